@@ -1,0 +1,105 @@
+"""The tree of errors that quantkit raises on purpose.
+
+Every error names what failed (tensor, path, key), what was expected and found, and a next step as `hint`.
+Nothing here prints or knows an exit code: `quantkit.cli.exits` maps these classes to codes through the MRO.
+"""
+
+from __future__ import annotations
+
+
+class QuantkitError(Exception):
+    """Base of all expected failures.
+
+    `message` says what went wrong in one line; `hint` is the next step for the user.
+    `tensor`, `path` and `key` locate the fault where they apply; they are also part of the JSON error object.
+    """
+
+    code = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        tensor: str | None = None,
+        path: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.tensor = tensor
+        self.path = path
+        self.key = key
+
+
+class UsageError(QuantkitError):
+    """The command line asks for something that makes no sense."""
+
+    code = "usage"
+
+
+class RecipeError(UsageError):
+    """A recipe is malformed, or one of its rules cannot apply to this checkpoint."""
+
+    code = "recipe"
+
+
+class InputError(QuantkitError):
+    """An input file is corrupt, truncated, hostile or missing."""
+
+    code = "input"
+
+
+class NonFiniteError(InputError):
+    """A weight is NaN or infinite, or becomes infinite in the requested type."""
+
+    code = "non-finite"
+
+
+class UnsupportedError(QuantkitError):
+    """A model family, tokenizer, method or format that quantkit does not know."""
+
+    code = "unsupported"
+
+
+class ResourceError(QuantkitError):
+    """Not enough disk, memory or time."""
+
+    code = "resource"
+
+
+class BusyError(QuantkitError):
+    """The output is being written by another process."""
+
+    code = "busy"
+
+
+class ExistsError(BusyError):
+    """The output exists and is not what this command would write."""
+
+    code = "exists"
+
+
+class VerificationError(QuantkitError):
+    """An artifact does not verify: hash, structure, tokenizer or numbers."""
+
+    code = "verification"
+
+
+class GateError(QuantkitError):
+    """A quality gate failed."""
+
+    code = "gate"
+
+
+class NetworkError(QuantkitError):
+    """The Hub or the network failed; trying again may help."""
+
+    code = "network"
+
+
+class InterruptedRunError(QuantkitError):
+    """The user stopped the run; the same command resumes it."""
+
+    code = "interrupted"

@@ -1,0 +1,70 @@
+"""What happens during a run, as data. Stages emit events; the CLI renders them; tests collect them in a list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage begins. `total_bytes` is the source bytes it will read, 0 when unknown."""
+
+    stage: str
+    total_bytes: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class StageFinished:
+    """A stage ended well. `detail` is its one-line result."""
+
+    stage: str
+    seconds: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class TensorProgress:
+    """Some rows of a tensor were finished. `done_bytes` counts source bytes of the whole stage."""
+
+    stage: str
+    tensor: str
+    qtype: str
+    index: int
+    count: int
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Work of an earlier run was found, checked and kept."""
+
+    tensors: int
+    done_bytes: int
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something a user should know: a fallback, a low-bit type, a skipped check. `code` is stable."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file reached its final name."""
+
+    path: str
+    nbytes: int
+    sha256: str
+
+
+Event = StageStarted | StageFinished | TensorProgress | Resumed | Warned | Published
+Sink = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The default sink: drop the event."""

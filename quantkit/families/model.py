@@ -1,0 +1,105 @@
+"""A checkpoint seen through its family: the tensors of the target, and where their rows come from.
+
+This is the seam between `families` (which knows architectures) and `plan` (which knows types, bytes and offsets).
+Nothing here has read a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantkit.families.roles import Role
+from quantkit.metadata import KeyValue
+from quantkit.tensors import F32
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows [start, stop) of the source tensor called `tensor`."""
+
+    tensor: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Rows that come from the configuration, not from the checkpoint (rope factors): float32 (rows, cols)."""
+
+    data: tuple[float, ...]
+    cols: int = 1
+
+    def values(self) -> F32:
+        return np.array(self.data, dtype=np.float32).reshape(-1, self.cols)
+
+
+Part = Rows | Constant
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """A permutation inside every unit of len(`order`) rows: output row i of a unit is input row order[i].
+
+    Rows are independent byte strings after packing, so this permutes packed bytes.
+    """
+
+    name: str
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelTensor:
+    """A tensor of the target file, before its type is chosen.
+
+    `shape` is in checkpoint order, e.g. (experts, out, in). `parts` give its rows in order. `add` is added to every
+    value before rounding (1.0 for Gemma's norms). `stored` is the type the tensor has in the unquantized target
+    ("f32" for norms, biases, routers; None: the recipe's default applies). `layer` is None outside blocks.
+    """
+
+    name: str
+    role: Role
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+    layer: int | None = None
+    row_order: RowOrder | None = None
+    add: float = 0.0
+    stored: str | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of an architecture that recipes and size estimates need."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    experts: int = 0
+    experts_used: int = 0
+    vocab: int = 0
+    context: int = 0
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything a plan needs to know of a checkpoint.
+
+    `architecture` is the source's name ("LlamaForCausalLM"), `gguf_architecture` the target's ("llama").
+    `metadata` is complete but for the type of the file, the quantization version and quantkit's own keys.
+    `tokenizer_sha256` is the canonical tokenizer hash (see families.tokenizer); None where there is no tokenizer.
+    `dropped` maps source tensors that are left out on purpose to the reason.
+    """
+
+    family: str
+    architecture: str
+    gguf_architecture: str
+    shape: Shape
+    tensors: tuple[ModelTensor, ...]
+    metadata: tuple[KeyValue, ...]
+    tokenizer_sha256: str | None
+    dropped: Mapping[str, str]
+    warnings: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,110 @@
+"""What a quantization type is: the bytes of a block, and the grid of values those bytes can hold.
+
+A type is one module in this package that defines `TYPE`; the registry finds it by file name. Methods see a type
+only through its `Grid` (`fit`, round to codes, `pack`), so that one method serves every type.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantkit.errors import UnsupportedError
+from quantkit.tensors import F32, U8
+
+Codes = NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values that n blocks can represent, already rounded to what the bytes store.
+
+    `scale` and `offset` are float32 (n, g): one per group of block // g weights; `offset` is None for types
+    without one. A code c in qmin..qmax means scale * c + offset, or scale * levels[c] + offset where the type has
+    a codebook. Codes are signed where the type is: q4_0 has -8..7. `fields` holds what `pack` needs besides the
+    codes (d, dmin, sub-scales), private to the type.
+    """
+
+    scale: F32
+    offset: F32 | None
+    qmin: int
+    qmax: int
+    levels: F32 | None = None
+    fields: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+
+    def values(self, codes: Codes) -> F32:
+        """Decode codes (n, block) to float32 (n, block), in the exact order of operations of the reference."""
+        n, block = codes.shape
+        groups = self.scale.shape[1]
+        level = codes.astype(np.float32) if self.levels is None else self.levels[codes]
+        value = level.reshape(n, groups, block // groups) * self.scale[:, :, None]
+        if self.offset is not None:
+            value = value + self.offset[:, :, None]
+        return value.reshape(n, block)
+
+
+@dataclass(frozen=True)
+class QuantType:
+    """One storage type.
+
+    `block` weights of one row become `nbytes` bytes. `gguf` is the type's number in a GGUF file, None where that
+    container has no such type. `columnwise` is False where codes of neighbouring columns are chosen together.
+    `uses_importance` is False for types whose encoder ignores importance weights.
+
+    encode(w, importance) -> (rows, cols // block * nbytes) uint8: the reference encoder, byte for byte.
+    fit(w, importance) -> Grid over the blocks of w in row-major order.
+    pack(codes (n, block), grid) -> (n, nbytes) uint8.
+    unpack(raw (n, nbytes)) -> (codes, grid), the exact inverse of pack.
+    w is float32 (rows, cols) with cols a multiple of block; importance is float32 (cols,) or None.
+    """
+
+    name: str
+    block: int
+    nbytes: int
+    encode: Callable[[F32, F32 | None], U8]
+    fit: Callable[[F32, F32 | None], Grid]
+    pack: Callable[[Codes, Grid], U8]
+    unpack: Callable[[U8], tuple[Codes, Grid]]
+    gguf: int | None = None
+    columnwise: bool = True
+    uses_importance: bool = False
+
+    @property
+    def bits_per_weight(self) -> float:
+        return self.nbytes * 8 / self.block
+
+    def row_bytes(self, cols: int) -> int:
+        """Bytes of a row of `cols` weights; `cols` must be a multiple of `block`."""
+        assert cols % self.block == 0, (self.name, cols)
+        return cols // self.block * self.nbytes
+
+    def decode(self, raw: U8, cols: int) -> F32:
+        """Bytes (rows, row_bytes) to float32 (rows, cols)."""
+        codes, grid = self.unpack(raw.reshape(-1, self.nbytes))
+        return grid.values(codes).reshape(-1, cols)
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Names of all types, in alphabetical order."""
+    package = importlib.import_module("quantkit.qtypes")
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in {"base", "search"}))
+
+
+@cache
+def get(name: str) -> QuantType:
+    """The type called `name`. Raises UnsupportedError with the nearest name."""
+    if name not in names():
+        near = get_close_matches(name, names(), 1)
+        hint = f'did you mean "{near[0]}"?' if near else f"known types: {', '.join(names())}"
+        raise UnsupportedError(f'unknown quantization type "{name}"', hint=hint, key=name)
+    qtype = importlib.import_module(f"quantkit.qtypes.{name}").TYPE
+    assert isinstance(qtype, QuantType)
+    return qtype

@@ -1,0 +1,65 @@
+"""What a tensor is, before and after quantization: names, shapes and slabs of rows.
+
+A tensor of any rank is seen as a matrix of `rows` by `cols`: the last axis is the row that gets quantized, all
+axes before it are rows. A vector of n elements is n rows of one column, so that a permutation of a bias is a
+permutation of rows like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+# Bytes of one element for every dtype name that the safetensors format defines and quantkit can meet.
+DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+
+FLOAT_DTYPES = frozenset({"F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Header facts of one stored tensor.
+
+    `shape` is in checkpoint order (rows first, row length last). `dtype` is a safetensors name ("BF16") or, for a
+    tensor that is already quantized, the name of a quantkit qtype ("q4_k"). `nbytes` is its stored size.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def cols(self) -> int:
+        return self.shape[-1] if len(self.shape) > 1 else 1
+
+    @property
+    def rows(self) -> int:
+        return prod(self.shape[:-1]) if len(self.shape) > 1 else prod(self.shape)
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+class TensorRef(Protocol):
+    """A tensor that can be read a slab of rows at a time, without loading the rest."""
+
+    @property
+    def info(self) -> TensorInfo: ...
+
+    def read(self, start: int, stop: int) -> F32:
+        """Return rows [start, stop) as float32, shape (stop - start, cols), decoded exactly."""
+        ...
