@@ -14,6 +14,7 @@ class Role(StrEnum):
     ATTN_K = "attn_k"
     ATTN_V = "attn_v"
     ATTN_QKV = "attn_qkv"
+    ATTN_KV_B = "attn_kv_b"
     ATTN_OUTPUT = "attn_output"
     FFN_GATE = "ffn_gate"
     FFN_UP = "ffn_up"
@@ -24,3 +25,34 @@ class Role(StrEnum):
     BIAS = "bias"
     ROPE = "rope"
     OTHER = "other"
+
+
+# Substrings of GGUF tensor names, first match wins: the categories that llama.cpp's mixtures speak of
+# (llama-quant.cpp, tensor_get_category), refined where a category is never quantized. "ffn_up" also names the
+# experts "ffn_up_exps" and the shared expert "ffn_up_shexp".
+_NAME_PARTS = (
+    (".bias", Role.BIAS),
+    ("_norm", Role.NORM),
+    ("rope_freqs", Role.ROPE),
+    ("rope_factors", Role.ROPE),
+    ("ffn_gate_inp", Role.ROUTER),
+    ("attn_qkv.weight", Role.ATTN_QKV),
+    ("attn_kv_b.weight", Role.ATTN_KV_B),
+    ("attn_v.weight", Role.ATTN_V),
+    ("attn_k.weight", Role.ATTN_K),
+    ("attn_q.weight", Role.ATTN_Q),
+    ("attn_output.weight", Role.ATTN_OUTPUT),
+    ("ffn_gate_up", Role.FFN_GATE_UP),
+    ("ffn_up", Role.FFN_UP),
+    ("ffn_gate", Role.FFN_GATE),
+    ("ffn_down", Role.FFN_DOWN),
+)
+
+
+def role_of(name: str) -> Role:
+    """The role of a tensor by its GGUF name, e.g. "blk.3.ffn_down_exps.weight" -> FFN_DOWN; OTHER when unknown."""
+    if name == "output.weight":
+        return Role.OUTPUT
+    if name in {"token_embd.weight", "per_layer_token_embd.weight"}:
+        return Role.TOKEN_EMBD
+    return next((role for part, role in _NAME_PARTS if part in name), Role.OTHER)
