@@ -14,7 +14,8 @@ class PlannedTensor:
     """A tensor of the artifact. `offset` is absolute in its file, `nbytes` excludes padding.
 
     `reason` says which rule gave the type; `fallback_from` is the type that the rule asked for when rows did not
-    divide by its block.
+    divide by its block. `copy` is True where the source already has this type: its bytes are taken as they are.
+    `source_bytes` is what the tensor occupies in the checkpoint.
     """
 
     tensor: ModelTensor
@@ -24,6 +25,8 @@ class PlannedTensor:
     file: int
     reason: str
     fallback_from: str | None = None
+    copy: bool = False
+    source_bytes: int = 0
 
     @property
     def name(self) -> str:
