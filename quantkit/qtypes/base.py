@@ -56,7 +56,8 @@ class QuantType:
 
     `block` weights of one row become `nbytes` bytes. `gguf` is the type's number in a GGUF file, None where that
     container has no such type. `columnwise` is False where codes of neighbouring columns are chosen together.
-    `uses_importance` is False for types whose encoder ignores importance weights.
+    `uses_importance` is False for types whose encoder ignores importance weights. `code_bytes` is how many of a
+    block's `nbytes` hold codes, the rest being scales and offsets; None means all of them (float types).
 
     encode(w, importance) -> (rows, cols // block * nbytes) uint8: the reference encoder, byte for byte.
     fit(w, importance) -> Grid over the blocks of w in row-major order.
@@ -75,6 +76,7 @@ class QuantType:
     gguf: int | None = None
     columnwise: bool = True
     uses_importance: bool = False
+    code_bytes: int | None = None
 
     @property
     def bits_per_weight(self) -> float:
