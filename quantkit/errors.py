@@ -52,9 +52,24 @@ class InputError(QuantkitError):
 
 
 class NonFiniteError(InputError):
-    """A weight is NaN or infinite, or becomes infinite in the requested type."""
+    """A weight is NaN or infinite, or becomes infinite in the requested type.
+
+    `index` is the flat index of that weight in the array that was given, where one is known.
+    """
 
     code = "non-finite"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        index: int | None = None,
+        hint: str | None = None,
+        tensor: str | None = None,
+        path: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, tensor=tensor, path=path)
+        self.index = index
 
 
 class UnsupportedError(QuantkitError):

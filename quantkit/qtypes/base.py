@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,14 @@ class Grid:
         return value.reshape(n, block)
 
 
+def no_codes(*_: object) -> NoReturn:
+    """`fit`, `pack` and `unpack` of a float type."""
+    raise UnsupportedError(
+        "a float type stores the weights themselves: it has no codes to choose",
+        hint="use a quantized type such as q4_k with this method",
+    )
+
+
 @dataclass(frozen=True)
 class QuantType:
     """One storage type.
@@ -63,20 +72,25 @@ class QuantType:
     fit(w, importance) -> Grid over the blocks of w in row-major order.
     pack(codes (n, block), grid) -> (n, nbytes) uint8.
     unpack(raw (n, nbytes)) -> (codes, grid), the exact inverse of pack.
-    w is float32 (rows, cols) with cols a multiple of block; importance is float32 (cols,) or None.
+    w is float32 (rows, cols) with cols a multiple of block, in any memory layout, and never changed; importance is
+    float32 (cols,) or None. encode and fit raise NonFiniteError where a value or a scale becomes infinite.
+
+    A float type (f32, f16, bf16) has blocks of one weight and no codes: fit, pack and unpack raise UnsupportedError,
+    and `widen` turns its bytes (n, nbytes) into float32 (n,), exactly. It is None for all other types.
     """
 
     name: str
     block: int
     nbytes: int
     encode: Callable[[F32, F32 | None], U8]
-    fit: Callable[[F32, F32 | None], Grid]
-    pack: Callable[[Codes, Grid], U8]
-    unpack: Callable[[U8], tuple[Codes, Grid]]
+    fit: Callable[[F32, F32 | None], Grid] = no_codes
+    pack: Callable[[Codes, Grid], U8] = no_codes
+    unpack: Callable[[U8], tuple[Codes, Grid]] = no_codes
     gguf: int | None = None
     columnwise: bool = True
     uses_importance: bool = False
     code_bytes: int | None = None
+    widen: Callable[[U8], F32] | None = None
 
     @property
     def bits_per_weight(self) -> float:
@@ -89,15 +103,31 @@ class QuantType:
 
     def decode(self, raw: U8, cols: int) -> F32:
         """Bytes (rows, row_bytes) to float32 (rows, cols)."""
-        codes, grid = self.unpack(raw.reshape(-1, self.nbytes))
+        blocks = raw.reshape(-1, self.nbytes)
+        if self.widen is not None:
+            return self.widen(blocks).reshape(-1, cols)
+        codes, grid = self.unpack(blocks)
         return grid.values(codes).reshape(-1, cols)
+
+
+def as_blocks(w: F32, block: int) -> F32:
+    """w (rows, cols) as its blocks (n, block) in row-major order: contiguous and read-only, a view where possible.
+
+    Read-only, because numba compiles a kernel anew for every kind of array it meets.
+    """
+    assert w.ndim == 2, w.shape
+    assert w.shape[1] % block == 0, (w.shape, block)
+    blocks = np.ascontiguousarray(w, dtype=np.float32).reshape(-1, block)
+    blocks.flags.writeable = False
+    return blocks
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """Names of all types, in alphabetical order."""
+    """Names of all types, in alphabetical order: the modules of this package except the tools they share."""
     package = importlib.import_module("quantkit.qtypes")
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in {"base", "search"}))
+    modules = [m.name for m in pkgutil.iter_modules(package.__path__)]
+    return tuple(sorted(m for m in modules if m not in {"base", "floats"} and not m.startswith("search")))
 
 
 @cache
