@@ -22,8 +22,8 @@ BF16_OVERFLOW = 0x7F7F8000  # half-way between the largest bfloat16 (3.3895e38) 
 F32_OVERFLOW = 0x7F800000  # infinity itself
 
 
-@njit(nogil=True, cache=True)  # type: ignore[misc]
-def _narrow_f16(src: U32, dst: U16) -> int:
+@njit(nogil=True, cache=True)
+def _narrow_f16(src: U32, dst: U16) -> np.uint32:
     """Round float32 patterns to float16 patterns; return the largest magnitude pattern seen."""
     worst = np.uint32(0)
     for i in range(src.size):
@@ -40,8 +40,8 @@ def _narrow_f16(src: U32, dst: U16) -> int:
     return worst
 
 
-@njit(nogil=True, cache=True)  # type: ignore[misc]
-def _narrow_bf16(src: U32, dst: U16) -> int:
+@njit(nogil=True, cache=True)
+def _narrow_bf16(src: U32, dst: U16) -> np.uint32:
     """Round float32 patterns to bfloat16 patterns; return the largest magnitude pattern seen."""
     worst = np.uint32(0)
     for i in range(src.size):
@@ -51,7 +51,7 @@ def _narrow_bf16(src: U32, dst: U16) -> int:
     return worst
 
 
-@njit(nogil=True, cache=True)  # type: ignore[misc]
+@njit(nogil=True, cache=True)
 def _widen_f16(src: U16, dst: U32) -> None:
     for i in range(src.size):
         bits = np.uint32(src[i])
@@ -64,14 +64,14 @@ def _widen_f16(src: U16, dst: U32) -> None:
         dst[i] = value | ((bits & np.uint32(0x8000)) << np.uint32(16))
 
 
-@njit(nogil=True, cache=True)  # type: ignore[misc]
+@njit(nogil=True, cache=True)
 def _widen_bf16(src: U16, dst: U32) -> None:
     for i in range(src.size):
         dst[i] = np.uint32(src[i]) << np.uint32(16)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[misc]
-def _largest_magnitude(src: U32) -> int:
+@njit(nogil=True, cache=True)
+def _largest_magnitude(src: U32) -> np.uint32:
     worst = np.uint32(0)
     for i in range(src.size):
         worst = max(worst, src[i] & np.uint32(0x7FFFFFFF))
