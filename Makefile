@@ -1,0 +1,56 @@
+# Everything a fresh machine needs: `make demo`, `make test`, `make check`, `make bench`.
+#
+#   VENV=path      where the virtual environment lives (default .venv)
+#   PYTHON=name    the interpreter it is made from (3.11 or newer)
+#   TORCH=spec     the PyTorch requirement to install; the default prefers the CPU build where one is on offer.
+#                  For CUDA: make demo TORCH=torch
+
+VENV ?= .venv
+PYTHON ?= python3
+TORCH ?=
+TORCH_VERSION := 2.13.0
+BIN := $(VENV)/bin
+DEMO := out/demo
+
+.PHONY: demo test quick check format bench reference clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "quantkit needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@if [ -n "$(TORCH)" ]; then $(BIN)/pip install --quiet "$(TORCH)"; else \
+	  $(BIN)/pip install --quiet "torch==$(TORCH_VERSION)+cpu" 2>/dev/null || \
+	  $(BIN)/pip install --quiet "torch==$(TORCH_VERSION)"; fi
+	$(BIN)/pip install --quiet -e '.[dev,llamacpp]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/quantkit convert tests/data/docs-llama-tiny --to q4_k_m -o $(DEMO) --engine llama.cpp
+	$(BIN)/quantkit verify $(DEMO)/docs-llama-tiny-Q4_K_M.gguf --against tests/data/docs-llama-tiny --engine llama.cpp --say "The module provides"
+
+reference: .reference/llama.cpp/.version
+.reference/llama.cpp/.version: $(VENV)/.installed scripts/fetch_reference.py
+	$(BIN)/python scripts/fetch_reference.py --to .reference/llama.cpp
+
+test: $(VENV)/.installed reference
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+quick: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -m "not slow and not reference"
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed
+	$(BIN)/python scripts/bench_encoders.py
+	$(BIN)/python scripts/bench_convert.py
+
+clean:
+	rm -rf $(VENV) .reference out

@@ -1,0 +1,41 @@
+"""The Typer application: which commands exist and in which order the help lists them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from quantkit import __version__
+from quantkit.cli.commands import convert, doctor, inspect, lists, pack, plan, quantize, verify
+from quantkit.cli.session import with_session
+
+app = typer.Typer(
+    name="quantkit",
+    help="Turn a Hugging Face checkpoint into a quantized model that provably runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"quantkit {__version__}")
+        raise typer.Exit
+
+
+for command in (
+    convert.convert,
+    plan.plan,
+    quantize.quantize,
+    pack.pack,
+    verify.verify,
+    inspect.inspect,
+    lists.schemes,
+    lists.recipes,
+    doctor.doctor,
+):
+    app.command(command.__name__)(with_session(command))

@@ -1,0 +1,46 @@
+"""quantkit convert"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli import options
+from quantkit.cli.commands.plan import show_plan
+from quantkit.cli.interrupt import StopSignal
+from quantkit.cli.session import Session
+
+DEFAULT_REASON = "no --to given: q4_k_m, the usual first choice (about 30 % of the 16-bit size, a small loss)"
+
+
+def convert(
+    session: Session,
+    want: options.Want,
+    out: options.Out = Path(),
+    engine: options.Engine = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check tokenizer and numbers too.")] = True,
+    threads: options.Threads = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Convert a checkpoint to quantized GGUF files: plan, quantize, verify, pack; several recipes in one read."""
+    import quantkit
+
+    if not want.to:
+        session.note(DEFAULT_REASON)
+    request = want.request(session.settings.offline)
+    if dry_run:
+        show_plan(session, request, out)
+        return
+    output = quantkit.Output(out=out, force=force, threads=threads, engine=engine, verify=verify)
+    with StopSignal(session.note) as stop:
+        built = quantkit.convert(request, output, emit=session.emit, stop=stop)
+    for artifact in built:
+        session.note(artifact.summary())
+    session.result(
+        "quantkit.convert/1",
+        {"artifacts": [artifact.as_json() for artifact in built]},
+        [str(path) for artifact in built for path in artifact.paths],
+    )

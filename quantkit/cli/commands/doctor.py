@@ -1,0 +1,25 @@
+"""quantkit doctor"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.session import Session
+
+MARKS = {True: "ok", False: "PROBLEM", None: ""}
+
+
+def doctor(
+    session: Session,
+    folder: Annotated[Path, typer.Argument(help="Where output would go.")] = Path(),
+) -> None:
+    """Show the machine, versions, disk, caches and unfinished jobs."""
+    import quantkit
+
+    findings = quantkit.doctor(folder)
+    lines = [f"{MARKS[f.ok]:<8}{f.area:<14}{f.what}" for f in findings]
+    session.result("quantkit.doctor/1", {"findings": [asdict(f) for f in findings]}, lines)

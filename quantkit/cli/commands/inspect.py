@@ -1,0 +1,47 @@
+"""quantkit inspect"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.session import Session
+from quantkit.report.text import count, size, table
+
+
+def inspect(
+    session: Session,
+    what: Annotated[str, typer.Argument(metavar="FILE|DIR|hf://...", help="What to look at.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+) -> None:
+    """Show what a file or checkpoint says of itself, from its headers alone; safe on hostile files."""
+    import quantkit
+
+    seen = quantkit.inspect(what, offline=session.settings.offline, emit=session.emit)
+    weights = sum(t.elements for t in seen.tensors)
+    lines = [
+        f"{seen.name}: {seen.kind}, {len(seen.tensors)} tensors, {count(weights)} weights, {size(seen.nbytes)}",
+        "",
+        *table(
+            [(n, str(k), count(w), size(b)) for n, k, w, b in seen.by_type()], ("type", "tensors", "weights", "size")
+        ),
+        "",
+        *(f"{key} = {value}  ({kind})" for key, kind, value in seen.metadata),
+    ]
+    if seen.origin:
+        lines += ["", *(f"{key}: {value}" for key, value in seen.origin.items())]
+    if tensors:
+        rows = [(t.name, t.dtype, "x".join(map(str, t.shape)), f"{t.nbytes}") for t in seen.tensors]
+        lines += ["", *table(rows, ("tensor", "type", "shape", "bytes"))]
+    data = {
+        "kind": seen.kind,
+        "name": seen.name,
+        "bytes": seen.nbytes,
+        "weights": weights,
+        "metadata": {key: {"type": kind, "value": value} for key, kind, value in seen.metadata},
+        "types": [{"type": n, "tensors": k, "weights": w, "bytes": b} for n, k, w, b in seen.by_type()],
+        "tensors": [{"name": t.name, "type": t.dtype, "shape": list(t.shape), "bytes": t.nbytes} for t in seen.tensors],
+        "origin": dict(seen.origin),
+    }
+    session.result("quantkit.inspect/1", data, lines)

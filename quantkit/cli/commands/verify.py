@@ -1,0 +1,46 @@
+"""quantkit verify"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli import options
+from quantkit.cli.session import Session
+
+MARKS = {True: "ok", False: "FAILED", None: "not checked"}
+
+
+def verify(
+    session: Session,
+    artifact: Annotated[
+        Path, typer.Argument(metavar="ARTIFACT", help="A GGUF file; for a split one, its first shard.")
+    ],
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="SRC", help="The checkpoint it was made from.")
+    ] = None,
+    engine: options.Engine = None,
+    say: Annotated[str | None, typer.Option("--say", metavar="TEXT", help="Let the engine continue this text.")] = None,
+    sample_rows: Annotated[
+        int | None, typer.Option("--sample-rows", min=1, help="Compare only about this many rows of each tensor.")
+    ] = None,
+    threads: options.Threads = None,
+) -> None:
+    """Check an artifact: files, structure, tokenizer, numbers and, with --engine, the real consumer."""
+    import quantkit
+
+    seen = quantkit.verify(
+        artifact,
+        against=against,
+        options=quantkit.VerifyOptions(engine, say, sample_rows, threads, session.settings.offline),
+        emit=session.emit,
+    )
+    lines = [f"{c.name:<10} {MARKS[c.ok]:<12} {c.detail}".rstrip() for c in seen.checks]
+    for check in seen.checks:
+        lines += [f"  {w['tensor']:<28} {w['type']:<6} {w['snr_db']:6.2f} dB" for w in check.data.get("worst", ())]
+        if "text" in check.data:
+            lines.append(f"  {check.data['text']}")
+    session.result("quantkit.verify/1", {"ok": seen.ok, "checks": seen.as_json()}, lines)
+    seen.require(artifact)

@@ -1,0 +1,27 @@
+"""Error types to exit codes. The numbers are a contract (docs/cli.md) and are never re-used."""
+
+from __future__ import annotations
+
+from quantkit import errors
+
+CODES: dict[type[BaseException], int] = {
+    errors.UsageError: 2,
+    errors.InputError: 3,
+    errors.UnsupportedError: 4,
+    errors.ResourceError: 5,
+    errors.BusyError: 6,
+    errors.VerificationError: 7,
+    errors.GateError: 8,
+    errors.NetworkError: 9,
+    errors.InterruptedRunError: 130,
+}
+
+BUG = 1
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of an error: that of the nearest listed class in its MRO, else 1 (a bug in quantkit)."""
+    for cls in type(error).__mro__:
+        if cls in CODES:
+            return CODES[cls]
+    return BUG

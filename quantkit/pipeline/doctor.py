@@ -1,0 +1,105 @@
+"""The doctor stage: what this machine has for the job. Reads only; imports nothing heavy; prints no secret."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from quantkit import __version__
+from quantkit.report.text import size
+
+PACKAGES = ("numpy", "numba", "torch", "safetensors", "gguf", "tokenizers", "sentencepiece", "transformers")
+OPTIONAL = {"xllamacpp": "verify --engine llama.cpp: pip install 'quantkit-cli[llamacpp]'"}
+COMFORTABLE_DISK_BYTES = 10**9
+COMFORTABLE_MEMORY_BYTES = 10**9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor. `ok` is None for plain facts."""
+
+    area: str
+    what: str
+    ok: bool | None = None
+
+
+def doctor(folder: Path) -> tuple[Finding, ...]:
+    """Findings about the machine, the installed versions, and `folder`, where output would go."""
+    return (
+        Finding("quantkit", f"{__version__} on Python {platform.python_version()}", sys.version_info >= (3, 11)),
+        Finding("machine", f"{platform.machine()} {platform.system()}, {_cores()} cores"),
+        _memory(),
+        _disk(folder),
+        *_packages(),
+        Finding("hub cache", _hub_cache()),
+        Finding("hub token", "set" if _has_token() else "not set (public repositories only)"),
+        *_unfinished(folder),
+    )
+
+
+def memory_limit_bytes() -> int:
+    """Memory this process may use: the machine's, or the control group's if that is smaller."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            total = min(total, int(text))
+    return total
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> Finding:
+    limit = memory_limit_bytes()
+    return Finding("memory", size(limit), limit >= COMFORTABLE_MEMORY_BYTES)
+
+
+def _disk(folder: Path) -> Finding:
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(existing).free
+    return Finding("disk", f"{size(free)} free at {existing}", free >= COMFORTABLE_DISK_BYTES)
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for name in PACKAGES:
+        version = _version(name)
+        found.append(Finding(name, version or "missing: reinstall quantkit-cli", version is not None))
+    for name, use in OPTIONAL.items():
+        version = _version(name)
+        found.append(Finding(name, version or f"not installed ({use})", True if version else None))
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _hub_cache() -> str:
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    repos = len(list(cache.glob("models--*"))) if cache.is_dir() else 0
+    return f"{cache} ({repos} models)"
+
+
+def _has_token() -> bool:
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    return bool(os.environ.get("HF_TOKEN")) or (home / "token").is_file()
+
+
+def _unfinished(folder: Path) -> list[Finding]:
+    jobs = sorted(folder.glob(".quantkit-*")) if folder.is_dir() else []
+    return [Finding("unfinished", f"{job}: run the same command to resume, or delete the folder") for job in jobs]

@@ -1,0 +1,69 @@
+"""SHA-256 of the source files, taken while they are being quantized so that each page comes from the disk once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from quantkit.source import SourceFile
+from quantkit.storage import hash_file
+
+LEAD_BYTES = 1 << 30  # how far the hash may run ahead of the quantizer: what is read stays in the page cache
+
+
+class _StoppedError(Exception):
+    """The run ended before the hashes were wanted."""
+
+
+class SourceHasher:
+    """Hashes files in order on one thread, at most LEAD_BYTES ahead of what `advance` was told.
+
+    Use as a context manager; `result` waits for the remaining files.
+    """
+
+    def __init__(self, files: Sequence[SourceFile]) -> None:
+        self._files = files
+        self._condition = threading.Condition()
+        self._allowed = LEAD_BYTES
+        self._hashed = 0
+        self._stopped = False
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._future: Future[dict[str, str]] = self._pool.submit(self._run)
+
+    def __enter__(self) -> SourceHasher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+        self._pool.shutdown(wait=True)
+
+    def advance(self, done_bytes: int) -> None:
+        """Tell how many source bytes the quantizer has finished."""
+        with self._condition:
+            self._allowed = max(self._allowed, done_bytes + LEAD_BYTES)
+            self._condition.notify_all()
+
+    def result(self) -> Mapping[str, str]:
+        """File name to lower-case hex digest, for all files. Raises what reading them raised."""
+        with self._condition:
+            self._allowed = sum(f.nbytes for f in self._files) + LEAD_BYTES
+            self._condition.notify_all()
+        return self._future.result()
+
+    def _run(self) -> dict[str, str]:
+        try:
+            return {f.name: hash_file(Path(f.path), self._pace) for f in self._files}
+        except _StoppedError:
+            return {}
+
+    def _pace(self, nbytes: int) -> None:
+        with self._condition:
+            self._hashed += nbytes
+            self._condition.wait_for(lambda: self._stopped or self._hashed <= self._allowed)
+            if self._stopped:
+                raise _StoppedError

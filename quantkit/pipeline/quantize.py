@@ -1,0 +1,232 @@
+"""The quantize stage: slabs of source rows to packed bytes at their planned offsets, on all cores, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantkit.errors import InterruptedRunError, NonFiniteError
+from quantkit.events import Resumed, Sink, TensorProgress, ignore
+from quantkit.pipeline.slabs import Slab, cut, matrix_shape, order_rows, read_slab
+from quantkit.plan import Plan, PlannedTensor
+from quantkit.qtypes import base
+from quantkit.qtypes.floats import first_nonfinite
+from quantkit.source import Checkpoint
+from quantkit.storage import Job, Record
+from quantkit.tensors import F32, U8
+
+QUEUED_SLABS = 2  # slabs waiting per worker: enough to hide the writer, few enough to keep memory flat
+
+
+@dataclass(frozen=True)
+class Target:
+    """One artifact under construction."""
+
+    plan: Plan
+    job: Job
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A slab and the targets that still want it."""
+
+    index: int
+    slab: Slab
+    last: bool
+    targets: tuple[int, ...]
+
+
+def never() -> bool:
+    """The default stop signal: run to the end."""
+    return False
+
+
+def default_threads() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quantize(
+    checkpoint: Checkpoint,
+    targets: Sequence[Target],
+    *,
+    threads: int | None = None,
+    emit: Sink = ignore,
+    stop: Callable[[], bool] = never,
+    advance: Callable[[int], None] = lambda done_bytes: None,
+) -> None:
+    """Fill every target's files: each source row is read once and encoded for all targets that lack it.
+
+    Results are written in plan order whatever the thread count, so the bytes and the journal do not depend on it.
+    `stop` is asked between tensors; when it says yes the finished tensors are made durable and InterruptedRunError
+    is raised. `advance` is told the source bytes done so far. Raises NonFiniteError naming tensor and index.
+    """
+    first = targets[0].plan
+    assert all([t.name for t in target.plan.tensors] == [t.name for t in first.tensors] for target in targets)
+    writer = _Writer(targets, emit, advance)
+    workers = threads or default_threads()
+    waiting: deque[tuple[_Work, Future[dict[int, U8]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="quantize") as pool:
+        try:
+            for work in _pending(targets, stop):
+                waiting.append((work, pool.submit(_encode, checkpoint, targets, work)))
+                if len(waiting) > workers * (1 + QUEUED_SLABS):
+                    writer.write(*_completed(waiting))
+            while waiting:
+                writer.write(*_completed(waiting))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    for target in targets:
+        target.job.flush()
+    if len(writer.finished) < len(first.tensors):
+        done = f"{len(writer.finished)} of {len(first.tensors)} tensors are saved"
+        raise InterruptedRunError(f"interrupted: {done}", hint="run the same command again to resume")
+    for target in targets:
+        for number, file in enumerate(target.plan.files):
+            target.job.write(number, 0, file.header)
+        target.job.flush()
+
+
+def _completed(waiting: deque[tuple[_Work, Future[dict[int, U8]]]]) -> tuple[_Work, dict[int, U8]]:
+    work, future = waiting.popleft()
+    return work, future.result()
+
+
+def _pending(targets: Sequence[Target], stop: Callable[[], bool]) -> Iterator[_Work]:
+    """All slabs still to do, in plan order."""
+    for index, planned in enumerate(targets[0].plan.tensors):
+        if stop():
+            return
+        missing = tuple(i for i, target in enumerate(targets) if planned.name not in target.job.records)
+        if not missing:
+            yield _Work(index, Slab(0, 0, 0), True, ())
+            continue
+        slabs = list(cut(planned.tensor))
+        for slab in slabs:
+            yield _Work(index, slab, slab is slabs[-1], missing)
+
+
+def _encode(checkpoint: Checkpoint, targets: Sequence[Target], work: _Work) -> dict[int, U8]:
+    """Read one slab and encode it for each target that wants it: target number to packed rows in file order."""
+    encoded: dict[int, U8] = {}
+    values: F32 | None = None
+    by_type: dict[tuple[str, bool], U8] = {}
+    for number in work.targets:
+        planned = targets[number].plan.tensors[work.index]
+        if planned.copy:
+            encoded[number] = _copy(checkpoint, planned, work.slab)
+            continue
+        if values is None:
+            values = _read_finite(checkpoint, planned, work.slab)
+        importance = _importance(targets[number].plan, planned, work.slab)
+        key = (planned.qtype, importance is not None)
+        if importance is not None or key not in by_type:
+            by_type[key] = _encode_rows(planned, values, importance)
+        encoded[number] = by_type[key]
+    return encoded
+
+
+def _read_finite(checkpoint: Checkpoint, planned: PlannedTensor, slab: Slab) -> F32:
+    values = read_slab(checkpoint, planned.tensor, slab.start, slab.stop)
+    bad = first_nonfinite(values)
+    if bad >= 0:
+        row, col = divmod(bad, values.shape[1])
+        raise _non_finite(planned, slab.start + row, col, float(values.flat[bad]), "in the checkpoint")
+    return values
+
+
+def _encode_rows(planned: PlannedTensor, values: F32, importance: F32 | None) -> U8:
+    qtype = base.get(planned.qtype)
+    rows = values.reshape(1, -1) if qtype.block == 1 else values
+    try:
+        raw = qtype.encode(rows, importance)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{planned.name}: {error.message}", hint=error.hint, tensor=planned.name) from error
+    return order_rows(planned.tensor, raw.reshape(len(values), -1))
+
+
+def _importance(plan: Plan, planned: PlannedTensor, slab: Slab) -> F32 | None:
+    weights = plan.importance.get(planned.name)
+    return None if weights is None else np.asarray(weights, dtype=np.float32)[slab.matrix]
+
+
+def _copy(checkpoint: Checkpoint, planned: PlannedTensor, slab: Slab) -> U8:
+    [part] = planned.tensor.parts
+    return checkpoint.ref(part.tensor).read_packed(slab.start, slab.stop)
+
+
+def _non_finite(planned: PlannedTensor, row: int, col: int, value: float, where: str) -> NonFiniteError:
+    [name, *_] = [getattr(p, "tensor", planned.name) for p in planned.tensor.parts]
+    index = f"[{row}, {col}]" if len(planned.tensor.shape) > 1 else f"[{row}]"
+    return NonFiniteError(
+        f"{planned.name}{index} is {value} {where} (source tensor {name})",
+        hint="the checkpoint is damaged or its training diverged; get a clean copy",
+        tensor=planned.name,
+    )
+
+
+class _Writer:
+    """Puts encoded slabs in place in plan order, hashes them, and journals finished tensors."""
+
+    def __init__(self, targets: Sequence[Target], emit: Sink, advance: Callable[[int], None]) -> None:
+        self._targets = targets
+        self._emit = emit
+        self._advance = advance
+        self._written = [0] * len(targets)
+        self._hashes = [hashlib.sha256() for _ in targets]
+        self._done_bytes = 0
+        self.finished: set[str] = set()
+        self._announce_resume()
+
+    def write(self, work: _Work, encoded: dict[int, U8]) -> None:
+        for number, raw in encoded.items():
+            planned = self._targets[number].plan.tensors[work.index]
+            data = np.ascontiguousarray(raw).reshape(-1)
+            self._targets[number].job.write(planned.file, planned.offset + self._written[number], data)
+            self._hashes[number].update(data)
+            self._written[number] += data.nbytes
+        if work.last:
+            self._finish(work)
+        self._report(work)
+
+    def _finish(self, work: _Work) -> None:
+        for number in work.targets:
+            target = self._targets[number]
+            planned = target.plan.tensors[work.index]
+            assert self._written[number] == planned.nbytes, (planned.name, self._written[number], planned.nbytes)
+            digest = self._hashes[number].hexdigest()
+            target.job.finish(Record(planned.name, planned.file, planned.offset, planned.nbytes, digest, {}))
+            self._written[number] = 0
+            self._hashes[number] = hashlib.sha256()
+        self.finished.add(self._targets[0].plan.tensors[work.index].name)
+
+    def _report(self, work: _Work) -> None:
+        plan = self._targets[0].plan
+        planned = plan.tensors[work.index]
+        rows = matrix_shape(planned.tensor)[0]
+        share = work.slab.stop - work.slab.start if work.targets else rows
+        self._done_bytes += planned.source_bytes * share // max(rows, 1)
+        self._advance(self._done_bytes)
+        self._emit(
+            TensorProgress(
+                "quantize",
+                planned.name,
+                "+".join(sorted({t.plan.tensors[work.index].qtype for t in self._targets})),
+                work.index + 1,
+                len(plan.tensors),
+                self._done_bytes,
+                plan.source_bytes,
+            )
+        )
+
+    def _announce_resume(self) -> None:
+        kept = [planned for t in self._targets for planned in t.plan.tensors if planned.name in t.job.records]
+        if kept:
+            self._emit(Resumed(len(kept), sum(p.source_bytes for p in kept)))

@@ -1,0 +1,77 @@
+"""Slabs: runs of rows small enough to hold in memory, cut where a tensor's layout allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from quantkit.families.model import Constant, ModelTensor
+from quantkit.source import Checkpoint
+from quantkit.tensors import F32, U8
+
+SLAB_WEIGHTS = 1 << 20  # 4 MB of float32: stays in a core's share of the cache, keeps memory flat
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Rows [start, stop) of a tensor of the artifact. `matrix` is the expert the rows belong to, 0 without experts."""
+
+    start: int
+    stop: int
+    matrix: int
+
+
+def matrix_shape(tensor: ModelTensor) -> tuple[int, int]:
+    """The tensor as (rows, cols); a vector of n is n rows of one column, as in quantkit.tensors."""
+    if len(tensor.shape) == 1:
+        return tensor.shape[0], 1
+    return prod(tensor.shape[:-1]), tensor.shape[-1]
+
+
+def cut(tensor: ModelTensor, weights: int = SLAB_WEIGHTS) -> Iterator[Slab]:
+    """Cut a tensor into slabs of about `weights` weights.
+
+    A slab never crosses an expert (importance weights differ per expert) nor splits a unit of the row order.
+    """
+    rows, cols = matrix_shape(tensor)
+    rows_per_matrix = tensor.shape[-2] if len(tensor.shape) > 2 else rows
+    unit = len(tensor.row_order.order) if tensor.row_order else 1
+    step = max(weights // cols // unit, 1) * unit
+    for first in range(0, rows, max(rows_per_matrix, 1)):
+        for start in range(first, first + rows_per_matrix, step):
+            yield Slab(start, min(start + step, first + rows_per_matrix), first // rows_per_matrix)
+
+
+def read_slab(checkpoint: Checkpoint, tensor: ModelTensor, start: int, stop: int) -> F32:
+    """Rows [start, stop) of the artifact's tensor before row order, float32 (stop - start, cols), as a fresh array.
+
+    Raises InputError when the source is shorter than its header said.
+    """
+    cols = matrix_shape(tensor)[1]
+    pieces: list[F32] = []
+    first = 0
+    for part in tensor.parts:
+        count = len(part.data) // part.cols if isinstance(part, Constant) else part.stop - part.start
+        low, high = max(start, first), min(stop, first + count)
+        if low < high:
+            if isinstance(part, Constant):
+                pieces.append(part.values()[low - first : high - first])
+            else:
+                offset = part.start - first
+                pieces.append(checkpoint.ref(part.tensor).read(low + offset, high + offset))
+        first += count
+    slab = pieces[0] if len(pieces) == 1 else np.concatenate([p.reshape(-1, cols) for p in pieces])
+    slab = slab.reshape(stop - start, cols)
+    return slab + np.float32(tensor.add) if tensor.add else slab
+
+
+def order_rows(tensor: ModelTensor, raw: U8) -> U8:
+    """Apply the tensor's row order to packed rows (rows, row_bytes): rows are independent byte strings."""
+    if tensor.row_order is None:
+        return raw
+    order = np.array(tensor.row_order.order)
+    units = raw.reshape(-1, len(order), raw.shape[1])
+    return np.ascontiguousarray(units[:, order]).reshape(raw.shape)

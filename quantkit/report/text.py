@@ -1,0 +1,45 @@
+"""Numbers as people read them: decimal sizes, durations, ratios."""
+
+from __future__ import annotations
+
+
+def size(nbytes: float) -> str:
+    """Bytes with a decimal unit: 4920739232 -> "4.92 GB"."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(nbytes) >= scale:
+            return f"{nbytes / scale:.2f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def count(number: float) -> str:
+    """A count with a unit: 8030261248 -> "8.03 B"."""
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= scale:
+            return f"{number / scale:.2f} {unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "0.42 s", "41 s", "3:07" or "2:03:09"."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> list[str]:
+    """Rows as aligned lines; columns whose cells are all numbers are aligned right."""
+    cells = [header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    numeric = [bool(rows) and all(_number(row[i]) for row in rows) for i in range(len(header))]
+    return [
+        "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def _number(cell: str) -> bool:
+    return cell[:1].isdigit() or cell in {"", "-"} or (cell[:1] == "-" and cell[1:2].isdigit())
