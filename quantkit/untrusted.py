@@ -1,0 +1,190 @@
+"""Files and JSON from outside: opened, bounded and shown safely, before anything believes what they say."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from quantkit.errors import InputError, QuantkitError, ResourceError
+from quantkit.tensors import U8
+
+SHOWN_CHARACTERS = 120
+READ_BYTES = 1 << 30  # one system call reads at most 2 GiB - 4 KiB
+INT_DIGITS = 20  # 2**64 has 20; Python refuses from 4,300 on, which is late
+
+
+def shown(text: str | bytes | os.PathLike[str], limit: int = SHOWN_CHARACTERS) -> str:
+    """`text` fit for a terminal: control, bidirectional and undecodable characters escaped, long text cut."""
+    plain = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else os.fspath(text)
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain[:limit])
+    return safe if len(plain) <= limit else f"{safe}... ({len(plain):,} characters)"
+
+
+def listed(names: list[str], limit: int = 5) -> str:
+    """The first names of a list, safe to show, and how many more there are."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(shown(name) for name in names[:limit]) + more
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What tells one state of a file from another without reading it."""
+
+    device: int
+    inode: int
+    nbytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A regular file, opened once. Every read goes through this descriptor and is checked for its length.
+
+    Reads copy (pread), they do not map: a file cut short while it is read is then an InputError, not a bus error.
+    Safe to share between threads.
+    """
+
+    path: Path
+    stamp: Stamp
+    handle: FileIO
+
+    @property
+    def nbytes(self) -> int:
+        return self.stamp.nbytes
+
+    def read(self, start: int, stop: int) -> U8:
+        """Bytes [start, stop) as a fresh uint8 array. Raises InputError if the file does not hold them (any more)."""
+        if not 0 <= start <= stop <= self.nbytes:
+            raise InputError(
+                f"{shown(self.path)} has {self.nbytes:,} bytes, bytes {start:,} to {stop:,} were wanted",
+                path=str(self.path),
+                hint="the file is truncated: fetch it again",
+            )
+        out = np.empty(stop - start, np.uint8)
+        done = 0
+        try:
+            while done < out.size:
+                count = os.preadv(self.handle.fileno(), [out.data[done : done + READ_BYTES]], start + done)
+                if count == 0:
+                    self._raise_changed(f"it ends at byte {start + done:,} now")
+                done += count
+        except OSError as error:
+            raise _reading_error(self.path, error) from error
+        return out
+
+    def unchanged(self) -> None:
+        """Raise InputError if the file, or what its path leads to, is not what was opened."""
+        try:
+            now, opened = _stamp(self.path.stat()), _stamp(os.fstat(self.handle.fileno()))
+        except OSError as error:
+            raise _reading_error(self.path, error) from error
+        for found in (opened, now):
+            if found != self.stamp:
+                self._raise_changed(f"size {self.stamp.nbytes:,} then, {found.nbytes:,} now")
+
+    def _raise_changed(self, how: str) -> NoReturn:
+        raise InputError(
+            f"{shown(self.path)} changed while it was read: {how}",
+            path=str(self.path),
+            hint="run again when nothing else writes to it",
+        )
+
+    def close(self) -> None:
+        self.handle.close()
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _reading_error(path: Path, error: OSError) -> QuantkitError:
+    where = shown(path)
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return ResourceError(f"too many open files at {where}", path=str(path), hint="raise the limit: ulimit -n 4096")
+    reasons = {
+        errno.ENOENT: ("does not exist", "check the path"),
+        errno.ELOOP: ("is a symbolic link that may not be followed here", "put the file itself there"),
+        errno.EACCES: ("may not be read", "check its permissions"),
+        errno.ENAMETOOLONG: ("is not a possible file name", "check the path"),
+    }
+    reason, hint = reasons.get(error.errno or 0, (f"cannot be read: {error.strerror}", "check the disk"))
+    return InputError(f"{where} {reason}", path=str(path), hint=hint)
+
+
+def open_input(path: Path, *, follow: bool = True) -> InputFile:
+    """Open a regular file for reading; with `follow` False a symbolic link as last component is refused.
+
+    Raises InputError for a missing file, a folder, a pipe, a device or a socket, without blocking on any of them.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise _reading_error(path, error) from error
+    except ValueError as error:  # a NUL byte in the path
+        raise InputError(
+            f"{shown(path)} is not a possible file name", path=shown(path), hint="check the path"
+        ) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        hint = "name the file" if stat.S_ISDIR(status.st_mode) else "copy the data to a file"
+        raise InputError(f"{shown(path)} is {kind}, not a regular file", path=str(path), hint=hint)
+    return InputFile(path, _stamp(status), FileIO(descriptor))
+
+
+def read_bounded(path: Path, limit: int, *, follow: bool = True) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes. Raises InputError for a larger one, before reading."""
+    source = open_input(path, follow=follow)
+    try:
+        if source.nbytes > limit:
+            what = f"{shown(path)} has {source.nbytes:,} bytes, at most {limit:,} are read"
+            raise InputError(what, path=str(path), hint="this is not the file it is named after")
+        return source.read(0, source.nbytes).tobytes()
+    finally:
+        source.close()
+
+
+def parse_json_object(
+    raw: bytes, path: Path, *, values: int = 1 << 20, pairs: Callable[[list[tuple[str, Any]]], Any] = dict
+) -> dict[str, Any]:
+    """Parse UTF-8 JSON whose top level is an object.
+
+    `values` bounds the number of values before anything is built from them; `pairs` makes the result of each
+    object, as in `json`. Raises InputError, naming the position, for anything that is not such JSON.
+    """
+
+    def broken(why: str) -> InputError:
+        return InputError(f"{shown(path)}: {why}", path=str(path), hint="the file is damaged: fetch it again")
+
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > values:
+        raise broken(f"more than {values:,} JSON values")
+    try:
+        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_int=_integer)
+    except UnicodeDecodeError as error:
+        raise broken(f"not UTF-8 at byte {error.start:,}") from error
+    except json.JSONDecodeError as error:
+        raise broken(f"not valid JSON: {error.msg} at character {error.pos:,}") from error
+    except ValueError as error:
+        raise broken(f"not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise broken("JSON nested too deeply") from error
+    if not isinstance(parsed, dict):
+        raise broken(f"expected a JSON object, found {type(parsed).__name__}")
+    return parsed
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > INT_DIGITS:
+        raise ValueError(f"an integer of {len(digits):,} digits")
+    return int(digits)
