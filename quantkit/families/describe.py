@@ -1,0 +1,181 @@
+"""A checkpoint as its family sees it: every tensor of the target and every metadata key, from headers alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.general import ReadFile, general_metadata
+from quantkit.families.hparams import Hparams, read_hparams
+from quantkit.families.keys import POOLING_TYPE, architecture_metadata
+from quantkit.families.mapping import map_tensors
+from quantkit.families.model import Model, Shape
+from quantkit.families.rows import FAMILIES, Family
+from quantkit.metadata import KeyValue
+from quantkit.tensors import TensorInfo
+
+# sentence-transformers' name of a pooling mode, or the flag that older files set -> llama.cpp's enum llama_pooling_type
+POOLING = {
+    "mean": 1, "pooling_mode_mean_tokens": 1,
+    "cls": 2, "pooling_mode_cls_token": 2,
+    "lasttoken": 3, "pooling_mode_lasttoken": 3,
+}  # fmt: skip
+
+
+class Vocabulary(Protocol):
+    """What a description needs of a tokenizer: its metadata, canonical hash and number of tokens."""
+
+    @property
+    def metadata(self) -> tuple[KeyValue, ...]: ...
+
+    @property
+    def sha256(self) -> str | None: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def warnings(self) -> tuple[tuple[str, str], ...]: ...
+
+
+TokenizerReader = Callable[[ReadFile, Mapping[str, Any], Family, str | None], Vocabulary]
+
+
+def known_families() -> tuple[Family, ...]:
+    """The families quantkit knows, in the order of the table."""
+    return FAMILIES
+
+
+def describe(
+    tensors: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    read_file: ReadFile,
+    *,
+    name: str,
+    tokenizer: TokenizerReader,
+    pre: str | None = None,
+) -> Model:
+    """Describe the target of a Hugging Face checkpoint. Reads side files through `read_file`, never a weight.
+
+    `config` is the parsed config.json; `name` what a person calls the checkpoint; `tokenizer` reads the tokenizer
+    and `pre` overrides its pre-tokenizer. Raises UnsupportedError for a family or tensor that no row describes and
+    for weights that are quantized already; InputError for what is missing or contradicts itself.
+    """
+    family, architecture = find_family(config)
+    _check_unquantized(config)
+    vocabulary = tokenizer(read_file, config, family, pre)
+    hparams = _hparams(config, family, vocabulary.vocab_size, read_file)
+    mapped, dropped = map_tensors(family, hparams, tensors)
+    general = general_metadata(name, config, read_file, mapped)
+    remote = (("remote-code", "config.json names code of its own (auto_map); it is never run"),)
+    return Model(
+        family=family.name,
+        architecture=architecture,
+        gguf_architecture=family.gguf,
+        shape=_shape(hparams),
+        tensors=mapped,
+        metadata=(
+            KeyValue("general.architecture", "string", family.gguf),
+            *general.metadata,
+            *architecture_metadata(family.gguf, family.keys, hparams),
+            *vocabulary.metadata,
+        ),
+        tokenizer_sha256=vocabulary.sha256,
+        dropped=dropped,
+        warnings=(*(remote if "auto_map" in config else ()), *general.warnings, *vocabulary.warnings),
+    )
+
+
+def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:
+    """The family of a parsed config.json, and the architecture that decided it.
+
+    By `architectures` (a nested `text_config`'s first), else by `model_type`; never by the name of the checkpoint.
+    Raises UnsupportedError naming the architecture and the nearest known ones, InputError if there is none.
+    """
+    architecture, model_type = _architecture(config), config.get("model_type")
+    for family in FAMILIES:
+        if architecture in family.hf:
+            return family, str(architecture)
+        if architecture is None and model_type in family.model_types:
+            return family, family.hf[0]
+    wanted = architecture or model_type
+    if not isinstance(wanted, str):
+        message = "config.json names neither an architecture nor a model type"
+        raise InputError(message, path="config.json", key="architectures", hint="is this a transformers checkpoint?")
+    known = [name for family in FAMILIES for name in family.hf]
+    near = ", ".join(get_close_matches(wanted, known, n=2, cutoff=0.0))
+    code = "; the checkpoint's own code (auto_map) is never run" if "auto_map" in config else ""
+    raise UnsupportedError(
+        f'unknown model family "{wanted}", the nearest known: {near}',
+        key="architectures",
+        hint=f"`quantkit schemes` lists the known families{code}",
+    )
+
+
+def _architecture(config: Mapping[str, Any]) -> str | None:
+    text = config.get("text_config")
+    for each in (text if isinstance(text, Mapping) else {}, config):
+        names = each.get("architectures")
+        if isinstance(names, list) and names and isinstance(names[0], str):
+            return names[0]
+    return None
+
+
+def _check_unquantized(config: Mapping[str, Any]) -> None:
+    quantization = config.get("quantization_config")
+    if quantization is None:
+        return
+    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
+    message = f'the weights are quantized already (quantization_config: "{method}")'
+    hint = "start from the original checkpoint in bf16, f16 or f32"
+    raise UnsupportedError(message, key="quantization_config", hint=hint)
+
+
+def _hparams(config: Mapping[str, Any], family: Family, tokens: int, read_file: ReadFile) -> Hparams:
+    text = config.get("text_config")
+    model_type = (text if isinstance(text, Mapping) else config).get("model_type")
+    hparams = read_hparams(config, model_type if model_type in family.model_types else family.model_types[0])
+    pooling = _pooling(read_file) if POOLING_TYPE in family.keys else None
+    return replace(hparams, values={**hparams.values, "tokens": tokens, POOLING_TYPE.value: pooling})
+
+
+def _pooling(read_file: ReadFile) -> int | None:
+    """How an embedding model pools (sentence-transformers' modules.json); None for a model that is none."""
+    modules = _parsed(read_file("modules.json"), list)
+    paths = [str(m.get("path")) for m in modules if isinstance(m, dict) and str(m.get("type")).endswith("Pooling")]
+    if not paths or not re.fullmatch(r"\w[\w.-]*", paths[0]):
+        return None
+    pooling = _parsed(read_file(f"{paths[0]}/config.json"), dict)
+    for key, value in POOLING.items():
+        if pooling.get(key) is True or pooling.get("pooling_mode") == key:
+            return value
+    message = f"{paths[0]}/config.json: unknown pooling mode"
+    raise UnsupportedError(message, path=f"{paths[0]}/config.json", hint="known: mean, cls, lasttoken")
+
+
+def _parsed(data: bytes | None, kind: type) -> Any:
+    try:
+        parsed = json.loads(data or b"null")
+    except (ValueError, RecursionError):
+        return kind()
+    return parsed if isinstance(parsed, kind) else kind()
+
+
+def _shape(hparams: Hparams) -> Shape:
+    moe = hparams.number("num_local_experts") is not None
+    return Shape(
+        layers=hparams.count("num_hidden_layers"),
+        hidden=hparams.count("hidden_size"),
+        heads=hparams.count("num_attention_heads"),
+        kv_heads=hparams.count("num_key_value_heads"),
+        head_dim=hparams.count("head"),
+        experts=hparams.count("num_local_experts") if moe else 0,
+        experts_used=hparams.count("num_experts_per_tok") if moe else 0,
+        vocab=hparams.count("vocab_size"),
+        context=hparams.count("max_position_embeddings"),
+    )

@@ -1,0 +1,79 @@
+"""A GGUF file as a source: roles from tensor names, numbers from metadata, so that any architecture works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from quantkit.errors import InputError
+from quantkit.families.model import Model, ModelTensor, Rows, Shape
+from quantkit.families.roles import role_of
+from quantkit.metadata import KeyValue
+
+LAYER = re.compile(r"blk\.([0-9]{1,6})\.")
+
+# What describes the source file and not the model (llama-quant.cpp drops or rewrites these).
+FILE_KEYS = frozenset({"general.file_type", "general.quantization_version", "general.alignment"})
+
+KEPT_NAMES = ("_norm.weight", "ffn_gate_inp.weight")  # what the families store as f32; recipes know the rarer names
+
+
+def describe_gguf(tensors: Sequence[tuple[str, tuple[int, ...], str]], metadata: tuple[KeyValue, ...]) -> Model:
+    """Describe the target of a GGUF source: the same tensors, and its metadata without what is about the file.
+
+    `tensors` are (name, shape in checkpoint order, qtype) in file order. What llama-quantize never quantizes is
+    `stored` in the type it has. Raises InputError if the file names no architecture.
+    """
+    values = {kv.key: kv.value for kv in metadata}
+    architecture = values.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        message = "the GGUF file has no general.architecture"
+        raise InputError(message, key="general.architecture", hint="is this a model, and not an adapter or imatrix?")
+    return Model(
+        family=architecture,
+        architecture=architecture,
+        gguf_architecture=architecture,
+        shape=_shape(architecture, values),
+        tensors=tuple(_tensor(*tensor) for tensor in tensors),
+        metadata=tuple(kv for kv in metadata if kv.key not in FILE_KEYS and not kv.key.startswith("split.")),
+        tokenizer_sha256=None,
+        dropped={},
+    )
+
+
+def _tensor(name: str, shape: tuple[int, ...], qtype: str) -> ModelTensor:
+    layer = LAYER.match(name)
+    rows = prod(shape[:-1]) if len(shape) > 1 else prod(shape)
+    kept = rows == 1 or len(shape) == 1 or not name.endswith("weight") or any(part in name for part in KEPT_NAMES)
+    return ModelTensor(
+        name=name,
+        role=role_of(name),
+        shape=shape,
+        parts=(Rows(name, 0, rows),),
+        layer=int(layer[1]) if layer else None,
+        stored=qtype if kept else None,
+    )
+
+
+def _shape(architecture: str, values: Mapping[str, object]) -> Shape:
+    def count(key: str) -> int:
+        """A count, layer 0's where every layer has its own; 0 where the file does not say."""
+        value = values.get(f"{architecture}.{key}", 0)
+        if isinstance(value, (list, tuple)):
+            value = value[0] if value else 0
+        return value if isinstance(value, int) else 0
+
+    hidden, heads = count("embedding_length"), count("attention.head_count")
+    tokens = values.get("tokenizer.ggml.tokens", ())
+    return Shape(
+        layers=count("block_count"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=count("attention.head_count_kv") or heads,
+        head_dim=count("attention.key_length") or (hidden // heads if heads else 0),
+        experts=count("expert_count"),
+        experts_used=count("expert_used_count"),
+        vocab=count("vocab_size") or (len(tokens) if isinstance(tokens, Sequence) else 0),
+        context=count("context_length"),
+    )

@@ -1,0 +1,200 @@
+"""The numbers of a checkpoint: config.json with its defaults filled in and its spellings made one.
+
+Checkpoints leave out what transformers' configuration classes fill in, and write rope settings in three ways. The
+reference converter sees the filled-in form (it loads `AutoConfig`), so the defaults are carried here as data and
+`transformers` is not imported. Source: configuration_*.py and modeling_rope_utils.py of transformers 5.23.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quantkit.errors import InputError
+
+MAX_COUNT = 2**31 - 1  # GGUF stores counts as u32, llama.cpp reads many of them into int32
+
+# A default of None means: derived from other numbers when the configuration does not say (see `read_hparams`).
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
+    },
+    "mistral": {
+        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": None, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
+    },
+    "mixtral": {
+        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5, "rope_theta": 1e6, "tie_word_embeddings": False,
+        "num_local_experts": 8, "num_experts_per_tok": 2,
+    },
+    "qwen2": {
+        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
+    },
+    "qwen3": {
+        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
+    },
+    "qwen3_moe": {
+        "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24,
+        "num_attention_heads": 32, "num_key_value_heads": 4, "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        "num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
+    },
+    "gemma2": {
+        "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": True, "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+    },
+    "gemma3_text": {
+        "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "rope_local_base_freq": 10000.0, "tie_word_embeddings": True,
+        "sliding_window": 4096, "final_logit_softcapping": None,
+    },
+    "phi3": {
+        "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": None, "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "tie_word_embeddings": False, "sliding_window": None,
+    },
+}  # fmt: skip
+
+ALIASES = {"num_experts": "num_local_experts"}  # spelling in a configuration -> the one spelling used here
+
+SCALED_FROM_SHORTER = frozenset({"llama3", "yarn", "longrope"})  # rope types that know a pretraining context length
+
+
+@dataclass(frozen=True)
+class Hparams:
+    """Numbers by name: those of config.json, and the derived ones that tensor shapes and metadata keys name.
+
+    Derived: head (dimensions per head), q_rows, kv_rows, qkv_rows, gate_up_rows, rope_dim, and the rope settings
+    rope_type, rope_factor, rope_original_context, rope_theta, rope_theta_swa, rope_attention_factor,
+    rope_extrapolation_factor, rope_beta_fast, rope_beta_slow, rope_low_freq_factor, rope_high_freq_factor,
+    rope_short_factor, rope_long_factor. A name that is missing or None has no value.
+    """
+
+    values: Mapping[str, Any]
+
+    def count(self, key: str) -> int:
+        """A positive integer that has to be there. Raises InputError naming the key."""
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_COUNT:
+            raise _bad(key, value, "a positive integer")
+        return value
+
+    def number(self, key: str) -> float | None:
+        """A finite number, or None where the checkpoint has no such number. Raises InputError naming the key."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise _bad(key, value, "a finite number")
+        return float(value)
+
+    def required(self, key: str) -> float:
+        """A finite number that has to be there."""
+        value = self.number(key)
+        if value is None:
+            raise _bad(key, None, "a finite number")
+        return value
+
+    def flag(self, key: str) -> bool:
+        return self.values.get(key) is True
+
+
+def read_hparams(config: Mapping[str, Any], model_type: str) -> Hparams:
+    """Fill in and unify config.json (parsed) of a model of `model_type`, a key of DEFAULTS.
+
+    A nested `text_config` wins over the root. Raises InputError for numbers that are missing or not numbers.
+    """
+    text = config.get("text_config")
+    said = {**config, **text} if isinstance(text, Mapping) else dict(config)
+    said = {ALIASES.get(key, key): value for key, value in said.items()}
+    defaults = DEFAULTS[model_type]
+    values = {**defaults, **said}
+    if values["num_key_value_heads"] is None:
+        values["num_key_value_heads"] = values["num_attention_heads"]
+    given = Hparams(values)
+    hidden, heads = given.count("hidden_size"), given.count("num_attention_heads")
+    head = hidden // heads if values.get("head_dim") is None else given.count("head_dim")
+    if "head_dim" in defaults:
+        values["head_dim"] = head
+    rope = _rope(values, defaults)
+    q_rows, kv_rows = heads * head, given.count("num_key_value_heads") * head
+    rotary = Hparams(rope).number("rope_partial_factor")
+    return Hparams(
+        {
+            **values, **rope, "head": head, "q_rows": q_rows, "kv_rows": kv_rows, "qkv_rows": q_rows + 2 * kv_rows,
+            "gate_up_rows": 2 * given.count("intermediate_size"),
+            "rope_dim": int((1.0 if rotary is None else rotary) * hidden) // heads,
+        }
+    )  # fmt: skip
+
+
+def _rope(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Rope settings from `rope_parameters` (transformers 5), `rope_scaling` (4), or keys of the root (both)."""
+    scaling, parameters = _settings(values, "rope_scaling"), _settings(values, "rope_parameters")
+    given = scaling or parameters
+    full = _settings(given, "full_attention") or given
+    sliding = _settings(given, "sliding_attention")
+    kind = full.get("rope_type", full.get("type", "default"))
+    if "original_max_position_embeddings" in defaults and kind in {"su", "yarn"}:
+        kind = "longrope"  # early Phi-3 checkpoints call it so
+    return {
+        "rope_type": kind,
+        "rope_theta": full.get("rope_theta", values.get("rope_theta")),
+        "rope_theta_swa": sliding.get("rope_theta", values.get("rope_local_base_freq")),
+        "rope_partial_factor": full.get("partial_rotary_factor", values.get("partial_rotary_factor")),
+        "rope_original_context": _original_context(values, defaults, full, kind in SCALED_FROM_SHORTER),
+        "rope_attention_factor": full.get("attention_factor", full.get("attn_factor")),
+        **{
+            f"rope_{key}": full.get(key)
+            for key in (
+                "factor", "extrapolation_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor",
+                "short_factor", "long_factor",
+            )
+        },
+    }  # fmt: skip
+
+
+def _original_context(
+    values: Mapping[str, Any], defaults: Mapping[str, Any], rope: Mapping[str, Any], scaled: bool
+) -> Any:
+    """The context length before rope scaling. Phi-3 has a field of its own, which wins where scaling is on."""
+    key = "original_max_position_embeddings"
+    if scaled and key in defaults:
+        return values[key]
+    if rope.get(key) is not None:
+        return rope[key]
+    return values.get("max_position_embeddings") if scaled else values.get(key)
+
+
+def _settings(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = values.get(key)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise _bad(key, found, "an object")
+    return found
+
+
+def _bad(key: str, value: object, expected: str) -> InputError:
+    found = "missing" if value is None else repr(value)[:80]
+    return InputError(
+        f"config.json: {key} is {found}, expected {expected}",
+        key=key,
+        path="config.json",
+        hint="download the checkpoint's config.json again, or correct the value",
+    )

@@ -1,0 +1,133 @@
+"""How the rows of a source tensor become rows of a target tensor, and the tensors that come from the configuration.
+
+A layout is a function (source tensor, numbers) -> Placement. Rows are independent, so a layout never moves a value
+within a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from quantkit.errors import InputError
+from quantkit.families.hparams import Hparams
+from quantkit.families.model import Constant, ModelTensor, RowOrder, Rows
+from quantkit.families.roles import Role
+from quantkit.tensors import TensorInfo
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a source tensor's rows go: the shape of the whole target, and the parts that this source gives to it."""
+
+    shape: tuple[int, ...]
+    parts: tuple[Rows, ...]
+    row_order: RowOrder | None = None
+
+
+Layout = Callable[[TensorInfo, Hparams], Placement]
+
+
+def whole(info: TensorInfo, hparams: Hparams) -> Placement:
+    """All rows, in order."""
+    return Placement(info.shape, (Rows(info.name, 0, info.rows),))
+
+
+def rope_rows(info: TensorInfo, hparams: Hparams) -> Placement:
+    """Rotation pairs side by side.
+
+    Hugging Face rotates row j of a head with row j + head/2; llama.cpp's llama architecture rotates 2j with 2j + 1.
+    """
+    head = hparams.count("head")
+    half = head // 2
+    if head % 2:
+        raise InputError(f"config.json: heads have {head} dimensions, rotation needs an even number", key="head_dim")
+    order = tuple(chain.from_iterable((j, half + j) for j in range(half)))
+    return Placement(info.shape, whole(info, hparams).parts, RowOrder("rope", order))
+
+
+def vocabulary(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The rows that have a token: those beyond the vocabulary are left out."""
+    tokens = hparams.values.get("tokens", info.rows)
+    rows = min(info.rows, tokens)
+    return Placement((rows, info.cols), (Rows(info.name, 0, rows),))
+
+
+def expert(info: TensorInfo, hparams: Hparams) -> Placement:
+    """One expert's matrix, a slice of the stack (experts, out, in)."""
+    return Placement((hparams.count("num_local_experts"), *info.shape), whole(info, hparams).parts)
+
+
+def gate_half(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The first half of every expert's rows in a fused (experts, gate + up, in)."""
+    return _half(info, 0)
+
+
+def up_half(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The second half of every expert's rows in a fused (experts, gate + up, in)."""
+    return _half(info, 1)
+
+
+def _half(info: TensorInfo, which: int) -> Placement:
+    experts, fused, cols = info.shape
+    half = fused // 2
+    starts = (number * fused + which * half for number in range(experts))
+    return Placement((experts, half, cols), tuple(Rows(info.name, start, start + half) for start in starts))
+
+
+def rope_freqs(hparams: Hparams) -> tuple[ModelTensor, ...]:
+    """Frequency factors (head / 2) of llama3 rope scaling; nothing for other kinds.
+
+    Long wavelengths are stretched by `factor`, short ones kept, those between interpolated. Float32 arithmetic, as
+    in the reference (`LlamaModel.generate_extra_tensors`), but for the power: float64, rounded once.
+    """
+    if str(hparams.values.get("rope_type")).lower() != "llama3":
+        return ()
+    dim = hparams.count("head")
+    f32 = np.float32
+    base, factor = hparams.required("rope_theta"), f32(_or(hparams, "rope_factor", 8.0))
+    low, high = _or(hparams, "rope_low_freq_factor", 1.0), _or(hparams, "rope_high_freq_factor", 4.0)
+    context = _or(hparams, "rope_original_context", 8192.0)
+    if not (0 < low < high and factor > 0 and base > 0 and context > 0):
+        message = "config.json: llama3 rope scaling needs 0 < low_freq_factor < high_freq_factor and a factor above 0"
+        raise InputError(message, key="rope_parameters", path="config.json")
+    exponents = np.arange(0, dim, 2, dtype=f32) / f32(dim)
+    frequencies = f32(1) / np.power(base, exponents.astype(np.float64)).astype(f32)
+    wavelengths = f32(2 * np.pi) / frequencies
+    smooth = (f32(context) / wavelengths - f32(low)) / f32(high - low)
+    between = f32(1) / ((f32(1) - smooth) / factor + smooth)
+    long, short = wavelengths > f32(context / low), wavelengths < f32(context / high)
+    factors = np.where(short, f32(1), np.where(long, factor, between))
+    return (_constant("rope_freqs.weight", factors.tolist()),)
+
+
+def longrope_factors(hparams: Hparams) -> tuple[ModelTensor, ...]:
+    """Frequency factors (rope_dim / 2) for long and short contexts; nothing for a checkpoint without them."""
+    if not hparams.values.get("rope_long_factor"):
+        return ()
+    return tuple(
+        _constant(f"rope_factors_{length}.weight", _factors(hparams, f"rope_{length}_factor"))
+        for length in ("long", "short")
+    )
+
+
+def _factors(hparams: Hparams, key: str) -> list[float]:
+    expected = hparams.count("rope_dim") // 2
+    values = hparams.values.get(key)
+    if not isinstance(values, list) or len(values) != expected or not all(isinstance(v, (int, float)) for v in values):
+        found = f"{len(values)} values" if isinstance(values, list) else repr(values)[:80]
+        message = f"config.json: {key.removeprefix('rope_')} has {found}, expected {expected} numbers"
+        raise InputError(message, key=key.removeprefix("rope_"), path="config.json")
+    return [float(value) for value in values]
+
+
+def _or(hparams: Hparams, key: str, default: float) -> float:
+    value = hparams.number(key)
+    return default if value is None else value
+
+
+def _constant(name: str, values: list[float]) -> ModelTensor:
+    return ModelTensor(name, Role.ROPE, (len(values),), (Constant(tuple(values)),), stored="f32")

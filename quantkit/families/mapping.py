@@ -1,0 +1,203 @@
+"""From the tensors of a checkpoint to the tensors of the target, by the rows of a family. Headers only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import cache
+from math import prod
+from types import MappingProxyType
+
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.hparams import Hparams
+from quantkit.families.layouts import Placement
+from quantkit.families.model import ModelTensor
+from quantkit.families.roles import Role
+from quantkit.families.rows import ALWAYS, SOURCE_BLOCK, TARGET_BLOCK, Family, T
+from quantkit.tensors import FLOAT_DTYPES, TensorInfo
+
+NUMBER = re.compile(r"(?<=\.)[0-9]{1,6}(?=\.)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row with full names. `needed` is a configuration flag or ALWAYS; `unless` the flag that lifts it."""
+
+    t: T
+    in_block: bool
+    needed: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a source tensor gives to a target: everything, or one expert's slice (`index`)."""
+
+    row: Row
+    layer: int | None
+    index: int
+    source: TensorInfo
+    placement: Placement
+
+    @property
+    def target(self) -> str:
+        return self.row.t.target.format(self.layer)
+
+
+@cache
+def rows_by_source(family: Family) -> Mapping[str, tuple[Row, ...]]:
+    """The rows of each source name, with "{}" for every number; biases are rows of their own."""
+    found: dict[str, tuple[Row, ...]] = {}
+    in_block = (replace(t, source=SOURCE_BLOCK + t.source, target=TARGET_BLOCK + t.target) for t in family.block)
+    for t, block in (*((t, False) for t in family.outside), *((t, True) for t in in_block)):
+        rows = [Row(t, block, ALWAYS)]
+        if t.bias is not None:
+            rows.append(Row(_bias(t), block, t.bias))
+        for row in rows:
+            found[row.t.source] = (*found.get(row.t.source, ()), row)
+    return MappingProxyType(found)
+
+
+def _bias(t: T) -> T:
+    source, target = (name.removesuffix("weight") + "bias" for name in (t.source, t.target))
+    return replace(t, source=source, target=target, role=Role.BIAS, shape=t.shape.split()[0])
+
+
+def map_tensors(
+    family: Family, hparams: Hparams, tensors: Mapping[str, TensorInfo]
+) -> tuple[tuple[ModelTensor, ...], dict[str, str]]:
+    """The target's tensors, and the source tensors that are left out with the reason.
+
+    Tensors from the configuration come first, then each target where the source has completed it. Raises
+    UnsupportedError for a tensor that no row names, or whose target another tensor has; InputError for a tensor
+    that is missing or contradicts the configuration.
+    """
+    found: dict[str, list[Piece]] = {}
+    owner: dict[tuple[str, int], str] = {}
+    dropped: dict[str, str] = {}
+    for info in tensors.values():
+        pieces = list(_pieces(family, hparams, info))
+        if not pieces:
+            dropped[info.name] = _reason(family, hparams, info.name)
+        for piece in pieces:
+            other = owner.setdefault((piece.target, piece.index), info.name)
+            if other != info.name:
+                message = f'tensors "{other}" and "{info.name}" both claim {piece.target}'
+                raise UnsupportedError(message, tensor=info.name, hint="remove one of the two from the checkpoint")
+            so_far = found.pop(piece.target, [])  # put back at the end: a target's place is that of its last source
+            found[piece.target] = so_far
+            so_far.append(piece)
+    _check_complete(family, hparams, found)
+    extra = family.extra(hparams) if family.extra else ()
+    return (*extra, *(_join(pieces) for pieces in found.values())), dropped
+
+
+def _pieces(family: Family, hparams: Hparams, info: TensorInfo) -> Iterator[Piece]:
+    """The pieces that `info` gives; none if no row names it."""
+    name = _source_name(family, info.name)
+    numbers = [int(number) for number in NUMBER.findall(name)]
+    for row in rows_by_source(family).get(NUMBER.sub("{}", name), ()):
+        if row.in_block:
+            _check_number(info, numbers[0], hparams, "num_hidden_layers")
+        layer, index = (numbers[0], numbers[-1] if len(numbers) > 1 else 0) if row.in_block else (None, 0)
+        if len(numbers) > 1:
+            _check_number(info, index, hparams, "num_local_experts")
+        _check_source(row.t, hparams, info)
+        yield Piece(row, layer, index, info, row.t.layout(info, hparams))
+
+
+def _check_number(info: TensorInfo, number: int, hparams: Hparams, key: str) -> None:
+    count = hparams.count(key)
+    if number >= count:
+        message = f'tensor "{info.name}" has number {number}, but config.json has {key} {count}'
+        hint = "config.json and the weights are not of the same model"
+        raise InputError(message, tensor=info.name, key=key, hint=hint)
+
+
+def _source_name(family: Family, name: str) -> str:
+    return name.replace(family.strip, "") if family.strip else name
+
+
+def _check_source(t: T, hparams: Hparams, info: TensorInfo) -> None:
+    """Shape and dtype have to be what the configuration says."""
+    expected = tuple(_axis(axis, hparams) for axis in t.shape.split())
+    if info.shape != expected:
+        message = f'tensor "{info.name}" has shape {list(info.shape)}, config.json says {list(expected)} ({t.shape})'
+        hint = "config.json and the weights are not of the same model"
+        raise InputError(message, tensor=info.name, hint=hint)
+    if info.dtype not in FLOAT_DTYPES:
+        known = ", ".join(sorted(FLOAT_DTYPES))
+        message = f'tensor "{info.name}" has dtype {info.dtype}, expected one of {known}'
+        raise UnsupportedError(message, tensor=info.name, hint="use the checkpoint in its original precision")
+
+
+def _axis(axis: str, hparams: Hparams) -> int:
+    return 2 * hparams.count(axis[2:]) if axis.startswith("2*") else hparams.count(axis)
+
+
+def _reason(family: Family, hparams: Hparams, name: str) -> str:
+    """Why a tensor that no row names is left out. Raises UnsupportedError if there is no reason."""
+    for drop in family.drop:
+        if fnmatchcase(_source_name(family, name), drop.pattern) and (drop.when is None or hparams.flag(drop.when)):
+            return drop.reason
+    numbers = NUMBER.findall(name)
+    known = [_filled(source, numbers) for source in rows_by_source(family)]
+    near = get_close_matches(_source_name(family, name), known, n=1, cutoff=0.0)
+    raise UnsupportedError(
+        f'family "{family.name}" has no place for tensor "{name}"',
+        tensor=name,
+        hint=f'the nearest name it knows is "{near[0]}"; a variant of the architecture needs a row of its own',
+    )
+
+
+def _filled(source: str, numbers: list[str]) -> str:
+    given = [*numbers, "0", "0"]
+    return source.format(*given)
+
+
+def _check_complete(family: Family, hparams: Hparams, found: Mapping[str, list[Piece]]) -> None:
+    """Every mandatory target of every layer is there, and every stack of experts is full."""
+    layers = range(hparams.count("num_hidden_layers"))
+    for rows in rows_by_source(family).values():
+        for row in rows:
+            wanted = row.needed == ALWAYS or hparams.flag(row.needed)
+            if not wanted or (row.t.unless is not None and hparams.flag(row.t.unless)):
+                continue
+            for layer in layers if row.in_block else [None]:
+                _check_found(row, layer, found.get(row.t.target.format(layer), []))
+
+
+def _check_found(row: Row, layer: int | None, pieces: list[Piece]) -> None:
+    if not pieces:
+        number = "0" if layer is None else str(layer)
+        name = _filled(row.t.source, [number])
+        message = f'the checkpoint has no tensor "{name}", which {row.t.target.format(layer)} is made of'
+        hint = "is a shard missing, or config.json of another model?"
+        raise InputError(message, tensor=name, hint=hint)
+    given = {piece.index for piece in pieces}
+    first = pieces[0].placement
+    rows = prod(first.shape[:-1]) if len(first.shape) > 1 else first.shape[0]
+    have = sum(part.stop - part.start for piece in pieces for part in piece.placement.parts)
+    if have != rows:
+        index = next(number for number in range(len(given) + 1) if number not in given)
+        name = _filled(row.t.source, [str(layer), str(index)])
+        message = f'the checkpoint has no tensor "{name}": {row.t.target.format(layer)} has {have} of {rows} rows'
+        raise InputError(message, tensor=name, hint="is a shard missing?")
+
+
+def _join(pieces: list[Piece]) -> ModelTensor:
+    """One target from its pieces, experts in order."""
+    ordered = sorted(pieces, key=lambda piece: piece.index)
+    t, placement = ordered[0].row.t, ordered[0].placement
+    return ModelTensor(
+        name=ordered[0].target,
+        role=t.role,
+        shape=placement.shape,
+        parts=tuple(part for piece in ordered for part in piece.placement.parts),
+        layer=ordered[0].layer,
+        row_order=placement.row_order,
+        add=t.add,
+        stored="f32" if len(placement.shape) == 1 or t.role is Role.ROUTER else None,
+    )
