@@ -111,13 +111,13 @@ class QuantType:
 
 
 def as_blocks(w: F32, block: int) -> F32:
-    """w (rows, cols) as its blocks (n, block) in row-major order: contiguous and read-only, a view where possible.
+    """w (rows, cols) as its blocks (n, block) in row-major order, a view where possible.
 
-    Read-only, because numba compiles a kernel anew for every kind of array it meets.
+    Contiguous, aligned and read-only, because numba compiles a kernel anew for every kind of array it meets.
     """
     assert w.ndim == 2, w.shape
     assert w.shape[1] % block == 0, (w.shape, block)
-    blocks = np.ascontiguousarray(w, dtype=np.float32).reshape(-1, block)
+    blocks = np.require(w, np.float32, ["C", "A"]).reshape(-1, block)
     blocks.flags.writeable = False
     return blocks
 

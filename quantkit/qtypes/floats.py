@@ -79,11 +79,11 @@ def _largest_magnitude(src: U32) -> np.uint32:
 
 
 def _bits(x: F32) -> U32:
-    """`x` as a flat, contiguous, read-only array of bit patterns.
+    """`x` as a flat, contiguous, aligned, read-only array of bit patterns.
 
     Read-only, because numba compiles a kernel anew for every mutability it meets.
     """
-    bits = np.ascontiguousarray(x, dtype=np.float32).reshape(-1).view(np.uint32)
+    bits = np.require(x, np.float32, ["C", "A"]).reshape(-1).view(np.uint32)
     bits.flags.writeable = False
     return bits
 
