@@ -53,6 +53,16 @@ def _outlier(rng: np.random.Generator, shape: tuple[int, int]) -> F32:
     return w
 
 
+def _power_edges(rng: np.random.Generator, shape: tuple[int, int]) -> F32:
+    """The largest of 32 weights lies a few float32 steps below or above a power of two."""
+    w = rng.uniform(-1, 1, (shape[0], shape[1] // 32, 32)).astype(np.float32)
+    power = np.float32(2) ** rng.integers(-14, 11, w.shape[:2]).astype(np.float32)
+    steps = rng.integers(-4, 5, w.shape[:2])
+    w *= power[:, :, None] / 2
+    w[:, :, 5] = (power.view(np.int32) + steps).astype(np.int32).view(np.float32)
+    return w.reshape(shape)
+
+
 def _scaled(scale: float) -> Callable[[np.random.Generator, tuple[int, int]], F32]:
     return lambda rng, shape: (rng.standard_normal(shape) * scale).astype(np.float32)
 
@@ -72,6 +82,7 @@ CASES: dict[str, Callable[[np.random.Generator, tuple[int, int]], F32]] = {
     "few-values": _few_values,
     "outlier": _outlier,
     "mixed-scales": _mixed_scales,
+    "power-edges": _power_edges,
     "1e-6": _scaled(1e-6),
     "1e-20": _scaled(1e-20),
     "smallest-normal": _scaled(1e-38),
