@@ -96,6 +96,12 @@ class ExistsError(BusyError):
     code = "exists"
 
 
+class NotWritableError(BusyError):
+    """The output place refuses the file: no permission, read-only, not a folder, a name it cannot hold."""
+
+    code = "not-writable"
+
+
 class VerificationError(QuantkitError):
     """An artifact does not verify: hash, structure, tokenizer or numbers."""
 

@@ -1,0 +1,29 @@
+"""The only package that writes files: under construction beside the final name, checked, then renamed.
+
+A final name is absent or whole: `open_job` gives files that survive a kill at any instruction and are continued by
+the same command; `write_small` writes one file at once; `update_sums` keeps SHA256SUMS.
+"""
+
+from quantkit.storage.claim import remove_job
+from quantkit.storage.disk import Ops
+from quantkit.storage.failures import free_bytes
+from quantkit.storage.files import hash_file, open_log, preflight, remove_file, update_sums, write_small
+from quantkit.storage.job import Job, PublishedFile, open_job
+from quantkit.storage.journal import PartFile, Record
+
+__all__ = [
+    "Job",
+    "Ops",
+    "PartFile",
+    "PublishedFile",
+    "Record",
+    "free_bytes",
+    "hash_file",
+    "open_job",
+    "open_log",
+    "preflight",
+    "remove_file",
+    "remove_job",
+    "update_sums",
+    "write_small",
+]

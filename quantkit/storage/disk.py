@@ -1,0 +1,239 @@
+"""The system calls of quantkit: every byte it writes goes through `Disk`, and every call of `Disk` through `Ops`.
+
+`Ops` is the seam for fault injection: tests replace it to fail, tear or count the n-th call, or to kill the process
+before it. Below it is only the operating system; above it nothing knows that faults can be injected.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar, TypeVarTuple
+
+Args = TypeVarTuple("Args")
+Result = TypeVar("Result")
+
+BUFFER_BYTES = 1 << 20  # what is read stays in a core's cache until it is hashed
+ZEROS_BYTES = 1 << 20
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 0x01, 0x02  # linux/falloc.h
+RENAME_NOREPLACE, AT_FDCWD = 0x01, -100  # linux/fs.h, linux/fcntl.h
+UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
+
+
+class Ops(Protocol):
+    """How a system call is made: `ops(call, *args)` returns `call(*args)`, unless it injects a fault."""
+
+    def __call__(self, call: Callable[[*Args], Result], *args: *Args) -> Result: ...
+
+
+def direct(call: Callable[[*Args], Result], *args: *Args) -> Result:
+    """Make the call: the only `Ops` outside tests."""
+    return call(*args)
+
+
+@dataclass(frozen=True)
+class File:
+    """An open file descriptor and the path it was opened at, for messages."""
+
+    fd: int
+    path: Path
+
+
+def fallocate(fd: int, mode: int, offset: int, nbytes: int) -> None:
+    """fallocate(2) itself: where it is not supported, posix_fallocate of glibc writes into every block instead.
+
+    Raises OSError, with ENOSYS outside Linux.
+    """
+    _libc_call("fallocate", fd, mode, ctypes.c_int64(offset), ctypes.c_int64(nbytes))
+
+
+def rename_noreplace(source: Path, target: Path) -> None:
+    """renameat2(2) with RENAME_NOREPLACE: rename, or FileExistsError when anything has that name.
+
+    Raises OSError, with ENOSYS outside Linux.
+    """
+    _libc_call("renameat2", AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), RENAME_NOREPLACE)
+
+
+def _libc_call(name: str, *args: object) -> None:
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    if function is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if function(*args) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def open_at(path: Path, flags: int) -> int:
+    """open(2) with mode 0666, so that the umask decides; a symbolic link as last component is refused."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """File operations made of system calls; each raises OSError that carries the path.
+
+    Interrupted calls are repeated, short reads and writes continued. Descriptors are closed with os.close: what a
+    close could report, the fsync before it has reported.
+    """
+
+    ops: Ops = direct
+
+    def run(self, path: Path, call: Callable[[*Args], Result], *args: *Args) -> Result:
+        """Make one system call about `path`."""
+        while True:
+            try:
+                return self.ops(call, *args)
+            except InterruptedError:
+                continue
+            except OSError as error:
+                error.filename = error.filename or os.fspath(path)
+                raise
+
+    def open(self, path: Path, flags: int) -> File:
+        return File(self.run(path, open_at, path, flags), path)
+
+    def write(self, file: File, data: memoryview, offset: int) -> None:
+        """Write all bytes at `offset`."""
+        while data:
+            written = self.run(file.path, os.pwrite, file.fd, data, offset)
+            data, offset = data[written:], offset + written
+
+    def append(self, file: File, data: bytes) -> None:
+        """Write all bytes to a file opened with O_APPEND."""
+        while data:
+            data = data[self.run(file.path, os.write, file.fd, data) :]
+
+    def read(self, file: File, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from `offset`; returns the bytes read, fewer only at the end of the file."""
+        done = 0
+        while done < len(buffer):
+            count = self.run(file.path, os.preadv, file.fd, [buffer[done:]], offset + done)
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def hash(self, file: File, offset: int, nbytes: int) -> str:
+        """SHA-256 (hex) of up to `nbytes` bytes from `offset`, in constant memory."""
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(min(nbytes, BUFFER_BYTES)))
+        end = offset + nbytes
+        while offset < end:
+            count = self.read(file, buffer[: end - offset], offset)
+            if count == 0:
+                break
+            digest.update(buffer[:count])
+            offset += count
+        return digest.hexdigest()
+
+    def sync(self, file: File) -> None:
+        self.run(file.path, os.fsync, file.fd)
+        if sys.platform == "darwin":  # fsync stops at the drive's cache there
+            self.run(file.path, fcntl.fcntl, file.fd, fcntl.F_FULLFSYNC)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Make the names in a folder durable; a no-op where folders cannot be synced."""
+        file = File(self.run(folder, os.open, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), folder)
+        try:
+            self.run(folder, os.fsync, file.fd)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+        finally:
+            os.close(file.fd)
+
+    def forget(self, file: File, offset: int, nbytes: int) -> None:
+        """Start writing these bytes to the disk and drop clean ones from the page cache; 0 means to the end.
+
+        The disk works while the processor does, instead of at the final fsync, and a later read sees the disk.
+        """
+        if sys.platform == "linux":
+            self.run(file.path, os.posix_fadvise, file.fd, offset, nbytes, os.POSIX_FADV_DONTNEED)
+
+    def allocate(self, file: File, nbytes: int) -> None:
+        """Give the file exactly `nbytes` bytes, with blocks behind all of them where the file system can do that."""
+        try:
+            self.run(file.path, fallocate, file.fd, 0, 0, nbytes)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+        self.run(file.path, os.ftruncate, file.fd, nbytes)
+
+    def clear(self, file: File, offset: int, nbytes: int) -> None:
+        """Make these bytes zero, without writing them where the file system can do that."""
+        try:
+            self.run(file.path, fallocate, file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, nbytes)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            zeros = memoryview(bytes(min(nbytes, ZEROS_BYTES)))
+            for start in range(offset, offset + nbytes, ZEROS_BYTES):
+                self.write(file, zeros[: offset + nbytes - start], start)
+
+    def lock(self, file: File) -> bool:
+        """Take the advisory lock without waiting; False when another process holds it.
+
+        True also where there are no locks to take: a lock saves work and waiting, nothing here is correct by it.
+        """
+        try:
+            self.run(file.path, fcntl.flock, file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def make_folders(self, folder: Path) -> None:
+        """mkdir -p, durable."""
+        if folder.is_dir():
+            return
+        self.make_folders(folder.parent)
+        try:
+            self.run(folder, os.mkdir, folder, 0o777)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
+        self.sync_folder(folder.parent)
+
+    def move(self, source: Path, target: Path, *, overwrite: bool) -> None:
+        """Rename atomically. Raises FileExistsError without `overwrite` when the target is anything.
+
+        Where renames cannot refuse to replace, a hard link does; where there is neither, OSError from link(2).
+        """
+        if overwrite:
+            self.run(target, os.replace, source, target)
+            return
+        try:
+            self.run(target, rename_noreplace, source, target)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            self.run(target, os.link, source, target)
+            self.remove(source)
+
+    def remove(self, path: Path) -> None:
+        """Unlink, if it is there."""
+        with suppress(FileNotFoundError):
+            self.run(path, os.unlink, path)
+
+    def remove_tree(self, folder: Path) -> None:
+        """Remove a folder and what is in it. What another process removes or adds meanwhile is its own affair."""
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda e: e.name, reverse=True):
+                if entry.is_dir(follow_symlinks=False):
+                    self.remove_tree(folder / entry.name)
+                else:
+                    self.remove(folder / entry.name)
+        try:
+            self.run(folder, os.rmdir, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise

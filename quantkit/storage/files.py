@@ -1,0 +1,214 @@
+"""Single files: read and hash them, write small ones atomically, keep SHA256SUMS."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO
+
+from quantkit.errors import BusyError, ExistsError, InputError, NotWritableError, ResourceError
+from quantkit.storage.disk import Disk, File, Ops
+from quantkit.storage.failures import explained, free_bytes, shown
+from quantkit.storage.faults import from_environment
+
+READ_BYTES = 4 << 20
+SUMS = "SHA256SUMS"
+MAX_SUMS_BYTES = 64 << 20
+LOCK_SECONDS = 30.0
+ATTEMPTS = 5
+TEMPORARY = ".quantkit-{}.tmp"
+
+_SUM_LINE = re.compile(rb"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
+_ESCAPES = {b"\\": b"\\\\", b"\n": b"\\n", b"\r": b"\\r"}  # coreutils sha256sum
+
+
+def preflight(folder: Path, needed: int) -> None:
+    """Check that `needed` bytes fit on the disk of `folder`, which need not exist; nothing is created.
+
+    Blocks that files inside the folder already occupy count as there: a job to be resumed needs only its rest.
+    Raises ResourceError with the numbers.
+    """
+    with explained(folder, needed):
+        allocated = sum(p.lstat().st_blocks * 512 for p in folder.rglob("*"))
+        missing, free = max(needed - allocated, 0), free_bytes(folder)
+    if missing > free:
+        place = shown(folder.parent)
+        message = f"not enough disk at {place}: {missing:,} bytes needed, {free:,} free ({missing - free:,} short)"
+        raise ResourceError(message, hint="free some space or choose another disk with -o", path=place)
+
+
+def open_regular(path: Path) -> File:
+    """Open a regular file for reading. Raises InputError when it is missing, unreadable or something else.
+
+    Symbolic links are followed; a pipe or device is refused without waiting for it.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise InputError(f"cannot read {shown(path)}: {error.strerror}", path=shown(path)) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise InputError(f"cannot read {shown(path)}: not a regular file", path=shown(path))
+    return File(fd, path)
+
+
+def hash_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
+    """SHA-256 (hex) of a file, read once in 4 MiB pieces; `on_bytes` is told the length of each.
+
+    Raises InputError when it cannot be read.
+    """
+    file = open_regular(path)
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(READ_BYTES))
+    try:
+        while count := os.readv(file.fd, [buffer]):
+            digest.update(buffer[:count])
+            if on_bytes is not None:
+                on_bytes(count)
+    except OSError as error:
+        raise InputError(f"cannot read {shown(path)}: {error.strerror}", path=shown(path)) from error
+    finally:
+        os.close(file.fd)
+    return digest.hexdigest()
+
+
+def holds(path: Path, nbytes: int, sha256: str) -> bool:
+    """Whether `path` is a regular file of this size and hash."""
+    try:
+        facts = path.stat()
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(facts.st_mode) and facts.st_size == nbytes and hash_file(path) == sha256
+
+
+def write_small(path: Path, data: bytes, *, overwrite: bool, ops: Ops | None = None) -> None:
+    """Write a file at once: readers see all of it or what was there before, also after a power loss.
+
+    Missing folders are made. Without `overwrite`, a file with the same bytes is left as it is and anything else at
+    `path` raises ExistsError. With it, a symbolic link at `path` is replaced, not followed. What a killed process
+    left is removed. Raises NotWritableError and ResourceError.
+    """
+    disk = Disk(ops or from_environment())
+    with explained(path.parent, len(data)):
+        disk.make_folders(path.parent)
+        _sweep(disk, path.parent)
+        for attempt in range(ATTEMPTS):
+            try:
+                _write_beside(disk, path, data, overwrite)
+            except FileNotFoundError:  # swept by another process, on a file system without locks
+                if attempt == ATTEMPTS - 1:
+                    raise
+            except FileExistsError:
+                if not holds(path, len(data), hashlib.sha256(data).hexdigest()):
+                    raise exists(path) from None
+                return
+            else:
+                return
+
+
+def remove_file(path: Path, *, ops: Ops | None = None) -> None:
+    """Remove a file, durably, if it is there: a manifest must go before the file that it describes is replaced."""
+    disk = Disk(ops or from_environment())
+    with explained(path.parent, 0):
+        if path.is_symlink() or path.exists():
+            disk.remove(path)
+            disk.sync_folder(path.parent)
+
+
+def open_log(path: Path) -> IO[str]:
+    """Open a log for appending lines of UTF-8 text; each line is in the file when it ends. Raises NotWritableError."""
+    with explained(path.parent, 0):
+        return path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+
+
+def exists(path: Path) -> ExistsError:
+    """The error for something else at the place of an output."""
+    what = "is a symbolic link to nowhere" if path.is_symlink() and not path.exists() else "exists and differs"
+    message = f"{shown(path)} {what}"
+    return ExistsError(message, hint="choose another output with -o, or replace it with --force", path=shown(path))
+
+
+def update_sums(folder: Path, entries: Mapping[str, str], *, ops: Ops | None = None) -> None:
+    """Merge {file name: SHA-256 hex} into folder/SHA256SUMS, which `sha256sum -c` reads. Names are relative.
+
+    Lines are sorted by name; other names and lines that are not sums stay. Concurrent calls wait for each other
+    where the file system has locks; elsewhere one may miss the other's lines, which a rerun adds.
+    Raises BusyError after 30 s of waiting, NotWritableError and ResourceError.
+    """
+    disk = Disk(ops or from_environment())
+    path = folder / SUMS
+    with explained(folder, sum(len(name) + 67 for name in entries)):
+        disk.make_folders(folder)
+        guard = disk.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _wait(disk, guard)
+            before = _read_sums(path)
+            after = _merged(before, entries)
+            if after != before:
+                write_small(path, after, overwrite=True, ops=disk.ops)
+        finally:
+            os.close(guard.fd)
+
+
+def _write_beside(disk: Disk, path: Path, data: bytes, overwrite: bool) -> None:
+    temporary = disk.open(path.parent / TEMPORARY.format(os.urandom(8).hex()), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        disk.lock(temporary)  # tells _sweep that this file is in use
+        disk.write(temporary, memoryview(data), 0)
+        disk.sync(temporary)
+        disk.move(temporary.path, path, overwrite=overwrite)
+        disk.sync_folder(path.parent)
+    finally:
+        os.close(temporary.fd)
+        disk.remove(temporary.path)
+
+
+def _sweep(disk: Disk, folder: Path) -> None:
+    """Remove temporary files whose writers are dead: nobody holds their lock."""
+    for path in folder.glob(TEMPORARY.format("*")):
+        try:
+            stray = disk.open(path, os.O_RDWR)
+        except (FileNotFoundError, PermissionError):  # gone meanwhile, or another user's
+            continue
+        if disk.lock(stray):
+            disk.remove(path)
+        os.close(stray.fd)
+
+
+def _wait(disk: Disk, guard: File) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while not disk.lock(guard):
+        if time.monotonic() > deadline:
+            raise BusyError(f"{shown(guard.path)} is locked by another process", path=shown(guard.path))
+        time.sleep(0.01)
+
+
+def _read_sums(path: Path) -> bytes:
+    if not path.exists():
+        return b""
+    if not path.is_file() or path.stat().st_size > MAX_SUMS_BYTES:
+        raise NotWritableError(f"{shown(path)} is not a checksum file", hint="move it away", path=shown(path))
+    return path.read_bytes()
+
+
+def _merged(before: bytes, entries: Mapping[str, str]) -> bytes:
+    sums: dict[bytes, bytes] = {}
+    others: list[bytes] = []
+    for line in before.split(b"\n"):
+        match = _SUM_LINE.fullmatch(line)
+        if match:
+            sums[match[3] if match[1] else _escaped(match[3])] = match[2]
+        elif line:
+            others.append(line)
+    sums |= {_escaped(os.fsencode(name)): sha256.encode("ascii") for name, sha256 in entries.items()}
+    lines = [b"%b%b  %b" % (b"\\" if b"\\" in name else b"", sha256, name) for name, sha256 in sorted(sums.items())]
+    return b"".join(line + b"\n" for line in [*lines, *others])
+
+
+def _escaped(name: bytes) -> bytes:
+    return re.sub(rb"[\\\n\r]", lambda match: _ESCAPES[match[0]], name)

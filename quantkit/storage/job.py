@@ -1,0 +1,307 @@
+"""A job: files under construction that survive anything, and reach their final names only whole and checked."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Self
+
+from quantkit.errors import BusyError, ExistsError, VerificationError
+from quantkit.storage import journal
+from quantkit.storage.claim import JOURNAL, claim_run, locked_folder
+from quantkit.storage.disk import Disk, File, Ops
+from quantkit.storage.failures import explained, shown
+from quantkit.storage.faults import from_environment
+from quantkit.storage.files import exists, holds, open_regular, preflight
+from quantkit.storage.journal import History, Move, PartFile, Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SYNC_BYTES = 256 << 20
+SYNC_SECONDS = 10.0
+RESERVE_BYTES = 1 << 20  # for what is written besides the parts: journal, manifest, sums
+SLAB_BYTES = 1 << 20  # writes of this size and more are sent to the disk at once
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file at its final name."""
+
+    path: Path
+    nbytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An open file of the job. `published` is set once it has its final name: it is not written any more."""
+
+    file: File
+    nbytes: int
+    published: PublishedFile | None = None
+
+
+def open_job(folder: Path, *, digest: str, files: Sequence[PartFile], ops: Ops | None = None) -> Job:
+    """Begin or continue the job in `folder`, which lies beside the final files: `<parent>/.quantkit-<digest[:12]>`.
+
+    `digest` stands for the bytes to be written: everything that decides them must have entered it. Of an earlier run
+    with the same digest and files, `Job.records` are the finished tensors whose bytes on the disk still have their
+    hash (each is read once); all other bytes of its files are zero again. What another digest or version left in the
+    folder is removed. Every block is allocated before this returns.
+
+    Raises ResourceError, before anything is created, when the disk is too small; BusyError when another process is at
+    work in the folder; NotWritableError when the place cannot be written.
+    """
+    if len({f.name for f in files}) != len(files) or any(Path(f.name).name != f.name or f.nbytes < 0 for f in files):
+        raise ValueError(f"not distinct file names and sizes: {files}")
+    needed = sum(f.nbytes for f in files)
+    preflight(folder, needed + RESERVE_BYTES)
+    disk = Disk(ops or from_environment())
+    with explained(folder, needed), ExitStack() as held:
+        held.enter_context(locked_folder(disk, folder))
+        job = Job(disk, claim_run(disk, folder), files, held.pop_all())
+        held.callback(job.close)
+        job._restore(digest)
+        held.pop_all()
+    return job
+
+
+class Job:
+    """Files under construction, beside their final names. `write` and `finish` may be called from several threads.
+
+    What survives: when the process dies, every finished tensor; when the machine dies, every finished tensor but those
+    of the last 256 MB or 10 s. A journal line may reach the disk before the bytes it speaks of; that is harmless,
+    because the next run believes a line only after hashing those bytes.
+
+    `records` are the finished tensors by name: those of earlier runs from the start, others as they are finished.
+    """
+
+    def __init__(self, disk: Disk, run: Path, files: Sequence[PartFile], held: ExitStack) -> None:
+        """Use `open_job`. `held` closes what is open, in reverse order; the lock of the folder is its first entry."""
+        self.folder = run.parent
+        self._disk = disk
+        self._run = run
+        self._files = tuple(files)
+        self._held = held
+        self._parts: list[_Part] = []
+        self._finished: dict[str, Record] = {}
+        self.records: Mapping[str, Record] = MappingProxyType(self._finished)
+        self._resumable = (run / JOURNAL).exists()
+        self._mutex = threading.Lock()
+        self._unsynced_bytes = 0
+        self._synced_at = time.monotonic()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where each file can be read now: under construction, or its final name once it has that."""
+        return tuple(part.published.path if part.published else part.file.path for part in self._parts)
+
+    def write(self, file: int, offset: int, data: bytes | memoryview | NDArray[np.generic]) -> None:
+        """Write C-contiguous `data` at `offset` of file number `file`; every byte or an error.
+
+        In a file that an earlier run had published already, the bytes are compared instead.
+        Raises ResourceError, VerificationError when a published file has other bytes.
+        """
+        part = self._parts[file]
+        view = memoryview(data)  # type: ignore[arg-type]  # numpy declares its buffers from Python 3.12 on
+        if not 0 <= offset <= offset + view.nbytes <= part.nbytes:
+            raise ValueError(
+                f"bytes {offset} to {offset + view.nbytes} are outside of file {file}: {part.nbytes} bytes"
+            )
+        if view.nbytes == 0:
+            return
+        view = view.cast("B")
+        with self._explained():
+            if part.published is None:
+                self._disk.write(part.file, view, offset)
+                if len(view) >= SLAB_BYTES:
+                    self._disk.forget(part.file, offset, len(view))
+            elif self.read(file, offset, len(view)) != view:
+                path = shown(part.file.path)
+                raise VerificationError(f"{path}: published with other bytes at {offset}", path=path)
+
+    def finish(self, record: Record) -> None:
+        """Enter a tensor, all of whose bytes were written, in the journal. Raises ResourceError."""
+        if not journal.inside(record, self._files):
+            raise ValueError(f"not inside its file: {record}")
+        with self._mutex, self._explained():
+            self._resumable = True
+            self._disk.append(self._journal, journal.record_line(record))
+            self._finished[record.tensor] = record
+            self._unsynced_bytes += record.nbytes
+            if self._unsynced_bytes >= SYNC_BYTES or time.monotonic() - self._synced_at >= SYNC_SECONDS:
+                self._sync()
+
+    def read(self, file: int, offset: int, nbytes: int) -> bytes:
+        """Bytes [offset, offset + nbytes) of file number `file`, as they are now."""
+        data = bytearray(nbytes)
+        with self._explained():
+            count = self._disk.read(self._parts[file].file, memoryview(data), offset)
+        return bytes(data[:count])
+
+    def flush(self) -> None:
+        """Make durable what was written and finished until now. Raises ResourceError."""
+        with self._mutex, self._explained():
+            self._sync()
+
+    def publish(
+        self, targets: Sequence[Path], *, overwrite: bool, check: Callable[[Path], None]
+    ) -> tuple[PublishedFile, ...]:
+        """Give every file its final name, after all of them were found good on the disk.
+
+        Each file is synced, read back from the disk, compared with the hashes of its finished tensors and given to
+        `check`, which raises when the structure is wrong. Only then is the first one renamed. A target that already
+        has exactly these bytes counts as published. Killed at any point, the same job continues.
+
+        Raises VerificationError when the disk returns other bytes than were written, ExistsError when a target exists
+        and differs and `overwrite` is false, BusyError when another process took the job over, ResourceError.
+        """
+        self.flush()
+        with self._explained():
+            sums = [self._seal(index, check) for index in range(len(self._files))]
+            for index, (target, sha256) in enumerate(zip(targets, sums, strict=True)):
+                self._move(index, PublishedFile(target, self._files[index].nbytes, sha256), overwrite)
+        return tuple(part.published for part in self._parts if part.published is not None)
+
+    def discard(self) -> None:
+        """Remove the job folder; to be called when everything it was for is published."""
+        with self._explained():
+            self._disk.remove_tree(self.folder)
+        self.close()
+
+    def close(self) -> None:
+        """Give the lock back. Finished tensors stay for the next run; without any, nothing stays."""
+        if not self._resumable:
+            with suppress(OSError):  # tidying must not hide why the job ends
+                self._disk.remove_tree(self._run)
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self.folder, sum(f.nbytes for f in self._files))
+
+    def _open(self, path: Path, flags: int) -> File:
+        file = self._disk.open(path, flags)
+        self._held.callback(os.close, file.fd)
+        return file
+
+    def _sync(self) -> None:
+        for part in self._parts:
+            if part.published is None:
+                self._disk.sync(part.file)
+        self._disk.sync(self._journal)
+        self._unsynced_bytes = 0
+        self._synced_at = time.monotonic()
+
+    def _restore(self, digest: str) -> None:
+        """Open all files, keep of an earlier run what its journal and the disk agree on."""
+        self._journal = self._open(self._run / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        log = bytearray(min(os.fstat(self._journal.fd).st_size, journal.MAX_BYTES + 1))
+        self._disk.read(self._journal, memoryview(log), 0)
+        history = journal.replay(bytes(log), digest, self._files)
+        if history is None:
+            history = self._start_journal(digest)
+        elif not log.endswith(b"\n"):
+            self._disk.append(self._journal, b"\n")  # a torn last line must not swallow the next one
+        self._parts = [self._restore_part(index, history) for index in range(len(self._files))]
+        self._disk.sync_folder(self._run)
+        self._resumable = bool(self._finished)
+
+    def _start_journal(self, digest: str) -> History:
+        for path in self._run.iterdir():
+            if path != self._journal.path:
+                self._disk.remove(path)
+        self._disk.run(self._journal.path, os.ftruncate, self._journal.fd, 0)
+        self._disk.append(self._journal, journal.header_line(digest, self._files))
+        return History({}, {})
+
+    def _restore_part(self, index: int, history: History) -> _Part:
+        nbytes = self._files[index].nbytes
+        path = self._run / f"{self._files[index].name}.part"
+        records = [r for r in history.records.values() if r.file == index]
+        if path.exists() and path.lstat().st_nlink > 1:
+            self._disk.remove(path)  # already linked to its final name: writing here would write there
+        move = history.moves.get(index)
+        if move is not None and not path.exists():
+            target = self.folder.parent / move.target
+            if holds(target, nbytes, move.sha256):
+                self._finished |= {r.tensor: r for r in records}
+                file = open_regular(target)
+                self._held.callback(os.close, file.fd)
+                return _Part(file, nbytes, PublishedFile(target, nbytes, move.sha256))
+        file = self._open(path, os.O_RDWR | os.O_CREAT)
+        kept = [r for r in records if self._disk.hash(file, r.offset, r.nbytes) == r.sha256]
+        self._clear_around(file, nbytes, kept)
+        self._disk.allocate(file, nbytes)
+        self._finished |= {r.tensor: r for r in kept}
+        return _Part(file, nbytes)
+
+    def _clear_around(self, file: File, nbytes: int, kept: Sequence[Record]) -> None:
+        """Make everything but the kept tensors zero, padding included, as if the file had been written up to here."""
+        if not kept:
+            self._disk.run(file.path, os.ftruncate, file.fd, 0)
+            return
+        end = 0
+        for start, stop in [*sorted((r.offset, r.offset + r.nbytes) for r in kept), (nbytes, nbytes)]:
+            if start > end:
+                self._disk.clear(file, end, start - end)
+            end = max(end, stop)
+
+    def _seal(self, index: int, check: Callable[[Path], None]) -> str:
+        """SHA-256 of a file as the disk returns it, after its tensors were compared and `check` passed."""
+        part = self._parts[index]
+        if part.published is not None:
+            return part.published.sha256
+        self._disk.forget(part.file, 0, 0)
+        with ThreadPoolExecutor(1) as second_core:
+            whole = second_core.submit(self._disk.hash, part.file, 0, part.nbytes)
+            for record in sorted(self._finished.values(), key=lambda r: r.offset):
+                if record.file == index and self._disk.hash(part.file, record.offset, record.nbytes) != record.sha256:
+                    raise self._rotten(record, part)
+            sha256 = whole.result()
+        check(part.file.path)
+        return sha256
+
+    def _rotten(self, record: Record, part: _Part) -> VerificationError:
+        path = shown(part.file.path)
+        message = f'{path}: "{record.tensor}" reads back with other bytes than were written'
+        hint = "check disk and memory; the same command writes it again"
+        return VerificationError(message, hint=hint, tensor=record.tensor, path=path)
+
+    def _move(self, index: int, goal: PublishedFile, overwrite: bool) -> None:
+        part = self._parts[index]
+        if part.published is not None and part.published.path.absolute() != goal.path.absolute():
+            raise ExistsError(f"{shown(goal.path)} was published as {shown(part.published.path)} by the run before")
+        if not holds(goal.path, goal.nbytes, goal.sha256):
+            relative = os.path.relpath(goal.path, self.folder.parent)
+            self._disk.append(self._journal, journal.move_line(Move(index, relative, goal.sha256)))
+            self._rename(part.file.path, goal, overwrite)
+        self._disk.sync_folder(goal.path.parent)
+        self._parts[index] = replace(part, published=goal)
+
+    def _rename(self, source: Path, goal: PublishedFile, overwrite: bool) -> None:
+        try:
+            self._disk.move(source, goal.path, overwrite=overwrite)
+        except FileExistsError as error:
+            if not holds(goal.path, goal.nbytes, goal.sha256):
+                raise exists(goal.path) from error
+        except FileNotFoundError as error:
+            if not holds(goal.path, goal.nbytes, goal.sha256):
+                path = shown(self.folder)
+                raise BusyError(f"another process took over {path}", hint="wait for it to end", path=path) from error
