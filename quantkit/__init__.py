@@ -1,3 +1,65 @@
-"""quantkit: turn a Hugging Face checkpoint into a quantized model that provably runs."""
+"""quantkit: turn a Hugging Face checkpoint into a quantized model that provably runs.
+
+The names below are the public API; the command line uses nothing else. They are imported when first used, so that
+`import quantkit` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from quantkit.pipeline.catalogue import list_recipes, schemes
+    from quantkit.pipeline.convert import Output, convert
+    from quantkit.pipeline.convert import quantize_to_work as quantize
+    from quantkit.pipeline.doctor import doctor
+    from quantkit.pipeline.inspect import inspect
+    from quantkit.pipeline.pack import pack, packed_names
+    from quantkit.pipeline.prepare import Request, prepare
+    from quantkit.pipeline.verify import VerifyOptions, verify
+    from quantkit.recipe import recipe_text
+
+_EXPORTS = {
+    "Output": ("pipeline.convert", "Output"),
+    "Request": ("pipeline.prepare", "Request"),
+    "VerifyOptions": ("pipeline.verify", "VerifyOptions"),
+    "convert": ("pipeline.convert", "convert"),
+    "doctor": ("pipeline.doctor", "doctor"),
+    "inspect": ("pipeline.inspect", "inspect"),
+    "list_recipes": ("pipeline.catalogue", "list_recipes"),
+    "pack": ("pipeline.pack", "pack"),
+    "packed_names": ("pipeline.pack", "packed_names"),
+    "prepare": ("pipeline.prepare", "prepare"),
+    "quantize": ("pipeline.convert", "quantize_to_work"),
+    "recipe_text": ("recipe", "recipe_text"),
+    "schemes": ("pipeline.catalogue", "schemes"),
+    "verify": ("pipeline.verify", "verify"),
+}
+
+__all__ = [
+    "Output",
+    "Request",
+    "VerifyOptions",
+    "__version__",
+    "convert",
+    "doctor",
+    "inspect",
+    "list_recipes",
+    "pack",
+    "packed_names",
+    "prepare",
+    "quantize",
+    "recipe_text",
+    "schemes",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'quantkit' has no attribute {name!r}")
+    module, attribute = _EXPORTS[name]
+    return getattr(import_module(f"quantkit.{module}"), attribute)

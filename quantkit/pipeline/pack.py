@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from quantkit import __version__
-from quantkit.errors import ExistsError, InputError
+from quantkit.errors import ExistsError, InputError, UsageError
 from quantkit.events import Published, Sink, ignore
 from quantkit.formats.gguf import read_gguf
-from quantkit.pipeline.verify import check_structure
+from quantkit.pipeline.checks import Verification, check_structure
 from quantkit.plan import Plan
 from quantkit.qtypes import NUMERICS
 from quantkit.report.manifest import (
@@ -22,37 +24,58 @@ from quantkit.report.manifest import (
     TensorRecord,
     identity,
     manifest_path,
+    parse_manifest,
     read_manifest,
 )
 from quantkit.report.sizes import size_report
-from quantkit.storage import Job, hash_file, update_sums, write_small
+from quantkit.report.text import size
+from quantkit.storage import Job, PartFile, hash_file, open_job, update_sums, write_small
 
 NAMED_VERSIONS = ("numpy", "numba", "gguf", "tokenizers", "sentencepiece")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published artifact. `built` is False where it was already there and is what would have been written."""
+    """A published artifact: its first file and its manifest.
+
+    `built` is False where it was already there and is what would have been written.
+    """
 
     path: Path
-    files: tuple[FileRecord, ...]
-    manifest: Path
-    identity: str
+    manifest: Manifest
     built: bool
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(self.path.with_name(f.name) for f in self.manifest.artifact)
+
+    @property
     def nbytes(self) -> int:
-        return sum(f.nbytes for f in self.files)
+        return sum(f.nbytes for f in self.manifest.artifact)
+
+    def summary(self) -> str:
+        """What a person wants to know: how large, how dense, of what types."""
+        facts = self.manifest.facts["size"]
+        types = " · ".join(f"{t['type'].upper()} {t['tensors']} tensors {size(t['bytes'])}" for t in facts["types"])
+        first = self.manifest.artifact[0]
+        state = "" if self.built else f" {self.path.name} already built (sha256 {first.sha256})\n"
+        ratio, bits = 100 * self.nbytes / facts["source_bytes"], facts["bits_per_weight"]
+        return f"{state} {size(self.nbytes)} · {ratio:.1f} % of the source · {bits:.2f} bits per weight\n {types}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "files": [{**f.as_json(), "path": str(p)} for f, p in zip(self.manifest.artifact, self.paths, strict=True)],
+            "manifest": str(manifest_path(self.path)),
+            "identity": self.manifest.identity,
+            "built": self.built,
+            "size": self.manifest.facts["size"],
+            "checks": self.manifest.facts["checks"],
+        }
 
 
-def target_paths(plan: Plan, first: Path) -> tuple[Path, ...]:
-    """The final path of each planned file: the planned names, in the folder of `first`."""
-    return tuple(first.with_name(f.name) for f in plan.files)
-
-
-def source_records(hashes: Mapping[str, str], sizes: Mapping[str, int]) -> tuple[FileRecord, ...]:
-    """Source files as manifest records, in name order."""
-    return tuple(FileRecord(name, sizes[name], hashes[name]) for name in sorted(hashes))
+def existing_artifact(targets: Sequence[Path]) -> Artifact:
+    """The artifact that is already there, from its manifest."""
+    return Artifact(targets[0], read_manifest(manifest_path(targets[0])), built=False)
 
 
 def already_built(targets: Sequence[Path], digest: str, hash_source: Callable[[], tuple[FileRecord, ...]]) -> bool:
@@ -82,50 +105,21 @@ def refuse_existing(targets: Sequence[Path], force: bool) -> None:
             raise ExistsError(f"{target} exists and is not what this command would write", path=str(target), hint=hint)
 
 
-def publish(
-    plan: Plan, job: Job, targets: Sequence[Path], facts: Mapping[str, Any], *, force: bool, emit: Sink = ignore
-) -> Artifact:
-    """Give the finished files of `job` their names, then write the manifest and SHA256SUMS, and drop the job.
+def draft_manifest(plan: Plan, facts: Mapping[str, Any]) -> Manifest:
+    """The manifest of a planned artifact, still without hashes of tensors and files.
 
-    Every file is re-read from disk, hashed and structurally checked before it is renamed; the manifest comes last.
-    `facts` are the manifest parts that the caller knows: "source", "source_files", "recipe", "timings", "checks".
+    `facts` are the parts that the plan does not know: "source", "source_files", "checks", "timings".
     """
-
-    def check(part: Path) -> None:
-        check_structure([read_gguf(part)], None).require(part)
-
-    if force:
-        manifest_path(targets[0]).unlink(missing_ok=True)
-    published = job.publish(targets, overwrite=force, check=check)
-    records = tuple(FileRecord(p.path.name, p.nbytes, p.sha256) for p in published)
-    manifest = _manifest(plan, job, records, facts)
-    path = manifest_path(targets[0])
-    write_small(path, manifest.encode(), overwrite=True)
-    update_sums(path.parent, {r.name: r.sha256 for r in (*records, _record(path))})
-    job.discard()
-    for file in published:
-        emit(Published(str(file.path), file.nbytes, file.sha256))
-    return Artifact(targets[0], records, path, manifest.identity, built=True)
-
-
-def _record(path: Path) -> FileRecord:
-    return FileRecord(path.name, path.stat().st_size, hash_file(path))
-
-
-def _manifest(plan: Plan, job: Job, records: tuple[FileRecord, ...], facts: Mapping[str, Any]) -> Manifest:
-    tensors = tuple(
-        TensorRecord(
-            t.name, t.qtype, t.tensor.shape, t.file, t.offset, t.nbytes, job.records[t.name].sha256, t.fallback_from
-        )
-        for t in plan.tensors
-    )
     return Manifest(
         plan_digest=plan.digest,
-        recipe=facts["recipe"],
+        recipe={"name": plan.recipe},
         source=facts["source"],
         source_files=facts["source_files"],
-        artifact=records,
-        tensors=tensors,
+        artifact=(),
+        tensors=tuple(
+            TensorRecord(t.name, t.qtype, t.tensor.shape, t.file, t.offset, t.nbytes, "", t.fallback_from)
+            for t in plan.tensors
+        ),
         tokenizer_sha256=plan.model.tokenizer_sha256,
         facts={
             "tool": {"name": "quantkit", "version": __version__, "numerics": NUMERICS},
@@ -138,3 +132,99 @@ def _manifest(plan: Plan, job: Job, records: tuple[FileRecord, ...], facts: Mapp
             "timings": facts["timings"],
         },
     )
+
+
+def publish(draft: Manifest, job: Job, targets: Sequence[Path], *, force: bool, emit: Sink = ignore) -> Artifact:
+    """Give the finished files of `job` their names, then write the manifest and SHA256SUMS, and drop the job.
+
+    Every file is re-read from disk, hashed and structurally checked before it is renamed; the manifest comes last.
+    """
+    published = job.publish(
+        targets, overwrite=force, check=lambda part: check_structure([read_gguf(part)]).require(part)
+    )
+    records = tuple(FileRecord(p.path.name, p.nbytes, p.sha256) for p in published)
+    tensors = tuple(replace(t, sha256=job.records[t.name].sha256) for t in draft.tensors)
+    manifest = replace(draft, artifact=records, tensors=tensors)
+    path = manifest_path(targets[0])
+    encoded = manifest.encode()
+    write_small(path, encoded, overwrite=True)
+    sums = {r.name: r.sha256 for r in records} | {path.name: hashlib.sha256(encoded).hexdigest()}
+    update_sums(path.parent, sums)
+    job.discard()
+    for file in published:
+        emit(Published(str(file.path), file.nbytes, file.sha256))
+    return Artifact(targets[0], manifest, built=True)
+
+
+def _require_structure(part: Path) -> None:
+    Verification((check_structure([read_gguf(part)]),)).require(part)
+
+
+# The work folder of `quantkit quantize`: a job, and beside it what `quantkit pack` needs to know of the plan.
+
+WORK_SCHEMA = "quantkit.work/1"
+WORK_FILE = "work.json"
+COPY_BYTES = 8 << 20
+
+
+def save_work(folder: Path, job_digest: str, files: Sequence[PartFile], draft: Manifest) -> None:
+    """Describe a finished job so that it can be packed without its source."""
+    body = {
+        "schema": WORK_SCHEMA,
+        "job_digest": job_digest,
+        "files": [{"name": f.name, "bytes": f.nbytes} for f in files],
+        "manifest": json.loads(draft.encode()),
+    }
+    write_small(folder / WORK_FILE, json.dumps(body, indent=1, ensure_ascii=False).encode(), overwrite=True)
+
+
+def pack(work: Path, out: Path, *, force: bool = False, emit: Sink = ignore) -> Artifact:
+    """Make the artifact of a work folder. The folder is only read, so it can be packed again elsewhere.
+
+    Raises InputError when the folder is no finished work folder or its bytes are not what was written.
+    """
+    digest, files, draft = _read_work(work)
+    targets = packed_names(work, out)
+    refuse_existing(targets, force)
+    with open_job(work, digest=digest, files=files) as source:
+        missing = [t.name for t in draft.tensors if t.name not in source.records]
+        if missing:
+            hint = "run the same quantkit quantize command again to finish it"
+            raise InputError(f"{work}: {len(missing)} tensors are not finished, first {missing[0]}", hint=hint)
+        parts = [PartFile(t.name, f.nbytes) for t, f in zip(targets, files, strict=True)]
+        with open_job(targets[0].parent / f".quantkit-{digest[:12]}", digest=digest, files=parts) as job:
+            _copy(source, job, parts)
+            return publish(draft, job, targets, force=force, emit=emit)
+
+
+def packed_names(work: Path, out: Path) -> tuple[Path, ...]:
+    """The files that `pack` would write."""
+    _, files, _ = _read_work(work)
+    if out.suffix != ".gguf":
+        return tuple(out / f.name for f in files)
+    if len(files) > 1:
+        raise UsageError(f"{work} holds {len(files)} shards", hint="give a folder with -o")
+    return (out,)
+
+
+def _read_work(work: Path) -> tuple[str, tuple[PartFile, ...], Manifest]:
+    path = work / WORK_FILE
+    try:
+        body = json.loads(path.read_bytes())
+        if body["schema"] != WORK_SCHEMA:
+            raise InputError(f'{path}: schema is {body["schema"]!r}, expected "{WORK_SCHEMA}"', path=str(path))
+        files = tuple(PartFile(str(f["name"]), int(f["bytes"])) for f in body["files"])
+        return str(body["job_digest"]), files, parse_manifest(body["manifest"], path)
+    except FileNotFoundError as error:
+        hint = "give a folder that quantkit quantize finished, for example WORK/Q4_K_M"
+        raise InputError(f"{work} is not a finished work folder: no {WORK_FILE}", path=str(work), hint=hint) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a work description: {error}", path=str(path)) from error
+
+
+def _copy(source: Job, job: Job, files: Sequence[PartFile]) -> None:
+    for number, file in enumerate(files):
+        for offset in range(0, file.nbytes, COPY_BYTES):
+            job.write(number, offset, source.read(number, offset, min(COPY_BYTES, file.nbytes - offset)))
+    for record in source.records.values():
+        job.finish(record)

@@ -9,197 +9,77 @@ llama.cpp   the file loads there, and its next-token distributions are near the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from math import isinf
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from quantkit.errors import InputError, VerificationError
-from quantkit.families.model import Model, ModelTensor
-from quantkit.formats.gguf import GGUFFile, GGUFTensor, read_gguf, shard_paths
-from quantkit.pipeline.quantize import default_threads
-from quantkit.pipeline.slabs import Slab, cut, matrix_shape, order_rows, read_slab
-from quantkit.qtypes import base
-from quantkit.quality.numbers import TensorError, compare, decode_gguf, floor_db
-from quantkit.report.manifest import Manifest
-from quantkit.source import Checkpoint
-from quantkit.storage import hash_file
-
-WORST_TENSORS = 5
-
-
-@dataclass(frozen=True)
-class Check:
-    """The outcome of one look. `ok` is None where it was not asked for or could not be made; `data` is for JSON."""
-
-    name: str
-    ok: bool | None
-    detail: str
-    data: dict[str, Any] = field(default_factory=dict)
+from quantkit.events import Sink, ignore
+from quantkit.families.model import Model
+from quantkit.formats.gguf import read_gguf, shard_paths
+from quantkit.pipeline.checks import (
+    Check,
+    Verification,
+    check_files,
+    check_numbers,
+    check_structure,
+    check_tokenizer,
+)
+from quantkit.pipeline.engine import check_engine, check_engine_name
+from quantkit.pipeline.prepare import describe_source
+from quantkit.report.manifest import Manifest, manifest_path, read_manifest
+from quantkit.source import Checkpoint, open_source
 
 
 @dataclass(frozen=True)
-class Verification:
-    """All looks at one artifact."""
+class VerifyOptions:
+    """How to look. `engine` is None or "llama.cpp"; `say` is a text for it to continue; `sample_rows` of each tensor
+    are compared, None for all."""
 
-    checks: tuple[Check, ...]
-
-    @property
-    def ok(self) -> bool:
-        return all(check.ok is not False for check in self.checks)
-
-    def summary(self) -> str:
-        """One line: "files ok · structure ok · numbers ok (worst blk.0.attn_k 22.1 dB)"."""
-        words = {True: "ok", False: "FAILED", None: "not checked"}
-        return " · ".join(
-            f"{c.name} {words[c.ok]}" + (f" ({c.detail})" if c.detail and c.ok is not None else "") for c in self.checks
-        )
-
-    def as_json(self) -> list[dict[str, Any]]:
-        return [{"check": c.name, "ok": c.ok, "detail": c.detail, **c.data} for c in self.checks]
-
-    def require(self, path: Path) -> None:
-        """Raise VerificationError naming the failed looks."""
-        failed = [c for c in self.checks if c.ok is False]
-        if failed:
-            what = "; ".join(f"{c.name}: {c.detail}" for c in failed)
-            hint = "do not use this file; convert again, and report it if it fails again"
-            raise VerificationError(f"{path.name} does not verify: {what}", path=str(path), hint=hint)
+    engine: str | None = None
+    say: str | None = None
+    sample_rows: int | None = None
+    threads: int | None = None
+    offline: bool = False
 
 
-def check_files(artifact: Path, manifest: Manifest | None) -> Check:
-    """Sizes and hashes of all files of the artifact against its manifest."""
-    if manifest is None:
-        return Check("files", None, "no manifest beside the file")
-    for record in manifest.artifact:
-        path = artifact.with_name(record.name)
-        if not path.is_file():
-            return Check("files", False, f"{record.name} is missing")
-        if path.stat().st_size != record.nbytes:
-            return Check("files", False, f"{record.name} has {path.stat().st_size:,} bytes, expected {record.nbytes:,}")
-        found = hash_file(path)
-        if found != record.sha256:
-            where = _damaged_tensor(path, manifest, record.name)
-            return Check("files", False, f"{record.name} has sha256 {found}, expected {record.sha256}{where}")
-    return Check("files", True, "", {"sha256": {r.name: r.sha256 for r in manifest.artifact}})
+def verify(
+    artifact: Path, *, against: str | None = None, options: VerifyOptions = VerifyOptions(), emit: Sink = ignore
+) -> Verification:
+    """Look at a published artifact. Without `against` nothing is compared with a source.
 
-
-def _damaged_tensor(path: Path, manifest: Manifest, name: str) -> str:
-    """Name the first tensor whose bytes differ, so that a flipped bit has an address."""
-    import hashlib
-
-    number = [r.name for r in manifest.artifact].index(name)
-    with path.open("rb") as file:
-        for tensor in manifest.tensors:
-            if tensor.file != number:
-                continue
-            file.seek(tensor.offset)
-            if hashlib.sha256(file.read(tensor.nbytes)).hexdigest() != tensor.sha256:
-                return f": tensor {tensor.name} is damaged"
-    return ": the header or padding is damaged"
-
-
-def open_artifact(artifact: Path) -> tuple[GGUFFile, ...]:
-    """Parse every shard of a GGUF with the bounded reader. Raises InputError naming what is wrong and where."""
-    return tuple(read_gguf(path) for path in shard_paths(artifact))
-
-
-def check_structure(files: Sequence[GGUFFile], manifest: Manifest | None) -> Check:
-    """What the parser accepted is what the manifest promises, and nothing follows the last tensor."""
-    for file in files:
-        end = max((_padded(t.offset + t.nbytes, file.alignment) for t in file.tensors), default=file.data_start)
-        if file.nbytes != end:
-            return Check("structure", False, f"{file.path.name} has {file.nbytes - end:+,} bytes after its last tensor")
-    found = [(t.name, t.qtype, t.shape, number) for number, file in enumerate(files) for t in file.tensors]
-    if manifest is not None:
-        promised = [(t.name, t.qtype, t.shape, t.file) for t in manifest.tensors]
-        for have, want in zip(found, promised, strict=False):
-            if have != want:
-                return Check("structure", False, f"tensor {have[0]} is {have[1]} {have[2]}, expected {want}")
-        if len(found) != len(promised):
-            return Check("structure", False, f"{len(found)} tensors, expected {len(promised)}")
-    return Check("structure", True, "", {"tensors": len(found)})
-
-
-def _padded(offset: int, alignment: int) -> int:
-    return -(-offset // alignment) * alignment
-
-
-def check_numbers(
-    files: Sequence[GGUFFile],
-    checkpoint: Checkpoint,
-    model: Model,
-    *,
-    sample_rows: int | None = None,
-    threads: int | None = None,
-) -> Check:
-    """Decode tensors with the gguf package and compare with the source.
-
-    With `sample_rows` only about that many evenly spaced rows of each tensor are compared. A tensor fails when its
-    signal to noise ratio is below the floor of its type (quality.numbers.floor_db).
+    Raises InputError for a file that does not parse, UnsupportedError for an engine that is unknown or missing.
     """
-    stored = {t.name: (file, t) for file in files for t in file.tensors}
-    missing = [t.name for t in model.tensors if t.name not in stored]
-    if missing:
-        return Check("numbers", False, f"{len(missing)} tensors of the source are missing, first {missing[0]}")
-    with ThreadPoolExecutor(threads or default_threads()) as pool:
-        jobs = [pool.submit(_tensor_error, checkpoint, t, *stored[t.name], sample_rows) for t in model.tensors]
-        errors = [job.result() for job in jobs]
-    return _judge(errors, sample_rows)
-
-
-def _judge(errors: Sequence[TensorError], sample_rows: int | None) -> Check:
-    lossy = sorted((e for e in errors if not isinf(e.snr_db) or e.snr_db < 0), key=lambda e: e.snr_db)
-    failed = [e for e in errors if e.snr_db < floor_db(e.qtype, base.get(e.qtype).bits_per_weight)]
-    worst = [{"tensor": e.name, "type": e.qtype, "snr_db": round(e.snr_db, 2)} for e in lossy[:WORST_TENSORS]]
-    data = {"worst": worst, "compared_weights": sum(e.weights for e in errors), "sampled": sample_rows is not None}
-    if failed:
-        first = min(failed, key=lambda e: e.snr_db)
-        what = f"{len(failed)} tensors are far from the source, worst {first.name} {first.qtype} {first.snr_db:.1f} dB"
-        return Check("numbers", False, what, data)
-    what = f"worst {lossy[0].name} {lossy[0].snr_db:.1f} dB" if lossy else "exact"
-    return Check("numbers", True, what, data)
-
-
-def _tensor_error(
-    checkpoint: Checkpoint, tensor: ModelTensor, file: GGUFFile, stored: GGUFTensor, sample_rows: int | None
-) -> TensorError:
-    """Error of one tensor, summed over its compared slabs."""
-    cols = matrix_shape(tensor)[1]
-    qtype = base.get(stored.qtype)
-    row_bytes = qtype.row_bytes(cols)
-    total = TensorError(tensor.name, qtype.name, 0, 0.0, 0.0, 0.0)
-    with file.path.open("rb") as data:
-        for slab in _sample(tensor, sample_rows):
-            data.seek(stored.offset + slab.start * row_bytes)
-            raw = np.frombuffer(data.read((slab.stop - slab.start) * row_bytes), dtype=np.uint8)
-            source = read_slab(checkpoint, tensor, slab.start, slab.stop)
-            ordered = order_rows(tensor, source.view(np.uint8)).view(np.float32)
-            decoded = decode_gguf(raw.reshape(-1, row_bytes), stored.type_id)
-            total = total + compare(tensor.name, qtype.name, ordered, decoded.reshape(ordered.shape))
-    return total
-
-
-def _sample(tensor: ModelTensor, sample_rows: int | None) -> list[Slab]:
-    """Slabs of the whole tensor, or evenly spaced units of its rows."""
-    rows, cols = matrix_shape(tensor)
-    if sample_rows is None or rows <= sample_rows or cols == 1:
-        return list(cut(tensor))
-    unit = len(tensor.row_order.order) if tensor.row_order else 1
-    units = rows // unit
-    picked = sorted({i * units // max(sample_rows // unit, 1) for i in range(max(sample_rows // unit, 1))})
-    return [Slab(i * unit, (i + 1) * unit, 0) for i in picked]
-
-
-def check_tokenizer(compare_ids: Callable[[], tuple[int, int, str]]) -> Check:
-    """Run the probe comparison, a function that returns (passed, total, first difference)."""
+    check_engine_name(options.engine)
+    path = manifest_path(artifact)
+    manifest = read_manifest(path) if path.is_file() else None
+    checks = [check_files(artifact, manifest)]
+    if against is None:
+        files = tuple(read_gguf(shard) for shard in shard_paths(artifact))
+        checks.append(check_structure(files, manifest))
+        checks += [Check(name, None, "needs --against SRC") for name in ("tokenizer", "numbers")]
+        if options.engine:
+            checks.append(check_engine(artifact, None, options))
+        return Verification(tuple(checks))
+    checkpoint = open_source(against, offline=options.offline, emit=emit)
     try:
-        passed, total, difference = compare_ids()
-    except InputError as error:
-        return Check("tokenizer", False, error.message)
-    detail = f"{passed:,}/{total:,} probes" + (f", first difference {difference}" if difference else "")
-    return Check("tokenizer", passed == total, detail, {"passed": passed, "probes": total})
+        model = describe_source(checkpoint)
+        return Verification((*checks, *_look(shard_paths(artifact), checkpoint, model, options, manifest)))
+    finally:
+        checkpoint.close()
+
+
+def verify_parts(paths: Sequence[Path], checkpoint: Checkpoint, model: Model, options: VerifyOptions) -> Verification:
+    """Look at finished files that have no manifest yet."""
+    check_engine_name(options.engine)
+    return Verification(tuple(_look(paths, checkpoint, model, options, None)))
+
+
+def _look(
+    paths: Sequence[Path], checkpoint: Checkpoint, model: Model, options: VerifyOptions, manifest: Manifest | None
+) -> Iterator[Check]:
+    files = tuple(read_gguf(path) for path in paths)
+    yield check_structure(files, manifest)
+    yield check_tokenizer(files[0].metadata, checkpoint)
+    yield check_numbers(files, checkpoint, model, sample_rows=options.sample_rows, threads=options.threads)
+    if options.engine:
+        yield check_engine(paths[0], checkpoint, options)

@@ -116,6 +116,11 @@ def read_manifest(path: Path) -> Manifest:
         body = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the manifest {path.name}: {error}", path=str(path)) from error
+    return parse_manifest(body, path)
+
+
+def parse_manifest(body: Any, path: Path) -> Manifest:
+    """A manifest from parsed JSON; `path` is where it came from, for messages."""
     schema = body.get("schema") if isinstance(body, dict) else None
     if schema != SCHEMA:
         raise InputError(f'{path.name}: schema is {schema!r}, expected "{SCHEMA}"', path=str(path), key="schema")
