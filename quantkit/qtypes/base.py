@@ -124,10 +124,14 @@ def as_blocks(w: F32, block: int) -> F32:
 
 @cache
 def names() -> tuple[str, ...]:
-    """Names of all types, in alphabetical order: the modules of this package except the tools they share."""
+    """Names of all types, in alphabetical order.
+
+    A module of this package is a type if its name has a digit, as in q4_k, bf16 or nf4: the tools that types share
+    have names without one.
+    """
     package = importlib.import_module("quantkit.qtypes")
     modules = [m.name for m in pkgutil.iter_modules(package.__path__)]
-    return tuple(sorted(m for m in modules if m not in {"base", "floats"} and not m.startswith("search")))
+    return tuple(sorted(m for m in modules if any(letter.isdigit() for letter in m)))
 
 
 @cache

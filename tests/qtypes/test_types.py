@@ -65,7 +65,7 @@ def nearest_codes(w: np.ndarray, grid: Grid) -> np.ndarray:
 
 def test_the_registry_finds_types_and_no_tools():
     assert {"f32", "f16", "bf16", "q8_0", "tq1_0"} <= set(NAMES)
-    assert not {"base", "floats", "search"} & set(NAMES)
+    assert not {"base", "floats", "bits", "search"} & set(NAMES)
     assert isinstance(qtypes.NUMERICS, int)
 
 
