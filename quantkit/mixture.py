@@ -1,0 +1,190 @@
+"""Which tensor gets which type: a recipe applied to a model, as llama-quantize applies its mixtures.
+
+The order of tensors is part of the rules. Tensors are visited by layer, then by name in bytes, and "the first
+eighth of attn_v" counts only the attn_v tensors that reach the rules: one that an override takes does not count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from quantkit.errors import RecipeError
+from quantkit.families.model import Model, ModelTensor
+from quantkit.families.roles import Role
+from quantkit.qtypes import base
+from quantkit.recipe import Keep, Recipe
+from quantkit.rules import Facts, Subject
+
+PER_LAYER_EMBEDDING = "per_layer_token_embd.weight"
+
+# Roles that llama.cpp counts together (llama-quant.cpp: category_is_attn_v, i_attention_wv, i_ffn_*).
+_COUNTED = {
+    Role.ATTN_V: "attn_v", Role.ATTN_QKV: "attn_v", Role.ATTN_KV_B: "attn_v",
+    Role.FFN_DOWN: "ffn_down", Role.FFN_UP: "ffn_up", Role.FFN_GATE: "ffn_gate", Role.FFN_GATE_UP: "ffn_gate",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The type of one tensor and what gave it. `fallback_from` is the type its rows turned out not to fit."""
+
+    qtype: str
+    reason: str
+    fallback_from: str | None = None
+
+
+def facts_of(model: Model, *, imatrix: bool) -> Facts:
+    """What the conditions of rules ask: layer 0 decides the grouping of attention heads, as in llama.cpp."""
+    shape = model.shape
+    gqa = shape.heads // shape.kv_heads if shape.kv_heads else 0
+    return Facts(model.gguf_architecture, shape.layers, gqa, shape.experts, imatrix)
+
+
+def visiting_order(tensors: Iterable[ModelTensor]) -> list[ModelTensor]:
+    """Tensors by layer (outside blocks first), then by name in bytes: llama_model_loader's weight_name_comparer."""
+    return sorted(tensors, key=lambda tensor: (_block_number(tensor.name), tensor.name.encode()))
+
+
+def _block_number(name: str) -> int:
+    match = re.match(r"blk\.([0-9]{1,9})\.", name)
+    return int(match[1]) if match else -1
+
+
+def choose_types(model: Model, recipe: Recipe, unquantized: Mapping[str, str], *, imatrix: bool) -> dict[str, Choice]:
+    """The type of every tensor, by name, in visiting order.
+
+    `unquantized` gives the type a tensor has when it is left alone. `imatrix` says whether importance weights will
+    be used. Raises RecipeError when a rule or a --keep pattern finds no tensor, and when rows do not fit a type and
+    nothing can take over.
+    """
+    choose = _Chooser(model, recipe, facts_of(model, imatrix=imatrix))
+    choices = {
+        tensor.name: choose.quantized(tensor)
+        if choose.quantizable(tensor)
+        else Choice(unquantized[tensor.name], "never quantized" if tensor.stored is None else f"stays {tensor.stored}")
+        for tensor in visiting_order(model.tensors)
+    }
+    choose.require_matches()
+    return choices
+
+
+class _Chooser:
+    """The state of one walk: how many tensors of each kind reached the rules, and what has matched so far."""
+
+    def __init__(self, model: Model, recipe: Recipe, facts: Facts) -> None:
+        self._model = model
+        self._recipe = recipe
+        self._facts = facts
+        self._rules = [rule for rule in recipe.rules if rule.when.holds(facts)]
+        self._never = [never for never in recipe.never if never.when.holds(facts)]
+        self._tied = all(t.role is not Role.OUTPUT for t in model.tensors)
+        self._total = Counter(_COUNTED.get(t.role) for t in model.tensors)
+        self._reached: Counter[str] = Counter()
+        self._matched: set[object] = set()
+
+    def quantizable(self, tensor: ModelTensor) -> bool:
+        """llama-quant.cpp, tensor_allows_quantization; and the family has not fixed a type."""
+        matrix = len(_without_leading_ones(tensor.shape)) >= 2
+        return (
+            matrix
+            and tensor.stored is None
+            and tensor.name.endswith("weight")
+            and not any(never.admits(tensor.name) for never in self._never)
+        )
+
+    def quantized(self, tensor: ModelTensor) -> Choice:
+        kept = self._kept(tensor)
+        recipe = self._recipe
+        if recipe.embedding_type and tensor.role is Role.TOKEN_EMBD and not (kept and _named_apart(tensor)):
+            return self._fitting(tensor, recipe.embedding_type, "--embedding-type")
+        if recipe.output_type and tensor.role is Role.OUTPUT:
+            return self._fitting(tensor, recipe.output_type, "--output-type")
+        if kept:
+            return self._fitting(tensor, kept.qtype, f"--keep {kept}")
+        if recipe.pure:
+            return self._fitting(tensor, recipe.qtype, "--pure")
+        qtype, reason = self._by_rules(tensor)
+        return self._fitting(tensor, qtype, reason)
+
+    def _kept(self, tensor: ModelTensor) -> Keep | None:
+        """The first --keep whose pattern is found in the name."""
+        matching = [keep for keep in self._recipe.keep if keep.matches(tensor.name)]
+        self._matched.update(matching)
+        return matching[0] if matching else None
+
+    def _by_rules(self, tensor: ModelTensor) -> tuple[str, str]:
+        subject = self._subject(tensor)
+        if subject.role is Role.OUTPUT and self._recipe.output_type:  # a tied embedding
+            return self._recipe.output_type, "--output-type"
+        qtype, reason = self._recipe.qtype, "default"
+        for rule in self._rules:
+            if rule.admits(subject, qtype):
+                self._matched.add(rule.where)
+                qtype, reason = rule.qtype, rule.why or rule.where
+        return qtype, reason
+
+    def _subject(self, tensor: ModelTensor) -> Subject:
+        """Count the tensor and place it among its kind. With experts the layer is the place: blocks may mix."""
+        kind = _COUNTED.get(tensor.role)
+        index, count = tensor.layer, self._facts.blocks
+        if kind is not None:
+            if kind == "attn_v" or self._facts.experts <= 1 or tensor.layer is None:
+                index = self._reached[kind]
+            self._reached[kind] += 1
+            count = self._total[kind] if kind == "attn_v" else count
+        return Subject(
+            name=tensor.name,
+            role=Role.OUTPUT if self._tied and tensor.role is Role.TOKEN_EMBD else tensor.role,
+            index=index,
+            count=count,
+            stacked=len(tensor.shape) > 2 and tensor.shape[-3] > 1,
+            rows_fit=tensor.shape[-1] % base.get(self._recipe.qtype).block == 0,
+        )
+
+    def _fitting(self, tensor: ModelTensor, qtype: str, reason: str) -> Choice:
+        """The type itself, or what takes over where its block does not divide a row (tensor_type_fallback)."""
+        cols = tensor.shape[-1]
+        if cols % base.get(qtype).block == 0:
+            return Choice(qtype, reason)
+        smaller = self._recipe.fallbacks.get(qtype, qtype)
+        if cols % base.get(smaller).block:
+            smaller = "f16"
+        return Choice(smaller, reason, fallback_from=qtype)
+
+    def require_matches(self) -> None:
+        """Raise RecipeError for a --keep or a strict rule that found nothing: it is a typing error."""
+        for keep in self._recipe.keep:
+            if keep not in self._matched:
+                raise RecipeError(f"--keep {keep} matches no tensor that can be quantized", hint=self._hint(keep))
+        if self._recipe.pure:
+            return
+        for rule in self._rules:
+            if not rule.optional and rule.where not in self._matched:
+                raise RecipeError(
+                    f"{rule.where}: matches no tensor of this {self._facts.architecture} model",
+                    hint='`quantkit inspect --tensors` lists names; "strict = false" in the recipe allows idle rules',
+                    key=rule.where,
+                )
+
+    def _hint(self, keep: Keep) -> str:
+        """Where a pattern was meant for the checkpoint's names, say what the tensor is called here."""
+        for tensor in self._model.tensors:
+            for part in tensor.parts:
+                source = getattr(part, "tensor", "")
+                if source and keep.matches(source):
+                    return f"{source} is called {tensor.name} in the target"
+        return "patterns are searched in target names such as blk.0.attn_v.weight"
+
+
+def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape as ggml counts dimensions: outer dimensions of one do not count."""
+    first = next((axis for axis, size in enumerate(shape[:-1]) if size != 1), len(shape) - 1)
+    return shape[first:]
+
+
+def _named_apart(tensor: ModelTensor) -> bool:
+    """Gemma 3n's per-layer embeddings follow --embedding-type unless a --keep names them."""
+    return tensor.name == PER_LAYER_EMBEDDING
