@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 
-from quantkit.families.model import Model, ModelTensor
+from quantkit import __version__
+from quantkit.errors import RecipeError, UnsupportedError, UsageError
+from quantkit.families.model import Constant, Model, ModelTensor, Rows
+from quantkit.formats.gguf import TensorEntry, encode_header, shard_name, split_by_bytes, split_metadata
+from quantkit.formats.imatrix import Imatrix, match_importance
 from quantkit.metadata import KeyValue
+from quantkit.mixture import Choice, choose_types
+from quantkit.qtypes import base
+from quantkit.recipe import Recipe
+from quantkit.source import Checkpoint
+from quantkit.tensors import F32, TensorInfo
+
+# Part of the digest: raised whenever an encoder or a layout writes other bytes for the same plan.
+NUMERICS = 1
+
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the layout of the blocks, not of the file
+LOW_BITS_PER_WEIGHT = 3.0
+
+FLOAT_TYPES = frozenset({"f32", "f16", "bf16"})
+
+# llama-quantize writes these anew or leaves them out, whatever the source said (llama_model_quantize_impl).
+REPLACED_KEYS = re.compile(r"general\.(quantization_version|file_type)|split\..*|quantkit\..*")
 
 
 @dataclass(frozen=True)
@@ -46,8 +70,8 @@ class PlannedFile:
 class Plan:
     """What will happen, to the byte.
 
-    `digest` is the SHA-256 over everything that decides the output bytes: recipe, types, layouts, offsets, header
-    bytes, importance data and the numerics version. Equal digests and equal source hashes mean equal artifacts.
+    `digest` is the SHA-256 over everything that decides the output bytes: types, layouts, offsets, header bytes,
+    importance data and the numerics version. Equal digests and equal source hashes mean equal artifacts.
     `importance` maps target names to float32 (experts, cols) weights, as read from an imatrix.
     """
 
@@ -59,9 +83,242 @@ class Plan:
     files: tuple[PlannedFile, ...]
     source_bytes: int
     digest: str
-    importance: Mapping[str, object]
+    importance: Mapping[str, F32]
     warnings: tuple[tuple[str, str], ...] = ()
 
     @property
     def nbytes(self) -> int:
         return sum(f.nbytes for f in self.files)
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What a run wants besides the recipe.
+
+    `stem` names the files without ".gguf"; by default the checkpoint's name and the recipe's title. `split_bytes`
+    bounds the tensor bytes of one file. `allow_requantize` permits decoding and rounding weights that are quantized
+    already.
+    """
+
+    stem: str | None = None
+    split_bytes: int | None = None
+    allow_requantize: bool = False
+
+
+def parse_split_size(text: str) -> int:
+    """Bytes of a --split-max-size such as "500M" or "2G"; K, M and G are powers of 1000. Raises UsageError."""
+    match = re.fullmatch(r"([1-9][0-9]{0,14})([KMG]?)", text.strip().upper())
+    if match is None:
+        raise UsageError(f'--split-max-size "{text}" is not a size', hint="a number with K, M or G, for example 2G")
+    scale: int = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]
+    return int(match[1]) * scale
+
+
+def plan(
+    model: Model,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    options: PlanOptions = PlanOptions(),
+    *,
+    imatrix: Imatrix | None = None,
+) -> Plan:
+    """Decide everything about the artifact from headers alone.
+
+    Raises RecipeError for a rule or --keep that matches nothing, for rows that fit no type where the recipe forbids
+    fallbacks, and where the recipe needs importance weights that are missing; UnsupportedError for a source that is
+    quantized already, without `allow_requantize`; InputError for an imatrix of another model.
+    """
+    sources = checkpoint.tensors()
+    unquantized = {t.name: unquantized_type(t, sources) for t in model.tensors}
+    choices = choose_types(model, recipe, unquantized, imatrix=imatrix is not None)
+    if recipe.on_fallback == "error":
+        _require_no_fallback(choices)
+    by_name = {t.name: t for t in model.tensors}
+    drafts = [_draft(by_name[name], choice, sources) for name, choice in choices.items()]
+    _require_unquantized(drafts, unquantized, allowed=options.allow_requantize)
+    importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
+    _require_importance(drafts, importance, recipe)
+    metadata = _metadata(model, checkpoint, recipe, imatrix)
+    stem = options.stem or f"{_file_stem(checkpoint.name)}-{recipe.title}"
+    tensors, files = _lay_out(drafts, metadata, stem, options.split_bytes)
+    return Plan(
+        recipe=recipe.label,
+        container="gguf",
+        model=model,
+        metadata=metadata,
+        tensors=tensors,
+        files=files,
+        source_bytes=sum(t.source_bytes for t in tensors),
+        digest=_digest(tensors, files, importance),
+        importance=importance,
+        warnings=(*model.warnings, *notes, *_warnings(tensors)),
+    )
+
+
+def unquantized_type(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> str:
+    """The type of a tensor that is left alone: what its family says, else what all its parts have, else f32."""
+    if tensor.stored is not None:
+        return tensor.stored
+    found = {sources[p.tensor].dtype.lower() if isinstance(p, Rows) else "f32" for p in tensor.parts}
+    return found.pop() if len(found) == 1 else "f32"
+
+
+def _draft(tensor: ModelTensor, choice: Choice, sources: Mapping[str, TensorInfo]) -> PlannedTensor:
+    """The tensor with its type and size, not yet placed in a file."""
+    qtype = base.get(choice.qtype)
+    rows = [part for part in tensor.parts if isinstance(part, Rows)]
+    constants = sum(4 * len(part.data) for part in tensor.parts if isinstance(part, Constant))
+    plain = len(tensor.parts) == 1 and not tensor.add and tensor.row_order is None
+    return PlannedTensor(
+        tensor=tensor,
+        qtype=choice.qtype,
+        nbytes=prod(tensor.shape[:-1]) * qtype.row_bytes(tensor.shape[-1]),
+        offset=0,
+        file=0,
+        reason=choice.reason,
+        fallback_from=choice.fallback_from,
+        copy=plain and all(p.start == 0 and sources[p.tensor].dtype == choice.qtype for p in rows) and not constants,
+        source_bytes=constants + sum(_stored_bytes(part, sources[part.tensor]) for part in rows),
+    )
+
+
+def _stored_bytes(part: Rows, info: TensorInfo) -> int:
+    return info.nbytes * (part.stop - part.start) // max(info.rows, 1)
+
+
+def _require_no_fallback(choices: Mapping[str, Choice]) -> None:
+    changed = [f"{name} {c.fallback_from} -> {c.qtype}" for name, c in choices.items() if c.fallback_from]
+    if changed:
+        raise RecipeError(
+            f"{len(changed)} of {len(choices)} tensors have rows that do not fit their type: {_some(changed)}",
+            hint="accept the other types with --on-fallback report, or choose a type with blocks of 32 such as q8_0",
+        )
+
+
+def _require_unquantized(drafts: Sequence[PlannedTensor], unquantized: Mapping[str, str], *, allowed: bool) -> None:
+    """Raise UnsupportedError where a quantized source would be rounded a second time."""
+    twice = [
+        f"{d.name} {unquantized[d.name]} -> {d.qtype}"
+        for d in drafts
+        if not d.copy and unquantized[d.name] not in FLOAT_TYPES
+    ]
+    if twice and not allowed:
+        raise UnsupportedError(
+            f"the source is quantized already: {_some(twice)}",
+            hint="start from the 16-bit checkpoint; --allow-requantize accepts the additional loss",
+            tensor=twice[0].split()[0],
+        )
+
+
+def _importance(
+    drafts: Sequence[PlannedTensor], imatrix: Imatrix
+) -> tuple[dict[str, F32], tuple[tuple[str, str], ...]]:
+    """The weights of the tensors whose type uses them. Sizes are checked for every tensor that is quantized."""
+    shapes = {d.name: d.tensor.shape for d in drafts if not d.copy and d.qtype not in FLOAT_TYPES}
+    found, notes = match_importance(imatrix, shapes, {d.name for d in drafts})
+    used = {d.name for d in drafts if base.get(d.qtype).uses_importance}
+    return {name: weights for name, weights in found.items() if name in used}, notes
+
+
+def _require_importance(drafts: Sequence[PlannedTensor], importance: Mapping[str, F32], recipe: Recipe) -> None:
+    """llama-quant.cpp, tensor_requires_imatrix: some types are useless without; embeddings and output are spared."""
+    spared = {"token_embd.weight", "per_layer_token_embd.weight", "output.weight"}
+    missing = [
+        f"{d.name} {d.qtype}"
+        for d in drafts
+        if d.qtype in recipe.needs_imatrix and not d.copy and d.name not in spared and d.name not in importance
+    ]
+    if missing:
+        raise RecipeError(
+            f"{recipe.name} needs importance weights, and {len(missing)} tensors have none: {_some(missing)}",
+            hint="give --imatrix FILE, or choose a recipe that does without, such as q2_k",
+            tensor=missing[0].split()[0],
+        )
+
+
+def _metadata(model: Model, checkpoint: Checkpoint, recipe: Recipe, imatrix: Imatrix | None) -> tuple[KeyValue, ...]:
+    """The model's metadata, then what llama-quantize appends, in its order, then where the file comes from."""
+    added = [
+        KeyValue("general.quantization_version", "u32", QUANTIZATION_VERSION),
+        KeyValue("general.file_type", "u32", recipe.file_type),
+    ]
+    if imatrix:
+        added += imatrix.provenance()
+    added += [KeyValue("quantkit.version", "string", __version__), KeyValue("quantkit.recipe", "string", recipe.label)]
+    if checkpoint.repo:
+        added.append(KeyValue("quantkit.source.repo", "string", checkpoint.repo))
+    if checkpoint.commit:
+        added.append(KeyValue("quantkit.source.commit", "string", checkpoint.commit))
+    replaced = {kv.key for kv in added}
+    kept = [kv for kv in model.metadata if kv.key not in replaced and not REPLACED_KEYS.fullmatch(kv.key)]
+    return (*kept, *added)
+
+
+def _lay_out(
+    drafts: Sequence[PlannedTensor], metadata: tuple[KeyValue, ...], stem: str, split_bytes: int | None
+) -> tuple[tuple[PlannedTensor, ...], tuple[PlannedFile, ...]]:
+    """Place tensors in files. Only the first file of several carries the model's metadata."""
+    shards = split_by_bytes([d.nbytes for d in drafts], split_bytes) if split_bytes else [range(len(drafts))]
+    tensors: list[PlannedTensor] = []
+    files: list[PlannedFile] = []
+    for number, shard in enumerate(shards):
+        mine = metadata if number == 0 else ()
+        if len(shards) > 1:
+            mine += split_metadata(number, len(shards), len(drafts))
+        members = [drafts[index] for index in shard]
+        header = encode_header(mine, [_entry(d) for d in members])
+        name = shard_name(stem, number, len(shards)) if len(shards) > 1 else f"{stem}.gguf"
+        files.append(PlannedFile(name, header.data, header.nbytes))
+        tensors += [replace(d, offset=o, file=number) for d, o in zip(members, header.offsets, strict=True)]
+    return tuple(tensors), tuple(files)
+
+
+def _entry(draft: PlannedTensor) -> TensorEntry:
+    number = base.get(draft.qtype).gguf
+    if number is None:
+        raise UnsupportedError(
+            f"{draft.name}: GGUF has no type {draft.qtype}", tensor=draft.name, hint="see `quantkit schemes`"
+        )
+    return TensorEntry(draft.name, draft.tensor.shape, number, draft.nbytes)
+
+
+def _file_stem(name: str) -> str:
+    """A checkpoint's name as part of a file name: "org/model" -> "model", anything odd -> "_"."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", name.rstrip("/").rpartition("/")[2]).lstrip(".-") or "model"
+
+
+def _warnings(tensors: Sequence[PlannedTensor]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    changed = [f"{t.name} {t.fallback_from} -> {t.qtype}" for t in tensors if t.fallback_from]
+    if changed:
+        found.append(("fallback", f"{len(changed)} of {len(tensors)} tensors take another type: {_some(changed)}"))
+    weights = sum(prod(t.tensor.shape) for t in tensors)
+    bits = 8 * sum(t.nbytes for t in tensors) / max(weights, 1)
+    if bits < LOW_BITS_PER_WEIGHT:
+        found.append(("low-bits", f"{bits:.2f} bits per weight lose visible quality: measure with quantkit eval"))
+    return found
+
+
+def _some(items: Sequence[str]) -> str:
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+def _digest(tensors: Sequence[PlannedTensor], files: Sequence[PlannedFile], importance: Mapping[str, F32]) -> str:
+    """SHA-256 of a canonical text of everything that decides the output bytes."""
+    body = {
+        "numerics": NUMERICS,
+        "tensors": [
+            (t.name, t.qtype, t.copy, t.file, t.offset, t.nbytes, t.tensor.shape, t.tensor.add, *_layout(t.tensor))
+            for t in tensors
+        ],
+        "files": [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files],
+        "importance": {name: hashlib.sha256(weights.data).hexdigest() for name, weights in sorted(importance.items())},
+    }
+    return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+
+
+def _layout(tensor: ModelTensor) -> tuple[object, ...]:
+    """Where the rows of a tensor come from and in which order they are stored, as JSON can write it."""
+    order = tensor.row_order.order if tensor.row_order else ()
+    parts = [(p.tensor, p.start, p.stop) if isinstance(p, Rows) else (p.data, p.cols) for p in tensor.parts]
+    return order, parts
