@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
@@ -143,14 +144,19 @@ def open_input(path: Path, *, follow: bool = True) -> InputFile:
     return InputFile(path, _stamp(status), FileIO(descriptor))
 
 
-def read_bounded(path: Path, limit: int, *, follow: bool = True) -> bytes:
+def read_all(source: InputFile, limit: int) -> bytes:
+    """All bytes of an open file of at most `limit` bytes. Raises InputError for a larger one, before reading."""
+    if source.nbytes > limit:
+        what = f"{shown(source.path)} has {source.nbytes:,} bytes, at most {limit:,} are read"
+        raise InputError(what, path=str(source.path), hint="this is not the file it is named after")
+    return source.read(0, source.nbytes).tobytes()
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes. Raises InputError for a larger one, before reading."""
-    source = open_input(path, follow=follow)
+    source = open_input(path)
     try:
-        if source.nbytes > limit:
-            what = f"{shown(path)} has {source.nbytes:,} bytes, at most {limit:,} are read"
-            raise InputError(what, path=str(path), hint="this is not the file it is named after")
-        return source.read(0, source.nbytes).tobytes()
+        return read_all(source, limit)
     finally:
         source.close()
 
@@ -188,3 +194,12 @@ def _integer(digits: str) -> int:
     if len(digits) > INT_DIGITS:
         raise ValueError(f"an integer of {len(digits):,} digits")
     return int(digits)
+
+
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object, refusing duplicate names: parsers disagree on which of two counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        times = Counter(name for name, _ in pairs)
+        raise ValueError(f"duplicate names: {listed([name for name in found if times[name] > 1])}")
+    return found

@@ -10,7 +10,6 @@ at most 8; a tensor has exactly the three fields; the header is at most 64 MB (1
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from quantkit.errors import InputError
-from quantkit.untrusted import InputFile, listed, open_input, parse_json_object, shown
+from quantkit.untrusted import InputFile, open_input, parse_json_object, shown, unique_pairs
 
 MAX_HEADER_BYTES = 64 << 20
 MAX_TENSORS = 200_000
@@ -70,7 +69,10 @@ def read_safetensors(path: Path) -> SafetensorsFile:
 
 
 def parse_safetensors(source: InputFile) -> SafetensorsFile:
-    """Parse the header of an open safetensors file, as `read_safetensors` does. The largest header allowed takes about 2 s and 300 MB."""
+    """Parse the header of an open safetensors file, as `read_safetensors` does.
+
+    The largest header allowed takes about 2 s and 300 MB.
+    """
     if source.nbytes < 8:
         _fail(source, f"{source.nbytes} bytes are too few for a safetensors file")
     length = int.from_bytes(source.read(0, 8).tobytes(), "little")
@@ -83,7 +85,7 @@ def parse_safetensors(source: InputFile) -> SafetensorsFile:
     if claimed > MAX_TENSORS:
         _fail(source, f"claims {claimed:,} tensors, at most {MAX_TENSORS:,} are read")
     values = VALUES_PER_TENSOR * claimed + MAX_METADATA_VALUES
-    header = parse_json_object(raw, source.path, values=values, pairs=_unique)
+    header = parse_json_object(raw, source.path, values=values, pairs=unique_pairs)
     metadata = _metadata(source, header.pop(METADATA, {}))
     start = 8 + length
     entries = {name: _entry(source, name, value, start) for name, value in header.items()}
@@ -97,15 +99,6 @@ def _fail(source: InputFile, why: str, *, tensor: str | None = None) -> NoReturn
         tensor=tensor,
         hint="the file is damaged or hostile: fetch it again from a source you trust",
     )
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without duplicate names: JSON parsers disagree on which of two counts."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        times = Counter(name for name, _ in pairs)
-        raise ValueError(f"duplicate names: {listed([name for name in found if times[name] > 1])}")
-    return found
 
 
 def _metadata(source: InputFile, found: Any) -> dict[str, str]:

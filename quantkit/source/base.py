@@ -1,0 +1,136 @@
+"""What a checkpoint is to the rest of quantkit, and how one stored tensor is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.metadata import KeyValue
+from quantkit.qtypes import base
+from quantkit.tensors import DTYPE_BYTES, F32, FLOAT_DTYPES, U8, TensorInfo, TensorRef
+from quantkit.untrusted import InputFile, shown
+
+MAX_SIDE_FILE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of the checkpoint. `path` is where it lies on this machine, `name` what the manifest calls it.
+
+    `sha256` is the hash that the Hub publishes for it, None where that is unknown.
+    """
+
+    name: str
+    path: str
+    nbytes: int
+    weights: bool
+    sha256: str | None = None
+
+
+class Checkpoint(Protocol):
+    """A validated checkpoint whose weights have not been read.
+
+    `kind` is "hf", "gguf" or "memory". `name` is what a person would call it (folder or repository name), `commit`
+    the resolved revision of a Hub repository. `config` is the parsed config.json ({} for GGUF), `metadata` the
+    entries of a GGUF source (() for others).
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def repo(self) -> str | None: ...
+
+    @property
+    def commit(self) -> str | None: ...
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def metadata(self) -> tuple[KeyValue, ...]: ...
+
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    def ref(self, name: str) -> TensorRef:
+        """A tensor to read. Raises UnsupportedError, before anything is read, for a dtype that has no decoder."""
+        ...
+
+    def files(self) -> tuple[SourceFile, ...]: ...
+
+    def file_names(self) -> tuple[str, ...]:
+        """Names of all side files that `read_file` can answer."""
+        ...
+
+    def read_file(self, name: str) -> bytes | None:
+        """The bytes of a side file such as tokenizer.json (at most 256 MB); None when the checkpoint has none."""
+        ...
+
+    def unchanged(self) -> None:
+        """Raise InputError if a source file changed since it was opened (device, inode, size, mtime)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: its bytes are `info.nbytes` from `offset`. Reading is safe from several threads."""
+
+    info: TensorInfo
+    source: InputFile
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        return self.info.nbytes // self.info.rows
+
+    def read(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32, shape (stop - start, cols), decoded exactly."""
+        raw = self.read_packed(start, stop)
+        if self.info.dtype not in FLOAT_DTYPES:
+            return base.get(self.info.dtype).decode(raw, self.info.cols)
+        from quantkit.qtypes.floats import to_float32  # numba: only once weights are read
+
+        out = np.empty((stop - start, self.info.cols), np.float32)
+        to_float32(raw.reshape(-1), self.info.dtype, out)
+        return out
+
+    def read_packed(self, start: int, stop: int) -> U8:
+        """Rows [start, stop) as they are stored: uint8 (stop - start, row_bytes)."""
+        assert 0 <= start <= stop <= self.info.rows, (self.info.name, start, stop)
+        first = self.offset + start * self.row_bytes
+        return self.source.read(first, first + (stop - start) * self.row_bytes).reshape(stop - start, self.row_bytes)
+
+
+def require_weights(info: TensorInfo, path: str) -> None:
+    """Raise InputError for a tensor without elements: no model has one, and nothing later expects it."""
+    if info.elements == 0:
+        what = f'{shown(path)}: zero-size tensor "{info.name}" of shape {info.shape}'
+        raise InputError(what, path=path, tensor=info.name, hint="the checkpoint was saved wrongly: fetch it again")
+
+
+def require_decodable(info: TensorInfo, quantization: str | None) -> None:
+    """Raise UnsupportedError unless rows of this tensor can become float32.
+
+    `quantization` names how the checkpoint says it is quantized, for the hint.
+    """
+    if info.dtype in FLOAT_DTYPES or (info.dtype in base.names() and len(info.shape) > 1):
+        return
+    if quantization is not None:
+        hint = f"the checkpoint is already quantized ({shown(quantization)}): start from the original one"
+    elif info.dtype in DTYPE_BYTES and not info.dtype.startswith("F8"):
+        hint = "save the checkpoint in bfloat16"
+    else:
+        hint = "start from a checkpoint in BF16, F16 or F32"
+    what = f'tensor "{info.name}" of shape {info.shape} is stored as {info.dtype}'
+    raise UnsupportedError(
+        f"{what}; weights are read from F32, F16, BF16 and quantkit's types", tensor=info.name, hint=hint
+    )

@@ -1,0 +1,199 @@
+"""A Hugging Face checkpoint in a folder: which files it may name, and whether index and shards agree."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantkit.errors import InputError, QuantkitError
+from quantkit.events import Sink, Warned
+from quantkit.metadata import KeyValue
+from quantkit.source.base import MAX_SIDE_FILE_BYTES, SourceFile, StoredTensor, require_decodable
+from quantkit.source.shards import INDEX, read_index, read_shards, weight_files
+from quantkit.tensors import TensorInfo
+from quantkit.untrusted import InputFile, listed, open_input, parse_json_object, read_all, shown
+
+CONFIG = "config.json"
+TEMPLATES = "additional_chat_templates"
+
+# Everything besides weights that families and tokenizers read, and nothing else.
+SIDE_FILES = (
+    CONFIG, INDEX, "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json",
+    "chat_template.jinja", "chat_template.json", "modules.json", "README.md",
+)  # fmt: skip
+SIDE_FOLDER_FILES = re.compile(rf"{TEMPLATES}/[A-Za-z0-9_-][A-Za-z0-9._-]{{0,99}}\.jinja|[0-9]_[A-Za-z]+/config\.json")
+
+BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+CACHED_REPO = re.compile(r"models--(?P<owner>[A-Za-z0-9._-]+?)--(?P<name>[A-Za-z0-9._-]+)")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+MAX_CONFIG_BYTES = 8 << 20
+MAX_FOLDER_ENTRIES = 100_000
+
+
+@dataclass(frozen=True)
+class FolderCheckpoint:
+    """A checkpoint folder with all files open. See `quantkit.source.Checkpoint`."""
+
+    name: str
+    repo: str | None
+    commit: str | None
+    config: Mapping[str, Any]
+    root: Path
+    stored: Mapping[str, StoredTensor]
+    shards: Mapping[str, InputFile]
+    sides: Mapping[str, InputFile]
+    kind: str = "hf"
+    metadata: tuple[KeyValue, ...] = ()
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return {name: tensor.info for name, tensor in self.stored.items()}
+
+    def ref(self, name: str) -> StoredTensor:
+        tensor = self.stored[name]
+        require_decodable(tensor.info, _quantization(self.config))
+        return tensor
+
+    def files(self) -> tuple[SourceFile, ...]:
+        weights = [self._file(name, file, weights=True) for name, file in self.shards.items()]
+        return (*weights, *(self._file(name, file, weights=False) for name, file in self.sides.items()))
+
+    def _file(self, name: str, file: InputFile, *, weights: bool) -> SourceFile:
+        return SourceFile(name, str(file.path), file.nbytes, weights, published_sha256(self.root, name))
+
+    def file_names(self) -> tuple[str, ...]:
+        return tuple(self.sides)
+
+    def read_file(self, name: str) -> bytes | None:
+        return read_all(self.sides[name], MAX_SIDE_FILE_BYTES) if name in self.sides else None
+
+    def unchanged(self) -> None:
+        for file in (*self.shards.values(), *self.sides.values()):
+            file.unchanged()
+
+    def close(self) -> None:
+        for file in (*self.shards.values(), *self.sides.values()):
+            file.close()
+
+
+def open_folder(folder: Path, emit: Sink) -> FolderCheckpoint:
+    """Open a folder with config.json and safetensors weights. Reads headers only.
+
+    Raises InputError for a missing, damaged or hostile file and for an index that does not fit its shards,
+    UnsupportedError for weights in a layout that is not read.
+    """
+    root = Path(os.path.realpath(folder))
+    names = _list(root)
+    sides: dict[str, InputFile] = {}
+    shards: dict[str, InputFile] = {}
+    try:
+        for name in sorted(names):
+            if name in SIDE_FILES or SIDE_FOLDER_FILES.fullmatch(name):
+                sides[name] = _open(root, name)
+        index = read_index(sides[INDEX]) if INDEX in sides else None
+        wanted = weight_files(root, names, index)
+        if CONFIG not in sides:
+            hint = "give a folder as transformers saves it"
+            raise InputError(f"{shown(root)} has no {CONFIG}", path=str(root / CONFIG), hint=hint)
+        config = parse_json_object(read_all(sides[CONFIG], MAX_CONFIG_BYTES), sides[CONFIG].path)
+        for name in wanted:
+            shards[name] = _open(root, name)
+        stored = read_shards(shards, index)
+    except QuantkitError:
+        for file in (*sides.values(), *shards.values()):
+            file.close()
+        raise
+    _warn_of_code(config, emit)
+    name, repo, commit = _identity(folder, root)
+    return FolderCheckpoint(name, repo, commit, config, root, stored, shards, sides)
+
+
+def _list(root: Path) -> set[str]:
+    """Names of files in the folder, and of side files one folder below."""
+    names: set[str] = set()
+    try:
+        for entry in root.iterdir():
+            names.add(entry.name)
+            if len(names) > MAX_FOLDER_ENTRIES:
+                what = f"{shown(root)} has more than {MAX_FOLDER_ENTRIES:,} files"
+                raise InputError(what, path=str(root), hint="give the folder of one checkpoint")
+            if SIDE_FOLDER_FILES.fullmatch(f"{entry.name}/config.json") and (entry / CONFIG).is_file():
+                names.add(f"{entry.name}/{CONFIG}")
+        if TEMPLATES in names:
+            names |= {f"{TEMPLATES}/{file.name}" for file in (root / TEMPLATES).glob("*.jinja")}
+    except OSError as error:
+        what = f"{shown(root)} cannot be read: {error.strerror}"
+        raise InputError(what, path=str(root), hint="check its permissions") from error
+    return names
+
+
+def locate(root: Path, name: str) -> Path:
+    """Where `name` of the checkpoint folder `root` (a real path) really lies.
+
+    Symbolic links may lead to files inside the folder, and from a snapshot of the Hub cache to the blobs of that
+    cache. Raises InputError for any other: a checkpoint must not pull other files into an artifact.
+    """
+    path = root / name
+    try:
+        target = Path(os.path.realpath(path, strict=True))
+    except OSError as error:
+        hint = "fetch the checkpoint again"
+        raise InputError(f"{shown(path)} is missing: {error.strerror}", path=str(path), hint=hint) from error
+    if target == path or root in target.parents or _is_cached_blob(root, target):
+        return target
+    what = f"{shown(path)} is a link to {shown(target)}, outside the checkpoint"
+    raise InputError(what, path=str(path), hint="copy the file into the folder, or give the folder it lies in")
+
+
+def _is_cached_blob(root: Path, target: Path) -> bool:
+    """Whether `target` is a blob of the Hub cache that snapshot `root` belongs to.
+
+    Layout of huggingface_hub: CACHE/models--O--N/snapshots/COMMIT/file -> CACHE/models--O--N/blobs/ETAG, which may
+    itself be a link to CACHE/blobs/XX/XXHASH that several repositories share.
+    """
+    repo = root.parent.parent
+    if root.parent.name != "snapshots" or not CACHED_REPO.fullmatch(repo.name) or not BLOB_NAME.fullmatch(target.name):
+        return False
+    shared = repo.parent / "blobs" / target.name[:2]
+    return target.parent in {repo / "blobs", shared}
+
+
+def published_sha256(root: Path, name: str) -> str | None:
+    """The SHA-256 under which the Hub published a large file of a cached snapshot: the name of its blob."""
+    path = root / name
+    if root.parent.name != "snapshots" or not path.is_symlink():
+        return None
+    link = Path(os.path.normpath(path.parent / path.readlink()))
+    is_sha256 = len(link.name) == 64 and BLOB_NAME.fullmatch(link.name)
+    return link.name if is_sha256 and link.parent == root.parent.parent / "blobs" else None
+
+
+def _open(root: Path, name: str) -> InputFile:
+    return open_input(locate(root, name), follow=False)
+
+
+def _quantization(config: Mapping[str, Any]) -> str | None:
+    found = config.get("quantization_config")
+    return str(found.get("quant_method", "unnamed method")) if isinstance(found, dict) else None
+
+
+def _warn_of_code(config: Mapping[str, Any], emit: Sink) -> None:
+    """Say that code of the repository is not run. The family, not that code, says how tensors are read."""
+    found = config.get("auto_map")
+    if found:
+        named = found.values() if isinstance(found, dict) else [found]
+        what = f"config.json names Python code of the repository ({listed([str(value) for value in named])})"
+        emit(Warned("remote-code", f"{what}; it is never run"))
+
+
+def _identity(folder: Path, root: Path) -> tuple[str, str | None, str | None]:
+    """Name, repository and commit: those of the Hub for a snapshot in its cache, else the name of the folder."""
+    match = CACHED_REPO.fullmatch(root.parent.parent.name)
+    if root.parent.name == "snapshots" and match and COMMIT.fullmatch(root.name):
+        return match["name"], f"{match['owner']}/{match['name']}", root.name
+    return folder.absolute().name or root.name, None, None

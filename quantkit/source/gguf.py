@@ -1,0 +1,87 @@
+"""A GGUF file, whole or split, as a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quantkit.errors import InputError, QuantkitError
+from quantkit.formats.gguf import GGUFTensor, parse_gguf, require_whole_split, shard_paths
+from quantkit.metadata import KeyValue
+from quantkit.source.base import SourceFile, StoredTensor, require_decodable, require_weights
+from quantkit.tensors import TensorInfo
+from quantkit.untrusted import InputFile, open_input, shown
+
+# ggml types that hold plain numbers; they go by the safetensors name of the same thing.
+PLAIN_TYPES = frozenset({"f32", "f16", "bf16", "f64", "i8", "i16", "i32", "i64"})
+
+
+@dataclass(frozen=True)
+class GGUFCheckpoint:
+    """A GGUF model with all shards open. See `quantkit.source.Checkpoint`."""
+
+    name: str
+    metadata: tuple[KeyValue, ...]
+    stored: Mapping[str, StoredTensor]
+    shards: tuple[InputFile, ...]
+    kind: str = "gguf"
+    repo: str | None = None
+    commit: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return {name: tensor.info for name, tensor in self.stored.items()}
+
+    def ref(self, name: str) -> StoredTensor:
+        tensor = self.stored[name]
+        require_decodable(tensor.info, None)
+        return tensor
+
+    def files(self) -> tuple[SourceFile, ...]:
+        return tuple(SourceFile(f.path.name, str(f.path), f.nbytes, weights=True) for f in self.shards)
+
+    def file_names(self) -> tuple[str, ...]:
+        return ()
+
+    def read_file(self, name: str) -> bytes | None:
+        """None: a GGUF model has no side files, `metadata` holds all."""
+        return None
+
+    def unchanged(self) -> None:
+        for shard in self.shards:
+            shard.unchanged()
+
+    def close(self) -> None:
+        for shard in self.shards:
+            shard.close()
+
+
+def open_gguf(path: Path) -> GGUFCheckpoint:
+    """Open a GGUF model by its file, or by any shard of a split one. Reads headers only.
+
+    Raises InputError for a damaged or hostile file and for shards that do not belong together.
+    """
+    shards: list[InputFile] = []
+    try:
+        shards.extend(open_input(shard) for shard in shard_paths(path))
+        files = [parse_gguf(shard) for shard in shards]
+        require_whole_split(files)
+        stored = {t.name: _stored(t, s) for f, s in zip(files, shards, strict=True) for t in f.tensors}
+        if not stored:
+            what = f"{shown(path)} holds no tensors (a vocabulary, or half of a split model)"
+            raise InputError(what, path=str(path), hint="give a file with weights")
+    except QuantkitError:
+        for shard in shards:
+            shard.close()
+        raise
+    metadata = tuple(entry for entry in files[0].metadata if not entry.key.startswith("split."))
+    return GGUFCheckpoint(path.stem, metadata, stored, tuple(shards))
+
+
+def _stored(tensor: GGUFTensor, shard: InputFile) -> StoredTensor:
+    dtype = tensor.qtype.upper() if tensor.qtype in PLAIN_TYPES else tensor.qtype
+    info = TensorInfo(tensor.name, dtype, tensor.shape, tensor.nbytes)
+    require_weights(info, shard.path.name)
+    return StoredTensor(info, shard, tensor.offset)

@@ -1,0 +1,141 @@
+"""Which files of a checkpoint folder hold the weights, and whether the index and its shards agree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from quantkit.errors import InputError, QuantkitError, UnsupportedError
+from quantkit.formats.safetensors import parse_safetensors
+from quantkit.source.base import StoredTensor, require_weights
+from quantkit.tensors import TensorInfo
+from quantkit.untrusted import InputFile, listed, parse_json_object, read_all, shown, unique_pairs
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+SHARD_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}\.safetensors")
+PART_NAME = re.compile(r"(?P<stem>model.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.pt", "scheduler.pt"})  # the Trainer leaves these behind
+
+MAX_INDEX_BYTES = 64 << 20
+MAX_INDEX_VALUES = 1 << 20
+MAX_SHARDS = 1000
+
+
+def read_index(file: InputFile) -> dict[str, str]:
+    """The weight map of an index: tensor name to shard name, every shard name harmless.
+
+    Raises InputError for anything else: a shard name is joined to a path.
+    """
+    found = parse_json_object(read_all(file, MAX_INDEX_BYTES), file.path, values=MAX_INDEX_VALUES, pairs=unique_pairs)
+    weight_map = found.get("weight_map")
+
+    def refuse(why: str) -> InputError:
+        hint = "the index is damaged or hostile: fetch it again from a source you trust"
+        return InputError(f"{shown(file.path)}: {why}", path=str(file.path), key="weight_map", hint=hint)
+
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise refuse("weight_map is not an object that names tensors")
+    shards = set(map(str, weight_map.values()))
+    bad = sorted(shard for shard in shards if not SHARD_NAME.fullmatch(shard))
+    if bad:
+        raise refuse(f'"{listed(bad)}" is not the name of a safetensors file beside the index')
+    if len(shards) > MAX_SHARDS:
+        raise refuse(f"{len(shards):,} shards, at most {MAX_SHARDS:,} are read")
+    return weight_map
+
+
+def weight_files(root: Path, names: Iterable[str], index: Mapping[str, str] | None) -> list[str]:
+    """The safetensors files of the model, in the order of their names."""
+    files = set(names)
+    if index is not None:
+        shards = sorted(set(index.values()))
+        _require_files(root, shards, files)
+        if SINGLE in files and SINGLE not in shards:
+            what = f"{shown(root)} has {SINGLE} and an index that names other files: which is the model?"
+            raise InputError(what, path=str(root / SINGLE), hint="remove the one that is out of date")
+        return shards
+    if SINGLE in files:
+        return [SINGLE]
+    parts = sorted(name for name in files if name.startswith("model") and SHARD_NAME.fullmatch(name))
+    if not parts:
+        raise _no_weights(root, files)
+    for match in filter(None, map(PART_NAME.fullmatch, parts)):
+        count = int(match["count"])
+        if count > MAX_SHARDS:
+            hint = "fetch the checkpoint again"
+            raise InputError(f"{match[0]} is one of {count:,} shards", path=str(root / match[0]), hint=hint)
+        _require_files(
+            root, [f"{match['stem']}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)], files
+        )
+    return parts
+
+
+def _require_files(root: Path, wanted: Sequence[str], files: set[str]) -> None:
+    missing = [name for name in wanted if name not in files]
+    if missing:
+        what = f"{shown(root)}: {len(missing)} of {len(wanted)} shards are missing: {listed(missing)}"
+        raise InputError(what, path=str(root / missing[0]), hint="fetch the missing files into the folder")
+
+
+def _no_weights(root: Path, files: set[str]) -> QuantkitError:
+    """Why a folder without model*.safetensors is not a checkpoint, and what to do instead."""
+    pickles = sorted(name for name in files if name.endswith(PICKLES) and name not in NOT_WEIGHTS)
+    ggufs = sorted(name for name in files if name.endswith(".gguf"))
+    where = shown(root)
+    if any(name.startswith("consolidated") and name.endswith(".safetensors") for name in files):
+        what = f"{where} has its weights in Mistral's own layout (consolidated.safetensors), which is not read"
+        return UnsupportedError(what, path=str(root), hint="use the same model in the transformers layout")
+    if "adapter_model.safetensors" in files:
+        what = f"{where} holds an adapter, not a model"
+        return InputError(what, path=str(root), hint="merge it into its base model and save that")
+    if ggufs:
+        return InputError(f"{where} holds GGUF files", path=str(root), hint=f"give the file: {shown(root / ggufs[0])}")
+    if pickles:
+        what = f"{where} has its weights only as pickles ({listed(pickles)}), which can run code and are never loaded"
+        return InputError(
+            what, path=str(root), hint="get the safetensors version of the model, or convert it elsewhere"
+        )
+    what = f"{where} has no {SINGLE} and no {INDEX}"
+    return InputError(what, path=str(root), hint="give a folder as transformers saves it")
+
+
+def read_shards(shards: Mapping[str, InputFile], index: Mapping[str, str] | None) -> dict[str, StoredTensor]:
+    """All tensors of the open shards, in the order of shards and of their data.
+
+    Raises InputError naming tensors that occur twice, are empty, or are not where the index says.
+    """
+    stored: dict[str, StoredTensor] = {}
+    shard_of: dict[str, str] = {}
+    for shard, file in shards.items():
+        for name, entry in parse_safetensors(file).tensors.items():
+            if name in stored:
+                what = f'tensor "{name}" is in {shown(shard_of[name])} and in {shown(shard)}'
+                raise InputError(what, path=str(file.path), tensor=name, hint="one of the files does not belong here")
+            info = TensorInfo(name, entry.dtype, entry.shape, entry.stop - entry.start)
+            require_weights(info, shard)
+            stored[name], shard_of[name] = StoredTensor(info, file, entry.start), shard
+    if not stored:
+        what = f"{listed(list(shards))} holds no tensors"
+        raise InputError(what, path=str(next(iter(shards.values())).path), hint="fetch the checkpoint again")
+    if index is not None:
+        _require_agreement(index, shard_of)
+    return stored
+
+
+def _require_agreement(index: Mapping[str, str], shard_of: Mapping[str, str]) -> None:
+    """Every tensor of the index is in the shard it names, and no shard holds another."""
+    missing = sorted(name for name in index if name not in shard_of)
+    extra = sorted(name for name in shard_of if name not in index)
+    moved = sorted(name for name in index if name in shard_of and shard_of[name] != index[name])
+    for names, why in (
+        (missing, "names tensors that no shard holds"),
+        (extra, "lacks tensors that its shards hold"),
+        (moved, "names the wrong shard for tensors"),
+    ):
+        if names:
+            what = f"{INDEX} {why}: {listed(names)}"
+            raise InputError(what, path=INDEX, tensor=names[0], hint="index and shards are of different models")
