@@ -15,8 +15,7 @@ from quantkit.errors import RecipeError
 from quantkit.families.model import Model, ModelTensor
 from quantkit.families.roles import Role
 from quantkit.qtypes import base
-from quantkit.recipe import Keep, Recipe
-from quantkit.rules import Facts, Subject
+from quantkit.rules import Facts, Keep, Recipe, Subject
 
 PER_LAYER_EMBEDDING = "per_layer_token_embd.weight"
 

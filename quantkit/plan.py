@@ -17,7 +17,7 @@ from quantkit.formats.imatrix import Imatrix, match_importance
 from quantkit.metadata import KeyValue
 from quantkit.mixture import Choice, choose_types
 from quantkit.qtypes import base
-from quantkit.recipe import Recipe
+from quantkit.rules import Recipe
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, TensorInfo
 

@@ -1,7 +1,4 @@
-"""What the user wants: which tensors get which type, read from TOML into frozen data.
-
-A recipe is a default type and rules; later rules win. Rules speak of roles, names, layers and facts of the model,
-never of one model's tensors, so that a recipe fits every architecture. `quantkit.mixture` applies them.
+"""Recipes as TOML: where the shipped ones lie, and how a file is read into the data of `quantkit.rules`.
 
 Recipes may come from strangers: they are data only. Names are matched with globs (no regular expressions, so no
 catastrophic backtracking), files are bounded, and shared rules are found by name inside the package.
@@ -12,14 +9,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
-from quantkit.errors import InputError, RecipeError, UsageError
+from quantkit.errors import InputError, RecipeError
 from quantkit.families.roles import Role
 from quantkit.qtypes import base
-from quantkit.rules import LAYER_SELECTORS, Layers, Never, Rule, When, is_layer_selector
+from quantkit.rules import LAYER_SELECTORS, Layers, Never, OnFallback, Recipe, Rule, When, is_layer_selector
 from quantkit.suggest import did_you_mean
 from quantkit.untrusted import read_bounded
 
@@ -35,112 +32,9 @@ RECIPE_KEYS = (
 RULE_KEYS = ("qtype", "roles", "names", "layers", "stacked", "rows_fit", "was", "when", "why")
 GROUP_KEYS = ("schema", "strict", "rule")
 
-OnFallback = Literal["report", "error"]
 T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class Keep:
-    """A user's override: tensors in whose name the regular expression `pattern` is found get `qtype`."""
-
-    pattern: str
-    qtype: str
-
-    def matches(self, name: str) -> bool:
-        return re.search(self.pattern, name, re.IGNORECASE) is not None
-
-    def __str__(self) -> str:
-        return f"{self.pattern}={self.qtype}"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A recipe as written, plus the overrides of this run.
-
-    `name` is its file name without suffix, `title` what it is called in file names and reports (Q4_K_M).
-    `file_type` becomes general.file_type. `fallbacks` maps a type to the one that takes over where its block does
-    not divide a row. `needs_imatrix` lists types that must not be written without importance weights.
-    """
-
-    name: str
-    title: str
-    summary: str
-    file_type: int
-    qtype: str
-    rules: tuple[Rule, ...] = ()
-    never: tuple[Never, ...] = ()
-    fallbacks: Mapping[str, str] = field(default_factory=dict)
-    needs_imatrix: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-    on_fallback: OnFallback = "report"
-    keep: tuple[Keep, ...] = ()
-    output_type: str | None = None
-    embedding_type: str | None = None
-    pure: bool = False
-
-    @property
-    def label(self) -> str:
-        """The name with the overrides that change the result, as on the command line."""
-        words = [self.name, *(f"--keep {k}" for k in self.keep)]
-        if self.output_type:
-            words.append(f"--output-type {self.output_type}")
-        if self.embedding_type:
-            words.append(f"--embedding-type {self.embedding_type}")
-        if self.pure:
-            words.append("--pure")
-        return " ".join(words)
-
-
-def override(
-    recipe: Recipe,
-    *,
-    keep: Sequence[str] = (),
-    output_type: str | None = None,
-    embedding_type: str | None = None,
-    pure: bool = False,
-    on_fallback: OnFallback | None = None,
-) -> Recipe:
-    """The recipe with a run's options applied.
-
-    `keep` are PATTERN=TYPE texts, first match wins (see `parse_keep`); the two types replace whatever the rules say
-    for the output and the token embedding; `pure` gives every tensor the default type and ignores the rules.
-    Raises UsageError for a malformed pattern or an unknown type.
-    """
-    return replace(
-        recipe,
-        keep=recipe.keep + tuple(parse_keep(text) for text in keep),
-        output_type=_option_type("--output-type", output_type) if output_type else recipe.output_type,
-        embedding_type=_option_type("--embedding-type", embedding_type) if embedding_type else recipe.embedding_type,
-        pure=pure or recipe.pure,
-        on_fallback=on_fallback or recipe.on_fallback,
-    )
-
-
-def parse_keep(text: str) -> Keep:
-    """Parse PATTERN=TYPE: a regular expression searched in target tensor names, and a type.
-
-    As llama-quantize's --tensor-type, with two differences: the last "=" separates, so that a pattern may contain
-    one, and case is ignored instead of lowering the pattern, which would turn \\S into \\s. Raises UsageError.
-    """
-    pattern, _, qtype = text.rpartition("=")
-    if not pattern or not qtype:
-        raise UsageError(
-            f'--keep "{text}" is not PATTERN=TYPE', hint="for example --keep attn_v=q8_0 or --keep ffn_down=bf16"
-        )
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(
-            f'--keep "{text}": {error}', hint="the pattern is a regular expression: escape . [ ( * + ? with a backslash"
-        ) from error
-    return Keep(pattern, _option_type(f'--keep "{text}"', qtype))
-
-
-def _option_type(option: str, qtype: str) -> str:
-    if qtype.lower() in base.names():
-        return qtype.lower()
-    suggestion = did_you_mean(qtype.lower(), base.names())
-    raise UsageError(f'{option}: unknown type "{qtype}"{suggestion}', hint=f"types: {', '.join(base.names())}")
+__all__ = ["Recipe", "load_recipe", "recipe_names", "recipe_text", "recipes_folder"]
 
 
 def recipes_folder() -> Path:
@@ -322,6 +216,8 @@ def _file_type(table: _Table, qtype: str) -> int:
 
 def _rules(table: _Table, *, groups: bool) -> tuple[Rule, ...]:
     """The rules of a file in order, shared groups expanded in place (groups themselves cannot use groups)."""
+    if not groups:
+        table.only(*GROUP_KEYS)
     strict = table.get("strict", bool)
     rules: list[Rule] = []
     for entry in table.tables("rule"):

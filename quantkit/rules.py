@@ -1,12 +1,24 @@
-"""The rules of a recipe: which tensors they speak of, and under which condition."""
+"""What the user wants: which tensors get which type, as frozen data.
+
+A recipe is a default type and rules; later rules win. Rules speak of roles, names, layers and facts of the model,
+never of one model's tensors, so that a recipe fits every architecture. `quantkit.recipe` reads recipes from TOML,
+`quantkit.mixture` applies them.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Literal
 
+from quantkit.errors import UsageError
 from quantkit.families.roles import Role
+from quantkit.qtypes import base
+from quantkit.suggest import did_you_mean
+
+OnFallback = Literal["report", "error"]
 
 
 @dataclass(frozen=True)
@@ -133,3 +145,107 @@ class Never:
 
     def admits(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.names)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """A user's override: tensors in whose name the regular expression `pattern` is found get `qtype`."""
+
+    pattern: str
+    qtype: str
+
+    def matches(self, name: str) -> bool:
+        return re.search(self.pattern, name, re.IGNORECASE) is not None
+
+    def __str__(self) -> str:
+        return f"{self.pattern}={self.qtype}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as written, plus the overrides of this run.
+
+    `name` is its file name without suffix, `title` what it is called in file names and reports (Q4_K_M).
+    `file_type` becomes general.file_type. `fallbacks` maps a type to the one that takes over where its block does
+    not divide a row. `needs_imatrix` lists types that must not be written without importance weights.
+    """
+
+    name: str
+    title: str
+    summary: str
+    file_type: int
+    qtype: str
+    rules: tuple[Rule, ...] = ()
+    never: tuple[Never, ...] = ()
+    fallbacks: Mapping[str, str] = field(default_factory=dict)
+    needs_imatrix: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    on_fallback: OnFallback = "report"
+    keep: tuple[Keep, ...] = ()
+    output_type: str | None = None
+    embedding_type: str | None = None
+    pure: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name with the overrides that change the result, as on the command line."""
+        words = [self.name, *(f"--keep {k}" for k in self.keep)]
+        if self.output_type:
+            words.append(f"--output-type {self.output_type}")
+        if self.embedding_type:
+            words.append(f"--embedding-type {self.embedding_type}")
+        if self.pure:
+            words.append("--pure")
+        return " ".join(words)
+
+
+def override(
+    recipe: Recipe,
+    *,
+    keep: Sequence[str] = (),
+    output_type: str | None = None,
+    embedding_type: str | None = None,
+    pure: bool = False,
+    on_fallback: OnFallback | None = None,
+) -> Recipe:
+    """The recipe with a run's options applied.
+
+    `keep` are PATTERN=TYPE texts, first match wins (see `parse_keep`); the two types replace whatever the rules say
+    for the output and the token embedding; `pure` gives every tensor the default type and ignores the rules.
+    Raises UsageError for a malformed pattern or an unknown type.
+    """
+    return replace(
+        recipe,
+        keep=recipe.keep + tuple(parse_keep(text) for text in keep),
+        output_type=_option_type("--output-type", output_type) if output_type else recipe.output_type,
+        embedding_type=_option_type("--embedding-type", embedding_type) if embedding_type else recipe.embedding_type,
+        pure=pure or recipe.pure,
+        on_fallback=on_fallback or recipe.on_fallback,
+    )
+
+
+def parse_keep(text: str) -> Keep:
+    """Parse PATTERN=TYPE: a regular expression searched in target tensor names, and a type.
+
+    As llama-quantize's --tensor-type, with two differences: the last "=" separates, so that a pattern may contain
+    one, and case is ignored instead of lowering the pattern, which would turn \\S into \\s. Raises UsageError.
+    """
+    pattern, _, qtype = text.rpartition("=")
+    if not pattern or not qtype:
+        raise UsageError(
+            f'--keep "{text}" is not PATTERN=TYPE', hint="for example --keep attn_v=q8_0 or --keep ffn_down=bf16"
+        )
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(
+            f'--keep "{text}": {error}', hint="the pattern is a regular expression: escape . [ ( * + ? with a backslash"
+        ) from error
+    return Keep(pattern, _option_type(f'--keep "{text}"', qtype))
+
+
+def _option_type(option: str, qtype: str) -> str:
+    if qtype.lower() in base.names():
+        return qtype.lower()
+    suggestion = did_you_mean(qtype.lower(), base.names())
+    raise UsageError(f'{option}: unknown type "{qtype}"{suggestion}', hint=f"types: {', '.join(base.names())}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from reference import REFERENCE
 
 from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import role_of
-from quantkit.mixture import choose_types, visiting_order
-from quantkit.recipe import Recipe, load_recipe, override, recipe_names
+from quantkit.mixture import choose_types
+from quantkit.recipe import load_recipe, recipe_names
+from quantkit.rules import Recipe
 
 SNAPSHOTS = REFERENCE / "tests" / "snapshots"
 
