@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quantkit.pipeline.convert import Output, convert
     from quantkit.pipeline.convert import quantize_to_work as quantize
     from quantkit.pipeline.doctor import doctor
+    from quantkit.pipeline.estimate import estimate, plan_json
     from quantkit.pipeline.inspect import inspect
     from quantkit.pipeline.pack import pack, packed_names
     from quantkit.pipeline.prepare import Request, prepare
@@ -28,10 +29,12 @@ _EXPORTS = {
     "VerifyOptions": ("pipeline.verify", "VerifyOptions"),
     "convert": ("pipeline.convert", "convert"),
     "doctor": ("pipeline.doctor", "doctor"),
+    "estimate": ("pipeline.estimate", "estimate"),
     "inspect": ("pipeline.inspect", "inspect"),
     "list_recipes": ("pipeline.catalogue", "list_recipes"),
     "pack": ("pipeline.pack", "pack"),
     "packed_names": ("pipeline.pack", "packed_names"),
+    "plan_json": ("pipeline.estimate", "plan_json"),
     "prepare": ("pipeline.prepare", "prepare"),
     "quantize": ("pipeline.convert", "quantize_to_work"),
     "recipe_text": ("recipe", "recipe_text"),
@@ -46,10 +49,12 @@ __all__ = [
     "__version__",
     "convert",
     "doctor",
+    "estimate",
     "inspect",
     "list_recipes",
     "pack",
     "packed_names",
+    "plan_json",
     "prepare",
     "quantize",
     "recipe_text",

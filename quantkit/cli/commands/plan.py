@@ -1,0 +1,120 @@
+"""quantkit plan, and --dry-run of the commands that plan"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli import options
+from quantkit.cli.session import Session
+from quantkit.errors import UsageError
+from quantkit.report.text import count, duration, size, table
+
+if TYPE_CHECKING:
+    from quantkit.pipeline.estimate import Estimate
+    from quantkit.pipeline.prepare import Request
+    from quantkit.plan import Plan
+
+DEFAULT_CONTEXT = 8192
+SHOWN_FALLBACKS = 8
+
+
+def plan(
+    session: Session,
+    want: options.Want,
+    out: options.Out = Path(),
+    context: Annotated[int, typer.Option("--ctx", min=1, help="Tokens in the cache when serving.")] = DEFAULT_CONTEXT,
+    kv_type: Annotated[str, typer.Option("--kv", metavar="TYPE", help="Type of the cache when serving.")] = "f16",
+    fit: Annotated[
+        str | None, typer.Option("--fit", metavar="SIZE", help="Say whether serving fits, for example 24GB.")
+    ] = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor with its type and the reason.")] = False,
+) -> None:
+    """Say what convert would write: sizes to the byte, disk, memory, time, serving memory. Writes nothing."""
+    show_plan(
+        session,
+        want.request(session.settings.offline),
+        out,
+        Show(context, kv_type, parse_size(fit) if fit else None, tensors),
+    )
+
+
+@dataclass(frozen=True)
+class Show:
+    """What to show of a plan besides the sizes."""
+
+    context: int = DEFAULT_CONTEXT
+    kv_type: str = "f16"
+    fit_bytes: int | None = None
+    tensors: bool = False
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "24GB", "36 GB" or "500MB", powers of 1000. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    if match is None:
+        raise UsageError(f'"{text}" is not a size', hint="for example 24GB")
+    return int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " "))
+
+
+def show_plan(session: Session, request: Request, out: Path, show: Show | None = None) -> None:
+    """Plan a request and print it."""
+    import quantkit
+
+    show = show or Show()
+    stem = out.stem if out.suffix == ".gguf" else None
+    folder = out.parent if stem else out
+    prepared = quantkit.prepare(request, stem, session.emit)
+    prepared.checkpoint.close()
+    lines: list[str] = []
+    data = []
+    for chosen in prepared.plans:
+        found = quantkit.estimate(chosen, folder, context=show.context, kv_type=show.kv_type)
+        body = quantkit.plan_json(chosen, found)
+        if show.fit_bytes is not None:
+            body["serving"]["budget_bytes"] = show.fit_bytes
+            body["serving"]["fits"] = found.fits_serving(show.fit_bytes)
+        data.append(body)
+        lines += [*_lines(chosen, found, show), ""]
+    session.result("quantkit.plan/1", {"source": prepared.source_facts(), "plans": data}, lines[:-1])
+
+
+def _lines(plan: Plan, found: Estimate, show: Show) -> list[str]:
+    report = found.size
+    lines = [
+        f"{plan.recipe}: {plan.model.architecture}, {count(report.weights)} weights",
+        f"  source   {size(report.source_bytes)}",
+        *(f"  file     {f.name}  {f.nbytes:,} bytes" for f in plan.files),
+        f"  size     {size(report.nbytes)}, {report.bits_per_weight:.2f} bits per weight,"
+        f" {100 * report.ratio:.1f} % of the source",
+        f"           codes {size(report.code_bytes)}, scales {size(report.scale_bytes)},"
+        f" header {size(report.header_bytes)}, padding {size(report.padding_bytes)}",
+        f"  disk     {size(report.nbytes)} of {size(found.disk_free_bytes)} free{_fits(found.fits_disk)}",
+        f"  memory   {size(found.memory_bytes)} to make it{_fits(found.fits_memory)}",
+        f"  time     about {duration(found.seconds)} on this machine",
+        f"  serving  {size(found.serving.nbytes)} with {show.context:,} tokens of {show.kv_type} cache"
+        f" ({size(found.serving.weight_bytes)} + {size(found.serving.kv_bytes)})",
+    ]
+    if show.fit_bytes is not None:
+        verdict = "fits in" if found.fits_serving(show.fit_bytes) else "DOES NOT FIT in"
+        lines.append(f"           {verdict} {size(show.fit_bytes)}")
+    rows = [(t.qtype, str(t.tensors), count(t.weights), size(t.nbytes), size(t.scale_bytes)) for t in report.types]
+    lines += ["", *("  " + line for line in table(rows, ("type", "tensors", "weights", "size", "of it scales")))]
+    changed = [t for t in plan.tensors if t.fallback_from]
+    if changed:
+        lines += ["", f"  {len(changed)} of {len(plan.tensors)} tensors have rows that do not fit their type:"]
+        lines += [f"    {t.name}  {t.fallback_from} -> {t.qtype}" for t in changed[:SHOWN_FALLBACKS]]
+        if len(changed) > SHOWN_FALLBACKS:
+            lines.append(f"    and {len(changed) - SHOWN_FALLBACKS} more (--tensors lists all)")
+    if show.tensors:
+        cells = [(t.name, t.qtype, "x".join(map(str, t.tensor.shape)), str(t.nbytes), t.reason) for t in plan.tensors]
+        lines += ["", *("  " + line for line in table(cells, ("tensor", "type", "shape", "bytes", "why")))]
+    return lines
+
+
+def _fits(ok: bool) -> str:
+    return "" if ok else "  NOT ENOUGH"

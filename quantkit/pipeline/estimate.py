@@ -1,0 +1,105 @@
+"""What a plan will cost here: disk, memory and time to make it, memory to serve it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from quantkit.pipeline.doctor import memory_limit_bytes
+from quantkit.pipeline.quantize import QUEUED_SLABS, default_threads
+from quantkit.pipeline.slabs import SLAB_WEIGHTS
+from quantkit.plan import Plan
+from quantkit.qtypes import base
+from quantkit.report.sizes import ServingMemory, SizeReport, conversion_memory_bytes, serving_memory, size_report
+from quantkit.storage import free_bytes
+
+# Nanoseconds to encode one weight on one core, without importance weights: scripts/bench_encoders.py, on a server
+# core of 2024 with AVX-512 (docs/benchmarks.md). Only for the estimate of time; other machines differ by a factor.
+ENCODE_NS = {
+    "q2_k": 10.0, "q3_k": 8.0, "q4_k": 9.0, "q5_k": 8.0, "q6_k": 7.0, "iq4_xs": 9.0, "iq4_nl": 9.0,
+}  # fmt: skip
+OTHER_ENCODE_NS = 1.0
+READ_NS_PER_BYTE = 1.0  # reading, widening, hashing and checking a source byte
+START_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Costs of one plan. `fits_disk` and `fits_memory` compare with what this machine has now."""
+
+    size: SizeReport
+    disk_free_bytes: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    seconds: float
+    serving: ServingMemory
+
+    @property
+    def fits_disk(self) -> bool:
+        return self.size.nbytes <= self.disk_free_bytes
+
+    @property
+    def fits_memory(self) -> bool:
+        return self.memory_bytes <= self.memory_limit_bytes
+
+    def fits_serving(self, budget_bytes: int) -> bool:
+        return self.serving.nbytes <= budget_bytes
+
+
+def estimate(plan: Plan, folder: Path, *, context: int, kv_type: str = "f16", threads: int | None = None) -> Estimate:
+    """Estimate a plan whose files would go to `folder`, served with `context` tokens in the cache."""
+    workers = threads or default_threads()
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
+    encode = sum(prod(t.tensor.shape) * ENCODE_NS.get(t.qtype, OTHER_ENCODE_NS) for t in plan.tensors)
+    read = 2 * plan.source_bytes * READ_NS_PER_BYTE
+    return Estimate(
+        size=size_report(plan),
+        disk_free_bytes=free_bytes(existing),
+        memory_bytes=conversion_memory_bytes(plan, slabs=workers * (1 + QUEUED_SLABS) + 1, slab_weights=SLAB_WEIGHTS),
+        memory_limit_bytes=memory_limit_bytes(),
+        seconds=START_SECONDS + (encode + read) * 1e-9 / workers,
+        serving=serving_memory(plan, context, kv_type),
+    )
+
+
+def plan_json(plan: Plan, found: Estimate) -> dict[str, Any]:
+    """A plan and its costs as plain data."""
+    return {
+        "recipe": plan.recipe,
+        "digest": plan.digest,
+        "files": [{"name": f.name, "bytes": f.nbytes} for f in plan.files],
+        "size": found.size.as_json(),
+        "disk": {"needed_bytes": found.size.nbytes, "free_bytes": found.disk_free_bytes, "fits": found.fits_disk},
+        "memory": {
+            "peak_bytes": found.memory_bytes,
+            "limit_bytes": found.memory_limit_bytes,
+            "fits": found.fits_memory,
+        },
+        "seconds": round(found.seconds, 1),
+        "serving": {
+            "context": found.serving.context,
+            "kv_type": found.serving.kv_type,
+            "weight_bytes": found.serving.weight_bytes,
+            "kv_bytes": found.serving.kv_bytes,
+            "bytes": found.serving.nbytes,
+        },
+        "fallbacks": [
+            {"tensor": t.name, "wanted": t.fallback_from, "type": t.qtype} for t in plan.tensors if t.fallback_from
+        ],
+        "warnings": [{"code": code, "message": message} for code, message in plan.warnings],
+        "tensors": [
+            {
+                "name": t.name,
+                "type": t.qtype,
+                "bits_per_weight": base.get(t.qtype).bits_per_weight,
+                "shape": list(t.tensor.shape),
+                "bytes": t.nbytes,
+                "offset": t.offset,
+                "file": t.file,
+                "reason": t.reason,
+            }
+            for t in plan.tensors
+        ],
+    }

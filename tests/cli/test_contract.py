@@ -1,0 +1,135 @@
+"""What every command keeps: exit codes, JSON, quiet, plain terminals, start-up imports, secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import TINY, quantkit
+
+from quantkit import __version__, errors
+from quantkit.cli.exits import CODES, exit_code
+from quantkit.cli.render import printable
+
+COMMANDS = ("convert", "plan", "quantize", "pack", "verify", "inspect", "schemes", "recipes", "doctor")
+HEAVY = ("torch", "transformers", "numba", "gguf", "tokenizers", "huggingface_hub")
+
+
+def subclasses(cls: type) -> set[type]:
+    return {cls}.union(*(subclasses(c) for c in cls.__subclasses__()))
+
+
+@pytest.mark.parametrize("error", sorted(subclasses(errors.QuantkitError) - {errors.QuantkitError}, key=str))
+def test_every_error_has_an_exit_code(error: type[errors.QuantkitError]) -> None:
+    assert any(base in CODES for base in error.__mro__)
+    assert exit_code(error.__new__(error)) in set(CODES.values())
+
+
+def test_exit_codes_are_the_documented_ones() -> None:
+    text = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text()
+    documented = {int(line.split("|")[1]) for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()}
+    assert set(CODES.values()) <= documented
+    assert len(CODES.values()) == len(set(CODES.values()))
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], *([c, "--help"] for c in COMMANDS)])
+def test_help_and_version_need_no_heavy_import(arguments: list[str]) -> None:
+    run = f"import sys; from quantkit.cli.main import main; main({arguments!r})"
+    code = f"{run}; print([m for m in {HEAVY} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_version() -> None:
+    assert quantkit("--version").stdout == f"quantkit {__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_sixty_columns_and_lists_the_common_options(command: str) -> None:
+    env = {**os.environ, "COLUMNS": "60", "NO_COLOR": "1", "TERM": "dumb"}
+    code = f"from quantkit.cli.main import main; main([{command!r}, '--help'])"
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    assert max(map(len, text.splitlines())) <= 60
+    assert "--json" in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["convert"], 2, "SRC"),
+        (["frobnicate"], 2, "frobnicate"),
+        (["convert", TINY, "--to", "q4_k_n"], 2, 'did you mean "q4_k_m"'),
+        (["convert", TINY, "--to", "q4_k_m", "--keep", "attn_v"], 2, "PATTERN=TYPE"),
+        (["convert", TINY, "--to", "q4_k_m", "--keep", "attn_v=q9"], 2, "q9"),
+        (["convert", TINY, "--to", "q4_k_m", "--keep", "nothing_like_it=q8_0"], 2, "nothing_like_it"),
+        (["convert", TINY, "--to", "q4_k_m", "--split-max-size", "big"], 2, "big"),
+        (["convert", TINY, "--on-fallback", "maybe"], 2, "maybe"),
+        (["convert", TINY, "--to", "q4_k_m,q8_0", "-o", "x.gguf"], 2, "folder"),
+        (["convert", "/nowhere/at/all"], 3, "/nowhere/at/all"),
+        (["verify", TINY / "config.json"], 3, "config.json"),
+        (["inspect", "/nowhere.gguf"], 3, "/nowhere.gguf"),
+        (["pack", TINY, "-o", "x"], 3, "work folder"),
+        (["recipes", "show", "q5"], 2, "q5"),
+        (["verify", TINY, "--engine", "ollama"], 4, "ollama"),
+    ],
+    ids=lambda value: " ".join(str(v) for v in value)[:60] if isinstance(value, list) else None,
+)
+def test_mistakes_get_one_line_a_hint_and_a_code(
+    arguments: list[object], status: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = quantkit(*arguments, "--json")
+    assert outcome.status == status, outcome.stderr
+    assert outcome.stderr.startswith("error[")
+    assert words in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert outcome.json["schema"] == "quantkit.error/1"
+    assert outcome.json["error"]["exit"] == status
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "schema"),
+    [
+        (["schemes"], "quantkit.schemes/1"),
+        (["recipes"], "quantkit.recipes/1"),
+        (["recipes", "show", "q4_k_m"], "quantkit.recipe/1"),
+        (["doctor"], "quantkit.doctor/1"),
+        (["inspect", TINY], "quantkit.inspect/1"),
+        (["plan", TINY, "--to", "q4_k_m,q8_0"], "quantkit.plan/1"),
+    ],
+)
+def test_json_is_one_object_with_its_schema(arguments: list[object], schema: str) -> None:
+    outcome = quantkit(*arguments, "--json")
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.json["schema"] == schema
+    text = quantkit(*arguments)
+    assert text.status == 0
+    assert text.stdout.strip()
+
+
+def test_events_and_log_files(tmp_path: Path) -> None:
+    events, log = tmp_path / "events.jsonl", tmp_path / "log.txt"
+    outcome = quantkit(
+        "convert", TINY, "--to", "q8_0", "-o", tmp_path / "m.gguf", "--events", events, "--log-file", log, "--quiet"
+    )
+    assert outcome.status == 0, outcome.stderr
+    names = [json.loads(line)["event"] for line in events.read_text().splitlines()]
+    assert names[0] == "StageStarted"
+    assert {"TensorProgress", "StageFinished", "Published"} <= set(names)
+    assert "blk.0.attn_q.weight" in log.read_text()
+
+
+def test_control_characters_never_reach_the_terminal() -> None:
+    assert printable("a\x1b[31mb\nc\u202ed") == "a\\x1b[31mb\\nc\\u202ed"
+
+
+def test_tokens_are_never_shown() -> None:
+    outcome = quantkit("convert", "/no/hf_abcdefghijklmnopqrstuvwx", "--json")
+    assert outcome.status == 3
+    assert "hf_abcdefgh" not in outcome.stdout + outcome.stderr

@@ -1,0 +1,243 @@
+"""quantkit convert: one command from a checkpoint to files that llama.cpp runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from commands import TINY, quantkit
+from oracles import ggml
+
+from quantkit.qtypes import base
+from quantkit.recipe import load_recipe, recipe_names
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def source_tensor(name: str) -> np.ndarray:
+    """A tensor of the tiny model by GGUF name, as ggml sees it: float32, query and key rows in rope order."""
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(TINY / "model.safetensors")
+    if name == "token_embd.weight":
+        return weights["model.embed_tokens.weight"].to(torch.float32).numpy()
+    if name == "output_norm.weight":
+        return weights["model.norm.weight"].to(torch.float32).numpy()
+    _, layer, rest = name.split(".", 2)
+    names = {
+        "attn_q.weight": "self_attn.q_proj.weight", "attn_k.weight": "self_attn.k_proj.weight",
+        "attn_v.weight": "self_attn.v_proj.weight", "attn_output.weight": "self_attn.o_proj.weight",
+        "ffn_gate.weight": "mlp.gate_proj.weight", "ffn_up.weight": "mlp.up_proj.weight",
+        "ffn_down.weight": "mlp.down_proj.weight", "attn_norm.weight": "input_layernorm.weight",
+        "ffn_norm.weight": "post_attention_layernorm.weight",
+    }  # fmt: skip
+    w = weights[f"model.layers.{layer}.{names[rest]}"].to(torch.float32)
+    heads = {"attn_q.weight": 4, "attn_k.weight": 2}.get(rest)
+    if heads:
+        w = w.reshape(heads, 2, w.shape[0] // heads // 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
+    return w.numpy()
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_tensor_is_what_ggml_writes(recipe: str, tmp_path: Path) -> None:
+    title = load_recipe(recipe).title
+    outcome = quantkit("convert", TINY, "--to", recipe, "-o", tmp_path, "--json")
+    assert outcome.status == 0, outcome.stderr
+    [artifact] = outcome.json["artifacts"]
+    path = tmp_path / f"docs-llama-tiny-{title}.gguf"
+    assert artifact["files"] == [
+        {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path), "path": str(path)}
+    ]
+    for tensor in gguf.GGUFReader(path).tensors:
+        expected = ggml.quantize(int(tensor.tensor_type), np.atleast_2d(source_tensor(tensor.name)), None)
+        assert np.array_equal(tensor.data.view(np.uint8).reshape(-1), expected.reshape(-1)), tensor.name
+
+
+def test_several_recipes_in_one_read_equal_one_at_a_time(tmp_path: Path) -> None:
+    together, apart = tmp_path / "together", tmp_path / "apart"
+    assert quantkit("convert", TINY, "--to", "q4_k_m,q8_0,bf16", "-o", together).status == 0
+    for recipe in ("q4_k_m", "q8_0", "bf16"):
+        assert quantkit("convert", TINY, "--to", recipe, "-o", apart).status == 0
+    names = sorted(p.name for p in together.glob("*.gguf"))
+    assert len(names) == 3
+    assert [sha256(together / n) for n in names] == [sha256(apart / n) for n in names]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_bytes_do_not_depend_on_the_thread_count(threads: int, tmp_path: Path) -> None:
+    assert quantkit("convert", TINY, "--to", "q4_k_m", "-o", tmp_path / "a.gguf", "--threads", threads).status == 0
+    assert quantkit("convert", TINY, "--to", "q4_k_m", "-o", tmp_path / "b.gguf", "--threads", 3).status == 0
+    assert sha256(tmp_path / "a.gguf") == sha256(tmp_path / "b.gguf")
+
+
+def test_stdout_is_the_path_and_stderr_the_talk(tmp_path: Path) -> None:
+    outcome = quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path)
+    assert outcome.stdout == f"{tmp_path / 'docs-llama-tiny-Q8_0.gguf'}\n"
+    for word in ("plan", "quantize", "verify", "sha256", "bits per weight"):
+        assert word in outcome.stderr
+    quiet = quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path / "more", "--quiet")
+    assert quiet.stderr == ""
+
+
+def test_the_same_command_again_finds_it_built(tmp_path: Path) -> None:
+    first = quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path)
+    path = Path(first.stdout.strip())
+    before = path.stat()
+    again = quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path)
+    assert again.status == 0
+    assert again.stdout == first.stdout
+    assert f"already built (sha256 {sha256(path)})" in again.stderr
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_an_output_that_differs_is_refused_and_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"precious")
+    refused = quantkit("convert", TINY, "--to", "q8_0", "-o", path, "--json")
+    assert refused.status == 6
+    assert refused.json["error"]["code"] == "exists"
+    assert "--force" in refused.stderr
+    assert path.read_bytes() == b"precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.gguf"]
+    assert quantkit("convert", TINY, "--to", "q8_0", "-o", path, "--force").status == 0
+    assert path.read_bytes()[:4] == b"GGUF"
+
+
+def test_a_changed_artifact_is_not_taken_for_built(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    assert quantkit("convert", TINY, "--to", "q8_0", "-o", path).status == 0
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    assert quantkit("convert", TINY, "--to", "q8_0", "-o", path).status == 6
+
+
+def test_a_changed_source_is_not_taken_for_built(tmp_path: Path) -> None:
+    source = tmp_path / "docs-llama-tiny"
+    shutil.copytree(TINY, source)
+    path = tmp_path / "model.gguf"
+    assert quantkit("convert", source, "--to", "q8_0", "-o", path).status == 0
+    weights = source / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-100] ^= 1
+    weights.write_bytes(data)
+    assert quantkit("convert", source, "--to", "q8_0", "-o", path).status == 6
+
+
+def test_manifest_and_checksums_describe_the_artifact(tmp_path: Path) -> None:
+    outcome = quantkit("convert", TINY, "--to", "q4_k_m", "-o", tmp_path, "--json")
+    path = Path(outcome.json["artifacts"][0]["files"][0]["path"])
+    manifest = json.loads((tmp_path / f"{path.stem}.manifest.json").read_text())
+    assert manifest["schema"] == "quantkit.manifest/1"
+    assert manifest["artifact"] == [{"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}]
+    weights = next(f for f in manifest["source"]["files"] if f["name"] == "model.safetensors")
+    assert weights["sha256"] == sha256(TINY / "model.safetensors")
+    data = path.read_bytes()
+    for tensor in manifest["tensors"]:
+        stored = data[tensor["offset"] : tensor["offset"] + tensor["bytes"]]
+        assert hashlib.sha256(stored).hexdigest() == tensor["sha256"], tensor["name"]
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_no_stray_files_are_left(tmp_path: Path) -> None:
+    assert quantkit("convert", TINY, "--to", "q8_0,q4_0", "-o", tmp_path).status == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "SHA256SUMS",
+        "docs-llama-tiny-Q4_0.gguf",
+        "docs-llama-tiny-Q4_0.manifest.json",
+        "docs-llama-tiny-Q8_0.gguf",
+        "docs-llama-tiny-Q8_0.manifest.json",
+    ]
+
+
+def test_shards_hold_the_same_tensors_and_load(tmp_path: Path) -> None:
+    outcome = quantkit(
+        "convert", TINY, "--to", "q8_0", "-o", tmp_path, "--split-max-size", "1M", "--engine", "llama.cpp"
+    )
+    assert outcome.status == 0, outcome.stderr
+    shards = sorted(tmp_path.glob("*.gguf"))
+    assert len(shards) > 3
+    assert [Path(line) for line in outcome.stdout.splitlines()] == shards
+    assert quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path / "whole.gguf").status == 0
+    whole = {t.name: t.data.tobytes() for t in gguf.GGUFReader(tmp_path / "whole.gguf").tensors}
+    split = {t.name: t.data.tobytes() for shard in shards for t in gguf.GGUFReader(shard).tensors}
+    assert split == whole
+    assert quantkit("verify", shards[0], "--against", TINY).status == 0
+
+
+def test_overrides_change_types_and_are_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    keep = ["--keep", "ffn_down=q8_0", "--keep", "blk.0.attn_v=bf16", "--embedding-type", "q8_0"]
+    assert quantkit("convert", TINY, "--to", "q4_k_m", *keep, "-o", path).status == 0
+    types = {t.name: base.get(t.tensor_type.name.lower()).name for t in gguf.GGUFReader(path).tensors}
+    assert types["blk.3.ffn_down.weight"] == "q8_0"
+    assert types["blk.0.attn_v.weight"] == "bf16"
+    assert types["token_embd.weight"] == "q8_0"
+    assert "--keep ffn_down=q8_0" in json.loads((tmp_path / "model.manifest.json").read_text())["recipe"]["name"]
+
+
+def test_a_gguf_source_gives_the_same_bytes_as_the_checkpoint(tmp_path: Path) -> None:
+    assert quantkit("convert", TINY, "--to", "bf16,q4_k_m", "-o", tmp_path).status == 0
+    middle = tmp_path / "docs-llama-tiny-BF16.gguf"
+    again = tmp_path / "again.gguf"
+    assert quantkit("convert", middle, "--to", "q4_k_m", "-o", again).status == 0
+    direct = {t.name: t.data.tobytes() for t in gguf.GGUFReader(tmp_path / "docs-llama-tiny-Q4_K_M.gguf").tensors}
+    assert {t.name: t.data.tobytes() for t in gguf.GGUFReader(again).tensors} == direct
+
+
+def test_a_quantized_source_needs_permission(tmp_path: Path) -> None:
+    assert quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path).status == 0
+    source = tmp_path / "docs-llama-tiny-Q8_0.gguf"
+    refused = quantkit("convert", source, "--to", "q4_k_m", "-o", tmp_path / "twice.gguf")
+    assert refused.status == 4
+    assert "--allow-requantize" in refused.stderr
+    outcome = quantkit("convert", source, "--to", "q4_k_m", "-o", tmp_path / "twice.gguf", "--allow-requantize")
+    assert outcome.status == 0, outcome.stderr
+
+
+def test_quantize_then_pack_equals_convert(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    outcome = quantkit("quantize", TINY, "--to", "q4_k_m,q8_0", "-o", work, "--json")
+    assert outcome.status == 0, outcome.stderr
+    folders = [Path(f) for f in outcome.json["work"]]
+    for folder in folders:
+        assert quantkit("pack", folder, "-o", tmp_path / "packed").status == 0
+    assert quantkit("convert", TINY, "--to", "q4_k_m,q8_0", "-o", tmp_path / "direct").status == 0
+    for direct in (tmp_path / "direct").glob("*.gguf"):
+        assert sha256(tmp_path / "packed" / direct.name) == sha256(direct)
+    assert quantkit("pack", folders[0], "-o", tmp_path / "packed").status == 6
+    assert quantkit("verify", next((tmp_path / "packed").glob("*.gguf")), "--against", TINY).status == 0
+
+
+def test_dry_run_is_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    dry = quantkit("convert", TINY, "--to", "q4_k_m", "-o", tmp_path, "--dry-run", "--json")
+    plan = quantkit("plan", TINY, "--to", "q4_k_m", "-o", tmp_path, "--json")
+    assert dry.status == plan.status == 0
+    assert dry.json == plan.json
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_the_plan_is_right_to_the_byte(recipe: str, tmp_path: Path) -> None:
+    [planned] = quantkit("plan", TINY, "--to", recipe, "--json").json["plans"]
+    outcome = quantkit("convert", TINY, "--to", recipe, "-o", tmp_path, "--no-verify")
+    assert outcome.status == 0
+    assert Path(outcome.stdout.strip()).stat().st_size == planned["files"][0]["bytes"]
+
+
+def test_llama_cpp_loads_and_agrees(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    outcome = quantkit("convert", TINY, "--to", "q8_0", "-o", path, "--engine", "llama.cpp", "--json")
+    assert outcome.status == 0, outcome.stderr
+    checks = {c["check"]: c for c in outcome.json["artifacts"][0]["checks"]}
+    assert checks["llama.cpp"]["kl_mean"] < 0.01
+    assert checks["llama.cpp"]["tokenizer_differences"] == 0
