@@ -18,6 +18,7 @@ from quantkit.families.model import Model, Shape
 from quantkit.families.rows import FAMILIES, Family
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
+from quantkit.untrusted import shown
 
 # sentence-transformers' name of a pooling mode, or the flag that older files set -> llama.cpp's enum llama_pooling_type
 POOLING = {
@@ -108,10 +109,10 @@ def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:
         message = "config.json names neither an architecture nor a model type"
         raise InputError(message, path="config.json", key="architectures", hint="is this a transformers checkpoint?")
     known = [name for family in FAMILIES for name in family.hf]
-    near = ", ".join(get_close_matches(wanted, known, n=2, cutoff=0.0))
+    near = ", ".join(get_close_matches(wanted[:100], known, n=2, cutoff=0.0))
     code = "; the checkpoint's own code (auto_map) is never run" if "auto_map" in config else ""
     raise UnsupportedError(
-        f'unknown model family "{wanted}", the nearest known: {near}',
+        f'unknown model family "{shown(wanted)}", the nearest known: {near}',
         key="architectures",
         hint=f"`quantkit schemes` lists the known families{code}",
     )
@@ -131,7 +132,7 @@ def _check_unquantized(config: Mapping[str, Any]) -> None:
     if quantization is None:
         return
     method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
-    message = f'the weights are quantized already (quantization_config: "{method}")'
+    message = f'the weights are quantized already (quantization_config: "{shown(str(method))}")'
     hint = "start from the original checkpoint in bf16, f16 or f32"
     raise UnsupportedError(message, key="quantization_config", hint=hint)
 

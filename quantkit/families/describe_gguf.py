@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from math import prod
 
 from quantkit.errors import InputError
 from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import role_of
 from quantkit.metadata import KeyValue
+from quantkit.tensors import TensorInfo
 
 LAYER = re.compile(r"blk\.([0-9]{1,6})\.")
 
@@ -19,11 +19,10 @@ FILE_KEYS = frozenset({"general.file_type", "general.quantization_version", "gen
 KEPT_NAMES = ("_norm.weight", "ffn_gate_inp.weight")  # what the families store as f32; recipes know the rarer names
 
 
-def describe_gguf(tensors: Sequence[tuple[str, tuple[int, ...], str]], metadata: tuple[KeyValue, ...]) -> Model:
+def describe_gguf(tensors: Mapping[str, TensorInfo], metadata: tuple[KeyValue, ...]) -> Model:
     """Describe the target of a GGUF source: the same tensors, and its metadata without what is about the file.
 
-    `tensors` are (name, shape in checkpoint order, qtype) in file order. What llama-quantize never quantizes is
-    `stored` in the type it has. Raises InputError if the file names no architecture.
+    What the families keep in f32 keeps the type it has. Raises InputError if the file names no architecture.
     """
     values = {kv.key: kv.value for kv in metadata}
     architecture = values.get("general.architecture")
@@ -35,24 +34,24 @@ def describe_gguf(tensors: Sequence[tuple[str, tuple[int, ...], str]], metadata:
         architecture=architecture,
         gguf_architecture=architecture,
         shape=_shape(architecture, values),
-        tensors=tuple(_tensor(*tensor) for tensor in tensors),
+        tensors=tuple(_tensor(info) for info in tensors.values()),
         metadata=tuple(kv for kv in metadata if kv.key not in FILE_KEYS and not kv.key.startswith("split.")),
         tokenizer_sha256=None,
         dropped={},
     )
 
 
-def _tensor(name: str, shape: tuple[int, ...], qtype: str) -> ModelTensor:
-    layer = LAYER.match(name)
-    rows = prod(shape[:-1]) if len(shape) > 1 else prod(shape)
-    kept = rows == 1 or len(shape) == 1 or not name.endswith("weight") or any(part in name for part in KEPT_NAMES)
+def _tensor(info: TensorInfo) -> ModelTensor:
+    name, layer = info.name, LAYER.match(info.name)
+    vector = len(info.shape) == 1 or info.rows == 1
+    kept = vector or not name.endswith("weight") or any(part in name for part in KEPT_NAMES)
     return ModelTensor(
         name=name,
         role=role_of(name),
-        shape=shape,
-        parts=(Rows(name, 0, rows),),
+        shape=info.shape,
+        parts=(Rows(name, 0, info.rows),),
         layer=int(layer[1]) if layer else None,
-        stored=qtype if kept else None,
+        stored=info.dtype.lower() if kept else None,
     )
 
 

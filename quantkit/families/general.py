@@ -7,16 +7,18 @@ config.json, then the name of the checkpoint. `general.file_type`, `general.quan
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from quantkit.errors import InputError
 from quantkit.families.model import ModelTensor
 from quantkit.families.naming import NameParts, parse_name, size_label, title
 from quantkit.metadata import KeyValue, Kind
+from quantkit.untrusted import parse_json_object, shown
 
 ReadFile = Callable[[str], bytes | None]
 
@@ -184,11 +186,10 @@ def _json_object(name: str, read_file: ReadFile, warnings: list[tuple[str, str]]
     if data is None:
         return {}
     try:
-        parsed = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        warnings.append(("side-file", f"{name} is not JSON and is ignored: {error}"))
+        return parse_json_object(data, Path(name))
+    except InputError as error:
+        warnings.append(("side-file", f"ignored: {error.message}"))
         return {}
-    return parsed if isinstance(parsed, dict) else {}
 
 
 def _card(data: bytes | None, warnings: list[tuple[str, str]]) -> Mapping[str, Any]:
@@ -207,7 +208,7 @@ def _card(data: bytes | None, warnings: list[tuple[str, str]]) -> Mapping[str, A
     try:
         parsed = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = str(error).replace("\n", " ")
+        reason = shown(str(error).replace("\n", " "), 200)
         warnings.append(("side-file", f"README.md: the model card's front matter is ignored: {reason}"))
         return {}
     return parsed if isinstance(parsed, dict) else {}

@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from functools import cache
 from math import prod
-from types import MappingProxyType
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.hparams import Hparams
@@ -18,7 +16,9 @@ from quantkit.families.model import ModelTensor
 from quantkit.families.roles import Role
 from quantkit.families.rows import ALWAYS, SOURCE_BLOCK, TARGET_BLOCK, Family, T
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
+from quantkit.untrusted import shown
 
+COMPARED = 200  # characters of an unknown name that are compared with known ones: the comparison is quadratic
 NUMBER = re.compile(r"(?<=\.)[0-9]{1,6}(?=\.)")
 
 
@@ -46,8 +46,10 @@ class Piece:
         return self.row.t.target.format(self.layer)
 
 
-@cache
-def rows_by_source(family: Family) -> Mapping[str, tuple[Row, ...]]:
+RowTable = Mapping[str, tuple[Row, ...]]
+
+
+def rows_by_source(family: Family) -> RowTable:
     """The rows of each source name, with "{}" for every number; biases are rows of their own."""
     found: dict[str, tuple[Row, ...]] = {}
     in_block = (replace(t, source=SOURCE_BLOCK + t.source, target=TARGET_BLOCK + t.target) for t in family.block)
@@ -57,7 +59,7 @@ def rows_by_source(family: Family) -> Mapping[str, tuple[Row, ...]]:
             rows.append(Row(_bias(t), block, t.bias))
         for row in rows:
             found[row.t.source] = (*found.get(row.t.source, ()), row)
-    return MappingProxyType(found)
+    return found
 
 
 def _bias(t: T) -> T:
@@ -74,13 +76,14 @@ def map_tensors(
     UnsupportedError for a tensor that no row names, or whose target another tensor has; InputError for a tensor
     that is missing or contradicts the configuration.
     """
+    table = rows_by_source(family)
     found: dict[str, list[Piece]] = {}
     owner: dict[tuple[str, int], str] = {}
     dropped: dict[str, str] = {}
     for info in tensors.values():
-        pieces = list(_pieces(family, hparams, info))
+        pieces = list(_pieces(table, _source_name(family, info.name), hparams, info))
         if not pieces:
-            dropped[info.name] = _reason(family, hparams, info.name)
+            dropped[info.name] = _reason(family, table, hparams, info.name)
         for piece in pieces:
             other = owner.setdefault((piece.target, piece.index), info.name)
             if other != info.name:
@@ -89,16 +92,15 @@ def map_tensors(
             so_far = found.pop(piece.target, [])  # put back at the end: a target's place is that of its last source
             found[piece.target] = so_far
             so_far.append(piece)
-    _check_complete(family, hparams, found)
+    _check_complete(table, hparams, found)
     extra = family.extra(hparams) if family.extra else ()
     return (*extra, *(_join(pieces) for pieces in found.values())), dropped
 
 
-def _pieces(family: Family, hparams: Hparams, info: TensorInfo) -> Iterator[Piece]:
-    """The pieces that `info` gives; none if no row names it."""
-    name = _source_name(family, info.name)
+def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> Iterator[Piece]:
+    """The pieces that `info` gives as tensor `name` of the family; none if no row names it."""
     numbers = [int(number) for number in NUMBER.findall(name)]
-    for row in rows_by_source(family).get(NUMBER.sub("{}", name), ()):
+    for row in table.get(NUMBER.sub("{}", name), ()):
         if row.in_block:
             _check_number(info, numbers[0], hparams, "num_hidden_layers")
         layer, index = (numbers[0], numbers[-1] if len(numbers) > 1 else 0) if row.in_block else (None, 0)
@@ -137,17 +139,17 @@ def _axis(axis: str, hparams: Hparams) -> int:
     return 2 * hparams.count(axis[2:]) if axis.startswith("2*") else hparams.count(axis)
 
 
-def _reason(family: Family, hparams: Hparams, name: str) -> str:
+def _reason(family: Family, table: RowTable, hparams: Hparams, tensor: str) -> str:
     """Why a tensor that no row names is left out. Raises UnsupportedError if there is no reason."""
+    name = _source_name(family, tensor)
     for drop in family.drop:
-        if fnmatchcase(_source_name(family, name), drop.pattern) and (drop.when is None or hparams.flag(drop.when)):
+        if fnmatchcase(name, drop.pattern) and (drop.when is None or hparams.flag(drop.when)):
             return drop.reason
-    numbers = NUMBER.findall(name)
-    known = [_filled(source, numbers) for source in rows_by_source(family)]
-    near = get_close_matches(_source_name(family, name), known, n=1, cutoff=0.0)
+    known = [_filled(source, NUMBER.findall(name)) for source in table]
+    near = get_close_matches(name[:COMPARED], known, n=1, cutoff=0.0)
     raise UnsupportedError(
-        f'family "{family.name}" has no place for tensor "{name}"',
-        tensor=name,
+        f'family "{family.name}" has no place for tensor "{shown(tensor)}"',
+        tensor=tensor,
         hint=f'the nearest name it knows is "{near[0]}"; a variant of the architecture needs a row of its own',
     )
 
@@ -157,10 +159,10 @@ def _filled(source: str, numbers: list[str]) -> str:
     return source.format(*given)
 
 
-def _check_complete(family: Family, hparams: Hparams, found: Mapping[str, list[Piece]]) -> None:
+def _check_complete(table: RowTable, hparams: Hparams, found: Mapping[str, list[Piece]]) -> None:
     """Every mandatory target of every layer is there, and every stack of experts is full."""
     layers = range(hparams.count("num_hidden_layers"))
-    for rows in rows_by_source(family).values():
+    for rows in table.values():
         for row in rows:
             wanted = row.needed == ALWAYS or hparams.flag(row.needed)
             if not wanted or (row.t.unless is not None and hparams.flag(row.t.unless)):

@@ -1,0 +1,265 @@
+"""Small random checkpoints, one per variant of a family, saved by transformers itself.
+
+Every variant is a function that writes a folder. Weights are random but fixed; sizes are such that every number of
+the configuration is different where it can be, so that a mix-up of two axes shows.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+TESTS = Path(__file__).parent
+SENTENCEPIECE = TESTS / "data" / "docs-llama-tiny"
+BPE_TEXT = TESTS.parent / "LICENSE"
+PRE = "qwen2"  # the pre-tokenizer that the BPE vocabulary made here claims
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 2048, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+}  # fmt: skip
+BPE_SIZES = {**SIZES, "vocab_size": 400}
+FACTORS = {"long_factor": [1 + 0.37 * i for i in range(8)], "short_factor": [1 + 0.01 * i for i in range(8)]}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, **FACTORS}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A checkpoint: model class and configuration, how it is saved, and what is changed in the folder afterwards.
+
+    `edit` gets config.json as a dictionary and changes it in place; `files` are written beside it.
+    """
+
+    model: str
+    config: Mapping[str, Any]
+    bpe: bool = False
+    dtype: str = "bfloat16"
+    shard_size: str = "1GB"
+    edit: Callable[[dict[str, Any]], object] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def _without(*keys: str) -> Callable[[dict[str, Any]], object]:
+    def edit(config: dict[str, Any]) -> None:
+        for key in keys:
+            config.pop(key)
+
+    return edit
+
+
+def _as_transformers_4(**legacy: Any) -> Callable[[dict[str, Any]], object]:
+    """Rope settings where transformers 4 and the Hub have them."""
+
+    def edit(config: dict[str, Any]) -> None:
+        config.pop("rope_parameters")
+        config.update(legacy)
+
+    return edit
+
+
+def _edit_text(*absent: str, **legacy: Any) -> Callable[[dict[str, Any]], object]:
+    """The text part of a model with vision as Google publishes it: only what differs from the defaults."""
+
+    def edit(config: dict[str, Any]) -> None:
+        text = config["text_config"]
+        for key in absent:
+            text.pop(key)
+        text.update(legacy)
+
+    return edit
+
+
+CARD = """---
+license: apache-2.0
+license_name: some-licence
+base_model:
+- meta-llama/Llama-3.2-1B-Instruct
+- https://huggingface.co/org/Other-Model-7B-v0.3
+- {name: Third, organization: Somebody, repo_url: 'https://example.org/third'}
+datasets: [HuggingFaceH4/ultrachat_200k, 'https://example.org/data']
+language:
+- en
+- no
+tags: [chat, tiny]
+pipeline_tag: text-generation
+model_creator: A. N. Author
+description: two words
+url: https://example.org/model
+---
+# A model
+"""
+GENERATION = '{"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05, "repetition_penalty": 1.05}'
+POOLING = {
+    "modules.json": '[{"type": "sentence_transformers.models.Transformer", "path": ""},'
+    ' {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]',
+    "1_Pooling/config.json": '{"pooling_mode_mean_tokens": false, "pooling_mode_lasttoken": true}',
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+PHI3 = {**SIZES, "pad_token_id": 0, "eos_token_id": 2, "original_max_position_embeddings": 128}
+GEMMA3 = {**SIZES, "head_dim": 32}
+VISION = {
+    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+
+VARIANTS: dict[str, Variant] = {
+    "llama-untied-gqa": Variant("Llama", SIZES),
+    "llama-f16": Variant("Llama", SIZES, dtype="float16"),
+    "llama-sharded": Variant("Llama", SIZES, dtype="float32", shard_size="200KB"),
+    "Llama-3x-tied-1B-Instruct-v3.2": Variant(
+        "Llama", {**BPE_SIZES, "rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True, "head_dim": 64}, bpe=True
+    ),
+    "llama-rope-in-two-keys": Variant(
+        "Llama",
+        {**BPE_SIZES, "num_attention_heads": 2, "num_key_value_heads": 1},
+        bpe=True,
+        edit=_as_transformers_4(
+            rope_theta=250000.0,
+            rope_scaling={**{k: v for k, v in LLAMA3_ROPE.items() if k != "rope_theta"}, "factor": 32.0},
+        ),
+    ),
+    "llama-linear": Variant("Llama", {**SIZES, "rope_parameters": {"rope_type": "linear", "factor": 2.5}}),
+    "llama-yarn": Variant(
+        "Llama",
+        {
+            **SIZES,
+            "rope_parameters": {
+                "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 24.0,
+                "beta_slow": 2.0, "attention_factor": 0.75,
+            },
+        },
+    ),
+    "llama-yarn-from-defaults": Variant(
+        "Llama", SIZES, edit=_as_transformers_4(rope_theta=1e6, rope_scaling={"type": "yarn", "factor": 2.0})
+    ),
+    "llama-biases": Variant("Llama", {**SIZES, "attention_bias": True, "mlp_bias": True}),
+    "llama-head-dim": Variant("Llama", {**SIZES, "head_dim": 24}),
+    "llama-1-sparse-config": Variant(
+        "Llama",
+        {**SIZES, "num_key_value_heads": 4, "max_position_embeddings": 2048},
+        edit=_without(
+            "head_dim", "num_key_value_heads", "rms_norm_eps", "max_position_embeddings", "rope_parameters",
+            "tie_word_embeddings", "attention_bias", "mlp_bias",
+        ),
+    ),
+    "llama-card": Variant("Llama", SIZES, files={"README.md": CARD, "generation_config.json": GENERATION}),
+    "mistral-sliding": Variant("Mistral", {**SIZES, "sliding_window": 128}),
+    "qwen2-tied": Variant("Qwen2", {**BPE_SIZES, "tie_word_embeddings": True}, bpe=True),
+    "qwen2-untied": Variant("Qwen2", SIZES, dtype="float32"),
+    "qwen2.5-yarn": Variant(
+        "Qwen2",
+        BPE_SIZES,
+        bpe=True,
+        edit=_as_transformers_4(
+            rope_theta=1e6, rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+        ),
+    ),
+    "qwen3": Variant("Qwen3", {**BPE_SIZES, "head_dim": 32}, bpe=True),
+    "Qwen3-Embedding-0.1B": Variant(
+        "Qwen3", {**BPE_SIZES, "head_dim": 32, "tie_word_embeddings": True}, bpe=True, files=POOLING
+    ),
+    "qwen3-moe": Variant(
+        "Qwen3Moe",
+        {**BPE_SIZES, "moe_intermediate_size": 32, "head_dim": 24, "num_experts": 12, "num_experts_per_tok": 3},
+        bpe=True,
+    ),
+    "mixtral-4x1M": Variant("Mixtral", {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "gemma2": Variant("Gemma2", {**SIZES, "head_dim": 32, "sliding_window": 64, "attn_logit_softcapping": 40.0}),
+    "gemma3": Variant("Gemma3", {**GEMMA3, "sliding_window": 64, "sliding_window_pattern": 2}),
+    "gemma3-linear": Variant(
+        "Gemma3",
+        {**GEMMA3, "sliding_window": 64},
+        edit=_as_transformers_4(
+            rope_theta=2e6, rope_local_base_freq=5000.0, rope_scaling={"rope_type": "linear", "factor": 8.0},
+            sliding_window_pattern=6, final_logit_softcapping=20.0,
+        ),
+    ),
+    "gemma3-with-vision": Variant(
+        "Gemma3ForConditionalGeneration",
+        {"text_config": {**SIZES, "num_attention_heads": 8, "num_key_value_heads": 4}, "vision_config": VISION},
+        edit=_edit_text(
+            "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "rope_parameters",
+            "tie_word_embeddings", rope_scaling={"rope_type": "linear", "factor": 8.0},
+        ),
+    ),
+    "phi3": Variant(
+        "Phi3", {**PHI3, "sliding_window": 2047}, edit=_without("original_max_position_embeddings", "rms_norm_eps")
+    ),
+    "phi3-longrope": Variant("Phi3", {**PHI3, "rope_parameters": LONGROPE}),
+    "phi3-su": Variant("Phi3", PHI3, edit=_as_transformers_4(rope_theta=1e4, rope_scaling={"type": "su", **FACTORS})),
+    "phi4": Variant(
+        "Phi3",
+        {**PHI3, "vocab_size": 400},
+        bpe=True,
+        files={"tokenizer_config.json": '{"tokenizer_class": "GPT2Tokenizer"}'},
+    ),
+    "phi4-mini": Variant(
+        "Phi3",
+        {
+            **PHI3, "vocab_size": 400, "tie_word_embeddings": True,
+            "rope_parameters": {
+                **LONGROPE, "partial_rotary_factor": 0.75, "long_factor": FACTORS["long_factor"][:6],
+                "short_factor": FACTORS["short_factor"][:6],
+            },
+        },
+        bpe=True,
+        files={"tokenizer_config.json": '{"tokenizer_class": "GPT2Tokenizer"}'},
+    ),
+}  # fmt: skip
+
+
+def build(name: str, folder: Path) -> Path:
+    """Write the checkpoint `name` below `folder` and return its own folder, which bears the name."""
+    import torch
+    import transformers
+
+    variant, out = VARIANTS[name], folder / name
+    suffix = "" if variant.model.endswith("Generation") else "ForCausalLM"
+    model_class = getattr(transformers, f"{variant.model}{suffix}")
+    config = model_class.config_class(**json.loads(json.dumps(dict(variant.config))))
+    model = model_class(config)
+    random = torch.Generator().manual_seed(crc32(name.encode()))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.05)
+    model.to(getattr(torch, variant.dtype)).save_pretrained(out, max_shard_size=variant.shard_size)
+    if variant.edit:
+        config_json = json.loads((out / "config.json").read_text())
+        variant.edit(config_json)
+        (out / "config.json").write_text(json.dumps(config_json, indent=1))
+    _write_tokenizer(out, bpe=variant.bpe)
+    for file, text in variant.files.items():
+        (out / file).parent.mkdir(exist_ok=True)
+        (out / file).write_text(text)
+    return out
+
+
+def _write_tokenizer(out: Path, *, bpe: bool) -> None:
+    if bpe:
+        (out / "tokenizer.json").write_text(bpe_tokenizer())
+        (out / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+        return
+    for file in ("tokenizer.model", "tokenizer_config.json"):
+        shutil.copyfile(SENTENCEPIECE / file, out / file)
+
+
+def bpe_tokenizer() -> str:
+    """A byte-level tokenizer.json with 398 tokens and two added ones, trained on the licence text."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=398, initial_alphabet=sorted(alphabet), show_progress=False)
+    tokenizer.train_from_iterator(BPE_TEXT.read_text().splitlines(), trainer)
+    tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True), AddedToken("<|im_end|>", special=True)])
+    return tokenizer.to_str()

@@ -1,0 +1,36 @@
+"""Run llama.cpp's converter over many checkpoints in one process: its imports cost more than the conversions.
+
+Reads a JSON list of [folder, output, outtype, pre] from standard input and does for each what
+`convert_hf_to_gguf.py folder --outfile output --outtype outtype` does. `pre` stands in for the name of the
+pre-tokenizer, which the converter knows only for published vocabularies; null leaves it to the converter.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from reference import REFERENCE
+
+sys.path[:0] = [str(REFERENCE), str(REFERENCE / "gguf-py")]
+
+import gguf  # noqa: E402
+import torch  # noqa: E402
+from conversion import ModelBase, ModelType, TextModel, get_model_architecture, get_model_class  # noqa: E402
+
+OUTTYPES = {"f32": gguf.LlamaFileType.ALL_F32, "auto": gguf.LlamaFileType.GUESSED}
+own_pre = TextModel.get_vocab_base_pre
+
+
+def convert(folder: Path, output: Path, outtype: str, pre: str | None) -> None:
+    TextModel.get_vocab_base_pre = own_pre if pre is None else lambda self, tokenizer: pre
+    hparams = ModelBase.load_hparams(folder, is_mistral_format=False)
+    model_class = get_model_class(get_model_architecture(hparams, ModelType.TEXT))
+    model_class(folder, OUTTYPES[outtype], output).write()
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        for source, target, file_type, pre_tokenizer in json.load(sys.stdin):
+            convert(Path(source), Path(target), file_type, pre_tokenizer)

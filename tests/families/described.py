@@ -1,0 +1,101 @@
+"""Checkpoints for the tests of families: folders as the safetensors library reads them, and what a description says.
+
+The description is evaluated here by its documentation (parts, addition, order of rows), not by quantkit's pipeline.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from quantkit.families.describe import describe
+from quantkit.families.model import Constant, Model, ModelTensor
+from quantkit.metadata import KeyValue
+from quantkit.tensors import TensorInfo
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenizer reduced to its number of tokens."""
+
+    vocab_size: int
+    metadata: tuple[KeyValue, ...] = ()
+    sha256: str | None = None
+    warnings: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A checkpoint folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        parsed: dict[str, Any] = json.loads((self.path / "config.json").read_text())
+        return parsed
+
+    def read_file(self, name: str) -> bytes | None:
+        path = self.path / name
+        return path.read_bytes() if path.is_file() else None
+
+    def arrays(self) -> dict[str, tuple[str, F32]]:
+        """Tensor name -> safetensors dtype and float32 values, in the order of shards and names."""
+        found = {}
+        for shard in sorted(self.path.glob("*.safetensors")):
+            with safe_open(shard, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    dtype = tensors.get_slice(name).get_dtype()
+                    found[name] = dtype, tensors.get_tensor(name).float().numpy()
+        return found
+
+    def describe(self) -> Model:
+        return describe_arrays(self.arrays(), self.config, self)
+
+
+def describe_arrays(arrays: Mapping[str, tuple[str, F32]], config: Mapping[str, Any], folder: Folder) -> Model:
+    infos = {name: TensorInfo(name, dtype, array.shape, array.nbytes) for name, (dtype, array) in arrays.items()}
+    return describe_infos(infos, config, folder=folder)
+
+
+def describe_infos(
+    infos: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    *,
+    folder: Folder | None = None,
+    files: Mapping[str, bytes] | None = None,
+    tokens: int = 10**9,
+) -> Model:
+    """Describe tensors with the side files of a folder, or with those in `files`."""
+    return describe(
+        infos,
+        config,
+        folder.read_file if folder else (files or {}).get,
+        name=folder.path.name if folder else "model",
+        tokenizer=lambda read_file, config, family, pre: Tokens(tokens),
+    )
+
+
+def evaluate(tensor: ModelTensor, arrays: Mapping[str, tuple[str, F32]]) -> F32:
+    """The values that a description promises, in the target's shape."""
+    rows = []
+    for part in tensor.parts:
+        if isinstance(part, Constant):
+            rows.append(part.values())
+        else:
+            source = arrays[part.tensor][1]
+            rows.append(source.reshape(-1, source.shape[-1] if source.ndim > 1 else 1)[part.start : part.stop])
+    values = np.concatenate(rows) + np.float32(tensor.add)
+    if tensor.row_order is not None:
+        order = list(tensor.row_order.order)
+        values = values.reshape(-1, len(order), values.shape[-1])[:, order]
+    return values.reshape(tensor.shape)

@@ -1,0 +1,94 @@
+"""Defaults and spellings of config.json against transformers, which is where they come from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from quantkit.errors import InputError
+from quantkit.families.hparams import DEFAULTS, read_hparams
+
+SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 96}
+
+
+def transformers_config(model_type: str, config: dict[str, Any]) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    parsed: dict[str, Any] = AutoConfig.for_model(model_type, **config).to_dict()
+    return parsed
+
+
+@pytest.mark.parametrize("config", [{}, SMALL], ids=["all", "others"])
+@pytest.mark.parametrize("model_type", DEFAULTS)
+def test_defaults_are_those_of_transformers(model_type: str, config: dict[str, Any]) -> None:
+    values = dict(read_hparams(config, model_type).values)
+    expected = transformers_config(model_type, config)
+    rope = expected["rope_parameters"]
+    full = rope.get("full_attention", rope)
+    assert values["rope_theta"] == full["rope_theta"]
+    assert values["rope_theta_swa"] == rope.get("sliding_attention", {}).get("rope_theta")
+    ours = set(DEFAULTS[model_type]) - {"rope_theta", "rope_local_base_freq"}
+    assert {key: values[key] for key in ours} == {key: expected[key] for key in ours}
+
+
+@pytest.mark.parametrize("model_type", DEFAULTS)
+def test_every_number_that_transformers_knows_by_default_has_a_default(model_type: str) -> None:
+    """A key that could reach the metadata is not forgotten."""
+    watched = {
+        "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers",
+        "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps",
+        "num_local_experts", "num_experts_per_tok", "tie_word_embeddings", "original_max_position_embeddings",
+    }  # fmt: skip
+    known = {key for key, value in transformers_config(model_type, {}).items() if key in watched and value is not None}
+    assert known <= set(DEFAULTS[model_type])
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_theta": 5e5, "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"full_attention": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}}},
+    ],
+)
+def test_rope_settings_are_read_in_every_spelling(rope: dict[str, Any]) -> None:
+    values = read_hparams({**SMALL, **rope}, "llama").values
+    assert (values["rope_type"], values["rope_theta"], values["rope_factor"]) == ("linear", 5e5, 2.0)
+
+
+def test_experts_are_counted_in_every_spelling() -> None:
+    for key in ("num_experts", "num_local_experts"):
+        assert read_hparams({**SMALL, key: 60}, "qwen3_moe").count("num_local_experts") == 60
+
+
+def test_the_text_part_of_a_model_with_vision_wins() -> None:
+    config = {"vocab_size": 1, "hidden_size": 1, "text_config": {**SMALL, "vocab_size": 300}}
+    hparams = read_hparams(config, "gemma3_text")
+    assert (hparams.count("vocab_size"), hparams.count("hidden_size")) == (300, 64)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_size", "64"), ("hidden_size", -64), ("hidden_size", 0), ("hidden_size", True), ("hidden_size", 64.5),
+        ("hidden_size", 2**31), ("hidden_size", None), ("hidden_size", [64]), ("num_attention_heads", 0),
+        ("num_key_value_heads", {}), ("head_dim", "16"), ("intermediate_size", None), ("rope_parameters", [1]),
+        ("rope_scaling", "yarn"),
+    ],
+)  # fmt: skip
+def test_a_bad_number_is_named(key: str, value: object) -> None:
+    with pytest.raises(InputError, match=key) as caught:
+        read_hparams({**SMALL, key: value}, "llama")
+    assert caught.value.key == key
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "1e-5", True])
+def test_a_number_has_to_be_finite(value: object) -> None:
+    hparams = read_hparams({**SMALL, "rms_norm_eps": value}, "llama")
+    with pytest.raises(InputError, match="rms_norm_eps"):
+        hparams.number("rms_norm_eps")
