@@ -101,8 +101,9 @@ POOLING = {
 }
 LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
+    "original_max_position_embeddings": 8192,
 }  # fmt: skip
+LLAMA3 = {**BPE_SIZES, "max_position_embeddings": 131072}
 PHI3 = {**SIZES, "pad_token_id": 0, "eos_token_id": 2, "original_max_position_embeddings": 128}
 GEMMA3 = {**SIZES, "head_dim": 32}
 VISION = {
@@ -115,14 +116,14 @@ VARIANTS: dict[str, Variant] = {
     "llama-f16": Variant("Llama", SIZES, dtype="float16"),
     "llama-sharded": Variant("Llama", SIZES, dtype="float32", shard_size="200KB"),
     "Llama-3x-tied-1B-Instruct-v3.2": Variant(
-        "Llama", {**BPE_SIZES, "rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True, "head_dim": 64}, bpe=True
+        "Llama", {**LLAMA3, "rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True, "head_dim": 64}, bpe=True
     ),
     "llama-rope-in-two-keys": Variant(
         "Llama",
-        {**BPE_SIZES, "num_attention_heads": 2, "num_key_value_heads": 1},
+        {**LLAMA3, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256},
         bpe=True,
         edit=_as_transformers_4(
-            rope_theta=250000.0,
+            rope_theta=500000.0,
             rope_scaling={**{k: v for k, v in LLAMA3_ROPE.items() if k != "rope_theta"}, "factor": 32.0},
         ),
     ),
