@@ -32,7 +32,8 @@ LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, **FACTORS}
 class Variant:
     """A checkpoint: model class and configuration, how it is saved, and what is changed in the folder afterwards.
 
-    `edit` gets config.json as a dictionary and changes it in place; `files` are written beside it.
+    `edit` gets config.json as a dictionary and changes it in place; `files` are written beside it; `bare` takes the
+    prefix "model." off every tensor, as sentence-transformers saves it.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Variant:
     bpe: bool = False
     dtype: str = "bfloat16"
     shard_size: str = "1GB"
+    bare: bool = False
     edit: Callable[[dict[str, Any]], object] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -165,7 +167,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "qwen3": Variant("Qwen3", {**BPE_SIZES, "head_dim": 32}, bpe=True),
     "Qwen3-Embedding-0.1B": Variant(
-        "Qwen3", {**BPE_SIZES, "head_dim": 32, "tie_word_embeddings": True}, bpe=True, files=POOLING
+        "Qwen3", {**BPE_SIZES, "head_dim": 32, "tie_word_embeddings": True}, bpe=True, bare=True, files=POOLING
     ),
     "qwen3-moe": Variant(
         "Qwen3Moe",
@@ -232,6 +234,8 @@ def build(name: str, folder: Path) -> Path:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.05)
     model.to(getattr(torch, variant.dtype)).save_pretrained(out, max_shard_size=variant.shard_size)
+    if variant.bare:
+        _take_prefix_off(out / "model.safetensors")
     if variant.edit:
         config_json = json.loads((out / "config.json").read_text())
         variant.edit(config_json)
@@ -241,6 +245,12 @@ def build(name: str, folder: Path) -> Path:
         (out / file).parent.mkdir(exist_ok=True)
         (out / file).write_text(text)
     return out
+
+
+def _take_prefix_off(path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}, path)
 
 
 def _write_tokenizer(out: Path, *, bpe: bool) -> None:

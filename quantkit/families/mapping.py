@@ -19,6 +19,7 @@ from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.untrusted import shown
 
 COMPARED = 200  # characters of an unknown name that are compared with known ones: the comparison is quadratic
+BARE = ("embed_tokens.", "layers.", "norm.")
 NUMBER = re.compile(r"(?<=\.)[0-9]{1,6}(?=\.)")
 
 
@@ -119,7 +120,9 @@ def _check_number(info: TensorInfo, number: int, hparams: Hparams, key: str) -> 
 
 
 def _source_name(family: Family, name: str) -> str:
-    return name.replace(family.strip, "") if family.strip else name
+    """The name that rows use: with the prefix that a model saved without its head lacks (Qwen3-Embedding)."""
+    inner = name.replace(family.strip, "") if family.strip else name
+    return f"model.{inner}" if inner.startswith(BARE) else inner
 
 
 def _check_source(t: T, hparams: Hparams, info: TensorInfo) -> None:
