@@ -1,0 +1,162 @@
+"""A stand-in for the Hugging Face Hub on this machine: enough of its HTTP interface to fetch a model repository.
+
+GET  /api/models/{repo}[/revision/{revision}]   the commit
+GET  /api/models/{repo}/tree/{commit}           the files
+HEAD, GET  /{repo}/resolve/{commit}/{file}      a file; large files redirect to the content network, another port
+
+Every request is recorded, and some can be made to fail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    token: str | None
+    range: str | None
+    content_network: bool
+
+
+@dataclass
+class HubState:
+    """What the stand-in holds: `commits` maps a commit to its files, `branches` a name to a commit.
+
+    `cut` names files whose connection breaks half-way, once each. `fail` maps a part of a path to a status and the
+    Hub's error code. `html` makes the interface answer like a login page.
+    """
+
+    repo: str
+    commits: dict[str, dict[str, bytes]]
+    branches: dict[str, str]
+    large: frozenset[str] = frozenset()
+    token: str | None = None
+    cut: set[str] = field(default_factory=set)
+    fail: dict[str, tuple[int, str]] = field(default_factory=dict)
+    html: bool = False
+    requests: list[Request] = field(default_factory=list)
+    endpoint: str = ""
+    content_network: str = ""
+
+    def fetched(self) -> list[str]:
+        """Names of files whose bytes were sent, in order."""
+        gets = [r.path for r in self.requests if r.method == "GET" and not r.path.startswith("/api/")]
+        return [path.split("/", 5)[5] for path in gets]
+
+    def resolved(self) -> int:
+        """How often a branch was turned into a commit."""
+        return sum(r.path.startswith("/api/") and "/tree/" not in r.path for r in self.requests)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, state: HubState, content_network: bool, *args: object) -> None:
+        self.state = state
+        self.on_content_network = content_network
+        super().__init__(*args)  # type: ignore[arg-type]
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        token = self.headers.get("authorization")
+        request = Request(self.command, path, token, self.headers.get("range"), self.on_content_network)
+        self.state.requests.append(request)
+        for part, (status, code) in self.state.fail.items():
+            if part in path:
+                return self._send(status, {"X-Error-Code": code, "X-Error-Message": "the stand-in was told to fail"})
+        if self.state.html:
+            return self._send(200, {"Content-Type": "text/html"}, b"<html>please log in</html>")
+        if not self.on_content_network and self.state.token and token != f"Bearer {self.state.token}":
+            return self._send(401, {"X-Error-Message": "Invalid username or password."})
+        repo = self.state.repo
+        if path.startswith(f"/api/models/{repo}"):
+            return self._interface(path.removeprefix(f"/api/models/{repo}").strip("/"))
+        if path.startswith(f"/{repo}/resolve/"):
+            return self._file(*path.removeprefix(f"/{repo}/resolve/").split("/", 1))
+        return self._send(404, {"X-Error-Code": "RepoNotFound"})
+
+    def _interface(self, rest: str) -> None:
+        kind, _, name = rest.partition("/")
+        commit = self.state.branches.get(name or "main", name)
+        if commit not in self.state.commits:
+            return self._send(404, {"X-Error-Code": "RevisionNotFound"})
+        files = self.state.commits[commit]
+        if kind == "tree":
+            body = [{"type": "file", "path": p, "size": len(d), "oid": _sha1(d)} for p, d in files.items()]
+        else:
+            body = {"id": self.state.repo, "sha": commit, "siblings": [{"rfilename": path} for path in files]}
+        return self._send(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+
+    def _file(self, commit: str, name: str) -> None:
+        data = self.state.commits.get(commit, {}).get(name)
+        if data is None:
+            return self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{_sha1(data)}"', "Accept-Ranges": "bytes"}
+        if name in self.state.large and not self.on_content_network:
+            headers["X-Linked-Etag"] = f'"{hashlib.sha256(data).hexdigest()}"'
+            headers["X-Linked-Size"] = str(len(data))
+            headers["Location"] = f"{self.state.content_network}{self.path}?Signature=secret-signature"
+            return self._send(302, headers)
+        start = int(self.headers.get("range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        return self._send(206 if start else 200, headers, data[start:], name)
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes = b"", name: str = "") -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if name in self.state.cut:
+            self.state.cut.remove(name)
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self.close_connection = True
+            return
+        self.wfile.write(body)
+
+
+def _sha1(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()
+
+
+@contextmanager
+def serve(state: HubState) -> Iterator[HubState]:
+    """Serve `state` on two ports of 127.0.0.1 (Hub and content network) and fill in their addresses."""
+    servers = []
+    for content_network in (False, True):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, state, content_network))
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+    state.endpoint = f"http://127.0.0.1:{servers[0].server_port}"
+    state.content_network = f"http://localhost:{servers[1].server_port}"
+    try:
+        yield state
+    finally:
+        for server in servers:
+            server.shutdown()
+            server.server_close()
