@@ -7,7 +7,6 @@ config.json, then the name of the checkpoint. `general.file_type`, `general.quan
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -84,12 +83,12 @@ def general_metadata(
     generation = _json_object("generation_config.json", read_file, warnings)
     parameters, label = size_label(tensors)
     said = _said(card, config, name, parameters)
-    if said.get("size_label") is None and parameters:
+    if said["size_label"] is None and parameters:
         said["size_label"] = label
     metadata = [
         KeyValue("general.type", "string", "model"),
         *_sampling(generation),
-        *_strings("general.", {key: said.get(key) for key in ("name", *(key for key in CARD if key != "name"))}),
+        *_strings("general.", said),
         *_related(card, parameters),
         *_lists(card),
     ]
@@ -119,7 +118,7 @@ def _sampling(generation: Mapping[str, Any]) -> Iterator[KeyValue]:
         value = next((generation[place] for place in places if place in generation), None)
         if kind == "string":
             yield from _strings("general.sampling.", {key: value})
-        elif isinstance(value, (int, float)) and math.isfinite(value) and abs(value) <= MAX_I32:
+        elif isinstance(value, (int, float)) and abs(value) <= MAX_I32:
             yield KeyValue(f"general.sampling.{key}", kind, float(value) if kind == "f32" else int(value))
 
 
@@ -132,7 +131,9 @@ def _strings(prefix: str, values: Mapping[str, Any]) -> Iterator[KeyValue]:
 
 def _text(value: Any) -> str:
     """A scalar as text; "" for nothing and for containers (which YAML aliases can blow up without bound)."""
-    return "" if value is None or isinstance(value, (dict, list, set, tuple)) else str(value)
+    if value is None or isinstance(value, (dict, list, set, tuple)):
+        return ""
+    return str(value).encode("utf-8", "replace").decode()  # JSON and YAML can spell halves of surrogate pairs
 
 
 def _related(card: Mapping[str, Any], parameters: int) -> Iterator[KeyValue]:

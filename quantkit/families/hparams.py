@@ -7,7 +7,6 @@ reference converter sees the filled-in form (it loads `AutoConfig`), so the defa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from quantkit.errors import InputError
 
 MAX_COUNT = 2**31 - 1  # GGUF stores counts as u32, llama.cpp reads many of them into int32
+MAX_NUMBER = float.fromhex("0x1.fffffep+127")  # the largest f32: metadata has no wider numbers
 
 # A default of None means: derived from other numbers when the configuration does not say (see `read_hparams`).
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -79,7 +79,7 @@ SCALED_FROM_SHORTER = frozenset({"llama3", "yarn", "longrope"})  # rope types th
 class Hparams:
     """Numbers by name: those of config.json, and the derived ones that tensor shapes and metadata keys name.
 
-    Derived: head (dimensions per head), q_rows, kv_rows, qkv_rows, gate_up_rows, rope_dim, and the rope settings
+    Derived: head (dimensions per head), q_rows, kv_rows, qkv_rows, rope_dim, and the rope settings
     rope_type, rope_factor, rope_original_context, rope_theta, rope_theta_swa, rope_attention_factor,
     rope_extrapolation_factor, rope_beta_fast, rope_beta_slow, rope_low_freq_factor, rope_high_freq_factor,
     rope_short_factor, rope_long_factor. A name that is missing or None has no value.
@@ -99,7 +99,7 @@ class Hparams:
         value = self.values.get(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_NUMBER:
             raise _bad(key, value, "a finite number")
         return float(value)
 
@@ -137,7 +137,6 @@ def read_hparams(config: Mapping[str, Any], model_type: str) -> Hparams:
     return Hparams(
         {
             **values, **rope, "head": head, "q_rows": q_rows, "kv_rows": kv_rows, "qkv_rows": q_rows + 2 * kv_rows,
-            "gate_up_rows": 2 * given.count("intermediate_size"),
             "rope_dim": int((1.0 if rotary is None else rotary) * hidden) // heads,
         }
     )  # fmt: skip
@@ -149,7 +148,7 @@ def _rope(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, A
     given = scaling or parameters
     full = _settings(given, "full_attention") or given
     sliding = _settings(given, "sliding_attention")
-    kind = full.get("rope_type", full.get("type", "default"))
+    kind = str(full.get("rope_type") or full.get("type") or "default")
     if "original_max_position_embeddings" in defaults and kind in {"su", "yarn"}:
         kind = "longrope"  # early Phi-3 checkpoints call it so
     return {

@@ -214,6 +214,13 @@ def test_any_model_card_is_survived(card: bytes) -> None:
     assert sum(len(str(kv.value)) for kv in model.metadata) < 5000
 
 
+def test_text_that_is_not_unicode_is_replaced() -> None:
+    infos, config = tiny()
+    files = {"README.md": b'---\nname: "a\\ud800b"\n---', "generation_config.json": b'{"sequence": "\\ud800"}'}
+    values = {kv.key: kv.value for kv in describe_infos(infos, config, files=files).metadata}
+    assert (values["general.name"], values["general.sampling.sequence"]) == ("a?b", "?")
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -60,6 +60,11 @@ def test_rope_settings_are_read_in_every_spelling(rope: dict[str, Any]) -> None:
     assert (values["rope_type"], values["rope_theta"], values["rope_factor"]) == ("linear", 5e5, 2.0)
 
 
+@pytest.mark.parametrize("kind", [["yarn"], {}, 3, None, ""])
+def test_a_rope_type_may_be_anything(kind: object) -> None:
+    read_hparams({**SMALL, "rope_scaling": {"rope_type": kind, "factor": 2.0}}, "llama")
+
+
 def test_experts_are_counted_in_every_spelling() -> None:
     for key in ("num_experts", "num_local_experts"):
         assert read_hparams({**SMALL, key: 60}, "qwen3_moe").count("num_local_experts") == 60
@@ -76,8 +81,8 @@ def test_the_text_part_of_a_model_with_vision_wins() -> None:
     [
         ("hidden_size", "64"), ("hidden_size", -64), ("hidden_size", 0), ("hidden_size", True), ("hidden_size", 64.5),
         ("hidden_size", 2**31), ("hidden_size", None), ("hidden_size", [64]), ("num_attention_heads", 0),
-        ("num_key_value_heads", {}), ("head_dim", "16"), ("intermediate_size", None), ("rope_parameters", [1]),
-        ("rope_scaling", "yarn"),
+        ("num_key_value_heads", {}), ("head_dim", "16"), ("rope_parameters", [1]),
+        ("rope_scaling", "yarn"), ("num_attention_heads", 10**400),
     ],
 )  # fmt: skip
 def test_a_bad_number_is_named(key: str, value: object) -> None:
@@ -87,7 +92,7 @@ def test_a_bad_number_is_named(key: str, value: object) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "1e-5", True])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e39, 10**400, "1e-5", True])
 def test_a_number_has_to_be_finite(value: object) -> None:
     hparams = read_hparams({**SMALL, "rms_norm_eps": value}, "llama")
     with pytest.raises(InputError, match="rms_norm_eps"):
