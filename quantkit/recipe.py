@@ -18,7 +18,7 @@ from quantkit.families.roles import Role
 from quantkit.qtypes import base
 from quantkit.rules import LAYER_SELECTORS, Layers, Never, OnFallback, Recipe, Rule, When, is_layer_selector
 from quantkit.suggest import did_you_mean
-from quantkit.untrusted import read_bounded
+from quantkit.untrusted import read_bounded, shown
 
 SCHEMA = 1
 MAX_RECIPE_BYTES = 1 << 18
@@ -56,14 +56,14 @@ def load_recipe(name_or_path: str) -> Recipe:
     """
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
-        return _recipe(_read(path, str(path)), path.stem)
+        return _recipe(_read(path, shown(path)), path.stem)
     wanted = name_or_path.lower()
     if wanted not in recipe_names():
         wanted = _by_alias().get(wanted, wanted)
     if wanted not in recipe_names():
         suggestion = did_you_mean(wanted, [*recipe_names(), *_by_alias()])
         hint = f"recipes: {', '.join(recipe_names())}; or a path to a .toml file"
-        raise RecipeError(f'unknown recipe "{name_or_path}"{suggestion}', hint=hint, key=name_or_path)
+        raise RecipeError(f'unknown recipe "{shown(name_or_path)}"{suggestion}', hint=hint, key=name_or_path)
     return _recipe(_read_shipped(f"{wanted}.toml"), wanted)
 
 
@@ -85,11 +85,11 @@ class _Table:
     values: Mapping[str, object]
 
     def error(self, key: str, problem: str, hint: str | None = None) -> RecipeError:
-        where = ".".join(word for word in (self.path, key) if word)
+        where = shown(".".join(word for word in (self.path, key) if word))
         return RecipeError(f"{self.file}: {where}: {problem}", path=self.file, key=where, hint=hint)
 
     def unknown(self, key: str, value: str, known: Sequence[str]) -> RecipeError:
-        return self.error(key, f'unknown "{value}"{did_you_mean(value, known)}', f"known: {', '.join(known)}")
+        return self.error(key, f'unknown "{shown(value)}"{did_you_mean(value, known)}', f"known: {', '.join(known)}")
 
     def only(self, *known: str) -> None:
         """Reject keys that nobody reads: they are typing errors."""
@@ -104,7 +104,7 @@ class _Table:
             return None
         if type(value) is not kind:
             names = {str: "a string", int: "an integer", bool: "true or false", list: "an array", dict: "a table"}
-            raise self.error(key, f"expected {names[kind]}, found {value!r:.80}")
+            raise self.error(key, f"expected {names[kind]}, found {shown(repr(value))}")
         assert isinstance(value, kind)
         return value
 
@@ -183,7 +183,7 @@ def _recipe(table: _Table, name: str) -> Recipe:
         raise default.error("qtype", "is missing", hint='for example [default] qtype = "q4_k"')
     title = table.get("title", str) or name.upper()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", title):
-        raise table.error("title", f"{title!r:.80} cannot be part of a file name", "use letters, digits, _ - and .")
+        raise table.error("title", f'"{shown(title)}" cannot be part of a file name', "use letters, digits, _ - and .")
     on_fallback: OnFallback = "error" if table.one_of("on_fallback", get_args(OnFallback)) == "error" else "report"
     common = _read_shipped("limits/llama_quantize.toml")
     return Recipe(

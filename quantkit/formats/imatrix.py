@@ -37,6 +37,7 @@ SUMS, COUNTS = ".in_sum2", ".counts"
 F32_TYPE = 0  # GGML_TYPE_F32
 HASH_BYTES = 1 << 24
 MAX_NAME_BYTES = 1024
+MAX_COUNT = 2.0**62  # tokens; more do not fit int64
 MAX_OVERRIDE_BYTES = 127  # llama_model_kv_override.val_str, less its NUL
 EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 UNMEASURED = EMBEDDINGS | {"output.weight"}
@@ -126,10 +127,11 @@ def _sha256(source: InputFile) -> str:
 
 def _checked(source: InputFile, name: str, sums: F32, counts: F32) -> Entry:
     """An entry whose values can be what they claim. `counts` are float32 as stored, rounded half up to integers."""
-    for what, values in (("sum", sums), ("count", counts)):
-        if not np.isfinite(values).all() or (values < 0).any():
-            bad = values.flat[int(np.argmax(~np.isfinite(values) | (values < 0)))]
-            _fail(source, f"{shown(name)} has a {what} of {bad}, expected finite and not negative", tensor=name)
+    for what, values, limit in (("sum", sums, np.inf), ("count", counts, MAX_COUNT)):
+        bad = ~((values >= 0) & (values < limit))  # NaN compares false
+        if bad.any():
+            value = values.flat[int(np.argmax(bad))]
+            _fail(source, f"{shown(name)} has a {what} of {value}, expected finite and not negative", tensor=name)
     return Entry(sums, np.floor(counts.astype(np.float64) + 0.5).astype(np.int64))
 
 
@@ -231,11 +233,17 @@ def encode_imatrix_gguf(imatrix: Imatrix) -> bytes:
         for name, entry in sorted(imatrix.entries.items())
         for suffix, values in ((SUMS, entry.sums), (COUNTS, entry.counts.astype(np.float32)[:, None]))
     }
-    header = encode_header(metadata, [TensorEntry(n, a.shape, F32_TYPE, a.nbytes) for n, a in arrays.items()])
+    entries = [TensorEntry(name, _trimmed(a.shape), F32_TYPE, a.nbytes) for name, a in arrays.items()]
+    header = encode_header(metadata, entries)
     out = bytearray(header.data.ljust(header.nbytes, b"\0"))
     for offset, values in zip(header.offsets, arrays.values(), strict=True):
         out[offset : offset + values.nbytes] = values.astype("<f4").tobytes()
     return bytes(out)
+
+
+def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without outer dimensions of one, as ggml's writer stores it."""
+    return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
 
 
 def match_importance(
