@@ -1,0 +1,70 @@
+"""Q2_K: 256 weights of 2 bits in sixteen groups with 4-bit scales and minima.
+
+struct block_q2_K, 84 bytes
++-----------+-----------+------+------+
+| scales    | qs        | d    | dmin |    value = d * sc[g] * q - dmin * m[g]
+| 16 bytes  | 64 bytes  | f16  | f16  |
++-----------+-----------+------+------+
+0           16          80     82     84
+
+scales: byte g holds sc[g] low, m[g] high. qs: 32 bytes for every 128 weights, byte l with weights l, l + 32, l + 64
+and l + 96 at bits 0, 2, 4 and 6.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quantkit.qtypes.base import Codes, Grid, QuantType
+from quantkit.qtypes.search import blocks, superblocks
+from quantkit.qtypes.search.blocks import read_half, write_half
+from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
+from quantkit.qtypes.search.scales import Steps, Weighting
+from quantkit.tensors import F32, U8
+
+BLOCK = 256
+NBYTES = 84
+TOP = 3
+PLANES = (Plane(at=16, bits=2, span=32),)
+
+# quantize_row_q2_K_ref and, with importance, quantize_row_q2_K_impl of ggml-quants.c
+SEARCH = superblocks.OffsetSearch(
+    n=16, top=TOP, scale_top=15, how=Weighting.MAGNITUDE, squared=False, steps=Steps(-0.5, 0.1, 15), sigma_factor=1
+)
+
+
+def encode(w: F32, importance: F32 | None) -> U8:
+    """float32 (rows, cols) to bytes (rows, cols // 256 * 84), as ggml's quantize_q2_K."""
+    return blocks.encode(w, importance, _choose, pack)
+
+
+def fit(w: F32, importance: F32 | None) -> Grid:
+    """The scales and minima that `encode` stores."""
+    return blocks.fit(w, importance, _choose)
+
+
+def pack(codes: Codes, grid: Grid) -> U8:
+    """codes int16 (n, 256) to bytes (n, 84)."""
+    raw = np.empty((len(codes), NBYTES), np.uint8)
+    raw[:, :16] = grid.fields["sc"].astype(np.uint8) | grid.fields["m"].astype(np.uint8) << 4
+    write_half(raw, 80, grid.fields["d"])
+    write_half(raw, 82, grid.fields["dmin"])
+    pack_planes(codes, 0, PLANES, raw)
+    return raw
+
+
+def unpack(raw: U8) -> tuple[Codes, Grid]:
+    """Bytes (n, 84) to codes int16 (n, 256) and their grid."""
+    sc, m = raw[:, :16] & np.uint8(15), raw[:, :16] >> np.uint8(4)
+    grid = superblocks.offset_grid(read_half(raw, 80), read_half(raw, 82), sc, m, TOP)
+    return unpack_planes(raw, 0, PLANES, BLOCK), grid
+
+
+def _choose(rows: F32, importance: F32 | None) -> tuple[Codes, Grid]:
+    return superblocks.choose_offset(rows, importance, SEARCH)
+
+
+TYPE = QuantType(
+    name="q2_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=10,
+    uses_importance=True, code_bytes=64,
+)  # fmt: skip

@@ -1,0 +1,59 @@
+"""Q4_0: 32 signed weights of 4 bits and one scale.
+
+struct block_q4_0, 18 bytes
++------+------------+
+| d    | qs         |    value = d * (q - 8)
+| f16  | 16 bytes   |
++------+------------+
+0      2            18
+
+qs: byte i holds weight i low, i + 16 high.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quantkit.qtypes.base import Codes, Grid, QuantType
+from quantkit.qtypes.search import blocks, legacy
+from quantkit.qtypes.search.blocks import read_half, write_half
+from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
+from quantkit.tensors import F32, U8
+
+BLOCK = 32
+NBYTES = 18
+TOP = 8  # codes are -TOP..TOP - 1
+PLANES = (Plane(at=2, bits=4, span=16),)
+
+
+def encode(w: F32, importance: F32 | None) -> U8:
+    """float32 (rows, cols) to bytes (rows, cols // 32 * 18), as ggml's quantize_q4_0."""
+    return blocks.encode(w, importance, _choose, pack)
+
+
+def fit(w: F32, importance: F32 | None) -> Grid:
+    """The scales that `encode` stores."""
+    return blocks.fit(w, importance, _choose)
+
+
+def pack(codes: Codes, grid: Grid) -> U8:
+    """codes int16 (n, 32) to bytes (n, 18)."""
+    raw = np.empty((len(codes), NBYTES), np.uint8)
+    write_half(raw, 0, grid.fields["d"])
+    pack_planes(codes, -TOP, PLANES, raw)
+    return raw
+
+
+def unpack(raw: U8) -> tuple[Codes, Grid]:
+    """Bytes (n, 18) to codes int16 (n, 32) and their grid."""
+    return unpack_planes(raw, -TOP, PLANES, BLOCK), legacy.signed_grid(read_half(raw, 0), TOP)
+
+
+def _choose(rows: F32, importance: F32 | None) -> tuple[Codes, Grid]:
+    return legacy.choose_signed(rows, importance, TOP)
+
+
+TYPE = QuantType(
+    name="q4_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=2,
+    uses_importance=True, code_bytes=16,
+)  # fmt: skip

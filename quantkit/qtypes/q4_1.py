@@ -1,0 +1,60 @@
+"""Q4_1: 32 weights of 4 bits, a scale and an offset.
+
+struct block_q4_1, 20 bytes
++------+------+------------+
+| d    | m    | qs         |    value = d * q + m
+| f16  | f16  | 16 bytes   |
++------+------+------------+
+0      2      4            20
+
+qs: byte i holds weight i low, i + 16 high.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quantkit.qtypes.base import Codes, Grid, QuantType
+from quantkit.qtypes.search import blocks, legacy
+from quantkit.qtypes.search.blocks import read_half, write_half
+from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
+from quantkit.tensors import F32, U8
+
+BLOCK = 32
+NBYTES = 20
+TOP = 15
+PLANES = (Plane(at=4, bits=4, span=16),)
+
+
+def encode(w: F32, importance: F32 | None) -> U8:
+    """float32 (rows, cols) to bytes (rows, cols // 32 * 20), as ggml's quantize_q4_1."""
+    return blocks.encode(w, importance, _choose, pack)
+
+
+def fit(w: F32, importance: F32 | None) -> Grid:
+    """The scales and offsets that `encode` stores."""
+    return blocks.fit(w, importance, _choose)
+
+
+def pack(codes: Codes, grid: Grid) -> U8:
+    """codes int16 (n, 32) to bytes (n, 20)."""
+    raw = np.empty((len(codes), NBYTES), np.uint8)
+    write_half(raw, 0, grid.fields["d"])
+    write_half(raw, 2, grid.fields["m"])
+    pack_planes(codes, 0, PLANES, raw)
+    return raw
+
+
+def unpack(raw: U8) -> tuple[Codes, Grid]:
+    """Bytes (n, 20) to codes int16 (n, 32) and their grid."""
+    return unpack_planes(raw, 0, PLANES, BLOCK), legacy.offset_grid(read_half(raw, 0), read_half(raw, 2), TOP)
+
+
+def _choose(rows: F32, importance: F32 | None) -> tuple[Codes, Grid]:
+    return legacy.choose_offset(rows, importance, TOP)
+
+
+TYPE = QuantType(
+    name="q4_1", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=3,
+    uses_importance=True, code_bytes=16,
+)  # fmt: skip

@@ -1,0 +1,89 @@
+"""Q6_K: 256 weights of 6 bits in sixteen groups with signed 8-bit scales.
+
+struct block_q6_K, 210 bytes
++------------+-----------+-----------+------+
+| ql         | qh        | scales    | d    |    value = d * scales[g] * (q - 32)
+| 128 bytes  | 64 bytes  | int8 x 16 | f16  |
++------------+-----------+-----------+------+
+0            128         192         208    210
+
+ql: the low four bits, 64 bytes for every 128 weights, byte l with weight l low, l + 64 high. qh: the top two bits,
+32 bytes for every 128 weights, byte l with weights l, l + 32, l + 64 and l + 96 at bits 0, 2, 4 and 6.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
+from quantkit.qtypes.search import blocks, scales, superblocks
+from quantkit.qtypes.search.blocks import F16, read_half, write_half
+from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
+from quantkit.qtypes.search.scales import Weighting
+from quantkit.tensors import F32, U8
+
+BLOCK = 256
+NBYTES = 210
+GROUP = 16
+LOW, HIGH = -32, 31
+SCALE_LOW, SCALE_HIGH = -128, 127
+# A block whose largest scale is smaller is stored as zero bytes (GROUP_MAX_EPS in ggml-quants.c).
+EPS = np.float32(1e-15)
+PLANES = (Plane(at=0, bits=4, span=64), Plane(at=128, bits=2, span=32, shift=4))
+
+
+def encode(w: F32, importance: F32 | None) -> U8:
+    """float32 (rows, cols) to bytes (rows, cols // 256 * 210), as ggml's quantize_q6_K."""
+    return blocks.encode(w, importance, _choose, pack)
+
+
+def fit(w: F32, importance: F32 | None) -> Grid:
+    """The scales that `encode` stores."""
+    return blocks.fit(w, importance, _choose)
+
+
+def pack(codes: Codes, grid: Grid) -> U8:
+    """codes int16 (n, 256) to bytes (n, 210)."""
+    raw = np.empty((len(codes), NBYTES), np.uint8)
+    pack_planes(codes, LOW, PLANES, raw)
+    raw[:, 192:208] = grid.fields["sc"].view(np.uint8)
+    write_half(raw, 208, grid.fields["d"])
+    return raw
+
+
+def unpack(raw: U8) -> tuple[Codes, Grid]:
+    """Bytes (n, 210) to codes int16 (n, 256) and their grid."""
+    sc = np.ascontiguousarray(raw[:, 192:208]).view(np.int8)
+    return unpack_planes(raw, LOW, PLANES, BLOCK), _grid(read_half(raw, 208), sc)
+
+
+def _choose(rows: F32, importance: F32 | None) -> tuple[Codes, Grid]:
+    """quantize_row_q6_K_ref, and quantize_row_q6_K_impl, which takes the importance alone as weight."""
+    weights = as_blocks(rows, BLOCK)
+    how = Weighting.SQUARE if importance is None else Weighting.PURE_IMPORTANCE
+    tiles = scales.weighted(weights.reshape(-1, GROUP), how, importance)
+    scale, iscale = scales.search_signed(tiles, -LOW)
+    by_block = scale.reshape(len(weights), -1)
+    peak = scales.signed_peaks(by_block)
+    empty = np.abs(peak) < EPS
+    with np.errstate(all="ignore"):
+        factor = np.float32(SCALE_LOW) / peak
+        d = np.where(empty, np.float32(0), np.float32(1) / factor)
+    factor[empty] = 0
+    sc = scales.nearest_codes(by_block, factor, SCALE_LOW, SCALE_HIGH).astype(np.int8)
+    grid = _grid(blocks.half(d), sc)
+    iscale = np.where(np.repeat(empty, BLOCK // GROUP), np.float32(0), iscale)
+    return superblocks.round_groups(weights, grid, iscale), grid
+
+
+def _grid(d: F16, sc: NDArray[np.int8]) -> Grid:
+    with np.errstate(invalid="ignore"):  # an infinite d times 0: `blocks` refuses it
+        scale = d.astype(np.float32)[:, None] * sc.astype(np.float32)
+    return Grid(scale, None, LOW, HIGH, fields={"d": d, "sc": sc})
+
+
+TYPE = QuantType(
+    name="q6_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=14,
+    uses_importance=True, code_bytes=192,
+)  # fmt: skip

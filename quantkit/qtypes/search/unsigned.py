@@ -1,0 +1,87 @@
+"""Search D: one scale for non-negative values, the block scales of K types (make_qp_quants of ggml-quants.c)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quantkit.qtypes.search.lanes import any_lane, load, low_byte, nearest, select, splat, store
+from quantkit.qtypes.search.tiles import EPS, ONE, WIDTH, ZERO, compiled
+
+SWEEPS = 5
+
+
+@compiled
+def _first_codes(x, weight, at, n, top, codes):  # type: ignore[no-untyped-def]
+    """Try nine scales around top / maximum; store the codes of the best. Return iscale's sums and who is empty."""
+    zero, high = splat(ZERO, WIDTH), splat(np.float32(top), WIDTH)
+    maximum = zero
+    for i in range(n):
+        v = load(x, at + i * WIDTH, WIDTH)
+        maximum = select(maximum > v, maximum, v)
+    best_iscale = high / maximum
+    scale = splat(ONE, WIDTH) / best_iscale
+    best = zero
+    for i in range(n):
+        v = load(x, at + i * WIDTH, WIDTH)
+        diff = v - scale * low_byte(nearest(best_iscale * v))
+        best = best + load(weight, at + i * WIDTH, WIDTH) * diff * diff
+    for step in range(-4, 5):
+        if step == 0:
+            continue
+        factor = np.float32(np.float32(np.float32(0.1) * np.float32(step)) + np.float32(top))
+        iscale = splat(factor, WIDTH) / maximum
+        scale = splat(ONE, WIDTH) / iscale
+        error = zero
+        for i in range(n):
+            v = load(x, at + i * WIDTH, WIDTH)
+            q = nearest(iscale * v)
+            diff = v - scale * select(q > high, high, q)
+            error = error + load(weight, at + i * WIDTH, WIDTH) * diff * diff
+        best_iscale = select(error < best, iscale, best_iscale)
+        best = select(error < best, error, best)
+    slx, sl2 = zero, zero
+    for i in range(n):
+        v = load(x, at + i * WIDTH, WIDTH)
+        w = load(weight, at + i * WIDTH, WIDTH)
+        q = nearest(best_iscale * v)
+        q = select(q > high, high, q)
+        store(codes, at + i * WIDTH, low_byte(q))
+        slx = slx + w * v * q
+        sl2 = sl2 + w * q * q
+    return slx, sl2, maximum < splat(EPS, WIDTH)
+
+
+@compiled
+def search_unsigned(x, weight, top, scales, codes):  # type: ignore[no-untyped-def]
+    """Scale and codes 0..top of every group; scales (tiles, WIDTH), codes (tiles, n, WIDTH).
+
+    Codes are bytes in the reference: a negative one (only negative x has it) is read back modulo 256.
+    """
+    tiles, n, _ = x.shape
+    zero, high = splat(ZERO, WIDTH), splat(np.float32(top), WIDTH)
+    for tile in range(tiles):
+        at = tile * n * WIDTH
+        slx, sl2, empty = _first_codes(x, weight, at, n, top, codes)
+        for _ in range(SWEEPS):
+            before, before2 = slx, sl2
+            for i in range(n):
+                v = load(x, at + i * WIDTH, WIDTH)
+                w = load(weight, at + i * WIDTH, WIDTH)
+                q = load(codes, at + i * WIDTH, WIDTH)
+                rest = slx - w * v * q
+                rest2 = sl2 - w * q * q
+                new = nearest(v * rest2 / rest)
+                new = select(new > high, high, new)
+                new_slx = rest + w * v * new
+                new_sl2 = rest2 + w * new * new
+                better = (rest > zero) & (rest2 > zero) & (new != q)
+                better = better & (new_slx * new_slx * sl2 > slx * slx * new_sl2)
+                store(codes, at + i * WIDTH, select(better, low_byte(new), q))
+                slx = select(better, new_slx, slx)
+                sl2 = select(better, new_sl2, sl2)
+            if not any_lane((slx != before) | (sl2 != before2)):
+                break
+        for i in range(n):
+            store(codes, at + i * WIDTH, select(empty, zero, load(codes, at + i * WIDTH, WIDTH)))
+        scale = select(sl2 > zero, slx / sl2, zero)
+        store(scales, tile * WIDTH, select(empty, zero, scale))
