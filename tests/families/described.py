@@ -17,6 +17,8 @@ from safetensors import safe_open
 
 from quantkit.families.describe import describe
 from quantkit.families.model import Constant, Model, ModelTensor
+from quantkit.families.rows import Family
+from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 
@@ -61,10 +63,21 @@ class Folder:
     def describe(self) -> Model:
         return describe_arrays(self.arrays(), self.config, self)
 
+    def describe_with_tokenizer(self, pre: str | None) -> Model:
+        infos = infos_of(self.arrays())
+        return describe(infos, self.config, self.read_file, name=self.path.name, tokenizer=_tokenizer, pre=pre)
+
+
+def _tokenizer(read_file: ReadFile, config: Mapping[str, Any], family: Family, pre: str | None) -> Tokenizer:
+    return read_tokenizer(read_file, config, family=family.name, pre=pre)
+
+
+def infos_of(arrays: Mapping[str, tuple[str, F32]]) -> dict[str, TensorInfo]:
+    return {name: TensorInfo(name, dtype, array.shape, array.nbytes) for name, (dtype, array) in arrays.items()}
+
 
 def describe_arrays(arrays: Mapping[str, tuple[str, F32]], config: Mapping[str, Any], folder: Folder) -> Model:
-    infos = {name: TensorInfo(name, dtype, array.shape, array.nbytes) for name, (dtype, array) in arrays.items()}
-    return describe_infos(infos, config, folder=folder)
+    return describe_infos(infos_of(arrays), config, folder=folder)
 
 
 def describe_infos(
