@@ -232,16 +232,17 @@ def require_whole_split(files: Sequence[GGUFFile]) -> None:
     total = sum(len(file.tensors) for file in files)
     names: set[str] = set()
     for index, file in enumerate(files):
-        where = f"{shown(file.path)}:"
-        expected = split_metadata(index, len(files), total) if len(files) > 1 else ()
-        for entry in expected:
-            found = file.get(entry.key)
-            if found is None or found.array or found.value != entry.value:
+        for expected in split_metadata(index, len(files), total):
+            found = file.get(expected.key)
+            if found is None and len(files) == 1:
+                continue  # a file that was never split
+            if found is None or found.array or found.value != expected.value:
                 value = "missing" if found is None else shown(repr(found.value))
-                why = f"{where} {entry.key} is {value}, expected {entry.value!r}"
-                raise InputError(why, path=str(file.path), key=entry.key, hint="the shards are not of one model")
+                why = f"{shown(file.path)}: {expected.key} is {value}, expected {expected.value!r}"
+                hint = "fetch all shards of one model, under the names they were published with"
+                raise InputError(why, path=str(file.path), key=expected.key, hint=hint)
         for tensor in file.tensors:
             if tensor.name in names:
-                why = f'{where} tensor "{tensor.name}" is in an earlier shard too'
+                why = f'{shown(file.path)}: tensor "{tensor.name}" is in an earlier shard too'
                 raise InputError(why, path=str(file.path), tensor=tensor.name, hint="fetch the shards again")
             names.add(tensor.name)
