@@ -21,3 +21,9 @@ class KeyValue:
     kind: Kind
     value: Scalar | Sequence[Scalar]
     array: bool = False
+
+    def items(self) -> list[Scalar]:
+        """The values as a list, of one element for a scalar."""
+        if isinstance(self.value, str | bytes | int | float):
+            return [self.value]
+        return list(self.value)

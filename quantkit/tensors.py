@@ -63,3 +63,7 @@ class TensorRef(Protocol):
     def read(self, start: int, stop: int) -> F32:
         """Return rows [start, stop) as float32, shape (stop - start, cols), decoded exactly."""
         ...
+
+    def read_packed(self, start: int, stop: int) -> U8:
+        """Return the stored bytes of rows [start, stop), uint8 (stop - start, row bytes)."""
+        ...

@@ -198,4 +198,4 @@ def check_tokenizer(metadata: Sequence[KeyValue], checkpoint: Checkpoint) -> Che
 
 
 def tokenizer_keys(metadata: Sequence[KeyValue]) -> dict[str, object]:
-    return {kv.key: list(kv.value) if kv.array else kv.value for kv in metadata if kv.key.startswith("tokenizer.")}
+    return {kv.key: kv.items() for kv in metadata if kv.key.startswith("tokenizer.")}

@@ -27,7 +27,7 @@ from quantkit.plan import Plan
 from quantkit.report.manifest import FileRecord
 from quantkit.report.sizes import plan_line
 from quantkit.report.text import size
-from quantkit.storage import Job, PartFile, open_job
+from quantkit.storage import Job, PartFile, open_job, remove_job
 
 CONVERT_SAMPLE_ROWS = 64  # rows of each tensor that convert compares; `quantkit verify --against` compares all
 
@@ -78,6 +78,7 @@ def _build(prepared: Prepared, output: Output, emit: Sink, stop: Callable[[], bo
         for plan, targets in zip(prepared.plans, output_paths(prepared.plans, output.out), strict=True):
             if already_built(targets, plan.digest, lambda: prepared.source_files):
                 artifacts[plan.digest] = existing_artifact(targets)
+                remove_job(job_folder(prepared, plan, targets))  # killed after its last step, before tidying
                 continue
             refuse_existing(targets, output.force)
             job = stack.enter_context(open_plan_job(prepared, plan, job_folder(prepared, plan, targets)))

@@ -100,8 +100,7 @@ def _source_log_probabilities(checkpoint: Checkpoint, contexts: Sequence[Sequenc
     if checkpoint.kind == "gguf":
         [first, *_] = [f for f in checkpoint.files() if f.weights]
         engine = LlamaCpp(Path(first.path), threads)
-        [tokens] = [kv.value for kv in checkpoint.metadata if kv.key == "tokenizer.ggml.tokens"]
-        vocabulary = len(tokens)
+        [vocabulary] = [len(kv.items()) for kv in checkpoint.metadata if kv.key == "tokenizer.ggml.tokens"]
         return np.stack([engine.log_probabilities(c, vocabulary) for c in contexts])
     from quantkit.calibration.blocks import next_token_logits
 

@@ -29,7 +29,7 @@ from quantkit.report.manifest import (
 )
 from quantkit.report.sizes import size_report
 from quantkit.report.text import size
-from quantkit.storage import Job, PartFile, hash_file, open_job, update_sums, write_small
+from quantkit.storage import Job, PartFile, hash_file, open_job, remove_file, update_sums, write_small
 
 NAMED_VERSIONS = ("numpy", "numba", "gguf", "tokenizers", "sentencepiece")
 
@@ -135,29 +135,30 @@ def draft_manifest(plan: Plan, facts: Mapping[str, Any]) -> Manifest:
 
 
 def publish(draft: Manifest, job: Job, targets: Sequence[Path], *, force: bool, emit: Sink = ignore) -> Artifact:
-    """Give the finished files of `job` their names, then write the manifest and SHA256SUMS, and drop the job.
+    """Give the finished files of `job` their names, then write SHA256SUMS and the manifest, and drop the job.
 
-    Every file is re-read from disk, hashed and structurally checked before it is renamed; the manifest comes last.
+    Every file is re-read from disk, hashed and structurally checked before it is renamed. The manifest comes last; an
+    older one goes just before the first rename, so that no manifest ever describes other bytes.
     """
-    published = job.publish(
-        targets, overwrite=force, check=lambda part: check_structure([read_gguf(part)]).require(part)
-    )
+    path = manifest_path(targets[0])
+
+    def check(part: Path) -> None:
+        Verification((check_structure([read_gguf(part)]),)).require(part)
+        if force:
+            remove_file(path)
+
+    published = job.publish(targets, overwrite=force, check=check)
     records = tuple(FileRecord(p.path.name, p.nbytes, p.sha256) for p in published)
     tensors = tuple(replace(t, sha256=job.records[t.name].sha256) for t in draft.tensors)
     manifest = replace(draft, artifact=records, tensors=tensors)
-    path = manifest_path(targets[0])
     encoded = manifest.encode()
-    write_small(path, encoded, overwrite=True)
     sums = {r.name: r.sha256 for r in records} | {path.name: hashlib.sha256(encoded).hexdigest()}
     update_sums(path.parent, sums)
+    write_small(path, encoded, overwrite=True)
     job.discard()
     for file in published:
         emit(Published(str(file.path), file.nbytes, file.sha256))
     return Artifact(targets[0], manifest, built=True)
-
-
-def _require_structure(part: Path) -> None:
-    Verification((check_structure([read_gguf(part)]),)).require(part)
 
 
 # The work folder of `quantkit quantize`: a job, and beside it what `quantkit pack` needs to know of the plan.

@@ -13,6 +13,7 @@ import numpy as np
 
 from quantkit.errors import InterruptedRunError, NonFiniteError
 from quantkit.events import Resumed, Sink, TensorProgress, ignore
+from quantkit.families.model import Rows
 from quantkit.pipeline.slabs import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.plan import Plan, PlannedTensor
 from quantkit.qtypes import base
@@ -120,7 +121,7 @@ def _encode(checkpoint: Checkpoint, targets: Sequence[Target], work: _Work) -> d
     by_type: dict[tuple[str, bool], U8] = {}
     for number in work.targets:
         planned = targets[number].plan.tensors[work.index]
-        if planned.copy:
+        if planned.copy and base.get(planned.qtype).block > 1:  # floats are read as numbers, to be checked
             encoded[number] = _copy(checkpoint, planned, work.slab)
             continue
         if values is None:
@@ -159,7 +160,8 @@ def _importance(plan: Plan, planned: PlannedTensor, slab: Slab) -> F32 | None:
 
 def _copy(checkpoint: Checkpoint, planned: PlannedTensor, slab: Slab) -> U8:
     [part] = planned.tensor.parts
-    return checkpoint.ref(part.tensor).read_packed(slab.start, slab.stop)
+    assert isinstance(part, Rows), planned.name
+    return checkpoint.ref(part.tensor).read_packed(part.start + slab.start, part.start + slab.stop)
 
 
 def _non_finite(planned: PlannedTensor, row: int, col: int, value: float, where: str) -> NonFiniteError:
@@ -190,7 +192,7 @@ class _Writer:
             planned = self._targets[number].plan.tensors[work.index]
             data = np.ascontiguousarray(raw).reshape(-1)
             self._targets[number].job.write(planned.file, planned.offset + self._written[number], data)
-            self._hashes[number].update(data)
+            self._hashes[number].update(memoryview(data))
             self._written[number] += data.nbytes
         if work.last:
             self._finish(work)

@@ -1,0 +1,221 @@
+"""The real command, killed or failed at every point where it touches its output."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import TINY
+
+ARGUMENTS = ["convert", str(TINY), "--to", "q8_0", "--quiet", "--threads", "2"]
+KILL_POINTS = 220
+FAULT_POINTS = 40
+
+# Runs commands in forked children of a process that has imported everything, so that hundreds of runs take seconds.
+SERVER = """
+import os, sys, json
+from quantkit.cli.main import main
+import numpy, numba, gguf, quantkit.pipeline.convert
+main(json.loads(sys.argv[1]))  # loads the compiled encoders
+for line in sys.stdin:
+    fault, arguments = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        if fault:
+            os.environ["QUANTKIT_FAULT"] = fault
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), 2)
+            status = main(arguments)
+            sys.stdout.flush()
+            os._exit(status)
+    print("\\n" + json.dumps(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Forks:
+    """A process that runs command lines in forked children."""
+
+    def __init__(self, warm: list[str]) -> None:
+        command = [sys.executable, "-c", SERVER, json.dumps(warm)]
+        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, arguments: list[str], fault: str | None = None) -> int:
+        """The exit status of one run; minus the signal number when it was killed."""
+        assert self._server.stdin and self._server.stdout
+        self._server.stdin.write(json.dumps([fault, arguments]) + "\n")
+        self._server.stdin.flush()
+        for line in self._server.stdout:
+            if line.strip().lstrip("-").isdigit():
+                return os.waitstatus_to_exitcode(int(line))
+        raise AssertionError("the server ended")
+
+    def close(self) -> None:
+        self._server.communicate("", timeout=60)
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Forks:
+    warm = tmp_path_factory.mktemp("warm")
+    server = Forks([*ARGUMENTS, "-o", str(warm / "model.gguf")])
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def golden(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("golden")
+    assert forks.run([*ARGUMENTS, "-o", str(folder / "model.gguf")]) == 0
+    return sha256(folder / "model.gguf")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def operations(forks: Forks, folder: Path, arguments: list[str]) -> int:
+    """How many times a whole run touches its output: the largest n at which a fault still shows."""
+    low, high = 1, 4096
+    while low < high:
+        middle = (low + high + 1) // 2
+        target = folder / f"{middle}" / "model.gguf"
+        target.parent.mkdir()
+        if forks.run([*arguments, "-o", str(target)], f"kill:{middle}") == -signal.SIGKILL:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def spread(count: int, points: int) -> list[int]:
+    """`points` numbers from 1 to `count`, evenly."""
+    return sorted({1 + i * (count - 1) // max(points - 1, 1) for i in range(points)})
+
+
+def leftovers(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+DONE = {"model.gguf", "model.manifest.json", "SHA256SUMS"}
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_resumes_to_the_same_bytes(forks: Forks, golden: str, tmp_path: Path) -> None:
+    count = operations(forks, tmp_path, ARGUMENTS)
+    points = [(kind, n) for n in spread(count, KILL_POINTS // 2) for kind in ("kill", "tear")]
+    assert len(points) >= 200
+    for kind, n in points:
+        folder = tmp_path / f"{kind}-{n}"
+        folder.mkdir()
+        target = folder / "model.gguf"
+        command = [*ARGUMENTS, "-o", str(target)]
+        assert forks.run(command, f"{kind}:{n}") == -signal.SIGKILL
+        assert not target.exists() or sha256(target) == golden, n
+        assert forks.run(command) == 0, n
+        assert sha256(target) == golden, n
+        assert leftovers(folder) == DONE, n
+
+
+@pytest.mark.slow
+def test_killed_anywhere_an_older_artifact_is_whole(forks: Forks, golden: str, tmp_path: Path) -> None:
+    older = [*ARGUMENTS, "--embedding-type", "f16"]
+    count = operations(forks, tmp_path, ARGUMENTS)
+    for n in spread(count, 50):
+        folder = tmp_path / f"older-{n}"
+        folder.mkdir()
+        target = folder / "model.gguf"
+        assert forks.run([*older, "-o", str(target)]) == 0
+        before = sha256(target)
+        command = [*ARGUMENTS, "-o", str(target), "--force"]
+        status = forks.run(command, f"kill:{n}")
+        assert status in {-signal.SIGKILL, 0}
+        assert sha256(target) in {before, golden}, n
+        assert forks.run(command) == 0
+        assert sha256(target) == golden
+        assert leftovers(folder) == DONE, n
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["enospc", "eio", "edquot", "eintr", "short"])
+def test_a_failing_disk_loses_nothing(kind: str, forks: Forks, golden: str, tmp_path: Path) -> None:
+    count = operations(forks, tmp_path, ARGUMENTS)
+    for n in spread(count, FAULT_POINTS):
+        folder = tmp_path / f"fault-{n}"
+        folder.mkdir()
+        target = folder / "model.gguf"
+        command = [*ARGUMENTS, "-o", str(target)]
+        status = forks.run(command, f"{kind}:{n}")
+        assert status in {0, 5, 6}, (n, status)
+        assert not target.exists() or sha256(target) == golden, n
+        assert forks.run(command) == 0, n
+        assert sha256(target) == golden, n
+        assert leftovers(folder) == DONE, n
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_as_a_user_would(golden: str, tmp_path: Path) -> None:
+    quantkit = [sys.executable, "-c", "from quantkit.cli.main import run; run()"]
+    target = tmp_path / "model.gguf"
+    start = time.monotonic()
+    subprocess.run([*quantkit, *ARGUMENTS, "-o", str(tmp_path / "whole" / "model.gguf")], check=True)
+    whole = time.monotonic() - start
+    for i in range(12):
+        process = subprocess.Popen([*quantkit, *ARGUMENTS, "-o", str(target), "--force"])
+        time.sleep(whole * (0.4 + 0.05 * i))
+        process.kill()
+        process.wait()
+        assert not target.exists() or sha256(target) == golden
+    subprocess.run([*quantkit, *ARGUMENTS, "-o", str(target)], check=True)
+    assert sha256(target) == golden
+
+
+def test_a_file_size_limit_is_a_resource_error(tmp_path: Path) -> None:
+    code = "from quantkit.cli.main import run; run()"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    result = subprocess.run(
+        [sys.executable, "-c", code, *ARGUMENTS, "-o", str(tmp_path / "out" / "model.gguf")],
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 5, result.stderr
+    assert os.strerror(errno.EFBIG) in result.stderr or "size" in result.stderr
+    assert not list(tmp_path.rglob("*.gguf"))
+
+
+def test_two_processes_on_one_output_end_with_one_good_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from quantkit.cli.main import run; run()", *ARGUMENTS]
+    target = tmp_path / "model.gguf"
+    runs = [subprocess.Popen([*command, "-o", str(target)]) for _ in range(3)]
+    statuses = sorted(run.wait() for run in runs)
+    assert statuses[0] == 0
+    assert set(statuses) <= {0, 6}
+    assert leftovers(tmp_path) == DONE
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path, golden: str) -> None:
+    command = [sys.executable, "-c", "from quantkit.cli.main import run; run()", *ARGUMENTS[:-3]]
+    target = tmp_path / "model.gguf"
+    statuses = []
+    for delay in (0.3, 0.6, 0.9, 1.2):
+        process = subprocess.Popen([*command, "-o", str(target), "--force"], stderr=subprocess.PIPE, text=True)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate()[1]
+        statuses.append(process.returncode)
+        assert process.returncode in {0, 130}, errors
+        assert process.returncode == 0 or "resume" in errors
+        assert not target.exists() or sha256(target) == golden
+    assert 130 in statuses
