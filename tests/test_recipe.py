@@ -120,6 +120,21 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     }
 
 
+def test_the_documented_recipe(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
+    recipe = load_recipe(write(tmp_path, text.partition("```toml\n")[2].partition("```")[0]))
+    assert (recipe.title, recipe.on_fallback) == ("Q4_K_MINE", "error")
+    assert types(recipe, "output.weight", "blk.0.attn_v.weight") == {
+        "output.weight": "q6_k",
+        "blk.0.attn_v.weight": "q8_0",
+    }
+    named = {
+        word for line in text.splitlines() if line.startswith("| `roles`") for word in re.findall(r"`(\w+)`", line)
+    }
+    quantized = set(Role) - {Role.NORM, Role.BIAS, Role.ROPE, Role.ROUTER}
+    assert named - {"roles"} == quantized
+
+
 def test_later_rules_win(tmp_path: Path) -> None:
     rules = "".join(f'[[rule]]\nroles = ["attn_v"]\nqtype = "{qtype}"\n' for qtype in ("q8_0", "bf16", "q5_0"))
     recipe = load_recipe(write(tmp_path, f'schema = 1\n[default]\nqtype = "q4_0"\n{rules}'))
