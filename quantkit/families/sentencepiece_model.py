@@ -1,0 +1,208 @@
+"""A bounded reader of SentencePiece's `tokenizer.model`: a serialized ModelProto, read without the library.
+
+Message ModelProto (sentencepiece_model.proto), as far as it decides how text is split:
+
+    1 pieces           { 1 piece: string   2 score: float32   3 type: enum }         repeated
+    2 trainer_spec     { 3 model_type: enum   24 treat_whitespace_as_suffix: bool }
+    3 normalizer_spec  { 2 precompiled_charsmap: bytes   3 add_dummy_prefix: bool
+                         4 remove_extra_whitespaces: bool   5 escape_whitespaces: bool }
+
+The wire format is Protocol Buffers': every field is a varint `number << 3 | wire type`, followed by a varint (0),
+8 bytes (1), a length and bytes (2) or 4 bytes (5).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from quantkit.errors import InputError
+from quantkit.families.tokenizer_files import MAX_TOKEN_CHARACTERS, MAX_TOKENS, TOKENIZER_MODEL
+from quantkit.families.vocabulary import TokenType
+from quantkit.untrusted import shown
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+MAX_VARINT_BYTES = 10
+UNIGRAM, BPE = 1, 2  # enum TrainerSpec.ModelType
+
+
+PIECE_TYPES = {int(kind): kind for kind in TokenType}  # enum ModelProto.SentencePiece.Type
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One vocabulary entry; spaces in `text` are U+2581."""
+
+    text: str
+    score: float
+    kind: TokenType
+
+
+@dataclass(frozen=True)
+class SentencePieceModel:
+    """What a tokenizer.model says. `charsmap` holds the rules of a normalizer other than identity."""
+
+    pieces: tuple[Piece, ...]
+    model_type: int = UNIGRAM
+    charsmap: bytes = b""
+    add_dummy_prefix: bool = True
+    remove_extra_whitespaces: bool = True
+    escape_whitespaces: bool = True
+    treat_whitespace_as_suffix: bool = False
+
+
+Value = int | bytes
+
+
+def parse_sentencepiece(data: bytes) -> SentencePieceModel:
+    """Parse the bytes of a tokenizer.model.
+
+    Raises InputError for anything that is not a ModelProto with distinct, non-empty UTF-8 pieces and finite scores.
+    """
+    pieces: list[Piece] = []
+    trainer: dict[int, Value] = {}
+    normalizer: dict[int, Value] = {}
+    for number, value in _fields(data, "model"):
+        if number == 1:
+            if len(pieces) == MAX_TOKENS:
+                raise _broken(f"more than {MAX_TOKENS:,} pieces")
+            pieces.append(_piece(_message(value, "pieces"), len(pieces)))
+        elif number == 2:
+            trainer.update(_fields(_message(value, "trainer_spec"), "trainer_spec"))
+        elif number == 3:
+            normalizer.update(_fields(_message(value, "normalizer_spec"), "normalizer_spec"))
+    _check_pieces(pieces)
+    return SentencePieceModel(
+        pieces=tuple(pieces),
+        model_type=_integer(trainer.get(3, UNIGRAM), "trainer_spec.model_type"),
+        charsmap=_message(normalizer.get(2, b""), "normalizer_spec.precompiled_charsmap"),
+        add_dummy_prefix=_flag(normalizer, 3, default=True),
+        remove_extra_whitespaces=_flag(normalizer, 4, default=True),
+        escape_whitespaces=_flag(normalizer, 5, default=True),
+        treat_whitespace_as_suffix=_flag(trainer, 24, default=False),
+    )
+
+
+def encode_sentencepiece(model: SentencePieceModel) -> bytes:
+    """The bytes of a tokenizer.model with byte fallback that the sentencepiece library loads (for verification)."""
+    chunks = []
+    for piece in model.pieces:
+        text = piece.text.encode()
+        score = b"\x15" + struct.pack("<f", piece.score)
+        chunks.append(_chunk(1, _chunk(1, text) + score + b"\x18" + bytes([piece.kind])))
+    has_bytes = any(piece.kind is TokenType.BYTE for piece in model.pieces)
+    trainer = b"\x18" + bytes([model.model_type]) + b"\x98\x02" + bytes([has_bytes])  # model_type, byte_fallback (35)
+    flags = (model.add_dummy_prefix, model.remove_extra_whitespaces, model.escape_whitespaces)
+    normalizer = b"".join(bytes([number << 3, flag]) for number, flag in zip((3, 4, 5), flags, strict=True))
+    return b"".join((*chunks, _chunk(2, trainer), _chunk(3, normalizer)))
+
+
+def is_tiktoken(data: bytes) -> bool:
+    """Whether a file called tokenizer.model is a tiktoken vocabulary: lines of base64, a space and a rank."""
+    return re.match(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n", data[:1024]) is not None
+
+
+def _broken(why: str) -> InputError:
+    hint = "fetch the file again; a Git LFS pointer or a web page often takes its place"
+    return InputError(f"{TOKENIZER_MODEL} is no SentencePiece model: {why}", path=TOKENIZER_MODEL, hint=hint)
+
+
+def _fields(data: bytes, where: str) -> Iterator[tuple[int, Value]]:
+    """(field number, value) of a message in file order; 4- and 8-byte values as bytes."""
+    offset = 0
+    while offset < len(data):
+        tag, offset = _read_varint(data, offset, where)
+        number, wire = tag >> 3, tag & 7
+        if number == 0:
+            raise _broken(f"field number 0 in {where}")
+        if wire == VARINT:
+            value, offset = _read_varint(data, offset, where)
+            yield number, value
+            continue
+        if wire == BYTES:
+            size, offset = _read_varint(data, offset, where)
+        elif wire in {FIXED32, FIXED64}:
+            size = 4 if wire == FIXED32 else 8
+        else:
+            raise _broken(f"wire type {wire} in {where}")
+        if size > len(data) - offset:
+            raise _broken(f"field {number} of {where} has {size:,} bytes, {len(data) - offset:,} are left")
+        yield number, data[offset : offset + size]
+        offset += size
+
+
+def _read_varint(data: bytes, offset: int, where: str) -> tuple[int, int]:
+    if offset < len(data) and data[offset] < 0x80:  # nearly all of them
+        return data[offset], offset + 1
+    value = 0
+    for position in range(MAX_VARINT_BYTES):
+        if offset + position >= len(data):
+            raise _broken(f"{where} ends inside a number")
+        byte = data[offset + position]
+        value |= (byte & 0x7F) << (7 * position)
+        if byte < 0x80:
+            return value, offset + position + 1
+    raise _broken(f"a number of more than {MAX_VARINT_BYTES} bytes in {where}")
+
+
+def _chunk(number: int, data: bytes) -> bytes:
+    """A field of bytes."""
+    return bytes([number << 3 | BYTES]) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _message(value: Value, where: str) -> bytes:
+    if not isinstance(value, bytes):
+        raise _broken(f"{where} is a number, expected bytes")
+    return value
+
+
+def _integer(value: Value, where: str) -> int:
+    if not isinstance(value, int):
+        raise _broken(f"{where} is not a number")
+    return value
+
+
+def _flag(spec: dict[int, Value], number: int, *, default: bool) -> bool:
+    return bool(_integer(spec.get(number, default), f"field {number}"))
+
+
+def _piece(data: bytes, index: int) -> Piece:
+    where = f"pieces[{index}]"
+    found = dict(_fields(data, where))
+    raw, score, kind = found.get(1, b""), found.get(2, bytes(4)), found.get(3, int(TokenType.NORMAL))
+    raw = _message(raw, f"{where}.piece")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _broken(f"{where} is not UTF-8: {shown(raw)}") from error
+    if not 0 < len(text) <= MAX_TOKEN_CHARACTERS:
+        raise _broken(f"{where} has {len(text):,} characters")
+    if not isinstance(score, bytes) or len(score) != 4:
+        raise _broken(f"the score of {where} is not a float")
+    value = struct.unpack("<f", score)[0]
+    if not math.isfinite(value):
+        raise _broken(f"the score of {where} is {value}")
+    if kind not in PIECE_TYPES:
+        raise _broken(f"{where} has type {shown(str(kind))}")
+    return Piece(text, value, PIECE_TYPES[_integer(kind, where)])
+
+
+def _check_pieces(pieces: list[Piece]) -> None:
+    if not pieces:
+        raise _broken("it has no pieces")
+    seen: dict[str, int] = {}
+    for index, piece in enumerate(pieces):
+        if seen.setdefault(piece.text, index) != index:
+            raise _broken(f'pieces {seen[piece.text]} and {index} are both "{shown(piece.text)}"')

@@ -1,0 +1,261 @@
+"""The tokenizer of a checkpoint as GGUF metadata, with a hash that says which tokenizer it is.
+
+`read_tokenizer` chooses between the kinds: a SentencePiece `tokenizer.model` where there is one, else tokenizer.json,
+SentencePiece-style when its BPE falls back to bytes and byte-level otherwise. Which files count and what a family
+adds is the reference converter's choice (conversion/{llama,qwen,gemma,phi}.py, October 2026).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.chat_template import find_chat_templates
+from quantkit.families.pretokenizer_table import LLAMA_CPP
+from quantkit.families.pretokenizers import find_pre
+from quantkit.families.sentencepiece_model import SentencePieceModel, is_tiktoken, parse_sentencepiece
+from quantkit.families.special_tokens import SpecialTokens, find_special_tokens
+from quantkit.families.tokenizer_bpe import byte_level_vocabulary, is_byte_level_class
+from quantkit.families.tokenizer_files import (
+    MAX_VALUES,
+    TEKKEN,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    TOKENIZER_MODEL,
+    BpeTokenizer,
+    ReadFile,
+    TokenizerFiles,
+    bad,
+    parse_added,
+    parse_tokenizer_json,
+    read_bytes,
+    read_tokenizer_files,
+    unique_keys,
+)
+from quantkit.families.tokenizer_spm import byte_fallback_vocabulary, sentencepiece_vocabulary
+from quantkit.families.vocabulary import Vocabulary
+from quantkit.metadata import KeyValue
+from quantkit.untrusted import parse_json_object, shown
+
+__all__ = ["ReadFile", "Tokenizer", "read_tokenizer"]
+
+SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
+CODE_LLAMA_ROWS, CODE_LLAMA_KINDS, CODE_LLAMA_EOT = 32016, ("prefix", "suffix", "middle", "eot"), 32010
+GRANITE_ROWS = 49152
+OTHER_FILES = (TEKKEN, "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model.v3")
+HASH_FORM = 1
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer ready to be written.
+
+    `metadata` is every `tokenizer.*` entry in the reference converter's order. `vocab_size` is the number of tokens,
+    padding included. `kind` is "spm" or "bpe". `pre` is the pre-tokenizer and `pre_found_by` how it was found
+    ("option", "pattern", "hash"; "default" for spm).
+
+    `sha256` is the SHA-256 of a canonical JSON (sorted keys, no spaces, ASCII) of the metadata as {key: [kind,
+    value]}, of the kind, and of what the metadata cannot say of the split: the normalizer and pre_tokenizer sections
+    and flags of the model for tokenizer.json, the normalizer for tokenizer.model. Order and spelling of the source's
+    JSON do not matter; a token, merge, score, id, flag, pattern or chat template does.
+    """
+
+    metadata: tuple[KeyValue, ...]
+    sha256: str
+    vocab_size: int
+    kind: str
+    pre: str
+    pre_found_by: str
+    warnings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class FamilyRules:
+    """What a family adds. `prefix_setting`: add_space_prefix is what tokenizer_config.json calls add_prefix_space;
+    `no_prefix`: a SentencePiece vocabulary puts no space first; `phi`: added tokens of tokenizer.json count beside a
+    tokenizer.model, and the class GPT2Tokenizer means byte-level."""
+
+    prefix_setting: bool = False
+    no_prefix: bool = False
+    phi: bool = False
+
+
+RULES = {
+    "llama": FamilyRules(prefix_setting=True),
+    "mixtral": FamilyRules(prefix_setting=True),
+    "gemma2": FamilyRules(no_prefix=True),
+    "gemma3": FamilyRules(no_prefix=True),
+    "phi3": FamilyRules(phi=True),
+}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The files of one checkpoint. `raw` is tokenizer.json parsed, `data` its bytes; `model` a tokenizer.model."""
+
+    files: TokenizerFiles
+    data: bytes | None
+    raw: dict[str, Any] | None
+    model: SentencePieceModel | None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A vocabulary, how its pre-tokenizer was found, and what else decides how text is split (for the hash)."""
+
+    vocabulary: Vocabulary
+    pre_found_by: str
+    split: dict[str, Any]
+
+
+def read_tokenizer(
+    read_file: ReadFile, config: Mapping[str, Any], *, family: str, pre: str | None = None, names: Sequence[str] = ()
+) -> Tokenizer:
+    """Read the tokenizer of a checkpoint.
+
+    `read_file` gives the bytes of a file by name, None where there is none; `config` is the parsed config.json;
+    `family` the name of its family; `pre` the user's choice of pre-tokenizer (--pre); `names` the names of the
+    checkpoint's files, needed to find additional chat templates.
+
+    Raises InputError for missing and broken files, naming file and key; UnsupportedError for tokenizers that
+    llama.cpp does not have and for unknown pre-tokenizers; UsageError for an unknown `pre`. Takes up to 3 s for a
+    vocabulary of 256,000.
+    """
+    rules = RULES.get(family, FamilyRules())
+    source = _open(read_file, config)
+    found = _read(source, rules, pre)
+    files, vocabulary = source.files, found.vocabulary
+    special = _special_tokens(source, vocabulary, rules)
+    templates = find_chat_templates(read_file, files.settings, names)
+    prefix_first, prefix_last, prefix_warnings = _space_prefix(source, vocabulary, rules)
+    metadata = (*prefix_first, *vocabulary.metadata(), *special.metadata(), *templates.metadata(), *prefix_last)
+    kind = "bpe" if vocabulary.model == "gpt2" else "spm"
+    return Tokenizer(
+        metadata=metadata,
+        sha256=_canonical_hash(kind, metadata, found.split),
+        vocab_size=len(vocabulary.tokens),
+        kind=kind,
+        pre=vocabulary.pre,
+        pre_found_by=found.pre_found_by,
+        warnings=(*vocabulary.warnings, *special.warnings, *prefix_warnings, *templates.warnings),
+    )
+
+
+def _open(read_file: ReadFile, config: Mapping[str, Any]) -> _Source:
+    files = read_tokenizer_files(read_file, config)
+    data = read_bytes(read_file, TOKENIZER_JSON)
+    pairs = unique_keys(TOKENIZER_JSON)
+    raw = None if data is None else parse_json_object(data, Path(TOKENIZER_JSON), values=MAX_VALUES, pairs=pairs)
+    pieces = read_bytes(read_file, TOKENIZER_MODEL)
+    if pieces is not None and is_tiktoken(pieces):
+        if raw is None:
+            message = f"{TOKENIZER_MODEL} is a tiktoken vocabulary, which does not say how text is split"
+            raise UnsupportedError(message, path=TOKENIZER_MODEL, hint=f"add the {TOKENIZER_JSON} of the same model")
+        pieces = None
+    return _Source(files, data, raw, None if pieces is None else parse_sentencepiece(pieces))
+
+
+def _read(source: _Source, rules: FamilyRules, pre: str | None) -> _Read:
+    if source.model is not None and not (rules.phi and is_byte_level_class(source.files.settings)):
+        more = parse_added(source.raw) if rules.phi else None
+        vocabulary = sentencepiece_vocabulary(source.model, source.files, more)
+        return _Read(_without_pre(vocabulary, pre), "default", _model_split(source.model))
+    if source.raw is None or source.data is None:
+        raise _missing(source.files.read_file)
+    tokenizer = parse_tokenizer_json(source.raw)
+    split = {
+        "normalizer": tokenizer.normalizer,
+        "pre_tokenizer": tokenizer.pre_tokenizer,
+        "ignore_merges": tokenizer.ignore_merges,
+        "merges": tokenizer.merge_lines,
+        "added": [[t.index, t.content, t.special, t.normalized, t.lstrip, t.rstrip] for t in tokenizer.added],
+    }
+    if tokenizer.byte_fallback:
+        vocabulary = byte_fallback_vocabulary(tokenizer, source.files)
+        vocabulary = _without_pre(vocabulary, pre)
+        found_by = "default"
+    else:
+        match = find_pre(tokenizer, source.data, pre)
+        vocabulary = byte_level_vocabulary(tokenizer, source.files, match.name)
+        vocabulary = replace(vocabulary, warnings=(*match.warnings, *vocabulary.warnings))
+        found_by = match.found_by
+    warnings = (*vocabulary.warnings, *_strip_warnings(tokenizer))
+    return _Read(replace(vocabulary, warnings=warnings), found_by, split)
+
+
+def _without_pre(vocabulary: Vocabulary, pre: str | None) -> Vocabulary:
+    if pre is None:
+        return vocabulary
+    message = f"--pre {pre} has no effect: the vocabulary is SentencePiece's, which has no pre-tokenizer"
+    return replace(vocabulary, warnings=(*vocabulary.warnings, ("pre-tokenizer", message)))
+
+
+def _model_split(model: SentencePieceModel) -> dict[str, Any]:
+    charsmap = hashlib.sha256(model.charsmap).hexdigest()
+    return {"charsmap": charsmap, "dummy_prefix": model.add_dummy_prefix, "extra": model.remove_extra_whitespaces}
+
+
+def _strip_warnings(tokenizer: BpeTokenizer) -> tuple[tuple[str, str], ...]:
+    greedy = [token.content for token in tokenizer.added if token.lstrip or token.rstrip]
+    if not greedy:
+        return ()
+    who = f'"{shown(greedy[0])}"' + (f" and {len(greedy) - 1} more" if len(greedy) > 1 else "")
+    return (("tokenizer-added", f"{who}: the source drops spaces beside this token, llama.cpp keeps them"),)
+
+
+def _missing(read_file: ReadFile) -> InputError | UnsupportedError:
+    """The error for a checkpoint without a tokenizer file that counts, naming those that lie there instead."""
+    there = [name for name in OTHER_FILES if read_file(name) is not None]
+    if TEKKEN in there:
+        message = f"the tokenizer is Mistral's {TEKKEN}, which cannot be read"
+        hint = f"add the {TOKENIZER_JSON} of the same model; Mistral publishes one for use with transformers"
+        return UnsupportedError(message, path=TEKKEN, hint=hint)
+    also = f" (there is {', '.join(there)}, which does not say how text is split)" if there else ""
+    message = f"the checkpoint has no tokenizer: no {TOKENIZER_MODEL} and no {TOKENIZER_JSON}{also}"
+    hint = f"copy the tokenizer files of the original model here, or let transformers write a {TOKENIZER_JSON}"
+    return InputError(message, path=TOKENIZER_JSON, hint=hint)
+
+
+def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: FamilyRules) -> SpecialTokens:
+    files, count = source.files, len(vocabulary.tokens)
+    found = find_special_tokens(source.raw, files.settings, files.root_config, count)
+    ids, adds = dict(found.ids), dict(found.adds)
+    if rules.prefix_setting and files.vocab_size == CODE_LLAMA_ROWS:
+        infill = find_special_tokens(source.raw, files.settings, files.root_config, count, CODE_LLAMA_KINDS)
+        ids |= {"eot": CODE_LLAMA_EOT, **infill.ids}
+    if rules.prefix_setting and files.vocab_size == GRANITE_ROWS:
+        adds["bos"] = False
+    if vocabulary.model == "gpt2" and LLAMA_CPP[vocabulary.pre].adds_bos:
+        adds.setdefault("bos", False)  # the source adds none; without the key llama.cpp would
+    return SpecialTokens(ids, adds, found.warnings)
+
+
+def _space_prefix(
+    source: _Source, vocabulary: Vocabulary, rules: FamilyRules
+) -> tuple[tuple[KeyValue, ...], tuple[KeyValue, ...], tuple[tuple[str, str], ...]]:
+    """The entry that says whether text begins with a space: first or last in order, and warnings."""
+    if rules.no_prefix and vocabulary.model == "llama":
+        return (), (KeyValue(SPACE_PREFIX, "bool", False),), ()
+    said = source.files.settings.get("add_prefix_space") if rules.prefix_setting else None
+    if said is not None and not isinstance(said, bool):
+        raise bad(TOKENIZER_CONFIG, "add_prefix_space", said, "true, false or null")
+    if said is None:
+        prefix = vocabulary.space_prefix
+        return (), () if prefix is None else (KeyValue(SPACE_PREFIX, "bool", prefix),), ()
+    if vocabulary.model == "gpt2" or said == (vocabulary.space_prefix is None):
+        return (KeyValue(SPACE_PREFIX, "bool", said),), (), ()
+    # tokenizer.json is the tokenizer; beside a tokenizer.model the setting is what transformers goes by.
+    prefix = said if source.model is not None else not said
+    message = f"add_prefix_space is {said} in {TOKENIZER_CONFIG}, but not in the tokenizer itself; {prefix} was written"
+    return (KeyValue(SPACE_PREFIX, "bool", prefix),), (), (("tokenizer-space-prefix", message),)
+
+
+def _canonical_hash(kind: str, metadata: Sequence[KeyValue], split: Mapping[str, Any]) -> str:
+    entries = {entry.key: [entry.kind, entry.value] for entry in metadata}
+    form = {"form": HASH_FORM, "kind": kind, "metadata": entries, "split": split}
+    return hashlib.sha256(json.dumps(form, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

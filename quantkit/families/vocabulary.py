@@ -1,0 +1,96 @@
+"""A vocabulary as a GGUF file stores it: one text, type and score for each row of the embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from quantkit.errors import InputError
+from quantkit.metadata import KeyValue
+from quantkit.untrusted import shown
+
+SPACE = "▁"  # SentencePiece writes spaces as U+2581
+ADDED_SCORE = -1000.0  # the score the reference converter gives to added tokens
+PADDING_SCORE = -10000.0  # and to padding
+
+
+class TokenType(IntEnum):
+    """enum llama_token_type, which took its numbers from SentencePiece's enum ModelProto.SentencePiece.Type."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Token:
+    """One vocabulary entry. `score` decides the order of merges in vocabularies that have no merges."""
+
+    text: str
+    kind: TokenType
+    score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The split of text into tokens, as llama.cpp gets it.
+
+    `model` is "llama" (SentencePiece-style: the best score merges first) or "gpt2" (byte-level: merges by rank, inside
+    the pieces that the pre-tokenizer `pre` makes). `tokens` is as long as the embedding has rows. `space_prefix` says
+    whether a space is put before text; None leaves it to llama.cpp (which does it for "llama" and not for "gpt2").
+    """
+
+    model: str
+    pre: str
+    tokens: tuple[Token, ...]
+    merges: tuple[str, ...] = ()
+    space_prefix: bool | None = None
+    warnings: tuple[tuple[str, str], ...] = ()
+
+    def metadata(self) -> tuple[KeyValue, ...]:
+        """The `tokenizer.ggml.*` entries that say what the tokens are, in the reference converter's order."""
+        scores = tuple(token.score for token in self.tokens)
+        scored = (KeyValue("tokenizer.ggml.scores", "f32", scores, array=True),) if self.model == "llama" else ()
+        types = tuple(int(token.kind) for token in self.tokens)
+        merges = (KeyValue("tokenizer.ggml.merges", "string", self.merges, array=True),) if self.merges else ()
+        return (
+            KeyValue("tokenizer.ggml.model", "string", self.model),
+            KeyValue("tokenizer.ggml.pre", "string", self.pre),
+            KeyValue("tokenizer.ggml.tokens", "string", tuple(token.text for token in self.tokens), array=True),
+            *scored,
+            KeyValue("tokenizer.ggml.token_type", "i32", types, array=True),
+            *merges,
+        )
+
+
+def looks_special(text: str) -> bool:
+    """Whether a token is taken for a control token although its tokenizer does not mark it as special.
+
+    The reference converter does the same (conversion/base.py, does_token_look_special): several models mark tokens of
+    their chat formats as ordinary ones.
+    """
+    return (
+        text in {"<pad>", "<mask>", "<2mass>", "[@BOS@]"}
+        or (text.startswith("<|") and text.endswith("|>"))
+        or (text.startswith("<｜") and text.endswith("｜>"))
+        or (text.startswith("<unused") and text.endswith(">"))
+    )
+
+
+def padding(index: int, score: float) -> Token:
+    """The token of an embedding row that no text leads to."""
+    return Token(f"[PAD{index}]", TokenType.UNUSED, score)
+
+
+def check_distinct(tokens: Sequence[Token]) -> None:
+    """Raise InputError naming two tokens of the same text: llama.cpp stops the process on such a vocabulary."""
+    seen: dict[str, int] = {}
+    for index, token in enumerate(tokens):
+        if seen.setdefault(token.text, index) != index:
+            message = f'tokens {seen[token.text]} and {index} are both "{shown(token.text)}"'
+            hint = "llama.cpp cannot load such a vocabulary; remove one of the two from the tokenizer files"
+            raise InputError(message, key="tokenizer.ggml.tokens", hint=hint)
