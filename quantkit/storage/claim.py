@@ -4,13 +4,14 @@
         lock                         flock, and the pid and host of its holder
         run-3f52b0c9a1e77d64/        the files under construction; only one process knows this name
             journal.jsonl
-            model.gguf.part
+            model.gguf
 
 The lock is politeness: the second process learns at once that it is not needed. Correctness does not rest on it, for
 there are file systems where flock always succeeds. A process that continues earlier work first renames the run
-folder, which only one can do; every later operation of the one before it on a path then fails, and it can neither
-publish nor spoil what the new owner publishes. What it may still write through open descriptors are the same bytes
-at the same offsets, because a job folder belongs to one digest.
+folder, which only one can do. Every later operation on a path by the process before it then fails: it cannot publish.
+Through descriptors that are still open it can write only what the new owner writes, the same bytes at the same
+offsets, because a file under construction belongs to one digest, is never made shorter than it must be, and never gets
+a byte that the finished file does not have at that place.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _lock(disk: Disk, folder: Path) -> File:
             continue
         if not disk.lock(lock):
             raise _busy(lock)
-        if _is_at(lock, lock.path):
+        if is_at(lock, lock.path):
             with suppress(OSError):  # a courtesy to whoever comes second
                 disk.run(lock.path, os.ftruncate, lock.fd, 0)
                 disk.write(lock, memoryview(f"{os.getpid()} {os.uname().nodename}\n".encode()), 0)
@@ -100,7 +101,8 @@ def _busy(lock: File) -> BusyError:
     return BusyError(message, hint="wait for it to end, or choose another output with -o", path=path)
 
 
-def _is_at(file: File, path: Path) -> bool:
+def is_at(file: File, path: Path) -> bool:
+    """Whether this open file still has this name."""
     try:
         facts = path.lstat()
     except FileNotFoundError:

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
 
-from quantkit.errors import BusyError, ExistsError, VerificationError
+from quantkit.errors import BusyError, ExistsError, QuantkitError, VerificationError
 from quantkit.storage import journal
-from quantkit.storage.claim import JOURNAL, claim_run, locked_folder
+from quantkit.storage.claim import JOURNAL, claim_run, is_at, locked_folder
 from quantkit.storage.disk import Disk, File, Ops
 from quantkit.storage.failures import explained, shown
 from quantkit.storage.faults import from_environment
@@ -43,10 +43,15 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class _Part:
-    """An open file of the job. `published` is set once it has its final name: it is not written any more."""
+    """An open file of the job.
+
+    `written` are the ranges written in this run, kept where an earlier run may have left other bytes in between.
+    `published` is set once the file has its final name: it is not written any more.
+    """
 
     file: File
     nbytes: int
+    written: list[tuple[int, int]] | None = None
     published: PublishedFile | None = None
 
 
@@ -55,13 +60,14 @@ def open_job(folder: Path, *, digest: str, files: Sequence[PartFile], ops: Ops |
 
     `digest` stands for the bytes to be written: everything that decides them must have entered it. Of an earlier run
     with the same digest and files, `Job.records` are the finished tensors whose bytes on the disk still have their
-    hash (each is read once); all other bytes of its files are zero again. What another digest or version left in the
-    folder is removed. Every block is allocated before this returns.
+    hash; each is read once. What lies outside of tensors (headers) every run writes anew, what is never written is
+    zero. Work of another digest or version in the folder is removed. Every block is allocated before this returns.
 
     Raises ResourceError, before anything is created, when the disk is too small; BusyError when another process is at
     work in the folder; NotWritableError when the place cannot be written.
     """
-    if len({f.name for f in files}) != len(files) or any(Path(f.name).name != f.name or f.nbytes < 0 for f in files):
+    names = {f.name for f in files}
+    if len(names) != len(files) or names & {"", ".", "..", JOURNAL} or any("/" in f.name or f.nbytes < 0 for f in files):
         raise ValueError(f"not distinct file names and sizes: {files}")
     needed = sum(f.nbytes for f in files)
     preflight(folder, needed + RESERVE_BYTES)
@@ -123,6 +129,8 @@ class Job:
         with self._explained():
             if part.published is None:
                 self._disk.write(part.file, view, offset)
+                if part.written is not None:
+                    part.written.append((offset, offset + len(view)))
                 if len(view) >= SLAB_BYTES:
                     self._disk.forget(part.file, offset, len(view))
             elif self.read(file, offset, len(view)) != view:
@@ -165,8 +173,10 @@ class Job:
         Raises VerificationError when the disk returns other bytes than were written, ExistsError when a target exists
         and differs and `overwrite` is false, BusyError when another process took the job over, ResourceError.
         """
-        self.flush()
         with self._explained():
+            for index in range(len(self._files)):
+                self._pad(index)
+            self.flush()
             sums = [self._seal(index, check) for index in range(len(self._files))]
             for index, (target, sha256) in enumerate(zip(targets, sums, strict=True)):
                 self._move(index, PublishedFile(target, self._files[index].nbytes, sha256), overwrite)
@@ -216,24 +226,20 @@ class Job:
         self._disk.read(self._journal, memoryview(log), 0)
         history = journal.replay(bytes(log), digest, self._files)
         if history is None:
-            history = self._start_journal(digest)
+            self._disk.remove_tree(self._run)
+            self._disk.run(self._run, os.mkdir, self._run, 0o777)
+            self._journal = self._open(self._run / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            self._disk.append(self._journal, journal.header_line(digest, self._files))
+            history = History({}, {})
         elif not log.endswith(b"\n"):
             self._disk.append(self._journal, b"\n")  # a torn last line must not swallow the next one
         self._parts = [self._restore_part(index, history) for index in range(len(self._files))]
         self._disk.sync_folder(self._run)
         self._resumable = bool(self._finished)
 
-    def _start_journal(self, digest: str) -> History:
-        for path in self._run.iterdir():
-            if path != self._journal.path:
-                self._disk.remove(path)
-        self._disk.run(self._journal.path, os.ftruncate, self._journal.fd, 0)
-        self._disk.append(self._journal, journal.header_line(digest, self._files))
-        return History({}, {})
-
     def _restore_part(self, index: int, history: History) -> _Part:
         nbytes = self._files[index].nbytes
-        path = self._run / f"{self._files[index].name}.part"
+        path = self._run / self._files[index].name
         records = [r for r in history.records.values() if r.file == index]
         if path.exists() and path.lstat().st_nlink > 1:
             self._disk.remove(path)  # already linked to its final name: writing here would write there
@@ -244,23 +250,24 @@ class Job:
                 self._finished |= {r.tensor: r for r in records}
                 file = open_regular(target)
                 self._held.callback(os.close, file.fd)
-                return _Part(file, nbytes, PublishedFile(target, nbytes, move.sha256))
+                return _Part(file, nbytes, published=PublishedFile(target, nbytes, move.sha256))
         file = self._open(path, os.O_RDWR | os.O_CREAT)
+        written: list[tuple[int, int]] | None = [] if os.fstat(file.fd).st_size else None
         kept = [r for r in records if self._disk.hash(file, r.offset, r.nbytes) == r.sha256]
-        self._clear_around(file, nbytes, kept)
         self._disk.allocate(file, nbytes)
         self._finished |= {r.tensor: r for r in kept}
-        return _Part(file, nbytes)
+        return _Part(file, nbytes, written)
 
-    def _clear_around(self, file: File, nbytes: int, kept: Sequence[Record]) -> None:
-        """Make everything but the kept tensors zero, padding included, as if the file had been written up to here."""
-        if not kept:
-            self._disk.run(file.path, os.ftruncate, file.fd, 0)
+    def _pad(self, index: int) -> None:
+        """Write zeros where neither a tensor lies nor this run has written: an earlier run may have left anything."""
+        part = self._parts[index]
+        if part.written is None or part.published is not None:
             return
+        tensors = [(r.offset, r.offset + r.nbytes) for r in self._finished.values() if r.file == index]
         end = 0
-        for start, stop in [*sorted((r.offset, r.offset + r.nbytes) for r in kept), (nbytes, nbytes)]:
-            if start > end:
-                self._disk.clear(file, end, start - end)
+        for start, stop in [*sorted(tensors + part.written), (part.nbytes, part.nbytes)]:
+            for at in range(end, start, SLAB_BYTES):
+                self._disk.write(part.file, memoryview(bytes(min(SLAB_BYTES, start - at))), at)
             end = max(end, stop)
 
     def _seal(self, index: int, check: Callable[[Path], None]) -> str:
@@ -268,21 +275,26 @@ class Job:
         part = self._parts[index]
         if part.published is not None:
             return part.published.sha256
+        sha256 = self._read_back(index)
+        try:
+            check(part.file.path)
+        except (QuantkitError, OSError):
+            if is_at(part.file, part.file.path):  # else another process took the job over: the rename will fail, too
+                raise
+        return sha256
+
+    def _read_back(self, index: int) -> str:
+        part = self._parts[index]
         self._disk.forget(part.file, 0, 0)
         with ThreadPoolExecutor(1) as second_core:
             whole = second_core.submit(self._disk.hash, part.file, 0, part.nbytes)
             for record in sorted(self._finished.values(), key=lambda r: r.offset):
                 if record.file == index and self._disk.hash(part.file, record.offset, record.nbytes) != record.sha256:
-                    raise self._rotten(record, part)
-            sha256 = whole.result()
-        check(part.file.path)
-        return sha256
-
-    def _rotten(self, record: Record, part: _Part) -> VerificationError:
-        path = shown(part.file.path)
-        message = f'{path}: "{record.tensor}" reads back with other bytes than were written'
-        hint = "check disk and memory; the same command writes it again"
-        return VerificationError(message, hint=hint, tensor=record.tensor, path=path)
+                    path = shown(part.file.path)
+                    message = f'{path}: "{record.tensor}" reads back with other bytes than were written'
+                    hint = "check disk and memory; the same command writes it again"
+                    raise VerificationError(message, hint=hint, tensor=record.tensor, path=path)
+            return whole.result()
 
     def _move(self, index: int, goal: PublishedFile, overwrite: bool) -> None:
         part = self._parts[index]
