@@ -54,6 +54,11 @@ def _without(*keys: str) -> Callable[[dict[str, Any]], object]:
     return edit
 
 
+def _named(name: str) -> Callable[[dict[str, Any]], object]:
+    """The name that transformers 4 left in config.json: of a repository, or a folder on somebody's machine."""
+    return lambda config: config.update(_name_or_path=name)
+
+
 def _as_transformers_4(**legacy: Any) -> Callable[[dict[str, Any]], object]:
     """Rope settings where transformers 4 and the Hub have them."""
 
@@ -114,7 +119,7 @@ VISION = {
 }  # fmt: skip
 
 VARIANTS: dict[str, Variant] = {
-    "llama-untied-gqa": Variant("Llama", SIZES),
+    "llama-untied-gqa": Variant("Llama", SIZES, edit=_named("someone/Little-Llama-v0.7-chat")),
     "llama-f16": Variant("Llama", SIZES, dtype="float16"),
     "llama-sharded": Variant("Llama", SIZES, dtype="float32", shard_size="200KB"),
     "Llama-3x-tied-1B-Instruct-v3.2": Variant(
@@ -141,10 +146,12 @@ VARIANTS: dict[str, Variant] = {
         },
     ),
     "llama-yarn-from-defaults": Variant(
-        "Llama", SIZES, edit=_as_transformers_4(rope_theta=1e6, rope_scaling={"type": "yarn", "factor": 2.0})
+        "Llama",
+        SIZES,
+        edit=_as_transformers_4(rope_theta=1e6, rope_scaling={"type": "yarn", "factor": 2.0, "attn_factor": 0.9}),
     ),
     "llama-biases": Variant("Llama", {**SIZES, "attention_bias": True, "mlp_bias": True}),
-    "llama-head-dim": Variant("Llama", {**SIZES, "head_dim": 24}),
+    "llama-head-dim": Variant("Llama", {**SIZES, "head_dim": 24}, edit=_named("/home/someone/models/Other-v9-chat")),
     "llama-1-sparse-config": Variant(
         "Llama",
         {**SIZES, "num_key_value_heads": 4, "max_position_embeddings": 2048},
