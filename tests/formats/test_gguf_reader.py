@@ -71,8 +71,8 @@ HEADER = {
     "version 1": (Parts(version=1), "version 1"),
     "version 4": (Parts(version=4), "version 4"),
     "big-endian": (Parts(version=3 << 24), "big-endian"),
-    "tensor count": (Parts(tensor_count=(1 << 64) - 1), "tensors"),
-    "entry count": (Parts(entry_count=(1 << 64) - 1), "metadata entries"),
+    "tensor count": (Parts(tensor_count=(1 << 64) - 1), "claims 18,446,744,073,709,551,615 tensors, .* bytes remain"),
+    "entry count": (Parts(entry_count=(1 << 64) - 1), "claims 18,.* metadata entries, .* bytes remain"),
     "one more tensor": (Parts(infos=TWO, tensor_count=3, data=b""), "the name of tensor 2"),
     "one more entry": (Parts(entry_count=2), "entry 1"),
     "empty": (b"", "the magic number"),
@@ -97,6 +97,7 @@ ENTRIES = {
     "alignment 13": ([g.entry(ALIGN, g.U32, g.u32(13))], "power of two"),
     "alignment 0": ([g.entry(ALIGN, g.U32, g.u32(0))], "power of two"),
     "alignment 2^31": ([g.entry(ALIGN, g.U32, g.u32(1 << 31))], "up to 65,536"),
+    "alignment 2^17": ([g.entry(ALIGN, g.U32, g.u32(1 << 17))], "up to 65,536"),
     "alignment i32": ([g.entry(ALIGN, g.I32, g.u32(32))], "expected u32"),
     "alignment array": ([g.entry(ALIGN, g.ARRAY, g.array(g.U32, [g.u32(32)]))], "expected u32"),
     "alignment string": ([g.entry(ALIGN, g.STRING, g.string(b"32"))], "expected u32"),
@@ -109,6 +110,8 @@ TENSORS = {
     "control name": ([g.info(b"a\nb", [8])], r"a\\nb"),
     "5 dims": ([g.info(b"t", [1] * 5)], "5 dimensions"),
     "many dims": ([g.string(b"t") + g.u32(0xFFFFFFFF) + bytes(64)], "dimensions"),
+    "2^63 weights": ([g.info(b"t", [1 << 63], 24)], "impossible shape"),
+    "2^62 weights": ([g.info(b"t", [1 << 62], 24)], "ends at byte"),
     "negative dim": ([g.info(b"t", [(1 << 64) - 1])], "impossible shape"),
     "too many weights": ([g.info(b"t", [I64_MAX, 2], 24)], "impossible shape"),
     "bytes wrap": ([g.info(b"t", [4, (1 << 30) - 1, (1 << 30) + 1])], "ends at byte"),
@@ -151,7 +154,35 @@ def test_rejects_tensors(name: str, tmp_path: Path) -> None:
         read_gguf(write(tmp_path, Parts(infos=infos, data=bytes(1024))))
 
 
-@pytest.mark.parametrize("alignment", [1, 64])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [g.entry(b"k", g.U8, b"\1")],
+        [g.entry(b"k" * 65535, g.U8, b"\1")],
+        [g.entry(b"k", g.ARRAY, g.array(g.U16, [b"\1\0"] * 9))],
+        [g.entry(b"k", g.ARRAY, g.array(g.STRING, [g.string(b"")] * 9))],
+        [g.entry(b"k", g.STRING, g.string(b"abc"))],
+    ],
+    ids=["smallest entry", "longest key", "numbers", "empty strings", "string"],
+)
+def test_a_file_may_end_with_its_last_entry(entries: list[bytes], tmp_path: Path) -> None:
+    raw = Parts(entries=entries, alignment=1).encode()
+    assert len(read_gguf(write(tmp_path, raw)).metadata) == 1
+    with pytest.raises(InputError, match=r"bytes|remain"):
+        read_gguf(write(tmp_path, raw[:-1]))
+
+
+def test_the_longest_key_has_65535_bytes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has 65,536 bytes, at most 65,535 are allowed"):
+        read_gguf(write(tmp_path, Parts(entries=[g.entry(b"k" * 65536, g.U8, b"\1")])))
+
+
+def test_the_most_dimensions_and_the_longest_name(tmp_path: Path) -> None:
+    file = read_gguf(write(tmp_path, Parts(infos=[g.info(b"n" * 63, [2, 1, 1, 2])], data=bytes(16))))
+    assert (file.tensors[0].shape, file.tensors[0].nbytes) == ((2, 1, 1, 2), 16)
+
+
+@pytest.mark.parametrize("alignment", [1, 64, 1 << 16])
 def test_custom_alignment(alignment: int, tmp_path: Path) -> None:
     entries = [g.entry(ALIGN, g.U32, g.u32(alignment))]
     infos = [g.info(b"a", [3], 24, 0), g.info(b"b", [5], 24, -(-3 // alignment) * alignment)]
@@ -233,8 +264,13 @@ def test_limits_are_enforced(tmp_path: Path) -> None:
     words = g.entry(b"w", g.ARRAY, g.array(g.STRING, [g.string(b"a")] * 5))
     path = write(tmp_path, Parts(entries=[words], infos=TWO, data=TWO_DATA))
     assert len(read_gguf(path, Limits(strings=5)).tensors) == 2
-    for limits in (Limits(strings=4), Limits(tensors=1), Limits(entries=0), Limits(header_bytes=100)):
-        with pytest.raises(InputError):
+    for limits, message in (
+        (Limits(strings=4), "4 are within the budget"),
+        (Limits(tensors=1), "claims 2 tensors, at most 1 are read"),
+        (Limits(entries=0), "claims 1 metadata entries, at most 0 are read"),
+        (Limits(header_bytes=100), "the header is larger than 100 bytes"),
+    ):
+        with pytest.raises(InputError, match=message):
             read_gguf(path, limits)
 
 
