@@ -22,8 +22,6 @@ Args = TypeVarTuple("Args")
 Result = TypeVar("Result")
 
 BUFFER_BYTES = 1 << 20  # what is read stays in a core's cache until it is hashed
-ZEROS_BYTES = 1 << 20
-FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 0x01, 0x02  # linux/falloc.h
 RENAME_NOREPLACE, AT_FDCWD = 0x01, -100  # linux/fs.h, linux/fcntl.h
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
 
@@ -47,12 +45,12 @@ class File:
     path: Path
 
 
-def fallocate(fd: int, mode: int, offset: int, nbytes: int) -> None:
-    """fallocate(2) itself: where it is not supported, posix_fallocate of glibc writes into every block instead.
+def fallocate(fd: int, nbytes: int) -> None:
+    """fallocate(2) from the start: where it is not supported, glibc's posix_fallocate writes into every block instead.
 
     Raises OSError, with ENOSYS outside Linux.
     """
-    _libc_call("fallocate", fd, mode, ctypes.c_int64(offset), ctypes.c_int64(nbytes))
+    _libc_call("fallocate", fd, 0, ctypes.c_int64(0), ctypes.c_int64(nbytes))
 
 
 def rename_noreplace(source: Path, target: Path) -> None:
@@ -161,22 +159,11 @@ class Disk:
     def allocate(self, file: File, nbytes: int) -> None:
         """Give the file exactly `nbytes` bytes, with blocks behind all of them where the file system can do that."""
         try:
-            self.run(file.path, fallocate, file.fd, 0, 0, nbytes)
+            self.run(file.path, fallocate, file.fd, nbytes)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
         self.run(file.path, os.ftruncate, file.fd, nbytes)
-
-    def clear(self, file: File, offset: int, nbytes: int) -> None:
-        """Make these bytes zero, without writing them where the file system can do that."""
-        try:
-            self.run(file.path, fallocate, file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, nbytes)
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                raise
-            zeros = memoryview(bytes(min(nbytes, ZEROS_BYTES)))
-            for start in range(offset, offset + nbytes, ZEROS_BYTES):
-                self.write(file, zeros[: offset + nbytes - start], start)
 
     def lock(self, file: File) -> bool:
         """Take the advisory lock without waiting; False when another process holds it.

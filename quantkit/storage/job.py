@@ -67,7 +67,11 @@ def open_job(folder: Path, *, digest: str, files: Sequence[PartFile], ops: Ops |
     work in the folder; NotWritableError when the place cannot be written.
     """
     names = {f.name for f in files}
-    if len(names) != len(files) or names & {"", ".", "..", JOURNAL} or any("/" in f.name or f.nbytes < 0 for f in files):
+    if (
+        len(names) != len(files)
+        or names & {"", ".", "..", JOURNAL}
+        or any("/" in f.name or f.nbytes < 0 for f in files)
+    ):
         raise ValueError(f"not distinct file names and sizes: {files}")
     needed = sum(f.nbytes for f in files)
     preflight(folder, needed + RESERVE_BYTES)
