@@ -43,8 +43,11 @@ def facts_of(model: Model, *, imatrix: bool) -> Facts:
 
 
 def visiting_order(tensors: Iterable[ModelTensor]) -> list[ModelTensor]:
-    """Tensors by layer (outside blocks first), then by name in bytes: llama_model_loader's weight_name_comparer."""
-    return sorted(tensors, key=lambda tensor: (_block_number(tensor.name), tensor.name.encode()))
+    """Tensors by layer (outside blocks first), then by name: llama_model_loader's weight_name_comparer.
+
+    It compares bytes; UTF-8 sorts as Unicode does.
+    """
+    return sorted(tensors, key=lambda tensor: (_block_number(tensor.name), tensor.name))
 
 
 def _block_number(name: str) -> int:

@@ -29,8 +29,8 @@ LOW_BITS_PER_WEIGHT = 3.0
 
 FLOAT_TYPES = frozenset({"f32", "f16", "bf16"})
 
-# llama-quantize writes these anew or leaves them out, whatever the source said (llama_model_quantize_impl).
-REPLACED_KEYS = re.compile(r"general\.(quantization_version|file_type)|split\..*|quantkit\..*")
+# What the source said of its own files and their making, besides the keys that are written anew.
+DROPPED_KEYS = ("split.", "quantkit.")
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _metadata(model: Model, checkpoint: Checkpoint, recipe: Recipe, imatrix: Ima
     if checkpoint.commit:
         added.append(KeyValue("quantkit.source.commit", "string", checkpoint.commit))
     replaced = {kv.key for kv in added}
-    kept = [kv for kv in model.metadata if kv.key not in replaced and not REPLACED_KEYS.fullmatch(kv.key)]
+    kept = [kv for kv in model.metadata if kv.key not in replaced and not kv.key.startswith(DROPPED_KEYS)]
     return (*kept, *added)
 
 

@@ -253,7 +253,7 @@ def test_low_bits_are_a_warning() -> None:
 
 def quantized_source(folder: Path) -> Path:
     """A GGUF with one q4_k, one q8_0 and one f32 tensor."""
-    sizes = [("blk.0.ffn_up.weight", (2, 256), "q4_k"), ("blk.0.ffn_down.weight", (2, 256), "q8_0")]
+    sizes = [("blk.0.ffn_up.weight", (4, 256), "q4_k"), ("blk.0.ffn_down.weight", (4, 256), "q8_0")]
     entries = [
         TensorEntry(name, shape, ggml.TYPE_IDS[qtype], shape[0] * ggml.row_size(ggml.TYPE_IDS[qtype], shape[1]))
         for name, shape, qtype in [*sizes, ("output_norm.weight", (1, 256), "f32")]
@@ -282,6 +282,9 @@ def test_a_quantized_source_is_copied_or_refused(tmp_path: Path) -> None:
         "blk.0.ffn_up.weight": True,
         "blk.0.ffn_down.weight": True,
     }
+    part = replace(headers.tensor_of("blk.0.ffn_up.weight", (2, 256)), parts=(Rows("blk.0.ffn_up.weight", 2, 4),))
+    with pytest.raises(UnsupportedError, match="quantized already"):  # only whole tensors are copied
+        plan(replace(model, tensors=(part,)), checkpoint, load_recipe("q4_k_m"))
     checkpoint.close()
 
 

@@ -73,6 +73,12 @@ def test_gguf_division_is_in_float32(tmp_path: Path) -> None:
     assert np.array_equal(read_imatrix(path).entries["w"].importance()[0], expected)
 
 
+def test_counts_are_rounded_as_llama_quantize_rounds_them(tmp_path: Path) -> None:
+    counts = np.array([[2.5], [1.4]], np.float32)
+    found = read_imatrix(write_gguf(tmp_path / "i.gguf", {"w": (SUMS, counts)}))
+    assert found.entries["w"].counts.tolist() == [3, 1]
+
+
 def test_one_count_may_serve_several_matrices(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "i.gguf", {"w": (SUMS.reshape(1, 8), np.array([[2]], np.float32))})
     found, notes = match_importance(read_imatrix(path), {"w": (2, 3, 4)}, {"w"})
