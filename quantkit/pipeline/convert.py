@@ -80,8 +80,10 @@ def _build(prepared: Prepared, output: Output, emit: Sink, stop: Callable[[], bo
                 artifacts[plan.digest] = existing_artifact(targets)
                 remove_job(job_folder(prepared, plan, targets))  # killed after its last step, before tidying
                 continue
-            refuse_existing(targets, output.force)
-            job = stack.enter_context(open_plan_job(prepared, plan, job_folder(prepared, plan, targets)))
+            folder = job_folder(prepared, plan, targets)
+            if not folder.exists():  # else an earlier run may have published: the job knows what is its own
+                refuse_existing(targets, output.force)
+            job = stack.enter_context(open_plan_job(prepared, plan, folder))
             pending.append(_Pending(plan, targets, job))
         if pending:
             try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from commands import TINY
 
-ARGUMENTS = ["convert", str(TINY), "--to", "q8_0", "--quiet", "--threads", "2"]
+ARGUMENTS = ["convert", str(TINY), "--to", "q8_0", "--quiet", "--no-verify", "--threads", "2"]
 KILL_POINTS = 220
 FAULT_POINTS = 40
 
