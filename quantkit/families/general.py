@@ -195,7 +195,7 @@ def _json_object(name: str, read_file: ReadFile, warnings: list[tuple[str, str]]
 
 def _card(data: bytes | None, warnings: list[tuple[str, str]]) -> Mapping[str, Any]:
     """The front matter of README.md: YAML between two lines of three dashes; {} where there is none."""
-    import yaml  # type: ignore[import-untyped]  # only here: starting the command line must not pay for it
+    import yaml  # only here: starting the command line must not pay for it
 
     lines = (data or b"").decode("utf-8", "replace").splitlines()
     if not lines or lines[0] != "---":
