@@ -1,0 +1,265 @@
+"""Run tokens through a model with one transformer block in memory at a time.
+
+    embedding -> block 0 -> ... -> block n-1 -> norm and head
+                 load, visit, run all samples, drop
+
+Memory: one block in float32, the statistics that a visit asks for, the activations of all samples (float32, samples x
+seqlen x hidden; twice with `keep_reference`), and the inner activations of the chunks in flight (passes.INNER_BYTES).
+It does not grow with depth. The head's matrix is held in its stored type, and only for logits.
+
+Samples run in chunks whose size depends on the sequence length alone, each on one thread, and chunks are added up in
+their order: the same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantkit.calibration.head import Logits, Stream, load_head, load_matrix, logits_at, read_logits
+from quantkit.calibration.model import BlockModel, embed, open_model, read_embedding, resident_block, token_rows
+from quantkit.calibration.passes import Pass, advance, collect, sites_of
+from quantkit.calibration.resident import Resident
+from quantkit.calibration.samples import Samples, samples_of
+from quantkit.calibration.skeleton import Arguments, set_parameter
+from quantkit.calibration.statistics import Linear, Site, Statistics
+from quantkit.calibration.threads import Workers, workers
+from quantkit.errors import InputError, NonFiniteError
+from quantkit.events import Sink, TensorProgress, ignore
+from quantkit.source import Checkpoint
+from quantkit.tensors import F32
+
+Visit = Callable[[int, "BlockView"], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What stays the same from block to block. `fingerprint` is the model's."""
+
+    model: BlockModel
+    samples: Samples
+    workers: Workers
+    fingerprint: str
+    keep_reference: bool
+
+
+@dataclass
+class Activations:
+    """Inputs of the block at hand, float32 (n, seqlen, hidden).
+
+    `reference` is what the original weights give, None as long as it is the same.
+    """
+
+    candidate: Tensor
+    reference: Tensor | None = None
+
+
+class BlockView:
+    """A block in memory, as a visit sees it: good until the visit returns.
+
+    `index` counts blocks from 0; the final norm and the head come last, as `is_head`. Names of linears and weights
+    are those of transformers' parameters in memory ("model.layers.0.mlp.experts.3.up_proj.weight").
+    """
+
+    def __init__(self, walk: Walk, index: int, resident: Resident, activations: Activations) -> None:
+        self.index = index
+        self.is_head = index == walk.model.count
+        self._walk = walk
+        self._resident = resident
+        self._original = resident  # the head's: both are needed until its logits are out
+        self._activations = activations
+        self._reference_done = False
+        self._done = False
+
+    @property
+    def name(self) -> str:
+        """ "model.layers.3", or "head"."""
+        return self._resident.name
+
+    @property
+    def linears(self) -> Mapping[str, Linear]:
+        """The block's matrices by name: projections, experts, routers."""
+        return self._resident.linears
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """The linears grouped by what they read, in the order in which the block reads them (runs one chunk)."""
+        return sites_of(self._pass(self._activations.candidate))
+
+    def weight(self, name: str) -> Tensor:
+        """A parameter as it is now, on the model's device: read it, do not change it."""
+        if self.is_head:
+            load_matrix(self._walk.model, self._resident)
+        return self._resident.parameter(name).detach()
+
+    def statistics(
+        self, linears: Sequence[str] | None = None, *, hessian: bool = False, final: bool = False
+    ) -> Statistics:
+        """Run all samples and add up what the given linears read (None: all of them), with the weights as they are.
+
+        `hessian` adds the products of columns. The run stops at the last of these linears and may be repeated with
+        other linears or after `replace`, so that sites can be calibrated one after the other. With `final` it goes
+        through the block and the samples move on to the next: the last thing a visit may ask for, and one run less.
+        Raises NonFiniteError naming block and module, InputError for a name that is no linear of this block.
+        """
+        assert not self._done, "the samples have left this block"
+        unknown = sorted(set(linears or ()) - set(self.linears))
+        if unknown:
+            raise InputError(f"block {self.name} has no linear {unknown[0]}", tensor=unknown[0])
+        sites = tuple(s for s in self.sites if linears is None or set(s.linears) & set(linears))
+        final = final and not self.is_head
+        if final:
+            self._done = True
+            self._advance_reference()
+        parts = collect(self._pass(self._activations.candidate), sites, gram=hessian, final=final)
+        record = self._walk.samples.record
+        return Statistics(
+            model=self._walk.fingerprint,
+            sites={site.name: site for site in sites},
+            linears={name: self.linears[name] for site in sites for name in site.linears},
+            parts=parts,
+            data={record.digest: record},
+        )
+
+    def replace(self, weights: Mapping[str, Tensor]) -> None:
+        """Put other values in the place of parameters of this block: later runs and later blocks see them.
+
+        Raises InputError for a name or shape that is not the block's, NonFiniteError for a value that is not finite.
+        """
+        if not weights:
+            return
+        assert not self._done, "the samples have left this block"
+        self._keep_original()
+        for name, value in weights.items():
+            shape = self._resident.parameter(name).shape
+            if value.shape != shape:
+                raise InputError(f"{name} has shape {list(shape)}, not {list(value.shape)}", tensor=name)
+            if not bool(value.isfinite().all()):
+                raise NonFiniteError(f"the new {name} has values that are not finite", tensor=name)
+            own = value.detach().to(self._walk.model.device, torch.float32)
+            set_parameter(self._resident.module, name.removeprefix(self._resident.prefix), own)
+
+    def logits(self) -> Iterator[Logits]:
+        """The logits of all samples, in order and in pieces: only the head has them."""
+        assert self.is_head, "only the head gives logits"
+        model, activations = self._walk.model, self._activations
+        candidate = Stream(self._resident, activations.candidate)
+        load_matrix(model, self._resident)
+        reference = None
+        if self._walk.keep_reference:
+            same = activations.reference is None and self._original is self._resident
+            load_matrix(model, self._original)
+            hidden = activations.candidate if activations.reference is None else activations.reference
+            reference = candidate if same else Stream(self._original, hidden)
+        return read_logits(candidate, reference, model.device, self._walk.workers)
+
+    def logits_at(self, tokens: Sequence[int]) -> F32:
+        """The logits of one token of every sample, float32 (n, vocabulary): only the head has them."""
+        assert self.is_head, "only the head gives logits"
+        load_matrix(self._walk.model, self._resident)
+        stream = Stream(self._resident, self._activations.candidate)
+        return logits_at(stream, tokens, self._walk.model.device, self._walk.workers)
+
+    def leave(self) -> None:
+        """Move the samples on to the next block, unless a final run has."""
+        if self.is_head or self._done:
+            return
+        self._done = True
+        self._advance_reference()
+        advance(self._pass(self._activations.candidate))
+
+    def _keep_original(self) -> None:
+        """Before weights change: what the original ones give has to be known, or remain computable."""
+        if not self._walk.keep_reference:
+            return
+        if self.is_head:
+            if self._resident is self._original:
+                self._resident = load_head(self._walk.model)
+            return
+        if self._activations.reference is None:
+            self._activations.reference = self._walk.model.new_activations(self._activations.candidate.shape)
+            self._activations.reference.copy_(self._activations.candidate)
+        self._advance_reference()
+
+    def _advance_reference(self) -> None:
+        """Run the reference through the original weights, once, while they are there."""
+        if self._activations.reference is not None and not self._reference_done:
+            self._reference_done = True
+            advance(self._pass(self._activations.reference))
+
+    def _pass(self, hidden: Tensor) -> Pass:
+        walk = self._walk
+        token_bytes = walk.model.token_bytes(self._resident, hidden.shape[1])
+        return Pass(self._resident, hidden, walk.samples, walk.workers, walk.model.device, token_bytes)
+
+
+def walk_blocks(
+    model: BlockModel,
+    samples: Samples,
+    visit: Visit,
+    emit: Sink = ignore,
+    *,
+    keep_reference: bool = False,
+    embedding: Tensor | None = None,
+) -> None:
+    """Run the samples through the model, block by block, and let `visit` look at each block and replace its weights.
+
+    `visit(index, block)` returns replacement weights by name ({} for none): the samples go on through those, so that
+    later blocks see the error. It may also call `block.replace` in between, site by site. With `keep_reference` the
+    samples also go through the original weights, in lockstep, and the head gives the logits of both. `embedding` is
+    what the samples are embedded with instead of the model's own rows: those `token_rows(samples)` names, in order.
+
+    To resume, have `visit` return at once what it returned before. Raises InputError for a checkpoint that lacks a
+    tensor and for token ids without an embedding row, NonFiniteError naming block and module, ResourceError where
+    activations do not fit.
+    """
+    infos = model.checkpoint.tensors()
+    total = sum(info.nbytes for info in infos.values())
+    with workers(model.threads, model.device) as pool:
+        walk = Walk(model, samples, pool, model.fingerprint(), keep_reference)
+        activations, arguments = _embedded(walk, embedding)
+        done = 0
+        for index in range(model.count + 1):
+            is_head = index == model.count
+            resident = load_head(model) if is_head else resident_block(model, index, arguments[index])
+            view = BlockView(walk, index, resident, activations)
+            view.replace(visit(index, view))
+            view.leave()
+            done += sum(infos[name].nbytes for name in {linear.source.tensor for linear in resident.linears.values()})
+            emit(TensorProgress("blocks", view.name, "f32", index, model.count + 1, min(done, total), total))
+
+
+def _embedded(walk: Walk, table: Tensor | None) -> tuple[Activations, tuple[Arguments, ...]]:
+    model, samples = walk.model, walk.samples
+    own = None
+    if table is None or walk.keep_reference:
+        own = embed(model, samples, read_embedding(model, token_rows(samples)), walk.workers)
+    if table is None:
+        assert own is not None
+        return Activations(own.hidden), own.arguments
+    other = embed(model, samples, table, walk.workers)
+    return Activations(other.hidden, own.hidden if own else None), other.arguments
+
+
+def next_token_logits(checkpoint: Checkpoint, contexts: Sequence[Sequence[int]], threads: int | None = None) -> F32:
+    """Logits of the token after each context, float32 (contexts, vocabulary), with one block in memory.
+
+    Contexts may differ in length. Raises what `walk_blocks` raises.
+    """
+    seqlen = max(len(context) for context in contexts)
+    # what follows a context does not change what it predicts: attention looks back only
+    padded = [[*context, *[context[0]] * (seqlen - len(context))] for context in contexts]
+    found: list[F32] = []
+
+    def visit(index: int, block: BlockView) -> Mapping[str, Tensor]:
+        if block.is_head:
+            found.append(block.logits_at([len(context) - 1 for context in contexts]))
+        return {}
+
+    walk_blocks(open_model(checkpoint, threads=threads), samples_of(np.array(padded, np.int32)), visit)
+    return found[0]

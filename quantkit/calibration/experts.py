@@ -1,0 +1,90 @@
+"""Mixtures of experts as one linear per matrix.
+
+transformers stacks the experts of a block into two parameters and multiplies them in one call, where nothing can be
+seen of what a single expert gets. Here the stack becomes a list of experts, each with gate_proj, up_proj and
+down_proj: every matrix is a linear like any other, with inputs, statistics and weights of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantkit.errors import UnsupportedError
+
+
+def is_stack(module: Any) -> bool:
+    """Whether a module holds the stacked matrices of a block's experts."""
+    return all(
+        isinstance(p := getattr(module, n, None), nn.Parameter) and p.ndim == 3 for n in ("gate_up_proj", "down_proj")
+    )
+
+
+def separate(block: nn.Module, name: str) -> None:
+    """Replace every stack of experts inside `block` (on the meta device) by a list of separate ones.
+
+    `name` is the block's, for messages. Raises UnsupportedError for a kind of experts not known here.
+    """
+    for path, module in list(block.named_modules()):
+        if is_stack(module):
+            _check_plain(module, f"{name}.{path}")
+            parent = block.get_submodule(path.rpartition(".")[0])
+            setattr(parent, path.rpartition(".")[2], _separated(module))
+
+
+def _separated(stack: Any) -> nn.ModuleList:
+    count, fused, hidden = stack.gate_up_proj.shape
+    with torch.device("meta"):
+        separated = nn.ModuleList(_expert(hidden, fused // 2) for _ in range(count))
+    separated.forward = partial(_route, separated, stack._apply_gate)
+    return separated
+
+
+def _expert(hidden: int, inner: int) -> nn.Module:
+    expert = nn.Module()
+    expert.gate_proj = nn.Linear(hidden, inner, bias=False)
+    expert.up_proj = nn.Linear(hidden, inner, bias=False)
+    expert.down_proj = nn.Linear(inner, hidden, bias=False)
+    return expert
+
+
+def _route(
+    experts: Iterable[Any],
+    apply_gate: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    chosen: Tensor,
+    shares: Tensor,
+) -> Tensor:
+    """hidden (tokens, d) through the experts of `chosen` (tokens, k), weighted by `shares` (tokens, k).
+
+    Experts in order, as the reference does without fused kernels (MixtralExperts.forward). One that no token chose
+    runs on no tokens, so that it is seen.
+    """
+    total = torch.zeros_like(hidden)
+    for number, expert in enumerate(experts):
+        token, place = torch.where(chosen == number)
+        given = hidden[token]
+        gated = apply_gate(torch.cat([expert.gate_proj(given), expert.up_proj(given)], dim=-1))
+        out = expert.down_proj(gated) * shares[token, place, None]
+        total.index_add_(0, token, out.to(total.dtype))
+    return total
+
+
+def _check_plain(stack: nn.Module, name: str) -> None:
+    wanted = {
+        "has_gate": True,
+        "has_bias": False,
+        "is_transposed": False,
+        "is_concatenated": True,
+        "has_post_expert_norm": False,
+    }
+    for attribute, value in wanted.items():
+        if getattr(stack, attribute, value) is not value:
+            raise UnsupportedError(
+                f"{name}: experts of class {type(stack).__name__} ({attribute} is {not value}) are not known here",
+                hint="quantize without calibration data, or ask for this architecture",
+            )

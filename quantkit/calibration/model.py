@@ -1,0 +1,180 @@
+"""A checkpoint as a sequence of blocks that can be loaded, run and dropped one after the other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from quantkit.calibration.passes import chunk_samples
+from quantkit.calibration.resident import Resident, find_linears, load_block, observe
+from quantkit.calibration.samples import Samples
+from quantkit.calibration.skeleton import (
+    Arguments,
+    Skeleton,
+    build_skeleton,
+    fill_buffers,
+    run_to_blocks,
+)
+from quantkit.calibration.threads import Workers
+from quantkit.calibration.weights import locate
+from quantkit.errors import InputError, ResourceError, UnsupportedError, UsageError
+from quantkit.source import Checkpoint
+from quantkit.tensors import U8
+
+GAP_ROWS = 64  # embedding rows read along when fewer than this lie between two that are wanted
+
+Scratch = Callable[[int], U8]
+
+
+def in_memory(nbytes: int) -> U8:
+    """The default place of activations. Raises ResourceError when the machine does not have so much memory."""
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if nbytes > available:
+        raise ResourceError(
+            f"activations take {nbytes:,} bytes, this machine has {available:,} bytes of memory",
+            hint="use fewer --samples or a smaller --seqlen",
+        )
+    return np.empty(nbytes, np.uint8)
+
+
+@dataclass(frozen=True)
+class BlockModel:
+    """A model to be walked through; one walk at a time.
+
+    `scratch(nbytes)` gives a writable uint8 array for activations: in
+    memory, or a mapped file where they are too large for it.
+    """
+
+    checkpoint: Checkpoint
+    skeleton: Skeleton
+    device: torch.device
+    threads: int
+    scratch: Scratch = in_memory
+
+    @property
+    def count(self) -> int:
+        return len(self.skeleton.blocks)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding: token ids are below."""
+        embedding: nn.Embedding = self.skeleton.model.get_input_embeddings()
+        return embedding.num_embeddings
+
+    def new_activations(self, shape: tuple[int, ...]) -> Tensor:
+        """Uninitialized float32 activations in the model's scratch space."""
+        nbytes = 4 * int(np.prod(shape, dtype=np.int64))
+        return torch.from_numpy(self.scratch(nbytes).view(np.float32)).reshape(shape)
+
+    def token_bytes(self, resident: Resident, seqlen: int) -> int:
+        """About how much memory one token takes inside a block: what the linears it goes through read and give."""
+        config = self.skeleton.model.config
+        chosen = getattr(config, "num_experts_per_tok", None) or 1
+        width = 0
+        for linear in resident.linears.values():
+            first_expert = ".experts.0." in linear.name
+            if first_expert or ".experts." not in linear.name:
+                width += (linear.rows + linear.cols) * (chosen if first_expert else 1)
+        scores = 2 * config.num_attention_heads * seqlen if config._attn_implementation == "eager" else 0
+        return 4 * (width + scores)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the configuration and the name, type and shape of every tensor."""
+        tensors = [(i.name, i.dtype, i.shape) for i in self.checkpoint.tensors().values()]
+        facts = [self.skeleton.model.config.to_json_string(use_diff=False), sorted(tensors)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def open_model(
+    checkpoint: Checkpoint, *, device: str = "cpu", threads: int | None = None, scratch: Scratch = in_memory
+) -> BlockModel:
+    """The blocks of a Hugging Face checkpoint; reads no weights.
+
+    `threads` defaults to the cores this process may use; results do not depend on it. Raises UnsupportedError for
+    other containers and unknown architectures, InputError for a config.json that contradicts the tensors, UsageError
+    for a device this machine lacks.
+    """
+    if checkpoint.kind not in {"hf", "memory"}:
+        hint = "give the Hugging Face checkpoint that it was made from"
+        raise UnsupportedError(f"calibration does not run {checkpoint.kind} files: {checkpoint.name}", hint=hint)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("this machine has no CUDA device that torch can use", hint="use --device cpu")
+    skeleton = build_skeleton(checkpoint)
+    fill_buffers(skeleton, skeleton.model, torch.device(device))
+    count = threads or len(os.sched_getaffinity(0))
+    return BlockModel(checkpoint, skeleton, torch.device(device), count, scratch)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Block inputs of all samples, float32 (n, seqlen, hidden) in host memory, and what blocks are called with."""
+
+    hidden: Tensor
+    arguments: tuple[Arguments, ...]
+
+
+def token_rows(samples: Samples) -> NDArray[np.int64]:
+    """The embedding rows that the samples use, ascending, int64 (u,)."""
+    return np.unique(samples.tokens).astype(np.int64)
+
+
+def read_embedding(model: BlockModel, rows: NDArray[np.int64]) -> Tensor:
+    """Rows of the embedding table, float32 (len(rows), hidden); the rest of the table is not read."""
+    if rows[0] < 0 or rows[-1] >= model.rows:
+        bad = int(rows[0] if rows[0] < 0 else rows[-1])
+        message = f"token {bad} has no row in the embedding, which has {model.rows:,}"
+        hint = "the tokenizer and the weights are not of the same model"
+        raise InputError(message, key="vocab_size", hint=hint)
+    embedding = model.skeleton.model.get_input_embeddings()
+    name = model.skeleton.name_of(embedding) + ".weight"
+    source = locate(name, embedding.weight.shape, model.checkpoint.tensors())
+    ref = model.checkpoint.ref(source.tensor)
+    out = np.empty((len(rows), embedding.embedding_dim), np.float32)
+    cuts = np.flatnonzero(np.diff(rows) > GAP_ROWS) + 1
+    for run in np.split(np.arange(len(rows)), cuts):
+        first, last = int(rows[run[0]]), int(rows[run[-1]])
+        out[run] = ref.read(first, last + 1)[rows[run] - first]
+    return torch.from_numpy(out)
+
+
+def embed(model: BlockModel, samples: Samples, table: Tensor, workers: Workers) -> Embedded:
+    """Run the samples up to the first block. `table` holds the embedding rows that `token_rows` names, in order."""
+    rows = token_rows(samples)
+    ids = torch.from_numpy(np.searchsorted(rows, samples.tokens))  # row numbers in `table`
+    embedding = model.skeleton.model.get_input_embeddings()
+    empty = embedding.weight
+    embedding.weight = nn.Parameter(table.to(model.device), requires_grad=False)
+    try:
+        run = partial(run_to_blocks, model.skeleton)
+        first, arguments = workers.map(run, [ids[:1].to(model.device)])[0]
+        hidden = model.new_activations((*ids.shape, first.shape[-1]))
+        step = chunk_samples(ids.shape[1], model.device)
+
+        def fill(start: int) -> None:
+            hidden[start : start + step] = run(ids[start : start + step].to(model.device))[0].to(hidden.device)
+
+        workers.map(fill, range(0, len(ids), step))
+    finally:
+        embedding.weight = empty
+    return Embedded(hidden, arguments)
+
+
+def resident_block(model: BlockModel, index: int, arguments: Arguments) -> Resident:
+    """Block `index` with its weights in memory as float32."""
+    module, prefix = load_block(model.checkpoint, model.skeleton, index, model.device)
+
+    def forward(hidden: Tensor) -> Tensor:
+        output = module(hidden, *arguments.args, **arguments.kwargs)
+        block_output: Tensor = output[0] if isinstance(output, tuple) else output
+        return block_output
+
+    return observe(Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward))

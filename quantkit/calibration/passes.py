@@ -1,0 +1,138 @@
+"""One block over all samples: chunk by chunk, with the same bits for any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantkit.calibration.resident import NOTHING, Resident, Wanted, first_non_finite
+from quantkit.calibration.samples import Samples
+from quantkit.calibration.statistics import SPAN, Accumulator, Part, Site, Sums, accumulate, joined
+from quantkit.calibration.threads import Workers
+from quantkit.errors import NonFiniteError
+
+# Tokens that run at once: enough for full speed, few enough that inner activations stay small. A constant of the
+# device, because results may depend on it in their last bits.
+CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
+DAMAGED = "the weights are damaged, or too large for float32: look at the tensor with quantkit inspect"
+INNER_BYTES = 1 << 29  # inner activations of all chunks in flight
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A resident block and the activations it reads: `hidden` is float32 (n, seqlen, hidden) in host memory.
+
+    `token_bytes` estimates the inner activations of one token.
+    """
+
+    resident: Resident
+    hidden: Tensor
+    samples: Samples
+    workers: Workers
+    device: torch.device
+    token_bytes: int
+
+    def run(self, chunk: slice, wanted: Wanted = NOTHING) -> tuple[Tensor | None, dict[str, Tensor]]:
+        return self.resident.run(self.hidden[chunk].to(self.device), wanted)
+
+
+def advance(work: Pass) -> None:
+    """Put the block's outputs in the place of its inputs. Raises NonFiniteError naming block, module and sample."""
+    for wave in _waves(work, slice(0, len(work.hidden))):
+        work.workers.map(lambda chunk: _replace(work, chunk, NOTHING), wave)
+
+
+def collect(work: Pass, sites: Sequence[Site], *, gram: bool, final: bool) -> dict[str, tuple[Part, ...]]:
+    """The sums of every site over all samples; with `final` the block's outputs also replace its inputs."""
+    wanted = Wanted(frozenset(site.name for site in sites), only=not final)
+    device = work.device
+    by_name = {site.name: site for site in sites}
+    plan, first = work.samples.record.digest, work.samples.start
+    parts: dict[str, tuple[Part, ...]] = {site.name: () for site in sites}
+    for span in _spans(len(work.hidden), first):
+        into = {site.name: Accumulator(site.cols, gram=gram, device=device) for site in sites}
+        for wave in _waves(work, span):
+            accumulate(into, work.workers.map(lambda chunk: _taken(work, chunk, wanted), wave), work.workers)
+        for name, accumulator in into.items():
+            part = Part(plan, first + span.start, first + span.stop, accumulator.sums)
+            _check_sums(by_name[name], part.sums, work)
+            parts[name] = joined([*parts[name], part])
+    return parts
+
+
+def sites_of(work: Pass) -> tuple[Site, ...]:
+    """The block's linears grouped by what they read, in the order of use: seen on the first chunk."""
+    chunk = next(_chunks(work, slice(0, len(work.hidden))))
+    return work.workers.map(work.resident.sites, [work.hidden[chunk].to(work.device)])[0]
+
+
+def chunk_samples(seqlen: int, device: torch.device) -> int:
+    """Samples in a chunk: a power of two that divides SPAN, so that a span is cut the same way wherever it starts."""
+    fitting = max(1, CHUNK_TOKENS[device.type] // seqlen)
+    return min(SPAN, 1 << (fitting.bit_length() - 1))
+
+
+def _taken(work: Pass, chunk: slice, wanted: Wanted) -> dict[str, Tensor]:
+    return work.run(chunk, wanted)[1] if wanted.only else _replace(work, chunk, wanted)
+
+
+def _replace(work: Pass, chunk: slice, wanted: Wanted) -> dict[str, Tensor]:
+    output, inputs = work.run(chunk, wanted)
+    assert output is not None
+    for offset, sample in enumerate(output):
+        if not bool(sample.isfinite().all()):
+            _raise_if_non_finite(work, chunk.start + offset)
+    work.hidden[chunk] = output.to(work.hidden.device)
+    return inputs
+
+
+def _spans(count: int, first: int) -> Iterator[slice]:
+    """Samples 0..count cut where the position, counted from `first`, is a multiple of SPAN."""
+    start = 0
+    while start < count:
+        stop = min(count, start + SPAN - (first + start) % SPAN)
+        yield slice(start, stop)
+        start = stop
+
+
+def _chunks(work: Pass, span: slice) -> Iterator[slice]:
+    step = chunk_samples(work.hidden.shape[1], work.device)
+    for start in range(span.start, span.stop, step):
+        yield slice(start, min(start + step, span.stop))
+
+
+def _waves(work: Pass, span: slice) -> Iterator[list[slice]]:
+    """The chunks of a span in groups that are in flight together."""
+    chunks = list(_chunks(work, span))
+    chunk_bytes = chunk_samples(work.hidden.shape[1], work.device) * work.hidden.shape[1] * work.token_bytes
+    together = max(1, min(work.workers.count, INNER_BYTES // max(chunk_bytes, 1)))
+    for start in range(0, len(chunks), together):
+        yield chunks[start : start + together]
+
+
+def _check_sums(site: Site, sums: Sums, work: Pass) -> None:
+    """Sums are not finite only when an input was not, or its square was not."""
+    if bool((sums.squares.isfinite() & sums.magnitudes.isfinite()).all()):
+        return
+    for position in range(len(work.hidden)):
+        _raise_if_non_finite(work, position)
+    message = f"inputs of {site.name} are too large: the sum of their squares is not finite"
+    raise NonFiniteError(message, tensor=site.name, hint=DAMAGED)
+
+
+def _raise_if_non_finite(work: Pass, position: int) -> None:
+    """Run one sample again and name the module whose output is the first that is not finite."""
+    hidden = work.hidden[position : position + 1].to(work.device)
+    path = first_non_finite(work.resident, hidden)
+    if path is None:
+        return
+    block = work.resident.name
+    where = f"in block {block}, first in module {path}" if path else f"before block {block}"
+    raise NonFiniteError(
+        f"activations of sample {work.samples.id_at(position)} become infinite or NaN {where}",
+        tensor=f"{work.resident.prefix}{path}.weight" if path else None,
+        hint=DAMAGED,
+    )

@@ -1,0 +1,158 @@
+"""A block in memory: its weights, what its linears read, and the block's output."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantkit.calibration.experts import separate
+from quantkit.calibration.skeleton import Skeleton, fill_buffers, set_parameter
+from quantkit.calibration.statistics import Linear, Site
+from quantkit.calibration.weights import locate, read_rows
+from quantkit.errors import InputError
+from quantkit.source import Checkpoint
+
+
+class _Captured(Exception):
+    """Everything that was wanted has been seen; the rest of the block need not run."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run should note: the inputs of these linears. With `only`, it stops when it has them."""
+
+    linears: frozenset[str]
+    only: bool
+
+
+NOTHING = Wanted(frozenset(), only=False)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A block, or the head, whose weights are in memory.
+
+    `prefix` is its name ("model.layers.3."), put before the names of parameters inside `module`. `forward` takes
+    float32 (batch, seqlen, hidden) and returns the block's output. `local` holds, per thread, the inputs of linears
+    while it runs.
+    """
+
+    prefix: str
+    module: nn.Module
+    linears: Mapping[str, Linear]
+    forward: Callable[[Tensor], Tensor]
+    local: threading.local = field(default_factory=threading.local)
+
+    @property
+    def name(self) -> str:
+        return self.prefix.rstrip(".") or "head"
+
+    def run(self, hidden: Tensor, wanted: Wanted = NOTHING) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The output, None if the run stopped early, and the inputs of the wanted linears, each (tokens, cols)."""
+        self.local.wanted, self.local.inputs = wanted, {}
+        try:
+            return self.forward(hidden), self.local.inputs
+        except _Captured:
+            return None, self.local.inputs
+        finally:
+            self.local.wanted, self.local.inputs = NOTHING, {}
+
+    def parameter(self, name: str) -> Tensor:
+        """A parameter by its full name. Raises InputError for a name that is not of this block."""
+        try:
+            return self.module.get_parameter(name.removeprefix(self.prefix))
+        except AttributeError as error:
+            message = f'block {self.name} has no parameter "{name}"'
+            raise InputError(message, tensor=name, hint="weights are replaced in the block they belong to") from error
+
+    def sites(self, hidden: Tensor) -> tuple[Site, ...]:
+        """Linears grouped by the tensor they read, in the order in which the block reads them."""
+        _, inputs = self.run(hidden, Wanted(frozenset(self.linears), only=True))
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for name, given in inputs.items():
+            # an empty tensor has no address to tell it by: experts without tokens
+            key = (given.data_ptr(), given.numel(), given.shape[-1]) if given.numel() else (id(given),)
+            groups.setdefault(key, []).append(name)
+        return tuple(Site(names[0], tuple(names), self.linears[names[0]].cols) for names in groups.values())
+
+
+def observe(resident: Resident) -> Resident:
+    """Have the linears of a resident block note their inputs."""
+    for name in resident.linears:
+        module = resident.module.get_submodule(name.removeprefix(resident.prefix).removesuffix(".weight"))
+        module.register_forward_pre_hook(partial(_note, resident.local, name))
+    return resident
+
+
+def _note(local: threading.local, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+    wanted: Wanted = local.wanted
+    if name not in wanted.linears:
+        return
+    given: Tensor = args[0]
+    local.inputs[name] = given if given.ndim == 2 else given.reshape(-1, given.shape[-1])
+    if wanted.only and len(local.inputs) == len(wanted.linears):
+        raise _Captured
+
+
+def find_linears(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> dict[str, Linear]:
+    """The modules without children that have a matrix called `weight`: projections, experts, routers."""
+    found = {}
+    for path, child in module.named_modules():
+        weight = getattr(child, "weight", None)
+        if any(True for _ in child.children()) or not isinstance(weight, nn.Parameter) or weight.ndim != 2:
+            continue
+        name = f"{prefix}{path}.weight"
+        found[name] = Linear(name, locate(name, weight.shape, checkpoint.tensors()), *weight.shape)
+    return found
+
+
+def load_block(checkpoint: Checkpoint, skeleton: Skeleton, index: int, device: torch.device) -> tuple[nn.Module, str]:
+    """A copy of a block on the meta device with its weights read, and its prefix."""
+    prefix = skeleton.name_of(skeleton.layers[index]) + "."
+    module = copy.deepcopy(skeleton.blocks[index])
+    size = sum(p.numel() for p in module.parameters())
+    total = sum(info.elements for info in checkpoint.tensors().values())
+    if size > total:  # before anything of that size is made
+        message = f"config.json: block {index} takes {size:,} weights, the whole checkpoint has {total:,}"
+        raise InputError(message, path="config.json", hint="config.json and the weights are not of the same model")
+    separate(module, prefix.rstrip("."))
+    load_parameters(checkpoint, module, prefix, [name for name, _ in module.named_parameters()], device)
+    fill_buffers(skeleton, module, device)
+    return module, prefix
+
+
+def load_parameters(
+    checkpoint: Checkpoint, module: nn.Module, prefix: str, names: Iterable[str], device: torch.device
+) -> None:
+    """Read parameters of `module`, which are called prefix + name in the whole model."""
+    for name in names:
+        shape = module.get_parameter(name).shape
+        rows = locate(prefix + name, shape, checkpoint.tensors())
+        set_parameter(module, name, read_rows(checkpoint, rows, shape, device))
+
+
+def first_non_finite(resident: Resident, hidden: Tensor) -> str | None:
+    """The path of the module whose output is the first that is not finite; "" for the block's input, None for none."""
+    if not bool(hidden.isfinite().all()):
+        return ""
+    found: list[str] = []
+
+    def check(path: str, module: nn.Module, args: object, output: object) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        if not found and isinstance(first, Tensor) and not bool(first.isfinite().all()):
+            found.append(path)
+
+    hooks = [m.register_forward_hook(partial(check, path)) for path, m in resident.module.named_modules() if path]
+    try:
+        resident.run(hidden)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None

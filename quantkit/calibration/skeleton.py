@@ -1,0 +1,196 @@
+"""A model without weights: transformers' own code for everything around the blocks.
+
+The model's class is built on the meta device, where parameters have shapes and no memory. Its blocks are replaced by
+recorders, so that the model's own forward pass makes what a block is called with (masks, rotary embeddings, which may
+differ from block to block), and applies its own final norm, head and soft caps to hidden states put in from outside.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantkit.calibration.weights import largest_layer
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.source import Checkpoint
+from quantkit.untrusted import shown
+
+EARLY_LONGROPE = frozenset({"su", "yarn"})  # what Phi-3 first called it; transformers 5.23 stumbles over the names
+
+
+class _Reached(Exception):
+    """The last block's place was reached; nothing after it is wanted."""
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The model on the meta device. `blocks` are its blocks, whose places in `model` recorders have taken.
+
+    `calls` holds, per thread, what the recorders saw and what they give back.
+    """
+
+    model: Any
+    blocks: tuple[nn.Module, ...]
+    calls: threading.local
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        layers: nn.ModuleList = self.model.get_decoder().layers
+        return layers
+
+    def name_of(self, module: nn.Module) -> str:
+        name: str = next(name for name, m in self.model.named_modules() if m is module)
+        return name
+
+
+def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
+    """The transformers model that config.json describes, without weights and without running foreign code.
+
+    Raises UnsupportedError for an architecture that transformers or this module does not know, InputError for a
+    config.json that makes no sense.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = _sanitized(checkpoint.config)
+    kind = settings.pop("model_type", None)
+    count = largest_layer(checkpoint.tensors()) + 1
+    _check_layers(settings.get("num_hidden_layers", count), count)  # before lists of that length are made
+    try:
+        config = AutoConfig.for_model(kind, **settings)
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise _bad_config(kind, error) from error
+    _check_layers(getattr(config, "num_hidden_layers", None), count)
+    capped = getattr(config, "attn_logit_softcapping", None) is not None  # only the eager code applies it
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config,
+                dtype=torch.float32,
+                attn_implementation="eager" if capped else "sdpa",
+                trust_remote_code=False,
+            )
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        raise _bad_config(kind, error) from error
+    model.eval()
+    layers = getattr(model.get_decoder(), "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise UnsupportedError(f"{type(model).__name__} has no list of blocks", hint="quantize without calibration")
+    blocks = tuple(copy.deepcopy(layer) for layer in layers)
+    calls = threading.local()
+    for index, layer in enumerate(layers):
+        layer.forward = partial(_record, calls, index, index == len(blocks) - 1)
+    return Skeleton(model, blocks, calls)
+
+
+def _record(calls: threading.local, index: int, last: bool, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Stands for a block: notes its arguments, passes its input on or gives what was put in."""
+    if index == 0:
+        calls.hidden = hidden
+    calls.arguments[index] = (args, kwargs)
+    if not last:
+        return hidden
+    if calls.inject is None:
+        raise _Reached
+    injected: Tensor = calls.inject
+    return injected
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What one block is called with besides its input."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+def run_to_blocks(skeleton: Skeleton, ids: Tensor) -> tuple[Tensor, tuple[Arguments, ...]]:
+    """ids (batch, seqlen) through embedding and whatever comes before the first block.
+
+    Returns its input (batch, seqlen, hidden) and every block's arguments. The embedding has to be in memory.
+    """
+    calls = skeleton.calls
+    calls.arguments, calls.inject, calls.hidden = {}, None, None
+    with suppress(_Reached):
+        skeleton.model.get_decoder()(input_ids=ids, use_cache=False)
+    found = tuple(Arguments(*calls.arguments[index]) for index in range(len(skeleton.layers)))
+    hidden: Tensor = calls.hidden
+    calls.arguments, calls.hidden = {}, None
+    return hidden, found
+
+
+def run_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:
+    """Output of the last block (1, tokens, hidden) to logits (1, tokens, vocabulary): norm, head, soft cap."""
+    calls = skeleton.calls
+    calls.arguments, calls.inject, calls.hidden = {}, hidden, None
+    ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+    logits: Tensor = skeleton.model(input_ids=ids, use_cache=False).logits
+    return logits
+
+
+def set_parameter(root: nn.Module, name: str, value: Tensor) -> None:
+    """Give a parameter of `root` a value, whatever its device and type were."""
+    parent, _, attribute = name.rpartition(".")
+    setattr(root.get_submodule(parent), attribute, nn.Parameter(value, requires_grad=False))
+
+
+def fill_buffers(skeleton: Skeleton, root: nn.Module, device: torch.device) -> None:
+    """Compute the buffers of `root` that no file holds (rotary frequencies, embedding scales), blocks left out.
+
+    transformers builds every model on the meta device and then has each class fill its own buffers; so do we.
+    Raises UnsupportedError for a buffer that the class does not fill.
+    """
+    inside = {id(module) for layer in skeleton.layers for module in layer.modules()}
+    for module in root.modules():
+        empty = {name: b for name, b in module.named_buffers(recurse=False) if b.is_meta}
+        if not empty or id(module) in inside:
+            continue
+        for name, buffer in empty.items():
+            blank = torch.empty_like(buffer, device=device)
+            setattr(module, name, blank.fill_(torch.nan) if blank.is_floating_point() else blank.zero_())
+        skeleton.model._init_weights(module)
+        for name, buffer in module.named_buffers(recurse=False):
+            if name in empty and buffer.is_floating_point() and bool(buffer.isnan().any()):
+                message = f"{type(skeleton.model).__name__}: buffer {name} of {type(module).__name__} has no value"
+                raise UnsupportedError(message, hint="quantize without calibration data")
+
+
+def _sanitized(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The text model's settings without the keys that choose code: remote classes, kernels, private fields."""
+    nested = config.get("text_config")
+    settings = dict(nested) if isinstance(nested, Mapping) else dict(config)
+    if isinstance(nested, Mapping) and "tie_word_embeddings" in config:
+        settings.setdefault("tie_word_embeddings", config["tie_word_embeddings"])
+    if settings.get("model_type") == "phi3" and isinstance(rope := settings.get("rope_scaling"), Mapping):
+        kind = rope.get("rope_type", rope.get("type"))
+        settings["rope_scaling"] = {**rope, "type": "longrope" if kind in EARLY_LONGROPE else kind}
+    dropped = {"auto_map", "quantization_config", "dtype", "torch_dtype", "architectures", "transformers_version"}
+    return {
+        str(key): value
+        for key, value in settings.items()
+        if key not in dropped and not str(key).startswith("_") and "implementation" not in str(key)
+    }
+
+
+def _check_layers(said: object, found: int) -> None:
+    if said != found or not found:
+        message = f"config.json: num_hidden_layers is {shown(str(said))}, the checkpoint has {found} layers"
+        raise InputError(message, key="num_hidden_layers", path="config.json", hint="is a shard missing?")
+
+
+def _bad_config(kind: object, error: Exception) -> UnsupportedError | InputError:
+    from transformers import CONFIG_MAPPING
+
+    if kind not in CONFIG_MAPPING:
+        known = f'transformers does not know model_type "{shown(str(kind))}"'
+        return UnsupportedError(known, key="model_type", path="config.json", hint="update transformers")
+    reason = shown(str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__, 200)
+    return InputError(f"config.json: {reason}", path="config.json", hint="download config.json again")

@@ -1,0 +1,249 @@
+"""What the linears of a model see: sums over tokens of squares, magnitudes and products of their inputs.
+
+Linears that read the same tensor (queries, keys and values; gate and up) share one site and its sums. Floating-point
+sums depend on their order, so the order is fixed: the samples of a plan form spans of SPAN positions; inside a span
+chunks are added in order; the sums of a site are kept as parts, one for each run of samples, and `total` adds the
+parts in the order of (plan, first position). Merging is a union of parts without arithmetic: any order and any
+grouping of merges gives the same bits. Parts that continue each other from position 0 are added at once, which is
+what `total` would do first, so one run over all samples equals merged runs over pieces cut at multiples of SPAN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from quantkit.calibration.samples import DataRecord
+from quantkit.calibration.threads import Workers
+from quantkit.errors import InputError
+from quantkit.families.model import Rows
+from quantkit.suggest import did_you_mean
+
+SPAN = 64  # samples; a power of two, so that chunks divide it
+BAND = 512  # rows of a Gram matrix computed at once
+
+
+@dataclass(frozen=True)
+class Gram:
+    """X^T X of inputs X (tokens, cols): its upper triangle as float32 bands (BAND, cols - first row of the band).
+
+    Half the memory and half the work of the whole matrix. Below the diagonal inside a band is noise.
+    """
+
+    bands: tuple[Tensor, ...]
+
+    def full(self) -> Tensor:
+        """The symmetric matrix, float32 (cols, cols), a new tensor."""
+        cols = self.bands[0].shape[1]
+        out = self.bands[0].new_empty((cols, cols))
+        for number, band in enumerate(self.bands):
+            start, rows = number * BAND, band.shape[0]
+            corner = band[:, :rows].triu()
+            out[start : start + rows, start:] = band
+            out[start : start + rows, start : start + rows] = corner + corner.triu(1).T
+            out[start + rows :, start : start + rows] = band[:, rows:].T
+        return out
+
+    def diagonal(self) -> Tensor:
+        return torch.cat([band[:, : band.shape[0]].diagonal() for band in self.bands])
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the tokens that a site saw: float64 (cols,) of squares and magnitudes, float32 (cols,) largest
+    magnitude, and the Gram matrix where it was asked for. Not divided by anything."""
+
+    tokens: int
+    squares: Tensor
+    magnitudes: Tensor
+    peaks: Tensor
+    gram: Gram | None = None
+
+    @property
+    def cols(self) -> int:
+        return self.squares.shape[0]
+
+    def mean_square(self) -> Tensor:
+        """Mean of x^2, float64 (cols,); zeros where no token was seen."""
+        return self.squares / max(self.tokens, 1)
+
+    def mean_magnitude(self) -> Tensor:
+        """Mean of |x|, float64 (cols,); zeros where no token was seen."""
+        return self.magnitudes / max(self.tokens, 1)
+
+    def __add__(self, other: Sums) -> Sums:
+        gram = None
+        if self.gram is not None and other.gram is not None:
+            gram = Gram(tuple(a + b for a, b in zip(self.gram.bands, other.gram.bands, strict=True)))
+        return Sums(
+            self.tokens + other.tokens,
+            self.squares + other.squares,
+            self.magnitudes + other.magnitudes,
+            torch.maximum(self.peaks, other.peaks),
+            gram,
+        )
+
+
+class Accumulator:
+    """Adds up what one site sees in a span. The only mutable thing here; `sums` is what it has so far."""
+
+    def __init__(self, cols: int, *, gram: bool, device: torch.device) -> None:
+        zeros = torch.zeros(cols, dtype=torch.float64)
+        bands = tuple(torch.zeros((min(BAND, cols - r), cols - r), device=device) for r in range(0, cols, BAND))
+        self.sums = Sums(0, zeros, zeros, zeros.float(), Gram(bands) if gram else None)
+
+    def add(self, inputs: Tensor) -> None:
+        """Add the sums of squares, magnitudes and peaks of float32 (tokens, cols)."""
+        if inputs.shape[0] == 0:
+            return
+        magnitudes = inputs.abs()
+        moments = Sums(
+            inputs.shape[0],
+            inputs.square().sum(0, dtype=torch.float64).cpu(),
+            magnitudes.sum(0, dtype=torch.float64).cpu(),
+            magnitudes.amax(0).cpu(),
+        )
+        self.sums = replace(self.sums + moments, gram=self.sums.gram)
+
+    def add_band(self, number: int, inputs: Sequence[Tensor]) -> None:
+        """Add the products of a band of columns with all columns from it on, for each of `inputs` in order."""
+        assert self.sums.gram is not None
+        band = self.sums.gram.bands[number]
+        start = number * BAND
+        for x in inputs:
+            if x.shape[0]:
+                band.addmm_(x[:, start : start + band.shape[0]].T, x[:, start:])
+
+
+def accumulate(into: Mapping[str, Accumulator], chunks: Sequence[Mapping[str, Tensor]], workers: Workers) -> None:
+    """Add chunks, in their order, to the accumulators of their sites. A task is never split over threads."""
+
+    def moments(site: str) -> None:
+        for chunk in chunks:
+            into[site].add(chunk[site])
+
+    def band(task: tuple[str, int]) -> None:
+        site, number = task
+        into[site].add_band(number, [chunk[site] for chunk in chunks])
+
+    workers.map(moments, into)
+    grams = {site: a.sums.gram for site, a in into.items()}
+    workers.map(band, [(site, n) for site, gram in grams.items() if gram is not None for n in range(len(gram.bands))])
+
+
+@dataclass(frozen=True)
+class Part:
+    """The sums of samples [start, stop) of a plan; `plan` is the digest of its DataRecord."""
+
+    plan: str
+    start: int
+    stop: int
+    sums: Sums
+
+
+@dataclass(frozen=True)
+class Site:
+    """Linears that read the same tensor; `name` is the first of them."""
+
+    name: str
+    linears: tuple[str, ...]
+    cols: int
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A matrix of the model: its name in memory ("model.layers.0.mlp.up_proj.weight") and its source rows."""
+
+    name: str
+    source: Rows
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sums for the sites of a model, and where they come from; never the text.
+
+    `model` is the fingerprint of the model that ran, `data` maps plan digests to what was run.
+    """
+
+    model: str
+    sites: Mapping[str, Site]
+    linears: Mapping[str, Linear]
+    parts: Mapping[str, tuple[Part, ...]]
+    data: Mapping[str, DataRecord] = field(default_factory=dict)
+
+    def site_of(self, linear: str) -> Site:
+        """The site that a linear reads. Raises InputError with the nearest name."""
+        site = next((site for site in self.sites.values() if linear in site.linears), None)
+        if site is None:
+            known = [name for s in self.sites.values() for name in s.linears]
+            message = f'no statistics for "{linear}"{did_you_mean(linear, known)}'
+            raise InputError(message, tensor=linear, hint="calibrate this checkpoint")
+        return site
+
+    def total(self, linear: str) -> Sums:
+        """The sums over all samples of what a linear reads."""
+        parts = self.parts[self.site_of(linear).name]
+        plans = (_added(p.sums for p in run) for _, run in groupby(parts, key=lambda part: part.plan))
+        return _added(plans)
+
+
+def _added(sums: Iterable[Sums]) -> Sums:
+    return reduce(lambda a, b: a + b, sums)
+
+
+def joined(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Parts in their order, with those that continue each other from position 0 added up.
+
+    Raises InputError when two parts of a plan overlap.
+    """
+    out: list[Part] = []
+    for part in sorted(parts, key=lambda p: (p.plan, p.start)):
+        last = out[-1] if out and out[-1].plan == part.plan else None
+        if last is not None and part.start < last.stop:
+            message = f"samples {part.start} to {min(part.stop, last.stop) - 1} of the same data are counted twice"
+            raise InputError(message, hint="merge statistics of different samples", key="samples")
+        if last is not None and last.start == 0 and last.stop == part.start:
+            out[-1] = Part(part.plan, 0, part.stop, last.sums + part.sums)
+        else:
+            out.append(part)
+    return tuple(out)
+
+
+def merge(statistics: Sequence[Statistics]) -> Statistics:
+    """All of them as one: other sites, other samples of the same data, or other data.
+
+    The result has the same bits for any order and grouping. Raises InputError when they are of different models, or
+    count a sample twice.
+    """
+    first = statistics[0]
+    for other in statistics[1:]:
+        if other.model != first.model:
+            message = f"statistics of different models: {first.model[:12]} and {other.model[:12]}"
+            raise InputError(message, hint="merge statistics of the same checkpoint", key="model")
+    sites: dict[str, Site] = {}
+    linears: dict[str, Linear] = {}
+    parts: dict[str, list[Part]] = {}
+    data: dict[str, DataRecord] = {}
+    for one in statistics:
+        for name, site in one.sites.items():
+            if sites.setdefault(name, site) != site:
+                message = f"site {name} has linears {sites[name].linears} and {site.linears}"
+                raise InputError(message, tensor=name, hint="merge statistics made by the same version")
+            parts.setdefault(name, []).extend(one.parts[name])
+        linears.update(one.linears)
+        data.update(one.data)
+    names = sorted(sites)
+    return Statistics(
+        model=first.model,
+        sites={name: sites[name] for name in names},
+        linears={name: linears[name] for name in sorted(linears)},
+        parts={name: joined(parts[name]) for name in names},
+        data={plan: data[plan] for plan in sorted(data)},
+    )

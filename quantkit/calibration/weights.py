@@ -1,0 +1,127 @@
+"""Where the parameters of a transformers module lie in a checkpoint, and how they get into memory.
+
+transformers names parameters one way in memory and accepts several in files: Mixtral's experts are called w1, w2 and
+w3 there, experts may be stacked into one tensor, and a text model may lie inside a multimodal one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+
+import torch
+
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.model import Rows
+from quantkit.source import Checkpoint
+from quantkit.tensors import FLOAT_DTYPES, TensorInfo
+
+SLAB_WEIGHTS = 1 << 24  # read at once: 64 MiB of float32
+
+# Name in memory -> name in files. Expert matrices of Mixtral (modeling_mixtral.py before transformers 5).
+OLD_NAMES = (
+    (re.compile(r"\.mlp\.gate\."), ".block_sparse_moe.gate."),
+    (re.compile(r"\.mlp\.experts\.(\d+)\.gate_proj\."), r".block_sparse_moe.experts.\1.w1."),
+    (re.compile(r"\.mlp\.experts\.(\d+)\.down_proj\."), r".block_sparse_moe.experts.\1.w2."),
+    (re.compile(r"\.mlp\.experts\.(\d+)\.up_proj\."), r".block_sparse_moe.experts.\1.w3."),
+)
+LAYER = re.compile(r"(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers\.(\d{1,5})\.")
+EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
+
+
+def locate(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows:
+    """The source rows of a parameter such as "model.layers.0.mlp.experts.3.up_proj.weight".
+
+    Raises InputError when the checkpoint has no such tensor or one of another shape, UnsupportedError for a stored
+    type that is not a float.
+    """
+    for name in _spellings(parameter):
+        if name in tensors:
+            return _checked(parameter, shape, tensors[name], Rows(name, 0, tensors[name].rows))
+    stacked = _stacked(parameter, shape, tensors)
+    if stacked is not None:
+        return stacked
+    near = get_close_matches(parameter, list(tensors), 1)
+    hint = f'the nearest name is "{near[0]}"; is a shard missing?' if near else "is a shard missing?"
+    raise InputError(f'the checkpoint has no tensor "{parameter}"', tensor=parameter, hint=hint)
+
+
+def largest_layer(tensors: Mapping[str, TensorInfo]) -> int:
+    """The number of the last layer that any tensor name speaks of, -1 for none."""
+    return max((int(match[1]) for name in tensors if (match := LAYER.match(name))), default=-1)
+
+
+def stored_type(info: TensorInfo) -> torch.dtype:
+    """The torch type that holds a stored float tensor exactly in the fewest bytes."""
+    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(info.dtype, torch.float32)
+
+
+def read_rows(
+    checkpoint: Checkpoint,
+    rows: Rows,
+    shape: torch.Size,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Rows of a source tensor as a tensor of `shape` on `device`, read in slabs."""
+    ref = checkpoint.ref(rows.tensor)
+    count, cols = rows.stop - rows.start, ref.info.cols
+    out = torch.empty((count, cols), dtype=dtype, device=device)
+    step = max(1, SLAB_WEIGHTS // cols)
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        out[start:stop] = torch.from_numpy(ref.read(rows.start + start, rows.start + stop))
+    return out.reshape(shape)
+
+
+def _spellings(parameter: str) -> Iterator[str]:
+    """The names a parameter may have in files, the likeliest first."""
+    old = parameter
+    for pattern, replacement in OLD_NAMES:
+        old = pattern.sub(replacement, old)
+    for name in dict.fromkeys((parameter, old)):
+        yield name
+        yield f"language_model.{name}"
+        if name.startswith("model."):
+            inner = name.removeprefix("model.")
+            yield f"model.language_model.{inner}"
+            yield inner
+
+
+def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows | None:
+    """An expert's matrix inside a stack (experts, rows, cols); gate and up share one, gate first."""
+    match = EXPERT.fullmatch(parameter)
+    if match is None:
+        return None
+    module, number, which = match[1], int(match[2]), match[3]
+    stack = f"{module}.down_proj" if which == "down" else f"{module}.gate_up_proj"
+    info = next((tensors[name] for name in _spellings(stack) if name in tensors), None)
+    if info is None:
+        return None
+    rows, cols = shape
+    per_expert = rows if which == "down" else 2 * rows
+    if len(info.shape) != 3 or info.shape[1:] != (per_expert, cols) or number >= info.shape[0]:
+        raise _other_shape(parameter, (per_expert, cols), info)
+    start = number * per_expert + (rows if which == "up" else 0)
+    return _checked(parameter, None, info, Rows(info.name, start, start + rows))
+
+
+def _checked(parameter: str, shape: torch.Size | None, info: TensorInfo, rows: Rows) -> Rows:
+    if shape is not None and info.shape != tuple(shape):
+        raise _other_shape(parameter, tuple(shape), info)
+    if info.dtype not in FLOAT_DTYPES:
+        raise UnsupportedError(
+            f'tensor "{info.name}" is stored as {info.dtype}; calibration runs the original weights',
+            tensor=info.name,
+            hint="give the checkpoint in its original precision",
+        )
+    return rows
+
+
+def _other_shape(parameter: str, shape: tuple[int, ...], info: TensorInfo) -> InputError:
+    return InputError(
+        f'tensor "{info.name}" has shape {list(info.shape)}, config.json says {list(shape)} for {parameter}',
+        tensor=info.name,
+        hint="config.json and the weights are not of the same model",
+    )
