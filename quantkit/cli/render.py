@@ -109,7 +109,7 @@ class Talk:
             self.note(f" {event.stage:<9} {event.detail}")
         if self._live and event.total_bytes:
             self._progress = _progress_bar(self._stream)
-            self._task = self._progress.add_task(event.stage, total=event.total_bytes, tensor="")
+            self._task = self._progress.add_task(event.stage, total=event.total_bytes, tensor="", peak="")
             self._progress.start()
 
     def _advance(self, event: TensorProgress) -> None:
@@ -118,7 +118,8 @@ class Talk:
             self.note(f"   {event.index:>4}/{event.count} {event.tensor}  {event.qtype}")
         if self._progress is not None and self._task is not None:
             name = f"{event.tensor} {event.qtype} {event.index}/{event.count}"
-            self._progress.update(self._task, completed=event.done_bytes, tensor=printable(name))
+            peak = f"peak {size(peak_rss_bytes())}"
+            self._progress.update(self._task, completed=event.done_bytes, tensor=printable(name), peak=peak)
             return
         now = time.monotonic()
         if now - self._last_line >= LINE_EVERY_S:
@@ -136,11 +137,13 @@ def _progress_bar(stream: IO[str]) -> Progress:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     console = Console(file=stream)
-    wide = console.width >= 100
+    wide = console.width >= 110
     columns = [TextColumn(" {task.description}"), BarColumn(bar_width=20 if wide else 10)]
     if wide:
         columns += [TextColumn("{task.fields[tensor]}", markup=False), DownloadColumn()]
     columns += [TransferSpeedColumn(), TimeRemainingColumn(compact=True)]
+    if wide:
+        columns.append(TextColumn("{task.fields[peak]}", markup=False))
     return Progress(*columns, console=console, transient=True, refresh_per_second=8)
 
 
