@@ -17,8 +17,8 @@ import numpy as np
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, scales, superblocks
 from quantkit.qtypes.search.blocks import F16, read_half, write_half
-from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
-from quantkit.qtypes.search.scales import Tiles, Weighting
+from quantkit.qtypes.search.planes import Plane, levels_to_planes, pack_planes, unpack_planes
+from quantkit.qtypes.search.scales import Groups, Weighting
 from quantkit.tensors import F32, U8
 
 BLOCK = 32
@@ -31,12 +31,12 @@ PLANES = (Plane(at=2, bits=4, span=16),)
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols // 32 * 18), as ggml's quantize_iq4_nl."""
-    return blocks.encode(w, importance, _choose, pack)
+    return blocks.encode(w, importance, BLOCK, _quantize)
 
 
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales that `encode` stores."""
-    return blocks.fit(w, importance, _choose)
+    return blocks.fit(w, importance, BLOCK, _quantize)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
@@ -52,20 +52,24 @@ def unpack(raw: U8) -> tuple[Codes, Grid]:
     return unpack_planes(raw, 0, PLANES, BLOCK), _grid(read_half(raw, 0))
 
 
-def weighted_groups(weights: F32, importance: F32 | None) -> Tiles:
+def weighted_groups(weights: F32, importance: F32 | None) -> Groups:
     """The groups of 32 of blocks (n, 32) or, for iq4_xs, (n, 256), weighted for the search of both types."""
     groups = weights.reshape(-1, GROUP)
     if importance is None:
-        return scales.weighted(groups, Weighting.SQUARE)
+        return Groups(groups, Weighting.SQUARE)
     sigma2 = superblocks.block_sigma2(weights, 2, weights.shape[1] // GROUP)
-    return scales.weighted(groups, Weighting.IMPORTANCE, importance, sigma2)
+    return Groups(groups, Weighting.IMPORTANCE, importance, sigma2)
 
 
-def _choose(rows: F32, importance: F32 | None) -> tuple[Codes, Grid]:
+def _quantize(rows: F32, importance: F32 | None) -> tuple[U8, Grid]:
     """quantize_row_iq4_nl_impl for blocks of 32: codes come from the scale before it is rounded."""
     weights = as_blocks(rows, BLOCK)
     scale = scales.search_levels(weighted_groups(weights, importance), LEVELS)
-    return scales.nearest_levels(weights, scales.inverse(scale), LEVELS), _grid(blocks.half(scale))
+    grid = _grid(blocks.half(scale))
+    raw = np.empty((len(weights), NBYTES), np.uint8)
+    write_half(raw, 0, grid.fields["d"])
+    levels_to_planes(weights, scales.inverse(scale), LEVELS, PLANES, raw)
+    return raw, grid
 
 
 def _grid(d: F16) -> Grid:

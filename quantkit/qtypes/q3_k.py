@@ -15,13 +15,12 @@ s[j] low, of s[j + 8] high; byte 8 + j % 4 holds the top two bits of s[j] at bit
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, scales, superblocks
-from quantkit.qtypes.search.blocks import F16, read_half, write_half
-from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
-from quantkit.qtypes.search.scales import Weighting
+from quantkit.qtypes.search.blocks import read_half, write_half
+from quantkit.qtypes.search.planes import Plane, SearchCodes, pack_planes, round_to_planes, unpack_planes
+from quantkit.qtypes.search.scales import Groups, Weighting
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
@@ -30,79 +29,79 @@ GROUP = 16
 LOW, HIGH = -4, 3
 SCALE_LOW, SCALE_HIGH = -32, 31
 PLANES = (Plane(at=32, bits=2, span=32), Plane(at=0, bits=1, span=32, shift=2))
-SHIFTS = np.array([0, 2, 4, 6], np.uint8)
 
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols // 256 * 110), as ggml's quantize_q3_K."""
-    return blocks.encode(w, importance, _choose, pack)
+    return blocks.encode(w, importance, BLOCK, _quantize)
 
 
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales that `encode` stores."""
-    return blocks.fit(w, importance, _choose)
+    return blocks.fit(w, importance, BLOCK, _quantize)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
     """codes int16 (n, 256) to bytes (n, 110)."""
     raw = np.empty((len(codes), NBYTES), np.uint8)
+    _write_scales(raw, grid)
     pack_planes(codes, LOW, PLANES, raw)
-    stored = (grid.fields["sc"].astype(np.int8) - np.int8(SCALE_LOW)).astype(np.uint8)
-    raw[:, 96:104] = (stored[:, :8] & 15) | (stored[:, 8:] & 15) << 4
-    tops = (stored >> 4).reshape(-1, 4, 4) << SHIFTS[:, None]
-    raw[:, 104:108] = np.bitwise_or.reduce(tops, axis=1)
-    write_half(raw, 108, grid.fields["d"])
     return raw
 
 
 def unpack(raw: U8) -> tuple[Codes, Grid]:
     """Bytes (n, 110) to codes int16 (n, 256) and their grid."""
-    low = np.concatenate([raw[:, 96:104] & 15, raw[:, 96:104] >> 4], axis=1)
-    tops = (raw[:, None, 104:108] >> SHIFTS[:, None] & 3).reshape(-1, 16)
-    sc = (low | tops << 4).astype(np.int8) + np.int8(SCALE_LOW)
-    return unpack_planes(raw, LOW, PLANES, BLOCK), _grid(read_half(raw, 108), sc)
+    scales_bytes = np.ascontiguousarray(raw[:, 96:108].T)  # (12, n)
+    low, tops = scales_bytes[:8], scales_bytes[8:]
+    stored = np.concatenate([low & 15, low >> 4]) | np.concatenate([tops >> shift & 3 for shift in (0, 2, 4, 6)]) << 4
+    sc = np.ascontiguousarray(stored.T).view(np.int8) + np.int8(SCALE_LOW)
+    return unpack_planes(raw, LOW, PLANES, BLOCK), superblocks.signed_grid(read_half(raw, 108), sc, (LOW, HIGH))
 
 
-def _choose(rows: F32, importance: F32 | None) -> tuple[Codes, Grid]:
+def _write_scales(raw: U8, grid: Grid) -> None:
+    # Transposed, the loops of numpy run over the blocks instead of over a few bytes.
+    stored = np.ascontiguousarray(grid.fields["sc"].astype(np.int8).T).view(np.uint8) - np.uint8(SCALE_LOW & 0xFF)
+    raw[:, 96:104] = ((stored[:8] & 15) | (stored[8:] & 15) << 4).T
+    tops = (stored >> 4).reshape(4, 4, -1)
+    raw[:, 104:108] = (tops[0] | tops[1] << 2 | tops[2] << 4 | tops[3] << 6).T
+    write_half(raw, 108, grid.fields["d"])
+
+
+def _quantize(rows: F32, importance: F32 | None) -> tuple[U8, Grid]:
     weights = as_blocks(rows, BLOCK)
-    return _choose_plain(weights) if importance is None else _choose_weighted(weights, importance)
+    grid, search_codes = _search(weights) if importance is None else _search_weighted(weights, importance)
+    raw = np.empty((len(weights), NBYTES), np.uint8)
+    _write_scales(raw, grid)
+    round_to_planes(weights, grid, search_codes, PLANES, raw)
+    return raw, grid
 
 
-def _choose_plain(weights: F32) -> tuple[Codes, Grid]:
+def _search(weights: F32) -> tuple[Grid, SearchCodes]:
     """quantize_row_q3_K_ref, for blocks (n, 256)."""
     groups = weights.reshape(-1, GROUP)
-    scale, searched = scales.search_descent(groups, -LOW)
-    by_block = scale.reshape(len(weights), -1)
-    peak = scales.signed_peaks(by_block)
+    scale = scales.search_descent(groups, -LOW).reshape(len(weights), BLOCK // GROUP)
+    peak = scales.signed_peaks(scale)
     with np.errstate(all="ignore"):
         factor = np.float32(SCALE_LOW) / peak
         d = np.where(peak == 0, np.float32(0), np.float32(1) / factor)
-    sc = scales.nearest_codes(by_block, factor, SCALE_LOW, SCALE_HIGH)
+    sc = scales.nearest_codes(scale, factor, SCALE_LOW, SCALE_HIGH)
     sc[peak == 0] = SCALE_LOW
-    grid = _grid(blocks.half(d), sc.astype(np.int8))
-    codes = superblocks.round_groups(weights, grid, np.zeros_like(scale))
-    kept = np.flatnonzero(grid.scale == 0)
-    codes.reshape(-1, GROUP)[kept] = scales.groups_of(searched, kept)
-    return codes, grid
+    grid = superblocks.signed_grid(blocks.half(d), sc, (LOW, HIGH))
+    # These codes follow from no formula: search once more, the few groups that keep them.
+    zero = np.flatnonzero(grid.scale == 0)
+    return grid, SearchCodes(kept=scales.descent_codes(groups[zero], -LOW))
 
 
-def _choose_weighted(weights: F32, importance: F32) -> tuple[Codes, Grid]:
+def _search_weighted(weights: F32, importance: F32) -> tuple[Grid, SearchCodes]:
     """quantize_row_q3_K_impl, for blocks (n, 256)."""
     sigma2 = superblocks.block_sigma2(weights, 2, BLOCK // GROUP)
-    tiles = scales.weighted(weights.reshape(-1, GROUP), Weighting.IMPORTANCE, importance, sigma2)
-    scale, iscale = scales.search_signed(tiles, -LOW)
-    by_block = scale.reshape(len(weights), -1)
-    d, factor = scales.search_signed(scales.with_weights(by_block, tiles.sums.reshape(by_block.shape)), -SCALE_LOW)
+    groups = Groups(weights.reshape(-1, GROUP), Weighting.IMPORTANCE, importance, sigma2)
+    scale, iscale, sums = scales.search_signed(groups, -LOW)
+    by_block = scale.reshape(len(weights), BLOCK // GROUP)
+    d, factor, _ = scales.search_signed(Groups(by_block, Weighting.PURE_IMPORTANCE, sums), -SCALE_LOW)
     sc = scales.nearest_codes(by_block, factor, SCALE_LOW, SCALE_HIGH)
     sc[factor == 0] = SCALE_LOW
-    grid = _grid(blocks.half(d), sc.astype(np.int8))
-    return superblocks.round_groups(weights, grid, iscale), grid
-
-
-def _grid(d: F16, sc: NDArray[np.int8]) -> Grid:
-    with np.errstate(invalid="ignore"):  # an infinite d times 0: `blocks` refuses it
-        scale = d.astype(np.float32)[:, None] * sc.astype(np.float32)
-    return Grid(scale, None, LOW, HIGH, fields={"d": d, "sc": sc})
+    return superblocks.signed_grid(blocks.half(d), sc, (LOW, HIGH)), SearchCodes(iscale)
 
 
 TYPE = QuantType(

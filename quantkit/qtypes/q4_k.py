@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantkit.qtypes.base import Codes, Grid, QuantType
+from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, superblocks
-from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
+from quantkit.qtypes.search.planes import Plane, pack_planes, round_to_planes, unpack_planes
 from quantkit.qtypes.search.scales import Steps, Weighting
 from quantkit.tensors import F32, U8
 
@@ -33,12 +33,12 @@ SEARCH = superblocks.OffsetSearch(
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols // 256 * 144), as ggml's quantize_q4_K."""
-    return blocks.encode(w, importance, _choose, pack)
+    return blocks.encode(w, importance, BLOCK, _quantize)
 
 
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales and minima that `encode` stores."""
-    return blocks.fit(w, importance, _choose)
+    return blocks.fit(w, importance, BLOCK, _quantize)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
@@ -54,8 +54,13 @@ def unpack(raw: U8) -> tuple[Codes, Grid]:
     return unpack_planes(raw, 0, PLANES, BLOCK), superblocks.read_scales(raw, TOP)
 
 
-def _choose(rows: F32, importance: F32 | None) -> tuple[Codes, Grid]:
-    return superblocks.choose_offset(rows, importance, SEARCH)
+def _quantize(rows: F32, importance: F32 | None) -> tuple[U8, Grid]:
+    weights = as_blocks(rows, BLOCK)
+    grid, search_codes = superblocks.search_offset(weights, importance, SEARCH)
+    raw = np.empty((len(weights), NBYTES), np.uint8)
+    superblocks.write_scales(raw, grid)
+    round_to_planes(weights, grid, search_codes, PLANES, raw)
+    return raw, grid
 
 
 TYPE = QuantType(

@@ -29,12 +29,12 @@ PLANES = (Plane(at=8, bits=4, span=16), Plane(at=4, bits=1, span=1, shift=4))
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols // 32 * 24), as ggml's quantize_q5_1."""
-    return blocks.encode(w, importance, _choose, pack)
+    return blocks.encode(w, importance, BLOCK, _quantize)
 
 
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales and offsets that `encode` stores."""
-    return blocks.fit(w, importance, _choose)
+    return blocks.fit(w, importance, BLOCK, _quantize)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
@@ -51,8 +51,8 @@ def unpack(raw: U8) -> tuple[Codes, Grid]:
     return unpack_planes(raw, 0, PLANES, BLOCK), legacy.offset_grid(read_half(raw, 0), read_half(raw, 2), TOP)
 
 
-def _choose(rows: F32, importance: F32 | None) -> tuple[Codes, Grid]:
-    return legacy.choose_offset(rows, importance, TOP)
+def _quantize(rows: F32, importance: F32 | None) -> tuple[U8, Grid]:
+    return legacy.quantize_offset(rows, importance, TOP, PLANES, NBYTES)
 
 
 TYPE = QuantType(

@@ -14,13 +14,12 @@ ql: the low four bits, 64 bytes for every 128 weights, byte l with weight l low,
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, scales, superblocks
-from quantkit.qtypes.search.blocks import F16, read_half, write_half
-from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
-from quantkit.qtypes.search.scales import Weighting
+from quantkit.qtypes.search.blocks import read_half, write_half
+from quantkit.qtypes.search.planes import Plane, SearchCodes, pack_planes, round_to_planes, unpack_planes
+from quantkit.qtypes.search.scales import Groups, Weighting
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
@@ -35,52 +34,53 @@ PLANES = (Plane(at=0, bits=4, span=64), Plane(at=128, bits=2, span=32, shift=4))
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols // 256 * 210), as ggml's quantize_q6_K."""
-    return blocks.encode(w, importance, _choose, pack)
+    return blocks.encode(w, importance, BLOCK, _quantize)
 
 
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales that `encode` stores."""
-    return blocks.fit(w, importance, _choose)
+    return blocks.fit(w, importance, BLOCK, _quantize)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
     """codes int16 (n, 256) to bytes (n, 210)."""
     raw = np.empty((len(codes), NBYTES), np.uint8)
+    _write_scales(raw, grid)
     pack_planes(codes, LOW, PLANES, raw)
-    raw[:, 192:208] = grid.fields["sc"].view(np.uint8)
-    write_half(raw, 208, grid.fields["d"])
     return raw
 
 
 def unpack(raw: U8) -> tuple[Codes, Grid]:
     """Bytes (n, 210) to codes int16 (n, 256) and their grid."""
     sc = np.ascontiguousarray(raw[:, 192:208]).view(np.int8)
-    return unpack_planes(raw, LOW, PLANES, BLOCK), _grid(read_half(raw, 208), sc)
+    return unpack_planes(raw, LOW, PLANES, BLOCK), superblocks.signed_grid(read_half(raw, 208), sc, (LOW, HIGH))
 
 
-def _choose(rows: F32, importance: F32 | None) -> tuple[Codes, Grid]:
+def _write_scales(raw: U8, grid: Grid) -> None:
+    raw[:, 192:208] = grid.fields["sc"].view(np.uint8)
+    write_half(raw, 208, grid.fields["d"])
+
+
+def _quantize(rows: F32, importance: F32 | None) -> tuple[U8, Grid]:
     """quantize_row_q6_K_ref, and quantize_row_q6_K_impl, which takes the importance alone as weight."""
     weights = as_blocks(rows, BLOCK)
-    how = Weighting.SQUARE if importance is None else Weighting.PURE_IMPORTANCE
-    tiles = scales.weighted(weights.reshape(-1, GROUP), how, importance)
-    scale, iscale = scales.search_signed(tiles, -LOW)
-    by_block = scale.reshape(len(weights), -1)
+    groups = Groups(weights.reshape(-1, GROUP), Weighting.SQUARE)
+    if importance is not None:
+        groups = Groups(groups.x, Weighting.PURE_IMPORTANCE, importance)
+    scale, iscale, _ = scales.search_signed(groups, -LOW)
+    by_block = scale.reshape(len(weights), BLOCK // GROUP)
     peak = scales.signed_peaks(by_block)
     empty = np.abs(peak) < EPS
     with np.errstate(all="ignore"):
-        factor = np.float32(SCALE_LOW) / peak
+        factor = np.where(empty, np.float32(0), np.float32(SCALE_LOW) / peak)
         d = np.where(empty, np.float32(0), np.float32(1) / factor)
-    factor[empty] = 0
-    sc = scales.nearest_codes(by_block, factor, SCALE_LOW, SCALE_HIGH).astype(np.int8)
-    grid = _grid(blocks.half(d), sc)
+    sc = scales.nearest_codes(by_block, factor, SCALE_LOW, SCALE_HIGH)
+    grid = superblocks.signed_grid(blocks.half(d), sc, (LOW, HIGH))
+    raw = np.empty((len(weights), NBYTES), np.uint8)
+    _write_scales(raw, grid)
     iscale = np.where(np.repeat(empty, BLOCK // GROUP), np.float32(0), iscale)
-    return superblocks.round_groups(weights, grid, iscale), grid
-
-
-def _grid(d: F16, sc: NDArray[np.int8]) -> Grid:
-    with np.errstate(invalid="ignore"):  # an infinite d times 0: `blocks` refuses it
-        scale = d.astype(np.float32)[:, None] * sc.astype(np.float32)
-    return Grid(scale, None, LOW, HIGH, fields={"d": d, "sc": sc})
+    round_to_planes(weights, grid, SearchCodes(iscale), PLANES, raw)
+    return raw, grid
 
 
 TYPE = QuantType(

@@ -1,8 +1,8 @@
 """From a matrix to bytes or to a grid, a slab of rows at a time.
 
-A searched type is described by `choose`, which finds scales and codes for the blocks of a few rows, and `pack`.
-Slabs keep the scratch memory of a call near 4 MB whatever the size of the matrix; rows are independent, so where
-they are cut never changes a byte.
+A searched type is described by `quantize`, which turns a few rows into bytes and the grid on which they lie. Slabs
+keep the scratch memory of a call near 4 MB whatever the size of the matrix; rows are independent, so where they are
+cut never changes a byte.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.errors import NonFiniteError
-from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.base import Grid
 from quantkit.tensors import F32, U8
 
 F16 = NDArray[np.float16]
-# choose(rows (r, cols), importance (cols,) or None) -> codes (n, block) and grid of all blocks of the rows.
-Choose = Callable[[F32, F32 | None], tuple[Codes, Grid]]
+# quantize(rows (r, cols), importance (cols,) or None) -> bytes (n, nbytes) and grid of all blocks of the rows.
+Quantize = Callable[[F32, F32 | None], tuple[U8, Grid]]
 
-SLAB = 1 << 18  # weights
+SLAB = 1 << 20  # weights
 
 
 def half(values: F32) -> F16:
@@ -31,31 +31,28 @@ def half(values: F32) -> F16:
 
 
 def read_half(raw: U8, at: int) -> F16:
-    """The float16 at byte `at` of every block of raw (n, nbytes), little-endian."""
-    return np.ascontiguousarray(raw[:, at : at + 2]).view("<f2").reshape(-1).astype(np.float16, copy=False)
+    """The float16 at the even byte `at` of every block of raw (n, nbytes), nbytes even, little-endian."""
+    return np.ascontiguousarray(raw).view("<f2")[:, at // 2].astype(np.float16)
 
 
 def write_half(raw: U8, at: int, values: NDArray[np.generic]) -> None:
-    """Store float16 (n,) at byte `at` of every block of raw (n, nbytes)."""
-    raw[:, at : at + 2] = np.ascontiguousarray(values, "<f2").view(np.uint8).reshape(-1, 2)
+    """Store float16 (n,) at the even byte `at` of every block of contiguous raw (n, nbytes), nbytes even."""
+    raw.view("<u2")[:, at // 2] = values.astype("<f2", copy=False).view("<u2")
 
 
-def encode(w: F32, importance: F32 | None, choose: Choose, pack: Callable[[Codes, Grid], U8]) -> U8:
-    """Bytes (rows, row_bytes) of float32 w (rows, cols): the codes that `choose` finds, packed.
+def encode(w: F32, importance: F32 | None, block: int, quantize: Quantize) -> U8:
+    """Bytes (rows, row_bytes) of float32 w (rows, cols).
 
     Raises NonFiniteError, with the flat index of the block, where a stored scale would be infinite or NaN.
     """
-    packed = []
-    for codes, grid in _slabs(w, importance, choose):
-        packed.append(pack(codes, grid))
-        block = codes.shape[1]
-    raw = packed[0] if len(packed) == 1 else np.concatenate(packed)
+    parts = [raw for raw, _ in _slabs(w, importance, block, quantize)]
+    raw = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return raw.reshape(len(w), w.shape[1] // block * raw.shape[1])
 
 
-def fit(w: F32, importance: F32 | None, choose: Choose) -> Grid:
-    """The grids that `choose` finds for all blocks of w (rows, cols), in row-major order. Raises like `encode`."""
-    grids = [grid for _, grid in _slabs(w, importance, choose)]
+def fit(w: F32, importance: F32 | None, block: int, quantize: Quantize) -> Grid:
+    """The grids of all blocks of w (rows, cols), in row-major order. Raises like `encode`."""
+    grids = [grid for _, grid in _slabs(w, importance, block, quantize)]
     first = grids[0]
     return replace(
         first,
@@ -65,17 +62,16 @@ def fit(w: F32, importance: F32 | None, choose: Choose) -> Grid:
     )
 
 
-def _slabs(w: F32, importance: F32 | None, choose: Choose) -> Iterator[tuple[Codes, Grid]]:
+def _slabs(w: F32, importance: F32 | None, block: int, quantize: Quantize) -> Iterator[tuple[U8, Grid]]:
+    """Bytes (n, nbytes) and grid of the blocks of each slab of rows."""
     rows, cols = w.shape
     if importance is not None:
         assert importance.shape == (cols,), (importance.shape, cols)
-        importance = np.require(importance, np.float32, ["C", "A"]).view()
-        importance.flags.writeable = False
     step = max(1, SLAB // max(cols, 1))
     for start in range(0, max(rows, 1), step):
-        codes, grid = choose(w[start : start + step], importance)
-        _check_finite(grid, codes.shape[1], start * cols)
-        yield codes, grid
+        raw, grid = quantize(w[start : start + step], importance)
+        _check_finite(grid, block, start * cols)
+        yield raw, grid
 
 
 def _check_finite(grid: Grid, block: int, start: int) -> None:

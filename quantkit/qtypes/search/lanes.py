@@ -101,11 +101,15 @@ def splat(_context: Any, value: Any, width: Any) -> Any:
     lanes = Lanes(width.literal_value)
 
     def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        empty = ir.Constant(_floats(lanes.width), ir.Undefined)
-        first = builder.insert_element(empty, args[0], ir.Constant(I32, 0))
-        return builder.shuffle_vector(first, empty, _constant(_ints(lanes.width), 0))
+        return _splat(builder, args[0], _floats(lanes.width))
 
     return lanes(types.float32, width), emit
+
+
+def _splat(builder: Any, value: Any, vector: Any) -> Any:
+    empty = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(empty, value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, empty, _constant(_ints(vector.count), 0))
 
 
 def _address(context: Any, builder: Any, array: Any, value: Any, at: Any, vector: Any) -> Any:
@@ -140,17 +144,60 @@ def store(_context: Any, array: Any, at: Any, value: Any) -> Any:
 
 
 @intrinsic
-def store_int16(_context: Any, array: Any, at: Any, value: Any) -> Any:
-    """Write lanes that hold integers to elements [at, at + width) of a C-contiguous int16 array."""
-    narrow = ir.VectorType(ir.IntType(16), value.width)
+def store_int32(_context: Any, array: Any, at: Any, value: Any) -> Any:
+    """Write lanes that hold integers to elements [at, at + width) of a C-contiguous int32 array."""
+    vector = _ints(value.width)
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], args[0], args[1], narrow)
-        integers = builder.trunc(builder.fptosi(args[2], _ints(value.width)), narrow)
-        builder.store(integers, address).align = 2
+        address = _address(context, builder, signature.args[0], args[0], args[1], vector)
+        builder.store(builder.fptosi(args[2], vector), address).align = 4
         return context.get_dummy_value()
 
     return types.none(array, types.intp, value), emit
+
+
+@intrinsic(prefer_literal=True)
+def store_merged(_context: Any, codes: Any, at: Any, span: Any, shift: Any, bits: Any, raw: Any, to: Any) -> Any:
+    """Write 16 bytes to raw[to:], byte i made of bits [shift, shift + bits) of codes at + i + k * span, k = 0, 1, ...
+
+    codes is int32; k = 0 has the lowest bits of the byte. `bits` is a literal 1, 2 or 4.
+    """
+    width, step = 16, bits.literal_value
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = _ints(width)
+        right = _splat(builder, builder.trunc(args[3], I32), vector)
+        merged = None
+        for k in range(8 // step):
+            offset = builder.add(args[1], builder.mul(args[2], ir.Constant(ir.IntType(64), k)))
+            code = builder.load(_address(context, builder, signature.args[0], args[0], offset, vector))
+            code.align = 4
+            part = builder.and_(builder.lshr(code, right), _constant(vector, (1 << step) - 1))
+            part = builder.shl(part, _constant(vector, step * k))
+            merged = part if merged is None else builder.or_(merged, part)
+        octets = ir.VectorType(ir.IntType(8), width)
+        address = _address(context, builder, signature.args[5], args[5], args[6], octets)
+        builder.store(builder.trunc(merged, octets), address).align = 1
+        return context.get_dummy_value()
+
+    return types.none(codes, types.intp, types.intp, types.intp, bits, raw, types.intp), emit
+
+
+@intrinsic
+def store_bits(_context: Any, codes: Any, at: Any, shift: Any, raw: Any, to: Any) -> Any:
+    """Write 4 bytes to raw[to:], little-endian, bit i being bit `shift` of code at + i, for 32 int32 codes."""
+    width = 32
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = _ints(width)
+        code = builder.load(_address(context, builder, signature.args[0], args[0], args[1], vector))
+        code.align = 4
+        moved = builder.lshr(code, _splat(builder, builder.trunc(args[2], I32), vector))
+        word = builder.bitcast(builder.trunc(moved, ir.VectorType(ir.IntType(1), width)), I32)
+        builder.store(word, _address(context, builder, signature.args[3], args[3], args[4], I32)).align = 1
+        return context.get_dummy_value()
+
+    return types.none(codes, types.intp, types.intp, raw, types.intp), emit
 
 
 @intrinsic
@@ -164,14 +211,14 @@ def select(_context: Any, mask: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
-def any_lane(_context: Any, mask: Any) -> Any:
-    """Whether the mask holds in at least one lane."""
+def lane_bits(_context: Any, mask: Any) -> Any:
+    """The mask as an integer: bit k is lane k."""
     bits = ir.IntType(mask.width)
 
     def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.icmp_unsigned("!=", builder.bitcast(args[0], bits), ir.Constant(bits, 0))
+        return builder.zext(builder.bitcast(args[0], bits), ir.IntType(64))
 
-    return types.boolean(mask), emit
+    return types.uint64(mask), emit
 
 
 @intrinsic

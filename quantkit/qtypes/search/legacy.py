@@ -1,50 +1,59 @@
 """What the legacy types share: blocks of 32 weights with one float16 scale, and an offset in q4_1 and q5_1.
 
 Without importance they take their scale from the largest weight, or from the extremes, and cut codes off with the
-scale before it is rounded; with importance they search, and keep the codes of the search.
+scale before it is rounded; with importance they search, and store the codes of the search.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from quantkit.qtypes.base import Codes, Grid, as_blocks
+from quantkit.qtypes.base import Grid, as_blocks
 from quantkit.qtypes.search import scales
-from quantkit.qtypes.search.blocks import F16, half
-from quantkit.qtypes.search.scales import Weighting
-from quantkit.qtypes.search.superblocks import WEIGHTED_STEPS, round_groups
-from quantkit.tensors import F32
+from quantkit.qtypes.search.blocks import F16, half, write_half
+from quantkit.qtypes.search.planes import Plane, SearchCodes, cut_to_planes, round_to_planes
+from quantkit.qtypes.search.scales import Groups, Weighting
+from quantkit.qtypes.search.superblocks import WEIGHTED_STEPS
+from quantkit.tensors import F32, U8
 
 BLOCK = 32
 
 
-def choose_signed(rows: F32, importance: F32 | None, top: int) -> tuple[Codes, Grid]:
+def quantize_signed(
+    rows: F32, importance: F32 | None, top: int, planes: tuple[Plane, ...], nbytes: int
+) -> tuple[U8, Grid]:
     """Codes -top..top - 1 (quantize_row_q4_0_ref, _q5_0_ref; with importance, the functions ending in _impl)."""
-    weights = as_blocks(rows, BLOCK)
+    blocks = as_blocks(rows, BLOCK)
+    raw = np.empty((len(blocks), nbytes), np.uint8)
     if importance is None:
-        peak, _, _ = scales.extremes(weights)
-        d = peak / np.float32(-top)
-        codes = scales.truncated_codes(weights, np.zeros_like(d), scales.inverse(d), top + 0.5, (-top, top - 1))
-        return codes, signed_grid(half(d), top)
-    tiles = scales.weighted(weights, Weighting.IMPORTANCE, importance, row_sigma2(rows))
-    d, iscale = scales.search_signed(tiles, top)
-    grid = signed_grid(half(d), top)
-    return round_groups(weights, unscaled(grid), iscale), grid
+        d, _ = cut_to_planes(blocks, top, True, planes, raw)
+        grid = signed_grid(half(d), top)
+    else:
+        groups = Groups(blocks, Weighting.IMPORTANCE, importance, row_sigma2(rows))
+        d, iscale, _ = scales.search_signed(groups, top)
+        grid = signed_grid(half(d), top)
+        round_to_planes(blocks, unscaled(grid), SearchCodes(iscale), planes, raw)
+    write_half(raw, 0, grid.fields["d"])
+    return raw, grid
 
 
-def choose_offset(rows: F32, importance: F32 | None, top: int) -> tuple[Codes, Grid]:
+def quantize_offset(
+    rows: F32, importance: F32 | None, top: int, planes: tuple[Plane, ...], nbytes: int
+) -> tuple[U8, Grid]:
     """Codes 0..top (quantize_row_q4_1_ref, _q5_1_ref; with importance, the functions ending in _impl)."""
-    weights = as_blocks(rows, BLOCK)
+    blocks = as_blocks(rows, BLOCK)
+    raw = np.empty((len(blocks), nbytes), np.uint8)
     if importance is None:
-        _, minimum, maximum = scales.extremes(weights)
-        with np.errstate(over="ignore"):
-            d = (maximum - minimum) / np.float32(top)
-        codes = scales.truncated_codes(weights, minimum, scales.inverse(d), 0.5, (0, top))
-        return codes, offset_grid(half(d), half(minimum), top)
-    tiles = scales.weighted(weights, Weighting.IMPORTANCE, importance, row_sigma2(rows))
-    found = scales.search_offset(tiles, top, WEIGHTED_STEPS)
-    grid = offset_grid(half(found.scale), half(found.minimum), top)
-    return round_groups(weights, unscaled(grid), found.iscale, found.origin), grid
+        d, m = cut_to_planes(blocks, top, False, planes, raw)
+        grid = offset_grid(half(d), half(m), top)
+    else:
+        groups = Groups(blocks, Weighting.IMPORTANCE, importance, row_sigma2(rows))
+        found = scales.search_offset(groups, top, WEIGHTED_STEPS)
+        grid = offset_grid(half(found.scale), half(found.minimum), top)
+        round_to_planes(blocks, unscaled(grid), SearchCodes(found.iscale, found.origin), planes, raw)
+    write_half(raw, 0, grid.fields["d"])
+    write_half(raw, 2, grid.fields["m"])
+    return raw, grid
 
 
 def signed_grid(d: F16, top: int) -> Grid:
@@ -59,8 +68,8 @@ def offset_grid(d: F16, m: F16, top: int) -> Grid:
 
 
 def unscaled(grid: Grid) -> Grid:
-    """The grid with scales of zero, on which `round_groups` keeps the codes of the search."""
-    return Grid(np.zeros_like(grid.scale), grid.offset, grid.qmin, grid.qmax)
+    """The grid with scales of zero, so that all groups keep the codes of the search."""
+    return Grid(np.zeros_like(grid.scale), None, grid.qmin, grid.qmax)
 
 
 def row_sigma2(rows: F32) -> F32:

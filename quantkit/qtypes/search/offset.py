@@ -8,44 +8,44 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.lanes import absolute, load, nearest_small, select, splat, store
-from quantkit.qtypes.search.tiles import INFINITY, ONE, WIDTH, ZERO, compiled, extremes
+from quantkit.qtypes.search.tiles import INFINITY, ONE, WIDTH, ZERO, compiled, extremes, inlined, load_weighted
 
 
-@compiled
+@inlined
 def _code(v, high):  # type: ignore[no-untyped-def]
     """nearest(clip(v, 0, high)): the same as clipping last, except beyond 2**22, where `nearest` is meaningless."""
     v = select(v > splat(ZERO, WIDTH), v, splat(ZERO, WIDTH))
     return nearest_small(select(v > high, high, v))
 
 
-@compiled
+@inlined
 def _divided(factor, span):  # type: ignore[no-untyped-def]
     """factor / span, and 0, which makes all codes 0, where that is infinite."""
     iscale = factor / span
     return select(iscale < splat(INFINITY, WIDTH), iscale, splat(ZERO, WIDTH))
 
 
-@compiled
-def _error(x, weight, at, codes, n, scale, minimum, squared):  # type: ignore[no-untyped-def]
+@inlined
+def _error(x, weight, codes, scale, minimum, squared):  # type: ignore[no-untyped-def]
     """sum w*diff*diff, or sum w*|diff|, of the stored codes."""
     error = splat(ZERO, WIDTH)
-    for i in range(n):
-        diff = scale * load(codes, i * WIDTH, WIDTH) + minimum - load(x, at + i * WIDTH, WIDTH)
+    for i in range(x.shape[0]):
+        diff = scale * load(codes, i * WIDTH, WIDTH) + minimum - load(x, i * WIDTH, WIDTH)
         diff = diff * diff if squared else absolute(diff)
-        error = error + load(weight, at + i * WIDTH, WIDTH) * diff
+        error = error + load(weight, i * WIDTH, WIDTH) * diff
     return error
 
 
-@compiled
-def _least_squares(x, weight, at, codes, n, iscale, minimum, high, sw, sx):  # type: ignore[no-untyped-def]
+@inlined
+def _least_squares(x, weight, codes, iscale, minimum, high, sw, sx):  # type: ignore[no-untyped-def]
     """Store the codes that (iscale, minimum) give; return their determinant and best scale and minimum (<= 0)."""
     zero = splat(ZERO, WIDTH)
     sl, sl2, slx = zero, zero, zero
-    for i in range(n):
-        v = load(x, at + i * WIDTH, WIDTH)
+    for i in range(x.shape[0]):
+        v = load(x, i * WIDTH, WIDTH)
         q = _code(iscale * (v - minimum), high)
         store(codes, i * WIDTH, q)
-        wl = load(weight, at + i * WIDTH, WIDTH) * q
+        wl = load(weight, i * WIDTH, WIDTH) * q
         sl = sl + wl
         sl2 = sl2 + wl * q
         slx = slx + wl * v
@@ -58,47 +58,46 @@ def _least_squares(x, weight, at, codes, n, iscale, minimum, high, sw, sx):  # t
 
 
 @compiled
-def search_offset(x, weight, top, first, step_size, last, squared, found):  # type: ignore[no-untyped-def]
-    """Scale and minimum for codes 0..top of every group.
+def search_offset(groups, importance, sigma2, how, top, steps, squared, found):  # type: ignore[no-untyped-def]
+    """Scale and minimum for codes 0..top of groups (m, n), weighted as in `load_weighted`.
 
-    Candidates are (first + step_size * step + top) / (maximum - minimum) for step 0..last, where the minimum is the
-    best one found so far. found is (4, tiles, WIDTH): scale, minimum (<= 0), and the (iscale, origin) of the codes
-    of the search, clip(nearest(iscale * (x - origin)), 0, top). iscale 0 marks a group whose codes are all 0.
+    Candidates are (steps[0] + steps[1] * k + top) / (maximum - minimum) for k = 0..steps[2], where the minimum is the
+    best one found so far. found is (5, lanes): scale, minimum (<= 0), the (iscale, origin) of the codes of the
+    search, clip(nearest(iscale * (x - origin)), 0, top), and the sum of the weights. iscale 0 marks a group whose
+    codes are all 0.
     """
-    tiles, n, _ = x.shape
-    size = tiles * WIDTH
-    codes = np.empty(n * WIDTH, np.float32)
+    n = groups.shape[1]
+    x, weight = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
+    codes = np.empty((n, WIDTH), np.float32)
     zero, high = splat(ZERO, WIDTH), splat(np.float32(top), WIDTH)
-    for tile in range(tiles):
-        at = tile * n * WIDTH
-        minimum, maximum = extremes(x, at, n)
-        sw = load(weight, at, WIDTH)
-        sx = sw * load(x, at, WIDTH)
+    size = found.shape[1]
+    for lane in range(0, size, WIDTH):
+        sw = load_weighted(groups, importance, sigma2, how, lane, x, weight)
+        sx = load(weight, 0, WIDTH) * load(x, 0, WIDTH)
         for i in range(1, n):
-            w = load(weight, at + i * WIDTH, WIDTH)
-            sw = sw + w
-            sx = sx + w * load(x, at + i * WIDTH, WIDTH)
+            sx = sx + load(weight, i * WIDTH, WIDTH) * load(x, i * WIDTH, WIDTH)
+        minimum, maximum = extremes(x)
         minimum = select(minimum > zero, zero, minimum)
         usable = maximum != minimum
         scale = splat(ONE, WIDTH) / (high / (maximum - minimum))
         iscale = _divided(high, maximum - minimum)
         for i in range(n):
-            q = _code(iscale * (load(x, at + i * WIDTH, WIDTH) - minimum), high)
-            store(codes, i * WIDTH, q)
-        best = _error(x, weight, at, codes, n, scale, minimum, squared)
+            store(codes, i * WIDTH, _code(iscale * (load(x, i * WIDTH, WIDTH) - minimum), high))
+        best = _error(x, weight, codes, scale, minimum, squared)
         best_iscale, origin = iscale, minimum
-        for step in range(last + 1):
-            factor = np.float32(np.float32(first + np.float32(step_size * np.float32(step))) + np.float32(top))
+        for k in range(int(steps[2]) + 1):
+            factor = np.float32(np.float32(steps[0] + np.float32(steps[1] * np.float32(k))) + np.float32(top))
             iscale = _divided(splat(factor, WIDTH), maximum - minimum)
-            determinant, new_scale, new_minimum = _least_squares(x, weight, at, codes, n, iscale, minimum, high, sw, sx)
-            error = _error(x, weight, at, codes, n, new_scale, new_minimum, squared)
+            determinant, new_scale, new_minimum = _least_squares(x, weight, codes, iscale, minimum, high, sw, sx)
+            error = _error(x, weight, codes, new_scale, new_minimum, squared)
             better = (determinant > zero) & (error < best)
             best = select(better, error, best)
             scale = select(better, new_scale, scale)
             best_iscale = select(better, iscale, best_iscale)
             origin = select(better, minimum, origin)
             minimum = select(better, new_minimum, minimum)
-        store(found, tile * WIDTH, select(usable, scale, zero))
-        store(found, size + tile * WIDTH, minimum)
-        store(found, 2 * size + tile * WIDTH, select(usable, best_iscale, zero))
-        store(found, 3 * size + tile * WIDTH, origin)
+        store(found, lane, select(usable, scale, zero))
+        store(found, size + lane, minimum)
+        store(found, 2 * size + lane, select(usable, best_iscale, zero))
+        store(found, 3 * size + lane, origin)
+        store(found, 4 * size + lane, sw)

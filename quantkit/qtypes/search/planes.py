@@ -1,9 +1,9 @@
-"""Bit planes: how the GGUF block types lay codes of 1, 2 or 4 bits into bytes.
+"""Bit planes: how the GGUF block types lay codes of 1, 2 or 4 bits into bytes, and codes on their way there.
 
 All of them follow one pattern. `per` = 8 // bits codes share a byte. Within every span * per codes, byte i of `span`
 bytes holds codes i, i + span, i + 2 * span, ..., lowest bits first:
 
-    bits 4, span 16    q4_0 and other blocks of 32: byte i has q[i] low, q[i + 16] high
+    bits 4, span 16    q4_0 and other groups of 32: byte i has q[i] low, q[i + 16] high
     bits 4, span 32    q4_k, q5_k
     bits 4, span 64    q6_k
     bits 2, span 32    q2_k, q3_k, high bits of q6_k
@@ -18,9 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from quantkit.qtypes.base import Codes
-from quantkit.tensors import U8
+from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.search.scales import frozen, lanes, middles
+from quantkit.tensors import F32, U8
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,28 @@ class Plane:
     shift: int = 0
 
 
+@dataclass(frozen=True)
+class SearchCodes:
+    """The codes a search ended with, which groups keep whose scale is stored as zero.
+
+    They are clip(nearest(iscale * (x - origin))), iscale and origin (groups,), all the smallest where iscale is 0; or
+    `kept` (k, n) has them, for the groups of zero scale in order.
+    """
+
+    iscale: F32 | None = None
+    origin: F32 | None = None
+    kept: F32 | None = None
+
+
+def _layout(planes: tuple[Plane, ...]) -> NDArray[np.int64]:
+    return np.array([(plane.at, plane.bits, plane.span, plane.shift) for plane in planes], np.int64)
+
+
 def pack_planes(codes: Codes, low: int, planes: tuple[Plane, ...], raw: U8) -> None:
     """Write `codes` (n, block), of which `low` is stored as 0, into their planes of `raw` (n, nbytes)."""
-    from quantkit.qtypes.search.plane_loops import pack_plane
+    from quantkit.qtypes.search.plane_loops import pack_blocks
 
-    codes = np.require(codes, np.int16, ["C", "A", "W"])
-    for plane in planes:
-        if plane.span == 1:
-            bits = np.packbits(((codes - low) >> plane.shift & 1).astype(bool), axis=1, bitorder="little")
-            raw[:, plane.at : plane.at + bits.shape[1]] = bits
-        else:
-            pack_plane(codes, low, plane.shift, plane.bits, plane.span, raw, plane.at)
+    pack_blocks(np.require(codes, np.int16, ["C", "A", "W"]), low, _layout(planes), raw)
 
 
 def unpack_planes(raw: U8, low: int, planes: tuple[Plane, ...], block: int) -> Codes:
@@ -59,3 +72,36 @@ def unpack_planes(raw: U8, low: int, planes: tuple[Plane, ...], block: int) -> C
         else:
             unpack_plane(raw, plane.at, plane.bits, plane.span, plane.shift, codes)
     return codes
+
+
+def round_to_planes(blocks: F32, grid: Grid, search: SearchCodes, planes: tuple[Plane, ...], raw: U8) -> None:
+    """Round blocks (b, block) to their grid and write the codes into `raw` (b, nbytes)."""
+    from quantkit.qtypes.search import rounding
+
+    scale = grid.scale.reshape(-1)
+    nothing, zeros = np.empty((0, 0), np.float32), np.zeros(scale.size, np.float32)
+    offset = zeros if grid.offset is None else grid.offset.reshape(-1)
+    iscale = zeros if search.iscale is None else search.iscale
+    origin = zeros if search.origin is None else search.origin
+    kept = nothing if search.kept is None else search.kept
+    limits, layout = (grid.qmin, grid.qmax), _layout(planes)
+    rounding.round_to_planes(frozen(blocks), scale, offset, iscale, origin, kept, *limits, layout, raw)
+
+
+def levels_to_planes(blocks: F32, inverse: F32, levels: F32, planes: tuple[Plane, ...], raw: U8) -> None:
+    """Write the indices of the levels nearest to inverse * x, for blocks (b, block), inverse (groups,), into `raw`."""
+    from quantkit.qtypes.search import rounding
+
+    rounding.levels_to_planes(frozen(blocks), inverse, middles(levels), _layout(planes), raw)
+
+
+def cut_to_planes(blocks: F32, top: int, signed: bool, planes: tuple[Plane, ...], raw: U8) -> tuple[F32, F32]:
+    """Write the codes of legacy blocks (b, 32) without importance; return their unrounded scales and minima (b,).
+
+    Signed: scale = peak / -top, codes -top..top - 1. Otherwise scale = (maximum - minimum) / top, codes 0..top.
+    """
+    from quantkit.qtypes.search import rounding
+
+    scale, minimum = np.empty(lanes(len(blocks)), np.float32), np.empty(lanes(len(blocks)), np.float32)
+    rounding.cut_to_planes(frozen(blocks), top, signed, _layout(planes), raw, scale, minimum)
+    return scale[: len(blocks)], minimum[: len(blocks)]

@@ -1,62 +1,117 @@
-"""From scales to codes: the last step of the encoders, over groups (m, n) in memory order."""
+"""From scales to stored codes: the last step of the encoders, block by block in memory order.
+
+x is (b, block); arrays per group are flat, block after block; `raw` is (b, nbytes) and gets the bit planes that
+`planes` describes (see planes.py). Codes are counted from 0 here, the smallest code being `low`.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from quantkit.qtypes.search.lanes import load, nearest, select, splat, store_int16, truncated
-from quantkit.qtypes.search.tiles import ZERO, compiled
+from quantkit.qtypes.search.lanes import load, nearest, select, splat, store, store_int32, truncated
+from quantkit.qtypes.search.plane_loops import pack_block
+from quantkit.qtypes.search.tiles import ONE, WIDTH, ZERO, compiled, extremes, inlined, load_tile, signed_peak
 
 STEP = 16
+HALF = np.float32(0.5)
 MAGIC = np.float32(12582912.0)  # 1.5 * 2**23: see lanes.nearest
 
 
-@compiled
-def round_to_grid(x, scale, offset, iscale, origin, low, high, codes):  # type: ignore[no-untyped-def]
-    """codes = clip(nearest((x - offset) / scale), low, high), int16 (m, n); scale, offset, iscale, origin (m,).
-
-    A group whose scale rounded to zero keeps the codes of its search, clip(nearest(iscale * (x - origin))), or all
-    `low` where iscale is 0. n is a multiple of 16.
-    """
-    groups, n = x.shape
+@inlined
+def _divide_group(x, at, n, start, scale, low, high, codes, to):  # type: ignore[no-untyped-def]
+    """clip(nearest((x - start) / scale), low, high) for the n weights at x[at:]."""
     lowest, highest = splat(np.float32(low), STEP), splat(np.float32(high), STEP)
-    for group in range(groups):
-        kept = scale[group] == ZERO
-        empty = kept and iscale[group] == ZERO
-        start = splat(origin[group] if kept else offset[group], STEP)
-        factor = splat(iscale[group] if kept else scale[group], STEP)
-        for i in range(0, n, STEP):
-            v = load(x, group * n + i, STEP) - start
-            if kept:
-                v = v * factor
-                v = select(v > lowest, v, lowest)
-                v = select(v > highest, highest, v)
+    for i in range(0, n, STEP):
+        q = nearest((load(x, at + i, STEP) - splat(start, STEP)) / splat(scale, STEP))
+        q = select(q < lowest, lowest, q)
+        q = select(q > highest, highest, q)
+        store_int32(codes, to + i, q - lowest)
+
+
+@inlined
+def _searched_group(x, at, n, origin, iscale, low, high, codes, to):  # type: ignore[no-untyped-def]
+    """nearest(clip(iscale * (x - origin), low, high)), or all `low` where iscale is 0."""
+    lowest, highest = splat(np.float32(low), STEP), splat(np.float32(high), STEP)
+    for i in range(0, n, STEP):
+        v = (load(x, at + i, STEP) - splat(origin, STEP)) * splat(iscale, STEP)
+        v = select(v > lowest, v, lowest)
+        q = nearest(select(v > highest, highest, v))
+        store_int32(codes, to + i, lowest - lowest if iscale == ZERO else q - lowest)
+
+
+@compiled
+def round_to_planes(x, scale, offset, iscale, origin, kept, low, high, planes, raw):  # type: ignore[no-untyped-def]
+    """Codes on the grid (scale, offset). A group whose scale is zero keeps the codes of its search.
+
+    Those follow from iscale and origin or, unless it is empty, are the next row of kept (k, n).
+    """
+    count, block = x.shape
+    groups = scale.size // max(count, 1)
+    n = block // max(groups, 1)
+    codes, flat, taken = np.empty(block, np.int32), raw.reshape(-1), 0
+    for b in range(count):
+        for j in range(groups):
+            g, at = b * groups + j, b * block + j * n
+            if scale[g] != ZERO:
+                _divide_group(x, at, n, offset[g], scale[g], low, high, codes, j * n)
+            elif kept.size:
+                for i in range(n):
+                    codes[j * n + i] = np.int32(kept[taken, i]) - low
+                taken += 1
             else:
-                v = v / factor
-            q = nearest(v)
-            q = select(q < lowest, lowest, q)
-            q = select(q > highest, highest, q)
-            store_int16(codes, group * n + i, lowest if empty else q)
+                _searched_group(x, at, n, origin[g], iscale[g], low, high, codes, j * n)
+        pack_block(codes, planes, flat, b * raw.shape[1])
 
 
 @compiled
-def truncate(x, origin, inverse, shift, low, high, codes):  # type: ignore[no-untyped-def]
-    """codes = min(trunc((x - origin) * inverse + shift) + low, high), int16 (m, n); origin, inverse (m,).
+def levels_to_planes(x, inverse, middles, planes, raw):  # type: ignore[no-untyped-def]
+    """Codes that index the level nearest to inverse * x; middles as in codebook.search_levels."""
+    count, block = x.shape
+    groups = inverse.size // max(count, 1)
+    n = block // max(groups, 1)
+    codes, flat = np.empty(block, np.int32), raw.reshape(-1)
+    for b in range(count):
+        for i in range(0, block, STEP):
+            v = splat(inverse[b * groups + i // n], STEP) * load(x, b * block + i, STEP)
+            code = splat(ZERO, STEP)
+            for k in range(middles.size):
+                code = select(v < splat(middles[k], STEP), code, splat(np.float32(k + 1), STEP))
+            store_int32(codes, i, code)
+        pack_block(codes, planes, flat, b * raw.shape[1])
 
-    What no integer can hold (the inverse of a tiny scale is infinite) becomes `low`, as where C converts it to the
-    smallest int and keeps the low byte. n is a multiple of 16.
+
+@compiled
+def cut_to_planes(x, top, signed, planes, raw, scale, minimum):  # type: ignore[no-untyped-def]
+    """The legacy types without importance: codes cut off with the unrounded scale, which is returned, (lanes,).
+
+    Signed: scale = peak / -top, codes -top..top - 1. Otherwise scale = (maximum - minimum) / top, codes 0..top.
+    A code that no integer can hold (the inverse of a tiny scale is infinite) is stored as 0, as where C converts it
+    to the smallest int and keeps the low byte.
     """
-    groups, n = x.shape
-    lowest, highest = splat(np.float32(low), STEP), splat(np.float32(high), STEP)
-    for group in range(groups):
-        start, factor = splat(origin[group], STEP), splat(inverse[group], STEP)
-        for i in range(0, n, STEP):
-            v = (load(x, group * n + i, STEP) - start) * factor + splat(shift, STEP)
-            q = truncated(v) + lowest
-            store_int16(codes, group * n + i, select(q > highest, highest, q))
+    count, n = x.shape
+    tile, codes, flat = np.empty((n, WIDTH), np.float32), np.empty(n, np.int32), raw.reshape(-1)
+    inverse = np.empty(WIDTH, np.float32)
+    shift = splat(np.float32(top) + HALF if signed else HALF, STEP)
+    highest = splat(np.float32(2 * top - 1 if signed else top), STEP)
+    for first in range(0, count, WIDTH):
+        load_tile(x.reshape(-1), first, n, tile)
+        low, high = extremes(tile)
+        d = signed_peak(tile) / splat(np.float32(-top), WIDTH)
+        if not signed:
+            d = (high - low) / splat(np.float32(top), WIDTH)
+        nothing = splat(ZERO, WIDTH)
+        store(inverse, 0, select(d != nothing, splat(ONE, WIDTH) / d, nothing))
+        store(scale, first, d)
+        store(minimum, first, nothing if signed else low)
+        for b in range(first, min(first + WIDTH, count)):
+            start, factor = splat(minimum[b], STEP), splat(inverse[b - first], STEP)
+            for i in range(0, n, STEP):
+                q = truncated((load(x, b * n + i, STEP) - start) * factor + shift)
+                store_int32(codes, i, select(q > highest, highest, q))
+            pack_block(codes, planes, flat, b * raw.shape[1])
 
 
-@compiled
+@inlined
 def _nearest(v):  # type: ignore[no-untyped-def]
     bits = np.float32(v + MAGIC).view(np.int32)
     return np.int32(bits & np.int32(0x007FFFFF)) - np.int32(0x00400000)
@@ -89,7 +144,7 @@ def signed_peaks(values, peaks):  # type: ignore[no-untyped-def]
 
 @compiled
 def nearest_codes(values, factor, low, high, codes):  # type: ignore[no-untyped-def]
-    """codes = clip(nearest(factor * value), low, high), int16 (m, n), factor (m,)."""
+    """codes = clip(nearest(factor * value), low, high), int8 (m, n), factor (m,)."""
     for row in range(values.shape[0]):
         for j in range(values.shape[1]):
             codes[row, j] = min(max(_nearest(factor[row] * values[row, j]), low), high)

@@ -12,7 +12,6 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from quantkit.qtypes.base import Codes
 from quantkit.tensors import F32, U8
 
 
@@ -27,16 +26,17 @@ class Weighting(IntEnum):
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """`count` groups of n weights in lanes, (tiles, n, WIDTH), with the weight of every element.
+class Groups:
+    """Groups of weights x (m, n), and how their errors count.
 
-    `sums` (count,) is the sum of the weights of each group; None where no search needs it.
+    `importance` is flat and starts over where it ends, as rows of a matrix do; `sigma2` (m,). Either is needed
+    only where `how` uses it.
     """
 
     x: F32
-    weight: F32
-    sums: F32
-    count: int
+    how: Weighting
+    importance: F32 | None = None
+    sigma2: F32 | None = None
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,15 @@ class OffsetScales:
     """What an offset search finds for every group, each (count,).
 
     A group's values are scale * code + minimum, minimum <= 0. The codes of the search itself are
-    clip(nearest(iscale * (x - origin)), 0, top); iscale 0 marks a group whose codes are all 0.
+    clip(nearest(iscale * (x - origin)), 0, top); iscale 0 marks a group whose codes are all 0. `sums` are sums of
+    weights.
     """
 
     scale: F32
     minimum: F32
     iscale: F32
     origin: F32
+    sums: F32
 
 
 def frozen(array: F32) -> F32:
@@ -69,13 +71,11 @@ def frozen(array: F32) -> F32:
     return view
 
 
-def in_tiles(source: F32, n: int, count: int) -> F32:
-    """Groups of n elements of flat `source` as tiles for `count` groups, starting over where it ends."""
-    from quantkit.qtypes.search.tiles import WIDTH, to_tiles
+def lanes(groups: int) -> int:
+    """Lanes of the tiles that hold so many groups."""
+    from quantkit.qtypes.search.tiles import WIDTH
 
-    tiles = np.empty((-(-count // WIDTH), n, WIDTH), np.float32)
-    to_tiles(frozen(source).reshape(-1), source.size // n, count, n, tiles)
-    return tiles
+    return -(-groups // WIDTH) * WIDTH
 
 
 def square_sums(rows: F32) -> F32:
@@ -87,103 +87,81 @@ def square_sums(rows: F32) -> F32:
     return sums
 
 
-def weighted(groups: F32, how: Weighting, importance: F32 | None = None, sigma2: F32 | None = None) -> Tiles:
-    """Tiles of `groups` (m, n). `importance` (cols,) starts over with every row; sigma2 is (m,)."""
-    from quantkit.qtypes.search.tiles import WIDTH, weigh
-
-    count, n = groups.shape
-    x = in_tiles(groups, n, count)
-    weight = np.empty_like(x) if importance is None else in_tiles(importance, n, count)
-    sums = np.zeros((len(x), WIDTH), np.float32)
-    spread = np.zeros((len(x), WIDTH), np.float32)
-    if sigma2 is not None:
-        spread.reshape(-1)[:count] = sigma2
-    if how != Weighting.PURE_IMPORTANCE:
-        weigh(x, int(how), spread, weight, sums)
-    return Tiles(x, weight, sums.reshape(-1)[:count], count)
+def _weighted(groups: Groups) -> tuple[F32, F32, F32, int]:
+    """The first arguments of every weighted search."""
+    nothing = np.empty(0, np.float32)
+    importance = nothing if groups.importance is None else groups.importance
+    sigma2 = nothing if groups.sigma2 is None else groups.sigma2
+    return frozen(groups.x), frozen(importance).reshape(-1), frozen(sigma2), int(groups.how)
 
 
-def search_offset(tiles: Tiles, top: int, steps: Steps, squared: bool = True) -> OffsetScales:
+def search_offset(groups: Groups, top: int, steps: Steps, squared: bool = True) -> OffsetScales:
     """Search C, for codes 0..top. The error is sum w*diff*diff, or sum w*|diff| unless `squared`."""
     from quantkit.qtypes.search import offset
 
-    count, _, width = tiles.x.shape
-    found = np.empty((4, count, width), np.float32)
-    first, size = np.float32(steps.first), np.float32(steps.size)
-    offset.search_offset(tiles.x, tiles.weight, top, first, size, steps.last, squared, found)
-    return OffsetScales(*found.reshape(4, -1)[:, : tiles.count])
+    count = len(groups.x)
+    found = np.empty((5, lanes(count)), np.float32)
+    candidates = np.array([steps.first, steps.size, steps.last], np.float32)
+    offset.search_offset(*_weighted(groups), top, candidates, squared, found)
+    return OffsetScales(*found[:, :count])
 
 
-def search_signed(tiles: Tiles, top: int) -> tuple[F32, F32]:
-    """Search A, for codes -top..top - 1: scale and iscale, (count,).
+def search_signed(groups: Groups, top: int) -> tuple[F32, F32, F32]:
+    """Search A, for codes -top..top - 1: scale, iscale and sum of weights of each group, (m,).
 
     The codes of the search are clip(nearest(iscale * x)); iscale 0 marks a group whose codes are all -top.
     """
     from quantkit.qtypes.search import signed
 
-    count, _, width = tiles.x.shape
-    found = np.empty((2, count, width), np.float32)
-    signed.search_signed(tiles.x, tiles.weight, top, found)
-    scale, iscale = found.reshape(2, -1)[:, : tiles.count]
-    return scale, iscale
+    count = len(groups.x)
+    found = np.empty((3, lanes(count)), np.float32)
+    signed.search_signed(*_weighted(groups), top, found)
+    scale, iscale, sums = found[:, :count]
+    return scale, iscale, sums
 
 
-def search_descent(groups: F32, top: int) -> tuple[F32, F32]:
-    """Search B, for codes -top..top - 1 of groups (m, n): scale (m,) and codes in tiles (tiles, n, WIDTH)."""
+def search_descent(groups: F32, top: int) -> F32:
+    """Search B, for codes -top..top - 1 of groups (m, n): scale (m,)."""
     from quantkit.qtypes.search import signed
 
-    x = in_tiles(groups, groups.shape[1], len(groups))
-    codes = np.empty_like(x)
-    scale = np.empty((len(x), x.shape[2]), np.float32)
-    signed.search_descent(x, top, scale, codes)
-    return scale.reshape(-1)[: len(groups)], codes
+    scale = np.empty(lanes(len(groups)), np.float32)
+    signed.search_descent(frozen(groups), top, scale, np.empty((0, 0), np.float32))
+    return scale[: len(groups)]
 
 
-def search_unsigned(values: F32, weight: F32, top: int) -> tuple[F32, U8]:
+def descent_codes(groups: F32, top: int) -> F32:
+    """The codes (m, n) that search B leaves."""
+    from quantkit.qtypes.search import signed
+
+    kept = np.empty(groups.shape, np.float32)
+    signed.search_descent(frozen(groups), top, np.empty(lanes(len(groups)), np.float32), kept)
+    return kept
+
+
+def search_unsigned(values: F32, weights: F32, top: int) -> tuple[F32, U8]:
     """Search D: one scale for each row of `values` (m, n), weighted by (m, n), and codes 0..top uint8 (m, n)."""
     from quantkit.qtypes.search import unsigned
+    from quantkit.qtypes.search.tiles import WIDTH
 
     m, n = values.shape
-    x, w = in_tiles(values, n, m), in_tiles(weight, n, m)
-    codes = np.empty_like(x)
-    scale = np.empty((len(x), x.shape[2]), np.float32)
-    unsigned.search_unsigned(x, w, top, scale, codes)
-    flat = codes.swapaxes(1, 2).reshape(-1, n)[:m]
-    return scale.reshape(-1)[:m], flat.astype(np.uint8)
+    scale = np.empty(lanes(m), np.float32)
+    codes = np.empty((scale.size // WIDTH, n, WIDTH), np.float32)
+    unsigned.search_unsigned(frozen(values), frozen(weights), top, scale, codes)
+    return scale[:m], codes.swapaxes(1, 2).reshape(-1, n)[:m].astype(np.uint8)
 
 
-def search_levels(tiles: Tiles, levels: F32) -> F32:
-    """Scales (count,) of groups whose codes index ascending `levels`."""
+def search_levels(groups: Groups, levels: F32) -> F32:
+    """Scales (m,) of groups whose codes index ascending `levels`."""
     from quantkit.qtypes.search import codebook
 
-    scale = np.empty((len(tiles.x), tiles.x.shape[2]), np.float32)
-    codebook.search_levels(tiles.x, tiles.weight, levels, middles(levels), scale)
-    return scale.reshape(-1)[: tiles.count]
+    scale = np.empty(lanes(len(groups.x)), np.float32)
+    codebook.search_levels(*_weighted(groups), levels, middles(levels), scale)
+    return scale[: len(groups.x)]
 
 
 def middles(levels: F32) -> F32:
     """Half-way points between ascending levels (k,), (k - 1,): from one on, the upper level is nearest."""
     return (levels[1:] + levels[:-1]) / np.float32(2)
-
-
-def nearest_levels(groups: F32, inverse: F32, levels: F32) -> Codes:
-    """Index int16 (m, n) of the level nearest to inverse * x, for groups (m, n) and inverse scales (m,)."""
-    from quantkit.qtypes.search import codebook
-
-    codes = np.empty(groups.shape, np.int16)
-    codebook.nearest_levels(groups, inverse, middles(levels), codes)
-    return codes
-
-
-def extremes(groups: F32) -> tuple[F32, F32, F32]:
-    """Element of largest magnitude, minimum and maximum of groups (m, n), each (m,); the first of equals."""
-    from quantkit.qtypes.search.tiles import group_extremes
-
-    x = in_tiles(groups, groups.shape[1], len(groups))
-    found = np.empty((3, len(x), x.shape[2]), np.float32)
-    group_extremes(x, found)
-    peak, minimum, maximum = found.reshape(3, -1)[:, : len(groups)]
-    return peak, minimum, maximum
 
 
 def proportional_codes(values: F32, top: int) -> tuple[F32, U8]:
@@ -208,11 +186,11 @@ def signed_peaks(values: F32) -> F32:
     return peaks
 
 
-def nearest_codes(values: F32, factor: F32, low: int, high: int) -> Codes:
-    """clip(nearest(factor * value), low, high) as int16, for values (m, n) and factors (m,)."""
+def nearest_codes(values: F32, factor: F32, low: int, high: int) -> NDArray[np.int8]:
+    """clip(nearest(factor * value), low, high) for values (m, n) and factors (m,)."""
     from quantkit.qtypes.search import rounding
 
-    codes = np.empty(values.shape, np.int16)
+    codes = np.empty(values.shape, np.int8)
     rounding.nearest_codes(values, factor, low, high, codes)
     return codes
 
@@ -221,24 +199,3 @@ def inverse(values: F32) -> F32:
     """1 / value, and 0 where the value is 0; infinite where float32 has no number that large."""
     with np.errstate(all="ignore"):
         return np.divide(np.float32(1), values, out=np.zeros_like(values), where=values != 0)
-
-
-def with_weights(values: F32, weight: F32) -> Tiles:
-    """Tiles of rows `values` (m, n) whose weights (m, n) are given: the scales of a block, searched in turn."""
-    m, n = values.shape
-    return Tiles(in_tiles(values, n, m), in_tiles(weight, n, m), np.empty(0, np.float32), m)
-
-
-def groups_of(tiles: F32, which: NDArray[np.intp]) -> F32:
-    """Some groups (k, n), by number, of tiles (tiles, n, WIDTH)."""
-    width = tiles.shape[2]
-    return tiles[which // width, :, which % width]
-
-
-def truncated_codes(groups: F32, origin: F32, inverse: F32, shift: float, limits: tuple[int, int]) -> Codes:
-    """min(trunc((x - origin) * inverse + shift) + low, high) as int16 (m, n), limits = (low, high)."""
-    from quantkit.qtypes.search import rounding
-
-    codes = np.empty(groups.shape, np.int16)
-    rounding.truncate(groups, origin, inverse, np.float32(shift), *limits, codes)
-    return codes

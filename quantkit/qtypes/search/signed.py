@@ -7,26 +7,36 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantkit.qtypes.search.lanes import absolute, any_lane, load, nearest, select, splat, store
-from quantkit.qtypes.search.tiles import EPS, WIDTH, ZERO, compiled, signed_peak
+from quantkit.qtypes.search.lanes import absolute, lane_bits, load, nearest, select, splat, store
+from quantkit.qtypes.search.tiles import (
+    EPS,
+    WIDTH,
+    ZERO,
+    compiled,
+    gather_tile,
+    inlined,
+    load_tile,
+    load_weighted,
+    signed_peak,
+)
 
 SWEEPS = 5
 
 
-@compiled
+@inlined
 def _clipped(v, low, high):  # type: ignore[no-untyped-def]
     q = nearest(v)
     q = select(q < low, low, q)
     return select(q > high, high, q)
 
 
-@compiled
-def _moments(x, weight, at, n, iscale, low, high):  # type: ignore[no-untyped-def]
+@inlined
+def _moments(x, weight, iscale, low, high):  # type: ignore[no-untyped-def]
     zero = splat(ZERO, WIDTH)
     slx, sl2 = zero, zero
-    for i in range(n):
-        v = load(x, at + i * WIDTH, WIDTH)
-        w = load(weight, at + i * WIDTH, WIDTH)
+    for i in range(x.shape[0]):
+        v = load(x, i * WIDTH, WIDTH)
+        w = load(weight, i * WIDTH, WIDTH)
         q = _clipped(iscale * v, low, high)
         slx = slx + w * v * q
         sl2 = sl2 + w * q * q
@@ -34,22 +44,23 @@ def _moments(x, weight, at, n, iscale, low, high):  # type: ignore[no-untyped-de
 
 
 @compiled
-def search_signed(x, weight, top, found):  # type: ignore[no-untyped-def]
-    """Search A: 19 scales near -top / peak; the best least-squares fit wins.
+def search_signed(groups, importance, sigma2, how, top, found):  # type: ignore[no-untyped-def]
+    """Search A: 19 scales near -top / peak of groups (m, n), weighted as in `load_weighted`; the best fit wins.
 
-    found is (2, tiles, WIDTH): scale, and the iscale of the codes of the search, clip(nearest(iscale * x)). iscale 0
-    marks a group that counts as zero: its codes are all -top.
+    found is (3, lanes): scale, the iscale of the codes of the search, clip(nearest(iscale * x)), and the sum of the
+    weights. iscale 0 marks a group that counts as zero: its codes are all -top.
     """
-    tiles, n, _ = x.shape
-    size = tiles * WIDTH
+    n = groups.shape[1]
+    x, weight = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
     low, high = splat(np.float32(-top), WIDTH), splat(np.float32(top - 1), WIDTH)
     zero = splat(ZERO, WIDTH)
-    for tile in range(tiles):
-        at = tile * n * WIDTH
-        peak = signed_peak(x, at, n)
+    size = found.shape[1]
+    for lane in range(0, size, WIDTH):
+        sw = load_weighted(groups, importance, sigma2, how, lane, x, weight)
+        peak = signed_peak(x)
         empty = absolute(peak) < splat(EPS, WIDTH)
         best_iscale = low / peak
-        slx, sl2 = _moments(x, weight, at, n, best_iscale, low, high)
+        slx, sl2 = _moments(x, weight, best_iscale, low, high)
         scale = select(sl2 != zero, slx / sl2, zero)
         best = scale * slx
         for step in range(-9, 10):
@@ -57,57 +68,109 @@ def search_signed(x, weight, top, found):  # type: ignore[no-untyped-def]
                 continue
             factor = np.float32(np.float32(top) + np.float32(np.float32(0.1) * np.float32(step)))
             iscale = splat(np.float32(-factor), WIDTH) / peak
-            slx, sl2 = _moments(x, weight, at, n, iscale, low, high)
+            slx, sl2 = _moments(x, weight, iscale, low, high)
             better = (sl2 > zero) & (slx * slx > best * sl2)
             scale = select(better, slx / sl2, scale)
             best = select(better, scale * slx, best)
             best_iscale = select(better, iscale, best_iscale)
-        store(found, tile * WIDTH, select(empty, zero, scale))
-        store(found, size + tile * WIDTH, select(empty, zero, best_iscale))
+        store(found, lane, select(empty, zero, scale))
+        store(found, size + lane, select(empty, zero, best_iscale))
+        store(found, 2 * size + lane, sw)
+
+
+@inlined
+def _sweep(x, codes, low, high, slx, sl2):  # type: ignore[no-untyped-def]
+    """Change the codes one by one where that improves the fit; return the sums of the changed codes."""
+    zero = splat(ZERO, WIDTH)
+    for i in range(x.shape[0]):
+        v = load(x, i * WIDTH, WIDTH)
+        q = load(codes, i * WIDTH, WIDTH)
+        w = v * v
+        rest = slx - w * v * q
+        rest2 = sl2 - w * q * q
+        new = _clipped(v * rest2 / rest, low, high)
+        new_slx = rest + w * v * new
+        new_sl2 = rest2 + w * new * new
+        better = (rest > zero) & (new != q) & (new_sl2 > zero)
+        better = better & (new_slx * new_slx * sl2 > slx * slx * new_sl2)
+        store(codes, i * WIDTH, select(better, new, q))
+        slx = select(better, new_slx, slx)
+        sl2 = select(better, new_sl2, sl2)
+    return slx, sl2
 
 
 @compiled
-def search_descent(x, top, scales, codes):  # type: ignore[no-untyped-def]
+def _descend(x, codes, sweeps, low, high):  # type: ignore[no-untyped-def]
+    """First codes and up to `sweeps` sweeps. Return scales, and as bits the lanes that the last sweep changed.
+
+    A lane in which a sweep changes nothing never changes again, so lanes that finish early need no mask.
+    """
+    zero = splat(ZERO, WIDTH)
+    peak = signed_peak(x)
+    iscale = low / peak
+    slx, sl2 = zero, zero
+    for i in range(x.shape[0]):
+        v = load(x, i * WIDTH, WIDTH)
+        q = _clipped(iscale * v, low, high)
+        store(codes, i * WIDTH, q)
+        slx = slx + v * v * v * q
+        sl2 = sl2 + v * v * q * q
+    changed = np.uint64(0)
+    for _ in range(sweeps):
+        before, before2 = slx, sl2
+        slx, sl2 = _sweep(x, codes, low, high, slx, sl2)
+        changed = lane_bits((slx != before) | (sl2 != before2))
+        if changed == 0:
+            break
+    empty = absolute(peak) < splat(EPS, WIDTH)
+    for i in range(x.shape[0]):
+        store(codes, i * WIDTH, select(empty, low, load(codes, i * WIDTH, WIDTH)))
+    return select(empty, zero, select(sl2 > zero, slx / sl2, zero)), changed
+
+
+@compiled
+def _descend_pending(groups, pending, count, low, high, scale, kept):  # type: ignore[no-untyped-def]
+    """All sweeps for the `count` groups whose numbers are in pending (WIDTH,)."""
+    n = groups.shape[1]
+    x, codes = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
+    starts, found = np.empty(WIDTH, np.int64), np.empty(WIDTH, np.float32)
+    for lane in range(WIDTH):
+        starts[lane] = pending[min(lane, count - 1)] * n
+    gather_tile(groups.reshape(-1), starts, n, x)
+    scales, _ = _descend(x, codes, SWEEPS, low, high)
+    store(found, 0, scales)
+    for lane in range(count):
+        scale[pending[lane]] = found[lane]
+        if kept.size:
+            for i in range(n):
+                kept[pending[lane], i] = codes[i, lane]
+
+
+@compiled
+def search_descent(groups, top, scale, kept):  # type: ignore[no-untyped-def]
     """Search B: least squares with weights x*x, then codes changed one by one while the fit improves.
 
-    scales is (tiles, WIDTH), codes (tiles, n, WIDTH); a group that counts as zero has scale 0 and codes -top. A lane
-    in which a sweep changes nothing never changes again, so lanes that finish early need no mask.
+    scale (lanes,) and, unless it is empty, kept (lanes, n) with the codes; a group that counts as zero has scale 0
+    and codes -top. Four of five groups are done after one sweep; the others are gathered into full tiles, from the
+    start, because a tile takes as many sweeps as its slowest lane.
     """
-    tiles, n, _ = x.shape
+    n = groups.shape[1]
+    x, codes = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
+    pending, count = np.empty(WIDTH, np.int64), 0
     low, high = splat(np.float32(-top), WIDTH), splat(np.float32(top - 1), WIDTH)
-    zero = splat(ZERO, WIDTH)
-    for tile in range(tiles):
-        at = tile * n * WIDTH
-        peak = signed_peak(x, at, n)
-        iscale = low / peak
-        slx, sl2 = zero, zero
-        for i in range(n):
-            v = load(x, at + i * WIDTH, WIDTH)
-            q = _clipped(iscale * v, low, high)
-            store(codes, at + i * WIDTH, q)
-            slx = slx + v * v * v * q
-            sl2 = sl2 + v * v * q * q
-        for _ in range(SWEEPS):
-            before = slx
-            before2 = sl2
-            for i in range(n):
-                v = load(x, at + i * WIDTH, WIDTH)
-                q = load(codes, at + i * WIDTH, WIDTH)
-                w = v * v
-                rest = slx - w * v * q
-                rest2 = sl2 - w * q * q
-                new = _clipped(v * rest2 / rest, low, high)
-                new_slx = rest + w * v * new
-                new_sl2 = rest2 + w * new * new
-                better = (rest > zero) & (new != q) & (new_sl2 > zero)
-                better = better & (new_slx * new_slx * sl2 > slx * slx * new_sl2)
-                store(codes, at + i * WIDTH, select(better, new, q))
-                slx = select(better, new_slx, slx)
-                sl2 = select(better, new_sl2, sl2)
-            if not any_lane((slx != before) | (sl2 != before2)):
-                break
-        empty = absolute(peak) < splat(EPS, WIDTH)
-        if any_lane(empty):
-            for i in range(n):
-                store(codes, at + i * WIDTH, select(empty, low, load(codes, at + i * WIDTH, WIDTH)))
-        store(scales, tile * WIDTH, select(empty, zero, select(sl2 > zero, slx / sl2, zero)))
+    for first in range(0, scale.size, WIDTH):
+        load_tile(groups.reshape(-1), first, n, x)
+        scales, changed = _descend(x, codes, 1, low, high)
+        store(scale, first, scales)
+        for lane in range(min(WIDTH, groups.shape[0] - first)):
+            if changed >> np.uint64(lane) & np.uint64(1):
+                pending[count] = first + lane
+                count += 1
+                if count == WIDTH:
+                    _descend_pending(groups, pending, count, low, high, scale, kept)
+                    count = 0
+            elif kept.size:
+                for i in range(n):
+                    kept[first + lane, i] = codes[i, lane]
+    if count:
+        _descend_pending(groups, pending, count, low, high, scale, kept)

@@ -1,7 +1,7 @@
-"""What the K types of scale and minimum share (q2_k, q4_k, q5_k): groups searched, then their scales quantized.
+"""What the super-block types share: groups are searched, then their scales quantized.
 
-A super-block has 256 weights in groups of `n`. Each group has a scale and a minimum, small integers in units of the
-super-block's float16 d and dmin: value = d * sc * code - dmin * m.
+A super-block has 256 weights in groups of `n`. Each group has a scale, a small integer in units of the super-block's
+float16 d; in q2_k, q4_k and q5_k also a minimum, in units of dmin: value = d * sc * code - dmin * m.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from quantkit.qtypes.base import Codes, Grid, as_blocks
+from quantkit.qtypes.base import Grid
 from quantkit.qtypes.search import scales
 from quantkit.qtypes.search.blocks import F16, half, read_half, write_half
-from quantkit.qtypes.search.scales import Steps, Weighting
+from quantkit.qtypes.search.planes import SearchCodes
+from quantkit.qtypes.search.scales import Groups, Steps, Weighting
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
@@ -38,31 +40,30 @@ class OffsetSearch:
     sigma_factor: int
 
 
-def choose_offset(rows: F32, importance: F32 | None, search: OffsetSearch) -> tuple[Codes, Grid]:
-    """Codes and grid of all super-blocks of rows (r, cols): see `blocks.Choose`."""
-    blocks = as_blocks(rows, BLOCK)
+def search_offset(blocks: F32, importance: F32 | None, search: OffsetSearch) -> tuple[Grid, SearchCodes]:
+    """The grid of super-blocks (b, 256) of whole rows, and the codes that groups of scale zero keep."""
     groups = blocks.reshape(-1, search.n)
     shape = (len(blocks), BLOCK // search.n)
     if importance is None:
-        tiles = scales.weighted(groups, search.how)
-        found = scales.search_offset(tiles, search.top, search.steps, search.squared)
+        found = scales.search_offset(Groups(groups, search.how), search.top, search.steps, search.squared)
         d, sc = scales.proportional_codes(found.scale.reshape(shape), search.scale_top)
         dmin, m = scales.proportional_codes(-found.minimum.reshape(shape), search.scale_top)
     else:
         sigma2 = block_sigma2(blocks, search.sigma_factor, shape[1])
-        tiles = scales.weighted(groups, Weighting.IMPORTANCE, importance, sigma2)
-        found = scales.search_offset(tiles, search.top, WEIGHTED_STEPS)
-        weight = tiles.sums.reshape(shape)
+        weighted = Groups(groups, Weighting.IMPORTANCE, importance, sigma2)
+        found = scales.search_offset(weighted, search.top, WEIGHTED_STEPS)
+        weight = found.sums.reshape(shape)
         d, sc = scales.search_unsigned(found.scale.reshape(shape), weight, search.scale_top)
         dmin, m = scales.search_unsigned(-found.minimum.reshape(shape), weight, search.scale_top)
     grid = offset_grid(half(d), half(dmin), sc, m, search.top)
-    return round_groups(blocks, grid, found.iscale, found.origin), grid
+    return grid, SearchCodes(found.iscale, found.origin)
 
 
 def block_sigma2(blocks: F32, factor: int, groups: int) -> F32:
     """factor * mean square of each block (b, n), repeated for each of its groups: (b * groups,)."""
-    sums = scales.square_sums(blocks)
-    return np.repeat(np.float32(factor) * sums / np.float32(blocks.shape[1]), groups)
+    with np.errstate(over="ignore"):  # the scales overflow as well then: `blocks` refuses them
+        mean = np.float32(factor) * scales.square_sums(blocks) / np.float32(blocks.shape[1])
+    return np.repeat(mean, groups)
 
 
 def offset_grid(d: F16, dmin: F16, sc: U8, m: U8, top: int) -> Grid:
@@ -73,21 +74,11 @@ def offset_grid(d: F16, dmin: F16, sc: U8, m: U8, top: int) -> Grid:
     return Grid(scale, offset, 0, top, fields={"d": d, "dmin": dmin, "sc": sc, "m": m})
 
 
-def round_groups(blocks: F32, grid: Grid, iscale: F32, origin: F32 | None = None) -> Codes:
-    """Codes int16 (b, block) of blocks (b, block) on their grid.
-
-    `iscale` and `origin`, one per group, give the codes of the search; groups whose scale is zero keep them.
-    """
-    from quantkit.qtypes.search.rounding import round_to_grid
-
-    zeros = np.zeros(grid.scale.size, np.float32)
-    offset = zeros if grid.offset is None else grid.offset.reshape(-1)
-    origin = zeros if origin is None else origin
-    codes = np.empty(blocks.shape, np.int16)
-    by_group = (-1, blocks.shape[1] // grid.scale.shape[1])
-    groups, scale = blocks.reshape(by_group), grid.scale.reshape(-1)
-    round_to_grid(groups, scale, offset, iscale, origin, grid.qmin, grid.qmax, codes.reshape(by_group))
-    return codes
+def signed_grid(d: F16, sc: NDArray[np.int8], limits: tuple[int, int], levels: F32 | None = None) -> Grid:
+    """The grid of codes limits[0]..limits[1] with scales d * sc; d (b,), sc (b, groups)."""
+    with np.errstate(invalid="ignore"):
+        scale = d.astype(np.float32)[:, None] * sc.astype(np.float32)
+    return Grid(scale, None, *limits, levels=levels, fields={"d": d, "sc": sc})
 
 
 def pack_six_bits(sc: U8, m: U8) -> U8:
@@ -96,17 +87,21 @@ def pack_six_bits(sc: U8, m: U8) -> U8:
     Bytes 0-3: sc[0..3], bytes 4-7: m[0..3], with the top two bits of sc[4..7] and m[4..7] above them;
     bytes 8-11: the low four bits of sc[4..7], and of m[4..7] above them.
     """
-    low, high = slice(0, 4), slice(4, 8)
-    tops = (sc[:, low] | (sc[:, high] >> 4) << 6, m[:, low] | (m[:, high] >> 4) << 6)
-    return np.concatenate([*tops, (sc[:, high] & 15) | (m[:, high] & 15) << 4], axis=1)
+    # Transposed, the loops of numpy run over the blocks instead of over four bytes.
+    sc, m = np.ascontiguousarray(sc.T), np.ascontiguousarray(m.T)  # (8, b)
+    packed = np.empty((12, sc.shape[1]), np.uint8)
+    packed[0:4] = sc[:4] | (sc[4:] >> 4) << 6
+    packed[4:8] = m[:4] | (m[4:] >> 4) << 6
+    packed[8:] = (sc[4:] & 15) | (m[4:] & 15) << 4
+    return packed.T
 
 
 def unpack_six_bits(raw: U8) -> tuple[U8, U8]:
     """The inverse of `pack_six_bits`."""
-    first, second, third = raw[:, 0:4], raw[:, 4:8], raw[:, 8:12]
-    sc = np.concatenate([first & 63, (third & 15) | (first >> 6) << 4], axis=1)
-    m = np.concatenate([second & 63, (third >> 4) | (second >> 6) << 4], axis=1)
-    return sc, m
+    first, second, third = np.ascontiguousarray(raw.T).reshape(3, 4, -1)  # each (4, b)
+    sc = np.concatenate([first & 63, (third & 15) | (first >> 6) << 4])
+    m = np.concatenate([second & 63, (third >> 4) | (second >> 6) << 4])
+    return np.ascontiguousarray(sc.T), np.ascontiguousarray(m.T)
 
 
 def write_scales(raw: U8, grid: Grid) -> None:

@@ -1,7 +1,8 @@
 """Weights arranged in lanes: tiles, their weights for the searches, and ordered sums.
 
-A tile is (n, WIDTH) float32: element i of WIDTH groups of n weights, lane k belonging to group k. Tiles lie one after
-another, (tiles, n, WIDTH), and results per group are (tiles, WIDTH), whose flat order is the order of the groups.
+A tile is (n, WIDTH) float32: element i of WIDTH groups of n weights, lane k belonging to the k-th of these groups. It
+stays in the first-level cache while it is searched. Groups are consecutive, so results per lane, written one tile
+after another, are results in group order; arrays of results are as long as all tiles, a multiple of WIDTH.
 Sums start at zero and take one element at a time, as the reference does.
 """
 
@@ -22,34 +23,43 @@ INFINITY = np.float32(np.inf)
 # A group whose largest magnitude is smaller counts as zero (GROUP_MAX_EPS in ggml-quants.c).
 EPS = np.float32(1e-15)
 
-MAGNITUDE, RMS_MAGNITUDE, IMPORTANCE = (
-    int(Weighting.MAGNITUDE),
-    int(Weighting.RMS_MAGNITUDE),
-    int(Weighting.IMPORTANCE),
-)
+MAGNITUDE = int(Weighting.MAGNITUDE)
+RMS_MAGNITUDE = int(Weighting.RMS_MAGNITUDE)
+IMPORTANCE = int(Weighting.IMPORTANCE)
+PURE_IMPORTANCE = int(Weighting.PURE_IMPORTANCE)
 
 # error_model: division by zero gives an infinity or NaN, as in C. No fastmath: it would allow fused multiply-adds.
 compiled = njit(nogil=True, cache=True, error_model="numpy")
+# For functions that are called inside loops of the others.
+inlined = njit(nogil=True, error_model="numpy", forceinline=True)
 
 
-@compiled
-def to_tiles(source, period, count, n, tiles):  # type: ignore[no-untyped-def]
-    """Copy groups of n elements into tiles: lane g of all lanes gets group g % period of flat `source`.
+@inlined
+def load_tile(source, first, n, tile):  # type: ignore[no-untyped-def]
+    """Copy groups first .. first + WIDTH - 1 of flat `source`, n elements each, into `tile` (n, WIDTH).
 
-    Lanes from `count` on repeat the last group.
+    After its last group the source starts over: importance does with every row, and what fills the lanes beyond the
+    last group does not matter.
     """
     starts = np.empty(WIDTH, np.int64)
+    groups = source.size // n
+    group = first % groups
+    for lane in range(WIDTH):
+        starts[lane] = group * n
+        group = group + 1 if group + 1 < groups else 0
+    gather_tile(source, starts, n, tile)
+
+
+@inlined
+def gather_tile(source, starts, n, tile):  # type: ignore[no-untyped-def]
+    """Copy the n elements from each of WIDTH `starts` in flat `source` into `tile` (n, WIDTH)."""
     whole = n - n % SIDE
-    for tile in range(tiles.shape[0]):
+    for column in range(0, whole, SIDE):
+        for lane in range(0, WIDTH, SIDE):
+            transpose(source, starts[lane:], column, tile, column * WIDTH + lane, WIDTH)
+    for i in range(whole, n):
         for lane in range(WIDTH):
-            starts[lane] = min(tile * WIDTH + lane, count - 1) % period * n
-        at = tile * n * WIDTH
-        for column in range(0, whole, SIDE):
-            for lane in range(0, WIDTH, SIDE):
-                transpose(source, starts[lane:], column, tiles, at + column * WIDTH + lane, WIDTH)
-        for i in range(whole, n):
-            for lane in range(WIDTH):
-                tiles[tile, i, lane] = source[starts[lane] + i]
+            tile[i, lane] = source[starts[lane] + i]
 
 
 @compiled
@@ -74,68 +84,63 @@ def square_sums(source, n, sums):  # type: ignore[no-untyped-def]
             sums[row + lane] = lane_sums[lane]
 
 
-@compiled
-def weigh(x, mode, sigma2, weight, sums):  # type: ignore[no-untyped-def]
-    """Fill `weight` (tiles, n, WIDTH) for the elements x, and `sums` (tiles, WIDTH) with its sums.
+@inlined
+def load_weighted(groups, importance, sigma2, how, first, x, weight):  # type: ignore[no-untyped-def]
+    """Load groups first.. of `groups` (m, n) into the tile x, and make their weights as `how` says.
 
-    SQUARE: x*x. MAGNITUDE: |x|. RMS_MAGNITUDE: root mean square of the group + |x|. IMPORTANCE: what `weight` holds
-    times sqrt(sigma2 + x*x), with sigma2 (tiles, WIDTH).
+    importance is flat, groups of n that start over for every row of the matrix; sigma2 (m,). Both may be empty where
+    `how` needs none. Returns the sum of the weights of each lane.
     """
-    tiles, n, _ = x.shape
-    for tile in range(tiles):
-        at = tile * n * WIDTH
-        spread = load(sigma2, tile * WIDTH, WIDTH)
-        if mode == RMS_MAGNITUDE:
-            spread = splat(ZERO, WIDTH)
-            for i in range(n):
-                v = load(x, at + i * WIDTH, WIDTH)
-                spread = spread + v * v
-            spread = square_root(spread / splat(np.float32(n), WIDTH))
-        total = splat(ZERO, WIDTH)
+    m, n = groups.shape
+    load_tile(groups.reshape(-1), first, n, x)
+    if how in (IMPORTANCE, PURE_IMPORTANCE):
+        load_tile(importance, first, n, weight)
+    spread = splat(ZERO, WIDTH)
+    if how == RMS_MAGNITUDE:
         for i in range(n):
-            v = load(x, at + i * WIDTH, WIDTH)
-            w = v * v
-            if mode == MAGNITUDE:
-                w = absolute(v)
-            elif mode == RMS_MAGNITUDE:
-                w = spread + absolute(v)
-            elif mode == IMPORTANCE:
-                w = load(weight, at + i * WIDTH, WIDTH) * square_root(spread + w)
-            store(weight, at + i * WIDTH, w)
-            total = total + w
-        store(sums, tile * WIDTH, total)
-
-
-@compiled
-def signed_peak(x, at, n):  # type: ignore[no-untyped-def]
-    """The element of largest magnitude of each lane of the tile at `at`, the first of equals, with its sign."""
-    peak = splat(ZERO, WIDTH)
+            v = load(x, i * WIDTH, WIDTH)
+            spread = spread + v * v
+        spread = square_root(spread / splat(np.float32(n), WIDTH))
+    elif how == IMPORTANCE:
+        lanes = np.empty(WIDTH, np.float32)
+        for lane in range(WIDTH):
+            lanes[lane] = sigma2[min(first + lane, m - 1)]
+        spread = load(lanes, 0, WIDTH)
+    total = splat(ZERO, WIDTH)
     for i in range(n):
-        v = load(x, at + i * WIDTH, WIDTH)
+        v = load(x, i * WIDTH, WIDTH)
+        if how == PURE_IMPORTANCE:
+            w = load(weight, i * WIDTH, WIDTH)
+        elif how == MAGNITUDE:
+            w = absolute(v)
+        elif how == RMS_MAGNITUDE:
+            w = spread + absolute(v)
+        elif how == IMPORTANCE:
+            w = load(weight, i * WIDTH, WIDTH) * square_root(spread + v * v)
+        else:
+            w = v * v
+        store(weight, i * WIDTH, w)
+        total = total + w
+    return total
+
+
+@inlined
+def signed_peak(x):  # type: ignore[no-untyped-def]
+    """The element of largest magnitude of each lane, the first of equals, with its sign."""
+    peak = splat(ZERO, WIDTH)
+    for i in range(x.shape[0]):
+        v = load(x, i * WIDTH, WIDTH)
         peak = select(absolute(v) > absolute(peak), v, peak)
     return peak
 
 
-@compiled
-def extremes(x, at, n):  # type: ignore[no-untyped-def]
-    """Minimum and maximum of each lane of the tile at `at`, the first of equals (zeros keep their sign)."""
-    minimum = load(x, at, WIDTH)
+@inlined
+def extremes(x):  # type: ignore[no-untyped-def]
+    """Minimum and maximum of each lane, the first of equals (zeros keep their sign)."""
+    minimum = load(x, 0, WIDTH)
     maximum = minimum
-    for i in range(1, n):
-        v = load(x, at + i * WIDTH, WIDTH)
+    for i in range(1, x.shape[0]):
+        v = load(x, i * WIDTH, WIDTH)
         minimum = select(v < minimum, v, minimum)
         maximum = select(v > maximum, v, maximum)
     return minimum, maximum
-
-
-@compiled
-def group_extremes(x, found):  # type: ignore[no-untyped-def]
-    """found (3, tiles, WIDTH): signed peak, minimum, maximum of every group."""
-    tiles, n, _ = x.shape
-    size = tiles * WIDTH
-    for tile in range(tiles):
-        at = tile * n * WIDTH
-        minimum, maximum = extremes(x, at, n)
-        store(found, tile * WIDTH, signed_peak(x, at, n))
-        store(found, size + tile * WIDTH, minimum)
-        store(found, 2 * size + tile * WIDTH, maximum)
