@@ -14,7 +14,7 @@ from quantkit.qtypes import base
 from quantkit.report.text import count, size
 
 # Resident memory of the interpreter, NumPy, numba and the compiled encoders, without any weight: a conversion of a
-# model of 3.7 M weights peaks at 170 MB (Python 3.11, numpy 2, numba 0.6, Linux x86-64).
+# model of 3.7 M weights peaks at 170 MB (Python 3.11 on Linux x86-64).
 PROGRAM_BYTES = 160_000_000
 
 
