@@ -129,7 +129,7 @@ def _encode(checkpoint: Checkpoint, targets: Sequence[Target], work: _Work) -> d
         importance = _importance(targets[number].plan, planned, work.slab)
         key = (planned.qtype, importance is not None)
         if importance is not None or key not in by_type:
-            by_type[key] = _encode_rows(planned, values, importance)
+            by_type[key] = _encode_rows(planned, values, importance, work.slab)
         encoded[number] = by_type[key]
     return encoded
 
@@ -138,19 +138,40 @@ def _read_finite(checkpoint: Checkpoint, planned: PlannedTensor, slab: Slab) -> 
     values = read_slab(checkpoint, planned.tensor, slab.start, slab.stop)
     bad = first_nonfinite(values)
     if bad >= 0:
-        row, col = divmod(bad, values.shape[1])
-        raise _non_finite(planned, slab.start + row, col, float(values.flat[bad]), "in the checkpoint")
+        why = f"is {values.flat[bad]} in the checkpoint"
+        raise _non_finite(
+            planned, slab, bad, why, "the checkpoint is damaged or its training diverged; get a clean copy"
+        )
     return values
 
 
-def _encode_rows(planned: PlannedTensor, values: F32, importance: F32 | None) -> U8:
+def _encode_rows(planned: PlannedTensor, values: F32, importance: F32 | None, slab: Slab) -> U8:
     qtype = base.get(planned.qtype)
     rows = values.reshape(1, -1) if qtype.block == 1 else values
     try:
         raw = qtype.encode(rows, importance)
     except NonFiniteError as error:
-        raise NonFiniteError(f"{planned.name}: {error.message}", hint=error.hint, tensor=planned.name) from error
+        if error.index is None:
+            raise
+        raise _non_finite(planned, slab, error.index, error.message, error.hint) from error
     return order_rows(planned.tensor, raw.reshape(len(values), -1))
+
+
+def _non_finite(planned: PlannedTensor, slab: Slab, index: int, why: str, hint: str | None) -> NonFiniteError:
+    """The error for the weight number `index` of a slab, named by the row and column it has in the source."""
+    row, col = divmod(index, matrix_shape(planned.tensor)[1])
+    row += slab.start
+    where, first = planned.name, 0
+    for part in planned.tensor.parts:
+        if isinstance(part, Rows):
+            if first <= row < first + part.stop - part.start:
+                where, row = part.tensor, row - first + part.start
+                break
+            first += part.stop - part.start
+        else:
+            first += len(part.data) // part.cols
+    place = f"{where}[{row}, {col}]" if len(planned.tensor.shape) > 1 else f"{where}[{row}]"
+    return NonFiniteError(f"{place}: {why}", hint=hint, tensor=where, index=index)
 
 
 def _importance(plan: Plan, planned: PlannedTensor, slab: Slab) -> F32 | None:
@@ -162,16 +183,6 @@ def _copy(checkpoint: Checkpoint, planned: PlannedTensor, slab: Slab) -> U8:
     [part] = planned.tensor.parts
     assert isinstance(part, Rows), planned.name
     return checkpoint.ref(part.tensor).read_packed(part.start + slab.start, part.start + slab.stop)
-
-
-def _non_finite(planned: PlannedTensor, row: int, col: int, value: float, where: str) -> NonFiniteError:
-    [name, *_] = [getattr(p, "tensor", planned.name) for p in planned.tensor.parts]
-    index = f"[{row}, {col}]" if len(planned.tensor.shape) > 1 else f"[{row}]"
-    return NonFiniteError(
-        f"{planned.name}{index} is {value} {where} (source tensor {name})",
-        hint="the checkpoint is damaged or its training diverged; get a clean copy",
-        tensor=planned.name,
-    )
 
 
 class _Writer:
@@ -192,7 +203,7 @@ class _Writer:
             planned = self._targets[number].plan.tensors[work.index]
             data = np.ascontiguousarray(raw).reshape(-1)
             self._targets[number].job.write(planned.file, planned.offset + self._written[number], data)
-            self._hashes[number].update(memoryview(data))
+            self._hashes[number].update(data.data)
             self._written[number] += data.nbytes
         if work.last:
             self._finish(work)

@@ -205,17 +205,28 @@ def test_two_processes_on_one_output_end_with_one_good_file(tmp_path: Path) -> N
     assert leftovers(tmp_path) == DONE
 
 
-def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path, golden: str) -> None:
-    command = [sys.executable, "-c", "from quantkit.cli.main import run; run()", *ARGUMENTS[:-3]]
-    target = tmp_path / "model.gguf"
-    statuses = []
-    for delay in (0.3, 0.6, 0.9, 1.2):
-        process = subprocess.Popen([*command, "-o", str(target), "--force"], stderr=subprocess.PIPE, text=True)
-        time.sleep(delay)
-        process.send_signal(signal.SIGINT)
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
+    recipes = ["--to", "q4_k_m,q5_k_m,q6_k,q3_k_m", "--no-verify", "--threads", "1"]
+    arguments = ["convert", str(TINY), *recipes, "-o", str(tmp_path / "out")]
+    events = tmp_path / "events"
+    os.mkfifo(events)
+    command = [sys.executable, "-c", "from quantkit.cli.main import run; run()", *arguments, "--events", str(events)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        with events.open() as lines:
+            for line in lines:
+                if '"TensorProgress"' in line:
+                    process.send_signal(signal.SIGINT)
+                    break
+            rest = lines.read()
         errors = process.communicate()[1]
-        statuses.append(process.returncode)
-        assert process.returncode in {0, 130}, errors
-        assert process.returncode == 0 or "resume" in errors
-        assert not target.exists() or sha256(target) == golden
-    assert 130 in statuses
+    assert process.returncode == 130, errors
+    assert "hint: run the same command again to resume" in errors
+    assert 0 < rest.count('"TensorProgress"') < 37
+    assert not list((tmp_path / "out").glob("*.gguf"))
+    resumed = subprocess.run(command[:-2], stderr=subprocess.PIPE, text=True)
+    assert resumed.returncode == 0
+    assert "finished tensors kept" in resumed.stderr
+    fresh = subprocess.run([*command[:-3], str(tmp_path / "fresh")], stderr=subprocess.PIPE, text=True)
+    assert fresh.returncode == 0
+    for path in (tmp_path / "fresh").glob("*.gguf"):
+        assert sha256(path) == sha256(tmp_path / "out" / path.name)
