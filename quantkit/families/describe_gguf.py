@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from quantkit.errors import InputError
 from quantkit.families.model import Model, ModelTensor, Rows, Shape
@@ -24,8 +24,9 @@ def describe_gguf(tensors: Mapping[str, TensorInfo], metadata: tuple[KeyValue, .
 
     What the families keep in f32 keeps the type it has. Raises InputError if the file names no architecture.
     """
-    values = {kv.key: kv.value for kv in metadata}
-    architecture = values.get("general.architecture")
+    values = {kv.key: kv for kv in metadata}
+    named = values.get("general.architecture")
+    architecture = named.value if named else None
     if not isinstance(architecture, str) or not architecture:
         message = "the GGUF file has no general.architecture"
         raise InputError(message, key="general.architecture", hint="is this a model, and not an adapter or imatrix?")
@@ -55,24 +56,23 @@ def _tensor(info: TensorInfo) -> ModelTensor:
     )
 
 
-def _shape(architecture: str, values: Mapping[str, object]) -> Shape:
-    def count(key: str) -> int:
-        """A count, layer 0's where every layer has its own; 0 where the file does not say."""
-        value = values.get(f"{architecture}.{key}", 0)
-        if isinstance(value, (list, tuple)):
-            value = value[0] if value else 0
-        return value if isinstance(value, int) else 0
+def _shape(architecture: str, values: Mapping[str, KeyValue]) -> Shape:
+    def count(key: str, default: int = 0) -> int:
+        """A count, layer 0's where every layer has its own; `default` where the file does not say."""
+        entry = values.get(f"{architecture}.{key}")
+        found = entry.items()[:1] if entry else []
+        return found[0] if found and isinstance(found[0], int) else default
 
     hidden, heads = count("embedding_length"), count("attention.head_count")
-    tokens = values.get("tokenizer.ggml.tokens", ())
+    tokens = values.get("tokenizer.ggml.tokens")
     return Shape(
         layers=count("block_count"),
         hidden=hidden,
         heads=heads,
-        kv_heads=count("attention.head_count_kv") or heads,
+        kv_heads=count("attention.head_count_kv", heads),
         head_dim=count("attention.key_length") or (hidden // heads if heads else 0),
         experts=count("expert_count"),
         experts_used=count("expert_used_count"),
-        vocab=count("vocab_size") or (len(tokens) if isinstance(tokens, Sequence) else 0),
+        vocab=count("vocab_size") or (len(tokens.items()) if tokens else 0),
         context=count("context_length"),
     )

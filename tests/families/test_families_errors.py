@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -274,3 +275,14 @@ def test_an_unknown_architecture_is_described_from_a_gguf_file() -> None:
         ("token_embd", None, None), ("other", 0, None), ("norm", 0, "f16"), ("router", 0, "f32"), ("ffn_down", 0, None),
         ("other", 0, "i32"),
     ]  # fmt: skip
+
+
+def test_describe_gguf_takes_the_head_counts_of_layer_0_where_layers_differ() -> None:
+    infos = [TensorInfo("blk.0.attn_q.weight", "F32", (8, 8), 256)]
+    metadata = (
+        KeyValue("general.architecture", "string", "deci"),
+        KeyValue("deci.attention.head_count", "u32", array("I", [8, 4]), array=True),
+        KeyValue("deci.attention.head_count_kv", "u32", array("I", [2, 0]), array=True),
+    )
+    shape = describe_gguf({each.name: each for each in infos}, metadata).shape
+    assert (shape.heads, shape.kv_heads) == (8, 2)
