@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from mutants import mutants
 from safetensors.numpy import save
 from safetensors.torch import save_file
 
-from quantkit.errors import InputError, NetworkError, QuantkitError, UnsupportedError, UsageError
+from quantkit.errors import InputError, NetworkError, QuantkitError, ResourceError, UnsupportedError, UsageError
 from quantkit.events import Event, Warned
 from quantkit.source import MemoryCheckpoint, open_source
 from quantkit.source.folder import MAX_CONFIG_BYTES, open_folder
@@ -565,7 +566,18 @@ def test_what_is_not_a_checkpoint(name: str, kind: type[QuantkitError], hint: st
 
 @pytest.mark.parametrize(
     "spec",
-    ["hf://", "hf://name", "hf://a/b/c", "hf://a/b@", "hf://a/../b", "hf://a/b@../x", "hf://a/b@x y", "hf://-a/b"],
+    [
+        "hf://",
+        "hf://name",
+        "hf://a/b/c",
+        "hf://a/b@",
+        "hf://a/../b",
+        "hf://a/b@../x",
+        "hf://a/b@x y",
+        "hf://-a/b",
+        "hf://a--b/c",
+        "hf://a/b..c",
+    ],
 )
 def test_specs_that_name_no_repository(spec: str) -> None:
     with pytest.raises(UsageError, match="does not name a model repository"):
@@ -579,3 +591,25 @@ def test_repositories_and_folders_of_the_same_name(tmp_path: Path, monkeypatch: 
     for spec in ("hf://some-org/model", "hf://some-org/model@main", "some-org/other", "some-org/other@v1"):
         with pytest.raises(NetworkError, match="not in the cache"):
             open_source(spec, offline=True)
+
+
+@pytest.mark.parametrize("spec", ["", "~nobody-of-this-name/x", "a--b/c", "a/b/c"])
+def test_specs_that_name_nothing(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sharded(tmp_path))
+    with pytest.raises(InputError, match="does not exist"):
+        open_source(spec, offline=True)
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
+    names = [f"model-{i:05d}-of-00040.safetensors" for i in range(1, 41)]
+    path = folder(tmp_path, **{name: whole(**{name: [1]}) for name in names})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(path, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 20, hard))
+    try:
+        with pytest.raises(ResourceError, match="too many open files"):
+            open_source(str(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(open_source(str(path)).tensors()) == 40

@@ -23,7 +23,10 @@ __all__ = ["Checkpoint", "MemoryCheckpoint", "SourceFile", "open_source"]
 
 HUB_PREFIX = "hf://"
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
-HUB_SPEC = re.compile(rf"(?P<repo>{NAME}/{NAME})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{{0,199}}))?")
+# The Hub refuses "--" and ".." in names, and its cache relies on it.
+HUB_SPEC = re.compile(
+    rf"(?![^@]*(?:--|\.\.))(?P<repo>{NAME}/{NAME})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{{0,199}}))?"
+)
 
 
 def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Checkpoint:
@@ -34,10 +37,10 @@ def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Che
     read, UsageError for a `spec` that is none of the above, NetworkError when the Hub fails.
     """
     if not spec.startswith(HUB_PREFIX):
-        path = Path(spec).expanduser()
-        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names too long to exist
+        path = _path(spec)
+        if spec and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names too long to exist
             return open_folder(path, emit)
-        if os.path.exists(path):  # noqa: PTH110 - likewise
+        if spec and os.path.exists(path):  # noqa: PTH110 - likewise
             return _open_file(path)
     match = HUB_SPEC.fullmatch(spec.removeprefix(HUB_PREFIX))
     if match is None or ".." in (match["revision"] or ""):
@@ -47,8 +50,12 @@ def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Che
     return open_folder(fetch(match["repo"], match["revision"], Hub(offline=offline), emit), emit)
 
 
+def _path(spec: str) -> Path:
+    return Path(os.path.expanduser(spec))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
 def _open_file(path: Path) -> Checkpoint:
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         return open_gguf(path)
     where = shown(path)
     if path.suffix == ".safetensors":
@@ -65,11 +72,11 @@ def _no_such(spec: str) -> InputError | UsageError:
     if spec.startswith(HUB_PREFIX):
         what = f"{shown(spec)} does not name a model repository"
         return UsageError(what, hint="write hf://org/name or hf://org/name@revision")
-    path = Path(spec).expanduser()
+    path = _path(spec)
     try:
         beside = [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError):
         beside = []
     near = get_close_matches(path.name, beside, 1)
     hint = f"did you mean {shown(path.parent / near[0])}?" if near else "give a folder, a .gguf file, or hf://org/name"
-    return InputError(f"{shown(spec)} does not exist", path=spec, hint=hint)
+    return InputError(f'"{shown(spec)}" does not exist', path=spec, hint=hint)
