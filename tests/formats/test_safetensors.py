@@ -132,6 +132,7 @@ STRICTER = {
     "right-to-left name": (encode({"a\u202eb": u8(0, 1)}, b"x"), r"a\\u202eb"),
     "long name": (encode({"n" * 513: u8(0, 1)}, b"x"), "513 characters"),
     "rank 9": (encode({"a": u8(0, 1, shape=[1] * 9)}, b"x"), "impossible shape"),
+    "2^63 rows of nothing": (encode({"a": u8(0, 0, shape=[1 << 63, 0])}), "impossible shape"),
     "unknown field": (encode({"a": u8(0, 1, more=1)}, b"x"), "exactly the fields"),
     "tensor as list": (encode({"a": ["U8", [1], [0, 1]]}, b"x"), "exactly the fields"),
 }
@@ -166,6 +167,8 @@ def test_refuses_more_than_the_package(name: str, tmp_path: Path) -> None:
         encode({"a": u8(0, 1), "z": u8(1, 1, shape=[0, 5])}, b"x"),
         encode({"z": u8(0, 0), "a": u8(0, 1), "__metadata__": {"k": "v"}}, b"x"),
         encode({"scalar": u8(0, 1, shape=[])}, b"x"),
+        encode({"n" * 512: u8(0, 1, shape=[1] * 8)}, b"x"),
+        encode({"a": u8(0, 0, shape=[(1 << 63) - 1, 0])}),
     ],
 )
 def test_accepts_as_the_package_does(raw: bytes, tmp_path: Path) -> None:
