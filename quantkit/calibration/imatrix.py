@@ -59,6 +59,6 @@ def _linears(tensor: ModelTensor, by_tensor: dict[str, list[tuple[Rows, str]]]) 
 
 
 def _entry(statistics: Statistics, names: Sequence[str]) -> Entry:
-    sums = [statistics.total(name) for name in names]
+    sums = [statistics.moments(name) for name in names]
     squares = np.stack([one.squares.numpy() for one in sums]).astype(np.float32)
     return Entry(squares, np.array([one.tokens for one in sums], np.int64))

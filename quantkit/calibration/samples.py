@@ -48,7 +48,9 @@ class DataRecord:
     """What was run, without the text: enough to choose the same windows again.
 
     `ids` are the numbers of the windows that were chosen, ascending, of `windows` there are; `tokens` counts the
-    tokens of those; `documents` the documents of the data.
+    tokens of those, `repeated` those that equal an earlier one. `documents` counts the documents of the data,
+    `repeated_documents` those that equal an earlier one; half of them have at most `median_tokens` tokens.
+    `chat` says that the model has a chat template, `rendered` that it was used.
     """
 
     name: str
@@ -57,8 +59,12 @@ class DataRecord:
     seqlen: int
     windows: int
     documents: int
+    repeated_documents: int
+    median_tokens: int
     tokens: int
+    repeated: int
     bos: int | None
+    chat: bool
     rendered: bool
     ids: tuple[int, ...]
 
@@ -97,7 +103,10 @@ def select_samples(texts: Texts, tokens: Tokens, *, seqlen: int, samples: int | 
     """
     if seqlen < 2:
         raise InputError(f"sequence length {seqlen}: at least 2 tokens are needed", key="seqlen")
-    stream = _stream(texts, tokens)
+    encoded = [
+        _framed(tokens.encode(document), tokens, first=not number) for number, document in enumerate(texts.documents)
+    ]
+    stream = _joined(encoded, tokens.size)
     windows = len(stream) // seqlen
     if windows == 0:
         raise InputError(
@@ -117,9 +126,13 @@ def select_samples(texts: Texts, tokens: Tokens, *, seqlen: int, samples: int | 
         seed=seed,
         seqlen=seqlen,
         windows=windows,
-        documents=len(texts.documents),
+        documents=len(encoded),
+        repeated_documents=len(encoded) - len(set(texts.documents)),
+        median_tokens=int(np.median([len(ids) for ids in encoded])),
         tokens=chosen.size,
+        repeated=len(chosen) - len(np.unique(chosen, axis=0)),
         bos=tokens.bos,
+        chat=tokens.chat,
         rendered=texts.rendered,
         ids=ids,
     )
@@ -127,28 +140,41 @@ def select_samples(texts: Texts, tokens: Tokens, *, seqlen: int, samples: int | 
 
 
 def samples_of(windows: I32, name: str = "tokens") -> Samples:
-    """Given windows of tokens, int32 (n, seqlen), as samples."""
+    """Given windows of tokens, int32 (n, seqlen), as samples: all of them, in their order."""
     count, seqlen = windows.shape
-    sha256 = hashlib.sha256(np.ascontiguousarray(windows, "<i4").tobytes()).hexdigest()
-    record = DataRecord(name, sha256, 0, seqlen, count, count, windows.size, None, False, tuple(range(count)))
+    record = DataRecord(
+        name=name,
+        sha256=hashlib.sha256(np.ascontiguousarray(windows, "<i4").tobytes()).hexdigest(),
+        seed=0,
+        seqlen=seqlen,
+        windows=count,
+        documents=count,
+        repeated_documents=0,
+        median_tokens=seqlen,
+        tokens=windows.size,
+        repeated=count - len(np.unique(windows, axis=0)),
+        bos=None,
+        chat=False,
+        rendered=False,
+        ids=tuple(range(count)),
+    )
     return Samples(windows, record)
 
 
-def _stream(texts: Texts, tokens: Tokens) -> I32:
+def _framed(ids: list[int], tokens: Tokens, *, first: bool) -> list[int]:
+    """A document's tokens with what stands before it."""
+    if tokens.bos is not None:
+        return ids if ids[:1] == [tokens.bos] else [tokens.bos, *ids]
+    return ids if first or tokens.separator is None else [tokens.separator, *ids]
+
+
+def _joined(documents: Sequence[Sequence[int]], size: int) -> I32:
     """All tokens of all documents, int32 (n,)."""
-    pieces: list[Sequence[int]] = []
-    for number, document in enumerate(texts.documents):
-        ids = tokens.encode(document)
-        if tokens.bos is not None and ids[:1] != [tokens.bos]:
-            pieces.append([tokens.bos])
-        elif tokens.bos is None and tokens.separator is not None and number:
-            pieces.append([tokens.separator])
-        pieces.append(ids)
-    stream = np.concatenate([np.array(piece, np.int64) for piece in pieces]) if pieces else np.zeros(0, np.int64)
-    outside = stream[(stream < 0) | (stream >= tokens.size)]
+    stream = np.concatenate([np.array(ids, np.int64) for ids in documents]) if documents else np.zeros(0, np.int64)
+    outside = stream[(stream < 0) | (stream >= size)]
     if outside.size:
         raise InputError(
-            f"the tokenizer gives token {outside[0]}, the embedding has {tokens.size:,} rows",
+            f"the tokenizer gives token {outside[0]}, the embedding has {size:,} rows",
             key="vocab_size",
             hint="the tokenizer files and the weights are not of the same model",
         )

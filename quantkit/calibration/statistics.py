@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import groupby
+from operator import add, itemgetter
 
 import torch
 from torch import Tensor
@@ -189,13 +190,21 @@ class Statistics:
 
     def total(self, linear: str) -> Sums:
         """The sums over all samples of what a linear reads."""
+        return _total((part.plan, part.sums) for part in self.parts[self.site_of(linear).name])
+
+    def moments(self, linear: str) -> Sums:
+        """`total` without the Gram matrix, which takes time and memory to add."""
         parts = self.parts[self.site_of(linear).name]
-        plans = (_added(p.sums for p in run) for _, run in groupby(parts, key=lambda part: part.plan))
-        return _added(plans)
+        return _total((part.plan, replace(part.sums, gram=None)) for part in parts)
+
+    def has_gram(self, linear: str) -> bool:
+        return all(part.sums.gram is not None for part in self.parts[self.site_of(linear).name])
 
 
-def _added(sums: Iterable[Sums]) -> Sums:
-    return reduce(lambda a, b: a + b, sums)
+def _total(sums: Iterable[tuple[str, Sums]]) -> Sums:
+    """First the sums of each plan, then their sum, in the given order."""
+    plans = [reduce(add, (one for _, one in run)) for _, run in groupby(sums, key=itemgetter(0))]
+    return reduce(add, plans)
 
 
 def joined(parts: Iterable[Part]) -> tuple[Part, ...]:

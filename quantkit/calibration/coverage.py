@@ -1,0 +1,126 @@
+"""Does the data reach what it is to calibrate? Numbers for the report, and warnings with stable codes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from quantkit.calibration.samples import DataRecord
+from quantkit.calibration.statistics import Statistics, Sums
+from quantkit.untrusted import listed
+
+FEW_TOKENS = "QK-CAL-001"
+REPEATED = "QK-CAL-002"
+UNSEEN_EXPERTS = "QK-CAL-003"
+RARE_EXPERTS = "QK-CAL-004"
+RAW_CHAT = "QK-CAL-005"
+LENGTHS = "QK-CAL-006"
+RANK = "QK-CAL-007"
+DEAD_COLUMNS = "QK-CAL-008"
+
+# 64 x 512: below it means of squares of rarely active channels are noise. llama.cpp's and GPTQ's users take
+# 128 x 512 to 128 x 2048.
+MIN_TOKENS = 32_768
+MAX_REPEATED = 0.05  # share of windows or documents that equal another
+RARE_SHARE = 0.1  # of an even share; GPTQModel rounds experts below 0.5 % of all tokens: 0.08 of it for 8 of 128
+SHORT_DOCUMENTS = 8  # a window holds this many documents of median length
+LONG_SEQUENCE = 256  # documents of any kind are shorter than most windows below this
+
+EXPERT = re.compile(r"\.experts\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What the data reached. `experts` maps the experts of a block ("model.layers.0.mlp.experts") to the tokens that
+    each saw; `shortest` is the smallest ratio of tokens to columns over all sites that saw any."""
+
+    samples: int
+    tokens: int
+    repeated: int
+    experts: Mapping[str, tuple[int, ...]]
+    shortest: float
+    warnings: tuple[tuple[str, str], ...]
+
+
+def check_coverage(statistics: Statistics, *, context: int = 0) -> Coverage:
+    """Look at statistics and their data. `context` is the longest sequence the model takes, 0 where unknown."""
+    sums = {name: statistics.moments(name) for name in statistics.sites}
+    experts = _experts(statistics, sums)
+    records = tuple(statistics.data.values())
+    seen = {name: one for name, one in sums.items() if one.tokens}
+    return Coverage(
+        samples=sum(len(record.ids) for record in records),
+        tokens=sum(record.tokens for record in records),
+        repeated=sum(record.repeated for record in records),
+        experts=experts,
+        shortest=min((one.tokens / one.cols for one in seen.values()), default=0.0),
+        warnings=(
+            *(warning for record in records for warning in data_warnings(record, context=context)),
+            *_expert_warnings(experts),
+            *_rank_warnings({name: one for name, one in seen.items() if statistics.has_gram(name)}),
+            *_dead_warnings(seen),
+        ),
+    )
+
+
+def data_warnings(record: DataRecord, *, context: int = 0) -> Iterator[tuple[str, str]]:
+    """What can be said before anything has run."""
+    name = record.name
+    if record.tokens < MIN_TOKENS:
+        yield FEW_TOKENS, f"{name}: {record.tokens:,} tokens are few, {MIN_TOKENS:,} or more are advised"
+    if record.repeated > MAX_REPEATED * len(record.ids):
+        yield REPEATED, f"{name}: {record.repeated:,} of {len(record.ids):,} samples repeat an earlier one"
+    elif record.repeated_documents > MAX_REPEATED * record.documents:
+        many = f"{record.repeated_documents:,} of {record.documents:,}"
+        yield REPEATED, f"{name}: {many} documents repeat an earlier one"
+    if record.chat and not record.rendered:
+        yield RAW_CHAT, f"{name} is plain text and the model is a chat model: conversations (messages) fit it better"
+    if context and record.seqlen > context:
+        yield LENGTHS, f"sequences of {record.seqlen:,} tokens, the model takes at most {context:,}"
+    elif record.seqlen >= LONG_SEQUENCE and record.median_tokens * SHORT_DOCUMENTS < record.seqlen:
+        what = f"documents of about {record.median_tokens:,} tokens in sequences of {record.seqlen:,}"
+        yield LENGTHS, f"{name}: {what}: long contexts are not exercised"
+
+
+def _experts(statistics: Statistics, sums: Mapping[str, Sums]) -> dict[str, tuple[int, ...]]:
+    """Tokens of each expert: those of its first site."""
+    found: dict[str, dict[int, int]] = {}
+    for name in statistics.sites:
+        module, _, rest = name.partition(".experts.")
+        if EXPERT.search(name) and not rest.endswith("down_proj.weight"):
+            found.setdefault(f"{module}.experts", {})[int(rest.partition(".")[0])] = sums[name].tokens
+    return {module: tuple(tokens[n] for n in sorted(tokens)) for module, tokens in found.items()}
+
+
+def _expert_warnings(experts: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
+    unseen, rare = [], []
+    for module, tokens in experts.items():
+        even = sum(tokens) / len(tokens)
+        unseen += [f"{module}.{n}" for n, count in enumerate(tokens) if count == 0]
+        rare += [f"{module}.{n}" for n, count in enumerate(tokens) if 0 < count < RARE_SHARE * even]
+    if unseen:
+        yield UNSEEN_EXPERTS, f"{len(unseen)} experts saw no token: {listed(unseen, 3)}"
+    if rare:
+        yield RARE_EXPERTS, f"{len(rare)} experts saw less than {RARE_SHARE:.0%} of an even share: {listed(rare, 3)}"
+
+
+def _rank_warnings(sums: Mapping[str, Sums]) -> Iterator[tuple[str, str]]:
+    """Sites whose products of columns cannot have full rank."""
+    short = [name for name, one in sums.items() if one.tokens < one.cols]
+    if short:
+        worst = min(short, key=lambda name: sums[name].tokens / sums[name].cols)
+        least = f"{worst} has {sums[worst].tokens:,} for {sums[worst].cols:,} columns"
+        yield RANK, f"{len(short)} Hessians have fewer tokens than columns, so they are singular: {least}"
+
+
+def _dead_warnings(sums: Mapping[str, Sums]) -> Iterator[tuple[str, str]]:
+    """Columns that are always zero."""
+    dead = {name: int(torch.count_nonzero(one.squares == 0)) for name, one in sums.items()}
+    dead = {name: count for name, count in dead.items() if count}
+    if dead:
+        worst = max(dead, key=lambda name: dead[name])
+        most = f"{dead[worst]:,} of {worst}"
+        yield DEAD_COLUMNS, f"{sum(dead.values()):,} columns in {len(dead)} sites are zero for every token: {most}"

@@ -1,0 +1,212 @@
+"""Calibration texts: plain text, JSON Lines, parquet, a data set on the Hub. Read whole, kept in memory, never stored.
+
+A row has `text`, or `messages` that the model's chat template turns into text. Everything read is bounded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from quantkit.calibration.samples import Texts, Tokens
+from quantkit.calibration.templates import ChatTemplate, Conversation, read_chat_template, render
+from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageError
+from quantkit.families.tokenizer_check import source_encoder
+from quantkit.source import Checkpoint
+from quantkit.untrusted import listed, read_bounded, shown
+
+MAX_BYTES = 1 << 30  # of a file
+HUB_TEXT_BYTES = 64 << 20  # text taken from the start of a data set on the Hub
+MAX_ROWS = 10_000_000
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+DATASET = re.compile(
+    r"hf://(?:datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?"
+    r"(?:@(?P<revision>[\w.-]+))?(?::(?P<split>[\w.\[\]%:-]+))?"
+)
+
+Row = Mapping[str, Any]
+
+
+def model_tokens(checkpoint: Checkpoint, rows: int) -> Tokens:
+    """How a checkpoint's own tokenizer writes text; `rows` is the number of embedding rows.
+
+    A token that the tokenizer puts before every text is its BOS; a model without one gets its end-of-text token
+    between documents. Raises InputError when there is no tokenizer.
+    """
+    plain = source_encoder(checkpoint.read_file, checkpoint.config, add_special=False)
+    framed = source_encoder(checkpoint.read_file, checkpoint.config, add_special=True)
+    ids, whole = plain("a"), framed("a")
+    start = next(n for n in range(len(whole) + 1) if whole[n : n + len(ids)] == ids)
+    end = checkpoint.config.get("eos_token_id")
+    end = end[0] if isinstance(end, list) and end else end
+    separator = end if isinstance(end, int) and not isinstance(end, bool) and 0 <= end < rows else None
+    chat = read_chat_template(checkpoint) is not None
+    return Tokens(plain, rows, whole[0] if start else None, separator, chat)
+
+
+def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool = False) -> Texts:
+    """The documents of a file, or of "hf://org/name[/config][@revision][:split]".
+
+    ".jsonl", ".ndjson" and ".json" hold one object per line (or one array of objects), ".parquet" columns, anything
+    else is one document of UTF-8 text. Rows with `messages` are rendered with `template`. Raises InputError for a
+    file that is missing, empty, of the wrong kind or without these columns, or messages without a template;
+    UnsupportedError where an optional package is missing; NetworkError when the Hub cannot be reached.
+    """
+    if spec.startswith("hf://"):
+        rows = list(_hub_rows(spec, offline=offline))
+        digest = hashlib.sha256()
+        for row in rows:
+            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=True).encode())
+        return _texts(rows, spec, digest.hexdigest(), template)
+    path = Path(spec)
+    data = read_bounded(path, MAX_BYTES)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if path.suffix == ".parquet":
+        return _texts(_parquet_rows(path, data), path.name, sha256, template)
+    text = _decoded(path, data)
+    if path.suffix in JSON_SUFFIXES:
+        return _texts(list(_json_rows(path, text)), path.name, sha256, template)
+    if not text.strip():
+        _empty(path.name)
+    return Texts((text,), path.name, sha256)
+
+
+def _texts(rows: Sequence[Row], name: str, sha256: str, template: ChatTemplate | None) -> Texts:
+    documents: list[str | None] = []
+    conversations: list[Conversation] = []
+    for number, row in enumerate(rows):
+        found = _document(row, number, name)
+        documents.append(found if isinstance(found, str) else None)
+        if not isinstance(found, str):
+            conversations.append(found)
+    if conversations and template is None:
+        message = f"{shown(name)} has messages, and the model has no chat template to write them with"
+        raise InputError(message, path=name, key="messages", hint='give rendered text in a "text" column')
+    rendered = iter(render(template, conversations) if conversations and template else ())
+    whole = [document if document is not None else next(rendered) for document in documents]
+    kept = tuple(document for document in whole if document.strip())
+    if not kept:
+        _empty(name)
+    return Texts(kept, name, sha256, rendered=bool(conversations))
+
+
+def _document(row: Row, number: int, name: str) -> str | Conversation:
+    """A row's messages, or its text."""
+    messages, text = row.get("messages"), row.get("text")
+    if isinstance(messages, Sequence) and not isinstance(messages, str) and messages:
+        if all(isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in messages):
+            return list(messages)
+        message = f"{shown(name)}: row {number + 1} has messages without a role"
+        raise InputError(message, path=name, key="messages", hint='a message is {"role": "user", "content": "..."}')
+    if isinstance(text, str):
+        return text
+    columns = listed(sorted(map(str, row))) or "nothing"
+    raise InputError(
+        f"{shown(name)}: row {number + 1} has {columns}; expected a string text or a list of messages",
+        path=name,
+        key="text",
+        hint='name the column "text", or give conversations as "messages"',
+    )
+
+
+def _json_rows(path: Path, text: str) -> Iterator[Row]:
+    """The objects of JSON Lines, or of one array."""
+    lines: Iterable[tuple[int, str]] = enumerate(text.split("\n"), 1)
+    if text.lstrip()[:1] == "[":
+        lines = [(1, text)]
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            message = f"{shown(path)}: line {number} is not JSON: {shown(str(error), 100)}"
+            raise InputError(message, path=str(path), hint="one JSON object per line") from error
+        for row in found if isinstance(found, list) else [found]:
+            if not isinstance(row, dict):
+                message = f"{shown(path)}: line {number} is {type(row).__name__}, expected an object"
+                raise InputError(message, path=str(path), hint='one {"text": "..."} per line')
+            yield row
+
+
+def _decoded(path: Path, data: bytes) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"{shown(path)} is not UTF-8 at byte {error.start:,}"
+        raise InputError(message, path=str(path), hint="give plain text, JSON Lines or parquet") from error
+    if "\0" in text:
+        raise InputError(f"{shown(path)} holds NUL characters: it is not text", path=str(path))
+    return text
+
+
+def _parquet_rows(path: Path, data: bytes) -> list[Row]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise _needs_package("pyarrow", f"reading {shown(path)}") from error
+    try:
+        file = parquet.ParquetFile(pyarrow.BufferReader(data))
+        names = file.schema_arrow.names
+        columns = [name for name in ("messages", "text") if name in names]
+        if not columns:
+            message = f"{shown(path)} has the columns {listed(names)}; expected text or messages"
+            raise InputError(message, path=str(path), key="text", hint='name the column "text"')
+        if file.metadata.num_rows > MAX_ROWS:
+            raise InputError(f"{shown(path)} has {file.metadata.num_rows:,} rows, at most {MAX_ROWS:,} are read")
+        groups = range(file.metadata.num_row_groups)
+        if sum(file.metadata.row_group(group).total_byte_size for group in groups) > MAX_BYTES:
+            raise InputError(f"{shown(path)} unpacks to more than {MAX_BYTES:,} bytes", path=str(path))
+        rows: list[Row] = file.read(columns=columns).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        message = f"{shown(path)} is not parquet that can be read: {shown(str(error), 100)}"
+        raise InputError(message, path=str(path), hint="the file is damaged: fetch it again") from error
+    return rows
+
+
+def _hub_rows(spec: str, *, offline: bool) -> Iterator[Row]:
+    """Rows from the start of a data set until their text has HUB_TEXT_BYTES characters. Runs none of its code."""
+    match = DATASET.fullmatch(spec)
+    if match is None:
+        hint = "hf://org/name, with /config, @revision or :split behind it"
+        raise UsageError(f"{shown(spec)} does not name a data set", key="data", hint=hint)
+    if offline:
+        raise NetworkError(f"{shown(spec)} would have to be fetched", hint="fetch it before, and give the file")
+    try:
+        import datasets
+    except ImportError as error:
+        raise _needs_package("datasets", f"reading {shown(spec)}") from error
+    try:
+        found = datasets.load_dataset(
+            match["repo"],
+            match["config"],
+            split=match["split"] or "train",
+            revision=match["revision"],
+            streaming=True,
+        )
+        taken = 0
+        for row in found:
+            if taken >= HUB_TEXT_BYTES:
+                return
+            kept = {key: row[key] for key in ("messages", "text") if row.get(key) is not None} or dict(row)
+            taken += len(json.dumps(kept, default=str))
+            yield kept
+    except ValueError as error:  # no such configuration or split
+        raise UsageError(f"{shown(spec)}: {shown(str(error), 200)}", key="data", hint="name one of those") from error
+    except (datasets.exceptions.DatasetsError, OSError) as error:  # connection errors are OSErrors
+        message = f"{shown(spec)} cannot be read: {shown(str(error), 200)}"
+        raise NetworkError(message, hint="check the name and the connection; gated data needs HF_TOKEN") from error
+
+
+def _needs_package(package: str, what: str) -> UnsupportedError:
+    hint = 'pip install "quantkit-cli[data]", or give plain text or JSON Lines'
+    return UnsupportedError(f"{what} needs the package {package}", key=package, hint=hint)
+
+
+def _empty(name: str) -> NoReturn:
+    raise InputError(f"{shown(name)} has no text", path=name, hint="give a file with text to calibrate on")

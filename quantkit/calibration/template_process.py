@@ -1,0 +1,97 @@
+"""The process in which a chat template runs: `python -m quantkit.calibration.template_process MEMORY_BYTES`.
+
+Reads one JSON object from stdin (template, tokens, conversations, limits) and writes one to stdout: {"texts": [...]}
+or {"error": ..., "conversation": number}. Limits itself before it looks at the template.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+NOW = datetime(2025, 1, 1, tzinfo=UTC)  # what strftime_now sees
+
+# Templates mark what the model itself says by {% generation %} ... {% endgeneration %}, which is for training: the
+# text between the marks is kept.
+GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
+
+
+class _TooLongError(Exception):
+    """The rendered text is longer than allowed."""
+
+
+def main() -> int:
+    """Render what stdin asks for; returns the exit status."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    memory = int(sys.argv[1])
+    if sys.platform == "linux":  # macOS counts address space that is only reserved
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    work = json.loads(sys.stdin.buffer.read())
+    seconds = int(work["cpu_seconds"])
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    sys.stdout.buffer.write(json.dumps(_answer(work)).encode())
+    return 0
+
+
+def _answer(work: Mapping[str, Any]) -> dict[str, Any]:
+    number = 0
+    left = int(work["text_bytes"])
+    texts: list[str] = []
+    try:
+        template = _environment().from_string(GENERATION.sub(_as_condition, work["template"]))
+        for number, messages in enumerate(work["conversations"]):  # noqa: B007  (the error names it)
+            texts.append(_rendered(template, messages, work["tokens"], left))
+            left -= len(texts[-1])
+    except (
+        TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError,
+        MemoryError, _TooLongError,
+    ) as error:  # fmt: skip
+        return {"error": f"{type(error).__name__}: {str(error)[:500]}", "conversation": number}
+    return {"texts": texts}
+
+
+def _rendered(template: Template, messages: Sequence[Mapping[str, Any]], tokens: Mapping[str, str], limit: int) -> str:
+    pieces: list[str] = []
+    for piece in template.generate(messages=messages, add_generation_prompt=False, **tokens):
+        pieces.append(piece)
+        limit -= len(piece)
+        if limit < 0:
+            raise _TooLongError("the text is too long")
+    return "".join(pieces)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """As transformers renders templates (utils/chat_template_utils.py), but for the clock and fewer globals."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    kept = {name: environment.globals[name] for name in ("range", "dict", "namespace")}
+    environment.globals.clear()
+    environment.globals.update(kept, raise_exception=_raise, strftime_now=NOW.strftime)
+    environment.filters["tojson"] = _to_json
+    return environment
+
+
+def _as_condition(match: re.Match[str]) -> str:
+    return f"{match[1]}{'endif' if match[2] else 'if true'}{match[3]}"
+
+
+def _raise(message: object) -> NoReturn:
+    raise TemplateError(str(message))
+
+
+def _to_json(value: object, indent: int | None = None, ensure_ascii: bool = False, sort_keys: bool = False) -> str:
+    """JSON as it is; Jinja's own filter escapes it for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, sort_keys=sort_keys)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Conversations as text, through the model's own chat template.
+
+A template is a program from a stranger. It runs in Jinja's immutable sandbox, without globals beyond those that chat
+templates need, in a process of its own that has little time, little memory, and may not write files (see
+`template_process`). The size is limited before it is parsed, the text while it is made.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantkit.errors import InputError
+from quantkit.families.chat_template import MAX_TEMPLATE_BYTES, find_chat_templates
+from quantkit.families.tokenizer_files import TOKENIZER_CONFIG, read_object
+from quantkit.source import Checkpoint
+from quantkit.untrusted import shown
+
+CPU_SECONDS = 2  # for the first conversation, which pays for starting and parsing
+CPU_SECONDS_PER_CONVERSATION = 0.02
+WALL_FACTOR, WALL_SECONDS = 10, 30  # a loaded machine is slow, which is not the template's fault
+MEMORY_BYTES = 512 << 20
+TEXT_BYTES = 256 << 20
+
+Conversation = Sequence[Mapping[str, Any]]
+SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A template and the special tokens it may name, by name ("bos_token")."""
+
+    source: str
+    tokens: Mapping[str, str]
+
+
+def read_chat_template(checkpoint: Checkpoint) -> ChatTemplate | None:
+    """The default chat template of a checkpoint, None where it has none. Raises InputError for broken files."""
+    settings = read_object(checkpoint.read_file, TOKENIZER_CONFIG) or {}
+    source = find_chat_templates(checkpoint.read_file, settings, checkpoint.file_names()).default
+    if not source:
+        return None
+    tokens = {}
+    for name in SPECIAL:
+        value = settings.get(name)
+        text = value.get("content") if isinstance(value, Mapping) else value
+        if isinstance(text, str):
+            tokens[name] = text
+    return ChatTemplate(source, tokens)
+
+
+def render(template: ChatTemplate, conversations: Sequence[Conversation]) -> list[str]:
+    """Each conversation as the text that the model was trained on, without a prompt for a reply.
+
+    A conversation is a list of messages ({"role": ..., "content": ...}). What templates ask for the date gets a
+    fixed one: equal data gives equal text on any day. Raises InputError when the template is too long, does not
+    parse, raises, or needs too much time or memory; the message names the conversation.
+    """
+    size = len(template.source.encode())
+    if size > MAX_TEMPLATE_BYTES:
+        message = f"the chat template has {size:,} bytes, at most {MAX_TEMPLATE_BYTES:,} are accepted"
+        raise InputError(message, key="chat_template", hint="render the conversations yourself and give them as text")
+    seconds = CPU_SECONDS + int(CPU_SECONDS_PER_CONVERSATION * len(conversations))
+    work = {
+        "template": template.source,
+        "tokens": dict(template.tokens),
+        "conversations": [list(messages) for messages in conversations],
+        "cpu_seconds": seconds,
+        "text_bytes": TEXT_BYTES,
+    }
+    given = json.dumps(work).encode()
+    # -I: neither the environment nor the current folder chooses what is imported
+    command = [sys.executable, "-I", "-m", "quantkit.calibration.template_process", str(MEMORY_BYTES + 8 * len(given))]
+    try:
+        done = subprocess.run(
+            command, input=given, capture_output=True, timeout=WALL_SECONDS + WALL_FACTOR * seconds, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _failed(f"did not end within {error.timeout:.0f} s") from error
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise _failed(f"took more than {seconds} s or {MEMORY_BYTES >> 20} MB")
+    if done.returncode != 0:
+        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise _failed(f"ended its process with {done.returncode}: {shown(''.join(last))}")
+    answer = json.loads(done.stdout)
+    if "error" in answer:
+        raise _failed(f"failed on conversation {answer['conversation']}: {shown(answer['error'], 200)}")
+    texts: list[str] = answer["texts"]
+    return texts
+
+
+def _failed(why: str) -> InputError:
+    return InputError(
+        f"the model's chat template {why}",
+        key="chat_template",
+        hint='check the roles of the messages, or give rendered text in a "text" column',
+    )
