@@ -10,6 +10,7 @@ from pathlib import Path
 
 from quantkit.errors import InputError
 from quantkit.events import Sink, StageFinished, StageStarted, ignore
+from quantkit.pipeline.engine import require_engine
 from quantkit.pipeline.hashing import SourceHasher
 from quantkit.pipeline.pack import (
     Artifact,
@@ -61,6 +62,7 @@ def convert(
     unless `output.force`. An interrupted or failed run leaves a job folder beside the target from which the same
     request resumes; a run that rejects its input leaves nothing.
     """
+    require_engine(output.engine)
     start = time.monotonic()
     emit(StageStarted("plan"))
     prepared = prepare(request, output_stem(output.out), emit)

@@ -16,7 +16,7 @@ from quantkit.formats.gguf import read_gguf, shard_paths
 from quantkit.pipeline.checks import Check
 from quantkit.pipeline.quantize import default_threads
 from quantkit.quality.distributions import Divergence, broken_above, divergence, log_softmax
-from quantkit.quality.llamacpp import LlamaCpp
+from quantkit.quality.llamacpp import LlamaCpp, require_llamacpp
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32
 
@@ -29,10 +29,13 @@ MIN_CONTEXT_TOKENS, MAX_CONTEXT_TOKENS = 4, 64
 SAID_TOKENS = 24
 
 
-def check_engine_name(engine: str | None) -> None:
-    """Raise UnsupportedError for an engine that quantkit cannot drive."""
-    if engine is not None and engine not in ENGINES:
+def require_engine(engine: str | None) -> None:
+    """Raise UnsupportedError, before any work, for an engine that is unknown or not installed."""
+    if engine is None:
+        return
+    if engine not in ENGINES:
         raise UnsupportedError(f'unknown engine "{engine}"', hint=f"engines: {', '.join(ENGINES)}", key=engine)
+    require_llamacpp()
 
 
 def check_engine(artifact: Path, checkpoint: Checkpoint | None, options: VerifyOptions) -> Check:

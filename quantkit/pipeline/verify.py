@@ -24,7 +24,7 @@ from quantkit.pipeline.checks import (
     check_structure,
     check_tokenizer,
 )
-from quantkit.pipeline.engine import check_engine, check_engine_name
+from quantkit.pipeline.engine import check_engine, require_engine
 from quantkit.pipeline.prepare import describe_source
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
 from quantkit.source import Checkpoint, open_source
@@ -40,6 +40,7 @@ class VerifyOptions:
     sample_rows: int | None = None
     threads: int | None = None
     offline: bool = False
+    pre: str | None = None
 
 
 def verify(
@@ -49,7 +50,7 @@ def verify(
 
     Raises InputError for a file that does not parse, UnsupportedError for an engine that is unknown or missing.
     """
-    check_engine_name(options.engine)
+    require_engine(options.engine)
     path = manifest_path(artifact)
     manifest = read_manifest(path) if path.is_file() else None
     checks = [check_files(artifact, manifest)]
@@ -62,7 +63,7 @@ def verify(
         return Verification(tuple(checks))
     checkpoint = open_source(against, offline=options.offline, emit=emit)
     try:
-        model = describe_source(checkpoint)
+        model = describe_source(checkpoint, options.pre)
         return Verification((*checks, *_look(shard_paths(artifact), checkpoint, model, options, manifest)))
     finally:
         checkpoint.close()
@@ -70,7 +71,7 @@ def verify(
 
 def verify_parts(paths: Sequence[Path], checkpoint: Checkpoint, model: Model, options: VerifyOptions) -> Verification:
     """Look at finished files that have no manifest yet."""
-    check_engine_name(options.engine)
+    require_engine(options.engine)
     return Verification(tuple(_look(paths, checkpoint, model, options, None)))
 
 
@@ -79,7 +80,7 @@ def _look(
 ) -> Iterator[Check]:
     files = tuple(read_gguf(path) for path in paths)
     yield check_structure(files, manifest)
-    yield check_tokenizer(files[0].metadata, checkpoint)
+    yield check_tokenizer(files[0].metadata, checkpoint, model)
     yield check_numbers(files, checkpoint, model, sample_rows=options.sample_rows, threads=options.threads)
     if options.engine:
         yield check_engine(paths[0], checkpoint, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -18,16 +19,21 @@ CONTEXT = 512
 SILENT = -1  # below every level that llama.cpp logs at
 
 
+def require_llamacpp() -> None:
+    """Raise UnsupportedError where the optional wheel is not installed."""
+    if find_spec("xllamacpp") is None:
+        hint = "install the extra: pip install 'quantkit-cli[llamacpp]'"
+        raise UnsupportedError("the llama.cpp engine is not installed", hint=hint, key="xllamacpp")
+
+
 class LlamaCpp:
     """A loaded model. llama.cpp runs in this process; its tokenizer is reached over the loopback interface."""
 
     def __init__(self, path: Path, threads: int) -> None:
         """Load `path`. Raises UnsupportedError without xllamacpp, VerificationError when llama.cpp rejects the file."""
-        try:
-            import xllamacpp
-        except ImportError as error:
-            hint = "install the extra: pip install 'quantkit-cli[llamacpp]'"
-            raise UnsupportedError("the llama.cpp engine is not installed", hint=hint) from error
+        require_llamacpp()
+        import xllamacpp
+
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_ctx, params.n_parallel, params.n_gpu_layers = CONTEXT, 1, 0
@@ -37,21 +43,23 @@ class LlamaCpp:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
             raise VerificationError(f"llama.cpp does not load {path.name}: {error}", path=str(path)) from error
+        # The server reports no distribution where the drawn token ends the text or a UTF-8 character is not complete
+        # after it: draw this one always. What it reports is from before the bias.
+        self._drawn = self.tokenize("a", special=False)[-1]
 
     def log_probabilities(self, tokens: Sequence[int], vocabulary: int) -> F32:
         """Natural log-probabilities (vocabulary,) of the token that follows `tokens`."""
-        reply = self._server.handle_completions(
-            {"prompt": list(tokens), "max_tokens": 1, "logprobs": vocabulary, "temperature": 0.0, "cache_prompt": False}
-        )
+        request = {"prompt": list(tokens), "max_tokens": 1, "logprobs": vocabulary, "cache_prompt": False}
+        reply = self._server.handle_completions({**request, "logit_bias": [[self._drawn, 1e4]], "temperature": 0.0})
         body = reply if isinstance(reply, dict) else json.loads(reply)
         result = np.full(vocabulary, -np.inf, dtype=np.float32)
         for entry in body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
             result[entry["id"]] = entry["logprob"]
         return result
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of `text`, with the file's own BOS/EOS rules and special tokens recognized in the text."""
-        body = self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of `text`, with the file's own BOS/EOS rules and special tokens recognized unless not `special`."""
+        body = self._post("/tokenize", {"content": text, "add_special": special, "parse_special": special})
         return [int(token) for token in body["tokens"]]
 
     def continue_text(self, prompt: str, tokens: int) -> str:

@@ -26,6 +26,7 @@ def verify(
     sample_rows: Annotated[
         int | None, typer.Option("--sample-rows", min=1, help="Compare only about this many rows of each tensor.")
     ] = None,
+    pre: Annotated[str | None, typer.Option("--pre", metavar="NAME", help="As given to convert.")] = None,
     threads: options.Threads = None,
 ) -> None:
     """Check an artifact: files, structure, tokenizer, numbers and, with --engine, the real consumer."""
@@ -34,7 +35,7 @@ def verify(
     seen = quantkit.verify(
         artifact,
         against=against,
-        options=quantkit.VerifyOptions(engine, say, sample_rows, threads, session.settings.offline),
+        options=quantkit.VerifyOptions(engine, say, sample_rows, threads, session.settings.offline, pre),
         emit=session.emit,
     )
     lines = [f"{c.name:<10} {MARKS[c.ok]:<12} {c.detail}".rstrip() for c in seen.checks]
