@@ -32,6 +32,8 @@ DEEPSEEK_LETTERS = (
     "ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+"
 )
 DEEPSEEK_PUNCTUATION = "\\s?[!-/:-~！-／：-～‘-‟　-。]+"
+# llama.cpp matches spaces beyond ASCII as if they were vertical tabs, so its class lacks the U+3000 at its end
+DEEPSEEK_PUNCTUATION_LLAMA_CPP = "\\s?[!-/:-~！-／：-～‘-‟、-。]+"
 DEEPSEEK_CJK = "[一-龥ࠀ-一가-퟿]+"
 BLOOM = " ?[^(\\s|.,!?…。，、।۔،)]+"
 YOUTU = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"
@@ -116,7 +118,7 @@ LLAMA_CPP: dict[str, PreTokenizer] = {
         adds_bos=True,
     ),
     "deepseek-llm": PreTokenizer((
-        "[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION, "\\s+$", DEEPSEEK_CJK, r"\p{N}+",
+        "[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION_LLAMA_CPP, "\\s+$", DEEPSEEK_CJK, r"\p{N}+",
     )),
     "deepseek-coder": PreTokenizer(("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, r"\p{N}")),
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense", "hy_v4", "joyai-llm"), PreTokenizer(DEEPSEEK_V3)),
@@ -155,13 +157,15 @@ class Recognized:
     """A pre-tokenizer section, step by step (see pretokenizers.split_steps), and the name that splits alike.
 
     `whole_words` is the name for tokenizers that take a piece that is a token without merging (`ignore_merges`).
-    `differs` says where llama.cpp is known to split otherwise, "" where it does not.
+    `differs` says where llama.cpp is known to split otherwise, "" where it does not; `where` is a pattern that finds
+    such text, "" if it takes comparing what the two patterns cut.
     """
 
     steps: tuple[Step, ...]
     name: str
     whole_words: str | None = None
     differs: str = ""
+    where: str = ""
 
 
 MARKS_AND_CASE = "words with combining marks, and words of other alphabets that change from small to capital letters"
@@ -182,7 +186,10 @@ RECOGNIZED: tuple[Recognized, ...] = (
         "qwen35",
     ),
     Recognized(_split(*DEEPSEEK_V3), "deepseek-v3"),
-    Recognized((*_split(*LLAMA_CPP["deepseek-llm"].patterns[:-1]), EACH_DIGIT), "deepseek-llm"),
+    Recognized(
+        (*_split("[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION, "\\s+$", DEEPSEEK_CJK), EACH_DIGIT), "deepseek-llm",
+        differs="punctuation beside ideographic spaces", where="\u3000",
+    ),
     Recognized((*_split(*LLAMA_CPP["deepseek-coder"].patterns[:-1]), EACH_DIGIT), "deepseek-coder"),
     Recognized(
         (("punctuation", "Contiguous"), GPT2_STEP, ("digits", "runs"), ("split", "[0-9][0-9][0-9]")), "falcon"
@@ -213,8 +220,4 @@ RECOGNIZED: tuple[Recognized, ...] = (
         "bailingmoe",
     ),
     Recognized(_split(r"\p{N}{1,3}", rf"{ANY_CASE}|{WORD}|\p{{N}}+|{REST}"), "minicpm5", whole_words="minicpm5"),
-    Recognized(
-        _split(r"\d{1,3}(?=(?:\d{3})*\b)", rf"{LOWER}{ANY_CASE}?|{UPPER}{ANY_CASE}?|\p{{N}}{{1,3}}|{REST_SLASH}"),
-        "tiny_aya",
-    ),
 )  # fmt: skip

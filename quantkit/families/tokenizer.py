@@ -131,9 +131,11 @@ def read_tokenizer(
     found = _read(source, rules, pre)
     files, vocabulary = source.files, found.vocabulary
     special = _special_tokens(source, vocabulary, rules)
+    infill = _infill_tokens(source, special, rules)
     templates = find_chat_templates(read_file, files.settings, names)
     prefix_first, prefix_last, prefix_warnings = _space_prefix(source, vocabulary, rules)
-    metadata = (*prefix_first, *vocabulary.metadata(), *special.metadata(), *templates.metadata(), *prefix_last)
+    said = (*special.metadata(), *templates.metadata(), *infill.metadata())
+    metadata = (*prefix_first, *vocabulary.metadata(), *said, *prefix_last)
     kind = "bpe" if vocabulary.model == "gpt2" else "spm"
     return Tokenizer(
         metadata=metadata,
@@ -224,15 +226,22 @@ def _missing(read_file: ReadFile) -> InputError | UnsupportedError:
 def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: FamilyRules) -> SpecialTokens:
     files, count = source.files, len(vocabulary.tokens)
     found = find_special_tokens(source.raw, files.settings, files.root_config, count)
-    ids, adds = dict(found.ids), dict(found.adds)
-    if rules.prefix_setting and files.vocab_size == CODE_LLAMA_ROWS:
-        infill = find_special_tokens(source.raw, files.settings, files.root_config, count, CODE_LLAMA_KINDS)
-        ids |= {"eot": CODE_LLAMA_EOT, **infill.ids}
+    adds = dict(found.adds)
     if rules.prefix_setting and files.vocab_size == GRANITE_ROWS:
         adds["bos"] = False
     if vocabulary.model == "gpt2" and LLAMA_CPP[vocabulary.pre].adds_bos:
         adds.setdefault("bos", False)  # the source adds none; without the key llama.cpp would
-    return SpecialTokens(ids, adds, found.warnings)
+    return SpecialTokens(found.ids, adds, found.warnings)
+
+
+def _infill_tokens(source: _Source, special: SpecialTokens, rules: FamilyRules) -> SpecialTokens:
+    """Code Llama, which is recognized by its number of rows, ends an infill with a token of its own."""
+    files = source.files
+    if not rules.prefix_setting or files.vocab_size != CODE_LLAMA_ROWS:
+        return SpecialTokens({}, {})
+    found = find_special_tokens(source.raw, files.settings, files.root_config, CODE_LLAMA_ROWS, CODE_LLAMA_KINDS)
+    ids = {"eot": CODE_LLAMA_EOT, **found.ids}
+    return SpecialTokens({kind: index for kind, index in ids.items() if kind not in special.ids}, {})
 
 
 def _space_prefix(

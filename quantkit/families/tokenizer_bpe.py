@@ -122,9 +122,13 @@ def byte_alphabet() -> Mapping[str, int]:
 def byte_level_decoded(text: str) -> str:
     """What the byte-level decoder of the tokenizers library makes of one token.
 
-    A token with a character outside the byte alphabet is text already and stays as it is.
+    A token with a character outside the byte alphabet is text already and stays as it is; so does, unlike there, one
+    whose bytes are no text.
     """
     alphabet = byte_alphabet()
     values = [alphabet.get(character) for character in text]
-    known = [value for value in values if value is not None]
-    return bytes(known).decode("utf-8", "replace") if len(known) == len(values) else text
+    known = bytes(value for value in values if value is not None)
+    try:
+        return known.decode("utf-8") if len(known) == len(values) else text
+    except UnicodeDecodeError:
+        return text

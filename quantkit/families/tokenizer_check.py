@@ -32,13 +32,13 @@ from quantkit.families.sentencepiece_model import (
 from quantkit.families.special_tokens import find_special_tokens
 from quantkit.families.tokenizer_bpe import added_tokens, is_byte_level_class
 from quantkit.families.tokenizer_files import (
-    TOKENIZER_CONFIG,
     TOKENIZER_JSON,
     TOKENIZER_MODEL,
     AddedToken,
     BpeTokenizer,
     ReadFile,
     TokenizerFiles,
+    is_index,
     parse_added,
     parse_tokenizer_json,
     read_bytes,
@@ -78,8 +78,9 @@ def check_tokenizer(metadata: Sequence[KeyValue], read_file: ReadFile, config: M
     Takes one to five seconds. Raises InputError for metadata or source files that no tokenizer can be made of,
     UnsupportedError for the two pre-tokenizers whose splitting is code of llama.cpp's own.
     """
-    expected, found = source_encoder(read_file, config), rebuild(metadata)
-    texts = comparable_probes(metadata, read_file, config)
+    source = _open(read_file, config)
+    expected, found = _encoder(source, add_special=True), rebuild(metadata)
+    texts = _comparable(metadata, source)
     wrong = [(text, want, have) for text in texts if (want := expected(text)) != (have := found(text))]
     difference = ""
     if wrong:
@@ -96,14 +97,18 @@ def comparable_probes(metadata: Sequence[KeyValue], read_file: ReadFile, config:
     space it puts before text with one that is there; and text that llama.cpp's patterns cut elsewhere, for a
     pre-tokenizer of which the table (pretokenizer_table.RECOGNIZED) says that they differ.
     """
+    return _comparable(metadata, _open(read_file, config))
+
+
+def _comparable(metadata: Sequence[KeyValue], source: _Source) -> tuple[str, ...]:
     values = _values(metadata)
-    kinds = _array(values, "token_type")
-    special = [str(t) for t, kind in zip(_array(values, "tokens"), kinds, strict=True) if kind in SPECIAL_KINDS]
+    tokens = _array(values, "tokens")
+    kinds = _kinds(values, len(tokens))
+    special = [str(t) for t, kind in zip(tokens, kinds, strict=True) if kind in SPECIAL_KINDS]
     texts = probes(special[:MAX_OWN_SPECIAL])
-    data, raw = read_bytes(read_file, TOKENIZER_JSON), read_object(read_file, TOKENIZER_JSON)
-    if _sentencepiece_data(read_file, config) is not None or raw is None or data is None:
+    tokenizer, data = source.tokenizer, source.data
+    if source.pieces is not None or tokenizer is None or data is None:
         return texts
-    tokenizer = parse_tokenizer_json(raw)
     alike: Callable[[str], bool] | None
     if tokenizer.byte_fallback:
         alike = _begins_without_space if find_spaces(tokenizer).shared else None
@@ -122,6 +127,8 @@ def _cut_alike(tokenizer: BpeTokenizer, data: bytes, pre: PreTokenizer | None) -
     known = recognize(tokenizer.pre_tokenizer)
     if known is None or not known.differs or pre is None or pre.patterns != LLAMA_CPP[known.name].patterns:
         return None
+    if where := known.where:
+        return lambda text: re.search(where, text) is None
     source, llama_cpp = load_tokenizer_json(data).pre_tokenizer, _steps(pre.patterns)
     return lambda text: source.pre_tokenize_str(text) == llama_cpp.pre_tokenize_str(text)
 
@@ -136,23 +143,42 @@ def source_encoder(read_file: ReadFile, config: Mapping[str, Any], *, add_specia
     sentencepiece is the truth for a tokenizer.model, the tokenizers library for a tokenizer.json. Raises InputError
     where there is neither, or where they cannot be loaded.
     """
+    return _encoder(_open(read_file, config), add_special)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The files that count: `pieces` of a tokenizer.model, or else a tokenizer.json as bytes, JSON and types."""
+
+    files: TokenizerFiles
+    pieces: bytes | None
+    data: bytes | None
+    raw: Mapping[str, Any] | None
+    tokenizer: BpeTokenizer | None
+
+
+def _open(read_file: ReadFile, config: Mapping[str, Any]) -> _Source:
     files = read_tokenizer_files(read_file, config)
-    pieces = _sentencepiece_data(read_file, config)
-    raw = read_object(read_file, TOKENIZER_JSON)
-    if pieces is not None:
-        return _sentencepiece_source(pieces, raw, files, add_special)
-    data = read_bytes(read_file, TOKENIZER_JSON)
-    if raw is None or data is None:
+    pieces = _sentencepiece_data(files)
+    data, raw = read_bytes(read_file, TOKENIZER_JSON), read_object(read_file, TOKENIZER_JSON)
+    if pieces is None and raw is None:
         message = f"no {TOKENIZER_MODEL} and no {TOKENIZER_JSON} to compare with"
         raise InputError(message, path=TOKENIZER_JSON, hint="verify against the checkpoint the file was made from")
-    return _tokenizers_source(data, raw, files, add_special)
+    return _Source(files, pieces, data, raw, parse_tokenizer_json(raw) if raw is not None and pieces is None else None)
 
 
-def _sentencepiece_data(read_file: ReadFile, config: Mapping[str, Any]) -> bytes | None:
+def _encoder(source: _Source, add_special: bool) -> Encoder:
+    if source.pieces is not None:
+        return _sentencepiece_source(source.pieces, source.raw, source.files, add_special)
+    assert source.data is not None
+    assert source.tokenizer is not None
+    return _tokenizers_source(source.data, source.tokenizer, source, add_special)
+
+
+def _sentencepiece_data(files: TokenizerFiles) -> bytes | None:
     """The bytes of a tokenizer.model, if it counts; None where tokenizer.json does."""
-    data = read_bytes(read_file, TOKENIZER_MODEL)
-    settings = read_object(read_file, TOKENIZER_CONFIG) or {}
-    byte_level = is_byte_level_class(settings) and config.get("model_type") == "phi3"
+    data = read_bytes(files.read_file, TOKENIZER_MODEL)
+    byte_level = is_byte_level_class(files.settings) and files.config.get("model_type") == "phi3"
     return None if data is None or is_tiktoken(data) or byte_level else data
 
 
@@ -178,8 +204,8 @@ def _sentencepiece_source(
     return _framed(_between(cut, processor.EncodeAsIds), first, last, add_special)
 
 
-def _tokenizers_source(data: bytes, raw: Mapping[str, Any], files: TokenizerFiles, add_special: bool) -> Encoder:
-    tokenizer = parse_tokenizer_json(raw)
+def _tokenizers_source(data: bytes, tokenizer: BpeTokenizer, source: _Source, add_special: bool) -> Encoder:
+    files = source.files
     added, _ = added_tokens(tokenizer, files)
     library = load_tokenizer_json(data, added[len(tokenizer.added) :])
     cut = {token.content: token.index for token in added}
@@ -188,7 +214,8 @@ def _tokenizers_source(data: bytes, raw: Mapping[str, Any], files: TokenizerFile
     start = next(i for i in range(len(framed) + 1) if framed[i : i + len(plain)] == plain)
     first, last = framed[:start], framed[start + len(plain) :]
     if tokenizer.post_processor is None:
-        special = find_special_tokens(raw, files.settings, files.root_config, len(tokenizer.vocab) + len(added))
+        count = len(tokenizer.vocab) + len(added)
+        special = find_special_tokens(source.raw, files.settings, files.root_config, count)
         first = [special.ids["bos"]] if special.adds.get("bos") and "bos" in special.ids else []
         last = [special.ids["eos"]] if special.adds.get("eos") and "eos" in special.ids else []
     encode = _between(cut, lambda text: library.encode(text, add_special_tokens=False).ids)
@@ -244,9 +271,7 @@ def rebuild(metadata: Sequence[KeyValue], *, add_special: bool = True) -> Encode
     """
     values = _values(metadata)
     tokens = [str(text) for text in _array(values, "tokens")]
-    kinds = [TokenType(int(kind)) for kind in _array(values, "token_type")]
-    if len(tokens) != len(kinds):
-        raise _contradiction("token_type", f"{len(kinds):,} types for {len(tokens):,} tokens")
+    kinds = _kinds(values, len(tokens))
     model = values.get("model")
     if model == "llama":
         encode, bos, eos, adds_bos = _rebuild_spm(values, tokens, kinds), 1, 2, True
@@ -275,8 +300,19 @@ def _array(values: Mapping[str, Any], key: str) -> Sequence[Any]:
     return [item.decode("utf-8", "surrogateescape") if isinstance(item, bytes) else item for item in found]
 
 
+def _kinds(values: Mapping[str, Any], count: int) -> list[TokenType]:
+    numbers = _array(values, "token_type")
+    known = {int(kind): kind for kind in TokenType}
+    if len(numbers) != count or not known.keys() >= set(numbers):
+        raise _contradiction("token_type", f"{len(numbers):,} types from 1 to {len(known)} for {count:,} tokens")
+    return [known[number] for number in numbers]
+
+
 def _index(values: Mapping[str, Any], key: str, default: int) -> int:
-    return int(values.get(key, default))
+    found = values.get(key, default)
+    if not is_index(found, len(values["tokens"])):
+        raise _contradiction(key, f"{shown(str(found))} is no token")
+    return int(found)
 
 
 def _contradiction(key: str, why: str) -> InputError:
@@ -288,10 +324,11 @@ def _rebuild_spm(values: Mapping[str, Any], tokens: Sequence[str], kinds: Sequen
     scores = _array(values, "scores")
     if len(scores) != len(tokens):
         raise _contradiction("scores", f"{len(scores):,} scores for {len(tokens):,} tokens")
-    pieces = [Piece(t, float(s), kind) for t, s, kind in zip(tokens, scores, kinds, strict=True)]
-    if TokenType.UNKNOWN not in kinds:  # sentencepiece wants exactly one
-        unknown = _index(values, "unknown_token_id", 0)
-        pieces[unknown] = replace(pieces[unknown], kind=TokenType.UNKNOWN)
+    unknown = _index(values, "unknown_token_id", 0)
+    pieces = []
+    for index, (text, score, kind) in enumerate(zip(tokens, scores, kinds, strict=True)):
+        told = TokenType.CONTROL if kind is TokenType.UNKNOWN else kind  # sentencepiece wants exactly one unknown
+        pieces.append(Piece(text, float(score), TokenType.UNKNOWN if index == unknown else told))
     prefix = values.get("add_space_prefix", True) is True
     model = SentencePieceModel(tuple(pieces), BPE, add_dummy_prefix=prefix, remove_extra_whitespaces=False)
     encode: Encoder = _load_sentencepiece(encode_sentencepiece(model)).EncodeAsIds

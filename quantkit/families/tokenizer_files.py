@@ -273,10 +273,11 @@ def _vocab(vocab: object) -> dict[str, int]:
     if not isinstance(vocab, dict) or not 0 < len(vocab) <= MAX_TOKENS:
         found = f"{len(vocab):,} entries" if isinstance(vocab, dict) else type(vocab).__name__
         raise bad(TOKENIZER_JSON, "model.vocab", found, f"an object of at most {MAX_TOKENS:,} tokens")
-    for token, index in vocab.items():
-        if not is_index(index, MAX_TOKENS):
-            raise bad(TOKENIZER_JSON, f'model.vocab["{shown(token)}"]', index, f"a token id below {MAX_TOKENS:,}")
-        _check_token(TOKENIZER_JSON, f'model.vocab["{shown(token)}"]', token)
+    if not (set(map(type, vocab.values())) == {int} and 0 <= min(vocab.values()) <= max(vocab.values()) < MAX_TOKENS):
+        token, index = next((t, i) for t, i in vocab.items() if not is_index(i, MAX_TOKENS))
+        raise bad(TOKENIZER_JSON, f'model.vocab["{shown(token)}"]', index, f"a token id below {MAX_TOKENS:,}")
+    for token in vocab:
+        _check_token(TOKENIZER_JSON, "a token of model.vocab", token)
     _check_distinct(TOKENIZER_JSON, vocab)
     return vocab
 
@@ -288,13 +289,13 @@ def _merges(merges: object, vocab: Mapping[str, int]) -> tuple[tuple[tuple[str, 
     pairs = []
     for rank, merge in enumerate(merges):
         parts = merge.split(" ") if joined and isinstance(merge, str) else merge
-        if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+        if not isinstance(parts, list) or [type(part) for part in parts] != [str, str]:
             raise bad(TOKENIZER_JSON, f"model.merges[{rank}]", merge, "two tokens")
         left, right = parts
-        for token in (left, right, left + right):
-            if token not in vocab:
-                expected = f'tokens of the vocabulary ("{shown(token)}" is not)'
-                raise bad(TOKENIZER_JSON, f"model.merges[{rank}]", merge, expected)
+        if left not in vocab or right not in vocab or left + right not in vocab:
+            unknown = next(token for token in (left, right, left + right) if token not in vocab)
+            expected = f'tokens of the vocabulary ("{shown(unknown)}" is not)'
+            raise bad(TOKENIZER_JSON, f"model.merges[{rank}]", merge, expected)
         pairs.append((left, right))
     return tuple(pairs), joined
 
