@@ -1,0 +1,278 @@
+"""The house rules that a reader can check from the source alone: who imports whom, who writes, how big things are."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "quantkit"
+MODULES = sorted(ROOT.rglob("*.py"))
+
+# From the ground up: a module or package imports only from lines above its own.
+LAYERS = (
+    ("errors", "events", "metadata", "suggest", "tensors"),
+    ("untrusted",),
+    ("storage", "qtypes"),
+    ("formats", "families"),
+    ("rules",),
+    ("source", "recipe", "mixture"),
+    ("plan",),
+    ("methods",),
+    ("calibration",),
+    ("quality",),
+    ("report",),
+    ("pipeline",),
+    ("cli",),
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+# Libraries that are slow to import, or that only one part of the house may know.
+ONLY_IN = {
+    "torch": ("methods", "calibration", "quality"),
+    "transformers": ("calibration", "quality", "families/tokenizer_check.py"),
+    "numba": ("qtypes",),
+    "gguf": ("quality",),
+    "xllamacpp": ("quality",),
+    "tokenizers": ("families",),
+    "sentencepiece": ("families",),
+    "jinja2": ("families", "calibration"),
+    "huggingface_hub": ("source", "calibration"),
+    "safetensors": ("quality",),
+    "typer": ("cli",),
+    "rich": ("cli",),
+    "click": (),  # Typer vendors its own
+    "pickle": (),
+    "tempfile": (),
+}
+
+MODULE_LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 6
+DATA_TABLES: frozenset[str] = frozenset()  # modules that are nothing but a table of facts
+COMPILERS = {"compiled", "inlined", "called", "intrinsic", "njit"}  # their functions cannot take a dataclass
+
+
+@dataclass(frozen=True)
+class Source:
+    """One module: its path in the package and its tree."""
+
+    name: str
+    tree: ast.Module
+
+    @property
+    def part(self) -> str:
+        return self.name.removesuffix(".py").partition("/")[0]
+
+
+SOURCES = [Source(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text("utf-8"))) for path in MODULES]
+each_module = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every imported module with its line; `from quantkit import x` counts as quantkit.x."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            if node.module == "quantkit":
+                yield from ((node.lineno, f"quantkit.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, node.module or ""
+
+
+@each_module
+def test_imports_point_down(source: Source) -> None:
+    if source.name == "__init__.py":
+        return  # the public API: it gathers names from everywhere
+    for line, name in imports(source.tree):
+        package, _, rest = name.partition(".")
+        part = rest.partition(".")[0]
+        if package == "quantkit" and part not in (source.part, "__version__"):
+            if source.part == "cli" and not part:
+                continue  # the command line uses the public API
+            assert part in LEVEL, f"{source.name}:{line}: give {part} a layer"
+            assert LEVEL[part] < LEVEL[source.part], f"{source.name}:{line}: {source.part} may not know {part}"
+
+
+@each_module
+def test_libraries_stay_where_they_belong(source: Source) -> None:
+    for line, name in imports(source.tree):
+        allowed = ONLY_IN.get(name.partition(".")[0])
+        assert allowed is None or source.part in allowed or source.name in allowed, f"{source.name}:{line}: {name}"
+
+
+@pytest.mark.parametrize("module", ["quantkit", "quantkit.cli.main", "quantkit.storage"])
+def test_heavy_libraries_load_when_needed(module: str) -> None:
+    heavy = [
+        "torch",
+        "transformers",
+        "numba",
+        "gguf",
+        "tokenizers",
+        "sentencepiece",
+        "huggingface_hub",
+        "jinja2",
+        "rich",
+    ]
+    code = f"import sys, {module}; print(*(name for name in {heavy} if name in sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert out.stdout.split() == []
+
+
+# Nothing but storage writes files
+
+WRITE_FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPEND", "O_TMPFILE"}
+OS_WRITES = {
+    "write", "pwrite", "writev", "pwritev", "sendfile", "copy_file_range", "truncate", "ftruncate", "posix_fallocate",
+    "rename", "renames", "replace", "link", "symlink", "unlink", "remove", "mkdir", "makedirs", "rmdir", "removedirs",
+    "mkfifo", "mknod", "chmod", "chown", "utime", "setxattr", "fdopen",
+}  # fmt: skip
+METHOD_WRITES = {
+    "write_text", "write_bytes", "touch", "mkdir", "rmdir", "unlink", "rename", "symlink_to", "hardlink_to", "chmod",
+    "truncate", "tofile", "savez", "savez_compressed", "savetxt", "open_memmap", "save_file", "save_model",
+    "save_pretrained", "FileHandler", "ZipFile",
+}  # fmt: skip
+SHUTIL_READS = {"which", "disk_usage", "get_terminal_size"}
+NO_FILES = {"view.replace", "build_opener(ProxyHandler({})).open"}  # the weights of a block; a request
+
+
+def writes(tree: ast.AST) -> Iterator[str]:
+    """Everything in a module that may write to a file system."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            if (
+                node.attr in WRITE_FLAGS
+                or (owner == "os" and node.attr in OS_WRITES)
+                or (owner == "shutil" and node.attr not in SHUTIL_READS)
+                or (owner in ("np", "numpy", "torch") and node.attr == "save")
+                or (owner != "os" and node.attr in METHOD_WRITES)
+            ):
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+        elif isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
+            yield from (
+                f"line {node.lineno}: from {node.module} import {a.name}" for a in node.names if a.name != "PathLike"
+            )
+        elif isinstance(node, ast.Call) and call_writes(node):
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def call_writes(call: ast.Call) -> bool:
+    if ast.unparse(call.func) in NO_FILES:
+        return False
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    method = isinstance(call.func, ast.Attribute)
+    owner = call.func.value.id if method and isinstance(call.func.value, ast.Name) else ""
+    if name == "open" and owner not in ("os", "Image"):
+        bound = method and owner not in ("io", "gzip", "bz2", "lzma", "codecs")  # path.open(mode) or open(path, mode)
+        return not reads(argument(call, 0 if bound else 1, "mode"), "r", "rb", "rt")
+    if name == "memmap":
+        return not reads(argument(call, 2, "mode") or ast.Constant(""), "r", "c")
+    if name == "mmap" and owner == "mmap":
+        return "READ" not in ast.unparse(argument(call, 3, "access") or argument(call, 3, "prot") or ast.Constant(""))
+    return name == "replace" and method and len(call.args) == 1 and not call.keywords  # Path.replace, not str.replace
+
+
+def argument(call: ast.Call, position: int, keyword: str) -> ast.expr | None:
+    given = [k.value for k in call.keywords if k.arg == keyword]
+    return given[0] if given else call.args[position] if len(call.args) > position else None
+
+
+def reads(mode: ast.expr | None, *modes: str) -> bool:
+    return mode is None or (isinstance(mode, ast.Constant) and mode.value in modes)
+
+
+@each_module
+def test_only_storage_writes(source: Source) -> None:
+    if source.part != "storage":
+        assert list(writes(source.tree)) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open('f', 'w')", "open('f', mode='ab')", "open('f', 'r+b')", "open('f', mode)", "open('f', 'xb')",
+        "path.open('w')", "path.open(mode='a')", "io.open('f', 'w')", "gzip.open('f', 'wb')", "Path('f').open('rb+')",
+        "path.write_text('')", "path.write_bytes(b'')", "path.touch()", "path.mkdir()", "path.unlink()",
+        "path.rename(other)", "path.replace(other)", "os.replace(a, b)", "move = os.rename", "os.write(1, b'')",
+        "os.open('f', os.O_CREAT)", "os.open('f', os.O_RDONLY | os.O_APPEND)", "from os import replace",
+        "shutil.rmtree(a)", "shutil.copyfile(a, b)", "from shutil import copy", "file.truncate(0)",
+        "np.save('f', a)", "np.savez('f', a)", "a.tofile('f')", "np.memmap('f', np.uint8, 'r+')", "np.memmap('f')",
+        "np.memmap('f', mode='w+')", "np.lib.format.open_memmap('f')", "mmap.mmap(fd, 0)", "torch.save(a, 'f')",
+        "safetensors.numpy.save_file(a, 'f')", "logging.FileHandler('f')", "model.save_pretrained('f')",
+    ],
+)  # fmt: skip
+def test_writing_is_recognised(code: str) -> None:
+    assert list(writes(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open('f')", "open('f', 'rb')", "path.open()", "path.open('rb')", "os.open('f', os.O_RDONLY)",
+        "text.replace('a', 'b')",
+        "replace(part, name='x')", "dataclasses.replace(a, b=1)", "now.replace(hour=0)", "shutil.disk_usage('/')",
+        "np.memmap('f', np.uint8, 'r')", "np.memmap('f', mode='r')", "mmap.mmap(fd, 0, access=mmap.ACCESS_READ)",
+        "os.stat('f')", "from os import PathLike", "stream.write(text)", "write_small(path, data, overwrite=True)",
+    ],
+)  # fmt: skip
+def test_reading_is_not_writing(code: str) -> None:
+    assert list(writes(ast.parse(code))) == []
+
+
+# What is said, caught, and how long things are
+
+
+CHILD_PROCESSES = {"calibration/template_process.py"}  # its output is read by the process that started it
+
+
+@each_module
+def test_only_the_command_line_talks(source: Source) -> None:
+    if source.part == "cli" or source.name in CHILD_PROCESSES:
+        return
+    for node in ast.walk(source.tree):
+        name = ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+        assert name not in ("print", "sys.stdout", "sys.stderr", "warnings.warn"), (
+            f"{source.name}:{node.lineno}: {name}"
+        )
+
+
+@each_module
+def test_nothing_is_caught_by_accident(source: Source) -> None:
+    """A handler names what it expects; one for everything must raise again. cli/main.py is where errors end."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ExceptHandler) and source.name != "cli/main.py":
+            caught = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)} if node.type else {"BaseException"}
+            raises = isinstance(node.body[-1], ast.Raise)
+            assert raises or not caught & {"Exception", "BaseException"}, f"{source.name}:{node.lineno}"
+
+
+@each_module
+def test_modules_and_functions_stay_small(source: Source) -> None:
+    lines = len((ROOT / source.name).read_text("utf-8").splitlines())
+    assert lines <= MODULE_LINES or source.name in DATA_TABLES, f"{source.name}: {lines} lines"
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            place = f"{source.name}:{node.name}"
+            assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES, f"{place}: too long"
+            assert parameters(node) <= PARAMETERS or takes_many(source, node), f"{place}: {parameters(node)} parameters"
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    given = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    return len([a for a in given if a.arg not in ("self", "cls")])
+
+
+def takes_many(source: Source, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """A command has a parameter for each option, a compiled loop one for each array."""
+    decorators = {n.id for d in function.decorator_list for n in ast.walk(d) if isinstance(n, ast.Name)}
+    return source.name.startswith("cli/commands/") or (source.part == "qtypes" and bool(decorators & COMPILERS))
+
+
+def test_exemptions_are_needed() -> None:
+    assert {source.name for source in SOURCES} >= DATA_TABLES | CHILD_PROCESSES
