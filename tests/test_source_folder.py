@@ -224,6 +224,22 @@ def test_a_single_file_beside_an_index_of_others(tmp_path: Path) -> None:
     refused(path, "which is the model")
 
 
+@pytest.mark.parametrize(("count", "message"), [(1000, "shards are missing"), (1001, "1,001 shards")])
+def test_checkpoints_have_at_most_a_thousand_shards(count: int, message: str, tmp_path: Path) -> None:
+    part = f"model-00001-of-{count:05d}.safetensors"
+    refused(folder(tmp_path / "parts", **{part: whole(a=[1])}), message)
+    weight_map = {f"t{i}": f"model-{i}.safetensors" for i in range(count)}
+    refused(folder(tmp_path / "index", **{INDEX: {"weight_map": weight_map}}), message)
+
+
+@pytest.mark.parametrize(
+    "path", ["models--a--b/snapshots/main", "models--a--b/other/" + "c" * 40, "x/snapshots/" + "c" * 40]
+)
+def test_only_a_snapshot_of_the_hub_cache_has_a_commit(path: str, tmp_path: Path) -> None:
+    checkpoint = open_source(str(sharded(tmp_path / path)))
+    assert (checkpoint.name, checkpoint.repo, checkpoint.commit) == (Path(path).name, None, None)
+
+
 def test_links_inside_the_folder(tmp_path: Path) -> None:
     path = sharded(tmp_path / "c")
     (path / "model-1.safetensors").rename(path / "blob")
