@@ -223,15 +223,25 @@ def walk_blocks(
     with workers(model.threads, model.device) as pool:
         walk = Walk(model, samples, pool, model.fingerprint(), keep_reference)
         activations, arguments = _embedded(walk, embedding)
-        done = 0
+        done: set[str] = set()
         for index in range(model.count + 1):
-            is_head = index == model.count
-            resident = load_head(model) if is_head else resident_block(model, index, arguments[index])
-            view = BlockView(walk, index, resident, activations)
-            view.replace(visit(index, view))
-            view.leave()
-            done += sum(infos[name].nbytes for name in {linear.source.tensor for linear in resident.linears.values()})
-            emit(TensorProgress("blocks", view.name, "f32", index, model.count + 1, min(done, total), total))
+            name, sources = _visit_block(walk, index, activations, arguments, visit)
+            done |= sources
+            emit(
+                TensorProgress("blocks", name, "f32", index, model.count + 1, sum(infos[n].nbytes for n in done), total)
+            )
+
+
+def _visit_block(
+    walk: Walk, index: int, activations: Activations, arguments: Sequence[Arguments], visit: Visit
+) -> tuple[str, set[str]]:
+    """Load a block, let it be visited, move the samples on; its name and source tensors. The block is gone after."""
+    is_head = index == walk.model.count
+    resident = load_head(walk.model) if is_head else resident_block(walk.model, index, arguments[index])
+    view = BlockView(walk, index, resident, activations)
+    view.replace(visit(index, view))
+    view.leave()
+    return view.name, {linear.source.tensor for linear in resident.linears.values()}
 
 
 def _embedded(walk: Walk, table: Tensor | None) -> tuple[Activations, tuple[Arguments, ...]]:

@@ -40,7 +40,8 @@ def _separated(stack: Any) -> nn.ModuleList:
     count, fused, hidden = stack.gate_up_proj.shape
     with torch.device("meta"):
         separated = nn.ModuleList(_expert(hidden, fused // 2) for _ in range(count))
-    separated.forward = partial(_route, separated, stack._apply_gate)
+    # not `separated` itself: a cycle would keep the block in memory after it is dropped
+    separated.forward = partial(_route, tuple(separated), stack._apply_gate)
     return separated
 
 

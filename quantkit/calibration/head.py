@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +36,7 @@ def load_head(model: BlockModel) -> Resident:
     fill_buffers(skeleton, skeleton.model, model.device)
     # the head is fed hidden states: one row is enough for the ids that the model's forward asks for
     set_parameter(skeleton.model, table, torch.zeros(1, embedding.embedding_dim, device=model.device))
-    head.forward = partial(_in_slabs, head)
+    head.forward = partial(_in_slabs, weakref.proxy(head))  # a cycle would keep the matrix in memory
     linears = {matrix: Linear(matrix, source, *head.weight.shape)}
     return observe(Resident("", skeleton.model, linears, partial(run_head, skeleton)))
 
@@ -108,7 +110,7 @@ def read_logits(
         yield from workers.map(piece, tasks[first : first + workers.count])
 
 
-def _in_slabs(head: nn.Linear, hidden: Tensor) -> Tensor:
+def _in_slabs(head: Any, hidden: Tensor) -> Tensor:
     """The linear's product, slab by slab of rows widened to float32: rows stored in 16 bits stay so in memory."""
     out = hidden.new_empty((*hidden.shape[:-1], head.weight.shape[0]))
     for start in range(0, head.weight.shape[0], SLAB_ROWS):

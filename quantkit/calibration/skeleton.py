@@ -23,6 +23,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
 
+MAX_BUFFER = 1 << 24  # values of a buffer that is computed: rotary frequencies have about a hundred
 EARLY_LONGROPE = frozenset({"su", "yarn"})  # what Phi-3 first called it; transformers 5.23 stumbles over the names
 
 
@@ -57,29 +58,12 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     Raises UnsupportedError for an architecture that transformers or this module does not know, InputError for a
     config.json that makes no sense.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     settings = _sanitized(checkpoint.config)
     kind = settings.pop("model_type", None)
     count = largest_layer(checkpoint.tensors()) + 1
     _check_layers(settings.get("num_hidden_layers", count), count)  # before lists of that length are made
-    try:
-        config = AutoConfig.for_model(kind, **settings)
-    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
-        raise _bad_config(kind, error) from error
-    _check_layers(getattr(config, "num_hidden_layers", None), count)
-    capped = getattr(config, "attn_logit_softcapping", None) is not None  # only the eager code applies it
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                config,
-                dtype=torch.float32,
-                attn_implementation="eager" if capped else "sdpa",
-                trust_remote_code=False,
-            )
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
-        raise _bad_config(kind, error) from error
+    model = _build(kind, settings)
+    _check_layers(getattr(model.config, "num_hidden_layers", None), count)
     model.eval()
     layers = getattr(model.get_decoder(), "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -89,6 +73,33 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     for index, layer in enumerate(layers):
         layer.forward = partial(_record, calls, index, index == len(blocks) - 1)
     return Skeleton(model, blocks, calls)
+
+
+def _build(kind: object, settings: Mapping[str, Any]) -> Any:
+    """The model's class on the meta device. Whatever transformers says about bad numbers becomes one error."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+    if kind not in CONFIG_MAPPING:
+        message = f'transformers does not know model_type "{shown(str(kind))}"'
+        raise UnsupportedError(message, key="model_type", path="config.json", hint="update transformers")
+    try:
+        config = AutoConfig.for_model(kind, **settings)
+        capped = getattr(config, "attn_logit_softcapping", None) is not None  # only the eager code applies it
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config,
+                dtype=torch.float32,
+                attn_implementation="eager" if capped else "sdpa",
+                trust_remote_code=False,
+            )
+    except (
+        ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError,
+        StrictDataclassError,
+    ) as error:  # fmt: skip
+        reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
+        message = f"config.json: {shown(reason, 200)}"
+        raise InputError(message, path="config.json", hint="download config.json again") from error
 
 
 def _record(calls: threading.local, index: int, last: bool, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -154,6 +165,9 @@ def fill_buffers(skeleton: Skeleton, root: nn.Module, device: torch.device) -> N
         if not empty or id(module) in inside:
             continue
         for name, buffer in empty.items():
+            if buffer.numel() > MAX_BUFFER:
+                message = f"config.json: buffer {name} would have {buffer.numel():,} values"
+                raise InputError(message, path="config.json", hint="download config.json again")
             blank = torch.empty_like(buffer, device=device)
             setattr(module, name, blank.fill_(torch.nan) if blank.is_floating_point() else blank.zero_())
         skeleton.model._init_weights(module)
@@ -184,13 +198,3 @@ def _check_layers(said: object, found: int) -> None:
     if said != found or not found:
         message = f"config.json: num_hidden_layers is {shown(str(said))}, the checkpoint has {found} layers"
         raise InputError(message, key="num_hidden_layers", path="config.json", hint="is a shard missing?")
-
-
-def _bad_config(kind: object, error: Exception) -> UnsupportedError | InputError:
-    from transformers import CONFIG_MAPPING
-
-    if kind not in CONFIG_MAPPING:
-        known = f'transformers does not know model_type "{shown(str(kind))}"'
-        return UnsupportedError(known, key="model_type", path="config.json", hint="update transformers")
-    reason = shown(str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__, 200)
-    return InputError(f"config.json: {reason}", path="config.json", hint="download config.json again")

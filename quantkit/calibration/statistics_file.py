@@ -29,7 +29,7 @@ from quantkit.untrusted import InputFile, open_input, parse_json_object, shown
 FORMAT = "quantkit-statistics 1"
 MAX_VALUES = 1 << 24  # JSON values of the metadata: window numbers, sites, linears
 DTYPES = {torch.float64: "F64", torch.float32: "F32"}
-NUMPY = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4")}
+NUMPY: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4")}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Encoded:
 
 def encode_statistics(statistics: Statistics) -> Encoded:
     """Statistics as the bytes of a file. Equal statistics give equal bytes; nothing is held twice."""
-    tensors = dict(_tensors(statistics))
+    tensors = dict(sorted(_tensors(statistics), key=lambda item: item[1].dtype is not torch.float64))  # keeps alignment
     entries: dict[str, Any] = {"__metadata__": {"format": FORMAT, "statistics": _facts(statistics)}}
     offset = 0
     for name, tensor in tensors.items():
@@ -103,7 +103,7 @@ class StatisticsFile:
     grams: Mapping[str, tuple[bool, ...]]
 
     def read(self, sites: Sequence[str] | None = None) -> Statistics:
-        """The statistics of the given sites, None for all. Raises InputError for sums that cannot be what they claim."""
+        """The statistics of the given sites, None for all. Raises InputError for sums that cannot be sums."""
         chosen = sorted(self.facts.sites) if sites is None else sorted(sites)
         parts = {name: tuple(self._part(name, n) for n in range(len(self.facts.parts[name]))) for name in chosen}
         found = {name: self.facts.sites[name] for name in chosen}

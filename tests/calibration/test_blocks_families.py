@@ -1,50 +1,120 @@
-"""walk_blocks against transformers: the head's logits are those of the whole model, for every family."""
+"""walk_blocks against transformers: logits and inputs of linears are the whole model's, for every family."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from checkpoints import VARIANTS, build
 from transformers import AutoModelForCausalLM
+from walks import logits_after, model_of, statistics_of, windows
 
-from quantkit.calibration.blocks import next_token_logits, open_model, walk_blocks
-from quantkit.calibration.samples import Samples, samples_of
-from quantkit.source import open_source
-
-# float32 in another order of summation: relative to the largest logit
+# float32 in another order of summation, relative to the largest value
 TOLERANCE = 2e-5
 
+ONE_OF_EACH = {
+    "llama-untied-gqa", "mistral-sliding", "qwen2-tied", "qwen3", "qwen3-moe", "mixtral-4x1M", "gemma2", "gemma3",
+    "gemma3-with-vision", "phi3-longrope",
+}  # fmt: skip
+EARLY_PHI3 = "phi3-su"  # a checkpoint that transformers 5.23 itself cannot open
 
-def windows(vocabulary: int, shape: tuple[int, int] = (3, 150)) -> Samples:
-    return samples_of(np.random.default_rng(1).integers(0, vocabulary, shape).astype(np.int32))
 
-
-def whole_model(folder: Path, tokens: np.ndarray) -> torch.Tensor:
+def whole_model(folder: Path) -> torch.nn.Module:
+    if folder.name == EARLY_PHI3:
+        config = json.loads((folder / "config.json").read_text())
+        config["rope_scaling"]["type"] = "longrope"
+        (folder / "config.json").write_text(json.dumps(config))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")
-    with torch.no_grad():
-        return model.eval()(input_ids=torch.from_numpy(tokens).long()).logits
+    return model.eval()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [name if name in ONE_OF_EACH else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 def test_logits_equal_the_whole_models(name: str, tmp_path: Path) -> None:
     folder = build(name, tmp_path)
-    checkpoint = open_source(str(folder))
-    model = open_model(checkpoint, threads=2)
-    samples = windows(min(model.rows, 400))
-    found = torch.zeros(*samples.tokens.shape, model.rows)
+    model = model_of(folder)
+    samples = windows(400)
+    found, _ = logits_after(model, samples)
+    with torch.no_grad():
+        expected = whole_model(folder)(input_ids=torch.from_numpy(samples.tokens).long()).logits
+    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["llama-untied-gqa", "phi3", "gemma2"])
+def test_statistics_equal_hooks_on_the_whole_model(name: str, tmp_path: Path) -> None:
+    folder = build(name, tmp_path)
+    model = model_of(folder)
+    samples = windows(400, count=5, seqlen=40)
+    statistics = statistics_of(model, samples)
+    seen: dict[str, torch.Tensor] = {}
+    whole = whole_model(folder)
+    for path, module in whole.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda m, args, path=path: seen.update({f"{path}.weight": args[0]}))
+    with torch.no_grad():
+        whole(input_ids=torch.from_numpy(samples.tokens).long())
+    assert set(statistics.linears) == set(seen)
+    for linear, inputs in seen.items():
+        x = inputs.flatten(0, -2).double()
+        total = statistics.total(linear)
+        assert total.tokens == len(x)
+        for ours, theirs in (
+            (total.squares, x.square().sum(0)),
+            (total.magnitudes, x.abs().sum(0)),
+            (total.peaks, x.abs().amax(0)),
+            (total.gram.full(), x.T @ x),
+            (total.gram.diagonal(), x.square().sum(0)),
+        ):
+            assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "mixtral-4x1M"])
+def test_experts_get_what_the_router_sends_them(name: str, tmp_path: Path) -> None:
+    """Against the stacked experts' own arguments: every expert's tokens, and the inputs of its three matrices."""
+    folder = build(name, tmp_path)
+    samples = windows(400, count=2, seqlen=60)
+    statistics = statistics_of(model_of(folder), samples)
+    whole = whole_model(folder)
+    calls: dict[str, tuple[torch.Tensor, ...]] = {}
+    stacks = {path: m for path, m in whole.named_modules() if hasattr(m, "gate_up_proj")}
+    for path, module in stacks.items():
+        module.register_forward_pre_hook(lambda m, args, path=path: calls.update({path: args}))
+    with torch.no_grad():
+        whole(input_ids=torch.from_numpy(samples.tokens).long())
+    assert len(calls) == 2
+    for path, (hidden, chosen, _) in calls.items():
+        for expert in range(stacks[path].num_experts):
+            x = hidden[(chosen == expert).any(-1)].double()
+            gate, up = (x.float() @ stacks[path].gate_up_proj[expert].T).chunk(2, -1)
+            inner = (stacks[path].act_fn(gate) * up).double()
+            for matrix, inputs in (("gate_proj", x), ("up_proj", x), ("down_proj", inner)):
+                total = statistics.total(f"{path}.{expert}.{matrix}.weight")
+                assert total.tokens == len(inputs)
+                error = (total.gram.full() - inputs.T @ inputs).abs()
+                assert error.max() <= TOLERANCE * max(inputs.square().sum(0).max(), 1e-6)
+        router = statistics.total(f"{path.removesuffix('.experts')}.gate.weight")
+        assert router.tokens == samples.tokens.size
+
+
+def test_sites_are_in_the_order_of_use(tmp_path: Path) -> None:
+    seen = []
 
     def visit(index, block):
-        if block.is_head:
-            for piece in block.logits():
-                found[piece.position, piece.start : piece.start + len(piece.candidate)] = piece.candidate
+        if index == 0:
+            seen.extend(
+                tuple(n.removeprefix("model.layers.0.").removesuffix(".weight") for n in s.linears) for s in block.sites
+            )
         return {}
 
-    walk_blocks(model, samples, visit)
-    expected = whole_model(folder, samples.tokens)
-    scale = expected.abs().max()
-    assert (found - expected).abs().max() <= TOLERANCE * scale
+    logits_after(model_of(build("llama-untied-gqa", tmp_path)), windows(400, count=1, seqlen=8), visit)
+    assert seen == [
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ("self_attn.o_proj",),
+        ("mlp.gate_proj", "mlp.up_proj"),
+        ("mlp.down_proj",),
+    ]

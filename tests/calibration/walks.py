@@ -1,0 +1,85 @@
+"""Helpers for the tests of calibration: models, windows of tokens, and walks that only look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from quantkit.calibration.blocks import BlockView, open_model, walk_blocks
+from quantkit.calibration.model import BlockModel
+from quantkit.calibration.samples import Samples, samples_of
+from quantkit.calibration.statistics import Statistics, merge
+from quantkit.source import open_source
+
+TINY = Path(__file__).parent.parent / "data" / "docs-llama-tiny"
+
+
+def windows(vocabulary: int, count: int = 3, seqlen: int = 150, seed: int = 1) -> Samples:
+    """Random tokens."""
+    shape = (count, seqlen)
+    return samples_of(np.random.default_rng(seed).integers(0, vocabulary, shape).astype(np.int32))
+
+
+def model_of(folder: Path, threads: int = 2) -> BlockModel:
+    return open_model(open_source(str(folder)), threads=threads)
+
+
+def statistics_of(model: BlockModel, samples: Samples, *, hessian: bool = True) -> Statistics:
+    """Statistics of every linear, the head's included."""
+    found: list[Statistics] = []
+
+    def visit(index: int, block: BlockView) -> dict[str, torch.Tensor]:
+        found.append(block.statistics(hessian=hessian, final=True))
+        return {}
+
+    walk_blocks(model, samples, visit)
+    return merge(found)
+
+
+def logits_after(
+    model: BlockModel,
+    samples: Samples,
+    visit: Callable[[int, BlockView], dict[str, torch.Tensor]] = lambda i, b: {},
+    **options,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Logits (n, seqlen, vocabulary) of a walk with this visit, and the reference's where the walk keeps one."""
+    candidates: list[torch.Tensor] = []
+    references: list[torch.Tensor] = []
+
+    def see(index: int, block: BlockView) -> dict[str, torch.Tensor]:
+        replaced = visit(index, block)
+        if block.is_head:
+            block.replace(replaced)
+            for piece in block.logits():
+                candidates.append(piece.candidate)
+                if piece.reference is not None:
+                    references.append(piece.reference)
+            return {}
+        return replaced
+
+    walk_blocks(model, samples, see, **options)
+    shape = (*samples.tokens.shape, -1)
+    return joined(candidates, shape), joined(references, shape) if references else None
+
+
+def joined(pieces: Sequence[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.cat(list(pieces)).reshape(shape)
+
+
+def same_bits(a: Statistics, b: Statistics) -> bool:
+    """Whether two statistics hold the same sums, bit for bit."""
+    if a.sites != b.sites or a.linears != b.linears:
+        return False
+    pairs = [(a.total(name), b.total(name)) for name in a.sites]
+    return all(
+        x.tokens == y.tokens
+        and torch.equal(x.squares, y.squares)
+        and torch.equal(x.magnitudes, y.magnitudes)
+        and torch.equal(x.peaks, y.peaks)
+        and (x.gram is None) == (y.gram is None)
+        and (x.gram is None or torch.equal(x.gram.full(), y.gram.full()))
+        for x, y in pairs
+    )
