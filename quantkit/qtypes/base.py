@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Grid:
     qmin: int
     qmax: int
     levels: F32 | None = None
-    fields: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    fields: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def values(self, codes: Codes) -> F32:
         """Decode codes (n, block) to float32 (n, block), in the exact order of operations of the reference."""
