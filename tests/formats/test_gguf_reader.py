@@ -131,6 +131,51 @@ TENSORS = {
     "sum past the end": ([g.info(b"a", [256]), g.info(b"b", [I64_MAX // 2], 24, 1024)], "ends at byte"),
 }
 
+HUGE = 0x7FFFFFFFFFFFFFC0  # twice this wraps to -128
+
+# Files of the kind that past holes in GGUF readers were about: what is false in each, not an exploit.
+CVES = {
+    "CVE-2024-21802 sizes of a tensor": (Parts(infos=[g.info(b"t", [1 << 62, 8])]), "impossible shape"),
+    "CVE-2024-21825 length of an array": (
+        Parts(entries=[g.entry(b"k", g.ARRAY, g.array(g.STRING, [], (1 << 61) + 1))]),
+        "elements",
+    ),
+    "CVE-2024-21836 count of tensors": (Parts(tensor_count=(1 << 64) // 88 + 1), "tensors"),
+    "CVE-2024-23496 length of a string": (
+        Parts(entries=[g.string(b"", (1 << 64) - 1) + bytes(8)]),
+        "at most 65,535",
+    ),
+    "CVE-2024-23605 count of entries": (Parts(entry_count=(1 << 64) // 48 + 1), "metadata entries"),
+    "CVE-2025-53630 sum of sizes": (
+        Parts(infos=[g.info(b"a", [HUGE], 24, 0), g.info(b"b", [HUGE], 24, HUGE)], data=bytes(64)),
+        "ends at byte",
+    ),
+    "CVE-2026-27940 sum of sizes that wraps": (
+        Parts(
+            infos=[g.info(b"a", [HUGE], 24, 0), g.info(b"b", [HUGE], 24, HUGE), g.info(b"c", [192], 24, 2 * HUGE)],
+            data=bytes(64),
+        ),
+        "ends at byte",
+    ),
+    "CVE-2026-33298 bytes of a tensor": (
+        Parts(infos=[g.info(b"t", [1 << 31, 1 << 31])], data=bytes(64)),
+        "ends at byte",
+    ),
+    "CVE-2026-7482 data beyond the end": (Parts(infos=[g.info(b"t", [1 << 28])], data=bytes(64)), "ends at byte"),
+    "division by zero": (Parts(entries=[g.entry(ALIGN, g.U32, g.u32(0))]), "power of two"),
+    "arrays in arrays": (
+        Parts(entries=[g.entry(b"k", g.ARRAY, struct.pack("<IQ", g.ARRAY, 1) * 100_000)]),
+        "array of arrays",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CVES)
+def test_rejects_files_like_those_of_past_holes(name: str, tmp_path: Path) -> None:
+    parts, message = CVES[name]
+    with pytest.raises(InputError, match=message):
+        read_gguf(write(tmp_path, parts))
+
 
 @pytest.mark.parametrize("name", HEADER)
 def test_rejects_header(name: str, tmp_path: Path) -> None:
