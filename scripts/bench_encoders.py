@@ -34,11 +34,11 @@ import sys, time
 import numpy as np
 from quantkit.qtypes import base
 w = np.linspace(-1, 1, 1024, dtype=np.float32).reshape(1, 1024)
-start = time.perf_counter()
+start = time.process_time()
 for name in sys.argv[1].split(","):
     for importance in (None, np.ones(1024, np.float32)):
         base.get(name).encode(w, importance)
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, scales, superblocks
-from quantkit.qtypes.search.blocks import F16, read_half, write_half
+from quantkit.qtypes.search.blocks import F16, Encoder, read_half, write_half
 from quantkit.qtypes.search.planes import Plane, levels_to_planes, pack_planes, unpack_planes
 from quantkit.qtypes.search.scales import Groups, Weighting
 from quantkit.tensors import F32, U8
@@ -31,12 +31,12 @@ PLANES = (Plane(at=2, bits=4, span=16),)
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols // 32 * 18), as ggml's quantize_iq4_nl."""
-    return blocks.encode(w, importance, BLOCK, _quantize)
+    return blocks.encode(w, importance, ENCODER)
 
 
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales that `encode` stores."""
-    return blocks.fit(w, importance, BLOCK, _quantize)
+    return blocks.fit(w, importance, ENCODER)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
@@ -61,21 +61,21 @@ def weighted_groups(weights: F32, importance: F32 | None) -> Groups:
     return Groups(groups, Weighting.IMPORTANCE, importance, sigma2)
 
 
-def _quantize(rows: F32, importance: F32 | None) -> tuple[U8, Grid]:
+def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     """quantize_row_iq4_nl_impl for blocks of 32: codes come from the scale before it is rounded."""
     weights = as_blocks(rows, BLOCK)
     scale = scales.search_levels(weighted_groups(weights, importance), LEVELS)
     grid = _grid(blocks.half(scale))
-    raw = np.empty((len(weights), NBYTES), np.uint8)
     write_half(raw, 0, grid.fields["d"])
     levels_to_planes(weights, scales.inverse(scale), LEVELS, PLANES, raw)
-    return raw, grid
+    return grid
 
 
 def _grid(d: F16) -> Grid:
     return Grid(d.astype(np.float32)[:, None], None, 0, 15, levels=LEVELS, fields={"d": d})
 
 
+ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="iq4_nl", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=20,
     uses_importance=True, code_bytes=16,

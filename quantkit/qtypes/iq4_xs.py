@@ -18,7 +18,7 @@ import numpy as np
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.iq4_nl import GROUP, LEVELS, weighted_groups
 from quantkit.qtypes.search import blocks, scales, superblocks
-from quantkit.qtypes.search.blocks import read_half, write_half
+from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
 from quantkit.qtypes.search.planes import Plane, levels_to_planes, pack_planes, unpack_planes
 from quantkit.tensors import F32, U8
 
@@ -30,12 +30,12 @@ PLANES = (Plane(at=8, bits=4, span=16),)
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols // 256 * 136), as ggml's quantize_iq4_xs."""
-    return blocks.encode(w, importance, BLOCK, _quantize)
+    return blocks.encode(w, importance, ENCODER)
 
 
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales that `encode` stores."""
-    return blocks.fit(w, importance, BLOCK, _quantize)
+    return blocks.fit(w, importance, ENCODER)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
@@ -64,21 +64,19 @@ def _write_scales(raw: U8, grid: Grid) -> None:
     raw[:, 4:8] = ((stored[0::2] & 15) | (stored[1::2] & 15) << 4).T
 
 
-def _quantize(rows: F32, importance: F32 | None) -> tuple[U8, Grid]:
+def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     """quantize_row_iq4_nl_impl for blocks of 256: codes come from d before it is rounded."""
     weights = as_blocks(rows, BLOCK)
     scale = scales.search_levels(weighted_groups(weights, importance), LEVELS).reshape(len(weights), BLOCK // GROUP)
-    d = -scales.signed_peaks(scale) / np.float32(-SCALE_LOW)
-    sc = scales.nearest_codes(scale, scales.inverse(d), SCALE_LOW, SCALE_HIGH)
+    d, sc = scales.signed_units(scale, (SCALE_LOW, SCALE_HIGH), zero_code=0, exact=True)
     grid = superblocks.signed_grid(blocks.half(d), sc, (0, 15), LEVELS)
-    raw = np.empty((len(weights), NBYTES), np.uint8)
     _write_scales(raw, grid)
-    with np.errstate(invalid="ignore"):
-        unrounded = (d[:, None] * sc.astype(np.float32)).reshape(-1)
+    unrounded = (d[:, None] * sc).reshape(-1)
     levels_to_planes(weights, scales.inverse(unrounded), LEVELS, PLANES, raw)
-    return raw, grid
+    return grid
 
 
+ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="iq4_xs", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=23,
     uses_importance=True, code_bytes=128,

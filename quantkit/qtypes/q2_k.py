@@ -17,7 +17,7 @@ import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, superblocks
-from quantkit.qtypes.search.blocks import read_half, write_half
+from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
 from quantkit.qtypes.search.planes import Plane, pack_planes, round_to_planes, unpack_planes
 from quantkit.qtypes.search.scales import Steps, Weighting
 from quantkit.tensors import F32, U8
@@ -35,12 +35,12 @@ SEARCH = superblocks.OffsetSearch(
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols // 256 * 84), as ggml's quantize_q2_K."""
-    return blocks.encode(w, importance, BLOCK, _quantize)
+    return blocks.encode(w, importance, ENCODER)
 
 
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales and minima that `encode` stores."""
-    return blocks.fit(w, importance, BLOCK, _quantize)
+    return blocks.fit(w, importance, ENCODER)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
@@ -64,15 +64,15 @@ def _write_scales(raw: U8, grid: Grid) -> None:
     write_half(raw, 82, grid.fields["dmin"])
 
 
-def _quantize(rows: F32, importance: F32 | None) -> tuple[U8, Grid]:
+def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     weights = as_blocks(rows, BLOCK)
     grid, search_codes = superblocks.search_offset(weights, importance, SEARCH)
-    raw = np.empty((len(weights), NBYTES), np.uint8)
     _write_scales(raw, grid)
     round_to_planes(weights, grid, search_codes, PLANES, raw)
-    return raw, grid
+    return grid
 
 
+ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q2_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=10,
     uses_importance=True, code_bytes=64,

@@ -18,7 +18,7 @@ import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, scales, superblocks
-from quantkit.qtypes.search.blocks import read_half, write_half
+from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
 from quantkit.qtypes.search.planes import Plane, SearchCodes, pack_planes, round_to_planes, unpack_planes
 from quantkit.qtypes.search.scales import Groups, Weighting
 from quantkit.tensors import F32, U8
@@ -33,12 +33,12 @@ PLANES = (Plane(at=32, bits=2, span=32), Plane(at=0, bits=1, span=32, shift=2))
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols // 256 * 110), as ggml's quantize_q3_K."""
-    return blocks.encode(w, importance, BLOCK, _quantize)
+    return blocks.encode(w, importance, ENCODER)
 
 
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales that `encode` stores."""
-    return blocks.fit(w, importance, BLOCK, _quantize)
+    return blocks.fit(w, importance, ENCODER)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
@@ -67,29 +67,23 @@ def _write_scales(raw: U8, grid: Grid) -> None:
     write_half(raw, 108, grid.fields["d"])
 
 
-def _quantize(rows: F32, importance: F32 | None) -> tuple[U8, Grid]:
+def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     weights = as_blocks(rows, BLOCK)
     grid, search_codes = _search(weights) if importance is None else _search_weighted(weights, importance)
-    raw = np.empty((len(weights), NBYTES), np.uint8)
     _write_scales(raw, grid)
     round_to_planes(weights, grid, search_codes, PLANES, raw)
-    return raw, grid
+    return grid
 
 
 def _search(weights: F32) -> tuple[Grid, SearchCodes]:
     """quantize_row_q3_K_ref, for blocks (n, 256)."""
     groups = weights.reshape(-1, GROUP)
     scale = scales.search_descent(groups, -LOW).reshape(len(weights), BLOCK // GROUP)
-    peak = scales.signed_peaks(scale)
-    with np.errstate(all="ignore"):
-        factor = np.float32(SCALE_LOW) / peak
-        d = np.where(peak == 0, np.float32(0), np.float32(1) / factor)
-    sc = scales.nearest_codes(scale, factor, SCALE_LOW, SCALE_HIGH)
-    sc[peak == 0] = SCALE_LOW
+    d, sc = scales.signed_units(scale, (SCALE_LOW, SCALE_HIGH), zero_code=SCALE_LOW)
     grid = superblocks.signed_grid(blocks.half(d), sc, (LOW, HIGH))
-    # These codes follow from no formula: search once more, the few groups that keep them.
     zero = np.flatnonzero(grid.scale == 0)
-    return grid, SearchCodes(kept=scales.descent_codes(groups[zero], -LOW))
+    # These codes follow from no formula: search once more, the few groups that keep them.
+    return grid, SearchCodes(kept=scales.descent_codes(groups[zero], -LOW) if zero.size else None)
 
 
 def _search_weighted(weights: F32, importance: F32) -> tuple[Grid, SearchCodes]:
@@ -104,6 +98,7 @@ def _search_weighted(weights: F32, importance: F32) -> tuple[Grid, SearchCodes]:
     return superblocks.signed_grid(blocks.half(d), sc, (LOW, HIGH)), SearchCodes(iscale)
 
 
+ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q3_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=11,
     uses_importance=True, code_bytes=96,

@@ -17,7 +17,7 @@ import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid, QuantType
 from quantkit.qtypes.search import blocks, legacy
-from quantkit.qtypes.search.blocks import read_half, write_half
+from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
 from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
 from quantkit.tensors import F32, U8
 
@@ -29,12 +29,12 @@ PLANES = (Plane(at=6, bits=4, span=16), Plane(at=2, bits=1, span=1, shift=4))
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols // 32 * 22), as ggml's quantize_q5_0."""
-    return blocks.encode(w, importance, BLOCK, _quantize)
+    return blocks.encode(w, importance, ENCODER)
 
 
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales that `encode` stores."""
-    return blocks.fit(w, importance, BLOCK, _quantize)
+    return blocks.fit(w, importance, ENCODER)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
@@ -50,10 +50,11 @@ def unpack(raw: U8) -> tuple[Codes, Grid]:
     return unpack_planes(raw, -TOP, PLANES, BLOCK), legacy.signed_grid(read_half(raw, 0), TOP)
 
 
-def _quantize(rows: F32, importance: F32 | None) -> tuple[U8, Grid]:
-    return legacy.quantize_signed(rows, importance, TOP, PLANES, NBYTES)
+def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
+    return legacy.quantize_signed(rows, importance, TOP, PLANES, raw)
 
 
+ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q5_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=6,
     uses_importance=True, code_bytes=20,

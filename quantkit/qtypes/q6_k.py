@@ -17,7 +17,7 @@ import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, scales, superblocks
-from quantkit.qtypes.search.blocks import read_half, write_half
+from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
 from quantkit.qtypes.search.planes import Plane, SearchCodes, pack_planes, round_to_planes, unpack_planes
 from quantkit.qtypes.search.scales import Groups, Weighting
 from quantkit.tensors import F32, U8
@@ -28,18 +28,18 @@ GROUP = 16
 LOW, HIGH = -32, 31
 SCALE_LOW, SCALE_HIGH = -128, 127
 # A block whose largest scale is smaller is stored as zero bytes (GROUP_MAX_EPS in ggml-quants.c).
-EPS = np.float32(1e-15)
+EPS = 1e-15
 PLANES = (Plane(at=0, bits=4, span=64), Plane(at=128, bits=2, span=32, shift=4))
 
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols // 256 * 210), as ggml's quantize_q6_K."""
-    return blocks.encode(w, importance, BLOCK, _quantize)
+    return blocks.encode(w, importance, ENCODER)
 
 
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales that `encode` stores."""
-    return blocks.fit(w, importance, BLOCK, _quantize)
+    return blocks.fit(w, importance, ENCODER)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
@@ -61,28 +61,23 @@ def _write_scales(raw: U8, grid: Grid) -> None:
     write_half(raw, 208, grid.fields["d"])
 
 
-def _quantize(rows: F32, importance: F32 | None) -> tuple[U8, Grid]:
+def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     """quantize_row_q6_K_ref, and quantize_row_q6_K_impl, which takes the importance alone as weight."""
     weights = as_blocks(rows, BLOCK)
     groups = Groups(weights.reshape(-1, GROUP), Weighting.SQUARE)
     if importance is not None:
         groups = Groups(groups.x, Weighting.PURE_IMPORTANCE, importance)
     scale, iscale, _ = scales.search_signed(groups, -LOW)
-    by_block = scale.reshape(len(weights), BLOCK // GROUP)
-    peak = scales.signed_peaks(by_block)
-    empty = np.abs(peak) < EPS
-    with np.errstate(all="ignore"):
-        factor = np.where(empty, np.float32(0), np.float32(SCALE_LOW) / peak)
-        d = np.where(empty, np.float32(0), np.float32(1) / factor)
-    sc = scales.nearest_codes(by_block, factor, SCALE_LOW, SCALE_HIGH)
+    scale, iscale = scale.reshape(len(weights), BLOCK // GROUP), iscale.reshape(len(weights), BLOCK // GROUP)
+    d, sc = scales.signed_units(scale, (SCALE_LOW, SCALE_HIGH), zero_code=0, eps=EPS)
     grid = superblocks.signed_grid(blocks.half(d), sc, (LOW, HIGH))
-    raw = np.empty((len(weights), NBYTES), np.uint8)
     _write_scales(raw, grid)
-    iscale = np.where(np.repeat(empty, BLOCK // GROUP), np.float32(0), iscale)
-    round_to_planes(weights, grid, SearchCodes(iscale), PLANES, raw)
-    return raw, grid
+    iscale[d == 0] = 0  # such a block is all zero bytes
+    round_to_planes(weights, grid, SearchCodes(iscale.reshape(-1)), PLANES, raw)
+    return grid
 
 
+ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q6_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=14,
     uses_importance=True, code_bytes=192,

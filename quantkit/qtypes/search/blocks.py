@@ -1,14 +1,14 @@
 """From a matrix to bytes or to a grid, a slab of rows at a time.
 
-A searched type is described by `quantize`, which turns a few rows into bytes and the grid on which they lie. Slabs
-keep the scratch memory of a call near 4 MB whatever the size of the matrix; rows are independent, so where they are
+A searched type is described by an `Encoder`, which turns a few rows into bytes and the grid on which they lie. Slabs
+keep the scratch memory of a call near 1 MB whatever the size of the matrix; rows are independent, so where they are
 cut never changes a byte.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +18,26 @@ from quantkit.qtypes.base import Grid
 from quantkit.tensors import F32, U8
 
 F16 = NDArray[np.float16]
-# quantize(rows (r, cols), importance (cols,) or None) -> bytes (n, nbytes) and grid of all blocks of the rows.
-Quantize = Callable[[F32, F32 | None], tuple[U8, Grid]]
 
 SLAB = 1 << 20  # weights
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """A searched type: `block` weights become `nbytes` bytes.
+
+    quantize(rows (r, cols), importance (cols,) or None, raw (n, nbytes)) fills raw for all blocks of the rows, and
+    returns the grid that the bytes describe.
+    """
+
+    block: int
+    nbytes: int
+    quantize: Callable[[F32, F32 | None, U8], Grid]
+
+
 def half(values: F32) -> F16:
     """float32 rounded to float16; what is too large becomes infinite, for `encode` and `fit` to report."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return values.astype(np.float16)
+    return values.astype(np.float16)
 
 
 def read_half(raw: U8, at: int) -> F16:
@@ -40,19 +50,22 @@ def write_half(raw: U8, at: int, values: NDArray[np.generic]) -> None:
     raw.view("<u2")[:, at // 2] = values.astype("<f2", copy=False).view("<u2")
 
 
-def encode(w: F32, importance: F32 | None, block: int, quantize: Quantize) -> U8:
+def encode(w: F32, importance: F32 | None, encoder: Encoder) -> U8:
     """Bytes (rows, row_bytes) of float32 w (rows, cols).
 
     Raises NonFiniteError, with the flat index of the block, where a stored scale would be infinite or NaN.
     """
-    parts = [raw for raw, _ in _slabs(w, importance, block, quantize)]
-    raw = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return raw.reshape(len(w), w.shape[1] // block * raw.shape[1])
+    raw = _memory(w, encoder)
+    with np.errstate(all="ignore"):
+        for _ in _slabs(w, importance, encoder, raw):
+            pass
+    return raw.reshape(len(w), w.shape[1] // encoder.block * encoder.nbytes)
 
 
-def fit(w: F32, importance: F32 | None, block: int, quantize: Quantize) -> Grid:
+def fit(w: F32, importance: F32 | None, encoder: Encoder) -> Grid:
     """The grids of all blocks of w (rows, cols), in row-major order. Raises like `encode`."""
-    grids = [grid for _, grid in _slabs(w, importance, block, quantize)]
+    with np.errstate(all="ignore"):
+        grids = list(_slabs(w, importance, encoder, _memory(w, encoder)))
     first = grids[0]
     return replace(
         first,
@@ -62,16 +75,25 @@ def fit(w: F32, importance: F32 | None, block: int, quantize: Quantize) -> Grid:
     )
 
 
-def _slabs(w: F32, importance: F32 | None, block: int, quantize: Quantize) -> Iterator[tuple[U8, Grid]]:
-    """Bytes (n, nbytes) and grid of the blocks of each slab of rows."""
+def _memory(w: F32, encoder: Encoder) -> U8:
+    return np.empty((w.size // encoder.block, encoder.nbytes), np.uint8)
+
+
+def _slabs(w: F32, importance: F32 | None, encoder: Encoder, raw: U8) -> Iterator[Grid]:
+    """Fill raw (n, nbytes) slab by slab, and give the grid of each.
+
+    Infinities and NaN are part of the arithmetic, as in C: the caller silences warnings about them.
+    """
     rows, cols = w.shape
     if importance is not None:
         assert importance.shape == (cols,), (importance.shape, cols)
-    step = max(1, SLAB // max(cols, 1))
+        importance = np.require(importance, np.float32, ["C", "A"])
+    step, per_row = max(1, SLAB // max(cols, 1)), cols // encoder.block
     for start in range(0, max(rows, 1), step):
-        raw, grid = quantize(w[start : start + step], importance)
-        _check_finite(grid, block, start * cols)
-        yield raw, grid
+        stop = start + step
+        grid = encoder.quantize(w[start:stop], importance, raw[start * per_row : stop * per_row])
+        _check_finite(grid, encoder.block, start * cols)
+        yield grid
 
 
 def _check_finite(grid: Grid, block: int, start: int) -> None:

@@ -19,12 +19,12 @@ from quantkit.tensors import F32, U8
 BLOCK = 32
 
 
-def quantize_signed(
-    rows: F32, importance: F32 | None, top: int, planes: tuple[Plane, ...], nbytes: int
-) -> tuple[U8, Grid]:
-    """Codes -top..top - 1 (quantize_row_q4_0_ref, _q5_0_ref; with importance, the functions ending in _impl)."""
+def quantize_signed(rows: F32, importance: F32 | None, top: int, planes: tuple[Plane, ...], raw: U8) -> Grid:
+    """`Encoder.quantize` for codes -top..top - 1.
+
+    quantize_row_q4_0_ref and _q5_0_ref of ggml-quants.c; with importance, the functions ending in _impl.
+    """
     blocks = as_blocks(rows, BLOCK)
-    raw = np.empty((len(blocks), nbytes), np.uint8)
     if importance is None:
         d, _ = cut_to_planes(blocks, top, True, planes, raw)
         grid = signed_grid(half(d), top)
@@ -34,15 +34,12 @@ def quantize_signed(
         grid = signed_grid(half(d), top)
         round_to_planes(blocks, unscaled(grid), SearchCodes(iscale), planes, raw)
     write_half(raw, 0, grid.fields["d"])
-    return raw, grid
+    return grid
 
 
-def quantize_offset(
-    rows: F32, importance: F32 | None, top: int, planes: tuple[Plane, ...], nbytes: int
-) -> tuple[U8, Grid]:
-    """Codes 0..top (quantize_row_q4_1_ref, _q5_1_ref; with importance, the functions ending in _impl)."""
+def quantize_offset(rows: F32, importance: F32 | None, top: int, planes: tuple[Plane, ...], raw: U8) -> Grid:
+    """`Encoder.quantize` for codes 0..top: quantize_row_q4_1_ref and _q5_1_ref, or those ending in _impl."""
     blocks = as_blocks(rows, BLOCK)
-    raw = np.empty((len(blocks), nbytes), np.uint8)
     if importance is None:
         d, m = cut_to_planes(blocks, top, False, planes, raw)
         grid = offset_grid(half(d), half(m), top)
@@ -53,7 +50,7 @@ def quantize_offset(
         round_to_planes(blocks, unscaled(grid), SearchCodes(found.iscale, found.origin), planes, raw)
     write_half(raw, 0, grid.fields["d"])
     write_half(raw, 2, grid.fields["m"])
-    return raw, grid
+    return grid
 
 
 def signed_grid(d: F16, top: int) -> Grid:

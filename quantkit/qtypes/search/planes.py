@@ -78,12 +78,10 @@ def round_to_planes(blocks: F32, grid: Grid, search: SearchCodes, planes: tuple[
     """Round blocks (b, block) to their grid and write the codes into `raw` (b, nbytes)."""
     from quantkit.qtypes.search import rounding
 
-    scale = grid.scale.reshape(-1)
-    nothing, zeros = np.empty((0, 0), np.float32), np.zeros(scale.size, np.float32)
-    offset = zeros if grid.offset is None else grid.offset.reshape(-1)
-    iscale = zeros if search.iscale is None else search.iscale
-    origin = zeros if search.origin is None else search.origin
-    kept = nothing if search.kept is None else search.kept
+    nothing = np.empty(0, np.float32)
+    scale, offset = grid.scale.reshape(-1), nothing if grid.offset is None else grid.offset.reshape(-1)
+    iscale, origin = (nothing if array is None else array for array in (search.iscale, search.origin))
+    kept = nothing.reshape(0, 0) if search.kept is None else search.kept
     limits, layout = (grid.qmin, grid.qmax), _layout(planes)
     rounding.round_to_planes(frozen(blocks), scale, offset, iscale, origin, kept, *limits, layout, raw)
 

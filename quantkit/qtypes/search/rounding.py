@@ -43,7 +43,8 @@ def _searched_group(x, at, n, origin, iscale, low, high, codes, to):  # type: ig
 def round_to_planes(x, scale, offset, iscale, origin, kept, low, high, planes, raw):  # type: ignore[no-untyped-def]
     """Codes on the grid (scale, offset). A group whose scale is zero keeps the codes of its search.
 
-    Those follow from iscale and origin or, unless it is empty, are the next row of kept (k, n).
+    Those follow from iscale and origin or, unless it is empty, are the next row of kept (k, n). An empty offset or
+    origin is zero.
     """
     count, block = x.shape
     groups = scale.size // max(count, 1)
@@ -53,13 +54,15 @@ def round_to_planes(x, scale, offset, iscale, origin, kept, low, high, planes, r
         for j in range(groups):
             g, at = b * groups + j, b * block + j * n
             if scale[g] != ZERO:
-                _divide_group(x, at, n, offset[g], scale[g], low, high, codes, j * n)
+                start = offset[g] if offset.size else ZERO
+                _divide_group(x, at, n, start, scale[g], low, high, codes, j * n)
             elif kept.size:
                 for i in range(n):
                     codes[j * n + i] = np.int32(kept[taken, i]) - low
                 taken += 1
             else:
-                _searched_group(x, at, n, origin[g], iscale[g], low, high, codes, j * n)
+                start = origin[g] if origin.size else ZERO
+                _searched_group(x, at, n, start, iscale[g], low, high, codes, j * n)
         pack_block(codes, planes, flat, b * raw.shape[1])
 
 
@@ -132,14 +135,27 @@ def proportional_codes(values, top, unit, codes):  # type: ignore[no-untyped-def
 
 
 @compiled
-def signed_peaks(values, peaks):  # type: ignore[no-untyped-def]
-    """The first element of largest magnitude of each row (m, n)."""
+def signed_units(values, low, high, eps, zero_code, exact, unit, codes):  # type: ignore[no-untyped-def]
+    """unit = peak / low, and codes = clip(nearest(value / unit), low, high), int8, per row of values (m, n).
+
+    The peak is the first element of largest magnitude; value / unit is computed as value * (low / peak), and unit,
+    unless `exact`, as 1 / (low / peak). A row whose peak is 0 or below eps in magnitude has unit 0 (if `exact`, with
+    the sign that the division gives it) and codes zero_code.
+    """
     for row in range(values.shape[0]):
         peak = ZERO
         for j in range(values.shape[1]):
             if abs(values[row, j]) > abs(peak):
                 peak = values[row, j]
-        peaks[row] = peak
+        empty = peak == ZERO or abs(peak) < eps
+        factor = np.float32(low) / peak
+        if exact:
+            unit[row] = peak / np.float32(low)
+        else:
+            unit[row] = ZERO if empty else ONE / factor
+        for j in range(values.shape[1]):
+            code = min(max(_nearest(factor * values[row, j]), low), high)
+            codes[row, j] = zero_code if empty else code
 
 
 @compiled

@@ -66,7 +66,7 @@ class OffsetScales:
 
 def frozen(array: F32) -> F32:
     """A read-only view: compiled loops take their sources read-only, whatever the caller has."""
-    view = np.require(array, np.float32, ["C", "A"]).view()
+    view = array.view()
     view.flags.writeable = False
     return view
 
@@ -177,13 +177,20 @@ def proportional_codes(values: F32, top: int) -> tuple[F32, U8]:
     return unit, codes
 
 
-def signed_peaks(values: F32) -> F32:
-    """The element of largest magnitude of each row (m, n), the first of equals; 0 where all are 0 or NaN."""
+def signed_units(
+    values: F32, limits: tuple[int, int], zero_code: int, *, eps: float = 0.0, exact: bool = False
+) -> tuple[F32, NDArray[np.int8]]:
+    """Rows of `values` (m, n) as codes limits[0]..limits[1] of peak / limits[0]: that unit (m,), and codes (m, n).
+
+    The peak is the element of largest magnitude, the first of equals. The unit is computed as the inverse of
+    limits[0] / peak unless `exact`. A row whose peak is 0 or below eps in magnitude has unit 0 and codes `zero_code`.
+    """
     from quantkit.qtypes.search import rounding
 
-    peaks = np.empty(len(values), np.float32)
-    rounding.signed_peaks(values, peaks)
-    return peaks
+    unit = np.empty(len(values), np.float32)
+    codes = np.empty(values.shape, np.int8)
+    rounding.signed_units(values, *limits, np.float32(eps), zero_code, exact, unit, codes)
+    return unit, codes
 
 
 def nearest_codes(values: F32, factor: F32, low: int, high: int) -> NDArray[np.int8]:
@@ -197,5 +204,4 @@ def nearest_codes(values: F32, factor: F32, low: int, high: int) -> NDArray[np.i
 
 def inverse(values: F32) -> F32:
     """1 / value, and 0 where the value is 0; infinite where float32 has no number that large."""
-    with np.errstate(all="ignore"):
-        return np.divide(np.float32(1), values, out=np.zeros_like(values), where=values != 0)
+    return np.divide(np.float32(1), values, out=np.zeros_like(values), where=values != 0)

@@ -15,7 +15,6 @@ from quantkit.qtypes.search.tiles import (
     compiled,
     gather_tile,
     inlined,
-    load_tile,
     load_weighted,
     signed_peak,
 )
@@ -99,7 +98,7 @@ def _sweep(x, codes, low, high, slx, sl2):  # type: ignore[no-untyped-def]
     return slx, sl2
 
 
-@compiled
+@inlined
 def _descend(x, codes, sweeps, low, high):  # type: ignore[no-untyped-def]
     """First codes and up to `sweeps` sweeps. Return scales, and as bits the lanes that the last sweep changed.
 
@@ -123,54 +122,46 @@ def _descend(x, codes, sweeps, low, high):  # type: ignore[no-untyped-def]
         if changed == 0:
             break
     empty = absolute(peak) < splat(EPS, WIDTH)
-    for i in range(x.shape[0]):
-        store(codes, i * WIDTH, select(empty, low, load(codes, i * WIDTH, WIDTH)))
+    if lane_bits(empty) != 0:
+        for i in range(x.shape[0]):
+            store(codes, i * WIDTH, select(empty, low, load(codes, i * WIDTH, WIDTH)))
     return select(empty, zero, select(sl2 > zero, slx / sl2, zero)), changed
-
-
-@compiled
-def _descend_pending(groups, pending, count, low, high, scale, kept):  # type: ignore[no-untyped-def]
-    """All sweeps for the `count` groups whose numbers are in pending (WIDTH,)."""
-    n = groups.shape[1]
-    x, codes = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
-    starts, found = np.empty(WIDTH, np.int64), np.empty(WIDTH, np.float32)
-    for lane in range(WIDTH):
-        starts[lane] = pending[min(lane, count - 1)] * n
-    gather_tile(groups.reshape(-1), starts, n, x)
-    scales, _ = _descend(x, codes, SWEEPS, low, high)
-    store(found, 0, scales)
-    for lane in range(count):
-        scale[pending[lane]] = found[lane]
-        if kept.size:
-            for i in range(n):
-                kept[pending[lane], i] = codes[i, lane]
 
 
 @compiled
 def search_descent(groups, top, scale, kept):  # type: ignore[no-untyped-def]
     """Search B: least squares with weights x*x, then codes changed one by one while the fit improves.
 
-    scale (lanes,) and, unless it is empty, kept (lanes, n) with the codes; a group that counts as zero has scale 0
-    and codes -top. Four of five groups are done after one sweep; the others are gathered into full tiles, from the
-    start, because a tile takes as many sweeps as its slowest lane.
+    scale (lanes,) and, unless it is empty, kept (m, n) with the codes; a group that counts as zero has scale 0 and
+    codes -top. Four of five groups are done after one sweep, but a tile takes as many as its slowest lane: so tiles
+    get one sweep, and groups that it changes wait until they fill a tile and start again.
     """
-    n = groups.shape[1]
+    count, n = groups.shape
     x, codes = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
-    pending, count = np.empty(WIDTH, np.int64), 0
+    starts, found = np.empty(WIDTH, np.int64), np.empty(WIDTH, np.float32)
+    pending, waiting, first = np.empty(2 * WIDTH, np.int64), 0, 0
     low, high = splat(np.float32(-top), WIDTH), splat(np.float32(top - 1), WIDTH)
-    for first in range(0, scale.size, WIDTH):
-        load_tile(groups.reshape(-1), first, n, x)
-        scales, changed = _descend(x, codes, 1, low, high)
-        store(scale, first, scales)
-        for lane in range(min(WIDTH, groups.shape[0] - first)):
-            if changed >> np.uint64(lane) & np.uint64(1):
-                pending[count] = first + lane
-                count += 1
-                if count == WIDTH:
-                    _descend_pending(groups, pending, count, low, high, scale, kept)
-                    count = 0
-            elif kept.size:
+    while first < count or waiting > 0:
+        again = waiting >= WIDTH or first >= count
+        used = min(waiting if again else count - first, WIDTH)
+        waiting -= used if again else 0
+        for lane in range(WIDTH):
+            taken = min(lane, used - 1)
+            starts[lane] = pending[waiting + taken] if again else (first + taken) * n
+        gather_tile(groups.reshape(-1), starts, n, x)
+        scales, changed = _descend(x, codes, SWEEPS if again else 1, low, high)
+        if again:
+            store(found, 0, scales)
+            for lane in range(used):
+                scale[starts[lane] // n] = found[lane]
+        else:
+            store(scale, first, scales)
+            for lane in range(used):
+                if changed >> np.uint64(lane) & np.uint64(1):
+                    pending[waiting] = starts[lane]
+                    waiting += 1
+            first += WIDTH
+        if kept.size:
+            for lane in range(used):
                 for i in range(n):
-                    kept[first + lane, i] = codes[i, lane]
-    if count:
-        _descend_pending(groups, pending, count, low, high, scale, kept)
+                    kept[starts[lane] // n, i] = codes[i, lane]

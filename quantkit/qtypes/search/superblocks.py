@@ -61,23 +61,21 @@ def search_offset(blocks: F32, importance: F32 | None, search: OffsetSearch) -> 
 
 def block_sigma2(blocks: F32, factor: int, groups: int) -> F32:
     """factor * mean square of each block (b, n), repeated for each of its groups: (b * groups,)."""
-    with np.errstate(over="ignore"):  # the scales overflow as well then: `blocks` refuses them
-        mean = np.float32(factor) * scales.square_sums(blocks) / np.float32(blocks.shape[1])
-    return np.repeat(mean, groups)
+    return np.repeat(np.float32(factor) * scales.square_sums(blocks) / np.float32(blocks.shape[1]), groups)
 
 
 def offset_grid(d: F16, dmin: F16, sc: U8, m: U8, top: int) -> Grid:
     """The grid of codes 0..top with scales d * sc and offsets -dmin * m; d and dmin (b,), sc and m (b, groups)."""
-    with np.errstate(invalid="ignore"):  # an infinite d times 0: `blocks` refuses it
-        scale = d.astype(np.float32)[:, None] * sc.astype(np.float32)
-        offset = -(dmin.astype(np.float32)[:, None] * m.astype(np.float32))
+    with np.errstate(invalid="ignore"):  # an infinite d, which no encoder stores, times 0
+        scale = d.astype(np.float32)[:, None] * sc
+        offset = -(dmin.astype(np.float32)[:, None] * m)
     return Grid(scale, offset, 0, top, fields={"d": d, "dmin": dmin, "sc": sc, "m": m})
 
 
 def signed_grid(d: F16, sc: NDArray[np.int8], limits: tuple[int, int], levels: F32 | None = None) -> Grid:
     """The grid of codes limits[0]..limits[1] with scales d * sc; d (b,), sc (b, groups)."""
     with np.errstate(invalid="ignore"):
-        scale = d.astype(np.float32)[:, None] * sc.astype(np.float32)
+        scale = d.astype(np.float32)[:, None] * sc
     return Grid(scale, None, *limits, levels=levels, fields={"d": d, "sc": sc})
 
 

@@ -30,11 +30,12 @@ PURE_IMPORTANCE = int(Weighting.PURE_IMPORTANCE)
 
 # error_model: division by zero gives an infinity or NaN, as in C. No fastmath: it would allow fused multiply-adds.
 compiled = njit(nogil=True, cache=True, error_model="numpy")
-# For functions that are called inside loops of the others.
+# Functions that the others call: once per tile, or within loops over a tile.
+called = njit(nogil=True, error_model="numpy")
 inlined = njit(nogil=True, error_model="numpy", forceinline=True)
 
 
-@inlined
+@called
 def load_tile(source, first, n, tile):  # type: ignore[no-untyped-def]
     """Copy groups first .. first + WIDTH - 1 of flat `source`, n elements each, into `tile` (n, WIDTH).
 
@@ -50,7 +51,7 @@ def load_tile(source, first, n, tile):  # type: ignore[no-untyped-def]
     gather_tile(source, starts, n, tile)
 
 
-@inlined
+@called
 def gather_tile(source, starts, n, tile):  # type: ignore[no-untyped-def]
     """Copy the n elements from each of WIDTH `starts` in flat `source` into `tile` (n, WIDTH)."""
     whole = n - n % SIDE
@@ -84,7 +85,7 @@ def square_sums(source, n, sums):  # type: ignore[no-untyped-def]
             sums[row + lane] = lane_sums[lane]
 
 
-@inlined
+@called
 def load_weighted(groups, importance, sigma2, how, first, x, weight):  # type: ignore[no-untyped-def]
     """Load groups first.. of `groups` (m, n) into the tile x, and make their weights as `how` says.
 
