@@ -4,6 +4,7 @@
 #   PYTHON=name    the interpreter it is made from (3.11 or newer)
 #   TORCH=spec     the PyTorch requirement to install; the default prefers the CPU build where one is on offer.
 #                  For CUDA: make demo TORCH=torch
+#   LLAMA_CPP=dir  a llama.cpp tree with build/bin/llama-quantize, for `make bench` to compare with
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -50,7 +51,7 @@ format: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python scripts/bench_encoders.py
-	$(BIN)/python scripts/bench_convert.py
+	$(BIN)/python scripts/bench_convert.py $(if $(LLAMA_CPP),--llama-cpp $(LLAMA_CPP))
 
 clean:
 	rm -rf $(VENV) .reference out
