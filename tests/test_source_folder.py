@@ -629,3 +629,11 @@ def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(open_source(str(path)).tensors()) == 40
+
+
+def test_folders_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sharded(tmp_path)
+    monkeypatch.setattr("quantkit.source.folder.MAX_FOLDER_ENTRIES", 4)
+    assert open_source(str(path)).tensors()
+    (path / "one more").touch()
+    refused(path, "more than 4 files")
