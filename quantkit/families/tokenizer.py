@@ -20,7 +20,7 @@ from quantkit.families.pretokenizer_table import LLAMA_CPP
 from quantkit.families.pretokenizers import find_pre
 from quantkit.families.sentencepiece_model import SentencePieceModel, is_tiktoken, parse_sentencepiece
 from quantkit.families.special_tokens import SpecialTokens, find_special_tokens
-from quantkit.families.tokenizer_bpe import byte_level_vocabulary, is_byte_level_class
+from quantkit.families.tokenizer_bpe import byte_level_vocabulary, check_byte_level, is_byte_level_class
 from quantkit.families.tokenizer_files import (
     MAX_VALUES,
     TEKKEN,
@@ -182,6 +182,7 @@ def _read(source: _Source, rules: FamilyRules, pre: str | None) -> _Read:
         vocabulary = _without_pre(vocabulary, pre)
         found_by = "default"
     else:
+        check_byte_level(tokenizer.decoder)
         match = find_pre(tokenizer, source.data, pre)
         vocabulary = byte_level_vocabulary(tokenizer, source.files, match.name)
         vocabulary = replace(vocabulary, warnings=(*match.warnings, *vocabulary.warnings))

@@ -29,9 +29,8 @@ def byte_level_vocabulary(tokenizer: BpeTokenizer, files: TokenizerFiles, pre: s
     """The vocabulary of a byte-level BPE tokenizer, padded to the rows of the embedding.
 
     Types and texts are those of the reference converter (conversion/base.py, get_vocab_base). Raises InputError when
-    the vocabulary is larger than the embedding, UnsupportedError when the decoder is not byte-level.
+    the vocabulary is larger than the embedding.
     """
-    check_byte_level(tokenizer.decoder)
     added, warnings = added_tokens(tokenizer, files)
     ids = {**tokenizer.vocab, **{token.content: token.index for token in tokenizer.added}}
     size = len(ids) if files.vocab_size is None else files.vocab_size
