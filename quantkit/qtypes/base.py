@@ -45,9 +45,10 @@ class Grid:
         n, block = codes.shape
         groups = self.scale.shape[1]
         level = codes.astype(np.float32) if self.levels is None else self.levels[codes]
-        value = level.reshape(n, groups, block // groups) * self.scale[:, :, None]
+        value = level.reshape(n, groups, block // groups)
+        value *= self.scale[:, :, None]
         if self.offset is not None:
-            value = value + self.offset[:, :, None]
+            value += self.offset[:, :, None]
         return value.reshape(n, block)
 
 
