@@ -24,7 +24,7 @@ HUB_TEXT_BYTES = 64 << 20  # text taken from the start of a data set on the Hub
 MAX_ROWS = 10_000_000
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 DATASET = re.compile(
-    r"hf://(?:datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?"
+    r"hf://(?:datasets/)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<config>[\w.-]+))?"
     r"(?:@(?P<revision>[\w.-]+))?(?::(?P<split>[\w.\[\]%:-]+))?"
 )
 

@@ -24,10 +24,6 @@ NOW = datetime(2025, 1, 1, tzinfo=UTC)  # what strftime_now sees
 GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
-class _TooLongError(Exception):
-    """The rendered text is longer than allowed."""
-
-
 def main() -> int:
     """Render what stdin asks for; returns the exit status."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -52,7 +48,7 @@ def _answer(work: Mapping[str, Any]) -> dict[str, Any]:
             left -= len(texts[-1])
     except (
         TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError,
-        MemoryError, _TooLongError,
+        MemoryError,
     ) as error:  # fmt: skip
         return {"error": f"{type(error).__name__}: {str(error)[:500]}", "conversation": number}
     return {"texts": texts}
@@ -64,7 +60,7 @@ def _rendered(template: Template, messages: Sequence[Mapping[str, Any]], tokens:
         pieces.append(piece)
         limit -= len(piece)
         if limit < 0:
-            raise _TooLongError("the text is too long")
+            raise TemplateError("the text is too long")
     return "".join(pieces)
 
 

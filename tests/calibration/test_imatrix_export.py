@@ -1,0 +1,74 @@
+"""Statistics as an imatrix: names and shapes of the target, values of the source, through the gguf package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import build
+from gguf import GGUFReader
+from walks import TINY, model_of, statistics_of, windows
+
+from quantkit.calibration.imatrix import to_imatrix
+from quantkit.errors import InputError
+from quantkit.families.model import Model
+from quantkit.formats.imatrix import encode_imatrix_gguf, match_importance, read_imatrix
+from quantkit.pipeline.prepare import describe_source
+from quantkit.source import open_source
+
+
+def described(folder: Path) -> Model:
+    return describe_source(open_source(str(folder)), pre="qwen2" if "qwen" in folder.name else None)
+
+
+@pytest.mark.parametrize("name", ["llama-untied-gqa", "mixtral-4x1M", "qwen3-moe", "gemma3", "phi3"])
+def test_every_matrix_of_the_target_is_covered(name: str, tmp_path: Path) -> None:
+    """Every two-dimensional weight inside blocks, and the output where the model has one of its own."""
+    folder = build(name, tmp_path)
+    statistics = statistics_of(model_of(folder), windows(400, count=2, seqlen=70), hessian=False)
+    model = described(folder)
+    imatrix = to_imatrix(statistics, model)
+    shapes = {t.name: t.shape for t in model.tensors if len(t.shape) > 1 and t.name != "token_embd.weight"}
+    assert set(imatrix.entries) == set(shapes)
+    for tensor, shape in shapes.items():
+        entry = imatrix.entries[tensor]
+        experts = shape[0] if len(shape) == 3 else 1
+        assert entry.sums.shape == (experts, shape[-1])
+        assert entry.counts.shape == (experts,)
+        assert entry.counts.sum() == 140 * (1 if experts == 1 else {4: 2, 12: 3}[experts])
+    weights, warnings = match_importance(imatrix, shapes, {t.name for t in model.tensors})
+    assert set(weights) == set(shapes)
+    assert not warnings
+
+
+def test_the_file_is_what_other_readers_expect(tmp_path: Path) -> None:
+    """Read back by the gguf package and by our own reader."""
+    samples = windows(2048, count=3, seqlen=40)
+    statistics = statistics_of(model_of(TINY), samples, hessian=False)
+    imatrix = to_imatrix(statistics, described(TINY), "x.gguf")
+    path = tmp_path / "x.gguf"
+    path.write_bytes(encode_imatrix_gguf(imatrix))
+    reader = GGUFReader(path)
+    assert reader.get_field("general.type").contents() == "imatrix"
+    assert reader.get_field("imatrix.chunk_count").contents() == 3
+    assert reader.get_field("imatrix.chunk_size").contents() == 40
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    for layer in range(4):
+        for target, source in (("attn_k", "self_attn.k_proj"), ("ffn_down", "mlp.down_proj")):
+            total = statistics.total(f"model.layers.{layer}.{source}.weight")
+            found = tensors[f"blk.{layer}.{target}.weight.in_sum2"].ravel()
+            assert np.array_equal(found, total.squares.numpy().astype(np.float32))
+            assert tensors[f"blk.{layer}.{target}.weight.counts"].ravel().tolist() == [120]
+    assert "output.weight.in_sum2" not in tensors  # tied: the file has no tensor of that name
+    again = read_imatrix(path)
+    assert again.entries.keys() == imatrix.entries.keys()
+    assert (again.chunks, again.chunk_size, again.datasets) == (3, 40, ("tokens",))
+
+
+def test_an_imatrix_of_another_model_is_an_error(tmp_path: Path) -> None:
+    statistics = statistics_of(model_of(build("mixtral-4x1M", tmp_path)), windows(400, count=1, seqlen=8))
+    other = described(TINY)
+    kept = [t for t in other.tensors if "ffn" in t.name]
+    with pytest.raises(InputError, match="no tensor of the model"):
+        to_imatrix(statistics, Model(**{**vars(other), "tensors": tuple(kept)}))
