@@ -53,14 +53,24 @@ def locked_folder(disk: Disk, folder: Path) -> Iterator[None]:
 
 def claim_run(disk: Disk, folder: Path) -> Path:
     """Give the earlier run with the longest journal a name that only this process knows, or make a new run."""
-    run = folder / f"run-{os.urandom(8).hex()}"
     earlier = sorted(folder.glob("run-*"), key=_journal_bytes)
     for old in earlier[:-1]:  # more than one only where the lock did not hold
         disk.remove_tree(old)
+    if not earlier:
+        return new_run(disk, folder)
+    run = folder / _name()
     try:
         disk.run(run, os.rename, earlier[-1], run)
-    except (IndexError, FileNotFoundError):
-        disk.run(run, os.mkdir, run, 0o777)
+    except FileNotFoundError:  # another process was faster
+        return new_run(disk, folder)
+    disk.sync_folder(folder)
+    return run
+
+
+def new_run(disk: Disk, folder: Path) -> Path:
+    """Make an empty run folder, durably."""
+    run = folder / _name()
+    disk.run(run, os.mkdir, run, 0o777)
     disk.sync_folder(folder)
     return run
 
@@ -72,6 +82,10 @@ def remove_job(folder: Path, *, ops: Ops | None = None) -> None:
         if folder.is_dir():
             with locked_folder(disk, folder):
                 disk.remove_tree(folder)
+
+
+def _name() -> str:
+    return f"run-{os.urandom(8).hex()}"
 
 
 def _lock(disk: Disk, folder: Path) -> File:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from quantkit.errors import BusyError, ExistsError, QuantkitError, VerificationError
 from quantkit.storage import journal
-from quantkit.storage.claim import JOURNAL, claim_run, is_at, locked_folder
+from quantkit.storage.claim import JOURNAL, claim_run, is_at, locked_folder, new_run
 from quantkit.storage.disk import Disk, File, Ops
 from quantkit.storage.failures import explained, shown
 from quantkit.storage.faults import from_environment
@@ -215,6 +215,9 @@ class Job:
         self._held.callback(os.close, file.fd)
         return file
 
+    def _open_journal(self) -> File:
+        return self._open(self._run / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+
     def _sync(self) -> None:
         for part in self._parts:
             if part.published is None:
@@ -225,14 +228,15 @@ class Job:
 
     def _restore(self, digest: str) -> None:
         """Open all files, keep of an earlier run what its journal and the disk agree on."""
-        self._journal = self._open(self._run / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        self._journal = self._open_journal()
         log = bytearray(min(os.fstat(self._journal.fd).st_size, journal.MAX_BYTES + 1))
         self._disk.read(self._journal, memoryview(log), 0)
         history = journal.replay(bytes(log), digest, self._files)
         if history is None:
-            self._disk.remove_tree(self._run)
-            self._disk.run(self._run, os.mkdir, self._run, 0o777)
-            self._journal = self._open(self._run / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            if log:
+                self._disk.remove_tree(self._run)
+                self._run = new_run(self._disk, self.folder)
+                self._journal = self._open_journal()
             self._disk.append(self._journal, journal.header_line(digest, self._files))
             history = History({}, {})
         elif not log.endswith(b"\n"):
@@ -302,9 +306,11 @@ class Job:
 
     def _move(self, index: int, goal: PublishedFile, overwrite: bool) -> None:
         part = self._parts[index]
-        if part.published is not None and part.published.path.absolute() != goal.path.absolute():
-            raise ExistsError(f"{shown(goal.path)} was published as {shown(part.published.path)} by the run before")
-        if not holds(goal.path, goal.nbytes, goal.sha256):
+        there = holds(goal.path, goal.nbytes, goal.sha256)
+        if part.published is not None and not (there and part.published.path.absolute() == goal.path.absolute()):
+            path = shown(goal.path)
+            raise ExistsError(f"{path} is not what the run before published as {shown(part.published.path)}", path=path)
+        if not there:
             relative = os.path.relpath(goal.path, self.folder.parent)
             self._disk.append(self._journal, journal.move_line(Move(index, relative, goal.sha256)))
             self._rename(part.file.path, goal, overwrite)

@@ -1,8 +1,8 @@
 """What a disk may hold after the power failed: replay a log of system calls, lose what was not synced.
 
-The model is a journaling file system at its most careless. Names change in order, and a folder's changes are safe
-once it, or a later change, was synced; every change after that may be lost, the last ones first. File contents are safe
-up to the file's last fsync; each later write may be there, missing, or cut; where the file grew, anything may lie.
+The model is the most careless file system that POSIX allows. A new, removed or changed name is safe once the folder of
+the (new) name was synced; until then it may be lost, whatever became of later ones. File contents are safe up to the
+file's last fsync; each later write may be there, missing, or cut; where the file grew, anything may lie.
 """
 
 from __future__ import annotations
@@ -65,31 +65,41 @@ class Inode:
 Names = dict[Path, Inode | None]  # None: a folder
 
 
+@dataclass
+class Change:
+    """A change of names, applied as far as the changes before it were not lost; `safe` once its folder was synced."""
+
+    apply: Callable[[Names], None]
+    folder: Path
+    safe: bool = False
+
+
 class Machine:
-    """Replays a log; names are a list of changes, of which the first `safe` cannot be lost."""
+    """Replays a log."""
 
     def __init__(self, root: Path, before: dict[str, bytes]) -> None:
         self.start: Names = {root: None}
         self.start |= {root / name: Inode(bytearray(data), len(data)) for name, data in before.items()}
         self.names: Names = dict(self.start)
-        self.changes: list[tuple[Callable[[Names], None], set[Path]]] = []
-        self.safe = 0
+        self.changes: list[Change] = []
         self.open: dict[int, tuple[Path, Inode | None]] = {}
 
     def replay(self, log: Sequence[Call]) -> None:
         for call in log:
             getattr(self, f"_{call.name}", lambda *args: None)(*call.args, call.result)
 
-    def after_power_loss(self, dice: random.Random, keep: int | None = None) -> dict[Path, bytes | None]:
+    def after_power_loss(self, dice: random.Random, *, keep: float | None = None) -> dict[Path, bytes | None]:
+        """One possible state; `keep` is the share of unsynced changes of names that happen to survive."""
+        share = dice.choice([0.0, 0.5, 1.0]) if keep is None else keep
         names = dict(self.start)
-        kept = dice.randint(self.safe, len(self.changes)) if keep is None else max(self.safe, keep)
-        for change, _ in self.changes[:kept]:
-            change(names)
+        for change in self.changes:
+            if change.safe or dice.random() < share:
+                change.apply(names)
         return {path: inode and inode.after_power_loss(dice) for path, inode in sorted(names.items())}
 
-    def _change(self, change: Callable[[Names], None], *paths: Path) -> None:
-        change(self.names)
-        self.changes.append((change, {p.parent for p in paths}))
+    def _change(self, apply: Callable[[Names], None], path: Path) -> None:
+        apply(self.names)
+        self.changes.append(Change(apply, path.parent))
 
     def _open(self, path: Path, flags: int, fd: int) -> None:
         self.open[fd] = (path, None)
@@ -97,27 +107,31 @@ class Machine:
     def _open_at(self, path: Path, flags: int, fd: int) -> None:
         if path not in self.names:
             inode = Inode()
-            self._change(lambda names: names.update({path: inode}), path)
+            self._change(lambda names: add(names, path, inode), path)
         self.open[fd] = (path, self.names[path])
 
     def _mkdir(self, path: Path, mode: int, result: None) -> None:
-        self._change(lambda names: names.update({path: None}), path)
+        self._change(lambda names: add(names, path, None), path)
 
     def _rename(self, old: Path, new: Path, result: None) -> None:
-        def change(names: Names) -> None:
+        inode = self.names[old]  # the new name leads to the file even if the old one was lost
+
+        def move(names: Names) -> None:
+            add(names, new, inode)
             for path in [p for p in names if p == old or old in p.parents]:
                 names[new / path.relative_to(old)] = names.pop(path)
 
-        self._change(change, old, new)
+        self._change(move, new)
 
     _replace = _rename
     _rename_noreplace = _rename
 
     def _link(self, old: Path, new: Path, result: None) -> None:
-        self._change(lambda names: names.update({new: names[old]}), new)
+        inode = self.names[old]
+        self._change(lambda names: add(names, new, inode), new)
 
     def _unlink(self, path: Path, result: None) -> None:
-        self._change(lambda names: names.pop(path) and None, path)
+        self._change(lambda names: remove(names, path), path)
 
     _rmdir = _unlink
 
@@ -140,13 +154,23 @@ class Machine:
         if inode is not None:
             inode.sync()
             return
-        touching = [number for number, (_, folders) in enumerate(self.changes, 1) if path in folders]
-        self.safe = max([self.safe, *touching])
+        for change in self.changes:
+            change.safe |= change.folder == path
 
     def _inode(self, fd: int) -> Inode:
         inode = self.open[fd][1]
         assert inode is not None
         return inode
+
+
+def add(names: Names, path: Path, inode: Inode | None) -> None:
+    if path.parent in names:
+        names[path] = inode
+
+
+def remove(names: Names, path: Path) -> None:
+    if not any(path in p.parents for p in names):
+        names.pop(path, None)
 
 
 def restore(state: dict[Path, bytes | None], root: Path, folder: Path) -> None:

@@ -68,20 +68,9 @@ FILES = tuple(PartFile(name, len(data)) for name, data in zip(NAMES, CONTENTS, s
 def build(out: Path, ops: Ops | None = None, *, overwrite: bool = False, stop_after: int | None = None) -> None:
     """One run; after `stop_after` tensors it ends as Ctrl-C ends it."""
     with open_scenario(out, ops) as job:
-        for number, tensor in enumerate(TENSORS[:stop_after]):
-            if tensor.name in job.records:
-                continue
-            half = len(tensor.data) // 2
-            job.write(tensor.file, tensor.offset, tensor.data[:half])
-            job.write(tensor.file, tensor.offset + half, memoryview(tensor.data)[half:])
-            job.finish(tensor.record)
-            if number == 2:
-                job.flush()
+        fill(job, stop_after)
         if stop_after is not None:
-            job.flush()
             return
-        for file in range(len(FILES)):
-            job.write(file, 0, HEADER)
         if overwrite:
             remove_file(out / MANIFEST, ops=ops)
         published = job.publish([out / name for name in NAMES], overwrite=overwrite, check=check_structure)
@@ -94,6 +83,24 @@ def build(out: Path, ops: Ops | None = None, *, overwrite: bool = False, stop_af
 
 def open_scenario(out: Path, ops: Ops | None = None) -> Job:
     return open_job(out / JOB, digest=DIGEST, files=FILES, ops=ops)
+
+
+def fill(job: Job, stop_after: int | None = None) -> None:
+    """Write what is missing, in two pieces each, and the headers unless stopped before."""
+    for number, tensor in enumerate(TENSORS[:stop_after]):
+        if tensor.name in job.records:
+            continue
+        half = len(tensor.data) // 2
+        job.write(tensor.file, tensor.offset, tensor.data[:half])
+        job.write(tensor.file, tensor.offset + half, memoryview(tensor.data)[half:])
+        job.finish(tensor.record)
+        if number == 2:
+            job.flush()
+    if stop_after is None:
+        for file in range(len(FILES)):
+            job.write(file, 0, HEADER)
+    else:
+        job.flush()
 
 
 def check_structure(part: Path) -> None:

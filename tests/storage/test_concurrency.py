@@ -156,7 +156,7 @@ def whole_files(out: Path) -> set[str]:
     }
 
 
-def fill(job: Job) -> None:
+def write_everything(job: Job) -> None:
     for tensor in TENSORS:
         job.write(tensor.file, tensor.offset, tensor.data)
         job.finish(tensor.record)
@@ -170,7 +170,7 @@ def publish(job: Job, out: Path) -> None:
 
 def test_who_loses_the_job_cannot_publish(tmp_path: Path) -> None:
     with open_scenario(tmp_path, NO_LOCK) as first:
-        fill(first)
+        write_everything(first)
         with open_scenario(tmp_path, NO_LOCK) as second:
             assert len(second.records) == len(TENSORS), "the work of the first was taken over"
             with pytest.raises(BusyError, match="another process"):
@@ -188,11 +188,11 @@ def test_who_loses_the_job_cannot_publish(tmp_path: Path) -> None:
 def test_a_job_that_is_no_longer_wanted_does_no_harm(tmp_path: Path) -> None:
     """The second job has another digest in the same folder: the first one's files are removed under its feet."""
     with open_scenario(tmp_path, NO_LOCK) as first:
-        fill(first)
+        write_everything(first)
         other = [PartFile(NAMES[0], FILES[0].nbytes)]
         with open_job(tmp_path / scenario.JOB, digest="other", files=other, ops=NO_LOCK) as second:
             second.write(0, 0, b"half of")
-            fill(first)
+            write_everything(first)
             with pytest.raises((BusyError, FileNotFoundError)):
                 publish(first, tmp_path)
             assert second.read(0, 0, 10) == b"half of\0\0\0"

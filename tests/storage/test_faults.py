@@ -159,7 +159,7 @@ def test_the_same_on_the_disk_that_pytest_uses(disk_path: Path) -> None:
 
 
 @each_route
-@pytest.mark.parametrize("kind", ["kill", slow("eio"), slow("enospc")])
+@pytest.mark.parametrize("kind", ["kill", "eio", slow("enospc")])
 def test_the_rerun_goes_wrong_as_well(kind: str, route: Route, tmp_path: Path) -> None:
     """Stopped after three tensors; then the run that continues fails at any call. It loses none of the three."""
     for at in range(1, len(route.calls(tmp_path / "clean", after=3)) + 1):

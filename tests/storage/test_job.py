@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from storage import scenario
-from storage.scenario import CONTENTS, FILES, HEADER, NAMES, TENSORS, build, lacking, open_scenario
+from storage.scenario import CONTENTS, FILES, HEADER, NAMES, TENSORS, build, fill, lacking, open_scenario
 
 from quantkit.errors import BusyError, ExistsError, NotWritableError, ResourceError, VerificationError
 from quantkit.storage import Job, PartFile, Record, open_job, remove_job
@@ -32,15 +32,6 @@ def part(out: Path, name: str) -> Path:
 def journal(out: Path) -> Path:
     [path] = (out / scenario.JOB).glob("run-*/journal.jsonl")
     return path
-
-
-def fill(job: Job) -> None:
-    for tensor in TENSORS:
-        if tensor.name not in job.records:
-            job.write(tensor.file, tensor.offset, tensor.data)
-            job.finish(tensor.record)
-    for file in range(len(FILES)):
-        job.write(file, 0, HEADER)
 
 
 def publish(job: Job, out: Path, *, overwrite: bool = False) -> None:
@@ -313,12 +304,34 @@ def test_a_target_that_differs_is_not_replaced_unasked(tmp_path: Path) -> None:
     scenario.assert_complete(tmp_path)
 
 
-def test_a_target_that_is_equal_counts_as_published(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_target_that_is_equal_counts_as_published(overwrite: bool, tmp_path: Path) -> None:
     (tmp_path / NAMES[1]).write_bytes(CONTENTS[1])
     inode = (tmp_path / NAMES[1]).stat().st_ino
-    build(tmp_path)
+    build(tmp_path, overwrite=overwrite)
     assert (tmp_path / NAMES[1]).stat().st_ino == inode
     scenario.assert_complete(tmp_path)
+
+
+def test_another_process_may_publish_the_same_bytes_first(tmp_path: Path) -> None:
+    def late(call: Callable[[*Args], Result], *args: *Args) -> Result:
+        if call is disk_module.rename_noreplace:  # type: ignore[comparison-overlap]
+            (tmp_path / Path(str(args[1])).name).write_bytes(Path(str(args[0])).read_bytes())
+        return call(*args)
+
+    build(tmp_path, late)
+    scenario.assert_complete(tmp_path)
+
+
+def test_another_process_may_publish_other_bytes_first(tmp_path: Path) -> None:
+    def late(call: Callable[[*Args], Result], *args: *Args) -> Result:
+        if call is disk_module.rename_noreplace:  # type: ignore[comparison-overlap]
+            (tmp_path / Path(str(args[1])).name).write_bytes(b"other")
+        return call(*args)
+
+    with pytest.raises(ExistsError, match="exists and differs"):
+        build(tmp_path, late)
+    assert (tmp_path / NAMES[0]).read_bytes() == b"other"
 
 
 @pytest.mark.parametrize("missing", [(), ("rename_noreplace",)])
@@ -399,8 +412,14 @@ def test_a_run_killed_between_two_renames_continues_with_the_second(tmp_path: Pa
         job.write(0, 0, HEADER)  # the same bytes: nothing to do
         with pytest.raises(VerificationError, match="published with other bytes at 3"):
             job.write(0, 3, b"other")
-        with pytest.raises(ExistsError, match=f"was published as .*{NAMES[0]}"):
+        with pytest.raises(ExistsError, match=f"is not what the run before published as .*{NAMES[0]}"):
             job.publish([tmp_path / "x", tmp_path / "y"], overwrite=False, check=lambda path: None)
+    with open_scenario(tmp_path) as job:
+        fill(job)
+        (tmp_path / NAMES[0]).rename(tmp_path / "aside")
+        with pytest.raises(ExistsError, match="is not what the run before published"):
+            publish(job, tmp_path)
+        (tmp_path / "aside").rename(tmp_path / NAMES[0])
     build(tmp_path)
     after = (tmp_path / NAMES[0]).stat()
     assert (after.st_ino, after.st_mtime_ns) == (published.st_ino, published.st_mtime_ns)

@@ -74,11 +74,29 @@ def test_success_is_durable(route: str, tmp_path: Path) -> None:
     root = tmp_path / "root"
     before, log = recorded(route, root)
     for seed in range(20):
-        state = machine_after(root, before, log).after_power_loss(random.Random(seed), keep=0)
+        state = machine_after(root, before, log).after_power_loss(random.Random(seed), keep=0.0)
         out = tmp_path / str(seed)
         restore(state, root, out)
         expected = {p.name: p.read_bytes() for p in root.iterdir()}
         assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == expected
+
+
+@each_route
+def test_a_published_file_is_durable_before_its_manifest(route: str, tmp_path: Path) -> None:
+    replace, missing = ROUTES[route]
+    root = tmp_path / "root"
+    before = scenario.with_old_artifact(root) if replace else {}
+    recorder = Recorder()
+    with open_scenario(root, lacking(*missing, ops=recorder)) as job:
+        scenario.fill(job)
+        job.publish([root / name for name in NAMES], overwrite=replace, check=scenario.check_structure)
+        log = list(recorder.log)
+    start = root if replace else root.parent
+    for seed in range(20):
+        machine = Machine(start, before)
+        machine.replay(log)
+        state = machine.after_power_loss(random.Random(seed), keep=0.0)
+        assert tuple(state[root / name] for name in NAMES) == scenario.CONTENTS
 
 
 @each_route
@@ -120,6 +138,6 @@ def test_the_model_loses_what_is_not_synced(tmp_path: Path) -> None:
     build(tmp_path / "root", forgetful)
     damaged = 0
     for seed in range(20):
-        state = machine_after(tmp_path / "root", {}, recorder.log).after_power_loss(random.Random(seed), keep=10**6)
+        state = machine_after(tmp_path / "root", {}, recorder.log).after_power_loss(random.Random(seed), keep=1.0)
         damaged += state[tmp_path / "root" / NAMES[0]] != scenario.CONTENTS[0]
     assert damaged > 10
