@@ -54,7 +54,11 @@ def explain(error: OSError, folder: Path, needed: int) -> QuantkitError:
     if error.errno in REFUSED:
         hint = hint or "choose another output folder with -o, or correct its permissions"
         return NotWritableError(f"cannot write {path}: {reason}", hint=hint, path=path)
-    message = f"cannot write {path}: {reason} ({needed:,} bytes needed, {free_bytes(folder):,} free)"
+    try:
+        free = f"{free_bytes(folder):,}"
+    except OSError:
+        free = "unknown"
+    message = f"cannot write {path}: {reason} ({needed:,} bytes needed, {free} free)"
     return ResourceError(message, hint=hint, path=path)
 
 

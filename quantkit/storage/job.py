@@ -229,7 +229,7 @@ class Job:
     def _restore(self, digest: str) -> None:
         """Open all files, keep of an earlier run what its journal and the disk agree on."""
         self._journal = self._open_journal()
-        log = bytearray(min(os.fstat(self._journal.fd).st_size, journal.MAX_BYTES + 1))
+        log = bytearray(min(os.fstat(self._journal.fd).st_size, journal.MAX_BYTES))
         self._disk.read(self._journal, memoryview(log), 0)
         history = journal.replay(bytes(log), digest, self._files)
         if history is None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 VERSION = 1
-MAX_BYTES = 256 << 20  # 200,000 tensors need about 50 MB
+MAX_BYTES = 64 << 20  # 200,000 tensors need about 50 MB; what is cut off costs work only
 
 _CRC = re.compile(rb'\{"crc32":"([0-9a-f]{8})",')
 

@@ -273,5 +273,14 @@ def test_the_disk_check_names_its_numbers(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_does_not_even_say_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: object) -> None:
+        raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(os, "statvfs", broken)
+    with pytest.raises(ResourceError, match=r"Input/output error \(1 bytes needed, unknown free\)"):
+        preflight(tmp_path, 1)
+
+
 def test_calls_are_direct_by_default() -> None:
     assert direct(divmod, 7, 2) == (3, 1)
