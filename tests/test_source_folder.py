@@ -430,6 +430,11 @@ def test_side_files(tmp_path: Path) -> None:
         assert checkpoint.read_file(name) is None
 
 
+def test_module_folders_without_a_configuration(tmp_path: Path) -> None:
+    path = folder(tmp_path, **{"model.safetensors": whole(a=[1]), "1_Pooling/other.json": b"", "2_Normalize/x": b""})
+    assert open_source(str(path)).file_names() == ("config.json",)
+
+
 def test_side_files_have_a_limit(tmp_path: Path) -> None:
     path = folder(tmp_path, **{"model.safetensors": whole(a=[1]), "tokenizer.json": b"{}"})
     os.truncate(path / "tokenizer.json", (256 << 20) + 1)

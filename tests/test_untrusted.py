@@ -1,0 +1,95 @@
+"""Showing, opening and parsing what comes from outside."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from quantkit.errors import InputError
+from quantkit.untrusted import listed, open_input, parse_json_object, read_bounded, shown, unique_pairs
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain größe 日本 😀", "plain größe 日本 😀"),
+        ("a\x1b[31mred\n", r"a\x1b[31mred\n"),
+        ("left\u202eright", r"left\u202eright"),
+        ("zero\u200bwidth", r"zero\u200bwidth"),
+        ("\ud800", r"\ud800"),
+        (b"bytes \xff", r"bytes \udcff"),
+        ("x" * 120, "x" * 120),
+        ("x" * 5000, "x" * 120 + "... (5,000 characters)"),
+        (Path("a/b\n"), r"a/b\n"),
+    ],
+)
+def test_shown(text: str | bytes | Path, expected: str) -> None:
+    assert shown(text) == expected
+
+
+def test_listed() -> None:
+    assert listed(["a", "b\n"]) == r"a, b\n"
+    assert listed(list("abcde")) == "a, b, c, d, e"
+    assert listed(list("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
+def test_values_are_counted_before_they_are_built() -> None:
+    raw = b'{"a": [1, 2, 3]}'  # 1 object, 1 list, 2 commas
+    assert parse_json_object(raw, Path("x"), values=4) == {"a": [1, 2, 3]}
+    with pytest.raises(InputError, match="more than 3 JSON values"):
+        parse_json_object(raw, Path("x"), values=3)
+
+
+@pytest.mark.parametrize("digits", ["18446744073709551616", "-9223372036854775808"])
+def test_integers_have_twenty_digits(digits: str) -> None:
+    assert parse_json_object(b'{"a":%s}' % digits.encode(), Path("x")) == {"a": int(digits)}
+    with pytest.raises(InputError, match="an integer of 21 digits"):
+        parse_json_object(b'{"a":%s}' % digits.encode().ljust(21, b"0"), Path("x"))
+
+
+def test_duplicate_names() -> None:
+    with pytest.raises(InputError, match=r"not valid JSON: duplicate names: b$"):
+        parse_json_object(b'{"a": 1, "b": 2, "c": 3, "b": 4}', Path("x"), pairs=unique_pairs)
+    assert parse_json_object(b'{"b": 2, "b": 4}', Path("x")) == {"b": 4}
+
+
+def test_files_are_read_up_to_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"abc")
+    assert read_bounded(path, 3) == b"abc"
+    with pytest.raises(InputError, match="has 3 bytes, at most 2 are read"):
+        read_bounded(path, 2)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (2, 1), (0, 4), (4, 4)])
+def test_reads_stay_inside(start: int, stop: int, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    source = open_input(tmp_path / "x")
+    assert source.read(1, 3).tobytes() == b"bc"
+    assert source.read(3, 3).size == 0
+    with pytest.raises(InputError, match="has 3 bytes"):
+        source.read(start, stop)
+    source.close()
+
+
+def test_a_failing_read_names_the_file(tmp_path: Path) -> None:
+    """A disk that gives errors is rare; a folder in place of the descriptor gives one as well."""
+    (tmp_path / "x").write_bytes(b"abc")
+    source = open_input(tmp_path / "x")
+    other = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(other, source.handle.fileno())
+    os.close(other)
+    with pytest.raises(InputError, match="cannot be read: Is a directory") as caught:
+        source.read(0, 3)
+    assert caught.value.path == str(tmp_path / "x")
+    source.close()
+
+
+def test_links_are_followed_unless_told_not_to(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to("x")
+    open_input(tmp_path / "link").close()
+    with pytest.raises(InputError, match="may not be followed"):
+        open_input(tmp_path / "link", follow=False)
