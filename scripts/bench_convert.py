@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--work", type=Path, help="where to put the files (default: a temporary folder)")
     options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode, both sides
     if options.llama_cpp:
         os.environ["PYTHONPATH"] = str(options.llama_cpp / "gguf-py")
     with tempfile.TemporaryDirectory(dir=options.work) as name:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from quantkit.errors import InputError
 from quantkit.events import Sink, StageFinished, StageStarted, ignore
+from quantkit.pipeline.checks import Verification
 from quantkit.pipeline.engine import require_engine
 from quantkit.pipeline.hashing import SourceHasher
 from quantkit.pipeline.pack import (
@@ -25,11 +28,12 @@ from quantkit.pipeline.prepare import Prepared, Request, output_paths, output_st
 from quantkit.pipeline.quantize import Target, never, quantize
 from quantkit.pipeline.verify import VerifyOptions, verify_parts
 from quantkit.plan import Plan
-from quantkit.report.manifest import FileRecord
+from quantkit.report.manifest import FileRecord, Manifest
 from quantkit.report.sizes import plan_line
 from quantkit.report.text import size
 from quantkit.storage import Job, PartFile, open_job, remove_job
 
+NOTHING = Verification(())
 CONVERT_SAMPLE_ROWS = 64  # rows of each tensor that convert compares; `quantkit verify --against` compares all
 
 
@@ -113,19 +117,21 @@ def _run(
 ) -> dict[str, Artifact]:
     targets = [Target(item.plan, item.job) for item in pending]
     source_files, seconds = quantize_all(prepared, targets, output.threads, emit, stop)
+    facts = {
+        "source": prepared.source_facts(),
+        "source_files": source_files,
+        "checks": [],
+        "timings": {"quantize_seconds": round(seconds, 3)},
+    }
     built = {}
     for item in pending:
-        start = time.monotonic()
-        checks = _verify(prepared, item, output, emit) if output.verify else []
-        timings = {"quantize_seconds": round(seconds, 3), "verify_seconds": round(time.monotonic() - start, 3)}
-        facts = {
-            "source": prepared.source_facts(),
-            "source_files": source_files,
-            "checks": checks,
-            "timings": timings,
-        }
         draft = draft_manifest(item.plan, facts)
-        built[item.plan.digest] = publish(draft, item.job, item.targets, force=output.force, emit=emit)
+        with ThreadPoolExecutor(1) as pool:  # looks at the files while publish reads them back and hashes them
+            looking = pool.submit(_look, prepared, item, output)
+            settle = partial(_settle, looking, item.targets[0], emit)
+            built[item.plan.digest] = publish(
+                draft, item.job, item.targets, force=output.force, emit=emit, settle=settle
+            )
     return built
 
 
@@ -167,12 +173,17 @@ def quantize_to_work(
     return folders
 
 
-def _verify(prepared: Prepared, item: _Pending, output: Output, emit: Sink) -> list[dict[str, object]]:
-    """Look at the finished part files as `quantkit verify` does, before they get a name."""
-    start = time.monotonic()
-    emit(StageStarted("verify"))
+def _look(prepared: Prepared, item: _Pending, output: Output) -> Verification:
+    """Look at the finished part files as `quantkit verify` does."""
     options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)
-    seen = verify_parts(item.job.paths, prepared.checkpoint, prepared.model, options)
-    emit(StageFinished("verify", time.monotonic() - start, seen.summary()))
-    seen.require(item.targets[0])
-    return seen.as_json()
+    return verify_parts(item.job.paths, prepared.checkpoint, prepared.model, options) if output.verify else NOTHING
+
+
+def _settle(looking: Future[Verification], target: Path, emit: Sink, draft: Manifest) -> Manifest:
+    """Wait for the verdict, which must be good before a file gets its name, and enter it in the manifest."""
+    start = time.monotonic()
+    seen = looking.result()
+    if seen.checks:
+        emit(StageFinished("verify", time.monotonic() - start, seen.summary()))
+    seen.require(target)
+    return replace(draft, facts={**draft.facts, "checks": seen.as_json()})

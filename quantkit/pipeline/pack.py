@@ -29,7 +29,7 @@ from quantkit.report.manifest import (
 )
 from quantkit.report.sizes import size_report
 from quantkit.report.text import size
-from quantkit.storage import Job, PartFile, hash_file, open_job, remove_file, update_sums, write_small
+from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, remove_file, update_sums, write_small
 
 NAMED_VERSIONS = ("numpy", "numba", "gguf", "tokenizers", "sentencepiece")
 
@@ -105,6 +105,11 @@ def refuse_existing(targets: Sequence[Path], force: bool) -> None:
             raise ExistsError(f"{target} exists and is not what this command would write", path=str(target), hint=hint)
 
 
+def as_it_is(draft: Manifest) -> Manifest:
+    """Settle a draft by leaving it alone."""
+    return draft
+
+
 def draft_manifest(plan: Plan, facts: Mapping[str, Any]) -> Manifest:
     """The manifest of a planned artifact, still without hashes of tensors and files.
 
@@ -134,31 +139,48 @@ def draft_manifest(plan: Plan, facts: Mapping[str, Any]) -> Manifest:
     )
 
 
-def publish(draft: Manifest, job: Job, targets: Sequence[Path], *, force: bool, emit: Sink = ignore) -> Artifact:
+def publish(
+    draft: Manifest,
+    job: Job,
+    targets: Sequence[Path],
+    *,
+    force: bool,
+    emit: Sink = ignore,
+    settle: Callable[[Manifest], Manifest] = as_it_is,
+) -> Artifact:
     """Give the finished files of `job` their names, then write SHA256SUMS and the manifest, and drop the job.
 
-    Every file is re-read from disk, hashed and structurally checked before it is renamed. The manifest comes last; an
-    older one goes just before the first rename, so that no manifest ever describes other bytes.
+    Every file is re-read from disk, hashed and structurally checked before the first one is renamed. Between the two
+    `settle` may complete the draft, or raise to keep the files from getting a name. The manifest comes last; an older
+    one goes just before the first rename, so that no manifest ever describes other bytes.
     """
     path = manifest_path(targets[0])
+    settled: list[Manifest] = []
 
     def check(part: Path) -> None:
         Verification((check_structure([read_gguf(part)]),)).require(part)
-        if force:
-            remove_file(path)
+        if part == job.paths[-1]:
+            settled.append(settle(draft))
+            if force:
+                remove_file(path)
 
     published = job.publish(targets, overwrite=force, check=check)
-    records = tuple(FileRecord(p.path.name, p.nbytes, p.sha256) for p in published)
-    tensors = tuple(replace(t, sha256=job.records[t.name].sha256) for t in draft.tensors)
-    manifest = replace(draft, artifact=records, tensors=tensors)
+    manifest = _signed(settled[0] if settled else settle(draft), job, published)
     encoded = manifest.encode()
-    sums = {r.name: r.sha256 for r in records} | {path.name: hashlib.sha256(encoded).hexdigest()}
+    sums = {f.name: f.sha256 for f in manifest.artifact} | {path.name: hashlib.sha256(encoded).hexdigest()}
     update_sums(path.parent, sums)
     write_small(path, encoded, overwrite=True)
     job.discard()
     for file in published:
         emit(Published(str(file.path), file.nbytes, file.sha256))
     return Artifact(targets[0], manifest, built=True)
+
+
+def _signed(draft: Manifest, job: Job, published: Sequence[PublishedFile]) -> Manifest:
+    """The draft with the hashes of files and tensors."""
+    records = tuple(FileRecord(p.path.name, p.nbytes, p.sha256) for p in published)
+    tensors = tuple(replace(t, sha256=job.records[t.name].sha256) for t in draft.tensors)
+    return replace(draft, artifact=records, tensors=tensors)
 
 
 # The work folder of `quantkit quantize`: a job, and beside it what `quantkit pack` needs to know of the plan.
