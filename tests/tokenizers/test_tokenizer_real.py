@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from tokenizer_kinds import (
     dumped,
     steps_of,
 )
+from tokenizers import Tokenizer as Library
 from vocabulary_file import write_vocabulary
 
 from quantkit.families.chat_template import look_at_template
+from quantkit.families.probes import probes
 from quantkit.families.tokenizer import Tokenizer, read_tokenizer
 from quantkit.families.tokenizer_check import check_tokenizer, rebuild
 from quantkit.families.vocabulary import TokenType, looks_special
@@ -72,7 +74,7 @@ BYTE_LEVEL_VOCABULARIES = {
 SAME_SPLIT = {"mpt": {"mpt", "olmo", "gpt-2"}, "refact": {"refact", "smollm"}, "command-r": {"command-r"}}
 
 
-@cache
+@lru_cache(2)  # the largest takes 200 MB
 def vocabulary(name: str) -> dict[str, KeyValue]:
     return {entry.key: entry for entry in read_gguf(MODELS / f"ggml-vocab-{name}.gguf").metadata}
 
@@ -235,6 +237,48 @@ def test_the_constant_score_of_the_reference_splits_otherwise(tmp_path: Path) ->
     with Model(write_vocabulary(tmp_path / "vocabulary.gguf", metadata), vocab_only=True) as model:
         wrong = [text for text, ids in expected("llama-spm") if model.tokenize(text) != ids]
     assert len(wrong) >= 10
+
+
+def gemma_json() -> Kind:
+    """Gemma's tokenizer.json without its tokenizer.model, around the vocabulary and merges of its fourth version."""
+    tokens, types = values("gemma-4", "tokens"), values("gemma-4", "token_type")
+    lines = values("gemma-4", "merges")
+    cuts = [line.index(" ", 1) for line in lines]
+    special = [(i, kind) for i, kind in enumerate(types) if kind in {TokenType.CONTROL, TokenType.USER_DEFINED}]
+    raw = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [added(i, tokens[i], special=kind == TokenType.CONTROL) for i, kind in special],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "pre_tokenizer": {
+            "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+        },
+        "post_processor": bos_template("<bos>", 2),
+        "decoder": {"type": "Sequence", "decoders": LLAMA_DECODER["decoders"][:3]},
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True,
+            "ignore_merges": False, "vocab": {token: index for index, token in enumerate(tokens)},
+            "merges": [[line[:cut], line[cut + 1 :]] for line, cut in zip(lines, cuts, strict=True)],
+        },
+    }  # fmt: skip
+    files = {
+        "tokenizer.json": dumped(raw),
+        "tokenizer_config.json": dumped({"tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>"}),
+        "config.json": config("Gemma3ForCausalLM", "gemma3_text", len(tokens)),
+    }
+    return Kind("gemma3", "Gemma3ForCausalLM", files)
+
+
+def test_gemmas_merges_become_scores_that_split_alike(tmp_path: Path) -> None:
+    kind = gemma_json()
+    tokenizer = read(kind)
+    compared = check_tokenizer(tokenizer.metadata, kind.read_file, kind.config)
+    assert (compared.passed, compared.total) == (2000, 2000), compared.difference
+    library = Library.from_buffer(kind.files["tokenizer.json"])
+    with Model(write_vocabulary(tmp_path / "vocabulary.gguf", tokenizer.metadata), vocab_only=True) as model:
+        found = [model.tokenize(text, add_special=True, parse_special=True) for text in probes()]
+    assert found == [library.encode(text).ids for text in probes()]
 
 
 def test_published_chat_templates_pass_unchanged_and_without_warnings() -> None:
