@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol
 
 from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.assumptions import engine_warnings
 from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.hparams import Hparams, read_hparams
 from quantkit.families.keys import POOLING_TYPE, architecture_metadata
@@ -74,6 +75,7 @@ def describe(
     mapped, dropped = map_tensors(family, hparams, tensors)
     general = general_metadata(name, config, read_file, mapped)
     remote = (("remote-code", "config.json names code of its own (auto_map); it is never run"),)
+    warnings = (*(remote if "auto_map" in config else ()), *general.warnings, *vocabulary.warnings)
     return Model(
         family=family.name,
         architecture=architecture,
@@ -88,7 +90,7 @@ def describe(
         ),
         tokenizer_sha256=vocabulary.sha256,
         dropped=dropped,
-        warnings=(*(remote if "auto_map" in config else ()), *general.warnings, *vocabulary.warnings),
+        warnings=(*warnings, *engine_warnings(family.assumes, hparams)),
     )
 
 

@@ -80,7 +80,8 @@ class Hparams:
     """Numbers by name: those of config.json, and the derived ones that tensor shapes and metadata keys name.
 
     Derived: head (dimensions per head), q_rows, kv_rows, qkv_rows, rope_dim, and the rope settings
-    rope_type, rope_factor, rope_original_context, rope_theta, rope_theta_swa, rope_attention_factor,
+    rope_type, rope_factor, rope_original_context, rope_theta, rope_theta_swa, rope_attention_factor (in either
+    spelling, as the reference reads it), rope_temperature (in the one that transformers reads),
     rope_extrapolation_factor, rope_beta_fast, rope_beta_slow, rope_low_freq_factor, rope_high_freq_factor,
     rope_short_factor, rope_long_factor. A name that is missing or None has no value.
     """
@@ -158,6 +159,7 @@ def _rope(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, A
         "rope_partial_factor": full.get("partial_rotary_factor", values.get("partial_rotary_factor")),
         "rope_original_context": _original_context(values, defaults, full, kind in SCALED_FROM_SHORTER),
         "rope_attention_factor": full.get("attention_factor", full.get("attn_factor")),
+        "rope_temperature": full.get("attention_factor"),
         **{
             f"rope_{key}": full.get(key)
             for key in (

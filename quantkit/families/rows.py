@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from quantkit.families import keys
+from quantkit.families import assumptions, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.layouts import (
     Layout,
@@ -64,7 +64,7 @@ class Family:
 
     `hf` are the architectures and `model_types` the model types of config.json that it serves; the defaults of the
     first model type apply where config.json names none. `strip` is cut out of source names. `extra` makes the
-    tensors that come from the configuration.
+    tensors that come from the configuration. `assumes` are what llama.cpp takes for granted of it.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Family:
     drop: tuple[Drop, ...] = ()
     strip: str = ""
     extra: Callable[[Hparams], tuple[ModelTensor, ...]] | None = None
+    assumes: tuple[assumptions.Assumption, ...] = ()
 
 
 SOURCE_BLOCK, TARGET_BLOCK = "model.layers.{}.", "blk.{}."
@@ -167,6 +168,7 @@ LLAMA = Family(
     keys=keys.LLAMA,
     drop=(FREQUENCIES,),
     extra=rope_freqs,
+    assumes=(assumptions.silu, assumptions.no_window, assumptions.yarn_temperature),
 )
 MIXTRAL = replace(
     LLAMA,
@@ -189,6 +191,7 @@ QWEN2 = Family(
     block=(*NORMS, *biased(ATTENTION, output=None), *MLP),
     keys=keys.QWEN,
     drop=(FREQUENCIES,),
+    assumes=(assumptions.silu, assumptions.no_switched_window, assumptions.yarn_temperature),
 )
 QWEN3 = replace(
     QWEN2,
@@ -211,6 +214,7 @@ QWEN3_MOE = replace(
         *experts("moe_intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"),
     ),
     keys=keys.QWEN3_MOE,
+    assumes=(*QWEN3.assumes, assumptions.normalized_router),
 )
 GEMMA2 = Family(
     name="gemma2",
@@ -221,6 +225,11 @@ GEMMA2 = Family(
     block=centered((*GEMMA_NORMS, *ATTENTION, *MLP)),
     keys=keys.GEMMA2,
     drop=(FREQUENCIES, Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings")),
+    assumes=(
+        assumptions.gelu_tanh,
+        assumptions.windows_every(2),
+        assumptions.attention_scaled_by_head(assumptions.GEMMA2_27B_LAYERS),
+    ),
 )
 GEMMA3 = Family(
     name="gemma3",
@@ -232,6 +241,12 @@ GEMMA3 = Family(
     keys=keys.GEMMA3,
     drop=(FREQUENCIES, *VISION),
     strip="language_model.",
+    assumes=(
+        assumptions.gelu_tanh,
+        assumptions.windows_every(6),
+        assumptions.attention_scaled_by_head(assumptions.GEMMA3_27B_LAYERS),
+        assumptions.no_attention_softcap,
+    ),
 )
 PHI3 = Family(
     name="phi3",
@@ -250,6 +265,7 @@ PHI3 = Family(
     keys=keys.PHI3,
     drop=(FREQUENCIES,),
     extra=longrope_factors,
+    assumes=(assumptions.silu, assumptions.no_window),
 )
 
 FAMILIES = (LLAMA, MIXTRAL, QWEN2, QWEN3, QWEN3_MOE, GEMMA2, GEMMA3, PHI3)
