@@ -111,8 +111,10 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
 }  # fmt: skip
 LLAMA3 = {**BPE_SIZES, "max_position_embeddings": 131072}
-PHI3 = {**SIZES, "pad_token_id": 0, "eos_token_id": 2, "original_max_position_embeddings": 128}
-GEMMA3 = {**SIZES, "head_dim": 32}
+PHI3 = {**SIZES, "vocab_size": 2064, "pad_token_id": 0, "eos_token_id": 2, "original_max_position_embeddings": 128}
+PHI3_TOKENS = {"added_tokens.json": '{"<|endoftext|>": 2048, "<|user|>": 2049}'}
+GEMMA2 = {**SIZES, "head_dim": 32, "query_pre_attn_scalar": 32}
+GEMMA3 = {**GEMMA2, "num_hidden_layers": 7}
 VISION = {
     "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32,
     "patch_size": 8,
@@ -178,12 +180,18 @@ VARIANTS: dict[str, Variant] = {
     ),
     "qwen3-moe": Variant(
         "Qwen3Moe",
-        {**BPE_SIZES, "moe_intermediate_size": 32, "head_dim": 24, "num_experts": 12, "num_experts_per_tok": 3},
+        {
+            **BPE_SIZES, "moe_intermediate_size": 32, "head_dim": 24, "num_experts": 12, "num_experts_per_tok": 3,
+            "norm_topk_prob": True,
+        },
         bpe=True,
     ),
     "mixtral-4x1M": Variant("Mixtral", {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2}),
-    "gemma2": Variant("Gemma2", {**SIZES, "head_dim": 32, "sliding_window": 64, "attn_logit_softcapping": 40.0}),
-    "gemma3": Variant("Gemma3", {**GEMMA3, "sliding_window": 64, "sliding_window_pattern": 2}),
+    "gemma2": Variant(
+        "Gemma2",
+        {**GEMMA2, "sliding_window": 64, "attn_logit_softcapping": 40.0, "final_logit_softcapping": 20.0},
+    ),
+    "gemma3": Variant("Gemma3", {**GEMMA3, "sliding_window": 64}),
     "gemma3-linear": Variant(
         "Gemma3",
         {**GEMMA3, "sliding_window": 64},
@@ -201,10 +209,18 @@ VARIANTS: dict[str, Variant] = {
         ),
     ),
     "phi3": Variant(
-        "Phi3", {**PHI3, "sliding_window": 2047}, edit=_without("original_max_position_embeddings", "rms_norm_eps")
+        "Phi3",
+        {**PHI3, "sliding_window": 2047},
+        edit=_without("original_max_position_embeddings", "rms_norm_eps"),
+        files=PHI3_TOKENS,
     ),
-    "phi3-longrope": Variant("Phi3", {**PHI3, "rope_parameters": LONGROPE}),
-    "phi3-su": Variant("Phi3", PHI3, edit=_as_transformers_4(rope_theta=1e4, rope_scaling={"type": "su", **FACTORS})),
+    "phi3-longrope": Variant("Phi3", {**PHI3, "rope_parameters": LONGROPE}, files=PHI3_TOKENS),
+    "phi3-su": Variant(
+        "Phi3",
+        PHI3,
+        edit=_as_transformers_4(rope_theta=1e4, rope_scaling={"type": "su", **FACTORS}),
+        files=PHI3_TOKENS,
+    ),
     "phi4": Variant(
         "Phi3",
         {**PHI3, "vocab_size": 400},
@@ -226,20 +242,24 @@ VARIANTS: dict[str, Variant] = {
 }  # fmt: skip
 
 
-def build(name: str, folder: Path) -> Path:
+def build(name: str, folder: Path, spread: float = 0.05) -> Path:
     """Write the checkpoint `name` below `folder` and return its own folder, which bears the name."""
+    return build_variant(VARIANTS[name], folder / name, spread)
+
+
+def build_variant(variant: Variant, out: Path, spread: float = 0.05) -> Path:
+    """Write a checkpoint to `out`. `spread` is the standard deviation of all weights, norms included."""
     import torch
     import transformers
 
-    variant, out = VARIANTS[name], folder / name
     suffix = "" if variant.model.endswith("Generation") else "ForCausalLM"
     model_class = getattr(transformers, f"{variant.model}{suffix}")
     config = model_class.config_class(**json.loads(json.dumps(dict(variant.config))))
     model = model_class(config)
-    random = torch.Generator().manual_seed(crc32(name.encode()))
+    random = torch.Generator().manual_seed(crc32(out.name.encode()))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.05)
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * spread)
     model.to(getattr(torch, variant.dtype)).save_pretrained(out, max_shard_size=variant.shard_size)
     if variant.bare:
         _take_prefix_off(out / "model.safetensors")
@@ -247,7 +267,7 @@ def build(name: str, folder: Path) -> Path:
         config_json = json.loads((out / "config.json").read_text())
         variant.edit(config_json)
         (out / "config.json").write_text(json.dumps(config_json, indent=1))
-    _write_tokenizer(out, bpe=variant.bpe)
+    _write_tokenizer(out, variant)
     for file, text in variant.files.items():
         (out / file).parent.mkdir(exist_ok=True)
         (out / file).write_text(text)
@@ -260,13 +280,24 @@ def _take_prefix_off(path: Path) -> None:
     save_file({name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}, path)
 
 
-def _write_tokenizer(out: Path, *, bpe: bool) -> None:
-    if bpe:
+def _write_tokenizer(out: Path, variant: Variant) -> None:
+    if variant.bpe:
         (out / "tokenizer.json").write_text(bpe_tokenizer())
         (out / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
         return
     for file in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copyfile(SENTENCEPIECE / file, out / file)
+    if variant.model.startswith("Gemma"):
+        _without_space_prefix(out / "tokenizer.model")
+
+
+def _without_space_prefix(path: Path) -> None:
+    """Gemma's vocabularies put no space before a text; its converter counts on that."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
+    model.normalizer_spec.add_dummy_prefix = False
+    path.write_bytes(model.SerializeToString())
 
 
 def bpe_tokenizer() -> str:
