@@ -32,7 +32,7 @@ PURE_IMPORTANCE = int(Weighting.PURE_IMPORTANCE)
 compiled = njit(nogil=True, cache=True, error_model="numpy")
 # Functions that the others call: once per tile, or within loops over a tile.
 called = njit(nogil=True, error_model="numpy")
-inlined = njit(nogil=True, error_model="numpy", forceinline=True)
+inlined = njit(nogil=True, error_model="numpy", inline="always")
 
 
 @called
