@@ -93,7 +93,7 @@ def encode_sentencepiece(model: SentencePieceModel) -> bytes:
         text = piece.text.encode()
         score = b"\x15" + struct.pack("<f", piece.score)
         chunks.append(_chunk(1, _chunk(1, text) + score + b"\x18" + bytes([piece.kind])))
-    has_bytes = any(piece.kind is TokenType.BYTE for piece in model.pieces)
+    has_bytes = sum(piece.kind is TokenType.BYTE for piece in model.pieces) == 256  # the library wants all or none
     trainer = b"\x18" + bytes([model.model_type]) + b"\x98\x02" + bytes([has_bytes])  # model_type, byte_fallback (35)
     flags = (model.add_dummy_prefix, model.remove_extra_whitespaces, model.escape_whitespaces)
     normalizer = b"".join(bytes([number << 3, flag]) for number, flag in zip((3, 4, 5), flags, strict=True))

@@ -35,6 +35,7 @@ from quantkit.families.vocabulary import (
     Vocabulary,
     check_distinct,
     looks_special,
+    missing_bytes,
     padding,
 )
 from quantkit.untrusted import shown
@@ -82,6 +83,7 @@ def sentencepiece_vocabulary(
                 warnings.append(("tokenizer-added", f"{message}; left out"))
     check_distinct(tokens)
     prefix = None if model.add_dummy_prefix else False
+    warnings += missing_bytes(tokens)
     return Vocabulary("llama", "default", tuple(tokens), space_prefix=prefix, warnings=tuple(warnings))
 
 
@@ -152,7 +154,7 @@ def byte_fallback_vocabulary(tokenizer: BpeTokenizer, files: TokenizerFiles) -> 
             text = token.content if token.special else token.content.replace(SPACE, " ")
             tokens[token.index] = Token(text, TokenType.CONTROL if token.special else TokenType.USER_DEFINED, worst)
     check_distinct(tokens)
-    notes = (*warnings, *spaces.warnings, *_merge_warnings(tokenizer, unmade))
+    notes = (*warnings, *spaces.warnings, *_merge_warnings(tokenizer, unmade), *missing_bytes(tokens))
     prefix = None if spaces.prefix else False
     return Vocabulary("llama", "default", tuple(tokens), space_prefix=prefix, warnings=notes)
 

@@ -94,3 +94,13 @@ def check_distinct(tokens: Sequence[Token]) -> None:
             message = f'tokens {seen[token.text]} and {index} are both "{shown(token.text)}"'
             hint = "llama.cpp cannot load such a vocabulary; remove one of the two from the tokenizer files"
             raise InputError(message, key="tokenizer.ggml.tokens", hint=hint)
+
+
+def missing_bytes(tokens: Sequence[Token]) -> tuple[tuple[str, str], ...]:
+    """A warning when a SentencePiece-style vocabulary lacks byte tokens: llama.cpp stops on text that needs one."""
+    texts = {token.text for token in tokens}
+    missing = sum(f"<0x{byte:02X}>" not in texts for byte in range(256))
+    if not missing:
+        return ()
+    message = f"{missing} of the 256 byte tokens are missing; llama.cpp fails on text that needs one of them"
+    return (("tokenizer-bytes", message),)

@@ -15,6 +15,7 @@ from tokenizer_kinds import Kind, added, dumped, kind
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.families.sentencepiece_model import BPE, Piece, SentencePieceModel, encode_sentencepiece
 from quantkit.families.tokenizer import Tokenizer, read_tokenizer
+from quantkit.families.tokenizer_check import rebuild
 from quantkit.families.vocabulary import TokenType
 
 Change = Callable[[dict[str, Any]], object]
@@ -238,6 +239,27 @@ def test_normalizers_of_sentencepiece_are_reported(name: str) -> None:
     tokenizer = read(made.but(tokenizer__model=made.files["tokenizer.model"] + tail))
     assert any(why in message for code, message in tokenizer.warnings if code == "tokenizer-normalizer")
     assert tokenizer.sha256 != read(made).sha256
+
+
+def test_tokens_of_the_settings_beyond_the_embedding_are_left_out_with_a_warning() -> None:
+    made = kind("phi4")
+    added_late = changed("phi4", "tokenizer_config.json", lambda raw: raw.update(mask_token="<|late|>"))
+    full = added_late.but(config__json=dumped({**made.config, "vocab_size": 1505}))
+    tokenizer = read(full)
+    assert tokenizer.vocab_size == 1505
+    [(code, message)] = tokenizer.warnings
+    assert code == "tokenizer-added"
+    assert "<|late|>" in message
+
+
+def test_missing_byte_tokens_are_reported() -> None:
+    made = kind("tinyllama_json")
+    raw = made.parsed("tokenizer.json")
+    raw["model"]["vocab"]["<0xfe>"] = raw["model"]["vocab"].pop("<0xFE>")
+    tokenizer = read(made.but(tokenizer__json=dumped(raw)))
+    assert dict(tokenizer.warnings)["tokenizer-bytes"].startswith("1 of the 256")
+    assert dict(read(SMALL_SPM).warnings)["tokenizer-bytes"].startswith("256 of the 256")
+    assert rebuild(read(SMALL_SPM).metadata, add_special=False)("a b") == [0, 1, 0]
 
 
 def test_ids_that_are_no_tokens_are_left_out_with_a_warning() -> None:
