@@ -8,6 +8,7 @@ blocks of 256 are rounded to a map of 256 levels, scaled by their own largest ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ FP4_TWELFTHS = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3], np.float32)
 FP4: F32 = np.divide(np.concatenate([FP4_TWELFTHS, 0 - FP4_TWELFTHS]), np.float32(12), dtype=np.float32)
 
 NESTED_BLOCK = 256
+BINS = 1 << 16
 SMALLEST = np.float32(1e-38)  # bitsandbytes divides by no smaller magnitude
 
 # Fields of a grid, all flat: largest magnitudes as readers decode them, and how double quantization stores them.
@@ -79,19 +81,29 @@ def nested_values(codes: U8, absmax: F32, offset: np.float32, levels: F32 = DYNA
 
 
 def quantize_nested(absmax: F32, offset: np.float32 | None = None) -> Nested:
-    """Double quantization of largest magnitudes float32 (n,).
+    """Double quantization of largest magnitudes float32 (n,), as bitsandbytes 0.50 does it on a CPU.
 
+    It finds codes through a table of 65,536 bins, so that a magnitude very near a middle may get the farther level.
     `offset` defaults to their mean, summed in float64. bitsandbytes sums in float32 in an order that depends on
     processor and threads, so that its own offset may differ from one machine to the next in the last bit.
     """
     mean = np.float32(absmax.mean(dtype=np.float64)) if offset is None else offset
-    starts = np.arange(0, absmax.size, NESTED_BLOCK)
     centred = absmax - mean
-    largest = np.maximum.reduceat(np.abs(centred), starts)
+    largest: F32 = np.maximum.reduceat(np.abs(centred), np.arange(0, absmax.size, NESTED_BLOCK))
     inverse = np.float32(1) / np.maximum(largest, SMALLEST)
-    middles = (DYNAMIC_MAP[:-1] + DYNAMIC_MAP[1:]) / np.float32(2)
-    x = centred * np.repeat(inverse, NESTED_BLOCK)[: absmax.size]
-    return Nested(np.searchsorted(middles, x, side="left").astype(np.uint8), largest, mean)
+    x = np.clip(centred * np.repeat(inverse, NESTED_BLOCK)[: absmax.size], -1, 1)
+    bins = ((x + np.float32(1)) * np.float32(0.5) * np.float32(BINS - 1) + np.float32(0.5)).astype(np.int32)
+    codes = _codes_of_bins()[bins]
+    codes[np.repeat(largest == 0, NESTED_BLOCK)[: absmax.size]] = 0
+    return Nested(codes, largest, mean)
+
+
+@cache
+def _codes_of_bins() -> U8:
+    """The code nearest to the middle of each of the 65,536 equal bins that bitsandbytes cuts -1..1 into."""
+    middles = (DYNAMIC_MAP[:-1] + DYNAMIC_MAP[1:]) * np.float32(0.5)
+    at = np.arange(BINS, dtype=np.float32) * np.float32(2) / np.float32(BINS - 1) - np.float32(1)
+    return np.searchsorted(middles, at, side="left").astype(np.uint8)
 
 
 @dataclass(frozen=True)
