@@ -1,0 +1,230 @@
+"""GPTQ checkpoints: what GPTQModel, vLLM, transformers (through GPTQModel) and llama.cpp's converter read.
+
+For a linear layer of weight [out, in], b bits and G groups:
+
+    .qweight   I32 [in * b / 32, out]    codes 0..2^b-1, packed along in
+    .qzeros    I32 [G, out * b / 32]     zero points, packed along out; version 1 stores each less one
+    .scales    F16 [G, out]
+    .g_idx     I32 [in]                  the group of each input
+
+    W[o, i] = scales[g_idx[i], o] * (code[i, o] - zero[g_idx[i], o])
+
+Version 1 ("gptq") cannot store a zero point of 0: readers would find 2^b. Version 2 ("gptq_v2") stores them as they
+are and must say so as `checkpoint_format` too: llama.cpp and vLLM look there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.formats.packed import (
+    FLOATS,
+    I32,
+    Entry,
+    PackedTensor,
+    Tensors,
+    pack_words,
+    packed,
+    scales_of,
+    take,
+    take_matrix,
+    unpack_words,
+    values_of,
+    word_count,
+)
+from quantkit.formats.server_config import choice, integer, truth
+from quantkit.qtypes.base import Grid
+from quantkit.qtypes.integers import Integers
+from quantkit.qtypes.scheme import ZERO, Quantized, group_count
+from quantkit.untrusted import shown
+
+BITS = (2, 3, 4, 8)
+MULTIPLE = 32  # of both dimensions, in every packing kernel
+FORMATS = {"gptq": 1, "gptq_v2": 2}
+
+
+@dataclass(frozen=True)
+class GPTQLayout:
+    """A GPTQ checkpoint's settings; `act_order` says that groups follow the order of activations (`desc_act`)."""
+
+    scheme: Integers
+    version: Literal[1, 2] = 1
+    act_order: bool = False
+
+    @property
+    def name(self) -> str:
+        return "gptq" if self.version == 1 else "gptq_v2"
+
+    @property
+    def middle(self) -> int:
+        """The zero point of symmetric codes."""
+        return 1 << self.scheme.bits - 1
+
+
+def entries(layout: GPTQLayout, module: str, rows: int, cols: int) -> tuple[Entry, ...]:
+    """The tensors of the linear layer `module` of weight (rows, cols).
+
+    Raises UnsupportedError for bits and dimensions that readers do not take.
+    """
+    bits = layout.scheme.bits
+    if bits not in BITS:
+        hint = f"use {', '.join(map(str, BITS))} bits, or compressed-tensors"
+        raise UnsupportedError(f"GPTQ checkpoints of {bits} bits", tensor=module, hint=hint, key="bits")
+    if layout.scheme.scale_dtype != "F16":
+        what = f"GPTQ scales as {layout.scheme.scale_dtype}"
+        raise UnsupportedError(what, tensor=module, hint="GPTQ stores scales as F16", key="scale_dtype")
+    if rows % MULTIPLE or cols % MULTIPLE:
+        what = f'"{shown(module)}" has a weight of {rows:,} x {cols:,}; GPTQ kernels take multiples of {MULTIPLE}'
+        raise UnsupportedError(what, tensor=module, hint="keep this layer unquantized")
+    groups = group_count(cols, layout.scheme.group)
+    return (
+        Entry(f"{module}.qweight", "I32", (word_count(cols, bits), rows)),
+        Entry(f"{module}.qzeros", "I32", (groups, word_count(rows, bits))),
+        Entry(f"{module}.scales", "F16", (groups, rows)),
+        Entry(f"{module}.g_idx", "I32", (cols,)),
+    )
+
+
+def pack(layout: GPTQLayout, module: str, quantized: Quantized) -> tuple[PackedTensor, ...]:
+    """The tensors of `entries`, filled. Raises UnsupportedError for a zero point of 0 in version 1."""
+    rows, cols = quantized.codes.shape
+    qweight, qzeros, scales, g_idx = entries(layout, module, rows, cols)
+    bits, grid = layout.scheme.bits, quantized.grid
+    groups = grid.scale.shape[1]
+    assert scales.shape == (groups, rows), (scales.shape, grid.scale.shape)
+    codes = quantized.codes - grid.qmin
+    zero = grid.fields[ZERO].T - grid.qmin if ZERO in grid.fields else np.full((groups, rows), -grid.qmin)
+    if layout.version == 1 and not zero.all():
+        what = (
+            f'"{shown(module)}" has a zero point of 0, which version 1 of GPTQ cannot store: readers find {1 << bits}'
+        )
+        raise UnsupportedError(what, tensor=module, hint="write gptq_v2, or round with zero points from 1 on")
+    group = np.arange(cols, dtype=np.int32) // (cols // groups)
+    if quantized.order is not None:
+        assert layout.act_order, "an order needs act_order, or readers assume groups side by side"
+        codes, group = _in_place(codes, quantized.order), _in_place(group[None], quantized.order)[0]
+    return (
+        packed(qweight, pack_words(codes, bits).T),
+        packed(qzeros, pack_words(zero - (layout.version == 1), bits)),
+        packed(scales, grid.scale.T),
+        packed(g_idx, group),
+    )
+
+
+def _in_place(columns: NDArray[Any], order: I32) -> NDArray[Any]:
+    """Columns (n, cols) that were taken in `order`, back where they belong."""
+    out = np.empty_like(columns)
+    out[:, order] = columns
+    return out
+
+
+def unpack(layout: GPTQLayout, module: str, tensors: Tensors) -> Quantized:
+    """The codes and grid of the linear layer `module`, the inverse of `pack`. Raises InputError for damaged ones."""
+    bits = layout.scheme.bits
+    scales = take_matrix(tensors, f"{module}.scales", FLOATS)
+    groups, rows = scales.entry.shape
+    group = _groups(tensors, module, groups)
+    cols = group.size
+    qweight = take(tensors, f"{module}.qweight", ("I32",), (word_count(cols, bits), rows))
+    qzeros = take(tensors, f"{module}.qzeros", ("I32",), (groups, word_count(rows, bits)))
+    stored = unpack_words(values_of(qzeros), bits, rows).astype(np.int16)  # (groups, rows)
+    # Of a zero point that version 1 could not store, readers that add to each field (most) find 2^b; so do we.
+    zero = (stored + (layout.version == 1)).T
+    codes = unpack_words(values_of(qweight).T, bits, cols).astype(np.int16)
+    scale = scales_of(scales).T
+    order = _order(group, groups)
+    if order is None and not np.array_equal(group, np.arange(cols) // max(cols // groups, 1)):
+        # Groups of unequal size: no grid has these, so that every column becomes a group of its own.
+        scale, zero = scale[:, group], zero[:, group]
+    elif order is not None:
+        codes = codes[:, order]
+    return Quantized(codes - _low(layout), _grid(layout, module, scale, zero), order)
+
+
+def _low(layout: GPTQLayout) -> np.int16:
+    return np.int16(layout.middle if layout.scheme.symmetric else 0)
+
+
+def _grid(layout: GPTQLayout, module: str, scale: NDArray[np.float32], zero: NDArray[np.int16]) -> Grid:
+    scale = np.ascontiguousarray(scale)
+    if not layout.scheme.symmetric:
+        zero = np.ascontiguousarray(zero)
+        offset = -(scale * zero.astype(np.float32))
+        return Grid(scale, offset, 0, layout.scheme.qmax, fields={ZERO: zero})
+    if (zero != layout.middle).any():
+        found = int(zero[zero != layout.middle][0])
+        what = f'"{shown(module)}" is symmetric but has a zero point of {found}, expected {layout.middle}'
+        wrong_version = found == layout.middle + 1 and layout.version == 1
+        hint = (
+            'its zero points are those of version 2: set checkpoint_format to "gptq_v2"'
+            if wrong_version
+            else 'set "sym" to false in its quantization_config if the zero points are right'
+        )
+        raise InputError(what, tensor=f"{module}.qzeros", hint=hint)
+    return Grid(scale, None, layout.scheme.qmin, layout.scheme.qmax)
+
+
+def _groups(tensors: Tensors, module: str, groups: int) -> I32:
+    """The group of every column, all of them below `groups`."""
+    found = take(tensors, f"{module}.g_idx", ("I32",))
+    group: I32 = values_of(found)
+    if group.ndim != 1 or not group.size or group.min() < 0 or group.max() >= groups:
+        what = f'tensor "{shown(found.entry.name)}" does not give each column one of {groups} groups'
+        raise InputError(what, tensor=found.entry.name, hint="the checkpoint is damaged: fetch it again")
+    return group
+
+
+def _order(group: I32, groups: int) -> I32 | None:
+    """The columns sorted by group where that puts equal groups side by side, None where nothing is to be done."""
+    cols = group.size
+    order = np.argsort(group, kind="stable").astype(np.int32)
+    side_by_side = cols % groups == 0 and np.array_equal(group[order], np.arange(cols) // (cols // groups))
+    return order if side_by_side and not np.array_equal(order, np.arange(cols)) else None
+
+
+def quantization_config(
+    layout: GPTQLayout, *, quantizer: str, modules: Sequence[Sequence[str]] | None = None, damping: float = 0.01
+) -> dict[str, Any]:
+    """The `quantization_config` of config.json, which is also all of quantize_config.json.
+
+    `quantizer` is "name:version" of the writer. `modules` names the linear layers of a block that are quantized, in
+    the order of a forward pass, where these are not all of them; transformers replaces every layer otherwise.
+    `damping` must lie between 0 and 1: transformers checks it.
+    """
+    scheme = layout.scheme
+    partial = {} if modules is None else {"modules_in_block_to_quantize": [list(names) for names in modules]}
+    return {
+        "quant_method": "gptq",
+        "bits": scheme.bits,
+        "group_size": scheme.group,
+        "desc_act": layout.act_order,
+        "sym": scheme.symmetric,
+        "format": layout.name,
+        "checkpoint_format": layout.name,
+        "pack_dtype": "int32",
+        "lm_head": False,
+        "static_groups": False,
+        "true_sequential": True,
+        "damp_percent": damping,
+        **partial,
+        "meta": {"quantizer": [quantizer]},
+    }
+
+
+def read_config(config: Mapping[str, Any]) -> GPTQLayout:
+    """The layout that a quantization_config describes. Raises InputError or UnsupportedError naming the key."""
+    name = choice(config, "checkpoint_format", tuple(FORMATS), choice(config, "format", tuple(FORMATS), "gptq"))
+    scheme = Integers(
+        bits=integer(config, "bits", BITS),
+        group=integer(config, "group_size", None, 128),
+        symmetry="symmetric" if truth(config, "sym", True) else "asymmetric",
+        lowest_zero=0 if name == "gptq_v2" else 1,
+    )
+    version: Literal[1, 2] = 2 if name == "gptq_v2" else 1
+    return GPTQLayout(scheme, version, truth(config, "desc_act", False))
