@@ -90,9 +90,20 @@ _register_operator(operator.mul, Lanes, Lanes, lambda builder, a, b: builder.fmu
 _register_operator(operator.truediv, Lanes, Lanes, lambda builder, a, b: builder.fdiv(a, b))
 _register_operator(operator.lt, Lanes, Mask, lambda builder, a, b: builder.fcmp_ordered("<", a, b))
 _register_operator(operator.gt, Lanes, Mask, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
+_register_operator(operator.eq, Lanes, Mask, lambda builder, a, b: builder.fcmp_ordered("==", a, b))
 _register_operator(operator.ne, Lanes, Mask, lambda builder, a, b: builder.fcmp_unordered("!=", a, b))
 _register_operator(operator.and_, Mask, Mask, lambda builder, a, b: builder.and_(a, b))
 _register_operator(operator.or_, Mask, Mask, lambda builder, a, b: builder.or_(a, b))
+
+
+@type_callable(operator.invert)
+def _type_invert(_context: Any) -> Callable[..., Any]:
+    return lambda mask: mask if isinstance(mask, Mask) else None
+
+
+@lower_builtin(operator.invert, Mask)
+def _lower_invert(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+    return builder.not_(args[0])
 
 
 @intrinsic(prefer_literal=True)

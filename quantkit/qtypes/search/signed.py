@@ -20,6 +20,7 @@ from quantkit.qtypes.search.tiles import (
 )
 
 SWEEPS = 5
+ALL_LANES = (1 << WIDTH) - 1
 
 
 @inlined
@@ -99,11 +100,37 @@ def _sweep(x, codes, low, high, slx, sl2):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _descend(x, codes, sweeps, low, high):  # type: ignore[no-untyped-def]
-    """First codes and up to `sweeps` sweeps. Return scales, and as bits the lanes that the last sweep changed.
+def _certain(x, codes, top, slx, sl2):  # type: ignore[no-untyped-def]
+    """Lanes, as bits, in which a sweep surely changes nothing: every code is the nearest to what the sweep proposes.
+
+    The proposal x * rest2 / rest is compared without dividing, and there is none unless rest > 0. Codes within 0.499
+    of it are certain (rounding errors are near 1e-6), and so are the smallest and the largest if it lies beyond them,
+    within reason.
+    """
+    margin, beyond = splat(np.float32(0.499), WIDTH), splat(np.float32(1e6), WIDTH)
+    zero = splat(ZERO, WIDTH)
+    lowest, highest = splat(np.float32(0.5 - top), WIDTH), splat(np.float32(top - 1.5), WIDTH)
+    certain = zero == zero
+    for i in range(x.shape[0]):
+        v = load(x, i * WIDTH, WIDTH)
+        q = load(codes, i * WIDTH, WIDTH)
+        w = v * v
+        rest = slx - w * v * q
+        error = v * (sl2 - w * q * q) - q * rest
+        above = select(q > highest, beyond, margin) * rest
+        below = select(q < lowest, beyond, margin) * rest
+        proposes = (rest > zero) & ~((error < above) & (error > zero - below))
+        certain = certain & ~proposes
+    return lane_bits(certain)
+
+
+@inlined
+def _descend(x, codes, top, complete):  # type: ignore[no-untyped-def]
+    """First codes and, if `complete`, all sweeps. Return scales, and as bits the lanes that are finished.
 
     A lane in which a sweep changes nothing never changes again, so lanes that finish early need no mask.
     """
+    low, high = splat(np.float32(-top), WIDTH), splat(np.float32(top - 1), WIDTH)
     zero = splat(ZERO, WIDTH)
     peak = signed_peak(x)
     iscale = low / peak
@@ -114,18 +141,20 @@ def _descend(x, codes, sweeps, low, high):  # type: ignore[no-untyped-def]
         store(codes, i * WIDTH, q)
         slx = slx + v * v * v * q
         sl2 = sl2 + v * v * q * q
-    changed = np.uint64(0)
-    for _ in range(sweeps):
-        before, before2 = slx, sl2
-        slx, sl2 = _sweep(x, codes, low, high, slx, sl2)
-        changed = lane_bits((slx != before) | (sl2 != before2))
-        if changed == 0:
-            break
+    finished = np.uint64(ALL_LANES)
+    if complete:
+        for _ in range(SWEEPS):
+            before, before2 = slx, sl2
+            slx, sl2 = _sweep(x, codes, low, high, slx, sl2)
+            if lane_bits((slx != before) | (sl2 != before2)) == 0:
+                break
+    else:
+        finished = _certain(x, codes, top, slx, sl2)
     empty = absolute(peak) < splat(EPS, WIDTH)
     if lane_bits(empty) != 0:
         for i in range(x.shape[0]):
             store(codes, i * WIDTH, select(empty, low, load(codes, i * WIDTH, WIDTH)))
-    return select(empty, zero, select(sl2 > zero, slx / sl2, zero)), changed
+    return select(empty, zero, select(sl2 > zero, slx / sl2, zero)), finished | lane_bits(empty)
 
 
 @compiled
@@ -133,14 +162,13 @@ def search_descent(groups, top, scale, kept):  # type: ignore[no-untyped-def]
     """Search B: least squares with weights x*x, then codes changed one by one while the fit improves.
 
     scale (lanes,) and, unless it is empty, kept (m, n) with the codes; a group that counts as zero has scale 0 and
-    codes -top. Four of five groups are done after one sweep, but a tile takes as many as its slowest lane: so tiles
-    get one sweep, and groups that it changes wait until they fill a tile and start again.
+    codes -top. Four of five groups have their best codes at once, but a tile takes as many sweeps as its slowest
+    lane: so all tiles are only checked, and groups that are not certain wait until they fill a tile of their own.
     """
     count, n = groups.shape
     x, codes = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
     starts, found = np.empty(WIDTH, np.int64), np.empty(WIDTH, np.float32)
     pending, waiting, first = np.empty(2 * WIDTH, np.int64), 0, 0
-    low, high = splat(np.float32(-top), WIDTH), splat(np.float32(top - 1), WIDTH)
     while first < count or waiting > 0:
         again = waiting >= WIDTH or first >= count
         used = min(waiting if again else count - first, WIDTH)
@@ -149,7 +177,7 @@ def search_descent(groups, top, scale, kept):  # type: ignore[no-untyped-def]
             taken = min(lane, used - 1)
             starts[lane] = pending[waiting + taken] if again else (first + taken) * n
         gather_tile(groups.reshape(-1), starts, n, x)
-        scales, changed = _descend(x, codes, SWEEPS if again else 1, low, high)
+        scales, finished = _descend(x, codes, top, again)
         if again:
             store(found, 0, scales)
             for lane in range(used):
@@ -157,7 +185,7 @@ def search_descent(groups, top, scale, kept):  # type: ignore[no-untyped-def]
         else:
             store(scale, first, scales)
             for lane in range(used):
-                if changed >> np.uint64(lane) & np.uint64(1):
+                if not finished >> np.uint64(lane) & np.uint64(1):
                     pending[waiting] = starts[lane]
                     waiting += 1
             first += WIDTH
