@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quantkit.errors import UnsupportedError, UsageError
+from quantkit.families.encoders import load_tokenizer_json
 from quantkit.families.pretokenizer_hashes import HASHES, PROBE_TEXT
 from quantkit.families.pretokenizer_table import (
     ANY_CASE,
@@ -25,7 +26,6 @@ from quantkit.families.pretokenizer_table import (
     Step,
 )
 from quantkit.families.tokenizer_files import TOKENIZER_JSON, BpeTokenizer, Json, bad
-from quantkit.families.tokenizers_library import load_tokenizer_json
 from quantkit.suggest import did_you_mean
 from quantkit.untrusted import shown
 

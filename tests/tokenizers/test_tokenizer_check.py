@@ -141,6 +141,7 @@ BROKEN: dict[str, tuple[str, Callable[[tuple[KeyValue, ...]], tuple[KeyValue, ..
     "a merge of strangers": ("phi4", lambda e: with_value(e, "merges", lambda m: ("no where", *m)), "merge 0"),
     "no scores": ("llama_spm", lambda e: without(e, "scores"), "scores: missing"),
     "too few scores": ("llama_spm", lambda e: with_value(e, "scores", lambda s: s[1:]), "scores"),
+    "scores that are words": ("llama_spm", lambda e: with_value(e, "scores", lambda s: ("high", *s[1:])), "scores"),
     "a BOS beyond": ("llama_spm", lambda e: with_value(e, "bos_token_id", lambda i: 99999), "99999 is no token"),
     "two tokens alike": ("llama_spm", lambda e: with_value(e, "tokens", lambda t: (*t[:-1], t[-2])), "sentencepiece"),
 }
@@ -158,6 +159,14 @@ def test_vocabularies_that_cannot_be_rebuilt_are_unsupported() -> None:
     for key, value in (("model", "bert"), ("pre", "kimi-k2"), ("pre", "unheard-of")):
         with pytest.raises(UnsupportedError, match="cannot be rebuilt"):
             rebuild(with_value(entries, key, lambda _, new=value: new))
+
+
+def test_a_post_processor_that_drops_the_text_is_a_difference_and_no_crash() -> None:
+    made = kind("phi4")
+    raw = made.parsed("tokenizer.json")
+    raw["post_processor"] = {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}
+    found = check_tokenizer(metadata(made), made.but(tokenizer__json=dumped(raw)).read_file, made.config)
+    assert found.passed < found.total
 
 
 def test_a_source_without_a_tokenizer_is_an_error() -> None:
