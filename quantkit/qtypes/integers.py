@@ -163,10 +163,11 @@ class RowInt8:
         return self.grid(np.abs(w).max(axis=1, keepdims=True))
 
     def encode(self, w: F32, importance: F32 | None = None) -> Quantized:
-        """Codes as bitsandbytes' int8_vectorwise_quant chooses them: nearest to w * (127 / absmax)."""
+        """Codes as bitsandbytes' int8_vectorwise_quant chooses them: nearest to w times (1 / absmax) * 127."""
         grid = self.fit(w)
-        absmax = grid.fields[ABSMAX]
-        inverse = np.where(absmax > 0, np.float32(127) / np.maximum(absmax, np.float32(2.0**-120)), np.float32(0))
+        absmax = np.maximum(grid.fields[ABSMAX], np.float32(2.0**-120))
+        # torch divides a number by a tensor with a reciprocal: rounded twice.
+        inverse = np.float32(1) / absmax * np.float32(127)
         return Quantized(np.clip(np.rint(w * inverse), -127, 127).astype(np.int16), grid)
 
 

@@ -296,3 +296,19 @@ def test_int8_rows_reach_127():
     assert np.array_equal(quantized.grid.fields["absmax"][:, 0], np.abs(w).max(axis=1))
     zeros = RowInt8().encode(np.zeros((2, 8), np.float32))
     assert not zeros.values().any()
+
+
+@pytest.mark.parametrize("case", ["gaussian", "bf16", "few-values", "outlier", "1e-6"])
+def test_int8_codes_are_those_of_bitsandbytes(case):
+    w = weights.weights(case)
+    rows = torch.from_numpy(w.copy())
+    expected = torch.round(rows * (127.0 / rows.abs().amax(dim=1, keepdim=True))).to(torch.int8)
+    assert np.array_equal(RowInt8().encode(w).codes, expected.numpy())
+
+
+def test_double_quantization_goes_through_the_bins_of_bitsandbytes():
+    """Codes that bitsandbytes 0.50.2 gives to numbers just beside a middle, where the nearest level is another."""
+    beside = np.array([-0.0054934677, 0.008307645, 0.03812308, -0.09719457, 0.0060666697, 1], np.float32)
+    nested = quantize_nested(beside, np.float32(0))
+    assert nested.codes.tolist() == [103, 156, 169, 65, 151, 255]
+    assert nested.absmax.tolist() == [1]
