@@ -72,7 +72,7 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 
 
 def _grid(d: F16) -> Grid:
-    return Grid(d.astype(np.float32)[:, None], None, 0, 15, levels=LEVELS, fields={"d": d})
+    return Grid(blocks.widened(d)[:, None], None, 0, 15, levels=LEVELS, fields={"d": d})
 
 
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)

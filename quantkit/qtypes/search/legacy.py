@@ -10,7 +10,7 @@ import numpy as np
 
 from quantkit.qtypes.base import Grid, as_blocks
 from quantkit.qtypes.search import scales
-from quantkit.qtypes.search.blocks import F16, half, write_half
+from quantkit.qtypes.search.blocks import F16, half, widened, write_half
 from quantkit.qtypes.search.planes import Plane, SearchCodes, cut_to_planes, round_to_planes
 from quantkit.qtypes.search.scales import Groups, Weighting
 from quantkit.qtypes.search.superblocks import WEIGHTED_STEPS
@@ -55,13 +55,12 @@ def quantize_offset(rows: F32, importance: F32 | None, top: int, planes: tuple[P
 
 def signed_grid(d: F16, top: int) -> Grid:
     """The grid of codes -top..top - 1 with scale d (n,)."""
-    return Grid(d.astype(np.float32)[:, None], None, -top, top - 1, fields={"d": d})
+    return Grid(widened(d)[:, None], None, -top, top - 1, fields={"d": d})
 
 
 def offset_grid(d: F16, m: F16, top: int) -> Grid:
     """The grid of codes 0..top with scale d and offset m, (n,)."""
-    scale, offset = d.astype(np.float32)[:, None], m.astype(np.float32)[:, None]
-    return Grid(scale, offset, 0, top, fields={"d": d, "m": m})
+    return Grid(widened(d)[:, None], widened(m)[:, None], 0, top, fields={"d": d, "m": m})
 
 
 def unscaled(grid: Grid) -> Grid:

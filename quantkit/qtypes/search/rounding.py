@@ -98,14 +98,16 @@ def cut_to_planes(x, top, signed, planes, raw, scale, minimum):  # type: ignore[
     highest = splat(np.float32(2 * top - 1 if signed else top), STEP)
     for first in range(0, count, WIDTH):
         load_tile(x.reshape(-1), first, n, tile)
-        low, high = extremes(tile)
-        d = signed_peak(tile) / splat(np.float32(-top), WIDTH)
-        if not signed:
-            d = (high - low) / splat(np.float32(top), WIDTH)
         nothing = splat(ZERO, WIDTH)
+        if signed:
+            low = nothing
+            d = signed_peak(tile) / splat(np.float32(-top), WIDTH)
+        else:
+            low, high = extremes(tile)
+            d = (high - low) / splat(np.float32(top), WIDTH)
         store(inverse, 0, select(d != nothing, splat(ONE, WIDTH) / d, nothing))
         store(scale, first, d)
-        store(minimum, first, nothing if signed else low)
+        store(minimum, first, low)
         for b in range(first, min(first + WIDTH, count)):
             start, factor = splat(minimum[b], STEP), splat(inverse[b - first], STEP)
             for i in range(0, n, STEP):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.search import scales
-from quantkit.qtypes.search.blocks import F16, half, read_half, write_half
+from quantkit.qtypes.search.blocks import F16, half, read_half, widened, write_half
 from quantkit.qtypes.search.planes import SearchCodes
 from quantkit.qtypes.search.scales import Groups, Steps, Weighting
 from quantkit.tensors import F32, U8
@@ -67,15 +67,15 @@ def block_sigma2(blocks: F32, factor: int, groups: int) -> F32:
 def offset_grid(d: F16, dmin: F16, sc: U8, m: U8, top: int) -> Grid:
     """The grid of codes 0..top with scales d * sc and offsets -dmin * m; d and dmin (b,), sc and m (b, groups)."""
     with np.errstate(invalid="ignore"):  # an infinite d, which no encoder stores, times 0
-        scale = d.astype(np.float32)[:, None] * sc
-        offset = -(dmin.astype(np.float32)[:, None] * m)
+        scale = widened(d)[:, None] * sc
+        offset = -(widened(dmin)[:, None] * m)
     return Grid(scale, offset, 0, top, fields={"d": d, "dmin": dmin, "sc": sc, "m": m})
 
 
 def signed_grid(d: F16, sc: NDArray[np.int8], limits: tuple[int, int], levels: F32 | None = None) -> Grid:
     """The grid of codes limits[0]..limits[1] with scales d * sc; d (b,), sc (b, groups)."""
     with np.errstate(invalid="ignore"):
-        scale = d.astype(np.float32)[:, None] * sc
+        scale = widened(d)[:, None] * sc
     return Grid(scale, None, *limits, levels=levels, fields={"d": d, "sc": sc})
 
 
