@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantkit.calibration.passes import chunk_samples
+from quantkit.calibration.passes import CHUNK_TOKENS, chunk_samples
 from quantkit.calibration.resident import Resident, find_linears, load_block, observe
 from quantkit.calibration.samples import Samples
 from quantkit.calibration.skeleton import (
@@ -106,12 +106,23 @@ def open_model(
     if checkpoint.kind not in {"hf", "memory"}:
         hint = "give the Hugging Face checkpoint that it was made from"
         raise UnsupportedError(f"calibration does not run {checkpoint.kind} files: {checkpoint.name}", hint=hint)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError("this machine has no CUDA device that torch can use", hint="use --device cpu")
+    place = _device(device)
     skeleton = build_skeleton(checkpoint)
-    fill_buffers(skeleton, skeleton.model, torch.device(device))
+    fill_buffers(skeleton, skeleton.model, place)
     count = threads or len(os.sched_getaffinity(0))
-    return BlockModel(checkpoint, skeleton, torch.device(device), count, scratch)
+    return BlockModel(checkpoint, skeleton, place, count, scratch)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in CHUNK_TOKENS:
+        raise UsageError(f"calibration does not run on {name}", hint=f"devices: {', '.join(CHUNK_TOKENS)}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("this machine has no CUDA device that torch can use", hint="use --device cpu")
+    return device
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from quantkit.families.model import Rows
 from quantkit.suggest import did_you_mean
 
 SPAN = 64  # samples; a power of two, so that chunks divide it
-BAND = 512  # rows of a Gram matrix computed at once
+BAND = 256  # rows of a Gram matrix computed at once: larger ones waste work on the diagonal, smaller ones are slow
 
 
 @dataclass(frozen=True)

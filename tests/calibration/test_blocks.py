@@ -365,6 +365,9 @@ def test_other_containers_and_devices_are_refused(llama: Path) -> None:
     checkpoint = open_source(str(llama))
     with pytest.raises(UnsupportedError, match="does not run gguf files"):
         open_model(replace(memory_checkpoint(llama), kind="gguf"))
+    for device in ("mps", "nonsense"):
+        with pytest.raises(UsageError, match=f"does not run on {device}"):
+            open_model(checkpoint, device=device)
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="no CUDA device"):
             open_model(checkpoint, device="cuda")

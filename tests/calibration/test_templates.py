@@ -49,6 +49,11 @@ MARKED = """{% for m in messages %}
 {% endfor %}"""
 
 
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+LONG = "{% for a in range(99999) %}{% for b in range(9999) %}aaaaaaaaaaaaaaaa{% endfor %}{% endfor %}"
+DOUBLE = "{% set x = namespace(s='ab') %}{% for i in range(200) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s }}"
+
+
 @pytest.mark.parametrize("source", [CHATML, BLOCKS, MARKED], ids=["chatml", "blocks", "marked"])
 def test_text_is_what_transformers_renders(source: str) -> None:
     expected, _ = render_jinja_template([TALK], chat_template=source, **TOKENS)
@@ -108,15 +113,14 @@ def test_a_template_cannot_leave_its_box(source: str, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     "source",
     [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{{ 'a' * 10**11 }}",
-        "{% set x = namespace(s='ab') %}{% for i in range(200) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s }}",
-        "{% for a in range(99999) %}{% for b in range(9999) %}aaaaaaaaaaaaaaaa{% endfor %}{% endfor %}",
-        "{{ 9**(9**9) }}",
-        "{{ '%0999999999d' % 1 }}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        pytest.param(LOOPS, id="loops", marks=pytest.mark.slow),
+        pytest.param("{{ 'a' * 10**11 }}", id="repeat"),
+        pytest.param(DOUBLE, id="double"),
+        pytest.param(LONG, id="long-text", marks=pytest.mark.slow),
+        pytest.param("{{ 9**(9**9) }}", id="power", marks=pytest.mark.slow),
+        pytest.param("{{ '%0999999999d' % 1 }}", id="format"),
+        pytest.param("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", id="recursion"),
     ],
-    ids=["loops", "repeat", "double", "long-text", "power", "format", "recursion"],
 )
 def test_time_memory_and_text_are_limited(source: str) -> None:
     start = time.monotonic()
