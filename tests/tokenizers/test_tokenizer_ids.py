@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from oracles.ggml import ATTR_CONTROL, ATTR_NORMAL, ATTR_USER_DEFINED, Model
-from tokenizer_kinds import KINDS, Kind, added, dumped, kind, llama_spm, section
+from tokenizer_kinds import KINDS, Kind, added, dumped, kind, llama_spm, section, tinyllama_json
 from tokenizers import Tokenizer as Library
 from vocabulary_file import write_vocabulary
 
@@ -139,6 +139,31 @@ def test_every_recognized_section_is_split_alike_under_its_name(row: Recognized,
     texts = comparable_probes(loaded.tokenizer.metadata, loaded.kind.read_file, loaded.kind.config)
     assert len(texts) == 2000 or (row.differs and len(texts) > 1900)
     assert_ids_equal(loaded, texts)
+    loaded.model.close()
+
+
+def test_a_tokenizer_json_that_puts_no_space_first_is_split_alike(tmp_path: Path) -> None:
+    """As Gemma's: llama.cpp puts one unless the file says otherwise, and the reference does not say it."""
+    made = tinyllama_json()
+    replace_only = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    loaded = load(
+        made.but(tokenizer__json=dumped({**made.parsed("tokenizer.json"), "normalizer": replace_only})), tmp_path
+    )
+    assert_ids_equal(loaded, probes())
+    loaded.model.close()
+
+
+def test_added_runs_of_spaces_that_merges_make_stay_ordinary(tmp_path: Path) -> None:
+    """Gemma lists its runs as added tokens, but in text with plain spaces it is merges that make them."""
+    made = tinyllama_json()
+    raw = made.parsed("tokenizer.json")
+    ids = raw["model"]["vocab"]
+    runs = ("▁▁", "▁▁▁▁", "▁▁▁▁▁▁▁▁")
+    raw["added_tokens"] += [added(ids[run], run, special=False) for run in runs if run in ids]
+    assert len(raw["added_tokens"]) > 4
+    raw["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    loaded = load(made.but(tokenizer__json=dumped(raw)), tmp_path)
+    assert_ids_equal(loaded, probes())
     loaded.model.close()
 
 

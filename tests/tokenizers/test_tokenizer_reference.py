@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.reference]
 
 TYPES = {"string": "STRING", "u32": "UINT32", "i32": "INT32", "f32": "FLOAT32", "bool": "BOOL"}
 PRE = "tokenizer.ggml.pre"
+NAMES = "tokenizer.chat_templates"
 SCORES = "tokenizer.ggml.scores"
 STAND_IN = "the pre-tokenizer of a vocabulary that the reference does not know"
 
@@ -84,6 +85,19 @@ def more_added(base: str) -> Kind:
     return settings(base, added_tokens_decoder=listed, mask_token="<|mask|>")
 
 
+def look_special(base: str) -> Kind:
+    made = kind(base)
+    raw = made.parsed("tokenizer.json")
+    start = raw["added_tokens"][-1]["id"] + 1
+    names = ("<|quiet|>", "<｜wide｜>", "<unused3>", "[@BOS@]", "▁plain▁", "ordinary")
+    raw["added_tokens"] += [
+        added(start + n, name, special=False, normalized=n % 2 == 0) for n, name in enumerate(names)
+    ]
+    return made.but(
+        tokenizer__json=dumped(raw), tokenizer_config__json=b'{"tokenizer_class": "PreTrainedTokenizerFast"}'
+    )
+
+
 def named_templates() -> Kind:
     made = settings("llama3", chat_template=None)
     return made.but(
@@ -141,6 +155,7 @@ CASES: dict[str, Callable[[], Kind]] = {
     "template without settings": lambda: post_processor(
         "llama_spm", template(["<s>", "A", "</s>"], ["<s>", "A", "</s>", "B", "</s>"])
     ).but(tokenizer_config__json=None),
+    "added tokens that look special": lambda: look_special("qwen2"),
     "padded": lambda: rows("qwen2", 1900),
     "padded sentencepiece": lambda: rows("llama_spm", 2100),
     "code llama": lambda: rows("llama_spm", 32016),
@@ -209,6 +224,8 @@ def test_every_key_is_the_references(written: dict[str, dict[str, Any]], name: s
     wanted = expected(written, name)
     if wanted[PRE][1] == STAND_IN:
         wanted[PRE] = found[PRE]
+    if NAMES in wanted:
+        wanted[NAMES][1].sort()  # a set of Python's in the reference
     assert {key: found.get(key) for key in wanted} == wanted
     assert found == wanted
     assert list(found) == list(wanted)
