@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,8 +34,9 @@ class Request:
 class HubState:
     """What the stand-in holds: `commits` maps a commit to its files, `branches` a name to a commit.
 
-    `cut` names files whose connection breaks half-way, once each. `fail` maps a part of a path to a status and the
-    Hub's error code. `html` makes the interface answer like a login page.
+    `cut` names files whose connection breaks half-way, once each, `slow` files that come at 10 MB per second.
+    `fail` maps a part of a path to a status and the Hub's error code. `html` makes the interface answer like a
+    login page.
     """
 
     repo: str
@@ -43,6 +45,7 @@ class HubState:
     large: frozenset[str] = frozenset()
     token: str | None = None
     cut: set[str] = field(default_factory=set)
+    slow: set[str] = field(default_factory=set)
     fail: dict[str, tuple[int, str]] = field(default_factory=dict)
     html: bool = False
     requests: list[Request] = field(default_factory=list)
@@ -77,6 +80,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
+        try:
+            self._route()
+        except (BrokenPipeError, ConnectionResetError):  # the client hung up
+            self.close_connection = True
+
+    def _route(self) -> None:
         path = unquote(urlsplit(self.path).path)
         token = self.headers.get("authorization")
         request = Request(self.command, path, token, self.headers.get("range"), self.on_content_network)
@@ -136,7 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.close_connection = True
             return
-        self.wfile.write(body)
+        piece = 1 << 20 if name in self.state.slow else len(body) + 1
+        for start in range(0, len(body), piece):
+            self.wfile.write(body[start : start + piece])
+            time.sleep(0.1 if name in self.state.slow else 0)
 
 
 def _sha1(data: bytes) -> str:

@@ -296,6 +296,19 @@ def test_an_interrupted_download_ends_soon(hub_state: HubState, hub: Hub) -> Non
     assert open_folder(fetch(REPO, None, hub, print), print).tensors()
 
 
+def test_when_one_file_fails_the_others_end(hub_state: HubState, hub: Hub) -> None:
+    """The slow file would take two seconds; it ends with the first 10 MB that arrive after the failure."""
+    large = save({"a.weight": np.zeros(5 << 20, np.float32)})
+    hub_state.commits[OLD] = repository(1) | {SHARDS[0]: large}
+    hub_state.slow = {SHARDS[0]}
+    hub_state.fail[SHARDS[1]] = (403, "")
+    with pytest.raises(NetworkError, match="answered 403"):
+        fetch(REPO, None, hub, print)
+    assert hub.cache is not None
+    assert not list(hub.cache.rglob(SHARDS[0]))
+    assert not list(hub.cache.rglob("*.incomplete"))
+
+
 def run_apart(state: HubState, tmp_path: Path, code: str, **env: str) -> subprocess.CompletedProcess[str]:
     variables = {"HF_ENDPOINT": state.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN, **env}
     return subprocess.run(

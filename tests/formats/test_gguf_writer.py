@@ -311,3 +311,19 @@ def test_split_entries_must_agree(change: KeyValue, tmp_path: Path) -> None:
     files = [read_gguf(path) for path in write_split(tmp_path, 3, **{change.key: change})]
     with pytest.raises(InputError, match=change.key):
         require_whole_split(files)
+
+
+def test_every_shard_carries_its_number(tmp_path: Path) -> None:
+    paths = write_split(tmp_path, 2)
+    header = encode_header([], [TensorEntry("t1", (8,), 0, 32)])
+    paths[1].write_bytes(header.data.ljust(header.nbytes, b"\0"))
+    with pytest.raises(InputError, match=r"split\.no is missing, expected 1"):
+        require_whole_split([read_gguf(path) for path in paths])
+
+
+def test_shards_share_no_tensor(tmp_path: Path) -> None:
+    paths = write_split(tmp_path, 2)
+    header = encode_header(split_metadata(1, 2, 2), [TensorEntry("t0", (8,), 0, 32)])
+    paths[1].write_bytes(header.data.ljust(header.nbytes, b"\0"))
+    with pytest.raises(InputError, match='tensor "t0" is in an earlier shard too'):
+        require_whole_split([read_gguf(path) for path in paths])
