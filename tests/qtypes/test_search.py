@@ -7,10 +7,13 @@ importance shows search B, and the K types with importance search D.
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -380,6 +383,34 @@ def test_threads_share_nothing(name):
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda w: qtype.encode(w, None), slabs * 4))
     assert all(np.array_equal(raw, alone[i % 8]) for i, raw in enumerate(together))
+
+
+ENCODE = """
+import numpy as np
+from quantkit.qtypes import base
+w = np.linspace(-1, 0.9, 32, dtype=np.float32).reshape(1, 32)
+print(base.get("q4_0").encode(w, None).tobytes().hex())
+"""
+
+
+@pytest.mark.slow
+def test_compiled_code_does_not_outlive_the_sources_it_came_from(tmp_path):
+    """Most of a kernel is compiled from other files than its own: an edit there must not leave old code in use."""
+    package = Path(base.__file__).parent.parent
+    shutil.copytree(package, tmp_path / "quantkit", ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def encode() -> str:
+        command = [sys.executable, "-c", ENCODE]
+        return subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    before = encode()
+    assert encode() == before, "from the cache"
+    tiles = tmp_path / "quantkit" / "qtypes" / "search" / "tiles.py"
+    source = tiles.read_text()
+    assert "absolute(v) > absolute(peak)" in source
+    tiles.write_text(source.replace("absolute(v) > absolute(peak)", "v > peak"))
+    assert encode() != before
 
 
 def test_naming_a_type_does_not_load_the_compiler():

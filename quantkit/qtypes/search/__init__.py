@@ -4,8 +4,11 @@
     scales.py    the searches on arrays: groups of weights in, scales out
     planes.py    codes in, bit planes out, and back
 
+    superblocks.py, legacy.py    what several types share between search and bytes
+
 are plain numpy at the surface and import the compiled loops beneath them when they are first called:
 
+    compilation.py   how they are compiled, and when the result may be used again
     lanes.py     vectors of float32 as numba values: one lane, one group
     tiles.py     groups arranged in lanes, their weights, ordered sums
     offset.py    search C: scale and minimum          signed.py      searches A and B: one signed scale

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from quantkit.qtypes.search.compilation import compiled, inlined
 from quantkit.qtypes.search.lanes import store_bits, store_merged
-from quantkit.qtypes.search.tiles import compiled, inlined
 
 
 @inlined

@@ -7,17 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from quantkit.qtypes.search.compilation import compiled, inlined
 from quantkit.qtypes.search.lanes import absolute, lane_bits, load, nearest, select, splat, store
-from quantkit.qtypes.search.tiles import (
-    EPS,
-    WIDTH,
-    ZERO,
-    compiled,
-    gather_tile,
-    inlined,
-    load_weighted,
-    signed_peak,
-)
+from quantkit.qtypes.search.tiles import EPS, WIDTH, ZERO, gather_tile, load_weighted, signed_peak
 
 SWEEPS = 5
 ALL_LANES = (1 << WIDTH) - 1

@@ -9,8 +9,10 @@ Sums start at zero and take one element at a time, as the reference does.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from quantkit.qtypes.search.compilation import called as called
+from quantkit.qtypes.search.compilation import compiled as compiled
+from quantkit.qtypes.search.compilation import inlined as inlined
 from quantkit.qtypes.search.lanes import absolute, load, select, splat, square_root, store, transpose
 from quantkit.qtypes.search.scales import Weighting
 
@@ -27,12 +29,6 @@ MAGNITUDE = int(Weighting.MAGNITUDE)
 RMS_MAGNITUDE = int(Weighting.RMS_MAGNITUDE)
 IMPORTANCE = int(Weighting.IMPORTANCE)
 PURE_IMPORTANCE = int(Weighting.PURE_IMPORTANCE)
-
-# error_model: division by zero gives an infinity or NaN, as in C. No fastmath: it would allow fused multiply-adds.
-compiled = njit(nogil=True, cache=True, error_model="numpy")
-# Functions that the others call: once per tile, or within loops over a tile.
-called = njit(nogil=True, error_model="numpy")
-inlined = njit(nogil=True, error_model="numpy", inline="always")
 
 
 @called

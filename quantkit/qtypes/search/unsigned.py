@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from quantkit.qtypes.search.compilation import compiled, inlined
 from quantkit.qtypes.search.lanes import lane_bits, load, low_byte, nearest, select, splat, store
-from quantkit.qtypes.search.tiles import EPS, ONE, WIDTH, ZERO, compiled, inlined, load_tile
+from quantkit.qtypes.search.tiles import EPS, ONE, WIDTH, ZERO, load_tile
 
 SWEEPS = 5
 
