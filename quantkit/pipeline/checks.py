@@ -92,7 +92,7 @@ def _damaged_tensor(path: Path, manifest: Manifest, name: str) -> str:
             if tensor.file != number:
                 continue
             file.seek(tensor.offset)
-            if hashlib.sha256(file.read(tensor.nbytes)).hexdigest() != tensor.sha256:
+            if hashlib.sha256(file.read(min(tensor.nbytes, path.stat().st_size))).hexdigest() != tensor.sha256:
                 return f": tensor {tensor.name} is damaged"
     return ": the header or padding is damaged"
 

@@ -19,6 +19,8 @@ from quantkit.pipeline.checks import Verification, check_structure
 from quantkit.plan import Plan
 from quantkit.qtypes import NUMERICS
 from quantkit.report.manifest import (
+    MAX_MANIFEST_BYTES,
+    MAX_MANIFEST_VALUES,
     FileRecord,
     Manifest,
     TensorRecord,
@@ -30,6 +32,7 @@ from quantkit.report.manifest import (
 from quantkit.report.sizes import size_report
 from quantkit.report.text import size
 from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, remove_file, update_sums, write_small
+from quantkit.untrusted import parse_json_object, read_bounded
 
 NAMED_VERSIONS = ("numpy", "numba", "gguf", "tokenizers", "sentencepiece")
 
@@ -191,14 +194,22 @@ COPY_BYTES = 8 << 20
 
 
 def save_work(folder: Path, job_digest: str, files: Sequence[PartFile], draft: Manifest) -> None:
-    """Describe a finished job so that it can be packed without its source."""
+    """Describe a finished job so that it can be packed without its source.
+
+    The description carries its own hash: opening a job under a changed digest or size would remove its work.
+    """
     body = {
         "schema": WORK_SCHEMA,
         "job_digest": job_digest,
         "files": [{"name": f.name, "bytes": f.nbytes} for f in files],
         "manifest": json.loads(draft.encode()),
     }
-    write_small(folder / WORK_FILE, json.dumps(body, indent=1, ensure_ascii=False).encode(), overwrite=True)
+    sealed = {**body, "sha256": _seal(body)}
+    write_small(folder / WORK_FILE, json.dumps(sealed, indent=1, ensure_ascii=False).encode(), overwrite=True)
+
+
+def _seal(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def pack(work: Path, out: Path, *, force: bool = False, emit: Sink = ignore) -> Artifact:
@@ -232,17 +243,16 @@ def packed_names(work: Path, out: Path) -> tuple[Path, ...]:
 
 def _read_work(work: Path) -> tuple[str, tuple[PartFile, ...], Manifest]:
     path = work / WORK_FILE
-    try:
-        body = json.loads(path.read_bytes())
-        if body["schema"] != WORK_SCHEMA:
-            raise InputError(f'{path}: schema is {body["schema"]!r}, expected "{WORK_SCHEMA}"', path=str(path))
-        files = tuple(PartFile(str(f["name"]), int(f["bytes"])) for f in body["files"])
-        return str(body["job_digest"]), files, parse_manifest(body["manifest"], path)
-    except FileNotFoundError as error:
-        hint = "give a folder that quantkit quantize finished, for example WORK/Q4_K_M"
-        raise InputError(f"{work} is not a finished work folder: no {WORK_FILE}", path=str(work), hint=hint) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a work description: {error}", path=str(path)) from error
+    hint = "give a folder that quantkit quantize finished, for example WORK/Q4_K_M"
+    if not path.is_file():
+        raise InputError(f"{work} is not a finished work folder: no {WORK_FILE}", path=str(work), hint=hint)
+    body = parse_json_object(read_bounded(path, MAX_MANIFEST_BYTES), path, values=MAX_MANIFEST_VALUES)
+    seal = body.pop("sha256", None)
+    if body.get("schema") != WORK_SCHEMA or seal != _seal(body):
+        hint = "run the same quantkit quantize command again: it keeps what is finished"
+        raise InputError(f"{path} was changed or is of another version", path=str(path), key="sha256", hint=hint)
+    files = tuple(PartFile(f["name"], f["bytes"]) for f in body["files"])
+    return body["job_digest"], files, parse_manifest(body["manifest"], path)
 
 
 def _copy(source: Job, job: Job, files: Sequence[PartFile]) -> None:

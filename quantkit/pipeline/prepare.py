@@ -109,18 +109,18 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
     """The model in a checkpoint: through its family, or as a GGUF describes itself."""
     if checkpoint.kind == "gguf":
         return describe_gguf(checkpoint.tensors(), checkpoint.metadata)
+
+    def tokenizer(read_file: ReadFile, config: Mapping[str, Any], family: Family, chosen: str | None) -> Tokenizer:
+        return read_tokenizer(read_file, config, family=family.name, pre=chosen, names=checkpoint.file_names())
+
     return describe(
         checkpoint.tensors(),
         checkpoint.config,
         checkpoint.read_file,
         name=checkpoint.name,
-        tokenizer=_read_tokenizer,
+        tokenizer=tokenizer,
         pre=pre,
     )
-
-
-def _read_tokenizer(read_file: ReadFile, config: Mapping[str, Any], family: Family, pre: str | None) -> Tokenizer:
-    return read_tokenizer(read_file, config, family=family.name, pre=pre)
 
 
 def _recipe(name: str, request: Request) -> Recipe:

@@ -281,3 +281,16 @@ def test_llama_cpp_loads_and_agrees(tmp_path: Path) -> None:
     checks = {c["check"]: c for c in outcome.json["artifacts"][0]["checks"]}
     assert checks["llama.cpp"]["kl_mean"] < 0.01
     assert checks["llama.cpp"]["tokenizer_differences"] == 0
+
+
+def test_additional_chat_templates_reach_the_file(tmp_path: Path) -> None:
+    source = tmp_path / "docs-llama-tiny"
+    shutil.copytree(TINY, source)
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    path = tmp_path / "model.gguf"
+    assert quantkit("convert", source, "--to", "q8_0", "-o", path).status == 0
+    fields = gguf.GGUFReader(path).fields
+    assert fields["tokenizer.chat_template"].contents() == "{{ messages }}"
+    assert fields["tokenizer.chat_template.tool_use"].contents() == "{{ tools }}"
