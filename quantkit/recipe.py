@@ -21,6 +21,7 @@ from quantkit.suggest import did_you_mean
 from quantkit.untrusted import read_bounded, shown
 
 SCHEMA = 1
+EXAMPLE = "`quantkit recipes show q4_k_m` prints a recipe to compare with"
 MAX_RECIPE_BYTES = 1 << 18
 MAX_RULES = 1000
 MAX_GLOBS = 100
@@ -86,7 +87,7 @@ class _Table:
 
     def error(self, key: str, problem: str, hint: str | None = None) -> RecipeError:
         where = shown(".".join(word for word in (self.path, key) if word))
-        return RecipeError(f"{self.file}: {where}: {problem}", path=self.file, key=where, hint=hint)
+        return RecipeError(f"{self.file}: {where}: {problem}", path=self.file, key=where, hint=hint or EXAMPLE)
 
     def unknown(self, key: str, value: str, known: Sequence[str]) -> RecipeError:
         return self.error(key, f'unknown "{shown(value)}"{did_you_mean(value, known)}', f"known: {', '.join(known)}")
@@ -168,7 +169,7 @@ def _read(path: Path, label: str) -> _Table:
     try:
         table = _Table(label, "", tomllib.loads(raw.decode()))
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{label}: not valid TOML: {error}", path=label) from error
+        raise RecipeError(f"{label}: not valid TOML: {error}", path=label, hint=EXAMPLE) from error
     if table.need("schema", int) != SCHEMA:
         raise table.error("schema", f"is {table.values['schema']}, this version reads {SCHEMA}")
     return table

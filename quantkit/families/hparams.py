@@ -16,6 +16,8 @@ from quantkit.errors import InputError
 MAX_COUNT = 2**31 - 1  # GGUF stores counts as u32, llama.cpp reads many of them into int32
 MAX_NUMBER = float.fromhex("0x1.fffffep+127")  # the largest f32: metadata has no wider numbers
 
+CONFIG_HINT = "download the checkpoint's config.json again, or correct the value"
+
 # A default of None means: derived from other numbers when the configuration does not say (see `read_hparams`).
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {
@@ -197,5 +199,5 @@ def _bad(key: str, value: object, expected: str) -> InputError:
         f"config.json: {key} is {found}, expected {expected}",
         key=key,
         path="config.json",
-        hint="download the checkpoint's config.json again, or correct the value",
+        hint=CONFIG_HINT,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.metadata import KeyValue
 
 MAX_U32 = 2**32 - 1
@@ -48,7 +48,8 @@ def _number(key: Key, hparams: Hparams) -> Iterable[KeyValue]:
     if key.kind == "f32":
         return (KeyValue(key.name, "f32", value),)
     if not 0 <= value <= MAX_U32 or value != int(value):
-        raise InputError(f"config.json: {key.value} is {value}, expected a count", key=key.value, path="config.json")
+        what = f"config.json: {key.value} is {value}, expected a count"
+        raise InputError(what, key=key.value, path="config.json", hint=CONFIG_HINT)
     return (KeyValue(key.name, "u32", int(value)),)
 
 

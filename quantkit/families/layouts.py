@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 
 from quantkit.errors import InputError
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.model import Constant, ModelTensor, RowOrder, Rows
 from quantkit.families.roles import Role
 from quantkit.tensors import TensorInfo
@@ -44,7 +44,8 @@ def rope_rows(info: TensorInfo, hparams: Hparams) -> Placement:
     head = hparams.count("head")
     half = head // 2
     if head % 2:
-        raise InputError(f"config.json: heads have {head} dimensions, rotation needs an even number", key="head_dim")
+        what = f"config.json: heads have {head} dimensions, rotation needs an even number"
+        raise InputError(what, key="head_dim", path="config.json", hint=CONFIG_HINT)
     order = tuple(chain.from_iterable((j, half + j) for j in range(half)))
     return Placement(info.shape, whole(info, hparams).parts, RowOrder("rope", order))
 
@@ -95,7 +96,7 @@ def rope_freqs(hparams: Hparams) -> tuple[ModelTensor, ...]:
     context = _or(hparams, "rope_original_context", 8192.0)
     if not (0 < low < high and factor > 0 and base > 0 and context > 0):
         message = "config.json: llama3 rope scaling needs 0 < low_freq_factor < high_freq_factor and a factor above 0"
-        raise InputError(message, key="rope_parameters", path="config.json")
+        raise InputError(message, key="rope_parameters", path="config.json", hint=CONFIG_HINT)
     exponents = np.arange(0, dim, 2, dtype=f32) / f32(dim)
     frequencies = f32(1) / np.power(base, exponents.astype(np.float64)).astype(f32)
     wavelengths = (f32(1) / frequencies) * f32(2 * np.pi)
@@ -122,7 +123,7 @@ def _factors(hparams: Hparams, key: str) -> list[float]:
     if not isinstance(values, list) or len(values) != expected or not all(isinstance(v, (int, float)) for v in values):
         found = f"{len(values)} values" if isinstance(values, list) else repr(values)[:80]
         message = f"config.json: {key.removeprefix('rope_')} has {found}, expected {expected} numbers"
-        raise InputError(message, key=key.removeprefix("rope_"), path="config.json")
+        raise InputError(message, key=key.removeprefix("rope_"), path="config.json", hint=CONFIG_HINT)
     return [float(value) for value in values]
 
 

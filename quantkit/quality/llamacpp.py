@@ -42,7 +42,9 @@ class LlamaCpp:
         try:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
-            raise VerificationError(f"llama.cpp does not load {path.name}: {error}", path=str(path)) from error
+            hint = "do not use this file; report it with its architecture and the version of xllamacpp"
+            message = f"llama.cpp does not load {path.name}: {error}"
+            raise VerificationError(message, path=str(path), hint=hint) from error
         # The server reports no distribution where the drawn token ends the text or a UTF-8 character is not complete
         # after it: draw this one always. What it reports is from before the bias.
         self._drawn = self.tokenize("a", special=False)[-1]
@@ -73,4 +75,5 @@ class LlamaCpp:
             with build_opener(ProxyHandler({})).open(request, timeout=120) as response:  # loopback: never by a proxy
                 return dict(json.load(response))
         except (URLError, ValueError) as error:
-            raise VerificationError(f"llama.cpp did not answer {path}: {error}") from error
+            hint = "run again; if it fails again, verify without --engine"
+            raise VerificationError(f"llama.cpp did not answer {path}: {error}", hint=hint) from error

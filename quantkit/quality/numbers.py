@@ -79,4 +79,5 @@ def decode_gguf(raw: U8, gguf_type: int) -> F32:
     try:
         return np.asarray(dequantize(raw, GGMLQuantizationType(gguf_type)), dtype=np.float32)
     except (NotImplementedError, ValueError) as error:
-        raise UnsupportedError(f"the gguf package cannot decode type {gguf_type}: {error}") from error
+        what = f"the gguf package cannot decode type {gguf_type}: {error}"
+        raise UnsupportedError(what, hint="install a newer gguf package, or convert with --no-verify") from error
