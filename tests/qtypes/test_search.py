@@ -26,6 +26,7 @@ from oracles import ggml
 from quantkit.errors import NonFiniteError
 from quantkit.qtypes import base
 from quantkit.qtypes.search import blocks, scales
+from quantkit.qtypes.search.compilation import compiled
 from quantkit.qtypes.search.lanes import (
     lane_bits,
     load,
@@ -411,6 +412,11 @@ def test_compiled_code_does_not_outlive_the_sources_it_came_from(tmp_path):
     assert "absolute(v) > absolute(peak)" in source
     tiles.write_text(source.replace("absolute(v) > absolute(peak)", "v > peak"))
     assert encode() != before
+
+
+def test_without_a_place_for_the_cache_loops_are_compiled_all_the_same():
+    """A function without a source file stands for an installation in which nothing can be written."""
+    assert compiled(eval("lambda x: x + 1"))(41) == 42
 
 
 def test_naming_a_type_does_not_load_the_compiler():

@@ -1,21 +1,22 @@
 """The weighted scale searches that the K, IQ4 and legacy types share, and the way from a search to bytes.
 
-    blocks.py    a matrix, slab by slab, through a type's choice of scales and codes
-    scales.py    the searches on arrays: groups of weights in, scales out
-    planes.py    codes in, bit planes out, and back
+Plain numpy at the surface, which imports the compiled loops beneath it when they are first called:
 
-    superblocks.py, legacy.py    what several types share between search and bytes
+    blocks.py        a matrix, slab by slab, through an encoder
+    scales.py        the searches on arrays: groups of weights in, scales out
+    planes.py        codes in, bit planes out, and back
+    superblocks.py   what the K types and iq4_xs share; legacy.py: what q4_0, q4_1, q5_0 and q5_1 share
 
-are plain numpy at the surface and import the compiled loops beneath them when they are first called:
+    compilation.py   how loops are compiled, and when the result may be used again
+    lanes.py         vectors of float32 as numba values: one lane, one group
+    tiles.py         groups arranged in lanes, their weights, ordered sums
+    signed.py        searches A and B: one signed scale
+    offset.py        search C: scale and minimum
+    unsigned.py      search D: the scale of the scales
+    codebook.py      the scale of codes that index a table of levels
+    rounding.py      from scales to codes; plane_loops.py: from codes to bit planes
 
-    compilation.py   how they are compiled, and when the result may be used again
-    lanes.py     vectors of float32 as numba values: one lane, one group
-    tiles.py     groups arranged in lanes, their weights, ordered sums
-    offset.py    search C: scale and minimum          signed.py      searches A and B: one signed scale
-    unsigned.py  search D: the scales' own scale      codebook.py    scales for a fixed table of levels
-    rounding.py  from scales to codes                 plane_loops.py the loops of planes.py
-
-Searches are called A to D as in the order ggml-quants.c defines them: make_qx_quants, make_q3_quants,
-make_qkx2/3_quants, make_qp_quants. Results equal it bit for bit on x86-64, where it is compiled without fused
-multiply-adds; on other hosts these loops still give the x86-64 bytes.
+The letters follow ggml-quants.c: A make_qx_quants, B make_q3_quants, C make_qkx2_quants and make_qkx3_quants, D
+make_qp_quants. Results equal theirs bit for bit as compiled for x86-64, without fused multiply-adds; on other hosts
+these loops still give the x86-64 bytes.
 """

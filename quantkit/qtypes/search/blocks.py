@@ -1,7 +1,7 @@
 """From a matrix to bytes or to a grid, a slab of rows at a time.
 
 A searched type is described by an `Encoder`, which turns a few rows into bytes and the grid on which they lie. Slabs
-keep the scratch memory of a call near 1 MB whatever the size of the matrix; rows are independent, so where they are
+keep the scratch memory of a call below 4 MB whatever the size of the matrix; rows are independent, so where they are
 cut never changes a byte.
 """
 
@@ -18,10 +18,10 @@ from quantkit.qtypes.base import Grid
 from quantkit.tensors import F32, U8
 
 F16 = NDArray[np.float16]
-
 F16_EXPONENT = 0x7C00
 
-SLAB = 1 << 20  # weights
+# Weights in a slab. Smaller ones cost time in Python, larger ones in page faults.
+SLAB = 1 << 20
 
 
 @dataclass(frozen=True)

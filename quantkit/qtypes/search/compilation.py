@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,5 +41,6 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba offers no other way 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile on first use and keep the machine code on disk, beside the source or in the user's cache folder."""
     dispatcher = njit(nogil=True, error_model="numpy")(function)
-    dispatcher._cache = _Cache(function)
+    with suppress(RuntimeError):  # neither can be written: every process compiles for itself
+        dispatcher._cache = _Cache(function)
     return dispatcher

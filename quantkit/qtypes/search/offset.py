@@ -14,7 +14,11 @@ from quantkit.qtypes.search.tiles import INFINITY, ONE, WIDTH, ZERO, extremes, l
 
 @inlined
 def _code(v, high):  # type: ignore[no-untyped-def]
-    """nearest(clip(v, 0, high)): the same as clipping last, except beyond 2**22, where `nearest` is meaningless."""
+    """nearest(clip(v, 0, high)).
+
+    The same as clipping last, except beyond 2**22, where `nearest` is meaningless and only weights of no importance
+    lie. There the builds of ggml differ: 0.25.3 clips last, the one in xllamacpp 2026.10 first, as here.
+    """
     v = select(v > splat(ZERO, WIDTH), v, splat(ZERO, WIDTH))
     return nearest_small(select(v > high, high, v))
 

@@ -16,7 +16,7 @@ from quantkit.tensors import F32, U8
 
 
 class Weighting(IntEnum):
-    """How much the error of a weight x counts in a search. `n` is its group, `qw` its importance."""
+    """How much the error of a weight x counts in a search; qw is its importance."""
 
     SQUARE = 0  # x*x
     MAGNITUDE = 1  # |x|

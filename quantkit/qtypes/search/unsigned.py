@@ -13,7 +13,10 @@ SWEEPS = 5
 
 @inlined
 def _first_codes(x, weight, top, codes):  # type: ignore[no-untyped-def]
-    """Try nine scales around top / maximum; store the codes of the best. Return iscale's sums and who is empty."""
+    """Try nine scales around top / maximum and store the codes of the best.
+
+    Return sum w*x*l and sum w*l*l of these codes, and the lanes that count as zero.
+    """
     zero, high = splat(ZERO, WIDTH), splat(np.float32(top), WIDTH)
     maximum = zero
     for i in range(x.shape[0]):
