@@ -64,7 +64,7 @@ def test_nothing_seen_is_zero_everywhere() -> None:
     assert not sums.gram.full().any()
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=25, derandomize=True, deadline=None)
 @given(
     cuts=st.lists(st.integers(1, 9), min_size=1, max_size=6),
     order=st.randoms(use_true_random=False),
