@@ -63,7 +63,6 @@ def claim_run(disk: Disk, folder: Path) -> Path:
         disk.run(run, os.rename, earlier[-1], run)
     except FileNotFoundError:  # another process was faster
         return new_run(disk, folder)
-    disk.sync_folder(folder)
     return run
 
 

@@ -126,6 +126,12 @@ def assert_complete(out: Path) -> None:
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=out, check=True)
 
 
+def published(out: Path) -> set[str]:
+    """The names whose files are the finished ones."""
+    pairs = zip(NAMES, CONTENTS, strict=True)
+    return {name for name, data in pairs if (out / name).exists() and (out / name).read_bytes() == data}
+
+
 OLD = {NAMES[0]: b"an older artifact", NAMES[1]: b"its second file", MANIFEST: b"{}"}
 
 

@@ -20,6 +20,7 @@ from quantkit.errors import BusyError, ExistsError, NotWritableError, ResourceEr
 from quantkit.storage import Job, PartFile, Record, open_job, remove_job
 from quantkit.storage import disk as disk_module
 from quantkit.storage.disk import Args, Result
+from quantkit.storage.faults import Fault
 
 ALL = {t.name for t in TENSORS}
 
@@ -289,6 +290,17 @@ def test_of_several_earlier_runs_the_longest_is_continued(tmp_path: Path) -> Non
     with open_scenario(tmp_path) as job:
         assert len(job.records) == 4
         assert len(list(job.folder.glob("run-*"))) == 1
+
+
+def test_an_error_while_earlier_work_is_looked_at_loses_none_of_it(tmp_path: Path) -> None:
+    build(tmp_path, stop_after=4)
+    for at in range(1, 40):
+        try:
+            open_scenario(tmp_path, Fault("eio", at)).close()
+        except ResourceError:
+            assert (tmp_path / scenario.JOB).is_dir()
+    with open_scenario(tmp_path) as job:
+        assert len(job.records) == 4
 
 
 # Publishing
