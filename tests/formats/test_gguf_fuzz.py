@@ -56,7 +56,7 @@ def test_damage_gives_an_input_error_or_a_consistent_file(name: str, tmp_path: P
     accepted = 0
     for mutant in mutants(raw, 4000, seed=len(name), head=head):
         path.write_bytes(mutant)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             file = read_gguf(path)
         except InputError as error:
@@ -67,7 +67,7 @@ def test_damage_gives_an_input_error_or_a_consistent_file(name: str, tmp_path: P
             accepted += 1
             for tensor in file.tensors:
                 assert read_tensor_bytes(file, tensor).size == tensor.nbytes
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
     assert 0 < accepted < 3000  # the mutator neither destroys nor spares everything
 
 

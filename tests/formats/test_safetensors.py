@@ -195,7 +195,7 @@ def test_damaged_files_are_judged_as_the_package_judges(seed: int, tmp_path: Pat
     accepted = refused = 0
     for mutant in [*mutants(raw, 1500, seed, head=8 + len(text)), *_edited(text, 1500, seed)]:
         path.write_bytes(mutant)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             found = ours(path)
         except InputError as error:
@@ -205,7 +205,7 @@ def test_damaged_files_are_judged_as_the_package_judges(seed: int, tmp_path: Pat
         else:
             accepted += 1
             assert found == theirs(mutant)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
     assert accepted > 40
     assert refused > 1000
 
@@ -238,10 +238,10 @@ def test_header_bombs_cost_little(raw: bytes, message: str, tmp_path: Path) -> N
     path = tmp_path / "x"
     path.write_bytes(encode(raw))
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError, match=message):
         read_safetensors(path)
-    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 2
     assert peak < 320 << 20
