@@ -72,6 +72,12 @@ class NonFiniteError(InputError):
         self.index = index
 
 
+class NumericError(InputError):
+    """Statistics that a method cannot work with: a Hessian that is zero or not positive definite."""
+
+    code = "numeric"
+
+
 class UnsupportedError(QuantkitError):
     """A model family, tokenizer, method or format that quantkit does not know."""
 
