@@ -1,0 +1,46 @@
+"""In which order columns are visited, and in which they are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantkit.methods.base import Order
+from quantkit.tensors import F32
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Both are int64 (cols,): stored column j is column stored[j] of the weight; the p-th column to be visited is
+    stored column visited[p]."""
+
+    stored: Indices
+    visited: Indices
+
+    @property
+    def permuted(self) -> bool:
+        return not np.array_equal(self.stored, np.arange(self.stored.size))
+
+
+def columns(order: Order, diagonal: F32, span: int) -> Columns:
+    """The order for a Hessian with this diagonal (cols,); equal entries keep their order.
+
+    Columns with large inputs come first: their errors can be made up for by all others. WITHIN keeps spans together
+    and starts with the one that has the largest entry (GPTQModel's act_group_aware sorts the same way).
+    """
+    natural = np.arange(diagonal.size)
+    if order is Order.STORAGE:
+        return Columns(natural, natural)
+    descending = np.argsort(-diagonal, kind="stable")
+    if order is Order.PERMUTED:
+        return Columns(descending, natural)
+    if order is Order.ACTIVATION or span == 0:
+        return Columns(natural, descending)
+    by_span = diagonal.reshape(-1, span)
+    inside = np.argsort(-by_span, axis=1, kind="stable")
+    first = np.argsort(-by_span.max(axis=1), kind="stable")
+    return Columns(natural, (inside + span * np.arange(len(by_span))[:, None])[first].reshape(-1))
