@@ -14,7 +14,7 @@ from quantkit.errors import InputError
 from quantkit.events import Sink, StageFinished, StageStarted, ignore
 from quantkit.pipeline.checks import Verification
 from quantkit.pipeline.engine import require_engine
-from quantkit.pipeline.hashing import SourceHasher
+from quantkit.pipeline.hashing import SourceHasher, require_published
 from quantkit.pipeline.pack import (
     Artifact,
     already_built,
@@ -143,7 +143,9 @@ def quantize_all(
     emit(StageStarted("quantize", prepared.plans[0].source_bytes))
     with SourceHasher(prepared.checkpoint.files()) as hasher:
         quantize(prepared.checkpoint, targets, threads=threads, emit=emit, stop=stop, advance=hasher.advance)
-        source_files = prepared.records(hasher.result())
+        hashes = hasher.result()
+        require_published(prepared.checkpoint.files(), hashes)
+        source_files = prepared.records(hashes)
     prepared.checkpoint.unchanged()
     seconds = time.monotonic() - start
     rate = prepared.plans[0].source_bytes / seconds

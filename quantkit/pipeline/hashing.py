@@ -8,10 +8,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
+from quantkit.errors import InputError
 from quantkit.source import SourceFile
 from quantkit.storage import hash_file
 
 LEAD_BYTES = 1 << 30  # how far the hash may run ahead of the quantizer: what is read stays in the page cache
+
+
+def require_published(files: Sequence[SourceFile], hashes: Mapping[str, str]) -> None:
+    """Raise InputError for a file that is not what its publisher says it is (files of the Hub carry their hash)."""
+    for file in files:
+        if file.sha256 is not None and hashes[file.name] != file.sha256:
+            raise InputError(
+                f"{file.name} has sha256 {hashes[file.name]}, the Hub says {file.sha256}",
+                hint="delete the file from the cache and run the command again",
+                path=file.path,
+            )
 
 
 class _StoppedError(Exception):
