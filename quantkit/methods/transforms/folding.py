@@ -1,0 +1,128 @@
+"""Scales folded into weights, and the proof that the function stayed the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantkit.errors import InputError, VerificationError
+from quantkit.methods.transforms.sites import Site
+from quantkit.tensors import F32
+
+TOLERANCE = 1e-5  # of the largest output: float32 weights are rounded once more, by 6e-8 each
+PROBES = 16
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SiteWeights:
+    """The tensors of a site. `producer` is float32 (channels,) for a norm, else (rows, in) with an optional `bias`
+    (rows,), the last rows being the channels; `consumers` are (out, cols) by name.
+
+    `head` is the size of a head where the site has `heads`: cols are then heads of that size, and the channels fewer
+    heads, each read by as many consecutive query heads as fit.
+    """
+
+    site: Site
+    producer: F32
+    consumers: Mapping[str, F32]
+    bias: F32 | None = None
+    head: int = 0
+
+    def __post_init__(self) -> None:
+        widths = {weight.shape[1] for weight in self.consumers.values()}
+        if len(widths) != 1 or (not self.site.heads and next(iter(widths)) > len(self.producer)):
+            message = f"{self.site.producer} has {len(self.producer)} rows, its readers {sorted(widths)} columns"
+            raise InputError(message, tensor=self.site.producer, hint="the checkpoint does not fit its family")
+
+    @property
+    def cols(self) -> int:
+        weight = next(iter(self.consumers.values()))
+        return int(weight.shape[1])
+
+    @property
+    def channel_of(self) -> NDArray[np.int64]:
+        """The channel that each consumer column reads, counted from the first channel, int64 (cols,)."""
+        column = np.arange(self.cols)
+        if not self.site.heads:
+            return column
+        shared = self.queries_per_value
+        return column // self.head // shared * self.head + column % self.head
+
+    @property
+    def queries_per_value(self) -> int:
+        """How many query heads read a value head: for a fused projection q + 2 kv = rows with q = cols."""
+        rows = len(self.producer)
+        values = rows if rows <= self.cols else (rows - self.cols) // 2
+        if self.head <= 0 or self.cols % self.head or values % self.head or self.cols % values:
+            message = f"{self.site.producer}: {rows} rows and {self.cols} columns make no heads of {self.head}"
+            raise InputError(message, tensor=self.site.producer, hint="the checkpoint does not fit its config.json")
+        return self.cols // values
+
+    @property
+    def channels(self) -> int:
+        return int(self.channel_of.max()) + 1
+
+
+def per_channel(weights: SiteWeights, columns: F64) -> F64:
+    """A statistic of the consumers' columns (cols,) as the mean over the columns that read a channel, (channels,)."""
+    channel = weights.channel_of
+    return np.bincount(channel, columns) / np.bincount(channel)
+
+
+def fold(weights: SiteWeights, scale: F32) -> SiteWeights:
+    """Divide the channels of the producer by scale (channels,) and multiply the columns that read them.
+
+    Computed in float64 and rounded once. Raises InputError for scales that are not positive numbers, and
+    VerificationError if the function changed by more than rounding (`check_fold`).
+    """
+    if scale.shape != (weights.channels,) or not (np.isfinite(scale).all() and (scale > 0).all()):
+        message = f"scales of {weights.site.producer} must be {weights.channels} positive numbers"
+        raise InputError(message, tensor=weights.site.producer)
+    exact = scale.astype(np.float64)
+    producer, bias = weights.producer.astype(np.float64), weights.bias
+    first = len(producer) - weights.channels
+    if weights.site.norm:
+        one = float(weights.site.centered)
+        producer = (producer + one) / exact - one
+    else:
+        producer[first:] /= exact[:, None]
+        if bias is not None:
+            bias = bias.copy()
+            bias[first:] = bias[first:] / exact
+    spread = exact[weights.channel_of]
+    consumers = {name: (weight * spread).astype(np.float32) for name, weight in weights.consumers.items()}
+    folded = SiteWeights(weights.site, producer.astype(np.float32), consumers, bias, weights.head)
+    check_fold(weights, folded)
+    return folded
+
+
+def check_fold(before: SiteWeights, after: SiteWeights) -> None:
+    """Run the same inputs through both and compare what the consumers give, in float64.
+
+    Inputs are PROBES fixed pseudo-random vectors; what acts on a linear's channels in between (a gate, attention's
+    mean) is a random factor. Raises VerificationError beyond TOLERANCE of the largest output.
+    """
+    for name, expected in _outputs(before).items():
+        found = _outputs(after)[name]
+        largest = float(np.abs(expected).max())
+        change = float(np.abs(found - expected).max())
+        if not change <= TOLERANCE * largest:
+            message = f"folding scales into {before.site.producer} changes what {name} gives by {change / largest:.1e}"
+            raise VerificationError(message, tensor=name, hint="leave this transform out, and report a bug")
+
+
+def _outputs(weights: SiteWeights) -> dict[str, F64]:
+    rng = np.random.default_rng(0)
+    producer = weights.producer.astype(np.float64)
+    if weights.site.norm:
+        made = rng.standard_normal((PROBES, len(producer))) * (producer + float(weights.site.centered))
+    else:
+        made = rng.standard_normal((PROBES, producer.shape[1])) @ producer.T
+        made = (made if weights.bias is None else made + weights.bias)[:, -weights.channels :]
+    read = made[:, weights.channel_of] * rng.standard_normal((PROBES, weights.cols))
+    return {name: read @ weight.T.astype(np.float64) for name, weight in weights.consumers.items()}
