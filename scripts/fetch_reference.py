@@ -32,8 +32,10 @@ WANTED = (
     "convert_hf_to_gguf.py",
     "conversion/*.py",
     "gguf-py/gguf/**/*.py",
+    "include/llama.h",
     "models/ggml-vocab-*",
     "models/templates/*",
+    "src/llama-vocab.cpp",
     "tests/snapshots/*",
 )
 MARKER = ".version"

@@ -20,7 +20,9 @@ GOOD = {
     f"{ROOT}/gguf-py/gguf/quants.py": b"pass",
     f"{ROOT}/gguf-py/gguf/scripts/gguf_dump.py": b"pass",
     f"{ROOT}/models/ggml-vocab-qwen2.gguf": b"GGUF",
+    f"{ROOT}/include/llama.h": b"enum llama_ftype",
     f"{ROOT}/models/templates/a.jinja": b"{{ a }}",
+    f"{ROOT}/src/llama-vocab.cpp": b"patterns",
     f"{ROOT}/tests/snapshots/a.schema": b"[q4_0]",
 }
 BAD = {
