@@ -121,6 +121,19 @@ def _reading_error(path: Path, error: OSError) -> QuantkitError:
     return InputError(f"{where} {reason}", path=str(path), hint=hint)
 
 
+def require_path(path: Path) -> None:
+    """Raise InputError for a path that the system does not even look up: too long a name, a loop, no permission.
+
+    A path that merely leads nowhere passes: whoever opens it says so.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise _reading_error(path, error) from error
+
+
 def open_input(path: Path, *, follow: bool = True) -> InputFile:
     """Open a regular file for reading; with `follow` False a symbolic link as last component is refused.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.pipeline.doctor import memory_limit_bytes
+from quantkit.pipeline.prepare import require_writable_names
 from quantkit.pipeline.quantize import QUEUED_SLABS, default_threads
 from quantkit.pipeline.slabs import SLAB_WEIGHTS
 from quantkit.plan import Plan
@@ -51,6 +52,7 @@ class Estimate:
 def estimate(plan: Plan, folder: Path, *, context: int, kv_type: str = "f16", threads: int | None = None) -> Estimate:
     """Estimate a plan whose files would go to `folder`, served with `context` tokens in the cache."""
     workers = threads or default_threads()
+    require_writable_names((folder,))
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
     encode = sum(prod(t.tensor.shape) * ENCODE_NS.get(t.qtype, OTHER_ENCODE_NS) for t in plan.tensors)
     read = 2 * plan.source_bytes * READ_NS_PER_BYTE

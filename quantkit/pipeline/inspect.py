@@ -15,6 +15,7 @@ from quantkit.metadata import KeyValue
 from quantkit.report.manifest import manifest_path, read_manifest
 from quantkit.source import open_source
 from quantkit.tensors import TensorInfo
+from quantkit.untrusted import require_path
 
 SHOWN_ARRAY = 4
 SHOWN_TEXT = 120
@@ -46,8 +47,10 @@ class Inspection:
 def inspect(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Inspection:
     """Look at a GGUF file (any shard), a checkpoint folder or a Hub repository. Safe on hostile files."""
     path = Path(spec)
-    if path.is_file() and path.suffix == ".gguf":
-        return _inspect_gguf(path)
+    if path.suffix == ".gguf":
+        require_path(path)
+        if path.is_file():
+            return _inspect_gguf(path)
     checkpoint = open_source(spec, offline=offline, emit=emit)
     tensors = tuple(checkpoint.tensors().values())
     facts = tuple((key, type(value).__name__, _short(value)) for key, value in checkpoint.config.items())

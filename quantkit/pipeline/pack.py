@@ -16,6 +16,7 @@ from quantkit.errors import ExistsError, InputError, UsageError
 from quantkit.events import Published, Sink, ignore
 from quantkit.formats.gguf import read_gguf
 from quantkit.pipeline.checks import Verification, check_structure
+from quantkit.pipeline.prepare import require_writable_names
 from quantkit.plan import Plan
 from quantkit.qtypes import NUMERICS
 from quantkit.report.manifest import (
@@ -32,7 +33,7 @@ from quantkit.report.manifest import (
 from quantkit.report.sizes import size_report
 from quantkit.report.text import size
 from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, remove_file, update_sums, write_small
-from quantkit.untrusted import parse_json_object, read_bounded
+from quantkit.untrusted import parse_json_object, read_bounded, require_path
 
 NAMED_VERSIONS = ("numpy", "numba", "gguf", "tokenizers", "sentencepiece")
 
@@ -234,16 +235,17 @@ def pack(work: Path, out: Path, *, force: bool = False, emit: Sink = ignore) -> 
 def packed_names(work: Path, out: Path) -> tuple[Path, ...]:
     """The files that `pack` would write."""
     _, files, _ = _read_work(work)
-    if out.suffix != ".gguf":
-        return tuple(out / f.name for f in files)
-    if len(files) > 1:
+    if out.suffix == ".gguf" and len(files) > 1:
         raise UsageError(f"{work} holds {len(files)} shards", hint="give a folder with -o")
-    return (out,)
+    paths = (out,) if out.suffix == ".gguf" else tuple(out / f.name for f in files)
+    require_writable_names(paths)
+    return paths
 
 
 def _read_work(work: Path) -> tuple[str, tuple[PartFile, ...], Manifest]:
     path = work / WORK_FILE
     hint = "give a folder that quantkit quantize finished, for example WORK/Q4_K_M"
+    require_path(path)
     if not path.is_file():
         raise InputError(f"{work} is not a finished work folder: no {WORK_FILE}", path=str(work), hint=hint)
     body = parse_json_object(read_bounded(path, MAX_MANIFEST_BYTES), path, values=MAX_MANIFEST_VALUES)

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import UsageError
-from quantkit.events import Sink, Warned, ignore
+from quantkit.errors import InputError, NotWritableError, QuantkitError, UsageError
+from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.families.describe import describe
 from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Model
@@ -23,6 +23,7 @@ from quantkit.report.manifest import FileRecord
 from quantkit.rules import override
 from quantkit.source import Checkpoint, open_source
 from quantkit.storage import hash_file
+from quantkit.untrusted import require_path
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,24 @@ def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> P
         raise UsageError(f"{len(recipes)} recipes cannot share one file name", hint="give a folder with -o")
     split = parse_split_size(request.split_max_size) if request.split_max_size else None
     imatrix = read_imatrix(request.imatrix) if request.imatrix else None
-    checkpoint = open_source(request.source, offline=request.offline, emit=emit)
-    model = describe_source(checkpoint, request.pre)
-    options = PlanOptions(stem, split, request.allow_requantize)
-    plans = tuple(plan(model, checkpoint, recipe, options, imatrix=imatrix) for recipe in recipes)
+    said: set[str] = set()  # what the source warns of when it is opened, its description says again for the manifest
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Warned):
+            said.add(event.code)
+        emit(event)
+
+    checkpoint = open_source(request.source, offline=request.offline, emit=hear)
+    try:
+        model = describe_source(checkpoint, request.pre)
+        options = PlanOptions(stem, split, request.allow_requantize)
+        plans = tuple(plan(model, checkpoint, recipe, options, imatrix=imatrix) for recipe in recipes)
+    except QuantkitError:
+        checkpoint.close()
+        raise
     for code, message in dict.fromkeys(warning for p in plans for warning in p.warnings):
-        emit(Warned(code, message))
+        if code not in said:
+            emit(Warned(code, message))
     return Prepared(checkpoint, model, recipes, plans)
 
 
@@ -141,7 +154,18 @@ def output_paths(plans: Sequence[Plan], out: Path) -> list[tuple[Path, ...]]:
     names = [path for group in paths for path in group]
     if len(set(names)) < len(names):
         raise UsageError("two recipes would write the same file", hint="give each recipe file its own title")
+    require_writable_names(names)
     return paths
+
+
+def require_writable_names(paths: Sequence[Path]) -> None:
+    """Raise NotWritableError for a path that the system does not even look up, such as one with too long a name."""
+    for path in paths:
+        try:
+            require_path(path)
+        except InputError as error:
+            hint = "choose another output with -o"
+            raise NotWritableError(f"cannot write: {error.message}", path=error.path, hint=hint) from error
 
 
 def output_stem(out: Path) -> str | None:

@@ -28,6 +28,7 @@ from quantkit.pipeline.engine import check_engine, require_engine
 from quantkit.pipeline.prepare import describe_source
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
 from quantkit.source import Checkpoint, open_source
+from quantkit.untrusted import require_path
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ def verify(
     Raises InputError for a file that does not parse, UnsupportedError for an engine that is unknown or missing.
     """
     require_engine(options.engine)
+    require_path(artifact)
     path = manifest_path(artifact)
+    require_path(path)
     manifest = read_manifest(path) if path.is_file() else None
     checks = [check_files(artifact, manifest)]
     if against is None:
