@@ -16,13 +16,16 @@ LAYER = re.compile(r"blk\.([0-9]{1,6})\.")
 # What describes the source file and not the model (llama-quant.cpp drops or rewrites these).
 FILE_KEYS = frozenset({"general.file_type", "general.quantization_version", "general.alignment"})
 
+TOKENS, TOKEN_TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
+
 KEPT_NAMES = ("_norm.weight", "ffn_gate_inp.weight")  # what the families store as f32; recipes know the rarer names
 
 
 def describe_gguf(tensors: Mapping[str, TensorInfo], metadata: tuple[KeyValue, ...]) -> Model:
     """Describe the target of a GGUF source: the same tensors, and its metadata without what is about the file.
 
-    What the families keep in f32 keeps the type it has. Raises InputError if the file names no architecture.
+    What the families keep in f32 keeps the type it has. Raises InputError if the file names no architecture or its
+    vocabulary is not that of its embedding.
     """
     values = {kv.key: kv for kv in metadata}
     named = values.get("general.architecture")
@@ -30,6 +33,7 @@ def describe_gguf(tensors: Mapping[str, TensorInfo], metadata: tuple[KeyValue, .
     if not isinstance(architecture, str) or not architecture:
         message = "the GGUF file has no general.architecture"
         raise InputError(message, key="general.architecture", hint="is this a model, and not an adapter or imatrix?")
+    _require_vocabulary(tensors, values)
     return Model(
         family=architecture,
         architecture=architecture,
@@ -40,6 +44,21 @@ def describe_gguf(tensors: Mapping[str, TensorInfo], metadata: tuple[KeyValue, .
         tokenizer_sha256=None,
         dropped={},
     )
+
+
+def _require_vocabulary(tensors: Mapping[str, TensorInfo], values: Mapping[str, KeyValue]) -> None:
+    """A token for each row of the embedding, and a score and a type for each token: llama.cpp loads nothing else."""
+    tokens, embedding = values.get(TOKENS), tensors.get("token_embd.weight")
+    if tokens is None:
+        return
+    count = len(tokens.items())
+    sizes = {key: len(values[key].items()) for key in ("tokenizer.ggml.scores", TOKEN_TYPES) if key in values}
+    if embedding is not None:
+        sizes["token_embd.weight"] = embedding.rows
+    for name, size in sizes.items():
+        if size != count:
+            what = f"{name} has {size:,} entries, the vocabulary of the file {count:,} tokens"
+            raise InputError(what, key=name, hint="the file is damaged: make it again from its checkpoint")
 
 
 def _tensor(info: TensorInfo) -> ModelTensor:
@@ -64,7 +83,7 @@ def _shape(architecture: str, values: Mapping[str, KeyValue]) -> Shape:
         return found[0] if found and isinstance(found[0], int) else default
 
     hidden, heads = count("embedding_length"), count("attention.head_count")
-    tokens = values.get("tokenizer.ggml.tokens")
+    tokens = values.get(TOKENS)
     return Shape(
         layers=count("block_count"),
         hidden=hidden,
