@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from types import ModuleType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,9 +25,12 @@ from torch import Tensor
 from quantkit.errors import InputError, NonFiniteError, UnsupportedError
 from quantkit.qtypes.base import Codes, Grid, QuantType
 from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.scheme import Scheme, group_count
+from quantkit.qtypes.scheme import ZERO, Scheme, group_count
 from quantkit.suggest import did_you_mean
 from quantkit.tensors import F32
+
+if TYPE_CHECKING:
+    from quantkit.methods.columns.factor import Prepared
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,12 +48,13 @@ class Run(Protocol):
 
 def in_turn(function: Callable[[Item], Result], items: Iterable[Item], /) -> list[Result]:
     """Do the tasks one after the other on the calling thread, whose torch is single-threaded meanwhile."""
-    with _single_threaded():
+    with single_threaded():
         return [function(item) for item in items]
 
 
 @contextmanager
-def _single_threaded() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
+    """Torch of the calling thread on one thread: what a matrix product gives depends on how many there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -69,7 +73,8 @@ class Target:
     `by_row` says how a grid counts: one entry per row and its groups side by side (schemes), or one per span
     (quantization types). `columnwise` is False where codes of neighbouring columns are chosen together.
     `searches` says that `fit` searches scales by itself, weighted by importance; where it does not, methods try
-    smaller ranges themselves.
+    smaller ranges themselves. `rescale(grid, factor)` multiplies the scales of a grid of the whole row, (n, g) as
+    they are stored, by a factor of that shape, and rounds to what is stored; None where scales depend on one another.
     """
 
     fit: Callable[[F32, F32 | None], Grid]
@@ -77,6 +82,7 @@ class Target:
     by_row: bool = False
     columnwise: bool = True
     searches: bool = True
+    rescale: Callable[[Grid, F32], Grid] | None = None
 
 
 def type_target(qtype: QuantType) -> Target:
@@ -95,7 +101,13 @@ def scheme_target(scheme: Scheme, cols: int) -> Target:
         return scheme.fit(w)
 
     if isinstance(scheme, Integers):
-        return Target(fit, cols // group_count(cols, scheme.group), by_row=True, searches=False)
+        integers = scheme
+
+        def rescale(grid: Grid, factor: F32) -> Grid:
+            return integers.grid(grid.scale * factor, grid.fields.get(ZERO), cols)
+
+        span = cols // group_count(cols, scheme.group)
+        return Target(fit, span, by_row=True, searches=False, rescale=rescale)
     return Target(scheme.fit, 0, by_row=True)
 
 
@@ -121,7 +133,7 @@ class Settings:
     `damping` is the share of the Hessian's mean diagonal that is added to its diagonal. `static` fits all grids to
     the original weights, not to those that feedback has changed (ACTIVATION always does). `shares` are the shares of
     a span's range that are tried where a target does not search by itself; the first must be 1. `passes` is how
-    often coordinate descent goes over all codes afterwards.
+    often coordinate descent goes over all scales and codes afterwards.
     """
 
     damping: float = 0.01
@@ -139,13 +151,15 @@ class Layer:
     """A weight, float32 (rows = out, cols = in), and what is known of its inputs X.
 
     `hessian` is X^T X (cols, cols) in float32 or float64, times any positive constant; `importance` is float32
-    (cols,), for methods that need no more. `name` is for messages.
+    (cols,), for methods that need no more. `prepared` is what `Method.prepare` has made of the Hessian, so that layers
+    that read the same inputs share it. `name` is for messages.
     """
 
     name: str
     weight: F32
     hessian: Tensor | None = None
     importance: F32 | None = None
+    prepared: Prepared | None = None
 
 
 @dataclass(frozen=True)
@@ -193,13 +207,16 @@ class Rounded:
 class Method:
     """How codes are chosen. `needs_hessian` says whether it works without one.
 
-    quantize(layer, target, settings, run) -> Rounded. Raises UnsupportedError for a target it cannot serve,
+    quantize(layer, target, settings, run) -> Rounded. prepare(layer, target, settings, run) -> what depends on the
+    layer's Hessian and the target's span alone, for the `prepared` of this layer and others with the same inputs,
+    target and settings; None for methods that prepare nothing. Raises UnsupportedError for a target it cannot serve,
     NonFiniteError and NumericError for weights and statistics it cannot work with; all name the tensor.
     """
 
     name: str
     quantize: Callable[[Layer, Target, Settings, Run], Rounded]
     needs_hessian: bool = False
+    prepare: Callable[[Layer, Target, Settings, Run], Prepared] | None = None
 
 
 def require_weight(layer: Layer, target: Target) -> None:

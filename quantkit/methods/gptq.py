@@ -30,17 +30,19 @@ from quantkit.methods.base import (
     Target,
     naming,
     require_weight,
+    single_threaded,
 )
-from quantkit.methods.columns.factor import Factor, factor
+from quantkit.methods.columns import factor
+from quantkit.methods.columns.descent import descend_slab
+from quantkit.methods.columns.factor import Prepared
 from quantkit.methods.columns.grids import mapped
-from quantkit.methods.columns.order import Columns, Indices, columns
+from quantkit.methods.columns.order import columns
 from quantkit.methods.columns.pieces import pieces
 from quantkit.methods.columns.sweeps import (
     ROWS,
     Slab,
     Sweep,
     better_of,
-    descend_slab,
     nearest_slab,
     round_slab,
 )
@@ -64,20 +66,28 @@ def quantize(layer: Layer, target: Target, settings: Settings, run: Run) -> Roun
     codes of neighbouring columns together, InputError for a Hessian of another size, and what `factor` raises.
     """
     require_weight(layer, target)
-    hessian = _hessian(layer, target)
-    order = columns(settings.order, hessian.diagonal().to(torch.float32).cpu().numpy(), target.span)
-    found = factor(_permuted(hessian, order.stored[order.visited]), settings.damping, run, layer.name)
-    weight = np.ascontiguousarray(layer.weight[:, order.stored]) if order.permuted else layer.weight
-    with naming(layer.name):
+    ready = layer.prepared or prepare(layer, target, settings, run)
+    stored = ready.columns.stored
+    weight = np.ascontiguousarray(layer.weight[:, stored]) if ready.columns.permuted else layer.weight
+    with naming(layer.name), single_threaded():
         sweep = Sweep(
-            weight, target, settings, found, order.visited,
+            weight, target, settings, ready.factor, ready.columns.visited,
             whole=None if target.span else target.fit(weight, None),
             static=settings.static or settings.order is Order.ACTIVATION,
-            hessian=_damped(_permuted(hessian, order.stored), found) if settings.passes else None,
+            hessian=ready.damped,
         )  # fmt: skip
         rows = [slice(*piece) for piece in pieces(0, len(weight), ROWS)]
         done = run(lambda part: _round(sweep, part), rows)
-    return _collect(done, sweep, order, found)
+    return _collect(done, sweep, ready)
+
+
+def prepare(layer: Layer, target: Target, settings: Settings, run: Run) -> Prepared:
+    """Order and factor the layer's Hessian, for all layers with the same inputs, target and settings."""
+    hessian = _hessian(layer, target)
+    with single_threaded():
+        diagonal = hessian.diagonal().to("cpu", torch.float32).numpy()
+        order = columns(settings.order, diagonal, target.span)
+        return factor.prepare(hessian, order, settings, run, layer.name)
 
 
 def _round(sweep: Sweep, rows: slice) -> _Done:
@@ -89,10 +99,11 @@ def _round(sweep: Sweep, rows: slice) -> _Done:
     return _Done(best, nearest.loss, int(np.count_nonzero(best.codes != before)))
 
 
-def _collect(done: list[_Done], sweep: Sweep, order: Columns, found: Factor) -> Rounded:
+def _collect(done: list[_Done], sweep: Sweep, ready: Prepared) -> Rounded:
     grids = [one.slab.grid for one in done]
     grid = mapped(grids, lambda *parts: np.concatenate(parts)) if sweep.target.span else sweep.whole
     assert grid is not None
+    found, order = ready.factor, ready.columns
     loss, nearest = (
         float(np.concatenate(parts).sum(dtype=np.float64)) * found.scale
         for parts in ([one.slab.loss for one in done], [one.nearest_loss for one in done])
@@ -116,18 +127,4 @@ def _hessian(layer: Layer, target: Target) -> Tensor:
     return layer.hessian
 
 
-def _permuted(hessian: Tensor, order: Indices) -> Tensor:
-    if np.array_equal(order, np.arange(order.size)):
-        return hessian
-    index = torch.from_numpy(order)
-    return hessian[index][:, index]
-
-
-def _damped(hessian: Tensor, found: Factor) -> Tensor:
-    """The matrix that was factored."""
-    out = hessian.to(torch.float32, copy=True).div_(found.scale)
-    out.diagonal().add_(found.damping)
-    return out
-
-
-METHOD = Method("gptq", quantize, needs_hessian=True)
+METHOD = Method("gptq", quantize, needs_hessian=True, prepare=prepare)

@@ -172,7 +172,7 @@ def test_clipping_lowers_the_loss(name):
     hessian, target = torch.from_numpy(x.T @ x), layers.TARGETS[name](256)
     blocks = torch.block_diag(*[hessian[s : s + target.span, s : s + target.span] for s in range(0, 256, target.span)])
     weight = weights.consumers["q"]
-    clipped = awq.clip_weights(weight, hessian, target)
+    clipped = awq.clip_weights(weight, hessian, target, in_turn)
     before, after = (
         layers.loss(weight, base.get("rtn").quantize(Layer("q", w), target, Settings(), in_turn).values(), blocks)
         for w in (weight, clipped)
@@ -184,7 +184,7 @@ def test_clipping_lowers_the_loss(name):
 
 def test_targets_that_span_the_matrix_are_not_clipped():
     weight = matrix(64, 256, 0)
-    assert np.array_equal(awq.clip_weights(weight, torch.eye(256), layers.TARGETS["fp8-tensor"](256)), weight)
+    assert np.array_equal(awq.clip_weights(weight, torch.eye(256), layers.TARGETS["fp8-tensor"](256), in_turn), weight)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0])

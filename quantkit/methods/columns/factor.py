@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from quantkit.errors import NonFiniteError, NumericError
-from quantkit.methods.base import Run
+from quantkit.methods.base import Run, Settings
+from quantkit.methods.columns.order import Columns, Indices
 from quantkit.tensors import F32
 
 BLOCK = 128  # columns factored at once
@@ -42,6 +44,26 @@ class Factor:
     damping: float
     tried: tuple[float, ...]
     dead: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a sweep needs of a Hessian: the order of the columns, the factor in visited order and, for coordinate
+    descent, the factored matrix in stored order, float32 (cols, cols) on the CPU."""
+
+    columns: Columns
+    factor: Factor
+    damped: Tensor | None = None
+
+
+def prepare(hessian: Tensor, order: Columns, settings: Settings, run: Run, name: str) -> Prepared:
+    """Order and factor a Hessian. Raises what `factor` raises."""
+    found = factor(_permuted(hessian, order.stored[order.visited]), settings.damping, run, name)
+    if not settings.passes:
+        return Prepared(order, found)
+    damped = _permuted(hessian, order.stored).to("cpu", torch.float32, copy=True).div_(found.scale)
+    damped.diagonal().add_(found.damping)
+    return Prepared(order, found, damped)
 
 
 def factor(hessian: Tensor, damping: float, run: Run, name: str) -> Factor:
@@ -96,7 +118,7 @@ def _factor_in_place(upper: Tensor, run: Run) -> Tensor | None:
             own = upper[rows, start:stop].to(torch.float64)
             return own - upper[rows, stop:].to(torch.float64) @ right.T
 
-        corner, info = torch.linalg.cholesky_ex(remainder(slice(start, stop)).flip(0, 1))
+        corner, info = run(lambda rows: torch.linalg.cholesky_ex(remainder(rows).flip(0, 1)), [slice(start, stop)])[0]
         if int(info) != 0 or not bool(corner.isfinite().all()):
             return None
         corner = corner.flip(0, 1)
@@ -110,3 +132,10 @@ def _factor_in_place(upper: Tensor, run: Run) -> Tensor | None:
         run(solve, range(0, start, CHUNK))
         upper[start:stop, start:stop] = corner.to(torch.float32)
     return roots
+
+
+def _permuted(hessian: Tensor, order: Indices) -> Tensor:
+    if np.array_equal(order, np.arange(order.size)):
+        return hessian
+    index = torch.from_numpy(order).to(hessian.device)
+    return hessian[index][:, index]

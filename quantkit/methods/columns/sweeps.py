@@ -72,26 +72,6 @@ def better_of(a: Slab, b: Slab) -> Slab:
     return Slab(codes, values, choose(np.repeat(first, entries), a.grid, b.grid), np.where(first, a.loss, b.loss))
 
 
-def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
-    """One pass of coordinate descent over all columns: no row gets worse, grids stay."""
-    from quantkit.qtypes.search.feedback import descend  # numba: only once weights are rounded
-
-    assert sweep.hessian is not None
-    weight, values, codes = sweep.weight[rows], slab.values.copy(), slab.codes.copy()
-    found = lookup(slab.grid, len(weight))
-    width = weight.shape[1] // found.scale.shape[1]
-    loss, gain = slab.loss.copy(), np.empty(len(weight), np.float32)
-    for start, stop in pieces(0, weight.shape[1], SEGMENT):
-        block = np.ascontiguousarray(values[:, start:stop])
-        gradient = (torch.from_numpy(weight - values) @ sweep.hessian[:, start:stop]).numpy()
-        corner = np.ascontiguousarray(sweep.hessian[start:stop, start:stop].numpy())
-        part = np.empty(block.shape, np.int16)
-        descend(block, gradient, corner, found.columns(np.arange(start, stop) // width), part, gain)
-        values[:, start:stop], codes[:, start:stop] = block, part
-        loss -= gain
-    return replace(slab, codes=codes, values=values, loss=loss)
-
-
 def _part(sweep: Sweep, rows: slice) -> Grid:
     """Some rows of the grid of the whole matrix, without fields: rows share them."""
     whole = sweep.whole

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quantkit.methods.base import Layer, Method, Run, Settings, Target
 from quantkit.methods.columns.grids import lookup
-from quantkit.methods.columns.pieces import round_nearest
+from quantkit.methods.columns.pieces import pieces, round_nearest
 from quantkit.methods.transforms.folding import F64, SiteWeights, per_channel
 from quantkit.tensors import F32
 
@@ -66,28 +66,36 @@ def search_scales(weights: SiteWeights, magnitudes: F64, hessian: Tensor, quanti
     return best
 
 
-def clip_weights(weight: F32, hessian: Tensor, target: Target) -> F32:
+def clip_weights(weight: F32, hessian: Tensor, target: Target, run: Run) -> F32:
     """The weight (rows, cols) with every span clipped to the share of its range that rounds best, a new array.
 
     A span's loss is e H e^T with the block of the Hessian that belongs to it, against the weight as it was. Rows are
     independent. For methods that round to nearest: `gptq` looks for shares by itself. A target whose grid spans the
     whole matrix is left alone.
     """
-    clipped = weight.copy()
-    for start in range(0, weight.shape[1] if target.span else 0, max(target.span, 1)):
-        part = slice(start, start + target.span)
-        own = np.ascontiguousarray(weight[:, part])
-        block = hessian[part, part].to("cpu", torch.float64).numpy()
-        peaks = np.abs(own).max(axis=1, keepdims=True)
-        least = np.full(len(own), np.inf)
-        for share in CLIP_SHARES:
-            tried = np.clip(own, -peaks * np.float32(share), peaks * np.float32(share))
-            _, values = round_nearest(tried, lookup(target.fit(tried, None), len(own)))
-            error = (values - own).astype(np.float64)
-            loss = (error @ block * error).sum(axis=1)
-            better = loss < least
-            clipped[better, part] = tried[better]
-            least = np.where(better, loss, least)
+    if not target.span:
+        return weight.copy()
+    spans = run(
+        lambda piece: _clip_span(
+            np.ascontiguousarray(weight[:, slice(*piece)]), hessian[slice(*piece), slice(*piece)], target
+        ),
+        list(pieces(0, weight.shape[1], target.span)),
+    )
+    return np.concatenate(spans, axis=1)
+
+
+def _clip_span(own: F32, block: Tensor, target: Target) -> F32:
+    block = block.to("cpu", torch.float32)
+    clipped, least = own.copy(), np.full(len(own), np.inf, np.float32)
+    peaks = np.abs(own).max(axis=1, keepdims=True)
+    for share in CLIP_SHARES:
+        tried = np.clip(own, -peaks * np.float32(share), peaks * np.float32(share))
+        _, values = round_nearest(tried, lookup(target.fit(tried, None), len(own)))
+        error = torch.from_numpy(values - own)
+        loss = ((error @ block) * error).sum(dim=1).numpy()
+        better = loss < least
+        clipped[better] = tried[better]
+        least = np.where(better, loss, least)
     return clipped
 
 
