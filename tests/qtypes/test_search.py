@@ -238,7 +238,7 @@ def test_a_point_half_way_between_levels_takes_the_upper_one():
     assert grid.scale[0, 0] == 1
     assert codes[0, 17:32].tolist() == list(range(1, 16))
     below = np.where(np.arange(32) < 17, w, np.nextafter(w, F32(-np.inf)))
-    codes, grid = decoded("iq4_nl", below, weight)
+    codes, _ = decoded("iq4_nl", below, weight)
     assert codes[0, 17:32].tolist() == list(range(15))
 
 
