@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sentencepiece import SentencePieceProcessor
-from tokenizer_kinds import Kind, dumped, kind
+from tokenizer_kinds import Kind, added, dumped, kind
 from tokenizers import Tokenizer as Library
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
@@ -96,6 +96,27 @@ def test_tokens_of_the_settings_alone_are_known_to_the_source() -> None:
     made = made.but(tokenizer_config__json=dumped(settings))
     encode = source_encoder(made.read_file, made.config)
     assert encode("a<|late|>b")[1] == 1505
+    found = check_tokenizer(metadata(made), made.read_file, made.config)
+    assert (found.passed, found.total) == (2000, 2000)
+
+
+def test_the_longest_of_special_tokens_at_one_place_counts() -> None:
+    made = kind("phi4")
+    raw = made.parsed("tokenizer.json")
+    raw["added_tokens"] += [added(1505, "<x>"), added(1506, "<x>y"), added(1507, "<x")]
+    made = made.but(tokenizer__json=dumped(raw))
+    encode, library = source_encoder(made.read_file, made.config), Library.from_str(dumped(raw).decode())
+    for text in ("<x>y", "<x>z", "<xy", "a<x><x>y<x"):
+        assert encode(text) == library.encode(text).ids
+    assert encode("<x>y") == [1506]
+
+
+def test_truncation_and_padding_of_a_tokenizer_json_do_not_count() -> None:
+    made = kind("phi4")
+    cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    pad = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0}
+    raw = {**made.parsed("tokenizer.json"), "truncation": cut, "padding": {**pad, "pad_token": "!"}}
+    made = made.but(tokenizer__json=dumped(raw))
     found = check_tokenizer(metadata(made), made.read_file, made.config)
     assert (found.passed, found.total) == (2000, 2000)
 

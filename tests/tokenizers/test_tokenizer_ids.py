@@ -167,6 +167,17 @@ def test_added_runs_of_spaces_that_merges_make_stay_ordinary(tmp_path: Path) -> 
     loaded.model.close()
 
 
+def test_whole_words_that_no_merge_makes_are_taken_alike(tmp_path: Path) -> None:
+    made = kind("llama3")
+    raw = made.parsed("tokenizer.json")
+    raw["model"]["merges"] = raw["model"]["merges"][:600]
+    loaded = load(made.but(tokenizer__json=dumped(raw)), tmp_path)
+    assert_ids_equal(loaded, probes())
+    compared = check_tokenizer(loaded.tokenizer.metadata, loaded.kind.read_file, loaded.kind.config)
+    assert (compared.passed, compared.total) == (2000, 2000), compared.difference
+    loaded.model.close()
+
+
 def test_u2581_in_text_is_a_space_to_sentencepiece_and_llama_cpp(tmp_path: Path) -> None:
     loaded = load(llama_spm(), tmp_path)
     assert_ids_equal(loaded, ("▁", "▁▁", "a▁b", "▁a", " ▁", "a ▁▁ b"))

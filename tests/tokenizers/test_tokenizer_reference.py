@@ -89,7 +89,7 @@ def look_special(base: str) -> Kind:
     made = kind(base)
     raw = made.parsed("tokenizer.json")
     start = raw["added_tokens"][-1]["id"] + 1
-    names = ("<|quiet|>", "<｜wide｜>", "<unused3>", "[@BOS@]", "▁plain▁", "ordinary")
+    names = ("<|quiet|>", "<｜wide｜>", "<unused3>", "[@BOS@]", "▁plain▁", "ordinary", "cafÃ©", "thÃ©")
     raw["added_tokens"] += [
         added(start + n, name, special=False, normalized=n % 2 == 0) for n, name in enumerate(names)
     ]
@@ -160,6 +160,9 @@ CASES: dict[str, Callable[[], Kind]] = {
     "padded sentencepiece": lambda: rows("llama_spm", 2100),
     "code llama": lambda: rows("llama_spm", 32016),
     "granite": lambda: rows("smollm", 49152),
+    "granite with a BOS": lambda: post_processor(
+        "smollm", template([IM[0], "A"], [IM[0], "A", "B"])
+    ).but(config__json=rows("smollm", 49152).files["config.json"]),
     "tokens in the settings alone": lambda: more_added("qwen2"),
     "added_tokens.json": lambda: kind("llama_spm").but(
         added_tokens__json=dumped({"<extra>": 2049, "▁<more>": 2050, "beyond": 9999}),
