@@ -11,7 +11,7 @@ import numpy as np
 
 from quantkit.errors import UnsupportedError
 from quantkit.families.probes import probes
-from quantkit.families.tokenizer_check import source_encoder
+from quantkit.families.tokenizer_check import comparable_probes, source_encoder
 from quantkit.formats.gguf import read_gguf, shard_paths
 from quantkit.pipeline.checks import Check
 from quantkit.pipeline.quantize import default_threads
@@ -51,7 +51,7 @@ def check_engine(artifact: Path, checkpoint: Checkpoint | None, options: VerifyO
         data["text"] = options.say + engine.continue_text(options.say, SAID_TOKENS)
     if checkpoint is None:
         return Check("llama.cpp", True, "loads", data)
-    wrong, total, contexts = _compare_tokens(engine, checkpoint)
+    wrong, total, contexts = _compare_tokens(engine, artifact, checkpoint)
     data |= {"tokenizer_probes": total, "tokenizer_differences": len(wrong)}
     if wrong:
         return Check("llama.cpp", False, f"{len(wrong)} of {total:,} probes get other tokens, first {wrong[0]!r}", data)
@@ -75,9 +75,12 @@ def bits_per_weight(artifact: Path) -> float:
     return 8 * sum(t.nbytes for t in tensors) / sum(prod(t.shape) for t in tensors)
 
 
-def _compare_tokens(engine: LlamaCpp, checkpoint: Checkpoint) -> tuple[list[str], int, list[list[int]]]:
+def _compare_tokens(engine: LlamaCpp, artifact: Path, checkpoint: Checkpoint) -> tuple[list[str], int, list[list[int]]]:
     """Probes whose ids differ, the number of probes, and contexts for the comparison of distributions."""
     texts = probes()
+    if checkpoint.kind != "gguf":
+        metadata = read_gguf(artifact).metadata
+        texts = comparable_probes(metadata, checkpoint.read_file, checkpoint.config)
     if checkpoint.kind == "gguf":
         reference = [engine.tokenize(text) for text in texts]
         wrong: list[str] = []
