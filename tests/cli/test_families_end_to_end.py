@@ -204,6 +204,25 @@ def test_what_llama_cpp_cannot_compute_is_announced(name: str, built: Built, tmp
     assert divergence(Path(outcome.stdout.strip()), logits_of_transformers(folder)) > SAME
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixtral-4x1M", "qwen3-moe", "gemma2", "phi4"])
+def test_the_engine_check_of_the_command_passes(name: str, built: Built, tmp_path: Path) -> None:
+    folder = built(name)
+    engine = ["--engine", "llama.cpp", "--json"]
+    outcome = quantkit("convert", folder, "--to", "q8_0", "-o", tmp_path, *pre(folder), *engine)
+    assert outcome.status == 0, outcome.stderr
+    [check] = [c for c in outcome.json["artifacts"][0]["checks"] if c["check"] == "llama.cpp"]
+    assert (check["ok"], check["tokenizer_differences"]) == (True, 0)
+    assert check["kl_mean"] < 0.01
+
+
+def test_a_file_that_computes_something_else_is_not_published(built: Built, tmp_path: Path) -> None:
+    outcome = quantkit("convert", built("llama-yarn"), "--to", "q8_0", "-o", tmp_path, "--engine", "llama.cpp")
+    assert outcome.status == 7
+    assert "error[verification]: " in outcome.stderr
+    assert not [p for p in tmp_path.iterdir() if not p.name.startswith(".quantkit-")]
+
+
 # Keys that llama.cpp does not compute with: sizes, which it compares with the shapes of tensors, and these two.
 SIZES = {
     "block_count", "embedding_length", "feed_forward_length", "expert_feed_forward_length", "attention.head_count",
