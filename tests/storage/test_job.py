@@ -203,6 +203,20 @@ def test_finished_tensors_are_synced_by_bytes_not_one_by_one(tmp_path: Path, mon
         assert len(synced) == 8, "or when time has passed"
 
 
+def test_slabs_are_on_their_way_to_the_disk_before_the_end(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    def watching(call: Callable[[*Args], Result], *args: *Args) -> Result:
+        names.append(call.__name__)
+        return call(*args)
+
+    with open_job(tmp_path / "job", digest="d", files=[PartFile("a", 4 << 20)], ops=watching) as job:
+        names.clear()
+        job.write(0, 0, bytes(4 << 20))
+        job.write(0, 0, bytes(100))
+    assert names[:3] == ["pwrite", "posix_fadvise", "pwrite"]
+
+
 # Resuming
 
 
@@ -381,6 +395,15 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "other").read_text() == "mine"
     assert (tmp_path / NAMES[0]).read_bytes() == CONTENTS[0]
     assert not (tmp_path / NAMES[0]).is_symlink()
+
+
+def test_a_link_in_place_of_a_rename_leaves_one_name(tmp_path: Path) -> None:
+    with open_scenario(tmp_path, lacking("rename_noreplace")) as job:
+        fill(job)
+        parts = job.paths
+        publish(job, tmp_path)
+        assert job.paths == tuple(tmp_path / name for name in NAMES)
+        assert not any(path.exists() for path in parts)
 
 
 def test_nothing_is_renamed_when_a_check_fails(tmp_path: Path) -> None:
