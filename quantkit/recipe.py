@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import get_args
 
 from quantkit.errors import InputError, RecipeError
 from quantkit.families.roles import Role
 from quantkit.qtypes import base
 from quantkit.rules import LAYER_SELECTORS, Layers, Never, OnFallback, Recipe, Rule, When, is_layer_selector
+from quantkit.server_recipe import ServerRecipe, read_server_recipe
 from quantkit.suggest import did_you_mean
+from quantkit.toml_table import EXAMPLE, Table
 from quantkit.untrusted import read_bounded, shown
 
 SCHEMA = 1
-EXAMPLE = "`quantkit recipes show q4_k_m` prints a recipe to compare with"
 MAX_RECIPE_BYTES = 1 << 18
-MAX_RULES = 1000
-MAX_GLOBS = 100
-MAX_GLOB_LENGTH = 200
 
 RECIPE_KEYS = (
     "schema", "title", "summary", "aliases", "file_type", "strict", "on_fallback", "needs_imatrix", "default", "rule",
@@ -33,9 +29,7 @@ RECIPE_KEYS = (
 RULE_KEYS = ("qtype", "roles", "names", "layers", "stacked", "rows_fit", "was", "when", "why")
 GROUP_KEYS = ("schema", "strict", "rule")
 
-T = TypeVar("T")
-
-__all__ = ["Recipe", "load_recipe", "recipe_names", "recipe_text", "recipes_folder"]
+__all__ = ["Recipe", "ServerRecipe", "load_recipe", "recipe_names", "recipe_text", "recipes_folder"]
 
 
 def recipes_folder() -> Path:
@@ -50,7 +44,7 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in recipes_folder().glob("*.toml")))
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+def load_recipe(name_or_path: str) -> Recipe | ServerRecipe:
     """Read a shipped recipe by name or alias (any case), or a recipe file by a path that ends in .toml.
 
     Raises RecipeError for an unknown name, with the nearest one, and for anything wrong in the file, with its key.
@@ -77,97 +71,18 @@ def _by_alias() -> dict[str, str]:
     return {alias: name for name in recipe_names() for alias in _read_shipped(f"{name}.toml").strings("aliases")}
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A table of a recipe file with what error messages need: the file, and the key path that leads here."""
-
-    file: str
-    path: str
-    values: Mapping[str, object]
-
-    def error(self, key: str, problem: str, hint: str | None = None) -> RecipeError:
-        where = shown(".".join(word for word in (self.path, key) if word))
-        return RecipeError(f"{self.file}: {where}: {problem}", path=self.file, key=where, hint=hint or EXAMPLE)
-
-    def unknown(self, key: str, value: str, known: Sequence[str]) -> RecipeError:
-        return self.error(key, f'unknown "{shown(value)}"{did_you_mean(value, known)}', f"known: {', '.join(known)}")
-
-    def only(self, *known: str) -> None:
-        """Reject keys that nobody reads: they are typing errors."""
-        for key in self.values:
-            if key not in known:
-                raise self.error(key, f"unknown key{did_you_mean(key, known)}", f"known keys: {', '.join(known)}")
-
-    def get(self, key: str, kind: type[T]) -> T | None:
-        """The value of `key`, which must be of exactly that type; None when absent."""
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if type(value) is not kind:
-            names = {str: "a string", int: "an integer", bool: "true or false", list: "an array", dict: "a table"}
-            raise self.error(key, f"expected {names[kind]}, found {shown(repr(value))}")
-        assert isinstance(value, kind)
-        return value
-
-    def need(self, key: str, kind: type[T]) -> T:
-        value = self.get(key, kind)
-        if value is None:
-            raise self.error(key, "is missing")
-        return value
-
-    def strings(self, key: str) -> tuple[str, ...]:
-        found: list[object] = self.get(key, list) or []
-        if not all(isinstance(word, str) for word in found):
-            raise self.error(key, "expected an array of strings")
-        return tuple(str(word) for word in found)
-
-    def globs(self, key: str) -> tuple[str, ...]:
-        globs = self.strings(key)
-        if len(globs) > MAX_GLOBS or any(len(g) > MAX_GLOB_LENGTH for g in globs):
-            raise self.error(key, f"more than {MAX_GLOBS} globs, or one of more than {MAX_GLOB_LENGTH} characters")
-        return globs
-
-    def one_of(self, key: str, known: Sequence[str]) -> str | None:
-        value = self.get(key, str)
-        if value is not None and value not in known:
-            raise self.unknown(key, value, known)
-        return value
-
-    def some_of(self, key: str, known: Sequence[str]) -> tuple[str, ...]:
-        values = self.strings(key)
-        for value in values:
-            if value not in known:
-                raise self.unknown(key, value, known)
-        return values
-
-    def table(self, key: str) -> _Table:
-        found: dict[str, object] = self.get(key, dict) or {}
-        return _Table(self.file, ".".join(word for word in (self.path, key) if word), found)
-
-    def tables(self, key: str) -> tuple[_Table, ...]:
-        found: list[object] = self.get(key, list) or []
-        if len(found) > MAX_RULES:
-            raise self.error(key, f"{len(found)} entries, more than {MAX_RULES}")
-        tables = []
-        for number, entry in enumerate(found):
-            if not isinstance(entry, dict):
-                raise self.error(f"{key}[{number}]", "expected a table")
-            tables.append(_Table(self.file, f"{key}[{number}]", entry))
-        return tuple(tables)
-
-
-def _read_shipped(name: str) -> _Table:
+def _read_shipped(name: str) -> Table:
     return _read(recipes_folder() / name, f"recipes/{name}")
 
 
-def _read(path: Path, label: str) -> _Table:
+def _read(path: Path, label: str) -> Table:
     """Parse a recipe file, bounded. `label` is what messages call it."""
     try:
         raw = read_bounded(path, MAX_RECIPE_BYTES)
     except InputError as error:
         raise RecipeError(f"recipe: {error.message}", path=label, hint=error.hint) from error
     try:
-        table = _Table(label, "", tomllib.loads(raw.decode()))
+        table = Table(label, "", tomllib.loads(raw.decode()))
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{label}: not valid TOML: {error}", path=label, hint=EXAMPLE) from error
     if table.need("schema", int) != SCHEMA:
@@ -175,16 +90,20 @@ def _read(path: Path, label: str) -> _Table:
     return table
 
 
-def _recipe(table: _Table, name: str) -> Recipe:
+def _recipe(table: Table, name: str) -> Recipe | ServerRecipe:
+    title = table.get("title", str) or name.upper()
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", title):
+        raise table.error("title", f'"{shown(title)}" cannot be part of a file name', "use letters, digits, _ - and .")
+    return read_server_recipe(table, name, title) if "container" in table.values else _gguf_recipe(table, name, title)
+
+
+def _gguf_recipe(table: Table, name: str, title: str) -> Recipe:
     table.only(*RECIPE_KEYS)
     default = table.table("default")
     default.only("qtype")
     qtype = default.one_of("qtype", base.names())
     if qtype is None:
         raise default.error("qtype", "is missing", hint='for example [default] qtype = "q4_k"')
-    title = table.get("title", str) or name.upper()
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", title):
-        raise table.error("title", f'"{shown(title)}" cannot be part of a file name', "use letters, digits, _ - and .")
     on_fallback: OnFallback = "error" if table.one_of("on_fallback", get_args(OnFallback)) == "error" else "report"
     common = _read_shipped("limits/llama_quantize.toml")
     return Recipe(
@@ -202,7 +121,7 @@ def _recipe(table: _Table, name: str) -> Recipe:
     )
 
 
-def _file_type(table: _Table, qtype: str) -> int:
+def _file_type(table: Table, qtype: str) -> int:
     """general.file_type as stated, or that of the shipped recipe of the same default type (enum llama_ftype)."""
     number = table.get("file_type", int)
     if number is None:
@@ -215,7 +134,7 @@ def _file_type(table: _Table, qtype: str) -> int:
     return number
 
 
-def _rules(table: _Table, *, groups: bool) -> tuple[Rule, ...]:
+def _rules(table: Table, *, groups: bool) -> tuple[Rule, ...]:
     """The rules of a file in order, shared groups expanded in place (groups themselves cannot use groups)."""
     if not groups:
         table.only(*GROUP_KEYS)
@@ -232,7 +151,7 @@ def _rules(table: _Table, *, groups: bool) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _rule(table: _Table, *, optional: bool) -> Rule:
+def _rule(table: Table, *, optional: bool) -> Rule:
     table.only(*RULE_KEYS)
     qtype = table.one_of("qtype", base.names())
     if qtype is None:
@@ -255,12 +174,12 @@ def _rule(table: _Table, *, optional: bool) -> Rule:
     )
 
 
-def _never(table: _Table) -> Never:
+def _never(table: Table) -> Never:
     table.only("names", "when")
     return Never(table.globs("names"), _when(table.table("when")))
 
 
-def _when(table: _Table) -> When:
+def _when(table: Table) -> When:
     table.only("architectures", "blocks", "gqa_min", "experts", "imatrix")
     return When(
         architectures=table.strings("architectures"),

@@ -80,7 +80,7 @@ def describe(
         family=family.name,
         architecture=architecture,
         gguf_architecture=family.gguf,
-        shape=_shape(hparams),
+        shape=shape_of(hparams),
         tensors=mapped,
         metadata=(
             KeyValue("general.architecture", "string", family.gguf),
@@ -169,7 +169,8 @@ def _parsed(data: bytes | None, kind: type) -> Any:
     return parsed if isinstance(parsed, kind) else kind()
 
 
-def _shape(hparams: Hparams) -> Shape:
+def shape_of(hparams: Hparams) -> Shape:
+    """The numbers of an architecture that recipes and size estimates need."""
     moe = hparams.number("num_local_experts") is not None
     return Shape(
         layers=hparams.count("num_hidden_layers"),

@@ -82,7 +82,7 @@ def map_tensors(
     owner: dict[tuple[str, int], str] = {}
     dropped: dict[str, str] = {}
     for info in tensors.values():
-        pieces = list(_pieces(table, _source_name(family, info.name), hparams, info))
+        pieces = list(_pieces(table, source_name(family, info.name), hparams, info))
         if not pieces:
             dropped[info.name] = _reason(family, table, hparams, info.name)
         for piece in pieces:
@@ -119,7 +119,7 @@ def _check_number(info: TensorInfo, number: int, hparams: Hparams, key: str) -> 
         raise InputError(message, tensor=info.name, key=key, hint=hint)
 
 
-def _source_name(family: Family, name: str) -> str:
+def source_name(family: Family, name: str) -> str:
     """The name that rows use: with the prefix that a model saved without its head lacks (Qwen3-Embedding)."""
     inner = name.replace(family.strip, "") if family.strip else name
     return f"model.{inner}" if inner.startswith(BARE) else inner
@@ -144,7 +144,7 @@ def _axis(axis: str, hparams: Hparams) -> int:
 
 def _reason(family: Family, table: RowTable, hparams: Hparams, tensor: str) -> str:
     """Why a tensor that no row names is left out. Raises UnsupportedError if there is no reason."""
-    name = _source_name(family, tensor)
+    name = source_name(family, tensor)
     for drop in family.drop:
         if fnmatchcase(name, drop.pattern) and (drop.when is None or hparams.flag(drop.when)):
             return drop.reason

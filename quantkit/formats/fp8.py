@@ -10,6 +10,7 @@ two rows of scales then has blocks of 96 and loads wrong without a word, so that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import UnsupportedError
@@ -30,6 +31,14 @@ from quantkit.qtypes.scheme import Quantized
 from quantkit.untrusted import shown
 
 SCHEME = Float8("block", "F32")
+
+
+@dataclass(frozen=True)
+class FP8Layout:
+    """A native FP8 checkpoint's settings: there is nothing to choose."""
+
+    scheme: Float8 = SCHEME
+
 
 # What ModelOpt calls them (read by vLLM, SGLang and TensorRT-LLM).
 MODELOPT_NAMES: dict[Strategy, str] = {

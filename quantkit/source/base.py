@@ -73,6 +73,10 @@ class Checkpoint(Protocol):
         """The bytes of a side file such as tokenizer.json (at most 256 MB); None when the checkpoint has none."""
         ...
 
+    def carried(self) -> tuple[str, ...]:
+        """Names of all files besides weights that belong to the model and go along with it; `read_file` has them."""
+        ...
+
     def unchanged(self) -> None:
         """Raise InputError if a source file changed since it was opened (device, inode, size, mtime)."""
         ...

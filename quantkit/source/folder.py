@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from quantkit.tensors import TensorInfo
 from quantkit.untrusted import InputFile, listed, open_input, parse_json_object, read_all, shown
 
 CONFIG = "config.json"
+INDEX_SUFFIX = ".index.json"
 TEMPLATES = "additional_chat_templates"
 
 # Everything besides weights that families and tokenizers read, and nothing else.
@@ -27,6 +29,11 @@ SIDE_FILES = (
     "chat_template.jinja", "chat_template.json", "modules.json", "README.md",
 )  # fmt: skip
 SIDE_FOLDER_FILES = re.compile(rf"{TEMPLATES}/[A-Za-z0-9_-][A-Za-z0-9._-]{{0,99}}\.jinja|[0-9]_[A-Za-z]+/config\.json")
+
+# What else belongs to a model and goes along with it: processors, other tokenizers' files, licences, cards.
+CARRIED = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}\.(json|txt|model|tiktoken|jinja|md|py|yaml|yml)|(LICENSE|NOTICE|USE_POLICY)[A-Za-z.]*"
+)
 
 BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 CACHED_REPO = re.compile(r"models--(?P<owner>[A-Za-z0-9._-]+?)--(?P<name>[A-Za-z0-9._-]+)")
@@ -48,6 +55,7 @@ class FolderCheckpoint:
     stored: Mapping[str, StoredTensor]
     shards: Mapping[str, InputFile]
     sides: Mapping[str, InputFile]
+    others: tuple[str, ...] = ()
     kind: str = "hf"
     metadata: tuple[KeyValue, ...] = ()
 
@@ -70,7 +78,13 @@ class FolderCheckpoint:
         return tuple(self.sides)
 
     def read_file(self, name: str) -> bytes | None:
+        if name in self.others:
+            with closing(_open(self.root, name)) as file:
+                return read_all(file, MAX_SIDE_FILE_BYTES)
         return read_all(self.sides[name], MAX_SIDE_FILE_BYTES) if name in self.sides else None
+
+    def carried(self) -> tuple[str, ...]:
+        return tuple(sorted({*self.sides, *self.others} - {INDEX}))
 
     def unchanged(self) -> None:
         for file in (*self.shards.values(), *self.sides.values()):
@@ -110,7 +124,8 @@ def open_folder(folder: Path, emit: Sink) -> FolderCheckpoint:
         raise
     _warn_of_code(config, emit)
     name, repo, commit = _identity(folder, root)
-    return FolderCheckpoint(name, repo, commit, config, root, stored, shards, sides)
+    others = tuple(sorted(n for n in names if CARRIED.fullmatch(n) and n not in sides and not n.endswith(INDEX_SUFFIX)))
+    return FolderCheckpoint(name, repo, commit, config, root, stored, shards, sides, others)
 
 
 def _list(root: Path) -> set[str]:

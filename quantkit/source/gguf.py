@@ -49,6 +49,9 @@ class GGUFCheckpoint:
         """None: a GGUF model has no side files, `metadata` holds all."""
         return None
 
+    def carried(self) -> tuple[str, ...]:
+        return ()
+
     def unchanged(self) -> None:
         for shard in self.shards:
             shard.unchanged()

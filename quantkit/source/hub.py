@@ -42,7 +42,12 @@ from quantkit.source.folder import SIDE_FILES, TEMPLATES, locate
 from quantkit.source.shards import INDEX, read_index, weight_files
 from quantkit.untrusted import open_input, shown
 
-SIDE_PATTERNS = [*SIDE_FILES, f"{TEMPLATES}/*.jinja", "*_Pooling/config.json"]
+# What a checkpoint for servers carries over besides (`FolderCheckpoint.carried`); code of the repository stays there.
+CARRIED = (
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "params.json",
+    "tokenizer.model.v3", "LICENSE*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
+SIDE_PATTERNS = [*SIDE_FILES, *CARRIED, f"{TEMPLATES}/*.jinja", "*_Pooling/config.json"]
 WORKERS = 4  # files at a time; one connection rarely fills the line
 TOKEN = re.compile(r"hf_(?:[a-z]+_)?[A-Za-z0-9]{8,}[\w.-]*|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)")
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")

@@ -75,6 +75,9 @@ class MemoryCheckpoint:
     def read_file(self, name: str) -> bytes | None:
         return self.sides.get(name)
 
+    def carried(self) -> tuple[str, ...]:
+        return tuple(sorted(self.sides))
+
     def unchanged(self) -> None:
         pass
 

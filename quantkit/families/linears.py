@@ -1,0 +1,109 @@
+"""The linear layers of a checkpoint, under the names that loaders know: what a checkpoint for servers rounds.
+
+The tensors of such a checkpoint keep the names of the source. Experts that the source stacks become a module each,
+since loaders of quantized experts look for `experts.3.gate_proj`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quantkit.families.describe import find_family, shape_of
+from quantkit.families.hparams import read_hparams
+from quantkit.families.mapping import NUMBER, rows_by_source, source_name
+from quantkit.families.model import Rows, Shape
+from quantkit.families.roles import Role
+from quantkit.families.rows import Family
+from quantkit.tensors import TensorInfo
+
+LINEAR = frozenset({
+    Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V, Role.ATTN_QKV, Role.ATTN_KV_B, Role.ATTN_OUTPUT,
+    Role.FFN_GATE, Role.FFN_UP, Role.FFN_DOWN, Role.FFN_GATE_UP,
+})  # fmt: skip
+WEIGHT = ".weight"
+
+
+@dataclass(frozen=True)
+class LinearModule:
+    """A linear layer inside a block, weight (rows = out, cols = in), made of these rows of a source tensor.
+
+    `name` is the module's ("model.layers.3.mlp.down_proj"), `expert` its number in a mixture of experts.
+    """
+
+    name: str
+    role: Role
+    layer: int
+    rows: int
+    cols: int
+    source: Rows
+    expert: int | None = None
+
+    @property
+    def in_block(self) -> str:
+        """The name relative to its block: "mlp.down_proj"."""
+        return self.name.partition(".layers.")[2].partition(".")[2]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A checkpoint as a sequence of linear layers and tensors that are carried over.
+
+    `head` is the output head's module where it has a matrix of its own. `unknown` are matrices inside blocks that no
+    row of the family names: they stay as they are.
+    """
+
+    family: str
+    architecture: str
+    shape: Shape
+    linears: tuple[LinearModule, ...]
+    head: str | None
+    unknown: tuple[str, ...]
+
+
+def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Outline:
+    """Find the linear layers by the rows of the checkpoint's family. Headers only.
+
+    Raises UnsupportedError for an unknown family, InputError for a config.json that lacks a number.
+    """
+    family, architecture = find_family(config)
+    text = config.get("text_config")
+    model_type = (text if isinstance(text, Mapping) else config).get("model_type")
+    known = model_type if model_type in family.model_types else family.model_types[0]
+    shape = shape_of(read_hparams(config, str(known)))
+    roles = _roles(family, tensors)
+    linears = [module for name, info in tensors.items() for module in _modules(info, roles[name])]
+    unknown = [n for n, info in tensors.items() if roles[n] is None and len(info.shape) > 1 and ".layers." in n]
+    head = next((n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.OUTPUT), None)
+    return Outline(family.name, architecture, shape, tuple(linears), head, tuple(unknown))
+
+
+def _roles(family: Family, names: Iterable[str]) -> dict[str, Role | None]:
+    """What each tensor does; None where no row names it. Of several targets of a fused tensor, the first counts."""
+    table = rows_by_source(family)
+    rows = {name: table.get(NUMBER.sub("{}", source_name(family, name)), ()) for name in names}
+    return {name: found[0].t.role if found else None for name, found in rows.items()}
+
+
+def _modules(info: TensorInfo, role: Role | None) -> Iterator[LinearModule]:
+    """The linear layers that a tensor holds."""
+    if role not in LINEAR or len(info.shape) < 2:
+        return
+    assert role is not None
+    numbers = [int(number) for number in NUMBER.findall(info.name)]
+    layer = numbers[0] if numbers else 0
+    if len(info.shape) == 2:
+        expert = numbers[1] if len(numbers) > 1 else None
+        rows = Rows(info.name, 0, info.rows)
+        yield LinearModule(info.name.removesuffix(WEIGHT), role, layer, info.rows, info.cols, rows, expert)
+        return
+    count, rows_of_one, cols = info.shape
+    stem, _, which = info.name.removesuffix(WEIGHT).rpartition(".")
+    halves = {"gate_up_proj": (("gate_proj", Role.FFN_GATE), ("up_proj", Role.FFN_UP))}.get(which, ((which, role),))
+    height = rows_of_one // len(halves)
+    for expert in range(count):
+        for place, (name, of) in enumerate(halves):
+            start = expert * rows_of_one + place * height
+            source = Rows(info.name, start, start + height)
+            yield LinearModule(f"{stem}.{expert}.{name}", of, layer, height, cols, source, expert)

@@ -1,0 +1,233 @@
+"""Recipes for checkpoints that servers load: what becomes of the linear layers, and how their values are chosen.
+
+A recipe with a `container` is one of these; without, it describes a GGUF file (`quantkit.rules`). As there, later
+rules win and speak of roles, names and layers. `quantkit.recipe` finds the files, this module reads their tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+from quantkit.errors import UsageError
+from quantkit.families.linears import LINEAR, LinearModule
+from quantkit.families.roles import Role
+from quantkit.formats import containers
+from quantkit.rules import LAYER_SELECTORS, Keep, Layers, is_layer_selector, parse_keep
+from quantkit.suggest import did_you_mean
+from quantkit.toml_table import Table
+from quantkit.untrusted import shown
+
+WeightType = Literal["int", "fp8", "nf4", "fp4", "int8-rows", "nvfp4", "mxfp4"]
+Symmetry = Literal["symmetric", "full-range", "asymmetric"]
+Granularity = Literal["tensor", "channel", "block"]
+Activations = Literal["none", "dynamic", "static"]
+MethodName = Literal["rtn", "gptq"]
+TransformName = Literal["awq", "smoothquant"]
+OrderName = Literal["storage", "within", "activation", "permuted"]
+
+FLOAT_TYPES = ("bf16", "f16", "f32")
+WEIGHT_KEYS = (
+    "type", "bits", "group", "symmetry", "granularity", "double", "version", "act_order", "activations",
+)  # fmt: skip
+METHOD_KEYS = ("name", "transform", "alpha", "damping", "order", "passes")
+RECIPE_KEYS = ("schema", "title", "summary", "aliases", "container", "kv_cache", "weights", "method", "rule", "strict")
+RULE_KEYS = ("roles", "names", "layers", "keep", "weights", "why")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How the weight of a layer is stored. Which fields count depends on `type`.
+
+    int          `bits`, `group` (-1: a row), `symmetry`; `version` and `act_order` in GPTQ's container
+    fp8          `granularity` of the scales
+    nf4, fp4     `double`: magnitudes are quantized, too
+    `activations` says whether the layer's inputs are rounded as well, and when their scales are found.
+    """
+
+    type: WeightType = "int"
+    bits: int = 4
+    group: int = 128
+    symmetry: Symmetry = "symmetric"
+    granularity: Granularity = "channel"
+    double: bool = False
+    version: Literal[1, 2] = 1
+    act_order: bool = False
+    activations: Activations = "none"
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """How values are chosen. None leaves a setting to the method; `alpha` is smoothquant's."""
+
+    name: MethodName = "rtn"
+    transform: TransformName | None = None
+    alpha: float = 0.5
+    damping: float | None = None
+    order: OrderName | None = None
+    passes: int | None = None
+
+
+@dataclass(frozen=True)
+class ServerRule:
+    """Give other `weights` to the layers that every selector admits, or leave them as they are (None)."""
+
+    weights: Weights | None
+    where: str
+    roles: tuple[Role, ...] = ()
+    names: tuple[str, ...] = ()
+    layers: Layers | None = None
+    why: str = ""
+    optional: bool = False
+
+    def admits(self, module: LinearModule, layer_count: int) -> bool:
+        """Names are globs on the module's name."""
+        return (
+            (not self.roles or module.role in self.roles)
+            and (not self.names or any(fnmatchcase(module.name, name) for name in self.names))
+            and (self.layers is None or self.layers.contains(module.layer, layer_count))
+        )
+
+
+@dataclass(frozen=True)
+class ServerRecipe:
+    """A recipe as written, plus the overrides of this run."""
+
+    name: str
+    title: str
+    summary: str
+    container: str
+    weights: Weights
+    method: MethodChoice = MethodChoice()
+    rules: tuple[ServerRule, ...] = ()
+    kv_cache: bool = False
+    aliases: tuple[str, ...] = ()
+    keep: tuple[Keep, ...] = ()
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name with the overrides that change the result, as on the command line."""
+        return " ".join(
+            [self.name, *(f"--keep {k}" for k in self.keep), *(f"--{k} {v}" for k, v in self.overrides.items())]
+        )
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether there must be text: for a Hessian, for scales that are moved, or for static scales."""
+        weights = (self.weights, *(rule.weights for rule in self.rules if rule.weights))
+        static = any(one.activations == "static" for one in weights)
+        return self.method.name != "rtn" or self.method.transform is not None or static or self.kv_cache
+
+
+def override_server(recipe: ServerRecipe, *, keep: Sequence[str] = (), method: str | None = None) -> ServerRecipe:
+    """The recipe with a run's options applied: PATTERN=TYPE texts that leave layers as they are, another method.
+
+    Raises UsageError for a pattern that is malformed or wants a type that no layer can keep, and an unknown method.
+    """
+    kept = tuple(parse_keep(text) for text in keep)
+    for one in kept:
+        if one.qtype not in FLOAT_TYPES:
+            hint = f"{one.pattern}=bf16 leaves layers as they are; for other bits write a rule in a recipe"
+            raise UsageError(f'--keep "{one}": checkpoints for servers keep layers only as floats', hint=hint)
+    if method is None:
+        return replace(recipe, keep=recipe.keep + kept)
+    if method not in get_args(MethodName):
+        known = get_args(MethodName)
+        raise UsageError(
+            f'--method: unknown "{shown(method)}"{did_you_mean(method, known)}', hint=f"known: {', '.join(known)}"
+        )
+    name: MethodName = "gptq" if method == "gptq" else "rtn"
+    chosen = replace(recipe.method, name=name)
+    changed = {} if chosen == recipe.method else {"method": method}
+    return replace(recipe, keep=recipe.keep + kept, method=chosen, overrides={**recipe.overrides, **changed})
+
+
+def read_server_recipe(table: Table, name: str, title: str) -> ServerRecipe:
+    """A recipe from its TOML table. Raises RecipeError naming the key."""
+    table.only(*RECIPE_KEYS)
+    container = table.one_of("container", containers.names())
+    assert container is not None
+    weights = _weights(table.table("weights"), Weights())
+    strict = table.get("strict", bool)
+    return ServerRecipe(
+        name=name,
+        title=title,
+        summary=table.get("summary", str) or "",
+        container=container,
+        weights=weights,
+        method=_method(table.table("method")),
+        rules=tuple(_rule(entry, weights, optional=strict is False) for entry in table.tables("rule")),
+        kv_cache=table.get("kv_cache", bool) or False,
+        aliases=table.strings("aliases"),
+    )
+
+
+def _weights(table: Table, default: Weights) -> Weights:
+    """A table of weights; what it does not say is as in `default`."""
+    table.only(*WEIGHT_KEYS)
+    words: dict[str, tuple[str, ...]] = {
+        "type": get_args(WeightType), "symmetry": get_args(Symmetry), "granularity": get_args(Granularity),
+        "activations": get_args(Activations),
+    }  # fmt: skip
+    found: dict[str, object] = {key: table.one_of(key, known) for key, known in words.items()}
+    found |= {key: table.get(key, int) for key in ("bits", "group", "version")}
+    found |= {key: table.get(key, bool) for key in ("double", "act_order")}
+    given = {key: value for key, value in found.items() if value is not None}
+    weights = replace(default, **given)  # type: ignore[arg-type]  # every value was checked against its field
+    if not 2 <= weights.bits <= 8:
+        raise table.error("bits", f"{weights.bits} is not between 2 and 8")
+    if weights.group != -1 and not 1 <= weights.group <= 1 << 20:
+        raise table.error("group", f"{weights.group} is no size of a group", "for example 128, or -1 for a whole row")
+    if weights.version not in (1, 2):
+        raise table.error("version", f"{weights.version} is neither 1 nor 2")
+    return weights
+
+
+def _method(table: Table) -> MethodChoice:
+    table.only(*METHOD_KEYS)
+    name = table.one_of("name", get_args(MethodName)) or "rtn"
+    found: dict[str, object] = {
+        "name": name,
+        "transform": table.one_of("transform", get_args(TransformName)),
+        "alpha": table.get("alpha", float),
+        "damping": table.get("damping", float),
+        "order": table.one_of("order", get_args(OrderName)),
+        "passes": table.get("passes", int),
+    }
+    given = {key: value for key, value in found.items() if value is not None}
+    method = replace(MethodChoice(), **given)  # type: ignore[arg-type]  # every value was checked against its field
+    if not 0 <= method.alpha <= 1:
+        raise table.error("alpha", f"{method.alpha} is not between 0 and 1")
+    if method.damping is not None and not 0 < method.damping < 1:
+        raise table.error("damping", f"{method.damping} is not between 0 and 1")
+    if method.passes is not None and not 0 <= method.passes <= 100:
+        raise table.error("passes", f"{method.passes} is not between 0 and 100")
+    return method
+
+
+def _rule(table: Table, default: Weights, *, optional: bool) -> ServerRule:
+    table.only(*RULE_KEYS)
+    keep = table.get("keep", bool) or False
+    if keep == ("weights" in table.values):
+        raise table.error("keep", "a rule has either keep = true or a table of weights")
+    layers = table.get("layers", str)
+    if layers is not None and not is_layer_selector(layers):
+        raise table.unknown("layers", layers, LAYER_SELECTORS)
+    return ServerRule(
+        weights=None if keep else _weights(table.table("weights"), default),
+        where=f"{table.file}: {table.path}",
+        roles=tuple(Role(word) for word in table.some_of("roles", sorted(LINEAR))),
+        names=table.globs("names"),
+        layers=None if layers is None else Layers(layers),
+        why=table.get("why", str) or "",
+        optional=optional,
+    )
+
+
+def kept_by(recipe: ServerRecipe, module: LinearModule) -> Keep | None:
+    """The --keep that leaves a layer as it is, None where no pattern is found in its name."""
+    return next((one for one in recipe.keep if re.search(one.pattern, module.name, re.IGNORECASE)), None)
