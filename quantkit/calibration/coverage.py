@@ -1,4 +1,7 @@
-"""Does the data reach what it is to calibrate? Numbers for the report, and warnings with stable codes."""
+"""Does the data reach what it is to calibrate? Numbers for the report, and warnings with stable codes.
+
+QK-CAL-001, 002, 005 and 006 are those of `data_warnings`.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,16 @@ from dataclasses import dataclass
 
 import torch
 
-from quantkit.calibration.samples import DataRecord
+from quantkit.calibration.data_warnings import data_warnings
 from quantkit.calibration.statistics import Statistics, Sums
 from quantkit.untrusted import listed
 
-FEW_TOKENS = "QK-CAL-001"
-REPEATED = "QK-CAL-002"
 UNSEEN_EXPERTS = "QK-CAL-003"
 RARE_EXPERTS = "QK-CAL-004"
-RAW_CHAT = "QK-CAL-005"
-LENGTHS = "QK-CAL-006"
 RANK = "QK-CAL-007"
 DEAD_COLUMNS = "QK-CAL-008"
 
-# 64 x 512: below it means of squares of rarely active channels are noise. llama.cpp's and GPTQ's users take
-# 128 x 512 to 128 x 2048.
-MIN_TOKENS = 32_768
-MAX_REPEATED = 0.05  # share of windows or documents that equal another
 RARE_SHARE = 0.1  # of an even share; GPTQModel rounds experts below 0.5 % of all tokens: 0.08 of it for 8 of 128
-SHORT_DOCUMENTS = 8  # a window holds this many documents of median length
-LONG_SEQUENCE = 256  # documents of any kind are shorter than most windows below this
 
 EXPERT = re.compile(r"\.experts\.\d+\.")
 
@@ -64,25 +57,6 @@ def check_coverage(statistics: Statistics, *, context: int = 0) -> Coverage:
             *_dead_warnings(seen),
         ),
     )
-
-
-def data_warnings(record: DataRecord, *, context: int = 0) -> Iterator[tuple[str, str]]:
-    """What can be said before anything has run."""
-    name = record.name
-    if record.tokens < MIN_TOKENS:
-        yield FEW_TOKENS, f"{name}: {record.tokens:,} tokens are few, {MIN_TOKENS:,} or more are advised"
-    if record.repeated > MAX_REPEATED * len(record.ids):
-        yield REPEATED, f"{name}: {record.repeated:,} of {len(record.ids):,} samples repeat an earlier one"
-    elif record.repeated_documents > MAX_REPEATED * record.documents:
-        many = f"{record.repeated_documents:,} of {record.documents:,}"
-        yield REPEATED, f"{name}: {many} documents repeat an earlier one"
-    if record.chat and not record.rendered:
-        yield RAW_CHAT, f"{name} is plain text and the model is a chat model: conversations (messages) fit it better"
-    if context and record.seqlen > context:
-        yield LENGTHS, f"sequences of {record.seqlen:,} tokens, the model takes at most {context:,}"
-    elif record.seqlen >= LONG_SEQUENCE and record.median_tokens * SHORT_DOCUMENTS < record.seqlen:
-        what = f"documents of about {record.median_tokens:,} tokens in sequences of {record.seqlen:,}"
-        yield LENGTHS, f"{name}: {what}: long contexts are not exercised"
 
 
 def _experts(statistics: Statistics, sums: Mapping[str, Sums]) -> dict[str, tuple[int, ...]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantkit.calibration.passes import CHUNK_TOKENS, chunk_samples
+from quantkit.calibration.prepare import require_runnable
 from quantkit.calibration.resident import Resident, find_linears, load_block, observe
 from quantkit.calibration.samples import Samples
 from quantkit.calibration.skeleton import (
@@ -26,7 +27,7 @@ from quantkit.calibration.skeleton import (
 )
 from quantkit.calibration.threads import Workers
 from quantkit.calibration.weights import locate
-from quantkit.errors import InputError, ResourceError, UnsupportedError, UsageError
+from quantkit.errors import InputError, ResourceError, UsageError
 from quantkit.source import Checkpoint
 from quantkit.tensors import U8
 
@@ -101,11 +102,9 @@ def open_model(
 
     `threads` defaults to the cores this process may use; results do not depend on it. Raises UnsupportedError for
     other containers and unknown architectures, InputError for a config.json that contradicts the tensors, UsageError
-    for a device this machine lacks.
+    for a kind of device not known here, ResourceError for one that this machine lacks.
     """
-    if checkpoint.kind not in {"hf", "memory"}:
-        hint = "give the Hugging Face checkpoint that it was made from"
-        raise UnsupportedError(f"calibration does not run {checkpoint.kind} files: {checkpoint.name}", hint=hint)
+    require_runnable(checkpoint)
     place = _device(device)
     skeleton = build_skeleton(checkpoint)
     fill_buffers(skeleton, skeleton.model, place)
@@ -121,7 +120,11 @@ def _device(name: str) -> torch.device:
     if device is None or device.type not in CHUNK_TOKENS:
         raise UsageError(f"calibration does not run on {name}", hint=f"devices: {', '.join(CHUNK_TOKENS)}")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("this machine has no CUDA device that torch can use", hint="use --device cpu")
+        built = "" if torch.version.cuda else f": torch {torch.__version__} is built without CUDA"
+        raise ResourceError(f"this machine has no CUDA device that torch can use{built}", hint="use --device cpu")
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.index is not None and device.type == "cuda" and device.index >= count:
+        raise ResourceError(f"this machine has {count} CUDA devices, there is no {name}", hint="use --device cuda")
     return device
 
 

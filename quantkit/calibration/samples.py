@@ -27,6 +27,18 @@ class Texts:
     rendered: bool = False
 
 
+def joined_texts(texts: Sequence[Texts]) -> Texts:
+    """The documents of several files as one, in their order. `rendered` only where all of them are."""
+    if len(texts) == 1:
+        return texts[0]
+    return Texts(
+        documents=tuple(document for one in texts for document in one.documents),
+        name=", ".join(one.name for one in texts),
+        sha256=hashlib.sha256("\n".join(one.sha256 for one in texts).encode()).hexdigest(),
+        rendered=all(one.rendered for one in texts),
+    )
+
+
 @dataclass(frozen=True)
 class Tokens:
     """How a model writes text: `encode` gives token ids without any that mark begin or end.
@@ -48,9 +60,9 @@ class DataRecord:
     """What was run, without the text: enough to choose the same windows again.
 
     `ids` are the numbers of the windows that were chosen, ascending, of `windows` there are; `tokens` counts the
-    tokens of those, `repeated` those that equal an earlier one. `documents` counts the documents of the data,
-    `repeated_documents` those that equal an earlier one; half of them have at most `median_tokens` tokens.
-    `chat` says that the model has a chat template, `rendered` that it was used.
+    tokens of those and `token_sha256` is their hash, `repeated` counts windows that equal an earlier one.
+    `documents` counts the documents of the data, `repeated_documents` those that equal an earlier one; half of them
+    have at most `median_tokens` tokens. `chat` says that the model has a chat template, `rendered` that it was used.
     """
 
     name: str
@@ -62,6 +74,7 @@ class DataRecord:
     repeated_documents: int
     median_tokens: int
     tokens: int
+    token_sha256: str
     repeated: int
     bos: int | None
     chat: bool
@@ -130,6 +143,7 @@ def select_samples(texts: Texts, tokens: Tokens, *, seqlen: int, samples: int | 
         repeated_documents=len(encoded) - len(set(texts.documents)),
         median_tokens=int(np.median([len(ids) for ids in encoded])),
         tokens=chosen.size,
+        token_sha256=_token_sha256(chosen),
         repeated=len(chosen) - len(np.unique(chosen, axis=0)),
         bos=tokens.bos,
         chat=tokens.chat,
@@ -144,7 +158,7 @@ def samples_of(windows: I32, name: str = "tokens") -> Samples:
     count, seqlen = windows.shape
     record = DataRecord(
         name=name,
-        sha256=hashlib.sha256(np.ascontiguousarray(windows, "<i4").tobytes()).hexdigest(),
+        sha256=_token_sha256(windows),
         seed=0,
         seqlen=seqlen,
         windows=count,
@@ -152,6 +166,7 @@ def samples_of(windows: I32, name: str = "tokens") -> Samples:
         repeated_documents=0,
         median_tokens=seqlen,
         tokens=windows.size,
+        token_sha256=_token_sha256(windows),
         repeated=count - len(np.unique(windows, axis=0)),
         bos=None,
         chat=False,
@@ -179,6 +194,11 @@ def _joined(documents: Sequence[Sequence[int]], size: int) -> I32:
             hint="the tokenizer files and the weights are not of the same model",
         )
     return stream.astype(np.int32)
+
+
+def _token_sha256(windows: I32) -> str:
+    """The tokens depend on the tokenizer, too, which no hash of the data knows."""
+    return hashlib.sha256(np.ascontiguousarray(windows, "<i4").tobytes()).hexdigest()
 
 
 def _rank(seed: int, number: int) -> bytes:

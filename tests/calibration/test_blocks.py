@@ -369,7 +369,7 @@ def test_other_containers_and_devices_are_refused(llama: Path) -> None:
         with pytest.raises(UsageError, match=f"does not run on {device}"):
             open_model(checkpoint, device=device)
     if not torch.cuda.is_available():
-        with pytest.raises(UsageError, match="no CUDA device"):
+        with pytest.raises(ResourceError, match="no CUDA device"):
             open_model(checkpoint, device="cuda")
 
 

@@ -11,15 +11,16 @@ import torch
 from checkpoints import build
 from walks import TINY, model_of, statistics_of, windows
 
-from quantkit.calibration import coverage
-from quantkit.calibration.coverage import check_coverage, data_warnings
+from quantkit.calibration import coverage, data_warnings
+from quantkit.calibration.coverage import check_coverage
 from quantkit.calibration.samples import DataRecord, samples_of
 from quantkit.calibration.statistics import Accumulator, Linear, Part, Site, Statistics
 from quantkit.families.model import Rows
 
 GOOD = DataRecord(
     name="good.jsonl", sha256="0" * 64, seed=0, seqlen=512, windows=500, documents=100, repeated_documents=0,
-    median_tokens=400, tokens=512 * 128, repeated=0, bos=1, chat=True, rendered=True, ids=tuple(range(128)),
+    median_tokens=400, tokens=512 * 128, token_sha256="1" * 64, repeated=0, bos=1, chat=True, rendered=True,
+    ids=tuple(range(128)),
 )  # fmt: skip
 
 
@@ -28,18 +29,18 @@ GOOD = DataRecord(
     [
         ({}, None),
         ({"chat": False, "rendered": False}, None),
-        ({"tokens": 32_000}, coverage.FEW_TOKENS),
-        ({"repeated": 7}, coverage.REPEATED),
+        ({"tokens": 32_000}, data_warnings.FEW_TOKENS),
+        ({"repeated": 7}, data_warnings.REPEATED),
         ({"repeated": 6}, None),
-        ({"repeated_documents": 6}, coverage.REPEATED),
-        ({"rendered": False}, coverage.RAW_CHAT),
-        ({"seqlen": 2049}, coverage.LENGTHS),
-        ({"median_tokens": 63}, coverage.LENGTHS),
+        ({"repeated_documents": 6}, data_warnings.REPEATED),
+        ({"rendered": False}, data_warnings.RAW_CHAT),
+        ({"seqlen": 2049}, data_warnings.LENGTHS),
+        ({"median_tokens": 63}, data_warnings.LENGTHS),
         ({"median_tokens": 10, "seqlen": 64}, None),
     ],
 )
 def test_data_warnings(change: dict[str, object], code: str | None) -> None:
-    found = [warning[0] for warning in data_warnings(replace(GOOD, **change), context=2048)]
+    found = [warning[0] for warning in data_warnings.data_warnings(replace(GOOD, **change), context=2048)]
     assert found == ([code] if code else [])
 
 
@@ -88,7 +89,7 @@ def test_a_real_run_is_summed_up(tmp_path: Path) -> None:
     samples = samples_of(np.repeat(windows(2048, count=1, seqlen=20).tokens, 3, axis=0))
     found = check_coverage(statistics_of(model_of(TINY), samples), context=1024)
     assert (found.samples, found.tokens, found.repeated, dict(found.experts)) == (3, 60, 2, {})
-    assert [code for code, _ in found.warnings] == [coverage.FEW_TOKENS, coverage.REPEATED, coverage.RANK]
+    assert [code for code, _ in found.warnings] == [data_warnings.FEW_TOKENS, data_warnings.REPEATED, coverage.RANK]
     mixture = check_coverage(statistics_of(model_of(build("qwen3-moe", tmp_path)), windows(400, count=2, seqlen=30)))
     assert {len(tokens) for tokens in mixture.experts.values()} == {12}
     assert {sum(tokens) for tokens in mixture.experts.values()} == {60 * 3}

@@ -1,0 +1,123 @@
+"""What a calibration is asked for, and the samples that this means for a checkpoint. Imports no torch.
+
+CalibrationSpec -> prepare_samples -> Samples -> open_calibration_model -> walk_blocks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quantkit.calibration.data import load_texts, model_tokens
+from quantkit.calibration.data_warnings import data_warnings
+from quantkit.calibration.samples import Samples, joined_texts, select_samples
+from quantkit.calibration.templates import read_chat_template
+from quantkit.errors import UnsupportedError, UsageError
+from quantkit.events import Sink, Warned, ignore
+from quantkit.source import Checkpoint
+from quantkit.tensors import U8
+from quantkit.untrusted import shown
+
+if TYPE_CHECKING:
+    from quantkit.calibration.model import BlockModel
+
+# 128 windows of 512 tokens: the window that llama-imatrix cuts by default, so the same file gives both the same
+# tokens, and twice the tokens that MIN_TOKENS asks for. Time and activations grow with the product; longer
+# windows teach long contexts, and are worth their time only with documents that fill them.
+SAMPLES, SEQLEN = 128, 512
+DEVICES = ("cpu", "cuda")
+ACTIVATIONS = ("auto", "memory", "disk")
+ANY_TOKEN = 1 << 31
+EMBEDDING = ".embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class CalibrationSpec:
+    """The options of a calibration. `data` are files or "hf://" data sets, in order.
+
+    `samples` windows of `seqlen` tokens are run on `device`. `activations` says where they lie between blocks. What
+    decides the result is `data`, `samples`, `seqlen` and the kind of device; the rest only how it is reached.
+    """
+
+    data: tuple[str, ...]
+    samples: int = SAMPLES
+    seqlen: int = SEQLEN
+    device: str = "cpu"
+    threads: int | None = None
+    activations: str = "auto"
+    offline: bool = False
+
+    def check(self) -> None:
+        """Raise UsageError for options that make no sense, before anything is opened."""
+        if not self.data:
+            raise UsageError("no calibration data", key="data", hint="give a file of text, JSON Lines or parquet")
+        for name, value, least in (("samples", self.samples, 1), ("seqlen", self.seqlen, 2)):
+            if value < least:
+                raise UsageError(f"--{name} {value}", key=name, hint=f"{least} or more")
+        for name, given, known in (("device", self.device, DEVICES), ("activations", self.activations, ACTIVATIONS)):
+            if given.partition(":")[0] not in known:
+                raise UsageError(f"--{name} {shown(given)}", key=name, hint=f"one of {', '.join(known)}")
+
+
+def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = ignore) -> Samples:
+    """The windows of tokens that `spec` means for this checkpoint; runs its tokenizer, reads no weights.
+
+    `record.digest` of what is returned stands for the tokens and the data that they come from. Warnings that the
+    data alone justifies are emitted. Raises InputError for data that is missing, empty, of the wrong kind or shorter
+    than one sequence, for a chat template that is missing or fails, and for tokens without an embedding row;
+    UsageError for options that make no sense; UnsupportedError for a GGUF source or a missing package; NetworkError.
+    """
+    spec.check()
+    require_runnable(checkpoint)
+    template = read_chat_template(checkpoint)
+    texts = joined_texts([load_texts(name, template, offline=spec.offline) for name in spec.data])
+    tokens = model_tokens(checkpoint, embedding_rows(checkpoint))
+    samples = select_samples(texts, tokens, seqlen=spec.seqlen, samples=spec.samples)
+    for code, message in data_warnings(samples.record, context=longest_context(checkpoint)):
+        emit(Warned(code, message))
+    return samples
+
+
+def require_runnable(checkpoint: Checkpoint) -> None:
+    """Raise UnsupportedError for a container whose model cannot be run here."""
+    if checkpoint.kind not in {"hf", "memory"}:
+        hint = "give the Hugging Face checkpoint that it was made from"
+        raise UnsupportedError(f"calibration does not run {checkpoint.kind} files: {checkpoint.name}", hint=hint)
+
+
+def open_calibration_model(
+    checkpoint: Checkpoint, spec: CalibrationSpec, scratch: Callable[[int], U8] | None = None
+) -> BlockModel:
+    """The checkpoint's blocks on the device of `spec`, ready for `walk_blocks`; reads no weights.
+
+    `scratch(nbytes)` gives the place of activations, memory by default. Raises what `open_model` raises.
+    """
+    from quantkit.calibration.model import in_memory, open_model
+
+    spec.check()
+    return open_model(checkpoint, device=spec.device, threads=spec.threads, scratch=scratch or in_memory)
+
+
+def embedding_rows(checkpoint: Checkpoint) -> int:
+    """Rows of the token embedding: of the tensor of that name, else what config.json says.
+
+    Without either, a bound that no token reaches: the model refuses tokens that it lacks when it runs.
+    """
+    for name, info in checkpoint.tensors().items():
+        if f".{name}".endswith(EMBEDDING):
+            return info.rows
+    found = text_setting(checkpoint, "vocab_size")
+    return found if found > 0 else ANY_TOKEN
+
+
+def longest_context(checkpoint: Checkpoint) -> int:
+    """The longest sequence that the model takes, in tokens; 0 where config.json does not say."""
+    return max(text_setting(checkpoint, "max_position_embeddings"), 0)
+
+
+def text_setting(checkpoint: Checkpoint, key: str) -> int:
+    """An integer of the language model's part of config.json, 0 where there is none."""
+    nested = checkpoint.config.get("text_config")
+    found = nested.get(key) if isinstance(nested, dict) else checkpoint.config.get(key)
+    return found if isinstance(found, int) and not isinstance(found, bool) else 0
