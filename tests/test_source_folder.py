@@ -426,7 +426,9 @@ def test_side_files(tmp_path: Path) -> None:
     assert checkpoint.file_names() == names
     assert [f.name for f in checkpoint.files()] == ["model.safetensors", *names]
     assert checkpoint.read_file("additional_chat_templates/tool_use.jinja") == b"tools"
-    for name in ("tokenizer.model", "../x", "/etc/passwd", "notes.txt", "modeling.py", "", "1_Pooling/../config.json"):
+    assert checkpoint.carried() == (*names[:3], "modeling.py", "notes.txt", "tokenizer.json"), "what goes along"
+    assert checkpoint.read_file("notes.txt") == b""
+    for name in ("tokenizer.model", "../x", "/etc/passwd", ".hidden.json", "", "1_Pooling/../config.json"):
         assert checkpoint.read_file(name) is None
 
 
