@@ -34,12 +34,14 @@ class TensorInfo:
 
     `shape` is in checkpoint order (rows first, row length last). `dtype` is a safetensors name ("BF16") or, for a
     tensor that is already quantized, the name of a quantkit qtype ("q4_k"). `nbytes` is its stored size.
+    `stored_as` says how a weight of a quantized checkpoint is stored that is read as if it were a plain one.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    stored_as: str | None = None
 
     @property
     def cols(self) -> int:

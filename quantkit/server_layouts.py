@@ -1,0 +1,93 @@
+"""From what a recipe says of weights to the settings of a container, and back into a few words."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from quantkit.errors import UnsupportedError
+from quantkit.formats.awq import AWQLayout
+from quantkit.formats.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.bitsandbytes import Dtype as TorchDtype
+from quantkit.formats.compressed_tensors import CompressedLayout
+from quantkit.formats.containers import Layout, of
+from quantkit.formats.fp8 import FP8Layout
+from quantkit.formats.gptq import GPTQLayout
+from quantkit.qtypes.codebook import Codebook
+from quantkit.qtypes.integers import Integers, RowInt8
+from quantkit.qtypes.minifloat import Float8
+from quantkit.server_recipe import Weights
+
+Dtype = Literal["BF16", "F16", "F32"]
+TORCH: dict[Dtype, TorchDtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
+# What each container holds: the types of weights, and the activations that go with them.
+HOLDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "gptq": (("int",), ("none",)),
+    "awq": (("int",), ("none",)),
+    "compressed-tensors": (("int", "fp8", "nvfp4", "mxfp4"), ("none", "dynamic", "static")),
+    "bitsandbytes": (("nf4", "fp4", "int8-rows"), ("none",)),
+    "fp8": (("fp8",), ("none", "dynamic")),
+}
+
+
+def layout_of(container: str, weights: Weights, dtype: Dtype) -> Layout:
+    """The settings of `container` for these weights in a model of `dtype`.
+
+    Raises UnsupportedError for what the container does not hold; shapes and bits it checks itself.
+    """
+    types, activations = HOLDS[container]
+    if weights.type not in types:
+        others = [name for name, (held, _) in HOLDS.items() if weights.type in held]
+        hint = f'use container = "{others[0]}", or weights of type {", ".join(types)}'
+        raise UnsupportedError(f"{container} checkpoints have no weights of type {weights.type}", hint=hint, key="type")
+    if weights.activations not in activations:
+        what = f"{container} checkpoints do not say how activations are rounded"
+        raise UnsupportedError(what, hint='use container = "compressed-tensors"', key="activations")
+    if container == "gptq":
+        lowest = 1 if weights.version == 1 else 0
+        integers = Integers(weights.bits, weights.group, weights.symmetry, "F16", lowest_zero=lowest)
+        return GPTQLayout(integers, weights.version, weights.act_order)
+    if container == "awq":
+        return AWQLayout(Integers(weights.bits, weights.group, weights.symmetry, "F16"))
+    if container == "bitsandbytes":
+        scheme = RowInt8() if weights.type == "int8-rows" else Codebook(_table(weights), weights.double)
+        return BitsandbytesLayout(scheme, TORCH[dtype])
+    if container == "fp8":
+        return FP8Layout()
+    if weights.type == "int":
+        return CompressedLayout(Integers(weights.bits, weights.group, weights.symmetry, dtype), weights.activations)
+    return CompressedLayout(Float8(weights.granularity, dtype), weights.activations)
+
+
+def _table(weights: Weights) -> Literal["nf4", "fp4"]:
+    return "nf4" if weights.type == "nf4" else "fp4"
+
+
+def describe_layout(layout: Layout) -> str:
+    """A layout in a few words: "int4 in groups of 128"."""
+    scheme = layout.scheme
+    if isinstance(scheme, Integers):
+        group = "by row" if scheme.group == -1 else f"in groups of {scheme.group}"
+        return f"int{scheme.bits} {group}{'' if scheme.symmetric else ', asymmetric'}"
+    if isinstance(scheme, RowInt8):
+        return "int8 by row"
+    if isinstance(scheme, Codebook):
+        return f"{scheme.table}{' with double quantization' if scheme.double else ''}"
+    if isinstance(scheme, Float8):
+        return f"fp8 by {scheme.strategy}"
+    return f"{of(layout).name} {scheme.bits} bits"
+
+
+def short_type(layout: Layout) -> str:
+    """A layout as one word for tables: "int4-g128", "fp8-channel", "nf4"."""
+    scheme = layout.scheme
+    if isinstance(scheme, Integers):
+        group = "" if scheme.group == -1 else f"-g{scheme.group}"
+        return f"int{scheme.bits}{group}{'' if scheme.symmetric else '-asym'}"
+    if isinstance(scheme, RowInt8):
+        return "int8"
+    if isinstance(scheme, Codebook):
+        return f"{scheme.table}{'-double' if scheme.double else ''}"
+    if isinstance(scheme, Float8):
+        return f"fp8-{scheme.strategy}"
+    return type(scheme).__name__.lower()

@@ -1,0 +1,339 @@
+"""recipe x checkpoint -> ServerPlan: every tensor, byte and offset of a checkpoint for servers, from headers alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from typing import Any, Literal
+
+from quantkit import __version__
+from quantkit.errors import RecipeError, UnsupportedError
+from quantkit.families.linears import LinearModule, Outline, outline
+from quantkit.families.roles import Role
+from quantkit.formats import containers
+from quantkit.formats.compressed_tensors import CompressedLayout
+from quantkit.formats.containers import Layout, Written
+from quantkit.formats.fp8 import FP8Layout, hf_quant_config
+from quantkit.formats.packed import Entry
+from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_shards
+from quantkit.plan import NUMERICS, PlannedFile
+from quantkit.qtypes.minifloat import Float8
+from quantkit.server_layouts import describe_layout, layout_of
+from quantkit.server_recipe import MethodChoice, ServerRecipe, Weights, kept_by
+from quantkit.source import Checkpoint
+from quantkit.tensors import TensorInfo
+from quantkit.untrusted import listed, shown
+
+CONFIG = "config.json"
+REPLACED = frozenset({CONFIG, INDEX, "quantize_config.json", "quant_config.json", "hf_quant_config.json"})
+OWN = (".manifest.json",)
+DEFAULT_SHARD_BYTES = 5_000_000_000
+
+Dtype = Literal["BF16", "F16", "F32"]
+
+
+@dataclass(frozen=True)
+class PlannedModule:
+    """A linear layer that is rounded: where its rows come from, how it is stored, the tensors it becomes."""
+
+    module: LinearModule
+    layout: Layout
+    entries: tuple[Entry, ...]
+
+    @property
+    def name(self) -> str:
+        return self.module.name
+
+
+@dataclass(frozen=True)
+class ServerTensor:
+    """A tensor of the artifact; `offset` is absolute in file number `file`.
+
+    It belongs to a rounded `module`, or is a copy of a tensor of the source with the same name, or, with neither,
+    holds a scale of the key/value cache. `block` is the number of the layer it lies in, None outside.
+    """
+
+    entry: Entry
+    file: int
+    offset: int
+    block: int | None
+    module: str | None = None
+    copied: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+
+@dataclass(frozen=True)
+class ServerPlan:
+    """What will happen, to the byte. `files` are the shards, then everything else, config.json last.
+
+    `calibration` stands for the text that is run, "" without. `plain` are linear layers that stay as they are.
+    `digest` is the SHA-256 over everything that decides the output bytes, but for the source's weights.
+    """
+
+    recipe: str
+    container: str
+    outline: Outline
+    modules: tuple[PlannedModule, ...]
+    tensors: tuple[ServerTensor, ...]
+    files: tuple[PlannedFile, ...]
+    method: MethodChoice
+    plain: tuple[str, ...]
+    kv_cache: bool
+    source_bytes: int
+    digest: str
+    calibration: str = ""
+    warnings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(f.nbytes for f in self.files)
+
+    @property
+    def calibrated(self) -> bool:
+        return bool(self.calibration)
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What a run wants besides the recipe: the size of shards, and whether TensorRT-LLM reads it, too."""
+
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    tensorrt: bool = False
+
+
+def plan_server(
+    checkpoint: Checkpoint,
+    recipe: ServerRecipe,
+    options: ServerOptions = ServerOptions(),
+    *,
+    calibration: str = "",
+) -> ServerPlan:
+    """Decide everything about the artifact from headers alone.
+
+    `calibration` is the digest of the samples that will be run. Raises RecipeError for a rule or --keep that matches
+    nothing, UnsupportedError for a source without linear layers that quantkit knows, a layer whose shape does not fit,
+    and weights that are quantized already.
+    """
+    tensors = checkpoint.tensors()
+    _require_plain(checkpoint, tensors)
+    found = outline(tensors, checkpoint.config)
+    dtype = _dtype(found, tensors)
+    chosen = _choose(recipe, found)
+    modules = {m.name: _planned(recipe, m, w, dtype) for m, w in chosen.items() if w is not None}
+    if not modules:
+        raise RecipeError(f"{recipe.name}: nothing is left to be rounded", hint="remove a rule or a --keep")
+    plain = tuple(sorted([m.name for m, w in chosen.items() if w is None] + [found.head or "lm_head"]))
+    drafts = list(_drafts(tensors, modules, found, dtype if recipe.kv_cache else None))
+    shards = split_shards([draft.entry for draft in drafts], options.shard_bytes)
+    written = _written(modules, plain, recipe)
+    files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
+             *_side_files(checkpoint, shards, written, options))  # fmt: skip
+    placed = _placed(drafts, shards)
+    plan = ServerPlan(
+        recipe=recipe.label,
+        container=recipe.container,
+        outline=found,
+        modules=tuple(modules.values()),
+        tensors=placed,
+        files=files,
+        method=recipe.method,
+        plain=plain,
+        kv_cache=recipe.kv_cache,
+        source_bytes=sum(info.nbytes for info in tensors.values()),
+        digest="",
+        calibration=calibration,
+        warnings=tuple(_warnings(recipe, found, calibration)),
+    )
+    return replace(plan, digest=_digest(plan))
+
+
+def _require_plain(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> None:
+    if checkpoint.kind == "gguf":
+        what = "a GGUF file has no config.json and no tokenizer files, which servers need"
+        raise UnsupportedError(what, hint="start from the checkpoint as it is on the Hub")
+    stored = sorted(name for name, info in tensors.items() if info.stored_as is not None)
+    if stored:
+        what = f"the source is quantized already: {listed(stored, 3)}"
+        hint = "start from the original checkpoint, or make it plain first with --to bf16"
+        raise UnsupportedError(what, tensor=stored[0], hint=hint)
+
+
+def _dtype(found: Outline, tensors: Mapping[str, TensorInfo]) -> Dtype:
+    """The float type of most linear layers: that of scales, and what loaders compute in."""
+    used = [tensors[module.source.tensor].dtype for module in found.linears]
+    dtypes: tuple[Dtype, ...] = ("BF16", "F16", "F32")
+    if not used:
+        what = f"no linear layer of family {found.family} among the tensors"
+        raise UnsupportedError(what, hint="`quantkit inspect` lists what the checkpoint holds")
+    return max(dtypes, key=used.count)
+
+
+def _choose(recipe: ServerRecipe, found: Outline) -> dict[LinearModule, Weights | None]:
+    """The weights of every linear layer, None where it stays as it is. Raises RecipeError for a rule without effect."""
+    chosen: dict[LinearModule, Weights | None] = dict.fromkeys(found.linears, recipe.weights)
+    for rule in recipe.rules:
+        admitted = [m for m in found.linears if rule.admits(m, found.shape.layers)]
+        if not admitted and not rule.optional:
+            hint = "remove the rule, or set strict = false in the recipe"
+            raise RecipeError(f"{rule.where} matches no layer of this model", hint=hint, key="rule")
+        chosen |= dict.fromkeys(admitted, rule.weights)
+    used = set()
+    for module in found.linears:
+        keep = kept_by(recipe, module)
+        if keep is not None:
+            used.add(keep)
+            chosen[module] = None
+    for keep in recipe.keep:
+        if keep not in used and not (found.head and keep.matches(found.head)):
+            hint = "the pattern is searched in names such as model.layers.0.mlp.down_proj"
+            raise RecipeError(f'--keep "{shown(str(keep))}" matches no layer of this model', hint=hint)
+    return chosen
+
+
+def _planned(recipe: ServerRecipe, module: LinearModule, weights: Weights, dtype: Dtype) -> PlannedModule:
+    layout = layout_of(recipe.container, weights, dtype)
+    entries = containers.of(layout).entries(layout, module.name, module.rows, module.cols)
+    return PlannedModule(module, layout, entries)
+
+
+def _drafts(
+    tensors: Mapping[str, TensorInfo], modules: Mapping[str, PlannedModule], found: Outline, cache: Dtype | None
+) -> Iterator[ServerTensor]:
+    """The tensors of the artifact in the order of the source, not yet placed.
+
+    A weight's place is taken by what its module becomes; with `cache` the scales of keys and values follow the
+    projections they belong to.
+    """
+    by_source: dict[str, list[LinearModule]] = {}
+    for module in found.linears:
+        by_source.setdefault(module.source.tensor, []).append(module)
+    for name, info in tensors.items():
+        members = by_source.get(name, [])
+        rounded = [modules[m.name] for m in members if m.name in modules]
+        if rounded and len(rounded) < len(members):
+            what = f'"{shown(name)}" holds several layers, and only some of them are rounded'
+            raise UnsupportedError(what, tensor=name, hint="round or keep all experts of a layer")
+        block = members[0].layer if members else _block(name)
+        if not rounded:
+            yield ServerTensor(Entry(name, info.dtype, info.shape), 0, 0, block)
+        for planned in rounded:
+            for entry in planned.entries:
+                yield ServerTensor(entry, 0, 0, block, planned.name, copied=False)
+        if cache and members and members[0].role in (Role.ATTN_V, Role.ATTN_QKV):
+            attention = members[0].name.rpartition(".")[0]
+            for which in ("k_scale", "v_scale"):
+                yield ServerTensor(Entry(f"{attention}.{which}", cache, (1,)), 0, 0, block, copied=False)
+
+
+def _block(name: str) -> int | None:
+    number = name.partition(".layers.")[2].partition(".")[0]
+    return int(number) if number.isdigit() else None
+
+
+def _placed(drafts: Sequence[ServerTensor], shards: Sequence[Shard]) -> tuple[ServerTensor, ...]:
+    places = {
+        entry.name: (number, offset)
+        for number, shard in enumerate(shards)
+        for entry, offset in zip(shard.entries, shard.header.offsets, strict=True)
+    }
+    return tuple(replace(d, file=places[d.name][0], offset=places[d.name][1]) for d in drafts)
+
+
+def _written(modules: Mapping[str, PlannedModule], plain: tuple[str, ...], recipe: ServerRecipe) -> Written:
+    return Written(
+        layouts={name: planned.layout for name, planned in modules.items()},
+        plain=plain,
+        block=_in_block(modules),
+        writer=f"quantkit:{__version__}",
+        kv_cache=recipe.kv_cache,
+    )
+
+
+SITES = (
+    (Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V), (Role.ATTN_QKV,), (Role.ATTN_OUTPUT,),
+    (Role.FFN_GATE, Role.FFN_UP), (Role.FFN_GATE_UP,), (Role.FFN_DOWN,),
+)  # fmt: skip
+
+
+def _in_block(modules: Mapping[str, PlannedModule]) -> tuple[tuple[str, ...], ...]:
+    """Names of rounded layers relative to their block, in groups that read the same input, as a forward pass goes."""
+    role_of = {planned.module.in_block: planned.module.role for planned in modules.values()}
+    groups = (tuple(name for role in site for name in role_of if role_of[name] is role) for site in SITES)
+    return tuple(group for group in groups if group)
+
+
+def _side_files(
+    checkpoint: Checkpoint, shards: Sequence[Shard], written: Written, options: ServerOptions
+) -> Iterator[PlannedFile]:
+    """Everything besides weights: the index, what the source carries, and configurations."""
+    layouts = list(written.layouts.values())
+    container = containers.of(layouts[0])
+    if len(shards) > 1:
+        yield _file(INDEX, index_json(shards))
+    for name in checkpoint.carried():
+        if "/" not in name and name not in REPLACED and not name.endswith(OWN):
+            data = checkpoint.read_file(name)
+            assert data is not None, name
+            yield _file(name, data)
+    for name, body in container.sides(written).items():
+        yield _file(name, _json(body))
+    if options.tensorrt:
+        yield _file("hf_quant_config.json", _json(_modelopt(layouts[0], written)))
+    config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
+    yield _file(CONFIG, _json({**config, "quantization_config": container.config(written)}))
+
+
+def _modelopt(layout: Layout, written: Written) -> dict[str, Any]:
+    """What TensorRT-LLM reads beside FP8 weights."""
+    scheme = layout.scheme
+    if not isinstance(layout, CompressedLayout | FP8Layout) or not isinstance(scheme, Float8):
+        what = f"TensorRT-LLM reads checkpoints of FP8 weights, not {describe_layout(layout)}"
+        raise UnsupportedError(what, hint="use --to fp8 or fp8-static", key="tensorrt-llm")
+    return hf_quant_config(scheme.strategy, version=__version__, kv_cache=written.kv_cache, exclude=written.plain)
+
+
+def _file(name: str, data: bytes) -> PlannedFile:
+    return PlannedFile(name, data, len(data))
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _warnings(recipe: ServerRecipe, found: Outline, calibration: str) -> Iterator[tuple[str, str]]:
+    if recipe.needs_calibration and not calibration:
+        yield "needs-calibration", f"{recipe.name} is made with --calib FILE: text like what the model will see"
+    if found.unknown:
+        many = f"{len(found.unknown)} matrices inside blocks are unknown to family {found.family} and stay as they are"
+        yield "unknown-tensors", f"{many}: {listed(sorted(found.unknown), 3)}"
+
+
+def _digest(plan: ServerPlan) -> str:
+    """SHA-256 of a canonical text of everything that decides the output bytes."""
+    body = {
+        "numerics": NUMERICS,
+        "container": plan.container,
+        "modules": [(p.name, p.module.source.tensor, p.module.source.start, repr(p.layout)) for p in plan.modules],
+        "tensors": [(t.name, t.file, t.offset, t.entry.nbytes) for t in plan.tensors],
+        "files": [(f.name, f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in plan.files],
+        "method": asdict(plan.method),
+        "calibration": plan.calibration,
+        "kv_cache": plan.kv_cache,
+    }
+    return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+
+
+def blocks(plan: ServerPlan) -> dict[int | None, tuple[ServerTensor, ...]]:
+    """The tensors of every block, None for what lies outside, in the order of the blocks."""
+
+    def key(tensor: ServerTensor) -> int:
+        return -1 if tensor.block is None else tensor.block
+
+    ordered = sorted(plan.tensors, key=key)
+    return {None if number < 0 else number: tuple(group) for number, group in groupby(ordered, key)}
