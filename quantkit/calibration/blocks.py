@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +24,13 @@ from torch import Tensor
 
 from quantkit.calibration.head import Logits, Stream, load_head, load_matrix, logits_at, read_logits
 from quantkit.calibration.model import BlockModel, embed, open_model, read_embedding, resident_block, token_rows
-from quantkit.calibration.passes import Pass, advance, collect, sites_of
+from quantkit.calibration.passes import Pass, advance, cache_peaks, collect, sites_of
 from quantkit.calibration.resident import Resident
 from quantkit.calibration.samples import Samples, samples_of
 from quantkit.calibration.skeleton import Arguments, set_parameter
 from quantkit.calibration.statistics import Linear, Site, Statistics
 from quantkit.calibration.threads import Workers, workers
+from quantkit.calibration.weights import locate
 from quantkit.errors import InputError, NonFiniteError
 from quantkit.events import Sink, TensorProgress, ignore
 from quantkit.source import Checkpoint
@@ -91,6 +93,28 @@ class BlockView:
         """The linears grouped by what they read, in the order in which the block reads them (runs one chunk)."""
         return sites_of(self._pass(self._activations.candidate))
 
+    @property
+    def run(self) -> Callable[..., list[Any]]:
+        """Does independent tasks on the walk's threads, and gives the results in order: `methods.base.Run`."""
+        return self._walk.workers.map
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The names of all parameters of the block."""
+        return frozenset(self._resident.prefix + name for name, _ in self._resident.module.named_parameters())
+
+    @property
+    def head_size(self) -> int:
+        """Channels of an attention head, 0 for a model without."""
+        config = self._walk.model.skeleton.model.config
+        heads = getattr(config, "num_attention_heads", None)
+        return getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+
+    def stored_dtype(self, name: str) -> str:
+        """The type of a parameter in the checkpoint: "BF16"."""
+        tensors = self._walk.model.checkpoint.tensors()
+        return tensors[locate(name, self._resident.parameter(name).shape, tensors).tensor].dtype
+
     def weight(self, name: str) -> Tensor:
         """A parameter as it is now, on the model's device: read it, do not change it."""
         if self.is_head:
@@ -125,6 +149,15 @@ class BlockView:
             parts=parts,
             data={record.digest: record},
         )
+
+    def cache_peaks(self) -> tuple[float, float] | None:
+        """The largest magnitudes of keys and of values as attention caches them, with the weights as they are.
+
+        Keys are those after norm and rotary embedding. None for a block without attention, and for the head. Costs a
+        run up to attention. Raises NonFiniteError naming block and module.
+        """
+        assert not self._done, "the samples have left this block"
+        return None if self.is_head else cache_peaks(self._pass(self._activations.candidate))
 
     def replace(self, weights: Mapping[str, Tensor]) -> None:
         """Put other values in the place of parameters of this block: later runs and later blocks see them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ from quantkit.errors import InputError, ResourceError, UsageError
 from quantkit.source import Checkpoint
 from quantkit.tensors import U8
 
+CACHE_ARGUMENT = "past_key_values"  # of the blocks of transformers 5
 GAP_ROWS = 64  # embedding rows read along when fewer than this lie between two that are wanted
 
 Scratch = Callable[[int], U8]
@@ -185,10 +187,13 @@ def embed(model: BlockModel, samples: Samples, table: Tensor, workers: Workers) 
 def resident_block(model: BlockModel, index: int, arguments: Arguments) -> Resident:
     """Block `index` with its weights in memory as float32."""
     module, prefix = load_block(model.checkpoint, model.skeleton, index, model.device)
+    local = threading.local()
 
     def forward(hidden: Tensor) -> Tensor:
-        output = module(hidden, *arguments.args, **arguments.kwargs)
+        cache = getattr(local, "cache", None)  # see passes.cache_peaks
+        kwargs = {**arguments.kwargs, CACHE_ARGUMENT: cache} if cache is not None else arguments.kwargs
+        output = module(hidden, *arguments.args, **kwargs)
         block_output: Tensor = output[0] if isinstance(output, tuple) else output
         return block_output
 
-    return observe(Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward))
+    return observe(Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward, local))

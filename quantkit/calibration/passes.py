@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -63,6 +65,22 @@ def collect(work: Pass, sites: Sequence[Site], *, gram: bool, final: bool) -> di
     return parts
 
 
+def cache_peaks(work: Pass) -> tuple[float, float] | None:
+    """The largest magnitudes of keys and values over all samples, as attention caches them; None without attention.
+
+    Runs each chunk up to its attention. Raises NonFiniteError naming block, module and sample.
+    """
+    keys = values = 0.0
+    for wave in _waves(work, slice(0, len(work.hidden))):
+        for found in work.workers.map(lambda chunk: work.resident.cached(work.hidden[chunk].to(work.device)), wave):
+            if found is None:
+                return None
+            keys, values = max(keys, float(found.keys)), max(values, float(found.values))
+            if not isfinite(float(found.keys) + float(found.values)):
+                _raise_non_finite(work, f"keys or values of {work.resident.name} are too large")
+    return keys, values
+
+
 def sites_of(work: Pass) -> tuple[Site, ...]:
     """The block's linears grouped by what they read, in the order of use: seen on the first chunk."""
     chunk = next(_chunks(work, slice(0, len(work.hidden))))
@@ -117,10 +135,15 @@ def _check_sums(site: Site, sums: Sums, work: Pass) -> None:
     """Sums are not finite only when an input was not, or its square was not."""
     if bool((sums.squares.isfinite() & sums.magnitudes.isfinite()).all()):
         return
+    message = f"inputs of {site.name} are too large: the sum of their squares is not finite"
+    _raise_non_finite(work, message, site.name)
+
+
+def _raise_non_finite(work: Pass, otherwise: str, tensor: str | None = None) -> NoReturn:
+    """Name the first sample and module whose output is not finite; say `otherwise` where every output is."""
     for position in range(len(work.hidden)):
         _raise_if_non_finite(work, position)
-    message = f"inputs of {site.name} are too large: the sum of their squares is not finite"
-    raise NonFiniteError(message, tensor=site.name, hint=DAMAGED)
+    raise NonFiniteError(otherwise, tensor=tensor, hint=DAMAGED)
 
 
 def _raise_if_non_finite(work: Pass, position: int) -> None:

@@ -32,6 +32,14 @@ class Wanted:
     only: bool
 
 
+@dataclass(frozen=True)
+class Peaks:
+    """The largest magnitudes of keys (after norm and rotary embedding) and of values, each a scalar tensor."""
+
+    keys: Tensor
+    values: Tensor
+
+
 NOTHING = Wanted(frozenset(), only=False)
 
 
@@ -41,7 +49,7 @@ class Resident:
 
     `prefix` is its name ("model.layers.3."), put before the names of parameters inside `module`. `forward` takes
     float32 (batch, seqlen, hidden) and returns the block's output. `local` holds, per thread, the inputs of linears
-    while it runs.
+    while it runs, and as `cache` what stands for the key/value cache where one is wanted.
     """
 
     prefix: str
@@ -63,6 +71,27 @@ class Resident:
             return None, self.local.inputs
         finally:
             self.local.wanted, self.local.inputs = NOTHING, {}
+
+    def cached(self, hidden: Tensor) -> Peaks | None:
+        """The largest magnitudes of what the block's attention puts into its cache, None for one without attention.
+
+        The run stops there.
+        """
+        from transformers import DynamicCache
+
+        found: list[Peaks] = []
+
+        def update(keys: Tensor, values: Tensor, *place: Any, **settings: Any) -> None:
+            found.append(Peaks(keys.abs().amax(), values.abs().amax()))
+            raise _Captured
+
+        self.local.cache = DynamicCache()
+        self.local.cache.update = update
+        try:
+            self.run(hidden)
+        finally:
+            self.local.cache = None
+        return found[0] if found else None
 
     def parameter(self, name: str) -> Tensor:
         """A parameter by its full name. Raises InputError for a name that is not of this block."""
