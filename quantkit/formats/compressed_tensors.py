@@ -15,6 +15,8 @@ For a linear layer of weight [out, in], b bits and G scales per row:
 
     W = scale * (code - zero)
 
+compressed_tensors_fp4.py has the tensors of NVFP4 and MXFP4, compressed_tensors_kv.py those of a quantized cache.
+
 Since version 0.18 codes of 3, 5, 6 and 7 bits are one stream that crosses words; 2, 4 and 8 bits never changed.
 """
 
@@ -27,6 +29,8 @@ from typing import Any, Literal
 import numpy as np
 
 from quantkit.errors import InputError, UnsupportedError
+from quantkit.formats import compressed_tensors_fp4
+from quantkit.formats.compressed_tensors_kv import KV_CACHE_FP8
 from quantkit.formats.packed import (
     FLOATS,
     Entry,
@@ -44,6 +48,7 @@ from quantkit.formats.packed import (
 from quantkit.formats.server_config import choice, integer, section, truth
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.integers import Integers
+from quantkit.qtypes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.minifloat import SCALE, TILE, Float8, Strategy, to_bytes, to_codes
 from quantkit.qtypes.scheme import ZERO, Quantized, group_count
 from quantkit.tensors import F32
@@ -53,18 +58,21 @@ Activations = Literal["none", "dynamic", "static"]
 
 VERSION = "0.20.0"  # of the compressed-tensors release whose layout this is
 STREAMED_BITS = (3, 5, 6, 7)
-KV_CACHE_FP8 = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
 
 
 @dataclass(frozen=True)
 class CompressedLayout:
     """One group of a compressed-tensors checkpoint: how weights are stored, and how activations are quantized."""
 
-    scheme: Integers | Float8
+    scheme: Integers | Float8 | NVFP4 | MXFP4
     activations: Activations = "none"
 
     @property
     def format(self) -> str:
+        if isinstance(self.scheme, NVFP4):
+            return "nvfp4-pack-quantized"
+        if isinstance(self.scheme, MXFP4):
+            return "mxfp4-pack-quantized"
         if isinstance(self.scheme, Integers):
             return "pack-quantized" if self.activations == "none" else "int-quantized"
         return "naive-quantized" if self.activations == "none" else "float-quantized"
@@ -73,7 +81,10 @@ class CompressedLayout:
 def entries(layout: CompressedLayout, module: str, rows: int, cols: int) -> tuple[Entry, ...]:
     """The tensors of the linear layer `module` of weight (rows, cols). Raises UnsupportedError for what cannot be."""
     _require_loadable(layout, module, cols)
-    scheme, dtype = layout.scheme, layout.scheme.scale_dtype
+    scheme = layout.scheme
+    if isinstance(scheme, NVFP4 | MXFP4):
+        return compressed_tensors_fp4.entries(scheme, module, rows, cols)
+    dtype = scheme.scale_dtype
     static = [Entry(f"{module}.input_scale", dtype, (1,))] if layout.activations == "static" else []
     if isinstance(scheme, Float8):
         shape = (1,) if scheme.strategy == "tensor" else scheme.scale_shape(rows, cols)
@@ -94,6 +105,10 @@ def _require_loadable(layout: CompressedLayout, module: str, cols: int) -> None:
     if isinstance(scheme, Float8) and scheme.strategy == "block" and cols % TILE:
         what = f'"{shown(module)}" has {cols:,} inputs; activations of FP8 blocks come in groups of {TILE}'
         raise UnsupportedError(what, tensor=module, hint="keep this layer unquantized, or use one scale per channel")
+    if isinstance(scheme, NVFP4 | MXFP4) and layout.activations != "none":
+        what = f"{layout.activations} activations beside four-bit floats"
+        hint = 'keep activations as they are: activations = "none"'
+        raise UnsupportedError(what, tensor=module, hint=hint, key="activations")
     if layout.format == "int-quantized":
         assert isinstance(scheme, Integers)
         if scheme.bits != 8 or scheme.group != -1 or not scheme.symmetric:
@@ -109,6 +124,8 @@ def pack(
     grid, scheme = quantized.grid, layout.scheme
     assert quantized.order is None, "compressed-tensors has groups side by side"
     assert (input_scale is None) == (layout.activations != "static"), layout
+    if isinstance(scheme, NVFP4 | MXFP4):
+        return compressed_tensors_fp4.pack(scheme, module, quantized)
     found = {entry.name.rpartition(".")[2]: entry for entry in entries(layout, module, rows, cols)}
     static = () if input_scale is None else (packed(found["input_scale"], input_scale),)
     if isinstance(scheme, Float8):
@@ -127,6 +144,8 @@ def pack(
 
 def unpack(layout: CompressedLayout, module: str, tensors: Tensors) -> Quantized:
     """The codes and grid of the linear layer `module`, the inverse of `pack`. Raises InputError for damaged ones."""
+    if isinstance(layout.scheme, NVFP4 | MXFP4):
+        return compressed_tensors_fp4.unpack(layout.scheme, module, tensors)
     if isinstance(layout.scheme, Float8):
         return _unpack_float(layout.scheme, module, tensors)
     if f"{module}.weight_packed" in tensors:
@@ -225,7 +244,12 @@ def quantization_config(
     }
 
 
-def _weight_arguments(scheme: Integers | Float8) -> dict[str, Any]:
+def _weight_arguments(scheme: Integers | Float8 | NVFP4 | MXFP4) -> dict[str, Any]:
+    if isinstance(scheme, NVFP4 | MXFP4):
+        strategy = "tensor_group" if isinstance(scheme, NVFP4) else "group"
+        dtype = compressed_tensors_fp4.SCALE_TYPES[type(scheme)]
+        types = {"group_size": scheme.group, "scale_dtype": dtype, "zp_dtype": dtype}
+        return {**_arguments("float", 4, strategy, True), **types}
     if isinstance(scheme, Integers):
         strategy = "channel" if scheme.group == -1 else "group"
         group = None if scheme.group == -1 else scheme.group
@@ -274,7 +298,9 @@ def _read_group(group: Mapping[str, Any]) -> CompressedLayout:
         dynamic = section(group, "input_activations").get("dynamic")
         activations = "dynamic" if dynamic else "static"
     if choice(weights, "type", ("int", "float"), "int") == "float":
-        integer(weights, "num_bits", (8,), 8)
+        if integer(weights, "num_bits", (4, 8), 8) == 4:
+            sizes = {NVFP4().group: NVFP4, MXFP4().group: MXFP4}
+            return CompressedLayout(sizes[integer(weights, "group_size", tuple(sizes))](), activations)
         strategy = choice(weights, "strategy", ("tensor", "channel", "block"), "tensor")
         strategies: dict[str, Strategy] = {"tensor": "tensor", "channel": "channel", "block": "block"}
         if strategy == "block" and weights.get("block_structure") != [TILE, TILE]:

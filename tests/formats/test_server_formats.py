@@ -21,6 +21,7 @@ from quantkit.formats.packed import Entry, PackedTensor, pack_words, packed, unp
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.codebook import Codebook
 from quantkit.qtypes.integers import Integers, RowInt8
+from quantkit.qtypes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.minifloat import Float8
 from quantkit.qtypes.scheme import ZERO, Quantized, nearest
 
@@ -39,6 +40,8 @@ COMPRESSED = [
     *(CompressedLayout(Integers(8, -1, scale_dtype="BF16"), activations) for activations in ("dynamic", "static")),
     *(CompressedLayout(Float8(strategy, "BF16"), activations)
       for strategy in ("tensor", "channel", "block") for activations in ("none", "dynamic", "static")),
+    CompressedLayout(NVFP4()),
+    CompressedLayout(MXFP4()),
 ]  # fmt: skip
 BITSANDBYTES = [
     *(BitsandbytesLayout(Codebook(table, double, block))
@@ -317,6 +320,10 @@ def test_gptq_notices_version_2_zero_points_that_claim_version_1():
         (compressed_tensors, CompressedLayout(Integers(4, 32)), (64, 48), "do not divide into groups of 32"),
         (compressed_tensors, CompressedLayout(Float8("block")), (64, 320), "320 inputs"),
         (compressed_tensors, CompressedLayout(Integers(4, -1), "dynamic"), (64, 64), "W8A8"),
+        (compressed_tensors, CompressedLayout(NVFP4()), (64, 40), "do not divide into groups of 16"),
+        (compressed_tensors, CompressedLayout(MXFP4()), (64, 48), "do not divide into groups of 32"),
+        (compressed_tensors, CompressedLayout(NVFP4(), "dynamic"), (64, 64), "dynamic activations"),
+        (compressed_tensors, CompressedLayout(MXFP4(), "static"), (64, 64), "static activations"),
         (compressed_tensors, CompressedLayout(Integers(8, 32), "dynamic"), (64, 64), "W8A8"),
         (compressed_tensors, CompressedLayout(Integers(8, -1, "asymmetric"), "static"), (64, 64), "W8A8"),
         (bitsandbytes, BitsandbytesLayout(Codebook(block=48)), (64, 64), "blocks of 48"),
@@ -355,6 +362,8 @@ ALL = [
     (compressed_tensors, CompressedLayout(Integers(3, 32, "asymmetric"))),
     (compressed_tensors, CompressedLayout(Integers(8), "dynamic")),
     (compressed_tensors, CompressedLayout(Float8("block"), "dynamic")),
+    (compressed_tensors, CompressedLayout(NVFP4())),
+    (compressed_tensors, CompressedLayout(MXFP4())),
     (bitsandbytes, BitsandbytesLayout(Codebook("nf4", double=True))),
     (bitsandbytes, BitsandbytesLayout(RowInt8())),
 ]
@@ -446,7 +455,7 @@ def test_words_of_before_0_18_are_refused_with_a_reason():
     ],
 )  # fmt: skip
 def test_a_hostile_state_is_an_input_error(state):
-    container, layout = ALL[5]
+    container, layout = ALL[7]
     name = f"{M}.weight.quant_state.bitsandbytes__nf4"
     raw = np.frombuffer(state, np.uint8)
     tensors = stored(container, layout) | {name: PackedTensor(Entry(name, "U8", raw.shape), raw)}
@@ -479,8 +488,9 @@ def test_compressed_tensors_config_says_what_it_is(layout):
     assert config["format"] == layout.format
     ((targets, found),) = compressed_tensors.read_config(config).items()
     assert targets == ("Linear",)
-    dtype = layout.scheme.scale_dtype  # not in the config: the stored tensor has it
-    assert replace(found, scheme=replace(found.scheme, scale_dtype=dtype)) == layout
+    if isinstance(layout.scheme, Integers | Float8):  # the type of scales is not in the config, but the stored tensor's
+        found = replace(found, scheme=replace(found.scheme, scale_dtype=layout.scheme.scale_dtype))
+    assert found == layout
 
 
 def test_several_groups_are_mixed_precision():

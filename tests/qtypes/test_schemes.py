@@ -11,6 +11,7 @@ from quantkit.errors import InputError, NonFiniteError, UnsupportedError
 from quantkit.qtypes import minifloat
 from quantkit.qtypes.codebook import DYNAMIC_MAP, Codebook, quantize_nested
 from quantkit.qtypes.integers import Integers, RowInt8
+from quantkit.qtypes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.minifloat import Float8
 from quantkit.qtypes.scheme import ZERO, decode, nearest, stored_scales
 
@@ -23,7 +24,8 @@ INTEGERS = [
 ]
 FLOAT8 = [Float8(strategy, dtype) for strategy in ("tensor", "channel", "block") for dtype in ("F32", "BF16")]
 CODEBOOKS = [Codebook(table, double) for table in ("nf4", "fp4") for double in (False, True)]
-SCHEMES = [*INTEGERS, *FLOAT8, *CODEBOOKS, RowInt8(), Integers(4, 32, "asymmetric", "F32")]
+MICROSCALED = [NVFP4(), NVFP4(largest=7.5), NVFP4(dtype="BF16"), MXFP4()]
+SCHEMES = [*INTEGERS, *FLOAT8, *CODEBOOKS, *MICROSCALED, RowInt8(), Integers(4, 32, "asymmetric", "F32")]
 CASES = ("gaussian", "zeros", "minus-zeros", "zero-sub-blocks", "positive", "negative", "mixed-scales", "denormal")
 
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=str)
