@@ -28,7 +28,7 @@ from quantkit.calibration.passes import Pass, advance, cache_peaks, collect, sit
 from quantkit.calibration.resident import Resident
 from quantkit.calibration.samples import Samples, samples_of
 from quantkit.calibration.skeleton import Arguments, set_parameter
-from quantkit.calibration.statistics import Linear, Site, Statistics
+from quantkit.calibration.statistics import SPAN, Linear, Site, Statistics
 from quantkit.calibration.threads import Workers, workers
 from quantkit.calibration.weights import locate
 from quantkit.errors import InputError, NonFiniteError
@@ -177,6 +177,15 @@ class BlockView:
             own = value.detach().to(self._walk.model.device, torch.float32)
             set_parameter(self._resident.module, name.removeprefix(self._resident.prefix), own)
 
+    def replace_values(self, weights: Mapping[str, F32]) -> None:
+        """`replace` for arrays."""
+        self.replace({name: torch.from_numpy(values) for name, values in weights.items()})
+
+    def source_name(self, name: str) -> str:
+        """The tensor of the checkpoint that holds a parameter."""
+        shape = self._resident.parameter(name).shape
+        return locate(name, shape, self._walk.model.checkpoint.tensors()).tensor
+
     def logits(self) -> Iterator[Logits]:
         """The logits of all samples, in order and in pieces: only the head has them."""
         assert self.is_head, "only the head gives logits"
@@ -189,7 +198,9 @@ class BlockView:
             load_matrix(model, self._original)
             hidden = activations.candidate if activations.reference is None else activations.reference
             reference = candidate if same else Stream(self._original, hidden)
-        return read_logits(candidate, reference, model.device, self._walk.workers)
+        for piece in read_logits(candidate, reference, model.device, self._walk.workers):
+            yield piece
+            model.settle()
 
     def logits_at(self, tokens: Sequence[int]) -> F32:
         """The logits of one token of every sample, float32 (n, vocabulary): only the head has them."""
@@ -215,8 +226,11 @@ class BlockView:
                 self._resident = load_head(self._walk.model)
             return
         if self._activations.reference is None:
-            self._activations.reference = self._walk.model.new_activations(self._activations.candidate.shape)
-            self._activations.reference.copy_(self._activations.candidate)
+            model, candidate = self._walk.model, self._activations.candidate
+            self._activations.reference = model.new_activations(candidate.shape)
+            for start in range(0, len(candidate), SPAN):
+                self._activations.reference[start : start + SPAN] = candidate[start : start + SPAN]
+                model.settle()
         self._advance_reference()
 
     def _advance_reference(self) -> None:
@@ -228,7 +242,9 @@ class BlockView:
     def _pass(self, hidden: Tensor) -> Pass:
         walk = self._walk
         token_bytes = walk.model.token_bytes(self._resident, hidden.shape[1])
-        return Pass(self._resident, hidden, walk.samples, walk.workers, walk.model.device, token_bytes)
+        return Pass(
+            self._resident, hidden, walk.samples, walk.workers, walk.model.device, token_bytes, walk.model.settle
+        )
 
 
 def walk_blocks(

@@ -33,9 +33,10 @@ from quantkit.source import Checkpoint
 from quantkit.tensors import U8
 
 CACHE_ARGUMENT = "past_key_values"  # of the blocks of transformers 5
+SETTLED_CHUNKS = 16  # embedded before activations in files have to leave memory
 GAP_ROWS = 64  # embedding rows read along when fewer than this lie between two that are wanted
 
-Scratch = Callable[[int], U8]
+Place = Callable[[int], U8]
 
 
 def in_memory(nbytes: int) -> U8:
@@ -49,19 +50,24 @@ def in_memory(nbytes: int) -> U8:
     return np.empty(nbytes, np.uint8)
 
 
+def nothing_mapped() -> None:
+    """Activations in memory stay there."""
+
+
 @dataclass(frozen=True)
 class BlockModel:
     """A model to be walked through; one walk at a time.
 
-    `scratch(nbytes)` gives a writable uint8 array for activations: in
-    memory, or a mapped file where they are too large for it.
+    `scratch(nbytes)` gives a writable uint8 array for activations: in memory, or a mapped file where they are too
+    large for it. `settle` is called between chunks, so that what is mapped need not stay in memory.
     """
 
     checkpoint: Checkpoint
     skeleton: Skeleton
     device: torch.device
     threads: int
-    scratch: Scratch = in_memory
+    scratch: Place = in_memory
+    settle: Callable[[], None] = nothing_mapped
 
     @property
     def count(self) -> int:
@@ -98,7 +104,7 @@ class BlockModel:
 
 
 def open_model(
-    checkpoint: Checkpoint, *, device: str = "cpu", threads: int | None = None, scratch: Scratch = in_memory
+    checkpoint: Checkpoint, *, device: str = "cpu", threads: int | None = None, scratch: Place = in_memory
 ) -> BlockModel:
     """The blocks of a Hugging Face checkpoint; reads no weights.
 
@@ -178,7 +184,9 @@ def embed(model: BlockModel, samples: Samples, table: Tensor, workers: Workers) 
         def fill(start: int) -> None:
             hidden[start : start + step] = run(ids[start : start + step].to(model.device))[0].to(hidden.device)
 
-        workers.map(fill, range(0, len(ids), step))
+        for start in range(0, len(ids), SETTLED_CHUNKS * step):
+            workers.map(fill, range(start, min(start + SETTLED_CHUNKS * step, len(ids)), step))
+            model.settle()
     finally:
         embedding.weight = empty
     return Embedded(hidden, arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import NoReturn
@@ -27,7 +27,7 @@ INNER_BYTES = 1 << 29  # inner activations of all chunks in flight
 class Pass:
     """A resident block and the activations it reads: `hidden` is float32 (n, seqlen, hidden) in host memory.
 
-    `token_bytes` estimates the inner activations of one token.
+    `token_bytes` estimates the inner activations of one token; `settle` is called when no chunk is in flight.
     """
 
     resident: Resident
@@ -36,6 +36,7 @@ class Pass:
     workers: Workers
     device: torch.device
     token_bytes: int
+    settle: Callable[[], None]
 
     def run(self, chunk: slice, wanted: Wanted = NOTHING) -> tuple[Tensor | None, dict[str, Tensor]]:
         return self.resident.run(self.hidden[chunk].to(self.device), wanted)
@@ -129,6 +130,7 @@ def _waves(work: Pass, span: slice) -> Iterator[list[slice]]:
     together = max(1, min(work.workers.count, INNER_BYTES // max(chunk_bytes, 1)))
     for start in range(0, len(chunks), together):
         yield chunks[start : start + together]
+        work.settle()
 
 
 def _check_sums(site: Site, sums: Sums, work: Pass) -> None:

@@ -5,8 +5,7 @@ CalibrationSpec -> prepare_samples -> Samples -> open_calibration_model -> walk_
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantkit.calibration.data import load_texts, model_tokens
@@ -16,7 +15,7 @@ from quantkit.calibration.templates import read_chat_template
 from quantkit.errors import UnsupportedError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.source import Checkpoint
-from quantkit.tensors import U8
+from quantkit.storage import Scratch
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
@@ -86,17 +85,16 @@ def require_runnable(checkpoint: Checkpoint) -> None:
         raise UnsupportedError(f"calibration does not run {checkpoint.kind} files: {checkpoint.name}", hint=hint)
 
 
-def open_calibration_model(
-    checkpoint: Checkpoint, spec: CalibrationSpec, scratch: Callable[[int], U8] | None = None
-) -> BlockModel:
+def open_calibration_model(checkpoint: Checkpoint, spec: CalibrationSpec, scratch: Scratch | None = None) -> BlockModel:
     """The checkpoint's blocks on the device of `spec`, ready for `walk_blocks`; reads no weights.
 
-    `scratch(nbytes)` gives the place of activations, memory by default. Raises what `open_model` raises.
+    `scratch` is the place of activations, memory by default. Raises what `open_model` raises.
     """
-    from quantkit.calibration.model import in_memory, open_model
+    from quantkit.calibration.model import open_model
 
     spec.check()
-    return open_model(checkpoint, device=spec.device, threads=spec.threads, scratch=scratch or in_memory)
+    model = open_model(checkpoint, device=spec.device, threads=spec.threads)
+    return replace(model, scratch=scratch.new, settle=scratch.settle) if scratch else model
 
 
 def embedding_rows(checkpoint: Checkpoint) -> int:

@@ -1,7 +1,8 @@
 """The only package that writes files: under construction beside the final name, checked, then renamed.
 
 A final name is absent or whole: `open_job` gives files that survive a kill at any instruction and are continued by
-the same command; `write_small` writes one file at once; `update_sums` keeps SHA256SUMS.
+the same command; `write_small` writes one file at once; `update_sums` keeps SHA256SUMS;
+`Scratch` gives arrays on the disk that leave nothing behind.
 """
 
 from quantkit.storage.claim import remove_job
@@ -10,6 +11,7 @@ from quantkit.storage.failures import free_bytes
 from quantkit.storage.files import hash_file, open_log, preflight, remove_file, update_sums, write_small
 from quantkit.storage.job import Job, PublishedFile, open_job
 from quantkit.storage.journal import PartFile, Record
+from quantkit.storage.scratch import Scratch, scratch_file
 
 __all__ = [
     "Job",
@@ -17,6 +19,7 @@ __all__ = [
     "PartFile",
     "PublishedFile",
     "Record",
+    "Scratch",
     "free_bytes",
     "hash_file",
     "open_job",
@@ -24,6 +27,7 @@ __all__ = [
     "preflight",
     "remove_file",
     "remove_job",
+    "scratch_file",
     "update_sums",
     "write_small",
 ]

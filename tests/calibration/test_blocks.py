@@ -22,12 +22,14 @@ from walks import TINY, joined, logits_after, model_of, same_bits, statistics_of
 
 from quantkit.calibration.blocks import next_token_logits, walk_blocks
 from quantkit.calibration.model import open_model, read_embedding, token_rows
+from quantkit.calibration.prepare import CalibrationSpec, open_calibration_model
 from quantkit.calibration.samples import samples_of
 from quantkit.calibration.statistics import merge
 from quantkit.errors import InputError, NonFiniteError, ResourceError, UnsupportedError, UsageError
 from quantkit.events import TensorProgress
 from quantkit.source import open_source
 from quantkit.source.memory import MemoryCheckpoint
+from quantkit.storage import Scratch
 
 TOLERANCE = 2e-5  # float32 in another order of summation, relative to the largest value
 
@@ -224,13 +226,16 @@ def test_progress_counts_blocks_and_source_bytes() -> None:
 
 
 def test_activations_can_lie_in_a_file(llama: Path, tmp_path: Path) -> None:
-    samples = windows(2048)
-
-    def mapped(nbytes: int) -> np.ndarray:
-        return np.memmap(tmp_path / "activations", np.uint8, "w+", shape=(nbytes,))
-
-    model = open_model(open_source(str(llama)), threads=2, scratch=mapped)
-    assert torch.equal(logits_after(model, samples)[0], logits_after(model_of(llama), samples)[0])
+    """The same bits, of what the walk changed, too, and of the reference that goes with it."""
+    samples = windows(2048, count=70, seqlen=40)
+    scratch = Scratch(0, tmp_path)
+    model = open_calibration_model(open_source(str(llama)), CalibrationSpec(("-",), threads=2), scratch)
+    found = logits_after(model, samples, halved, keep_reference=True)
+    expected = logits_after(model_of(llama), samples, halved, keep_reference=True)
+    assert len(scratch.maps) == 2
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixture"])

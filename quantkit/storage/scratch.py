@@ -1,0 +1,93 @@
+"""Arrays too large for memory, in files that have no name: whatever ends the process, the disk space comes back."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantkit.errors import ResourceError
+from quantkit.storage.disk import UNSUPPORTED, Disk, File, Ops
+from quantkit.storage.failures import explained, shown
+from quantkit.storage.faults import from_environment
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    U8 = NDArray[np.uint8]
+
+O_TMPFILE = getattr(os, "O_TMPFILE", 0)  # Linux only
+NAMELESS_UNKNOWN = UNSUPPORTED | {errno.EISDIR, errno.ENOENT}  # open(2): what a kernel without O_TMPFILE says
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Where large arrays go: memory for those of at most `memory_bytes`, files in `folder` for others.
+
+    Without a folder, larger ones are refused.
+    """
+
+    memory_bytes: int
+    folder: Path | None = None
+    maps: list[weakref.ref[mmap.mmap]] = field(default_factory=list)
+
+    def new(self, nbytes: int) -> U8:
+        """A writable uint8 array (nbytes,), its values undefined; the space is free again when it is dropped.
+
+        Raises ResourceError where neither memory nor disk has so much, NotWritableError for the folder.
+        """
+        import numpy as np
+
+        if nbytes <= self.memory_bytes:
+            return np.empty(nbytes, np.uint8)
+        if self.folder is None:
+            message = f"activations take {nbytes:,} bytes, {self.memory_bytes:,} bytes of memory may be used"
+            raise ResourceError(message, hint="use --activations disk, fewer --samples or a smaller --seqlen")
+        mapped = scratch_file(self.folder, nbytes)
+        self.maps.append(weakref.ref(mapped))
+        return np.frombuffer(mapped, np.uint8)
+
+    def settle(self) -> None:
+        """Give back the memory that mapped files occupy; what was written to them stays. Not while others use them."""
+        for reference in self.maps:
+            mapped = reference()
+            if mapped is not None:
+                mapped.madvise(mmap.MADV_DONTNEED)  # of a shared mapping this drops no data: the file has it
+
+
+def scratch_file(folder: Path, nbytes: int, *, ops: Ops | None = None) -> mmap.mmap:
+    """A mapped file of `nbytes` > 0 zeros in `folder` that has no name and goes with the mapping.
+
+    Every block is allocated before this returns: writing into it cannot run out of disk. Raises ResourceError when
+    the disk is too small, NotWritableError when the folder cannot be written.
+    """
+    disk = Disk(ops or from_environment())
+    with explained(folder, nbytes):
+        disk.make_folders(folder)
+        file = _nameless(disk, folder.resolve())
+        try:
+            disk.run(file.path, os.posix_fallocate, file.fd, 0, nbytes)
+            return mmap.mmap(file.fd, nbytes)
+        except ValueError as error:  # a file system that says yes and gives less
+            message = f"{shown(folder)} cannot hold a file of {nbytes:,} bytes"
+            raise ResourceError(message, path=shown(folder), hint="choose another disk") from error
+        finally:
+            os.close(file.fd)
+
+
+def _nameless(disk: Disk, folder: Path) -> File:
+    """An open file without a name. Where the file system cannot make one, its name is removed at once."""
+    try:
+        if O_TMPFILE:
+            return disk.open(folder, os.O_RDWR | O_TMPFILE | os.O_EXCL)  # O_EXCL: may never get a name
+    except OSError as error:
+        if error.errno not in NAMELESS_UNKNOWN:
+            raise
+    file = disk.open(folder / f".quantkit-{os.urandom(8).hex()}.scratch", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    disk.remove(file.path)
+    return file
