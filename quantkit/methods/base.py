@@ -162,14 +162,29 @@ class Layer:
     prepared: Prepared | None = None
 
 
+class Seen(StrEnum):
+    """Which tokens a layer's statistics are of.
+
+    OWN      those that it read itself
+    SHRUNK   its own and, because it is an expert that few tokens reached, the layer's mean
+    MEAN     the layer's mean: no token reached this expert
+    NOTHING  none, or they were not asked for: the layer is rounded to nearest
+    """
+
+    OWN = "own"
+    SHRUNK = "shrunk"
+    MEAN = "mean"
+    NOTHING = "nothing"
+
+
 @dataclass(frozen=True)
 class Report:
     """What a method did, for the manifest.
 
-    `loss` is trace(E H E^T) / trace(W H W^T) of the errors E, H with its damping: the share of the output's energy
-    that is lost. `rounding_loss` is the same for rounding to nearest on the grid of the plain fit. Both are None
-    without a Hessian. `damping` is what was used, `tried` what failed before; `dead` counts columns whose input is
-    always zero, which are rounded to nearest. `flips` counts codes that coordinate descent changed.
+    `loss` is trace(E H E^T) of the errors E, H with its damping. `rounding_loss` is the same for rounding to nearest
+    on the grid of the plain fit. Both are None without a Hessian. `damping` is what was used, `tried` what failed
+    before; `dead` counts columns whose input is always zero, which are rounded to nearest. `flips` counts codes that
+    coordinate descent changed. `seen` says what the statistics are of, `tokens` how many the layer read itself.
     """
 
     loss: float | None = None
@@ -178,6 +193,8 @@ class Report:
     tried: tuple[float, ...] = ()
     dead: int = 0
     flips: int = 0
+    seen: Seen = Seen.OWN
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)

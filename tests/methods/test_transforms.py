@@ -11,11 +11,11 @@ import torch
 
 from quantkit.errors import InputError, UnsupportedError, VerificationError
 from quantkit.families.rows import FAMILIES
+from quantkit.families.sites import SITES, Site, sites
 from quantkit.methods import base
 from quantkit.methods.base import Layer, Settings, in_turn
 from quantkit.methods.transforms import awq, folding
 from quantkit.methods.transforms.folding import SiteWeights, check_fold, fold, per_channel
-from quantkit.methods.transforms.sites import SITES, Site, sites
 from quantkit.methods.transforms.smoothquant import smoothing_scales
 
 HEAD, QUERIES, VALUES = 16, 8, 2  # heads of queries and of values

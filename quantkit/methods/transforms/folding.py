@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from quantkit.errors import InputError, VerificationError
-from quantkit.methods.transforms.sites import Site
+from quantkit.families.sites import Site
+from quantkit.qtypes.scheme import ScaleDtype
 from quantkit.tensors import F32
 
 TOLERANCE = 1e-5  # of the largest output: float32 weights are rounded once more, by 6e-8 each
@@ -74,11 +76,13 @@ def per_channel(weights: SiteWeights, columns: F64) -> F64:
     return np.bincount(channel, columns) / np.bincount(channel)
 
 
-def fold(weights: SiteWeights, scale: F32) -> SiteWeights:
+def fold(weights: SiteWeights, scale: F32, stored: ScaleDtype = "F32") -> SiteWeights:
     """Divide the channels of the producer by scale (channels,) and multiply the columns that read them.
 
-    Computed in float64 and rounded once. Raises InputError for scales that are not positive numbers, and
-    VerificationError if the function changed by more than rounding (`check_fold`).
+    Computed in float64 and rounded once. What stays a vector, a norm or a bias, is rounded to the type in which it
+    is `stored`, and the scales are then what that makes of them: storing it costs nothing. Raises InputError for
+    scales that are not positive numbers, and VerificationError if the function changed by more than rounding
+    (`check_fold`).
     """
     if scale.shape != (weights.channels,) or not (np.isfinite(scale).all() and (scale > 0).all()):
         message = f"scales of {weights.site.producer} must be {weights.channels} positive numbers"
@@ -87,18 +91,39 @@ def fold(weights: SiteWeights, scale: F32) -> SiteWeights:
     producer, bias = weights.producer.astype(np.float64), weights.bias
     first = len(producer) - weights.channels
     if weights.site.norm:
-        one = float(weights.site.centered)
-        producer = (producer + one) / exact - one
+        vector, exact = _divided(weights.producer, exact, float(weights.site.centered), stored)
+        producer = vector.astype(np.float64)
     else:
-        producer[first:] /= exact[:, None]
         if bias is not None:
-            bias = bias.copy()
-            bias[first:] = bias[first:] / exact
+            divided, exact = _divided(bias[first:], exact, 0.0, stored)
+            bias = np.concatenate([bias[:first], divided])
+        producer[first:] /= exact[:, None]
     spread = exact[weights.channel_of]
     consumers = {name: (weight * spread).astype(np.float32) for name, weight in weights.consumers.items()}
     folded = SiteWeights(weights.site, producer.astype(np.float32), consumers, bias, weights.head)
     check_fold(weights, folded)
     return folded
+
+
+def _divided(vector: F32, scale: F64, one: float, stored: ScaleDtype) -> tuple[F32, F64]:
+    """(vector + one) / scale - one as it will be stored, and the scales that this comes to.
+
+    A zero stays zero with any scale; where a quotient has no place in the type, the number stays as it is.
+    """
+    old = vector.astype(np.float64) + one
+    divided = as_stored((old / scale - one).astype(np.float32), stored)
+    found = divided.astype(np.float64) + one
+    possible = (np.sign(found) == np.sign(old)) & np.isfinite(found)
+    divided = np.where(possible, divided, vector)
+    exact = np.divide(old, found, out=np.array(scale), where=(found != 0) & possible)
+    return divided, np.where(possible, exact, 1.0)
+
+
+def as_stored(values: F32, dtype: ScaleDtype) -> F32:
+    """Values (any shape) rounded to a type, as float32; infinite where it cannot hold them."""
+    kind = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}[dtype]
+    rounded: F32 = torch.from_numpy(np.ascontiguousarray(values)).to(kind).to(torch.float32).numpy()
+    return rounded
 
 
 def check_fold(before: SiteWeights, after: SiteWeights) -> None:

@@ -1,0 +1,195 @@
+"""One block rounded: statistics, transform and method for all of its linears, site by site.
+
+    fold transforms -> for each stage: statistics -> round -> put the rounded weights in place -> next stage
+
+A stage is a site, or the same site of all experts. Its statistics are taken with the rounded weights of the stages
+before it, so that each stage makes up for what it really reads.
+
+Experts that few tokens reached share what the others saw (`_experts`): the Hessian of an expert with n tokens of its
+own and `cols` columns counts cols tokens of the mean over all experts of its layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from quantkit.calibration.blocks import BlockView
+from quantkit.calibration.statistics import Statistics, Sums
+from quantkit.calibration.transforming import Transform, transform_block
+from quantkit.families.sites import Site
+from quantkit.methods import base
+from quantkit.methods.base import DEFAULTS, Layer, Report, Run, Seen, Settings, scheme_target
+from quantkit.methods.columns.factor import Prepared
+from quantkit.methods.transforms.awq import clip_weights
+from quantkit.qtypes.scheme import Quantized, Scheme
+from quantkit.tensors import F32
+
+EXPERT = re.compile(r"\.experts\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What becomes of one linear."""
+
+    scheme: Scheme
+    method: str = "gptq"
+    settings: Settings = DEFAULTS
+
+
+@dataclass(frozen=True)
+class RoundedLinear:
+    """A linear with its codes. `input_peak` is the largest magnitude that it read, None where no token reached it."""
+
+    name: str
+    quantized: Quantized
+    report: Report
+    input_peak: float | None
+
+
+@dataclass(frozen=True)
+class BlockRounded:
+    """A block with its linears rounded.
+
+    `changed` holds the parameters that a transform has changed and that are not rounded (norms, biases, routers),
+    float32 with values that the type they are stored in holds exactly. Names are those of `walk_blocks`.
+    """
+
+    linears: Mapping[str, RoundedLinear]
+    changed: Mapping[str, F32] = field(default_factory=dict)
+
+
+def round_block(
+    block: BlockView,
+    plan: Mapping[str, Rounding],
+    run: Run,
+    *,
+    transform: Transform | None = None,
+    sites: Sequence[Site] = (),
+) -> BlockRounded:
+    """Round the linears of a block that `plan` names, and leave the rounded values in the block.
+
+    `run` is `block.run`; `sites` are where the transform may move scales (families.sites). Raises InputError for a
+    name that is no linear of the block, and what statistics, transforms and methods raise; all name the module.
+    """
+    schemes = {name: rounding.scheme for name, rounding in plan.items()}
+    changed = transform_block(block, schemes, run, transform, sites) if transform else {}
+    clipping = transform is not None and transform.clips
+    linears: dict[str, RoundedLinear] = {}
+    for stage in _stages(block, plan):
+        needs_hessian = clipping or any(base.get(plan[name].method).needs_hessian for name in stage)
+        statistics = block.statistics(stage, hessian=needs_hessian)
+        work = _Stage(block, plan, run, statistics, _mean_hessian(statistics, stage), clipping)
+        rounded = work.round(stage)
+        block.replace({name: torch.from_numpy(one.quantized.values()) for name, one in rounded.items()})
+        linears |= rounded
+    return BlockRounded(linears, changed)
+
+
+def _stages(block: BlockView, plan: Mapping[str, Rounding]) -> list[list[str]]:
+    """The planned linears by stage, in the order in which the block reads them."""
+    stages: dict[str, list[str]] = {}
+    for site in block.sites:
+        planned = [name for name in site.linears if name in plan]
+        if planned:
+            stages.setdefault(EXPERT.sub(".experts.*.", site.name), []).extend(planned)
+    return list(stages.values())
+
+
+def _mean_hessian(statistics: Statistics, stage: Sequence[str]) -> Tensor | None:
+    """The mean of x x^T over all tokens of all experts of a stage; None where there are no experts, or no tokens."""
+    sites = {statistics.site_of(name).name for name in stage if EXPERT.search(name)}
+    sums = [statistics.total(name) for name in sorted(sites)]
+    seen = [one for one in sums if one.tokens and one.gram is not None]
+    if not seen:
+        return None
+    total = seen[0]
+    for one in seen[1:]:
+        total = total + one
+    assert total.gram is not None
+    return total.gram.full().div_(total.tokens)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What the linears of a stage share. `mean` is that of `_mean_hessian`."""
+
+    block: BlockView
+    plan: Mapping[str, Rounding]
+    run: Run
+    statistics: Statistics
+    mean: Tensor | None
+    clipping: bool
+
+    def round(self, stage: Sequence[str]) -> dict[str, RoundedLinear]:
+        """Round linears that read the same tensor together, so that they share a factor."""
+        by_site: dict[str, list[str]] = {}
+        for name in stage:
+            by_site.setdefault(self.statistics.site_of(name).name, []).append(name)
+        return {name: one for names in by_site.values() for name, one in self._round_site(names).items()}
+
+    def _round_site(self, names: Sequence[str]) -> dict[str, RoundedLinear]:
+        sums = self.statistics.total(names[0])
+        hessian, seen = self._hessian(names[0], sums)
+        peak = float(sums.peaks.max()) if sums.tokens else None
+        shared: dict[tuple[Settings, int], Prepared] = {}
+        rounded = {}
+        for name in names:
+            rounding = self.plan[name]
+            weight = self.block.weight(name).cpu().numpy()
+            layer = Layer(name, weight, hessian)
+            if rounding.method == "rtn" or hessian is None:
+                quantized, report = self._nearest(layer, rounding)
+            else:
+                quantized, report = self._by_method(layer, rounding, shared)
+            report = replace(report, seen=seen, tokens=sums.tokens)
+            rounded[name] = RoundedLinear(name, quantized, report, peak)
+        return rounded
+
+    def _hessian(self, name: str, sums: Sums) -> tuple[Tensor | None, Seen]:
+        """The Hessian of a site, of experts with the mean of all."""
+        if sums.gram is None:
+            return None, Seen.OWN if sums.tokens else Seen.NOTHING
+        if not EXPERT.search(name):
+            return sums.gram.full(), Seen.OWN
+        if self.mean is None:
+            return None, Seen.NOTHING
+        if not sums.tokens:
+            return self.mean, Seen.MEAN
+        return sums.gram.full().add_(self.mean, alpha=sums.cols), Seen.SHRUNK
+
+    def _by_method(
+        self, layer: Layer, rounding: Rounding, shared: dict[tuple[Settings, int], Prepared]
+    ) -> tuple[Quantized, Report]:
+        method = base.get(rounding.method)
+        target = scheme_target(rounding.scheme, layer.weight.shape[1])
+        key = (rounding.settings, target.span)
+        if method.prepare and key not in shared:
+            shared[key] = method.prepare(layer, target, rounding.settings, self.run)
+        layer = replace(layer, prepared=shared.get(key))
+        found = method.quantize(layer, target, rounding.settings, self.run)
+        return Quantized(found.codes, found.grid, found.order), found.report
+
+    def _nearest(self, layer: Layer, rounding: Rounding) -> tuple[Quantized, Report]:
+        """Rounded as the loader's own quantizer would; after AWQ with each span clipped to where it rounds best."""
+        plain = rounding.scheme.encode(layer.weight)
+        if layer.hessian is None:
+            return plain, Report()
+        loss = rounding_loss = self._loss(layer, plain)
+        if self.clipping:
+            target = scheme_target(rounding.scheme, layer.weight.shape[1])
+            clipped = rounding.scheme.encode(clip_weights(layer.weight, layer.hessian, target, self.run))
+            loss = self._loss(layer, clipped)
+            if loss < rounding_loss:
+                return clipped, Report(loss, rounding_loss)
+        return plain, Report(rounding_loss, rounding_loss)
+
+    def _loss(self, layer: Layer, quantized: Quantized) -> float:
+        assert layer.hessian is not None
+        hessian = layer.hessian
+        error = torch.from_numpy(quantized.values() - layer.weight).to(hessian.device)
+        return self.run(lambda e: float(((e @ hessian) * e).sum(dtype=torch.float64)), [error])[0]

@@ -1,0 +1,151 @@
+"""Scales moved inside a block before it is rounded: where its family allows it, and by how much.
+
+All scales of a block are found from one run through it, and moved before anything is rounded: what they change on one
+side of a site may be what the next site rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import numpy as np
+import torch
+
+from quantkit.calibration.blocks import BlockView
+from quantkit.calibration.statistics import Statistics
+from quantkit.families.sites import Site
+from quantkit.methods import base
+from quantkit.methods.base import Run, scheme_target
+from quantkit.methods.transforms.awq import Quantizer, search_scales
+from quantkit.methods.transforms.folding import SiteWeights, as_stored, fold
+from quantkit.methods.transforms.smoothquant import smoothing_scales
+from quantkit.qtypes.scheme import ScaleDtype, Scheme
+from quantkit.tensors import F32
+
+WEIGHT, BIAS = ".weight", ".bias"
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Which scales are moved: awq for weights alone, smoothquant for weights and activations, with its `alpha`."""
+
+    name: Literal["awq", "smoothquant"]
+    alpha: float = 0.5
+
+    @property
+    def clips(self) -> bool:
+        """Whether rounding to nearest may clip weights afterwards."""
+        return self.name == "awq"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A site of this block, by the names of parameters. `kept` are those that are stored without being rounded."""
+
+    site: Site
+    producer: str
+    consumers: tuple[str, ...]
+    bias: str | None
+    kept: frozenset[str] = field(default_factory=frozenset)
+
+
+def transform_block(
+    block: BlockView, schemes: Mapping[str, Scheme], run: Run, transform: Transform, sites: Sequence[Site]
+) -> dict[str, F32]:
+    """Move scales at all sites of a block whose consumers are to be rounded, and leave the new weights in the block.
+
+    `schemes` are by the name of the linear. Returns the changed parameters that are not rounded, in values that their
+    stored type holds. Where a matrix is stored without being rounded (a router), scales are powers of two, so that
+    storing it costs nothing; a producer of that kind with a norm before it needs none of this. Raises
+    VerificationError if a fold changes what the block computes.
+    """
+    places = list(_places(block, schemes, sites))
+    if transform.name == "smoothquant":
+        places = [place for place in places if place.site.norm]
+    if not places:
+        return {}
+    consumers = [name for place in places for name in place.consumers if name in block.linears]
+    statistics = block.statistics(consumers, hessian=transform.name == "awq")
+    changed: dict[str, F32] = {}
+    for place in places:
+        before = _weights(block, place)
+        after = _folded(block, place, before, _scales(before, schemes, run, transform, statistics))
+        new = {place.producer: after.producer, **after.consumers}
+        if place.bias and after.bias is not None:
+            new[place.bias] = after.bias
+        for name in place.kept & set(new):
+            new[name] = as_stored(new[name], _dtype(block, name))
+            changed[name] = new[name]
+        block.replace({name: torch.from_numpy(value) for name, value in new.items()})
+    return changed
+
+
+def _places(block: BlockView, schemes: Mapping[str, Scheme], sites: Sequence[Site]) -> Iterator[_Place]:
+    """The sites that this block has, one for each expert where a site is an expert's."""
+    experts = 1 + max(
+        (int(n.split(".experts.")[1].split(".")[0]) for n in block.linears if ".experts." in n), default=-1
+    )
+    for site in sites:
+        for one in [site.of_expert(number) for number in range(experts)] if site.expert else [site]:
+            place = _place(block, one, experts)
+            rounded = [name for name in place.consumers if name in schemes]
+            if rounded and {place.producer, *place.consumers} <= block.parameters:
+                vectors = {name for name in (place.bias, place.producer if one.norm else None) if name}
+                kept = {n for n in (place.producer, *place.consumers) if n not in schemes} | vectors
+                yield _Place(one, place.producer, place.consumers, place.bias, frozenset(kept))
+
+
+def _place(block: BlockView, site: Site, experts: int) -> _Place:
+    consumers = [c.format(n) for c in site.consumers for n in (range(experts) if "{}" in c else [0])]
+    bias = f"{block.name}.{site.producer}{BIAS}"
+    return _Place(
+        site,
+        f"{block.name}.{site.producer}{WEIGHT}",
+        tuple(f"{block.name}.{consumer}{WEIGHT}" for consumer in consumers),
+        bias if bias in block.parameters and not site.norm else None,
+    )
+
+
+def _weights(block: BlockView, place: _Place) -> SiteWeights:
+    def values(name: str) -> F32:
+        array: F32 = block.weight(name).cpu().numpy()
+        return array
+
+    return SiteWeights(
+        place.site,
+        values(place.producer),
+        {name: values(name) for name in place.consumers},
+        values(place.bias) if place.bias else None,
+        block.head_size,
+    )
+
+
+def _scales(
+    weights: SiteWeights, schemes: Mapping[str, Scheme], run: Run, transform: Transform, statistics: Statistics
+) -> F32:
+    """The scales of a site; ones where no token reached it."""
+    read = next(name for name in weights.consumers if name in statistics.linears)
+    sums = statistics.total(read)
+    if not sums.tokens:
+        return np.ones(weights.channels, np.float32)
+    if transform.name == "smoothquant":
+        return smoothing_scales(weights, sums.peaks.numpy(), transform.alpha)
+    assert sums.gram is not None
+    targets = {name: scheme_target(schemes[name], weights.cols) for name in weights.consumers if name in schemes}
+    quantizer = Quantizer(base.get("rtn"), targets)
+    return search_scales(weights, sums.mean_magnitude().numpy(), sums.gram.full(), quantizer, run).scale
+
+
+def _folded(block: BlockView, place: _Place, weights: SiteWeights, scale: F32) -> SiteWeights:
+    matrices = {place.producer, *place.consumers} & place.kept - ({place.producer} if place.site.norm else set())
+    if matrices:
+        scale = np.exp2(np.rint(np.log2(scale))).astype(np.float32)
+    vector = place.producer if place.site.norm else place.bias
+    return fold(weights, scale, _dtype(block, vector) if vector else "F32")
+
+
+def _dtype(block: BlockView, name: str) -> ScaleDtype:
+    stored = block.stored_dtype(name)
+    return cast(ScaleDtype, stored) if stored in ("F16", "BF16") else "F32"
