@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from quantkit.pipeline.pack import pack, packed_names
     from quantkit.pipeline.prepare import Request, prepare
     from quantkit.pipeline.verify import VerifyOptions, verify
+    from quantkit.plan import Plan
     from quantkit.recipe import recipe_text
+    from quantkit.report.sizes import architecture
 
 _EXPORTS = {
     "Output": ("pipeline.convert", "Output"),
+    "Plan": ("plan", "Plan"),
     "Request": ("pipeline.prepare", "Request"),
     "VerifyOptions": ("pipeline.verify", "VerifyOptions"),
+    "architecture": ("report.sizes", "architecture"),
     "convert": ("pipeline.convert", "convert"),
     "doctor": ("pipeline.doctor", "doctor"),
     "estimate": ("pipeline.estimate", "estimate"),
@@ -44,9 +48,11 @@ _EXPORTS = {
 
 __all__ = [
     "Output",
+    "Plan",
     "Request",
     "VerifyOptions",
     "__version__",
+    "architecture",
     "convert",
     "doctor",
     "estimate",

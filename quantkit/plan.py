@@ -105,11 +105,11 @@ class PlanOptions:
     allow_requantize: bool = False
 
 
-def parse_split_size(text: str) -> int:
-    """Bytes of a --split-max-size such as "500M" or "2G"; K, M and G are powers of 1000. Raises UsageError."""
-    match = re.fullmatch(r"([1-9][0-9]{0,14})([KMG]?)", text.strip().upper())
+def parse_split_size(text: str, option: str = "--split-max-size") -> int:
+    """Bytes of a size such as "500M" or "2G"; K, M and G are powers of 1000. Raises UsageError naming the option."""
+    match = re.fullmatch(r"([1-9][0-9]{0,14})([KMG]?)B?", text.strip().upper())
     if match is None:
-        raise UsageError(f'--split-max-size "{text}" is not a size', hint="a number with K, M or G, for example 2G")
+        raise UsageError(f'{option} "{text}" is not a size', hint="a number with K, M or G, for example 2G")
     scale: int = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]
     return int(match[1]) * scale
 
@@ -135,11 +135,12 @@ def plan(
         _require_no_fallback(choices)
     by_name = {t.name: t for t in model.tensors}
     drafts = [_draft(by_name[name], choice, sources) for name, choice in choices.items()]
-    _require_unquantized(drafts, unquantized, allowed=options.allow_requantize)
+    stored = {t.name: _stored_as(t, sources) or unquantized[t.name] for t in model.tensors}
+    _require_unquantized(drafts, stored, allowed=options.allow_requantize)
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
     metadata = _metadata(model, checkpoint, recipe, imatrix)
-    stem = options.stem or f"{_file_stem(checkpoint.name)}-{recipe.title}"
+    stem = options.stem or f"{file_stem(checkpoint.name)}-{recipe.title}"
     tensors, files = _lay_out(drafts, metadata, stem, options.split_bytes)
     return Plan(
         recipe=recipe.label,
@@ -195,12 +196,21 @@ def _require_no_fallback(choices: Mapping[str, Choice]) -> None:
         )
 
 
-def _require_unquantized(drafts: Sequence[PlannedTensor], unquantized: Mapping[str, str], *, allowed: bool) -> None:
-    """Raise UnsupportedError where a quantized source would be rounded a second time."""
+def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> str | None:
+    """How the checkpoint stores a tensor that it has quantized, None for plain ones."""
+    found = [sources[p.tensor].stored_as for p in tensor.parts if isinstance(p, Rows)]
+    return next(filter(None, found), None)
+
+
+def _require_unquantized(drafts: Sequence[PlannedTensor], stored: Mapping[str, str], *, allowed: bool) -> None:
+    """Raise UnsupportedError where a quantized source would be rounded a second time.
+
+    What a checkpoint for servers stores quantized may become a float: that is reading it, as its loader does.
+    """
     twice = [
-        f"{d.name} {unquantized[d.name]} -> {d.qtype}"
+        f"{d.name} {stored[d.name]} -> {d.qtype}"
         for d in drafts
-        if not d.copy and unquantized[d.name] not in FLOAT_TYPES
+        if not d.copy and stored[d.name] not in FLOAT_TYPES and not (d.qtype in FLOAT_TYPES and _is_decoded(stored, d))
     ]
     if twice and not allowed:
         raise UnsupportedError(
@@ -282,7 +292,7 @@ def _entry(draft: PlannedTensor) -> TensorEntry:
     return TensorEntry(draft.name, draft.tensor.shape, number, draft.nbytes)
 
 
-def _file_stem(name: str) -> str:
+def file_stem(name: str) -> str:
     """A checkpoint's name as part of a file name: "org/model" -> "model", anything odd -> "_"."""
     return re.sub(r"[^A-Za-z0-9._+-]", "_", name.rstrip("/").rpartition("/")[2]).lstrip(".-") or "model"
 

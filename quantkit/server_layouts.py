@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
+
+import numpy as np
 
 from quantkit.errors import UnsupportedError
 from quantkit.formats.awq import AWQLayout
@@ -14,8 +18,11 @@ from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.qtypes.codebook import Codebook
 from quantkit.qtypes.integers import Integers, RowInt8
+from quantkit.qtypes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.minifloat import Float8
+from quantkit.qtypes.scheme import Scheme
 from quantkit.server_recipe import Weights
+from quantkit.tensors import F32
 
 Dtype = Literal["BF16", "F16", "F32"]
 TORCH: dict[Dtype, TorchDtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -56,7 +63,12 @@ def layout_of(container: str, weights: Weights, dtype: Dtype) -> Layout:
         return FP8Layout()
     if weights.type == "int":
         return CompressedLayout(Integers(weights.bits, weights.group, weights.symmetry, dtype), weights.activations)
-    return CompressedLayout(Float8(weights.granularity, dtype), weights.activations)
+    if weights.type == "fp8":
+        return CompressedLayout(Float8(weights.granularity, dtype), weights.activations)
+    if weights.activations != "none":
+        what = f"activations of {weights.type} are rounded at run time only by engines that want other scales"
+        raise UnsupportedError(what, hint='use activations = "none"', key="activations")
+    return CompressedLayout(NVFP4() if weights.type == "nvfp4" else MXFP4())
 
 
 def _table(weights: Weights) -> Literal["nf4", "fp4"]:
@@ -91,3 +103,17 @@ def short_type(layout: Layout) -> str:
     if isinstance(scheme, Float8):
         return f"fp8-{scheme.strategy}"
     return type(scheme).__name__.lower()
+
+
+def shares_scale(layout: Layout) -> bool:
+    """Whether layers that engines fuse must have a scale in common."""
+    return isinstance(layout.scheme, NVFP4)
+
+
+def joint(layouts: Sequence[Layout], weights: Sequence[F32]) -> list[Scheme]:
+    """The schemes of layers that share a scale, fitted to all of their weights."""
+    largest = max(float(np.abs(weight).max()) for weight in weights) if shares_scale(layouts[0]) else 0.0
+    return [
+        replace(layout.scheme, largest=largest) if isinstance(layout.scheme, NVFP4) else layout.scheme
+        for layout in layouts
+    ]

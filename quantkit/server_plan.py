@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal
 
@@ -19,9 +20,9 @@ from quantkit.formats.containers import Layout, Written
 from quantkit.formats.fp8 import FP8Layout, hf_quant_config
 from quantkit.formats.packed import Entry
 from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_shards
-from quantkit.plan import NUMERICS, PlannedFile
+from quantkit.plan import NUMERICS, Plan, PlannedFile
 from quantkit.qtypes.minifloat import Float8
-from quantkit.server_layouts import describe_layout, layout_of
+from quantkit.server_layouts import describe_layout, layout_of, shares_scale
 from quantkit.server_recipe import MethodChoice, ServerRecipe, Weights, kept_by
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
@@ -94,9 +95,16 @@ class ServerPlan:
     def nbytes(self) -> int:
         return sum(f.nbytes for f in self.files)
 
+    @cached_property
+    def by_name(self) -> Mapping[str, ServerTensor]:
+        return {tensor.name: tensor for tensor in self.tensors}
+
     @property
     def calibrated(self) -> bool:
         return bool(self.calibration)
+
+
+AnyPlan = Plan | ServerPlan
 
 
 @dataclass(frozen=True)
@@ -337,3 +345,17 @@ def blocks(plan: ServerPlan) -> dict[int | None, tuple[ServerTensor, ...]]:
 
     ordered = sorted(plan.tensors, key=key)
     return {None if number < 0 else number: tuple(group) for number, group in groupby(ordered, key)}
+
+
+def siblings(modules: Iterable[PlannedModule]) -> list[tuple[PlannedModule, ...]]:
+    """Layers that share a scale, together: those that engines fuse, where the scheme has a scale for a whole tensor.
+
+    Others stand alone. The order is that of each group's first layer.
+    """
+    groups: dict[tuple[object, ...], list[PlannedModule]] = {}
+    for planned in modules:
+        module = planned.module
+        site = next((number for number, roles in enumerate(SITES) if module.role in roles), -1)
+        shared = (module.layer, module.expert, site) if shares_scale(planned.layout) else (planned.name,)
+        groups.setdefault(shared, []).append(planned)
+    return [tuple(group) for group in groups.values()]

@@ -57,6 +57,31 @@ class Want:
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Accept a source that is already quantized.")
     ] = False
+    calib: Annotated[
+        list[str] | None,
+        typer.Option("--calib", metavar="FILE", help="Text to calibrate with: text, JSON Lines, parquet; repeatable."),
+    ] = None
+    samples: Annotated[int | None, typer.Option("--samples", min=1, help="Sequences of the text to run.")] = None
+    seqlen: Annotated[int | None, typer.Option("--seqlen", min=2, help="Tokens of a sequence.")] = None
+    device: Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where calibration runs.")] = "cpu"
+    activations: Annotated[
+        str, typer.Option("--activations", metavar="auto|memory|disk", help="Where they lie between blocks.")
+    ] = "auto"
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="rtn|gptq", help="How values are chosen, instead of the recipe's.")
+    ] = None
+    consumers: Annotated[
+        str | None,
+        typer.Option("--for", metavar="NAME[,NAME...]", help="Who must be able to load it: vllm, transformers, ..."),
+    ] = None
+    tp: Annotated[int, typer.Option("--tp", min=1, help="Devices that share each layer when serving.")] = 1
+    max_shard_size: Annotated[
+        str | None, typer.Option("--max-shard-size", metavar="N[K|M|G]", help="Size of a checkpoint's files; 5G.")
+    ] = None
+    require_coverage: Annotated[
+        float | None,
+        typer.Option("--require-coverage", metavar="PERCENT", help="Share of experts that the text must reach."),
+    ] = None
     pre: Annotated[
         str | None, typer.Option("--pre", metavar="NAME", help="The pre-tokenizer, where it is not recognized.")
     ] = None
@@ -78,5 +103,15 @@ class Want:
             split_max_size=self.split_max_size,
             allow_requantize=self.allow_requantize,
             pre=self.pre,
+            calib=tuple(self.calib or ()),
+            samples=self.samples,
+            seqlen=self.seqlen,
+            device=self.device,
+            activations=self.activations,
+            method=self.method,
+            consumers=tuple(name.strip() for name in (self.consumers or "").split(",") if name.strip()),
+            tp=self.tp,
+            max_shard_size=self.max_shard_size,
+            require_coverage=self.require_coverage,
             offline=offline,
         )

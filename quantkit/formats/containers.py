@@ -96,7 +96,7 @@ def _compressed_config(written: Written) -> dict[str, Any]:
         by_layout.setdefault(layout, []).append(name)
     rare = sorted(by_layout, key=lambda layout: len(by_layout[layout]))
     groups = {tuple(sorted(by_layout[layout])): layout for layout in rare[:-1]}
-    groups |= {("Linear",): layout for layout in rare[-1:]}
+    groups[("Linear",)] = rare[-1]
     return compressed_tensors.quantization_config(groups, ignore=written.plain, kv_cache=written.kv_cache)
 
 

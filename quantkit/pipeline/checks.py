@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,17 +16,21 @@ import numpy as np
 from quantkit.errors import VerificationError
 from quantkit.families.model import Model, ModelTensor
 from quantkit.families.tokenizer_check import check_tokenizer as compare_tokenizers
-from quantkit.formats.gguf import GGUFFile, GGUFTensor
+from quantkit.formats.gguf import GGUFFile, GGUFTensor, read_gguf
+from quantkit.formats.safetensors import read_safetensors
+from quantkit.formats.safetensors_writer import INDEX
 from quantkit.metadata import KeyValue
 from quantkit.pipeline.quantize import default_threads
 from quantkit.pipeline.slabs import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.qtypes import base
 from quantkit.quality.numbers import TensorError, compare, decode_gguf, floor_db
 from quantkit.report.manifest import Manifest
+from quantkit.server_plan import CONFIG
 from quantkit.source import Checkpoint
 from quantkit.storage import hash_file
 
 WORST_TENSORS = 5
+WRITTEN_JSON = frozenset({CONFIG, INDEX, "quantize_config.json", "hf_quant_config.json"})
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,20 @@ def check_structure(files: Sequence[GGUFFile], manifest: Manifest | None = None)
         if len(found) != len(promised):
             return Check("structure", False, f"{len(found)} tensors, expected {len(promised)}")
     return Check("structure", True, "", {"tensors": len(found)})
+
+
+def check_part(path: Path) -> Check:
+    """One finished file on its own: a GGUF or safetensors file that ends after its last tensor, or valid JSON."""
+    if path.suffix == ".gguf":
+        return check_structure([read_gguf(path)])
+    if path.suffix == ".safetensors":
+        return Check("structure", True, "", {"tensors": len(read_safetensors(path).tensors)})
+    if path.name in WRITTEN_JSON:
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            return Check("structure", False, f"{path.name} is not JSON: {error}")
+    return Check("structure", True, "")
 
 
 def _padded(offset: int, alignment: int) -> int:

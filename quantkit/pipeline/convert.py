@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from quantkit.errors import InputError
+from quantkit.errors import InputError, RecipeError
 from quantkit.events import Sink, StageFinished, StageStarted, ignore
 from quantkit.pipeline.checks import Verification
 from quantkit.pipeline.engine import require_engine
@@ -25,12 +26,17 @@ from quantkit.pipeline.pack import (
     save_work,
 )
 from quantkit.pipeline.prepare import Prepared, Request, output_paths, output_stem, prepare
-from quantkit.pipeline.quantize import Target, never, quantize
+from quantkit.pipeline.quantize import Target, default_threads, never, quantize
+from quantkit.pipeline.server import ServerWork
+from quantkit.pipeline.server_fill import fill
+from quantkit.pipeline.server_verify import verify_server_parts
 from quantkit.pipeline.verify import VerifyOptions, verify_parts
 from quantkit.plan import Plan
-from quantkit.report.manifest import FileRecord, Manifest
+from quantkit.recipe import ServerRecipe
+from quantkit.report.manifest import Manifest
 from quantkit.report.sizes import plan_line
 from quantkit.report.text import size
+from quantkit.server_plan import AnyPlan, ServerPlan
 from quantkit.storage import Job, PartFile, open_job, remove_job
 
 NOTHING = Verification(())
@@ -52,9 +58,14 @@ class Output:
 class _Pending:
     """An artifact still to be built."""
 
-    plan: Plan
+    plan: AnyPlan
     targets: tuple[Path, ...]
     job: Job
+
+    @property
+    def discards(self) -> bool:
+        """Whether a rejected input makes the work worthless: not after hours of calibration."""
+        return not (isinstance(self.plan, ServerPlan) and self.plan.calibrated)
 
 
 def convert(
@@ -72,6 +83,7 @@ def convert(
     prepared = prepare(request, output_stem(output.out), emit)
     emit(StageFinished("plan", time.monotonic() - start, "\n           ".join(map(plan_line, prepared.plans))))
     try:
+        require_calibration(prepared)
         return _build(prepared, output, emit, stop)
     finally:
         prepared.checkpoint.close()
@@ -81,7 +93,7 @@ def _build(prepared: Prepared, output: Output, emit: Sink, stop: Callable[[], bo
     artifacts: dict[str, Artifact] = {}
     with ExitStack() as stack:
         pending = []
-        for plan, targets in zip(prepared.plans, output_paths(prepared.plans, output.out), strict=True):
+        for plan, targets in zip(prepared.plans, output_paths(prepared, output.out), strict=True):
             if already_built(targets, plan.digest, lambda: prepared.source_files):
                 artifacts[plan.digest] = existing_artifact(targets)
                 remove_job(job_folder(prepared, plan, targets))  # killed after its last step, before tidying
@@ -96,17 +108,18 @@ def _build(prepared: Prepared, output: Output, emit: Sink, stop: Callable[[], bo
                 artifacts |= _run(prepared, pending, output, emit, stop)
             except InputError:
                 for item in pending:
-                    item.job.discard()  # a damaged source has nothing worth resuming
+                    if item.discards:
+                        item.job.discard()  # a damaged source has nothing worth resuming
                 raise
     return tuple(artifacts[plan.digest] for plan in prepared.plans)
 
 
-def job_folder(prepared: Prepared, plan: Plan, targets: Sequence[Path]) -> Path:
+def job_folder(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path]) -> Path:
     """The hidden folder beside the target where a plan's files are built."""
     return targets[0].parent / f".quantkit-{prepared.job_digest(plan)[:12]}"
 
 
-def open_plan_job(prepared: Prepared, plan: Plan, folder: Path) -> Job:
+def open_plan_job(prepared: Prepared, plan: AnyPlan, folder: Path) -> Job:
     """Begin or continue a plan's job in `folder`."""
     parts = [PartFile(f.name, f.nbytes) for f in plan.files]
     return open_job(folder, digest=prepared.job_digest(plan), files=parts)
@@ -115,17 +128,11 @@ def open_plan_job(prepared: Prepared, plan: Plan, folder: Path) -> Job:
 def _run(
     prepared: Prepared, pending: Sequence[_Pending], output: Output, emit: Sink, stop: Callable[[], bool]
 ) -> dict[str, Artifact]:
-    targets = [Target(item.plan, item.job) for item in pending]
-    source_files, seconds = quantize_all(prepared, targets, output.threads, emit, stop)
-    facts = {
-        "source": prepared.source_facts(),
-        "source_files": source_files,
-        "checks": [],
-        "timings": {"quantize_seconds": round(seconds, 3)},
-    }
+    jobs = [(item.plan, item.job) for item in pending]
+    facts = fill_all(prepared, jobs, output.threads, emit, stop)
     built = {}
     for item in pending:
-        draft = draft_manifest(item.plan, facts)
+        draft = draft_manifest(item.plan, {**facts, **layer_facts(item.plan, item.job)})
         with ThreadPoolExecutor(1) as pool:  # looks at the files while publish reads them back and hashes them
             looking = pool.submit(_look, prepared, item, output)
             settle = partial(_settle, looking, item.targets[0], emit)
@@ -135,22 +142,47 @@ def _run(
     return built
 
 
-def quantize_all(
-    prepared: Prepared, targets: Sequence[Target], threads: int | None, emit: Sink, stop: Callable[[], bool]
-) -> tuple[tuple[FileRecord, ...], float]:
-    """Fill all targets in one read of the source. Returns the hashes of the source files and the seconds it took."""
+def fill_all(
+    prepared: Prepared, jobs: Sequence[tuple[AnyPlan, Job]], threads: int | None, emit: Sink, stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """Fill the files of all jobs: GGUF files in one read of the source, then one checkpoint after the other.
+
+    Returns the facts of the run for the manifests: the source and the hashes of its files, and the time it took.
+    """
     start = time.monotonic()
-    emit(StageStarted("quantize", prepared.plans[0].source_bytes))
-    with SourceHasher(prepared.checkpoint.files()) as hasher:
-        quantize(prepared.checkpoint, targets, threads=threads, emit=emit, stop=stop, advance=hasher.advance)
+    source_bytes = prepared.plans[0].source_bytes
+    emit(StageStarted("quantize", source_bytes))
+    targets = [Target(plan, job) for plan, job in jobs if isinstance(plan, Plan)]
+    checkpoint = prepared.checkpoint
+    with SourceHasher(checkpoint.files()) as hasher:
+        if targets:
+            quantize(checkpoint, targets, threads=threads, emit=emit, stop=stop, advance=hasher.advance)
+        for plan, job in jobs:
+            if isinstance(plan, ServerPlan):
+                workers = threads or default_threads()
+                fill(ServerWork(checkpoint, plan, job, workers, emit, stop, hasher.advance), prepared.calibration)
         hashes = hasher.result()
-        require_published(prepared.checkpoint.files(), hashes)
+        require_published(checkpoint.files(), hashes)
         source_files = prepared.records(hashes)
-    prepared.checkpoint.unchanged()
+    checkpoint.unchanged()
     seconds = time.monotonic() - start
-    rate = prepared.plans[0].source_bytes / seconds
-    emit(StageFinished("quantize", seconds, f"{len(targets[0].plan.tensors)} tensors · {size(rate)}/s of the source"))
-    return source_files, seconds
+    count = sum(len(plan.tensors) for plan, _ in jobs)
+    emit(StageFinished("quantize", seconds, f"{count} tensors · {size(source_bytes / seconds)}/s of the source"))
+    return {
+        "source": prepared.source_facts(),
+        "source_files": source_files,
+        "checks": [],
+        "timings": {"quantize_seconds": round(seconds, 3)},
+        **prepared.calibration_facts(),
+    }
+
+
+def layer_facts(plan: AnyPlan, job: Job) -> dict[str, Any]:
+    """What became of every layer of a calibrated checkpoint: losses, damping, tokens."""
+    if not isinstance(plan, ServerPlan) or not plan.calibrated:
+        return {}
+    first = {planned.name: job.records[planned.entries[0].name].extra for planned in plan.modules}
+    return {"layers": [{"name": name, **facts} for name, facts in first.items()]}
 
 
 def quantize_to_work(
@@ -158,27 +190,40 @@ def quantize_to_work(
 ) -> tuple[Path, ...]:
     """The quantize stage alone: one resumable folder per recipe under `work`, ready for `pack`."""
     prepared = prepare(request, None, emit)
+    require_calibration(prepared)
     folders = tuple(work / recipe.title for recipe in prepared.recipes)
     with ExitStack() as stack:
         stack.callback(prepared.checkpoint.close)
         jobs = [
-            stack.enter_context(open_plan_job(prepared, plan, folder))
+            (plan, stack.enter_context(open_plan_job(prepared, plan, folder)))
             for plan, folder in zip(prepared.plans, folders, strict=True)
         ]
-        targets = [Target(plan, job) for plan, job in zip(prepared.plans, jobs, strict=True)]
-        source_files, seconds = quantize_all(prepared, targets, threads, emit, stop)
-        timings = {"quantize_seconds": round(seconds, 3)}
-        facts = {"source": prepared.source_facts(), "source_files": source_files, "checks": [], "timings": timings}
-        for plan, folder in zip(prepared.plans, folders, strict=True):
+        facts = fill_all(prepared, jobs, threads, emit, stop)
+        for (plan, job), folder in zip(jobs, folders, strict=True):
             parts = [PartFile(f.name, f.nbytes) for f in plan.files]
-            save_work(folder, prepared.job_digest(plan), parts, draft_manifest(plan, facts))
+            draft = draft_manifest(plan, {**facts, **layer_facts(plan, job)})
+            save_work(folder, prepared.job_digest(plan), parts, draft)
     return folders
+
+
+def require_calibration(prepared: Prepared) -> None:
+    """Raise RecipeError for a recipe that is made with text, and was given none."""
+    for recipe, plan in zip(prepared.recipes, prepared.plans, strict=True):
+        if isinstance(plan, ServerPlan) and isinstance(recipe, ServerRecipe):
+            if recipe.needs_calibration and not plan.calibrated:
+                hint = "give --calib FILE with text like what the model will see, or a recipe without, such as w8a16"
+                raise RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
 
 
 def _look(prepared: Prepared, item: _Pending, output: Output) -> Verification:
     """Look at the finished part files as `quantkit verify` does."""
+    if not output.verify:
+        return NOTHING
+    if isinstance(item.plan, ServerPlan):
+        return verify_server_parts(item.job.paths, prepared.checkpoint, item.plan)
+    assert prepared.model is not None
     options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)
-    return verify_parts(item.job.paths, prepared.checkpoint, prepared.model, options) if output.verify else NOTHING
+    return verify_parts(item.job.paths, prepared.checkpoint, prepared.model, options)
 
 
 def _settle(looking: Future[Verification], target: Path, emit: Sink, draft: Manifest) -> Manifest:

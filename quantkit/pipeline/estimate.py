@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,16 @@ from quantkit.pipeline.quantize import QUEUED_SLABS, default_threads
 from quantkit.pipeline.slabs import SLAB_WEIGHTS
 from quantkit.plan import Plan
 from quantkit.qtypes import base
-from quantkit.report.sizes import ServingMemory, SizeReport, conversion_memory_bytes, serving_memory, size_report
+from quantkit.report.sizes import (
+    ServingMemory,
+    SizeReport,
+    conversion_memory_bytes,
+    server_memory_bytes,
+    serving_memory,
+    size_report,
+)
+from quantkit.server_layouts import short_type
+from quantkit.server_plan import AnyPlan, ServerPlan
 from quantkit.storage import free_bytes
 
 # Nanoseconds to encode one weight on one core, without importance weights: scripts/bench_encoders.py, on a server
@@ -22,6 +31,10 @@ ENCODE_NS = {
     "q2_k": 10.0, "q3_k": 8.0, "q4_k": 9.0, "q5_k": 8.0, "q6_k": 7.0, "iq4_xs": 9.0, "iq4_nl": 9.0,
 }  # fmt: skip
 OTHER_ENCODE_NS = 1.0
+LAYER_NS = 12.0  # to round, pack and check one weight of a layer with numpy
+FLOPS_PER_NS = 40.0  # of float32 products on one core
+WALK_PASSES = 4  # forward passes through a block: three for statistics of its sites, one to move on
+WALK_START_SECONDS = 5.0
 READ_NS_PER_BYTE = 1.0  # reading, widening, hashing and checking a source byte
 START_SECONDS = 1.0
 
@@ -49,24 +62,53 @@ class Estimate:
         return self.serving.nbytes <= budget_bytes
 
 
-def estimate(plan: Plan, folder: Path, *, context: int, kv_type: str = "f16", threads: int | None = None) -> Estimate:
-    """Estimate a plan whose files would go to `folder`, served with `context` tokens in the cache."""
+def estimate(
+    plan: AnyPlan,
+    folder: Path,
+    *,
+    context: int,
+    kv_type: str = "f16",
+    threads: int | None = None,
+    tokens: int = 0,
+) -> Estimate:
+    """Estimate a plan whose files would go to `folder`, served with `context` tokens in the cache.
+
+    `tokens` are those of the calibration.
+    """
     workers = threads or default_threads()
     require_writable_names((folder,))
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
-    encode = sum(prod(t.tensor.shape) * ENCODE_NS.get(t.qtype, OTHER_ENCODE_NS) for t in plan.tensors)
-    read = 2 * plan.source_bytes * READ_NS_PER_BYTE
     return Estimate(
         size=size_report(plan),
         disk_free_bytes=free_bytes(existing),
-        memory_bytes=conversion_memory_bytes(plan, slabs=workers * (1 + QUEUED_SLABS) + 1, slab_weights=SLAB_WEIGHTS),
+        memory_bytes=_memory(plan, workers, tokens),
         memory_limit_bytes=memory_limit_bytes(),
-        seconds=START_SECONDS + (encode + read) * 1e-9 / workers,
+        seconds=_seconds(plan, workers, tokens),
         serving=serving_memory(plan, context, kv_type),
     )
 
 
-def plan_json(plan: Plan, found: Estimate) -> dict[str, Any]:
+def _memory(plan: AnyPlan, workers: int, tokens: int) -> int:
+    if isinstance(plan, ServerPlan):
+        return server_memory_bytes(plan, threads=workers, activation_bytes=4 * tokens * plan.outline.shape.hidden)
+    return conversion_memory_bytes(plan, slabs=workers * (1 + QUEUED_SLABS) + 1, slab_weights=SLAB_WEIGHTS)
+
+
+def _seconds(plan: AnyPlan, workers: int, tokens: int) -> float:
+    read = 2 * plan.source_bytes * READ_NS_PER_BYTE
+    if not isinstance(plan, ServerPlan):
+        encode = sum(prod(t.tensor.shape) * ENCODE_NS.get(t.qtype, OTHER_ENCODE_NS) for t in plan.tensors)
+        return START_SECONDS + (encode + read) * 1e-9 / workers
+    weights = sum(p.module.rows * p.module.cols for p in plan.modules)
+    if not plan.calibrated:
+        return START_SECONDS + (weights * LAYER_NS + read) * 1e-9 / workers
+    square = sum(p.module.cols**2 for p in plan.modules)  # of each Hessian: a product with all tokens
+    sweep = sum(p.module.rows * p.module.cols**2 for p in plan.modules)
+    flops = WALK_PASSES * 2 * weights * tokens + square * tokens + sweep
+    return WALK_START_SECONDS + flops * 1e-9 / (FLOPS_PER_NS * workers)
+
+
+def plan_json(plan: AnyPlan, found: Estimate) -> dict[str, Any]:
     """A plan and its costs as plain data."""
     return {
         "recipe": plan.recipe,
@@ -87,10 +129,17 @@ def plan_json(plan: Plan, found: Estimate) -> dict[str, Any]:
             "kv_bytes": found.serving.kv_bytes,
             "bytes": found.serving.nbytes,
         },
+        "warnings": [{"code": code, "message": message} for code, message in plan.warnings],
+        **(_server_json(plan) if isinstance(plan, ServerPlan) else _gguf_json(plan)),
+    }
+
+
+def _gguf_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "container": "gguf",
         "fallbacks": [
             {"tensor": t.name, "wanted": t.fallback_from, "type": t.qtype} for t in plan.tensors if t.fallback_from
         ],
-        "warnings": [{"code": code, "message": message} for code, message in plan.warnings],
         "tensors": [
             {
                 "name": t.name,
@@ -101,6 +150,35 @@ def plan_json(plan: Plan, found: Estimate) -> dict[str, Any]:
                 "offset": t.offset,
                 "file": t.file,
                 "reason": t.reason,
+            }
+            for t in plan.tensors
+        ],
+    }
+
+
+def _server_json(plan: ServerPlan) -> dict[str, Any]:
+    return {
+        "container": plan.container,
+        "method": asdict(plan.method),
+        "calibrated": plan.calibrated,
+        "plain": list(plan.plain),
+        "layers": [
+            {
+                "name": p.name,
+                "type": short_type(p.layout),
+                "shape": [p.module.rows, p.module.cols],
+                "bytes": sum(entry.nbytes for entry in p.entries),
+            }
+            for p in plan.modules
+        ],
+        "tensors": [
+            {
+                "name": t.name,
+                "type": t.entry.dtype.lower(),
+                "shape": list(t.entry.shape),
+                "bytes": t.entry.nbytes,
+                "offset": t.offset,
+                "file": t.file,
             }
             for t in plan.tensors
         ],

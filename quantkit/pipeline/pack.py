@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from typing import Any
 from quantkit import __version__
 from quantkit.errors import ExistsError, InputError, UsageError
 from quantkit.events import Published, Sink, ignore
-from quantkit.formats.gguf import read_gguf
-from quantkit.pipeline.checks import Verification, check_structure
+from quantkit.pipeline.checks import Verification, check_part
 from quantkit.pipeline.prepare import require_writable_names
 from quantkit.plan import Plan
 from quantkit.qtypes import NUMERICS
@@ -32,10 +31,12 @@ from quantkit.report.manifest import (
 )
 from quantkit.report.sizes import size_report
 from quantkit.report.text import size
+from quantkit.server_plan import AnyPlan, ServerPlan
 from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, remove_file, update_sums, write_small
 from quantkit.untrusted import parse_json_object, read_bounded, require_path
 
 NAMED_VERSIONS = ("numpy", "numba", "gguf", "tokenizers", "sentencepiece")
+SERVER_VERSIONS = ("torch", "transformers", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -114,33 +115,57 @@ def as_it_is(draft: Manifest) -> Manifest:
     return draft
 
 
-def draft_manifest(plan: Plan, facts: Mapping[str, Any]) -> Manifest:
+def draft_manifest(plan: AnyPlan, facts: Mapping[str, Any]) -> Manifest:
     """The manifest of a planned artifact, still without hashes of tensors and files.
 
-    `facts` are the parts that the plan does not know: "source", "source_files", "checks", "timings".
+    `facts` are the parts that the plan does not know: "source", "source_files", "checks", "timings", and for
+    checkpoints "calibration" and "layers".
     """
+    server = isinstance(plan, ServerPlan)
     return Manifest(
         plan_digest=plan.digest,
         recipe={"name": plan.recipe},
         source=facts["source"],
         source_files=facts["source_files"],
         artifact=(),
-        tensors=tuple(
-            TensorRecord(t.name, t.qtype, t.tensor.shape, t.file, t.offset, t.nbytes, "", t.fallback_from)
-            for t in plan.tensors
-        ),
-        tokenizer_sha256=plan.model.tokenizer_sha256,
+        tensors=_server_records(plan) if isinstance(plan, ServerPlan) else _gguf_records(plan),
+        tokenizer_sha256=None if isinstance(plan, ServerPlan) else plan.model.tokenizer_sha256,
         facts={
             "tool": {"name": "quantkit", "version": __version__, "numerics": NUMERICS},
-            "model": {"family": plan.model.family, "architecture": plan.model.architecture},
+            "model": _model_facts(plan),
             "size": size_report(plan).as_json(),
             "checks": facts["checks"],
             "warnings": [{"code": code, "message": message} for code, message in plan.warnings],
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in NAMED_VERSIONS}},
+            "versions": _versions((*NAMED_VERSIONS, *SERVER_VERSIONS) if server else NAMED_VERSIONS),
             "platform": f"{platform.system()} {platform.machine()}",
             "timings": facts["timings"],
+            **({"method": asdict(plan.method)} if isinstance(plan, ServerPlan) else {}),
+            **{key: facts[key] for key in ("calibration", "layers") if key in facts},
         },
     )
+
+
+def _model_facts(plan: AnyPlan) -> dict[str, str]:
+    if isinstance(plan, ServerPlan):
+        return {"family": plan.outline.family, "architecture": plan.outline.architecture, "container": plan.container}
+    return {"family": plan.model.family, "architecture": plan.model.architecture}
+
+
+def _gguf_records(plan: Plan) -> tuple[TensorRecord, ...]:
+    return tuple(
+        TensorRecord(t.name, t.qtype, t.tensor.shape, t.file, t.offset, t.nbytes, "", t.fallback_from)
+        for t in plan.tensors
+    )
+
+
+def _server_records(plan: ServerPlan) -> tuple[TensorRecord, ...]:
+    return tuple(
+        TensorRecord(t.name, t.entry.dtype, t.entry.shape, t.file, t.offset, t.entry.nbytes, "") for t in plan.tensors
+    )
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def publish(
@@ -162,7 +187,7 @@ def publish(
     settled: list[Manifest] = []
 
     def check(part: Path) -> None:
-        Verification((check_structure([read_gguf(part)]),)).require(part)
+        Verification((check_part(part),)).require(part)
         if part == job.paths[-1]:
             settled.append(settle(draft))
             if force:

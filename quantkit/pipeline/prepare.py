@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from quantkit.calibration.prepare import SAMPLES, SEQLEN, CalibrationSpec, prepare_samples
 from quantkit.errors import InputError, NotWritableError, QuantkitError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.families.describe import describe
@@ -17,10 +18,13 @@ from quantkit.families.model import Model
 from quantkit.families.rows import Family
 from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
 from quantkit.formats.imatrix import read_imatrix
-from quantkit.plan import Plan, PlanOptions, parse_split_size, plan
-from quantkit.recipe import Recipe, load_recipe
+from quantkit.pipeline.calibration import Calibration, importance
+from quantkit.plan import PlanOptions, file_stem, parse_split_size, plan
+from quantkit.recipe import Recipe, ServerRecipe, load_recipe
 from quantkit.report.manifest import FileRecord
 from quantkit.rules import override
+from quantkit.server_plan import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
+from quantkit.server_recipe import override_server
 from quantkit.source import Checkpoint, open_source
 from quantkit.storage import hash_file
 from quantkit.untrusted import require_path
@@ -42,16 +46,45 @@ class Request:
     allow_requantize: bool = False
     pre: str | None = None
     offline: bool = False
+    calib: tuple[str, ...] = ()
+    samples: int | None = None
+    seqlen: int | None = None
+    device: str = "cpu"
+    activations: str = "auto"
+    threads: int | None = None
+    method: str | None = None
+    consumers: tuple[str, ...] = ()
+    tp: int = 1
+    max_shard_size: str | None = None
+    require_coverage: float | None = None
+
+    def calibration(self) -> CalibrationSpec | None:
+        """The text to run and how, None without any."""
+        if not self.calib:
+            return None
+        return CalibrationSpec(
+            data=self.calib,
+            samples=self.samples or SAMPLES,
+            seqlen=self.seqlen or SEQLEN,
+            device=self.device,
+            threads=self.threads,
+            activations=self.activations,
+            offline=self.offline,
+        )
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An open source and one plan per recipe, in the order asked for."""
+    """An open source and one plan per recipe, in the order asked for.
+
+    `model` is None where no GGUF file was asked for, `calibration` where no text was given.
+    """
 
     checkpoint: Checkpoint
-    model: Model
-    recipes: tuple[Recipe, ...]
-    plans: tuple[Plan, ...]
+    model: Model | None
+    recipes: tuple[Recipe | ServerRecipe, ...]
+    plans: tuple[AnyPlan, ...]
+    calibration: Calibration | None = None
 
     @cached_property
     def source_stat(self) -> str:
@@ -59,7 +92,7 @@ class Prepared:
         stats = [(f.name, Path(f.path).stat()) for f in self.checkpoint.files()]
         return "\n".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats)
 
-    def job_digest(self, chosen: Plan) -> str:
+    def job_digest(self, chosen: AnyPlan) -> str:
         """Identity of the work at hand: the plan, and the source as it is now."""
         return hashlib.sha256(f"{chosen.digest}\n{self.source_stat}".encode()).hexdigest()
 
@@ -71,6 +104,14 @@ class Prepared:
             "repo": self.checkpoint.repo,
             "commit": self.checkpoint.commit,
         }
+
+    @property
+    def calibration_tokens(self) -> int:
+        return self.calibration.samples.record.tokens if self.calibration else 0
+
+    def calibration_facts(self) -> dict[str, Any]:
+        """The manifest's word on the text: where from, which samples, how many tokens, hashes; never the text."""
+        return {"calibration": asdict(self.calibration.samples.record)} if self.calibration else {}
 
     @cached_property
     def source_files(self) -> tuple[FileRecord, ...]:
@@ -93,10 +134,10 @@ def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> P
     if request.on_fallback not in {"report", "error"}:
         raise UsageError(f'--on-fallback "{request.on_fallback}"', hint='use "report" or "error"')
     recipes = tuple(_recipe(name, request) for name in request.recipes)
+    if request.imatrix and request.calib:
+        raise UsageError("--imatrix and --calib both give importance weights", hint="use one of them")
     if stem and len(recipes) > 1:
         raise UsageError(f"{len(recipes)} recipes cannot share one file name", hint="give a folder with -o")
-    split = parse_split_size(request.split_max_size) if request.split_max_size else None
-    imatrix = read_imatrix(request.imatrix) if request.imatrix else None
     said: set[str] = set()  # what the source warns of when it is opened, its description says again for the manifest
 
     def hear(event: Event) -> None:
@@ -106,16 +147,61 @@ def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> P
 
     checkpoint = open_source(request.source, offline=request.offline, emit=hear)
     try:
-        model = describe_source(checkpoint, request.pre)
-        options = PlanOptions(stem, split, request.allow_requantize)
-        plans = tuple(plan(model, checkpoint, recipe, options, imatrix=imatrix) for recipe in recipes)
+        prepared = _plan_all(request, checkpoint, recipes, stem, emit)
     except QuantkitError:
         checkpoint.close()
         raise
-    for code, message in dict.fromkeys(warning for p in plans for warning in p.warnings):
+    for code, message in dict.fromkeys(warning for p in prepared.plans for warning in p.warnings):
         if code not in said:
             emit(Warned(code, message))
-    return Prepared(checkpoint, model, recipes, plans)
+    return prepared
+
+
+def _plan_all(
+    request: Request,
+    checkpoint: Checkpoint,
+    recipes: tuple[Recipe | ServerRecipe, ...],
+    stem: str | None,
+    emit: Sink,
+) -> Prepared:
+    """Plan every recipe. Text is turned into samples, and run where a GGUF file wants importance weights of it."""
+    split = parse_split_size(request.split_max_size) if request.split_max_size else None
+    calibration = _calibration(request, checkpoint, recipes, emit)
+    gguf = [recipe for recipe in recipes if isinstance(recipe, Recipe)]
+    model = describe_source(checkpoint, request.pre) if gguf else None
+    imatrix = read_imatrix(request.imatrix) if request.imatrix else None
+    if model is not None and calibration is not None and imatrix is None:
+        imatrix = importance(checkpoint, model, calibration, emit)
+    digest = calibration.digest if calibration else ""
+    plans: list[AnyPlan] = []
+    for recipe in recipes:
+        if isinstance(recipe, Recipe):
+            assert model is not None
+            options = PlanOptions(stem, split, request.allow_requantize)
+            plans.append(plan(model, checkpoint, recipe, options, imatrix=imatrix))
+        else:
+            used = digest if recipe.needs_calibration else ""
+            plans.append(plan_server(checkpoint, recipe, _server_options(request), calibration=used))
+    return Prepared(checkpoint, model, recipes, tuple(plans), calibration)
+
+
+def _server_options(request: Request) -> ServerOptions:
+    size = request.max_shard_size
+    shard_bytes = parse_split_size(size, "--max-shard-size") if size else DEFAULT_SHARD_BYTES
+    return ServerOptions(shard_bytes, "tensorrt-llm" in request.consumers)
+
+
+def _calibration(
+    request: Request, checkpoint: Checkpoint, recipes: Sequence[Recipe | ServerRecipe], emit: Sink
+) -> Calibration | None:
+    """The samples that the request means. Raises UsageError where text was given and no recipe looks at it."""
+    spec = request.calibration()
+    if spec is None:
+        return None
+    if not any(isinstance(recipe, Recipe) or recipe.needs_calibration for recipe in recipes):
+        names = ", ".join(recipe.name for recipe in recipes)
+        raise UsageError(f"--calib: {names} needs no calibration", hint="leave --calib out, or choose another recipe")
+    return Calibration(spec, prepare_samples(checkpoint, spec, emit))
 
 
 def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
@@ -136,9 +222,19 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
     )
 
 
-def _recipe(name: str, request: Request) -> Recipe:
+def _recipe(name: str, request: Request) -> Recipe | ServerRecipe:
+    recipe = load_recipe(name)
+    if isinstance(recipe, ServerRecipe):
+        given = {"--output-type": request.output_type, "--embedding-type": request.embedding_type, "--pure": request.pure,
+                 "--imatrix": request.imatrix, "--split-max-size": request.split_max_size}  # fmt: skip
+        unused = [option for option, value in given.items() if value]
+        if unused:
+            raise UsageError(f"{recipe.name}: {unused[0]} is for GGUF files", hint="leave it out for this recipe")
+        return override_server(recipe, keep=request.keep, method=request.method)
+    if request.method not in (None, "rtn"):
+        raise UsageError(f"{recipe.name}: --method {request.method} is for checkpoints", hint="leave --method out")
     return override(
-        load_recipe(name),
+        recipe,
         keep=request.keep,
         output_type=request.output_type,
         embedding_type=request.embedding_type,
@@ -147,10 +243,22 @@ def _recipe(name: str, request: Request) -> Recipe:
     )
 
 
-def output_paths(plans: Sequence[Plan], out: Path) -> list[tuple[Path, ...]]:
-    """Final paths of each plan's files under -o, a folder or a file name ending in .gguf."""
+def output_paths(prepared: Prepared, out: Path) -> list[tuple[Path, ...]]:
+    """Final paths of each plan's files under -o: a folder, or a file name ending in .gguf.
+
+    A single checkpoint is written into the folder itself; of several artifacts each checkpoint gets a folder of its
+    own in there.
+    """
     folder = out.parent if out.suffix == ".gguf" else out
-    paths = [tuple(folder / file.name for file in p.files) for p in plans]
+    paths = []
+    for recipe, plan in zip(prepared.recipes, prepared.plans, strict=True):
+        within = folder
+        if isinstance(plan, ServerPlan):
+            if out.suffix == ".gguf":
+                raise UsageError(f"{recipe.name} makes a folder, not {out.name}", hint="give a folder with -o")
+            if len(prepared.plans) > 1:
+                within = folder / f"{file_stem(prepared.checkpoint.name)}-{recipe.title}"
+        paths.append(tuple(within / file.name for file in plan.files))
     names = [path for group in paths for path in group]
     if len(set(names)) < len(names):
         raise UsageError("two recipes would write the same file", hint="give each recipe file its own title")

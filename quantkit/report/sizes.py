@@ -12,6 +12,8 @@ from quantkit.families.model import Shape
 from quantkit.plan import Plan, PlannedTensor
 from quantkit.qtypes import base
 from quantkit.report.text import count, size
+from quantkit.server_layouts import short_type
+from quantkit.server_plan import AnyPlan, ServerPlan
 
 # Resident memory of the interpreter, NumPy, numba and the compiled encoders, without any weight: a conversion of a
 # model of 3.7 M weights peaks at 170 MB (Python 3.11 on Linux x86-64).
@@ -94,8 +96,12 @@ class SizeReport:
         }
 
 
-def size_report(plan: Plan) -> SizeReport:
+def size_report(plan: AnyPlan) -> SizeReport:
     """Add up the plan's tensors by type and the rest of its files."""
+    return _server_report(plan) if isinstance(plan, ServerPlan) else _gguf_report(plan)
+
+
+def _gguf_report(plan: Plan) -> SizeReport:
     members: defaultdict[str, list[PlannedTensor]] = defaultdict(list)
     for planned in plan.tensors:
         members[planned.qtype].append(planned)
@@ -118,11 +124,44 @@ def _type_size(name: str, tensors: list[PlannedTensor]) -> TypeSize:
     return TypeSize(name, len(tensors), blocks * qtype.block, nbytes, code_bytes)
 
 
-def plan_line(plan: Plan) -> str:
+def _server_report(plan: ServerPlan) -> SizeReport:
+    """Rounded layers by their layout, everything else by its dtype; small files count as header."""
+    found: defaultdict[str, list[TypeSize]] = defaultdict(list)
+    for planned in plan.modules:
+        name, nbytes = short_type(planned.layout), sum(entry.nbytes for entry in planned.entries)
+        weights = planned.module.rows * planned.module.cols
+        found[name].append(TypeSize(name, 1, weights, nbytes, planned.entries[0].nbytes))
+    for tensor in plan.tensors:
+        if tensor.module is None:
+            entry = tensor.entry
+            found[entry.dtype.lower()].append(
+                TypeSize(entry.dtype.lower(), 1, prod(entry.shape), entry.nbytes, entry.nbytes)
+            )
+    types = [_added(name, members) for name, members in found.items()]
+    header_bytes = sum(len(file.header) for file in plan.files)
+    return SizeReport(tuple(sorted(types, key=lambda t: -t.nbytes)), header_bytes, 0, plan.nbytes, plan.source_bytes)
+
+
+def _added(name: str, members: list[TypeSize]) -> TypeSize:
+    return TypeSize(
+        name,
+        len(members),
+        sum(m.weights for m in members),
+        sum(m.nbytes for m in members),
+        sum(m.code_bytes for m in members),
+    )
+
+
+def architecture(plan: AnyPlan) -> str:
+    """What config.json calls the model."""
+    return plan.outline.architecture if isinstance(plan, ServerPlan) else plan.model.architecture
+
+
+def plan_line(plan: AnyPlan) -> str:
     """A plan in one line: architecture, weights, and size before and after."""
     report = size_report(plan)
     return (
-        f"{plan.model.architecture} · {count(report.weights)} weights · {size(report.source_bytes)} → "
+        f"{architecture(plan)} · {count(report.weights)} weights · {size(report.source_bytes)} → "
         f"{plan.recipe} {size(report.nbytes)} ({report.bits_per_weight:.2f} bits per weight)"
     )
 
@@ -156,10 +195,12 @@ def kv_bytes_per_token(shape: Shape, kv_type: str = "f16") -> int:
     return 2 * shape.layers * shape.kv_heads * qtype.row_bytes(shape.head_dim)
 
 
-def serving_memory(plan: Plan, context: int, kv_type: str = "f16") -> ServingMemory:
+def serving_memory(plan: AnyPlan, context: int, kv_type: str = "f16") -> ServingMemory:
     """What an engine needs to serve the artifact with `context` tokens in its cache."""
-    weights = sum(t.nbytes for t in plan.tensors)
-    return ServingMemory(context, kv_type, weights, context * kv_bytes_per_token(plan.model.shape, kv_type))
+    report = size_report(plan)
+    weights = sum(t.nbytes for t in report.types)
+    shape = plan.outline.shape if isinstance(plan, ServerPlan) else plan.model.shape
+    return ServingMemory(context, kv_type, weights, context * kv_bytes_per_token(shape, kv_type))
 
 
 def conversion_memory_bytes(plan: Plan, *, slabs: int, slab_weights: int) -> int:
@@ -179,3 +220,24 @@ def conversion_memory_bytes(plan: Plan, *, slabs: int, slab_weights: int) -> int
 def _unit_weights(planned: PlannedTensor) -> int:
     order = planned.tensor.row_order
     return planned.tensor.shape[-1] * (len(order.order) if order else 1)
+
+
+# Of a walk through a model, besides what is counted: torch and transformers, inner activations of chunks in flight.
+WALK_BYTES = 1_000_000_000
+
+
+def server_memory_bytes(plan: ServerPlan, *, threads: int, activation_bytes: int) -> int:
+    """Estimated peak resident memory of making a checkpoint: the layers at hand, or a block and its statistics.
+
+    Without calibration a layer per thread, as float32, as codes and packed, four times its weights; one more waits
+    for the writer. With it a block in float32, twice while it is replaced, the largest Hessian and its factors,
+    `activation_bytes` where they stay in memory, and WALK_BYTES.
+    """
+    weights = [p.module.rows * p.module.cols for p in plan.modules]
+    if not plan.calibrated:
+        return PROGRAM_BYTES + (threads + 1) * 16 * max(weights)
+    blocks: defaultdict[int, int] = defaultdict(int)
+    for planned, count_of in zip(plan.modules, weights, strict=True):
+        blocks[planned.module.layer] += count_of
+    hessians = 4 * 4 * max(p.module.cols for p in plan.modules) ** 2
+    return WALK_BYTES + 2 * 4 * max(blocks.values()) + hessians + activation_bytes

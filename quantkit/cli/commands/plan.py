@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quantkit.pipeline.estimate import Estimate
     from quantkit.pipeline.prepare import Request
     from quantkit.plan import Plan
+    from quantkit.server_plan import AnyPlan, ServerPlan
 
 DEFAULT_CONTEXT = 8192
 SHOWN_FALLBACKS = 8
@@ -73,7 +74,9 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
     lines: list[str] = []
     data = []
     for chosen in prepared.plans:
-        found = quantkit.estimate(chosen, folder, context=show.context, kv_type=show.kv_type)
+        found = quantkit.estimate(
+            chosen, folder, context=show.context, kv_type=show.kv_type, tokens=prepared.calibration_tokens
+        )
         body = quantkit.plan_json(chosen, found)
         if show.fit_bytes is not None:
             body["serving"]["budget_bytes"] = show.fit_bytes
@@ -83,10 +86,12 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
     session.result("quantkit.plan/1", {"source": prepared.source_facts(), "plans": data}, lines[:-1])
 
 
-def _lines(plan: Plan, found: Estimate, show: Show) -> list[str]:
+def _lines(plan: AnyPlan, found: Estimate, show: Show) -> list[str]:
+    import quantkit
+
     report = found.size
     lines = [
-        f"{plan.recipe}: {plan.model.architecture}, {count(report.weights)} weights",
+        f"{plan.recipe}: {quantkit.architecture(plan)}, {count(report.weights)} weights",
         f"  source   {size(report.source_bytes)}",
         *(f"  file     {f.name}  {f.nbytes:,} bytes" for f in plan.files),
         f"  size     {size(report.nbytes)}, {report.bits_per_weight:.2f} bits per weight,"
@@ -104,6 +109,12 @@ def _lines(plan: Plan, found: Estimate, show: Show) -> list[str]:
         lines.append(f"           {verdict} {size(show.fit_bytes)}")
     rows = [(t.qtype, str(t.tensors), count(t.weights), size(t.nbytes), size(t.scale_bytes)) for t in report.types]
     lines += ["", *("  " + line for line in table(rows, ("type", "tensors", "weights", "size", "of it scales")))]
+    return lines + (_gguf_lines(plan, show) if isinstance(plan, quantkit.Plan) else _server_lines(plan, show))
+
+
+def _gguf_lines(plan: Plan, show: Show) -> list[str]:
+    """Tensors with another type than the recipe wanted, and with --tensors all of them."""
+    lines = []
     changed = [t for t in plan.tensors if t.fallback_from]
     if changed:
         lines += ["", f"  {len(changed)} of {len(plan.tensors)} tensors have rows that do not fit their type:"]
@@ -113,6 +124,21 @@ def _lines(plan: Plan, found: Estimate, show: Show) -> list[str]:
     if show.tensors:
         cells = [(t.name, t.qtype, "x".join(map(str, t.tensor.shape)), str(t.nbytes), t.reason) for t in plan.tensors]
         lines += ["", *("  " + line for line in table(cells, ("tensor", "type", "shape", "bytes", "why")))]
+    return lines
+
+
+def _server_lines(plan: ServerPlan, show: Show) -> list[str]:
+    """Which layers stay as they are, and with --tensors every tensor."""
+    lines = [
+        "",
+        f"  {len(plan.modules)} layers are rounded, {len(plan.plain)} stay as they are: {', '.join(plan.plain[:4])}",
+    ]
+    if show.tensors:
+        cells = [
+            (t.name, t.entry.dtype.lower(), "x".join(map(str, t.entry.shape)), str(t.entry.nbytes))
+            for t in plan.tensors
+        ]
+        lines += ["", *("  " + line for line in table(cells, ("tensor", "type", "shape", "bytes")))]
     return lines
 
 

@@ -1,0 +1,186 @@
+"""Filling the files of a checkpoint for servers: layers rounded, everything else copied. Resumable.
+
+Without calibration every layer is independent: they are rounded on all cores, a layer per core in memory. With it,
+`server_blocks` walks through the model. Either way finished tensors are journalled, and the next run keeps them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from quantkit.errors import InterruptedRunError, NonFiniteError
+from quantkit.events import Resumed, Sink, TensorProgress, ignore
+from quantkit.formats import containers
+from quantkit.formats.packed import PackedTensor
+from quantkit.pipeline.quantize import default_threads, never
+from quantkit.pipeline.slabs import SLAB_WEIGHTS
+from quantkit.qtypes.floats import first_nonfinite
+from quantkit.qtypes.scheme import Quantized
+from quantkit.server_layouts import joint, short_type
+from quantkit.server_plan import PlannedModule, ServerPlan, ServerTensor, siblings
+from quantkit.source import Checkpoint
+from quantkit.storage import Job, Record
+from quantkit.tensors import F32, FLOAT_DTYPES
+
+Facts = dict[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class ServerWork:
+    """A checkpoint under construction: what is read, what is planned, where it goes, and who is told.
+
+    `advance` is told the source bytes done so far.
+    """
+
+    checkpoint: Checkpoint
+    plan: ServerPlan
+    job: Job
+    threads: int = field(default_factory=default_threads)
+    emit: Sink = ignore
+    stop: Callable[[], bool] = never
+    advance: Callable[[int], None] = lambda done_bytes: None
+
+    def missing(self, tensors: Sequence[ServerTensor]) -> bool:
+        """Whether any of these is still to be written."""
+        return any(t.name not in self.job.records for t in tensors)
+
+    def put(self, tensor: ServerTensor, data: PackedTensor, facts: Facts | None = None) -> None:
+        """Write a whole tensor and journal it."""
+        assert data.entry == tensor.entry, (data.entry, tensor.entry)
+        self.job.write(tensor.file, tensor.offset, data.data)
+        digest = hashlib.sha256(data.data.data).hexdigest()
+        entry = tensor.entry
+        self.job.finish(Record(entry.name, tensor.file, tensor.offset, entry.nbytes, digest, facts or {}))
+
+    def copy(self, tensor: ServerTensor) -> None:
+        """Write a tensor of the source as it is, in slabs, and journal it. Raises NonFiniteError."""
+        ref = self.checkpoint.ref(tensor.name)
+        digest = hashlib.sha256()
+        step = max(SLAB_WEIGHTS // max(ref.info.cols, 1), 1)
+        written = 0
+        for start in range(0, ref.info.rows, step):
+            stop = min(start + step, ref.info.rows)
+            if tensor.entry.dtype in FLOAT_DTYPES:
+                require_finite(tensor.name, ref.read(start, stop), start)
+            data = np.ascontiguousarray(ref.read_packed(start, stop)).reshape(-1)
+            self.job.write(tensor.file, tensor.offset + written, data)
+            digest.update(data.data)
+            written += data.nbytes
+        entry = tensor.entry
+        assert written == entry.nbytes, (entry, written)
+        self.job.finish(Record(entry.name, tensor.file, tensor.offset, entry.nbytes, digest.hexdigest(), {}))
+
+    def interrupted(self) -> InterruptedRunError:
+        """Save what is finished; the error that says so."""
+        self.job.flush()
+        done = f"{len(self.job.records)} of {len(self.plan.tensors)} tensors are saved"
+        return InterruptedRunError(f"interrupted: {done}", hint="run the same command again to resume")
+
+
+def require_finite(name: str, values: F32, first_row: int = 0) -> None:
+    """Raise NonFiniteError naming tensor, row and column."""
+    bad = first_nonfinite(values)
+    if bad >= 0:
+        row, col = divmod(bad, values.shape[-1])
+        hint = "the checkpoint is damaged or its training diverged; get a clean copy"
+        what = f"{name}[{row + first_row}, {col}]: is {values.flat[bad]} in the checkpoint"
+        raise NonFiniteError(what, tensor=name, index=bad, hint=hint)
+
+
+def announce_resume(work: ServerWork) -> None:
+    kept = [t for t in work.plan.tensors if t.name in work.job.records]
+    if kept:
+        work.emit(Resumed(len(kept), sum(t.entry.nbytes for t in kept)))
+
+
+def round_plainly(work: ServerWork) -> None:
+    """Round every layer that is not finished, in the order of the plan, as its loader's own quantizer would."""
+    groups = [group for group in siblings(work.plan.modules) if work.missing(tensors_of(work.plan, group))]
+    finished = len(work.plan.modules) - sum(map(len, groups))
+    waiting: deque[tuple[tuple[PlannedModule, ...], Future[list[Quantized]]]] = deque()
+
+    def write_next() -> None:
+        nonlocal finished
+        group, future = waiting.popleft()
+        for planned, quantized in zip(group, future.result(), strict=True):
+            finished += 1
+            put_module(work, planned, quantized)
+            _report(work, planned, finished)
+
+    with ThreadPoolExecutor(work.threads, thread_name_prefix="round") as pool:
+        try:
+            for group in groups:
+                if work.stop():
+                    break
+                waiting.append((group, pool.submit(_rounded, work.checkpoint, group)))
+                if len(waiting) > work.threads:
+                    write_next()
+            while waiting:
+                write_next()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    if finished < len(work.plan.modules):
+        raise work.interrupted()
+
+
+def _rounded(checkpoint: Checkpoint, group: Sequence[PlannedModule]) -> list[Quantized]:
+    weights = [read_weight(checkpoint, planned) for planned in group]
+    schemes = joint([planned.layout for planned in group], weights)
+    return [scheme.encode(weight) for scheme, weight in zip(schemes, weights, strict=True)]
+
+
+def read_weight(checkpoint: Checkpoint, planned: PlannedModule) -> F32:
+    """The weight of a layer, float32 (rows, cols). Raises NonFiniteError."""
+    source = planned.module.source
+    weight = checkpoint.ref(source.tensor).read(source.start, source.stop)
+    require_finite(source.tensor, weight, source.start)
+    return weight
+
+
+def tensors_of(plan: ServerPlan, group: Sequence[PlannedModule]) -> list[ServerTensor]:
+    """The tensors that layers become."""
+    return [plan.by_name[entry.name] for planned in group for entry in planned.entries]
+
+
+def put_module(
+    work: ServerWork,
+    planned: PlannedModule,
+    quantized: Quantized,
+    input_scale: F32 | None = None,
+    facts: Facts | None = None,
+) -> None:
+    """Write the tensors of a layer; `facts` go with the first one into the journal."""
+    pack = containers.of(planned.layout).pack
+    for number, tensor in enumerate(pack(planned.layout, planned.name, quantized, input_scale)):
+        work.put(work.plan.by_name[tensor.entry.name], tensor, facts if number == 0 else None)
+
+
+def copy_the_rest(work: ServerWork) -> None:
+    """Copy what no layer and no block has written, one tensor at a time."""
+    for tensor in work.plan.tensors:
+        if tensor.copied and tensor.name not in work.job.records:
+            if work.stop():
+                raise work.interrupted()
+            work.copy(tensor)
+
+
+def finish_files(work: ServerWork) -> None:
+    """Headers and small files, after all tensors: every run writes them anew."""
+    for number, file in enumerate(work.plan.files):
+        work.job.write(number, 0, file.header)
+    work.job.flush()
+
+
+def _report(work: ServerWork, planned: PlannedModule, finished: int) -> None:
+    count = len(work.plan.modules)
+    done = work.plan.source_bytes * finished // count
+    work.advance(done)
+    kind = short_type(planned.layout)
+    work.emit(TensorProgress("quantize", planned.name, kind, finished, count, done, work.plan.source_bytes))

@@ -1,0 +1,209 @@
+"""Calibrated rounding of a checkpoint for servers: one block in memory, each finished block journalled.
+
+Samples run through the blocks that are rounded already, so that later layers see the error of earlier ones. A block
+whose tensors are all in the journal is decoded from the job's own files instead, which gives the samples the same
+bits; one that is not complete is done again as a whole, with the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantkit.calibration.prepare import open_calibration_model
+from quantkit.events import TensorProgress
+from quantkit.families.sites import Site, sites
+from quantkit.formats import containers
+from quantkit.formats.compressed_tensors import CompressedLayout
+from quantkit.formats.packed import PackedTensor, packed, values_of
+from quantkit.pipeline.calibration import Calibration
+from quantkit.pipeline.server import Facts, ServerWork, put_module
+from quantkit.qtypes.integers import Integers
+from quantkit.qtypes.minifloat import LARGEST
+from quantkit.server_layouts import joint, short_type
+from quantkit.server_plan import PlannedModule, ServerTensor, blocks, siblings
+from quantkit.server_recipe import MethodChoice
+from quantkit.tensors import F32
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from quantkit.calibration.blocks import BlockView
+    from quantkit.storage import Scratch
+    from quantkit.calibration.rounding import BlockRounded, RoundedLinear, Rounding
+    from quantkit.calibration.transforming import Transform
+    from quantkit.methods.base import Settings
+
+PARAMETER = "parameter"  # fact of a journalled tensor: the parameter in memory that a transform has changed
+SMALLEST_PEAK = 1e-6  # of inputs that are always zero
+INT8_STEPS = np.float32(127.5)  # half the steps of 8 bits: compressed-tensors' observers
+
+
+def round_blocks(work: ServerWork, calibration: Calibration, scratch: Scratch | None = None) -> None:
+    """Round every block that is not finished. Raises InterruptedRunError between blocks, and what calibration raises,
+    naming block and module; the journal keeps what is finished."""
+    by_block = blocks(work.plan)
+    last = max((n for n, tensors in by_block.items() if n is not None and work.missing(tensors)), default=-1)
+    if last < 0:
+        return
+    from quantkit.calibration.blocks import walk_blocks
+
+    walker = _Walker(work, by_block, last)
+    model = open_calibration_model(work.checkpoint, calibration.spec, scratch)
+    with suppress(_Finished):
+        walk_blocks(model, calibration.samples, walker.visit)
+
+
+class _Finished(Exception):
+    """The last block that had work to do is done: the samples need not go on."""
+
+
+@dataclass(frozen=True)
+class _Walker:
+    """What the walk asks at every block. `last` is the last one with anything left to do."""
+
+    work: ServerWork
+    by_block: Mapping[int | None, tuple[ServerTensor, ...]]
+    last: int
+
+    def visit(self, index: int, block: BlockView) -> Mapping[str, Tensor]:
+        """Round the block, or put in its place what an earlier run made of it."""
+        if index > self.last:
+            raise _Finished
+        if self.work.stop():
+            raise self.work.interrupted()
+        tensors = self.by_block.get(index, ())
+        members = self._members(block)
+        if self.work.missing(tensors):
+            _Block(self.work, block, tensors, members).round()
+        else:
+            restore(self.work, block, tensors, members)
+        self._report(index, block)
+        return {}
+
+    def _members(self, block: BlockView) -> dict[str, PlannedModule]:
+        """The planned layers of a block by the names that their weights have in memory."""
+        by_rows = {planned.module.source: planned for planned in self.work.plan.modules}
+        found = {name: by_rows.get(linear.source) for name, linear in block.linears.items()}
+        return {name: planned for name, planned in found.items() if planned is not None}
+
+    def _report(self, index: int, block: BlockView) -> None:
+        plan = self.work.plan
+        done = plan.source_bytes * (index + 1) // plan.outline.shape.layers
+        self.work.advance(done)
+        kind = "+".join(sorted({short_type(p.layout) for p in plan.modules if p.module.layer == index}))
+        self.work.emit(
+            TensorProgress("quantize", block.name, kind, index + 1, plan.outline.shape.layers, done, plan.source_bytes)
+        )
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block that is to be rounded. `members` are its planned layers by the names of their weights in memory."""
+
+    work: ServerWork
+    block: BlockView
+    tensors: tuple[ServerTensor, ...]
+    members: Mapping[str, PlannedModule]
+
+    def round(self) -> None:
+        """Round and write all of the block: layers, parameters that a transform has changed, the cache, the rest."""
+        from quantkit.calibration.rounding import round_block
+
+        method = self.work.plan.method
+        rounded = round_block(
+            self.block, self._roundings(), self.block.run, transform=_transform(method), sites=self._sites()
+        )
+        for name, planned in self.members.items():
+            linear = rounded.linears[name]
+            facts = _facts(method.name, linear)
+            put_module(self.work, planned, linear.quantized, self._input_scale(planned, linear, rounded), facts)
+        changed = {self.block.source_name(name): (name, values) for name, values in rounded.changed.items()}
+        peaks = self.block.cache_peaks() if self.work.plan.kv_cache else None
+        for tensor in self.tensors:
+            if tensor.name in changed:
+                name, values = changed[tensor.name]
+                self.work.put(tensor, packed(tensor.entry, values.reshape(tensor.entry.shape)), {PARAMETER: name})
+            elif tensor.copied:
+                self.work.copy(tensor)
+            elif tensor.module is None:
+                assert peaks is not None, tensor
+                peak = peaks[tensor.name.endswith(".v_scale")]
+                self.work.put(tensor, packed(tensor.entry, np.array([peak / LARGEST], np.float32)))
+
+    def _roundings(self) -> dict[str, Rounding]:
+        """What becomes of each layer; layers that share a scale are fitted to one."""
+        from quantkit.calibration.rounding import Rounding
+
+        name_of = {planned.name: name for name, planned in self.members.items()}
+        settings = _settings(self.work.plan.method)
+        found = {}
+        for group in siblings(self.members.values()):
+            weights = [self.block.weight(name_of[planned.name]).cpu().numpy() for planned in group]
+            for planned, scheme in zip(group, joint([p.layout for p in group], weights), strict=True):
+                found[name_of[planned.name]] = Rounding(scheme, self.work.plan.method.name, settings)
+        return found
+
+    def _sites(self) -> Sequence[Site]:
+        return sites(self.work.plan.outline.family) if self.work.plan.method.transform else ()
+
+    def _input_scale(self, planned: PlannedModule, linear: RoundedLinear, rounded: BlockRounded) -> F32 | None:
+        """The static scale of a layer's inputs, (1,). An expert that no token reached takes the others' largest."""
+        if not isinstance(planned.layout, CompressedLayout) or planned.layout.activations != "static":
+            return None
+        peak = linear.input_peak
+        if peak is None:
+            others = [
+                r.input_peak for n, r in rounded.linears.items() if self.members[n].module.role is planned.module.role
+            ]
+            peak = max((p for p in others if p is not None), default=1.0)
+        steps = INT8_STEPS if isinstance(planned.layout.scheme, Integers) else LARGEST
+        return np.array([max(peak, SMALLEST_PEAK) / steps], np.float32)
+
+
+def _facts(method: str, linear: RoundedLinear) -> Facts:
+    """What the manifest says of a layer."""
+    report = linear.report
+    facts: Facts = {"method": method, "tokens": report.tokens or 0, "statistics": str(report.seen), "dead": report.dead}
+    for key, value in (("loss", report.loss), ("rounding_loss", report.rounding_loss), ("damping", report.damping)):
+        if value is not None:
+            facts[key] = value
+    return facts
+
+
+def _settings(method: MethodChoice) -> Settings:
+    from quantkit.methods.base import DEFAULTS, Order
+
+    given = {"damping": method.damping, "passes": method.passes, "order": method.order and Order(method.order)}
+    return replace(DEFAULTS, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _transform(method: MethodChoice) -> Transform | None:
+    from quantkit.calibration.transforming import Transform
+
+    return Transform(method.transform, method.alpha) if method.transform else None
+
+
+def restore(
+    work: ServerWork, block: BlockView, tensors: Sequence[ServerTensor], members: Mapping[str, PlannedModule]
+) -> None:
+    """Put the rounded weights of a finished block in their place, decoded from the job's files."""
+    stored = {tensor.name: _stored(work, tensor) for tensor in tensors if not tensor.copied}
+    values = {
+        name: containers.of(planned.layout).unpack(planned.layout, planned.name, stored).values()
+        for name, planned in members.items()
+    }
+    for tensor in tensors:
+        parameter = work.job.records[tensor.name].extra.get(PARAMETER)
+        if parameter is not None:
+            values[str(parameter)] = values_of(_stored(work, tensor))
+    block.replace_values(values)
+
+
+def _stored(work: ServerWork, tensor: ServerTensor) -> PackedTensor:
+    raw = work.job.read(tensor.file, tensor.offset, tensor.entry.nbytes)
+    return PackedTensor(tensor.entry, np.frombuffer(raw, np.uint8))

@@ -1,0 +1,80 @@
+"""The record beside a file of calibration: what was run on what, and how to check it. JSON with a schema name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantkit.errors import InputError
+from quantkit.report.manifest import FileRecord, identity
+from quantkit.untrusted import parse_json_object, read_bounded, shown
+
+SCHEMA = "quantkit.calibration/1"
+MAX_RECORD_BYTES = 256 << 20
+MAX_RECORD_VALUES = 1 << 23
+HINT = "the record is damaged or of another version: calibrate again with --force"
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """What `file` is. `plan_digest` stands for data, options and versions; together with the hashes of
+    `source_files` it decides the bytes. `facts` are only shown: data, coverage, warnings, versions, timings."""
+
+    plan_digest: str
+    file: FileRecord
+    source: Mapping[str, Any]
+    source_files: tuple[FileRecord, ...]
+    facts: Mapping[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over the plan and the source hashes: equal identity, equal bytes."""
+        return identity(self.plan_digest, self.source_files)
+
+    def encode(self) -> bytes:
+        """The record as UTF-8 JSON with stable key order."""
+        body = {
+            "schema": SCHEMA,
+            "identity": self.identity,
+            "plan_digest": self.plan_digest,
+            "file": self.file.as_json(),
+            "source": {**self.source, "files": [f.as_json() for f in self.source_files]},
+            **self.facts,
+        }
+        return (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def record_path(file: Path) -> Path:
+    """Where the record of a file lies: x.safetensors -> x.safetensors.manifest.json."""
+    return file.with_name(f"{file.name}.manifest.json")
+
+
+def read_record(path: Path) -> CalibrationRecord:
+    """Parse a record. Raises InputError naming the key when it is not one of this schema."""
+    body = parse_json_object(read_bounded(path, MAX_RECORD_BYTES), path, values=MAX_RECORD_VALUES)
+    if body.get("schema") != SCHEMA:
+        what = f'{shown(path.name)}: schema is {shown(repr(body.get("schema")))}, expected "{SCHEMA}"'
+        raise InputError(what, path=str(path), key="schema", hint=HINT)
+    try:
+        known = {"schema", "identity", "plan_digest", "file", "source"}
+        facts = {key: value for key, value in body.items() if key not in known}
+        percent, rare = facts["coverage"]["expert_percent"], facts["coverage"]["rare"]
+        if not isinstance(percent, int | float) or not all(isinstance(name, str) for name in rare):
+            raise TypeError("coverage")
+        return CalibrationRecord(
+            plan_digest=str(body["plan_digest"]),
+            file=_file(body["file"]),
+            source={key: value for key, value in body["source"].items() if key != "files"},
+            source_files=tuple(_file(found) for found in body["source"]["files"]),
+            facts=facts,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{shown(path.name)}: missing or malformed field {shown(str(error))}"
+        raise InputError(what, path=str(path), hint=HINT) from error
+
+
+def _file(found: Mapping[str, Any]) -> FileRecord:
+    return FileRecord(str(found["name"]), int(found["bytes"]), str(found["sha256"]))
