@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from quantkit.calibration.prepare import CalibrationSpec
+    from quantkit.pipeline.calibrate import calibrate
+    from quantkit.pipeline.calibrate_plan import CalibrateRequest, plan_calibration
     from quantkit.pipeline.catalogue import list_recipes, schemes
     from quantkit.pipeline.convert import Output, convert
     from quantkit.pipeline.convert import quantize_to_work as quantize
@@ -26,11 +29,14 @@ if TYPE_CHECKING:
     from quantkit.report.sizes import architecture
 
 _EXPORTS = {
+    "CalibrateRequest": ("pipeline.calibrate_plan", "CalibrateRequest"),
+    "CalibrationSpec": ("calibration.prepare", "CalibrationSpec"),
     "Output": ("pipeline.convert", "Output"),
     "Plan": ("plan", "Plan"),
     "Request": ("pipeline.prepare", "Request"),
     "VerifyOptions": ("pipeline.verify", "VerifyOptions"),
     "architecture": ("report.sizes", "architecture"),
+    "calibrate": ("pipeline.calibrate", "calibrate"),
     "convert": ("pipeline.convert", "convert"),
     "doctor": ("pipeline.doctor", "doctor"),
     "estimate": ("pipeline.estimate", "estimate"),
@@ -38,6 +44,7 @@ _EXPORTS = {
     "list_recipes": ("pipeline.catalogue", "list_recipes"),
     "pack": ("pipeline.pack", "pack"),
     "packed_names": ("pipeline.pack", "packed_names"),
+    "plan_calibration": ("pipeline.calibrate_plan", "plan_calibration"),
     "plan_json": ("pipeline.estimate", "plan_json"),
     "prepare": ("pipeline.prepare", "prepare"),
     "quantize": ("pipeline.convert", "quantize_to_work"),
@@ -47,12 +54,15 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "CalibrateRequest",
+    "CalibrationSpec",
     "Output",
     "Plan",
     "Request",
     "VerifyOptions",
     "__version__",
     "architecture",
+    "calibrate",
     "convert",
     "doctor",
     "estimate",
@@ -60,6 +70,7 @@ __all__ = [
     "list_recipes",
     "pack",
     "packed_names",
+    "plan_calibration",
     "plan_json",
     "prepare",
     "quantize",

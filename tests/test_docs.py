@@ -181,6 +181,11 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "quantkit.plan/1", quantkit("plan", TINY, "--to", "q8_0", "--json").json
     work = quantkit("quantize", TINY, "--to", "q8_0", "-o", folder / "work", "--json").json
     yield "quantkit.quantize/1", work
+    (folder / "a.txt").write_text("All work and no play. " * 40)
+    small = ["--data", folder / "a.txt", "--samples", 2, "--seqlen", 16, "-o", folder / "x.gguf"]
+    calibrate = quantkit("calibrate", TINY, *small, "--json").json
+    yield "quantkit.calibrate/1", calibrate
+    yield "quantkit.calibration/1", json.loads(Path(calibrate["manifest"]).read_text())
     yield "quantkit.pack/1", quantkit("pack", work["work"][0], "-o", folder / "packed", "--json").json
     yield "quantkit.verify/1", quantkit("verify", convert["artifacts"][0]["files"][0]["path"], "--json").json
     yield "quantkit.inspect/1", quantkit("inspect", TINY, "--json").json

@@ -28,18 +28,29 @@ EXPERT = re.compile(r"\.experts\.\d+\.")
 @dataclass(frozen=True)
 class Coverage:
     """What the data reached. `experts` maps the experts of a block ("model.layers.0.mlp.experts") to the tokens that
-    each saw; `shortest` is the smallest ratio of tokens to columns over all sites that saw any."""
+    each saw; `shortest` is the smallest ratio of tokens to columns over all sites that saw any. `rare` names the
+    experts that saw less than RARE_SHARE of an even share, those without any token among them."""
 
     samples: int
     tokens: int
     repeated: int
     experts: Mapping[str, tuple[int, ...]]
+    rare: tuple[str, ...]
     shortest: float
     warnings: tuple[tuple[str, str], ...]
 
+    @property
+    def expert_percent(self) -> float:
+        """The percentage of experts that are not rare; 100 for a model without experts."""
+        total = sum(map(len, self.experts.values()))
+        return 100 * (1 - len(self.rare) / total) if total else 100.0
 
-def check_coverage(statistics: Statistics, *, context: int = 0) -> Coverage:
-    """Look at statistics and their data. `context` is the longest sequence the model takes, 0 where unknown."""
+
+def check_coverage(statistics: Statistics, *, context: int = 0, hessian: bool | None = None) -> Coverage:
+    """Look at statistics and their data. `context` is the longest sequence the model takes, 0 where unknown.
+
+    `hessian` says that there are products of columns, None that `statistics` has them if there are.
+    """
     sums = {name: statistics.moments(name) for name in statistics.sites}
     experts = _experts(statistics, sums)
     records = tuple(statistics.data.values())
@@ -49,11 +60,14 @@ def check_coverage(statistics: Statistics, *, context: int = 0) -> Coverage:
         tokens=sum(record.tokens for record in records),
         repeated=sum(record.repeated for record in records),
         experts=experts,
+        rare=tuple(f"{module}.{n}" for module, tokens in experts.items() for n in _rare(tokens)),
         shortest=min((one.tokens / one.cols for one in seen.values()), default=0.0),
         warnings=(
             *(warning for record in records for warning in data_warnings(record, context=context)),
             *_expert_warnings(experts),
-            *_rank_warnings({name: one for name, one in seen.items() if statistics.has_gram(name)}),
+            *_rank_warnings(
+                {n: one for n, one in seen.items() if (statistics.has_gram(n) if hessian is None else hessian)}
+            ),
             *_dead_warnings(seen),
         ),
     )
@@ -72,13 +86,18 @@ def _experts(statistics: Statistics, sums: Mapping[str, Sums]) -> dict[str, tupl
 def _expert_warnings(experts: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
     unseen, rare = [], []
     for module, tokens in experts.items():
-        even = sum(tokens) / len(tokens)
         unseen += [f"{module}.{n}" for n, count in enumerate(tokens) if count == 0]
-        rare += [f"{module}.{n}" for n, count in enumerate(tokens) if 0 < count < RARE_SHARE * even]
+        rare += [f"{module}.{n}" for n in _rare(tokens) if tokens[n]]
     if unseen:
         yield UNSEEN_EXPERTS, f"{len(unseen)} experts saw no token: {listed(unseen, 3)}"
     if rare:
         yield RARE_EXPERTS, f"{len(rare)} experts saw less than {RARE_SHARE:.0%} of an even share: {listed(rare, 3)}"
+
+
+def _rare(tokens: tuple[int, ...]) -> list[int]:
+    """The numbers of the experts that saw less than RARE_SHARE of an even share."""
+    even = sum(tokens) / len(tokens)
+    return [number for number, count in enumerate(tokens) if count < RARE_SHARE * even or not count]
 
 
 def _rank_warnings(sums: Mapping[str, Sums]) -> Iterator[tuple[str, str]]:

@@ -9,8 +9,9 @@ __metadata__      format = "quantkit-statistics 1", statistics = JSON: model, da
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,15 +21,14 @@ import torch
 from torch import Tensor
 
 from quantkit.calibration.samples import DataRecord
-from quantkit.calibration.statistics import BAND, Gram, Linear, Part, Site, Statistics, Sums
+from quantkit.calibration.statistics import BAND, Gram, Linear, Part, Site, Statistics, Sums, merge
 from quantkit.errors import InputError
 from quantkit.families.model import Rows
-from quantkit.formats.safetensors import SafetensorsFile, parse_safetensors
+from quantkit.formats.safetensors import SafetensorsEntry, SafetensorsFile, parse_safetensors
 from quantkit.untrusted import InputFile, open_input, parse_json_object, shown
 
 FORMAT = "quantkit-statistics 1"
 MAX_VALUES = 1 << 24  # JSON values of the metadata: window numbers, sites, linears
-DTYPES = {torch.float64: "F64", torch.float32: "F32"}
 NUMPY: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4")}
 
 
@@ -40,46 +40,97 @@ class Encoded:
     pieces: Iterator[bytes]
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor of the file to be written; `read` gives its bytes when their turn comes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], bytes]
+
+
 def encode_statistics(statistics: Statistics) -> Encoded:
     """Statistics as the bytes of a file. Equal statistics give equal bytes; nothing is held twice."""
-    tensors = dict(sorted(_tensors(statistics), key=lambda item: item[1].dtype is not torch.float64))  # keeps alignment
-    entries: dict[str, Any] = {"__metadata__": {"format": FORMAT, "statistics": _facts(statistics)}}
+    grams = {site: tuple(part.sums.gram is not None for part in parts) for site, parts in statistics.parts.items()}
+    return _encoded(_facts(statistics, grams), dict(_tensors(statistics)))
+
+
+def encode_files(files: Sequence[StatisticsFile]) -> Encoded:
+    """Statistics of different sites, each in a file, as one: the bytes that `encode_statistics` gives of all at once.
+
+    Sums are copied from file to file and never held together. Raises InputError when they are of different models.
+    """
+    owners = {site: file for file in files for site in file.facts.sites}
+    assert len(owners) == sum(len(file.facts.sites) for file in files), "a site is in two files"
+    facts = merge([file.facts for file in files])
+    grams = {site: owners[site].grams[site] for site in facts.sites}
+    stored = {}
+    for site in sorted(facts.sites):
+        file, cols = owners[site], facts.sites[site].cols
+        for number, gram in enumerate(grams[site]):
+            for name, (dtype, shape) in _layout(f"{site}/{number}/", cols, gram=gram).items():
+                entry = file.entry(name, shape, dtype)
+                stored[name] = _Stored(dtype, shape, partial(_copied, file.source, entry))
+    return _encoded(_facts(facts, grams), stored)
+
+
+def _copied(source: InputFile, entry: SafetensorsEntry) -> bytes:
+    return source.read(entry.start, entry.stop).tobytes()
+
+
+def _encoded(facts: str, stored: Mapping[str, _Stored]) -> Encoded:
+    tensors = dict(sorted(stored.items(), key=lambda item: item[1].dtype != "F64"))  # keeps alignment
+    entries: dict[str, Any] = {"__metadata__": {"format": FORMAT, "statistics": facts}}
     offset = 0
     for name, tensor in tensors.items():
-        stop = offset + tensor.numel() * tensor.element_size()
-        entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, stop]}
+        stop = offset + prod(tensor.shape) * NUMPY[tensor.dtype].itemsize
+        entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [offset, stop]}
         offset = stop
     header = json.dumps(entries, separators=(",", ":")).encode()
     header = header.ljust(-(-len(header) // 8) * 8)
     return Encoded(8 + len(header) + offset, _pieces(header, tensors.values()))
 
 
-def _pieces(header: bytes, tensors: Iterable[Tensor]) -> Iterator[bytes]:
+def _pieces(header: bytes, tensors: Iterable[_Stored]) -> Iterator[bytes]:
     yield len(header).to_bytes(8, "little") + header
     for tensor in tensors:
-        values = tensor.cpu().contiguous().numpy()
-        yield values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+        yield tensor.read()
 
 
-def _tensors(statistics: Statistics) -> Iterator[tuple[str, Tensor]]:
+def _layout(prefix: str, cols: int, *, gram: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of every tensor of a part, in the order of the file."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {
+        f"{prefix}squares": ("F64", (cols,)),
+        f"{prefix}magnitudes": ("F64", (cols,)),
+        f"{prefix}peaks": ("F32", (cols,)),
+    }
+    for start in range(0, cols, BAND) if gram else ():
+        found[f"{prefix}gram/{start}"] = ("F32", (min(BAND, cols - start), cols - start))
+    return found
+
+
+def _tensors(statistics: Statistics) -> Iterator[tuple[str, _Stored]]:
     for site in sorted(statistics.sites):
         for number, part in enumerate(statistics.parts[site]):
-            prefix = f"{site}/{number}/"
-            yield f"{prefix}squares", part.sums.squares
-            yield f"{prefix}magnitudes", part.sums.magnitudes
-            yield f"{prefix}peaks", part.sums.peaks
-            for band, rows in enumerate(part.sums.gram.bands if part.sums.gram else ()):
-                yield f"{prefix}gram/{band * BAND}", rows
+            sums = part.sums
+            values = (sums.squares, sums.magnitudes, sums.peaks, *(sums.gram.bands if sums.gram else ()))
+            layout = _layout(f"{site}/{number}/", statistics.sites[site].cols, gram=sums.gram is not None)
+            for (name, (dtype, shape)), tensor in zip(layout.items(), values, strict=True):
+                yield name, _Stored(dtype, shape, partial(_bytes, tensor, NUMPY[dtype]))
 
 
-def _facts(statistics: Statistics) -> str:
+def _bytes(tensor: Tensor, dtype: np.dtype[Any]) -> bytes:
+    return tensor.cpu().contiguous().numpy().astype(dtype, copy=False).tobytes()
+
+
+def _facts(statistics: Statistics, grams: Mapping[str, tuple[bool, ...]]) -> str:
     facts = {
         "model": statistics.model,
         "data": {plan: asdict(record) for plan, record in sorted(statistics.data.items())},
         "sites": [
             {
                 **asdict(statistics.sites[name]),
-                "parts": [_part_facts(part) for part in statistics.parts[name]],
+                "parts": [_part_facts(*pair) for pair in zip(statistics.parts[name], grams[name], strict=True)],
             }
             for name in sorted(statistics.sites)
         ],
@@ -88,8 +139,7 @@ def _facts(statistics: Statistics) -> str:
     return json.dumps(facts, sort_keys=True)
 
 
-def _part_facts(part: Part) -> dict[str, Any]:
-    gram = part.sums.gram is not None
+def _part_facts(part: Part, gram: bool) -> dict[str, Any]:
     return {"plan": part.plan, "start": part.start, "stop": part.stop, "tokens": part.sums.tokens, "gram": gram}
 
 
@@ -102,41 +152,44 @@ class StatisticsFile:
     facts: Statistics
     grams: Mapping[str, tuple[bool, ...]]
 
-    def read(self, sites: Sequence[str] | None = None) -> Statistics:
-        """The statistics of the given sites, None for all. Raises InputError for sums that cannot be sums."""
+    def read(self, sites: Sequence[str] | None = None, *, gram: bool = True) -> Statistics:
+        """The statistics of the given sites, None for all; without `gram` no Gram matrices, which are most of a file.
+
+        Raises InputError for sums that cannot be sums.
+        """
         chosen = sorted(self.facts.sites) if sites is None else sorted(sites)
-        parts = {name: tuple(self._part(name, n) for n in range(len(self.facts.parts[name]))) for name in chosen}
+        parts = {
+            name: tuple(self._part(name, n, has and gram) for n, has in enumerate(self.grams[name])) for name in chosen
+        }
         found = {name: self.facts.sites[name] for name in chosen}
         linears = {linear: self.facts.linears[linear] for site in found.values() for linear in site.linears}
         return Statistics(self.facts.model, found, linears, parts, self.facts.data)
 
-    def close(self) -> None:
-        self.source.close()
-
-    def _part(self, site: str, number: int) -> Part:
-        part, cols, prefix = self.facts.parts[site][number], self.facts.sites[site].cols, f"{site}/{number}/"
-        gram = None
-        if self.grams[site][number]:
-            starts = range(0, cols, BAND)
-            shapes = [(min(BAND, cols - start), cols - start) for start in starts]
-            gram = Gram(tuple(self._tensor(f"{prefix}gram/{r}", s) for r, s in zip(starts, shapes, strict=True)))
-        sums = Sums(
-            part.sums.tokens,
-            self._tensor(f"{prefix}squares", (cols,), "F64"),
-            self._tensor(f"{prefix}magnitudes", (cols,), "F64"),
-            self._tensor(f"{prefix}peaks", (cols,)),
-            gram,
-        )
-        for name, values in (("squares", sums.squares), ("magnitudes", sums.magnitudes), ("peaks", sums.peaks)):
-            if not bool((values.isfinite() & (values >= 0)).all()):
-                _fail(self.source, f"{prefix}{name} has values that are not finite or negative", site)
-        return Part(part.plan, part.start, part.stop, sums)
-
-    def _tensor(self, name: str, shape: tuple[int, ...], dtype: str = "F32") -> Tensor:
+    def entry(self, name: str, shape: tuple[int, ...], dtype: str) -> SafetensorsEntry:
+        """Where a tensor lies. Raises InputError where it is missing or of another type or shape."""
         entry = self.header.tensors.get(name)
         if entry is None or entry.dtype != dtype or entry.shape != shape:
             found = "nothing" if entry is None else f"{entry.dtype} {list(entry.shape)}"
             _fail(self.source, f"{shown(name)} is {found}, expected {dtype} {list(shape)}", name)
+        return entry
+
+    def close(self) -> None:
+        self.source.close()
+
+    def _part(self, site: str, number: int, gram: bool) -> Part:
+        part, prefix = self.facts.parts[site][number], f"{site}/{number}/"
+        layout = _layout(prefix, self.facts.sites[site].cols, gram=gram)
+        squares, magnitudes, peaks, *bands = (
+            self._tensor(name, shape, dtype) for name, (dtype, shape) in layout.items()
+        )
+        sums = Sums(part.sums.tokens, squares, magnitudes, peaks, Gram(tuple(bands)) if gram else None)
+        for name, values in (("squares", squares), ("magnitudes", magnitudes), ("peaks", peaks)):
+            if not bool((values.isfinite() & (values >= 0)).all()):
+                _fail(self.source, f"{prefix}{name} has values that are not finite or negative", site)
+        return Part(part.plan, part.start, part.stop, sums)
+
+    def _tensor(self, name: str, shape: tuple[int, ...], dtype: str) -> Tensor:
+        entry = self.entry(name, shape, dtype)
         raw = self.source.read(entry.start, entry.stop).view(NUMPY[dtype])
         assert raw.size == prod(shape)
         return torch.from_numpy(raw.astype(raw.dtype.newbyteorder("="), copy=False).reshape(shape))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from quantkit import __version__
-from quantkit.cli.commands import convert, doctor, inspect, lists, pack, plan, quantize, verify
+from quantkit.cli.commands import calibrate, convert, doctor, inspect, lists, pack, plan, quantize, verify
 from quantkit.cli.session import with_session
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 for command in (
     convert.convert,
     plan.plan,
+    calibrate.calibrate,
     quantize.quantize,
     pack.pack,
     verify.verify,

@@ -61,9 +61,7 @@ def read_record(path: Path) -> CalibrationRecord:
     try:
         known = {"schema", "identity", "plan_digest", "file", "source"}
         facts = {key: value for key, value in body.items() if key not in known}
-        percent, rare = facts["coverage"]["expert_percent"], facts["coverage"]["rare"]
-        if not isinstance(percent, int | float) or not all(isinstance(name, str) for name in rare):
-            raise TypeError("coverage")
+        _require_facts(facts)
         return CalibrationRecord(
             plan_digest=str(body["plan_digest"]),
             file=_file(body["file"]),
@@ -74,6 +72,16 @@ def read_record(path: Path) -> CalibrationRecord:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{shown(path.name)}: missing or malformed field {shown(str(error))}"
         raise InputError(what, path=str(path), hint=HINT) from error
+
+
+def _require_facts(facts: Mapping[str, Any]) -> None:
+    """Raise ValueError or KeyError unless the facts are what summaries show."""
+    coverage = facts["coverage"]
+    numbers = [coverage[key] for key in ("samples", "tokens", "unique_percent", "experts", "expert_percent")]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("coverage")
+    if not all(isinstance(name, str) for name in coverage["rare"]) or not {"kind", "data", "warnings"} <= set(facts):
+        raise ValueError("rare, kind, data or warnings")
 
 
 def _file(found: Mapping[str, Any]) -> FileRecord:

@@ -1,0 +1,267 @@
+"""The calibrate stage: text through the model once, what its linears saw into a file that every method can use."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantkit import __version__
+from quantkit.calibration.prepare import longest_context, open_calibration_model
+from quantkit.errors import ExistsError, GateError, InputError
+from quantkit.events import Event, Published, Resumed, Sink, StageFinished, StageStarted, TensorProgress, Warned, ignore
+from quantkit.formats.imatrix import encode_imatrix_gguf, read_imatrix
+from quantkit.formats.imatrix_legacy import encode_imatrix_legacy
+from quantkit.pipeline.calibrate_plan import CalibratePlan, CalibrateRequest, Kind, plan_calibration, scratch_for
+from quantkit.pipeline.hashing import SourceHasher, require_published
+from quantkit.pipeline.quantize import never
+from quantkit.report.calibration import CalibrationRecord, read_record, record_path
+from quantkit.report.manifest import FileRecord, identity
+from quantkit.storage import (
+    Job,
+    PublishedFile,
+    hash_file,
+    open_job,
+    remove_file,
+    remove_job,
+    update_sums,
+    write_small,
+)
+from quantkit.untrusted import listed, shown
+
+if TYPE_CHECKING:
+    from quantkit.calibration.coverage import Coverage
+    from quantkit.calibration.saved import BlockFiles
+    from quantkit.calibration.statistics import Statistics
+    from quantkit.calibration.statistics_file import StatisticsFile
+
+SHOWN_EXPERTS = 20
+NAMED_VERSIONS = ("numpy", "torch", "transformers", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A file of calibration and its record. `built` is False where it was there already."""
+
+    path: Path
+    record: CalibrationRecord
+    built: bool
+
+    def summary(self) -> str:
+        """What a person wants to know: how much text, and what it reached."""
+        coverage = self.record.facts["coverage"]
+        state = "" if self.built else f" {self.path.name} already built (sha256 {self.record.file.sha256})\n"
+        line = (
+            f"{state} {coverage['samples']:,} samples · {coverage['tokens']:,} tokens"
+            f" · {coverage['unique_percent']:.0f} % of the samples unique"
+        )
+        if coverage["experts"]:
+            line += f" · {coverage['expert_percent']:.1f} % of {coverage['experts']:,} experts reached"
+        return line
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        return {
+            "file": {**self.record.file.as_json(), "path": str(self.path)},
+            "manifest": str(record_path(self.path)),
+            "identity": self.record.identity,
+            "built": self.built,
+            "kind": self.record.facts["kind"],
+            "data": self.record.facts["data"],
+            "coverage": self.record.facts["coverage"],
+            "warnings": self.record.facts["warnings"],
+        }
+
+
+def calibrate(request: CalibrateRequest, *, emit: Sink = ignore, stop: Callable[[], bool] = never) -> Calibrated:
+    """Run the data of a request through its model and write what the linears saw.
+
+    A file that is there already and is what would be written is left alone; one that differs raises ExistsError
+    unless `request.force`. A run that ends early leaves a job folder beside the target with the blocks it finished;
+    the same request resumes from there, to the same bytes. Raises GateError, before the file gets its name, when
+    fewer experts were reached than `request.require_coverage` percent.
+    """
+    start = time.monotonic()
+    warned: list[Warned] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Warned):
+            warned.append(event)
+        emit(event)
+
+    emit(StageStarted("plan"))
+    plan = plan_calibration(request, hear)
+    try:
+        emit(StageFinished("plan", time.monotonic() - start, plan.line()))
+        existing = _existing(plan)
+        if existing is not None:
+            _require_coverage(existing.record.facts["coverage"], request.require_coverage)
+            return existing
+        if not plan.folder.exists():  # else an earlier run may have published: its journal knows
+            _refuse_existing(request)
+        with open_job(plan.folder, digest=plan.job_digest, files=[]) as job:
+            return _run(plan, job, hear, warned, stop)
+    finally:
+        plan.checkpoint.close()
+
+
+def _run(plan: CalibratePlan, job: Job, emit: Sink, warned: list[Warned], stop: Callable[[], bool]) -> Calibrated:
+    from quantkit.calibration.coverage import check_coverage
+    from quantkit.calibration.saved import moments_of, opened
+
+    start = time.monotonic()
+    files, source_files = _save_blocks(plan, job, emit, stop)
+    with opened(files) as found:
+        moments = moments_of(found)
+        coverage = check_coverage(moments, context=longest_context(plan.checkpoint), hessian=plan.hessian)
+        for code, message in coverage.warnings:
+            if code not in {event.code for event in warned}:
+                emit(Warned(code, message))
+        seconds = time.monotonic() - start
+        emit(StageFinished("calibrate", seconds, f"{files.count} blocks"))
+        _require_coverage(coverage_facts(coverage), plan.request.require_coverage)
+        published = _write(plan, found, moments)
+    record = CalibrationRecord(
+        plan_digest=plan.digest,
+        file=FileRecord(published.path.name, published.nbytes, published.sha256),
+        source=plan.source_facts(),
+        source_files=source_files,
+        facts=_facts(plan, coverage, seconds),
+    )
+    encoded, path = record.encode(), record_path(published.path)
+    sums = {published.path.name: published.sha256, path.name: hashlib.sha256(encoded).hexdigest()}
+    update_sums(path.parent, sums)
+    write_small(path, encoded, overwrite=True)
+    job.discard()
+    emit(Published(str(published.path), published.nbytes, published.sha256))
+    return Calibrated(published.path, record, built=True)
+
+
+def _save_blocks(
+    plan: CalibratePlan, job: Job, emit: Sink, stop: Callable[[], bool]
+) -> tuple[BlockFiles, tuple[FileRecord, ...]]:
+    """Make sure that every block has its file; the hashes of the source, which is read meanwhile."""
+    from quantkit.calibration.saved import block_files, save_statistics
+
+    checkpoint, spec = plan.checkpoint, plan.request.spec
+    model = open_calibration_model(checkpoint, spec, scratch_for(spec, plan.folder))
+    files = block_files(model, plan.samples, plan.folder / f"blocks-{plan.job_digest}")
+    tensors = checkpoint.tensors()
+    emit(StageStarted("calibrate", sum(info.nbytes for info in tensors.values())))
+    kept = {name for names in files.finished().values() for name in names}
+    if kept:
+        emit(Resumed(len(kept), sum(tensors[name].nbytes for name in kept)))
+    with SourceHasher(checkpoint.files()) as hasher:
+
+        def progress(event: Event) -> None:
+            if isinstance(event, TensorProgress):
+                hasher.advance(event.done_bytes)
+                event = replace(event, stage="calibrate", index=event.index + 1)
+            emit(event)
+
+        try:
+            save_statistics(model, plan.samples, files, progress, hessian=plan.hessian, stop=stop)
+        except InputError:
+            if not files.finished():
+                job.discard()  # nothing worth resuming
+            raise
+        hashes = hasher.result()
+        require_published(checkpoint.files(), hashes)
+    checkpoint.unchanged()
+    return files, plan.records(hashes)
+
+
+def _write(plan: CalibratePlan, files: Sequence[StatisticsFile], moments: Statistics) -> PublishedFile:
+    """The file itself, checked by its own reader before it gets its name."""
+    from quantkit.calibration.imatrix import to_imatrix
+    from quantkit.calibration.saved import Work, check_statistics, write_encoded
+    from quantkit.calibration.statistics_file import Encoded, encode_files
+
+    out, check = plan.request.out, check_statistics
+    if plan.model is None:
+        encoded = encode_files(files)
+    else:
+        imatrix = to_imatrix(moments, plan.model, out.name)
+        encode = encode_imatrix_gguf if plan.kind is Kind.IMATRIX else encode_imatrix_legacy
+        data = encode(imatrix)
+        encoded, check = Encoded(len(data), iter([data])), _check_imatrix
+
+    def settle(part: Path) -> None:
+        check(part)
+        if plan.request.force:
+            remove_file(record_path(out))  # no record ever describes other bytes
+
+    work = Work(out, plan.folder / "output", plan.job_digest)
+    return write_encoded(encoded, work, settle, overwrite=plan.request.force)
+
+
+def _check_imatrix(path: Path) -> None:
+    read_imatrix(path)
+
+
+def _existing(plan: CalibratePlan) -> Calibrated | None:
+    """The file that is already there, if it is exactly what this plan would write from the present source."""
+    out = plan.request.out
+    try:
+        record = read_record(record_path(out))
+    except InputError:
+        return None
+    if record.plan_digest != plan.digest or not out.is_file() or out.stat().st_size != record.file.nbytes:
+        return None
+    if record.identity != identity(plan.digest, plan.source_files) or hash_file(out) != record.file.sha256:
+        return None
+    remove_job(plan.folder)  # killed after its last step, before tidying
+    return Calibrated(out, record, built=False)
+
+
+def _refuse_existing(request: CalibrateRequest) -> None:
+    if request.out.exists() and not request.force:
+        message = f"{shown(request.out)} exists and is not what this command would write"
+        hint = "choose another -o, or replace it with --force"
+        raise ExistsError(message, path=str(request.out), hint=hint)
+
+
+def _require_coverage(coverage: Mapping[str, Any], percent: float | None) -> None:
+    """Raise GateError, naming experts, when fewer were reached than asked for."""
+    if percent is None or coverage["expert_percent"] >= percent:
+        return
+    raise GateError(
+        f"{coverage['expert_percent']:.1f} % of {coverage['experts']:,} experts saw enough tokens, {percent:g} % were"
+        f" asked for; too few: {listed(coverage['rare'], SHOWN_EXPERTS)}",
+        key="require_coverage",
+        hint="give more or more varied --data or --samples, or a lower --require-coverage",
+    )
+
+
+def coverage_facts(coverage: Coverage) -> dict[str, Any]:
+    """What the data reached, for records and for `--json`."""
+    return {
+        "samples": coverage.samples,
+        "tokens": coverage.tokens,
+        "repeated": coverage.repeated,
+        "unique_percent": round(100 * (1 - coverage.repeated / coverage.samples), 2),
+        "tokens_per_column": round(coverage.shortest, 3),
+        "experts": sum(map(len, coverage.experts.values())),
+        "expert_percent": round(coverage.expert_percent, 2),
+        "rare": list(coverage.rare),
+        "expert_tokens": {module: list(tokens) for module, tokens in coverage.experts.items()},
+    }
+
+
+def _facts(plan: CalibratePlan, coverage: Coverage, seconds: float) -> dict[str, Any]:
+    return {
+        "kind": plan.kind.name.lower(),
+        "hessian": plan.hessian,
+        "data": asdict(plan.samples.record),
+        "coverage": coverage_facts(coverage),
+        "warnings": [{"code": code, "message": message} for code, message in coverage.warnings],
+        "tool": {"name": "quantkit", "version": __version__},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in NAMED_VERSIONS}},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "timings": {"calibrate_seconds": round(seconds, 3)},
+    }

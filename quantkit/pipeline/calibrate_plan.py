@@ -1,0 +1,233 @@
+"""What a calibration will run, write and need: known before a weight is read or torch imported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from quantkit import __version__
+from quantkit.calibration.prepare import CalibrationSpec, prepare_samples, text_setting
+from quantkit.calibration.samples import Samples
+from quantkit.errors import QuantkitError, UsageError
+from quantkit.events import Sink, ignore
+from quantkit.families.model import Model
+from quantkit.pipeline.doctor import memory_limit_bytes
+from quantkit.pipeline.prepare import describe_source, require_writable_names
+from quantkit.report.manifest import FileRecord
+from quantkit.report.text import size
+from quantkit.source import Checkpoint, open_source
+from quantkit.storage import Scratch, hash_file
+from quantkit.tensors import TensorInfo
+
+ACTIVATIONS_SHARE = 0.25  # of the memory this process may use; beyond it `auto` puts them on the disk
+BASE_BYTES = 1 << 30  # torch and transformers, 0.5 GB, and the inner activations of the chunks in flight, 0.5 GB
+SUMS_AT_ONCE = 2.5  # a block's sums, those of the span at hand, and those of one site being added
+BAND_ROWS = 256  # of the stored triangle, see calibration.statistics.Gram
+
+LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,5})\.(.*)")
+SAME_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj", "w3": "w1"}
+
+
+class Kind(Enum):
+    """What is written, by the suffix of its name."""
+
+    STATISTICS = ".safetensors"
+    IMATRIX = ".gguf"
+    LEGACY_IMATRIX = ".dat"
+
+
+@dataclass(frozen=True)
+class CalibrateRequest:
+    """The options of `quantkit calibrate`. `hessian` None means: where the file can hold it."""
+
+    source: str
+    spec: CalibrationSpec
+    out: Path
+    hessian: bool | None = None
+    require_coverage: float | None = None
+    force: bool = False
+    pre: str | None = None
+
+
+@dataclass(frozen=True)
+class CalibratePlan:
+    """An open source, the samples to run, and what follows from both."""
+
+    request: CalibrateRequest
+    kind: Kind
+    checkpoint: Checkpoint
+    samples: Samples
+    model: Model | None
+
+    @property
+    def hessian(self) -> bool:
+        wanted = self.request.hessian
+        return self.kind is Kind.STATISTICS if wanted is None else wanted
+
+    @cached_property
+    def digest(self) -> str:
+        """Stands for everything but the source that decides the bytes."""
+        facts = {
+            "record": asdict(self.samples.record),
+            "kind": self.kind.value,
+            "hessian": self.hessian,
+            "device": self.request.spec.device.partition(":")[0],
+            "versions": {"quantkit": __version__, **{name: version(name) for name in ("torch", "transformers")}},
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def job_digest(self) -> str:
+        """Identity of the work at hand: the plan, the name of the output, and the source as it looks now."""
+        stats = [(f.name, Path(f.path).stat()) for f in self.checkpoint.files()]
+        lines = [self.digest, self.request.out.name, *(f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in stats)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        """Where the work is kept until it is finished."""
+        return self.request.out.parent / f".quantkit-{self.job_digest[:12]}"
+
+    @cached_property
+    def source_files(self) -> tuple[FileRecord, ...]:
+        """All source files with hashes. Reads every byte of them."""
+        return self.records({f.name: hash_file(Path(f.path)) for f in self.checkpoint.files()})
+
+    def records(self, hashes: Mapping[str, str]) -> tuple[FileRecord, ...]:
+        """Known hashes of the source files as records, by name."""
+        files = sorted(self.checkpoint.files(), key=lambda file: file.name)
+        return tuple(FileRecord(f.name, f.nbytes, hashes[f.name]) for f in files)
+
+    def source_facts(self) -> dict[str, Any]:
+        """The record's word on the source."""
+        found = self.checkpoint
+        return {"kind": found.kind, "name": found.name, "repo": found.repo, "commit": found.commit}
+
+    @property
+    def activation_bytes(self) -> int:
+        return 4 * self.samples.tokens.size * text_setting(self.checkpoint, "hidden_size")
+
+    @property
+    def activations_on_disk(self) -> bool:
+        return self.activation_bytes > scratch_for(self.request.spec, self.folder).memory_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """About the most memory that the run will take on a CPU."""
+        tensors = self.checkpoint.tensors()
+        weights = largest_block_weights(tensors)
+        sums = max(statistics_bytes(tensors, hessian=self.hessian).values(), default=0)
+        held = 0 if self.activations_on_disk else self.activation_bytes
+        return BASE_BYTES + 4 * weights + round(SUMS_AT_ONCE * sums) + held
+
+    @property
+    def disk_bytes(self) -> int:
+        """About the most disk space that the run will take: the sums of every block, and the file made of them."""
+        sums = sum(statistics_bytes(self.checkpoint.tensors(), hessian=self.hessian).values())
+        return sums * (2 if self.kind is Kind.STATISTICS else 1) + self.activation_bytes * self.activations_on_disk
+
+    def line(self) -> str:
+        """What a person wants to know before it runs."""
+        record = self.samples.record
+        count, seqlen = self.samples.tokens.shape
+        place = "on the disk" if self.activations_on_disk else "in memory"
+        return (
+            f"{self.checkpoint.name} · {count:,} x {seqlen:,} = {record.tokens:,} tokens of {record.name}"
+            f" · {'with' if self.hessian else 'without'} Hessians\n           peak memory about"
+            f" {size(self.memory_bytes)} · disk about {size(self.disk_bytes)}"
+            f" · activations {size(self.activation_bytes)} {place}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--dry-run --json` prints."""
+        count, seqlen = self.samples.tokens.shape
+        return {
+            "would_write": str(self.request.out),
+            "kind": self.kind.name.lower(),
+            "samples": count,
+            "seqlen": seqlen,
+            "tokens": self.samples.record.tokens,
+            "hessian": self.hessian,
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
+            "activations": {"bytes": self.activation_bytes, "place": "disk" if self.activations_on_disk else "memory"},
+        }
+
+
+def plan_calibration(request: CalibrateRequest, emit: Sink = ignore) -> CalibratePlan:
+    """Plan a calibration: open the source, read the data and turn it into samples. The caller closes the checkpoint.
+
+    Raises what is wrong with the options first, then with the source, then with the data.
+    """
+    kind = kind_of(request)
+    request.spec.check()
+    require_writable_names([request.out])
+    checkpoint = open_source(request.source, offline=request.spec.offline, emit=emit)
+    try:
+        samples = prepare_samples(checkpoint, request.spec, emit)
+        model = None if kind is Kind.STATISTICS else describe_source(checkpoint, request.pre)
+    except QuantkitError:
+        checkpoint.close()
+        raise
+    return CalibratePlan(request, kind, checkpoint, samples, model)
+
+
+def kind_of(request: CalibrateRequest) -> Kind:
+    """What the name of the output asks for. Raises UsageError for another suffix, and for options against it."""
+    suffix = request.out.suffix
+    if suffix not in {kind.value for kind in Kind}:
+        hint = "x.safetensors for statistics, x.gguf for an imatrix, x.dat for a legacy imatrix"
+        raise UsageError(f'-o {request.out.name}: the suffix "{suffix}" says nothing', key="out", hint=hint)
+    kind = Kind(suffix)
+    if request.hessian and kind is not Kind.STATISTICS:
+        raise UsageError(f"an imatrix ({suffix}) holds no Hessians", key="hessian", hint="write x.safetensors")
+    percent = request.require_coverage
+    if percent is not None and not 0 <= percent <= 100:
+        raise UsageError(f"--require-coverage {percent:g}", key="require_coverage", hint="a percentage, 0 to 100")
+    return kind
+
+
+def scratch_for(spec: CalibrationSpec, folder: Path) -> Scratch:
+    """The place of activations: memory, or nameless files in `folder`, as `spec.activations` says."""
+    limit = memory_limit_bytes()
+    if spec.activations == "memory":
+        return Scratch(limit)
+    return Scratch(0 if spec.activations == "disk" else round(ACTIVATIONS_SHARE * limit), folder)
+
+
+def largest_block_weights(tensors: Mapping[str, TensorInfo]) -> int:
+    """Weights of the block that has the most."""
+    found: dict[int, int] = defaultdict(int)
+    for name, info in tensors.items():
+        if match := LAYER.search(name):
+            found[int(match[1])] += info.elements
+    return max(found.values(), default=0)
+
+
+def statistics_bytes(tensors: Mapping[str, TensorInfo], *, hessian: bool) -> dict[int, int]:
+    """About how many bytes the sums of each block take: one site for each input that matrices share."""
+    sites: dict[int, dict[str, tuple[int, int]]] = defaultdict(dict)
+    for name, info in tensors.items():
+        match = LAYER.search(name)
+        if match is None or len(info.shape) < 2:
+            continue
+        module, _, last = match[2].removesuffix(".weight").rpartition(".")
+        matrices = info.shape[0] if len(info.shape) == 3 else 1
+        sites[int(match[1])][f"{module}.{SAME_INPUT.get(last, last)}"] = matrices, info.cols
+    return {
+        layer: sum(matrices * _site_bytes(cols, hessian) for matrices, cols in found.values())
+        for layer, found in sites.items()
+    }
+
+
+def _site_bytes(cols: int, hessian: bool) -> int:
+    return 20 * cols + (2 * cols * (cols + BAND_ROWS) if hessian else 0)
