@@ -146,7 +146,7 @@ def unpack(layout: BitsandbytesLayout, module: str, tensors: Tensors) -> Quantiz
         absmax = scales_of(take(tensors, f"{module}.SCB", ("F32",), (rows,)))
         return Quantized(values_of(weight).astype(np.int16), layout.scheme.grid(absmax[:, None]))
     weight_name = f"{module}.weight"
-    scheme, (rows, cols), offset = _read_state(weight_name, tensors)
+    scheme, (rows, cols), offset = read_state(weight_name, tensors)
     raw = values_of(take(tensors, weight_name, ("U8",), (-(-rows * cols // 2), 1))).reshape(-1)
     codes = np.stack([raw >> 4, raw & 15], axis=1).reshape(-1)[: rows * cols].reshape(rows, cols)
     _require_map(tensors, f"{weight_name}.quant_map", scheme.levels)
@@ -168,7 +168,7 @@ def _require_map(tensors: Tensors, name: str, expected: F32) -> None:
         raise InputError(f'"{shown(name)}" is not the map that its type has', tensor=name, hint=hint)
 
 
-def _read_state(weight: str, tensors: Tensors) -> tuple[Codebook, tuple[int, int], np.float32]:
+def read_state(weight: str, tensors: Tensors) -> tuple[Codebook, tuple[int, int], np.float32]:
     """Scheme, shape and offset from the stored JSON, every field checked."""
     tables: tuple[Literal["nf4", "fp4"], ...] = ("nf4", "fp4")
     names = [(table, f"{weight}.{STATE}{table}") for table in tables]
