@@ -396,7 +396,7 @@ def test_bad_weights(raw: bytes, message: str, tmp_path: Path) -> None:
         (torch.zeros(2, 2).to(torch.float8_e4m3fn), {}, "BF16, F16 or F32"),
         (
             torch.zeros(2, 2, dtype=torch.uint8),
-            {"quantization_config": {"quant_method": "gptq"}},
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
             "already quantized (gptq)",
         ),
     ],

@@ -16,6 +16,7 @@ from quantkit.source.base import Checkpoint, SourceFile
 from quantkit.source.folder import open_folder
 from quantkit.source.gguf import open_gguf
 from quantkit.source.memory import MemoryCheckpoint
+from quantkit.source.quantized import dequantized
 from quantkit.source.shards import PICKLES
 from quantkit.untrusted import shown
 
@@ -32,6 +33,7 @@ HUB_SPEC = re.compile(
 def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Checkpoint:
     """Open a checkpoint: a folder, a `.gguf` file, `hf://org/name[@revision]`, or `org/name` where no such path is.
 
+    Linear layers that a checkpoint for servers stores quantized are there as the plain weights that they decode to.
     A repository of the Hub is fetched first (only what is needed); with `offline` only its cached copy is used.
     Raises InputError for a missing, damaged or hostile checkpoint, UnsupportedError for one in a layout that is not
     read, UsageError for a `spec` that is none of the above, NetworkError when the Hub fails.
@@ -39,7 +41,7 @@ def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Che
     if not spec.startswith(HUB_PREFIX):
         path = _path(spec)
         if spec and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names too long to exist
-            return open_folder(path, emit)
+            return dequantized(open_folder(path, emit))
         if spec and os.path.exists(path):  # noqa: PTH110 - likewise
             return _open_file(path)
     match = HUB_SPEC.fullmatch(spec.removeprefix(HUB_PREFIX))
@@ -47,7 +49,7 @@ def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Che
         raise _no_such(spec)
     from quantkit.source.hub import Hub, fetch  # huggingface_hub: only for repositories
 
-    return open_folder(fetch(match["repo"], match["revision"], Hub(offline=offline), emit), emit)
+    return dequantized(open_folder(fetch(match["repo"], match["revision"], Hub(offline=offline), emit), emit))
 
 
 def _path(spec: str) -> Path:

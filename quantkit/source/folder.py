@@ -12,6 +12,7 @@ from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
 from quantkit.events import Sink, Warned
+from quantkit.formats.stored import SIDE_CONFIGS
 from quantkit.metadata import KeyValue
 from quantkit.source.base import MAX_SIDE_FILE_BYTES, SourceFile, StoredTensor, require_decodable
 from quantkit.source.shards import INDEX, read_index, read_shards, weight_files
@@ -26,7 +27,7 @@ TEMPLATES = "additional_chat_templates"
 SIDE_FILES = (
     CONFIG, INDEX, "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json",
-    "chat_template.jinja", "chat_template.json", "modules.json", "README.md",
+    "chat_template.jinja", "chat_template.json", "modules.json", "README.md", *SIDE_CONFIGS,
 )  # fmt: skip
 SIDE_FOLDER_FILES = re.compile(rf"{TEMPLATES}/[A-Za-z0-9_-][A-Za-z0-9._-]{{0,99}}\.jinja|[0-9]_[A-Za-z]+/config\.json")
 

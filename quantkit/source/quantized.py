@@ -1,0 +1,188 @@
+"""A checkpoint whose linear layers are stored quantized, seen as one whose weights are plain.
+
+What its configuration and tensors say is read by quantkit.formats.stored. Here `model.layers.0.mlp.up_proj.weight`
+exists again, decoded a slab of rows at a time, and the tensors that it is made of are out of sight.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from quantkit.errors import QuantkitError
+from quantkit.formats.packed import Entry, PackedTensor, packed
+from quantkit.formats.stored import CONFIG_KEYS, SIDE_CONFIGS, StoredModule, declared, stored_modules
+from quantkit.formats.stored_parts import Part
+from quantkit.metadata import KeyValue
+from quantkit.source.base import SourceFile, StoredTensor
+from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, FolderCheckpoint
+from quantkit.tensors import F32, U8, TensorInfo, TensorRef
+from quantkit.untrusted import parse_json_object, read_all
+
+CHUNK_BYTES = 1 << 20
+LINE_BYTES = 1 << 15
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True)
+class DequantizedTensor:
+    """The weight of a module that is stored quantized. Reading is safe from several threads and keeps nothing."""
+
+    info: TensorInfo
+    module: StoredModule
+    stored: Mapping[str, StoredTensor]
+
+    def read(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32, shape (stop - start, cols): exactly the number that is stored."""
+        assert 0 <= start <= stop <= self.info.rows, (self.info.name, start, stop)
+        if start == stop:
+            return np.empty((0, self.info.cols), np.float32)
+        return self.module.decode(start, stop, self._read_part)
+
+    def read_packed(self, start: int, stop: int) -> U8:
+        """Rows [start, stop) as a checkpoint of `info.dtype` would store them, which may round them once more."""
+        values = self.read(start, stop)
+        return packed(Entry(self.info.name, self.info.dtype, values.shape), values).data.reshape(stop - start, -1)
+
+    def _read_part(self, part: Part, first: int, last: int) -> U8:
+        """The bytes of indices [first, last) of a part's axis."""
+        tensor = self.stored[part.name]
+        if part.axis is None:
+            return tensor.source.read(tensor.offset, tensor.offset + tensor.info.nbytes)
+        width = prod(part.shape[part.axis + 1 :]) * part.itemsize  # of one index
+        step = part.shape[part.axis] * width
+        lines = prod(part.shape[: part.axis])
+        if lines == 1:
+            return tensor.source.read(tensor.offset + first * width, tensor.offset + last * width)
+        out = np.empty((lines, (last - first) * width), np.uint8)
+        # Short lines are read whole, many at once: a call costs more than the bytes that are not wanted.
+        together = max(CHUNK_BYTES // step, 1) if step <= LINE_BYTES else 1
+        before, after = (0, step) if together > 1 else (first * width, last * width)
+        for line in range(0, lines, together):
+            count = min(together, lines - line)
+            begin = tensor.offset + line * step
+            raw = tensor.source.read(begin + before, begin + (count - 1) * step + after)
+            out[line : line + count] = raw.reshape(count, -1)[:, first * width - before : last * width - before]
+        return out.reshape(-1)
+
+
+@dataclass(frozen=True)
+class QuantizedCheckpoint:
+    """A checkpoint folder whose quantized modules read as plain weights. See `quantkit.source.Checkpoint`.
+
+    `config` has no `quantization_config` any more, and files that say the same are out of sight. `infos` are the
+    tensors as others see them; a weight that is stored quantized says how in `stored_as`.
+    """
+
+    folder: FolderCheckpoint
+    modules: Mapping[str, StoredModule]
+    infos: Mapping[str, TensorInfo]
+    config: Mapping[str, Any]
+    name: str
+    repo: str | None
+    commit: str | None
+    kind: str = "hf"
+    metadata: tuple[KeyValue, ...] = ()
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self.infos
+
+    def ref(self, name: str) -> TensorRef:
+        module = self.modules.get(name)
+        if module is None:
+            return self.folder.ref(name)
+        return DequantizedTensor(self.infos[name], module, self.folder.stored)
+
+    def files(self) -> tuple[SourceFile, ...]:
+        return self.folder.files()
+
+    def file_names(self) -> tuple[str, ...]:
+        return tuple(name for name in self.folder.file_names() if name not in SIDE_CONFIGS)
+
+    def read_file(self, name: str) -> bytes | None:
+        if name == CONFIG:
+            return (json.dumps(self.config, indent=2, ensure_ascii=False) + "\n").encode()
+        return None if name in SIDE_CONFIGS else self.folder.read_file(name)
+
+    def carried(self) -> tuple[str, ...]:
+        return tuple(name for name in self.folder.carried() if name not in SIDE_CONFIGS)
+
+    def unchanged(self) -> None:
+        self.folder.unchanged()
+
+    def close(self) -> None:
+        self.folder.close()
+
+
+def dequantized(folder: FolderCheckpoint) -> FolderCheckpoint | QuantizedCheckpoint:
+    """The checkpoint with plain weights: itself where nothing says that it is quantized. Reads headers only.
+
+    Closes it and raises InputError for tensors that do not fit the configuration, UnsupportedError for a method or
+    settings that are not read.
+    """
+    try:
+        sides = {name: _side(folder, name) for name in SIDE_CONFIGS if name in folder.file_names()}
+        quantization = declared(folder.config, sides)
+        return folder if quantization is None else _seen_plain(folder, quantization)
+    except QuantkitError:
+        folder.close()
+        raise
+
+
+def _side(folder: FolderCheckpoint, name: str) -> Mapping[str, Any]:
+    return parse_json_object(read_all(folder.sides[name], MAX_CONFIG_BYTES), folder.sides[name].path)
+
+
+def _seen_plain(folder: FolderCheckpoint, quantization: Mapping[str, Any]) -> QuantizedCheckpoint:
+    tensors = folder.tensors()
+
+    def read(name: str) -> PackedTensor:
+        info, stored = tensors[name], folder.stored[name]
+        return PackedTensor(
+            Entry(name, info.dtype, info.shape), stored.source.read(stored.offset, stored.offset + info.nbytes)
+        )
+
+    found = stored_modules(quantization, tensors, read)
+    modules = {f"{module.name}.weight": module for module in found.modules.values()}
+    owners = {part.name: module for module in modules.values() for part in module.outline.parts}
+    dtype = _dtype(folder.config)
+    infos: dict[str, TensorInfo] = {}
+    for name in tensors:
+        module = owners.get(name)
+        if module is not None:
+            weight = f"{module.name}.weight"
+            infos.setdefault(weight, _info(weight, dtype, module, tensors))
+        elif name not in found.hidden:
+            infos[name] = tensors[name]
+    return QuantizedCheckpoint(
+        folder, modules, infos, _plain_config(folder.config), folder.name, folder.repo, folder.commit
+    )
+
+
+def _info(weight: str, dtype: str, module: StoredModule, tensors: Mapping[str, TensorInfo]) -> TensorInfo:
+    nbytes = sum(tensors[part.name].nbytes for part in module.outline.parts)
+    return TensorInfo(weight, dtype, (module.outline.rows, module.outline.cols), nbytes, module.summary)
+
+
+def _dtype(config: Mapping[str, Any]) -> str:
+    """The type in which the model computes, as a safetensors name; BF16 where config.json does not say."""
+    text = config.get("text_config")
+    for section in (text if isinstance(text, Mapping) else {}, config):
+        for key in ("dtype", "torch_dtype"):
+            name = str(section.get(key)).removeprefix("torch.")
+            if name in DTYPES:
+                return DTYPES[name]
+    return "BF16"
+
+
+def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json as the model without its quantization would have it."""
+    plain = {key: value for key, value in config.items() if key not in CONFIG_KEYS}
+    if isinstance(text := plain.get("text_config"), Mapping):
+        plain["text_config"] = {key: value for key, value in text.items() if key not in CONFIG_KEYS}
+    return plain

@@ -1,0 +1,145 @@
+"""Checkpoint folders whose linear layers are stored quantized, in every container and variant that quantkit writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantkit.formats import fp8
+from quantkit.formats.awq import AWQLayout
+from quantkit.formats.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.compressed_tensors import CompressedLayout
+from quantkit.formats.containers import Layout, Written, of
+from quantkit.formats.fp8 import FP8Layout
+from quantkit.formats.gptq import GPTQLayout
+from quantkit.formats.packed import Entry, PackedTensor, packed
+from quantkit.formats.safetensors_writer import encode_header
+from quantkit.qtypes.codebook import Codebook
+from quantkit.qtypes.integers import Integers, RowInt8
+from quantkit.qtypes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.minifloat import Float8
+from quantkit.qtypes.scheme import Quantized, nearest
+from quantkit.source import open_source
+
+MODEL = Path(__file__).parent / "data" / "docs-llama-tiny"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A layout, and whether the file says so the way ModelOpt does."""
+
+    layout: Layout
+    modelopt: bool = False
+
+
+def _integers(bits: int, group: int, symmetry: str, version: int = 2) -> Integers:
+    return Integers(bits, group, symmetry, lowest_zero=2 - version)  # type: ignore[arg-type]
+
+
+VARIANTS: dict[str, Variant] = {
+    **{
+        f"gptq-v{version}-{bits}-{symmetry}-g{group}{'-act' if act else ''}": Variant(
+            GPTQLayout(_integers(bits, group, symmetry, version), version, act)  # type: ignore[arg-type]
+        )
+        for version in (1, 2)
+        for bits in (2, 3, 4, 8)
+        for symmetry, group, act in (("symmetric", 32, False), ("asymmetric", -1, False), ("asymmetric", 64, True))
+    },
+    **{f"awq-{symmetry}-g{group}": Variant(AWQLayout(_integers(4, group, symmetry)))
+       for symmetry in ("symmetric", "asymmetric") for group in (32, -1)},
+    **{f"packed-{bits}-{symmetry}-g{group}": Variant(CompressedLayout(Integers(bits, group, symmetry, "BF16")))
+       for bits in (2, 3, 4, 8) for symmetry in ("symmetric", "asymmetric") for group in (32, -1)},
+    **{f"int8-{act}": Variant(CompressedLayout(Integers(8, -1, scale_dtype="BF16"), act))
+       for act in ("dynamic", "static")},
+    **{f"fp8-{strategy}-{act}": Variant(CompressedLayout(Float8(strategy, "BF16"), act))
+       for strategy in ("tensor", "channel", "block") for act in ("none", "dynamic", "static")},
+    "nvfp4": Variant(CompressedLayout(NVFP4())),
+    "mxfp4": Variant(CompressedLayout(MXFP4())),
+    **{f"{table}{'-nested' if double else ''}-{block}": Variant(BitsandbytesLayout(Codebook(table, double, block)))
+       for table in ("nf4", "fp4") for double in (False, True) for block in (64, 128)},
+    "llm-int8": Variant(BitsandbytesLayout(RowInt8())),
+    "native-fp8": Variant(FP8Layout()),
+    **{f"modelopt-fp8-{strategy}": Variant(CompressedLayout(Float8(strategy)), modelopt=True)
+       for strategy in ("tensor", "channel", "block")},
+}  # type: ignore[arg-type]  # fmt: skip
+
+
+def round_weight(layout: Layout, weight: np.ndarray, seed: int = 0) -> Quantized:
+    """The weight on the layout's grid; with activation order its columns are taken in a random one."""
+    if not getattr(layout, "act_order", False):
+        return layout.scheme.encode(weight)
+    order = np.random.default_rng(seed).permutation(weight.shape[1]).astype(np.int32)
+    moved = np.ascontiguousarray(weight[:, order])
+    grid = layout.scheme.fit(moved)
+    return Quantized(nearest(moved, grid), grid, order)
+
+
+def pack_module(variant: Variant, module: str, quantized: Quantized) -> tuple[PackedTensor, ...]:
+    static = getattr(variant.layout, "activations", None) == "static"
+    scale = np.array([0.5], np.float32) if static else None
+    return of(variant.layout).pack(variant.layout, module, quantized, scale)
+
+
+def config_of(variant: Variant, modules: Iterable[str], plain: Iterable[str] = ("lm_head",)) -> dict[str, Any]:
+    """What config.json and further files say: {file name: its object}, config.json's being one section of it."""
+    layouts = dict.fromkeys(modules, variant.layout)
+    if variant.modelopt:
+        strategy = variant.layout.scheme.strategy
+        return {"hf_quant_config.json": fp8.hf_quant_config(strategy, version="1", kv_cache=True)}
+    written = Written(layouts, tuple(plain), (), "quantkit:1")
+    container = of(variant.layout)
+    return {"config.json": container.config(written), **container.sides(written)}
+
+
+def write_tensors(path: Path, tensors: Iterable[PackedTensor]) -> None:
+    found = list(tensors)
+    header = encode_header([tensor.entry for tensor in found])
+    path.write_bytes(header.data + b"".join(tensor.data.tobytes() for tensor in found))
+
+
+def write_folder(
+    folder: Path,
+    variant: Variant,
+    rounded: Mapping[str, Quantized],
+    others: Iterable[PackedTensor] = (),
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """A checkpoint of these rounded modules and other tensors."""
+    folder.mkdir(parents=True)
+    tensors = [tensor for name, quantized in rounded.items() for tensor in pack_module(variant, name, quantized)]
+    write_tensors(folder / WEIGHTS, [*tensors, *others])
+    said = config_of(variant, rounded)
+    section = {"quantization_config": said.pop("config.json")} if "config.json" in said else {}
+    (folder / "config.json").write_text(json.dumps({**(config or {}), **section}))
+    for name, content in said.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def plain_tensor(name: str, values: np.ndarray, dtype: str = "BF16") -> PackedTensor:
+    return packed(Entry(name, dtype, values.shape), values)
+
+
+def quantized_model(folder: Path, variant: Variant, source: Path = MODEL) -> dict[str, np.ndarray]:
+    """A copy of a Llama whose linear layers are rounded. Returns their decoded values by weight name."""
+    original = open_source(str(source))
+    rounded, others = {}, []
+    for name, info in original.tensors().items():
+        values = original.ref(name).read(0, info.rows).reshape(info.shape)
+        if name.endswith("_proj.weight"):
+            rounded[name.removesuffix(".weight")] = round_weight(variant.layout, values)
+        else:
+            others.append(plain_tensor(name, values))
+    original.close()
+    write_folder(folder, variant, rounded, others, json.loads((source / "config.json").read_text()))
+    for side in ("tokenizer.model", "tokenizer_config.json", "generation_config.json"):
+        if (source / side).exists():
+            shutil.copyfile(source / side, folder / side)
+    return {f"{name}.weight": quantized.values() for name, quantized in rounded.items()}
