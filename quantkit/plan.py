@@ -135,7 +135,7 @@ def plan(
         _require_no_fallback(choices)
     by_name = {t.name: t for t in model.tensors}
     drafts = [_draft(by_name[name], choice, sources) for name, choice in choices.items()]
-    stored = {t.name: _stored_as(t, sources) or unquantized[t.name] for t in model.tensors}
+    stored = {t.name: _stored_type(t, unquantized[t.name], sources) for t in model.tensors}
     _require_unquantized(drafts, stored, allowed=options.allow_requantize)
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
@@ -196,21 +196,17 @@ def _require_no_fallback(choices: Mapping[str, Choice]) -> None:
         )
 
 
-def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> str | None:
-    """How the checkpoint stores a tensor that it has quantized, None for plain ones."""
-    found = [sources[p.tensor].stored_as for p in tensor.parts if isinstance(p, Rows)]
-    return next(filter(None, found), None)
-
-
 def _require_unquantized(drafts: Sequence[PlannedTensor], stored: Mapping[str, str], *, allowed: bool) -> None:
     """Raise UnsupportedError where a quantized source would be rounded a second time.
 
-    What a checkpoint for servers stores quantized may become a float: that is reading it, as its loader does.
+    `stored` says how each tensor is stored. What a checkpoint for servers stores quantized may become a float
+    without leave: that is reading it, as its loader does.
     """
+    plain = FLOAT_TYPES | frozenset(base.names())
     twice = [
         f"{d.name} {stored[d.name]} -> {d.qtype}"
         for d in drafts
-        if not d.copy and stored[d.name] not in FLOAT_TYPES and not (d.qtype in FLOAT_TYPES and _is_decoded(stored, d))
+        if not (d.copy or stored[d.name] in FLOAT_TYPES or (stored[d.name] not in plain and d.qtype in FLOAT_TYPES))
     ]
     if twice and not allowed:
         raise UnsupportedError(
@@ -218,6 +214,12 @@ def _require_unquantized(drafts: Sequence[PlannedTensor], stored: Mapping[str, s
             hint="start from the 16-bit checkpoint; --allow-requantize accepts the additional loss",
             tensor=twice[0].split()[0],
         )
+
+
+def _stored_type(tensor: ModelTensor, unquantized: str, sources: Mapping[str, TensorInfo]) -> str:
+    """The tensor's type in the source, or how a checkpoint for servers stores it quantized."""
+    found = [sources[part.tensor].stored_as for part in tensor.parts if isinstance(part, Rows)]
+    return next(filter(None, found), unquantized)
 
 
 def _importance(
