@@ -21,7 +21,7 @@ LAYERS = (
     ("storage", "qtypes"),
     ("formats", "families"),
     ("rules",),
-    ("source", "recipe", "mixture"),
+    ("source", "recipe", "mixture", "consumers"),
     ("plan",),
     ("methods",),
     ("calibration",),

@@ -1,0 +1,43 @@
+"""What is judged: an artifact as its consumer will see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantkit.families.roles import Role
+from quantkit.formats.containers import Layout
+
+
+@dataclass(frozen=True)
+class Module:
+    """A linear layer of weight (rows, cols) by the name that loaders know; `layout` is None where it stays a float."""
+
+    name: str
+    role: Role
+    rows: int
+    cols: int
+    layout: Layout | None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An artifact. `container` is "gguf" or the name of a container of formats/containers.py.
+
+    `modules` are all linear layers of the blocks, also those that stay as they are; a GGUF file has none but
+    `file_types`, the names of its tensors' types. `architecture` is general.architecture of GGUF. Counts of heads
+    are 0 where unknown.
+    """
+
+    container: str
+    modules: tuple[Module, ...] = ()
+    architecture: str = ""
+    head_quantized: bool = False
+    kv_cache: bool = False
+    heads: int = 0
+    kv_heads: int = 0
+    file_types: tuple[str, ...] = ()
+
+    @property
+    def layouts(self) -> frozenset[Layout]:
+        """The different settings of its rounded layers."""
+        return frozenset(m.layout for m in self.modules if m.layout is not None)

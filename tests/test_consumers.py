@@ -1,0 +1,314 @@
+"""The table of consumers: every rule has an artifact that it refuses and a near one that it lets pass."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+
+import pytest
+
+from quantkit.cli.exits import exit_code
+from quantkit.consumers import (
+    CONSUMERS,
+    RULES,
+    Module,
+    Subject,
+    parse_consumers,
+    require_consumers,
+    stale,
+    verdicts,
+)
+from quantkit.consumers.rules import CHECKED, Rule
+from quantkit.errors import UnsupportedError, UsageError
+from quantkit.families.roles import Role
+from quantkit.formats import containers
+from quantkit.formats.awq import AWQLayout
+from quantkit.formats.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.compressed_tensors import CompressedLayout
+from quantkit.formats.fp8 import FP8Layout
+from quantkit.formats.gptq import GPTQLayout
+from quantkit.qtypes.codebook import Codebook
+from quantkit.qtypes.integers import Integers, RowInt8
+from quantkit.qtypes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.minifloat import Float8
+from quantkit.recipe import recipe_names
+
+W4 = Integers(4, 128)
+W4_ASYM = Integers(4, 128, "asymmetric")
+GPTQ = GPTQLayout(W4)
+AWQ = AWQLayout(W4_ASYM)
+W4A16 = CompressedLayout(W4)
+W8A8 = CompressedLayout(Integers(8), "dynamic")
+FP8 = CompressedLayout(Float8("channel"), "dynamic")
+FP8_TENSOR = CompressedLayout(Float8("tensor"), "static")
+FP8_BLOCK = CompressedLayout(Float8("block"), "dynamic")
+NF4 = BitsandbytesLayout(Codebook())
+NVFP4_A16, MXFP4_A16 = CompressedLayout(NVFP4()), CompressedLayout(MXFP4())
+
+NAMES = {
+    Role.ATTN_Q: "self_attn.q_proj", Role.ATTN_K: "self_attn.k_proj", Role.ATTN_V: "self_attn.v_proj",
+    Role.ATTN_OUTPUT: "self_attn.o_proj", Role.FFN_GATE: "mlp.gate_proj", Role.FFN_UP: "mlp.up_proj",
+    Role.FFN_DOWN: "mlp.down_proj",
+}  # fmt: skip
+CONTAINER_OF = {
+    GPTQLayout: "gptq", AWQLayout: "awq", CompressedLayout: "compressed-tensors", BitsandbytesLayout: "bitsandbytes",
+    FP8Layout: "fp8",
+}  # fmt: skip
+
+
+def model(layout, changed=None, *, hidden: int = 1024, inner: int = 4096, **facts) -> Subject:
+    """A block of 8 heads, 2 of them for keys and values; `changed` are other layouts by role."""
+    layouts = dict.fromkeys(NAMES, layout) | (changed or {})
+    shapes = dict.fromkeys(NAMES, (hidden, hidden)) | {
+        Role.ATTN_K: (hidden // 4, hidden), Role.ATTN_V: (hidden // 4, hidden), Role.FFN_GATE: (inner, hidden),
+        Role.FFN_UP: (inner, hidden), Role.FFN_DOWN: (hidden, inner),
+    }  # fmt: skip
+    modules = tuple(
+        Module(f"model.layers.0.{name}", role, *shapes[role], layouts[role]) for role, name in NAMES.items()
+    )
+    return Subject(CONTAINER_OF[type(layout)], modules, heads=8, kv_heads=2, **facts)
+
+
+def mixture(*layouts) -> Subject:
+    """A block with an expert for each layout."""
+    modules = tuple(
+        Module(f"model.layers.0.mlp.experts.{number}.{name}", role, 512, 512, layout)
+        for number, layout in enumerate(layouts)
+        for role, name in ((Role.FFN_GATE, "gate_proj"), (Role.FFN_UP, "up_proj"), (Role.FFN_DOWN, "down_proj"))
+    )
+    return Subject("compressed-tensors", modules)
+
+
+def gguf(*types: str, architecture: str = "llama") -> Subject:
+    return Subject("gguf", architecture=architecture, file_types=types)
+
+
+def gptq(bits: int, group: int = 128, symmetry="symmetric", **settings) -> Subject:
+    return model(GPTQLayout(Integers(bits, group, symmetry, lowest_zero=settings.pop("lowest_zero", 0)), **settings))
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a rule refuses, and what differs in the point that matters."""
+
+    refused: Subject
+    accepted: Subject
+    tp: int = 1
+    accepted_tp: int | None = None
+
+
+V1_ZERO = Example(gptq(4, symmetry="asymmetric"), gptq(4, symmetry="asymmetric", lowest_zero=1))
+MIXED = Example(model(GPTQ, {Role.FFN_DOWN: GPTQLayout(Integers(8, 128))}), model(GPTQ))
+HEAD = Example(model(GPTQ, head_quantized=True), model(W4A16, head_quantized=True))
+RAGGED_HEADS = replace(model(FP8), heads=9, kv_heads=9)
+
+EXAMPLES = {
+    "transformers/asymmetric-packed": Example(model(CompressedLayout(W4_ASYM)), model(W4A16)),
+    "transformers/gptq-zero": V1_ZERO,
+    "transformers/mixed": MIXED,
+    "transformers/head": HEAD,
+    "transformers/fp8-ragged": Example(model(FP8Layout(), inner=4000), model(FP8Layout())),
+    "transformers/fp8-block-inputs": Example(model(FP8_BLOCK, hidden=1000), model(FP8, hidden=1000)),
+    "transformers/kv-cache": Example(model(GPTQ, kv_cache=True), model(FP8_TENSOR, kv_cache=True)),
+    "transformers/gguf-architecture": Example(gguf("q4_k", architecture="rwkv7"), gguf("q4_k")),
+    "transformers/gguf-decoded": Example(gguf("q4_k"), model(W4A16)),
+    "vllm/gptq-bits": Example(gptq(3), gptq(8)),
+    "vllm/gptq-asymmetric": Example(gptq(4, symmetry="asymmetric", version=2), gptq(4, symmetry="full-range")),
+    "vllm/gptq-group": Example(gptq(4, 256), gptq(4, 64)),
+    "vllm/asymmetric-packed": Example(
+        model(CompressedLayout(Integers(3, 128, "asymmetric"))), model(CompressedLayout(W4_ASYM))
+    ),
+    "vllm/mixed": MIXED,
+    "vllm/fused": Example(
+        model(W4A16, {Role.ATTN_V: CompressedLayout(Integers(8, 128))}),
+        model(W4A16, {Role.FFN_DOWN: CompressedLayout(Integers(8, 128))}),
+    ),
+    "vllm/experts": Example(mixture(W4A16, W4A16, None), mixture(W4A16, W4A16)),
+    "vllm/fp8-fused-blocks": Example(model(FP8_BLOCK, hidden=256), model(FP8_BLOCK, hidden=512)),
+    "vllm/head": HEAD,
+    "vllm/kv-cache": Example(model(AWQ, kv_cache=True), model(FP8Layout(), kv_cache=True)),
+    "vllm/bitsandbytes-tp": Example(model(NF4), model(NF4), tp=2, accepted_tp=1),
+    "vllm/tp-heads": Example(RAGGED_HEADS, RAGGED_HEADS, tp=2, accepted_tp=1),
+    "vllm/tp-key-heads": Example(
+        replace(model(FP8, hidden=1536), heads=12, kv_heads=4),
+        replace(model(FP8, hidden=1536), heads=12, kv_heads=4), tp=6, accepted_tp=4,
+    ),
+    "vllm/tp-rows": Example(model(AWQ, inner=4112), model(FP8, inner=4112), tp=4),
+    "vllm/tp-cols": Example(model(W4A16, inner=1280), model(CompressedLayout(Integers(4, 32)), inner=1280), tp=4),
+    "vllm/gguf-type": Example(gguf("q6_k", "tq2_0"), gguf("q6_k", "iq4_xs")),
+    "vllm/gguf-plugin": Example(gguf("q4_k"), model(W4A16)),
+    "vllm/marlin-shape": Example(gptq(4, 32), gptq(4, 32), tp=8, accepted_tp=2),
+    "llama.cpp/awq": Example(model(AWQ), model(GPTQ)),
+    "llama.cpp/bitsandbytes": Example(model(BitsandbytesLayout(RowInt8())), model(W8A8)),
+    "llama.cpp/gptq-bits": Example(gptq(3), gptq(2)),
+    "llama.cpp/gptq-zero": V1_ZERO,
+    "llama.cpp/mixed": MIXED,
+    "llama.cpp/packed-bits": Example(
+        model(CompressedLayout(Integers(6, 32))), model(CompressedLayout(Integers(8, 32)))
+    ),
+    "llama.cpp/packed-row": Example(model(CompressedLayout(Integers(8))), model(CompressedLayout(Integers(8, 128)))),
+    "llama.cpp/fp8-tensor": Example(model(CompressedLayout(Float8("tensor"), "dynamic")), model(FP8)),
+    "llama.cpp/static": Example(model(CompressedLayout(Integers(8), "static")), model(W8A8)),
+    "llama.cpp/kv-cache": Example(model(FP8, kv_cache=True), model(FP8)),
+    "llama.cpp/groups": Example(model(W4A16, {Role.FFN_DOWN: W8A8}), model(W4A16, {Role.FFN_DOWN: None})),
+    "llama.cpp/mxfp4": Example(model(MXFP4_A16), model(NVFP4_A16)),
+    "llama.cpp/nvfp4-inputs": Example(model(NVFP4_A16, hidden=1040), model(NVFP4_A16, hidden=1088)),
+    "tensorrt-llm/gguf": Example(gguf("q4_k"), model(FP8)),
+    "tensorrt-llm/bitsandbytes": Example(model(NF4), model(MXFP4_A16)),
+    "tensorrt-llm/gptq": Example(model(GPTQ), model(FP8Layout())),
+    "tensorrt-llm/awq": Example(model(AWQ), model(FP8_BLOCK)),
+    "tensorrt-llm/integers": Example(model(W4A16), model(MXFP4_A16)),
+    "tensorrt-llm/int8": Example(model(W8A8), model(FP8)),
+    "tensorrt-llm/nvfp4-weights": Example(model(NVFP4_A16), model(MXFP4_A16)),
+    "tensorrt-llm/fp8-weights": Example(model(CompressedLayout(Float8("channel"))), model(FP8)),
+    "tensorrt-llm/fp8-static": Example(model(CompressedLayout(Float8("channel"), "static")), model(FP8_TENSOR)),
+    "tensorrt-llm/groups": Example(model(FP8, {Role.FFN_DOWN: FP8_BLOCK}), model(FP8, {Role.FFN_DOWN: None})),
+    "tensorrt-llm/tp-heads": Example(RAGGED_HEADS, RAGGED_HEADS, tp=2, accepted_tp=3),
+}  # fmt: skip
+
+each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.consumer}/{rule.name}")
+
+
+def example(rule: Rule) -> Example:
+    return EXAMPLES[f"{rule.consumer}/{rule.name}"]
+
+
+def test_every_rule_has_an_example_and_no_name_is_used_twice():
+    names = [f"{rule.consumer}/{rule.name}" for rule in RULES]
+    assert sorted(names) == sorted(EXAMPLES)
+    assert {rule.consumer for rule in RULES} == set(CONSUMERS)
+
+
+@each_rule
+def test_a_rule_refuses_what_it_is_about_and_says_so(rule):
+    case = example(rule)
+    (verdict,) = verdicts(case.refused, [rule.consumer], case.tp)
+    if not rule.refuses:
+        assert verdict.ok
+        assert rule.finds(case.refused, case.tp) is not None
+        assert verdict.caveats[0].startswith(rule.reason.split("{")[0])
+        return
+    assert (verdict.ok, verdict.rule) == (False, rule.name)
+    with pytest.raises(UnsupportedError) as caught:
+        require_consumers(case.refused, [rule.consumer], case.tp)
+    error = caught.value
+    assert exit_code(error) == 4
+    assert rule.consumer in error.message
+    assert verdict.reason in error.message
+    assert error.hint == f"use {verdict.nearest}"
+    assert error.tensor == verdict.module
+    assert verdict.module is None or verdict.module in error.message
+    assert "{" not in error.message + error.hint
+
+
+@each_rule
+def test_a_rule_lets_pass_what_differs_in_its_point(rule):
+    case = example(rule)
+    tp = case.tp if case.accepted_tp is None else case.accepted_tp
+    (verdict,) = verdicts(case.accepted, [rule.consumer], tp)
+    assert verdict.ok, verdict
+    assert rule.finds(case.accepted, tp) is None
+    require_consumers(case.accepted, [rule.consumer], tp)
+
+
+@each_rule
+def test_a_row_says_when_and_where_it_was_looked_up(rule):
+    assert rule.checked_on <= CHECKED
+    assert rule.source.startswith(("run: ", "read: "))
+    assert rule.reason
+    assert rule.nearest
+
+
+@each_rule
+def test_alternatives_exist(rule):
+    """Every recipe that an alternative names is shipped."""
+    assert set(re.findall(r"--to ([\w-]+)", rule.nearest)) <= set(recipe_names())
+
+
+def test_the_table_is_fresh_for_half_a_year():
+    assert stale(CHECKED + timedelta(days=180)) == ()
+    assert stale(CHECKED + timedelta(days=181)) == RULES
+    assert stale(date(2020, 1, 1)) == ()
+
+
+# What no rule is about passes: the refusals are all there is.
+
+
+def test_every_consumer_loads_something_of_every_container_that_it_reads():
+    common = {
+        "transformers": [GPTQ, AWQ, W4A16, W8A8, FP8, FP8_TENSOR, FP8_BLOCK, NF4, NVFP4_A16, MXFP4_A16, FP8Layout()],
+        "vllm": [GPTQ, AWQ, W4A16, W8A8, FP8, FP8_TENSOR, FP8_BLOCK, NF4, NVFP4_A16, MXFP4_A16, FP8Layout()],
+        "llama.cpp": [GPTQ, W4A16, W8A8, FP8, FP8_BLOCK, NVFP4_A16, FP8Layout()],
+        "tensorrt-llm": [FP8, FP8_TENSOR, FP8_BLOCK, MXFP4_A16, FP8Layout()],
+    }
+    for consumer, layouts in common.items():
+        for layout in layouts:
+            (verdict,) = verdicts(model(layout), [consumer])
+            assert verdict.ok, (consumer, layout, verdict)
+    assert {CONTAINER_OF[type(layout)] for layout in common["vllm"]} == set(containers.names())
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+@pytest.mark.parametrize("layout", [GPTQ, AWQ, W4A16, W8A8, FP8, NVFP4_A16, MXFP4_A16], ids=str)
+def test_powers_of_two_cut_a_common_model(layout, tp):
+    assert verdicts(model(layout), ["vllm"], tp)[0].ok
+
+
+def test_permuted_groups_can_be_cut_anywhere():
+    """Every device holds the scales of all groups (marlin_repeat_scales_on_all_ranks)."""
+    plain, ordered = (model(GPTQLayout(W4, act_order=order), inner=1280) for order in (False, True))
+    assert verdicts(plain, ["vllm"], 4)[0].rule == "tp-cols"
+    assert verdicts(ordered, ["vllm"], 4)[0].ok
+
+
+def test_the_nearest_number_of_devices_is_the_greatest_that_works():
+    with pytest.raises(UnsupportedError, match="1,280 inputs cannot be cut for 4 devices: 128 of them") as caught:
+        require_consumers(model(W4A16, inner=1280), ["vllm"], 4)
+    assert caught.value.hint == "use --tp 2"
+    assert caught.value.tensor == "model.layers.0.mlp.down_proj"
+
+
+def test_keys_and_values_may_be_copied_to_more_devices_than_there_are_heads_of_them():
+    assert verdicts(model(FP8_BLOCK, hidden=4096, inner=16384), ["vllm"], 8)[0].ok
+
+
+def test_a_plain_sibling_counts():
+    (verdict,) = verdicts(model(W4A16, {Role.FFN_UP: None}), ["vllm"])
+    assert (verdict.rule, verdict.module) == ("fused", "model.layers.0.mlp.up_proj")
+
+
+def test_factors_of_siblings_must_agree():
+    shared, other = CompressedLayout(NVFP4(largest=3.0)), CompressedLayout(NVFP4(largest=2.0))
+    assert verdicts(model(shared), ["vllm"])[0].ok
+    assert verdicts(model(shared, {Role.ATTN_K: other}), ["vllm"])[0].rule == "fused"
+
+
+# Names
+
+
+def test_names_and_aliases():
+    assert parse_consumers(["vllm,transformers", "HF", " llamacpp "]) == ("vllm", "transformers", "llama.cpp")
+    assert parse_consumers([]) == ()
+    require_consumers(model(NF4), [])
+
+
+@pytest.mark.parametrize(
+    ("word", "near"), [("vlm", "vllm"), ("llama.ccp", "llama.cpp"), ("tensorrt-lm", "tensorrt-llm")]
+)
+def test_an_unknown_name_suggests_the_nearest(word, near):
+    with pytest.raises(UsageError, match=f'unknown "{word}"; did you mean "{near}"') as caught:
+        require_consumers(model(FP8), [f"transformers,{word}"])
+    assert "tensorrt-llm" in caught.value.hint
+    assert caught.value.key == "for"
+
+
+@pytest.mark.parametrize("tp", [0, -2])
+def test_fewer_devices_than_one_are_refused(tp):
+    with pytest.raises(UsageError, match=f"--tp is {tp}"):
+        verdicts(model(FP8), ["vllm"], tp)
+
+
+def test_all_named_consumers_must_load_it():
+    with pytest.raises(UnsupportedError, match=r"llama\.cpp does not load"):
+        require_consumers(model(FP8_TENSOR), ["transformers", "vllm", "llama.cpp"])
