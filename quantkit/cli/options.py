@@ -86,7 +86,7 @@ class Want:
         str | None, typer.Option("--pre", metavar="NAME", help="The pre-tokenizer, where it is not recognized.")
     ] = None
 
-    def request(self, offline: bool) -> Request:
+    def request(self, offline: bool, threads: int | None = None) -> Request:
         """The request that these options make."""
         import quantkit
 
@@ -111,6 +111,7 @@ class Want:
             method=self.method,
             consumers=tuple(name.strip() for name in (self.consumers or "").split(",") if name.strip()),
             tp=self.tp,
+            threads=threads,
             max_shard_size=self.max_shard_size,
             require_coverage=self.require_coverage,
             offline=offline,

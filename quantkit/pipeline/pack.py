@@ -36,6 +36,7 @@ from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, 
 from quantkit.untrusted import parse_json_object, read_bounded, require_path
 
 NAMED_VERSIONS = ("numpy", "numba", "gguf", "tokenizers", "sentencepiece")
+WEIGHT_SUFFIXES = frozenset({".gguf", ".safetensors"})
 SERVER_VERSIONS = ("torch", "transformers", "safetensors")
 
 
@@ -55,6 +56,11 @@ class Artifact:
         return tuple(self.path.with_name(f.name) for f in self.manifest.artifact)
 
     @property
+    def outputs(self) -> tuple[Path, ...]:
+        """What a loader is given: the GGUF files, or the folder of a checkpoint."""
+        return self.paths if self.path.suffix == ".gguf" else (self.path.parent,)
+
+    @property
     def nbytes(self) -> int:
         return sum(f.nbytes for f in self.manifest.artifact)
 
@@ -63,7 +69,8 @@ class Artifact:
         facts = self.manifest.facts["size"]
         types = " · ".join(f"{t['type'].upper()} {t['tensors']} tensors {size(t['bytes'])}" for t in facts["types"])
         first = self.manifest.artifact[0]
-        state = "" if self.built else f" {self.path.name} already built (sha256 {first.sha256})\n"
+        name = self.outputs[0].name
+        state = "" if self.built else f" {name} already built (sha256 {first.sha256})\n"
         ratio, bits = 100 * self.nbytes / facts["source_bytes"], facts["bits_per_weight"]
         return f"{state} {size(self.nbytes)} · {ratio:.1f} % of the source · {bits:.2f} bits per weight\n {types}"
 
@@ -201,7 +208,8 @@ def publish(
     write_small(path, encoded, overwrite=True)
     job.discard()
     for file in published:
-        emit(Published(str(file.path), file.nbytes, file.sha256))
+        if file.path.suffix in WEIGHT_SUFFIXES:
+            emit(Published(str(file.path), file.nbytes, file.sha256))
     return Artifact(targets[0], manifest, built=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import resource
 import signal
@@ -15,51 +14,11 @@ from pathlib import Path
 
 import pytest
 from commands import TINY
+from forks import Forks, operations, spread
 
 ARGUMENTS = ["convert", str(TINY), "--to", "q8_0", "--quiet", "--no-verify", "--threads", "2"]
 KILL_POINTS = 220
 FAULT_POINTS = 40
-
-# Runs commands in forked children of a process that has imported everything, so that hundreds of runs take seconds.
-SERVER = """
-import os, sys, json
-from quantkit.cli.main import main
-import numpy, numba, gguf, quantkit.pipeline.convert
-main(json.loads(sys.argv[1]))  # loads the compiled encoders
-for line in sys.stdin:
-    fault, arguments = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        if fault:
-            os.environ["QUANTKIT_FAULT"] = fault
-        with open(os.devnull, "w") as null:
-            os.dup2(null.fileno(), 2)
-            status = main(arguments)
-            sys.stdout.flush()
-            os._exit(status)
-    print("\\n" + json.dumps(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-class Forks:
-    """A process that runs command lines in forked children."""
-
-    def __init__(self, warm: list[str]) -> None:
-        command = [sys.executable, "-c", SERVER, json.dumps(warm)]
-        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def run(self, arguments: list[str], fault: str | None = None) -> int:
-        """The exit status of one run; minus the signal number when it was killed."""
-        assert self._server.stdin and self._server.stdout
-        self._server.stdin.write(json.dumps([fault, arguments]) + "\n")
-        self._server.stdin.flush()
-        for line in self._server.stdout:
-            if line.strip().lstrip("-").isdigit():
-                return os.waitstatus_to_exitcode(int(line))
-        raise AssertionError("the server ended")
-
-    def close(self) -> None:
-        self._server.communicate("", timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -79,25 +38,6 @@ def golden(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def operations(forks: Forks, folder: Path, arguments: list[str]) -> int:
-    """How many times a whole run touches its output: the largest n at which a fault still shows."""
-    low, high = 1, 4096
-    while low < high:
-        middle = (low + high + 1) // 2
-        target = folder / f"{middle}" / "model.gguf"
-        target.parent.mkdir()
-        if forks.run([*arguments, "-o", str(target)], f"kill:{middle}") == -signal.SIGKILL:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def spread(count: int, points: int) -> list[int]:
-    """`points` numbers from 1 to `count`, evenly."""
-    return sorted({1 + i * (count - 1) // max(points - 1, 1) for i in range(points)})
 
 
 def leftovers(folder: Path) -> set[str]:

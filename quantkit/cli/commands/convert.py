@@ -25,12 +25,12 @@ def convert(
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Convert a checkpoint to quantized GGUF files: plan, quantize, verify, pack; several recipes in one read."""
+    """Convert a checkpoint: plan, calibrate, quantize, verify, pack; GGUF files or a checkpoint for servers."""
     import quantkit
 
     if not want.to:
         session.note(DEFAULT_REASON)
-    request = want.request(session.settings.offline)
+    request = want.request(session.settings.offline, threads)
     if dry_run:
         show_plan(session, request, out)
         return
@@ -42,5 +42,5 @@ def convert(
     session.result(
         "quantkit.convert/1",
         {"artifacts": [artifact.as_json() for artifact in built]},
-        [str(path) for artifact in built for path in artifact.paths],
+        [str(path) for artifact in built for path in artifact.outputs],
     )

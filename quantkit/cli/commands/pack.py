@@ -27,4 +27,4 @@ def pack(
         return
     artifact = quantkit.pack(work, out, force=force, emit=session.emit)
     session.note(artifact.summary())
-    session.result("quantkit.pack/1", {"artifact": artifact.as_json()}, [str(path) for path in artifact.paths])
+    session.result("quantkit.pack/1", {"artifact": artifact.as_json()}, [str(path) for path in artifact.outputs])

@@ -23,7 +23,7 @@ def quantize(
     """Quantize into a resumable work folder; quantkit pack makes the artifact from it."""
     import quantkit
 
-    request = want.request(session.settings.offline)
+    request = want.request(session.settings.offline, threads)
     if dry_run:
         show_plan(session, request, work)
         return

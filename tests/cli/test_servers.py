@@ -1,0 +1,230 @@
+"""Checkpoints for servers, made by the command line: every recipe, its files, its manifest, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import TINY, quantkit
+
+from quantkit.formats.safetensors import read_safetensors
+from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
+from quantkit.source import open_source
+
+TEXT = TINY.parent / "calibration.jsonl"
+RECIPES = [name for name in recipe_names() if isinstance(load_recipe(name), ServerRecipe)]
+CALIBRATED = [name for name in RECIPES if load_recipe(name).needs_calibration]
+SHORT = ["--samples", "8", "--seqlen", "64"]
+LAYERS = 28
+
+
+def arguments(recipe: str, out: Path, *more: object) -> list[object]:
+    text = ["--calib", TEXT, *SHORT] if recipe in CALIBRATED else []
+    return ["convert", TINY, "--to", recipe, *text, "-o", out, *more]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file that a loader sees."""
+    told = {"model.manifest.json", "SHA256SUMS"}  # the manifest says how long it took
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.name not in told}
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of every recipe, made when it is first asked for."""
+
+    class Built(dict[str, Path]):
+        def __missing__(self, recipe: str) -> Path:
+            out = tmp_path_factory.mktemp("servers") / recipe
+            ran = quantkit(*arguments(recipe, out))
+            assert ran.status == 0, ran.stderr
+            assert ran.stdout == f"{out}\n"
+            self[recipe] = out
+            return out
+
+    return Built()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_holds_what_was_planned(recipe: str, built: dict[str, Path]) -> None:
+    out = built[recipe]
+    text = ["--calib", TEXT, *SHORT] if recipe in CALIBRATED else []
+    planned = quantkit("plan", TINY, "--to", recipe, *text, "--json").json["plans"][0]
+    assert {f["name"]: f["bytes"] for f in planned["files"]} == {
+        p.name: p.stat().st_size for p in out.iterdir() if p.name not in {"model.manifest.json", "SHA256SUMS"}
+    }
+    assert planned["size"]["bytes"] == sum(f["bytes"] for f in planned["files"])
+    stored = read_safetensors(out / "model.safetensors").tensors
+    assert {t["name"]: t["shape"] for t in planned["tensors"]} == {n: list(t.shape) for n, t in stored.items()}
+    assert len(planned["layers"]) == LAYERS
+    assert planned["plain"] == ["lm_head"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_carries_everything_over(recipe: str, built: dict[str, Path]) -> None:
+    out = built[recipe]
+    for source in TINY.iterdir():
+        if source.name not in {"config.json", "model.safetensors"}:
+            assert (out / source.name).read_bytes() == source.read_bytes(), source.name
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (TINY, out))
+    section = after.pop("quantization_config")
+    assert after == before
+    assert section["quant_method"] == {"fp8": "fp8"}.get(load_recipe(recipe).container, load_recipe(recipe).container)
+    sums = (out / "SHA256SUMS").read_text().splitlines()
+    assert {line.split("  ")[1] for line in sums} == {p.name for p in out.iterdir()} - {"SHA256SUMS"}
+    for line in sums:
+        digest, name = line.split("  ")
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_manifest(recipe: str, built: dict[str, Path]) -> None:
+    out = built[recipe]
+    manifest = json.loads((out / "model.manifest.json").read_text())
+    raw = (out / "model.safetensors").read_bytes()
+    for tensor in manifest["tensors"]:
+        found = raw[tensor["offset"] : tensor["offset"] + tensor["bytes"]]
+        assert hashlib.sha256(found).hexdigest() == tensor["sha256"], tensor["name"]
+    assert [check["ok"] for check in manifest["checks"]] == [True]
+    assert ("layers" in manifest) == ("calibration" in manifest) == (recipe in CALIBRATED)
+    text = json.dumps(manifest)
+    assert "mailcap" not in text, "never the text"
+    if recipe in CALIBRATED:
+        record = manifest["calibration"]
+        assert len(record["ids"]) == 8
+        assert record["tokens"] == 8 * 64
+        assert [layer["name"] for layer in manifest["layers"]] == [m["name"] for m in planned_layers(recipe)]
+        for layer in manifest["layers"]:
+            assert layer["tokens"] == 8 * 64
+            if "loss" in layer:
+                assert layer["loss"] <= layer["rounding_loss"] * (1 + 1e-6), layer
+
+
+def planned_layers(recipe: str) -> list[dict[str, object]]:
+    return quantkit("plan", TINY, "--to", recipe, "--json").json["plans"][0]["layers"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_decodes_near_the_source(recipe: str, built: dict[str, Path]) -> None:
+    if load_recipe(recipe).method.transform:
+        pytest.skip("weights are others on purpose")
+    source, made = open_source(str(TINY)), open_source(str(built[recipe]))
+    assert made.tensors().keys() == source.tensors().keys()
+    for name, info in source.tensors().items():
+        before, after = source.ref(name).read(0, info.rows), made.ref(name).read(0, info.rows)
+        if made.tensors()[name].stored_as is None:
+            assert np.array_equal(before, after), name
+        else:
+            assert np.square(after - before).sum() < 0.5 * np.square(before).sum(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["gptq-w4g128", "awq-w4g128", "w8a8-static", "fp8", "nf4-double", "fp8-kv"])
+def test_same_bytes_for_any_number_of_threads(recipe: str, built: dict[str, Path], tmp_path: Path) -> None:
+    for threads in (1, 2, 3):
+        out = tmp_path / str(threads)
+        assert quantkit(*arguments(recipe, out, "--threads", threads)).status == 0
+        assert hashes(out) == hashes(built[recipe]), threads
+
+
+@pytest.mark.parametrize("recipe", ["fp8", "gptq-w4g128"])
+def test_the_same_command_again_does_nothing(recipe: str, built: dict[str, Path]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in built[recipe].iterdir()}
+    again = quantkit(*arguments(recipe, built[recipe]))
+    assert again.status == 0
+    assert "already built" in again.stderr
+    assert {p: p.stat().st_mtime_ns for p in built[recipe].iterdir()} == before
+
+
+def test_shards(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert quantkit(*arguments("w8a16", out, "--max-shard-size", "1M")).status == 0
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    shards = sorted(set(index["weight_map"].values()))
+    assert len(shards) > 2
+    assert shards == sorted(p.name for p in out.glob("*.safetensors"))
+    for name in shards:
+        tensors = read_safetensors(out / name).tensors
+        assert {n for n, shard in index["weight_map"].items() if shard == name} == set(tensors)
+        assert sum(t.stop - t.start for t in tensors.values()) <= 1_000_000 or len(tensors) == 1
+    assert (out / "model.manifest.json").is_file()
+
+
+def test_several_recipes_get_a_folder_each(tmp_path: Path) -> None:
+    ran = quantkit("convert", TINY, "--to", "fp8,q8_0,nf4", "-o", tmp_path)
+    assert ran.status == 0, ran.stderr
+    names = ["docs-llama-tiny-FP8", "docs-llama-tiny-Q8_0.gguf", "docs-llama-tiny-NF4"]
+    assert ran.stdout.splitlines() == [str(tmp_path / name) for name in names]
+    assert (tmp_path / names[0] / "config.json").is_file()
+
+
+def test_layers_can_be_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = quantkit(*arguments("gptq-w4g128", out, "--keep", "layers.0.mlp=bf16"))
+    assert ran.status == 0, ran.stderr
+    stored = read_safetensors(out / "model.safetensors").tensors
+    assert stored["model.layers.0.mlp.up_proj.weight"].dtype == "BF16"
+    assert "model.layers.1.mlp.up_proj.qweight" in stored
+    section = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert section["modules_in_block_to_quantize"]
+
+
+@pytest.mark.parametrize("recipe", CALIBRATED)
+def test_text_is_needed(recipe: str, tmp_path: Path) -> None:
+    ran = quantkit("convert", TINY, "--to", recipe, "-o", tmp_path / "out")
+    assert ran.status == 2
+    assert "needs calibration text" in ran.stderr
+    assert "--calib" in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--to", "fp8", "--calib", TEXT], 2, "needs no calibration"),
+        (["--to", "fp8", "--pure"], 2, "--pure is for GGUF files"),
+        (["--to", "fp8", "--keep", "mlp=q8_0"], 2, "keep layers only as floats"),
+        (["--to", "fp8", "--keep", "nothing=bf16"], 2, "matches no layer"),
+        (["--to", "fp8", "--method", "gptk"], 2, "did you mean"),
+        (["--to", "q8_0", "--method", "gptq"], 2, "is for checkpoints"),
+        (["--to", "fp8", "-o", "x.gguf"], 2, "makes a folder"),
+        (["--to", "gptq-w4g12"], 2, "did you mean"),
+        (["--to", "w4a16", "--calib", TEXT, "--seqlen", "4000000"], 3, "one sequence"),
+        (["--to", "w4a16", "--calib", "missing.jsonl"], 3, "missing.jsonl"),
+        (["--to", "fp8", "--max-shard-size", "big"], 2, "--max-shard-size"),
+    ],
+)
+def test_refused_before_any_work(
+    options: list[object], status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = quantkit("convert", TINY, *options)
+    assert ran.status == status, ran.stderr
+    assert said in ran.stderr
+    assert "hint:" in ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gguf_file_is_no_source(tmp_path: Path) -> None:
+    assert quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path / "m.gguf").status == 0
+    ran = quantkit("convert", tmp_path / "m.gguf", "--to", "fp8", "-o", tmp_path / "out")
+    assert ran.status == 4
+    assert "GGUF file has no config.json" in ran.stderr
+
+
+def test_a_quantized_source_is_refused(built: dict[str, Path], tmp_path: Path) -> None:
+    ran = quantkit("convert", built["fp8"], "--to", "nf4", "-o", tmp_path / "out")
+    assert ran.status == 4
+    assert "quantized already" in ran.stderr
+
+
+def test_work_is_packed_elsewhere(built: dict[str, Path], tmp_path: Path) -> None:
+    ran = quantkit("quantize", TINY, "--to", "nf4", "-o", tmp_path / "work")
+    assert ran.status == 0, ran.stderr
+    packed = quantkit("pack", tmp_path / "work" / "NF4", "-o", tmp_path / "out")
+    assert packed.status == 0, packed.stderr
+    assert packed.stdout == f"{tmp_path / 'out'}\n"
+    assert hashes(tmp_path / "out") == hashes(built["nf4"])
