@@ -6,16 +6,27 @@ import importlib
 import sys
 from types import ModuleType, SimpleNamespace
 
+import gguf
 import numpy as np
 import pytest
 import torch
+from gguf import quants
 from reference import REFERENCE
 
-from quantkit.formats import compressed_tensors, fp8, gptq
+from quantkit.consumers import Module, Subject, verdicts
+from quantkit.families.roles import Role
+from quantkit.formats import compressed_tensors, containers, fp8, gptq
+from quantkit.formats.awq import AWQLayout
+from quantkit.formats.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.compressed_tensors import CompressedLayout
+from quantkit.formats.compressed_tensors_kv import pack_kv_scales
+from quantkit.formats.containers import Written
+from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import PackedTensor, values_of
-from quantkit.qtypes.integers import Integers
+from quantkit.qtypes.codebook import Codebook
+from quantkit.qtypes.integers import Integers, RowInt8
+from quantkit.qtypes.microscaling import FACTOR, MXFP4, NVFP4
 from quantkit.qtypes.minifloat import Float8
 from quantkit.qtypes.scheme import Quantized, nearest
 
@@ -47,6 +58,13 @@ def as_torch(tensor: PackedTensor) -> torch.Tensor:
 
 def decoded(converter: ModuleType, config: dict, tensors: tuple[PackedTensor, ...]) -> np.ndarray:
     """The weight that the converter makes of these tensors."""
+    left = tensors_left(converter, config, tensors)
+    assert list(left) == [f"{M}.weight"]
+    return left[f"{M}.weight"]().float().numpy()
+
+
+def tensors_left(converter: ModuleType, config: dict, tensors: tuple[PackedTensor, ...]) -> dict:
+    """What is left to be renamed after the converter has decoded these tensors."""
     model = SimpleNamespace(
         _is_nvfp4=False,
         _fp8_as_q8=False,
@@ -56,8 +74,7 @@ def decoded(converter: ModuleType, config: dict, tensors: tuple[PackedTensor, ..
         model_tensors={t.entry.name: lambda t=t: as_torch(t) for t in tensors},
     )
     converter.ModelBase.dequant_model(model)
-    assert list(model.model_tensors) == [f"{M}.weight"]
-    return model.model_tensors[f"{M}.weight"]().float().numpy()
+    return model.model_tensors
 
 
 def gaussian(shape: tuple[int, int]) -> np.ndarray:
@@ -122,3 +139,54 @@ def test_native_float8(converter):
     quantized = fp8.SCHEME.encode(gaussian((256, 384)))
     found = decoded(converter, fp8.quantization_config(), fp8.pack(M, quantized))
     assert np.array_equal(found, quantized.values())
+
+
+def test_nvfp4_is_repacked_without_loss(converter):
+    """Blocks of GGUF, which ggml multiplies with the reciprocal of the factor later."""
+    quantized = NVFP4().encode(gaussian((32, 256)))
+    codes, scale, _ = compressed_tensors.pack(CompressedLayout(NVFP4()), M, quantized)
+    raw, shape = converter.ModelBase._nvfp4_pack(as_torch(codes), as_torch(scale))
+    assert shape == [32, 256]
+    found = quants.NVFP4.dequantize_blocks(raw.reshape(-1, 36)).reshape(32, 256) / quantized.grid.fields[FACTOR]
+    assert np.allclose(found, quantized.values(), rtol=3e-7, atol=0)
+
+
+# The table of consumers says what the converter does with these.
+
+CLAIMS = [
+    *(CompressedLayout(Integers(bits, group)) for bits in range(2, 9) for group in (-1, 32)),
+    *(CompressedLayout(Float8(strategy), activations)
+      for strategy in ("tensor", "channel", "block") for activations in ("none", "dynamic", "static")),
+    *(CompressedLayout(Integers(8), activations) for activations in ("dynamic", "static")),
+    CompressedLayout(MXFP4()),
+    *(GPTQLayout(Integers(bits, 32), version) for bits in (2, 3, 4, 8) for version in (1, 2)),
+    AWQLayout(Integers(4, 32, "asymmetric")),
+    BitsandbytesLayout(Codebook()),
+    BitsandbytesLayout(RowInt8()),
+    FP8Layout(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kv_cache", [False, True])
+@pytest.mark.parametrize("layout", CLAIMS, ids=str)
+def test_the_table_of_consumers_is_right(converter, layout, kv_cache):
+    """The converter stops, or meets a tensor that it has no name for, exactly where the table says so."""
+    container = containers.of(layout)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 1)
+    shape = (256, 256)
+    scale = np.ones(1, np.float32)
+    static = scale if getattr(layout, "activations", "") == "static" else None
+    tensors = container.pack(layout, M, layout.scheme.encode(gaussian(shape)), static)
+    if kv_cache:
+        tensors += pack_kv_scales(M.rpartition(".")[0], scale, scale, "BF16")
+    config = container.config(Written({M: layout}, (), (), "quantkit:1", kv_cache))
+    try:
+        left = tensors_left(converter, config, tuple(tensors))
+        loads = all(names.get_name(name, try_suffixes=(".weight", ".bias")) for name in left)
+        for tensor in left.values():
+            tensor()
+    except (NotImplementedError, AssertionError, RuntimeError):
+        loads = False
+    subject = Subject(container.name, (Module(M, Role.ATTN_Q, *shape, layout),), kv_cache=kv_cache)
+    (verdict,) = verdicts(subject, ["llama.cpp"])
+    assert verdict.ok == loads, verdict
