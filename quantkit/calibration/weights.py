@@ -53,7 +53,9 @@ def largest_layer(tensors: Mapping[str, TensorInfo]) -> int:
 
 
 def stored_type(info: TensorInfo) -> torch.dtype:
-    """The torch type that holds a stored float tensor exactly in the fewest bytes."""
+    """The torch type that holds a tensor's values exactly in the fewest bytes."""
+    if info.stored_as is not None:
+        return torch.float32  # what it decodes to is no number of the model's own type
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get(info.dtype, torch.float32)
 
 

@@ -23,7 +23,7 @@ from quantkit.formats.containers import Layout, of
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import Entry, PackedTensor
-from quantkit.formats.server_config import choice
+from quantkit.formats.server_config import choice, section
 from quantkit.formats.stored_parts import DAMAGED, Headers, Outline, Part, outline_of
 from quantkit.formats.targets import REGEX, first_match, matches
 from quantkit.qtypes.codebook import Codebook
@@ -138,11 +138,11 @@ def _method_of(section: Mapping[str, Any]) -> str:
         keys = {"w_bit": "awq", "zero_point": "awq", "desc_act": "gptq", "config_groups": "compressed-tensors",
                 "quant_algo": "modelopt", "quantization": "modelopt"}  # fmt: skip
         name = next((method for key, method in keys.items() if key in section), "(none)")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         what = f'the weights are quantized by an unknown method (quant_method: "{shown(str(name))}")'
         hint = f"read are {', '.join(METHODS)}; else start from the original checkpoint"
         raise UnsupportedError(what, key="quantization_config", hint=hint)
-    return str(name)
+    return name
 
 
 def stored_modules(quantization: Mapping[str, Any], tensors: Mapping[str, TensorInfo], read: ReadSmall) -> Stored:
@@ -225,9 +225,10 @@ def _fp8(quantization: Mapping[str, Any]) -> LayoutOf:
 
 
 def _compressed(quantization: Mapping[str, Any]) -> LayoutOf:
-    for key, harmless in (("sparsity_config", ("dense", None)), ("transform_config", (None,))):
-        section = quantization.get(key)
-        if isinstance(section, Mapping) and section and section.get("format", "unknown") not in harmless:
+    sparsity, transform = _section(quantization, "sparsity_config"), _section(quantization, "transform_config")
+    for key, more in (("sparsity_config", sparsity.get("format", "dense") != "dense"),
+                      ("transform_config", bool(transform.get("config_groups")))):  # fmt: skip
+        if more:
             what = f"quantization_config.{key} says that weights are not only rounded"
             raise UnsupportedError(what, key=key, hint="start from the original checkpoint")
     groups = compressed_tensors.read_config(quantization)
@@ -253,12 +254,15 @@ def _compressed(quantization: Mapping[str, Any]) -> LayoutOf:
     return of_module
 
 
+def _section(quantization: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    return section(quantization, key) if quantization.get(key) is not None else {}
+
+
 def _modelopt(quantization: Mapping[str, Any]) -> LayoutOf:
     """FP8 as ModelOpt writes it: tensors as in compressed-tensors."""
-    inner = quantization.get("quantization")
-    section = inner if isinstance(inner, Mapping) else quantization
+    inner = section(quantization, "quantization") if "quantization" in quantization else quantization
     strategies: dict[str, Strategy] = {name: strategy for strategy, name in fp8.MODELOPT_NAMES.items()}
-    algorithm = choice(section, "quant_algo", tuple(strategies))
+    algorithm = choice(inner, "quant_algo", tuple(strategies))
     layout = CompressedLayout(Float8(strategies[algorithm]))
     return lambda module: layout
 

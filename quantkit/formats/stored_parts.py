@@ -26,11 +26,10 @@ from quantkit.formats.containers import Layout
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import FLOATS, WORD_BITS, PackedTensor, values_of, word_count
-from quantkit.qtypes.codebook import DYNAMIC_MAP, NESTED_BLOCK
+from quantkit.qtypes.codebook import DYNAMIC_MAP, NESTED_BLOCK, Codebook
 from quantkit.qtypes.integers import Integers, RowInt8
 from quantkit.qtypes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.minifloat import TILE, Float8
-from quantkit.qtypes.scheme import group_count
 from quantkit.tensors import DTYPE_BYTES, U8, TensorInfo
 from quantkit.untrusted import shown
 
@@ -129,6 +128,15 @@ class Headers:
             raise self.wrong(found, str(list(expected)))
         return Part(found.name, found.dtype, expected, 0, per_row)
 
+    def groups(self, cols: int, group: int) -> int:
+        """How many groups a row has, -1 being the whole row. Raises InputError."""
+        if group == -1:
+            return 1
+        if group < 1 or cols % group:
+            what = f'"{shown(self.module)}" has rows of {cols:,} weights, which are no groups of {group}'
+            raise InputError(what, tensor=f"{self.module}.weight", key="group_size", hint=DAMAGED)
+        return cols // group
+
     def small(self, suffix: str, dtypes: tuple[str, ...], limit: int) -> PackedTensor:
         """A vector of at most `limit` bytes, with its values."""
         found = self.info(suffix, dtypes, 1)
@@ -144,7 +152,7 @@ def outline_of(layout: Layout, headers: Headers) -> Outline:
     if isinstance(layout, AWQLayout):
         return _awq(layout, headers)
     if isinstance(layout, BitsandbytesLayout):
-        return _row_int8(headers) if isinstance(layout.scheme, RowInt8) else _codebook(headers)
+        return _row_int8(headers) if isinstance(layout.scheme, RowInt8) else _codebook(layout.scheme, headers)
     if isinstance(layout, FP8Layout):
         return _float8(layout.scheme, "weight_scale_inv", headers)
     return _compressed(layout, headers)
@@ -166,7 +174,7 @@ def _gptq(layout: GPTQLayout, headers: Headers) -> Outline:
 
 def _awq(layout: AWQLayout, headers: Headers) -> Outline:
     cols, words = headers.info("qweight", ("I32",), 2).shape
-    groups = group_count(cols, layout.scheme.group)
+    groups = headers.groups(cols, layout.scheme.group)
     share = Fraction(1, COLUMNS_PER_WORD)
     rows = words * COLUMNS_PER_WORD
     parts = (
@@ -184,10 +192,10 @@ def _row_int8(headers: Headers) -> Outline:
     )
 
 
-def _codebook(headers: Headers) -> Outline:
+def _codebook(expected: Codebook, headers: Headers) -> Outline:
     """Four bits of bitsandbytes: blocks run over the flat weight, and a tensor of JSON tells its shape."""
-    suffix = next((s for s in (f"weight.{STATE}nf4", f"weight.{STATE}fp4") if headers.has(s)), f"weight.{STATE}nf4")
-    state = headers.small(suffix, ("U8",), STATE_BYTES)
+    found = [f"weight.{STATE}{table}" for table in ("nf4", "fp4") if headers.has(f"weight.{STATE}{table}")]
+    state = headers.small(found[0] if found else f"weight.{STATE}{expected.table}", ("U8",), STATE_BYTES)
     scheme, (rows, cols), _ = bitsandbytes.read_state(f"{headers.module}.weight", {state.entry.name: state})
     blocks = scheme.block_count(rows, cols)
     per_row = Fraction(cols, scheme.block)
@@ -225,13 +233,13 @@ def _compressed(layout: CompressedLayout, headers: Headers) -> Outline:
         return _float4(scheme, headers)
     if isinstance(scheme, Float8):
         return _float8(scheme, "weight_scale", headers)
-    if headers.has("weight_packed"):
+    if headers.has("weight_packed") or headers.has("weight_shape"):
         return _words(scheme, headers)
     rows, cols = headers.info("weight", ("I8",), 2).shape
     if not scheme.symmetric:
         what = f'"{shown(headers.module)}" has zero points beside a byte per weight'
         raise UnsupportedError(what, key="symmetric", hint="start from the original checkpoint")
-    scale = headers.scales("weight_scale", (rows, group_count(cols, scheme.group)), single=True)
+    scale = headers.scales("weight_scale", (rows, headers.groups(cols, scheme.group)), single=True)
     return Outline(rows, cols, (headers.part("weight", ("I8",), (rows, cols), 0), scale))
 
 
@@ -245,7 +253,7 @@ def _words(scheme: Integers, headers: Headers) -> Outline:
     if rows != packed_rows or cols < 1 or not fits:
         what = f'"{shown(shape.entry.name)}" claims a weight of {rows} x {cols}, in words of {packed_rows} x {words}'
         raise InputError(what, tensor=shape.entry.name, hint=DAMAGED)
-    groups = group_count(cols, scheme.group)
+    groups = headers.groups(cols, scheme.group)
     parts = [
         headers.part("weight_packed", ("I32",), (rows, words), 0),
         headers.scales("weight_scale", (rows, groups), single=True),

@@ -32,7 +32,7 @@ from quantkit.pipeline.server_fill import fill
 from quantkit.pipeline.server_verify import verify_server_parts
 from quantkit.pipeline.verify import VerifyOptions, verify_parts
 from quantkit.plan import Plan
-from quantkit.recipe import ServerRecipe
+from quantkit.recipe import Recipe
 from quantkit.report.manifest import Manifest
 from quantkit.report.sizes import plan_line
 from quantkit.report.text import size
@@ -209,10 +209,10 @@ def quantize_to_work(
 def require_calibration(prepared: Prepared) -> None:
     """Raise RecipeError for a recipe that is made with text, and was given none."""
     for recipe, plan in zip(prepared.recipes, prepared.plans, strict=True):
-        if isinstance(plan, ServerPlan) and isinstance(recipe, ServerRecipe):
-            if recipe.needs_calibration and not plan.calibrated:
-                hint = "give --calib FILE with text like what the model will see, or a recipe without, such as w8a16"
-                raise RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
+        if isinstance(plan, Plan) or isinstance(recipe, Recipe) or plan.calibrated or not recipe.needs_calibration:
+            continue
+        hint = "give --calib FILE with text like what the model will see, or a recipe without, such as w8a16"
+        raise RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
 
 
 def _look(prepared: Prepared, item: _Pending, output: Output) -> Verification:

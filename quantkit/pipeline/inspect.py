@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from quantkit.formats.gguf import read_gguf, shard_paths
 from quantkit.metadata import KeyValue
 from quantkit.report.manifest import manifest_path, read_manifest
 from quantkit.source import open_source
+from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import require_path
 
@@ -23,7 +24,10 @@ SHOWN_TEXT = 120
 
 @dataclass(frozen=True)
 class Inspection:
-    """Header facts. `origin` is the provenance from a manifest or from quantkit's own keys, {} without either."""
+    """Header facts. The type of a tensor says how it is stored.
+
+    `origin` is the provenance from a manifest or from quantkit's own keys, {} without either.
+    """
 
     kind: str
     name: str
@@ -52,8 +56,11 @@ def inspect(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Inspect
         if path.is_file():
             return _inspect_gguf(path)
     checkpoint = open_source(spec, offline=offline, emit=emit)
-    tensors = tuple(checkpoint.tensors().values())
+    tensors = tuple(replace(t, dtype=t.stored_as or t.dtype) for t in checkpoint.tensors().values())
     facts = tuple((key, type(value).__name__, _short(value)) for key, value in checkpoint.config.items())
+    if isinstance(checkpoint, QuantizedCheckpoint):
+        section = "quantization_config"
+        facts += tuple((f"{section}.{k}", type(v).__name__, _short(v)) for k, v in checkpoint.quantization.items())
     origin = {"repo": checkpoint.repo, "commit": checkpoint.commit} if checkpoint.repo else {}
     checkpoint.close()
     return Inspection("checkpoint", checkpoint.name, sum(t.nbytes for t in tensors), facts, tensors, origin)

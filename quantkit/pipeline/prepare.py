@@ -225,8 +225,13 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
 def _recipe(name: str, request: Request) -> Recipe | ServerRecipe:
     recipe = load_recipe(name)
     if isinstance(recipe, ServerRecipe):
-        given = {"--output-type": request.output_type, "--embedding-type": request.embedding_type, "--pure": request.pure,
-                 "--imatrix": request.imatrix, "--split-max-size": request.split_max_size}  # fmt: skip
+        given = {
+            "--output-type": request.output_type,
+            "--embedding-type": request.embedding_type,
+            "--pure": request.pure,
+            "--imatrix": request.imatrix,
+            "--split-max-size": request.split_max_size,
+        }
         unused = [option for option, value in given.items() if value]
         if unused:
             raise UsageError(f"{recipe.name}: {unused[0]} is for GGUF files", hint="leave it out for this recipe")
@@ -251,14 +256,14 @@ def output_paths(prepared: Prepared, out: Path) -> list[tuple[Path, ...]]:
     """
     folder = out.parent if out.suffix == ".gguf" else out
     paths = []
-    for recipe, plan in zip(prepared.recipes, prepared.plans, strict=True):
+    for recipe, chosen in zip(prepared.recipes, prepared.plans, strict=True):
         within = folder
-        if isinstance(plan, ServerPlan):
+        if isinstance(chosen, ServerPlan):
             if out.suffix == ".gguf":
                 raise UsageError(f"{recipe.name} makes a folder, not {out.name}", hint="give a folder with -o")
             if len(prepared.plans) > 1:
                 within = folder / f"{file_stem(prepared.checkpoint.name)}-{recipe.title}"
-        paths.append(tuple(within / file.name for file in plan.files))
+        paths.append(tuple(within / file.name for file in chosen.files))
     names = [path for group in paths for path in group]
     if len(set(names)) < len(names):
         raise UsageError("two recipes would write the same file", hint="give each recipe file its own title")

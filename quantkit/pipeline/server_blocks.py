@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from quantkit.calibration.blocks import BlockView
-    from quantkit.storage import Scratch
     from quantkit.calibration.rounding import BlockRounded, RoundedLinear, Rounding
     from quantkit.calibration.transforming import Transform
     from quantkit.methods.base import Settings
+    from quantkit.storage import Scratch
 
 PARAMETER = "parameter"  # fact of a journalled tensor: the parameter in memory that a transform has changed
 SMALLEST_PEAK = 1e-6  # of inputs that are always zero

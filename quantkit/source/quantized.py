@@ -76,13 +76,15 @@ class QuantizedCheckpoint:
     """A checkpoint folder whose quantized modules read as plain weights. See `quantkit.source.Checkpoint`.
 
     `config` has no `quantization_config` any more, and files that say the same are out of sight. `infos` are the
-    tensors as others see them; a weight that is stored quantized says how in `stored_as`.
+    tensors as others see them; a weight that is stored quantized says how in `stored_as`. `quantization` is what the
+    checkpoint says of it.
     """
 
     folder: FolderCheckpoint
     modules: Mapping[str, StoredModule]
     infos: Mapping[str, TensorInfo]
     config: Mapping[str, Any]
+    quantization: Mapping[str, Any]
     name: str
     repo: str | None
     commit: str | None
@@ -160,7 +162,14 @@ def _seen_plain(folder: FolderCheckpoint, quantization: Mapping[str, Any]) -> Qu
         elif name not in found.hidden:
             infos[name] = tensors[name]
     return QuantizedCheckpoint(
-        folder, modules, infos, _plain_config(folder.config), folder.name, folder.repo, folder.commit
+        folder=folder,
+        modules=modules,
+        infos=infos,
+        config=_plain_config(folder.config),
+        quantization=quantization,
+        name=folder.name,
+        repo=folder.repo,
+        commit=folder.commit,
     )
 
 

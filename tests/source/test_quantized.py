@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from quantized_folder import (
     VARIANTS,
     WEIGHTS,
+    pack_module,
     plain_tensor,
     round_weight,
     write_folder,
+    write_tensors,
 )
 
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.formats.packed import Entry, PackedTensor
 from quantkit.qtypes.scheme import Quantized
 from quantkit.source import open_source
 from quantkit.source.quantized import LINE_BYTES
@@ -107,6 +115,99 @@ def test_long_lines_are_read_in_pieces(name, tmp_path):
     expected = quantized.values()
     assert np.array_equal(ref.read(rows - 100, rows - 3), expected[rows - 100 : rows - 3])
     assert np.array_equal(ref.read(0, rows), expected)
+
+
+# Damage
+
+
+def parts(name: str) -> dict[str, PackedTensor]:
+    """The tensors of one module of a variant that its weight needs."""
+    found = pack_module(VARIANTS[name], UP, round_weight(VARIANTS[name].layout, gaussian(256, 256)))
+    return {t.entry.name: t for t in found if not t.entry.name.endswith(("input_scale", "weight_format"))}
+
+
+def damaged(folder: Path, name: str, tensors: Iterable[PackedTensor]) -> Path:
+    """A checkpoint of a variant that holds these tensors instead of its own."""
+    path = write_folder(folder, VARIANTS[name], {UP: round_weight(VARIANTS[name].layout, gaussian(256, 256))})
+    write_tensors(path / WEIGHTS, tensors)
+    return path
+
+
+def read_all(path: Path) -> np.ndarray:
+    checkpoint = open_source(str(path))
+    try:
+        return checkpoint.ref(f"{UP}.weight").read(0, 256)
+    finally:
+        checkpoint.close()
+
+
+CASES = [(name, part) for name in VARIANTS for part in parts(name)]
+each_part = pytest.mark.parametrize(("name", "part"), CASES, ids=[f"{n}-{p.removeprefix(UP + '.')}" for n, p in CASES])
+
+
+@each_part
+def test_a_missing_part_is_named(name, part, tmp_path):
+    rest = [tensor for other, tensor in parts(name).items() if other != part]
+    with pytest.raises(InputError, match=f'there is no tensor "{part}"') as caught:
+        open_source(str(damaged(tmp_path / "m", name, rest)))
+    assert caught.value.tensor == part
+    assert caught.value.hint
+
+
+@each_part
+def test_a_part_of_another_shape_is_named(name, part, tmp_path):
+    found = parts(name)
+    entry = found[part].entry
+    if "fp8-tensor" in name and part.endswith(".weight"):
+        return  # nothing else knows the shape of a weight with one scale
+    awq = name.startswith("awq") and part.endswith("qweight")  # whose columns nothing else knows
+    shape = (entry.shape[0], entry.shape[1] + 1) if awq else (entry.shape[0] + 1, *entry.shape[1:])
+    longer = PackedTensor(Entry(part, entry.dtype, shape), np.zeros(Entry(part, entry.dtype, shape).nbytes, np.uint8))
+    with pytest.raises(InputError) as caught:
+        open_source(str(damaged(tmp_path / "m", name, {**found, part: longer}.values())))
+    assert caught.value.tensor in found
+    assert caught.value.hint
+
+
+@each_part
+def test_a_part_of_another_type_is_named(name, part, tmp_path):
+    found = parts(name)
+    shape = found[part].entry.shape
+    other = PackedTensor(Entry(part, "I16", shape), np.zeros(Entry(part, "I16", shape).nbytes, np.uint8))
+    with pytest.raises(InputError, match=f'"{part}" is stored as I16, expected') as caught:
+        open_source(str(damaged(tmp_path / "m", name, {**found, part: other}.values())))
+    assert caught.value.tensor == part
+
+
+NOT_A_NUMBER = {"F16": b"\x00\x7e", "BF16": b"\xc0\x7f", "F32": b"\x00\x00\xc0\x7f", "F8_E4M3": b"\x7f"}
+FLOATS = [(name, part) for name, part in CASES if parts(name)[part].entry.dtype in NOT_A_NUMBER]
+
+
+@pytest.mark.parametrize(("name", "part"), FLOATS, ids=[f"{n}-{p.removeprefix(UP + '.')}" for n, p in FLOATS])
+def test_a_number_that_is_none_is_named(name, part, tmp_path):
+    found = parts(name)
+    pattern = NOT_A_NUMBER[found[part].entry.dtype]
+    raw = found[part].data.copy()
+    raw[: len(pattern)] = np.frombuffer(pattern, np.uint8)
+    path = damaged(tmp_path / "m", name, {**found, part: PackedTensor(found[part].entry, raw)}.values())
+    with pytest.raises(InputError) as caught:
+        read_all(path)
+    assert caught.value.tensor == part
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(name=st.sampled_from(list(VARIANTS)), seed=st.integers(0, 1 << 30))
+def test_random_bytes_are_decoded_or_refused(tmp_path_factory, name, seed):
+    rng = np.random.default_rng(seed)
+    found = parts(name)
+    part = rng.choice(sorted(found))
+    raw = found[part].data.copy()
+    raw[rng.integers(0, raw.size, 8)] = rng.integers(0, 256, 8)
+    path = damaged(
+        tmp_path_factory.mktemp("r") / "m", name, {**found, part: PackedTensor(found[part].entry, raw)}.values()
+    )
+    with suppress(InputError, UnsupportedError):
+        assert read_all(path).shape == (256, 256)
 
 
 def test_threads_read_the_same(tmp_path):
