@@ -49,11 +49,10 @@ def round_to_codes(x: F32) -> Codes:
     Only minus zero itself loses it.
     """
     size = np.abs(x)
-    codes = np.zeros(x.shape, np.int16)
-    for edge in EDGES:
-        codes += size > edge
-    codes |= np.where(x < 0, np.int16(8), np.int16(0))
-    return codes
+    codes = (x < 0).view(np.uint8) << np.uint8(3)
+    for edge in EDGES:  # a sum of bytes: several times faster than a search
+        codes += (size > edge).view(np.uint8)
+    return codes.astype(np.int16)
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,11 @@ def quantized(codes: np.ndarray, zero: int | None, low: int = 0) -> Quantized:
     return Quantized(codes.astype(np.int16), Grid(scale, scale * -zero, 0, 15, fields=fields))
 
 
+def test_golden_word():
+    """The first code in the lowest bits, as in every container of words but AWQ (MLX has the same)."""
+    assert [f"{word:08x}" for word in pack_words(np.arange(8)[None], 4).view(np.uint32).reshape(-1)] == ["76543210"]
+
+
 def test_golden_gptq_words():
     codes = np.tile(np.arange(8), (32, 4))
     layout = GPTQLayout(Integers(4, -1, "asymmetric", lowest_zero=1))
