@@ -120,8 +120,8 @@ def declared(config: Mapping[str, Any], sides: Mapping[str, Mapping[str, Any]]) 
     that is not an object, UnsupportedError for one of an unknown method.
     """
     text = config.get("text_config")
-    sections = [config, *([text] if isinstance(text, Mapping) else [])]
-    found = [section[key] for section in sections for key in CONFIG_KEYS if section.get(key) is not None]
+    places = [config, *([text] if isinstance(text, Mapping) else [])]
+    found = [place[key] for place in places for key in CONFIG_KEYS if place.get(key) is not None]
     found += [sides[name] for name in SIDE_CONFIGS if name in sides]
     if not found:
         return None
@@ -131,13 +131,13 @@ def declared(config: Mapping[str, Any], sides: Mapping[str, Mapping[str, Any]]) 
     return {**found[0], "quant_method": _method_of(found[0])}
 
 
-def _method_of(section: Mapping[str, Any]) -> str:
+def _method_of(quantization: Mapping[str, Any]) -> str:
     """The method that a section names, or the one whose keys it has: old writers named none."""
-    name = section.get("quant_method")
+    name = quantization.get("quant_method")
     if name is None:
         keys = {"w_bit": "awq", "zero_point": "awq", "desc_act": "gptq", "config_groups": "compressed-tensors",
                 "quant_algo": "modelopt", "quantization": "modelopt"}  # fmt: skip
-        name = next((method for key, method in keys.items() if key in section), "(none)")
+        name = next((method for key, method in keys.items() if key in quantization), "(none)")
     if not isinstance(name, str) or name not in METHODS:
         what = f'the weights are quantized by an unknown method (quant_method: "{shown(str(name))}")'
         hint = f"read are {', '.join(METHODS)}; else start from the original checkpoint"

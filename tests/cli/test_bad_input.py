@@ -188,7 +188,7 @@ DAMAGED: dict[str, tuple[Damage, str, int, tuple[str, ...]]] = {
     "no config": (remove("config.json"), "input", 3, ("config.json",)),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "input", 3, ("config.json", "object")),
     "unknown family": (configure(architectures=["LamaForCausalLM"]), "unsupported", 4, ("LamaForCausalLM", "Llama")),
-    "quantized already": (configure(quantization_config={"quant_method": "awq"}), "unsupported", 4, ("awq",)),
+    "quantized already": (configure(quantization_config={"quant_method": "aqlm"}), "unsupported", 4, ("aqlm",)),
     "no tokenizer": (remove("tokenizer.model"), "input", 3, ("no tokenizer",)),
     "damaged tokenizer": (cut("tokenizer.model"), "input", 3, ("tokenizer.model",)),
     "unknown pre-tokenizer": (lambda f: bpe(f, r"\d{1,7}|\w+"), "unsupported", 4, ("pre-tokenizer", r"\\d{1,7}|\\w+")),
