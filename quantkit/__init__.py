@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quantkit.pipeline.calibrate import calibrate
     from quantkit.pipeline.calibrate_plan import CalibrateRequest, plan_calibration
     from quantkit.pipeline.catalogue import list_recipes, schemes
+    from quantkit.pipeline.consumers import consumer_verdicts, verdict_line
     from quantkit.pipeline.convert import Output, convert
     from quantkit.pipeline.convert import quantize_to_work as quantize
     from quantkit.pipeline.doctor import doctor
@@ -38,6 +39,7 @@ _EXPORTS = {
     "architecture": ("report.sizes", "architecture"),
     "calibrate": ("pipeline.calibrate", "calibrate"),
     "convert": ("pipeline.convert", "convert"),
+    "consumer_verdicts": ("pipeline.consumers", "consumer_verdicts"),
     "doctor": ("pipeline.doctor", "doctor"),
     "estimate": ("pipeline.estimate", "estimate"),
     "inspect": ("pipeline.inspect", "inspect"),
@@ -50,6 +52,7 @@ _EXPORTS = {
     "quantize": ("pipeline.convert", "quantize_to_work"),
     "recipe_text": ("recipe", "recipe_text"),
     "schemes": ("pipeline.catalogue", "schemes"),
+    "verdict_line": ("pipeline.consumers", "verdict_line"),
     "verify": ("pipeline.verify", "verify"),
 }
 
@@ -63,6 +66,7 @@ __all__ = [
     "__version__",
     "architecture",
     "calibrate",
+    "consumer_verdicts",
     "convert",
     "doctor",
     "estimate",
@@ -76,6 +80,7 @@ __all__ = [
     "quantize",
     "recipe_text",
     "schemes",
+    "verdict_line",
     "verify",
 ]
 

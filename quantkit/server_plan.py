@@ -15,14 +15,13 @@ from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.linears import LinearModule, Outline, outline
 from quantkit.families.roles import Role
 from quantkit.formats import containers
-from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.containers import Layout, Written
-from quantkit.formats.fp8 import FP8Layout, hf_quant_config
+from quantkit.formats.fp8 import hf_quant_config
 from quantkit.formats.packed import Entry
 from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_shards
 from quantkit.plan import NUMERICS, Plan, PlannedFile
 from quantkit.qtypes.minifloat import Float8
-from quantkit.server_layouts import describe_layout, layout_of, shares_scale
+from quantkit.server_layouts import layout_of, shares_scale
 from quantkit.server_recipe import MethodChoice, ServerRecipe, Weights, kept_by
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
@@ -73,7 +72,8 @@ class ServerTensor:
 class ServerPlan:
     """What will happen, to the byte. `files` are the shards, then everything else, config.json last.
 
-    `calibration` stands for the text that is run, "" without. `plain` are linear layers that stay as they are.
+    `calibration` stands for the text that is run, "" without any, also where `needs_calibration`. `plain` are linear
+    layers that stay as they are, the head among them.
     `digest` is the SHA-256 over everything that decides the output bytes, but for the source's weights.
     """
 
@@ -89,6 +89,7 @@ class ServerPlan:
     source_bytes: int
     digest: str
     calibration: str = ""
+    needs_calibration: bool = False
     warnings: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -156,6 +157,7 @@ def plan_server(
         source_bytes=sum(info.nbytes for info in tensors.values()),
         digest="",
         calibration=calibration,
+        needs_calibration=recipe.needs_calibration,
         warnings=tuple(_warnings(recipe, found, calibration)),
     )
     return replace(plan, digest=_digest(plan))
@@ -291,19 +293,14 @@ def _side_files(
             yield _file(name, data)
     for name, body in container.sides(written).items():
         yield _file(name, _json(body))
-    if options.tensorrt:
-        yield _file("hf_quant_config.json", _json(_modelopt(layouts[0], written)))
+    scheme = layouts[0].scheme
+    if options.tensorrt and isinstance(scheme, Float8):  # others it does not load: the table of consumers says why
+        modelopt = hf_quant_config(
+            scheme.strategy, version=__version__, kv_cache=written.kv_cache, exclude=written.plain
+        )
+        yield _file("hf_quant_config.json", _json(modelopt))
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
     yield _file(CONFIG, _json({**config, "quantization_config": container.config(written)}))
-
-
-def _modelopt(layout: Layout, written: Written) -> dict[str, Any]:
-    """What TensorRT-LLM reads beside FP8 weights."""
-    scheme = layout.scheme
-    if not isinstance(layout, CompressedLayout | FP8Layout) or not isinstance(scheme, Float8):
-        what = f"TensorRT-LLM reads checkpoints of FP8 weights, not {describe_layout(layout)}"
-        raise UnsupportedError(what, hint="use --to fp8 or fp8-static", key="tensorrt-llm")
-    return hf_quant_config(scheme.strategy, version=__version__, kv_cache=written.kv_cache, exclude=written.plain)
 
 
 def _file(name: str, data: bytes) -> PlannedFile:

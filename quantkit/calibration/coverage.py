@@ -60,7 +60,7 @@ def check_coverage(statistics: Statistics, *, context: int = 0, hessian: bool | 
         tokens=sum(record.tokens for record in records),
         repeated=sum(record.repeated for record in records),
         experts=experts,
-        rare=tuple(f"{module}.{n}" for module, tokens in experts.items() for n in _rare(tokens)),
+        rare=tuple(f"{module}.{n}" for module, tokens in experts.items() for n in rare_experts(tokens)),
         shortest=min((one.tokens / one.cols for one in seen.values()), default=0.0),
         warnings=(
             *(warning for record in records for warning in data_warnings(record, context=context)),
@@ -87,14 +87,14 @@ def _expert_warnings(experts: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[s
     unseen, rare = [], []
     for module, tokens in experts.items():
         unseen += [f"{module}.{n}" for n, count in enumerate(tokens) if count == 0]
-        rare += [f"{module}.{n}" for n in _rare(tokens) if tokens[n]]
+        rare += [f"{module}.{n}" for n in rare_experts(tokens) if tokens[n]]
     if unseen:
         yield UNSEEN_EXPERTS, f"{len(unseen)} experts saw no token: {listed(unseen, 3)}"
     if rare:
         yield RARE_EXPERTS, f"{len(rare)} experts saw less than {RARE_SHARE:.0%} of an even share: {listed(rare, 3)}"
 
 
-def _rare(tokens: tuple[int, ...]) -> list[int]:
+def rare_experts(tokens: tuple[int, ...]) -> list[int]:
     """The numbers of the experts that saw less than RARE_SHARE of an even share."""
     even = sum(tokens) / len(tokens)
     return [number for number, count in enumerate(tokens) if count < RARE_SHARE * even or not count]

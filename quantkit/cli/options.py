@@ -18,7 +18,8 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Worker th
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
 Engine = Annotated[
-    str | None, typer.Option("--engine", metavar="llama.cpp", help="Also load the file in this engine and compare.")
+    str | None,
+    typer.Option("--engine", metavar="llama.cpp|torch", help="Also run it and compare."),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from quantkit.consumers import CONSUMERS
 from quantkit.families.describe import known_families
 from quantkit.formats import containers
 from quantkit.qtypes import base
@@ -11,7 +12,6 @@ from quantkit.recipe import Recipe, ServerRecipe, load_recipe, recipe_names
 from quantkit.server_recipe import MethodName, TransformName
 
 METHODS = (*get_args(MethodName), *get_args(TransformName))
-CONSUMERS = ("llama.cpp", "transformers", "vllm", "tensorrt-llm")
 
 
 def schemes() -> dict[str, Any]:

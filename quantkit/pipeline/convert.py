@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import InputError, RecipeError
+from quantkit.errors import InputError, RecipeError, UsageError
 from quantkit.events import Sink, StageFinished, StageStarted, ignore
 from quantkit.pipeline.checks import Verification
-from quantkit.pipeline.engine import require_engine
+from quantkit.pipeline.engine import TORCH, require_engine
 from quantkit.pipeline.hashing import SourceHasher, require_published
 from quantkit.pipeline.pack import (
     Artifact,
@@ -78,6 +78,8 @@ def convert(
     request resumes; a run that rejects its input leaves nothing.
     """
     require_engine(output.engine)
+    if output.engine == TORCH:
+        raise UsageError("--engine torch looks at finished checkpoints", hint="quantkit verify OUT --engine torch")
     start = time.monotonic()
     emit(StageStarted("plan"))
     prepared = prepare(request, output_stem(output.out), emit)
@@ -160,7 +162,8 @@ def fill_all(
         for plan, job in jobs:
             if isinstance(plan, ServerPlan):
                 workers = threads or default_threads()
-                fill(ServerWork(checkpoint, plan, job, workers, emit, stop, hasher.advance), prepared.calibration)
+                work = ServerWork(checkpoint, plan, job, workers, emit, stop, hasher.advance)
+                fill(work, prepared.calibration, prepared.require_coverage)
         hashes = hasher.result()
         require_published(checkpoint.files(), hashes)
         source_files = prepared.records(hashes)
@@ -219,7 +222,7 @@ def _look(prepared: Prepared, item: _Pending, output: Output) -> Verification:
     """Look at the finished part files as `quantkit verify` does."""
     if not output.verify:
         return NOTHING
-    if isinstance(item.plan, ServerPlan):
+    if isinstance(item.plan, ServerPlan):  # which llama.cpp does not load
         return verify_server_parts(item.job.paths, prepared.checkpoint, item.plan)
     assert prepared.model is not None
     options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)

@@ -23,7 +23,8 @@ from quantkit.tensors import F32
 if TYPE_CHECKING:
     from quantkit.pipeline.verify import VerifyOptions
 
-ENGINES = ("llama.cpp",)
+TORCH = "torch"
+ENGINES = ("llama.cpp", TORCH)  # for GGUF files, for checkpoints
 CONTEXTS = 48
 MIN_CONTEXT_TOKENS, MAX_CONTEXT_TOKENS = 4, 64
 SAID_TOKENS = 24
@@ -35,7 +36,8 @@ def require_engine(engine: str | None) -> None:
         return
     if engine not in ENGINES:
         raise UnsupportedError(f'unknown engine "{engine}"', hint=f"engines: {', '.join(ENGINES)}", key=engine)
-    require_llamacpp()
+    if engine != TORCH:
+        require_llamacpp()
 
 
 def check_engine(artifact: Path, checkpoint: Checkpoint | None, options: VerifyOptions) -> Check:
@@ -88,9 +90,14 @@ def _compare_tokens(engine: LlamaCpp, artifact: Path, checkpoint: Checkpoint) ->
         encode = source_encoder(checkpoint.read_file, checkpoint.config)
         reference = [encode(text) for text in texts]
         wrong = [t for t, ids in zip(texts, reference, strict=True) if engine.tokenize(t) != ids]
-    usable = [ids[:MAX_CONTEXT_TOKENS] for ids in reference if len(ids) >= MIN_CONTEXT_TOKENS]
+    return wrong, len(texts), usable_contexts(reference)
+
+
+def usable_contexts(encoded: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Contexts for the comparison of distributions, evenly spread over texts as tokens."""
+    usable = [list(ids[:MAX_CONTEXT_TOKENS]) for ids in encoded if len(ids) >= MIN_CONTEXT_TOKENS]
     step = max(len(usable) // CONTEXTS, 1)
-    return wrong, len(texts), usable[::step][:CONTEXTS]
+    return usable[::step][:CONTEXTS]
 
 
 def _compare_distributions(

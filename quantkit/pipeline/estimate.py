@@ -7,6 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from quantkit.calibration.prepare import SAMPLES, SEQLEN
+from quantkit.pipeline.consumers import consumer_verdicts, verdict_json
 from quantkit.pipeline.doctor import memory_limit_bytes
 from quantkit.pipeline.prepare import require_writable_names
 from quantkit.pipeline.quantize import QUEUED_SLABS, default_threads
@@ -73,9 +75,10 @@ def estimate(
 ) -> Estimate:
     """Estimate a plan whose files would go to `folder`, served with `context` tokens in the cache.
 
-    `tokens` are those of the calibration.
+    `tokens` are those of the calibration, 0 for as many as there are by default.
     """
     workers = threads or default_threads()
+    tokens = tokens or SAMPLES * SEQLEN
     require_writable_names((folder,))
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
     return Estimate(
@@ -100,7 +103,7 @@ def _seconds(plan: AnyPlan, workers: int, tokens: int) -> float:
         encode = sum(prod(t.tensor.shape) * ENCODE_NS.get(t.qtype, OTHER_ENCODE_NS) for t in plan.tensors)
         return START_SECONDS + (encode + read) * 1e-9 / workers
     weights = sum(p.module.rows * p.module.cols for p in plan.modules)
-    if not plan.calibrated:
+    if not plan.needs_calibration:
         return START_SECONDS + (weights * LAYER_NS + read) * 1e-9 / workers
     square = sum(p.module.cols**2 for p in plan.modules)  # of each Hessian: a product with all tokens
     sweep = sum(p.module.rows * p.module.cols**2 for p in plan.modules)
@@ -108,8 +111,8 @@ def _seconds(plan: AnyPlan, workers: int, tokens: int) -> float:
     return WALK_START_SECONDS + flops * 1e-9 / (FLOPS_PER_NS * workers)
 
 
-def plan_json(plan: AnyPlan, found: Estimate) -> dict[str, Any]:
-    """A plan and its costs as plain data."""
+def plan_json(plan: AnyPlan, found: Estimate, tp: int = 1) -> dict[str, Any]:
+    """A plan, its costs and what its consumers say, served by `tp` devices, as plain data."""
     return {
         "recipe": plan.recipe,
         "digest": plan.digest,
@@ -129,6 +132,7 @@ def plan_json(plan: AnyPlan, found: Estimate) -> dict[str, Any]:
             "kv_bytes": found.serving.kv_bytes,
             "bytes": found.serving.nbytes,
         },
+        "consumers": [verdict_json(verdict) for verdict in consumer_verdicts(plan, tp)],
         "warnings": [{"code": code, "message": message} for code, message in plan.warnings],
         **(_server_json(plan) if isinstance(plan, ServerPlan) else _gguf_json(plan)),
     }

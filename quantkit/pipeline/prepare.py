@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.calibration.prepare import SAMPLES, SEQLEN, CalibrationSpec, prepare_samples
+from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, NotWritableError, QuantkitError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.families.describe import describe
@@ -19,6 +20,7 @@ from quantkit.families.rows import Family
 from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
 from quantkit.formats.imatrix import read_imatrix
 from quantkit.pipeline.calibration import Calibration, importance
+from quantkit.pipeline.consumers import require_loadable
 from quantkit.plan import PlanOptions, file_stem, parse_split_size, plan
 from quantkit.recipe import Recipe, ServerRecipe, load_recipe
 from quantkit.report.manifest import FileRecord
@@ -85,6 +87,7 @@ class Prepared:
     recipes: tuple[Recipe | ServerRecipe, ...]
     plans: tuple[AnyPlan, ...]
     calibration: Calibration | None = None
+    require_coverage: float | None = None
 
     @cached_property
     def source_stat(self) -> str:
@@ -134,6 +137,7 @@ def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> P
     if request.on_fallback not in {"report", "error"}:
         raise UsageError(f'--on-fallback "{request.on_fallback}"', hint='use "report" or "error"')
     recipes = tuple(_recipe(name, request) for name in request.recipes)
+    consumers = parse_consumers(request.consumers)
     if request.imatrix and request.calib:
         raise UsageError("--imatrix and --calib both give importance weights", hint="use one of them")
     if stem and len(recipes) > 1:
@@ -148,6 +152,7 @@ def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> P
     checkpoint = open_source(request.source, offline=request.offline, emit=hear)
     try:
         prepared = _plan_all(request, checkpoint, recipes, stem, emit)
+        require_loadable(prepared.plans, consumers, request.tp)
     except QuantkitError:
         checkpoint.close()
         raise
@@ -182,13 +187,13 @@ def _plan_all(
         else:
             used = digest if recipe.needs_calibration else ""
             plans.append(plan_server(checkpoint, recipe, _server_options(request), calibration=used))
-    return Prepared(checkpoint, model, recipes, tuple(plans), calibration)
+    return Prepared(checkpoint, model, recipes, tuple(plans), calibration, request.require_coverage)
 
 
 def _server_options(request: Request) -> ServerOptions:
     size = request.max_shard_size
     shard_bytes = parse_split_size(size, "--max-shard-size") if size else DEFAULT_SHARD_BYTES
-    return ServerOptions(shard_bytes, "tensorrt-llm" in request.consumers)
+    return ServerOptions(shard_bytes, "tensorrt-llm" in parse_consumers(request.consumers))
 
 
 def _calibration(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from quantkit.pipeline.calibrate_plan import scratch_for
 from quantkit.pipeline.calibration import Calibration
 from quantkit.pipeline.server import ServerWork, announce_resume, copy_the_rest, finish_files, round_plainly
 from quantkit.pipeline.server_blocks import round_blocks
+from quantkit.pipeline.server_coverage import check_experts
 
 
-def fill(work: ServerWork, calibration: Calibration | None) -> None:
-    """Fill every file of the plan; what an earlier run finished is kept. Raises InterruptedRunError."""
+def fill(work: ServerWork, calibration: Calibration | None, coverage: float | None = None) -> None:
+    """Fill every file of the plan; what an earlier run finished is kept.
+
+    `coverage` is the percentage of experts that the text must reach. Raises InterruptedRunError, GateError.
+    """
     announce_resume(work)
     if work.plan.calibrated:
         assert calibration is not None, work.plan.recipe
-        round_blocks(work, calibration)
+        round_blocks(work, calibration, scratch_for(calibration.spec, work.job.folder))
+        check_experts(work, coverage)
     else:
         round_plainly(work)
     copy_the_rest(work)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantkit.errors import UsageError
 from quantkit.events import Sink, ignore
 from quantkit.families.model import Model
 from quantkit.formats.gguf import read_gguf, shard_paths
@@ -24,8 +25,9 @@ from quantkit.pipeline.checks import (
     check_structure,
     check_tokenizer,
 )
-from quantkit.pipeline.engine import check_engine, require_engine
+from quantkit.pipeline.engine import TORCH, check_engine, require_engine
 from quantkit.pipeline.prepare import describe_source
+from quantkit.pipeline.verify_checkpoint import verify_checkpoint
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
 from quantkit.source import Checkpoint, open_source
 from quantkit.untrusted import require_path
@@ -53,6 +55,12 @@ def verify(
     """
     require_engine(options.engine)
     require_path(artifact)
+    folder = artifact.parent if artifact.suffix == ".safetensors" else artifact
+    checkpoint_like = folder.is_dir()
+    if (options.engine == TORCH) != checkpoint_like and options.engine:
+        raise UsageError(f"--engine {options.engine} does not load this", hint="torch loads folders, llama.cpp GGUF")
+    if checkpoint_like:
+        return verify_checkpoint(folder, against, options, emit)
     path = manifest_path(artifact)
     require_path(path)
     manifest = read_manifest(path) if path.is_file() else None

@@ -234,7 +234,7 @@ def server_memory_bytes(plan: ServerPlan, *, threads: int, activation_bytes: int
     `activation_bytes` where they stay in memory, and WALK_BYTES.
     """
     weights = [p.module.rows * p.module.cols for p in plan.modules]
-    if not plan.calibrated:
+    if not plan.needs_calibration:
         return PROGRAM_BYTES + (threads + 1) * 16 * max(weights)
     blocks: defaultdict[int, int] = defaultdict(int)
     for planned, count_of in zip(plan.modules, weights, strict=True):

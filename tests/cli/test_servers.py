@@ -226,3 +226,132 @@ def test_work_is_packed_elsewhere(built: dict[str, Path], tmp_path: Path) -> Non
     assert packed.status == 0, packed.stderr
     assert packed.stdout == f"{tmp_path / 'out'}\n"
     assert hashes(tmp_path / "out") == hashes(built["nf4"])
+
+
+# Who loads it
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "said"),
+    [
+        ("awq-w4g128", ["--for", "llama.cpp"], "does not read AWQ"),
+        ("gptq-w4g128", ["--for", "vllm,tensorrt-llm"], "tensorrt-llm does not load"),
+        ("gptq-w3g128", ["--for", "vllm"], "vllm does not load"),
+        ("w4a16", ["--for", "vllm", "--tp", 8], "vllm does not load"),
+        ("q4_k_m", ["--for", "tensorrt-llm"], "does not read GGUF"),
+    ],
+)
+def test_refused_for_a_consumer_before_any_work(recipe: str, options: list[object], said: str, tmp_path: Path) -> None:
+    text = ["--calib", TEXT, *SHORT] if recipe in CALIBRATED else []
+    ran = quantkit("convert", TINY, "--to", recipe, *text, *options, "-o", tmp_path / "out")
+    assert ran.status == 4, ran.stderr
+    assert said in ran.stderr
+    assert "hint: use " in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_consumer(tmp_path: Path) -> None:
+    ran = quantkit("convert", TINY, "--to", "fp8", "--for", "vlm", "-o", tmp_path / "out")
+    assert ran.status == 2
+    assert 'did you mean "vllm"' in ran.stderr
+
+
+def test_tensorrt_gets_its_configuration(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = quantkit(*arguments("fp8-kv", out, "--for", "tensorrt-llm"))
+    assert ran.status == 0, ran.stderr
+    described = json.loads((out / "hf_quant_config.json").read_text())["quantization"]
+    assert described["quant_algo"] == "FP8"
+    assert described["kv_cache_quant_algo"] == "FP8"
+
+
+def test_plan_says_who_loads_it() -> None:
+    said = quantkit("plan", TINY, "--to", "awq-w4g128", "--json").json["plans"][0]["consumers"]
+    assert {v["consumer"]: v["ok"] for v in said} == {
+        "transformers": True, "vllm": True, "llama.cpp": False, "tensorrt-llm": False,
+    }  # fmt: skip
+    assert all(v["reason"] and v["nearest"] for v in said if not v["ok"])
+
+
+# Verify
+
+
+@pytest.mark.parametrize("recipe", ["gptq-w4g128", "fp8-block", "nf4-double", "w8a8-smooth"])
+def test_verify(recipe: str, built: dict[str, Path]) -> None:
+    ran = quantkit("verify", built[recipe], "--against", TINY, "--engine", "torch", "--json")
+    assert ran.status == 0, ran.stderr
+    found = {check["check"]: check for check in ran.json["checks"]}
+    assert {name: check["ok"] for name, check in found.items()} == {
+        "files": True, "structure": True, "tokenizer": True, "torch": True,
+        "numbers": None if load_recipe(recipe).method.transform else True,
+    }  # fmt: skip
+    assert found["torch"]["kl_mean"] < 0.02
+
+
+def copied(folder: Path, to: Path) -> Path:
+    to.mkdir()
+    for path in folder.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+def test_verify_finds_a_flipped_bit(built: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(built["w4a16"], tmp_path / "copy")
+    raw = bytearray((folder / "model.safetensors").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (folder / "model.safetensors").write_bytes(raw)
+    ran = quantkit("verify", folder)
+    assert ran.status == 7
+    assert "is damaged" in ran.stderr
+
+
+def test_verify_finds_another_tokenizer(built: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(built["fp8"], tmp_path / "copy")
+    (folder / "model.manifest.json").unlink()
+    (folder / "tokenizer.json").write_text("{}")
+    ran = quantkit("verify", folder, "--against", TINY)
+    assert ran.status == 7
+    assert "tokenizer.json is not what the source has" in ran.stderr
+
+
+def test_verify_finds_weights_of_another_layer(built: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(built["fp8"], tmp_path / "copy")
+    (folder / "model.manifest.json").unlink()
+    tensors = read_safetensors(folder / "model.safetensors").tensors
+    raw = bytearray((folder / "model.safetensors").read_bytes())
+    one, other = (tensors[f"model.layers.{n}.mlp.up_proj.weight"] for n in (0, 1))
+    raw[one.start : one.stop], raw[other.start : other.stop] = raw[other.start : other.stop], raw[one.start : one.stop]
+    (folder / "model.safetensors").write_bytes(raw)
+    ran = quantkit("verify", folder, "--against", TINY)
+    assert ran.status == 7
+    assert "up_proj" in ran.stderr
+
+
+@pytest.mark.parametrize("engine", ["llama.cpp", "torch"])
+def test_engines_load_what_they_load(engine: str, built: dict[str, Path], tmp_path: Path) -> None:
+    artifact = built["fp8"]
+    if engine == "torch":
+        artifact = tmp_path / "m.gguf"
+        assert quantkit("convert", TINY, "--to", "q8_0", "-o", artifact).status == 0
+    ran = quantkit("verify", artifact, "--engine", engine)
+    assert ran.status == 2
+    assert f"--engine {engine} does not load this" in ran.stderr
+
+
+# Text for GGUF files
+
+
+def test_gguf_files_use_the_text_too(tmp_path: Path) -> None:
+    imatrix, out = tmp_path / "imatrix.gguf", tmp_path / "text.gguf"
+    ran = quantkit("convert", TINY, "--to", "q4_k_m", "--calib", TEXT, *SHORT, "-o", out)
+    assert ran.status == 0, ran.stderr
+    assert quantkit("calibrate", TINY, "--data", TEXT, *SHORT, "-o", imatrix).status == 0
+    assert quantkit("convert", TINY, "--to", "q4_k_m", "--imatrix", imatrix, "-o", tmp_path / "file.gguf").status == 0
+    plain = tmp_path / "plain.gguf"
+    assert quantkit("convert", TINY, "--to", "q4_k_m", "-o", plain).status == 0
+    text, file, none = (tensor_hashes(tmp_path / f"{name}.manifest.json") for name in ("text", "file", "plain"))
+    assert text == file != none
+
+
+def tensor_hashes(manifest: Path) -> dict[str, str]:
+    return {t["name"]: t["sha256"] for t in json.loads(manifest.read_text())["tensors"]}

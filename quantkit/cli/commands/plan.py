@@ -77,12 +77,12 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
         found = quantkit.estimate(
             chosen, folder, context=show.context, kv_type=show.kv_type, tokens=prepared.calibration_tokens
         )
-        body = quantkit.plan_json(chosen, found)
+        body = quantkit.plan_json(chosen, found, request.tp)
         if show.fit_bytes is not None:
             body["serving"]["budget_bytes"] = show.fit_bytes
             body["serving"]["fits"] = found.fits_serving(show.fit_bytes)
         data.append(body)
-        lines += [*_lines(chosen, found, show), ""]
+        lines += [*_lines(chosen, found, show), *_consumer_lines(chosen, request.tp), ""]
     session.result("quantkit.plan/1", {"source": prepared.source_facts(), "plans": data}, lines[:-1])
 
 
@@ -93,7 +93,7 @@ def _lines(plan: AnyPlan, found: Estimate, show: Show) -> list[str]:
     lines = [
         f"{plan.recipe}: {quantkit.architecture(plan)}, {count(report.weights)} weights",
         f"  source   {size(report.source_bytes)}",
-        *(f"  file     {f.name}  {f.nbytes:,} bytes" for f in plan.files),
+        *_file_lines(plan),
         f"  size     {size(report.nbytes)}, {report.bits_per_weight:.2f} bits per weight,"
         f" {100 * report.ratio:.1f} % of the source",
         f"           codes {size(report.code_bytes)}, scales {size(report.scale_bytes)},"
@@ -110,6 +110,23 @@ def _lines(plan: AnyPlan, found: Estimate, show: Show) -> list[str]:
     rows = [(t.qtype, str(t.tensors), count(t.weights), size(t.nbytes), size(t.scale_bytes)) for t in report.types]
     lines += ["", *("  " + line for line in table(rows, ("type", "tensors", "weights", "size", "of it scales")))]
     return lines + (_gguf_lines(plan, show) if isinstance(plan, quantkit.Plan) else _server_lines(plan, show))
+
+
+def _file_lines(plan: AnyPlan) -> list[str]:
+    """Files of weights, and how much else there is."""
+    weights = [f for f in plan.files if f.name.endswith((".gguf", ".safetensors"))]
+    others = [f for f in plan.files if f not in weights]
+    lines = [f"  file     {f.name}  {f.nbytes:,} bytes" for f in weights]
+    return (
+        [*lines, f"           {len(others)} other files  {sum(f.nbytes for f in others):,} bytes"] if others else lines
+    )
+
+
+def _consumer_lines(plan: AnyPlan, tp: int) -> list[str]:
+    """Who loads it, and who does not and why."""
+    import quantkit
+
+    return ["", *(f"  {quantkit.verdict_line(verdict)}" for verdict in quantkit.consumer_verdicts(plan, tp))]
 
 
 def _gguf_lines(plan: Plan, show: Show) -> list[str]:
@@ -129,10 +146,10 @@ def _gguf_lines(plan: Plan, show: Show) -> list[str]:
 
 def _server_lines(plan: ServerPlan, show: Show) -> list[str]:
     """Which layers stay as they are, and with --tensors every tensor."""
-    lines = [
-        "",
-        f"  {len(plan.modules)} layers are rounded, {len(plan.plain)} stay as they are: {', '.join(plan.plain[:4])}",
-    ]
+    rounded = {planned.name for planned in plan.modules}
+    kept = [module.name for module in plan.outline.linears if module.name not in rounded]
+    lines = ["", f"  {len(rounded)} layers of blocks are rounded" + (f", {len(kept)} stay as they are" if kept else "")]
+    lines += [f"    {name}" for name in kept[:SHOWN_FALLBACKS]]
     if show.tensors:
         cells = [
             (t.name, t.entry.dtype.lower(), "x".join(map(str, t.entry.shape)), str(t.entry.nbytes))

@@ -16,7 +16,7 @@ MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 def verify(
     session: Session,
     artifact: Annotated[
-        Path, typer.Argument(metavar="ARTIFACT", help="A GGUF file; for a split one, its first shard.")
+        Path, typer.Argument(metavar="ARTIFACT", help="A GGUF file (of a split one the first shard), or a folder.")
     ],
     against: Annotated[
         str | None, typer.Option("--against", metavar="SRC", help="The checkpoint it was made from.")

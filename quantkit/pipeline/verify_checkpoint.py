@@ -1,0 +1,144 @@
+"""The looks that `verify` takes at a checkpoint folder for servers, as it was published.
+
+files       sizes and SHA-256 against the manifest
+structure   the safetensors package finds the tensors that the manifest promises
+tokenizer   tokenizer, templates and processors are the source's, byte for byte
+numbers     decoded weights against the source, worst tensors listed
+torch       with --engine torch: what it predicts against the source, one block in memory
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantkit.events import Sink
+from quantkit.families.probes import probes
+from quantkit.families.tokenizer_check import source_encoder
+from quantkit.formats.safetensors_writer import SINGLE
+from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification, check_files
+from quantkit.pipeline.engine import TORCH, usable_contexts
+from quantkit.quality.distributions import broken_above, divergence, log_softmax
+from quantkit.quality.numbers import compare
+from quantkit.quality.stored import open_with_package
+from quantkit.report.manifest import Manifest, read_manifest
+from quantkit.server_plan import REPLACED
+from quantkit.source import Checkpoint, open_source
+
+if TYPE_CHECKING:
+    from quantkit.pipeline.verify import VerifyOptions
+
+MANIFEST = "model.manifest.json"
+ROUNDED_FLOOR_DB = 0.0  # worse than zeros: a layer that is permuted, shifted or of another model
+
+
+def verify_checkpoint(folder: Path, against: str | None, options: VerifyOptions, emit: Sink) -> Verification:
+    """Look at a checkpoint folder: files, structure, tokenizer, numbers, and with engine "torch" what it predicts.
+
+    Raises InputError for a folder that does not parse.
+    """
+    manifest = manifest_of(folder)
+    first = folder / (manifest.artifact[0].name if manifest else SINGLE)
+    checks = [check_files(first, manifest)]
+    made = open_source(str(folder), emit=emit)
+    try:
+        checks.append(check_shards(folder, made, manifest))
+        if against is None:
+            checks += [Check(name, None, "needs --against SRC") for name in ("tokenizer", "numbers")]
+            return Verification(tuple(checks))
+        source = open_source(against, offline=options.offline, emit=emit)
+        try:
+            checks += [check_carried(made, source), check_weights(made, source, manifest, options.sample_rows)]
+            if options.engine == TORCH:
+                checks.append(check_predictions(made, source, options.threads))
+        finally:
+            source.close()
+    finally:
+        made.close()
+    return Verification(tuple(checks))
+
+
+def manifest_of(folder: Path) -> Manifest | None:
+    """The manifest of a checkpoint folder, None without one."""
+    path = folder / MANIFEST
+    return read_manifest(path) if path.is_file() else None
+
+
+def check_shards(folder: Path, made: Checkpoint, manifest: Manifest | None) -> Check:
+    """The safetensors package finds in the files what the manifest promises: names, dtypes and shapes."""
+    shards = sorted(Path(f.path) for f in made.files() if f.weights)
+    with open_with_package(shards) as found:
+        entries = {name: (t.entry.dtype, t.entry.shape) for name, t in found.items()}
+    if manifest is None:
+        return Check("structure", True, "", {"tensors": len(entries)})
+    promised = {t.name: (t.qtype, t.shape) for t in manifest.tensors}
+    for name in sorted(entries.keys() | promised.keys()):
+        if entries.get(name) != promised.get(name):
+            what = f"tensor {name} is {entries.get(name)}, expected {promised.get(name)}"
+            return Check("structure", False, what)
+    return Check("structure", True, "", {"tensors": len(entries)})
+
+
+def check_carried(made: Checkpoint, source: Checkpoint) -> Check:
+    """Tokenizer, templates and processors are the source's, byte for byte."""
+    names = [name for name in source.carried() if "/" not in name and name not in REPLACED]
+    wrong = [name for name in names if made.read_file(name) != source.read_file(name)]
+    if wrong:
+        return Check("tokenizer", False, f"{wrong[0]} is not what the source has", {"differing_files": wrong})
+    return Check("tokenizer", True, f"{len(names)} files as in the source", {"files": len(names)})
+
+
+def check_weights(made: Checkpoint, source: Checkpoint, manifest: Manifest | None, sample_rows: int | None) -> Check:
+    """Every weight against the source: plain ones equal, rounded ones above the floor of their bits.
+
+    With `sample_rows` only the first rows of each are compared. Scales that a transform has moved make weights that
+    differ on purpose; those checkpoints are checked by what they predict.
+    """
+    mine, theirs = made.tensors(), source.tensors()
+    missing = sorted(name for name in theirs if name not in mine)
+    if missing and not stacked(missing):
+        return Check("numbers", False, f"{len(missing)} tensors of the source are missing, first {missing[0]}")
+    if manifest is not None and (manifest.facts.get("method") or {}).get("transform"):
+        return Check("numbers", None, "scales were moved between layers: compare predictions with --engine torch")
+    errors = []
+    for name, info in mine.items():
+        if name not in theirs:
+            continue
+        rows = min(sample_rows or info.rows, info.rows)
+        kind = info.stored_as or info.dtype.lower()
+        before, after = source.ref(name).read(0, rows), made.ref(name).read(0, rows)
+        error = compare(name, kind, before, after)
+        errors.append(error)
+        if error.snr_db < (inf if info.stored_as is None else ROUNDED_FLOOR_DB):
+            return Check("numbers", False, f"{name} has a signal to noise ratio of {error.snr_db:.1f} dB")
+    worst = sorted(errors, key=lambda e: e.snr_db)[:WORST_TENSORS]
+    shown = [{"tensor": e.name, "type": e.qtype, "snr_db": round(e.snr_db, 2)} for e in worst]
+    data = {"compared": len(errors), "worst": shown}
+    return Check("numbers", True, f"worst {worst[0].name} {worst[0].snr_db:.1f} dB", data)
+
+
+def stacked(missing: Sequence[str]) -> bool:
+    """Whether only stacks of experts are missing, which the checkpoint holds one by one."""
+    return all(".experts." in name and not name.endswith(".weight") for name in missing)
+
+
+def check_predictions(made: Checkpoint, source: Checkpoint, threads: int | None) -> Check:
+    """Next-token distributions of both, computed here with one block in memory; activations are not rounded."""
+    from quantkit.calibration.blocks import next_token_logits
+
+    encode = source_encoder(source.read_file, source.config)
+    contexts = usable_contexts([encode(text) for text in probes()])
+    before, after = (log_softmax(next_token_logits(each, contexts, threads)) for each in (source, made))
+    found = divergence(before, after)
+    stored = sum(info.nbytes for info in made.tensors().values())
+    limit = broken_above(8 * stored / sum(info.elements for info in made.tensors().values()))
+    data = {"kl_mean": found.mean, "kl_standard_error": found.standard_error, "contexts": found.contexts}
+    detail = (
+        f"KL {found.mean:.4f} ± {found.standard_error:.4f}, "
+        f"top token {100 * found.agreement:.0f} % over {found.contexts} contexts"
+    )
+    if limit is not None and found.mean > limit:
+        return Check(TORCH, False, f"{detail}: above {limit}, the most a checkpoint of this size may show", data)
+    return Check(TORCH, True, detail, data)
