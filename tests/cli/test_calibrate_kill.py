@@ -1,4 +1,4 @@
-"""quantkit calibrate, killed or failed wherever it touches its output: the same bytes after a rerun, never half a file."""
+"""quantkit calibrate, killed or failed wherever it touches its output: the same bytes after a rerun, no half file."""
 
 from __future__ import annotations
 
