@@ -96,6 +96,20 @@ def test_golden_factor():
     assert 1 / NVFP4().factor(3) == pytest.approx(0.00111607, rel=1e-5)
 
 
+@pytest.mark.parametrize(("largest", "factor"), [(1.0390625, 2576), (1.046875, 2576), (1.1015625, 2432), (3, 896)])
+def test_a_factor_of_bfloat16_weights_is_rounded_twice(largest, factor):
+    """`generate_gparam` of bfloat16: first the reciprocal, then the product."""
+    assert NVFP4(dtype="BF16").factor(largest) == factor
+
+
+@pytest.mark.parametrize(("amax", "byte"), [(0.68359375, 0x79), (0.75390625, 0x7B), (0.828125, 0x7B)])
+def test_a_scale_of_bfloat16_weights_has_a_rounded_quotient(amax, byte):
+    """Bytes of `calculate_qparams` for a group of this magnitude beside one of 1.0078125, in bfloat16."""
+    w = np.zeros((1, 32), np.float32)
+    w[0, [0, 16]] = 1.0078125, amax
+    assert NVFP4(dtype="BF16").fit(w).fields[SCALE][0, 1] == byte
+
+
 @pytest.mark.parametrize("largest", [0, 1e-40, 1e-37])
 def test_a_factor_that_float32_cannot_hold_is_one(largest):
     assert NVFP4().factor(largest) == 1
