@@ -1,0 +1,41 @@
+"""How the libraries under test are run: on the CPU, offline, and with gptqmodel's regular expressions stood in for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+# Before any of the libraries is imported: they read these once.
+os.environ |= {
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # gptqmodel has its kernels compiled otherwise, for a minute each
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+sys.path.append(str(Path(__file__).parent / "stand_ins"))
+
+import torch
+from artifacts import make_artifact
+from cases import Case
+from expected import decoded
+from loaders import examine
+
+torch.set_num_threads(1)  # the tests run in two processes
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The artifact of a recipe, written when it is first asked for."""
+    return cache(lambda recipe: make_artifact(recipe, tmp_path_factory.mktemp("artifact")))
+
+
+@pytest.fixture(scope="session")
+def case(artifact: Callable[[str], Path]) -> Callable[[str], Case]:
+    """The case of a recipe, loaded when it is first asked for."""
+    return cache(lambda recipe: Case(artifact(recipe), decoded(artifact(recipe)), examine(artifact(recipe))))

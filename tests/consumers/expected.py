@@ -1,0 +1,64 @@
+"""What a loader must find in an artifact: the weights as quantkit decodes them, and a plain model that runs on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from activations import round_cache, round_inputs
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from quantkit.source import open_source
+
+ACTIVATION_SCALES = (".input_scale", ".k_scale", ".v_scale")
+
+
+def quantization(folder: Path) -> dict[str, Any]:
+    """The quantization_config of an artifact."""
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())["quantization_config"]
+    return found
+
+
+def decoded(folder: Path) -> dict[str, Tensor]:
+    """Every weight of a checkpoint as float32, as quantkit reads it back."""
+    checkpoint = open_source(str(folder))
+    try:
+        weights = {}
+        for name, info in checkpoint.tensors().items():
+            matrix = torch.from_numpy(checkpoint.ref(name).read(0, info.rows))
+            weights[name] = matrix.reshape(info.shape)
+        return weights
+    finally:
+        checkpoint.close()
+
+
+def plain_model(folder: Path, weights: dict[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
+    """The architecture of the artifact without any quantization, with these weights."""
+    config = AutoConfig.from_pretrained(folder)
+    del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    loaded = model.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, strict=False)
+    assert not loaded.unexpected_keys, loaded
+    assert set(loaded.missing_keys) <= {"lm_head.weight"}, loaded
+    model.tie_weights()
+    return model.eval()
+
+
+def expected_model(folder: Path, weights: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """`plain_model`, with activations and key/value cache rounded as the artifact's config.json asks."""
+    model = plain_model(folder, weights, dtype)
+    config, scales = quantization(folder), activation_scales(folder)
+    round_inputs(model, config, scales)
+    round_cache(model, config, scales)
+    return model
+
+
+def activation_scales(folder: Path) -> dict[str, Tensor]:
+    """The stored scales of activations, keys and values."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = [name for name in file.keys() if name.endswith(ACTIVATION_SCALES)]  # noqa: SIM118  not a dict
+        return {name: file.get_tensor(name).float() for name in names}
