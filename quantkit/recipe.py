@@ -15,7 +15,7 @@ from quantkit.errors import InputError, RecipeError
 from quantkit.families.roles import Role
 from quantkit.qtypes import base
 from quantkit.rules import LAYER_SELECTORS, Layers, Never, OnFallback, Recipe, Rule, When, is_layer_selector
-from quantkit.server_recipe import ServerRecipe, read_server_recipe
+from quantkit.servers.recipe import ServerRecipe, read_server_recipe
 from quantkit.suggest import did_you_mean
 from quantkit.toml_table import EXAMPLE, Table
 from quantkit.untrusted import read_bounded, shown

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +35,10 @@ from quantkit.qtypes.codebook import Codebook
 from quantkit.qtypes.integers import Integers, RowInt8
 from quantkit.qtypes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.minifloat import Float8
-from quantkit.recipe import recipe_names
+from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
+from quantkit.servers.layouts import layout_of
+
+PAGE = Path(__file__).parent.parent / "docs" / "consumers.md"
 
 W4 = Integers(4, 128)
 W4_ASYM = Integers(4, 128, "asymmetric")
@@ -349,3 +354,50 @@ def test_fewer_devices_than_one_are_refused(tp):
 def test_all_named_consumers_must_load_it():
     with pytest.raises(UnsupportedError, match=r"llama\.cpp does not load"):
         require_consumers(model(FP8_TENSOR), ["transformers", "vllm", "llama.cpp"])
+
+
+# The page, which `python tests/test_consumers.py > docs/consumers.md` writes anew.
+
+INTRODUCTION = """\
+# What engines load
+
+`quantkit convert --for vllm,transformers` refuses before any work what one of them would not load, with the nearest
+legal choice; `--tp 2` says on how many devices. `quantkit plan` prints what all of them make of an artifact. The rules
+are rows of `consumers/rules.py`; llama.cpp's are held to its converter by a test. Engines change: each row has its
+date, and `quantkit doctor` says when they are half a year old. This page is generated from them.
+
+## Recipes
+
+For a model whose layers have common shapes, on one device. "-" refers to the rules below.
+"""
+
+
+def page() -> str:
+    lines = [INTRODUCTION, f"| recipe | {' | '.join(CONSUMERS)} |", f"|---|{'---|' * len(CONSUMERS)}"]
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        if isinstance(recipe, ServerRecipe):
+            subject = model(layout_of(recipe.container, recipe.weights, "BF16"), kv_cache=recipe.kv_cache)
+            said = ("yes" if verdict.ok else f"- {verdict.rule}" for verdict in verdicts(subject, CONSUMERS))
+            lines.append(f"| `{name}` | {' | '.join(said)} |")
+    for consumer in CONSUMERS:
+        lines += ["", f"## {consumer}", "", "| rule | why not | use instead | looked up |", "|---|---|---|---|"]
+        for rule in RULES:
+            if rule.consumer == consumer:
+                why = rule.reason if rule.refuses else f"loads, but {rule.reason}"
+                row = (rule.name, symbolic(why), symbolic(rule.nearest), f"{rule.checked_on:%Y-%m}, {rule.source}")
+                lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def symbolic(text: str) -> str:
+    """A reason with the names of its numbers: "{rows:,} outputs" is "*rows* outputs"."""
+    return re.sub(r"\{(\w+)[^}]*\}", lambda found: f"*{found[1].replace('_', ' ')}*", text)
+
+
+def test_the_page_is_generated_from_the_table():
+    assert PAGE.read_text() == page()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -20,9 +20,11 @@ LAYERS = (
     ("untrusted",),
     ("storage", "qtypes"),
     ("formats", "families"),
-    ("rules",),
-    ("source", "recipe", "mixture", "consumers"),
+    ("rules", "toml_table"),
+    ("source", "mixture", "consumers"),
     ("plan",),
+    ("servers",),
+    ("recipe",),
     ("methods",),
     ("calibration",),
     ("quality",),
@@ -138,7 +140,8 @@ METHOD_WRITES = {
     "save_pretrained", "FileHandler", "ZipFile",
 }  # fmt: skip
 SHUTIL_READS = {"which", "disk_usage", "get_terminal_size"}
-NO_FILES = {"view.replace", "build_opener(ProxyHandler({})).open"}  # the weights of a block; a request
+# the weights of a block; a request
+NO_FILES = {"view.replace", "block.replace", "self.replace", "build_opener(ProxyHandler({})).open"}
 
 
 def writes(tree: ast.AST) -> Iterator[str]:

@@ -21,12 +21,14 @@ from torch import Tensor
 from quantkit.calibration.blocks import BlockView
 from quantkit.calibration.statistics import Statistics, Sums
 from quantkit.calibration.transforming import Transform, transform_block
+from quantkit.errors import InputError
 from quantkit.families.sites import Site
 from quantkit.methods import base
 from quantkit.methods.base import DEFAULTS, Layer, Report, Run, Seen, Settings, scheme_target
 from quantkit.methods.columns.factor import Prepared
 from quantkit.methods.transforms.awq import clip_weights
 from quantkit.qtypes.scheme import Quantized, Scheme
+from quantkit.suggest import did_you_mean
 from quantkit.tensors import F32
 
 EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -76,6 +78,10 @@ def round_block(
     `run` is `block.run`; `sites` are where the transform may move scales (families.sites). Raises InputError for a
     name that is no linear of the block, and what statistics, transforms and methods raise; all name the module.
     """
+    unknown = next((name for name in plan if name not in block.linears), None)
+    if unknown is not None:
+        message = f'block {block.name} has no linear "{unknown}"{did_you_mean(unknown, block.linears)}'
+        raise InputError(message, tensor=unknown)
     schemes = {name: rounding.scheme for name, rounding in plan.items()}
     changed = transform_block(block, schemes, run, transform, sites) if transform else {}
     clipping = transform is not None and transform.clips

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantkit.calibration.prepare import CalibrationSpec, open_calibration_model
 from quantkit.calibration.samples import Samples
@@ -14,8 +14,6 @@ from quantkit.formats.imatrix import Imatrix
 from quantkit.source import Checkpoint
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from quantkit.calibration.blocks import BlockView
     from quantkit.calibration.statistics import Statistics
 
@@ -41,7 +39,7 @@ def importance(checkpoint: Checkpoint, model: Model, calibration: Calibration, e
 
     found: list[Statistics] = []
 
-    def visit(index: int, block: BlockView) -> Mapping[str, Tensor]:
+    def visit(index: int, block: BlockView) -> Mapping[str, Any]:
         found.append(block.statistics(final=True))
         return {}
 

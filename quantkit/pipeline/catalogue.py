@@ -9,7 +9,7 @@ from quantkit.families.describe import known_families
 from quantkit.formats import containers
 from quantkit.qtypes import base
 from quantkit.recipe import Recipe, ServerRecipe, load_recipe, recipe_names
-from quantkit.server_recipe import MethodName, TransformName
+from quantkit.servers.recipe import MethodName, TransformName
 
 METHODS = (*get_args(MethodName), *get_args(TransformName))
 

@@ -36,7 +36,7 @@ from quantkit.recipe import Recipe
 from quantkit.report.manifest import Manifest
 from quantkit.report.sizes import plan_line
 from quantkit.report.text import size
-from quantkit.server_plan import AnyPlan, ServerPlan
+from quantkit.servers.plan import AnyPlan, ServerPlan
 from quantkit.storage import Job, PartFile, open_job, remove_job
 
 NOTHING = Verification(())

@@ -23,8 +23,8 @@ from quantkit.report.sizes import (
     serving_memory,
     size_report,
 )
-from quantkit.server_layouts import short_type
-from quantkit.server_plan import AnyPlan, ServerPlan
+from quantkit.servers.layouts import short_type
+from quantkit.servers.plan import AnyPlan, ServerPlan
 from quantkit.storage import free_bytes
 
 # Nanoseconds to encode one weight on one core, without importance weights: scripts/bench_encoders.py, on a server

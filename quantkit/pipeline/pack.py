@@ -31,7 +31,7 @@ from quantkit.report.manifest import (
 )
 from quantkit.report.sizes import size_report
 from quantkit.report.text import size
-from quantkit.server_plan import AnyPlan, ServerPlan
+from quantkit.servers.plan import AnyPlan, ServerPlan
 from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, remove_file, update_sums, write_small
 from quantkit.untrusted import parse_json_object, read_bounded, require_path
 

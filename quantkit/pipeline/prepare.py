@@ -25,8 +25,8 @@ from quantkit.plan import PlanOptions, file_stem, parse_split_size, plan
 from quantkit.recipe import Recipe, ServerRecipe, load_recipe
 from quantkit.report.manifest import FileRecord
 from quantkit.rules import override
-from quantkit.server_plan import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
-from quantkit.server_recipe import override_server
+from quantkit.servers.plan import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
+from quantkit.servers.recipe import override_server
 from quantkit.source import Checkpoint, open_source
 from quantkit.storage import hash_file
 from quantkit.untrusted import require_path

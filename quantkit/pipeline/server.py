@@ -22,8 +22,8 @@ from quantkit.pipeline.quantize import default_threads, never
 from quantkit.pipeline.slabs import SLAB_WEIGHTS
 from quantkit.qtypes.floats import first_nonfinite
 from quantkit.qtypes.scheme import Quantized
-from quantkit.server_layouts import joint, short_type
-from quantkit.server_plan import PlannedModule, ServerPlan, ServerTensor, siblings
+from quantkit.servers.layouts import joint, short_type
+from quantkit.servers.plan import PlannedModule, ServerPlan, ServerTensor, siblings
 from quantkit.source import Checkpoint
 from quantkit.storage import Job, Record
 from quantkit.tensors import F32, FLOAT_DTYPES

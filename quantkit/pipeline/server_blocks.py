@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,14 +24,12 @@ from quantkit.pipeline.calibration import Calibration
 from quantkit.pipeline.server import Facts, ServerWork, put_module
 from quantkit.qtypes.integers import Integers
 from quantkit.qtypes.minifloat import LARGEST
-from quantkit.server_layouts import joint, short_type
-from quantkit.server_plan import PlannedModule, ServerTensor, blocks, siblings
-from quantkit.server_recipe import MethodChoice
+from quantkit.servers.layouts import joint, short_type
+from quantkit.servers.plan import PlannedModule, ServerTensor, blocks, siblings
+from quantkit.servers.recipe import MethodChoice
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from quantkit.calibration.blocks import BlockView
     from quantkit.calibration.rounding import BlockRounded, RoundedLinear, Rounding
     from quantkit.calibration.transforming import Transform
@@ -70,7 +68,7 @@ class _Walker:
     by_block: Mapping[int | None, tuple[ServerTensor, ...]]
     last: int
 
-    def visit(self, index: int, block: BlockView) -> Mapping[str, Tensor]:
+    def visit(self, index: int, block: BlockView) -> Mapping[str, Any]:
         """Round the block, or put in its place what an earlier run made of it."""
         if index > self.last:
             raise _Finished

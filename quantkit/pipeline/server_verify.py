@@ -14,8 +14,8 @@ from quantkit.formats.safetensors import read_safetensors
 from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
 from quantkit.pipeline.server import read_weight
 from quantkit.quality.numbers import TensorError, compare, floor_db
-from quantkit.server_layouts import short_type
-from quantkit.server_plan import PlannedModule, ServerPlan
+from quantkit.servers.layouts import short_type
+from quantkit.servers.plan import PlannedModule, ServerPlan
 from quantkit.source import Checkpoint
 from quantkit.untrusted import open_input
 

@@ -24,7 +24,7 @@ from quantkit.quality.distributions import broken_above, divergence, log_softmax
 from quantkit.quality.numbers import compare
 from quantkit.quality.stored import open_with_package
 from quantkit.report.manifest import Manifest, read_manifest
-from quantkit.server_plan import REPLACED
+from quantkit.servers.plan import REPLACED
 from quantkit.source import Checkpoint, open_source
 
 if TYPE_CHECKING:

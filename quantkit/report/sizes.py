@@ -12,8 +12,8 @@ from quantkit.families.model import Shape
 from quantkit.plan import Plan, PlannedTensor
 from quantkit.qtypes import base
 from quantkit.report.text import count, size
-from quantkit.server_layouts import short_type
-from quantkit.server_plan import AnyPlan, ServerPlan
+from quantkit.servers.layouts import short_type
+from quantkit.servers.plan import AnyPlan, ServerPlan
 
 # Resident memory of the interpreter, NumPy, numba and the compiled encoders, without any weight: a conversion of a
 # model of 3.7 M weights peaks at 170 MB (Python 3.11 on Linux x86-64).

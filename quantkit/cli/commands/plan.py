@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from quantkit.pipeline.estimate import Estimate
     from quantkit.pipeline.prepare import Request
     from quantkit.plan import Plan
-    from quantkit.server_plan import AnyPlan, ServerPlan
+    from quantkit.servers.plan import AnyPlan, ServerPlan
 
 DEFAULT_CONTEXT = 8192
 SHOWN_FALLBACKS = 8

@@ -21,7 +21,7 @@ from quantkit.qtypes.integers import Integers, RowInt8
 from quantkit.qtypes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.minifloat import Float8
 from quantkit.qtypes.scheme import Scheme
-from quantkit.server_recipe import Weights
+from quantkit.servers.recipe import Weights
 from quantkit.tensors import F32
 
 Dtype = Literal["BF16", "F16", "F32"]

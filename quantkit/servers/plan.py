@@ -21,8 +21,8 @@ from quantkit.formats.packed import Entry
 from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_shards
 from quantkit.plan import NUMERICS, Plan, PlannedFile
 from quantkit.qtypes.minifloat import Float8
-from quantkit.server_layouts import layout_of, shares_scale
-from quantkit.server_recipe import MethodChoice, ServerRecipe, Weights, kept_by
+from quantkit.servers.layouts import layout_of, shares_scale
+from quantkit.servers.recipe import MethodChoice, ServerRecipe, Weights, kept_by
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
