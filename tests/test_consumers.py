@@ -364,11 +364,12 @@ INTRODUCTION = """\
 `quantkit convert --for vllm,transformers` refuses before any work what one of them would not load, with the nearest
 legal choice; `--tp 2` says on how many devices. `quantkit plan` prints what all of them make of an artifact. The rules
 are rows of `consumers/rules.py`; llama.cpp's are held to its converter by a test. Engines change: each row has its
-date, and `quantkit doctor` says when they are half a year old. This page is generated from them.
+date, and a row older than half a year is to be looked up again. This page is generated from them.
 
 ## Recipes
 
-For a model whose layers have common shapes, on one device. "-" refers to the rules below.
+For a model whose layers have common shapes, on one device. "- awq" is refused by the rule "awq"
+below.
 """
 
 

@@ -43,7 +43,7 @@ TRANSFORMERS = "transformers 5.23.0"
 COMPRESSED = f"run: {TRANSFORMERS}, compressed-tensors 0.20.0"
 GPTQMODEL = f"run: {TRANSFORMERS}, optimum 2.3.0, gptqmodel 7.6.0"
 CONVERTER = "run: conversion/base.py of llama.cpp, October 2026"
-VLLM = "read: vLLM 0.33"
+VLLM = "read: vLLM, 2026"
 TENSORRT = "read: TensorRT-LLM, _torch/model_config.py and models/quant_config_utils.py, 2026"
 
 GGUF_TRANSFORMERS = frozenset({
@@ -216,7 +216,7 @@ RULES_OF_VLLM = (
     Rule(
         "vllm", "bitsandbytes-tp", cut(lambda m, tp: isinstance(m.layout, BitsandbytesLayout)),
         "weights that bitsandbytes has rounded are not cut for several devices", "--tp 1, or --to w4a16",
-        f"{VLLM}, bitsandbytes_loader.py; #13297",
+        "read: vLLM, bitsandbytes_loader.py, 2025; #13297",
     ),
     Rule("vllm", "tp-heads", uncut_heads, HEADS_REASON, LOWER, f"{VLLM}, verify_with_parallel_config"),
     Rule(
