@@ -107,7 +107,7 @@ class PlanOptions:
 
 def parse_split_size(text: str, option: str = "--split-max-size") -> int:
     """Bytes of a size such as "500M" or "2G"; K, M and G are powers of 1000. Raises UsageError naming the option."""
-    match = re.fullmatch(r"([1-9][0-9]{0,14})([KMG]?)B?", text.strip().upper())
+    match = re.fullmatch(r"([1-9][0-9]{0,14})([KMG]?)", text.strip().upper())
     if match is None:
         raise UsageError(f'{option} "{text}" is not a size', hint="a number with K, M or G, for example 2G")
     scale: int = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]

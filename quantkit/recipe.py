@@ -44,6 +44,11 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in recipes_folder().glob("*.toml")))
 
 
+def gguf_recipe_names() -> tuple[str, ...]:
+    """Names of the shipped recipes for GGUF files; the others are for checkpoints."""
+    return tuple(name for name in recipe_names() if "container" not in _read_shipped(f"{name}.toml").values)
+
+
 def load_recipe(name_or_path: str) -> Recipe | ServerRecipe:
     """Read a shipped recipe by name or alias (any case), or a recipe file by a path that ends in .toml.
 

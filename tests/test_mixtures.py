@@ -15,7 +15,7 @@ from reference import REFERENCE
 from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import role_of
 from quantkit.mixture import choose_types, visiting_order
-from quantkit.recipe import load_recipe, recipe_names
+from quantkit.recipe import gguf_recipe_names, load_recipe
 from quantkit.rules import Recipe, override
 
 SNAPSHOTS = REFERENCE / "tests" / "snapshots"
@@ -115,7 +115,7 @@ def types(model: Model, recipe: Recipe | str, *, imatrix: bool = False) -> dict[
 
 
 def cases() -> list[tuple[str, str]]:
-    return [(model, recipe) for model in PUBLISHED for recipe in recipe_names()]
+    return [(model, recipe) for model in PUBLISHED for recipe in gguf_recipe_names()]
 
 
 @pytest.mark.reference
@@ -180,7 +180,7 @@ def test_falcon(recipe: str, part: str, expected: str) -> None:
     assert letters(types(dense("falcon", 16), recipe), part) == expected
 
 
-@pytest.mark.parametrize("recipe", [r for r in recipe_names() if r not in {"f32", "f16", "bf16"}])
+@pytest.mark.parametrize("recipe", [r for r in gguf_recipe_names() if r not in {"f32", "f16", "bf16"}])
 def test_output_of_falcon_is_q8_0(recipe: str) -> None:
     assert types(dense("falcon", 2), recipe)["output.weight"] == "q8_0"
 

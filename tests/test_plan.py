@@ -22,7 +22,7 @@ from quantkit.formats.imatrix import Entry, Imatrix
 from quantkit.metadata import KeyValue
 from quantkit.plan import Plan, PlanOptions, parse_split_size, plan
 from quantkit.qtypes import base
-from quantkit.recipe import load_recipe, recipe_names
+from quantkit.recipe import gguf_recipe_names, load_recipe
 from quantkit.rules import Recipe, override
 from quantkit.source import open_source
 
@@ -88,7 +88,7 @@ def test_predicted_bytes_are_what_ggml_reads(
     assert made.nbytes == path.stat().st_size == len(made.files[0].header) + sum(padded)
 
 
-@pytest.mark.parametrize("recipe", [r for r in recipe_names() if r != "q2_k_s"])
+@pytest.mark.parametrize("recipe", [r for r in gguf_recipe_names() if r != "q2_k_s"])
 def test_every_recipe_plans_contiguous_aligned_data(recipe: str, tmp_path: Path) -> None:
     made = make(recipe=recipe)
     end = len(made.files[0].header)

@@ -17,7 +17,7 @@ from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import Role, role_of
 from quantkit.mixture import choose_types
 from quantkit.qtypes import base
-from quantkit.recipe import MAX_RECIPE_BYTES, load_recipe, recipe_names, recipe_text, recipes_folder
+from quantkit.recipe import MAX_RECIPE_BYTES, gguf_recipe_names, load_recipe, recipe_names, recipe_text, recipes_folder
 from quantkit.rules import Keep, Layers, Recipe, override, parse_keep
 
 PRESETS = [
@@ -44,10 +44,10 @@ def types(recipe: Recipe, *names: str) -> dict[str, str]:
 
 
 def test_every_preset_ships() -> None:
-    assert set(recipe_names()) == {preset.lower() for preset in PRESETS}
+    assert set(gguf_recipe_names()) == {preset.lower() for preset in PRESETS}
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", gguf_recipe_names())
 def test_shipped_recipe_is_complete(name: str) -> None:
     recipe = load_recipe(name)
     assert (recipe.name, recipe.title) == (name, name.upper())
@@ -57,7 +57,7 @@ def test_shipped_recipe_is_complete(name: str) -> None:
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", gguf_recipe_names())
 def test_file_type_is_llama_cpp_s(name: str) -> None:
     header = (REFERENCE / "include" / "llama.h").read_text()
     prefix = "ALL" if name == "f32" else "MOSTLY"

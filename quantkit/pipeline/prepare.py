@@ -192,7 +192,7 @@ def _plan_all(
 
 def _server_options(request: Request) -> ServerOptions:
     size = request.max_shard_size
-    shard_bytes = parse_split_size(size, "--max-shard-size") if size else DEFAULT_SHARD_BYTES
+    shard_bytes = parse_split_size(size.upper().removesuffix("B"), "--max-shard-size") if size else DEFAULT_SHARD_BYTES
     return ServerOptions(shard_bytes, "tensorrt-llm" in parse_consumers(request.consumers))
 
 

@@ -11,7 +11,7 @@ from quantkit.errors import UsageError
 from quantkit.families.model import Shape
 from quantkit.plan import Plan, PlanOptions, plan
 from quantkit.qtypes import base
-from quantkit.recipe import load_recipe, recipe_names
+from quantkit.recipe import gguf_recipe_names, load_recipe
 from quantkit.report.sizes import (
     conversion_memory_bytes,
     kv_bytes_per_token,
@@ -29,7 +29,7 @@ def make(recipe: str, split_bytes: int | None = None) -> Plan:
     return plan(headers.model_of(SHAPES), headers.checkpoint_of(SHAPES), load_recipe(recipe), options)
 
 
-@pytest.mark.parametrize("recipe", [r for r in recipe_names() if r != "q2_k_s"])
+@pytest.mark.parametrize("recipe", [r for r in gguf_recipe_names() if r != "q2_k_s"])
 @pytest.mark.parametrize("split", [None, 3000])
 def test_parts_add_up_to_the_files(recipe: str, split: int | None) -> None:
     made = make(recipe, split)
