@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from quantkit.errors import UnsupportedError
 from quantkit.formats import fp8
 from quantkit.formats.awq import AWQLayout
 from quantkit.formats.bitsandbytes import BitsandbytesLayout
@@ -29,6 +30,7 @@ from quantkit.source import open_source
 
 MODEL = Path(__file__).parent / "data" / "docs-llama-tiny"
 WEIGHTS = "model.safetensors"
+LINEAR = ("_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight")
 
 
 @dataclass(frozen=True)
@@ -127,19 +129,28 @@ def plain_tensor(name: str, values: np.ndarray, dtype: str = "BF16") -> PackedTe
     return packed(Entry(name, dtype, values.shape), values)
 
 
+def _takes(layout: Layout, shape: tuple[int, int]) -> bool:
+    """Whether a container takes weights of this shape; others stay as they are."""
+    try:
+        of(layout).entries(layout, "m", *shape)
+    except UnsupportedError:
+        return False
+    return True
+
+
 def quantized_model(folder: Path, variant: Variant, source: Path = MODEL) -> dict[str, np.ndarray]:
-    """A copy of a Llama whose linear layers are rounded. Returns their decoded values by weight name."""
+    """A copy of a checkpoint whose linear layers are rounded. Returns their decoded values by weight name."""
     original = open_source(str(source))
     rounded, others = {}, []
     for name, info in original.tensors().items():
         values = original.ref(name).read(0, info.rows).reshape(info.shape)
-        if name.endswith("_proj.weight"):
+        if name.endswith(LINEAR) and _takes(variant.layout, values.shape):
             rounded[name.removesuffix(".weight")] = round_weight(variant.layout, values)
         else:
             others.append(plain_tensor(name, values))
     original.close()
     write_folder(folder, variant, rounded, others, json.loads((source / "config.json").read_text()))
-    for side in ("tokenizer.model", "tokenizer_config.json", "generation_config.json"):
+    for side in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if (source / side).exists():
             shutil.copyfile(source / side, folder / side)
     return {f"{name}.weight": quantized.values() for name, quantized in rounded.items()}

@@ -24,7 +24,7 @@ from quantized_folder import (
 )
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats.packed import Entry, PackedTensor
+from quantkit.formats.packed import Entry, PackedTensor, packed, values_of
 from quantkit.qtypes.scheme import Quantized
 from quantkit.source import open_source
 from quantkit.source.quantized import LINE_BYTES
@@ -115,6 +115,65 @@ def test_long_lines_are_read_in_pieces(name, tmp_path):
     expected = quantized.values()
     assert np.array_equal(ref.read(rows - 100, rows - 3), expected[rows - 100 : rows - 3])
     assert np.array_equal(ref.read(0, rows), expected)
+
+
+def reshaped(tensors: dict[str, PackedTensor], name: str, shape: tuple[int, ...]) -> dict[str, PackedTensor]:
+    tensor = tensors[name]
+    return {**tensors, name: PackedTensor(Entry(name, tensor.entry.dtype, shape), tensor.data)}
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "shape"),
+    [
+        ("modelopt-fp8-tensor", "weight_scale", ()),
+        ("modelopt-fp8-channel", "weight_scale", (256,)),
+        ("modelopt-fp8-block", "weight_scale", (2, 1, 2, 1)),
+        ("fp8-tensor-static", "weight_scale", ()),
+        ("fp8-channel-none", "weight_scale", (256,)),
+        ("int8-dynamic", "weight_scale", (256,)),
+        ("packed-4-symmetric-g-1", "weight_scale", (256,)),
+    ],
+)
+def test_scales_of_other_shapes(name, part, shape, tmp_path):
+    tensors = reshaped(parts(name), f"{UP}.{part}", shape)
+    expected = round_weight(VARIANTS[name].layout, gaussian(256, 256)).values()
+    assert np.array_equal(read_all(damaged(tmp_path / "m", name, tensors.values())), expected)
+
+
+def test_one_scale_for_all_rows(tmp_path):
+    tensors = parts("int8-dynamic")
+    codes = values_of(tensors[f"{UP}.weight"])
+    tensors[f"{UP}.weight_scale"] = plain_tensor(f"{UP}.weight_scale", np.array([0.25], np.float32))
+    found = read_all(damaged(tmp_path / "m", "int8-dynamic", tensors.values()))
+    assert np.array_equal(found, codes.astype(np.float32) / 4)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_gptq_groups_of_unequal_size(bits, version, tmp_path):
+    """Against the plain formula, for columns that belong to groups in no order at all."""
+    random = np.random.default_rng(bits)
+    rows, cols, groups, per_word = 64, 96, 5, 32 // bits
+    codes, zeros = random.integers(0, 1 << bits, (cols, rows)), random.integers(1, 1 << bits, (groups, rows))
+    group = random.integers(0, groups, cols)
+    scales = random.standard_normal((groups, rows)).astype(np.float16).astype(np.float32)
+    shifts = bits * np.arange(per_word)
+    qweight = (codes.reshape(-1, per_word, rows) << shifts[:, None]).sum(axis=1).astype(np.uint32).view(np.int32)
+    stored = zeros - (version == 1)
+    qzeros = (stored.reshape(groups, -1, per_word) << shifts).sum(axis=2).astype(np.uint32).view(np.int32)
+    name = f"gptq-v{version}-{bits}-asymmetric-g64-act"
+    tensors = [
+        packed(Entry(f"{UP}.qweight", "I32", qweight.shape), qweight),
+        packed(Entry(f"{UP}.qzeros", "I32", qzeros.shape), qzeros),
+        plain_tensor(f"{UP}.scales", scales, "F16"),
+        packed(Entry(f"{UP}.g_idx", "I32", (cols,)), group.astype(np.int32)),
+    ]
+    checkpoint = open_source(str(damaged(tmp_path / "m", name, tensors)))
+    found = checkpoint.ref(f"{UP}.weight")
+    expected = ((codes - zeros[group]).astype(np.float32) * scales[group]).T
+    assert np.array_equal(found.read(0, rows), expected)
+    assert np.array_equal(found.read(13, 37), expected[13:37])
+    checkpoint.close()
 
 
 # Damage

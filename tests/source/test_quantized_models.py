@@ -10,6 +10,7 @@ from pathlib import Path
 import llama_folder as llama
 import numpy as np
 import pytest
+from checkpoints import build
 from commands import quantkit
 from quantized_folder import (
     MODEL,
@@ -60,6 +61,22 @@ def test_convert(name, tmp_path):
     made.close()
     again = quantkit("convert", folder, "--to", "q8_0", "--allow-requantize", "-o", tmp_path / "q8.gguf", "--no-verify")
     assert again.status == 0, again.stderr
+
+
+@pytest.mark.parametrize(("model", "down"), [("qwen3-moe", "mlp.experts.{}.down_proj"),
+                                             ("mixtral-4x1M", "block_sparse_moe.experts.{}.w2")])  # fmt: skip
+@pytest.mark.parametrize("name", ["gptq-v1-4-symmetric-g32", "packed-8-symmetric-g32", "nf4-64"])
+def test_experts_are_stacked_as_ever(model, down, name, tmp_path):
+    values = quantized_model(tmp_path / "m", VARIANTS[name], build(model, tmp_path))
+    out = tmp_path / "out.gguf"
+    assert quantkit("convert", tmp_path / "m", "--to", "bf16", "-o", out, "--no-verify").status == 0
+    made = open_source(str(out))
+    stack = made.ref("blk.1.ffn_down_exps.weight")
+    count, rows, cols = stack.info.shape
+    found = stack.read(0, count * rows).reshape(count, rows, cols)
+    for expert in range(count):
+        assert np.array_equal(found[expert], bf16(values[f"model.layers.1.{down.format(expert)}.weight"]))
+    made.close()
 
 
 def test_the_order_of_reading_does_not_show(tmp_path):
