@@ -1,6 +1,6 @@
-# Everything a fresh machine needs: `make demo`, `make test`, `make check`, `make bench`.
+# Everything a fresh machine needs: `make demo`, `make test`, `make test-consumers`, `make check`, `make bench`.
 #
-#   VENV=path      where the virtual environment lives (default .venv)
+#   VENV=path      where the virtual environment lives (default .venv); that of test-consumers is path-consumers
 #   PYTHON=name    the interpreter it is made from (3.11 or newer)
 #   TORCH=spec     the PyTorch requirement to install; the default prefers the CPU build where one is on offer.
 #                  For CUDA: make demo TORCH=torch
@@ -11,18 +11,24 @@ PYTHON ?= python3
 TORCH ?=
 TORCH_VERSION := 2.13.0
 BIN := $(VENV)/bin
+CONSUMERS := $(VENV)-consumers
 DEMO := out/demo
 
-.PHONY: demo test quick check format bench reference clean
+.PHONY: demo test test-consumers quick check format bench reference clean
 .DEFAULT_GOAL := demo
 
-$(VENV)/.installed: pyproject.toml
+# $(call environment,DIR): a virtual environment with PyTorch
+define environment
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "quantkit needs Python 3.11 or newer; set PYTHON=")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@if [ -n "$(TORCH)" ]; then $(BIN)/pip install --quiet "$(TORCH)"; else \
-	  $(BIN)/pip install --quiet "torch==$(TORCH_VERSION)+cpu" 2>/dev/null || \
-	  $(BIN)/pip install --quiet "torch==$(TORCH_VERSION)"; fi
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@if [ -n "$(TORCH)" ]; then $(1)/bin/pip install --quiet "$(TORCH)"; else \
+	  $(1)/bin/pip install --quiet "torch==$(TORCH_VERSION)+cpu" 2>/dev/null || \
+	  $(1)/bin/pip install --quiet "torch==$(TORCH_VERSION)"; fi
+endef
+
+$(VENV)/.installed: pyproject.toml
+	$(call environment,$(VENV))
 	$(BIN)/pip install --quiet -e '.[dev,llamacpp]'
 	touch $@
 
@@ -36,6 +42,16 @@ reference: .reference/llama.cpp/.version
 
 test: $(VENV)/.installed reference
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# The libraries that load checkpoints for servers, in an environment of their own: their versions are pinned.
+$(CONSUMERS)/.installed: pyproject.toml tests/consumers/requirements.txt tests/consumers/requirements-gptqmodel.txt
+	$(call environment,$(CONSUMERS))
+	$(CONSUMERS)/bin/pip install --quiet -e . -r tests/consumers/requirements.txt
+	$(CONSUMERS)/bin/pip install --quiet --no-deps --require-hashes -r tests/consumers/requirements-gptqmodel.txt
+	touch $@
+
+test-consumers: $(CONSUMERS)/.installed reference
+	$(CONSUMERS)/bin/python -m pytest -n 2 --dist loadgroup tests/consumers
 
 quick: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "not slow and not reference"
@@ -54,4 +70,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python scripts/bench_convert.py $(if $(LLAMA_CPP),--llama-cpp $(LLAMA_CPP))
 
 clean:
-	rm -rf $(VENV) .reference out
+	rm -rf $(VENV) $(CONSUMERS) .reference out
