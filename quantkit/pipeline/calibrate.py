@@ -196,7 +196,8 @@ def _write(plan: CalibratePlan, files: Sequence[StatisticsFile], moments: Statis
         if plan.request.force:
             remove_file(record_path(out))  # no record ever describes other bytes
 
-    work = Work(out, plan.folder / "output", plan.job_digest)
+    beside = plan.folder.with_name(f"{plan.folder.name}-file")  # a job remembers its file by its place beside it
+    work = Work(out, beside, plan.job_digest)
     return write_encoded(encoded, work, settle, overwrite=plan.request.force)
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from commands import TINY
 
-KILL_POINTS = 40
-FAULT_POINTS = 12
+KILL_POINTS, OLDER_POINTS, FAULT_POINTS = 24, 6, 8
 
 # Runs commands in forked children of a process that has imported everything. Nothing runs in the parent: torch's
 # threads do not survive a fork.
@@ -85,8 +84,10 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def operations(forks: Forks, arguments: list[str], folder: Path) -> int:
+@pytest.fixture(scope="module")
+def operations(forks: Forks, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> int:
     """How often a whole run touches its output: the largest n at which a kill still shows."""
+    folder = tmp_path_factory.mktemp("operations")
     low, high = 1, 1024
     while low < high:
         middle = (low + high + 1) // 2
@@ -109,11 +110,10 @@ def done(name: str) -> set[str]:
 
 @pytest.mark.slow
 def test_killed_anywhere_it_resumes_to_the_same_bytes(
-    forks: Forks, arguments: list[str], golden: dict[str, str], tmp_path: Path
+    forks: Forks, arguments: list[str], golden: dict[str, str], operations: int, tmp_path: Path
 ) -> None:
     name = "x.safetensors"
-    count = operations(forks, arguments, tmp_path)
-    for number, n in enumerate(spread(count, KILL_POINTS)):
+    for number, n in enumerate(spread(operations, KILL_POINTS)):
         target = tmp_path / f"killed-{n}" / name
         command = [*arguments, "-o", str(target)]
         assert forks.run(command, f"{('kill', 'tear')[number % 2]}:{n}") == -signal.SIGKILL
@@ -125,10 +125,9 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(
 
 @pytest.mark.slow
 def test_an_older_file_is_whole_until_it_is_replaced(
-    forks: Forks, arguments: list[str], golden: dict[str, str], tmp_path: Path
+    forks: Forks, arguments: list[str], golden: dict[str, str], operations: int, tmp_path: Path
 ) -> None:
-    count = operations(forks, arguments, tmp_path)
-    for n in spread(count, 10):
+    for n in spread(operations, OLDER_POINTS):
         target = tmp_path / f"older-{n}" / "x.gguf"
         assert forks.run([*arguments, "--seqlen", "8", "-o", str(target)]) == 0
         before = sha256(target)
@@ -143,11 +142,10 @@ def test_an_older_file_is_whole_until_it_is_replaced(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["enospc", "eio"])
 def test_a_failing_disk_loses_nothing(
-    kind: str, forks: Forks, arguments: list[str], golden: dict[str, str], tmp_path: Path
+    kind: str, forks: Forks, arguments: list[str], golden: dict[str, str], operations: int, tmp_path: Path
 ) -> None:
     name = "x.safetensors"
-    count = operations(forks, arguments, tmp_path)
-    for n in spread(count, FAULT_POINTS):
+    for n in spread(operations, FAULT_POINTS):
         target = tmp_path / f"fault-{n}" / name
         command = [*arguments, "-o", str(target), "--activations", "disk"]
         status = forks.run(command, f"{kind}:{n}")
