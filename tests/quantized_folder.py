@@ -138,18 +138,27 @@ def _takes(layout: Layout, shape: tuple[int, int]) -> bool:
     return True
 
 
-def quantized_model(folder: Path, variant: Variant, source: Path = MODEL) -> dict[str, np.ndarray]:
-    """A copy of a checkpoint whose linear layers are rounded. Returns their decoded values by weight name."""
+def quantized_model(
+    folder: Path, variant: Variant, source: Path = MODEL, layers: int | None = None
+) -> dict[str, np.ndarray]:
+    """A copy of a checkpoint whose linear layers are rounded. Returns their decoded values by weight name.
+
+    Only the first `layers` blocks are taken, by default all.
+    """
     original = open_source(str(source))
     rounded, others = {}, []
     for name, info in original.tensors().items():
+        _, in_block, rest = name.partition(".layers.")
+        if layers is not None and in_block and int(rest.partition(".")[0]) >= layers:
+            continue
         values = original.ref(name).read(0, info.rows).reshape(info.shape)
         if name.endswith(LINEAR) and _takes(variant.layout, values.shape):
             rounded[name.removesuffix(".weight")] = round_weight(variant.layout, values)
         else:
             others.append(plain_tensor(name, values))
     original.close()
-    write_folder(folder, variant, rounded, others, json.loads((source / "config.json").read_text()))
+    config = json.loads((source / "config.json").read_text())
+    write_folder(folder, variant, rounded, others, config | ({} if layers is None else {"num_hidden_layers": layers}))
     for side in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if (source / side).exists():
             shutil.copyfile(source / side, folder / side)

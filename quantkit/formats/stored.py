@@ -67,12 +67,13 @@ class StoredModule:
         return lcm(*(share.denominator for share in shares))
 
     def decode(self, start: int, stop: int, read: ReadPart) -> F32:
-        """Rows [start, stop) as float32 (stop - start, cols): exactly what `Quantized.values` has there.
+        """Rows [start, stop) as float32 (stop - start, cols), contiguous: exactly what `Quantized.values` has there.
 
         Reads little more than these rows take. Raises InputError naming the tensor for damaged ones.
         """
         pieces = [self._piece(first, last, read) for first, last in self._cut(start, stop)]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        # Containers that pack along outputs decode to columns side by side; every reader of slabs expects rows.
+        return np.ascontiguousarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
 
     def _cut(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Rows between edges of tiles, but for the first piece, which may begin inside of one."""

@@ -79,10 +79,11 @@ def test_weights_are_what_the_container_decodes(folder):
         assert (info.shape, info.dtype, ref.info) == (expected.shape, "F16", info)
         assert info.stored_as
         whole = ref.read(0, rows)
-        assert whole.dtype == np.float32
+        assert (whole.dtype, whole.flags.c_contiguous, whole.flags.writeable) == (np.float32, True, True)
         assert whole.view(np.uint32).tobytes() == expected.view(np.uint32).tobytes()
         cuts = [0, 1, 7, 8, 33, min(64, rows - 2), rows - 1, rows]
         slabs = [ref.read(start, stop) for start, stop in pairwise(cuts)]
+        assert all(slab.flags.c_contiguous and slab.flags.writeable for slab in slabs)
         assert np.concatenate(slabs).tobytes() == expected.tobytes()
         assert ref.read(5, rows - 3).tobytes() == expected[5 : rows - 3].tobytes()
         assert ref.read(4, 4).shape == (0, cols)

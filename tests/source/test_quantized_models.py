@@ -44,17 +44,17 @@ def bf16(values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_convert(name, tmp_path):
     folder, out = tmp_path / "model", tmp_path / "out.gguf"
-    values = quantized_model(folder, VARIANTS[name])
+    values = quantized_model(folder, VARIANTS[name], layers=2)
     refused = quantkit("convert", folder, "--to", "q8_0", "-o", out)
     assert refused.status == 4
     assert "quantized already" in refused.stderr
     assert "--allow-requantize" in refused.stderr
-    assert quantkit("convert", folder, "--to", "bf16", "-o", out, "--no-verify").status == 0
+    assert quantkit("convert", folder, "--to", "bf16", "-o", out).status == 0
     made = open_source(str(out))
     assert not [
         entry.key for entry in made.metadata if "quantization_config" in entry.key or "gptq" in str(entry.value)
     ]
-    for layer in range(4):
+    for layer in range(2):
         for target, source in UNMOVED.items():
             expected = bf16(values[f"model.layers.{layer}.{source}.weight"])
             assert np.array_equal(made.ref(f"blk.{layer}.{target}.weight").read(0, len(expected)), expected)
