@@ -7,10 +7,12 @@ import platform
 import shutil
 import sys
 from dataclasses import dataclass
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 
 from quantkit import __version__
+from quantkit.consumers import RULES, stale
 from quantkit.report.text import size
 
 PACKAGES = ("numpy", "numba", "torch", "safetensors", "gguf", "tokenizers", "sentencepiece", "transformers")
@@ -36,6 +38,7 @@ def doctor(folder: Path) -> tuple[Finding, ...]:
         _memory(),
         _disk(folder),
         *_packages(),
+        _consumers(),
         Finding("hub cache", _hub_cache()),
         Finding("hub token", "set" if _has_token() else "not set (public repositories only)"),
         *_unfinished(folder),
@@ -53,6 +56,14 @@ def memory_limit_bytes() -> int:
         if text.isdigit():
             total = min(total, int(text))
     return total
+
+
+def _consumers() -> Finding:
+    """How old the table of what engines load is."""
+    old = stale(date.today())
+    checked = min(rule.checked_on for rule in RULES)
+    what = f"{len(RULES)} rules of what engines load, checked {checked}"
+    return Finding("consumers", what + (f", {len(old)} of them are old: update quantkit" if old else ""), not old)
 
 
 def _cores() -> int:

@@ -294,7 +294,7 @@ def _side_files(
     for name, body in container.sides(written).items():
         yield _file(name, _json(body))
     scheme = layouts[0].scheme
-    if options.tensorrt and isinstance(scheme, Float8):  # others it does not load: the table of consumers says why
+    if options.tensorrt and isinstance(scheme, Float8) and scheme.strategy != "block":  # blocks it finds in config.json
         modelopt = hf_quant_config(
             scheme.strategy, version=__version__, kv_cache=written.kv_cache, exclude=written.plain
         )

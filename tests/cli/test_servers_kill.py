@@ -1,0 +1,77 @@
+"""Checkpoints for servers, killed or failed at points spread over the whole run, resume to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import TINY
+from forks import Forks, operations, spread
+
+TEXT = TINY.parent / "calibration.jsonl"
+COMMON = ["convert", str(TINY), "--quiet", "--no-verify", "--threads", "2"]
+PLAIN = [*COMMON, "--to", "fp8"]
+CALIBRATED = [*COMMON, "--to", "w4a16-awq", "--calib", str(TEXT), "--samples", "2", "--seqlen", "32"]
+CACHED = [*COMMON, "--to", "fp8-kv", "--calib", str(TEXT), "--samples", "2", "--seqlen", "32"]
+MODULES = ("torch", "transformers", "quantkit.calibration.blocks", "quantkit.calibration.rounding")
+PLAIN_POINTS, CALIBRATED_POINTS, FAULT_POINTS = 30, 6, 10
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    server = Forks([*PLAIN, "-o", str(tmp_path_factory.mktemp("warm"))], *MODULES)
+    yield server
+    server.close()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file with a name that a loader sees: not of what says how long it took."""
+    told = {"model.manifest.json", "SHA256SUMS"}
+    seen = [p for p in folder.iterdir() if p.name not in told and not p.name.startswith(".")]
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in seen}
+
+
+@pytest.fixture(scope="module")
+def count(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How many times a run touches its output; with calibration about as often, for the tensors are as many."""
+    return operations(forks, tmp_path_factory.mktemp("count"), PLAIN, "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "points"),
+    [(PLAIN, PLAIN_POINTS), (CALIBRATED, CALIBRATED_POINTS), (CACHED, CALIBRATED_POINTS)],
+    ids=["plain", "calibrated", "cached"],
+)
+def test_killed_anywhere_it_resumes_to_the_same_bytes(
+    command: list[str], points: int, count: int, forks: Forks, tmp_path: Path
+) -> None:
+    golden = tmp_path / "golden"
+    assert forks.run([*command, "-o", str(golden)]) == 0
+    expected = hashes(golden)
+    for number, n in enumerate(spread(count, points)):
+        out = tmp_path / f"{n}"
+        kind = ("kill", "tear")[number % 2]
+        assert forks.run([*command, "-o", str(out)], f"{kind}:{n}") == -signal.SIGKILL, n
+        found = hashes(out) if out.exists() else {}
+        assert found.items() <= expected.items(), (n, "whatever has a name is whole")
+        assert forks.run([*command, "-o", str(out)]) == 0, n
+        assert hashes(out) == expected, n
+        assert {p.name for p in out.iterdir()} == {p.name for p in golden.iterdir()}, n
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["enospc", "eio", "short"])
+def test_a_failing_disk_loses_nothing(kind: str, count: int, forks: Forks, tmp_path: Path) -> None:
+    golden = tmp_path / "golden"
+    assert forks.run([*PLAIN, "-o", str(golden)]) == 0
+    expected = hashes(golden)
+    for n in spread(count, FAULT_POINTS):
+        out = tmp_path / f"{n}"
+        assert forks.run([*PLAIN, "-o", str(out)], f"{kind}:{n}") in {0, 5, 6}, n
+        assert (hashes(out) if out.exists() else {}).items() <= expected.items(), n
+        assert forks.run([*PLAIN, "-o", str(out)]) == 0, n
+        assert hashes(out) == expected, n
