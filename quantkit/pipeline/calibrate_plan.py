@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import cached_property
@@ -18,20 +18,22 @@ from quantkit import __version__
 from quantkit.calibration.prepare import CalibrationSpec, prepare_samples, text_setting
 from quantkit.calibration.samples import Samples
 from quantkit.errors import QuantkitError, UsageError
-from quantkit.events import Sink, ignore
+from quantkit.events import Sink, Warned, ignore
 from quantkit.families.model import Model
 from quantkit.pipeline.doctor import memory_limit_bytes
 from quantkit.pipeline.prepare import describe_source, require_writable_names
 from quantkit.report.manifest import FileRecord
 from quantkit.report.text import size
 from quantkit.source import Checkpoint, open_source
-from quantkit.storage import Scratch, hash_file
+from quantkit.storage import Scratch, free_bytes, hash_file
 from quantkit.tensors import TensorInfo
 
 ACTIVATIONS_SHARE = 0.25  # of the memory this process may use; beyond it `auto` puts them on the disk
 BASE_BYTES = 1 << 30  # torch and transformers, 0.5 GB, and the inner activations of the chunks in flight, 0.5 GB
 SUMS_AT_ONCE = 2.5  # a block's sums, those of the span at hand, and those of one site being added
 BAND_ROWS = 256  # of the stored triangle, see calibration.statistics.Gram
+
+SHORT_OF_MEMORY, SHORT_OF_DISK = "QK-CAL-009", "QK-CAL-010"
 
 LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,5})\.(.*)")
 SAME_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj", "w3": "w1"}
@@ -178,7 +180,18 @@ def plan_calibration(request: CalibrateRequest, emit: Sink = ignore) -> Calibrat
     except QuantkitError:
         checkpoint.close()
         raise
-    return CalibratePlan(request, kind, checkpoint, samples, model)
+    plan = CalibratePlan(request, kind, checkpoint, samples, model)
+    for code, message in shortages(plan, memory_limit_bytes(), free_bytes(request.out.parent)):
+        emit(Warned(code, message))
+    return plan
+
+
+def shortages(plan: CalibratePlan, memory_bytes: int, disk_bytes: int) -> Iterator[tuple[str, str]]:
+    """Warnings where so much memory or disk may not do: what a run needs is only estimated."""
+    if plan.memory_bytes > memory_bytes:
+        yield SHORT_OF_MEMORY, f"about {size(plan.memory_bytes)} of memory are needed, there are {size(memory_bytes)}"
+    if plan.disk_bytes > disk_bytes:
+        yield SHORT_OF_DISK, f"about {size(plan.disk_bytes)} of disk are needed, {size(disk_bytes)} are free"
 
 
 def kind_of(request: CalibrateRequest) -> Kind:
