@@ -64,6 +64,7 @@ def test_when_all_is_there_nothing_runs(tmp_path: Path) -> None:
     assert all(names and names <= tensors for names in files.finished().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "other samples", "gone", "not statistics"])
 def test_a_damaged_or_foreign_file_is_made_again(damage: str, tmp_path: Path) -> None:
     expected = encoded(tmp_path / "whole", TINY)

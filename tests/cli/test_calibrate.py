@@ -79,6 +79,7 @@ def test_an_imatrix_weighs_a_conversion(suffix: str, data: Path, tmp_path: Path)
     assert (out.read_bytes()[:4] == b"GGUF") == (suffix == ".gguf")
 
 
+@pytest.mark.slow
 def test_both_kinds_of_file_tell_the_same(data: Path, tmp_path: Path) -> None:
     for name in ("x.safetensors", "x.gguf"):
         assert calibrate(TINY, data, tmp_path / name).status == 0
@@ -89,6 +90,7 @@ def test_both_kinds_of_file_tell_the_same(data: Path, tmp_path: Path) -> None:
     assert np.array_equal(entry.sums[0], squares.numpy().astype(np.float32))
 
 
+@pytest.mark.slow
 def test_hessians_are_optional(data: Path, tmp_path: Path) -> None:
     for option, has in (("--hessian", True), ("--no-hessian", False)):
         out = tmp_path / f"{has}.safetensors"
@@ -169,6 +171,7 @@ def test_another_file_in_the_way_is_kept(data: Path, tmp_path: Path) -> None:
     assert calibrate(TINY, data, out, "--seqlen", 32).status == 6
 
 
+@pytest.mark.slow
 def test_changed_weights_are_another_calibration(data: Path, tmp_path: Path) -> None:
     model = shutil.copytree(TINY, tmp_path / "model")
     out = tmp_path / "x.safetensors"
@@ -388,6 +391,7 @@ def test_a_damaged_record_is_no_proof(data: Path, tmp_path: Path) -> None:
         assert "Traceback" not in outcome.stderr
 
 
+@pytest.mark.slow
 def test_too_little_disk_is_a_resource_error(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "x.safetensors"
     code = "from quantkit.cli.main import run; run()"

@@ -156,6 +156,7 @@ def test_a_failing_disk_loses_nothing(
         assert {p.name for p in target.parent.iterdir()} == done(name), n
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_finished_blocks(arguments: list[str], golden: dict[str, str], tmp_path: Path) -> None:
     target = tmp_path / "x.safetensors"
     events = tmp_path / "events"
@@ -181,6 +182,7 @@ def test_ctrl_c_keeps_finished_blocks(arguments: list[str], golden: dict[str, st
     assert sha256(target) == golden["x.safetensors"]
 
 
+@pytest.mark.slow
 def test_two_at_once_end_with_one_good_file(arguments: list[str], golden: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from quantkit.cli.main import run; run()", *arguments]
     runs = [subprocess.Popen([*command, "-o", str(tmp_path / "x.gguf")], stderr=subprocess.DEVNULL) for _ in range(2)]
