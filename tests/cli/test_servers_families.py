@@ -1,0 +1,111 @@
+"""Every family as a checkpoint for servers: rounded block by block with moved scales, read back, run, compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from checkpoints import VARIANTS, build
+from commands import TINY, quantkit
+
+from quantkit.formats.safetensors import read_safetensors
+
+TEXT = TINY.parent / "calibration.jsonl"
+SHORT = ["--samples", 8, "--seqlen", 64]
+RECIPE = """
+schema = 1
+title = "Small"
+container = "compressed-tensors"
+[weights]
+bits = 8
+group = 32
+[method]
+name = "gptq"
+transform = "{transform}"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Groups that divide the small models, and scales moved wherever the family allows it."""
+    path = tmp_path / "small.toml"
+    path.write_text(RECIPE.format(transform=request.param))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["awq", "smoothquant"], indirect=True)
+@pytest.mark.parametrize(
+    "family",
+    ["llama-biases", "mistral-sliding", "qwen2-tied", "qwen3", "qwen3-moe", "mixtral-4x1M", "gemma2", "gemma3", "phi3"],
+)
+def test_predicts_as_the_source_does(family: str, recipe: Path, tmp_path: Path) -> None:
+    source = build(family, tmp_path / "source", spread=0.2)
+    out = tmp_path / "out"
+    ran = quantkit("convert", source, "--to", recipe, "--calib", TEXT, *SHORT, "-o", out)
+    assert ran.status == 0, ran.stderr
+    ran = quantkit("verify", out, "--against", source, "--engine", "torch", "--json")
+    assert ran.status == 0, ran.stderr
+    found = {check["check"]: check for check in ran.json["checks"]}
+    assert found["torch"]["ok"]
+    assert found["torch"]["kl_mean"] < 2e-2, "8 bits lose next to nothing, whatever was moved"
+
+
+@pytest.mark.parametrize("family", ["qwen3-moe", "mixtral-4x1M"])
+def test_experts(family: str, tmp_path: Path) -> None:
+    source = build(family, tmp_path / "source", spread=0.2)
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE.format(transform="awq").replace('transform = "awq"\n', ""))
+    out = tmp_path / "out"
+    ran = quantkit("convert", source, "--to", recipe, "--calib", TEXT, "--samples", 1, "--seqlen", 16, "-o", out)
+    assert ran.status == 0, ran.stderr
+    assert "experts saw few tokens" in ran.stderr
+    layers = json.loads((out / "model.manifest.json").read_text())["layers"]
+    experts = [layer for layer in layers if ".experts." in layer["name"]]
+    used = {layer["statistics"] for layer in experts}
+    assert used <= {"own", "shrunk", "mean", "nothing"}
+    assert "shrunk" in used
+    assert all(layer["tokens"] == 0 for layer in experts if layer["statistics"] in {"mean", "nothing"})
+    names = read_safetensors(out / "model.safetensors").tensors
+    assert any(name.endswith("gate.weight") for name in names), "routers stay as they are"
+    wanted = quantkit(
+        "convert", source, "--to", recipe, "--calib", TEXT, "--samples", 1, "--seqlen", 16, "-o", tmp_path / "gated",
+        "--require-coverage", 100,
+    )  # fmt: skip
+    assert wanted.status == 8
+    assert "experts saw enough tokens, 100 % were asked for" in wanted.stderr
+    assert not list((tmp_path / "gated").glob("*.safetensors"))
+
+
+def test_an_expert_without_tokens_has_a_place(tmp_path: Path) -> None:
+    source = build("qwen3-moe", tmp_path / "source", spread=0.2)
+    recipe = tmp_path / "static.toml"
+    recipe.write_text(
+        'schema = 1\ncontainer = "compressed-tensors"\n[weights]\nbits = 8\ngroup = -1\nactivations = "static"\n'
+    )
+    out = tmp_path / "out"
+    ran = quantkit("convert", source, "--to", recipe, "--calib", TEXT, "--samples", 1, "--seqlen", 4, "-o", out)
+    assert ran.status == 0, ran.stderr
+    names = read_safetensors(out / "model.safetensors").tensors
+    assert sum(name.endswith(".input_scale") for name in names) == sum(name.endswith("weight_scale") for name in names)
+
+
+def test_fused_projections_are_one_layer(tmp_path: Path) -> None:
+    source = build("phi3", tmp_path / "source")
+    out = tmp_path / "out"
+    assert quantkit("convert", source, "--to", "w8a16", "-o", out).status == 0
+    names = read_safetensors(out / "model.safetensors").tensors
+    assert "model.layers.0.self_attn.qkv_proj.weight_packed" in names
+    assert "model.layers.0.mlp.gate_up_proj.weight_packed" in names
+
+
+def test_shards_of_the_source_do_not_show(tmp_path: Path) -> None:
+    source = build("llama-sharded", tmp_path / "source")
+    out = tmp_path / "out"
+    assert quantkit("convert", source, "--to", "w8a16", "-o", out).status == 0
+    assert [p.name for p in out.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_every_variant_is_covered() -> None:
+    assert {"llama-biases", "qwen3-moe", "mixtral-4x1M", "gemma2", "gemma3", "phi3"} <= set(VARIANTS)
