@@ -1,6 +1,7 @@
 """Run text through a model, one transformer block in memory at a time, and keep statistics of what its linears see.
 
-    load_texts -> select_samples -> walk_blocks -> Statistics -> to_imatrix, encode
+    CalibrationSpec -> prepare_samples -> open_calibration_model -> walk_blocks -> Statistics -> to_imatrix, encode
 
-torch is imported by `blocks`, `statistics` and what they use; transformers only when a model is opened.
+What comes before the model (`prepare`, `data`, `samples`, `templates`) imports no torch: samples and their digest are
+known first. transformers is imported when a model is opened.
 """

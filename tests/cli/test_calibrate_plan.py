@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,14 @@ def test_matrices_that_read_the_same_count_once() -> None:
     }
     moments = 20 * (300 + 300 + 300 + 64)
     assert statistics_bytes(tensors, hessian=False) == {0: moments, 1: moments}
+
+
+def test_every_warning_is_in_the_docs() -> None:
+    root = Path(__file__).parent.parent.parent
+    sources = "".join(path.read_text() for path in (root / "quantkit").rglob("*.py"))
+    in_code = set(re.findall(r'"(QK-CAL-\d+)"', sources))
+    assert in_code == set(re.findall(r"QK-CAL-\d+", (root / "docs" / "cli.md").read_text()))
+    assert len(in_code) == 10
 
 
 def test_every_expert_counts(tmp_path: Path) -> None:
