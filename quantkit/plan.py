@@ -135,8 +135,8 @@ def plan(
         _require_no_fallback(choices)
     by_name = {t.name: t for t in model.tensors}
     drafts = [_draft(by_name[name], choice, sources) for name, choice in choices.items()]
-    stored = {t.name: _stored_type(t, unquantized[t.name], sources) for t in model.tensors}
-    _require_unquantized(drafts, stored, allowed=options.allow_requantize)
+    if not options.allow_requantize:
+        _require_unquantized(drafts, unquantized, sources)
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
     metadata = _metadata(model, checkpoint, recipe, imatrix)
@@ -196,19 +196,20 @@ def _require_no_fallback(choices: Mapping[str, Choice]) -> None:
         )
 
 
-def _require_unquantized(drafts: Sequence[PlannedTensor], stored: Mapping[str, str], *, allowed: bool) -> None:
+def _require_unquantized(
+    drafts: Sequence[PlannedTensor], unquantized: Mapping[str, str], sources: Mapping[str, TensorInfo]
+) -> None:
     """Raise UnsupportedError where a quantized source would be rounded a second time.
 
-    `stored` says how each tensor is stored. What a checkpoint for servers stores quantized may become a float
-    without leave: that is reading it, as its loader does.
+    What a checkpoint for servers stores quantized may become a float: that is reading it, as its loader does.
     """
-    plain = FLOAT_TYPES | frozenset(base.names())
-    twice = [
-        f"{d.name} {stored[d.name]} -> {d.qtype}"
-        for d in drafts
-        if not (d.copy or stored[d.name] in FLOAT_TYPES or (stored[d.name] not in plain and d.qtype in FLOAT_TYPES))
-    ]
-    if twice and not allowed:
+    twice = []
+    for draft in drafts:
+        decoded = _stored_as(draft.tensor, sources)
+        again = draft.qtype not in FLOAT_TYPES if decoded else unquantized[draft.name] not in FLOAT_TYPES
+        if again and not draft.copy:
+            twice.append(f"{draft.name} {decoded or unquantized[draft.name]} -> {draft.qtype}")
+    if twice:
         raise UnsupportedError(
             f"the source is quantized already: {_some(twice)}",
             hint="start from the 16-bit checkpoint; --allow-requantize accepts the additional loss",
@@ -216,10 +217,10 @@ def _require_unquantized(drafts: Sequence[PlannedTensor], stored: Mapping[str, s
         )
 
 
-def _stored_type(tensor: ModelTensor, unquantized: str, sources: Mapping[str, TensorInfo]) -> str:
-    """The tensor's type in the source, or how a checkpoint for servers stores it quantized."""
-    found = [sources[part.tensor].stored_as for part in tensor.parts if isinstance(part, Rows)]
-    return next(filter(None, found), unquantized)
+def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> str | None:
+    """How a checkpoint for servers stores a tensor quantized, None for one that it stores as it is."""
+    found = (sources[part.tensor].stored_as for part in tensor.parts if isinstance(part, Rows))
+    return next(filter(None, found), None)
 
 
 def _importance(
