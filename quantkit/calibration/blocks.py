@@ -13,7 +13,7 @@ their order: the same bits for any number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,7 +25,7 @@ from torch import Tensor
 from quantkit.calibration.head import Logits, Stream, load_head, load_matrix, logits_at, read_logits
 from quantkit.calibration.model import BlockModel, embed, open_model, read_embedding, resident_block, token_rows
 from quantkit.calibration.passes import Pass, advance, cache_peaks, collect, sites_of
-from quantkit.calibration.resident import Resident
+from quantkit.calibration.resident import Outputs, Resident
 from quantkit.calibration.samples import Samples, samples_of
 from quantkit.calibration.skeleton import Arguments, set_parameter
 from quantkit.calibration.statistics import SPAN, Linear, Site, Statistics
@@ -35,6 +35,8 @@ from quantkit.errors import InputError, NonFiniteError
 from quantkit.events import Sink, TensorProgress, ignore
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32
+
+OUTPUT_BYTES = 640 << 20  # what linears gave for all samples, kept where it is no more than this
 
 Visit = Callable[[int, "BlockView"], Mapping[str, Tensor]]
 
@@ -77,6 +79,7 @@ class BlockView:
         self._activations = activations
         self._reference_done = False
         self._done = False
+        self._outputs: dict[tuple[int, int], Outputs] | None = {} if self._outputs_fit() else None
 
     @property
     def name(self) -> str:
@@ -106,9 +109,7 @@ class BlockView:
     @property
     def head_size(self) -> int:
         """Channels of an attention head, 0 for a model without."""
-        config = self._walk.model.skeleton.model.config
-        heads = getattr(config, "num_attention_heads", None)
-        return getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+        return self._walk.model.head_size
 
     def stored_dtype(self, name: str) -> str:
         """The type of a parameter in the checkpoint: "BF16"."""
@@ -176,6 +177,7 @@ class BlockView:
                 raise NonFiniteError(f"the new {name} has values that are not finite", tensor=name)
             own = value.detach().to(self._walk.model.device, torch.float32)
             set_parameter(self._resident.module, name.removeprefix(self._resident.prefix), own)
+        self._forget(set(weights))
 
     def replace_values(self, weights: Mapping[str, F32]) -> None:
         """`replace` for arrays."""
@@ -185,6 +187,9 @@ class BlockView:
         """The tensor of the checkpoint that holds a parameter."""
         shape = self._resident.parameter(name).shape
         return locate(name, shape, self._walk.model.checkpoint.tensors()).tensor
+
+    def moved(self, linears: Sequence[str], scale: F32) -> None:
+        """Scales were moved into these linears: the next run sees it."""
 
     def logits(self) -> Iterator[Logits]:
         """The logits of all samples, in order and in pieces: only the head has them."""
@@ -217,6 +222,21 @@ class BlockView:
         self._advance_reference()
         advance(self._pass(self._activations.candidate))
 
+    def _outputs_fit(self) -> bool:
+        """Whether there is room for what all linears give, so that runs of this block need not repeat each other."""
+        n, seqlen, _ = self._activations.candidate.shape
+        return not self.is_head and n * seqlen * self._walk.model.output_bytes(self._resident) <= OUTPUT_BYTES
+
+    def _forget(self, changed: Set[str]) -> None:
+        """Drop the outputs that new parameters change: of these linears and of all that read later."""
+        if not self._outputs:
+            return
+        order = [name for site in self.sites for name in site.linears]
+        first = min(order.index(name) if name in order else 0 for name in changed)
+        for outputs in self._outputs.values():
+            for name in order[first:]:
+                outputs.pop(name, None)
+
     def _keep_original(self) -> None:
         """Before weights change: what the original ones give has to be known, or remain computable."""
         if not self._walk.keep_reference:
@@ -242,8 +262,16 @@ class BlockView:
     def _pass(self, hidden: Tensor) -> Pass:
         walk = self._walk
         token_bytes = walk.model.token_bytes(self._resident, hidden.shape[1])
+        outputs = self._outputs if hidden is self._activations.candidate else None
         return Pass(
-            self._resident, hidden, walk.samples, walk.workers, walk.model.device, token_bytes, walk.model.settle
+            self._resident,
+            hidden,
+            walk.samples,
+            walk.workers,
+            walk.model.device,
+            token_bytes,
+            walk.model.settle,
+            outputs,
         )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from quantkit.calibration.passes import CHUNK_TOKENS, chunk_samples
 from quantkit.calibration.prepare import require_runnable
-from quantkit.calibration.resident import Resident, find_linears, load_block, observe
+from quantkit.calibration.resident import Resident, find_linears, load_block, observe, remember
 from quantkit.calibration.samples import Samples
 from quantkit.calibration.skeleton import (
     Arguments,
@@ -26,6 +26,7 @@ from quantkit.calibration.skeleton import (
     fill_buffers,
     run_to_blocks,
 )
+from quantkit.calibration.statistics import Linear
 from quantkit.calibration.threads import Workers
 from quantkit.calibration.weights import locate
 from quantkit.errors import InputError, ResourceError, UsageError
@@ -87,14 +88,28 @@ class BlockModel:
     def token_bytes(self, resident: Resident, seqlen: int) -> int:
         """About how much memory one token takes inside a block: what the linears it goes through read and give."""
         config = self.skeleton.model.config
-        chosen = getattr(config, "num_experts_per_tok", None) or 1
-        width = 0
+        width = sum(share * (linear.rows + linear.cols) for linear, share in self._met(resident))
+        scores = 2 * config.num_attention_heads * seqlen if config._attn_implementation == "eager" else 0
+        return 4 * (width + scores)
+
+    def output_bytes(self, resident: Resident) -> int:
+        """How much memory it takes to keep what the linears of a block give for one token."""
+        return 4 * sum(share * linear.rows for linear, share in self._met(resident))
+
+    def _met(self, resident: Resident) -> Iterator[tuple[Linear, int]]:
+        """The linears that a token goes through, one expert for all with the number that a token is given to."""
+        chosen = getattr(self.skeleton.model.config, "num_experts_per_tok", None) or 1
         for linear in resident.linears.values():
             first_expert = ".experts.0." in linear.name
             if first_expert or ".experts." not in linear.name:
-                width += (linear.rows + linear.cols) * (chosen if first_expert else 1)
-        scores = 2 * config.num_attention_heads * seqlen if config._attn_implementation == "eager" else 0
-        return 4 * (width + scores)
+                yield linear, chosen if first_expert else 1
+
+    @property
+    def head_size(self) -> int:
+        """Channels of an attention head, 0 for a model without."""
+        config = self.skeleton.model.config
+        heads = getattr(config, "num_attention_heads", None)
+        return getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the configuration and the name, type and shape of every tensor."""
@@ -204,4 +219,4 @@ def resident_block(model: BlockModel, index: int, arguments: Arguments) -> Resid
         block_output: Tensor = output[0] if isinstance(output, tuple) else output
         return block_output
 
-    return observe(Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward, local))
+    return remember(observe(Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward, local)))

@@ -10,7 +10,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from quantkit.calibration.resident import NOTHING, Resident, Wanted, first_non_finite
+from quantkit.calibration.resident import NOTHING, Outputs, Resident, Wanted, first_non_finite
 from quantkit.calibration.samples import Samples
 from quantkit.calibration.statistics import SPAN, Accumulator, Part, Site, Sums, accumulate, joined
 from quantkit.calibration.threads import Workers
@@ -28,6 +28,7 @@ class Pass:
     """A resident block and the activations it reads: `hidden` is float32 (n, seqlen, hidden) in host memory.
 
     `token_bytes` estimates the inner activations of one token; `settle` is called when no chunk is in flight.
+    `outputs` holds, by the first and last sample of a chunk, what linears gave in earlier runs; None to keep nothing.
     """
 
     resident: Resident
@@ -37,9 +38,11 @@ class Pass:
     device: torch.device
     token_bytes: int
     settle: Callable[[], None]
+    outputs: dict[tuple[int, int], Outputs] | None = None
 
     def run(self, chunk: slice, wanted: Wanted = NOTHING) -> tuple[Tensor | None, dict[str, Tensor]]:
-        return self.resident.run(self.hidden[chunk].to(self.device), wanted)
+        known = None if self.outputs is None else self.outputs.setdefault((chunk.start, chunk.stop), {})
+        return self.resident.run(self.hidden[chunk].to(self.device), wanted, known)
 
 
 def advance(work: Pass) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,8 @@ class Peaks:
 
 NOTHING = Wanted(frozenset(), only=False)
 
+Outputs = dict[str, Any]  # what linears gave for one chunk of samples, by name: tensors, or what routers give
+
 
 @dataclass(frozen=True)
 class Resident:
@@ -49,7 +52,8 @@ class Resident:
 
     `prefix` is its name ("model.layers.3."), put before the names of parameters inside `module`. `forward` takes
     float32 (batch, seqlen, hidden) and returns the block's output. `local` holds, per thread, the inputs of linears
-    while it runs, and as `cache` what stands for the key/value cache where one is wanted.
+    and the outputs that earlier runs have left while it runs, and as `cache` what stands for the key/value cache where
+    one is wanted.
     """
 
     prefix: str
@@ -62,15 +66,20 @@ class Resident:
     def name(self) -> str:
         return self.prefix.rstrip(".") or "head"
 
-    def run(self, hidden: Tensor, wanted: Wanted = NOTHING) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """The output, None if the run stopped early, and the inputs of the wanted linears, each (tokens, cols)."""
-        self.local.wanted, self.local.inputs = wanted, {}
+    def run(
+        self, hidden: Tensor, wanted: Wanted = NOTHING, outputs: Outputs | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The output, None if the run stopped early, and the inputs of the wanted linears, each (tokens, cols).
+
+        Linears that `outputs` names give what it holds; a run that stops early adds what the others gave.
+        """
+        self.local.wanted, self.local.inputs, self.local.outputs = wanted, {}, outputs
         try:
             return self.forward(hidden), self.local.inputs
         except _Captured:
             return None, self.local.inputs
         finally:
-            self.local.wanted, self.local.inputs = NOTHING, {}
+            self.local.wanted, self.local.inputs, self.local.outputs = NOTHING, {}, None
 
     def cached(self, hidden: Tensor) -> Peaks | None:
         """The largest magnitudes of what the block's attention puts into its cache, None for one without attention.
@@ -118,6 +127,27 @@ def observe(resident: Resident) -> Resident:
         module = resident.module.get_submodule(name.removeprefix(resident.prefix).removesuffix(".weight"))
         module.register_forward_pre_hook(partial(_note, resident.local, name))
     return resident
+
+
+def remember(resident: Resident) -> Resident:
+    """Have the linears of a resident block give what they gave before, where a run knows it."""
+    for name in resident.linears:
+        module = resident.module.get_submodule(name.removeprefix(resident.prefix).removesuffix(".weight"))
+        # not the module itself: a cycle would keep the block in memory after it is dropped
+        module.forward = partial(_recall, resident.local, name, ref(module))
+    return resident
+
+
+def _recall(local: threading.local, name: str, own: ReferenceType[nn.Module], *args: Any, **kwargs: Any) -> Any:
+    outputs: Outputs | None = local.outputs
+    if outputs is not None and name in outputs:
+        return outputs[name]
+    module = own()
+    assert module is not None, "it is being called"
+    output = type(module).forward(module, *args, **kwargs)
+    if outputs is not None and local.wanted.only:
+        outputs[name] = output
+    return output
 
 
 def _note(local: threading.local, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:

@@ -137,10 +137,10 @@ class Settings:
     """
 
     damping: float = 0.01
-    order: Order = Order.WITHIN
+    order: Order = Order.ACTIVATION
     static: bool = False
-    shares: tuple[float, ...] = tuple(1 - step / 40 for step in range(13))
-    passes: int = 0
+    shares: tuple[float, ...] = tuple(1 - step / 40 for step in range(5))
+    passes: int = 2
 
 
 DEFAULTS = Settings()
