@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from quantkit.calibration.blocks import BlockView
+from quantkit.calibration.known import Block
 from quantkit.calibration.statistics import Statistics, Sums
 from quantkit.calibration.transforming import Transform, transform_block
 from quantkit.errors import InputError
@@ -66,7 +66,7 @@ class BlockRounded:
 
 
 def round_block(
-    block: BlockView,
+    block: Block,
     plan: Mapping[str, Rounding],
     run: Run,
     *,
@@ -96,7 +96,7 @@ def round_block(
     return BlockRounded(linears, changed)
 
 
-def _stages(block: BlockView, plan: Mapping[str, Rounding]) -> list[list[str]]:
+def _stages(block: Block, plan: Mapping[str, Rounding]) -> list[list[str]]:
     """The planned linears by stage, in the order in which the block reads them."""
     stages: dict[str, list[str]] = {}
     for site in block.sites:
@@ -124,7 +124,7 @@ def _mean_hessian(statistics: Statistics, stage: Sequence[str]) -> Tensor | None
 class _Stage:
     """What the linears of a stage share. `mean` is that of `_mean_hessian`."""
 
-    block: BlockView
+    block: Block
     plan: Mapping[str, Rounding]
     run: Run
     statistics: Statistics

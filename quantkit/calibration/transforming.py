@@ -13,7 +13,7 @@ from typing import Literal, cast
 import numpy as np
 import torch
 
-from quantkit.calibration.blocks import BlockView
+from quantkit.calibration.known import Block
 from quantkit.calibration.statistics import Statistics
 from quantkit.families.sites import Site
 from quantkit.methods import base
@@ -52,7 +52,7 @@ class _Place:
 
 
 def transform_block(
-    block: BlockView, schemes: Mapping[str, Scheme], run: Run, transform: Transform, sites: Sequence[Site]
+    block: Block, schemes: Mapping[str, Scheme], run: Run, transform: Transform, sites: Sequence[Site]
 ) -> dict[str, F32]:
     """Move scales at all sites of a block whose consumers are to be rounded, and leave the new weights in the block.
 
@@ -79,10 +79,20 @@ def transform_block(
             new[name] = as_stored(new[name], _dtype(block, name))
             changed[name] = new[name]
         block.replace({name: torch.from_numpy(value) for name, value in new.items()})
+        block.moved(place.consumers, _ratio(before, after))
     return changed
 
 
-def _places(block: BlockView, schemes: Mapping[str, Scheme], sites: Sequence[Site]) -> Iterator[_Place]:
+def _ratio(before: SiteWeights, after: SiteWeights) -> F32:
+    """By what the columns of a site's consumers were multiplied, float32 (cols,)."""
+    name, old = next(iter(before.consumers.items()))
+    row, column = np.abs(old).argmax(axis=0), np.arange(before.cols)
+    where = old[row, column]
+    ratio: F32 = np.divide(after.consumers[name][row, column], where, out=np.ones_like(where), where=where != 0)
+    return ratio
+
+
+def _places(block: Block, schemes: Mapping[str, Scheme], sites: Sequence[Site]) -> Iterator[_Place]:
     """The sites that this block has, one for each expert where a site is an expert's."""
     experts = 1 + max(
         (int(n.split(".experts.")[1].split(".")[0]) for n in block.linears if ".experts." in n), default=-1
@@ -97,7 +107,7 @@ def _places(block: BlockView, schemes: Mapping[str, Scheme], sites: Sequence[Sit
                 yield _Place(one, place.producer, place.consumers, place.bias, frozenset(kept))
 
 
-def _place(block: BlockView, site: Site, experts: int) -> _Place:
+def _place(block: Block, site: Site, experts: int) -> _Place:
     consumers = [c.format(n) for c in site.consumers for n in (range(experts) if "{}" in c else [0])]
     bias = f"{block.name}.{site.producer}{BIAS}"
     return _Place(
@@ -108,7 +118,7 @@ def _place(block: BlockView, site: Site, experts: int) -> _Place:
     )
 
 
-def _weights(block: BlockView, place: _Place) -> SiteWeights:
+def _weights(block: Block, place: _Place) -> SiteWeights:
     def values(name: str) -> F32:
         array: F32 = block.weight(name).cpu().numpy()
         return array
@@ -138,7 +148,7 @@ def _scales(
     return search_scales(weights, sums.mean_magnitude().numpy(), sums.gram.full(), quantizer, run).scale
 
 
-def _folded(block: BlockView, place: _Place, weights: SiteWeights, scale: F32) -> SiteWeights:
+def _folded(block: Block, place: _Place, weights: SiteWeights, scale: F32) -> SiteWeights:
     matrices = {place.producer, *place.consumers} & place.kept - ({place.producer} if place.site.norm else set())
     if matrices:
         scale = np.exp2(np.rint(np.log2(scale))).astype(np.float32)
@@ -146,6 +156,6 @@ def _folded(block: BlockView, place: _Place, weights: SiteWeights, scale: F32) -
     return fold(weights, scale, _dtype(block, vector) if vector else "F32")
 
 
-def _dtype(block: BlockView, name: str) -> ScaleDtype:
+def _dtype(block: Block, name: str) -> ScaleDtype:
     stored = block.stored_dtype(name)
     return cast(ScaleDtype, stored) if stored in ("F16", "BF16") else "F32"

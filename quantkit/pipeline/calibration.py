@@ -1,26 +1,32 @@
-"""Text that is run through a model for a conversion: its samples, and importance weights of them."""
+"""What a conversion knows of a model's inputs: text that is run through it, or statistics of an earlier run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.calibration.prepare import CalibrationSpec, open_calibration_model
-from quantkit.calibration.samples import Samples
+from quantkit.calibration.prepare import CalibrationSpec, open_calibration_model, prepare_samples
+from quantkit.calibration.samples import DataRecord, Samples
+from quantkit.errors import UsageError
 from quantkit.events import Sink
 from quantkit.families.model import Model
 from quantkit.formats.imatrix import Imatrix
 from quantkit.source import Checkpoint
+from quantkit.storage import hash_file
 
 if TYPE_CHECKING:
     from quantkit.calibration.blocks import BlockView
     from quantkit.calibration.statistics import Statistics
 
+STATISTICS = ".safetensors"
+
 
 @dataclass(frozen=True)
-class Calibration:
-    """The text to run, as tokens, and how to run it."""
+class Text:
+    """Text to be run, as tokens, and how to run it."""
 
     spec: CalibrationSpec
     samples: Samples
@@ -30,18 +36,78 @@ class Calibration:
         """Stands for everything that decides what the model computes: tokens, and the kind of device."""
         return f"{self.samples.record.digest}:{self.spec.device.partition(':')[0]}"
 
+    @property
+    def records(self) -> tuple[DataRecord, ...]:
+        return (self.samples.record,)
 
-def importance(checkpoint: Checkpoint, model: Model, calibration: Calibration, emit: Sink) -> Imatrix:
-    """Run the text through the model and sum up squares, as llama-imatrix does."""
-    from quantkit.calibration.blocks import walk_blocks
-    from quantkit.calibration.imatrix import to_imatrix
-    from quantkit.calibration.statistics import merge
+    def facts(self) -> dict[str, Any]:
+        """The manifest's word on the text: where from, which samples, how many tokens, hashes; never the text."""
+        return asdict(self.samples.record)
 
-    found: list[Statistics] = []
+    def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
+        """Run the text through the model and sum up squares, as llama-imatrix does."""
+        from quantkit.calibration.blocks import walk_blocks
+        from quantkit.calibration.imatrix import to_imatrix
+        from quantkit.calibration.statistics import merge
 
-    def visit(index: int, block: BlockView) -> Mapping[str, Any]:
-        found.append(block.statistics(final=True))
-        return {}
+        found: list[Statistics] = []
 
-    walk_blocks(open_calibration_model(checkpoint, calibration.spec), calibration.samples, visit, emit)
-    return to_imatrix(merge(found), model, ", ".join(calibration.spec.data))
+        def visit(index: int, block: BlockView) -> Mapping[str, Any]:
+            found.append(block.statistics(final=True))
+            return {}
+
+        walk_blocks(open_calibration_model(checkpoint, self.spec), self.samples, visit, emit)
+        return to_imatrix(merge(found), model, ", ".join(self.spec.data))
+
+
+@dataclass(frozen=True)
+class Known:
+    """A file of statistics that `quantkit calibrate` wrote; the text is not needed any more."""
+
+    spec: CalibrationSpec
+    path: Path
+
+    @cached_property
+    def digest(self) -> str:
+        return hash_file(self.path)
+
+    @cached_property
+    def records(self) -> tuple[DataRecord, ...]:
+        from quantkit.calibration.statistics_file import open_statistics
+
+        file = open_statistics(self.path)
+        file.close()
+        return tuple(file.facts.data.values())
+
+    def facts(self) -> dict[str, Any]:
+        data = [asdict(record) for record in self.records]
+        return {"statistics": {"name": self.path.name, "sha256": self.digest}, "data": data}
+
+    def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
+        from quantkit.calibration.imatrix import to_imatrix
+        from quantkit.calibration.statistics_file import open_statistics
+
+        file = open_statistics(self.path)
+        try:
+            return to_imatrix(file.read(gram=False), model, self.path.name)
+        finally:
+            file.close()
+
+
+Calibration = Text | Known
+
+
+def open_calibration(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink) -> Calibration:
+    """The samples that `spec` means for this checkpoint, or the one file of statistics that it names.
+
+    Raises UsageError for statistics beside text, InputError for a damaged file, and what `prepare_samples` raises.
+    """
+    known = [name for name in spec.data if name.endswith(STATISTICS)]
+    if not known:
+        return Text(spec, prepare_samples(checkpoint, spec, emit))
+    if len(spec.data) > 1:
+        raise UsageError("statistics and text together", hint="give one file of statistics, or text", key="calib")
+    spec.check()
+    found = Known(spec, Path(known[0]))
+    assert found.records  # the header is read, and checked, before any work
+    return found

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from quantkit.calibration.prepare import SAMPLES, SEQLEN, CalibrationSpec, prepare_samples
+from quantkit.calibration.prepare import SAMPLES, SEQLEN, CalibrationSpec
 from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, NotWritableError, QuantkitError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
@@ -19,7 +19,7 @@ from quantkit.families.model import Model
 from quantkit.families.rows import Family
 from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
 from quantkit.formats.imatrix import read_imatrix
-from quantkit.pipeline.calibration import Calibration, importance
+from quantkit.pipeline.calibration import Calibration, open_calibration
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.plan import PlanOptions, file_stem, parse_split_size, plan
 from quantkit.recipe import Recipe, ServerRecipe, load_recipe
@@ -110,11 +110,11 @@ class Prepared:
 
     @property
     def calibration_tokens(self) -> int:
-        return self.calibration.samples.record.tokens if self.calibration else 0
+        return sum(record.tokens for record in self.calibration.records) if self.calibration else 0
 
     def calibration_facts(self) -> dict[str, Any]:
-        """The manifest's word on the text: where from, which samples, how many tokens, hashes; never the text."""
-        return {"calibration": asdict(self.calibration.samples.record)} if self.calibration else {}
+        """The manifest's word on the text or the statistics."""
+        return {"calibration": self.calibration.facts()} if self.calibration else {}
 
     @cached_property
     def source_files(self) -> tuple[FileRecord, ...]:
@@ -176,7 +176,7 @@ def _plan_all(
     model = describe_source(checkpoint, request.pre) if gguf else None
     imatrix = read_imatrix(request.imatrix) if request.imatrix else None
     if model is not None and calibration is not None and imatrix is None:
-        imatrix = importance(checkpoint, model, calibration, emit)
+        imatrix = calibration.importance(checkpoint, model, emit)
     digest = calibration.digest if calibration else ""
     plans: list[AnyPlan] = []
     for recipe in recipes:
@@ -199,14 +199,14 @@ def _server_options(request: Request) -> ServerOptions:
 def _calibration(
     request: Request, checkpoint: Checkpoint, recipes: Sequence[Recipe | ServerRecipe], emit: Sink
 ) -> Calibration | None:
-    """The samples that the request means. Raises UsageError where text was given and no recipe looks at it."""
+    """The text or statistics that the request means. Raises UsageError where no recipe looks at them."""
     spec = request.calibration()
     if spec is None:
         return None
     if not any(isinstance(recipe, Recipe) or recipe.needs_calibration for recipe in recipes):
         names = ", ".join(recipe.name for recipe in recipes)
         raise UsageError(f"--calib: {names} needs no calibration", hint="leave --calib out, or choose another recipe")
-    return Calibration(spec, prepare_samples(checkpoint, spec, emit))
+    return open_calibration(checkpoint, spec, emit)
 
 
 def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:

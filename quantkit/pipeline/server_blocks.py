@@ -8,7 +8,7 @@ bits; one that is not complete is done again as a whole, with the same result.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from quantkit.families.sites import Site, sites
 from quantkit.formats import containers
 from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.packed import PackedTensor, packed, values_of
-from quantkit.pipeline.calibration import Calibration
+from quantkit.pipeline.calibration import Calibration, Known
 from quantkit.pipeline.server import Facts, ServerWork, put_module
 from quantkit.qtypes.integers import Integers
 from quantkit.qtypes.minifloat import LARGEST
@@ -30,7 +30,7 @@ from quantkit.servers.recipe import MethodChoice
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:
-    from quantkit.calibration.blocks import BlockView
+    from quantkit.calibration.known import Block
     from quantkit.calibration.rounding import BlockRounded, RoundedLinear, Rounding
     from quantkit.calibration.transforming import Transform
     from quantkit.methods.base import Settings
@@ -48,12 +48,19 @@ def round_blocks(work: ServerWork, calibration: Calibration, scratch: Scratch | 
     last = max((n for n, tensors in by_block.items() if n is not None and work.missing(tensors)), default=-1)
     if last < 0:
         return
-    from quantkit.calibration.blocks import walk_blocks
-
     walker = _Walker(work, by_block, last)
     model = open_calibration_model(work.checkpoint, calibration.spec, scratch)
     with suppress(_Finished):
-        walk_blocks(model, calibration.samples, walker.visit)
+        if isinstance(calibration, Known):
+            from quantkit.calibration.known import walk_known
+            from quantkit.calibration.statistics_file import open_statistics
+
+            with closing(open_statistics(calibration.path)) as file:
+                walk_known(model, file, walker.visit)
+        else:
+            from quantkit.calibration.blocks import walk_blocks
+
+            walk_blocks(model, calibration.samples, walker.visit)
 
 
 class _Finished(Exception):
@@ -68,7 +75,7 @@ class _Walker:
     by_block: Mapping[int | None, tuple[ServerTensor, ...]]
     last: int
 
-    def visit(self, index: int, block: BlockView) -> Mapping[str, Any]:
+    def visit(self, index: int, block: Block) -> Mapping[str, Any]:
         """Round the block, or put in its place what an earlier run made of it."""
         if index > self.last:
             raise _Finished
@@ -77,19 +84,19 @@ class _Walker:
         tensors = self.by_block.get(index, ())
         members = self._members(block)
         if self.work.missing(tensors):
-            _Block(self.work, block, tensors, members).round()
+            _Rounding(self.work, block, tensors, members).round()
         else:
             restore(self.work, block, tensors, members)
         self._report(index, block)
         return {}
 
-    def _members(self, block: BlockView) -> dict[str, PlannedModule]:
+    def _members(self, block: Block) -> dict[str, PlannedModule]:
         """The planned layers of a block by the names that their weights have in memory."""
         by_rows = {planned.module.source: planned for planned in self.work.plan.modules}
         found = {name: by_rows.get(linear.source) for name, linear in block.linears.items()}
         return {name: planned for name, planned in found.items() if planned is not None}
 
-    def _report(self, index: int, block: BlockView) -> None:
+    def _report(self, index: int, block: Block) -> None:
         plan = self.work.plan
         done = plan.source_bytes * (index + 1) // plan.outline.shape.layers
         self.work.advance(done)
@@ -100,11 +107,11 @@ class _Walker:
 
 
 @dataclass(frozen=True)
-class _Block:
+class _Rounding:
     """A block that is to be rounded. `members` are its planned layers by the names of their weights in memory."""
 
     work: ServerWork
-    block: BlockView
+    block: Block
     tensors: tuple[ServerTensor, ...]
     members: Mapping[str, PlannedModule]
 
@@ -187,7 +194,7 @@ def _transform(method: MethodChoice) -> Transform | None:
 
 
 def restore(
-    work: ServerWork, block: BlockView, tensors: Sequence[ServerTensor], members: Mapping[str, PlannedModule]
+    work: ServerWork, block: Block, tensors: Sequence[ServerTensor], members: Mapping[str, PlannedModule]
 ) -> None:
     """Put the rounded weights of a finished block in their place, decoded from the job's files."""
     stored = {tensor.name: _stored(work, tensor) for tensor in tensors if not tensor.copied}

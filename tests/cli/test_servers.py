@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import build
 from commands import TINY, quantkit
 
 from quantkit.formats.safetensors import read_safetensors
@@ -355,3 +356,78 @@ def test_gguf_files_use_the_text_too(tmp_path: Path) -> None:
 
 def tensor_hashes(manifest: Path) -> dict[str, str]:
     return {t["name"]: t["sha256"] for t in json.loads(manifest.read_text())["tensors"]}
+
+
+# Statistics of an earlier run
+
+
+@pytest.fixture(scope="session")
+def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("statistics") / "tiny.safetensors"
+    assert quantkit("calibrate", TINY, "--data", TEXT, "--samples", 64, "--seqlen", 64, "-o", path).status == 0
+    return path
+
+
+@pytest.mark.parametrize("recipe", ["w4a16", "awq-w4g128", "w8a8-static", "gptq-w4g128-actorder"])
+def test_statistics_serve_every_recipe_without_a_run(recipe: str, statistics: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = quantkit("convert", TINY, "--to", recipe, "--calib", statistics, "-o", out)
+    assert ran.status == 0, ran.stderr
+    manifest = json.loads((out / "model.manifest.json").read_text())
+    assert manifest["calibration"]["statistics"]["name"] == statistics.name
+    assert all(layer["tokens"] == 64 * 64 for layer in manifest["layers"])
+    seen = quantkit("verify", out, "--against", TINY, "--engine", "torch", "--json")
+    assert seen.status == 0, seen.stderr
+    assert next(c for c in seen.json["checks"] if c["check"] == "torch")["kl_mean"] < 0.01
+    for threads in (1, 3):
+        again = tmp_path / str(threads)
+        command = ["convert", TINY, "--to", recipe, "--calib", statistics, "--threads", threads, "-o", again]
+        assert quantkit(*command).status == 0
+        assert hashes(again) == hashes(out)
+
+
+def test_statistics_move_with_the_scales(statistics: Path, tmp_path: Path) -> None:
+    """After AWQ the file's sums are those of the scaled inputs: the losses are near those of a run."""
+    losses = []
+    for number, text in enumerate(([statistics], [TEXT, "--samples", 64, "--seqlen", 64])):
+        out = tmp_path / str(number)
+        assert quantkit("convert", TINY, "--to", "w4a16-awq", "--calib", *text, "-o", out).status == 0
+        layers = json.loads((out / "model.manifest.json").read_text())["layers"]
+        first = [layer for layer in layers if ".layers.0.self_attn." in layer["name"]]
+        losses.append(np.array([layer["loss"] for layer in first]))
+    assert np.allclose(*losses, rtol=0.2)
+
+
+def test_statistics_and_gguf_files(statistics: Path, tmp_path: Path) -> None:
+    ran = quantkit("convert", TINY, "--to", "q4_k_m", "--calib", statistics, "-o", tmp_path / "m.gguf")
+    assert ran.status == 0, ran.stderr
+    text = [TEXT, "--samples", 64, "--seqlen", 64]
+    assert quantkit("convert", TINY, "--to", "q4_k_m", "--calib", *text, "-o", tmp_path / "t.gguf").status == 0
+    assert tensor_hashes(tmp_path / "m.manifest.json") == tensor_hashes(tmp_path / "t.manifest.json")
+
+
+def test_statistics_that_do_not_do(statistics: Path, tmp_path: Path) -> None:
+    def refused(*options: object) -> tuple[int, str]:
+        ran = quantkit("convert", TINY, *options, "-o", tmp_path / "out")
+        return ran.status, ran.stderr
+
+    status, said = refused("--to", "fp8-kv", "--calib", statistics)
+    assert (status, "largest keys and values" in said) == (4, True)
+    status, said = refused("--to", "w4a16", "--calib", statistics, "--calib", TEXT)
+    assert (status, "statistics and text together" in said) == (2, True)
+    status, said = refused("--to", "w4a16", "--calib", TINY / "model.safetensors")
+    assert (status, "not a file of statistics" in said) == (3, True)
+    moments = tmp_path / "moments.safetensors"
+    text = ["--data", TEXT, *SHORT, "--no-hessian"]
+    assert quantkit("calibrate", TINY, *text, "-o", moments).status == 0
+    status, said = refused("--to", "w4a16", "--calib", moments)
+    assert (status, "holds no Hessians" in said) == (3, True)
+
+
+def test_statistics_of_another_model(tmp_path: Path) -> None:
+    source = build("llama-untied-gqa", tmp_path / "source")
+    other = tmp_path / "other.safetensors"
+    assert quantkit("calibrate", source, "--data", TEXT, *SHORT, "-o", other).status == 0
+    ran = quantkit("convert", TINY, "--to", "w4a16", "--calib", other, "-o", tmp_path / "out")
+    assert ran.status == 3
+    assert "statistics of another model" in ran.stderr

@@ -1,0 +1,160 @@
+"""Blocks whose statistics are known already, from a file that `quantkit calibrate` wrote: nothing is run.
+
+Each layer is rounded for the inputs that the original model gives it; errors of layers before it are not in there, as
+they are when the samples run through rounded blocks (`walk_blocks`). One file serves any number of recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantkit.calibration.model import BlockModel, resident_block
+from quantkit.calibration.resident import Resident
+from quantkit.calibration.skeleton import Arguments, set_parameter
+from quantkit.calibration.statistics import BAND, Gram, Linear, Part, Site, Statistics, Sums
+from quantkit.calibration.statistics_file import StatisticsFile
+from quantkit.calibration.threads import Workers, workers
+from quantkit.calibration.weights import locate
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.tensors import F32
+
+
+class Block(Protocol):
+    """What rounding needs of a block: `blocks.BlockView`, where samples run, and `KnownBlock` are two."""
+
+    index: int
+    is_head: bool
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def linears(self) -> Mapping[str, Linear]: ...
+    @property
+    def sites(self) -> tuple[Site, ...]: ...
+    @property
+    def run(self) -> Callable[..., list[Any]]: ...
+    @property
+    def parameters(self) -> frozenset[str]: ...
+    @property
+    def head_size(self) -> int: ...
+    def stored_dtype(self, name: str) -> str: ...
+    def source_name(self, name: str) -> str: ...
+    def weight(self, name: str) -> Tensor: ...
+    def statistics(self, linears: Sequence[str] | None = None, *, hessian: bool = False) -> Statistics: ...
+    def cache_peaks(self) -> tuple[float, float] | None: ...
+    def replace(self, weights: Mapping[str, Tensor]) -> None: ...
+    def replace_values(self, weights: Mapping[str, F32]) -> None: ...
+    def moved(self, linears: Sequence[str], scale: F32) -> None: ...
+
+
+class KnownBlock:
+    """A block with its weights in memory, and what its linears read in a file. See `Block`."""
+
+    is_head = False
+
+    def __init__(self, model: BlockModel, index: int, file: StatisticsFile, pool: Workers) -> None:
+        self.index = index
+        self._model = model
+        self._file = file
+        self._pool = pool
+        self._resident: Resident = resident_block(model, index, Arguments((), {}))
+        self._scales: dict[str, F32] = {}
+        known = file.facts.sites.values()
+        self.sites = tuple(site for site in known if set(site.linears) & set(self.linears))
+
+    @property
+    def name(self) -> str:
+        return self._resident.name
+
+    @property
+    def linears(self) -> Mapping[str, Linear]:
+        return self._resident.linears
+
+    @property
+    def run(self) -> Callable[..., list[Any]]:
+        return self._pool.map
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        return frozenset(self._resident.prefix + name for name, _ in self._resident.module.named_parameters())
+
+    @property
+    def head_size(self) -> int:
+        return self._model.head_size
+
+    def stored_dtype(self, name: str) -> str:
+        return self._model.checkpoint.tensors()[self.source_name(name)].dtype
+
+    def source_name(self, name: str) -> str:
+        return locate(name, self._resident.parameter(name).shape, self._model.checkpoint.tensors()).tensor
+
+    def weight(self, name: str) -> Tensor:
+        return self._resident.parameter(name).detach()
+
+    def statistics(self, linears: Sequence[str] | None = None, *, hessian: bool = False) -> Statistics:
+        """What the file has of the sites of these linears, with the scales that were moved since taken off.
+
+        Raises InputError for a linear that the file does not know, or of which it has no Hessian.
+        """
+        wanted = [self._file.facts.site_of(name) for name in linears or self.linears]
+        sites = sorted({site.name for site in wanted})
+        found = self._file.read(sites, gram=hessian)
+        if hessian and not all(found.has_gram(name) for name in sites):
+            hint = "calibrate again without --no-hessian"
+            raise InputError(f"{self._file.source.path.name} holds no Hessians", tensor=sites[0], hint=hint)
+        parts = {site: self._divided(site, found.parts[site]) for site in sites}
+        return replace(found, parts=parts)
+
+    def _divided(self, site: str, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        scale = self._scales.get(site)
+        if scale is None:
+            return parts
+        return tuple(replace(part, sums=divided(part.sums, torch.from_numpy(scale))) for part in parts)
+
+    def cache_peaks(self) -> tuple[float, float] | None:
+        what = "a file of statistics does not hold the largest keys and values"
+        raise UnsupportedError(what, hint="give the text itself with --calib", key="kv_cache")
+
+    def replace(self, weights: Mapping[str, Tensor]) -> None:
+        for name, value in weights.items():
+            own = value.detach().to(self._model.device, torch.float32)
+            set_parameter(self._resident.module, name.removeprefix(self._resident.prefix), own)
+
+    def replace_values(self, weights: Mapping[str, F32]) -> None:
+        self.replace({name: torch.from_numpy(values) for name, values in weights.items()})
+
+    def moved(self, linears: Sequence[str], scale: F32) -> None:
+        """The inputs of these linears are divided by `scale` (cols,) from now on: their columns were multiplied."""
+        for site in {self._file.facts.site_of(name).name for name in linears if name in self.linears}:
+            self._scales[site] = self._scales.get(site, np.float32(1)) * scale
+
+
+def divided(sums: Sums, scale: Tensor) -> Sums:
+    """The sums of x / scale, (cols,)."""
+    exact = scale.to(torch.float64)
+    gram = None
+    if sums.gram is not None:
+        inverse = (1 / exact).to(torch.float32)
+        rows = enumerate(sums.gram.bands)
+        bands = [b * inverse[n * BAND : n * BAND + len(b), None] * inverse[n * BAND :] for n, b in rows]
+        gram = Gram(tuple(bands))
+    return Sums(
+        sums.tokens, sums.squares / exact**2, sums.magnitudes / exact, (sums.peaks / scale).to(torch.float32), gram
+    )
+
+
+def walk_known(model: BlockModel, file: StatisticsFile, visit: Callable[[int, Block], object]) -> None:
+    """Let `visit` see every block, one in memory at a time. Raises InputError for statistics of another model."""
+    fingerprint = model.fingerprint()
+    if file.facts.model != fingerprint:
+        what = f"{file.source.path.name} holds statistics of another model"
+        raise InputError(what, path=str(file.source.path), hint="calibrate this checkpoint", key="model")
+    with workers(model.threads, model.device) as pool:
+        for index in range(model.count):
+            visit(index, KnownBlock(model, index, file, pool))
