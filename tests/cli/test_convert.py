@@ -16,9 +16,9 @@ from oracles import ggml
 
 from quantkit.formats.imatrix import Entry, Imatrix, encode_imatrix_gguf
 from quantkit.qtypes import base
-from quantkit.recipe import load_recipe, recipe_names
+from quantkit.recipe import gguf_recipe_names, load_recipe
 
-FREE_RECIPES = [name for name in recipe_names() if not load_recipe(name).needs_imatrix]
+FREE_RECIPES = [name for name in gguf_recipe_names() if not load_recipe(name).needs_imatrix]
 
 
 def sha256(path: Path) -> str:
@@ -85,7 +85,7 @@ def test_every_tensor_is_what_ggml_writes(recipe: str, tmp_path: Path) -> None:
     check_tensors(path, {})
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("recipe", gguf_recipe_names())
 def test_with_importance_every_tensor_is_what_ggml_writes(
     recipe: str, tmp_path: Path, imatrix: tuple[Path, dict[str, np.ndarray]]
 ) -> None:

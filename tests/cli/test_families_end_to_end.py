@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from quantkit.errors import VerificationError
 from quantkit.qtypes import base
 from quantkit.quality.llamacpp import LlamaCpp
-from quantkit.recipe import load_recipe, recipe_names
+from quantkit.recipe import gguf_recipe_names, load_recipe
 
 SPREAD = 0.4  # standard deviation of all weights
 CONTEXT_TOKENS = (140, 170, 210, 260, 300)
@@ -67,7 +67,7 @@ QUICK = {
     "gemma3", "phi3-longrope",
 }  # fmt: skip
 
-FREE_RECIPES = tuple(name for name in recipe_names() if not load_recipe(name).needs_imatrix)
+FREE_RECIPES = tuple(name for name in gguf_recipe_names() if not load_recipe(name).needs_imatrix)
 EVERY_RECIPE = {"llama-sharded", "qwen3-moe", "gemma3-with-vision"}
 SOME_RECIPES = ("bf16", "q8_0", "q4_k_m")
 
