@@ -49,14 +49,16 @@ class Text:
         from quantkit.calibration.blocks import walk_blocks
         from quantkit.calibration.imatrix import to_imatrix
         from quantkit.calibration.statistics import merge
+        from quantkit.pipeline.calibrate_plan import scratch_for
 
+        model_blocks = open_calibration_model(checkpoint, self.spec, scratch_for(self.spec, Path()))
         found: list[Statistics] = []
 
         def visit(index: int, block: BlockView) -> Mapping[str, Any]:
             found.append(block.statistics(final=True))
             return {}
 
-        walk_blocks(open_calibration_model(checkpoint, self.spec), self.samples, visit, emit)
+        walk_blocks(model_blocks, self.samples, visit, emit)
         return to_imatrix(merge(found), model, ", ".join(self.spec.data))
 
 
