@@ -10,7 +10,7 @@ from quantkit.errors import RecipeError, UnsupportedError, UsageError
 from quantkit.families.roles import Role
 from quantkit.methods import base as methods
 from quantkit.recipe import gguf_recipe_names, load_recipe, recipe_names
-from quantkit.servers.layouts import HOLDS, describe_layout, layout_of, short_type
+from quantkit.servers.layouts import HOLDS, layout_of, short_type
 from quantkit.servers.recipe import MethodChoice, ServerRecipe, Weights, override_server
 
 SERVER = tuple(name for name in recipe_names() if name not in gguf_recipe_names())
@@ -30,7 +30,6 @@ def test_shipped_recipes_have_layouts(name: str) -> None:
     found = load_recipe(name)
     assert isinstance(found, ServerRecipe)
     layout = layout_of(found.container, found.weights, "BF16")
-    assert describe_layout(layout)
     assert short_type(layout).replace("-", "").isalnum()
     assert found.summary
     assert found.method.name in methods.names()

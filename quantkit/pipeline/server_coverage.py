@@ -1,4 +1,4 @@
-"""Which experts of a mixture the text reached, from what every rounded layer noted down."""
+"""Did the text reach the layers? From what every rounded layer noted down: its tokens, and what they made of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,27 @@ from quantkit.errors import GateError
 from quantkit.events import Warned
 from quantkit.families.roles import Role
 from quantkit.pipeline.server import ServerWork
+from quantkit.servers.plan import PlannedModule
 from quantkit.untrusted import listed
 
 SHOWN_EXPERTS = 8
+
+
+def check_ranks(work: ServerWork) -> None:
+    """Warn of layers whose Hessian is singular, for it has fewer tokens than columns."""
+    from quantkit.calibration.coverage import RANK
+
+    if work.plan.method.name == "rtn":
+        return
+    short = [p.module for p in work.plan.modules if p.module.expert is None and _tokens(work, p) < p.module.cols]
+    if short:
+        widest = max(short, key=lambda module: module.cols)
+        what = f"{len(short)} layers have fewer tokens than columns, so their Hessians are singular"
+        work.emit(Warned(RANK, f"{what}: {widest.name} has {widest.cols:,} columns"))
+
+
+def _tokens(work: ServerWork, planned: PlannedModule) -> int:
+    return int(work.job.records[planned.entries[0].name].extra.get("tokens", 0))
 
 
 def check_experts(work: ServerWork, percent: float | None) -> None:
@@ -22,8 +40,7 @@ def check_experts(work: ServerWork, percent: float | None) -> None:
     for planned in work.plan.modules:
         module = planned.module
         if module.expert is not None and module.role is Role.FFN_GATE:
-            seen = work.job.records[planned.entries[0].name].extra.get("tokens", 0)
-            tokens.setdefault(module.name.rpartition(f".{module.expert}.")[0], []).append(int(seen))
+            tokens.setdefault(module.name.rpartition(f".{module.expert}.")[0], []).append(_tokens(work, planned))
     count = sum(map(len, tokens.values()))
     rare = [f"{where}.{number}" for where, seen in tokens.items() for number in rare_experts(tuple(seen))]
     if not rare:

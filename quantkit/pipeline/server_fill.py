@@ -6,7 +6,7 @@ from quantkit.pipeline.calibrate_plan import scratch_for
 from quantkit.pipeline.calibration import Calibration
 from quantkit.pipeline.server import ServerWork, announce_resume, copy_the_rest, finish_files, round_plainly
 from quantkit.pipeline.server_blocks import round_blocks
-from quantkit.pipeline.server_coverage import check_experts
+from quantkit.pipeline.server_coverage import check_experts, check_ranks
 
 
 def fill(work: ServerWork, calibration: Calibration | None, coverage: float | None = None) -> None:
@@ -18,6 +18,7 @@ def fill(work: ServerWork, calibration: Calibration | None, coverage: float | No
     if work.plan.calibrated:
         assert calibration is not None, work.plan.recipe
         round_blocks(work, calibration, scratch_for(calibration.spec, work.job.folder))
+        check_ranks(work)
         check_experts(work, coverage)
     else:
         round_plainly(work)

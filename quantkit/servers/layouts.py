@@ -1,4 +1,4 @@
-"""From what a recipe says of weights to the settings of a container, and back into a few words."""
+"""From what a recipe says of weights to the settings of a container, and back into a word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantkit.formats.awq import AWQLayout
 from quantkit.formats.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.bitsandbytes import Dtype as TorchDtype
 from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.containers import Layout, of
+from quantkit.formats.containers import Layout
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.qtypes.codebook import Codebook
@@ -73,21 +73,6 @@ def layout_of(container: str, weights: Weights, dtype: Dtype) -> Layout:
 
 def _table(weights: Weights) -> Literal["nf4", "fp4"]:
     return "nf4" if weights.type == "nf4" else "fp4"
-
-
-def describe_layout(layout: Layout) -> str:
-    """A layout in a few words: "int4 in groups of 128"."""
-    scheme = layout.scheme
-    if isinstance(scheme, Integers):
-        group = "by row" if scheme.group == -1 else f"in groups of {scheme.group}"
-        return f"int{scheme.bits} {group}{'' if scheme.symmetric else ', asymmetric'}"
-    if isinstance(scheme, RowInt8):
-        return "int8 by row"
-    if isinstance(scheme, Codebook):
-        return f"{scheme.table}{' with double quantization' if scheme.double else ''}"
-    if isinstance(scheme, Float8):
-        return f"fp8 by {scheme.strategy}"
-    return f"{of(layout).name} {scheme.bits} bits"
 
 
 def short_type(layout: Layout) -> str:

@@ -158,7 +158,7 @@ def plan_server(
         digest="",
         calibration=calibration,
         needs_calibration=recipe.needs_calibration,
-        warnings=tuple(_warnings(recipe, found, calibration)),
+        warnings=tuple(_warnings(recipe, found, calibration, [n for n in checkpoint.carried() if "/" in n])),
     )
     return replace(plan, digest=_digest(plan))
 
@@ -311,9 +311,11 @@ def _json(body: Mapping[str, Any]) -> bytes:
     return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _warnings(recipe: ServerRecipe, found: Outline, calibration: str) -> Iterator[tuple[str, str]]:
+def _warnings(recipe: ServerRecipe, found: Outline, calibration: str, left: list[str]) -> Iterator[tuple[str, str]]:
     if recipe.needs_calibration and not calibration:
         yield "needs-calibration", f"{recipe.name} is made with --calib FILE: text like what the model will see"
+    if left:
+        yield "not-carried", f"files in folders stay behind: {listed(left, 3)}"
     if found.unknown:
         many = f"{len(found.unknown)} matrices inside blocks are unknown to family {found.family} and stay as they are"
         yield "unknown-tensors", f"{many}: {listed(sorted(found.unknown), 3)}"

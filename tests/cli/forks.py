@@ -16,7 +16,9 @@ from quantkit.cli.main import main
 import numpy, numba, gguf, quantkit.pipeline.convert
 for module in sys.argv[2:]:
     __import__(module)
-main(json.loads(sys.argv[1]))  # loads the compiled encoders
+warm = json.loads(sys.argv[1])
+if warm:
+    main(warm)  # loads the compiled encoders; never one that runs torch, whose threads do not survive a fork
 for line in sys.stdin:
     fault, arguments = json.loads(line)
     pid = os.fork()
@@ -33,7 +35,7 @@ for line in sys.stdin:
 
 
 class Forks:
-    """A process that runs command lines in forked children, after it has run `warm` and imported `modules`."""
+    """A process that runs command lines in forked children, after it has imported `modules` and run `warm`, if any."""
 
     def __init__(self, warm: list[str], *modules: str) -> None:
         command = [sys.executable, "-c", SERVER, json.dumps(warm), *modules]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -13,52 +12,19 @@ from pathlib import Path
 
 import pytest
 from commands import TINY
+from forks import Forks, operations, spread
 
 KILL_POINTS, OLDER_POINTS, FAULT_POINTS = 24, 6, 8
 
-# Runs commands in forked children of a process that has imported everything. Nothing runs in the parent: torch's
-# threads do not survive a fork.
-SERVER = """
-import os, sys, json
-import numpy, torch, transformers.models.llama.modeling_llama, transformers.modeling_utils
-import quantkit.pipeline.calibrate, quantkit.calibration.saved, quantkit.families.tokenizer_check
-from quantkit.cli.main import main
-for line in sys.stdin:
-    fault, arguments = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        if fault:
-            os.environ["QUANTKIT_FAULT"] = fault
-        with open(os.devnull, "w") as null:
-            os.dup2(null.fileno(), 1)
-            os.dup2(null.fileno(), 2)
-            os._exit(main(arguments))
-    print(os.waitpid(pid, 0)[1], flush=True)
-"""
-
-
-class Forks:
-    """A process that runs command lines in forked children."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-c", SERVER]
-        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def run(self, arguments: list[str], fault: str | None = None) -> int:
-        """The exit status of one run; minus the signal number when it was killed."""
-        assert self._server.stdin
-        assert self._server.stdout
-        self._server.stdin.write(json.dumps([fault, arguments]) + "\n")
-        self._server.stdin.flush()
-        return os.waitstatus_to_exitcode(int(self._server.stdout.readline()))
-
-    def close(self) -> None:
-        self._server.communicate("", timeout=60)
+MODULES = (
+    "torch", "transformers.models.llama.modeling_llama", "transformers.modeling_utils",
+    "quantkit.pipeline.calibrate", "quantkit.calibration.saved", "quantkit.families.tokenizer_check",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
-    server = Forks()
+    server = Forks([], *MODULES)
     yield server
     server.close()
 
@@ -85,23 +51,9 @@ def sha256(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def operations(forks: Forks, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> int:
-    """How often a whole run touches its output: the largest n at which a kill still shows."""
-    folder = tmp_path_factory.mktemp("operations")
-    low, high = 1, 1024
-    while low < high:
-        middle = (low + high + 1) // 2
-        target = folder / f"{middle}" / "x.safetensors"
-        if forks.run([*arguments, "-o", str(target)], f"kill:{middle}") == -signal.SIGKILL:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def spread(count: int, points: int) -> list[int]:
-    """`points` numbers from 1 to `count`, evenly."""
-    return sorted({1 + i * (count - 1) // max(points - 1, 1) for i in range(points)})
+def count(forks: Forks, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How often a whole run touches its output."""
+    return operations(forks, tmp_path_factory.mktemp("count"), arguments, "x.safetensors")
 
 
 def done(name: str) -> set[str]:
@@ -110,10 +62,10 @@ def done(name: str) -> set[str]:
 
 @pytest.mark.slow
 def test_killed_anywhere_it_resumes_to_the_same_bytes(
-    forks: Forks, arguments: list[str], golden: dict[str, str], operations: int, tmp_path: Path
+    forks: Forks, arguments: list[str], golden: dict[str, str], count: int, tmp_path: Path
 ) -> None:
     name = "x.safetensors"
-    for number, n in enumerate(spread(operations, KILL_POINTS)):
+    for number, n in enumerate(spread(count, KILL_POINTS)):
         target = tmp_path / f"killed-{n}" / name
         command = [*arguments, "-o", str(target)]
         assert forks.run(command, f"{('kill', 'tear')[number % 2]}:{n}") == -signal.SIGKILL
@@ -125,9 +77,9 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(
 
 @pytest.mark.slow
 def test_an_older_file_is_whole_until_it_is_replaced(
-    forks: Forks, arguments: list[str], golden: dict[str, str], operations: int, tmp_path: Path
+    forks: Forks, arguments: list[str], golden: dict[str, str], count: int, tmp_path: Path
 ) -> None:
-    for n in spread(operations, OLDER_POINTS):
+    for n in spread(count, OLDER_POINTS):
         target = tmp_path / f"older-{n}" / "x.gguf"
         assert forks.run([*arguments, "--seqlen", "8", "-o", str(target)]) == 0
         before = sha256(target)
@@ -142,10 +94,10 @@ def test_an_older_file_is_whole_until_it_is_replaced(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["enospc", "eio"])
 def test_a_failing_disk_loses_nothing(
-    kind: str, forks: Forks, arguments: list[str], golden: dict[str, str], operations: int, tmp_path: Path
+    kind: str, forks: Forks, arguments: list[str], golden: dict[str, str], count: int, tmp_path: Path
 ) -> None:
     name = "x.safetensors"
-    for n in spread(operations, FAULT_POINTS):
+    for n in spread(count, FAULT_POINTS):
         target = tmp_path / f"fault-{n}" / name
         command = [*arguments, "-o", str(target), "--activations", "disk"]
         status = forks.run(command, f"{kind}:{n}")

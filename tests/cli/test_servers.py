@@ -358,6 +358,25 @@ def tensor_hashes(manifest: Path) -> dict[str, str]:
     return {t["name"]: t["sha256"] for t in json.loads(manifest.read_text())["tensors"]}
 
 
+def test_too_little_text_is_said(built: dict[str, Path], tmp_path: Path) -> None:
+    ran = quantkit(*arguments("w4a16", tmp_path / "out"))
+    assert "warning[QK-CAL-001]" in ran.stderr, "few tokens"
+    assert "warning[QK-CAL-007]" in ran.stderr, "fewer than columns"
+    assert "model.layers.0.mlp.down_proj has 768 columns" in ran.stderr
+
+
+def test_what_stays_behind_is_said(tmp_path: Path) -> None:
+    source = copied(TINY, tmp_path / "source")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
+    (source / "preprocessor_config.json").write_text("{}")
+    (source / "notes.md").write_text("notes")
+    ran = quantkit("convert", source, "--to", "fp8", "-o", tmp_path / "out")
+    assert ran.status == 0, ran.stderr
+    assert "stay behind: additional_chat_templates/tools.jinja" in ran.stderr
+    assert {"preprocessor_config.json", "notes.md"} <= {p.name for p in (tmp_path / "out").iterdir()}
+
+
 # Statistics of an earlier run
 
 
