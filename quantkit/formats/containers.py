@@ -67,13 +67,20 @@ def of(layout: Layout) -> Container:
 def _gptq_config(written: Written) -> dict[str, Any]:
     layout = _only(written)
     assert isinstance(layout, GPTQLayout)
-    modules = written.block if _in_block(written) else None
-    return gptq.quantization_config(layout, quantizer=written.writer, modules=modules)
+    return gptq.quantization_config(layout, quantizer=written.writer, modules=_named_modules(written))
 
 
-def _in_block(written: Written) -> bool:
-    """Whether linear layers of blocks stay as they are: readers replace them all, unless they are told."""
-    return any(".layers." in name for name in written.plain)
+def _named_modules(written: Written) -> tuple[tuple[str, ...], ...] | None:
+    """The rounded layers as a GPTQ checkpoint names them, None where those are all linear layers of the blocks.
+
+    Readers replace the layers whose names end in one of these. A name inside a block stands for all blocks, so that
+    where the blocks differ every layer is given in full.
+    """
+    plain = {name.partition(".layers.")[2].partition(".")[2] for name in written.plain if ".layers." in name}
+    if not plain:
+        return None
+    everywhere = not plain.intersection(name for group in written.block for name in group)
+    return written.block if everywhere else (tuple(written.layouts),)
 
 
 def _awq_config(written: Written) -> dict[str, Any]:
