@@ -51,8 +51,8 @@ def _before(function: partial[Tensor]) -> Any:
 
 def round_inputs(model: PreTrainedModel, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
     """Round the inputs of the linear layers of `model` as `config`, a quantization_config, says."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    layers.pop("lm_head")
+    plain = config.get("ignore") or config.get("llm_int8_skip_modules") or ()
+    layers = {n: module for n, module in model.named_modules() if isinstance(module, nn.Linear) and n not in plain}
     if config["quant_method"] == "bitsandbytes" and config["load_in_8bit"]:
         for layer in layers.values():
             layer.register_forward_pre_hook(_before(partial(round_llm_int8, threshold=config["llm_int8_threshold"])))

@@ -16,12 +16,16 @@ RECIPES = tuple(name for name in recipe_names() if isinstance(load_recipe(name),
 # Few tokens: what is tested is the container, whatever the quality of its weights.
 CALIBRATION = ("--calib", str(DATA / "calibration.jsonl"), "--samples", "8", "--seqlen", "64")
 
+# What needs no text, for a recipe whose method does.
+ROUND_TO_NEAREST = ("--method", "rtn")
 
-def make_artifact(recipe: str, folder: Path) -> Path:
-    """Write the artifact of `recipe` with the command line, into a folder inside `folder`."""
-    out = folder / recipe
+
+def make_artifact(recipe: str, folder: Path, *options: str) -> Path:
+    """Write the artifact of `recipe`, a name or a file, with the command line and these options, inside `folder`."""
+    out = folder / Path(recipe).stem
     found = load_recipe(recipe)
-    calibration = CALIBRATION if isinstance(found, ServerRecipe) and found.needs_calibration else ()
-    command = [COMMAND, "convert", SOURCE, "--to", recipe, *calibration, "--threads", "1", "--plain", "-o", out]
+    if isinstance(found, ServerRecipe) and found.needs_calibration and options[:1] != ROUND_TO_NEAREST[:1]:
+        options += CALIBRATION
+    command = [COMMAND, "convert", SOURCE, "--to", recipe, *options, "--threads", "1", "--plain", "-o", out]
     subprocess.run(command, check=True)
     return out

@@ -30,12 +30,17 @@ torch.set_num_threads(1)  # the tests run in two processes
 
 
 @pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The artifact of a recipe, written when it is first asked for."""
-    return cache(lambda recipe: make_artifact(recipe, tmp_path_factory.mktemp("artifact")))
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The artifact of a recipe, and of options besides, written when it is first asked for."""
+    return cache(lambda recipe, *options: make_artifact(recipe, tmp_path_factory.mktemp("artifact"), *options))
 
 
 @pytest.fixture(scope="session")
-def case(artifact: Callable[[str], Path]) -> Callable[[str], Case]:
-    """The case of a recipe, loaded when it is first asked for."""
-    return cache(lambda recipe: Case(artifact(recipe), decoded(artifact(recipe)), examine(artifact(recipe))))
+def case(artifact: Callable[..., Path]) -> Callable[..., Case]:
+    """The case of a recipe, and of options besides, loaded when it is first asked for."""
+
+    def load(*recipe_and_options: str) -> Case:
+        folder = artifact(*recipe_and_options)
+        return Case(folder, decoded(folder), examine(folder))
+
+    return cache(load)

@@ -59,6 +59,9 @@ def expected_model(folder: Path, weights: dict[str, Tensor], dtype: torch.dtype 
 
 def activation_scales(folder: Path) -> dict[str, Tensor]:
     """The stored scales of activations, keys and values."""
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        names = [name for name in file.keys() if name.endswith(ACTIVATION_SCALES)]  # noqa: SIM118  not a dict
-        return {name: file.get_tensor(name).float() for name in names}
+    found = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names = [name for name in file.keys() if name.endswith(ACTIVATION_SCALES)]  # noqa: SIM118  not a dict
+            found |= {name: file.get_tensor(name).float() for name in names}
+    return found

@@ -105,9 +105,10 @@ def _awq(model: PreTrainedModel, _folder: Path) -> NamedWeights:
             yield f"{name}.weight", weight.T
 
 
-def _fp8(model: PreTrainedModel, _folder: Path) -> NamedWeights:
+def _fp8(model: PreTrainedModel, folder: Path) -> NamedWeights:
     """Without a GPU these became bfloat16 as they were loaded."""
-    return ((name, layer.weight) for name, layer in _layers(model, nn.Linear) if name != "lm_head.weight")
+    plain = {f"{name}.weight" for name in quantization(folder)["modules_to_not_convert"]}
+    return ((name, layer.weight) for name, layer in _layers(model, nn.Linear) if name not in plain)
 
 
 WEIGHTS: dict[str, Callable[[PreTrainedModel, Path], NamedWeights]] = {

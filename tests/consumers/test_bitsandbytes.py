@@ -66,7 +66,7 @@ def test_peft_trains_a_lora_on_nf4(recipe: str, artifact: Callable[[str], Path])
     losses = []
     for _ in range(3):
         loss = model(input_ids=tokens, labels=tokens).loss
-        losses.append(float(loss))
+        losses.append(loss.item())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
