@@ -136,11 +136,11 @@ class Settings:
     often coordinate descent goes over all scales and codes afterwards.
     """
 
-    damping: float = 0.01
+    damping: float = 0.03
     order: Order = Order.ACTIVATION
     static: bool = False
-    shares: tuple[float, ...] = tuple(1 - step / 40 for step in range(5))
-    passes: int = 2
+    shares: tuple[float, ...] = tuple(1 - step / 40 for step in range(3))
+    passes: int = 4
 
 
 DEFAULTS = Settings()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from quantkit.errors import InputError, NonFiniteError, NumericError, UnsupportedError
 from quantkit.methods import base
-from quantkit.methods.base import Layer, Order, Settings, in_turn, scheme_target, type_target
+from quantkit.methods.base import DEFAULTS, Layer, Order, Settings, in_turn, scheme_target, type_target
 from quantkit.qtypes import base as qtypes
 from quantkit.qtypes.integers import Integers
 from quantkit.qtypes.scheme import nearest
@@ -36,7 +36,9 @@ def nearest_on(weight: np.ndarray, found: base.Rounded) -> np.ndarray:
     return nearest(weight.reshape(len(found.grid.scale), -1), found.grid).reshape(weight.shape)
 
 
-def published(weight: np.ndarray, hessian: torch.Tensor, scheme: Integers, damping: float = 0.01) -> np.ndarray:
+def published(
+    weight: np.ndarray, hessian: torch.Tensor, scheme: Integers, damping: float = DEFAULTS.damping
+) -> np.ndarray:
     """The loop of arXiv 2210.17323, algorithm 1, one column at a time and with the inverse; scales at every group."""
     w, h = torch.from_numpy(weight).double(), hessian.double().clone()
     h += damping * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
@@ -79,7 +81,7 @@ def test_no_row_is_worse_than_rounded(name, order):
     layout = LAYER.weight if found.order is None else np.ascontiguousarray(LAYER.weight[:, found.order])
     plain = base.Rounded(np.empty(0), target(name).fit(layout, None), found.order)
     plain = replace(plain, codes=nearest_on(LAYER.weight, plain))
-    ours, theirs = (layers.loss(LAYER.weight, r.values(), LAYER.hessian, damping=0.01) for r in (found, plain))
+    ours, theirs = (layers.loss(LAYER.weight, r.values(), LAYER.hessian, DEFAULTS.damping) for r in (found, plain))
     assert (ours <= theirs * (1 + 1e-5)).all()  # sums in float32
     assert ours.sum() < 0.7 * theirs.sum()
     assert found.report.loss == pytest.approx(ours.sum(), rel=1e-4)
@@ -162,7 +164,7 @@ def test_results_can_be_packed(name):
 @each_target
 def test_coordinate_descent_only_improves(name):
     before, after = (GPTQ.quantize(LAYER, target(name), Settings(passes=passes), in_turn) for passes in (0, 2))
-    losses = [layers.loss(LAYER.weight, r.values(), LAYER.hessian, damping=0.01) for r in (before, after)]
+    losses = [layers.loss(LAYER.weight, r.values(), LAYER.hessian, DEFAULTS.damping) for r in (before, after)]
     assert (losses[1] <= losses[0] * (1 + 1e-5)).all()
     assert after.report.flips == np.count_nonzero(before.codes != after.codes)
     assert after.report.loss == pytest.approx(losses[1].sum(), rel=1e-3)
@@ -196,7 +198,9 @@ def with_eigenvalue(value: float) -> torch.Tensor:
 
 
 def test_damping_grows_until_the_hessian_is_definite():
-    found = GPTQ.quantize(replace(LAYER, hessian=with_eigenvalue(-0.05)), target("q8_0"), Settings(), in_turn)
+    found = GPTQ.quantize(
+        replace(LAYER, hessian=with_eigenvalue(-0.05)), target("q8_0"), Settings(damping=0.01), in_turn
+    )
     assert found.report.damping == pytest.approx(0.1)
     assert found.report.tried == (0.01,)
 
@@ -204,7 +208,7 @@ def test_damping_grows_until_the_hessian_is_definite():
 @pytest.mark.parametrize(
     ("hessian", "error", "message"),
     [
-        (with_eigenvalue(-5.0), NumericError, "stays indefinite with a damping of 0.01, 0.1, 1 "),
+        (with_eigenvalue(-5.0), NumericError, "stays indefinite with a damping of 0.03, 0.3, 1 "),
         (torch.zeros(512, 512), NumericError, "is zero"),
         (torch.full((512, 512), torch.nan), NonFiniteError, "not finite"),
         (torch.eye(512) * torch.inf, NonFiniteError, "not finite"),
