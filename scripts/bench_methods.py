@@ -1,14 +1,15 @@
 """Quality and time of calibrated methods against llm-compressor and AutoRound, on the same tokens in the same run.
 
     python scripts/bench_methods.py MODEL --calibration C.jsonl --text held-out=H.jsonl --text other=O.jsonl
-        [--llm-compressor PYTHON] [--auto-round PYTHON] [--recipes gptq-w4g128] [--methods] [--samples 128]
+        [--llm-compressor PYTHON] [--auto-round PYTHON] [--recipes gptq-w4g128] [--methods [PART]] [--samples 128]
         [--seqlen 256] [--windows 40] [--limit 1200]
 
 Every contender writes a checkpoint in a process of its own, timed from start to end: `quantkit convert` with each of
 the recipes, llm-compressor's GPTQ and AutoRound's default (W4A16 in groups of 128, symmetric), each with the Python of
 an environment that has it. Calibration windows are chosen by quantkit and handed to the peers as token ids. All
 checkpoints are then read back by quantkit and compared with the original: mean KL divergence per token in nats, with
-its standard error over windows. With --methods, a table of methods by bits and group size follows, made in memory.
+its standard error over windows. With --methods, a table of methods by bits and group size follows, made in memory; PART
+chooses those whose name has it.
 A contender that takes longer than --limit seconds is stopped, and its time is that limit.
 """
 
@@ -161,7 +162,8 @@ def rounded(
             found.update({name: torch.from_numpy(values) for name, values in made.changed.items()})
         return {}
 
-    walk_blocks(open_model(model), samples, visit)
+    data_free = rounding.method == "rtn" and transform is None
+    walk_blocks(open_model(model), samples.part(0, 1) if data_free else samples, visit)
     return lambda block: block.replace({name: value for name, value in found.items() if name in block.parameters})
 
 
@@ -170,12 +172,12 @@ def variants() -> dict[str, tuple[Rounding, Transform | None]]:
     table: dict[str, tuple[Rounding, Transform | None]] = {}
     for bits in (4, 3):
         for group in (128, 32):
-            scheme = Integers(bits, group)
+            scheme, name = Integers(bits, group, "full-range"), f"W{bits} g{group}"
             table |= {
-                f"W{bits} g{group} rounding": (Rounding(scheme, "rtn"), None),
-                f"W{bits} g{group} AWQ": (Rounding(scheme, "rtn"), Transform("awq")),
-                f"W{bits} g{group} GPTQ": (Rounding(scheme), None),
-                f"W{bits} g{group} GPTQ full range": (Rounding(Integers(bits, group, "full-range")), None),
+                f"{name} rounding": (Rounding(Integers(bits, group), "rtn"), None),
+                f"{name} rounding, signed scale": (Rounding(scheme, "rtn"), None),
+                f"{name} AWQ": (Rounding(scheme, "rtn"), Transform("awq")),
+                f"{name} GPTQ": (Rounding(scheme), None),
             }
     return table | {
         "INT8 per row": (Rounding(Integers(8), "rtn"), None),
@@ -210,7 +212,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--llm-compressor", metavar="PYTHON")
     parser.add_argument("--auto-round", metavar="PYTHON")
     parser.add_argument("--recipes", default="gptq-w4g128")
-    parser.add_argument("--methods", action="store_true")
+    parser.add_argument("--methods", nargs="?", const="", metavar="PART")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--seqlen", type=int, default=256)
     parser.add_argument("--windows", type=int, default=40)
@@ -253,7 +255,9 @@ def main() -> None:
                 continue
             ratios = [f"{a.mean / b.mean:.2f}" for a, b in zip(first[1], found, strict=False)]
             print(f"  first: {took.seconds / first[0].seconds:.1f} x faster, KL x {', '.join(ratios)}", flush=True)
-    for name, (rounding, transform) in variants().items() if options.methods else ():
+    for name, (rounding, transform) in variants().items():
+        if options.methods is None or options.methods not in name:
+            continue
         start = time.perf_counter()
         replace = rounded(model, calibration, rounding, transform)
         print(f"{name:30} {time.perf_counter() - start:8.1f} {'':8}  ", end="", flush=True)
