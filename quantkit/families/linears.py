@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from quantkit.families.describe import find_family, shape_of
@@ -50,8 +51,9 @@ class LinearModule:
 class Outline:
     """A checkpoint as a sequence of linear layers and tensors that are carried over.
 
-    `head` is the output head's module where it has a matrix of its own. `unknown` are matrices inside blocks that no
-    row of the family names: they stay as they are.
+    `head` is the output head's module where it has a matrix of its own, `routers` choose experts. `beside` names the parts of the model that
+    the family leaves out, such as "vision_tower", and `unknown` are matrices inside blocks that no row of it names:
+    all of these stay as they are.
     """
 
     family: str
@@ -59,6 +61,8 @@ class Outline:
     shape: Shape
     linears: tuple[LinearModule, ...]
     head: str | None
+    routers: tuple[str, ...]
+    beside: tuple[str, ...]
     unknown: tuple[str, ...]
 
 
@@ -74,9 +78,13 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Out
     shape = shape_of(read_hparams(config, str(known)))
     roles = _roles(family, tensors)
     linears = [module for name, info in tensors.items() for module in _modules(info, roles[name])]
-    unknown = [n for n, info in tensors.items() if roles[n] is None and len(info.shape) > 1 and ".layers." in n]
+    rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
+    dropped = [name for name in rest if any(fnmatchcase(name, drop.pattern) for drop in family.drop)]
+    beside = sorted({name.removeprefix("model.").partition(".")[0] for name in dropped} - {"lm_head"})
+    unknown = [name for name in rest if name not in dropped and ".layers." in name]
     head = next((n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.OUTPUT), None)
-    return Outline(family.name, architecture, shape, tuple(linears), head, tuple(unknown))
+    routers = tuple(n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.ROUTER)
+    return Outline(family.name, architecture, shape, tuple(linears), head, routers, tuple(beside), tuple(unknown))
 
 
 def _roles(family: Family, names: Iterable[str]) -> dict[str, Role | None]:

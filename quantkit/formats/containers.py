@@ -30,7 +30,8 @@ class Written:
 
     `layouts` maps the names of rounded modules to their layouts; `plain` names the linear layers that stay as they
     are, the head among them. `block` names the rounded linears of a block, relative to it, in groups that read the
-    same input, in the order of a forward pass. `writer` is "name:version".
+    same input, in the order of a forward pass. `beside` names parts of the model that are no part of the language
+    model, such as "vision_tower". `writer` is "name:version".
     """
 
     layouts: Mapping[str, Layout]
@@ -38,6 +39,7 @@ class Written:
     block: tuple[tuple[str, ...], ...]
     writer: str
     kv_cache: bool = False
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,13 @@ def _named_modules(written: Written) -> tuple[tuple[str, ...], ...] | None:
 def _awq_config(written: Written) -> dict[str, Any]:
     layout = _only(written)
     assert isinstance(layout, AWQLayout)
-    return awq.quantization_config(layout, exclude=written.plain)
+    return awq.quantization_config(layout, exclude=(*written.plain, *written.beside))
 
 
 def _bitsandbytes_config(written: Written) -> dict[str, Any]:
     layout = _only(written)
     assert isinstance(layout, BitsandbytesLayout)
-    return bitsandbytes.quantization_config(layout, exclude=written.plain)
+    return bitsandbytes.quantization_config(layout, exclude=(*written.plain, *written.beside))
 
 
 def _compressed_config(written: Written) -> dict[str, Any]:
@@ -104,11 +106,12 @@ def _compressed_config(written: Written) -> dict[str, Any]:
     rare = sorted(by_layout, key=lambda layout: len(by_layout[layout]))
     groups = {tuple(sorted(by_layout[layout])): layout for layout in rare[:-1]}
     groups[("Linear",)] = rare[-1]
-    return compressed_tensors.quantization_config(groups, ignore=written.plain, kv_cache=written.kv_cache)
+    ignore = (*written.plain, *(f"re:.*{name}.*" for name in written.beside))
+    return compressed_tensors.quantization_config(groups, ignore=ignore, kv_cache=written.kv_cache)
 
 
 def _fp8_config(written: Written) -> dict[str, Any]:
-    return fp8.quantization_config(exclude=written.plain)
+    return fp8.quantization_config(exclude=(*written.plain, *written.beside))
 
 
 def _same_config(config: Callable[[Written], dict[str, Any]]) -> Callable[[Written], dict[str, dict[str, Any]]]:

@@ -137,10 +137,11 @@ def plan_server(
     modules = {m.name: _planned(recipe, m, w, dtype) for m, w in chosen.items() if w is not None}
     if not modules:
         raise RecipeError(f"{recipe.name}: nothing is left to be rounded", hint="remove a rule or a --keep")
-    plain = tuple(sorted([m.name for m, w in chosen.items() if w is None] + [found.head or "lm_head"]))
+    kept = [m.name for m, w in chosen.items() if w is None]
+    plain = tuple(sorted([*kept, *found.routers, found.head or "lm_head"]))
     drafts = list(_drafts(tensors, modules, found, dtype if recipe.kv_cache else None))
     shards = split_shards([draft.entry for draft in drafts], options.shard_bytes)
-    written = _written(modules, plain, recipe)
+    written = replace(_written(modules, plain, recipe), beside=found.beside)
     files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
              *_side_files(checkpoint, shards, written, options))  # fmt: skip
     placed = _placed(drafts, shards)

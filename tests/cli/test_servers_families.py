@@ -68,7 +68,9 @@ def test_experts(family: str, tmp_path: Path) -> None:
     assert "shrunk" in used
     assert all(layer["tokens"] == 0 for layer in experts if layer["statistics"] in {"mean", "nothing"})
     names = read_safetensors(out / "model.safetensors").tensors
-    assert any(name.endswith("gate.weight") for name in names), "routers stay as they are"
+    routers = {name.removesuffix(".weight") for name in names if name.endswith("gate.weight")}
+    assert routers, "they stay as they are"
+    assert routers <= set(json.loads((out / "config.json").read_text())["quantization_config"]["ignore"])
     wanted = quantkit(
         "convert", source, "--to", recipe, "--calib", TEXT, "--samples", 1, "--seqlen", 16, "-o", tmp_path / "gated",
         "--require-coverage", 100,
@@ -109,3 +111,18 @@ def test_shards_of_the_source_do_not_show(tmp_path: Path) -> None:
 
 def test_every_variant_is_covered() -> None:
     assert {"llama-biases", "qwen3-moe", "mixtral-4x1M", "gemma2", "gemma3", "phi3"} <= set(VARIANTS)
+
+
+def test_what_lies_beside_the_language_model_stays(tmp_path: Path) -> None:
+    source = build("gemma3-with-vision", tmp_path / "source")
+    out = tmp_path / "out"
+    ran = quantkit("convert", source, "--to", "w8a16", "-o", out)
+    assert ran.status == 0, ran.stderr
+    assert "unknown" not in ran.stderr
+    section = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert {"re:.*vision_tower.*", "re:.*multi_modal_projector.*"} <= set(section["ignore"])
+    before, after = (read_safetensors(folder / "model.safetensors").tensors for folder in (source, out))
+    beside = [name for name in before if "vision_tower" in name]
+    assert beside
+    assert all(after[name].dtype == before[name].dtype for name in beside)
+    assert quantkit("verify", out, "--against", source).status == 0
