@@ -51,9 +51,9 @@ class LinearModule:
 class Outline:
     """A checkpoint as a sequence of linear layers and tensors that are carried over.
 
-    `head` is the output head's module where it has a matrix of its own, `routers` choose experts. `beside` names the parts of the model that
-    the family leaves out, such as "vision_tower", and `unknown` are matrices inside blocks that no row of it names:
-    all of these stay as they are.
+    `head` is the output head's module where it has a matrix of its own, `routers` choose experts. `beside` names the
+    parts of the model that the family leaves out, such as "vision_tower", and `unknown` are matrices inside blocks
+    that no row of it names: all of these stay as they are.
     """
 
     family: str
