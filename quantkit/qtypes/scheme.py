@@ -122,7 +122,7 @@ def stored_scales(scale: F32, dtype: ScaleDtype, weights_per_scale: int) -> F32:
     """
     from quantkit.qtypes.floats import first_nonfinite, to_bf16, to_f16, to_float32  # numba: only once weights are read
 
-    rounded = np.array(scale, np.float32)
+    rounded = np.array(scale, np.float32, order="C")
     try:
         if dtype == "F32":
             _require_finite(rounded, first_nonfinite(rounded))

@@ -314,3 +314,11 @@ def test_double_quantization_goes_through_the_bins_of_bitsandbytes():
     nested = quantize_nested(beside, np.float32(0))
     assert nested.codes.tolist() == [103, 156, 169, 65, 151, 255]
     assert nested.absmax.tolist() == [1]
+
+
+def test_weights_may_lie_in_any_order_in_memory() -> None:
+    w = np.random.default_rng(3).standard_normal((64, 128)).astype(np.float32)
+    scheme = Integers(4, 32, "asymmetric")
+    plain, turned = scheme.encode(w), scheme.encode(np.asfortranarray(w))
+    assert np.array_equal(plain.codes, turned.codes)
+    assert np.array_equal(plain.grid.scale, turned.grid.scale)
