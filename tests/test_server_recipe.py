@@ -11,6 +11,7 @@ from quantkit.families.roles import Role
 from quantkit.methods import base as methods
 from quantkit.recipe import gguf_recipe_names, load_recipe, recipe_names
 from quantkit.servers.layouts import HOLDS, layout_of, short_type
+from quantkit.servers.plan import DAMPING
 from quantkit.servers.recipe import MethodChoice, ServerRecipe, Weights, override_server
 
 SERVER = tuple(name for name in recipe_names() if name not in gguf_recipe_names())
@@ -138,3 +139,7 @@ def test_overrides() -> None:
         override_server(found, method="gtpq")
     with pytest.raises(UsageError, match="only as floats"):
         override_server(found, keep=["mlp=q4_k"])
+
+
+def test_the_damping_that_checkpoints_state_is_the_method_s() -> None:
+    assert methods.DEFAULTS.damping == DAMPING

@@ -25,7 +25,7 @@ from torch import Tensor
 from quantkit.calibration.head import Logits, Stream, load_head, load_matrix, logits_at, read_logits
 from quantkit.calibration.model import BlockModel, embed, open_model, read_embedding, resident_block, token_rows
 from quantkit.calibration.passes import Pass, advance, cache_peaks, collect, sites_of
-from quantkit.calibration.resident import Outputs, Resident
+from quantkit.calibration.resident import Outputs, Resident, input_of
 from quantkit.calibration.samples import Samples, samples_of
 from quantkit.calibration.skeleton import Arguments, set_parameter
 from quantkit.calibration.statistics import SPAN, Linear, Site, Statistics
@@ -228,14 +228,16 @@ class BlockView:
         return not self.is_head and n * seqlen * self._walk.model.output_bytes(self._resident) <= OUTPUT_BYTES
 
     def _forget(self, changed: Set[str]) -> None:
-        """Drop the outputs that new parameters change: of these linears and of all that read later."""
+        """Drop what new parameters change: the outputs of these linears, and all that comes later."""
         if not self._outputs:
             return
         order = [name for site in self.sites for name in site.linears]
-        first = min(order.index(name) if name in order else 0 for name in changed)
+        first = min(order.index(name) if name in order else -1 for name in changed)
         for outputs in self._outputs.values():
-            for name in order[first:]:
+            for name in order[max(first, 0) :]:
                 outputs.pop(name, None)
+            for name in order[first + 1 :]:
+                outputs.pop(input_of(name), None)
 
     def _keep_original(self) -> None:
         """Before weights change: what the original ones give has to be known, or remain computable."""

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from quantkit.calibration.passes import CHUNK_TOKENS, chunk_samples
 from quantkit.calibration.prepare import require_runnable
-from quantkit.calibration.resident import Resident, find_linears, load_block, observe, remember
+from quantkit.calibration.resident import Endings, Resident, find_linears, load_block, observe, remember
 from quantkit.calibration.samples import Samples
 from quantkit.calibration.skeleton import (
     Arguments,
@@ -60,7 +60,8 @@ class BlockModel:
     """A model to be walked through; one walk at a time.
 
     `scratch(nbytes)` gives a writable uint8 array for activations: in memory, or a mapped file where they are too
-    large for it. `settle` is called between chunks, so that what is mapped need not stay in memory.
+    large for it. `settle` is called between chunks, so that what is mapped need not stay in memory. `endings` is what
+    runs have shown of the blocks' modules.
     """
 
     checkpoint: Checkpoint
@@ -69,6 +70,7 @@ class BlockModel:
     threads: int
     scratch: Place = in_memory
     settle: Callable[[], None] = nothing_mapped
+    endings: Endings = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -219,4 +221,5 @@ def resident_block(model: BlockModel, index: int, arguments: Arguments) -> Resid
         block_output: Tensor = output[0] if isinstance(output, tuple) else output
         return block_output
 
-    return remember(observe(Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward, local)))
+    resident = Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward, local)
+    return remember(observe(resident), model.endings)

@@ -129,25 +129,110 @@ def observe(resident: Resident) -> Resident:
     return resident
 
 
-def remember(resident: Resident) -> Resident:
-    """Have the linears of a resident block give what they gave before, where a run knows it."""
+@dataclass(frozen=True)
+class Ending:
+    """How a module ends: in its linear called `leaf`, whose output is its own, alone or as the first of a tuple of
+    `length` whose others are None."""
+
+    leaf: str
+    length: int = 0
+
+
+Endings = dict[str, Ending]  # by class and path of the module; what one block has shown holds for those like it
+
+
+def remember(resident: Resident, endings: Endings) -> Resident:
+    """Have the linears of a resident block give what they gave before, where a run knows it.
+
+    A module that ends in one of its linears, as attention does, goes on from there where that one's input is known.
+    `endings` is filled with what runs show.
+    """
+    inside: dict[str, set[str]] = {}
     for name in resident.linears:
-        module = resident.module.get_submodule(name.removeprefix(resident.prefix).removesuffix(".weight"))
+        path, _, leaf = name.removeprefix(resident.prefix).removesuffix(".weight").rpartition(".")
+        module = resident.module.get_submodule(f"{path}.{leaf}".lstrip("."))
         # not the module itself: a cycle would keep the block in memory after it is dropped
         module.forward = partial(_recall, resident.local, name, ref(module))
+        if path and ".experts" not in path:
+            inside.setdefault(path, set()).add(leaf)
+    for path, leaves in inside.items():
+        parent = resident.module.get_submodule(path)
+        part = _Part(f"{resident.prefix}{path}", f"{type(parent).__name__} {path}", frozenset(leaves), endings)
+        parent.forward = partial(_resume, resident.local, part, ref(parent))
+        for leaf in leaves:
+            keep = partial(_keep, resident.local, part, leaf)
+            parent.get_submodule(leaf).register_forward_pre_hook(keep, prepend=True)
     return resident
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A module with these linears: its full name, and the key of its ending."""
+
+    name: str
+    key: str
+    leaves: frozenset[str]
+    endings: Endings
+
+    def linear(self, leaf: str) -> str:
+        return f"{self.name}.{leaf}.weight"
+
+
+def input_of(linear: str) -> str:
+    """The name under which the input of a linear is kept."""
+    return f"{linear}/input"
 
 
 def _recall(local: threading.local, name: str, own: ReferenceType[nn.Module], *args: Any, **kwargs: Any) -> Any:
     outputs: Outputs | None = local.outputs
     if outputs is not None and name in outputs:
-        return outputs[name]
+        output = outputs[name]
+    else:
+        module = own()
+        assert module is not None, "it is being called"
+        output = type(module).forward(module, *args, **kwargs)
+        if outputs is not None and local.wanted.only:
+            outputs[name] = output
+    local.given = name, output
+    return output
+
+
+def _resume(local: threading.local, part: _Part, own: ReferenceType[nn.Module], *args: Any, **kwargs: Any) -> Any:
+    """Run a module; from its last linear on, where that one's input is known and no other of it is wanted."""
     module = own()
     assert module is not None, "it is being called"
-    output = type(module).forward(module, *args, **kwargs)
-    if outputs is not None and local.wanted.only:
-        outputs[name] = output
-    return output
+    ending, outputs = part.endings.get(part.key), local.outputs or {}
+    known = outputs.get(input_of(part.linear(ending.leaf))) if ending else None
+    if ending is not None and known is not None:
+        others = {part.linear(leaf) for leaf in part.leaves - {ending.leaf}}
+        if not local.wanted.linears & others:
+            result = module.get_submodule(ending.leaf)(known)
+            return (result, *[None] * (ending.length - 1)) if ending.length else result
+    local.given = None
+    result = type(module).forward(module, *args, **kwargs)
+    _learn(part, local.given, result)
+    return result
+
+
+def _learn(part: _Part, given: tuple[str, Any] | None, result: Any) -> None:
+    """See whether a module gave just what its last linear gave."""
+    if given is None or part.key in part.endings:
+        return
+    leaf = given[0].removesuffix(".weight").rpartition(".")[2]
+    if result is given[1] and given[0] == part.linear(leaf):
+        part.endings[part.key] = Ending(leaf)
+    elif isinstance(result, tuple) and result[0] is given[1] and all(each is None for each in result[1:]):
+        part.endings[part.key] = Ending(leaf, len(result))
+
+
+def _keep(local: threading.local, part: _Part, leaf: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Keep the input of a module's last linear: what the others gave is not needed any more."""
+    ending = part.endings.get(part.key)
+    if local.outputs is None or not local.wanted.only or ending is None or ending.leaf != leaf:
+        return
+    local.outputs[input_of(part.linear(leaf))] = args[0]
+    for other in part.leaves - {leaf}:
+        local.outputs.pop(part.linear(other), None)
 
 
 def _note(local: threading.local, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:

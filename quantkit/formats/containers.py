@@ -31,7 +31,7 @@ class Written:
     `layouts` maps the names of rounded modules to their layouts; `plain` names the linear layers that stay as they
     are, the head among them. `block` names the rounded linears of a block, relative to it, in groups that read the
     same input, in the order of a forward pass. `beside` names parts of the model that are no part of the language
-    model, such as "vision_tower". `writer` is "name:version".
+    model, such as "vision_tower". `writer` is "name:version". `damping` is what GPTQ begins with.
     """
 
     layouts: Mapping[str, Layout]
@@ -40,6 +40,7 @@ class Written:
     writer: str
     kv_cache: bool = False
     beside: tuple[str, ...] = ()
+    damping: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def of(layout: Layout) -> Container:
 def _gptq_config(written: Written) -> dict[str, Any]:
     layout = _only(written)
     assert isinstance(layout, GPTQLayout)
-    return gptq.quantization_config(layout, quantizer=written.writer, modules=_named_modules(written))
+    modules = _named_modules(written)
+    return gptq.quantization_config(layout, quantizer=written.writer, modules=modules, damping=written.damping)
 
 
 def _named_modules(written: Written) -> tuple[tuple[str, ...], ...] | None:

@@ -77,8 +77,6 @@ class _Walker:
 
     def visit(self, index: int, block: Block) -> Mapping[str, Any]:
         """Round the block, or put in its place what an earlier run made of it."""
-        if index > self.last:
-            raise _Finished
         if self.work.stop():
             raise self.work.interrupted()
         tensors = self.by_block.get(index, ())
@@ -88,6 +86,8 @@ class _Walker:
         else:
             restore(self.work, block, tensors, members)
         self._report(index, block)
+        if index == self.last:
+            raise _Finished
         return {}
 
     def _members(self, block: Block) -> dict[str, PlannedModule]:

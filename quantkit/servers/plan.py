@@ -32,6 +32,8 @@ REPLACED = frozenset({CONFIG, INDEX, "quantize_config.json", "quant_config.json"
 OWN = (".manifest.json",)
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
+DAMPING = 0.03  # where a recipe says none: methods.base.Settings, which needs torch
+
 Dtype = Literal["BF16", "F16", "F32"]
 
 
@@ -141,7 +143,8 @@ def plan_server(
     plain = tuple(sorted([*kept, *found.routers, found.head or "lm_head"]))
     drafts = list(_drafts(tensors, modules, found, dtype if recipe.kv_cache else None))
     shards = split_shards([draft.entry for draft in drafts], options.shard_bytes)
-    written = replace(_written(modules, plain, recipe), beside=found.beside)
+    damping = recipe.method.damping or DAMPING
+    written = replace(_written(modules, plain, recipe), beside=found.beside, damping=damping)
     files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
              *_side_files(checkpoint, shards, written, options))  # fmt: skip
     placed = _placed(drafts, shards)
