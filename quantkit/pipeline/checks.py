@@ -213,6 +213,8 @@ def check_tokenizer(metadata: Sequence[KeyValue], checkpoint: Checkpoint, model:
         return Check("tokenizer", True, f"{len(found)} keys as in the source", {"keys": len(found)})
     compared = compare_tokenizers(metadata, checkpoint.read_file, checkpoint.config)
     detail = f"{compared.passed:,}/{compared.total:,} probes"
+    if compared.left_out:
+        detail += f", {compared.left_out:,} left out"
     if compared.difference:
         detail += f", first difference {compared.difference}"
     data = {"passed": compared.passed, "probes": compared.total, "left_out": compared.left_out}
