@@ -11,7 +11,11 @@ import pytest
 from checkpoints import build
 from commands import TINY, quantkit
 
+from quantkit.calibration.blocks import next_token_logits
+from quantkit.calibration.data import load_texts, model_tokens
+from quantkit.calibration.samples import select_samples
 from quantkit.formats.safetensors import read_safetensors
+from quantkit.quality.distributions import divergence, log_softmax
 from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
 from quantkit.source import open_source
 
@@ -450,3 +454,25 @@ def test_statistics_of_another_model(tmp_path: Path) -> None:
     ran = quantkit("convert", TINY, "--to", "w4a16", "--calib", other, "-o", tmp_path / "out")
     assert ran.status == 3
     assert "statistics of another model" in ran.stderr
+
+
+# Quality
+
+
+@pytest.mark.slow
+def test_methods_in_the_order_of_their_quality(tmp_path: Path) -> None:
+    """On text that nobody has seen: GPTQ is nearer to the source than AWQ, and AWQ than rounding."""
+    source = open_source(str(TINY))
+    texts = load_texts(str(TEXT.with_name("held-out.jsonl")))
+    contexts = select_samples(texts, model_tokens(source, 2048), seqlen=64, samples=64).tokens.tolist()
+    reference = log_softmax(next_token_logits(source, contexts))
+    found = []
+    for name, options in (("gptq", []), ("awq", ["--method", "rtn"]), ("rounding", ["--method", "rtn"])):
+        recipe = ["w4a16-awq"] if name == "awq" else ["w4a16"]
+        text = [] if name == "rounding" else ["--calib", TEXT, "--samples", 64, "--seqlen", 128]
+        out = tmp_path / name
+        ran = quantkit("convert", TINY, "--to", *recipe, *options, *text, "-o", out)
+        assert ran.status == 0, ran.stderr
+        found.append(divergence(reference, log_softmax(next_token_logits(open_source(str(out)), contexts))).mean)
+    assert found == sorted(found)
+    assert found[0] < 0.5 * found[2]
