@@ -62,7 +62,7 @@ def quantize(layer: Layer, target: Target, settings: Settings, run: Run) -> Roun
     """Round with feedback by the layer's Hessian, so that trace(E H E^T) of the errors E is small.
 
     Time: a matrix product of the weight with half of H, and about (cols / 3)^3 operations for the factor. Memory: a
-    copy of H (two with PERMUTED or passes), a copy of the weight. Raises UnsupportedError for a target that chooses
+    copy of H (two with PERMUTED and passes), a copy of the weight. Raises UnsupportedError for a target that chooses
     codes of neighbouring columns together, InputError for a Hessian of another size, and what `factor` raises.
     """
     require_weight(layer, target)
@@ -74,7 +74,7 @@ def quantize(layer: Layer, target: Target, settings: Settings, run: Run) -> Roun
             weight, target, settings, ready.factor, ready.columns.visited,
             whole=None if target.span else target.fit(weight, None),
             static=settings.static or settings.order is Order.ACTIVATION,
-            hessian=ready.damped,
+            damped=ready.damped,
         )  # fmt: skip
         rows = [slice(*piece) for piece in pieces(0, len(weight), ROWS)]
         done = run(lambda part: _round(sweep, part), rows)

@@ -34,7 +34,7 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
     """One pass over all columns: scales of groups that lie within a segment, then codes. No row gets worse."""
     from quantkit.qtypes.search.feedback import descend  # numba: only once weights are rounded
 
-    assert sweep.hessian is not None
+    assert sweep.damped is not None
     weight, cols = sweep.weight[rows], sweep.weight.shape[1]
     values, codes, grid, loss = slab.values.copy(), slab.codes.copy(), slab.grid, slab.loss.copy()
     gain = np.empty(len(weight), np.float32)
@@ -43,8 +43,8 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
         segment = _Segment(
             start,
             np.ascontiguousarray(values[:, start:stop]),
-            (torch.from_numpy(weight - values) @ sweep.hessian[:, start:stop]).numpy(),
-            np.ascontiguousarray(sweep.hessian[start:stop, start:stop].numpy()),
+            sweep.damped.product(torch.from_numpy(weight - values), start, stop).numpy(),
+            sweep.damped.corner(start, stop),
         )
         if sweep.target.rescale is not None and SEGMENT % width == 0:
             grid, segment, gained = _rescale(sweep, grid, segment, width)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,36 +46,58 @@ class Factor:
 
 
 @dataclass(frozen=True)
+class Damped:
+    """The factored matrix in stored order: `hessian`, float32 (cols, cols) on the CPU, / `scale` + `damping` on the
+    diagonal. Read in pieces, so that the Hessian itself serves and is not held twice."""
+
+    hessian: Tensor
+    scale: float
+    damping: float
+
+    def product(self, errors: Tensor, start: int, stop: int) -> Tensor:
+        """errors (rows, cols) times columns [start, stop) of the matrix, float32 (rows, stop - start)."""
+        found = errors @ self.hessian[:, start:stop]
+        return found.div_(self.scale).add_(errors[:, start:stop], alpha=self.damping)
+
+    def corner(self, start: int, stop: int) -> F32:
+        """The block of the matrix that belongs to columns [start, stop)."""
+        block = self.hessian[start:stop, start:stop] / self.scale
+        block.diagonal().add_(self.damping)
+        values: F32 = block.contiguous().numpy()
+        return values
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What a sweep needs of a Hessian: the order of the columns, the factor in visited order and, for coordinate
-    descent, the factored matrix in stored order, float32 (cols, cols) on the CPU."""
+    descent, the factored matrix."""
 
     columns: Columns
     factor: Factor
-    damped: Tensor | None = None
+    damped: Damped | None = None
 
 
 def prepare(hessian: Tensor, order: Columns, settings: Settings, run: Run, name: str) -> Prepared:
     """Order and factor a Hessian. Raises what `factor` raises."""
-    found = factor(_permuted(hessian, order.stored[order.visited]), settings.damping, run, name)
+    found = factor(hessian, order.stored[order.visited], settings.damping, run, name)
     if not settings.passes:
         return Prepared(order, found)
-    damped = _permuted(hessian, order.stored).to("cpu", torch.float32, copy=True).div_(found.scale)
-    damped.diagonal().add_(found.damping)
-    return Prepared(order, found, damped)
+    stored = _ordered(hessian, order.stored) if order.permuted else hessian
+    return Prepared(order, found, Damped(stored.to("cpu", torch.float32), found.scale, found.damping))
 
 
-def factor(hessian: Tensor, damping: float, run: Run, name: str) -> Factor:
-    """Factor H (cols, cols) / its mean diagonal + damping on the diagonal, more damping where that is not definite.
+def factor(hessian: Tensor, order: Indices, damping: float, run: Run, name: str) -> Factor:
+    """Factor H (cols, cols) / its mean diagonal + damping on the diagonal, its columns in `order`; with more damping
+    where that is not definite.
 
     Damping is multiplied by 10 until the factorization succeeds, and what was used is part of the result. It fails
     for a matrix that is not a sum of squares: rounding to nearest instead would hide that. Raises NonFiniteError for
     a Hessian with values that are not finite, NumericError for one that is zero or stays indefinite with a damping of
     the mean diagonal itself; both name the tensor `name`. H is not changed. Memory: one copy of H in float32.
     """
-    diagonal = hessian.diagonal().to(torch.float64)
+    diagonal = hessian.diagonal()[torch.from_numpy(order).to(hessian.device)].to(torch.float64)
     mean = float(diagonal.cpu().numpy().mean())  # numpy: torch may add in an order that depends on threads
-    if not bool(hessian.isfinite().all()):
+    if not all(bool(rows.isfinite().all()) for rows in hessian.split(CHUNK)):
         raise NonFiniteError(
             f"the Hessian of {name} is not finite", tensor=name, hint="activations overflow: calibrate in float32"
         )
@@ -90,7 +111,7 @@ def factor(hessian: Tensor, damping: float, run: Run, name: str) -> Factor:
     tried: list[float] = []
     while not tried or tried[-1] < MOST_DAMPING:
         tried.append(min(tried[-1] * ESCALATION, MOST_DAMPING) if tried else damping)
-        upper = hessian.to(torch.float32, copy=True).div_(mean)
+        upper = _ordered(hessian, order).div_(mean)
         upper.diagonal().add_(tried[-1])
         roots = _factor_in_place(upper, run)
         if roots is not None:
@@ -134,8 +155,7 @@ def _factor_in_place(upper: Tensor, run: Run) -> Tensor | None:
     return roots
 
 
-def _permuted(hessian: Tensor, order: Indices) -> Tensor:
-    if np.array_equal(order, np.arange(order.size)):
-        return hessian
+def _ordered(hessian: Tensor, order: Indices) -> Tensor:
+    """A float32 copy with rows and columns in `order`."""
     index = torch.from_numpy(order).to(hessian.device)
-    return hessian[index][:, index]
+    return hessian[index[:, None], index].to(torch.float32)

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from quantkit.methods.base import Settings, Target
-from quantkit.methods.columns.factor import Factor
+from quantkit.methods.columns.factor import Damped, Factor
 from quantkit.methods.columns.grids import Lookup, choose, joined, lookup
 from quantkit.methods.columns.order import Indices
 from quantkit.methods.columns.pieces import NO_MIXING, SEGMENT, Piece, fit_piece, pieces, round_columns, round_nearest
@@ -25,8 +24,8 @@ class Sweep:
     """What all slabs share. `weight` (rows, cols) is in stored order; `factor` is of the Hessian in visited order.
 
     `whole` is the grid of a target whose grids span the whole matrix, else None. `static` says that spans are fitted
-    to the original weights, and not as the sweep comes to them. `hessian` is the factored matrix in stored order, for
-    coordinate descent; None for none.
+    to the original weights, and not as the sweep comes to them. `damped` is the factored matrix, for coordinate
+    descent; None for none.
     """
 
     weight: F32
@@ -36,7 +35,7 @@ class Sweep:
     visited: Indices
     whole: Grid | None = None
     static: bool = False
-    hessian: Tensor | None = None
+    damped: Damped | None = None
 
 
 @dataclass(frozen=True)
