@@ -97,7 +97,7 @@ def factor(hessian: Tensor, order: Indices, damping: float, run: Run, name: str)
     """
     diagonal = hessian.diagonal()[torch.from_numpy(order).to(hessian.device)].to(torch.float64)
     mean = float(diagonal.cpu().numpy().mean())  # numpy: torch may add in an order that depends on threads
-    if not all(bool(rows.isfinite().all()) for rows in hessian.split(CHUNK)):
+    if not all(bool(rows.isfinite().all()) for rows in torch.split(hessian, CHUNK)):
         raise NonFiniteError(
             f"the Hessian of {name} is not finite", tensor=name, hint="activations overflow: calibrate in float32"
         )
