@@ -20,7 +20,7 @@ from quantkit.tensors import U8
 
 SHOWN_CHARACTERS = 120
 READ_BYTES = 1 << 30  # one system call reads at most 2 GiB - 4 KiB
-INT_DIGITS = 20  # 2**64 has 20; Python refuses from 4,300 on, which is late
+INT_DIGITS = 308  # as many as a float holds: every integer read can be turned into one
 
 
 def shown(text: str | bytes | os.PathLike[str], limit: int = SHOWN_CHARACTERS) -> str:
@@ -180,7 +180,9 @@ def parse_json_object(
     """Parse UTF-8 JSON whose top level is an object.
 
     `values` bounds the number of values before anything is built from them; `pairs` makes the result of each
-    object, as in `json`. Raises InputError, naming the position, for anything that is not such JSON.
+    object, as in `json`. Numbers of any length are read: integers of more than 308 digits and numbers beyond the range
+    of a float are infinite floats, so whoever uses a number checks its type and range there. Raises InputError, naming
+    the position, for anything that is not such JSON.
     """
 
     def broken(why: str) -> InputError:
@@ -203,10 +205,13 @@ def parse_json_object(
     return parsed
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > INT_DIGITS:
-        raise ValueError(f"an integer of {len(digits):,} digits")
-    return int(digits)
+def _integer(digits: str) -> int | float:
+    """An integer of any length, in time that grows with its length.
+
+    Nobody counts with more than 308 digits: such a number becomes an infinite float, as 1e400 does, which no use of a
+    number takes. What is not used is not judged: transformers writes int(1e30) for "no limit".
+    """
+    return int(digits) if len(digits) <= INT_DIGITS else float(digits)
 
 
 def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -93,7 +93,15 @@ BAD = {
     "not utf-8": (encode(b'{"\xff": 1}'), "not UTF-8"),
     "nul padding": (encode(json.dumps({"a": u8(0, 1)}).encode() + b"\0", b"x"), "not valid JSON"),
     "nested": (encode(b'{"a":' + b"[" * 100_000), "nested"),
-    "long integer": (encode(b'{"a":' + b"9" * 5000 + b"}"), "integer of 5,000 digits"),
+    "long integer as tensor": (encode(b'{"a":' + b"9" * 5000 + b"}"), "exactly the fields"),
+    "long integer as size": (
+        encode(b'{"a":{"dtype":"U8","shape":[1%s],"data_offsets":[0,1]}}' % (b"0" * 30), b"x"),
+        "impossible shape",
+    ),
+    "long integer as offset": (
+        encode(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1%s]}}' % (b"0" * 5000), b"x"),
+        "data_offsets",
+    ),
     "field twice": (encode(b'{"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"), "duplicate"),
     "metadata twice": (encode(b'{"__metadata__":{},"__metadata__":{}}'), "duplicate"),
     "metadata number": (encode({"__metadata__": {"a": 1}}), "object of strings"),

@@ -81,7 +81,11 @@ BROKEN: dict[str, tuple[Callable[[], Kind], str]] = {
     "not UTF-8": (lambda: raw_file("tokenizer.json", b'{"a": "\xff"}'), "not UTF-8"),
     "a list": (lambda: raw_file("tokenizer.json", b"[]"), "expected a JSON object"),
     "nested without end": (lambda: raw_file("tokenizer.json", b'{"a":' + b"[" * 200_000), "nested too deeply"),
-    "a number of 10^6 digits": (lambda: raw_file("tokenizer.json", b'{"a":' + b"9" * 10**6 + b"}"), "digits"),
+    "an id of 10^6 digits": (
+        lambda: raw_file("tokenizer.json", b'{"model":{"merges":[],"vocab":{"a":' + b"9" * 10**6 + b"}}}"),
+        r'model.vocab\["a"\] is inf',
+    ),
+    "an id of 31 digits": (lambda: tokenizer_json(vocab(new=10**30)), r'model.vocab\["new"\] is 1000000'),
     "a key twice": (lambda: raw_file("tokenizer.json", b'{"model": {}, "model": {}}'), '"model" occurs twice'),
     "a token twice": (
         lambda: raw_file("tokenizer.json", b'{"model": {"vocab": {"a": 0, "a": 1}}}'), '"a" occurs twice',
