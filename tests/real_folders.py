@@ -41,6 +41,9 @@ NEIGHBOURS = {
     "wizard-mega-13b-gptq": "pygmalion-7b",
     "yarn-mistral-7b-128k": "llama2-7b-chat-nous",
 }
+# Of these the neighbour has another vocabulary, so that its other tokenizer files come along.
+OTHER_VOCABULARY = ("medgemma-27b-it", "triangulum-falcon3")
+OTHER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 NEEDS_NO_COPY = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "config.json")
 
 
@@ -215,7 +218,7 @@ def shapes(config: dict[str, Any]) -> dict[str, Shape]:
 
 
 def beside(name: str, layers: int) -> dict[str, Shape]:
-    """Tensors of a published index that are no weights of the language model: towers, tables of rope. Sizes are ours."""
+    """Tensors of a published index that are not the language model's: towers, tables of rope. Sizes are ours."""
     path = REALITY / name / "model.safetensors.index.json"
     if not path.is_file() or "quantization" in " ".join(read_config(name)):
         return {}
@@ -237,7 +240,11 @@ def tokenizer_folder(name: str) -> Path:
 def side_files(name: str) -> Iterator[Path]:
     """Published files that go into a copy: all but the configuration and indexes, and a tokenizer."""
     own = {p.name: p for p in sorted((REALITY / name).iterdir()) if p.is_file() and p.name not in NEEDS_NO_COPY}
-    lent = {p.name: p for f in TOKENIZER_FILES if (p := tokenizer_folder(name) / f).is_file()}
+    lending = TOKENIZER_FILES
+    if name in OTHER_VOCABULARY:
+        own = {file: path for file, path in own.items() if file not in OTHER_FILES}
+        lending += OTHER_FILES
+    lent = {p.name: p for f in lending if (p := tokenizer_folder(name) / f).is_file()}
     yield from (lent | own).values()
 
 
