@@ -33,7 +33,8 @@ class Variant:
     """A checkpoint: model class and configuration, how it is saved, and what is changed in the folder afterwards.
 
     `edit` gets config.json as a dictionary and changes it in place; `files` are written beside it; `bare` takes the
-    prefix "model." off every tensor, as sentence-transformers saves it.
+    prefix "model." off every tensor, as sentence-transformers saves it; `headless` takes the output head away and names
+    the architecture as AutoModel does. `words` are further tokens of a BPE vocabulary.
     """
 
     model: str
@@ -42,6 +43,8 @@ class Variant:
     dtype: str = "bfloat16"
     shard_size: str = "1GB"
     bare: bool = False
+    headless: bool = False
+    words: tuple[str, ...] = ()
     edit: Callable[[dict[str, Any]], object] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -178,6 +181,26 @@ VARIANTS: dict[str, Variant] = {
     "Qwen3-Embedding-0.1B": Variant(
         "Qwen3", {**BPE_SIZES, "head_dim": 32, "tie_word_embeddings": True}, bpe=True, bare=True, files=POOLING
     ),
+    **{
+        f"{model}Model": Variant(model, {**BPE_SIZES, **more}, bpe=True, bare=True, headless=True)
+        for model, more in (("Llama", {}), ("Qwen2", {"tie_word_embeddings": True}), ("Qwen3", {"head_dim": 32}))
+    },
+    **{
+        f"Qwen3-Reranker-0.{1 + tied}B": Variant(
+            "Qwen3",
+            {**BPE_SIZES, "vocab_size": 408, "head_dim": 32, "tie_word_embeddings": tied},
+            bpe=True,
+            words=("yes", "no", "|"),
+        )
+        for tied in (False, True)
+    },
+    "a-reranker-by-its-card": Variant(
+        "Qwen3",
+        {**BPE_SIZES, "vocab_size": 408, "head_dim": 32},
+        bpe=True,
+        words=("yes", "no", "|"),
+        files={"README.md": "# Qwen3-Reranker-0.6B\n"},
+    ),
     "qwen3-moe": Variant(
         "Qwen3Moe",
         {
@@ -185,6 +208,7 @@ VARIANTS: dict[str, Variant] = {
             "norm_topk_prob": True,
         },
         bpe=True,
+        edit=lambda config: config.update(shared_expert_intermediate_size=0),
     ),
     "mixtral-4x1M": Variant("Mixtral", {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "gemma2": Variant(
@@ -262,7 +286,11 @@ def build_variant(variant: Variant, out: Path, spread: float = 0.05) -> Path:
             parameter.copy_(torch.randn(parameter.shape, generator=random) * spread)
     model.to(getattr(torch, variant.dtype)).save_pretrained(out, max_shard_size=variant.shard_size)
     if variant.bare:
-        _take_prefix_off(out / "model.safetensors")
+        _take_prefix_off(out / "model.safetensors", variant.headless)
+    if variant.headless:
+        config_json = json.loads((out / "config.json").read_text())
+        config_json["architectures"] = [f"{variant.model}Model"]
+        (out / "config.json").write_text(json.dumps(config_json))
     if variant.edit:
         config_json = json.loads((out / "config.json").read_text())
         variant.edit(config_json)
@@ -274,15 +302,18 @@ def build_variant(variant: Variant, out: Path, spread: float = 0.05) -> Path:
     return out
 
 
-def _take_prefix_off(path: Path) -> None:
+def _take_prefix_off(path: Path, headless: bool) -> None:
     from safetensors.torch import load_file, save_file
 
-    save_file({name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}, path)
+    tensors = {name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}
+    if headless:
+        tensors.pop("lm_head.weight", None)
+    save_file(tensors, path)
 
 
 def _write_tokenizer(out: Path, variant: Variant) -> None:
     if variant.bpe:
-        (out / "tokenizer.json").write_text(bpe_tokenizer())
+        (out / "tokenizer.json").write_text(bpe_tokenizer(variant.words))
         (out / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
         return
     for file in ("tokenizer.model", "tokenizer_config.json"):
@@ -300,8 +331,8 @@ def _without_space_prefix(path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def bpe_tokenizer() -> str:
-    """A byte-level tokenizer.json with 398 tokens and two added ones, trained on the licence text."""
+def bpe_tokenizer(words: tuple[str, ...] = ()) -> str:
+    """A byte-level tokenizer.json with 398 tokens, two added ones and `words`, trained on the licence text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -311,4 +342,5 @@ def bpe_tokenizer() -> str:
     trainer = trainers.BpeTrainer(vocab_size=398, initial_alphabet=sorted(alphabet), show_progress=False)
     tokenizer.train_from_iterator(BPE_TEXT.read_text().splitlines(), trainer)
     tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True), AddedToken("<|im_end|>", special=True)])
+    tokenizer.add_tokens([AddedToken(word) for word in words])
     return tokenizer.to_str()

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.assumptions import engine_warnings
 from quantkit.families.general import ReadFile, general_metadata
+from quantkit.families.heads import HEADED, architecture_of, head_warnings, without_head
 from quantkit.families.hparams import Hparams, read_hparams
 from quantkit.families.keys import POOLING_TYPE, architecture_metadata
 from quantkit.families.mapping import map_tensors
 from quantkit.families.model import Model, Shape
+from quantkit.families.reranker import RANK, is_reranker, judging, labels
 from quantkit.families.rows import FAMILIES, Family
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
@@ -72,10 +74,17 @@ def describe(
     _check_unquantized(config)
     vocabulary = tokenizer(read_file, config, family, pre)
     hparams = _hparams(config, family, vocabulary.vocab_size, read_file)
-    mapped, dropped = map_tensors(family, hparams, tensors)
+    mapped, dropped = map_tensors(family, without_head(config, hparams, tensors), tensors)
+    judge = family.reranks and is_reranker(name, config, read_file)
+    if judge:
+        hparams = replace(hparams, values={**hparams.values, POOLING_TYPE.value: RANK})
+        mapped, tokens = judging(mapped, vocabulary.metadata)
+    else:
+        tokens = vocabulary.metadata
     general = general_metadata(name, config, read_file, mapped)
     remote = (("remote-code", "config.json names code of its own (auto_map); it is never run"),)
-    warnings = (*(remote if "auto_map" in config else ()), *general.warnings, *vocabulary.warnings)
+    headless = () if judge else head_warnings(config, hparams, tensors)
+    warnings = (*(remote if "auto_map" in config else ()), *general.warnings, *vocabulary.warnings, *headless)
     return Model(
         family=family.name,
         architecture=architecture,
@@ -85,8 +94,8 @@ def describe(
         metadata=(
             KeyValue("general.architecture", "string", family.gguf),
             *general.metadata,
-            *architecture_metadata(family.gguf, family.keys, hparams),
-            *vocabulary.metadata,
+            *architecture_metadata(family.gguf, (*family.keys, *((labels,) if judge else ())), hparams),
+            *tokens,
         ),
         tokenizer_sha256=vocabulary.sha256,
         dropped=dropped,
@@ -95,12 +104,21 @@ def describe(
 
 
 def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:
-    """The family of a parsed config.json, and the architecture that decided it.
+    """The family of a parsed config.json, and the architecture that decided it, as its name is with a head.
 
     By `architectures` (a nested `text_config`'s first), else by `model_type`; never by the name of the checkpoint.
+    What AutoModel and sentence-transformers save ("Qwen3Model") is what it is with a head ("Qwen3ForCausalLM").
     Raises UnsupportedError naming the architecture and the nearest known ones, InputError if there is none.
     """
-    architecture, model_type = _architecture(config), config.get("model_type")
+    said, model_type = architecture_of(config), config.get("model_type")
+    architecture = HEADED.get(said, said) if said else None
+    if config.get("use_bidirectional_attention") is True:
+        what = (
+            f'"{shown(said or "?")}" attends in both directions (EmbeddingGemma), which is an architecture of its own'
+        )
+        raise UnsupportedError(
+            what, key="use_bidirectional_attention", hint="it is not read: use llama.cpp's converter"
+        )
     for family in FAMILIES:
         if architecture in family.hf:
             return family, str(architecture)
@@ -110,23 +128,21 @@ def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:
     if not isinstance(wanted, str):
         message = "config.json names neither an architecture nor a model type"
         raise InputError(message, path="config.json", key="architectures", hint="is this a transformers checkpoint?")
+    raise _unknown(wanted, "auto_map" in config)
+
+
+def _unknown(wanted: str, code: bool) -> UnsupportedError:
     known = [name for family in FAMILIES for name in family.hf]
     near = ", ".join(get_close_matches(wanted[:100], known, n=2, cutoff=0.0))
-    code = "; the checkpoint's own code (auto_map) is never run" if "auto_map" in config else ""
-    raise UnsupportedError(
-        f'unknown model family "{shown(wanted)}", the nearest known: {near}',
-        key="architectures",
-        hint=f"`quantkit schemes` lists the known families{code}",
+    hint = f"known are {', '.join(family.name for family in FAMILIES)}"
+    if wanted.endswith("ForSequenceClassification"):
+        hint = (
+            "heads that classify are not read; of rerankers, give the Qwen3ForCausalLM checkpoint that Qwen published"
+        )
+    more = "; the checkpoint's own code (auto_map) is never run" if code else ""
+    return UnsupportedError(
+        f'unknown model family "{shown(wanted)}", the nearest known: {near}', key="architectures", hint=hint + more
     )
-
-
-def _architecture(config: Mapping[str, Any]) -> str | None:
-    text = config.get("text_config")
-    for each in (text if isinstance(text, Mapping) else {}, config):
-        names = each.get("architectures")
-        if isinstance(names, list) and names and isinstance(names[0], str):
-            return names[0]
-    return None
 
 
 def _check_unquantized(config: Mapping[str, Any]) -> None:

@@ -148,6 +148,7 @@ QWEN: tuple[Entry, ...] = (
 QWEN3_MOE: tuple[Entry, ...] = (
     *COMMON,
     Key("expert_feed_forward_length", "u32", "moe_intermediate_size"),
+    Key("expert_shared_feed_forward_length", "u32", "shared_expert_intermediate_size"),
 )
 GEMMA2: tuple[Entry, ...] = (
     *SIZES,

@@ -6,14 +6,16 @@ since loaders of quantized experts look for `experts.3.gate_proj`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from quantkit.families.describe import find_family, shape_of
+from quantkit.families.heads import without_head
 from quantkit.families.hparams import read_hparams
-from quantkit.families.mapping import NUMBER, rows_by_source, source_name
+from quantkit.families.mapping import NUMBER, require_complete, rows_by_source, source_name
 from quantkit.families.model import Rows, Shape
 from quantkit.families.roles import Role
 from quantkit.families.rows import Family
@@ -24,6 +26,13 @@ LINEAR = frozenset({
     Role.FFN_GATE, Role.FFN_UP, Role.FFN_DOWN, Role.FFN_GATE_UP,
 })  # fmt: skip
 WEIGHT = ".weight"
+BLOCK = re.compile(r"(?:^|\.)layers\.(\d{1,6})\.")  # models saved without their head have no "model." before it
+
+
+def block_of(name: str) -> tuple[int | None, str]:
+    """The number of the block that a module or tensor lies in, None outside, and the rest of its name."""
+    found = BLOCK.search(name)
+    return (int(found[1]), name[found.end() :]) if found else (None, "")
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class LinearModule:
     @property
     def in_block(self) -> str:
         """The name relative to its block: "mlp.down_proj"."""
-        return self.name.partition(".layers.")[2].partition(".")[2]
+        return block_of(self.name)[1]
 
 
 @dataclass(frozen=True)
@@ -69,22 +78,26 @@ class Outline:
 def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Outline:
     """Find the linear layers by the rows of the checkpoint's family. Headers only.
 
-    Raises UnsupportedError for an unknown family, InputError for a config.json that lacks a number.
+    Raises UnsupportedError for an unknown family, InputError for a config.json that lacks a number and a checkpoint
+    that lacks a tensor.
     """
     family, architecture = find_family(config)
     text = config.get("text_config")
     model_type = (text if isinstance(text, Mapping) else config).get("model_type")
     known = model_type if model_type in family.model_types else family.model_types[0]
-    shape = shape_of(read_hparams(config, str(known)))
+    hparams = read_hparams(config, str(known))
+    require_complete(family, without_head(config, hparams, tensors), tensors)
     roles = _roles(family, tensors)
     linears = [module for name, info in tensors.items() for module in _modules(info, roles[name])]
     rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
     dropped = [name for name in rest if any(fnmatchcase(name, drop.pattern) for drop in family.drop)]
     beside = sorted({name.removeprefix("model.").partition(".")[0] for name in dropped} - {"lm_head"})
-    unknown = [name for name in rest if name not in dropped and ".layers." in name]
+    unknown = [name for name in rest if name not in dropped and block_of(name)[0] is not None]
     head = next((n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.OUTPUT), None)
     routers = tuple(n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.ROUTER)
-    return Outline(family.name, architecture, shape, tuple(linears), head, routers, tuple(beside), tuple(unknown))
+    return Outline(
+        family.name, architecture, shape_of(hparams), tuple(linears), head, routers, tuple(beside), tuple(unknown)
+    )
 
 
 def _roles(family: Family, names: Iterable[str]) -> dict[str, Role | None]:

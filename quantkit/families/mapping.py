@@ -78,13 +78,33 @@ def map_tensors(
     that is missing or contradicts the configuration.
     """
     table = rows_by_source(family)
+    found, unknown = _found(family, table, hparams, tensors)
+    dropped = {name: _reason(family, table, hparams, name) for name in unknown}
+    _check_complete(table, hparams, found)
+    extra = family.extra(hparams) if family.extra else ()
+    return (*extra, *(_join(pieces) for pieces in found.values())), dropped
+
+
+def require_complete(family: Family, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:
+    """Raise InputError naming the first tensor that the model needs and that is missing, or has another shape.
+
+    Tensors that no row names are none of its business.
+    """
+    table = rows_by_source(family)
+    _check_complete(table, hparams, _found(family, table, hparams, tensors)[0])
+
+
+def _found(
+    family: Family, table: RowTable, hparams: Hparams, tensors: Mapping[str, TensorInfo]
+) -> tuple[dict[str, list[Piece]], list[str]]:
+    """The pieces of every target, and the tensors that no row names."""
     found: dict[str, list[Piece]] = {}
     owner: dict[tuple[str, int], str] = {}
-    dropped: dict[str, str] = {}
+    unknown: list[str] = []
     for info in tensors.values():
         pieces = list(_pieces(table, source_name(family, info.name), hparams, info))
         if not pieces:
-            dropped[info.name] = _reason(family, table, hparams, info.name)
+            unknown.append(info.name)
         for piece in pieces:
             other = owner.setdefault((piece.target, piece.index), info.name)
             if other != info.name:
@@ -93,9 +113,7 @@ def map_tensors(
             so_far = found.pop(piece.target, [])  # put back at the end: a target's place is that of its last source
             found[piece.target] = so_far
             so_far.append(piece)
-    _check_complete(table, hparams, found)
-    extra = family.extra(hparams) if family.extra else ()
-    return (*extra, *(_join(pieces) for pieces in found.values())), dropped
+    return found, unknown
 
 
 def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> Iterator[Piece]:

@@ -64,7 +64,8 @@ class Family:
 
     `hf` are the architectures and `model_types` the model types of config.json that it serves; the defaults of the
     first model type apply where config.json names none. `strip` is cut out of source names. `extra` makes the
-    tensors that come from the configuration. `assumes` are what llama.cpp takes for granted of it.
+    tensors that come from the configuration. `assumes` are what llama.cpp takes for granted of it. `reranks` says
+    that some of its checkpoints are rerankers (`families.reranker`).
     """
 
     name: str
@@ -78,6 +79,7 @@ class Family:
     strip: str = ""
     extra: Callable[[Hparams], tuple[ModelTensor, ...]] | None = None
     assumes: tuple[assumptions.Assumption, ...] = ()
+    reranks: bool = False
 
 
 SOURCE_BLOCK, TARGET_BLOCK = "model.layers.{}.", "blk.{}."
@@ -200,6 +202,7 @@ QWEN3 = replace(
     hf=("Qwen3ForCausalLM",),
     model_types=("qwen3",),
     block=(*NORMS, *ATTENTION, *QK_NORMS, *MLP),
+    reranks=True,
 )
 QWEN3_MOE = replace(
     QWEN3,
@@ -214,6 +217,7 @@ QWEN3_MOE = replace(
         *experts("moe_intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"),
     ),
     keys=keys.QWEN3_MOE,
+    reranks=False,
     assumes=(*QWEN3.assumes, assumptions.normalized_router),
 )
 GEMMA2 = Family(

@@ -6,6 +6,7 @@ questions: which tensors a linear layer becomes, what is in them, and what the c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import Entry, PackedTensor, Tensors
 from quantkit.qtypes.scheme import Quantized
 from quantkit.tensors import F32
+
+IN_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.(.*)")
 
 Layout = GPTQLayout | AWQLayout | CompressedLayout | BitsandbytesLayout | FP8Layout
 
@@ -80,7 +83,7 @@ def _named_modules(written: Written) -> tuple[tuple[str, ...], ...] | None:
     Readers replace the layers whose names end in one of these. A name inside a block stands for all blocks, so that
     where the blocks differ every layer is given in full.
     """
-    plain = {name.partition(".layers.")[2].partition(".")[2] for name in written.plain if ".layers." in name}
+    plain = {found[1] for name in written.plain if (found := IN_BLOCK.search(name))}
     if not plain:
         return None
     everywhere = not plain.intersection(name for group in written.block for name in group)

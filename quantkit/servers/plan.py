@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from quantkit import __version__
 from quantkit.errors import RecipeError, UnsupportedError
-from quantkit.families.linears import LinearModule, Outline, outline
+from quantkit.families.linears import LinearModule, Outline, block_of, outline
 from quantkit.families.roles import Role
 from quantkit.formats import containers
 from quantkit.formats.containers import Layout, Written
@@ -233,7 +233,7 @@ def _drafts(
         if rounded and len(rounded) < len(members):
             what = f'"{shown(name)}" holds several layers, and only some of them are rounded'
             raise UnsupportedError(what, tensor=name, hint="round or keep all experts of a layer")
-        block = members[0].layer if members else _block(name)
+        block = members[0].layer if members else block_of(name)[0]
         if not rounded:
             yield ServerTensor(Entry(name, info.dtype, info.shape), 0, 0, block)
         for planned in rounded:
@@ -243,11 +243,6 @@ def _drafts(
             attention = members[0].name.rpartition(".")[0]
             for which in ("k_scale", "v_scale"):
                 yield ServerTensor(Entry(f"{attention}.{which}", cache, (1,)), 0, 0, block, copied=False)
-
-
-def _block(name: str) -> int | None:
-    number = name.partition(".layers.")[2].partition(".")[0]
-    return int(number) if number.isdigit() else None
 
 
 def _placed(drafts: Sequence[ServerTensor], shards: Sequence[Shard]) -> tuple[ServerTensor, ...]:

@@ -61,6 +61,9 @@ class Folder:
         return found
 
     def describe(self) -> Model:
+        """Without its tokenizer, but for a reranker, whose head is made of two tokens."""
+        if "rerank" in self.path.name.lower():
+            return self.describe_with_tokenizer("qwen2")
         return describe_arrays(self.arrays(), self.config, self)
 
     def describe_with_tokenizer(self, pre: str | None) -> Model:

@@ -4,7 +4,6 @@ Differences that are meant, and why:
 - The order of keys and tensors: the plan decides it.
 - Keys in OF_THE_PLAN: the plan adds them, they describe the artifact.
 - Norms of a Gemma checkpoint in f16: the reference adds 1 in f16, quantkit in f32 (no variant here is one).
-- A Qwen3 reranker becomes a language model here; the reference detects one by the name of its folder.
 """
 
 from __future__ import annotations

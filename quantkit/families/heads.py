@@ -1,0 +1,58 @@
+"""Checkpoints without an output head: what AutoModel and sentence-transformers save of a language model.
+
+Their architecture is that of the model's inside ("Qwen3Model" for "Qwen3ForCausalLM"), the prefix "model." is missing
+from the names of tensors, and there is no lm_head even where the configuration does not tie it to the embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from quantkit.families.hparams import Hparams
+from quantkit.families.rows import FAMILIES
+from quantkit.tensors import TensorInfo
+
+HEAD = "lm_head.weight"
+SUFFIX = "ForCausalLM"
+TIED = "tie_word_embeddings"
+
+# The inside of a model -> the model with its head. Gemma 3 names two of them otherwise.
+HEADED = {
+    **{name.removesuffix(SUFFIX) + "Model": name for family in FAMILIES for name in family.hf if name.endswith(SUFFIX)},
+    "Gemma3TextModel": "Gemma3ForCausalLM",
+    "Gemma3Model": "Gemma3ForConditionalGeneration",
+}
+
+
+def architecture_of(config: Mapping[str, Any]) -> str | None:
+    """The first name in `architectures`, a nested `text_config`'s before the root's; None without one."""
+    text = config.get("text_config")
+    for each in (text if isinstance(text, Mapping) else {}, config):
+        names = each.get("architectures")
+        if isinstance(names, list) and names and isinstance(names[0], str):
+            return names[0]
+    return None
+
+
+def lacks_head(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the checkpoint has no output head and need not have one."""
+    return architecture_of(config) in HEADED and not any(name.endswith(HEAD) for name in tensors)
+
+
+def without_head(config: Mapping[str, Any], hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Hparams:
+    """The numbers of a checkpoint; of one that lacks its head, as if this were tied to the embeddings."""
+    if not lacks_head(config, tensors):
+        return hparams
+    return replace(hparams, values={**hparams.values, TIED: True})
+
+
+def head_warnings(
+    config: Mapping[str, Any], hparams: Hparams, tensors: Mapping[str, TensorInfo]
+) -> tuple[tuple[str, str], ...]:
+    """A word on a head that neither is there nor is the embeddings: the file computes embeddings, but no text."""
+    if not lacks_head(config, tensors) or hparams.flag(TIED):
+        return ()
+    what = f"{architecture_of(config)} has no output head: right for embeddings, but text made with it is not its own"
+    return (("no-head", what),)

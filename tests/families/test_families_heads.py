@@ -1,0 +1,135 @@
+"""Models without their output head, rerankers, and what a checkpoint must hold whichever way it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from described import describe_infos
+from test_families_errors import Infos, info, moe, tiny, without
+
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.describe import find_family, known_families
+from quantkit.families.heads import HEADED
+from quantkit.families.linears import block_of, outline
+from quantkit.metadata import KeyValue
+
+HEADS = [name for family in known_families() for name in family.hf if name.endswith("ForCausalLM")]
+
+
+@pytest.mark.parametrize("architecture", HEADS)
+def test_the_inside_of_a_model_is_of_its_family(architecture: str) -> None:
+    inside = architecture.replace("ForCausalLM", "Model")
+    assert find_family({"architectures": [inside]})[0] is find_family({"architectures": [architecture]})[0]
+
+
+def test_the_insides_of_gemma_3_have_names_of_their_own() -> None:
+    text, vision = (find_family({"architectures": [name]}) for name in ("Gemma3TextModel", "Gemma3Model"))
+    assert (text[0].name, text[1], vision[1]) == ("gemma3", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
+
+
+def test_a_gemma_that_reads_both_ways_is_another_architecture() -> None:
+    with pytest.raises(UnsupportedError, match="EmbeddingGemma"):
+        find_family({"architectures": ["Gemma3TextModel"], "use_bidirectional_attention": True})
+
+
+def bare(infos: Infos) -> Infos:
+    """The tensors as a model without its head has them."""
+    names = {name: name.removeprefix("model.") for name in infos if name != "lm_head.weight"}
+    return {names[name]: info(names[name], *infos[name].shape) for name in names}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_without_its_head_is_described_like_one_with_it(tied: bool) -> None:
+    infos, config = moe()
+    config |= {"tie_word_embeddings": tied}
+    whole = {n: i for n, i in infos.items() if not tied or n != "lm_head.weight"}
+    expected = describe_infos(whole, config)
+    inside = {**config, "architectures": ["MixtralModel"]}
+    found = describe_infos(bare(infos), inside)
+    assert [t.name for t in found.tensors] == [t.name for t in expected.tensors if t.name != "output.weight"]
+    label = "general.size_label"  # counts weights
+    assert [kv for kv in found.metadata if kv.key != label] == [kv for kv in expected.metadata if kv.key != label]
+    assert ("no-head" in dict(found.warnings)) is not tied
+    assert find_family(inside)[1] == "MixtralForCausalLM"
+    names = [m.name for m in outline(bare(infos), inside).linears]
+    assert names == [m.name.removeprefix("model.") for m in outline(whole, config).linears]
+
+
+def test_a_head_that_is_there_is_used() -> None:
+    infos, config = moe()
+    found = describe_infos(infos, {**config, "architectures": ["MixtralModel"]})
+    assert "output.weight" in {t.name for t in found.tensors}
+    assert "no-head" not in dict(found.warnings)
+
+
+def test_a_language_model_needs_its_head() -> None:
+    infos, config = moe()
+    with pytest.raises(InputError, match=r"lm_head\.weight"):
+        outline(without_head(infos), config)
+    assert "MixtralForCausalLM" not in HEADED
+
+
+def without_head(infos: Infos) -> Infos:
+    without("lm_head.weight")(infos)
+    return infos
+
+
+@pytest.mark.parametrize("model", [tiny, moe])
+@pytest.mark.parametrize("layer", [None, 0, 1])
+def test_checkpoints_for_servers_miss_every_tensor(model: Any, layer: int | None) -> None:
+    """What `plan_server` begins with: no tokenizer and no weight, but every tensor that must be there."""
+    infos, config = model()
+    names = [name for name in infos if block_of(name)[0] == layer]
+    assert names
+    for name in names:
+        with pytest.raises(InputError) as caught:
+            outline({n: i for n, i in infos.items() if n != name}, config)
+        assert caught.value.tensor == name
+
+
+def test_checkpoints_for_servers_miss_a_whole_layer() -> None:
+    infos, config = tiny()
+    with pytest.raises(InputError, match=r"model\.layers\.3\.") as caught:
+        outline({n: i for n, i in infos.items() if block_of(n)[0] != 3}, config)
+    assert caught.value.hint is not None
+
+
+def test_a_classifier_is_refused_with_what_to_use_instead() -> None:
+    with pytest.raises(UnsupportedError, match="Qwen3ForSequenceClassification") as caught:
+        find_family({"architectures": ["Qwen3ForSequenceClassification"]})
+    assert "Qwen3ForCausalLM" in str(caught.value.hint)
+
+
+def test_unknown_families_hear_which_are_known() -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        find_family({"architectures": ["FalconForCausalLM"]})
+    assert all(family.name in str(caught.value.hint) for family in known_families())
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "card", "expected"),
+    [
+        ("Qwen3-Reranker-0.6B", {}, b"", True),
+        ("my-qwen3-reranker-4b-bf16", {}, b"", True),
+        ("model", {"_name_or_path": "Qwen/Qwen3-Reranker-8B"}, b"", True),
+        ("model", {}, b"---\nlicense: x\n---\n# Qwen3-Reranker-0.6B\n", True),
+        ("Qwen3-0.6B", {}, b"# Qwen3\nsee also Qwen3-Reranker", False),
+        ("model", {}, b"\xff\xfe", False),
+    ],
+)
+def test_rerankers_are_known_by_name(name: str, config: Mapping[str, Any], card: bytes, expected: bool) -> None:
+    from quantkit.families.reranker import is_reranker
+
+    assert is_reranker(name, config, {"README.md": card}.get) is expected
+
+
+def test_a_reranker_needs_its_two_tokens() -> None:
+    from quantkit.families.reranker import judging
+
+    infos, config = tiny()
+    tensors = describe_infos(infos, config).tensors
+    vocabulary = (KeyValue("tokenizer.ggml.tokens", "string", ("no", "maybe"), array=True),)
+    with pytest.raises(InputError, match='no token "yes"'):
+        judging(tensors, vocabulary)
