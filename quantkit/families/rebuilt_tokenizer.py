@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.encoders import Encoder, framed, load_sentencepiece
+from quantkit.families.llama_cpp_tokens import FOUND_IN_TEXT, found_at_load
 from quantkit.families.pretokenizer_table import LLAMA_CPP
 from quantkit.families.sentencepiece_model import BPE, Piece, SentencePieceModel, encode_sentencepiece
 from quantkit.families.tokenizer_files import is_index
@@ -17,7 +18,6 @@ from quantkit.untrusted import shown
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer as LibraryPreTokenizer
 
-SPECIAL_KINDS = frozenset({TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN})
 PREFIX = "tokenizer.ggml."
 
 
@@ -41,7 +41,7 @@ def rebuild(metadata: Sequence[KeyValue], *, add_special: bool = True) -> Encode
     else:
         message = f'vocabulary model "{shown(str(model))}" cannot be rebuilt'
         raise UnsupportedError(message, key="tokenizer.ggml.model", hint="quantkit writes llama and gpt2 vocabularies")
-    special = special_tokens(values)
+    special = {**special_tokens(values), **changed_at_load(values)}
     first = [_index(values, "bos_token_id", bos)] if values.get("add_bos_token", adds_bos) else []
     last = [_index(values, "eos_token_id", eos)] if values.get("add_eos_token", False) else []
     encode = _cut_longest_first(special, encode)
@@ -58,7 +58,13 @@ def special_tokens(values: Mapping[str, Any]) -> dict[str, int]:
     tokens = [str(text) for text in _array(values, "tokens")]
     kinds = _token_types(values, len(tokens))
     pairs = enumerate(zip(tokens, kinds, strict=True))
-    return {text: index for index, (text, kind) in pairs if kind in SPECIAL_KINDS and text}
+    return {text: index for index, (text, kind) in pairs if kind in FOUND_IN_TEXT and text}
+
+
+def changed_at_load(values: Mapping[str, Any]) -> dict[str, int]:
+    """Ordinary tokens that llama.cpp looks for all the same. Raises InputError for broken entries."""
+    tokens = [str(text) for text in _array(values, "tokens")]
+    return found_at_load(tokens, _token_types(values, len(tokens)))
 
 
 def _array(values: Mapping[str, Any], key: str) -> Sequence[Any]:

@@ -15,11 +15,9 @@ import numpy as np
 
 from quantkit.errors import VerificationError
 from quantkit.families.model import Model, ModelTensor
-from quantkit.families.tokenizer_check import check_tokenizer as compare_tokenizers
 from quantkit.formats.gguf import GGUFFile, GGUFTensor, read_gguf
 from quantkit.formats.safetensors import read_safetensors
 from quantkit.formats.safetensors_writer import INDEX
-from quantkit.metadata import KeyValue
 from quantkit.pipeline.quantize import default_threads
 from quantkit.pipeline.slabs import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.qtypes import base
@@ -201,25 +199,3 @@ def _sample(tensor: ModelTensor, sample_rows: int | None) -> list[Slab]:
     units = rows // unit
     picked = sorted({i * units // max(sample_rows // unit, 1) for i in range(max(sample_rows // unit, 1))})
     return [Slab(i * unit, (i + 1) * unit, 0) for i in picked]
-
-
-def check_tokenizer(metadata: Sequence[KeyValue], checkpoint: Checkpoint, model: Model) -> Check:
-    """The tokenizer entries are the source's, and rebuilt without it they encode the probe strings as it does."""
-    expected, found = tokenizer_keys(model.metadata), tokenizer_keys(metadata)
-    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if wrong:
-        return Check("tokenizer", False, f"{wrong[0]} is not what the source has", {"differing_keys": wrong})
-    if checkpoint.kind == "gguf":
-        return Check("tokenizer", True, f"{len(found)} keys as in the source", {"keys": len(found)})
-    compared = compare_tokenizers(metadata, checkpoint.read_file, checkpoint.config)
-    detail = f"{compared.passed:,}/{compared.total:,} probes"
-    if compared.left_out:
-        detail += f", {compared.left_out:,} left out"
-    if compared.difference:
-        detail += f", first difference {compared.difference}"
-    data = {"passed": compared.passed, "probes": compared.total, "left_out": compared.left_out}
-    return Check("tokenizer", compared.passed == compared.total, detail, data)
-
-
-def tokenizer_keys(metadata: Sequence[KeyValue]) -> dict[str, object]:
-    return {kv.key: kv.items() for kv in metadata if kv.key.startswith("tokenizer.")}

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantkit.errors import UnsupportedError
-from quantkit.families.probes import probes
-from quantkit.families.tokenizer_check import comparable_probes, source_encoder
 from quantkit.formats.gguf import read_gguf, shard_paths
 from quantkit.pipeline.checks import Check
 from quantkit.pipeline.quantize import default_threads
+from quantkit.pipeline.token_checks import compare_tokens
 from quantkit.quality.distributions import Divergence, broken_above, divergence, log_softmax
 from quantkit.quality.llamacpp import LlamaCpp, require_llamacpp
 from quantkit.source import Checkpoint
@@ -53,17 +52,18 @@ def check_engine(artifact: Path, checkpoint: Checkpoint | None, options: VerifyO
         data["text"] = options.say + engine.continue_text(options.say, SAID_TOKENS)
     if checkpoint is None:
         return Check("llama.cpp", True, "loads", data)
-    wrong, total, contexts = _compare_tokens(engine, artifact, checkpoint)
-    data |= {"tokenizer_probes": total, "tokenizer_differences": len(wrong)}
-    if wrong:
-        return Check("llama.cpp", False, f"{len(wrong)} of {total:,} probes get other tokens, first {wrong[0]!r}", data)
-    found = _compare_distributions(engine, artifact, checkpoint, contexts, threads)
+    tokens = compare_tokens(engine.tokenize, artifact, checkpoint)
+    data |= tokens.as_json()
+    if wrong := tokens.wrong:
+        detail = f"{len(wrong)} of {tokens.total:,} probes get other tokens, first {wrong[0]!r}"
+        return Check("llama.cpp", False, detail, data)
+    found = _compare_distributions(engine, artifact, checkpoint, usable_contexts(tokens.ids), threads)
     bits = bits_per_weight(artifact)
     limit = broken_above(bits)
     data |= {"kl_mean": found.mean, "kl_standard_error": found.standard_error, "kl_max": found.largest}
     data |= {"top_token_agreement": found.agreement, "contexts": found.contexts}
     detail = (
-        f"{total:,}/{total:,} probes, KL {found.mean:.4f} ± {found.standard_error:.4f}, "
+        f"{tokens.detail}, KL {found.mean:.4f} ± {found.standard_error:.4f}, "
         f"top token {100 * found.agreement:.0f} % over {found.contexts} contexts"
     )
     if limit is not None and found.mean > limit:
@@ -75,22 +75,6 @@ def bits_per_weight(artifact: Path) -> float:
     """Tensor bytes of all shards as bits per weight."""
     tensors = [t for shard in shard_paths(artifact) for t in read_gguf(shard).tensors]
     return 8 * sum(t.nbytes for t in tensors) / sum(prod(t.shape) for t in tensors)
-
-
-def _compare_tokens(engine: LlamaCpp, artifact: Path, checkpoint: Checkpoint) -> tuple[list[str], int, list[list[int]]]:
-    """Probes whose ids differ, the number of probes, and contexts for the comparison of distributions."""
-    texts = probes()
-    if checkpoint.kind != "gguf":
-        metadata = read_gguf(artifact).metadata
-        texts = comparable_probes(metadata, checkpoint.read_file, checkpoint.config)
-    if checkpoint.kind == "gguf":
-        reference = [engine.tokenize(text) for text in texts]
-        wrong: list[str] = []
-    else:
-        encode = source_encoder(checkpoint.read_file, checkpoint.config)
-        reference = [encode(text) for text in texts]
-        wrong = [t for t, ids in zip(texts, reference, strict=True) if engine.tokenize(t) != ids]
-    return wrong, len(texts), usable_contexts(reference)
 
 
 def usable_contexts(encoded: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -23,10 +23,10 @@ from quantkit.pipeline.checks import (
     check_files,
     check_numbers,
     check_structure,
-    check_tokenizer,
 )
 from quantkit.pipeline.engine import TORCH, check_engine, require_engine
 from quantkit.pipeline.prepare import describe_source
+from quantkit.pipeline.token_checks import check_tokenizer
 from quantkit.pipeline.verify_checkpoint import verify_checkpoint
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
 from quantkit.source import Checkpoint, open_source

@@ -50,7 +50,7 @@ DAMAGE: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
     "scores turned around": ("llama_spm", "scores", lambda s: tuple(-x for x in s)),
     "a constant score": ("tinyllama_json", "scores", lambda s: (-1000.0,) * len(s)),
     "two pieces swapped": ("llama_spm", "tokens", lambda t: exchanged(t, 300, 301)),
-    "a special token made ordinary": ("phi3", "token_type", lambda t: (*t[:2048], 1, *t[2049:])),
+    "a special token made ordinary": ("phi3", "token_type", lambda t: (*t[:2049], 1, *t[2050:])),
     "a prefix space": ("gemma2", "add_space_prefix", lambda flag: True),
 }
 

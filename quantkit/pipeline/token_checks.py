@@ -1,0 +1,85 @@
+"""The looks at how an artifact splits text: without llama.cpp (`check_tokenizer`), and in it (`compare_tokens`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantkit.families.model import Model
+from quantkit.families.probes import probes
+from quantkit.families.tokenizer_check import check_tokenizer as compare_tokenizers
+from quantkit.families.tokenizer_check import comparable, source_encoder
+from quantkit.formats.gguf import read_gguf
+from quantkit.metadata import KeyValue
+from quantkit.pipeline.checks import Check
+from quantkit.source import Checkpoint
+
+
+@dataclass(frozen=True)
+class TokenComparison:
+    """What an engine makes of the probes: `wrong` texts of `total`, the source's ids for all of them, and for every
+    reason to leave probes out how many."""
+
+    wrong: tuple[str, ...]
+    total: int
+    ids: tuple[tuple[int, ...], ...]
+    left_out: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def detail(self) -> str:
+        """ "1,990/1,990 probes (10 left out: ...)"."""
+        return f"{self.total - len(self.wrong):,}/{self.total:,} probes{said(self.left_out)}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "tokenizer_probes": self.total,
+            "tokenizer_differences": len(self.wrong),
+            "tokenizer_left_out": dict(self.left_out),
+        }
+
+
+def compare_tokens(tokenize: Callable[[str], list[int]], artifact: Path, checkpoint: Checkpoint) -> TokenComparison:
+    """Ask an engine for the ids of the probes and compare them with the source's.
+
+    A GGUF source has no tokenizer of its own to compare with: its ids are the engine's.
+    """
+    if checkpoint.kind == "gguf":
+        ids = tuple(tuple(tokenize(text)) for text in probes())
+        return TokenComparison((), len(ids), ids)
+    chosen = comparable(read_gguf(artifact).metadata, checkpoint.read_file, checkpoint.config)
+    encode = source_encoder(checkpoint.read_file, checkpoint.config)
+    expected = tuple(tuple(encode(text)) for text in chosen.texts)
+    wrong = tuple(text for text, want in zip(chosen.texts, expected, strict=True) if tuple(tokenize(text)) != want)
+    return TokenComparison(wrong, len(expected), expected, chosen.left_out)
+
+
+def said(left_out: Sequence[tuple[str, int]]) -> str:
+    """ " (12 left out: why; 3: why)", "" where nothing was left out."""
+    if not left_out:
+        return ""
+    total = sum(count for _, count in left_out)
+    if len(left_out) == 1:
+        return f" ({total:,} left out: {left_out[0][0]})"
+    return f" ({total:,} left out: " + "; ".join(f"{count:,} {why}" for why, count in left_out) + ")"
+
+
+def check_tokenizer(metadata: Sequence[KeyValue], checkpoint: Checkpoint, model: Model) -> Check:
+    """The tokenizer entries are the source's, and rebuilt without it they encode the probe strings as it does."""
+    expected, found = tokenizer_keys(model.metadata), tokenizer_keys(metadata)
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        return Check("tokenizer", False, f"{wrong[0]} is not what the source has", {"differing_keys": wrong})
+    if checkpoint.kind == "gguf":
+        return Check("tokenizer", True, f"{len(found)} keys as in the source", {"keys": len(found)})
+    compared = compare_tokenizers(metadata, checkpoint.read_file, checkpoint.config)
+    detail = f"{compared.passed:,}/{compared.total:,} probes{said(compared.reasons)}"
+    if compared.difference:
+        detail += f", first difference {compared.difference}"
+    data = {"passed": compared.passed, "probes": compared.total, "left_out": compared.left_out}
+    return Check("tokenizer", compared.passed == compared.total, detail, {**data, "reasons": dict(compared.reasons)})
+
+
+def tokenizer_keys(metadata: Sequence[KeyValue]) -> dict[str, object]:
+    return {kv.key: kv.items() for kv in metadata if kv.key.startswith("tokenizer.")}
