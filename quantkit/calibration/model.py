@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import threading
@@ -33,7 +34,7 @@ from quantkit.errors import InputError, ResourceError, UsageError
 from quantkit.source import Checkpoint
 from quantkit.tensors import U8
 
-CACHE_ARGUMENT = "past_key_values"  # of the blocks of transformers 5
+CACHE_ARGUMENTS = ("cache", "past_key_values")  # of blocks: since transformers 5.24, and before
 SETTLED_CHUNKS = 16  # embedded before activations in files have to leave memory
 GAP_ROWS = 64  # embedding rows read along when fewer than this lie between two that are wanted
 
@@ -213,13 +214,20 @@ def resident_block(model: BlockModel, index: int, arguments: Arguments) -> Resid
     """Block `index` with its weights in memory as float32."""
     module, prefix = load_block(model.checkpoint, model.skeleton, index, model.device)
     local = threading.local()
+    cache_argument = _cache_argument(module)
 
     def forward(hidden: Tensor) -> Tensor:
         cache = getattr(local, "cache", None)  # see passes.cache_peaks
-        kwargs = {**arguments.kwargs, CACHE_ARGUMENT: cache} if cache is not None else arguments.kwargs
+        kwargs = {**arguments.kwargs, cache_argument: cache} if cache is not None else arguments.kwargs
         output = module(hidden, *arguments.args, **kwargs)
         block_output: Tensor = output[0] if isinstance(output, tuple) else output
         return block_output
 
     resident = Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward, local)
     return remember(observe(resident), model.endings)
+
+
+def _cache_argument(block: nn.Module) -> str:
+    """What a block calls the cache of its attention in the installed transformers."""
+    known = inspect.signature(type(block).forward).parameters
+    return next((name for name in CACHE_ARGUMENTS if name in known), CACHE_ARGUMENTS[0])

@@ -18,13 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantkit.calibration.weights import largest_layer
+from quantkit.calibration.settings import model_settings
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
 
 MAX_BUFFER = 1 << 24  # values of a buffer that is computed: rotary frequencies have about a hundred
-EARLY_LONGROPE = frozenset({"su", "yarn"})  # what Phi-3 first called it; transformers 5.23 stumbles over the names
 
 
 class _Reached(Exception):
@@ -58,12 +57,8 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     Raises UnsupportedError for an architecture that transformers or this module does not know, InputError for a
     config.json that makes no sense.
     """
-    settings = _sanitized(checkpoint.config)
-    kind = settings.pop("model_type", None)
-    count = largest_layer(checkpoint.tensors()) + 1
-    _check_layers(settings.get("num_hidden_layers", count), count)  # before lists of that length are made
+    kind, settings = model_settings(checkpoint.config, checkpoint.tensors())
     model = _build(kind, settings)
-    _check_layers(getattr(model.config, "num_hidden_layers", None), count)
     model.eval()
     layers = getattr(model.get_decoder(), "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -75,7 +70,7 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     return Skeleton(model, blocks, calls)
 
 
-def _build(kind: object, settings: Mapping[str, Any]) -> Any:
+def _build(kind: str, settings: Mapping[str, Any]) -> Any:
     """The model's class on the meta device. Whatever transformers says about bad numbers becomes one error."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
@@ -175,26 +170,3 @@ def fill_buffers(skeleton: Skeleton, root: nn.Module, device: torch.device) -> N
             if name in empty and buffer.is_floating_point() and bool(buffer.isnan().any()):
                 message = f"{type(skeleton.model).__name__}: buffer {name} of {type(module).__name__} has no value"
                 raise UnsupportedError(message, hint="quantize without calibration data")
-
-
-def _sanitized(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The text model's settings without the keys that choose code: remote classes, kernels, private fields."""
-    nested = config.get("text_config")
-    settings = dict(nested) if isinstance(nested, Mapping) else dict(config)
-    if isinstance(nested, Mapping) and "tie_word_embeddings" in config:
-        settings.setdefault("tie_word_embeddings", config["tie_word_embeddings"])
-    if settings.get("model_type") == "phi3" and isinstance(rope := settings.get("rope_scaling"), Mapping):
-        kind = rope.get("rope_type", rope.get("type"))
-        settings["rope_scaling"] = {**rope, "type": "longrope" if kind in EARLY_LONGROPE else kind}
-    dropped = {"auto_map", "quantization_config", "dtype", "torch_dtype", "architectures", "transformers_version"}
-    return {
-        str(key): value
-        for key, value in settings.items()
-        if key not in dropped and not str(key).startswith("_") and "implementation" not in str(key)
-    }
-
-
-def _check_layers(said: object, found: int) -> None:
-    if said != found or not found:
-        message = f"config.json: num_hidden_layers is {shown(str(said))}, the checkpoint has {found} layers"
-        raise InputError(message, key="num_hidden_layers", path="config.json", hint="is a shard missing?")

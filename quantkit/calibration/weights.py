@@ -47,9 +47,9 @@ def locate(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo])
     raise InputError(f'the checkpoint has no tensor "{parameter}"', tensor=parameter, hint=hint)
 
 
-def largest_layer(tensors: Mapping[str, TensorInfo]) -> int:
-    """The number of the last layer that any tensor name speaks of, -1 for none."""
-    return max((int(match[1]) for name in tensors if (match := LAYER.match(name))), default=-1)
+def layer_numbers(tensors: Mapping[str, TensorInfo]) -> set[int]:
+    """The numbers of the layers that tensor names speak of."""
+    return {int(match[1]) for name in tensors if (match := LAYER.match(name))}
 
 
 def stored_type(info: TensorInfo) -> torch.dtype:

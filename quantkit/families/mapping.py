@@ -116,6 +116,14 @@ def _found(
     return found, unknown
 
 
+def check_shapes(family: Family, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:
+    """Raise InputError for a tensor that a row names and whose shape or number contradicts the configuration."""
+    table = rows_by_source(family)
+    for info in tensors.values():
+        for piece in _pieces(table, source_name(family, info.name), hparams, info):
+            assert piece.source is info
+
+
 def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> Iterator[Piece]:
     """The pieces that `info` gives as tensor `name` of the family; none if no row names it."""
     numbers = [int(number) for number in NUMBER.findall(name)]

@@ -1,0 +1,107 @@
+"""What of config.json reaches the model that calibrates: the numbers that shape it and those it computes with.
+
+Everything else stays outside: token ids, settings of generation and of training, names of kernels and of code, labels,
+types, quantization. A folder gives the same results with such keys and without.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from quantkit.calibration.weights import layer_numbers
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.describe import find_family
+from quantkit.families.hparams import Hparams, read_hparams
+from quantkit.families.mapping import check_shapes
+from quantkit.tensors import TensorInfo
+from quantkit.untrusted import shown
+
+MAX_LAYERS = 1024  # blocks are built on the meta device, some milliseconds each; published models have up to 126
+EARLY_LONGROPE = frozenset({"su", "yarn"})  # what Phi-3 first called it; transformers 5.23 stumbles over the names
+EXPERT_NUMBER = re.compile(r"\.experts\.(\d{1,7})\.")
+
+# Keys of the families in families.rows, from configuration_*.py and modeling_*.py of transformers 5.24.
+SHAPES = frozenset({
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "tie_word_embeddings", "attention_bias", "mlp_bias", "num_local_experts",
+    "num_experts", "moe_intermediate_size", "decoder_sparse_step", "mlp_only_layers",
+})  # fmt: skip
+ARITHMETIC = frozenset({
+    "hidden_act", "hidden_activation", "rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping",
+    "query_pre_attn_scalar", "num_experts_per_tok", "norm_topk_prob", "use_bidirectional_attention",
+})  # fmt: skip
+POSITIONS = frozenset({
+    "max_position_embeddings", "original_max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters",
+    "rope_local_base_freq", "partial_rotary_factor", "sliding_window", "use_sliding_window", "max_window_layers",
+    "layer_types", "sliding_window_pattern",
+})  # fmt: skip
+COMPUTES = SHAPES | ARITHMETIC | POSITIONS
+
+# Given to every class, whose own defaults may lie outside a small vocabulary (Phi-3: padding is 32000).
+NO_TOKENS: Mapping[str, None] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+
+
+def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> tuple[str, dict[str, Any]]:
+    """The model type and the settings that the model's class is built from, in agreement with the tensors.
+
+    Raises InputError, before anything of a claimed size is made, for numbers that are not those of the tensors, and
+    UnsupportedError for an unknown family.
+    """
+    family, _ = find_family(config)
+    settings = _text_settings(config)
+    named = settings.get("model_type")
+    kind = named if named in family.model_types else family.model_types[0]  # as families.describe has it
+    count = _count_layers(settings, tensors)
+    hparams = read_hparams(config, kind)
+    check_shapes(family, hparams, tensors)
+    _check_experts(hparams, tensors)
+    types = settings.get("layer_types")
+    if isinstance(types, list) and len(types) != count:
+        raise _contradiction("layer_types", f"has {len(types):,} entries, the checkpoint has {count:,} layers")
+    settings = {key: value for key, value in settings.items() if key in COMPUTES}
+    if kind == "phi3" and isinstance(rope := settings.get("rope_scaling"), Mapping):
+        name = rope.get("rope_type", rope.get("type"))
+        early = isinstance(name, str) and name in EARLY_LONGROPE
+        settings["rope_scaling"] = {**rope, "type": "longrope" if early else name}
+    return kind, {**settings, **NO_TOKENS}
+
+
+def _text_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's keys; a model with vision has them in `text_config`."""
+    nested = config.get("text_config")
+    settings = {str(key): value for key, value in (nested if isinstance(nested, Mapping) else config).items()}
+    if isinstance(nested, Mapping) and "tie_word_embeddings" in config:
+        settings.setdefault("tie_word_embeddings", config["tie_word_embeddings"])
+    return settings
+
+
+def _count_layers(settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> int:
+    """How many blocks the tensors make; config.json has to say the same."""
+    numbers = layer_numbers(tensors)
+    count = max(numbers, default=-1) + 1
+    said = settings.get("num_hidden_layers", count)
+    if isinstance(said, bool) or said != count or not count:
+        what = f"is {shown(str(said)[:100])}, the checkpoint has {count} layers"
+        raise _contradiction("num_hidden_layers", what, "is a shard missing?")
+    if len(numbers) != count:
+        missing = next(number for number in range(count) if number not in numbers)
+        what = f"is {count}, the checkpoint has no tensor of layer {missing}"
+        raise _contradiction("num_hidden_layers", what, "is a shard missing?")
+    if count > MAX_LAYERS:
+        message = f"the checkpoint has {count:,} layers, at most {MAX_LAYERS:,} can be run"
+        raise UnsupportedError(message, key="num_hidden_layers", hint="quantize without calibration data")
+    return count
+
+
+def _check_experts(hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:
+    numbers = {int(match[1]) for name in tensors if (match := EXPERT_NUMBER.search(name))}
+    if numbers and hparams.count("num_local_experts") != max(numbers) + 1:
+        said = hparams.count("num_local_experts")
+        raise _contradiction("num_experts", f"is {said:,}, the checkpoint has {max(numbers) + 1:,} experts")
+
+
+def _contradiction(key: str, what: str, hint: str | None = None) -> InputError:
+    hint = hint or "config.json and the weights are not of the same model"
+    return InputError(f"config.json: {key} {what}", key=key, path="config.json", hint=hint)

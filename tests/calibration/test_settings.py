@@ -1,0 +1,108 @@
+"""Which keys of config.json reach the model that calibrates: those it computes with, in agreement with the tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import build
+from walks import logits_after, model_of, windows
+
+from quantkit.calibration.settings import MAX_LAYERS, model_settings
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.tensors import TensorInfo
+
+# Keys that published checkpoints have, and that say nothing of what the model computes, at values as bad as can be.
+IDLE: dict[str, Any] = {
+    "pad_token_id": 10**9, "bos_token_id": -5, "eos_token_id": [10**12, "x"], "sep_token_id": {}, "cls_token_id": 1.5,
+    "decoder_start_token_id": 7, "forced_eos_token_id": 10**30, "suppress_tokens": [10**30], "bad_words_ids": "x",
+    "badwordsids": [[0]], "temperature": "hot", "top_k": -1, "max_length": 10**30, "num_beams": 0, "do_sample": 3,
+    "attention_dropout": 0.9, "hidden_dropout": 0.9, "resid_pdrop": 0.9, "embd_pdrop": 0.9, "dropout": 1.0,
+    "initializer_range": "wide", "use_cache": "yes", "pretraining_tp": 8, "output_attentions": True,
+    "output_hidden_states": True, "output_router_logits": True, "router_jitter_noise": 5.0, "return_dict": False,
+    "router_aux_loss_coef": "x", "torch_dtype": "float3", "dtype": "evil.dtype", "torchscript": True,
+    "attn_implementation": "evil/kernel", "_attn_implementation": "evil/kernel", "_name_or_path": 3,
+    "experts_implementation": "evil/kernel", "_experts_implementation": 5, "_commit_hash": {}, "_flash_attn_2": True,
+    "auto_map": {"AutoModelForCausalLM": "evil--modeling.Evil"}, "is_encoder_decoder": True, "is_decoder": True,
+    "id2label": {str(i): "x" for i in range(100_000)}, "label2id": {"x": 10**30}, "num_labels": 10**12,
+    "problem_type": "odd", "chunk_size_feed_forward": -3, "per_layer_config": {"0": {"hidden_size": 3}},
+    "pruned_heads": {"0": [0]}, "gradient_checkpointing": True, "tie_encoder_decoder": True, "add_cross_attention": 1,
+    "cross_attention_hidden_size": 10**12, "finetuning_task": 1, "task_specific_params": [], "tokenizer_class": 9,
+    "transformers_version": 5, "use_bfloat16": True, "vision_layers": 10**9, "num_layers": 10**9, "n_layer": 10**9,
+    "encoder_layers": 10**9, "sub_config": {"num_hidden_layers": 10**9}, "unsloth_version": None, "rope_note": "x",
+    "tie_last_hidden_states": True, "problem": float("nan"), "generation_config": {"x": 1}, "num_key": 10**30,
+}  # fmt: skip
+
+FAMILIES = ("llama-untied-gqa", "phi3-su", "gemma2", "qwen3-moe", "mixtral-4x1M", "gemma3-with-vision")
+
+
+def edit(folder: Path, **changes: Any) -> dict[str, Any]:
+    """config.json with other values where the text model's numbers are, written back."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for level in (config, config.get("text_config", config)):
+        level.update(changes)
+    if "text_config" in config:
+        config["vision_config"] = {"num_hidden_layers": 10**9, "image_size": 10**9}
+    path.write_text(json.dumps(config))
+    return config
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_keys_that_compute_nothing_change_no_bit(name: str, tmp_path: Path) -> None:
+    folder = build(name, tmp_path)
+    samples = windows(400, count=2, seqlen=20)
+    model = model_of(folder)
+    expected = logits_after(model, samples)[0]
+    edit(folder, **IDLE)
+    other = model_of(folder)
+    assert other.fingerprint() == model.fingerprint()
+    assert torch.equal(logits_after(other, samples)[0], expected)
+    assert other.skeleton.model.get_input_embeddings().padding_idx is None
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "mixtral-4x1M"])
+@pytest.mark.parametrize("count", [1, 10**6, 10**12])
+def test_experts_are_those_that_are_there(name: str, count: int, tmp_path: Path) -> None:
+    folder = build(name, tmp_path)
+    edit(folder, num_experts=count, num_local_experts=count)
+    with pytest.raises(InputError, match="expert"):
+        model_of(folder)
+
+
+def layers(numbers: range | list[int]) -> dict[str, TensorInfo]:
+    norm = "model.layers.{}.input_layernorm.weight"
+    return {(name := norm.format(n)): TensorInfo(name, "BF16", (8,), 16) for n in numbers}
+
+
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "num_attention_heads": 1}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said", "error", "message"),
+    [
+        (layers(range(2)), 10**9, InputError, "num_hidden_layers is 1000000000, the checkpoint has 2 layers"),
+        (layers([99_999]), 100_000, InputError, "no tensor of layer 0"),
+        (layers([0, 1, 3]), 4, InputError, "no tensor of layer 2"),
+        (layers(range(MAX_LAYERS + 1)), MAX_LAYERS + 1, UnsupportedError, "at most 1,024 can be run"),
+        ({}, 1, InputError, "the checkpoint has 0 layers"),
+    ],
+    ids=["more", "one-far-away", "gap", "too-many", "none"],
+)
+def test_layers_are_those_that_are_there(tensors, said: int, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        model_settings({**CONFIG, "num_hidden_layers": said}, tensors)
+
+
+def test_what_remains_is_what_the_model_computes_with() -> None:
+    config = {**CONFIG, "num_hidden_layers": 2, "rms_norm_eps": 1e-4, **IDLE}
+    kind, settings = model_settings(config, layers(range(2)))
+    assert kind == "llama"
+    tokens = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    numbers = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 2, "rms_norm_eps": 1e-4}
+    assert settings == {**numbers, **tokens}
+    assert np.isfinite(settings["rms_norm_eps"])
