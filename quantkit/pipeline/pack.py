@@ -31,6 +31,7 @@ from quantkit.report.manifest import (
 )
 from quantkit.report.sizes import size_report
 from quantkit.report.text import size
+from quantkit.servers.layouts import short_type
 from quantkit.servers.plan import AnyPlan, ServerPlan
 from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, remove_file, update_sums, write_small
 from quantkit.untrusted import parse_json_object, read_bounded, require_path
@@ -166,8 +167,12 @@ def _gguf_records(plan: Plan) -> tuple[TensorRecord, ...]:
 
 
 def _server_records(plan: ServerPlan) -> tuple[TensorRecord, ...]:
+    wanted = {p.name: short_type(p.wanted) for p in plan.modules if p.wanted is not None}
     return tuple(
-        TensorRecord(t.name, t.entry.dtype, t.entry.shape, t.file, t.offset, t.entry.nbytes, "") for t in plan.tensors
+        TensorRecord(
+            t.name, t.entry.dtype, t.entry.shape, t.file, t.offset, t.entry.nbytes, "", wanted.get(t.module or "")
+        )
+        for t in plan.tensors
     )
 
 

@@ -24,7 +24,7 @@ from quantkit.pipeline.consumers import require_loadable
 from quantkit.plan import PlanOptions, file_stem, parse_split_size, plan
 from quantkit.recipe import Recipe, ServerRecipe, load_recipe
 from quantkit.report.manifest import FileRecord
-from quantkit.rules import override
+from quantkit.rules import OnFallback, override
 from quantkit.servers.plan import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
 from quantkit.servers.recipe import override_server
 from quantkit.source import Checkpoint, open_source
@@ -240,7 +240,8 @@ def _recipe(name: str, request: Request) -> Recipe | ServerRecipe:
         unused = [option for option, value in given.items() if value]
         if unused:
             raise UsageError(f"{recipe.name}: {unused[0]} is for GGUF files", hint="leave it out for this recipe")
-        return override_server(recipe, keep=request.keep, method=request.method)
+        on_fallback: OnFallback | None = "error" if request.on_fallback == "error" else None
+        return override_server(recipe, keep=request.keep, method=request.method, on_fallback=on_fallback)
     if request.method not in (None, "rtn"):
         raise UsageError(f"{recipe.name}: --method {request.method} is for checkpoints", hint="leave --method out")
     return override(

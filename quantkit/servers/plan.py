@@ -21,7 +21,8 @@ from quantkit.formats.packed import Entry
 from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_shards
 from quantkit.plan import NUMERICS, Plan, PlannedFile
 from quantkit.qtypes.minifloat import Float8
-from quantkit.servers.layouts import layout_of, shares_scale
+from quantkit.servers.groups import fitting
+from quantkit.servers.layouts import layout_of, shares_scale, short_type
 from quantkit.servers.recipe import MethodChoice, ServerRecipe, Weights, kept_by
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
@@ -39,11 +40,15 @@ Dtype = Literal["BF16", "F16", "F32"]
 
 @dataclass(frozen=True)
 class PlannedModule:
-    """A linear layer that is rounded: where its rows come from, how it is stored, the tensors it becomes."""
+    """A linear layer that is rounded: where its rows come from, how it is stored, the tensors it becomes.
+
+    `wanted` is how the recipe would have it stored, where its groups do not divide the rows, else None.
+    """
 
     module: LinearModule
     layout: Layout
     entries: tuple[Entry, ...]
+    wanted: Layout | None = None
 
     @property
     def name(self) -> str:
@@ -136,7 +141,8 @@ def plan_server(
     found = outline(tensors, checkpoint.config)
     dtype = _dtype(found, tensors)
     chosen = _choose(recipe, found)
-    modules = {m.name: _planned(recipe, m, w, dtype) for m, w in chosen.items() if w is not None}
+    fitted = fitting(recipe, chosen, mixed=containers.CONTAINERS[recipe.container].mixed)
+    modules = {m.name: _planned(recipe, m, (w, chosen[m]), dtype) for m, w in fitted.items() if w is not None}
     if not modules:
         raise RecipeError(f"{recipe.name}: nothing is left to be rounded", hint="remove a rule or a --keep")
     kept = [m.name for m, w in chosen.items() if w is None]
@@ -162,7 +168,10 @@ def plan_server(
         digest="",
         calibration=calibration,
         needs_calibration=recipe.needs_calibration,
-        warnings=tuple(_warnings(recipe, found, calibration, [n for n in checkpoint.carried() if "/" in n])),
+        warnings=(
+            *_warnings(recipe, found, calibration, [n for n in checkpoint.carried() if "/" in n]),
+            *_fallbacks(tuple(modules.values())),
+        ),
     )
     return replace(plan, digest=_digest(plan))
 
@@ -210,10 +219,15 @@ def _choose(recipe: ServerRecipe, found: Outline) -> dict[LinearModule, Weights 
     return chosen
 
 
-def _planned(recipe: ServerRecipe, module: LinearModule, weights: Weights, dtype: Dtype) -> PlannedModule:
-    layout = layout_of(recipe.container, weights, dtype)
+def _planned(
+    recipe: ServerRecipe, module: LinearModule, weights: tuple[Weights, Weights | None], dtype: Dtype
+) -> PlannedModule:
+    """A layer with the weights that fit, and those that the recipe wanted."""
+    fitted, wanted = weights
+    layout = layout_of(recipe.container, fitted, dtype)
     entries = containers.of(layout).entries(layout, module.name, module.rows, module.cols)
-    return PlannedModule(module, layout, entries)
+    other = None if wanted is None or wanted == fitted else layout_of(recipe.container, wanted, dtype)
+    return PlannedModule(module, layout, entries, other)
 
 
 def _drafts(
@@ -318,6 +332,12 @@ def _warnings(recipe: ServerRecipe, found: Outline, calibration: str, left: list
     if found.unknown:
         many = f"{len(found.unknown)} matrices inside blocks are unknown to family {found.family} and stay as they are"
         yield "unknown-tensors", f"{many}: {listed(sorted(found.unknown), 3)}"
+
+
+def _fallbacks(modules: Sequence[PlannedModule]) -> Iterator[tuple[str, str]]:
+    changed = [f"{p.name} {short_type(p.wanted)} -> {short_type(p.layout)}" for p in modules if p.wanted is not None]
+    if changed:
+        yield "fallback", f"{len(changed)} of {len(modules)} layers take smaller groups: {listed(changed, 3)}"
 
 
 def _digest(plan: ServerPlan) -> str:

@@ -16,7 +16,7 @@ from quantkit.errors import UsageError
 from quantkit.families.linears import LINEAR, LinearModule
 from quantkit.families.roles import Role
 from quantkit.formats import containers
-from quantkit.rules import LAYER_SELECTORS, Keep, Layers, is_layer_selector, parse_keep
+from quantkit.rules import LAYER_SELECTORS, Keep, Layers, OnFallback, is_layer_selector, parse_keep
 from quantkit.suggest import did_you_mean
 from quantkit.toml_table import Table
 from quantkit.untrusted import shown
@@ -29,12 +29,15 @@ MethodName = Literal["rtn", "gptq"]
 TransformName = Literal["awq", "smoothquant"]
 OrderName = Literal["storage", "within", "activation", "permuted"]
 
+MAX_GROUP = 1 << 20
+MAX_FALLBACKS = 8
 FLOAT_TYPES = ("bf16", "f16", "f32")
 WEIGHT_KEYS = (
-    "type", "bits", "group", "symmetry", "granularity", "double", "version", "act_order", "activations",
+    "type", "bits", "group", "fallback", "symmetry", "granularity", "double", "version", "act_order", "activations",
 )  # fmt: skip
 METHOD_KEYS = ("name", "transform", "alpha", "damping", "order", "passes")
-RECIPE_KEYS = ("schema", "title", "summary", "aliases", "container", "kv_cache", "weights", "method", "rule", "strict")
+RECIPE_KEYS = ("schema", "title", "summary", "aliases", "container", "kv_cache", "weights", "method", "rule", "strict",
+               "on_fallback")  # fmt: skip
 RULE_KEYS = ("roles", "names", "layers", "keep", "weights", "why")
 
 
@@ -42,7 +45,8 @@ RULE_KEYS = ("roles", "names", "layers", "keep", "weights", "why")
 class Weights:
     """How the weight of a layer is stored. Which fields count depends on `type`.
 
-    int          `bits`, `group` (-1: a row), `symmetry`; `version` and `act_order` in GPTQ's container
+    int          `bits`, `group` (-1: a row), `symmetry`; `version` and `act_order` in GPTQ's container. `fallback`
+                 are the sizes of groups to try, in this order, where `group` does not divide a row
     fp8          `granularity` of the scales
     nf4, fp4     `double`: magnitudes are quantized, too
     `activations` says whether the layer's inputs are rounded as well, and when their scales are found.
@@ -57,6 +61,7 @@ class Weights:
     version: Literal[1, 2] = 1
     act_order: bool = False
     activations: Activations = "none"
+    fallback: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ class ServerRecipe:
     aliases: tuple[str, ...] = ()
     keep: tuple[Keep, ...] = ()
     overrides: Mapping[str, str] = field(default_factory=dict)
+    on_fallback: OnFallback = "report"
 
     @property
     def label(self) -> str:
@@ -123,11 +129,19 @@ class ServerRecipe:
         return self.method.name != "rtn" or self.method.transform is not None or static or self.kv_cache
 
 
-def override_server(recipe: ServerRecipe, *, keep: Sequence[str] = (), method: str | None = None) -> ServerRecipe:
-    """The recipe with a run's options applied: PATTERN=TYPE texts that leave layers as they are, another method.
+def override_server(
+    recipe: ServerRecipe,
+    *,
+    keep: Sequence[str] = (),
+    method: str | None = None,
+    on_fallback: OnFallback | None = None,
+) -> ServerRecipe:
+    """The recipe with a run's options applied: PATTERN=TYPE texts that leave layers as they are, another method, and
+    whether groups of another size are taken where those of the recipe do not divide.
 
     Raises UsageError for a pattern that is malformed or wants a type that no layer can keep, and an unknown method.
     """
+    recipe = replace(recipe, on_fallback=on_fallback or recipe.on_fallback)
     kept = tuple(parse_keep(text) for text in keep)
     for one in kept:
         if one.qtype not in FLOAT_TYPES:
@@ -163,6 +177,7 @@ def read_server_recipe(table: Table, name: str, title: str) -> ServerRecipe:
         rules=tuple(_rule(entry, weights, optional=strict is False) for entry in table.tables("rule")),
         kv_cache=table.get("kv_cache", bool) or False,
         aliases=table.strings("aliases"),
+        on_fallback="error" if table.one_of("on_fallback", get_args(OnFallback)) == "error" else "report",
     )
 
 
@@ -176,15 +191,30 @@ def _weights(table: Table, default: Weights) -> Weights:
     found: dict[str, object] = {key: table.one_of(key, known) for key, known in words.items()}
     found |= {key: table.get(key, int) for key in ("bits", "group", "version")}
     found |= {key: table.get(key, bool) for key in ("double", "act_order")}
+    found["fallback"] = _fallback(table)
     given = {key: value for key, value in found.items() if value is not None}
     weights = replace(default, **given)  # type: ignore[arg-type]  # every value was checked against its field
+    if given.get("fallback") and (weights.type != "int" or weights.group == -1):
+        hint = "leave it out: other types have groups of one size, and a row always divides"
+        raise table.error("fallback", "is for integers in groups", hint)
     if not 2 <= weights.bits <= 8:
         raise table.error("bits", f"{weights.bits} is not between 2 and 8")
-    if weights.group != -1 and not 1 <= weights.group <= 1 << 20:
+    if weights.group != -1 and not 1 <= weights.group <= MAX_GROUP:
         raise table.error("group", f"{weights.group} is no size of a group", "for example 128, or -1 for a whole row")
     if weights.version not in (1, 2):
         raise table.error("version", f"{weights.version} is neither 1 nor 2")
     return weights
+
+
+def _fallback(table: Table) -> tuple[int, ...] | None:
+    """Sizes of groups to try after `group`, None where the table does not say."""
+    found = table.get("fallback", list)
+    if found is None:
+        return None
+    if len(found) > MAX_FALLBACKS or not all(type(size) is int and 1 <= size <= MAX_GROUP for size in found):
+        hint = "for example fallback = [64, 32]"
+        raise table.error("fallback", f"expected at most {MAX_FALLBACKS} sizes of groups", hint)
+    return tuple(found)
 
 
 def _method(table: Table) -> MethodChoice:

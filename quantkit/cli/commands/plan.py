@@ -150,6 +150,7 @@ def _server_lines(plan: ServerPlan, show: Show) -> list[str]:
     kept = [module.name for module in plan.outline.linears if module.name not in rounded]
     lines = ["", f"  {len(rounded)} layers of blocks are rounded" + (f", {len(kept)} stay as they are" if kept else "")]
     lines += [f"    {name}" for name in kept[:SHOWN_FALLBACKS]]
+    lines += _fallback_lines(plan)
     if show.tensors:
         cells = [
             (t.name, t.entry.dtype.lower(), "x".join(map(str, t.entry.shape)), str(t.entry.nbytes))
@@ -157,6 +158,18 @@ def _server_lines(plan: ServerPlan, show: Show) -> list[str]:
         ]
         lines += ["", *("  " + line for line in table(cells, ("tensor", "type", "shape", "bytes")))]
     return lines
+
+
+def _fallback_lines(plan: ServerPlan) -> list[str]:
+    """Layers whose rows the recipe's groups do not divide."""
+    from quantkit.servers.layouts import short_type
+
+    changed = [f"    {p.name}  {short_type(p.wanted)} -> {short_type(p.layout)}" for p in plan.modules if p.wanted]
+    if not changed:
+        return []
+    more = [f"    and {len(changed) - SHOWN_FALLBACKS} more"] if len(changed) > SHOWN_FALLBACKS else []
+    head = f"  {len(changed)} of {len(plan.modules)} layers have rows that the recipe's groups do not divide:"
+    return ["", head, *changed[:SHOWN_FALLBACKS], *more]
 
 
 def _fits(ok: bool) -> str:

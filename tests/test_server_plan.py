@@ -1,0 +1,158 @@
+"""Plans of checkpoints for servers, from shapes alone: which groups take over where a recipe's do not divide."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headers import checkpoint_of
+from llama_folder import shapes, write
+
+from quantkit.cli.main import main
+from quantkit.errors import RecipeError, UnsupportedError
+from quantkit.families.linears import outline
+from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
+from quantkit.report.manifest import read_manifest
+from quantkit.servers.layouts import short_type
+from quantkit.servers.plan import ServerPlan, plan_server
+from quantkit.source import MemoryCheckpoint
+
+SMOLLM = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+OPENLLAMA = {"hidden_size": 3200, "intermediate_size": 8640, "num_attention_heads": 32, "num_key_value_heads": 32}
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 2048, "num_hidden_layers": 2,
+    "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+}  # fmt: skip
+FALLING = [name for name in recipe_names() if getattr(getattr(load_recipe(name), "weights", None), "fallback", ())]
+
+
+def llama(**sizes: int) -> MemoryCheckpoint:
+    config = LLAMA | sizes
+    return replace(checkpoint_of(shapes(config)), config=config)
+
+
+def qwen3_moe(hidden: int, inner: int) -> MemoryCheckpoint:
+    """Two blocks of four experts, whose widths differ."""
+    config = {
+        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "vocab_size": 2048, "hidden_size": hidden,
+        "intermediate_size": 64, "moe_intermediate_size": inner, "num_experts": 4, "num_experts_per_tok": 2,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": hidden // 4,
+        "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "norm_topk_prob": True,
+        "decoder_sparse_step": 1, "mlp_only_layers": [],
+    }  # fmt: skip
+    block = {f"self_attn.{which}_proj": (hidden, hidden) for which in "qkvo"}
+    block |= {f"self_attn.{which}_norm": (hidden // 4,) for which in "qk"} | {"mlp.gate": (4, hidden)}
+    block |= {name: (hidden,) for name in ("input_layernorm", "post_attention_layernorm")}
+    for expert in range(4):
+        sizes = {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
+        block |= {f"mlp.experts.{expert}.{name}": size for name, size in sizes.items()}
+    tensors = {f"model.layers.{layer}.{name}.weight": size for layer in range(2) for name, size in block.items()}
+    outside = {"model.embed_tokens.weight": (2048, hidden), "model.norm.weight": (hidden,)}
+    return replace(checkpoint_of({**outside, **tensors}), config=config)
+
+
+def planned(recipe: str, checkpoint: MemoryCheckpoint, **changed: Any) -> ServerPlan:
+    found = load_recipe(recipe)
+    assert isinstance(found, ServerRecipe)
+    return plan_server(checkpoint, replace(found, **changed))
+
+
+def groups(plan: ServerPlan) -> dict[str, set[int]]:
+    """Sizes of groups by the last part of a layer's name."""
+    found: dict[str, set[int]] = {}
+    for module in plan.modules:
+        found.setdefault(module.name.rpartition(".")[2], set()).add(module.layout.scheme.group)  # type: ignore[union-attr]
+    return found
+
+
+def test_our_recipes_in_groups_name_what_takes_over() -> None:
+    grouped = {n for n in recipe_names() if isinstance(load_recipe(n), ServerRecipe)
+               and load_recipe(n).weights.type == "int" and load_recipe(n).weights.group > 32}  # fmt: skip
+    assert grouped
+    assert set(FALLING) == grouped
+
+
+@pytest.mark.parametrize("recipe", FALLING)
+@pytest.mark.parametrize("sizes", [SMOLLM, OPENLLAMA], ids=["smollm", "openllama"])
+def test_every_row_has_whole_groups(recipe: str, sizes: dict[str, int]) -> None:
+    plan = planned(recipe, llama(**sizes))
+    for module in plan.modules:
+        assert module.module.cols % module.layout.scheme.group == 0, module.name  # type: ignore[union-attr]
+    ours = load_recipe(recipe)
+    assert isinstance(ours, ServerRecipe)
+    wide = {m.name for m in plan.outline.linears if m.cols % ours.weights.group}
+    assert wide <= {m.name for m in plan.modules if m.wanted is not None}
+
+
+def test_compressed_tensors_changes_only_what_does_not_fit() -> None:
+    plan = planned("w4a16", llama(**SMOLLM))
+    assert groups(plan) == {name: {64} for name in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj")} | {
+        "down_proj": {128}
+    }
+    config = plan.files[-1].header.decode()
+    assert '"group_size": 128' in config
+    assert '"group_size": 64' in config
+
+
+@pytest.mark.parametrize("recipe", ["gptq-w4g128", "awq-w4g128"])
+def test_containers_with_one_size_take_one_that_divides_all(recipe: str) -> None:
+    plan = planned(recipe, llama(**OPENLLAMA))
+    assert set().union(*groups(plan).values()) == {64}
+    assert all(short_type(m.wanted).startswith("int4-g128") for m in plan.modules if m.wanted is not None)
+    assert '"group_size": 64' in plan.files[-1].header.decode()
+
+
+def test_experts_fall_back_together() -> None:
+    found = groups(planned("w4a16", qwen3_moe(256, 192)))
+    assert found["q_proj"] == {128}
+    assert found["gate_proj"] == found["up_proj"] == found["down_proj"] == {64}
+
+
+def test_nothing_changes_where_groups_divide() -> None:
+    plan = planned("w4a16", llama(hidden_size=256, intermediate_size=512, num_attention_heads=4, num_key_value_heads=4))
+    assert all(module.wanted is None for module in plan.modules)
+    assert not [code for code, _ in plan.warnings if code == "fallback"]
+
+
+def test_without_a_size_that_fits_the_nearest_is_named() -> None:
+    odd = {"hidden_size": 208, "intermediate_size": 208, "num_attention_heads": 4, "num_key_value_heads": 4}
+    with pytest.raises(UnsupportedError, match="rows of 208 weights do not divide into groups of 128") as caught:
+        planned("w4a16", llama(**odd))
+    assert caught.value.hint == "use a group size of 16"
+
+
+def test_fallback_can_be_refused() -> None:
+    with pytest.raises(RecipeError, match="12 of 14 layers") as caught:
+        planned("w4a16", llama(**SMOLLM), on_fallback="error")
+    assert "--on-fallback report" in (caught.value.hint or "")
+    assert planned("w8a16", llama(**SMOLLM), on_fallback="error").modules
+
+
+def test_plan_and_manifest_say_what_fell_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "source")
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'schema = 1\ncontainer = "compressed-tensors"\n[weights]\nbits = 4\ngroup = 64\nfallback = [48, 16]\n'
+    )
+    assert main(["plan", str(source), "--to", str(recipe)]) == 0
+    shown = capsys.readouterr()
+    assert "6 of 7 layers have rows that the recipe's groups do not divide" in shown.out
+    assert "model.layers.0.mlp.up_proj  int4-g64 -> int4-g16" in shown.out
+    assert "warning[fallback]" in shown.err
+    out = tmp_path / "out"
+    assert main(["convert", str(source), "--to", str(recipe), "-o", str(out)]) == 0
+    records = {t.name: t.fallback_from for t in read_manifest(out / "model.manifest.json").tensors}
+    assert records["model.layers.0.mlp.up_proj.weight_packed"] == "int4-g64"
+    assert records["model.layers.0.mlp.down_proj.weight_packed"] is None
+    assert records["model.norm.weight"] is None
+    refused = main(["convert", str(source), "--to", str(recipe), "-o", str(out / "x"), "--on-fallback", "error"])
+    assert refused == 2
+    assert not (out / "x").exists()
+
+
+def test_an_outline_of_the_experts_is_what_the_test_says() -> None:
+    checkpoint = qwen3_moe(256, 192)
+    found = outline(checkpoint.tensors(), checkpoint.config)
+    assert sum(module.expert is not None for module in found.linears) == 24
