@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from quantkit.errors import RecipeError
 from quantkit.families.model import Model, ModelTensor
 from quantkit.families.roles import Role
+from quantkit.patterns import PatternError, require_work
 from quantkit.qtypes import base
 from quantkit.rules import Facts, Keep, Recipe, Subject
 
@@ -81,6 +82,10 @@ class _Chooser:
         self._recipe = recipe
         self._facts = facts
         self._rules = [rule for rule in recipe.rules if rule.when.holds(facts)]
+        try:
+            require_work((name for rule in self._rules for name in rule.names), len(model.tensors))
+        except PatternError as error:
+            raise RecipeError(f"{recipe.name}: {error}", hint="choose by roles and layers, too") from error
         self._never = [never for never in recipe.never if never.when.holds(facts)]
         self._tied = all(t.role is not Role.OUTPUT for t in model.tensors)
         self._total = Counter(_COUNTED.get(t.role) for t in model.tensors)

@@ -17,11 +17,13 @@ from quantkit.qtypes import base
 from quantkit.rules import LAYER_SELECTORS, Layers, Never, OnFallback, Recipe, Rule, When, is_layer_selector
 from quantkit.servers.recipe import ServerRecipe, read_server_recipe
 from quantkit.suggest import did_you_mean
+from quantkit.toml_scan import TooComplexError, require_simple
 from quantkit.toml_table import EXAMPLE, Table
 from quantkit.untrusted import read_bounded, shown
 
 SCHEMA = 1
 MAX_RECIPE_BYTES = 1 << 18
+MAX_RULES = 512
 
 RECIPE_KEYS = (
     "schema", "title", "summary", "aliases", "file_type", "strict", "on_fallback", "needs_imatrix", "default", "rule",
@@ -87,11 +89,15 @@ def _read(path: Path, label: str) -> Table:
     except InputError as error:
         raise RecipeError(f"recipe: {error.message}", path=label, hint=error.hint) from error
     try:
-        table = Table(label, "", tomllib.loads(raw.decode()))
+        text = raw.decode()
+        require_simple(text)
+        table = Table(label, "", tomllib.loads(text))
+    except TooComplexError as error:
+        raise RecipeError(f"{label}: {error}", path=label, hint=EXAMPLE) from error
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{label}: not valid TOML: {error}", path=label, hint=EXAMPLE) from error
+        raise RecipeError(f"{label}: not valid TOML: {shown(str(error))}", path=label, hint=EXAMPLE) from error
     if table.need("schema", int) != SCHEMA:
-        raise table.error("schema", f"is {table.values['schema']}, this version reads {SCHEMA}")
+        raise table.error("schema", f"is {shown(str(table.values['schema']), 20)}, this version reads {SCHEMA}")
     return table
 
 
@@ -114,7 +120,7 @@ def _gguf_recipe(table: Table, name: str, title: str) -> Recipe:
     return Recipe(
         name=name,
         title=title,
-        summary=table.get("summary", str) or "",
+        summary=table.text("summary"),
         file_type=_file_type(table, qtype),
         qtype=qtype,
         rules=_rules(table, groups=True),
@@ -135,7 +141,7 @@ def _file_type(table: Table, qtype: str) -> int:
                 return _read_shipped(f"{name}.toml").need("file_type", int)
         raise table.error("file_type", f"is missing, and no shipped recipe is named {qtype}")
     if not 0 <= number < 1 << 32:
-        raise table.error("file_type", f"{number} is not an unsigned 32-bit number")
+        raise table.error("file_type", f"{shown(str(number), 20)} is not an unsigned 32-bit number")
     return number
 
 
@@ -153,6 +159,8 @@ def _rules(table: Table, *, groups: bool) -> tuple[Rule, ...]:
             rules += _rules(_read_shipped(f"shared/{group}.toml"), groups=False)
         else:
             rules.append(_rule(entry, optional=strict is False))
+        if len(rules) > MAX_RULES:
+            raise table.error("rule", f"more than {MAX_RULES} rules, those of shared groups counted")
     return tuple(rules)
 
 
@@ -174,7 +182,7 @@ def _rule(table: Table, *, optional: bool) -> Rule:
         rows_fit=table.get("rows_fit", bool),
         was=table.some_of("was", base.names()),
         when=_when(table.table("when")),
-        why=table.get("why", str) or "",
+        why=table.text("why"),
         optional=optional,
     )
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from quantkit.errors import UsageError
 from quantkit.families.roles import Role
+from quantkit.patterns import PatternError, compile_glob, compile_search
 from quantkit.qtypes import base
 from quantkit.suggest import did_you_mean
+from quantkit.untrusted import shown
 
 OnFallback = Literal["report", "error"]
 
@@ -128,7 +129,7 @@ class Rule:
         """Whether this rule applies to `subject`, which earlier rules gave `qtype`."""
         return (
             (not self.roles or subject.role in self.roles)
-            and (not self.names or any(fnmatchcase(subject.name, name) for name in self.names))
+            and (not self.names or any(compile_glob(name)(subject.name) for name in self.names))
             and (self.layers is None or self.layers.contains(subject.index, subject.count))
             and self.stacked in (None, subject.stacked)
             and self.rows_fit in (None, subject.rows_fit)
@@ -144,7 +145,7 @@ class Never:
     when: When = When()
 
     def admits(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.names)
+        return any(compile_glob(pattern)(name) for pattern in self.names)
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ class Keep:
     qtype: str
 
     def matches(self, name: str) -> bool:
-        return re.search(self.pattern, name, re.IGNORECASE) is not None
+        """Raises PatternError for a pattern that `parse_keep` would have refused."""
+        return compile_search(self.pattern)(name)
 
     def __str__(self) -> str:
         return f"{self.pattern}={self.qtype}"
@@ -233,19 +235,18 @@ def parse_keep(text: str) -> Keep:
     pattern, _, qtype = text.rpartition("=")
     if not pattern or not qtype:
         raise UsageError(
-            f'--keep "{text}" is not PATTERN=TYPE', hint="for example --keep attn_v=q8_0 or --keep ffn_down=bf16"
+            f'--keep "{shown(text)}" is not PATTERN=TYPE', hint="for example --keep attn_v=q8_0 or --keep ffn_down=bf16"
         )
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(
-            f'--keep "{text}": {error}', hint="the pattern is a regular expression: escape . [ ( * + ? with a backslash"
-        ) from error
-    return Keep(pattern, _option_type(f'--keep "{text}"', qtype))
+        compile_search(pattern)
+    except PatternError as error:
+        hint = "the pattern is a regular expression of RE2: escape . [ ( * + ? with a backslash, do not look around"
+        raise UsageError(f'--keep "{shown(text)}": {shown(str(error))}', hint=hint) from error
+    return Keep(pattern, _option_type(f'--keep "{shown(text)}"', qtype))
 
 
 def _option_type(option: str, qtype: str) -> str:
     if qtype.lower() in base.names():
         return qtype.lower()
     suggestion = did_you_mean(qtype.lower(), base.names())
-    raise UsageError(f'{option}: unknown type "{qtype}"{suggestion}', hint=f"types: {', '.join(base.names())}")
+    raise UsageError(f'{option}: unknown type "{shown(qtype)}"{suggestion}', hint=f"types: {', '.join(base.names())}")

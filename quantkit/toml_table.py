@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TypeVar
 
 from quantkit.errors import RecipeError
@@ -11,9 +12,11 @@ from quantkit.suggest import did_you_mean
 from quantkit.untrusted import shown
 
 EXAMPLE = "`quantkit recipes show q4_k_m` prints a recipe to compare with"
-MAX_TABLES = 1000
+MAX_TABLES = 512
 MAX_GLOBS = 100
 MAX_GLOB_LENGTH = 200
+MAX_TEXT = 1000  # of a summary or a reason
+MAX_NUMBER = 1 << 53  # the integers below are floats, too
 
 T = TypeVar("T")
 
@@ -55,6 +58,20 @@ class Table:
         if value is None:
             raise self.error(key, "is missing")
         return value
+
+    def text(self, key: str) -> str:
+        """A string that is only shown, fit for a terminal; empty when absent."""
+        return shown(self.get(key, str) or "", MAX_TEXT)
+
+    def number(self, key: str) -> float | None:
+        """A finite number, an integer or not; None when absent."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not (type(value) is float and isfinite(value)) and not (type(value) is int and abs(value) < MAX_NUMBER):
+            raise self.error(key, f"expected a finite number, found {shown(repr(value))}")
+        assert isinstance(value, int | float)
+        return float(value)
 
     def strings(self, key: str) -> tuple[str, ...]:
         found: list[object] = self.get(key, list) or []

@@ -198,7 +198,7 @@ HEAD = 'schema = 1\n[default]\nqtype = "q4_k"\n'
         (HEAD + '[[rule]]\nuse = "../../etc/passwd"', r"rule\[0\]\.use: unknown"),
         (HEAD + '[[rule]]\nuse = "output"\nqtype = "q6_k"', r"rule\[0\]\.qtype: unknown key"),
         (HEAD + f'[[rule]]\nqtype = "q6_k"\nnames = ["{"a" * 201}"]', r"rule\[0\]\.names: more than"),
-        (HEAD + '[[rule]]\nqtype = "q6_k"\n' * 1001, r"rule: 1001 entries, more than 1000"),
+        (HEAD + '[[rule]]\nqtype = "q6_k"\n' * 1001, r"rule: 1001 entries, more than 512"),
         ("schema = ", r"not valid TOML"),
         ("schema = 1\nx = " + "9" * 5000, r"not valid TOML"),
         ("x = " + "[" * 20000, r"not valid TOML"),

@@ -19,6 +19,7 @@ from quantkit.formats.containers import Layout, Written
 from quantkit.formats.fp8 import hf_quant_config
 from quantkit.formats.packed import Entry
 from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_shards
+from quantkit.patterns import PatternError, require_work
 from quantkit.plan import NUMERICS, Plan, PlannedFile
 from quantkit.qtypes.minifloat import Float8
 from quantkit.servers.groups import fitting
@@ -200,6 +201,10 @@ def _dtype(found: Outline, tensors: Mapping[str, TensorInfo]) -> Dtype:
 def _choose(recipe: ServerRecipe, found: Outline) -> dict[LinearModule, Weights | None]:
     """The weights of every linear layer, None where it stays as it is. Raises RecipeError for a rule without effect."""
     chosen: dict[LinearModule, Weights | None] = dict.fromkeys(found.linears, recipe.weights)
+    try:
+        require_work((name for rule in recipe.rules for name in rule.names), len(found.linears))
+    except PatternError as error:
+        raise RecipeError(f"{recipe.name}: {error}", hint="choose by roles and layers, too") from error
     for rule in recipe.rules:
         admitted = [m for m in found.linears if rule.admits(m, found.shape.layers)]
         if not admitted and not rule.optional:

@@ -6,16 +6,15 @@ rules win and speak of roles, names and layers. `quantkit.recipe` finds the file
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 from quantkit.errors import UsageError
 from quantkit.families.linears import LINEAR, LinearModule
 from quantkit.families.roles import Role
 from quantkit.formats import containers
+from quantkit.patterns import compile_glob
 from quantkit.rules import LAYER_SELECTORS, Keep, Layers, OnFallback, is_layer_selector, parse_keep
 from quantkit.suggest import did_you_mean
 from quantkit.toml_table import Table
@@ -92,7 +91,7 @@ class ServerRule:
         """Names are globs on the module's name."""
         return (
             (not self.roles or module.role in self.roles)
-            and (not self.names or any(fnmatchcase(module.name, name) for name in self.names))
+            and (not self.names or any(compile_glob(name)(module.name) for name in self.names))
             and (self.layers is None or self.layers.contains(module.layer, layer_count))
         )
 
@@ -170,7 +169,7 @@ def read_server_recipe(table: Table, name: str, title: str) -> ServerRecipe:
     return ServerRecipe(
         name=name,
         title=title,
-        summary=table.get("summary", str) or "",
+        summary=table.text("summary"),
         container=container,
         weights=weights,
         method=_method(table.table("method")),
@@ -202,7 +201,7 @@ def _weights(table: Table, default: Weights) -> Weights:
     if weights.group != -1 and not 1 <= weights.group <= MAX_GROUP:
         raise table.error("group", f"{weights.group} is no size of a group", "for example 128, or -1 for a whole row")
     if weights.version not in (1, 2):
-        raise table.error("version", f"{weights.version} is neither 1 nor 2")
+        raise table.error("version", f"{shown(str(weights.version), 20)} is neither 1 nor 2")
     return weights
 
 
@@ -223,8 +222,8 @@ def _method(table: Table) -> MethodChoice:
     found: dict[str, object] = {
         "name": name,
         "transform": table.one_of("transform", get_args(TransformName)),
-        "alpha": table.get("alpha", float),
-        "damping": table.get("damping", float),
+        "alpha": table.number("alpha"),
+        "damping": table.number("damping"),
         "order": table.one_of("order", get_args(OrderName)),
         "passes": table.get("passes", int),
     }
@@ -235,7 +234,7 @@ def _method(table: Table) -> MethodChoice:
     if method.damping is not None and not 0 < method.damping < 1:
         raise table.error("damping", f"{method.damping} is not between 0 and 1")
     if method.passes is not None and not 0 <= method.passes <= 100:
-        raise table.error("passes", f"{method.passes} is not between 0 and 100")
+        raise table.error("passes", f"{shown(str(method.passes), 20)} is not between 0 and 100")
     return method
 
 
@@ -253,11 +252,11 @@ def _rule(table: Table, default: Weights, *, optional: bool) -> ServerRule:
         roles=tuple(Role(word) for word in table.some_of("roles", sorted(LINEAR))),
         names=table.globs("names"),
         layers=None if layers is None else Layers(layers),
-        why=table.get("why", str) or "",
+        why=table.text("why"),
         optional=optional,
     )
 
 
 def kept_by(recipe: ServerRecipe, module: LinearModule) -> Keep | None:
     """The --keep that leaves a layer as it is, None where no pattern is found in its name."""
-    return next((one for one in recipe.keep if re.search(one.pattern, module.name, re.IGNORECASE)), None)
+    return next((one for one in recipe.keep if one.matches(module.name)), None)
