@@ -3,7 +3,8 @@
 Checkpoints say it in four places: the post-processor of tokenizer.json, the names in tokenizer_config.json, its
 `add_*_token` flags, and the ids in config.json. What counts, and in which order, is the reference converter's choice
 (gguf-py/gguf/vocab.py, SpecialVocab), corner cases included: files written by the two must not differ in where a
-text begins.
+text begins. Beyond the reference, which looks names up in tokenizer.json alone, a name that is not there is looked up
+in the vocabulary that is written.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from quantkit.families.tokenizer_files import MAX_TOKENS, TOKENIZER_JSON, Json, bad, is_index
+from quantkit.families.tokenizer_files import MAX_TOKENS, TOKENIZER_JSON, Json, bad, is_index, token_text
 from quantkit.metadata import KeyValue
 
 KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -25,6 +26,7 @@ ID_KEYS = {  # kind -> key below tokenizer.ggml, as llama.cpp spells it; other k
     "eot": "eot_token_id",
     "eom": "eom_token_id",
 }
+BY_TEXT = frozenset({"bos", "eos", "sep", "pad", "cls", "mask", "eot", "eom"})  # kinds looked up in the vocabulary too
 ADD_KEYS = {"bos": "add_bos_token", "eos": "add_eos_token", "sep": "add_sep_token"}
 
 
@@ -64,8 +66,9 @@ def find_special_tokens(
     config: Mapping[str, Json],
     n_tokens: int,
     kinds: tuple[str, ...] = KINDS,
+    texts: Mapping[str, int] | None = None,
 ) -> SpecialTokens:
-    """Find the special tokens of a vocabulary of `n_tokens`.
+    """Find the special tokens of a vocabulary of `n_tokens`, whose tokens have the ids `texts`, if given.
 
     `raw` is the parsed tokenizer.json (None: there is none), `settings` tokenizer_config.json ({}: none or empty) and
     `config` config.json as it is. Ids outside the vocabulary become warnings: llama.cpp would ignore them.
@@ -75,6 +78,7 @@ def find_special_tokens(
         _read_post_processor(raw.get("post_processor"), found)
     if settings:
         _read_names(raw, found, n_tokens)
+    _read_texts(found, config, texts or {})
     text = config.get("text_config")
     for kind in found.kinds:
         index = config.get(f"{kind}_token_id")
@@ -108,6 +112,37 @@ def _read_names(raw: Mapping[str, Json] | None, found: _Found, n_tokens: int) ->
         content = name.get("content") if isinstance(name, dict) else name
         if isinstance(content, str):
             _set_id(found, kind, ids.get(content), n_tokens)
+
+
+def _read_texts(found: _Found, config: Mapping[str, Json], texts: Mapping[str, int]) -> None:
+    """Names that are no added tokens of tokenizer.json, by their text.
+
+    A list of several EOS in config.json says more than one name can: llama.cpp finds these by their texts itself.
+    """
+    for kind in found.kinds:
+        text = token_text(found.names.get(f"{kind}_token"))
+        if kind in BY_TEXT and text is not None and text in texts and not _several(config, kind):
+            found.ids.setdefault(kind, texts[text])
+
+
+def _several(config: Mapping[str, Json], kind: str) -> bool:
+    places = (config, config.get("text_config"))
+    return any(isinstance(place, dict) and isinstance(place.get(f"{kind}_token_id"), list) for place in places)
+
+
+def special_map_tokens(
+    special_map: Mapping[str, Json], settings: Mapping[str, Json], config: Mapping[str, Json], texts: Mapping[str, int]
+) -> dict[str, int]:
+    """Ids by kind of what special_tokens_map.json names; kinds of which tokenizer_config.json speaks are left out."""
+    found = {}
+    for kind in KINDS:
+        key = f"{kind}_token"
+        text = token_text(special_map.get(key))
+        if kind not in BY_TEXT or key in settings or text is None or _several(config, kind):
+            continue
+        if text in texts:
+            found[kind] = texts[text]
+    return found
 
 
 def _read_post_processor(section: Json, found: _Found) -> None:

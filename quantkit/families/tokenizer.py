@@ -19,7 +19,7 @@ from quantkit.families.chat_template import find_chat_templates
 from quantkit.families.pretokenizer_table import LLAMA_CPP
 from quantkit.families.pretokenizers import find_pre
 from quantkit.families.sentencepiece_model import SentencePieceModel, is_tiktoken, parse_sentencepiece
-from quantkit.families.special_tokens import SpecialTokens, find_special_tokens
+from quantkit.families.special_tokens import SpecialTokens, find_special_tokens, special_map_tokens
 from quantkit.families.tokenizer_bpe import byte_level_vocabulary, check_byte_level, is_byte_level_class
 from quantkit.families.tokenizer_files import (
     MAX_VALUES,
@@ -31,7 +31,6 @@ from quantkit.families.tokenizer_files import (
     ReadFile,
     TokenizerFiles,
     bad,
-    parse_added,
     parse_tokenizer_json,
     read_bytes,
     read_tokenizer_files,
@@ -164,8 +163,7 @@ def _open(read_file: ReadFile, config: Mapping[str, Any]) -> _Source:
 
 def _read(source: _Source, rules: FamilyRules, pre: str | None) -> _Read:
     if source.model is not None and not (rules.phi and is_byte_level_class(source.files.settings)):
-        more = parse_added(source.raw) if rules.phi else None
-        vocabulary = sentencepiece_vocabulary(source.model, source.files, more)
+        vocabulary = sentencepiece_vocabulary(source.model, source.files, source.raw, phi=rules.phi)
         return _Read(_without_pre(vocabulary, pre), "default", _model_split(source.model))
     if source.raw is None or source.data is None:
         raise _missing(source.files.read_file)
@@ -226,13 +224,15 @@ def _missing(read_file: ReadFile) -> InputError | UnsupportedError:
 
 def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: FamilyRules) -> SpecialTokens:
     files, count = source.files, len(vocabulary.tokens)
-    found = find_special_tokens(source.raw, files.settings, files.root_config, count)
+    texts = {token.text: index for index, token in enumerate(vocabulary.tokens)}
+    found = find_special_tokens(source.raw, files.settings, files.root_config, count, texts=texts)
+    ids = {**special_map_tokens(files.special_map, files.settings, files.root_config, texts), **found.ids}
     adds = dict(found.adds)
     if rules.prefix_setting and files.vocab_size == GRANITE_ROWS:
         adds["bos"] = False
     if vocabulary.model == "gpt2" and LLAMA_CPP[vocabulary.pre].adds_bos:
         adds.setdefault("bos", False)  # the source adds none; without the key llama.cpp would
-    return SpecialTokens(found.ids, adds, found.warnings)
+    return SpecialTokens({**found.ids, **ids}, adds, found.warnings)
 
 
 def _infill_tokens(source: _Source, special: SpecialTokens, rules: FamilyRules) -> SpecialTokens:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -16,13 +17,11 @@ from quantkit.families.tokenizer_files import (
     Json,
     TokenizerFiles,
     bad,
+    named_tokens,
     read_settings_added,
 )
 from quantkit.families.vocabulary import SPACE, Token, TokenType, Vocabulary, check_distinct, looks_special, padding
 from quantkit.untrusted import shown
-
-NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
 def byte_level_vocabulary(tokenizer: BpeTokenizer, files: TokenizerFiles, pre: str) -> Vocabulary:
@@ -32,20 +31,32 @@ def byte_level_vocabulary(tokenizer: BpeTokenizer, files: TokenizerFiles, pre: s
     the vocabulary is larger than the embedding.
     """
     added, warnings = added_tokens(tokenizer, files)
-    ids = {**tokenizer.vocab, **{token.content: token.index for token in tokenizer.added}}
-    size = len(ids) if files.vocab_size is None else files.vocab_size
-    for text, index in ids.items():
-        if index >= size:
-            raise bad(TOKENIZER_JSON, f'the id of "{shown(text)}"', index, f"one of the embedding's {size:,} rows")
-    by_id = {index: Token(text, TokenType.NORMAL) for text, index in ids.items()}
-    by_id.update((token.index, _added_token(token)) for token in added if token.index < size)
-    beyond = [token.content for token in added if token.index >= size]
-    if beyond:
-        message = f"{TOKENIZER_CONFIG} adds {shown(beyond[0])} beyond the {size:,} rows of the embedding; left out"
-        warnings = (*warnings, ("tokenizer-added", message))
+    size, left_out = rows_for(tokenizer, added, files)
+    by_id = {index: Token(text, TokenType.NORMAL) for text, index in tokenizer.vocab.items()}
+    by_id.update((token.index, _added_token(token)) for token in added)
     tokens = tuple(by_id.get(index) or padding(index, 0.0) for index in range(size))
     check_distinct(tokens)
-    return Vocabulary("gpt2", pre, tokens, tokenizer.merge_lines, warnings=warnings)
+    return Vocabulary("gpt2", pre, tokens, tokenizer.merge_lines, warnings=(*warnings, *left_out))
+
+
+def rows_for(
+    tokenizer: BpeTokenizer, added: Sequence[AddedToken], files: TokenizerFiles
+) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """How many rows the embedding has, and a warning for added tokens beyond them: the model has no vector for these.
+
+    Raises InputError for other tokens beyond: text is split into those.
+    """
+    ids = {**tokenizer.vocab, **{token.content: token.index for token in tokenizer.added}}
+    size = max(ids.values()) + 1 if files.vocab_size is None else files.vocab_size
+    beyond = {token.content: token.index for token in added if token.index >= size}
+    for text, index in tokenizer.vocab.items():
+        if index >= size and text not in beyond:
+            raise bad(TOKENIZER_JSON, f'the id of "{shown(text)}"', index, f"one of the embedding's {size:,} rows")
+    if not beyond:
+        return size, ()
+    who = ", ".join(f'"{shown(text)}" has id {index}' for text, index in list(beyond.items())[:3])
+    more = f" and {len(beyond) - 3:,} more" if len(beyond) > 3 else ""
+    return size, (("tokenizer-added", f"{who}{more}, the embedding {size:,} rows; left out"),)
 
 
 def is_byte_level_class(settings: Mapping[str, Any]) -> bool:
@@ -63,31 +74,21 @@ def added_tokens(
     """
     found = {token.content: token for token in tokenizer.added}
     following = max((len(tokenizer.vocab), *(token.index + 1 for token in tokenizer.added)))
-    warnings = []
-    for token in (*sorted(read_settings_added(files.settings), key=_index), *_named(files.settings)):
+    warnings = list(tokenizer.warnings)
+    for token in (*sorted(read_settings_added(files.settings), key=_index), *named_tokens(files)):
         known = found[token.content].index if token.content in found else tokenizer.vocab.get(token.content)
         index = following if known is None else known
         if token.index not in {index, -1}:
             where = f"{TOKENIZER_CONFIG} gives it {token.index}"
             warnings.append(("tokenizer-ids", f'"{shown(token.content)}" has id {index}; {where}'))
         if token.content not in found:
-            found[token.content] = AddedToken(index, token.content, token.special, token.normalized)
+            found[token.content] = replace(token, index=index)
             following = max(following, index + 1)
     return tuple(found.values()), tuple(warnings)
 
 
 def _index(token: AddedToken) -> int:
     return token.index
-
-
-def _named(settings: Mapping[str, Any]) -> list[AddedToken]:
-    """Special tokens by name (bos_token ...) and in lists; their ids are unknown (-1)."""
-    values = [settings.get(name) for name in NAMED_TOKENS]
-    for name in TOKEN_LISTS:
-        listed = settings.get(name)
-        values += list(listed.values()) if isinstance(listed, dict) else listed if isinstance(listed, list) else []
-    contents = [value.get("content") if isinstance(value, dict) else value for value in values]
-    return [AddedToken(-1, text, special=True, normalized=False) for text in contents if isinstance(text, str) and text]
 
 
 def _added_token(token: AddedToken) -> Token:

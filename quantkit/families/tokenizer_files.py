@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
 TOKENIZER_MODEL = "tokenizer.model"
 TEKKEN = "tekken.json"
+SPECIAL_MAP = "special_tokens_map.json"
+
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 MAX_FILE_BYTES = 256 << 20
 MAX_VALUES = 1 << 24  # JSON values of a tokenizer.json; 262,144 tokens with 514,906 merges have 2.1 million
@@ -43,6 +48,7 @@ class AddedToken:
     normalized: bool
     lstrip: bool = False
     rstrip: bool = False
+    single_word: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class BpeTokenizer:
     """A tokenizer.json whose model is BPE.
 
     `merges` are in order of rank. `joined_merges` says that the file writes a merge as one string "a b" rather than
-    as a pair. The other sections stay as JSON: what they mean is decided where they are used.
+    as a pair. `added` has the ids that the tokenizers library gives, and `warnings` say where the file has others.
+    The other sections stay as JSON: what they mean is decided where they are used.
     """
 
     vocab: Mapping[str, int]
@@ -63,6 +70,7 @@ class BpeTokenizer:
     pre_tokenizer: Json
     post_processor: Json
     decoder: Json
+    warnings: tuple[tuple[str, str], ...] = ()
 
     @property
     def merge_lines(self) -> tuple[str, ...]:
@@ -76,17 +84,26 @@ class BpeTokenizer:
 class TokenizerFiles:
     """What a checkpoint says of its tokenizer, but for the vocabulary itself.
 
-    `settings` is tokenizer_config.json and `added` is added_tokens.json (content -> id), {} where there is none.
+    `settings` is tokenizer_config.json, {} where there is none.
     `config` is config.json with a nested `text_config` laid over it; `root_config` is config.json as it is.
     `vocab_size` is the number of rows of the embedding; None where config.json does not say and nothing is known.
     """
 
     read_file: ReadFile
     settings: Mapping[str, Any]
-    added: Mapping[str, int]
     config: Mapping[str, Any]
     root_config: Mapping[str, Any]
     vocab_size: int | None
+
+    @cached_property
+    def added(self) -> Mapping[str, int]:
+        """added_tokens.json (content -> id), {} where there is none. Read where it counts, judged there."""
+        return _added_tokens_json(read_object(self.read_file, ADDED_TOKENS) or {})
+
+    @cached_property
+    def special_map(self) -> Mapping[str, Any]:
+        """special_tokens_map.json, {} where there is none."""
+        return read_object(self.read_file, SPECIAL_MAP) or {}
 
 
 def read_tokenizer_files(read_file: ReadFile, config: Mapping[str, Any]) -> TokenizerFiles:
@@ -100,7 +117,6 @@ def read_tokenizer_files(read_file: ReadFile, config: Mapping[str, Any]) -> Toke
     return TokenizerFiles(
         read_file=read_file,
         settings=read_object(read_file, TOKENIZER_CONFIG) or {},
-        added=_added_tokens_json(read_object(read_file, ADDED_TOKENS) or {}),
         config=merged,
         root_config=config,
         vocab_size=size,
@@ -191,8 +207,25 @@ def read_settings_added(settings: Mapping[str, Any]) -> tuple[AddedToken, ...]:
         if not index.isascii() or not index.isdecimal() or len(index) > len(str(MAX_TOKENS)):
             raise bad(TOKENIZER_CONFIG, key, index, "a token id as key")
         tokens.append(_added_token(TOKENIZER_CONFIG, key, int(index), entry))
-    _check_distinct(TOKENIZER_CONFIG, _by_content(TOKENIZER_CONFIG, tokens))
     return tuple(tokens)
+
+
+def named_tokens(files: TokenizerFiles) -> tuple[AddedToken, ...]:
+    """Special tokens by name (bos_token ...) and in lists, of tokenizer_config.json and, where that does not say, of
+    special_tokens_map.json; their ids are unknown (-1). What is no text is no token."""
+    values = {**files.special_map, **files.settings}
+    found = [values.get(name) for name in NAMED_TOKENS]
+    for name in TOKEN_LISTS:
+        listed = values.get(name)
+        found += list(listed.values()) if isinstance(listed, dict) else listed if isinstance(listed, list) else []
+    texts = [token_text(value) for value in found]
+    return tuple(AddedToken(-1, text, special=True, normalized=False) for text in texts if text)
+
+
+def token_text(value: object) -> str | None:
+    """The text of a token written as text or as an object with its flags; None for anything else."""
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) and 0 < len(text) <= MAX_TOKEN_CHARACTERS and _is_unicode(text) else None
 
 
 def _added_token(name: str, key: str, index: object, entry: object) -> AddedToken:
@@ -209,24 +242,19 @@ def _added_token(name: str, key: str, index: object, entry: object) -> AddedToke
         normalized=entry.get("normalized", not entry.get("special")) is True,
         lstrip=entry.get("lstrip") is True,
         rstrip=entry.get("rstrip") is True,
+        single_word=entry.get("single_word") is True,
     )
-
-
-def _by_content(name: str, tokens: Sequence[AddedToken]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for token in tokens:
-        if found.setdefault(token.content, token.index) != token.index:
-            ids = f"{found[token.content]} and {token.index}"
-            message = f'{name}: added token "{shown(token.content)}" has the ids {ids}'
-            raise InputError(message, path=name, key=shown(token.content), hint=HINT)
-    return found
 
 
 def _check_token(name: str, key: str, token: str) -> None:
     if not 0 < len(token) <= MAX_TOKEN_CHARACTERS:
         raise bad(name, key, f"{len(token):,} characters long", f"a token of at most {MAX_TOKEN_CHARACTERS:,}")
-    if not token.isascii() and any("\ud800" <= c <= "\udfff" for c in token):
+    if not _is_unicode(token):
         raise bad(name, key, token, "Unicode text without lone surrogates")
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def parse_tokenizer_json(raw: Mapping[str, Any]) -> BpeTokenizer:
@@ -246,8 +274,7 @@ def parse_tokenizer_json(raw: Mapping[str, Any]) -> BpeTokenizer:
     _check_plain_bpe(model)
     vocab = _vocab(vocab)
     merges, joined = _merges(model.get("merges"), vocab)
-    added = parse_added(raw)
-    _check_added(added, vocab)
+    added, warnings = _numbered(parse_added(raw), vocab)
     return BpeTokenizer(
         vocab=vocab,
         merges=merges,
@@ -259,6 +286,7 @@ def parse_tokenizer_json(raw: Mapping[str, Any]) -> BpeTokenizer:
         pre_tokenizer=raw.get("pre_tokenizer"),
         post_processor=raw.get("post_processor"),
         decoder=raw.get("decoder"),
+        warnings=warnings,
     )
 
 
@@ -312,14 +340,26 @@ def parse_added(raw: Mapping[str, Any] | None) -> tuple[AddedToken, ...]:
     return tuple(tokens)
 
 
-def _check_added(tokens: Sequence[AddedToken], vocab: Mapping[str, int]) -> None:
+def _numbered(
+    tokens: Sequence[AddedToken], vocab: Mapping[str, int]
+) -> tuple[tuple[AddedToken, ...], tuple[tuple[str, str], ...]]:
+    """The added tokens under the ids that the tokenizers library gives them, and what the file says otherwise.
+
+    The library looks a token up in the vocabulary and numbers the others in turn, in the order of the list and
+    whatever their "id" says; a token listed twice is one. Raises InputError where two texts get one id.
+    """
+    found: dict[str, AddedToken] = {}
     following = len(vocab)
-    for position, token in enumerate(tokens):
-        # The tokenizers library numbers tokens that the vocabulary lacks in turn, whatever their "id" says.
-        known = vocab.get(token.content, following)
+    other = []
+    for token in tokens:
+        known = found[token.content].index if token.content in found else vocab.get(token.content, following)
         if token.index != known:
-            where = "its id in the vocabulary" if token.content in vocab else "the next free id"
-            key = f'added_tokens[{position}] ("{shown(token.content)}")'
-            raise bad(TOKENIZER_JSON, key, f"id {token.index}", f"{known}, {where}")
-        following = max(following, token.index + 1)
-    _check_distinct(TOKENIZER_JSON, {**vocab, **_by_content(TOKENIZER_JSON, tokens)})
+            other.append(f'"{shown(token.content)}" has id {known}, not {token.index}')
+        found.setdefault(token.content, replace(token, index=known))
+        following = max(following, known + 1)
+    ids = {content: token.index for content, token in found.items()}
+    _check_distinct(TOKENIZER_JSON, {**vocab, **ids})
+    more = f" and {len(other) - 1:,} more" if len(other) > 1 else ""
+    message = f"{TOKENIZER_JSON} numbers added tokens otherwise than the tokenizers library, which counts: "
+    warnings = (("tokenizer-ids", f"{message}{other[0]}{more}"),) if other else ()
+    return tuple(found.values()), warnings

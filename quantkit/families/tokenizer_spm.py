@@ -10,31 +10,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from quantkit.errors import UnsupportedError
+from quantkit.families.listed_tokens import place_listed
 from quantkit.families.sentencepiece_model import BPE, SentencePieceModel
-from quantkit.families.tokenizer_bpe import added_tokens
+from quantkit.families.tokenizer_bpe import added_tokens, rows_for
 from quantkit.families.tokenizer_files import (
-    ADDED_TOKENS,
-    TOKENIZER_CONFIG,
     TOKENIZER_JSON,
     TOKENIZER_MODEL,
-    AddedToken,
     BpeTokenizer,
     Json,
     TokenizerFiles,
     bad,
-    read_settings_added,
 )
 from quantkit.families.vocabulary import (
-    ADDED_SCORE,
     PADDING_SCORE,
     SPACE,
     Token,
     TokenType,
     Vocabulary,
     check_distinct,
-    looks_special,
     missing_bytes,
     padding,
 )
@@ -47,17 +43,15 @@ UNICODE_NORMALIZERS = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Precompiled"})
 
 
 def sentencepiece_vocabulary(
-    model: SentencePieceModel, files: TokenizerFiles, more: Iterable[AddedToken] | None = None
+    model: SentencePieceModel, files: TokenizerFiles, raw: Mapping[str, Any] | None = None, *, phi: bool = False
 ) -> Vocabulary:
     """The vocabulary of a tokenizer.model, with what the other files add or replace, padded to the embedding.
 
-    As the reference converter (conversion/base.py, _create_vocab_sentencepiece): added_tokens.json first, then
-    `added_tokens_decoder` of tokenizer_config.json. `more` are further tokens, the added ones of tokenizer.json; with
-    them (Phi-3's rules, conversion/phi.py) no token is taken for special by its look.
-
-    Differs from the reference: user-defined pieces keep that type, so that llama.cpp finds them in text as
-    SentencePiece does (the reference calls them normal), and `space_prefix` follows the model. Raises InputError when
-    there are more pieces than rows of the embedding, UnsupportedError for models that are not BPE.
+    `raw` is the parsed tokenizer.json beside it; what counts of it and of the other files, and `phi`, is said at
+    `place_listed`. Differs from the reference (conversion/base.py, _create_vocab_sentencepiece) in what is said there;
+    user-defined pieces keep that type, so that llama.cpp finds them in text as SentencePiece does (the reference calls
+    them normal); and `space_prefix` follows the model. Raises InputError when there are more pieces than rows of the
+    embedding, UnsupportedError for models that are not BPE.
     """
     _check_model(model)
     size = len(model.pieces) if files.vocab_size is None else files.vocab_size
@@ -68,38 +62,11 @@ def sentencepiece_vocabulary(
         text = piece.text.replace(SPACE, " ") if piece.kind is TokenType.USER_DEFINED else piece.text
         tokens[index] = Token(text, piece.kind, piece.score)
     warnings = list(_model_warnings(model))
-    plain = [AddedToken(index, text, special=False, normalized=False) for text, index in files.added.items()]
-    listed = read_settings_added(files.settings)
-    for source, added, kind in (
-        (ADDED_TOKENS, plain, _user_defined),
-        (TOKENIZER_CONFIG, listed, _by_look if more is None else _by_flag),
-        (TOKENIZER_JSON, more or (), _by_flag),
-    ):
-        for token in added:
-            if token.index < size:
-                tokens[token.index] = kind(token)
-            else:
-                message = f'{source}: "{shown(token.content)}" has id {token.index}, the embedding {size:,} rows'
-                warnings.append(("tokenizer-added", f"{message}; left out"))
+    warnings += place_listed(tokens, model, files, raw, phi=phi)
     check_distinct(tokens)
     prefix = None if model.add_dummy_prefix else False
     warnings += missing_bytes(tokens)
     return Vocabulary("llama", "default", tuple(tokens), space_prefix=prefix, warnings=tuple(warnings))
-
-
-def _user_defined(token: AddedToken) -> Token:
-    return Token(token.content, TokenType.USER_DEFINED, ADDED_SCORE)
-
-
-def _by_flag(token: AddedToken) -> Token:
-    kind = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
-    return Token(token.content, kind, ADDED_SCORE)
-
-
-def _by_look(token: AddedToken) -> Token:
-    if token.special or looks_special(token.content):
-        return Token(token.content, TokenType.CONTROL, ADDED_SCORE)
-    return Token(token.content.replace(SPACE, " "), TokenType.USER_DEFINED, ADDED_SCORE)
 
 
 def _check_model(model: SentencePieceModel) -> None:
@@ -136,15 +103,13 @@ def byte_fallback_vocabulary(tokenizer: BpeTokenizer, files: TokenizerFiles) -> 
     """
     spaces = find_spaces(tokenizer)
     added, warnings = added_tokens(tokenizer, files)
-    ids = {**tokenizer.vocab, **{token.content: token.index for token in tokenizer.added}}
-    size = len(ids) if files.vocab_size is None else files.vocab_size
-    for text, index in ids.items():
-        if index >= size:
-            raise bad(TOKENIZER_JSON, f'the id of "{shown(text)}"', index, f"one of the embedding's {size:,} rows")
+    size, left_out = rows_for(tokenizer, added, files)
     scores, unmade = merge_scores(tokenizer, {token.content for token in added})
     worst = -float(len(scores))
     tokens = [padding(index, worst) for index in range(size)]
     for text, index in tokenizer.vocab.items():
+        if index >= size:
+            continue
         kind = TokenType.BYTE if BYTE.fullmatch(text) else TokenType.NORMAL
         tokens[index] = Token(text, kind, scores.get(text, worst))
     for token in added:
@@ -154,7 +119,7 @@ def byte_fallback_vocabulary(tokenizer: BpeTokenizer, files: TokenizerFiles) -> 
             text = token.content if token.special else token.content.replace(SPACE, " ")
             tokens[token.index] = Token(text, TokenType.CONTROL if token.special else TokenType.USER_DEFINED, worst)
     check_distinct(tokens)
-    notes = (*warnings, *spaces.warnings, *_merge_warnings(tokenizer, unmade), *missing_bytes(tokens))
+    notes = (*warnings, *left_out, *spaces.warnings, *_merge_warnings(tokenizer, unmade), *missing_bytes(tokens))
     prefix = None if spaces.prefix else False
     return Vocabulary("llama", "default", tuple(tokens), space_prefix=prefix, warnings=notes)
 

@@ -191,6 +191,7 @@ CASES: dict[str, Callable[[], Kind]] = {
 }  # fmt: skip
 
 # Where quantkit differs, and why.
+BY_NAME = {"tokens in the settings alone": ("tokenizer.ggml.mask_token_id",)}  # the reference does not look it up
 MADE_SCORES = {"tinyllama_json", "mistral_json", "llama_json_v5"}  # real scores from merges, and padding
 
 
@@ -225,6 +226,9 @@ def expected(written: dict[str, dict[str, Any]], name: str) -> dict[str, list[An
 def test_every_key_is_the_references(written: dict[str, dict[str, Any]], name: str) -> None:
     found = entries(CASES[name]() if name in CASES else kind(name))
     wanted = expected(written, name)
+    for key in BY_NAME.get(name, ()):
+        assert key not in wanted
+        del found[key]
     if wanted[PRE][1] == STAND_IN:
         wanted[PRE] = found[PRE]
     if NAMES in wanted:
