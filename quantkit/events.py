@@ -7,6 +7,38 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class RunStarted:
+    """A command begins, on the command line alone: its name, and its arguments without secrets."""
+
+    command: str
+    version: str
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """A command ended well, after `seconds`."""
+
+    command: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunFailed:
+    """A command failed: the fields of the error object, and the exit code that follows."""
+
+    command: str
+    seconds: float
+    code: str
+    exit: int
+    message: str
+    hint: str | None = None
+    tensor: str | None = None
+    path: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
 class StageStarted:
     """A stage begins. `total_bytes` is the source bytes it will read, 0 when unknown."""
 
@@ -62,7 +94,9 @@ class Published:
     sha256: str
 
 
-Event = StageStarted | StageFinished | TensorProgress | Resumed | Warned | Published
+Event = (
+    RunStarted | RunFinished | RunFailed | StageStarted | StageFinished | TensorProgress | Resumed | Warned | Published
+)
 Sink = Callable[[Event], None]
 
 

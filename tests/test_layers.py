@@ -31,6 +31,7 @@ LAYERS = (
     ("report",),
     ("pipeline",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

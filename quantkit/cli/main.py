@@ -1,60 +1,139 @@
 """The command line's one entry and its one error boundary.
 
-Commands live in one small module each and are imported when they are called by name or listed in the help; heavy
-packages (numpy, numba, torch) are imported by the stages they run.
+Commands live in one small module each; heavy packages (numpy, numba, torch) are imported by the stages they run. What
+is imported here comes late, too: an interrupt may come at any time, and an import inside the boundary is guarded.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from quantkit import __version__
-from quantkit.errors import InterruptedRunError, QuantkitError, UsageError
+if TYPE_CHECKING:
+    from quantkit.errors import QuantkitError
 
 SCHEMA = "quantkit.error/1"
+BROKEN_PIPE, INTERRUPTED = 141, 130
+COMPLETION = "_QUANTKIT_COMPLETE"  # set by the shell when it asks what could come next
 
 
 def run() -> NoReturn:
-    """Console-script entry."""
-    sys.exit(main(sys.argv[1:]))
+    """Console-script entry. Ends the process at once: threads of an interrupted command are not waited for."""
+    arguments = sys.argv[1:]
+    try:
+        from quantkit.cli.streams import occupy_standard_descriptors
+
+        occupy_standard_descriptors()
+        code = main(arguments)
+    except KeyboardInterrupt:  # before there was a handler, or after the last
+        code = INTERRUPTED
+        sys.stderr.write("error[interrupted]: interrupted\n")
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            code = code or BROKEN_PIPE
+    os._exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Expected errors become one line and a hint on stderr."""
-    if list(arguments) == ["--version"]:
-        sys.stdout.write(f"quantkit {__version__}\n")
+    from quantkit.cli.interrupt import Interrupts
+
+    def leave() -> None:
+        from quantkit.cli.failures import interrupted
+
+        _report(interrupted(), arguments)
+        os._exit(INTERRUPTED)
+
+    with Interrupts(leave) as interrupts:
+        try:
+            _command(list(arguments))
+        except BaseException as error:  # noqa: BLE001 - every way out of a command ends here
+            interrupts.settle()
+            return _failed(error, interrupts.asked, arguments)
+        interrupts.settle()
+        if interrupts.asked:  # and something swallowed it; the result is out already
+            from quantkit.cli.failures import interrupted
+
+            return _report(interrupted(), ())
         return 0
-    import typer
+
+
+def _command(arguments: list[str]) -> None:
+    """Run a command line. Raises whatever stops it, typer.Exit for an exit code."""
+    from quantkit.cli.streams import write_result
+
+    if arguments in (["--version"], ["-V"]):
+        from quantkit import __version__
+
+        write_result(f"quantkit {__version__}\n")
+        return
+    from typer.main import get_command
 
     from quantkit.cli.app import app
 
-    try:
-        app(list(arguments), prog_name="quantkit", standalone_mode=False)
-    except QuantkitError as error:
-        return _report(error, arguments)
-    except typer.Exit as error:
+    command = get_command(app)
+    if COMPLETION in os.environ:
+        command(prog_name="quantkit")
+    # Not command(...): Typer makes an exit code of KeyboardInterrupt, and ends the process when a pipe is closed
+    with command.make_context("quantkit", arguments or ["--help"], obj=tuple(arguments)) as context:
+        command.invoke(context)
+    write_result("")  # help that is still in the buffer
+
+
+def _failed(error: BaseException, asked: bool, arguments: Sequence[str]) -> int:
+    """Report what ended a command, and return its exit code. `asked`: it was interrupted, whatever was raised then."""
+    import typer
+
+    from quantkit.cli.failures import as_error, bug, interrupted, usage
+    from quantkit.errors import InterruptedRunError
+
+    if asked and not isinstance(error, InterruptedRunError):
+        return _report(interrupted(), arguments)
+    if isinstance(error, typer.Exit):
         return error.exit_code
-    except typer.TyperException as error:
-        return _report(UsageError(error.format_message(), hint="see quantkit --help"), arguments)
-    except (KeyboardInterrupt, typer.Abort):
-        return _report(InterruptedRunError("interrupted", hint="run the same command again to resume"), arguments)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away: nothing more to say to it
-        return 0
-    return 0
+    if isinstance(error, typer.TyperException):
+        return _report(usage(error), arguments)
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE  # whoever read our output has enough of it
+    if isinstance(error, typer.Abort):
+        return _report(interrupted(), arguments)
+    if isinstance(error, SystemExit):
+        raise error
+    known = as_error(error)
+    if known is None:
+        _trace(error)
+        known = bug(error)
+    return _report(known, arguments)
 
 
 def _report(error: QuantkitError, arguments: Sequence[str]) -> int:
-    from quantkit.cli.exits import exit_code
-    from quantkit.cli.render import error_lines, redact
+    """Say an error on stderr, with --json also as an object on stdout; what cannot be said is not."""
+    import json
+    from contextlib import suppress
 
-    code = exit_code(error)
-    sys.stderr.write("".join(f"{line}\n" for line in error_lines(error)))
+    from quantkit.cli.exits import exit_code
+    from quantkit.cli.failures import error_body, error_lines
+    from quantkit.cli.redaction import redact
+    from quantkit.cli.streams import talk, write_result
+
+    talk().write("".join(f"{line}\n" for line in error_lines(error)))
     if "--json" in arguments:
-        places = {"tensor": error.tensor, "path": error.path, "key": error.key}
-        body = {"code": error.code, "exit": code, "message": error.message, "hint": error.hint, **places}
-        sys.stdout.write(redact(json.dumps({"schema": SCHEMA, "error": body}, ensure_ascii=False)) + "\n")
-    return code
+        with suppress(OSError):
+            body = {"schema": SCHEMA, "error": error_body(error)}
+            write_result(redact(json.dumps(body, ensure_ascii=False)) + "\n")
+    return exit_code(error)
+
+
+def _trace(error: BaseException) -> None:
+    """A bug shows where it is, without what must not be shown."""
+    import traceback
+
+    from quantkit.cli.redaction import redact
+    from quantkit.cli.streams import talk
+
+    talk().write(redact("".join(traceback.format_exception(error))))

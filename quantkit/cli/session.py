@@ -7,16 +7,28 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
+import os
+import resource
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from quantkit.cli.render import Talk, events_file, printable
-from quantkit.events import Event, Sink
+from quantkit import __version__
+from quantkit.cli.failures import as_error, bug, error_body
+from quantkit.cli.journal import EventsFile, LogFile
+from quantkit.cli.redaction import printable, redact
+from quantkit.cli.render import Talk
+from quantkit.cli.streams import write_result
+from quantkit.errors import ResourceError
+from quantkit.events import Event, RunFailed, RunFinished, RunStarted
+from quantkit.report.text import size
+
+LEAST_ADDRESSES = 384 << 20  # bytes: plan of a small model needs 350 MB
 
 
 @dataclass(frozen=True)
@@ -33,50 +45,72 @@ class Settings:
 
 
 class Session:
-    """Hands events to the terminal, the log and the events file; prints the result."""
+    """Hands events to the terminal, the log and the events file; prints the result. A context: a run of a command."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, command: str, arguments: Sequence[str] = ()) -> None:
         self.settings = settings
+        self._command = command
+        self._arguments = tuple(map(redact, arguments))
+        self._start = time.monotonic()
+        self._files: list[EventsFile | LogFile] = []
         self._talk = Talk(settings.quiet, settings.verbose, settings.plain)
-        self._sinks: list[Sink] = [self._talk.event]
-        self._files: list[IO[str]] = []
-        if settings.events:
-            self._files.append(events_file(settings.events))
-            self._sinks.append(_json_lines(self._files[-1]))
-        if settings.log_file:
-            self._files.append(events_file(settings.log_file))
-            self._sinks.append(Talk(quiet=False, verbose=True, plain=True, stream=self._files[-1]).event)
+
+    def __enter__(self) -> Session:
+        require_addresses()
+        if self.settings.events:
+            self._files.append(EventsFile(self.settings.events))
+        if self.settings.log_file:
+            self._files.append(LogFile(self.settings.log_file))
+        self.emit(RunStarted(self._command, __version__, self._arguments))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        seconds = round(time.monotonic() - self._start, 3)
+        try:
+            if error is None or isinstance(error, typer.Exit):
+                self.emit(RunFinished(self._command, seconds))
+            else:
+                known = as_error(error) or bug(error)
+                with suppress(ResourceError):  # of a log that cannot be written: one failure is reported
+                    self.emit(RunFailed(self._command, seconds, **error_body(known)))
+        finally:
+            self._talk.stop()
+            for file in self._files:
+                file.close()
 
     def emit(self, event: Event) -> None:
-        for sink in self._sinks:
-            sink(event)
+        self._talk.event(event)
+        for file in self._files:
+            file(event)
 
     def note(self, line: str) -> None:
-        """Say a line on stderr, unless quiet."""
+        """Say a line on stderr, unless quiet; the log has it in any case."""
         self._talk.note(line)
+        for file in self._files:
+            if isinstance(file, LogFile):
+                file.note(line)
 
     def result(self, schema: str, data: dict[str, Any], lines: Sequence[str]) -> None:
         """Print the result: one JSON object with --json, else the lines."""
         self._talk.stop()
         if self.settings.json:
-            sys.stdout.write(json.dumps({"schema": schema, **data}, ensure_ascii=False) + "\n")
+            write_result(redact(json.dumps({"schema": schema, **data}, ensure_ascii=False)) + "\n")
         else:
-            sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
-        sys.stdout.flush()
-
-    def close(self) -> None:
-        self._talk.stop()
-        for file in self._files:
-            file.close()
+            write_result("".join(f"{printable(line)}\n" for line in lines))
 
 
-def _json_lines(file: IO[str]) -> Sink:
-    def sink(event: Event) -> None:
-        body = {"event": type(event).__name__, **{f.name: getattr(event, f.name) for f in fields(event)}}
-        file.write(json.dumps(body) + "\n")
-        file.flush()
+def require_addresses() -> None:
+    """Raise ResourceError where a limit on addresses (ulimit -v) is too small for NumPy, which would end the process.
 
-    return sink
+    With a limit, its linear algebra gets one thread: it reserves tens of megabytes for each.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return
+    if limit < LEAST_ADDRESSES:
+        what = f"the limit on memory (ulimit -v) is {size(limit)}, quantkit needs {size(LEAST_ADDRESSES)} to start"
+        raise ResourceError(what, hint="raise the limit: ulimit -v unlimited")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def with_session(function: Callable[..., None]) -> Callable[..., None]:
@@ -89,7 +123,7 @@ def with_session(function: Callable[..., None]) -> Callable[..., None]:
     names = [name for name in inspect.signature(function).parameters if name != "session"]
     defaults = {n: p.default for n, p in inspect.signature(function).parameters.items()}
     groups = {name: hints[name] for name in names if is_dataclass(hints[name])}
-    parameters: list[inspect.Parameter] = []
+    parameters = [inspect.Parameter("invocation", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for name in names:
         if name in groups:
             parameters += _options(groups[name])
@@ -97,12 +131,9 @@ def with_session(function: Callable[..., None]) -> Callable[..., None]:
             parameters.append(_option(name, defaults[name], hints[name]))
     parameters += _options(Settings)
 
-    def run(**values: Any) -> None:
-        session = Session(_take(Settings, values))
-        try:
+    def run(invocation: typer.Context, **values: Any) -> None:
+        with Session(_take(Settings, values), function.__name__, invocation.obj or ()) as session:
             function(session, **{name: _take(group, values) for name, group in groups.items()}, **values)
-        finally:
-            session.close()
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import isinf
 from pathlib import Path
@@ -18,6 +17,7 @@ from quantkit.families.model import Model, ModelTensor
 from quantkit.formats.gguf import GGUFFile, GGUFTensor, read_gguf
 from quantkit.formats.safetensors import read_safetensors
 from quantkit.formats.safetensors_writer import INDEX
+from quantkit.pipeline.pool import worker_pool
 from quantkit.pipeline.quantize import default_threads
 from quantkit.pipeline.slabs import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.qtypes import base
@@ -152,7 +152,7 @@ def check_numbers(
     missing = [t.name for t in model.tensors if t.name not in stored]
     if missing:
         return Check("numbers", False, f"{len(missing)} tensors of the source are missing, first {missing[0]}")
-    with ThreadPoolExecutor(threads or default_threads()) as pool:
+    with worker_pool(threads or default_threads()) as pool:
         jobs = [pool.submit(_tensor_error, checkpoint, t, *stored[t.name], sample_rows) for t in model.tensors]
         errors = [job.result() for job in jobs]
     return _judge(errors, sample_rows)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import InputError, RecipeError, UsageError
+from quantkit.errors import InputError, InterruptedRunError, RecipeError, UsageError
 from quantkit.events import Sink, StageFinished, StageStarted, ignore
 from quantkit.pipeline.checks import Verification
 from quantkit.pipeline.engine import TORCH, require_engine
@@ -25,6 +25,7 @@ from quantkit.pipeline.pack import (
     refuse_existing,
     save_work,
 )
+from quantkit.pipeline.pool import worker_pool
 from quantkit.pipeline.prepare import Prepared, Request, output_paths, output_stem, prepare
 from quantkit.pipeline.quantize import Target, default_threads, never, quantize
 from quantkit.pipeline.server import ServerWork
@@ -134,8 +135,10 @@ def _run(
     facts = fill_all(prepared, jobs, output.threads, emit, stop)
     built = {}
     for item in pending:
+        if stop():
+            raise InterruptedRunError("interrupted before the check", hint="run the same command again to resume")
         draft = draft_manifest(item.plan, {**facts, **layer_facts(item.plan, item.job)})
-        with ThreadPoolExecutor(1) as pool:  # looks at the files while publish reads them back and hashes them
+        with worker_pool(1) as pool:  # looks at the files while publish reads them back and hashes them
             looking = pool.submit(_look, prepared, item, output)
             settle = partial(_settle, looking, item.targets[0], emit)
             built[item.plan.digest] = publish(

@@ -13,7 +13,7 @@ from commands import TINY, quantkit
 
 from quantkit import __version__, errors
 from quantkit.cli.exits import CODES, exit_code
-from quantkit.cli.render import printable
+from quantkit.cli.redaction import printable
 
 COMMANDS = ("convert", "plan", "quantize", "pack", "verify", "inspect", "schemes", "recipes", "doctor")
 HEAVY = ("torch", "transformers", "numba", "gguf", "tokenizers", "huggingface_hub")

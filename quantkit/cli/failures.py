@@ -1,0 +1,97 @@
+"""Whatever ends a command, as one of our errors: what ran out, what went away, and the rest, which are bugs."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from quantkit.cli.exits import exit_code
+from quantkit.cli.redaction import printable
+from quantkit.errors import InterruptedRunError, QuantkitError, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    import typer
+
+# What libraries say, in errors of many kinds, when the system refuses them memory or threads.
+STARVED = (
+    "cannot allocate memory",
+    "can't allocate memory",
+    "could not allocate",
+    "out of memory",
+    "failed to map segment",
+    "can't start new thread",
+    "unable to allocate",
+    "std::bad_alloc",
+)
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class BugError(QuantkitError):
+    """An error of quantkit itself."""
+
+    code = "bug"
+
+
+def interrupted() -> InterruptedRunError:
+    return InterruptedRunError("interrupted", hint="run the same command again to resume")
+
+
+def bug(error: BaseException) -> BugError:
+    """What nobody expected, as an error."""
+    hint = "this is a bug in quantkit: please report it with the lines above"
+    return BugError(f"{type(error).__name__}: {error}", hint=hint)
+
+
+def as_error(error: BaseException) -> QuantkitError | None:
+    """The error that a user sees for what was raised; None for a bug."""
+    if isinstance(error, QuantkitError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return interrupted()
+    if any(_starved(cause) for cause in _causes(error)):
+        hint = "allow it more memory (ulimit -v, the control group), or use fewer --threads or another machine"
+        return ResourceError("not enough memory", hint=hint)
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f" {error.filename}" if error.filename else ""
+        return ResourceError(f"cannot write{where}: {error.strerror}", hint="free some space, or write elsewhere")
+    return None
+
+
+def usage(error: typer.TyperException) -> UsageError:
+    """What the parser of the command line says, and the help to read."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "quantkit"
+    return UsageError(error.format_message(), hint=f"see {command} --help")
+
+
+def error_body(error: QuantkitError) -> dict[str, Any]:
+    """An error as plain data."""
+    places = {"tensor": error.tensor, "path": error.path, "key": error.key}
+    return {"code": error.code, "exit": exit_code(error), "message": error.message, "hint": error.hint, **places}
+
+
+def error_lines(error: QuantkitError) -> list[str]:
+    """An error as a person reads it: what, where, why, and the next step."""
+    places = [p for p in (error.path, error.tensor, error.key) if p and p not in error.message]
+    where = f" ({', '.join(places)})" if places else ""
+    lines = [f"error[{error.code}]: {error.message}{where}"]
+    if error.hint:
+        lines.append(f"hint: {error.hint}")
+    return [printable(line) for line in lines]
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _starved(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError | ImportError | OSError) and any(w in str(error).lower() for w in STARVED)
