@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,10 +120,25 @@ def test_events_and_log_files(tmp_path: Path) -> None:
         "convert", TINY, "--to", "q8_0", "-o", tmp_path / "m.gguf", "--events", events, "--log-file", log, "--quiet"
     )
     assert outcome.status == 0, outcome.stderr
-    names = [json.loads(line)["event"] for line in events.read_text().splitlines()]
-    assert names[0] == "StageStarted"
+    said = [json.loads(line) for line in events.read_text().splitlines()]
+    names = [body["event"] for body in said]
+    assert (names[0], names[1], names[-1]) == ("RunStarted", "StageStarted", "RunFinished")
     assert {"TensorProgress", "StageFinished", "Published"} <= set(names)
+    assert {body["schema"] for body in said} == {"quantkit.event/1"}
+    times = [body["time"] for body in said]
+    assert times == sorted(times)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time) for time in times)
+    lines = log.read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) ", line) for line in lines)
     assert "blk.0.attn_q.weight" in log.read_text()
+
+
+def test_failures_are_in_the_events_and_the_log(tmp_path: Path) -> None:
+    events, log = tmp_path / "events.jsonl", tmp_path / "log.txt"
+    outcome = quantkit("inspect", tmp_path / "nothing", "--events", events, "--log-file", log)
+    last = json.loads(events.read_text().splitlines()[-1])
+    assert (last["event"], last["exit"], last["code"]) == ("RunFailed", outcome.status, "input")
+    assert " ERROR   inspect failed with exit 3: [input]" in log.read_text()
 
 
 def test_control_characters_never_reach_the_terminal() -> None:
