@@ -15,9 +15,10 @@ from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.families.model import ModelTensor
+from quantkit.families.model_card import CARD_FILE, CardError, read_card
 from quantkit.families.naming import NameParts, parse_name, size_label, title
 from quantkit.metadata import KeyValue, Kind
-from quantkit.untrusted import parse_json_object, shown
+from quantkit.untrusted import parse_json_object
 
 ReadFile = Callable[[str], bytes | None]
 
@@ -62,7 +63,7 @@ RELATED = {
 }
 RELATED_KEYS = ("name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url")
 MAX_I32 = 2**31 - 1
-MAX_FRONT_MATTER_BYTES = 1 << 20  # real ones have a few kilobytes; the YAML parser is slow
+MAX_RELATED = 1000  # models or data sets that are named: each takes several entries
 HUB_URL = re.compile(r"https?://huggingface\.co/([^/]+/[^/]+)")
 
 
@@ -79,7 +80,7 @@ def general_metadata(
 ) -> General:
     """All of `general.*` for a checkpoint called `name`. Side files that cannot be read become warnings."""
     warnings: list[tuple[str, str]] = []
-    card = _card(read_file("README.md"), warnings)
+    card = _model_card(read_file(CARD_FILE), warnings)
     generation = _json_object("generation_config.json", read_file, warnings)
     parameters, label = size_label(tensors)
     said = _said(card, config, name, parameters)
@@ -142,7 +143,7 @@ def _related(card: Mapping[str, Any], parameters: int) -> Iterator[KeyValue]:
         place = next((place for place in places if place in card), None)
         if place is None:
             continue
-        entries = [_related_entry(each, parameters) for each in _listed(card[place])]
+        entries = [_related_entry(each, parameters) for each in _listed(card[place])[:MAX_RELATED]]
         yield KeyValue(f"general.{kind}.count", "u32", len(entries))
         for index, entry in enumerate(entries):
             yield from _strings(f"general.{kind}.{index}.", {key: entry.get(key) for key in RELATED_KEYS})
@@ -193,23 +194,9 @@ def _json_object(name: str, read_file: ReadFile, warnings: list[tuple[str, str]]
         return {}
 
 
-def _card(data: bytes | None, warnings: list[tuple[str, str]]) -> Mapping[str, Any]:
-    """The front matter of README.md: YAML between two lines of three dashes; {} where there is none."""
-    import yaml  # only here: starting the command line must not pay for it
-
-    lines = (data or b"").decode("utf-8", "replace").splitlines()
-    if not lines or lines[0] != "---":
-        return {}
-    front = lines[1 : lines.index("---", 1)] if "---" in lines[1:] else lines[1:]
-    # Two mistakes that real cards make: Norwegian read as a boolean, and tabs as indentation.
-    text = "".join(f"{line}\n" for line in front).replace("- no\n", '- "no"\n').replace("\t", "  ")
-    if len(text) > MAX_FRONT_MATTER_BYTES:
-        warnings.append(("side-file", f"README.md: the model card's front matter is ignored: {len(text)} characters"))
-        return {}
+def _model_card(data: bytes | None, warnings: list[tuple[str, str]]) -> Mapping[str, Any]:
     try:
-        parsed = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = shown(str(error).replace("\n", " "), 200)
-        warnings.append(("side-file", f"README.md: the model card's front matter is ignored: {reason}"))
+        return read_card(data or b"")
+    except CardError as error:
+        warnings.append(("side-file", f"{CARD_FILE}: the model card's front matter is ignored: {error}"))
         return {}
-    return parsed if isinstance(parsed, dict) else {}

@@ -18,6 +18,7 @@ ENCODING = re.compile(r"i?q\d(_\w)*|b?fp?(16|32)", re.IGNORECASE)
 SIZE = re.compile(r"((a|\d+x)?\d+([._]\d+)?[kmbt]\d?|small|mini|medium|large|x?xl)", re.IGNORECASE)
 FINETUNE = re.compile(r"chat|instruct|vision|lora", re.IGNORECASE)
 UNTITLED = re.compile(r"v\d+(\.\d+)*|\d.*")
+MAX_LENGTH = 512  # organizations and names of the Hub have at most 96 characters each
 UNITS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
@@ -45,7 +46,7 @@ def parse_name(model_id: str, parameters: int) -> NameParts:
     A sentence (anything with a space) is only a name. Base name, and all else, is None where the parts would be
     guesses: a name that has neither size, finetune nor version.
     """
-    if " " in model_id:
+    if " " in model_id or len(model_id) > MAX_LENGTH:
         return NameParts(name=model_id)
     organization, slash, name = model_id.partition("/")
     if not slash:
