@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from quantkit.errors import InputError, QuantkitError, ResourceError
+from quantkit.placeholders import HEAD_BYTES, placeholder
 from quantkit.tensors import U8
 
 SHOWN_CHARACTERS = 120
@@ -137,7 +138,8 @@ def require_path(path: Path) -> None:
 def open_input(path: Path, *, follow: bool = True) -> InputFile:
     """Open a regular file for reading; with `follow` False a symbolic link as last component is refused.
 
-    Raises InputError for a missing file, a folder, a pipe, a device or a socket, without blocking on any of them.
+    Raises InputError for a missing file, a folder, a pipe, a device or a socket, without blocking on any of them, and
+    for a Git LFS pointer or a web page in the place of the file.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
     try:
@@ -154,7 +156,21 @@ def open_input(path: Path, *, follow: bool = True) -> InputFile:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         hint = "name the file" if stat.S_ISDIR(status.st_mode) else "copy the data to a file"
         raise InputError(f"{shown(path)} is {kind}, not a regular file", path=str(path), hint=hint)
-    return InputFile(path, _stamp(status), FileIO(descriptor))
+    source = InputFile(path, _stamp(status), FileIO(descriptor))
+    _require_itself(source)
+    return source
+
+
+def _require_itself(source: InputFile) -> None:
+    """Raise InputError, and close it, for a file in whose place lies what often lies there instead."""
+    try:
+        found = placeholder(source.path.name, source.read(0, min(source.nbytes, HEAD_BYTES)).tobytes())
+    except QuantkitError:
+        source.close()
+        raise
+    if found is not None:
+        source.close()
+        raise InputError(f"{shown(source.path)} {found[0]}", path=str(source.path), hint=found[1])
 
 
 def read_all(source: InputFile, limit: int) -> bytes:

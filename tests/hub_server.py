@@ -36,7 +36,7 @@ class HubState:
 
     `cut` names files whose connection breaks half-way, once each, `slow` files that come at 10 MB per second.
     `fail` maps a part of a path to a status and the Hub's error code. `html` makes the interface answer like a
-    login page.
+    login page. `junk` maps a part of a path to what is answered instead.
     """
 
     repo: str
@@ -48,6 +48,7 @@ class HubState:
     slow: set[str] = field(default_factory=set)
     fail: dict[str, tuple[int, str]] = field(default_factory=dict)
     html: bool = False
+    junk: dict[str, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     endpoint: str = ""
     content_network: str = ""
@@ -93,6 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         for part, (status, code) in self.state.fail.items():
             if part in path:
                 return self._send(status, {"X-Error-Code": code, "X-Error-Message": "the stand-in was told to fail"})
+        for part, body in self.state.junk.items():
+            if part in path:
+                return self._send(200, {"Content-Type": "application/json"}, body)
         if self.state.html:
             return self._send(200, {"Content-Type": "text/html"}, b"<html>please log in</html>")
         if not self.on_content_network and self.state.token and token != f"Bearer {self.state.token}":

@@ -249,6 +249,56 @@ def test_a_commit_must_be_a_commit(sha: str, hub_state: HubState, hub: Hub) -> N
     assert hub_state.fetched() == []
 
 
+JUNK = [
+    b"", b"{", b"null", b"true", b"3", b'"x"', b"[]", b"{}", b"[[]]", b"[null]", b"[3]", b'["x"]', b"\xff\xfe",
+    b"[" * 3000 + b"]" * 3000, b'{"sha": 3}', b'{"sha": null}', b'{"sha": ["a"]}',
+    b'{"id": 3, "sha": "' + b"a" * 40 + b'"}', b'{"sha": "' + b"a" * 40 + b'", "siblings": 3}',
+    *(b'[{"type": %b}]' % body for body in (
+        b'"file"', b'"file", "path": 3, "size": "x"', b'"file", "path": "config.json", "size": "many", "oid": 3',
+        b'"file", "path": "config.json", "size": -1, "oid": "a"', b'3, "path": ["config.json"], "size": 1, "oid": "a"',
+        b'"file", "path": "../../1_Pooling/config.json", "size": 1, "oid": "a"',
+        b'"file", "path": "config.json", "size": 1, "oid": "a", "lfs": 3',
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["/api/models", "/tree/"])
+@pytest.mark.parametrize("body", JUNK)
+def test_junk_from_the_hub_is_an_error(part: str, body: bytes, hub_state: HubState, hub: Hub, tmp_path: Path) -> None:
+    hub_state.junk[part] = body
+    with pytest.raises((NetworkError, UsageError, InputError)):
+        fetch(REPO, None, hub, print)
+    assert not list(tmp_path.rglob("1_Pooling"))
+
+
+GGUF = {"model-Q4_K_M.gguf", "big/model-Q8_0-00001-of-00002.gguf", "big/model-Q8_0-00002-of-00002.gguf"}
+
+
+@pytest.mark.parametrize(
+    ("file", "fetched"),
+    [
+        ("model-Q4_K_M.gguf", {"model-Q4_K_M.gguf"}),
+        ("big/model-Q8_0-00002-of-00002.gguf", {name for name in GGUF if name.startswith("big")}),
+    ],
+)
+def test_one_gguf_file_of_a_repository(file: str, fetched: set[str], hub_state: HubState, hub: Hub) -> None:
+    hub_state.commits[OLD] = {name: b"GGUF" + name.encode() for name in GGUF}
+    found = fetch(REPO, None, hub, print, file=file)
+    assert found.read_bytes() == b"GGUF" + file.encode()
+    assert set(hub_state.fetched()) == fetched
+    assert fetch(REPO, None, replace(hub, offline=True), print, file=file) == found
+
+
+def test_a_gguf_file_that_is_not_there(hub_state: HubState, hub: Hub) -> None:
+    hub_state.commits[OLD] = {name: b"GGUF" for name in GGUF}
+    with pytest.raises(UsageError, match=r"has no model-Q4_K\.gguf") as caught:
+        fetch(REPO, None, hub, print, file="model-Q4_K.gguf")
+    assert "model-Q4_K_M.gguf" in str(caught.value.hint)
+    with pytest.raises(InputError, match="holds GGUF files") as hinted:
+        fetch(REPO, None, hub, print)
+    assert f"{REPO}/model-Q4_K_M.gguf" in str(hinted.value.hint)
+
+
 def test_an_index_that_names_other_files(hub_state: HubState, hub: Hub) -> None:
     for name in ("../../../x.safetensors", "/etc/passwd", "missing.safetensors", "pytorch_model.bin"):
         files = repository(1) | {"model.safetensors.index.json": json.dumps({"weight_map": {"a": name}}).encode()}

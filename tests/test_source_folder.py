@@ -28,6 +28,7 @@ from quantkit.errors import InputError, NetworkError, QuantkitError, ResourceErr
 from quantkit.events import Event, Warned
 from quantkit.source import MemoryCheckpoint, open_source
 from quantkit.source.folder import MAX_CONFIG_BYTES, open_folder
+from quantkit.source.spec import parse_hub
 
 MODEL = Path(__file__).parent / "data" / "docs-llama-tiny"
 INDEX = "model.safetensors.index.json"
@@ -250,28 +251,93 @@ def test_links_inside_the_folder(tmp_path: Path) -> None:
     assert (checkpoint.name, list(checkpoint.tensors())) == ("link", ["a", "b", "c"])
 
 
-@pytest.mark.parametrize("name", ["model-1.safetensors", "config.json", INDEX, "tokenizer.json", "README.md"])
-def test_links_out_of_the_folder(name: str, tmp_path: Path) -> None:
-    path = sharded(tmp_path / "c")
-    outside = tmp_path / "outside"
+LINKED = ["model-1.safetensors", "config.json", INDEX, "tokenizer.json", "README.md"]
+
+
+def linked_out(path: Path, name: str) -> Path:
+    """The file `name` of a folder lies beside that folder, and a link leads there."""
+    outside = path.parent / "outside"
     if (path / name).exists():
         (path / name).rename(outside)
     else:
-        outside.write_text("secret")
+        outside.write_text("{}")
     (path / name).symlink_to("../outside")
-    refused(path, "is a link to .*outside, outside the checkpoint")
+    return outside
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_links_that_the_user_made_are_followed_with_a_warning(name: str, tmp_path: Path) -> None:
+    path = sharded(tmp_path / "c")
+    outside = linked_out(path, name)
+    events: list[Event] = []
+    checkpoint = open_source(str(path), emit=events.append)
+    assert list(checkpoint.tensors()) == ["a", "b", "c"]
+    assert [(e.code, f"{name} -> {outside}" in e.message) for e in events if isinstance(e, Warned)] == [("links", True)]
+    checkpoint.unchanged()
+    outside.write_bytes(outside.read_bytes() + b" ")
+    with pytest.raises(InputError, match="changed"):
+        checkpoint.unchanged()
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_links_to_files_of_others_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sharded(tmp_path / "c")
+    linked_out(path, name)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    refused(path, "is a link to .*outside, which belongs to another user")
+
+
+def test_links_of_a_carried_file_are_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sharded(tmp_path / "c")
+    linked_out(path, "LICENSE")
+    checkpoint = open_source(str(path))
+    assert checkpoint.read_file("LICENSE") == b"{}"
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(InputError, match="belongs to another user"):
+        checkpoint.read_file("LICENSE")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_links_of_a_local_folder_to_blobs_of_a_hub_cache(
+    shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What huggingface_hub made for years of `local_dir`; the cache may belong to someone else."""
+    snapshot = hub_cache(tmp_path / "cache", shared)
+    path = tmp_path / "local"
+    path.mkdir()
+    for file in snapshot.iterdir():
+        (path / file.name).symlink_to(os.path.realpath(file))
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    events: list[Event] = []
+    assert open_source(str(path), emit=events.append).ref("c").read(0, 1).tolist() == [[6]]
+    assert events == []
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_links_out_of_a_download_are_refused(name: str, tmp_path: Path) -> None:
+    snapshot = hub_cache(tmp_path)
+    (snapshot / name).unlink(missing_ok=True)
+    (tmp_path / "secret").write_text("{}")
+    (snapshot / name).symlink_to(tmp_path / "secret")
+    refused(snapshot, "is a link to .*secret, outside the checkpoint")
 
 
 def test_template_folder_that_is_a_link(tmp_path: Path) -> None:
-    write(tmp_path / "outside", {"a.jinja": b"secret"})
+    outside = write(tmp_path / "outside", {"a.jinja": b"template"})
     path = sharded(tmp_path / "c")
     (path / "additional_chat_templates").symlink_to("../outside")
-    refused(path, "outside the checkpoint")
+    events: list[Event] = []
+    assert "additional_chat_templates/a.jinja" in open_source(str(path), emit=events.append).file_names()
+    assert str(outside) in str(events)
 
 
 def test_links_that_lead_nowhere(tmp_path: Path) -> None:
     path = sharded(tmp_path)
-    for target, message in (("model-1.safetensors", "is missing"), ("nothing", "is missing"), ("/dev/zero", "outside")):
+    for target, message in (("model-1.safetensors", "is missing"), ("nothing", "is missing"),
+                            ("/dev/zero", "not a regular file"), ("/", "is a folder")):  # fmt: skip
         (path / "model-1.safetensors").unlink()
         (path / "model-1.safetensors").symlink_to(target)
         refused(path, message)
@@ -591,6 +657,108 @@ def test_what_is_not_a_checkpoint(name: str, kind: type[QuantkitError], hint: st
     with pytest.raises(kind) as caught:
         open_source(str(tmp_path / name))
     assert hint in str(caught.value.hint)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 4976698672\n"
+PAGE = b"\n<!DOCTYPE html>\n<html><head><title>Login</title></head></html>"
+CHECKPOINT_FILES = (
+    "config.json",
+    INDEX,
+    "model-1.safetensors",
+    "tokenizer.json",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+
+
+@pytest.mark.parametrize("name", CHECKPOINT_FILES)
+@pytest.mark.parametrize(("body", "message", "hint"), [
+    (POINTER, "Git LFS pointer", "git lfs pull"), (PAGE, "web page", "hf download"),
+    (b"\xef\xbb\xbf" + PAGE.lower(), "web page", "hf download"),
+])  # fmt: skip
+def test_what_lies_in_the_place_of_a_file(name: str, body: bytes, message: str, hint: str, tmp_path: Path) -> None:
+    path = sharded(tmp_path)
+    (path / name).write_bytes(body)
+    error = refused(path, rf"{name} is a {message}")
+    assert hint in str(error.hint)
+
+
+@pytest.mark.parametrize("body", [POINTER, PAGE])
+def test_what_lies_in_the_place_of_a_gguf_file(body: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(body)
+    refused(file, "is a (Git LFS pointer|web page)")
+
+
+def test_a_card_may_be_a_page(tmp_path: Path) -> None:
+    path = sharded(tmp_path)
+    (path / "README.md").write_bytes(PAGE)
+    assert open_source(str(path)).read_file("README.md") == PAGE
+
+
+REVISION = "refs/pr/7"
+ADDRESSES = {
+    "hf://o/n": ("o/n", None, None),
+    "o/n@v1": ("o/n", "v1", None),
+    f"hf://o/n@{REVISION}": ("o/n", REVISION, None),
+    "https://huggingface.co/o/n": ("o/n", None, None),
+    "http://www.huggingface.co/o/n/": ("o/n", None, None),
+    "https://hf.co/o/n?library=transformers#usage": ("o/n", None, None),
+    "huggingface.co/o/n": ("o/n", None, None),
+    "hf://huggingface.co/o/n/tree/main": ("o/n", "main", None),
+    "https://huggingface.co/o/n/tree/v1.0": ("o/n", "v1.0", None),
+    "https://huggingface.co/o/n/tree/refs%2Fpr%2F7": ("o/n", REVISION, None),
+    f"https://huggingface.co/o/n/commit/{'a' * 40}": ("o/n", "a" * 40, None),
+    "https://huggingface.co/o/n/blob/main/config.json": ("o/n", "main", None),
+    "https://huggingface.co/o/n/resolve/main/model-00001-of-00002.safetensors?download=true": ("o/n", "main", None),
+    "https://huggingface.co/o/n/discussions/3": ("o/n", None, None),
+    "https://huggingface.co/o/n/blob/main/n-Q4_K_M.gguf": ("o/n", "main", "n-Q4_K_M.gguf"),
+    "https://huggingface.co/o/n/resolve/main/UD/n%20x.gguf?download=true": ("o/n", "main", "UD/n x.gguf"),
+    "hf://o/n/x.gguf": ("o/n", None, "x.gguf"),
+    "o/n/sub/x-00001-of-00002.gguf": ("o/n", None, "sub/x-00001-of-00002.gguf"),
+    "hf://o/n@main/x.gguf": ("o/n", "main", "x.gguf"),
+    "hf://o/n/x.gguf@v2": ("o/n", "v2", "x.gguf"),
+    f"hf://o/n@{REVISION}/a/x.gguf": ("o/n", REVISION, "a/x.gguf"),
+}
+
+
+@pytest.mark.parametrize("spec", ADDRESSES)
+def test_addresses_of_the_hub(spec: str) -> None:
+    found = parse_hub(spec)
+    assert found is not None
+    assert (found.repo, found.revision, found.file) == ADDRESSES[spec]
+
+
+@pytest.mark.parametrize(("spec", "message"), [
+    ("https://huggingface.co/datasets/o/n", "datasets of the Hub"),
+    ("https://huggingface.co/spaces/o/n", "spaces of the Hub"),
+    ("https://example.org/o/n", "example.org is not"),
+    ("https://user:secret@example.org/o/n", "example.org is not"),
+    ("https://huggingface.co/o/n/tree/main/onnx", "inside of o/n"),
+    ("https://huggingface.co/o/n/blob/main/original/params.json", "inside of o/n"),
+    ("https://huggingface.co/gpt2", "does not name"),
+    ("https://huggingface.co/", "does not name"),
+    ("https://huggingface.co/o/../n", "does not name"),
+    ("https://huggingface.co/o/n/tree/..%2F..%2Fx", "does not name"),
+    ("https://huggingface.co/o/n/blob/main/..%2Fx.gguf", "does not name"),
+    ("https://[", "does not name"),
+    ("hf://o/n/../x.gguf", "does not name"),
+    ("hf://o/n/.x.gguf", "does not name"),
+])  # fmt: skip
+def test_addresses_that_lead_elsewhere(spec: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        open_source(spec, offline=True)
+    assert caught.value.hint is not None
+    assert "secret" not in str(caught.value)
+
+
+def test_a_mistyped_path_does_not_ask_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        open_source("models/x/y.gguf", offline=True)
+    with pytest.raises(NetworkError, match="not in the cache"):
+        open_source("org/x/y.gguf", offline=True)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from quantkit.families.assumptions import engine_warnings
 from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.heads import HEADED, architecture_of, head_warnings, without_head
 from quantkit.families.hparams import Hparams, read_hparams
-from quantkit.families.keys import POOLING_TYPE, architecture_metadata
+from quantkit.families.keys import POOLING_TYPE, RANK, architecture_metadata
 from quantkit.families.mapping import map_tensors
 from quantkit.families.model import Model, Shape
-from quantkit.families.reranker import RANK, is_reranker, judging, labels
+from quantkit.families.reranker import is_reranker, judging
 from quantkit.families.rows import FAMILIES, Family
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
@@ -94,7 +94,7 @@ def describe(
         metadata=(
             KeyValue("general.architecture", "string", family.gguf),
             *general.metadata,
-            *architecture_metadata(family.gguf, (*family.keys, *((labels,) if judge else ())), hparams),
+            *architecture_metadata(family.gguf, family.keys, hparams),
             *tokens,
         ),
         tokenizer_sha256=vocabulary.sha256,

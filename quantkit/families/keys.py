@@ -109,6 +109,17 @@ def gemma3_window(hparams: Hparams) -> Iterable[KeyValue]:
     return _number(Key("attention.sliding_window", "u32", "sliding_window"), hparams)
 
 
+RANK = 4  # llama.cpp's enum llama_pooling_type: what rerankers do
+LABELS = ("yes", "no")  # the rows of a reranker's output
+
+
+def classifier(hparams: Hparams) -> Iterable[KeyValue]:
+    """What the outputs of a reranker mean."""
+    if hparams.values.get(POOLING_TYPE.value) != RANK:
+        return ()
+    return (KeyValue("classifier.output_labels", "string", LABELS, array=True),)
+
+
 SIZES = (
     Key("block_count", "u32", "num_hidden_layers"),
     Key("context_length", "u32", "max_position_embeddings"),
@@ -144,6 +155,10 @@ LLAMA: tuple[Entry, ...] = (
 QWEN: tuple[Entry, ...] = (
     *COMMON,
     POOLING_TYPE,
+)
+QWEN3: tuple[Entry, ...] = (
+    *QWEN,
+    classifier,
 )
 QWEN3_MOE: tuple[Entry, ...] = (
     *COMMON,

@@ -12,15 +12,13 @@ from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.families.general import ReadFile
-from quantkit.families.hparams import Hparams
+from quantkit.families.keys import LABELS
 from quantkit.families.model import ModelTensor, Rows
 from quantkit.families.roles import Role
 from quantkit.metadata import KeyValue
 
 NAMES = ("qwen3-reranker", "qwen3-vl-reranker")
 CARD = "README.md"
-RANK = 4  # llama.cpp's enum llama_pooling_type
-LABELS = ("yes", "no")
 
 TOKENS = "tokenizer.ggml.tokens"
 TEMPLATE, TEMPLATES = "tokenizer.chat_template.rerank", "tokenizer.chat_templates"
@@ -74,8 +72,3 @@ def _prompts(vocabulary: Iterable[KeyValue]) -> tuple[KeyValue, ...]:
     if any(kv.key == TEMPLATES for kv in vocabulary):
         return (prompt,)
     return (KeyValue(TEMPLATES, "string", ("rerank",), array=True), prompt)
-
-
-def labels(hparams: Hparams) -> tuple[KeyValue, ...]:
-    """The labels of the two rows, below the architecture's prefix."""
-    return (KeyValue("classifier.output_labels", "string", LABELS, array=True),)

@@ -202,6 +202,7 @@ QWEN3 = replace(
     hf=("Qwen3ForCausalLM",),
     model_types=("qwen3",),
     block=(*NORMS, *ATTENTION, *QK_NORMS, *MLP),
+    keys=keys.QWEN3,
     reranks=True,
 )
 QWEN3_MOE = replace(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-import re
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -18,38 +18,37 @@ from quantkit.source.gguf import open_gguf
 from quantkit.source.memory import MemoryCheckpoint
 from quantkit.source.quantized import dequantized
 from quantkit.source.shards import PICKLES
+from quantkit.source.spec import HINT, names_hub, parse_hub
 from quantkit.untrusted import shown
 
 __all__ = ["Checkpoint", "MemoryCheckpoint", "SourceFile", "open_source"]
 
-HUB_PREFIX = "hf://"
-NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
-# The Hub refuses "--" and ".." in names, and its cache relies on it.
-HUB_SPEC = re.compile(
-    rf"(?![^@]*(?:--|\.\.))(?P<repo>{NAME}/{NAME})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{{0,199}}))?"
-)
-
 
 def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Checkpoint:
-    """Open a checkpoint: a folder, a `.gguf` file, `hf://org/name[@revision]`, or `org/name` where no such path is.
+    """Open a checkpoint: a folder, a `.gguf` file, `hf://org/name[@revision]`, an address on huggingface.co, or
+    `org/name` where no such path is; with `/FILE.gguf` behind the name one GGUF file of a repository.
 
     Linear layers that a checkpoint for servers stores quantized are there as the plain weights that they decode to.
     A repository of the Hub is fetched first (only what is needed); with `offline` only its cached copy is used.
     Raises InputError for a missing, damaged or hostile checkpoint, UnsupportedError for one in a layout that is not
     read, UsageError for a `spec` that is none of the above, NetworkError when the Hub fails.
     """
-    if not spec.startswith(HUB_PREFIX):
+    if not names_hub(spec):
         path = _path(spec)
         if spec and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names too long to exist
             return dequantized(open_folder(path, emit))
         if spec and os.path.exists(path):  # noqa: PTH110 - likewise
             return _open_file(path)
-    match = HUB_SPEC.fullmatch(spec.removeprefix(HUB_PREFIX))
-    if match is None or ".." in (match["revision"] or ""):
+    model = parse_hub(spec)
+    if model is None or (model.file and not names_hub(spec) and os.path.isdir(spec.partition("/")[0])):  # noqa: PTH112
         raise _no_such(spec)
     from quantkit.source.hub import Hub, fetch  # huggingface_hub: only for repositories
 
-    return dequantized(open_folder(fetch(match["repo"], match["revision"], Hub(offline=offline), emit), emit))
+    found = fetch(model.repo, model.revision, Hub(offline=offline), emit, file=model.file)
+    if model.file is None:
+        return dequantized(open_folder(found, emit))
+    snapshot = found.parents[model.file.count("/")]
+    return replace(open_gguf(found), repo=model.repo, commit=snapshot.name)
 
 
 def _path(spec: str) -> Path:
@@ -71,9 +70,8 @@ def _open_file(path: Path) -> Checkpoint:
 
 
 def _no_such(spec: str) -> InputError | UsageError:
-    if spec.startswith(HUB_PREFIX):
-        what = f"{shown(spec)} does not name a model repository"
-        return UsageError(what, hint="write hf://org/name or hf://org/name@revision")
+    if names_hub(spec):
+        return UsageError(f"{shown(spec)} does not name a model repository", hint=HINT)
     path = _path(spec)
     try:
         beside = [entry.name for entry in path.parent.iterdir()]

@@ -106,10 +106,11 @@ def open_folder(folder: Path, emit: Sink) -> FolderCheckpoint:
     names = _list(root)
     sides: dict[str, InputFile] = {}
     shards: dict[str, InputFile] = {}
+    linked: dict[str, Path] = {}
     try:
         for name in sorted(names):
             if name in SIDE_FILES or SIDE_FOLDER_FILES.fullmatch(name):
-                sides[name] = _open(root, name)
+                sides[name] = _open(root, name, linked)
         index = read_index(sides[INDEX]) if INDEX in sides else None
         wanted = weight_files(root, names, index)
         if CONFIG not in sides:
@@ -117,13 +118,14 @@ def open_folder(folder: Path, emit: Sink) -> FolderCheckpoint:
             raise InputError(f"{shown(root)} has no {CONFIG}", path=str(root / CONFIG), hint=hint)
         config = parse_json_object(read_all(sides[CONFIG], MAX_CONFIG_BYTES), sides[CONFIG].path)
         for name in wanted:
-            shards[name] = _open(root, name)
+            shards[name] = _open(root, name, linked)
         stored = read_shards(shards, index)
     except QuantkitError:
         for file in (*sides.values(), *shards.values()):
             file.close()
         raise
     _warn_of_code(config, emit)
+    _warn_of_links(linked, emit)
     name, repo, commit = _identity(folder, root)
     others = tuple(sorted(n for n in names if CARRIED.fullmatch(n) and n not in sides and not n.endswith(INDEX_SUFFIX)))
     return FolderCheckpoint(name, repo, commit, config, root, stored, shards, sides, others)
@@ -151,8 +153,9 @@ def _list(root: Path) -> set[str]:
 def locate(root: Path, name: str) -> Path:
     """Where `name` of the checkpoint folder `root` (a real path) really lies.
 
-    Symbolic links may lead to files inside the folder, and from a snapshot of the Hub cache to the blobs of that
-    cache. Raises InputError for any other: a checkpoint must not pull other files into an artifact.
+    In a snapshot of the Hub cache symbolic links may lead to files inside the folder and to the blobs of that cache:
+    InputError for any other, a download must not pull other files into an artifact. In any other folder they may lead
+    wherever its owner made them lead: `_open` looks at what is there.
     """
     path = root / name
     try:
@@ -160,23 +163,35 @@ def locate(root: Path, name: str) -> Path:
     except OSError as error:
         hint = "fetch the checkpoint again"
         raise InputError(f"{shown(path)} is missing: {error.strerror}", path=str(path), hint=hint) from error
-    if target == path or root in target.parents or _is_cached_blob(root, target):
+    if target == path or root in target.parents or not _is_snapshot(root) or _is_blob_of(root, target):
         return target
     what = f"{shown(path)} is a link to {shown(target)}, outside the checkpoint"
     raise InputError(what, path=str(path), hint="copy the file into the folder, or give the folder it lies in")
 
 
-def _is_cached_blob(root: Path, target: Path) -> bool:
+def _is_snapshot(root: Path) -> bool:
+    """Whether a folder was put together by huggingface_hub: CACHE/models--O--N/snapshots/COMMIT."""
+    return root.parent.name == "snapshots" and CACHED_REPO.fullmatch(root.parent.parent.name) is not None
+
+
+def _is_blob_of(root: Path, target: Path) -> bool:
     """Whether `target` is a blob of the Hub cache that snapshot `root` belongs to.
 
     Layout of huggingface_hub: CACHE/models--O--N/snapshots/COMMIT/file -> CACHE/models--O--N/blobs/ETAG, which may
     itself be a link to CACHE/blobs/XX/XXHASH that several repositories share.
     """
     repo = root.parent.parent
-    if root.parent.name != "snapshots" or not CACHED_REPO.fullmatch(repo.name) or not BLOB_NAME.fullmatch(target.name):
-        return False
     shared = repo.parent / "blobs" / target.name[:2]
-    return target.parent in {repo / "blobs", shared}
+    return BLOB_NAME.fullmatch(target.name) is not None and target.parent in {repo / "blobs", shared}
+
+
+def _is_blob(target: Path) -> bool:
+    """Whether `target` is a blob of any Hub cache, where folders made with local_dir used to link to."""
+    if not BLOB_NAME.fullmatch(target.name):
+        return False
+    folder = target.parent
+    of_repo = folder.name == "blobs" and CACHED_REPO.fullmatch(folder.parent.name) is not None
+    return of_repo or (folder.name == target.name[:2] and folder.parent.name == "blobs")
 
 
 def published_sha256(root: Path, name: str) -> str | None:
@@ -189,8 +204,29 @@ def published_sha256(root: Path, name: str) -> str | None:
     return link.name if is_sha256 and link.parent == root.parent.parent / "blobs" else None
 
 
-def _open(root: Path, name: str) -> InputFile:
-    return open_input(locate(root, name), follow=False)
+def _open(root: Path, name: str, linked: dict[str, Path] | None = None) -> InputFile:
+    """Open `name` of the folder `root` by its descriptor. A file that lies elsewhere must be the user's own, or a blob
+    of a Hub cache; the former is noted in `linked`.
+    """
+    target = locate(root, name)
+    file = open_input(target, follow=False)
+    if root in target.parents or _is_blob(target):
+        return file
+    if os.fstat(file.handle.fileno()).st_uid not in {os.getuid(), os.geteuid()}:
+        file.close()
+        what = f"{shown(root / name)} is a link to {shown(target)}, which belongs to another user"
+        hint = "copy the file into the folder, or give the folder it lies in"
+        raise InputError(what, path=str(root / name), hint=hint)
+    if linked is not None:
+        linked[name] = target
+    return file
+
+
+def _warn_of_links(linked: Mapping[str, Path], emit: Sink) -> None:
+    """Say which files lie elsewhere: what they hold goes into the artifact."""
+    if linked:
+        pairs = [f"{name} -> {target}" for name, target in sorted(linked.items())]
+        emit(Warned("links", f"{len(pairs)} files of the checkpoint are links to files elsewhere: {listed(pairs, 3)}"))
 
 
 def _quantization(config: Mapping[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -38,8 +39,9 @@ from huggingface_hub.errors import (
 
 from quantkit.errors import NetworkError, QuantkitError, ResourceError, UsageError
 from quantkit.events import Event, Sink, StageFinished, StageStarted, TensorProgress, Warned
+from quantkit.formats.gguf import SHARD_NAME, shard_name
 from quantkit.source.folder import SIDE_FILES, TEMPLATES, locate
-from quantkit.source.shards import INDEX, read_index, weight_files
+from quantkit.source.shards import INDEX, MAX_SHARDS, read_index, weight_files
 from quantkit.untrusted import open_input, shown
 
 # What a checkpoint for servers carries over besides (`FolderCheckpoint.carried`); code of the repository stays there.
@@ -54,6 +56,8 @@ TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 QUERY = re.compile(r"(https?://[^\s?]+)\?\S+")  # signed addresses of a content network
 STAGE = "download"
+NO_SIDE_FILES = "No files matched allow_patterns"  # a repository of GGUF files may have none
+NO_ANSWER = "nothing that the interface of the Hub has"
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,9 @@ class Snapshot:
     sizes: Mapping[str, int] | None
 
 
-def fetch(repo: str, revision: str | None, hub: Hub, emit: Sink) -> Path:
-    """Fetch what is needed of a model repository and return the snapshot folder in the Hub cache.
+def fetch(repo: str, revision: str | None, hub: Hub, emit: Sink, *, file: str | None = None) -> Path:
+    """Fetch what is needed of a model repository and return the snapshot folder in the Hub cache; with `file`, the
+    GGUF file of that name with all of its shards, and return its path there.
 
     `revision` is a branch, tag or commit, the default branch if None; it is resolved to a commit once, and every
     file is of that commit. Needed are the safetensors files that the index names, configuration, tokenizer and model
@@ -92,42 +97,84 @@ def fetch(repo: str, revision: str | None, hub: Hub, emit: Sink) -> Path:
     with _warnings_as_events(emit, hub):
         try:
             snapshot = _fetch_side_files(repo, revision, hub)
-            _fetch_weights(snapshot, hub, emit)
+            wanted = _weights(snapshot) if file is None else _shards(snapshot, file)
+            _fetch_files(snapshot, wanted, hub, emit)
         except (HTTPError, EntryNotFoundError, RevisionResolutionError, OSError, ValueError) as error:
             # Without its cause: requests carry credentials, and some tracebacks print local variables.
             raise _explain(error, repo, revision, hub) from None
-    return snapshot.folder
+    if file is None:
+        return snapshot.folder
+    for name in wanted:
+        locate(snapshot.folder.resolve(), name)
+    return snapshot.folder.resolve() / file
 
 
 def _fetch_side_files(repo: str, revision: str | None, hub: Hub) -> Snapshot:
     api = HfApi(endpoint=hub.endpoint, token=hub.token)
-    resolved = api.resolve_revision(repo, revision=revision, cache_dir=hub.cache, local_files_only=hub.offline)
-    if not COMMIT.fullmatch(resolved.resolved):  # it becomes the name of a folder
+    with _answers():
+        resolved = api.resolve_revision(repo, revision=revision, cache_dir=hub.cache, local_files_only=hub.offline)
+    if not isinstance(resolved.resolved, str) or not COMMIT.fullmatch(
+        resolved.resolved
+    ):  # it becomes the name of a folder
         raise ValueError(f'the Hub names the commit "{resolved.resolved}"')
-    folder = snapshot_download(
-        repo,
-        revision=resolved,
-        allow_patterns=SIDE_PATTERNS,
-        cache_dir=hub.cache,
-        endpoint=hub.endpoint,
-        token=hub.token,
-        local_files_only=hub.offline,
-        tqdm_class=partial(_Bar, lambda count: None),
-    )
+    with _answers():
+        folder = snapshot_download(
+            repo,
+            revision=resolved,
+            allow_patterns=SIDE_PATTERNS,
+            cache_dir=hub.cache,
+            endpoint=hub.endpoint,
+            token=hub.token,
+            local_files_only=hub.offline,
+            tqdm_class=partial(_Bar, lambda count: None),
+        )
     commit = resolved.resolved
     try:
-        tree = get_cached_repo_tree(repo, revision=commit, cache_dir=hub.cache)
+        with _answers():
+            tree = get_cached_repo_tree(repo, revision=commit, cache_dir=hub.cache)
     except CachedRepoTreeNotFoundError:  # offline, and another program filled the cache
         return Snapshot(repo, commit, Path(folder), None)
-    return Snapshot(repo, commit, Path(folder), {file.path: file.size for file in tree})
+    sizes = {file.path: file.size for file in tree}
+    if not all(isinstance(path, str) and isinstance(size, int) and size >= 0 for path, size in sizes.items()):
+        raise ValueError(f"its list of files is {NO_ANSWER}")
+    return Snapshot(repo, commit, Path(folder), sizes)
 
 
-def _fetch_weights(snapshot: Snapshot, hub: Hub, emit: Sink) -> None:
+@contextmanager
+def _answers() -> Iterator[None]:
+    """huggingface_hub takes for granted what answers look like: one of another kind becomes a ValueError."""
+    try:
+        yield
+    except (TypeError, KeyError, AttributeError, IndexError, AssertionError, RecursionError) as error:
+        raise ValueError(f"it answered {NO_ANSWER} ({type(error).__name__}): is HF_ENDPOINT right?") from None
+
+
+def _weights(snapshot: Snapshot) -> list[str]:
+    """The files that hold the weights of a checkpoint."""
     folder = snapshot.folder.resolve()
-    present = {path.name for path in folder.iterdir()}
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
     names = present if snapshot.sizes is None else set(snapshot.sizes)
-    wanted = weight_files(Path(snapshot.repo), names, _index(folder) if INDEX in present else None)
-    missing = [name for name in wanted if name not in present]
+    return weight_files(Path(snapshot.repo), names, _index(folder) if INDEX in present else None)
+
+
+def _shards(snapshot: Snapshot, file: str) -> list[str]:
+    """All shards of a GGUF file of the repository. Raises UsageError naming the nearest for one that is not there."""
+    folder, _, name = file.rpartition("/")
+    match = SHARD_NAME.fullmatch(name)
+    count = min(int(match["count"]), MAX_SHARDS) if match else 1
+    names = [shard_name(match["stem"], number, count) for number in range(count)] if match else [name]
+    wanted = [f"{folder}/{one}" if folder else one for one in names]
+    if snapshot.sizes is not None and not set(wanted) <= set(snapshot.sizes):
+        found = sorted(path for path in snapshot.sizes if path.lower().endswith(".gguf"))
+        near = get_close_matches(file, found, 3, 0.0)
+        hint = f"it has {', '.join(shown(one) for one in near)}" if near else "it has no GGUF files"
+        raise UsageError(f"{snapshot.repo} has no {shown(file)}", path=file, hint=hint)
+    return wanted
+
+
+def _fetch_files(snapshot: Snapshot, wanted: Sequence[str], hub: Hub, emit: Sink) -> None:
+    folder = snapshot.folder.resolve()
+    missing = [name for name in wanted if not (folder / name).exists()]
     if not missing:
         return
     sizes = snapshot.sizes or {}
@@ -155,20 +202,21 @@ def _index(folder: Path) -> dict[str, str]:
 
 
 def _fetch_file(snapshot: Snapshot, name: str, hub: Hub, meter: _Meter) -> None:
-    hf_hub_download(
-        snapshot.repo,
-        name,
-        revision=snapshot.commit,
-        cache_dir=hub.cache,
-        endpoint=hub.endpoint,
-        token=hub.token,
-        local_files_only=hub.offline,
-        tqdm_class=partial(_Bar, partial(meter.report, name)),
-    )
+    with _answers():
+        hf_hub_download(
+            snapshot.repo,
+            name,
+            revision=snapshot.commit,
+            cache_dir=hub.cache,
+            endpoint=hub.endpoint,
+            token=hub.token,
+            local_files_only=hub.offline,
+            tqdm_class=partial(_Bar, partial(meter.report, name)),
+        )
 
 
 def _require_disk(nbytes: int, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
     if nbytes > free:
         what = f"the download needs {nbytes:,} bytes, {free:,} are free at {shown(folder)}"
         raise ResourceError(what, path=str(folder), hint="free some space, or set HF_HUB_CACHE to another disk")
@@ -249,7 +297,7 @@ def _warnings_as_events(emit: Sink, hub: Hub) -> Iterator[None]:
     """What huggingface_hub would print (retries, a cached revision used instead) becomes an event."""
 
     def collect(record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.WARNING:
+        if record.levelno >= logging.WARNING and not record.getMessage().startswith(NO_SIDE_FILES):
             emit(Warned("hub", _clean(record.getMessage(), hub)))
         return False
 

@@ -17,6 +17,7 @@ SINGLE = "model.safetensors"
 
 SHARD_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}\.safetensors")
 PART_NAME = re.compile(r"(?P<stem>model.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.pt", "scheduler.pt"})  # the Trainer leaves these behind
 
@@ -93,7 +94,10 @@ def _no_weights(root: Path, files: set[str]) -> QuantkitError:
         what = f"{where} holds an adapter, not a model"
         return InputError(what, path=str(root), hint="merge it into its base model and save that")
     if ggufs:
-        return InputError(f"{where} holds GGUF files", path=str(root), hint=f"give the file: {shown(root / ggufs[0])}")
+        first = next((name for name in ggufs if not SPLIT_GGUF.search(name)), ggufs[0])
+        more = f" (or another of its {len(ggufs)})" if len(ggufs) > 1 else ""
+        hint = f"give the file: {shown(root / first)}{more}"
+        return InputError(f"{where} holds GGUF files", path=str(root), hint=hint)
     if pickles:
         what = f"{where} has its weights only as pickles ({listed(pickles)}), which can run code and are never loaded"
         return InputError(

@@ -1,0 +1,102 @@
+"""What a user may write for a model of the Hub: `hf://org/name`, `org/name`, or an address pasted from a browser."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from quantkit.errors import UsageError
+from quantkit.untrusted import shown
+
+PREFIX = "hf://"
+HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
+REPO = re.compile(rf"{NAME}/{NAME}")
+REVISION = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"
+FILE = r"(?:[A-Za-z0-9_(][^/\0]{0,249}/){0,8}[A-Za-z0-9_(][^/\0]{0,249}\.gguf"
+# The Hub refuses "--" and ".." in names of repositories, and its cache relies on it.
+WHOLE = re.compile(rf"(?![^@]*(?:--|\.\.))(?P<repo>{NAME}/{NAME})(?:@(?P<revision>{REVISION}))?")
+ONE_FILE = re.compile(
+    rf"(?P<repo>{NAME}/{NAME})(?:@(?P<before>refs/[a-z]+/[A-Za-z0-9._-]+|[A-Za-z0-9][A-Za-z0-9._-]*))?"
+    rf"/(?P<file>{FILE})(?:@(?P<after>{REVISION}))?"
+)
+VIEWS = ("tree", "blob", "resolve", "raw", "commit")
+NO_MODELS = ("datasets", "spaces", "collections", "docs", "papers", "blog", "settings")
+HINT = "write hf://org/name, hf://org/name@revision, or hf://org/name/FILE.gguf"
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model of the Hub: a checkpoint, or with `file` the GGUF file of this name in a repository of such files."""
+
+    repo: str
+    revision: str | None = None
+    file: str | None = None
+
+
+def names_hub(spec: str) -> bool:
+    """Whether `spec` can only mean the Hub, not a path."""
+    return spec.startswith((PREFIX, "https://", "http://"))
+
+
+def parse_hub(spec: str) -> HubModel | None:
+    """The model of the Hub that `spec` names, None where it names none.
+
+    Raises UsageError for an address that leads elsewhere: to a data set, a folder inside of a repository, another host.
+    """
+    if spec.startswith(("https://", "http://")):
+        return _address(spec)
+    bare = spec.removeprefix(PREFIX)
+    if bare.startswith(tuple(f"{host}/" for host in HOSTS)):
+        return _address(f"https://{bare}")
+    one = ONE_FILE.fullmatch(bare)
+    if one is not None:
+        return _checked(HubModel(one["repo"], one["before"] or one["after"], one["file"]))
+    whole = WHOLE.fullmatch(bare)
+    return None if whole is None else _checked(HubModel(whole["repo"], whole["revision"]))
+
+
+def _checked(model: HubModel) -> HubModel | None:
+    """`model`, None where one of its parts is no name: each becomes a part of a path or an address."""
+    repo_ok = REPO.fullmatch(model.repo) and "--" not in model.repo and ".." not in model.repo
+    revision_ok = model.revision is None or (re.fullmatch(REVISION, model.revision) and ".." not in model.revision)
+    file_ok = model.file is None or (re.fullmatch(FILE, model.file) and ".." not in model.file.split("/"))
+    return model if repo_ok and revision_ok and file_ok else None
+
+
+def _address(spec: str) -> HubModel | None:
+    """The model behind an address, with the revision that it shows."""
+    try:
+        parts = urlsplit(spec)
+        host = (parts.hostname or "").lower()
+    except ValueError:  # brackets that are no address of version 6
+        return None
+    hosts = {*HOSTS, _endpoint_host()}
+    if host not in hosts:
+        what = f"{shown(host or spec)} is not the Hugging Face Hub"
+        raise UsageError(what, hint="give a folder, a .gguf file, hf://org/name, or an address on huggingface.co")
+    path = [unquote(part) for part in parts.path.split("/") if part]
+    if path and path[0] in NO_MODELS:
+        raise UsageError(f"the address leads to {path[0]} of the Hub, not to a model", hint=HINT)
+    path = path[1:] if path[:1] == ["models"] else path
+    repo, view, rest = "/".join(path[:2]), path[2:3], path[4:]
+    revision = path[3] if len(path) > 3 and view[0] in VIEWS else None
+    if revision is None or not rest:
+        return _checked(HubModel(repo, revision))
+    name = "/".join(rest)
+    if name.lower().endswith(".gguf"):
+        return _checked(HubModel(repo, revision, name))
+    if view == ["tree"] or len(rest) > 1:
+        what = f"the address leads to {shown(name)} inside of {shown(repo)}, not to a model"
+        raise UsageError(what, hint=f"give the repository: hf://{shown(repo)}@{shown(revision)}")
+    return _checked(HubModel(repo, revision))  # a file of the checkpoint stands for it
+
+
+def _endpoint_host() -> str:
+    """The host of HF_ENDPOINT, "" without one."""
+    try:
+        return (urlsplit(os.environ.get("HF_ENDPOINT", "")).hostname or "").lower()
+    except ValueError:
+        return ""
