@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from quantkit.pipeline.estimate import estimate, plan_json
     from quantkit.pipeline.inspect import inspect
     from quantkit.pipeline.pack import pack, packed_names
-    from quantkit.pipeline.prepare import Request, prepare
+    from quantkit.pipeline.prepare import prepare
+    from quantkit.pipeline.request import Request
     from quantkit.pipeline.verify import VerifyOptions, verify
     from quantkit.plan import Plan
     from quantkit.recipe import recipe_text
@@ -34,7 +35,7 @@ _EXPORTS = {
     "CalibrationSpec": ("calibration.prepare", "CalibrationSpec"),
     "Output": ("pipeline.convert", "Output"),
     "Plan": ("plan", "Plan"),
-    "Request": ("pipeline.prepare", "Request"),
+    "Request": ("pipeline.request", "Request"),
     "VerifyOptions": ("pipeline.verify", "VerifyOptions"),
     "architecture": ("report.sizes", "architecture"),
     "calibrate": ("pipeline.calibrate", "calibrate"),

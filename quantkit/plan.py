@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from quantkit import __version__
-from quantkit.errors import RecipeError, UnsupportedError, UsageError
+from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.model import Constant, Model, ModelTensor, Rows
 from quantkit.formats.gguf import TensorEntry, encode_header, shard_name, split_by_bytes, split_metadata
 from quantkit.formats.imatrix import Imatrix, match_importance
@@ -103,15 +103,6 @@ class PlanOptions:
     stem: str | None = None
     split_bytes: int | None = None
     allow_requantize: bool = False
-
-
-def parse_split_size(text: str, option: str = "--split-max-size") -> int:
-    """Bytes of a size such as "500M" or "2G"; K, M and G are powers of 1000. Raises UsageError naming the option."""
-    match = re.fullmatch(r"([1-9][0-9]{0,14})([KMG]?)", text.strip().upper())
-    if match is None:
-        raise UsageError(f'{option} "{text}" is not a size', hint="a number with K, M or G, for example 2G")
-    scale: int = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]
-    return int(match[1]) * scale
 
 
 def plan(

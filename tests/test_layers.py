@@ -17,7 +17,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # From the ground up: a module or package imports only from lines above its own.
 LAYERS = (
     ("errors", "events", "metadata", "patterns", "placeholders", "suggest", "tensors", "toml_scan"),
-    ("untrusted",),
+    ("units", "untrusted"),
     ("storage", "qtypes"),
     ("formats", "families"),
     ("rules", "toml_table"),

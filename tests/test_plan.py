@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from oracles import ggml, gguf_files
 
 import quantkit
-from quantkit.errors import InputError, RecipeError, UnsupportedError, UsageError
+from quantkit.errors import InputError, RecipeError, UnsupportedError
 from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Constant, RowOrder, Rows
 from quantkit.formats.gguf import TensorEntry, encode_header, read_gguf, require_whole_split
 from quantkit.formats.imatrix import Entry, Imatrix
 from quantkit.metadata import KeyValue
-from quantkit.plan import Plan, PlanOptions, parse_split_size, plan
+from quantkit.plan import Plan, PlanOptions, plan
 from quantkit.qtypes import base
 from quantkit.recipe import gguf_recipe_names, load_recipe
 from quantkit.rules import Recipe, override
@@ -210,19 +210,6 @@ def test_splits_equal_those_of_the_gguf_package(tmp_path: Path) -> None:
 def test_one_shard_is_no_split() -> None:
     made = make(options=PlanOptions("mine", split_bytes=10**9))
     assert made.files == make(options=PlanOptions("mine")).files
-
-
-@pytest.mark.parametrize(
-    ("text", "nbytes"), [("2G", 2 * 10**9), ("500M", 5 * 10**8), ("1k", 1000), ("12345", 12345), (" 3 ", 3)]
-)
-def test_split_sizes(text: str, nbytes: int) -> None:
-    assert parse_split_size(text) == nbytes
-
-
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "2GB", "G", "1T", "9" * 20])
-def test_malformed_split_sizes(text: str) -> None:
-    with pytest.raises(UsageError, match="--split-max-size"):
-        parse_split_size(text)
 
 
 ODD = {"blk.0.attn_v.weight": (8, 288), "blk.0.ffn_up.weight": (8, 288), "blk.0.ffn_down.weight": (8, 50)}

@@ -8,20 +8,22 @@ import typer
 
 from quantkit import __version__
 from quantkit.cli.commands import calibrate, convert, doctor, inspect, lists, pack, plan, quantize, verify
+from quantkit.cli.examples import epilog
 from quantkit.cli.session import with_session
 
 app = typer.Typer(
     name="quantkit",
     help="Turn a Hugging Face checkpoint into a quantized model that provably runs.",
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
+) -> None:
     if version:
         typer.echo(f"quantkit {__version__}")
         raise typer.Exit
@@ -39,4 +41,4 @@ for command in (
     lists.recipes,
     doctor.doctor,
 ):
-    app.command(command.__name__)(with_session(command))
+    app.command(command.__name__, epilog=epilog(command.__name__))(with_session(command))

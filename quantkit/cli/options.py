@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from quantkit.pipeline.prepare import Request
+    from quantkit.pipeline.request import Request
 
 DEFAULT_RECIPE = "q4_k_m"
 
+# The groups of the help, in the order in which a command declares them.
+GGUF = "GGUF files"
+CHECKPOINTS = "Checkpoints for servers"
+TEXT = "Calibration"
+RUN = "The run"
+OUTPUT = "Output and talk"
+
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="A folder, or a file name ending in .gguf.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Worker threads; default: all cores.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
-Engine = Annotated[
-    str | None,
-    typer.Option("--engine", metavar="llama.cpp|torch", help="Also run it and compare."),
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, metavar="N", help="Worker threads; default: all cores.", rich_help_panel=RUN),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.", rich_help_panel=RUN)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be done and write nothing.", rich_help_panel=RUN)
 ]
 
 
@@ -28,73 +36,146 @@ class Want:
     """What to make from what: the options of every command that plans."""
 
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A folder, hf://org/name[@revision], org/name or a .gguf file.")
+        str, typer.Argument(metavar="SRC", help="A folder, hf://org/name\\[@revision], org/name or a .gguf file.")
     ]
     to: Annotated[
-        str,
-        typer.Option("--to", metavar="RECIPE[,RECIPE...]", help="Recipe names or .toml files; see quantkit recipes."),
-    ] = ""
-    imatrix: Annotated[
-        Path | None, typer.Option("--imatrix", metavar="FILE", help="Importance matrix, GGUF or legacy .dat.")
+        list[str] | None,
+        typer.Option(
+            "--to",
+            metavar="RECIPE[,RECIPE...]",
+            help="Recipe names or .toml files; repeatable; see quantkit recipes.",
+            show_default=DEFAULT_RECIPE,
+        ),
     ] = None
     keep: Annotated[
         list[str] | None,
         typer.Option("--keep", metavar="PATTERN=TYPE", help="Type of the tensors whose name matches; repeatable."),
     ] = None
-    output_type: Annotated[
-        str | None, typer.Option("--output-type", metavar="TYPE", help="Type of the output head.")
-    ] = None
-    embedding_type: Annotated[
-        str | None, typer.Option("--embedding-type", metavar="TYPE", help="Type of the token embedding.")
-    ] = None
-    pure: Annotated[bool, typer.Option("--pure", help="The recipe's default type everywhere, no mixture.")] = False
     on_fallback: Annotated[
         str,
         typer.Option("--on-fallback", metavar="report|error", help="When rows do not divide by the block of a type."),
     ] = "report"
-    split_max_size: Annotated[
-        str | None, typer.Option("--split-max-size", metavar="N[K|M|G]", help="Write shards of at most this size.")
-    ] = None
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Accept a source that is already quantized.")
     ] = False
-    calib: Annotated[
-        list[str] | None,
-        typer.Option("--calib", metavar="FILE", help="Text to calibrate with: text, JSON Lines, parquet; repeatable."),
+    imatrix: Annotated[
+        Path | None,
+        typer.Option("--imatrix", metavar="FILE", help="Importance matrix, GGUF or legacy .dat.", rich_help_panel=GGUF),
     ] = None
-    samples: Annotated[int | None, typer.Option("--samples", min=1, help="Sequences of the text to run.")] = None
-    seqlen: Annotated[int | None, typer.Option("--seqlen", min=2, help="Tokens of a sequence.")] = None
-    device: Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where calibration runs.")] = "cpu"
-    activations: Annotated[
-        str, typer.Option("--activations", metavar="auto|memory|disk", help="Where they lie between blocks.")
-    ] = "auto"
+    output_type: Annotated[
+        str | None,
+        typer.Option("--output-type", metavar="TYPE", help="Type of the output head.", rich_help_panel=GGUF),
+    ] = None
+    embedding_type: Annotated[
+        str | None,
+        typer.Option("--embedding-type", metavar="TYPE", help="Type of the token embedding.", rich_help_panel=GGUF),
+    ] = None
+    pure: Annotated[
+        bool,
+        typer.Option("--pure", help="The recipe's default type everywhere, no mixture.", rich_help_panel=GGUF),
+    ] = False
+    split_max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--split-max-size",
+            metavar="SIZE",
+            help="Write shards of at most this size: 4G, 500MB, 2GiB.",
+            rich_help_panel=GGUF,
+        ),
+    ] = None
+    pre: Annotated[
+        str | None,
+        typer.Option(
+            "--pre", metavar="NAME", help="The pre-tokenizer, where it is not recognized.", rich_help_panel=GGUF
+        ),
+    ] = None
     method: Annotated[
-        str | None, typer.Option("--method", metavar="rtn|gptq", help="How values are chosen, instead of the recipe's.")
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="rtn|gptq",
+            help="How values are chosen, instead of the recipe's.",
+            rich_help_panel=CHECKPOINTS,
+        ),
     ] = None
     consumers: Annotated[
         str | None,
-        typer.Option("--for", metavar="NAME[,NAME...]", help="Who must be able to load it: vllm, transformers, ..."),
+        typer.Option(
+            "--for",
+            metavar="NAME[,NAME...]",
+            help="Who must be able to load it: vllm, transformers, ...",
+            rich_help_panel=CHECKPOINTS,
+        ),
     ] = None
-    tp: Annotated[int, typer.Option("--tp", min=1, help="Devices that share each layer when serving.")] = 1
+    tp: Annotated[
+        int,
+        typer.Option(
+            "--tp",
+            min=1,
+            metavar="N",
+            help="Devices that share each layer when --for serves it.",
+            rich_help_panel=CHECKPOINTS,
+        ),
+    ] = 1
     max_shard_size: Annotated[
-        str | None, typer.Option("--max-shard-size", metavar="N[K|M|G]", help="Size of a checkpoint's files; 5G.")
+        str | None,
+        typer.Option(
+            "--max-shard-size",
+            metavar="SIZE",
+            help="Size of a checkpoint's files.",
+            show_default="5GB",
+            rich_help_panel=CHECKPOINTS,
+        ),
     ] = None
+    calib: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--calib",
+            metavar="FILE",
+            help="Text, JSON Lines, parquet, or statistics of quantkit calibrate; repeatable.",
+            rich_help_panel=TEXT,
+        ),
+    ] = None
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples",
+            min=1,
+            metavar="N",
+            help="Sequences of the text to run.",
+            show_default="128",
+            rich_help_panel=TEXT,
+        ),
+    ] = None
+    seqlen: Annotated[
+        int | None,
+        typer.Option(
+            "--seqlen", min=2, metavar="N", help="Tokens of a sequence.", show_default="512", rich_help_panel=TEXT
+        ),
+    ] = None
+    device: Annotated[
+        str,
+        typer.Option("--device", metavar="cpu|cuda[:N]", help="Where calibration runs.", rich_help_panel=TEXT),
+    ] = "cpu"
+    activations: Annotated[
+        str,
+        typer.Option(
+            "--activations", metavar="auto|memory|disk", help="Where they lie between blocks.", rich_help_panel=TEXT
+        ),
+    ] = "auto"
     require_coverage: Annotated[
         float | None,
-        typer.Option("--require-coverage", metavar="PERCENT", help="Share of experts that the text must reach."),
-    ] = None
-    pre: Annotated[
-        str | None, typer.Option("--pre", metavar="NAME", help="The pre-tokenizer, where it is not recognized.")
-    ] = None
+        typer.Option("--require-coverage", metavar="PERCENT", help="Share of experts that the text must reach.",
+                     rich_help_panel=TEXT),
+    ] = None  # fmt: skip
 
     def request(self, offline: bool, threads: int | None = None) -> Request:
         """The request that these options make."""
         import quantkit
 
-        names = tuple(name.strip() for name in self.to.split(",") if name.strip())
         return quantkit.Request(
             source=self.source,
-            recipes=names or (DEFAULT_RECIPE,),
+            recipes=(DEFAULT_RECIPE,) if self.to is None else tuple(self.to),
             imatrix=self.imatrix,
             keep=tuple(self.keep or ()),
             output_type=self.output_type,
@@ -110,7 +191,7 @@ class Want:
             device=self.device,
             activations=self.activations,
             method=self.method,
-            consumers=tuple(name.strip() for name in (self.consumers or "").split(",") if name.strip()),
+            consumers=(self.consumers or "",),
             tp=self.tp,
             threads=threads,
             max_shard_size=self.max_shard_size,

@@ -21,10 +21,11 @@ import typer
 from quantkit import __version__
 from quantkit.cli.failures import as_error, bug, error_body
 from quantkit.cli.journal import EventsFile, LogFile
+from quantkit.cli.options import OUTPUT
 from quantkit.cli.redaction import printable, redact
 from quantkit.cli.render import Talk
 from quantkit.cli.streams import write_result
-from quantkit.errors import ResourceError
+from quantkit.errors import ResourceError, UsageError
 from quantkit.events import Event, RunFailed, RunFinished, RunStarted
 from quantkit.report.text import size
 
@@ -35,13 +36,23 @@ LEAST_ADDRESSES = 384 << 20  # bytes: plan of a small model needs 350 MB
 class Settings:
     """The options every command has. Annotations are what the command line shows."""
 
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")] = False
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every tensor.")] = False
-    plain: Annotated[bool, typer.Option("--plain", help="No colour, no live line.")] = False
-    log_file: Annotated[Path | None, typer.Option("--log-file", help="Also write the notes to this file.")] = None
-    events: Annotated[Path | None, typer.Option("--events", help="Write every event as JSON Lines.")] = None
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT)] = (
+        False
+    )
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.", rich_help_panel=OUTPUT)
+    ] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="A line for every tensor.", rich_help_panel=OUTPUT)
+    ] = False
+    plain: Annotated[bool, typer.Option("--plain", help="No colour, no live line.", rich_help_panel=OUTPUT)] = False
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", help="Also write the notes to this file.", rich_help_panel=OUTPUT)
+    ] = None
+    events: Annotated[
+        Path | None, typer.Option("--events", help="Write every event as JSON Lines.", rich_help_panel=OUTPUT)
+    ] = None
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.", rich_help_panel=OUTPUT)] = False
 
 
 class Session:
@@ -56,6 +67,8 @@ class Session:
         self._talk = Talk(settings.quiet, settings.verbose, settings.plain)
 
     def __enter__(self) -> Session:
+        if self.settings.quiet and self.settings.verbose:
+            raise UsageError("--quiet and --verbose", hint="leave one of them out")
         require_addresses()
         if self.settings.events:
             self._files.append(EventsFile(self.settings.events))

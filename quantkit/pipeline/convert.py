@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import InputError, InterruptedRunError, RecipeError, UsageError
+from quantkit.errors import InputError, InterruptedRunError, RecipeError
 from quantkit.events import Sink, StageFinished, StageStarted, ignore
 from quantkit.pipeline.checks import Verification
-from quantkit.pipeline.engine import TORCH, require_engine
+from quantkit.pipeline.engine import require_engine
 from quantkit.pipeline.hashing import SourceHasher, require_published
 from quantkit.pipeline.pack import (
     Artifact,
@@ -26,14 +26,15 @@ from quantkit.pipeline.pack import (
     save_work,
 )
 from quantkit.pipeline.pool import worker_pool
-from quantkit.pipeline.prepare import Prepared, Request, output_paths, output_stem, prepare
+from quantkit.pipeline.prepare import Prepared, output_paths, output_stem, prepare
 from quantkit.pipeline.quantize import Target, default_threads, never, quantize
+from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.server import ServerWork
 from quantkit.pipeline.server_fill import fill
 from quantkit.pipeline.server_verify import verify_server_parts
 from quantkit.pipeline.verify import VerifyOptions, verify_parts
 from quantkit.plan import Plan
-from quantkit.recipe import Recipe
+from quantkit.recipe import Recipe, load_recipe
 from quantkit.report.manifest import Manifest
 from quantkit.report.sizes import plan_line
 from quantkit.report.text import size
@@ -79,8 +80,7 @@ def convert(
     request resumes; a run that rejects its input leaves nothing.
     """
     require_engine(output.engine)
-    if output.engine == TORCH:
-        raise UsageError("--engine torch looks at finished checkpoints", hint="quantkit verify OUT --engine torch")
+    require_checkable(output.engine, [load_recipe(name) for name in request.recipes], output.verify)
     start = time.monotonic()
     emit(StageStarted("plan"))
     prepared = prepare(request, output_stem(output.out), emit)

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from quantkit.calibration.prepare import SAMPLES, SEQLEN, CalibrationSpec
 from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, NotWritableError, QuantkitError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
@@ -21,7 +20,8 @@ from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
 from quantkit.formats.imatrix import read_imatrix
 from quantkit.pipeline.calibration import Calibration, open_calibration
 from quantkit.pipeline.consumers import require_loadable
-from quantkit.plan import PlanOptions, file_stem, parse_split_size, plan
+from quantkit.pipeline.request import Request, require_used
+from quantkit.plan import PlanOptions, file_stem, plan
 from quantkit.recipe import Recipe, ServerRecipe, load_recipe
 from quantkit.report.manifest import FileRecord
 from quantkit.rules import OnFallback, override
@@ -29,50 +29,8 @@ from quantkit.servers.plan import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, S
 from quantkit.servers.recipe import override_server
 from quantkit.source import Checkpoint, open_source
 from quantkit.storage import hash_file
+from quantkit.units import parse_size
 from quantkit.untrusted import require_path
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user wants made from what. Fields are the options of `quantkit convert`."""
-
-    source: str
-    recipes: tuple[str, ...] = ("q4_k_m",)
-    imatrix: Path | None = None
-    keep: tuple[str, ...] = ()
-    output_type: str | None = None
-    embedding_type: str | None = None
-    pure: bool = False
-    on_fallback: str = "report"
-    split_max_size: str | None = None
-    allow_requantize: bool = False
-    pre: str | None = None
-    offline: bool = False
-    calib: tuple[str, ...] = ()
-    samples: int | None = None
-    seqlen: int | None = None
-    device: str = "cpu"
-    activations: str = "auto"
-    threads: int | None = None
-    method: str | None = None
-    consumers: tuple[str, ...] = ()
-    tp: int = 1
-    max_shard_size: str | None = None
-    require_coverage: float | None = None
-
-    def calibration(self) -> CalibrationSpec | None:
-        """The text to run and how, None without any."""
-        if not self.calib:
-            return None
-        return CalibrationSpec(
-            data=self.calib,
-            samples=self.samples or SAMPLES,
-            seqlen=self.seqlen or SEQLEN,
-            device=self.device,
-            threads=self.threads,
-            activations=self.activations,
-            offline=self.offline,
-        )
 
 
 @dataclass(frozen=True)
@@ -134,12 +92,9 @@ def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> P
 
     Raises what is wrong with the recipes first, then with the source: nothing is opened for a typo.
     """
-    if request.on_fallback not in {"report", "error"}:
-        raise UsageError(f'--on-fallback "{request.on_fallback}"', hint='use "report" or "error"')
-    recipes = tuple(_recipe(name, request) for name in request.recipes)
+    recipes = tuple(_overridden(load_recipe(name), request) for name in request.recipes)
+    require_used(request, recipes)
     consumers = parse_consumers(request.consumers)
-    if request.imatrix and request.calib:
-        raise UsageError("--imatrix and --calib both give importance weights", hint="use one of them")
     if stem and len(recipes) > 1:
         raise UsageError(f"{len(recipes)} recipes cannot share one file name", hint="give a folder with -o")
     said: set[str] = set()  # what the source warns of when it is opened, its description says again for the manifest
@@ -170,7 +125,7 @@ def _plan_all(
     emit: Sink,
 ) -> Prepared:
     """Plan every recipe. Text is turned into samples, and run where a GGUF file wants importance weights of it."""
-    split = parse_split_size(request.split_max_size) if request.split_max_size else None
+    split = parse_size(request.split_max_size, "--split-max-size") if request.split_max_size else None
     calibration = _calibration(request, checkpoint, recipes, emit)
     gguf = [recipe for recipe in recipes if isinstance(recipe, Recipe)]
     model = describe_source(checkpoint, request.pre) if gguf else None
@@ -192,7 +147,7 @@ def _plan_all(
 
 def _server_options(request: Request) -> ServerOptions:
     size = request.max_shard_size
-    shard_bytes = parse_split_size(size.upper().removesuffix("B"), "--max-shard-size") if size else DEFAULT_SHARD_BYTES
+    shard_bytes = parse_size(size, "--max-shard-size") if size else DEFAULT_SHARD_BYTES
     return ServerOptions(shard_bytes, "tensorrt-llm" in parse_consumers(request.consumers))
 
 
@@ -203,9 +158,6 @@ def _calibration(
     spec = request.calibration()
     if spec is None:
         return None
-    if not any(isinstance(recipe, Recipe) or recipe.needs_calibration for recipe in recipes):
-        names = ", ".join(recipe.name for recipe in recipes)
-        raise UsageError(f"--calib: {names} needs no calibration", hint="leave --calib out, or choose another recipe")
     return open_calibration(checkpoint, spec, emit)
 
 
@@ -227,30 +179,18 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
     )
 
 
-def _recipe(name: str, request: Request) -> Recipe | ServerRecipe:
-    recipe = load_recipe(name)
+def _overridden(recipe: Recipe | ServerRecipe, request: Request) -> Recipe | ServerRecipe:
+    """The recipe with the options of this run."""
+    on_fallback: OnFallback | None = "error" if request.on_fallback == "error" else None
     if isinstance(recipe, ServerRecipe):
-        given = {
-            "--output-type": request.output_type,
-            "--embedding-type": request.embedding_type,
-            "--pure": request.pure,
-            "--imatrix": request.imatrix,
-            "--split-max-size": request.split_max_size,
-        }
-        unused = [option for option, value in given.items() if value]
-        if unused:
-            raise UsageError(f"{recipe.name}: {unused[0]} is for GGUF files", hint="leave it out for this recipe")
-        on_fallback: OnFallback | None = "error" if request.on_fallback == "error" else None
         return override_server(recipe, keep=request.keep, method=request.method, on_fallback=on_fallback)
-    if request.method not in (None, "rtn"):
-        raise UsageError(f"{recipe.name}: --method {request.method} is for checkpoints", hint="leave --method out")
     return override(
         recipe,
         keep=request.keep,
         output_type=request.output_type,
         embedding_type=request.embedding_type,
         pure=request.pure,
-        on_fallback="error" if request.on_fallback == "error" else None,
+        on_fallback=on_fallback,
     )
 
 

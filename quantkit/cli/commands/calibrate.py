@@ -14,7 +14,7 @@ from quantkit.cli.session import Session
 
 def calibrate(
     session: Session,
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, hf://org/name[@revision] or org/name.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, hf://org/name\\[@revision] or org/name.")],
     data: Annotated[
         list[str],
         typer.Option("--data", metavar="D", help="Text, JSON Lines, parquet or hf://dataset; repeatable."),
@@ -23,8 +23,12 @@ def calibrate(
         Path,
         typer.Option("--out", "-o", metavar="FILE", help="x.safetensors (statistics), x.gguf or x.dat (imatrix)."),
     ],
-    samples: Annotated[int | None, typer.Option("--samples", help="Sequences to run; default 128.")] = None,
-    seqlen: Annotated[int | None, typer.Option("--seqlen", help="Tokens in each; default 512.")] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", metavar="N", help="Sequences to run.", show_default="128")
+    ] = None,
+    seqlen: Annotated[
+        int | None, typer.Option("--seqlen", metavar="N", help="Tokens in each.", show_default="512")
+    ] = None,
     hessian: Annotated[
         bool | None, typer.Option("--hessian/--no-hessian", help="Products of columns too; default: in .safetensors.")
     ] = None,

@@ -19,8 +19,15 @@ def convert(
     session: Session,
     want: options.Want,
     out: options.Out = Path(),
-    engine: options.Engine = None,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check tokenizer and numbers too.")] = True,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine", metavar="llama.cpp", help="Let it load and run GGUF files, too.", rich_help_panel=options.RUN
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Check tokenizer and numbers too.", rich_help_panel=options.RUN)
+    ] = True,
     threads: options.Threads = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,

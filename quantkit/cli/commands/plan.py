@@ -16,7 +16,7 @@ from quantkit.report.text import count, duration, size, table
 
 if TYPE_CHECKING:
     from quantkit.pipeline.estimate import Estimate
-    from quantkit.pipeline.prepare import Request
+    from quantkit.pipeline.request import Request
     from quantkit.plan import Plan
     from quantkit.servers.plan import AnyPlan, ServerPlan
 

@@ -9,6 +9,7 @@ import typer
 
 from quantkit.cli import options
 from quantkit.cli.session import Session
+from quantkit.errors import UsageError
 
 MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 
@@ -21,7 +22,10 @@ def verify(
     against: Annotated[
         str | None, typer.Option("--against", metavar="SRC", help="The checkpoint it was made from.")
     ] = None,
-    engine: options.Engine = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="llama.cpp|torch", help="Also run it: GGUF files, checkpoints."),
+    ] = None,
     say: Annotated[str | None, typer.Option("--say", metavar="TEXT", help="Let the engine continue this text.")] = None,
     sample_rows: Annotated[
         int | None, typer.Option("--sample-rows", min=1, help="Compare only about this many rows of each tensor.")
@@ -32,6 +36,13 @@ def verify(
     """Check an artifact: files, structure, tokenizer, numbers and, with --engine, the real consumer."""
     import quantkit
 
+    for option, value, needed, other in (
+        ("--say", say, "--engine", engine),
+        ("--sample-rows", sample_rows, "--against", against),
+        ("--pre", pre, "--against", against),
+    ):
+        if value is not None and other is None:
+            raise UsageError(f"{option} needs {needed}", hint=f"give {needed}, or leave {option} out")
     seen = quantkit.verify(
         artifact,
         against=against,

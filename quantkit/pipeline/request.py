@@ -1,0 +1,225 @@
+"""What the user wants made from what, and which recipes make use of which option."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from quantkit.calibration.prepare import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
+from quantkit.errors import UsageError
+from quantkit.recipe import Recipe, ServerRecipe
+from quantkit.suggest import did_you_mean
+from quantkit.units import parse_size
+
+AnyRecipe = Recipe | ServerRecipe
+STATISTICS, TORCH = ".safetensors", "torch"
+
+
+@dataclass(frozen=True, repr=False)
+class Request:
+    """What the user wants made from what. Fields are the options of `quantkit convert`.
+
+    Paths may be given for texts and texts for paths, a text for a list of one; `recipes` and `consumers` also as
+    "a,b". Raises UsageError for what cannot be meant.
+    """
+
+    source: str
+    recipes: tuple[str, ...] = ("q4_k_m",)
+    imatrix: Path | None = None
+    keep: tuple[str, ...] = ()
+    output_type: str | None = None
+    embedding_type: str | None = None
+    pure: bool = False
+    on_fallback: str = "report"
+    split_max_size: str | None = None
+    allow_requantize: bool = False
+    pre: str | None = None
+    offline: bool = False
+    calib: tuple[str, ...] = ()
+    samples: int | None = None
+    seqlen: int | None = None
+    device: str = "cpu"
+    activations: str = "auto"
+    threads: int | None = None
+    method: str | None = None
+    consumers: tuple[str, ...] = ()
+    tp: int = 1
+    max_shard_size: str | None = None
+    require_coverage: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, convert in COERCED.items():
+            object.__setattr__(self, name, convert(name, getattr(self, name)))
+        if not self.recipes:
+            raise UsageError("no recipe", hint='for example "q4_k_m"; quantkit recipes lists them', key="recipes")
+
+    def __repr__(self) -> str:
+        given = [f.name for f in fields(self) if f.name == "source" or getattr(self, f.name) != f.default]
+        return f"Request({', '.join(f'{name}={getattr(self, name)!r}' for name in given)})"
+
+    def calibration(self) -> CalibrationSpec | None:
+        """The text to run and how, None without any."""
+        if not self.calib:
+            return None
+        return CalibrationSpec(
+            data=self.calib,
+            samples=self.samples or SAMPLES,
+            seqlen=self.seqlen or SEQLEN,
+            device=self.device,
+            threads=self.threads,
+            activations=self.activations,
+            offline=self.offline,
+        )
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    raise UsageError(f"{name} is {type(value).__name__}", hint="give a text or a path", key=name)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    given = [value] if isinstance(value, str | os.PathLike) else value
+    if not isinstance(given, Sequence):
+        raise UsageError(f"{name} is {type(value).__name__}", hint="give a text or a list of texts", key=name)
+    return tuple(_text(name, one) for one in given)
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    words = (word.strip() for text in _texts(name, value) for word in text.split(","))
+    return tuple(word for word in words if word)
+
+
+def _path(name: str, value: Any) -> Path | None:
+    return None if value is None else Path(_text(name, value))
+
+
+def _size(name: str, value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else str(int(value))
+
+
+COERCED: dict[str, Callable[[str, Any], Any]] = {
+    "source": _text, "recipes": _names, "imatrix": _path, "keep": _texts, "calib": _texts, "consumers": _names,
+    "split_max_size": _size, "max_shard_size": _size,
+}  # fmt: skip
+
+
+# --- who uses what ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Use:
+    """An option, the recipes that make use of it, and what to say to the others.
+
+    `some`: enough if one of the recipes does; text and weights of importance are given to all of them.
+    """
+
+    option: str
+    users: Callable[[AnyRecipe], bool]
+    why: str
+    some: bool = False
+
+    @property
+    def field(self) -> str:
+        return self.option.removeprefix("--").replace("-", "_")
+
+
+def _gguf(recipe: AnyRecipe) -> bool:
+    return isinstance(recipe, Recipe)
+
+
+def _checkpoint(recipe: AnyRecipe) -> bool:
+    return isinstance(recipe, ServerRecipe)
+
+
+def _calibrated(recipe: AnyRecipe) -> bool:
+    return isinstance(recipe, Recipe) or recipe.needs_calibration
+
+
+def _covered(recipe: AnyRecipe) -> bool:
+    return isinstance(recipe, ServerRecipe) and recipe.needs_calibration
+
+
+USES = (
+    Use("--imatrix", _gguf, "is for GGUF files; for this recipe give text with --calib where it needs any"),
+    Use("--output-type", _gguf, "is for GGUF files; write a rule into a recipe of your own"),
+    Use("--embedding-type", _gguf, "is for GGUF files; embeddings of checkpoints stay as they are"),
+    Use("--pure", _gguf, "is for GGUF files; this recipe has no mixture"),
+    Use("--split-max-size", _gguf, "is for GGUF files; use --max-shard-size"),
+    Use("--pre", _gguf, "is for GGUF files; checkpoints keep the tokenizer of the source"),
+    Use("--max-shard-size", _checkpoint, "is for checkpoints; use --split-max-size"),
+    Use("--method", _checkpoint, "is for checkpoints; GGUF types have methods of their own"),
+    Use("--calib", _calibrated, "needs no calibration: leave --calib out, or choose another recipe", some=True),
+    Use("--require-coverage", _covered, "looks at no text", some=True),
+)  # fmt: skip
+WITH_TEXT = ("--samples", "--seqlen", "--device", "--activations", "--require-coverage")
+OF_TEXT_ALONE = ("--samples", "--seqlen", "--activations")  # statistics have been through the model already
+DEFAULTS = {f.name: None if f.default is MISSING else f.default for f in fields(Request)}
+
+
+def require_used(request: Request, recipes: Sequence[AnyRecipe]) -> None:
+    """Raise UsageError for an option that a recipe would ignore, and for values that an option does not have."""
+    _require_choices(request)
+    for use in USES:
+        if not _given(request, use.field):
+            continue
+        idle = [recipe.name for recipe in recipes if not use.users(recipe)]
+        if idle and (not use.some or len(idle) == len(recipes)):
+            raise UsageError(
+                f"{', '.join(idle)}: {use.option} {use.why}", hint=f"leave {use.option} out", key=use.field
+            )
+    for option in WITH_TEXT:
+        if _given(request, _field(option)) and not request.calib:
+            raise UsageError(f"{option} is about text to calibrate with", hint="give --calib FILE", key=_field(option))
+    known = [name for name in request.calib if name.endswith(STATISTICS)]
+    for option in OF_TEXT_ALONE:
+        if known and _given(request, _field(option)):
+            message = f"{option} is about text, and {known[0]} holds statistics of text that was run before"
+            raise UsageError(message, hint=f"leave {option} out", key=_field(option))
+    if request.imatrix and request.calib:
+        raise UsageError("--imatrix and --calib both give importance weights", hint="use one of them")
+    if request.tp != 1 and not request.consumers:
+        raise UsageError(f"--tp {request.tp}: for whom?", hint=f"for example --for vllm --tp {request.tp}", key="tp")
+
+
+def require_checkable(engine: str | None, recipes: Sequence[AnyRecipe], verify: bool) -> None:
+    """Raise UsageError where convert cannot ask `engine` about what these recipes make."""
+    if engine is None:
+        return
+    if engine == TORCH:
+        hint = "afterwards: quantkit verify OUT --engine torch"
+        raise UsageError("--engine torch looks at finished checkpoints", hint=hint, key="engine")
+    if not verify:
+        raise UsageError("--engine with --no-verify", hint="leave one of them out", key="engine")
+    idle = [recipe.name for recipe in recipes if isinstance(recipe, ServerRecipe)]
+    if idle:
+        message = f"{', '.join(idle)}: {engine} loads GGUF files, this makes a checkpoint"
+        raise UsageError(
+            message, hint="leave --engine out; afterwards: quantkit verify OUT --engine torch", key="engine"
+        )
+
+
+def _require_choices(request: Request) -> None:
+    given = (
+        ("--on-fallback", request.on_fallback, ("report", "error")),
+        ("--device", request.device.partition(":")[0], DEVICES),
+        ("--activations", request.activations, ACTIVATIONS),
+    )
+    for option, value, known in given:
+        if value not in known:
+            what = f'{option} "{value}"{did_you_mean(value, known)}'
+            raise UsageError(what, hint=f"one of {', '.join(known)}", key=_field(option))
+    for option, size in (("--split-max-size", request.split_max_size), ("--max-shard-size", request.max_shard_size)):
+        if size is not None:
+            parse_size(size, option)
+
+
+def _given(request: Request, name: str) -> bool:
+    return bool(getattr(request, name) != DEFAULTS[name])
+
+
+def _field(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
