@@ -50,44 +50,58 @@ class ChatTemplates:
 
 
 def find_chat_templates(read_file: ReadFile, settings: Mapping[str, Json], names: Sequence[str]) -> ChatTemplates:
-    """Find the templates: `chat_template` of tokenizer_config.json (a string or a list), else chat_template.jinja
-    with additional_chat_templates/*.jinja, else chat_template.json.
+    """Find the templates, as transformers 5 does: chat_template.jinja with additional_chat_templates/*.jinja wins over
+    `chat_template` of tokenizer_config.json (a string or a list); chat_template.json, which is a processor's, comes
+    last. A warning names what lost and differs.
 
-    `settings` is tokenizer_config.json; without it there are no templates, as in the reference (gguf-py/gguf/vocab.py)
-    and in transformers. `names` are the names of the checkpoint's files. Raises InputError for broken files.
+    `settings` is tokenizer_config.json, `names` are the names of the checkpoint's files. The reference
+    (gguf-py/gguf/vocab.py) lets tokenizer_config.json win, also where it is null or empty, and reads no template
+    without it. Raises InputError for broken files.
     """
-    if not settings:
-        return ChatTemplates(None, {}, ())
-    found: Json = settings["chat_template"] if "chat_template" in settings else _beside(read_file, names)
-    default: str | None = None
-    named: dict[str, str] = {}
-    if isinstance(found, str):
-        default = found
-    elif isinstance(found, list):
-        default, named = _listed(found)
-    elif found is not None:
-        message = f"chat_template of {TOKENIZER_CONFIG} is neither text nor a list of templates; left out"
-        return ChatTemplates(None, {}, (("chat-template", message),))
-    texts = {"chat_template": default or "", **{f"chat_template.{name}": text for name, text in named.items()}}
-    warnings = tuple(warning for name, text in texts.items() for warning in look_at_template(name, text))
-    return ChatTemplates(default, named, warnings)
+    (default, named), warnings = _said(settings)
+    own = read_text(read_file, TEMPLATE_FILE)
+    boxed = (read_object(read_file, TEMPLATE_JSON) or {}).get("chat_template")
+    texts = {TEMPLATE_FILE: own, TOKENIZER_CONFIG: default, TEMPLATE_JSON: boxed if isinstance(boxed, str) else None}
+    winner = next((file for file, text in texts.items() if text), None)
+    lost = [file for file, text in texts.items() if text and text != texts[winner or file]]
+    if lost:
+        message = f"{' and '.join(lost)} has another template than {winner}, which was taken, as in transformers"
+        warnings.append(("chat-template", message))
+    named = {**({} if own else named), **_additional(read_file, names)}
+    default = texts[winner] if winner else default
+    shown_as = {"chat_template": default or "", **{f"chat_template.{name}": text for name, text in named.items()}}
+    warnings += [warning for name, text in shown_as.items() for warning in look_at_template(name, text)]
+    return ChatTemplates(default, named, tuple(warnings))
 
 
-def _beside(read_file: ReadFile, names: Sequence[str]) -> Json:
-    """The template in files of its own."""
-    default = read_text(read_file, TEMPLATE_FILE)
-    if default is None:
-        return (read_object(read_file, TEMPLATE_JSON) or {}).get("chat_template")
-    found: list[Json] = []
+def _said(settings: Mapping[str, Json]) -> tuple[tuple[str | None, dict[str, str]], list[tuple[str, str]]]:
+    """The default template and the named ones of tokenizer_config.json, and warnings."""
+    found = settings.get("chat_template")
+    if isinstance(found, list):
+        return _listed(found), []
+    if found is None or isinstance(found, str):
+        return (found, {}), []
+    message = f"chat_template of {TOKENIZER_CONFIG} is neither text nor a list of templates; left out"
+    return (None, {}), [("chat-template", message)]
+
+
+def _additional(read_file: ReadFile, names: Sequence[str]) -> dict[str, str]:
+    """Further templates in files of their own, by name."""
+    found = {}
     for name in sorted(n for n in names if n.startswith(ADDITIONAL) and n.endswith(".jinja"))[:MAX_TEMPLATES]:
         text = read_text(read_file, name)
         if text is not None:
-            found.append({"name": name.removeprefix(ADDITIONAL).removesuffix(".jinja"), "template": text})
-    return [{"name": "default", "template": default}, *found] if found else default
+            found[_plain(name.removeprefix(ADDITIONAL).removesuffix(".jinja"))] = text
+    return {name: text for name, text in found.items() if name and name != "default"}
+
+
+def _plain(name: str) -> str:
+    """A name as llama.cpp's keys have it: characters other than ASCII letters and digits become "_"."""
+    return re.sub(r"[^A-Za-z0-9]", "_", name)
 
 
 def _listed(entries: list[Json]) -> tuple[str | None, dict[str, str]]:
-    """A list of {"name", "template"}; characters other than ASCII letters and digits in names become "_"."""
+    """A list of {"name", "template"}."""
     default, named = None, {}
     if len(entries) > MAX_TEMPLATES:
         raise bad(TOKENIZER_CONFIG, "chat_template", f"{len(entries):,} templates", f"at most {MAX_TEMPLATES}")
@@ -96,7 +110,7 @@ def _listed(entries: list[Json]) -> tuple[str | None, dict[str, str]]:
         text = entry.get("template") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not isinstance(text, str | None):
             raise bad(TOKENIZER_CONFIG, f"chat_template[{position}]", entry, "an object with name and template")
-        plain = re.sub(r"[^A-Za-z0-9]", "_", name)
+        plain = _plain(name)
         if not plain or text is None:
             continue
         if plain == "default":

@@ -27,10 +27,10 @@ from quantkit.families.tokenizer_files import (
     parse_added,
     parse_tokenizer_json,
     read_bytes,
-    read_object,
     read_settings_added,
     read_tokenizer_files,
 )
+from quantkit.families.tokenizer_sources import open_tokenizer_json
 from quantkit.families.vocabulary import TokenType
 
 SAMPLE = "a"  # any text; shows what the post-processor puts before and after it
@@ -51,7 +51,8 @@ def open_source_tokenizer(read_file: ReadFile, config: Mapping[str, Any]) -> Sou
     """Read the files of a checkpoint. Raises InputError where there is no tokenizer, or a broken one."""
     files = read_tokenizer_files(read_file, config)
     pieces = _sentencepiece_data(files)
-    data, raw = read_bytes(read_file, TOKENIZER_JSON), read_object(read_file, TOKENIZER_JSON)
+    found = open_tokenizer_json(files, beside_model=pieces is not None)
+    data, raw, files = (None, None, files) if found is None else (found.data, found.raw, found.files)
     if pieces is None and raw is None:
         message = f"no {TOKENIZER_MODEL} and no {TOKENIZER_JSON} to compare with"
         raise InputError(message, path=TOKENIZER_JSON, hint="verify against the checkpoint the file was made from")

@@ -1,7 +1,8 @@
 """The tokenizer of a checkpoint as GGUF metadata, with a hash that says which tokenizer it is.
 
-`read_tokenizer` chooses between the kinds: a SentencePiece `tokenizer.model` where there is one, else tokenizer.json,
-SentencePiece-style when its BPE falls back to bytes and byte-level otherwise. Which files count and what a family
+`read_tokenizer` chooses between the kinds: a SentencePiece `tokenizer.model` where there is one, else tokenizer.json
+(or what stands in its place, see tokenizer_sources), SentencePiece-style when its BPE falls back to bytes and
+byte-level otherwise. Which files count and what a family
 adds is the reference converter's choice (conversion/{llama,qwen,gemma,phi}.py, October 2026).
 """
 
@@ -11,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
@@ -22,7 +22,6 @@ from quantkit.families.sentencepiece_model import SentencePieceModel, is_tiktoke
 from quantkit.families.special_tokens import SpecialTokens, find_special_tokens, special_map_tokens
 from quantkit.families.tokenizer_bpe import byte_level_vocabulary, check_byte_level, is_byte_level_class
 from quantkit.families.tokenizer_files import (
-    MAX_VALUES,
     TEKKEN,
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
@@ -34,20 +33,21 @@ from quantkit.families.tokenizer_files import (
     parse_tokenizer_json,
     read_bytes,
     read_tokenizer_files,
-    unique_keys,
 )
+from quantkit.families.tokenizer_sources import open_tokenizer_json
 from quantkit.families.tokenizer_spm import byte_fallback_vocabulary, sentencepiece_vocabulary
 from quantkit.families.vocabulary import Vocabulary
 from quantkit.metadata import KeyValue
-from quantkit.untrusted import parse_json_object, shown
+from quantkit.untrusted import shown
 
 __all__ = ["ReadFile", "Tokenizer", "read_tokenizer"]
 
 SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 CODE_LLAMA_ROWS, CODE_LLAMA_KINDS, CODE_LLAMA_EOT = 32016, ("prefix", "suffix", "middle", "eot"), 32010
 GRANITE_ROWS = 49152
-OTHER_FILES = (TEKKEN, "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model.v3")
+OTHER_FILES = ("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model.v3")
 HASH_FORM = 1
+NO_TEMPLATE = f"{TEKKEN} says nothing of how chats are written, and there is no chat_template.jinja; none was written"
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,14 @@ RULES = {
 
 @dataclass(frozen=True)
 class _Source:
-    """The files of one checkpoint. `raw` is tokenizer.json parsed, `data` its bytes; `model` a tokenizer.model."""
+    """The files of one checkpoint. `raw` is tokenizer.json parsed, `data` its bytes, `file` its name; `model` is
+    a tokenizer.model."""
 
     files: TokenizerFiles
     data: bytes | None
     raw: dict[str, Any] | None
     model: SentencePieceModel | None
+    file: str = TOKENIZER_JSON
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ def read_tokenizer(
     special = _special_tokens(source, vocabulary, rules)
     infill = _infill_tokens(source, special, rules)
     templates = find_chat_templates(read_file, files.settings, names)
+    if source.file == TEKKEN and not templates.default:
+        templates = replace(templates, warnings=(*templates.warnings, ("chat-template", NO_TEMPLATE)))
     prefix_first, prefix_last, prefix_warnings = _space_prefix(source, vocabulary, rules)
     said = (*special.metadata(), *templates.metadata(), *infill.metadata())
     metadata = (*prefix_first, *vocabulary.metadata(), *said, *prefix_last)
@@ -149,16 +153,16 @@ def read_tokenizer(
 
 def _open(read_file: ReadFile, config: Mapping[str, Any]) -> _Source:
     files = read_tokenizer_files(read_file, config)
-    data = read_bytes(read_file, TOKENIZER_JSON)
-    pairs = unique_keys(TOKENIZER_JSON)
-    raw = None if data is None else parse_json_object(data, Path(TOKENIZER_JSON), values=MAX_VALUES, pairs=pairs)
     pieces = read_bytes(read_file, TOKENIZER_MODEL)
-    if pieces is not None and is_tiktoken(pieces):
-        if raw is None:
-            message = f"{TOKENIZER_MODEL} is a tiktoken vocabulary, which does not say how text is split"
-            raise UnsupportedError(message, path=TOKENIZER_MODEL, hint=f"add the {TOKENIZER_JSON} of the same model")
-        pieces = None
-    return _Source(files, data, raw, None if pieces is None else parse_sentencepiece(pieces))
+    tiktoken = pieces is not None and is_tiktoken(pieces)
+    model = parse_sentencepiece(pieces) if pieces is not None and not tiktoken else None
+    found = open_tokenizer_json(files, beside_model=model is not None)
+    if found is None and tiktoken:
+        message = f"{TOKENIZER_MODEL} is a tiktoken vocabulary, which does not say how text is split"
+        raise UnsupportedError(message, path=TOKENIZER_MODEL, hint=f"add the {TOKENIZER_JSON} of the same model")
+    if found is None:
+        return _Source(files, None, None, model)
+    return _Source(found.files, found.data, found.raw, model, found.file)
 
 
 def _read(source: _Source, rules: FamilyRules, pre: str | None) -> _Read:
@@ -209,14 +213,10 @@ def _strip_warnings(tokenizer: BpeTokenizer) -> tuple[tuple[str, str], ...]:
     return (("tokenizer-added", f"{who}: the source drops spaces beside this token, llama.cpp keeps them"),)
 
 
-def _missing(read_file: ReadFile) -> InputError | UnsupportedError:
+def _missing(read_file: ReadFile) -> InputError:
     """The error for a checkpoint without a tokenizer file that counts, naming those that lie there instead."""
     there = [name for name in OTHER_FILES if read_file(name) is not None]
-    if TEKKEN in there:
-        message = f"the tokenizer is Mistral's {TEKKEN}, which cannot be read"
-        hint = f"add the {TOKENIZER_JSON} of the same model; Mistral publishes one for use with transformers"
-        return UnsupportedError(message, path=TEKKEN, hint=hint)
-    also = f" (there is {', '.join(there)}, which does not say how text is split)" if there else ""
+    also = f" (there is {', '.join(there)}, which is not enough)" if there else ""
     message = f"the checkpoint has no tokenizer: no {TOKENIZER_MODEL} and no {TOKENIZER_JSON}{also}"
     hint = f"copy the tokenizer files of the original model here, or let transformers write a {TOKENIZER_JSON}"
     return InputError(message, path=TOKENIZER_JSON, hint=hint)

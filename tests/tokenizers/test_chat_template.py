@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from tokenizer_kinds import Kind, dumped, kind
@@ -126,3 +127,40 @@ def test_a_template_of_another_type_is_left_out_with_a_warning() -> None:
     found = find_chat_templates(lambda name: None, {"chat_template": {"a": 1}}, ())
     assert found.metadata() == ()
     assert "neither text nor a list" in dict(found.warnings)["chat-template"]
+
+
+WINNERS = {
+    "an older one": ({"chat_template": "old"}, b"new", None, "new", "tokenizer_config.json has another"),
+    "null in the settings": ({"chat_template": None}, b"new", None, "new", ""),
+    "an empty one in the settings": ({"chat_template": ""}, b"new", None, "new", ""),
+    "no settings": ({}, b"new", None, "new", ""),
+    "the same twice": ({"chat_template": "new"}, b"new", b"new", "new", ""),
+    "an empty file": ({"chat_template": "old"}, b"", None, "old", ""),
+    "a processor's": ({}, None, b"boxed", "boxed", ""),
+    "a processor's beside the settings": ({"chat_template": "old"}, None, b"boxed", "old", "chat_template.json has"),
+    "three": ({"chat_template": "old"}, b"new", b"boxed", "new", "tokenizer_config.json and chat_template.json has"),
+    "a list": ({"chat_template": [{"name": "default", "template": "old"}, {"name": "rag", "template": "r"}]}, b"new",
+               None, "new", "tokenizer_config.json has another"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WINNERS)
+def test_the_winner_and_the_loser_are_those_of_transformers(name: str) -> None:
+    settings, jinja, boxed, winner, message = WINNERS[name]
+    files = {"chat_template.jinja": jinja, "chat_template.json": boxed and dumped({"chat_template": boxed.decode()})}
+    found = find_chat_templates(files.get, settings, ())
+    assert found.default == winner
+    assert found.named == {}
+    assert [text.startswith(message) for _, text in found.warnings] == ([True] if message else [])
+
+
+@pytest.mark.parametrize("said", ["old", None, ""])
+def test_transformers_takes_the_same(said: str | None, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    made = kind("llama3")
+    settings = {**made.parsed("tokenizer_config.json"), "chat_template": said}
+    made = made.but(tokenizer_config__json=dumped(settings), chat_template__jinja=b"new")
+    theirs = AutoTokenizer.from_pretrained(str(made.write(tmp_path)))
+    found = {entry.key: entry.value for entry in read(made).metadata}
+    assert found["tokenizer.chat_template"] == theirs.chat_template == "new"

@@ -173,7 +173,6 @@ def test_broken_files_are_input_errors_that_name_what_is_wrong(name: str) -> Non
 
 
 UNSUPPORTED: dict[str, tuple[Callable[[], Kind], str]] = {
-    "Mistral's own format": (lambda: kind("mistral_nemo").but(tokenizer__json=None), "tekken.json"),
     "unigram": (lambda: tokenizer_json(model(type="Unigram")), '"Unigram"; only BPE'),
     "word pieces": (lambda: tokenizer_json(model(type="WordPiece")), "only BPE"),
     "a suffix": (lambda: tokenizer_json(model(end_of_word_suffix="</w>")), "end_of_word_suffix"),
@@ -206,8 +205,8 @@ def test_tokenizers_that_llama_cpp_lacks_are_named(name: str) -> None:
 
 
 def test_a_missing_tokenizer_names_what_lies_there_instead() -> None:
-    made = kind("phi4").but(tokenizer__json=None, vocab__json=b"{}", merges__txt=b"")
-    with pytest.raises(InputError, match=r"there is vocab\.json, which does not say how text is split"):
+    made = kind("phi4").but(tokenizer__json=None, vocab__json=b"{}")
+    with pytest.raises(InputError, match=r"there is vocab\.json, which is not enough"):
         read(made)
 
 

@@ -182,11 +182,12 @@ CASES: dict[str, Callable[[], Kind]] = {
     "template in chat_template.json": lambda: settings("llama3", chat_template=None).but(
         chat_template__json=dumped({"chat_template": "from json"})
     ),
-    "template in the settings before the file": lambda: kind("llama3").but(chat_template__jinja=b"not this one"),
     "template in two files": lambda: settings("llama3", chat_template=None).but(
         chat_template__jinja=b"this one", chat_template__json=dumped({"chat_template": "not this one"})
     ),
-    "chat template without settings": lambda: kind("llama_spm_model_only").but(chat_template__jinja=b"nobody reads it"),
+    "template in the settings and in chat_template.json": lambda: kind("llama3").but(
+        chat_template__json=dumped({"chat_template": "not this one"})
+    ),
     "more templates": named_templates,
 }  # fmt: skip
 
@@ -253,6 +254,27 @@ def test_scores_and_padding_are_what_differs_without_a_sentencepiece_model(
         assert found[key][1][count:] == tail
         found[key][1] = found[key][1][:count]
     assert found == wanted
+
+
+JINJA_LOSES = {
+    "older template": "{{ old }}", "null": "null", "empty": "", "no settings": None,
+}  # fmt: skip
+
+
+def _jinja_loses(said: str | None) -> Kind:
+    if said is None:
+        return kind("llama_spm_model_only").but(chat_template__jinja=b"{{ new }}")
+    made = settings("llama3", chat_template=said)
+    if said == "null":
+        raw = {**made.parsed("tokenizer_config.json"), "chat_template": None}
+        made = made.but(tokenizer_config__json=dumped(raw))
+    return made.but(chat_template__jinja=b"{{ new }}")
+
+
+@pytest.mark.parametrize("name", JINJA_LOSES)
+def test_chat_template_jinja_wins_as_in_transformers(name: str) -> None:
+    """The reference takes tokenizer_config.json's, whatever it is."""
+    assert entries(_jinja_loses(JINJA_LOSES[name]))["tokenizer.chat_template"] == ["STRING", "{{ new }}"]
 
 
 def test_user_defined_pieces_keep_their_type(tmp_path: Path) -> None:
