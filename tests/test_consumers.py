@@ -16,6 +16,7 @@ from quantkit.consumers import (
     RULES,
     Module,
     Subject,
+    Verdict,
     parse_consumers,
     require_consumers,
     stale,
@@ -83,7 +84,13 @@ def mixture(*layouts) -> Subject:
         for number, layout in enumerate(layouts)
         for role, name in ((Role.FFN_GATE, "gate_proj"), (Role.FFN_UP, "up_proj"), (Role.FFN_DOWN, "down_proj"))
     )
-    return Subject("compressed-tensors", modules)
+    return Subject(CONTAINER_OF.get(type(layouts[0]), "compressed-tensors"), modules)
+
+
+def partly_kept(layout) -> Subject:
+    """A rounded attention, and an expert that stays as it is."""
+    dense = model(layout)
+    return replace(dense, modules=(*dense.modules, *mixture(None).modules))
 
 
 def gguf(*types: str, architecture: str = "llama") -> Subject:
@@ -116,6 +123,13 @@ EXAMPLES = {
     "transformers/head": HEAD,
     "transformers/fp8-ragged": Example(model(FP8Layout(), inner=4000), model(FP8Layout())),
     "transformers/fp8-block-inputs": Example(model(FP8_BLOCK, hidden=1000), model(FP8, hidden=1000)),
+    "transformers/experts": Example(mixture(GPTQ, GPTQ), mixture(W4A16, W4A16)),
+    "transformers/experts-unlike": Example(mixture(FP8, None), mixture(FP8, FP8)),
+    "transformers/experts-kept": Example(partly_kept(W4A16), partly_kept(FP8)),
+    "transformers/experts-int8": Example(mixture(W8A8), mixture(CompressedLayout(Integers(8)))),
+    "transformers/experts-blocks": Example(mixture(FP8_BLOCK), mixture(FP8)),
+    "transformers/experts-nvfp4": Example(mixture(NVFP4_A16), mixture(MXFP4_A16)),
+    "transformers/experts-decoded": Example(mixture(FP8), mixture(FP8Layout())),
     "transformers/kv-cache": Example(model(GPTQ, kv_cache=True), model(FP8_TENSOR, kv_cache=True)),
     "transformers/gguf-architecture": Example(gguf("q4_k", architecture="rwkv7"), gguf("q4_k")),
     "transformers/gguf-decoded": Example(gguf("q4_k"), model(W4A16)),
@@ -363,13 +377,14 @@ INTRODUCTION = """\
 
 `quantkit convert --for vllm,transformers` refuses before any work what one of them would not load, with the nearest
 legal choice; `--tp 2` says on how many devices. `quantkit plan` prints what all of them make of an artifact. The rules
-are rows of `consumers/rules.py`; llama.cpp's are held to its converter by a test. Engines change: each row has its
+are rows of `consumers/rules.py`; tests hold llama.cpp's to its converter, and those of transformers to what it loads,
+weight by weight, for dense models and for mixtures of experts. Engines change: each row has its
 date, and a row older than half a year is to be looked up again. This page is generated from them.
 
 ## Recipes
 
 For a model whose layers have common shapes, on one device. "- awq" is refused by the rule "awq"
-below.
+below; a cell says what becomes of mixtures of experts where that is something else.
 """
 
 
@@ -378,8 +393,10 @@ def page() -> str:
     for name in recipe_names():
         recipe = load_recipe(name)
         if isinstance(recipe, ServerRecipe):
-            subject = model(layout_of(recipe.container, recipe.weights, "BF16"), kv_cache=recipe.kv_cache)
-            said = ("yes" if verdict.ok else f"- {verdict.rule}" for verdict in verdicts(subject, CONSUMERS))
+            layout = layout_of(recipe.container, recipe.weights, "BF16")
+            subject = model(layout, kv_cache=recipe.kv_cache)
+            experts = replace(subject, modules=(*subject.modules, *mixture(layout, layout).modules))
+            said = map(answer, verdicts(subject, CONSUMERS), verdicts(experts, CONSUMERS))
             lines.append(f"| `{name}` | {' | '.join(said)} |")
     for consumer in CONSUMERS:
         lines += ["", f"## {consumer}", "", "| rule | why not | use instead | looked up |", "|---|---|---|---|"]
@@ -389,6 +406,12 @@ def page() -> str:
                 row = (rule.name, symbolic(why), symbolic(rule.nearest), f"{rule.checked_on:%Y-%m}, {rule.source}")
                 lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
+
+
+def answer(dense: Verdict, experts: Verdict) -> str:
+    """A verdict in a cell; that on mixtures of experts where it differs."""
+    words = ["yes" if verdict.ok else f"- {verdict.rule}" for verdict in (dense, experts)]
+    return words[0] if words[0] == words[1] else f"{words[0]}; mixtures: {words[1]}"
 
 
 def symbolic(text: str) -> str:

@@ -103,6 +103,7 @@ def _facts(subject: Subject, tp: int, rule: Rule, found: Found) -> dict[str, obj
     lower = next((n for n in range(tp - 1, 0, -1) if rule.finds(subject, n) is None), 1)
     facts: dict[str, object] = {
         "tp": tp,
+        "container": subject.container,
         "lower": lower,
         "heads": subject.heads,
         "kv_heads": subject.kv_heads,

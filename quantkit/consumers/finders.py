@@ -56,6 +56,24 @@ def layers(kind: type[AnyLayout], test: Callable[[AnyLayout], bool] = lambda lay
     return find
 
 
+def experts(test: Callable[[Layout], bool]) -> Finder:
+    """An objection to the first rounded expert with such a layout."""
+
+    def find(subject: Subject, tp: int) -> Found | None:
+        rounded = ((m, m.layout) for m in subject.modules if EXPERTS in m.name)
+        return next((Found(m) for m, layout in rounded if layout is not None and test(layout)), None)
+
+    return find
+
+
+def kept_experts(subject: Subject, tp: int) -> Found | None:
+    """An objection to an expert that stays a float in a checkpoint of compressed-tensors with other layers than FP8."""
+    others = (layout for layout in subject.layouts if isinstance(layout, CompressedLayout))
+    if all(isinstance(layout.scheme, Float8) for layout in others):
+        return None
+    return next((Found(m) for m in subject.modules if EXPERTS in m.name and m.layout is None), None)
+
+
 def shapes(test: Callable[[Module, int], bool]) -> Finder:
     """An objection to the first rounded layer of such a shape."""
 

@@ -17,8 +17,10 @@ from quantkit.consumers.finders import (
     EXPERTS,
     Finder,
     cut,
+    experts,
     fused,
     in_blocks,
+    kept_experts,
     layers,
     shapes,
     uncut_heads,
@@ -141,6 +143,50 @@ RULES_OF_TRANSFORMERS = (
         "transformers", "fp8-block-inputs",
         shapes(lambda m, tp: isinstance(m.layout, CompressedLayout) and in_blocks(m.layout) and m.cols % TILE > 0),
         "activations of FP8 blocks come in groups of 128, which {cols:,} inputs are not", "--to fp8", COMPRESSED,
+    ),
+    Rule(
+        "transformers", "experts",
+        experts(lambda layout: isinstance(layout, GPTQLayout | AWQLayout | BitsandbytesLayout)),
+        "it holds all experts of a block in one tensor, which the loader of {container} does not fill: experts keep "
+        "random weights, or it stops",
+        "--to w4a16, --to mxfp4a16 or --to fp8, or keep experts as they are (--keep experts=bf16)",
+        f"{GPTQMODEL}; bitsandbytes 0.50.2",
+    ),
+    Rule(
+        "transformers", "experts-unlike",
+        fused(lambda group: unlike(group) if EXPERTS in group[0].name else None),
+        "it holds all experts of a block in one tensor: all of them must be stored alike", "one rule for all experts",
+        f"read: {TRANSFORMERS}, core_model_loading.py",
+    ),
+    Rule(
+        "transformers", "experts-kept", kept_experts,
+        "experts that stay as they are beside layers that are not FP8 are taken for rounded ones, and it stops",
+        "--to fp8, or the same weights in all layers", COMPRESSED,
+    ),
+    Rule(
+        "transformers", "experts-int8",
+        experts(lambda layout: isinstance(layout, CompressedLayout) and layout.format == "int-quantized"),
+        "it holds all experts of a block in one tensor, and stops where it should decode INT8 into that",
+        "--to w8a16 or --to fp8", COMPRESSED,
+    ),
+    Rule(
+        "transformers", "experts-blocks",
+        experts(lambda layout: isinstance(layout, CompressedLayout) and in_blocks(layout)),
+        "it holds all experts of a block in one tensor, and stops where it should decode FP8 blocks of "
+        "compressed-tensors into that",
+        "--to fp8-native or --to fp8", COMPRESSED,
+    ),
+    Rule(
+        "transformers", "experts-nvfp4",
+        experts(lambda layout: isinstance(layout, CompressedLayout) and isinstance(layout.scheme, NVFP4)),
+        "it holds all experts of a block in one tensor, and decodes NVFP4 into that without the factor of each weight: "
+        "values come out wrong without a word",
+        "--to mxfp4a16 or --to w4a16", COMPRESSED,
+    ),
+    Rule(
+        "transformers", "experts-decoded", experts(lambda layout: isinstance(layout, CompressedLayout)),
+        "experts are decoded as they are loaded, and take the memory of floats; their inputs are not rounded",
+        "--to fp8-native", COMPRESSED, refuses=False,
     ),
     Rule(
         "transformers", "kv-cache",

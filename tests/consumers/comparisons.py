@@ -16,17 +16,19 @@ TWO_ROUNDINGS = 2.0**-22
 FLOAT32 = 1e-5
 
 
-def require_same_weights(loaded: Loaded, decoded: dict[str, Tensor], folder: Path) -> None:
+def require_same_weights(loaded: dict[str, Tensor], decoded: dict[str, Tensor], folder: Path) -> None:
     """Every weight that the loader decoded is quantkit's, bit for bit in the loader's dtype.
 
     Scales are no zeros, so that equal weights mean equal codes.
     """
     exact = not quantization(folder).get("load_in_8bit", False)
-    wrong = [name for name, weight in loaded.weights.items() if not _same(weight, decoded[name], exact)]
-    assert not wrong, f"{len(wrong)} of {len(loaded.weights)} weights differ, the first is {wrong[0]}"
+    wrong = [name for name, weight in loaded.items() if not same(weight, decoded[name], exact=exact)]
+    assert loaded, "no weight was decoded"
+    assert not wrong, f"{len(wrong)} of {len(loaded)} weights differ, the first is {wrong[0]}"
 
 
-def _same(weight: Tensor, decoded: Tensor, exact: bool) -> bool:
+def same(weight: Tensor, decoded: Tensor, *, exact: bool) -> bool:
+    """Whether a weight is `decoded` in its own dtype; without `exact` up to the rounding of LLM.int8()."""
     if exact:
         return torch.equal(weight, decoded.to(weight.dtype))
     return torch.allclose(weight, decoded, rtol=TWO_ROUNDINGS, atol=0)

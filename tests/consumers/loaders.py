@@ -57,12 +57,21 @@ def computes_in_float32(folder: Path) -> bool:
     return config["quant_method"] == "compressed-tensors" and "fp4" not in config["format"]
 
 
-def examine(folder: Path) -> Loaded:
+def open_model(folder: Path) -> PreTrainedModel:
     """Load an artifact with the loader that its config.json calls for."""
-    model = load(folder, **({"dtype": torch.float32} if computes_in_float32(folder) else {}))
-    # Weights first: kernels rearrange them when they are used.
+    return load(folder, **({"dtype": torch.float32} if computes_in_float32(folder) else {}))
+
+
+def loaded_weights(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
+    """The weights of linear layers that the loader had to decode, by name."""
     named = WEIGHTS[quantization(folder)["quant_method"]](model, folder)
-    weights = {name: weight.detach().clone() for name, weight in named}
+    return {name: weight.detach().clone() for name, weight in named}
+
+
+def examine(folder: Path) -> Loaded:
+    """Load an artifact, decode its weights and let it write."""
+    model = open_model(folder)
+    weights = loaded_weights(model, folder)  # before it runs: kernels rearrange them when they are used
     return Loaded(weights, run(model, folder))
 
 

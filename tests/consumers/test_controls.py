@@ -53,7 +53,7 @@ def test_zero_points_of_the_other_version_are_seen(artifact: Artifact, tmp_path:
     edit_config(wrong, label_as_version_1)
     loaded, expected = examine(wrong), decoded(right)
     with pytest.raises(AssertionError, match="28 of 28 weights differ"):
-        require_same_weights(loaded, expected, right)
+        require_same_weights(loaded.weights, expected, right)
     with pytest.raises(AssertionError, match="logits are"):
         require_same_logits(loaded, expected, right)
 
@@ -73,7 +73,7 @@ def test_shifted_codes_are_seen(recipe: str, artifact: Artifact, tmp_path: Path)
     shift_codes(wrong, SHIFTED[recipe], 0x11)  # the lowest bit of both codes in a byte
     loaded, expected = examine(wrong), decoded(right)
     with pytest.raises(AssertionError, match=f"1 of 28 weights differ, the first is {LAYER}"):
-        require_same_weights(loaded, expected, right)
+        require_same_weights(loaded.weights, expected, right)
     with pytest.raises(AssertionError, match="logits are"):
         require_same_logits(loaded, expected, right)
 
@@ -84,7 +84,7 @@ def test_activations_left_as_they_are_are_seen(artifact: Artifact, tmp_path: Pat
     wrong = spoiled(right, tmp_path / "wrong")
     edit_config(wrong, lambda config: config["config_groups"]["group_0"].update(input_activations=None))
     loaded, expected = examine(wrong), decoded(right)
-    require_same_weights(loaded, expected, right)
+    require_same_weights(loaded.weights, expected, right)
     with pytest.raises(AssertionError, match="logits are"):
         require_same_logits(loaded, expected, right)
 

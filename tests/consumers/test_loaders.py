@@ -18,7 +18,7 @@ LINEAR_LAYERS = 7 * 4
 def test_weights_are_those_that_quantkit_decodes(recipe: str, case: Callable[[str], Case]) -> None:
     found = case(recipe)
     assert len(found.loaded.weights) == LINEAR_LAYERS
-    require_same_weights(found.loaded, found.decoded, found.folder)
+    require_same_weights(found.loaded.weights, found.decoded, found.folder)
 
 
 @each_recipe
