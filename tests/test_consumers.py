@@ -24,6 +24,7 @@ from quantkit.consumers import (
 )
 from quantkit.consumers.finders import inputs_per_part, outputs_per_part
 from quantkit.consumers.rules import CHECKED, Rule
+from quantkit.consumers.rules_vllm import SHARED
 from quantkit.errors import UnsupportedError, UsageError
 from quantkit.families.roles import Role
 from quantkit.formats import containers
@@ -101,6 +102,14 @@ def gptq(bits: int, group: int = 128, symmetry="symmetric", **settings) -> Subje
     return model(GPTQLayout(Integers(bits, group, symmetry, lowest_zero=settings.pop("lowest_zero", 0)), **settings))
 
 
+def awq(group: int) -> Subject:
+    return model(AWQLayout(Integers(4, group, "asymmetric")))
+
+
+def w4(group: int, dtype) -> Subject:
+    return model(CompressedLayout(Integers(4, group, scale_dtype=dtype)))
+
+
 @dataclass(frozen=True)
 class Example:
     """What a rule refuses, and what differs in the point that matters."""
@@ -130,6 +139,8 @@ EXAMPLES = {
     "transformers/experts-blocks": Example(mixture(FP8_BLOCK), mixture(FP8)),
     "transformers/experts-nvfp4": Example(mixture(NVFP4_A16), mixture(MXFP4_A16)),
     "transformers/experts-decoded": Example(mixture(FP8), mixture(FP8Layout())),
+    "transformers/awq-group": Example(awq(256), awq(128)),
+    "transformers/gptq-group": Example(gptq(4, 2048), gptq(4, 1024)),
     "transformers/kv-cache": Example(model(GPTQ, kv_cache=True), model(FP8_TENSOR, kv_cache=True)),
     "transformers/gguf-architecture": Example(gguf("q4_k", architecture="rwkv7"), gguf("q4_k")),
     "transformers/gguf-decoded": Example(gguf("q4_k"), model(W4A16)),
@@ -139,6 +150,8 @@ EXAMPLES = {
     "vllm/asymmetric-packed": Example(
         model(CompressedLayout(Integers(3, 128, "asymmetric"))), model(CompressedLayout(W4_ASYM))
     ),
+    "vllm/packed-group": Example(w4(16, "BF16"), w4(32, "BF16")),
+    "vllm/packed-exllama": Example(w4(16, "F16"), w4(32, "F16")),
     "vllm/mixed": MIXED,
     "vllm/fused": Example(
         model(W4A16, {Role.ATTN_V: CompressedLayout(Integers(8, 128))}),
@@ -158,7 +171,19 @@ EXAMPLES = {
     "vllm/tp-cols": Example(model(W4A16, inner=1280), model(CompressedLayout(Integers(4, 32)), inner=1280), tp=4),
     "vllm/gguf-type": Example(gguf("q6_k", "tq2_0"), gguf("q6_k", "iq4_xs")),
     "vllm/gguf-plugin": Example(gguf("q4_k"), model(W4A16)),
-    "vllm/marlin-shape": Example(gptq(4, 32), gptq(4, 32), tp=8, accepted_tp=2),
+    # q, k and v of 128, 32 and 32 outputs are one matrix of 192; on two devices of 96.
+    "vllm/marlin-shape": Example(
+        model(GPTQLayout(Integers(4, 32)), hidden=128), model(GPTQLayout(Integers(4, 32)), hidden=128), tp=2,
+        accepted_tp=1,
+    ),
+    "sglang/gptq-v2": Example(gptq(4, version=2), gptq(4)),
+    "sglang/packed": Example(model(CompressedLayout(W4_ASYM)), model(W4A16)),
+    "sglang/gptq-kernel": Example(gptq(3), gptq(8)),
+    "sglang/bitsandbytes": Example(model(NF4), model(W4A16)),
+    "sglang/gguf": Example(gguf("q4_k"), model(W4A16)),
+    "ollama/safetensors": Example(model(W4A16), gguf("q4_k")),
+    "ollama/split": Example(replace(gguf("q4_k"), files=2), gguf("q4_k")),
+    "lmstudio/safetensors": Example(model(W4A16), gguf("q4_k")),
     "llama.cpp/awq": Example(model(AWQ), model(GPTQ)),
     "llama.cpp/bitsandbytes": Example(model(BitsandbytesLayout(RowInt8())), model(W8A8)),
     "llama.cpp/gptq-bits": Example(gptq(3), gptq(2)),
@@ -186,6 +211,7 @@ EXAMPLES = {
     "tensorrt-llm/groups": Example(model(FP8, {Role.FFN_DOWN: FP8_BLOCK}), model(FP8, {Role.FFN_DOWN: None})),
     "tensorrt-llm/tp-heads": Example(RAGGED_HEADS, RAGGED_HEADS, tp=2, accepted_tp=3),
 }  # fmt: skip
+EXAMPLES |= {f"sglang/{name}": EXAMPLES[f"vllm/{name}"] for name in SHARED}
 
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.consumer}/{rule.name}")
 

@@ -14,11 +14,12 @@ from quantkit.qtypes.integers import Integers
 from quantkit.suggest import did_you_mean
 from quantkit.untrusted import shown
 
-CONSUMERS = ("transformers", "vllm", "llama.cpp", "tensorrt-llm")
+CONSUMERS = ("transformers", "vllm", "sglang", "llama.cpp", "ollama", "lmstudio", "tensorrt-llm")
 ALIASES = {
     "hf": "transformers", "huggingface": "transformers", "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp",
-    "ollama": "llama.cpp", "tensorrt": "tensorrt-llm", "trt-llm": "tensorrt-llm", "trtllm": "tensorrt-llm",
+    "lm-studio": "lmstudio", "tensorrt": "tensorrt-llm", "trt-llm": "tensorrt-llm", "trtllm": "tensorrt-llm",
 }  # fmt: skip
+LARGEST_GROUPS = (128, 1024)  # of kernels for AWQ, and for GPTQ
 FRESH = timedelta(days=180)
 
 
@@ -104,6 +105,7 @@ def _facts(subject: Subject, tp: int, rule: Rule, found: Found) -> dict[str, obj
     facts: dict[str, object] = {
         "tp": tp,
         "container": subject.container,
+        "files": subject.files,
         "lower": lower,
         "heads": subject.heads,
         "kv_heads": subject.kv_heads,
@@ -120,5 +122,16 @@ def _facts(subject: Subject, tp: int, rule: Rule, found: Found) -> dict[str, obj
         "inputs": inputs_per_part(module.layout),
     }
     if module.layout is not None and isinstance(module.layout.scheme, Integers):
-        facts |= {"bits": module.layout.scheme.bits, "group": module.layout.scheme.group}
+        scheme = module.layout.scheme
+        facts |= {"bits": scheme.bits, "group": scheme.group}
+        facts["groups"] = "a scale per row" if scheme.group == -1 else f"groups of {scheme.group}"
+        for largest in LARGEST_GROUPS:
+            facts[f"group_to_{largest}"] = _nearest_group(scheme.group, module.cols, largest)
     return facts
+
+
+def _nearest_group(group: int, cols: int, largest: int) -> int:
+    """The size of groups next below `group`, a power of two from 16 to `largest` that divides a row; 16 without one."""
+    most = largest if group == -1 else min(group, largest)
+    sizes = [1 << power for power in range(4, 11) if 1 << power <= most and cols % (1 << power) == 0]
+    return max(sizes, default=16)

@@ -133,6 +133,33 @@ def uncut_inputs(module: Module, tp: int) -> bool:
     return module.role in BY_INPUTS and module.cols % (tp * inputs_per_part(module.layout)) > 0
 
 
+def unfit_for_marlin(kind: type[Layout], outputs: int, inputs: int) -> Finder:
+    """An objection to a layer, or to layers that are fused, with other than multiples of `outputs` and `inputs` on a
+    device: q, k and v are one matrix there, gate and up another."""
+
+    def find(subject: Subject, tp: int) -> Found | None:
+        fused_with = {module.name: group for group in siblings(subject) for module in group}
+        for module in subject.modules:
+            if not isinstance(module.layout, kind) or EXPERTS in module.name:
+                continue
+            group = fused_with.get(module.name, (module,))
+            rows = sum(_rows_on_device(subject, member, tp) for member in group)
+            cols = module.cols // (tp if module.role in BY_INPUTS else 1)
+            if rows % outputs or cols % inputs:
+                return Found(module)
+        return None
+
+    return find
+
+
+def _rows_on_device(subject: Subject, module: Module, tp: int) -> int:
+    """Outputs of a layer on each of `tp` devices; heads of keys and values are copied where there are too few."""
+    if module.role not in BY_OUTPUTS:
+        return module.rows
+    few = module.role in (Role.ATTN_K, Role.ATTN_V) and 0 < subject.kv_heads < tp
+    return module.rows // (subject.kv_heads if few else tp)
+
+
 def siblings(subject: Subject) -> Iterator[tuple[Module, ...]]:
     """Groups of at least two layers that engines fuse, floats included."""
     groups: dict[tuple[str, int], list[Module]] = {}

@@ -25,7 +25,7 @@ class Subject:
 
     `modules` are all linear layers of the blocks, also those that stay as they are; a GGUF file has none but
     `file_types`, the names of its tensors' types. `architecture` is general.architecture of GGUF. Counts of heads
-    are 0 where unknown.
+    are 0 where unknown; `files` counts those that hold weights.
     """
 
     container: str
@@ -36,6 +36,7 @@ class Subject:
     heads: int = 0
     kv_heads: int = 0
     file_types: tuple[str, ...] = ()
+    files: int = 1
 
     @property
     def layouts(self) -> frozenset[Layout]:

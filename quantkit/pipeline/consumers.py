@@ -16,7 +16,7 @@ def subject_of(plan: AnyPlan) -> Subject:
         shape = plan.model.shape
         types = tuple(sorted({t.qtype for t in plan.tensors}))
         return Subject(
-            "gguf", (), plan.model.gguf_architecture, False, False, shape.heads, shape.kv_heads, file_types=types
+            "gguf", (), plan.model.gguf_architecture, False, False, shape.heads, shape.kv_heads, types, len(plan.files)
         )
     layouts = {planned.name: planned.layout for planned in plan.modules}
     modules = (Module(m.name, m.role, m.rows, m.cols, layouts.get(m.name)) for m in plan.outline.linears)

@@ -1,0 +1,91 @@
+"""What the programs around llama.cpp refuse: its converter, Ollama and LM Studio."""
+
+from __future__ import annotations
+
+from quantkit.consumers.finders import layers, shapes, whole
+from quantkit.consumers.row import MIXED, MIXED_REASON, ZERO_IN_V1, ZERO_NEAREST, ZERO_REASON, Rule, fp8, packed
+from quantkit.formats.awq import AWQLayout
+from quantkit.formats.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.compressed_tensors import STREAMED_BITS, CompressedLayout
+from quantkit.formats.gptq import GPTQLayout
+from quantkit.qtypes.microscaling import MXFP4, NVFP4
+
+CONVERTER = "run: conversion/base.py of llama.cpp, October 2026"
+NVFP4_BLOCK = 64  # weights of a block in GGUF: four groups
+GGUF_NEAREST = "a GGUF file of its own (--to q4_k_m)"
+RULES_OF_LLAMA_CPP = (
+    Rule("llama.cpp", "awq", layers(AWQLayout), "its converter does not read AWQ", GGUF_NEAREST, CONVERTER),
+    Rule(
+        "llama.cpp", "bitsandbytes", layers(BitsandbytesLayout), "its converter does not read bitsandbytes",
+        GGUF_NEAREST, CONVERTER,
+    ),
+    Rule(
+        "llama.cpp", "gptq-bits", layers(GPTQLayout, lambda layout: layout.scheme.bits == 3),
+        "its converter does not read GPTQ of 3 bits", "4 bits (--to gptq-w4g128), or --to q3_k_m", CONVERTER,
+    ),
+    Rule("llama.cpp", "gptq-zero", ZERO_IN_V1, ZERO_REASON, ZERO_NEAREST, CONVERTER),
+    Rule("llama.cpp", "mixed", MIXED, MIXED_REASON, GGUF_NEAREST, CONVERTER),
+    Rule(
+        "llama.cpp", "packed-bits",
+        packed(lambda scheme: scheme.bits in STREAMED_BITS),
+        "its converter reads codes of {bits} bits as they were stored before compressed-tensors 0.18",
+        "2, 4 or 8 bits (--to w4a16), or a GGUF file (--to q6_k)", CONVERTER,
+    ),
+    Rule(
+        "llama.cpp", "packed-row",
+        packed(lambda scheme: scheme.group == -1),
+        "its converter reads packed integers only in groups", "groups, for example of 128 (--to w4a16)", CONVERTER,
+    ),
+    Rule(
+        "llama.cpp", "fp8-tensor",
+        fp8(lambda scheme, activations: scheme.strategy == "tensor"),
+        "its converter reads FP8 with a scale per channel or block, not per tensor", "--to fp8", CONVERTER,
+    ),
+    Rule(
+        "llama.cpp", "static", layers(CompressedLayout, lambda layout: layout.activations == "static"),
+        "its converter stops at stored scales of activations", "dynamic activations (--to fp8, --to w8a8)", CONVERTER,
+    ),
+    Rule(
+        "llama.cpp", "kv-cache", whole(lambda subject: subject.kv_cache and subject.container != "gguf"),
+        "its converter stops at scales of keys and values", "the same recipe without kv_cache", CONVERTER,
+    ),
+    Rule(
+        "llama.cpp", "groups",
+        whole(lambda subject: subject.container == "compressed-tensors" and len(subject.layouts) > 1),
+        "its converter reads one group of layers", "the same weights in all layers, or a GGUF file (--to q4_k_m)",
+        CONVERTER,
+    ),
+    Rule(
+        "llama.cpp", "mxfp4", layers(CompressedLayout, lambda layout: isinstance(layout.scheme, MXFP4)),
+        "its converter reads no MXFP4 of compressed-tensors", "--to nvfp4a16, or a GGUF file (--to q4_k_m)", CONVERTER,
+    ),
+    Rule(
+        "llama.cpp", "nvfp4-inputs",
+        shapes(
+            lambda m, tp: isinstance(m.layout, CompressedLayout)
+            and isinstance(m.layout.scheme, NVFP4)
+            and m.cols % NVFP4_BLOCK > 0
+        ),
+        "NVFP4 of GGUF has blocks of 64 weights, which rows of {cols:,} are not", "keep the layer as it is", CONVERTER,
+    ),
+)  # fmt: skip
+
+OLLAMA = "read: documentation of Ollama, import; ollama #5245"
+RULES_OF_OLLAMA = (
+    Rule(
+        "ollama", "safetensors", whole(lambda subject: subject.container != "gguf"),
+        "it imports GGUF files, and of safetensors only those whose weights are floats", GGUF_NEAREST, OLLAMA,
+    ),
+    Rule(
+        "ollama", "split", whole(lambda subject: subject.files > 1),
+        "it takes a GGUF file in one piece, not {files} of them", "the same recipe without --split-max-size", OLLAMA,
+    ),
+)  # fmt: skip
+
+RULES_OF_LM_STUDIO = (
+    Rule(
+        "lmstudio", "safetensors", whole(lambda subject: subject.container != "gguf"),
+        "it runs GGUF files, and of safetensors only those of MLX", GGUF_NEAREST,
+        "read: documentation of LM Studio, 2026",
+    ),
+)  # fmt: skip

@@ -1,0 +1,59 @@
+"""What TensorRT-LLM refuses."""
+
+from __future__ import annotations
+
+from quantkit.consumers.finders import layers, uncut_heads, whole
+from quantkit.consumers.row import HEADS_REASON, LOWER, Rule, fp8, packed
+from quantkit.formats.awq import AWQLayout
+from quantkit.formats.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.compressed_tensors import CompressedLayout
+from quantkit.formats.gptq import GPTQLayout
+from quantkit.qtypes.integers import Integers
+from quantkit.qtypes.microscaling import NVFP4
+
+TENSORRT = "read: TensorRT-LLM, _torch/model_config.py and models/quant_config_utils.py, 2026"
+FP8_NEAREST = "--to fp8, --to fp8-block or --to fp8-native"
+RULES_OF_TENSORRT = (
+    Rule(
+        "tensorrt-llm", "gguf", whole(lambda subject: subject.container == "gguf"), "it does not read GGUF files",
+        FP8_NEAREST, TENSORRT,
+    ),
+    Rule(
+        "tensorrt-llm", "bitsandbytes", layers(BitsandbytesLayout), "it does not read bitsandbytes", FP8_NEAREST,
+        TENSORRT,
+    ),
+    Rule("tensorrt-llm", "gptq", layers(GPTQLayout), "it does not read GPTQ's configuration", FP8_NEAREST, TENSORRT),
+    Rule("tensorrt-llm", "awq", layers(AWQLayout), "it does not read AWQ's configuration", FP8_NEAREST, TENSORRT),
+    Rule(
+        "tensorrt-llm", "integers",
+        packed(lambda scheme: True),
+        "of compressed-tensors it reads FP8 and four-bit floats, no packed integers",
+        f"{FP8_NEAREST}, or --to mxfp4a16", TENSORRT,
+    ),
+    Rule(
+        "tensorrt-llm", "int8",
+        layers(CompressedLayout, lambda layout: isinstance(layout.scheme, Integers) and layout.activations != "none"),
+        "it takes 8-bit integers with rounded activations for FP8 without looking at their type", FP8_NEAREST, TENSORRT,
+    ),
+    Rule(
+        "tensorrt-llm", "nvfp4-weights", layers(CompressedLayout, lambda layout: isinstance(layout.scheme, NVFP4)),
+        "it takes NVFP4 of compressed-tensors only with rounded activations", "--to mxfp4a16 or --to fp8", TENSORRT,
+    ),
+    Rule(
+        "tensorrt-llm", "fp8-weights",
+        fp8(lambda scheme, activations: activations == "none"),
+        "its kernels round the activations of FP8 layers, which this recipe does not", "--to fp8", TENSORRT,
+    ),
+    Rule(
+        "tensorrt-llm", "fp8-static",
+        fp8(lambda scheme, activations: scheme.strategy != "tensor" and activations == "static"),
+        "activations beside FP8 channels or blocks have dynamic scales",
+        "--to fp8, or one scale per tensor (--to fp8-static)", TENSORRT,
+    ),
+    Rule(
+        "tensorrt-llm", "groups",
+        whole(lambda subject: subject.container == "compressed-tensors" and len(subject.layouts) > 1),
+        "with several groups of layers it does not know the target Linear", "the same weights in all layers", TENSORRT,
+    ),
+    Rule("tensorrt-llm", "tp-heads", uncut_heads, HEADS_REASON, LOWER, "read: TensorRT-LLM, _torch/modules"),
+)  # fmt: skip

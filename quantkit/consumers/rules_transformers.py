@@ -1,0 +1,135 @@
+"""What transformers refuses, and where it loads with a catch."""
+
+from __future__ import annotations
+
+from quantkit.consumers.finders import EXPERTS, experts, fused, in_blocks, kept_experts, layers, shapes, unlike, whole
+from quantkit.consumers.row import (
+    HEAD,
+    HEAD_NEAREST,
+    MIXED,
+    MIXED_NEAREST,
+    MIXED_REASON,
+    ZERO_IN_V1,
+    ZERO_NEAREST,
+    ZERO_REASON,
+    Rule,
+    packed,
+)
+from quantkit.formats.awq import AWQLayout
+from quantkit.formats.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.compressed_tensors import CompressedLayout
+from quantkit.formats.fp8 import FP8Layout
+from quantkit.formats.gptq import GPTQLayout
+from quantkit.qtypes.microscaling import NVFP4
+from quantkit.qtypes.minifloat import TILE
+
+TRANSFORMERS = "transformers 5.23.0"
+COMPRESSED = f"run: {TRANSFORMERS}, compressed-tensors 0.20.0"
+GPTQMODEL = f"run: {TRANSFORMERS}, optimum 2.3.0, gptqmodel 7.6.0"
+AWQ_GROUPS = (16, 32, 64, 128)
+GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
+GGUF_TRANSFORMERS = frozenset({
+    "llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "qwen35", "qwen35moe", "gemma2", "gemma3", "gemma4", "phi3",
+    "gpt-oss", "lfm2", "falcon", "bloom", "t5", "t5encoder", "stablelm", "gpt2", "starcoder2", "mamba", "nemotron",
+    "deci", "minimax-m2",
+})  # fmt: skip
+
+RULES_OF_TRANSFORMERS = (
+    Rule(
+        "transformers", "asymmetric-packed",
+        packed(lambda scheme: not scheme.symmetric),
+        "its loader expects zero points unpacked and stops at their shape, unless the user passes "
+        "CompressedTensorsConfig(dequantize=True)",
+        "symmetric codes (--to w4a16)", f"{COMPRESSED}; llm-compressor #1618, transformers PR #47430",
+    ),
+    Rule("transformers", "gptq-zero", ZERO_IN_V1, ZERO_REASON, ZERO_NEAREST, GPTQMODEL),
+    Rule(
+        "transformers", "mixed", MIXED, MIXED_REASON, MIXED_NEAREST,
+        f"read: {TRANSFORMERS}, GPTQConfig drops `dynamic` without a word",
+    ),
+    Rule(
+        "transformers", "head", HEAD, "its output head is never replaced by a quantized layer", HEAD_NEAREST,
+        f"read: {TRANSFORMERS}, quantizers/base.py, get_keys_to_not_convert; optimum 2.3.0",
+    ),
+    Rule(
+        "transformers", "fp8-ragged",
+        shapes(lambda m, tp: isinstance(m.layout, FP8Layout) and any(n > TILE and n % TILE for n in (m.rows, m.cols))),
+        "a weight of {rows:,} x {cols:,} is no whole number of blocks of 128: sizes of blocks are guessed from the "
+        "scales, and values come out wrong without a word",
+        "one scale per channel (--to fp8)", f"run: {TRANSFORMERS}",
+    ),
+    Rule(
+        "transformers", "fp8-block-inputs",
+        shapes(lambda m, tp: isinstance(m.layout, CompressedLayout) and in_blocks(m.layout) and m.cols % TILE > 0),
+        "activations of FP8 blocks come in groups of 128, which {cols:,} inputs are not", "--to fp8", COMPRESSED,
+    ),
+    Rule(
+        "transformers", "experts",
+        experts(lambda layout: isinstance(layout, GPTQLayout | AWQLayout | BitsandbytesLayout)),
+        "it holds all experts of a block in one tensor, which the loader of {container} does not fill: experts keep "
+        "random weights, or it stops",
+        "--to w4a16, --to mxfp4a16 or --to fp8, or keep experts as they are (--keep experts=bf16)",
+        f"{GPTQMODEL}; bitsandbytes 0.50.2",
+    ),
+    Rule(
+        "transformers", "experts-unlike",
+        fused(lambda group: unlike(group) if EXPERTS in group[0].name else None),
+        "it holds all experts of a block in one tensor: all of them must be stored alike", "one rule for all experts",
+        f"read: {TRANSFORMERS}, core_model_loading.py",
+    ),
+    Rule(
+        "transformers", "experts-kept", kept_experts,
+        "experts that stay as they are beside layers that are not FP8 are taken for rounded ones, and it stops",
+        "--to fp8, or the same weights in all layers", COMPRESSED,
+    ),
+    Rule(
+        "transformers", "experts-int8",
+        experts(lambda layout: isinstance(layout, CompressedLayout) and layout.format == "int-quantized"),
+        "it holds all experts of a block in one tensor, and stops where it should decode INT8 into that",
+        "--to w8a16 or --to fp8", COMPRESSED,
+    ),
+    Rule(
+        "transformers", "experts-blocks",
+        experts(lambda layout: isinstance(layout, CompressedLayout) and in_blocks(layout)),
+        "it holds all experts of a block in one tensor, and stops where it should decode FP8 blocks of "
+        "compressed-tensors into that",
+        "--to fp8-native or --to fp8", COMPRESSED,
+    ),
+    Rule(
+        "transformers", "experts-nvfp4",
+        experts(lambda layout: isinstance(layout, CompressedLayout) and isinstance(layout.scheme, NVFP4)),
+        "it holds all experts of a block in one tensor, and decodes NVFP4 into that without the factor of each weight: "
+        "values come out wrong without a word",
+        "--to mxfp4a16 or --to w4a16", COMPRESSED,
+    ),
+    Rule(
+        "transformers", "experts-decoded", experts(lambda layout: isinstance(layout, CompressedLayout)),
+        "experts are decoded as they are loaded, and take the memory of floats; their inputs are not rounded",
+        "--to fp8-native", COMPRESSED, refuses=False,
+    ),
+    Rule(
+        "transformers", "awq-group", layers(AWQLayout, lambda layout: layout.scheme.group not in AWQ_GROUPS),
+        "its kernels for AWQ have groups of 16, 32, 64 or 128, not {groups}", "group = {group_to_128}", GPTQMODEL,
+    ),
+    Rule(
+        "transformers", "gptq-group", layers(GPTQLayout, lambda layout: layout.scheme.group not in GPTQ_GROUPS),
+        "its kernels for GPTQ have groups of 16 to 1,024 in powers of two, or a scale per row, not {groups}",
+        "group = {group_to_1024}", GPTQMODEL,
+    ),
+    Rule(
+        "transformers", "kv-cache",
+        whole(lambda subject: subject.kv_cache and subject.container != "compressed-tensors"),
+        "only compressed-tensors announces scales of keys and values", "--to fp8-kv", COMPRESSED,
+    ),
+    Rule(
+        "transformers", "gguf-architecture",
+        whole(lambda subject: subject.container == "gguf" and subject.architecture not in GGUF_TRANSFORMERS),
+        'it does not read GGUF files of architecture "{architecture}"', "a checkpoint for servers (--to w4a16)",
+        f"read: {TRANSFORMERS}, modeling_gguf_pytorch_utils.py",
+    ),
+    Rule(
+        "transformers", "gguf-decoded", whole(lambda subject: subject.container == "gguf"),
+        "GGUF files are decoded into memory as a whole", "a checkpoint for servers (--to w4a16)",
+        f"read: {TRANSFORMERS}, modeling_gguf_pytorch_utils.py", refuses=False,
+    ),
+)  # fmt: skip

@@ -1,0 +1,186 @@
+"""What vLLM refuses, and SGLang, whose loaders descend from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quantkit.consumers.finders import (
+    EXPERTS,
+    cut,
+    fused,
+    in_blocks,
+    layers,
+    uncut_heads,
+    uncut_inputs,
+    uncut_key_heads,
+    uncut_outputs,
+    unfit_for_marlin,
+    unlike,
+    whole,
+)
+from quantkit.consumers.row import (
+    COLS_REASON,
+    HEAD,
+    HEAD_NEAREST,
+    HEADS_REASON,
+    LOWER,
+    MIXED,
+    MIXED_NEAREST,
+    MIXED_REASON,
+    ROWS_REASON,
+    Rule,
+    packed,
+)
+from quantkit.formats.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.gptq import GPTQLayout
+from quantkit.qtypes.minifloat import TILE
+
+VLLM = "read: vLLM, 2026"
+MARLIN_GROUPS = (-1, 32, 64, 128)
+MARLIN_OUTPUTS, MARLIN_INPUTS = 64, 128
+GGUF_VLLM = frozenset({
+    "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
+    "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs",
+})  # fmt: skip
+
+RULES_OF_VLLM = (
+    Rule(
+        "vllm", "gptq-bits", layers(GPTQLayout, lambda layout: layout.scheme.bits not in (4, 8)),
+        "GPTQ goes through Marlin kernels, which have 4 and 8 bits, not {bits}",
+        '--to gptq-w4g128, or {bits} bits in container = "compressed-tensors"', "read: vLLM PR #38288, auto_gptq.py",
+    ),
+    Rule(
+        "vllm", "gptq-asymmetric", layers(GPTQLayout, lambda layout: not layout.scheme.symmetric),
+        "GPTQ goes through Marlin kernels, which have no zero points",
+        "symmetric codes (--to gptq-w4g128, --to gptq-w8g128), or --to awq-w4g128",
+        "read: vLLM PR #38288, auto_gptq.py",
+    ),
+    Rule(
+        "vllm", "gptq-group", layers(GPTQLayout, lambda layout: layout.scheme.group not in MARLIN_GROUPS),
+        "Marlin kernels have groups of 32, 64 or 128, or a scale per row, not groups of {group}",
+        "--to gptq-w4g128 or --to gptq-w4g32", f"{VLLM}, marlin_utils.py, MARLIN_SUPPORTED_GROUP_SIZES",
+    ),
+    Rule(
+        "vllm", "asymmetric-packed",
+        packed(lambda scheme: not scheme.symmetric and scheme.bits not in (4, 8)),
+        "it takes zero points only with codes of 4 or 8 bits, not {bits}", "symmetric codes",
+        "read: vLLM PR #46389, compressed_tensors_wNa16.py",
+    ),
+    Rule(
+        "vllm", "packed-group",
+        packed(lambda scheme: scheme.group not in MARLIN_GROUPS and scheme.scale_dtype != "F16"),
+        "Marlin kernels have groups of 32, 64 or 128, or a scale per row; other groups are left to the kernel of "
+        "ExLlama, which computes in float16 only, and this model does not",
+        "--to w4a16, whose groups are of 128, or fallback = [64, 32]", f"{VLLM}, marlin_utils.py and exllama.py",
+    ),
+    Rule(
+        "vllm", "packed-exllama",
+        packed(lambda scheme: scheme.group not in MARLIN_GROUPS and scheme.scale_dtype == "F16"),
+        "Marlin kernels have groups of 32, 64 or 128, or a scale per row; others are left to the kernel of ExLlama",
+        "--to w4a16, whose groups are of 128", f"{VLLM}, marlin_utils.py and exllama.py", refuses=False,
+    ),
+    Rule("vllm", "mixed", MIXED, MIXED_REASON, MIXED_NEAREST, f"{VLLM}; GPTQModel #1485, vLLM #15665"),
+    Rule(
+        "vllm", "fused", fused(lambda group: None if EXPERTS in group[0].name else unlike(group)),
+        "q, k and v, and gate and up, run as one matrix: all of them must be stored alike",
+        "one rule for all of a group (roles attn_q, attn_k, attn_v; ffn_gate, ffn_up)",
+        f"{VLLM}, find_matched_target and should_ignore_layer of compressed_tensors/utils.py",
+    ),
+    Rule(
+        "vllm", "experts", fused(lambda group: unlike(group) if EXPERTS in group[0].name else None),
+        "all experts of a block run as one layer: all of them must be stored alike", "one rule for all experts",
+        f"{VLLM}, one quantization method for each FusedMoE",
+    ),
+    Rule(
+        "vllm", "fp8-fused-blocks",
+        fused(lambda group: next((m for m in group if in_blocks(m.layout) and m.rows % TILE), None)),
+        "it runs with its siblings as one matrix, whose parts must be whole blocks of 128; {rows:,} outputs are not",
+        "one scale per channel (--to fp8)", f"{VLLM}, validate_fp8_block_shape",
+    ),
+    Rule(
+        "vllm", "head", HEAD, "these configurations say that the output head is not quantized", HEAD_NEAREST,
+        f"{VLLM}, auto_gptq.py and auto_awq.py: `lm_head`",
+    ),
+    Rule(
+        "vllm", "kv-cache",
+        whole(lambda subject: subject.kv_cache and subject.container not in ("compressed-tensors", "fp8")),
+        "only FP8 and compressed-tensors announce scales of keys and values", "--to fp8-kv",
+        f"{VLLM}, BaseKVCacheMethod",
+    ),
+    Rule(
+        "vllm", "bitsandbytes-tp", cut(lambda m, tp: isinstance(m.layout, BitsandbytesLayout)),
+        "weights that bitsandbytes has rounded are not cut for several devices", "--tp 1, or --to w4a16",
+        "read: vLLM, bitsandbytes_loader.py, 2025; #13297",
+    ),
+    Rule("vllm", "tp-heads", uncut_heads, HEADS_REASON, LOWER, f"{VLLM}, verify_with_parallel_config"),
+    Rule(
+        "vllm", "tp-key-heads", uncut_key_heads,
+        "{kv_heads} heads of keys and values can neither be shared by {tp} devices nor copied to as many of each",
+        LOWER, f"{VLLM}, QKVParallelLinear",
+    ),
+    Rule("vllm", "tp-rows", cut(uncut_outputs), ROWS_REASON, LOWER, f"{VLLM}, parameter.py, validate_fp8_block_shape"),
+    Rule("vllm", "tp-cols", cut(uncut_inputs), COLS_REASON, LOWER, f"{VLLM}, verify_group_size_divides_partition"),
+    Rule(
+        "vllm", "gguf-type",
+        whole(lambda subject: subject.container == "gguf" and not GGUF_VLLM.issuperset(subject.file_types)),
+        "its GGUF kernels lack a type of this file: {file_types}", "--to q4_k_m",
+        "read: gguf.py of vLLM, later of vllm-gguf-plugin",
+    ),
+    Rule(
+        "vllm", "gguf-plugin", whole(lambda subject: subject.container == "gguf"),
+        "GGUF files need vllm-gguf-plugin, which is experimental and runs on GPUs only",
+        "a checkpoint for servers (--to w4a16)", "read: documentation of vLLM, features/quantization/gguf",
+        refuses=False,
+    ),
+    Rule(
+        "vllm", "marlin-shape",
+        unfit_for_marlin(GPTQLayout, MARLIN_OUTPUTS, MARLIN_INPUTS),
+        "Marlin kernels take multiples of 64 outputs and 128 inputs on each device; a layer of {rows:,} x {cols:,}, "
+        "with what runs as one matrix with it, is left to slower kernels, which want float16",
+        "keep the layer as it is, or --tp 1", f"{VLLM}, marlin_utils.py, verify_marlin_supports_shape", refuses=False,
+    ),
+)  # fmt: skip
+
+# SGLang
+
+SGLANG = "read: SGLang, srt/layers/quantization, 2026"
+SHARED = (  # its loaders of these descend from vLLM's
+    "mixed", "fused", "experts", "fp8-fused-blocks", "head", "kv-cache", "bitsandbytes-tp", "tp-heads", "tp-key-heads",
+    "tp-rows", "tp-cols", "gguf-type",
+)  # fmt: skip
+RULES_OF_SGLANG = (
+    Rule(
+        "sglang", "gptq-v2", layers(GPTQLayout, lambda layout: layout.version == 2),
+        "its kernels for GPTQ read the zero points of version 1 only", "symmetric codes (--to gptq-w4g128)", SGLANG,
+    ),
+    Rule(
+        "sglang", "packed",
+        packed(lambda s: not s.symmetric or s.bits not in (4, 8) or s.group not in MARLIN_GROUPS),
+        "of packed integers it takes symmetric ones of 4 or 8 bits, in groups of 32, 64 or 128 or with a scale per row",
+        "--to w4a16", SGLANG,
+    ),
+    *(replace(rule, consumer="sglang", source=SGLANG) for rule in RULES_OF_VLLM if rule.name in SHARED),
+    Rule(
+        "sglang", "gptq-kernel",
+        layers(
+            GPTQLayout,
+            lambda layout: (
+                layout.scheme.bits not in (4, 8)
+                or not layout.scheme.symmetric
+                or layout.scheme.group not in MARLIN_GROUPS
+            ),
+        ),
+        "Marlin kernels have symmetric codes of 4 and 8 bits in groups of 32, 64 or 128; others are left to kernels "
+        "that want --dtype float16",
+        "--to gptq-w4g128", SGLANG, refuses=False,
+    ),
+    Rule(
+        "sglang", "bitsandbytes", layers(BitsandbytesLayout),
+        "it is told with --load-format bitsandbytes", "--to w4a16", SGLANG, refuses=False,
+    ),
+    Rule(
+        "sglang", "gguf", whole(lambda subject: subject.container == "gguf"),
+        "GGUF files run on GPUs only, and slower than its own formats", "a checkpoint for servers (--to w4a16)", SGLANG,
+        refuses=False,
+    ),
+)  # fmt: skip
