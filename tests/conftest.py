@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# The key that quantkit tells its own work by: tests, and the processes they start, share one of their own.
+_STATE = tempfile.TemporaryDirectory(prefix="quantkit-tests-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name

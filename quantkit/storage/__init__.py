@@ -8,9 +8,20 @@ the same command; `write_small` writes one file at once; `update_sums` keeps SHA
 from quantkit.storage.claim import remove_job
 from quantkit.storage.disk import Ops
 from quantkit.storage.failures import free_bytes
-from quantkit.storage.files import hash_file, open_log, preflight, remove_file, update_sums, write_small
+from quantkit.storage.files import (
+    exists,
+    hash_file,
+    open_log,
+    preflight,
+    read_sums,
+    remove_file,
+    require_sums,
+    update_sums,
+    write_small,
+)
 from quantkit.storage.job import Job, PublishedFile, open_job
 from quantkit.storage.journal import PartFile, Record
+from quantkit.storage.keys import user_key
 from quantkit.storage.scratch import Scratch, scratch_file
 
 __all__ = [
@@ -20,14 +31,18 @@ __all__ = [
     "PublishedFile",
     "Record",
     "Scratch",
+    "exists",
     "free_bytes",
     "hash_file",
     "open_job",
     "open_log",
     "preflight",
+    "read_sums",
     "remove_file",
     "remove_job",
+    "require_sums",
     "scratch_file",
     "update_sums",
+    "user_key",
     "write_small",
 ]

@@ -12,97 +12,178 @@ folder, which only one can do. Every later operation on a path by the process be
 Through descriptors that are still open it can write only what the new owner writes, the same bytes at the same
 offsets, because a file under construction belongs to one digest, is never made shorter than it must be, and never gets
 a byte that the finished file does not have at that place.
+
+The folder is held open, and all paths in it are relative to its descriptor. Nothing in it is believed to be ours by
+its name alone: a link, a pipe or a file with a second name is neither followed, nor written, nor read.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from quantkit.errors import BusyError
-from quantkit.storage.disk import Disk, File, Ops
+from quantkit.errors import BusyError, NotWritableError
+from quantkit.storage.disk import Disk, File, Ops, anchored, is_own, look, mkdir, rename, rmdir
 from quantkit.storage.failures import explained, shown
 from quantkit.storage.faults import from_environment
 
 LOCK = "lock"
 JOURNAL = "journal.jsonl"
+RUN = re.compile(r"run-[0-9a-f]{16}")
+OURS = re.compile(rf"{LOCK}|{RUN.pattern}|blocks-[0-9a-f]{{64}}|work\.json|\.quantkit-[0-9a-f]{{16}}\.tmp")
 ATTEMPTS = 100
 HOLDER_BYTES = 300
 
 
+@dataclass(frozen=True)
+class JobFolder:
+    """A job folder that is open and locked."""
+
+    file: File
+    lock: File
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    def __truediv__(self, below: str) -> Path:
+        return anchored(self.file, below)
+
+
+def is_ours(name: str) -> bool:
+    """Whether quantkit gives this name to something in a job folder."""
+    return OURS.fullmatch(name) is not None
+
+
 @contextmanager
-def locked_folder(disk: Disk, folder: Path) -> Iterator[None]:
+def locked_folder(disk: Disk, path: Path) -> Iterator[JobFolder]:
     """Make the job folder and hold its lock; at the end, a folder with nothing in it but the lock is removed.
 
-    Raises BusyError, naming process and host, when another process holds the lock.
+    Raises BusyError, naming process and host, when another process holds the lock; NotWritableError for something else
+    in its place.
     """
-    lock = None
+    folder = None
     try:
-        lock = _lock(disk, folder)
-        yield
+        folder = _enter(disk, path)
+        yield folder
     finally:
         with suppress(OSError):  # tidying must not hide why a job ends
-            if lock is not None and [p.name for p in folder.iterdir()] == [LOCK]:
-                disk.remove(lock.path)
-            disk.run(folder, os.rmdir, folder)
-        if lock is not None:
-            os.close(lock.fd)
+            if folder is not None and os.listdir(folder.file.fd) == [LOCK]:  # noqa: PTH208
+                disk.remove(folder / LOCK)
+            disk.run(path, rmdir, path)
+        if folder is not None:
+            os.close(folder.lock.fd)
+            os.close(folder.file.fd)
 
 
-def claim_run(disk: Disk, folder: Path) -> Path:
-    """Give the earlier run with the longest journal a name that only this process knows, or make a new run."""
-    earlier = sorted(folder.glob("run-*"), key=_journal_bytes)
-    for old in earlier[:-1]:  # more than one only where the lock did not hold
-        disk.remove_tree(old)
-    if not earlier:
+def claim_run(disk: Disk, folder: JobFolder, *, fresh: bool = False) -> str:
+    """Give the earlier run with the longest journal a name that only this process knows, or make a new run.
+
+    A `fresh` run begins in any case, and earlier ones go.
+    """
+    earlier = sorted(_runs(folder), key=lambda name: _journal_bytes(folder, name))
+    for old in earlier if fresh else earlier[:-1]:  # more than one only where the lock did not hold
+        disk.remove_tree(folder / old)
+    if fresh or not earlier:
         return new_run(disk, folder)
-    run = folder / _name()
+    run = _name()
     try:
-        disk.run(run, os.rename, earlier[-1], run)
+        disk.run(folder.path, rename, folder / earlier[-1], folder / run)
     except FileNotFoundError:  # another process was faster
         return new_run(disk, folder)
     return run
 
 
-def new_run(disk: Disk, folder: Path) -> Path:
+def new_run(disk: Disk, folder: JobFolder) -> str:
     """Make an empty run folder, durably."""
-    run = folder / _name()
-    disk.run(run, os.mkdir, run, 0o777)
-    disk.sync_folder(folder)
+    run = _name()
+    disk.run(folder.path, mkdir, folder / run, 0o777)
+    disk.sync_folder(folder.path)
     return run
 
 
-def remove_job(folder: Path, *, ops: Ops | None = None) -> None:
+def remove_job(path: Path, *, ops: Ops | None = None) -> None:
     """Remove a job folder that a killed process left behind, if there is one. Raises BusyError when it is in use."""
     disk = Disk(ops or from_environment())
-    with explained(folder, 0):
-        if folder.is_dir():
-            with locked_folder(disk, folder):
-                disk.remove_tree(folder)
+    with explained(path, 0):
+        if path.is_dir() and not path.is_symlink():
+            with locked_folder(disk, path):
+                disk.remove_tree(path, is_ours)
+
+
+def _runs(folder: JobFolder) -> Iterator[str]:
+    """Earlier runs: folders, not links to some."""
+    for name in os.listdir(folder.file.fd):  # noqa: PTH208 - of a descriptor
+        with suppress(FileNotFoundError):
+            if RUN.fullmatch(name) and stat.S_ISDIR(look(folder / name).st_mode):
+                yield name
 
 
 def _name() -> str:
     return f"run-{os.urandom(8).hex()}"
 
 
-def _lock(disk: Disk, folder: Path) -> File:
+def _enter(disk: Disk, path: Path) -> JobFolder:
     for _ in range(ATTEMPTS):
-        disk.make_folders(folder)
-        try:
-            lock = disk.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
-        except FileNotFoundError:  # the holder before us finished and removed the folder
+        disk.make_folders(path)
+        folder = _open(disk, path)
+        if folder is None:  # the holder before us finished and removed the folder
             continue
+        try:
+            lock = disk.open(anchored(folder, LOCK), os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:  # likewise
+            os.close(folder.fd)
+            continue
+        except BaseException:
+            os.close(folder.fd)
+            raise
+        if not is_own(lock):
+            _close(lock, folder)
+            raise not_ours(folder.path / LOCK)
         if not disk.lock(lock):
+            os.close(folder.fd)
             raise _busy(lock)
-        if is_at(lock, lock.path):
+        if is_at(lock, lock.path) and is_at(folder, path):
             with suppress(OSError):  # a courtesy to whoever comes second
                 disk.run(lock.path, os.ftruncate, lock.fd, 0)
                 disk.write(lock, memoryview(f"{os.getpid()} {os.uname().nodename}\n".encode()), 0)
-            return lock
-        os.close(lock.fd)  # removed between open and lock
-    raise BusyError(f"{shown(folder)} keeps changing hands", hint="try again", path=shown(folder))
+            return JobFolder(folder, lock)
+        _close(lock, folder)  # removed between open and lock
+    raise BusyError(f"{shown(path)} keeps changing hands", hint="try again", path=shown(path))
+
+
+def _close(*files: File) -> None:
+    for file in files:
+        os.close(file.fd)
+
+
+def _open(disk: Disk, path: Path) -> File | None:
+    """The folder, open; None when it was removed meanwhile."""
+    try:
+        file = disk.open_folder(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP) and path.is_symlink():
+            raise not_ours(path) from error
+        raise
+    if os.fstat(file.fd).st_uid != os.geteuid() and os.geteuid() != 0:
+        os.close(file.fd)
+        raise not_ours(path)
+    return file
+
+
+def not_ours(path: Path) -> NotWritableError:
+    """The error for something that has the name of quantkit's own work, and is not what quantkit makes."""
+    what = f"{shown(path)} has the name of work in progress, but quantkit did not make it"
+    hint = "a link, a pipe, or another user's: look at it, and remove it"
+    return NotWritableError(what, hint=hint, path=shown(path))
 
 
 def _busy(lock: File) -> BusyError:
@@ -117,14 +198,14 @@ def _busy(lock: File) -> BusyError:
 def is_at(file: File, path: Path) -> bool:
     """Whether this open file still has this name."""
     try:
-        facts = path.lstat()
+        facts = look(path)
     except FileNotFoundError:
         return False
     return os.path.samestat(facts, os.fstat(file.fd))
 
 
-def _journal_bytes(run: Path) -> int:
+def _journal_bytes(folder: JobFolder, run: str) -> int:
     try:
-        return (run / JOURNAL).lstat().st_size
+        return look(folder / f"{run}/{JOURNAL}").st_size
     except OSError:
         return -1

@@ -11,9 +11,10 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, TypeVarTuple
@@ -45,6 +46,29 @@ class File:
     path: Path
 
 
+class Anchored(type(Path())):  # type: ignore[misc]  # PosixPath, or what the system has
+    """A path below a folder that is held open. Calls go through the folder's descriptor, so that what somebody puts
+    in the place of the folder meanwhile, a symbolic link above all, is not followed; the path itself is for messages.
+    """
+
+    folder: int | None = None
+    below: str = ""
+
+
+def anchored(folder: File, below: str) -> Path:
+    """The path of something in an open folder; `below` is a name, or names of folders of our own and a name."""
+    path = Anchored(folder.path / below)
+    path.folder, path.below = folder.fd, below
+    return path
+
+
+def _at(path: Path) -> tuple[str | Path, int | None]:
+    """What openat(2) and its relatives are given: a name and a folder's descriptor, or a path."""
+    if isinstance(path, Anchored) and path.folder is not None:
+        return path.below, path.folder
+    return path, None
+
+
 def fallocate(fd: int, nbytes: int) -> None:
     """fallocate(2) from the start: where it is not supported, glibc's posix_fallocate writes into every block instead.
 
@@ -58,7 +82,9 @@ def rename_noreplace(source: Path, target: Path) -> None:
 
     Raises OSError, with ENOSYS outside Linux.
     """
-    _libc_call("renameat2", AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), RENAME_NOREPLACE)
+    (old, at), (new, to) = _at(source), _at(target)
+    folders = [AT_FDCWD if folder is None else folder for folder in (at, to)]
+    _libc_call("renameat2", folders[0], os.fsencode(old), folders[1], os.fsencode(new), RENAME_NOREPLACE)
 
 
 def _libc_call(name: str, *args: object) -> None:
@@ -70,8 +96,63 @@ def _libc_call(name: str, *args: object) -> None:
 
 
 def open_at(path: Path, flags: int) -> int:
-    """open(2) with mode 0666, so that the umask decides; a symbolic link as last component is refused."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    """open(2) with mode 0666, so that the umask decides; a symbolic link as last component is refused.
+
+    It does not wait for the other end of a pipe.
+    """
+    name, folder = _at(path)
+    return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666, dir_fd=folder)
+
+
+def unlink(path: Path) -> None:
+    name, folder = _at(path)
+    os.unlink(name, dir_fd=folder)
+
+
+def rmdir(path: Path) -> None:
+    name, folder = _at(path)
+    os.rmdir(name, dir_fd=folder)
+
+
+def mkdir(path: Path, mode: int) -> None:
+    name, folder = _at(path)
+    os.mkdir(name, mode, dir_fd=folder)
+
+
+def rename(source: Path, target: Path) -> None:
+    (old, at), (new, to) = _at(source), _at(target)
+    os.rename(old, new, src_dir_fd=at, dst_dir_fd=to)
+
+
+def replace(source: Path, target: Path) -> None:
+    (old, at), (new, to) = _at(source), _at(target)
+    os.replace(old, new, src_dir_fd=at, dst_dir_fd=to)
+
+
+def link(source: Path, target: Path) -> None:
+    (old, at), (new, to) = _at(source), _at(target)
+    os.link(old, new, src_dir_fd=at, dst_dir_fd=to)
+
+
+def look(path: Path) -> os.stat_result:
+    """lstat(2): nothing is followed."""
+    name, folder = _at(path)
+    return os.stat(name, dir_fd=folder, follow_symlinks=False)
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has this name, a link to nowhere included."""
+    try:
+        look(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def is_own(file: File) -> bool:
+    """Whether an open file is what quantkit makes: a regular file with no second name that writes would reach."""
+    facts = os.fstat(file.fd)
+    return stat.S_ISREG(facts.st_mode) and facts.st_nlink <= 1
 
 
 @dataclass(frozen=True)
@@ -97,6 +178,12 @@ class Disk:
 
     def open(self, path: Path, flags: int) -> File:
         return File(self.run(path, open_at, path, flags), path)
+
+    def open_folder(self, path: Path) -> File:
+        """Open a folder. Raises NotADirectoryError for anything else, a link to a folder included."""
+        if isinstance(path, Anchored):
+            return self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return File(self.run(path, os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC), path)
 
     def write(self, file: File, data: memoryview, offset: int) -> None:
         """Write all bytes at `offset`."""
@@ -184,7 +271,7 @@ class Disk:
             return
         self.make_folders(folder.parent)
         try:
-            self.run(folder, os.mkdir, folder, 0o777)
+            self.run(folder, mkdir, folder, 0o777)
         except FileExistsError:
             if not folder.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
@@ -196,31 +283,41 @@ class Disk:
         Where renames cannot refuse to replace, a hard link does; where there is neither, OSError from link(2).
         """
         if overwrite:
-            self.run(target, os.replace, source, target)
+            self.run(target, replace if isinstance(source, Anchored) else os.replace, source, target)
             return
         try:
             self.run(target, rename_noreplace, source, target)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
-            self.run(target, os.link, source, target)
+            self.run(target, link, source, target)
             self.remove(source)
 
     def remove(self, path: Path) -> None:
         """Unlink, if it is there."""
         with suppress(FileNotFoundError):
-            self.run(path, os.unlink, path)
+            self.run(path, unlink, path)
 
-    def remove_tree(self, folder: Path) -> None:
-        """Remove a folder and what is in it. What another process removes or adds meanwhile is its own affair."""
-        with suppress(FileNotFoundError), os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda e: e.name, reverse=True):
-                if entry.is_dir(follow_symlinks=False):
-                    self.remove_tree(folder / entry.name)
-                else:
-                    self.remove(folder / entry.name)
+    def remove_tree(self, path: Path, ours: Callable[[str], bool] = lambda name: True) -> None:
+        """Remove a folder and what is in it, as far as `ours` says so of the names in it.
+
+        Nothing is followed: a symbolic link goes as what it is. What another process removes or adds meanwhile is its
+        own affair, and a folder that is not empty then stays.
+        """
+        with suppress(FileNotFoundError), ExitStack() as held:
+            folder = self.open_folder(path)
+            held.callback(os.close, folder.fd)
+            for name in sorted(os.listdir(folder.fd), reverse=True):  # noqa: PTH208 - of a descriptor
+                if not ours(name):
+                    continue
+                entry = anchored(folder, name)
+                with suppress(FileNotFoundError):
+                    if stat.S_ISDIR(look(entry).st_mode):
+                        self.remove_tree(entry)
+                    else:
+                        self.remove(entry)
         try:
-            self.run(folder, os.rmdir, folder)
+            self.run(path, rmdir, path)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise

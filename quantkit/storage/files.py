@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from quantkit.errors import BusyError, ExistsError, InputError, NotWritableError, ResourceError
-from quantkit.storage.disk import Disk, File, Ops
+from quantkit.storage.disk import Disk, File, Ops, is_own, open_at
 from quantkit.storage.failures import explained, free_bytes, shown
 from quantkit.storage.faults import from_environment
 
@@ -22,6 +24,9 @@ MAX_SUMS_BYTES = 64 << 20
 LOCK_SECONDS = 30.0
 ATTEMPTS = 5
 TEMPORARY = ".quantkit-{}.tmp"
+# Gone meanwhile, another user's, or a link, folder, socket or device.
+NO_STRAY = frozenset({errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV})
+STRAY = re.compile(r"\.quantkit-[0-9a-f]{16}\.tmp")
 
 _SUM_LINE = re.compile(rb"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
 _ESCAPES = {b"\\": b"\\\\", b"\n": b"\\n", b"\r": b"\\r"}  # coreutils sha256sum
@@ -34,7 +39,7 @@ def preflight(folder: Path, needed: int) -> None:
     Raises ResourceError with the numbers.
     """
     with explained(folder, needed):
-        allocated = sum(p.lstat().st_blocks * 512 for p in folder.rglob("*"))
+        allocated = 0 if folder.is_symlink() else sum(p.lstat().st_blocks * 512 for p in folder.rglob("*"))
         missing, free = max(needed - allocated, 0), free_bytes(folder)
     if missing > free:
         place = shown(folder.parent)
@@ -133,22 +138,24 @@ def exists(path: Path) -> ExistsError:
     return ExistsError(message, hint="choose another output with -o, or replace it with --force", path=shown(path))
 
 
-def update_sums(folder: Path, entries: Mapping[str, str], *, ops: Ops | None = None) -> None:
+def update_sums(
+    folder: Path, entries: Mapping[str, str], *, drop: Collection[str] = (), ops: Ops | None = None
+) -> None:
     """Merge {file name: SHA-256 hex} into folder/SHA256SUMS, which `sha256sum -c` reads. Names are relative.
 
-    Lines are sorted by name; other names and lines that are not sums stay. Concurrent calls wait for each other
-    where the file system has locks; elsewhere one may miss the other's lines, which a rerun adds.
+    Lines are sorted by name; names to `drop` go, other names and lines that are not sums stay. Concurrent calls wait
+    for each other where the file system has locks; elsewhere one may miss the other's lines, which a rerun adds.
     Raises BusyError after 30 s of waiting, NotWritableError and ResourceError.
     """
     disk = Disk(ops or from_environment())
     path = folder / SUMS
     with explained(folder, sum(len(name) + 67 for name in entries)):
         disk.make_folders(folder)
-        guard = disk.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        guard = File(disk.run(folder, os.open, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), folder)
         try:
             _wait(disk, guard)
             before = _read_sums(path)
-            after = _merged(before, entries)
+            after = _merged(before, entries, drop)
             if after != before:
                 write_small(path, after, overwrite=True, ops=disk.ops)
         finally:
@@ -169,15 +176,24 @@ def _write_beside(disk: Disk, path: Path, data: bytes, overwrite: bool) -> None:
 
 
 def _sweep(disk: Disk, folder: Path) -> None:
-    """Remove temporary files whose writers are dead: nobody holds their lock."""
-    for path in folder.glob(TEMPORARY.format("*")):
+    """Remove temporary files whose writers are dead: nobody holds their lock.
+
+    What has such a name and is nothing that `_write_beside` makes stays where it is.
+    """
+    for path in folder.iterdir():
+        if not STRAY.fullmatch(path.name):
+            continue
         try:
             stray = disk.open(path, os.O_RDWR)
-        except (FileNotFoundError, PermissionError):  # gone meanwhile, or another user's
-            continue
-        if disk.lock(stray):
-            disk.remove(path)
-        os.close(stray.fd)
+        except OSError as error:
+            if error.errno in NO_STRAY:
+                continue
+            raise
+        try:
+            if is_own(stray) and os.fstat(stray.fd).st_uid == os.geteuid() and disk.lock(stray):
+                disk.remove(path)
+        finally:
+            os.close(stray.fd)
 
 
 def _wait(disk: Disk, guard: File) -> None:
@@ -189,14 +205,66 @@ def _wait(disk: Disk, guard: File) -> None:
 
 
 def _read_sums(path: Path) -> bytes:
-    if not path.exists():
+    """The bytes of SHA256SUMS, b"" where there is none. Raises NotWritableError for a link, a pipe, a giant."""
+    file = _open_sums(path)
+    if file is None:
         return b""
-    if not path.is_file() or path.stat().st_size > MAX_SUMS_BYTES:
-        raise NotWritableError(f"{shown(path)} is not a checksum file", hint="move it away", path=shown(path))
-    return path.read_bytes()
+    try:
+        with os.fdopen(os.dup(file.fd), "rb") as stream:
+            return stream.read(MAX_SUMS_BYTES)
+    finally:
+        os.close(file.fd)
 
 
-def _merged(before: bytes, entries: Mapping[str, str]) -> bytes:
+def _open_sums(path: Path) -> File | None:
+    try:
+        fd = open_at(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise _no_sums(path) from error
+        raise
+    facts = os.fstat(fd)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_SUMS_BYTES:
+        os.close(fd)
+        raise _no_sums(path)
+    return File(fd, path)
+
+
+def _no_sums(path: Path) -> NotWritableError:
+    what = f"{shown(path)} is not a checksum file: a link, a folder, a pipe, or too large"
+    return NotWritableError(what, hint="move it away", path=shown(path))
+
+
+def require_sums(folder: Path) -> None:
+    """Raise NotWritableError, before any work, when what has the name SHA256SUMS in `folder` cannot be continued."""
+    with explained(folder, 0), suppress(NotADirectoryError):
+        file = _open_sums(folder / SUMS)
+        if file is not None:
+            os.close(file.fd)
+
+
+def read_sums(folder: Path) -> dict[bytes, list[str]] | None:
+    """What folder/SHA256SUMS says: the hashes of each file name, as written. None where there is no such file.
+
+    Raises NotWritableError for something else in its place.
+    """
+    with explained(folder, 0):
+        file = _open_sums(folder / SUMS)
+        if file is None:
+            return None
+        os.close(file.fd)
+        found: dict[bytes, list[str]] = {}
+        for line in _read_sums(folder / SUMS).split(b"\n"):
+            match = _SUM_LINE.fullmatch(line)
+            if match:
+                name = _unescaped(match[3]) if match[1] else match[3]
+                found.setdefault(name, []).append(match[2].decode("ascii"))
+        return found
+
+
+def _merged(before: bytes, entries: Mapping[str, str], drop: Collection[str]) -> bytes:
     sums: dict[bytes, bytes] = {}
     others: list[bytes] = []
     for line in before.split(b"\n"):
@@ -205,9 +273,16 @@ def _merged(before: bytes, entries: Mapping[str, str]) -> bytes:
             sums[match[3] if match[1] else _escaped(match[3])] = match[2]
         elif line:
             others.append(line)
+    gone = {_escaped(os.fsencode(name)) for name in drop}
+    sums = {name: sha256 for name, sha256 in sums.items() if name not in gone}
     sums |= {_escaped(os.fsencode(name)): sha256.encode("ascii") for name, sha256 in entries.items()}
     lines = [b"%b%b  %b" % (b"\\" if b"\\" in name else b"", sha256, name) for name, sha256 in sorted(sums.items())]
     return b"".join(line + b"\n" for line in [*lines, *others])
+
+
+def _unescaped(name: bytes) -> bytes:
+    back = {escape: plain for plain, escape in _ESCAPES.items()}
+    return re.sub(rb"\\[\\nr]", lambda match: back[match[0]], name)
 
 
 def _escaped(name: bytes) -> bytes:

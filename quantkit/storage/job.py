@@ -15,12 +15,22 @@ from typing import TYPE_CHECKING, Self
 
 from quantkit.errors import BusyError, ExistsError, QuantkitError, VerificationError
 from quantkit.storage import journal
-from quantkit.storage.claim import JOURNAL, claim_run, is_at, locked_folder, new_run
-from quantkit.storage.disk import Disk, File, Ops
+from quantkit.storage.claim import (
+    JOURNAL,
+    JobFolder,
+    claim_run,
+    is_at,
+    is_ours,
+    locked_folder,
+    new_run,
+    not_ours,
+)
+from quantkit.storage.disk import Disk, File, Ops, is_own, is_there, look
 from quantkit.storage.failures import explained, shown
 from quantkit.storage.faults import from_environment
 from quantkit.storage.files import exists, holds, open_regular, preflight
-from quantkit.storage.journal import History, Move, PartFile, Record
+from quantkit.storage.journal import History, Move, PartFile, Record, Retirement
+from quantkit.storage.keys import user_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,13 +65,16 @@ class _Part:
     published: PublishedFile | None = None
 
 
-def open_job(folder: Path, *, digest: str, files: Sequence[PartFile], ops: Ops | None = None) -> Job:
+def open_job(
+    folder: Path, *, digest: str, files: Sequence[PartFile], fresh: bool = False, ops: Ops | None = None
+) -> Job:
     """Begin or continue the job in `folder`, which lies beside the final files: `<parent>/.quantkit-<digest[:12]>`.
 
     `digest` stands for the bytes to be written: everything that decides them must have entered it. Of an earlier run
     with the same digest and files, `Job.records` are the finished tensors whose bytes on the disk still have their
     hash; each is read once. What lies outside of tensors (headers) every run writes anew, what is never written is
-    zero. Work of another digest or version in the folder is removed. Every block is allocated before this returns.
+    zero. Work of another digest, version or user in the folder is removed, and all of it for a `fresh` job. Every block
+    is allocated before this returns.
 
     Raises ResourceError, before anything is created, when the disk is too small; BusyError when another process is at
     work in the folder; NotWritableError when the place cannot be written.
@@ -77,8 +90,8 @@ def open_job(folder: Path, *, digest: str, files: Sequence[PartFile], ops: Ops |
     preflight(folder, needed + RESERVE_BYTES)
     disk = Disk(ops or from_environment())
     with explained(folder, needed), ExitStack() as held:
-        held.enter_context(locked_folder(disk, folder))
-        job = Job(disk, claim_run(disk, folder), files, held.pop_all())
+        place = held.enter_context(locked_folder(disk, folder))
+        job = Job(disk, (place, claim_run(disk, place, fresh=fresh)), files, held.pop_all())
         held.callback(job.close)
         job._restore(digest)
         held.pop_all()
@@ -95,17 +108,22 @@ class Job:
     `records` are the finished tensors by name: those of earlier runs from the start, others as they are finished.
     """
 
-    def __init__(self, disk: Disk, run: Path, files: Sequence[PartFile], held: ExitStack) -> None:
-        """Use `open_job`. `held` closes what is open, in reverse order; the lock of the folder is its first entry."""
-        self.folder = run.parent
+    def __init__(self, disk: Disk, place: tuple[JobFolder, str], files: Sequence[PartFile], held: ExitStack) -> None:
+        """Use `open_job`. `place` is the folder and the name of the run in it.
+
+        `held` closes what is open, in reverse order; the lock of the folder is its first entry.
+        """
+        self._place, self._run = place
+        self.folder = self._place.path
         self._disk = disk
-        self._run = run
         self._files = tuple(files)
         self._held = held
         self._parts: list[_Part] = []
         self._finished: dict[str, Record] = {}
         self.records: Mapping[str, Record] = MappingProxyType(self._finished)
-        self._resumable = (run / JOURNAL).exists()
+        self._key = b""
+        self._retired: tuple[str, ...] = ()
+        self._resumable = is_there(self._within(JOURNAL))
         self._mutex = threading.Lock()
         self._unsynced_bytes = 0
         self._synced_at = time.monotonic()
@@ -147,7 +165,7 @@ class Job:
             raise ValueError(f"not inside its file: {record}")
         with self._mutex, self._explained():
             self._resumable = True
-            self._disk.append(self._journal, journal.record_line(record))
+            self._disk.append(self._journal, journal.record_line(record, self._key))
             self._finished[record.tensor] = record
             self._unsynced_bytes += record.nbytes
             if self._unsynced_bytes >= SYNC_BYTES or time.monotonic() - self._synced_at >= SYNC_SECONDS:
@@ -166,13 +184,21 @@ class Job:
             self._sync()
 
     def publish(
-        self, targets: Sequence[Path], *, overwrite: bool, check: Callable[[Path], None]
+        self,
+        targets: Sequence[Path],
+        *,
+        overwrite: bool,
+        check: Callable[[Path], None],
+        retire: Callable[[], Sequence[str]] = tuple,
     ) -> tuple[PublishedFile, ...]:
         """Give every file its final name, after all of them were found good on the disk.
 
         Each file is synced, read back from the disk, compared with the hashes of its finished tensors and given to
         `check`, which raises when the structure is wrong. Only then is the first one renamed. A target that already
         has exactly these bytes counts as published. Killed at any point, the same job continues.
+
+        `retire` is asked just before the first rename for names beside the job folder: files of an older artifact,
+        its manifest first, which are removed in this order. Killed meanwhile, the same job removes the rest of them.
 
         Raises VerificationError when the disk returns other bytes than were written, ExistsError when a target exists
         and differs and `overwrite` is false, BusyError when another process took the job over, ResourceError.
@@ -182,6 +208,7 @@ class Job:
                 self._pad(index)
             self.flush()
             sums = [self._seal(index, check) for index in range(len(self._files))]
+            self._retire(tuple(retire()))
             for index, (target, sha256) in enumerate(zip(targets, sums, strict=True)):
                 self._move(index, PublishedFile(target, self._files[index].nbytes, sha256), overwrite)
         return tuple(part.published for part in self._parts if part.published is not None)
@@ -189,14 +216,14 @@ class Job:
     def discard(self) -> None:
         """Remove the job folder; to be called when everything it was for is published."""
         with self._explained():
-            self._disk.remove_tree(self.folder)
+            self._disk.remove_tree(self.folder, is_ours)
         self.close()
 
     def close(self) -> None:
         """Give the lock back. Finished tensors stay for the next run; without any, nothing stays."""
         if not self._resumable:
             with suppress(OSError):  # tidying must not hide why the job ends
-                self._disk.remove_tree(self._run)
+                self._disk.remove_tree(self._place / self._run)
         self._held.close()
 
     def __enter__(self) -> Self:
@@ -215,8 +242,15 @@ class Job:
         self._held.callback(os.close, file.fd)
         return file
 
+    def _within(self, name: str) -> Path:
+        """The path of a file of this run. It leads nowhere once another process took the run over."""
+        return self._place / f"{self._run}/{name}"
+
     def _open_journal(self) -> File:
-        return self._open(self._run / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        file = self._open(self._within(JOURNAL), os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        if not is_own(file):
+            raise not_ours(file.path)
+        return file
 
     def _sync(self) -> None:
         for part in self._parts:
@@ -231,28 +265,30 @@ class Job:
         self._journal = self._open_journal()
         log = bytearray(min(os.fstat(self._journal.fd).st_size, journal.MAX_BYTES))
         self._disk.read(self._journal, memoryview(log), 0)
-        history = journal.replay(bytes(log), digest, self._files)
+        self._key = journal.job_key(user_key(), digest, self._files)
+        history = journal.replay(bytes(log), digest, self._files, self._key)
         if history is None:
             if log:
-                self._disk.remove_tree(self._run)
-                self._run = new_run(self._disk, self.folder)
+                self._disk.remove_tree(self._place / self._run)
+                self._run = new_run(self._disk, self._place)
                 self._journal = self._open_journal()
-            self._disk.append(self._journal, journal.header_line(digest, self._files))
+            self._disk.append(self._journal, journal.header_line(digest, self._files, self._key))
             history = History({}, {})
         elif not log.endswith(b"\n"):
             self._disk.append(self._journal, b"\n")  # a torn last line must not swallow the next one
+        self._retired = history.retired
         self._parts = [self._restore_part(index, history) for index in range(len(self._files))]
-        self._disk.sync_folder(self._run)
-        self._resumable = bool(self._finished)
+        self._disk.sync_folder(self.folder / self._run)
+        self._resumable = bool(self._finished or self._retired)
 
     def _restore_part(self, index: int, history: History) -> _Part:
         nbytes = self._files[index].nbytes
-        path = self._run / self._files[index].name
+        path = self._within(self._files[index].name)
         records = [r for r in history.records.values() if r.file == index]
-        if path.exists() and path.lstat().st_nlink > 1:
+        if is_there(path) and look(path).st_nlink > 1:
             self._disk.remove(path)  # already linked to its final name: writing here would write there
         move = history.moves.get(index)
-        if move is not None and not path.exists():
+        if move is not None and not is_there(path):
             target = self.folder.parent / move.target
             if holds(target, nbytes, move.sha256):
                 self._finished |= {r.tensor: r for r in records}
@@ -260,6 +296,8 @@ class Job:
                 self._held.callback(os.close, file.fd)
                 return _Part(file, nbytes, published=PublishedFile(target, nbytes, move.sha256))
         file = self._open(path, os.O_RDWR | os.O_CREAT)
+        if not is_own(file):
+            raise not_ours(file.path)
         written: list[tuple[int, int]] | None = [] if os.fstat(file.fd).st_size else None
         kept = [r for r in records if self._disk.hash(file, r.offset, r.nbytes) == r.sha256]
         self._disk.allocate(file, nbytes)
@@ -304,6 +342,25 @@ class Job:
                     raise VerificationError(message, hint=hint, tensor=record.tensor, path=path)
             return whole.result()
 
+    @property
+    def retired(self) -> tuple[str, ...]:
+        """Names of files of an older artifact that this job has removed, or began to."""
+        return self._retired
+
+    def _retire(self, names: Sequence[str]) -> None:
+        """Remove an older artifact, after the journal knows of all its files."""
+        if names:
+            self._retired = tuple(dict.fromkeys([*self._retired, *names]))
+            self._disk.append(self._journal, journal.retirement_line(Retirement(self._retired), self._key))
+            self._disk.sync(self._journal)
+            self._resumable = True
+        kept = {part.published.path.name for part in self._parts if part.published is not None}
+        for name in self._retired:
+            if name not in kept:
+                self._disk.remove(self.folder.parent / name)
+        if self._retired:
+            self._disk.sync_folder(self.folder.parent)
+
     def _move(self, index: int, goal: PublishedFile, overwrite: bool) -> None:
         part = self._parts[index]
         there = holds(goal.path, goal.nbytes, goal.sha256)
@@ -312,7 +369,7 @@ class Job:
             raise ExistsError(f"{path} is not what the run before published as {shown(part.published.path)}", path=path)
         if not there:
             relative = os.path.relpath(goal.path, self.folder.parent)
-            self._disk.append(self._journal, journal.move_line(Move(index, relative, goal.sha256)))
+            self._disk.append(self._journal, journal.move_line(Move(index, relative, goal.sha256), self._key))
             self._rename(part.file.path, goal, overwrite)
         self._disk.sync_folder(goal.path.parent)
         self._parts[index] = replace(part, published=goal)
