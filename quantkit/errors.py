@@ -6,6 +6,8 @@ Nothing here prints or knows an exit code: `quantkit.cli.exits` maps these class
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 
 class QuantkitError(Exception):
     """Base of all expected failures.
@@ -124,6 +126,23 @@ class NetworkError(QuantkitError):
     """The Hub or the network failed; trying again may help."""
 
     code = "network"
+
+
+class BatchError(QuantkitError):
+    """Some of several artifacts could not be made; the others were.
+
+    `failures` maps the recipe's name to what happened; `built` are the artifacts that there are.
+    """
+
+    code = "batch"
+
+    def __init__(self, failures: Mapping[str, QuantkitError], built: Sequence[object]) -> None:
+        count = len(failures) + len(built)
+        what = "; ".join(f"{recipe}: {error.message}" for recipe, error in failures.items())
+        first = next(iter(failures.values()))
+        super().__init__(f"{len(failures)} of {count} recipes failed: {what}", hint=first.hint, path=first.path)
+        self.failures = dict(failures)
+        self.built = tuple(built)
 
 
 class InterruptedRunError(QuantkitError):

@@ -16,7 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # From the ground up: a module or package imports only from lines above its own.
 LAYERS = (
-    ("errors", "events", "metadata", "patterns", "placeholders", "suggest", "tensors", "toml_scan"),
+    ("errors", "events", "jsontext", "metadata", "patterns", "placeholders", "suggest", "tensors", "toml_scan"),
     ("units", "untrusted"),
     ("storage", "qtypes"),
     ("formats", "families"),

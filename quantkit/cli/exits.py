@@ -13,6 +13,7 @@ CODES: dict[type[BaseException], int] = {
     errors.VerificationError: 7,
     errors.GateError: 8,
     errors.NetworkError: 9,
+    errors.BatchError: 10,
     errors.InterruptedRunError: 130,
 }
 

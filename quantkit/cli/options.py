@@ -26,6 +26,14 @@ Threads = Annotated[
     typer.Option("--threads", min=1, metavar="N", help="Worker threads; default: all cores.", rich_help_panel=RUN),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.", rich_help_panel=RUN)]
+Paranoid = Annotated[
+    bool,
+    typer.Option(
+        "--paranoid",
+        help="Believe nothing that an earlier run left: make all of it again and compare.",
+        rich_help_panel=RUN,
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be done and write nothing.", rich_help_panel=RUN)
 ]

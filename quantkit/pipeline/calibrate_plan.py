@@ -21,11 +21,13 @@ from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.model import Model
 from quantkit.pipeline.doctor import memory_limit_bytes
-from quantkit.pipeline.prepare import describe_source, require_writable_names
+from quantkit.pipeline.places import refuse_inputs, require_writable_names
+from quantkit.pipeline.prepare import describe_source
+from quantkit.report.calibration import record_path
 from quantkit.report.manifest import FileRecord
 from quantkit.report.text import size
 from quantkit.source import Checkpoint, open_source
-from quantkit.storage import Scratch, free_bytes, hash_file
+from quantkit.storage import Scratch, free_bytes, hash_file, require_sums
 from quantkit.tensors import TensorInfo
 
 ACTIVATIONS_SHARE = 0.25  # of the memory this process may use; beyond it `auto` puts them on the disk
@@ -172,9 +174,12 @@ def plan_calibration(request: CalibrateRequest, emit: Sink = ignore) -> Calibrat
     """
     kind = kind_of(request)
     request.spec.check()
-    require_writable_names([request.out])
+    require_writable_names([request.out, record_path(request.out)])
     checkpoint = open_source(request.source, offline=request.spec.offline, emit=emit)
     try:
+        sources = [Path(file.path) for file in checkpoint.files()]
+        refuse_inputs([request.out, record_path(request.out)], [*sources, *map(Path, request.spec.data)])
+        require_sums(request.out.parent)
         samples = prepare_samples(checkpoint, request.spec, emit)
         model = None if kind is Kind.STATISTICS else describe_source(checkpoint, request.pre)
     except QuantkitError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,8 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import InputError, InterruptedRunError, RecipeError
-from quantkit.events import Sink, StageFinished, StageStarted, ignore
+from quantkit.errors import (
+    BatchError,
+    BusyError,
+    GateError,
+    InputError,
+    InterruptedRunError,
+    NonFiniteError,
+    NumericError,
+    QuantkitError,
+    RecipeError,
+    VerificationError,
+)
+from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
 from quantkit.pipeline.checks import Verification
 from quantkit.pipeline.engine import require_engine
 from quantkit.pipeline.hashing import SourceHasher, require_published
@@ -20,11 +32,10 @@ from quantkit.pipeline.pack import (
     Artifact,
     already_built,
     draft_manifest,
-    existing_artifact,
     publish,
-    refuse_existing,
     save_work,
 )
+from quantkit.pipeline.places import refuse_existing, refuse_inputs, refuse_strangers, to_retire
 from quantkit.pipeline.pool import worker_pool
 from quantkit.pipeline.prepare import Prepared, output_paths, output_stem, prepare
 from quantkit.pipeline.quantize import Target, default_threads, never, quantize
@@ -32,6 +43,7 @@ from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.server import ServerWork
 from quantkit.pipeline.server_fill import fill
 from quantkit.pipeline.server_verify import verify_server_parts
+from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.verify import VerifyOptions, verify_parts
 from quantkit.plan import Plan
 from quantkit.recipe import Recipe, load_recipe
@@ -40,6 +52,7 @@ from quantkit.report.sizes import plan_line
 from quantkit.report.text import size
 from quantkit.servers.plan import AnyPlan, ServerPlan
 from quantkit.storage import Job, PartFile, open_job, remove_job
+from quantkit.untrusted import shown
 
 NOTHING = Verification(())
 CONVERT_SAMPLE_ROWS = 64  # rows of each tensor that convert compares; `quantkit verify --against` compares all
@@ -47,19 +60,25 @@ CONVERT_SAMPLE_ROWS = 64  # rows of each tensor that convert compares; `quantkit
 
 @dataclass(frozen=True)
 class Output:
-    """Where the artifacts go and how the run behaves."""
+    """Where the artifacts go and how the run behaves.
+
+    `paranoid`: nothing of an earlier run counts, neither finished tensors nor a finished artifact. Everything is made
+    from the source again and compared with what is there.
+    """
 
     out: Path = Path()
     force: bool = False
     threads: int | None = None
     engine: str | None = None
     verify: bool = True
+    paranoid: bool = False
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """An artifact still to be built."""
+    """An artifact still to be built, and the number of its recipe."""
 
+    number: int
     plan: AnyPlan
     targets: tuple[Path, ...]
     job: Job
@@ -70,14 +89,19 @@ class _Pending:
         return not (isinstance(self.plan, ServerPlan) and self.plan.calibrated)
 
 
+# What goes wrong with one recipe and leaves the others alone.
+OF_ONE = (BusyError, VerificationError, GateError, NumericError)
+
+
 def convert(
     request: Request, output: Output = Output(), *, emit: Sink = ignore, stop: Callable[[], bool] = never
 ) -> tuple[Artifact, ...]:
     """Build every artifact of a request, in the order of its recipes.
 
-    An artifact that is there already and is what would be written is left alone; one that differs raises ExistsError
-    unless `output.force`. An interrupted or failed run leaves a job folder beside the target from which the same
-    request resumes; a run that rejects its input leaves nothing.
+    An artifact that is there already and is what would be written is left alone, once the looks that are asked for
+    were taken at it; one that differs raises ExistsError unless `output.force`. An interrupted or failed run leaves a
+    job folder beside the target from which the same request resumes; a run that rejects its input leaves nothing.
+    Of several recipes each has its own fate: when one fails the others are made, and BatchError says which.
     """
     require_engine(output.engine)
     require_checkable(output.engine, [load_recipe(name) for name in request.recipes], output.verify)
@@ -93,28 +117,59 @@ def convert(
 
 
 def _build(prepared: Prepared, output: Output, emit: Sink, stop: Callable[[], bool]) -> tuple[Artifact, ...]:
-    artifacts: dict[str, Artifact] = {}
+    groups = output_paths(prepared, output.out)
+    for targets in groups:
+        refuse_inputs(targets, prepared.inputs)
+    artifacts: dict[int, Artifact] = {}
+    failed: dict[int, QuantkitError] = {}
     with ExitStack() as stack:
         pending = []
-        for plan, targets in zip(prepared.plans, output_paths(prepared, output.out), strict=True):
-            if already_built(targets, plan.digest, lambda: prepared.source_files):
-                artifacts[plan.digest] = existing_artifact(targets)
-                remove_job(job_folder(prepared, plan, targets))  # killed after its last step, before tidying
-                continue
-            folder = job_folder(prepared, plan, targets)
-            if not folder.exists():  # else an earlier run may have published: the job knows what is its own
-                refuse_existing(targets, output.force)
-            job = stack.enter_context(open_plan_job(prepared, plan, folder))
-            pending.append(_Pending(plan, targets, job))
+        for number, (plan, targets) in enumerate(zip(prepared.plans, groups, strict=True)):
+            try:
+                found = standing(prepared, plan, targets, output, emit)
+                if found is not None:
+                    artifacts[number] = found
+                    remove_job(job_folder(prepared, plan, targets))  # killed after its last step, before tidying
+                else:
+                    job = stack.enter_context(_open(prepared, plan, targets, output))
+                    pending.append(_Pending(number, plan, targets, job))
+            except OF_ONE as error:
+                failed[number] = error
+        if failed and len(groups) == 1:
+            raise failed[0]
         if pending:
             try:
-                artifacts |= _run(prepared, pending, output, emit, stop)
+                artifacts |= _run(prepared, pending, output, (emit, stop), failed)
             except InputError:
                 for item in pending:
                     if item.discards:
                         item.job.discard()  # a damaged source has nothing worth resuming
                 raise
-    return tuple(artifacts[plan.digest] for plan in prepared.plans)
+    require_all(prepared, failed, [artifacts[number] for number in sorted(artifacts)])
+    return tuple(artifacts[number] for number in range(len(groups)))
+
+
+def require_all(prepared: Prepared, failed: Mapping[int, QuantkitError], built: Sequence[object]) -> None:
+    """Raise what kept recipes from being made: the error itself where there is one recipe, else BatchError."""
+    if failed and len(prepared.plans) == 1:
+        raise failed[0]
+    if failed:
+        raise BatchError({prepared.recipes[number].name: failed[number] for number in sorted(failed)}, built)
+
+
+def _open(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path], output: Output) -> Job:
+    """The job of an artifact, opened when nothing is in its way. Raises ExistsError where something is."""
+    folder = job_folder(prepared, plan, targets)
+    again = output.paranoid and already_built(targets, plan.digest, lambda: prepared.source_files)
+    if not os.path.lexists(folder) and not again:  # else the job knows what an earlier run has published
+        refuse_existing(targets, output.force)
+    job = open_plan_job(prepared, plan, folder, fresh=output.paranoid)
+    try:
+        refuse_strangers(targets, (*job.retired, *(to_retire(targets) if output.force else ())))
+    except QuantkitError:
+        job.close()
+        raise
+    return job
 
 
 def job_folder(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path]) -> Path:
@@ -122,51 +177,80 @@ def job_folder(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path]) -> Pa
     return targets[0].parent / f".quantkit-{prepared.job_digest(plan)[:12]}"
 
 
-def open_plan_job(prepared: Prepared, plan: AnyPlan, folder: Path) -> Job:
-    """Begin or continue a plan's job in `folder`."""
+def open_plan_job(prepared: Prepared, plan: AnyPlan, folder: Path, *, fresh: bool = False) -> Job:
+    """Begin or continue a plan's job in `folder`; a `fresh` one begins in any case."""
     parts = [PartFile(f.name, f.nbytes) for f in plan.files]
-    return open_job(folder, digest=prepared.job_digest(plan), files=parts)
+    return open_job(folder, digest=prepared.job_digest(plan), files=parts, fresh=fresh)
 
 
 def _run(
-    prepared: Prepared, pending: Sequence[_Pending], output: Output, emit: Sink, stop: Callable[[], bool]
-) -> dict[str, Artifact]:
+    prepared: Prepared,
+    pending: Sequence[_Pending],
+    output: Output,
+    listeners: tuple[Sink, Callable[[], bool]],
+    failed: dict[int, QuantkitError],
+) -> dict[int, Artifact]:
+    """Fill the files of all jobs and publish them. Enters in `failed` what keeps single ones from being made."""
+    emit, stop = listeners
     jobs = [(item.plan, item.job) for item in pending]
-    facts = fill_all(prepared, jobs, output.threads, emit, stop)
+    failing: dict[int, QuantkitError] = {}
+    facts = fill_all(prepared, jobs, output.threads, listeners, failing)
     built = {}
-    for item in pending:
+    for index, item in enumerate(pending):
         if stop():
             raise InterruptedRunError("interrupted before the check", hint="run the same command again to resume")
-        draft = draft_manifest(item.plan, {**facts, **layer_facts(item.plan, item.job)})
-        with worker_pool(1) as pool:  # looks at the files while publish reads them back and hashes them
-            looking = pool.submit(_look, prepared, item, output)
-            settle = partial(_settle, looking, item.targets[0], emit)
-            built[item.plan.digest] = publish(
-                draft, item.job, item.targets, force=output.force, emit=emit, settle=settle
-            )
+        try:
+            if index in failing:
+                raise failing[index]
+            draft = draft_manifest(item.plan, {**facts, **layer_facts(item.plan, item.job)})
+            with worker_pool(1) as pool:  # looks at the files while publish reads them back and hashes them
+                looking = pool.submit(look, prepared, item.plan, item.job.paths, output)
+                settle = partial(_settle, looking, item.targets[0], emit)
+                built[item.number] = publish(
+                    draft, item.job, item.targets, force=output.force, emit=emit, settle=settle
+                )
+        except (*OF_ONE, NonFiniteError) as error:
+            if isinstance(error, InputError) and item.discards:
+                item.job.discard()  # nothing worth resuming
+            failed[item.number] = error
+            if len(prepared.plans) == 1:
+                raise
     return built
 
 
 def fill_all(
-    prepared: Prepared, jobs: Sequence[tuple[AnyPlan, Job]], threads: int | None, emit: Sink, stop: Callable[[], bool]
+    prepared: Prepared,
+    jobs: Sequence[tuple[AnyPlan, Job]],
+    threads: int | None,
+    listeners: tuple[Sink, Callable[[], bool]],
+    failed: dict[int, QuantkitError],
 ) -> dict[str, Any]:
     """Fill the files of all jobs: GGUF files in one read of the source, then one checkpoint after the other.
 
     Returns the facts of the run for the manifests: the source and the hashes of its files, and the time it took.
+    Enters in `failed`, by the number of its job, what keeps single ones from being filled.
     """
+    emit, stop = listeners
     start = time.monotonic()
     source_bytes = prepared.plans[0].source_bytes
     emit(StageStarted("quantize", source_bytes))
+    numbers = [number for number, (plan, _) in enumerate(jobs) if isinstance(plan, Plan)]
     targets = [Target(plan, job) for plan, job in jobs if isinstance(plan, Plan)]
     checkpoint = prepared.checkpoint
     with SourceHasher(checkpoint.files()) as hasher:
         if targets:
-            quantize(checkpoint, targets, threads=threads, emit=emit, stop=stop, advance=hasher.advance)
-        for plan, job in jobs:
+            found = quantize(checkpoint, targets, threads=threads, emit=emit, stop=stop, advance=hasher.advance)
+            failed |= {numbers[index]: error for index, error in found.items()}
+        for number, (plan, job) in enumerate(jobs):
             if isinstance(plan, ServerPlan):
                 workers = threads or default_threads()
                 work = ServerWork(checkpoint, plan, job, workers, emit, stop, hasher.advance)
-                fill(work, prepared.calibration, prepared.require_coverage)
+                try:
+                    fill(work, prepared.calibration, prepared.require_coverage)
+                except OF_ONE as error:
+                    failed[number] = error
+        if failed and len(jobs) == 1:
+            raise failed[0]
         hashes = hasher.result()
         require_published(checkpoint.files(), hashes)
         source_files = prepared.records(hashes)
@@ -192,23 +276,36 @@ def layer_facts(plan: AnyPlan, job: Job) -> dict[str, Any]:
 
 
 def quantize_to_work(
-    request: Request, work: Path, *, threads: int | None = None, emit: Sink = ignore, stop: Callable[[], bool] = never
+    request: Request,
+    work: Path,
+    *,
+    threads: int | None = None,
+    paranoid: bool = False,
+    emit: Sink = ignore,
+    stop: Callable[[], bool] = never,
 ) -> tuple[Path, ...]:
-    """The quantize stage alone: one resumable folder per recipe under `work`, ready for `pack`."""
+    """The quantize stage alone: one resumable folder per recipe under `work`, ready for `pack`.
+
+    `paranoid`: what an earlier run finished does not count.
+    """
     prepared = prepare(request, None, emit)
     require_calibration(prepared)
+    failed: dict[int, QuantkitError] = {}
     folders = tuple(work / recipe.title for recipe in prepared.recipes)
     with ExitStack() as stack:
         stack.callback(prepared.checkpoint.close)
         jobs = [
-            (plan, stack.enter_context(open_plan_job(prepared, plan, folder)))
+            (plan, stack.enter_context(open_plan_job(prepared, plan, folder, fresh=paranoid)))
             for plan, folder in zip(prepared.plans, folders, strict=True)
         ]
-        facts = fill_all(prepared, jobs, threads, emit, stop)
-        for (plan, job), folder in zip(jobs, folders, strict=True):
+        facts = fill_all(prepared, jobs, threads, (emit, stop), failed)
+        for number, ((plan, job), folder) in enumerate(zip(jobs, folders, strict=True)):
+            if number in failed:
+                continue
             parts = [PartFile(f.name, f.nbytes) for f in plan.files]
             draft = draft_manifest(plan, {**facts, **layer_facts(plan, job)})
             save_work(folder, prepared.job_digest(plan), parts, draft)
+    require_all(prepared, failed, [folder for number, folder in enumerate(folders) if number not in failed])
     return folders
 
 
@@ -221,15 +318,35 @@ def require_calibration(prepared: Prepared) -> None:
         raise RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
 
 
-def _look(prepared: Prepared, item: _Pending, output: Output) -> Verification:
-    """Look at the finished part files as `quantkit verify` does."""
+def look(prepared: Prepared, plan: AnyPlan, paths: Sequence[Path], output: Output) -> Verification:
+    """Look at finished files, published or not, as `quantkit verify` does."""
     if not output.verify:
         return NOTHING
-    if isinstance(item.plan, ServerPlan):  # which llama.cpp does not load
-        return verify_server_parts(item.job.paths, prepared.checkpoint, item.plan)
+    if isinstance(plan, ServerPlan):  # which llama.cpp does not load
+        return verify_server_parts(paths, prepared.checkpoint, plan)
     assert prepared.model is not None
     options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)
-    return verify_parts(item.job.paths, prepared.checkpoint, prepared.model, options)
+    return verify_parts(paths, prepared.checkpoint, prepared.model, options)
+
+
+def standing(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path], output: Output, emit: Sink) -> Artifact | None:
+    """The artifact that is there, if it is what would be made. Looks that are asked for now and were not then are
+    taken, and entered in its manifest. Raises VerificationError for one that fails."""
+    if output.paranoid or not already_built(targets, plan.digest, lambda: prepared.source_files):
+        return None
+    refuse_strangers(targets)
+    artifact = believed(prepared, plan, targets)
+    if artifact is None:
+        what = f"{shown(targets[0])} does not hold what the source gives, or nobody can tell"
+        emit(Warned("not-believed", f"{what}: its manifest is not of this user's making"))
+        return None
+    done = {check["check"] for check in artifact.manifest.facts["checks"] if check["ok"] is not False}
+    if output.verify and (not done or (output.engine and output.engine not in done)):
+        seen = look(prepared, plan, targets, output)
+        if seen.checks:
+            emit(StageFinished("verify", 0.0, seen.summary()))
+            artifact = record_checks(artifact, seen)
+    return artifact
 
 
 def _settle(looking: Future[Verification], target: Path, emit: Sink, draft: Manifest) -> Manifest:

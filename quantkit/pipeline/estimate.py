@@ -10,7 +10,7 @@ from typing import Any
 from quantkit.calibration.prepare import SAMPLES, SEQLEN
 from quantkit.pipeline.consumers import consumer_verdicts, verdict_json
 from quantkit.pipeline.doctor import memory_limit_bytes
-from quantkit.pipeline.prepare import require_writable_names
+from quantkit.pipeline.places import require_writable_names
 from quantkit.pipeline.quantize import QUEUED_SLABS, default_threads
 from quantkit.pipeline.slabs import SLAB_WEIGHTS
 from quantkit.plan import Plan

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from quantkit import __version__
-from quantkit.errors import ExistsError, InputError, UsageError
+from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore
+from quantkit.jsontext import canonical_json, dump_json
 from quantkit.pipeline.checks import Verification, check_part
-from quantkit.pipeline.prepare import require_writable_names
+from quantkit.pipeline.places import refuse_existing, refuse_inputs, refuse_strangers, require_places, to_retire
 from quantkit.plan import Plan
 from quantkit.qtypes import NUMERICS
 from quantkit.report.manifest import (
     MAX_MANIFEST_BYTES,
     MAX_MANIFEST_VALUES,
+    SEALS,
     FileRecord,
     Manifest,
     TensorRecord,
@@ -33,8 +38,8 @@ from quantkit.report.sizes import size_report
 from quantkit.report.text import size
 from quantkit.servers.layouts import short_type
 from quantkit.servers.plan import AnyPlan, ServerPlan
-from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, remove_file, update_sums, write_small
-from quantkit.untrusted import parse_json_object, read_bounded, require_path
+from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, update_sums, user_key, write_small
+from quantkit.untrusted import parse_json_object, read_bounded, require_path, shown
 
 NAMED_VERSIONS = ("numpy", "numba", "gguf", "tokenizers", "sentencepiece")
 WEIGHT_SUFFIXES = frozenset({".gguf", ".safetensors"})
@@ -77,6 +82,7 @@ class Artifact:
 
     def as_json(self) -> dict[str, Any]:
         return {
+            "recipe": self.manifest.recipe["name"],
             "files": [{**f.as_json(), "path": str(p)} for f, p in zip(self.manifest.artifact, self.paths, strict=True)],
             "manifest": str(manifest_path(self.path)),
             "identity": self.manifest.identity,
@@ -92,9 +98,10 @@ def existing_artifact(targets: Sequence[Path]) -> Artifact:
 
 
 def already_built(targets: Sequence[Path], digest: str, hash_source: Callable[[], tuple[FileRecord, ...]]) -> bool:
-    """Whether `targets` are exactly what a plan with this digest would write from the present source.
+    """Whether `targets` are, by their manifest, what a plan with this digest would write from the present source.
 
-    Sizes and the plan digest are compared first; only when they agree are the source and the artifact hashed.
+    Sizes and the plan digest are compared first; only when they agree are the source and the artifact hashed. Whoever
+    can write the files can write such a manifest: see `pipeline.standing` for what is done besides.
     """
     if not all(t.is_file() for t in targets):
         return False
@@ -103,19 +110,13 @@ def already_built(targets: Sequence[Path], digest: str, hash_source: Callable[[]
     except InputError:
         return False
     sizes = [(t.name, t.stat().st_size) for t in targets]
-    if manifest.plan_digest != digest or [(f.name, f.nbytes) for f in manifest.artifact] != sizes:
+    if manifest.sealed is False or manifest.plan_digest != digest:
+        return False
+    if [(f.name, f.nbytes) for f in manifest.artifact] != sizes:
         return False
     if manifest.identity != identity(digest, hash_source()):
         return False
     return all(hash_file(t) == f.sha256 for t, f in zip(targets, manifest.artifact, strict=True))
-
-
-def refuse_existing(targets: Sequence[Path], force: bool) -> None:
-    """Raise ExistsError when a target is there and may not be replaced."""
-    for target in targets:
-        if target.exists() and not force:
-            hint = "choose another -o, or replace it with --force"
-            raise ExistsError(f"{target} exists and is not what this command would write", path=str(target), hint=hint)
 
 
 def as_it_is(draft: Manifest) -> Manifest:
@@ -192,25 +193,25 @@ def publish(
     """Give the finished files of `job` their names, then write SHA256SUMS and the manifest, and drop the job.
 
     Every file is re-read from disk, hashed and structurally checked before the first one is renamed. Between the two
-    `settle` may complete the draft, or raise to keep the files from getting a name. The manifest comes last; an older
-    one goes just before the first rename, so that no manifest ever describes other bytes.
+    `settle` may complete the draft, or raise to keep the files from getting a name. The manifest comes last. An older
+    one, and with `force` every file that it alone lists, goes just before the first rename: no manifest ever describes
+    other bytes, and no folder holds files of two artifacts.
     """
-    path = manifest_path(targets[0])
     settled: list[Manifest] = []
 
     def check(part: Path) -> None:
         Verification((check_part(part),)).require(part)
         if part == job.paths[-1]:
             settled.append(settle(draft))
-            if force:
-                remove_file(path)
 
-    published = job.publish(targets, overwrite=force, check=check)
+    def retire() -> tuple[str, ...]:
+        names = to_retire(targets) if force else ()
+        refuse_strangers(targets, (*names, *job.retired))
+        return names
+
+    published = job.publish(targets, overwrite=force, check=check, retire=retire)
     manifest = _signed(settled[0] if settled else settle(draft), job, published)
-    encoded = manifest.encode()
-    sums = {f.name: f.sha256 for f in manifest.artifact} | {path.name: hashlib.sha256(encoded).hexdigest()}
-    update_sums(path.parent, sums)
-    write_small(path, encoded, overwrite=True)
+    write_manifest(manifest, targets[0], job.retired)
     job.discard()
     for file in published:
         if file.path.suffix in WEIGHT_SUFFIXES:
@@ -218,10 +219,20 @@ def publish(
     return Artifact(targets[0], manifest, built=True)
 
 
+def write_manifest(manifest: Manifest, first: Path, gone: Collection[str] = ()) -> None:
+    """Write the manifest of the artifact whose first file is `first`, sealed, and before it its line and those of its
+    files in SHA256SUMS; lines of files that are `gone` go."""
+    path = manifest_path(first)
+    encoded = manifest.encode(user_key())
+    sums = {f.name: f.sha256 for f in manifest.artifact} | {path.name: hashlib.sha256(encoded).hexdigest()}
+    update_sums(path.parent, sums, drop=gone)
+    write_small(path, encoded, overwrite=True)
+
+
 def _signed(draft: Manifest, job: Job, published: Sequence[PublishedFile]) -> Manifest:
     """The draft with the hashes of files and tensors."""
     records = tuple(FileRecord(p.path.name, p.nbytes, p.sha256) for p in published)
-    tensors = tuple(replace(t, sha256=job.records[t.name].sha256) for t in draft.tensors)
+    tensors = tuple(msgspec.structs.replace(t, sha256=job.records[t.name].sha256) for t in draft.tensors)
     return replace(draft, artifact=records, tensors=tensors)
 
 
@@ -235,20 +246,21 @@ COPY_BYTES = 8 << 20
 def save_work(folder: Path, job_digest: str, files: Sequence[PartFile], draft: Manifest) -> None:
     """Describe a finished job so that it can be packed without its source.
 
-    The description carries its own hash: opening a job under a changed digest or size would remove its work.
+    The description is sealed with the user's key: opening a job under a changed digest or size would remove its work,
+    and what it says of source and recipe goes into the manifest.
     """
     body = {
         "schema": WORK_SCHEMA,
         "job_digest": job_digest,
         "files": [{"name": f.name, "bytes": f.nbytes} for f in files],
-        "manifest": json.loads(draft.encode()),
+        "manifest": {k: v for k, v in json.loads(draft.encode()).items() if k not in SEALS},
     }
     sealed = {**body, "sha256": _seal(body)}
-    write_small(folder / WORK_FILE, json.dumps(sealed, indent=1, ensure_ascii=False).encode(), overwrite=True)
+    write_small(folder / WORK_FILE, dump_json(sealed, indent=1).encode(), overwrite=True)
 
 
 def _seal(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return hmac.new(user_key(), canonical_json(body), hashlib.sha256).hexdigest()
 
 
 def pack(work: Path, out: Path, *, force: bool = False, emit: Sink = ignore) -> Artifact:
@@ -258,8 +270,10 @@ def pack(work: Path, out: Path, *, force: bool = False, emit: Sink = ignore) -> 
     """
     digest, files, draft = _read_work(work)
     targets = packed_names(work, out)
+    refuse_inputs(targets, [path for path in work.rglob("*") if path.is_file()])
     refuse_existing(targets, force)
-    with open_job(work, digest=digest, files=files) as source:
+    refuse_strangers(targets, to_retire(targets) if force else ())
+    with open_job(work.resolve(), digest=digest, files=files) as source:
         missing = [t.name for t in draft.tensors if t.name not in source.records]
         if missing:
             hint = "run the same quantkit quantize command again to finish it"
@@ -276,7 +290,7 @@ def packed_names(work: Path, out: Path) -> tuple[Path, ...]:
     if out.suffix == ".gguf" and len(files) > 1:
         raise UsageError(f"{work} holds {len(files)} shards", hint="give a folder with -o")
     paths = (out,) if out.suffix == ".gguf" else tuple(out / f.name for f in files)
-    require_writable_names(paths)
+    require_places([paths])
     return paths
 
 
@@ -288,11 +302,13 @@ def _read_work(work: Path) -> tuple[str, tuple[PartFile, ...], Manifest]:
         raise InputError(f"{work} is not a finished work folder: no {WORK_FILE}", path=str(work), hint=hint)
     body = parse_json_object(read_bounded(path, MAX_MANIFEST_BYTES), path, values=MAX_MANIFEST_VALUES)
     seal = body.pop("sha256", None)
-    if body.get("schema") != WORK_SCHEMA or seal != _seal(body):
-        hint = "run the same quantkit quantize command again: it keeps what is finished"
-        raise InputError(f"{path} was changed or is of another version", path=str(path), key="sha256", hint=hint)
+    intact = hmac.compare_digest(str(seal).encode("utf-8", "replace"), _seal(body).encode())
+    if body.get("schema") != WORK_SCHEMA or not intact:
+        hint = "run the same quantkit quantize command again, as the user who will pack"
+        what = f"{shown(path)} was changed, or is of another version, machine or user"
+        raise InputError(what, path=str(path), key="sha256", hint=hint)
     files = tuple(PartFile(f["name"], f["bytes"]) for f in body["files"])
-    return body["job_digest"], files, parse_manifest(body["manifest"], path)
+    return body["job_digest"], files, parse_manifest(body["manifest"], path, draft=True)
 
 
 def _copy(source: Job, job: Job, files: Sequence[PartFile]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.consumers import parse_consumers
-from quantkit.errors import InputError, NotWritableError, QuantkitError, UsageError
+from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.families.describe import describe
 from quantkit.families.describe_gguf import describe_gguf
@@ -20,6 +20,7 @@ from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
 from quantkit.formats.imatrix import read_imatrix
 from quantkit.pipeline.calibration import Calibration, open_calibration
 from quantkit.pipeline.consumers import require_loadable
+from quantkit.pipeline.places import require_places
 from quantkit.pipeline.request import Request, require_used
 from quantkit.plan import PlanOptions, file_stem, plan
 from quantkit.recipe import Recipe, ServerRecipe, load_recipe
@@ -30,14 +31,14 @@ from quantkit.servers.recipe import override_server
 from quantkit.source import Checkpoint, open_source
 from quantkit.storage import hash_file
 from quantkit.units import parse_size
-from quantkit.untrusted import require_path
 
 
 @dataclass(frozen=True)
 class Prepared:
     """An open source and one plan per recipe, in the order asked for.
 
-    `model` is None where no GGUF file was asked for, `calibration` where no text was given.
+    `model` is None where no GGUF file was asked for, `calibration` where no text was given. `inputs` are all files that
+    are read: no output may be one of them.
     """
 
     checkpoint: Checkpoint
@@ -46,6 +47,7 @@ class Prepared:
     plans: tuple[AnyPlan, ...]
     calibration: Calibration | None = None
     require_coverage: float | None = None
+    inputs: tuple[Path, ...] = ()
 
     @cached_property
     def source_stat(self) -> str:
@@ -142,7 +144,14 @@ def _plan_all(
         else:
             used = digest if recipe.needs_calibration else ""
             plans.append(plan_server(checkpoint, recipe, _server_options(request), calibration=used))
-    return Prepared(checkpoint, model, recipes, tuple(plans), calibration, request.require_coverage)
+    inputs = _inputs(request, checkpoint)
+    return Prepared(checkpoint, model, recipes, tuple(plans), calibration, request.require_coverage, inputs)
+
+
+def _inputs(request: Request, checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """The files of the source, and those that the options name. Names of recipes lead to no file: no harm in that."""
+    named = [*request.calib, *request.recipes, *([str(request.imatrix)] if request.imatrix else [])]
+    return (*(Path(file.path) for file in checkpoint.files()), *map(Path, named))
 
 
 def _server_options(request: Request) -> ServerOptions:
@@ -213,18 +222,8 @@ def output_paths(prepared: Prepared, out: Path) -> list[tuple[Path, ...]]:
     names = [path for group in paths for path in group]
     if len(set(names)) < len(names):
         raise UsageError("two recipes would write the same file", hint="give each recipe file its own title")
-    require_writable_names(names)
+    require_places(paths)
     return paths
-
-
-def require_writable_names(paths: Sequence[Path]) -> None:
-    """Raise NotWritableError for a path that the system does not even look up, such as one with too long a name."""
-    for path in paths:
-        try:
-            require_path(path)
-        except InputError as error:
-            hint = "choose another output with -o"
-            raise NotWritableError(f"cannot write: {error.message}", path=error.path, hint=hint) from error
 
 
 def output_stem(out: Path) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -31,6 +31,10 @@ class Target:
 
     plan: Plan
     job: Job
+
+
+# Target number to packed rows in file order, or to what keeps that target from being made.
+_Encoded = dict[int, U8 | NonFiniteError]
 
 
 @dataclass(frozen=True)
@@ -61,21 +65,23 @@ def quantize(
     emit: Sink = ignore,
     stop: Callable[[], bool] = never,
     advance: Callable[[int], None] = lambda done_bytes: None,
-) -> None:
+) -> Mapping[int, NonFiniteError]:
     """Fill every target's files: each source row is read once and encoded for all targets that lack it.
 
     Results are written in plan order whatever the thread count, so the bytes and the journal do not depend on it.
     `stop` is asked between tensors; when it says yes the finished tensors are made durable and InterruptedRunError
-    is raised. `advance` is told the source bytes done so far. Raises NonFiniteError naming tensor and index.
+    is raised. `advance` is told the source bytes done so far. Raises NonFiniteError, naming tensor and index, for a
+    weight that is not finite in the source; returns one for each number of a target whose type cannot hold a weight:
+    the others are filled all the same.
     """
     first = targets[0].plan
     assert all([t.name for t in target.plan.tensors] == [t.name for t in first.tensors] for target in targets)
     writer = _Writer(targets, emit, advance)
     workers = threads or default_threads()
-    waiting: deque[tuple[_Work, Future[dict[int, U8]]]] = deque()
+    waiting: deque[tuple[_Work, Future[_Encoded]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="quantize") as pool:
         try:
-            for work in _pending(targets, stop):
+            for work in _pending(targets, stop, writer.failed):
                 waiting.append((work, pool.submit(_encode, checkpoint, targets, work)))
                 if len(waiting) > workers * (1 + QUEUED_SLABS):
                     writer.write(*_completed(waiting))
@@ -86,26 +92,32 @@ def quantize(
             raise
     for target in targets:
         target.job.flush()
-    if len(writer.finished) < len(first.tensors):
+    if len(writer.failed) < len(targets) and len(writer.finished) < len(first.tensors):
         done = f"{len(writer.finished)} of {len(first.tensors)} tensors are saved"
         raise InterruptedRunError(f"interrupted: {done}", hint="run the same command again to resume")
-    for target in targets:
-        for number, file in enumerate(target.plan.files):
-            target.job.write(number, 0, file.header)
-        target.job.flush()
+    for index, target in enumerate(targets):
+        if index not in writer.failed:
+            for number, file in enumerate(target.plan.files):
+                target.job.write(number, 0, file.header)
+            target.job.flush()
+    return writer.failed
 
 
-def _completed(waiting: deque[tuple[_Work, Future[dict[int, U8]]]]) -> tuple[_Work, dict[int, U8]]:
+def _completed(waiting: deque[tuple[_Work, Future[_Encoded]]]) -> tuple[_Work, _Encoded]:
     work, future = waiting.popleft()
     return work, future.result()
 
 
-def _pending(targets: Sequence[Target], stop: Callable[[], bool]) -> Iterator[_Work]:
-    """All slabs still to do, in plan order."""
+def _pending(
+    targets: Sequence[Target], stop: Callable[[], bool], failed: Mapping[int, NonFiniteError]
+) -> Iterator[_Work]:
+    """All slabs still to do, in plan order; none for targets that have failed meanwhile."""
     for index, planned in enumerate(targets[0].plan.tensors):
-        if stop():
+        if stop() or len(failed) == len(targets):
             return
-        missing = tuple(i for i, target in enumerate(targets) if planned.name not in target.job.records)
+        missing = tuple(
+            i for i, target in enumerate(targets) if i not in failed and planned.name not in target.job.records
+        )
         if not missing:
             yield _Work(index, Slab(0, 0, 0), True, ())
             continue
@@ -114,14 +126,14 @@ def _pending(targets: Sequence[Target], stop: Callable[[], bool]) -> Iterator[_W
             yield _Work(index, slab, slab is slabs[-1], missing)
 
 
-def _encode(checkpoint: Checkpoint, targets: Sequence[Target], work: _Work) -> dict[int, U8]:
-    """Read one slab and encode it for each target that wants it: target number to packed rows in file order."""
-    encoded: dict[int, U8] = {}
+def _encode(checkpoint: Checkpoint, targets: Sequence[Target], work: _Work) -> _Encoded:
+    """Read one slab and encode it for each target that wants it."""
+    encoded: _Encoded = {}
     values: F32 | None = None
-    by_type: dict[tuple[str, bool], U8] = {}
+    by_type: dict[tuple[str, bool], U8 | NonFiniteError] = {}
     for number in work.targets:
         planned = targets[number].plan.tensors[work.index]
-        if planned.copy and base.get(planned.qtype).block > 1:  # floats are read as numbers, to be checked
+        if _is_copied(planned):
             encoded[number] = _copy(checkpoint, planned, work.slab)
             continue
         if values is None:
@@ -129,9 +141,24 @@ def _encode(checkpoint: Checkpoint, targets: Sequence[Target], work: _Work) -> d
         importance = _importance(targets[number].plan, planned, work.slab)
         key = (planned.qtype, importance is not None)
         if importance is not None or key not in by_type:
-            by_type[key] = _encode_rows(planned, values, importance, work.slab)
+            try:
+                by_type[key] = _encode_rows(planned, values, importance, work.slab)
+            except NonFiniteError as error:
+                by_type[key] = error
         encoded[number] = by_type[key]
     return encoded
+
+
+def encode_slab(checkpoint: Checkpoint, planned: PlannedTensor, plan: Plan, slab: Slab) -> U8:
+    """One slab of the source as a plan stores it: packed rows in file order. Raises NonFiniteError."""
+    if _is_copied(planned):
+        return _copy(checkpoint, planned, slab)
+    values = _read_finite(checkpoint, planned, slab)
+    return _encode_rows(planned, values, _importance(plan, planned, slab), slab)
+
+
+def _is_copied(planned: PlannedTensor) -> bool:
+    return planned.copy and base.get(planned.qtype).block > 1  # floats are read as numbers, to be checked
 
 
 def _read_finite(checkpoint: Checkpoint, planned: PlannedTensor, slab: Slab) -> F32:
@@ -196,10 +223,16 @@ class _Writer:
         self._hashes = [hashlib.sha256() for _ in targets]
         self._done_bytes = 0
         self.finished: set[str] = set()
+        self.failed: dict[int, NonFiniteError] = {}
         self._announce_resume()
 
-    def write(self, work: _Work, encoded: dict[int, U8]) -> None:
+    def write(self, work: _Work, encoded: _Encoded) -> None:
         for number, raw in encoded.items():
+            if number in self.failed:
+                continue
+            if isinstance(raw, NonFiniteError):
+                self.failed[number] = raw
+                continue
             planned = self._targets[number].plan.tensors[work.index]
             data = np.ascontiguousarray(raw).reshape(-1)
             self._targets[number].job.write(planned.file, planned.offset + self._written[number], data)
@@ -211,6 +244,8 @@ class _Writer:
 
     def _finish(self, work: _Work) -> None:
         for number in work.targets:
+            if number in self.failed:
+                continue
             target = self._targets[number]
             planned = target.plan.tensors[work.index]
             assert self._written[number] == planned.nbytes, (planned.name, self._written[number], planned.nbytes)

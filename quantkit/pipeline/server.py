@@ -118,7 +118,7 @@ def round_plainly(work: ServerWork) -> None:
             for group in groups:
                 if work.stop():
                     break
-                waiting.append((group, pool.submit(_rounded, work.checkpoint, group)))
+                waiting.append((group, pool.submit(rounded, work.checkpoint, group)))
                 if len(waiting) > work.threads:
                     write_next()
             while waiting:
@@ -130,7 +130,8 @@ def round_plainly(work: ServerWork) -> None:
         raise work.interrupted()
 
 
-def _rounded(checkpoint: Checkpoint, group: Sequence[PlannedModule]) -> list[Quantized]:
+def rounded(checkpoint: Checkpoint, group: Sequence[PlannedModule]) -> list[Quantized]:
+    """Layers that share their scales, if any do, rounded without text."""
     weights = [read_weight(checkpoint, planned) for planned in group]
     schemes = joint([planned.layout for planned in group], weights)
     return [scheme.encode(weight) for scheme, weight in zip(schemes, weights, strict=True)]

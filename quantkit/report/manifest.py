@@ -1,72 +1,47 @@
 """The manifest: what an artifact is, where it came from, and how to check it. JSON with a schema name.
 
 The manifest is the commit record of an artifact: it is written last, and an artifact without one is not published.
+It carries two seals. `seal` is a hash over everything else in it: whoever changes a value by accident is noticed by
+everyone. `own_seal` needs the key of the user who made the artifact: whoever changes a value on purpose, and computes
+`seal` anew, is noticed by that user, who is then not told that her artifact is "already built".
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import hmac
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from quantkit.errors import InputError
+from quantkit.jsontext import canonical_json, dump_json, utf8
+from quantkit.report.records import FileRecord, ManifestRecord, TensorRecord
 from quantkit.untrusted import parse_json_object, read_bounded, shown
+
+__all__ = ["FileRecord", "Manifest", "TensorRecord", "identity", "manifest_path", "parse_manifest", "read_manifest"]
 
 SCHEMA = "quantkit.manifest/1"
 MAX_MANIFEST_BYTES = 256 << 20
 MAX_MANIFEST_VALUES = 1 << 23  # a dozen for each of the most tensors that a file may have
-FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0]{1,255}")  # joined to a folder: stays in it
+FILE_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\0]{1,255}", re.DOTALL)  # joined to a folder: stays in it
+SPLIT_NAME = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}", re.DOTALL)
 HINT = "the manifest is damaged or of another version: convert again, or verify without it"
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """A file by name, size and SHA-256 (lower-case hex)."""
-
-    name: str
-    nbytes: int
-    sha256: str
-
-    def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "bytes": self.nbytes, "sha256": self.sha256}
-
-
-@dataclass(frozen=True)
-class TensorRecord:
-    """A tensor of the artifact; `offset` is absolute in file number `file`, `shape` in checkpoint order."""
-
-    name: str
-    qtype: str
-    shape: tuple[int, ...]
-    file: int
-    offset: int
-    nbytes: int
-    sha256: str
-    fallback_from: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        record: dict[str, Any] = {
-            "name": self.name,
-            "type": self.qtype,
-            "shape": list(self.shape),
-            "file": self.file,
-            "offset": self.offset,
-            "bytes": self.nbytes,
-            "sha256": self.sha256,
-        }
-        if self.fallback_from:
-            record["fallback_from"] = self.fallback_from
-        return record
+SEALS = ("seal", "own_seal")
+CHECKPOINT_MANIFEST = "model.manifest.json"
 
 
 @dataclass(frozen=True)
 class Manifest:
     """All fields of a manifest. `facts` holds the parts that are only shown, as plain JSON:
-    tool, versions, size report, timings, checks, warnings."""
+    tool, versions, size report, timings, checks, warnings.
+
+    `read` is the JSON object that it was read from, None for a manifest that is being made.
+    """
 
     plan_digest: str
     recipe: Mapping[str, Any]
@@ -76,14 +51,15 @@ class Manifest:
     tensors: tuple[TensorRecord, ...]
     tokenizer_sha256: str | None
     facts: Mapping[str, Any]
+    read: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def identity(self) -> str:
         """SHA-256 over the plan and the source hashes: equal identity, equal bytes."""
         return identity(self.plan_digest, self.source_files)
 
-    def encode(self) -> bytes:
-        """The manifest as UTF-8 JSON with stable key order."""
+    def encode(self, key: bytes = b"") -> bytes:
+        """The manifest as UTF-8 JSON with stable key order, sealed; `key` is that of the user who makes it."""
         body = {
             "schema": SCHEMA,
             "identity": self.identity,
@@ -95,22 +71,70 @@ class Manifest:
             **self.facts,
             "tensors": [t.as_json() for t in self.tensors],
         }
-        return (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode()
+        body["own_seal"] = own_seal(body, key)
+        body["seal"] = seal(body)
+        return (dump_json(body, indent=1) + "\n").encode()
+
+    @property
+    def sealed(self) -> bool | None:
+        """Whether the seal that was read is that of the other fields. None where there are no seals: older versions."""
+        body = dict(self.read or {})
+        if not body.keys() & set(SEALS):
+            return None
+        stated = body.pop("seal", None)
+        return bool(stated == seal(body))
+
+    def made_with(self, key: bytes) -> bool:
+        """Whether a user with this key made the manifest, and nobody changed it since."""
+        body = {name: value for name, value in (self.read or {}).items() if name not in SEALS}
+        stated = (self.read or {}).get("own_seal") or ""
+        return hmac.compare_digest(str(stated), own_seal(body, key))
+
+
+def seal(body: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over the canonical JSON of a manifest without its field `seal`."""
+    return hashlib.sha256(canonical_json(body)).hexdigest()
+
+
+def own_seal(body: Mapping[str, Any], key: bytes) -> str:
+    """HMAC-SHA256 (hex) over the canonical JSON of a manifest without its seals."""
+    return hmac.new(key, canonical_json(body), hashlib.sha256).hexdigest()
 
 
 def identity(plan_digest: str, source_files: Sequence[FileRecord]) -> str:
     """Hex SHA-256 of the plan digest and the sorted source files (name, size, hash)."""
     lines = [plan_digest, *sorted(f"{f.sha256} {f.nbytes} {f.name}" for f in source_files)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(utf8("\n".join(lines))).hexdigest()
 
 
 def manifest_path(artifact: Path) -> Path:
-    """Where the manifest of an artifact lies: model.gguf -> model.manifest.json, for a split one without numbers."""
-    stem = artifact.name.removesuffix(artifact.suffix)
-    head, _, tail = stem.rpartition("-of-")
-    if head and tail.isdigit() and head[-6:-5] == "-" and head[-5:].isdigit():
-        stem = head[:-6]
-    return artifact.with_name(f"{stem}.manifest.json")
+    """Where the manifest of a file set lies: that of its first file, with another ending.
+
+    model.gguf -> model.manifest.json; model-00001-of-00003.gguf -> model-00001-of-00003.manifest.json, so that a
+    split artifact and a whole one, or one split otherwise, never share a manifest; the shards of a checkpoint folder,
+    which is one artifact however it is cut -> model.manifest.json.
+    """
+    if artifact.suffix == ".safetensors" or not artifact.suffix:
+        return artifact.with_name(CHECKPOINT_MANIFEST)
+    return artifact.with_name(f"{artifact.name.removesuffix(artifact.suffix)}.manifest.json")
+
+
+def find_manifest(artifact: Path) -> Path:
+    """The manifest that is there for a file, else where it would lie.
+
+    Earlier versions gave a split artifact the name of a whole one: model.manifest.json.
+    """
+    path = manifest_path(artifact)
+    split = SPLIT_NAME.fullmatch(artifact.name.removesuffix(artifact.suffix))
+    older = artifact.with_name(f"{split['stem']}.manifest.json") if split else path
+    return older if not path.exists() and older.exists() and artifact.name in _names(older) else path
+
+
+def _names(path: Path) -> set[str]:
+    try:
+        return {file.name for file in read_manifest(path).artifact}
+    except InputError:
+        return set()
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -119,75 +143,43 @@ def read_manifest(path: Path) -> Manifest:
     return parse_manifest(parse_json_object(raw, path, values=MAX_MANIFEST_VALUES), path)
 
 
-def parse_manifest(body: Any, path: Path) -> Manifest:
-    """A manifest from parsed JSON; `path` is where it came from, for messages. Raises InputError."""
+def parse_manifest(body: Any, path: Path, *, draft: bool = False) -> Manifest:
+    """A manifest from parsed JSON; `path` is where it came from, for messages. Raises InputError.
+
+    A `draft` names no files yet, and has no hashes of tensors.
+    """
     schema = body.get("schema") if isinstance(body, dict) else None
     if schema != SCHEMA:
-        what = f'{path.name}: schema is {shown(repr(schema))}, expected "{SCHEMA}"'
+        what = f'{shown(path.name)}: schema is {shown(repr(schema))}, expected "{SCHEMA}"'
         raise InputError(what, path=str(path), key="schema", hint=HINT)
     try:
-        return _parse(body)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"{path.name}: missing or malformed field {shown(str(error))}"
+        record = msgspec.convert(body, ManifestRecord)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+        what = f"{shown(path.name)}: missing or malformed field: {shown(str(error))}"
         raise InputError(what, path=str(path), hint=HINT) from error
-
-
-def _parse(body: dict[str, Any]) -> Manifest:
-    known = {"schema", "identity", "plan_digest", "recipe", "source", "artifact", "tokenizer_sha256", "tensors"}
-    _require_size(body["size"], body["checks"])
+    wrong = None if draft else _unfinished(record)
+    if wrong:
+        raise InputError(f"{shown(path.name)}: {wrong}", path=str(path), hint=HINT)
+    known = {"schema", "identity", "plan_digest", "recipe", "source", "artifact", "tokenizer_sha256", "tensors", *SEALS}
     return Manifest(
-        plan_digest=str(body["plan_digest"]),
+        plan_digest=record.plan_digest,
         recipe=dict(body["recipe"]),
         source={k: v for k, v in body["source"].items() if k != "files"},
-        source_files=tuple(_source_file(f) for f in body["source"]["files"]),
-        artifact=tuple(_artifact_file(f) for f in body["artifact"]),
-        tensors=tuple(_tensor(t) for t in body["tensors"]),
-        tokenizer_sha256=body["tokenizer_sha256"],
+        source_files=record.source.files,
+        artifact=record.artifact,
+        tensors=record.tensors,
+        tokenizer_sha256=record.tokenizer_sha256,
         facts={k: v for k, v in body.items() if k not in known},
+        read=body,
     )
 
 
-def _require_size(size: Any, checks: Any) -> None:
-    """Raise ValueError unless the size report and the checks are what summaries show."""
-    types = size["types"]
-    numbers = [size["source_bytes"], *(e[key] for e in types for key in ("tensors", "bytes"))]
-    for number in numbers:
-        _count(number)
-    names = [isinstance(e["type"], str) for e in types]
-    if not (isinstance(size["bits_per_weight"], (int, float)) and isinstance(checks, list) and all(names)):
-        raise ValueError("size or checks")
-
-
-def _source_file(record: Mapping[str, Any]) -> FileRecord:
-    return FileRecord(str(record["name"]), _count(record["bytes"]), str(record["sha256"]))
-
-
-def _artifact_file(record: Mapping[str, Any]) -> FileRecord:
-    return FileRecord(_file_name(record["name"]), _count(record["bytes"]), str(record["sha256"]))
-
-
-def _file_name(name: Any) -> str:
-    """`name` if a file beside the manifest can have it. Raises ValueError for anything else, above all for paths."""
-    if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no file name")
-    return name
-
-
-def _count(value: Any) -> int:
-    """`value` if it is a count of bytes or elements. Raises ValueError for anything else."""
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError(f"{value!r} is no count")
-    return value
-
-
-def _tensor(record: Mapping[str, Any]) -> TensorRecord:
-    return TensorRecord(
-        name=str(record["name"]),
-        qtype=str(record["type"]),
-        shape=tuple(_count(n) for n in record["shape"]),
-        file=_count(record["file"]),
-        offset=_count(record["offset"]),
-        nbytes=_count(record["bytes"]),
-        sha256=str(record["sha256"]),
-        fallback_from=record.get("fallback_from"),
-    )
+def _unfinished(record: ManifestRecord) -> str | None:
+    """What keeps a record from being that of a published artifact."""
+    bad = [file.name for file in record.artifact if not FILE_NAME.fullmatch(file.name)]
+    if bad or not record.artifact:
+        return f'artifact: "{shown(bad[0])}" is no file name' if bad else "artifact: no file is named"
+    if len({file.name for file in record.artifact}) < len(record.artifact):
+        return "artifact: a file is named twice"
+    unhashed = [t.name for t in record.tensors if not t.sha256 or t.file >= len(record.artifact)]
+    return f'tensors: "{shown(unhashed[0])}" has no hash or no file' if unhashed else None

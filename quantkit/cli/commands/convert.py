@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from quantkit.cli import options
 from quantkit.cli.commands.plan import show_plan
+from quantkit.cli.exits import exit_code
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
+from quantkit.errors import BatchError, QuantkitError
 
 DEFAULT_REASON = "no --to given: q4_k_m, the usual first choice (about 30 % of the 16-bit size, a small loss)"
 
@@ -30,6 +33,7 @@ def convert(
     ] = True,
     threads: options.Threads = None,
     force: options.Force = False,
+    paranoid: options.Paranoid = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """Convert a checkpoint: plan, calibrate, quantize, verify, pack; GGUF files or a checkpoint for servers."""
@@ -41,13 +45,28 @@ def convert(
     if dry_run:
         show_plan(session, request, out)
         return
-    output = quantkit.Output(out=out, force=force, threads=threads, engine=engine, verify=verify)
-    with StopSignal(session.note) as stop:
-        built = quantkit.convert(request, output, emit=session.emit, stop=stop)
+    output = quantkit.Output(out=out, force=force, threads=threads, engine=engine, verify=verify, paranoid=paranoid)
+    try:
+        with StopSignal(session.note) as stop:
+            built = quantkit.convert(request, output, emit=session.emit, stop=stop)
+    except BatchError as error:
+        _show(session, error.built, error.failures)
+        raise
+    _show(session, built, {})
+
+
+def _show(session: Session, built: Sequence[Any], failures: Mapping[str, QuantkitError]) -> None:
+    """Say what was made, and of several recipes which were not."""
     for artifact in built:
         session.note(artifact.summary())
+    for recipe, error in failures.items():
+        session.note(f" FAILED    {recipe}: error[{error.code}]: {error.message}")
+    failed = [
+        {"recipe": recipe, "code": e.code, "exit": exit_code(e), "message": e.message, "hint": e.hint}
+        for recipe, e in failures.items()
+    ]
     session.result(
         "quantkit.convert/1",
-        {"artifacts": [artifact.as_json() for artifact in built]},
+        {"artifacts": [artifact.as_json() for artifact in built], "failures": failed},
         [str(path) for artifact in built for path in artifact.outputs],
     )

@@ -1,0 +1,155 @@
+"""An artifact that is there already: is it what would be made, and was everything looked at that is asked for now?
+
+Its manifest says what it is, and files and source are hashed against that. But whoever can write the files can write a
+manifest to them. So a manifest is believed that carries the seal of this user's key; for any other, rows of every
+tensor are made anew from the source and compared, byte for byte. A calibrated checkpoint cannot be made anew without
+hours of work: of another user's making it is not believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from quantkit.errors import QuantkitError
+from quantkit.formats import containers
+from quantkit.formats.packed import PackedTensor
+from quantkit.pipeline.checks import Check, Verification
+from quantkit.pipeline.pack import Artifact, draft_manifest, existing_artifact, write_manifest
+from quantkit.pipeline.prepare import Prepared
+from quantkit.pipeline.quantize import encode_slab
+from quantkit.pipeline.server import rounded
+from quantkit.pipeline.server_verify import open_parts
+from quantkit.pipeline.slabs import Slab, cut, matrix_shape
+from quantkit.plan import Plan, PlannedTensor
+from quantkit.servers.plan import AnyPlan, ServerPlan, siblings
+from quantkit.source import Checkpoint
+from quantkit.storage import user_key
+from quantkit.untrusted import open_input
+
+SAMPLED_WEIGHTS = 1 << 18  # of a tensor; smaller ones are compared as a whole
+SAMPLED_LAYERS = 24
+READ_BYTES = 8 << 20
+
+
+def believed(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path]) -> Artifact | None:
+    """The artifact that is there, by a manifest that this user made, or that is made anew now that its files were
+    compared with the source. None where that fails."""
+    artifact = existing_artifact(targets)
+    if artifact.manifest.made_with(user_key()):
+        return artifact
+    if not made_from(plan, prepared.checkpoint, targets).ok:
+        return None
+    facts = {
+        "source": prepared.source_facts(),
+        "source_files": prepared.source_files,
+        "checks": [],
+        "timings": {},
+        **prepared.calibration_facts(),
+    }
+    draft = draft_manifest(plan, facts)
+    tensors = tuple(
+        msgspec.structs.replace(t, sha256=_hash(targets[t.file], t.offset, t.nbytes)) for t in draft.tensors
+    )
+    manifest = replace(draft, artifact=artifact.manifest.artifact, tensors=tensors)
+    write_manifest(manifest, artifact.path)
+    return replace(artifact, manifest=manifest)
+
+
+def record_checks(artifact: Artifact, seen: Verification) -> Artifact:
+    """Enter looks that were taken now in the manifest. Raises VerificationError for one that failed."""
+    seen.require(artifact.path)
+    new = {check.name for check in seen.checks}
+    kept = [check for check in artifact.manifest.facts["checks"] if check["check"] not in new]
+    manifest = replace(artifact.manifest, facts={**artifact.manifest.facts, "checks": [*seen.as_json(), *kept]})
+    write_manifest(manifest, artifact.path)
+    return replace(artifact, manifest=manifest)
+
+
+def _hash(path: Path, offset: int, nbytes: int) -> str:
+    file = open_input(path)
+    try:
+        digest = hashlib.sha256()
+        for start in range(offset, offset + nbytes, READ_BYTES):
+            digest.update(file.read(start, min(start + READ_BYTES, offset + nbytes)).data)
+        return digest.hexdigest()
+    finally:
+        file.close()
+
+
+def made_from(plan: AnyPlan, checkpoint: Checkpoint, paths: Sequence[Path]) -> Check:
+    """Whether files hold what the source gives: sampled rows or layers are made anew and compared byte for byte."""
+    if isinstance(plan, ServerPlan) and plan.calibrated:
+        return Check("origin", False, "what calibration gave cannot be made anew without calibrating")
+    try:
+        headers = [number for number, file in enumerate(plan.files) if not _begins(paths[number], file.header)]
+        if headers:
+            return Check("origin", False, f"{paths[headers[0]].name} does not begin as planned")
+        if isinstance(plan, ServerPlan):
+            wrong = _wrong_tensor(plan, checkpoint, paths)
+        else:
+            wrong = next((t.name for t in plan.tensors if not _same(checkpoint, t, plan, paths[t.file])), None)
+    except QuantkitError as error:
+        return Check("origin", False, f"the files cannot be compared with the source: {error.message}")
+    if wrong is not None:
+        return Check("origin", False, f"{wrong} does not hold what the source gives")
+    return Check("origin", True, f"{len(plan.tensors)} tensors made anew in part, byte for byte")
+
+
+def _begins(path: Path, header: bytes) -> bool:
+    file = open_input(path)
+    try:
+        return file.nbytes >= len(header) and file.read(0, len(header)).tobytes() == header
+    finally:
+        file.close()
+
+
+def _same(checkpoint: Checkpoint, planned: PlannedTensor, plan: Plan, path: Path) -> bool:
+    rows, cols = matrix_shape(planned.tensor)
+    row_bytes = planned.nbytes // rows
+    file = open_input(path)
+    try:
+        for slab in _sampled(planned, rows, cols):
+            start = planned.offset + slab.start * row_bytes
+            there = file.read(start, start + (slab.stop - slab.start) * row_bytes)
+            if not np.array_equal(there, encode_slab(checkpoint, planned, plan, slab).reshape(-1)):
+                return False
+    finally:
+        file.close()
+    return True
+
+
+def _sampled(planned: PlannedTensor, rows: int, cols: int) -> list[Slab]:
+    """A tensor in slabs as they are quantized, or where it is large some rows of each slab."""
+    slabs = list(cut(planned.tensor))
+    if rows * cols <= SAMPLED_WEIGHTS:
+        return slabs
+    unit = len(planned.tensor.row_order.order) if planned.tensor.row_order else 1
+    step = max(SAMPLED_WEIGHTS // len(slabs) // cols // unit, 1) * unit
+    return [replace(slab, stop=min(slab.start + step, slab.stop)) for slab in slabs]
+
+
+def _wrong_tensor(plan: ServerPlan, checkpoint: Checkpoint, paths: Sequence[Path]) -> str | None:
+    """The first tensor of a checkpoint that is not what the source gives; of layers some are made anew."""
+    stored = open_parts([path for path in paths if path.suffix == ".safetensors"])
+    for tensor in plan.tensors:
+        if tensor.copied:
+            ref = checkpoint.ref(tensor.name)
+            if not np.array_equal(stored[tensor.name].data.reshape(-1), ref.read_packed(0, ref.info.rows).reshape(-1)):
+                return tensor.name
+    groups = siblings(plan.modules)
+    for group in groups[:: max(len(groups) // SAMPLED_LAYERS, 1)]:
+        for planned, quantized in zip(group, rounded(checkpoint, group), strict=True):
+            for made in containers.of(planned.layout).pack(planned.layout, planned.name, quantized, None):
+                if not _equal(stored[made.entry.name], made):
+                    return planned.name
+    return None
+
+
+def _equal(stored: PackedTensor, made: PackedTensor) -> bool:
+    return stored.entry == made.entry and np.array_equal(stored.data.reshape(-1), made.data.reshape(-1))
