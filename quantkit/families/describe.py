@@ -72,6 +72,7 @@ def describe(
     """
     family, architecture = find_family(config)
     _check_unquantized(config)
+    _require_rows(config, tensors)
     vocabulary = tokenizer(read_file, config, family, pre)
     hparams = _hparams(config, family, vocabulary.vocab_size, read_file)
     mapped, dropped = map_tensors(family, without_head(config, hparams, tensors), tensors)
@@ -101,6 +102,17 @@ def describe(
         dropped=dropped,
         warnings=(*warnings, *engine_warnings(family.assumes, hparams)),
     )
+
+
+def _require_rows(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
+    """Raise InputError for more tokens than any tensor has rows, before a vocabulary of that size is built."""
+    text = config.get("text_config")
+    size = {**config, **(text if isinstance(text, Mapping) else {})}.get("vocab_size")
+    most = max((info.shape[0] for info in tensors.values() if info.shape), default=0)
+    if isinstance(size, int) and size > most:
+        message = f"config.json: vocab_size is {shown(str(size), 20)}, the largest tensor has {most:,} rows"
+        hint = "the configuration and the weights are of different models: fetch both again"
+        raise InputError(message, path="config.json", key="vocab_size", hint=hint)
 
 
 def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:

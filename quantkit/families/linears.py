@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from quantkit.errors import InputError
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.heads import without_head
 from quantkit.families.hparams import read_hparams
-from quantkit.families.mapping import NUMBER, require_complete, rows_by_source, source_name
+from quantkit.families.mapping import NUMBER, require_complete, rows_by_source, rows_of, source_name
 from quantkit.families.model import Rows, Shape
 from quantkit.families.roles import Role
 from quantkit.families.rows import Family
@@ -26,7 +27,8 @@ LINEAR = frozenset({
     Role.FFN_GATE, Role.FFN_UP, Role.FFN_DOWN, Role.FFN_GATE_UP,
 })  # fmt: skip
 WEIGHT = ".weight"
-BLOCK = re.compile(r"(?:^|\.)layers\.(\d{1,6})\.")  # models saved without their head have no "model." before it
+MAX_EXPERTS = 1 << 14  # the largest mixtures have some hundreds
+BLOCK = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")  # models saved without their head have no "model." before it
 
 
 def block_of(name: str) -> tuple[int | None, str]:
@@ -103,7 +105,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Out
 def _roles(family: Family, names: Iterable[str]) -> dict[str, Role | None]:
     """What each tensor does; None where no row names it. Of several targets of a fused tensor, the first counts."""
     table = rows_by_source(family)
-    rows = {name: table.get(NUMBER.sub("{}", source_name(family, name)), ()) for name in names}
+    rows = {name: rows_of(table, source_name(family, name)) for name in names}
     return {name: found[0].t.role if found else None for name, found in rows.items()}
 
 
@@ -123,6 +125,9 @@ def _modules(info: TensorInfo, role: Role | None) -> Iterator[LinearModule]:
     stem, _, which = info.name.removesuffix(WEIGHT).rpartition(".")
     halves = {"gate_up_proj": (("gate_proj", Role.FFN_GATE), ("up_proj", Role.FFN_UP))}.get(which, ((which, role),))
     height = rows_of_one // len(halves)
+    if count > MAX_EXPERTS:
+        message = f'tensor "{info.name}" holds {count:,} experts, at most {MAX_EXPERTS:,} are taken apart'
+        raise InputError(message, tensor=info.name, hint="is config.json of this model?")
     for expert in range(count):
         for place, (name, of) in enumerate(halves):
             start = expert * rows_of_one + place * height

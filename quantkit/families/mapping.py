@@ -63,6 +63,11 @@ def rows_by_source(family: Family) -> RowTable:
     return found
 
 
+def rows_of(table: RowTable, name: str) -> tuple[Row, ...]:
+    """The rows for the tensor that rows call `name`, () where there are none. Braces in a name are no numbers."""
+    return () if "{" in name else table.get(NUMBER.sub("{}", name), ())
+
+
 def _bias(t: T) -> T:
     source, target = (name.removesuffix("weight") + "bias" for name in (t.source, t.target))
     return replace(t, source=source, target=target, role=Role.BIAS, shape=t.shape.split()[0])
@@ -127,7 +132,7 @@ def check_shapes(family: Family, hparams: Hparams, tensors: Mapping[str, TensorI
 def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> Iterator[Piece]:
     """The pieces that `info` gives as tensor `name` of the family; none if no row names it."""
     numbers = [int(number) for number in NUMBER.findall(name)]
-    for row in table.get(NUMBER.sub("{}", name), ()):
+    for row in rows_of(table, name):
         if row.in_block:
             _check_number(info, numbers[0], hparams, "num_hidden_layers")
         layer, index = (numbers[0], numbers[-1] if len(numbers) > 1 else 0) if row.in_block else (None, 0)

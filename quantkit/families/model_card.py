@@ -16,6 +16,7 @@ FENCE = "---"
 MAX_BYTES = 1 << 20  # real ones have a few kilobytes; those with results of benchmarks a few hundred
 MAX_EVENTS = 100_000  # of the parser: one for each scalar, and two for each list and mapping
 MAX_DEPTH = 32
+MAX_SLOW = 1 << 16  # characters for the parser that is written in Python
 MAX_ALIASES = 1000
 MAX_MERGED_ALIASES = 8  # in a card that merges mappings, where aliases multiply
 MAX_NUMBER = 200  # characters
@@ -37,25 +38,30 @@ def read_card(data: bytes) -> Mapping[str, Any]:
     text = _front_matter(data)
     if not text:
         return {}
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser is ten times as fast
+    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser is ten times as fast
+    try:
+        parsed = _parsed(text, fast)
+    except CardError:
+        # libyaml wants escapes that are whole characters; half a surrogate pair is what some programs write.
+        if len(text) > MAX_SLOW:
+            raise
+        parsed = _parsed(text, yaml.SafeLoader)
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _parsed(text: str, loader: Any) -> Any:
+    import yaml
+
     try:
         _require_simple(yaml.parse(text, Loader=loader))
-        parsed = yaml.load(text, Loader=loader)  # a safe loader: plain data only
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        # Besides YAMLError, the library lets out whatever int(), float(), datetime() and its own tables raise.
-        reason = (
-            str(error).replace("\n", " ") if isinstance(error, yaml.YAMLError | ValueError) else "a value is malformed"
-        )
-        raise CardError(shown(reason, 200)) from error
-    return parsed if isinstance(parsed, dict) else {}
+        return yaml.load(text, Loader=loader)  # a safe loader: plain data only
+    except yaml.YAMLError as error:
+        raise CardError(shown(str(error).replace("\n", " "), 200)) from error
+    except ValueError as error:
+        raise CardError(shown(str(error), 200)) from error
+    except (TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
+        # What int(), float(), datetime() and the library's own tables raise of malformed values.
+        raise CardError("a value is malformed") from error
 
 
 def _front_matter(data: bytes) -> str:

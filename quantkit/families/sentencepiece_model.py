@@ -29,6 +29,8 @@ MAX_VARINT_BYTES = 10
 UNIGRAM, BPE = 1, 2  # enum TrainerSpec.ModelType
 
 
+MAX_UNKNOWN = 1000  # fields besides pieces and their settings: the library writes two
+
 PIECE_TYPES = {int(kind): kind for kind in TokenType}  # enum ModelProto.SentencePiece.Type
 
 
@@ -65,6 +67,7 @@ def parse_sentencepiece(data: bytes) -> SentencePieceModel:
     pieces: list[Piece] = []
     trainer: dict[int, Value] = {}
     normalizer: dict[int, Value] = {}
+    unknown = 0
     for number, value in _fields(data, "model"):
         if number == 1:
             if len(pieces) == MAX_TOKENS:
@@ -74,6 +77,10 @@ def parse_sentencepiece(data: bytes) -> SentencePieceModel:
             trainer.update(_fields(_message(value, "trainer_spec"), "trainer_spec"))
         elif number == 3:
             normalizer.update(_fields(_message(value, "normalizer_spec"), "normalizer_spec"))
+        else:
+            unknown += 1
+            if unknown > MAX_UNKNOWN:
+                raise _broken(f"more than {MAX_UNKNOWN:,} fields that are not known")
     _check_pieces(pieces)
     return SentencePieceModel(
         pieces=tuple(pieces),

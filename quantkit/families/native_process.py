@@ -1,0 +1,49 @@
+"""The process in which a tokenizer.json is tried: `python native_process.py MEMORY CPU_SECONDS`, the file on stdin.
+
+Loads it with the tokenizers library and encodes some texts, within the limits that it sets for itself. Writes "ok" or
+what the library says. It knows nothing of quantkit, which may then lie anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+
+TEXTS = (
+    "a",
+    "Hello world, it's 2025: x = [1, 2];\n\treturn f(x)\r\n  é ß 中文 🙂 ▁ <s>",
+    *(letter * 3000 for letter in ("a", " ", "1", ".", "\n", "é", "中", "ab", "a ", "(a")),
+)
+
+
+def main() -> int:
+    """Try the file; returns the exit status."""
+    memory, seconds = int(sys.argv[1]), int(sys.argv[2])
+    data = sys.stdin.buffer.read()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    import tokenizers  # before the limit: libraries reserve address space that they never use
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    if sys.platform == "linux":  # macOS counts address space that is only reserved
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(data)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        for text in TEXTS:
+            tokenizer.encode(text)
+    except BaseException as error:  # noqa: BLE001 - a panic of the library is no Exception
+        answer = f"{type(error).__name__}: {str(error)[:500]}"
+    else:
+        answer = "ok"
+    sys.stdout.buffer.write(answer.encode("utf-8", "backslashreplace"))
+    sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

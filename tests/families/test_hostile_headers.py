@@ -1,0 +1,118 @@
+"""Claims of small files that would cost minutes or gigabytes, and names that look like patterns."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import llama_folder as llama
+import pytest
+from commands import quantkit
+
+from quantkit.errors import InputError
+from quantkit.families.linears import _modules
+from quantkit.families.native import no_panic, try_tokenizer_json
+from quantkit.families.roles import Role
+from quantkit.families.sentencepiece_model import MAX_UNKNOWN, parse_sentencepiece
+from quantkit.tensors import TensorInfo
+
+STRANGE = [
+    "model.layers.{}.mlp.up_proj.weight",
+    "model.layers.0.mlp.experts.{}.up_proj.weight",
+    "model.layers.².mlp.up_proj.weight",
+    "model.layers.٣.mlp.up_proj.weight",
+    "model.layers.{0}.x.weight",
+    "{}",
+    "{0.__class__}",
+    "%s%n",
+    "model.layers.99999999999.mlp.up_proj.weight",
+    "model.layers..mlp.up_proj.weight",
+    "model.layers.-1.mlp.up_proj.weight",
+]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_strange_name_is_no_tensor_of_the_model(name: str, tmp_path: Path) -> None:
+    weights = llama.weights()
+    folder = llama.write(tmp_path / "model", {**weights, name: weights[llama.UP]})
+    gguf = quantkit("plan", folder, "--to", "f16")
+    assert gguf.status == 4
+    assert "has no place for tensor" in gguf.stderr
+    servers = quantkit("plan", folder, "--to", "int8")
+    assert servers.status == 0, servers.stderr
+
+
+def test_more_tokens_than_rows_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    folder = llama.write(tmp_path / "model", vocab_size=4_194_304)
+    start = time.process_time()
+    outcome = quantkit("plan", folder, "--to", "f16")
+    assert time.process_time() - start < 2
+    assert outcome.status == 3
+    assert "vocab_size is 4194304, the largest tensor has 2,048 rows" in outcome.stderr
+
+
+def test_more_experts_than_any_model_has() -> None:
+    name = "model.layers.0.mlp.experts.down_proj"
+    assert len(list(_modules(TensorInfo(name, "BF16", (3, 4, 2), 48), Role.FFN_DOWN))) == 3
+    with pytest.raises(InputError, match="holds 1,000,000 experts"):
+        list(_modules(TensorInfo(name, "BF16", (1_000_000, 4, 2), 16_000_000), Role.FFN_DOWN))
+
+
+def test_fields_that_nobody_knows_are_counted() -> None:
+    start = time.process_time()
+    with pytest.raises(InputError, match=f"more than {MAX_UNKNOWN:,} fields"):
+        parse_sentencepiece(b"\x20\x00" * 5_000_000)
+    assert time.process_time() - start < 1
+
+
+BPE = json.loads(checkpoints.bpe_tokenizer())
+PADDING = {
+    "strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+    "pad_token": "x",
+}  # fmt: skip
+SPLIT = {"type": "Split", "pattern": {"Regex": "(a|aa)+$c"}, "behavior": "Isolated", "invert": False}
+GROWTH = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+
+# changes of a tokenizer.json -> what is said of it
+DEADLY: dict[str, tuple[dict[str, Any], str]] = {
+    "claims 8 GB": (
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA/wAA/////w=="}},
+        "dies of it .*memory allocation",
+    ),
+    "grows": ({"normalizer": {"type": "Sequence", "normalizers": [GROWTH] * 3}}, "dies of it .*memory allocation"),
+    "backtracks": ({"pre_tokenizer": SPLIT}, "rejects it: Onig"),
+    "unknown fields": ({"x": [{}] * 1000}, "rejects it"),
+    "no model": ({"model": 3}, "rejects it"),
+}  # fmt: skip
+
+
+def tokenizer(**changes: Any) -> bytes:
+    return json.dumps({**BPE, **changes}).encode()
+
+
+@pytest.mark.parametrize("name", DEADLY)
+def test_a_tokenizer_that_kills_the_library_does_so_elsewhere(name: str) -> None:
+    changes, message = DEADLY[name]
+    with pytest.raises(InputError, match=message) as caught:
+        try_tokenizer_json(tokenizer(**changes), "tokenizer.json")
+    assert caught.value.message.isprintable()
+    assert caught.value.path == "tokenizer.json"
+
+
+def test_a_sound_tokenizer_passes_its_trial() -> None:
+    try_tokenizer_json(tokenizer(), "tokenizer.json")
+    try_tokenizer_json(tokenizer(padding=PADDING), "tokenizer.json")  # which nobody asks for
+
+
+class PanicException(BaseException):
+    """Named as pyo3's."""
+
+
+def test_a_panic_is_an_error_of_the_file() -> None:
+    with pytest.raises(InputError, match="tokenizers library gives up: at the disco"), no_panic("tokenizer.json"):
+        raise PanicException("at the disco")
+    with pytest.raises(KeyboardInterrupt), no_panic("tokenizer.json"):
+        raise KeyboardInterrupt
