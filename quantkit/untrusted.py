@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
+from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -191,14 +192,19 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def parse_json_object(
-    raw: bytes, path: Path, *, values: int = 1 << 20, pairs: Callable[[list[tuple[str, Any]]], Any] = dict
+    raw: bytes,
+    path: Path,
+    *,
+    values: int = 1 << 20,
+    pairs: Callable[[list[tuple[str, Any]]], Any] = dict,
+    finite: bool = False,
 ) -> dict[str, Any]:
     """Parse UTF-8 JSON whose top level is an object.
 
     `values` bounds the number of values before anything is built from them; `pairs` makes the result of each
     object, as in `json`. Numbers of any length are read: integers of more than 308 digits and numbers beyond the range
-    of a float are infinite floats, so whoever uses a number checks its type and range there. Raises InputError, naming
-    the position, for anything that is not such JSON.
+    of a float are infinite floats, so whoever uses a number checks its type and range there; with `finite` there may be
+    no infinity and no NaN. Raises InputError, naming the position, for anything that is not such JSON.
     """
 
     def broken(why: str) -> InputError:
@@ -207,7 +213,7 @@ def parse_json_object(
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > values:
         raise broken(f"more than {values:,} JSON values")
     try:
-        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_int=_integer)
+        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, **(FINITE if finite else CARRIED))
     except UnicodeDecodeError as error:
         raise broken(f"not UTF-8 at byte {error.start:,}") from error
     except json.JSONDecodeError as error:
@@ -228,6 +234,53 @@ def _integer(digits: str) -> int | float:
     number takes. What is not used is not judged: transformers writes int(1e30) for "no limit".
     """
     return int(digits) if len(digits) <= INT_DIGITS else float(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not isfinite(value):
+        raise ValueError(f"{shown(digits, 20)} is not finite")
+    return value
+
+
+CARRIED: dict[str, Any] = {"parse_int": _integer}
+FINITE: dict[str, Any] = {
+    "parse_int": lambda digits: int(digits) if len(digits) <= INT_DIGITS else _finite(digits),
+    "parse_float": _finite,
+    "parse_constant": _finite,
+}
+
+
+def json_text(value: Any, indent: int | None = None, *, strict: bool = True) -> str:
+    """`value` as JSON that can be written as UTF-8, characters as they are.
+
+    Where one is half a surrogate pair, which JSON can spell and UTF-8 cannot, all that is not ASCII is escaped. NaN
+    and infinities, which JSON has not, become null; with `strict` False they stay as Python and transformers write
+    them.
+    """
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=not strict)
+    except ValueError:
+        value = _without_nonfinite(value)
+        text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text if encodable(text) else json.dumps(value, indent=indent)
+
+
+def encodable(text: str) -> bool:
+    """Whether text is Unicode without halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _without_nonfinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nonfinite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nonfinite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from quantkit.errors import InputError
-from quantkit.untrusted import listed, open_input, parse_json_object, read_bounded, shown, unique_pairs
+from quantkit.untrusted import json_text, listed, open_input, parse_json_object, read_bounded, shown, unique_pairs
 
 
 @pytest.mark.parametrize(
@@ -124,3 +125,22 @@ def test_links_are_followed_unless_told_not_to(tmp_path: Path) -> None:
     open_input(tmp_path / "link").close()
     with pytest.raises(InputError, match="may not be followed"):
         open_input(tmp_path / "link", follow=False)
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 400])
+def test_records_hold_finite_numbers(word: str) -> None:
+    raw = f'{{"a": [{word}, 1]}}'.encode()
+    with pytest.raises(InputError, match="is not finite"):
+        parse_json_object(raw, Path("x"), finite=True)
+    assert len(parse_json_object(raw, Path("x"))["a"]) == 2
+    assert parse_json_object(b'{"a": [1e300, 12345678901234567890]}', Path("x"), finite=True)
+
+
+def test_json_that_is_written_can_be_written() -> None:
+    value = {"é": [float("nan"), 1.5, (float("inf"),), "中"]}
+    assert json_text(value) == '{"é": [null, 1.5, [null], "中"]}'
+    assert json_text(value, strict=False) == '{"é": [NaN, 1.5, [Infinity], "中"]}'
+    halves = {"\ud800": ["é", "\udfff", float("-inf")]}
+    assert json_text(halves) == r'{"\ud800": ["\u00e9", "\udfff", null]}'
+    assert json.loads(json_text(halves)) == {"\ud800": ["é", "\udfff", None]}
+    assert json_text({"a": 1}, 1) == '{\n "a": 1\n}'

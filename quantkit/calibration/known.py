@@ -23,6 +23,7 @@ from quantkit.calibration.threads import Workers, workers
 from quantkit.calibration.weights import locate
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.tensors import F32
+from quantkit.untrusted import shown
 
 
 class Block(Protocol):
@@ -66,7 +67,13 @@ class KnownBlock:
         self._resident: Resident = resident_block(model, index, Arguments((), {}))
         self._scales: dict[str, F32] = {}
         known = file.facts.sites.values()
-        self.sites = tuple(site for site in known if set(site.linears) & set(self.linears))
+        self.sites = tuple(site for site in known if not self.linears.keys().isdisjoint(site.linears))
+        cols = {name: site.cols for site in self.sites for name in site.linears}
+        for name, linear in self.linears.items():
+            if cols.get(name) != linear.cols:
+                site = file.facts.site_of(name)  # raises where there is none
+                message = f"{shown(file.source.path)} has {site.cols:,} columns for {name}, which has {linear.cols:,}"
+                raise InputError(message, tensor=name, hint="calibrate this checkpoint")
 
     @property
     def name(self) -> str:

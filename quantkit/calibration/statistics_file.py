@@ -25,9 +25,10 @@ from quantkit.calibration.statistics import BAND, Gram, Linear, Part, Site, Stat
 from quantkit.errors import InputError
 from quantkit.families.model import Rows
 from quantkit.formats.safetensors import SafetensorsEntry, SafetensorsFile, parse_safetensors
-from quantkit.untrusted import InputFile, open_input, parse_json_object, shown
+from quantkit.untrusted import InputFile, open_input, parse_json_object, shown, unique_pairs
 
 FORMAT = "quantkit-statistics 1"
+MAX_COUNT = 1 << 53  # of tokens, rows, columns
 MAX_VALUES = 1 << 24  # JSON values of the metadata: window numbers, sites, linears
 NUMPY: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4")}
 
@@ -202,49 +203,99 @@ def open_statistics(path: Path) -> StatisticsFile:
         header = parse_safetensors(source)
         if header.metadata.get("format") != FORMAT:
             _fail(source, f"this is not a file of statistics ({FORMAT})")
-        raw = parse_json_object(header.metadata.get("statistics", "").encode(), path, values=MAX_VALUES)
-        facts, grams = _parsed(raw, source)
+        text = header.metadata.get("statistics", "").encode("utf-8", "surrogatepass")
+        raw = parse_json_object(text, path, values=MAX_VALUES, pairs=unique_pairs)
+        facts, grams = _parsed(raw, source, header)
     except InputError:
         source.close()
         raise
     return StatisticsFile(source, header, facts, grams)
 
 
-def _parsed(raw: Mapping[str, Any], source: InputFile) -> tuple[Statistics, dict[str, tuple[bool, ...]]]:
-    """The metadata as types; the sums of its parts are empty."""
+def _parsed(
+    raw: Mapping[str, Any], source: InputFile, header: SafetensorsFile
+) -> tuple[Statistics, dict[str, tuple[bool, ...]]]:
+    """The metadata as types; the sums of its parts are empty. Every size is that of a tensor which is there."""
     try:
         data = {plan: _record(found) for plan, found in raw["data"].items()}
-        linears = [Linear(e["name"], Rows(**e["source"]), int(e["rows"]), int(e["cols"])) for e in raw["linears"]]
-        by_name = {linear.name: linear for linear in linears}
+        linears = {found["name"]: _linear(found) for found in raw["linears"]}
         sites, parts, grams = {}, {}, {}
         for entry in raw["sites"]:
-            site = Site(entry["name"], tuple(entry["linears"]), int(entry["cols"]))
+            site = Site(_word(entry["name"]), tuple(map(_word, entry["linears"])), _count(entry["cols"]))
             sites[site.name] = site
-            parts[site.name] = tuple(_empty_part(found) for found in entry["parts"])
-            grams[site.name] = tuple(bool(found["gram"]) for found in entry["parts"])
-        consistent = all(site.name in site.linears and set(site.linears) <= set(by_name) for site in sites.values())
-        plans = {part.plan for run in parts.values() for part in run}
-        model = str(raw["model"])
+            parts[site.name] = tuple(_empty_part(found, data) for found in entry["parts"])
+            grams[site.name] = tuple(_flag(found["gram"]) for found in entry["parts"])
+        model = _word(raw["model"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"{shown(source.path)}: its facts are damaged ({type(error).__name__}: {shown(str(error), 80)})"
         raise InputError(message, path=str(source.path), hint="calibrate again") from error
-    if not consistent or not plans <= set(data) or any(record.digest != plan for plan, record in data.items()):
-        _fail(source, "its sites, linears and data records do not belong together")
-    return Statistics(model, sites, by_name, parts, data), grams
+    for site in sites.values():
+        members = [linears.get(name) for name in site.linears]
+        if site.name not in site.linears or not all(linear and linear.cols == site.cols for linear in members):
+            _fail(source, f"its site {shown(site.name)} and its linears do not belong together")
+        for number, _ in enumerate(parts[site.name]):
+            entry = header.tensors.get(f"{site.name}/{number}/squares")
+            if entry is None or entry.shape != (site.cols,):
+                _fail(source, f"it holds no sums of {site.cols:,} columns for {shown(site.name)}")
+    if len(linears) != len(raw["linears"]) or len(sites) != len(raw["sites"]):
+        _fail(source, "two of its sites or linears have one name")
+    if any(record.digest != plan for plan, record in data.items()) or not all(parts.values()):
+        _fail(source, "its sites and data records do not belong together")
+    return Statistics(model, sites, linears, parts, data), grams
+
+
+def _linear(found: Mapping[str, Any]) -> Linear:
+    said = found["source"]
+    rows = Rows(_word(said["tensor"]), _count(said["start"], least=0), _count(said["stop"]))
+    if set(said) != {"tensor", "start", "stop"} or rows.stop - rows.start != _count(found["rows"]):
+        raise ValueError("the rows of a linear")
+    return Linear(_word(found["name"]), rows, found["rows"], _count(found["cols"]))
 
 
 def _record(found: Mapping[str, Any]) -> DataRecord:
-    return DataRecord(**{**found, "ids": tuple(int(number) for number in found["ids"])})
+    record = DataRecord(**{**found, "ids": tuple(_count(number, least=0) for number in found["ids"])})
+    texts, flags = (record.name, record.sha256, record.token_sha256), (record.chat, record.rendered)
+    counts = (
+        record.seqlen, record.windows, record.documents, record.repeated_documents, record.median_tokens,
+        record.tokens, record.repeated, record.bos or 0,
+    )  # fmt: skip
+    for text in texts:
+        _word(text)
+    for flag in flags:
+        _flag(flag)
+    for count in counts:
+        _count(count, least=0)
+    if type(record.seed) is not int:
+        raise ValueError("the seed of a data record")
+    return record
 
 
-def _empty_part(found: Mapping[str, Any]) -> Part:
+def _empty_part(found: Mapping[str, Any], data: Mapping[str, DataRecord]) -> Part:
     nothing = torch.zeros(0)
-    return Part(
-        str(found["plan"]),
-        int(found["start"]),
-        int(found["stop"]),
-        Sums(int(found["tokens"]), nothing, nothing, nothing),
-    )
+    plan, start, stop = _word(found["plan"]), _count(found["start"], least=0), _count(found["stop"])
+    if not start < stop <= len(data[plan].ids):
+        raise ValueError(f"samples {start} to {stop} of {len(data[plan].ids)}")
+    return Part(plan, start, stop, Sums(_count(found["tokens"], least=0), nothing, nothing, nothing))
+
+
+def _word(value: object) -> str:
+    """`value` if it is text. Raises ValueError."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"{value!r:.80} is no name")
+    return value
+
+
+def _count(value: object, *, least: int = 1) -> int:
+    """`value` if it can be a count. Raises ValueError."""
+    if type(value) is not int or not least <= value < MAX_COUNT:
+        raise ValueError(f"{value!r:.80} is no count")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.80} is neither true nor false")
+    return value
 
 
 def _fail(source: InputFile, why: str, tensor: str | None = None) -> NoReturn:

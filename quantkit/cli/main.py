@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-if TYPE_CHECKING:
-    from quantkit.errors import QuantkitError
+from quantkit.errors import QuantkitError
 
 SCHEMA = "quantkit.error/1"
 BROKEN_PIPE, INTERRUPTED = 141, 130
@@ -113,19 +112,19 @@ def _failed(error: BaseException, asked: bool, arguments: Sequence[str]) -> int:
 
 def _report(error: QuantkitError, arguments: Sequence[str]) -> int:
     """Say an error on stderr, with --json also as an object on stdout; what cannot be said is not."""
-    import json
     from contextlib import suppress
 
     from quantkit.cli.exits import exit_code
     from quantkit.cli.failures import error_body, error_lines
     from quantkit.cli.redaction import redact
     from quantkit.cli.streams import talk, write_result
+    from quantkit.untrusted import json_text
 
     talk().write("".join(f"{line}\n" for line in error_lines(error)))
     if "--json" in arguments:
         with suppress(OSError):
             body = {"schema": SCHEMA, "error": error_body(error)}
-            write_result(redact(json.dumps(body, ensure_ascii=False)) + "\n")
+            write_result(redact(json_text(body)) + "\n")
     return exit_code(error)
 
 

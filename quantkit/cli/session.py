@@ -6,7 +6,6 @@ stdout is data (paths, tables, or one JSON object); stderr is talk.
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import resource
 import time
@@ -28,6 +27,7 @@ from quantkit.cli.streams import write_result
 from quantkit.errors import ResourceError, UsageError
 from quantkit.events import Event, RunFailed, RunFinished, RunStarted
 from quantkit.report.text import size
+from quantkit.untrusted import json_text
 
 LEAST_ADDRESSES = 384 << 20  # bytes: plan of a small model needs 350 MB
 
@@ -107,7 +107,7 @@ class Session:
         """Print the result: one JSON object with --json, else the lines."""
         self._talk.stop()
         if self.settings.json:
-            write_result(redact(json.dumps({"schema": schema, **data}, ensure_ascii=False)) + "\n")
+            write_result(redact(json_text({"schema": schema, **data})) + "\n")
         else:
             write_result("".join(f"{printable(line)}\n" for line in lines))
 

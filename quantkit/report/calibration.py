@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.report.manifest import FileRecord, identity
-from quantkit.untrusted import parse_json_object, read_bounded, shown
+from quantkit.untrusted import json_text, parse_json_object, read_bounded, shown
 
 SCHEMA = "quantkit.calibration/1"
 MAX_RECORD_BYTES = 256 << 20
@@ -44,7 +43,7 @@ class CalibrationRecord:
             "source": {**self.source, "files": [f.as_json() for f in self.source_files]},
             **self.facts,
         }
-        return (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode()
+        return (json_text(body, 1) + "\n").encode()
 
 
 def record_path(file: Path) -> Path:
@@ -54,7 +53,7 @@ def record_path(file: Path) -> Path:
 
 def read_record(path: Path) -> CalibrationRecord:
     """Parse a record. Raises InputError naming the key when it is not one of this schema."""
-    body = parse_json_object(read_bounded(path, MAX_RECORD_BYTES), path, values=MAX_RECORD_VALUES)
+    body = parse_json_object(read_bounded(path, MAX_RECORD_BYTES), path, values=MAX_RECORD_VALUES, finite=True)
     if body.get("schema") != SCHEMA:
         what = f'{shown(path.name)}: schema is {shown(repr(body.get("schema")))}, expected "{SCHEMA}"'
         raise InputError(what, path=str(path), key="schema", hint=HINT)
@@ -78,11 +77,14 @@ def _require_facts(facts: Mapping[str, Any]) -> None:
     """Raise ValueError or KeyError unless the facts are what summaries show."""
     coverage = facts["coverage"]
     numbers = [coverage[key] for key in ("samples", "tokens", "unique_percent", "experts", "expert_percent")]
-    if not all(isinstance(number, int | float) for number in numbers):
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
         raise ValueError("coverage")
     if not all(isinstance(name, str) for name in coverage["rare"]) or not {"kind", "data", "warnings"} <= set(facts):
         raise ValueError("rare, kind, data or warnings")
 
 
 def _file(found: Mapping[str, Any]) -> FileRecord:
-    return FileRecord(str(found["name"]), int(found["bytes"]), str(found["sha256"]))
+    name, nbytes, sha256 = found["name"], found["bytes"], found["sha256"]
+    if not isinstance(name, str) or not isinstance(sha256, str) or type(nbytes) is not int or nbytes < 0:
+        raise ValueError("a file's name, bytes or sha256")
+    return FileRecord(name, nbytes, sha256)

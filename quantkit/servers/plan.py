@@ -27,7 +27,7 @@ from quantkit.servers.layouts import layout_of, shares_scale, short_type
 from quantkit.servers.recipe import MethodChoice, ServerRecipe, Weights, kept_by
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
-from quantkit.untrusted import listed, shown
+from quantkit.untrusted import json_text, listed, shown
 
 CONFIG = "config.json"
 REPLACED = frozenset({CONFIG, INDEX, "quantize_config.json", "quant_config.json", "hf_quant_config.json"})
@@ -326,7 +326,7 @@ def _file(name: str, data: bytes) -> PlannedFile:
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
-    return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json_text(body, 2, strict=False) + "\n").encode()
 
 
 def _warnings(recipe: ServerRecipe, found: Outline, calibration: str, left: list[str]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,6 @@ exists again, decoded a slab of rows at a time, and the tensors that it is made 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -22,7 +21,7 @@ from quantkit.metadata import KeyValue
 from quantkit.source.base import SourceFile, StoredTensor
 from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, FolderCheckpoint
 from quantkit.tensors import F32, U8, TensorInfo, TensorRef
-from quantkit.untrusted import parse_json_object, read_all
+from quantkit.untrusted import json_text, parse_json_object, read_all
 
 CHUNK_BYTES = 1 << 20
 LINE_BYTES = 1 << 15
@@ -108,7 +107,7 @@ class QuantizedCheckpoint:
 
     def read_file(self, name: str) -> bytes | None:
         if name == CONFIG:
-            return (json.dumps(self.config, indent=2, ensure_ascii=False) + "\n").encode()
+            return (json_text(self.config, 2, strict=False) + "\n").encode()
         return None if name in SIDE_CONFIGS else self.folder.read_file(name)
 
     def carried(self) -> tuple[str, ...]:

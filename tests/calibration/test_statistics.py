@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,12 +172,43 @@ def rewritten(path: Path, change) -> Path:
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
-    facts = json.loads(header["__metadata__"]["statistics"])
+    text = header["__metadata__"]["statistics"]
+    facts = json.loads(text)
     change(header, facts)
-    header["__metadata__"]["statistics"] = json.dumps(facts)
+    if header["__metadata__"]["statistics"] == text:
+        header["__metadata__"]["statistics"] = json.dumps(facts)
     new = json.dumps(header).encode()
     path.write_bytes(len(new).to_bytes(8, "little") + new + raw[8 + length :])
     return path
+
+
+def of(facts: Any, site: int) -> Any:
+    """The linear that gives a site its name."""
+    return next(linear for linear in facts["linears"] if linear["name"] == facts["sites"][site]["name"])
+
+
+INFINITE, HUGE = float("inf"), 10**400
+NO_FACTS = [
+    *(lambda h, f, v=v: f["sites"][0].update(cols=v) for v in (INFINITE, HUGE, -1, 0, 2.5, True, None, "16")),
+    *(lambda h, f, v=v: f["sites"][0]["parts"][0].update(tokens=v) for v in (INFINITE, HUGE, -1, "abc", True, 0.5)),
+    *(lambda h, f, v=v: f["sites"][0]["parts"][0].update(start=v) for v in (-5, INFINITE, "0", 99)),
+    *(lambda h, f, v=v: f["sites"][0]["parts"][0].update(stop=v) for v in (-9, 0, 10**6, None)),
+    *(lambda h, f, v=v: f["sites"][0]["parts"][0].update(gram=v) for v in (1, "yes", None)),
+    *(lambda h, f, v=v: f["sites"][0].update(name=v) for v in (5, "\ud800", "\x1b[31m", ["a"])),
+    *(lambda h, f, v=v: f["linears"][0].update(rows=v) for v in (10**18, 1, INFINITE, "8")),
+    *(lambda h, f, v=v: f["linears"][0].update(name=v) for v in (5, None, [])),
+    *(lambda h, f, v=v: f["linears"][0]["source"].update(tensor=v) for v in (5, None, {})),
+    *(lambda h, f, v=v: f["linears"][0]["source"].update(more=v) for v in (5,)),
+    *(
+        lambda h, f, k=k: next(iter(f["data"].values())).update({k: "abc"})
+        for k in ("tokens", "windows", "seed", "ids")
+    ),
+    *(lambda h, f, k=k: next(iter(f["data"].values())).update({k: 5}) for k in ("name", "sha256", "chat", "rendered")),
+    *(lambda h, f, v=v: next(iter(f["data"].values())).update(ids=v) for v in ([INFINITE], [-1], ["1"], 7, None)),
+    *(lambda h, f, k=k: f.update({k: 5}) for k in ("model", "data", "sites", "linears")),
+    *(lambda h, f, k=k: f.update({k: [5]}) for k in ("sites", "linears")),
+    *(lambda h, f, k=k: f.pop(k) for k in ("data", "sites", "linears")),
+]
 
 
 @pytest.mark.parametrize(
@@ -185,11 +217,18 @@ def rewritten(path: Path, change) -> Path:
         (lambda h, f: h["__metadata__"].update(format="other"), "not a file of statistics"),
         (lambda h, f: f.pop("model"), "facts are damaged"),
         (lambda h, f: f["sites"][0].update(cols="many"), "facts are damaged"),
-        (lambda h, f: f["sites"][0].update(cols=17), "expected F"),
+        (lambda h, f: f["sites"][0].update(cols=17), "do not belong together"),
         (lambda h, f: f["sites"][0].update(linears=["unknown"]), "do not belong together"),
         (lambda h, f: f["data"].update(x=next(iter(f["data"].values()))), "do not belong together"),
-        (lambda h, f: f["sites"][0]["parts"][0].update(plan="x"), "do not belong together"),
+        (lambda h, f: f["sites"][0]["parts"][0].update(plan="x"), "facts are damaged"),
         (lambda h, f: next(iter(f["data"].values())).update(text="secret"), "facts are damaged"),
+        (lambda h, f: h["__metadata__"].update(statistics="\ud800"), "not UTF-8|damaged"),
+        *((each, "facts are damaged") for each in NO_FACTS),
+        (lambda h, f: f["sites"][0].update(parts=[]), "do not belong together"),
+        (lambda h, f: f["linears"].append(f["linears"][0]), "have one name"),
+        (lambda h, f: f["sites"].append(f["sites"][0]), "have one name"),
+        (lambda h, f: [f["sites"][0].update(cols=1 << 40), of(f, 0).update(cols=1 << 40)], "holds no sums of 1,099,5"),
+        (lambda h, f: h.update({"x": h.pop(f"{f['sites'][0]['name']}/0/peaks")}), "expected F32"),
     ],
 )
 def test_a_damaged_file_is_refused(change, message: str, measured: Statistics, tmp_path: Path) -> None:
