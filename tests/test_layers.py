@@ -235,7 +235,7 @@ def test_reading_is_not_writing(code: str) -> None:
 CHILD_PROCESSES = {
     "calibration/template_process.py",
     "families/native_process.py",
-}  # their output is read by the process that started them
+}  # their output is read by the process that started it
 
 
 @each_module
