@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from quantkit.pipeline.convert import quantize_to_work as quantize
     from quantkit.pipeline.doctor import doctor
     from quantkit.pipeline.estimate import estimate, plan_json
+    from quantkit.pipeline.fit import Candidate, candidates, largest_fitting
     from quantkit.pipeline.inspect import inspect
     from quantkit.pipeline.pack import pack, packed_names
     from quantkit.pipeline.prepare import prepare
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from quantkit.pipeline.verify import VerifyOptions, verify
     from quantkit.plan import Plan
     from quantkit.recipe import recipe_text
+    from quantkit.report.devices import memory_for
     from quantkit.report.sizes import architecture
 
 _EXPORTS = {
@@ -37,6 +39,10 @@ _EXPORTS = {
     "Plan": ("plan", "Plan"),
     "Request": ("pipeline.request", "Request"),
     "VerifyOptions": ("pipeline.verify", "VerifyOptions"),
+    "Candidate": ("pipeline.fit", "Candidate"),
+    "candidates": ("pipeline.fit", "candidates"),
+    "largest_fitting": ("pipeline.fit", "largest_fitting"),
+    "memory_for": ("report.devices", "memory_for"),
     "architecture": ("report.sizes", "architecture"),
     "calibrate": ("pipeline.calibrate", "calibrate"),
     "convert": ("pipeline.convert", "convert"),
@@ -60,6 +66,7 @@ _EXPORTS = {
 __all__ = [
     "CalibrateRequest",
     "CalibrationSpec",
+    "Candidate",
     "Output",
     "Plan",
     "Request",
@@ -67,12 +74,15 @@ __all__ = [
     "__version__",
     "architecture",
     "calibrate",
+    "candidates",
     "consumer_verdicts",
     "convert",
     "doctor",
     "estimate",
     "inspect",
+    "largest_fitting",
     "list_recipes",
+    "memory_for",
     "pack",
     "packed_names",
     "plan_calibration",

@@ -16,7 +16,7 @@ from quantkit.families.roles import Role
 from quantkit.qtypes import base
 from quantkit.rules import LAYER_SELECTORS, Layers, Never, OnFallback, Recipe, Rule, When, is_layer_selector
 from quantkit.servers.recipe import ServerRecipe, read_server_recipe
-from quantkit.suggest import did_you_mean
+from quantkit.suggest import did_you_mean, nearest
 from quantkit.toml_scan import TooComplexError, require_simple
 from quantkit.toml_table import EXAMPLE, Table
 from quantkit.untrusted import read_bounded, shown
@@ -64,7 +64,8 @@ def load_recipe(name_or_path: str) -> Recipe | ServerRecipe:
         wanted = _by_alias().get(wanted, wanted)
     if wanted not in recipe_names():
         suggestion = did_you_mean(wanted, [*recipe_names(), *_by_alias()])
-        hint = f"recipes: {', '.join(recipe_names())}; or a path to a .toml file"
+        near = ", ".join(nearest(wanted, [*recipe_names(), *_by_alias()]))
+        hint = f"nearest: {near}; quantkit recipes lists all; or give a path to a .toml file"
         raise RecipeError(f'unknown recipe "{shown(name_or_path)}"{suggestion}', hint=hint, key=name_or_path)
     return _recipe(_read_shipped(f"{wanted}.toml"), wanted)
 

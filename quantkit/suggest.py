@@ -15,3 +15,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return ""
     near = get_close_matches(name, [each for each in known if len(each) <= MAX_LENGTH][:MAX_KNOWN], 1)
     return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The `count` of `known` that are nearest to `name`, the nearest first, however far they are."""
+    return get_close_matches(name, sorted(set(known)), count, 0.0)

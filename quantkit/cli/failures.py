@@ -27,20 +27,16 @@ STARVED = (
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-class BugError(QuantkitError):
-    """An error of quantkit itself."""
-
-    code = "bug"
-
-
 def interrupted() -> InterruptedRunError:
     return InterruptedRunError("interrupted", hint="run the same command again to resume")
 
 
-def bug(error: BaseException) -> BugError:
+def bug(error: BaseException) -> QuantkitError:
     """What nobody expected, as an error."""
     hint = "this is a bug in quantkit: please report it with the lines above"
-    return BugError(f"{type(error).__name__}: {error}", hint=hint)
+    known = QuantkitError(f"{type(error).__name__}: {error}", hint=hint)
+    known.code = "bug"
+    return known
 
 
 def as_error(error: BaseException) -> QuantkitError | None:

@@ -26,15 +26,22 @@ def schemes() -> dict[str, Any]:
     }
 
 
-def list_recipes() -> list[dict[str, str]]:
-    """Name, default type and description of every shipped recipe."""
-    recipes = [load_recipe(name) for name in recipe_names()]
-    return [{"name": r.name, "default": _default(r), "description": r.summary} for r in recipes]
+def list_recipes() -> list[dict[str, Any]]:
+    """Name, default type, description, aliases and needs of every shipped recipe.
+
+    `container` is "gguf" or that of a checkpoint; `needs_calib` says that it cannot be made without text,
+    `needs_imatrix` that some of its types cannot be without importance weights.
+    """
+    return [_recipe(load_recipe(name)) for name in recipe_names()]
 
 
-def _default(recipe: Recipe | ServerRecipe) -> str:
-    """What most weights become, in a word; checkpoints say the container, too."""
-    return f"{recipe.container}" if isinstance(recipe, ServerRecipe) else recipe.qtype
+def _recipe(recipe: Recipe | ServerRecipe) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": recipe.name, "description": recipe.summary, "aliases": list(recipe.aliases)}
+    if isinstance(recipe, ServerRecipe):
+        needs = {"needs_calib": recipe.needs_calibration, "needs_imatrix": False}
+        return {**facts, "default": recipe.container, "container": recipe.container, **needs}
+    needs = {"needs_calib": False, "needs_imatrix": bool(recipe.needs_imatrix)}
+    return {**facts, "default": recipe.qtype, "container": "gguf", **needs}
 
 
 def _type(qtype: base.QuantType) -> dict[str, Any]:

@@ -39,6 +39,11 @@ def consumer_verdicts(plan: AnyPlan, tp: int = 1) -> tuple[Verdict, ...]:
     return verdicts(subject_of(plan), CONSUMERS, tp)
 
 
+def loaders(plan: AnyPlan, tp: int = 1) -> tuple[str, ...]:
+    """The consumers that load what a plan makes, on `tp` devices."""
+    return tuple(verdict.consumer for verdict in consumer_verdicts(plan, tp) if verdict.ok)
+
+
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
     """A verdict as plain data; what does not apply is left out."""
     said = {"rule": verdict.rule, "module": verdict.module, "reason": verdict.reason, "nearest": verdict.nearest}

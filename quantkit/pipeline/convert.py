@@ -26,6 +26,7 @@ from quantkit.errors import (
 )
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
 from quantkit.pipeline.checks import Verification
+from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.engine import require_engine
 from quantkit.pipeline.hashing import SourceHasher, require_published
 from quantkit.pipeline.pack import (
@@ -111,7 +112,11 @@ def convert(
     emit(StageFinished("plan", time.monotonic() - start, "\n           ".join(map(plan_line, prepared.plans))))
     try:
         require_calibration(prepared)
-        return _build(prepared, output, emit, stop)
+        built = _build(prepared, output, emit, stop)
+        return tuple(
+            replace(artifact, loaders=loaders(plan, request.tp), tp=request.tp)
+            for artifact, plan in zip(built, prepared.plans, strict=True)
+        )
     finally:
         prepared.checkpoint.close()
 

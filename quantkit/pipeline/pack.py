@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import platform
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -34,6 +35,7 @@ from quantkit.report.manifest import (
     parse_manifest,
     read_manifest,
 )
+from quantkit.report.next_steps import NextStep, next_steps
 from quantkit.report.sizes import size_report
 from quantkit.report.text import size
 from quantkit.servers.layouts import short_type
@@ -50,12 +52,15 @@ SERVER_VERSIONS = ("torch", "transformers", "safetensors")
 class Artifact:
     """A published artifact: its first file and its manifest.
 
-    `built` is False where it was already there and is what would have been written.
+    `built` is False where it was already there and is what would have been written. `loaders` are the consumers
+    that load it on `tp` devices, None where nobody asked.
     """
 
     path: Path
     manifest: Manifest
     built: bool
+    loaders: tuple[str, ...] | None = None
+    tp: int = 1
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -69,6 +74,13 @@ class Artifact:
     @property
     def nbytes(self) -> int:
         return sum(f.nbytes for f in self.manifest.artifact)
+
+    @property
+    def next(self) -> tuple[NextStep, ...]:
+        """Commands that give the artifact to the programs that load it."""
+        parts = re.sub(r"-\d{5}-of-\d{5}$", "", self.outputs[0].stem)
+        name = parts if self.path.suffix == ".gguf" else self.outputs[0].absolute().name
+        return next_steps(self.outputs, name, self.loaders, self.tp)
 
     def summary(self) -> str:
         """What a person wants to know: how large, how dense, of what types."""
@@ -89,6 +101,7 @@ class Artifact:
             "built": self.built,
             "size": self.manifest.facts["size"],
             "checks": self.manifest.facts["checks"],
+            "next": [step.as_json() for step in self.next],
         }
 
 

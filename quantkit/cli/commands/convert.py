@@ -59,6 +59,7 @@ def _show(session: Session, built: Sequence[Any], failures: Mapping[str, Quantki
     """Say what was made, and of several recipes which were not."""
     for artifact in built:
         session.note(artifact.summary())
+        session.note("\n".join(f" next      {step.program}: {step.command}" for step in artifact.next))
     for recipe, error in failures.items():
         session.note(f" FAILED    {recipe}: error[{error.code}]: {error.message}")
     failed = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,20 +35,30 @@ def schemes(session: Session) -> None:
 
 def recipes(
     session: Session,
-    action: Annotated[str, typer.Argument(help='"list", or "show" with a name.')] = "list",
-    name: Annotated[str | None, typer.Argument(help="The recipe to show.")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help='The recipe to show; "show NAME" and "list" work as well.'),
+    ] = None,
 ) -> None:
     """List the recipes, or show one as TOML."""
     import quantkit
 
-    if action == "show":
-        if name is None:
-            raise UsageError("which recipe?", hint="quantkit recipes show q4_k_m")
-        text = quantkit.recipe_text(name)
-        session.result("quantkit.recipe/1", {"name": name, "toml": text}, text.splitlines())
+    given = words or ["list"]
+    if given[0] == "show":
+        given = given[1:]
+        if not given:
+            raise UsageError("which recipe?", hint="quantkit recipes q4_k_m")
+    if len(given) > 1:
+        raise UsageError(f"one recipe at a time, not {', '.join(given)}", hint="quantkit recipes NAME")
+    if words and given != ["list"]:
+        text = quantkit.recipe_text(given[0])
+        session.result("quantkit.recipe/1", {"name": given[0], "toml": text}, text.splitlines())
         return
-    if action != "list":
-        raise UsageError(f'unknown action "{action}"', hint='use "list" or "show NAME"')
     found = quantkit.list_recipes()
-    rows = [(r["name"], r["default"], r["description"]) for r in found]
-    session.result("quantkit.recipes/1", {"recipes": found}, table(rows, ("name", "default type", "what it is for")))
+    rows = [(r["name"], r["default"], _needs(r), ", ".join(r["aliases"]), r["description"]) for r in found]
+    header = ("name", "default type", "needs", "aliases", "what it is for")
+    session.result("quantkit.recipes/1", {"recipes": found}, table(rows, header))
+
+
+def _needs(recipe: dict[str, Any]) -> str:
+    return "--calib" if recipe["needs_calib"] else "--imatrix" if recipe["needs_imatrix"] else ""

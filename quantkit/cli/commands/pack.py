@@ -27,4 +27,5 @@ def pack(
         return
     artifact = quantkit.pack(work, out, force=force, emit=session.emit)
     session.note(artifact.summary())
+    session.note("\n".join(f" next      {step.program}: {step.command}" for step in artifact.next))
     session.result("quantkit.pack/1", {"artifact": artifact.as_json()}, [str(path) for path in artifact.outputs])

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quantkit.cli import options
 from quantkit.cli.session import Session
-from quantkit.errors import UsageError
+from quantkit.errors import ResourceError
 from quantkit.report.text import count, duration, size, table
 
 if TYPE_CHECKING:
     from quantkit.pipeline.estimate import Estimate
+    from quantkit.pipeline.fit import Candidate
     from quantkit.pipeline.request import Request
     from quantkit.plan import Plan
     from quantkit.servers.plan import AnyPlan, ServerPlan
@@ -31,17 +31,31 @@ def plan(
     context: Annotated[int, typer.Option("--ctx", min=1, help="Tokens in the cache when serving.")] = DEFAULT_CONTEXT,
     kv_type: Annotated[str, typer.Option("--kv", metavar="TYPE", help="Type of the cache when serving.")] = "f16",
     fit: Annotated[
-        str | None, typer.Option("--fit", metavar="SIZE", help="Say whether serving fits, for example 24GB.")
+        str | None,
+        typer.Option(
+            "--fit",
+            metavar="SIZE|DEVICE",
+            help="Memory to serve in: 24GB, rtx4090, m2-16gb. Without --to: choose the largest recipe that fits.",
+        ),
     ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor with its type and the reason.")] = False,
 ) -> None:
-    """Say what convert would write: sizes to the byte, disk, memory, time, serving memory. Writes nothing."""
-    show_plan(
-        session,
-        want.request(session.settings.offline),
-        out,
-        Show(context, kv_type, parse_size(fit) if fit else None, tensors),
-    )
+    """Say what convert would write: sizes to the byte, disk, memory, time, serving memory. Writes nothing.
+
+    With --fit and without --to it chooses the largest recipe that fits, and ends with 5 where none does.
+    """
+    import quantkit
+
+    request = want.request(session.settings.offline)
+    if fit is None:
+        show_plan(session, request, out, Show(context, kv_type, None, tensors))
+        return
+    budget = quantkit.memory_for(fit)
+    fitting: tuple[Candidate, ...] = ()
+    if not want.to:
+        fitting = quantkit.candidates(request, context, kv_type, session.emit)
+        request = replace(request, recipes=(quantkit.largest_fitting(fitting, budget).recipe,))
+    show_plan(session, request, out, Show(context, kv_type, budget, tensors, fitting))
 
 
 @dataclass(frozen=True)
@@ -52,14 +66,7 @@ class Show:
     kv_type: str = "f16"
     fit_bytes: int | None = None
     tensors: bool = False
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "24GB", "36 GB" or "500MB", powers of 1000. Raises UsageError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
-    if match is None:
-        raise UsageError(f'"{text}" is not a size', hint="for example 24GB")
-    return int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " "))
+    fitting: tuple[Candidate, ...] = ()
 
 
 def show_plan(session: Session, request: Request, out: Path, show: Show | None = None) -> None:
@@ -71,8 +78,9 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
     folder = out.parent if stem else out
     prepared = quantkit.prepare(request, stem, session.emit)
     prepared.checkpoint.close()
-    lines: list[str] = []
+    lines: list[str] = _fitting_lines(show)
     data = []
+    needed = []
     for chosen in prepared.plans:
         found = quantkit.estimate(
             chosen, folder, context=show.context, kv_type=show.kv_type, tokens=prepared.calibration_tokens
@@ -82,8 +90,30 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
             body["serving"]["budget_bytes"] = show.fit_bytes
             body["serving"]["fits"] = found.fits_serving(show.fit_bytes)
         data.append(body)
+        needed.append(found.serving.nbytes)
         lines += [*_lines(chosen, found, show), *_consumer_lines(chosen, request.tp), ""]
-    session.result("quantkit.plan/1", {"source": prepared.source_facts(), "plans": data}, lines[:-1])
+    short = show.fit_bytes is not None and min(needed) > show.fit_bytes
+    if not (short and session.settings.json):  # one object: that of the error
+        result: dict[str, Any] = {"source": prepared.source_facts(), "plans": data}
+        if show.fit_bytes is not None and show.fitting:
+            result["fit"] = [candidate.as_json(show.fit_bytes) for candidate in show.fitting]
+        session.result("quantkit.plan/1", result, lines[:-1])
+    if short:
+        what = f"{size(min(needed))} are needed, {size(show.fit_bytes or 0)} are there"
+        hint = "quantkit plan SRC --fit SIZE, without --to, names the largest recipe that fits"
+        raise ResourceError(f"does not fit: {what}", hint=hint)
+
+
+def _fitting_lines(show: Show) -> list[str]:
+    """The recipes that were tried for --fit: those that are too large, and the first that are not."""
+    if show.fit_bytes is None or not show.fitting:
+        return []
+    rows = [
+        (candidate.recipe, size(candidate.serving.nbytes), "fits" if candidate.fits(show.fit_bytes) else "too large")
+        for candidate in show.fitting
+    ]
+    title = f"in {size(show.fit_bytes)}, with {show.context:,} tokens of {show.kv_type} cache"
+    return [*table(rows, ("recipe", "needs", title)), ""]
 
 
 def _lines(plan: AnyPlan, found: Estimate, show: Show) -> list[str]:

@@ -1,0 +1,77 @@
+"""The next command after a conversion: how each program that loads the artifact is given it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PYTHON = (
+    'from transformers import pipeline; print(pipeline("text-generation", model={model})("Hello")[0]["generated_text"])'
+)
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """A command for a POSIX shell that gives the artifact to a program, ready to paste."""
+
+    program: str
+    command: str
+
+    def as_json(self) -> dict[str, str]:
+        return {"for": self.program, "command": self.command}
+
+
+def next_steps(
+    outputs: Sequence[Path], name: str, loaders: Collection[str] | None = None, tp: int = 1
+) -> tuple[NextStep, ...]:
+    """Commands for the programs that load `outputs`: GGUF files, in the order of their parts, or one folder.
+
+    `name` is what Ollama is told to call it. `loaders` are the consumers that were found to load a checkpoint (None:
+    those that load checkpoints at all), served on `tp` devices.
+    """
+    if outputs[0].suffix == ".gguf":
+        return _gguf_steps(outputs, name)
+    folder = shlex.quote(str(outputs[0]) if outputs[0].is_absolute() else f"./{outputs[0]}")
+    parallel = f" --tensor-parallel-size {tp}" if tp > 1 else ""
+    python = PYTHON.format(model=json.dumps(str(outputs[0]), ensure_ascii=False))
+    steps = (
+        ("vllm", f"vllm serve {folder}{parallel}"),
+        ("transformers", f"python -c {shlex.quote(python)}"),
+        ("tensorrt-llm", f"trtllm-serve {folder}{f' --tp_size {tp}' if tp > 1 else ''}"),
+    )
+    shown = ("vllm", "transformers") if loaders is None else loaders
+    return tuple(NextStep(program, command) for program, command in steps if program in shown)
+
+
+def _gguf_steps(outputs: Sequence[Path], name: str) -> tuple[NextStep, ...]:
+    """llama.cpp finds the other parts itself; Ollama wants a pattern for all of them, LM Studio each."""
+    first = outputs[0]
+    quoted = shlex.quote(_not_an_option(first))
+    model, where = ollama_name(name), first.absolute()
+    if len(outputs) > 1:
+        where = where.with_name(re.sub(r"-\d{5}-of-", "-*-of-", where.name))
+    words = shlex.quote(f"FROM {where}")
+    file = shlex.quote(f"{re.sub(r'[^A-Za-z0-9._-]', '-', model)}.modelfile")
+    ollama = f"echo {words} > {file} && ollama create {model} -f {file} && ollama run {model}"
+    lms = " && ".join(f"lms import --copy {shlex.quote(_not_an_option(path))}" for path in outputs)
+    return (
+        NextStep("llama.cpp", f"llama-cli -m {quoted}"),
+        NextStep("ollama", ollama),
+        NextStep("lm-studio", lms),
+    )
+
+
+def ollama_name(name: str) -> str:
+    """A name that Ollama accepts: lower case, what separates the recipe as the tag."""
+    words = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"
+    base, _, tag = words.rpartition("-")
+    return f"{base}:{tag}" if base and re.fullmatch(r"[a-z]{1,3}\d[a-z0-9_]*", tag) else words
+
+
+def _not_an_option(path: Path) -> str:
+    """A path that no program takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)

@@ -1,0 +1,64 @@
+"""The commands that follow a conversion: quoted, complete, for programs that load the artifact."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from commands import TINY, quantkit
+
+from quantkit.report.next_steps import next_steps, ollama_name
+
+AWKWARD = ["a model", "it's", 'say "hi"', "$HOME", "`id`", "-rf", "mödel", "a;b", "*"]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_names_are_quoted(name: str) -> None:
+    file = Path(name) / f"{name}-Q4_K_M.gguf"
+    steps = {step.program: shlex.split(step.command) for step in next_steps([file], name)}
+    said = str(file) if not name.startswith("-") else f"./{file}"
+    assert steps["llama.cpp"] == ["llama-cli", "-m", said]
+    assert steps["lm-studio"] == ["lms", "import", "--copy", said]
+    assert steps["ollama"][:2] == ["echo", f"FROM {file.absolute()}"]
+    folder = Path("/srv") / name
+    python = next(s for s in next_steps([folder], name) if s.program == "transformers")
+    program, option, code = shlex.split(python.command)
+    assert (program, option) == ("python", "-c")
+    [model] = [n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.keyword) and n.arg == "model"]
+    assert isinstance(model, ast.Constant)
+    assert model.value == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("My-Model-Q4_K_M", "my-model:q4_k_m"), ("m", "m"), ("Ünïcode 7B-Q8_0", "n-code-7b:q8_0"), ("模型", "model"),
+        ("Llama-3.1-8B-Instruct-BF16", "llama-3.1-8b-instruct:bf16"), ("Q4_0", "q4_0"),
+    ],
+)  # fmt: skip
+def test_names_for_ollama(name: str, wanted: str) -> None:
+    assert ollama_name(name) == wanted
+    assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*(:[a-z0-9._-]+)?", wanted)
+
+
+def test_only_programs_that_load_it_are_named() -> None:
+    assert [s.program for s in next_steps([Path("out")], "out", ("transformers",))] == ["transformers"]
+    served = next_steps([Path("out")], "out", ("vllm",), tp=2)
+    assert served[0].command == "vllm serve ./out --tensor-parallel-size 2"
+
+
+def test_parts_are_imported_together(tmp_path: Path) -> None:
+    made = quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path, "--split-max-size", "2MB", "--no-verify", "--json")
+    [artifact] = made.json["artifacts"]
+    files = [file["path"] for file in artifact["files"]]
+    assert len(files) > 1
+    steps = {step["for"]: step["command"] for step in artifact["next"]}
+    assert shlex.split(steps["llama.cpp"])[-1] == files[0]
+    pattern = Path(shlex.split(steps["ollama"])[1].removeprefix("FROM "))
+    assert sorted(map(str, pattern.parent.glob(pattern.name))) == files
+    assert all(file in steps["lm-studio"] for file in files)
+    for command in steps.values():
+        assert command in made.stderr
