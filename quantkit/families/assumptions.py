@@ -8,12 +8,18 @@ numbers of a checkpoint and returns what will differ, or None. Facts from llama.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from quantkit.families.hparams import MAX_NUMBER, Hparams
+from quantkit.metadata import KeyValue
 from quantkit.untrusted import shown
 
 Assumption = Callable[[Hparams], str | None]
+
+PHI3_NAMES = ("phi-3", "phi3")  # in general.name, in any case
+PHI3_TOKENS = ("</s>", "<unk>", "<s>", "<|endoftext|>")  # llama.cpp looks these up then, and fails without
+MODERN_BERT = "modern-bert"
+RENAME = "the name is the model card's, else `_name_or_path` of config.json, else the folder's"
 
 CODE = "engine-differs"
 GEMMA2_27B_LAYERS, GEMMA3_27B_LAYERS = 46, 62  # the sizes whose attention llama.cpp scales by hidden / heads
@@ -23,6 +29,28 @@ def engine_warnings(assumptions: Iterable[Assumption], hparams: Hparams) -> tupl
     """A warning for each assumption that the checkpoint does not meet."""
     found = (assumption(hparams) for assumption in assumptions)
     return tuple((CODE, f"llama.cpp will compute something else: {what}") for what in found if what)
+
+
+def name_warnings(architecture: str, metadata: Sequence[KeyValue]) -> tuple[tuple[str, str], ...]:
+    """What llama.cpp derives from `general.name` (the end of llama_vocab::impl::load): flags of special tokens.
+
+    `architecture` is that of the file, `metadata` its general and tokenizer entries.
+    """
+    values = {entry.key: entry.value for entry in metadata}
+    name, tokens = str(values.get("general.name", "")), values.get("tokenizer.ggml.tokens")
+    texts = frozenset(map(str, tokens)) if isinstance(tokens, Sequence) and not isinstance(tokens, str) else frozenset()
+    lower = "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in name)  # as the C library does
+    if any(part in lower for part in PHI3_NAMES):
+        missing = [token for token in PHI3_TOKENS if token not in texts]
+        if missing:
+            what = f"llama.cpp takes it for a Phi-3 and cannot load the file, which lacks {', '.join(missing)}"
+            return ((CODE, f'the name is "{shown(name)}": {what}; {RENAME}'),)
+        if architecture != "phi3":
+            what = "llama.cpp drops the spaces after special tokens, as for Phi-3"
+            return ((CODE, f'the name is "{shown(name)}": {what}; {RENAME}'),)
+    elif MODERN_BERT in lower and "[MASK]" in texts:
+        return ((CODE, f'the name is "{shown(name)}": llama.cpp drops the spaces before "[MASK]"; {RENAME}'),)
+    return ()
 
 
 def silu(hparams: Hparams) -> str | None:

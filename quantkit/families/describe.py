@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.assumptions import engine_warnings
+from quantkit.families.assumptions import engine_warnings, name_warnings
 from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.heads import HEADED, architecture_of, head_warnings, without_head
 from quantkit.families.hparams import Hparams, read_hparams
@@ -100,7 +100,11 @@ def describe(
         ),
         tokenizer_sha256=vocabulary.sha256,
         dropped=dropped,
-        warnings=(*warnings, *engine_warnings(family.assumes, hparams)),
+        warnings=(
+            *warnings,
+            *engine_warnings(family.assumes, hparams),
+            *name_warnings(family.gguf, (*general.metadata, *vocabulary.metadata)),
+        ),
     )
 
 

@@ -20,13 +20,13 @@ from quantkit.families.pretokenizer_table import LLAMA_CPP
 from quantkit.families.pretokenizers import find_pre
 from quantkit.families.sentencepiece_model import SentencePieceModel, is_tiktoken, parse_sentencepiece
 from quantkit.families.special_tokens import SpecialTokens, find_special_tokens, special_map_tokens
-from quantkit.families.tokenizer_bpe import byte_level_vocabulary, check_byte_level, is_byte_level_class
+from quantkit.families.token_flags import changes_spaces, flag_warnings, flags_beside_model
+from quantkit.families.tokenizer_bpe import added_tokens, byte_level_vocabulary, check_byte_level, is_byte_level_class
 from quantkit.families.tokenizer_files import (
     TEKKEN,
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
     TOKENIZER_MODEL,
-    BpeTokenizer,
     ReadFile,
     TokenizerFiles,
     bad,
@@ -38,7 +38,6 @@ from quantkit.families.tokenizer_sources import open_tokenizer_json
 from quantkit.families.tokenizer_spm import byte_fallback_vocabulary, sentencepiece_vocabulary
 from quantkit.families.vocabulary import Vocabulary
 from quantkit.metadata import KeyValue
-from quantkit.untrusted import shown
 
 __all__ = ["ReadFile", "Tokenizer", "read_tokenizer"]
 
@@ -168,6 +167,8 @@ def _open(read_file: ReadFile, config: Mapping[str, Any]) -> _Source:
 def _read(source: _Source, rules: FamilyRules, pre: str | None) -> _Read:
     if source.model is not None and not (rules.phi and is_byte_level_class(source.files.settings)):
         vocabulary = sentencepiece_vocabulary(source.model, source.files, source.raw, phi=rules.phi)
+        flags = flags_beside_model(source.files, source.raw)
+        vocabulary = replace(vocabulary, warnings=(*vocabulary.warnings, *flags))
         return _Read(_without_pre(vocabulary, pre), "default", _model_split(source.model))
     if source.raw is None or source.data is None:
         raise _missing(source.files.read_file)
@@ -177,7 +178,10 @@ def _read(source: _Source, rules: FamilyRules, pre: str | None) -> _Read:
         "pre_tokenizer": tokenizer.pre_tokenizer,
         "ignore_merges": tokenizer.ignore_merges,
         "merges": tokenizer.merge_lines,
-        "added": [[t.index, t.content, t.special, t.normalized, t.lstrip, t.rstrip] for t in tokenizer.added],
+        "added": [
+            [t.index, t.content, t.special, t.normalized, t.lstrip, t.rstrip, *([True] if t.single_word else [])]
+            for t in tokenizer.added
+        ],
     }
     if tokenizer.byte_fallback:
         vocabulary = byte_fallback_vocabulary(tokenizer, source.files)
@@ -189,7 +193,11 @@ def _read(source: _Source, rules: FamilyRules, pre: str | None) -> _Read:
         vocabulary = byte_level_vocabulary(tokenizer, source.files, match.name)
         vocabulary = replace(vocabulary, warnings=(*match.warnings, *vocabulary.warnings))
         found_by = match.found_by
-    warnings = (*vocabulary.warnings, *_strip_warnings(tokenizer))
+    added, _ = added_tokens(tokenizer, source.files)
+    warnings = (
+        *vocabulary.warnings,
+        *flag_warnings(added, spaced=tokenizer.byte_fallback and changes_spaces(tokenizer)),
+    )
     return _Read(replace(vocabulary, warnings=warnings), found_by, split)
 
 
@@ -203,14 +211,6 @@ def _without_pre(vocabulary: Vocabulary, pre: str | None) -> Vocabulary:
 def _model_split(model: SentencePieceModel) -> dict[str, Any]:
     charsmap = hashlib.sha256(model.charsmap).hexdigest()
     return {"charsmap": charsmap, "dummy_prefix": model.add_dummy_prefix, "extra": model.remove_extra_whitespaces}
-
-
-def _strip_warnings(tokenizer: BpeTokenizer) -> tuple[tuple[str, str], ...]:
-    greedy = [token.content for token in tokenizer.added if token.lstrip or token.rstrip]
-    if not greedy:
-        return ()
-    who = f'"{shown(greedy[0])}"' + (f" and {len(greedy) - 1} more" if len(greedy) > 1 else "")
-    return (("tokenizer-added", f"{who}: the source drops spaces beside this token, llama.cpp keeps them"),)
 
 
 def _missing(read_file: ReadFile) -> InputError:
@@ -232,6 +232,8 @@ def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: FamilyRules)
         adds["bos"] = False
     if vocabulary.model == "gpt2" and LLAMA_CPP[vocabulary.pre].adds_bos:
         adds.setdefault("bos", False)  # the source adds none; without the key llama.cpp would
+    if vocabulary.model == "llama" and source.model is None:
+        adds.setdefault("bos", False)  # the same: llama.cpp puts a BOS before every SentencePiece text unless told
     return SpecialTokens({**found.ids, **ids}, adds, found.warnings)
 
 

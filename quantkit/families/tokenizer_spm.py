@@ -15,6 +15,8 @@ from typing import Any
 from quantkit.errors import UnsupportedError
 from quantkit.families.listed_tokens import place_listed
 from quantkit.families.sentencepiece_model import BPE, SentencePieceModel
+from quantkit.families.space_effect import effect
+from quantkit.families.token_flags import FIRST_ONLY
 from quantkit.families.tokenizer_bpe import added_tokens, rows_for
 from quantkit.families.tokenizer_files import (
     TOKENIZER_JSON,
@@ -38,7 +40,6 @@ from quantkit.untrusted import shown
 
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 METASPACE = "the source puts no space before text that begins with one, llama.cpp does; other text is split alike"
-FIRST_ONLY = "the source puts a space before the first text only, llama.cpp also after special tokens"
 UNICODE_NORMALIZERS = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Precompiled"})
 
 
@@ -159,7 +160,10 @@ class Spaces:
 
 
 def find_spaces(tokenizer: BpeTokenizer) -> Spaces:
-    """Read the normalizer and pre-tokenizer. Raises UnsupportedError, showing the section, for steps not known."""
+    """Read the normalizer and pre-tokenizer; steps that are not known are judged by what all of them do together.
+
+    Raises UnsupportedError, showing the section, for what llama.cpp cannot do.
+    """
     prefix, escaped, shared = False, False, False
     warnings = []
     for section, step in (*_steps("normalizer", tokenizer), *_steps("pre_tokenizer", tokenizer)):
@@ -179,10 +183,24 @@ def find_spaces(tokenizer: BpeTokenizer) -> Spaces:
             message = f"{TOKENIZER_JSON} applies {kind}, llama.cpp does not: text that it changes is split differently"
             warnings.append(("tokenizer-normalizer", message))
         elif not (escaped and kind == "Split" and step.get("pattern") == {"String": " "}):
-            raise _unknown(section, step)
+            return _by_effect(tokenizer, section, step, tuple(warnings))
     if not escaped:
-        raise _unknown("normalizer", tokenizer.normalizer)
+        return _by_effect(tokenizer, "normalizer", tokenizer.normalizer, tuple(warnings))
     return Spaces(prefix, shared, tuple(warnings))
+
+
+def _by_effect(tokenizer: BpeTokenizer, section: str, step: object, warnings: tuple[tuple[str, str], ...]) -> Spaces:
+    found = effect(tokenizer)
+    if found is None:
+        raise _unknown(section, step)
+    when, changes_unicode = found
+    notes = [warning for warning in warnings if warning[1] != METASPACE or when == "unless"]
+    if when == "unless" and ("tokenizer-space-prefix", METASPACE) not in notes:
+        notes.append(("tokenizer-space-prefix", METASPACE))
+    if changes_unicode and not any(code == "tokenizer-normalizer" for code, _ in notes):
+        message = f"{TOKENIZER_JSON} normalizes Unicode, llama.cpp does not: text that changes is split differently"
+        notes.append(("tokenizer-normalizer", message))
+    return Spaces(when != "never", when == "unless", tuple(notes))
 
 
 def _steps(section: str, tokenizer: BpeTokenizer) -> list[tuple[str, Mapping[str, Json]]]:

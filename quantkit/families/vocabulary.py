@@ -97,9 +97,12 @@ def check_distinct(tokens: Sequence[Token]) -> None:
 
 
 def missing_bytes(tokens: Sequence[Token]) -> tuple[tuple[str, str], ...]:
-    """A warning when a SentencePiece-style vocabulary lacks byte tokens: llama.cpp stops on text that needs one."""
+    """A warning when a SentencePiece-style vocabulary lacks byte tokens: llama.cpp stops on text that needs one.
+
+    A token of the character alone does for a byte below 0x80: llama.cpp looks for that next (byte_to_token).
+    """
     texts = {token.text for token in tokens}
-    missing = sum(f"<0x{byte:02X}>" not in texts for byte in range(256))
+    missing = sum(f"<0x{byte:02X}>" not in texts and not (byte < 0x80 and chr(byte) in texts) for byte in range(256))
     if not missing:
         return ()
     message = f"{missing} of the 256 byte tokens are missing; llama.cpp fails on text that needs one of them"

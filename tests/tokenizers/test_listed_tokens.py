@@ -244,3 +244,24 @@ def test_files_that_do_not_count_are_not_judged() -> None:
 def test_normalizer_of_a_tokenizer_json_beside_a_model_is_not_judged() -> None:
     made = changed("llama_spm", "tokenizer.json", lambda raw: raw.update(normalizer={**LEGACY_SPACES, "extra": 1}))
     assert texts_of(read(made)) == texts_of(read(kind("llama_spm")))
+
+
+@pytest.mark.parametrize(
+    ("special", "content", "wanted"),
+    [(True, "▁the", TokenType.CONTROL), (True, "<new>", TokenType.CONTROL), (False, "<new>", TokenType.USER_DEFINED)],
+)
+def test_types_of_added_tokens_of_a_sentencepiece_style_tokenizer_json(
+    special: bool, content: str, wanted: TokenType
+) -> None:
+    """The reference calls control only those that tokenizer_config.json names."""
+    made = with_rows(2052, "tinyllama_json")
+    index = made.parsed("tokenizer.json")["model"]["vocab"].get(content, 2048)
+    entry = added(index, content, special=special)
+    made = changed(made, "tokenizer.json", lambda raw: raw["added_tokens"].append(entry))
+    assert token_at(read(made), index) == (content, wanted)
+
+
+def test_gemma_without_a_tokenizer_model_is_read_from_tokenizer_json() -> None:
+    made = config("tinyllama_json", architectures=["Gemma3ForCausalLM"], model_type="gemma3_text")
+    tokenizer = read(Kind("gemma3", "Gemma3ForCausalLM", made.files))
+    assert (tokenizer.kind, values_of(tokenizer)["add_space_prefix"]) == ("spm", False)

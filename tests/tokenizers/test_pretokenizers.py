@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from oracles.ggml import Model
+from real_folders import REALITY, needs_reality
 from reference import REFERENCE
 from tokenizer_kinds import BYTE_LEVEL, GPT2_BYTE_LEVEL, Kind, dumped, kind, section, split, steps_of
+from tokenizers import Tokenizer as Library
+from vocabulary_file import write_vocabulary
 
 from quantkit.errors import InputError, UnsupportedError, UsageError
 from quantkit.families.pretokenizer_hashes import HASHES
 from quantkit.families.pretokenizer_table import ANY_CASE, CONTRACTIONS, LLAMA_CPP, RECOGNIZED
 from quantkit.families.pretokenizers import recognize, split_steps
 from quantkit.families.tokenizer import Tokenizer, read_tokenizer
+from quantkit.families.tokenizer_check import rebuild
 
 # Names whose splitting llama.cpp has no pattern for, or one that stands for code; the table says it in its own words.
 OWN_CODE = {"superbpe", "kimi-k2"}
@@ -172,12 +178,67 @@ def test_whole_words_decide_between_names_that_split_alike(ignore_merges: bool, 
     assert (tokenizer.pre, tokenizer.pre_found_by, tokenizer.warnings) == (name, "pattern", ())
 
 
+def _llama3(*, whole: bool, bos: bool) -> dict[str, Any]:
+    """A tokenizer.json with a token that a merge makes, but not of its own text: "qz" + "x", where "zx" comes first."""
+    raw = kind("llama3").parsed("tokenizer.json")
+    vocab, merges = raw["model"]["vocab"], raw["model"]["merges"]
+    last = list(vocab)[-3:]
+    ids = [vocab.pop(text) for text in last]
+    vocab.update(zip(("qz", "zx", "qzx"), ids, strict=True))
+    alive = [merge for merge in map(_parts, merges) if {*merge, "".join(merge)} <= vocab.keys()]
+    raw["model"]["merges"] = [["z", "x"], ["q", "z"], ["qz", "x"], *alive]
+    raw["model"]["ignore_merges"] = whole
+    if not bos:
+        raw["post_processor"] = BYTE_LEVEL
+    return raw
+
+
+def _parts(merge: Any) -> list[str]:
+    return merge.split(" ") if isinstance(merge, str) else list(merge)
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("hashed", ["llama-bpe", "smaug-bpe", "falcon3", "dbrx", None])
+def test_names_that_share_a_pattern_are_told_apart_by_whole_words(
+    hashed: str | None, whole: bool, bos: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantkit.families.pretokenizers._by_hash", lambda data: hashed)
+    data = dumped(_llama3(whole=whole, bos=bos))
+    tokenizer = read(kind("llama3").but(tokenizer__json=data))
+    library = Library.from_str(data.decode())
+    assert LLAMA_CPP[tokenizer.pre].whole_words is whole
+    ids = library.encode("qzx", add_special_tokens=False).ids
+    assert (len(ids) == 1) == whole
+    assert rebuild(tokenizer.metadata, add_special=False)("qzx") == ids
+    assert {e.key: e.value for e in tokenizer.metadata}["tokenizer.ggml.add_bos_token"] is bos
+    assert not [message for code, message in tokenizer.warnings if code == "pre-tokenizer"]
+
+
+def test_the_hash_names_a_vocabulary_to_which_whole_words_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the reference does; the file splits alike under either name."""
+    monkeypatch.setattr("quantkit.families.pretokenizers._by_hash", lambda data: "smaug-bpe")
+    assert read(kind("llama3")).pre == "smaug-bpe"
+
+
+@needs_reality
+def test_llama_3_as_first_published_is_llama_bpe(tmp_path: Path) -> None:
+    """588 of its words are not made by merging, " Việt" among them."""
+    folder = REALITY / "llama3-8b"
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    tokenizer = read(Kind("llama", "LlamaForCausalLM", files))
+    assert (tokenizer.pre, tokenizer.warnings) == ("llama-bpe", ())
+    assert {e.key: e.value for e in tokenizer.metadata}["tokenizer.ggml.add_bos_token"] is False
+    with Model(write_vocabulary(tmp_path / "v.gguf", tokenizer.metadata), vocab_only=True) as model:
+        assert model.tokenize(" Việt nhiều", add_special=True) == [101798, 100937]
+
+
 def test_tokens_that_no_merge_makes_are_reported_when_whole_words_matter() -> None:
     raw = kind("qwen3").parsed("tokenizer.json")
     raw["model"]["ignore_merges"] = True
     raw["model"]["merges"] = raw["model"]["merges"][:-5]
     messages = dict(read(kind("qwen3").but(tokenizer__json=dumped(raw))).warnings)
-    assert "made by no merge" in messages["pre-tokenizer"]
+    assert "not made by merging" in messages["pre-tokenizer"]
 
 
 @pytest.mark.parametrize("form", ["Lowercase", "Replace", "Strip", "Precompiled"])
