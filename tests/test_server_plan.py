@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from headers import checkpoint_of
-from llama_folder import shapes, write
+from llama_folder import shapes, store, weights, write
 
 from quantkit.cli.main import main
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.linears import outline
+from quantkit.formats.packed import as_stored
+from quantkit.formats.safetensors import read_safetensors
 from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import read_manifest
 from quantkit.servers.layouts import short_type
 from quantkit.servers.plan import ServerPlan, plan_server
-from quantkit.source import MemoryCheckpoint
+from quantkit.source import MemoryCheckpoint, open_source
 
 SMOLLM = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
 OPENLLAMA = {"hidden_size": 3200, "intermediate_size": 8640, "num_attention_heads": 32, "num_key_value_heads": 32}
@@ -156,3 +160,69 @@ def test_an_outline_of_the_experts_is_what_the_test_says() -> None:
     checkpoint = qwen3_moe(256, 192)
     found = outline(checkpoint.tensors(), checkpoint.config)
     assert sum(module.expert is not None for module in found.linears) == 24
+
+
+def test_what_stays_plain_has_the_type_of_the_configuration(tmp_path: Path) -> None:
+    source = mixed_dtypes(tmp_path / "source", torch_dtype="bfloat16")
+    out = tmp_path / "out"
+    assert main(["convert", str(source), "--to", "fp8", "-o", str(out)]) == 0
+    stored = read_safetensors(out / "model.safetensors").tensors
+    assert {t.dtype for name, t in stored.items() if not name.endswith("proj.weight")} == {"BF16"}
+    warnings = dict(
+        (w["code"], w["message"]) for w in json.loads((out / "model.manifest.json").read_text())["warnings"]
+    )
+    assert "2 tensors" in warnings["stored-dtype"]
+    assert "model.norm.weight" in warnings["stored-dtype"]
+    assert main(["verify", str(out), "--against", str(source)]) == 0
+    made, was = open_source(str(out)), open_source(str(source))
+    norm = "model.norm.weight"
+    assert np.array_equal(made.ref(norm).read(0, 1), as_stored(was.ref(norm).read(0, 1), "BF16"))
+
+
+def test_a_plain_value_that_overflows_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = weights("F16") | {"model.norm.weight": store(np.full(32, 70000.0), "F32")}
+    source = write(tmp_path / "source", tensors, torch_dtype="float16")
+    assert main(["convert", str(source), "--to", "fp8", "-o", str(tmp_path / "out")]) == 3
+    said = capsys.readouterr().err
+    assert "model.norm.weight[0, 0] is 70000, which F16 cannot hold" in said
+    assert "config.json" in said
+
+
+@pytest.mark.parametrize("recipe", ["nvfp4a16", "mxfp4a16"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_four_bit_floats_make_a_checkpoint_of_bfloat16(recipe: str, dtype: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "source", weights({"float16": "F16", "float32": "F32"}[dtype]), torch_dtype=dtype)
+    out = tmp_path / "out"
+    assert main(["convert", str(source), "--to", recipe, "-o", str(out)]) == 0
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    stored = read_safetensors(out / "model.safetensors").tensors
+    assert stored["model.embed_tokens.weight"].dtype == stored["model.norm.weight"].dtype == "BF16"
+    codes = {w["code"] for w in json.loads((out / "model.manifest.json").read_text())["warnings"]}
+    assert {"dtype", "stored-dtype"} <= codes
+    assert main(["verify", str(out), "--against", str(source)]) == 0
+
+
+def test_a_configuration_without_a_type_gets_one() -> None:
+    config = LLAMA | SMOLLM
+    checkpoint = replace(checkpoint_of(shapes(config), "float16"), config=config)
+    written = json.loads(planned("w8a16", checkpoint).files[-1].header)
+    assert written["torch_dtype"] == "float16"
+    spoken = replace(checkpoint, config=config | {"dtype": "torch.float32", "text_config": {"dtype": "float16"}})
+    assert "torch_dtype" not in json.loads(planned("w8a16", spoken).files[-1].header)
+    assert {t.entry.dtype for t in planned("w8a16", spoken).tensors if t.module is None} == {"F32"}
+
+
+@pytest.mark.parametrize("recipe", [n for n in recipe_names() if isinstance(load_recipe(n), ServerRecipe)])
+def test_low_bits_always_warn(recipe: str) -> None:
+    found = load_recipe(recipe)
+    assert isinstance(found, ServerRecipe)
+    plan = planned(recipe, llama(hidden_size=512, intermediate_size=1024, num_attention_heads=8, num_key_value_heads=8))
+    assert ("low-bits" in dict(plan.warnings)) == (found.weights.type == "int" and found.weights.bits < 3)
+
+
+def mixed_dtypes(folder: Path, **config: str) -> Path:
+    """Weights in bfloat16, norms of the model and of a block in float32."""
+    rng = np.random.default_rng(1)
+    norms = {name: store(rng.normal(1, 0.1, 32), "F32") for name in ("model.norm.weight",
+             "model.layers.0.input_layernorm.weight")}  # fmt: skip
+    return write(folder, weights() | norms, **config)

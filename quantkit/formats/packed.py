@@ -72,6 +72,14 @@ def _float_bytes(values: F32, dtype: str) -> U8:
     return patterns.view(np.uint8).reshape(-1)
 
 
+def as_stored(values: F32, dtype: str) -> F32:
+    """`values` float32 as a float type holds them, unchanged for other types. Raises NonFiniteError."""
+    if dtype not in FLOATS:
+        return values
+    rounded: F32 = values_of(packed(Entry("", dtype, values.shape), values))
+    return rounded
+
+
 def take(tensors: Tensors, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...] | None = None) -> PackedTensor:
     """The tensor called `name`, of one of these dtypes and, where one is given, of this shape.
 

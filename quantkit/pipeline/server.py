@@ -17,7 +17,7 @@ import numpy as np
 from quantkit.errors import InterruptedRunError, NonFiniteError
 from quantkit.events import Resumed, Sink, TensorProgress, ignore
 from quantkit.formats import containers
-from quantkit.formats.packed import PackedTensor
+from quantkit.formats.packed import Entry, PackedTensor, packed
 from quantkit.pipeline.quantize import default_threads, never
 from quantkit.pipeline.slabs import SLAB_WEIGHTS
 from quantkit.qtypes.floats import first_nonfinite
@@ -26,7 +26,7 @@ from quantkit.servers.layouts import joint, short_type
 from quantkit.servers.plan import PlannedModule, ServerPlan, ServerTensor, siblings
 from quantkit.source import Checkpoint
 from quantkit.storage import Job, Record
-from quantkit.tensors import F32, FLOAT_DTYPES
+from quantkit.tensors import F32, FLOAT_DTYPES, U8
 
 Facts = dict[str, float | int | str]
 
@@ -59,7 +59,10 @@ class ServerWork:
         self.job.finish(Record(entry.name, tensor.file, tensor.offset, entry.nbytes, digest, facts or {}))
 
     def copy(self, tensor: ServerTensor) -> None:
-        """Write a tensor of the source as it is, in slabs, and journal it. Raises NonFiniteError."""
+        """Write a tensor of the source in slabs and journal it: as it is, or rounded to the type that is planned.
+
+        Raises NonFiniteError, also for a value that this type cannot hold.
+        """
         ref = self.checkpoint.ref(tensor.name)
         digest = hashlib.sha256()
         step = max(SLAB_WEIGHTS // max(ref.info.cols, 1), 1)
@@ -68,7 +71,10 @@ class ServerWork:
             stop = min(start + step, ref.info.rows)
             if tensor.entry.dtype in FLOAT_DTYPES:
                 require_finite(tensor.name, ref.read(start, stop), start)
-            data = np.ascontiguousarray(ref.read_packed(start, stop)).reshape(-1)
+            if tensor.entry.dtype == ref.info.dtype:
+                data = np.ascontiguousarray(ref.read_packed(start, stop)).reshape(-1)
+            else:
+                data = _rounded_to(tensor.entry, ref.read(start, stop), start)
             self.job.write(tensor.file, tensor.offset + written, data)
             digest.update(data.data)
             written += data.nbytes
@@ -81,6 +87,17 @@ class ServerWork:
         self.job.flush()
         done = f"{len(self.job.records)} of {len(self.plan.tensors)} tensors are saved"
         return InterruptedRunError(f"interrupted: {done}", hint="run the same command again to resume")
+
+
+def _rounded_to(entry: Entry, values: F32, first_row: int) -> U8:
+    """Rows of a tensor as the bytes of its type. Raises NonFiniteError naming row and column of what overflows."""
+    try:
+        return packed(Entry(entry.name, entry.dtype, values.shape), values).data
+    except NonFiniteError as error:
+        row, col = divmod(error.index or 0, values.shape[-1])
+        what = f"{entry.name}[{row + first_row}, {col}] is {values[row, col]:g}, which {entry.dtype} cannot hold"
+        hint = "config.json names the type that plain tensors are stored in: set it to bfloat16 or float32 there"
+        raise NonFiniteError(what, tensor=entry.name, index=error.index, hint=hint) from None
 
 
 def require_finite(name: str, values: F32, first_row: int = 0) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from quantkit.events import Sink
 from quantkit.families.probes import probes
 from quantkit.families.tokenizer_check import source_encoder
+from quantkit.formats.packed import as_stored
 from quantkit.formats.safetensors_writer import SINGLE
 from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification, check_files
 from quantkit.pipeline.engine import TORCH, usable_contexts
@@ -109,6 +110,8 @@ def check_weights(made: Checkpoint, source: Checkpoint, manifest: Manifest | Non
         rows = min(sample_rows or info.rows, info.rows)
         kind = info.stored_as or info.dtype.lower()
         before, after = source.ref(name).read(0, rows), made.ref(name).read(0, rows)
+        if info.stored_as is None:
+            before = as_stored(before, info.dtype)  # plain tensors have the type of config.json
         error = compare(name, kind, before, after)
         errors.append(error)
         if error.snr_db < (inf if info.stored_as is None else ROUNDED_FLOOR_DB):

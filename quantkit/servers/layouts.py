@@ -21,10 +21,10 @@ from quantkit.qtypes.integers import Integers, RowInt8
 from quantkit.qtypes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.minifloat import Float8
 from quantkit.qtypes.scheme import Scheme
+from quantkit.servers.dtypes import Dtype
 from quantkit.servers.recipe import Weights
 from quantkit.tensors import F32
 
-Dtype = Literal["BF16", "F16", "F32"]
 TORCH: dict[Dtype, TorchDtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 # What each container holds: the types of weights, and the activations that go with them.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 from quantkit import __version__
 from quantkit.errors import RecipeError, UnsupportedError
@@ -22,8 +22,10 @@ from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_
 from quantkit.patterns import PatternError, require_work
 from quantkit.plan import NUMERICS, Plan, PlannedFile
 from quantkit.qtypes.minifloat import Float8
+from quantkit.servers.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
 from quantkit.servers.groups import fitting
-from quantkit.servers.layouts import layout_of, shares_scale, short_type
+from quantkit.servers.layouts import layout_of, shares_scale
+from quantkit.servers.notes import note_dtypes, note_low_bits, notes
 from quantkit.servers.recipe import MethodChoice, ServerRecipe, Weights, kept_by
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
@@ -35,8 +37,6 @@ OWN = (".manifest.json",)
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
 DAMPING = 0.03  # where a recipe says none: methods.base.Settings, which needs torch
-
-Dtype = Literal["BF16", "F16", "F32"]
 
 
 @dataclass(frozen=True)
@@ -140,21 +140,23 @@ def plan_server(
     tensors = checkpoint.tensors()
     _require_plain(checkpoint, tensors)
     found = outline(tensors, checkpoint.config)
-    dtype = _dtype(found, tensors)
+    said = computed_in(checkpoint.config, found, tensors)
     chosen = _choose(recipe, found)
+    dtype = served_in(said, chosen.values())
     fitted = fitting(recipe, chosen, mixed=containers.CONTAINERS[recipe.container].mixed)
     modules = {m.name: _planned(recipe, m, (w, chosen[m]), dtype) for m, w in fitted.items() if w is not None}
     if not modules:
         raise RecipeError(f"{recipe.name}: nothing is left to be rounded", hint="remove a rule or a --keep")
     kept = [m.name for m, w in chosen.items() if w is None]
     plain = tuple(sorted([*kept, *found.routers, found.head or "lm_head"]))
-    drafts = list(_drafts(tensors, modules, found, dtype if recipe.kv_cache else None))
+    drafts = list(_drafts(tensors, modules, found, dtype, kv_cache=recipe.kv_cache))
     shards = split_shards([draft.entry for draft in drafts], options.shard_bytes)
     damping = recipe.method.damping or DAMPING
     written = replace(_written(modules, plain, recipe), beside=found.beside, damping=damping)
     files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
-             *_side_files(checkpoint, shards, written, options))  # fmt: skip
+             *_side_files(checkpoint, named_in(checkpoint.config, dtype), shards, written, options))  # fmt: skip
     placed = _placed(drafts, shards)
+    left = [name for name in checkpoint.carried() if "/" in name]
     plan = ServerPlan(
         recipe=recipe.label,
         container=recipe.container,
@@ -170,8 +172,9 @@ def plan_server(
         calibration=calibration,
         needs_calibration=recipe.needs_calibration,
         warnings=(
-            *_warnings(recipe, found, calibration, [n for n in checkpoint.carried() if "/" in n]),
-            *_fallbacks(tuple(modules.values())),
+            *notes(recipe, found, tuple(modules.values()), left, calibrated=bool(calibration)),
+            *note_low_bits(tuple(modules.values())),
+            *note_dtypes(said, dtype, tensors, placed),
         ),
     )
     return replace(plan, digest=_digest(plan))
@@ -186,16 +189,6 @@ def _require_plain(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) ->
         what = f"the source is quantized already: {listed(stored, 3)}"
         hint = "start from the original checkpoint, or make it plain first with --to bf16"
         raise UnsupportedError(what, tensor=stored[0], hint=hint)
-
-
-def _dtype(found: Outline, tensors: Mapping[str, TensorInfo]) -> Dtype:
-    """The float type of most linear layers: that of scales, and what loaders compute in."""
-    used = [tensors[module.source.tensor].dtype for module in found.linears]
-    dtypes: tuple[Dtype, ...] = ("BF16", "F16", "F32")
-    if not used:
-        what = f"no linear layer of family {found.family} among the tensors"
-        raise UnsupportedError(what, hint="`quantkit inspect` lists what the checkpoint holds")
-    return max(dtypes, key=used.count)
 
 
 def _choose(recipe: ServerRecipe, found: Outline) -> dict[LinearModule, Weights | None]:
@@ -236,12 +229,17 @@ def _planned(
 
 
 def _drafts(
-    tensors: Mapping[str, TensorInfo], modules: Mapping[str, PlannedModule], found: Outline, cache: Dtype | None
+    tensors: Mapping[str, TensorInfo],
+    modules: Mapping[str, PlannedModule],
+    found: Outline,
+    dtype: Dtype,
+    *,
+    kv_cache: bool,
 ) -> Iterator[ServerTensor]:
     """The tensors of the artifact in the order of the source, not yet placed.
 
-    A weight's place is taken by what its module becomes; with `cache` the scales of keys and values follow the
-    projections they belong to.
+    A weight's place is taken by what its module becomes; with `kv_cache` the scales of keys and values follow the
+    projections they belong to. What is not rounded is stored as `dtype`.
     """
     by_source: dict[str, list[LinearModule]] = {}
     for module in found.linears:
@@ -254,14 +252,14 @@ def _drafts(
             raise UnsupportedError(what, tensor=name, hint="round or keep all experts of a layer")
         block = members[0].layer if members else block_of(name)[0]
         if not rounded:
-            yield ServerTensor(Entry(name, info.dtype, info.shape), 0, 0, block)
+            yield ServerTensor(plain_entry(info, dtype), 0, 0, block)
         for planned in rounded:
             for entry in planned.entries:
                 yield ServerTensor(entry, 0, 0, block, planned.name, copied=False)
-        if cache and members and members[0].role in (Role.ATTN_V, Role.ATTN_QKV):
+        if kv_cache and members and members[0].role in (Role.ATTN_V, Role.ATTN_QKV):
             attention = members[0].name.rpartition(".")[0]
             for which in ("k_scale", "v_scale"):
-                yield ServerTensor(Entry(f"{attention}.{which}", cache, (1,)), 0, 0, block, copied=False)
+                yield ServerTensor(Entry(f"{attention}.{which}", dtype, (1,)), 0, 0, block, copied=False)
 
 
 def _placed(drafts: Sequence[ServerTensor], shards: Sequence[Shard]) -> tuple[ServerTensor, ...]:
@@ -297,9 +295,13 @@ def _in_block(modules: Mapping[str, PlannedModule]) -> tuple[tuple[str, ...], ..
 
 
 def _side_files(
-    checkpoint: Checkpoint, shards: Sequence[Shard], written: Written, options: ServerOptions
+    checkpoint: Checkpoint,
+    said: Mapping[str, Any],
+    shards: Sequence[Shard],
+    written: Written,
+    options: ServerOptions,
 ) -> Iterator[PlannedFile]:
-    """Everything besides weights: the index, what the source carries, and configurations."""
+    """Everything besides weights: the index, what the source carries, and configurations, config.json as `said`."""
     layouts = list(written.layouts.values())
     container = containers.of(layouts[0])
     if len(shards) > 1:
@@ -317,7 +319,7 @@ def _side_files(
             scheme.strategy, version=__version__, kv_cache=written.kv_cache, exclude=written.plain
         )
         yield _file("hf_quant_config.json", _json(modelopt))
-    config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
+    config = {key: value for key, value in said.items() if key != "quantization_config"}
     yield _file(CONFIG, _json({**config, "quantization_config": container.config(written)}))
 
 
@@ -327,22 +329,6 @@ def _file(name: str, data: bytes) -> PlannedFile:
 
 def _json(body: Mapping[str, Any]) -> bytes:
     return (json_text(body, 2, strict=False) + "\n").encode()
-
-
-def _warnings(recipe: ServerRecipe, found: Outline, calibration: str, left: list[str]) -> Iterator[tuple[str, str]]:
-    if recipe.needs_calibration and not calibration:
-        yield "needs-calibration", f"{recipe.name} is made with --calib FILE: text like what the model will see"
-    if left:
-        yield "not-carried", f"files in folders stay behind: {listed(left, 3)}"
-    if found.unknown:
-        many = f"{len(found.unknown)} matrices inside blocks are unknown to family {found.family} and stay as they are"
-        yield "unknown-tensors", f"{many}: {listed(sorted(found.unknown), 3)}"
-
-
-def _fallbacks(modules: Sequence[PlannedModule]) -> Iterator[tuple[str, str]]:
-    changed = [f"{p.name} {short_type(p.wanted)} -> {short_type(p.layout)}" for p in modules if p.wanted is not None]
-    if changed:
-        yield "fallback", f"{len(changed)} of {len(modules)} layers take smaller groups: {listed(changed, 3)}"
 
 
 def _digest(plan: ServerPlan) -> str:
