@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -12,6 +13,7 @@ from math import prod
 from quantkit import __version__
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.model import Constant, Model, ModelTensor, Rows
+from quantkit.families.roles import Role
 from quantkit.formats.gguf import TensorEntry, encode_header, shard_name, split_by_bytes, split_metadata
 from quantkit.formats.imatrix import Imatrix, match_importance
 from quantkit.metadata import KeyValue
@@ -296,11 +298,23 @@ def _warnings(tensors: Sequence[PlannedTensor]) -> list[tuple[str, str]]:
     changed = [f"{t.name} {t.fallback_from} -> {t.qtype}" for t in tensors if t.fallback_from]
     if changed:
         found.append(("fallback", f"{len(changed)} of {len(tensors)} tensors take another type: {_some(changed)}"))
-    weights = sum(prod(t.tensor.shape) for t in tensors)
-    bits = 8 * sum(t.nbytes for t in tensors) / max(weights, 1)
+    bits = _layer_bits(tensors)
     if bits < LOW_BITS_PER_WEIGHT:
-        found.append(("low-bits", f"{bits:.2f} bits per weight lose visible quality: measure with quantkit eval"))
+        what = f"{bits:.2f} bits per weight in the layers lose visible quality"
+        found.append(("low-bits", f"{what}: measure it with `quantkit verify FILE --against SRC --engine llama.cpp`"))
     return found
+
+
+def _layer_bits(tensors: Sequence[PlannedTensor]) -> float:
+    """Bits per weight of the type that holds most of the matrices, embedding and output apart; 32 without any.
+
+    The mean over the file would hide it: a large vocabulary in more bits lifts Q2_K above three.
+    """
+    weights: defaultdict[str, int] = defaultdict(int)
+    for planned in tensors:
+        if len(planned.tensor.shape) > 1 and planned.tensor.role not in (Role.TOKEN_EMBD, Role.OUTPUT):
+            weights[planned.qtype] += prod(planned.tensor.shape)
+    return base.get(max(weights, key=weights.__getitem__)).bits_per_weight if weights else 32.0
 
 
 def _some(items: Sequence[str]) -> str:

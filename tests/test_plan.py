@@ -238,6 +238,13 @@ def test_low_bits_are_a_warning() -> None:
     assert make(recipe="q4_k_m").warnings == ()
 
 
+@pytest.mark.parametrize("recipe", [name for name in gguf_recipe_names() if not load_recipe(name).needs_imatrix])
+def test_a_large_vocabulary_does_not_hide_low_bits(recipe: str) -> None:
+    model, checkpoint = headers.llama(headers.LLAMA_8B)
+    low = "low-bits" in dict(plan(model, checkpoint, load_recipe(recipe)).warnings)
+    assert low == (base.get(load_recipe(recipe).qtype).bits_per_weight < 3)
+
+
 def quantized_source(folder: Path) -> Path:
     """A GGUF with one q4_k, one q8_0 and one f32 tensor."""
     sizes = [("blk.0.ffn_up.weight", (4, 256), "q4_k"), ("blk.0.ffn_down.weight", (4, 256), "q8_0")]
