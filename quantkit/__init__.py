@@ -13,64 +13,182 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from quantkit.calibration.prepare import CalibrationSpec
-    from quantkit.pipeline.calibrate import calibrate
+    from quantkit.consumers import Verdict
+    from quantkit.errors import (
+        BatchError,
+        BusyError,
+        ExistsError,
+        GateError,
+        InputError,
+        InterruptedRunError,
+        NetworkError,
+        NonFiniteError,
+        NotWritableError,
+        NumericError,
+        QuantkitError,
+        RecipeError,
+        ResourceError,
+        UnsupportedError,
+        UsageError,
+        VerificationError,
+    )
+    from quantkit.events import (
+        Event,
+        Published,
+        Resumed,
+        RunFailed,
+        RunFinished,
+        RunStarted,
+        Sink,
+        StageFinished,
+        StageStarted,
+        TensorProgress,
+        Warned,
+    )
+    from quantkit.pipeline.calibrate import Calibrated, calibrate
     from quantkit.pipeline.calibrate_plan import CalibrateRequest, plan_calibration
     from quantkit.pipeline.catalogue import list_recipes, schemes
+    from quantkit.pipeline.checks import Check, Verification
     from quantkit.pipeline.consumers import consumer_verdicts, verdict_line
     from quantkit.pipeline.convert import Output, convert
     from quantkit.pipeline.convert import quantize_to_work as quantize
-    from quantkit.pipeline.doctor import doctor
-    from quantkit.pipeline.estimate import estimate, plan_json
+    from quantkit.pipeline.doctor import Finding, doctor
+    from quantkit.pipeline.estimate import Estimate, estimate, plan_json
     from quantkit.pipeline.fit import Candidate, candidates, largest_fitting
-    from quantkit.pipeline.inspect import inspect
-    from quantkit.pipeline.pack import pack, packed_names
-    from quantkit.pipeline.prepare import prepare
+    from quantkit.pipeline.inspect import Inspection, inspect
+    from quantkit.pipeline.pack import Artifact, pack, packed_names
+    from quantkit.pipeline.prepare import Prepared, prepare
     from quantkit.pipeline.request import Request
     from quantkit.pipeline.verify import VerifyOptions, verify
     from quantkit.plan import Plan
     from quantkit.recipe import recipe_text
     from quantkit.report.devices import memory_for
-    from quantkit.report.sizes import architecture
+    from quantkit.report.manifest import Manifest
+    from quantkit.report.next_steps import NextStep
+    from quantkit.report.sizes import ServingMemory, SizeReport, architecture
+    from quantkit.servers.plan import ServerPlan
 
-_EXPORTS = {
-    "CalibrateRequest": ("pipeline.calibrate_plan", "CalibrateRequest"),
-    "CalibrationSpec": ("calibration.prepare", "CalibrationSpec"),
-    "Output": ("pipeline.convert", "Output"),
-    "Plan": ("plan", "Plan"),
-    "Request": ("pipeline.request", "Request"),
-    "VerifyOptions": ("pipeline.verify", "VerifyOptions"),
-    "Candidate": ("pipeline.fit", "Candidate"),
-    "candidates": ("pipeline.fit", "candidates"),
-    "largest_fitting": ("pipeline.fit", "largest_fitting"),
-    "memory_for": ("report.devices", "memory_for"),
-    "architecture": ("report.sizes", "architecture"),
-    "calibrate": ("pipeline.calibrate", "calibrate"),
-    "convert": ("pipeline.convert", "convert"),
-    "consumer_verdicts": ("pipeline.consumers", "consumer_verdicts"),
-    "doctor": ("pipeline.doctor", "doctor"),
-    "estimate": ("pipeline.estimate", "estimate"),
-    "inspect": ("pipeline.inspect", "inspect"),
-    "list_recipes": ("pipeline.catalogue", "list_recipes"),
-    "pack": ("pipeline.pack", "pack"),
-    "packed_names": ("pipeline.pack", "packed_names"),
-    "plan_calibration": ("pipeline.calibrate_plan", "plan_calibration"),
-    "plan_json": ("pipeline.estimate", "plan_json"),
-    "prepare": ("pipeline.prepare", "prepare"),
-    "quantize": ("pipeline.convert", "quantize_to_work"),
-    "recipe_text": ("recipe", "recipe_text"),
-    "schemes": ("pipeline.catalogue", "schemes"),
-    "verdict_line": ("pipeline.consumers", "verdict_line"),
-    "verify": ("pipeline.verify", "verify"),
+_MODULES = {  # name: module; the name within, where it is another
+    "Artifact": "pipeline.pack",
+    "BatchError": "errors",
+    "BusyError": "errors",
+    "CalibrateRequest": "pipeline.calibrate_plan",
+    "Calibrated": "pipeline.calibrate",
+    "CalibrationSpec": "calibration.prepare",
+    "Candidate": "pipeline.fit",
+    "Check": "pipeline.checks",
+    "Estimate": "pipeline.estimate",
+    "Event": "events",
+    "ExistsError": "errors",
+    "Finding": "pipeline.doctor",
+    "GateError": "errors",
+    "InputError": "errors",
+    "Inspection": "pipeline.inspect",
+    "InterruptedRunError": "errors",
+    "Manifest": "report.manifest",
+    "NetworkError": "errors",
+    "NextStep": "report.next_steps",
+    "NonFiniteError": "errors",
+    "NotWritableError": "errors",
+    "NumericError": "errors",
+    "Output": "pipeline.convert",
+    "Plan": "plan",
+    "Prepared": "pipeline.prepare",
+    "Published": "events",
+    "QuantkitError": "errors",
+    "RecipeError": "errors",
+    "Request": "pipeline.request",
+    "ResourceError": "errors",
+    "Resumed": "events",
+    "RunFailed": "events",
+    "RunFinished": "events",
+    "RunStarted": "events",
+    "ServerPlan": "servers.plan",
+    "ServingMemory": "report.sizes",
+    "Sink": "events",
+    "SizeReport": "report.sizes",
+    "StageFinished": "events",
+    "StageStarted": "events",
+    "TensorProgress": "events",
+    "UnsupportedError": "errors",
+    "UsageError": "errors",
+    "Verdict": "consumers",
+    "Verification": "pipeline.checks",
+    "VerificationError": "errors",
+    "VerifyOptions": "pipeline.verify",
+    "Warned": "events",
+    "architecture": "report.sizes",
+    "calibrate": "pipeline.calibrate",
+    "candidates": "pipeline.fit",
+    "consumer_verdicts": "pipeline.consumers",
+    "convert": "pipeline.convert",
+    "doctor": "pipeline.doctor",
+    "estimate": "pipeline.estimate",
+    "inspect": "pipeline.inspect",
+    "largest_fitting": "pipeline.fit",
+    "list_recipes": "pipeline.catalogue",
+    "memory_for": "report.devices",
+    "pack": "pipeline.pack",
+    "packed_names": "pipeline.pack",
+    "plan_calibration": "pipeline.calibrate_plan",
+    "plan_json": "pipeline.estimate",
+    "prepare": "pipeline.prepare",
+    "quantize": "pipeline.convert:quantize_to_work",
+    "recipe_text": "recipe",
+    "schemes": "pipeline.catalogue",
+    "verdict_line": "pipeline.consumers",
+    "verify": "pipeline.verify",
 }
 
 __all__ = [
+    "Artifact",
+    "BatchError",
+    "BusyError",
     "CalibrateRequest",
+    "Calibrated",
     "CalibrationSpec",
     "Candidate",
+    "Check",
+    "Estimate",
+    "Event",
+    "ExistsError",
+    "Finding",
+    "GateError",
+    "InputError",
+    "Inspection",
+    "InterruptedRunError",
+    "Manifest",
+    "NetworkError",
+    "NextStep",
+    "NonFiniteError",
+    "NotWritableError",
+    "NumericError",
     "Output",
     "Plan",
+    "Prepared",
+    "Published",
+    "QuantkitError",
+    "RecipeError",
     "Request",
+    "ResourceError",
+    "Resumed",
+    "RunFailed",
+    "RunFinished",
+    "RunStarted",
+    "ServerPlan",
+    "ServingMemory",
+    "Sink",
+    "SizeReport",
+    "StageFinished",
+    "StageStarted",
+    "TensorProgress",
+    "UnsupportedError",
+    "UsageError",
+    "Verdict",
+    "Verification",
+    "VerificationError",
     "VerifyOptions",
+    "Warned",
     "__version__",
     "architecture",
     "calibrate",
@@ -97,7 +215,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _EXPORTS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'quantkit' has no attribute {name!r}")
-    module, attribute = _EXPORTS[name]
-    return getattr(import_module(f"quantkit.{module}"), attribute)
+    module, _, attribute = _MODULES[name].partition(":")
+    return getattr(import_module(f"quantkit.{module}"), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

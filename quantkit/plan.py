@@ -88,6 +88,9 @@ class Plan:
     importance: Mapping[str, F32]
     warnings: tuple[tuple[str, str], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Plan({self.recipe!r}, {len(self.tensors)} tensors, {self.nbytes:,} bytes, digest {self.digest[:12]})"
+
     @property
     def nbytes(self) -> int:
         return sum(f.nbytes for f in self.files)

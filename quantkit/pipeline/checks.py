@@ -47,6 +47,9 @@ class Verification:
 
     checks: tuple[Check, ...]
 
+    def __repr__(self) -> str:
+        return f"Verification(ok={self.ok}, {self.summary()})"
+
     @property
     def ok(self) -> bool:
         return all(check.ok is not False for check in self.checks)
@@ -61,13 +64,13 @@ class Verification:
     def as_json(self) -> list[dict[str, Any]]:
         return [{"check": c.name, "ok": c.ok, "detail": c.detail, **c.data} for c in self.checks]
 
-    def require(self, path: Path) -> None:
+    def require(self, path: Path | str) -> None:
         """Raise VerificationError naming the failed looks."""
         failed = [c for c in self.checks if c.ok is False]
         if failed:
             what = "; ".join(f"{c.name}: {c.detail}" for c in failed)
             hint = "do not use this file; convert again, and report it if it fails again"
-            raise VerificationError(f"{path.name} does not verify: {what}", path=str(path), hint=hint)
+            raise VerificationError(f"{Path(path).name} does not verify: {what}", path=str(path), hint=hint)
 
 
 def check_files(artifact: Path, manifest: Manifest | None) -> Check:

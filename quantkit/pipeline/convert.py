@@ -74,6 +74,9 @@ class Output:
     verify: bool = True
     paranoid: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+
 
 @dataclass(frozen=True)
 class _Pending:

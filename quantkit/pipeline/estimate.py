@@ -23,6 +23,7 @@ from quantkit.report.sizes import (
     serving_memory,
     size_report,
 )
+from quantkit.report.text import size
 from quantkit.servers.layouts import short_type
 from quantkit.servers.plan import AnyPlan, ServerPlan
 from quantkit.storage import free_bytes
@@ -52,6 +53,10 @@ class Estimate:
     seconds: float
     serving: ServingMemory
 
+    def __repr__(self) -> str:
+        made, served = size(self.memory_bytes), size(self.serving.nbytes)
+        return f"Estimate({size(self.size.nbytes)}, {made} of memory to make, {served} to serve, {self.seconds:.0f} s)"
+
     @property
     def fits_disk(self) -> bool:
         return self.size.nbytes <= self.disk_free_bytes
@@ -66,9 +71,9 @@ class Estimate:
 
 def estimate(
     plan: AnyPlan,
-    folder: Path,
+    folder: Path | str = ".",
     *,
-    context: int,
+    context: int = 8192,
     kv_type: str = "f16",
     threads: int | None = None,
     tokens: int = 0,
@@ -77,7 +82,7 @@ def estimate(
 
     `tokens` are those of the calibration, 0 for as many as there are by default.
     """
-    workers = threads or default_threads()
+    folder, workers = Path(folder), threads or default_threads()
     tokens = tokens or SAMPLES * SEQLEN
     require_writable_names((folder,))
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())

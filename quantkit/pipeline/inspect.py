@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,9 @@ class Inspection:
     tensors: tuple[TensorInfo, ...]
     origin: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Inspection({self.kind!r}, {self.name!r}, {len(self.tensors)} tensors, {self.nbytes:,} bytes)"
+
     def by_type(self) -> list[tuple[str, int, int, int]]:
         """(type, tensors, weights, bytes), largest first."""
         tensors: Counter[str] = Counter()
@@ -48,9 +52,9 @@ class Inspection:
         return [(name, tensors[name], weights[name], total) for name, total in nbytes.most_common()]
 
 
-def inspect(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Inspection:
+def inspect(spec: Path | str, *, offline: bool = False, emit: Sink = ignore) -> Inspection:
     """Look at a GGUF file (any shard), a checkpoint folder or a Hub repository. Safe on hostile files."""
-    path = Path(spec)
+    path, spec = Path(spec), os.fspath(spec)
     if path.suffix == ".gguf":
         require_path(path)
         if path.is_file():

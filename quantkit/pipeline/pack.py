@@ -62,6 +62,9 @@ class Artifact:
     loaders: tuple[str, ...] | None = None
     tp: int = 1
 
+    def __repr__(self) -> str:
+        return f"Artifact({str(self.outputs[0])!r}, {self.nbytes:,} bytes, built={self.built})"
+
     @property
     def paths(self) -> tuple[Path, ...]:
         return tuple(self.path.with_name(f.name) for f in self.manifest.artifact)

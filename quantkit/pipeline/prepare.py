@@ -49,6 +49,15 @@ class Prepared:
     require_coverage: float | None = None
     inputs: tuple[Path, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Prepared({self.checkpoint.name!r}, {', '.join(map(repr, self.plans))})"
+
+    def __enter__(self) -> Prepared:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.checkpoint.close()
+
     @cached_property
     def source_stat(self) -> str:
         """What the source files look like from outside: names, sizes and modification times."""

@@ -9,6 +9,7 @@ llama.cpp   the file loads there, and its next-token distributions are near the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +48,18 @@ class VerifyOptions:
 
 
 def verify(
-    artifact: Path, *, against: str | None = None, options: VerifyOptions = VerifyOptions(), emit: Sink = ignore
+    artifact: Path | str,
+    *,
+    against: Path | str | None = None,
+    options: VerifyOptions = VerifyOptions(),
+    emit: Sink = ignore,
 ) -> Verification:
     """Look at a published artifact. Without `against` nothing is compared with a source.
 
     Raises InputError for a file that does not parse, UnsupportedError for an engine that is unknown or missing.
     """
     require_engine(options.engine)
+    artifact, against = Path(artifact), None if against is None else os.fspath(against)
     require_path(artifact)
     folder = artifact.parent if artifact.suffix == ".safetensors" else artifact
     checkpoint_like = folder.is_dir()

@@ -100,6 +100,10 @@ class ServerPlan:
     needs_calibration: bool = False
     warnings: tuple[tuple[str, str], ...] = ()
 
+    def __repr__(self) -> str:
+        what = f"{self.container}, {len(self.modules)} layers, {self.nbytes:,} bytes, digest {self.digest[:12]}"
+        return f"ServerPlan({self.recipe!r}, {what})"
+
     @property
     def nbytes(self) -> int:
         return sum(f.nbytes for f in self.files)
