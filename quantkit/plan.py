@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -22,6 +22,7 @@ from quantkit.qtypes import base
 from quantkit.rules import Recipe
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, TensorInfo
+from quantkit.untrusted import listed
 
 # Part of the digest: raised whenever an encoder or a layout writes other bytes for the same plan.
 NUMERICS = 1
@@ -30,6 +31,7 @@ QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the layout of the blocks, not of t
 LOW_BITS_PER_WEIGHT = 3.0
 
 FLOAT_TYPES = frozenset({"f32", "f16", "bf16"})
+ENOUGH_BITS = 8  # of a weight in the source: rounding it once more costs little
 
 # What the source said of its own files and their making, besides the keys that are written anew.
 DROPPED_KEYS = ("split.", "quantkit.")
@@ -148,7 +150,7 @@ def plan(
         source_bytes=sum(t.source_bytes for t in tensors),
         digest=_digest(tensors, files, importance),
         importance=importance,
-        warnings=(*model.warnings, *notes, *_warnings(tensors)),
+        warnings=(*model.warnings, *notes, *eight_bit_warnings(_twice(tensors, sources)), *_warnings(tensors)),
     )
 
 
@@ -197,13 +199,14 @@ def _require_unquantized(
 ) -> None:
     """Raise UnsupportedError where a quantized source would be rounded a second time.
 
-    What a checkpoint for servers stores quantized may become a float: that is reading it, as its loader does.
+    What a checkpoint for servers stores quantized may become a float: that is reading it, as its loader does. What it
+    stores in 8 bits may become anything: many models are published so and only so.
     """
     twice = []
     for draft in drafts:
-        decoded = _stored_as(draft.tensor, sources)
+        decoded, bits = _stored_as(draft.tensor, sources)
         again = draft.qtype not in FLOAT_TYPES if decoded else unquantized[draft.name] not in FLOAT_TYPES
-        if again and not draft.copy:
+        if again and not draft.copy and bits < ENOUGH_BITS:
             twice.append(f"{draft.name} {decoded or unquantized[draft.name]} -> {draft.qtype}")
     if twice:
         raise UnsupportedError(
@@ -213,10 +216,27 @@ def _require_unquantized(
         )
 
 
-def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> str | None:
-    """How a checkpoint for servers stores a tensor quantized, None for one that it stores as it is."""
-    found = (sources[part.tensor].stored_as for part in tensor.parts if isinstance(part, Rows))
-    return next(filter(None, found), None)
+def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> tuple[str | None, int]:
+    """How a checkpoint for servers stores a tensor quantized, and in how many bits; None and 0 for any other."""
+    infos = [sources[part.tensor] for part in tensor.parts if isinstance(part, Rows)]
+    stored = [info for info in infos if info.stored_as is not None]
+    return (stored[0].stored_as, min(info.stored_bits or 0 for info in stored)) if stored else (None, 0)
+
+
+def _twice(tensors: Sequence[PlannedTensor], sources: Mapping[str, TensorInfo]) -> list[TensorInfo]:
+    """The weights that a checkpoint for servers stores in 8 bits and that are rounded once more."""
+    rounded = (t for t in tensors if t.qtype not in FLOAT_TYPES and not t.copy)
+    found = (sources[part.tensor] for t in rounded for part in t.tensor.parts if isinstance(part, Rows))
+    return [info for info in found if (info.stored_bits or 0) >= ENOUGH_BITS]
+
+
+def eight_bit_warnings(stored: Iterable[TensorInfo]) -> list[tuple[str, str]]:
+    """A note on weights that were published in 8 bits and are rounded once more."""
+    kinds = sorted({info.stored_as or "" for info in stored})
+    if not kinds:
+        return []
+    what = f"the source stores its weights in 8 bits ({listed(kinds, 2)}); they are decoded and rounded once more"
+    return [("eight-bit-source", f"{what}: nearly as good as from 16 bits")]
 
 
 def _importance(

@@ -34,7 +34,8 @@ class TensorInfo:
 
     `shape` is in checkpoint order (rows first, row length last). `dtype` is a safetensors name ("BF16") or, for a
     tensor that is already quantized, the name of a quantkit qtype ("q4_k"). `nbytes` is its stored size.
-    `stored_as` says how a weight of a quantized checkpoint is stored that is read as if it were a plain one.
+    `stored_as` says how a weight of a quantized checkpoint is stored that is read as if it were a plain one, and
+    `stored_bits` in how many bits each.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     nbytes: int
     stored_as: str | None = None
+    stored_bits: int | None = None
 
     @property
     def cols(self) -> int:

@@ -26,6 +26,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.formats.packed import (
     FLOATS,
     I32,
+    WORD_BITS,
     Entry,
     PackedTensor,
     Tensors,
@@ -129,7 +130,7 @@ def unpack(layout: GPTQLayout, module: str, tensors: Tensors) -> Quantized:
     bits = layout.scheme.bits
     scales = take_matrix(tensors, f"{module}.scales", FLOATS)
     groups, rows = scales.entry.shape
-    group = _groups(tensors, module, groups)
+    group = _groups(layout, tensors, module, groups)
     cols = group.size
     qweight = take(tensors, f"{module}.qweight", ("I32",), (word_count(cols, bits), rows))
     qzeros = take(tensors, f"{module}.qzeros", ("I32",), (groups, word_count(rows, bits)))
@@ -170,8 +171,16 @@ def _grid(layout: GPTQLayout, module: str, scale: NDArray[np.float32], zero: NDA
     return Grid(scale, None, layout.scheme.qmin, layout.scheme.qmax)
 
 
-def _groups(tensors: Tensors, module: str, groups: int) -> I32:
-    """The group of every column, all of them below `groups`."""
+def _groups(layout: GPTQLayout, tensors: Tensors, module: str, groups: int) -> I32:
+    """The group of every column, all of them below `groups`; side by side in checkpoints older than `g_idx`."""
+    if f"{module}.g_idx" not in tensors:
+        words = take_matrix(tensors, f"{module}.qweight", ("I32",)).entry.shape[0]
+        cols = words * WORD_BITS // layout.scheme.bits
+        size = cols if layout.scheme.group == -1 else layout.scheme.group
+        if cols != groups * size:
+            what = f'"{shown(module)}" has {groups} groups for {cols:,} columns, expected groups of {size:,}'
+            raise InputError(what, tensor=f"{module}.scales", hint="the checkpoint does not match its configuration")
+        return np.arange(cols, dtype=np.int32) // np.int32(size)
     found = take(tensors, f"{module}.g_idx", ("I32",))
     group: I32 = values_of(found)
     if group.ndim != 1 or not group.size or group.min() < 0 or group.max() >= groups:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 from typing import Any
@@ -22,10 +22,17 @@ from quantkit.formats.awq import COLUMNS_PER_WORD, AWQLayout
 from quantkit.formats.bitsandbytes import STATE, STATE_BYTES, BitsandbytesLayout
 from quantkit.formats.compressed_tensors import STREAMED_BITS, CompressedLayout
 from quantkit.formats.compressed_tensors_fp4 import entries as fp4_entries
-from quantkit.formats.containers import Layout
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import FLOATS, WORD_BITS, PackedTensor, values_of, word_count
+from quantkit.formats.read_only import (
+    MLXLayout,
+    PresetLayout,
+    ReadLayout,
+    SaidLayout,
+    ScaledFloat8,
+    ScaledFloats,
+)
 from quantkit.qtypes.codebook import DYNAMIC_MAP, NESTED_BLOCK, Codebook
 from quantkit.qtypes.integers import Integers, RowInt8
 from quantkit.qtypes.microscaling import MXFP4, NVFP4
@@ -68,16 +75,20 @@ class Outline:
     cols: int
     parts: tuple[Part, ...]
     tile: int = 1
-    layout: Layout | None = None
+    layout: ReadLayout | None = None
 
 
 @dataclass(frozen=True)
 class Headers:
-    """What headers say of the tensors of one module. `read` reads a whole tensor, for those of some bytes."""
+    """What headers say of the tensors of one module. `read` reads a whole tensor, for those of some bytes.
+
+    `indexed` says that modules of the checkpoint have a `g_idx`, so that each must.
+    """
 
     module: str
     tensors: Mapping[str, TensorInfo]
     read: Callable[[str], PackedTensor]
+    indexed: bool = False
 
     def has(self, suffix: str) -> bool:
         return f"{self.module}.{suffix}" in self.tensors
@@ -145,7 +156,7 @@ class Headers:
         return self.read(found.name)
 
 
-def outline_of(layout: Layout, headers: Headers) -> Outline:
+def outline_of(layout: SaidLayout, headers: Headers) -> Outline:
     """The tensors of a module. Raises InputError for one that is missing or does not fit, UnsupportedError."""
     if isinstance(layout, GPTQLayout):
         return _gptq(layout, headers)
@@ -155,19 +166,35 @@ def outline_of(layout: Layout, headers: Headers) -> Outline:
         return _row_int8(headers) if isinstance(layout.scheme, RowInt8) else _codebook(layout.scheme, headers)
     if isinstance(layout, FP8Layout):
         return _float8(layout.scheme, "weight_scale_inv", headers)
+    if isinstance(layout, MLXLayout):
+        return _mlx(layout, headers)
+    if isinstance(layout, ScaledFloats):
+        return _scaled_floats(layout, headers)
+    if isinstance(layout, PresetLayout):
+        return _preset(layout, headers)
+    assert isinstance(layout, CompressedLayout), layout
     return _compressed(layout, headers)
 
 
 def _gptq(layout: GPTQLayout, headers: Headers) -> Outline:
+    """Of spring 2023, without `g_idx`: groups lie side by side, and the columns fill the words."""
     bits = layout.scheme.bits
     groups, rows = headers.info("scales", FLOATS, 2).shape
-    (cols,) = headers.info("g_idx", ("I32",), 1).shape
+    ordered = headers.indexed or headers.has("g_idx")
+    if not ordered and layout.act_order and groups > 1:
+        what = f'"{shown(headers.module)}" has groups in the order of activations, and no "g_idx" that says which'
+        raise InputError(what, tensor=f"{headers.module}.g_idx", hint=DAMAGED)
+    if ordered:
+        (cols,) = headers.info("g_idx", ("I32",), 1).shape
+    else:
+        cols = headers.info("qweight", ("I32",), 2).shape[0] * WORD_BITS // bits
+        headers.groups(cols, layout.scheme.group)
     zeros = (groups, word_count(rows, bits))
     parts = (
         headers.part("qweight", ("I32",), (word_count(cols, bits), rows), 1),
         headers.part("qzeros", ("I32",), zeros, 1, Fraction(bits, WORD_BITS)),
         headers.part("scales", FLOATS, (groups, rows), 1),
-        headers.part("g_idx", ("I32",), (cols,)),
+        *([headers.part("g_idx", ("I32",), (cols,))] if ordered else []),
     )
     return Outline(rows, cols, parts)
 
@@ -187,6 +214,12 @@ def _awq(layout: AWQLayout, headers: Headers) -> Outline:
 
 def _row_int8(headers: Headers) -> Outline:
     rows, cols = headers.info("weight", ("I8",), 2).shape
+    if headers.has("weight_format") and headers.tensors[f"{headers.module}.weight_format"].shape == ():
+        code = int(values_of(headers.read(f"{headers.module}.weight_format")).reshape(-1)[0])
+        if code != 0:
+            what = f'"{shown(headers.module)}" is stored in the order of a GPU kernel (weight_format {code})'
+            hint = "load and save the checkpoint again with a newer bitsandbytes, or start from the original one"
+            raise UnsupportedError(what, tensor=f"{headers.module}.weight_format", hint=hint)
     return Outline(
         rows, cols, (headers.part("weight", ("I8",), (rows, cols), 0), headers.part("SCB", ("F32",), (rows,), 0))
     )
@@ -225,6 +258,46 @@ def _float8(scheme: Float8, scale: str, headers: Headers) -> Outline:
     tile = TILE if scheme.strategy == "block" else 1
     found = headers.scales(scale, scheme.scale_shape(rows, cols), Fraction(1, tile))
     return Outline(rows, cols, (weight, found), tile)
+
+
+def _mlx(layout: MLXLayout, headers: Headers) -> Outline:
+    found = headers.info("weight", ("U32",))
+    if len(found.shape) == 3:
+        what = f'tensor "{shown(found.name)}" is a stack of experts as MLX makes it, which is not read'
+        raise UnsupportedError(what, tensor=found.name, hint="start from the original checkpoint")
+    (rows, words), bits = headers.info("weight", ("U32",), 2).shape, layout.bits
+    cols = words * WORD_BITS // bits
+    groups = headers.groups(cols, layout.group)
+    weight = headers.part("weight", ("U32",), (rows, word_count(cols, bits)), 0)
+    scales = (headers.part(name, FLOATS, (rows, groups), 0) for name in ("scales", "biases"))
+    return Outline(rows, cols, (weight, *scales))
+
+
+def _scaled_floats(layout: ScaledFloats, headers: Headers) -> Outline:
+    weight = headers.info("weight", ("F8_E4M3", "U8"), 2)
+    name = "weight_scale_inv" if headers.has("weight_scale_inv") else "weight_scale"
+    found = headers.info(name, FLOATS if weight.dtype == "F8_E4M3" else ("F8_E4M3",))
+    exact = layout.exact(weight.dtype, weight.shape[0], found.shape, name)
+    if isinstance(exact, ScaledFloat8):
+        return replace(_float8(exact.scheme, name, headers), layout=exact)
+    rows, half = weight.shape
+    factor = headers.info("weight_scale_2", ("F32",))
+    if prod(factor.shape) != 1:
+        raise headers.wrong(factor, "one element")
+    parts = (
+        headers.part("weight", ("U8",), (rows, half), 0),
+        headers.part("weight_scale", ("F8_E4M3",), (rows, headers.groups(2 * half, exact.scheme.group)), 0),
+        Part(factor.name, "F32", factor.shape),
+    )
+    return Outline(rows, 2 * half, parts, layout=exact)
+
+
+def _preset(layout: PresetLayout, headers: Headers) -> Outline:
+    exact = layout.layout
+    if headers.has("weight_shape") and isinstance(exact.scheme, Integers):
+        _, cols = (int(size) for size in values_of(headers.small("weight_shape", ("I64", "I32"), 16)))
+        exact = layout.exact(max(cols, 1), headers.info("weight_scale", FLOATS).shape[-1])
+    return replace(_compressed(exact, headers), layout=exact)
 
 
 def _compressed(layout: CompressedLayout, headers: Headers) -> Outline:

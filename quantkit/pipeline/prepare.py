@@ -166,7 +166,7 @@ def _inputs(request: Request, checkpoint: Checkpoint) -> tuple[Path, ...]:
 def _server_options(request: Request) -> ServerOptions:
     size = request.max_shard_size
     shard_bytes = parse_size(size, "--max-shard-size") if size else DEFAULT_SHARD_BYTES
-    return ServerOptions(shard_bytes, "tensorrt-llm" in parse_consumers(request.consumers))
+    return ServerOptions(shard_bytes, "tensorrt-llm" in parse_consumers(request.consumers), request.allow_requantize)
 
 
 def _calibration(

@@ -20,7 +20,7 @@ from quantkit.formats.fp8 import hf_quant_config
 from quantkit.formats.packed import Entry
 from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_shards
 from quantkit.patterns import PatternError, require_work
-from quantkit.plan import NUMERICS, Plan, PlannedFile
+from quantkit.plan import ENOUGH_BITS, NUMERICS, Plan, PlannedFile, eight_bit_warnings
 from quantkit.qtypes.minifloat import Float8
 from quantkit.servers.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
 from quantkit.servers.groups import fitting
@@ -122,10 +122,13 @@ AnyPlan = Plan | ServerPlan
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What a run wants besides the recipe: the size of shards, and whether TensorRT-LLM reads it, too."""
+    """What a run wants besides the recipe: the size of shards, whether TensorRT-LLM reads it, too, and whether weights
+    that the source stores quantized may be rounded once more.
+    """
 
     shard_bytes: int = DEFAULT_SHARD_BYTES
     tensorrt: bool = False
+    allow_requantize: bool = False
 
 
 def plan_server(
@@ -142,7 +145,7 @@ def plan_server(
     and weights that are quantized already.
     """
     tensors = checkpoint.tensors()
-    _require_plain(checkpoint, tensors)
+    stored = _require_plain(checkpoint, tensors, options.allow_requantize)
     found = outline(tensors, checkpoint.config)
     said = computed_in(checkpoint.config, found, tensors)
     chosen = _choose(recipe, found)
@@ -179,20 +182,24 @@ def plan_server(
             *notes(recipe, found, tuple(modules.values()), left, calibrated=bool(calibration)),
             *note_low_bits(tuple(modules.values())),
             *note_dtypes(said, dtype, tensors, placed),
+            *eight_bit_warnings(info for info in stored if (info.stored_bits or 0) >= ENOUGH_BITS),
         ),
     )
     return replace(plan, digest=_digest(plan))
 
 
-def _require_plain(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> None:
+def _require_plain(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], allowed: bool) -> list[TensorInfo]:
+    """The weights that the source stores quantized. Raises UnsupportedError for fewer than 8 bits, if not `allowed`."""
     if checkpoint.kind == "gguf":
         what = "a GGUF file has no config.json and no tokenizer files, which servers need"
         raise UnsupportedError(what, hint="start from the checkpoint as it is on the Hub")
-    stored = sorted(name for name, info in tensors.items() if info.stored_as is not None)
-    if stored:
-        what = f"the source is quantized already: {listed(stored, 3)}"
-        hint = "start from the original checkpoint, or make it plain first with --to bf16"
-        raise UnsupportedError(what, tensor=stored[0], hint=hint)
+    stored = [info for info in tensors.values() if info.stored_as is not None]
+    twice = sorted(info.name for info in stored if (info.stored_bits or 0) < ENOUGH_BITS)
+    if twice and not allowed:
+        what = f"the source is quantized already: {listed(twice, 3)}"
+        hint = "start from the original checkpoint; --allow-requantize accepts the additional loss"
+        raise UnsupportedError(what, tensor=twice[0], hint=hint)
+    return stored
 
 
 def _choose(recipe: ServerRecipe, found: Outline) -> dict[LinearModule, Weights | None]:

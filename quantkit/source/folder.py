@@ -12,7 +12,7 @@ from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
 from quantkit.events import Sink, Warned
-from quantkit.formats.stored import SIDE_CONFIGS
+from quantkit.formats.stored_methods import SIDE_CONFIGS
 from quantkit.metadata import KeyValue
 from quantkit.source.base import MAX_SIDE_FILE_BYTES, SourceFile, StoredTensor, require_decodable
 from quantkit.source.shards import INDEX, read_index, read_shards, weight_files

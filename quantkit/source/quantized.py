@@ -15,7 +15,8 @@ import numpy as np
 
 from quantkit.errors import QuantkitError
 from quantkit.formats.packed import Entry, PackedTensor, packed
-from quantkit.formats.stored import CONFIG_KEYS, SIDE_CONFIGS, StoredModule, declared, stored_modules
+from quantkit.formats.stored import StoredModule, stored_modules
+from quantkit.formats.stored_methods import CONFIG_KEYS, SIDE_CONFIGS, declared, undeclared
 from quantkit.formats.stored_parts import Part
 from quantkit.metadata import KeyValue
 from quantkit.source.base import SourceFile, StoredTensor
@@ -128,7 +129,7 @@ def dequantized(folder: FolderCheckpoint) -> FolderCheckpoint | QuantizedCheckpo
     """
     try:
         sides = {name: _side(folder, name) for name in SIDE_CONFIGS if name in folder.file_names()}
-        quantization = declared(folder.config, sides)
+        quantization = declared(folder.config, sides) or undeclared(folder.stored)
         return folder if quantization is None else _seen_plain(folder, quantization)
     except QuantkitError:
         folder.close()
@@ -174,7 +175,7 @@ def _seen_plain(folder: FolderCheckpoint, quantization: Mapping[str, Any]) -> Qu
 
 def _info(weight: str, dtype: str, module: StoredModule, tensors: Mapping[str, TensorInfo]) -> TensorInfo:
     nbytes = sum(tensors[part.name].nbytes for part in module.outline.parts)
-    return TensorInfo(weight, dtype, (module.outline.rows, module.outline.cols), nbytes, module.summary)
+    return TensorInfo(weight, dtype, (module.outline.rows, module.outline.cols), nbytes, module.summary, module.bits)
 
 
 def _dtype(config: Mapping[str, Any]) -> str:

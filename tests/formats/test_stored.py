@@ -14,7 +14,8 @@ from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import PackedTensor
-from quantkit.formats.stored import METHODS, Stored, declared, stored_modules
+from quantkit.formats.stored import Stored, stored_modules
+from quantkit.formats.stored_methods import METHODS, declared
 from quantkit.qtypes.integers import Integers
 from quantkit.qtypes.minifloat import Float8
 from quantkit.tensors import TensorInfo
@@ -128,7 +129,7 @@ def test_nothing_said_is_nothing_quantized():
     [
         ({"quant_method": "aqlm", "bits": 2}, UnsupportedError, '"aqlm"'),
         ({"quant_method": ["gptq"]}, UnsupportedError, "gptq"),
-        ({"bits": 4, "group_size": 64, "mode": "affine"}, UnsupportedError, "none"),
+        ({"bits": 4, "mode": "affine"}, UnsupportedError, "none"),
         ({}, UnsupportedError, "none"),
         ("gptq", InputError, "expected an object"),
         (["gptq"], InputError, "expected an object"),
@@ -227,7 +228,7 @@ def test_dynamic_settings_of_gptq_go_by_module():
         ("packed-4-symmetric-g32", mixed(a=group(W8, "Linear")), InputError, "claims a weight"),
         ("packed-4-symmetric-g32", mixed(a=group({**W4, "group_size": 48}, "Linear")), InputError, "no groups of 48"),
         ("packed-4-symmetric-g32", mixed(a=group({**W4, "group_size": 64}, "Linear")), InputError, "weight_scale"),
-        ("packed-4-symmetric-g32", {"config_groups": {"W4A16": ["Linear"]}}, UnsupportedError, "presets"),
+        ("packed-4-symmetric-g32", {"config_groups": {"MXFP6A16": ["Linear"]}}, UnsupportedError, "MXFP6A16"),
         ("packed-4-symmetric-g32", {"sparsity_config": {"format": "sparse-24-bitmask"}}, UnsupportedError, "sparsity"),
         ("packed-4-symmetric-g32", {"transform_config": {"config_groups": {"R1": {}}}}, UnsupportedError, "transform"),
         ("packed-4-symmetric-g32", {"transform_config": ["R1"]}, InputError, "transform_config"),
@@ -239,8 +240,7 @@ def test_dynamic_settings_of_gptq_go_by_module():
         ("awq-asymmetric-g32", {"group_size": 100}, InputError, "no groups of 100"),
         ("awq-asymmetric-g32", {"version": "gemv"}, UnsupportedError, "gemv"),
         ("native-fp8", {"weight_block_size": [64, 64]}, UnsupportedError, "64"),
-        ("modelopt-fp8-tensor", {"quantization": {"quant_algo": "NVFP4"}}, UnsupportedError, "NVFP4"),
-        ("modelopt-fp8-tensor", {"quantization": {}}, InputError, "quant_algo"),
+        ("modelopt-fp8-tensor", {"quantization": {"quant_algo": "W4A8_AWQ"}}, UnsupportedError, "W4A8"),
     ],
 )
 def test_settings_that_do_not_fit_the_tensors(variant, changes, error, why):

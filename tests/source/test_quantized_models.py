@@ -41,14 +41,21 @@ def bf16(values: np.ndarray) -> np.ndarray:
     return values_of(plain_tensor("w", values))
 
 
+EIGHT_BITS = [
+    "fp8-tensor-static", "fp8-channel-dynamic", "fp8-block-dynamic", "int8-dynamic", "int8-static", "llm-int8",
+    "native-fp8", "modelopt-fp8-tensor", "gptq-v1-8-symmetric-g32", "gptq-v2-8-asymmetric-g64-act",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_convert(name, tmp_path):
     folder, out = tmp_path / "model", tmp_path / "out.gguf"
     values = quantized_model(folder, VARIANTS[name], layers=2)
-    refused = quantkit("convert", folder, "--to", "q8_0", "-o", out)
-    assert refused.status == 4
-    assert "quantized already" in refused.stderr
-    assert "--allow-requantize" in refused.stderr
+    if name not in EIGHT_BITS:
+        refused = quantkit("convert", folder, "--to", "q8_0", "-o", out)
+        assert refused.status == 4
+        assert "quantized already" in refused.stderr
+        assert "--allow-requantize" in refused.stderr
     assert quantkit("convert", folder, "--to", "bf16", "-o", out).status == 0
     made = open_source(str(out))
     assert not [
@@ -126,6 +133,34 @@ def test_inspect(name, kind, facts, tmp_path):
     said = {key: seen["metadata"][f"quantization_config.{key}"]["value"] for key in facts}
     assert said == facts
     assert kind in quantkit("inspect", tmp_path / "m", "--tensors").stdout
+
+
+@pytest.mark.parametrize("name", EIGHT_BITS)
+def test_what_is_published_in_eight_bits_needs_no_permission(name, tmp_path):
+    quantized_model(tmp_path / "m", VARIANTS[name], layers=1)
+    for recipe in ("q4_k_m", "w8a16"):
+        seen = quantkit("plan", tmp_path / "m", "--to", recipe)
+        assert seen.status == 0, seen.stderr
+        assert "stores its weights in 8 bits" in seen.stderr
+    assert "8 bits" not in quantkit("plan", tmp_path / "m", "--to", "bf16").stderr
+
+
+def test_a_checkpoint_of_four_bits_becomes_another_with_permission(tmp_path):
+    """Weights of the new checkpoint are those of the old one, rounded as its format rounds any others."""
+    quantized_model(tmp_path / "m", VARIANTS["awq-asymmetric-g32"], layers=1)
+    refused = quantkit("convert", tmp_path / "m", "--to", "w8a16", "-o", tmp_path / "out")
+    assert refused.status == 4
+    assert "--allow-requantize" in refused.stderr
+    done = quantkit("convert", tmp_path / "m", "--to", "w8a16", "-o", tmp_path / "out", "--allow-requantize")
+    assert done.status == 0, done.stderr
+    before, after = open_source(str(tmp_path / "m")), open_source(str(tmp_path / "out"))
+    assert set(before.tensors()) == set(after.tensors())
+    for name, info in before.tensors().items():
+        old, new = before.ref(name).read(0, info.rows), after.ref(name).read(0, info.rows)
+        assert np.abs(old - new).max() <= np.abs(old).max() / 120, name
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "compressed-tensors"
+    assert not (tmp_path / "out" / "quantize_config.json").exists()
 
 
 def test_plan(tmp_path):
