@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError
-from quantkit.families.tokenizer_files import HINT, TOKENIZER_JSON, TOKENIZER_MODEL, AddedToken
+from quantkit.families.tokenizer_files import HINT, TOKENIZER_JSON, TOKENIZER_MODEL
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import AddedToken, Tokenizer
 
 Encoder = Callable[[str], list[int]]
+BatchEncoder = Callable[[Sequence[str]], list[list[int]]]
 
 
 def load_tokenizer_json(data: bytes, more: Iterable[AddedToken] = ()) -> Tokenizer:
@@ -29,8 +31,7 @@ def load_tokenizer_json(data: bytes, more: Iterable[AddedToken] = ()) -> Tokeniz
         raise InputError(message, path=TOKENIZER_JSON, hint=HINT) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    added = [tokenizers.AddedToken(t.content, special=t.special, normalized=t.normalized) for t in more]
-    tokenizer.add_tokens(added)
+    tokenizer.add_tokens(list(more))
     return tokenizer
 
 
@@ -47,6 +48,82 @@ def load_sentencepiece(data: bytes) -> Any:
     return processor
 
 
-def framed(encode: Encoder, first: list[int], last: list[int]) -> Encoder:
-    """The same with ids before and after those of the text."""
-    return lambda text: [*first, *encode(text), *last]
+def by_library(tokenizer: Tokenizer) -> BatchEncoder:
+    """The ids that a loaded tokenizer.json gives, without what its post-processor adds."""
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [found.ids for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    return encode
+
+
+def by_sentencepiece(processor: Any) -> BatchEncoder:
+    """The ids that a SentencePieceProcessor gives."""
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [list(ids) for ids in processor.EncodeAsIds(list(texts))]
+
+    return encode
+
+
+def one_by_one(encode: BatchEncoder, first: Sequence[int] = (), last: Sequence[int] = ()) -> Encoder:
+    """The same for single texts, with ids before and after those of the text."""
+    return lambda text: [*first, *encode([text])[0], *last]
+
+
+def cut_before(cut: Callable[[str], Iterable[str | int]], encode: BatchEncoder) -> BatchEncoder:
+    """Encode what `cut` leaves as text by itself, between the ids that it puts in place of tokens."""
+
+    def encode_all(texts: Sequence[str]) -> list[list[int]]:
+        parts = [[part for part in cut(text) if part != ""] for text in texts]
+        plain = encode([part for found in parts for part in found if isinstance(part, str)])
+        following = iter(plain)
+        return [
+            [i for part in found for i in ([part] if isinstance(part, int) else next(following))] for found in parts
+        ]
+
+    return encode_all
+
+
+class Finder:
+    """Finds tokens in text: at every place where one begins, in time that does not depend on how many there are."""
+
+    def __init__(self, tokens: Mapping[str, int]) -> None:
+        self._tokens = tokens
+        lengths: dict[str, set[int]] = {}
+        for token in tokens:
+            lengths.setdefault(token[0], set()).add(len(token))
+        self._lengths = {character: sorted(found, reverse=True) for character, found in lengths.items()}
+        self._first = re.compile("[" + "".join(map(re.escape, sorted(lengths))) + "]") if lengths else None
+
+    def all(self, text: str) -> Iterator[tuple[int, str]]:
+        """Every token at every place, overlapping ones too; at one place the longest first."""
+        for found in self._first.finditer(text) if self._first else ():
+            at = found.start()
+            for length in self._lengths[found[0]]:
+                if (token := text[at : at + length]) in self._tokens:
+                    yield at, token
+
+    def cut(self, text: str) -> list[str | int]:
+        """The text with ids in place of tokens, from left to right; of those that begin at one place the longest."""
+        parts: list[str | int] = []
+        done = 0
+        for at, token in self.all(text):
+            if at >= done:
+                parts += [text[done:at], self._tokens[token]]
+                done = at + len(token)
+        return [*parts, text[done:]]
+
+    def cut_longest_first(self, text: str) -> list[str | int]:
+        """llama.cpp's order: all places of the longest token (in bytes) first, then of the next."""
+        parts: list[str | int] = [text]
+        present = {token for _, token in self.all(text)}
+        for token in sorted(present, key=lambda token: (-len(token.encode()), self._tokens[token])):
+            parts = [piece for part in parts for piece in _around(part, token, self._tokens[token])]
+        return parts
+
+
+def _around(part: str | int, token: str, index: int) -> list[str | int]:
+    if isinstance(part, int):
+        return [part]
+    return [piece for text in part.split(token) for piece in (text, index)][:-1]

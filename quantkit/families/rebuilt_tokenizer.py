@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.encoders import Encoder, framed, load_sentencepiece
+from quantkit.families.encoders import (
+    BatchEncoder,
+    Encoder,
+    Finder,
+    by_library,
+    by_sentencepiece,
+    cut_before,
+    load_sentencepiece,
+    one_by_one,
+)
 from quantkit.families.llama_cpp_tokens import FOUND_IN_TEXT, found_at_load
 from quantkit.families.pretokenizer_table import LLAMA_CPP
 from quantkit.families.sentencepiece_model import BPE, Piece, SentencePieceModel, encode_sentencepiece
@@ -18,53 +28,90 @@ from quantkit.untrusted import shown
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer as LibraryPreTokenizer
 
-PREFIX = "tokenizer.ggml."
+GGML, TOKENIZER, NAME = "tokenizer.ggml.", "tokenizer.", "general.name"
+DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unk": 0}, "gpt2": {"bos": 11, "eos": 11}}  # llama.cpp's, by model
+KEEP_SPACES = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
-def rebuild(metadata: Sequence[KeyValue], *, add_special: bool = True) -> Encoder:
-    """The encoder that the `tokenizer.*` entries of a GGUF file describe, by llama.cpp's rules: special tokens are cut
-    out of the text, longest first; `add_special` adds BOS and EOS as the entries say.
+@dataclass(frozen=True)
+class Artifact:
+    """What a file says of its tokenizer: `values` by key below tokenizer.ggml (or tokenizer), `kinds` of `tokens`;
+    `first` and `last` are the ids that llama.cpp puts around a text; `name` is general.name."""
 
-    "llama" vocabularies are encoded by sentencepiece, "gpt2" ones by tokenizers with the patterns of their
-    pre-tokenizer. Raises InputError for entries that are missing or contradict each other, UnsupportedError for other
-    vocabularies and for pre-tokenizers without patterns.
-    """
-    values = ggml_entries(metadata)
+    values: Mapping[str, Any]
+    tokens: Sequence[str]
+    kinds: Sequence[TokenType]
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+    name: str
+
+    @property
+    def pre(self) -> str:
+        return str(self.values.get("pre"))
+
+    @property
+    def special(self) -> dict[str, int]:
+        """The texts that llama.cpp looks for before it splits, with their ids."""
+        pairs = enumerate(zip(self.tokens, self.kinds, strict=True))
+        return {text: index for index, (text, kind) in pairs if kind in FOUND_IN_TEXT and text}
+
+    @property
+    def found_at_load(self) -> dict[str, int]:
+        """Ordinary tokens that llama.cpp looks for all the same."""
+        return found_at_load(self.tokens, self.kinds)
+
+    @property
+    def strips_after(self) -> dict[str, int]:
+        """Tokens after which llama.cpp drops spaces: it does so for models that are called Phi-3."""
+        if not any(part in self.name.lower() for part in ("phi-3", "phi3")):
+            return {}
+        return {text: index for text, index in self.special.items() if text not in KEEP_SPACES}
+
+    def default_id(self, kind: str) -> int | None:
+        """The id that llama.cpp takes for "bos", "eos", "unk" or "pad" where the file says none."""
+        return DEFAULT_IDS.get(str(self.values.get("model")), {}).get(kind)
+
+
+def read_artifact(metadata: Sequence[KeyValue]) -> Artifact:
+    """Read the entries of a file. Raises InputError for ones that are missing or contradict each other,
+    UnsupportedError for vocabularies that quantkit does not write."""
+    values = {e.key.removeprefix(GGML).removeprefix(TOKENIZER): e.value for e in metadata}
     tokens = [str(text) for text in _array(values, "tokens")]
     kinds = _token_types(values, len(tokens))
     model = values.get("model")
-    if model == "llama":
-        encode, bos, eos, adds_bos = _rebuild_spm(values, tokens, kinds), 1, 2, True
-    elif model == "gpt2":
-        encode, adds_bos = _rebuild_bpe(values, tokens)
-        bos = eos = 11
-    else:
+    if model not in DEFAULT_IDS:
         message = f'vocabulary model "{shown(str(model))}" cannot be rebuilt'
         raise UnsupportedError(message, key="tokenizer.ggml.model", hint="quantkit writes llama and gpt2 vocabularies")
-    special = {**special_tokens(values), **changed_at_load(values)}
-    first = [_index(values, "bos_token_id", bos)] if values.get("add_bos_token", adds_bos) else []
-    last = [_index(values, "eos_token_id", eos)] if values.get("add_eos_token", False) else []
-    encode = _cut_longest_first(special, encode)
-    return framed(encode, first, last) if add_special else encode
+    pre = LLAMA_CPP.get(str(values.get("pre")))
+    adds_bos = model == "llama" or (pre is not None and pre.adds_bos)
+    ids = DEFAULT_IDS[str(model)]
+    first = [_index(values, "bos_token_id", ids["bos"])] if values.get("add_bos_token", adds_bos) else []
+    last = [_index(values, "eos_token_id", ids["eos"])] if values.get("add_eos_token", False) else []
+    name = next((str(e.value) for e in metadata if e.key == NAME), "")
+    return Artifact(values, tokens, kinds, tuple(first), tuple(last), name)
 
 
-def ggml_entries(metadata: Sequence[KeyValue]) -> dict[str, Any]:
-    """The entries below tokenizer.ggml, by the rest of their key."""
-    return {entry.key.removeprefix(PREFIX): entry.value for entry in metadata if entry.key.startswith(PREFIX)}
+def rebuild(metadata: Sequence[KeyValue], *, add_special: bool = True) -> Encoder:
+    """The encoder that the `tokenizer.*` entries of a GGUF file describe; `add_special` adds BOS and EOS.
+
+    See `rebuild_batches` for how, and for errors.
+    """
+    artifact = read_artifact(metadata)
+    encode = rebuild_batches(artifact)
+    return one_by_one(encode, artifact.first, artifact.last) if add_special else one_by_one(encode)
 
 
-def special_tokens(values: Mapping[str, Any]) -> dict[str, int]:
-    """The texts that llama.cpp looks for before it splits, with their ids. Raises InputError for broken entries."""
-    tokens = [str(text) for text in _array(values, "tokens")]
-    kinds = _token_types(values, len(tokens))
-    pairs = enumerate(zip(tokens, kinds, strict=True))
-    return {text: index for index, (text, kind) in pairs if kind in FOUND_IN_TEXT and text}
+def rebuild_batches(artifact: Artifact) -> BatchEncoder:
+    """The encoder of a file by llama.cpp's rules, without BOS and EOS: special tokens are cut out of the text, longest
+    first.
 
-
-def changed_at_load(values: Mapping[str, Any]) -> dict[str, int]:
-    """Ordinary tokens that llama.cpp looks for all the same. Raises InputError for broken entries."""
-    tokens = [str(text) for text in _array(values, "tokens")]
-    return found_at_load(tokens, _token_types(values, len(tokens)))
+    "llama" vocabularies are encoded by sentencepiece, "gpt2" ones by tokenizers with the patterns of their
+    pre-tokenizer. Raises InputError for entries that are missing or contradict each other, UnsupportedError for
+    pre-tokenizers without patterns.
+    """
+    spm = artifact.values.get("model") == "llama"
+    encode = _rebuild_spm(artifact) if spm else _rebuild_bpe(artifact.values, artifact.tokens)
+    return cut_before(Finder({**artifact.special, **artifact.found_at_load}).cut_longest_first, encode)
 
 
 def _array(values: Mapping[str, Any], key: str) -> Sequence[Any]:
@@ -95,23 +142,42 @@ def _contradiction(key: str, why: str) -> InputError:
     return InputError(f"tokenizer.ggml.{key}: {why}", key=f"tokenizer.ggml.{key}", hint=hint)
 
 
-def _rebuild_spm(values: Mapping[str, Any], tokens: Sequence[str], kinds: Sequence[TokenType]) -> Encoder:
+def _rebuild_spm(artifact: Artifact) -> BatchEncoder:
+    values, tokens = artifact.values, artifact.tokens
     scores = _array(values, "scores")
     if len(scores) != len(tokens) or not all(isinstance(score, float | int) for score in scores):
         raise _contradiction("scores", f"{len(scores):,} numbers for {len(tokens):,} tokens")
     unknown = _index(values, "unknown_token_id", 0)
     pieces = []
-    for index, (text, score, kind) in enumerate(zip(tokens, scores, kinds, strict=True)):
+    for index, (text, score, kind) in enumerate(zip(tokens, scores, artifact.kinds, strict=True)):
         told = TokenType.CONTROL if kind is TokenType.UNKNOWN else kind  # sentencepiece wants exactly one unknown
         pieces.append(Piece(text, float(score), TokenType.UNKNOWN if index == unknown else told))
+    known = {text: index for index, text in enumerate(tokens)}
+    made_up = _missing_bytes(pieces, known)
+    more = [Piece(text, 0.0, TokenType.BYTE) for text in made_up]
     prefix = values.get("add_space_prefix", True) is True
-    model = SentencePieceModel(tuple(pieces), BPE, add_dummy_prefix=prefix, remove_extra_whitespaces=False)
-    encode: Encoder = load_sentencepiece(encode_sentencepiece(model)).EncodeAsIds
-    return encode
+    model = SentencePieceModel((*pieces, *more), BPE, add_dummy_prefix=prefix, remove_extra_whitespaces=False)
+    encode = by_sentencepiece(load_sentencepiece(encode_sentencepiece(model)))
+    if not made_up:
+        return encode
+    instead = [known.get(chr(int(text[3:5], 16)), unknown) for text in made_up]
+
+    def encode_all(texts: Sequence[str]) -> list[list[int]]:
+        start = len(tokens)
+        return [[i if i < start else instead[i - start] for i in ids] for ids in encode(texts)]
+
+    return encode_all
 
 
-def _rebuild_bpe(values: Mapping[str, Any], tokens: Sequence[str]) -> tuple[Encoder, bool]:
-    """The encoder, and whether the pre-tokenizer adds a BOS unless told otherwise."""
+def _missing_bytes(pieces: Sequence[Piece], known: Mapping[str, int]) -> list[str]:
+    """Byte tokens that a vocabulary with some of them lacks: sentencepiece wants all or none. llama.cpp takes the
+    token of that character instead."""
+    if not any(piece.kind is TokenType.BYTE for piece in pieces):
+        return []
+    return [text for byte in range(256) if (text := f"<0x{byte:02X}>") not in known]
+
+
+def _rebuild_bpe(values: Mapping[str, Any], tokens: Sequence[str]) -> BatchEncoder:
     from tokenizers import Tokenizer
     from tokenizers.models import BPE as Merges
 
@@ -124,12 +190,12 @@ def _rebuild_bpe(values: Mapping[str, Any], tokens: Sequence[str]) -> tuple[Enco
     merges: list[tuple[str, str]] = []
     for rank, merge in enumerate(_array(values, "merges")):
         left, _, right = str(merge).partition(" ")
-        if not {left, right, left + right} <= vocab.keys():
+        if not (left in vocab and right in vocab and left + right in vocab):
             raise _contradiction("merges", f"merge {rank} is {shown(str(merge))}, expected two tokens")
         merges.append((left, right))
     tokenizer = Tokenizer(Merges(vocab, merges, ignore_merges=pre.whole_words))
     tokenizer.pre_tokenizer = cut_by(pre.patterns)
-    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids, pre.adds_bos
+    return by_library(tokenizer)
 
 
 def cut_by(patterns: Sequence[str]) -> LibraryPreTokenizer:
@@ -139,27 +205,3 @@ def cut_by(patterns: Sequence[str]) -> LibraryPreTokenizer:
 
     split = [Split(Regex(pattern), "isolated") for pattern in patterns]
     return Sequence([*split, ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-def _cut_longest_first(special: Mapping[str, int], encode: Encoder) -> Encoder:
-    """llama.cpp's order: all places of the longest special token first, then of the next."""
-    order = sorted(special, key=lambda text: len(text.encode()), reverse=True)
-
-    def encode_all(text: str) -> list[int]:
-        parts: list[str | int] = [text]
-        for token in order:
-            if token in text:
-                parts = [piece for part in parts for piece in _cut(part, token, special[token])]
-        ids: list[int] = []
-        for part in parts:
-            ids += [part] if isinstance(part, int) else encode(part) if part else []
-        return ids
-
-    return encode_all
-
-
-def _cut(part: str | int, token: str, index: int) -> Iterable[str | int]:
-    if isinstance(part, int):
-        return [part]
-    texts = part.split(token)
-    return [piece for text in texts for piece in (text, index)][:-1]

@@ -43,7 +43,9 @@ def listed_tokens(read_file: ReadFile, tokenizer_json: Mapping[str, Any] | None)
     """All entries, in the order of authority: tokenizer.json, `added_tokens_decoder` and names of
     tokenizer_config.json, added_tokens.json, special_tokens_map.json.
 
-    `tokenizer_json` is that file parsed, None where there is none. Entries that are no tokens are not judged here.
+    Where tokenizer_config.json has an `added_tokens_decoder`, names of special_tokens_map.json add nothing to it, as in
+    transformers. `tokenizer_json` is that file parsed, None where there is none. Entries that are no tokens are not
+    judged here.
     """
     settings = read_object(read_file, TOKENIZER_CONFIG) or {}
     decoder = settings.get("added_tokens_decoder")
@@ -55,7 +57,7 @@ def listed_tokens(read_file: ReadFile, tokenizer_json: Mapping[str, Any] | None)
         *_entries(TOKENIZER_CONFIG, ((_number(key), e) for key, e in with_ids if isinstance(e, dict))),
         *_named(TOKENIZER_CONFIG, settings),
         *(Listed(ADDED_TOKENS, text, i, None) for text, i in added.items() if text and is_index(i, LIMIT)),
-        *_named(SPECIAL_MAP, read_object(read_file, SPECIAL_MAP) or {}),
+        *(() if isinstance(decoder, dict) else _named(SPECIAL_MAP, read_object(read_file, SPECIAL_MAP) or {})),
     )
 
 

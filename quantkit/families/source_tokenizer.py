@@ -1,64 +1,109 @@
 """The source's own tokenizer: sentencepiece for a tokenizer.model, the tokenizers library for a tokenizer.json.
 
-Text is cut at special tokens first and what lies between is encoded by itself, as llama.cpp does. What this leaves
-out is reported when the tokenizer is read: added tokens that take the spaces beside them, and tokenizers that put a
-space before the first text only.
+A tokenizer.json is the library's own format: whole texts go through it as they are, special tokens and their flags
+included. sentencepiece knows no added tokens: text is cut at them, and what lies between is encoded by itself, as
+transformers does. Nothing here is shared with what writes a tokenizer but the reading of files.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError
-from quantkit.families.encoders import Encoder, framed, load_sentencepiece, load_tokenizer_json
+from quantkit.families.encoders import (
+    BatchEncoder,
+    Encoder,
+    Finder,
+    by_library,
+    by_sentencepiece,
+    cut_before,
+    load_sentencepiece,
+    load_tokenizer_json,
+    one_by_one,
+)
 from quantkit.families.sentencepiece_model import encode_sentencepiece, is_tiktoken, parse_sentencepiece
-from quantkit.families.special_tokens import SpecialTokens, find_special_tokens
-from quantkit.families.tokenizer_bpe import added_tokens, is_byte_level_class
+from quantkit.families.source_listed import Listed, listed_tokens, token_text
+from quantkit.families.source_slow import dumped, tokenizer_json_of
 from quantkit.families.tokenizer_files import (
+    TOKENIZER_CONFIG,
     TOKENIZER_JSON,
     TOKENIZER_MODEL,
-    AddedToken,
-    BpeTokenizer,
     ReadFile,
     TokenizerFiles,
-    parse_added,
-    parse_tokenizer_json,
     read_bytes,
-    read_settings_added,
+    read_object,
     read_tokenizer_files,
 )
 from quantkit.families.tokenizer_sources import open_tokenizer_json
-from quantkit.families.vocabulary import TokenType
+from quantkit.families.vocabulary import SPACE, TokenType
 
-SAMPLE = "a"  # any text; shows what the post-processor puts before and after it
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SAMPLE, SAMPLE_ID = "a", (1 << 32) - 1  # any text; shows what the post-processor puts before and after it
 
 
 @dataclass(frozen=True)
-class SourceFiles:
-    """The files that count: `pieces` of a tokenizer.model, or else a tokenizer.json as bytes, JSON and types."""
+class SourceTokenizer:
+    """A source's tokenizer, loaded by the library of its format.
+
+    `vocabulary` is the text of every id as the files spell it. `encode` gives the ids of texts, special tokens in
+    them found, without `first` and `last`, which the tokenizer puts around a text by itself. `listed` are the special
+    and added tokens of all files, `ids` the ids of their texts, `contradicted` texts for which files disagree.
+    `controls` are further special tokens, which a tokenizer.model knows. `normal` says whether the tokenizer leaves
+    a text as it is before splitting; `raw` is tokenizer.json where that counts, `library` its loaded form.
+    """
 
     files: TokenizerFiles
-    pieces: bytes | None
-    data: bytes | None
-    raw: Mapping[str, Any] | None
-    tokenizer: BpeTokenizer | None
+    vocabulary: Mapping[int, str]
+    encode: BatchEncoder
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+    listed: tuple[Listed, ...]
+    ids: Mapping[str, int]
+    contradicted: frozenset[str]
+    controls: frozenset[str]
+    normal: Callable[[str], bool]
+    raw: Mapping[str, Any] | None = None
+    library: Tokenizer | None = None
+
+    @cached_property
+    def listed_texts(self) -> Mapping[str, None]:
+        """The texts of `listed`, each once."""
+        return dict.fromkeys(token.text for token in self.listed)
+
+    @cached_property
+    def prefixes(self) -> bool:
+        """Whether a space is put before text."""
+        ids = self.encode([SAMPLE])[0]
+        return bool(ids) and self.vocabulary.get(ids[0], "").startswith(SPACE)
+
+    @property
+    def byte_level(self) -> bool:
+        """Whether the vocabulary spells bytes, not characters."""
+        return self.raw is not None and (self.raw.get("model") or {}).get("byte_fallback") is not True
 
 
-def open_source_tokenizer(read_file: ReadFile, config: Mapping[str, Any]) -> SourceFiles:
-    """Read the files of a checkpoint. Raises InputError where there is no tokenizer, or a broken one."""
+def open_source_tokenizer(read_file: ReadFile, config: Mapping[str, Any]) -> SourceTokenizer:
+    """Load the tokenizer of a checkpoint. Raises InputError where there is none, or a broken one."""
     files = read_tokenizer_files(read_file, config)
     pieces = _sentencepiece_data(files)
-    found = open_tokenizer_json(files, beside_model=pieces is not None)
-    data, raw, files = (None, None, files) if found is None else (found.data, found.raw, found.files)
-    if pieces is None and raw is None:
-        message = f"no {TOKENIZER_MODEL} and no {TOKENIZER_JSON} to compare with"
-        raise InputError(message, path=TOKENIZER_JSON, hint="verify against the checkpoint the file was made from")
-    return SourceFiles(
-        files, pieces, data, raw, parse_tokenizer_json(raw) if raw is not None and pieces is None else None
-    )
+    raw = read_object(read_file, TOKENIZER_JSON)
+    if pieces is not None:
+        return _from_pieces(pieces, raw, files)
+    if raw is not None:
+        return _from_json(read_bytes(read_file, TOKENIZER_JSON) or b"", raw, files)
+    slow = tokenizer_json_of(files)
+    if slow is not None:
+        return _from_json(dumped(slow), slow, files)
+    made = open_tokenizer_json(files)  # tekken.json is no library's format that could be asked instead
+    if made is None:
+        raise _no_files(read_file)
+    return _from_json(made.data, made.raw, made.files)
 
 
 def source_encoder(read_file: ReadFile, config: Mapping[str, Any], *, add_special: bool = True) -> Encoder:
@@ -68,85 +113,122 @@ def source_encoder(read_file: ReadFile, config: Mapping[str, Any], *, add_specia
     sentencepiece is the truth for a tokenizer.model, the tokenizers library for a tokenizer.json. Raises InputError
     where there is neither, or where they cannot be loaded.
     """
-    return make_encoder(open_source_tokenizer(read_file, config), add_special=add_special)
-
-
-def make_encoder(source: SourceFiles, *, add_special: bool = True) -> Encoder:
-    """See `source_encoder`."""
-    if source.pieces is not None:
-        encode, first, last = _by_sentencepiece(source.pieces, source)
-    else:
-        assert source.data is not None
-        assert source.tokenizer is not None
-        encode, first, last = _by_tokenizers(source.data, source.tokenizer, source)
-    return framed(encode, first, last) if add_special else encode
+    source = open_source_tokenizer(read_file, config)
+    return one_by_one(source.encode, source.first, source.last) if add_special else one_by_one(source.encode)
 
 
 def _sentencepiece_data(files: TokenizerFiles) -> bytes | None:
     """The bytes of a tokenizer.model, if it counts; None where tokenizer.json does."""
     data = read_bytes(files.read_file, TOKENIZER_MODEL)
-    byte_level = is_byte_level_class(files.settings) and files.config.get("model_type") == "phi3"
-    return None if data is None or is_tiktoken(data) or byte_level else data
+    byte_level = files.settings.get("tokenizer_class") in {"GPT2Tokenizer", "GPT2TokenizerFast"}
+    phi4 = byte_level and files.config.get("model_type") == "phi3"
+    return None if data is None or is_tiktoken(data) or phi4 else data
 
 
-Parts = tuple[Encoder, list[int], list[int]]  # an encoder, and what the tokenizer puts before and after its ids
+def _no_files(read_file: ReadFile) -> InputError:
+    there = [name for name in ("vocab.json", "merges.txt", "vocab.txt") if read_file(name) is not None]
+    if there:
+        what = f"{' and '.join(there)} alone, which do not say how text is split"
+        message = f"this folder has no {TOKENIZER_MODEL} and no {TOKENIZER_JSON} but {what}"
+    else:
+        message = f"this folder has no tokenizer files: no {TOKENIZER_MODEL} and no {TOKENIZER_JSON}"
+    hint = "copy the tokenizer files of the original model into the folder"
+    return InputError(message, path=TOKENIZER_JSON, hint=hint)
 
 
-def _by_sentencepiece(data: bytes, source: SourceFiles) -> Parts:
-    model, files = parse_sentencepiece(data), source.files
+def _from_pieces(data: bytes, raw: Mapping[str, Any] | None, files: TokenizerFiles) -> SourceTokenizer:
+    model = parse_sentencepiece(data)
     rows = files.vocab_size or len(model.pieces)
     said = files.settings.get("add_prefix_space")
     if isinstance(said, bool) and said != model.add_dummy_prefix:
         data = encode_sentencepiece(replace(model, add_dummy_prefix=said))
     processor = load_sentencepiece(data)
-    cut = {p.text: i for i, p in enumerate(model.pieces) if p.kind in {TokenType.CONTROL, TokenType.UNKNOWN}}
-    added = [AddedToken(index, text, special=False, normalized=False) for text, index in files.added.items()]
-    for token in (*added, *read_settings_added(files.settings), *parse_added(source.raw)):
-        known = model.pieces[token.index] if token.index < len(model.pieces) else None
-        if token.index < rows and (token.special or known is None or known.text != token.content):
-            cut[token.content] = token.index
-    special = find_special_tokens(source.raw, files.settings, files.root_config, rows)
-    first = [special.ids.get("bos", processor.bos_id())] if special.adds.get("bos", True) else []
-    last = [special.ids.get("eos", processor.eos_id())] if special.adds.get("eos", False) else []
-    return _between(cut, processor.EncodeAsIds), first, last
+    listed = listed_tokens(files.read_file, raw)
+    vocabulary = {index: piece.text for index, piece in enumerate(model.pieces)}
+    ids = {piece.text: index for index, piece in enumerate(model.pieces)}
+    contradicted = set()
+    found = set()
+    for token in listed:
+        if token.index is not None and ids.setdefault(token.text, token.index) != token.index:
+            contradicted.add(token.text)
+        if token.index is not None and token.text not in found and token.index < rows:
+            found.add(token.text)
+            vocabulary[token.index] = token.text
+    kinds = {TokenType.CONTROL, TokenType.UNKNOWN}
+    controls = frozenset(p.text for p in model.pieces if p.kind in kinds)
+    cut = {token.text: ids[token.text] for token in listed if ids.get(token.text, rows) < rows and _is_cut(token)}
+    cut |= {text: ids[text] for text in controls}
+
+    def normal(text: str) -> bool:
+        return bool(_spaced(processor.Normalize(text)) == _spaced(text))
+
+    first, last = _around_pieces(raw, files.settings, ids, processor)
+    encode = cut_before(Finder(cut).cut, by_sentencepiece(processor))
+    more = frozenset(p.text for p in model.pieces if p.kind is TokenType.USER_DEFINED)
+    return SourceTokenizer(
+        files, vocabulary, encode, first, last, listed, ids, frozenset(contradicted), controls | more, normal
+    )
 
 
-def _by_tokenizers(data: bytes, tokenizer: BpeTokenizer, source: SourceFiles) -> Parts:
-    files = source.files
-    added, _ = added_tokens(tokenizer, files)
-    library = load_tokenizer_json(data, added[len(tokenizer.added) :])
+def _is_cut(token: Listed) -> bool:
+    # Runs of spaces are pieces of the model as well, which finds them where the text has plain spaces.
+    return token.text.strip(f" {SPACE}") != ""
 
-    def encode(text: str) -> list[int]:
-        return library.encode(text, add_special_tokens=False).ids
 
-    plain, whole = encode(SAMPLE), library.encode(SAMPLE, add_special_tokens=True).ids
-    places = [at for at in range(len(whole)) if plain and whole[at : at + len(plain)] == plain]
-    if tokenizer.post_processor is not None and places:
-        first, last = whole[: places[0]], whole[places[0] + len(plain) :]
+def _spaced(text: str) -> str:
+    return text.replace(SPACE, " ").strip(" ")
+
+
+def _around_pieces(
+    raw: Mapping[str, Any] | None, settings: Mapping[str, Any], ids: Mapping[str, int], processor: Any
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What is put before and after a text: as the post-processor of a tokenizer.json says, else the settings."""
+    section = (raw or {}).get("post_processor")
+    if section is not None:
+        model = {"type": "WordLevel", "vocab": {SAMPLE: SAMPLE_ID}, "unk_token": SAMPLE}
+        small = load_tokenizer_json(json.dumps({"version": "1.0", "model": model, "post_processor": section}).encode())
+        return _around(small.encode(SAMPLE, add_special_tokens=True).ids, [SAMPLE_ID])
+    bos, eos = (ids.get(token_text(settings.get(f"{kind}_token")) or "") for kind in ("bos", "eos"))
+    first = processor.bos_id() if bos is None else bos
+    last = processor.eos_id() if eos is None else eos
+    return (first,) * (settings.get("add_bos_token") is not False), (last,) * (settings.get("add_eos_token") is True)
+
+
+def _around(whole: Sequence[int], plain: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    for at in range(len(whole)):
+        if plain and list(whole[at : at + len(plain)]) == list(plain):
+            return tuple(whole[:at]), tuple(whole[at + len(plain) :])
+    return (), ()
+
+
+def _from_json(data: bytes, raw: Mapping[str, Any], files: TokenizerFiles) -> SourceTokenizer:
+    from tokenizers import AddedToken
+
+    listed = listed_tokens(files.read_file, raw)
+    own = {token.text for token in listed if token.file == TOKENIZER_JSON}
+    rest = [token for token in listed if token.text not in own]
+    with_id = sorted((t for t in rest if t.index is not None), key=lambda t: (t.file != TOKENIZER_CONFIG, t.index))
+    more = {token.text: token for token in (*with_id, *(t for t in rest if t.index is None))}
+    added = [AddedToken(t.text, special=bool(t.special), normalized=t.normalized) for t in more.values()]
+    library = load_tokenizer_json(data, added)
+    ids = library.get_vocab(with_added_tokens=True)
+    contradicted = frozenset(t.text for t in listed if t.index is not None and ids.get(t.text) != t.index)
+    vocabulary = {index: text for text, index in ids.items()}
+    normalizer, section = library.normalizer, raw.get("post_processor")
+
+    def normal(text: str) -> bool:
+        return normalizer is None or _spaced(normalizer.normalize_str(text)) == _spaced(text)
+
+    encode = by_library(library)
+    if section is None:
+        first, last = (_placed(kind, files.settings, ids) for kind in ("bos", "eos"))
     else:
-        count = len(tokenizer.vocab) + len(added)
-        special = find_special_tokens(source.raw, files.settings, files.root_config, count)
-        first, last = _placed("bos", special), _placed("eos", special)
-    return _between({token.content: token.index for token in added}, encode), first, last
+        first, last = _around(library.encode(SAMPLE, add_special_tokens=True).ids, encode([SAMPLE])[0])
+    return SourceTokenizer(
+        files, vocabulary, encode, first, last, listed, ids, contradicted, frozenset(), normal, raw, library
+    )
 
 
-def _placed(kind: str, special: SpecialTokens) -> list[int]:
-    return [special.ids[kind]] if special.adds.get(kind) and kind in special.ids else []
-
-
-def _between(cut: Mapping[str, int], encode: Encoder) -> Encoder:
-    """Encode what lies between special tokens; of those that begin at one place the longest counts."""
-    if not cut:
-        return encode
-    pattern = re.compile("(" + "|".join(map(re.escape, sorted(cut, key=len, reverse=True))) + ")")
-
-    def encode_all(text: str) -> list[int]:
-        ids: list[int] = []
-        for number, part in enumerate(pattern.split(text)):
-            if number % 2:
-                ids.append(cut[part])
-            elif part:
-                ids += encode(part)
-        return ids
-
-    return encode_all
+def _placed(kind: str, settings: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[int, ...]:
+    index = ids.get(token_text(settings.get(f"{kind}_token")) or "")
+    return (index,) if settings.get(f"add_{kind}_token") is True and index is not None else ()

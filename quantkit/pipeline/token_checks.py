@@ -9,12 +9,15 @@ from typing import Any
 
 from quantkit.families.model import Model
 from quantkit.families.probes import probes
+from quantkit.families.tokenizer_check import Comparison, comparable, source_encoder
 from quantkit.families.tokenizer_check import check_tokenizer as compare_tokenizers
-from quantkit.families.tokenizer_check import comparable, source_encoder
 from quantkit.formats.gguf import read_gguf
 from quantkit.metadata import KeyValue
 from quantkit.pipeline.checks import Check
 from quantkit.source import Checkpoint
+
+MAX_PROBLEMS = 20  # in JSON
+MAX_WORDS = 500  # an engine is asked over a socket, one text at a time
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ def compare_tokens(tokenize: Callable[[str], list[int]], artifact: Path, checkpo
         return TokenComparison((), len(ids), ids)
     chosen = comparable(read_gguf(artifact).metadata, checkpoint.read_file, checkpoint.config)
     encode = source_encoder(checkpoint.read_file, checkpoint.config)
-    expected = tuple(tuple(encode(text)) for text in chosen.texts)
-    wrong = tuple(text for text, want in zip(chosen.texts, expected, strict=True) if tuple(tokenize(text)) != want)
+    texts = (*chosen.texts, *chosen.words[:MAX_WORDS])
+    expected = tuple(tuple(encode(text)) for text in texts)
+    wrong = tuple(text for text, want in zip(texts, expected, strict=True) if tuple(tokenize(text)) != want)
     return TokenComparison(wrong, len(expected), expected, chosen.left_out)
 
 
@@ -74,11 +78,30 @@ def check_tokenizer(metadata: Sequence[KeyValue], checkpoint: Checkpoint, model:
     if checkpoint.kind == "gguf":
         return Check("tokenizer", True, f"{len(found)} keys as in the source", {"keys": len(found)})
     compared = compare_tokenizers(metadata, checkpoint.read_file, checkpoint.config)
+    return Check("tokenizer", compared.ok, _detail(compared), _data(compared))
+
+
+def _detail(compared: Comparison) -> str:
     detail = f"{compared.passed:,}/{compared.total:,} probes{said(compared.reasons)}"
     if compared.difference:
-        detail += f", first difference {compared.difference}"
-    data = {"passed": compared.passed, "probes": compared.total, "left_out": compared.left_out}
-    return Check("tokenizer", compared.passed == compared.total, detail, {**data, "reasons": dict(compared.reasons)})
+        detail = f"{compared.total - compared.passed:,} of {detail}, first difference {compared.difference}"
+    if compared.problems:
+        more = f" and {len(compared.problems) - 1:,} more" if len(compared.problems) > 1 else ""
+        detail = f"{compared.problems[0]}{more}; {detail}"
+    return "; ".join((detail, *compared.notes))
+
+
+def _data(compared: Comparison) -> dict[str, Any]:
+    return {
+        "passed": compared.passed,
+        "probes": compared.total,
+        "vocabulary_words": compared.words,
+        "special_tokens": compared.special_tokens,
+        "left_out": compared.left_out,
+        "left_out_reasons": dict(compared.reasons),
+        "problems": list(compared.problems[:MAX_PROBLEMS]),
+        "notes": list(compared.notes),
+    }
 
 
 def tokenizer_keys(metadata: Sequence[KeyValue]) -> dict[str, object]:

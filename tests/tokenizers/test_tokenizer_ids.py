@@ -78,8 +78,8 @@ def test_only_a_shared_space_and_patterns_with_case_leave_probes_out(loaded: Loa
 
 def test_the_rebuilt_encoder_agrees(loaded: Loaded) -> None:
     compared = check_tokenizer(loaded.tokenizer.metadata, loaded.kind.read_file, loaded.kind.config)
-    assert compared.passed == compared.total, compared.difference
-    assert compared.total + compared.left_out == 2000
+    assert compared.ok, compared
+    assert compared.total + compared.left_out >= 2000
 
 
 def test_llama_cpp_sees_every_token_as_written(loaded: Loaded) -> None:
@@ -113,7 +113,7 @@ def test_patterns_with_case_agree_where_llama_cpp_can(name: str, tmp_path: Path)
     assert_ids_equal(loaded, texts)
     assert [code for code, _ in loaded.tokenizer.warnings] == ["pre-tokenizer"]
     compared = check_tokenizer(loaded.tokenizer.metadata, loaded.kind.read_file, loaded.kind.config)
-    assert (compared.passed, compared.left_out) == (len(texts), 2000 - len(texts))
+    assert (compared.ok, compared.texts) == (True, len(texts)), compared
     loaded.model.close()
 
 
@@ -174,7 +174,7 @@ def test_whole_words_that_no_merge_makes_are_taken_alike(tmp_path: Path) -> None
     loaded = load(made.but(tokenizer__json=dumped(raw)), tmp_path)
     assert_ids_equal(loaded, probes())
     compared = check_tokenizer(loaded.tokenizer.metadata, loaded.kind.read_file, loaded.kind.config)
-    assert (compared.passed, compared.total) == (2000, 2000), compared.difference
+    assert (compared.ok, compared.texts) == (True, 2000), compared
     loaded.model.close()
 
 

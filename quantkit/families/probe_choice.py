@@ -1,0 +1,210 @@
+"""Which probes can be compared: what to leave out, and why.
+
+The probes are the 2,000 fixed texts, with special tokens of the source in them, and words of the source's own
+vocabulary: those that no merge makes and an even sample of the rest. Left out is text that llama.cpp is known to
+split otherwise than the source whatever a file says, each for a reason that is reported. What the source does is
+seen by asking its tokenizer, not by reading its settings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantkit.families.encoders import Finder
+from quantkit.families.pretokenizer_table import LLAMA_CPP
+from quantkit.families.pretokenizers import recognize
+from quantkit.families.probes import probes
+from quantkit.families.rebuilt_tokenizer import Artifact, cut_by
+from quantkit.families.source_tokenizer import SAMPLE, SourceTokenizer
+from quantkit.families.tokenizer_bpe import byte_alphabet
+from quantkit.families.vocabulary import SPACE
+from quantkit.untrusted import shown
+
+MAX_OWN_SPECIAL = 64  # special tokens of a source that are put into probes
+MAX_WORDS, MAX_UNMADE = 8000, 4000
+MAX_NAMED = 3
+
+Why = Callable[[str], str | None]
+LeftOut = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Probes to compare, the fixed texts and then words; for every reason to leave some out, how many."""
+
+    texts: tuple[str, ...]
+    words: tuple[str, ...]
+    left_out: LeftOut
+
+
+def choose(source: SourceTokenizer, artifact: Artifact) -> Chosen:
+    """The probes for a source and what was made of it. Takes up to a second for 250,000 tokens."""
+    rules = tuple(_rules(source, artifact))
+    # Added runs of spaces are spelled with U+2581, which no text has: llama.cpp takes it for a space.
+    own = [token for token in source.listed_texts if token not in source.contradicted and SPACE not in token]
+    special = own[:: -(-len(own) // MAX_OWN_SPECIAL)] if own else []
+    counts: dict[str, int] = {}
+
+    def comparable(texts: Iterable[str]) -> Iterator[str]:
+        for text in texts:
+            why = next((found for rule in rules if (found := rule(text))), None)
+            if why is None:
+                yield text
+            else:
+                counts[why] = counts.get(why, 0) + 1
+
+    texts = tuple(comparable(probes(special)))
+    words = tuple(comparable(vocabulary_words(source)))
+    return Chosen(texts, words, tuple(sorted(counts.items(), key=lambda pair: -pair[1])))
+
+
+def vocabulary_words(source: SourceTokenizer) -> list[str]:
+    """Words of the vocabulary as text: all that no merge makes (up to 4,000) and 8,000 more, evenly spread."""
+    ordinary = [(i, text) for i, text in sorted(source.vocabulary.items()) if text not in source.listed_texts]
+    unmade = set(unmade_pieces(source))
+    first = [text for _, text in ordinary if text in unmade]
+    rest = [text for _, text in ordinary if text not in unmade]
+    picked = [*_even(first, MAX_UNMADE), *_even(rest, MAX_WORDS)]
+    lost = SPACE if source.prefixes else ""  # a space that the tokenizer puts first need not be there
+    read = _byte_text if source.byte_level else (lambda piece: piece.removeprefix(lost).replace(SPACE, " "))
+    return list(dict.fromkeys(text for text in map(read, picked) if text))
+
+
+def unmade_pieces(source: SourceTokenizer) -> Iterator[str]:
+    """Pieces of a tokenizer.json of more than one character that no merge makes, in order of id."""
+    model = (source.raw or {}).get("model") or {}
+    if not isinstance(model.get("merges"), list):
+        return
+    made = {merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge) for merge in model["merges"]}
+    for _, text in sorted(source.vocabulary.items()):
+        if len(text) > 1 and text not in made and text not in source.listed_texts and not BYTE.fullmatch(text):
+            yield text
+
+
+BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+def _even(items: Sequence[str], most: int) -> Sequence[str]:
+    return items[:: -(-len(items) // most)] if items else items
+
+
+def _byte_text(piece: str) -> str | None:
+    """The text of a byte-level piece; None for one that is no whole text."""
+    alphabet = byte_alphabet()
+    try:
+        return bytes(alphabet[character] for character in piece).decode()
+    except (KeyError, UnicodeDecodeError):
+        return None
+
+
+def _rules(source: SourceTokenizer, artifact: Artifact) -> Iterator[Why]:
+    """Each says why a text is left out, or None; the first that speaks is counted."""
+    ids = {text: source.ids.get(text, 0) for text in source.listed_texts}
+    changed = [text for text in artifact.found_at_load if text not in ids and text not in source.controls]
+    yield _holds(changed, "llama.cpp takes the ordinary {} for control tokens")
+    beyond = [text for text, index in ids.items() if index >= len(artifact.tokens)]
+    yield _holds(beyond, "{} are beyond the rows of the embedding")
+    yield _holds(sorted(source.contradicted), "the files disagree on the ids of {}")
+    flagged = [t.text for t in source.listed if t.single_word or (t.normalized and not _as_it_is(source, t.text))]
+    yield _holds(flagged, "the source matches {} in normalized text or as whole words only")
+    yield _strips(source, artifact)
+    if source.byte_level:
+        yield _cut_elsewhere(source, artifact, Finder(ids))
+    else:
+        yield _spaces(source, Finder(ids))
+        yield _unmade(set() if source.raw is None else set(unmade_pieces(source)))
+    yield lambda text: None if source.normal(text) else "the source normalizes such text, llama.cpp does not"
+
+
+def _holds(tokens: Sequence[str], why: str) -> Why:
+    if not tokens:
+        return lambda text: None
+    finder = Finder(dict.fromkeys(tokens, 0))
+    reason = why.format(named(tokens))
+    return lambda text: reason if next(finder.all(text), None) else None
+
+
+def named(tokens: Sequence[str]) -> str:
+    """ "a", "b", "c" and 4 more."""
+    names = ", ".join(f'"{shown(token, 40)}"' for token in tokens[:MAX_NAMED])
+    return names + (f" and {len(tokens) - MAX_NAMED:,} more" if len(tokens) > MAX_NAMED else "")
+
+
+def _as_it_is(source: SourceTokenizer, token: str) -> bool:
+    """Whether a token that is matched in normalized text is found as in plain text, and what follows it too."""
+    index, alone = source.ids.get(token), source.encode([SAMPLE])[0]
+    return index is not None and source.encode([token, token + SAMPLE, SAMPLE + token]) == [
+        [index], [index, *alone], [*alone, index],
+    ]  # fmt: skip
+
+
+def _strips(source: SourceTokenizer, artifact: Artifact) -> Why:
+    """Text in which a token stands beside spaces that the source drops, or llama.cpp."""
+    right = {t.text: 0 for t in source.listed if t.rstrip} | artifact.strips_after
+    left = {t.text: 0 for t in source.listed if t.lstrip}
+    tokens = [*right, *(text for text in left if text not in right)]
+    if not tokens:
+        return lambda text: None
+    finder = Finder({**right, **left})
+    reason = f"the source or llama.cpp drops spaces beside {named(tokens)}"
+
+    def why(text: str) -> str | None:
+        for at, token in finder.all(text):
+            end = at + len(token)
+            if (token in right and text[end : end + 1].isspace()) or (token in left and text[:at][-1:].isspace()):
+                return reason
+        return None
+
+    return why
+
+
+def _spaces(source: SourceTokenizer, finder: Finder) -> Why:
+    """Whether the space before text is another: shared with one that is there, or left out after special tokens."""
+    alone, spaced = source.encode([SAMPLE, f" {SAMPLE}"])
+    shared = alone == spaced
+    special = next((t for t in source.listed if t.special and not t.normalized and t.index == source.ids[t.text]), None)
+    after = source.encode([f"{special.text}{SAMPLE}"])[0] if special else []
+    legacy = source.files.settings.get("legacy") is False and source.raw is None
+    first_only = special is not None and (after != [special.index, *alone] or (legacy and source.prefixes))
+
+    def why(text: str) -> str | None:
+        parts = finder.cut(text)
+        if first_only and len(parts) > 1 and any(parts[2::2]):
+            return "the source puts a space before the first text only, llama.cpp after special tokens too"
+        if shared and any(isinstance(part, str) and part.startswith((" ", SPACE)) for part in parts):
+            return "the source puts no space before text that begins with one, llama.cpp does"
+        return None
+
+    return why
+
+
+def _unmade(pieces: set[str]) -> Why:
+    """Text with a piece that no merge of the source makes; llama.cpp's SentencePiece makes every piece."""
+    if not pieces:
+        return lambda text: None
+    finder = Finder(dict.fromkeys(pieces, 0))
+    reason = f"no merge of the source makes {named(sorted(pieces))}, llama.cpp does"
+    return lambda text: reason if next(finder.all(SPACE + text.replace(" ", SPACE)), None) else None
+
+
+def _cut_elsewhere(source: SourceTokenizer, artifact: Artifact, finder: Finder) -> Why:
+    """Text that llama.cpp's patterns cut elsewhere, for a section of which the table knows that they differ."""
+    known = recognize((source.raw or {}).get("pre_tokenizer"))
+    pre = LLAMA_CPP.get(artifact.pre)
+    if known is None or not known.differs or pre is None or pre.patterns != LLAMA_CPP[known.name].patterns:
+        return lambda text: None
+    reason = f'llama.cpp\'s "{artifact.pre}" splits such text otherwise: {known.differs}'
+    assert source.library is not None
+    mine, theirs, where = source.library.pre_tokenizer, cut_by(pre.patterns), known.where
+
+    def alike(part: Any) -> bool:
+        if not isinstance(part, str) or not part:
+            return True
+        if where:
+            return re.search(where, part) is None
+        return bool(mine.pre_tokenize_str(part) == theirs.pre_tokenize_str(part))
+
+    return lambda text: None if all(map(alike, finder.cut(text))) else reason
