@@ -33,13 +33,14 @@ __all__ = ["Comparison", "check_tokenizer", "comparable", "comparable_probes", "
 
 @dataclass(frozen=True)
 class Comparison:
-    """`passed` of `total` probes got the same ids; `words` of them are words of the vocabulary. `difference` shows
+    """`passed` of `total` probes got the same ids, and `words_passed` of `words` of the vocabulary. `difference` shows
     the first that did not, "" if there is none. `problems` are entries that are not the source's; `notes` are worth
-    knowing. `reasons` say why probes were not compared, and how many."""
+    knowing. `reasons` say why texts and words were not compared, and how many."""
 
     passed: int
     total: int
     difference: str
+    words_passed: int = 0
     words: int = 0
     special_tokens: int = 0
     problems: tuple[str, ...] = ()
@@ -48,12 +49,7 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        return self.passed == self.total and not self.problems
-
-    @property
-    def texts(self) -> int:
-        """How many of the fixed texts were compared."""
-        return self.total - self.words
+        return self.passed == self.total and self.words_passed == self.words and not self.problems
 
     @property
     def left_out(self) -> int:
@@ -74,12 +70,13 @@ def check_tokenizer(metadata: Sequence[KeyValue], read_file: ReadFile, config: M
         *token_problems(source, artifact),
     )
     chosen = choose(source, artifact)
-    texts = (*chosen.texts, *chosen.words)
-    wrong = _differing(source, artifact, texts)
+    wrong = _differing(source, artifact, (*chosen.texts, *chosen.words))
+    words = sum(at >= len(chosen.texts) for at in wrong)
     return Comparison(
-        passed=len(texts) - len(wrong),
-        total=len(texts),
-        difference=_shown(wrong[0], artifact) if wrong else "",
+        passed=len(chosen.texts) - len(wrong) + words,
+        total=len(chosen.texts),
+        difference=next(iter(wrong.values()), ""),
+        words_passed=len(chosen.words) - words,
         words=len(chosen.words),
         special_tokens=len(source.listed_texts),
         problems=problems,
@@ -88,20 +85,17 @@ def check_tokenizer(metadata: Sequence[KeyValue], read_file: ReadFile, config: M
     )
 
 
-Differing = tuple[str, list[int], list[int]]  # a text, what the source makes of it, what the file does
-
-
-def _differing(source: SourceTokenizer, artifact: Artifact, texts: Sequence[str]) -> list[Differing]:
+def _differing(source: SourceTokenizer, artifact: Artifact, texts: Sequence[str]) -> dict[int, str]:
+    """Texts that get other ids: position -> what differs."""
     expected, found = source.encode(texts), rebuild_batches(artifact)(texts)
     around = (source.first, source.last) == (artifact.first, artifact.last)
-    pairs = zip(texts, expected, found, strict=True)
-    return [(text, want, have) for text, want, have in pairs if want != have or not around]
+    pairs = enumerate(zip(texts, expected, found, strict=True))
+    return {at: _shown(text, want, have, artifact) for at, (text, want, have) in pairs if want != have or not around}
 
 
-def _shown(differing: Differing, artifact: Artifact) -> str:
-    text, want, have = differing
+def _shown(text: str, want: list[int], have: list[int], artifact: Artifact) -> str:
     if want == have:
-        return f'"{shown(text, 60)}": other tokens are put around it, the source has {want[:3]} in it as well'
+        return f'"{shown(text, 60)}": {want[:3]} as the source has it, but other tokens around them'
     at = next((i for i, (a, b) in enumerate(zip(want, have, strict=False)) if a != b), min(len(want), len(have)))
     split = f' (pre-tokenizer "{shown(artifact.pre)}")' if artifact.values.get("model") == "gpt2" else ""
     return f'"{shown(text, 60)}"{split}: token {at} is {have[at : at + 3]}, the source has {want[at : at + 3]}'

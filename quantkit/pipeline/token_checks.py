@@ -82,9 +82,12 @@ def check_tokenizer(metadata: Sequence[KeyValue], checkpoint: Checkpoint, model:
 
 
 def _detail(compared: Comparison) -> str:
-    detail = f"{compared.passed:,}/{compared.total:,} probes{said(compared.reasons)}"
+    detail = f"{compared.passed:,}/{compared.total:,} probes"
+    if compared.words:
+        detail += f", {compared.words_passed:,}/{compared.words:,} words of the vocabulary"
+    detail += said(compared.reasons)
     if compared.difference:
-        detail = f"{compared.total - compared.passed:,} of {detail}, first difference {compared.difference}"
+        detail += f", first difference {compared.difference}"
     if compared.problems:
         more = f" and {len(compared.problems) - 1:,} more" if len(compared.problems) > 1 else ""
         detail = f"{compared.problems[0]}{more}; {detail}"
@@ -95,7 +98,8 @@ def _data(compared: Comparison) -> dict[str, Any]:
     return {
         "passed": compared.passed,
         "probes": compared.total,
-        "vocabulary_words": compared.words,
+        "words_passed": compared.words_passed,
+        "words": compared.words,
         "special_tokens": compared.special_tokens,
         "left_out": compared.left_out,
         "left_out_reasons": dict(compared.reasons),

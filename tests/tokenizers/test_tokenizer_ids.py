@@ -113,7 +113,7 @@ def test_patterns_with_case_agree_where_llama_cpp_can(name: str, tmp_path: Path)
     assert_ids_equal(loaded, texts)
     assert [code for code, _ in loaded.tokenizer.warnings] == ["pre-tokenizer"]
     compared = check_tokenizer(loaded.tokenizer.metadata, loaded.kind.read_file, loaded.kind.config)
-    assert (compared.ok, compared.texts) == (True, len(texts)), compared
+    assert (compared.ok, compared.total) == (True, len(texts)), compared
     loaded.model.close()
 
 
@@ -174,7 +174,7 @@ def test_whole_words_that_no_merge_makes_are_taken_alike(tmp_path: Path) -> None
     loaded = load(made.but(tokenizer__json=dumped(raw)), tmp_path)
     assert_ids_equal(loaded, probes())
     compared = check_tokenizer(loaded.tokenizer.metadata, loaded.kind.read_file, loaded.kind.config)
-    assert (compared.ok, compared.texts) == (True, 2000), compared
+    assert (compared.ok, compared.total) == (True, 2000), compared
     loaded.model.close()
 
 
