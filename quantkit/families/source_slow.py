@@ -33,7 +33,7 @@ def tokenizer_json_of(files: TokenizerFiles) -> dict[str, Any] | None:
     lines = [line for line in merges.split("\n") if line and not line.startswith("#version")]
     model = {"type": "BPE", "vocab": vocab, "merges": lines, "byte_fallback": False, "ignore_merges": False}
     sections = {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": None}
-    return {"version": "1.0", "added_tokens": [], **sections, "decoder": {"type": "ByteLevel"}, "model": model}
+    return {"version": "1.0", "added_tokens": [], **sections, "decoder": None, "model": model}
 
 
 def dumped(raw: Mapping[str, Any]) -> bytes:
