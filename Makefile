@@ -4,6 +4,7 @@
 #   PYTHON=name    the interpreter it is made from (3.11 or newer)
 #   TORCH=spec     the PyTorch requirement to install; the default prefers the CPU build where one is on offer.
 #                  For CUDA: make demo TORCH=torch
+#   SECONDS=60     for how long `make fuzz` feeds damaged files to all readers, or to READER=name; SEED=0 decides which
 #   LLAMA_CPP=dir  a llama.cpp tree with build/bin/llama-quantize, for `make bench` to compare with
 
 VENV ?= .venv
@@ -13,8 +14,11 @@ TORCH_VERSION := 2.13.0
 BIN := $(VENV)/bin
 CONSUMERS := $(VENV)-consumers
 DEMO := out/demo
+SECONDS ?= 60
+SEED ?= 0
+FINDINGS ?= out/fuzz
 
-.PHONY: demo test test-consumers quick check format bench reference clean
+.PHONY: demo test test-consumers quick check format fuzz bench reference clean
 .DEFAULT_GOAL := demo
 
 # $(call environment,DIR): a virtual environment with PyTorch
@@ -67,6 +71,9 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python scripts/fuzz.py --seconds $(SECONDS) --seed $(SEED) $(if $(READER),--reader $(READER)) --save $(FINDINGS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python scripts/bench_encoders.py

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+MAX_MESSAGE = 2000  # characters
+
 
 class QuantkitError(Exception):
     """Base of all expected failures.
@@ -27,12 +29,21 @@ class QuantkitError(Exception):
         path: str | None = None,
         key: str | None = None,
     ) -> None:
+        message = _one_line(message)
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.tensor = tensor
         self.path = path
         self.key = key
+
+
+def _one_line(message: str) -> str:
+    """A message fit for a terminal, whatever a file put into it: control characters escaped, and not without end."""
+    text = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}... ({len(message):,} characters)"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class UsageError(QuantkitError):

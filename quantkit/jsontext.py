@@ -9,15 +9,31 @@ from __future__ import annotations
 
 import json
 import re
+from math import isfinite
 from typing import Any
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def dump_json(value: Any, *, indent: int | None = None) -> str:
-    """JSON text that every encoding can hold that holds letters: a lone surrogate is written as its escape."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+def dump_json(value: Any, *, indent: int | None = None, carried: bool = False) -> str:
+    """JSON text that every encoding can hold that holds letters: a lone surrogate is written as its escape.
+
+    NaN and infinities, which JSON has not, become null; what is `carried` from a file of transformers, which writes
+    and reads them, keeps them.
+    """
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=carried)
+    except ValueError:
+        text = json.dumps(_without_nonfinite(value), indent=indent, ensure_ascii=False)
     return _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # strings alone can hold one
+
+
+def _without_nonfinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nonfinite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nonfinite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def canonical_json(value: Any) -> bytes:

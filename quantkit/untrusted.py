@@ -251,21 +251,6 @@ FINITE: dict[str, Any] = {
 }
 
 
-def json_text(value: Any, indent: int | None = None, *, strict: bool = True) -> str:
-    """`value` as JSON that can be written as UTF-8, characters as they are.
-
-    Where one is half a surrogate pair, which JSON can spell and UTF-8 cannot, all that is not ASCII is escaped. NaN
-    and infinities, which JSON has not, become null; with `strict` False they stay as Python and transformers write
-    them.
-    """
-    try:
-        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=not strict)
-    except ValueError:
-        value = _without_nonfinite(value)
-        text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return text if encodable(text) else json.dumps(value, indent=indent)
-
-
 def encodable(text: str) -> bool:
     """Whether text is Unicode without halves of surrogate pairs."""
     try:
@@ -273,14 +258,6 @@ def encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _without_nonfinite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nonfinite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nonfinite(each) for each in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

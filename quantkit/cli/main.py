@@ -118,13 +118,13 @@ def _report(error: QuantkitError, arguments: Sequence[str]) -> int:
     from quantkit.cli.failures import error_body, error_lines
     from quantkit.cli.redaction import redact
     from quantkit.cli.streams import talk, write_result
-    from quantkit.untrusted import json_text
+    from quantkit.jsontext import dump_json
 
     talk().write("".join(f"{line}\n" for line in error_lines(error)))
     if "--json" in arguments:
         with suppress(OSError):
             body = {"schema": SCHEMA, "error": error_body(error)}
-            write_result(redact(json_text(body)) + "\n")
+            write_result(redact(dump_json(body)) + "\n")
     return exit_code(error)
 
 

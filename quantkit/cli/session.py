@@ -26,8 +26,8 @@ from quantkit.cli.render import Talk
 from quantkit.cli.streams import write_result
 from quantkit.errors import ResourceError, UsageError
 from quantkit.events import Event, RunFailed, RunFinished, RunStarted
+from quantkit.jsontext import dump_json
 from quantkit.report.text import size
-from quantkit.untrusted import json_text
 
 LEAST_ADDRESSES = 384 << 20  # bytes: plan of a small model needs 350 MB
 
@@ -107,7 +107,7 @@ class Session:
         """Print the result: one JSON object with --json, else the lines."""
         self._talk.stop()
         if self.settings.json:
-            write_result(redact(json_text({"schema": schema, **data})) + "\n")
+            write_result(redact(dump_json({"schema": schema, **data})) + "\n")
         else:
             write_result("".join(f"{printable(line)}\n" for line in lines))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from quantkit.errors import InputError
-from quantkit.untrusted import InputFile, open_input, parse_json_object, shown, unique_pairs
+from quantkit.untrusted import InputFile, encodable, open_input, parse_json_object, shown, unique_pairs
 
 MAX_HEADER_BYTES = 64 << 20
 MAX_TENSORS = 200_000
@@ -104,6 +104,8 @@ def _fail(source: InputFile, why: str, *, tensor: str | None = None) -> NoReturn
 def _metadata(source: InputFile, found: Any) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         _fail(source, f"{METADATA} is not an object of strings")
+    if not all(encodable(text) for pair in found.items() for text in pair):
+        _fail(source, f"{METADATA} is not Unicode text (a lone surrogate)")
     return found
 
 

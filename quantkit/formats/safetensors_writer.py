@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from quantkit.errors import UnsupportedError
 from quantkit.formats.packed import Entry
 from quantkit.formats.safetensors import MAX_HEADER_BYTES, METADATA
-from quantkit.untrusted import json_text, shown
+from quantkit.jsontext import dump_json
+from quantkit.untrusted import shown
 
 ALIGNMENT = 8
 LOADER = {"format": "pt"}  # transformers refuses a file that does not say which framework it is for
@@ -95,4 +96,4 @@ def index_json(shards: Sequence[Shard]) -> bytes:
     assert len(weight_map) == count, shown(", ".join(shard.name for shard in shards))
     total = sum(entry.nbytes for shard in shards for entry in shard.entries)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    return (json_text(index, 2) + "\n").encode()
+    return (dump_json(index, indent=2) + "\n").encode()

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError
+from quantkit.jsontext import dump_json
 from quantkit.report.manifest import FileRecord, identity
-from quantkit.untrusted import json_text, parse_json_object, read_bounded, shown
+from quantkit.untrusted import parse_json_object, read_bounded, shown
 
 SCHEMA = "quantkit.calibration/1"
 MAX_RECORD_BYTES = 256 << 20
@@ -43,7 +44,7 @@ class CalibrationRecord:
             "source": {**self.source, "files": [f.as_json() for f in self.source_files]},
             **self.facts,
         }
-        return (json_text(body, 1) + "\n").encode()
+        return (dump_json(body, indent=1) + "\n").encode()
 
 
 def record_path(file: Path) -> Path:

@@ -19,6 +19,7 @@ from quantkit.formats.containers import Layout, Written
 from quantkit.formats.fp8 import hf_quant_config
 from quantkit.formats.packed import Entry
 from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_shards
+from quantkit.jsontext import dump_json
 from quantkit.patterns import PatternError, require_work
 from quantkit.plan import ENOUGH_BITS, NUMERICS, Plan, PlannedFile, eight_bit_warnings
 from quantkit.qtypes.minifloat import Float8
@@ -29,7 +30,7 @@ from quantkit.servers.notes import note_dtypes, note_low_bits, notes
 from quantkit.servers.recipe import MethodChoice, ServerRecipe, Weights, kept_by
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
-from quantkit.untrusted import json_text, listed, shown
+from quantkit.untrusted import listed, shown
 
 CONFIG = "config.json"
 REPLACED = frozenset({CONFIG, INDEX, "quantize_config.json", "quant_config.json", "hf_quant_config.json"})
@@ -339,7 +340,7 @@ def _file(name: str, data: bytes) -> PlannedFile:
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
-    return (json_text(body, 2, strict=False) + "\n").encode()
+    return (dump_json(body, indent=2, carried=True) + "\n").encode()
 
 
 def _digest(plan: ServerPlan) -> str:

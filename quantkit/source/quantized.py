@@ -18,11 +18,12 @@ from quantkit.formats.packed import Entry, PackedTensor, packed
 from quantkit.formats.stored import StoredModule, stored_modules
 from quantkit.formats.stored_methods import CONFIG_KEYS, SIDE_CONFIGS, declared, undeclared
 from quantkit.formats.stored_parts import Part
+from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.source.base import SourceFile, StoredTensor
 from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, FolderCheckpoint
 from quantkit.tensors import F32, U8, TensorInfo, TensorRef
-from quantkit.untrusted import json_text, parse_json_object, read_all
+from quantkit.untrusted import parse_json_object, read_all
 
 CHUNK_BYTES = 1 << 20
 LINE_BYTES = 1 << 15
@@ -108,7 +109,7 @@ class QuantizedCheckpoint:
 
     def read_file(self, name: str) -> bytes | None:
         if name == CONFIG:
-            return (json_text(self.config, 2, strict=False) + "\n").encode()
+            return (dump_json(self.config, indent=2, carried=True) + "\n").encode()
         return None if name in SIDE_CONFIGS else self.folder.read_file(name)
 
     def carried(self) -> tuple[str, ...]:

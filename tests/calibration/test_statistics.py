@@ -222,7 +222,7 @@ NO_FACTS = [
         (lambda h, f: f["data"].update(x=next(iter(f["data"].values()))), "do not belong together"),
         (lambda h, f: f["sites"][0]["parts"][0].update(plan="x"), "facts are damaged"),
         (lambda h, f: next(iter(f["data"].values())).update(text="secret"), "facts are damaged"),
-        (lambda h, f: h["__metadata__"].update(statistics="\ud800"), "not UTF-8|damaged"),
+        (lambda h, f: h["__metadata__"].update(statistics="\ud800"), "lone surrogate"),
         *((each, "facts are damaged") for each in NO_FACTS),
         (lambda h, f: f["sites"][0].update(parts=[]), "do not belong together"),
         (lambda h, f: f["linears"].append(f["linears"][0]), "have one name"),
