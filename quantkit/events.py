@@ -70,6 +70,21 @@ class TensorProgress:
 
 
 @dataclass(frozen=True)
+class BlockProgress:
+    """Some samples went through a block: one of the passes that its statistics, its rounding and the next block need.
+
+    `index` counts blocks from 1; `samples` of `of_samples` are through this pass.
+    """
+
+    stage: str
+    block: str
+    index: int
+    count: int
+    samples: int
+    of_samples: int
+
+
+@dataclass(frozen=True)
 class Resumed:
     """Work of an earlier run was found, checked and kept."""
 
@@ -95,7 +110,16 @@ class Published:
 
 
 Event = (
-    RunStarted | RunFinished | RunFailed | StageStarted | StageFinished | TensorProgress | Resumed | Warned | Published
+    RunStarted
+    | RunFinished
+    | RunFailed
+    | StageStarted
+    | StageFinished
+    | TensorProgress
+    | BlockProgress
+    | Resumed
+    | Warned
+    | Published
 )
 Sink = Callable[[Event], None]
 

@@ -32,7 +32,7 @@ from quantkit.calibration.statistics import SPAN, Linear, Site, Statistics
 from quantkit.calibration.threads import Workers, workers
 from quantkit.calibration.weights import locate
 from quantkit.errors import InputError, NonFiniteError
-from quantkit.events import Sink, TensorProgress, ignore
+from quantkit.events import BlockProgress, Sink, TensorProgress, ignore
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32
 
@@ -50,6 +50,7 @@ class Walk:
     workers: Workers
     fingerprint: str
     keep_reference: bool
+    emit: Sink = ignore
 
 
 @dataclass
@@ -274,7 +275,12 @@ class BlockView:
             token_bytes,
             walk.model.settle,
             outputs,
+            self._beat,
         )
+
+    def _beat(self, done: int, count: int) -> None:
+        """Say how many samples are through a pass."""
+        self._walk.emit(BlockProgress("blocks", self.name, self.index + 1, self._walk.model.count + 1, done, count))
 
 
 def walk_blocks(
@@ -300,7 +306,7 @@ def walk_blocks(
     infos = model.checkpoint.tensors()
     total = sum(info.nbytes for info in infos.values())
     with workers(model.threads, model.device) as pool:
-        walk = Walk(model, samples, pool, model.fingerprint(), keep_reference)
+        walk = Walk(model, samples, pool, model.fingerprint(), keep_reference, emit)
         activations, arguments = _embedded(walk, embedding)
         done: set[str] = set()
         for index in range(model.count + 1):

@@ -27,7 +27,8 @@ INNER_BYTES = 1 << 29  # inner activations of all chunks in flight
 class Pass:
     """A resident block and the activations it reads: `hidden` is float32 (n, seqlen, hidden) in host memory.
 
-    `token_bytes` estimates the inner activations of one token; `settle` is called when no chunk is in flight.
+    `token_bytes` estimates the inner activations of one token; `settle` is called when no chunk is in flight,
+    `beat` with the number of samples that are through, and of all.
     `outputs` holds, by the first and last sample of a chunk, what linears gave in earlier runs; None to keep nothing.
     """
 
@@ -39,6 +40,7 @@ class Pass:
     token_bytes: int
     settle: Callable[[], None]
     outputs: dict[tuple[int, int], Outputs] | None = None
+    beat: Callable[[int, int], None] = lambda done, count: None
 
     def run(self, chunk: slice, wanted: Wanted = NOTHING) -> tuple[Tensor | None, dict[str, Tensor]]:
         known = None if self.outputs is None else self.outputs.setdefault((chunk.start, chunk.stop), {})
@@ -132,8 +134,10 @@ def _waves(work: Pass, span: slice) -> Iterator[list[slice]]:
     chunk_bytes = chunk_samples(work.hidden.shape[1], work.device) * work.hidden.shape[1] * work.token_bytes
     together = max(1, min(work.workers.count, INNER_BYTES // max(chunk_bytes, 1)))
     for start in range(0, len(chunks), together):
-        yield chunks[start : start + together]
+        wave = chunks[start : start + together]
+        yield wave
         work.settle()
+        work.beat(wave[-1].stop, len(work.hidden))
 
 
 def _check_sums(site: Site, sums: Sums, work: Pass) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import IO
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -12,7 +13,16 @@ from rich.text import Text
 
 from quantkit.cli.redaction import printable
 from quantkit.cli.render import peak_rss_bytes
-from quantkit.events import Event, RunFailed, RunFinished, RunStarted, StageFinished, StageStarted, TensorProgress
+from quantkit.events import (
+    BlockProgress,
+    Event,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    TensorProgress,
+)
 from quantkit.report.text import duration
 
 ONE_LINE = 110  # columns from which everything fits beside the bar
@@ -26,6 +36,7 @@ class Live:
     def __init__(self, stream: IO[str]) -> None:
         self._console = Console(file=stream)
         self._progress: Progress | None = None
+        self._block = _Block()
 
     def event(self, event: Event) -> None:
         """Follow one event."""
@@ -36,6 +47,8 @@ class Live:
                 self._bar(event.stage, event.total_bytes) if event.total_bytes else self._clock(event.stage)
             case TensorProgress():
                 self._advance(event)
+            case BlockProgress():
+                self._within(event)
             case StageFinished():
                 self._clock(f"after {event.stage}")
             case RunFinished() | RunFailed():
@@ -62,7 +75,7 @@ class Live:
 
     def _show(self, progress: Progress, what: str, total: int | None) -> None:
         self.stop()
-        self._progress = progress
+        self._progress, self._block = progress, _Block()
         progress.add_task(what, total=total, tensor="", place="")
         progress.start()
 
@@ -73,7 +86,34 @@ class Live:
         [task] = self._progress.task_ids
         name, place = printable(f"{event.tensor} {event.qtype}".rstrip()), f"{event.index}/{event.count}"
         total = max(event.total_bytes, event.done_bytes)
+        self._block.end(event.done_bytes)
         self._progress.update(task, completed=event.done_bytes, total=total, tensor=name, place=place)
+
+    def _within(self, event: BlockProgress) -> None:
+        """Show how far a block is, beside the bar of the whole."""
+        if isinstance(self._progress, _Bar):
+            [task] = self._progress.task_ids
+            name = printable(f"{event.block} {event.samples}/{event.of_samples} samples")
+            self._progress.update(task, completed=self._block.beat(), tensor=name, place=f"{event.index}/{event.count}")
+
+
+class _Block:
+    """Bytes within a block, by the one before: blocks of a model take about the same number of beats."""
+
+    def __init__(self) -> None:
+        self._done = self._step = 0
+        self._beats = self._of_beats = 0
+
+    def end(self, done_bytes: int) -> None:
+        """A block has ended, at `done_bytes` of the stage."""
+        self._step, self._done = done_bytes - self._done, done_bytes
+        self._of_beats, self._beats = self._beats, 0
+
+    def beat(self) -> int:
+        """Something of a block was done: the bytes of the stage that this amounts to."""
+        self._beats += 1
+        share = min(self._beats / self._of_beats, 1.0) if self._of_beats else 0.0
+        return self._done + int(share * self._step)
 
 
 class _Bar(Progress):
@@ -91,8 +131,8 @@ def bar_lines(task: Task, width: int) -> list[RenderableType]:
     left = (task.remaining or 0.0) / speed if speed else None
     share = f"{task.percentage:3.0f}%"
     done = f"{short(task.completed)}/{short(task.total or 0)}"
-    rate = f"{short(speed)}/s" if speed else "-"
-    eta = f"ETA {clock(left)}"
+    rate = f"{short(speed)}/s" if speed else ""
+    eta = f"ETA {clock(left)}" if left is not None else f"after {clock(task.elapsed)}"
     peak = f"mem {short(peak_rss_bytes())}"
     place, name = task.fields["place"], task.fields["tensor"]
     one = width >= ONE_LINE
@@ -120,15 +160,15 @@ def short(nbytes: float) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """Time left as 0:09, 12:01 or 3:07:41; "-" while nobody knows."""
-    if seconds is None:
-        return "-"
+    """Time as 0:09, 12:01 or 3:07:41."""
+    seconds = seconds or 0.0
     return f"0:{seconds:02.0f}" if seconds < 59.5 else duration(seconds)
 
 
 def shortened(name: str, room: int) -> str:
-    """A name without its middle where there is no room: the ends tell tensors apart."""
-    if len(name) <= room:
+    """A name without its middle where there is no room: the ends tell tensors apart. `room` is in columns."""
+    if cell_len(name) <= room:
         return name
     keep = max(room - 1, 2)
-    return f"{name[: keep // 2]}…{name[-(keep - keep // 2) :]}"
+    head, tail = set_cell_size(name, keep // 2), set_cell_size(name[::-1], keep - keep // 2)[::-1]
+    return f"{head.rstrip()}…{tail.lstrip()}"

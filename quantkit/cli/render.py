@@ -9,7 +9,17 @@ from typing import IO, TYPE_CHECKING
 
 from quantkit.cli import streams
 from quantkit.cli.redaction import printable
-from quantkit.events import Event, Published, Resumed, RunStarted, StageFinished, StageStarted, TensorProgress, Warned
+from quantkit.events import (
+    BlockProgress,
+    Event,
+    Published,
+    Resumed,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    TensorProgress,
+    Warned,
+)
 from quantkit.report.text import duration, size
 
 if TYPE_CHECKING:
@@ -66,6 +76,8 @@ class Talk:
             self.note(line)
         if isinstance(event, TensorProgress):
             self._advance(event)
+        if isinstance(event, TensorProgress | BlockProgress) and self._live is None:
+            self._now_and_then(event)
 
     def note(self, line: str) -> None:
         """A line of talk, above the live one if there is one."""
@@ -87,8 +99,11 @@ class Talk:
         if self._verbose and event.tensor != self._last_tensor:
             self._last_tensor = event.tensor
             self.note(tensor_line(event))
+
+    def _now_and_then(self, event: TensorProgress | BlockProgress) -> None:
+        """A line of progress every LINE_EVERY_S."""
         now = time.monotonic()
-        if self._live is None and now - self._last_line >= LINE_EVERY_S:
+        if now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
             self.note(progress_line(event, now - self._stage_start))
 
@@ -98,8 +113,11 @@ def tensor_line(event: TensorProgress) -> str:
     return f"   {event.index:>4}/{event.count} {event.tensor}  {event.qtype}"
 
 
-def progress_line(event: TensorProgress, seconds: float) -> str:
+def progress_line(event: TensorProgress | BlockProgress, seconds: float) -> str:
     """How far a stage is after `seconds`, in a line for logs and terminals that cannot rewrite one."""
+    if isinstance(event, BlockProgress):
+        where = f"   {event.index}/{event.count} {event.block}  {event.samples}/{event.of_samples} samples"
+        return f"{where}  after {duration(seconds)}  peak {size(peak_rss_bytes())}"
     rate = event.done_bytes / max(seconds, 1e-9)
     left = (event.total_bytes - event.done_bytes) / max(rate, 1.0)
     return (

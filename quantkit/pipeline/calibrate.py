@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 from quantkit import __version__
 from quantkit.calibration.prepare import longest_context, open_calibration_model
 from quantkit.errors import ExistsError, GateError, InputError
-from quantkit.events import Event, Published, Resumed, Sink, StageFinished, StageStarted, TensorProgress, Warned, ignore
+from quantkit.events import (
+    BlockProgress,
+    Event,
+    Published,
+    Resumed,
+    Sink,
+    StageFinished,
+    StageStarted,
+    TensorProgress,
+    Warned,
+    ignore,
+)
 from quantkit.formats.imatrix import encode_imatrix_gguf, read_imatrix
 from quantkit.formats.imatrix_legacy import encode_imatrix_legacy
 from quantkit.pipeline.calibrate_plan import CalibratePlan, CalibrateRequest, Kind, plan_calibration, scratch_for
@@ -162,6 +173,8 @@ def _save_blocks(
             if isinstance(event, TensorProgress):
                 hasher.advance(event.done_bytes)
                 event = replace(event, stage="calibrate", index=event.index + 1)
+            elif isinstance(event, BlockProgress):
+                event = replace(event, stage="calibrate")
             emit(event)
 
         try:

@@ -211,6 +211,7 @@ def _run(
             if index in failing:
                 raise failing[index]
             draft = draft_manifest(item.plan, {**facts, **layer_facts(item.plan, item.job)})
+            emit(StageStarted("verify" if output.verify else "publish"))
             with worker_pool(1) as pool:  # looks at the files while publish reads them back and hashes them
                 looking = pool.submit(look, prepared, item.plan, item.job.paths, output)
                 settle = partial(_settle, looking, item.targets[0], emit)

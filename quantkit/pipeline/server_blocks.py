@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantkit.calibration.prepare import open_calibration_model
-from quantkit.events import TensorProgress
+from quantkit.events import BlockProgress, Event, TensorProgress
 from quantkit.families.sites import Site, sites
 from quantkit.formats import containers
 from quantkit.formats.compressed_tensors import CompressedLayout
@@ -60,7 +60,7 @@ def round_blocks(work: ServerWork, calibration: Calibration, scratch: Scratch | 
         else:
             from quantkit.calibration.blocks import walk_blocks
 
-            walk_blocks(model, calibration.samples, walker.visit)
+            walk_blocks(model, calibration.samples, walker.visit, walker.hear)
 
 
 class _Finished(Exception):
@@ -89,6 +89,11 @@ class _Walker:
         if index == self.last:
             raise _Finished
         return {}
+
+    def hear(self, event: Event) -> None:
+        """Pass on how far a block is; the end of a block is reported here, with the bytes of the source."""
+        if isinstance(event, BlockProgress):
+            self.work.emit(replace(event, stage="quantize", count=self.work.plan.outline.shape.layers))
 
     def _members(self, block: Block) -> dict[str, PlannedModule]:
         """The planned layers of a block by the names that their weights have in memory."""
