@@ -33,6 +33,7 @@ from quantkit.errors import QuantkitError
 SECONDS_EACH = 2.0  # of one input, in CPU time
 MEMORY_EACH = 512 << 20
 HANGS_AFTER = 20  # seconds, in CPU time
+ADDRESSES = 4 << 30  # of this process: what takes more is found as a MemoryError
 KEPT = 20  # findings of a reader that are kept
 
 
@@ -144,6 +145,7 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGVTALRM, hang)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     chosen = [reader for reader in READERS if not options.reader or reader.name in options.reader]
     shares = sum(reader.share for reader in chosen)

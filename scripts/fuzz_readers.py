@@ -30,7 +30,8 @@ from quantkit.formats.imatrix_legacy import encode_imatrix_legacy
 from quantkit.formats.packed import Entry as Stored
 from quantkit.formats.packed import PackedTensor
 from quantkit.formats.safetensors import read_safetensors
-from quantkit.formats.stored import declared, stored_modules
+from quantkit.formats.stored import stored_modules
+from quantkit.formats.stored_methods import declared
 from quantkit.formats.targets import matches
 from quantkit.patterns import PatternError, compile_glob, compile_search
 from quantkit.recipe import load_recipe

@@ -186,7 +186,7 @@ def _normalizer_warnings(section: Json) -> list[tuple[str, str]]:
     warnings = []
     for step in steps:
         kind = step.get("type") if isinstance(step, dict) else None
-        if kind not in UNICODE_FORMS:
+        if not isinstance(kind, str) or kind not in UNICODE_FORMS:
             message = f"{TOKENIZER_JSON}: normalizer {shown(json.dumps(step), SHOWN_PATTERN)} has no like in llama.cpp"
             raise UnsupportedError(message, path=TOKENIZER_JSON, key="normalizer", hint="it cannot be written")
         message = f"{TOKENIZER_JSON} applies {kind}, llama.cpp does not: text that it changes is split differently"
