@@ -148,7 +148,7 @@ def plan(
         tensors=tensors,
         files=files,
         source_bytes=sum(t.source_bytes for t in tensors),
-        digest=_digest(tensors, files, importance),
+        digest=_digest(tensors, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files], importance),
         importance=importance,
         warnings=(*model.warnings, *notes, *eight_bit_warnings(_twice(tensors, sources)), *_warnings(tensors)),
     )
@@ -344,7 +344,33 @@ def _some(items: Sequence[str]) -> str:
     return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
-def _digest(tensors: Sequence[PlannedTensor], files: Sequence[PlannedFile], importance: Mapping[str, F32]) -> str:
+@dataclass(frozen=True)
+class Placed:
+    """A tensor as a finished file has it: its type, and where it begins in which file."""
+
+    name: str
+    qtype: str
+    file: int
+    offset: int
+
+
+def digest_of(
+    placed: Sequence[Placed], headers: Sequence[tuple[int, str]], model: Model, checkpoint: Checkpoint
+) -> str:
+    """The digest of the plan without importance weights that gives files with these tensors.
+
+    `headers` are each file's size and the SHA-256 of its header. "" where the model has other tensors.
+    """
+    sources = checkpoint.tensors()
+    by_name = {t.name: t for t in model.tensors}
+    if set(by_name) != {t.name for t in placed}:
+        return ""
+    drafts = [_draft(by_name[t.name], Choice(t.qtype, ""), sources) for t in placed]
+    tensors = [replace(d, offset=t.offset, file=t.file) for d, t in zip(drafts, placed, strict=True)]
+    return _digest(tensors, headers, {})
+
+
+def _digest(tensors: Sequence[PlannedTensor], headers: Sequence[tuple[int, str]], importance: Mapping[str, F32]) -> str:
     """SHA-256 of a canonical text of everything that decides the output bytes."""
     body = {
         "numerics": NUMERICS,
@@ -352,7 +378,7 @@ def _digest(tensors: Sequence[PlannedTensor], files: Sequence[PlannedFile], impo
             (t.name, t.qtype, t.copy, t.file, t.offset, t.nbytes, t.tensor.shape, t.tensor.add, *_layout(t.tensor))
             for t in tensors
         ],
-        "files": [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files],
+        "files": list(headers),
         "importance": {name: hashlib.sha256(weights.data).hexdigest() for name, weights in sorted(importance.items())},
     }
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()

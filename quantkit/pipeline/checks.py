@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,6 @@ from quantkit.quality.numbers import TensorError, compare, decode_gguf, floor_db
 from quantkit.report.manifest import Manifest
 from quantkit.servers.plan import CONFIG
 from quantkit.source import Checkpoint
-from quantkit.storage import hash_file
 
 WORST_TENSORS = 5
 WRITTEN_JSON = frozenset({CONFIG, INDEX, "quantize_config.json", "hf_quant_config.json"})
@@ -73,48 +71,22 @@ class Verification:
             raise VerificationError(f"{Path(path).name} does not verify: {what}", path=str(path), hint=hint)
 
 
-def check_files(artifact: Path, manifest: Manifest | None) -> Check:
-    """Sizes and hashes of all files of the artifact against its manifest."""
-    if manifest is None:
-        return Check("files", None, "no manifest beside the file")
-    for record in manifest.artifact:
-        path = artifact.with_name(record.name)
-        if not path.is_file():
-            return Check("files", False, f"{record.name} is missing")
-        if path.stat().st_size != record.nbytes:
-            return Check("files", False, f"{record.name} has {path.stat().st_size:,} bytes, expected {record.nbytes:,}")
-        found = hash_file(path)
-        if found != record.sha256:
-            where = _damaged_tensor(path, manifest, record.name)
-            return Check("files", False, f"{record.name} has sha256 {found}, expected {record.sha256}{where}")
-    return Check("files", True, "", {"sha256": {r.name: r.sha256 for r in manifest.artifact}})
-
-
-def _damaged_tensor(path: Path, manifest: Manifest, name: str) -> str:
-    """Name the first tensor whose bytes differ, so that a flipped bit has an address."""
-    number = [r.name for r in manifest.artifact].index(name)
-    with path.open("rb") as file:
-        for tensor in manifest.tensors:
-            if tensor.file != number:
-                continue
-            file.seek(tensor.offset)
-            if hashlib.sha256(file.read(min(tensor.nbytes, path.stat().st_size))).hexdigest() != tensor.sha256:
-                return f": tensor {tensor.name} is damaged"
-    return ": the header or padding is damaged"
-
-
 def check_structure(files: Sequence[GGUFFile], manifest: Manifest | None = None) -> Check:
     """What the parser accepted is what the manifest promises, and nothing follows the last tensor."""
     for file in files:
         end = max((_padded(t.offset + t.nbytes, file.alignment) for t in file.tensors), default=file.data_start)
         if file.nbytes != end:
             return Check("structure", False, f"{file.path.name} has {file.nbytes - end:+,} bytes after its last tensor")
-    found = [(t.name, t.qtype, t.shape, number) for number, file in enumerate(files) for t in file.tensors]
+    found = [
+        (t.name, t.qtype, t.shape, number, t.offset, t.nbytes)
+        for number, file in enumerate(files)
+        for t in file.tensors
+    ]
     if manifest is not None:
-        promised = [(t.name, t.qtype, t.shape, t.file) for t in manifest.tensors]
+        promised = [(t.name, t.qtype, t.shape, t.file, t.offset, t.nbytes) for t in manifest.tensors]
         for have, want in zip(found, promised, strict=False):
             if have != want:
-                return Check("structure", False, f"tensor {have[0]} is {have[1]} {have[2]}, expected {want}")
+                return Check("structure", False, f"tensor {have[0]} is {have[1:]}, expected {want}")
         if len(found) != len(promised):
             return Check("structure", False, f"{len(found)} tensors, expected {len(promised)}")
     return Check("structure", True, "", {"tensors": len(found)})

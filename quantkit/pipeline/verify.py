@@ -1,6 +1,6 @@
 """The verify stage: does an artifact hold what it claims? Five independent looks, cheapest first.
 
-files       sizes and SHA-256 against the manifest
+files       the manifest's seals, sizes and SHA-256 of files and tensors, SHA256SUMS, hashes of the source
 structure   quantkit's bounded parser: no overlap, no gap, ends at the end of the file, types as in the manifest
 tokenizer   the vocabulary in the file encodes 2,000 probe strings as the source does
 numbers     weights decoded by the gguf package against the source, worst tensors listed
@@ -17,19 +17,19 @@ from pathlib import Path
 from quantkit.errors import UsageError
 from quantkit.events import Sink, ignore
 from quantkit.families.model import Model
-from quantkit.formats.gguf import read_gguf, shard_paths
+from quantkit.formats.gguf import GGUFFile, read_gguf, shard_paths
 from quantkit.pipeline.checks import (
     Check,
     Verification,
-    check_files,
     check_numbers,
     check_structure,
 )
 from quantkit.pipeline.engine import TORCH, check_engine, require_engine
 from quantkit.pipeline.prepare import describe_source
+from quantkit.pipeline.record_checks import Subject, check_making, check_record
 from quantkit.pipeline.token_checks import check_tokenizer
 from quantkit.pipeline.verify_checkpoint import verify_checkpoint
-from quantkit.report.manifest import Manifest, manifest_path, read_manifest
+from quantkit.report.manifest import Manifest, find_manifest, read_manifest
 from quantkit.source import Checkpoint, open_source
 from quantkit.untrusted import require_path
 
@@ -67,13 +67,14 @@ def verify(
         raise UsageError(f"--engine {options.engine} does not load this", hint="torch loads folders, llama.cpp GGUF")
     if checkpoint_like:
         return verify_checkpoint(folder, against, options, emit)
-    path = manifest_path(artifact)
+    path = find_manifest(artifact)
     require_path(path)
-    manifest = read_manifest(path) if path.is_file() else None
-    checks = [check_files(artifact, manifest)]
+    manifest = read_manifest(path) if os.path.lexists(path) else None
+    paths = shard_paths(artifact) if artifact.exists() else (artifact,)
     if against is None:
-        files = tuple(read_gguf(shard) for shard in shard_paths(artifact))
-        checks.append(check_structure(files, manifest))
+        checks = [check_files(paths, path, manifest, None)]
+        files = tuple(read_gguf(shard) for shard in paths)
+        checks.append(_structure(files, manifest, None, None))
         checks += [Check(name, None, "needs --against SRC") for name in ("tokenizer", "numbers")]
         if options.engine:
             checks.append(check_engine(artifact, None, options))
@@ -81,9 +82,27 @@ def verify(
     checkpoint = open_source(against, offline=options.offline, emit=emit)
     try:
         model = describe_source(checkpoint, options.pre)
-        return Verification((*checks, *_look(shard_paths(artifact), checkpoint, model, options, manifest)))
+        checks = [check_files(paths, path, manifest, checkpoint)]
+        return Verification((*checks, *_look(paths, checkpoint, model, options, manifest)))
     finally:
         checkpoint.close()
+
+
+def check_files(
+    paths: tuple[Path, ...], manifest_path: Path, manifest: Manifest | None, source: Checkpoint | None
+) -> Check:
+    """All files of an artifact against its manifest, and that against what can be known."""
+    if manifest is None:
+        return Check("files", None, "no manifest beside the file")
+    return check_record(Subject(paths, manifest_path, manifest, source))
+
+
+def _structure(
+    files: Sequence[GGUFFile], manifest: Manifest | None, model: Model | None, source: Checkpoint | None
+) -> Check:
+    found = check_structure(files, manifest)
+    wrong = check_making(files, manifest, model, source) if manifest is not None and found.ok else None
+    return Check("structure", False, wrong) if wrong else found
 
 
 def verify_parts(paths: Sequence[Path], checkpoint: Checkpoint, model: Model, options: VerifyOptions) -> Verification:
@@ -96,7 +115,7 @@ def _look(
     paths: Sequence[Path], checkpoint: Checkpoint, model: Model, options: VerifyOptions, manifest: Manifest | None
 ) -> Iterator[Check]:
     files = tuple(read_gguf(path) for path in paths)
-    yield check_structure(files, manifest)
+    yield _structure(files, manifest, model, checkpoint)
     yield check_tokenizer(files[0].metadata, checkpoint, model)
     yield check_numbers(files, checkpoint, model, sample_rows=options.sample_rows, threads=options.threads)
     if options.engine:

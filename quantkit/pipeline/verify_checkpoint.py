@@ -1,6 +1,6 @@
 """The looks that `verify` takes at a checkpoint folder for servers, as it was published.
 
-files       sizes and SHA-256 against the manifest
+files       the manifest's seals, sizes and SHA-256 of files and tensors, SHA256SUMS, hashes of the source
 structure   the safetensors package finds the tensors that the manifest promises
 tokenizer   tokenizer, templates and processors are the source's, byte for byte
 numbers     decoded weights against the source, worst tensors listed
@@ -9,6 +9,7 @@ torch       with --engine torch: what it predicts against the source, one block 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
@@ -18,12 +19,13 @@ from quantkit.events import Sink
 from quantkit.families.probes import probes
 from quantkit.families.tokenizer_check import source_encoder
 from quantkit.formats.packed import as_stored
-from quantkit.formats.safetensors_writer import SINGLE
-from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification, check_files
+from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
 from quantkit.pipeline.engine import TORCH, usable_contexts
+from quantkit.pipeline.record_checks import Subject, check_record
 from quantkit.quality.distributions import broken_above, divergence, log_softmax
 from quantkit.quality.numbers import compare
 from quantkit.quality.stored import open_with_package
+from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import Manifest, read_manifest
 from quantkit.servers.plan import REPLACED
 from quantkit.source import Checkpoint, open_source
@@ -41,16 +43,15 @@ def verify_checkpoint(folder: Path, against: str | None, options: VerifyOptions,
     Raises InputError for a folder that does not parse.
     """
     manifest = manifest_of(folder)
-    first = folder / (manifest.artifact[0].name if manifest else SINGLE)
-    checks = [check_files(first, manifest)]
     made = open_source(str(folder), emit=emit)
     try:
-        checks.append(check_shards(folder, made, manifest))
         if against is None:
+            checks = _stored(folder, made, manifest, None)
             checks += [Check(name, None, "needs --against SRC") for name in ("tokenizer", "numbers")]
             return Verification(tuple(checks))
         source = open_source(against, offline=options.offline, emit=emit)
         try:
+            checks = _stored(folder, made, manifest, source)
             checks += [check_carried(made, source), check_weights(made, source, manifest, options.sample_rows)]
             if options.engine == TORCH:
                 checks.append(check_predictions(made, source, options.threads))
@@ -61,10 +62,33 @@ def verify_checkpoint(folder: Path, against: str | None, options: VerifyOptions,
     return Verification(tuple(checks))
 
 
+def _stored(folder: Path, made: Checkpoint, manifest: Manifest | None, source: Checkpoint | None) -> list[Check]:
+    """What can be said of the files alone, and of their manifest."""
+    if manifest is None:
+        return [Check("files", None, "no manifest beside the file"), check_shards(folder, made, manifest)]
+    weights = tuple(folder / file.name for file in made.files() if file.weights)
+    subject = Subject(weights, folder / MANIFEST, manifest, source)
+    structure = check_shards(folder, made, manifest)
+    wrong = _method(manifest) if structure.ok else None
+    return [check_record(subject), Check("structure", False, wrong) if wrong else structure]
+
+
+def _method(manifest: Manifest) -> str | None:
+    """A recipe of quantkit's own has the method that the manifest says: it decides what is compared."""
+    words = str(manifest.recipe["name"]).split()
+    if not words or "--method" in words or words[0] not in recipe_names():
+        return None
+    recipe = load_recipe(words[0])
+    said = manifest.facts.get("method") or {}
+    if isinstance(recipe, ServerRecipe) and said.get("transform") != recipe.method.transform:
+        return f"the manifest says transform {said.get('transform')}, {words[0]} has {recipe.method.transform}"
+    return None
+
+
 def manifest_of(folder: Path) -> Manifest | None:
     """The manifest of a checkpoint folder, None without one."""
     path = folder / MANIFEST
-    return read_manifest(path) if path.is_file() else None
+    return read_manifest(path) if os.path.lexists(path) else None
 
 
 def check_shards(folder: Path, made: Checkpoint, manifest: Manifest | None) -> Check:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class Manifest:
 
     def encode(self, key: bytes = b"") -> bytes:
         """The manifest as UTF-8 JSON with stable key order, sealed; `key` is that of the user who makes it."""
-        body = {
+        body: dict[str, Any] = {
             "schema": SCHEMA,
             "identity": self.identity,
             "plan_digest": self.plan_digest,
@@ -71,6 +72,7 @@ class Manifest:
             **self.facts,
             "tensors": [t.as_json() for t in self.tensors],
         }
+        body = json.loads(dump_json(body))  # as whoever reads it will have it: NaN is null
         body["own_seal"] = own_seal(body, key)
         body["seal"] = seal(body)
         return (dump_json(body, indent=1) + "\n").encode()
