@@ -16,7 +16,8 @@ from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.read_only import MLX_BITS, MLX_GROUPS, MLXLayout, PresetLayout, SaidLayout, ScaledFloats
 from quantkit.formats.server_config import choice, integer, section
 from quantkit.formats.stored_parts import DAMAGED
-from quantkit.formats.targets import REGEX, first_match, matches
+from quantkit.formats.target_sets import Targets
+from quantkit.formats.targets import REGEX
 from quantkit.untrusted import shown
 
 # Files beside config.json that describe a quantization, in the order in which servers look for them.
@@ -115,14 +116,14 @@ def _gptq(quantization: Mapping[str, Any]) -> LayoutOf:
     overrides = quantization.get("dynamic") or {}
     if not isinstance(overrides, Mapping) or not all(isinstance(value, Mapping) for value in overrides.values()):
         raise InputError("quantization_config.dynamic is no object of objects", key="dynamic", hint=DAMAGED)
-    layouts = {
-        pattern.removeprefix("+:"): gptq.read_config({**quantization, **value})
-        for pattern, value in overrides.items()
-        if not pattern.startswith("-:")
-    }
+    changed = {pattern: value for pattern, value in overrides.items() if not pattern.startswith("-:")}
+    targets = {REGEX + pattern.removeprefix("+:"): value for pattern, value in changed.items()}
+    patterns = Targets(tuple(targets))
+    layouts = {target: gptq.read_config({**quantization, **value}) for target, value in targets.items()}
 
     def of_module(module: str) -> SaidLayout:
-        return next((found for pattern, found in layouts.items() if matches(REGEX + pattern, module)), layout)
+        found = patterns.pattern_for(module)
+        return layout if found is None else layouts[found]
 
     return of_module
 
@@ -174,9 +175,11 @@ def _compressed(quantization: Mapping[str, Any]) -> LayoutOf:
     if not isinstance(ignored, list | tuple) or not all(isinstance(target, str) for target in ignored):
         raise InputError("quantization_config.ignore is no list of names", key="ignore", hint=DAMAGED)
 
+    rounded, plain = Targets(tuple(layouts)), Targets(ignored)
+
     def of_module(module: str) -> SaidLayout:
-        target = first_match(tuple(layouts), module)
-        if any(matches(name, module) for name in ignored):
+        target = rounded.target_for(module)
+        if plain.means(module):
             what = f'"{shown(module)}" is stored quantized, but quantization_config.ignore names it'
             raise InputError(what, tensor=f"{module}.weight", key="ignore", hint=DAMAGED)
         if target is None:

@@ -57,21 +57,18 @@ def matches(target: str, module: str) -> bool:
     """
     if not target.startswith(REGEX):
         return target == module
-    if len(module) > MAX_NAME:
-        return False
-    pattern = target.removeprefix(REGEX)
-    return _compiled(pattern)(_Name(module, pattern), 1) != 0
+    return len(module) <= MAX_NAME and steps_to_match(target.removeprefix(REGEX), module)[0]
 
 
-def first_match(targets: Sequence[str], module: str) -> str | None:
-    """The target that decides for a linear layer: its name, then patterns, then the class of all; None without one.
+def steps_to_match(pattern: str, module: str) -> tuple[bool, int]:
+    """Whether a pattern fits a name from its beginning on, and how many steps that took. Raises UnsupportedError."""
+    name = _Name(module, pattern)
+    return _compiled(pattern)(name, 1) != 0, name.steps
 
-    This is the order of compressed-tensors' match_targets and of vLLM's find_matched_target.
-    """
-    if module in targets:
-        return module
-    patterns = (target for target in targets if target.startswith(REGEX) and matches(target, module))
-    return next(patterns, LINEAR if LINEAR in targets else None)
+
+def understood(pattern: str) -> None:
+    """Raise UnsupportedError for a pattern that is not understood."""
+    _compiled(pattern)
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats.targets import first_match, matches
+from quantkit.formats.target_sets import Targets
+from quantkit.formats.targets import matches
 
 NAMES = [
     "model.layers.0.self_attn.q_proj", "model.layers.11.self_attn.o_proj", "model.layers.3.mlp.gate_proj",
@@ -82,9 +83,63 @@ def test_no_pattern_takes_long(pattern):
 
 
 def test_the_name_decides_before_a_pattern_and_a_pattern_before_the_class():
-    targets = ["Linear", "re:.*q_proj", "a.q_proj"]
-    assert first_match(targets, "a.q_proj") == "a.q_proj"
-    assert first_match(targets, "b.q_proj") == "re:.*q_proj"
-    assert first_match(targets, "b.k_proj") == "Linear"
-    assert first_match(["re:.*q_proj"], "b.k_proj") is None
+    targets = Targets(["Linear", "re:.*q_proj", "a.q_proj"])
+    assert targets.target_for("a.q_proj") == "a.q_proj"
+    assert targets.target_for("b.q_proj") == "re:.*q_proj"
+    assert targets.target_for("b.k_proj") == "Linear"
+    assert Targets(["re:.*q_proj"]).target_for("b.k_proj") is None
     assert not matches("re:.*", "n" * 5000)
+    assert Targets(["re:.*"]).pattern_for("n" * 5000) is None
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_list_means_what_each_of_its_patterns_says(pattern):
+    targets = Targets(["re:nothing.*", f"re:{pattern}", "re:.*never"])
+    assert [name for name in NAMES if targets.pattern_for(name)] == [n for n in NAMES if re.match(pattern, n)]
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(st.lists(EXPRESSIONS, min_size=1, max_size=4), st.text("ab.", max_size=7))
+def test_the_first_pattern_of_a_list_counts(patterns, name):
+    first = next((f"re:{pattern}" for pattern in patterns if re.match(pattern, name)), None)
+    assert Targets([f"re:{pattern}" for pattern in patterns]).pattern_for(name) == first
+
+
+MODULES = [f"model.layers.{i}.mlp.experts.{e}.{p}_proj" for i in range(32) for e in range(64) for p in ("gate", "up")]
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        [f"re:model\\.layers\\.{i}\\.mlp\\.experts\\.{e}\\..*" for i in range(20) for e in range(64)],
+        MODULES * 8,
+        [f"re:.*x{number}.*" for number in range(4000)],
+        [f"re:(?!.*x{number}).*never" for number in range(256)],
+        [f"re:(?!.*x{number}).*never" for number in range(4000)],
+        [f"re:.*{'a?' * 100}{'b' * 50}{number}" for number in range(500)],
+        ["re:" + ".*".join("mlpexpertsgate_proj" * 5) + "x"] * 200,
+    ],
+    ids=["experts", "names", "stars", "ahead", "far ahead", "optional", "spread"],
+)
+def test_no_list_takes_long(targets):
+    start = time.process_time()
+    try:
+        found = Targets(targets)
+        for module in MODULES:
+            found.target_for(module)
+    except UnsupportedError as error:
+        assert "too long" in error.message or "patterns" in error.message
+        assert error.hint
+    assert time.process_time() - start < 6
+
+
+def test_what_real_folders_say_is_understood():
+    ignore = Targets(["lm_head", "re:.*lm_head", "re:visual.*", "re:model.vision.*", "re:.*mlp.gate$",
+                      "re:.*block_sparse_moe.gate", "re:.*router"])  # fmt: skip
+    assert ignore.means("lm_head")
+    assert ignore.means("model.layers.3.mlp.gate")
+    assert not ignore.means("model.layers.3.mlp.gate_proj")
+    dynamic = Targets([r"re:.*\.18\..*gate.*", r"re:^model\.layers\.(?!0\.).*down_proj"])
+    assert dynamic.pattern_for("model.layers.18.mlp.gate_proj") == r"re:.*\.18\..*gate.*"
+    assert dynamic.pattern_for("model.layers.7.mlp.down_proj")
+    assert dynamic.pattern_for("model.layers.0.mlp.down_proj") is None
