@@ -26,7 +26,7 @@ from quantkit.calibration.prepare import CalibrationSpec, open_calibration_model
 from quantkit.calibration.samples import samples_of
 from quantkit.calibration.statistics import merge
 from quantkit.errors import InputError, NonFiniteError, ResourceError, UnsupportedError, UsageError
-from quantkit.events import TensorProgress
+from quantkit.events import BlockProgress, Event, TensorProgress
 from quantkit.source import open_source
 from quantkit.source.memory import MemoryCheckpoint
 from quantkit.storage import Scratch
@@ -215,9 +215,13 @@ def test_next_token_logits_are_the_whole_models(llama: Path) -> None:
 
 
 def test_progress_counts_blocks_and_source_bytes() -> None:
-    events: list[TensorProgress] = []
+    heard: list[Event] = []
     model = model_of(TINY)
-    walk_blocks(model, windows(2048, count=1, seqlen=4), lambda i, b: {}, events.append)
+    walk_blocks(model, windows(2048, count=1, seqlen=4), lambda i, b: {}, heard.append)
+    events = [event for event in heard if isinstance(event, TensorProgress)]
+    within = [event for event in heard if isinstance(event, BlockProgress)]
+    assert {(event.block, event.index) for event in within} == {(f"model.layers.{n}", n + 1) for n in range(4)}
+    assert all((event.samples, event.of_samples) == (1, 1) for event in within)
     assert [event.tensor for event in events] == [f"model.layers.{n}" for n in range(4)] + ["head"]
     assert [event.index for event in events] == list(range(5))
     done = [event.done_bytes for event in events]
