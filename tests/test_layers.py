@@ -56,7 +56,7 @@ ONLY_IN = {
 
 MODULE_LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 6
 DATA_TABLES: frozenset[str] = frozenset()  # modules that are nothing but a table of facts
-COMPILERS = {"compiled", "inlined", "called", "intrinsic", "njit"}  # their functions cannot take a dataclass
+COMPILERS = {"compiled", "kept", "inlined", "called", "intrinsic", "njit"}  # their functions cannot take a dataclass
 
 
 @dataclass(frozen=True)

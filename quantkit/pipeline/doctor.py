@@ -39,6 +39,7 @@ def doctor(folder: Path) -> tuple[Finding, ...]:
         _disk(folder),
         *_packages(),
         _consumers(),
+        _compiled(),
         Finding("hub cache", _hub_cache()),
         Finding("hub token", "set" if _has_token() else "not set (public repositories only)"),
         *_unfinished(folder),
@@ -56,6 +57,19 @@ def memory_limit_bytes() -> int:
         if text.isdigit():
             total = min(total, int(text))
     return total
+
+
+def _compiled() -> Finding:
+    """Where compiled loops are kept: numba takes the first of these folders that it can write."""
+    package = Path(__file__).parent.parent / "qtypes"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    for folder in ([Path(given)] if given else []) + [package / "__pycache__", cache / "numba"]:
+        existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+        if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+            return Finding("compiled", f"loops are kept in {folder}", True)
+    what = "no folder can be written: every run compiles its loops again, for some seconds; set NUMBA_CACHE_DIR"
+    return Finding("compiled", what, False)
 
 
 def _consumers() -> Finding:

@@ -7,10 +7,10 @@ arithmetic flag of the process (flush to zero) can change a result.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from quantkit.errors import NonFiniteError
+from quantkit.qtypes.kept import kept
 from quantkit.tensors import F32, U8
 
 U16 = NDArray[np.uint16]
@@ -22,7 +22,7 @@ BF16_OVERFLOW = 0x7F7F8000  # half-way between the largest bfloat16 (3.3895e38) 
 F32_OVERFLOW = 0x7F800000  # infinity itself
 
 
-@njit(nogil=True, cache=True)
+@kept()
 def _narrow_f16(src: U32, dst: U16) -> np.uint32:
     """Round float32 patterns to float16 patterns; return the largest magnitude pattern seen."""
     worst = np.uint32(0)
@@ -40,7 +40,7 @@ def _narrow_f16(src: U32, dst: U16) -> np.uint32:
     return worst
 
 
-@njit(nogil=True, cache=True)
+@kept()
 def _narrow_bf16(src: U32, dst: U16) -> np.uint32:
     """Round float32 patterns to bfloat16 patterns; return the largest magnitude pattern seen."""
     worst = np.uint32(0)
@@ -51,7 +51,7 @@ def _narrow_bf16(src: U32, dst: U16) -> np.uint32:
     return worst
 
 
-@njit(nogil=True, cache=True)
+@kept()
 def _widen_f16(src: U16, dst: U32) -> None:
     for i in range(src.size):
         bits = np.uint32(src[i])
@@ -64,13 +64,13 @@ def _widen_f16(src: U16, dst: U32) -> None:
         dst[i] = value | ((bits & np.uint32(0x8000)) << np.uint32(16))
 
 
-@njit(nogil=True, cache=True)
+@kept()
 def _widen_bf16(src: U16, dst: U32) -> None:
     for i in range(src.size):
         dst[i] = np.uint32(src[i]) << np.uint32(16)
 
 
-@njit(nogil=True, cache=True)
+@kept()
 def _largest_magnitude(src: U32) -> np.uint32:
     worst = np.uint32(0)
     for i in range(src.size):

@@ -20,6 +20,7 @@ from numba import njit
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.floats import U32
+from quantkit.qtypes.kept import kept
 from quantkit.tensors import F32, U8
 
 BLOCK = 32
@@ -29,7 +30,7 @@ NBYTES = 17
 LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 
 
-@njit(nogil=True, cache=True)
+@kept()
 def _exponents(bits: U32, exponent: U8) -> None:
     """The stored exponent (n,) of each block, given as patterns (n, 32).
 
@@ -49,7 +50,7 @@ def _exponents(bits: U32, exponent: U8) -> None:
             exponent[i] = stored if stored != 255 else 0
 
 
-@njit(nogil=True, cache=True)
+@kept()
 def _round(blocks: F32, scale: F32, raw: U8) -> None:
     """Fill bytes 1 to 16 of `raw` (n, 17) with the nearest levels of blocks (n, 32); the smaller one wins a tie."""
     for i in range(blocks.shape[0]):

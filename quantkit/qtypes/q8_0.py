@@ -11,10 +11,10 @@ struct block_q8_0, 34 bytes
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.floats import U32, f16_scales
+from quantkit.qtypes.kept import kept
 from quantkit.tensors import F32, U8
 
 BLOCK = 32
@@ -22,7 +22,7 @@ NBYTES = 34
 QMAX = 127
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def _encode(blocks: F32, bits: U32, raw: U8, scale: F32) -> None:
     """Fill the codes of `raw` (n, 34) and the unrounded scales (n,). `bits` is `blocks` (n, 32) as patterns."""
     for i in range(blocks.shape[0]):

@@ -16,11 +16,11 @@ the next trit on top.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.floats import U32, f16_scales
+from quantkit.qtypes.kept import kept
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
@@ -30,7 +30,7 @@ NBYTES = 54
 RUNS = ((0, 32, 0, 5), (32, 16, 160, 5), (48, 4, 240, 4))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def _round(blocks: F32, bits: U32, trits: U8, scale: F32) -> None:
     """Fill trits (n, 256), 0 to 2, and the unrounded scales (n,). `bits` is `blocks` (n, 256) as patterns."""
     for i in range(blocks.shape[0]):
@@ -48,7 +48,7 @@ def _round(blocks: F32, bits: U32, trits: U8, scale: F32) -> None:
             trits[i, j] = np.uint8(1) + np.uint8(x >= np.float32(0.5)) - np.uint8(x <= np.float32(-0.5))
 
 
-@njit(nogil=True, cache=True)
+@kept()
 def _pack(trits: U8, raw: U8) -> None:
     """Fill bytes 0 to 51 of `raw` (n, 54) from trits (n, 256)."""
     for i in range(trits.shape[0]):

@@ -13,17 +13,17 @@ Half h of the block: bits 2n and 2n + 1 of byte 32h + m hold q[128h + 32n + m], 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.floats import U32, f16_scales
+from quantkit.qtypes.kept import kept
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
 NBYTES = 66
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept(error_model="numpy")
 def _encode(blocks: F32, bits: U32, raw: U8, scale: F32) -> None:
     """Fill the codes of `raw` (n, 66) and the unrounded scales (n,). `bits` is `blocks` (n, 256) as patterns."""
     for i in range(blocks.shape[0]):

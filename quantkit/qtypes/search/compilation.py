@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from numba import njit
-from numba.core.caching import FunctionCache
+
+from quantkit.qtypes.kept import KeptCache, keep
 
 # Functions that the compiled ones call: once per tile, or within loops over a tile.
 # error_model: division by zero gives an infinity or NaN, as in C. No fastmath: it would allow fused multiply-adds.
@@ -27,7 +27,7 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]  # numba offers no other way to add to the key
+class _Cache(KeptCache):
     """Compiled code on disk that is stale as soon as any file of the package changes.
 
     Numba looks at the file of the function alone, but most of what is compiled into ours comes from other files:
@@ -40,7 +40,4 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba offers no other way 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile on first use and keep the machine code on disk, beside the source or in the user's cache folder."""
-    dispatcher = njit(nogil=True, error_model="numpy")(function)
-    with suppress(RuntimeError):  # neither can be written: every process compiles for itself
-        dispatcher._cache = _Cache(function)
-    return dispatcher
+    return keep(njit(nogil=True, error_model="numpy")(function), function, _Cache)

@@ -1,0 +1,56 @@
+"""Compiled loops without a folder to keep them in: the same bytes, only later; and caches that are damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import TINY, quantkit
+
+from quantkit.pipeline import doctor
+
+# What numba does to see whether it may write, failing as for a user who owns nothing.
+NOWHERE = """
+import errno, os, sys
+from numba.core import caching
+def refuse(self):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+if sys.argv.pop(1) == "nowhere":
+    caching._CacheLocator.ensure_cache_path = refuse
+else:  # there is a folder when it is looked for, and no space when it is used
+    def full(self, overloads):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    caching.IndexDataCacheFile._save_index = full
+    caching.IndexDataCacheFile._load_index = lambda self: {}
+from quantkit.cli.main import run
+run()
+"""
+
+
+@pytest.mark.parametrize("how", ["nowhere", pytest.param("full", marks=pytest.mark.slow)])
+def test_conversions_need_no_folder_for_compiled_code(how: str, tmp_path: Path) -> None:
+    for recipe in ("q8_0", "q4_k_m") if how == "full" else ("q8_0",):
+        mine, kept = tmp_path / "mine.gguf", tmp_path / "kept.gguf"
+        command = ["convert", TINY, "--to", recipe, "--no-verify", "--force", "-o"]
+        done = subprocess.run(
+            [sys.executable, "-c", NOWHERE, how, *map(str, [*command, mine])],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert quantkit(*command, kept).status == 0
+        assert hashlib.sha256(mine.read_bytes()).digest() == hashlib.sha256(kept.read_bytes()).digest()
+
+
+def test_doctor_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "new"))
+    [found] = [f for f in doctor.doctor(tmp_path) if f.area == "compiled"]
+    assert (found.ok, str(tmp_path / "new") in found.what) == (True, True)
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    [found] = [f for f in doctor.doctor(tmp_path) if f.area == "compiled"]
+    assert not found.ok
+    assert "NUMBA_CACHE_DIR" in found.what
