@@ -36,10 +36,11 @@ from quantkit.families.vocabulary import (
     missing_bytes,
     padding,
 )
-from quantkit.untrusted import shown
+from quantkit.untrusted import listed, shown
 
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 METASPACE = "the source puts no space before text that begins with one, llama.cpp does; other text is split alike"
+LEFT_OUT = frozenset({TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNUSED})  # kinds that no text is split into
 UNICODE_NORMALIZERS = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Precompiled"})
 
 
@@ -51,23 +52,32 @@ def sentencepiece_vocabulary(
     `raw` is the parsed tokenizer.json beside it; what counts of it and of the other files, and `phi`, is said at
     `place_listed`. Differs from the reference (conversion/base.py, _create_vocab_sentencepiece) in what is said there;
     user-defined pieces keep that type, so that llama.cpp finds them in text as SentencePiece does (the reference calls
-    them normal); and `space_prefix` follows the model. Raises InputError when there are more pieces than rows of the
-    embedding, UnsupportedError for models that are not BPE.
+    them normal); and `space_prefix` follows the model. Raises InputError when there are more pieces that text is split
+    into than rows of the embedding, UnsupportedError for models that are not BPE.
     """
     _check_model(model)
     size = len(model.pieces) if files.vocab_size is None else files.vocab_size
-    if len(model.pieces) > size:
-        raise bad(TOKENIZER_MODEL, "the number of pieces", len(model.pieces), f"at most the embedding's {size:,} rows")
+    warnings = list(_pieces_beyond(model, size))
     tokens = [padding(index, PADDING_SCORE) for index in range(size)]
-    for index, piece in enumerate(model.pieces):
+    for index, piece in enumerate(model.pieces[:size]):
         text = piece.text.replace(SPACE, " ") if piece.kind is TokenType.USER_DEFINED else piece.text
         tokens[index] = Token(text, piece.kind, piece.score)
-    warnings = list(_model_warnings(model))
+    warnings += _model_warnings(model)
     warnings += place_listed(tokens, model, files, raw, phi=phi)
     check_distinct(tokens)
     prefix = None if model.add_dummy_prefix else False
     warnings += missing_bytes(tokens)
     return Vocabulary("llama", "default", tuple(tokens), space_prefix=prefix, warnings=tuple(warnings))
+
+
+def _pieces_beyond(model: SentencePieceModel, size: int) -> Iterable[tuple[str, str]]:
+    """A warning for special pieces beyond the embedding; the model has no vector for them."""
+    beyond = model.pieces[size:]
+    if any(piece.kind not in LEFT_OUT for piece in beyond):
+        raise bad(TOKENIZER_MODEL, "the number of pieces", len(model.pieces), f"at most the embedding's {size:,} rows")
+    if beyond:
+        who = listed([f'"{piece.text}"' for piece in beyond], 3)
+        yield "tokenizer-added", f"{TOKENIZER_MODEL}: {who} beyond the embedding's {size:,} rows; left out"
 
 
 def _check_model(model: SentencePieceModel) -> None:

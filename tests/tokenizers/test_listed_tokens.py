@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tokenizer_kinds import LEGACY_SPACES, Kind, added, dumped, kind
 from tokenizers import Tokenizer as Library
 
+from quantkit.errors import InputError
+from quantkit.families.sentencepiece_model import Piece, encode_sentencepiece, parse_sentencepiece
 from quantkit.families.tokenizer import Tokenizer, read_tokenizer
 from quantkit.families.tokenizer_check import rebuild
 from quantkit.families.vocabulary import TokenType
@@ -265,3 +268,22 @@ def test_gemma_without_a_tokenizer_model_is_read_from_tokenizer_json() -> None:
     made = config("tinyllama_json", architectures=["Gemma3ForCausalLM"], model_type="gemma3_text")
     tokenizer = read(Kind("gemma3", "Gemma3ForCausalLM", made.files))
     assert (tokenizer.kind, values_of(tokenizer)["add_space_prefix"]) == ("spm", False)
+
+
+@pytest.mark.parametrize(
+    "kind_of_piece", [TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNUSED, TokenType.NORMAL]
+)
+def test_special_pieces_beyond_the_embedding_are_left_out(kind_of_piece: TokenType) -> None:
+    base = kind("llama_spm_model_only")
+    model = parse_sentencepiece(base.files["tokenizer.model"])
+    more = replace(model, pieces=(*model.pieces, Piece("<tool>", 0.0, kind_of_piece)))
+    made = base.but(tokenizer__model=encode_sentencepiece(more))
+    if kind_of_piece is TokenType.NORMAL:
+        with pytest.raises(InputError, match="at most the embedding's 2,048 rows"):
+            read(made)
+        return
+    tokenizer = read(made)
+    assert texts_of(tokenizer) == texts_of(read(base))
+    assert messages(tokenizer, "tokenizer-added") == [
+        'tokenizer.model: "<tool>" beyond the embedding\'s 2,048 rows; left out'
+    ]
