@@ -3,7 +3,7 @@
 Message ModelProto (sentencepiece_model.proto), as far as it decides how text is split:
 
     1 pieces           { 1 piece: string   2 score: float32   3 type: enum }         repeated
-    2 trainer_spec     { 3 model_type: enum   24 treat_whitespace_as_suffix: bool }
+    2 trainer_spec     { 3 model_type: enum   24 treat_whitespace_as_suffix: bool   35 byte_fallback: bool }
     3 normalizer_spec  { 2 precompiled_charsmap: bytes   3 add_dummy_prefix: bool
                          4 remove_extra_whitespaces: bool   5 escape_whitespaces: bool }
 
@@ -17,7 +17,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantkit.errors import InputError
 from quantkit.families.tokenizer_files import MAX_TOKEN_CHARACTERS, MAX_TOKENS, TOKENIZER_MODEL
@@ -27,6 +27,7 @@ from quantkit.untrusted import shown
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_VARINT_BYTES = 10
 UNIGRAM, BPE = 1, 2  # enum TrainerSpec.ModelType
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 MAX_UNKNOWN = 1000  # fields besides pieces and their settings: the library writes two
@@ -54,6 +55,7 @@ class SentencePieceModel:
     remove_extra_whitespaces: bool = True
     escape_whitespaces: bool = True
     treat_whitespace_as_suffix: bool = False
+    byte_fallback: bool = False
 
 
 Value = int | bytes
@@ -90,6 +92,7 @@ def parse_sentencepiece(data: bytes) -> SentencePieceModel:
         remove_extra_whitespaces=_flag(normalizer, 4, default=True),
         escape_whitespaces=_flag(normalizer, 5, default=True),
         treat_whitespace_as_suffix=_flag(trainer, 24, default=False),
+        byte_fallback=_flag(trainer, 35, default=False),
     )
 
 
@@ -105,6 +108,32 @@ def encode_sentencepiece(model: SentencePieceModel) -> bytes:
     flags = (model.add_dummy_prefix, model.remove_extra_whitespaces, model.escape_whitespaces)
     normalizer = b"".join(bytes([number << 3, flag]) for number, flag in zip((3, 4, 5), flags, strict=True))
     return b"".join((*chunks, _chunk(2, trainer), _chunk(3, normalizer)))
+
+
+def loadable(data: bytes, model: SentencePieceModel) -> bytes:
+    """`data`, or where its specification contradicts its pieces, the bytes of the same pieces that the library loads.
+
+    The sentencepiece library refuses byte pieces without the flag byte_fallback, some byte pieces instead of all, and
+    two unknown pieces. llama.cpp goes by the pieces alone: it falls back to the byte pieces that there are. Bytes that
+    are missing are put after all pieces here.
+    """
+    texts = {piece.text for piece in model.pieces}
+    bytes_ = sum(piece.kind is TokenType.BYTE for piece in model.pieces)
+    missing = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in texts] if bytes_ else []
+    unknown = [index for index, piece in enumerate(model.pieces) if piece.kind is TokenType.UNKNOWN]
+    if not missing and len(unknown) < 2 and bool(bytes_) == model.byte_fallback and bytes_ in {0, 256}:
+        return data
+    pieces = [
+        replace(piece, kind=TokenType.CONTROL) if index in unknown[1:] else _byte(piece, bytes_)
+        for index, piece in enumerate(model.pieces)
+    ]
+    more = [Piece(text, 0.0, TokenType.BYTE) for text in missing]
+    return encode_sentencepiece(replace(model, pieces=(*pieces, *more)))
+
+
+def _byte(piece: Piece, count: int) -> Piece:
+    """A piece whose text is that of a byte is one, where there are bytes."""
+    return replace(piece, kind=TokenType.BYTE) if count and BYTE.fullmatch(piece.text) else piece
 
 
 def is_tiktoken(data: bytes) -> bool:

@@ -25,7 +25,7 @@ from quantkit.families.encoders import (
     load_tokenizer_json,
     one_by_one,
 )
-from quantkit.families.sentencepiece_model import encode_sentencepiece, is_tiktoken, parse_sentencepiece
+from quantkit.families.sentencepiece_model import encode_sentencepiece, is_tiktoken, loadable, parse_sentencepiece
 from quantkit.families.source_listed import Listed, listed_tokens, token_text
 from quantkit.families.source_slow import dumped, tokenizer_json_of
 from quantkit.families.tokenizer_files import (
@@ -141,8 +141,9 @@ def _from_pieces(data: bytes, raw: Mapping[str, Any] | None, files: TokenizerFil
     rows = files.vocab_size or len(model.pieces)
     said = files.settings.get("add_prefix_space")
     if isinstance(said, bool) and said != model.add_dummy_prefix:
-        data = encode_sentencepiece(replace(model, add_dummy_prefix=said))
-    processor = load_sentencepiece(data)
+        model = replace(model, add_dummy_prefix=said)
+        data = encode_sentencepiece(model)
+    processor = load_sentencepiece(loadable(data, model))
     listed = listed_tokens(files.read_file, raw)
     vocabulary = {index: piece.text for index, piece in enumerate(model.pieces)}
     ids = {piece.text: index for index, piece in enumerate(model.pieces)}

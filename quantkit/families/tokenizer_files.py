@@ -346,13 +346,16 @@ def _numbered(
     """The added tokens under the ids that the tokenizers library gives them, and what the file says otherwise.
 
     The library looks a token up in the vocabulary and numbers the others in turn, in the order of the list and
-    whatever their "id" says; a token listed twice is one. Raises InputError where two texts get one id.
+    whatever their "id" says; a token listed twice is one. Where the ids of the vocabulary have gaps, the number may be
+    that of another token; then the file's "id" counts. Raises InputError where two texts get one id.
     """
     found: dict[str, AddedToken] = {}
-    following = len(vocab)
+    following, taken = len(vocab), set(vocab.values())
     other = []
     for token in tokens:
         known = found[token.content].index if token.content in found else vocab.get(token.content, following)
+        if known == following and known in taken and token.content not in vocab:
+            known = token.index
         if token.index != known:
             other.append(f'"{shown(token.content)}" has id {known}, not {token.index}')
         found.setdefault(token.content, replace(token, index=known))

@@ -150,7 +150,8 @@ def merge_scores(tokenizer: BpeTokenizer, added: set[str]) -> tuple[dict[str, fl
 
 def _merge_warnings(tokenizer: BpeTokenizer, unmade: int) -> Iterable[tuple[str, str]]:
     if unmade:
-        message = f"{unmade:,} tokens of {TOKENIZER_JSON} are made by no merge; llama.cpp may form them all the same"
+        tokens = f"{unmade:,} tokens of {TOKENIZER_JSON} are" if unmade > 1 else f"1 token of {TOKENIZER_JSON} is"
+        message = f"{tokens} made by no merge; llama.cpp may form {'them' if unmade > 1 else 'it'} all the same"
         yield "tokenizer-merges", message
     if tokenizer.ignore_merges:
         message = f"{TOKENIZER_JSON} takes whole words without merging (ignore_merges), llama.cpp does not"

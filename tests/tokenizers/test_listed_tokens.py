@@ -88,6 +88,30 @@ def test_added_tokens_out_of_order_have_the_ids_that_the_library_gives() -> None
     assert [code for code, _ in tokenizer.warnings] == ["tokenizer-ids"]
 
 
+@pytest.mark.parametrize("base", ["phi4", "tinyllama_json"])
+def test_ids_with_gaps_are_padded(base: str) -> None:
+    """The library's next number is taken then, so the one of the file counts."""
+
+    def gap(raw: dict[str, Any]) -> None:
+        vocab = raw["model"]["vocab"]
+        last = max(vocab, key=vocab.get)
+        shift = {token["content"] for token in raw["added_tokens"] if token["content"] not in vocab}
+        vocab[last] += 1
+        for token in raw["added_tokens"]:
+            token["id"] += token["content"] in shift
+        raw["added_tokens"].append(added(max(len(vocab) + len(shift), vocab[last]) + 1, "<new>"))
+
+    made = changed(base, "tokenizer.json", gap)
+    made = config(made, vocab_size=2100)
+    tokens = texts_of(read(made))
+    raw = made.parsed("tokenizer.json")
+    for token in raw["added_tokens"]:
+        assert tokens[token["id"]] == token["content"]
+    vocab = raw["model"]["vocab"]
+    [missing] = set(range(max(vocab.values()))) - {*vocab.values(), *(token["id"] for token in raw["added_tokens"])}
+    assert tokens[missing] == f"[PAD{missing}]"
+
+
 def test_a_token_that_is_listed_twice_has_its_first_id() -> None:
     tokenizer = read(listing({"7": {"content": "<a>"}, "8": {"content": "<a>"}, "900": {"content": "<bos>"}}))
     tokens = texts_of(tokenizer)
