@@ -17,7 +17,7 @@ from quantkit.calibration.templates import ChatTemplate, Conversation, read_chat
 from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageError
 from quantkit.families.tokenizer_check import source_encoder
 from quantkit.source import Checkpoint
-from quantkit.untrusted import listed, read_bounded, shown
+from quantkit.untrusted import encodable, listed, read_bounded, shown
 
 MAX_BYTES = 1 << 30  # of a file
 HUB_TEXT_BYTES = 64 << 20  # text taken from the start of a data set on the Hub
@@ -88,10 +88,15 @@ def _texts(rows: Sequence[Row], name: str, sha256: str, template: ChatTemplate |
         raise InputError(message, path=name, key="messages", hint='give rendered text in a "text" column')
     rendered = iter(render(template, conversations) if conversations and template else ())
     whole = [document if document is not None else next(rendered) for document in documents]
-    kept = tuple(document for document in whole if document.strip())
+    kept = tuple(_unicode(document) for document in whole if document.strip())
     if not kept:
         _empty(name)
     return Texts(kept, name, sha256, rendered=bool(conversations))
+
+
+def _unicode(text: str) -> str:
+    """Text as UTF-8 can hold it: JSON and templates can spell halves of surrogate pairs, no tokenizer reads them."""
+    return text if encodable(text) else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _document(row: Row, number: int, name: str) -> str | Conversation:

@@ -61,7 +61,7 @@ def render(template: ChatTemplate, conversations: Sequence[Conversation]) -> lis
     fixed one: equal data gives equal text on any day. Raises InputError when the template is too long, does not
     parse, raises, or needs too much time or memory; the message names the conversation.
     """
-    size = len(template.source.encode())
+    size = len(template.source.encode("utf-8", "surrogatepass"))
     if size > MAX_TEMPLATE_BYTES:
         message = f"the chat template has {size:,} bytes, at most {MAX_TEMPLATE_BYTES:,} are accepted"
         raise InputError(message, key="chat_template", hint="render the conversations yourself and give them as text")

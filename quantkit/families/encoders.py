@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError
+from quantkit.families.native import no_panic, require_harmless
 from quantkit.families.tokenizer_files import HINT, TOKENIZER_JSON, TOKENIZER_MODEL
 from quantkit.untrusted import shown
 
@@ -20,10 +21,12 @@ BatchEncoder = Callable[[Sequence[str]], list[list[int]]]
 def load_tokenizer_json(data: bytes, more: Iterable[AddedToken] = ()) -> Tokenizer:
     """Load the bytes of a tokenizer.json, without truncation and padding; add the tokens of `more` in their order.
 
-    Takes about 0.5 s for 150,000 tokens. Raises InputError when the library rejects the file.
+    Takes about 0.5 s for 150,000 tokens. Raises InputError when the library rejects the file,
+    or dies of it in the process in which anything unusual is tried first.
     """
     import tokenizers
 
+    require_harmless(data, TOKENIZER_JSON)
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower
@@ -52,7 +55,8 @@ def by_library(tokenizer: Tokenizer) -> BatchEncoder:
     """The ids that a loaded tokenizer.json gives, without what its post-processor adds."""
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
-        return [found.ids for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with no_panic(TOKENIZER_JSON):
+            return [found.ids for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     return encode
 

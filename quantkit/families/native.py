@@ -14,8 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from quantkit.errors import InputError
+from quantkit.families.pretokenizer_table import RECOGNIZED
 from quantkit.untrusted import shown
 
 MEMORY_BYTES = 1 << 29
@@ -25,6 +29,74 @@ CPU_SECONDS_PER_MB = 1  # such a file takes 2 s
 WALL_FACTOR = 50  # a loaded machine is slow, which is not the file's fault
 HINT = "fetch the tokenizer files again, or save the tokenizer again with transformers"
 PANIC = "PanicException"  # pyo3's, which cannot be imported and is no Exception
+
+
+# Sections whose parts are of these kinds and short make nothing grow and loop; what else there is, is tried.
+PLAIN_KINDS = frozenset({
+    "Sequence", "NFC", "NFD", "NFKC", "NFKD", "ByteLevel", "Metaspace", "Split", "Digits", "Prepend", "Replace", "Fuse",
+    "ByteFallback", "Strip", "TemplateProcessing",
+})  # fmt: skip
+ONCE = ("ByteLevel", "Replace", "Prepend")  # each makes text longer: many of them, without bound
+PLAIN_WORD = 64  # characters of a text in such a section
+GROWTH = 4  # characters that may stand for one
+MAX_SECTION = 1 << 14  # bytes
+
+
+class _Model(msgspec.Struct):
+    type: str = "BPE"
+
+
+class _Sections(msgspec.Struct):
+    """What of a tokenizer.json decides how much the library does; its vocabulary is checked by whoever reads it."""
+
+    model: _Model
+    normalizer: msgspec.Raw = msgspec.Raw(b"null")
+    pre_tokenizer: msgspec.Raw = msgspec.Raw(b"null")
+    post_processor: msgspec.Raw = msgspec.Raw(b"null")
+    decoder: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def require_harmless(data: bytes, name: str) -> None:
+    """Raise InputError for a tokenizer.json that the library should not read in this process.
+
+    Tries it in another one, unless it is made of nothing but a BPE model and plain sections.
+    """
+    try:
+        found = msgspec.json.decode(data, type=_Sections)
+        sections = (found.normalizer, found.pre_tokenizer, found.post_processor, found.decoder)
+        plain = found.model.type == "BPE" and all(_plain(bytes(section)) for section in sections)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        plain = False
+    if not plain:
+        try_tokenizer_json(data, name)
+
+
+def _plain(section: bytes) -> bool:
+    if len(section) > MAX_SECTION or any(section.count(f'"{kind}"'.encode()) > 1 for kind in ONCE):
+        return False
+    return _is_plain(msgspec.json.decode(section))
+
+
+def _is_plain(part: Any, word: int = PLAIN_WORD) -> bool:
+    """Whether a part of a section can do no harm: known kinds, known patterns, short texts."""
+    if isinstance(part, list):
+        return all(_is_plain(each) for each in part)
+    if isinstance(part, str):
+        return len(part) <= word
+    if not isinstance(part, dict):
+        return True
+    kind = part.get("type", "Sequence")
+    if not isinstance(kind, str) or kind not in PLAIN_KINDS:
+        return False
+    longest = GROWTH if kind in ("Replace", "Prepend") else PLAIN_WORD
+    rest = [value for key, value in part.items() if key not in ("Regex", "type")]
+    return part.get("Regex", "") in ("", *known_patterns()) and all(_is_plain(each, longest) for each in rest)
+
+
+@lru_cache(maxsize=1)
+def known_patterns() -> tuple[str, ...]:
+    """The patterns of tokenizers that are known."""
+    return tuple(step[1] for one in RECOGNIZED for step in one.steps if step[0] == "split")
 
 
 @lru_cache(maxsize=2)

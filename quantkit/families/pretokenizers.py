@@ -113,7 +113,7 @@ def split_steps(section: Json) -> tuple[Step, ...]:
 
 def _cuts(split: Mapping[str, Json]) -> bool:
     """Isolating the matches, or dropping what does not match: the same for patterns that match everything."""
-    return (split.get("behavior"), split.get("invert")) in {("Isolated", False), ("Removed", True)}
+    return (split.get("behavior"), split.get("invert")) in (("Isolated", False), ("Removed", True))
 
 
 def _spelled(pattern: str) -> str:

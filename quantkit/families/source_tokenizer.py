@@ -120,7 +120,7 @@ def source_encoder(read_file: ReadFile, config: Mapping[str, Any], *, add_specia
 def _sentencepiece_data(files: TokenizerFiles) -> bytes | None:
     """The bytes of a tokenizer.model, if it counts; None where tokenizer.json does."""
     data = read_bytes(files.read_file, TOKENIZER_MODEL)
-    byte_level = files.settings.get("tokenizer_class") in {"GPT2Tokenizer", "GPT2TokenizerFast"}
+    byte_level = files.settings.get("tokenizer_class") in ("GPT2Tokenizer", "GPT2TokenizerFast")
     phi4 = byte_level and files.config.get("model_type") == "phi3"
     return None if data is None or is_tiktoken(data) or phi4 else data
 

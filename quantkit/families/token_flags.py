@@ -63,7 +63,7 @@ def _steps(section: object, key: str) -> list[Mapping[str, Any]]:
 
 
 def _puts_space(normalizer: object) -> bool:
-    return any(step.get("type") in {"Prepend", "Replace"} for step in _steps(normalizer, "normalizers"))
+    return any(step.get("type") in ("Prepend", "Replace") for step in _steps(normalizer, "normalizers"))
 
 
 def _first_only(pre_tokenizer: object) -> bool:

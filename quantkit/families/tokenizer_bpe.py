@@ -61,7 +61,7 @@ def rows_for(
 
 def is_byte_level_class(settings: Mapping[str, Any]) -> bool:
     """Whether tokenizer_config.json names GPT-2's class, with which Phi-4 tells itself from Phi-3."""
-    return settings.get("tokenizer_class") in {"GPT2Tokenizer", "GPT2TokenizerFast"}
+    return settings.get("tokenizer_class") in ("GPT2Tokenizer", "GPT2TokenizerFast")
 
 
 def added_tokens(

@@ -13,8 +13,10 @@ import pytest
 from commands import quantkit
 
 from quantkit.errors import InputError
+from quantkit.families import native
+from quantkit.families.encoders import load_tokenizer_json
 from quantkit.families.linears import _modules
-from quantkit.families.native import no_panic, try_tokenizer_json
+from quantkit.families.native import known_patterns, no_panic, try_tokenizer_json
 from quantkit.families.roles import Role
 from quantkit.families.sentencepiece_model import MAX_UNKNOWN, parse_sentencepiece
 from quantkit.tensors import TensorInfo
@@ -74,6 +76,7 @@ PADDING = {
     "pad_token": "x",
 }  # fmt: skip
 SPLIT = {"type": "Split", "pattern": {"Regex": "(a|aa)+$c"}, "behavior": "Isolated", "invert": False}
+ONE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 GROWTH = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
 
 # changes of a tokenizer.json -> what is said of it
@@ -84,6 +87,10 @@ DEADLY: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "grows": ({"normalizer": {"type": "Sequence", "normalizers": [GROWTH] * 3}}, "dies of it .*memory allocation"),
     "backtracks": ({"pre_tokenizer": SPLIT}, "rejects it: Onig"),
+    "doubles and doubles": (
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BPE["pre_tokenizer"]] * 40}},
+        "dies of it .*memory allocation|takes more than",
+    ),
     "unknown fields": ({"x": [{}] * 1000}, "rejects it"),
     "no model": ({"model": 3}, "rejects it"),
 }  # fmt: skip
@@ -100,6 +107,35 @@ def test_a_tokenizer_that_kills_the_library_does_so_elsewhere(name: str) -> None
         try_tokenizer_json(tokenizer(**changes), "tokenizer.json")
     assert caught.value.message.isprintable()
     assert caught.value.path == "tokenizer.json"
+
+
+@pytest.mark.parametrize("name", DEADLY)
+def test_whatever_is_unusual_is_tried_first(name: str) -> None:
+    with pytest.raises(InputError, match="tokenizers library"):
+        load_tokenizer_json(tokenizer(**DEADLY[name][0]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "tried"),
+    [
+        ({}, False),
+        ({"normalizer": {"type": "NFC"}, "truncation": {"max_length": 0}, "padding": PADDING}, False),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, ONE]}}, False),
+        ({"normalizer": {"type": "Sequence", "normalizers": [ONE, ONE]}}, True),
+        ({"normalizer": {**ONE, "content": "▁" * 5}}, True),
+        ({"normalizer": {"type": "Lowercase"}}, True),
+        ({"normalizer": {"type": ["NFC"]}}, True),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BPE["pre_tokenizer"]] * 40}}, True),
+        ({"pre_tokenizer": {**SPLIT, "pattern": {"Regex": "a"}}}, True),
+        ({"pre_tokenizer": {**SPLIT, "pattern": {"Regex": known_patterns()[0]}}}, False),
+        ({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}, True),
+    ],
+)
+def test_what_is_tried_first(changes: dict[str, Any], tried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(native, "try_tokenizer_json", lambda data, name: asked.append(name))
+    native.require_harmless(tokenizer(**changes), "tokenizer.json")
+    assert bool(asked) == tried
 
 
 def test_a_sound_tokenizer_passes_its_trial() -> None:
