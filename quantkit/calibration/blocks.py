@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantkit.calibration.head import Logits, Stream, load_head, load_matrix, logits_at, read_logits
 from quantkit.calibration.model import BlockModel, embed, open_model, read_embedding, resident_block, token_rows
@@ -39,6 +39,7 @@ from quantkit.tensors import F32
 OUTPUT_BYTES = 640 << 20  # what linears gave for all samples, kept where it is no more than this
 
 Visit = Callable[[int, "BlockView"], Mapping[str, Tensor]]
+Prepare = Callable[["BlockView"], None]
 
 
 @dataclass(frozen=True)
@@ -208,12 +209,19 @@ class BlockView:
             yield piece
             model.settle()
 
-    def logits_at(self, tokens: Sequence[int]) -> F32:
-        """The logits of one token of every sample, float32 (n, vocabulary): only the head has them."""
+    def logits_at(self, places: Sequence[tuple[int, int]]) -> F32:
+        """The logits of tokens, each (sample, token of it), float32 (n, vocabulary): only the head has them."""
         assert self.is_head, "only the head gives logits"
-        load_matrix(self._walk.model, self._resident)
         stream = Stream(self._resident, self._activations.candidate)
-        return logits_at(stream, tokens, self._walk.model.device, self._walk.workers)
+        return logits_at(stream, places, self._walk.model.device, self._walk.workers)
+
+    def round_inputs(self, rounding: Callable[[str], Callable[[Tensor], Tensor] | None]) -> None:
+        """Have linears multiply what `rounding(name)` makes of their inputs; None leaves them as they are."""
+        for name in self.linears:
+            rounded = rounding(name)
+            if rounded is not None:
+                path = name.removeprefix(self._resident.prefix).removesuffix(".weight")
+                self._resident.module.get_submodule(path).register_forward_pre_hook(partial(_rounded, rounded))
 
     def leave(self) -> None:
         """Move the samples on to the next block, unless a final run has."""
@@ -283,6 +291,10 @@ class BlockView:
         self._walk.emit(BlockProgress("blocks", self.name, self.index + 1, self._walk.model.count + 1, done, count))
 
 
+def _rounded(rounding: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (rounding(args[0]), *args[1:])
+
+
 def walk_blocks(
     model: BlockModel,
     samples: Samples,
@@ -341,20 +353,40 @@ def _embedded(walk: Walk, table: Tensor | None) -> tuple[Activations, tuple[Argu
     return Activations(other.hidden, own.hidden if own else None), other.arguments
 
 
-def next_token_logits(checkpoint: Checkpoint, contexts: Sequence[Sequence[int]], threads: int | None = None) -> F32:
+@dataclass(frozen=True)
+class RunOptions:
+    """How contexts are run. `prepare` sees each block before it runs; sequences have `least_tokens` at least."""
+
+    threads: int | None = None
+    emit: Sink = ignore
+    prepare: Prepare = lambda block: None
+    least_tokens: int = 1
+
+
+def next_token_logits(
+    checkpoint: Checkpoint, contexts: Sequence[Sequence[int]], options: RunOptions = RunOptions()
+) -> F32:
     """Logits of the token after each context, float32 (contexts, vocabulary), with one block in memory.
 
-    Contexts may differ in length. Raises what `walk_blocks` raises.
+    Contexts may differ in length; one that begins another costs nothing of its own. Raises what `walk_blocks` raises.
     """
-    seqlen = max(len(context) for context in contexts)
+    whole = {tuple(context): None for context in sorted(contexts, key=len, reverse=True)}
+    rows: list[tuple[int, ...]] = []
+    for context in whole:
+        if not any(row[: len(context)] == context for row in rows):
+            rows.append(context)
+    places = [(next(n for n, row in enumerate(rows) if row[: len(c)] == tuple(c)), len(c) - 1) for c in contexts]
+    seqlen = max(options.least_tokens, *map(len, rows))
     # what follows a context does not change what it predicts: attention looks back only
-    padded = [[*context, *[context[0]] * (seqlen - len(context))] for context in contexts]
+    padded = [[*row, *[row[0]] * (seqlen - len(row))] for row in rows]
     found: list[F32] = []
 
     def visit(index: int, block: BlockView) -> Mapping[str, Tensor]:
+        options.prepare(block)
         if block.is_head:
-            found.append(block.logits_at([len(context) - 1 for context in contexts]))
+            found.append(block.logits_at(places))
         return {}
 
-    walk_blocks(open_model(checkpoint, threads=threads), samples_of(np.array(padded, np.int32)), visit)
+    model = open_model(checkpoint, threads=options.threads)
+    walk_blocks(model, samples_of(np.array(padded, np.int32)), visit, options.emit)
     return found[0]

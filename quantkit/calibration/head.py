@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,8 @@ from quantkit.calibration.skeleton import build_skeleton, fill_buffers, run_head
 from quantkit.calibration.statistics import Linear
 from quantkit.calibration.threads import Workers
 from quantkit.calibration.weights import locate, read_rows, stored_type
+from quantkit.families.model import Rows
+from quantkit.source import Checkpoint
 from quantkit.tensors import F32
 
 SLAB_ROWS = 8192  # rows of the matrix multiplied at once
@@ -25,7 +27,10 @@ LOGITS_BYTES = 1 << 26  # of one call
 
 
 def load_head(model: BlockModel) -> Resident:
-    """The head with everything but its matrix in memory: `load_matrix` reads that when logits are wanted."""
+    """The head with everything but its matrix in memory.
+
+    `load_matrix` reads that where logits of many tokens are wanted; without it, a run reads it slab by slab.
+    """
     skeleton = build_skeleton(model.checkpoint)
     embedding, head = skeleton.model.get_input_embeddings(), skeleton.model.get_output_embeddings()
     table, matrix = (f"{skeleton.name_of(module)}.weight" for module in (embedding, head))
@@ -36,7 +41,8 @@ def load_head(model: BlockModel) -> Resident:
     fill_buffers(skeleton, skeleton.model, model.device)
     # the head is fed hidden states: one row is enough for the ids that the model's forward asks for
     set_parameter(skeleton.model, table, torch.zeros(1, embedding.embedding_dim, device=model.device))
-    head.forward = partial(_in_slabs, weakref.proxy(head))  # a cycle would keep the matrix in memory
+    read = partial(_read_slab, model.checkpoint, source, model.device)
+    head.forward = partial(_in_slabs, weakref.proxy(head), read)  # a cycle would keep the matrix in memory
     linears = {matrix: Linear(matrix, source, *head.weight.shape)}
     return observe(Resident("", skeleton.model, linears, partial(run_head, skeleton)))
 
@@ -78,15 +84,19 @@ class Stream:
         return output[0]
 
 
-def logits_at(stream: Stream, tokens: Sequence[int], device: torch.device, workers: Workers) -> F32:
-    """Logits of one token of each sample, float32 (n, vocabulary)."""
+def logits_at(stream: Stream, places: Sequence[tuple[int, int]], device: torch.device, workers: Workers) -> F32:
+    """Logits of tokens, each (sample, token of it): float32 (n, vocabulary). The matrix need not be in memory."""
+    (linear,) = stream.head.linears.values()
+    step = max(1, LOGITS_BYTES // (4 * linear.rows))
 
-    def one(task: tuple[int, int]) -> F32:
-        position, token = task
-        found: F32 = stream.logits(position, slice(token, token + 1), device)[0].cpu().numpy()
+    def some(first: int) -> F32:
+        chosen = [stream.hidden[sample, token] for sample, token in places[first : first + step]]
+        output, _ = stream.head.run(torch.stack(chosen).unsqueeze(0).to(device))
+        assert output is not None
+        found: F32 = output[0].cpu().numpy()
         return found
 
-    return np.stack(workers.map(one, list(enumerate(tokens))))
+    return np.concatenate(workers.map(some, range(0, len(places), step)))
 
 
 def read_logits(
@@ -110,10 +120,17 @@ def read_logits(
         yield from workers.map(piece, tasks[first : first + workers.count])
 
 
-def _in_slabs(head: Any, hidden: Tensor) -> Tensor:
+def _in_slabs(head: Any, read: Callable[[int, int], Tensor], hidden: Tensor) -> Tensor:
     """The linear's product, slab by slab of rows widened to float32: rows stored in 16 bits stay so in memory."""
-    out = hidden.new_empty((*hidden.shape[:-1], head.weight.shape[0]))
-    for start in range(0, head.weight.shape[0], SLAB_ROWS):
-        slab = head.weight[start : start + SLAB_ROWS].float()
-        out[..., start : start + slab.shape[0]] = nn.functional.linear(hidden, slab)
+    rows = head.weight.shape[0]
+    out = hidden.new_empty((*hidden.shape[:-1], rows))
+    for start in range(0, rows, SLAB_ROWS):
+        stop = min(start + SLAB_ROWS, rows)
+        slab = read(start, stop) if head.weight.is_meta else head.weight[start:stop].float()
+        out[..., start:stop] = nn.functional.linear(hidden, slab)
     return out if head.bias is None else out + head.bias
+
+
+def _read_slab(checkpoint: Checkpoint, source: Rows, device: torch.device, start: int, stop: int) -> Tensor:
+    ref = checkpoint.ref(source.tensor)
+    return torch.from_numpy(ref.read(source.start + start, source.start + stop)).to(device)

@@ -213,7 +213,7 @@ def _run(
             draft = draft_manifest(item.plan, {**facts, **layer_facts(item.plan, item.job)})
             emit(StageStarted("verify" if output.verify else "publish"))
             with worker_pool(1) as pool:  # looks at the files while publish reads them back and hashes them
-                looking = pool.submit(look, prepared, item.plan, item.job.paths, output)
+                looking = pool.submit(look, prepared, item.plan, item.job.paths, output, emit)
                 settle = partial(_settle, looking, item.targets[0], emit)
                 built[item.number] = publish(
                     draft, item.job, item.targets, force=output.force, emit=emit, settle=settle
@@ -327,15 +327,14 @@ def require_calibration(prepared: Prepared) -> None:
         raise RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
 
 
-def look(prepared: Prepared, plan: AnyPlan, paths: Sequence[Path], output: Output) -> Verification:
+def look(prepared: Prepared, plan: AnyPlan, paths: Sequence[Path], output: Output, emit: Sink = ignore) -> Verification:
     """Look at finished files, published or not, as `quantkit verify` does."""
     if not output.verify:
         return NOTHING
     if isinstance(plan, ServerPlan):  # which llama.cpp does not load
         return verify_server_parts(paths, prepared.checkpoint, plan)
-    assert prepared.model is not None
     options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)
-    return verify_parts(paths, prepared.checkpoint, prepared.model, options)
+    return verify_parts(paths, prepared.reference, options, emit)
 
 
 def standing(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path], output: Output, emit: Sink) -> Artifact | None:
@@ -351,7 +350,7 @@ def standing(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path], output:
         return None
     done = {check["check"] for check in artifact.manifest.facts["checks"] if check["ok"] is not False}
     if output.verify and (not done or (output.engine and output.engine not in done)):
-        seen = look(prepared, plan, targets, output)
+        seen = look(prepared, plan, targets, output, emit)
         if seen.checks:
             emit(StageFinished("verify", 0.0, seen.summary()))
             artifact = record_checks(artifact, seen)

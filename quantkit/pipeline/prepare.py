@@ -20,6 +20,7 @@ from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
 from quantkit.formats.imatrix import read_imatrix
 from quantkit.pipeline.calibration import Calibration, open_calibration
 from quantkit.pipeline.consumers import require_loadable
+from quantkit.pipeline.engine import Reference
 from quantkit.pipeline.places import require_places
 from quantkit.pipeline.request import Request, require_used
 from quantkit.plan import PlanOptions, file_stem, plan
@@ -57,6 +58,12 @@ class Prepared:
 
     def __exit__(self, *exc: object) -> None:
         self.checkpoint.close()
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What an engine's predictions are compared with: the source runs once for all artifacts."""
+        assert self.model is not None
+        return Reference(self.checkpoint, self.model)
 
     @cached_property
     def source_stat(self) -> str:

@@ -24,7 +24,7 @@ from quantkit.pipeline.checks import (
     check_numbers,
     check_structure,
 )
-from quantkit.pipeline.engine import TORCH, check_engine, require_engine
+from quantkit.pipeline.engine import TORCH, Reference, check_engine, require_engine
 from quantkit.pipeline.prepare import describe_source
 from quantkit.pipeline.record_checks import Subject, check_making, check_record
 from quantkit.pipeline.token_checks import check_tokenizer
@@ -77,13 +77,14 @@ def verify(
         checks.append(_structure(files, manifest, None, None))
         checks += [Check(name, None, "needs --against SRC") for name in ("tokenizer", "numbers")]
         if options.engine:
-            checks.append(check_engine(artifact, None, options))
+            checks.append(check_engine(paths, None, options, emit))
         return Verification(tuple(checks))
     checkpoint = open_source(against, offline=options.offline, emit=emit)
     try:
         model = describe_source(checkpoint, options.pre)
         checks = [check_files(paths, path, manifest, checkpoint)]
-        return Verification((*checks, *_look(paths, checkpoint, model, options, manifest)))
+        reference = Reference(checkpoint, model)
+        return Verification((*checks, *_look(paths, reference, options, manifest, emit)))
     finally:
         checkpoint.close()
 
@@ -105,18 +106,21 @@ def _structure(
     return Check("structure", False, wrong) if wrong else found
 
 
-def verify_parts(paths: Sequence[Path], checkpoint: Checkpoint, model: Model, options: VerifyOptions) -> Verification:
-    """Look at finished files that have no manifest yet."""
+def verify_parts(
+    paths: Sequence[Path], reference: Reference, options: VerifyOptions, emit: Sink = ignore
+) -> Verification:
+    """Look at finished files that have no manifest yet. `reference` serves all files made from one source."""
     require_engine(options.engine)
-    return Verification(tuple(_look(paths, checkpoint, model, options, None)))
+    return Verification(tuple(_look(paths, reference, options, None, emit)))
 
 
 def _look(
-    paths: Sequence[Path], checkpoint: Checkpoint, model: Model, options: VerifyOptions, manifest: Manifest | None
+    paths: Sequence[Path], reference: Reference, options: VerifyOptions, manifest: Manifest | None, emit: Sink
 ) -> Iterator[Check]:
     files = tuple(read_gguf(path) for path in paths)
+    checkpoint, model = reference.checkpoint, reference.model
     yield _structure(files, manifest, model, checkpoint)
     yield check_tokenizer(files[0].metadata, checkpoint, model)
     yield check_numbers(files, checkpoint, model, sample_rows=options.sample_rows, threads=options.threads)
     if options.engine:
-        yield check_engine(paths[0], checkpoint, options)
+        yield check_engine(paths, reference, options, emit)

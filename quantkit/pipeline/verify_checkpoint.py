@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.events import Sink
-from quantkit.families.probes import probes
 from quantkit.families.tokenizer_check import source_encoder
 from quantkit.formats.packed import as_stored
 from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
-from quantkit.pipeline.engine import TORCH, usable_contexts
+from quantkit.pipeline.engine import TORCH
 from quantkit.pipeline.record_checks import Subject, check_record
 from quantkit.quality.distributions import broken_above, divergence, log_softmax
 from quantkit.quality.numbers import compare
+from quantkit.quality.passages import contexts
 from quantkit.quality.stored import open_with_package
 from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import Manifest, read_manifest
@@ -153,19 +153,19 @@ def stacked(missing: Sequence[str]) -> bool:
 
 def check_predictions(made: Checkpoint, source: Checkpoint, threads: int | None) -> Check:
     """Next-token distributions of both, computed here with one block in memory; activations are not rounded."""
-    from quantkit.calibration.blocks import next_token_logits
+    from quantkit.calibration.blocks import RunOptions, next_token_logits
 
     encode = source_encoder(source.read_file, source.config)
-    contexts = usable_contexts([encode(text) for text in probes()])
-    before, after = (log_softmax(next_token_logits(each, contexts, threads)) for each in (source, made))
-    found = divergence(before, after)
+    found = contexts(encode)
+    before, after = (log_softmax(next_token_logits(each, found, RunOptions(threads))) for each in (source, made))
+    told = divergence(before, after)
     stored = sum(info.nbytes for info in made.tensors().values())
     limit = broken_above(8 * stored / sum(info.elements for info in made.tensors().values()))
-    data = {"kl_mean": found.mean, "kl_standard_error": found.standard_error, "contexts": found.contexts}
+    data = {"kl_mean": told.mean, "kl_standard_error": told.standard_error, "contexts": told.contexts}
     detail = (
-        f"KL {found.mean:.4f} ± {found.standard_error:.4f}, "
-        f"top token {100 * found.agreement:.0f} % over {found.contexts} contexts"
+        f"KL {told.mean:.4f} ± {told.standard_error:.4f}, "
+        f"top token {100 * told.agreement:.0f} % over {told.contexts} contexts"
     )
-    if limit is not None and found.mean > limit:
+    if limit is not None and told.mean > limit:
         return Check(TORCH, False, f"{detail}: above {limit}, the most a checkpoint of this size may show", data)
     return Check(TORCH, True, detail, data)

@@ -13,6 +13,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import numpy as np
 
 from quantkit.errors import UnsupportedError, VerificationError
+from quantkit.quality.distributions import TopTokens
 from quantkit.tensors import F32
 
 CONTEXT = 512
@@ -51,13 +52,23 @@ class LlamaCpp:
 
     def log_probabilities(self, tokens: Sequence[int], vocabulary: int) -> F32:
         """Natural log-probabilities (vocabulary,) of the token that follows `tokens`."""
-        request = {"prompt": list(tokens), "max_tokens": 1, "logprobs": vocabulary, "cache_prompt": False}
+        result = np.full(vocabulary, -np.inf, dtype=np.float32)
+        top = self.likeliest(tokens, vocabulary)
+        result[top.ids] = top.log_probabilities
+        return result
+
+    def likeliest(self, tokens: Sequence[int], count: int) -> TopTokens:
+        """The `count` likeliest of the tokens that may follow `tokens`.
+
+        Each takes llama.cpp some microseconds, so that whole distributions of large vocabularies cost seconds. What
+        `tokens` shares with the start of the last request is not computed again.
+        """
+        request = {"prompt": list(tokens), "max_tokens": 1, "logprobs": count, "cache_prompt": True}
         reply = self._server.handle_completions({**request, "logit_bias": [[self._drawn, 1e4]], "temperature": 0.0})
         body = reply if isinstance(reply, dict) else json.loads(reply)
-        result = np.full(vocabulary, -np.inf, dtype=np.float32)
-        for entry in body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
-            result[entry["id"]] = entry["logprob"]
-        return result
+        entries = body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        ids = np.array([entry["id"] for entry in entries], np.int64)
+        return TopTokens(ids, np.array([entry["logprob"] for entry in entries], np.float32))
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`, with the file's own BOS/EOS rules and special tokens recognized unless not `special`."""

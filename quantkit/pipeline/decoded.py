@@ -1,0 +1,188 @@
+"""A checkpoint whose weights are those of a GGUF file made from it, decoded and put back where they came from.
+
+The way of a tensor into the file, backwards: rows in the source's order, without what was added, under the source's
+names. Its configuration is the source's: what runs on it is what the file should compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantkit.errors import VerificationError
+from quantkit.families.model import Constant, Model, ModelTensor, Rows
+from quantkit.formats.gguf import GGUFTensor, read_gguf
+from quantkit.metadata import KeyValue
+from quantkit.pipeline.slabs import matrix_shape
+from quantkit.qtypes import base
+from quantkit.quality.numbers import decode_gguf
+from quantkit.source import Checkpoint
+from quantkit.source.base import SourceFile
+from quantkit.tensors import F32, U8, TensorInfo
+from quantkit.untrusted import InputFile, open_input
+
+AGAIN = "convert again, and report it if it fails again"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows [start, stop) of a source tensor lie at `first` and after, before row order, in a tensor of the file."""
+
+    start: int
+    stop: int
+    target: ModelTensor
+    first: int
+
+
+@dataclass(frozen=True)
+class DecodedTensor:
+    """A source tensor whose rows come from the file."""
+
+    info: TensorInfo
+    pieces: tuple[Piece, ...]
+    stored: Mapping[str, tuple[InputFile, GGUFTensor]]
+
+    def read(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32, shape (stop - start, cols). Raises InputError for a file that got shorter."""
+        out = np.zeros((stop - start, self.info.cols), np.float32)
+        for piece in self.pieces:
+            low, high = max(start, piece.start), min(stop, piece.stop)
+            if low < high:
+                offset = piece.first - piece.start
+                out[low - start : high - start] = self._rows(piece.target, low + offset, high + offset)
+        return out  # rows beyond the vocabulary have no token, and no place in the file
+
+    def read_packed(self, start: int, stop: int) -> U8:
+        """Rows as float32 bytes."""
+        return self.read(start, stop).view(np.uint8)
+
+    def _rows(self, target: ModelTensor, start: int, stop: int) -> F32:
+        """Rows [start, stop) of a tensor of the file in the order before its row order, without what was added."""
+        unit = len(target.row_order.order) if target.row_order else 1
+        low, high = start // unit * unit, -(-stop // unit) * unit
+        values = self._decoded(target, low, high)
+        if target.row_order:
+            place = np.argsort(target.row_order.order)  # row order[i] went to row i
+            values = values.reshape(-1, unit, values.shape[1])[:, place].reshape(values.shape)
+        values = values[start - low : stop - low]
+        return values - np.float32(target.add) if target.add else values
+
+    def _decoded(self, target: ModelTensor, start: int, stop: int) -> F32:
+        file, tensor = self.stored[target.name]
+        cols = matrix_shape(target)[1]
+        row_bytes = base.get(tensor.qtype).row_bytes(cols)
+        first = tensor.offset + start * row_bytes
+        raw = file.read(first, first + (stop - start) * row_bytes).reshape(-1, row_bytes)
+        return decode_gguf(raw, tensor.type_id).reshape(stop - start, cols)
+
+
+@dataclass(frozen=True)
+class DecodedCheckpoint:
+    """See `quantkit.source.Checkpoint`; tensors that are not in the file, which are left out on purpose, are gone."""
+
+    source: Checkpoint
+    model: Model
+    shards: tuple[InputFile, ...]
+    stored: Mapping[str, tuple[InputFile, GGUFTensor]]
+    kind: str = "memory"
+
+    @property
+    def name(self) -> str:
+        return self.shards[0].path.name
+
+    @property
+    def repo(self) -> str | None:
+        return None
+
+    @property
+    def commit(self) -> str | None:
+        return None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.source.config
+
+    @property
+    def metadata(self) -> tuple[KeyValue, ...]:
+        return ()
+
+    @cached_property
+    def _pieces(self) -> Mapping[str, tuple[Piece, ...]]:
+        found: dict[str, tuple[Piece, ...]] = {}
+        for target in self.model.tensors:
+            first = 0
+            for part in target.parts:
+                if isinstance(part, Rows):
+                    piece = Piece(part.start, part.stop, target, first)
+                    found[part.tensor] = (*found.get(part.tensor, ()), piece)
+                first += len(part.data) // part.cols if isinstance(part, Constant) else part.stop - part.start
+        return found
+
+    @cached_property
+    def _infos(self) -> Mapping[str, TensorInfo]:
+        infos = self.source.tensors()
+        return {n: replace(infos[n], dtype="F32", nbytes=4 * infos[n].elements, stored_as=None) for n in self._pieces}
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self._infos
+
+    def stored_type(self, name: str) -> str:
+        """The type in which the file holds (the first rows of) a source tensor."""
+        return self.stored[self._pieces[name][0].target.name][1].qtype
+
+    def ref(self, name: str) -> DecodedTensor:
+        return DecodedTensor(self._infos[name], self._pieces[name], self.stored)
+
+    def files(self) -> tuple[SourceFile, ...]:
+        return ()
+
+    def file_names(self) -> tuple[str, ...]:
+        return ()
+
+    def read_file(self, name: str) -> bytes | None:
+        """None: only its weights are looked at."""
+        return None
+
+    def carried(self) -> tuple[str, ...]:
+        return ()
+
+    def unchanged(self) -> None:
+        for shard in self.shards:
+            shard.unchanged()
+
+    def close(self) -> None:
+        for shard in self.shards:
+            shard.close()
+
+
+def open_decoded(paths: Sequence[Path], source: Checkpoint, model: Model) -> DecodedCheckpoint:
+    """The weights of the shards at `paths` in the places of the source that `model` describes.
+
+    Raises InputError for a file that does not parse, VerificationError for one that lacks a tensor or holds it in
+    another shape.
+    """
+    shards: list[InputFile] = []
+    try:
+        for path in paths:
+            shards.append(open_input(path))
+        stored = {tensor.name: (shard, tensor) for shard in shards for tensor in read_gguf(shard.path).tensors}
+        _check_tensors(stored, model)
+    except BaseException:
+        for shard in shards:
+            shard.close()
+        raise
+    return DecodedCheckpoint(source, model, tuple(shards), stored)
+
+
+def _check_tensors(stored: Mapping[str, tuple[InputFile, GGUFTensor]], model: Model) -> None:
+    for target in model.tensors:
+        found = stored.get(target.name)
+        if found is None or found[1].shape != target.shape:
+            what = f"is {list(found[1].shape)}" if found else "is missing"
+            message = f"{target.name} {what}, expected {list(target.shape)}"
+            raise VerificationError(message, tensor=target.name, hint=AGAIN)
