@@ -21,6 +21,7 @@ from quantkit.families.model import Rows, Shape
 from quantkit.families.roles import Role
 from quantkit.families.rows import Family
 from quantkit.tensors import TensorInfo
+from quantkit.untrusted import shown
 
 LINEAR = frozenset({
     Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V, Role.ATTN_QKV, Role.ATTN_KV_B, Role.ATTN_OUTPUT,
@@ -121,6 +122,9 @@ def _modules(info: TensorInfo, role: Role | None) -> Iterator[LinearModule]:
         rows = Rows(info.name, 0, info.rows)
         yield LinearModule(info.name.removesuffix(WEIGHT), role, layer, info.rows, info.cols, rows, expert)
         return
+    if len(info.shape) != 3:
+        what = f'"{shown(info.name)}" has the shape {list(info.shape)}, expected a matrix or a stack of them'
+        raise InputError(what, tensor=info.name, hint="config.json and the weights are not of the same model")
     count, rows_of_one, cols = info.shape
     stem, _, which = info.name.removesuffix(WEIGHT).rpartition(".")
     halves = {"gate_up_proj": (("gate_proj", Role.FFN_GATE), ("up_proj", Role.FFN_UP))}.get(which, ((which, role),))

@@ -31,12 +31,14 @@ WRITTEN_JSON = frozenset({CONFIG, INDEX, "quantize_config.json", "hf_quant_confi
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one look. `ok` is None where it was not asked for or could not be made; `data` is for JSON."""
+    """The outcome of one look. `ok` is None where it was not asked for or could not be made; `data` is for JSON, and
+    `hint` is what helps where converting again does not."""
 
     name: str
     ok: bool | None
     detail: str
     data: dict[str, Any] = field(default_factory=dict)
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Verification:
         failed = [c for c in self.checks if c.ok is False]
         if failed:
             what = "; ".join(f"{c.name}: {c.detail}" for c in failed)
-            hint = "do not use this file; convert again, and report it if it fails again"
+            again = "do not use this file; convert again, and report it if it fails again"
+            hint = next((c.hint for c in failed if c.hint), again)
             raise VerificationError(f"{Path(path).name} does not verify: {what}", path=str(path), hint=hint)
 
 

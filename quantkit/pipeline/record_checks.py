@@ -55,6 +55,9 @@ class Subject:
         return self.paths[0].suffix != ".gguf"
 
 
+OTHER_SOURCE = "give the source that it was made from with --against, or convert again from this one"
+
+
 def check_record(subject: Subject) -> Check:
     """The manifest's seal and identity, SHA256SUMS, the size and hash of every file and tensor, strangers in a folder,
     and with a source the hashes of its files."""
@@ -62,7 +65,7 @@ def check_record(subject: Subject) -> Check:
     for look in (_seal, _names, _sums, _sizes, _hashes, _strangers, _source):
         wrong = next(iter(look(subject)), None)
         if wrong is not None:
-            return Check("files", False, wrong)
+            return Check("files", False, wrong, hint=OTHER_SOURCE if look is _source else "")
     named = {f.name: f.sha256 for f in manifest.artifact}
     claims = [*CLAIMS, *(name for name in MORE_CLAIMS if name in manifest.facts)]
     if subject.source is None:

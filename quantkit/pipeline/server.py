@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quantkit.errors import InterruptedRunError, NonFiniteError
+from quantkit.errors import InterruptedRunError, NonFiniteError, NumericError
 from quantkit.events import Resumed, Sink, TensorProgress, ignore
 from quantkit.formats import containers
 from quantkit.formats.packed import Entry, PackedTensor, packed
 from quantkit.pipeline.quantize import default_threads, never
 from quantkit.pipeline.slabs import SLAB_WEIGHTS
 from quantkit.qtypes.floats import first_nonfinite
+from quantkit.qtypes.integers import Integers
+from quantkit.qtypes.minifloat import LARGEST, Float8
 from quantkit.qtypes.scheme import Quantized
 from quantkit.servers.layouts import joint, short_type
 from quantkit.servers.plan import PlannedModule, ServerPlan, ServerTensor, siblings
@@ -28,6 +30,7 @@ from quantkit.source import Checkpoint
 from quantkit.storage import Job, Record
 from quantkit.tensors import F32, FLOAT_DTYPES, U8
 
+SMALLEST_F16_SCALE = 2.0**-20  # below, its subnormal numbers have less than four bits
 Facts = dict[str, float | int | str]
 
 
@@ -150,6 +153,8 @@ def round_plainly(work: ServerWork) -> None:
 def rounded(checkpoint: Checkpoint, group: Sequence[PlannedModule]) -> list[Quantized]:
     """Layers that share their scales, if any do, rounded without text."""
     weights = [read_weight(checkpoint, planned) for planned in group]
+    for planned, weight in zip(group, weights, strict=True):
+        require_scale(planned, weight)
     schemes = joint([planned.layout for planned in group], weights)
     return [scheme.encode(weight) for scheme, weight in zip(schemes, weights, strict=True)]
 
@@ -160,6 +165,22 @@ def read_weight(checkpoint: Checkpoint, planned: PlannedModule) -> F32:
     weight = checkpoint.ref(source.tensor).read(source.start, source.stop)
     require_finite(source.tensor, weight, source.start)
     return weight
+
+
+def require_scale(planned: PlannedModule, weight: F32) -> None:
+    """Raise NumericError for a layer whose largest weight needs a scale below what float16 holds in four bits or more.
+
+    The layer would become zeros, or close to it, and the layers that read it would get the blame.
+    """
+    scheme = planned.layout.scheme
+    if not isinstance(scheme, Integers | Float8) or scheme.scale_dtype != "F16":
+        return
+    largest = float(np.abs(weight).max())
+    scale = largest / (float(LARGEST) if isinstance(scheme, Float8) else 1 << scheme.bits - 1)
+    if 0 < scale < SMALLEST_F16_SCALE:
+        what = f"its largest weight is {largest:.3g}, so that scales are {scale:.3g} at most, too small for float16"
+        hint = f"keep the layer as it is: --keep {planned.module.in_block}=bf16"
+        raise NumericError(f"{planned.name}: {what}", tensor=planned.name, hint=hint)
 
 
 def tensors_of(plan: ServerPlan, group: Sequence[PlannedModule]) -> list[ServerTensor]:

@@ -21,7 +21,7 @@ from quantkit.formats import containers
 from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.packed import PackedTensor, packed, values_of
 from quantkit.pipeline.calibration import Calibration, Known
-from quantkit.pipeline.server import Facts, ServerWork, put_module
+from quantkit.pipeline.server import Facts, ServerWork, put_module, require_scale
 from quantkit.qtypes.integers import Integers
 from quantkit.qtypes.minifloat import LARGEST
 from quantkit.servers.layouts import joint, short_type
@@ -154,6 +154,8 @@ class _Rounding:
         found = {}
         for group in siblings(self.members.values()):
             weights = [self.block.weight(name_of[planned.name]).cpu().numpy() for planned in group]
+            for planned, weight in zip(group, weights, strict=True):
+                require_scale(planned, weight)
             for planned, scheme in zip(group, joint([p.layout for p in group], weights), strict=True):
                 found[name_of[planned.name]] = Rounding(scheme, self.work.plan.method.name, settings)
         return found

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantkit.errors import UsageError
+from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.families.model import Model
 from quantkit.formats.gguf import GGUFFile, read_gguf, shard_paths
@@ -61,10 +61,14 @@ def verify(
     require_engine(options.engine)
     artifact, against = Path(artifact), None if against is None else os.fspath(against)
     require_path(artifact)
+    if not artifact.exists():
+        raise InputError(f"{artifact} does not exist", path=str(artifact), hint="check the path")
     folder = artifact.parent if artifact.suffix == ".safetensors" else artifact
     checkpoint_like = folder.is_dir()
     if (options.engine == TORCH) != checkpoint_like and options.engine:
-        raise UsageError(f"--engine {options.engine} does not load this", hint="torch loads folders, llama.cpp GGUF")
+        what = "a checkpoint folder" if checkpoint_like else "a GGUF file"
+        other = TORCH if checkpoint_like else "llama.cpp"
+        raise UsageError(f"--engine {options.engine} does not load {what}", hint=f"use --engine {other}")
     if checkpoint_like:
         return verify_checkpoint(folder, against, options, emit)
     path = find_manifest(artifact)

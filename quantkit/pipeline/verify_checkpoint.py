@@ -29,11 +29,13 @@ from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import Manifest, read_manifest
 from quantkit.servers.plan import REPLACED
 from quantkit.source import Checkpoint, open_source
+from quantkit.untrusted import listed
 
 if TYPE_CHECKING:
     from quantkit.pipeline.verify import VerifyOptions
 
 MANIFEST = "model.manifest.json"
+REWRITTEN = frozenset({"generation_config.json"})
 ROUNDED_FLOOR_DB = 0.0  # worse than zeros: a layer that is permuted, shifted or of another model
 
 
@@ -52,7 +54,10 @@ def verify_checkpoint(folder: Path, against: str | None, options: VerifyOptions,
         source = open_source(against, offline=options.offline, emit=emit)
         try:
             checks = _stored(folder, made, manifest, source)
-            checks += [check_carried(made, source), check_weights(made, source, manifest, options.sample_rows)]
+            checks += [
+                check_carried(made, source, manifest),
+                check_weights(made, source, manifest, options.sample_rows),
+            ]
             if options.engine == TORCH:
                 checks.append(check_predictions(made, source, options.threads))
         finally:
@@ -106,13 +111,26 @@ def check_shards(folder: Path, made: Checkpoint, manifest: Manifest | None) -> C
     return Check("structure", True, "", {"tensors": len(entries)})
 
 
-def check_carried(made: Checkpoint, source: Checkpoint) -> Check:
-    """Tokenizer, templates and processors are the source's, byte for byte."""
+def check_carried(made: Checkpoint, source: Checkpoint, manifest: Manifest | None) -> Check:
+    """Tokenizer, templates and processors are the source's, byte for byte.
+
+    Other writers than quantkit, whose folders have no manifest, save the defaults of generation anew: a note.
+    """
     names = [name for name in source.carried() if "/" not in name and name not in REPLACED]
-    wrong = [name for name in names if made.read_file(name) != source.read_file(name)]
-    if wrong:
-        return Check("tokenizer", False, f"{wrong[0]} is not what the source has", {"differing_files": wrong})
-    return Check("tokenizer", True, f"{len(names)} files as in the source", {"files": len(names)})
+    pairs = {name: (made.read_file(name), source.read_file(name)) for name in names}
+    wrong = [name for name, (mine, theirs) in pairs.items() if mine != theirs]
+    noted = [name for name in wrong if name in REWRITTEN and manifest is None]
+    missing = [name for name in wrong if pairs[name][0] is None and name not in noted]
+    data = {"differing_files": wrong}
+    if missing:
+        hint = f"copy {listed(missing, 3)} from the source into the folder"
+        return Check("tokenizer", False, f"{listed(missing, 3)} is missing, which the source has", data, hint)
+    differing = [name for name in wrong if name not in noted]
+    if differing:
+        hint = "give the source that it was made from with --against, or copy the file from there"
+        return Check("tokenizer", False, f"{differing[0]} is not what the source has", data, hint)
+    detail = f"{len(names) - len(noted)} files as in the source"
+    return Check("tokenizer", True, detail + "".join(f"; {name} is another" for name in noted), {"files": len(names)})
 
 
 def check_weights(made: Checkpoint, source: Checkpoint, manifest: Manifest | None, sample_rows: int | None) -> Check:

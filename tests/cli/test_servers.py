@@ -340,7 +340,8 @@ def test_engines_load_what_they_load(engine: str, built: dict[str, Path], tmp_pa
         assert quantkit("convert", TINY, "--to", "q8_0", "-o", artifact).status == 0
     ran = quantkit("verify", artifact, "--engine", engine)
     assert ran.status == 2
-    assert f"--engine {engine} does not load this" in ran.stderr
+    assert f"--engine {engine} does not load a" in ran.stderr
+    assert f"use --engine {'torch' if engine == 'llama.cpp' else 'llama.cpp'}" in ran.stderr
 
 
 # Text for GGUF files
