@@ -350,3 +350,24 @@ ELSEWHERE = {"conversion/llama.py"}
 @pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
 def test_no_folder_of_a_machine_is_named(path: Path) -> None:
     assert not re.search(r"(?<![\w.])/(?:home|root|work|opt|tmp|Users)/\w", path.read_text())
+
+
+# --- reliability ------------------------------------------------------------------------------------------------------
+
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
+
+
+def test_every_test_that_a_promise_names_exists() -> None:
+    named = {span for span in spans(RELIABILITY) if span.endswith(".py")}
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_every_promise_is_tested_or_says_that_it_is_not() -> None:
+    for title, column in (("Threats", 3), ("Failures", 2), ("Invariants", 2), ("Figures", 2)):
+        table = rows(section("docs/reliability.md", title))
+        assert len(table) > 4
+        for row in table:
+            tested = [span for span in spans(row[column]) if span.startswith("tests/")]
+            assert tested or row[column] == "-", row
+    assert [row[0] for row in rows(section("docs/reliability.md", "Threats"))] == [str(n) for n in range(1, 21)]
