@@ -13,6 +13,7 @@ from typing import Any
 from quantkit.calibration.weights import layer_numbers
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
+from quantkit.families.heads import TIED, lacks_head, stored_head
 from quantkit.families.hparams import Hparams, read_hparams
 from quantkit.families.mapping import check_shapes
 from quantkit.tensors import TensorInfo
@@ -61,6 +62,10 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     if isinstance(types, list) and len(types) != count:
         raise _contradiction("layer_types", f"has {len(types):,} entries, the checkpoint has {count:,} layers")
     settings = {key: value for key, value in settings.items() if key in COMPUTES}
+    if stored_head(tensors):
+        settings[TIED] = False
+    elif lacks_head(config, tensors):
+        settings[TIED] = True  # as families.heads has it
     if kind == "phi3" and isinstance(rope := settings.get("rope_scaling"), Mapping):
         name = rope.get("rope_type", rope.get("type"))
         early = isinstance(name, str) and name in EARLY_LONGROPE

@@ -84,7 +84,7 @@ def describe(
         tokens = vocabulary.metadata
     general = general_metadata(name, config, read_file, mapped)
     remote = (("remote-code", "config.json names code of its own (auto_map); it is never run"),)
-    headless = () if judge else head_warnings(config, hparams, tensors)
+    headless = () if judge else head_warnings(config, hparams, tensors, dropped)
     warnings = (*(remote if "auto_map" in config else ()), *general.warnings, *vocabulary.warnings, *headless)
     return Model(
         family=family.name,

@@ -6,7 +6,7 @@ from the names of tensors, and there is no lm_head even where the configuration 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -48,10 +48,27 @@ def without_head(config: Mapping[str, Any], hparams: Hparams, tensors: Mapping[s
     return replace(hparams, values={**hparams.values, TIED: True})
 
 
+def stored_head(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the checkpoint has a matrix of its own for the head.
+
+    Then this is the head, whatever config.json says: transformers 5 ties two stored matrices only where they are
+    equal, and llama.cpp takes the one in the file.
+    """
+    return any(name == HEAD or name.endswith(f".{HEAD}") for name in tensors)
+
+
 def head_warnings(
-    config: Mapping[str, Any], hparams: Hparams, tensors: Mapping[str, TensorInfo]
+    config: Mapping[str, Any], hparams: Hparams, tensors: Mapping[str, TensorInfo], dropped: Collection[str]
 ) -> tuple[tuple[str, str], ...]:
-    """A word on a head that neither is there nor is the embeddings: the file computes embeddings, but no text."""
+    """A word on a head that neither is there nor is the embeddings: the file computes embeddings, but no text.
+
+    And on one that is there although config.json says that it is the embeddings.
+    """
+    if stored_head(tensors) and hparams.flag(TIED):
+        left_out = any(name.endswith(HEAD) for name in dropped)
+        what = "it is left out, since llama.cpp takes the embeddings" if left_out else "it is used and takes its bytes"
+        said = f"config.json ties the output head to the embeddings, and {HEAD} is stored: {what}"
+        return (("tied-head", said),)
     if not lacks_head(config, tensors) or hparams.flag(TIED):
         return ()
     what = f"{architecture_of(config)} has no output head: right for embeddings, but text made with it is not its own"

@@ -43,6 +43,7 @@ STAGE = "verify"
 ENGINES = (LLAMA_CPP, TORCH)  # for GGUF files, for checkpoints
 SAID_TOKENS = 24
 TOP_TOKENS = 1024  # of each distribution: whole ones of 256k tokens take llama.cpp seconds
+JUDGE = "cls."  # tensors of a reranker
 EMBEDDING, LONG_FACTORS = "token_embd.weight", "rope_factors_long.weight"
 
 # KL divergence in nats between llama.cpp and the decoded weights, the upper quartile of the contexts: an undecided
@@ -156,6 +157,8 @@ def check_engine(
     if wrong := tokens.wrong:
         detail = f"{len(wrong)} of {tokens.total:,} probes get other tokens, first {wrong[0]!r}"
         return Check(LLAMA_CPP, False, detail, data)
+    if any(t.name.startswith(JUDGE) for t in reference.model.tensors):
+        return Check(LLAMA_CPP, True, f"{tokens.detail}; a reranker predicts no tokens", data)
     found = _compare(engine, paths, reference, threads, emit)
     return replace(found, detail=f"{tokens.detail}, {found.detail}", data={**data, **found.data})
 

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import build
+from checkpoints import PRE, build
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from walks import logits_after, model_of, windows
 
 from quantkit.calibration.settings import MAX_LAYERS, model_settings
 from quantkit.errors import InputError, UnsupportedError
+from quantkit.pipeline.prepare import describe_source
+from quantkit.source import open_source
 from quantkit.tensors import TensorInfo
 
 # Keys that published checkpoints have, and that say nothing of what the model computes, at values as bad as can be.
@@ -106,3 +110,37 @@ def test_what_remains_is_what_the_model_computes_with() -> None:
     numbers = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 2, "rms_norm_eps": 1e-4}
     assert settings == {**numbers, **tokens}
     assert np.isfinite(settings["rms_norm_eps"])
+
+
+def store_head(folder: Path, factor: float) -> None:
+    """A head beside embeddings that config.json ties: the embeddings, upside down and scaled, or as they are."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    table = tensors["model.embed_tokens.weight"]
+    tensors["lm_head.weight"] = (table.flip(0) * factor if factor != 1 else table).contiguous().clone()
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_a_stored_head_is_the_head_though_config_ties_it(factor: float, tmp_path: Path) -> None:
+    """transformers' rule and llama.cpp's: the run, the file and the count of its weights have the same one."""
+    folder = build("qwen2-tied", tmp_path)
+    store_head(folder, factor)
+    samples = windows(400, count=1, seqlen=12)
+    found, _ = logits_after(model_of(folder), samples)
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = whole(input_ids=torch.from_numpy(samples.tokens).long()).logits
+    assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
+    described = describe_source(open_source(str(folder)), PRE)
+    assert "output.weight" in {t.name for t in described.tensors}
+    assert "tied-head" in {code for code, _ in described.warnings}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_models_without_a_head_run_with_their_embeddings(tied: bool, tmp_path: Path) -> None:
+    folder = build("Qwen3-Embedding-0.1B", tmp_path)
+    samples = windows(400, count=1, seqlen=12)
+    expected, _ = logits_after(model_of(folder), samples)
+    edit(folder, architectures=["Qwen3Model"], tie_word_embeddings=tied)
+    assert torch.equal(logits_after(model_of(folder), samples)[0], expected)
