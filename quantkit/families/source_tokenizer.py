@@ -140,9 +140,10 @@ def _from_pieces(data: bytes, raw: Mapping[str, Any] | None, files: TokenizerFil
     model = parse_sentencepiece(data)
     rows = files.vocab_size or len(model.pieces)
     said = files.settings.get("add_prefix_space")
-    if isinstance(said, bool) and said != model.add_dummy_prefix:
-        model = replace(model, add_dummy_prefix=said)
-        data = encode_sentencepiece(model)
+    prefix = said if isinstance(said, bool) else model.add_dummy_prefix
+    asked = replace(model, add_dummy_prefix=prefix, pieces=model.pieces[:rows])  # no model makes more than its rows
+    if asked != model:
+        model, data = asked, encode_sentencepiece(asked)
     processor = load_sentencepiece(loadable(data, model))
     listed = listed_tokens(files.read_file, raw)
     vocabulary = {index: piece.text for index, piece in enumerate(model.pieces)}

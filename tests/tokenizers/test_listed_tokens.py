@@ -11,9 +11,15 @@ from tokenizer_kinds import LEGACY_SPACES, Kind, added, dumped, kind
 from tokenizers import Tokenizer as Library
 
 from quantkit.errors import InputError
-from quantkit.families.sentencepiece_model import Piece, encode_sentencepiece, parse_sentencepiece
+from quantkit.families.probes import probes
+from quantkit.families.sentencepiece_model import (
+    Piece,
+    SentencePieceModel,
+    encode_sentencepiece,
+    parse_sentencepiece,
+)
 from quantkit.families.tokenizer import Tokenizer, read_tokenizer
-from quantkit.families.tokenizer_check import rebuild
+from quantkit.families.tokenizer_check import rebuild, source_encoder
 from quantkit.families.vocabulary import TokenType
 
 
@@ -294,6 +300,39 @@ def test_gemma_without_a_tokenizer_model_is_read_from_tokenizer_json() -> None:
     assert (tokenizer.kind, values_of(tokenizer)["add_space_prefix"]) == ("spm", False)
 
 
+def _with(model: SentencePieceModel, index: int, kind: TokenType) -> SentencePieceModel:
+    pieces = [replace(p, kind=kind) if at == index else p for at, p in enumerate(model.pieces)]
+    return replace(model, pieces=tuple(pieces))
+
+
+def _without(model: SentencePieceModel, text: str) -> SentencePieceModel:
+    pieces = [Piece("\u2741", -9999.0, TokenType.NORMAL) if p.text == text else p for p in model.pieces]
+    return replace(model, pieces=tuple(pieces))
+
+
+# The last of several specifications in a file counts; field 35 of trainer_spec is byte_fallback.
+NO_FALLBACK, FALLBACK = b"\x12\x03\x98\x02\x00", b"\x12\x03\x98\x02\x01"
+CONTRADICTIONS: dict[str, Callable[[SentencePieceModel], bytes]] = {
+    "bytes without the flag": lambda model: encode_sentencepiece(model) + NO_FALLBACK,
+    "the flag and 255 bytes": lambda model: encode_sentencepiece(_without(model, "<0x41>")) + FALLBACK,
+    "255 bytes": lambda model: encode_sentencepiece(_without(model, "<0x41>")),
+    "two unknown": lambda model: encode_sentencepiece(_with(model, 1, TokenType.UNKNOWN)),
+    "another number of pieces": lambda model: encode_sentencepiece(model) + b"\x12\x02\x20\x05",
+    "the unknown elsewhere": lambda model: encode_sentencepiece(model) + b"\x12\x03\xc0\x02\x09",
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_pieces_that_contradict_the_specification_count(name: str) -> None:
+    """llama.cpp reads pieces, types and scores alone, and so does the check."""
+    base = kind("llama_spm_model_only")
+    made = base.but(tokenizer__model=CONTRADICTIONS[name](parse_sentencepiece(base.files["tokenizer.model"])))
+    tokenizer = read(made)
+    expected, found = source_encoder(made.read_file, made.config), rebuild(tokenizer.metadata)
+    texts = [text for text in probes()[:300] if "<s>" not in text]
+    assert [text for text in texts if expected(text) != found(text)] == []
+
+
 @pytest.mark.parametrize(
     "kind_of_piece", [TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNUSED, TokenType.NORMAL]
 )
@@ -308,6 +347,8 @@ def test_special_pieces_beyond_the_embedding_are_left_out(kind_of_piece: TokenTy
         return
     tokenizer = read(made)
     assert texts_of(tokenizer) == texts_of(read(base))
+    expected, found = source_encoder(made.read_file, made.config), rebuild(tokenizer.metadata)
+    assert expected("a <tool> b") == found("a <tool> b")
     assert messages(tokenizer, "tokenizer-added") == [
         'tokenizer.model: "<tool>" beyond the embedding\'s 2,048 rows; left out'
     ]
