@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from quantkit.report.manifest import Manifest
     from quantkit.report.next_steps import NextStep
     from quantkit.report.sizes import ServingMemory, SizeReport, architecture
+    from quantkit.schemas import json_schema, schema_names
     from quantkit.servers.plan import ServerPlan
 
 _MODULES = {  # name: module; the name within, where it is another
@@ -135,6 +136,8 @@ _MODULES = {  # name: module; the name within, where it is another
     "prepare": "pipeline.prepare",
     "quantize": "pipeline.convert:quantize_to_work",
     "recipe_text": "recipe",
+    "schema_names": "schemas",
+    "json_schema": "schemas",
     "schemes": "pipeline.catalogue",
     "verdict_line": "pipeline.consumers",
     "verify": "pipeline.verify",
@@ -198,6 +201,7 @@ __all__ = [
     "doctor",
     "estimate",
     "inspect",
+    "json_schema",
     "largest_fitting",
     "list_recipes",
     "memory_for",
@@ -208,6 +212,7 @@ __all__ = [
     "prepare",
     "quantize",
     "recipe_text",
+    "schema_names",
     "schemes",
     "verdict_line",
     "verify",

@@ -30,6 +30,7 @@ LAYERS = (
     ("quality",),
     ("report",),
     ("pipeline",),
+    ("schemas",),
     ("cli",),
     ("__main__",),
 )

@@ -111,6 +111,11 @@ class Session:
         else:
             write_result("".join(f"{printable(line)}\n" for line in lines))
 
+    def document(self, data: dict[str, Any]) -> None:
+        """Print a JSON document that is a result itself, for people and programs alike."""
+        self._talk.stop()
+        write_result(dump_json(data) + "\n")
+
 
 def require_addresses() -> None:
     """Raise ResourceError where a limit on addresses (ulimit -v) is too small for NumPy, which would end the process.

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,31 @@ from quantkit.untrusted import require_path
 
 SHOWN_ARRAY = 4
 SHOWN_TEXT = 120
+SHOWN_TABLE = 64
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A value of the header, as it is: a number, a truth, a text, a list of these or a table.
+
+    Of a list the first SHOWN_ARRAY, of a text the first SHOWN_TEXT characters; `count` says of how many, None where
+    the value is whole. Infinities and NaN, which JSON lacks, are texts.
+    """
+
+    key: str
+    kind: str
+    value: Any
+    count: int | None = None
+
+    def text(self) -> str:
+        """The value in words, short."""
+        more = f" ({self.count:,} characters)" if isinstance(self.value, str) and self.count is not None else ""
+        if isinstance(self.value, list):
+            return f"[{', '.join(map(str, self.value))}{', ...' if self.count is not None else ''}]"
+        return f"{self.value}{'...' if more else ''}{more}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {"type": self.kind, "value": self.value, **({} if self.count is None else {"count": self.count})}
 
 
 @dataclass(frozen=True)
@@ -33,12 +59,17 @@ class Inspection:
     kind: str
     name: str
     nbytes: int
-    metadata: tuple[tuple[str, str, str], ...]
+    facts: tuple[Fact, ...]
     tensors: tuple[TensorInfo, ...]
     origin: Mapping[str, Any]
 
     def __repr__(self) -> str:
         return f"Inspection({self.kind!r}, {self.name!r}, {len(self.tensors)} tensors, {self.nbytes:,} bytes)"
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str, str], ...]:
+        """(key, type, value in words) of every fact."""
+        return tuple((fact.key, fact.kind, fact.text()) for fact in self.facts)
 
     def by_type(self) -> list[tuple[str, int, int, int]]:
         """(type, tensors, weights, bytes), largest first."""
@@ -61,10 +92,10 @@ def inspect(spec: Path | str, *, offline: bool = False, emit: Sink = ignore) -> 
             return _inspect_gguf(path)
     checkpoint = open_source(spec, offline=offline, emit=emit)
     tensors = tuple(replace(t, dtype=t.stored_as or t.dtype) for t in checkpoint.tensors().values())
-    facts = tuple((key, type(value).__name__, _short(value)) for key, value in checkpoint.config.items())
+    facts = tuple(_fact(key, type(value).__name__, value) for key, value in checkpoint.config.items())
     if isinstance(checkpoint, QuantizedCheckpoint):
         section = "quantization_config"
-        facts += tuple((f"{section}.{k}", type(v).__name__, _short(v)) for k, v in checkpoint.quantization.items())
+        facts += tuple(_fact(f"{section}.{k}", type(v).__name__, v) for k, v in checkpoint.quantization.items())
     origin = {"repo": checkpoint.repo, "commit": checkpoint.commit} if checkpoint.repo else {}
     checkpoint.close()
     return Inspection("checkpoint", checkpoint.name, sum(t.nbytes for t in tensors), facts, tensors, origin)
@@ -73,7 +104,7 @@ def inspect(spec: Path | str, *, offline: bool = False, emit: Sink = ignore) -> 
 def _inspect_gguf(path: Path) -> Inspection:
     files = [read_gguf(shard) for shard in shard_paths(path)]
     tensors = tuple(TensorInfo(t.name, t.qtype, t.shape, t.nbytes) for f in files for t in f.tensors)
-    facts = tuple((kv.key, _kind(kv), _short(kv.value)) for kv in files[0].metadata)
+    facts = tuple(_fact(kv.key, _kind(kv), kv.value) for kv in files[0].metadata)
     return Inspection("gguf", path.name, sum(f.nbytes for f in files), facts, tensors, _origin(path, files[0].metadata))
 
 
@@ -92,12 +123,27 @@ def _kind(kv: KeyValue) -> str:
     return f"{kv.kind}[{len(kv.value)}]" if kv.array and not isinstance(kv.value, int | float) else kv.kind
 
 
-def _short(value: object) -> str:
+def _fact(key: str, kind: str, value: Any) -> Fact:
+    """A value in types of JSON, and bounded."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return Fact(key, kind, value[:SHOWN_TEXT], len(value) if len(value) > SHOWN_TEXT else None)
+    if isinstance(value, Mapping):
+        shown = {str(k): _plain(v) for k, v in list(value.items())[:SHOWN_TABLE]}
+        return Fact(key, kind, shown, len(value) if len(value) > SHOWN_TABLE else None)
     if isinstance(value, list | tuple) or hasattr(value, "tolist"):
-        items = [_short(v) for v in value[:SHOWN_ARRAY]]  # type: ignore[index]
-        more = ", ..." if len(value) > SHOWN_ARRAY else ""  # type: ignore[arg-type]
-        return f"[{', '.join(items)}{more}]"
-    text = str(value)
-    return text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}... ({len(text):,} characters)"
+        count = len(value)
+        return Fact(key, kind, [_plain(v) for v in value[:SHOWN_ARRAY]], count if count > SHOWN_ARRAY else None)
+    return Fact(key, kind, _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """A scalar in types of JSON; what is nested deeper as a short text."""
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}..."

@@ -39,7 +39,7 @@ def inspect(
         "name": seen.name,
         "bytes": seen.nbytes,
         "weights": weights,
-        "metadata": {key: {"type": kind, "value": value} for key, kind, value in seen.metadata},
+        "metadata": {fact.key: fact.as_json() for fact in seen.facts},
         "types": [{"type": n, "tensors": k, "weights": w, "bytes": b} for n, k, w, b in seen.by_type()],
         "tensors": [{"name": t.name, "type": t.dtype, "shape": list(t.shape), "bytes": t.nbytes} for t in seen.tensors],
         "origin": dict(seen.origin),

@@ -11,10 +11,23 @@ from quantkit.errors import UsageError
 from quantkit.report.text import table
 
 
-def schemes(session: Session) -> None:
+def schemes(
+    session: Session,
+    json_schema: Annotated[
+        str | None,
+        typer.Option(
+            "--json-schema",
+            metavar="NAME",
+            help="Print the JSON Schema of an output (plan, event, ...) or of recipe files; all: every one.",
+        ),
+    ] = None,
+) -> None:
     """List quantization types, methods, recipes, model families and consumers."""
     import quantkit
 
+    if json_schema is not None:
+        _json_schema(session, json_schema)
+        return
     known = quantkit.schemes()
     lines = [
         "quantization types",
@@ -31,6 +44,14 @@ def schemes(session: Session) -> None:
         *(f"{f['name']:<12}{', '.join(f['architectures'])}" for f in known["families"]),
     ]
     session.result("quantkit.schemes/1", known, lines)
+
+
+def _json_schema(session: Session, name: str) -> None:
+    """Print a schema, or all by their names."""
+    import quantkit
+
+    every = quantkit.schema_names()
+    session.document({n: quantkit.json_schema(n) for n in every} if name == "all" else quantkit.json_schema(name))
 
 
 def recipes(

@@ -1,0 +1,420 @@
+"""The objects that commands print with --json, line by line of --events, and lie beside artifacts.
+
+Fields are only ever added within a version, so schemas leave room for more. What is in brackets below a name in
+docs/cli.md is a class here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+Sha256 = str
+JsonScalar = str | int | float | bool | None
+
+
+class NamedBytes(TypedDict):
+    """A file that will be written."""
+
+    name: str
+    bytes: int
+
+
+class File(NamedBytes):
+    """A file with its hash."""
+
+    sha256: Sha256
+
+
+class Published(File):
+    """A file at its place."""
+
+    path: str
+
+
+class TypeSize(TypedDict):
+    """The tensors of one type."""
+
+    type: str
+    tensors: int
+    weights: int
+    bytes: int
+    code_bytes: int
+    scale_bytes: int
+
+
+class Size(TypedDict):
+    """Where the bytes of an artifact are."""
+
+    bytes: int
+    code_bytes: int
+    scale_bytes: int
+    header_bytes: int
+    padding_bytes: int
+    weights: int
+    bits_per_weight: float
+    source_bytes: int
+    ratio: float
+    types: list[TypeSize]
+
+
+class Check(TypedDict):
+    """A look at an artifact; null: not taken. Each has figures of its own beside these."""
+
+    check: str
+    ok: bool | None
+    detail: str
+
+
+Next = TypedDict("Next", {"for": str, "command": str})
+
+
+class Artifact(TypedDict):
+    """What was made, or was there already."""
+
+    recipe: NotRequired[str]
+    files: list[Published]
+    manifest: str
+    identity: str
+    built: bool
+    size: Size
+    checks: list[Check]
+    next: list[Next]
+
+
+class Failure(TypedDict):
+    """A recipe of several that failed."""
+
+    recipe: str
+    code: str
+    exit: int
+    message: str
+    hint: str | None
+
+
+class Convert(TypedDict):
+    artifacts: list[Artifact]
+    failures: list[Failure]
+
+
+class Source(TypedDict):
+    """Where weights come from; repo and commit for those of the Hub."""
+
+    kind: str
+    name: str
+    repo: str | None
+    commit: str | None
+
+
+class Warned(TypedDict):
+    code: str
+    message: str
+
+
+class Fallback(TypedDict):
+    """A tensor that has another type than the recipe wanted."""
+
+    tensor: str
+    wanted: str
+    type: str
+
+
+class Disk(TypedDict):
+    needed_bytes: int
+    free_bytes: int
+    fits: bool
+
+
+class Memory(TypedDict):
+    peak_bytes: int
+    limit_bytes: int
+    fits: bool
+
+
+class Serving(TypedDict):
+    """Memory to serve it; with --fit whether it fits."""
+
+    context: int
+    kv_type: str
+    weight_bytes: int
+    kv_bytes: int
+    bytes: int
+    budget_bytes: NotRequired[int]
+    fits: NotRequired[bool]
+
+
+class Verdict(TypedDict):
+    """What a consumer makes of the artifact."""
+
+    consumer: str
+    ok: bool
+    rule: NotRequired[str]
+    module: NotRequired[str]
+    reason: NotRequired[str]
+    nearest: NotRequired[str]
+    caveats: NotRequired[list[str]]
+
+
+class PlannedTensor(TypedDict):
+    name: str
+    type: str
+    shape: list[int]
+    bytes: int
+    offset: int
+    file: int
+    bits_per_weight: NotRequired[float]
+    reason: NotRequired[str]
+
+
+class Layer(TypedDict):
+    name: str
+    type: str
+    shape: list[int]
+    bytes: int
+
+
+class OnePlan(TypedDict):
+    """The plan of a recipe; method, calibrated, plain and layers are of checkpoints."""
+
+    recipe: str
+    container: str
+    digest: str
+    files: list[NamedBytes]
+    size: Size
+    tensors: list[PlannedTensor]
+    fallbacks: list[Fallback]
+    consumers: list[Verdict]
+    warnings: list[Warned]
+    disk: Disk
+    memory: Memory
+    seconds: float
+    serving: Serving
+    method: NotRequired[dict[str, JsonScalar]]
+    calibrated: NotRequired[bool]
+    plain: NotRequired[list[str]]
+    layers: NotRequired[list[Layer]]
+
+
+class Fit(TypedDict):
+    recipe: str
+    bytes: int
+    fits: bool
+
+
+class Plan(TypedDict):
+    source: Source
+    plans: list[OnePlan]
+    fit: NotRequired[list[Fit]]
+
+
+class Coverage(TypedDict):
+    """How much text, and what it reached."""
+
+    samples: int
+    tokens: int
+    repeated: int
+    unique_percent: float
+    tokens_per_column: float
+    experts: int
+    expert_percent: float
+    rare: int
+    expert_tokens: dict[str, list[int]]
+
+
+class Calibrate(TypedDict):
+    """Of calibrate; what would be done with --dry-run."""
+
+    kind: str
+    file: NotRequired[Published]
+    manifest: NotRequired[str]
+    identity: NotRequired[str]
+    built: NotRequired[bool]
+    data: NotRequired[dict[str, Any]]
+    warnings: NotRequired[list[Warned]]
+    coverage: NotRequired[dict[str, Any]]
+    would_write: NotRequired[str]
+    samples: NotRequired[int]
+    seqlen: NotRequired[int]
+    tokens: NotRequired[int]
+    hessian: NotRequired[bool]
+    memory_bytes: NotRequired[int]
+    disk_bytes: NotRequired[int]
+    activations: NotRequired[dict[str, JsonScalar]]
+
+
+class Calibration(TypedDict):
+    """The manifest beside a file of calibrate."""
+
+    identity: str
+    plan_digest: str
+    file: File
+    source: dict[str, Any]
+    kind: str
+    hessian: bool
+    coverage: dict[str, Any]
+    warnings: list[Warned]
+    tool: dict[str, Any]
+    versions: dict[str, str | None]
+    platform: str
+    timings: dict[str, float]
+    data: dict[str, Any]
+
+
+class Quantize(TypedDict):
+    work: list[str]
+
+
+class Pack(TypedDict):
+    """Of pack; with --dry-run what would be written."""
+
+    artifact: NotRequired[Artifact]
+    would_write: NotRequired[list[str]]
+
+
+class Verify(TypedDict):
+    ok: bool
+    checks: list[Check]
+
+
+class Fact(TypedDict):
+    """A value of the header. Of long lists and texts the first part; `count` is how many there are."""
+
+    type: str
+    value: Any
+    count: NotRequired[int]
+
+
+class TypeOfFile(TypedDict):
+    type: str
+    tensors: int
+    weights: int
+    bytes: int
+
+
+class Inspect(TypedDict):
+    kind: Literal["gguf", "checkpoint"]
+    name: str
+    bytes: int
+    weights: int
+    metadata: dict[str, Fact]
+    origin: dict[str, Any]
+    types: list[TypeOfFile]
+    tensors: list[Layer]
+
+
+class QuantType(TypedDict):
+    name: str
+    bits_per_weight: float
+    block: int
+    bytes: int
+    importance: str
+
+
+class Family(TypedDict):
+    name: str
+    gguf: str
+    architectures: list[str]
+
+
+class Schemes(TypedDict):
+    types: list[QuantType]
+    methods: list[str]
+    containers: list[str]
+    recipes: list[str]
+    consumers: list[str]
+    families: list[Family]
+
+
+class ListedRecipe(TypedDict):
+    name: str
+    default: str
+    description: str
+    container: str
+    needs_calib: bool
+    needs_imatrix: bool
+    aliases: list[str]
+
+
+class Recipes(TypedDict):
+    recipes: list[ListedRecipe]
+
+
+class Recipe(TypedDict):
+    name: str
+    toml: str
+
+
+class Finding(TypedDict):
+    area: str
+    ok: bool | None
+    what: str
+
+
+class Doctor(TypedDict):
+    findings: list[Finding]
+
+
+class ErrorBody(TypedDict):
+    code: str
+    exit: int
+    message: str
+    hint: str | None
+    tensor: str | None
+    path: str | None
+    key: str | None
+
+
+class Error(TypedDict):
+    error: ErrorBody
+
+
+class StoredTensor(TypedDict):
+    """A tensor of the artifact and where it lies."""
+
+    name: str
+    type: str
+    shape: list[int]
+    file: int
+    offset: int
+    bytes: int
+    sha256: Sha256
+
+
+class Manifest(TypedDict):
+    """The manifest beside an artifact; method is of checkpoints, layers and calibration of calibrated ones."""
+
+    identity: str
+    plan_digest: str
+    recipe: dict[str, Any]
+    source: dict[str, Any]
+    artifact: list[File]
+    tool: dict[str, Any]
+    model: dict[str, Any]
+    size: Size
+    checks: list[Check]
+    warnings: list[Warned]
+    versions: dict[str, str | None]
+    platform: str
+    timings: dict[str, float]
+    tensors: list[StoredTensor]
+    tokenizer_sha256: NotRequired[str | None]
+    method: NotRequired[dict[str, Any]]
+    calibration: NotRequired[Any]
+    layers: NotRequired[list[dict[str, Any]]]
+
+
+OUTPUTS: dict[str, Any] = {
+    "quantkit.convert/1": Convert,
+    "quantkit.plan/1": Plan,
+    "quantkit.calibrate/1": Calibrate,
+    "quantkit.calibration/1": Calibration,
+    "quantkit.quantize/1": Quantize,
+    "quantkit.pack/1": Pack,
+    "quantkit.verify/1": Verify,
+    "quantkit.inspect/1": Inspect,
+    "quantkit.schemes/1": Schemes,
+    "quantkit.recipes/1": Recipes,
+    "quantkit.recipe/1": Recipe,
+    "quantkit.doctor/1": Doctor,
+    "quantkit.error/1": Error,
+    "quantkit.manifest/1": Manifest,
+}
