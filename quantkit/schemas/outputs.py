@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from quantkit.schemas.catalogue import Doctor, Error, Recipe, Recipes, Schemes
+
 Sha256 = str
 JsonScalar = str | int | float | bool | None
 
@@ -299,72 +301,6 @@ class Inspect(TypedDict):
     origin: dict[str, Any]
     types: list[TypeOfFile]
     tensors: list[Layer]
-
-
-class QuantType(TypedDict):
-    name: str
-    bits_per_weight: float
-    block: int
-    bytes: int
-    importance: str
-
-
-class Family(TypedDict):
-    name: str
-    gguf: str
-    architectures: list[str]
-
-
-class Schemes(TypedDict):
-    types: list[QuantType]
-    methods: list[str]
-    containers: list[str]
-    recipes: list[str]
-    consumers: list[str]
-    families: list[Family]
-
-
-class ListedRecipe(TypedDict):
-    name: str
-    default: str
-    description: str
-    container: str
-    needs_calib: bool
-    needs_imatrix: bool
-    aliases: list[str]
-
-
-class Recipes(TypedDict):
-    recipes: list[ListedRecipe]
-
-
-class Recipe(TypedDict):
-    name: str
-    toml: str
-
-
-class Finding(TypedDict):
-    area: str
-    ok: bool | None
-    what: str
-
-
-class Doctor(TypedDict):
-    findings: list[Finding]
-
-
-class ErrorBody(TypedDict):
-    code: str
-    exit: int
-    message: str
-    hint: str | None
-    tensor: str | None
-    path: str | None
-    key: str | None
-
-
-class Error(TypedDict):
-    error: ErrorBody
 
 
 class StoredTensor(TypedDict):

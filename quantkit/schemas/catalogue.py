@@ -1,0 +1,71 @@
+"""What the commands that list things print, and the error of any command."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class QuantType(TypedDict):
+    name: str
+    bits_per_weight: float
+    block: int
+    bytes: int
+    importance: str
+
+
+class Family(TypedDict):
+    name: str
+    gguf: str
+    architectures: list[str]
+
+
+class Schemes(TypedDict):
+    types: list[QuantType]
+    methods: list[str]
+    containers: list[str]
+    recipes: list[str]
+    consumers: list[str]
+    families: list[Family]
+
+
+class ListedRecipe(TypedDict):
+    name: str
+    default: str
+    description: str
+    container: str
+    needs_calib: bool
+    needs_imatrix: bool
+    aliases: list[str]
+
+
+class Recipes(TypedDict):
+    recipes: list[ListedRecipe]
+
+
+class Recipe(TypedDict):
+    name: str
+    toml: str
+
+
+class Finding(TypedDict):
+    area: str
+    ok: bool | None
+    what: str
+
+
+class Doctor(TypedDict):
+    findings: list[Finding]
+
+
+class ErrorBody(TypedDict):
+    code: str
+    exit: int
+    message: str
+    hint: str | None
+    tensor: str | None
+    path: str | None
+    key: str | None
+
+
+class Error(TypedDict):
+    error: ErrorBody
