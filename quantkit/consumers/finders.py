@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd, lcm
 from typing import TypeVar
 
+from quantkit.consumers.subject import EXPERTS as EXPERTS
 from quantkit.consumers.subject import Module, Subject
 from quantkit.families.roles import Role
 from quantkit.formats.awq import AWQLayout
@@ -23,8 +24,6 @@ BY_OUTPUTS = frozenset({
     Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V, Role.ATTN_QKV, Role.FFN_GATE, Role.FFN_UP, Role.FFN_GATE_UP,
 })  # fmt: skip
 BY_INPUTS = frozenset({Role.ATTN_OUTPUT, Role.FFN_DOWN})
-FUSED = ((Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V), (Role.FFN_GATE, Role.FFN_UP))
-EXPERTS = ".experts."
 
 AnyLayout = TypeVar("AnyLayout", bound=Layout)
 
@@ -160,16 +159,9 @@ def _rows_on_device(subject: Subject, module: Module, tp: int) -> int:
     return module.rows // (subject.kv_heads if few else tp)
 
 
-def siblings(subject: Subject) -> Iterator[tuple[Module, ...]]:
+def siblings(subject: Subject) -> tuple[tuple[Module, ...], ...]:
     """Groups of at least two layers that engines fuse, floats included."""
-    groups: dict[tuple[str, int], list[Module]] = {}
-    for module in subject.modules:
-        site = next((number for number, roles in enumerate(FUSED) if module.role in roles), None)
-        if EXPERTS in module.name:
-            groups.setdefault((module.name.partition(EXPERTS)[0], -1), []).append(module)
-        elif site is not None:
-            groups.setdefault((module.name.rpartition(".")[0], site), []).append(module)
-    return (tuple(group) for group in groups.values() if len(group) > 1)
+    return subject.fused
 
 
 def unlike(group: tuple[Module, ...]) -> Module | None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from quantkit.families.roles import Role
 from quantkit.formats.containers import Layout
+
+# Layers of a block that engines run as one matrix.
+FUSED = ((Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V), (Role.FFN_GATE, Role.FFN_UP))
+SITES = {role: number for number, roles in enumerate(FUSED) for role in roles}
+EXPERTS = ".experts."
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,18 @@ class Subject:
     file_types: tuple[str, ...] = ()
     files: int = 1
 
-    @property
+    @cached_property
     def layouts(self) -> frozenset[Layout]:
         """The different settings of its rounded layers."""
         return frozenset(m.layout for m in self.modules if m.layout is not None)
+
+    @cached_property
+    def fused(self) -> tuple[tuple[Module, ...], ...]:
+        """Groups of at least two layers that engines fuse, floats included: all experts of a block are one."""
+        groups: dict[tuple[str, int], list[Module]] = {}
+        for module in self.modules:
+            if EXPERTS in module.name:
+                groups.setdefault((module.name.partition(EXPERTS)[0], -1), []).append(module)
+            elif module.role in SITES:
+                groups.setdefault((module.name.rpartition(".")[0], SITES[module.role]), []).append(module)
+        return tuple(tuple(group) for group in groups.values() if len(group) > 1)

@@ -144,7 +144,8 @@ def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:
     if not isinstance(wanted, str):
         message = "config.json names neither an architecture nor a model type"
         raise InputError(message, path="config.json", key="architectures", hint="is this a transformers checkpoint?")
-    raise _unknown(wanted, "auto_map" in config)
+    outer = architecture_of({**config, "text_config": None})
+    raise _unknown(wanted if outer in (None, wanted) else f"{outer} ({wanted})", "auto_map" in config)
 
 
 def _unknown(wanted: str, code: bool) -> UnsupportedError:

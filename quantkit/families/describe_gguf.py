@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from quantkit.errors import InputError
+from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import role_of
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 
 LAYER = re.compile(r"blk\.([0-9]{1,6})\.")
+EXPERT = re.compile(r"blk\.[0-9]{1,6}\.ffn_(?:gate|up|down)\.[0-9]{1,6}\.weight")
 
 # What describes the source file and not the model (llama-quant.cpp drops or rewrites these).
 FILE_KEYS = frozenset({"general.file_type", "general.quantization_version", "general.alignment"})
@@ -33,6 +34,7 @@ def describe_gguf(tensors: Mapping[str, TensorInfo], metadata: tuple[KeyValue, .
     if not isinstance(architecture, str) or not architecture:
         message = "the GGUF file has no general.architecture"
         raise InputError(message, key="general.architecture", hint="is this a model, and not an adapter or imatrix?")
+    _require_stacks(tensors)
     _require_vocabulary(tensors, values)
     return Model(
         family=architecture,
@@ -44,6 +46,15 @@ def describe_gguf(tensors: Mapping[str, TensorInfo], metadata: tuple[KeyValue, .
         tokenizer_sha256=None,
         dropped={},
     )
+
+
+def _require_stacks(tensors: Mapping[str, TensorInfo]) -> None:
+    """Raise UnsupportedError for a mixture with a tensor per expert: llama.cpp reads stacks only, since 2024."""
+    single = [name for name in tensors if EXPERT.fullmatch(name)]
+    if single:
+        what = f'"{single[0]}" is the tensor of one expert, and llama.cpp no longer reads files with such'
+        hint = "make the file again from the checkpoint, which stacks the experts"
+        raise UnsupportedError(what, tensor=single[0], hint=hint)
 
 
 def _require_vocabulary(tensors: Mapping[str, TensorInfo], values: Mapping[str, KeyValue]) -> None:

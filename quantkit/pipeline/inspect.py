@@ -90,7 +90,11 @@ def inspect(spec: Path | str, *, offline: bool = False, emit: Sink = ignore) -> 
         require_path(path)
         if path.is_file():
             return _inspect_gguf(path)
-    checkpoint = open_source(spec, offline=offline, emit=emit)
+    checkpoint = open_source(spec, offline=offline, emit=emit, as_stored=True)
+    if checkpoint.kind == "gguf":  # one file of a repository of the Hub
+        found = _inspect_gguf(Path(checkpoint.files()[0].path))
+        checkpoint.close()
+        return replace(found, origin={**found.origin, "repo": checkpoint.repo, "commit": checkpoint.commit})
     tensors = tuple(replace(t, dtype=t.stored_as or t.dtype) for t in checkpoint.tensors().values())
     facts = tuple(_fact(key, type(value).__name__, value) for key, value in checkpoint.config.items())
     if isinstance(checkpoint, QuantizedCheckpoint):

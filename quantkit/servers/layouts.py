@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ HOLDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+@lru_cache(maxsize=256)  # a mixture of experts asks ten thousand times; equal layouts are then one object
 def layout_of(container: str, weights: Weights, dtype: Dtype) -> Layout:
     """The settings of `container` for these weights in a model of `dtype`.
 

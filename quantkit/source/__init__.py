@@ -6,29 +6,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-from quantkit.errors import InputError, UsageError
-from quantkit.events import Sink, ignore
+from quantkit.errors import InputError, QuantkitError, UnsupportedError, UsageError
+from quantkit.events import Sink, Warned, ignore
+from quantkit.families.describe import find_family
 from quantkit.source.base import Checkpoint, SourceFile
-from quantkit.source.folder import open_folder
+from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, open_folder
 from quantkit.source.gguf import open_gguf
 from quantkit.source.memory import MemoryCheckpoint
 from quantkit.source.quantized import dequantized
 from quantkit.source.shards import PICKLES
 from quantkit.source.spec import HINT, names_hub, parse_hub
-from quantkit.untrusted import shown
+from quantkit.untrusted import parse_json_object, read_bounded, shown
 
 __all__ = ["Checkpoint", "MemoryCheckpoint", "SourceFile", "open_source"]
 
 
-def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Checkpoint:
+def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore, as_stored: bool = False) -> Checkpoint:
     """Open a checkpoint: a folder, a `.gguf` file, `hf://org/name[@revision]`, an address on huggingface.co, or
     `org/name` where no such path is; with `/FILE.gguf` behind the name one GGUF file of a repository.
 
     Linear layers that a checkpoint for servers stores quantized are there as the plain weights that they decode to.
+    Where those cannot be decoded, `as_stored` takes the tensors as they are, with a warning.
     A repository of the Hub is fetched first (only what is needed); with `offline` only its cached copy is used.
     Raises InputError for a missing, damaged or hostile checkpoint, UnsupportedError for one in a layout that is not
     read, UsageError for a `spec` that is none of the above, NetworkError when the Hub fails.
@@ -36,7 +40,7 @@ def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Che
     if not names_hub(spec):
         path = _path(spec)
         if spec and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names too long to exist
-            return dequantized(open_folder(path, emit))
+            return _open_folder(path, emit, as_stored)
         if spec and os.path.exists(path):  # noqa: PTH110 - likewise
             return _open_file(path)
     model = parse_hub(spec)
@@ -46,9 +50,41 @@ def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Che
 
     found = fetch(model.repo, model.revision, Hub(offline=offline), emit, file=model.file)
     if model.file is None:
-        return dequantized(open_folder(found, emit))
+        return _open_folder(found, emit, as_stored)
     snapshot = found.parents[model.file.count("/")]
     return replace(open_gguf(found), repo=model.repo, commit=snapshot.name)
+
+
+def _open_folder(path: Path, emit: Sink, as_stored: bool) -> Checkpoint:
+    try:
+        return dequantized(open_folder(path, emit))
+    except QuantkitError as error:
+        config = _config(path)
+        if as_stored and isinstance(error, InputError | UnsupportedError) and config is not None:
+            found = open_folder(path, ignore)  # what is wrong there is raised again
+            emit(Warned("as-stored", f"shown as stored: {error.message}"))
+            return found
+        if config is not None:
+            _require_known(config, error)
+        raise
+
+
+def _config(path: Path) -> dict[str, Any] | None:
+    """config.json of a folder, None where it cannot be read."""
+    try:
+        return parse_json_object(read_bounded(path / CONFIG, MAX_CONFIG_BYTES), path / CONFIG)
+    except QuantkitError:
+        return None
+
+
+def _require_known(config: Mapping[str, Any], error: QuantkitError) -> None:
+    """Raise UnsupportedError for an unknown family, the first thing to say of it: what else is wrong is no matter."""
+    try:
+        find_family(config)
+    except UnsupportedError as unknown:
+        raise unknown from error
+    except InputError:
+        return
 
 
 def _path(spec: str) -> Path:

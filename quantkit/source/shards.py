@@ -10,7 +10,7 @@ from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.formats.safetensors import parse_safetensors
 from quantkit.source.base import StoredTensor, require_weights
 from quantkit.tensors import TensorInfo
-from quantkit.untrusted import InputFile, listed, parse_json_object, read_all, shown, unique_pairs
+from quantkit.untrusted import InputFile, listed, parse_json_object, read_all, read_bounded, shown, unique_pairs
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -24,6 +24,7 @@ NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.pt", "scheduler.pt"})  
 MAX_INDEX_BYTES = 64 << 20
 MAX_INDEX_VALUES = 1 << 20
 MAX_SHARDS = 1000
+MAX_ADAPTER_BYTES = 1 << 20
 
 
 def read_index(file: InputFile) -> dict[str, str]:
@@ -87,12 +88,13 @@ def _no_weights(root: Path, files: set[str]) -> QuantkitError:
     pickles = sorted(name for name in files if name.endswith(PICKLES) and name not in NOT_WEIGHTS)
     ggufs = sorted(name for name in files if name.endswith(".gguf"))
     where = shown(root)
+    if files & {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"}:
+        what = f"{where} holds a LoRA adapter{_base_of(root)}, not a model"
+        hint = "merge it into its base model (with peft: merge_and_unload, save_pretrained) and give that folder"
+        return InputError(what, path=str(root), hint=hint)
     if any(name.startswith("consolidated") and name.endswith(".safetensors") for name in files):
         what = f"{where} has its weights in Mistral's own layout (consolidated.safetensors), which is not read"
         return UnsupportedError(what, path=str(root), hint="use the same model in the transformers layout")
-    if "adapter_model.safetensors" in files:
-        what = f"{where} holds an adapter, not a model"
-        return InputError(what, path=str(root), hint="merge it into its base model and save that")
     if ggufs:
         first = next((name for name in ggufs if not SPLIT_GGUF.search(name)), ggufs[0])
         more = f" (or another of its {len(ggufs)})" if len(ggufs) > 1 else ""
@@ -105,6 +107,16 @@ def _no_weights(root: Path, files: set[str]) -> QuantkitError:
         )
     what = f"{where} has no {SINGLE} and no {INDEX}"
     return InputError(what, path=str(root), hint="give a folder as transformers saves it")
+
+
+def _base_of(root: Path) -> str:
+    """Of which model an adapter is, in words, as far as its configuration says so."""
+    path = root / "adapter_config.json"
+    try:
+        name = parse_json_object(read_bounded(path, MAX_ADAPTER_BYTES), path).get("base_model_name_or_path")
+    except QuantkitError:
+        return ""
+    return f" of {shown(name)}" if isinstance(name, str) and name else ""
 
 
 def read_shards(shards: Mapping[str, InputFile], index: Mapping[str, str] | None) -> dict[str, StoredTensor]:

@@ -247,6 +247,17 @@ def test_a_gguf_file_without_an_architecture_is_refused() -> None:
         describe_gguf({}, (KeyValue("general.type", "string", "adapter"),))
 
 
+def test_a_gguf_file_with_a_tensor_per_expert_is_refused() -> None:
+    """Written until April 2024; llama.cpp of today does not load it, and would not load what is made of it."""
+    metadata = (KeyValue("general.architecture", "string", "llama"),)
+    infos = {name: info(name, 8, 8, dtype="F16") for name in ("token_embd.weight", "blk.0.ffn_down.3.weight")}
+    with pytest.raises(UnsupportedError, match=r"blk\.0\.ffn_down\.3\.weight") as caught:
+        describe_gguf(infos, metadata)
+    assert "checkpoint" in str(caught.value.hint)
+    stacked = {"blk.0.ffn_down_exps.weight": info("blk.0.ffn_down_exps.weight", 4, 8, 8, dtype="F16")}
+    assert describe_gguf(stacked, metadata).tensors
+
+
 def test_an_unknown_architecture_is_described_from_a_gguf_file() -> None:
     metadata = (
         KeyValue("general.architecture", "string", "new"),
