@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from quantkit.cli.exits import exit_code
@@ -58,7 +59,18 @@ def usage(error: typer.TyperException) -> UsageError:
     """What the parser of the command line says, and the help to read."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "quantkit"
-    return UsageError(error.format_message(), hint=f"see {command} --help")
+    return UsageError(_in_our_words(error), hint=f"see {command} --help")
+
+
+def _in_our_words(error: typer.TyperException) -> str:
+    """A wrong option with the nearest ones first; everything else as it is."""
+    option, near = getattr(error, "option_name", None), getattr(error, "possibilities", None)
+    if not isinstance(option, str) or near is None:
+        return error.format_message()
+    context = getattr(error, "ctx", None)
+    known = [name for parameter in context.command.params for name in parameter.opts] if context is not None else near
+    found = get_close_matches(option, sorted({*known, *near}), 1, 0.65)
+    return f"no such option: {option}" + (f"; did you mean {found[0]}?" if found else "")
 
 
 def error_body(error: QuantkitError) -> dict[str, Any]:

@@ -101,8 +101,8 @@ def _failed(error: BaseException, asked: bool, arguments: Sequence[str]) -> int:
         return BROKEN_PIPE  # whoever read our output has enough of it
     if isinstance(error, typer.Abort):
         return _report(interrupted(), arguments)
-    if isinstance(error, SystemExit):
-        raise error
+    if isinstance(error, SystemExit):  # of Typer, when it has shown or installed completion
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     known = as_error(error)
     if known is None:
         _trace(error)

@@ -27,6 +27,7 @@ from quantkit.errors import (
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
 from quantkit.pipeline.checks import Verification
 from quantkit.pipeline.consumers import loaders
+from quantkit.pipeline.difference import difference
 from quantkit.pipeline.engine import require_engine
 from quantkit.pipeline.hashing import SourceHasher, require_published
 from quantkit.pipeline.pack import (
@@ -36,7 +37,7 @@ from quantkit.pipeline.pack import (
     publish,
     save_work,
 )
-from quantkit.pipeline.places import refuse_existing, refuse_inputs, refuse_strangers, to_retire
+from quantkit.pipeline.places import older_manifest, refuse_existing, refuse_inputs, refuse_strangers, to_retire
 from quantkit.pipeline.pool import worker_pool
 from quantkit.pipeline.prepare import Prepared, output_paths, output_stem, prepare
 from quantkit.pipeline.quantize import Target, default_threads, never, quantize
@@ -170,7 +171,7 @@ def _open(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path], output: Ou
     folder = job_folder(prepared, plan, targets)
     again = output.paranoid and already_built(targets, plan.digest, lambda: prepared.source_files)
     if not os.path.lexists(folder) and not again:  # else the job knows what an earlier run has published
-        refuse_existing(targets, output.force)
+        refuse_existing(targets, output.force, lambda: difference(older_manifest(targets), plan, prepared))
     job = open_plan_job(prepared, plan, folder, fresh=output.paranoid)
     try:
         refuse_strangers(targets, (*job.retired, *(to_retire(targets) if output.force else ())))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,14 +74,18 @@ def refuse_inputs(targets: Sequence[Path], inputs: Iterable[Path]) -> None:
                 raise ExistsError(what, path=str(target), hint="choose another output with -o")
 
 
-def refuse_existing(targets: Sequence[Path], force: bool) -> None:
-    """Raise ExistsError when a target is there and may not be replaced, or its manifest is another artifact's."""
+def refuse_existing(targets: Sequence[Path], force: bool, why: Callable[[], str] | None = None) -> None:
+    """Raise ExistsError when a target is there and may not be replaced, or its manifest is another artifact's.
+
+    `why` says what differs.
+    """
     for target in targets:
         if os.path.lexists(target) and not force:
             if target.is_symlink() and not target.exists():
                 what = f"{shown(target)} is a symbolic link to nowhere"
             else:
                 what = f"{shown(target)} exists and is not what this command would write"
+                what += f": {why()}" if why is not None else ""
             hint = "choose another -o, or replace it with --force"
             raise ExistsError(what, path=str(target), hint=hint)
     older = older_manifest(targets)
