@@ -141,6 +141,7 @@ EXAMPLES = {
     "transformers/experts-decoded": Example(mixture(FP8), mixture(FP8Layout())),
     "transformers/awq-group": Example(awq(256), awq(128)),
     "transformers/gptq-group": Example(gptq(4, 2048), gptq(4, 1024)),
+    "transformers/gptq-cpu": Example(gptq(4, -1), gptq(8, -1)),
     "transformers/kv-cache": Example(model(GPTQ, kv_cache=True), model(FP8_TENSOR, kv_cache=True)),
     "transformers/gguf-architecture": Example(gguf("q4_k", architecture="rwkv7"), gguf("q4_k")),
     "transformers/gguf-decoded": Example(gguf("q4_k"), model(W4A16)),

@@ -131,7 +131,7 @@ def _facts(subject: Subject, tp: int, rule: Rule, found: Found) -> dict[str, obj
 
 
 def _nearest_group(group: int, cols: int, largest: int) -> int:
-    """The size of groups next below `group`, a power of two from 16 to `largest` that divides a row; 16 without one."""
-    most = largest if group == -1 else min(group, largest)
-    sizes = [1 << power for power in range(4, 11) if 1 << power <= most and cols % (1 << power) == 0]
-    return max(sizes, default=16)
+    """The size of groups nearest to `group`, a power of two from 32 to `largest` that divides a row; 32 without one."""
+    most = largest if group == -1 else max(min(group, largest), 32)
+    sizes = [1 << power for power in range(5, 11) if 1 << power <= most and cols % (1 << power) == 0]
+    return max(sizes, default=32)

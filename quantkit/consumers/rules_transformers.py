@@ -26,7 +26,8 @@ from quantkit.qtypes.minifloat import TILE
 TRANSFORMERS = "transformers 5.23.0"
 COMPRESSED = f"run: {TRANSFORMERS}, compressed-tensors 0.20.0"
 GPTQMODEL = f"run: {TRANSFORMERS}, optimum 2.3.0, gptqmodel 7.6.0"
-AWQ_GROUPS = (16, 32, 64, 128)
+AWQ_GROUPS = (32, 64, 128)
+ATEN_GROUPS = (32, 64, 128, 256)  # of the kernel that PyTorch has for 4 bits on CPUs
 GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
 GGUF_TRANSFORMERS = frozenset({
     "llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "qwen35", "qwen35moe", "gemma2", "gemma3", "gemma4", "phi3",
@@ -109,12 +110,23 @@ RULES_OF_TRANSFORMERS = (
     ),
     Rule(
         "transformers", "awq-group", layers(AWQLayout, lambda layout: layout.scheme.group not in AWQ_GROUPS),
-        "its kernels for AWQ have groups of 16, 32, 64 or 128, not {groups}", "group = {group_to_128}", GPTQMODEL,
+        "its kernels for AWQ on CPUs have groups of 32, 64 or 128, not {groups}", "group = {group_to_128}", GPTQMODEL,
     ),
     Rule(
         "transformers", "gptq-group", layers(GPTQLayout, lambda layout: layout.scheme.group not in GPTQ_GROUPS),
         "its kernels for GPTQ have groups of 16 to 1,024 in powers of two, or a scale per row, not {groups}",
         "group = {group_to_1024}", GPTQMODEL,
+    ),
+    Rule(
+        "transformers", "gptq-cpu",
+        shapes(
+            lambda m, tp: isinstance(m.layout, GPTQLayout)
+            and m.layout.scheme.bits == 4
+            and m.layout.scheme.group in (-1, 16)
+            and (m.cols if m.layout.scheme.group == -1 else 16) not in ATEN_GROUPS
+        ),
+        "its kernel for 4 bits on CPUs has groups of 32 to 256, and stops at the first token of {groups}",
+        "group = {group_to_128}", GPTQMODEL,
     ),
     Rule(
         "transformers", "kv-cache",
