@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +13,10 @@ from quantkit import __version__
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.model import Constant, Model, ModelTensor, Rows
 from quantkit.families.roles import Role
-from quantkit.formats.gguf import TensorEntry, encode_header, shard_name, split_by_bytes, split_metadata
+from quantkit.filenames import file_stem
+from quantkit.formats.gguf import TensorEntry, encode_header, shard_name, split_files, split_metadata
 from quantkit.formats.imatrix import Imatrix, match_importance
+from quantkit.jsontext import utf8
 from quantkit.metadata import KeyValue
 from quantkit.mixture import Choice, choose_types
 from quantkit.qtypes import base
@@ -35,6 +36,9 @@ ENOUGH_BITS = 8  # of a weight in the source: rounding it once more costs little
 
 # What the source said of its own files and their making, besides the keys that are written anew.
 DROPPED_KEYS = ("split.", "quantkit.")
+
+# Keys whose values are words for people.
+NAMING_KEYS = ("general.", "quantkit.", "quantize.")
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class PlanOptions:
     """What a run wants besides the recipe.
 
     `stem` names the files without ".gguf"; by default the checkpoint's name and the recipe's title. `split_bytes`
-    bounds the tensor bytes of one file. `allow_requantize` permits decoding and rounding weights that are quantized
+    bounds the bytes of one file. `allow_requantize` permits decoding and rounding weights that are quantized
     already.
     """
 
@@ -280,14 +284,23 @@ def _metadata(model: Model, checkpoint: Checkpoint, recipe: Recipe, imatrix: Ima
         added.append(KeyValue("quantkit.source.commit", "string", checkpoint.commit))
     replaced = {kv.key for kv in added}
     kept = [kv for kv in model.metadata if kv.key not in replaced and not kv.key.startswith(DROPPED_KEYS)]
-    return (*kept, *added)
+    return tuple(map(_as_text, (*kept, *added)))
+
+
+def _as_text(entry: KeyValue) -> KeyValue:
+    """An entry whose words UTF-8 can hold: names of folders and of config.json may have bytes or halves of characters
+    that it cannot, and those become escapes. Tokens are left alone: there it matters."""
+    if entry.array or not isinstance(entry.value, str) or not entry.key.startswith(NAMING_KEYS):
+        return entry
+    return replace(entry, value=utf8(entry.value).decode())
 
 
 def _lay_out(
     drafts: Sequence[PlannedTensor], metadata: tuple[KeyValue, ...], stem: str, split_bytes: int | None
 ) -> tuple[tuple[PlannedTensor, ...], tuple[PlannedFile, ...]]:
     """Place tensors in files. Only the first file of several carries the model's metadata."""
-    shards = split_by_bytes([d.nbytes for d in drafts], split_bytes) if split_bytes else [range(len(drafts))]
+    entries = [_entry(draft) for draft in drafts]
+    shards = split_files(entries, metadata, split_bytes) if split_bytes else [range(len(drafts))]
     tensors: list[PlannedTensor] = []
     files: list[PlannedFile] = []
     for number, shard in enumerate(shards):
@@ -295,7 +308,7 @@ def _lay_out(
         if len(shards) > 1:
             mine += split_metadata(number, len(shards), len(drafts))
         members = [drafts[index] for index in shard]
-        header = encode_header(mine, [_entry(d) for d in members])
+        header = encode_header(mine, [entries[index] for index in shard])
         name = shard_name(stem, number, len(shards)) if len(shards) > 1 else f"{stem}.gguf"
         files.append(PlannedFile(name, header.data, header.nbytes))
         tensors += [replace(d, offset=o, file=number) for d, o in zip(members, header.offsets, strict=True)]
@@ -309,11 +322,6 @@ def _entry(draft: PlannedTensor) -> TensorEntry:
             f"{draft.name}: GGUF has no type {draft.qtype}", tensor=draft.name, hint="see `quantkit schemes`"
         )
     return TensorEntry(draft.name, draft.tensor.shape, number, draft.nbytes)
-
-
-def file_stem(name: str) -> str:
-    """A checkpoint's name as part of a file name: "org/model" -> "model", anything odd -> "_"."""
-    return re.sub(r"[^A-Za-z0-9._+-]", "_", name.rstrip("/").rpartition("/")[2]).lstrip(".-") or "model"
 
 
 def _warnings(tensors: Sequence[PlannedTensor]) -> list[tuple[str, str]]:

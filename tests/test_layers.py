@@ -16,7 +16,18 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # From the ground up: a module or package imports only from lines above its own.
 LAYERS = (
-    ("errors", "events", "jsontext", "metadata", "patterns", "placeholders", "suggest", "tensors", "toml_scan"),
+    (
+        "errors",
+        "events",
+        "filenames",
+        "jsontext",
+        "metadata",
+        "patterns",
+        "placeholders",
+        "suggest",
+        "tensors",
+        "toml_scan",
+    ),
     ("units", "untrusted"),
     ("storage", "qtypes"),
     ("formats", "families"),

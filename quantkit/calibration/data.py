@@ -16,6 +16,7 @@ from quantkit.calibration.samples import Texts, Tokens
 from quantkit.calibration.templates import ChatTemplate, Conversation, read_chat_template, render
 from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageError
 from quantkit.families.tokenizer_check import source_encoder
+from quantkit.jsontext import utf8
 from quantkit.source import Checkpoint
 from quantkit.untrusted import encodable, listed, read_bounded, shown
 
@@ -63,16 +64,17 @@ def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool
             digest.update(json.dumps(row, sort_keys=True, ensure_ascii=True).encode())
         return _texts(rows, spec, digest.hexdigest(), template)
     path = Path(spec)
+    name = utf8(path.name).decode()  # goes into records and files
     data = read_bounded(path, MAX_BYTES)
     sha256 = hashlib.sha256(data).hexdigest()
     if path.suffix == ".parquet":
-        return _texts(_parquet_rows(path, data), path.name, sha256, template)
+        return _texts(_parquet_rows(path, data), name, sha256, template)
     text = _decoded(path, data)
     if path.suffix in JSON_SUFFIXES:
-        return _texts(list(_json_rows(path, text)), path.name, sha256, template)
+        return _texts(list(_json_rows(path, text)), name, sha256, template)
     if not text.strip():
         _empty(path.name)
-    return Texts((text,), path.name, sha256)
+    return Texts((text,), name, sha256)
 
 
 def _texts(rows: Sequence[Row], name: str, sha256: str, template: ChatTemplate | None) -> Texts:

@@ -190,6 +190,36 @@ def split_by_bytes(sizes: Sequence[int], limit: int) -> list[range]:
     return [*shards, range(first, len(sizes))]
 
 
+def split_files(tensors: Sequence[TensorEntry], metadata: Sequence[KeyValue], limit: int) -> list[range]:
+    """Cut tensors into files of at most `limit` bytes, headers included, in order; one range where all fit into one.
+
+    The first file carries `metadata`, and no tensor where none fits beside it. Only a header or a tensor that is larger
+    than the limit by itself makes a larger file. llama-gguf-split counts tensors alone.
+    """
+    infos = [len(_encode_tensor(tensor, 0)) for tensor in tensors]
+    sizes = [padded(tensor.nbytes, DEFAULT_ALIGNMENT) for tensor in tensors]
+    if encode_header(metadata, tensors).nbytes <= limit:
+        return [range(len(tensors))]
+    heads = [_head_bytes(metadata), _head_bytes(())]
+    shards: list[range] = []
+    first, head, data = 0, heads[0], 0
+    for index, (info, size) in enumerate(zip(infos, sizes, strict=True)):
+        full = padded(head + info, DEFAULT_ALIGNMENT) + data + size > limit
+        if full and (index > first or not shards):
+            shards.append(range(first, index))
+            first, head, data = index, heads[1], 0
+        head, data = head + info, data + size
+    return [*shards, range(first, len(tensors))]
+
+
+def _head_bytes(metadata: Sequence[KeyValue]) -> int:
+    """Bytes of the header of a shard before its tensors, without padding."""
+    pieces = [
+        piece for kv in (*metadata, *split_metadata(0, 1, 1)) for piece in (_string(kv.key, kv.key), *_encode_value(kv))
+    ]
+    return len(MAGIC) + 20 + sum(map(len, pieces))
+
+
 def split_metadata(index: int, count: int, tensors: int) -> tuple[KeyValue, ...]:
     """The entries that make a file shard `index` of `count` of a model with `tensors` tensors in total.
 

@@ -220,11 +220,11 @@ def _run(
                     draft, item.job, item.targets, force=output.force, emit=emit, settle=settle
                 )
         except (*OF_ONE, NonFiniteError) as error:
+            if len(prepared.plans) == 1:
+                raise
             if isinstance(error, InputError) and item.discards:
                 item.job.discard()  # nothing worth resuming
             failed[item.number] = error
-            if len(prepared.plans) == 1:
-                raise
     return built
 
 
@@ -238,7 +238,7 @@ def fill_all(
     """Fill the files of all jobs: GGUF files in one read of the source, then one checkpoint after the other.
 
     Returns the facts of the run for the manifests: the source and the hashes of its files, and the time it took.
-    Enters in `failed`, by the number of its job, what keeps single ones from being filled.
+    Enters in `failed`, by the number of its job, what keeps single ones from being filled; no facts where all do.
     """
     emit, stop = listeners
     start = time.monotonic()
@@ -259,8 +259,8 @@ def fill_all(
                     fill(work, prepared.calibration, prepared.require_coverage)
                 except OF_ONE as error:
                     failed[number] = error
-        if failed and len(jobs) == 1:
-            raise failed[0]
+        if len(failed) == len(jobs):
+            return {}
         hashes = hasher.result()
         require_published(checkpoint.files(), hashes)
         source_files = prepared.records(hashes)

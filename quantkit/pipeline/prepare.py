@@ -17,13 +17,14 @@ from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Model
 from quantkit.families.rows import Family
 from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
+from quantkit.filenames import file_stem
 from quantkit.formats.imatrix import read_imatrix
 from quantkit.pipeline.calibration import Calibration, open_calibration
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.engine import Reference
 from quantkit.pipeline.places import require_places
 from quantkit.pipeline.request import Request, require_used
-from quantkit.plan import PlanOptions, file_stem, plan
+from quantkit.plan import PlanOptions, plan
 from quantkit.recipe import Recipe, ServerRecipe, load_recipe
 from quantkit.report.manifest import FileRecord
 from quantkit.rules import OnFallback, override

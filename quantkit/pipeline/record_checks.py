@@ -18,6 +18,7 @@ from typing import Any
 from quantkit import __version__
 from quantkit.families.model import Model
 from quantkit.formats.gguf import GGUFFile
+from quantkit.jsontext import utf8
 from quantkit.pipeline.checks import Check
 from quantkit.pipeline.places import strangers
 from quantkit.pipeline.pool import worker_pool
@@ -28,7 +29,7 @@ from quantkit.storage import hash_file, read_sums
 from quantkit.untrusted import InputFile, listed, open_input, shown
 
 READ_BYTES = 8 << 20
-CLAIMS = ("plan_digest", "tool", "model", "checks", "warnings", "versions", "platform", "timings")
+CLAIMS = ("tool", "model", "checks", "warnings", "versions", "platform", "timings")
 MORE_CLAIMS = ("method", "calibration", "layers")
 OLDER = (
     "its manifest has no seal: it is of a version before seals. The same quantkit convert command compares the files "
@@ -68,8 +69,7 @@ def check_record(subject: Subject) -> Check:
             return Check("files", False, wrong, hint=OTHER_SOURCE if look is _source else "")
     named = {f.name: f.sha256 for f in manifest.artifact}
     claims = [*CLAIMS, *(name for name in MORE_CLAIMS if name in manifest.facts)]
-    if subject.source is None:
-        claims.append("source")
+    claims += ["source", "tokenizer_sha256"] if subject.source is None else []
     data: dict[str, Any] = {"sha256": named, "sealed": manifest.sealed is True, "claims": claims}
     return Check("files", True, "" if manifest.sealed else OLDER, data)
 
@@ -200,7 +200,8 @@ def _source(subject: Subject) -> Iterator[str]:
     if not said.keys() & there.keys():
         return
     missing = sorted(said.keys() - there.keys())
-    added = sorted(name for name, file in there.items() if file.weights and name not in said)
+    made_here = subject.manifest.facts["tool"]["version"] == __version__  # another version may know other files
+    added = sorted(name for name, file in there.items() if (file.weights or made_here) and name not in said)
     if missing or added:
         yield f"the source {'lacks' if missing else 'has'} {listed(missing or added)}, unlike that of the manifest"
     for name in sorted(said.keys() & there.keys()):
@@ -211,22 +212,25 @@ def _source(subject: Subject) -> Iterator[str]:
 
 def check_making(
     files: Sequence[GGUFFile], manifest: Manifest, model: Model | None, source: Checkpoint | None
-) -> str | None:
-    """What a GGUF file says of its own making against its manifest, and with the source whether the plan's digest is
-    that of the file. None where they agree, and for what cannot be known: digests with importance weights, and those
-    of other versions."""
+) -> tuple[str | None, bool]:
+    """What is wrong with what a GGUF file says of its own making, and with the source with the plan's digest.
+
+    Also whether the digest could be computed: not with importance weights, nor for other versions.
+    """
     wrong = _header(files, manifest)
     tool = manifest.facts["tool"]
     if wrong or model is None or source is None or any(kv.key.startswith("quantize.") for kv in files[0].metadata):
-        return wrong
+        return wrong, False
     if manifest.tokenizer_sha256 != model.tokenizer_sha256 and manifest.source.get("kind") == source.kind:
-        return "the manifest's tokenizer_sha256 is not that of the source's tokenizer"
+        return "the manifest's tokenizer_sha256 is not that of the source's tokenizer", False
     if (tool["version"], tool["numerics"]) != (__version__, NUMERICS):
-        return None
+        return None, False
     placed = [Placed(t.name, t.qtype, number, t.offset) for number, file in enumerate(files) for t in file.tensors]
     headers = [(file.nbytes, _header_sha256(file)) for file in files]
     digest = digest_of(placed, headers, model, source)
-    return None if digest == manifest.plan_digest else "the manifest's plan_digest is not that of the file"
+    return (
+        (None, True) if digest == manifest.plan_digest else ("the manifest's plan_digest is not that of the file", True)
+    )
 
 
 def _header_sha256(file: GGUFFile) -> str:
@@ -248,7 +252,7 @@ def _header(files: Sequence[GGUFFile], manifest: Manifest) -> str | None:
     for key, value in told.items():
         found = said.get(key)
         text = found.decode("utf-8", "replace") if isinstance(found, bytes) else found
-        if text != value:
+        if text != (None if value is None else utf8(value).decode()):
             return f"{key} is {shown(repr(text))} in the file, {shown(repr(value))} in the manifest"
     headers = sum(file.data_start for file in files)
     if manifest.facts["size"]["header_bytes"] != headers:

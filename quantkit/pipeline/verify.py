@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantkit.errors import InputError, UsageError
@@ -106,8 +106,12 @@ def _structure(
     files: Sequence[GGUFFile], manifest: Manifest | None, model: Model | None, source: Checkpoint | None
 ) -> Check:
     found = check_structure(files, manifest)
-    wrong = check_making(files, manifest, model, source) if manifest is not None and found.ok else None
-    return Check("structure", False, wrong) if wrong else found
+    if manifest is None or not found.ok:
+        return found
+    wrong, planned = check_making(files, manifest, model, source)
+    if wrong:
+        return Check("structure", False, wrong)
+    return found if planned else replace(found, data={**found.data, "claims": ["plan_digest"]})
 
 
 def verify_parts(

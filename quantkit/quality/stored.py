@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.formats.packed import Entry, PackedTensor
+from quantkit.untrusted import encodable, open_input
 
 
 class PackageTensors(Mapping[str, PackedTensor]):
@@ -41,4 +42,13 @@ def open_with_package(paths: Sequence[Path]) -> Iterator[Mapping[str, PackedTens
     from safetensors import safe_open
 
     with ExitStack() as stack:
-        yield PackageTensors([stack.enter_context(safe_open(str(p), framework="pt")) for p in paths])
+        yield PackageTensors([stack.enter_context(safe_open(_named(p, stack), framework="pt")) for p in paths])
+
+
+def _named(path: Path, held: ExitStack) -> str:
+    """A name by which the package opens the file: it takes UTF-8 alone, the system any bytes."""
+    if encodable(str(path)):
+        return str(path)
+    file = open_input(path)
+    held.callback(file.close)
+    return f"/dev/fd/{file.handle.fileno()}"

@@ -122,6 +122,7 @@ class Job:
         self._finished: dict[str, Record] = {}
         self.records: Mapping[str, Record] = MappingProxyType(self._finished)
         self._key = b""
+        self._closed = False
         self._retired: tuple[str, ...] = ()
         self._resumable = is_there(self._within(JOURNAL))
         self._mutex = threading.Lock()
@@ -215,12 +216,16 @@ class Job:
 
     def discard(self) -> None:
         """Remove the job folder; to be called when everything it was for is published."""
-        with self._explained():
-            self._disk.remove_tree(self.folder, is_ours)
+        if not self._closed:
+            with self._explained():
+                self._disk.remove_tree(self.folder, is_ours)
         self.close()
 
     def close(self) -> None:
         """Give the lock back. Finished tensors stay for the next run; without any, nothing stays."""
+        if self._closed:
+            return
+        self._closed = True
         if not self._resumable:
             with suppress(OSError):  # tidying must not hide why the job ends
                 self._disk.remove_tree(self._place / self._run)
