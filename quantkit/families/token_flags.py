@@ -43,11 +43,13 @@ def flag_warnings(tokens: Iterable[AddedToken], *, spaced: bool) -> tuple[tuple[
 def flags_beside_model(files: TokenizerFiles, raw: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
     """The same for a folder whose tokenizer is a tokenizer.model: what the other files say of its tokens.
 
-    Spaces after special tokens are tokenizer.json's rule, where there is one.
+    Whether text after special tokens begins with a space is tokenizer.json's rule, and without one that of `legacy` in
+    tokenizer_config.json (transformers' LlamaTokenizer).
     """
     listed = (*read_settings_added(files.settings), *parse_added(raw))
     found = flag_warnings(listed, spaced=_puts_space((raw or {}).get("normalizer")))
-    if _first_only((raw or {}).get("pre_tokenizer")):
+    legacy = files.settings.get("legacy") is not False
+    if not legacy if raw is None else _first_only(raw.get("pre_tokenizer")):
         found = (*found, ("tokenizer-space-prefix", FIRST_ONLY))
     return found
 

@@ -20,7 +20,7 @@ from quantkit.families.pretokenizer_table import LLAMA_CPP
 from quantkit.families.pretokenizers import find_pre
 from quantkit.families.sentencepiece_model import SentencePieceModel, is_tiktoken, parse_sentencepiece
 from quantkit.families.special_tokens import SpecialTokens, find_special_tokens, special_map_tokens
-from quantkit.families.token_flags import changes_spaces, flag_warnings, flags_beside_model
+from quantkit.families.token_flags import FIRST_ONLY, changes_spaces, flag_warnings, flags_beside_model
 from quantkit.families.tokenizer_bpe import added_tokens, byte_level_vocabulary, check_byte_level, is_byte_level_class
 from quantkit.families.tokenizer_files import (
     TEKKEN,
@@ -168,6 +168,8 @@ def _read(source: _Source, rules: FamilyRules, pre: str | None) -> _Read:
     if source.model is not None and not (rules.phi and is_byte_level_class(source.files.settings)):
         vocabulary = sentencepiece_vocabulary(source.model, source.files, source.raw, phi=rules.phi)
         flags = flags_beside_model(source.files, source.raw)
+        if not source.model.add_dummy_prefix:  # no text begins with a space
+            flags = tuple(warning for warning in flags if warning[1] != FIRST_ONLY)
         vocabulary = replace(vocabulary, warnings=(*vocabulary.warnings, *flags))
         return _Read(_without_pre(vocabulary, pre), "default", _model_split(source.model))
     if source.raw is None or source.data is None:

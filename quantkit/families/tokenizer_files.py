@@ -102,8 +102,11 @@ class TokenizerFiles:
 
     @cached_property
     def special_map(self) -> Mapping[str, Any]:
-        """special_tokens_map.json, {} where there is none."""
-        return read_object(self.read_file, SPECIAL_MAP) or {}
+        """special_tokens_map.json, {} where there is none that can be read: it seldom says what no other file does."""
+        try:
+            return read_object(self.read_file, SPECIAL_MAP) or {}
+        except InputError:
+            return {}
 
 
 def read_tokenizer_files(read_file: ReadFile, config: Mapping[str, Any]) -> TokenizerFiles:
@@ -198,7 +201,9 @@ def _check_distinct(name: str, vocab: Mapping[str, int]) -> None:
 
 def read_settings_added(settings: Mapping[str, Any]) -> tuple[AddedToken, ...]:
     """`added_tokens_decoder` of tokenizer_config.json, in its order. Raises InputError naming the entry."""
-    decoder = settings.get("added_tokens_decoder", {})
+    decoder = settings.get("added_tokens_decoder")
+    if decoder is None:
+        return ()
     if not isinstance(decoder, dict):
         raise bad(TOKENIZER_CONFIG, "added_tokens_decoder", type(decoder).__name__, "an object")
     tokens = []
@@ -330,7 +335,9 @@ def _merges(merges: object, vocab: Mapping[str, int]) -> tuple[tuple[tuple[str, 
 
 def parse_added(raw: Mapping[str, Any] | None) -> tuple[AddedToken, ...]:
     """The `added_tokens` of a parsed tokenizer.json that lies beside a tokenizer.model; () where there is none."""
-    entries = (raw or {}).get("added_tokens", [])
+    entries = (raw or {}).get("added_tokens")
+    if entries is None:
+        return ()
     if not isinstance(entries, list):
         raise bad(TOKENIZER_JSON, "added_tokens", type(entries).__name__, "a list")
     tokens = []

@@ -274,6 +274,13 @@ def test_files_that_do_not_count_are_not_judged() -> None:
     assert texts_of(read(odd)) == texts_of(read(kind("llama3")))
 
 
+@pytest.mark.parametrize("base", ["llama3", "llama_spm"])
+def test_null_says_nothing(base: str) -> None:
+    made = settings(base, added_tokens_decoder=None, chat_template=None, additional_special_tokens=None, bos_token=None)
+    made = made.but(special_tokens_map__json=b"version https://git-lfs.github.com/spec/v1", added_tokens__json=b"{}")
+    assert texts_of(read(made)) == texts_of(read(kind(base)))
+
+
 def test_normalizer_of_a_tokenizer_json_beside_a_model_is_not_judged() -> None:
     made = changed("llama_spm", "tokenizer.json", lambda raw: raw.update(normalizer={**LEGACY_SPACES, "extra": 1}))
     assert texts_of(read(made)) == texts_of(read(kind("llama_spm")))

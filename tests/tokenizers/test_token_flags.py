@@ -95,6 +95,16 @@ def test_first_space_rules_beside_a_tokenizer_model_are_reported() -> None:
     assert not messages(read(always), "tokenizer-space-prefix")
 
 
+@pytest.mark.parametrize(("base", "said"), [("llama_spm", True), ("gemma2", False)])
+def test_without_a_tokenizer_json_legacy_is_the_rule(base: str, said: bool) -> None:
+    """transformers' LlamaTokenizer; Gemma puts no space anywhere."""
+    made = kind(base).but(tokenizer__json=None)
+    new = changed(made, lambda raw: raw.update(legacy=False), "tokenizer_config.json")
+    assert bool(messages(read(new), "tokenizer-space-prefix")) == said
+    old = changed(made, lambda raw: raw.update(legacy=True), "tokenizer_config.json")
+    assert not messages(read(old), "tokenizer-space-prefix")
+
+
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_tokens_without_flags_give_no_warning(name: str) -> None:
     assert not messages(read(kind(name)))
