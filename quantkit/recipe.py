@@ -58,7 +58,7 @@ def load_recipe(name_or_path: str) -> Recipe | ServerRecipe:
     """
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
-        return _recipe(_read(path, shown(path)), path.stem)
+        return _recipe(_read(path, shown(path)), shown(path.stem))
     wanted = name_or_path.lower()
     if wanted not in recipe_names():
         wanted = _by_alias().get(wanted, wanted)

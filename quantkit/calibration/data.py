@@ -170,7 +170,7 @@ def _parquet_rows(path: Path, data: bytes) -> list[Row]:
         if sum(file.metadata.row_group(group).total_byte_size for group in groups) > MAX_BYTES:
             raise InputError(f"{shown(path)} unpacks to more than {MAX_BYTES:,} bytes", path=str(path))
         rows: list[Row] = file.read(columns=columns).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         message = f"{shown(path)} is not parquet that can be read: {shown(str(error), 100)}"
         raise InputError(message, path=str(path), hint="the file is damaged: fetch it again") from error
     return rows

@@ -254,7 +254,7 @@ def _linear(found: Mapping[str, Any]) -> Linear:
 
 def _record(found: Mapping[str, Any]) -> DataRecord:
     record = DataRecord(**{**found, "ids": tuple(_count(number, least=0) for number in found["ids"])})
-    texts, flags = (record.name, record.sha256, record.token_sha256), (record.chat, record.rendered)
+    texts, flags = (record.sha256, record.token_sha256), (record.chat, record.rendered)
     counts = (
         record.seqlen, record.windows, record.documents, record.repeated_documents, record.median_tokens,
         record.tokens, record.repeated, record.bos or 0,
@@ -265,8 +265,8 @@ def _record(found: Mapping[str, Any]) -> DataRecord:
         _flag(flag)
     for count in counts:
         _count(count, least=0)
-    if type(record.seed) is not int:
-        raise ValueError("the seed of a data record")
+    if type(record.seed) is not int or not isinstance(record.name, str):  # names of files need not be printable
+        raise ValueError("the seed or the name of a data record")
     return record
 
 
