@@ -214,7 +214,9 @@ def _run(
             draft = draft_manifest(item.plan, {**facts, **layer_facts(item.plan, item.job)})
             emit(StageStarted("verify" if output.verify else "publish"))
             with worker_pool(1) as pool:  # looks at the files while publish reads them back and hashes them
-                looking = pool.submit(look, prepared, item.plan, item.job.paths, output, emit)
+                looking = pool.submit(
+                    look, prepared, item.plan, item.job.paths, output, emit, draft.facts.get("layers", ())
+                )
                 settle = partial(_settle, looking, item.targets[0], emit)
                 built[item.number] = publish(
                     draft, item.job, item.targets, force=output.force, emit=emit, settle=settle
@@ -328,12 +330,19 @@ def require_calibration(prepared: Prepared) -> None:
         raise RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
 
 
-def look(prepared: Prepared, plan: AnyPlan, paths: Sequence[Path], output: Output, emit: Sink = ignore) -> Verification:
-    """Look at finished files, published or not, as `quantkit verify` does."""
+def look(
+    prepared: Prepared,
+    plan: AnyPlan,
+    paths: Sequence[Path],
+    output: Output,
+    emit: Sink = ignore,
+    layers: Sequence[Mapping[str, Any]] = (),
+) -> Verification:
+    """Look at finished files, published or not, as `quantkit verify` does; `layers` is what methods noted of each."""
     if not output.verify:
         return NOTHING
     if isinstance(plan, ServerPlan):  # which llama.cpp does not load
-        return verify_server_parts(paths, prepared.checkpoint, plan)
+        return verify_server_parts(paths, prepared.checkpoint, plan, layers)
     options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)
     return verify_parts(paths, prepared.reference, options, emit)
 

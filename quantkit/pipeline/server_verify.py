@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from quantkit.errors import QuantkitError
 from quantkit.formats import containers
@@ -13,6 +14,7 @@ from quantkit.formats.packed import Entry, PackedTensor
 from quantkit.formats.safetensors import read_safetensors
 from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
 from quantkit.pipeline.server import read_weight
+from quantkit.quality.feedback import gain
 from quantkit.quality.numbers import TensorError, compare, floor_db
 from quantkit.servers.layouts import short_type
 from quantkit.servers.plan import PlannedModule, ServerPlan
@@ -50,14 +52,28 @@ def open_parts(paths: Sequence[Path]) -> PartTensors:
     return PartTensors(places)
 
 
-def verify_server_parts(paths: Sequence[Path], checkpoint: Checkpoint, plan: ServerPlan) -> Verification:
-    """Look at finished files that have no manifest yet: some layers, evenly spread, are decoded and compared."""
+def verify_server_parts(
+    paths: Sequence[Path], checkpoint: Checkpoint, plan: ServerPlan, layers: Sequence[Mapping[str, Any]] = ()
+) -> Verification:
+    """Look at finished files that have no manifest yet: some layers, evenly spread, are decoded and compared.
+
+    `layers` is what their method noted, which is said beside.
+    """
     tensors = open_parts([path for path in paths if path.suffix == SHARD])
     missing = [t.name for t in plan.tensors if t.name not in tensors]
     if missing or len(tensors) != len(plan.tensors):
         return Verification((Check("structure", False, f"{len(missing)} tensors are missing"),))
     step = max(len(plan.modules) // SAMPLED_LAYERS, 1)
-    return Verification((check_layers(tensors, checkpoint, plan.modules[::step], moved=bool(plan.method.transform)),))
+    check = check_layers(tensors, checkpoint, plan.modules[::step], moved=bool(plan.method.transform))
+    return Verification((with_gain(check, layers),))
+
+
+def with_gain(check: Check, layers: Sequence[Mapping[str, Any]]) -> Check:
+    """A check of numbers that passed, with the loss after feedback beside the plain errors."""
+    found = gain(layers)
+    if found is None or check.ok is False:
+        return check
+    return replace(check, detail=f"{check.detail}; {found.words()}", data={**check.data, "feedback": found.as_json()})
 
 
 def check_layers(

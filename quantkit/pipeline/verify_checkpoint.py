@@ -22,6 +22,7 @@ from quantkit.formats.packed import as_stored
 from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
 from quantkit.pipeline.engine import TORCH
 from quantkit.pipeline.record_checks import Subject, check_record
+from quantkit.pipeline.server_verify import with_gain
 from quantkit.quality.distributions import broken_above, divergence, log_softmax
 from quantkit.quality.numbers import compare
 from quantkit.quality.passages import contexts
@@ -55,10 +56,10 @@ def verify_checkpoint(folder: Path, against: str | None, options: VerifyOptions,
         source = open_source(against, offline=options.offline, emit=emit)
         try:
             checks = _stored(folder, made, manifest, source)
-            checks += [
-                check_carried(made, source, manifest),
-                check_weights(made, source, manifest, options.sample_rows),
-            ]
+            noted = manifest.facts.get("layers") if manifest else None
+            compared = check_weights(made, source, manifest, options.sample_rows)
+            checks.append(check_carried(made, source, manifest))
+            checks.append(with_gain(compared, noted if isinstance(noted, list) else []))
             if options.engine == TORCH:
                 checks.append(check_predictions(made, source, options.threads))
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from llama_folder import CONFIG, shapes, store, weights, write
 
 from quantkit.errors import InputError
 from quantkit.families.linears import outline
+from quantkit.quality.feedback import Gain, gain
 
 CALIBRATION = ("--calib", TINY.parent / "calibration.jsonl", "--samples", "4", "--seqlen", "32")
 SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -87,3 +89,29 @@ def test_a_stack_of_stacks_is_refused() -> None:
     sizes = shapes(CONFIG) | {"model.layers.0.mlp.up_proj.weight": (2, 2, 32, 32)}
     with pytest.raises(InputError, match=r"\[2, 2, 32, 32\]"):
         outline(checkpoint_of(sizes).tensors(), CONFIG)
+
+
+def test_feedback_is_judged_by_its_loss_beside_plain_errors(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = quantkit("convert", TINY, "--to", "gptq-w4g128", "-o", out, *CALIBRATION)
+    assert made.status == 0, made.stderr
+    assert "with feedback 0." in made.stderr
+    checks = {check["check"]: check for check in quantkit("verify", out, "--against", TINY, "--json").json["checks"]}
+    feedback = checks["numbers"]["feedback"]
+    assert feedback["layers"] == 28
+    assert 0 < feedback["loss_to_rounding"] <= feedback["worst_loss_to_rounding"] <= 1
+    assert "of the loss of rounding on the calibration data" in checks["numbers"]["detail"]
+    layers = json.loads((out / "model.manifest.json").read_text())["layers"]
+    ratios = [layer["loss"] / layer["rounding_loss"] for layer in layers]
+    assert feedback["loss_to_rounding"] == pytest.approx(float(np.exp(np.mean(np.log(ratios)))), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{}, {"method": "rtn", "loss": 1.0, "rounding_loss": 1.0}, {"method": "gptq", "loss": "x", "rounding_loss": 1.0},
+     {"method": "gptq", "loss": True, "rounding_loss": 1}, {"method": "gptq", "loss": 10**400, "rounding_loss": 1.0},
+     {"method": "gptq", "loss": 1.0}, {"method": "gptq", "loss": -1.0, "rounding_loss": 0.0}],
+)  # fmt: skip
+def test_facts_that_are_no_losses_are_passed_over(facts: dict[str, object]) -> None:
+    assert gain([facts]) is None
+    assert gain([facts, {"method": "gptq", "loss": 1.0, "rounding_loss": 4.0}]) == Gain(1, 0.25, 0.25)
