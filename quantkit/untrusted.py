@@ -7,8 +7,9 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from io import FileIO
 from math import isfinite
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from quantkit.blocksums import BlockSums
 from quantkit.errors import InputError, QuantkitError, ResourceError
 from quantkit.placeholders import HEAD_BYTES, placeholder
 from quantkit.tensors import U8
@@ -46,6 +48,14 @@ class Stamp:
     inode: int
     nbytes: int
     mtime_ns: int
+    ctime_ns: int = 0  # which no program can put back
+
+
+@dataclass
+class Watch:
+    """The sums of a file while it is watched, else None."""
+
+    sums: BlockSums | None = None
 
 
 @dataclass(frozen=True)
@@ -53,12 +63,13 @@ class InputFile:
     """A regular file, opened once. Every read goes through this descriptor and is checked for its length.
 
     Reads copy (pread), they do not map: a file cut short while it is read is then an InputError, not a bus error.
-    Safe to share between threads.
+    While it is watched, every byte that is read a second time must be what it was. Safe to share between threads.
     """
 
     path: Path
     stamp: Stamp
     handle: FileIO
+    watched: Watch = field(default_factory=Watch, compare=False)
 
     @property
     def nbytes(self) -> int:
@@ -72,6 +83,25 @@ class InputFile:
                 path=str(self.path),
                 hint="the file is truncated: fetch it again",
             )
+        sums = self.watched.sums
+        if sums is None:
+            return self._read(start, stop)
+        first, last = sums.around(start, stop, self.nbytes)
+        data = self._read(first, last)
+        if not sums.agree(first, data):
+            self._raise_changed("bytes that were read before are others now")
+        return data if (first, last) == (start, stop) else data[start - first : stop - first].copy()
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Compare what is read from now on with what was read of the same bytes, until the context ends."""
+        self.watched.sums = BlockSums(self.nbytes)
+        try:
+            yield
+        finally:
+            self.watched.sums = None
+
+    def _read(self, start: int, stop: int) -> U8:
         out = np.empty(stop - start, np.uint8)
         done = 0
         try:
@@ -106,7 +136,7 @@ class InputFile:
 
 
 def _stamp(status: os.stat_result) -> Stamp:
-    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _reading_error(path: Path, error: OSError) -> QuantkitError:

@@ -17,6 +17,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # From the ground up: a module or package imports only from lines above its own.
 LAYERS = (
     (
+        "blocksums",
         "errors",
         "events",
         "filenames",

@@ -20,9 +20,10 @@ from quantkit.calibration.samples import Samples
 from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.model import Model
+from quantkit.jsontext import utf8
 from quantkit.pipeline.doctor import memory_limit_bytes
 from quantkit.pipeline.places import refuse_inputs, require_writable_names
-from quantkit.pipeline.prepare import describe_source
+from quantkit.pipeline.prepare import describe_source, source_stat
 from quantkit.report.calibration import record_path
 from quantkit.report.manifest import FileRecord
 from quantkit.report.text import size
@@ -92,9 +93,8 @@ class CalibratePlan:
     @cached_property
     def job_digest(self) -> str:
         """Identity of the work at hand: the plan, the name of the output, and the source as it looks now."""
-        stats = [(f.name, Path(f.path).stat()) for f in self.checkpoint.files()]
-        lines = [self.digest, self.request.out.name, *(f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in stats)]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        lines = [self.digest, self.request.out.name, source_stat(self.checkpoint)]
+        return hashlib.sha256(utf8("\n".join(lines))).hexdigest()
 
     @property
     def folder(self) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +14,7 @@ from quantkit.errors import InputError
 from quantkit.source import SourceFile
 from quantkit.storage import hash_file
 
+READ_BYTES = 4 << 20
 LEAD_BYTES = 1 << 30  # how far the hash may run ahead of the quantizer: what is read stays in the page cache
 
 
@@ -33,7 +36,8 @@ class _StoppedError(Exception):
 class SourceHasher:
     """Hashes files in order on one thread, at most LEAD_BYTES ahead of what `advance` was told.
 
-    Use as a context manager; `result` waits for the remaining files.
+    Use as a context manager; `result` waits for the remaining files. Meanwhile the files are watched: what the hash is
+    of and what others read from them is the same, or InputError is raised.
     """
 
     def __init__(self, files: Sequence[SourceFile]) -> None:
@@ -42,6 +46,10 @@ class SourceHasher:
         self._allowed = LEAD_BYTES
         self._hashed = 0
         self._stopped = False
+        self._watching = ExitStack()
+        for file in files:
+            if file.opened is not None:
+                self._watching.enter_context(file.opened.watch())
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._future: Future[dict[str, str]] = self._pool.submit(self._run)
 
@@ -53,6 +61,7 @@ class SourceHasher:
             self._stopped = True
             self._condition.notify_all()
         self._pool.shutdown(wait=True)
+        self._watching.close()
 
     def advance(self, done_bytes: int) -> None:
         """Tell how many source bytes the quantizer has finished."""
@@ -69,9 +78,19 @@ class SourceHasher:
 
     def _run(self) -> dict[str, str]:
         try:
-            return {f.name: hash_file(Path(f.path), self._pace) for f in self._files}
+            return {f.name: self._hash(f) for f in self._files}
         except _StoppedError:
             return {}
+
+    def _hash(self, file: SourceFile) -> str:
+        if file.opened is None:
+            return hash_file(Path(file.path), self._pace)
+        digest = hashlib.sha256()
+        for start in range(0, file.nbytes, READ_BYTES):
+            stop = min(start + READ_BYTES, file.nbytes)
+            digest.update(file.opened.read(start, stop).data)
+            self._pace(stop - start)
+        return digest.hexdigest()
 
     def _pace(self, nbytes: int) -> None:
         with self._condition:

@@ -19,6 +19,7 @@ from quantkit.families.rows import Family
 from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
 from quantkit.filenames import file_stem
 from quantkit.formats.imatrix import read_imatrix
+from quantkit.jsontext import utf8
 from quantkit.pipeline.calibration import Calibration, open_calibration
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.engine import Reference
@@ -68,9 +69,8 @@ class Prepared:
 
     @cached_property
     def source_stat(self) -> str:
-        """What the source files look like from outside: names, sizes and modification times."""
-        stats = [(f.name, Path(f.path).stat()) for f in self.checkpoint.files()]
-        return "\n".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats)
+        """What the source files look like from outside."""
+        return source_stat(self.checkpoint)
 
     def job_digest(self, chosen: AnyPlan) -> str:
         """Identity of the work at hand: the plan, and the source as it is now."""
@@ -104,6 +104,16 @@ class Prepared:
             FileRecord(f.name, f.nbytes, hashes[f.name])
             for f in sorted(self.checkpoint.files(), key=lambda file: file.name)
         )
+
+
+def source_stat(checkpoint: Checkpoint) -> str:
+    """What the files of a source look like from outside: names, sizes, places and times of change.
+
+    The time of modification can be put back, that of the last change cannot.
+    """
+    stats = [(f.name, Path(f.path).stat()) for f in checkpoint.files()]
+    lines = (f"{name} {s.st_size} {s.st_dev} {s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns}" for name, s in stats)
+    return utf8("\n".join(lines)).decode()
 
 
 def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> Prepared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,8 @@ MAX_SIDE_FILE_BYTES = 256 << 20
 class SourceFile:
     """A file of the checkpoint. `path` is where it lies on this machine, `name` what the manifest calls it.
 
-    `sha256` is the hash that the Hub publishes for it, None where that is unknown.
+    `sha256` is the hash that the Hub publishes for it, None where that is unknown. `opened` is the file that tensors
+    are read from.
     """
 
     name: str
@@ -29,6 +30,7 @@ class SourceFile:
     nbytes: int
     weights: bool
     sha256: str | None = None
+    opened: InputFile | None = field(default=None, compare=False, repr=False)
 
 
 class Checkpoint(Protocol):

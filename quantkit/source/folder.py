@@ -73,7 +73,7 @@ class FolderCheckpoint:
         return (*weights, *(self._file(name, file, weights=False) for name, file in self.sides.items()))
 
     def _file(self, name: str, file: InputFile, *, weights: bool) -> SourceFile:
-        return SourceFile(name, str(file.path), file.nbytes, weights, published_sha256(self.root, name))
+        return SourceFile(name, str(file.path), file.nbytes, weights, published_sha256(self.root, name), file)
 
     def file_names(self) -> tuple[str, ...]:
         return tuple(self.sides)

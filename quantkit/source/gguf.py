@@ -40,7 +40,7 @@ class GGUFCheckpoint:
         return tensor
 
     def files(self) -> tuple[SourceFile, ...]:
-        return tuple(SourceFile(f.path.name, str(f.path), f.nbytes, weights=True) for f in self.shards)
+        return tuple(SourceFile(f.path.name, str(f.path), f.nbytes, weights=True, opened=f) for f in self.shards)
 
     def file_names(self) -> tuple[str, ...]:
         return ()

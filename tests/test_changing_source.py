@@ -1,0 +1,119 @@
+"""A source that is rewritten while it is read, or between two runs, with its times put back."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import llama_folder
+import numpy as np
+import pytest
+
+import quantkit
+from quantkit.blocksums import LEAST_BYTES, BlockSums
+from quantkit.errors import InputError, InterruptedRunError
+from quantkit.events import Event, StageStarted, TensorProgress
+from quantkit.untrusted import open_input
+
+WEIGHTS = "model.safetensors"
+
+
+def rewrite(path: Path, *, at: int = -40) -> None:
+    """Change a few weights in place; size and time of modification stay."""
+    before = path.stat()
+    raw = bytearray(path.read_bytes())
+    raw[at : at + 8] = bytes(8)
+    with path.open("r+b") as file:
+        file.write(raw)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (before.st_mtime_ns, before.st_size)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = llama_folder.write(tmp_path / "model")
+    time.sleep(0.05)  # times of files come in ticks
+    return folder
+
+
+@pytest.mark.parametrize("recipe", ["q8_0", "bf16", "w8a16"])
+@pytest.mark.parametrize("when", ["at the start", "after a tensor", "at the end"])
+def test_a_change_during_a_run_is_noticed(when: str, recipe: str, model: Path, tmp_path: Path) -> None:
+    seen: list[Event] = []
+
+    def hear(event: Event) -> None:
+        seen.append(event)
+        progress = [e for e in seen if isinstance(e, TensorProgress)]
+        at = {
+            "at the start": isinstance(event, StageStarted) and event.stage == "quantize",
+            "after a tensor": len(progress) == 1 and event is progress[0],
+            "at the end": len(progress) == 3 and event is progress[2],
+        }[when]
+        if at:
+            rewrite(model / WEIGHTS)
+
+    output = quantkit.Output(out=tmp_path / "out", verify=False)
+    with pytest.raises(InputError, match="changed while it was read"):
+        quantkit.convert(quantkit.Request(str(model), recipes=(recipe,)), output, emit=hear)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_change_between_two_runs_is_noticed(model: Path, tmp_path: Path) -> None:
+    asked = iter([False] * 6 + [True] * 99)
+    output = quantkit.Output(out=tmp_path / "a.gguf", verify=False)
+    request = quantkit.Request(str(model), recipes=("q8_0",))
+    with pytest.raises(InterruptedRunError):
+        quantkit.convert(request, output, stop=lambda: next(asked))
+    data = len((model / WEIGHTS).read_bytes())
+    rewrite(model / WEIGHTS, at=data // 2)
+    quantkit.convert(request, output)
+    quantkit.convert(request, quantkit.Output(out=tmp_path / "b.gguf", verify=False))
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_what_was_hashed_is_what_was_quantized(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no time tells: files in memory maps, clocks that stand, file systems that keep no time of change."""
+    monkeypatch.setattr("quantkit.untrusted.InputFile.unchanged", lambda self: None)
+    heard: list[Event] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, TensorProgress) and not heard:
+            heard.append(event)
+            time.sleep(0.3)  # the hash has read the whole file by now, the quantizer not its last tensors
+            rewrite(model / WEIGHTS)
+
+    output = quantkit.Output(out=tmp_path / "out", verify=False, threads=1)
+    with pytest.raises(InputError, match="read before are others now"):
+        quantkit.convert(quantkit.Request(str(model), recipes=("q8_0",)), output, emit=hear)
+
+
+@pytest.mark.parametrize("nbytes", [1, LEAST_BYTES - 1, LEAST_BYTES, 3 * LEAST_BYTES + 5])
+def test_every_byte_that_is_read_twice_is_compared(nbytes: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    dice = np.random.default_rng(1)
+    data = dice.integers(0, 256, nbytes, np.uint8)
+    path.write_bytes(data.tobytes())
+    file = open_input(path)
+    with file.watch():
+        for _ in range(20):
+            start, stop = sorted(int(n) for n in dice.integers(0, nbytes + 1, 2))
+            assert file.read(start, stop).tobytes() == data[start:stop].tobytes()
+        file.read(0, nbytes)
+        for at in {0, nbytes // 2, nbytes - 1}:
+            changed = bytearray(data.tobytes())
+            changed[at] ^= 1
+            path.write_bytes(changed)
+            with pytest.raises(InputError, match="others now"):
+                file.read(at, at + 1)
+            path.write_bytes(data.tobytes())
+            assert file.read(at, at + 1)[0] == data[at]
+    path.write_bytes(bytes(nbytes))
+    assert file.read(0, nbytes).tobytes() == bytes(nbytes), "and not after the watch"
+    file.close()
+
+
+def test_the_sums_of_any_file_fit_into_memory() -> None:
+    sums = BlockSums(10**13)
+    assert sums._sums.nbytes <= 4 << 20
+    assert sums.around(5, 6, 10**13) == (0, sums.block)
