@@ -18,8 +18,10 @@ from quantkit.families.pretokenizer_table import LLAMA_CPP
 from quantkit.families.pretokenizers import recognize
 from quantkit.families.probes import probes
 from quantkit.families.rebuilt_tokenizer import Artifact, cut_by
+from quantkit.families.source_listed import Listed
 from quantkit.families.source_tokenizer import SAMPLE, SourceTokenizer
 from quantkit.families.tokenizer_bpe import byte_alphabet
+from quantkit.families.tokenizer_files import TOKENIZER_JSON
 from quantkit.families.vocabulary import SPACE
 from quantkit.untrusted import shown
 
@@ -103,13 +105,13 @@ def _byte_text(piece: str) -> str | None:
 def _rules(source: SourceTokenizer, artifact: Artifact) -> Iterator[Why]:
     """Each says why a text is left out, or None; the first that speaks is counted."""
     ids = {text: source.ids.get(text, 0) for text in source.listed_texts}
-    changed = [text for text in artifact.found_at_load if text not in ids and text not in source.controls]
+    changed = [text for text in artifact.found_at_load if text not in ids]
     yield _holds(changed, "llama.cpp takes the ordinary {} for control tokens")
     beyond = [text for text, index in ids.items() if index >= len(artifact.tokens)]
     yield _holds(beyond, "{} are beyond the rows of the embedding")
     yield _holds(sorted(source.contradicted), "the files disagree on the ids of {}")
-    flagged = [t.text for t in source.listed if t.single_word or (t.normalized and not _as_it_is(source, t.text))]
-    yield _holds(flagged, "the source matches {} in normalized text or as whole words only")
+    flagged = dict.fromkeys(t.text for t in source.listed if t.single_word or (t.normalized and _moves(source, t)))
+    yield _holds(list(flagged), "the source matches {} in normalized text or as whole words only")
     yield _strips(source, artifact)
     if source.byte_level:
         yield _cut_elsewhere(source, artifact, Finder(ids))
@@ -133,12 +135,16 @@ def named(tokens: Sequence[str]) -> str:
     return names + (f" and {len(tokens) - MAX_NAMED:,} more" if len(tokens) > MAX_NAMED else "")
 
 
-def _as_it_is(source: SourceTokenizer, token: str) -> bool:
-    """Whether a token that is matched in normalized text is found as in plain text, and what follows it too."""
-    index, alone = source.ids.get(token), source.encode([SAMPLE])[0]
-    return index is not None and source.encode([token, token + SAMPLE, SAMPLE + token]) == [
-        [index], [index, *alone], [*alone, index],
-    ]  # fmt: skip
+def _moves(source: SourceTokenizer, token: Listed) -> bool:
+    """Whether a token that is matched in normalized text is not found as in plain text, or what follows it is another.
+
+    Beside a tokenizer.model it is the tokenizer.json's rule: no space is put before what follows such a token.
+    """
+    index, alone = source.ids.get(token.text), source.encode([SAMPLE])[0]
+    if source.raw is None:
+        return token.file == TOKENIZER_JSON and source.prefixes
+    texts = [token.text, token.text + SAMPLE, SAMPLE + token.text]
+    return index is None or source.encode(texts) != [[index], [index, *alone], [*alone, index]]
 
 
 def _strips(source: SourceTokenizer, artifact: Artifact) -> Why:

@@ -8,7 +8,7 @@ transformers does. Nothing here is shared with what writes a tokenizer but the r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,13 @@ from quantkit.families.encoders import (
     load_tokenizer_json,
     one_by_one,
 )
-from quantkit.families.sentencepiece_model import encode_sentencepiece, is_tiktoken, loadable, parse_sentencepiece
+from quantkit.families.sentencepiece_model import (
+    SentencePieceModel,
+    encode_sentencepiece,
+    is_tiktoken,
+    loadable,
+    parse_sentencepiece,
+)
 from quantkit.families.source_listed import Listed, listed_tokens, token_text
 from quantkit.families.source_slow import dumped, tokenizer_json_of
 from quantkit.families.tokenizer_files import (
@@ -54,8 +60,8 @@ class SourceTokenizer:
     `vocabulary` is the text of every id as the files spell it. `encode` gives the ids of texts, special tokens in
     them found, without `first` and `last`, which the tokenizer puts around a text by itself. `listed` are the special
     and added tokens of all files, `ids` the ids of their texts, `contradicted` texts for which files disagree.
-    `controls` are further special tokens, which a tokenizer.model knows. `normal` says whether the tokenizer leaves
-    a text as it is before splitting; `raw` is tokenizer.json where that counts, `library` its loaded form.
+    `normal` says whether the tokenizer leaves a text as it is before splitting; `raw` is tokenizer.json where that
+    counts, `library` its loaded form.
     """
 
     files: TokenizerFiles
@@ -66,7 +72,6 @@ class SourceTokenizer:
     listed: tuple[Listed, ...]
     ids: Mapping[str, int]
     contradicted: frozenset[str]
-    controls: frozenset[str]
     normal: Callable[[str], bool]
     raw: Mapping[str, Any] | None = None
     library: Tokenizer | None = None
@@ -145,7 +150,7 @@ def _from_pieces(data: bytes, raw: Mapping[str, Any] | None, files: TokenizerFil
     if asked != model:
         model, data = asked, encode_sentencepiece(asked)
     processor = load_sentencepiece(loadable(data, model))
-    listed = listed_tokens(files.read_file, raw)
+    listed = (*listed_tokens(files.read_file, raw), *_listed_pieces(model))
     vocabulary = {index: piece.text for index, piece in enumerate(model.pieces)}
     ids = {piece.text: index for index, piece in enumerate(model.pieces)}
     contradicted = set()
@@ -156,20 +161,22 @@ def _from_pieces(data: bytes, raw: Mapping[str, Any] | None, files: TokenizerFil
         if token.index is not None and token.text not in found and token.index < rows:
             found.add(token.text)
             vocabulary[token.index] = token.text
-    kinds = {TokenType.CONTROL, TokenType.UNKNOWN}
-    controls = frozenset(p.text for p in model.pieces if p.kind in kinds)
     cut = {token.text: ids[token.text] for token in listed if ids.get(token.text, rows) < rows and _is_cut(token)}
-    cut |= {text: ids[text] for text in controls}
 
     def normal(text: str) -> bool:
         return bool(_spaced(processor.Normalize(text)) == _spaced(text))
 
     first, last = _around_pieces(raw, files.settings, ids, processor)
     encode = cut_before(Finder(cut).cut, by_sentencepiece(processor))
-    more = frozenset(p.text for p in model.pieces if p.kind is TokenType.USER_DEFINED)
-    return SourceTokenizer(
-        files, vocabulary, encode, first, last, listed, ids, frozenset(contradicted), controls | more, normal
-    )
+    return SourceTokenizer(files, vocabulary, encode, first, last, listed, ids, frozenset(contradicted), normal)
+
+
+def _listed_pieces(model: SentencePieceModel) -> Iterator[Listed]:
+    """Pieces that are found in text as they are, or never."""
+    kinds = {TokenType.CONTROL: True, TokenType.UNKNOWN: True, TokenType.USER_DEFINED: False}
+    for index, piece in enumerate(model.pieces):
+        if piece.kind in kinds:
+            yield Listed(TOKENIZER_MODEL, piece.text, index, kinds[piece.kind])
 
 
 def _is_cut(token: Listed) -> bool:
@@ -226,9 +233,7 @@ def _from_json(data: bytes, raw: Mapping[str, Any], files: TokenizerFiles) -> So
         first, last = (_placed(kind, files.settings, ids) for kind in ("bos", "eos"))
     else:
         first, last = _around(library.encode(SAMPLE, add_special_tokens=True).ids, encode([SAMPLE])[0])
-    return SourceTokenizer(
-        files, vocabulary, encode, first, last, listed, ids, contradicted, frozenset(), normal, raw, library
-    )
+    return SourceTokenizer(files, vocabulary, encode, first, last, listed, ids, contradicted, normal, raw, library)
 
 
 def _placed(kind: str, settings: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[int, ...]:

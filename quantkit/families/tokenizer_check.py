@@ -63,12 +63,6 @@ def check_tokenizer(metadata: Sequence[KeyValue], read_file: ReadFile, config: M
     tokenizer can be made of, UnsupportedError for the two pre-tokenizers whose splitting is code of llama.cpp's own.
     """
     source, artifact = open_source_tokenizer(read_file, config), read_artifact(metadata)
-    problems = (
-        *template_problems(source, artifact),
-        *id_problems(source, artifact),
-        *framing_problems(source, artifact),
-        *token_problems(source, artifact),
-    )
     chosen = choose(source, artifact)
     wrong = _differing(source, artifact, (*chosen.texts, *chosen.words))
     words = sum(at >= len(chosen.texts) for at in wrong)
@@ -79,9 +73,19 @@ def check_tokenizer(metadata: Sequence[KeyValue], read_file: ReadFile, config: M
         words_passed=len(chosen.words) - words,
         words=len(chosen.words),
         special_tokens=len(source.listed_texts),
-        problems=problems,
+        problems=find_problems(source, artifact),
         notes=tuple(id_notes(source, artifact)),
         reasons=chosen.left_out,
+    )
+
+
+def find_problems(source: SourceTokenizer, artifact: Artifact) -> tuple[str, ...]:
+    """Entries of a file that are not the source's, each as a sentence that names it."""
+    return (
+        *template_problems(source, artifact),
+        *id_problems(source, artifact),
+        *framing_problems(source, artifact),
+        *token_problems(source, artifact),
     )
 
 

@@ -42,7 +42,7 @@ def token_problems(source: SourceTokenizer, artifact: Artifact) -> Iterator[str]
         where = f'"{shown(text)}" of {entries[0].file}'
         if artifact.tokens[index] not in _spellings(text, source):
             yield f'token {index}, {where}, is "{shown(artifact.tokens[index])}" in the file'
-        elif artifact.kinds[index] not in (allowed := _kinds(text, entries, source)) and text not in merged:
+        elif artifact.kinds[index] not in (allowed := _kinds(text, entries)) and text not in merged:
             meant = " or ".join(sorted(WORDS[kind] for kind in allowed))
             yield f"token {index}, {where}, is {WORDS[artifact.kinds[index]]} in the file, expected {meant}"
 
@@ -62,10 +62,8 @@ def _spellings(text: str, source: SourceTokenizer) -> set[str]:
     return {text, byte_level_decoded(text), text.replace(SPACE, " ")} if text in source.listed_texts else {text}
 
 
-def _kinds(text: str, entries: Sequence[Listed], source: SourceTokenizer) -> frozenset[TokenType]:
+def _kinds(text: str, entries: Sequence[Listed]) -> frozenset[TokenType]:
     said = {entry.special for entry in entries if entry.special is not None}
-    if text in source.controls:
-        said.add(True)
     allowed = set(CONTROL) if said != {False} else set()
     if False in said or not said:
         allowed.add(TokenType.USER_DEFINED)
