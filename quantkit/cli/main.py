@@ -97,8 +97,9 @@ def _failed(error: BaseException, asked: bool, arguments: Sequence[str]) -> int:
         return error.exit_code
     if isinstance(error, typer.TyperException):
         return _report(usage(error), arguments)
-    if isinstance(error, BrokenPipeError):
-        return BROKEN_PIPE  # whoever read our output has enough of it
+    piped = error.__context__ if isinstance(error, SystemExit) else error
+    if isinstance(piped, BrokenPipeError):
+        return BROKEN_PIPE  # whoever read our output has enough of it; rich makes SystemExit of it
     if isinstance(error, typer.Abort):
         return _report(interrupted(), arguments)
     if isinstance(error, SystemExit):  # of Typer, when it has shown or installed completion
