@@ -9,13 +9,14 @@ import typer
 from quantkit import __version__
 from quantkit.cli.commands import calibrate, convert, doctor, inspect, lists, pack, plan, quantize, verify
 from quantkit.cli.examples import epilog
+from quantkit.cli.help import Command
 from quantkit.cli.session import with_session
 
 app = typer.Typer(
     name="quantkit",
     help="Turn a Hugging Face checkpoint into a quantized model that provably runs.",
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -41,4 +42,4 @@ for command in (
     lists.recipes,
     doctor.doctor,
 ):
-    app.command(command.__name__, epilog=epilog(command.__name__))(with_session(command))
+    app.command(command.__name__, cls=Command, epilog=epilog(command.__name__))(with_session(command))

@@ -48,4 +48,4 @@ EXAMPLES = {
 
 def epilog(command: str) -> str:
     """The examples of a command as the last paragraphs of its help."""
-    return "\n\n".join(("Examples:", *EXAMPLES[command]))
+    return "\n".join(("Examples:", *EXAMPLES[command]))

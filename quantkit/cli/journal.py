@@ -45,6 +45,9 @@ class _File:
 class EventsFile(_File):
     """One JSON object a line: schema, time (UTC), event, and the fields of the event."""
 
+    def note(self, line: str) -> None:
+        """What is no event is not here."""
+
     def __call__(self, event: Event) -> None:
         body = {"schema": EVENT_SCHEMA, "time": _now(), "event": type(event).__name__, **asdict(event)}
         self.line(redact(json.dumps(body)))

@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from quantkit import __version__
 from quantkit.cli.failures import as_error, bug, error_body
-from quantkit.cli.journal import EventsFile, LogFile
 from quantkit.cli.options import OUTPUT
 from quantkit.cli.redaction import printable, redact
 from quantkit.cli.render import Talk
@@ -28,6 +27,9 @@ from quantkit.errors import ResourceError, UsageError
 from quantkit.events import Event, RunFailed, RunFinished, RunStarted
 from quantkit.jsontext import dump_json
 from quantkit.report.text import size
+
+if TYPE_CHECKING:
+    from quantkit.cli.journal import EventsFile, LogFile
 
 LEAST_ADDRESSES = 384 << 20  # bytes: plan of a small model needs 350 MB
 
@@ -70,6 +72,8 @@ class Session:
         if self.settings.quiet and self.settings.verbose:
             raise UsageError("--quiet and --verbose", hint="leave one of them out")
         require_addresses()
+        if self.settings.events or self.settings.log_file:
+            from quantkit.cli.journal import EventsFile, LogFile
         if self.settings.events:
             self._files.append(EventsFile(self.settings.events))
         if self.settings.log_file:
@@ -100,8 +104,7 @@ class Session:
         """Say a line on stderr, unless quiet; the log has it in any case."""
         self._talk.note(line)
         for file in self._files:
-            if isinstance(file, LogFile):
-                file.note(line)
+            file.note(line)
 
     def result(self, schema: str, data: dict[str, Any], lines: Sequence[str]) -> None:
         """Print the result: one JSON object with --json, else the lines."""

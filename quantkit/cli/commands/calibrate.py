@@ -14,7 +14,7 @@ from quantkit.cli.session import Session
 
 def calibrate(
     session: Session,
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, hf://org/name\\[@revision] or org/name.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, hf://org/name[@revision] or org/name.")],
     data: Annotated[
         list[str],
         typer.Option("--data", metavar="D", help="Text, JSON Lines, parquet or hf://dataset; repeatable."),
