@@ -98,7 +98,7 @@ def place_listed(
     """
     pieces = {piece.text: index for index, piece in enumerate(model.pieces)}
     there = len(model.pieces)
-    of_json, warnings = _of_tokenizer_json(raw, pieces, model)
+    of_json, warnings = _of_tokenizer_json(raw, model)
     names = named_tokens(files)
     special = {token.content for token in (*names, *of_json) if token.special}
     plain = [AddedToken(i, text, special=text in special, normalized=False) for text, i in files.added.items()]
@@ -128,27 +128,38 @@ def _numbered(names: Iterable[AddedToken], placing: Placing, following: int) -> 
 
 
 def _of_tokenizer_json(
-    raw: Mapping[str, Any] | None, pieces: Mapping[str, int], model: SentencePieceModel
+    raw: Mapping[str, Any] | None, model: SentencePieceModel
 ) -> tuple[tuple[AddedToken, ...], tuple[tuple[str, str], ...]]:
     """The added tokens of a tokenizer.json, unless it is another model's, and a warning where it disagrees."""
-    vocab = (raw or {}).get("model")
-    ids = vocab.get("vocab") if isinstance(vocab, dict) else None
-    if isinstance(ids, list):  # of a unigram model: pairs of text and score
-        ids = {pair[0]: index for index, pair in enumerate(ids) if isinstance(pair, list) and pair and _is_text(pair)}
-    if not isinstance(ids, dict) or not ids:
-        return parse_added(raw), ()
-    ordinary = [piece.text for piece in model.pieces if piece.kind is TokenType.NORMAL]
-    other = [text for text in ordinary if ids.get(text) != pieces[text]]
+    other, part = _disagreement(raw, model)
     if not other:
         return parse_added(raw), ()
     message = (
         f"{len(other):,} pieces of {TOKENIZER_MODEL} have no such id in {TOKENIZER_JSON}: {listed(other, 3)}; "
         f"{TOKENIZER_MODEL} was taken"
     )
-    if len(other) > OTHER_MODEL * len(ordinary):
+    if part > OTHER_MODEL:
         message = f"{TOKENIZER_MODEL} and {TOKENIZER_JSON} are of two different models: {message}"
         return (), (("tokenizer-files", message),)
     return parse_added(raw), (("tokenizer-files", message),)
+
+
+def of_one_model(raw: Mapping[str, Any] | None, model: SentencePieceModel) -> bool:
+    """Whether a parsed tokenizer.json describes the same vocabulary as a tokenizer.model; one with none does."""
+    return _disagreement(raw, model)[1] <= OTHER_MODEL
+
+
+def _disagreement(raw: Mapping[str, Any] | None, model: SentencePieceModel) -> tuple[list[str], float]:
+    """The ordinary pieces that have another id in a tokenizer.json, or none, and what part of all they are."""
+    vocab = (raw or {}).get("model")
+    ids = vocab.get("vocab") if isinstance(vocab, dict) else None
+    if isinstance(ids, list):  # of a unigram model: pairs of text and score
+        ids = {pair[0]: index for index, pair in enumerate(ids) if isinstance(pair, list) and pair and _is_text(pair)}
+    if not isinstance(ids, dict) or not ids:
+        return [], 0.0
+    ordinary = [(piece.text, index) for index, piece in enumerate(model.pieces) if piece.kind is TokenType.NORMAL]
+    other = [text for text, index in ordinary if ids.get(text) != index]
+    return other, len(other) / max(len(ordinary), 1)
 
 
 def _is_text(pair: Sequence[object]) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.chat_template import find_chat_templates
+from quantkit.families.listed_tokens import of_one_model
 from quantkit.families.pretokenizer_table import LLAMA_CPP
 from quantkit.families.pretokenizers import find_pre
 from quantkit.families.sentencepiece_model import SentencePieceModel, is_tiktoken, parse_sentencepiece
@@ -167,7 +168,7 @@ def _open(read_file: ReadFile, config: Mapping[str, Any]) -> _Source:
 def _read(source: _Source, rules: FamilyRules, pre: str | None) -> _Read:
     if source.model is not None and not (rules.phi and is_byte_level_class(source.files.settings)):
         vocabulary = sentencepiece_vocabulary(source.model, source.files, source.raw, phi=rules.phi)
-        flags = flags_beside_model(source.files, source.raw)
+        flags = flags_beside_model(source.files, source.raw if of_one_model(source.raw, source.model) else None)
         if not source.model.add_dummy_prefix:  # no text begins with a space
             flags = tuple(warning for warning in flags if warning[1] != FIRST_ONLY)
         vocabulary = replace(vocabulary, warnings=(*vocabulary.warnings, *flags))

@@ -184,7 +184,6 @@ def _added_tokens_json(found: Mapping[str, Any]) -> dict[str, int]:
     for content, index in found.items():
         if not is_index(index, MAX_TOKENS):
             raise bad(ADDED_TOKENS, f'"{shown(content)}"', index, f"a token id below {MAX_TOKENS:,}")
-    _check_distinct(ADDED_TOKENS, found)
     return dict(found)
 
 

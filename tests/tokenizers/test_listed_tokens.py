@@ -172,6 +172,13 @@ def test_all_files_together_say_what_each_says_alone() -> None:
     assert not messages(tokenizer, "tokenizer-ids")
 
 
+def test_two_tokens_of_one_id_in_one_file_are_reported() -> None:
+    made = with_rows(2052).but(added_tokens__json=dumped({"<a>": 2049, "<b>": 2049}))
+    tokenizer = read(made)
+    assert token_at(tokenizer, 2049) == ("<a>", TokenType.USER_DEFINED)
+    assert messages(tokenizer, "tokenizer-ids") == ['row 2049 is "<a>", added_tokens.json has "<b>" there']
+
+
 def test_special_tokens_that_no_file_gives_an_id_follow() -> None:
     """As transformers adds them: at the end, in the order of their names."""
     made = settings(with_rows(2052), pad_token="<|pad|>", mask_token="<|mask|>")
@@ -244,12 +251,15 @@ def test_special_tokens_map_does_not_outdo_config_json() -> None:
 
 
 def test_two_descriptions_of_two_models_are_reported() -> None:
-    other = kind("mistral_json").files["tokenizer.json"]
+    other = changed("mistral_json", "tokenizer.json", lambda raw: raw["added_tokens"][0].update(rstrip=True)).files[
+        "tokenizer.json"
+    ]
     made = with_rows(2052).but(tokenizer__json=other)
     tokenizer = read(made)
     [message] = messages(tokenizer, "tokenizer-files")
     assert "of two different models" in message
     assert texts_of(tokenizer) == texts_of(read(with_rows(2052).but(tokenizer__json=None)))
+    assert not messages(tokenizer, "tokenizer-added")  # the other model's flags are not this one's
 
 
 def test_a_few_pieces_with_other_ids_are_counted() -> None:

@@ -135,9 +135,6 @@ BROKEN: dict[str, tuple[Callable[[], Kind], str]] = {
     "a listed id of 100 digits": (lambda: listed({"9" * 100: {"content": "a"}}), "added_tokens_decoder.9"),
     "a listed token without content": (lambda: listed({"7": {}}), "added_tokens_decoder.7"),
     "added_tokens.json with text": (lambda: raw_file("added_tokens.json", b'{"<a>": "7"}', "llama_spm"), '"<a>" is 7'),
-    "added_tokens.json with one id twice": (
-        lambda: raw_file("added_tokens.json", b'{"<a>": 7, "<b>": 7}', "llama_spm"), "both have id 7",
-    ),
     "a prefix space that is a word": (
         lambda: changed("llama_spm", "tokenizer_config.json", lambda raw: raw.update(add_prefix_space="yes")),
         "add_prefix_space is yes",
