@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from quantkit.errors import InputError
 from quantkit.families.tokenizer_files import (
     ADDED_TOKENS,
     TOKENIZER_CONFIG,
@@ -50,15 +51,23 @@ def listed_tokens(read_file: ReadFile, tokenizer_json: Mapping[str, Any] | None)
     settings = read_object(read_file, TOKENIZER_CONFIG) or {}
     decoder = settings.get("added_tokens_decoder")
     with_ids = decoder.items() if isinstance(decoder, dict) else ()
-    added = read_object(read_file, ADDED_TOKENS) or {}
+    added = _readable(read_file, ADDED_TOKENS)
     entries = (tokenizer_json or {}).get("added_tokens")
     return (
         *_entries(TOKENIZER_JSON, ((e.get("id"), e) for e in _objects(entries))),
         *_entries(TOKENIZER_CONFIG, ((_number(key), e) for key, e in with_ids if isinstance(e, dict))),
         *_named(TOKENIZER_CONFIG, settings),
         *(Listed(ADDED_TOKENS, text, i, None) for text, i in added.items() if text and is_index(i, LIMIT)),
-        *(() if isinstance(decoder, dict) else _named(SPECIAL_MAP, read_object(read_file, SPECIAL_MAP) or {})),
+        *(() if isinstance(decoder, dict) else _named(SPECIAL_MAP, _readable(read_file, SPECIAL_MAP))),
     )
+
+
+def _readable(read_file: ReadFile, name: str) -> Mapping[str, Any]:
+    """A file that may say nothing of its own: {} where there is none, or one that cannot be read."""
+    try:
+        return read_object(read_file, name) or {}
+    except InputError:
+        return {}
 
 
 def token_text(value: object) -> str | None:

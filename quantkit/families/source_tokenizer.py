@@ -8,7 +8,7 @@ transformers does. Nothing here is shared with what writes a tokenizer but the r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -154,13 +154,17 @@ def _from_pieces(data: bytes, raw: Mapping[str, Any] | None, files: TokenizerFil
     vocabulary = {index: piece.text for index, piece in enumerate(model.pieces)}
     ids = {piece.text: index for index, piece in enumerate(model.pieces)}
     contradicted = set()
-    found = set()
+    owners: dict[int, str] = {}
     for token in listed:
-        if token.index is not None and ids.setdefault(token.text, token.index) != token.index:
+        if token.index is None:
+            continue
+        if ids.setdefault(token.text, token.index) != token.index:
             contradicted.add(token.text)
-        if token.index is not None and token.text not in found and token.index < rows:
-            found.add(token.text)
+        elif owners.setdefault(token.index, token.text) != token.text:
+            contradicted.update((token.text, owners[token.index]))
+        elif token.index < rows:
             vocabulary[token.index] = token.text
+    _number_the_rest(listed, ids, len(model.pieces), owners)
     cut = {token.text: ids[token.text] for token in listed if ids.get(token.text, rows) < rows and _is_cut(token)}
 
     def normal(text: str) -> bool:
@@ -169,6 +173,15 @@ def _from_pieces(data: bytes, raw: Mapping[str, Any] | None, files: TokenizerFil
     first, last = _around_pieces(raw, files.settings, ids, processor)
     encode = cut_before(Finder(cut).cut, by_sentencepiece(processor))
     return SourceTokenizer(files, vocabulary, encode, first, last, listed, ids, frozenset(contradicted), normal)
+
+
+def _number_the_rest(listed: Iterable[Listed], ids: dict[str, int], pieces: int, owners: Mapping[int, str]) -> None:
+    """Special tokens that no file gives an id get the next ones, as transformers adds them."""
+    following = max([pieces, *(index + 1 for index in owners)])
+    for token in listed:
+        if token.text not in ids:
+            ids[token.text] = following
+            following += 1
 
 
 def _listed_pieces(model: SentencePieceModel) -> Iterator[Listed]:

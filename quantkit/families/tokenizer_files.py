@@ -215,9 +215,14 @@ def read_settings_added(settings: Mapping[str, Any]) -> tuple[AddedToken, ...]:
 
 
 def named_tokens(files: TokenizerFiles) -> tuple[AddedToken, ...]:
-    """Special tokens by name (bos_token ...) and in lists, of tokenizer_config.json and, where that does not say, of
-    special_tokens_map.json; their ids are unknown (-1). What is no text is no token."""
-    values = {**files.special_map, **files.settings}
+    """Special tokens by name (bos_token ...) and in lists; their ids are unknown (-1). What is no text is no token.
+
+    Those of tokenizer_config.json and, where it has no added_tokens_decoder (as transformers before 4.34 wrote it) and
+    does not say, those of special_tokens_map.json.
+    """
+    values = files.settings
+    if not isinstance(values.get("added_tokens_decoder"), dict):
+        values = {**files.special_map, **values}
     found = [values.get(name) for name in NAMED_TOKENS]
     for name in TOKEN_LISTS:
         listed = values.get(name)

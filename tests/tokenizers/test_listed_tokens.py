@@ -19,7 +19,7 @@ from quantkit.families.sentencepiece_model import (
     parse_sentencepiece,
 )
 from quantkit.families.tokenizer import Tokenizer, read_tokenizer
-from quantkit.families.tokenizer_check import rebuild, source_encoder
+from quantkit.families.tokenizer_check import check_tokenizer, rebuild, source_encoder
 from quantkit.families.vocabulary import TokenType
 
 
@@ -369,3 +369,18 @@ def test_special_pieces_beyond_the_embedding_are_left_out(kind_of_piece: TokenTy
     assert messages(tokenizer, "tokenizer-added") == [
         'tokenizer.model: "<tool>" beyond the embedding\'s 2,048 rows; left out'
     ]
+
+
+CHECKED: dict[str, Callable[[], Kind]] = {
+    "names without ids": lambda: settings(with_rows(2052), pad_token="<|pad|>", mask_token="<|mask|>"),
+    "two texts of one id": lambda: with_rows(2052).but(added_tokens__json=dumped({"<a>": 2049, "<b>": 2049})),
+    "names that cannot be read": lambda: with_rows(2052).but(special_tokens_map__json=b"[]"),
+    "two models": lambda: with_rows(2052).but(tokenizer__json=kind("mistral_json").files["tokenizer.json"]),
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_check_agrees_about_odd_folders(name: str) -> None:
+    made = CHECKED[name]()
+    found = check_tokenizer(read(made).metadata, made.read_file, made.config)
+    assert (found.passed, found.difference) == (found.total, "")
