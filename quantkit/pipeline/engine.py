@@ -114,7 +114,7 @@ def run_here(
 
     rows = next(t.shape[0] for t in model.tensors if t.name == EMBEDDING)
     emit(StageStarted(STAGE, sum(info.nbytes for info in checkpoint.tensors().values())))
-    options = RunOptions(threads, partial(_relay, emit), prepare, _least_tokens(model))
+    options = RunOptions(threads, partial(relay, emit), prepare, _least_tokens(model))
     return log_softmax(next_token_logits(checkpoint, found, options)[:, :rows])
 
 
@@ -224,6 +224,6 @@ def _equal(found: Sequence[Any], expected: Sequence[Any]) -> bool:
     )
 
 
-def _relay(emit: Sink, event: Event) -> None:
+def relay(emit: Sink, event: Event) -> None:
     """Progress through the blocks of a model is progress of this stage."""
     emit(replace(event, stage=STAGE, index=event.index + 1) if isinstance(event, TensorProgress) else event)

@@ -5,10 +5,20 @@ A rounding takes the inputs of a layer, float32 (..., cols), and gives what is m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from quantkit.formats.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.compressed_tensors import CompressedLayout
+from quantkit.formats.fp8 import FP8Layout
+from quantkit.formats.stored import StoredModule
+from quantkit.qtypes.integers import Integers, RowInt8
+from quantkit.qtypes.minifloat import TILE, Float8
+from quantkit.tensors import F32
 
 Rounding = Callable[[Tensor], Tensor]
 
@@ -47,3 +57,73 @@ def _round_f16(values: Tensor) -> Tensor:
 
 def _round_bf16(values: Tensor) -> Tensor:
     return values.bfloat16().float()
+
+
+# Servers: what a quantization_config says of the inputs of the layers that it rounds
+
+LARGEST_FP8 = 448.0
+OUTLIERS = 6.0  # LLM.int8()'s threshold where config.json has none
+
+
+def server_rounding(module: StoredModule, quantization: Mapping[str, Any], scale: F32 | None) -> Rounding | None:
+    """How a loader rounds the inputs of a layer that is stored quantized; None where it does not, or none is known.
+
+    `scale` is the layer's static scale, one number, None where there is none.
+    """
+    layout = module.layout
+    if isinstance(layout, BitsandbytesLayout):
+        threshold = quantization.get("llm_int8_threshold")
+        limit = float(threshold) if isinstance(threshold, int | float) and threshold > 0 else OUTLIERS
+        return partial(_round_llm_int8, threshold=limit) if isinstance(layout.scheme, RowInt8) else None
+    if not isinstance(layout.scheme, Integers | Float8):
+        return None
+    integers = _integers(layout.scheme, quantization)
+    if scale is not None:
+        return partial(_round_static, scale=float(scale.reshape(-1)[0]), integers=integers)
+    if isinstance(layout, CompressedLayout) and layout.activations == "dynamic":
+        tiled = isinstance(layout.scheme, Float8) and layout.scheme.strategy == "block"
+        return partial(_round_dynamic, group=TILE if tiled else None, integers=integers)
+    if isinstance(layout, FP8Layout) and quantization.get("activation_scheme") == "dynamic":
+        tiled = quantization.get("weight_block_size") is not None
+        return partial(_round_dynamic, group=TILE if tiled else None, integers=False)
+    return None
+
+
+def _integers(scheme: Integers | Float8, quantization: Mapping[str, Any]) -> bool:
+    """Whether inputs become integers, not FP8: what all groups of the configuration say, else what weights become."""
+    groups = quantization.get("config_groups")
+    said = {
+        str(inputs.get("type"))
+        for group in (groups.values() if isinstance(groups, Mapping) else ())
+        if isinstance(group, Mapping) and isinstance(inputs := group.get("input_activations"), Mapping)
+    }
+    return said == {"int"} if len(said) == 1 else isinstance(scheme, Integers)
+
+
+def _codes(values: Tensor, integers: bool) -> Tensor:
+    """To the nearest code of 8 bits, as a float."""
+    if integers:
+        return values.round().clamp(-128, 127)
+    return values.clamp(-LARGEST_FP8, LARGEST_FP8).to(torch.float8_e4m3fn).float()
+
+
+def _round_static(values: Tensor, scale: float, integers: bool) -> Tensor:
+    """On one scale that the checkpoint holds (compressed-tensors' and ModelOpt's input_scale)."""
+    return _codes(values / scale, integers) * scale
+
+
+def _round_dynamic(values: Tensor, group: int | None, integers: bool) -> Tensor:
+    """Each token, or each `group` values of one, on the scale that its largest magnitude decides."""
+    blocks = values.reshape(*values.shape[:-1], -1, group or values.shape[-1])
+    scale = blocks.abs().amax(dim=-1, keepdim=True) / (127.5 if integers else LARGEST_FP8)
+    return (_codes(torch.where(scale > 0, blocks / scale, 0.0), integers) * scale).reshape(values.shape)
+
+
+def _round_llm_int8(values: Tensor, threshold: float) -> Tensor:
+    """LLM.int8() (arXiv 2208.07339): columns in which a value reaches the threshold stay as they are."""
+    rows = values.reshape(-1, values.shape[-1])
+    outlier = (rows.abs() >= threshold).any(dim=0)
+    quiet = rows.masked_fill(outlier, 0.0)
+    scale = quiet.abs().amax(dim=1, keepdim=True) / 127
+    rounded = torch.where(scale > 0, quiet / scale, 0.0).round() * scale
+    return torch.where(outlier, rows, rounded).reshape(values.shape)

@@ -22,7 +22,7 @@ from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.source.base import SourceFile, StoredTensor
 from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, FolderCheckpoint
-from quantkit.tensors import F32, U8, TensorInfo, TensorRef
+from quantkit.tensors import F32, FLOAT_DTYPES, U8, TensorInfo, TensorRef
 from quantkit.untrusted import parse_json_object, read_all
 
 CHUNK_BYTES = 1 << 20
@@ -117,6 +117,14 @@ class QuantizedCheckpoint:
 
     def unchanged(self) -> None:
         self.folder.unchanged()
+
+    def input_scale(self, weight: str) -> F32 | None:
+        """The static scale of the inputs of a module, by its weight's name; None where there is none."""
+        module = self.modules[weight].name
+        for name in (f"{module}.input_scale", f"{module}.activation_scale"):
+            if name in self.folder.stored and self.folder.tensors()[name].dtype in FLOAT_DTYPES:
+                return self.folder.stored[name].read(0, 1)
+        return None
 
     def close(self) -> None:
         self.folder.close()
