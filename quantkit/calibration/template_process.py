@@ -26,15 +26,22 @@ GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 def main() -> int:
     """Render what stdin asks for; returns the exit status."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    _limit(resource.RLIMIT_FSIZE, 0, 0)
     memory = int(sys.argv[1])
     if sys.platform == "linux":  # macOS counts address space that is only reserved
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        _limit(resource.RLIMIT_AS, memory, memory)
     work = json.loads(sys.stdin.buffer.read())
     seconds = int(work["cpu_seconds"])
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    _limit(resource.RLIMIT_CPU, seconds, seconds + 1)
     sys.stdout.buffer.write(json.dumps(_answer(work)).encode())
     return 0
+
+
+def _limit(kind: int, soft: int, hard: int) -> None:
+    """Lower a limit of this process; one that is lower already stays."""
+    _, now = resource.getrlimit(kind)
+    lowest = hard if now == resource.RLIM_INFINITY else min(hard, now)
+    resource.setrlimit(kind, (min(soft, lowest), lowest))
 
 
 def _answer(work: Mapping[str, Any]) -> dict[str, Any]:

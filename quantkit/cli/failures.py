@@ -22,6 +22,7 @@ STARVED = (
     "out of memory",
     "failed to map segment",
     "can't start new thread",
+    "can't allocate lock",
     "unable to allocate",
     "std::bad_alloc",
 )

@@ -7,6 +7,7 @@ so, or loops, does it in a child with little memory and time; the bytes that sur
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from quantkit.errors import InputError
+from quantkit.errors import InputError, ResourceError
 from quantkit.families.pretokenizer_table import RECOGNIZED
 from quantkit.untrusted import shown
 
@@ -59,12 +60,12 @@ class _Sections(msgspec.Struct):
 def require_harmless(data: bytes, name: str) -> None:
     """Raise InputError for a tokenizer.json that the library should not read in this process.
 
-    Tries it in another one, unless it is made of nothing but a BPE model and plain sections.
+    Tries it in another one, unless it is made of nothing but a model that merges or looks up, and plain sections.
     """
     try:
         found = msgspec.json.decode(data, type=_Sections)
         sections = (found.normalizer, found.pre_tokenizer, found.post_processor, found.decoder)
-        plain = found.model.type == "BPE" and all(_plain(bytes(section)) for section in sections)
+        plain = found.model.type in ("BPE", "WordLevel") and all(_plain(bytes(section)) for section in sections)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         plain = False
     if not plain:
@@ -124,6 +125,10 @@ def try_tokenizer_json(data: bytes, name: str) -> None:
     said = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()] or [""]
     if done.returncode == 1:  # an exception, its words at the end
         raise _failed(name, f"rejects it: {shown(said[-1].partition(': ')[2] or said[-1])}")
+    _, allowed = resource.getrlimit(resource.RLIMIT_AS)
+    if 0 <= allowed < memory:
+        message = f"{name}: trying it takes up to {memory >> 20:,} MB, this process may use {allowed >> 20:,} MB"
+        raise ResourceError(message, path=name, hint="raise the limit: ulimit -v unlimited")
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         raise _failed(name, f"takes more than {seconds} s to read it")
     raise _failed(name, f"dies of it within {memory >> 20:,} MB ({shown(said[0]) or done.returncode})")

@@ -25,17 +25,24 @@ def main() -> int:
     os.environ["RAYON_NUM_THREADS"] = "1"
     import tokenizers  # before the limit: libraries reserve address space that they never use
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_FSIZE, 0)
+    limit(resource.RLIMIT_CPU, seconds)
     if sys.platform == "linux":  # macOS counts address space that is only reserved
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        limit(resource.RLIMIT_AS, memory)
     tokenizer = tokenizers.Tokenizer.from_buffer(data)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     for text in TEXTS:
         tokenizer.encode(text)
     return 0
+
+
+def limit(kind: int, value: int) -> None:
+    """Lower a limit of this process; one that is lower already stays."""
+    _, hard = resource.getrlimit(kind)
+    lowest = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (lowest, lowest))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from walks import TINY
 
 from quantkit.calibration.data import load_texts, model_tokens
 from quantkit.calibration.samples import select_samples
+from quantkit.calibration.templates import ChatTemplate
 from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageError
 from quantkit.source import open_source
 
@@ -131,3 +132,28 @@ def test_tokens_are_the_models_own(tmp_path: Path) -> None:
     assert set(samples.tokens[:, 0]) == {1}
     stream = [1, *tokens.encode(texts.documents[0])]
     assert samples.tokens[1, 1:].tolist() == stream[17:32]
+
+
+HALF = "\ud83d"  # of a surrogate pair
+EMOJI = "\ud83d\ude42"  # both halves, which JSON may spell one by one
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_documents_are_unicode_whatever_json_spells(name: str, tmp_path: Path) -> None:
+    rows = [{"text": f"a{HALF}b {EMOJI}"}, {"messages": [{"role": "user", "content": f"c{HALF}"}]}]
+    content = json.dumps(rows) if name == "a.json" else "\n".join(map(json.dumps, rows))
+    template = ChatTemplate(f"{HALF}{{{{ messages[0].content }}}}{{{{ '-\\udc00' }}}}", {})
+    texts = load_texts(written(tmp_path / name, content), template)
+    assert texts.documents == ("a\ufffdb 🙂", "\ufffdc\ufffd-\ufffd")
+
+
+def test_parquet_with_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    values = pyarrow.array([b"hello", b"a\xff"]).cast(pyarrow.binary())
+    text = pyarrow.Array.from_buffers(pyarrow.string(), len(values), values.buffers())  # not checked
+    parquet.write_table(pyarrow.table({"text": text}), path)
+    with pytest.raises(InputError, match="not parquet that can be read"):
+        load_texts(str(path))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,7 @@ PADDING = {
     "strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
     "pad_token": "x",
 }  # fmt: skip
+SOURCE_OF_8_GB = {"type": "Precompiled", "precompiled_charsmap": "AAAA/wAA/////w=="}
 SPLIT = {"type": "Split", "pattern": {"Regex": "(a|aa)+$c"}, "behavior": "Isolated", "invert": False}
 ONE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 GROWTH = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
@@ -82,7 +85,7 @@ GROWTH = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
 # changes of a tokenizer.json -> what is said of it
 DEADLY: dict[str, tuple[dict[str, Any], str]] = {
     "claims 8 GB": (
-        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA/wAA/////w=="}},
+        {"normalizer": SOURCE_OF_8_GB},
         "dies of it .*memory allocation",
     ),
     "grows": ({"normalizer": {"type": "Sequence", "normalizers": [GROWTH] * 3}}, "dies of it .*memory allocation"),
@@ -128,7 +131,8 @@ def test_whatever_is_unusual_is_tried_first(name: str) -> None:
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BPE["pre_tokenizer"]] * 40}}, True),
         ({"pre_tokenizer": {**SPLIT, "pattern": {"Regex": "a"}}}, True),
         ({"pre_tokenizer": {**SPLIT, "pattern": {"Regex": known_patterns()[0]}}}, False),
-        ({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}, True),
+        ({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}, False),
+        ({"model": {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 0}}, True),
     ],
 )
 def test_what_is_tried_first(changes: dict[str, Any], tried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +145,30 @@ def test_what_is_tried_first(changes: dict[str, Any], tried: bool, monkeypatch: 
 def test_a_sound_tokenizer_passes_its_trial() -> None:
     try_tokenizer_json(tokenizer(), "tokenizer.json")
     try_tokenizer_json(tokenizer(padding=PADDING), "tokenizer.json")  # which nobody asks for
+
+
+LIMITED = """
+import resource, sys
+from quantkit.errors import QuantkitError
+from quantkit.families.native import try_tokenizer_json
+resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
+resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
+try:
+    try_tokenizer_json(sys.stdin.buffer.read(), "tokenizer.json")
+except QuantkitError as error:
+    print(type(error).__name__)
+else:
+    print("read")
+"""
+
+
+@pytest.mark.parametrize(("changes", "outcome"), [({}, "read"), ({"normalizer": SOURCE_OF_8_GB}, "ResourceError")])
+def test_limits_that_are_lower_already_stay(changes: dict[str, Any], outcome: str) -> None:
+    root = Path(checkpoints.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED], input=tokenizer(**changes), capture_output=True, check=True, cwd=root
+    )
+    assert done.stdout.decode().strip() == outcome
 
 
 class PanicException(BaseException):
