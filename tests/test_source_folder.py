@@ -397,7 +397,7 @@ WEIGHTLESS: dict[str, tuple[dict[str, bytes], type[QuantkitError], str]] = {
     "ckpt": ({"model.ckpt": b""}, InputError, "never loaded"),
     "pth": ({"consolidated.00.pth": b""}, InputError, "never loaded"),
     "mistral": ({"consolidated.safetensors": b""}, UnsupportedError, "Mistral's own layout"),
-    "adapter": ({"adapter_model.safetensors": b""}, InputError, "an adapter"),
+    "adapter": ({"adapter_model.safetensors": b""}, InputError, "a LoRA adapter"),
     "gguf": ({"x.gguf": b""}, InputError, "holds GGUF files"),
     "trainer": ({"training_args.bin": b""}, InputError, "has no model.safetensors"),
     "nothing": ({}, InputError, "has no model.safetensors"),
