@@ -33,7 +33,9 @@ from quantkit.formats.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
+from quantkit.formats.plain import PlainLayout
 from quantkit.qtypes.codebook import Codebook
+from quantkit.qtypes.halves import Halves
 from quantkit.qtypes.integers import Integers, RowInt8
 from quantkit.qtypes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.minifloat import Float8
@@ -59,9 +61,10 @@ NAMES = {
     Role.ATTN_OUTPUT: "self_attn.o_proj", Role.FFN_GATE: "mlp.gate_proj", Role.FFN_UP: "mlp.up_proj",
     Role.FFN_DOWN: "mlp.down_proj",
 }  # fmt: skip
+NATIVE, PLAIN = FP8Layout(), PlainLayout(Halves())
 CONTAINER_OF = {
     GPTQLayout: "gptq", AWQLayout: "awq", CompressedLayout: "compressed-tensors", BitsandbytesLayout: "bitsandbytes",
-    FP8Layout: "fp8",
+    FP8Layout: "fp8", PlainLayout: "plain",
 }  # fmt: skip
 
 
@@ -284,10 +287,24 @@ def test_the_table_is_fresh_for_half_a_year():
 
 def test_every_consumer_loads_something_of_every_container_that_it_reads():
     common = {
-        "transformers": [GPTQ, AWQ, W4A16, W8A8, FP8, FP8_TENSOR, FP8_BLOCK, NF4, NVFP4_A16, MXFP4_A16, FP8Layout()],
-        "vllm": [GPTQ, AWQ, W4A16, W8A8, FP8, FP8_TENSOR, FP8_BLOCK, NF4, NVFP4_A16, MXFP4_A16, FP8Layout()],
-        "llama.cpp": [GPTQ, W4A16, W8A8, FP8, FP8_BLOCK, NVFP4_A16, FP8Layout()],
-        "tensorrt-llm": [FP8, FP8_TENSOR, FP8_BLOCK, MXFP4_A16, FP8Layout()],
+        "transformers": [
+            GPTQ,
+            AWQ,
+            W4A16,
+            W8A8,
+            FP8,
+            FP8_TENSOR,
+            FP8_BLOCK,
+            NF4,
+            NVFP4_A16,
+            MXFP4_A16,
+            FP8Layout(),
+            PLAIN,
+        ],
+        "vllm": [GPTQ, AWQ, W4A16, W8A8, FP8, FP8_TENSOR, FP8_BLOCK, NF4, NVFP4_A16, MXFP4_A16, FP8Layout(), PLAIN],
+        "llama.cpp": [GPTQ, W4A16, W8A8, FP8, FP8_BLOCK, NVFP4_A16, FP8Layout(), PLAIN],
+        "ollama": [PLAIN],
+        "tensorrt-llm": [FP8, FP8_TENSOR, FP8_BLOCK, MXFP4_A16, FP8Layout(), PLAIN],
     }
     for consumer, layouts in common.items():
         for layout in layouts:

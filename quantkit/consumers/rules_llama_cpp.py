@@ -73,7 +73,7 @@ RULES_OF_LLAMA_CPP = (
 OLLAMA = "read: documentation of Ollama, import; ollama #5245"
 RULES_OF_OLLAMA = (
     Rule(
-        "ollama", "safetensors", whole(lambda subject: subject.container != "gguf"),
+        "ollama", "safetensors", whole(lambda subject: subject.container not in ("gguf", "plain")),
         "it imports GGUF files, and of safetensors only those whose weights are floats", GGUF_NEAREST, OLLAMA,
     ),
     Rule(

@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats import awq, bitsandbytes, compressed_tensors, fp8, gptq
+from quantkit.formats import awq, bitsandbytes, compressed_tensors, fp8, gptq, plain
 from quantkit.formats.awq import AWQLayout
 from quantkit.formats.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import Entry, PackedTensor, Tensors
+from quantkit.formats.plain import PlainLayout
 from quantkit.qtypes.scheme import Quantized
 from quantkit.tensors import F32
 
 IN_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.(.*)")
 
-Layout = GPTQLayout | AWQLayout | CompressedLayout | BitsandbytesLayout | FP8Layout
+Layout = GPTQLayout | AWQLayout | CompressedLayout | BitsandbytesLayout | FP8Layout | PlainLayout
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Written:
 @dataclass(frozen=True)
 class Container:
     """One container. `entries(layout, module, rows, cols)`, `pack(layout, module, quantized, input_scale)` and
-    `unpack(layout, module, tensors)` are those of its module; `config(written)` is the quantization_config, and
-    `sides(written)` are further JSON files by name.
+    `unpack(layout, module, tensors)` are those of its module; `config(written)` is the quantization_config ({}: there
+    is none), and `sides(written)` are further JSON files by name.
 
     `mixed` says that its layers may have several layouts.
     """
@@ -175,6 +176,9 @@ CONTAINERS = {
             "fp8", FP8Layout, lambda layout, *of_module: fp8.entries(*of_module),
             _without_scale(lambda layout, module, quantized: fp8.pack(module, quantized)),
             lambda layout, *of_module: fp8.unpack(*of_module), _fp8_config, _no_sides,
+        ),
+        Container(
+            "plain", PlainLayout, plain.entries, _without_scale(plain.pack), plain.unpack, _no_sides, _no_sides,
         ),
     )
 }  # fmt: skip

@@ -20,6 +20,7 @@ from quantkit.errors import InputError
 from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import Entry, PackedTensor
+from quantkit.formats.plain import PlainLayout
 from quantkit.formats.read_only import PresetLayout, ReadLayout, ScaledFloats, unpack
 from quantkit.formats.stored_methods import METHODS
 from quantkit.formats.stored_parts import Headers, Outline, Part, outline_of
@@ -148,6 +149,7 @@ def stored_modules(quantization: Mapping[str, Any], tensors: Mapping[str, Tensor
 
 def _summary(method: str, layout: ReadLayout) -> str:
     """How a module is stored, for people: "gptq w4g128 symmetric", four bits in groups of 128."""
+    assert not isinstance(layout, PlainLayout), layout
     words = [method, _scheme_words(layout.scheme)]
     if isinstance(layout, CompressedLayout) and method != "modelopt":
         words.insert(1, layout.format)

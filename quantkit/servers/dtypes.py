@@ -18,7 +18,7 @@ from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 Dtype = Literal["BF16", "F16", "F32"]
 WORDS: dict[Dtype, str] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 KEYS = ("dtype", "torch_dtype")  # of config.json, as transformers 5 and 4 call it
-DECODED_TO_BF16 = ("nvfp4", "mxfp4")  # compressed-tensors decodes FP4 to nothing else
+DECODED_TO_BF16 = ("nvfp4", "mxfp4", "bf16")  # compressed-tensors decodes FP4 to nothing else
 LEFT_ALONE = ".inv_freq"  # no weights: loaders compute these anew
 
 
@@ -34,7 +34,10 @@ def computed_in(config: Mapping[str, Any], found: Outline, tensors: Mapping[str,
 
 
 def served_in(dtype: Dtype, weights: Iterable[Weights | None]) -> Dtype:
-    """`dtype`, or bfloat16 where weights are stored as floats of four bits."""
+    """`dtype`, or that of plain weights, or bfloat16 where weights are stored as floats of four bits."""
+    weights = list(weights)
+    if any(one is not None and one.type == "f16" for one in weights):
+        return "F16"
     return "BF16" if any(one is not None and one.type in DECODED_TO_BF16 for one in weights) else dtype
 
 

@@ -17,7 +17,9 @@ from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.containers import Layout
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
+from quantkit.formats.plain import PlainLayout
 from quantkit.qtypes.codebook import Codebook
+from quantkit.qtypes.halves import Halves
 from quantkit.qtypes.integers import Integers, RowInt8
 from quantkit.qtypes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.minifloat import Float8
@@ -35,6 +37,7 @@ HOLDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "compressed-tensors": (("int", "fp8", "nvfp4", "mxfp4"), ("none", "dynamic", "static")),
     "bitsandbytes": (("nf4", "fp4", "int8-rows"), ("none",)),
     "fp8": (("fp8",), ("none", "dynamic")),
+    "plain": (("bf16", "f16"), ("none",)),
 }
 
 
@@ -63,6 +66,8 @@ def layout_of(container: str, weights: Weights, dtype: Dtype) -> Layout:
         return BitsandbytesLayout(scheme, TORCH[dtype])
     if container == "fp8":
         return FP8Layout()
+    if container == "plain":
+        return PlainLayout(Halves("F16" if weights.type == "f16" else "BF16"))
     if weights.type == "int":
         return CompressedLayout(Integers(weights.bits, weights.group, weights.symmetry, dtype), weights.activations)
     if weights.type == "fp8":
@@ -89,6 +94,8 @@ def short_type(layout: Layout) -> str:
         return f"{scheme.table}{'-double' if scheme.double else ''}"
     if isinstance(scheme, Float8):
         return f"fp8-{scheme.strategy}"
+    if isinstance(scheme, Halves):
+        return scheme.dtype.lower()
     return type(scheme).__name__.lower()
 
 

@@ -47,15 +47,17 @@ def note_low_bits(modules: Sequence[PlannedModule]) -> Iterator[tuple[str, str]]
 
 
 def note_dtypes(
-    said: Dtype, dtype: Dtype, sources: Mapping[str, TensorInfo], tensors: Sequence[ServerTensor]
+    said: Dtype, dtype: Dtype, sources: Mapping[str, TensorInfo], tensors: Sequence[ServerTensor], *, plain: bool
 ) -> Iterator[tuple[str, str]]:
     """What is stored in another type than the source has it; config.json said `said`, and now says `dtype`."""
     word = WORDS[dtype]
-    if said != dtype:
+    if said != dtype and plain:
+        yield "dtype", f"config.json says {word}, and no longer {WORDS[said]}"
+    elif said != dtype:
         yield "dtype", f"loaders decode floats of four bits to {word}: config.json says so, and no longer {WORDS[said]}"
     changed = [
         t.name for t in tensors if t.module is None and t.name in sources and t.entry.dtype != sources[t.name].dtype
     ]
-    if changed:
+    if changed and not plain:
         what = f"{len(changed)} tensors that stay plain are stored as {word}, the type in config.json"
         yield "stored-dtype", f"{what}: {listed(changed, 3)}"

@@ -33,6 +33,7 @@ from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
 
 CONFIG = "config.json"
+PLAIN = "plain"  # the container that holds nothing rounded
 REPLACED = frozenset({CONFIG, INDEX, "quantize_config.json", "quant_config.json", "hf_quant_config.json"})
 OWN = (".manifest.json",)
 DEFAULT_SHARD_BYTES = 5_000_000_000
@@ -146,7 +147,8 @@ def plan_server(
     and weights that are quantized already.
     """
     tensors = checkpoint.tensors()
-    stored = _require_plain(checkpoint, tensors, options.allow_requantize)
+    decoded = recipe.container == PLAIN
+    stored = _require_plain(checkpoint, tensors, decoded or options.allow_requantize)
     found = outline(tensors, checkpoint.config)
     said = computed_in(checkpoint.config, found, tensors)
     chosen = _choose(recipe, found)
@@ -182,8 +184,8 @@ def plan_server(
         warnings=(
             *notes(recipe, found, tuple(modules.values()), left, calibrated=bool(calibration)),
             *note_low_bits(tuple(modules.values())),
-            *note_dtypes(said, dtype, tensors, placed),
-            *eight_bit_warnings(info for info in stored if (info.stored_bits or 0) >= ENOUGH_BITS),
+            *note_dtypes(said, dtype, tensors, placed, plain=decoded),
+            *eight_bit_warnings(i for i in stored if (i.stored_bits or 0) >= ENOUGH_BITS and not decoded),
         ),
     )
     return replace(plan, digest=_digest(plan))
@@ -198,7 +200,7 @@ def _require_plain(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], al
     twice = sorted(info.name for info in stored if (info.stored_bits or 0) < ENOUGH_BITS)
     if twice and not allowed:
         what = f"the source is quantized already: {listed(twice, 3)}"
-        hint = "start from the original checkpoint; --allow-requantize accepts the additional loss"
+        hint = "start from the original checkpoint; --allow-requantize accepts the loss, --to hf-bf16 makes it plain"
         raise UnsupportedError(what, tensor=twice[0], hint=hint)
     return stored
 
@@ -332,7 +334,8 @@ def _side_files(
         )
         yield _file("hf_quant_config.json", _json(modelopt))
     config = {key: value for key, value in said.items() if key != "quantization_config"}
-    yield _file(CONFIG, _json({**config, "quantization_config": container.config(written)}))
+    section = container.config(written)
+    yield _file(CONFIG, _json({**config, "quantization_config": section} if section else config))
 
 
 def _file(name: str, data: bytes) -> PlannedFile:

@@ -20,7 +20,7 @@ from quantkit.suggest import did_you_mean
 from quantkit.toml_table import Table
 from quantkit.untrusted import shown
 
-WeightType = Literal["int", "fp8", "nf4", "fp4", "int8-rows", "nvfp4", "mxfp4"]
+WeightType = Literal["int", "fp8", "nf4", "fp4", "int8-rows", "nvfp4", "mxfp4", "bf16", "f16"]
 Symmetry = Literal["symmetric", "full-range", "asymmetric"]
 Granularity = Literal["tensor", "channel", "block"]
 Activations = Literal["none", "dynamic", "static"]
@@ -48,6 +48,7 @@ class Weights:
                  are the sizes of groups to try, in this order, where `group` does not divide a row
     fp8          `granularity` of the scales
     nf4, fp4     `double`: magnitudes are quantized, too
+    bf16, f16    not quantized at all, in the container "plain"
     `activations` says whether the layer's inputs are rounded as well, and when their scales are found.
     """
 

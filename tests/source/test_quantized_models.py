@@ -145,6 +145,32 @@ def test_what_is_published_in_eight_bits_needs_no_permission(name, tmp_path):
     assert "8 bits" not in quantkit("plan", tmp_path / "m", "--to", "bf16").stderr
 
 
+@pytest.mark.parametrize(("recipe", "rounded"), [("hf-bf16", bf16), ("hf-f16", lambda v: v.astype("f2").astype("f4"))])
+@pytest.mark.parametrize("name", ["awq-asymmetric-g32", "native-fp8"])
+def test_a_plain_checkpoint_can_be_had(name, recipe, rounded, tmp_path):
+    """Without permission: nothing is quantized. The safetensors library and transformers read what is written."""
+    from safetensors.numpy import load_file
+    from transformers import AutoModelForCausalLM
+
+    values = quantized_model(tmp_path / "m", VARIANTS[name], layers=1)
+    done = quantkit("convert", tmp_path / "m", "--to", recipe, "-o", tmp_path / "out", "--max-shard-size", "1M")
+    assert done.status == 0, done.stderr
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not {"quantization_config", "compression_config"} & set(config)
+    assert config["dtype"] == {"hf-bf16": "bfloat16", "hf-f16": "float16"}[recipe]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"model.safetensors.index.json", "tokenizer.model", "generation_config.json", "SHA256SUMS"} <= names
+    assert not {"quantize_config.json", "quant_config.json"} & names
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    for weight, expected in values.items():
+        assert np.array_equal(model[weight].float().numpy(), rounded(expected)), weight
+    if recipe == "hf-f16":
+        stored = {n: t for path in (tmp_path / "out").glob("*.safetensors") for n, t in load_file(path).items()}
+        assert {str(t.dtype) for t in stored.values()} == {"float16"}
+    again = quantkit("plan", tmp_path / "out", "--to", "w4a16")
+    assert again.status == 0, again.stderr
+
+
 def test_a_checkpoint_of_four_bits_becomes_another_with_permission(tmp_path):
     """Weights of the new checkpoint are those of the old one, rounded as its format rounds any others."""
     quantized_model(tmp_path / "m", VARIANTS["awq-asymmetric-g32"], layers=1)
