@@ -44,7 +44,8 @@ class Chosen:
 
 def choose(source: SourceTokenizer, artifact: Artifact) -> Chosen:
     """The probes for a source and what was made of it. Takes up to a second for 250,000 tokens."""
-    rules = tuple(_rules(source, artifact))
+    unmade = tuple(unmade_pieces(source))
+    rules = tuple(_rules(source, artifact, unmade))
     # Added runs of spaces are spelled with U+2581, which no text has: llama.cpp takes it for a space.
     own = [token for token in source.listed_texts if token not in source.contradicted and SPACE not in token]
     special = own[:: -(-len(own) // MAX_OWN_SPECIAL)] if own else []
@@ -59,15 +60,15 @@ def choose(source: SourceTokenizer, artifact: Artifact) -> Chosen:
                 counts[why] = counts.get(why, 0) + 1
 
     texts = tuple(comparable(probes(special)))
-    words = tuple(comparable(vocabulary_words(source)))
+    words = tuple(comparable(vocabulary_words(source, unmade)))
     return Chosen(texts, words, tuple(sorted(counts.items(), key=lambda pair: -pair[1])))
 
 
-def vocabulary_words(source: SourceTokenizer) -> list[str]:
-    """Words of the vocabulary as text: all that no merge makes (up to 4,000) and 8,000 more, evenly spread."""
+def vocabulary_words(source: SourceTokenizer, first: Sequence[str]) -> list[str]:
+    """Words of the vocabulary as text: up to 4,000 of `first`, those that no merge makes, and 8,000 more, evenly
+    spread."""
     ordinary = [(i, text) for i, text in sorted(source.vocabulary.items()) if text not in source.listed_texts]
-    unmade = set(unmade_pieces(source))
-    first = [text for _, text in ordinary if text in unmade]
+    unmade = set(first)
     rest = [text for _, text in ordinary if text not in unmade]
     picked = [*_even(first, MAX_UNMADE), *_even(rest, MAX_WORDS)]
     lost = SPACE if source.prefixes else ""  # a space that the tokenizer puts first need not be there
@@ -80,7 +81,11 @@ def unmade_pieces(source: SourceTokenizer) -> Iterator[str]:
     model = (source.raw or {}).get("model") or {}
     if not isinstance(model.get("merges"), list):
         return
-    made = {merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge) for merge in model["merges"]}
+    merges = model["merges"]
+    if merges and isinstance(merges[0], str):
+        made = {merge.replace(" ", "", 1) for merge in merges}
+    else:
+        made = set(map("".join, merges))
     for _, text in sorted(source.vocabulary.items()):
         if len(text) > 1 and text not in made and text not in source.listed_texts and not BYTE.fullmatch(text):
             yield text
@@ -102,7 +107,7 @@ def _byte_text(piece: str) -> str | None:
         return None
 
 
-def _rules(source: SourceTokenizer, artifact: Artifact) -> Iterator[Why]:
+def _rules(source: SourceTokenizer, artifact: Artifact, unmade: Sequence[str]) -> Iterator[Why]:
     """Each says why a text is left out, or None; the first that speaks is counted."""
     ids = {text: source.ids.get(text, 0) for text in source.listed_texts}
     changed = [text for text in artifact.found_at_load if text not in ids]
@@ -117,7 +122,7 @@ def _rules(source: SourceTokenizer, artifact: Artifact) -> Iterator[Why]:
         yield _cut_elsewhere(source, artifact, Finder(ids))
     else:
         yield _spaces(source, Finder(ids))
-        yield _unmade(set() if source.raw is None else set(unmade_pieces(source)))
+        yield _unmade(unmade)
     yield lambda text: None if source.normal(text) else "the source normalizes such text, llama.cpp does not"
 
 
@@ -187,12 +192,12 @@ def _spaces(source: SourceTokenizer, finder: Finder) -> Why:
     return why
 
 
-def _unmade(pieces: set[str]) -> Why:
+def _unmade(pieces: Sequence[str]) -> Why:
     """Text with a piece that no merge of the source makes; llama.cpp's SentencePiece makes every piece."""
     if not pieces:
         return lambda text: None
     finder = Finder(dict.fromkeys(pieces, 0))
-    reason = f"no merge of the source makes {named(sorted(pieces))}, llama.cpp does"
+    reason = f"no merge of the source makes {named(pieces)}, llama.cpp does"
     return lambda text: reason if next(finder.all(SPACE + text.replace(" ", SPACE)), None) else None
 
 

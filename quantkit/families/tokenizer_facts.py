@@ -31,7 +31,9 @@ def token_problems(source: SourceTokenizer, artifact: Artifact) -> Iterator[str]
     if missing:
         yield f"{len(missing):,} tokens of the source are beyond the {rows:,} of the file"
     for index, text in source.vocabulary.items():
-        if index < rows and text not in listed and artifact.tokens[index] not in _spellings(text, source):
+        if index >= rows or artifact.tokens[index] == text or text in listed:
+            continue
+        if artifact.tokens[index] not in _spellings(text, source):
             yield f'token {index} is "{shown(artifact.tokens[index])}", the source has "{shown(text)}"'
     merged = _merged(source)
     for text, entries in listed.items():

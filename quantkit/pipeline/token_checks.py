@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.families.model import Model
+from quantkit.families.probe_choice import choose
 from quantkit.families.probes import probes
-from quantkit.families.tokenizer_check import Comparison, comparable, source_encoder
+from quantkit.families.rebuilt_tokenizer import read_artifact
+from quantkit.families.source_tokenizer import open_source_tokenizer
+from quantkit.families.tokenizer_check import Comparison
 from quantkit.families.tokenizer_check import check_tokenizer as compare_tokenizers
 from quantkit.formats.gguf import read_gguf
 from quantkit.metadata import KeyValue
@@ -51,10 +54,10 @@ def compare_tokens(tokenize: Callable[[str], list[int]], artifact: Path, checkpo
     if checkpoint.kind == "gguf":
         ids = tuple(tuple(tokenize(text)) for text in probes())
         return TokenComparison((), len(ids), ids)
-    chosen = comparable(read_gguf(artifact).metadata, checkpoint.read_file, checkpoint.config)
-    encode = source_encoder(checkpoint.read_file, checkpoint.config)
+    source = open_source_tokenizer(checkpoint.read_file, checkpoint.config)
+    chosen = choose(source, read_artifact(read_gguf(artifact).metadata))
     texts = (*chosen.texts, *chosen.words[:MAX_WORDS])
-    expected = tuple(tuple(encode(text)) for text in texts)
+    expected = tuple((*source.first, *ids, *source.last) for ids in source.encode(texts))
     wrong = tuple(text for text, want in zip(texts, expected, strict=True) if tuple(tokenize(text)) != want)
     return TokenComparison(wrong, len(expected), expected, chosen.left_out)
 
