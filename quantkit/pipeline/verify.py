@@ -2,7 +2,7 @@
 
 files       the manifest's seals, sizes and SHA-256 of files and tensors, SHA256SUMS, hashes of the source
 structure   quantkit's bounded parser: no overlap, no gap, ends at the end of the file, types as in the manifest
-tokenizer   the vocabulary in the file encodes 2,000 probe strings as the source does
+tokenizer   tokens, special ids and template are the source's; 2,000 texts and words of it get the source's ids
 numbers     weights decoded by the gguf package against the source, worst tensors listed
 llama.cpp   the file loads there, and its next-token distributions are near the source model's
 """
