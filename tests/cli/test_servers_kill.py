@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,3 +77,29 @@ def test_a_failing_disk_loses_nothing(kind: str, count: int, forks: Forks, tmp_p
         assert (hashes(out) if out.exists() else {}).items() <= expected.items(), n
         assert forks.run([*PLAIN, "-o", str(out)]) == 0, n
         assert hashes(out) == expected, n
+
+
+@pytest.mark.slow
+def test_killed_while_it_replaces_no_folder_is_of_two_models(count: int, forks: Forks, tmp_path: Path) -> None:
+    """What has a config.json is all old or all new; the same command ends with the new and nothing else."""
+    older = [*COMMON, "--to", "w8a16", "--max-shard-size", "900K"]
+    old, new = tmp_path / "old", tmp_path / "new"
+    assert forks.run([*older, "-o", str(old)]) == 0
+    assert forks.run([*PLAIN, "-o", str(new)]) == 0
+    states = hashes(old), hashes(new)
+    killed = 0
+    for n in range(max(count - 60, 1), count + 30, 3):
+        out = tmp_path / f"{n}"
+        shutil.copytree(old, out)
+        command = [*PLAIN, "-o", str(out), "--force"]
+        killed += forks.run(command, f"kill:{n}") == -signal.SIGKILL
+        found = hashes(out)
+        assert found in states or "config.json" not in found, n
+        manifest = out / "model.manifest.json"
+        if manifest.exists():
+            said = {f["name"]: f["sha256"] for f in json.loads(manifest.read_text())["artifact"]}
+            assert said == found, n
+        assert forks.run(command) == 0, n
+        assert hashes(out) == states[1], n
+        assert {p.name for p in out.iterdir()} == {p.name for p in new.iterdir()}, n
+    assert killed > 10
