@@ -7,9 +7,10 @@ Memory holds the sums of one block at a time, and at the end those of none.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -26,7 +27,8 @@ from quantkit.calibration.statistics_file import (
 )
 from quantkit.errors import InputError, InterruptedRunError
 from quantkit.events import Sink, ignore
-from quantkit.storage import PartFile, PublishedFile, open_job
+from quantkit.storage import PartFile, PublishedFile, hash_file, open_job, user_key, write_small
+from quantkit.untrusted import read_bounded
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,33 @@ class BlockFiles:
     count: int
     model: str
     plan: str
+    believed: set[int] = field(default_factory=set)
 
     def path(self, index: int) -> Path:
         return self.folder / f"{index:04d}.safetensors"
 
+    def seal(self, index: int) -> Path:
+        """The file that says, with the user's key, that the block's file is her own work."""
+        return self.folder.with_name(f"{self.folder.name}-{index:04d}.seal")
+
     def find(self, index: int) -> StatisticsFile | None:
-        """The finished file of a block; None where there is none, or it is damaged."""
+        """The finished file of a block; None where there is none, or it is damaged or of somebody else's making."""
         with suppress(InputError):
+            if index not in self.believed:
+                stated = read_bounded(self.seal(index), MAX_SEAL_BYTES)
+                if not hmac.compare_digest(stated, self.own_seal(index)):
+                    return None
+                self.believed.add(index)
             found = open_statistics(self.path(index))
             if found.facts.model == self.model and set(found.facts.data) == {self.plan}:
                 return found
             found.close()
         return None
+
+    def own_seal(self, index: int) -> bytes:
+        """What the seal of a block's file must say. Reads the file."""
+        said = f"{self.folder.name} {index} {self.model} {self.plan} {hash_file(self.path(index))}"
+        return hmac.new(user_key(), said.encode(), hashlib.sha256).hexdigest().encode()
 
     def finished(self) -> dict[int, frozenset[str]]:
         """The blocks that have a file, and the source tensors whose statistics are in it."""
@@ -104,6 +121,11 @@ def _save(files: BlockFiles, index: int, statistics: Statistics) -> None:
     digest = hashlib.sha256(f"{files.folder.name} {index}".encode()).hexdigest()
     work = Work(path, files.folder / f".{path.stem}", digest)
     write_encoded(encode_statistics(statistics), work, check_statistics, overwrite=True)
+    write_small(files.seal(index), files.own_seal(index), overwrite=True)
+    files.believed.add(index)
+
+
+MAX_SEAL_BYTES = 64
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ from quantkit.storage.faults import from_environment
 LOCK = "lock"
 JOURNAL = "journal.jsonl"
 RUN = re.compile(r"run-[0-9a-f]{16}")
-OURS = re.compile(rf"{LOCK}|{RUN.pattern}|blocks-[0-9a-f]{{64}}|work\.json|\.quantkit-[0-9a-f]{{16}}\.tmp")
+OURS = re.compile(
+    rf"{LOCK}|{RUN.pattern}|blocks-[0-9a-f]{{64}}(-[0-9]{{4,}}\.seal)?|work\.json|\.quantkit-[0-9a-f]{{16}}\.tmp"
+)
 ATTEMPTS = 100
 HOLDER_BYTES = 300
 

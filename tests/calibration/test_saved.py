@@ -104,3 +104,16 @@ def test_moments_are_those_of_the_whole(tmp_path: Path) -> None:
     assert same_bits(moments, whole(checkpoint, hessian=False))
     with_hessians, without = check_coverage(whole(checkpoint)), check_coverage(moments)
     assert check_coverage(moments, hessian=True) == with_hessians != without
+
+
+def test_blocks_of_somebody_elses_making_are_measured_again(tmp_path: Path) -> None:
+    """A file of statistics that is whole, of the right model and text, and not what this user's run has written."""
+    folder, again = tmp_path / "a", tmp_path / "b"
+    folder.mkdir()
+    again.mkdir()
+    whole = encoded(folder, TINY)
+    for path in folder.glob("*.safetensors"):
+        raw = bytearray(path.read_bytes())
+        raw[-4:] = b"\0\0\0\x40"  # another number, and a whole file
+        path.write_bytes(raw)
+    assert encoded(folder, TINY) == whole
