@@ -136,11 +136,11 @@ def try_tokenizer_json(data: bytes, name: str) -> None:
 
 @contextmanager
 def no_panic(name: str) -> Iterator[None]:
-    """Turn a panic of a native library, which Python takes for the end of the program, into an InputError."""
+    """Turn what the tokenizers library raises of a text, Exceptions of no kind and panics, into an InputError."""
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != PANIC:
+        if type(error).__name__ != PANIC and type(error) is not Exception:
             raise
         raise _failed(name, f"gives up: {shown(str(error))}") from error
 

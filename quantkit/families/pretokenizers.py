@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from quantkit.errors import UnsupportedError, UsageError
 from quantkit.families.encoders import load_tokenizer_json
+from quantkit.families.native import no_panic
 from quantkit.families.pretokenizer_hashes import HASHES, PROBE_TEXT
 from quantkit.families.pretokenizer_table import (
     ANY_CASE,
@@ -157,7 +158,9 @@ def unmade(tokenizer: BpeTokenizer) -> int:
 
 
 def _by_hash(data: bytes) -> str | None:
-    ids = load_tokenizer_json(data).encode(PROBE_TEXT).ids
+    library = load_tokenizer_json(data)
+    with no_panic(TOKENIZER_JSON):
+        ids = library.encode(PROBE_TEXT).ids
     return HASHES.get(hashlib.sha256(str(ids).encode()).hexdigest())
 
 

@@ -25,6 +25,7 @@ from quantkit.families.encoders import (
     load_tokenizer_json,
     one_by_one,
 )
+from quantkit.families.native import no_panic
 from quantkit.families.sentencepiece_model import (
     SentencePieceModel,
     encode_sentencepiece,
@@ -209,7 +210,8 @@ def _around_pieces(
     if section is not None:
         model = {"type": "WordLevel", "vocab": {SAMPLE: SAMPLE_ID}, "unk_token": SAMPLE}
         small = load_tokenizer_json(json.dumps({"version": "1.0", "model": model, "post_processor": section}).encode())
-        return _around(small.encode(SAMPLE, add_special_tokens=True).ids, [SAMPLE_ID])
+        with no_panic(TOKENIZER_JSON):
+            return _around(small.encode(SAMPLE, add_special_tokens=True).ids, [SAMPLE_ID])
     bos, eos = (ids.get(token_text(settings.get(f"{kind}_token")) or "") for kind in ("bos", "eos"))
     first = processor.bos_id() if bos is None else bos
     last = processor.eos_id() if eos is None else eos
@@ -245,7 +247,8 @@ def _from_json(data: bytes, raw: Mapping[str, Any], files: TokenizerFiles) -> So
     if section is None:
         first, last = (_placed(kind, files.settings, ids) for kind in ("bos", "eos"))
     else:
-        first, last = _around(library.encode(SAMPLE, add_special_tokens=True).ids, encode([SAMPLE])[0])
+        with no_panic(TOKENIZER_JSON):
+            first, last = _around(library.encode(SAMPLE, add_special_tokens=True).ids, encode([SAMPLE])[0])
     return SourceTokenizer(files, vocabulary, encode, first, last, listed, ids, contradicted, normal, raw, library)
 
 

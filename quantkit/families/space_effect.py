@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 
 from quantkit.errors import InputError
 from quantkit.families.encoders import load_tokenizer_json
-from quantkit.families.tokenizer_files import BpeTokenizer, Json
+from quantkit.families.native import no_panic
+from quantkit.families.tokenizer_files import TOKENIZER_JSON, BpeTokenizer, Json
 from quantkit.families.vocabulary import SPACE
 
 MAX_SECTION = 1 << 12  # bytes of JSON; real sections have some 200
@@ -57,8 +58,9 @@ def _runner(normalizer: Json, pre_tokenizer: Json) -> Rule | None:
     normal, pre = library.normalizer, library.pre_tokenizer
 
     def run(text: str) -> str:
-        changed = normal.normalize_str(text) if normal is not None else text
-        pieces = [piece for piece, _ in pre.pre_tokenize_str(changed)] if pre is not None else [changed]
+        with no_panic(TOKENIZER_JSON):
+            changed = normal.normalize_str(text) if normal is not None else text
+            pieces = [piece for piece, _ in pre.pre_tokenize_str(changed)] if pre is not None else [changed]
         joined = pieces[0] if pieces else ""
         for piece in pieces[1:]:
             joined += piece if piece.startswith(SPACE) else "\uffff" + piece

@@ -32,7 +32,7 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
 TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 MAX_FILE_BYTES = 256 << 20
-MAX_VALUES = 1 << 24  # JSON values of a tokenizer.json; 262,144 tokens with 514,906 merges have 2.1 million
+MAX_VALUES = 1 << 23  # JSON values of a tokenizer.json; 262,144 tokens with 514,906 merges have 2.1 million
 MAX_TOKENS = 1 << 22  # the largest vocabularies have some 300,000; a padded one is built in memory
 MAX_TOKEN_CHARACTERS = 1 << 16
 HINT = "fetch the tokenizer files again, or save the tokenizer again with transformers"

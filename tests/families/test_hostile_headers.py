@@ -178,5 +178,9 @@ class PanicException(BaseException):
 def test_a_panic_is_an_error_of_the_file() -> None:
     with pytest.raises(InputError, match="tokenizers library gives up: at the disco"), no_panic("tokenizer.json"):
         raise PanicException("at the disco")
+    with pytest.raises(InputError, match="gives up: Unk token"), no_panic("tokenizer.json"):
+        raise Exception("Unk token is not there")  # noqa: TRY002 - as the library does
+    with pytest.raises(ValueError, match="ours"), no_panic("tokenizer.json"):
+        raise ValueError("ours")
     with pytest.raises(KeyboardInterrupt), no_panic("tokenizer.json"):
         raise KeyboardInterrupt
