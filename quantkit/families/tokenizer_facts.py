@@ -8,7 +8,7 @@ from typing import Any
 from quantkit.families.chat_template import TEMPLATE_FILE, TEMPLATE_JSON
 from quantkit.families.llama_cpp_tokens import ENDS
 from quantkit.families.rebuilt_tokenizer import Artifact
-from quantkit.families.source_listed import SPECIAL_MAP, Listed, token_text
+from quantkit.families.source_listed import Listed, token_text
 from quantkit.families.source_tokenizer import SourceTokenizer
 from quantkit.families.tokenizer_bpe import byte_level_decoded
 from quantkit.families.tokenizer_files import ReadFile, is_index, read_object, read_text
@@ -104,12 +104,12 @@ def meant_ids(kind: str, source: SourceTokenizer, rows: int) -> set[int]:
     For UNK and PAD, which change no text, the number will do where the name says another.
     """
     meant: set[int] = set(source.last[-1:]) if kind == "eos" else set()
-    settings, more = source.files.settings, read_object(source.files.read_file, SPECIAL_MAP) or {}
-    name = token_text(settings.get(f"{kind}_token")) or token_text(more.get(f"{kind}_token"))
+    said_here = token_text(source.files.settings.get(f"{kind}_token"))
+    name = said_here or token_text(source.files.special_map.get(f"{kind}_token"))
     index = source.ids.get(name or "")
     if index is not None and index < rows:
         meant.add(index)
-        if kind in STRICT:
+        if kind in STRICT and said_here:  # special_tokens_map.json does not outdo config.json
             return meant
     for said in (source.files.root_config, source.files.config, _generation(source.files.read_file)):
         value = said.get(f"{kind}_token_id")

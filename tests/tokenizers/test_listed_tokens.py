@@ -375,6 +375,9 @@ CHECKED: dict[str, Callable[[], Kind]] = {
     "names without ids": lambda: settings(with_rows(2052), pad_token="<|pad|>", mask_token="<|mask|>"),
     "two texts of one id": lambda: with_rows(2052).but(added_tokens__json=dumped({"<a>": 2049, "<b>": 2049})),
     "names that cannot be read": lambda: with_rows(2052).but(special_tokens_map__json=b"[]"),
+    "an EOS of special_tokens_map.json beside another of config.json": lambda: changed(
+        with_rows(2052, eos_token_id=2), "tokenizer_config.json", lambda raw: raw.pop("eos_token")
+    ).but(special_tokens_map__json=dumped({"eos_token": "<s>"})),
     "two models": lambda: with_rows(2052).but(tokenizer__json=kind("mistral_json").files["tokenizer.json"]),
 }
 
