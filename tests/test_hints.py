@@ -20,23 +20,28 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 # Verbs of sentences about quantkit, which are no commands.
 WORDS = {"is", "has", "cannot", "can", "knows", "writes", "raises", "needs", "itself", "for", "error", "does", "read",
-         "reads", "was", "made", "import", "qtype", "probe", "imports"}  # fmt: skip
+         "did", "makes", "gives", "tells", "prints", "reads", "was", "made", "import", "qtype", "probe", "imports"}  # fmt: skip
 
 # Options of other programs that messages name: pip's, git's, those of engines and of llama.cpp's tools.
-FOREIGN = {"--merge", "--load-format", "--dtype", "--upgrade", "--tensor-type"}
+FOREIGN = {"--merge", "--load-format", "--dtype", "--upgrade", "--tensor-type", "--tensor-parallel-size", "--copy"}
 
 
 def texts(path: Path) -> list[tuple[int, str]]:
-    """Every string of a module with its line; what is filled in later is a word "X"."""
+    """Every string of a module with its line; what is filled in later is a word "X".
+
+    Of docstrings, which nobody is told, only what stands in backquotes.
+    """
     found = []
     tree = ast.parse(path.read_text())
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             parts = [str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values]
             found.append((node.lineno, "".join(parts)))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
-            found.append((node.lineno, node.value))
+            quoted = " ".join(f"`quantkit {rest}`" for rest in QUOTED.findall(node.value))
+            found.append((node.lineno, quoted if id(node) in docstrings else node.value))
     return found
 
 
