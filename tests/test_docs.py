@@ -105,7 +105,9 @@ def test_the_options_of_the_readme_work(my_model: Path) -> None:
 
 
 def test_every_option_in_the_docs_exists() -> None:
-    known = set(re.findall(r"--[a-z][a-z-]+", "".join(help_of(command) for command in COMMANDS) + quantkit("--help").stdout))
+    known = set(
+        re.findall(r"--[a-z][a-z-]+", "".join(help_of(command) for command in COMMANDS) + quantkit("--help").stdout)
+    )
     foreign = {"--tensor-type", "--copy"}  # of llama-quantize, LM Studio
     for path in (ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "recipes.md"):
         said = {option for span in spans(path.read_text()) for option in re.findall(r"(?<!\S)--[a-z][a-z-]+", span)}

@@ -5,7 +5,9 @@ A row has `text`, or `messages` that the model's chat template turns into text. 
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,11 +20,14 @@ from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageErr
 from quantkit.families.tokenizer_check import source_encoder
 from quantkit.jsontext import utf8
 from quantkit.source import Checkpoint
-from quantkit.untrusted import encodable, listed, read_bounded, shown
+from quantkit.untrusted import encodable, read_bounded, shown
 
 MAX_BYTES = 1 << 30  # of a file
 HUB_TEXT_BYTES = 64 << 20  # text taken from the start of a data set on the Hub
 MAX_ROWS = 10_000_000
+CSV_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+IMATRIX_SUFFIXES = (".dat", ".imatrix")
+COLUMNS = ("messages", "text")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 DATASET = re.compile(
     r"hf://(?:datasets/)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<config>[\w.-]+))?"
@@ -52,8 +57,9 @@ def model_tokens(checkpoint: Checkpoint, rows: int) -> Tokens:
 def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool = False) -> Texts:
     """The documents of a file, or of "hf://org/name[/config][@revision][:split]".
 
-    ".jsonl", ".ndjson" and ".json" hold one object per line (or one array of objects), ".parquet" columns, anything
-    else is one document of UTF-8 text. Rows with `messages` are rendered with `template`. Raises InputError for a
+    ".jsonl", ".ndjson" and ".json" hold one object per line (or one array of objects), ".parquet", ".csv" and ".tsv"
+    columns, anything else is one document of UTF-8 text. Rows with `messages` are rendered with `template`; rows whose
+    text is null are left out and counted. Raises InputError for a
     file that is missing, empty, of the wrong kind or without these columns, or messages without a template;
     UnsupportedError where an optional package is missing; NetworkError when the Hub cannot be reached.
     """
@@ -66,21 +72,35 @@ def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool
     path = Path(spec)
     name = utf8(path.name).decode()  # goes into records and files
     data = read_bounded(path, MAX_BYTES)
+    _require_text(path, data)
     sha256 = hashlib.sha256(data).hexdigest()
     if path.suffix == ".parquet":
         return _texts(_parquet_rows(path, data), name, sha256, template)
     text = _decoded(path, data)
     if path.suffix in JSON_SUFFIXES:
         return _texts(list(_json_rows(path, text)), name, sha256, template)
+    if path.suffix in CSV_SEPARATORS:
+        return _texts(_csv_rows(path, text), name, sha256, template)
     if not text.strip():
         _empty(path.name)
     return Texts((text,), name, sha256)
 
 
+def _require_text(path: Path, data: bytes) -> None:
+    """Raise UsageError for an importance matrix, which another option takes."""
+    if data[:4] == b"GGUF" or path.suffix in IMATRIX_SUFFIXES:
+        what = f"{shown(path)} is no text: an importance matrix by its name or its start"
+        raise UsageError(what, key="calib", hint=f"for GGUF recipes: --imatrix {shown(path)}")
+
+
 def _texts(rows: Sequence[Row], name: str, sha256: str, template: ChatTemplate | None) -> Texts:
     documents: list[str | None] = []
     conversations: list[Conversation] = []
+    skipped = 0
     for number, row in enumerate(rows):
+        if not row or (all(row.get(key) is None for key in COLUMNS) and any(key in row for key in COLUMNS)):
+            skipped += 1
+            continue
         found = _document(row, number, name)
         documents.append(found if isinstance(found, str) else None)
         if not isinstance(found, str):
@@ -93,7 +113,7 @@ def _texts(rows: Sequence[Row], name: str, sha256: str, template: ChatTemplate |
     kept = tuple(_unicode(document) for document in whole if document.strip())
     if not kept:
         _empty(name)
-    return Texts(kept, name, sha256, rendered=bool(conversations))
+    return Texts(kept, name, sha256, rendered=bool(conversations), skipped=skipped)
 
 
 def _unicode(text: str) -> str:
@@ -111,13 +131,35 @@ def _document(row: Row, number: int, name: str) -> str | Conversation:
         raise InputError(message, path=name, key="messages", hint='a message is {"role": "user", "content": "..."}')
     if isinstance(text, str):
         return text
-    columns = listed(sorted(map(str, row))) or "nothing"
+    # the names of columns are the user's own: they stay out of terminals and logs
     raise InputError(
-        f"{shown(name)}: row {number + 1} has {columns}; expected a string text or a list of messages",
+        f"{shown(name)}: row {number + 1} has neither a string text nor a list of messages",
         path=name,
         key="text",
         hint='name the column "text", or give conversations as "messages"',
     )
+
+
+def _csv_rows(path: Path, text: str) -> list[Row]:
+    """The rows of a table whose first line names its columns; messages are JSON."""
+    rows: list[Row] = []
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=CSV_SEPARATORS[path.suffix], strict=True)
+        names = [str(name).strip() for name in reader.fieldnames or ()]
+        columns = [name for name in COLUMNS if name in names]
+        if not columns:
+            message = f"{shown(path)} has no column text or messages in its first line"
+            raise InputError(message, path=str(path), key="text", hint="name the column, or give the text as .txt")
+        reader.fieldnames = names
+        for row in reader:
+            found = {name: row[name] for name in columns if row.get(name)}
+            if "messages" in found:
+                found["messages"] = json.loads(found["messages"])
+            rows.append(found or dict.fromkeys(columns))
+    except (csv.Error, ValueError, RecursionError) as error:
+        message = f"{shown(path)} is not a table that can be read, from row {len(rows) + 1} on"
+        raise InputError(message, path=str(path), hint="give JSON Lines: one object per line") from error
+    return rows
 
 
 def _json_rows(path: Path, text: str) -> Iterator[Row]:
@@ -134,6 +176,9 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
             message = f"{shown(path)}: line {number} is not JSON: {shown(str(error), 100)}"
             raise InputError(message, path=str(path), hint="one JSON object per line") from error
         for row in found if isinstance(found, list) else [found]:
+            if row is None:
+                yield {}
+                continue
             if not isinstance(row, dict):
                 message = f"{shown(path)}: line {number} is {type(row).__name__}, expected an object"
                 raise InputError(message, path=str(path), hint='one {"text": "..."} per line')
@@ -160,9 +205,9 @@ def _parquet_rows(path: Path, data: bytes) -> list[Row]:
     try:
         file = parquet.ParquetFile(pyarrow.BufferReader(data))
         names = file.schema_arrow.names
-        columns = [name for name in ("messages", "text") if name in names]
+        columns = [name for name in COLUMNS if name in names]
         if not columns:
-            message = f"{shown(path)} has the columns {listed(names)}; expected text or messages"
+            message = f"{shown(path)} has {len(names):,} columns, none of them text or messages"
             raise InputError(message, path=str(path), key="text", hint='name the column "text"')
         if file.metadata.num_rows > MAX_ROWS:
             raise InputError(f"{shown(path)} has {file.metadata.num_rows:,} rows, at most {MAX_ROWS:,} are read")

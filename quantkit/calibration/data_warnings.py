@@ -10,6 +10,7 @@ FEW_TOKENS = "QK-CAL-001"
 REPEATED = "QK-CAL-002"
 RAW_CHAT = "QK-CAL-005"
 LENGTHS = "QK-CAL-006"
+SKIPPED = "QK-CAL-011"
 
 # 64 x 512: below it means of squares of rarely active channels are noise. llama.cpp's and GPTQ's users take
 # 128 x 512 to 128 x 2048.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantkit.calibration.data import load_texts, model_tokens
-from quantkit.calibration.data_warnings import data_warnings
+from quantkit.calibration.data_warnings import SKIPPED, data_warnings
 from quantkit.calibration.samples import Samples, joined_texts, select_samples
 from quantkit.calibration.templates import read_chat_template
 from quantkit.errors import UnsupportedError, UsageError
@@ -71,6 +71,8 @@ def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = 
     require_runnable(checkpoint)
     template = read_chat_template(checkpoint)
     texts = joined_texts([load_texts(name, template, offline=spec.offline) for name in spec.data])
+    if texts.skipped:
+        emit(Warned(SKIPPED, f"{texts.name}: {texts.skipped:,} rows have no text (null) and are left out"))
     tokens = model_tokens(checkpoint, embedding_rows(checkpoint))
     samples = select_samples(texts, tokens, seqlen=spec.seqlen, samples=spec.samples)
     for code, message in data_warnings(samples.record, context=longest_context(checkpoint)):

@@ -19,12 +19,14 @@ Encoder = Callable[[str], list[int]]
 @dataclass(frozen=True)
 class Texts:
     """Documents from a file or data set. `sha256` is that of the file's bytes, or of the documents where there is
-    no file. `rendered` says that they are conversations written out by the model's chat template."""
+    no file. `rendered` says that they are conversations written out by the model's chat template, `skipped` counts
+    rows without text."""
 
     documents: tuple[str, ...]
     name: str
     sha256: str
     rendered: bool = False
+    skipped: int = 0
 
 
 def joined_texts(texts: Sequence[Texts]) -> Texts:
@@ -36,6 +38,7 @@ def joined_texts(texts: Sequence[Texts]) -> Texts:
         name=", ".join(one.name for one in texts),
         sha256=hashlib.sha256("\n".join(one.sha256 for one in texts).encode()).hexdigest(),
         rendered=all(one.rendered for one in texts),
+        skipped=sum(one.skipped for one in texts),
     )
 
 

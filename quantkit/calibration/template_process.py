@@ -24,6 +24,10 @@ NOW = datetime(2025, 1, 1, tzinfo=UTC)  # what strftime_now sees
 GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
+class _Known(TemplateError):
+    """An error whose words are ours."""
+
+
 def main() -> int:
     """Render what stdin asks for; returns the exit status."""
     _limit(resource.RLIMIT_FSIZE, 0, 0)
@@ -57,7 +61,8 @@ def _answer(work: Mapping[str, Any]) -> dict[str, Any]:
         TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError,
         MemoryError,
     ) as error:  # fmt: skip
-        return {"error": f"{type(error).__name__}: {str(error)[:500]}", "conversation": number}
+        # the kind alone: what a template raises, and what Jinja quotes, may hold the text of the conversation
+        return {"error": error.args[0] if isinstance(error, _Known) else type(error).__name__, "conversation": number}
     return {"texts": texts}
 
 
@@ -67,7 +72,7 @@ def _rendered(template: Template, messages: Sequence[Mapping[str, Any]], tokens:
         pieces.append(piece)
         limit -= len(piece)
         if limit < 0:
-            raise TemplateError("the text is too long")
+            raise _Known("the text is too long")
     return "".join(pieces)
 
 
@@ -88,7 +93,7 @@ def _as_condition(match: re.Match[str]) -> str:
 
 
 def _raise(message: object) -> NoReturn:
-    raise TemplateError(str(message))
+    raise _Known("it refuses the messages: raise_exception")
 
 
 def _to_json(value: object, indent: int | None = None, ensure_ascii: bool = False, sort_keys: bool = False) -> str:

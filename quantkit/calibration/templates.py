@@ -85,11 +85,10 @@ def render(template: ChatTemplate, conversations: Sequence[Conversation]) -> lis
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         raise _failed(f"took more than {seconds} s or {MEMORY_BYTES >> 20} MB")
     if done.returncode != 0:
-        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise _failed(f"ended its process with {done.returncode}: {shown(''.join(last))}")
+        raise _failed(f"ended its process with {done.returncode}")  # what it wrote may hold text
     answer = json.loads(done.stdout)
     if "error" in answer:
-        raise _failed(f"failed on conversation {answer['conversation']}: {shown(answer['error'], 200)}")
+        raise _failed(f"failed on conversation {answer['conversation']} ({shown(answer['error'], 60)})")
     texts: list[str] = answer["texts"]
     return texts
 

@@ -92,12 +92,18 @@ def _cut(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")[:MAX_OVERRIDE_BYTES]
 
 
+STATISTICS = ".safetensors"
+
+
 def read_imatrix(path: Path) -> Imatrix:
     """Read an imatrix of either format, told apart by the magic number.
 
     Raises InputError for a file that is neither, is truncated or inconsistent, or holds values that are not finite
     or negative, which no sum of squares is. Memory: the file's size.
     """
+    if path.suffix == STATISTICS:
+        message = f"{shown(path)} is no importance matrix: by its name statistics of quantkit calibrate"
+        raise InputError(message, path=str(path), key="imatrix", hint=f"--calib {shown(path)}")
     source = open_input(path)
     try:
         legacy = source.nbytes < len(MAGIC) or source.read(0, len(MAGIC)).tobytes() != MAGIC

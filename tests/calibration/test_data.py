@@ -61,7 +61,7 @@ def test_parquet_columns_become_documents(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"id": [1, 2], "text": ["One.", "Two."]}), path)
     assert load_texts(str(path)).documents == ("One.", "Two.")
     parquet.write_table(pyarrow.table({"content": ["One."]}), path)
-    with pytest.raises(InputError, match="has the columns content; expected text or messages"):
+    with pytest.raises(InputError, match="has 1 columns, none of them text or messages"):
         load_texts(str(path))
     with pytest.raises(InputError, match="not parquet that can be read"):
         load_texts(written(path, b"PAR1 and then nothing PAR1"))
@@ -82,9 +82,16 @@ def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: p
         ("a.jsonl", "", "has no text"),
         ("a.txt", " \n", "has no text"),
         ("a.jsonl", '{"text": " "}', "has no text"),
-        ("a.jsonl", '{"text": "x"}\n{"content": "x", "id": 1}', "row 2 has content, id; expected a string text"),
-        ("a.jsonl", '{"text": 7}', "row 1 has text; expected a string text"),
-        ("a.jsonl", "{}", "row 1 has nothing"),
+        (
+            "a.jsonl",
+            '{"text": "x"}\n{"content": "x", "id": 1}',
+            "row 2 has neither a string text",
+        ),
+        ("a.jsonl", '{"text": 7}', "row 1 has neither a string text"),
+        ("a.jsonl", '{"text": null}\nnull\n{}', "has no text"),
+        ("a.csv", "id,body\n1,x\n", "no column text or messages in its first line"),
+        ("a.csv", 'text\n"unclosed', "not a table that can be read, from row 1"),
+        ("a.csv", "messages\n{not json\n", "not a table that can be read"),
         ("a.jsonl", '{"text": "x"}\n{"text": ', "line 2 is not JSON"),
         ("a.jsonl", '["x"]', "line 1 is str, expected an object"),
         ("a.jsonl", "[" * 100_000, "is not JSON"),
@@ -92,7 +99,7 @@ def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: p
         ("a.jsonl", '{"messages": ["x"]}', "row 1 has messages without a role"),
         ("a.jsonl", '{"messages": [{"role": "user", "content": "x"}]}', "the model has no chat template"),
         ("a.txt", b"\xff\xfe", "is not UTF-8 at byte 0"),
-        ("a.txt", b"GGUF\0\0", "NUL"),
+        ("a.txt", b"text\0\0", "NUL"),
     ],
 )
 def test_a_file_that_is_no_data_is_refused(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
@@ -157,3 +164,30 @@ def test_parquet_with_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"text": text}), path)
     with pytest.raises(InputError, match="not parquet that can be read"):
         load_texts(str(path))
+
+
+def test_rows_without_text_are_counted_and_left_out(tmp_path: Path) -> None:
+    rows = '{"text": "One."}\n{"text": null}\nnull\n{"messages": null, "text": null, "id": 3}\n{"text": "Two."}'
+    texts = load_texts(written(tmp_path / "a.jsonl", rows))
+    assert (texts.documents, texts.skipped) == (("One.", "Two."), 3)
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_tables_are_read_as_columns(name: str, mark: str, tmp_path: Path) -> None:
+    table = [["id", "text"], ["1", '"One, ""two""\nthree."'], ["2", ""], ["3", "Four."]]
+    texts = load_texts(written(tmp_path / name, "\n".join(mark.join(row) for row in table)))
+    assert (texts.documents, texts.skipped) == (('One, "two"\nthree.', "Four."), 1)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.gguf", b"GGUF\3\0"), ("a.txt", b"GGUF\3\0"), ("a.dat", b"\2\0\0\0")])
+def test_an_importance_matrix_is_known(name: str, content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="an importance matrix") as caught:
+        load_texts(written(tmp_path / name, content))
+    assert f"--imatrix {tmp_path / name}" in (caught.value.hint or "")
+
+
+def test_names_of_columns_stay_private(tmp_path: Path) -> None:
+    for content in ('{"my secret": 1}', '{"text": 7, "my secret": "x"}'):
+        with pytest.raises(InputError) as caught:
+            load_texts(written(tmp_path / "a.jsonl", content))
+        assert "secret" not in f"{caught.value.message} {caught.value.hint} {caught.value.key}"
