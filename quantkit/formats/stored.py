@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.errors import InputError
+from quantkit.errors import InputError, UnsupportedError
 from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import Entry, PackedTensor
@@ -36,6 +36,8 @@ NOT_WEIGHTS = (
     "input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point", "activation_scale",
     "k_scale", "v_scale", "q_scale", "kv_scale", "k_zero_point", "v_zero_point", "q_zero_point", "prob_scale",
 )  # fmt: skip
+
+INPUT_SCALES = ".pre_quant_scale"  # AWQ of ModelOpt: factors of inputs that no plain checkpoint has a place for
 
 ReadPart = Callable[[Part, int, int], U8]  # the bytes of a part at [first, last) of its axis, of all without one
 ReadSmall = Callable[[str], PackedTensor]
@@ -131,6 +133,10 @@ def stored_modules(quantization: Mapping[str, Any], tensors: Mapping[str, Tensor
             hidden.add(name)
         elif name.rpartition(".")[2] in NOT_WEIGHTS:
             hidden.add(name)
+        elif name.endswith(INPUT_SCALES):
+            what = f'"{shown(name)}" scales the inputs of a layer, so that its weights alone are not the model'
+            hint = "start from the original checkpoint, or from one that is quantized without AWQ"
+            raise UnsupportedError(what, tensor=name, hint=hint)
     indexed = any(name.endswith(".g_idx") for name in hidden)
     modules: dict[str, StoredModule] = {}
     for name, found in components.items():

@@ -266,6 +266,8 @@ WORDS = {"bits": 4, "group_size": 32}
          InputError, "weight_scale_2", "fetch it again"),
         (module(Q, {**nvfp4(32, 32)[0], "weight_scale_2": np.ones(3, np.float32)}), {"quant_algo": "NVFP4"},
          InputError, "one element", "fetch it again"),
+        (module(Q, {**nvfp4(32, 32)[0], "pre_quant_scale": np.ones(32, np.float32)}), {"quant_algo": "NVFP4_AWQ"},
+         UnsupportedError, "scales the inputs", "without AWQ"),
         (module(Q, {"weight": fp8((32, 32))[0], "weight_scale": np.ones(7, np.float32)}), AUTO_FP8, InputError,
          "expected", "fetch it again"),
     ],
