@@ -6,8 +6,9 @@ u64 N   N bytes of JSON, padded with spaces to a multiple of 8   tensor data, no
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from quantkit.errors import UnsupportedError
 from quantkit.formats.packed import Entry
@@ -39,15 +40,16 @@ class Shard:
     header: Header
 
 
-def encode_header(entries: Sequence[Entry]) -> Header:
+def encode_header(entries: Sequence[Entry], making: Mapping[str, str] = MappingProxyType({})) -> Header:
     """Encode a header for these tensors, whose data follows in the same order without gaps.
 
-    Order, spacing and escapes depend on nothing but the entries. Raises UnsupportedError above 64 MB.
+    `making` says how the file came to be, for the free text that loaders skip. Order, spacing and escapes depend on
+    nothing but the arguments. Raises UnsupportedError above 64 MB.
     """
     names = [entry.name for entry in entries]
     assert len(set(names)) == len(names), "duplicate tensor names"
     assert METADATA not in names, METADATA
-    header: dict[str, object] = {METADATA: LOADER}
+    header: dict[str, object] = {METADATA: {**LOADER, **making}}
     end, ends = 0, []
     for entry in entries:
         start, end = end, end + entry.nbytes
@@ -64,7 +66,9 @@ def encode_header(entries: Sequence[Entry]) -> Header:
     return Header(data, tuple(len(data) + start for start in ends), len(data) + end)
 
 
-def split_shards(entries: Sequence[Entry], max_bytes: int | None = None) -> tuple[Shard, ...]:
+def split_shards(
+    entries: Sequence[Entry], max_bytes: int | None = None, making: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Shard, ...]:
     """Distribute tensors over files of at most `max_bytes` of data each, in the given order.
 
     A tensor larger than `max_bytes` gets a file of its own. One file is called model.safetensors, several
@@ -79,7 +83,7 @@ def split_shards(entries: Sequence[Entry], max_bytes: int | None = None) -> tupl
         files[-1].append(entry)
         used += entry.nbytes
     return tuple(
-        Shard(shard_name(number, len(files)), tuple(group), encode_header(group))
+        Shard(shard_name(number, len(files)), tuple(group), encode_header(group, making))
         for number, group in enumerate(files, 1)
     )
 

@@ -149,7 +149,7 @@ def draft_manifest(plan: AnyPlan, facts: Mapping[str, Any]) -> Manifest:
     server = isinstance(plan, ServerPlan)
     return Manifest(
         plan_digest=plan.digest,
-        recipe={"name": plan.recipe},
+        recipe={"name": plan.recipe, **({"plan": plan.core} if isinstance(plan, ServerPlan) else {})},
         source=facts["source"],
         source_files=facts["source_files"],
         artifact=(),

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 from quantkit.events import Sink, StageStarted, ignore
 from quantkit.families.tokenizer_check import source_encoder
 from quantkit.formats.packed import as_stored
+from quantkit.formats.safetensors import read_safetensors
+from quantkit.jsontext import utf8
 from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
 from quantkit.pipeline.engine import STAGE, TORCH, relay
 from quantkit.pipeline.record_checks import Subject, check_record
@@ -34,7 +36,7 @@ from quantkit.servers.plan import REPLACED
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.tensors import F32
-from quantkit.untrusted import listed
+from quantkit.untrusted import listed, shown
 
 if TYPE_CHECKING:
     from quantkit.calibration.blocks import BlockView
@@ -87,6 +89,20 @@ def _stored(folder: Path, made: Checkpoint, manifest: Manifest | None, source: C
     return [check_record(subject), Check("structure", False, wrong) if wrong else structure]
 
 
+def _making(shards: Sequence[Path], manifest: Manifest) -> str | None:
+    """What the files say of their own making against the manifest; None where they agree."""
+    recipe = manifest.recipe
+    told = {"quantkit.recipe": utf8(str(recipe["name"])).decode(), "quantkit.plan": recipe.get("plan")}
+    for shard in shards:
+        said = read_safetensors(shard).metadata
+        if "plan" not in recipe and "quantkit.plan" not in said:
+            continue  # of a version that wrote neither
+        for key, value in told.items():
+            if said.get(key) != value:
+                return f"{key} is {shown(repr(said.get(key)))} in {shard.name}, {shown(repr(value))} in the manifest"
+    return None
+
+
 def _method(manifest: Manifest) -> str | None:
     """A recipe of quantkit's own has the method that the manifest says: it decides what is compared."""
     words = str(manifest.recipe["name"]).split()
@@ -112,6 +128,9 @@ def check_shards(folder: Path, made: Checkpoint, manifest: Manifest | None) -> C
         entries = {name: (t.entry.dtype, t.entry.shape) for name, t in found.items()}
     if manifest is None:
         return Check("structure", True, "", {"tensors": len(entries)})
+    wrong = _making(shards, manifest)
+    if wrong:
+        return Check("structure", False, wrong)
     promised = {t.name: (t.qtype, t.shape) for t in manifest.tensors}
     for name in sorted(entries.keys() | promised.keys()):
         if entries.get(name) != promised.get(name):

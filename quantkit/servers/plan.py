@@ -19,7 +19,7 @@ from quantkit.formats.containers import Layout, Written
 from quantkit.formats.fp8 import hf_quant_config
 from quantkit.formats.packed import Entry
 from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_shards
-from quantkit.jsontext import dump_json
+from quantkit.jsontext import dump_json, utf8
 from quantkit.patterns import PatternError, require_work
 from quantkit.plan import ENOUGH_BITS, NUMERICS, Plan, PlannedFile, eight_bit_warnings
 from quantkit.qtypes.minifloat import Float8
@@ -84,7 +84,8 @@ class ServerPlan:
 
     `calibration` stands for the text that is run, "" without any, also where `needs_calibration`. `plain` are linear
     layers that stay as they are, the head among them.
-    `digest` is the SHA-256 over everything that decides the output bytes, but for the source's weights.
+    `digest` is the SHA-256 over everything that decides the output bytes, but for the source's weights. `core` is that
+    over what decides the tensors alone, which the files themselves can name.
     """
 
     recipe: str
@@ -98,6 +99,7 @@ class ServerPlan:
     kv_cache: bool
     source_bytes: int
     digest: str
+    core: str
     calibration: str = ""
     needs_calibration: bool = False
     warnings: tuple[tuple[str, str], ...] = ()
@@ -160,7 +162,9 @@ def plan_server(
     kept = [m.name for m, w in chosen.items() if w is None]
     plain = tuple(sorted([*kept, *found.routers, found.head or "lm_head"]))
     drafts = list(_drafts(tensors, modules, found, dtype, kv_cache=recipe.kv_cache))
-    shards = split_shards([draft.entry for draft in drafts], options.shard_bytes)
+    core = _core(recipe, tuple(modules.values()), calibration)
+    making = {"quantkit.recipe": utf8(recipe.label).decode(), "quantkit.plan": core}
+    shards = split_shards([draft.entry for draft in drafts], options.shard_bytes, making)
     damping = recipe.method.damping or DAMPING
     written = replace(_written(modules, plain, recipe), beside=found.beside, damping=damping)
     files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
@@ -179,6 +183,7 @@ def plan_server(
         kv_cache=recipe.kv_cache,
         source_bytes=sum(info.nbytes for info in tensors.values()),
         digest="",
+        core=core,
         calibration=calibration,
         needs_calibration=recipe.needs_calibration,
         warnings=(
@@ -346,17 +351,25 @@ def _json(body: Mapping[str, Any]) -> bytes:
     return (dump_json(body, indent=2, carried=True) + "\n").encode()
 
 
+def _core(recipe: ServerRecipe, modules: Sequence[PlannedModule], calibration: str) -> str:
+    """SHA-256 of a canonical text of everything that decides the tensors."""
+    body = {
+        "numerics": NUMERICS,
+        "container": recipe.container,
+        "modules": [(p.name, p.module.source.tensor, p.module.source.start, repr(p.layout)) for p in modules],
+        "method": asdict(recipe.method),
+        "calibration": calibration,
+        "kv_cache": recipe.kv_cache,
+    }
+    return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+
+
 def _digest(plan: ServerPlan) -> str:
     """SHA-256 of a canonical text of everything that decides the output bytes."""
     body = {
-        "numerics": NUMERICS,
-        "container": plan.container,
-        "modules": [(p.name, p.module.source.tensor, p.module.source.start, repr(p.layout)) for p in plan.modules],
+        "core": plan.core,
         "tensors": [(t.name, t.file, t.offset, t.entry.nbytes) for t in plan.tensors],
         "files": [(f.name, f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in plan.files],
-        "method": asdict(plan.method),
-        "calibration": plan.calibration,
-        "kv_cache": plan.kv_cache,
     }
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 

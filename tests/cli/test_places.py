@@ -466,10 +466,22 @@ def test_a_manifest_of_a_version_without_seals_is_read(model: Path, tmp_path: Pa
     assert set(json.loads(manifest.read_text())) == set(body), "and sealed, once it was compared with the source"
 
 
-def test_a_transform_that_a_recipe_has_not_is_found(model: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_names_its_recipe_and_plan(model: Path, tmp_path: Path) -> None:
     assert status("convert", model, "--to", "w8a16", "-o", tmp_path, *PLAIN) == 0
-    reseal(tmp_path / "model.manifest.json", lambda body: body["method"].update(transform="awq"))
-    assert status("verify", tmp_path, "--against", model) == 7
+    path = tmp_path / "model.manifest.json"
+    whole, sums = path.read_bytes(), (tmp_path / "SHA256SUMS").read_bytes()
+    forged: list[Callable[[dict[str, Any]], object]] = [
+        lambda body: body["method"].update(transform="awq"),
+        lambda body: body["recipe"].update(name="fp8"),
+        lambda body: body["recipe"].update(plan=other(body["recipe"]["plan"])),
+        lambda body: body["recipe"].pop("plan"),
+    ]
+    for change in forged:
+        reseal(path, change)
+        assert status("verify", tmp_path, "--against", model) == 7
+        path.write_bytes(whole)
+        (tmp_path / "SHA256SUMS").write_bytes(sums)
+    assert status("verify", tmp_path, "--against", model) == 0
 
 
 def test_the_canonical_text_of_a_value() -> None:
