@@ -20,7 +20,8 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 # Verbs of sentences about quantkit, which are no commands.
 WORDS = {"is", "has", "cannot", "can", "knows", "writes", "raises", "needs", "itself", "for", "error", "does", "read",
-         "did", "makes", "gives", "tells", "prints", "reads", "was", "made", "import", "qtype", "probe", "imports"}  # fmt: skip
+         "did", "makes", "gives", "tells", "prints", "reads", "was", "made", "import", "qtype", "probe",
+         "imports"}  # fmt: skip
 
 # Options of other programs that messages name: pip's, git's, those of engines and of llama.cpp's tools.
 FOREIGN = {"--merge", "--load-format", "--dtype", "--upgrade", "--tensor-type", "--tensor-parallel-size", "--copy"}

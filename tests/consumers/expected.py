@@ -18,9 +18,9 @@ ACTIVATION_SCALES = (".input_scale", ".k_scale", ".v_scale")
 
 
 def quantization(folder: Path) -> dict[str, Any]:
-    """The quantization_config of an artifact."""
-    found: dict[str, Any] = json.loads((folder / "config.json").read_text())["quantization_config"]
-    return found
+    """The quantization_config of an artifact; of a plain one a word that says so."""
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text()).get("quantization_config")
+    return found or {"quant_method": "plain"}
 
 
 def decoded(folder: Path) -> dict[str, Tensor]:
@@ -39,7 +39,8 @@ def decoded(folder: Path) -> dict[str, Tensor]:
 def plain_model(folder: Path, weights: dict[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
     """The architecture of the artifact without any quantization, with these weights."""
     config = AutoConfig.from_pretrained(folder)
-    del config.quantization_config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     loaded = model.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, strict=False)
     assert not loaded.unexpected_keys, loaded

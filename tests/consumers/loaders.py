@@ -120,10 +120,15 @@ def _fp8(model: PreTrainedModel, folder: Path) -> NamedWeights:
     return ((name, layer.weight) for name, layer in _layers(model, nn.Linear) if name not in plain)
 
 
+def _plain(model: PreTrainedModel, _folder: Path) -> NamedWeights:
+    return ((name, layer.weight) for name, layer in _layers(model, nn.Linear) if ".layers." in name)
+
+
 WEIGHTS: dict[str, Callable[[PreTrainedModel, Path], NamedWeights]] = {
     "awq": _awq,
     "bitsandbytes": _bitsandbytes,
     "compressed-tensors": _compressed_tensors,
     "fp8": _fp8,
     "gptq": _gptq,
+    "plain": _plain,
 }

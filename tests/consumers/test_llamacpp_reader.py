@@ -49,7 +49,7 @@ def is_read(folder: Path) -> bool:
         if config["format"] == "pack-quantized":
             return bool(weights["strategy"] == "group" and weights["num_bits"] in (2, 4, 8))
         return weights["strategy"] in ("channel", "block")
-    return config["quant_method"] == "fp8" or (config["quant_method"] == "gptq" and config["bits"] != 3)
+    return config["quant_method"] in ("fp8", "plain") or (config["quant_method"] == "gptq" and config["bits"] != 3)
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(r, marks=pytest.mark.xdist_group(r)) for r in RECIPES if r != NVFP4])
