@@ -19,4 +19,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The `count` of `known` that are nearest to `name`, the nearest first, however far they are."""
-    return get_close_matches(name, sorted(set(known)), count, 0.0)
+    return get_close_matches(name[:MAX_LENGTH], sorted(set(known)), count, 0.0)

@@ -19,7 +19,7 @@ from quantkit.patterns import MAX_WORK, PatternError, compile_glob, compile_sear
 from quantkit.recipe import load_recipe
 from quantkit.rules import Recipe
 from quantkit.servers.recipe import ServerRecipe
-from quantkit.suggest import MAX_LENGTH, did_you_mean
+from quantkit.suggest import MAX_LENGTH, did_you_mean, nearest
 from quantkit.toml_scan import MAX_DEPTH, MAX_DOTS, MAX_ITEMS, TooComplexError, require_simple
 
 HEAD = 'schema = 1\ntitle = "X"\n'
@@ -197,5 +197,6 @@ def test_a_refused_pattern_says_which_operator() -> None:
 def test_no_suggestion_for_what_is_no_name() -> None:
     start = time.process_time()
     assert did_you_mean("q4_k" * 50_000, ["q4_k", "q5_k"]) == ""
+    assert nearest("q4_k" * 50_000, ["q4_k", "q5_k"], 1) == ["q4_k"]
     assert did_you_mean("q4_kk", ["q4_k", "q4_k" * MAX_LENGTH]) == '; did you mean "q4_k"?'
     assert time.process_time() - start < 1
