@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from quantkit.calibration.passes import CHUNK_TOKENS, chunk_samples
 from quantkit.calibration.prepare import require_runnable
 from quantkit.calibration.resident import Endings, Resident, find_linears, load_block, observe, remember
 from quantkit.calibration.samples import Samples
+from quantkit.calibration.settings import fingerprint
 from quantkit.calibration.skeleton import (
     Arguments,
     Skeleton,
@@ -115,10 +114,8 @@ class BlockModel:
         return getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the configuration and the name, type and shape of every tensor."""
-        tensors = [(i.name, i.dtype, i.shape) for i in self.checkpoint.tensors().values()]
-        facts = [self.skeleton.model.config.to_json_string(use_diff=False), sorted(tensors)]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        """What tells this model from every other, see `settings.fingerprint`."""
+        return fingerprint(self.checkpoint)
 
 
 def open_model(

@@ -6,6 +6,8 @@ types, quantization. A folder gives the same results with such keys and without.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +18,11 @@ from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, lacks_head, stored_head
 from quantkit.families.hparams import Hparams, read_hparams
 from quantkit.families.mapping import check_shapes
-from quantkit.tensors import TensorInfo
+from quantkit.source import Checkpoint
+from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.untrusted import shown
 
+VECTOR_VALUES = 64
 MAX_LAYERS = 1024  # blocks are built on the meta device, some milliseconds each; published models have up to 126
 EARLY_LONGROPE = frozenset({"su", "yarn"})  # what Phi-3 first called it; transformers 5.23 stumbles over the names
 EXPERT_NUMBER = re.compile(r"\.experts\.(\d{1,7})\.")
@@ -71,6 +75,24 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
         early = isinstance(name, str) and name in EARLY_LONGROPE
         settings["rope_scaling"] = {**rope, "type": "longrope" if early else name}
     return kind, {**settings, **NO_TOKENS}
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """SHA-256 (hex) that tells a model from every other: what it computes with, its tensors, and a row of each.
+
+    Reads a row of every matrix and at most VECTOR_VALUES of every vector. Raises what `model_settings` raises.
+    """
+    tensors = checkpoint.tensors()
+    kind, settings = model_settings(checkpoint.config, tensors)
+    digest = hashlib.sha256(json.dumps([kind, settings], sort_keys=True).encode())
+    for name in sorted(tensors):
+        info = tensors[name]
+        digest.update(json.dumps([name, info.dtype, info.shape]).encode())
+        if info.dtype in FLOAT_DTYPES:
+            rows = 1 if len(info.shape) > 1 else min(info.rows, VECTOR_VALUES)
+            middle = (info.rows - rows) // 2  # the first rows of an embedding are often the same in all models
+            digest.update(checkpoint.ref(name).read(middle, middle + rows).tobytes())
+    return digest.hexdigest()
 
 
 def _text_settings(config: Mapping[str, Any]) -> dict[str, Any]:

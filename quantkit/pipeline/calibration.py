@@ -8,14 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.calibration.prepare import CalibrationSpec, open_calibration_model, prepare_samples
+from quantkit.calibration.prepare import CalibrationSpec, open_calibration_model, prepare_samples, require_runnable
 from quantkit.calibration.samples import DataRecord, Samples
-from quantkit.errors import UsageError
+from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
 from quantkit.families.model import Model
 from quantkit.formats.imatrix import Imatrix
 from quantkit.source import Checkpoint
 from quantkit.storage import hash_file
+from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
     from quantkit.calibration.blocks import BlockView
@@ -81,6 +82,18 @@ class Known:
         file.close()
         return tuple(file.facts.data.values())
 
+    def require_same_model(self, checkpoint: Checkpoint) -> None:
+        """Raise InputError unless the statistics are of this very model: shapes alone do not tell."""
+        from quantkit.calibration.settings import fingerprint
+        from quantkit.calibration.statistics_file import open_statistics
+
+        file = open_statistics(self.path)
+        file.close()
+        if file.facts.model != fingerprint(checkpoint):
+            message = f"{shown(self.path)} holds statistics of another model than {shown(checkpoint.name)}"
+            hint = f"quantkit calibrate {shown(checkpoint.name)} --data FILE -o {shown(self.path)}, or give text"
+            raise InputError(message, path=str(self.path), key="calib", hint=hint)
+
     def facts(self) -> dict[str, Any]:
         data = [asdict(record) for record in self.records]
         return {"statistics": {"name": self.path.name, "sha256": self.digest}, "data": data}
@@ -111,5 +124,6 @@ def open_calibration(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink) 
         raise UsageError("statistics and text together", hint="give one file of statistics, or text", key="calib")
     spec.check()
     found = Known(spec, Path(known[0]))
-    assert found.records  # the header is read, and checked, before any work
+    require_runnable(checkpoint)
+    found.require_same_model(checkpoint)  # the header is read, and checked, before any work
     return found

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import PRE, build
+from commands import quantkit
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from walks import logits_after, model_of, windows
 
-from quantkit.calibration.settings import MAX_LAYERS, model_settings
+from quantkit.calibration.settings import MAX_LAYERS, fingerprint, model_settings
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.pipeline.prepare import describe_source
 from quantkit.source import open_source
@@ -144,3 +145,22 @@ def test_models_without_a_head_run_with_their_embeddings(tied: bool, tmp_path: P
     expected, _ = logits_after(model_of(folder), samples)
     edit(folder, architectures=["Qwen3Model"], tie_word_embeddings=tied)
     assert torch.equal(logits_after(model_of(folder), samples)[0], expected)
+
+
+def test_statistics_of_another_model_of_the_same_shapes_are_refused(tmp_path: Path) -> None:
+    folder = build("llama-f16", tmp_path)
+    text = Path(__file__).parent.parent / "data" / "calibration.jsonl"
+    known = tmp_path / "known.safetensors"
+    ran = quantkit("calibrate", folder, "--data", text, "-o", known, "--samples", "4", "--seqlen", "32", "--no-hessian")
+    assert ran.status == 0, ran.stderr
+    options = ("plan", folder, "--to", "q4_0", "--calib", known)
+    assert quantkit(*options).status == 0
+    first = fingerprint(open_source(str(folder)))
+    path = folder / "model.safetensors"
+    tensors = {name: tensor * 1.01 for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert fingerprint(open_source(str(folder))) != first
+    refused = quantkit(*options)
+    assert refused.status == 3
+    assert "holds statistics of another model" in refused.stderr
+    assert "quantkit calibrate" in refused.stderr
