@@ -40,6 +40,7 @@ def next_steps(
     python = PYTHON.format(model=json.dumps(str(outputs[0]), ensure_ascii=False))
     steps = (
         ("vllm", f"vllm serve {folder}{parallel}"),
+        ("sglang", f"python -m sglang.launch_server --model-path {folder}{f' --tp {tp}' if tp > 1 else ''}"),
         ("transformers", f"python -c {shlex.quote(python)}"),
         ("tensorrt-llm", f"trtllm-serve {folder}{f' --tp_size {tp}' if tp > 1 else ''}"),
     )
