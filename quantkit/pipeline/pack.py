@@ -126,7 +126,7 @@ def already_built(targets: Sequence[Path], digest: str, hash_source: Callable[[]
     except InputError:
         return False
     sizes = [(t.name, t.stat().st_size) for t in targets]
-    if manifest.sealed is False or manifest.plan_digest != digest:
+    if manifest.plan_digest != digest:
         return False
     if [(f.name, f.nbytes) for f in manifest.artifact] != sizes:
         return False
