@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from headers import checkpoint_of
@@ -19,6 +20,7 @@ from quantkit.formats.packed import as_stored
 from quantkit.formats.safetensors import read_safetensors
 from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import read_manifest
+from quantkit.schemas import json_schema
 from quantkit.servers.layouts import short_type
 from quantkit.servers.plan import ServerPlan, plan_server
 from quantkit.source import MemoryCheckpoint, open_source
@@ -145,6 +147,11 @@ def test_plan_and_manifest_say_what_fell_back(tmp_path: Path, capsys: pytest.Cap
     assert "6 of 7 layers have rows that the recipe's groups do not divide" in shown.out
     assert "model.layers.0.mlp.up_proj  int4-g64 -> int4-g16" in shown.out
     assert "warning[fallback]" in shown.err
+    assert main(["plan", str(source), "--to", str(recipe), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    jsonschema.validate(said, json_schema("plan"))
+    fallen = {entry["tensor"]: (entry["wanted"], entry["type"]) for entry in said["plans"][0]["fallbacks"]}
+    assert fallen["model.layers.0.mlp.up_proj"] == ("int4-g64", "int4-g16")
     out = tmp_path / "out"
     assert main(["convert", str(source), "--to", str(recipe), "-o", str(out)]) == 0
     records = {t.name: t.fallback_from for t in read_manifest(out / "model.manifest.json").tensors}

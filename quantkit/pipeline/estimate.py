@@ -172,7 +172,7 @@ def _server_json(plan: ServerPlan) -> dict[str, Any]:
         "calibrated": plan.calibrated,
         "plain": list(plan.plain),
         "fallbacks": [
-            {"layer": p.name, "wanted": short_type(p.wanted), "type": short_type(p.layout)}
+            {"tensor": p.name, "wanted": short_type(p.wanted), "type": short_type(p.layout)}
             for p in plan.modules
             if p.wanted is not None
         ],
