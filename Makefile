@@ -18,7 +18,7 @@ SECONDS ?= 60
 SEED ?= 0
 FINDINGS ?= out/fuzz
 
-.PHONY: demo test test-consumers quick check format fuzz bench reference clean
+.PHONY: demo test test-oldest test-consumers quick check format fuzz bench reference clean
 .DEFAULT_GOAL := demo
 
 # $(call environment,DIR): a virtual environment with PyTorch
@@ -59,6 +59,14 @@ $(CONSUMERS)/.installed: pyproject.toml tests/consumers/requirements.txt tests/c
 
 test-consumers: $(CONSUMERS)/.installed reference
 	$(CONSUMERS)/bin/python -m pytest -n 2 --dist loadgroup tests/consumers
+
+# The oldest transformers that pyproject.toml allows, laid over the environment: `test` runs the newest.
+OLDEST := out/transformers-oldest
+test-oldest: $(VENV)/.installed
+	$(BIN)/pip install --quiet --upgrade --no-deps --target $(OLDEST) \
+	  "$$(sed -n 's/.*"\(transformers\)>=\(.*\)",/\1==\2.0/p' pyproject.toml)"
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -q -m "not slow" tests/calibration/test_cache_peaks.py \
+	  tests/calibration/test_blocks_families.py tests/calibration/test_settings.py
 
 quick: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "not slow and not reference"
