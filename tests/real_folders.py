@@ -52,7 +52,7 @@ class Size:
     """What a small copy of a model is cut down to. `head_dim` is kept at most; the vocabulary always stays."""
 
     hidden: int = 64
-    ffn: int = 96
+    ffn: int = 128
     layers: int = 2
     heads: int = 4
     experts: int = 8
@@ -100,9 +100,11 @@ def small(config: dict[str, Any], to: Size = SMALL) -> dict[str, Any]:
     text |= {"hidden_size": to.hidden, "intermediate_size": to.ffn, "num_hidden_layers": to.layers}
     text["num_attention_heads"] = to.heads
     if "num_key_value_heads" in text:
-        text["num_key_value_heads"] = max(to.heads * kv // heads, 1)
+        text["num_key_value_heads"] = max(to.heads * kv // heads, min(kv, 2))
     if head_dim is not None:
         text["head_dim"] = min(head_dim, to.head_dim)
+    if "query_pre_attn_scalar" in text:  # which llama.cpp knows by the number of layers
+        text["query_pre_attn_scalar"] = text["head_dim"]
     if text.get("num_experts"):
         text |= {"num_experts": to.experts, "moe_intermediate_size": to.ffn}
         text["num_experts_per_tok"] = min(text["num_experts_per_tok"], to.experts)

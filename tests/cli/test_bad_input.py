@@ -246,7 +246,10 @@ def test_a_weight_that_does_not_fit_float16_is_an_error_and_no_infinity(tmp_path
     folder = llama.write(tmp_path / "model", llama.replaced(llama.weights(), llama.DOWN, 3 * 64 + 9, 7e4))
     words = (f"{llama.DOWN}[3, 9]", "69632", "65504")
     refused(["convert", folder, "--to", "f16", "-o", tmp_path / "out"], "non-finite", 3, words, tmp_path)
-    refused(["convert", folder, "--to", "bf16,f16", "-o", tmp_path / "out"], "non-finite", 3, words, tmp_path)
+    both = quantkit("convert", folder, "--to", "bf16,f16", "-o", tmp_path / "both")
+    assert both.status == 10  # the other recipe's file is made all the same
+    assert [path.name for path in (tmp_path / "both").glob("*.gguf")] == ["model-BF16.gguf"]
+    assert all(word in both.stderr for word in words)
     kept = quantkit("convert", folder, "--to", "f16", "--keep", "ffn_down=bf16", "-o", tmp_path / "out")
     assert kept.status == 0, kept.stderr
 
