@@ -6,16 +6,18 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
 from quantkit.events import Sink, Warned
 from quantkit.formats.stored_methods import SIDE_CONFIGS
+from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
+from quantkit.source import mistral
 from quantkit.source.base import MAX_SIDE_FILE_BYTES, SourceFile, StoredTensor, require_decodable
-from quantkit.source.shards import INDEX, read_index, read_shards, weight_files
+from quantkit.source.shards import CONSOLIDATED, INDEX, PARAMS, index_of, read_index, read_shards, stem_of, weight_files
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import InputFile, listed, open_input, parse_json_object, read_all, shown
 
@@ -46,7 +48,10 @@ MAX_FOLDER_ENTRIES = 100_000
 
 @dataclass(frozen=True)
 class FolderCheckpoint:
-    """A checkpoint folder with all files open. See `quantkit.source.Checkpoint`."""
+    """A checkpoint folder with all files open. See `quantkit.source.Checkpoint`.
+
+    `made` are files that are not there, with what they would say; `replaced` are those that they stand for.
+    """
 
     name: str
     repo: str | None
@@ -59,6 +64,8 @@ class FolderCheckpoint:
     others: tuple[str, ...] = ()
     kind: str = "hf"
     metadata: tuple[KeyValue, ...] = ()
+    made: Mapping[str, bytes] = field(default_factory=dict)
+    replaced: frozenset[str] = frozenset({INDEX})
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         return {name: tensor.info for name, tensor in self.stored.items()}
@@ -76,16 +83,18 @@ class FolderCheckpoint:
         return SourceFile(name, str(file.path), file.nbytes, weights, published_sha256(self.root, name), file)
 
     def file_names(self) -> tuple[str, ...]:
-        return tuple(self.sides)
+        return tuple(dict.fromkeys((*self.sides, *self.made)))
 
     def read_file(self, name: str) -> bytes | None:
+        if name in self.made:
+            return self.made[name]
         if name in self.others:
             with closing(_open(self.root, name)) as file:
                 return read_all(file, MAX_SIDE_FILE_BYTES)
         return read_all(self.sides[name], MAX_SIDE_FILE_BYTES) if name in self.sides else None
 
     def carried(self) -> tuple[str, ...]:
-        return tuple(sorted({*self.sides, *self.others} - {INDEX}))
+        return tuple(sorted({*self.sides, *self.others, *self.made} - self.replaced))
 
     def unchanged(self) -> None:
         for file in (*self.shards.values(), *self.sides.values()):
@@ -97,38 +106,63 @@ class FolderCheckpoint:
 
 
 def open_folder(folder: Path, emit: Sink) -> FolderCheckpoint:
-    """Open a folder with config.json and safetensors weights. Reads headers only.
+    """Open a folder with config.json, or Mistral's params.json, and safetensors weights. Reads headers only.
 
     Raises InputError for a missing, damaged or hostile file and for an index that does not fit its shards,
     UnsupportedError for weights in a layout that is not read.
     """
     root = Path(os.path.realpath(folder))
     names = _list(root)
+    stem = stem_of(names)
+    of_mistral = {PARAMS, mistral.tokenizer_file(names), index_of(stem)} if stem == CONSOLIDATED else set()
     sides: dict[str, InputFile] = {}
     shards: dict[str, InputFile] = {}
     linked: dict[str, Path] = {}
     try:
         for name in sorted(names):
-            if name in SIDE_FILES or SIDE_FOLDER_FILES.fullmatch(name):
+            if name in SIDE_FILES or name in of_mistral or SIDE_FOLDER_FILES.fullmatch(name):
                 sides[name] = _open(root, name, linked)
-        index = read_index(sides[INDEX]) if INDEX in sides else None
-        wanted = weight_files(root, names, index)
-        if CONFIG not in sides:
+        index = read_index(sides[index_of(stem)]) if index_of(stem) in sides else None
+        wanted = weight_files(root, names, index, stem)
+        if CONFIG not in sides and stem != CONSOLIDATED:
             hint = "give a folder as transformers saves it"
             raise InputError(f"{shown(root)} has no {CONFIG}", path=str(root / CONFIG), hint=hint)
-        config = parse_json_object(read_all(sides[CONFIG], MAX_CONFIG_BYTES), sides[CONFIG].path)
+        config = _object(sides[CONFIG]) if CONFIG in sides else {}
         for name in wanted:
             shards[name] = _open(root, name, linked)
-        stored = read_shards(shards, index)
+        stored = read_shards(shards, index, index_of(stem))
+        name, repo, commit = _identity(folder, root)
+        found = FolderCheckpoint(name, repo, commit, config, root, stored, shards, sides)
+        if stem == CONSOLIDATED:
+            found = _translated(found, emit)
     except QuantkitError:
         for file in (*sides.values(), *shards.values()):
             file.close()
         raise
-    _warn_of_code(config, emit)
+    _warn_of_code(found.config, emit)
     _warn_of_links(linked, emit)
-    name, repo, commit = _identity(folder, root)
-    others = tuple(sorted(n for n in names if CARRIED.fullmatch(n) and n not in sides and not n.endswith(INDEX_SUFFIX)))
-    return FolderCheckpoint(name, repo, commit, config, root, stored, shards, sides, others)
+    others = sorted(n for n in names if CARRIED.fullmatch(n) and n not in sides and not n.endswith(INDEX_SUFFIX))
+    return replace(found, others=tuple(others))
+
+
+def _translated(found: FolderCheckpoint, emit: Sink) -> FolderCheckpoint:
+    """A folder in Mistral's own layout, seen as one that transformers saved."""
+    params = _object(found.sides[PARAMS])
+    stored = mistral.renamed(found.stored, params)
+    config = mistral.config_of(params, next(iter(stored.values())).info.dtype, found.config)
+    warning = mistral.context_warning(params, found.config)
+    if warning is not None:
+        emit(warning)
+    made = {CONFIG: (dump_json(config, indent=2) + "\n").encode()}
+    versioned = mistral.tokenizer_file(found.sides)
+    if versioned is not None:
+        made[mistral.TOKENIZER] = read_all(found.sides[versioned], MAX_SIDE_FILE_BYTES)
+    replaced = found.replaced | {PARAMS, index_of(CONSOLIDATED), *([versioned] if versioned else [])}
+    return replace(found, config=config, stored=stored, made=made, replaced=replaced)
+
+
+def _object(file: InputFile) -> dict[str, Any]:
+    return parse_json_object(read_all(file, MAX_CONFIG_BYTES), file.path)
 
 
 def _list(root: Path) -> set[str]:

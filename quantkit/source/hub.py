@@ -41,13 +41,13 @@ from quantkit.errors import NetworkError, QuantkitError, ResourceError, UsageErr
 from quantkit.events import Event, Sink, StageFinished, StageStarted, TensorProgress, Warned
 from quantkit.formats.gguf import SHARD_NAME, shard_name
 from quantkit.source.folder import SIDE_FILES, TEMPLATES, locate
-from quantkit.source.shards import INDEX, MAX_SHARDS, read_index, weight_files
+from quantkit.source.shards import CONSOLIDATED, MAX_SHARDS, index_of, read_index, stem_of, weight_files
 from quantkit.untrusted import open_input, shown
 
 # What a checkpoint for servers carries over besides (`FolderCheckpoint.carried`); code of the repository stays there.
 CARRIED = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "params.json",
-    "tokenizer.model.v3", "LICENSE*", "NOTICE*", "USE_POLICY*",
+    "tokenizer.model.v*", index_of(CONSOLIDATED), "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
 SIDE_PATTERNS = [*SIDE_FILES, *CARRIED, f"{TEMPLATES}/*.jinja", "*_Pooling/config.json"]
 WORKERS = 4  # files at a time; one connection rarely fills the line
@@ -154,7 +154,9 @@ def _weights(snapshot: Snapshot) -> list[str]:
     folder = snapshot.folder.resolve()
     present = {path.name for path in folder.iterdir()} if folder.exists() else set()
     names = present if snapshot.sizes is None else set(snapshot.sizes)
-    return weight_files(Path(snapshot.repo), names, _index(folder) if INDEX in present else None)
+    stem = stem_of(names)
+    index = _index(folder, index_of(stem)) if index_of(stem) in present else None
+    return weight_files(Path(snapshot.repo), names, index, stem)
 
 
 def _shards(snapshot: Snapshot, file: str) -> list[str]:
@@ -193,8 +195,8 @@ def _fetch_files(snapshot: Snapshot, wanted: Sequence[str], hub: Hub, emit: Sink
     emit(StageFinished(STAGE, time.monotonic() - start, f"{total:,} bytes"))
 
 
-def _index(folder: Path) -> dict[str, str]:
-    file = open_input(locate(folder, INDEX), follow=False)
+def _index(folder: Path, name: str) -> dict[str, str]:
+    file = open_input(locate(folder, name), follow=False)
     try:
         return read_index(file)
     finally:

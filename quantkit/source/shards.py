@@ -13,10 +13,11 @@ from quantkit.tensors import TensorInfo
 from quantkit.untrusted import InputFile, listed, parse_json_object, read_all, read_bounded, shown, unique_pairs
 
 INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+MODEL, CONSOLIDATED = "model", "consolidated"  # how names of weight files begin: transformers', and Mistral's own
+PARAMS = "params.json"
 
 SHARD_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}\.safetensors")
-PART_NAME = re.compile(r"(?P<stem>model.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+PART_NAME = re.compile(r"(?P<stem>(?:model|consolidated).*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.pt", "scheduler.pt"})  # the Trainer leaves these behind
@@ -50,19 +51,32 @@ def read_index(file: InputFile) -> dict[str, str]:
     return weight_map
 
 
-def weight_files(root: Path, names: Iterable[str], index: Mapping[str, str] | None) -> list[str]:
-    """The safetensors files of the model, in the order of their names."""
+def stem_of(names: Iterable[str]) -> str:
+    """How names of weight files begin. A folder may hold a model twice, then it is read as transformers saves it."""
+    weights = [name for name in names if SHARD_NAME.fullmatch(name)]
+    own = PARAMS in names and any(name.startswith(CONSOLIDATED) for name in weights)
+    return CONSOLIDATED if own and not any(name.startswith(MODEL) for name in weights) else MODEL
+
+
+def index_of(stem: str) -> str:
+    """The name of the index over weight files whose names begin with `stem`."""
+    return f"{stem}.safetensors.index.json"
+
+
+def weight_files(root: Path, names: Iterable[str], index: Mapping[str, str] | None, stem: str = MODEL) -> list[str]:
+    """The safetensors files of the model, in the order of their names, which begin with `stem`."""
     files = set(names)
+    single = f"{stem}.safetensors"
     if index is not None:
         shards = sorted(set(index.values()))
         _require_files(root, shards, files)
-        if SINGLE in files and SINGLE not in shards:
-            what = f"{shown(root)} has {SINGLE} and an index that names other files: which is the model?"
-            raise InputError(what, path=str(root / SINGLE), hint="remove the one that is out of date")
+        if single in files and single not in shards:
+            what = f"{shown(root)} has {single} and an index that names other files: which is the model?"
+            raise InputError(what, path=str(root / single), hint="remove the one that is out of date")
         return shards
-    if SINGLE in files:
-        return [SINGLE]
-    parts = sorted(name for name in files if name.startswith("model") and SHARD_NAME.fullmatch(name))
+    if single in files:
+        return [single]
+    parts = sorted(name for name in files if name.startswith(stem) and SHARD_NAME.fullmatch(name))
     if not parts:
         raise _no_weights(root, files)
     for match in filter(None, map(PART_NAME.fullmatch, parts)):
@@ -93,8 +107,9 @@ def _no_weights(root: Path, files: set[str]) -> QuantkitError:
         hint = "merge it into its base model (with peft: merge_and_unload, save_pretrained) and give that folder"
         return InputError(what, path=str(root), hint=hint)
     if any(name.startswith("consolidated") and name.endswith(".safetensors") for name in files):
-        what = f"{where} has its weights in Mistral's own layout (consolidated.safetensors), which is not read"
-        return UnsupportedError(what, path=str(root), hint="use the same model in the transformers layout")
+        what = f"{where} has its weights in Mistral's own layout (consolidated.safetensors) and no {PARAMS}"
+        hint = f"fetch {PARAMS} into the folder, or use the same model in the layout of transformers"
+        return UnsupportedError(what, path=str(root), hint=hint)
     if ggufs:
         first = next((name for name in ggufs if not SPLIT_GGUF.search(name)), ggufs[0])
         more = f" (or another of its {len(ggufs)})" if len(ggufs) > 1 else ""
@@ -105,7 +120,7 @@ def _no_weights(root: Path, files: set[str]) -> QuantkitError:
         return InputError(
             what, path=str(root), hint="get the safetensors version of the model, or convert it elsewhere"
         )
-    what = f"{where} has no {SINGLE} and no {INDEX}"
+    what = f"{where} has no {MODEL}.safetensors and no {INDEX}"
     return InputError(what, path=str(root), hint="give a folder as transformers saves it")
 
 
@@ -119,7 +134,9 @@ def _base_of(root: Path) -> str:
     return f" of {shown(name)}" if isinstance(name, str) and name else ""
 
 
-def read_shards(shards: Mapping[str, InputFile], index: Mapping[str, str] | None) -> dict[str, StoredTensor]:
+def read_shards(
+    shards: Mapping[str, InputFile], index: Mapping[str, str] | None, name_of_index: str = INDEX
+) -> dict[str, StoredTensor]:
     """All tensors of the open shards, in the order of shards and of their data.
 
     Raises InputError naming tensors that occur twice, are empty, or are not where the index says.
@@ -138,11 +155,11 @@ def read_shards(shards: Mapping[str, InputFile], index: Mapping[str, str] | None
         what = f"{listed(list(shards))} holds no tensors"
         raise InputError(what, path=str(next(iter(shards.values())).path), hint="fetch the checkpoint again")
     if index is not None:
-        _require_agreement(index, shard_of)
+        _require_agreement(index, shard_of, name_of_index)
     return stored
 
 
-def _require_agreement(index: Mapping[str, str], shard_of: Mapping[str, str]) -> None:
+def _require_agreement(index: Mapping[str, str], shard_of: Mapping[str, str], name_of_index: str) -> None:
     """Every tensor of the index is in the shard it names, and no shard holds another."""
     missing = sorted(name for name in index if name not in shard_of)
     extra = sorted(name for name in shard_of if name not in index)
@@ -153,5 +170,5 @@ def _require_agreement(index: Mapping[str, str], shard_of: Mapping[str, str]) ->
         (moved, "names the wrong shard for tensors"),
     ):
         if names:
-            what = f"{INDEX} {why}: {listed(names)}"
-            raise InputError(what, path=INDEX, tensor=names[0], hint="index and shards are of different models")
+            what = f"{name_of_index} {why}: {listed(names)}"
+            raise InputError(what, path=name_of_index, tensor=names[0], hint="index and shards are of different models")
