@@ -148,8 +148,8 @@ def open_folder(folder: Path, emit: Sink) -> FolderCheckpoint:
 def _translated(found: FolderCheckpoint, emit: Sink) -> FolderCheckpoint:
     """A folder in Mistral's own layout, seen as one that transformers saved."""
     params = _object(found.sides[PARAMS])
+    config = mistral.config_of(params, next(iter(found.stored.values())).info.dtype, found.config)
     stored = mistral.renamed(found.stored, params)
-    config = mistral.config_of(params, next(iter(stored.values())).info.dtype, found.config)
     warning = mistral.context_warning(params, found.config)
     if warning is not None:
         emit(warning)

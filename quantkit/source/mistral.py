@@ -231,7 +231,7 @@ def renamed(stored: Mapping[str, StoredTensor], params: Mapping[str, Any]) -> di
             found[info.name] = StoredTensor(info, tensor.source, tensor.offset)
             continue
         if head % 2 or info.rows % head:
-            what = f'tensor "{name}" has {info.rows} rows, {PARAMS} has heads of {head}'
+            what = f'tensor "{name}" has {info.rows} rows, by head_dim of {PARAMS} heads have {head}'
             hint = "the two are not of the same model, or heads cannot be rotated"
             raise InputError(what, tensor=name, key="head_dim", path=PARAMS, hint=hint)
         found[info.name] = PairedTensor(info, tensor.source, tensor.offset, head)
