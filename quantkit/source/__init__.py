@@ -60,8 +60,8 @@ def _open_folder(path: Path, emit: Sink, as_stored: bool) -> Checkpoint:
         return dequantized(open_folder(path, emit))
     except QuantkitError as error:
         config = _config(path)
-        if as_stored and isinstance(error, InputError | UnsupportedError) and config is not None:
-            found = open_folder(path, ignore)  # what is wrong there is raised again
+        if as_stored and isinstance(error, InputError | UnsupportedError):
+            found = open_folder(path, ignore, as_stored=True)  # what is wrong there is raised again
             emit(Warned("as-stored", f"shown as stored: {error.message}"))
             return found
         if config is not None:

@@ -105,8 +105,9 @@ class FolderCheckpoint:
             file.close()
 
 
-def open_folder(folder: Path, emit: Sink) -> FolderCheckpoint:
+def open_folder(folder: Path, emit: Sink, *, as_stored: bool = False) -> FolderCheckpoint:
     """Open a folder with config.json, or Mistral's params.json, and safetensors weights. Reads headers only.
+    With `as_stored` the latter keeps its own names and numbers.
 
     Raises InputError for a missing, damaged or hostile file and for an index that does not fit its shards,
     UnsupportedError for weights in a layout that is not read.
@@ -134,7 +135,8 @@ def open_folder(folder: Path, emit: Sink) -> FolderCheckpoint:
         name, repo, commit = _identity(folder, root)
         found = FolderCheckpoint(name, repo, commit, config, root, stored, shards, sides)
         if stem == CONSOLIDATED:
-            found = _translated(found, emit)
+            params = _object(sides[PARAMS])
+            found = replace(found, config=params) if as_stored else _translated(found, params, emit)
     except QuantkitError:
         for file in (*sides.values(), *shards.values()):
             file.close()
@@ -145,9 +147,8 @@ def open_folder(folder: Path, emit: Sink) -> FolderCheckpoint:
     return replace(found, others=tuple(others))
 
 
-def _translated(found: FolderCheckpoint, emit: Sink) -> FolderCheckpoint:
+def _translated(found: FolderCheckpoint, params: Mapping[str, Any], emit: Sink) -> FolderCheckpoint:
     """A folder in Mistral's own layout, seen as one that transformers saved."""
-    params = _object(found.sides[PARAMS])
     config = mistral.config_of(params, next(iter(found.stored.values())).info.dtype, found.config)
     stored = mistral.renamed(found.stored, params)
     warning = mistral.context_warning(params, found.config)

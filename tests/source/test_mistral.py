@@ -125,7 +125,7 @@ def test_tensors_and_numbers_are_those_of_the_reference_converter(tmp_path: Path
     assert quantkit("convert", own, "--to", "bf16", "--out", tmp_path / "out").status == 0
     [ours] = (tmp_path / "out").glob("*.gguf")
     a, b = (read_gguf(path) for path in (ours, theirs))
-    by_name = {tensor.name: tensor for tensor in b.tensors}  # sorted by the names of Mistral there
+    by_name = {tensor.name: tensor for tensor in b.tensors}  # ours are in llama-quantize's order
     assert by_name.keys() == {tensor.name for tensor in a.tensors}
     for tensor in a.tensors:
         other = by_name[tensor.name]
@@ -233,6 +233,16 @@ def test_tensors_without_a_counterpart_are_named(name: str, tmp_path: Path) -> N
     seen = quantkit("plan", own, "--to", "bf16")
     assert seen.status == 4
     assert name in seen.stderr
+
+
+def test_inspect_shows_what_is_not_read(tmp_path: Path) -> None:
+    params = own_params(DENSE) | {"vision_encoder": {"hidden_size": 8}}
+    own = write_own(tmp_path / "m", tensors_of(DENSE), params)
+    assert quantkit("plan", own, "--to", "bf16").status == 4
+    seen = quantkit("inspect", own)
+    assert seen.status == 0, seen.stderr
+    assert "shown as stored" in seen.stderr
+    assert "n_kv_heads = 2" in seen.stdout
 
 
 def test_missing_tensors_are_named_as_in_transformers(tmp_path: Path) -> None:
