@@ -19,6 +19,7 @@ import numpy as np
 
 from quantkit.blocksums import BlockSums
 from quantkit.errors import InputError, QuantkitError, ResourceError
+from quantkit.jsontext import LongNumber
 from quantkit.placeholders import HEAD_BYTES, placeholder
 from quantkit.tensors import U8
 
@@ -228,13 +229,15 @@ def parse_json_object(
     values: int = 1 << 20,
     pairs: Callable[[list[tuple[str, Any]]], Any] = dict,
     finite: bool = False,
+    digits: bool = False,
 ) -> dict[str, Any]:
     """Parse UTF-8 JSON whose top level is an object.
 
     `values` bounds the number of values before anything is built from them; `pairs` makes the result of each
     object, as in `json`. Numbers of any length are read: integers of more than 308 digits and numbers beyond the range
-    of a float are infinite floats, so whoever uses a number checks its type and range there; with `finite` there may be
-    no infinity and no NaN. Raises InputError, naming the position, for anything that is not such JSON.
+    of a float are infinite floats, so whoever uses a number checks its type and range there; with `digits` they
+    remember how they were written, with `finite` there may be no infinity and no NaN. Raises InputError, naming the
+    position, for anything that is not such JSON.
     """
 
     def broken(why: str) -> InputError:
@@ -242,8 +245,9 @@ def parse_json_object(
 
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > values:
         raise broken(f"more than {values:,} JSON values")
+    numbers = FINITE if finite else WRITTEN if digits else CARRIED
     try:
-        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, **(FINITE if finite else CARRIED))
+        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, **numbers)
     except UnicodeDecodeError as error:
         raise broken(f"not UTF-8 at byte {error.start:,}") from error
     except json.JSONDecodeError as error:
@@ -266,6 +270,11 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= INT_DIGITS else float(digits)
 
 
+def _written(digits: str) -> int | float:
+    found = _integer(digits) if digits.lstrip("-").isdecimal() else float(digits)
+    return found if len(digits) <= INT_DIGITS and isfinite(found) else LongNumber(digits)
+
+
 def _finite(digits: str) -> float:
     value = float(digits)
     if not isfinite(value):
@@ -274,6 +283,7 @@ def _finite(digits: str) -> float:
 
 
 CARRIED: dict[str, Any] = {"parse_int": _integer}
+WRITTEN: dict[str, Any] = {"parse_int": _written, "parse_float": _written}
 FINITE: dict[str, Any] = {
     "parse_int": lambda digits: int(digits) if len(digits) <= INT_DIGITS else _finite(digits),
     "parse_float": _finite,

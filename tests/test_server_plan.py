@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from commands import quantkit
 from headers import checkpoint_of
 from llama_folder import shapes, store, weights, write
 
@@ -233,3 +234,21 @@ def mixed_dtypes(folder: Path, **config: str) -> Path:
     norms = {name: store(rng.normal(1, 0.1, 32), "F32") for name in ("model.norm.weight",
              "model.layers.0.input_layernorm.weight")}  # fmt: skip
     return write(folder, weights() | norms, **config)
+
+
+@pytest.mark.parametrize("recipe", ["hf-bf16", "w8a16"])
+def test_numbers_of_any_length_are_carried_as_they_are(recipe: str, tmp_path: Path) -> None:
+    """`Infinity` is what Python makes of them, and no JSON."""
+    folder = write(tmp_path / "m", model_max_length=0, nested={"deep": [0]})
+    text = (folder / "config.json").read_text()
+    long, beyond = "9" * 400, "1e400"
+    text = text.replace('"model_max_length": 0', f'"model_max_length": {long}')
+    text = text.replace('"deep": [0]', f'"deep": [{beyond}, Infinity]')
+    (folder / "config.json").write_text(text)
+    assert quantkit("convert", folder, "--to", recipe, "--out", tmp_path / "out").status == 0
+    written = (tmp_path / "out" / "config.json").read_text()
+    assert f'"model_max_length": {long}' in written
+    assert f'"deep": [{beyond},Infinity]' in "".join(written.split()).replace('"deep":', '"deep": ')
+    seen = quantkit("inspect", tmp_path / "out")
+    assert "model_max_length" in seen.stdout
+    assert seen.status == 0

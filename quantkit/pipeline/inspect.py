@@ -96,10 +96,10 @@ def inspect(spec: Path | str, *, offline: bool = False, emit: Sink = ignore) -> 
         checkpoint.close()
         return replace(found, origin={**found.origin, "repo": checkpoint.repo, "commit": checkpoint.commit})
     tensors = tuple(replace(t, dtype=t.stored_as or t.dtype) for t in checkpoint.tensors().values())
-    facts = tuple(_fact(key, type(value).__name__, value) for key, value in checkpoint.config.items())
+    facts = tuple(_fact(key, _type(value), value) for key, value in checkpoint.config.items())
     if isinstance(checkpoint, QuantizedCheckpoint):
         section = "quantization_config"
-        facts += tuple(_fact(f"{section}.{k}", type(v).__name__, v) for k, v in checkpoint.quantization.items())
+        facts += tuple(_fact(f"{section}.{k}", _type(v), v) for k, v in checkpoint.quantization.items())
     origin = {"repo": checkpoint.repo, "commit": checkpoint.commit} if checkpoint.repo else {}
     checkpoint.close()
     return Inspection("checkpoint", checkpoint.name, sum(t.nbytes for t in tensors), facts, tensors, origin)
@@ -125,6 +125,11 @@ def _origin(path: Path, metadata: Sequence[KeyValue]) -> dict[str, Any]:
 
 def _kind(kv: KeyValue) -> str:
     return f"{kv.kind}[{len(kv.value)}]" if kv.array and not isinstance(kv.value, int | float) else kv.kind
+
+
+def _type(value: Any) -> str:
+    """What Python calls a value of a JSON file."""
+    return "float" if isinstance(value, float) else type(value).__name__
 
 
 def _fact(key: str, kind: str, value: Any) -> Fact:

@@ -154,7 +154,7 @@ def _translated(found: FolderCheckpoint, params: Mapping[str, Any], emit: Sink) 
     warning = mistral.context_warning(params, found.config)
     if warning is not None:
         emit(warning)
-    made = {CONFIG: (dump_json(config, indent=2) + "\n").encode()}
+    made = {CONFIG: (dump_json(config, indent=2, carried=True) + "\n").encode()}
     versioned = mistral.tokenizer_file(found.sides)
     if versioned is not None:
         made[mistral.TOKENIZER] = read_all(found.sides[versioned], MAX_SIDE_FILE_BYTES)
@@ -163,7 +163,7 @@ def _translated(found: FolderCheckpoint, params: Mapping[str, Any], emit: Sink) 
 
 
 def _object(file: InputFile) -> dict[str, Any]:
-    return parse_json_object(read_all(file, MAX_CONFIG_BYTES), file.path)
+    return parse_json_object(read_all(file, MAX_CONFIG_BYTES), file.path, digits=True)
 
 
 def _list(root: Path) -> set[str]:
