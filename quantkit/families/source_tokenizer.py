@@ -47,6 +47,7 @@ from quantkit.families.tokenizer_files import (
 )
 from quantkit.families.tokenizer_sources import open_tokenizer_json
 from quantkit.families.vocabulary import SPACE, TokenType
+from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -145,6 +146,7 @@ def _no_files(read_file: ReadFile) -> InputError:
 def _from_pieces(data: bytes, raw: Mapping[str, Any] | None, files: TokenizerFiles) -> SourceTokenizer:
     model = parse_sentencepiece(data)
     rows = files.vocab_size or len(model.pieces)
+    _require_rows(model, rows)
     said = files.settings.get("add_prefix_space")
     prefix = said if isinstance(said, bool) else model.add_dummy_prefix
     asked = replace(model, add_dummy_prefix=prefix, pieces=model.pieces[:rows])  # no model makes more than its rows
@@ -174,6 +176,15 @@ def _from_pieces(data: bytes, raw: Mapping[str, Any] | None, files: TokenizerFil
     first, last = _around_pieces(raw, files.settings, ids, processor)
     encode = cut_before(Finder(cut).cut, by_sentencepiece(processor))
     return SourceTokenizer(files, vocabulary, encode, first, last, listed, ids, frozenset(contradicted), normal)
+
+
+def _require_rows(model: SentencePieceModel, rows: int) -> None:
+    """Raise InputError where text may become a piece that the embedding has no row for."""
+    beyond = [piece.text for piece in model.pieces[rows:] if piece.kind in (TokenType.NORMAL, TokenType.BYTE)]
+    if beyond:
+        what = f'{len(model.pieces):,} pieces, the embedding has {rows:,} rows: none for "{shown(beyond[0])}"'
+        hint = "the tokenizer files and the weights are not of the same model"
+        raise InputError(f"{TOKENIZER_MODEL} has {what}", path=TOKENIZER_MODEL, key="vocab_size", hint=hint)
 
 
 def _number_the_rest(listed: Iterable[Listed], ids: dict[str, int], pieces: int, owners: Mapping[int, str]) -> None:

@@ -24,6 +24,8 @@ def whole_model(folder: Path) -> torch.nn.Module:
         config["rope_scaling"]["type"] = "longrope"
         (folder / "config.json").write_text(json.dumps(config))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if model.config.architectures[0].endswith("Model"):  # saved without a head: the embedding is one
+        model.lm_head.weight = model.get_input_embeddings().weight
     if getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")
     return model.eval()
