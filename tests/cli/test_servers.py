@@ -226,10 +226,13 @@ def test_a_gguf_file_is_no_source(tmp_path: Path) -> None:
     assert "GGUF file has no config.json" in ran.stderr
 
 
-def test_a_quantized_source_is_refused(built: dict[str, Path], tmp_path: Path) -> None:
-    ran = quantkit("convert", built["fp8"], "--to", "nf4", "-o", tmp_path / "out")
-    assert ran.status == 4
-    assert "quantized already" in ran.stderr
+def test_a_source_of_four_bits_is_refused_and_one_of_eight_noted(built: dict[str, Path], tmp_path: Path) -> None:
+    refused = quantkit("convert", built["nf4"], "--to", "fp8", "-o", tmp_path / "out")
+    assert refused.status == 4
+    assert "--allow-requantize" in refused.stderr
+    noted = quantkit("convert", built["fp8"], "--to", "nf4", "-o", tmp_path / "out")
+    assert noted.status == 0
+    assert "warning[eight-bit" in noted.stderr
 
 
 def test_work_is_packed_elsewhere(built: dict[str, Path], tmp_path: Path) -> None:
