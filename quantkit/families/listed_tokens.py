@@ -114,6 +114,10 @@ def place_listed(
     for listing in listings:
         placing.place(listing)
     placing.place(Listing(TOKENIZER_CONFIG, list(_numbered(names, placing, there)), by_flag))
+    for token in names:
+        index = placing.known(token.content)
+        if token.special and index is not None and index < len(tokens) and tokens[index].kind is TokenType.NORMAL:
+            tokens[index] = by_flag(token)  # an ordinary piece that has a name: transformers finds it in text
     return (*warnings, *placing.warnings())
 
 

@@ -223,10 +223,21 @@ def _around_pieces(
         small = load_tokenizer_json(json.dumps({"version": "1.0", "model": model, "post_processor": section}).encode())
         with no_panic(TOKENIZER_JSON):
             return _around(small.encode(SAMPLE, add_special_tokens=True).ids, [SAMPLE_ID])
-    bos, eos = (ids.get(token_text(settings.get(f"{kind}_token")) or "") for kind in ("bos", "eos"))
-    first = processor.bos_id() if bos is None else bos
-    last = processor.eos_id() if eos is None else eos
-    return (first,) * (settings.get("add_bos_token") is not False), (last,) * (settings.get("add_eos_token") is True)
+    first = (
+        _named("bos", settings, ids, "<s>", processor.bos_id()) if settings.get("add_bos_token") is not False else ()
+    )
+    last = _named("eos", settings, ids, "</s>", processor.eos_id()) if settings.get("add_eos_token") is True else ()
+    return first, last
+
+
+def _named(kind: str, settings: Mapping[str, Any], ids: Mapping[str, int], usual: str, control: int) -> tuple[int, ...]:
+    """The id of BOS or EOS: of the token that the settings name, else the library's. That has none (-1) for an ordinary
+    piece of the `usual` name, which transformers takes.
+    """
+    index = ids.get(token_text(settings.get(f"{kind}_token")) or "")
+    if index is None:
+        index = control if control >= 0 else ids.get(usual)
+    return () if index is None else (index,)
 
 
 def _around(whole: Sequence[int], plain: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -387,3 +387,23 @@ def test_the_check_agrees_about_odd_folders(name: str) -> None:
     made = CHECKED[name]()
     found = check_tokenizer(read(made).metadata, made.read_file, made.config)
     assert (found.passed, found.difference) == (found.total, "")
+
+
+@pytest.mark.parametrize("named", [{"bos_token": "<s>", "eos_token": "</s>"}, {"bos_token": "<s>"}, {}])
+def test_a_bos_that_is_an_ordinary_piece(named: dict[str, str]) -> None:
+    """sentencepiece has no id for it then; transformers puts the token that is called so, and finds it in text."""
+    base = kind("llama_spm_model_only")
+    model = parse_sentencepiece(base.files["tokenizer.model"])
+    ordinary = _with(_with(model, 1, TokenType.NORMAL), 2, TokenType.NORMAL)
+    made = base.but(tokenizer__model=encode_sentencepiece(ordinary), tokenizer_config__json=dumped(named))
+    tokenizer = read(made)
+    kinds = {name: TokenType.CONTROL if key in named else TokenType.NORMAL for key, name in _USUAL.items()}
+    assert {name: token_at(tokenizer, index) for index, name in enumerate(kinds, 1)} == {
+        name: (name, token_type) for name, token_type in kinds.items()
+    }
+    found = check_tokenizer(tokenizer.metadata, made.read_file, made.config)
+    assert found.ok, found
+    assert source_encoder(made.read_file, made.config)("hello")[0] == 1
+
+
+_USUAL = {"bos_token": "<s>", "eos_token": "</s>"}
