@@ -83,7 +83,7 @@ class Reference:
         """The passages as the source's tokens; a GGUF source's tokens are those of the engine."""
         if self._contexts is None:
             encode = source_encoder(self.checkpoint.read_file, self.checkpoint.config) if self.runs_here else None
-            self._contexts = contexts(encode or engine.tokenize)
+            self._contexts = contexts(encode or engine.tokenize, _context(self.model))
         return self._contexts
 
     def log_probabilities(self, found: Sequence[Sequence[int]], threads: int, emit: Sink) -> F32:
@@ -116,6 +116,13 @@ def run_here(
     emit(StageStarted(STAGE, sum(info.nbytes for info in checkpoint.tensors().values())))
     options = RunOptions(threads, partial(relay, emit), prepare, _least_tokens(model))
     return log_softmax(next_token_logits(checkpoint, found, options)[:, :rows])
+
+
+def _context(model: Model) -> int | None:
+    """The number of tokens that llama.cpp lets a model have."""
+    key = f"{model.gguf_architecture}.context_length"
+    found = next((kv.value for kv in model.metadata if kv.key == key), None)
+    return found if isinstance(found, int) else None
 
 
 def _least_tokens(model: Model) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from quantkit.errors import UnsupportedError, VerificationError
 from quantkit.quality.distributions import TopTokens
 from quantkit.tensors import F32
+from quantkit.untrusted import shown
 
 CONTEXT = 512
 SILENT = -1  # below every level that llama.cpp logs at
@@ -66,6 +67,10 @@ class LlamaCpp:
         request = {"prompt": list(tokens), "max_tokens": 1, "logprobs": count, "cache_prompt": True}
         reply = self._server.handle_completions({**request, "logit_bias": [[self._drawn, 1e4]], "temperature": 0.0})
         body = reply if isinstance(reply, dict) else json.loads(reply)
+        if "choices" not in body:
+            said = shown(str(body.get("message", body.get("error", body))))
+            hint = "report it with the model's config.json; verify without --engine compares everything else"
+            raise VerificationError(f"llama.cpp does not take {len(tokens):,} tokens: {said}", hint=hint)
         entries = body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         ids = np.array([entry["id"] for entry in entries], np.int64)
         return TopTokens(ids, np.array([entry["logprob"] for entry in entries], np.float32))

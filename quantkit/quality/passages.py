@@ -36,10 +36,14 @@ PASSAGES = (
 )
 
 
-def contexts(encode: Callable[[str], list[int]]) -> list[list[int]]:
-    """Beginnings of the passages as token ids, each passage's in a row and from short to long."""
+def contexts(encode: Callable[[str], list[int]], context: int | None = None) -> list[list[int]]:
+    """Beginnings of the passages as token ids, each passage's in a row and from short to long. With `context`, the
+    number of tokens that a model takes, those that leave room for the token that follows.
+    """
     found = []
     for passage in PASSAGES:
         ids = list(encode(passage))
+        if context is not None:
+            ids = ids[: max(context - 1, 1)]
         found += [ids[:length] for length in LENGTHS if length <= len(ids)] or [ids]
     return [ids for ids in found if ids]
