@@ -110,6 +110,7 @@ def config_of(params: Mapping[str, Any], dtype: str, own: Mapping[str, Any] | No
     _require_known(params)
     for key in NEEDED:
         _count(params, key)
+    _number(params, "norm_eps")  # transformers has another default than Mistral
     heads = _count(params, "n_heads")
     mixture = params.get("moe") is not None
     config: dict[str, Any] = {
@@ -176,8 +177,7 @@ def _section(params: Mapping[str, Any], key: str, known: Iterable[str]) -> Mappi
 def _yarn(yarn: Mapping[str, Any]) -> dict[str, Any]:
     """yarn as transformers writes it: without `apply_scale` attention keeps its temperature."""
     for key in YARN:
-        if isinstance(yarn.get(key), bool) or not isinstance(yarn.get(key), int | float):
-            raise _bad(f"yarn.{key}", yarn.get(key), "a number")
+        _number(yarn, key, "yarn.")
     scaled = yarn.get("apply_scale", True)
     if not isinstance(scaled, bool):
         raise _bad("yarn.apply_scale", scaled, "true or false")
@@ -200,6 +200,11 @@ def _count(values: Mapping[str, Any], key: str, prefix: str = "") -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise _bad(prefix + key, value, "a positive integer")
     return value
+
+
+def _number(values: Mapping[str, Any], key: str, prefix: str = "") -> None:
+    if isinstance(values.get(key), bool) or not isinstance(values.get(key), int | float):
+        raise _bad(prefix + key, values.get(key), "a number")
 
 
 def _bad(key: str, value: object, expected: str) -> InputError:

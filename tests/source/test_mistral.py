@@ -115,10 +115,15 @@ MistralModel(Path(sys.argv[2]), gguf.LlamaFileType.GUESSED, Path(sys.argv[3])).w
 """
 
 
-def test_tensors_and_numbers_are_those_of_the_reference_converter(tmp_path: Path) -> None:
+YARN = {"factor": 4.0, "original_max_position_embeddings": 256, "beta": 32.0, "alpha": 1.0, "apply_scale": True}
+
+
+@pytest.mark.parametrize("more", [{}, {"yarn": YARN}], ids=["plain", "yarn"])
+def test_tensors_and_numbers_are_those_of_the_reference_converter(more: dict[str, Any], tmp_path: Path) -> None:
     if not REFERENCE.is_dir():
         pytest.skip("no reference converter: make reference")
     _, own = both(tmp_path, DENSE)
+    (own / "params.json").write_text(json.dumps(own_params(DENSE) | more))
     theirs = tmp_path / "theirs.gguf"
     command = [sys.executable, "-c", REFERENCE_RUN, str(REFERENCE), str(own), str(theirs)]
     subprocess.run(command, check=True, capture_output=True)
@@ -135,6 +140,7 @@ def test_tensors_and_numbers_are_those_of_the_reference_converter(tmp_path: Path
     values, wanted = ({e.key: e.value for e in found.metadata if e.key.startswith("llama.")} for found in (a, b))
     del values["llama.vocab_size"], values["llama.context_length"]  # there it is left out: max_seq_len is not read
     wanted.pop("llama.vocab_size", None)
+    assert wanted.pop("llama.rope.scaling.yarn_log_multiplier", 0.0) == 0.0  # which changes nothing
     assert values == wanted
 
 
@@ -192,6 +198,7 @@ UNREAD: dict[str, tuple[dict[str, Any], type[QuantkitError], str]] = {
     "moe": ({"moe": 8}, InputError, "moe"),
     "text": ({"dim": "96"}, InputError, "dim"),
     "missing": ({"n_layers": None}, InputError, "n_layers"),
+    "no epsilon": ({"norm_eps": None}, InputError, "norm_eps"),
     "negative": ({"vocab_size": -1}, InputError, "vocab_size"),
     "true": ({"n_heads": True}, InputError, "n_heads"),
     "zero": ({"head_dim": 0}, InputError, "head_dim"),
