@@ -59,7 +59,9 @@ DIFFERING: dict[str, Variant] = {
     "gemma3-pattern": but("gemma3", sliding_window_pattern=2),
     "phi3-sliding": but("phi3", sliding_window=64),
 }
-AGREEING = [name for name in VARIANTS if name not in DIFFERING]
+# llama.cpp gives rerankers' files a head of two classes, and their next tokens no meaning.
+RERANKERS = {name for name in VARIANTS if "reranker" in name.lower()}
+AGREEING = [name for name in VARIANTS if name not in DIFFERING and name not in RERANKERS]
 
 # One per architecture, and the kinds of rope scaling; the others are slow.
 QUICK = {
@@ -113,10 +115,14 @@ def logits_of_transformers(folder: Path) -> Array:
     rope = config.get("rope_scaling") or {}
     if rope.get("type") == "su":  # transformers 5 does not read this old spelling any more
         config["rope_scaling"] = {**rope, "type": "longrope", "original_max_position_embeddings": 128}
-    model_class = getattr(transformers, config["architectures"][0])
+    named = config["architectures"][0]
+    headless = named.endswith("Model")  # the embedding is its head
+    model_class = getattr(transformers, f"{named.removesuffix('Model')}ForCausalLM" if headless else named)
     parsed = model_class.config_class.from_dict(config)
     parsed._attn_implementation = "eager"
     model = model_class.from_pretrained(folder, config=parsed, dtype=torch.float32).eval()
+    if headless:
+        model.lm_head.weight = model.get_input_embeddings().weight
     with torch.no_grad():
         return np.stack([model(input_ids=torch.tensor([c])).logits[0, -1].numpy() for c in contexts()])
 
@@ -213,7 +219,7 @@ def test_the_engine_check_of_the_command_passes(name: str, built: Built, tmp_pat
     assert outcome.status == 0, outcome.stderr
     [check] = [c for c in outcome.json["artifacts"][0]["checks"] if c["check"] == "llama.cpp"]
     assert (check["ok"], check["tokenizer_differences"]) == (True, 0)
-    assert check["kl_mean"] < 0.01
+    assert check["own_kl"] < 0.01  # the distance to the source, kl_mean, is told and not judged
 
 
 def test_a_file_that_computes_something_else_is_not_published(built: Built, tmp_path: Path) -> None:
@@ -227,7 +233,7 @@ def test_a_file_that_computes_something_else_is_not_published(built: Built, tmp_
 SIZES = {
     "block_count", "embedding_length", "feed_forward_length", "expert_feed_forward_length", "attention.head_count",
     "attention.head_count_kv", "attention.key_length", "attention.value_length", "expert_count", "vocab_size",
-    "context_length",
+    "context_length", "expert_shared_feed_forward_length",
 }  # fmt: skip
 UNUSED = {
     "rope.scaling.yarn_attn_factor": "it takes the value that the paper derives from the factor",
