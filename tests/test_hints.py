@@ -24,7 +24,16 @@ WORDS = {"is", "has", "cannot", "can", "knows", "writes", "raises", "needs", "it
          "imports"}  # fmt: skip
 
 # Options of other programs that messages name: pip's, git's, those of engines and of llama.cpp's tools.
-FOREIGN = {"--merge", "--load-format", "--dtype", "--upgrade", "--tensor-type", "--tensor-parallel-size", "--copy"}
+FOREIGN = {
+    "--merge",
+    "--load-format",
+    "--dtype",
+    "--upgrade",
+    "--tensor-type",
+    "--tensor-parallel-size",
+    "--copy",
+    "--model-path",
+}
 
 
 def texts(path: Path) -> list[tuple[int, str]]:
