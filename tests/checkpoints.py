@@ -116,7 +116,9 @@ LLAMA3_ROPE = {
 LLAMA3 = {**BPE_SIZES, "max_position_embeddings": 131072}
 PHI3 = {**SIZES, "vocab_size": 2064, "pad_token_id": 0, "eos_token_id": 2, "original_max_position_embeddings": 128}
 PHI3_TOKENS = {"added_tokens.json": '{"<|endoftext|>": 2048, "<|user|>": 2049}'}
-GEMMA2 = {**SIZES, "head_dim": 32, "query_pre_attn_scalar": 32}
+# Ids as the vocabulary names them: Gemma's own configuration has them the other way round.
+NAMED = {"bos_token_id": 1, "eos_token_id": 2}
+GEMMA2 = {**SIZES, **NAMED, "head_dim": 32, "query_pre_attn_scalar": 32}
 GEMMA3 = {**GEMMA2, "num_hidden_layers": 7}
 VISION = {
     "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32,
@@ -168,7 +170,7 @@ VARIANTS: dict[str, Variant] = {
     "llama-card": Variant("Llama", SIZES, files={"README.md": CARD, "generation_config.json": GENERATION}),
     "mistral-sliding": Variant("Mistral", {**SIZES, "sliding_window": 128}),
     "qwen2-tied": Variant("Qwen2", {**BPE_SIZES, "tie_word_embeddings": True}, bpe=True),
-    "qwen2-untied": Variant("Qwen2", SIZES, dtype="float32"),
+    "qwen2-untied": Variant("Qwen2", {**SIZES, **NAMED}, dtype="float32"),
     "qwen2.5-yarn": Variant(
         "Qwen2",
         BPE_SIZES,
@@ -226,7 +228,11 @@ VARIANTS: dict[str, Variant] = {
     ),
     "gemma3-with-vision": Variant(
         "Gemma3ForConditionalGeneration",
-        {"text_config": {**SIZES, "num_attention_heads": 8, "num_key_value_heads": 4}, "vision_config": VISION},
+        {
+            **NAMED,
+            "text_config": {**SIZES, **NAMED, "num_attention_heads": 8, "num_key_value_heads": 4},
+            "vision_config": VISION,
+        },
         edit=_edit_text(
             "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "rope_parameters",
             "tie_word_embeddings", rope_scaling={"rope_type": "linear", "factor": 8.0},

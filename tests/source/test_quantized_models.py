@@ -118,7 +118,7 @@ def test_the_order_of_reading_does_not_show(tmp_path):
         (
             "gptq-v2-4-symmetric-g32",
             "gptq_v2 w4g32 symmetric",
-            {"quant_method": "gptq", "bits": "4", "group_size": "32"},
+            {"quant_method": "gptq", "bits": 4, "group_size": 32},
         ),
         ("packed-8-asymmetric-g-1", "compressed-tensors pack-quantized w8 asymmetric", {"format": "pack-quantized"}),
         ("nf4-nested-64", "bitsandbytes nf4 block 64 nested", {"quant_method": "bitsandbytes"}),
