@@ -133,6 +133,10 @@ def read(kind: Kind) -> Tokenizer:
     return read_tokenizer(kind.read_file, kind.config, family=kind.family)
 
 
+# Probes of 2,000 that cannot be compared: patterns that differ in places, an ordinary "</s>" that llama.cpp retypes.
+LEFT_OUT = {"deepseek-llm": 49, "qwen2": 3, "qwen35": 3}
+
+
 @pytest.mark.parametrize("name", BYTE_LEVEL_VOCABULARIES)
 def test_published_byte_level_vocabularies_come_out_as_published(name: str, tmp_path: Path) -> None:
     kind = byte_level_kind(name)
@@ -154,7 +158,7 @@ def test_published_byte_level_vocabularies_come_out_as_published(name: str, tmp_
     assert [(text, rebuilt(text)) for text, _ in expected(name)] == expected(name)
     compared = check_tokenizer(tokenizer.metadata, kind.read_file, kind.config)
     assert compared.ok, compared
-    assert compared.total == 2000 or (name == "deepseek-llm" and compared.total > 1950)
+    assert compared.total >= 2000 - LEFT_OUT.get(name, 0)
 
 
 @pytest.mark.parametrize("name", ["llama-bpe", "qwen2", "starcoder", "deepseek-llm", "deepseek-coder", "falcon"])
