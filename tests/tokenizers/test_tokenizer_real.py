@@ -133,8 +133,9 @@ def read(kind: Kind) -> Tokenizer:
     return read_tokenizer(kind.read_file, kind.config, family=kind.family)
 
 
-# Probes of 2,000 that cannot be compared: patterns that differ in places, an ordinary "</s>" that llama.cpp retypes.
-LEFT_OUT = {"deepseek-llm": 49, "qwen2": 3, "qwen35": 3}
+# Probes of 2,000 that cannot be compared: patterns that differ in places, an ordinary "</s>" that llama.cpp retypes,
+# tokens that no merge makes.
+LEFT_OUT = {"deepseek-llm": 49, "qwen2": 3, "qwen35": 3, "gemma": 68}
 
 
 @pytest.mark.parametrize("name", BYTE_LEVEL_VOCABULARIES)
@@ -278,7 +279,8 @@ def test_gemmas_merges_become_scores_that_split_alike(tmp_path: Path) -> None:
     kind = gemma_json()
     tokenizer = read(kind)
     compared = check_tokenizer(tokenizer.metadata, kind.read_file, kind.config)
-    assert (compared.ok, compared.total) == (True, 2000), compared
+    assert compared.ok, compared
+    assert compared.total >= 2000 - LEFT_OUT["gemma"]
     library = Library.from_buffer(kind.files["tokenizer.json"])
     with Model(write_vocabulary(tmp_path / "vocabulary.gguf", tokenizer.metadata), vocab_only=True) as model:
         found = [model.tokenize(text, add_special=True, parse_special=True) for text in probes()]
