@@ -53,6 +53,7 @@ $(SMOLLM2)/.version: $(VENV)/.installed scripts/fetch_smollm2.py
 
 test: $(VENV)/.installed reference
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(MAKE) --no-print-directory test-oldest
 
 # The libraries that load checkpoints for servers, in an environment of their own: their versions are pinned.
 $(CONSUMERS)/.installed: pyproject.toml tests/consumers/requirements.txt tests/consumers/requirements-gptqmodel.txt
