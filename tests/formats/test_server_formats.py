@@ -397,6 +397,8 @@ def test_a_missing_or_misshapen_tensor_is_an_input_error(container, layout):
         for what, found in broken.items():
             if what == "rank" and "quant_state" in name:
                 continue  # bytes of JSON, however they are shaped
+            if what == "missing" and name.endswith(".g_idx"):
+                continue  # in checkpoints of 2023 the groups lie side by side
             tensors = stored(container, layout) | {name: found}
             tensors = {key: value for key, value in tensors.items() if value is not None}
             with pytest.raises(InputError):
