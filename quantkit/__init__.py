@@ -9,8 +9,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
     from quantkit.calibration.prepare import CalibrationSpec
     from quantkit.consumers import Verdict

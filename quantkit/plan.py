@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from quantkit import __version__
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.model import Constant, Model, ModelTensor, Rows
 from quantkit.families.roles import Role
@@ -24,6 +23,7 @@ from quantkit.rules import Recipe
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, TensorInfo
 from quantkit.untrusted import listed
+from quantkit.version import __version__
 
 # Part of the digest: raised whenever an encoder or a layout writes other bytes for the same plan.
 NUMERICS = 1

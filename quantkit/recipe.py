@@ -11,12 +11,11 @@ import tomllib
 from pathlib import Path
 from typing import get_args
 
-from quantkit.errors import InputError, RecipeError
+from quantkit.errors import InputError, RecipeError, did_you_mean, nearest
 from quantkit.families.roles import Role
 from quantkit.qtypes import base
 from quantkit.rules import LAYER_SELECTORS, Layers, Never, OnFallback, Recipe, Rule, When, is_layer_selector
 from quantkit.servers.recipe import ServerRecipe, read_server_recipe
-from quantkit.suggest import did_you_mean, nearest
 from quantkit.toml_scan import TooComplexError, require_simple
 from quantkit.toml_table import EXAMPLE, Table
 from quantkit.untrusted import read_bounded, shown

@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from quantkit.errors import UsageError
+from quantkit.errors import UsageError, did_you_mean
 from quantkit.families.roles import Role
 from quantkit.patterns import PatternError, compile_glob, compile_search
 from quantkit.qtypes import base
-from quantkit.suggest import did_you_mean
 from quantkit.untrusted import shown
 
 OnFallback = Literal["report", "error"]

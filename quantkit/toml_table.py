@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TypeVar
 
-from quantkit.errors import RecipeError
-from quantkit.suggest import did_you_mean
+from quantkit.errors import RecipeError, did_you_mean
 from quantkit.untrusted import shown
 
 EXAMPLE = "`quantkit recipes show q4_k_m` prints a recipe to compare with"

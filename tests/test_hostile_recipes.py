@@ -13,13 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_recipe import model
 
-from quantkit.errors import RecipeError
+from quantkit.errors import MAX_LENGTH, RecipeError, did_you_mean, nearest
 from quantkit.mixture import choose_types
 from quantkit.patterns import MAX_WORK, PatternError, compile_glob, compile_search, require_work
 from quantkit.recipe import load_recipe
 from quantkit.rules import Recipe
 from quantkit.servers.recipe import ServerRecipe
-from quantkit.suggest import MAX_LENGTH, did_you_mean, nearest
 from quantkit.toml_scan import MAX_DEPTH, MAX_DOTS, MAX_ITEMS, TooComplexError, require_simple
 
 HEAD = 'schema = 1\ntitle = "X"\n'

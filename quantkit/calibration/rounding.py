@@ -21,14 +21,13 @@ from torch import Tensor
 from quantkit.calibration.known import Block
 from quantkit.calibration.statistics import Statistics, Sums
 from quantkit.calibration.transforming import Transform, transform_block
-from quantkit.errors import InputError
+from quantkit.errors import InputError, did_you_mean
 from quantkit.families.sites import Site
 from quantkit.methods import base
 from quantkit.methods.base import DEFAULTS, Layer, Report, Run, Seen, Settings, scheme_target
 from quantkit.methods.columns.factor import Prepared
 from quantkit.methods.transforms.awq import clip_weights
 from quantkit.qtypes.scheme import Quantized, Scheme
-from quantkit.suggest import did_you_mean
 from quantkit.tensors import F32
 
 EXPERT = re.compile(r"\.experts\.\d+\.")

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from quantkit.calibration.samples import DataRecord
 from quantkit.calibration.threads import Workers
-from quantkit.errors import InputError
+from quantkit.errors import InputError, did_you_mean
 from quantkit.families.model import Rows
-from quantkit.suggest import did_you_mean
 
 SPAN = 64  # samples; a power of two, so that chunks divide it
 BAND = 256  # rows of a Gram matrix computed at once: larger ones waste work on the diagonal, smaller ones are slow

@@ -158,4 +158,4 @@ def _folded(block: Block, place: _Place, weights: SiteWeights, scale: F32) -> Si
 
 def _dtype(block: Block, name: str) -> ScaleDtype:
     stored = block.stored_dtype(name)
-    return cast(ScaleDtype, stored) if stored in ("F16", "BF16") else "F32"
+    return cast("ScaleDtype", stored) if stored in ("F16", "BF16") else "F32"

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from quantkit import __version__
 from quantkit.cli.commands import calibrate, convert, doctor, inspect, lists, pack, plan, quantize, verify
 from quantkit.cli.examples import epilog
 from quantkit.cli.help import Command
 from quantkit.cli.session import with_session
+from quantkit.version import __version__
 
 app = typer.Typer(
     name="quantkit",

@@ -67,7 +67,7 @@ def _command(arguments: list[str]) -> None:
     from quantkit.cli.streams import write_result
 
     if arguments in (["--version"], ["-V"]):
-        from quantkit import __version__
+        from quantkit.version import __version__
 
         write_result(f"quantkit {__version__}\n")
         return

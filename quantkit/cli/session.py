@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from quantkit import __version__
 from quantkit.cli.failures import as_error, bug, error_body
 from quantkit.cli.options import OUTPUT
 from quantkit.cli.redaction import printable, redact
@@ -27,6 +26,7 @@ from quantkit.errors import ResourceError, UsageError
 from quantkit.events import Event, RunFailed, RunFinished, RunStarted
 from quantkit.jsontext import dump_json
 from quantkit.report.text import size
+from quantkit.version import __version__
 
 if TYPE_CHECKING:
     from quantkit.cli.journal import EventsFile, LogFile

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from quantkit.errors import UnsupportedError, UsageError
+from quantkit.errors import UnsupportedError, UsageError, did_you_mean
 from quantkit.families.encoders import load_tokenizer_json
 from quantkit.families.native import no_panic
 from quantkit.families.pretokenizer_hashes import HASHES, PROBE_TEXT
@@ -27,7 +27,6 @@ from quantkit.families.pretokenizer_table import (
     Step,
 )
 from quantkit.families.tokenizer_files import TOKENIZER_JSON, BpeTokenizer, Json, bad
-from quantkit.suggest import did_you_mean
 from quantkit.untrusted import shown
 
 UNICODE_FORMS = frozenset({"NFC", "NFD", "NFKC", "NFKD"})

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from quantkit.errors import UnsupportedError
-from quantkit.suggest import did_you_mean
+from quantkit.errors import UnsupportedError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quantkit.errors import InputError, NonFiniteError, UnsupportedError
+from quantkit.errors import InputError, NonFiniteError, UnsupportedError, did_you_mean
 from quantkit.qtypes.base import Codes, Grid, QuantType
 from quantkit.qtypes.integers import Integers
 from quantkit.qtypes.scheme import ZERO, Scheme, group_count
-from quantkit.suggest import did_you_mean
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit import __version__
 from quantkit.calibration.prepare import longest_context, open_calibration_model
 from quantkit.errors import ExistsError, GateError, InputError
 from quantkit.events import (
@@ -44,6 +43,7 @@ from quantkit.storage import (
     write_small,
 )
 from quantkit.untrusted import listed, shown
+from quantkit.version import __version__
 
 if TYPE_CHECKING:
     from quantkit.calibration.coverage import Coverage

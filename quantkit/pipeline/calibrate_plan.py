@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from quantkit import __version__
 from quantkit.calibration.prepare import CalibrationSpec, prepare_samples, text_setting
 from quantkit.calibration.samples import Samples
 from quantkit.errors import QuantkitError, UsageError
@@ -30,6 +29,7 @@ from quantkit.report.text import size
 from quantkit.source import Checkpoint, open_source
 from quantkit.storage import Scratch, free_bytes, hash_file, require_sums
 from quantkit.tensors import TensorInfo
+from quantkit.version import __version__
 
 ACTIVATIONS_SHARE = 0.25  # of the memory this process may use; beyond it `auto` puts them on the disk
 BASE_BYTES = 1 << 30  # torch and transformers, 0.5 GB, and the inner activations of the chunks in flight, 0.5 GB

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantkit import __version__
 from quantkit.pipeline.prepare import Prepared
 from quantkit.plan import NUMERICS
 from quantkit.report.manifest import Manifest
 from quantkit.servers.plan import AnyPlan
 from quantkit.untrusted import shown
+from quantkit.version import __version__
 
 
 def difference(older: Manifest | None, plan: AnyPlan, prepared: Prepared) -> str:

@@ -11,9 +11,9 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from quantkit import __version__
 from quantkit.consumers import RULES, stale
 from quantkit.report.text import size
+from quantkit.version import __version__
 
 PACKAGES = ("numpy", "numba", "torch", "safetensors", "gguf", "tokenizers", "sentencepiece", "transformers")
 OPTIONAL = {"xllamacpp": "verify --engine llama.cpp: pip install 'quantkit-cli[llamacpp]'"}

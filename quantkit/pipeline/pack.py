@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from quantkit import __version__
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore
 from quantkit.jsontext import canonical_json, dump_json
@@ -42,6 +41,7 @@ from quantkit.servers.layouts import short_type
 from quantkit.servers.plan import AnyPlan, ServerPlan
 from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, update_sums, user_key, write_small
 from quantkit.untrusted import parse_json_object, read_bounded, require_path, shown
+from quantkit.version import __version__
 
 NAMED_VERSIONS = ("numpy", "numba", "gguf", "tokenizers", "sentencepiece")
 WEIGHT_SUFFIXES = frozenset({".gguf", ".safetensors"})

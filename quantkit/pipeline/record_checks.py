@@ -15,7 +15,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from quantkit import __version__
 from quantkit.families.model import Model
 from quantkit.formats.gguf import GGUFFile
 from quantkit.jsontext import utf8
@@ -27,6 +26,7 @@ from quantkit.report.manifest import Manifest
 from quantkit.source import Checkpoint
 from quantkit.storage import hash_file, read_sums
 from quantkit.untrusted import InputFile, listed, open_input, shown
+from quantkit.version import __version__
 
 READ_BYTES = 8 << 20
 CLAIMS = ("tool", "model", "checks", "warnings", "versions", "platform", "timings")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.calibration.prepare import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
-from quantkit.errors import UsageError
+from quantkit.errors import UsageError, did_you_mean
 from quantkit.recipe import Recipe, ServerRecipe
-from quantkit.suggest import did_you_mean
 from quantkit.units import parse_size
 
 AnyRecipe = Recipe | ServerRecipe

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 
-from quantkit.errors import UsageError
-from quantkit.suggest import did_you_mean
+from quantkit.errors import UsageError, did_you_mean
 from quantkit.units import GRAMMAR, parse_size
 
 GIB = 1 << 30

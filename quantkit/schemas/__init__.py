@@ -11,9 +11,8 @@ from typing import Any, get_args
 
 import msgspec
 
-from quantkit.errors import UsageError
+from quantkit.errors import UsageError, nearest
 from quantkit.events import Event
-from quantkit.suggest import nearest
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 EVENT, GGUF_RECIPE, SERVER_RECIPE = "quantkit.event/1", "recipe-gguf", "recipe-checkpoint"

@@ -10,7 +10,6 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
-from quantkit import __version__
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.linears import LinearModule, Outline, block_of, outline
 from quantkit.families.roles import Role
@@ -31,6 +30,7 @@ from quantkit.servers.recipe import MethodChoice, ServerRecipe, Weights, kept_by
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
+from quantkit.version import __version__
 
 CONFIG = "config.json"
 PLAIN = "plain"  # the container that holds nothing rounded
