@@ -35,9 +35,9 @@ from quantkit.calibration.rounding import Rounding, round_block
 from quantkit.calibration.samples import Samples, select_samples
 from quantkit.calibration.transforming import Transform
 from quantkit.families.sites import sites
-from quantkit.qtypes.codebook import Codebook
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.minifloat import Float8
+from quantkit.qtypes.schemes.codebook import Codebook
+from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.source import Checkpoint, open_source
 
 LLM_COMPRESSOR = """

@@ -21,11 +21,11 @@ from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import Entry, PackedTensor, packed
 from quantkit.formats.safetensors_writer import encode_header
-from quantkit.qtypes.codebook import Codebook
-from quantkit.qtypes.integers import Integers, RowInt8
-from quantkit.qtypes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.minifloat import Float8
-from quantkit.qtypes.scheme import Quantized, nearest
+from quantkit.qtypes.schemes.base import Quantized, nearest
+from quantkit.qtypes.schemes.codebook import Codebook
+from quantkit.qtypes.schemes.integers import Integers, RowInt8
+from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.source import open_source
 
 MODEL = Path(__file__).parent / "data" / "docs-llama-tiny"

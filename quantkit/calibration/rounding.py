@@ -27,7 +27,7 @@ from quantkit.methods import base
 from quantkit.methods.base import DEFAULTS, Layer, Report, Run, Seen, Settings, scheme_target
 from quantkit.methods.columns.factor import Prepared
 from quantkit.methods.transforms.awq import clip_weights
-from quantkit.qtypes.scheme import Quantized, Scheme
+from quantkit.qtypes.schemes.base import Quantized, Scheme
 from quantkit.tensors import F32
 
 EXPERT = re.compile(r"\.experts\.\d+\.")

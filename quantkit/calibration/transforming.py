@@ -21,7 +21,7 @@ from quantkit.methods.base import Run, scheme_target
 from quantkit.methods.transforms.awq import Quantizer, search_scales
 from quantkit.methods.transforms.folding import SiteWeights, as_stored, fold
 from quantkit.methods.transforms.smoothquant import smoothing_scales
-from quantkit.qtypes.scheme import ScaleDtype, Scheme
+from quantkit.qtypes.schemes.base import ScaleDtype, Scheme
 from quantkit.tensors import F32
 
 WEIGHT, BIAS = ".weight", ".bias"

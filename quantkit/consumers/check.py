@@ -10,7 +10,7 @@ from quantkit.consumers.finders import Found, inputs_per_part, outputs_per_part
 from quantkit.consumers.rules import RULES, Rule
 from quantkit.consumers.subject import Subject
 from quantkit.errors import UnsupportedError, UsageError, did_you_mean
-from quantkit.qtypes.integers import Integers
+from quantkit.qtypes.schemes.integers import Integers
 from quantkit.untrusted import shown
 
 CONSUMERS = ("transformers", "vllm", "sglang", "llama.cpp", "ollama", "lmstudio", "tensorrt-llm")

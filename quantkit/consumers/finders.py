@@ -15,9 +15,9 @@ from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.containers import Layout
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.minifloat import TILE, Float8
+from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.schemes.minifloat import TILE, Float8
 
 # Tensor parallelism cuts the outputs of some layers and the inputs of those that read them.
 BY_OUTPUTS = frozenset({

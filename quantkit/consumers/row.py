@@ -9,8 +9,8 @@ from datetime import date
 from quantkit.consumers.finders import Finder, layers, whole
 from quantkit.formats.compressed_tensors import Activations, CompressedLayout
 from quantkit.formats.gptq import GPTQLayout
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.minifloat import Float8
+from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.minifloat import Float8
 
 CHECKED = date(2026, 11, 21)
 

@@ -8,7 +8,7 @@ from quantkit.formats.awq import AWQLayout
 from quantkit.formats.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.compressed_tensors import STREAMED_BITS, CompressedLayout
 from quantkit.formats.gptq import GPTQLayout
-from quantkit.qtypes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 
 CONVERTER = "run: conversion/base.py of llama.cpp, October 2026"
 NVFP4_BLOCK = 64  # weights of a block in GGUF: four groups

@@ -8,8 +8,8 @@ from quantkit.formats.awq import AWQLayout
 from quantkit.formats.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.gptq import GPTQLayout
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.microscaling import NVFP4
+from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.microscaling import NVFP4
 
 TENSORRT = "read: TensorRT-LLM, _torch/model_config.py and models/quant_config_utils.py, 2026"
 FP8_NEAREST = "--to fp8, --to fp8-block or --to fp8-native"

@@ -20,8 +20,8 @@ from quantkit.formats.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
-from quantkit.qtypes.microscaling import NVFP4
-from quantkit.qtypes.minifloat import TILE
+from quantkit.qtypes.schemes.microscaling import NVFP4
+from quantkit.qtypes.schemes.minifloat import TILE
 
 TRANSFORMERS = "transformers 5.23.0"
 COMPRESSED = f"run: {TRANSFORMERS}, compressed-tensors 0.20.0"

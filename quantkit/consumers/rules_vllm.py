@@ -33,7 +33,7 @@ from quantkit.consumers.row import (
 )
 from quantkit.formats.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.gptq import GPTQLayout
-from quantkit.qtypes.minifloat import TILE
+from quantkit.qtypes.schemes.minifloat import TILE
 
 VLLM = "read: vLLM, 2026"
 MARLIN_GROUPS = (-1, 32, 64, 128)

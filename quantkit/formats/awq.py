@@ -37,8 +37,8 @@ from quantkit.formats.packed import (
 )
 from quantkit.formats.server_config import choice, integer, truth
 from quantkit.qtypes.base import Grid
-from quantkit.qtypes.integers import Integers, Symmetry
-from quantkit.qtypes.scheme import ZERO, Quantized, group_count
+from quantkit.qtypes.schemes.base import ZERO, Quantized, group_count
+from quantkit.qtypes.schemes.integers import Integers, Symmetry
 from quantkit.untrusted import shown
 
 BITS = 4

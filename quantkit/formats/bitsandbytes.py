@@ -28,7 +28,8 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.formats.packed import Entry, PackedTensor, Tensors, packed, scales_of, take, take_matrix, values_of
 from quantkit.formats.server_config import choice, truth
 from quantkit.qtypes.base import Codes
-from quantkit.qtypes.codebook import (
+from quantkit.qtypes.schemes.base import Quantized
+from quantkit.qtypes.schemes.codebook import (
     ABSMAX,
     ABSMAX_CODES,
     DYNAMIC_MAP,
@@ -38,9 +39,8 @@ from quantkit.qtypes.codebook import (
     Codebook,
     Nested,
 )
-from quantkit.qtypes.integers import ABSMAX as ROW_ABSMAX
-from quantkit.qtypes.integers import RowInt8
-from quantkit.qtypes.scheme import Quantized
+from quantkit.qtypes.schemes.integers import ABSMAX as ROW_ABSMAX
+from quantkit.qtypes.schemes.integers import RowInt8
 from quantkit.tensors import F32, U8
 from quantkit.untrusted import shown
 

@@ -6,9 +6,9 @@ import re
 
 from quantkit.errors import UnsupportedError
 from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.minifloat import Float8
+from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.untrusted import shown
 
 UNQUANTIZED = "UNQUANTIZED"

@@ -47,10 +47,10 @@ from quantkit.formats.packed import (
 )
 from quantkit.formats.server_config import choice, integer, section, truth
 from quantkit.qtypes.base import Grid
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.minifloat import SCALE, TILE, Float8, Strategy, to_bytes, to_codes
-from quantkit.qtypes.scheme import ZERO, Quantized, group_count
+from quantkit.qtypes.schemes.base import ZERO, Quantized, group_count
+from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.schemes.minifloat import SCALE, TILE, Float8, Strategy, to_bytes, to_codes
 from quantkit.tensors import F32
 from quantkit.untrusted import shown
 

@@ -18,8 +18,8 @@ import numpy as np
 from quantkit.errors import InputError
 from quantkit.formats.packed import Entry, PackedTensor, Tensors, packed, scales_of, take, take_matrix, values_of
 from quantkit.qtypes.base import Codes
-from quantkit.qtypes.microscaling import FACTOR, MXFP4, NVFP4, SCALE
-from quantkit.qtypes.scheme import Quantized
+from quantkit.qtypes.schemes.base import Quantized
+from quantkit.qtypes.schemes.microscaling import FACTOR, MXFP4, NVFP4, SCALE
 from quantkit.tensors import U8
 from quantkit.untrusted import shown
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from quantkit.errors import InputError
 from quantkit.formats.packed import FLOATS, Entry, PackedTensor, Tensors, packed, scales_of, take
-from quantkit.qtypes.minifloat import LARGEST
-from quantkit.qtypes.scheme import ScaleDtype, stored_scales
+from quantkit.qtypes.schemes.base import ScaleDtype, stored_scales
+from quantkit.qtypes.schemes.minifloat import LARGEST
 from quantkit.tensors import F32
 from quantkit.untrusted import shown
 

@@ -20,7 +20,7 @@ from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import Entry, PackedTensor, Tensors
 from quantkit.formats.plain import PlainLayout
-from quantkit.qtypes.scheme import Quantized
+from quantkit.qtypes.schemes.base import Quantized
 from quantkit.tensors import F32
 
 IN_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.(.*)")

@@ -26,8 +26,8 @@ from quantkit.formats.packed import (
     values_of,
 )
 from quantkit.formats.server_config import choice
-from quantkit.qtypes.minifloat import SCALE, TILE, Float8, Strategy, to_bytes, to_codes
-from quantkit.qtypes.scheme import Quantized
+from quantkit.qtypes.schemes.base import Quantized
+from quantkit.qtypes.schemes.minifloat import SCALE, TILE, Float8, Strategy, to_bytes, to_codes
 from quantkit.untrusted import shown
 
 SCHEME = Float8("block", "F32")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantkit.formats.packed import Entry, PackedTensor, Tensors, take_matrix
-from quantkit.qtypes.halves import Halves, to_bytes
-from quantkit.qtypes.scheme import Quantized
+from quantkit.qtypes.schemes.base import Quantized
+from quantkit.qtypes.schemes.halves import Halves, to_bytes
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ from quantkit.formats.packed import (
     word_count,
 )
 from quantkit.qtypes.base import Grid
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.microscaling import LEVELS, NVFP4
-from quantkit.qtypes.minifloat import BYTE_VALUES, Float8, Strategy, to_codes
-from quantkit.qtypes.scheme import Quantized
+from quantkit.qtypes.schemes.base import Quantized
+from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.microscaling import LEVELS, NVFP4
+from quantkit.qtypes.schemes.minifloat import BYTE_VALUES, Float8, Strategy, to_codes
 from quantkit.untrusted import shown
 
 MLX_BITS = (2, 3, 4, 5, 6, 8)

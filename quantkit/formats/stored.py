@@ -24,10 +24,10 @@ from quantkit.formats.plain import PlainLayout
 from quantkit.formats.read_only import PresetLayout, ReadLayout, ScaledFloats, unpack
 from quantkit.formats.stored_methods import METHODS
 from quantkit.formats.stored_parts import Headers, Outline, Part, outline_of
-from quantkit.qtypes.codebook import Codebook
-from quantkit.qtypes.integers import Integers, RowInt8
-from quantkit.qtypes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.minifloat import Float8
+from quantkit.qtypes.schemes.codebook import Codebook
+from quantkit.qtypes.schemes.integers import Integers, RowInt8
+from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.tensors import F32, FLOAT_DTYPES, U8, TensorInfo
 from quantkit.untrusted import shown
 

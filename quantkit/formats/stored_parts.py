@@ -33,10 +33,10 @@ from quantkit.formats.read_only import (
     ScaledFloat8,
     ScaledFloats,
 )
-from quantkit.qtypes.codebook import DYNAMIC_MAP, NESTED_BLOCK, Codebook
-from quantkit.qtypes.integers import Integers, RowInt8
-from quantkit.qtypes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.minifloat import TILE, Float8
+from quantkit.qtypes.schemes.codebook import DYNAMIC_MAP, NESTED_BLOCK, Codebook
+from quantkit.qtypes.schemes.integers import Integers, RowInt8
+from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.schemes.minifloat import TILE, Float8
 from quantkit.tensors import DTYPE_BYTES, U8, TensorInfo
 from quantkit.untrusted import shown
 

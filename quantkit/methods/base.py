@@ -24,8 +24,8 @@ from torch import Tensor
 
 from quantkit.errors import InputError, NonFiniteError, UnsupportedError, did_you_mean
 from quantkit.qtypes.base import Codes, Grid, QuantType
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.scheme import ZERO, Scheme, group_count
+from quantkit.qtypes.schemes.base import ZERO, Scheme, group_count
+from quantkit.qtypes.schemes.integers import Integers
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from quantkit.formats.packed import Entry, PackedTensor, packed
 from quantkit.pipeline.quantize import default_threads, never
 from quantkit.pipeline.slabs import SLAB_WEIGHTS
 from quantkit.qtypes.floats import first_nonfinite
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.minifloat import LARGEST, Float8
-from quantkit.qtypes.scheme import Quantized
+from quantkit.qtypes.schemes.base import Quantized
+from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.minifloat import LARGEST, Float8
 from quantkit.servers.layouts import joint, short_type
 from quantkit.servers.plan import PlannedModule, ServerPlan, ServerTensor, siblings
 from quantkit.source import Checkpoint

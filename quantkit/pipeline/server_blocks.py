@@ -22,8 +22,8 @@ from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.packed import PackedTensor, packed, values_of
 from quantkit.pipeline.calibration import Calibration, Known
 from quantkit.pipeline.server import Facts, ServerWork, put_module, require_scale
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.minifloat import LARGEST
+from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.minifloat import LARGEST
 from quantkit.servers.layouts import joint, short_type
 from quantkit.servers.plan import PlannedModule, ServerTensor, blocks, siblings
 from quantkit.servers.recipe import MethodChoice

@@ -16,8 +16,8 @@ from quantkit.formats.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.stored import StoredModule
-from quantkit.qtypes.integers import Integers, RowInt8
-from quantkit.qtypes.minifloat import TILE, Float8
+from quantkit.qtypes.schemes.integers import Integers, RowInt8
+from quantkit.qtypes.schemes.minifloat import TILE, Float8
 from quantkit.tensors import F32
 
 Rounding = Callable[[Tensor], Tensor]

@@ -18,12 +18,12 @@ from quantkit.formats.containers import Layout
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.plain import PlainLayout
-from quantkit.qtypes.codebook import Codebook
-from quantkit.qtypes.halves import Halves
-from quantkit.qtypes.integers import Integers, RowInt8
-from quantkit.qtypes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.minifloat import Float8
-from quantkit.qtypes.scheme import Scheme
+from quantkit.qtypes.schemes.base import Scheme
+from quantkit.qtypes.schemes.codebook import Codebook
+from quantkit.qtypes.schemes.halves import Halves
+from quantkit.qtypes.schemes.integers import Integers, RowInt8
+from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.servers.dtypes import Dtype
 from quantkit.servers.recipe import Weights
 from quantkit.tensors import F32

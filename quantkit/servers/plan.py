@@ -21,7 +21,7 @@ from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_
 from quantkit.jsontext import dump_json, utf8
 from quantkit.patterns import PatternError, require_work
 from quantkit.plan import ENOUGH_BITS, NUMERICS, Plan, PlannedFile, eight_bit_warnings
-from quantkit.qtypes.minifloat import Float8
+from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.servers.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
 from quantkit.servers.groups import fitting
 from quantkit.servers.layouts import layout_of, shares_scale

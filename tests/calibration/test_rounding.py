@@ -21,9 +21,9 @@ from quantkit.errors import InputError
 from quantkit.families.sites import SITES
 from quantkit.methods import base
 from quantkit.methods.base import Layer, Order, Seen, Settings, in_turn, scheme_target
-from quantkit.qtypes.codebook import Codebook
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.minifloat import Float8
+from quantkit.qtypes.schemes.codebook import Codebook
+from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.minifloat import Float8
 
 AWQ, SMOOTH = Transform("awq"), Transform("smoothquant")
 W4, W3 = Integers(4, 32), Integers(3, 32)

@@ -15,8 +15,8 @@ from quantkit.formats import compressed_tensors, compressed_tensors_kv
 from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.packed import Entry, PackedTensor, packed, values_of
 from quantkit.qtypes.base import Grid
-from quantkit.qtypes.microscaling import FACTOR, LEVELS, MXFP4, NVFP4, SCALE
-from quantkit.qtypes.scheme import Quantized
+from quantkit.qtypes.schemes.base import Quantized
+from quantkit.qtypes.schemes.microscaling import FACTOR, LEVELS, MXFP4, NVFP4, SCALE
 
 M = "model.layers.0.mlp.up_proj"
 ATTENTION = "model.layers.0.self_attn"

@@ -8,7 +8,7 @@ import pytest
 
 from quantkit.formats.containers import CONTAINERS, Written
 from quantkit.formats.gptq import GPTQLayout
-from quantkit.qtypes.integers import Integers
+from quantkit.qtypes.schemes.integers import Integers
 
 LAYOUT = GPTQLayout(Integers(4, 128))
 IN_BLOCK = ("attn.q", "mlp.down")

@@ -19,11 +19,11 @@ from quantkit.formats.compressed_tensors import CompressedLayout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import Entry, PackedTensor, pack_words, packed, unpack_words, values_of
 from quantkit.qtypes.base import Grid
-from quantkit.qtypes.codebook import Codebook
-from quantkit.qtypes.integers import Integers, RowInt8
-from quantkit.qtypes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.minifloat import Float8
-from quantkit.qtypes.scheme import ZERO, Quantized, nearest
+from quantkit.qtypes.schemes.base import ZERO, Quantized, nearest
+from quantkit.qtypes.schemes.codebook import Codebook
+from quantkit.qtypes.schemes.integers import Integers, RowInt8
+from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.schemes.minifloat import Float8
 
 GPTQ = [
     GPTQLayout(Integers(bits, group, symmetry, lowest_zero=2 - version), version)

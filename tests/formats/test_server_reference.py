@@ -24,11 +24,11 @@ from quantkit.formats.containers import Written
 from quantkit.formats.fp8 import FP8Layout
 from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import PackedTensor, values_of
-from quantkit.qtypes.codebook import Codebook
-from quantkit.qtypes.integers import Integers, RowInt8
-from quantkit.qtypes.microscaling import FACTOR, MXFP4, NVFP4
-from quantkit.qtypes.minifloat import Float8
-from quantkit.qtypes.scheme import Quantized, nearest
+from quantkit.qtypes.schemes.base import Quantized, nearest
+from quantkit.qtypes.schemes.codebook import Codebook
+from quantkit.qtypes.schemes.integers import Integers, RowInt8
+from quantkit.qtypes.schemes.microscaling import FACTOR, MXFP4, NVFP4
+from quantkit.qtypes.schemes.minifloat import Float8
 
 pytestmark = pytest.mark.reference
 

@@ -16,8 +16,8 @@ from quantkit.formats.gptq import GPTQLayout
 from quantkit.formats.packed import PackedTensor
 from quantkit.formats.stored import Stored, stored_modules
 from quantkit.formats.stored_methods import METHODS, declared
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.minifloat import Float8
+from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.tensors import TensorInfo
 
 Q = "model.layers.0.self_attn.q_proj"

@@ -9,8 +9,8 @@ import torch
 
 from quantkit.methods.base import Layer, Target, scheme_target, type_target
 from quantkit.qtypes import base as qtypes
-from quantkit.qtypes.integers import Integers, RowInt8
-from quantkit.qtypes.minifloat import Float8
+from quantkit.qtypes.schemes.integers import Integers, RowInt8
+from quantkit.qtypes.schemes.minifloat import Float8
 
 TYPES = tuple(name for name in qtypes.names() if qtypes.get(name).widen is None and qtypes.get(name).columnwise)
 SCHEMES = {

@@ -16,8 +16,8 @@ from quantkit.errors import InputError, NonFiniteError, NumericError, Unsupporte
 from quantkit.methods import base
 from quantkit.methods.base import DEFAULTS, Layer, Order, Settings, in_turn, scheme_target, type_target
 from quantkit.qtypes import base as qtypes
-from quantkit.qtypes.integers import Integers
-from quantkit.qtypes.scheme import nearest
+from quantkit.qtypes.schemes.base import nearest
+from quantkit.qtypes.schemes.integers import Integers
 
 GPTQ, RTN = base.get("gptq"), base.get("rtn")
 LAYER = layers.layer()

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.qtypes.microscaling import FACTOR, LEVELS, MXFP4, NVFP4, SCALE, round_to_codes
+from quantkit.qtypes.schemes.microscaling import FACTOR, LEVELS, MXFP4, NVFP4, SCALE, round_to_codes
 
 SCHEMES = [NVFP4(), NVFP4(dtype="BF16"), MXFP4()]
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=str)

@@ -8,12 +8,12 @@ import torch
 import weights
 
 from quantkit.errors import InputError, NonFiniteError, UnsupportedError
-from quantkit.qtypes import minifloat
-from quantkit.qtypes.codebook import DYNAMIC_MAP, Codebook, quantize_nested
-from quantkit.qtypes.integers import Integers, RowInt8
-from quantkit.qtypes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.minifloat import Float8
-from quantkit.qtypes.scheme import ZERO, decode, nearest, stored_scales
+from quantkit.qtypes.schemes import minifloat
+from quantkit.qtypes.schemes.base import ZERO, decode, nearest, stored_scales
+from quantkit.qtypes.schemes.codebook import DYNAMIC_MAP, Codebook, quantize_nested
+from quantkit.qtypes.schemes.integers import Integers, RowInt8
+from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
+from quantkit.qtypes.schemes.minifloat import Float8
 
 INTEGERS = [
     Integers(bits, group, symmetry, dtype)
@@ -145,7 +145,7 @@ def test_a_weighted_search_is_never_worse_than_the_range(scheme):
 
 
 def test_the_search_does_not_depend_on_its_slabs(monkeypatch):
-    from quantkit.qtypes import integers
+    from quantkit.qtypes.schemes import integers
 
     w, importance = weights.weights("student-t", (7, 512)), weights.importances(512)["spread"]
     scheme = Integers(3, 64, "asymmetric")

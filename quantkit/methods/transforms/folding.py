@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from quantkit.errors import InputError, VerificationError
 from quantkit.families.sites import Site
-from quantkit.qtypes.scheme import ScaleDtype
+from quantkit.qtypes.schemes.base import ScaleDtype
 from quantkit.tensors import F32
 
 TOLERANCE = 1e-5  # of the largest output: float32 weights are rounded once more, by 6e-8 each

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid
-from quantkit.qtypes.scheme import Quantized, require_finite
+from quantkit.qtypes.schemes.base import Quantized, require_finite
 from quantkit.tensors import F32, U8
 
 

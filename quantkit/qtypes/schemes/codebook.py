@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Codes, Grid
-from quantkit.qtypes.scheme import Quantized, require_finite, stored_scales
+from quantkit.qtypes.schemes.base import Quantized, require_finite, stored_scales
 from quantkit.tensors import F32, U8
 
 NF4 = np.array([

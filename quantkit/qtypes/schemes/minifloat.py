@@ -16,7 +16,7 @@ import numpy as np
 
 from quantkit.errors import InputError
 from quantkit.qtypes.base import Codes, Grid
-from quantkit.qtypes.scheme import Quantized, ScaleDtype, require_finite, stored_scales
+from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, require_finite, stored_scales
 from quantkit.tensors import F32, U8
 
 Strategy = Literal["tensor", "channel", "block"]

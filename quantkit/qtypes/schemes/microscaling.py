@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.qtypes.base import Codes, Grid
-from quantkit.qtypes.minifloat import BYTE_VALUES, LARGEST, round_to_bytes
-from quantkit.qtypes.scheme import Quantized, require_finite
+from quantkit.qtypes.schemes.base import Quantized, require_finite
+from quantkit.qtypes.schemes.minifloat import BYTE_VALUES, LARGEST, round_to_bytes
 from quantkit.tensors import F32, U8
 
 MAGNITUDES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from quantkit.errors import UnsupportedError
 from quantkit.qtypes.base import Grid
-from quantkit.qtypes.scheme import (
+from quantkit.qtypes.schemes.base import (
     ZERO,
     Quantized,
     ScaleDtype,
