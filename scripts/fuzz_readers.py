@@ -24,15 +24,15 @@ from quantkit.families.describe import describe, find_family
 from quantkit.families.general import general_metadata
 from quantkit.families.linears import outline
 from quantkit.families.tokenizer import read_tokenizer
-from quantkit.formats.gguf import read_gguf, read_tensor_bytes, require_whole_split
-from quantkit.formats.imatrix import Entry, Imatrix, encode_imatrix_gguf, match_importance, read_imatrix
-from quantkit.formats.imatrix_legacy import encode_imatrix_legacy
-from quantkit.formats.packed import Entry as Stored
-from quantkit.formats.packed import PackedTensor
-from quantkit.formats.safetensors import read_safetensors
-from quantkit.formats.stored import stored_modules
-from quantkit.formats.stored_methods import declared
-from quantkit.formats.targets import matches
+from quantkit.formats.containers.packed import Entry as Stored
+from quantkit.formats.containers.packed import PackedTensor
+from quantkit.formats.containers.patterns import matches
+from quantkit.formats.containers.stored import stored_modules
+from quantkit.formats.containers.stored_methods import declared
+from quantkit.formats.gguf.file import read_gguf, read_tensor_bytes, require_whole_split
+from quantkit.formats.gguf.imatrix import Entry, Imatrix, encode_imatrix_gguf, match_importance, read_imatrix
+from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
+from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.patterns import PatternError, compile_glob, compile_search
 from quantkit.recipe import load_recipe
 from quantkit.report.calibration import read_record

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats import fp8
-from quantkit.formats.awq import AWQLayout
-from quantkit.formats.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.containers import Layout, Written, of
-from quantkit.formats.fp8 import FP8Layout
-from quantkit.formats.gptq import GPTQLayout
-from quantkit.formats.packed import Entry, PackedTensor, packed
-from quantkit.formats.safetensors_writer import encode_header
+from quantkit.formats.containers import fp8
+from quantkit.formats.containers.awq import AWQLayout
+from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.fp8 import FP8Layout
+from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.packed import Entry, PackedTensor, packed
+from quantkit.formats.containers.table import Layout, Written, of
+from quantkit.formats.safetensors.writer import encode_header
 from quantkit.qtypes.schemes.base import Quantized, nearest
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers, RowInt8

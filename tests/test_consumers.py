@@ -27,13 +27,13 @@ from quantkit.consumers.rules import CHECKED, Rule
 from quantkit.consumers.rules_vllm import SHARED
 from quantkit.errors import UnsupportedError, UsageError
 from quantkit.families.roles import Role
-from quantkit.formats import containers
-from quantkit.formats.awq import AWQLayout
-from quantkit.formats.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.fp8 import FP8Layout
-from quantkit.formats.gptq import GPTQLayout
-from quantkit.formats.plain import PlainLayout
+from quantkit.formats.containers import table
+from quantkit.formats.containers.awq import AWQLayout
+from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.fp8 import FP8Layout
+from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.plain import PlainLayout
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.halves import Halves
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
@@ -310,7 +310,7 @@ def test_every_consumer_loads_something_of_every_container_that_it_reads():
         for layout in layouts:
             (verdict,) = verdicts(model(layout), [consumer])
             assert verdict.ok, (consumer, layout, verdict)
-    assert {CONTAINER_OF[type(layout)] for layout in common["vllm"]} == set(containers.names())
+    assert {CONTAINER_OF[type(layout)] for layout in common["vllm"]} == set(table.names())
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4, 8])

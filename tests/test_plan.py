@@ -17,8 +17,8 @@ import quantkit
 from quantkit.errors import InputError, RecipeError, UnsupportedError
 from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Constant, RowOrder, Rows
-from quantkit.formats.gguf import TensorEntry, encode_header, read_gguf, require_whole_split
-from quantkit.formats.imatrix import Entry, Imatrix
+from quantkit.formats.gguf.file import TensorEntry, encode_header, read_gguf, require_whole_split
+from quantkit.formats.gguf.imatrix import Entry, Imatrix
 from quantkit.metadata import KeyValue
 from quantkit.plan import Plan, PlanOptions, plan
 from quantkit.qtypes import base

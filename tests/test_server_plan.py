@@ -17,8 +17,8 @@ from llama_folder import shapes, store, weights, write
 from quantkit.cli.main import main
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.linears import outline
-from quantkit.formats.packed import as_stored
-from quantkit.formats.safetensors import read_safetensors
+from quantkit.formats.containers.packed import as_stored
+from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import read_manifest
 from quantkit.schemas import json_schema

@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType, quants
 from gguf_bytes import Parts
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats.gguf import GGML_TYPES, TensorEntry, encode_header, shard_name, split_metadata
+from quantkit.formats.gguf.file import GGML_TYPES, TensorEntry, encode_header, shard_name, split_metadata
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
 from quantkit.source import open_source

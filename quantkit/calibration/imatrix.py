@@ -10,7 +10,7 @@ from quantkit.calibration.statistics import Statistics
 from quantkit.errors import InputError
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.roles import Role
-from quantkit.formats.imatrix import Entry, Imatrix
+from quantkit.formats.gguf.imatrix import Entry, Imatrix
 
 
 def to_imatrix(statistics: Statistics, model: Model, file: str = "imatrix.gguf") -> Imatrix:

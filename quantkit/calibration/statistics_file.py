@@ -24,7 +24,7 @@ from quantkit.calibration.samples import DataRecord
 from quantkit.calibration.statistics import BAND, Gram, Linear, Part, Site, Statistics, Sums, merge
 from quantkit.errors import InputError
 from quantkit.families.model import Rows
-from quantkit.formats.safetensors import SafetensorsEntry, SafetensorsFile, parse_safetensors
+from quantkit.formats.safetensors.reader import SafetensorsEntry, SafetensorsFile, parse_safetensors
 from quantkit.untrusted import InputFile, open_input, parse_json_object, shown, unique_pairs
 
 FORMAT = "quantkit-statistics 1"

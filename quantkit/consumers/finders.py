@@ -10,11 +10,11 @@ from typing import TypeVar
 from quantkit.consumers.subject import EXPERTS as EXPERTS
 from quantkit.consumers.subject import Module, Subject
 from quantkit.families.roles import Role
-from quantkit.formats.awq import AWQLayout
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.containers import Layout
-from quantkit.formats.fp8 import FP8Layout
-from quantkit.formats.gptq import GPTQLayout
+from quantkit.formats.containers.awq import AWQLayout
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.fp8 import FP8Layout
+from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.table import Layout
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.schemes.minifloat import TILE, Float8

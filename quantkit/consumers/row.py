@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 
 from quantkit.consumers.finders import Finder, layers, whole
-from quantkit.formats.compressed_tensors import Activations, CompressedLayout
-from quantkit.formats.gptq import GPTQLayout
+from quantkit.formats.containers.compressed_tensors import Activations, CompressedLayout
+from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import Float8
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from quantkit.consumers.finders import layers, shapes, whole
 from quantkit.consumers.row import MIXED, MIXED_REASON, ZERO_IN_V1, ZERO_NEAREST, ZERO_REASON, Rule, fp8, packed
-from quantkit.formats.awq import AWQLayout
-from quantkit.formats.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.compressed_tensors import STREAMED_BITS, CompressedLayout
-from quantkit.formats.gptq import GPTQLayout
+from quantkit.formats.containers.awq import AWQLayout
+from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.containers.compressed_tensors import STREAMED_BITS, CompressedLayout
+from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 
 CONVERTER = "run: conversion/base.py of llama.cpp, October 2026"

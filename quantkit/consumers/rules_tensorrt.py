@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from quantkit.consumers.finders import layers, uncut_heads, whole
 from quantkit.consumers.row import HEADS_REASON, LOWER, Rule, fp8, packed
-from quantkit.formats.awq import AWQLayout
-from quantkit.formats.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.gptq import GPTQLayout
+from quantkit.formats.containers.awq import AWQLayout
+from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.microscaling import NVFP4
 

@@ -31,8 +31,8 @@ from quantkit.consumers.row import (
     Rule,
     packed,
 )
-from quantkit.formats.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.gptq import GPTQLayout
+from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.qtypes.schemes.minifloat import TILE
 
 VLLM = "read: vLLM, 2026"

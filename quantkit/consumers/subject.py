@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from quantkit.families.roles import Role
-from quantkit.formats.containers import Layout
+from quantkit.formats.containers.table import Layout
 
 # Layers of a block that engines run as one matrix.
 FUSED = ((Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V), (Role.FFN_GATE, Role.FFN_UP))
@@ -27,7 +27,7 @@ class Module:
 
 @dataclass(frozen=True)
 class Subject:
-    """An artifact. `container` is "gguf" or the name of a container of formats/containers.py.
+    """An artifact. `container` is "gguf" or the name of a container of formats/containers/table.py.
 
     `modules` are all linear layers of the blocks, also those that stay as they are; a GGUF file has none but
     `file_types`, the names of its tensors' types. `architecture` is general.architecture of GGUF. Counts of heads

@@ -25,8 +25,8 @@ from quantkit.events import (
     Warned,
     ignore,
 )
-from quantkit.formats.imatrix import encode_imatrix_gguf, read_imatrix
-from quantkit.formats.imatrix_legacy import encode_imatrix_legacy
+from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, read_imatrix
+from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
 from quantkit.pipeline.calibrate_plan import CalibratePlan, CalibrateRequest, Kind, plan_calibration, scratch_for
 from quantkit.pipeline.hashing import SourceHasher, require_published
 from quantkit.pipeline.quantize import never

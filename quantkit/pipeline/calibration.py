@@ -13,7 +13,7 @@ from quantkit.calibration.samples import DataRecord, Samples
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
 from quantkit.families.model import Model
-from quantkit.formats.imatrix import Imatrix
+from quantkit.formats.gguf.imatrix import Imatrix
 from quantkit.source import Checkpoint
 from quantkit.storage import hash_file
 from quantkit.untrusted import shown

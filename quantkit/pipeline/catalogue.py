@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from quantkit.consumers import CONSUMERS
 from quantkit.families.describe import known_families
-from quantkit.formats import containers
+from quantkit.formats.containers import table
 from quantkit.qtypes import base
 from quantkit.recipe import Recipe, ServerRecipe, load_recipe, recipe_names
 from quantkit.servers.recipe import MethodName, TransformName
@@ -19,7 +19,7 @@ def schemes() -> dict[str, Any]:
     return {
         "types": [_type(base.get(name)) for name in base.names()],
         "methods": list(METHODS),
-        "containers": ["gguf", *containers.names()],
+        "containers": ["gguf", *table.names()],
         "recipes": list(recipe_names()),
         "families": [{"name": f.name, "gguf": f.gguf, "architectures": list(f.hf)} for f in known_families()],
         "consumers": list(CONSUMERS),

@@ -16,7 +16,7 @@ import numpy as np
 
 from quantkit.errors import VerificationError
 from quantkit.families.model import Constant, Model, ModelTensor, Rows
-from quantkit.formats.gguf import GGUFTensor, read_gguf
+from quantkit.formats.gguf.file import GGUFTensor, read_gguf
 from quantkit.metadata import KeyValue
 from quantkit.pipeline.slabs import matrix_shape
 from quantkit.qtypes import base

@@ -21,7 +21,7 @@ from quantkit.errors import UnsupportedError
 from quantkit.events import Event, Sink, StageStarted, TensorProgress, ignore
 from quantkit.families.model import Model
 from quantkit.families.tokenizer_check import source_encoder
-from quantkit.formats.gguf import read_gguf
+from quantkit.formats.gguf.file import read_gguf
 from quantkit.pipeline.checks import Check
 from quantkit.pipeline.decoded import DecodedCheckpoint, open_decoded
 from quantkit.pipeline.quantize import default_threads

@@ -12,7 +12,7 @@ from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.events import Sink, ignore
-from quantkit.formats.gguf import read_gguf, shard_paths
+from quantkit.formats.gguf.file import read_gguf, shard_paths
 from quantkit.metadata import KeyValue
 from quantkit.report.manifest import manifest_path, read_manifest
 from quantkit.source import open_source

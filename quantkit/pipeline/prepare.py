@@ -18,7 +18,7 @@ from quantkit.families.model import Model
 from quantkit.families.rows import Family
 from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
 from quantkit.filenames import file_stem
-from quantkit.formats.imatrix import read_imatrix
+from quantkit.formats.gguf.imatrix import read_imatrix
 from quantkit.jsontext import utf8
 from quantkit.pipeline.calibration import Calibration, open_calibration
 from quantkit.pipeline.consumers import require_loadable

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.families.model import Model
-from quantkit.formats.gguf import GGUFFile
+from quantkit.formats.gguf.file import GGUFFile
 from quantkit.jsontext import utf8
 from quantkit.pipeline.checks import Check
 from quantkit.pipeline.places import strangers

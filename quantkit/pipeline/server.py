@@ -16,8 +16,8 @@ import numpy as np
 
 from quantkit.errors import InterruptedRunError, NonFiniteError, NumericError
 from quantkit.events import Resumed, Sink, TensorProgress, ignore
-from quantkit.formats import containers
-from quantkit.formats.packed import Entry, PackedTensor, packed
+from quantkit.formats.containers import table
+from quantkit.formats.containers.packed import Entry, PackedTensor, packed
 from quantkit.pipeline.quantize import default_threads, never
 from quantkit.pipeline.slabs import SLAB_WEIGHTS
 from quantkit.qtypes.floats import first_nonfinite
@@ -196,7 +196,7 @@ def put_module(
     facts: Facts | None = None,
 ) -> None:
     """Write the tensors of a layer; `facts` go with the first one into the journal."""
-    pack = containers.of(planned.layout).pack
+    pack = table.of(planned.layout).pack
     for number, tensor in enumerate(pack(planned.layout, planned.name, quantized, input_scale)):
         work.put(work.plan.by_name[tensor.entry.name], tensor, facts if number == 0 else None)
 

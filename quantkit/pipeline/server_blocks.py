@@ -17,9 +17,9 @@ import numpy as np
 from quantkit.calibration.prepare import open_calibration_model
 from quantkit.events import BlockProgress, Event, TensorProgress
 from quantkit.families.sites import Site, sites
-from quantkit.formats import containers
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.packed import PackedTensor, packed, values_of
+from quantkit.formats.containers import table
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.packed import PackedTensor, packed, values_of
 from quantkit.pipeline.calibration import Calibration, Known
 from quantkit.pipeline.server import Facts, ServerWork, put_module, require_scale
 from quantkit.qtypes.schemes.integers import Integers
@@ -206,7 +206,7 @@ def restore(
     """Put the rounded weights of a finished block in their place, decoded from the job's files."""
     stored = {tensor.name: _stored(work, tensor) for tensor in tensors if not tensor.copied}
     values = {
-        name: containers.of(planned.layout).unpack(planned.layout, planned.name, stored).values()
+        name: table.of(planned.layout).unpack(planned.layout, planned.name, stored).values()
         for name, planned in members.items()
     }
     for tensor in tensors:

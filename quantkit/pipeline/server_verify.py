@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import QuantkitError
-from quantkit.formats import containers
-from quantkit.formats.packed import Entry, PackedTensor
-from quantkit.formats.safetensors import read_safetensors
+from quantkit.formats.containers import table
+from quantkit.formats.containers.packed import Entry, PackedTensor
+from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
 from quantkit.pipeline.server import read_weight
 from quantkit.quality.feedback import gain
@@ -85,7 +85,7 @@ def check_layers(
     """
     errors: list[TensorError] = []
     for planned in modules:
-        found = containers.of(planned.layout)
+        found = table.of(planned.layout)
         try:
             decoded = found.unpack(planned.layout, planned.name, tensors).values()
         except QuantkitError as error:

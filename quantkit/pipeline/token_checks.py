@@ -14,7 +14,7 @@ from quantkit.families.rebuilt_tokenizer import read_artifact
 from quantkit.families.source_tokenizer import open_source_tokenizer
 from quantkit.families.tokenizer_check import Comparison
 from quantkit.families.tokenizer_check import check_tokenizer as compare_tokenizers
-from quantkit.formats.gguf import read_gguf
+from quantkit.formats.gguf.file import read_gguf
 from quantkit.metadata import KeyValue
 from quantkit.pipeline.checks import Check
 from quantkit.source import Checkpoint

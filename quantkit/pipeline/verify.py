@@ -17,7 +17,7 @@ from pathlib import Path
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.families.model import Model
-from quantkit.formats.gguf import GGUFFile, read_gguf, shard_paths
+from quantkit.formats.gguf.file import GGUFFile, read_gguf, shard_paths
 from quantkit.pipeline.checks import (
     Check,
     Verification,

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from quantkit.events import Sink, StageStarted, ignore
 from quantkit.families.tokenizer_check import source_encoder
-from quantkit.formats.packed import as_stored
-from quantkit.formats.safetensors import read_safetensors
+from quantkit.formats.containers.packed import as_stored
+from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.jsontext import utf8
 from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
 from quantkit.pipeline.engine import STAGE, TORCH, relay

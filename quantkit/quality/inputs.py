@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantkit.formats.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.fp8 import FP8Layout
-from quantkit.formats.stored import StoredModule
+from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.fp8 import FP8Layout
+from quantkit.formats.containers.stored import StoredModule
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
 from quantkit.qtypes.schemes.minifloat import TILE, Float8
 from quantkit.tensors import F32

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.formats.packed import Entry, PackedTensor
+from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.untrusted import encodable, open_input
 
 

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from quantkit.families.linears import LINEAR
 from quantkit.families.roles import Role
-from quantkit.formats import containers
+from quantkit.formats.containers import table
 from quantkit.qtypes import base
 from quantkit.servers.recipe import Activations as InputActivations
 from quantkit.servers.recipe import Granularity, MethodName, OrderName, Symmetry, TransformName, WeightType
@@ -23,7 +23,7 @@ Roles = list[_one_of(tuple(role.value for role in Role))]  # type: ignore[misc, 
 LinearRoles = list[_one_of(tuple(sorted(role.value for role in LINEAR)))]  # type: ignore[misc, valid-type]
 Layers = Annotated[str, Meta(pattern="^(more_bits|first_eighth|first_sixteenth|first:[0-9]{1,6})$")]
 Title = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Container = _one_of(tuple(containers.names()))
+Container = _one_of(tuple(table.names()))
 OnFallback = Literal["report", "error"]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from quantkit.errors import UnsupportedError
 from quantkit.families.linears import Outline
-from quantkit.formats.packed import Entry
+from quantkit.formats.containers.packed import Entry
 from quantkit.servers.recipe import Weights
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 

@@ -10,14 +10,14 @@ from typing import Literal
 import numpy as np
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats.awq import AWQLayout
-from quantkit.formats.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.bitsandbytes import Dtype as TorchDtype
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.containers import Layout
-from quantkit.formats.fp8 import FP8Layout
-from quantkit.formats.gptq import GPTQLayout
-from quantkit.formats.plain import PlainLayout
+from quantkit.formats.containers.awq import AWQLayout
+from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.containers.bitsandbytes import Dtype as TorchDtype
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.fp8 import FP8Layout
+from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.plain import PlainLayout
+from quantkit.formats.containers.table import Layout
 from quantkit.qtypes.schemes.base import Scheme
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.halves import Halves

@@ -13,11 +13,11 @@ from typing import Any
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.linears import LinearModule, Outline, block_of, outline
 from quantkit.families.roles import Role
-from quantkit.formats import containers
-from quantkit.formats.containers import Layout, Written
-from quantkit.formats.fp8 import hf_quant_config
-from quantkit.formats.packed import Entry
-from quantkit.formats.safetensors_writer import INDEX, Shard, index_json, split_shards
+from quantkit.formats.containers import table
+from quantkit.formats.containers.fp8 import hf_quant_config
+from quantkit.formats.containers.packed import Entry
+from quantkit.formats.containers.table import Layout, Written
+from quantkit.formats.safetensors.writer import INDEX, Shard, index_json, split_shards
 from quantkit.jsontext import dump_json, utf8
 from quantkit.patterns import PatternError, require_work
 from quantkit.plan import ENOUGH_BITS, NUMERICS, Plan, PlannedFile, eight_bit_warnings
@@ -155,7 +155,7 @@ def plan_server(
     said = computed_in(checkpoint.config, found, tensors)
     chosen = _choose(recipe, found)
     dtype = served_in(said, chosen.values())
-    fitted = fitting(recipe, chosen, mixed=containers.CONTAINERS[recipe.container].mixed)
+    fitted = fitting(recipe, chosen, mixed=table.CONTAINERS[recipe.container].mixed)
     modules = {m.name: _planned(recipe, m, (w, chosen[m]), dtype) for m, w in fitted.items() if w is not None}
     if not modules:
         raise RecipeError(f"{recipe.name}: nothing is left to be rounded", hint="remove a rule or a --keep")
@@ -242,7 +242,7 @@ def _planned(
     """A layer with the weights that fit, and those that the recipe wanted."""
     fitted, wanted = weights
     layout = layout_of(recipe.container, fitted, dtype)
-    entries = containers.of(layout).entries(layout, module.name, module.rows, module.cols)
+    entries = table.of(layout).entries(layout, module.name, module.rows, module.cols)
     other = None if wanted is None or wanted == fitted else layout_of(recipe.container, wanted, dtype)
     return PlannedModule(module, layout, entries, other)
 
@@ -322,7 +322,7 @@ def _side_files(
 ) -> Iterator[PlannedFile]:
     """Everything besides weights: the index, what the source carries, and configurations, config.json as `said`."""
     layouts = list(written.layouts.values())
-    container = containers.of(layouts[0])
+    container = table.of(layouts[0])
     if len(shards) > 1:
         yield _file(INDEX, index_json(shards))
     for name in checkpoint.carried():

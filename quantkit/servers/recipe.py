@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from quantkit.errors import UsageError, did_you_mean
 from quantkit.families.linears import LINEAR, LinearModule
 from quantkit.families.roles import Role
-from quantkit.formats import containers
+from quantkit.formats.containers import table as containers
 from quantkit.patterns import compile_glob
 from quantkit.rules import LAYER_SELECTORS, Keep, Layers, OnFallback, is_layer_selector, parse_keep
 from quantkit.toml_table import Table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
-from quantkit.formats.gguf import GGUFTensor, parse_gguf, require_whole_split, shard_paths
+from quantkit.formats.gguf.file import GGUFTensor, parse_gguf, require_whole_split, shard_paths
 from quantkit.metadata import KeyValue
 from quantkit.source.base import SourceFile, StoredTensor, require_decodable, require_weights
 from quantkit.tensors import TensorInfo

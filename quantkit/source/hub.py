@@ -39,7 +39,7 @@ from huggingface_hub.errors import (
 
 from quantkit.errors import NetworkError, QuantkitError, ResourceError, UsageError
 from quantkit.events import Event, Sink, StageFinished, StageStarted, TensorProgress, Warned
-from quantkit.formats.gguf import SHARD_NAME, shard_name
+from quantkit.formats.gguf.file import SHARD_NAME, shard_name
 from quantkit.source.folder import SIDE_FILES, TEMPLATES, locate
 from quantkit.source.shards import CONSOLIDATED, MAX_SHARDS, index_of, read_index, stem_of, weight_files
 from quantkit.untrusted import open_input, shown

@@ -1,6 +1,6 @@
 """A checkpoint whose linear layers are stored quantized, seen as one whose weights are plain.
 
-What its configuration and tensors say is read by quantkit.formats.stored. Here `model.layers.0.mlp.up_proj.weight`
+What its configuration and tensors say is read by quantkit.formats.containers.stored. Here `model.layers.0.mlp.up_proj.weight`
 exists again, decoded a slab of rows at a time, and the tensors that it is made of are out of sight.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import QuantkitError
-from quantkit.formats.packed import Entry, PackedTensor, packed
-from quantkit.formats.stored import StoredModule, stored_modules
-from quantkit.formats.stored_methods import CONFIG_KEYS, SIDE_CONFIGS, declared, undeclared
-from quantkit.formats.stored_parts import Part
+from quantkit.formats.containers.packed import Entry, PackedTensor, packed
+from quantkit.formats.containers.stored import StoredModule, stored_modules
+from quantkit.formats.containers.stored_methods import CONFIG_KEYS, SIDE_CONFIGS, declared, undeclared
+from quantkit.formats.containers.stored_parts import Part
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.source.base import SourceFile, StoredTensor

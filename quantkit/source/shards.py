@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
-from quantkit.formats.safetensors import parse_safetensors
+from quantkit.formats.safetensors.reader import parse_safetensors
 from quantkit.source.base import StoredTensor, require_weights
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import InputFile, listed, parse_json_object, read_all, read_bounded, shown, unique_pairs

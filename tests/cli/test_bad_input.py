@@ -27,8 +27,8 @@ import quantkit as api
 from quantkit.cli.exits import exit_code
 from quantkit.errors import InputError
 from quantkit.events import Event, TensorProgress
-from quantkit.formats.gguf import TensorEntry, encode_header, read_gguf
-from quantkit.formats.imatrix import Entry, Imatrix, encode_imatrix_gguf
+from quantkit.formats.gguf.file import TensorEntry, encode_header, read_gguf
+from quantkit.formats.gguf.imatrix import Entry, Imatrix, encode_imatrix_gguf
 from quantkit.metadata import KeyValue
 
 Damage = Callable[[Path], object]

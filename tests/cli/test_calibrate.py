@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from quantkit.calibration.statistics_file import open_statistics
-from quantkit.formats.imatrix import read_imatrix
+from quantkit.formats.gguf.imatrix import read_imatrix
 
 SENTENCE = "The mailcap module reads files that say how programs react to files of different types. "
 CHAT = "{% for m in messages %}{{ '[' + m.role + '] ' + m.content + '\n' }}{% endfor %}"

@@ -14,7 +14,7 @@ import pytest
 from commands import TINY, quantkit
 from oracles import ggml
 
-from quantkit.formats.imatrix import Entry, Imatrix, encode_imatrix_gguf
+from quantkit.formats.gguf.imatrix import Entry, Imatrix, encode_imatrix_gguf
 from quantkit.qtypes import base
 from quantkit.recipe import gguf_recipe_names, load_recipe
 

@@ -14,7 +14,7 @@ from commands import TINY, quantkit
 from quantkit.calibration.blocks import next_token_logits
 from quantkit.calibration.data import load_texts, model_tokens
 from quantkit.calibration.samples import select_samples
-from quantkit.formats.safetensors import read_safetensors
+from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.quality.distributions import divergence, log_softmax
 from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
 from quantkit.source import open_source

@@ -9,7 +9,7 @@ import pytest
 from checkpoints import VARIANTS, build
 from commands import TINY, quantkit
 
-from quantkit.formats.safetensors import read_safetensors
+from quantkit.formats.safetensors.reader import read_safetensors
 
 TEXT = TINY.parent / "calibration.jsonl"
 SHORT = ["--samples", 8, "--seqlen", 64]

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats import compressed_tensors, compressed_tensors_kv
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.packed import Entry, PackedTensor, packed, values_of
+from quantkit.formats.containers import compressed_tensors, compressed_tensors_kv
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.packed import Entry, PackedTensor, packed, values_of
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.qtypes.schemes.microscaling import FACTOR, LEVELS, MXFP4, NVFP4, SCALE

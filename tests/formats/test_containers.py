@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from quantkit.formats.containers import CONTAINERS, Written
-from quantkit.formats.gptq import GPTQLayout
+from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.table import CONTAINERS, Written
 from quantkit.qtypes.schemes.integers import Integers
 
 LAYOUT = GPTQLayout(Integers(4, 128))

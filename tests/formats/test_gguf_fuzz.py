@@ -12,8 +12,8 @@ from mutants import mutants
 from oracles import gguf_files
 
 from quantkit.errors import InputError
-from quantkit.formats.gguf import TensorEntry, encode_header, read_gguf, read_tensor_bytes
-from quantkit.formats.gguf_types import KIND_NUMBERS
+from quantkit.formats.gguf.file import TensorEntry, encode_header, read_gguf, read_tensor_bytes
+from quantkit.formats.gguf.types import KIND_NUMBERS
 from quantkit.metadata import KeyValue
 
 SEEDS = {
@@ -36,7 +36,7 @@ SEEDS = {
     "metadata": ([KeyValue(f"k{i}", kind, 1) for i, kind in enumerate(KIND_NUMBERS) if kind != "string"], []),
 }
 
-# Why this reader refuses files that ggml accepts: see the docstring of quantkit.formats.gguf_reader. ggml looks
+# Why this reader refuses files that ggml accepts: see the docstring of quantkit.formats.gguf.reader. ggml looks
 # for the data of tensors only when it loads them.
 STRICTER = re.compile(
     r"not UTF-8|names must be printable|power of two up to 65,536|ends at byte|at most [\d,]+ are (read|allowed)"

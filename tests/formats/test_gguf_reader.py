@@ -15,7 +15,7 @@ import pytest
 from gguf_bytes import Parts
 
 from quantkit.errors import InputError
-from quantkit.formats.gguf import Limits, read_gguf, read_tensor_bytes
+from quantkit.formats.gguf.file import Limits, read_gguf, read_tensor_bytes
 
 ALIGN = b"general.alignment"
 TWO = [g.info(b"a", [8], 0, 0), g.info(b"b", [4, 2], 1, 32)]  # 32 bytes f32, 16 bytes f16

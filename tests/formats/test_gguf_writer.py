@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from oracles import ggml, gguf_files
 
 from quantkit.errors import InputError
-from quantkit.formats.gguf import (
+from quantkit.formats.gguf.file import (
     GGML_TYPES,
     TensorEntry,
     encode_header,
@@ -27,7 +27,7 @@ from quantkit.formats.gguf import (
     split_by_bytes,
     split_metadata,
 )
-from quantkit.formats.gguf_types import KIND_NUMBERS, REMOVED_TYPES
+from quantkit.formats.gguf.types import KIND_NUMBERS, REMOVED_TYPES
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
 

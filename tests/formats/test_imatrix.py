@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from oracles import gguf_files
 
 from quantkit.errors import InputError
-from quantkit.formats.imatrix import Entry, Imatrix, encode_imatrix_gguf, match_importance, read_imatrix
+from quantkit.formats.gguf.imatrix import Entry, Imatrix, encode_imatrix_gguf, match_importance, read_imatrix
 
 F32 = NDArray[np.float32]
 

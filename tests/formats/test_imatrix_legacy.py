@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quantkit.formats.imatrix import Entry, Imatrix, read_imatrix
-from quantkit.formats.imatrix_legacy import encode_imatrix_legacy
+from quantkit.formats.gguf.imatrix import Entry, Imatrix, read_imatrix
+from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
 
 
 def imatrix(**entries: tuple[list[list[float]], list[int]]) -> Imatrix:

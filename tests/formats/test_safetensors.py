@@ -19,7 +19,7 @@ from mutants import mutants
 from safetensors.numpy import save_file
 
 from quantkit.errors import InputError
-from quantkit.formats.safetensors import DTYPE_BITS, MAX_TENSORS, read_safetensors
+from quantkit.formats.safetensors.reader import DTYPE_BITS, MAX_TENSORS, read_safetensors
 from quantkit.tensors import DTYPE_BYTES
 
 
@@ -130,7 +130,7 @@ BAD = {
     "empty tensor in a gap": (encode({"a": u8(0, 1), "b": u8(5, 5)}, b"x"), "ends at byte|leaves a gap"),
 }
 
-# What the package accepts and quantkit does not (see the docstring of quantkit.formats.safetensors).
+# What the package accepts and quantkit does not (see the docstring of quantkit.formats.safetensors.reader).
 STRICTER = {
     "name twice": (encode(b'{"a":%s,"a":%s}' % ((json.dumps(u8(0, 1)).encode(),) * 2), b"x"), "duplicate names: a"),
     "metadata key twice": (encode(b'{"__metadata__":{"k":"1","k":"2"}}'), "duplicate names: k"),

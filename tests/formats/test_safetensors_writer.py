@@ -12,10 +12,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats import safetensors_writer
-from quantkit.formats.packed import Entry, PackedTensor, packed
-from quantkit.formats.safetensors import read_safetensors
-from quantkit.formats.safetensors_writer import Shard, encode_header, index_json, split_shards
+from quantkit.formats.containers.packed import Entry, PackedTensor, packed
+from quantkit.formats.safetensors import writer
+from quantkit.formats.safetensors.reader import read_safetensors
+from quantkit.formats.safetensors.writer import Shard, encode_header, index_json, split_shards
 
 DTYPES = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64, "F16": np.float16, "F32": np.float32}
 
@@ -106,7 +106,7 @@ def test_golden_header():
 
 
 def test_a_header_that_no_reader_takes_is_refused(monkeypatch):
-    monkeypatch.setattr(safetensors_writer, "MAX_HEADER_BYTES", 100)
+    monkeypatch.setattr(writer, "MAX_HEADER_BYTES", 100)
     with pytest.raises(UnsupportedError, match="header of 2 tensors") as caught:
         encode_header([Entry("a", "I32", (2, 1)), Entry("b", "F16", (1,))])
     assert caught.value.hint == "write smaller shards"

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats import awq, bitsandbytes, compressed_tensors, fp8, gptq
-from quantkit.formats.awq import AWQLayout
-from quantkit.formats.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.gptq import GPTQLayout
-from quantkit.formats.packed import Entry, PackedTensor, pack_words, packed, unpack_words, values_of
+from quantkit.formats.containers import awq, bitsandbytes, compressed_tensors, fp8, gptq
+from quantkit.formats.containers.awq import AWQLayout
+from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.packed import Entry, PackedTensor, pack_words, packed, unpack_words, values_of
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.schemes.base import ZERO, Quantized, nearest
 from quantkit.qtypes.schemes.codebook import Codebook

@@ -15,15 +15,15 @@ from reference import REFERENCE
 
 from quantkit.consumers import Module, Subject, verdicts
 from quantkit.families.roles import Role
-from quantkit.formats import compressed_tensors, containers, fp8, gptq
-from quantkit.formats.awq import AWQLayout
-from quantkit.formats.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.compressed_tensors_kv import pack_kv_scales
-from quantkit.formats.containers import Written
-from quantkit.formats.fp8 import FP8Layout
-from quantkit.formats.gptq import GPTQLayout
-from quantkit.formats.packed import PackedTensor, values_of
+from quantkit.formats.containers import compressed_tensors, fp8, gptq, table
+from quantkit.formats.containers.awq import AWQLayout
+from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.compressed_tensors_kv import pack_kv_scales
+from quantkit.formats.containers.fp8 import FP8Layout
+from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.packed import PackedTensor, values_of
+from quantkit.formats.containers.table import Written
 from quantkit.qtypes.schemes.base import Quantized, nearest
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
@@ -171,7 +171,7 @@ CLAIMS = [
 @pytest.mark.parametrize("layout", CLAIMS, ids=str)
 def test_the_table_of_consumers_is_right(converter, layout, kv_cache):
     """The converter stops, or meets a tensor that it has no name for, exactly where the table says so."""
-    container = containers.of(layout)
+    container = table.of(layout)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 1)
     shape = (256, 256)
     scale = np.ones(1, np.float32)

@@ -11,11 +11,11 @@ import pytest
 from quantized_folder import VARIANTS, config_of, pack_module, plain_tensor, round_weight
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.gptq import GPTQLayout
-from quantkit.formats.packed import PackedTensor
-from quantkit.formats.stored import Stored, stored_modules
-from quantkit.formats.stored_methods import METHODS, declared
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.packed import PackedTensor
+from quantkit.formats.containers.stored import Stored, stored_modules
+from quantkit.formats.containers.stored_methods import METHODS, declared
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.tensors import TensorInfo

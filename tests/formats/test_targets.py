@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats.target_sets import Targets
-from quantkit.formats.targets import matches
+from quantkit.formats.containers.pattern_sets import Targets
+from quantkit.formats.containers.patterns import matches
 
 NAMES = [
     "model.layers.0.self_attn.q_proj", "model.layers.11.self_attn.o_proj", "model.layers.3.mlp.gate_proj",

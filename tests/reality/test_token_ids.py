@@ -22,7 +22,7 @@ from real_folders import NEIGHBOURS, REALITY, claimed, needs_reality, read_confi
 from quantkit.families.probes import probes
 from quantkit.families.tokenizer import Tokenizer, read_tokenizer
 from quantkit.families.tokenizer_check import check_tokenizer, rebuild, source_encoder
-from quantkit.formats.gguf import encode_header
+from quantkit.formats.gguf.file import encode_header
 from quantkit.metadata import KeyValue
 
 pytestmark = [pytest.mark.slow, needs_reality]

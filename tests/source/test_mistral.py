@@ -21,7 +21,7 @@ from reference import REFERENCE
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.events import Event, Warned
-from quantkit.formats.gguf import read_gguf
+from quantkit.formats.gguf.file import read_gguf
 from quantkit.source import open_source
 from quantkit.source.hub import Hub, fetch
 

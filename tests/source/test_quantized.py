@@ -24,7 +24,7 @@ from quantized_folder import (
 )
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats.packed import Entry, PackedTensor, packed, values_of
+from quantkit.formats.containers.packed import Entry, PackedTensor, packed, values_of
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.source import open_source
 from quantkit.source.quantized import LINE_BYTES

@@ -24,8 +24,8 @@ from quantized_folder import (
 )
 
 from quantkit.calibration.blocks import next_token_logits
-from quantkit.formats.packed import values_of
-from quantkit.formats.safetensors import read_safetensors
+from quantkit.formats.containers.packed import values_of
+from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.source import MemoryCheckpoint, open_source
 
 ONE_OF_EACH = (

@@ -16,7 +16,7 @@ from quantkit.families.assumptions import name_warnings
 from quantkit.families.probes import probes
 from quantkit.families.tokenizer import Tokenizer, read_tokenizer
 from quantkit.families.tokenizer_check import rebuild
-from quantkit.formats.gguf import encode_header
+from quantkit.formats.gguf.file import encode_header
 from quantkit.metadata import KeyValue
 
 

@@ -34,7 +34,7 @@ from quantkit.families.probes import probes
 from quantkit.families.tokenizer import Tokenizer, read_tokenizer
 from quantkit.families.tokenizer_check import check_tokenizer, rebuild
 from quantkit.families.vocabulary import TokenType, looks_special
-from quantkit.formats.gguf_reader import read_gguf
+from quantkit.formats.gguf.reader import read_gguf
 from quantkit.metadata import KeyValue
 
 pytestmark = [pytest.mark.slow, pytest.mark.reference]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from quantkit.formats.gguf import encode_header
+from quantkit.formats.gguf.file import encode_header
 from quantkit.metadata import KeyValue
 
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats import awq, bitsandbytes, compressed_tensors, fp8, gptq, plain
-from quantkit.formats.awq import AWQLayout
-from quantkit.formats.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.fp8 import FP8Layout
-from quantkit.formats.gptq import GPTQLayout
-from quantkit.formats.packed import Entry, PackedTensor, Tensors
-from quantkit.formats.plain import PlainLayout
+from quantkit.formats.containers import awq, bitsandbytes, compressed_tensors, fp8, gptq, plain
+from quantkit.formats.containers.awq import AWQLayout
+from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.fp8 import FP8Layout
+from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.packed import Entry, PackedTensor, Tensors
+from quantkit.formats.containers.plain import PlainLayout
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.tensors import F32
 

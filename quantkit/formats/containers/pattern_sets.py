@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats.targets import LINEAR, MAX_NAME, REGEX, steps_to_match, understood
+from quantkit.formats.containers.patterns import LINEAR, MAX_NAME, REGEX, steps_to_match, understood
 from quantkit.untrusted import shown
 
 MAX_PATTERNS_LENGTH = 1 << 17  # of all patterns of a list together

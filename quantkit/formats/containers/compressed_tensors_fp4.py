@@ -16,7 +16,16 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.errors import InputError
-from quantkit.formats.packed import Entry, PackedTensor, Tensors, packed, scales_of, take, take_matrix, values_of
+from quantkit.formats.containers.packed import (
+    Entry,
+    PackedTensor,
+    Tensors,
+    packed,
+    scales_of,
+    take,
+    take_matrix,
+    values_of,
+)
 from quantkit.qtypes.base import Codes
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.qtypes.schemes.microscaling import FACTOR, MXFP4, NVFP4, SCALE

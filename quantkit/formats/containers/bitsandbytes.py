@@ -25,8 +25,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats.packed import Entry, PackedTensor, Tensors, packed, scales_of, take, take_matrix, values_of
-from quantkit.formats.server_config import choice, truth
+from quantkit.formats.containers.packed import (
+    Entry,
+    PackedTensor,
+    Tensors,
+    packed,
+    scales_of,
+    take,
+    take_matrix,
+    values_of,
+)
+from quantkit.formats.containers.settings import choice, truth
 from quantkit.qtypes.base import Codes
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.qtypes.schemes.codebook import (

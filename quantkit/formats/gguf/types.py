@@ -1,4 +1,4 @@
-"""Facts of the GGUF format and what a parsed file is. See `quantkit.formats.gguf` for reading and writing."""
+"""Facts of the GGUF format and what a parsed file is. See `quantkit.formats.gguf.file` for reading and writing."""
 
 from __future__ import annotations
 

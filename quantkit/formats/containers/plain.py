@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantkit.formats.packed import Entry, PackedTensor, Tensors, take_matrix
+from quantkit.formats.containers.packed import Entry, PackedTensor, Tensors, take_matrix
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.qtypes.schemes.halves import Halves, to_bytes
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats.packed import Entry
-from quantkit.formats.safetensors import MAX_HEADER_BYTES, METADATA
+from quantkit.formats.containers.packed import Entry
+from quantkit.formats.safetensors.reader import MAX_HEADER_BYTES, METADATA
 from quantkit.jsontext import dump_json
 from quantkit.untrusted import shown
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.errors import InputError
-from quantkit.formats.packed import FLOATS, Entry, PackedTensor, Tensors, packed, scales_of, take
+from quantkit.formats.containers.packed import FLOATS, Entry, PackedTensor, Tensors, packed, scales_of, take
 from quantkit.qtypes.schemes.base import ScaleDtype, stored_scales
 from quantkit.qtypes.schemes.minifloat import LARGEST
 from quantkit.tensors import F32

@@ -25,7 +25,7 @@ from sys import byteorder
 from typing import NoReturn
 
 from quantkit.errors import InputError
-from quantkit.formats.gguf_types import (
+from quantkit.formats.gguf.types import (
     ALIGNMENT_KEY,
     ARRAY,
     DEFAULT_ALIGNMENT,

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.errors import InputError
-from quantkit.formats.gguf import TensorEntry, encode_header, parse_gguf
-from quantkit.formats.gguf_types import MAGIC, GGUFFile, GGUFTensor
+from quantkit.formats.gguf.file import TensorEntry, encode_header, parse_gguf
+from quantkit.formats.gguf.types import MAGIC, GGUFFile, GGUFTensor
 from quantkit.metadata import KeyValue
 from quantkit.tensors import F32
 from quantkit.untrusted import InputFile, listed, open_input, shown

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats.packed import (
+from quantkit.formats.containers.packed import (
     FLOATS,
     Entry,
     PackedTensor,
@@ -25,7 +25,7 @@ from quantkit.formats.packed import (
     take_matrix,
     values_of,
 )
-from quantkit.formats.server_config import choice
+from quantkit.formats.containers.settings import choice
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.qtypes.schemes.minifloat import SCALE, TILE, Float8, Strategy, to_bytes, to_codes
 from quantkit.untrusted import shown

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.gptq import GPTQLayout
-from quantkit.formats.packed import Entry, PackedTensor
-from quantkit.formats.plain import PlainLayout
-from quantkit.formats.read_only import PresetLayout, ReadLayout, ScaledFloats, unpack
-from quantkit.formats.stored_methods import METHODS
-from quantkit.formats.stored_parts import Headers, Outline, Part, outline_of
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.packed import Entry, PackedTensor
+from quantkit.formats.containers.plain import PlainLayout
+from quantkit.formats.containers.read_only import PresetLayout, ReadLayout, ScaledFloats, unpack
+from quantkit.formats.containers.stored_methods import METHODS
+from quantkit.formats.containers.stored_parts import Headers, Outline, Part, outline_of
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4

@@ -10,7 +10,7 @@ import struct
 
 import numpy as np
 
-from quantkit.formats.imatrix import Entry, Imatrix
+from quantkit.formats.gguf.imatrix import Entry, Imatrix
 
 CHUNK_SIZE = 512  # of an imatrix that does not say: llama-imatrix's default
 

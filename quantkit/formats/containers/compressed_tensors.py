@@ -29,9 +29,9 @@ from typing import Any, Literal
 import numpy as np
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats import compressed_tensors_fp4
-from quantkit.formats.compressed_tensors_kv import KV_CACHE_FP8
-from quantkit.formats.packed import (
+from quantkit.formats.containers import compressed_tensors_fp4
+from quantkit.formats.containers.compressed_tensors_kv import KV_CACHE_FP8
+from quantkit.formats.containers.packed import (
     FLOATS,
     Entry,
     PackedTensor,
@@ -45,7 +45,7 @@ from quantkit.formats.packed import (
     values_of,
     word_count,
 )
-from quantkit.formats.server_config import choice, integer, section, truth
+from quantkit.formats.containers.settings import choice, integer, section, truth
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.schemes.base import ZERO, Quantized, group_count
 from quantkit.qtypes.schemes.integers import Integers

@@ -10,14 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats import awq, bitsandbytes, compressed_tensors, fp8, gptq
-from quantkit.formats.compressed_presets import UNQUANTIZED, preset
-from quantkit.formats.fp8 import FP8Layout
-from quantkit.formats.read_only import MLX_BITS, MLX_GROUPS, MLXLayout, PresetLayout, SaidLayout, ScaledFloats
-from quantkit.formats.server_config import choice, integer, section
-from quantkit.formats.stored_parts import DAMAGED
-from quantkit.formats.target_sets import Targets
-from quantkit.formats.targets import REGEX
+from quantkit.formats.containers import awq, bitsandbytes, compressed_tensors, fp8, gptq
+from quantkit.formats.containers.compressed_presets import UNQUANTIZED, preset
+from quantkit.formats.containers.fp8 import FP8Layout
+from quantkit.formats.containers.pattern_sets import Targets
+from quantkit.formats.containers.patterns import REGEX
+from quantkit.formats.containers.read_only import (
+    MLX_BITS,
+    MLX_GROUPS,
+    MLXLayout,
+    PresetLayout,
+    SaidLayout,
+    ScaledFloats,
+)
+from quantkit.formats.containers.settings import choice, integer, section
+from quantkit.formats.containers.stored_parts import DAMAGED
 from quantkit.untrusted import shown
 
 # Files beside config.json that describe a quantization, in the order in which servers look for them.

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats import bitsandbytes
-from quantkit.formats.awq import COLUMNS_PER_WORD, AWQLayout
-from quantkit.formats.bitsandbytes import STATE, STATE_BYTES, BitsandbytesLayout
-from quantkit.formats.compressed_tensors import STREAMED_BITS, CompressedLayout
-from quantkit.formats.compressed_tensors_fp4 import entries as fp4_entries
-from quantkit.formats.fp8 import FP8Layout
-from quantkit.formats.gptq import GPTQLayout
-from quantkit.formats.packed import FLOATS, WORD_BITS, PackedTensor, values_of, word_count
-from quantkit.formats.read_only import (
+from quantkit.formats.containers import bitsandbytes
+from quantkit.formats.containers.awq import COLUMNS_PER_WORD, AWQLayout
+from quantkit.formats.containers.bitsandbytes import STATE, STATE_BYTES, BitsandbytesLayout
+from quantkit.formats.containers.compressed_tensors import STREAMED_BITS, CompressedLayout
+from quantkit.formats.containers.compressed_tensors_fp4 import entries as fp4_entries
+from quantkit.formats.containers.fp8 import FP8Layout
+from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.packed import FLOATS, WORD_BITS, PackedTensor, values_of, word_count
+from quantkit.formats.containers.read_only import (
     MLXLayout,
     PresetLayout,
     ReadLayout,

@@ -1,6 +1,6 @@
 """GGUF: the container of llama.cpp. The header writer, split files, and the door to the bounded reader.
 
-The layout is drawn in `quantkit.formats.gguf_reader`. A header is encoded before any weight is read: its length
+The layout is drawn in `quantkit.formats.gguf.reader`. A header is encoded before any weight is read: its length
 fixes every offset and the size of the file.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantkit.errors import InputError
-from quantkit.formats.gguf_reader import Limits, parse_gguf, read_gguf
-from quantkit.formats.gguf_types import (
+from quantkit.formats.gguf.reader import Limits, parse_gguf, read_gguf
+from quantkit.formats.gguf.types import (
     ALIGNMENT_KEY,
     ARRAY,
     DEFAULT_ALIGNMENT,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats.packed import (
+from quantkit.formats.containers.packed import (
     FLOATS,
     I32,
     Entry,
@@ -35,7 +35,7 @@ from quantkit.formats.packed import (
     unpack_words,
     values_of,
 )
-from quantkit.formats.server_config import choice, integer, truth
+from quantkit.formats.containers.settings import choice, integer, truth
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.schemes.base import ZERO, Quantized, group_count
 from quantkit.qtypes.schemes.integers import Integers, Symmetry

@@ -16,10 +16,9 @@ from math import prod
 import numpy as np
 
 from quantkit.errors import InputError
-from quantkit.formats import containers
-from quantkit.formats.compressed_tensors import CompressedLayout
-from quantkit.formats.containers import Layout
-from quantkit.formats.packed import (
+from quantkit.formats.containers import table
+from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.packed import (
     FLOATS,
     Tensors,
     scales_of,
@@ -29,6 +28,7 @@ from quantkit.formats.packed import (
     values_of,
     word_count,
 )
+from quantkit.formats.containers.table import Layout
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.qtypes.schemes.integers import Integers
@@ -143,4 +143,4 @@ def unpack(layout: ReadLayout, module: str, tensors: Tensors) -> Quantized:
     """The codes and grid of a module in any layout that is read. Raises InputError for damaged tensors."""
     if isinstance(layout, ScaledFloat8 | ModelOptFP4 | MLXLayout):
         return layout.unpack(module, tensors)
-    return containers.of(layout).unpack(layout, module, tensors)
+    return table.of(layout).unpack(layout, module, tensors)
