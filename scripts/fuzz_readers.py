@@ -19,11 +19,9 @@ from typing import Any
 import fuzz_mutators as m
 import numpy as np
 
-from quantkit.families.chat_template import find_chat_templates
 from quantkit.families.describe import describe, find_family
 from quantkit.families.general import general_metadata
 from quantkit.families.linears import outline
-from quantkit.families.tokenizer import read_tokenizer
 from quantkit.formats.containers.packed import Entry as Stored
 from quantkit.formats.containers.packed import PackedTensor
 from quantkit.formats.containers.patterns import matches
@@ -41,6 +39,8 @@ from quantkit.source.shards import read_index
 from quantkit.storage import journal
 from quantkit.storage.files import read_sums
 from quantkit.tensors import TensorInfo
+from quantkit.tokenizer.chat_template import find_chat_templates
+from quantkit.tokenizer.read import read_tokenizer
 from quantkit.untrusted import open_input, parse_json_object
 
 TINY = Path(__file__).parent.parent / "tests" / "data" / "docs-llama-tiny"
@@ -228,8 +228,8 @@ def tensor_names(folder: Path) -> tuple[m.Mutator, Read]:
 
 
 def _bpe() -> dict[str, Any]:
-    from quantkit.families.slow_files import QWEN2_PATTERN
-    from quantkit.families.tokenizer_bpe import byte_alphabet
+    from quantkit.tokenizer.bpe import byte_alphabet
+    from quantkit.tokenizer.slow_files import QWEN2_PATTERN
 
     letters = list(byte_alphabet())
     vocab = {letter: index for index, letter in enumerate(letters)} | {"he": 256, "hel": 257, "Ġt": 258}
@@ -314,7 +314,7 @@ def _slow() -> dict[str, Any]:
 def _tekken() -> dict[str, Any]:
     import base64
 
-    from quantkit.families.pretokenizer_table import RECOGNIZED
+    from quantkit.tokenizer.pre_table import RECOGNIZED
 
     TEKKEN_PATTERN = next(one.steps[0][1] for one in RECOGNIZED if one.name == "tekken")
 
@@ -335,7 +335,7 @@ def _tekken() -> dict[str, Any]:
 
 
 def sentencepiece(folder: Path) -> tuple[m.Mutator, Read]:
-    from quantkit.families.sentencepiece_model import parse_sentencepiece
+    from quantkit.tokenizer.sentencepiece_model import parse_sentencepiece
 
     kinds = {b"<unk>": 2, b"<s>": 3, b"</s>": 3, b"<0x0A>": 6, b"\xe2\x96\x81a": 1, b"b": 4}
     fields: m.Fields = [

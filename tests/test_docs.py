@@ -15,10 +15,11 @@ import pytest
 from commands import TINY, quantkit
 
 from quantkit.cli.app import app
-from quantkit.families import assumptions, general, keys, special_tokens
+from quantkit.families import assumptions, general, keys
 from quantkit.families.describe import known_families
 from quantkit.qtypes import base
 from quantkit.recipe import recipe_names
+from quantkit.tokenizer import special_tokens
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

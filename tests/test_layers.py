@@ -51,7 +51,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # Libraries that are slow to import, or that only one part of the house may know.
 ONLY_IN = {
     "torch": ("methods", "calibration", "quality"),
-    "transformers": ("calibration", "quality", "families/tokenizer_check.py"),
+    "transformers": ("calibration", "quality", "tokenizer/check.py"),
     "numba": ("qtypes",),
     "gguf": ("quality",),
     "xllamacpp": ("quality",),
@@ -247,7 +247,7 @@ def test_reading_is_not_writing(code: str) -> None:
 
 CHILD_PROCESSES = {
     "calibration/template_process.py",
-    "families/native_process.py",
+    "tokenizer/native_process.py",
 }  # their output is read by the process that started it
 
 

@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 from quantkit.calibration.samples import Texts, Tokens
 from quantkit.calibration.templates import ChatTemplate, Conversation, read_chat_template, render
 from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageError
-from quantkit.families.tokenizer_check import source_encoder
 from quantkit.jsontext import utf8
 from quantkit.source import Checkpoint
+from quantkit.tokenizer.check import source_encoder
 from quantkit.untrusted import encodable, read_bounded, shown
 
 MAX_BYTES = 1 << 30  # of a file

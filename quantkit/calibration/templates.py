@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import InputError
-from quantkit.families.chat_template import MAX_TEMPLATE_BYTES, find_chat_templates
-from quantkit.families.tokenizer_files import TOKENIZER_CONFIG, read_object
 from quantkit.source import Checkpoint
+from quantkit.tokenizer.chat_template import MAX_TEMPLATE_BYTES, find_chat_templates
+from quantkit.tokenizer.files import TOKENIZER_CONFIG, read_object
 from quantkit.untrusted import shown
 
 CPU_SECONDS = 2  # for the first conversation, which pays for starting and parsing

@@ -20,7 +20,6 @@ import numpy as np
 from quantkit.errors import UnsupportedError
 from quantkit.events import Event, Sink, StageStarted, TensorProgress, ignore
 from quantkit.families.model import Model
-from quantkit.families.tokenizer_check import source_encoder
 from quantkit.formats.gguf.file import read_gguf
 from quantkit.pipeline.checks import Check
 from quantkit.pipeline.decoded import DecodedCheckpoint, open_decoded
@@ -31,6 +30,7 @@ from quantkit.quality.llamacpp import CONTEXT, LlamaCpp, require_llamacpp
 from quantkit.quality.passages import contexts
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32
+from quantkit.tokenizer.check import source_encoder
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from quantkit.families.describe import describe
 from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Model
 from quantkit.families.rows import Family
-from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
 from quantkit.filenames import file_stem
 from quantkit.formats.gguf.imatrix import read_imatrix
 from quantkit.jsontext import utf8
@@ -33,6 +32,7 @@ from quantkit.servers.plan import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, S
 from quantkit.servers.recipe import override_server
 from quantkit.source import Checkpoint, open_source
 from quantkit.storage import hash_file
+from quantkit.tokenizer.read import ReadFile, Tokenizer, read_tokenizer
 from quantkit.units import parse_size
 
 

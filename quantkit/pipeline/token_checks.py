@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.families.model import Model
-from quantkit.families.probe_choice import choose
-from quantkit.families.probes import probes
-from quantkit.families.rebuilt_tokenizer import read_artifact
-from quantkit.families.source_tokenizer import open_source_tokenizer
-from quantkit.families.tokenizer_check import Comparison
-from quantkit.families.tokenizer_check import check_tokenizer as compare_tokenizers
 from quantkit.formats.gguf.file import read_gguf
 from quantkit.metadata import KeyValue
 from quantkit.pipeline.checks import Check
 from quantkit.source import Checkpoint
+from quantkit.tokenizer.check import Comparison
+from quantkit.tokenizer.check import check_tokenizer as compare_tokenizers
+from quantkit.tokenizer.own import open_source_tokenizer
+from quantkit.tokenizer.probe_choice import choose
+from quantkit.tokenizer.probes import probes
+from quantkit.tokenizer.rebuilt import read_artifact
 
 MAX_PROBLEMS = 20  # in JSON
 MAX_WORDS = 500  # an engine is asked over a socket, one text at a time

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.events import Sink, StageStarted, ignore
-from quantkit.families.tokenizer_check import source_encoder
 from quantkit.formats.containers.packed import as_stored
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.jsontext import utf8
@@ -36,6 +35,7 @@ from quantkit.servers.plan import REPLACED
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.tensors import F32
+from quantkit.tokenizer.check import source_encoder
 from quantkit.untrusted import listed, shown
 
 if TYPE_CHECKING:

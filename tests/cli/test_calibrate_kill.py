@@ -18,7 +18,7 @@ KILL_POINTS, OLDER_POINTS, FAULT_POINTS = 24, 6, 8
 
 MODULES = (
     "torch", "transformers.models.llama.modeling_llama", "transformers.modeling_utils",
-    "quantkit.pipeline.calibrate", "quantkit.calibration.saved", "quantkit.families.tokenizer_check",
+    "quantkit.pipeline.calibrate", "quantkit.calibration.saved", "quantkit.tokenizer.check",
 )  # fmt: skip
 
 

@@ -18,9 +18,9 @@ from safetensors import safe_open
 from quantkit.families.describe import describe
 from quantkit.families.model import Constant, Model, ModelTensor
 from quantkit.families.rows import Family
-from quantkit.families.tokenizer import ReadFile, Tokenizer, read_tokenizer
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
+from quantkit.tokenizer.read import ReadFile, Tokenizer, read_tokenizer
 
 F32 = NDArray[np.float32]
 

@@ -15,13 +15,13 @@ import pytest
 from commands import quantkit
 
 from quantkit.errors import InputError
-from quantkit.families import native
-from quantkit.families.encoders import load_tokenizer_json
 from quantkit.families.linears import _modules
-from quantkit.families.native import known_patterns, no_panic, try_tokenizer_json
 from quantkit.families.roles import Role
-from quantkit.families.sentencepiece_model import MAX_UNKNOWN, parse_sentencepiece
 from quantkit.tensors import TensorInfo
+from quantkit.tokenizer import native
+from quantkit.tokenizer.libraries import load_tokenizer_json
+from quantkit.tokenizer.native import known_patterns, no_panic, try_tokenizer_json
+from quantkit.tokenizer.sentencepiece_model import MAX_UNKNOWN, parse_sentencepiece
 
 STRANGE = [
     "model.layers.{}.mlp.up_proj.weight",

@@ -19,11 +19,11 @@ import pytest
 from oracles.ggml import Model
 from real_folders import NEIGHBOURS, REALITY, claimed, needs_reality, read_config, side_files, text_config
 
-from quantkit.families.probes import probes
-from quantkit.families.tokenizer import Tokenizer, read_tokenizer
-from quantkit.families.tokenizer_check import check_tokenizer, rebuild, source_encoder
 from quantkit.formats.gguf.file import encode_header
 from quantkit.metadata import KeyValue
+from quantkit.tokenizer.check import check_tokenizer, rebuild, source_encoder
+from quantkit.tokenizer.probes import probes
+from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 
 pytestmark = [pytest.mark.slow, needs_reality]
 

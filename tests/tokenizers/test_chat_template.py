@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tokenizer_kinds import Kind, dumped, kind
 
-from quantkit.families.chat_template import ADDITIONAL, find_chat_templates, look_at_template
-from quantkit.families.tokenizer import Tokenizer, read_tokenizer
+from quantkit.tokenizer.chat_template import ADDITIONAL, find_chat_templates, look_at_template
+from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 
 ATTACKS = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",

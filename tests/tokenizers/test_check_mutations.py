@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from tokenizer_kinds import KINDS, Kind, added, dumped, kind
 
-from quantkit.families.pretokenizer_table import LLAMA_CPP
-from quantkit.families.rebuilt_tokenizer import read_artifact
-from quantkit.families.source_tokenizer import SourceTokenizer, open_source_tokenizer
-from quantkit.families.tokenizer import read_tokenizer
-from quantkit.families.tokenizer_check import Comparison, check_tokenizer, find_problems
 from quantkit.metadata import KeyValue
+from quantkit.tokenizer.check import Comparison, check_tokenizer, find_problems
+from quantkit.tokenizer.own import SourceTokenizer, open_source_tokenizer
+from quantkit.tokenizer.pre_table import LLAMA_CPP
+from quantkit.tokenizer.read import read_tokenizer
+from quantkit.tokenizer.rebuilt import read_artifact
 
 GGML = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"

@@ -11,16 +11,11 @@ from tokenizer_kinds import LEGACY_SPACES, Kind, added, dumped, kind
 from tokenizers import Tokenizer as Library
 
 from quantkit.errors import InputError
-from quantkit.families.probes import probes
-from quantkit.families.sentencepiece_model import (
-    Piece,
-    SentencePieceModel,
-    encode_sentencepiece,
-    parse_sentencepiece,
-)
-from quantkit.families.tokenizer import Tokenizer, read_tokenizer
-from quantkit.families.tokenizer_check import check_tokenizer, rebuild, source_encoder
-from quantkit.families.vocabulary import TokenType
+from quantkit.tokenizer.check import check_tokenizer, rebuild, source_encoder
+from quantkit.tokenizer.probes import probes
+from quantkit.tokenizer.read import Tokenizer, read_tokenizer
+from quantkit.tokenizer.sentencepiece_model import Piece, SentencePieceModel, encode_sentencepiece, parse_sentencepiece
+from quantkit.tokenizer.vocabulary import TokenType
 
 
 def read(made: Kind) -> Tokenizer:

@@ -9,10 +9,10 @@ from oracles.ggml import ATTR_CONTROL, ATTR_USER_DEFINED, Model
 from tokenizer_kinds import Kind, dumped, kind
 from vocabulary_file import write_vocabulary
 
-from quantkit.families.llama_cpp_tokens import ENDS, INFILL, found_at_load
-from quantkit.families.tokenizer import read_tokenizer
-from quantkit.families.tokenizer_check import check_tokenizer, comparable, source_encoder
-from quantkit.families.vocabulary import TokenType
+from quantkit.tokenizer.check import check_tokenizer, comparable, source_encoder
+from quantkit.tokenizer.llama_cpp_tokens import ENDS, INFILL, found_at_load
+from quantkit.tokenizer.read import read_tokenizer
+from quantkit.tokenizer.vocabulary import TokenType
 
 
 def with_ordinary(*texts: str) -> Kind:

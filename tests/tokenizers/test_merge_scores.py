@@ -13,10 +13,10 @@ from tokenizer_kinds import LEGACY_SPACES, LLAMA_DECODER, Kind, added, config, d
 from tokenizers import Tokenizer as Library
 from vocabulary_file import write_vocabulary
 
-from quantkit.families.tokenizer import read_tokenizer
-from quantkit.families.tokenizer_check import rebuild
-from quantkit.families.tokenizer_files import parse_tokenizer_json
-from quantkit.families.tokenizer_spm import merge_scores
+from quantkit.tokenizer.check import rebuild
+from quantkit.tokenizer.files import parse_tokenizer_json
+from quantkit.tokenizer.read import read_tokenizer
+from quantkit.tokenizer.spm import merge_scores
 
 LETTERS = "abc"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

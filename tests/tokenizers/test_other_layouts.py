@@ -16,10 +16,10 @@ from real_folders import REALITY, needs_reality
 from tokenizer_kinds import Kind, config, dumped, kind
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.probes import probes
-from quantkit.families.tekken import FIRST_SPECIAL
-from quantkit.families.tokenizer import Tokenizer, read_tokenizer
-from quantkit.families.tokenizer_check import rebuild
+from quantkit.tokenizer.check import rebuild
+from quantkit.tokenizer.probes import probes
+from quantkit.tokenizer.read import Tokenizer, read_tokenizer
+from quantkit.tokenizer.tekken import FIRST_SPECIAL
 
 TEXTS = ("", " Việt nhiều", "x<|im_end|>y<|endoftext|>\n", "<tool_call>{}</tool_call>", *probes()[:300])
 

@@ -15,11 +15,11 @@ from tokenizers import Tokenizer as Library
 from vocabulary_file import write_vocabulary
 
 from quantkit.errors import InputError, UnsupportedError, UsageError
-from quantkit.families.pretokenizer_hashes import HASHES
-from quantkit.families.pretokenizer_table import ANY_CASE, CONTRACTIONS, LLAMA_CPP, RECOGNIZED
-from quantkit.families.pretokenizers import recognize, split_steps
-from quantkit.families.tokenizer import Tokenizer, read_tokenizer
-from quantkit.families.tokenizer_check import rebuild
+from quantkit.tokenizer.check import rebuild
+from quantkit.tokenizer.pre import recognize, split_steps
+from quantkit.tokenizer.pre_hashes import HASHES
+from quantkit.tokenizer.pre_table import ANY_CASE, CONTRACTIONS, LLAMA_CPP, RECOGNIZED
+from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 
 # Names whose splitting llama.cpp has no pattern for, or one that stands for code; the table says it in its own words.
 OWN_CODE = {"superbpe", "kimi-k2"}
@@ -203,7 +203,7 @@ def _parts(merge: Any) -> list[str]:
 def test_names_that_share_a_pattern_are_told_apart_by_whole_words(
     hashed: str | None, whole: bool, bos: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantkit.families.pretokenizers._by_hash", lambda data: hashed)
+    monkeypatch.setattr("quantkit.tokenizer.pre._by_hash", lambda data: hashed)
     data = dumped(_llama3(whole=whole, bos=bos))
     tokenizer = read(kind("llama3").but(tokenizer__json=data))
     library = Library.from_str(data.decode())
@@ -217,7 +217,7 @@ def test_names_that_share_a_pattern_are_told_apart_by_whole_words(
 
 def test_the_hash_names_a_vocabulary_to_which_whole_words_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the reference does; the file splits alike under either name."""
-    monkeypatch.setattr("quantkit.families.pretokenizers._by_hash", lambda data: "smaug-bpe")
+    monkeypatch.setattr("quantkit.tokenizer.pre._by_hash", lambda data: "smaug-bpe")
     assert read(kind("llama3")).pre == "smaug-bpe"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 
-from quantkit.families.probes import SPECIAL, probes
+from quantkit.tokenizer.probes import SPECIAL, probes
 
 
 def test_there_are_2000_distinct_probes_and_they_never_change() -> None:

@@ -12,7 +12,7 @@ from sentencepiece import SentencePieceProcessor
 from tokenizer_kinds import BUNDLED, kind
 
 from quantkit.errors import InputError, QuantkitError
-from quantkit.families.sentencepiece_model import (
+from quantkit.tokenizer.sentencepiece_model import (
     BPE,
     UNIGRAM,
     Piece,
@@ -21,7 +21,7 @@ from quantkit.families.sentencepiece_model import (
     is_tiktoken,
     parse_sentencepiece,
 )
-from quantkit.families.vocabulary import TokenType
+from quantkit.tokenizer.vocabulary import TokenType
 
 DATA = (BUNDLED / "tokenizer.model").read_bytes()
 

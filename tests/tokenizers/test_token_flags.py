@@ -13,11 +13,11 @@ from tokenizers import Tokenizer as Library
 
 from quantkit.errors import UnsupportedError
 from quantkit.families.assumptions import name_warnings
-from quantkit.families.probes import probes
-from quantkit.families.tokenizer import Tokenizer, read_tokenizer
-from quantkit.families.tokenizer_check import rebuild
 from quantkit.formats.gguf.file import encode_header
 from quantkit.metadata import KeyValue
+from quantkit.tokenizer.check import rebuild
+from quantkit.tokenizer.probes import probes
+from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 
 
 def read(made: Kind) -> Tokenizer:

@@ -11,10 +11,10 @@ from tokenizer_kinds import Kind, added, dumped, kind
 from tokenizers import Tokenizer as Library
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
-from quantkit.families.probes import probes
-from quantkit.families.tokenizer import read_tokenizer
-from quantkit.families.tokenizer_check import check_tokenizer, comparable_probes, rebuild, source_encoder
 from quantkit.metadata import KeyValue
+from quantkit.tokenizer.check import check_tokenizer, comparable_probes, rebuild, source_encoder
+from quantkit.tokenizer.probes import probes
+from quantkit.tokenizer.read import read_tokenizer
 
 PREFIX = "tokenizer.ggml."
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tokenizer_kinds import Kind, added, dumped, kind
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
-from quantkit.families.sentencepiece_model import BPE, Piece, SentencePieceModel, encode_sentencepiece
-from quantkit.families.tokenizer import Tokenizer, read_tokenizer
-from quantkit.families.tokenizer_check import rebuild
-from quantkit.families.vocabulary import TokenType
+from quantkit.tokenizer.check import rebuild
+from quantkit.tokenizer.read import Tokenizer, read_tokenizer
+from quantkit.tokenizer.sentencepiece_model import BPE, Piece, SentencePieceModel, encode_sentencepiece
+from quantkit.tokenizer.vocabulary import TokenType
 
 Change = Callable[[dict[str, Any]], object]
 

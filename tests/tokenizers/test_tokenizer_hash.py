@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tokenizer_kinds import Kind, bos_template, dumped, kind, steps_of
 
-from quantkit.families.sentencepiece_model import encode_sentencepiece, parse_sentencepiece
-from quantkit.families.tokenizer import read_tokenizer
+from quantkit.tokenizer.read import read_tokenizer
+from quantkit.tokenizer.sentencepiece_model import encode_sentencepiece, parse_sentencepiece
 
 
 def digest(made: Kind, pre: str | None = None) -> str:

@@ -12,10 +12,10 @@ from tokenizer_kinds import KINDS, Kind, added, dumped, kind, llama_spm, section
 from tokenizers import Tokenizer as Library
 from vocabulary_file import write_vocabulary
 
-from quantkit.families.pretokenizer_table import LLAMA_CPP, RECOGNIZED, Recognized
-from quantkit.families.probes import probes
-from quantkit.families.tokenizer import Tokenizer, read_tokenizer
-from quantkit.families.tokenizer_check import check_tokenizer, comparable_probes, source_encoder
+from quantkit.tokenizer.check import check_tokenizer, comparable_probes, source_encoder
+from quantkit.tokenizer.pre_table import LLAMA_CPP, RECOGNIZED, Recognized
+from quantkit.tokenizer.probes import probes
+from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 
 # std::regex, which llama.cpp uses for the patterns of these, needs 20 s for the probes; see the slow tests.
 CASED = {"phi4_mini", "mistral_nemo"}

@@ -29,13 +29,13 @@ from tokenizer_kinds import (
 from tokenizers import Tokenizer as Library
 from vocabulary_file import write_vocabulary
 
-from quantkit.families.chat_template import look_at_template
-from quantkit.families.probes import probes
-from quantkit.families.tokenizer import Tokenizer, read_tokenizer
-from quantkit.families.tokenizer_check import check_tokenizer, rebuild
-from quantkit.families.vocabulary import TokenType, looks_special
 from quantkit.formats.gguf.reader import read_gguf
 from quantkit.metadata import KeyValue
+from quantkit.tokenizer.chat_template import look_at_template
+from quantkit.tokenizer.check import check_tokenizer, rebuild
+from quantkit.tokenizer.probes import probes
+from quantkit.tokenizer.read import Tokenizer, read_tokenizer
+from quantkit.tokenizer.vocabulary import TokenType, looks_special
 
 pytestmark = [pytest.mark.slow, pytest.mark.reference]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tokenizer_kinds import KINDS, Kind, added, bos_template, config, dumped, kind
 
-from quantkit.families.tokenizer import read_tokenizer
+from quantkit.tokenizer.read import read_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.reference]
 

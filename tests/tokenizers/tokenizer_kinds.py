@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from quantkit.families import pretokenizer_table as table
-from quantkit.families.probes import probes
+from quantkit.tokenizer import pre_table as table
+from quantkit.tokenizer.probes import probes
 
 BUNDLED = Path(__file__).parent.parent / "data" / "docs-llama-tiny"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from quantkit.errors import InputError
-from quantkit.families.tokenizer_files import MAX_TOKEN_CHARACTERS, MAX_TOKENS, TOKENIZER_MODEL
-from quantkit.families.vocabulary import TokenType
+from quantkit.tokenizer.files import MAX_TOKEN_CHARACTERS, MAX_TOKENS, TOKENIZER_MODEL
+from quantkit.tokenizer.vocabulary import TokenType
 from quantkit.untrusted import shown
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5

@@ -13,20 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.families.listed_tokens import place_listed
-from quantkit.families.sentencepiece_model import BPE, SentencePieceModel
-from quantkit.families.space_effect import effect
-from quantkit.families.token_flags import FIRST_ONLY
-from quantkit.families.tokenizer_bpe import added_tokens, rows_for
-from quantkit.families.tokenizer_files import (
-    TOKENIZER_JSON,
-    TOKENIZER_MODEL,
-    BpeTokenizer,
-    Json,
-    TokenizerFiles,
-    bad,
-)
-from quantkit.families.vocabulary import (
+from quantkit.tokenizer.bpe import added_tokens, rows_for
+from quantkit.tokenizer.files import TOKENIZER_JSON, TOKENIZER_MODEL, BpeTokenizer, Json, TokenizerFiles, bad
+from quantkit.tokenizer.listed_tokens import place_listed
+from quantkit.tokenizer.sentencepiece_model import BPE, SentencePieceModel
+from quantkit.tokenizer.space_effect import effect
+from quantkit.tokenizer.token_flags import FIRST_ONLY
+from quantkit.tokenizer.vocabulary import (
     PADDING_SCORE,
     SPACE,
     Token,

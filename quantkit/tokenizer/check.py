@@ -14,18 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantkit.families.probe_choice import Chosen, LeftOut, choose
-from quantkit.families.rebuilt_tokenizer import Artifact, read_artifact, rebuild, rebuild_batches
-from quantkit.families.source_tokenizer import SourceTokenizer, open_source_tokenizer, source_encoder
-from quantkit.families.tokenizer_facts import (
-    framing_problems,
-    id_notes,
-    id_problems,
-    template_problems,
-    token_problems,
-)
-from quantkit.families.tokenizer_files import ReadFile
 from quantkit.metadata import KeyValue
+from quantkit.tokenizer.facts import framing_problems, id_notes, id_problems, template_problems, token_problems
+from quantkit.tokenizer.files import ReadFile
+from quantkit.tokenizer.own import SourceTokenizer, open_source_tokenizer, source_encoder
+from quantkit.tokenizer.probe_choice import Chosen, LeftOut, choose
+from quantkit.tokenizer.rebuilt import Artifact, read_artifact, rebuild, rebuild_batches
 from quantkit.untrusted import shown
 
 __all__ = ["Comparison", "check_tokenizer", "comparable", "comparable_probes", "rebuild", "source_encoder"]

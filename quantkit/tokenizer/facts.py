@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from quantkit.families.chat_template import TEMPLATE_FILE, TEMPLATE_JSON
-from quantkit.families.llama_cpp_tokens import ENDS
-from quantkit.families.rebuilt_tokenizer import Artifact
-from quantkit.families.source_listed import Listed, token_text
-from quantkit.families.source_tokenizer import SourceTokenizer
-from quantkit.families.tokenizer_bpe import byte_level_decoded
-from quantkit.families.tokenizer_files import ReadFile, is_index, read_object, read_text
-from quantkit.families.vocabulary import SPACE, TokenType, looks_special
+from quantkit.tokenizer.bpe import byte_level_decoded
+from quantkit.tokenizer.chat_template import TEMPLATE_FILE, TEMPLATE_JSON
+from quantkit.tokenizer.files import ReadFile, is_index, read_object, read_text
+from quantkit.tokenizer.listings import Listed, token_text
+from quantkit.tokenizer.llama_cpp_tokens import ENDS
+from quantkit.tokenizer.own import SourceTokenizer
+from quantkit.tokenizer.rebuilt import Artifact
+from quantkit.tokenizer.vocabulary import SPACE, TokenType, looks_special
 from quantkit.untrusted import shown
 
 ID_NAMES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}

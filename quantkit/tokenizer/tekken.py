@@ -16,8 +16,8 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.families.tokenizer_bpe import byte_alphabet
-from quantkit.families.tokenizer_files import (
+from quantkit.tokenizer.bpe import byte_alphabet
+from quantkit.tokenizer.files import (
     MAX_TOKEN_CHARACTERS,
     MAX_TOKENS,
     TEKKEN,

@@ -11,14 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantkit.errors import InputError
-from quantkit.families.tokenizer_files import (
-    ADDED_TOKENS,
-    TOKENIZER_CONFIG,
-    TOKENIZER_JSON,
-    ReadFile,
-    is_index,
-    read_object,
-)
+from quantkit.tokenizer.files import ADDED_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON, ReadFile, is_index, read_object
 
 SPECIAL_MAP = "special_tokens_map.json"
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.families.pretokenizer_table import ANY_CASE, REST, WORD
-from quantkit.families.tokenizer_files import (
+from quantkit.tokenizer.files import (
     HINT,
     MAX_TOKENS,
     TOKENIZER_JSON,
@@ -23,6 +22,7 @@ from quantkit.families.tokenizer_files import (
     read_settings_added,
     read_text,
 )
+from quantkit.tokenizer.pre_table import ANY_CASE, REST, WORD
 from quantkit.untrusted import shown
 
 VOCAB, MERGES = "vocab.json", "merges.txt"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError
-from quantkit.families.native import no_panic, require_harmless
-from quantkit.families.tokenizer_files import HINT, TOKENIZER_JSON, TOKENIZER_MODEL
+from quantkit.tokenizer.files import HINT, TOKENIZER_JSON, TOKENIZER_MODEL
+from quantkit.tokenizer.native import no_panic, require_harmless
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:

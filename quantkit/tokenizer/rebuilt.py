@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.encoders import (
+from quantkit.metadata import KeyValue
+from quantkit.tokenizer.files import is_index
+from quantkit.tokenizer.libraries import (
     BatchEncoder,
     Encoder,
     Finder,
@@ -17,12 +19,10 @@ from quantkit.families.encoders import (
     load_sentencepiece,
     one_by_one,
 )
-from quantkit.families.llama_cpp_tokens import FOUND_IN_TEXT, found_at_load
-from quantkit.families.pretokenizer_table import LLAMA_CPP
-from quantkit.families.sentencepiece_model import BPE, Piece, SentencePieceModel, encode_sentencepiece
-from quantkit.families.tokenizer_files import is_index
-from quantkit.families.vocabulary import TokenType
-from quantkit.metadata import KeyValue
+from quantkit.tokenizer.llama_cpp_tokens import FOUND_IN_TEXT, found_at_load
+from quantkit.tokenizer.pre_table import LLAMA_CPP
+from quantkit.tokenizer.sentencepiece_model import BPE, Piece, SentencePieceModel, encode_sentencepiece
+from quantkit.tokenizer.vocabulary import TokenType
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:

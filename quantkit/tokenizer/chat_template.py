@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from quantkit.families.tokenizer_files import TOKENIZER_CONFIG, Json, ReadFile, bad, read_object, read_text
 from quantkit.metadata import KeyValue
+from quantkit.tokenizer.files import TOKENIZER_CONFIG, Json, ReadFile, bad, read_object, read_text
 from quantkit.untrusted import shown
 
 KEY = "tokenizer.chat_template"

@@ -15,15 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.chat_template import find_chat_templates
-from quantkit.families.listed_tokens import of_one_model
-from quantkit.families.pretokenizer_table import LLAMA_CPP
-from quantkit.families.pretokenizers import find_pre
-from quantkit.families.sentencepiece_model import SentencePieceModel, is_tiktoken, parse_sentencepiece
-from quantkit.families.special_tokens import SpecialTokens, find_special_tokens, special_map_tokens
-from quantkit.families.token_flags import FIRST_ONLY, changes_spaces, flag_warnings, flags_beside_model
-from quantkit.families.tokenizer_bpe import added_tokens, byte_level_vocabulary, check_byte_level, is_byte_level_class
-from quantkit.families.tokenizer_files import (
+from quantkit.metadata import KeyValue
+from quantkit.tokenizer.bpe import added_tokens, byte_level_vocabulary, check_byte_level, is_byte_level_class
+from quantkit.tokenizer.chat_template import find_chat_templates
+from quantkit.tokenizer.files import (
     TEKKEN,
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
@@ -35,10 +30,15 @@ from quantkit.families.tokenizer_files import (
     read_bytes,
     read_tokenizer_files,
 )
-from quantkit.families.tokenizer_sources import open_tokenizer_json
-from quantkit.families.tokenizer_spm import byte_fallback_vocabulary, sentencepiece_vocabulary
-from quantkit.families.vocabulary import Vocabulary
-from quantkit.metadata import KeyValue
+from quantkit.tokenizer.listed_tokens import of_one_model
+from quantkit.tokenizer.pre import find_pre
+from quantkit.tokenizer.pre_table import LLAMA_CPP
+from quantkit.tokenizer.sentencepiece_model import SentencePieceModel, is_tiktoken, parse_sentencepiece
+from quantkit.tokenizer.sources import open_tokenizer_json
+from quantkit.tokenizer.special_tokens import SpecialTokens, find_special_tokens, special_map_tokens
+from quantkit.tokenizer.spm import byte_fallback_vocabulary, sentencepiece_vocabulary
+from quantkit.tokenizer.token_flags import FIRST_ONLY, changes_spaces, flag_warnings, flags_beside_model
+from quantkit.tokenizer.vocabulary import Vocabulary
 
 __all__ = ["ReadFile", "Tokenizer", "read_tokenizer"]
 

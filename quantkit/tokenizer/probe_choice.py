@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantkit.families.encoders import Finder
-from quantkit.families.pretokenizer_table import LLAMA_CPP
-from quantkit.families.pretokenizers import recognize
-from quantkit.families.probes import probes
-from quantkit.families.rebuilt_tokenizer import Artifact, cut_by
-from quantkit.families.source_listed import Listed
-from quantkit.families.source_tokenizer import SAMPLE, SourceTokenizer
-from quantkit.families.tokenizer_bpe import byte_alphabet
-from quantkit.families.tokenizer_files import TOKENIZER_JSON
-from quantkit.families.vocabulary import SPACE
+from quantkit.tokenizer.bpe import byte_alphabet
+from quantkit.tokenizer.files import TOKENIZER_JSON
+from quantkit.tokenizer.libraries import Finder
+from quantkit.tokenizer.listings import Listed
+from quantkit.tokenizer.own import SAMPLE, SourceTokenizer
+from quantkit.tokenizer.pre import recognize
+from quantkit.tokenizer.pre_table import LLAMA_CPP
+from quantkit.tokenizer.probes import probes
+from quantkit.tokenizer.rebuilt import Artifact, cut_by
+from quantkit.tokenizer.vocabulary import SPACE
 from quantkit.untrusted import shown
 
 MAX_OWN_SPECIAL = 64  # special tokens of a source that are put into probes

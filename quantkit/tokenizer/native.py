@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from quantkit.errors import InputError, ResourceError
-from quantkit.families.pretokenizer_table import RECOGNIZED
+from quantkit.tokenizer.pre_table import RECOGNIZED
 from quantkit.untrusted import shown
 
 MEMORY_BYTES = 1 << 29

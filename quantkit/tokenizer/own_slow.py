@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.families.tokenizer_files import TokenizerFiles, read_object, read_text
+from quantkit.tokenizer.files import TokenizerFiles, read_object, read_text
 
 VOCAB, MERGES = "vocab.json", "merges.txt"
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -14,7 +14,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError
-from quantkit.families.encoders import (
+from quantkit.tokenizer.files import (
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    TOKENIZER_MODEL,
+    ReadFile,
+    TokenizerFiles,
+    read_bytes,
+    read_object,
+    read_tokenizer_files,
+)
+from quantkit.tokenizer.libraries import (
     BatchEncoder,
     Encoder,
     Finder,
@@ -25,28 +35,18 @@ from quantkit.families.encoders import (
     load_tokenizer_json,
     one_by_one,
 )
-from quantkit.families.native import no_panic
-from quantkit.families.sentencepiece_model import (
+from quantkit.tokenizer.listings import Listed, listed_tokens, token_text
+from quantkit.tokenizer.native import no_panic
+from quantkit.tokenizer.own_slow import dumped, tokenizer_json_of
+from quantkit.tokenizer.sentencepiece_model import (
     SentencePieceModel,
     encode_sentencepiece,
     is_tiktoken,
     loadable,
     parse_sentencepiece,
 )
-from quantkit.families.source_listed import Listed, listed_tokens, token_text
-from quantkit.families.source_slow import dumped, tokenizer_json_of
-from quantkit.families.tokenizer_files import (
-    TOKENIZER_CONFIG,
-    TOKENIZER_JSON,
-    TOKENIZER_MODEL,
-    ReadFile,
-    TokenizerFiles,
-    read_bytes,
-    read_object,
-    read_tokenizer_files,
-)
-from quantkit.families.tokenizer_sources import open_tokenizer_json
-from quantkit.families.vocabulary import SPACE, TokenType
+from quantkit.tokenizer.sources import open_tokenizer_json
+from quantkit.tokenizer.vocabulary import SPACE, TokenType
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quantkit.errors import UnsupportedError, UsageError, did_you_mean
-from quantkit.families.encoders import load_tokenizer_json
-from quantkit.families.native import no_panic
-from quantkit.families.pretokenizer_hashes import HASHES, PROBE_TEXT
-from quantkit.families.pretokenizer_table import (
+from quantkit.tokenizer.files import TOKENIZER_JSON, BpeTokenizer, Json, bad
+from quantkit.tokenizer.libraries import load_tokenizer_json
+from quantkit.tokenizer.native import no_panic
+from quantkit.tokenizer.pre_hashes import HASHES, PROBE_TEXT
+from quantkit.tokenizer.pre_table import (
     ANY_CASE,
     CONTRACTIONS,
     EACH_DIGIT,
@@ -26,7 +27,6 @@ from quantkit.families.pretokenizer_table import (
     Recognized,
     Step,
 )
-from quantkit.families.tokenizer_files import TOKENIZER_JSON, BpeTokenizer, Json, bad
 from quantkit.untrusted import shown
 
 UNICODE_FORMS = frozenset({"NFC", "NFD", "NFKC", "NFKD"})

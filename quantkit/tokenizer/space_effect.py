@@ -9,10 +9,10 @@ import json
 from collections.abc import Callable, Mapping
 
 from quantkit.errors import InputError
-from quantkit.families.encoders import load_tokenizer_json
-from quantkit.families.native import no_panic
-from quantkit.families.tokenizer_files import TOKENIZER_JSON, BpeTokenizer, Json
-from quantkit.families.vocabulary import SPACE
+from quantkit.tokenizer.files import TOKENIZER_JSON, BpeTokenizer, Json
+from quantkit.tokenizer.libraries import load_tokenizer_json
+from quantkit.tokenizer.native import no_panic
+from quantkit.tokenizer.vocabulary import SPACE
 
 MAX_SECTION = 1 << 12  # bytes of JSON; real sections have some 200
 PLAIN = (

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from quantkit.families.tokenizer_files import MAX_TOKENS, TOKENIZER_JSON, Json, bad, is_index, token_text
 from quantkit.metadata import KeyValue
+from quantkit.tokenizer.files import MAX_TOKENS, TOKENIZER_JSON, Json, bad, is_index, token_text
 
 KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 ID_KEYS = {  # kind -> key below tokenizer.ggml, as llama.cpp spells it; other kinds have none

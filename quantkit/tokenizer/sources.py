@@ -8,16 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.families.slow_files import VOCAB, tokenizer_json_of_slow_files
-from quantkit.families.tekken import SETTINGS, tokenizer_json_of_tekken
-from quantkit.families.tokenizer_files import (
-    MAX_VALUES,
-    TEKKEN,
-    TOKENIZER_JSON,
-    TokenizerFiles,
-    read_bytes,
-    unique_keys,
-)
+from quantkit.tokenizer.files import MAX_VALUES, TEKKEN, TOKENIZER_JSON, TokenizerFiles, read_bytes, unique_keys
+from quantkit.tokenizer.slow_files import VOCAB, tokenizer_json_of_slow_files
+from quantkit.tokenizer.tekken import SETTINGS, tokenizer_json_of_tekken
 from quantkit.untrusted import parse_json_object
 
 # file -> how its tokenizer.json is made, and what it says that tokenizer_config.json would

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from quantkit.families.tokenizer_files import AddedToken, BpeTokenizer, TokenizerFiles, parse_added, read_settings_added
+from quantkit.tokenizer.files import AddedToken, BpeTokenizer, TokenizerFiles, parse_added, read_settings_added
 from quantkit.untrusted import shown
 
 CODE = "tokenizer-added"

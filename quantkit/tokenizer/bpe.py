@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.families.tokenizer_files import (
+from quantkit.tokenizer.files import (
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
     AddedToken,
@@ -20,7 +20,7 @@ from quantkit.families.tokenizer_files import (
     named_tokens,
     read_settings_added,
 )
-from quantkit.families.vocabulary import SPACE, Token, TokenType, Vocabulary, check_distinct, looks_special, padding
+from quantkit.tokenizer.vocabulary import SPACE, Token, TokenType, Vocabulary, check_distinct, looks_special, padding
 from quantkit.untrusted import shown
 
 

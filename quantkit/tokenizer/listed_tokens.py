@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from quantkit.families.sentencepiece_model import SentencePieceModel
-from quantkit.families.tokenizer_files import (
+from quantkit.tokenizer.files import (
     ADDED_TOKENS,
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
@@ -22,7 +21,8 @@ from quantkit.families.tokenizer_files import (
     parse_added,
     read_settings_added,
 )
-from quantkit.families.vocabulary import ADDED_SCORE, SPACE, Token, TokenType, looks_special
+from quantkit.tokenizer.sentencepiece_model import SentencePieceModel
+from quantkit.tokenizer.vocabulary import ADDED_SCORE, SPACE, Token, TokenType, looks_special
 from quantkit.untrusted import listed, shown
 
 OTHER_MODEL = 0.1  # the part of ordinary pieces with other ids from which on two files are of two models
