@@ -34,7 +34,7 @@ from quantkit.calibration.data import load_texts, model_tokens
 from quantkit.calibration.rounding import Rounding, round_block
 from quantkit.calibration.samples import Samples, select_samples
 from quantkit.calibration.transforming import Transform
-from quantkit.families.sites import sites
+from quantkit.families.folds import sites
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import Float8

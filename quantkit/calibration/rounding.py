@@ -22,7 +22,7 @@ from quantkit.calibration.known import Block
 from quantkit.calibration.statistics import Statistics, Sums
 from quantkit.calibration.transforming import Transform, transform_block
 from quantkit.errors import InputError, did_you_mean
-from quantkit.families.sites import Site
+from quantkit.families.folds import Site
 from quantkit.methods import base
 from quantkit.methods.base import DEFAULTS, Layer, Report, Run, Seen, Settings, scheme_target
 from quantkit.methods.columns.factor import Prepared

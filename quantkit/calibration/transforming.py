@@ -15,7 +15,7 @@ import torch
 
 from quantkit.calibration.known import Block
 from quantkit.calibration.statistics import Statistics
-from quantkit.families.sites import Site
+from quantkit.families.folds import Site
 from quantkit.methods import base
 from quantkit.methods.base import Run, scheme_target
 from quantkit.methods.transforms.awq import Quantizer, search_scales

@@ -11,8 +11,8 @@ from math import prod
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.hparams import Hparams
-from quantkit.families.layouts import Placement
 from quantkit.families.model import ModelTensor
+from quantkit.families.placements import Placement
 from quantkit.families.roles import Role
 from quantkit.families.rows import ALWAYS, SOURCE_BLOCK, TARGET_BLOCK, Family, T
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import Hparams
-from quantkit.families.layouts import (
+from quantkit.families.model import ModelTensor
+from quantkit.families.placements import (
     Layout,
     expert,
     gate_half,
@@ -23,7 +24,6 @@ from quantkit.families.layouts import (
     vocabulary,
     whole,
 )
-from quantkit.families.model import ModelTensor
 from quantkit.families.roles import Role
 
 ALWAYS = "always"

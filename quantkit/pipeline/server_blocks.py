@@ -16,7 +16,7 @@ import numpy as np
 
 from quantkit.calibration.prepare import open_calibration_model
 from quantkit.events import BlockProgress, Event, TensorProgress
-from quantkit.families.sites import Site, sites
+from quantkit.families.folds import Site, sites
 from quantkit.formats.containers import table
 from quantkit.formats.containers.compressed_tensors import CompressedLayout
 from quantkit.formats.containers.packed import PackedTensor, packed, values_of

@@ -18,7 +18,7 @@ from quantkit.calibration.rounding import BlockRounded, Rounding, round_block
 from quantkit.calibration.samples import Samples
 from quantkit.calibration.transforming import Transform, transform_block
 from quantkit.errors import InputError
-from quantkit.families.sites import SITES
+from quantkit.families.folds import SITES
 from quantkit.methods import base
 from quantkit.methods.base import Layer, Order, Seen, Settings, in_turn, scheme_target
 from quantkit.qtypes.schemes.codebook import Codebook

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from quantkit.errors import InputError, UnsupportedError, VerificationError
+from quantkit.families.folds import SITES, Site, sites
 from quantkit.families.rows import FAMILIES
-from quantkit.families.sites import SITES, Site, sites
 from quantkit.methods import base
 from quantkit.methods.base import Layer, Settings, in_turn
 from quantkit.methods.transforms import awq, folding

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from quantkit.errors import InputError, VerificationError
-from quantkit.families.sites import Site
+from quantkit.families.folds import Site
 from quantkit.qtypes.schemes.base import ScaleDtype
 from quantkit.tensors import F32
 
