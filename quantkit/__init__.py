@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from quantkit.pipeline.request import Request
     from quantkit.pipeline.verify import VerifyOptions, verify
     from quantkit.plan import Plan
-    from quantkit.recipe import recipe_text
+    from quantkit.recipes.read import recipe_text
     from quantkit.report.devices import memory_for
     from quantkit.report.manifest import Manifest
     from quantkit.report.next_steps import NextStep

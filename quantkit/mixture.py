@@ -16,7 +16,7 @@ from quantkit.families.model import Model, ModelTensor
 from quantkit.families.roles import Role
 from quantkit.patterns import PatternError, require_work
 from quantkit.qtypes import base
-from quantkit.rules import Facts, Keep, Recipe, Subject
+from quantkit.recipes.rules import Facts, Keep, Recipe, Subject
 
 PER_LAYER_EMBEDDING = "per_layer_token_embd.weight"
 

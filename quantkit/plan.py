@@ -19,7 +19,7 @@ from quantkit.jsontext import utf8
 from quantkit.metadata import KeyValue
 from quantkit.mixture import Choice, choose_types
 from quantkit.qtypes import base
-from quantkit.rules import Recipe
+from quantkit.recipes.rules import Recipe
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, TensorInfo
 from quantkit.untrusted import listed
@@ -277,7 +277,10 @@ def _metadata(model: Model, checkpoint: Checkpoint, recipe: Recipe, imatrix: Ima
     ]
     if imatrix:
         added += imatrix.provenance()
-    added += [KeyValue("quantkit.version", "string", __version__), KeyValue("quantkit.recipe", "string", recipe.label)]
+    added += [
+        KeyValue("quantkit.version", "string", __version__),
+        KeyValue("quantkit.recipes.read", "string", recipe.label),
+    ]
     if checkpoint.repo:
         added.append(KeyValue("quantkit.source.repo", "string", checkpoint.repo))
     if checkpoint.commit:

@@ -32,7 +32,7 @@ from quantkit.formats.gguf.imatrix import Entry, Imatrix, encode_imatrix_gguf, m
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.patterns import PatternError, compile_glob, compile_search
-from quantkit.recipe import load_recipe
+from quantkit.recipes.read import load_recipe
 from quantkit.report.calibration import read_record
 from quantkit.report.manifest import read_manifest
 from quantkit.source.shards import read_index

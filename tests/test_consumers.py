@@ -39,7 +39,7 @@ from quantkit.qtypes.schemes.halves import Halves
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.schemes.minifloat import Float8
-from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 from quantkit.servers.layouts import layout_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "consumers.md"

@@ -18,7 +18,7 @@ from quantkit.cli.app import app
 from quantkit.families import assumptions, general, keys
 from quantkit.families.describe import known_families
 from quantkit.qtypes import base
-from quantkit.recipe import recipe_names
+from quantkit.recipes.read import recipe_names
 from quantkit.tokenizer import special_tokens
 
 ROOT = Path(__file__).parent.parent
@@ -195,7 +195,7 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "quantkit.inspect/1", quantkit("inspect", TINY, "--json").json
     yield "quantkit.schemes/1", quantkit("schemes", "--json").json
     yield "quantkit.recipes/1", quantkit("recipes", "--json").json
-    yield "quantkit.recipe/1", quantkit("recipes", "show", "q4_0", "--json").json
+    yield "quantkit.recipes.read/1", quantkit("recipes", "show", "q4_0", "--json").json
     yield "quantkit.doctor/1", quantkit("doctor", "--json").json
     yield "quantkit.error/1", quantkit("inspect", folder / "nothing", "--json").json
     yield "quantkit.manifest/1", json.loads(Path(convert["artifacts"][0]["manifest"]).read_text())

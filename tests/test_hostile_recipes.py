@@ -16,10 +16,10 @@ from test_recipe import model
 from quantkit.errors import MAX_LENGTH, RecipeError, did_you_mean, nearest
 from quantkit.mixture import choose_types
 from quantkit.patterns import MAX_WORK, PatternError, compile_glob, compile_search, require_work
-from quantkit.recipe import load_recipe
-from quantkit.rules import Recipe
-from quantkit.servers.recipe import ServerRecipe
-from quantkit.toml_scan import MAX_DEPTH, MAX_DOTS, MAX_ITEMS, TooComplexError, require_simple
+from quantkit.recipes.read import load_recipe
+from quantkit.recipes.rules import Recipe
+from quantkit.recipes.scan import MAX_DEPTH, MAX_DOTS, MAX_ITEMS, TooComplexError, require_simple
+from quantkit.recipes.servers import ServerRecipe
 
 HEAD = 'schema = 1\ntitle = "X"\n'
 DEFAULT = '[default]\nqtype = "q8_0"\n'

@@ -15,8 +15,8 @@ from reference import REFERENCE
 from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import role_of
 from quantkit.mixture import choose_types, visiting_order
-from quantkit.recipe import gguf_recipe_names, load_recipe
-from quantkit.rules import Recipe, override
+from quantkit.recipes.read import gguf_recipe_names, load_recipe
+from quantkit.recipes.rules import Recipe, override
 
 SNAPSHOTS = REFERENCE / "tests" / "snapshots"
 

@@ -17,8 +17,15 @@ from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import Role, role_of
 from quantkit.mixture import choose_types
 from quantkit.qtypes import base
-from quantkit.recipe import MAX_RECIPE_BYTES, gguf_recipe_names, load_recipe, recipe_names, recipe_text, recipes_folder
-from quantkit.rules import Keep, Layers, Recipe, override, parse_keep
+from quantkit.recipes.read import (
+    MAX_RECIPE_BYTES,
+    gguf_recipe_names,
+    load_recipe,
+    recipe_names,
+    recipe_text,
+    recipes_folder,
+)
+from quantkit.recipes.rules import Keep, Layers, Recipe, override, parse_keep
 
 PRESETS = [
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L",

@@ -13,7 +13,7 @@ import pytest
 from commands import TINY, quantkit
 
 from quantkit.errors import RecipeError, UsageError
-from quantkit.recipe import load_recipe, recipe_names, recipe_text
+from quantkit.recipes.read import load_recipe, recipe_names, recipe_text
 from quantkit.schemas import RECIPES, json_schema, schema_names
 
 jsonschema = pytest.importorskip("jsonschema")

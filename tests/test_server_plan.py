@@ -19,7 +19,7 @@ from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.linears import outline
 from quantkit.formats.containers.packed import as_stored
 from quantkit.formats.safetensors.reader import read_safetensors
-from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import read_manifest
 from quantkit.schemas import json_schema
 from quantkit.servers.layouts import short_type

@@ -8,8 +8,8 @@ from quantkit.consumers import CONSUMERS
 from quantkit.families.describe import known_families
 from quantkit.formats.containers import table
 from quantkit.qtypes import base
-from quantkit.recipe import Recipe, ServerRecipe, load_recipe, recipe_names
-from quantkit.servers.recipe import MethodName, TransformName
+from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.servers import MethodName, TransformName
 
 METHODS = (*get_args(MethodName), *get_args(TransformName))
 

@@ -48,7 +48,7 @@ from quantkit.pipeline.server_verify import verify_server_parts
 from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.verify import VerifyOptions, verify_parts
 from quantkit.plan import Plan
-from quantkit.recipe import Recipe, load_recipe
+from quantkit.recipes.read import Recipe, load_recipe
 from quantkit.report.manifest import Manifest
 from quantkit.report.sizes import plan_line
 from quantkit.report.text import size

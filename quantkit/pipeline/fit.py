@@ -12,7 +12,7 @@ from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.prepare import prepare
 from quantkit.pipeline.request import Request
 from quantkit.plan import PlanOptions, plan
-from quantkit.recipe import Recipe, gguf_recipe_names, load_recipe, recipe_names
+from quantkit.recipes.read import Recipe, gguf_recipe_names, load_recipe, recipe_names
 from quantkit.report.sizes import ServingMemory, serving_memory
 from quantkit.report.text import size
 from quantkit.servers.plan import AnyPlan, plan_server

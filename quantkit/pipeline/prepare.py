@@ -25,11 +25,11 @@ from quantkit.pipeline.engine import Reference
 from quantkit.pipeline.places import require_places
 from quantkit.pipeline.request import Request, require_used
 from quantkit.plan import PlanOptions, plan
-from quantkit.recipe import Recipe, ServerRecipe, load_recipe
+from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe
+from quantkit.recipes.rules import OnFallback, override
+from quantkit.recipes.servers import override_server
 from quantkit.report.manifest import FileRecord
-from quantkit.rules import OnFallback, override
 from quantkit.servers.plan import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
-from quantkit.servers.recipe import override_server
 from quantkit.source import Checkpoint, open_source
 from quantkit.storage import hash_file
 from quantkit.tokenizer.read import ReadFile, Tokenizer, read_tokenizer

@@ -10,7 +10,7 @@ from typing import Any
 
 from quantkit.calibration.prepare import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
 from quantkit.errors import UsageError, did_you_mean
-from quantkit.recipe import Recipe, ServerRecipe
+from quantkit.recipes.read import Recipe, ServerRecipe
 from quantkit.units import parse_size
 
 AnyRecipe = Recipe | ServerRecipe

@@ -24,9 +24,9 @@ from quantkit.pipeline.calibration import Calibration, Known
 from quantkit.pipeline.server import Facts, ServerWork, put_module, require_scale
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import LARGEST
+from quantkit.recipes.servers import MethodChoice
 from quantkit.servers.layouts import joint, short_type
 from quantkit.servers.plan import PlannedModule, ServerTensor, blocks, siblings
-from quantkit.servers.recipe import MethodChoice
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from quantkit.quality.distributions import broken_above, divergence, log_softmax
 from quantkit.quality.numbers import compare
 from quantkit.quality.passages import contexts
 from quantkit.quality.stored import open_with_package
-from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import Manifest, read_manifest
 from quantkit.servers.plan import REPLACED
 from quantkit.source import Checkpoint, open_source
@@ -92,7 +92,7 @@ def _stored(folder: Path, made: Checkpoint, manifest: Manifest | None, source: C
 def _making(shards: Sequence[Path], manifest: Manifest) -> str | None:
     """What the files say of their own making against the manifest; None where they agree."""
     recipe = manifest.recipe
-    told = {"quantkit.recipe": utf8(str(recipe["name"])).decode(), "quantkit.plan": recipe.get("plan")}
+    told = {"quantkit.recipes.read": utf8(str(recipe["name"])).decode(), "quantkit.plan": recipe.get("plan")}
     for shard in shards:
         said = read_safetensors(shard).metadata
         if "plan" not in recipe and "quantkit.plan" not in said:

@@ -349,7 +349,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.inspect/1": Inspect,
     "quantkit.schemes/1": Schemes,
     "quantkit.recipes/1": Recipes,
-    "quantkit.recipe/1": Recipe,
+    "quantkit.recipes.read/1": Recipe,
     "quantkit.doctor/1": Doctor,
     "quantkit.error/1": Error,
     "quantkit.manifest/1": Manifest,

@@ -10,8 +10,8 @@ from quantkit.families.linears import LINEAR
 from quantkit.families.roles import Role
 from quantkit.formats.containers import table
 from quantkit.qtypes import base
-from quantkit.servers.recipe import Activations as InputActivations
-from quantkit.servers.recipe import Granularity, MethodName, OrderName, Symmetry, TransformName, WeightType
+from quantkit.recipes.servers import Activations as InputActivations
+from quantkit.recipes.servers import Granularity, MethodName, OrderName, Symmetry, TransformName, WeightType
 
 
 def _one_of(words: tuple[str, ...]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from quantkit.errors import UnsupportedError
 from quantkit.families.linears import Outline
 from quantkit.formats.containers.packed import Entry
-from quantkit.servers.recipe import Weights
+from quantkit.recipes.servers import Weights
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 
 Dtype = Literal["BF16", "F16", "F32"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from quantkit.errors import RecipeError
 from quantkit.families.linears import LinearModule
-from quantkit.servers.recipe import ServerRecipe, Weights
+from quantkit.recipes.servers import ServerRecipe, Weights
 from quantkit.untrusted import listed
 
 

@@ -24,8 +24,8 @@ from quantkit.qtypes.schemes.halves import Halves
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.schemes.minifloat import Float8
+from quantkit.recipes.servers import Weights
 from quantkit.servers.dtypes import Dtype
-from quantkit.servers.recipe import Weights
 from quantkit.tensors import F32
 
 TORCH: dict[Dtype, TorchDtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from quantkit.families.linears import Outline
+from quantkit.recipes.servers import ServerRecipe
 from quantkit.servers.dtypes import WORDS, Dtype
 from quantkit.servers.layouts import short_type
-from quantkit.servers.recipe import ServerRecipe
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed
 

@@ -99,7 +99,7 @@ def test_mistakes_get_one_line_a_hint_and_a_code(
     [
         (["schemes"], "quantkit.schemes/1"),
         (["recipes"], "quantkit.recipes/1"),
-        (["recipes", "show", "q4_k_m"], "quantkit.recipe/1"),
+        (["recipes", "show", "q4_k_m"], "quantkit.recipes.read/1"),
         (["doctor"], "quantkit.doctor/1"),
         (["inspect", TINY], "quantkit.inspect/1"),
         (["plan", TINY, "--to", "q4_k_m,q8_0"], "quantkit.plan/1"),

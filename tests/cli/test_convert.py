@@ -16,7 +16,7 @@ from oracles import ggml
 
 from quantkit.formats.gguf.imatrix import Entry, Imatrix, encode_imatrix_gguf
 from quantkit.qtypes import base
-from quantkit.recipe import gguf_recipe_names, load_recipe
+from quantkit.recipes.read import gguf_recipe_names, load_recipe
 
 FREE_RECIPES = [name for name in gguf_recipe_names() if not load_recipe(name).needs_imatrix]
 

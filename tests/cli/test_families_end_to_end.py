@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from quantkit.errors import VerificationError
 from quantkit.qtypes import base
 from quantkit.quality.llamacpp import LlamaCpp
-from quantkit.recipe import gguf_recipe_names, load_recipe
+from quantkit.recipes.read import gguf_recipe_names, load_recipe
 
 SPREAD = 0.4  # standard deviation of all weights
 CONTEXT_TOKENS = (140, 170, 210, 260, 300)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import TINY, quantkit
 
-from quantkit.recipe import recipe_names
+from quantkit.recipes.read import recipe_names
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from commands import TINY, quantkit
 
 from quantkit.errors import UsageError
 from quantkit.pipeline.request import USES, WITH_TEXT, Request, require_used
-from quantkit.recipe import Recipe, ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe, recipe_names
 
 # A value for each option, as a field of Request.
 VALUES = {

@@ -16,7 +16,7 @@ from quantkit.calibration.data import load_texts, model_tokens
 from quantkit.calibration.samples import select_samples
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.quality.distributions import divergence, log_softmax
-from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 from quantkit.source import open_source
 
 TEXT = TINY.parent / "calibration.jsonl"

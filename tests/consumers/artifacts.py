@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 
 DATA = Path(__file__).parent.parent / "data"
 SOURCE = DATA / "docs-llama-tiny"

@@ -18,8 +18,8 @@ from mixtures import MIXTURES, build, experts_of, stacked
 
 import quantkit
 from quantkit.consumers import Verdict
-from quantkit.recipe import ServerRecipe, load_recipe
-from quantkit.servers.recipe import override_server
+from quantkit.recipes.read import ServerRecipe, load_recipe
+from quantkit.recipes.servers import override_server
 
 CALIBRATED = {"calib": (CALIBRATION[1],), "samples": 4, "seqlen": 32}
 in_one_process = [pytest.param(r, marks=pytest.mark.xdist_group(f"verdict-{n % 2}")) for n, r in enumerate(RECIPES)]

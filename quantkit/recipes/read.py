@@ -1,4 +1,4 @@
-"""Recipes as TOML: where the shipped ones lie, and how a file is read into the data of `quantkit.rules`.
+"""Recipes as TOML: where the shipped ones lie, and how a file is read into the data of `quantkit.recipes.rules`.
 
 Recipes may come from strangers: they are data only. Names are matched with globs (no regular expressions, so no
 catastrophic backtracking), files are bounded, and shared rules are found by name inside the package.
@@ -14,10 +14,10 @@ from typing import get_args
 from quantkit.errors import InputError, RecipeError, did_you_mean, nearest
 from quantkit.families.roles import Role
 from quantkit.qtypes import base
-from quantkit.rules import LAYER_SELECTORS, Layers, Never, OnFallback, Recipe, Rule, When, is_layer_selector
-from quantkit.servers.recipe import ServerRecipe, read_server_recipe
-from quantkit.toml_scan import TooComplexError, require_simple
-from quantkit.toml_table import EXAMPLE, Table
+from quantkit.recipes.rules import LAYER_SELECTORS, Layers, Never, OnFallback, Recipe, Rule, When, is_layer_selector
+from quantkit.recipes.scan import TooComplexError, require_simple
+from quantkit.recipes.servers import ServerRecipe, read_server_recipe
+from quantkit.recipes.table import EXAMPLE, Table
 from quantkit.untrusted import read_bounded, shown
 
 SCHEMA = 1

@@ -1,7 +1,7 @@
 """Recipes for checkpoints that servers load: what becomes of the linear layers, and how their values are chosen.
 
-A recipe with a `container` is one of these; without, it describes a GGUF file (`quantkit.rules`). As there, later
-rules win and speak of roles, names and layers. `quantkit.recipe` finds the files, this module reads their tables.
+A recipe with a `container` is one of these; without, it describes a GGUF file (`quantkit.recipes.rules`). As there, later
+rules win and speak of roles, names and layers. `quantkit.recipes.read` finds the files, this module reads their tables.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from quantkit.families.linears import LINEAR, LinearModule
 from quantkit.families.roles import Role
 from quantkit.formats.containers import table as containers
 from quantkit.patterns import compile_glob
-from quantkit.rules import LAYER_SELECTORS, Keep, Layers, OnFallback, is_layer_selector, parse_keep
-from quantkit.toml_table import Table
+from quantkit.recipes.rules import LAYER_SELECTORS, Keep, Layers, OnFallback, is_layer_selector, parse_keep
+from quantkit.recipes.table import Table
 from quantkit.untrusted import shown
 
 WeightType = Literal["int", "fp8", "nf4", "fp4", "int8-rows", "nvfp4", "mxfp4", "bf16", "f16"]

@@ -1,7 +1,7 @@
 """What the user wants: which tensors get which type, as frozen data.
 
 A recipe is a default type and rules; later rules win. Rules speak of roles, names, layers and facts of the model,
-never of one model's tensors, so that a recipe fits every architecture. `quantkit.recipe` reads recipes from TOML,
+never of one model's tensors, so that a recipe fits every architecture. `quantkit.recipes.read` reads recipes from TOML,
 `quantkit.mixture` applies them.
 """
 
