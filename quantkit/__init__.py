@@ -58,14 +58,14 @@ if TYPE_CHECKING:
     from quantkit.pipeline.prepare import Prepared, prepare
     from quantkit.pipeline.request import Request
     from quantkit.pipeline.verify import VerifyOptions, verify
-    from quantkit.plan import Plan
+    from quantkit.plan.checkpoint import ServerPlan
+    from quantkit.plan.gguf import Plan
+    from quantkit.plan.sizes import ServingMemory, SizeReport, architecture
     from quantkit.recipes.read import recipe_text
     from quantkit.report.devices import memory_for
     from quantkit.report.manifest import Manifest
     from quantkit.report.next_steps import NextStep
-    from quantkit.report.sizes import ServingMemory, SizeReport, architecture
     from quantkit.schemas import json_schema, schema_names
-    from quantkit.servers.plan import ServerPlan
 
 _MODULES = {  # name: module; the name within, where it is another
     "Artifact": "pipeline.pack",

@@ -34,13 +34,13 @@ from quantkit.formats.containers.compressed_tensors import CompressedLayout
 from quantkit.formats.containers.fp8 import FP8Layout
 from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.formats.containers.plain import PlainLayout
+from quantkit.plan.layouts import layout_of
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.halves import Halves
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
-from quantkit.servers.layouts import layout_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "consumers.md"
 

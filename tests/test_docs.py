@@ -182,7 +182,7 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     out = folder / "out"
     convert = quantkit("convert", TINY, "--to", "q8_0", "-o", out, "--no-verify", "--json").json
     yield "quantkit.convert/1", convert
-    yield "quantkit.plan/1", quantkit("plan", TINY, "--to", "q8_0", "--json").json
+    yield "quantkit.plan.gguf/1", quantkit("plan", TINY, "--to", "q8_0", "--json").json
     work = quantkit("quantize", TINY, "--to", "q8_0", "-o", folder / "work", "--json").json
     yield "quantkit.quantize/1", work
     (folder / "a.txt").write_text("All work and no play. " * 40)

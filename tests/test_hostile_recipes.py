@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from test_recipe import model
 
 from quantkit.errors import MAX_LENGTH, RecipeError, did_you_mean, nearest
-from quantkit.mixture import choose_types
 from quantkit.patterns import MAX_WORK, PatternError, compile_glob, compile_search, require_work
+from quantkit.plan.mixture import choose_types
 from quantkit.recipes.read import load_recipe
 from quantkit.recipes.rules import Recipe
 from quantkit.recipes.scan import MAX_DEPTH, MAX_DOTS, MAX_ITEMS, TooComplexError, require_simple

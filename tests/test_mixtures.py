@@ -14,7 +14,7 @@ from reference import REFERENCE
 
 from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import role_of
-from quantkit.mixture import choose_types, visiting_order
+from quantkit.plan.mixture import choose_types, visiting_order
 from quantkit.recipes.read import gguf_recipe_names, load_recipe
 from quantkit.recipes.rules import Recipe, override
 

@@ -15,7 +15,7 @@ from reference import REFERENCE
 from quantkit.errors import RecipeError, UsageError
 from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import Role, role_of
-from quantkit.mixture import choose_types
+from quantkit.plan.mixture import choose_types
 from quantkit.qtypes import base
 from quantkit.recipes.read import (
     MAX_RECIPE_BYTES,

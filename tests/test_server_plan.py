@@ -19,11 +19,11 @@ from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.linears import outline
 from quantkit.formats.containers.packed import as_stored
 from quantkit.formats.safetensors.reader import read_safetensors
+from quantkit.plan.checkpoint import ServerPlan, plan_server
+from quantkit.plan.layouts import short_type
 from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import read_manifest
 from quantkit.schemas import json_schema
-from quantkit.servers.layouts import short_type
-from quantkit.servers.plan import ServerPlan, plan_server
 from quantkit.source import MemoryCheckpoint, open_source
 
 SMOLLM = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}

@@ -9,10 +9,10 @@ import pytest
 from quantkit.errors import RecipeError, UnsupportedError, UsageError
 from quantkit.families.roles import Role
 from quantkit.methods import base as methods
+from quantkit.plan.checkpoint import DAMPING
+from quantkit.plan.layouts import HOLDS, layout_of, short_type
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
 from quantkit.recipes.servers import MethodChoice, ServerRecipe, Weights, override_server
-from quantkit.servers.layouts import HOLDS, layout_of, short_type
-from quantkit.servers.plan import DAMPING
 
 SERVER = tuple(name for name in recipe_names() if name not in gguf_recipe_names())
 HEAD = 'schema = 1\ncontainer = "gptq"\n'

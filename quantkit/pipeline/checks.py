@@ -18,11 +18,11 @@ from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.formats.safetensors.writer import INDEX
 from quantkit.pipeline.pool import worker_pool
 from quantkit.pipeline.quantize import default_threads
-from quantkit.pipeline.slabs import Slab, cut, matrix_shape, order_rows, read_slab
+from quantkit.plan.checkpoint import CONFIG
+from quantkit.plan.reading import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.qtypes import base
 from quantkit.quality.numbers import TensorError, compare, decode_gguf, floor_db
 from quantkit.report.manifest import Manifest
-from quantkit.servers.plan import CONFIG
 from quantkit.source import Checkpoint
 
 WORST_TENSORS = 5

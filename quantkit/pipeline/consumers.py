@@ -7,7 +7,7 @@ from typing import Any
 
 from quantkit.consumers import CONSUMERS, Module, Subject, Verdict, require_consumers, verdicts
 from quantkit.errors import UnsupportedError
-from quantkit.servers.plan import AnyPlan, ServerPlan
+from quantkit.plan.checkpoint import AnyPlan, ServerPlan
 
 
 def subject_of(plan: AnyPlan) -> Subject:

@@ -47,12 +47,12 @@ from quantkit.pipeline.server_fill import fill
 from quantkit.pipeline.server_verify import verify_server_parts
 from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.verify import VerifyOptions, verify_parts
-from quantkit.plan import Plan
+from quantkit.plan.checkpoint import AnyPlan, ServerPlan
+from quantkit.plan.gguf import Plan
+from quantkit.plan.sizes import plan_line
 from quantkit.recipes.read import Recipe, load_recipe
 from quantkit.report.manifest import Manifest
-from quantkit.report.sizes import plan_line
 from quantkit.report.text import size
-from quantkit.servers.plan import AnyPlan, ServerPlan
 from quantkit.storage import Job, PartFile, open_job, remove_job
 from quantkit.untrusted import shown
 

@@ -18,7 +18,7 @@ from quantkit.errors import VerificationError
 from quantkit.families.model import Constant, Model, ModelTensor, Rows
 from quantkit.formats.gguf.file import GGUFTensor, read_gguf
 from quantkit.metadata import KeyValue
-from quantkit.pipeline.slabs import matrix_shape
+from quantkit.plan.reading import matrix_shape
 from quantkit.qtypes import base
 from quantkit.quality.numbers import decode_gguf
 from quantkit.source import Checkpoint

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from quantkit.pipeline.prepare import Prepared
-from quantkit.plan import NUMERICS
+from quantkit.plan.checkpoint import AnyPlan
+from quantkit.plan.gguf import NUMERICS
 from quantkit.report.manifest import Manifest
-from quantkit.servers.plan import AnyPlan
 from quantkit.untrusted import shown
 from quantkit.version import __version__
 

@@ -12,10 +12,11 @@ from quantkit.pipeline.consumers import consumer_verdicts, verdict_json
 from quantkit.pipeline.doctor import memory_limit_bytes
 from quantkit.pipeline.places import require_writable_names
 from quantkit.pipeline.quantize import QUEUED_SLABS, default_threads
-from quantkit.pipeline.slabs import SLAB_WEIGHTS
-from quantkit.plan import Plan
-from quantkit.qtypes import base
-from quantkit.report.sizes import (
+from quantkit.plan.checkpoint import AnyPlan, ServerPlan
+from quantkit.plan.gguf import Plan
+from quantkit.plan.layouts import short_type
+from quantkit.plan.reading import SLAB_WEIGHTS
+from quantkit.plan.sizes import (
     ServingMemory,
     SizeReport,
     conversion_memory_bytes,
@@ -23,9 +24,8 @@ from quantkit.report.sizes import (
     serving_memory,
     size_report,
 )
+from quantkit.qtypes import base
 from quantkit.report.text import size
-from quantkit.servers.layouts import short_type
-from quantkit.servers.plan import AnyPlan, ServerPlan
 from quantkit.storage import free_bytes
 
 # Nanoseconds to encode one weight on one core, without importance weights: scripts/bench_encoders.py, on a server

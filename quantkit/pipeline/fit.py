@@ -11,11 +11,11 @@ from quantkit.events import Sink, ignore
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.prepare import prepare
 from quantkit.pipeline.request import Request
-from quantkit.plan import PlanOptions, plan
+from quantkit.plan.checkpoint import AnyPlan, plan_server
+from quantkit.plan.gguf import PlanOptions, plan
+from quantkit.plan.sizes import ServingMemory, serving_memory
 from quantkit.recipes.read import Recipe, gguf_recipe_names, load_recipe, recipe_names
-from quantkit.report.sizes import ServingMemory, serving_memory
 from quantkit.report.text import size
-from quantkit.servers.plan import AnyPlan, plan_server
 
 BASE = "q8_0"  # a recipe that every model can have: what it is planned for describes the model once
 LARGER_THAN_SOURCE = 1.05  # beyond it a recipe only writes the same weights with more bits; headers are small

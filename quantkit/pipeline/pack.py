@@ -20,7 +20,10 @@ from quantkit.events import Published, Sink, ignore
 from quantkit.jsontext import canonical_json, dump_json
 from quantkit.pipeline.checks import Verification, check_part
 from quantkit.pipeline.places import refuse_existing, refuse_inputs, refuse_strangers, require_places, to_retire
-from quantkit.plan import Plan
+from quantkit.plan.checkpoint import AnyPlan, ServerPlan
+from quantkit.plan.gguf import Plan
+from quantkit.plan.layouts import short_type
+from quantkit.plan.sizes import size_report
 from quantkit.qtypes import NUMERICS
 from quantkit.report.manifest import (
     MAX_MANIFEST_BYTES,
@@ -35,10 +38,7 @@ from quantkit.report.manifest import (
     read_manifest,
 )
 from quantkit.report.next_steps import NextStep, next_steps
-from quantkit.report.sizes import size_report
 from quantkit.report.text import size
-from quantkit.servers.layouts import short_type
-from quantkit.servers.plan import AnyPlan, ServerPlan
 from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, update_sums, user_key, write_small
 from quantkit.untrusted import parse_json_object, read_bounded, require_path, shown
 from quantkit.version import __version__

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from quantkit.errors import ExistsError, InputError, NotWritableError
+from quantkit.plan.checkpoint import CONFIG
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, manifest_path, read_manifest
-from quantkit.servers.plan import CONFIG
 from quantkit.storage import hash_file, require_sums
 from quantkit.untrusted import listed, require_path, shown
 

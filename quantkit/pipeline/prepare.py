@@ -16,7 +16,6 @@ from quantkit.families.describe import describe
 from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Model
 from quantkit.families.rows import Family
-from quantkit.filenames import file_stem
 from quantkit.formats.gguf.imatrix import read_imatrix
 from quantkit.jsontext import utf8
 from quantkit.pipeline.calibration import Calibration, open_calibration
@@ -24,12 +23,13 @@ from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.engine import Reference
 from quantkit.pipeline.places import require_places
 from quantkit.pipeline.request import Request, require_used
-from quantkit.plan import PlanOptions, plan
+from quantkit.plan.checkpoint import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
+from quantkit.plan.filenames import file_stem
+from quantkit.plan.gguf import PlanOptions, plan
 from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe
 from quantkit.recipes.rules import OnFallback, override
 from quantkit.recipes.servers import override_server
 from quantkit.report.manifest import FileRecord
-from quantkit.servers.plan import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
 from quantkit.source import Checkpoint, open_source
 from quantkit.storage import hash_file
 from quantkit.tokenizer.read import ReadFile, Tokenizer, read_tokenizer

@@ -14,8 +14,8 @@ import numpy as np
 from quantkit.errors import InterruptedRunError, NonFiniteError
 from quantkit.events import Resumed, Sink, TensorProgress, ignore
 from quantkit.families.model import Rows
-from quantkit.pipeline.slabs import Slab, cut, matrix_shape, order_rows, read_slab
-from quantkit.plan import Plan, PlannedTensor
+from quantkit.plan.gguf import Plan, PlannedTensor
+from quantkit.plan.reading import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.qtypes import base
 from quantkit.qtypes.floats import first_nonfinite
 from quantkit.source import Checkpoint

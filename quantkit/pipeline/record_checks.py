@@ -21,7 +21,7 @@ from quantkit.jsontext import utf8
 from quantkit.pipeline.checks import Check
 from quantkit.pipeline.places import strangers
 from quantkit.pipeline.pool import worker_pool
-from quantkit.plan import NUMERICS, Placed, digest_of
+from quantkit.plan.gguf import NUMERICS, Placed, digest_of
 from quantkit.report.manifest import Manifest
 from quantkit.source import Checkpoint
 from quantkit.storage import hash_file, read_sums

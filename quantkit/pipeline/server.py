@@ -19,13 +19,13 @@ from quantkit.events import Resumed, Sink, TensorProgress, ignore
 from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
 from quantkit.pipeline.quantize import default_threads, never
-from quantkit.pipeline.slabs import SLAB_WEIGHTS
+from quantkit.plan.checkpoint import PlannedModule, ServerPlan, ServerTensor, siblings
+from quantkit.plan.layouts import joint, short_type
+from quantkit.plan.reading import SLAB_WEIGHTS
 from quantkit.qtypes.floats import first_nonfinite
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import LARGEST, Float8
-from quantkit.servers.layouts import joint, short_type
-from quantkit.servers.plan import PlannedModule, ServerPlan, ServerTensor, siblings
 from quantkit.source import Checkpoint
 from quantkit.storage import Job, Record
 from quantkit.tensors import F32, FLOAT_DTYPES, U8

@@ -22,11 +22,11 @@ from quantkit.formats.containers.compressed_tensors import CompressedLayout
 from quantkit.formats.containers.packed import PackedTensor, packed, values_of
 from quantkit.pipeline.calibration import Calibration, Known
 from quantkit.pipeline.server import Facts, ServerWork, put_module, require_scale
+from quantkit.plan.checkpoint import PlannedModule, ServerTensor, blocks, siblings
+from quantkit.plan.layouts import joint, short_type
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import LARGEST
 from quantkit.recipes.servers import MethodChoice
-from quantkit.servers.layouts import joint, short_type
-from quantkit.servers.plan import PlannedModule, ServerTensor, blocks, siblings
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:

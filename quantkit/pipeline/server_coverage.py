@@ -6,7 +6,7 @@ from quantkit.errors import GateError
 from quantkit.events import Warned
 from quantkit.families.roles import Role
 from quantkit.pipeline.server import ServerWork
-from quantkit.servers.plan import PlannedModule
+from quantkit.plan.checkpoint import PlannedModule
 from quantkit.untrusted import listed
 
 SHOWN_EXPERTS = 8

@@ -14,10 +14,10 @@ from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
 from quantkit.pipeline.server import read_weight
+from quantkit.plan.checkpoint import PlannedModule, ServerPlan
+from quantkit.plan.layouts import short_type
 from quantkit.quality.feedback import gain
 from quantkit.quality.numbers import TensorError, compare, floor_db
-from quantkit.servers.layouts import short_type
-from quantkit.servers.plan import PlannedModule, ServerPlan
 from quantkit.source import Checkpoint
 from quantkit.untrusted import open_input
 

@@ -25,9 +25,9 @@ from quantkit.pipeline.prepare import Prepared
 from quantkit.pipeline.quantize import encode_slab
 from quantkit.pipeline.server import rounded
 from quantkit.pipeline.server_verify import open_parts
-from quantkit.pipeline.slabs import Slab, cut, matrix_shape
-from quantkit.plan import Plan, PlannedTensor
-from quantkit.servers.plan import AnyPlan, ServerPlan, siblings
+from quantkit.plan.checkpoint import AnyPlan, ServerPlan, siblings
+from quantkit.plan.gguf import Plan, PlannedTensor
+from quantkit.plan.reading import Slab, cut, matrix_shape
 from quantkit.source import Checkpoint
 from quantkit.storage import user_key
 from quantkit.untrusted import open_input

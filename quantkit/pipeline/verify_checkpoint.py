@@ -25,13 +25,13 @@ from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
 from quantkit.pipeline.engine import STAGE, TORCH, relay
 from quantkit.pipeline.record_checks import Subject, check_record
 from quantkit.pipeline.server_verify import with_gain
+from quantkit.plan.checkpoint import REPLACED
 from quantkit.quality.distributions import broken_above, divergence, log_softmax
 from quantkit.quality.numbers import compare
 from quantkit.quality.passages import contexts
 from quantkit.quality.stored import open_with_package
 from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import Manifest, read_manifest
-from quantkit.servers.plan import REPLACED
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.tensors import F32
@@ -92,10 +92,10 @@ def _stored(folder: Path, made: Checkpoint, manifest: Manifest | None, source: C
 def _making(shards: Sequence[Path], manifest: Manifest) -> str | None:
     """What the files say of their own making against the manifest; None where they agree."""
     recipe = manifest.recipe
-    told = {"quantkit.recipes.read": utf8(str(recipe["name"])).decode(), "quantkit.plan": recipe.get("plan")}
+    told = {"quantkit.recipes.read": utf8(str(recipe["name"])).decode(), "quantkit.plan.gguf": recipe.get("plan")}
     for shard in shards:
         said = read_safetensors(shard).metadata
-        if "plan" not in recipe and "quantkit.plan" not in said:
+        if "plan" not in recipe and "quantkit.plan.gguf" not in said:
             continue  # of a version that wrote neither
         for key, value in told.items():
             if said.get(key) != value:

@@ -2,7 +2,7 @@
 
 A recipe is a default type and rules; later rules win. Rules speak of roles, names, layers and facts of the model,
 never of one model's tensors, so that a recipe fits every architecture. `quantkit.recipes.read` reads recipes from TOML,
-`quantkit.mixture` applies them.
+`quantkit.plan.mixture` applies them.
 """
 
 from __future__ import annotations

@@ -340,7 +340,7 @@ class Manifest(TypedDict):
 
 OUTPUTS: dict[str, Any] = {
     "quantkit.convert/1": Convert,
-    "quantkit.plan/1": Plan,
+    "quantkit.plan.gguf/1": Plan,
     "quantkit.calibrate/1": Calibrate,
     "quantkit.calibration/1": Calibration,
     "quantkit.quantize/1": Quantize,

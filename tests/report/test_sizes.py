@@ -9,17 +9,11 @@ import pytest
 
 from quantkit.errors import UsageError
 from quantkit.families.model import Shape
-from quantkit.plan import Plan, PlanOptions, plan
+from quantkit.plan.gguf import Plan, PlanOptions, plan
+from quantkit.plan.sizes import conversion_memory_bytes, kv_bytes_per_token, plan_line, serving_memory, size_report
 from quantkit.qtypes import base
 from quantkit.recipes.read import gguf_recipe_names, load_recipe
 from quantkit.recipes.rules import override
-from quantkit.report.sizes import (
-    conversion_memory_bytes,
-    kv_bytes_per_token,
-    plan_line,
-    serving_memory,
-    size_report,
-)
 
 SHAPES = {"output.weight": (24, 768), "output_norm.weight": (768,), **headers.blocks(8, "attn_v", "ffn_down", "x")}
 

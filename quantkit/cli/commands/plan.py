@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from quantkit.pipeline.estimate import Estimate
     from quantkit.pipeline.fit import Candidate
     from quantkit.pipeline.request import Request
-    from quantkit.plan import Plan
-    from quantkit.servers.plan import AnyPlan, ServerPlan
+    from quantkit.plan.checkpoint import AnyPlan, ServerPlan
+    from quantkit.plan.gguf import Plan
 
 DEFAULT_CONTEXT = 8192
 SHOWN_FALLBACKS = 8
@@ -97,7 +97,7 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
         result: dict[str, Any] = {"source": prepared.source_facts(), "plans": data}
         if show.fit_bytes is not None and show.fitting:
             result["fit"] = [candidate.as_json(show.fit_bytes) for candidate in show.fitting]
-        session.result("quantkit.plan/1", result, lines[:-1])
+        session.result("quantkit.plan.gguf/1", result, lines[:-1])
     if short:
         what = f"{size(min(needed))} are needed, {size(show.fit_bytes or 0)} are there"
         hint = "quantkit plan SRC --fit SIZE, without --to, names the largest recipe that fits"
@@ -192,7 +192,7 @@ def _server_lines(plan: ServerPlan, show: Show) -> list[str]:
 
 def _fallback_lines(plan: ServerPlan) -> list[str]:
     """Layers whose rows the recipe's groups do not divide."""
-    from quantkit.servers.layouts import short_type
+    from quantkit.plan.layouts import short_type
 
     changed = [f"    {p.name}  {short_type(p.wanted)} -> {short_type(p.layout)}" for p in plan.modules if p.wanted]
     if not changed:

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from quantkit.families.linears import Outline
+from quantkit.plan.dtypes import WORDS, Dtype
+from quantkit.plan.layouts import short_type
 from quantkit.recipes.servers import ServerRecipe
-from quantkit.servers.dtypes import WORDS, Dtype
-from quantkit.servers.layouts import short_type
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed
 
 if TYPE_CHECKING:
-    from quantkit.servers.plan import PlannedModule, ServerTensor
+    from quantkit.plan.checkpoint import PlannedModule, ServerTensor
 
 LOW_BITS = 3
 

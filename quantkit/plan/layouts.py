@@ -18,6 +18,7 @@ from quantkit.formats.containers.fp8 import FP8Layout
 from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.formats.containers.plain import PlainLayout
 from quantkit.formats.containers.table import Layout
+from quantkit.plan.dtypes import Dtype
 from quantkit.qtypes.schemes.base import Scheme
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.halves import Halves
@@ -25,7 +26,6 @@ from quantkit.qtypes.schemes.integers import Integers, RowInt8
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.recipes.servers import Weights
-from quantkit.servers.dtypes import Dtype
 from quantkit.tensors import F32
 
 TORCH: dict[Dtype, TorchDtype] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}

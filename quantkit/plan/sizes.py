@@ -9,11 +9,11 @@ from typing import Any
 
 from quantkit.errors import UsageError
 from quantkit.families.model import Shape
-from quantkit.plan import Plan, PlannedTensor
+from quantkit.plan.checkpoint import AnyPlan, ServerPlan
+from quantkit.plan.gguf import Plan, PlannedTensor
+from quantkit.plan.layouts import short_type
 from quantkit.qtypes import base
 from quantkit.report.text import count, size
-from quantkit.servers.layouts import short_type
-from quantkit.servers.plan import AnyPlan, ServerPlan
 
 # Resident memory of the interpreter, NumPy, numba and the compiled encoders, without any weight: a conversion of a
 # model of 3.7 M weights peaks at 170 MB (Python 3.11 on Linux x86-64).

@@ -20,13 +20,13 @@ from quantkit.formats.containers.table import Layout, Written
 from quantkit.formats.safetensors.writer import INDEX, Shard, index_json, split_shards
 from quantkit.jsontext import dump_json, utf8
 from quantkit.patterns import PatternError, require_work
-from quantkit.plan import ENOUGH_BITS, NUMERICS, Plan, PlannedFile, eight_bit_warnings
+from quantkit.plan.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
+from quantkit.plan.gguf import ENOUGH_BITS, NUMERICS, Plan, PlannedFile, eight_bit_warnings
+from quantkit.plan.groups import fitting
+from quantkit.plan.layouts import layout_of, shares_scale
+from quantkit.plan.notes import note_dtypes, note_low_bits, notes
 from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.recipes.servers import MethodChoice, ServerRecipe, Weights, kept_by
-from quantkit.servers.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
-from quantkit.servers.groups import fitting
-from quantkit.servers.layouts import layout_of, shares_scale
-from quantkit.servers.notes import note_dtypes, note_low_bits, notes
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
@@ -163,7 +163,7 @@ def plan_server(
     plain = tuple(sorted([*kept, *found.routers, found.head or "lm_head"]))
     drafts = list(_drafts(tensors, modules, found, dtype, kv_cache=recipe.kv_cache))
     core = _core(recipe, tuple(modules.values()), calibration)
-    making = {"quantkit.recipes.read": utf8(recipe.label).decode(), "quantkit.plan": core}
+    making = {"quantkit.recipes.read": utf8(recipe.label).decode(), "quantkit.plan.gguf": core}
     shards = split_shards([draft.entry for draft in drafts], options.shard_bytes, making)
     damping = recipe.method.damping or DAMPING
     written = replace(_written(modules, plain, recipe), beside=found.beside, damping=damping)

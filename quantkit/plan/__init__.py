@@ -1,0 +1,1 @@
+"""What will happen, to the byte: types, layouts, offsets and headers, from headers alone."""
