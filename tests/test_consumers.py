@@ -23,8 +23,8 @@ from quantkit.consumers import (
     verdicts,
 )
 from quantkit.consumers.finders import inputs_per_part, outputs_per_part
-from quantkit.consumers.rules import CHECKED, Rule
-from quantkit.consumers.rules_vllm import SHARED
+from quantkit.consumers.refusals import CHECKED, Rule
+from quantkit.consumers.refusals_vllm import SHARED
 from quantkit.errors import UnsupportedError, UsageError
 from quantkit.families.roles import Role
 from quantkit.formats.containers import table
@@ -421,7 +421,7 @@ INTRODUCTION = """\
 
 `quantkit convert --for vllm,transformers` refuses before any work what one of them would not load, with the nearest
 legal choice; `--tp 2` says on how many devices. `quantkit plan` prints what all of them make of an artifact. The rules
-are rows of `consumers/rules.py`; tests hold llama.cpp's to its converter, and those of transformers to what it loads,
+are rows of `consumers/refusals.py`; tests hold llama.cpp's to its converter, and those of transformers to what it loads,
 weight by weight, for dense models and for mixtures of experts. Engines change: each row has its
 date, and a row older than half a year is to be looked up again. This page is generated from them.
 

@@ -8,7 +8,7 @@ from quantkit.consumers.check import (
     stale,
     verdicts,
 )
-from quantkit.consumers.rules import RULES
+from quantkit.consumers.refusals import RULES
 from quantkit.consumers.subject import Module, Subject
 
 __all__ = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from quantkit.consumers.finders import Found, inputs_per_part, outputs_per_part
-from quantkit.consumers.rules import RULES, Rule
+from quantkit.consumers.refusals import RULES, Rule
 from quantkit.consumers.subject import Subject
 from quantkit.errors import UnsupportedError, UsageError, did_you_mean
 from quantkit.qtypes.schemes.integers import Integers
