@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quantkit.calibration.prepare import CalibrationSpec
+    from quantkit.calibration.text.spec import CalibrationSpec
     from quantkit.consumers import Verdict
     from quantkit.errors import (
         BatchError,

@@ -370,7 +370,7 @@ def template(folder: Path) -> tuple[m.Mutator, Read]:
 
 def rendered(folder: Path) -> tuple[m.Mutator, Read]:
     """A template run in its process: slow."""
-    from quantkit.calibration.templates import ChatTemplate, render
+    from quantkit.calibration.text.templates import ChatTemplate, render
 
     talk = [[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "é"}]]
     harmless = TEMPLATE.partition(b"{{ x.")[0]
@@ -766,9 +766,9 @@ def imatrix(legacy: bool) -> Make:
 def statistics(folder: Path) -> tuple[m.Mutator, Read]:
     import torch
 
-    from quantkit.calibration.samples import DataRecord
-    from quantkit.calibration.statistics import Gram, Linear, Part, Site, Statistics, Sums
-    from quantkit.calibration.statistics_file import encode_statistics, open_statistics
+    from quantkit.calibration.statistics.file import encode_statistics, open_statistics
+    from quantkit.calibration.statistics.sums import Gram, Linear, Part, Site, Statistics, Sums
+    from quantkit.calibration.text.samples import DataRecord
     from quantkit.families.model import Rows
 
     record = DataRecord("d", "ab" * 32, 0, 16, 9, 3, 0, 50, 32, "cd" * 32, 0, 1, False, False, (2, 5))
@@ -802,7 +802,7 @@ def statistics(folder: Path) -> tuple[m.Mutator, Read]:
 
 def texts(suffix: str) -> Make:
     def make(folder: Path) -> tuple[m.Mutator, Read]:
-        from quantkit.calibration.data import load_texts
+        from quantkit.calibration.text.data import load_texts
 
         rows = [{"text": "hello é"}, {"messages": [{"role": "user", "content": "x"}]}, {"text": ""}]
         path = folder / f"d{suffix}"

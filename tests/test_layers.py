@@ -246,7 +246,7 @@ def test_reading_is_not_writing(code: str) -> None:
 
 
 CHILD_PROCESSES = {
-    "calibration/template_process.py",
+    "calibration/text/template_process.py",
     "tokenizer/native_process.py",
 }  # their output is read by the process that started it
 

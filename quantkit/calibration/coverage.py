@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from quantkit.calibration.data_warnings import data_warnings
-from quantkit.calibration.statistics import Statistics, Sums
+from quantkit.calibration.statistics.sums import Statistics, Sums
+from quantkit.calibration.text.warnings import data_warnings
 from quantkit.untrusted import listed
 
 UNSEEN_EXPERTS = "QK-CAL-003"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quantkit.calibration.statistics import Statistics
+from quantkit.calibration.statistics.sums import Statistics
 from quantkit.errors import InputError
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.roles import Role

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from quantkit.calibration.known import Block
-from quantkit.calibration.statistics import Statistics, Sums
+from quantkit.calibration.statistics.sums import Statistics, Sums
 from quantkit.calibration.transforming import Transform, transform_block
+from quantkit.calibration.walk.known import Block
 from quantkit.errors import InputError, did_you_mean
 from quantkit.families.folds import Site
 from quantkit.methods import base

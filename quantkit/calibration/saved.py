@@ -15,16 +15,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from quantkit.calibration.blocks import BlockView, walk_blocks
-from quantkit.calibration.model import BlockModel
-from quantkit.calibration.samples import Samples
-from quantkit.calibration.statistics import Statistics, merge
-from quantkit.calibration.statistics_file import (
-    Encoded,
-    StatisticsFile,
-    encode_statistics,
-    open_statistics,
-)
+from quantkit.calibration.statistics.file import Encoded, StatisticsFile, encode_statistics, open_statistics
+from quantkit.calibration.statistics.sums import Statistics, merge
+from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.walk.model import BlockModel
+from quantkit.calibration.walk.walk import BlockView, walk_blocks
 from quantkit.errors import InputError, InterruptedRunError
 from quantkit.events import Sink, ignore
 from quantkit.storage import PartFile, PublishedFile, hash_file, open_job, user_key, write_small

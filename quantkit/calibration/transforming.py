@@ -13,8 +13,8 @@ from typing import Literal, cast
 import numpy as np
 import torch
 
-from quantkit.calibration.known import Block
-from quantkit.calibration.statistics import Statistics
+from quantkit.calibration.statistics.sums import Statistics
+from quantkit.calibration.walk.known import Block
 from quantkit.families.folds import Site
 from quantkit.methods import base
 from quantkit.methods.base import Run, scheme_target

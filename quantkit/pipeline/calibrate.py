@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.calibration.prepare import longest_context, open_calibration_model
+from quantkit.calibration.text.spec import longest_context, open_calibration_model
 from quantkit.errors import ExistsError, GateError, InputError
 from quantkit.events import (
     BlockProgress,
@@ -48,8 +48,8 @@ from quantkit.version import __version__
 if TYPE_CHECKING:
     from quantkit.calibration.coverage import Coverage
     from quantkit.calibration.saved import BlockFiles
-    from quantkit.calibration.statistics import Statistics
-    from quantkit.calibration.statistics_file import StatisticsFile
+    from quantkit.calibration.statistics.file import StatisticsFile
+    from quantkit.calibration.statistics.sums import Statistics
 
 SHOWN_EXPERTS = 20
 NAMED_VERSIONS = ("numpy", "torch", "transformers", "tokenizers")
@@ -193,7 +193,7 @@ def _write(plan: CalibratePlan, files: Sequence[StatisticsFile], moments: Statis
     """The file itself, checked by its own reader before it gets its name."""
     from quantkit.calibration.imatrix import to_imatrix
     from quantkit.calibration.saved import Work, check_statistics, write_encoded
-    from quantkit.calibration.statistics_file import Encoded, encode_files
+    from quantkit.calibration.statistics.file import Encoded, encode_files
 
     out, check = plan.request.out, check_statistics
     if plan.model is None:

@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from quantkit.calibration.prepare import CalibrationSpec, prepare_samples, text_setting
-from quantkit.calibration.samples import Samples
+from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples, text_setting
 from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.model import Model

@@ -34,7 +34,7 @@ from quantkit.tokenizer.check import source_encoder
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
-    from quantkit.calibration.blocks import BlockView
+    from quantkit.calibration.walk.walk import BlockView
     from quantkit.pipeline.verify import VerifyOptions
 
 TORCH = "torch"
@@ -110,7 +110,7 @@ def run_here(
     prepare: Callable[[BlockView], None] = lambda block: None,
 ) -> F32:
     """Natural log-probabilities (contexts, tokens of the file) in float32, with one block in memory."""
-    from quantkit.calibration.blocks import RunOptions, next_token_logits
+    from quantkit.calibration.walk.walk import RunOptions, next_token_logits
 
     rows = next(t.shape[0] for t in model.tensors if t.name == EMBEDDING)
     emit(StageStarted(STAGE, sum(info.nbytes for info in checkpoint.tensors().values())))

@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from quantkit.calibration.prepare import SAMPLES, SEQLEN
+from quantkit.calibration.text.spec import SAMPLES, SEQLEN
 from quantkit.pipeline.consumers import consumer_verdicts, verdict_json
 from quantkit.pipeline.doctor import memory_limit_bytes
 from quantkit.pipeline.places import require_writable_names

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from quantkit.calibration.inputs import Calibration, open_calibration
 from quantkit.consumers import parse_consumers
 from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
@@ -18,7 +19,6 @@ from quantkit.families.model import Model
 from quantkit.families.rows import Family
 from quantkit.formats.gguf.imatrix import read_imatrix
 from quantkit.jsontext import utf8
-from quantkit.pipeline.calibration import Calibration, open_calibration
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.engine import Reference
 from quantkit.pipeline.places import require_places

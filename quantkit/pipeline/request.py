@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from quantkit.calibration.prepare import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
+from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
 from quantkit.errors import UsageError, did_you_mean
 from quantkit.recipes.read import Recipe, ServerRecipe
 from quantkit.units import parse_size

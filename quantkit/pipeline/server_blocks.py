@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantkit.calibration.prepare import open_calibration_model
+from quantkit.calibration.inputs import Calibration, Known
+from quantkit.calibration.text.spec import open_calibration_model
 from quantkit.events import BlockProgress, Event, TensorProgress
 from quantkit.families.folds import Site, sites
 from quantkit.formats.containers import table
 from quantkit.formats.containers.compressed_tensors import CompressedLayout
 from quantkit.formats.containers.packed import PackedTensor, packed, values_of
-from quantkit.pipeline.calibration import Calibration, Known
 from quantkit.pipeline.server import Facts, ServerWork, put_module, require_scale
 from quantkit.plan.checkpoint import PlannedModule, ServerTensor, blocks, siblings
 from quantkit.plan.layouts import joint, short_type
@@ -30,9 +30,9 @@ from quantkit.recipes.servers import MethodChoice
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:
-    from quantkit.calibration.known import Block
     from quantkit.calibration.rounding import BlockRounded, RoundedLinear, Rounding
     from quantkit.calibration.transforming import Transform
+    from quantkit.calibration.walk.known import Block
     from quantkit.methods.base import Settings
     from quantkit.storage import Scratch
 
@@ -52,13 +52,13 @@ def round_blocks(work: ServerWork, calibration: Calibration, scratch: Scratch | 
     model = open_calibration_model(work.checkpoint, calibration.spec, scratch)
     with suppress(_Finished):
         if isinstance(calibration, Known):
-            from quantkit.calibration.known import walk_known
-            from quantkit.calibration.statistics_file import open_statistics
+            from quantkit.calibration.statistics.file import open_statistics
+            from quantkit.calibration.walk.known import walk_known
 
             with closing(open_statistics(calibration.path)) as file:
                 walk_known(model, file, walker.visit)
         else:
-            from quantkit.calibration.blocks import walk_blocks
+            from quantkit.calibration.walk.walk import walk_blocks
 
             walk_blocks(model, calibration.samples, walker.visit, walker.hear)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from quantkit.calibration.inputs import Calibration
 from quantkit.pipeline.calibrate_plan import scratch_for
-from quantkit.pipeline.calibration import Calibration
 from quantkit.pipeline.server import ServerWork, announce_resume, copy_the_rest, finish_files, round_plainly
 from quantkit.pipeline.server_blocks import round_blocks
 from quantkit.pipeline.server_coverage import check_experts, check_ranks

@@ -39,7 +39,7 @@ from quantkit.tokenizer.check import source_encoder
 from quantkit.untrusted import listed, shown
 
 if TYPE_CHECKING:
-    from quantkit.calibration.blocks import BlockView
+    from quantkit.calibration.walk.walk import BlockView
     from quantkit.pipeline.verify import VerifyOptions
 
 MANIFEST = "model.manifest.json"
@@ -202,7 +202,7 @@ def check_predictions(made: Checkpoint, source: Checkpoint, threads: int | None,
 
     Inputs of layers are rounded as config.json asks loaders to; where they are, the check also says what that costs.
     """
-    from quantkit.calibration.blocks import RunOptions, next_token_logits
+    from quantkit.calibration.walk.walk import RunOptions, next_token_logits
 
     found = contexts(source_encoder(source.read_file, source.config))
 

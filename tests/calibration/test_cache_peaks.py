@@ -11,8 +11,8 @@ from checkpoints import build
 from transformers import AutoModelForCausalLM, DynamicCache
 from walks import TINY, model_of, windows
 
-from quantkit.calibration.blocks import walk_blocks
-from quantkit.calibration.samples import Samples, samples_of
+from quantkit.calibration.text.samples import Samples, samples_of
+from quantkit.calibration.walk.walk import walk_blocks
 from quantkit.errors import NonFiniteError
 
 TOLERANCE = 2e-5  # float32 in another order of summation, relative to the value

@@ -11,10 +11,11 @@ import torch
 from checkpoints import build
 from walks import TINY, model_of, statistics_of, windows
 
-from quantkit.calibration import coverage, data_warnings
+from quantkit.calibration import coverage
 from quantkit.calibration.coverage import check_coverage
-from quantkit.calibration.samples import DataRecord, samples_of
-from quantkit.calibration.statistics import Accumulator, Linear, Part, Site, Statistics
+from quantkit.calibration.statistics.sums import Accumulator, Linear, Part, Site, Statistics
+from quantkit.calibration.text import warnings
+from quantkit.calibration.text.samples import DataRecord, samples_of
 from quantkit.families.model import Rows
 
 GOOD = DataRecord(
@@ -29,18 +30,18 @@ GOOD = DataRecord(
     [
         ({}, None),
         ({"chat": False, "rendered": False}, None),
-        ({"tokens": 32_000}, data_warnings.FEW_TOKENS),
-        ({"repeated": 7}, data_warnings.REPEATED),
+        ({"tokens": 32_000}, warnings.FEW_TOKENS),
+        ({"repeated": 7}, warnings.REPEATED),
         ({"repeated": 6}, None),
-        ({"repeated_documents": 6}, data_warnings.REPEATED),
-        ({"rendered": False}, data_warnings.RAW_CHAT),
-        ({"seqlen": 2049}, data_warnings.LENGTHS),
-        ({"median_tokens": 63}, data_warnings.LENGTHS),
+        ({"repeated_documents": 6}, warnings.REPEATED),
+        ({"rendered": False}, warnings.RAW_CHAT),
+        ({"seqlen": 2049}, warnings.LENGTHS),
+        ({"median_tokens": 63}, warnings.LENGTHS),
         ({"median_tokens": 10, "seqlen": 64}, None),
     ],
 )
 def test_data_warnings(change: dict[str, object], code: str | None) -> None:
-    found = [warning[0] for warning in data_warnings.data_warnings(replace(GOOD, **change), context=2048)]
+    found = [warning[0] for warning in warnings.data_warnings(replace(GOOD, **change), context=2048)]
     assert found == ([code] if code else [])
 
 
@@ -89,7 +90,7 @@ def test_a_real_run_is_summed_up(tmp_path: Path) -> None:
     samples = samples_of(np.repeat(windows(2048, count=1, seqlen=20).tokens, 3, axis=0))
     found = check_coverage(statistics_of(model_of(TINY), samples), context=1024)
     assert (found.samples, found.tokens, found.repeated, dict(found.experts)) == (3, 60, 2, {})
-    assert [code for code, _ in found.warnings] == [data_warnings.FEW_TOKENS, data_warnings.REPEATED, coverage.RANK]
+    assert [code for code, _ in found.warnings] == [warnings.FEW_TOKENS, warnings.REPEATED, coverage.RANK]
     mixture = check_coverage(statistics_of(model_of(build("qwen3-moe", tmp_path)), windows(400, count=2, seqlen=30)))
     assert {len(tokens) for tokens in mixture.experts.values()} == {12}
     assert {sum(tokens) for tokens in mixture.experts.values()} == {60 * 3}

@@ -12,9 +12,9 @@ import pytest
 from checkpoints import build
 from walks import TINY
 
-from quantkit.calibration.data import load_texts, model_tokens
-from quantkit.calibration.samples import select_samples
-from quantkit.calibration.templates import ChatTemplate
+from quantkit.calibration.text.data import load_texts, model_tokens
+from quantkit.calibration.text.samples import select_samples
+from quantkit.calibration.text.templates import ChatTemplate
 from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageError
 from quantkit.source import open_source
 

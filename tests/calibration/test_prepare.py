@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from walks import TINY
 
-from quantkit.calibration.prepare import (
+from quantkit.calibration.text.spec import (
     ANY_TOKEN,
     CalibrationSpec,
     embedding_rows,
@@ -132,7 +132,7 @@ def test_what_a_checkpoint_says_of_its_sizes(config: dict, tensor: str, rows: in
 def test_samples_need_no_torch(tmp_path: Path) -> None:
     wanted = spec(tmp_path, SENTENCE * 40)
     code = (
-        "import sys; from quantkit.source import open_source; from quantkit.calibration.prepare import *\n"
+        "import sys; from quantkit.source import open_source; from quantkit.calibration.text.spec import *\n"
         f"prepare_samples(open_source({str(TINY)!r}), CalibrationSpec({wanted.data!r}, seqlen=16))\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )

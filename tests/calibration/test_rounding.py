@@ -12,11 +12,11 @@ import torch
 from checkpoints import build
 from walks import TINY, logits_after, model_of, windows
 
-from quantkit.calibration import blocks
-from quantkit.calibration.blocks import BlockView, walk_blocks
 from quantkit.calibration.rounding import BlockRounded, Rounding, round_block
-from quantkit.calibration.samples import Samples
+from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.transforming import Transform, transform_block
+from quantkit.calibration.walk import walk
+from quantkit.calibration.walk.walk import BlockView, walk_blocks
 from quantkit.errors import InputError
 from quantkit.families.folds import SITES
 from quantkit.methods import base
@@ -88,7 +88,7 @@ def test_any_number_of_threads_gives_the_same_bits(transform, mixture: Path) -> 
 def test_outputs_kept_from_run_to_run_are_those_of_new_runs(name: str, tmp_path: Path, monkeypatch) -> None:
     folder, samples = build(name, tmp_path), windows(400, count=3, seqlen=50)
     kept = rounded(folder, samples, everything())
-    monkeypatch.setattr(blocks, "OUTPUT_BYTES", 0)
+    monkeypatch.setattr(walk, "OUTPUT_BYTES", 0)
     assert same(kept, rounded(folder, samples, everything()))
 
 

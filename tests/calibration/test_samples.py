@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from quantkit.calibration.samples import Texts, Tokens, samples_of, select_samples
+from quantkit.calibration.text.samples import Texts, Tokens, samples_of, select_samples
 from quantkit.errors import InputError
 
 TEXTS = Texts(("abcdefghij" * 3, "XYZ", "abcdefghij" * 2), "letters.jsonl", "0" * 64)

@@ -10,8 +10,8 @@ from walks import TINY, model_of, same_bits, statistics_of, windows
 
 from quantkit.calibration.coverage import check_coverage
 from quantkit.calibration.saved import block_files, moments_of, opened, save_statistics
-from quantkit.calibration.statistics import Statistics
-from quantkit.calibration.statistics_file import encode_files, encode_statistics
+from quantkit.calibration.statistics.file import encode_files, encode_statistics
+from quantkit.calibration.statistics.sums import Statistics
 from quantkit.errors import InputError, InterruptedRunError
 from quantkit.events import TensorProgress
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from walks import logits_after, model_of, windows
 
-from quantkit.calibration.settings import MAX_LAYERS, fingerprint, model_settings
+from quantkit.calibration.walk.settings import MAX_LAYERS, fingerprint, model_settings
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.pipeline.prepare import describe_source
 from quantkit.source import open_source

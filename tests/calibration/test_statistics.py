@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from walks import TINY, model_of, same_bits, statistics_of, windows
 
-from quantkit.calibration.samples import samples_of
-from quantkit.calibration.statistics import BAND, Accumulator, Linear, Part, Site, Statistics, joined, merge
-from quantkit.calibration.statistics_file import encode_statistics, open_statistics
+from quantkit.calibration.statistics.file import encode_statistics, open_statistics
+from quantkit.calibration.statistics.sums import BAND, Accumulator, Linear, Part, Site, Statistics, joined, merge
+from quantkit.calibration.text.samples import samples_of
 from quantkit.errors import InputError
 from quantkit.families.model import Rows
 

@@ -10,8 +10,8 @@ import pytest
 from checkpoints import build
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from quantkit.calibration.data import load_texts, model_tokens
-from quantkit.calibration.templates import ChatTemplate, read_chat_template, render
+from quantkit.calibration.text.data import load_texts, model_tokens
+from quantkit.calibration.text.templates import ChatTemplate, read_chat_template, render
 from quantkit.errors import InputError
 from quantkit.source import open_source
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quantkit.calibration.blocks import BlockView, open_model, walk_blocks
-from quantkit.calibration.model import BlockModel
-from quantkit.calibration.samples import Samples, samples_of
-from quantkit.calibration.statistics import Statistics, merge
+from quantkit.calibration.statistics.sums import Statistics, merge
+from quantkit.calibration.text.samples import Samples, samples_of
+from quantkit.calibration.walk.model import BlockModel
+from quantkit.calibration.walk.walk import BlockView, open_model, walk_blocks
 from quantkit.source import open_source
 
 TINY = Path(__file__).parent.parent / "data" / "docs-llama-tiny"

@@ -21,7 +21,7 @@ from pyarrow import parquet
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from quantkit.calibration.statistics_file import open_statistics
+from quantkit.calibration.statistics.file import open_statistics
 from quantkit.formats.gguf.imatrix import read_imatrix
 
 SENTENCE = "The mailcap module reads files that say how programs react to files of different types. "

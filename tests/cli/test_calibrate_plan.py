@@ -9,7 +9,7 @@ import pytest
 from checkpoints import build
 from commands import TINY
 
-from quantkit.calibration.prepare import CalibrationSpec
+from quantkit.calibration.text.spec import CalibrationSpec
 from quantkit.pipeline.calibrate_plan import (
     BASE_BYTES,
     CalibratePlan,

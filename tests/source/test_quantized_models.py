@@ -23,7 +23,7 @@ from quantized_folder import (
     write_tensors,
 )
 
-from quantkit.calibration.blocks import next_token_logits
+from quantkit.calibration.walk.walk import next_token_logits
 from quantkit.formats.containers.packed import values_of
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.source import MemoryCheckpoint, open_source
@@ -213,7 +213,7 @@ def test_the_model_that_runs_is_the_decoded_one(name, tmp_path):
 
 def test_a_quantized_head_is_not_rounded_once_more(tmp_path):
     """Heads are kept in their stored type; that of a decoded one is float32."""
-    from quantkit.calibration.weights import stored_type
+    from quantkit.calibration.walk.weights import stored_type
 
     quantized_model(tmp_path / "m", VARIANTS["awq-asymmetric-g32"])
     checkpoint = open_source(str(tmp_path / "m"))

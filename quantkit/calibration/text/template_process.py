@@ -1,4 +1,4 @@
-"""The process in which a chat template runs: `python -m quantkit.calibration.template_process MEMORY_BYTES`.
+"""The process in which a chat template runs: `python -m quantkit.calibration.text.template_process MEMORY_BYTES`.
 
 Reads one JSON object from stdin (template, tokens, conversations, limits) and writes one to stdout: {"texts": [...]}
 or {"error": ..., "conversation": number}. Limits itself before it looks at the template.

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quantkit.calibration.samples import Texts, Tokens
-from quantkit.calibration.templates import ChatTemplate, Conversation, read_chat_template, render
+from quantkit.calibration.text.samples import Texts, Tokens
+from quantkit.calibration.text.templates import ChatTemplate, Conversation, read_chat_template, render
 from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageError
 from quantkit.jsontext import utf8
 from quantkit.source import Checkpoint

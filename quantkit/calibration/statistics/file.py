@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantkit.calibration.samples import DataRecord
-from quantkit.calibration.statistics import BAND, Gram, Linear, Part, Site, Statistics, Sums, merge
+from quantkit.calibration.statistics.sums import BAND, Gram, Linear, Part, Site, Statistics, Sums, merge
+from quantkit.calibration.text.samples import DataRecord
 from quantkit.errors import InputError
 from quantkit.families.model import Rows
 from quantkit.formats.safetensors.reader import SafetensorsEntry, SafetensorsFile, parse_safetensors

@@ -14,21 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantkit.calibration.passes import CHUNK_TOKENS, chunk_samples
-from quantkit.calibration.prepare import require_runnable
-from quantkit.calibration.resident import Endings, Resident, find_linears, load_block, observe, remember
-from quantkit.calibration.samples import Samples
-from quantkit.calibration.settings import fingerprint
-from quantkit.calibration.skeleton import (
-    Arguments,
-    Skeleton,
-    build_skeleton,
-    fill_buffers,
-    run_to_blocks,
-)
-from quantkit.calibration.statistics import Linear
-from quantkit.calibration.threads import Workers
-from quantkit.calibration.weights import locate
+from quantkit.calibration.statistics.sums import Linear
+from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.text.spec import require_runnable
+from quantkit.calibration.walk.passes import CHUNK_TOKENS, chunk_samples
+from quantkit.calibration.walk.resident import Endings, Resident, find_linears, load_block, observe, remember
+from quantkit.calibration.walk.settings import fingerprint
+from quantkit.calibration.walk.skeleton import Arguments, Skeleton, build_skeleton, fill_buffers, run_to_blocks
+from quantkit.calibration.walk.threads import Workers
+from quantkit.calibration.walk.weights import locate
 from quantkit.errors import InputError, ResourceError, UsageError
 from quantkit.source import Checkpoint
 from quantkit.tensors import U8

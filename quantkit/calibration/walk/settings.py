@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.calibration.weights import layer_numbers
+from quantkit.calibration.walk.weights import layer_numbers
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, lacks_head, stored_head

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantkit.calibration.model import BlockModel
-from quantkit.calibration.resident import Resident, load_parameters, observe
-from quantkit.calibration.skeleton import build_skeleton, fill_buffers, run_head, set_parameter
-from quantkit.calibration.statistics import Linear
-from quantkit.calibration.threads import Workers
-from quantkit.calibration.weights import locate, read_rows, stored_type
+from quantkit.calibration.statistics.sums import Linear
+from quantkit.calibration.walk.model import BlockModel
+from quantkit.calibration.walk.resident import Resident, load_parameters, observe
+from quantkit.calibration.walk.skeleton import build_skeleton, fill_buffers, run_head, set_parameter
+from quantkit.calibration.walk.threads import Workers
+from quantkit.calibration.walk.weights import locate, read_rows, stored_type
 from quantkit.families.model import Rows
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.calibration.prepare import CalibrationSpec, open_calibration_model, prepare_samples, require_runnable
-from quantkit.calibration.samples import DataRecord, Samples
+from quantkit.calibration.text.samples import DataRecord, Samples
+from quantkit.calibration.text.spec import CalibrationSpec, open_calibration_model, prepare_samples, require_runnable
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
 from quantkit.families.model import Model
@@ -19,8 +19,8 @@ from quantkit.storage import hash_file
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
-    from quantkit.calibration.blocks import BlockView
-    from quantkit.calibration.statistics import Statistics
+    from quantkit.calibration.statistics.sums import Statistics
+    from quantkit.calibration.walk.walk import BlockView
 
 STATISTICS = ".safetensors"
 
@@ -47,9 +47,9 @@ class Text:
 
     def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
         """Run the text through the model and sum up squares, as llama-imatrix does."""
-        from quantkit.calibration.blocks import walk_blocks
         from quantkit.calibration.imatrix import to_imatrix
-        from quantkit.calibration.statistics import merge
+        from quantkit.calibration.statistics.sums import merge
+        from quantkit.calibration.walk.walk import walk_blocks
         from quantkit.pipeline.calibrate_plan import scratch_for
 
         model_blocks = open_calibration_model(checkpoint, self.spec, scratch_for(self.spec, Path()))
@@ -76,7 +76,7 @@ class Known:
 
     @cached_property
     def records(self) -> tuple[DataRecord, ...]:
-        from quantkit.calibration.statistics_file import open_statistics
+        from quantkit.calibration.statistics.file import open_statistics
 
         file = open_statistics(self.path)
         file.close()
@@ -84,8 +84,8 @@ class Known:
 
     def require_same_model(self, checkpoint: Checkpoint) -> None:
         """Raise InputError unless the statistics are of this very model: shapes alone do not tell."""
-        from quantkit.calibration.settings import fingerprint
-        from quantkit.calibration.statistics_file import open_statistics
+        from quantkit.calibration.statistics.file import open_statistics
+        from quantkit.calibration.walk.settings import fingerprint
 
         file = open_statistics(self.path)
         file.close()
@@ -100,7 +100,7 @@ class Known:
 
     def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
         from quantkit.calibration.imatrix import to_imatrix
-        from quantkit.calibration.statistics_file import open_statistics
+        from quantkit.calibration.statistics.file import open_statistics
 
         file = open_statistics(self.path)
         try:

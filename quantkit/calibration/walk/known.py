@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantkit.calibration.model import BlockModel, resident_block
-from quantkit.calibration.resident import Resident
-from quantkit.calibration.skeleton import Arguments, set_parameter
-from quantkit.calibration.statistics import BAND, Gram, Linear, Part, Site, Statistics, Sums
-from quantkit.calibration.statistics_file import StatisticsFile
-from quantkit.calibration.threads import Workers, workers
-from quantkit.calibration.weights import locate
+from quantkit.calibration.statistics.file import StatisticsFile
+from quantkit.calibration.statistics.sums import BAND, Gram, Linear, Part, Site, Statistics, Sums
+from quantkit.calibration.walk.model import BlockModel, resident_block
+from quantkit.calibration.walk.resident import Resident
+from quantkit.calibration.walk.skeleton import Arguments, set_parameter
+from quantkit.calibration.walk.threads import Workers, workers
+from quantkit.calibration.walk.weights import locate
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.tensors import F32
 from quantkit.untrusted import shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantkit.calibration.samples import DataRecord
+from quantkit.calibration.text.samples import DataRecord
 
 FEW_TOKENS = "QK-CAL-001"
 REPEATED = "QK-CAL-002"

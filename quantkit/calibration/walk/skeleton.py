@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantkit.calibration.settings import model_settings
+from quantkit.calibration.walk.settings import model_settings
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown

@@ -13,10 +13,10 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor, nn
 
-from quantkit.calibration.experts import separate
-from quantkit.calibration.skeleton import Skeleton, fill_buffers, set_parameter
-from quantkit.calibration.statistics import Linear, Site
-from quantkit.calibration.weights import locate, read_rows
+from quantkit.calibration.statistics.sums import Linear, Site
+from quantkit.calibration.walk.experts import separate
+from quantkit.calibration.walk.skeleton import Skeleton, fill_buffers, set_parameter
+from quantkit.calibration.walk.weights import locate, read_rows
 from quantkit.errors import InputError
 from quantkit.source import Checkpoint
 

@@ -19,8 +19,8 @@ from operator import add, itemgetter
 import torch
 from torch import Tensor
 
-from quantkit.calibration.samples import DataRecord
-from quantkit.calibration.threads import Workers
+from quantkit.calibration.text.samples import DataRecord
+from quantkit.calibration.walk.threads import Workers
 from quantkit.errors import InputError, did_you_mean
 from quantkit.families.model import Rows
 

@@ -10,10 +10,10 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from quantkit.calibration.resident import NOTHING, Outputs, Resident, Wanted, first_non_finite
-from quantkit.calibration.samples import Samples
-from quantkit.calibration.statistics import SPAN, Accumulator, Part, Site, Sums, accumulate, joined
-from quantkit.calibration.threads import Workers
+from quantkit.calibration.statistics.sums import SPAN, Accumulator, Part, Site, Sums, accumulate, joined
+from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.walk.resident import NOTHING, Outputs, Resident, Wanted, first_non_finite
+from quantkit.calibration.walk.threads import Workers
 from quantkit.errors import NonFiniteError
 
 # Tokens that run at once: enough for full speed, few enough that inner activations stay small. A constant of the

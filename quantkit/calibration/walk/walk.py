@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantkit.calibration.head import Logits, Stream, load_head, load_matrix, logits_at, read_logits
-from quantkit.calibration.model import BlockModel, embed, open_model, read_embedding, resident_block, token_rows
-from quantkit.calibration.passes import Pass, advance, cache_peaks, collect, sites_of
-from quantkit.calibration.resident import Outputs, Resident, input_of
-from quantkit.calibration.samples import Samples, samples_of
-from quantkit.calibration.skeleton import Arguments, set_parameter
-from quantkit.calibration.statistics import SPAN, Linear, Site, Statistics
-from quantkit.calibration.threads import Workers, workers
-from quantkit.calibration.weights import locate
+from quantkit.calibration.statistics.sums import SPAN, Linear, Site, Statistics
+from quantkit.calibration.text.samples import Samples, samples_of
+from quantkit.calibration.walk.head import Logits, Stream, load_head, load_matrix, logits_at, read_logits
+from quantkit.calibration.walk.model import BlockModel, embed, open_model, read_embedding, resident_block, token_rows
+from quantkit.calibration.walk.passes import Pass, advance, cache_peaks, collect, sites_of
+from quantkit.calibration.walk.resident import Outputs, Resident, input_of
+from quantkit.calibration.walk.skeleton import Arguments, set_parameter
+from quantkit.calibration.walk.threads import Workers, workers
+from quantkit.calibration.walk.weights import locate
 from quantkit.errors import InputError, NonFiniteError
 from quantkit.events import BlockProgress, Sink, TensorProgress, ignore
 from quantkit.source import Checkpoint

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from quantkit.calibration.data import load_texts, model_tokens
-from quantkit.calibration.data_warnings import SKIPPED, data_warnings
-from quantkit.calibration.samples import Samples, joined_texts, select_samples
-from quantkit.calibration.templates import read_chat_template
+from quantkit.calibration.text.data import load_texts, model_tokens
+from quantkit.calibration.text.samples import Samples, joined_texts, select_samples
+from quantkit.calibration.text.templates import read_chat_template
+from quantkit.calibration.text.warnings import SKIPPED, data_warnings
 from quantkit.errors import UnsupportedError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.source import Checkpoint
@@ -19,7 +19,7 @@ from quantkit.storage import Scratch
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
-    from quantkit.calibration.model import BlockModel
+    from quantkit.calibration.walk.model import BlockModel
 
 # 128 windows of 512 tokens: the window that llama-imatrix cuts by default, so the same file gives both the same
 # tokens, and twice the tokens that MIN_TOKENS asks for. Time and activations grow with the product; longer
@@ -92,7 +92,7 @@ def open_calibration_model(checkpoint: Checkpoint, spec: CalibrationSpec, scratc
 
     `scratch` is the place of activations, memory by default. Raises what `open_model` raises.
     """
-    from quantkit.calibration.model import open_model
+    from quantkit.calibration.walk.model import open_model
 
     spec.check()
     model = open_model(checkpoint, device=spec.device, threads=spec.threads)

@@ -75,7 +75,13 @@ def render(template: ChatTemplate, conversations: Sequence[Conversation]) -> lis
     }
     given = json.dumps(work).encode()
     # -I: neither the environment nor the current folder chooses what is imported
-    command = [sys.executable, "-I", "-m", "quantkit.calibration.template_process", str(MEMORY_BYTES + 8 * len(given))]
+    command = [
+        sys.executable,
+        "-I",
+        "-m",
+        "quantkit.calibration.text.template_process",
+        str(MEMORY_BYTES + 8 * len(given)),
+    ]
     try:
         done = subprocess.run(
             command, input=given, capture_output=True, timeout=WALL_SECONDS + WALL_FACTOR * seconds, check=False

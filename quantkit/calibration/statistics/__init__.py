@@ -1,0 +1,1 @@
+"""What the linear layers saw: sums over tokens, and their file."""

@@ -1,0 +1,1 @@
+"""Tokens through a model, one transformer block in memory at a time."""
