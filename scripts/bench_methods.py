@@ -29,12 +29,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quantkit.calibration.rounding import Rounding, round_block
 from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import Samples, select_samples
-from quantkit.calibration.transforming import Transform
 from quantkit.calibration.walk.walk import BlockView, open_model, walk_blocks
 from quantkit.families.folds import sites
+from quantkit.filling.rounding import Rounding, round_block
+from quantkit.filling.transforming import Transform
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import Float8

@@ -13,11 +13,11 @@ import numpy as np
 
 from quantkit.errors import VerificationError
 from quantkit.families.model import Model, ModelTensor
+from quantkit.filling.slabs import default_threads
 from quantkit.formats.gguf.file import GGUFFile, GGUFTensor, read_gguf
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.formats.safetensors.writer import INDEX
 from quantkit.pipeline.pool import worker_pool
-from quantkit.pipeline.quantize import default_threads
 from quantkit.plan.checkpoint import CONFIG
 from quantkit.plan.reading import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.qtypes import base

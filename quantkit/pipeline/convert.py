@@ -25,11 +25,14 @@ from quantkit.errors import (
     VerificationError,
 )
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
+from quantkit.filling.fill import fill
+from quantkit.filling.hashing import SourceHasher, require_published
+from quantkit.filling.layers import ServerWork
+from quantkit.filling.slabs import Target, default_threads, never, quantize
 from quantkit.pipeline.checks import Verification
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
 from quantkit.pipeline.engine import require_engine
-from quantkit.pipeline.hashing import SourceHasher, require_published
 from quantkit.pipeline.pack import (
     Artifact,
     already_built,
@@ -40,10 +43,7 @@ from quantkit.pipeline.pack import (
 from quantkit.pipeline.places import older_manifest, refuse_existing, refuse_inputs, refuse_strangers, to_retire
 from quantkit.pipeline.pool import worker_pool
 from quantkit.pipeline.prepare import Prepared, output_paths, output_stem, prepare
-from quantkit.pipeline.quantize import Target, default_threads, never, quantize
 from quantkit.pipeline.request import Request, require_checkable
-from quantkit.pipeline.server import ServerWork
-from quantkit.pipeline.server_fill import fill
 from quantkit.pipeline.server_verify import verify_server_parts
 from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.verify import VerifyOptions, verify_parts

@@ -20,10 +20,10 @@ import numpy as np
 from quantkit.errors import UnsupportedError
 from quantkit.events import Event, Sink, StageStarted, TensorProgress, ignore
 from quantkit.families.model import Model
+from quantkit.filling.slabs import default_threads
 from quantkit.formats.gguf.file import read_gguf
 from quantkit.pipeline.checks import Check
 from quantkit.pipeline.decoded import DecodedCheckpoint, open_decoded
-from quantkit.pipeline.quantize import default_threads
 from quantkit.pipeline.token_checks import compare_tokens
 from quantkit.quality.distributions import Divergence, TopTokens, divergence, log_softmax, top_divergence
 from quantkit.quality.llamacpp import CONTEXT, LlamaCpp, require_llamacpp

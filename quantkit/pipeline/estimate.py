@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.calibration.text.spec import SAMPLES, SEQLEN
+from quantkit.filling.slabs import QUEUED_SLABS, default_threads
 from quantkit.pipeline.consumers import consumer_verdicts, verdict_json
 from quantkit.pipeline.doctor import memory_limit_bytes
 from quantkit.pipeline.places import require_writable_names
-from quantkit.pipeline.quantize import QUEUED_SLABS, default_threads
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan
 from quantkit.plan.gguf import Plan
 from quantkit.plan.layouts import short_type

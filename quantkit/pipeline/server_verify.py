@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import QuantkitError
+from quantkit.filling.layers import read_weight
 from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
-from quantkit.pipeline.server import read_weight
 from quantkit.plan.checkpoint import PlannedModule, ServerPlan
 from quantkit.plan.layouts import short_type
 from quantkit.quality.feedback import gain

@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 
 from quantkit.errors import QuantkitError
+from quantkit.filling.layers import rounded
+from quantkit.filling.slabs import encode_slab
 from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import PackedTensor
 from quantkit.pipeline.checks import Check, Verification
 from quantkit.pipeline.pack import Artifact, draft_manifest, existing_artifact, write_manifest
 from quantkit.pipeline.prepare import Prepared
-from quantkit.pipeline.quantize import encode_slab
-from quantkit.pipeline.server import rounded
 from quantkit.pipeline.server_verify import open_parts
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan, siblings
 from quantkit.plan.gguf import Plan, PlannedTensor

@@ -12,13 +12,13 @@ import torch
 from checkpoints import build
 from walks import TINY, logits_after, model_of, windows
 
-from quantkit.calibration.rounding import BlockRounded, Rounding, round_block
 from quantkit.calibration.text.samples import Samples
-from quantkit.calibration.transforming import Transform, transform_block
 from quantkit.calibration.walk import walk
 from quantkit.calibration.walk.walk import BlockView, walk_blocks
 from quantkit.errors import InputError
 from quantkit.families.folds import SITES
+from quantkit.filling.rounding import BlockRounded, Rounding, round_block
+from quantkit.filling.transforming import Transform, transform_block
 from quantkit.methods import base
 from quantkit.methods.base import Layer, Order, Seen, Settings, in_turn, scheme_target
 from quantkit.qtypes.schemes.codebook import Codebook

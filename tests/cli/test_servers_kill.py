@@ -18,7 +18,7 @@ COMMON = ["convert", str(TINY), "--quiet", "--no-verify", "--threads", "2"]
 PLAIN = [*COMMON, "--to", "fp8"]
 CALIBRATED = [*COMMON, "--to", "w4a16-awq", "--calib", str(TEXT), "--samples", "2", "--seqlen", "32"]
 CACHED = [*COMMON, "--to", "fp8-kv", "--calib", str(TEXT), "--samples", "2", "--seqlen", "32"]
-MODULES = ("torch", "transformers", "quantkit.calibration.walk.walk", "quantkit.calibration.rounding")
+MODULES = ("torch", "transformers", "quantkit.calibration.walk.walk", "quantkit.filling.rounding")
 PLAIN_POINTS, CALIBRATED_POINTS, FAULT_POINTS = 30, 6, 10
 
 

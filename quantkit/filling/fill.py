@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from quantkit.calibration.inputs import Calibration
+from quantkit.filling.blocks import round_blocks
+from quantkit.filling.coverage import check_experts, check_ranks
+from quantkit.filling.layers import ServerWork, announce_resume, copy_the_rest, finish_files, round_plainly
 from quantkit.pipeline.calibrate_plan import scratch_for
-from quantkit.pipeline.server import ServerWork, announce_resume, copy_the_rest, finish_files, round_plainly
-from quantkit.pipeline.server_blocks import round_blocks
-from quantkit.pipeline.server_coverage import check_experts, check_ranks
 
 
 def fill(work: ServerWork, calibration: Calibration | None, coverage: float | None = None) -> None:

@@ -16,9 +16,9 @@ import numpy as np
 
 from quantkit.errors import InterruptedRunError, NonFiniteError, NumericError
 from quantkit.events import Resumed, Sink, TensorProgress, ignore
+from quantkit.filling.slabs import default_threads, never
 from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
-from quantkit.pipeline.quantize import default_threads, never
 from quantkit.plan.checkpoint import PlannedModule, ServerPlan, ServerTensor, siblings
 from quantkit.plan.layouts import joint, short_type
 from quantkit.plan.reading import SLAB_WEIGHTS

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from quantkit.calibration.statistics.sums import Statistics, Sums
-from quantkit.calibration.transforming import Transform, transform_block
 from quantkit.calibration.walk.known import Block
 from quantkit.errors import InputError, did_you_mean
 from quantkit.families.folds import Site
+from quantkit.filling.transforming import Transform, transform_block
 from quantkit.methods import base
 from quantkit.methods.base import DEFAULTS, Layer, Report, Run, Seen, Settings, scheme_target
 from quantkit.methods.columns.factor import Prepared

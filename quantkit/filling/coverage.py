@@ -5,7 +5,7 @@ from __future__ import annotations
 from quantkit.errors import GateError
 from quantkit.events import Warned
 from quantkit.families.roles import Role
-from quantkit.pipeline.server import ServerWork
+from quantkit.filling.layers import ServerWork
 from quantkit.plan.checkpoint import PlannedModule
 from quantkit.untrusted import listed
 

@@ -18,10 +18,10 @@ from quantkit.calibration.inputs import Calibration, Known
 from quantkit.calibration.text.spec import open_calibration_model
 from quantkit.events import BlockProgress, Event, TensorProgress
 from quantkit.families.folds import Site, sites
+from quantkit.filling.layers import Facts, ServerWork, put_module, require_scale
 from quantkit.formats.containers import table
 from quantkit.formats.containers.compressed_tensors import CompressedLayout
 from quantkit.formats.containers.packed import PackedTensor, packed, values_of
-from quantkit.pipeline.server import Facts, ServerWork, put_module, require_scale
 from quantkit.plan.checkpoint import PlannedModule, ServerTensor, blocks, siblings
 from quantkit.plan.layouts import joint, short_type
 from quantkit.qtypes.schemes.integers import Integers
@@ -30,9 +30,9 @@ from quantkit.recipes.servers import MethodChoice
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:
-    from quantkit.calibration.rounding import BlockRounded, RoundedLinear, Rounding
-    from quantkit.calibration.transforming import Transform
     from quantkit.calibration.walk.known import Block
+    from quantkit.filling.rounding import BlockRounded, RoundedLinear, Rounding
+    from quantkit.filling.transforming import Transform
     from quantkit.methods.base import Settings
     from quantkit.storage import Scratch
 
@@ -122,7 +122,7 @@ class _Rounding:
 
     def round(self) -> None:
         """Round and write all of the block: layers, parameters that a transform has changed, the cache, the rest."""
-        from quantkit.calibration.rounding import round_block
+        from quantkit.filling.rounding import round_block
 
         method = self.work.plan.method
         rounded = round_block(
@@ -147,7 +147,7 @@ class _Rounding:
 
     def _roundings(self) -> dict[str, Rounding]:
         """What becomes of each layer; layers that share a scale are fitted to one."""
-        from quantkit.calibration.rounding import Rounding
+        from quantkit.filling.rounding import Rounding
 
         name_of = {planned.name: name for name, planned in self.members.items()}
         settings = _settings(self.work.plan.method)
@@ -195,7 +195,7 @@ def _settings(method: MethodChoice) -> Settings:
 
 
 def _transform(method: MethodChoice) -> Transform | None:
-    from quantkit.calibration.transforming import Transform
+    from quantkit.filling.transforming import Transform
 
     return Transform(method.transform, method.alpha) if method.transform else None
 
