@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from quantkit.pipeline.calibrate import Calibrated, calibrate
     from quantkit.pipeline.calibrate_plan import CalibrateRequest, plan_calibration
     from quantkit.pipeline.catalogue import list_recipes, schemes
-    from quantkit.pipeline.checks import Check, Verification
     from quantkit.pipeline.consumers import consumer_verdicts, verdict_line
     from quantkit.pipeline.convert import Output, convert
     from quantkit.pipeline.convert import quantize_to_work as quantize
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
     from quantkit.plan.checkpoint import ServerPlan
     from quantkit.plan.gguf import Plan
     from quantkit.plan.sizes import ServingMemory, SizeReport, architecture
+    from quantkit.quality.checks.base import Check, Verification
     from quantkit.recipes.read import recipe_text
     from quantkit.report.devices import memory_for
     from quantkit.report.manifest import Manifest

@@ -29,10 +29,8 @@ from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.filling.layers import ServerWork
 from quantkit.filling.slabs import Target, default_threads, never, quantize
-from quantkit.pipeline.checks import Verification
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
-from quantkit.pipeline.engine import require_engine
 from quantkit.pipeline.pack import (
     Artifact,
     already_built,
@@ -44,12 +42,14 @@ from quantkit.pipeline.places import older_manifest, refuse_existing, refuse_inp
 from quantkit.pipeline.pool import worker_pool
 from quantkit.pipeline.prepare import Prepared, output_paths, output_stem, prepare
 from quantkit.pipeline.request import Request, require_checkable
-from quantkit.pipeline.server_verify import verify_server_parts
 from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.verify import VerifyOptions, verify_parts
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan
 from quantkit.plan.gguf import Plan
 from quantkit.plan.sizes import plan_line
+from quantkit.quality.checks.base import Verification
+from quantkit.quality.checks.layers import verify_server_parts
+from quantkit.quality.checks.predictions import require_engine
 from quantkit.recipes.read import Recipe, load_recipe
 from quantkit.report.manifest import Manifest
 from quantkit.report.text import size

@@ -18,13 +18,13 @@ import msgspec
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore
 from quantkit.jsontext import canonical_json, dump_json
-from quantkit.pipeline.checks import Verification, check_part
 from quantkit.pipeline.places import refuse_existing, refuse_inputs, refuse_strangers, require_places, to_retire
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan
 from quantkit.plan.gguf import Plan
 from quantkit.plan.layouts import short_type
 from quantkit.plan.sizes import size_report
 from quantkit.qtypes import NUMERICS
+from quantkit.quality.checks.base import Verification, check_part
 from quantkit.report.manifest import (
     MAX_MANIFEST_BYTES,
     MAX_MANIFEST_VALUES,

@@ -20,12 +20,12 @@ from quantkit.families.rows import Family
 from quantkit.formats.gguf.imatrix import read_imatrix
 from quantkit.jsontext import utf8
 from quantkit.pipeline.consumers import require_loadable
-from quantkit.pipeline.engine import Reference
 from quantkit.pipeline.places import require_places
 from quantkit.pipeline.request import Request, require_used
 from quantkit.plan.checkpoint import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
 from quantkit.plan.filenames import file_stem
 from quantkit.plan.gguf import PlanOptions, plan
+from quantkit.quality.checks.predictions import Reference
 from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe
 from quantkit.recipes.rules import OnFallback, override
 from quantkit.recipes.servers import override_server

@@ -21,13 +21,13 @@ from quantkit.filling.layers import rounded
 from quantkit.filling.slabs import encode_slab
 from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import PackedTensor
-from quantkit.pipeline.checks import Check, Verification
 from quantkit.pipeline.pack import Artifact, draft_manifest, existing_artifact, write_manifest
 from quantkit.pipeline.prepare import Prepared
-from quantkit.pipeline.server_verify import open_parts
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan, siblings
 from quantkit.plan.gguf import Plan, PlannedTensor
 from quantkit.plan.reading import Slab, cut, matrix_shape
+from quantkit.quality.checks.base import Check, Verification
+from quantkit.quality.checks.layers import open_parts
 from quantkit.source import Checkpoint
 from quantkit.storage import user_key
 from quantkit.untrusted import open_input

@@ -18,17 +18,12 @@ from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.families.model import Model
 from quantkit.formats.gguf.file import GGUFFile, read_gguf, shard_paths
-from quantkit.pipeline.checks import (
-    Check,
-    Verification,
-    check_numbers,
-    check_structure,
-)
-from quantkit.pipeline.engine import TORCH, Reference, check_engine, require_engine
 from quantkit.pipeline.prepare import describe_source
 from quantkit.pipeline.record_checks import Subject, check_making, check_record
-from quantkit.pipeline.token_checks import check_tokenizer
 from quantkit.pipeline.verify_checkpoint import verify_checkpoint
+from quantkit.quality.checks.base import Check, Verification, check_numbers, check_structure
+from quantkit.quality.checks.predictions import TORCH, Reference, check_engine, require_engine
+from quantkit.quality.checks.tokenizer import check_tokenizer
 from quantkit.report.manifest import Manifest, find_manifest, read_manifest
 from quantkit.source import Checkpoint, open_source
 from quantkit.untrusted import require_path

@@ -21,15 +21,15 @@ from quantkit.events import Sink, StageStarted, ignore
 from quantkit.formats.containers.packed import as_stored
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.jsontext import utf8
-from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
-from quantkit.pipeline.engine import STAGE, TORCH, relay
 from quantkit.pipeline.record_checks import Subject, check_record
-from quantkit.pipeline.server_verify import with_gain
 from quantkit.plan.checkpoint import REPLACED
+from quantkit.quality.checks.base import WORST_TENSORS, Check, Verification
+from quantkit.quality.checks.layers import with_gain
+from quantkit.quality.checks.predictions import STAGE, TORCH, relay
 from quantkit.quality.distributions import broken_above, divergence, log_softmax
-from quantkit.quality.numbers import compare
 from quantkit.quality.passages import contexts
-from quantkit.quality.stored import open_with_package
+from quantkit.quality.readers import open_with_package
+from quantkit.quality.tensor_errors import compare
 from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import Manifest, read_manifest
 from quantkit.source import Checkpoint, open_source

@@ -21,11 +21,12 @@ from commands import quantkit
 from quantkit.events import Event, StageStarted, TensorProgress
 from quantkit.families.model import Model
 from quantkit.families.roles import Role
-from quantkit.pipeline import engine, prepare
-from quantkit.pipeline.checks import Check
-from quantkit.pipeline.engine import Reference, check_engine
+from quantkit.pipeline import prepare
 from quantkit.pipeline.prepare import describe_source
 from quantkit.pipeline.verify import VerifyOptions
+from quantkit.quality.checks import predictions
+from quantkit.quality.checks.base import Check
+from quantkit.quality.checks.predictions import Reference, check_engine
 from quantkit.source import open_source
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -189,11 +190,11 @@ def test_any_other_number_is_noticed(name: str, built: Built, tmp_path: Path) ->
     original = path.read_bytes()
     source = open_source(str(folder))
     model = describe_source(source, pre(folder))
-    assert engine.differing_numbers(path, model) is None
+    assert predictions.differing_numbers(path, model) is None
     for key, (stored, changed) in numbers(path).items():
         assert original.count(stored) == 1
         path.write_bytes(original.replace(stored, changed))
-        assert (engine.differing_numbers(path, model) or "").startswith(f"{key} is "), key
+        assert (predictions.differing_numbers(path, model) or "").startswith(f"{key} is "), key
 
 
 def test_tensors_that_changed_places_are_refused(built: Built, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from quantkit.errors import VerificationError
 from quantkit.qtypes import base
-from quantkit.quality.llamacpp import LlamaCpp
+from quantkit.quality.engines.llamacpp import LlamaCpp
 from quantkit.recipes.read import gguf_recipe_names, load_recipe
 
 SPREAD = 0.4  # standard deviation of all weights

@@ -121,7 +121,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("function", ["quantkit.pipeline.verify.check_numbers", "quantkit.pipeline.checks.compare"])
+@pytest.mark.parametrize("function", ["quantkit.pipeline.verify.check_numbers", "quantkit.quality.checks.base.compare"])
 def test_a_verification_that_was_interrupted_is_not_one_that_passed(artifact: Path, function: str) -> None:
     require_interrupted(interrupted(Moment("call", function), "verify", artifact, "--against", TINY, "--threads", 1))
 

@@ -20,7 +20,7 @@ from quantkit.formats.gguf.file import GGUFTensor, read_gguf
 from quantkit.metadata import KeyValue
 from quantkit.plan.reading import matrix_shape
 from quantkit.qtypes import base
-from quantkit.quality.numbers import decode_gguf
+from quantkit.quality.tensor_errors import decode_gguf
 from quantkit.source import Checkpoint
 from quantkit.source.base import SourceFile
 from quantkit.tensors import F32, U8, TensorInfo

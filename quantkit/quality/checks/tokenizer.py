@@ -10,7 +10,7 @@ from typing import Any
 from quantkit.families.model import Model
 from quantkit.formats.gguf.file import read_gguf
 from quantkit.metadata import KeyValue
-from quantkit.pipeline.checks import Check
+from quantkit.quality.checks.base import Check
 from quantkit.source import Checkpoint
 from quantkit.tokenizer.check import Comparison
 from quantkit.tokenizer.check import check_tokenizer as compare_tokenizers

@@ -13,11 +13,11 @@ from quantkit.filling.layers import read_weight
 from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.formats.safetensors.reader import read_safetensors
-from quantkit.pipeline.checks import WORST_TENSORS, Check, Verification
 from quantkit.plan.checkpoint import PlannedModule, ServerPlan
 from quantkit.plan.layouts import short_type
+from quantkit.quality.checks.base import WORST_TENSORS, Check, Verification
 from quantkit.quality.feedback import gain
-from quantkit.quality.numbers import TensorError, compare, floor_db
+from quantkit.quality.tensor_errors import TensorError, compare, floor_db
 from quantkit.source import Checkpoint
 from quantkit.untrusted import open_input
 

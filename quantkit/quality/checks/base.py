@@ -21,7 +21,7 @@ from quantkit.pipeline.pool import worker_pool
 from quantkit.plan.checkpoint import CONFIG
 from quantkit.plan.reading import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.qtypes import base
-from quantkit.quality.numbers import TensorError, compare, decode_gguf, floor_db
+from quantkit.quality.tensor_errors import TensorError, compare, decode_gguf, floor_db
 from quantkit.report.manifest import Manifest
 from quantkit.source import Checkpoint
 

@@ -22,11 +22,11 @@ from quantkit.events import Event, Sink, StageStarted, TensorProgress, ignore
 from quantkit.families.model import Model
 from quantkit.filling.slabs import default_threads
 from quantkit.formats.gguf.file import read_gguf
-from quantkit.pipeline.checks import Check
-from quantkit.pipeline.decoded import DecodedCheckpoint, open_decoded
-from quantkit.pipeline.token_checks import compare_tokens
+from quantkit.quality.checks.base import Check
+from quantkit.quality.checks.tokenizer import compare_tokens
+from quantkit.quality.decoded import DecodedCheckpoint, open_decoded
 from quantkit.quality.distributions import Divergence, TopTokens, divergence, log_softmax, top_divergence
-from quantkit.quality.llamacpp import CONTEXT, LlamaCpp, require_llamacpp
+from quantkit.quality.engines.llamacpp import CONTEXT, LlamaCpp, require_llamacpp
 from quantkit.quality.passages import contexts
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32

@@ -1,0 +1,1 @@
+"""The checks of verify: files, structure, tokenizer, numbers, predictions."""

@@ -1,0 +1,1 @@
+"""Programs that load artifacts, as Python packages."""
