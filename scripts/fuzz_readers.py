@@ -33,7 +33,7 @@ from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.patterns import PatternError, compile_glob, compile_search
 from quantkit.recipes.read import load_recipe
-from quantkit.report.calibration import read_record
+from quantkit.report.calibration_record import read_record
 from quantkit.report.manifest import read_manifest
 from quantkit.source.shards import read_index
 from quantkit.storage import journal

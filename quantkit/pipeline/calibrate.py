@@ -30,7 +30,7 @@ from quantkit.filling.slabs import never
 from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, read_imatrix
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
 from quantkit.pipeline.calibrate_plan import CalibratePlan, CalibrateRequest, Kind, plan_calibration, scratch_for
-from quantkit.report.calibration import CalibrationRecord, read_record, record_path
+from quantkit.report.calibration_record import CalibrationRecord, read_record, record_path
 from quantkit.report.manifest import FileRecord, identity
 from quantkit.storage import (
     Job,

@@ -23,7 +23,7 @@ from quantkit.jsontext import utf8
 from quantkit.pipeline.doctor import memory_limit_bytes
 from quantkit.pipeline.places import refuse_inputs, require_writable_names
 from quantkit.pipeline.prepare import describe_source, source_stat
-from quantkit.report.calibration import record_path
+from quantkit.report.calibration_record import record_path
 from quantkit.report.manifest import FileRecord
 from quantkit.report.text import size
 from quantkit.source import Checkpoint, open_source
