@@ -16,9 +16,10 @@ import numpy as np
 
 from quantkit.errors import InterruptedRunError, NonFiniteError, NumericError
 from quantkit.events import Resumed, Sink, TensorProgress, ignore
-from quantkit.filling.slabs import default_threads, never
+from quantkit.filling.slabs import never
 from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
+from quantkit.machine import core_count
 from quantkit.plan.checkpoint import PlannedModule, ServerPlan, ServerTensor, siblings
 from quantkit.plan.layouts import joint, short_type
 from quantkit.plan.reading import SLAB_WEIGHTS
@@ -44,7 +45,7 @@ class ServerWork:
     checkpoint: Checkpoint
     plan: ServerPlan
     job: Job
-    threads: int = field(default_factory=default_threads)
+    threads: int = field(default_factory=core_count)
     emit: Sink = ignore
     stop: Callable[[], bool] = never
     advance: Callable[[int], None] = lambda done_bytes: None

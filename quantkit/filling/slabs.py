@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 from quantkit.errors import InterruptedRunError, NonFiniteError
 from quantkit.events import Resumed, Sink, TensorProgress, ignore
 from quantkit.families.model import Rows
+from quantkit.machine import core_count
 from quantkit.plan.gguf import Plan, PlannedTensor
 from quantkit.plan.reading import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.qtypes import base
@@ -52,11 +52,6 @@ def never() -> bool:
     return False
 
 
-def default_threads() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def quantize(
     checkpoint: Checkpoint,
     targets: Sequence[Target],
@@ -77,7 +72,7 @@ def quantize(
     first = targets[0].plan
     assert all([t.name for t in target.plan.tensors] == [t.name for t in first.tensors] for target in targets)
     writer = _Writer(targets, emit, advance)
-    workers = threads or default_threads()
+    workers = threads or core_count()
     waiting: deque[tuple[_Work, Future[_Encoded]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="quantize") as pool:
         try:

@@ -20,7 +20,7 @@ from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.model import Model
 from quantkit.jsontext import utf8
-from quantkit.pipeline.doctor import memory_limit_bytes
+from quantkit.machine import memory_limit_bytes
 from quantkit.pipeline.places import refuse_inputs, require_writable_names
 from quantkit.pipeline.prepare import describe_source, source_stat
 from quantkit.report.calibration_record import record_path

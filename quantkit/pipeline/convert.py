@@ -28,7 +28,8 @@ from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
 from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.filling.layers import ServerWork
-from quantkit.filling.slabs import Target, default_threads, never, quantize
+from quantkit.filling.slabs import Target, never, quantize
+from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
 from quantkit.pipeline.pack import (
@@ -39,7 +40,6 @@ from quantkit.pipeline.pack import (
     save_work,
 )
 from quantkit.pipeline.places import older_manifest, refuse_existing, refuse_inputs, refuse_strangers, to_retire
-from quantkit.pipeline.pool import worker_pool
 from quantkit.pipeline.prepare import Prepared, output_paths, output_stem, prepare
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
@@ -255,7 +255,7 @@ def fill_all(
             failed |= {numbers[index]: error for index, error in found.items()}
         for number, (plan, job) in enumerate(jobs):
             if isinstance(plan, ServerPlan):
-                workers = threads or default_threads()
+                workers = threads or core_count()
                 work = ServerWork(checkpoint, plan, job, workers, emit, stop, hasher.advance)
                 try:
                     fill(work, prepared.calibration, prepared.require_coverage)

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from quantkit.consumers import RULES, stale
+from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.report.text import size
 from quantkit.version import __version__
 
@@ -34,7 +35,7 @@ def doctor(folder: Path) -> tuple[Finding, ...]:
     """Findings about the machine, the installed versions, and `folder`, where output would go."""
     return (
         Finding("quantkit", f"{__version__} on Python {platform.python_version()}", sys.version_info >= (3, 11)),
-        Finding("machine", f"{platform.machine()} {platform.system()}, {_cores()} cores"),
+        Finding("machine", f"{platform.machine()} {platform.system()}, {core_count()} cores"),
         _memory(),
         _disk(folder),
         *_packages(),
@@ -44,19 +45,6 @@ def doctor(folder: Path) -> tuple[Finding, ...]:
         Finding("hub token", "set" if _has_token() else "not set (public repositories only)"),
         *_unfinished(folder),
     )
-
-
-def memory_limit_bytes() -> int:
-    """Memory this process may use: the machine's, or the control group's if that is smaller."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            total = min(total, int(text))
-    return total
 
 
 def _compiled() -> Finding:
@@ -78,10 +66,6 @@ def _consumers() -> Finding:
     checked = min(rule.checked_on for rule in RULES)
     what = f"{len(RULES)} rules of what engines load, checked {checked}"
     return Finding("consumers", what + (f", {len(old)} of them are old: update quantkit" if old else ""), not old)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> Finding:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.calibration.text.spec import SAMPLES, SEQLEN
-from quantkit.filling.slabs import QUEUED_SLABS, default_threads
+from quantkit.filling.slabs import QUEUED_SLABS
+from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.pipeline.consumers import consumer_verdicts, verdict_json
-from quantkit.pipeline.doctor import memory_limit_bytes
 from quantkit.pipeline.places import require_writable_names
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan
 from quantkit.plan.gguf import Plan
@@ -82,7 +82,7 @@ def estimate(
 
     `tokens` are those of the calibration, 0 for as many as there are by default.
     """
-    folder, workers = Path(folder), threads or default_threads()
+    folder, workers = Path(folder), threads or core_count()
     tokens = tokens or SAMPLES * SEQLEN
     require_writable_names((folder,))
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())

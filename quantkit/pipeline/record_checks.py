@@ -18,8 +18,8 @@ from typing import Any
 from quantkit.families.model import Model
 from quantkit.formats.gguf.file import GGUFFile
 from quantkit.jsontext import utf8
+from quantkit.machine import worker_pool
 from quantkit.pipeline.places import strangers
-from quantkit.pipeline.pool import worker_pool
 from quantkit.plan.gguf import NUMERICS, Placed, digest_of
 from quantkit.quality.checks.base import Check
 from quantkit.report.manifest import Manifest

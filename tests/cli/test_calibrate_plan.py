@@ -10,6 +10,7 @@ from checkpoints import build
 from commands import TINY
 
 from quantkit.calibration.text.spec import CalibrationSpec
+from quantkit.machine import memory_limit_bytes
 from quantkit.pipeline.calibrate_plan import (
     BASE_BYTES,
     CalibratePlan,
@@ -19,7 +20,6 @@ from quantkit.pipeline.calibrate_plan import (
     shortages,
     statistics_bytes,
 )
-from quantkit.pipeline.doctor import memory_limit_bytes
 from quantkit.source import open_source
 from quantkit.tensors import TensorInfo
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from quantkit.calibration.walk.skeleton import Arguments, Skeleton, build_skelet
 from quantkit.calibration.walk.threads import Workers
 from quantkit.calibration.walk.weights import locate
 from quantkit.errors import InputError, ResourceError, UsageError
+from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.source import Checkpoint
 from quantkit.tensors import U8
 
@@ -35,11 +35,11 @@ Place = Callable[[int], U8]
 
 
 def in_memory(nbytes: int) -> U8:
-    """The default place of activations. Raises ResourceError when the machine does not have so much memory."""
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """The default place of activations. Raises ResourceError when this process may not use so much memory."""
+    available = memory_limit_bytes()
     if nbytes > available:
         raise ResourceError(
-            f"activations take {nbytes:,} bytes, this machine has {available:,} bytes of memory",
+            f"activations take {nbytes:,} bytes, this process may use {available:,} bytes of memory",
             hint="use fewer --samples or a smaller --seqlen",
         )
     return np.empty(nbytes, np.uint8)
@@ -125,7 +125,7 @@ def open_model(
     place = _device(device)
     skeleton = build_skeleton(checkpoint)
     fill_buffers(skeleton, skeleton.model, place)
-    count = threads or len(os.sched_getaffinity(0))
+    count = threads or core_count()
     return BlockModel(checkpoint, skeleton, place, count, scratch)
 
 

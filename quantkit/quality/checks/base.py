@@ -13,11 +13,10 @@ import numpy as np
 
 from quantkit.errors import VerificationError
 from quantkit.families.model import Model, ModelTensor
-from quantkit.filling.slabs import default_threads
 from quantkit.formats.gguf.file import GGUFFile, GGUFTensor, read_gguf
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.formats.safetensors.writer import INDEX
-from quantkit.pipeline.pool import worker_pool
+from quantkit.machine import core_count, worker_pool
 from quantkit.plan.checkpoint import CONFIG
 from quantkit.plan.reading import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.qtypes import base
@@ -130,7 +129,7 @@ def check_numbers(
     missing = [t.name for t in model.tensors if t.name not in stored]
     if missing:
         return Check("numbers", False, f"{len(missing)} tensors of the source are missing, first {missing[0]}")
-    with worker_pool(threads or default_threads()) as pool:
+    with worker_pool(threads or core_count()) as pool:
         jobs = [pool.submit(_tensor_error, checkpoint, t, *stored[t.name], sample_rows) for t in model.tensors]
         errors = [job.result() for job in jobs]
     return _judge(errors, sample_rows)

@@ -20,8 +20,8 @@ import numpy as np
 from quantkit.errors import UnsupportedError
 from quantkit.events import Event, Sink, StageStarted, TensorProgress, ignore
 from quantkit.families.model import Model
-from quantkit.filling.slabs import default_threads
 from quantkit.formats.gguf.file import read_gguf
+from quantkit.machine import core_count
 from quantkit.quality.checks.base import Check
 from quantkit.quality.checks.tokenizer import compare_tokens
 from quantkit.quality.decoded import DecodedCheckpoint, open_decoded
@@ -152,7 +152,7 @@ def check_engine(
     is told and not judged.
     """
     emit(StageStarted(STAGE, detail=f"{paths[0].name} in llama.cpp"))
-    threads = options.threads or default_threads()
+    threads = options.threads or core_count()
     engine = LlamaCpp(paths[0], threads)
     data: dict[str, Any] = {"engine": LLAMA_CPP}
     if options.say:
