@@ -126,3 +126,8 @@ Sink = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """The default sink: drop the event."""
+
+
+def never() -> bool:
+    """The default stop signal: run to the end."""
+    return False

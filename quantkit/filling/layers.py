@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from quantkit.errors import InterruptedRunError, NonFiniteError, NumericError
-from quantkit.events import Resumed, Sink, TensorProgress, ignore
-from quantkit.filling.slabs import never
+from quantkit.events import Resumed, Sink, TensorProgress, ignore, never
 from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
 from quantkit.machine import core_count

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantkit.errors import InterruptedRunError, NonFiniteError
-from quantkit.events import Resumed, Sink, TensorProgress, ignore
+from quantkit.events import Resumed, Sink, TensorProgress, ignore, never
 from quantkit.families.model import Rows
 from quantkit.machine import core_count
 from quantkit.plan.gguf import Plan, PlannedTensor
@@ -45,11 +45,6 @@ class _Work:
     slab: Slab
     last: bool
     targets: tuple[int, ...]
-
-
-def never() -> bool:
-    """The default stop signal: run to the end."""
-    return False
 
 
 def quantize(

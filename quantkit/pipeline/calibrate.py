@@ -24,9 +24,9 @@ from quantkit.events import (
     TensorProgress,
     Warned,
     ignore,
+    never,
 )
 from quantkit.filling.hashing import SourceHasher, require_published
-from quantkit.filling.slabs import never
 from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, read_imatrix
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
 from quantkit.pipeline.calibrate_plan import CalibratePlan, CalibrateRequest, Kind, plan_calibration, scratch_for

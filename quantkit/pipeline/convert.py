@@ -24,11 +24,11 @@ from quantkit.errors import (
     RecipeError,
     VerificationError,
 )
-from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
+from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, never
 from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.filling.layers import ServerWork
-from quantkit.filling.slabs import Target, never, quantize
+from quantkit.filling.slabs import Target, quantize
 from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
