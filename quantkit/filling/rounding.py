@@ -24,10 +24,11 @@ from quantkit.errors import InputError, did_you_mean
 from quantkit.families.folds import Site
 from quantkit.filling.transforming import Transform, transform_block
 from quantkit.methods import base
-from quantkit.methods.base import DEFAULTS, Layer, Report, Run, Seen, Settings, scheme_target
+from quantkit.methods.base import DEFAULTS, Layer, Report, Run, Seen, Settings
 from quantkit.methods.columns.factor import Prepared
 from quantkit.methods.transforms.awq import clip_weights
 from quantkit.qtypes.schemes.base import Quantized, Scheme
+from quantkit.qtypes.schemes.integers import scheme_target
 from quantkit.tensors import F32
 
 EXPERT = re.compile(r"\.experts\.\d+\.")

@@ -17,11 +17,12 @@ from quantkit.calibration.statistics.sums import Statistics
 from quantkit.calibration.walk.known import Block
 from quantkit.families.folds import Site
 from quantkit.methods import base
-from quantkit.methods.base import Run, scheme_target
+from quantkit.methods.base import Run
 from quantkit.methods.transforms.awq import Quantizer, search_scales
 from quantkit.methods.transforms.folding import SiteWeights, as_stored, fold
 from quantkit.methods.transforms.smoothquant import smoothing_scales
 from quantkit.qtypes.schemes.base import ScaleDtype, Scheme
+from quantkit.qtypes.schemes.integers import scheme_target
 from quantkit.tensors import F32
 
 WEIGHT, BIAS = ".weight", ".bias"

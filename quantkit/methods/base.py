@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quantkit.errors import InputError, NonFiniteError, UnsupportedError, did_you_mean
-from quantkit.qtypes.base import Codes, Grid, QuantType
-from quantkit.qtypes.schemes.base import ZERO, Scheme, group_count
-from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:
@@ -60,54 +59,6 @@ def single_threaded() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a weight is rounded to.
-
-    `fit(w, importance)` gives the grid of w float32 (rows, cols), importance float32 (cols,) or None; cols is a
-    multiple of `span`, the number of columns whose grid is fitted together (a super-block, a group). A span of 0 means
-    that a grid depends on the whole matrix, and only that is ever fitted.
-    `by_row` says how a grid counts: one entry per row and its groups side by side (schemes), or one per span
-    (quantization types). `columnwise` is False where codes of neighbouring columns are chosen together.
-    `searches` says that `fit` searches scales by itself, weighted by importance; where it does not, methods try
-    smaller ranges themselves. `rescale(grid, factor)` multiplies the scales of a grid of the whole row, (n, g) as
-    they are stored, by a factor of that shape, and rounds to what is stored; None where scales depend on one another.
-    """
-
-    fit: Callable[[F32, F32 | None], Grid]
-    span: int
-    by_row: bool = False
-    columnwise: bool = True
-    searches: bool = True
-    rescale: Callable[[Grid, F32], Grid] | None = None
-
-
-def type_target(qtype: QuantType) -> Target:
-    """A quantization type as a target."""
-    return Target(qtype.fit, qtype.block, columnwise=qtype.columnwise, searches=qtype.uses_importance)
-
-
-def scheme_target(scheme: Scheme, cols: int) -> Target:
-    """A scheme as a target, for weights with `cols` columns.
-
-    Groups of integers are fitted one by one; scales that several rows share, or that are stored relative to one
-    another (tiles, nested statistics), only for the whole matrix.
-    """
-
-    def fit(w: F32, _: F32 | None) -> Grid:
-        return scheme.fit(w)
-
-    if isinstance(scheme, Integers):
-        integers = scheme
-
-        def rescale(grid: Grid, factor: F32) -> Grid:
-            return integers.grid(grid.scale * factor, grid.fields.get(ZERO), cols)
-
-        span = cols // group_count(cols, scheme.group)
-        return Target(fit, span, by_row=True, searches=False, rescale=rescale)
-    return Target(scheme.fit, 0, by_row=True)
 
 
 class Order(StrEnum):

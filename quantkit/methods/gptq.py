@@ -27,7 +27,6 @@ from quantkit.methods.base import (
     Rounded,
     Run,
     Settings,
-    Target,
     naming,
     require_weight,
     single_threaded,
@@ -46,6 +45,7 @@ from quantkit.methods.columns.sweeps import (
     nearest_slab,
     round_slab,
 )
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
 
 

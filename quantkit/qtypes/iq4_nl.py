@@ -17,8 +17,8 @@ import numpy as np
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, scales, superblocks
 from quantkit.qtypes.search.blocks import F16, Encoder, read_half, write_half
+from quantkit.qtypes.search.groups import Groups, Weighting
 from quantkit.qtypes.search.planes import Plane, levels_to_planes, pack_planes, unpack_planes
-from quantkit.qtypes.search.scales import Groups, Weighting
 from quantkit.tensors import F32, U8
 
 BLOCK = 32

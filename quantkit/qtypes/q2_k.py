@@ -18,8 +18,8 @@ import numpy as np
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, superblocks
 from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
+from quantkit.qtypes.search.groups import Steps, Weighting
 from quantkit.qtypes.search.planes import Plane, pack_planes, round_to_planes, unpack_planes
-from quantkit.qtypes.search.scales import Steps, Weighting
 from quantkit.tensors import F32, U8
 
 BLOCK = 256

@@ -20,9 +20,9 @@ from quantkit.families.folds import SITES
 from quantkit.filling.rounding import BlockRounded, Rounding, round_block
 from quantkit.filling.transforming import Transform, transform_block
 from quantkit.methods import base
-from quantkit.methods.base import Layer, Order, Seen, Settings, in_turn, scheme_target
+from quantkit.methods.base import Layer, Order, Seen, Settings, in_turn
 from quantkit.qtypes.schemes.codebook import Codebook
-from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.integers import Integers, scheme_target
 from quantkit.qtypes.schemes.minifloat import Float8
 
 AWQ, SMOOTH = Transform("awq"), Transform("smoothquant")

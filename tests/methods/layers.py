@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from quantkit.methods.base import Layer, Target, scheme_target, type_target
+from quantkit.methods.base import Layer
 from quantkit.qtypes import base as qtypes
-from quantkit.qtypes.schemes.integers import Integers, RowInt8
+from quantkit.qtypes.schemes.integers import Integers, RowInt8, scheme_target
 from quantkit.qtypes.schemes.minifloat import Float8
+from quantkit.qtypes.target import Target, type_target
 
 TYPES = tuple(name for name in qtypes.names() if qtypes.get(name).widen is None and qtypes.get(name).columnwise)
 SCHEMES = {

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from quantkit.errors import InputError, NonFiniteError, NumericError, UnsupportedError
 from quantkit.methods import base
-from quantkit.methods.base import DEFAULTS, Layer, Order, Settings, in_turn, scheme_target, type_target
+from quantkit.methods.base import DEFAULTS, Layer, Order, Settings, in_turn
 from quantkit.qtypes import base as qtypes
 from quantkit.qtypes.schemes.base import nearest
-from quantkit.qtypes.schemes.integers import Integers
+from quantkit.qtypes.schemes.integers import Integers, scheme_target
+from quantkit.qtypes.target import type_target
 
 GPTQ, RTN = base.get("gptq"), base.get("rtn")
 LAYER = layers.layer()

@@ -27,6 +27,7 @@ from quantkit.errors import NonFiniteError
 from quantkit.qtypes import base
 from quantkit.qtypes.search import blocks, scales
 from quantkit.qtypes.search.compilation import compiled
+from quantkit.qtypes.search.groups import Groups, Steps, Weighting
 from quantkit.qtypes.search.lanes import (
     lane_bits,
     load,
@@ -42,7 +43,6 @@ from quantkit.qtypes.search.lanes import (
     truncated,
 )
 from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
-from quantkit.qtypes.search.scales import Groups, Steps, Weighting
 
 SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "iq4_xs")
 SUPER = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs")

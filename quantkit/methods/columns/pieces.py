@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantkit.methods.base import Settings, Target
+from quantkit.methods.base import Settings
 from quantkit.methods.columns.grids import Lookup, Table, choose, lookup
 from quantkit.methods.columns.order import Indices
 from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
 
 SEGMENT = 128  # columns swept at once

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from quantkit.methods.base import Settings, Target
+from quantkit.methods.base import Settings
 from quantkit.methods.columns.factor import Damped, Factor
 from quantkit.methods.columns.grids import Lookup, choose, joined, lookup
 from quantkit.methods.columns.order import Indices
 from quantkit.methods.columns.pieces import NO_MIXING, SEGMENT, Piece, fit_piece, pieces, round_columns, round_nearest
 from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
 
 ROWS = 256  # of a slab: the unit of work of a thread

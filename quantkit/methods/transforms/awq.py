@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantkit.methods.base import Layer, Method, Run, Settings, Target
+from quantkit.methods.base import Layer, Method, Run, Settings
 from quantkit.methods.columns.grids import lookup
 from quantkit.methods.columns.pieces import pieces, round_nearest
 from quantkit.methods.transforms.folding import F64, SiteWeights, per_channel
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
 
 RATIOS = tuple(step / 20 for step in range(1, 20))

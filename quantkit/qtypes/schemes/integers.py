@@ -14,11 +14,13 @@ from quantkit.qtypes.schemes.base import (
     ZERO,
     Quantized,
     ScaleDtype,
+    Scheme,
     group_count,
     nearest,
     require_finite,
     stored_scales,
 )
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
 
 Symmetry = Literal["symmetric", "full-range", "asymmetric"]
@@ -178,3 +180,24 @@ def _weighted_loss(w: F32, importance: F32, grid: Grid) -> F32:
     groups = grid.scale.shape[1]
     loss: F32 = (error * error * importance).reshape(rows, groups, cols // groups).sum(axis=2)
     return loss
+
+
+def scheme_target(scheme: Scheme, cols: int) -> Target:
+    """A scheme as a target, for weights with `cols` columns.
+
+    Groups of integers are fitted one by one; scales that several rows share, or that are stored relative to one
+    another (tiles, nested statistics), only for the whole matrix.
+    """
+
+    def fit(w: F32, _: F32 | None) -> Grid:
+        return scheme.fit(w)
+
+    if isinstance(scheme, Integers):
+        integers = scheme
+
+        def rescale(grid: Grid, factor: F32) -> Grid:
+            return integers.grid(grid.scale * factor, grid.fields.get(ZERO), cols)
+
+        span = cols // group_count(cols, scheme.group)
+        return Target(fit, span, by_row=True, searches=False, rescale=rescale)
+    return Target(scheme.fit, 0, by_row=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
+from quantkit.qtypes.search.groups import WIDTH
 from quantkit.qtypes.search.lanes import absolute, load, select, splat, store
-from quantkit.qtypes.search.tiles import EPS, ONE, WIDTH, ZERO, load_weighted, signed_peak
+from quantkit.qtypes.search.tiles import EPS, ONE, ZERO, load_weighted, signed_peak
 
 STEPS = 7
 

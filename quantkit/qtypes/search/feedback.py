@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from quantkit.qtypes.search.groups import WIDTH
 from quantkit.qtypes.search.lanes import load, nearest_small, select, splat, store, store_int32
-from quantkit.qtypes.search.tiles import WIDTH, ZERO, called, compiled, gather_tile, inlined
+from quantkit.qtypes.search.tiles import ZERO, called, compiled, gather_tile, inlined
 
 
 @inlined

@@ -11,8 +11,8 @@ import numpy as np
 from quantkit.qtypes.base import Grid, as_blocks
 from quantkit.qtypes.search import scales
 from quantkit.qtypes.search.blocks import F16, half, widened, write_half
+from quantkit.qtypes.search.groups import Groups, Weighting
 from quantkit.qtypes.search.planes import Plane, SearchCodes, cut_to_planes, round_to_planes
-from quantkit.qtypes.search.scales import Groups, Weighting
 from quantkit.qtypes.search.superblocks import WEIGHTED_STEPS
 from quantkit.tensors import F32, U8
 

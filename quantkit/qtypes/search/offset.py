@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
+from quantkit.qtypes.search.groups import WIDTH
 from quantkit.qtypes.search.lanes import absolute, load, nearest_small, select, splat, store
-from quantkit.qtypes.search.tiles import INFINITY, ONE, WIDTH, ZERO, extremes, load_weighted
+from quantkit.qtypes.search.tiles import INFINITY, ONE, ZERO, extremes, load_weighted
 
 
 @inlined

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Codes, Grid
-from quantkit.qtypes.search.scales import frozen, lanes, middles
+from quantkit.qtypes.search.groups import frozen, lanes
+from quantkit.qtypes.search.scales import middles
 from quantkit.tensors import F32, U8
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
+from quantkit.qtypes.search.groups import WIDTH
 from quantkit.qtypes.search.lanes import load, nearest, select, splat, store, store_int32, truncated
 from quantkit.qtypes.search.plane_loops import pack_block
-from quantkit.qtypes.search.tiles import ONE, WIDTH, ZERO, extremes, load_tile, signed_peak
+from quantkit.qtypes.search.tiles import ONE, ZERO, extremes, load_tile, signed_peak
 
 STEP = 16
 HALF = np.float32(0.5)

@@ -6,76 +6,11 @@ here arranges groups in lanes and results in group order. All arrays are float32
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
-
 import numpy as np
 from numpy.typing import NDArray
 
+from quantkit.qtypes.search.groups import Groups, OffsetScales, Steps, frozen, lanes
 from quantkit.tensors import F32, U8
-
-
-class Weighting(IntEnum):
-    """How much the error of a weight x counts in a search; qw is its importance."""
-
-    SQUARE = 0  # x*x
-    MAGNITUDE = 1  # |x|
-    RMS_MAGNITUDE = 2  # root mean square of the group + |x|
-    IMPORTANCE = 3  # qw * sqrt(sigma2 + x*x)
-    PURE_IMPORTANCE = 4  # qw
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Groups of weights x (m, n), and how their errors count.
-
-    `importance` is flat and starts over where it ends, as rows of a matrix do; `sigma2` (m,). Either is needed
-    only where `how` uses it.
-    """
-
-    x: F32
-    how: Weighting
-    importance: F32 | None = None
-    sigma2: F32 | None = None
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The candidates of an offset search: (first + size * k + top) / range for k = 0..last."""
-
-    first: float
-    size: float
-    last: int
-
-
-@dataclass(frozen=True)
-class OffsetScales:
-    """What an offset search finds for every group, each (count,).
-
-    A group's values are scale * code + minimum, minimum <= 0. The codes of the search itself are
-    clip(nearest(iscale * (x - origin)), 0, top); iscale 0 marks a group whose codes are all 0. `sums` are sums of
-    weights.
-    """
-
-    scale: F32
-    minimum: F32
-    iscale: F32
-    origin: F32
-    sums: F32
-
-
-def frozen(array: F32) -> F32:
-    """A read-only view: compiled loops take their sources read-only, whatever the caller has."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-def lanes(groups: int) -> int:
-    """Lanes of the tiles that hold so many groups."""
-    from quantkit.qtypes.search.tiles import WIDTH
-
-    return -(-groups // WIDTH) * WIDTH
 
 
 def square_sums(rows: F32) -> F32:
@@ -141,7 +76,7 @@ def descent_codes(groups: F32, top: int) -> F32:
 def search_unsigned(values: F32, weights: F32, top: int) -> tuple[F32, U8]:
     """Search D: one scale for each row of `values` (m, n), weighted by (m, n), and codes 0..top uint8 (m, n)."""
     from quantkit.qtypes.search import unsigned
-    from quantkit.qtypes.search.tiles import WIDTH
+    from quantkit.qtypes.search.groups import WIDTH
 
     m, n = values.shape
     scale = np.empty(lanes(m), np.float32)

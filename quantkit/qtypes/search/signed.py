@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
+from quantkit.qtypes.search.groups import WIDTH
 from quantkit.qtypes.search.lanes import absolute, lane_bits, load, nearest, select, splat, store
-from quantkit.qtypes.search.tiles import EPS, WIDTH, ZERO, gather_tile, load_weighted, signed_peak
+from quantkit.qtypes.search.tiles import EPS, ZERO, gather_tile, load_weighted, signed_peak
 
 SWEEPS = 5
 ALL_LANES = (1 << WIDTH) - 1

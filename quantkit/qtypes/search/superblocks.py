@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.search import scales
 from quantkit.qtypes.search.blocks import F16, half, read_half, widened, write_half
+from quantkit.qtypes.search.groups import Groups, Steps, Weighting
 from quantkit.qtypes.search.planes import SearchCodes
-from quantkit.qtypes.search.scales import Groups, Steps, Weighting
 from quantkit.tensors import F32, U8
 
 BLOCK = 256

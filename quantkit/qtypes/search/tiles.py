@@ -13,10 +13,9 @@ import numpy as np
 from quantkit.qtypes.search.compilation import called as called
 from quantkit.qtypes.search.compilation import compiled as compiled
 from quantkit.qtypes.search.compilation import inlined as inlined
+from quantkit.qtypes.search.groups import IMPORTANCE, MAGNITUDE, PURE_IMPORTANCE, RMS_MAGNITUDE, WIDTH
 from quantkit.qtypes.search.lanes import absolute, load, select, splat, square_root, store, transpose
-from quantkit.qtypes.search.scales import Weighting
 
-WIDTH = 32
 SIDE = 16  # rows and columns that `transpose` turns at once
 
 ZERO = np.float32(0)
@@ -24,11 +23,6 @@ ONE = np.float32(1)
 INFINITY = np.float32(np.inf)
 # A group whose largest magnitude is smaller counts as zero (GROUP_MAX_EPS in ggml-quants.c).
 EPS = np.float32(1e-15)
-
-MAGNITUDE = int(Weighting.MAGNITUDE)
-RMS_MAGNITUDE = int(Weighting.RMS_MAGNITUDE)
-IMPORTANCE = int(Weighting.IMPORTANCE)
-PURE_IMPORTANCE = int(Weighting.PURE_IMPORTANCE)
 
 
 @called

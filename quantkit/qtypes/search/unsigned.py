@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import compiled, inlined
+from quantkit.qtypes.search.groups import WIDTH
 from quantkit.qtypes.search.lanes import lane_bits, load, low_byte, nearest, select, splat, store
-from quantkit.qtypes.search.tiles import EPS, ONE, WIDTH, ZERO, load_tile
+from quantkit.qtypes.search.tiles import EPS, ONE, ZERO, load_tile
 
 SWEEPS = 5
 

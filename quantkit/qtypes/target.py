@@ -1,0 +1,36 @@
+"""All that a method sees of a type or a scheme: how weights are cut into spans, and the grid of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quantkit.qtypes.base import Grid, QuantType
+from quantkit.tensors import F32
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a weight is rounded to.
+
+    `fit(w, importance)` gives the grid of w float32 (rows, cols), importance float32 (cols,) or None; cols is a
+    multiple of `span`, the number of columns whose grid is fitted together (a super-block, a group). A span of 0 means
+    that a grid depends on the whole matrix, and only that is ever fitted.
+    `by_row` says how a grid counts: one entry per row and its groups side by side (schemes), or one per span
+    (quantization types). `columnwise` is False where codes of neighbouring columns are chosen together.
+    `searches` says that `fit` searches scales by itself, weighted by importance; where it does not, methods try
+    smaller ranges themselves. `rescale(grid, factor)` multiplies the scales of a grid of the whole row, (n, g) as
+    they are stored, by a factor of that shape, and rounds to what is stored; None where scales depend on one another.
+    """
+
+    fit: Callable[[F32, F32 | None], Grid]
+    span: int
+    by_row: bool = False
+    columnwise: bool = True
+    searches: bool = True
+    rescale: Callable[[Grid, F32], Grid] | None = None
+
+
+def type_target(qtype: QuantType) -> Target:
+    """A quantization type as a target."""
+    return Target(qtype.fit, qtype.block, columnwise=qtype.columnwise, searches=qtype.uses_importance)
