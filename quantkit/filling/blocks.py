@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from quantkit.calibration.walk.known import Block
     from quantkit.filling.rounding import BlockRounded, RoundedLinear, Rounding
     from quantkit.filling.transforming import Transform
-    from quantkit.methods.base import Settings
+    from quantkit.methods.settings import Settings
     from quantkit.storage import Scratch
 
 PARAMETER = "parameter"  # fact of a journalled tensor: the parameter in memory that a transform has changed
@@ -188,7 +188,7 @@ def _facts(method: str, linear: RoundedLinear) -> Facts:
 
 
 def _settings(method: MethodChoice) -> Settings:
-    from quantkit.methods.base import DEFAULTS, Order
+    from quantkit.methods.settings import DEFAULTS, Order
 
     given = {"damping": method.damping, "passes": method.passes, "order": method.order and Order(method.order)}
     return replace(DEFAULTS, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]

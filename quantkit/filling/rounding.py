@@ -24,8 +24,8 @@ from quantkit.errors import InputError, did_you_mean
 from quantkit.families.folds import Site
 from quantkit.filling.transforming import Transform, transform_block
 from quantkit.methods import base
-from quantkit.methods.base import DEFAULTS, Layer, Report, Run, Seen, Settings
-from quantkit.methods.columns.factor import Prepared
+from quantkit.methods.base import Layer, Prepared, Report, Seen
+from quantkit.methods.settings import DEFAULTS, Run, Settings
 from quantkit.methods.transforms.awq import clip_weights
 from quantkit.qtypes.schemes.base import Quantized, Scheme
 from quantkit.qtypes.schemes.integers import scheme_target

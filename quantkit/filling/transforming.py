@@ -17,7 +17,7 @@ from quantkit.calibration.statistics.sums import Statistics
 from quantkit.calibration.walk.known import Block
 from quantkit.families.folds import Site
 from quantkit.methods import base
-from quantkit.methods.base import Run
+from quantkit.methods.settings import Run
 from quantkit.methods.transforms.awq import Quantizer, search_scales
 from quantkit.methods.transforms.folding import SiteWeights, as_stored, fold
 from quantkit.methods.transforms.smoothquant import smoothing_scales

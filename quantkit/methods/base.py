@@ -9,91 +9,26 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from quantkit.errors import InputError, NonFiniteError, UnsupportedError, did_you_mean
+from quantkit.methods.settings import Run, Settings
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:
-    from quantkit.methods.columns.factor import Prepared
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class Run(Protocol):
-    """Does independent tasks, each on one thread whose torch is single-threaded, and gives results in order.
-
-    `Workers.map` of quantkit.calibration is one. Tasks are cut independently of the number of threads, so that codes
-    do not depend on it.
-    """
-
-    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> list[Result]: ...
-
-
-def in_turn(function: Callable[[Item], Result], items: Iterable[Item], /) -> list[Result]:
-    """Do the tasks one after the other on the calling thread, whose torch is single-threaded meanwhile."""
-    with single_threaded():
-        return [function(item) for item in items]
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Torch of the calling thread on one thread: what a matrix product gives depends on how many there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class Order(StrEnum):
-    """In which order column feedback visits the columns.
-
-    STORAGE     as they are stored
-    WITHIN      spans by their largest diagonal, and columns by diagonal inside a span: nothing shows on disk (GAR)
-    ACTIVATION  all columns by diagonal, on grids fitted to the original weights: nothing shows on disk either
-    PERMUTED    all columns by diagonal, and spans are made of columns in that order: the file must hold the order
-    """
-
-    STORAGE = "storage"
-    WITHIN = "within"
-    ACTIVATION = "activation"
-    PERMUTED = "permuted"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user may choose; a method uses what concerns it.
-
-    `damping` is the share of the Hessian's mean diagonal that is added to its diagonal. `static` fits all grids to
-    the original weights, not to those that feedback has changed (ACTIVATION always does). `shares` are the shares of
-    a span's range that are tried where a target does not search by itself; the first must be 1. `passes` is how
-    often coordinate descent goes over all scales and codes afterwards.
-    """
-
-    damping: float = 0.03
-    order: Order = Order.ACTIVATION
-    static: bool = False
-    shares: tuple[float, ...] = tuple(1 - step / 40 for step in range(3))
-    passes: int = 4
-
-
-DEFAULTS = Settings()
+    pass
 
 
 @dataclass(frozen=True)
@@ -231,3 +166,69 @@ def get(name: str) -> Method:
 
 def _module(name: str) -> ModuleType:
     return importlib.import_module(f"quantkit.methods.{name}")
+
+
+@dataclass(frozen=True)
+class Factor:
+    """M, float32 (cols, cols), unit upper triangular (what is below the diagonal is meaningless), and D (cols,), on the
+    CPU.
+
+    Both belong to H divided by its mean diagonal, plus `damping` on the diagonal; `scale` is that mean.
+    `tried` are the dampings in the order they were tried, the last one being `damping`; `dead` are the columns of H
+    that are zero.
+    """
+
+    mixing: Tensor
+    pivots: F32
+    scale: float
+    damping: float
+    tried: tuple[float, ...]
+    dead: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Damped:
+    """The factored matrix in stored order: `hessian`, float32 (cols, cols) on the CPU, / `scale` + `damping` on the
+    diagonal. Read in pieces, so that the Hessian itself serves and is not held twice."""
+
+    hessian: Tensor
+    scale: float
+    damping: float
+
+    def product(self, errors: Tensor, start: int, stop: int) -> Tensor:
+        """errors (rows, cols) times columns [start, stop) of the matrix, float32 (rows, stop - start)."""
+        found = errors @ self.hessian[:, start:stop]
+        return found.div_(self.scale).add_(errors[:, start:stop], alpha=self.damping)
+
+    def corner(self, start: int, stop: int) -> F32:
+        """The block of the matrix that belongs to columns [start, stop)."""
+        block = self.hessian[start:stop, start:stop] / self.scale
+        block.diagonal().add_(self.damping)
+        values: F32 = block.contiguous().numpy()
+        return values
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a sweep needs of a Hessian: the order of the columns, the factor in visited order and, for coordinate
+    descent, the factored matrix."""
+
+    columns: Columns
+    factor: Factor
+    damped: Damped | None = None
+
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Both are int64 (cols,): stored column j is column stored[j] of the weight; the p-th column to be visited is
+    stored column visited[p]."""
+
+    stored: Indices
+    visited: Indices
+
+    @property
+    def permuted(self) -> bool:
+        return not np.array_equal(self.stored, np.arange(self.stored.size))

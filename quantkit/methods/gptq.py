@@ -19,21 +19,9 @@ import torch
 from torch import Tensor
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.methods.base import (
-    Layer,
-    Method,
-    Order,
-    Report,
-    Rounded,
-    Run,
-    Settings,
-    naming,
-    require_weight,
-    single_threaded,
-)
+from quantkit.methods.base import Layer, Method, Prepared, Report, Rounded, naming, require_weight
 from quantkit.methods.columns import factor
 from quantkit.methods.columns.descent import descend_slab
-from quantkit.methods.columns.factor import Prepared
 from quantkit.methods.columns.grids import mapped
 from quantkit.methods.columns.order import columns
 from quantkit.methods.columns.pieces import pieces
@@ -45,6 +33,7 @@ from quantkit.methods.columns.sweeps import (
     nearest_slab,
     round_slab,
 )
+from quantkit.methods.settings import Order, Run, Settings, single_threaded
 from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
 

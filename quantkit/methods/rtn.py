@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from quantkit.methods.base import Layer, Method, Report, Rounded, Run, Settings, naming, require_weight
+from quantkit.methods.base import Layer, Method, Report, Rounded, naming, require_weight
 from quantkit.methods.columns.grids import lookup
 from quantkit.methods.columns.pieces import round_nearest
+from quantkit.methods.settings import Run, Settings
 from quantkit.qtypes.target import Target
 
 

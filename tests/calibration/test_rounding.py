@@ -20,7 +20,8 @@ from quantkit.families.folds import SITES
 from quantkit.filling.rounding import BlockRounded, Rounding, round_block
 from quantkit.filling.transforming import Transform, transform_block
 from quantkit.methods import base
-from quantkit.methods.base import Layer, Order, Seen, Settings, in_turn
+from quantkit.methods.base import Layer, Seen
+from quantkit.methods.settings import Order, Settings, in_turn
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers, scheme_target
 from quantkit.qtypes.schemes.minifloat import Float8

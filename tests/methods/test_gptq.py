@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from quantkit.errors import InputError, NonFiniteError, NumericError, UnsupportedError
 from quantkit.methods import base
-from quantkit.methods.base import DEFAULTS, Layer, Order, Settings, in_turn
+from quantkit.methods.base import Layer
+from quantkit.methods.settings import DEFAULTS, Order, Settings, in_turn
 from quantkit.qtypes import base as qtypes
 from quantkit.qtypes.schemes.base import nearest
 from quantkit.qtypes.schemes.integers import Integers, scheme_target

@@ -13,7 +13,8 @@ from quantkit.errors import InputError, UnsupportedError, VerificationError
 from quantkit.families.folds import SITES, Site, sites
 from quantkit.families.rows import FAMILIES
 from quantkit.methods import base
-from quantkit.methods.base import Layer, Settings, in_turn
+from quantkit.methods.base import Layer
+from quantkit.methods.settings import Settings, in_turn
 from quantkit.methods.transforms import awq, folding
 from quantkit.methods.transforms.folding import SiteWeights, check_fold, fold, per_channel
 from quantkit.methods.transforms.smoothquant import smoothing_scales

@@ -11,70 +11,17 @@ are float64, storage is float32: its rounding changes H by at most 2^-23 of sqrt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from quantkit.errors import NonFiniteError, NumericError
-from quantkit.methods.base import Run, Settings
-from quantkit.methods.columns.order import Columns, Indices
-from quantkit.tensors import F32
+from quantkit.methods.base import Columns, Damped, Factor, Indices, Prepared
+from quantkit.methods.settings import Run, Settings
 
 BLOCK = 128  # columns factored at once
 CHUNK = 512  # rows of a block column computed as one task
 ESCALATION = 10.0  # factor from one try to the next
 MOST_DAMPING = 1.0  # of the mean diagonal: beyond, the Hessian says nothing any more
-
-
-@dataclass(frozen=True)
-class Factor:
-    """M, float32 (cols, cols), unit upper triangular (what is below the diagonal is meaningless), and D (cols,), on the
-    CPU.
-
-    Both belong to H divided by its mean diagonal, plus `damping` on the diagonal; `scale` is that mean.
-    `tried` are the dampings in the order they were tried, the last one being `damping`; `dead` are the columns of H
-    that are zero.
-    """
-
-    mixing: Tensor
-    pivots: F32
-    scale: float
-    damping: float
-    tried: tuple[float, ...]
-    dead: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Damped:
-    """The factored matrix in stored order: `hessian`, float32 (cols, cols) on the CPU, / `scale` + `damping` on the
-    diagonal. Read in pieces, so that the Hessian itself serves and is not held twice."""
-
-    hessian: Tensor
-    scale: float
-    damping: float
-
-    def product(self, errors: Tensor, start: int, stop: int) -> Tensor:
-        """errors (rows, cols) times columns [start, stop) of the matrix, float32 (rows, stop - start)."""
-        found = errors @ self.hessian[:, start:stop]
-        return found.div_(self.scale).add_(errors[:, start:stop], alpha=self.damping)
-
-    def corner(self, start: int, stop: int) -> F32:
-        """The block of the matrix that belongs to columns [start, stop)."""
-        block = self.hessian[start:stop, start:stop] / self.scale
-        block.diagonal().add_(self.damping)
-        values: F32 = block.contiguous().numpy()
-        return values
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a sweep needs of a Hessian: the order of the columns, the factor in visited order and, for coordinate
-    descent, the factored matrix."""
-
-    columns: Columns
-    factor: Factor
-    damped: Damped | None = None
 
 
 def prepare(hessian: Tensor, order: Columns, settings: Settings, run: Run, name: str) -> Prepared:

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
-from quantkit.methods.base import Order
+from quantkit.methods.base import Columns
+from quantkit.methods.settings import Order
 from quantkit.tensors import F32
-
-Indices = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Both are int64 (cols,): stored column j is column stored[j] of the weight; the p-th column to be visited is
-    stored column visited[p]."""
-
-    stored: Indices
-    visited: Indices
-
-    @property
-    def permuted(self) -> bool:
-        return not np.array_equal(self.stored, np.arange(self.stored.size))
 
 
 def columns(order: Order, diagonal: F32, span: int) -> Columns:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantkit.methods.base import Settings
+from quantkit.methods.base import Indices
 from quantkit.methods.columns.grids import Lookup, Table, choose, lookup
-from quantkit.methods.columns.order import Indices
+from quantkit.methods.settings import Settings
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.target import Target
 from quantkit.tensors import F32

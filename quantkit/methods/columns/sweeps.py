@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from quantkit.methods.base import Settings
-from quantkit.methods.columns.factor import Damped, Factor
+from quantkit.methods.base import Damped, Factor, Indices
 from quantkit.methods.columns.grids import Lookup, choose, joined, lookup
-from quantkit.methods.columns.order import Indices
 from quantkit.methods.columns.pieces import NO_MIXING, SEGMENT, Piece, fit_piece, pieces, round_columns, round_nearest
+from quantkit.methods.settings import Settings
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.target import Target
 from quantkit.tensors import F32

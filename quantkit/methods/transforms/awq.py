@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantkit.methods.base import Layer, Method, Run, Settings
+from quantkit.methods.base import Layer, Method
 from quantkit.methods.columns.grids import lookup
 from quantkit.methods.columns.pieces import pieces, round_nearest
+from quantkit.methods.settings import Run, Settings
 from quantkit.methods.transforms.folding import F64, SiteWeights, per_channel
 from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
