@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit.calibration.text.samples import DataRecord, Samples
-from quantkit.calibration.text.spec import CalibrationSpec, open_calibration_model, prepare_samples, require_runnable
+from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import Imatrix
+from quantkit.machine import memory_limit_bytes
 from quantkit.source import Checkpoint
-from quantkit.storage import hash_file
+from quantkit.source.base import require_runnable
+from quantkit.storage import Scratch, hash_file
 from quantkit.untrusted import shown
+
+if TYPE_CHECKING:
+    from quantkit.calibration.walk.model import BlockModel
 
 if TYPE_CHECKING:
     from quantkit.calibration.statistics.sums import Statistics
@@ -50,7 +55,6 @@ class Text:
         from quantkit.calibration.imatrix import to_imatrix
         from quantkit.calibration.statistics.sums import merge
         from quantkit.calibration.walk.walk import walk_blocks
-        from quantkit.pipeline.calibrate_plan import scratch_for
 
         model_blocks = open_calibration_model(checkpoint, self.spec, scratch_for(self.spec, Path()))
         found: list[Statistics] = []
@@ -127,3 +131,26 @@ def open_calibration(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink) 
     require_runnable(checkpoint)
     found.require_same_model(checkpoint)  # the header is read, and checked, before any work
     return found
+
+
+def open_calibration_model(checkpoint: Checkpoint, spec: CalibrationSpec, scratch: Scratch | None = None) -> BlockModel:
+    """The checkpoint's blocks on the device of `spec`, ready for `walk_blocks`; reads no weights.
+
+    `scratch` is the place of activations, memory by default. Raises what `open_model` raises.
+    """
+    from quantkit.calibration.walk.model import open_model
+
+    spec.check()
+    model = open_model(checkpoint, device=spec.device, threads=spec.threads)
+    return replace(model, scratch=scratch.new, settle=scratch.settle) if scratch else model
+
+
+ACTIVATIONS_SHARE = 0.25  # of the memory this process may use; beyond it `auto` puts them on the disk
+
+
+def scratch_for(spec: CalibrationSpec, folder: Path) -> Scratch:
+    """The place of activations: memory, or nameless files in `folder`, as `spec.activations` says."""
+    limit = memory_limit_bytes()
+    if spec.activations == "memory":
+        return Scratch(limit)
+    return Scratch(0 if spec.activations == "disk" else round(ACTIVATIONS_SHARE * limit), folder)

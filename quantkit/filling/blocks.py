@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantkit.calibration.inputs import Calibration, Known
-from quantkit.calibration.text.spec import open_calibration_model
+from quantkit.calibration.inputs import Calibration, Known, open_calibration_model
 from quantkit.events import BlockProgress, Event, TensorProgress
 from quantkit.families.folds import Site, sites
 from quantkit.filling.layers import Facts, ServerWork, put_module, require_scale

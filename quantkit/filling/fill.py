@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from quantkit.calibration.inputs import Calibration
+from quantkit.calibration.inputs import Calibration, scratch_for
 from quantkit.filling.blocks import round_blocks
 from quantkit.filling.coverage import check_experts, check_ranks
 from quantkit.filling.layers import ServerWork, announce_resume, copy_the_rest, finish_files, round_plainly
-from quantkit.pipeline.calibrate_plan import scratch_for
 
 
 def fill(work: ServerWork, calibration: Calibration | None, coverage: float | None = None) -> None:

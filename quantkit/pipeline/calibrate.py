@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.calibration.text.spec import longest_context, open_calibration_model
+from quantkit.calibration.inputs import open_calibration_model, scratch_for
+from quantkit.calibration.text.spec import longest_context
 from quantkit.errors import ExistsError, GateError, InputError
 from quantkit.events import (
     BlockProgress,
@@ -29,7 +30,7 @@ from quantkit.events import (
 from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, read_imatrix
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
-from quantkit.pipeline.calibrate_plan import CalibratePlan, CalibrateRequest, Kind, plan_calibration, scratch_for
+from quantkit.pipeline.calibrate_plan import CalibratePlan, CalibrateRequest, Kind, plan_calibration
 from quantkit.report.calibration_record import CalibrationRecord, read_record, record_path
 from quantkit.report.manifest import FileRecord, identity
 from quantkit.storage import (

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from quantkit.calibration.inputs import scratch_for
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples, text_setting
 from quantkit.errors import QuantkitError, UsageError
@@ -27,11 +28,10 @@ from quantkit.report.calibration_record import record_path
 from quantkit.report.manifest import FileRecord
 from quantkit.report.text import size
 from quantkit.source import Checkpoint, open_source
-from quantkit.storage import Scratch, free_bytes, hash_file, require_sums
+from quantkit.storage import free_bytes, hash_file, require_sums
 from quantkit.tensors import TensorInfo
 from quantkit.version import __version__
 
-ACTIVATIONS_SHARE = 0.25  # of the memory this process may use; beyond it `auto` puts them on the disk
 BASE_BYTES = 1 << 30  # torch and transformers, 0.5 GB, and the inner activations of the chunks in flight, 0.5 GB
 SUMS_AT_ONCE = 2.5  # a block's sums, those of the span at hand, and those of one site being added
 BAND_ROWS = 256  # of the stored triangle, see calibration.statistics.Gram
@@ -212,14 +212,6 @@ def kind_of(request: CalibrateRequest) -> Kind:
     if percent is not None and not 0 <= percent <= 100:
         raise UsageError(f"--require-coverage {percent:g}", key="require_coverage", hint="a percentage, 0 to 100")
     return kind
-
-
-def scratch_for(spec: CalibrationSpec, folder: Path) -> Scratch:
-    """The place of activations: memory, or nameless files in `folder`, as `spec.activations` says."""
-    limit = memory_limit_bytes()
-    if spec.activations == "memory":
-        return Scratch(limit)
-    return Scratch(0 if spec.activations == "disk" else round(ACTIVATIONS_SHARE * limit), folder)
 
 
 def largest_block_weights(tensors: Mapping[str, TensorInfo]) -> int:

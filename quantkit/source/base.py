@@ -140,3 +140,10 @@ def require_decodable(info: TensorInfo, quantization: str | None) -> None:
     raise UnsupportedError(
         f"{what}; weights are read from F32, F16, BF16 and quantkit's types", tensor=info.name, hint=hint
     )
+
+
+def require_runnable(checkpoint: Checkpoint) -> None:
+    """Raise UnsupportedError for a container whose model cannot be run here."""
+    if checkpoint.kind not in {"hf", "memory"}:
+        hint = "give the Hugging Face checkpoint that it was made from"
+        raise UnsupportedError(f"calibration does not run {checkpoint.kind} files: {checkpoint.name}", hint=hint)

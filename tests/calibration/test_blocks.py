@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from walks import TINY, joined, logits_after, model_of, same_bits, statistics_of, windows
 
+from quantkit.calibration.inputs import open_calibration_model
 from quantkit.calibration.statistics.sums import merge
 from quantkit.calibration.text.samples import samples_of
-from quantkit.calibration.text.spec import CalibrationSpec, open_calibration_model
+from quantkit.calibration.text.spec import CalibrationSpec
 from quantkit.calibration.walk.model import open_model, read_embedding, token_rows
 from quantkit.calibration.walk.walk import next_token_logits, walk_blocks
 from quantkit.errors import InputError, NonFiniteError, ResourceError, UnsupportedError, UsageError

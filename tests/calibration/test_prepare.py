@@ -12,14 +12,8 @@ import numpy as np
 import pytest
 from walks import TINY
 
-from quantkit.calibration.text.spec import (
-    ANY_TOKEN,
-    CalibrationSpec,
-    embedding_rows,
-    longest_context,
-    open_calibration_model,
-    prepare_samples,
-)
+from quantkit.calibration.inputs import open_calibration_model
+from quantkit.calibration.text.spec import ANY_TOKEN, CalibrationSpec, embedding_rows, longest_context, prepare_samples
 from quantkit.errors import InputError, UnsupportedError, UsageError
 from quantkit.events import Warned
 from quantkit.source import open_source

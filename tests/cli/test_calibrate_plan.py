@@ -9,6 +9,7 @@ import pytest
 from checkpoints import build
 from commands import TINY
 
+from quantkit.calibration.inputs import scratch_for
 from quantkit.calibration.text.spec import CalibrationSpec
 from quantkit.machine import memory_limit_bytes
 from quantkit.pipeline.calibrate_plan import (
@@ -16,7 +17,6 @@ from quantkit.pipeline.calibrate_plan import (
     CalibratePlan,
     CalibrateRequest,
     plan_calibration,
-    scratch_for,
     shortages,
     statistics_bytes,
 )

@@ -5,21 +5,21 @@ CalibrationSpec -> prepare_samples -> Samples -> open_calibration_model -> walk_
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import Samples, joined_texts, select_samples
 from quantkit.calibration.text.templates import read_chat_template
 from quantkit.calibration.text.warnings import SKIPPED, data_warnings
-from quantkit.errors import UnsupportedError, UsageError
+from quantkit.errors import UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.source import Checkpoint
-from quantkit.storage import Scratch
+from quantkit.source.base import require_runnable
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
-    from quantkit.calibration.walk.model import BlockModel
+    pass
 
 # 128 windows of 512 tokens: the window that llama-imatrix cuts by default, so the same file gives both the same
 # tokens, and twice the tokens that MIN_TOKENS asks for. Time and activations grow with the product; longer
@@ -78,25 +78,6 @@ def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = 
     for code, message in data_warnings(samples.record, context=longest_context(checkpoint)):
         emit(Warned(code, message))
     return samples
-
-
-def require_runnable(checkpoint: Checkpoint) -> None:
-    """Raise UnsupportedError for a container whose model cannot be run here."""
-    if checkpoint.kind not in {"hf", "memory"}:
-        hint = "give the Hugging Face checkpoint that it was made from"
-        raise UnsupportedError(f"calibration does not run {checkpoint.kind} files: {checkpoint.name}", hint=hint)
-
-
-def open_calibration_model(checkpoint: Checkpoint, spec: CalibrationSpec, scratch: Scratch | None = None) -> BlockModel:
-    """The checkpoint's blocks on the device of `spec`, ready for `walk_blocks`; reads no weights.
-
-    `scratch` is the place of activations, memory by default. Raises what `open_model` raises.
-    """
-    from quantkit.calibration.walk.model import open_model
-
-    spec.check()
-    model = open_model(checkpoint, device=spec.device, threads=spec.threads)
-    return replace(model, scratch=scratch.new, settle=scratch.settle) if scratch else model
 
 
 def embedding_rows(checkpoint: Checkpoint) -> int:

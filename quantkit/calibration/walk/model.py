@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from quantkit.calibration.statistics.sums import Linear
 from quantkit.calibration.text.samples import Samples
-from quantkit.calibration.text.spec import require_runnable
 from quantkit.calibration.walk.passes import CHUNK_TOKENS, chunk_samples
 from quantkit.calibration.walk.resident import Endings, Resident, find_linears, load_block, observe, remember
 from quantkit.calibration.walk.settings import fingerprint
@@ -25,6 +24,7 @@ from quantkit.calibration.walk.weights import locate
 from quantkit.errors import InputError, ResourceError, UsageError
 from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.source import Checkpoint
+from quantkit.source.base import require_runnable
 from quantkit.tensors import U8
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")  # of blocks: since transformers 5.24, and before
