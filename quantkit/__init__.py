@@ -56,11 +56,11 @@ if TYPE_CHECKING:
     from quantkit.pipeline.pack import Artifact, pack, packed_names
     from quantkit.pipeline.prepare import Prepared, prepare
     from quantkit.pipeline.request import Request
-    from quantkit.pipeline.verify import VerifyOptions, verify
+    from quantkit.pipeline.verify import verify
     from quantkit.plan.checkpoint import ServerPlan
     from quantkit.plan.gguf import Plan
     from quantkit.plan.sizes import ServingMemory, SizeReport, architecture
-    from quantkit.quality.checks.base import Check, Verification
+    from quantkit.quality.checks.base import Check, Verification, VerifyOptions
     from quantkit.recipes.read import recipe_text
     from quantkit.report.devices import memory_for
     from quantkit.report.manifest import Manifest

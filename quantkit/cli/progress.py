@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from quantkit.cli.redaction import printable
-from quantkit.cli.render import peak_rss_bytes
 from quantkit.events import (
     BlockProgress,
     Event,
@@ -23,6 +22,7 @@ from quantkit.events import (
     StageStarted,
     TensorProgress,
 )
+from quantkit.machine import peak_rss_bytes
 from quantkit.report.text import duration
 
 ONE_LINE = 110  # columns from which everything fits beside the bar

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from typing import IO, TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from quantkit.events import (
     TensorProgress,
     Warned,
 )
+from quantkit.machine import peak_rss_bytes
 from quantkit.report.text import duration, size
 
 if TYPE_CHECKING:
@@ -124,11 +124,3 @@ def progress_line(event: TensorProgress | BlockProgress, seconds: float) -> str:
         f"   {event.index}/{event.count} {event.tensor}  {size(event.done_bytes)}/{size(event.total_bytes)}"
         f"  {size(rate)}/s  ETA {duration(left)}  peak {size(peak_rss_bytes())}"
     )
-
-
-def peak_rss_bytes() -> int:
-    """Peak resident memory of this process."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

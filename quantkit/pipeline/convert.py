@@ -43,11 +43,11 @@ from quantkit.pipeline.places import older_manifest, refuse_existing, refuse_inp
 from quantkit.pipeline.prepare import Prepared, output_paths, output_stem, prepare
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
-from quantkit.pipeline.verify import VerifyOptions, verify_parts
+from quantkit.pipeline.verify import verify_parts
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan
 from quantkit.plan.gguf import Plan
 from quantkit.plan.sizes import plan_line
-from quantkit.quality.checks.base import Verification
+from quantkit.quality.checks.base import Verification, VerifyOptions
 from quantkit.quality.checks.layers import verify_server_parts
 from quantkit.quality.checks.predictions import require_engine
 from quantkit.recipes.read import Recipe, load_recipe

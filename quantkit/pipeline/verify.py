@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from quantkit.errors import InputError, UsageError
@@ -21,7 +21,7 @@ from quantkit.formats.gguf.file import GGUFFile, read_gguf, shard_paths
 from quantkit.pipeline.prepare import describe_source
 from quantkit.pipeline.record_checks import Subject, check_making, check_record
 from quantkit.pipeline.verify_checkpoint import verify_checkpoint
-from quantkit.quality.checks.base import Check, Verification, check_numbers, check_structure
+from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions, check_numbers, check_structure
 from quantkit.quality.checks.predictions import TORCH, Reference, check_engine, require_engine
 from quantkit.quality.checks.tokenizer import check_tokenizer
 from quantkit.report.manifest import Manifest, find_manifest, read_manifest
@@ -29,24 +29,11 @@ from quantkit.source import Checkpoint, open_source
 from quantkit.untrusted import require_path
 
 
-@dataclass(frozen=True)
-class VerifyOptions:
-    """How to look. `engine` is None or "llama.cpp"; `say` is a text for it to continue; `sample_rows` of each tensor
-    are compared, None for all."""
-
-    engine: str | None = None
-    say: str | None = None
-    sample_rows: int | None = None
-    threads: int | None = None
-    offline: bool = False
-    pre: str | None = None
-
-
 def verify(
     artifact: Path | str,
     *,
     against: Path | str | None = None,
-    options: VerifyOptions = VerifyOptions(),
+    options: VerifyOptions = STANDARD,
     emit: Sink = ignore,
 ) -> Verification:
     """Look at a published artifact. Without `against` nothing is compared with a source.

@@ -40,7 +40,7 @@ from quantkit.untrusted import listed, shown
 
 if TYPE_CHECKING:
     from quantkit.calibration.walk.walk import BlockView
-    from quantkit.pipeline.verify import VerifyOptions
+    from quantkit.quality.checks.base import VerifyOptions
 
 MANIFEST = "model.manifest.json"
 # KL divergence of 8-bit weights with inputs in 8 bits: SmolLM2-135M shows 0.02 to 0.1, a ruined model 1 and more

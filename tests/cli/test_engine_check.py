@@ -23,9 +23,8 @@ from quantkit.families.model import Model
 from quantkit.families.roles import Role
 from quantkit.pipeline import prepare
 from quantkit.pipeline.prepare import describe_source
-from quantkit.pipeline.verify import VerifyOptions
 from quantkit.quality.checks import predictions
-from quantkit.quality.checks.base import Check
+from quantkit.quality.checks.base import Check, VerifyOptions
 from quantkit.quality.checks.predictions import Reference, check_engine
 from quantkit.source import open_source
 

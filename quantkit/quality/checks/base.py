@@ -176,3 +176,19 @@ def _sample(tensor: ModelTensor, sample_rows: int | None) -> list[Slab]:
     units = rows // unit
     picked = sorted({i * units // max(sample_rows // unit, 1) for i in range(max(sample_rows // unit, 1))})
     return [Slab(i * unit, (i + 1) * unit, 0) for i in picked]
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How to look. `engine` is None or "llama.cpp"; `say` is a text for it to continue; `sample_rows` of each tensor
+    are compared, None for all."""
+
+    engine: str | None = None
+    say: str | None = None
+    sample_rows: int | None = None
+    threads: int | None = None
+    offline: bool = False
+    pre: str | None = None
+
+
+STANDARD = VerifyOptions()

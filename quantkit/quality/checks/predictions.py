@@ -35,7 +35,7 @@ from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
     from quantkit.calibration.walk.walk import BlockView
-    from quantkit.pipeline.verify import VerifyOptions
+    from quantkit.quality.checks.base import VerifyOptions
 
 TORCH = "torch"
 LLAMA_CPP = "llama.cpp"
