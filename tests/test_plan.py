@@ -20,7 +20,8 @@ from quantkit.families.model import Constant, RowOrder, Rows
 from quantkit.formats.gguf.file import TensorEntry, encode_header, read_gguf, require_whole_split
 from quantkit.formats.gguf.imatrix import Entry, Imatrix
 from quantkit.metadata import KeyValue
-from quantkit.plan.gguf import Plan, PlanOptions, plan
+from quantkit.plan.base import PlanOptions
+from quantkit.plan.gguf import Plan, plan
 from quantkit.qtypes import base
 from quantkit.recipes.read import gguf_recipe_names, load_recipe
 from quantkit.recipes.rules import Recipe, override

@@ -21,7 +21,8 @@ from quantkit.filling.layers import Facts, ServerWork, put_module, require_scale
 from quantkit.formats.containers import table
 from quantkit.formats.containers.compressed_tensors import CompressedLayout
 from quantkit.formats.containers.packed import PackedTensor, packed, values_of
-from quantkit.plan.checkpoint import PlannedModule, ServerTensor, blocks, siblings
+from quantkit.plan.base import PlannedModule, ServerTensor
+from quantkit.plan.checkpoint import blocks, siblings
 from quantkit.plan.layouts import joint, short_type
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import LARGEST

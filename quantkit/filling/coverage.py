@@ -6,7 +6,7 @@ from quantkit.errors import GateError
 from quantkit.events import Warned
 from quantkit.families.roles import Role
 from quantkit.filling.layers import ServerWork
-from quantkit.plan.checkpoint import PlannedModule
+from quantkit.plan.base import PlannedModule
 from quantkit.untrusted import listed
 
 SHOWN_EXPERTS = 8

@@ -19,10 +19,10 @@ from quantkit.events import Resumed, Sink, TensorProgress, ignore, never
 from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
 from quantkit.machine import core_count
-from quantkit.plan.checkpoint import PlannedModule, ServerPlan, ServerTensor, siblings
+from quantkit.plan.base import PlannedModule, ServerTensor
+from quantkit.plan.checkpoint import ServerPlan, siblings
 from quantkit.plan.layouts import joint, short_type
-from quantkit.plan.reading import SLAB_WEIGHTS
-from quantkit.qtypes.floats import first_nonfinite
+from quantkit.plan.reading import SLAB_WEIGHTS, read_weight, require_finite
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import LARGEST, Float8
@@ -103,16 +103,6 @@ def _rounded_to(entry: Entry, values: F32, first_row: int) -> U8:
         raise NonFiniteError(what, tensor=entry.name, index=error.index, hint=hint) from None
 
 
-def require_finite(name: str, values: F32, first_row: int = 0) -> None:
-    """Raise NonFiniteError naming tensor, row and column."""
-    bad = first_nonfinite(values)
-    if bad >= 0:
-        row, col = divmod(bad, values.shape[-1])
-        hint = "the checkpoint is damaged or its training diverged; get a clean copy"
-        what = f"{name}[{row + first_row}, {col}]: is {values.flat[bad]} in the checkpoint"
-        raise NonFiniteError(what, tensor=name, index=bad, hint=hint)
-
-
 def announce_resume(work: ServerWork) -> None:
     kept = [t for t in work.plan.tensors if t.name in work.job.records]
     if kept:
@@ -157,14 +147,6 @@ def rounded(checkpoint: Checkpoint, group: Sequence[PlannedModule]) -> list[Quan
         require_scale(planned, weight)
     schemes = joint([planned.layout for planned in group], weights)
     return [scheme.encode(weight) for scheme, weight in zip(schemes, weights, strict=True)]
-
-
-def read_weight(checkpoint: Checkpoint, planned: PlannedModule) -> F32:
-    """The weight of a layer, float32 (rows, cols). Raises NonFiniteError."""
-    source = planned.module.source
-    weight = checkpoint.ref(source.tensor).read(source.start, source.stop)
-    require_finite(source.tensor, weight, source.start)
-    return weight
 
 
 def require_scale(planned: PlannedModule, weight: F32) -> None:

@@ -23,11 +23,12 @@ from quantkit.families.model import Model
 from quantkit.jsontext import utf8
 from quantkit.machine import memory_limit_bytes
 from quantkit.pipeline.places import refuse_inputs, require_writable_names
-from quantkit.pipeline.prepare import describe_source, source_stat
+from quantkit.plan.describe import describe_source
 from quantkit.report.calibration_record import record_path
 from quantkit.report.manifest import FileRecord
 from quantkit.report.text import size
 from quantkit.source import Checkpoint, open_source
+from quantkit.source.identity import source_stat
 from quantkit.storage import free_bytes, hash_file, require_sums
 from quantkit.tensors import TensorInfo
 from quantkit.version import __version__

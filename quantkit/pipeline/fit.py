@@ -11,8 +11,9 @@ from quantkit.events import Sink, ignore
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.prepare import prepare
 from quantkit.pipeline.request import Request
+from quantkit.plan.base import PlanOptions
 from quantkit.plan.checkpoint import AnyPlan, plan_server
-from quantkit.plan.gguf import PlanOptions, plan
+from quantkit.plan.gguf import plan
 from quantkit.plan.sizes import ServingMemory, serving_memory
 from quantkit.recipes.read import Recipe, gguf_recipe_names, load_recipe, recipe_names
 from quantkit.report.text import size

@@ -13,26 +13,24 @@ from quantkit.calibration.inputs import Calibration, open_calibration
 from quantkit.consumers import parse_consumers
 from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
-from quantkit.families.describe import describe
-from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Model
-from quantkit.families.rows import Family
 from quantkit.formats.gguf.imatrix import read_imatrix
-from quantkit.jsontext import utf8
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.places import require_places
 from quantkit.pipeline.request import Request, require_used
+from quantkit.plan.base import PlanOptions
 from quantkit.plan.checkpoint import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
+from quantkit.plan.describe import describe_source
 from quantkit.plan.filenames import file_stem
-from quantkit.plan.gguf import PlanOptions, plan
+from quantkit.plan.gguf import plan
 from quantkit.quality.checks.predictions import Reference
 from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe
 from quantkit.recipes.rules import OnFallback, override
 from quantkit.recipes.servers import override_server
 from quantkit.report.manifest import FileRecord
 from quantkit.source import Checkpoint, open_source
+from quantkit.source.identity import source_stat
 from quantkit.storage import hash_file
-from quantkit.tokenizer.read import ReadFile, Tokenizer, read_tokenizer
 from quantkit.units import parse_size
 
 
@@ -104,16 +102,6 @@ class Prepared:
             FileRecord(f.name, f.nbytes, hashes[f.name])
             for f in sorted(self.checkpoint.files(), key=lambda file: file.name)
         )
-
-
-def source_stat(checkpoint: Checkpoint) -> str:
-    """What the files of a source look like from outside: names, sizes, places and times of change.
-
-    The time of modification can be put back, that of the last change cannot.
-    """
-    stats = [(f.name, Path(f.path).stat()) for f in checkpoint.files()]
-    lines = (f"{name} {s.st_size} {s.st_dev} {s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns}" for name, s in stats)
-    return utf8("\n".join(lines)).decode()
 
 
 def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> Prepared:
@@ -195,24 +183,6 @@ def _calibration(
     if spec is None:
         return None
     return open_calibration(checkpoint, spec, emit)
-
-
-def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
-    """The model in a checkpoint: through its family, or as a GGUF describes itself."""
-    if checkpoint.kind == "gguf":
-        return describe_gguf(checkpoint.tensors(), checkpoint.metadata)
-
-    def tokenizer(read_file: ReadFile, config: Mapping[str, Any], family: Family, chosen: str | None) -> Tokenizer:
-        return read_tokenizer(read_file, config, family=family.name, pre=chosen, names=checkpoint.file_names())
-
-    return describe(
-        checkpoint.tensors(),
-        checkpoint.config,
-        checkpoint.read_file,
-        name=checkpoint.name,
-        tokenizer=tokenizer,
-        pre=pre,
-    )
 
 
 def _overridden(recipe: Recipe | ServerRecipe, request: Request) -> Recipe | ServerRecipe:

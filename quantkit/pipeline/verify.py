@@ -18,9 +18,9 @@ from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.families.model import Model
 from quantkit.formats.gguf.file import GGUFFile, read_gguf, shard_paths
-from quantkit.pipeline.prepare import describe_source
 from quantkit.pipeline.record_checks import Subject, check_making, check_record
 from quantkit.pipeline.verify_checkpoint import verify_checkpoint
+from quantkit.plan.describe import describe_source
 from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions, check_numbers, check_structure
 from quantkit.quality.checks.predictions import TORCH, Reference, check_engine, require_engine
 from quantkit.quality.checks.tokenizer import check_tokenizer

@@ -16,12 +16,13 @@ from quantkit.families.roles import Role
 from quantkit.formats.containers import table
 from quantkit.formats.containers.fp8 import hf_quant_config
 from quantkit.formats.containers.packed import Entry
-from quantkit.formats.containers.table import Layout, Written
+from quantkit.formats.containers.table import Written
 from quantkit.formats.safetensors.writer import INDEX, Shard, index_json, split_shards
 from quantkit.jsontext import dump_json, utf8
 from quantkit.patterns import PatternError, require_work
+from quantkit.plan.base import PlannedFile, PlannedModule, ServerTensor
 from quantkit.plan.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
-from quantkit.plan.gguf import ENOUGH_BITS, NUMERICS, Plan, PlannedFile, eight_bit_warnings
+from quantkit.plan.gguf import ENOUGH_BITS, NUMERICS, Plan, eight_bit_warnings
 from quantkit.plan.groups import fitting
 from quantkit.plan.layouts import layout_of, shares_scale
 from quantkit.plan.notes import note_dtypes, note_low_bits, notes
@@ -39,43 +40,6 @@ OWN = (".manifest.json",)
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
 DAMPING = 0.03  # where a recipe says none: methods.base.Settings, which needs torch
-
-
-@dataclass(frozen=True)
-class PlannedModule:
-    """A linear layer that is rounded: where its rows come from, how it is stored, the tensors it becomes.
-
-    `wanted` is how the recipe would have it stored, where its groups do not divide the rows, else None.
-    """
-
-    module: LinearModule
-    layout: Layout
-    entries: tuple[Entry, ...]
-    wanted: Layout | None = None
-
-    @property
-    def name(self) -> str:
-        return self.module.name
-
-
-@dataclass(frozen=True)
-class ServerTensor:
-    """A tensor of the artifact; `offset` is absolute in file number `file`.
-
-    It belongs to a rounded `module`, or is a copy of a tensor of the source with the same name, or, with neither,
-    holds a scale of the key/value cache. `block` is the number of the layer it lies in, None outside.
-    """
-
-    entry: Entry
-    file: int
-    offset: int
-    block: int | None
-    module: str | None = None
-    copied: bool = True
-
-    @property
-    def name(self) -> str:
-        return self.entry.name
 
 
 @dataclass(frozen=True)

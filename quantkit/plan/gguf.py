@@ -16,6 +16,7 @@ from quantkit.formats.gguf.file import TensorEntry, encode_header, shard_name, s
 from quantkit.formats.gguf.imatrix import Imatrix, match_importance
 from quantkit.jsontext import utf8
 from quantkit.metadata import KeyValue
+from quantkit.plan.base import PlannedFile, PlanOptions
 from quantkit.plan.filenames import file_stem
 from quantkit.plan.mixture import Choice, choose_types
 from quantkit.qtypes import base
@@ -66,15 +67,6 @@ class PlannedTensor:
 
 
 @dataclass(frozen=True)
-class PlannedFile:
-    """One file of the artifact: its name, encoded header (all metadata and tensor infos, padded) and exact size."""
-
-    name: str
-    header: bytes
-    nbytes: int
-
-
-@dataclass(frozen=True)
 class Plan:
     """What will happen, to the byte.
 
@@ -100,20 +92,6 @@ class Plan:
     @property
     def nbytes(self) -> int:
         return sum(f.nbytes for f in self.files)
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What a run wants besides the recipe.
-
-    `stem` names the files without ".gguf"; by default the checkpoint's name and the recipe's title. `split_bytes`
-    bounds the bytes of one file. `allow_requantize` permits decoding and rounding weights that are quantized
-    already.
-    """
-
-    stem: str | None = None
-    split_bytes: int | None = None
-    allow_requantize: bool = False
 
 
 def plan(

@@ -13,7 +13,7 @@ from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed
 
 if TYPE_CHECKING:
-    from quantkit.plan.checkpoint import PlannedModule, ServerTensor
+    from quantkit.plan.base import PlannedModule, ServerTensor
 
 LOW_BITS = 3
 

@@ -8,7 +8,10 @@ from math import prod
 
 import numpy as np
 
+from quantkit.errors import NonFiniteError
 from quantkit.families.model import Constant, ModelTensor
+from quantkit.plan.base import PlannedModule
+from quantkit.qtypes.floats import first_nonfinite
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, U8
 
@@ -75,3 +78,21 @@ def order_rows(tensor: ModelTensor, raw: U8) -> U8:
     order = np.array(tensor.row_order.order)
     units = raw.reshape(-1, len(order), raw.shape[1])
     return np.ascontiguousarray(units[:, order]).reshape(raw.shape)
+
+
+def require_finite(name: str, values: F32, first_row: int = 0) -> None:
+    """Raise NonFiniteError naming tensor, row and column."""
+    bad = first_nonfinite(values)
+    if bad >= 0:
+        row, col = divmod(bad, values.shape[-1])
+        hint = "the checkpoint is damaged or its training diverged; get a clean copy"
+        what = f"{name}[{row + first_row}, {col}]: is {values.flat[bad]} in the checkpoint"
+        raise NonFiniteError(what, tensor=name, index=bad, hint=hint)
+
+
+def read_weight(checkpoint: Checkpoint, planned: PlannedModule) -> F32:
+    """The weight of a layer, float32 (rows, cols). Raises NonFiniteError."""
+    source = planned.module.source
+    weight = checkpoint.ref(source.tensor).read(source.start, source.stop)
+    require_finite(source.tensor, weight, source.start)
+    return weight

@@ -15,7 +15,7 @@ from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples
 from quantkit.errors import InputError
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, match_importance, read_imatrix
-from quantkit.pipeline.prepare import describe_source
+from quantkit.plan.describe import describe_source
 from quantkit.source import open_source
 
 

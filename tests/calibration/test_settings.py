@@ -17,7 +17,7 @@ from walks import logits_after, model_of, windows
 
 from quantkit.calibration.walk.settings import MAX_LAYERS, fingerprint, model_settings
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.pipeline.prepare import describe_source
+from quantkit.plan.describe import describe_source
 from quantkit.source import open_source
 from quantkit.tensors import TensorInfo
 

@@ -22,7 +22,7 @@ from quantkit.events import Event, StageStarted, TensorProgress
 from quantkit.families.model import Model
 from quantkit.families.roles import Role
 from quantkit.pipeline import prepare
-from quantkit.pipeline.prepare import describe_source
+from quantkit.plan.describe import describe_source
 from quantkit.quality.checks import predictions
 from quantkit.quality.checks.base import Check, VerifyOptions
 from quantkit.quality.checks.predictions import Reference, check_engine

@@ -102,7 +102,7 @@ def test_before_there_is_a_handler() -> None:
         (["inspect", TINY], "quantkit.pipeline.inspect.open_source"),
         (["recipes"], "quantkit.pipeline.catalogue.load_recipe"),
         (["doctor"], "quantkit.pipeline.doctor.size"),
-        (["convert", TINY, "--to", "q8_0", "--dry-run"], "quantkit.pipeline.prepare.describe_source"),
+        (["convert", TINY, "--to", "q8_0", "--dry-run"], "quantkit.plan.describe.describe_source"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value.rpartition(".")[2],
 )

@@ -9,7 +9,8 @@ import pytest
 
 from quantkit.errors import UsageError
 from quantkit.families.model import Shape
-from quantkit.plan.gguf import Plan, PlanOptions, plan
+from quantkit.plan.base import PlanOptions
+from quantkit.plan.gguf import Plan, plan
 from quantkit.plan.sizes import conversion_memory_bytes, kv_bytes_per_token, plan_line, serving_memory, size_report
 from quantkit.qtypes import base
 from quantkit.recipes.read import gguf_recipe_names, load_recipe

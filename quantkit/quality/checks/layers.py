@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import QuantkitError
-from quantkit.filling.layers import read_weight
 from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.formats.safetensors.reader import read_safetensors
-from quantkit.plan.checkpoint import PlannedModule, ServerPlan
+from quantkit.plan.base import PlannedModule
+from quantkit.plan.checkpoint import ServerPlan
 from quantkit.plan.layouts import short_type
+from quantkit.plan.reading import read_weight
 from quantkit.quality.checks.base import WORST_TENSORS, Check, Verification
 from quantkit.quality.feedback import gain
 from quantkit.quality.tensor_errors import TensorError, compare, floor_db
