@@ -421,9 +421,9 @@ INTRODUCTION = """\
 
 `quantkit convert --for vllm,transformers` refuses before any work what one of them would not load, with the nearest
 legal choice; `--tp 2` says on how many devices. `quantkit plan` prints what all of them make of an artifact. The rules
-are rows of `consumers/refusals.py`; tests hold llama.cpp's to its converter, and those of transformers to what it loads,
-weight by weight, for dense models and for mixtures of experts. Engines change: each row has its
-date, and a row older than half a year is to be looked up again. This page is generated from them.
+are rows of `consumers/refusals.py`; tests hold llama.cpp's to its converter, and those of transformers to what it
+loads, weight by weight, for dense models and for mixtures of experts. Engines change: each row has its date,
+and a row older than half a year is to be looked up again. This page is generated from them.
 
 ## Recipes
 

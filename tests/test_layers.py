@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,50 +15,32 @@ import pytest
 ROOT = Path(__file__).parent.parent / "quantkit"
 MODULES = sorted(ROOT.rglob("*.py"))
 
-# From the ground up: a module or package imports only from lines above its own.
-LAYERS = (
-    (
-        "blocksums",
-        "errors",
-        "events",
-        "filenames",
-        "jsontext",
-        "metadata",
-        "patterns",
-        "placeholders",
-        "suggest",
-        "tensors",
-        "toml_scan",
-    ),
-    ("units", "untrusted"),
-    ("storage", "qtypes"),
-    ("formats", "families"),
-    ("rules", "toml_table"),
-    ("source", "mixture", "consumers"),
-    ("plan",),
-    ("servers",),
-    ("recipe",),
-    ("methods",),
-    ("calibration",),
-    ("quality",),
-    ("report",),
+# The floors, from the ground up: a module or package imports only from floors below its own.
+FLOORS = (
+    ("blocksums", "errors", "events", "jsontext", "metadata", "placeholders", "tensors", "version"),
+    ("machine", "patterns", "units"),
+    ("qtypes", "storage", "untrusted"),
+    ("formats", "families", "report"),
+    ("methods", "source", "tokenizer", "recipes"),
+    ("calibration", "plan", "schemas"),
+    ("consumers", "filling", "quality"),
     ("pipeline",),
-    ("schemas",),
+    ("__init__",),
     ("cli",),
     ("__main__",),
 )
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 # Libraries that are slow to import, or that only one part of the house may know.
 ONLY_IN = {
-    "torch": ("methods", "calibration", "quality"),
-    "transformers": ("calibration", "quality", "tokenizer/check.py"),
+    "torch": ("methods", "calibration", "filling", "quality"),
+    "transformers": ("calibration", "quality"),
     "numba": ("qtypes",),
     "gguf": ("quality",),
     "xllamacpp": ("quality",),
-    "tokenizers": ("families",),
-    "sentencepiece": ("families",),
-    "jinja2": ("families", "calibration"),
+    "tokenizers": ("tokenizer",),
+    "sentencepiece": ("tokenizer",),
+    "jinja2": ("tokenizer", "calibration"),
     "huggingface_hub": ("source", "calibration"),
     "safetensors": ("quality",),
     "typer": ("cli",),
@@ -101,18 +84,50 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, node.module or ""
 
 
+NAMES = {".".join(Path("quantkit", source.name).with_suffix("").parts).removesuffix(".__init__") for source in SOURCES}
+
+
+def known_modules(source: Source) -> set[str]:
+    """The modules of quantkit that a module imports: also inside functions, and for type checkers only."""
+    found = set()
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & NAMES) or {node.module or ""}
+    return found & NAMES
+
+
+def part_of(module: str) -> str:
+    """The package or module right below quantkit; "__init__" for quantkit itself."""
+    return [*module.split("."), "__init__"][1]
+
+
 @each_module
 def test_imports_point_down(source: Source) -> None:
-    if source.name == "__init__.py":
-        return  # the public API: it gathers names from everywhere
-    for line, name in imports(source.tree):
-        package, _, rest = name.partition(".")
-        part = rest.partition(".")[0]
-        if package == "quantkit" and part not in (source.part, "__version__"):
-            if source.part == "cli" and not part:
-                continue  # the command line uses the public API
-            assert part in LEVEL, f"{source.name}:{line}: give {part} a layer"
-            assert LEVEL[part] < LEVEL[source.part], f"{source.name}:{line}: {source.part} may not know {part}"
+    assert source.part in FLOOR, f"give {source.part} a floor"
+    for name in known_modules(source):
+        part = part_of(name)
+        assert part == source.part or FLOOR[part] < FLOOR[source.part], f"{source.name} may not know {name}"
+
+
+def test_no_two_files_need_each_other() -> None:
+    """A topological sort over files: a circle is named by the files in it."""
+    graph = {
+        ".".join(Path("quantkit", s.name).with_suffix("").parts).removesuffix(".__init__"): known_modules(s)
+        for s in SOURCES
+    }
+    for module, known in graph.items():
+        known.discard(module)
+    try:
+        assert len(list(TopologicalSorter(graph).static_order())) == len(graph)
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+def test_floors_name_what_exists() -> None:
+    assert set(FLOOR) == {source.part for source in SOURCES}
 
 
 @each_module

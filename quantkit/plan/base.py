@@ -32,6 +32,9 @@ class PlanOptions:
     allow_requantize: bool = False
 
 
+STANDARD = PlanOptions()
+
+
 @dataclass(frozen=True)
 class PlannedModule:
     """A linear layer that is rounded: where its rows come from, how it is stored, the tensors it becomes.

@@ -16,7 +16,7 @@ from quantkit.formats.gguf.file import TensorEntry, encode_header, shard_name, s
 from quantkit.formats.gguf.imatrix import Imatrix, match_importance
 from quantkit.jsontext import utf8
 from quantkit.metadata import KeyValue
-from quantkit.plan.base import PlannedFile, PlanOptions
+from quantkit.plan.base import STANDARD, PlannedFile, PlanOptions
 from quantkit.plan.filenames import file_stem
 from quantkit.plan.mixture import Choice, choose_types
 from quantkit.qtypes import base
@@ -98,7 +98,7 @@ def plan(
     model: Model,
     checkpoint: Checkpoint,
     recipe: Recipe,
-    options: PlanOptions = PlanOptions(),
+    options: PlanOptions = STANDARD,
     *,
     imatrix: Imatrix | None = None,
 ) -> Plan:

@@ -35,9 +35,8 @@ __all__ = ["Recipe", "ServerRecipe", "load_recipe", "recipe_names", "recipe_text
 
 def recipes_folder() -> Path:
     """Where the shipped recipes lie: inside the installed package, or beside it in a source tree."""
-    package = Path(__file__).parent
-    inside = package / "recipes"
-    return inside if inside.is_dir() else package.parent / "recipes"
+    inside = Path(__file__).parent
+    return inside if (inside / "shared").is_dir() else inside.parents[1] / "recipes"
 
 
 def recipe_names() -> tuple[str, ...]:

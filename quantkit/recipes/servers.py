@@ -1,7 +1,8 @@
 """Recipes for checkpoints that servers load: what becomes of the linear layers, and how their values are chosen.
 
-A recipe with a `container` is one of these; without, it describes a GGUF file (`quantkit.recipes.rules`). As there, later
-rules win and speak of roles, names and layers. `quantkit.recipes.read` finds the files, this module reads their tables.
+A recipe with a `container` is one of these; without, it describes a GGUF file (`quantkit.recipes.rules`). As there,
+later rules win and speak of roles, names and layers. `quantkit.recipes.read` finds the files, this module reads their
+tables.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A checkpoint whose linear layers are stored quantized, seen as one whose weights are plain.
 
-What its configuration and tensors say is read by quantkit.formats.containers.stored. Here `model.layers.0.mlp.up_proj.weight`
-exists again, decoded a slab of rows at a time, and the tensors that it is made of are out of sight.
+What its configuration and tensors say is read by quantkit.formats.containers.stored. Here
+`model.layers.0.mlp.up_proj.weight` exists again, decoded a slab of rows at a time, and the tensors that it is made of
+are hidden.
 """
 
 from __future__ import annotations
