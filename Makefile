@@ -56,14 +56,14 @@ test: $(VENV)/.installed reference
 	$(MAKE) --no-print-directory test-oldest
 
 # The libraries that load checkpoints for servers, in an environment of their own: their versions are pinned.
-$(CONSUMERS)/.installed: pyproject.toml tests/consumers/requirements.txt tests/consumers/requirements-gptqmodel.txt
+$(CONSUMERS)/.installed: pyproject.toml tests/loaders/requirements.txt tests/loaders/requirements-gptqmodel.txt
 	$(call environment,$(CONSUMERS))
-	$(CONSUMERS)/bin/pip install --quiet -e . -r tests/consumers/requirements.txt
-	$(CONSUMERS)/bin/pip install --quiet --no-deps --require-hashes -r tests/consumers/requirements-gptqmodel.txt
+	$(CONSUMERS)/bin/pip install --quiet -e . -r tests/loaders/requirements.txt
+	$(CONSUMERS)/bin/pip install --quiet --no-deps --require-hashes -r tests/loaders/requirements-gptqmodel.txt
 	touch $@
 
 test-consumers: $(CONSUMERS)/.installed reference
-	$(CONSUMERS)/bin/python -m pytest -n 2 --dist loadgroup tests/consumers
+	$(CONSUMERS)/bin/python -m pytest -n 2 --dist loadgroup tests/loaders
 
 # The oldest transformers that pyproject.toml allows, laid over the environment: `test` runs the newest.
 OLDEST := out/transformers-oldest

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from quantkit.version import __version__
+
 if TYPE_CHECKING:
     from quantkit.calibration.text.spec import CalibrationSpec
     from quantkit.consumers import Verdict
@@ -73,9 +75,9 @@ _MODULES = {  # name: module; the name within, where it is another
     "BusyError": "errors",
     "CalibrateRequest": "pipeline.calibrate_plan",
     "Calibrated": "pipeline.calibrate",
-    "CalibrationSpec": "calibration.prepare",
+    "CalibrationSpec": "calibration.text.spec",
     "Candidate": "pipeline.fit",
-    "Check": "pipeline.checks",
+    "Check": "quality.checks.base",
     "Estimate": "pipeline.estimate",
     "Event": "events",
     "ExistsError": "errors",
@@ -91,7 +93,7 @@ _MODULES = {  # name: module; the name within, where it is another
     "NotWritableError": "errors",
     "NumericError": "errors",
     "Output": "pipeline.convert",
-    "Plan": "plan",
+    "Plan": "plan.gguf",
     "Prepared": "pipeline.prepare",
     "Published": "events",
     "QuantkitError": "errors",
@@ -102,21 +104,21 @@ _MODULES = {  # name: module; the name within, where it is another
     "RunFailed": "events",
     "RunFinished": "events",
     "RunStarted": "events",
-    "ServerPlan": "servers.plan",
-    "ServingMemory": "report.sizes",
+    "ServerPlan": "plan.checkpoint",
+    "ServingMemory": "plan.sizes",
     "Sink": "events",
-    "SizeReport": "report.sizes",
+    "SizeReport": "plan.sizes",
     "StageFinished": "events",
     "StageStarted": "events",
     "TensorProgress": "events",
     "UnsupportedError": "errors",
     "UsageError": "errors",
     "Verdict": "consumers",
-    "Verification": "pipeline.checks",
+    "Verification": "quality.checks.base",
     "VerificationError": "errors",
-    "VerifyOptions": "pipeline.verify",
+    "VerifyOptions": "quality.checks.base",
     "Warned": "events",
-    "architecture": "report.sizes",
+    "architecture": "plan.sizes",
     "calibrate": "pipeline.calibrate",
     "candidates": "pipeline.fit",
     "consumer_verdicts": "pipeline.consumers",
@@ -133,7 +135,7 @@ _MODULES = {  # name: module; the name within, where it is another
     "plan_json": "pipeline.estimate",
     "prepare": "pipeline.prepare",
     "quantize": "pipeline.convert:quantize_to_work",
-    "recipe_text": "recipe",
+    "recipe_text": "recipes.read",
     "schema_names": "schemas",
     "json_schema": "schemas",
     "schemes": "pipeline.catalogue",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import quantkit
-from consumers.activations import round_dynamic, round_llm_int8, round_to
+from loaders.activations import round_dynamic, round_llm_int8, round_to
 from safetensors.torch import load_file, save_file
 
 from quantkit.quality.inputs import (

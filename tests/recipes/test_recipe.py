@@ -128,7 +128,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_the_documented_recipe(tmp_path: Path) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
     recipe = load_recipe(write(tmp_path, text.partition("```toml\n")[2].partition("```")[0]))
     assert (recipe.title, recipe.on_fallback) == ("Q4_K_MINE", "error")
     assert types(recipe, "output.weight", "blk.0.attn_v.weight") == {

@@ -14,7 +14,7 @@ from quantkit.calibration.walk.model import BlockModel
 from quantkit.calibration.walk.walk import BlockView, open_model, walk_blocks
 from quantkit.source import open_source
 
-TINY = Path(__file__).parent.parent / "data" / "docs-llama-tiny"
+TINY = Path(__file__).parent / "data" / "docs-llama-tiny"
 
 
 def windows(vocabulary: int, count: int = 3, seqlen: int = 150, seed: int = 1) -> Samples:

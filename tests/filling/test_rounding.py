@@ -21,7 +21,7 @@ from quantkit.filling.rounding import BlockRounded, Rounding, round_block
 from quantkit.filling.transforming import Transform, transform_block
 from quantkit.methods import base
 from quantkit.methods.base import Layer, Seen
-from quantkit.methods.settings import Order, Settings, in_turn
+from quantkit.methods.settings import DEFAULTS, Order, Settings, in_turn
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers, scheme_target
 from quantkit.qtypes.schemes.minifloat import Float8
@@ -33,7 +33,7 @@ ROUTER = ".mlp.gate.weight"
 Plan = Callable[[BlockView], Mapping[str, Rounding]]
 
 
-def everything(scheme=W4, method="gptq", settings=base.DEFAULTS) -> Plan:
+def everything(scheme=W4, method="gptq", settings=DEFAULTS) -> Plan:
     """All linears of a block but routers."""
     rounding = Rounding(scheme, method, settings)
     return lambda block: {name: rounding for name in block.linears if not name.endswith(ROUTER)}
@@ -241,7 +241,7 @@ def test_settings_of_layers_that_share_inputs_may_differ() -> None:
     for block in rounded(TINY, windows(2048, count=2, seqlen=100), plan):
         damping = {name.split(".")[-2]: one.report.damping for name, one in block.linears.items()}
         assert damping["k_proj"] == 0.1
-        assert damping["q_proj"] == damping["v_proj"] == base.DEFAULTS.damping
+        assert damping["q_proj"] == damping["v_proj"] == DEFAULTS.damping
 
 
 def test_a_module_goes_on_from_its_last_linear() -> None:

@@ -30,7 +30,7 @@ from quantkit.source import MemoryCheckpoint, open_source
 from quantkit.source.folder import MAX_CONFIG_BYTES, open_folder
 from quantkit.source.spec import parse_hub
 
-MODEL = Path(__file__).parent / "data" / "docs-llama-tiny"
+MODEL = Path(__file__).parents[1] / "data" / "docs-llama-tiny"
 INDEX = "model.safetensors.index.json"
 
 

@@ -42,7 +42,7 @@ from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 
-PAGE = Path(__file__).parent.parent / "docs" / "consumers.md"
+PAGE = Path(__file__).parents[2] / "docs" / "consumers.md"
 
 W4 = Integers(4, 128)
 W4_ASYM = Integers(4, 128, "asymmetric")
@@ -414,7 +414,7 @@ def test_all_named_consumers_must_load_it():
         require_consumers(model(FP8_TENSOR), ["transformers", "vllm", "llama.cpp"])
 
 
-# The page, which `python tests/test_consumers.py > docs/consumers.md` writes anew.
+# The page, which `python tests/consumers/test_consumers.py > docs/consumers.md` writes anew.
 
 INTRODUCTION = """\
 # What engines load

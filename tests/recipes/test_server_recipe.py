@@ -8,7 +8,7 @@ import pytest
 
 from quantkit.errors import RecipeError, UnsupportedError, UsageError
 from quantkit.families.roles import Role
-from quantkit.methods import base as methods
+from quantkit.methods.settings import DEFAULTS
 from quantkit.plan.checkpoint import DAMPING
 from quantkit.plan.layouts import HOLDS, layout_of, short_type
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
@@ -142,4 +142,4 @@ def test_overrides() -> None:
 
 
 def test_the_damping_that_checkpoints_state_is_the_method_s() -> None:
-    assert methods.DEFAULTS.damping == DAMPING
+    assert DEFAULTS.damping == DAMPING
