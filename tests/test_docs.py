@@ -182,7 +182,7 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     out = folder / "out"
     convert = quantkit("convert", TINY, "--to", "q8_0", "-o", out, "--no-verify", "--json").json
     yield "quantkit.convert/1", convert
-    yield "quantkit.plan.gguf/1", quantkit("plan", TINY, "--to", "q8_0", "--json").json
+    yield "quantkit.plan/1", quantkit("plan", TINY, "--to", "q8_0", "--json").json
     work = quantkit("quantize", TINY, "--to", "q8_0", "-o", folder / "work", "--json").json
     yield "quantkit.quantize/1", work
     (folder / "a.txt").write_text("All work and no play. " * 40)
@@ -195,7 +195,7 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "quantkit.inspect/1", quantkit("inspect", TINY, "--json").json
     yield "quantkit.schemes/1", quantkit("schemes", "--json").json
     yield "quantkit.recipes/1", quantkit("recipes", "--json").json
-    yield "quantkit.recipes.read/1", quantkit("recipes", "show", "q4_0", "--json").json
+    yield "quantkit.recipe/1", quantkit("recipes", "show", "q4_0", "--json").json
     yield "quantkit.doctor/1", quantkit("doctor", "--json").json
     yield "quantkit.error/1", quantkit("inspect", folder / "nothing", "--json").json
     yield "quantkit.manifest/1", json.loads(Path(convert["artifacts"][0]["manifest"]).read_text())

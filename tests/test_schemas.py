@@ -41,7 +41,7 @@ def test_schemas_are_schemas(name: str) -> None:
 
 
 def test_schemas_by_their_short_names() -> None:
-    assert json_schema("plan") == json_schema("quantkit.plan.gguf/1")
+    assert json_schema("plan") == json_schema("quantkit.plan/1")
     every = json.loads(quantkit("schemes", "--json-schema", "all").stdout)
     assert set(every) == set(schema_names())
     with pytest.raises(UsageError, match="plam") as caught:

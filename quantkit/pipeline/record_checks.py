@@ -244,7 +244,7 @@ def _header_sha256(file: GGUFFile) -> str:
 def _header(files: Sequence[GGUFFile], manifest: Manifest) -> str | None:
     said = {kv.key: kv.value for kv in files[0].metadata if kv.key.startswith("quantkit.")}
     told = {
-        "quantkit.recipes.read": manifest.recipe["name"],
+        "quantkit.recipe": manifest.recipe["name"],
         "quantkit.version": manifest.facts["tool"]["version"],
         "quantkit.source.repo": manifest.source.get("repo"),
         "quantkit.source.commit": manifest.source.get("commit"),

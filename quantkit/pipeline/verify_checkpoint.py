@@ -92,10 +92,10 @@ def _stored(folder: Path, made: Checkpoint, manifest: Manifest | None, source: C
 def _making(shards: Sequence[Path], manifest: Manifest) -> str | None:
     """What the files say of their own making against the manifest; None where they agree."""
     recipe = manifest.recipe
-    told = {"quantkit.recipes.read": utf8(str(recipe["name"])).decode(), "quantkit.plan.gguf": recipe.get("plan")}
+    told = {"quantkit.recipe": utf8(str(recipe["name"])).decode(), "quantkit.plan": recipe.get("plan")}
     for shard in shards:
         said = read_safetensors(shard).metadata
-        if "plan" not in recipe and "quantkit.plan.gguf" not in said:
+        if "plan" not in recipe and "quantkit.plan" not in said:
             continue  # of a version that wrote neither
         for key, value in told.items():
             if said.get(key) != value:

@@ -127,7 +127,7 @@ def plan_server(
     plain = tuple(sorted([*kept, *found.routers, found.head or "lm_head"]))
     drafts = list(_drafts(tensors, modules, found, dtype, kv_cache=recipe.kv_cache))
     core = _core(recipe, tuple(modules.values()), calibration)
-    making = {"quantkit.recipes.read": utf8(recipe.label).decode(), "quantkit.plan.gguf": core}
+    making = {"quantkit.recipe": utf8(recipe.label).decode(), "quantkit.plan": core}
     shards = split_shards([draft.entry for draft in drafts], options.shard_bytes, making)
     damping = recipe.method.damping or DAMPING
     written = replace(_written(modules, plain, recipe), beside=found.beside, damping=damping)

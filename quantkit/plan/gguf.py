@@ -257,7 +257,7 @@ def _metadata(model: Model, checkpoint: Checkpoint, recipe: Recipe, imatrix: Ima
         added += imatrix.provenance()
     added += [
         KeyValue("quantkit.version", "string", __version__),
-        KeyValue("quantkit.recipes.read", "string", recipe.label),
+        KeyValue("quantkit.recipe", "string", recipe.label),
     ]
     if checkpoint.repo:
         added.append(KeyValue("quantkit.source.repo", "string", checkpoint.repo))

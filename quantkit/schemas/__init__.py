@@ -28,7 +28,7 @@ def schema_names() -> tuple[str, ...]:
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """The JSON Schema of that name; "plan" stands for "quantkit.plan.gguf/1". Raises UsageError for an unknown one."""
+    """The JSON Schema of that name; "plan" stands for "quantkit.plan/1". Raises UsageError for an unknown one."""
     from quantkit.schemas.outputs import OUTPUTS
 
     full = name if name in schema_names() else f"quantkit.{name}/1"

@@ -340,7 +340,7 @@ class Manifest(TypedDict):
 
 OUTPUTS: dict[str, Any] = {
     "quantkit.convert/1": Convert,
-    "quantkit.plan.gguf/1": Plan,
+    "quantkit.plan/1": Plan,
     "quantkit.calibrate/1": Calibrate,
     "quantkit.calibration/1": Calibration,
     "quantkit.quantize/1": Quantize,
@@ -349,7 +349,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.inspect/1": Inspect,
     "quantkit.schemes/1": Schemes,
     "quantkit.recipes/1": Recipes,
-    "quantkit.recipes.read/1": Recipe,
+    "quantkit.recipe/1": Recipe,
     "quantkit.doctor/1": Doctor,
     "quantkit.error/1": Error,
     "quantkit.manifest/1": Manifest,

@@ -99,10 +99,10 @@ def test_mistakes_get_one_line_a_hint_and_a_code(
     [
         (["schemes"], "quantkit.schemes/1"),
         (["recipes"], "quantkit.recipes/1"),
-        (["recipes", "show", "q4_k_m"], "quantkit.recipes.read/1"),
+        (["recipes", "show", "q4_k_m"], "quantkit.recipe/1"),
         (["doctor"], "quantkit.doctor/1"),
         (["inspect", TINY], "quantkit.inspect/1"),
-        (["plan", TINY, "--to", "q4_k_m,q8_0"], "quantkit.plan.gguf/1"),
+        (["plan", TINY, "--to", "q4_k_m,q8_0"], "quantkit.plan/1"),
     ],
 )
 def test_json_is_one_object_with_its_schema(arguments: list[object], schema: str) -> None:

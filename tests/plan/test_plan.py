@@ -136,7 +136,7 @@ def test_metadata_ends_with_what_was_done() -> None:
         ("quantize.imatrix.entries_count", "u32", 6),
         ("quantize.imatrix.chunks_count", "u32", 3),
         ("quantkit.version", "string", quantkit.__version__),
-        ("quantkit.recipes.read", "string", "q4_k_m --keep ffn_up=q8_0"),
+        ("quantkit.recipe", "string", "q4_k_m --keep ffn_up=q8_0"),
         ("quantkit.source.repo", "string", "org/name"),
         ("quantkit.source.commit", "string", "c" * 40),
     ]
@@ -149,7 +149,7 @@ def test_keys_of_an_earlier_run_are_replaced() -> None:
         KeyValue("split.count", "u16", 3),
         KeyValue("quantkit.source.repo", "string", "someone/else"),
         KeyValue("general.quantization_version", "u32", 1),
-        KeyValue("quantkit.recipes.read", "string", "bf16"),
+        KeyValue("quantkit.recipe", "string", "bf16"),
         KeyValue("quantize.imatrix.file", "string", "kept, as llama-quantize keeps it"),
     )
     made = plan(replace(model, metadata=model.metadata + old), headers.checkpoint_of(SHAPES), load_recipe("q8_0"))

@@ -8,6 +8,7 @@ import pytest
 
 from quantkit.errors import RecipeError, UnsupportedError, UsageError
 from quantkit.families.roles import Role
+from quantkit.methods import base as methods
 from quantkit.methods.settings import DEFAULTS
 from quantkit.plan.checkpoint import DAMPING
 from quantkit.plan.layouts import HOLDS, layout_of, short_type

@@ -73,7 +73,7 @@ def recipes(
         raise UsageError(f"one recipe at a time, not {', '.join(given)}", hint="quantkit recipes NAME")
     if words and given != ["list"]:
         text = quantkit.recipe_text(given[0])
-        session.result("quantkit.recipes.read/1", {"name": given[0], "toml": text}, text.splitlines())
+        session.result("quantkit.recipe/1", {"name": given[0], "toml": text}, text.splitlines())
         return
     found = quantkit.list_recipes()
     rows = [(r["name"], r["default"], _needs(r), ", ".join(r["aliases"]), r["description"]) for r in found]

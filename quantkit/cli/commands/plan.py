@@ -97,7 +97,7 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
         result: dict[str, Any] = {"source": prepared.source_facts(), "plans": data}
         if show.fit_bytes is not None and show.fitting:
             result["fit"] = [candidate.as_json(show.fit_bytes) for candidate in show.fitting]
-        session.result("quantkit.plan.gguf/1", result, lines[:-1])
+        session.result("quantkit.plan/1", result, lines[:-1])
     if short:
         what = f"{size(min(needed))} are needed, {size(show.fit_bytes or 0)} are there"
         hint = "quantkit plan SRC --fit SIZE, without --to, names the largest recipe that fits"
