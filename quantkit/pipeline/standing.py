@@ -50,7 +50,7 @@ def believed(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path]) -> Arti
         "source_files": prepared.source_files,
         "checks": [],
         "timings": {},
-        **prepared.calibration_facts(),
+        **prepared.calibration_facts(plan),
     }
     draft = draft_manifest(plan, facts)
     tensors = tuple(
