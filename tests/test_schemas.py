@@ -11,32 +11,19 @@ from typing import Any
 
 import pytest
 from commands import TINY, quantkit
+from jsonschema import Draft202012Validator
+from published import require, validator
 
 from quantkit.errors import RecipeError, UsageError
 from quantkit.recipes.read import load_recipe, recipe_names, recipe_text
 from quantkit.schemas import RECIPES, json_schema, schema_names
-
-jsonschema = pytest.importorskip("jsonschema")
-
-
-def validator(name: str) -> Any:
-    schema = json_schema(name)
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return jsonschema.Draft202012Validator(schema)
-
-
-def require(body: dict[str, Any]) -> None:
-    errors = [
-        f"{'/'.join(map(str, e.absolute_path))}: {e.message[:200]}" for e in validator(body["schema"]).iter_errors(body)
-    ]
-    assert errors == [], body["schema"]
 
 
 @pytest.mark.parametrize("name", schema_names())
 def test_schemas_are_schemas(name: str) -> None:
     schema = json_schema(name)
     assert schema["$id"] == name
-    jsonschema.Draft202012Validator.check_schema(schema)
+    Draft202012Validator.check_schema(schema)
     assert json.loads(quantkit("schemes", "--json-schema", name).stdout) == schema
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from quantkit import errors
 
 CODES: dict[type[BaseException], int] = {
@@ -26,3 +29,11 @@ def exit_code(error: BaseException) -> int:
         if cls in CODES:
             return CODES[cls]
     return BUG
+
+
+def failures_json(failures: Mapping[str, errors.QuantkitError]) -> list[dict[str, Any]]:
+    """What became of the recipes of a batch that failed, as `--json` says it."""
+    return [
+        {"recipe": recipe, "code": e.code, "exit": exit_code(e), "message": e.message, "hint": e.hint}
+        for recipe, e in failures.items()
+    ]

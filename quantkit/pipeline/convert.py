@@ -21,7 +21,6 @@ from quantkit.errors import (
     NonFiniteError,
     NumericError,
     QuantkitError,
-    RecipeError,
     VerificationError,
 )
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, never
@@ -40,7 +39,7 @@ from quantkit.pipeline.pack import (
     save_work,
 )
 from quantkit.pipeline.places import older_manifest, refuse_existing, refuse_inputs, refuse_strangers, to_retire
-from quantkit.pipeline.prepare import Prepared, output_paths, output_stem, prepare
+from quantkit.pipeline.prepare import Prepared, output_paths, output_stem, prepare, with_text
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.verify import verify_parts
@@ -50,10 +49,12 @@ from quantkit.plan.sizes import plan_line
 from quantkit.quality.checks.base import Verification, VerifyOptions
 from quantkit.quality.checks.layers import verify_server_parts
 from quantkit.quality.checks.predictions import require_engine
-from quantkit.recipes.read import Recipe, load_recipe
+from quantkit.recipes.read import load_recipe
 from quantkit.report.manifest import Manifest
 from quantkit.report.text import size
-from quantkit.storage import Job, PartFile, open_job, remove_job
+from quantkit.storage.claim import remove_job
+from quantkit.storage.job import Job, open_job
+from quantkit.storage.journal import PartFile
 from quantkit.untrusted import shown
 
 NOTHING = Verification(())
@@ -115,7 +116,7 @@ def convert(
     prepared = prepare(request, output_stem(output.out), emit)
     emit(StageFinished("plan", time.monotonic() - start, "\n           ".join(map(plan_line, prepared.plans))))
     try:
-        require_calibration(prepared)
+        prepared = with_text(prepared, emit)
         built = _build(prepared, output, emit, stop)
         return tuple(
             replace(artifact, loaders=loaders(plan, request.tp), tp=request.tp)
@@ -144,7 +145,7 @@ def _build(prepared: Prepared, output: Output, emit: Sink, stop: Callable[[], bo
                     pending.append(_Pending(number, plan, targets, job))
             except OF_ONE as error:
                 failed[number] = error
-        if failed and len(groups) == 1:
+        if failed and not prepared.several:
             raise failed[0]
         if pending:
             try:
@@ -160,10 +161,11 @@ def _build(prepared: Prepared, output: Output, emit: Sink, stop: Callable[[], bo
 
 def require_all(prepared: Prepared, failed: Mapping[int, QuantkitError], built: Sequence[object]) -> None:
     """Raise what kept recipes from being made: the error itself where there is one recipe, else BatchError."""
-    if failed and len(prepared.plans) == 1:
+    if failed and not prepared.several:
         raise failed[0]
-    if failed:
-        raise BatchError({prepared.recipes[number].name: failed[number] for number in sorted(failed)}, built)
+    failures = dict(prepared.refused) | {prepared.recipes[number].name: failed[number] for number in sorted(failed)}
+    if failures:
+        raise BatchError(failures, built)
 
 
 def _open(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path], output: Output) -> Job:
@@ -211,7 +213,7 @@ def _run(
         try:
             if index in failing:
                 raise failing[index]
-            draft = draft_manifest(item.plan, {**facts, **layer_facts(item.plan, item.job)})
+            draft = draft_manifest(item.plan, {**facts, **own_facts(prepared, item.plan, item.job)})
             emit(StageStarted("verify" if output.verify else "publish"))
             with worker_pool(1) as pool:  # looks at the files while publish reads them back and hashes them
                 looking = pool.submit(
@@ -222,7 +224,7 @@ def _run(
                     draft, item.job, item.targets, force=output.force, emit=emit, settle=settle
                 )
         except (*OF_ONE, NonFiniteError) as error:
-            if len(prepared.plans) == 1:
+            if not prepared.several:
                 raise
             if isinstance(error, InputError) and item.discards:
                 item.job.discard()  # nothing worth resuming
@@ -275,11 +277,15 @@ def fill_all(
         "source_files": source_files,
         "checks": [],
         "timings": {"quantize_seconds": round(seconds, 3)},
-        **prepared.calibration_facts(),
     }
 
 
-def layer_facts(plan: AnyPlan, job: Job) -> dict[str, Any]:
+def own_facts(prepared: Prepared, plan: AnyPlan, job: Job) -> dict[str, Any]:
+    """What the manifest of this artifact says besides: text that was used, what became of each layer with it."""
+    return {**prepared.calibration_facts(plan), **_layer_facts(plan, job)}
+
+
+def _layer_facts(plan: AnyPlan, job: Job) -> dict[str, Any]:
     """What became of every layer of a calibrated checkpoint: losses, damping, tokens."""
     if not isinstance(plan, ServerPlan) or not plan.calibrated:
         return {}
@@ -300,8 +306,7 @@ def quantize_to_work(
 
     `paranoid`: what an earlier run finished does not count.
     """
-    prepared = prepare(request, None, emit)
-    require_calibration(prepared)
+    prepared = with_text(prepare(request, None, emit), emit)
     failed: dict[int, QuantkitError] = {}
     folders = tuple(work / recipe.title for recipe in prepared.recipes)
     with ExitStack() as stack:
@@ -315,19 +320,10 @@ def quantize_to_work(
             if number in failed:
                 continue
             parts = [PartFile(f.name, f.nbytes) for f in plan.files]
-            draft = draft_manifest(plan, {**facts, **layer_facts(plan, job)})
+            draft = draft_manifest(plan, {**facts, **own_facts(prepared, plan, job)})
             save_work(folder, prepared.job_digest(plan), parts, draft)
     require_all(prepared, failed, [folder for number, folder in enumerate(folders) if number not in failed])
     return folders
-
-
-def require_calibration(prepared: Prepared) -> None:
-    """Raise RecipeError for a recipe that is made with text, and was given none."""
-    for recipe, plan in zip(prepared.recipes, prepared.plans, strict=True):
-        if isinstance(plan, Plan) or isinstance(recipe, Recipe) or plan.calibrated or not recipe.needs_calibration:
-            continue
-        hint = "give --calib FILE with text like what the model will see, or a recipe without, such as w8a16"
-        raise RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
 
 
 def look(

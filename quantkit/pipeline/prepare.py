@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from quantkit.calibration.inputs import Calibration, open_calibration
-from quantkit.consumers import parse_consumers
-from quantkit.errors import QuantkitError, UsageError
+from quantkit.consumers.check import parse_consumers
+from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import read_imatrix
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.places import require_places
-from quantkit.pipeline.request import Request, require_used
+from quantkit.pipeline.request import Request, reads_importance, require_used
 from quantkit.plan.base import PlanOptions
 from quantkit.plan.checkpoint import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
 from quantkit.plan.describe import describe_source
@@ -27,19 +27,22 @@ from quantkit.quality.checks.predictions import Reference
 from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe
 from quantkit.recipes.rules import OnFallback, override
 from quantkit.recipes.servers import override_server
-from quantkit.report.manifest import FileRecord
-from quantkit.source import Checkpoint, open_source
+from quantkit.report.records import FileRecord
+from quantkit.source import open_source
+from quantkit.source.base import Checkpoint
 from quantkit.source.identity import source_stat
-from quantkit.storage import hash_file
+from quantkit.storage.files import hash_file
 from quantkit.units import parse_size
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An open source and one plan per recipe, in the order asked for.
+    """An open source and one plan per recipe that can be made of it, in the order asked for.
 
-    `model` is None where no GGUF file was asked for, `calibration` where no text was given. `inputs` are all files that
-    are read: no output may be one of them.
+    `model` is None where no GGUF file is planned, `calibration` where no text was given. `inputs` are all files that
+    are read: no output may be one of them. `refused` are recipes of several that cannot be planned, and why.
     """
 
     checkpoint: Checkpoint
@@ -49,6 +52,7 @@ class Prepared:
     calibration: Calibration | None = None
     require_coverage: float | None = None
     inputs: tuple[Path, ...] = ()
+    refused: tuple[tuple[str, QuantkitError], ...] = ()
 
     def __repr__(self) -> str:
         return f"Prepared({self.checkpoint.name!r}, {', '.join(map(repr, self.plans))})"
@@ -58,6 +62,11 @@ class Prepared:
 
     def __exit__(self, *exc: object) -> None:
         self.checkpoint.close()
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one recipe was asked for: each then has its own fate."""
+        return len(self.plans) + len(self.refused) > 1
 
     @cached_property
     def reference(self) -> Reference:
@@ -87,9 +96,10 @@ class Prepared:
     def calibration_tokens(self) -> int:
         return sum(record.tokens for record in self.calibration.records) if self.calibration else 0
 
-    def calibration_facts(self) -> dict[str, Any]:
-        """The manifest's word on the text or the statistics."""
-        return {"calibration": self.calibration.facts()} if self.calibration else {}
+    def calibration_facts(self, chosen: AnyPlan) -> dict[str, Any]:
+        """The manifest's word on the text or the statistics that a plan makes use of."""
+        used = chosen.calibrated if isinstance(chosen, ServerPlan) else bool(chosen.importance)
+        return {"calibration": self.calibration.facts()} if self.calibration and used else {}
 
     @cached_property
     def source_files(self) -> tuple[FileRecord, ...]:
@@ -107,11 +117,12 @@ class Prepared:
 def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> Prepared:
     """Plan a request. `stem` names the output files (without ".gguf"), by default after source and recipe.
 
-    Raises what is wrong with the recipes first, then with the source: nothing is opened for a typo.
+    Raises what is wrong with the recipes first, then with the source: nothing is opened for a typo. What is wrong with
+    one of several recipes for this source is in `Prepared.refused`; it is raised where none can be planned.
     """
     recipes = tuple(_overridden(load_recipe(name), request) for name in request.recipes)
     require_used(request, recipes)
-    consumers = parse_consumers(request.consumers)
+    parse_consumers(request.consumers)
     if stem and len(recipes) > 1:
         raise UsageError(f"{len(recipes)} recipes cannot share one file name", hint="give a folder with -o")
     said: set[str] = set()  # what the source warns of when it is opened, its description says again for the manifest
@@ -124,7 +135,6 @@ def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> P
     checkpoint = open_source(request.source, offline=request.offline, emit=hear)
     try:
         prepared = _plan_all(request, checkpoint, recipes, stem, emit)
-        require_loadable(prepared.plans, consumers, request.tp)
     except QuantkitError:
         checkpoint.close()
         raise
@@ -143,24 +153,92 @@ def _plan_all(
 ) -> Prepared:
     """Plan every recipe. Text is turned into samples, and run where a GGUF file wants importance weights of it."""
     split = parse_size(request.split_max_size, "--split-max-size") if request.split_max_size else None
-    calibration = _calibration(request, checkpoint, recipes, emit)
+    calibration = _calibration(request, checkpoint, emit)
     gguf = [recipe for recipe in recipes if isinstance(recipe, Recipe)]
-    model = describe_source(checkpoint, request.pre) if gguf else None
-    imatrix = read_imatrix(request.imatrix) if request.imatrix else None
-    if model is not None and calibration is not None and imatrix is None:
-        imatrix = calibration.importance(checkpoint, model, emit)
+    model = _tried(lambda: describe_source(checkpoint, request.pre)) if gguf else None
+    given = read_imatrix(request.imatrix) if request.imatrix else None
+    made = None
+    if calibration is not None and isinstance(model, Model) and any(map(reads_importance, gguf)):
+        made = _tried(partial(calibration.importance, checkpoint, model, emit))
     digest = calibration.digest if calibration else ""
-    plans: list[AnyPlan] = []
-    for recipe in recipes:
+    consumers = parse_consumers(request.consumers)
+
+    def planned(recipe: Recipe | ServerRecipe) -> AnyPlan:
+        chosen: AnyPlan
         if isinstance(recipe, Recipe):
-            assert model is not None
             options = PlanOptions(stem, split, request.allow_requantize)
-            plans.append(plan(model, checkpoint, recipe, options, imatrix=imatrix))
+            weights = _or_raise(made) if made is not None and reads_importance(recipe) else given
+            chosen = plan(_or_raise(model), checkpoint, recipe, options, imatrix=weights)
         else:
             used = digest if recipe.needs_calibration else ""
-            plans.append(plan_server(checkpoint, recipe, _server_options(request), calibration=used))
-    inputs = _inputs(request, checkpoint)
-    return Prepared(checkpoint, model, recipes, tuple(plans), calibration, request.require_coverage, inputs)
+            chosen = plan_server(checkpoint, recipe, _server_options(request), calibration=used)
+        require_loadable([chosen], consumers, request.tp)
+        return chosen
+
+    tried = [(recipe, _tried(partial(planned, recipe))) for recipe in recipes]
+    good = [(recipe, found) for recipe, found in tried if not isinstance(found, QuantkitError)]
+    refused = tuple((recipe.name, found) for recipe, found in tried if isinstance(found, QuantkitError))
+    if not good:
+        raise refused[0][1]
+    return Prepared(
+        checkpoint=checkpoint,
+        model=model if isinstance(model, Model) else None,
+        recipes=tuple(recipe for recipe, _ in good),
+        plans=tuple(found for _, found in good),
+        calibration=calibration,
+        require_coverage=request.require_coverage,
+        inputs=_inputs(request, checkpoint),
+        refused=refused,
+    )
+
+
+# What one recipe cannot be planned for, while others can: its rules, its types, its consumers, the tokenizer.
+OF_ONE = (RecipeError, UnsupportedError, InputError)
+
+
+def _tried(make: Callable[[], T]) -> T | QuantkitError:
+    """What `make` returns, or the error that keeps a recipe from being planned."""
+    try:
+        return make()
+    except OF_ONE as error:
+        return error
+
+
+def _or_raise(found: T | QuantkitError | None) -> T:
+    if isinstance(found, QuantkitError):
+        raise found
+    assert found is not None
+    return found
+
+
+def with_text(prepared: Prepared, emit: Sink) -> Prepared:
+    """Refuse recipes that are made with text where none was given. Raises RecipeError where no other is left.
+
+    What is refused is told at once: the others may take hours.
+    """
+    lacking = {
+        number: _without_text(recipe)
+        for number, (recipe, plan) in enumerate(zip(prepared.recipes, prepared.plans, strict=True))
+        if isinstance(plan, ServerPlan) and plan.needs_calibration and not plan.calibrated
+    }
+    left = [number for number in range(len(prepared.plans)) if number not in lacking]
+    refused = (*prepared.refused, *((prepared.recipes[number].name, lacking[number]) for number in lacking))
+    if not left:
+        prepared.checkpoint.close()
+        raise refused[0][1]
+    for name, error in refused:
+        emit(Warned("refused", error.message if name in error.message else f"{name}: {error.message}"))
+    return replace(
+        prepared,
+        recipes=tuple(prepared.recipes[number] for number in left),
+        plans=tuple(prepared.plans[number] for number in left),
+        refused=refused,
+    )
+
+
+def _without_text(recipe: Recipe | ServerRecipe) -> RecipeError:
+    hint = "give --calib FILE with text like what the model will see, or a recipe without, such as w8a16"
+    return RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
 
 
 def _inputs(request: Request, checkpoint: Checkpoint) -> tuple[Path, ...]:
@@ -175,14 +253,10 @@ def _server_options(request: Request) -> ServerOptions:
     return ServerOptions(shard_bytes, "tensorrt-llm" in parse_consumers(request.consumers), request.allow_requantize)
 
 
-def _calibration(
-    request: Request, checkpoint: Checkpoint, recipes: Sequence[Recipe | ServerRecipe], emit: Sink
-) -> Calibration | None:
-    """The text or statistics that the request means. Raises UsageError where no recipe looks at them."""
+def _calibration(request: Request, checkpoint: Checkpoint, emit: Sink) -> Calibration | None:
+    """The text or statistics that the request means, None where it names none."""
     spec = request.calibration()
-    if spec is None:
-        return None
-    return open_calibration(checkpoint, spec, emit)
+    return None if spec is None else open_calibration(checkpoint, spec, emit)
 
 
 def _overridden(recipe: Recipe | ServerRecipe, request: Request) -> Recipe | ServerRecipe:
@@ -213,7 +287,7 @@ def output_paths(prepared: Prepared, out: Path) -> list[tuple[Path, ...]]:
         if isinstance(chosen, ServerPlan):
             if out.suffix == ".gguf":
                 raise UsageError(f"{recipe.name} makes a folder, not {out.name}", hint="give a folder with -o")
-            if len(prepared.plans) > 1:
+            if prepared.several:
                 within = folder / f"{file_stem(prepared.checkpoint.name)}-{recipe.title}"
         paths.append(tuple(within / file.name for file in chosen.files))
     names = [path for group in paths for path in group]

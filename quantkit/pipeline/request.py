@@ -10,6 +10,7 @@ from typing import Any
 
 from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
 from quantkit.errors import UsageError, did_you_mean
+from quantkit.qtypes import base
 from quantkit.recipes.read import Recipe, ServerRecipe
 from quantkit.units import parse_size
 
@@ -134,8 +135,18 @@ def _checkpoint(recipe: AnyRecipe) -> bool:
     return isinstance(recipe, ServerRecipe)
 
 
+def reads_importance(recipe: Recipe) -> bool:
+    """Whether any type that a recipe can give is chosen with weights of importance: Q8_0 and floats are not."""
+    given = {recipe.qtype}
+    for rule in () if recipe.pure else recipe.rules:
+        if not rule.was or given.intersection(rule.was):
+            given.add(rule.qtype)
+    asked = (recipe.output_type, recipe.embedding_type, *(keep.qtype for keep in recipe.keep))
+    return any(base.get(name).uses_importance for name in (*given, *asked) if name)
+
+
 def _calibrated(recipe: AnyRecipe) -> bool:
-    return isinstance(recipe, Recipe) or recipe.needs_calibration
+    return reads_importance(recipe) if isinstance(recipe, Recipe) else recipe.needs_calibration
 
 
 def _covered(recipe: AnyRecipe) -> bool:
@@ -143,7 +154,7 @@ def _covered(recipe: AnyRecipe) -> bool:
 
 
 USES = (
-    Use("--imatrix", _gguf, "is for GGUF files; for this recipe give text with --calib where it needs any"),
+    Use("--imatrix", _gguf, "is for GGUF files; give text with --calib to recipes that need any", some=True),
     Use("--output-type", _gguf, "is for GGUF files; write a rule into a recipe of your own"),
     Use("--embedding-type", _gguf, "is for GGUF files; embeddings of checkpoints stay as they are"),
     Use("--pure", _gguf, "is for GGUF files; this recipe has no mixture"),

@@ -28,8 +28,8 @@ from quantkit.plan.gguf import Plan, PlannedTensor
 from quantkit.plan.reading import Slab, cut, matrix_shape
 from quantkit.quality.checks.base import Check, Verification
 from quantkit.quality.checks.layers import open_parts
-from quantkit.source import Checkpoint
-from quantkit.storage import user_key
+from quantkit.source.base import Checkpoint
+from quantkit.storage.keys import user_key
 from quantkit.untrusted import open_input
 
 SAMPLED_WEIGHTS = 1 << 18  # of a tensor; smaller ones are compared as a whole
@@ -50,7 +50,7 @@ def believed(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path]) -> Arti
         "source_files": prepared.source_files,
         "checks": [],
         "timings": {},
-        **prepared.calibration_facts(),
+        **prepared.calibration_facts(plan),
     }
     draft = draft_manifest(plan, facts)
     tensors = tuple(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from quantkit.report.shell import shell_word
 
 PYTHON = (
     'from transformers import pipeline; print(pipeline("text-generation", model={model})("Hello")[0]["generated_text"])'
@@ -16,7 +18,7 @@ PYTHON = (
 
 @dataclass(frozen=True)
 class NextStep:
-    """A command for a POSIX shell that gives the artifact to a program, ready to paste."""
+    """A command for a shell that gives the artifact to a program, ready to paste: POSIX, for awkward names bash."""
 
     program: str
     command: str
@@ -35,13 +37,13 @@ def next_steps(
     """
     if outputs[0].suffix == ".gguf":
         return _gguf_steps(outputs, name)
-    folder = shlex.quote(str(outputs[0]) if outputs[0].is_absolute() else f"./{outputs[0]}")
+    folder = shell_word(str(outputs[0]) if outputs[0].is_absolute() else f"./{outputs[0]}")
     parallel = f" --tensor-parallel-size {tp}" if tp > 1 else ""
-    python = PYTHON.format(model=json.dumps(str(outputs[0]), ensure_ascii=False))
+    python = PYTHON.format(model=_literal(outputs[0]))
     steps = (
         ("vllm", f"vllm serve {folder}{parallel}"),
         ("sglang", f"python -m sglang.launch_server --model-path {folder}{f' --tp {tp}' if tp > 1 else ''}"),
-        ("transformers", f"python -c {shlex.quote(python)}"),
+        ("transformers", f"python -c {shell_word(python)}"),
         ("tensorrt-llm", f"trtllm-serve {folder}{f' --tp_size {tp}' if tp > 1 else ''}"),
     )
     shown = ("vllm", "transformers") if loaders is None else loaders
@@ -51,14 +53,14 @@ def next_steps(
 def _gguf_steps(outputs: Sequence[Path], name: str) -> tuple[NextStep, ...]:
     """llama.cpp finds the other parts itself; Ollama wants a pattern for all of them, LM Studio each."""
     first = outputs[0]
-    quoted = shlex.quote(_not_an_option(first))
+    quoted = shell_word(_not_an_option(first))
     model, where = ollama_name(name), first.absolute()
     if len(outputs) > 1:
         where = where.with_name(re.sub(r"-\d{5}-of-", "-*-of-", where.name))
-    words = shlex.quote(f"FROM {where}")
-    file = shlex.quote(f"{re.sub(r'[^A-Za-z0-9._-]', '-', model)}.modelfile")
+    words = shell_word(f"FROM {where}")
+    file = shell_word(f"{re.sub(r'[^A-Za-z0-9._-]', '-', model)}.modelfile")
     ollama = f"echo {words} > {file} && ollama create {model} -f {file} && ollama run {model}"
-    lms = " && ".join(f"lms import --copy {shlex.quote(_not_an_option(path))}" for path in outputs)
+    lms = " && ".join(f"lms import --copy {shell_word(_not_an_option(path))}" for path in outputs)
     return (
         NextStep("llama.cpp", f"llama-cli -m {quoted}"),
         NextStep("ollama", ollama),
@@ -71,6 +73,14 @@ def ollama_name(name: str) -> str:
     words = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"
     base, _, tag = words.rpartition("-")
     return f"{base}:{tag}" if base and re.fullmatch(r"[a-z]{1,3}\d[a-z0-9_]*", tag) else words
+
+
+def _literal(path: Path) -> str:
+    """Python for the name of a file: code is UTF-8, names need not be."""
+    name = str(path)
+    if name.isprintable():
+        return json.dumps(name, ensure_ascii=False)
+    return f'__import__("os").fsdecode({os.fsencode(path)!r})'
 
 
 def _not_an_option(path: Path) -> str:

@@ -206,6 +206,7 @@ class Plan(TypedDict):
     source: Source
     plans: list[OnePlan]
     fit: NotRequired[list[Fit]]
+    failures: NotRequired[list[Failure]]
 
 
 class Coverage(TypedDict):
@@ -263,6 +264,7 @@ class Calibration(TypedDict):
 
 class Quantize(TypedDict):
     work: list[str]
+    failures: list[Failure]
 
 
 class Pack(TypedDict):

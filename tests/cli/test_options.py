@@ -17,6 +17,8 @@ VALUES = {
     "pre": "llama-bpe", "max_shard_size": "1G", "method": "rtn", "calib": "text.jsonl", "samples": 4, "seqlen": 64,
     "device": "cuda", "activations": "disk", "require_coverage": 50.0,
 }  # fmt: skip
+# GGUF recipes whose types are chosen without importance weights; an imatrix they take, as llama-quantize does.
+WITHOUT_IMPORTANCE = {"q8_0", "f16", "bf16", "f32", "mxfp4_moe"}
 GGUF_ONLY = {"imatrix", "output_type", "embedding_type", "pure", "split_max_size", "pre"}
 
 
@@ -35,7 +37,7 @@ def accepted(recipe: Recipe | ServerRecipe, **options: object) -> bool:
 def test_every_option_with_every_recipe(name: str, option: str) -> None:
     recipe = load_recipe(name)
     gguf = isinstance(recipe, Recipe)
-    reads_text = gguf or recipe.needs_calibration
+    reads_text = name not in WITHOUT_IMPORTANCE if isinstance(recipe, Recipe) else recipe.needs_calibration
     given = {option: VALUES[option]}
     if f"--{option.replace('_', '-')}" in WITH_TEXT:
         assert not accepted(recipe, **given), "without text to run"
@@ -59,6 +61,8 @@ def test_the_table_names_options_that_exist() -> None:
 def test_text_serves_those_recipes_that_read_it() -> None:
     recipes = [load_recipe(name) for name in ("w8a16", "gptq-w4g128")]
     require_used(Request("SRC", ("w8a16", "gptq-w4g128"), calib="text.jsonl"), recipes)
+    recipes = [load_recipe(name) for name in ("q4_k_m", "fp8")]
+    require_used(Request("SRC", ("q4_k_m", "fp8"), imatrix="x.gguf"), recipes)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="q8_0: --max-shard-size"):
         require_used(Request("SRC", max_shard_size="1G"), [load_recipe("fp8"), load_recipe("q8_0")])
 
@@ -68,7 +72,8 @@ def test_text_serves_those_recipes_that_read_it() -> None:
     [
         (["--to", "q8_0", "--device", "gpu"], "cpu, cuda"),
         (["--to", "q8_0", "--activations", "ram"], "memory"),
-        (["--to", "q8_0", "--calib", "x.safetensors", "--samples", 3], "x.safetensors"),
+        (["--to", "q4_0", "--calib", "x.safetensors", "--samples", 3], "x.safetensors"),
+        (["--to", "q8_0,fp8", "--calib", "x.jsonl"], "q8_0, fp8: --calib needs no calibration"),
         (["--to", "fp8", "--tp", 2], "--for"),
         (["--to", "fp8", "--engine", "llama.cpp"], "fp8: llama.cpp loads GGUF files"),
         (["--to", "q8_0", "--engine", "torch"], "torch"),

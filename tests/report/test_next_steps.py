@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ from commands import TINY, quantkit
 
 from quantkit.report.next_steps import next_steps, ollama_name
 
+BASH = shutil.which("bash")
+UNPRINTABLE = ["\udcff", "m\udce4\udcff", "it's \udc80\\n$X", "a\nb", "tab\t7", "\x7f\x1b[0m"]
 AWKWARD = ["a model", "it's", 'say "hi"', "$HOME", "`id`", "-rf", "mödel", "a;b", "*"]
 
 
@@ -62,3 +67,48 @@ def test_parts_are_imported_together(tmp_path: Path) -> None:
     assert all(file in steps["lm-studio"] for file in files)
     for command in steps.values():
         assert command in made.stderr
+
+
+STUB = """#!/bin/sh
+printf '%s\\0' "$(basename "$0")" "$@" >> "$SAID"
+"""
+
+
+@pytest.mark.skipif(BASH is None, reason="no bash")
+@pytest.mark.parametrize("name", [*AWKWARD, *UNPRINTABLE])
+def test_a_shell_gives_the_bytes_of_the_name(name: str, tmp_path: Path) -> None:
+    """What is pasted is plain text, and the program gets the very bytes."""
+    for program in ("llama-cli", "lms", "vllm", "python", "ollama"):
+        (tmp_path / program).write_text(STUB)
+        (tmp_path / program).chmod(0o755)
+    (tmp_path / "work").mkdir()
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SAID": str(tmp_path / "said")}
+    file, folder = Path("/nowhere") / f"{name}-Q8_0.gguf", Path("/nowhere") / name
+    wanted = {
+        "llama.cpp": [b"llama-cli", b"-m", os.fsencode(file)],
+        "lm-studio": [b"lms", b"import", b"--copy", os.fsencode(file)],
+        "vllm": [b"vllm", b"serve", os.fsencode(folder)],
+    }
+    for step in (*next_steps([file], "x-q8_0"), *next_steps([folder], "x")):
+        assert step.command.isprintable()
+        assert BASH
+        subprocess.run([BASH, "-c", step.command], check=True, env=environment, cwd=tmp_path / "work")
+        said = (tmp_path / "said").read_bytes().split(b"\0")[:-1]
+        (tmp_path / "said").unlink()
+        if step.program in wanted:
+            assert said == wanted[step.program]
+        elif step.program == "transformers":
+            assert said[:2] == [b"python", b"-c"]
+            [model] = [n.value for n in ast.walk(ast.parse(said[2])) if isinstance(n, ast.keyword) and n.arg == "model"]
+            assert os.fsencode(eval(ast.unparse(model))) == os.fsencode(folder)
+        else:
+            modelfile = (tmp_path / "work" / "x-q8_0.modelfile").read_bytes()
+            assert modelfile == b"FROM " + os.fsencode(file) + b"\n"
+
+
+def test_the_next_command_after_an_output_that_is_no_utf8(tmp_path: Path) -> None:
+    out = tmp_path / "m\udcff"
+    made = quantkit("convert", TINY, "--to", "q8_0", "-o", out, "--no-verify", "--json")
+    commands = [step["command"] for step in made.json["artifacts"][0]["next"]]
+    assert all("m\\377" in command and "udcff" not in command for command in commands)
+    assert all(command in made.stderr for command in commands)

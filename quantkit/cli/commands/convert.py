@@ -10,7 +10,7 @@ import typer
 
 from quantkit.cli import options
 from quantkit.cli.commands.plan import show_plan
-from quantkit.cli.exits import exit_code
+from quantkit.cli.exits import failures_json
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
 from quantkit.errors import BatchError, QuantkitError
@@ -62,12 +62,8 @@ def _show(session: Session, built: Sequence[Any], failures: Mapping[str, Quantki
         session.note("\n".join(f" next      {step.program}: {step.command}" for step in artifact.next))
     for recipe, error in failures.items():
         session.note(f" FAILED    {recipe}: error[{error.code}]: {error.message}")
-    failed = [
-        {"recipe": recipe, "code": e.code, "exit": exit_code(e), "message": e.message, "hint": e.hint}
-        for recipe, e in failures.items()
-    ]
     session.result(
         "quantkit.convert/1",
-        {"artifacts": [artifact.as_json() for artifact in built], "failures": failed},
+        {"artifacts": [artifact.as_json() for artifact in built], "failures": failures_json(failures)},
         [str(path) for artifact in built for path in artifact.outputs],
     )

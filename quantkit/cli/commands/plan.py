@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantkit.cli import options
+from quantkit.cli.exits import failures_json
 from quantkit.cli.session import Session
-from quantkit.errors import ResourceError
+from quantkit.errors import BatchError, ResourceError
 from quantkit.report.text import count, duration, size, table
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
     short = show.fit_bytes is not None and min(needed) > show.fit_bytes
     if not (short and session.settings.json):  # one object: that of the error
         result: dict[str, Any] = {"source": prepared.source_facts(), "plans": data}
+        if prepared.refused:
+            result["failures"] = failures_json(dict(prepared.refused))
         if show.fit_bytes is not None and show.fitting:
             result["fit"] = [candidate.as_json(show.fit_bytes) for candidate in show.fitting]
         session.result("quantkit.plan/1", result, lines[:-1])
@@ -102,6 +105,8 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
         what = f"{size(min(needed))} are needed, {size(show.fit_bytes or 0)} are there"
         hint = "quantkit plan SRC --fit SIZE, without --to, names the largest recipe that fits"
         raise ResourceError(f"does not fit: {what}", hint=hint)
+    if prepared.refused:
+        raise BatchError(dict(prepared.refused), prepared.plans)
 
 
 def _fitting_lines(show: Show) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,11 @@ import typer
 
 from quantkit.cli import options
 from quantkit.cli.commands.plan import show_plan
+from quantkit.cli.exits import failures_json
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
+from quantkit.errors import BatchError, QuantkitError
+from quantkit.report.shell import shell_word
 
 
 def quantize(
@@ -28,7 +32,17 @@ def quantize(
     if dry_run:
         show_plan(session, request, work)
         return
-    with StopSignal(session.note) as stop:
-        folders = quantkit.quantize(request, work, threads=threads, paranoid=paranoid, emit=session.emit, stop=stop)
-    session.note("".join(f"next: quantkit pack {folder} -o OUT\n" for folder in folders).rstrip())
-    session.result("quantkit.quantize/1", {"work": [str(f) for f in folders]}, [str(f) for f in folders])
+    try:
+        with StopSignal(session.note) as stop:
+            folders = quantkit.quantize(request, work, threads=threads, paranoid=paranoid, emit=session.emit, stop=stop)
+    except BatchError as error:
+        _show(session, error.built, error.failures)
+        raise
+    _show(session, folders, {})
+
+
+def _show(session: Session, folders: Sequence[object], failures: Mapping[str, QuantkitError]) -> None:
+    """Say which folders are ready, and of several recipes which failed."""
+    session.note("".join(f"next: quantkit pack {shell_word(str(folder))} -o OUT\n" for folder in folders).rstrip())
+    work = [str(folder) for folder in folders]
+    session.result("quantkit.quantize/1", {"work": work, "failures": failures_json(failures)}, work)
