@@ -52,9 +52,7 @@ from quantkit.quality.checks.predictions import require_engine
 from quantkit.recipes.read import load_recipe
 from quantkit.report.manifest import Manifest
 from quantkit.report.text import size
-from quantkit.storage.claim import remove_job
-from quantkit.storage.job import Job, open_job
-from quantkit.storage.journal import PartFile
+from quantkit.storage import Job, PartFile, open_job, remove_job
 from quantkit.untrusted import shown
 
 NOTHING = Verification(())

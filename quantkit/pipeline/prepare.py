@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quantkit.calibration.inputs import Calibration, open_calibration
-from quantkit.consumers.check import parse_consumers
+from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.families.model import Model
@@ -27,11 +27,10 @@ from quantkit.quality.checks.predictions import Reference
 from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe
 from quantkit.recipes.rules import OnFallback, override
 from quantkit.recipes.servers import override_server
-from quantkit.report.records import FileRecord
-from quantkit.source import open_source
-from quantkit.source.base import Checkpoint
+from quantkit.report.manifest import FileRecord
+from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import source_stat
-from quantkit.storage.files import hash_file
+from quantkit.storage import hash_file
 from quantkit.units import parse_size
 
 T = TypeVar("T")

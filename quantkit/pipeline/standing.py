@@ -28,7 +28,7 @@ from quantkit.plan.gguf import Plan, PlannedTensor
 from quantkit.plan.reading import Slab, cut, matrix_shape
 from quantkit.quality.checks.base import Check, Verification
 from quantkit.quality.checks.layers import open_parts
-from quantkit.source.base import Checkpoint
+from quantkit.source import Checkpoint
 from quantkit.storage.keys import user_key
 from quantkit.untrusted import open_input
 
