@@ -18,7 +18,9 @@ from typing import Any
 
 import fuzz_mutators as m
 import numpy as np
+from fuzz_children import forked
 
+from quantkit.families import native, native_process
 from quantkit.families.chat_template import find_chat_templates
 from quantkit.families.describe import describe, find_family
 from quantkit.families.general import general_metadata
@@ -45,7 +47,7 @@ from quantkit.untrusted import open_input, parse_json_object
 
 TINY = Path(__file__).parent.parent / "tests" / "data" / "docs-llama-tiny"
 FILES = {path.name: path.read_bytes() for path in TINY.iterdir() if path.suffix != ".safetensors" and path.is_file()}
-CONFIG = json.loads(FILES["config.json"])
+CONFIG = {**json.loads(FILES["config.json"]), "num_hidden_layers": 1}  # the other layers are alike, and cost time
 
 Read = Callable[[bytes], object]
 Make = Callable[[Path], tuple[m.Mutator, Read]]
@@ -72,10 +74,11 @@ def on_disk(folder: Path, name: str, read: Callable[[Path], object]) -> Read:
 
 
 def header_infos() -> dict[str, TensorInfo]:
-    """The tensors of the tiny model."""
+    """The tensors of the tiny model, as far as its first layer."""
     [weights] = TINY.glob("*.safetensors")
     found = read_safetensors(weights).tensors
-    return {name: TensorInfo(name, e.dtype, e.shape, e.stop - e.start) for name, e in found.items()}
+    infos = {name: TensorInfo(name, e.dtype, e.shape, e.stop - e.start) for name, e in found.items()}
+    return {name: info for name, info in infos.items() if ".layers." not in name or ".layers.0." in name}
 
 
 def side_files(**changed: bytes) -> Callable[[str], bytes | None]:
@@ -290,6 +293,7 @@ def tokenizer_files(**seeds: Any) -> Make:
     """The tokenizer of a folder that has these files, one of which (the first) is damaged."""
 
     def make(folder: Path) -> tuple[m.Mutator, Read]:
+        forked(native, native_process.__file__)
         first, *_ = seeds
         files = {n.replace("__", "."): d if isinstance(d, bytes) else json.dumps(d).encode() for n, d in seeds.items()}
         name = first.replace("__", ".")
@@ -369,9 +373,11 @@ def template(folder: Path) -> tuple[m.Mutator, Read]:
 
 
 def rendered(folder: Path) -> tuple[m.Mutator, Read]:
-    """A template run in its process: slow."""
+    """A template run in a child process."""
+    from quantkit.calibration import template_process, templates
     from quantkit.calibration.templates import ChatTemplate, render
 
+    forked(templates, str(template_process.__file__))
     talk = [[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "é"}]]
     harmless = TEMPLATE.partition(b"{{ x.")[0]
     return m.text_of(harmless, harmless, TEMPLATE), lambda data: render(
@@ -864,7 +870,7 @@ READERS = (
     Reader("tekken", tokenizer_files(tekken__json=_tekken())),
     Reader("tokenizer-model", sentencepiece),
     Reader("template", template),
-    Reader("template-process", rendered, 0.5),
+    Reader("template-process", rendered),
     Reader("model-card", card),
     Reader("generation-config", generation),
     Reader("quantization-config", quantization, 2),
