@@ -86,6 +86,7 @@ def fuzz(reader: Reader, seed: int, *, seconds: float = 0, inputs: int = 0) -> R
             if len(result.findings) >= KEPT:
                 break
         result.seconds = time.perf_counter() - start
+        gc.unfreeze()
     return result
 
 

@@ -1,7 +1,7 @@
 """Child processes of quantkit, forked from one that has started already: what takes 100 ms takes 2 ms.
 
 Templates and tokenizer.json files are tried in a process of their own, whose start costs a hundred times what it does.
-`forked` puts `Nursery.run` in the place of subprocess.run in the module that starts it. All else stays as it is: the
+`forked` puts `Nursery.run` in the place of subprocess.run in the module that starts one. All else stays as it is: the
 child runs the same main() with the same arguments, standard input and limits.
 
 As a script, the process that forks: `python -I fuzz_children.py FILE` reads from stdin, again and again, two lengths
@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import IO, Any
+from unittest import mock
 
 HEAD = struct.Struct("<QQ")
 ANSWER = struct.Struct("<qQQ")
@@ -66,10 +67,15 @@ class _Patched:
         return getattr(subprocess, name)
 
 
-def forked(module: ModuleType, file: str) -> None:
-    """Let a module of quantkit fork the children that it would start. Once: what is patched stays so."""
-    if not isinstance(module.__dict__["subprocess"], _Patched):
-        module.__dict__["subprocess"] = _Patched(Nursery(file).run)
+def forked(module: ModuleType, file: str, read: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    """`read`, during which a module of quantkit forks the children that it would start."""
+    there = _Patched(Nursery(file).run)
+
+    def run(data: bytes) -> object:
+        with mock.patch.object(module, "subprocess", there):
+            return read(data)
+
+    return run
 
 
 def _exactly(stream: IO[bytes], count: int) -> bytes:
