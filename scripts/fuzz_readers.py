@@ -7,6 +7,7 @@ so is what it accepts and an independent reader (the safetensors and gguf packag
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import struct
 from collections.abc import Callable, Mapping
@@ -18,7 +19,11 @@ from typing import Any
 
 import fuzz_mutators as m
 import numpy as np
+from fuzz_children import forked
+from fuzz_folders import PARAMS, folders, llama, mistral
+from fuzz_hub import hub
 
+from quantkit.errors import QuantkitError
 from quantkit.families.describe import describe, find_family
 from quantkit.families.general import general_metadata
 from quantkit.families.linears import outline
@@ -27,25 +32,30 @@ from quantkit.formats.containers.packed import PackedTensor
 from quantkit.formats.containers.patterns import matches
 from quantkit.formats.containers.stored import stored_modules
 from quantkit.formats.containers.stored_methods import declared
-from quantkit.formats.gguf.file import read_gguf, read_tensor_bytes, require_whole_split
+from quantkit.formats.gguf.file import read_tensor_bytes, require_whole_split
 from quantkit.formats.gguf.imatrix import Entry, Imatrix, encode_imatrix_gguf, match_importance, read_imatrix
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
+from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.safetensors.reader import read_safetensors
+from quantkit.jsontext import dump_json
 from quantkit.patterns import PatternError, compile_glob, compile_search
+from quantkit.pipeline.verify import verify
 from quantkit.recipes.read import load_recipe
 from quantkit.report.calibration_record import read_record
-from quantkit.report.manifest import read_manifest
+from quantkit.report.manifest import parse_manifest, read_manifest, seal
+from quantkit.source.mistral import config_of, context_warning, head_rows
 from quantkit.source.shards import read_index
 from quantkit.storage import journal
 from quantkit.storage.files import read_sums
 from quantkit.tensors import TensorInfo
+from quantkit.tokenizer import native, native_process
 from quantkit.tokenizer.chat_template import find_chat_templates
 from quantkit.tokenizer.read import read_tokenizer
 from quantkit.untrusted import open_input, parse_json_object
 
 TINY = Path(__file__).parent.parent / "tests" / "data" / "docs-llama-tiny"
 FILES = {path.name: path.read_bytes() for path in TINY.iterdir() if path.suffix != ".safetensors" and path.is_file()}
-CONFIG = json.loads(FILES["config.json"])
+CONFIG = {**json.loads(FILES["config.json"]), "num_hidden_layers": 1}  # the other layers are alike, and cost time
 
 Read = Callable[[bytes], object]
 Make = Callable[[Path], tuple[m.Mutator, Read]]
@@ -72,10 +82,11 @@ def on_disk(folder: Path, name: str, read: Callable[[Path], object]) -> Read:
 
 
 def header_infos() -> dict[str, TensorInfo]:
-    """The tensors of the tiny model."""
+    """The tensors of the tiny model, as far as its first layer."""
     [weights] = TINY.glob("*.safetensors")
     found = read_safetensors(weights).tensors
-    return {name: TensorInfo(name, e.dtype, e.shape, e.stop - e.start) for name, e in found.items()}
+    infos = {name: TensorInfo(name, e.dtype, e.shape, e.stop - e.start) for name, e in found.items()}
+    return {name: info for name, info in infos.items() if ".layers." not in name or ".layers.0." in name}
 
 
 def side_files(**changed: bytes) -> Callable[[str], bytes | None]:
@@ -227,6 +238,27 @@ def tensor_names(folder: Path) -> tuple[m.Mutator, Read]:
     return m.json_of(tree), read
 
 
+def params(folder: Path) -> tuple[m.Mutator, Read]:
+    """Mistral's own params.json, alone and beside a config.json."""
+    own = {"architectures": ["MistralForCausalLM"], "max_position_embeddings": 512}
+    infos = header_infos()
+    sizes = {
+        "dim": CONFIG["hidden_size"], "hidden_dim": CONFIG["intermediate_size"], "head_dim": CONFIG["head_dim"],
+        "n_heads": CONFIG["num_attention_heads"], "n_kv_heads": CONFIG["num_key_value_heads"],
+        "vocab_size": CONFIG["vocab_size"], "tied_embeddings": True,
+    }  # fmt: skip
+    dense = {**{key: value for key, value in PARAMS.items() if key != "moe"}, **sizes}
+
+    def read(data: bytes) -> object:
+        found = parse_json_object(data, Path("params.json"), digits=True)
+        translated = config_of(found, "BF16", own)
+        context_warning(found, own)
+        head_rows(found)
+        return describe(infos, translated, side_files(), name="m", tokenizer=lambda *_: Tokens())
+
+    return m.json_of(PARAMS, dense, dense), read
+
+
 def _bpe() -> dict[str, Any]:
     from quantkit.tokenizer.bpe import byte_alphabet
     from quantkit.tokenizer.slow_files import QWEN2_PATTERN
@@ -301,7 +333,7 @@ def tokenizer_files(**seeds: Any) -> Make:
             conf = {"model_type": "qwen2", "vocab_size": 261, "architectures": ["Qwen2ForCausalLM"]}
             return read_tokenizer(changed.get, conf, family="qwen2", names=list(changed))
 
-        return mutate, read
+        return mutate, forked(native, native_process.__file__, read)
 
     return make
 
@@ -369,14 +401,17 @@ def template(folder: Path) -> tuple[m.Mutator, Read]:
 
 
 def rendered(folder: Path) -> tuple[m.Mutator, Read]:
-    """A template run in its process: slow."""
+    """A template run in a child process."""
+    from quantkit.calibration.text import template_process, templates
     from quantkit.calibration.text.templates import ChatTemplate, render
 
     talk = [[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "é"}]]
     harmless = TEMPLATE.partition(b"{{ x.")[0]
-    return m.text_of(harmless, harmless, TEMPLATE), lambda data: render(
-        ChatTemplate(data.decode("utf-8", "replace"), {"eos_token": "</s>"}), talk
-    )
+
+    def read(data: bytes) -> object:
+        return render(ChatTemplate(data.decode("utf-8", "replace"), {"eos_token": "</s>"}), talk)
+
+    return m.text_of(harmless, harmless, TEMPLATE), forked(templates, template_process.__file__, read)
 
 
 CARD = b"""---
@@ -641,19 +676,64 @@ MANIFEST: dict[str, Any] = {
         {"name": "a", "type": "q8_0", "shape": [2, 32], "file": 0, "offset": 0, "bytes": 68, "sha256": "3" * 64}
     ],
 }
+LONG_MANIFEST = {
+    **MANIFEST,
+    "warnings": [{"code": "links", "message": "a file"}],
+    "method": {"name": "gptq", "transform": "awq", "alpha": 0.5, "damping": 0.01, "order": "act", "passes": 1},
+    "calibration": {"samples": 2, "data": [{"name": "x"}]},
+    "layers": [{"name": "a", "error": 0.5}],
+    "own_seal": "5" * 64,
+    "seal": "4" * 64,
+}
 
 
 def manifest(folder: Path) -> tuple[m.Mutator, Read]:
-    from quantkit.report import manifest as module
-
-    seed = {**copy.deepcopy(MANIFEST), "schema": module.SCHEMA}
-
     def read(path: Path) -> object:
         found = read_manifest(path)
         assert all("/" not in file.name for file in found.artifact)
-        return found.encode()
+        return (found.encode(), found.sealed, found.made_with(b"key"))
 
-    return m.json_of(seed), on_disk(folder, "m.manifest.json", read)
+    return m.json_of(MANIFEST, LONG_MANIFEST), on_disk(folder, "m.manifest.json", read)
+
+
+def draft(folder: Path) -> tuple[m.Mutator, Read]:
+    """The manifest of an artifact that is not published yet, as a job keeps it."""
+    unhashed = [{**tensor, "sha256": ""} for tensor in MANIFEST["tensors"]]
+    trees = [{**one, "artifact": [], "tensors": unhashed} for one in (MANIFEST, LONG_MANIFEST)]
+
+    def read(data: bytes) -> object:
+        found = parse_json_object(data, Path("draft"))
+        return parse_manifest(found, Path("draft"), draft=True).encode()
+
+    return m.json_of(*trees), read
+
+
+def verified(folder: Path) -> tuple[m.Mutator, Read]:
+    """`quantkit verify` of a sound file beside a damaged manifest, with a seal that is right more often than not."""
+    artifact = folder / "m.gguf"
+    artifact.write_bytes(encode_imatrix_gguf(_imatrix()))
+    tensors = [
+        {"name": t.name, "type": t.qtype, "shape": list(t.shape), "file": 0, "offset": t.offset, "bytes": t.nbytes,
+         "sha256": hashlib.sha256(artifact.read_bytes()[t.offset : t.offset + t.nbytes]).hexdigest()}
+        for t in read_gguf(artifact).tensors
+    ]  # fmt: skip
+    whole = artifact.read_bytes()
+    file = {"name": "m.gguf", "bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest()}
+    bodies = [{**one, "artifact": [file], "tensors": tensors} for one in (MANIFEST, LONG_MANIFEST)]
+
+    def mutate(rng: Any) -> bytes:
+        body = m.changed(rng.choice(bodies), rng)
+        if isinstance(body, dict) and rng.random() < 0.7:
+            body.pop("seal", None)
+            with suppress(QuantkitError, ValueError, OverflowError):
+                body = json.loads(json.dumps(body).encode())
+                body["seal"] = seal(body)
+        return m.spelled(body, rng)
+
+    def look(path: Path) -> object:
+        return dump_json([vars(check) for check in verify(artifact).checks])
+
+    return mutate, on_disk(folder, "m.manifest.json", look)
 
 
 def record(folder: Path) -> tuple[m.Mutator, Read]:
@@ -864,7 +944,7 @@ READERS = (
     Reader("tekken", tokenizer_files(tekken__json=_tekken())),
     Reader("tokenizer-model", sentencepiece),
     Reader("template", template),
-    Reader("template-process", rendered, 0.5),
+    Reader("template-process", rendered),
     Reader("model-card", card),
     Reader("generation-config", generation),
     Reader("quantization-config", quantization, 2),
@@ -872,6 +952,8 @@ READERS = (
     Reader("recipe-server", recipe(SERVER_RECIPE)),
     Reader("patterns", patterns),
     Reader("manifest", manifest),
+    Reader("manifest-draft", draft),
+    Reader("manifest-verified", verified),
     Reader("calibration-record", record),
     Reader("sums", sums),
     Reader("journal", journals),
@@ -882,4 +964,9 @@ READERS = (
     Reader("texts-json", texts(".json")),
     Reader("texts-csv", texts(".csv")),
     Reader("texts-parquet", texts(".parquet"), 0.3),
+    Reader("params-json", params),
+    Reader("folder", folders(llama(CONFIG, _bpe(), SETTINGS))),
+    Reader("folder-mistral", folders(mistral(CONFIG, _tekken()))),
+    Reader("hub", hub(None)),
+    Reader("hub-gguf", hub("model-q4.gguf")),
 )

@@ -32,7 +32,8 @@ from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, read_imatrix
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
 from quantkit.pipeline.calibrate_plan import CalibratePlan, CalibrateRequest, Kind, plan_calibration
 from quantkit.report.calibration_record import CalibrationRecord, read_record, record_path
-from quantkit.report.manifest import FileRecord, identity
+from quantkit.report.manifest import identity
+from quantkit.report.records import FileRecord
 from quantkit.storage import (
     Job,
     PublishedFile,
@@ -41,6 +42,7 @@ from quantkit.storage import (
     remove_file,
     remove_job,
     update_sums,
+    user_key,
     write_small,
 )
 from quantkit.untrusted import listed, shown
@@ -110,7 +112,7 @@ def calibrate(request: CalibrateRequest, *, emit: Sink = ignore, stop: Callable[
     plan = plan_calibration(request, hear)
     try:
         emit(StageFinished("plan", time.monotonic() - start, plan.line()))
-        existing = _existing(plan)
+        existing = _existing(plan, emit)
         if existing is not None:
             _require_coverage(existing.record.facts["coverage"], request.require_coverage)
             return existing
@@ -145,7 +147,7 @@ def _run(plan: CalibratePlan, job: Job, emit: Sink, warned: list[Warned], stop: 
         source_files=source_files,
         facts=_facts(plan, coverage, seconds),
     )
-    encoded, path = record.encode(), record_path(published.path)
+    encoded, path = record.encode(user_key()), record_path(published.path)
     sums = {published.path.name: published.sha256, path.name: hashlib.sha256(encoded).hexdigest()}
     update_sums(path.parent, sums)
     write_small(path, encoded, overwrite=True)
@@ -219,8 +221,12 @@ def _check_imatrix(path: Path) -> None:
     read_imatrix(path)
 
 
-def _existing(plan: CalibratePlan) -> Calibrated | None:
-    """The file that is already there, if it is exactly what this plan would write from the present source."""
+def _existing(plan: CalibratePlan, emit: Sink) -> Calibrated | None:
+    """The file that is already there, if it is exactly what this plan would write from the present source.
+
+    Only the record says so, and statistics cannot be made anew in part: a record that is not of this user's making is
+    not believed.
+    """
     out = plan.request.out
     try:
         record = read_record(record_path(out))
@@ -229,6 +235,10 @@ def _existing(plan: CalibratePlan) -> Calibrated | None:
     if record.plan_digest != plan.digest or not out.is_file() or out.stat().st_size != record.file.nbytes:
         return None
     if record.identity != identity(plan.digest, plan.source_files) or hash_file(out) != record.file.sha256:
+        return None
+    if not record.made_with(user_key()):
+        what = f"{shown(out)} does not hold what the text gives, or nobody can tell"
+        emit(Warned("not-believed", f"{what}: its record is not of this user's making"))
         return None
     remove_job(plan.folder)  # killed after its last step, before tidying
     return Calibrated(out, record, built=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import platform
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,17 +30,26 @@ from quantkit.report.manifest import (
     MAX_MANIFEST_BYTES,
     MAX_MANIFEST_VALUES,
     SEALS,
-    FileRecord,
     Manifest,
-    TensorRecord,
     identity,
     manifest_path,
     parse_manifest,
     read_manifest,
 )
 from quantkit.report.next_steps import NextStep, next_steps
+from quantkit.report.records import FileRecord, TensorRecord
 from quantkit.report.text import size
-from quantkit.storage import Job, PartFile, PublishedFile, hash_file, open_job, update_sums, user_key, write_small
+from quantkit.storage import (
+    Job,
+    PartFile,
+    PublishedFile,
+    hash_file,
+    open_job,
+    remove_job,
+    update_sums,
+    user_key,
+    write_small,
+)
 from quantkit.untrusted import parse_json_object, read_bounded, require_path, shown
 from quantkit.version import __version__
 
@@ -282,12 +292,22 @@ def _seal(body: Mapping[str, Any]) -> str:
 def pack(work: Path, out: Path, *, force: bool = False, emit: Sink = ignore) -> Artifact:
     """Make the artifact of a work folder. The folder is only read, so it can be packed again elsewhere.
 
+    An artifact that is there, of this user's making and what would be written, is left alone. Nothing else that an
+    earlier run left counts: every byte is copied again, and compared where a file has its name already.
+
     Raises InputError when the folder is no finished work folder or its bytes are not what was written.
     """
     digest, files, draft = _read_work(work)
     targets = packed_names(work, out)
     refuse_inputs(targets, [path for path in work.rglob("*") if path.is_file()])
-    refuse_existing(targets, force)
+    folder = targets[0].parent / f".quantkit-{digest[:12]}"
+    if already_built(targets, draft.plan_digest, lambda: draft.source_files):
+        found = existing_artifact(targets)
+        if found.manifest.made_with(user_key()):
+            remove_job(folder)  # killed after its last step, before tidying
+            return found
+    if not os.path.lexists(folder):  # else the job knows what a killed run has published
+        refuse_existing(targets, force)
     refuse_strangers(targets, to_retire(targets) if force else ())
     with open_job(work.resolve(), digest=digest, files=files) as source:
         missing = [t.name for t in draft.tensors if t.name not in source.records]
@@ -295,7 +315,7 @@ def pack(work: Path, out: Path, *, force: bool = False, emit: Sink = ignore) -> 
             hint = "run the same quantkit quantize command again to finish it"
             raise InputError(f"{work}: {len(missing)} tensors are not finished, first {missing[0]}", hint=hint)
         parts = [PartFile(t.name, f.nbytes) for t, f in zip(targets, files, strict=True)]
-        with open_job(targets[0].parent / f".quantkit-{digest[:12]}", digest=digest, files=parts) as job:
+        with open_job(folder, digest=digest, files=parts) as job:
             _copy(source, job, parts)
             return publish(draft, job, targets, force=force, emit=emit)
 

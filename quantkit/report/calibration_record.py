@@ -1,15 +1,19 @@
-"""The record beside a file of calibration: what was run on what, and how to check it. JSON with a schema name."""
+"""The record beside a file of calibration: what was run on what, and how to check it. JSON with a schema name.
+
+It is sealed as manifests are (`report.manifest`): only a record that this user made, and nobody changed, speaks for the
+file beside it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError
-from quantkit.jsontext import dump_json
-from quantkit.report.manifest import FileRecord, identity
+from quantkit.report.manifest import SEALS, encode_sealed, identity, made_with
+from quantkit.report.records import FileRecord
 from quantkit.untrusted import parse_json_object, read_bounded, shown
 
 SCHEMA = "quantkit.calibration/1"
@@ -21,21 +25,23 @@ HINT = "the record is damaged or of another version: calibrate again with --forc
 @dataclass(frozen=True)
 class CalibrationRecord:
     """What `file` is. `plan_digest` stands for data, options and versions; together with the hashes of
-    `source_files` it decides the bytes. `facts` are only shown: data, coverage, warnings, versions, timings."""
+    `source_files` it decides the bytes. `facts` are only shown: data, coverage, warnings, versions, timings. `read` is
+    the JSON object that it was read from, None for a record that is being made."""
 
     plan_digest: str
     file: FileRecord
     source: Mapping[str, Any]
     source_files: tuple[FileRecord, ...]
     facts: Mapping[str, Any]
+    read: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def identity(self) -> str:
         """SHA-256 over the plan and the source hashes: equal identity, equal bytes."""
         return identity(self.plan_digest, self.source_files)
 
-    def encode(self) -> bytes:
-        """The record as UTF-8 JSON with stable key order."""
+    def encode(self, key: bytes) -> bytes:
+        """The record as UTF-8 JSON with stable key order, sealed; `key` is that of the user who makes it."""
         body = {
             "schema": SCHEMA,
             "identity": self.identity,
@@ -44,7 +50,11 @@ class CalibrationRecord:
             "source": {**self.source, "files": [f.as_json() for f in self.source_files]},
             **self.facts,
         }
-        return (dump_json(body, indent=1) + "\n").encode()
+        return encode_sealed(body, key)
+
+    def made_with(self, key: bytes) -> bool:
+        """Whether a user with this key made the record, and nobody changed it since."""
+        return made_with(self.read or {}, key)
 
 
 def record_path(file: Path) -> Path:
@@ -59,7 +69,7 @@ def read_record(path: Path) -> CalibrationRecord:
         what = f'{shown(path.name)}: schema is {shown(repr(body.get("schema")))}, expected "{SCHEMA}"'
         raise InputError(what, path=str(path), key="schema", hint=HINT)
     try:
-        known = {"schema", "identity", "plan_digest", "file", "source"}
+        known = {"schema", "identity", "plan_digest", "file", "source", *SEALS}
         facts = {key: value for key, value in body.items() if key not in known}
         _require_facts(facts)
         return CalibrationRecord(
@@ -68,6 +78,7 @@ def read_record(path: Path) -> CalibrationRecord:
             source={key: value for key, value in body["source"].items() if key != "files"},
             source_files=tuple(_file(found) for found in body["source"]["files"]),
             facts=facts,
+            read=body,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{shown(path.name)}: missing or malformed field {shown(str(error))}"

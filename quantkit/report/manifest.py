@@ -72,10 +72,7 @@ class Manifest:
             **self.facts,
             "tensors": [t.as_json() for t in self.tensors],
         }
-        body = json.loads(dump_json(body))  # as whoever reads it will have it: NaN is null
-        body["own_seal"] = own_seal(body, key)
-        body["seal"] = seal(body)
-        return (dump_json(body, indent=1) + "\n").encode()
+        return encode_sealed(body, key)
 
     @property
     def sealed(self) -> bool | None:
@@ -88,9 +85,22 @@ class Manifest:
 
     def made_with(self, key: bytes) -> bool:
         """Whether a user with this key made the manifest, and nobody changed it since."""
-        body = {name: value for name, value in (self.read or {}).items() if name not in SEALS}
-        stated = (self.read or {}).get("own_seal") or ""
-        return hmac.compare_digest(str(stated), own_seal(body, key))
+        return made_with(self.read or {}, key)
+
+
+def encode_sealed(body: Mapping[str, Any], key: bytes) -> bytes:
+    """A JSON object as UTF-8 with both seals, made with the user's `key`."""
+    sealed = json.loads(dump_json(body))  # as whoever reads it will have it: NaN is null
+    sealed["own_seal"] = own_seal(sealed, key)
+    sealed["seal"] = seal(sealed)
+    return (dump_json(sealed, indent=1) + "\n").encode()
+
+
+def made_with(read: Mapping[str, Any], key: bytes) -> bool:
+    """Whether a user with this key sealed an object that was read, and nobody changed it since."""
+    body = {name: value for name, value in read.items() if name not in SEALS}
+    stated = str(read.get("own_seal") or "")
+    return hmac.compare_digest(stated.encode("utf-8", "replace"), own_seal(body, key).encode())
 
 
 def seal(body: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -57,6 +58,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 QUERY = re.compile(r"(https?://[^\s?]+)\?\S+")  # signed addresses of a content network
 STAGE = "download"
 NO_SIDE_FILES = "No files matched allow_patterns"  # a repository of GGUF files may have none
+NO_ADDRESS: type[Exception] = import_module(HTTPError.__module__.partition(".")[0]).InvalidURL  # is no HTTPError
 NO_ANSWER = "nothing that the interface of the Hub has"
 
 
@@ -142,10 +144,13 @@ def _fetch_side_files(repo: str, revision: str | None, hub: Hub) -> Snapshot:
 
 @contextmanager
 def _answers() -> Iterator[None]:
-    """huggingface_hub takes for granted what answers look like: one of another kind becomes a ValueError."""
+    """huggingface_hub and its client take for granted what answers look like: one of another kind becomes a ValueError.
+
+    Numbers may be too large to count or to sleep, addresses none at all, encodings unknown.
+    """
     try:
         yield
-    except (TypeError, KeyError, AttributeError, IndexError, AssertionError, RecursionError) as error:
+    except (TypeError, LookupError, AttributeError, AssertionError, RuntimeError, ArithmeticError, NO_ADDRESS) as error:
         raise ValueError(f"it answered {NO_ANSWER} ({type(error).__name__}): is HF_ENDPOINT right?") from None
 
 

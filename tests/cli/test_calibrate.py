@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from quantkit.calibration.statistics.file import open_statistics
 from quantkit.formats.gguf.imatrix import read_imatrix
+from quantkit.report.manifest import seal
 
 SENTENCE = "The mailcap module reads files that say how programs react to files of different types. "
 CHAT = "{% for m in messages %}{{ '[' + m.role + '] ' + m.content + '\n' }}{% endfor %}"
@@ -150,6 +151,34 @@ def test_the_same_command_again_finds_it_built(data: Path, tmp_path: Path) -> No
     assert again.json == {**first, "built": False}
     assert f"already built (sha256 {sha256(out)})" in again.stderr
     assert out.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("change", ["planted", "another user's", "of an older version"])
+def test_only_a_record_of_ones_own_is_believed(
+    change: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file and a record that agree on other statistics are not "already built", nor what nobody can check."""
+    out, path = tmp_path / "x.gguf", tmp_path / "x.gguf.manifest.json"
+    assert calibrate(TINY, data, out).status == 0
+    before = out.read_bytes()
+    record = json.loads(path.read_text())
+    if change == "planted":
+        out.write_bytes(before[:-100] + bytes([before[-100] ^ 1]) + before[-99:])
+        record["file"]["sha256"] = sha256(out)
+        record["seal"] = seal({key: value for key, value in record.items() if key != "seal"})
+    elif change == "another user's":
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    else:
+        del record["seal"], record["own_seal"]
+    path.write_text(json.dumps(record))
+    sums = {name: sha256(tmp_path / name) for name in (out.name, path.name)}
+    (tmp_path / "SHA256SUMS").write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
+    outcome = calibrate(TINY, data, out)
+    assert (outcome.status, "already built" in outcome.stderr) == (6, False), outcome.stderr
+    assert "warning[not-believed]" in outcome.stderr
+    assert calibrate(TINY, data, out, "--force").status == 0
+    assert out.read_bytes() == before
+    assert calibrate(TINY, data, out, "--json").json["built"] is False
 
 
 def test_another_file_in_the_way_is_kept(data: Path, tmp_path: Path) -> None:

@@ -253,7 +253,14 @@ def test_quantize_then_pack_equals_convert(tmp_path: Path) -> None:
     assert quantkit("convert", TINY, "--to", "q4_k_m,q8_0", "-o", tmp_path / "direct").status == 0
     for direct in (tmp_path / "direct").glob("*.gguf"):
         assert sha256(tmp_path / "packed" / direct.name) == sha256(direct)
+    again = quantkit("pack", folders[0], "-o", tmp_path / "packed", "--json")
+    assert (again.status, again.json["artifact"]["built"]) == (0, False)
+    file = Path(again.json["artifact"]["files"][0]["path"])
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert quantkit("pack", folders[0], "-o", tmp_path / "packed").status == 6
+    assert quantkit("pack", folders[0], "-o", tmp_path / "packed", "--force").status == 0
+    assert file.read_bytes() == whole
     assert quantkit("verify", next((tmp_path / "packed").glob("*.gguf")), "--against", TINY).status == 0
 
 

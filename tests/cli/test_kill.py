@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import llama_folder
 import pytest
 from commands import TINY
 from forks import Forks, operations, spread
@@ -170,3 +171,25 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
     assert fresh.returncode == 0
     for path in (tmp_path / "fresh").glob("*.gguf"):
         assert sha256(path) == sha256(tmp_path / "out" / path.name)
+
+
+@pytest.mark.slow
+def test_pack_killed_anywhere_goes_on_to_the_same_bytes(forks: Forks, tmp_path: Path) -> None:
+    """Files of a split artifact get their names one after the other: those that have one are no obstacle."""
+    source = llama_folder.write(tmp_path / "model")
+    options = ["--to", "q8_0", "--split-max-size", "120K", "--quiet"]
+    assert forks.run(["quantize", str(source), *options, "-o", str(tmp_path / "work")]) == 0
+    command = ["pack", str(tmp_path / "work" / "Q8_0"), "--quiet"]
+    assert forks.run([*command, "-o", str(tmp_path / "whole")]) == 0
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").glob("*.gguf")}
+    assert len(whole) > 1
+    count = operations(forks, tmp_path, command, name="out")
+    shared = 0
+    for n in {*spread(count // 2, 8), *range(count // 2, count + 1)}:  # names are given in the second half
+        folder = tmp_path / f"pack-{n}"
+        assert forks.run([*command, "-o", str(folder)], f"kill:{n}") == -signal.SIGKILL
+        shared += 0 < len(list(folder.glob("*.gguf"))) < len(whole)
+        assert forks.run([*command, "-o", str(folder)]) == 0, n
+        assert {path.name: path.read_bytes() for path in folder.glob("*.gguf")} == whole, n
+        assert not list(folder.glob(".quantkit-*")), n
+    assert shared, "never killed between two names"
