@@ -22,7 +22,7 @@ from quantkit.pipeline.slabs import Slab, cut, matrix_shape, order_rows, read_sl
 from quantkit.qtypes import base
 from quantkit.quality.numbers import TensorError, compare, decode_gguf, floor_db
 from quantkit.report.manifest import Manifest
-from quantkit.servers.plan import CONFIG
+from quantkit.servers.carried import CONFIG
 from quantkit.source import Checkpoint
 
 WORST_TENSORS = 5

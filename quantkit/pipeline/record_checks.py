@@ -20,7 +20,7 @@ from quantkit.families.model import Model
 from quantkit.formats.gguf import GGUFFile
 from quantkit.jsontext import utf8
 from quantkit.pipeline.checks import Check
-from quantkit.pipeline.places import strangers
+from quantkit.pipeline.places import is_behind_link, strangers
 from quantkit.pipeline.pool import worker_pool
 from quantkit.plan import NUMERICS, Placed, digest_of
 from quantkit.report.manifest import Manifest
@@ -145,6 +145,9 @@ def _hashes(subject: Subject) -> Iterator[str]:
     with worker_pool(2) as pool:  # a file and its tensors at once: what one reads the other finds in memory
         for number, record in enumerate(manifest.artifact):
             path = subject.folder / record.name
+            if is_behind_link(path, record.name):
+                yield f"{shown(record.name)} lies behind a link"
+                return
             if not path.is_file():
                 yield f"{shown(record.name)} is missing"
                 return

@@ -32,7 +32,7 @@ from quantkit.quality.passages import contexts
 from quantkit.quality.stored import open_with_package
 from quantkit.recipe import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import Manifest, read_manifest
-from quantkit.servers.plan import REPLACED
+from quantkit.servers.carried import carried_names
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.tensors import F32
@@ -144,7 +144,8 @@ def check_carried(made: Checkpoint, source: Checkpoint, manifest: Manifest | Non
 
     Other writers than quantkit, whose folders have no manifest, save the defaults of generation anew: a note.
     """
-    names = [name for name in source.carried() if "/" not in name and name not in REPLACED]
+    names = carried_names(source)
+    names += [name for name in made.carried() if "/" in name and name not in names]
     pairs = {name: (made.read_file(name), source.read_file(name)) for name in names}
     wrong = [name for name, (mine, theirs) in pairs.items() if mine != theirs]
     noted = [name for name in wrong if name in REWRITTEN and manifest is None]

@@ -23,6 +23,7 @@ from quantkit.jsontext import dump_json, utf8
 from quantkit.patterns import PatternError, require_work
 from quantkit.plan import ENOUGH_BITS, NUMERICS, Plan, PlannedFile, eight_bit_warnings
 from quantkit.qtypes.minifloat import Float8
+from quantkit.servers.carried import CONFIG, carried_files
 from quantkit.servers.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
 from quantkit.servers.groups import fitting
 from quantkit.servers.layouts import layout_of, shares_scale
@@ -32,10 +33,7 @@ from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
 
-CONFIG = "config.json"
 PLAIN = "plain"  # the container that holds nothing rounded
-REPLACED = frozenset({CONFIG, INDEX, "quantize_config.json", "quant_config.json", "hf_quant_config.json"})
-OWN = (".manifest.json",)
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
 DAMPING = 0.03  # where a recipe says none: methods.base.Settings, which needs torch
@@ -170,7 +168,6 @@ def plan_server(
     files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
              *_side_files(checkpoint, named_in(checkpoint.config, dtype), shards, written, options))  # fmt: skip
     placed = _placed(drafts, shards)
-    left = [name for name in checkpoint.carried() if "/" in name]
     plan = ServerPlan(
         recipe=recipe.label,
         container=recipe.container,
@@ -187,7 +184,7 @@ def plan_server(
         calibration=calibration,
         needs_calibration=recipe.needs_calibration,
         warnings=(
-            *notes(recipe, found, tuple(modules.values()), left, calibrated=bool(calibration)),
+            *notes(recipe, found, tuple(modules.values()), calibrated=bool(calibration)),
             *note_low_bits(tuple(modules.values())),
             *note_dtypes(said, dtype, tensors, placed, plain=decoded),
             *eight_bit_warnings(i for i in stored if (i.stored_bits or 0) >= ENOUGH_BITS and not decoded),
@@ -325,11 +322,8 @@ def _side_files(
     container = containers.of(layouts[0])
     if len(shards) > 1:
         yield _file(INDEX, index_json(shards))
-    for name in checkpoint.carried():
-        if "/" not in name and name not in REPLACED and not name.endswith(OWN):
-            data = checkpoint.read_file(name)
-            assert data is not None, name
-            yield _file(name, data)
+    for name, data in carried_files(checkpoint):
+        yield _file(name, data)
     for name, body in container.sides(written).items():
         yield _file(name, _json(body))
     scheme = layouts[0].scheme

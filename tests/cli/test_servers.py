@@ -382,15 +382,12 @@ def test_too_little_text_is_said(built: dict[str, Path], tmp_path: Path) -> None
     assert "model.layers.0.mlp.down_proj has 768 columns" in ran.stderr
 
 
-def test_what_stays_behind_is_said(tmp_path: Path) -> None:
+def test_files_beside_the_weights_go_along(tmp_path: Path) -> None:
     source = copied(TINY, tmp_path / "source")
-    (source / "additional_chat_templates").mkdir()
-    (source / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
     (source / "preprocessor_config.json").write_text("{}")
     (source / "notes.md").write_text("notes")
     ran = quantkit("convert", source, "--to", "fp8", "-o", tmp_path / "out")
     assert ran.status == 0, ran.stderr
-    assert "stay behind: additional_chat_templates/tools.jinja" in ran.stderr
     assert {"preprocessor_config.json", "notes.md"} <= {p.name for p in (tmp_path / "out").iterdir()}
 
 
