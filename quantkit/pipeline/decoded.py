@@ -22,7 +22,7 @@ from quantkit.pipeline.slabs import matrix_shape
 from quantkit.qtypes import base
 from quantkit.quality.numbers import decode_gguf
 from quantkit.source import Checkpoint
-from quantkit.source.base import SourceFile
+from quantkit.source.base import SourceFile, close_shards, no_side_file, no_side_files, require_unchanged
 from quantkit.tensors import F32, U8, TensorInfo
 from quantkit.untrusted import InputFile, open_input
 
@@ -141,23 +141,11 @@ class DecodedCheckpoint:
     def files(self) -> tuple[SourceFile, ...]:
         return ()
 
-    def file_names(self) -> tuple[str, ...]:
-        return ()
-
-    def read_file(self, name: str) -> bytes | None:
-        """None: only its weights are looked at."""
-        return None
-
-    def carried(self) -> tuple[str, ...]:
-        return ()
-
-    def unchanged(self) -> None:
-        for shard in self.shards:
-            shard.unchanged()
-
-    def close(self) -> None:
-        for shard in self.shards:
-            shard.close()
+    # Only its weights are looked at.
+    file_names = carried = no_side_files
+    read_file = no_side_file
+    unchanged = require_unchanged
+    close = close_shards
 
 
 def open_decoded(paths: Sequence[Path], source: Checkpoint, model: Model) -> DecodedCheckpoint:
