@@ -19,7 +19,15 @@ import msgspec
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore
 from quantkit.jsontext import canonical_json, dump_json
-from quantkit.pipeline.places import refuse_existing, refuse_inputs, refuse_strangers, require_places, to_retire
+from quantkit.pipeline.places import (
+    is_behind_link,
+    names_of,
+    refuse_existing,
+    refuse_inputs,
+    refuse_strangers,
+    require_places,
+    to_retire,
+)
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan
 from quantkit.plan.gguf import Plan
 from quantkit.plan.layouts import short_type
@@ -77,7 +85,7 @@ class Artifact:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return tuple(self.path.with_name(f.name) for f in self.manifest.artifact)
+        return tuple(self.path.parent / f.name for f in self.manifest.artifact)
 
     @property
     def outputs(self) -> tuple[Path, ...]:
@@ -129,13 +137,13 @@ def already_built(targets: Sequence[Path], digest: str, hash_source: Callable[[]
     Sizes and the plan digest are compared first; only when they agree are the source and the artifact hashed. Whoever
     can write the files can write such a manifest: see `pipeline.standing` for what is done besides.
     """
-    if not all(t.is_file() for t in targets):
+    if not all(t.is_file() for t in targets) or any(map(is_behind_link, targets, names_of(targets))):
         return False
     try:
         manifest = read_manifest(manifest_path(targets[0]))
     except InputError:
         return False
-    sizes = [(t.name, t.stat().st_size) for t in targets]
+    sizes = [(name, t.stat().st_size) for name, t in zip(names_of(targets), targets, strict=True)]
     if manifest.plan_digest != digest:
         return False
     if [(f.name, f.nbytes) for f in manifest.artifact] != sizes:
@@ -257,7 +265,8 @@ def write_manifest(manifest: Manifest, first: Path, gone: Collection[str] = ()) 
 
 def _signed(draft: Manifest, job: Job, published: Sequence[PublishedFile]) -> Manifest:
     """The draft with the hashes of files and tensors."""
-    records = tuple(FileRecord(p.path.name, p.nbytes, p.sha256) for p in published)
+    names = names_of([p.path for p in published])
+    records = tuple(FileRecord(name, p.nbytes, p.sha256) for name, p in zip(names, published, strict=True))
     tensors = tuple(msgspec.structs.replace(t, sha256=job.records[t.name].sha256) for t in draft.tensors)
     return replace(draft, artifact=records, tensors=tensors)
 

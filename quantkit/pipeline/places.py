@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from quantkit.errors import ExistsError, InputError, NotWritableError
-from quantkit.plan.checkpoint import CONFIG
+from quantkit.plan.carried import CONFIG
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, manifest_path, read_manifest
 from quantkit.storage import hash_file, require_sums
 from quantkit.untrusted import listed, require_path, shown
@@ -23,6 +23,16 @@ HARMLESS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 LOADED_FOLDERS = re.compile(r"additional_chat_templates|[0-9]+_.*", re.DOTALL)
+
+
+def names_of(targets: Sequence[Path]) -> list[str]:
+    """The names of an artifact's files relative to its folder, which is that of the first: FILE or FOLDER/FILE."""
+    return [target.relative_to(targets[0].parent).as_posix() for target in targets]
+
+
+def is_behind_link(path: Path, name: str) -> bool:
+    """Whether the folder of a file called FOLDER/FILE is a symbolic link, which quantkit neither makes nor follows."""
+    return "/" in name and path.parent.is_symlink()
 
 
 def require_writable_names(paths: Sequence[Path]) -> None:
@@ -43,6 +53,9 @@ def require_places(groups: Iterable[Sequence[Path]]) -> None:
     for targets in groups:
         manifest = manifest_path(targets[0])
         require_writable_names([*targets, manifest, manifest.with_name(SUMS)])
+        for name, path in zip(names_of(targets), targets, strict=True):
+            if "/" in name:
+                _require_folder(path.parent)
         for path in (*targets, manifest):
             _require_replaceable(path)
         require_sums(manifest.parent)
@@ -56,6 +69,14 @@ def _require_replaceable(path: Path) -> None:
             kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
             what = f"cannot write {shown(path)}: it is {kind}"
             raise NotWritableError(what, path=str(path), hint="choose another output with -o")
+
+
+def _require_folder(path: Path) -> None:
+    """Raise NotWritableError for what is there and is no folder: a link to one, too, is not followed."""
+    with suppress(OSError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            what = f"cannot write into {shown(path)}: it is a link, or no folder"
+            raise NotWritableError(what, path=str(path), hint="move it away, or choose another output with -o")
 
 
 def refuse_inputs(targets: Sequence[Path], inputs: Iterable[Path]) -> None:
@@ -99,7 +120,7 @@ def _replaces(targets: Sequence[Path], older: Manifest) -> bool:
     """Whether an artifact takes the place of an older one: a checkpoint of a checkpoint, files of their namesakes."""
     if manifest_path(targets[0]).name == CHECKPOINT_MANIFEST and targets[0].suffix != ".gguf":
         return older.artifact[0].name.endswith(".safetensors")
-    return {file.name for file in older.artifact} == {target.name for target in targets}
+    return {file.name for file in older.artifact} == set(names_of(targets))
 
 
 def older_manifest(targets: Sequence[Path]) -> Manifest | None:
@@ -121,7 +142,7 @@ def to_retire(targets: Sequence[Path]) -> tuple[str, ...]:
     names = [name for name in first if os.path.lexists(manifest.with_name(name))]
     if older is None or targets[0].suffix == ".gguf":
         return tuple(names)
-    new = {target.name for target in targets}
+    new = set(names_of(targets))
     return (*names, *(name for name in _listed(manifest.parent, older) if name not in new and name not in names))
 
 
@@ -129,6 +150,8 @@ def _listed(folder: Path, older: Manifest) -> Iterator[str]:
     """The files that a manifest lists and that are still what it says."""
     for file in older.artifact:
         path = folder / file.name
+        if is_behind_link(path, file.name):
+            continue
         with suppress(OSError, InputError):
             facts = path.lstat()
             if stat.S_ISREG(facts.st_mode) and facts.st_size == file.nbytes and hash_file(path) == file.sha256:
@@ -143,7 +166,7 @@ def refuse_strangers(targets: Sequence[Path], known: Iterable[str] = ()) -> None
     if targets[0].suffix == ".gguf":
         return
     folder = targets[0].parent
-    names = {target.name for target in targets} | set(known)
+    names = {*names_of(targets), *known}
     found = [name for name in strangers(folder) if name not in names]
     if found:
         what = f"{shown(folder)} holds files that no artifact lists and a loader may read: {listed(found)}"
@@ -151,13 +174,24 @@ def refuse_strangers(targets: Sequence[Path], known: Iterable[str] = ()) -> None
 
 
 def strangers(folder: Path) -> list[str]:
-    """Names in a checkpoint's folder that mean something to loaders."""
+    """Names in a checkpoint's folder that mean something to loaders, those in folders which they look into included."""
+    found: list[str] = []
+    for entry in _entries(folder):
+        loaded = LOADED_FOLDERS.fullmatch(entry.name) is not None
+        if loaded and entry.is_dir(follow_symlinks=False):
+            found += _below(Path(entry.path))
+        elif loaded if entry.is_dir() else not HARMLESS.fullmatch(entry.name):
+            found.append(entry.name)
+    return found
+
+
+def _below(folder: Path) -> list[str]:
+    return [f"{folder.name}/{entry.name}" for entry in _entries(folder) if not HARMLESS.fullmatch(entry.name)]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [
-        entry.name
-        for entry in entries
-        if (LOADED_FOLDERS.fullmatch(entry.name) if entry.is_dir() else not HARMLESS.fullmatch(entry.name))
-    ]

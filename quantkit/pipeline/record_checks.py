@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.families.model import Model
-from quantkit.formats.gguf.file import GGUFFile
+from quantkit.formats.gguf.types import GGUFFile
 from quantkit.jsontext import utf8
 from quantkit.machine import worker_pool
-from quantkit.pipeline.places import strangers
+from quantkit.pipeline.places import is_behind_link, strangers
 from quantkit.plan.gguf import NUMERICS, Placed, digest_of
 from quantkit.quality.checks.base import Check
 from quantkit.report.manifest import Manifest
@@ -145,6 +145,9 @@ def _hashes(subject: Subject) -> Iterator[str]:
     with worker_pool(2) as pool:  # a file and its tensors at once: what one reads the other finds in memory
         for number, record in enumerate(manifest.artifact):
             path = subject.folder / record.name
+            if is_behind_link(path, record.name):
+                yield f"{shown(record.name)} lies behind a link"
+                return
             if not path.is_file():
                 yield f"{shown(record.name)} is missing"
                 return

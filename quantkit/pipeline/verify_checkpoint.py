@@ -22,7 +22,7 @@ from quantkit.formats.containers.packed import as_stored
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.jsontext import utf8
 from quantkit.pipeline.record_checks import Subject, check_record
-from quantkit.plan.checkpoint import REPLACED
+from quantkit.plan.carried import carried_names
 from quantkit.quality.checks.base import WORST_TENSORS, Check, Verification
 from quantkit.quality.checks.layers import with_gain
 from quantkit.quality.checks.predictions import STAGE, TORCH, relay
@@ -35,7 +35,7 @@ from quantkit.report.manifest import Manifest, read_manifest
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.tensors import F32
-from quantkit.tokenizer.check import source_encoder
+from quantkit.tokenizer.own import source_encoder
 from quantkit.untrusted import listed, shown
 
 if TYPE_CHECKING:
@@ -144,7 +144,8 @@ def check_carried(made: Checkpoint, source: Checkpoint, manifest: Manifest | Non
 
     Other writers than quantkit, whose folders have no manifest, save the defaults of generation anew: a note.
     """
-    names = [name for name in source.carried() if "/" not in name and name not in REPLACED]
+    names = carried_names(source)
+    names += [name for name in made.carried() if "/" in name and name not in names]
     pairs = {name: (made.read_file(name), source.read_file(name)) for name in names}
     wrong = [name for name, (mine, theirs) in pairs.items() if mine != theirs]
     noted = [name for name in wrong if name in REWRITTEN and manifest is None]

@@ -21,6 +21,7 @@ from quantkit.formats.safetensors.writer import INDEX, Shard, index_json, split_
 from quantkit.jsontext import dump_json, utf8
 from quantkit.patterns import PatternError, require_work
 from quantkit.plan.base import PlannedFile, PlannedModule, ServerTensor
+from quantkit.plan.carried import CONFIG, carried_files
 from quantkit.plan.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
 from quantkit.plan.gguf import ENOUGH_BITS, NUMERICS, Plan, eight_bit_warnings
 from quantkit.plan.groups import fitting
@@ -33,10 +34,7 @@ from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
 from quantkit.version import __version__
 
-CONFIG = "config.json"
 PLAIN = "plain"  # the container that holds nothing rounded
-REPLACED = frozenset({CONFIG, INDEX, "quantize_config.json", "quant_config.json", "hf_quant_config.json"})
-OWN = (".manifest.json",)
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
 DAMPING = 0.03  # where a recipe says none: methods.base.Settings, which needs torch
@@ -134,7 +132,6 @@ def plan_server(
     files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
              *_side_files(checkpoint, named_in(checkpoint.config, dtype), shards, written, options))  # fmt: skip
     placed = _placed(drafts, shards)
-    left = [name for name in checkpoint.carried() if "/" in name]
     plan = ServerPlan(
         recipe=recipe.label,
         container=recipe.container,
@@ -151,7 +148,7 @@ def plan_server(
         calibration=calibration,
         needs_calibration=recipe.needs_calibration,
         warnings=(
-            *notes(recipe, found, tuple(modules.values()), left, calibrated=bool(calibration)),
+            *notes(recipe, found, tuple(modules.values()), calibrated=bool(calibration)),
             *note_low_bits(tuple(modules.values())),
             *note_dtypes(said, dtype, tensors, placed, plain=decoded),
             *eight_bit_warnings(i for i in stored if (i.stored_bits or 0) >= ENOUGH_BITS and not decoded),
@@ -289,11 +286,8 @@ def _side_files(
     container = table.of(layouts[0])
     if len(shards) > 1:
         yield _file(INDEX, index_json(shards))
-    for name in checkpoint.carried():
-        if "/" not in name and name not in REPLACED and not name.endswith(OWN):
-            data = checkpoint.read_file(name)
-            assert data is not None, name
-            yield _file(name, data)
+    for name, data in carried_files(checkpoint):
+        yield _file(name, data)
     for name, body in container.sides(written).items():
         yield _file(name, _json(body))
     scheme = layouts[0].scheme

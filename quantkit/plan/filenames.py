@@ -1,8 +1,11 @@
-"""Names of checkpoints as parts of file names."""
+"""Names of checkpoints as parts of file names, and which names stay in their folder."""
 
 from __future__ import annotations
 
 import re
+
+PLAIN_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\0]{1,255}", re.DOTALL)
+MOST_CHARACTERS, MOST_BYTES = 100, 240
 
 
 def file_stem(name: str) -> str:
@@ -21,3 +24,20 @@ def _in_file_name(character: str) -> str:
     if character.isascii():
         return character if re.fullmatch(r"[A-Za-z0-9._+-]", character) else "_"
     return character if character.isprintable() else "_"
+
+
+def is_file_name(name: str) -> bool:
+    """Whether `name`, joined to a folder, names a file in it, or in a folder in it: FILE or FOLDER/FILE.
+
+    A plain name may be anything that a file system has. Of FOLDER/FILE both are printable, begin with no dot and have
+    at most 100 characters and 240 bytes.
+    """
+    folder, slash, file = name.rpartition("/")
+    if not slash:
+        return PLAIN_NAME.fullmatch(name) is not None
+    return all(map(_may_be_below, (folder, file)))
+
+
+def _may_be_below(name: str) -> bool:
+    plain = name.isprintable() and not name.startswith((".", " ")) and not set(name) & {"/", "\\"}
+    return plain and 0 < len(name) <= MOST_CHARACTERS and len(name.encode("utf-8", "replace")) <= MOST_BYTES

@@ -19,16 +19,11 @@ LOW_BITS = 3
 
 
 def notes(
-    recipe: ServerRecipe, found: Outline, modules: Sequence[PlannedModule], left: list[str], *, calibrated: bool
+    recipe: ServerRecipe, found: Outline, modules: Sequence[PlannedModule], *, calibrated: bool
 ) -> Iterator[tuple[str, str]]:
-    """What the recipe wants of its user, what stays as it is without being asked for, and what was changed.
-
-    `left` are files of the source that are not carried over.
-    """
+    """What the recipe wants of its user, what stays as it is without being asked for, and what was changed."""
     if recipe.needs_calibration and not calibrated:
         yield "needs-calibration", f"{recipe.name} is made with --calib FILE: text like what the model will see"
-    if left:
-        yield "not-carried", f"files in folders stay behind: {listed(left, 3)}"
     if found.unknown:
         many = f"{len(found.unknown)} matrices inside blocks are unknown to family {found.family} and stay as they are"
         yield "unknown-tensors", f"{many}: {listed(sorted(found.unknown), 3)}"

@@ -16,13 +16,14 @@ import numpy as np
 
 from quantkit.errors import VerificationError
 from quantkit.families.model import Constant, Model, ModelTensor, Rows
-from quantkit.formats.gguf.file import GGUFTensor, read_gguf
+from quantkit.formats.gguf.reader import read_gguf
+from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
 from quantkit.plan.reading import matrix_shape
 from quantkit.qtypes import base
 from quantkit.quality.tensor_errors import decode_gguf
 from quantkit.source import Checkpoint
-from quantkit.source.base import SourceFile
+from quantkit.source.base import SourceFile, close_shards, no_side_file, no_side_files, require_unchanged
 from quantkit.tensors import F32, U8, TensorInfo
 from quantkit.untrusted import InputFile, open_input
 
@@ -141,23 +142,11 @@ class DecodedCheckpoint:
     def files(self) -> tuple[SourceFile, ...]:
         return ()
 
-    def file_names(self) -> tuple[str, ...]:
-        return ()
-
-    def read_file(self, name: str) -> bytes | None:
-        """None: only its weights are looked at."""
-        return None
-
-    def carried(self) -> tuple[str, ...]:
-        return ()
-
-    def unchanged(self) -> None:
-        for shard in self.shards:
-            shard.unchanged()
-
-    def close(self) -> None:
-        for shard in self.shards:
-            shard.close()
+    # Only its weights are looked at.
+    file_names = carried = no_side_files
+    read_file = no_side_file
+    unchanged = require_unchanged
+    close = close_shards
 
 
 def open_decoded(paths: Sequence[Path], source: Checkpoint, model: Model) -> DecodedCheckpoint:

@@ -21,6 +21,7 @@ import msgspec
 
 from quantkit.errors import InputError
 from quantkit.jsontext import canonical_json, dump_json, utf8
+from quantkit.plan.filenames import is_file_name
 from quantkit.report.records import FileRecord, ManifestRecord, TensorRecord
 from quantkit.untrusted import parse_json_object, read_bounded, shown
 
@@ -29,7 +30,6 @@ __all__ = ["FileRecord", "Manifest", "TensorRecord", "identity", "manifest_path"
 SCHEMA = "quantkit.manifest/1"
 MAX_MANIFEST_BYTES = 256 << 20
 MAX_MANIFEST_VALUES = 1 << 23  # a dozen for each of the most tensors that a file may have
-FILE_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\0]{1,255}", re.DOTALL)  # joined to a folder: stays in it
 SPLIT_NAME = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}", re.DOTALL)
 HINT = "the manifest is damaged or of another version: convert again, or verify without it"
 SEALS = ("seal", "own_seal")
@@ -188,7 +188,7 @@ def parse_manifest(body: Any, path: Path, *, draft: bool = False) -> Manifest:
 
 def _unfinished(record: ManifestRecord) -> str | None:
     """What keeps a record from being that of a published artifact."""
-    bad = [file.name for file in record.artifact if not FILE_NAME.fullmatch(file.name)]
+    bad = [file.name for file in record.artifact if not is_file_name(file.name)]
     if bad or not record.artifact:
         return f'artifact: "{shown(bad[0])}" is no file name' if bad else "artifact: no file is named"
     if len({file.name for file in record.artifact}) < len(record.artifact):

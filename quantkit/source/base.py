@@ -86,6 +86,38 @@ class Checkpoint(Protocol):
     def close(self) -> None: ...
 
 
+# What checkpoints in GGUF files have in common: methods of their classes.
+
+
+class InShards(Protocol):
+    """A checkpoint whose files are all open."""
+
+    @property
+    def shards(self) -> tuple[InputFile, ...]: ...
+
+
+def no_side_files(self: object) -> tuple[str, ...]:
+    """No names: there is nothing beside the weights."""
+    return ()
+
+
+def no_side_file(self: object, name: str) -> bytes | None:
+    """None, whatever the name."""
+    return None
+
+
+def require_unchanged(self: InShards) -> None:
+    """See `Checkpoint.unchanged`."""
+    for shard in self.shards:
+        shard.unchanged()
+
+
+def close_shards(self: InShards) -> None:
+    """Close all files."""
+    for shard in self.shards:
+        shard.close()
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor in a file: its bytes are `info.nbytes` from `offset`. Reading is safe from several threads."""

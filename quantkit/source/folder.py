@@ -17,13 +17,13 @@ from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.source import mistral
 from quantkit.source.base import MAX_SIDE_FILE_BYTES, SourceFile, StoredTensor, require_decodable
+from quantkit.source.nested import MAX_NESTED_BYTES, is_nested, is_nested_folder, list_nested
 from quantkit.source.shards import CONSOLIDATED, INDEX, PARAMS, index_of, read_index, read_shards, stem_of, weight_files
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import InputFile, listed, open_input, parse_json_object, read_all, shown
 
 CONFIG = "config.json"
 INDEX_SUFFIX = ".index.json"
-TEMPLATES = "additional_chat_templates"
 
 # Everything besides weights that families and tokenizers read, and nothing else.
 SIDE_FILES = (
@@ -31,7 +31,6 @@ SIDE_FILES = (
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json",
     "chat_template.jinja", "chat_template.json", "modules.json", "README.md", *SIDE_CONFIGS,
 )  # fmt: skip
-SIDE_FOLDER_FILES = re.compile(rf"{TEMPLATES}/[A-Za-z0-9_-][A-Za-z0-9._-]{{0,99}}\.jinja|[0-9]_[A-Za-z]+/config\.json")
 
 # What else belongs to a model and goes along with it: processors, other tokenizers' files, licences, cards.
 CARRIED = re.compile(
@@ -91,7 +90,8 @@ class FolderCheckpoint:
         if name in self.others:
             with closing(_open(self.root, name)) as file:
                 return read_all(file, MAX_SIDE_FILE_BYTES)
-        return read_all(self.sides[name], MAX_SIDE_FILE_BYTES) if name in self.sides else None
+        limit = MAX_NESTED_BYTES if "/" in name else MAX_SIDE_FILE_BYTES
+        return read_all(self.sides[name], limit) if name in self.sides else None
 
     def carried(self) -> tuple[str, ...]:
         return tuple(sorted({*self.sides, *self.others, *self.made} - self.replaced))
@@ -113,7 +113,7 @@ def open_folder(folder: Path, emit: Sink, *, as_stored: bool = False) -> FolderC
     UnsupportedError for weights in a layout that is not read.
     """
     root = Path(os.path.realpath(folder))
-    names = _list(root)
+    names, left = _list(root)
     stem = stem_of(names)
     of_mistral = {PARAMS, mistral.tokenizer_file(names), index_of(stem)} if stem == CONSOLIDATED else set()
     sides: dict[str, InputFile] = {}
@@ -121,7 +121,7 @@ def open_folder(folder: Path, emit: Sink, *, as_stored: bool = False) -> FolderC
     linked: dict[str, Path] = {}
     try:
         for name in sorted(names):
-            if name in SIDE_FILES or name in of_mistral or SIDE_FOLDER_FILES.fullmatch(name):
+            if name in SIDE_FILES or name in of_mistral or is_nested(name):
                 sides[name] = _open(root, name, linked)
         index = read_index(sides[index_of(stem)]) if index_of(stem) in sides else None
         wanted = weight_files(root, names, index, stem)
@@ -143,6 +143,8 @@ def open_folder(folder: Path, emit: Sink, *, as_stored: bool = False) -> FolderC
         raise
     _warn_of_code(found.config, emit)
     _warn_of_links(linked, emit)
+    if left:
+        emit(Warned("not-carried", f"{len(left)} files in folders are not read and stay behind: {listed(left, 3)}"))
     others = sorted(n for n in names if CARRIED.fullmatch(n) and n not in sides and not n.endswith(INDEX_SUFFIX))
     return replace(found, others=tuple(others))
 
@@ -166,8 +168,8 @@ def _object(file: InputFile) -> dict[str, Any]:
     return parse_json_object(read_all(file, MAX_CONFIG_BYTES), file.path, digits=True)
 
 
-def _list(root: Path) -> set[str]:
-    """Names of files in the folder, and of side files one folder below."""
+def _list(root: Path) -> tuple[set[str], list[str]]:
+    """Names of files in the folder, and of side files one folder below; what in those folders is not read."""
     names: set[str] = set()
     try:
         for entry in root.iterdir():
@@ -175,14 +177,14 @@ def _list(root: Path) -> set[str]:
             if len(names) > MAX_FOLDER_ENTRIES:
                 what = f"{shown(root)} has more than {MAX_FOLDER_ENTRIES:,} files"
                 raise InputError(what, path=str(root), hint="give the folder of one checkpoint")
-            if SIDE_FOLDER_FILES.fullmatch(f"{entry.name}/config.json") and (entry / CONFIG).is_file():
-                names.add(f"{entry.name}/{CONFIG}")
-        if TEMPLATES in names:
-            names |= {f"{TEMPLATES}/{file.name}" for file in (root / TEMPLATES).glob("*.jinja")}
+        folders = sorted(filter(is_nested_folder, names))
+        for name in folders if _is_snapshot(root) else ():
+            locate(root, name)  # a download has no links to folders
+        nested, left = list_nested(root, folders)
     except OSError as error:
         what = f"{shown(root)} cannot be read: {error.strerror}"
         raise InputError(what, path=str(root), hint="check its permissions") from error
-    return names
+    return names | nested, left
 
 
 def locate(root: Path, name: str) -> Path:

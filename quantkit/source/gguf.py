@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
-from quantkit.formats.gguf.file import GGUFTensor, parse_gguf, require_whole_split, shard_paths
+from quantkit.formats.gguf.file import require_whole_split, shard_paths
+from quantkit.formats.gguf.reader import parse_gguf
+from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
-from quantkit.source.base import SourceFile, StoredTensor, require_decodable, require_weights
+from quantkit.source.base import (
+    SourceFile,
+    StoredTensor,
+    close_shards,
+    no_side_file,
+    no_side_files,
+    require_decodable,
+    require_unchanged,
+    require_weights,
+)
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import InputFile, open_input, shown
 
@@ -42,23 +53,11 @@ class GGUFCheckpoint:
     def files(self) -> tuple[SourceFile, ...]:
         return tuple(SourceFile(f.path.name, str(f.path), f.nbytes, weights=True, opened=f) for f in self.shards)
 
-    def file_names(self) -> tuple[str, ...]:
-        return ()
-
-    def read_file(self, name: str) -> bytes | None:
-        """None: a GGUF model has no side files, `metadata` holds all."""
-        return None
-
-    def carried(self) -> tuple[str, ...]:
-        return ()
-
-    def unchanged(self) -> None:
-        for shard in self.shards:
-            shard.unchanged()
-
-    def close(self) -> None:
-        for shard in self.shards:
-            shard.close()
+    # A GGUF file has no side files: `metadata` holds all.
+    file_names = carried = no_side_files
+    read_file = no_side_file
+    unchanged = require_unchanged
+    close = close_shards
 
 
 def open_gguf(path: Path) -> GGUFCheckpoint:

@@ -41,16 +41,18 @@ from huggingface_hub.errors import (
 from quantkit.errors import NetworkError, QuantkitError, ResourceError, UsageError
 from quantkit.events import Event, Sink, StageFinished, StageStarted, TensorProgress, Warned
 from quantkit.formats.gguf.file import SHARD_NAME, shard_name
-from quantkit.source.folder import SIDE_FILES, TEMPLATES, locate
+from quantkit.source.folder import SIDE_FILES, locate
+from quantkit.source.nested import PATTERNS
 from quantkit.source.shards import CONSOLIDATED, MAX_SHARDS, index_of, read_index, stem_of, weight_files
 from quantkit.untrusted import open_input, shown
 
 # What a checkpoint for servers carries over besides (`FolderCheckpoint.carried`); code of the repository stays there.
 CARRIED = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "params.json",
-    "tokenizer.model.v*", index_of(CONSOLIDATED), "LICENSE*", "NOTICE*", "USE_POLICY*",
+    "config_sentence_transformers.json", "sentence_bert_config.json", "tokenizer.model.v*", index_of(CONSOLIDATED),
+    "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
-SIDE_PATTERNS = [*SIDE_FILES, *CARRIED, f"{TEMPLATES}/*.jinja", "*_Pooling/config.json"]
+SIDE_PATTERNS = [*SIDE_FILES, *CARRIED, *PATTERNS]
 WORKERS = 4  # files at a time; one connection rarely fills the line
 TOKEN = re.compile(r"hf_(?:[a-z]+_)?[A-Za-z0-9]{8,}[\w.-]*|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)")
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")

@@ -228,12 +228,25 @@ class Disk:
         """Make the names in a folder durable; a no-op where folders cannot be synced."""
         file = File(self.run(folder, os.open, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), folder)
         try:
-            self.run(folder, os.fsync, file.fd)
+            self.sync_open_folder(file)
+        finally:
+            os.close(file.fd)
+
+    def sync_open_folder(self, folder: File) -> None:
+        """Make the names in a folder that is held open durable."""
+        try:
+            self.run(folder.path, os.fsync, folder.fd)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
-        finally:
-            os.close(file.fd)
+
+    def sync_name(self, path: Path) -> None:
+        """Make the name `path` durable; of a file in an open folder, and the folder's own name, too."""
+        if isinstance(path, Anchored) and path.folder is not None:
+            self.sync_open_folder(File(path.folder, path.parent))
+            self.sync_folder(path.parent.parent)
+        else:
+            self.sync_folder(path.parent)
 
     def forget(self, file: File, offset: int, nbytes: int) -> None:
         """Start writing these bytes to the disk and drop clean ones from the page cache; 0 means to the end.

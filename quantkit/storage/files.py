@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from quantkit.errors import BusyError, ExistsError, InputError, NotWritableError, ResourceError
-from quantkit.storage.disk import Disk, File, Ops, is_own, open_at
+from quantkit.storage.disk import Anchored, Disk, File, Ops, is_own, look, open_at
 from quantkit.storage.failures import explained, free_bytes, shown
 from quantkit.storage.faults import from_environment
 
@@ -50,10 +50,14 @@ def preflight(folder: Path, needed: int) -> None:
 def open_regular(path: Path) -> File:
     """Open a regular file for reading. Raises InputError when it is missing, unreadable or something else.
 
-    Symbolic links are followed; a pipe or device is refused without waiting for it.
+    Symbolic links are followed, but for a path below a folder that is held open; a pipe or device is refused without
+    waiting for it.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if isinstance(path, Anchored):
+            fd = open_at(path, os.O_RDONLY)
+        else:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise InputError(f"cannot read {shown(path)}: {error.strerror}", path=shown(path)) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -85,7 +89,7 @@ def hash_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
 def holds(path: Path, nbytes: int, sha256: str) -> bool:
     """Whether `path` is a regular file of this size and hash."""
     try:
-        facts = path.stat()
+        facts = look(path) if isinstance(path, Anchored) else path.stat()
     except (OSError, ValueError):
         return False
     return stat.S_ISREG(facts.st_mode) and facts.st_size == nbytes and hash_file(path) == sha256

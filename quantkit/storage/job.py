@@ -31,6 +31,7 @@ from quantkit.storage.faults import from_environment
 from quantkit.storage.files import exists, holds, open_regular, preflight
 from quantkit.storage.journal import History, Move, PartFile, Record, Retirement
 from quantkit.storage.keys import user_key
+from quantkit.storage.nested import part_name, placed, remove_all, require_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +71,7 @@ def open_job(
 ) -> Job:
     """Begin or continue the job in `folder`, which lies beside the final files: `<parent>/.quantkit-<digest[:12]>`.
 
+    A file may lie one folder below the others: FOLDER/NAME; `Job.publish` makes that folder.
     `digest` stands for the bytes to be written: everything that decides them must have entered it. Of an earlier run
     with the same digest and files, `Job.records` are the finished tensors whose bytes on the disk still have their
     hash; each is read once. What lies outside of tensors (headers) every run writes anew, what is never written is
@@ -79,13 +81,7 @@ def open_job(
     Raises ResourceError, before anything is created, when the disk is too small; BusyError when another process is at
     work in the folder; NotWritableError when the place cannot be written.
     """
-    names = {f.name for f in files}
-    if (
-        len(names) != len(files)
-        or names & {"", ".", "..", JOURNAL}
-        or any("/" in f.name or f.nbytes < 0 for f in files)
-    ):
-        raise ValueError(f"not distinct file names and sizes: {files}")
+    require_names(files)
     needed = sum(f.nbytes for f in files)
     preflight(folder, needed + RESERVE_BYTES)
     disk = Disk(ops or from_environment())
@@ -288,18 +284,19 @@ class Job:
 
     def _restore_part(self, index: int, history: History) -> _Part:
         nbytes = self._files[index].nbytes
-        path = self._within(self._files[index].name)
+        path = self._within(part_name(index, self._files[index].name))
         records = [r for r in history.records.values() if r.file == index]
         if is_there(path) and look(path).st_nlink > 1:
             self._disk.remove(path)  # already linked to its final name: writing here would write there
         move = history.moves.get(index)
         if move is not None and not is_there(path):
-            target = self.folder.parent / move.target
-            if holds(target, nbytes, move.sha256):
-                self._finished |= {r.tensor: r for r in records}
-                file = open_regular(target)
-                self._held.callback(os.close, file.fd)
-                return _Part(file, nbytes, published=PublishedFile(target, nbytes, move.sha256))
+            with placed(self._disk, self.folder.parent, move.target) as target:
+                if target is not None and holds(target, nbytes, move.sha256):
+                    self._finished |= {r.tensor: r for r in records}
+                    file = open_regular(target)
+                    self._held.callback(os.close, file.fd)
+                    goal = PublishedFile(self.folder.parent / move.target, nbytes, move.sha256)
+                    return _Part(file, nbytes, published=goal)
         file = self._open(path, os.O_RDWR | os.O_CREAT)
         if not is_own(file):
             raise not_ours(file.path)
@@ -359,24 +356,28 @@ class Job:
             self._disk.append(self._journal, journal.retirement_line(Retirement(self._retired), self._key))
             self._disk.sync(self._journal)
             self._resumable = True
-        kept = {part.published.path.name for part in self._parts if part.published is not None}
-        for name in self._retired:
-            if name not in kept:
-                self._disk.remove(self.folder.parent / name)
-        if self._retired:
-            self._disk.sync_folder(self.folder.parent)
+        kept = {self._relative(part.published) for part in self._parts if part.published is not None}
+        remove_all(self._disk, self.folder.parent, [name for name in self._retired if name not in kept])
+
+    def _relative(self, goal: PublishedFile) -> str:
+        return os.path.relpath(goal.path, self.folder.parent)
 
     def _move(self, index: int, goal: PublishedFile, overwrite: bool) -> None:
-        part = self._parts[index]
-        there = holds(goal.path, goal.nbytes, goal.sha256)
-        if part.published is not None and not (there and part.published.path.absolute() == goal.path.absolute()):
-            path = shown(goal.path)
-            raise ExistsError(f"{path} is not what the run before published as {shown(part.published.path)}", path=path)
-        if not there:
-            relative = os.path.relpath(goal.path, self.folder.parent)
-            self._disk.append(self._journal, journal.move_line(Move(index, relative, goal.sha256), self._key))
-            self._rename(part.file.path, goal, overwrite)
-        self._disk.sync_folder(goal.path.parent)
+        part, name = self._parts[index], self._relative(goal)
+        nested = self._files[index].name
+        if "/" in nested and name != nested:
+            raise ValueError(f"{goal.path} is not {nested} beside the job")
+        with placed(self._disk, self.folder.parent, nested, make=True) as below:
+            target = below if "/" in nested and below is not None else goal.path
+            there = holds(target, goal.nbytes, goal.sha256)
+            if part.published is not None and not (there and part.published.path.absolute() == goal.path.absolute()):
+                path = shown(goal.path)
+                what = f"{path} is not what the run before published as {shown(part.published.path)}"
+                raise ExistsError(what, path=path)
+            if not there:
+                self._disk.append(self._journal, journal.move_line(Move(index, name, goal.sha256), self._key))
+                self._rename(part.file.path, replace(goal, path=target), overwrite)
+            self._disk.sync_name(target)
         self._parts[index] = replace(part, published=goal)
 
     def _rename(self, source: Path, goal: PublishedFile, overwrite: bool) -> None:

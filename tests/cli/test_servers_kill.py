@@ -14,7 +14,8 @@ from commands import TINY
 from forks import Forks, operations, spread
 
 TEXT = TINY.parent / "calibration.jsonl"
-COMMON = ["convert", str(TINY), "--quiet", "--no-verify", "--threads", "2"]
+REST = ["--quiet", "--no-verify", "--threads", "2"]
+COMMON = ["convert", str(TINY), *REST]
 PLAIN = [*COMMON, "--to", "fp8"]
 CALIBRATED = [*COMMON, "--to", "w4a16-awq", "--calib", str(TEXT), "--samples", "2", "--seqlen", "32"]
 CACHED = [*COMMON, "--to", "fp8-kv", "--calib", str(TEXT), "--samples", "2", "--seqlen", "32"]
@@ -32,8 +33,9 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
 def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file with a name that a loader sees: not of what says how long it took."""
     told = {"model.manifest.json", "SHA256SUMS"}
-    seen = [p for p in folder.iterdir() if p.name not in told and not p.name.startswith(".")]
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in seen}
+    seen = [p for p in folder.rglob("*") if p.is_file()]
+    names = {p.relative_to(folder).as_posix(): p for p in seen if p.name not in told}
+    return {n: hashlib.sha256(p.read_bytes()).hexdigest() for n, p in names.items() if not n.startswith(".")}
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +84,25 @@ def test_a_failing_disk_loses_nothing(kind: str, count: int, forks: Forks, tmp_p
 @pytest.mark.slow
 def test_killed_while_it_replaces_no_folder_is_of_two_models(count: int, forks: Forks, tmp_path: Path) -> None:
     """What has a config.json is all old or all new; the same command ends with the new and nothing else."""
-    older = [*COMMON, "--to", "w8a16", "--max-shard-size", "900K"]
+    sources = [Path(shutil.copytree(TINY, tmp_path / name)) for name in ("older", "newer")]
+    for source, files in zip(sources, ("xy", "yz"), strict=True):
+        for name in files:  # one file goes, one is replaced, one comes, and a folder goes
+            path = source / f"additional_chat_templates/{name}.jinja"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"{source.name} {name}")
+    (sources[0] / "1_Pooling").mkdir()
+    (sources[0] / "1_Pooling" / "config.json").write_text("{}")
+    older = ["convert", str(sources[0]), *REST, "--to", "w8a16", "--max-shard-size", "900K"]
+    newer = ["convert", str(sources[1]), *REST, "--to", "fp8"]
     old, new = tmp_path / "old", tmp_path / "new"
     assert forks.run([*older, "-o", str(old)]) == 0
-    assert forks.run([*PLAIN, "-o", str(new)]) == 0
+    assert forks.run([*newer, "-o", str(new)]) == 0
     states = hashes(old), hashes(new)
     killed = 0
-    for n in range(max(count - 60, 1), count + 30, 3):
+    for n in range(max(count - 60, 1), count + 60, 4):
         out = tmp_path / f"{n}"
         shutil.copytree(old, out)
-        command = [*PLAIN, "-o", str(out), "--force"]
+        command = [*newer, "-o", str(out), "--force"]
         killed += forks.run(command, f"kill:{n}") == -signal.SIGKILL
         found = hashes(out)
         assert found in states or "config.json" not in found, n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -75,15 +76,22 @@ def test_the_index_names_the_shard_of_every_tensor():
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)
-@given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=20), limit=st.integers(1, 60))
-def test_shards_keep_order_and_bounds(sizes, limit):
-    entries = [Entry(f"t{i}", "U8", (size,)) for i, size in enumerate(sizes)]
-    shards = split_shards(entries, limit)
+@given(
+    sizes=st.lists(st.integers(0, 1200), min_size=1, max_size=20),
+    limit=st.integers(1, 4000),
+    making=st.dictionaries(st.text(max_size=5), st.text(max_size=9), max_size=2),
+)
+def test_no_file_is_larger_than_asked_for_but_by_a_tensor(sizes, limit, making):
+    """Header, padding and data together; and no file is smaller than it has to be."""
+    entries = [Entry(f"tensor é {i}", "U8", (size,)) for i, size in enumerate(sizes)]
+    shards = split_shards(entries, limit, making)
     assert [entry for shard in shards for entry in shard.entries] == entries
     for shard in shards:
-        data = sum(entry.nbytes for entry in shard.entries)
-        assert data <= limit or len(shard.entries) == 1 or sum(e.nbytes > 0 for e in shard.entries) == 1
-        assert shard.header.nbytes == len(shard.header.data) + data
+        assert shard.header == encode_header(shard.entries, making)
+        assert shard.header.nbytes == len(shard.header.data) + sum(entry.nbytes for entry in shard.entries)
+        assert shard.header.nbytes <= limit or len(shard.entries) == 1
+    for shard, following in pairwise(shards):
+        assert encode_header((*shard.entries, following.entries[0]), making).nbytes > limit
 
 
 def test_one_file_needs_no_number_and_tensors_start_aligned():

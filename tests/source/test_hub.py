@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 from quantkit.errors import InputError, NetworkError, ResourceError, UsageError
 from quantkit.events import Event, StageFinished, StageStarted, TensorProgress, Warned
+from quantkit.plan.carried import carried_names
 from quantkit.source.folder import open_folder
 from quantkit.source.hub import Hub, fetch
 
@@ -40,7 +41,11 @@ def repository(fill: int) -> dict[str, bytes]:
         "tokenizer.json": b'{"version": "1.0"}',
         "tokenizer_config.json": b'{"bos_token": "<s>"}',
         "additional_chat_templates/rag.jinja": b"rag",
+        "additional_chat_templates/notes.txt": b"no template",
         "1_Pooling/config.json": b'{"pooling_mode_cls_token": true}',
+        "2_Dense/config.json": b'{"bias": true}',
+        "2_Dense/model.safetensors": b"weights of a module",
+        "config_sentence_transformers.json": b"{}",
         "README.md": b"---\nlicense: mit\n---\n",
         "pytorch_model.bin": b"pickle",
         "consolidated.safetensors": b"duplicate",
@@ -55,7 +60,8 @@ def repository(fill: int) -> dict[str, bytes]:
 
 NEEDED = {
     "config.json", "model.safetensors.index.json", *SHARDS, "tokenizer.json", "tokenizer_config.json",
-    "additional_chat_templates/rag.jinja", "1_Pooling/config.json", "README.md",
+    "additional_chat_templates/rag.jinja", "1_Pooling/config.json", "2_Dense/config.json", "README.md",
+    "config_sentence_transformers.json",
 }  # fmt: skip
 
 
@@ -84,6 +90,9 @@ def test_fetches_only_what_is_needed(hub_state: HubState, hub: Hub) -> None:
     checkpoint = open_folder(folder, events.append)
     assert (checkpoint.name, checkpoint.repo, checkpoint.commit) == ("Model-1B", REPO, OLD)
     assert float(checkpoint.ref("a.weight").read(0, 400).max()) == 1.0
+    carried = {name: checkpoint.read_file(name) for name in carried_names(checkpoint)}
+    assert carried.keys() == NEEDED - {"config.json", "model.safetensors.index.json", *SHARDS}
+    assert carried.items() <= hub_state.commits[OLD].items()
     hashes = {f.name: f.sha256 for f in checkpoint.files()}
     for shard in SHARDS:
         assert hashes[shard] == hashlib.sha256(hub_state.commits[OLD][shard]).hexdigest()

@@ -325,6 +325,18 @@ def test_links_out_of_a_download_are_refused(name: str, tmp_path: Path) -> None:
     refused(snapshot, "is a link to .*secret, outside the checkpoint")
 
 
+@pytest.mark.parametrize("name", ["additional_chat_templates", "1_Pooling"])
+def test_a_download_has_no_links_to_folders_elsewhere(name: str, tmp_path: Path) -> None:
+    snapshot = hub_cache(tmp_path)
+    write(tmp_path / "outside", {"a.jinja": b"template", "config.json": b"{}", "private.txt": b""})
+    (snapshot / name).symlink_to(tmp_path / "outside")
+    events: list[Event] = []
+    refused(snapshot, "is a link to .*outside, outside the checkpoint")
+    with pytest.raises(InputError):
+        open_source(str(snapshot), emit=events.append)
+    assert "private.txt" not in str(events)
+
+
 def test_template_folder_that_is_a_link(tmp_path: Path) -> None:
     outside = write(tmp_path / "outside", {"a.jinja": b"template"})
     path = sharded(tmp_path / "c")

@@ -79,6 +79,7 @@ class Machine:
 
     def __init__(self, root: Path, before: dict[str, bytes]) -> None:
         self.start: Names = {root: None}
+        self.start |= {(root / name).parent: None for name in before}
         self.start |= {root / name: Inode(bytearray(data), len(data)) for name, data in before.items()}
         self.names: Names = dict(self.start)
         self.changes: list[Change] = []

@@ -18,10 +18,12 @@ from quantkit.cli.exits import exit_code
 from quantkit.errors import QuantkitError, VerificationError
 from quantkit.storage import Job, Ops, PartFile, Record, open_job, remove_file, update_sums, write_small
 from quantkit.storage.disk import Args, Result, direct
+from quantkit.storage.nested import part_name
 
 DIGEST = "5eed" * 16
 JOB = f".quantkit-{DIGEST[:12]}"
-NAMES = ("model-1-of-2.gguf", "model-2-of-2.gguf")
+NAMES = ("model-1-of-2.gguf", "model-2-of-2.gguf", "templates/tools.jinja")
+FOLDER = "templates"
 MANIFEST = "model.json"
 HEADER = b"HEAD" * 40
 
@@ -54,14 +56,15 @@ TENSORS = _tensors()
 
 def _contents(file: int) -> bytes:
     mine = [t for t in TENSORS if t.file == file]
-    data = bytearray(max(t.offset + -(-len(t.data) // 64) * 64 for t in mine))
+    data = bytearray(max((t.offset + -(-len(t.data) // 64) * 64 for t in mine), default=192))
     data[: len(HEADER)] = HEADER
     for tensor in mine:
         data[tensor.offset : tensor.offset + len(tensor.data)] = tensor.data
     return bytes(data)
 
 
-CONTENTS = tuple(map(_contents, (0, 1)))
+CONTENTS = tuple(map(_contents, range(len(NAMES))))
+PARTS = tuple(part_name(number, name) for number, name in enumerate(NAMES))
 FILES = tuple(PartFile(name, len(data)) for name, data in zip(NAMES, CONTENTS, strict=True))
 
 
@@ -74,7 +77,7 @@ def build(out: Path, ops: Ops | None = None, *, overwrite: bool = False, stop_af
         if overwrite:
             remove_file(out / MANIFEST, ops=ops)
         published = job.publish([out / name for name in NAMES], overwrite=overwrite, check=check_structure)
-        sums = {p.path.name: p.sha256 for p in published}
+        sums = {p.path.relative_to(out).as_posix(): p.sha256 for p in published}
         manifest = json.dumps(sums).encode()
         write_small(out / MANIFEST, manifest, overwrite=True, ops=ops)
         update_sums(out, sums | {MANIFEST: hashlib.sha256(manifest).hexdigest()}, ops=ops)
@@ -121,9 +124,19 @@ def assert_nothing_damaged(out: Path, before: dict[str, bytes]) -> None:
 
 def assert_complete(out: Path) -> None:
     """Everything is published, the sums agree, and no other file is left."""
-    assert sorted(p.name for p in out.iterdir()) == sorted([*NAMES, MANIFEST, "SHA256SUMS"])
+    assert files(out) == {*NAMES, MANIFEST, "SHA256SUMS"}
+    assert [p.name for p in out.iterdir() if p.is_dir()] == [FOLDER]
     assert tuple((out / name).read_bytes() for name in NAMES) == CONTENTS
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=out, check=True)
+
+
+def files(out: Path) -> set[str]:
+    """The names of all files, of those in folders with the folder."""
+    return {p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir()}
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in files(out) if not name.startswith(JOB)}
 
 
 def published(out: Path) -> set[str]:
@@ -132,12 +145,12 @@ def published(out: Path) -> set[str]:
     return {name for name, data in pairs if (out / name).exists() and (out / name).read_bytes() == data}
 
 
-OLD = {NAMES[0]: b"an older artifact", NAMES[1]: b"its second file"}
+OLD = {NAMES[0]: b"an older artifact", NAMES[1]: b"its second file", NAMES[2]: b"its template"}
 OLD[MANIFEST] = json.dumps({name: hashlib.sha256(data).hexdigest() for name, data in OLD.items()}).encode()
 
 
 def with_old_artifact(out: Path) -> dict[str, bytes]:
-    out.mkdir(parents=True)
+    (out / FOLDER).mkdir(parents=True)
     for name, data in OLD.items():
         (out / name).write_bytes(data)
     return OLD

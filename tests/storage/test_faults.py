@@ -217,7 +217,7 @@ def test_a_file_size_limit(missing: tuple[str, ...], tmp_path: Path) -> None:
         with file_size_limit(largest * number // 100), pytest.raises(ResourceError, match="File too large"):
             build(out, lacking(*missing), overwrite=True)
         scenario.assert_nothing_damaged(out, before)
-        assert {p.name for p in out.iterdir()} == set(before), "nothing was finished, so nothing is kept"
+        assert scenario.files(out) == set(before), "nothing was finished, so nothing is kept"
     REPLACE.assert_rerun_completes(out, before)
 
 

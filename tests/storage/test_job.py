@@ -76,7 +76,26 @@ def test_allocated_blocks_count_when_a_job_is_resumed(tmp_path: Path, monkeypatc
         open_job(tmp_path / "other", digest="d", files=files)
 
 
-@pytest.mark.parametrize("names", [["a", "a"], ["a/b"], [""], [".."], ["."], ["journal.jsonl"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a", "a"],
+        ["a/b", "a/b"],
+        ["a/b/c"],
+        ["/b"],
+        ["a/"],
+        ["../b"],
+        [".a/b"],
+        ["a/.."],
+        ["a/b\\"],
+        ["a\n/b"],
+        ["nested-1", "a/b"],
+        [""],
+        [".."],
+        ["."],
+        ["journal.jsonl"],
+    ],
+)
 def test_part_names_are_plain_and_distinct(names: list[str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not distinct file names"):
         open_job(tmp_path / "job", digest="d", files=[PartFile(name, 1) for name in names])
@@ -179,7 +198,8 @@ def test_a_file_has_the_mode_that_the_umask_says(tmp_path: Path) -> None:
         build(tmp_path)
     finally:
         os.umask(before)
-    assert {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()} == {0o640}
+    assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in scenario.files(tmp_path)} == {0o640}
+    assert stat.S_IMODE((tmp_path / scenario.FOLDER).stat().st_mode) == 0o750
 
 
 def test_finished_tensors_are_synced_by_bytes_not_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +260,7 @@ def test_damaged_parts_are_noticed_and_written_again(
     """Bits flipped anywhere, padding and header included: the result is that of a run without an accident."""
     out = new_folder()
     build(out, stop_after=data.draw(st.integers(1, len(TENSORS)), "finished"))
-    for file, name in enumerate(NAMES):
+    for file, name in enumerate(scenario.PARTS):
         path = part(out, name)
         raw = bytearray(path.read_bytes())
         for at in data.draw(st.lists(st.integers(0, len(raw) - 1), max_size=3), f"damage of {file}"):
@@ -290,7 +310,9 @@ def test_the_work_of_another_job_is_set_aside(digest: str, files: tuple[PartFile
         assert not job.records
         assert job.read(0, 0, files[0].nbytes) == bytes(files[0].nbytes)
         assert sorted(p.name for p in job.paths[0].parent.iterdir()) == sorted(
-            ["journal.jsonl", *(f.name for f in files)]
+            ["journal.jsonl", *scenario.PARTS[: len(files)]]
+            if files == FILES
+            else ["journal.jsonl", *(f.name for f in files)]
         )
     assert list(tmp_path.iterdir()) == [], "which had finished nothing"
 
@@ -342,7 +364,7 @@ def test_a_target_that_is_equal_counts_as_published(overwrite: bool, tmp_path: P
 def test_another_process_may_publish_the_same_bytes_first(tmp_path: Path) -> None:
     def late(call: Callable[[*Args], Result], *args: *Args) -> Result:
         if call is disk_module.rename_noreplace:  # type: ignore[comparison-overlap]
-            (tmp_path / Path(str(args[1])).name).write_bytes(Path(str(args[0])).read_bytes())
+            Path(str(args[1])).write_bytes(Path(str(args[0])).read_bytes())
         return call(*args)
 
     build(tmp_path, late)

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def victim(tmp_path: Path) -> Path:
     (folder / "journal.jsonl").write_text("hello\n")
     (folder / "lock").write_text("mine")
     for name in NAMES:
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("mine")
     return folder
 
@@ -149,7 +151,7 @@ def lie(out: Path, key: bytes | None) -> None:
         )
         lines.append(record_line(changed, key or b""))
     (run / "journal.jsonl").write_bytes(b"".join(lines))
-    for name, content in zip(NAMES, data, strict=True):
+    for name, content in zip(scenario.PARTS, data, strict=True):
         (run / name).write_bytes(content)
 
 
@@ -175,7 +177,7 @@ def test_lines_of_another_job_of_the_same_user_do_not_count(tmp_path: Path) -> N
     [other] = (tmp_path / "b" / JOB).glob("run-*/journal.jsonl")
     with other.open("ab") as file:
         file.write(b"\n".join(lines[1:]))
-    for name, content in zip(NAMES, scenario.CONTENTS, strict=True):
+    for name, content in zip(scenario.PARTS, scenario.CONTENTS, strict=True):
         (other.parent / name).write_bytes(content)
     with open_job(tmp_path / "b" / JOB, digest="other" * 12, files=scenario.FILES) as job:
         assert set(job.records) == {TENSORS[0].name}
@@ -234,18 +236,21 @@ def test_a_key_that_others_can_read_or_choose_is_no_key(
 # Replacing as one
 
 
-@pytest.mark.parametrize("at", range(3))
+@pytest.mark.parametrize("at", range(6))
 def test_what_is_retired_goes_before_the_first_rename_whatever_happens(at: int, tmp_path: Path) -> None:
-    older = ("manifest.json", "config.json", "old-2.gguf")
+    older = ("manifest.json", "config.json", "old-2.gguf", "old/a.jinja", "templates/old.jinja")
     for name in older:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("old")
+    order = (*older, "old")
     removed: list[str] = []
 
     def stumble(call: Callable[..., object], *args: object) -> object:
-        if call.__name__ == "unlink" and Path(str(args[0])).name in older:
+        name = os.path.relpath(str(args[0]), tmp_path) if call.__name__ in ("unlink", "rmdir") else ""
+        if name in order:
             if len(removed) == at:
                 raise OSError(5, "Input/output error")
-            removed.append(Path(str(args[0])).name)
+            removed.append(name)
         return call(*args)
 
     def publish(job: Job) -> None:
@@ -255,11 +260,65 @@ def test_what_is_retired_goes_before_the_first_rename_whatever_happens(at: int, 
 
     with pytest.raises(QuantkitError), open_scenario(tmp_path, stumble) as job:  # type: ignore[arg-type]
         publish(job)
-    assert removed == list(older[:at])
+    assert removed == list(order[:at])
     assert not any((tmp_path / name).exists() for name in NAMES)
     with open_scenario(tmp_path) as job:
         assert job.retired == older
         scenario.fill(job)
         job.publish([tmp_path / name for name in NAMES], overwrite=True, check=scenario.check_structure)
         job.discard()
-    assert {p.name for p in tmp_path.iterdir()} == set(NAMES)
+    assert scenario.files(tmp_path) == set(NAMES)
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {scenario.FOLDER}
+
+
+# Folders of files
+
+
+def link_to(victim: Path, folder: Path) -> None:
+    folder.symlink_to(victim)
+
+
+def file_as(victim: Path, folder: Path) -> None:
+    folder.write_text("mine")
+
+
+@pytest.mark.parametrize("plant", [link_to, file_as])
+@pytest.mark.parametrize("when", ["before", "after the folder was made", "after a file was named"])
+def test_what_takes_the_place_of_a_folder_is_not_followed(
+    when: str, plant: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.mkdir()
+    (victim / "tools.jinja").write_text("mine")
+    (victim / "old.jinja").write_text("mine")
+    planted = []
+
+    def swap() -> None:
+        planted.append(True)
+        if (out / scenario.FOLDER).exists():
+            (out / scenario.FOLDER).rename(tmp_path / "aside")
+        plant(victim, out / scenario.FOLDER)
+
+    def late(call: Callable[..., object], *args: object) -> object:
+        if not planted and when != "before":
+            name = Path(str(args[0])).name if args else ""
+            named = call.__name__ == "replace" and Path(str(args[-1])).name == "tools.jinja"
+            if named if when == "after a file was named" else call.__name__ == "open" and name == scenario.FOLDER:
+                swap()
+        return call(*args)
+
+    if when == "before":
+        swap()
+    with suppress(NotWritableError), open_scenario(out, late) as job:  # type: ignore[arg-type]
+        scenario.fill(job)
+        retire = [f"{scenario.FOLDER}/old.jinja"] if when == "before" else []
+        targets = [out / name for name in NAMES]
+        job.publish(targets, overwrite=True, check=scenario.check_structure, retire=lambda: retire)
+    assert planted
+    assert contents(victim) == {"tools.jinja": b"mine", "old.jinja": b"mine"}
+    if plant is file_as:
+        assert (out / scenario.FOLDER).read_text() == "mine"
+    (out / scenario.FOLDER).unlink()
+    build(out, overwrite=True)
+    scenario.assert_complete(out)

@@ -17,6 +17,8 @@ from quantkit.jsontext import dump_json
 from quantkit.untrusted import shown
 
 ALIGNMENT = 8
+LENGTH_BYTES = 8  # of the number before the header
+TEXT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 LOADER = {"format": "pt"}  # transformers refuses a file that does not say which framework it is for
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -49,39 +51,60 @@ def encode_header(entries: Sequence[Entry], making: Mapping[str, str] = MappingP
     names = [entry.name for entry in entries]
     assert len(set(names)) == len(names), "duplicate tensor names"
     assert METADATA not in names, METADATA
-    header: dict[str, object] = {METADATA: {**LOADER, **making}}
-    end, ends = 0, []
+    parts, starts, end = [_opening(making)], [], 0
     for entry in entries:
-        start, end = end, end + entry.nbytes
-        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [start, end]}
-        ends.append(start)
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text = text.ljust(-(-len(text) // ALIGNMENT) * ALIGNMENT)
+        parts.append(_described(entry, end))
+        starts.append(end)
+        end += entry.nbytes
+    text = b"".join((*parts, b"}"))
+    text = text.ljust(_padded(len(text)))
     if len(text) > MAX_HEADER_BYTES:
         what = (
             f"the header of {len(entries):,} tensors takes {len(text):,} bytes, at most {MAX_HEADER_BYTES:,} are read"
         )
         raise UnsupportedError(what, hint="write smaller shards")
-    data = len(text).to_bytes(8, "little") + text
-    return Header(data, tuple(len(data) + start for start in ends), len(data) + end)
+    data = len(text).to_bytes(LENGTH_BYTES, "little") + text
+    return Header(data, tuple(len(data) + start for start in starts), len(data) + end)
+
+
+def _opening(making: Mapping[str, str]) -> bytes:
+    """The text of a header up to its first tensor."""
+    return f'{{"{METADATA}":{TEXT({**LOADER, **making})}'.encode()
+
+
+def _described(entry: Entry, start: int) -> bytes:
+    """What a header says of a tensor whose data begins at `start`, with the comma before it."""
+    said = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [start, start + entry.nbytes]}
+    return f",{TEXT(entry.name)}:{TEXT(said)}".encode()
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def split_shards(
     entries: Sequence[Entry], max_bytes: int | None = None, making: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[Shard, ...]:
-    """Distribute tensors over files of at most `max_bytes` of data each, in the given order.
+    """Distribute tensors over files of at most `max_bytes` each, header included, in the given order.
 
-    A tensor larger than `max_bytes` gets a file of its own. One file is called model.safetensors, several
-    model-00001-of-00003.safetensors and so on.
+    A tensor that is larger with its header gets a file of its own. transformers and huggingface_hub count the tensors
+    alone: their files are larger than asked for by a header, which a host that takes no more bytes refuses. One file is
+    called model.safetensors, several model-00001-of-00003.safetensors and so on.
     """
+    if max_bytes is None:
+        return (Shard(SINGLE, tuple(entries), encode_header(entries, making)),)
     files: list[list[Entry]] = [[]]
-    used = 0
+    empty = len(_opening(making)) + len(b"}")
+    text, used = empty, 0  # bytes of the header's text and of the data
     for entry in entries:
-        if max_bytes is not None and files[-1] and used + entry.nbytes > max_bytes:
+        more = len(_described(entry, used))
+        whole = LENGTH_BYTES + _padded(text + more) + used + entry.nbytes
+        if files[-1] and whole > max_bytes:
             files.append([])
-            used = 0
+            text, used = empty, 0
+            more = len(_described(entry, 0))
         files[-1].append(entry)
-        used += entry.nbytes
+        text, used = text + more, used + entry.nbytes
     return tuple(
         Shard(shard_name(number, len(files)), tuple(group), encode_header(group, making))
         for number, group in enumerate(files, 1)

@@ -13,11 +13,12 @@ import numpy as np
 
 from quantkit.errors import VerificationError
 from quantkit.families.model import Model, ModelTensor
-from quantkit.formats.gguf.file import GGUFFile, GGUFTensor, read_gguf
+from quantkit.formats.gguf.reader import read_gguf
+from quantkit.formats.gguf.types import GGUFFile, GGUFTensor
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.formats.safetensors.writer import INDEX
 from quantkit.machine import core_count, worker_pool
-from quantkit.plan.checkpoint import CONFIG
+from quantkit.plan.carried import CONFIG
 from quantkit.plan.reading import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.qtypes import base
 from quantkit.quality.tensor_errors import TensorError, compare, decode_gguf, floor_db

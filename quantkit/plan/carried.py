@@ -1,0 +1,33 @@
+"""What a checkpoint for servers takes over from its source as it is: tokenizer, templates, processors, licences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quantkit.errors import InputError
+from quantkit.formats.safetensors.writer import INDEX
+from quantkit.source import Checkpoint
+from quantkit.untrusted import shown
+
+CONFIG = "config.json"
+REPLACED = frozenset({CONFIG, INDEX, "quantize_config.json", "quant_config.json", "hf_quant_config.json"})
+OWN = (".manifest.json",)
+MAX_CARRIED_BYTES = 1 << 30  # they are held in memory; the largest tokenizers have 40 MB
+
+
+def carried_names(checkpoint: Checkpoint) -> list[str]:
+    """Names of the files that are taken over, those in folders as FOLDER/FILE."""
+    return [name for name in checkpoint.carried() if name not in REPLACED and not name.endswith(OWN)]
+
+
+def carried_files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files that are taken over. Raises InputError for more than fits in memory."""
+    total = 0
+    for name in carried_names(checkpoint):
+        data = checkpoint.read_file(name)
+        assert data is not None, name
+        total += len(data)
+        if total > MAX_CARRIED_BYTES:
+            what = f"the source has more than {MAX_CARRIED_BYTES:,} bytes besides weights, up to {shown(name)}"
+            raise InputError(what, path=name, hint="remove from its folder what does not belong to the model")
+        yield name, data
