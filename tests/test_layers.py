@@ -17,7 +17,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # The floors, from the ground up: a module or package imports only from floors below its own.
 FLOORS = (
-    ("blocksums", "errors", "events", "jsontext", "metadata", "placeholders", "tensors", "version"),
+    ("blocksums", "errors", "events", "filenames", "jsontext", "metadata", "placeholders", "tensors", "version"),
     ("machine", "patterns", "units"),
     ("qtypes", "storage", "untrusted"),
     ("formats", "families", "report"),

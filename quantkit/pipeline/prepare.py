@@ -14,6 +14,7 @@ from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.families.model import Model
+from quantkit.filenames import file_stem
 from quantkit.formats.gguf.imatrix import read_imatrix
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.places import require_places
@@ -21,7 +22,6 @@ from quantkit.pipeline.request import Request, reads_importance, require_used
 from quantkit.plan.base import PlanOptions
 from quantkit.plan.checkpoint import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
 from quantkit.plan.describe import describe_source
-from quantkit.plan.filenames import file_stem
 from quantkit.plan.gguf import plan
 from quantkit.quality.checks.predictions import Reference
 from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe

@@ -12,12 +12,12 @@ from math import prod
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.model import Constant, Model, ModelTensor, Rows
 from quantkit.families.roles import Role
+from quantkit.filenames import file_stem
 from quantkit.formats.gguf.file import TensorEntry, encode_header, shard_name, split_files, split_metadata
 from quantkit.formats.gguf.imatrix import Imatrix, match_importance
 from quantkit.jsontext import utf8
 from quantkit.metadata import KeyValue
 from quantkit.plan.base import STANDARD, PlannedFile, PlanOptions
-from quantkit.plan.filenames import file_stem
 from quantkit.plan.mixture import Choice, choose_types
 from quantkit.qtypes import base
 from quantkit.recipes.rules import Recipe

@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 
 from quantkit.errors import InputError
+from quantkit.filenames import is_file_name
 from quantkit.jsontext import canonical_json, dump_json, utf8
-from quantkit.plan.filenames import is_file_name
 from quantkit.report.records import FileRecord, ManifestRecord, TensorRecord
 from quantkit.untrusted import parse_json_object, read_bounded, shown
 

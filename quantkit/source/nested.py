@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from quantkit.errors import InputError
-from quantkit.plan.filenames import is_file_name
+from quantkit.filenames import is_file_name
 from quantkit.tokenizer.chat_template import ADDITIONAL, MAX_TEMPLATES
 from quantkit.untrusted import shown
 

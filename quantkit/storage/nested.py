@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from quantkit.errors import NotWritableError
-from quantkit.plan.filenames import is_file_name
+from quantkit.filenames import is_file_name
 from quantkit.storage.claim import JOURNAL
 from quantkit.storage.disk import Disk, File, anchored, mkdir, rmdir
 from quantkit.storage.failures import shown
