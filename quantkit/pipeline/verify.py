@@ -110,7 +110,7 @@ def _look(
     files = tuple(read_gguf(path) for path in paths)
     checkpoint, model = reference.checkpoint, reference.model
     yield _structure(files, manifest, model, checkpoint)
-    yield check_tokenizer(files[0].metadata, checkpoint, model)
+    yield check_tokenizer(files[0].metadata, checkpoint, model, reference.compared)
     yield check_numbers(files, checkpoint, model, sample_rows=options.sample_rows, threads=options.threads)
     if options.engine:
         yield check_engine(paths, reference, options, emit)

@@ -84,6 +84,11 @@ class SourceTokenizer:
         return dict.fromkeys(token.text for token in self.listed)
 
     @cached_property
+    def in_order(self) -> tuple[str, ...]:
+        """The texts of `vocabulary` in the order of their ids."""
+        return tuple(self.vocabulary[index] for index in sorted(self.vocabulary))
+
+    @cached_property
     def prefixes(self) -> bool:
         """Whether a space is put before text."""
         ids = self.encode([SAMPLE])[0]

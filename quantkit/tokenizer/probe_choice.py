@@ -67,9 +67,9 @@ def choose(source: SourceTokenizer, artifact: Artifact) -> Chosen:
 def vocabulary_words(source: SourceTokenizer, first: Sequence[str]) -> list[str]:
     """Words of the vocabulary as text: up to 4,000 of `first`, those that no merge makes, and 8,000 more, evenly
     spread."""
-    ordinary = [(i, text) for i, text in sorted(source.vocabulary.items()) if text not in source.listed_texts]
+    ordinary = [text for text in source.in_order if text not in source.listed_texts]
     unmade = set(first)
-    rest = [text for _, text in ordinary if text not in unmade]
+    rest = [text for text in ordinary if text not in unmade]
     picked = [*_even(first, MAX_UNMADE), *_even(rest, MAX_WORDS)]
     lost = SPACE if source.prefixes else ""  # a space that the tokenizer puts first need not be there
     read = _byte_text if source.byte_level else (lambda piece: piece.removeprefix(lost).replace(SPACE, " "))
@@ -86,7 +86,7 @@ def unmade_pieces(source: SourceTokenizer) -> Iterator[str]:
         made = {merge.replace(" ", "", 1) for merge in merges}
     else:
         made = set(map("".join, merges))
-    for _, text in sorted(source.vocabulary.items()):
+    for text in source.in_order:
         if len(text) > 1 and text not in made and text not in source.listed_texts and not BYTE.fullmatch(text):
             yield text
 

@@ -23,7 +23,7 @@ from quantkit.families.model import Model
 from quantkit.formats.gguf.file import read_gguf
 from quantkit.machine import core_count
 from quantkit.quality.checks.base import Check
-from quantkit.quality.checks.tokenizer import compare_tokens
+from quantkit.quality.checks.tokenizer import Compared, compare_tokens
 from quantkit.quality.decoded import DecodedCheckpoint, open_decoded
 from quantkit.quality.distributions import Divergence, TopTokens, divergence, log_softmax, top_divergence
 from quantkit.quality.engines.llamacpp import CONTEXT, LlamaCpp, require_llamacpp
@@ -71,6 +71,7 @@ class Reference:
     def __init__(self, checkpoint: Checkpoint, model: Model) -> None:
         self.checkpoint = checkpoint
         self.model = model
+        self.compared = Compared(checkpoint)
         self._contexts: list[list[int]] | None = None
         self._log_probabilities: F32 | None = None
 

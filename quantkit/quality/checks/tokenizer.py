@@ -17,7 +17,7 @@ from quantkit.tokenizer.check import check_tokenizer as compare_tokenizers
 from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.probe_choice import choose
 from quantkit.tokenizer.probes import probes
-from quantkit.tokenizer.rebuilt import read_artifact
+from quantkit.tokenizer.rebuilt import NAME, read_artifact
 
 MAX_PROBLEMS = 20  # in JSON
 MAX_WORDS = 500  # an engine is asked over a socket, one text at a time
@@ -72,16 +72,41 @@ def said(left_out: Sequence[tuple[str, int]]) -> str:
     return f" ({total:,} left out: " + "; ".join(f"{count:,} {why}" for why, count in left_out) + ")"
 
 
-def check_tokenizer(metadata: Sequence[KeyValue], checkpoint: Checkpoint, model: Model) -> Check:
-    """The tokenizer entries are the source's, and rebuilt without it they encode the probe strings as it does."""
+class Compared:
+    """What came of comparing tokenizers with that of a source, by everything of a file that decides it.
+
+    All files that are made from one source have the same entries: the libraries are loaded, and asked, for the first.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._entries: dict[str, object] = {}
+        self._found: Comparison | None = None
+
+    def of(self, metadata: Sequence[KeyValue]) -> Comparison:
+        """The comparison of a file with these entries. Raises what `tokenizer.check.check_tokenizer` raises."""
+        entries = tokenizer_keys(metadata) | {kv.key: kv.items() for kv in metadata if kv.key == NAME}
+        if self._found is None or entries != self._entries:
+            self._found = compare_tokenizers(metadata, self._checkpoint.read_file, self._checkpoint.config)
+            self._entries = entries
+        return self._found
+
+
+def check_tokenizer(
+    metadata: Sequence[KeyValue], checkpoint: Checkpoint, model: Model, compared: Compared | None = None
+) -> Check:
+    """The tokenizer entries are the source's, and rebuilt without it they encode the probe strings as it does.
+
+    `compared` remembers what came of other files of this source.
+    """
     expected, found = tokenizer_keys(model.metadata), tokenizer_keys(metadata)
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if wrong:
         return Check("tokenizer", False, f"{wrong[0]} is not what the source has", {"differing_keys": wrong})
     if checkpoint.kind == "gguf":
         return Check("tokenizer", True, f"{len(found)} keys as in the source", {"keys": len(found)})
-    compared = compare_tokenizers(metadata, checkpoint.read_file, checkpoint.config)
-    return Check("tokenizer", compared.ok, _detail(compared), _data(compared))
+    comparison = (compared or Compared(checkpoint)).of(metadata)
+    return Check("tokenizer", comparison.ok, _detail(comparison), _data(comparison))
 
 
 def _detail(compared: Comparison) -> str:
