@@ -6,6 +6,8 @@ import re
 
 PLAIN_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\0]{1,255}", re.DOTALL)
 MOST_CHARACTERS, MOST_BYTES = 100, 240
+ADDITIONAL = "additional_chat_templates/"  # the folder in which transformers keeps chat templates by name
+MAX_TEMPLATES = 64
 
 
 def file_stem(name: str) -> str:

@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from quantkit.errors import InputError
-from quantkit.filenames import is_file_name
-from quantkit.tokenizer.chat_template import ADDITIONAL, MAX_TEMPLATES
+from quantkit.filenames import ADDITIONAL, MAX_TEMPLATES, is_file_name
 from quantkit.untrusted import shown
 
 MODULE = re.compile(r"[0-9]{1,2}_[A-Za-z0-9_]{1,60}")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from quantkit.filenames import ADDITIONAL, MAX_TEMPLATES
 from quantkit.metadata import KeyValue
 from quantkit.tokenizer.files import TOKENIZER_CONFIG, Json, ReadFile, bad, read_object, read_text
 from quantkit.untrusted import shown
@@ -17,9 +18,7 @@ from quantkit.untrusted import shown
 KEY = "tokenizer.chat_template"
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_JSON = "chat_template.json"
-ADDITIONAL = "additional_chat_templates/"
 MAX_TEMPLATE_BYTES = 64 << 10  # the longest known one has 18 kB
-MAX_TEMPLATES = 64
 
 OPENING = re.compile(r"\{[{%]")
 SUSPICIOUS = (
