@@ -32,7 +32,7 @@ import torch
 from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import Samples, select_samples
 from quantkit.calibration.walk.walk import BlockView, open_model, walk_blocks
-from quantkit.families.folds import sites
+from quantkit.families.known import folds_of
 from quantkit.filling.rounding import Rounding, round_block
 from quantkit.filling.transforming import Transform
 from quantkit.qtypes.schemes.codebook import Codebook
@@ -157,7 +157,9 @@ def rounded(
     def visit(index: int, block: BlockView) -> Mapping[str, torch.Tensor]:
         if not block.is_head:
             plan = dict.fromkeys(block.linears, rounding)
-            made = round_block(block, plan, block.run, transform=transform, sites=sites("llama") if transform else ())
+            made = round_block(
+                block, plan, block.run, transform=transform, sites=folds_of("llama") if transform else ()
+            )
             found.update({name: torch.from_numpy(one.quantized.values()) for name, one in made.linears.items()})
             found.update({name: torch.from_numpy(values) for name, values in made.changed.items()})
         return {}

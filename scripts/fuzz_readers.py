@@ -26,6 +26,7 @@ from fuzz_hub import hub
 from quantkit.errors import QuantkitError
 from quantkit.families.describe import describe, find_family
 from quantkit.families.general import general_metadata
+from quantkit.families.known import family_named
 from quantkit.families.linears import outline
 from quantkit.formats.containers.packed import Entry as Stored
 from quantkit.formats.containers.packed import PackedTensor
@@ -331,7 +332,7 @@ def tokenizer_files(**seeds: Any) -> Make:
         def read(data: bytes) -> object:
             changed = {**files, name: data}
             conf = {"model_type": "qwen2", "vocab_size": 261, "architectures": ["Qwen2ForCausalLM"]}
-            return read_tokenizer(changed.get, conf, family="qwen2", names=list(changed))
+            return read_tokenizer(changed.get, conf, family_named("qwen2").tokens, names=list(changed))
 
         return mutate, forked(native, native_process.__file__, read)
 
@@ -383,7 +384,7 @@ def sentencepiece(folder: Path) -> tuple[m.Mutator, Read]:
     def read(data: bytes) -> object:
         found = parse_sentencepiece(data)
         assert all(np.isfinite(piece.score) for piece in found.pieces)
-        return read_tokenizer({"tokenizer.model": data}.get, conf, family="llama")
+        return read_tokenizer({"tokenizer.model": data}.get, conf, family_named("llama").tokens)
 
     return m.proto_of(fields), read
 

@@ -16,7 +16,7 @@ from commands import TINY, quantkit
 
 from quantkit.cli.app import app
 from quantkit.families import assumptions, general, keys
-from quantkit.families.describe import known_families
+from quantkit.families.known import known_families
 from quantkit.qtypes import base
 from quantkit.recipes.read import recipe_names
 from quantkit.tokenizer import special_tokens

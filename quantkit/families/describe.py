@@ -12,13 +12,14 @@ from typing import Any, Protocol
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.assumptions import engine_warnings, name_warnings
 from quantkit.families.general import ReadFile, general_metadata
-from quantkit.families.heads import HEADED, architecture_of, head_warnings, without_head
-from quantkit.families.hparams import Hparams, read_hparams
+from quantkit.families.heads import architecture_of, head_warnings, headed, without_head
+from quantkit.families.hparams import Hparams
 from quantkit.families.keys import POOLING_TYPE, RANK, architecture_metadata
+from quantkit.families.known import known_families
 from quantkit.families.mapping import map_tensors
 from quantkit.families.model import Model, Shape
 from quantkit.families.reranker import is_reranker, judging
-from quantkit.families.rows import FAMILIES, Family
+from quantkit.families.rows import Family
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
@@ -48,11 +49,6 @@ class Vocabulary(Protocol):
 
 
 TokenizerReader = Callable[[ReadFile, Mapping[str, Any], Family, str | None], Vocabulary]
-
-
-def known_families() -> tuple[Family, ...]:
-    """The families quantkit knows, in the order of the table."""
-    return FAMILIES
 
 
 def describe(
@@ -127,7 +123,7 @@ def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:
     Raises UnsupportedError naming the architecture and the nearest known ones, InputError if there is none.
     """
     said, model_type = architecture_of(config), config.get("model_type")
-    architecture = HEADED.get(said, said) if said else None
+    architecture = headed().get(said, said) if said else None
     if config.get("use_bidirectional_attention") is True:
         what = (
             f'"{shown(said or "?")}" attends in both directions (EmbeddingGemma), which is an architecture of its own'
@@ -135,10 +131,10 @@ def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:
         raise UnsupportedError(
             what, key="use_bidirectional_attention", hint="it is not read: use llama.cpp's converter"
         )
-    for family in FAMILIES:
+    for family in known_families():
         if architecture in family.hf:
             return family, str(architecture)
-        if architecture is None and model_type in family.model_types:
+        if architecture is None and model_type in family.defaults:
             return family, family.hf[0]
     wanted = architecture or model_type
     if not isinstance(wanted, str):
@@ -149,9 +145,9 @@ def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:
 
 
 def _unknown(wanted: str, code: bool) -> UnsupportedError:
-    known = [name for family in FAMILIES for name in family.hf]
+    known = [name for family in known_families() for name in family.hf]
     near = ", ".join(get_close_matches(wanted[:100], known, n=2, cutoff=0.0))
-    hint = f"known are {', '.join(family.name for family in FAMILIES)}"
+    hint = f"known are {', '.join(family.name for family in known_families())}"
     if wanted.endswith("ForSequenceClassification"):
         hint = (
             "heads that classify are not read; of rerankers, give the Qwen3ForCausalLM checkpoint that Qwen published"
@@ -173,9 +169,7 @@ def _check_unquantized(config: Mapping[str, Any]) -> None:
 
 
 def _hparams(config: Mapping[str, Any], family: Family, tokens: int, read_file: ReadFile) -> Hparams:
-    text = config.get("text_config")
-    model_type = (text if isinstance(text, Mapping) else config).get("model_type")
-    hparams = read_hparams(config, model_type if model_type in family.model_types else family.model_types[0])
+    hparams = family.hparams(config)
     pooling = _pooling(read_file) if POOLING_TYPE in family.keys else None
     return replace(hparams, values={**hparams.values, "tokens": tokens, POOLING_TYPE.value: pooling})
 

@@ -1,4 +1,4 @@
-"""Where scales can be moved: producers and consumers in the blocks of each family, by their names in memory.
+"""Where scales can be moved: producers and consumers in the blocks of families, by their names in memory.
 
 Pairs as AutoAWQ and llm-compressor have them, with two differences. Queries sharing a value head get one scale, so
 that grouped-query attention is no exception; and scaling what the up projection gives is exact in every gated MLP,
@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from quantkit.errors import UnsupportedError, did_you_mean
-
 
 @dataclass(frozen=True)
-class Site:
+class Fold:
     """A tensor that `producer` makes and that only `consumers` read; names are relative to the block, without
     ".weight".
 
@@ -29,8 +27,8 @@ class Site:
     heads: bool = False
     expert: bool = False
 
-    def of_expert(self, number: int) -> Site:
-        """The site of one expert, with its number in the names."""
+    def of_expert(self, number: int) -> Fold:
+        """The fold of one expert, with its number in the names."""
         names = tuple(name.format(number) for name in self.consumers)
         return replace(self, producer=self.producer.format(number), consumers=names, expert=False)
 
@@ -38,10 +36,10 @@ class Site:
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 
-ATTENTION_IN = Site("input_layernorm", QKV, norm=True)
-VALUES = Site("self_attn.v_proj", ("self_attn.o_proj",), heads=True)
-MLP_IN = Site("post_attention_layernorm", GATE_UP, norm=True)
-MLP_OUT = Site("mlp.up_proj", ("mlp.down_proj",))
+ATTENTION_IN = Fold("input_layernorm", QKV, norm=True)
+VALUES = Fold("self_attn.v_proj", ("self_attn.o_proj",), heads=True)
+MLP_IN = Fold("post_attention_layernorm", GATE_UP, norm=True)
+MLP_OUT = Fold("mlp.up_proj", ("mlp.down_proj",))
 
 EXPERTS = ("mlp.gate", "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj")
 
@@ -50,38 +48,6 @@ MIXTURE = (
     ATTENTION_IN,
     VALUES,
     # the router reads the same tensor as the experts: it is a consumer, although it is not rounded
-    Site("post_attention_layernorm", EXPERTS, norm=True),
-    Site("mlp.experts.{}.up_proj", ("mlp.experts.{}.down_proj",), expert=True),
+    Fold("post_attention_layernorm", EXPERTS, norm=True),
+    Fold("mlp.experts.{}.up_proj", ("mlp.experts.{}.down_proj",), expert=True),
 )
-GEMMA = (
-    replace(ATTENTION_IN, centered=True),
-    VALUES,
-    Site("pre_feedforward_layernorm", GATE_UP, norm=True, centered=True),
-    MLP_OUT,
-)
-FUSED = (
-    Site("input_layernorm", ("self_attn.qkv_proj",), norm=True),
-    Site("self_attn.qkv_proj", ("self_attn.o_proj",), heads=True),
-    Site("post_attention_layernorm", ("mlp.gate_up_proj",), norm=True),
-    Site("mlp.gate_up_proj", ("mlp.down_proj",)),
-)
-
-SITES: dict[str, tuple[Site, ...]] = {
-    "llama": DENSE,
-    "qwen2": DENSE,
-    "qwen3": DENSE,
-    "mixtral": MIXTURE,
-    "qwen3_moe": MIXTURE,
-    "gemma2": GEMMA,
-    "gemma3": GEMMA,
-    "phi3": FUSED,
-}
-
-
-def sites(family: str) -> tuple[Site, ...]:
-    """The sites of a family, in the order in which a block computes them. Raises UnsupportedError for a family
-    without."""
-    if family not in SITES:
-        message = f'no scales can be moved in family "{family}"{did_you_mean(family, SITES)}'
-        raise UnsupportedError(message, hint="use a method without transform", key=family)
-    return SITES[family]

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from quantkit.families.hparams import Hparams
-from quantkit.families.rows import FAMILIES
+from quantkit.families.known import known_families
 from quantkit.tensors import TensorInfo
 
 HEAD = "lm_head.weight"
 SUFFIX = "ForCausalLM"
 TIED = "tie_word_embeddings"
 
-# The inside of a model -> the model with its head. Gemma 3 names two of them otherwise.
-HEADED = {
-    **{name.removesuffix(SUFFIX) + "Model": name for family in FAMILIES for name in family.hf if name.endswith(SUFFIX)},
-    "Gemma3TextModel": "Gemma3ForCausalLM",
-    "Gemma3Model": "Gemma3ForConditionalGeneration",
-}
+
+@cache
+def headed() -> Mapping[str, str]:
+    """The inside of a model -> the model with its head."""
+    found: dict[str, str] = {}
+    for family in known_families():
+        found |= {name.removesuffix(SUFFIX) + "Model": name for name in family.hf if name.endswith(SUFFIX)}
+        found |= family.inside
+    return found
 
 
 def architecture_of(config: Mapping[str, Any]) -> str | None:
@@ -38,7 +42,7 @@ def architecture_of(config: Mapping[str, Any]) -> str | None:
 
 def lacks_head(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether the checkpoint has no output head and need not have one."""
-    return architecture_of(config) in HEADED and not any(name.endswith(HEAD) for name in tensors)
+    return architecture_of(config) in headed() and not any(name.endswith(HEAD) for name in tensors)
 
 
 def without_head(config: Mapping[str, Any], hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Hparams:

@@ -1,7 +1,7 @@
 """The numbers of a checkpoint: config.json with its defaults filled in and its spellings made one.
 
 Checkpoints leave out what transformers' configuration classes fill in, and write rope settings in three ways. The
-reference converter sees the filled-in form (it loads `AutoConfig`), so the defaults are carried here as data and
+reference converter sees the filled-in form (it loads `AutoConfig`), so families carry the defaults as data and
 `transformers` is not imported. Source: configuration_*.py and modeling_rope_utils.py of transformers 5.23.
 """
 
@@ -17,60 +17,6 @@ MAX_COUNT = 2**31 - 1  # GGUF stores counts as u32, llama.cpp reads many of them
 MAX_NUMBER = float.fromhex("0x1.fffffep+127")  # the largest f32: metadata has no wider numbers
 
 CONFIG_HINT = "download the checkpoint's config.json again, or correct the value"
-
-# A default of None means: derived from other numbers when the configuration does not say (see `read_hparams`).
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
-    },
-    "mistral": {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": None, "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
-    },
-    "mixtral": {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5, "rope_theta": 1e6, "tie_word_embeddings": False,
-        "num_local_experts": 8, "num_experts_per_tok": 2,
-    },
-    "qwen2": {
-        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
-    },
-    "qwen3": {
-        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
-    },
-    "qwen3_moe": {
-        "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24,
-        "num_attention_heads": 32, "num_key_value_heads": 4, "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
-        "num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
-    },
-    "gemma2": {
-        "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": True, "sliding_window": 4096,
-        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
-    },
-    "gemma3_text": {
-        "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "rope_local_base_freq": 10000.0, "tie_word_embeddings": True,
-        "sliding_window": 4096, "final_logit_softcapping": None,
-    },
-    "phi3": {
-        "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": None, "max_position_embeddings": 4096,
-        "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "tie_word_embeddings": False, "sliding_window": None,
-    },
-}  # fmt: skip
 
 ALIASES = {"num_experts": "num_local_experts"}  # spelling in a configuration -> the one spelling used here
 
@@ -117,15 +63,15 @@ class Hparams:
         return self.values.get(key) is True
 
 
-def read_hparams(config: Mapping[str, Any], model_type: str) -> Hparams:
-    """Fill in and unify config.json (parsed) of a model of `model_type`, a key of DEFAULTS.
+def read_hparams(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Hparams:
+    """Fill in and unify config.json (parsed).
 
-    A nested `text_config` wins over the root. Raises InputError for numbers that are missing or not numbers.
+    `defaults` are what transformers fills in for its model type; None means derived from other numbers. A nested
+    `text_config` wins over the root. Raises InputError for numbers that are missing or not numbers.
     """
     text = config.get("text_config")
     said = {**config, **text} if isinstance(text, Mapping) else dict(config)
     said = {ALIASES.get(key, key): value for key, value in said.items()}
-    defaults = DEFAULTS[model_type]
     values = {**defaults, **said}
     if values["num_key_value_heads"] is None:
         values["num_key_value_heads"] = values["num_attention_heads"]

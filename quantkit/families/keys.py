@@ -1,4 +1,4 @@
-"""Which numbers of a checkpoint become which metadata keys: one table per kind of architecture.
+"""Which numbers of a checkpoint become which metadata keys: the entries that families share.
 
 Names, types and the choice of keys are those of llama.cpp's `conversion/*.py` (October 2026). `general.file_type`
 and `general.quantization_version` are not here: they describe the artifact and are added by the plan.
@@ -6,7 +6,6 @@ and `general.quantization_version` are not here: they describe the artifact and 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -35,11 +34,12 @@ def architecture_metadata(architecture: str, entries: Iterable[Entry], hparams: 
     """The keys below `architecture.` in table order. Raises InputError for a value that its key cannot hold."""
     found: list[KeyValue] = []
     for entry in entries:
-        found += _number(entry, hparams) if isinstance(entry, Key) else entry(hparams)
+        found += number(entry, hparams) if isinstance(entry, Key) else entry(hparams)
     return tuple(KeyValue(f"{architecture}.{kv.key}", kv.kind, kv.value, kv.array) for kv in found)
 
 
-def _number(key: Key, hparams: Hparams) -> Iterable[KeyValue]:
+def number(key: Key, hparams: Hparams) -> Iterable[KeyValue]:
+    """The entry of a key, none without its number. Raises InputError for a value that it cannot hold."""
     value = hparams.number(key.value)
     if value is None:
         value = key.default
@@ -89,24 +89,7 @@ def rope_scaling(hparams: Hparams) -> Iterable[KeyValue]:
         return
     yield KeyValue("rope.scaling.type", "string", name)
     for key in keys:
-        yield from _number(key, hparams)
-
-
-def longrope_attention(hparams: Hparams) -> Iterable[KeyValue]:
-    """Attention temperature of longrope: sqrt(1 + ln(scale) / ln(original context)), 1 without extension."""
-    if not hparams.values.get("rope_long_factor"):
-        return
-    original = hparams.count("rope_original_context")
-    scale = hparams.count("max_position_embeddings") / original
-    factor = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
-    yield KeyValue("rope.scaling.attn_factor", "f32", factor)
-
-
-def gemma3_window(hparams: Hparams) -> Iterable[KeyValue]:
-    """No window where every layer attends globally (a pattern of 1)."""
-    if hparams.values.get("sliding_window_pattern") == 1:
-        return ()
-    return _number(Key("attention.sliding_window", "u32", "sliding_window"), hparams)
+        yield from number(key, hparams)
 
 
 RANK = 4  # llama.cpp's enum llama_pooling_type: what rerankers do
@@ -152,38 +135,7 @@ LLAMA: tuple[Entry, ...] = (
     Key("vocab_size", "u32", "vocab_size"),
     Key("rope.dimension_count", "u32", "head"),
 )
-QWEN: tuple[Entry, ...] = (
-    *COMMON,
-    POOLING_TYPE,
-)
-QWEN3: tuple[Entry, ...] = (
-    *QWEN,
-    classifier,
-)
-QWEN3_MOE: tuple[Entry, ...] = (
-    *COMMON,
+EXPERT_LENGTHS = (
     Key("expert_feed_forward_length", "u32", "moe_intermediate_size"),
     Key("expert_shared_feed_forward_length", "u32", "shared_expert_intermediate_size"),
-)
-GEMMA2: tuple[Entry, ...] = (
-    *SIZES,
-    RMS_EPSILON,
-    *HEAD_LENGTHS,
-    Key("attn_logit_softcapping", "f32", "attn_logit_softcapping"),
-    Key("final_logit_softcapping", "f32", "final_logit_softcapping"),
-    SLIDING_WINDOW,
-)
-GEMMA3: tuple[Entry, ...] = (
-    *COMMON,
-    Key("final_logit_softcapping", "f32", "final_logit_softcapping"),
-    gemma3_window,
-)
-PHI3: tuple[Entry, ...] = (
-    longrope_attention,
-    *SIZES,
-    Key("rope.scaling.original_context_length", "u32", "rope_original_context"),
-    RMS_EPSILON,
-    Key("rope.dimension_count", "u32", "rope_dim"),
-    Key("rope.freq_base", "f32", "rope_theta"),
-    Key("attention.sliding_window", "u32", "sliding_window", default=0),  # 0 tells Phi-4 from Phi-3
 )

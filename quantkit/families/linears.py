@@ -15,7 +15,6 @@ from typing import Any
 from quantkit.errors import InputError
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.heads import without_head
-from quantkit.families.hparams import read_hparams
 from quantkit.families.mapping import NUMBER, require_complete, rows_by_source, rows_of, source_name
 from quantkit.families.model import Rows, Shape
 from quantkit.families.roles import Role
@@ -85,10 +84,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Out
     that lacks a tensor.
     """
     family, architecture = find_family(config)
-    text = config.get("text_config")
-    model_type = (text if isinstance(text, Mapping) else config).get("model_type")
-    known = model_type if model_type in family.model_types else family.model_types[0]
-    hparams = read_hparams(config, str(known))
+    hparams = family.hparams(config)
     require_complete(family, without_head(config, hparams, tensors), tensors)
     roles = _roles(family, tensors)
     linears = [module for name, info in tensors.items() for module in _modules(info, roles[name])]

@@ -1,27 +1,27 @@
-"""The model families quantkit knows, one row each.
+"""What a model family is: one row, and the pieces that rows share.
 
-A family says which source tensor becomes which target tensor, in what shape, role and layout, and which metadata
-keys are written. Source names are what `save_pretrained` and the Hub use; target names, and the choice of layouts,
-are llama.cpp's (gguf-py/gguf/tensor_mapping.py and conversion/*.py, October 2026).
+A family says which source tensor becomes which target tensor, in what shape, role and layout, which metadata keys are
+written, how its tokenizer is read and where scales can be moved. Source names are what `save_pretrained` and the Hub
+use; target names, and the choice of layouts, are llama.cpp's (gguf-py/gguf/tensor_mapping.py and conversion/*.py,
+October 2026). The rows themselves stand in `families.known`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from quantkit.families import assumptions, keys
-from quantkit.families.hparams import Hparams
+from quantkit.families.folds import Fold
+from quantkit.families.hparams import Hparams, read_hparams
 from quantkit.families.model import ModelTensor
 from quantkit.families.placements import (
     Layout,
     expert,
     gate_half,
-    longrope_factors,
-    rope_freqs,
     rope_rows,
     up_half,
-    vocabulary,
     whole,
 )
 from quantkit.families.roles import Role
@@ -59,27 +59,59 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Family:
-    """One row of the table.
+class TokenizerRules:
+    """How a family reads a tokenizer.
 
-    `hf` are the architectures and `model_types` the model types of config.json that it serves; the defaults of the
-    first model type apply where config.json names none. `strip` is cut out of source names. `extra` makes the
-    tensors that come from the configuration. `assumes` are what llama.cpp takes for granted of it. `reranks` says
-    that some of its checkpoints are rerankers (`families.reranker`).
+    `prefix_setting`: add_space_prefix is what tokenizer_config.json calls add_prefix_space; `no_prefix`: a
+    SentencePiece vocabulary puts no space first; `phi`: added tokens of tokenizer.json count beside a tokenizer.model,
+    and the class GPT2Tokenizer means byte-level.
+    """
+
+    prefix_setting: bool = False
+    no_prefix: bool = False
+    phi: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family: all that quantkit knows of it.
+
+    `hf` are the architectures of config.json that it serves. `defaults` are, for each of its model types, what
+    transformers fills in where config.json is silent (None: derived, see `hparams.read_hparams`); the first model type
+    counts where config.json names none. `strip` is cut out of source names, `inside` names the model without its head
+    where that is not NAMEModel for NAMEForCausalLM. `extra` makes the tensors that come from the configuration.
+    `assumes` are what llama.cpp takes for granted of it. `folds` say where scales can be moved, `tokens` how its
+    tokenizer is read. `computes` are keys of config.json, beside those that families share
+    (`calibration.walk.settings`), that the model computes with. `reranks` says that some of its checkpoints are
+    rerankers (`families.reranker`).
     """
 
     name: str
     gguf: str
     hf: tuple[str, ...]
-    model_types: tuple[str, ...]
+    defaults: Mapping[str, Mapping[str, Any]]
     outside: tuple[T, ...]
     block: tuple[T, ...]
     keys: tuple[keys.Entry, ...]
     drop: tuple[Drop, ...] = ()
     strip: str = ""
+    inside: Mapping[str, str] = field(default_factory=dict)
     extra: Callable[[Hparams], tuple[ModelTensor, ...]] | None = None
     assumes: tuple[assumptions.Assumption, ...] = ()
+    folds: tuple[Fold, ...] = ()
+    tokens: TokenizerRules = TokenizerRules()
+    computes: frozenset[str] = frozenset()
     reranks: bool = False
+
+    def model_type(self, config: Mapping[str, Any]) -> str:
+        """The model type of config.json (parsed), a key of `defaults`; the first where it names none of them."""
+        text = config.get("text_config")
+        said = (text if isinstance(text, Mapping) else config).get("model_type")
+        return said if isinstance(said, str) and said in self.defaults else next(iter(self.defaults))
+
+    def hparams(self, config: Mapping[str, Any]) -> Hparams:
+        """The numbers of config.json (parsed), filled in. Raises InputError for what is missing or no number."""
+        return read_hparams(config, self.defaults[self.model_type(config)])
 
 
 SOURCE_BLOCK, TARGET_BLOCK = "model.layers.{}.", "blk.{}."
@@ -88,16 +120,11 @@ EMBEDDING = T("model.embed_tokens.weight", "token_embd.weight", Role.TOKEN_EMBD,
 FINAL_NORM = T("model.norm.weight", "output_norm.weight", Role.NORM, "hidden_size")
 HEAD = T("lm_head.weight", "output.weight", Role.OUTPUT, "vocab_size hidden_size", unless="tie_word_embeddings")
 OUTSIDE = (EMBEDDING, FINAL_NORM, HEAD)
+FREQUENCIES = Drop("*.rotary_emb.inv_freq", "rotary frequencies are computed at run time")
 
 NORMS = (
     T("input_layernorm.weight", "attn_norm.weight", Role.NORM, "hidden_size"),
     T("post_attention_layernorm.weight", "ffn_norm.weight", Role.NORM, "hidden_size"),
-)
-GEMMA_NORMS = (
-    T("input_layernorm.weight", "attn_norm.weight", Role.NORM, "hidden_size"),
-    T("post_attention_layernorm.weight", "post_attention_norm.weight", Role.NORM, "hidden_size"),
-    T("pre_feedforward_layernorm.weight", "ffn_norm.weight", Role.NORM, "hidden_size"),
-    T("post_feedforward_layernorm.weight", "post_ffw_norm.weight", Role.NORM, "hidden_size"),
 )
 QK_NORMS = (
     T("self_attn.q_norm.weight", "attn_q_norm.weight", Role.NORM, "head"),
@@ -147,130 +174,3 @@ def experts(width: str, module: str, gate: str, up: str, down: str) -> tuple[T, 
         T("mlp.experts.gate_up_proj", "ffn_up_exps.weight", Role.FFN_UP, fused, up_half),
         T("mlp.experts.down_proj", "ffn_down_exps.weight", Role.FFN_DOWN, f"num_local_experts {outer}"),
     )
-
-
-FREQUENCIES = Drop("*.rotary_emb.inv_freq", "rotary frequencies are computed at run time")
-VISION = tuple(
-    Drop(pattern, "the vision encoder belongs into a file of its own")
-    for pattern in (
-        "vision_tower.*",
-        "model.vision_tower.*",
-        "multi_modal_projector.*",
-        "model.multi_modal_projector.*",
-    )
-)
-
-LLAMA = Family(
-    name="llama",
-    gguf="llama",
-    hf=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"),
-    model_types=("llama", "mistral"),
-    outside=OUTSIDE,
-    block=(*NORMS, *rotated(ATTENTION), *MLP),
-    keys=keys.LLAMA,
-    drop=(FREQUENCIES,),
-    extra=rope_freqs,
-    assumes=(assumptions.silu, assumptions.no_window, assumptions.yarn_temperature),
-)
-MIXTRAL = replace(
-    LLAMA,
-    name="mixtral",
-    hf=("MixtralForCausalLM",),
-    model_types=("mixtral",),
-    block=(
-        *NORMS,
-        *rotated(ATTENTION),
-        *experts("intermediate_size", "block_sparse_moe", "w1", "w3", "w2"),
-        T("mlp.gate.weight", "ffn_gate_inp.weight", Role.ROUTER, "num_local_experts hidden_size"),
-    ),
-)
-QWEN2 = Family(
-    name="qwen2",
-    gguf="qwen2",
-    hf=("Qwen2ForCausalLM",),
-    model_types=("qwen2",),
-    outside=OUTSIDE,
-    block=(*NORMS, *biased(ATTENTION, output=None), *MLP),
-    keys=keys.QWEN,
-    drop=(FREQUENCIES,),
-    assumes=(assumptions.silu, assumptions.no_switched_window, assumptions.yarn_temperature),
-)
-QWEN3 = replace(
-    QWEN2,
-    name="qwen3",
-    gguf="qwen3",
-    hf=("Qwen3ForCausalLM",),
-    model_types=("qwen3",),
-    block=(*NORMS, *ATTENTION, *QK_NORMS, *MLP),
-    keys=keys.QWEN3,
-    reranks=True,
-)
-QWEN3_MOE = replace(
-    QWEN3,
-    name="qwen3_moe",
-    gguf="qwen3moe",
-    hf=("Qwen3MoeForCausalLM",),
-    model_types=("qwen3_moe",),
-    block=(
-        *NORMS,
-        *ATTENTION,
-        *QK_NORMS,
-        *experts("moe_intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"),
-    ),
-    keys=keys.QWEN3_MOE,
-    reranks=False,
-    assumes=(*QWEN3.assumes, assumptions.normalized_router),
-)
-GEMMA2 = Family(
-    name="gemma2",
-    gguf="gemma2",
-    hf=("Gemma2ForCausalLM",),
-    model_types=("gemma2",),
-    outside=centered((EMBEDDING, FINAL_NORM)),
-    block=centered((*GEMMA_NORMS, *ATTENTION, *MLP)),
-    keys=keys.GEMMA2,
-    drop=(FREQUENCIES, Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings")),
-    assumes=(
-        assumptions.gelu_tanh,
-        assumptions.windows_every(2),
-        assumptions.attention_scaled_by_head(assumptions.GEMMA2_27B_LAYERS),
-    ),
-)
-GEMMA3 = Family(
-    name="gemma3",
-    gguf="gemma3",
-    hf=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
-    model_types=("gemma3_text",),
-    outside=centered((replace(EMBEDDING, layout=vocabulary), FINAL_NORM, HEAD)),
-    block=centered((*GEMMA_NORMS, *ATTENTION, *QK_NORMS, *MLP)),
-    keys=keys.GEMMA3,
-    drop=(FREQUENCIES, *VISION),
-    strip="language_model.",
-    assumes=(
-        assumptions.gelu_tanh,
-        assumptions.windows_every(6),
-        assumptions.attention_scaled_by_head(assumptions.GEMMA3_27B_LAYERS),
-        assumptions.no_attention_softcap,
-    ),
-)
-PHI3 = Family(
-    name="phi3",
-    gguf="phi3",
-    hf=("Phi3ForCausalLM",),
-    model_types=("phi3",),
-    outside=OUTSIDE,
-    block=(
-        *NORMS,
-        T("self_attn.qkv_proj.weight", "attn_qkv.weight", Role.ATTN_QKV, "qkv_rows hidden_size"),
-        T("self_attn.o_proj.weight", "attn_output.weight", Role.ATTN_OUTPUT, "hidden_size q_rows"),
-        # gate and up in one tensor, which llama.cpp calls, and treats as, ffn_up
-        T("mlp.gate_up_proj.weight", "ffn_up.weight", Role.FFN_UP, "2*intermediate_size hidden_size"),
-        T("mlp.down_proj.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size intermediate_size"),
-    ),
-    keys=keys.PHI3,
-    drop=(FREQUENCIES,),
-    extra=longrope_factors,
-    assumes=(assumptions.silu, assumptions.no_window),
-)
-
-FAMILIES = (LLAMA, MIXTRAL, QWEN2, QWEN3, QWEN3_MOE, GEMMA2, GEMMA3, PHI3)

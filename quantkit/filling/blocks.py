@@ -16,7 +16,8 @@ import numpy as np
 
 from quantkit.calibration.inputs import Calibration, Known, open_calibration_model
 from quantkit.events import BlockProgress, Event, TensorProgress
-from quantkit.families.folds import Site, sites
+from quantkit.families.folds import Fold
+from quantkit.families.known import folds_of
 from quantkit.filling.layers import Facts, ServerWork, put_module, require_scale
 from quantkit.formats.containers import table
 from quantkit.formats.containers.compressed_tensors import CompressedLayout
@@ -160,8 +161,8 @@ class _Rounding:
                 found[name_of[planned.name]] = Rounding(scheme, self.work.plan.method.name, settings)
         return found
 
-    def _sites(self) -> Sequence[Site]:
-        return sites(self.work.plan.outline.family) if self.work.plan.method.transform else ()
+    def _sites(self) -> Sequence[Fold]:
+        return folds_of(self.work.plan.outline.family) if self.work.plan.method.transform else ()
 
     def _input_scale(self, planned: PlannedModule, linear: RoundedLinear, rounded: BlockRounded) -> F32 | None:
         """The static scale of a layer's inputs, (1,). An expert that no token reached takes the others' largest."""

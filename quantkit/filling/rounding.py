@@ -21,7 +21,7 @@ from torch import Tensor
 from quantkit.calibration.statistics.sums import Statistics, Sums
 from quantkit.calibration.walk.known import Block
 from quantkit.errors import InputError, did_you_mean
-from quantkit.families.folds import Site
+from quantkit.families.folds import Fold
 from quantkit.filling.transforming import Transform, transform_block
 from quantkit.methods import base
 from quantkit.methods.base import Layer, Prepared, Report, Seen
@@ -71,7 +71,7 @@ def round_block(
     run: Run,
     *,
     transform: Transform | None = None,
-    sites: Sequence[Site] = (),
+    sites: Sequence[Fold] = (),
 ) -> BlockRounded:
     """Round the linears of a block that `plan` names, and leave the rounded values in the block.
 

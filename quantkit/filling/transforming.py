@@ -15,7 +15,7 @@ import torch
 
 from quantkit.calibration.statistics.sums import Statistics
 from quantkit.calibration.walk.known import Block
-from quantkit.families.folds import Site
+from quantkit.families.folds import Fold
 from quantkit.methods import base
 from quantkit.methods.settings import Run
 from quantkit.methods.transforms.awq import Quantizer, search_scales
@@ -45,7 +45,7 @@ class Transform:
 class _Place:
     """A site of this block, by the names of parameters. `kept` are those that are stored without being rounded."""
 
-    site: Site
+    site: Fold
     producer: str
     consumers: tuple[str, ...]
     bias: str | None
@@ -53,7 +53,7 @@ class _Place:
 
 
 def transform_block(
-    block: Block, schemes: Mapping[str, Scheme], run: Run, transform: Transform, sites: Sequence[Site]
+    block: Block, schemes: Mapping[str, Scheme], run: Run, transform: Transform, sites: Sequence[Fold]
 ) -> dict[str, F32]:
     """Move scales at all sites of a block whose consumers are to be rounded, and leave the new weights in the block.
 
@@ -93,7 +93,7 @@ def _ratio(before: SiteWeights, after: SiteWeights) -> F32:
     return ratio
 
 
-def _places(block: Block, schemes: Mapping[str, Scheme], sites: Sequence[Site]) -> Iterator[_Place]:
+def _places(block: Block, schemes: Mapping[str, Scheme], sites: Sequence[Fold]) -> Iterator[_Place]:
     """The sites that this block has, one for each expert where a site is an expert's."""
     experts = 1 + max(
         (int(n.split(".experts.")[1].split(".")[0]) for n in block.linears if ".experts." in n), default=-1
@@ -108,7 +108,7 @@ def _places(block: Block, schemes: Mapping[str, Scheme], sites: Sequence[Site]) 
                 yield _Place(one, place.producer, place.consumers, place.bias, frozenset(kept))
 
 
-def _place(block: Block, site: Site, experts: int) -> _Place:
+def _place(block: Block, site: Fold, experts: int) -> _Place:
     consumers = [c.format(n) for c in site.consumers for n in (range(experts) if "{}" in c else [0])]
     bias = f"{block.name}.{site.producer}{BIAS}"
     return _Place(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from quantkit.consumers import CONSUMERS
-from quantkit.families.describe import known_families
+from quantkit.families.known import known_families
 from quantkit.formats.containers import table
 from quantkit.qtypes import base
 from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe, recipe_names

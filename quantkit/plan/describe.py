@@ -19,7 +19,7 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
         return describe_gguf(checkpoint.tensors(), checkpoint.metadata)
 
     def tokenizer(read_file: ReadFile, config: Mapping[str, Any], family: Family, chosen: str | None) -> Tokenizer:
-        return read_tokenizer(read_file, config, family=family.name, pre=chosen, names=checkpoint.file_names())
+        return read_tokenizer(read_file, config, family.tokens, pre=chosen, names=checkpoint.file_names())
 
     return describe(
         checkpoint.tensors(),

@@ -2,8 +2,8 @@
 
 `read_tokenizer` chooses between the kinds: a SentencePiece `tokenizer.model` where there is one, else tokenizer.json
 (or what stands in its place, see tokenizer_sources), SentencePiece-style when its BPE falls back to bytes and
-byte-level otherwise. Which files count and what a family
-adds is the reference converter's choice (conversion/{llama,qwen,gemma,phi}.py, October 2026).
+byte-level otherwise. Which files count and what a family adds (its TokenizerRules) is the reference converter's choice
+(conversion/*.py, October 2026).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.rows import TokenizerRules
 from quantkit.metadata import KeyValue
 from quantkit.tokenizer.bpe import added_tokens, byte_level_vocabulary, check_byte_level, is_byte_level_class
 from quantkit.tokenizer.chat_template import find_chat_templates
@@ -74,26 +75,6 @@ class Tokenizer:
 
 
 @dataclass(frozen=True)
-class FamilyRules:
-    """What a family adds. `prefix_setting`: add_space_prefix is what tokenizer_config.json calls add_prefix_space;
-    `no_prefix`: a SentencePiece vocabulary puts no space first; `phi`: added tokens of tokenizer.json count beside a
-    tokenizer.model, and the class GPT2Tokenizer means byte-level."""
-
-    prefix_setting: bool = False
-    no_prefix: bool = False
-    phi: bool = False
-
-
-RULES = {
-    "llama": FamilyRules(prefix_setting=True),
-    "mixtral": FamilyRules(prefix_setting=True),
-    "gemma2": FamilyRules(no_prefix=True),
-    "gemma3": FamilyRules(no_prefix=True),
-    "phi3": FamilyRules(phi=True),
-}
-
-
-@dataclass(frozen=True)
 class _Source:
     """The files of one checkpoint. `raw` is tokenizer.json parsed, `data` its bytes, `file` its name; `model` is
     a tokenizer.model."""
@@ -115,19 +96,23 @@ class _Read:
 
 
 def read_tokenizer(
-    read_file: ReadFile, config: Mapping[str, Any], *, family: str, pre: str | None = None, names: Sequence[str] = ()
+    read_file: ReadFile,
+    config: Mapping[str, Any],
+    rules: TokenizerRules,
+    *,
+    pre: str | None = None,
+    names: Sequence[str] = (),
 ) -> Tokenizer:
     """Read the tokenizer of a checkpoint.
 
     `read_file` gives the bytes of a file by name, None where there is none; `config` is the parsed config.json;
-    `family` the name of its family; `pre` the user's choice of pre-tokenizer (--pre); `names` the names of the
+    `rules` are those of its family; `pre` the user's choice of pre-tokenizer (--pre); `names` the names of the
     checkpoint's files, needed to find additional chat templates.
 
     Raises InputError for missing and broken files, naming file and key; UnsupportedError for tokenizers that
     llama.cpp does not have and for unknown pre-tokenizers; UsageError for an unknown `pre`. Takes up to 3 s for a
     vocabulary of 256,000.
     """
-    rules = RULES.get(family, FamilyRules())
     source = _open(read_file, config)
     found = _read(source, rules, pre)
     files, vocabulary = source.files, found.vocabulary
@@ -165,7 +150,7 @@ def _open(read_file: ReadFile, config: Mapping[str, Any]) -> _Source:
     return _Source(found.files, found.data, found.raw, model, found.file)
 
 
-def _read(source: _Source, rules: FamilyRules, pre: str | None) -> _Read:
+def _read(source: _Source, rules: TokenizerRules, pre: str | None) -> _Read:
     if source.model is not None and not (rules.phi and is_byte_level_class(source.files.settings)):
         vocabulary = sentencepiece_vocabulary(source.model, source.files, source.raw, phi=rules.phi)
         flags = flags_beside_model(source.files, source.raw if of_one_model(source.raw, source.model) else None)
@@ -225,7 +210,7 @@ def _missing(read_file: ReadFile) -> InputError:
     return InputError(message, path=TOKENIZER_JSON, hint=hint)
 
 
-def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: FamilyRules) -> SpecialTokens:
+def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: TokenizerRules) -> SpecialTokens:
     files, count = source.files, len(vocabulary.tokens)
     texts = {token.text: index for index, token in enumerate(vocabulary.tokens)}
     found = find_special_tokens(source.raw, files.settings, files.root_config, count, texts=texts)
@@ -240,7 +225,7 @@ def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: FamilyRules)
     return SpecialTokens({**found.ids, **ids}, adds, found.warnings)
 
 
-def _infill_tokens(source: _Source, special: SpecialTokens, rules: FamilyRules) -> SpecialTokens:
+def _infill_tokens(source: _Source, special: SpecialTokens, rules: TokenizerRules) -> SpecialTokens:
     """Code Llama, which is recognized by its number of rows, ends an infill with a token of its own."""
     files = source.files
     if not rules.prefix_setting or files.vocab_size != CODE_LLAMA_ROWS:
@@ -251,7 +236,7 @@ def _infill_tokens(source: _Source, special: SpecialTokens, rules: FamilyRules) 
 
 
 def _space_prefix(
-    source: _Source, vocabulary: Vocabulary, rules: FamilyRules
+    source: _Source, vocabulary: Vocabulary, rules: TokenizerRules
 ) -> tuple[tuple[KeyValue, ...], tuple[KeyValue, ...], tuple[tuple[str, str], ...]]:
     """The entry that says whether text begins with a space: first or last in order, and warnings."""
     if rules.no_prefix and vocabulary.model == "llama":

@@ -72,7 +72,7 @@ class Folder:
 
 
 def _tokenizer(read_file: ReadFile, config: Mapping[str, Any], family: Family, pre: str | None) -> Tokenizer:
-    return read_tokenizer(read_file, config, family=family.name, pre=pre)
+    return read_tokenizer(read_file, config, family.tokens, pre=pre)
 
 
 def infos_of(arrays: Mapping[str, tuple[str, F32]]) -> dict[str, TensorInfo]:

@@ -53,8 +53,8 @@ DIFFERENT: dict[str, tuple[str, dict[str, Any], str]] = {
 
 def warnings_of(name: str, config: dict[str, Any]) -> list[tuple[str, str]]:
     family, _ = find_family({"architectures": [f"{name}ForCausalLM"]})
-    model_type = "mistral" if name == "Mistral" else family.model_types[0]
-    return list(engine_warnings(family.assumes, read_hparams(config, model_type)))
+    model_type = "mistral" if name == "Mistral" else next(iter(family.defaults))
+    return list(engine_warnings(family.assumes, read_hparams(config, family.defaults[model_type])))
 
 
 @pytest.mark.parametrize("model", PUBLISHED)

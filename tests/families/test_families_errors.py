@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
-from quantkit.families.describe import find_family, known_families
+from quantkit.families.describe import find_family
 from quantkit.families.describe_gguf import describe_gguf
+from quantkit.families.known import known_families
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 
@@ -184,7 +185,7 @@ def test_own_code_of_a_checkpoint_is_never_run_and_the_user_is_told() -> None:
 
 def test_a_family_is_found_by_its_model_type_where_no_architecture_is_named() -> None:
     for family in known_families():
-        for model_type in family.model_types:
+        for model_type in family.defaults:
             assert find_family({"model_type": model_type}) == (family, family.hf[0])
 
 

@@ -10,8 +10,9 @@ from described import describe_infos
 from test_families_errors import Infos, info, moe, tiny, without
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.describe import find_family, known_families
-from quantkit.families.heads import HEADED
+from quantkit.families.describe import find_family
+from quantkit.families.heads import headed
+from quantkit.families.known import known_families
 from quantkit.families.linears import block_of, outline
 from quantkit.metadata import KeyValue
 
@@ -68,7 +69,7 @@ def test_a_language_model_needs_its_head() -> None:
     infos, config = moe()
     with pytest.raises(InputError, match=r"lm_head\.weight"):
         outline(without_head(infos), config)
-    assert "MixtralForCausalLM" not in HEADED
+    assert "MixtralForCausalLM" not in headed()
 
 
 def without_head(infos: Infos) -> Infos:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from quantkit.errors import InputError
-from quantkit.families.hparams import DEFAULTS, read_hparams
+from quantkit.families.hparams import read_hparams
+from quantkit.families.known import known_families
 
+DEFAULTS = {kind: values for family in known_families() for kind, values in family.defaults.items()}
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 96}
 
 
@@ -23,7 +25,7 @@ def transformers_config(model_type: str, config: dict[str, Any]) -> dict[str, An
 @pytest.mark.parametrize("config", [{}, SMALL], ids=["all", "others"])
 @pytest.mark.parametrize("model_type", DEFAULTS)
 def test_defaults_are_those_of_transformers(model_type: str, config: dict[str, Any]) -> None:
-    values = dict(read_hparams(config, model_type).values)
+    values = dict(read_hparams(config, DEFAULTS[model_type]).values)
     expected = transformers_config(model_type, config)
     rope = expected["rope_parameters"]
     full = rope.get("full_attention", rope)
@@ -56,23 +58,23 @@ def test_every_number_that_transformers_knows_by_default_has_a_default(model_typ
     ],
 )
 def test_rope_settings_are_read_in_every_spelling(rope: dict[str, Any]) -> None:
-    values = read_hparams({**SMALL, **rope}, "llama").values
+    values = read_hparams({**SMALL, **rope}, DEFAULTS["llama"]).values
     assert (values["rope_type"], values["rope_theta"], values["rope_factor"]) == ("linear", 5e5, 2.0)
 
 
 @pytest.mark.parametrize("kind", [["yarn"], {}, 3, None, ""])
 def test_a_rope_type_may_be_anything(kind: object) -> None:
-    read_hparams({**SMALL, "rope_scaling": {"rope_type": kind, "factor": 2.0}}, "llama")
+    read_hparams({**SMALL, "rope_scaling": {"rope_type": kind, "factor": 2.0}}, DEFAULTS["llama"])
 
 
 def test_experts_are_counted_in_every_spelling() -> None:
     for key in ("num_experts", "num_local_experts"):
-        assert read_hparams({**SMALL, key: 60}, "qwen3_moe").count("num_local_experts") == 60
+        assert read_hparams({**SMALL, key: 60}, DEFAULTS["qwen3_moe"]).count("num_local_experts") == 60
 
 
 def test_the_text_part_of_a_model_with_vision_wins() -> None:
     config = {"vocab_size": 1, "hidden_size": 1, "text_config": {**SMALL, "vocab_size": 300}}
-    hparams = read_hparams(config, "gemma3_text")
+    hparams = read_hparams(config, DEFAULTS["gemma3_text"])
     assert (hparams.count("vocab_size"), hparams.count("hidden_size")) == (300, 64)
 
 
@@ -87,13 +89,13 @@ def test_the_text_part_of_a_model_with_vision_wins() -> None:
 )  # fmt: skip
 def test_a_bad_number_is_named(key: str, value: object) -> None:
     with pytest.raises(InputError, match=key) as caught:
-        read_hparams({**SMALL, key: value}, "llama")
+        read_hparams({**SMALL, key: value}, DEFAULTS["llama"])
     assert caught.value.key == key
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e39, 10**400, "1e-5", True])
 def test_a_number_has_to_be_finite(value: object) -> None:
-    hparams = read_hparams({**SMALL, "rms_norm_eps": value}, "llama")
+    hparams = read_hparams({**SMALL, "rms_norm_eps": value}, DEFAULTS["llama"])
     with pytest.raises(InputError, match="rms_norm_eps"):
         hparams.number("rms_norm_eps")

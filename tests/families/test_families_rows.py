@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from described import F32, Folder, describe_arrays, describe_infos, evaluate
 
-from quantkit.families.describe import known_families
-from quantkit.families.hparams import DEFAULTS
+from quantkit.errors import UnsupportedError
+from quantkit.families.known import family_named, known_families
 from quantkit.families.mapping import rows_by_source
 from quantkit.families.roles import role_of
 from quantkit.families.rows import Family
@@ -36,9 +36,20 @@ def test_no_source_gives_the_same_target_twice(family: Family) -> None:
 
 
 def test_every_name_belongs_to_one_family_that_has_defaults() -> None:
-    for names in ([n for f in known_families() for n in f.hf], [n for f in known_families() for n in f.model_types]):
+    for names in ([n for f in known_families() for n in f.hf], [n for f in known_families() for n in f.defaults]):
         assert len(set(names)) == len(names)
-    assert {name for family in known_families() for name in family.model_types} == set(DEFAULTS)
+    assert all(family.defaults for family in known_families())
+
+
+@FAMILIES
+def test_a_family_is_found_by_its_name(family: Family) -> None:
+    assert family_named(family.name) is family
+
+
+def test_a_name_that_no_family_has_is_refused() -> None:
+    """Not taken for another family with rules of its own."""
+    with pytest.raises(UnsupportedError, match='did you mean "llama"'):
+        family_named("lama")
 
 
 def fused(arrays: Arrays, module: str, names: tuple[str, str, str]) -> Arrays:

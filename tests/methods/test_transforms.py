@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from quantkit.errors import InputError, UnsupportedError, VerificationError
-from quantkit.families.folds import SITES, Site, sites
-from quantkit.families.rows import FAMILIES
+from quantkit.families.folds import Fold
+from quantkit.families.known import folds_of, known_families
 from quantkit.methods import base
 from quantkit.methods.base import Layer
 from quantkit.methods.settings import Settings, in_turn
@@ -21,9 +21,9 @@ from quantkit.methods.transforms.smoothquant import smoothing_scales
 
 HEAD, QUERIES, VALUES = 16, 8, 2  # heads of queries and of values
 HIDDEN, INNER = HEAD * QUERIES, 256
-NORM = Site("norm", ("q", "k"), norm=True)
-HEADS = Site("v", ("o",), heads=True)
-PLAIN = Site("up", ("down",))
+NORM = Fold("norm", ("q", "k"), norm=True)
+HEADS = Fold("v", ("o",), heads=True)
+PLAIN = Fold("up", ("down",))
 
 
 def matrix(rows: int, cols: int, seed: int) -> np.ndarray:
@@ -218,23 +218,23 @@ MIXTRAL = {"mlp.gate": "block_sparse_moe.gate"} | {
 
 
 def test_every_family_has_sites_of_tensors_it_knows():
-    assert set(SITES) == {family.name for family in FAMILIES}
-    for family in FAMILIES:
+    for family in known_families():
         known = {tensor.source.removesuffix(".weight") for tensor in family.block}
-        for site in sites(family.name):
+        assert family.folds
+        for site in family.folds:
             for name in (site.producer, *site.consumers):
                 assert (MIXTRAL.get(name, name) if family.name == "mixtral" else name) in known, (family.name, name)
 
 
 def test_an_expert_gets_its_number():
-    site = next(site for site in sites("qwen3_moe") if site.expert)
+    site = next(site for site in folds_of("qwen3_moe") if site.expert)
     assert site.of_expert(7).producer == "mlp.experts.7.up_proj"
     assert site.of_expert(7).consumers == ("mlp.experts.7.down_proj",)
 
 
 def test_unknown_families_are_refused():
     with pytest.raises(UnsupportedError, match='did you mean "llama"'):
-        sites("lama")
+        folds_of("lama")
 
 
 def test_probes_are_the_same_in_every_run():

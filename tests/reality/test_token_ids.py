@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 from oracles.ggml import Model
-from real_folders import NEIGHBOURS, REALITY, claimed, needs_reality, read_config, side_files, text_config
+from real_folders import NEIGHBOURS, REALITY, claimed, needs_reality, read_config, side_files
 
+from quantkit.families.describe import find_family
+from quantkit.families.known import family_named
 from quantkit.formats.gguf.file import encode_header
 from quantkit.metadata import KeyValue
 from quantkit.tokenizer.check import check_tokenizer, rebuild, source_encoder
@@ -27,7 +29,6 @@ from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 
 pytestmark = [pytest.mark.slow, needs_reality]
 
-FAMILIES = {"mistral": "llama", "gemma3_text": "gemma3"}
 OTHERS = (  # words that tell names of pre-tokenizers and rules of merging apart, and what people write
     "Việt Nam có nhiều người", "практика по программированию", "Die Straße ist naß, 3,50 € bitte!", "l'été où j'ai",
     "1234567 89 0.1 12,345", "I'll've 'Re WE'LL don't", "a\n\n\n b\t\tc", "    def f(self):\n        pass\n",
@@ -67,9 +68,8 @@ class Folder:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        kind = text_config(self.config)["model_type"]
         names = sorted(path.name for path in self.path.iterdir())
-        return read_tokenizer(self.read_file, self.config, family=FAMILIES.get(kind, kind), names=names)
+        return read_tokenizer(self.read_file, self.config, find_family(self.config)[0].tokens, names=names)
 
     @cached_property
     def theirs(self) -> Any:
@@ -257,7 +257,7 @@ def test_another_name_for_the_split_of_llama_3_fails() -> None:
             files[name].read_bytes() if name in files else json.dumps(made).encode() if name == "config.json" else None
         )
 
-    metadata = read_tokenizer(read_file, made, family="llama").metadata
+    metadata = read_tokenizer(read_file, made, family_named("llama").tokens).metadata
     wrong = [
         KeyValue(e.key, e.kind, "smaug-bpe" if e.key == "tokenizer.ggml.pre" else e.value, e.array) for e in metadata
     ]

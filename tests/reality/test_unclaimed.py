@@ -12,7 +12,7 @@ from commands import quantkit
 from real_folders import REALITY, needs_reality, read_config, unclaimed
 from safetensors.numpy import save_file
 
-from quantkit.families.describe import known_families
+from quantkit.families.known import known_families
 
 
 @pytest.mark.parametrize("name", unclaimed())

@@ -56,7 +56,7 @@ BENIGN = [
 
 
 def read(made: Kind, names: tuple[str, ...] = ()) -> Tokenizer:
-    return read_tokenizer(made.read_file, made.config, family=made.family, names=names)
+    return read_tokenizer(made.read_file, made.config, made.rules, names=names)
 
 
 def with_template(template: object) -> Kind:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tokenizer_kinds import KINDS, Kind, added, dumped, kind
 
+from quantkit.families.known import family_named
 from quantkit.metadata import KeyValue
 from quantkit.tokenizer.check import Comparison, check_tokenizer, find_problems
 from quantkit.tokenizer.own import SourceTokenizer, open_source_tokenizer
@@ -35,7 +36,7 @@ def chatting(name: str) -> Kind:
 @cache
 def sound(name: str) -> tuple[KeyValue, ...]:
     made = chatting(name)
-    return read_tokenizer(made.read_file, made.config, family=made.family).metadata
+    return read_tokenizer(made.read_file, made.config, made.rules).metadata
 
 
 def checked(name: str, entries: Entries) -> Comparison:
@@ -215,7 +216,7 @@ def test_a_token_that_one_file_lists_must_be_in_the_artifact(place: str) -> None
     made = kind("phi4")
     settings, raw = made.parsed("tokenizer_config.json"), made.parsed("tokenizer.json")
     index = max(token["id"] for token in raw["added_tokens"]) + 1
-    metadata = read_tokenizer(made.read_file, made.config, family=made.family).metadata
+    metadata = read_tokenizer(made.read_file, made.config, made.rules).metadata
     late = "<late>"
     changes: dict[str, bytes] = {
         "tokenizer.json": dumped({**raw, "added_tokens": [*raw["added_tokens"], added(index, late)]}),
@@ -235,7 +236,7 @@ def test_a_token_that_one_file_lists_must_be_in_the_artifact(place: str) -> None
 def test_a_control_token_where_the_source_has_a_visible_one_is_named() -> None:
     """`<tool_call>` is no special token: as a control token llama.cpp would not print it."""
     made = kind("qwen2")
-    entries = {e.key: e for e in read_tokenizer(made.read_file, made.config, family="qwen2").metadata}
+    entries = {e.key: e for e in read_tokenizer(made.read_file, made.config, family_named("qwen2").tokens).metadata}
     tokens = entries[GGML + "tokens"].value
     assert isinstance(tokens, tuple)
     changed = with_item(entries, "token_type", tokens.index("<tool_call>"), 3)

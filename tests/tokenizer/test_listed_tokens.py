@@ -19,7 +19,7 @@ from quantkit.tokenizer.vocabulary import TokenType
 
 
 def read(made: Kind) -> Tokenizer:
-    return read_tokenizer(made.read_file, made.config, family=made.family)
+    return read_tokenizer(made.read_file, made.config, made.rules)
 
 
 def changed(base: str | Kind, name: str, change: Callable[[dict[str, Any]], object]) -> Kind:

@@ -35,7 +35,7 @@ def with_ordinary(*texts: str) -> Kind:
 def test_every_end_is_looked_for_by_llama_cpp(tmp_path: Path) -> None:
     ends = sorted(ENDS - {"<|im_end|>", "<|endoftext|>", "<|tool_response>"})
     made = with_ordinary(*ends)
-    tokenizer = read_tokenizer(made.read_file, made.config, family=made.family)
+    tokenizer = read_tokenizer(made.read_file, made.config, made.rules)
     tokens = next(e.value for e in tokenizer.metadata if e.key == "tokenizer.ggml.tokens")
     assert isinstance(tokens, tuple)
     with Model(write_vocabulary(tmp_path / "vocabulary.gguf", tokenizer.metadata), vocab_only=True) as model:
@@ -46,7 +46,7 @@ def test_every_end_is_looked_for_by_llama_cpp(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", sorted(INFILL))
 def test_every_infill_text_becomes_a_control_token_in_llama_cpp(text: str, tmp_path: Path) -> None:
     made = with_ordinary(text)
-    tokenizer = read_tokenizer(made.read_file, made.config, family=made.family)
+    tokenizer = read_tokenizer(made.read_file, made.config, made.rules)
     tokens = next(e.value for e in tokenizer.metadata if e.key == "tokenizer.ggml.tokens")
     assert isinstance(tokens, tuple)
     with Model(write_vocabulary(tmp_path / "vocabulary.gguf", tokenizer.metadata), vocab_only=True) as model:
@@ -55,7 +55,7 @@ def test_every_infill_text_becomes_a_control_token_in_llama_cpp(text: str, tmp_p
 
 def test_probes_with_such_a_token_are_left_out_and_the_rest_agrees(tmp_path: Path) -> None:
     made = with_ordinary("</s>")
-    tokenizer = read_tokenizer(made.read_file, made.config, family=made.family)
+    tokenizer = read_tokenizer(made.read_file, made.config, made.rules)
     chosen = comparable(tokenizer.metadata, made.read_file, made.config)
     assert 0 < 2000 - len(chosen.texts) <= sum(count for _, count in chosen.left_out)
     assert any('"</s>"' in why for why, _ in chosen.left_out)

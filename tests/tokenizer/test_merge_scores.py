@@ -13,6 +13,7 @@ from tokenizer_kinds import LEGACY_SPACES, LLAMA_DECODER, Kind, added, config, d
 from tokenizers import Tokenizer as Library
 from vocabulary_file import write_vocabulary
 
+from quantkit.families.known import family_named
 from quantkit.tokenizer.check import rebuild
 from quantkit.tokenizer.files import parse_tokenizer_json
 from quantkit.tokenizer.read import read_tokenizer
@@ -23,7 +24,7 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def values(made: Kind) -> dict[str, Any]:
-    metadata = read_tokenizer(made.read_file, made.config, family=made.family).metadata
+    metadata = read_tokenizer(made.read_file, made.config, made.rules).metadata
     return {entry.key.removeprefix("tokenizer.ggml."): entry.value for entry in metadata}
 
 
@@ -69,7 +70,7 @@ def test_any_trained_bpe_is_split_alike_by_its_scores(words: list[str], texts: l
     made = Kind("llama", "LlamaForCausalLM", {
         "tokenizer.json": dumped(raw), "config.json": config("LlamaForCausalLM", "llama", len(raw["model"]["vocab"])),
     })  # fmt: skip
-    metadata = read_tokenizer(made.read_file, made.config, family=made.family).metadata
+    metadata = read_tokenizer(made.read_file, made.config, made.rules).metadata
     by_score = rebuild(metadata, add_special=False)
     by_rank = Library.from_str(json.dumps(raw))
     for text in (*words, *texts):
@@ -82,7 +83,7 @@ def test_llama_cpp_splits_by_these_scores_too(tmp_path: Path) -> None:
     made = Kind("llama", "LlamaForCausalLM", {
         "tokenizer.json": dumped(raw), "config.json": config("LlamaForCausalLM", "llama", len(raw["model"]["vocab"])),
     })  # fmt: skip
-    metadata = read_tokenizer(made.read_file, made.config, family=made.family).metadata
+    metadata = read_tokenizer(made.read_file, made.config, made.rules).metadata
     by_rank = Library.from_str(json.dumps(raw))
     texts = [a + b + c for a in words[:10] for b in ("", " ", "abc", "cb") for c in words[:10]]
     with Model(write_vocabulary(tmp_path / "v.gguf", metadata), vocab_only=True) as model:
@@ -93,7 +94,7 @@ def test_tokens_that_no_merge_makes_are_reported() -> None:
     raw = kind("mistral_json").parsed("tokenizer.json")
     dropped = raw["model"]["merges"].pop()
     made = kind("mistral_json").but(tokenizer__json=dumped(raw))
-    tokenizer = read_tokenizer(made.read_file, made.config, family="llama")
+    tokenizer = read_tokenizer(made.read_file, made.config, family_named("llama").tokens)
     [(code, message)] = tokenizer.warnings
     assert code == "tokenizer-merges"
     assert "1 token of tokenizer.json is made by no merge" in message

@@ -25,7 +25,7 @@ TEXTS = ("", " Việt nhiều", "x<|im_end|>y<|endoftext|>\n", "<tool_call>{}</t
 
 
 def read(made: Kind) -> Tokenizer:
-    return read_tokenizer(made.read_file, made.config, family=made.family)
+    return read_tokenizer(made.read_file, made.config, made.rules)
 
 
 def values_of(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -28,7 +28,7 @@ NOT_BYTE_LEVEL = {"gemma4", "granite-embed-multi-311m", "sarvam-moe", "whitespac
 
 
 def read(made: Kind, pre: str | None = None) -> Tokenizer:
-    return read_tokenizer(made.read_file, made.config, family=made.family, pre=pre)
+    return read_tokenizer(made.read_file, made.config, made.rules, pre=pre)
 
 
 def with_section(pre_tokenizer: Any) -> Kind:

@@ -21,7 +21,7 @@ from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 
 
 def read(made: Kind) -> Tokenizer:
-    return read_tokenizer(made.read_file, made.config, family=made.family)
+    return read_tokenizer(made.read_file, made.config, made.rules)
 
 
 def changed(base: str | Kind, change: Callable[[dict[str, Any]], object], name: str = "tokenizer.json") -> Kind:

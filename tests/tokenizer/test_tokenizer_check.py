@@ -11,6 +11,7 @@ from tokenizer_kinds import Kind, added, dumped, kind
 from tokenizers import Tokenizer as Library
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
+from quantkit.families.known import family_named
 from quantkit.metadata import KeyValue
 from quantkit.tokenizer.check import check_tokenizer, comparable_probes, rebuild, source_encoder
 from quantkit.tokenizer.probes import probes
@@ -20,7 +21,7 @@ PREFIX = "tokenizer.ggml."
 
 
 def metadata(made: Kind) -> tuple[KeyValue, ...]:
-    return read_tokenizer(made.read_file, made.config, family=made.family).metadata
+    return read_tokenizer(made.read_file, made.config, made.rules).metadata
 
 
 def with_value(entries: Sequence[KeyValue], key: str, change: Callable[[Any], Any]) -> tuple[KeyValue, ...]:
@@ -126,7 +127,7 @@ def test_an_explicit_prefix_setting_is_the_sources() -> None:
     """add_prefix_space of tokenizer_config.json, which transformers goes by and the reference writes."""
     made = kind("llama_spm")
     made = made.but(tokenizer_config__json=dumped({**made.parsed("tokenizer_config.json"), "add_prefix_space": False}))
-    tokenizer = read_tokenizer(made.read_file, made.config, family="llama")
+    tokenizer = read_tokenizer(made.read_file, made.config, family_named("llama").tokens)
     assert "tokenizer-space-prefix" in dict(tokenizer.warnings)
     found = check_tokenizer(tokenizer.metadata, made.read_file, made.config)
     assert (found.ok, found.total) == (True, 2000), found

@@ -22,7 +22,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def read(made: Kind, pre: str | None = None) -> Tokenizer:
-    return read_tokenizer(made.read_file, made.config, family=made.family, pre=pre)
+    return read_tokenizer(made.read_file, made.config, made.rules, pre=pre)
 
 
 def changed(base: str, name: str, change: Change) -> Kind:

@@ -14,7 +14,7 @@ from quantkit.tokenizer.sentencepiece_model import encode_sentencepiece, parse_s
 
 
 def digest(made: Kind, pre: str | None = None) -> str:
-    return read_tokenizer(made.read_file, made.config, family=made.family, pre=pre).sha256
+    return read_tokenizer(made.read_file, made.config, made.rules, pre=pre).sha256
 
 
 def change(base: str, name: str, edit: Callable[[dict[str, Any]], object]) -> Kind:

@@ -34,7 +34,7 @@ class Loaded:
 
 
 def read(kind: Kind) -> Tokenizer:
-    return read_tokenizer(kind.read_file, kind.config, family=kind.family)
+    return read_tokenizer(kind.read_file, kind.config, kind.rules)
 
 
 def load(kind: Kind, folder: Path) -> Loaded:

@@ -130,7 +130,7 @@ def flags(token_type: int) -> dict[str, bool]:
 
 
 def read(kind: Kind) -> Tokenizer:
-    return read_tokenizer(kind.read_file, kind.config, family=kind.family)
+    return read_tokenizer(kind.read_file, kind.config, kind.rules)
 
 
 # Probes of 2,000 that cannot be compared: patterns that differ in places, an ordinary "</s>" that llama.cpp retypes,

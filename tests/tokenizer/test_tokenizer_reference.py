@@ -221,7 +221,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 
 def entries(made: Kind) -> dict[str, list[Any]]:
-    found = read_tokenizer(made.read_file, made.config, family=made.family, names=tuple(made.files)).metadata
+    found = read_tokenizer(made.read_file, made.config, made.rules, names=tuple(made.files)).metadata
     return {
         e.key: [("ARRAY " if e.array else "") + TYPES[e.kind], list(e.value) if e.array else e.value] for e in found  # type: ignore[arg-type]
     }  # fmt: skip

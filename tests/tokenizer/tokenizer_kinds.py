@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from quantkit.families.known import family_named
+from quantkit.families.rows import TokenizerRules
 from quantkit.tokenizer import pre_table as table
 from quantkit.tokenizer.probes import probes
 
@@ -49,6 +51,10 @@ class Kind:
     @property
     def config(self) -> dict[str, Any]:
         return dict(json.loads(self.files["config.json"]))
+
+    @property
+    def rules(self) -> TokenizerRules:
+        return family_named(self.family).tokens
 
     def read_file(self, name: str) -> bytes | None:
         return self.files.get(name)

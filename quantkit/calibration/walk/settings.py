@@ -16,7 +16,7 @@ from quantkit.calibration.walk.weights import layer_numbers
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, lacks_head, stored_head
-from quantkit.families.hparams import Hparams, read_hparams
+from quantkit.families.hparams import Hparams
 from quantkit.families.mapping import check_shapes
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
@@ -27,7 +27,7 @@ MAX_LAYERS = 1024  # blocks are built on the meta device, some milliseconds each
 EARLY_LONGROPE = frozenset({"su", "yarn"})  # what Phi-3 first called it; transformers 5.23 stumbles over the names
 EXPERT_NUMBER = re.compile(r"\.experts\.(\d{1,7})\.")
 
-# Keys of the families in families.rows, from configuration_*.py and modeling_*.py of transformers 5.24.
+# Keys that families share, from configuration_*.py and modeling_*.py of transformers 5.24.
 SHAPES = frozenset({
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "tie_word_embeddings", "attention_bias", "mlp_bias", "num_local_experts",
@@ -56,16 +56,15 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     """
     family, _ = find_family(config)
     settings = _text_settings(config)
-    named = settings.get("model_type")
-    kind = named if named in family.model_types else family.model_types[0]  # as families.describe has it
+    kind = family.model_type(config)
     count = _count_layers(settings, tensors)
-    hparams = read_hparams(config, kind)
+    hparams = family.hparams(config)
     check_shapes(family, hparams, tensors)
     _check_experts(hparams, tensors)
     types = settings.get("layer_types")
     if isinstance(types, list) and len(types) != count:
         raise _contradiction("layer_types", f"has {len(types):,} entries, the checkpoint has {count:,} layers")
-    settings = {key: value for key, value in settings.items() if key in COMPUTES}
+    settings = {key: value for key, value in settings.items() if key in COMPUTES | family.computes}
     if stored_head(tensors):
         settings[TIED] = False
     elif lacks_head(config, tensors):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from quantkit.errors import InputError, VerificationError
-from quantkit.families.folds import Site
+from quantkit.families.folds import Fold
 from quantkit.qtypes.schemes.base import ScaleDtype
 from quantkit.tensors import F32
 
@@ -29,7 +29,7 @@ class SiteWeights:
     heads, each read by as many consecutive query heads as fit.
     """
 
-    site: Site
+    site: Fold
     producer: F32
     consumers: Mapping[str, F32]
     bias: F32 | None = None

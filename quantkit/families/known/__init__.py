@@ -1,0 +1,53 @@
+"""The model families quantkit knows: each module here is a lineage and defines FAMILIES, its rows.
+
+A family is added by adding a file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from quantkit.errors import UnsupportedError, did_you_mean
+from quantkit.families.folds import Fold
+from quantkit.families.rows import Family
+
+
+@cache
+def known_families() -> tuple[Family, ...]:
+    """All families: modules in alphabetical order, the rows of each in its order."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(family for name in names for family in importlib.import_module(f"{__name__}.{name}").FAMILIES)
+
+
+def family_named(name: str) -> Family:
+    """The family called `name`. Raises UnsupportedError with the nearest name."""
+    known = {family.name: family for family in known_families()}
+    if name not in known:
+        message = f'unknown model family "{name}"{did_you_mean(name, known)}'
+        raise UnsupportedError(message, hint=f"known are {', '.join(known)}", key=name)
+    return known[name]
+
+
+def default_vocabulary(config: Mapping[str, Any]) -> int | None:
+    """The vocabulary's size by the model type of config.json (parsed) alone; None for a type that no family has."""
+    text = config.get("text_config")
+    said = {**config, **text}.get("model_type") if isinstance(text, Mapping) else config.get("model_type")
+    defaults = {kind: values for family in known_families() for kind, values in family.defaults.items()}
+    size = defaults.get(str(said), {}).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
+def folds_of(name: str) -> tuple[Fold, ...]:
+    """Where scales can be moved in the family called `name`, in the order in which a block computes.
+
+    Raises UnsupportedError for a family that is unknown, or in which none can be moved.
+    """
+    folds = family_named(name).folds
+    if not folds:
+        what = f'no scales can be moved in family "{name}"'
+        raise UnsupportedError(what, hint="use a method without transform", key=name)
+    return folds

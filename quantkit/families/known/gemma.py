@@ -1,0 +1,118 @@
+"""Gemma 2 and 3: norms that store their distance from 1, before and after each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from quantkit.families import assumptions, folds, keys
+from quantkit.families.hparams import Hparams
+from quantkit.families.placements import vocabulary
+from quantkit.families.roles import Role
+from quantkit.families.rows import (
+    ATTENTION,
+    EMBEDDING,
+    FINAL_NORM,
+    FREQUENCIES,
+    HEAD,
+    MLP,
+    QK_NORMS,
+    Drop,
+    Family,
+    T,
+    TokenizerRules,
+    centered,
+)
+from quantkit.metadata import KeyValue
+
+NORMS = (
+    T("input_layernorm.weight", "attn_norm.weight", Role.NORM, "hidden_size"),
+    T("post_attention_layernorm.weight", "post_attention_norm.weight", Role.NORM, "hidden_size"),
+    T("pre_feedforward_layernorm.weight", "ffn_norm.weight", Role.NORM, "hidden_size"),
+    T("post_feedforward_layernorm.weight", "post_ffw_norm.weight", Role.NORM, "hidden_size"),
+)
+VISION = tuple(
+    Drop(pattern, "the vision encoder belongs into a file of its own")
+    for pattern in (
+        "vision_tower.*",
+        "model.vision_tower.*",
+        "multi_modal_projector.*",
+        "model.multi_modal_projector.*",
+    )
+)
+FOLDS = (
+    replace(folds.ATTENTION_IN, centered=True),
+    folds.VALUES,
+    replace(folds.MLP_IN, producer="pre_feedforward_layernorm", centered=True),
+    folds.MLP_OUT,
+)
+FINAL_CAP = keys.Key("final_logit_softcapping", "f32", "final_logit_softcapping")
+
+
+def window(hparams: Hparams) -> Iterable[KeyValue]:
+    """No window where every layer attends globally (a pattern of 1)."""
+    if hparams.values.get("sliding_window_pattern") == 1:
+        return ()
+    return keys.number(keys.Key("attention.sliding_window", "u32", "sliding_window"), hparams)
+
+
+GEMMA2 = Family(
+    name="gemma2",
+    gguf="gemma2",
+    hf=("Gemma2ForCausalLM",),
+    defaults={
+        "gemma2": {
+            "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": True, "sliding_window": 4096,
+            "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+        },
+    },
+    outside=centered((EMBEDDING, FINAL_NORM)),
+    block=centered((*NORMS, *ATTENTION, *MLP)),
+    keys=(
+        *keys.SIZES,
+        keys.RMS_EPSILON,
+        *keys.HEAD_LENGTHS,
+        keys.Key("attn_logit_softcapping", "f32", "attn_logit_softcapping"),
+        FINAL_CAP,
+        keys.SLIDING_WINDOW,
+    ),
+    drop=(FREQUENCIES, Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings")),
+    assumes=(
+        assumptions.gelu_tanh,
+        assumptions.windows_every(2),
+        assumptions.attention_scaled_by_head(assumptions.GEMMA2_27B_LAYERS),
+    ),
+    folds=FOLDS,
+    tokens=TokenizerRules(no_prefix=True),
+)  # fmt: skip
+GEMMA3 = Family(
+    name="gemma3",
+    gguf="gemma3",
+    hf=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    defaults={
+        "gemma3_text": {
+            "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-6, "rope_theta": 1e6, "rope_local_base_freq": 10000.0, "tie_word_embeddings": True,
+            "sliding_window": 4096, "final_logit_softcapping": None,
+        },
+    },
+    outside=centered((replace(EMBEDDING, layout=vocabulary), FINAL_NORM, HEAD)),
+    block=centered((*NORMS, *ATTENTION, *QK_NORMS, *MLP)),
+    keys=(*keys.COMMON, FINAL_CAP, window),
+    drop=(FREQUENCIES, *VISION),
+    strip="language_model.",
+    inside={"Gemma3TextModel": "Gemma3ForCausalLM", "Gemma3Model": "Gemma3ForConditionalGeneration"},
+    assumes=(
+        assumptions.gelu_tanh,
+        assumptions.windows_every(6),
+        assumptions.attention_scaled_by_head(assumptions.GEMMA3_27B_LAYERS),
+        assumptions.no_attention_softcap,
+    ),
+    folds=FOLDS,
+    tokens=TokenizerRules(no_prefix=True),
+)  # fmt: skip
+
+FAMILIES = (GEMMA2, GEMMA3)
