@@ -28,12 +28,6 @@ from quantkit.qtypes import base
 from quantkit.report.text import size
 from quantkit.storage import free_bytes
 
-# Nanoseconds to encode one weight on one core, without importance weights: scripts/bench_encoders.py, on a server
-# core of 2024 with AVX-512 (docs/benchmarks.md). Only for the estimate of time; other machines differ by a factor.
-ENCODE_NS = {
-    "q2_k": 10.0, "q3_k": 8.0, "q4_k": 9.0, "q5_k": 8.0, "q6_k": 7.0, "iq4_xs": 9.0, "iq4_nl": 9.0,
-}  # fmt: skip
-OTHER_ENCODE_NS = 1.0
 LAYER_NS = 12.0  # to round, pack and check one weight of a layer with numpy
 FLOPS_PER_NS = 40.0  # of float32 products on one core
 WALK_PASSES = 4  # forward passes through a block: three for statistics of its sites, one to move on
@@ -105,7 +99,7 @@ def _memory(plan: AnyPlan, workers: int, tokens: int) -> int:
 def _seconds(plan: AnyPlan, workers: int, tokens: int) -> float:
     read = 2 * plan.source_bytes * READ_NS_PER_BYTE
     if not isinstance(plan, ServerPlan):
-        encode = sum(prod(t.tensor.shape) * ENCODE_NS.get(t.qtype, OTHER_ENCODE_NS) for t in plan.tensors)
+        encode = sum(prod(t.tensor.shape) * base.get(t.qtype).encode_ns for t in plan.tensors)
         return START_SECONDS + (encode + read) * 1e-9 / workers
     weights = sum(p.module.rows * p.module.cols for p in plan.modules)
     if not plan.needs_calibration:

@@ -68,6 +68,11 @@ class QuantType:
     container has no such type. `columnwise` is False where codes of neighbouring columns are chosen together.
     `uses_importance` is False for types whose encoder ignores importance weights. `code_bytes` is how many of a
     block's `nbytes` hold codes, the rest being scales and offsets; None means all of them (float types).
+    `inputs` is the type to which ggml's CPU code rounds what such weights are multiplied with (type_traits_cpu,
+    vec_dot_type), "" where it has none. `floor_db` is the least signal to noise ratio, in dB, that correct bytes show
+    on weights of any distribution met so far: a permuted, shifted or mis-scaled tensor falls far below; 0 is that of
+    zeros. `encode_ns` are nanoseconds to encode one weight on one core of a server of 2024 with AVX-512, without
+    importance weights (scripts/bench_encoders.py): only for the estimate of time, machines differ by a factor.
 
     encode(w, importance) -> (rows, cols // block * nbytes) uint8: the reference encoder, byte for byte.
     fit(w, importance) -> Grid over the blocks of w in row-major order.
@@ -92,6 +97,9 @@ class QuantType:
     uses_importance: bool = False
     code_bytes: int | None = None
     widen: Callable[[U8], F32] | None = None
+    inputs: str = ""
+    floor_db: float = 0.0
+    encode_ns: float = 1.0
 
     @property
     def bits_per_weight(self) -> float:

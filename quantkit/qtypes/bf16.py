@@ -25,4 +25,6 @@ def widen(raw: U8) -> F32:
     return out
 
 
-TYPE = QuantType(name="bf16", block=1, nbytes=2, encode=encode, widen=widen, gguf=30)
+TYPE = QuantType(
+    name="bf16", block=1, nbytes=2, encode=encode, widen=widen, gguf=30, inputs="bf16", floor_db=45.0,
+)  # fmt: skip

@@ -25,4 +25,6 @@ def widen(raw: U8) -> F32:
     return out
 
 
-TYPE = QuantType(name="f16", block=1, nbytes=2, encode=encode, widen=widen, gguf=1)
+TYPE = QuantType(
+    name="f16", block=1, nbytes=2, encode=encode, widen=widen, gguf=1, inputs="f16", floor_db=45.0,
+)  # fmt: skip

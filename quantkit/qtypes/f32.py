@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 
 from quantkit.qtypes.base import QuantType
@@ -18,4 +20,6 @@ def widen(raw: U8) -> F32:
     return np.array(raw, order="C").view("<f4").reshape(-1)
 
 
-TYPE = QuantType(name="f32", block=1, nbytes=4, encode=encode, widen=widen, gguf=0)
+TYPE = QuantType(
+    name="f32", block=1, nbytes=4, encode=encode, widen=widen, gguf=0, inputs="f32", floor_db=inf,
+)  # fmt: skip

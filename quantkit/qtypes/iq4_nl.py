@@ -78,5 +78,5 @@ def _grid(d: F16) -> Grid:
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="iq4_nl", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=20,
-    uses_importance=True, code_bytes=16,
+    uses_importance=True, code_bytes=16, inputs="q8_0", floor_db=6.0, encode_ns=9.0,
 )  # fmt: skip

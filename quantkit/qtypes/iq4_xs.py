@@ -79,5 +79,5 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="iq4_xs", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=23,
-    uses_importance=True, code_bytes=128,
+    uses_importance=True, code_bytes=128, inputs="q8_k", floor_db=6.0, encode_ns=9.0,
 )  # fmt: skip

@@ -123,5 +123,6 @@ def _grid(exponent: U8) -> Grid:
 
 
 TYPE = QuantType(
-    name="mxfp4", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=39, code_bytes=16
-)
+    name="mxfp4", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=39,
+    code_bytes=16, inputs="q8_0", floor_db=6.0,
+)  # fmt: skip

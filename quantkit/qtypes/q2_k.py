@@ -75,5 +75,5 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q2_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=10,
-    uses_importance=True, code_bytes=64,
+    uses_importance=True, code_bytes=64, inputs="q8_k", encode_ns=10.0,
 )  # fmt: skip

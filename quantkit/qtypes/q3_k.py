@@ -101,5 +101,5 @@ def _search_weighted(weights: F32, importance: F32) -> tuple[Grid, SearchCodes]:
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q3_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=11,
-    uses_importance=True, code_bytes=96,
+    uses_importance=True, code_bytes=96, inputs="q8_k", encode_ns=8.0,
 )  # fmt: skip

@@ -56,5 +56,5 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q4_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=2,
-    uses_importance=True, code_bytes=16,
+    uses_importance=True, code_bytes=16, inputs="q8_0", floor_db=6.0,
 )  # fmt: skip

@@ -57,5 +57,5 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q4_1", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=3,
-    uses_importance=True, code_bytes=16,
+    uses_importance=True, code_bytes=16, inputs="q8_1", floor_db=10.0,
 )  # fmt: skip

@@ -57,5 +57,5 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q5_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=6,
-    uses_importance=True, code_bytes=20,
+    uses_importance=True, code_bytes=20, inputs="q8_0", floor_db=10.0,
 )  # fmt: skip

@@ -67,5 +67,5 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q5_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=13,
-    uses_importance=True, code_bytes=160,
+    uses_importance=True, code_bytes=160, inputs="q8_k", floor_db=10.0, encode_ns=8.0,
 )  # fmt: skip

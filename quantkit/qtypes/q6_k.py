@@ -80,5 +80,5 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q6_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=14,
-    uses_importance=True, code_bytes=192,
+    uses_importance=True, code_bytes=192, inputs="q8_k", floor_db=15.0, encode_ns=7.0,
 )  # fmt: skip

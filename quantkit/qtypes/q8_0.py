@@ -81,5 +81,6 @@ def _grid(d: U8) -> Grid:
 
 
 TYPE = QuantType(
-    name="q8_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=8, code_bytes=32
-)
+    name="q8_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=8, code_bytes=32,
+    inputs="q8_0", floor_db=25.0,
+)  # fmt: skip

@@ -108,5 +108,6 @@ def _grid(d: U8) -> Grid:
 
 
 TYPE = QuantType(
-    name="tq1_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=34, code_bytes=52
-)
+    name="tq1_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=34,
+    code_bytes=52, inputs="q8_k",
+)  # fmt: skip

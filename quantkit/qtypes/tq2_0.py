@@ -87,5 +87,6 @@ def _grid(d: U8) -> Grid:
 
 
 TYPE = QuantType(
-    name="tq2_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=35, code_bytes=64
-)
+    name="tq2_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=35,
+    code_bytes=64, inputs="q8_k",
+)  # fmt: skip

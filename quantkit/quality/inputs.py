@@ -16,28 +16,22 @@ from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.containers.compressed_tensors import CompressedLayout
 from quantkit.formats.containers.fp8 import FP8Layout
 from quantkit.formats.containers.stored import StoredModule
+from quantkit.qtypes import base
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
 from quantkit.qtypes.schemes.minifloat import TILE, Float8
 from quantkit.tensors import F32
 
 Rounding = Callable[[Tensor], Tensor]
 
-# The type that ggml gives the other factor of a product with weights of a type (type_traits_cpu.vec_dot_type).
-BLOCKS_OF_32 = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4"})
-BLOCKS_OF_256 = frozenset({"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs", "tq1_0", "tq2_0"})
-
 
 def ggml_rounding(qtype: str) -> Rounding | None:
     """How ggml's CPU code rounds what weights of this type are multiplied with; None where it stays float32."""
-    if qtype in BLOCKS_OF_32:
-        return _round_q8_0
-    if qtype in BLOCKS_OF_256:
-        return _round_q8_k
-    return {"f16": _round_f16, "bf16": _round_bf16}.get(qtype)
+    rounded = {"q8_0": _round_q8_0, "q8_1": _round_q8_0, "q8_k": _round_q8_k, "f16": _round_f16, "bf16": _round_bf16}
+    return rounded.get(base.get(qtype).inputs)
 
 
 def _round_q8_0(values: Tensor) -> Tensor:
-    """8 bits in blocks of 32, the scale in float16 (quantize_row_q8_0)."""
+    """8 bits in blocks of 32, the scale in float16 (quantize_row_q8_0; q8_1 has the sum of each block besides)."""
     blocks = values.reshape(*values.shape[:-1], -1, 32)
     scale = blocks.abs().amax(dim=-1, keepdim=True) / 127
     codes = torch.where(scale > 0, blocks / scale, 0.0).round()

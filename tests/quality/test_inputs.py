@@ -14,15 +14,10 @@ from commands import quantkit
 from loaders.activations import round_dynamic, round_llm_int8, round_to
 from safetensors.torch import load_file, save_file
 
-from quantkit.quality.inputs import (
-    BLOCKS_OF_32,
-    BLOCKS_OF_256,
-    _round_dynamic,
-    _round_llm_int8,
-    _round_static,
-    ggml_rounding,
-)
+from quantkit.qtypes import base
+from quantkit.quality.inputs import _round_dynamic, _round_llm_int8, _round_static, ggml_rounding
 
+INPUTS = {name: base.get(name).inputs for name in base.names()}
 TINY = Path(__file__).parent.parent / "data" / "docs-llama-tiny"
 
 
@@ -33,7 +28,7 @@ def inputs(rows: int = 5, cols: int = 512) -> torch.Tensor:
     return values
 
 
-@pytest.mark.parametrize("qtype", sorted(BLOCKS_OF_32))
+@pytest.mark.parametrize("qtype", [name for name, inputs in INPUTS.items() if inputs in {"q8_0", "q8_1"}])
 def test_blocks_of_32_are_those_of_q8_0(qtype: str) -> None:
     rounding = ggml_rounding(qtype)
     assert rounding is not None
@@ -45,7 +40,7 @@ def test_blocks_of_32_are_those_of_q8_0(qtype: str) -> None:
     assert np.abs(found - expected).max() <= np.abs(inputs().numpy()).max() / 100
 
 
-@pytest.mark.parametrize("qtype", sorted(BLOCKS_OF_256))
+@pytest.mark.parametrize("qtype", [name for name, inputs in INPUTS.items() if inputs == "q8_k"])
 def test_blocks_of_256_have_127_steps(qtype: str) -> None:
     rounding = ggml_rounding(qtype)
     assert rounding is not None
