@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from math import inf, log10
 
 import numpy as np
 
 from quantkit.errors import UnsupportedError
+from quantkit.qtypes import base
+from quantkit.qtypes.base import QuantType
 from quantkit.tensors import F32, U8
 
 
@@ -40,21 +44,11 @@ class TensorError:
         )
 
 
-# The least signal to noise ratio, in dB, that a correct file of a type can show on weights of any distribution met
-# so far; a permuted, shifted or mis-scaled tensor falls far below. Casts are exact to half a unit in the last place.
-FLOOR_DB = {"f32": inf, "bf16": 45.0, "f16": 45.0, "q8_0": 25.0, "q6_k": 15.0}
-FLOOR_DB_FIVE_BITS = 10.0
-FLOOR_DB_FOUR_BITS = 6.0
-FLOOR_DB_FEWER = 0.0
-
-
-def floor_db(qtype: str, bits_per_weight: float) -> float:
-    """The ratio below which a tensor of this type counts as damaged."""
-    if qtype in FLOOR_DB:
-        return FLOOR_DB[qtype]
+def floor_of_bits(bits_per_weight: float) -> float:
+    """The ratio below which a layer of a checkpoint counts as damaged; GGUF types say their own (`floor_db`)."""
     if bits_per_weight >= 5:
-        return FLOOR_DB_FIVE_BITS
-    return FLOOR_DB_FOUR_BITS if bits_per_weight >= 4 else FLOOR_DB_FEWER
+        return 10.0
+    return 6.0 if bits_per_weight >= 4 else 0.0
 
 
 def compare(name: str, qtype: str, source: F32, decoded: F32) -> TensorError:
@@ -81,3 +75,22 @@ def decode_gguf(raw: U8, gguf_type: int) -> F32:
     except (NotImplementedError, ValueError) as error:
         what = f"the gguf package cannot decode type {gguf_type}: {error}"
         raise UnsupportedError(what, hint="install a newer gguf package, or convert with --no-verify") from error
+
+
+@cache
+def undecodable(names: frozenset[str]) -> str | None:
+    """What the gguf package does not know of these types, in words; None where it decodes all."""
+    unknown = [name for name in sorted(names) if not _decodes(base.get(name))]
+    if not unknown:
+        return None
+    return f"the gguf package {version('gguf')} does not decode {', '.join(name.upper() for name in unknown)}"
+
+
+def _decodes(qtype: QuantType) -> bool:
+    if qtype.gguf is None:
+        return False
+    try:
+        decode_gguf(np.zeros((1, qtype.nbytes), np.uint8), qtype.gguf)
+    except UnsupportedError:
+        return False
+    return True

@@ -14,9 +14,12 @@ import pytest
 from commands import TINY, quantkit
 from oracles import ggml
 
+from quantkit.formats.gguf.file import read_gguf
 from quantkit.formats.gguf.imatrix import Entry, Imatrix, encode_imatrix_gguf
 from quantkit.qtypes import base
+from quantkit.quality.tensor_errors import undecodable
 from quantkit.recipes.read import gguf_recipe_names, load_recipe
+from quantkit.report.manifest import read_manifest
 
 FREE_RECIPES = [name for name in gguf_recipe_names() if not load_recipe(name).needs_imatrix]
 
@@ -67,10 +70,19 @@ def imatrix(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, n
 
 def check_tensors(path: Path, importance: dict[str, np.ndarray]) -> None:
     """Every tensor of a file is what ggml's own encoder makes of the source."""
-    for tensor in gguf.GGUFReader(path).tensors:
-        weights = importance.get(tensor.name)
-        expected = ggml.quantize(int(tensor.tensor_type), np.atleast_2d(source_tensor(tensor.name)), weights)
-        assert np.array_equal(tensor.data.view(np.uint8).reshape(-1), expected.reshape(-1)), tensor.name
+    for name, number, raw in stored_tensors(path):
+        expected = ggml.quantize(number, np.atleast_2d(source_tensor(name)), importance.get(name))
+        assert np.array_equal(raw, expected.reshape(-1)), name
+
+
+def stored_tensors(path: Path) -> list[tuple[str, int, np.ndarray]]:
+    """Name, type number and bytes of each tensor, by the gguf package if it knows the types, else by our parser."""
+    found = read_gguf(path).tensors
+    if all(t.type_id in set(gguf.GGMLQuantizationType) for t in found):
+        tensors = gguf.GGUFReader(path).tensors
+        return [(t.name, int(t.tensor_type), t.data.view(np.uint8).reshape(-1)) for t in tensors]
+    raw = np.fromfile(path, np.uint8)
+    return [(t.name, t.type_id, raw[t.offset : t.offset + t.nbytes]) for t in found]
 
 
 @pytest.mark.parametrize("recipe", FREE_RECIPES)
@@ -93,6 +105,27 @@ def test_with_importance_every_tensor_is_what_ggml_writes(
     outcome = quantkit("convert", TINY, "--to", recipe, "-o", path, "--imatrix", imatrix[0])
     assert outcome.status == 0, outcome.stderr
     check_tensors(path, imatrix[1])
+
+
+@pytest.mark.parametrize("recipe", ["q1_0", "q2_0"])
+def test_types_that_the_gguf_package_does_not_know_are_said_not_to_be_checked(recipe: str, tmp_path: Path) -> None:
+    if undecodable(frozenset({recipe})) is None:
+        pytest.skip(f"this gguf package knows {recipe}")
+    path = tmp_path / "model.gguf"
+    outcome = quantkit("convert", TINY, "--to", recipe, "-o", path)
+    assert outcome.status == 0, outcome.stderr
+    assert f"does not decode {recipe.upper()}" in outcome.stderr
+    checks = {check["check"]: check for check in read_manifest(tmp_path / "model.manifest.json").facts["checks"]}
+    assert (checks["numbers"]["ok"], checks["numbers"]["not_compared"]) == (None, 28)
+    assert checks["tokenizer"]["ok"] is True
+    with ggml.Model(path) as loaded:
+        assert np.isfinite(loaded.logits([1, 5, 9])).all()
+    [known] = [t for t in read_gguf(path).tensors if t.qtype == "q6_k"]
+    raw = np.fromfile(path, np.uint8)
+    raw[known.offset : known.offset + known.nbytes // 2] = raw[known.offset + known.nbytes // 2 :][: known.nbytes // 2]
+    raw.tofile(tmp_path / "damaged.gguf")
+    outcome = quantkit("verify", tmp_path / "damaged.gguf", "--against", TINY)
+    assert (outcome.status, "far from the source, worst token_embd.weight" in outcome.stderr) == (7, True)
 
 
 def test_a_recipe_that_needs_importance_says_so(tmp_path: Path) -> None:

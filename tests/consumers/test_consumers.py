@@ -147,6 +147,7 @@ EXAMPLES = {
     "transformers/gptq-cpu": Example(gptq(4, -1), gptq(8, -1)),
     "transformers/kv-cache": Example(model(GPTQ, kv_cache=True), model(FP8_TENSOR, kv_cache=True)),
     "transformers/gguf-architecture": Example(gguf("q4_k", architecture="rwkv7"), gguf("q4_k")),
+    "transformers/gguf-type": Example(gguf("q6_k", "q2_0"), gguf("q6_k", "tq2_0")),
     "transformers/gguf-decoded": Example(gguf("q4_k"), model(W4A16)),
     "vllm/gptq-bits": Example(gptq(3), gptq(8)),
     "vllm/gptq-asymmetric": Example(gptq(4, symmetry="asymmetric", version=2), gptq(4, symmetry="full-range")),

@@ -27,13 +27,39 @@ U8 = NDArray[np.uint8]
 TYPE_IDS = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8,
     "q2_k": 10, "q3_k": 11, "q4_k": 12, "q5_k": 13, "q6_k": 14,
-    "iq4_nl": 20, "iq4_xs": 23, "bf16": 30, "tq1_0": 34, "tq2_0": 35, "mxfp4": 39,
+    "iq4_nl": 20, "iq4_xs": 23, "bf16": 30, "tq1_0": 34, "tq2_0": 35, "mxfp4": 39, "q1_0": 41,
+    "q2_0": 42,
 }  # fmt: skip
 
 # enum llama_token_attr (llama.h)
 ATTR_UNKNOWN, ATTR_UNUSED, ATTR_NORMAL, ATTR_CONTROL, ATTR_USER_DEFINED, ATTR_BYTE = (1 << n for n in range(6))
 
 LOG_CALLBACK = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
+
+
+class TypeTraits(c.Structure):
+    """struct ggml_type_traits"""
+
+    _fields_ = [
+        ("type_name", c.c_char_p),
+        ("blck_size", c.c_int64),
+        ("blck_size_interleave", c.c_int64),
+        ("type_size", c.c_size_t),
+        ("is_quantized", c.c_bool),
+        ("to_float", c.CFUNCTYPE(None, c.c_void_p, c.c_void_p, c.c_int64)),
+        ("from_float_ref", c.c_void_p),
+    ]
+
+
+class CPUTypeTraits(c.Structure):
+    """struct ggml_type_traits_cpu"""
+
+    _fields_ = [
+        ("from_float", c.c_void_p),
+        ("vec_dot", c.c_void_p),
+        ("vec_dot_type", c.c_int),
+        ("nrows", c.c_int64),
+    ]
 
 
 class ModelParams(c.Structure):
@@ -110,6 +136,8 @@ def _signature(so: c.CDLL, name: str, restype: object, *argtypes: object) -> Non
 def _declare(so: c.CDLL) -> None:
     pointer, i32, i64, size, text = c.c_void_p, c.c_int32, c.c_int64, c.c_size_t, c.c_char_p
     _signature(so, "ggml_quantize_chunk", size, c.c_int, pointer, pointer, i64, i64, i64, pointer)
+    _signature(so, "ggml_get_type_traits", c.POINTER(TypeTraits), c.c_int)
+    _signature(so, "ggml_get_type_traits_cpu", c.POINTER(CPUTypeTraits), c.c_int)
     _signature(so, "ggml_row_size", size, c.c_int, i64)
     _signature(so, "ggml_blck_size", i64, c.c_int)
     _signature(so, "ggml_validate_row_data", c.c_bool, c.c_int, pointer, size)
@@ -191,6 +219,22 @@ def quantize(type_id: int, w: F32, importance: F32 | None = None) -> U8:
     if written != out.nbytes:
         raise RuntimeError(f"type {type_id}: ggml wrote {written} bytes, expected {out.nbytes}")
     return out
+
+
+def dequantize(type_id: int, raw: U8, cols: int) -> F32:
+    """Bytes (rows, row_size) of a quantized type to float32 (rows, cols), by ggml's to_float."""
+    if raw.shape[1] != row_size(type_id, cols):
+        raise ValueError(f"rows have {raw.shape[1]} bytes, expected {row_size(type_id, cols)}")
+    data = np.array(raw, dtype=np.uint8, order="C")
+    out = np.empty((len(raw), cols), np.float32)
+    library().so.ggml_get_type_traits(type_id)[0].to_float(data.ctypes.data, out.ctypes.data, out.size)
+    return out
+
+
+def inputs_type(type_id: int) -> str:
+    """The name of the type to which ggml's CPU code rounds what weights of a type are multiplied with."""
+    so = library().so
+    return str(so.ggml_get_type_traits(so.ggml_get_type_traits_cpu(type_id)[0].vec_dot_type)[0].type_name.decode())
 
 
 def validate(type_id: int, raw: U8) -> bool:

@@ -27,6 +27,7 @@ from quantkit.formats.gguf.types import (
     VERSION,
     GGUFFile,
     GGUFTensor,
+    ggml_type,
     padded,
 )
 from quantkit.metadata import KeyValue, Kind, Scalar
@@ -100,7 +101,8 @@ def encode_header(metadata: Sequence[KeyValue], tensors: Sequence[TensorEntry]) 
 
 
 def _encode_tensor(tensor: TensorEntry, offset: int) -> bytes:
-    ggml = GGML_TYPES[tensor.type_id]
+    ggml = ggml_type(tensor.type_id)
+    assert ggml is not None, tensor
     row = tensor.shape[-1] if tensor.shape else 1
     elements = 1
     for size in tensor.shape:

@@ -29,7 +29,6 @@ from quantkit.formats.gguf.types import (
     ALIGNMENT_KEY,
     ARRAY,
     DEFAULT_ALIGNMENT,
-    GGML_TYPES,
     KINDS,
     MAGIC,
     MAX_DIMS,
@@ -39,6 +38,7 @@ from quantkit.formats.gguf.types import (
     VERSION,
     GGUFFile,
     GGUFTensor,
+    ggml_type,
     padded,
 )
 from quantkit.metadata import KeyValue, Kind, Scalar
@@ -305,7 +305,7 @@ def _read_tensor(window: _Window, index: int) -> GGUFTensor:
     if prod(max(size, 1) for size in shape) >= 1 << 63:
         window.fail(f'tensor "{name}" has the impossible shape {shape}', tensor=name)
     type_id = window.u32(what)
-    ggml = GGML_TYPES.get(type_id)
+    ggml = ggml_type(type_id)
     if ggml is None:
         why = "was removed from ggml" if type_id in REMOVED_TYPES else "is unknown"
         window.fail(f'tensor "{name}" has type {type_id}, which {why}', tensor=name, hint="convert the model again")

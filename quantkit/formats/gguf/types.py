@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from quantkit.metadata import KeyValue, Kind
+from quantkit.qtypes import base
 from quantkit.untrusted import Stamp
 
 MAGIC = b"GGUF"
@@ -56,6 +57,15 @@ GGML_TYPES = {
     34: GGMLType("tq1_0", 256, 54), 35: GGMLType("tq2_0", 256, 66), 39: GGMLType("mxfp4", 32, 17),
     40: GGMLType("nvfp4", 64, 36), 41: GGMLType("q1_0", 128, 18), 42: GGMLType("q2_0", 64, 18),
 }  # fmt: skip
+
+
+def ggml_type(number: int) -> GGMLType | None:
+    """The type of this number: of the table, or one that quantkit alone knows; None where it is unknown."""
+    if number in GGML_TYPES or number in REMOVED_TYPES:
+        return GGML_TYPES.get(number)
+    found = next((qtype for qtype in map(base.get, base.names()) if qtype.gguf == number), None)
+    return None if found is None else GGMLType(found.name, found.block, found.nbytes)
+
 
 # Numbers that once were types (q4_2, q4_3, and layouts for one processor); files with them must be made anew.
 REMOVED_TYPES = frozenset({4, 5, 31, 32, 33, 36, 37, 38})

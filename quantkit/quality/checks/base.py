@@ -21,7 +21,7 @@ from quantkit.machine import core_count, worker_pool
 from quantkit.plan.carried import CONFIG
 from quantkit.plan.reading import Slab, cut, matrix_shape, order_rows, read_slab
 from quantkit.qtypes import base
-from quantkit.quality.tensor_errors import TensorError, compare, decode_gguf, floor_db
+from quantkit.quality.tensor_errors import TensorError, compare, decode_gguf, undecodable
 from quantkit.report.manifest import Manifest
 from quantkit.source import Checkpoint
 
@@ -57,9 +57,7 @@ class Verification:
     def summary(self) -> str:
         """One line: "files ok · structure ok · numbers ok (worst blk.0.attn_k 22.1 dB)"."""
         words = {True: "ok", False: "FAILED", None: "not checked"}
-        return " · ".join(
-            f"{c.name} {words[c.ok]}" + (f" ({c.detail})" if c.detail and c.ok is not None else "") for c in self.checks
-        )
+        return " · ".join(f"{c.name} {words[c.ok]}" + (f" ({c.detail})" if c.detail else "") for c in self.checks)
 
     def as_json(self) -> list[dict[str, Any]]:
         return [{"check": c.name, "ok": c.ok, "detail": c.detail, **c.data} for c in self.checks]
@@ -124,21 +122,29 @@ def check_numbers(
     """Decode tensors with the gguf package and compare with the source.
 
     With `sample_rows` only about that many evenly spaced rows of each tensor are compared. A tensor fails when its
-    signal to noise ratio is below the floor of its type (quality.numbers.floor_db).
+    signal to noise ratio is below the floor of its type. Where the package does not know a type yet, the check counts
+    as not made unless another tensor fails.
     """
     stored = {t.name: (file, t) for file in files for t in file.tensors}
     missing = [t.name for t in model.tensors if t.name not in stored]
     if missing:
         return Check("numbers", False, f"{len(missing)} tensors of the source are missing, first {missing[0]}")
+    unknown = {t.name for t in model.tensors if undecodable(frozenset({stored[t.name][1].qtype}))}
+    known = [t for t in model.tensors if t.name not in unknown]
     with worker_pool(threads or core_count()) as pool:
-        jobs = [pool.submit(_tensor_error, checkpoint, t, *stored[t.name], sample_rows) for t in model.tensors]
+        jobs = [pool.submit(_tensor_error, checkpoint, t, *stored[t.name], sample_rows) for t in known]
         errors = [job.result() for job in jobs]
-    return _judge(errors, sample_rows)
+    found = _judge(errors, sample_rows)
+    why = undecodable(frozenset(stored[name][1].qtype for name in unknown))
+    if why is None or found.ok is False:
+        return found
+    detail = f"{len(unknown)} of {len(model.tensors)} tensors are not compared, because {why}; others: {found.detail}"
+    return Check("numbers", None, detail, {**found.data, "not_compared": len(unknown)})
 
 
 def _judge(errors: Sequence[TensorError], sample_rows: int | None) -> Check:
     lossy = sorted((e for e in errors if not isinf(e.snr_db) or e.snr_db < 0), key=lambda e: e.snr_db)
-    failed = [e for e in errors if e.snr_db < floor_db(e.qtype, base.get(e.qtype).bits_per_weight)]
+    failed = [e for e in errors if e.snr_db < base.get(e.qtype).floor_db]
     worst = [{"tensor": e.name, "type": e.qtype, "snr_db": round(e.snr_db, 2)} for e in lossy[:WORST_TENSORS]]
     data = {"worst": worst, "compared_weights": sum(e.weights for e in errors), "sampled": sample_rows is not None}
     if failed:

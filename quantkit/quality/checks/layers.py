@@ -18,7 +18,7 @@ from quantkit.plan.layouts import short_type
 from quantkit.plan.reading import read_weight
 from quantkit.quality.checks.base import WORST_TENSORS, Check, Verification
 from quantkit.quality.feedback import gain
-from quantkit.quality.tensor_errors import TensorError, compare, floor_db
+from quantkit.quality.tensor_errors import TensorError, compare, floor_of_bits
 from quantkit.source import Checkpoint
 from quantkit.untrusted import open_input
 
@@ -80,7 +80,7 @@ def with_gain(check: Check, layers: Sequence[Mapping[str, Any]]) -> Check:
 def check_layers(
     tensors: Mapping[str, PackedTensor], checkpoint: Checkpoint, modules: Sequence[PlannedModule], *, moved: bool
 ) -> Check:
-    """Decode layers and compare them with the source. A layer fails below the floor of its bits (floor_db).
+    """Decode layers and compare them with the source. A layer fails below the floor of its bits (floor_of_bits).
 
     Where a transform has `moved` scales between layers, only decoding is checked: weights are others on purpose.
     """
@@ -97,7 +97,7 @@ def check_layers(
         return Check("numbers", True, f"{len(modules)} layers decode; scales were moved, so they are not compared")
     worst = sorted(errors, key=lambda e: e.snr_db)[:WORST_TENSORS]
     bits = {planned.name: planned.layout.scheme.bits for planned in modules}
-    failed = [e for e in worst if e.snr_db < floor_db("", bits[e.name])]
+    failed = [e for e in worst if e.snr_db < floor_of_bits(bits[e.name])]
     data = {"compared": len(errors), "worst": [{"name": e.name, "snr_db": round(e.snr_db, 2)} for e in worst]}
     detail = f"worst {worst[0].name} {worst[0].snr_db:.1f} dB"
     if failed:

@@ -28,6 +28,7 @@ from quantkit.quality.decoded import DecodedCheckpoint, open_decoded
 from quantkit.quality.distributions import Divergence, TopTokens, divergence, log_softmax, top_divergence
 from quantkit.quality.engines.llamacpp import CONTEXT, LlamaCpp, require_llamacpp
 from quantkit.quality.passages import contexts
+from quantkit.quality.tensor_errors import undecodable
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32
 from quantkit.tokenizer.check import source_encoder
@@ -187,6 +188,9 @@ def _compare(engine: LlamaCpp, paths: Sequence[Path], reference: Reference, thre
     wrong = differing_numbers(paths[0], reference.model)
     if wrong:
         return Check(LLAMA_CPP, False, wrong, data)
+    stored = frozenset(t.qtype for path in paths for t in read_gguf(path).tensors)
+    if why := undecodable(stored):
+        return Check(LLAMA_CPP, None, f"not compared with its own weights, because {why}; {distance}", data)
     with closing(open_decoded(paths, reference.checkpoint, reference.model)) as decoded:
         run = partial(run_here, decoded, reference.model, found, threads, emit)
         near, limit = _nearness(run, as_ggml(decoded), tops)
