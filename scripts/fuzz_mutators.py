@@ -370,43 +370,53 @@ def string(text: bytes, length: int | None = None) -> bytes:
 KIND_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
 
-def gguf_of(entries: list[tuple[bytes, int, Any]], tensors: list[tuple[bytes, list[int], int, int]]) -> Mutator:
+def gguf_of(
+    entries: list[tuple[bytes, int, Any]], tensors: list[tuple[bytes, list[int], int, int]], harm: float = 1.0
+) -> Mutator:
     """A GGUF file: entries are (key, kind, value) with kind 8 for strings and (kind, values) for arrays (kind 9).
 
     Keys, kinds, counts, lengths, shapes, types and offsets are changed one at a time; what is not stays consistent.
+    `harm` scales how many: a file of many entries should not lose something of each.
     """
 
     def wrong(value: int, rng: random.Random, odds: float = 0.04) -> int:
-        return rng.choice(NUMBERS) if rng.random() < odds else value
+        return rng.choice(NUMBERS) if rng.random() < odds * harm else value
 
     def scalar(kind: int, value: Any, rng: random.Random) -> bytes:
         if kind == 8:
-            return string(value if rng.random() > 0.05 else rng.choice(TEXT), wrong(len(value), rng, 0.01))
+            return string(value if rng.random() > 0.05 * harm else rng.choice(TEXT), wrong(len(value), rng, 0.01))
         if kind in (6, 12):
-            return struct.pack("<f" if kind == 6 else "<d", rng.choice((value, float("nan"), float("inf"), -1.0)))
+            return struct.pack(
+                "<f" if kind == 6 else "<d",
+                rng.choice((value, float("nan"), float("inf"), -1.0)) if rng.random() < harm else value,
+            )
         size = KIND_BYTES.get(kind, 4)
         return (wrong(int(value), rng) % (1 << 8 * size)).to_bytes(size, "little")
 
     def item(key: bytes, kind: int, value: Any, rng: random.Random) -> bytes:
-        key = key if rng.random() > 0.03 else rng.choice((*TEXT, b"general.alignment", b"split.count"))
-        said = kind if rng.random() > 0.03 else rng.choice((*range(14), 2**31))
+        key = key if rng.random() > 0.03 * harm else rng.choice((*TEXT, b"general.alignment", b"split.count"))
+        said = kind if rng.random() > 0.03 * harm else rng.choice((*range(14), 2**31))
         out = string(key, wrong(len(key), rng, 0.01)) + struct.pack("<I", said % 2**32)
         if kind != 9:
             return out + scalar(kind, value, rng)
         of, values = value
-        of_said = of if rng.random() > 0.04 else rng.randrange(14)
+        of_said = of if rng.random() > 0.04 * harm else rng.randrange(14)
         counted = struct.pack("<IQ", of_said, wrong(len(values), rng) % 2**64)
         return out + counted + b"".join(scalar(of, each, rng) for each in values)
 
     def mutate(rng: random.Random) -> bytes:
-        chosen = [e for e in entries if rng.random() > 0.05] + ([rng.choice(entries)] if rng.random() < 0.05 else [])
-        infos = [t for t in tensors if rng.random() > 0.03] + ([rng.choice(tensors)] if rng.random() < 0.03 else [])
+        chosen = [e for e in entries if rng.random() > 0.05 * harm] + (
+            [rng.choice(entries)] if rng.random() < 0.05 * harm else []
+        )
+        infos = [t for t in tensors if rng.random() > 0.03 * harm] + (
+            [rng.choice(tensors)] if rng.random() < 0.03 * harm else []
+        )
         count, number = wrong(len(infos), rng, 0.02), wrong(len(chosen), rng, 0.02)
         out = b"GGUF" + struct.pack("<IQQ", wrong(3, rng, 0.02) % 2**32, count % 2**64, number % 2**64)
         out += b"".join(item(*entry, rng) for entry in chosen)
         offset = 0
         for name, dims, type_id, nbytes in infos:
-            name = name if rng.random() > 0.03 else rng.choice(TEXT)
+            name = name if rng.random() > 0.03 * harm else rng.choice(TEXT)
             sizes = [wrong(size, rng) % 2**64 for size in dims]
             out += string(name) + struct.pack("<I", wrong(len(sizes), rng, 0.02) % 2**32)
             out += b"".join(struct.pack("<Q", size) for size in sizes)
@@ -415,8 +425,8 @@ def gguf_of(entries: list[tuple[bytes, int, Any]], tensors: list[tuple[bytes, li
         out = out.ljust(-(-len(out) // 32) * 32, b"\0") + bytes(offset)
         return (
             damaged(out, rng)
-            if rng.random() < 0.05
-            else out[: len(out) if rng.random() > 0.03 else rng.randrange(len(out))]
+            if rng.random() < 0.05 * harm
+            else out[: len(out) if rng.random() > 0.03 * harm else rng.randrange(len(out))]
         )
 
     return mutate

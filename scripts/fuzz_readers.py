@@ -20,7 +20,7 @@ from typing import Any
 import fuzz_mutators as m
 import numpy as np
 from fuzz_children import forked
-from fuzz_folders import PARAMS, folders, llama, mistral
+from fuzz_folders import METHODS, PARAMS, folders, gguf_source, llama, mistral, quantized
 from fuzz_hub import hub
 
 from quantkit.errors import QuantkitError
@@ -42,6 +42,7 @@ from quantkit.jsontext import dump_json
 from quantkit.patterns import PatternError, compile_glob, compile_search
 from quantkit.pipeline.verify import verify
 from quantkit.recipes.read import load_recipe
+from quantkit.recipes.table import MAX_GLOB_LENGTH
 from quantkit.report.calibration_record import read_record
 from quantkit.report.manifest import parse_manifest, read_manifest, seal
 from quantkit.source.mistral import config_of, context_warning, head_rows
@@ -629,7 +630,7 @@ def patterns(folder: Path) -> tuple[m.Mutator, Read]:
 
     def read(data: bytes) -> object:
         text = data.decode("utf-8", "replace")
-        found = compile_glob(text)(name)
+        found = compile_glob(text[:MAX_GLOB_LENGTH])(name)  # recipes have no longer ones
         with suppress(PatternError):
             compile_search(text)(name)
         return (found, matches(f"re:{text}", name))
@@ -757,8 +758,15 @@ def record(folder: Path) -> tuple[m.Mutator, Read]:
         "coverage": coverage,
         "warnings": [["a", "b"]],
         "timings": {"total_s": 0.5},
+        "own_seal": "5" * 64,
+        "seal": "4" * 64,
     }
-    return m.json_of(seed), on_disk(folder, "s.manifest.json", lambda path: read_record(path).encode())
+
+    def look(path: Path) -> object:
+        found = read_record(path)
+        return (found.encode(b"key"), found.made_with(b"key"))
+
+    return m.json_of(seed), on_disk(folder, "s.manifest.json", look)
 
 
 def sums(folder: Path) -> tuple[m.Mutator, Read]:
@@ -968,6 +976,8 @@ READERS = (
     Reader("params-json", params),
     Reader("folder", folders(llama(CONFIG, _bpe(), SETTINGS))),
     Reader("folder-mistral", folders(mistral(CONFIG, _tekken()))),
+    Reader("folder-quantized", folders(*(quantized(CONFIG, _bpe(), method) for method in METHODS))),
+    Reader("gguf-source", gguf_source),
     Reader("hub", hub(None)),
     Reader("hub-gguf", hub("model-q4.gguf")),
 )
