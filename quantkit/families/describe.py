@@ -134,7 +134,7 @@ def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:
     for family in known_families():
         if architecture in family.hf:
             return family, str(architecture)
-        if architecture is None and model_type in family.defaults:
+        if architecture is None and isinstance(model_type, str) and model_type in family.defaults:
             return family, family.hf[0]
     wanted = architecture or model_type
     if not isinstance(wanted, str):

@@ -152,6 +152,8 @@ WRONG_CONFIGS: dict[str, tuple[Mapping[str, Any], type[QuantkitError], str]] = {
     "long": ({"architectures": ["L" * 10**6]}, UnsupportedError, "1,000,000 characters"),
     "nothing": ({}, InputError, "neither an architecture nor a model type"),
     "no names": ({"architectures": [], "model_type": 3}, InputError, "neither"),
+    "a list of types": ({"architectures": [3], "model_type": ["llama"]}, InputError, "neither"),
+    "an object for a type": ({"model_type": {"llama": 1}}, InputError, "neither"),
     "quantized": ({"architectures": ["LlamaForCausalLM"], "quantization_config": {"quant_method": "gptq"}},
                   UnsupportedError, '"gptq"'),
     "rope type": ({"architectures": ["LlamaForCausalLM"], "rope_scaling": {"type": "spiral"}},
