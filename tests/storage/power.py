@@ -120,7 +120,8 @@ class Machine:
         def move(names: Names) -> None:
             add(names, new, inode)
             for path in [p for p in names if p == old or old in p.parents]:
-                names[new / path.relative_to(old)] = names.pop(path)
+                found = names.pop(path)
+                add(names, new / path.relative_to(old), found)  # nowhere, where its folder was lost
 
         self._change(move, new)
 

@@ -10,6 +10,9 @@ from storage import scenario
 from storage.power import Call, Machine, Recorder, restore
 from storage.scenario import NAMES, TENSORS, build, lacking, open_scenario
 
+from quantkit.storage import open_job
+from quantkit.storage.disk import mkdir
+
 ROUTES = {"replace": (True, ()), "new": (False, ()), "bare": (False, ("fallocate", "rename_noreplace"))}
 each_route = pytest.mark.parametrize("route", ROUTES)
 
@@ -96,6 +99,20 @@ def test_a_published_file_is_durable_before_its_manifest(route: str, tmp_path: P
         machine.replay(log)
         state = machine.after_power_loss(random.Random(seed), keep=0.0)
         assert tuple(state[root / name] for name in NAMES) == scenario.CONTENTS
+
+
+def test_the_folder_of_a_published_file_is_durable_whoever_made_it(tmp_path: Path) -> None:
+    """A run that was killed may have made the folder and not synced its name."""
+    root = tmp_path / "root"
+    recorder = Recorder()
+    with open_job(root / scenario.JOB, digest=scenario.DIGEST, files=scenario.FILES[2:], ops=recorder) as job:
+        recorder(mkdir, root / scenario.FOLDER, 0o777)
+        job.write(0, 0, scenario.CONTENTS[2])
+        job.publish([root / NAMES[2]], overwrite=False, check=lambda part: None)
+        log = list(recorder.log)
+    machine = Machine(tmp_path, {})
+    machine.replay(log)
+    assert machine.after_power_loss(random.Random(0), keep=0.0)[root / NAMES[2]] == scenario.CONTENTS[2]
 
 
 @each_route
