@@ -305,6 +305,27 @@ def _bpe() -> dict[str, Any]:
     }
 
 
+def _pieces() -> dict[str, Any]:
+    """A tokenizer.json made of a sentencepiece model, as those of Llama 2 and Gemma are."""
+    letters = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), "\u2581", "a", "b", "\u2581a", "ab"]
+    prefix = [
+        {"type": "Prepend", "prepend": "\u2581"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+    ]
+    added = [{**one, "id": number, "content": letters[number], "special": True} for number, one in enumerate(
+        [_bpe()["added_tokens"][0]] * 3)]  # fmt: skip
+    model = {**_bpe()["model"], "vocab": {piece: number for number, piece in enumerate(letters)}, "byte_fallback": True}
+    return {
+        **_bpe(),
+        "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": prefix},
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {**model, "unk_token": "<unk>", "fuse_unk": True, "merges": [["\u2581", "a"], ["a", "b"]]},
+    }
+
+
 SETTINGS = {
     "add_bos_token": True,
     "add_eos_token": False,
@@ -332,7 +353,7 @@ def tokenizer_files(**seeds: Any) -> Make:
 
         def read(data: bytes) -> object:
             changed = {**files, name: data}
-            conf = {"model_type": "qwen2", "vocab_size": 261, "architectures": ["Qwen2ForCausalLM"]}
+            conf = {"model_type": "qwen2", "vocab_size": 264, "architectures": ["Qwen2ForCausalLM"]}
             return read_tokenizer(changed.get, conf, family_named("qwen2").tokens, names=list(changed))
 
         return mutate, forked(native, native_process.__file__, read)
@@ -919,6 +940,7 @@ READERS = (
     Reader("config", config, 2),
     Reader("tensor-names", tensor_names),
     Reader("tokenizer-json", tokenizer_files(tokenizer__json=_bpe(), tokenizer_config__json=SETTINGS)),
+    Reader("tokenizer-json-spm", tokenizer_files(tokenizer__json=_pieces())),
     Reader("tokenizer-config", tokenizer_files(tokenizer_config__json=SETTINGS, tokenizer__json=_bpe())),
     Reader(
         "special-tokens-map",

@@ -219,7 +219,7 @@ def _steps(section: str, tokenizer: BpeTokenizer) -> list[tuple[str, Mapping[str
         raise bad(TOKENIZER_JSON, section, listed, "a list of steps")
     steps: list[tuple[str, Mapping[str, Json]]] = []
     for each in listed:
-        if not isinstance(each, dict):
+        if not isinstance(each, dict) or not isinstance(each.get("type"), str):
             raise bad(TOKENIZER_JSON, section, each, "an object with a type")
         steps.append((section, each))
     return steps

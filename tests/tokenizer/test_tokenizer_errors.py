@@ -80,6 +80,14 @@ BROKEN: dict[str, tuple[Callable[[], Kind], str]] = {
     "not JSON": (lambda: raw_file("tokenizer.json", b"{"), "not valid JSON"),
     "not UTF-8": (lambda: raw_file("tokenizer.json", b'{"a": "\xff"}'), "not UTF-8"),
     "a list": (lambda: raw_file("tokenizer.json", b"[]"), "expected a JSON object"),
+    "byte fallback with a type that is an object": (
+        lambda: tokenizer_json(lambda raw: raw.update(pre_tokenizer={"type": {"type": "Split"}}), "tinyllama_json"),
+        "pre_tokenizer is .*an object with a type",
+    ),
+    "byte fallback with a type that is a list": (
+        lambda: tokenizer_json(lambda raw: raw["normalizer"]["normalizers"].append({"type": ["NFC"]}),
+                               "tinyllama_json"), "normalizer is .*an object with a type",
+    ),
     "nested without end": (lambda: raw_file("tokenizer.json", b'{"a":' + b"[" * 200_000), "nested too deeply"),
     "an id of 10^6 digits": (
         lambda: raw_file("tokenizer.json", b'{"model":{"merges":[],"vocab":{"a":' + b"9" * 10**6 + b"}}}"),
