@@ -22,9 +22,9 @@ from fuzz_hub import answers
 from fuzz_readers import READERS
 
 INPUTS = {
-    "template-process": 60, "tokenizer-json": 120, "tokenizer-json-spm": 120, "tokenizer-config": 120, "special-tokens-map": 80,
-    "added-tokens": 80, "texts-parquet": 150, "folder": 60, "folder-mistral": 60, "folder-quantized": 60,
-    "gguf-source": 60, "hub": 40, "hub-gguf": 40,
+    "template-process": 60, "tokenizer-json": 120, "tokenizer-json-spm": 120, "tokenizer-config": 120,
+    "special-tokens-map": 80, "added-tokens": 80, "texts-parquet": 150, "folder": 60, "folder-mistral": 60,
+    "folder-quantized": 60, "gguf-source": 60, "hub": 40, "hub-gguf": 40,
 }  # fmt: skip
 READER = {reader.name: reader for reader in READERS}
 
