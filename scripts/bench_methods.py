@@ -31,7 +31,8 @@ import torch
 
 from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import Samples, select_samples
-from quantkit.calibration.walk.walk import BlockView, open_model, walk_blocks
+from quantkit.calibration.walk.model import open_model
+from quantkit.calibration.walk.walk import BlockView, How, walk_blocks
 from quantkit.families.known import folds_of
 from quantkit.filling.rounding import Rounding, round_block
 from quantkit.filling.transforming import Transform
@@ -130,7 +131,7 @@ def divergences(model: Checkpoint, samples: Samples, replace: Callable[[BlockVie
             windows[piece.position] += float((p.exp() * (p - q)).sum())
         return {}
 
-    walk_blocks(open_model(model), samples, visit, keep_reference=True)
+    walk_blocks(open_model(model), samples, visit, how=How(keep_reference=True))
     windows /= samples.tokens.shape[1]
     return Divergence(float(windows.mean()), float(windows.std(ddof=1) / len(windows) ** 0.5))
 

@@ -10,8 +10,8 @@ import torch
 
 from quantkit.calibration.statistics.sums import Statistics, merge
 from quantkit.calibration.text.samples import Samples, samples_of
-from quantkit.calibration.walk.model import BlockModel
-from quantkit.calibration.walk.walk import BlockView, open_model, walk_blocks
+from quantkit.calibration.walk.model import BlockModel, open_model
+from quantkit.calibration.walk.walk import PLAINLY, BlockView, How, walk_blocks
 from quantkit.source import open_source
 
 TINY = Path(__file__).parent / "data" / "docs-llama-tiny"
@@ -43,7 +43,7 @@ def logits_after(
     model: BlockModel,
     samples: Samples,
     visit: Callable[[int, BlockView], dict[str, torch.Tensor]] = lambda i, b: {},
-    **options,
+    how: How = PLAINLY,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Logits (n, seqlen, vocabulary) of a walk with this visit, and the reference's where the walk keeps one."""
     candidates: list[torch.Tensor] = []
@@ -60,7 +60,7 @@ def logits_after(
             return {}
         return replaced
 
-    walk_blocks(model, samples, see, **options)
+    walk_blocks(model, samples, see, how=how)
     shape = (*samples.tokens.shape, -1)
     return joined(candidates, shape), joined(references, shape) if references else None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quantkit.calibration.text.samples import DataRecord, Samples
 from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples
@@ -21,13 +22,37 @@ from quantkit.storage import Scratch, hash_file
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
-    from quantkit.calibration.walk.model import BlockModel
-
-if TYPE_CHECKING:
     from quantkit.calibration.statistics.sums import Statistics
+    from quantkit.calibration.walk.block import Block
+    from quantkit.calibration.walk.model import BlockModel
     from quantkit.calibration.walk.walk import BlockView
 
+    See = Callable[[int, Block], Mapping[str, Any]]
+
 STATISTICS = ".safetensors"
+
+
+class Inputs(Protocol):
+    """What is known of a model's inputs. `digest` stands for everything that decides what is made of them."""
+
+    @property
+    def spec(self) -> CalibrationSpec: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def records(self) -> tuple[DataRecord, ...]: ...
+
+    def facts(self) -> dict[str, Any]:
+        """The manifest's word on them: where from, how many tokens, hashes; never the text."""
+        ...
+
+    def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
+        """Mean squares of what each matrix of the model reads."""
+        ...
+
+    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None) -> None:
+        """Let `see` look at every block up to the `last`, and replace its weights."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,8 +72,13 @@ class Text:
         return (self.samples.record,)
 
     def facts(self) -> dict[str, Any]:
-        """The manifest's word on the text: where from, which samples, how many tokens, hashes; never the text."""
         return asdict(self.samples.record)
+
+    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None) -> None:
+        """Run the samples: through what `see` has put in the place of earlier blocks."""
+        from quantkit.calibration.walk.walk import How, walk_blocks
+
+        walk_blocks(model, self.samples, see, emit, how=How(last=last))
 
     def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
         """Run the text through the model and sum up squares, as llama-imatrix does."""
@@ -98,6 +128,14 @@ class Known:
             hint = f"quantkit calibrate {shown(checkpoint.name)} --data FILE -o {shown(self.path)}, or give text"
             raise InputError(message, path=str(self.path), key="calib", hint=hint)
 
+    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None) -> None:
+        """Take statistics from the file: nothing is run, and nobody is told how far a block is."""
+        from quantkit.calibration.statistics.file import open_statistics
+        from quantkit.calibration.walk.known import walk_known
+
+        with closing(open_statistics(self.path)) as file:
+            walk_known(model, file, see, last)
+
     def facts(self) -> dict[str, Any]:
         data = [asdict(record) for record in self.records]
         return {"statistics": {"name": self.path.name, "sha256": self.digest}, "data": data}
@@ -113,10 +151,7 @@ class Known:
             file.close()
 
 
-Calibration = Text | Known
-
-
-def open_calibration(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink) -> Calibration:
+def open_inputs(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink) -> Inputs:
     """The samples that `spec` means for this checkpoint, or the one file of statistics that it names.
 
     Raises UsageError for statistics beside text, InputError for a damaged file, and what `prepare_samples` raises.

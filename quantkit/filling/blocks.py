@@ -8,13 +8,12 @@ bits; one that is not complete is done again as a whole, with the same result.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantkit.calibration.inputs import Calibration, Known, open_calibration_model
+from quantkit.calibration.inputs import Inputs, open_calibration_model
 from quantkit.events import BlockProgress, Event, TensorProgress
 from quantkit.families.folds import Fold
 from quantkit.families.known import folds_of
@@ -31,7 +30,7 @@ from quantkit.recipes.servers import MethodChoice
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:
-    from quantkit.calibration.walk.known import Block
+    from quantkit.calibration.walk.block import Block
     from quantkit.filling.rounding import BlockRounded, RoundedLinear, Rounding
     from quantkit.filling.transforming import Transform
     from quantkit.methods.settings import Settings
@@ -42,39 +41,23 @@ SMALLEST_PEAK = 1e-6  # of inputs that are always zero
 INT8_STEPS = np.float32(127.5)  # half the steps of 8 bits: compressed-tensors' observers
 
 
-def round_blocks(work: ServerWork, calibration: Calibration, scratch: Scratch | None = None) -> None:
+def round_blocks(work: ServerWork, inputs: Inputs, scratch: Scratch | None = None) -> None:
     """Round every block that is not finished. Raises InterruptedRunError between blocks, and what calibration raises,
     naming block and module; the journal keeps what is finished."""
     by_block = blocks(work.plan)
     last = max((n for n, tensors in by_block.items() if n is not None and work.missing(tensors)), default=-1)
     if last < 0:
         return
-    walker = _Walker(work, by_block, last)
-    model = open_calibration_model(work.checkpoint, calibration.spec, scratch)
-    with suppress(_Finished):
-        if isinstance(calibration, Known):
-            from quantkit.calibration.statistics.file import open_statistics
-            from quantkit.calibration.walk.known import walk_known
-
-            with closing(open_statistics(calibration.path)) as file:
-                walk_known(model, file, walker.visit)
-        else:
-            from quantkit.calibration.walk.walk import walk_blocks
-
-            walk_blocks(model, calibration.samples, walker.visit, walker.hear)
-
-
-class _Finished(Exception):
-    """The last block that had work to do is done: the samples need not go on."""
+    walker = _Walker(work, by_block)
+    inputs.walk(open_calibration_model(work.checkpoint, inputs.spec, scratch), walker.visit, walker.hear, last)
 
 
 @dataclass(frozen=True)
 class _Walker:
-    """What the walk asks at every block. `last` is the last one with anything left to do."""
+    """What the walk asks at every block."""
 
     work: ServerWork
     by_block: Mapping[int | None, tuple[ServerTensor, ...]]
-    last: int
 
     def visit(self, index: int, block: Block) -> Mapping[str, Any]:
         """Round the block, or put in its place what an earlier run made of it."""
@@ -87,8 +70,6 @@ class _Walker:
         else:
             restore(self.work, block, tensors, members)
         self._report(index, block)
-        if index == self.last:
-            raise _Finished
         return {}
 
     def hear(self, event: Event) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from quantkit.calibration.inputs import Calibration, scratch_for
+from quantkit.calibration.inputs import Inputs, scratch_for
 from quantkit.filling.blocks import round_blocks
 from quantkit.filling.coverage import check_experts, check_ranks
 from quantkit.filling.layers import ServerWork, announce_resume, copy_the_rest, finish_files, round_plainly
 
 
-def fill(work: ServerWork, calibration: Calibration | None, coverage: float | None = None) -> None:
+def fill(work: ServerWork, calibration: Inputs | None, coverage: float | None = None) -> None:
     """Fill every file of the plan; what an earlier run finished is kept.
 
     `coverage` is the percentage of experts that the text must reach. Raises InterruptedRunError, GateError.

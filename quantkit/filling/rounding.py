@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from quantkit.calibration.statistics.sums import Statistics, Sums
-from quantkit.calibration.walk.known import Block
+from quantkit.calibration.walk.block import Block
 from quantkit.errors import InputError, did_you_mean
 from quantkit.families.folds import Fold
 from quantkit.filling.transforming import Transform, transform_block

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from quantkit.calibration.statistics.sums import Statistics
-from quantkit.calibration.walk.known import Block
+from quantkit.calibration.walk.block import Block
 from quantkit.families.folds import Fold
 from quantkit.methods import base
 from quantkit.methods.settings import Run

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from quantkit.calibration.inputs import Calibration, open_calibration
+from quantkit.calibration.inputs import Inputs, open_inputs
 from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
@@ -48,7 +48,7 @@ class Prepared:
     model: Model | None
     recipes: tuple[Recipe | ServerRecipe, ...]
     plans: tuple[AnyPlan, ...]
-    calibration: Calibration | None = None
+    calibration: Inputs | None = None
     require_coverage: float | None = None
     inputs: tuple[Path, ...] = ()
     refused: tuple[tuple[str, QuantkitError], ...] = ()
@@ -252,10 +252,10 @@ def _server_options(request: Request) -> ServerOptions:
     return ServerOptions(shard_bytes, "tensorrt-llm" in parse_consumers(request.consumers), request.allow_requantize)
 
 
-def _calibration(request: Request, checkpoint: Checkpoint, emit: Sink) -> Calibration | None:
+def _calibration(request: Request, checkpoint: Checkpoint, emit: Sink) -> Inputs | None:
     """The text or statistics that the request means, None where it names none."""
     spec = request.calibration()
-    return None if spec is None else open_calibration(checkpoint, spec, emit)
+    return None if spec is None else open_inputs(checkpoint, spec, emit)
 
 
 def _overridden(recipe: Recipe | ServerRecipe, request: Request) -> Recipe | ServerRecipe:

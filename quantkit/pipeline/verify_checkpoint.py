@@ -203,7 +203,7 @@ def check_predictions(made: Checkpoint, source: Checkpoint, threads: int | None,
 
     Inputs of layers are rounded as config.json asks loaders to; where they are, the check also says what that costs.
     """
-    from quantkit.calibration.walk.walk import RunOptions, next_token_logits
+    from quantkit.calibration.walk.predictions import RunOptions, next_token_logits
 
     found = contexts(source_encoder(source.read_file, source.config))
 

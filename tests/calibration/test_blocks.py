@@ -25,7 +25,8 @@ from quantkit.calibration.statistics.sums import merge
 from quantkit.calibration.text.samples import samples_of
 from quantkit.calibration.text.spec import CalibrationSpec
 from quantkit.calibration.walk.model import open_model, read_embedding, token_rows
-from quantkit.calibration.walk.walk import next_token_logits, walk_blocks
+from quantkit.calibration.walk.predictions import next_token_logits
+from quantkit.calibration.walk.walk import How, walk_blocks
 from quantkit.errors import InputError, NonFiniteError, ResourceError, UnsupportedError, UsageError
 from quantkit.events import BlockProgress, Event, TensorProgress
 from quantkit.source import open_source
@@ -76,8 +77,8 @@ def test_statistics_have_the_same_bits_for_any_number_of_threads(threads: int, m
 ALONE = """
 import hashlib, sys
 import numpy as np
-from quantkit.calibration.blocks import open_model, walk_blocks
-from quantkit.calibration.samples import samples_of
+from quantkit.calibration.walk.model import open_model; from quantkit.calibration.walk.walk import walk_blocks
+from quantkit.calibration.text.samples import samples_of
 from quantkit.source.memory import MemoryCheckpoint
 
 random = np.random.default_rng(5)
@@ -158,8 +159,8 @@ def test_the_reference_is_the_original_model(when: str, llama: Path) -> None:
         return halved(index, block) if when in {"blocks", "all"} else {}
 
     table = read_embedding(model, token_rows(samples)) * 1.5 if when in {"embedding", "all"} else None
-    candidate, reference = logits_after(model, samples, visit, keep_reference=True, embedding=table)
-    alone, _ = logits_after(model, samples, visit, embedding=table)
+    candidate, reference = logits_after(model, samples, visit, How(keep_reference=True, embedding=table))
+    alone, _ = logits_after(model, samples, visit, How(embedding=table))
     assert reference is not None
     assert torch.equal(reference, original)
     assert torch.equal(candidate, alone)
@@ -235,8 +236,8 @@ def test_activations_can_lie_in_a_file(llama: Path, tmp_path: Path) -> None:
     samples = windows(2048, count=70, seqlen=40)
     scratch = Scratch(0, tmp_path)
     model = open_calibration_model(open_source(str(llama)), CalibrationSpec(("-",), threads=2), scratch)
-    found = logits_after(model, samples, halved, keep_reference=True)
-    expected = logits_after(model_of(llama), samples, halved, keep_reference=True)
+    found = logits_after(model, samples, halved, How(keep_reference=True))
+    expected = logits_after(model_of(llama), samples, halved, How(keep_reference=True))
     assert len(scratch.maps) == 2
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)

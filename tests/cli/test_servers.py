@@ -13,7 +13,7 @@ from commands import TINY, quantkit
 
 from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import select_samples
-from quantkit.calibration.walk.walk import next_token_logits
+from quantkit.calibration.walk.predictions import next_token_logits
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.quality.distributions import divergence, log_softmax
 from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names

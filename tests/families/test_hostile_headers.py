@@ -150,7 +150,7 @@ def test_a_sound_tokenizer_passes_its_trial() -> None:
 LIMITED = """
 import resource, sys
 from quantkit.errors import QuantkitError
-from quantkit.families.native import try_tokenizer_json
+from quantkit.tokenizer.native import try_tokenizer_json
 resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
 resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
 try:

@@ -14,7 +14,7 @@ from walks import TINY, logits_after, model_of, windows
 
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.walk import walk
-from quantkit.calibration.walk.walk import BlockView, walk_blocks
+from quantkit.calibration.walk.walk import BlockView, How, walk_blocks
 from quantkit.errors import InputError
 from quantkit.families.known import folds_of
 from quantkit.filling.rounding import BlockRounded, Rounding, round_block
@@ -158,7 +158,7 @@ def test_transforms_change_weights_and_not_what_the_model_says(name: str, transf
         changes.extend(changed)
         return {}
 
-    candidate, reference = logits_after(model, samples, visit, keep_reference=True)
+    candidate, reference = logits_after(model, samples, visit, How(keep_reference=True))
     assert changes
     assert (candidate - reference).abs().max() <= TOLERANCE * reference.abs().max()
     assert not torch.equal(candidate, reference)

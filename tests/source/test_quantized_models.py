@@ -23,7 +23,7 @@ from quantized_folder import (
     write_tensors,
 )
 
-from quantkit.calibration.walk.walk import next_token_logits
+from quantkit.calibration.walk.predictions import next_token_logits
 from quantkit.formats.containers.packed import values_of
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.source import MemoryCheckpoint, open_source

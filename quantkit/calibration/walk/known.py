@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from quantkit.calibration.statistics.file import StatisticsFile
-from quantkit.calibration.statistics.sums import BAND, Gram, Linear, Part, Site, Statistics, Sums
+from quantkit.calibration.statistics.sums import BAND, Gram, Linear, Part, Statistics, Sums
+from quantkit.calibration.walk.block import Block
 from quantkit.calibration.walk.model import BlockModel, resident_block
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.skeleton import Arguments, set_parameter
@@ -24,34 +25,6 @@ from quantkit.calibration.walk.weights import locate
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.tensors import F32
 from quantkit.untrusted import shown
-
-
-class Block(Protocol):
-    """What rounding needs of a block: `blocks.BlockView`, where samples run, and `KnownBlock` are two."""
-
-    index: int
-    is_head: bool
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def linears(self) -> Mapping[str, Linear]: ...
-    @property
-    def sites(self) -> tuple[Site, ...]: ...
-    @property
-    def run(self) -> Callable[..., list[Any]]: ...
-    @property
-    def parameters(self) -> frozenset[str]: ...
-    @property
-    def head_size(self) -> int: ...
-    def stored_dtype(self, name: str) -> str: ...
-    def source_name(self, name: str) -> str: ...
-    def weight(self, name: str) -> Tensor: ...
-    def statistics(self, linears: Sequence[str] | None = None, *, hessian: bool = False) -> Statistics: ...
-    def cache_peaks(self) -> tuple[float, float] | None: ...
-    def replace(self, weights: Mapping[str, Tensor]) -> None: ...
-    def replace_values(self, weights: Mapping[str, F32]) -> None: ...
-    def moved(self, linears: Sequence[str], scale: F32) -> None: ...
 
 
 class KnownBlock:
@@ -156,12 +129,17 @@ def divided(sums: Sums, scale: Tensor) -> Sums:
     )
 
 
-def walk_known(model: BlockModel, file: StatisticsFile, visit: Callable[[int, Block], object]) -> None:
-    """Let `visit` see every block, one in memory at a time. Raises InputError for statistics of another model."""
+def walk_known(
+    model: BlockModel, file: StatisticsFile, visit: Callable[[int, Block], object], last: int | None = None
+) -> None:
+    """Let `visit` see every block up to the `last`, one in memory at a time.
+
+    Raises InputError for statistics of another model.
+    """
     fingerprint = model.fingerprint()
     if file.facts.model != fingerprint:
         what = f"{file.source.path.name} holds statistics of another model"
         raise InputError(what, path=str(file.source.path), hint="calibrate this checkpoint", key="model")
     with workers(model.threads, model.device) as pool:
-        for index in range(model.count):
+        for index in range(model.count if last is None else last + 1):
             visit(index, KnownBlock(model, index, file, pool))

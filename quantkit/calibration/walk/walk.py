@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quantkit.calibration.statistics.sums import SPAN, Linear, Site, Statistics
-from quantkit.calibration.text.samples import Samples, samples_of
+from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.walk.head import Logits, Stream, load_head, load_matrix, logits_at, read_logits
-from quantkit.calibration.walk.model import BlockModel, embed, open_model, read_embedding, resident_block, token_rows
+from quantkit.calibration.walk.model import BlockModel, embed, read_embedding, resident_block, token_rows
 from quantkit.calibration.walk.passes import Pass, advance, cache_peaks, collect, sites_of
 from quantkit.calibration.walk.resident import Outputs, Resident, input_of
 from quantkit.calibration.walk.skeleton import Arguments, set_parameter
@@ -33,13 +32,11 @@ from quantkit.calibration.walk.threads import Workers, workers
 from quantkit.calibration.walk.weights import locate
 from quantkit.errors import InputError, NonFiniteError
 from quantkit.events import BlockProgress, Sink, TensorProgress, ignore
-from quantkit.source import Checkpoint
 from quantkit.tensors import F32
 
 OUTPUT_BYTES = 640 << 20  # what linears gave for all samples, kept where it is no more than this
 
 Visit = Callable[[int, "BlockView"], Mapping[str, Tensor]]
-Prepare = Callable[["BlockView"], None]
 
 
 @dataclass(frozen=True)
@@ -295,21 +292,32 @@ def _rounded(rounding: Callable[[Tensor], Tensor], module: nn.Module, args: tupl
     return (rounding(args[0]), *args[1:])
 
 
+@dataclass(frozen=True)
+class How:
+    """How a walk goes. With `keep_reference` the samples also go through the original weights, in lockstep, and the
+    head gives the logits of both. `embedding` is what the samples are embedded with instead of the model's own rows:
+    those `token_rows(samples)` names, in order. `last` ends the walk after that block."""
+
+    keep_reference: bool = False
+    embedding: Tensor | None = None
+    last: int | None = None
+
+
+PLAINLY = How()
+
+
 def walk_blocks(
     model: BlockModel,
     samples: Samples,
     visit: Visit,
     emit: Sink = ignore,
     *,
-    keep_reference: bool = False,
-    embedding: Tensor | None = None,
+    how: How = PLAINLY,
 ) -> None:
     """Run the samples through the model, block by block, and let `visit` look at each block and replace its weights.
 
     `visit(index, block)` returns replacement weights by name ({} for none): the samples go on through those, so that
-    later blocks see the error. It may also call `block.replace` in between, site by site. With `keep_reference` the
-    samples also go through the original weights, in lockstep, and the head gives the logits of both. `embedding` is
-    what the samples are embedded with instead of the model's own rows: those `token_rows(samples)` names, in order.
+    later blocks see the error. It may also call `block.replace` in between, site by site.
 
     To resume, have `visit` return at once what it returned before. Raises InputError for a checkpoint that lacks a
     tensor and for token ids without an embedding row, NonFiniteError naming block and module, ResourceError where
@@ -318,10 +326,10 @@ def walk_blocks(
     infos = model.checkpoint.tensors()
     total = sum(info.nbytes for info in infos.values())
     with workers(model.threads, model.device) as pool:
-        walk = Walk(model, samples, pool, model.fingerprint(), keep_reference, emit)
-        activations, arguments = _embedded(walk, embedding)
+        walk = Walk(model, samples, pool, model.fingerprint(), how.keep_reference, emit)
+        activations, arguments = _embedded(walk, how.embedding)
         done: set[str] = set()
-        for index in range(model.count + 1):
+        for index in range(model.count + 1 if how.last is None else how.last + 1):
             name, sources = _visit_block(walk, index, activations, arguments, visit)
             done |= sources
             emit(
@@ -351,42 +359,3 @@ def _embedded(walk: Walk, table: Tensor | None) -> tuple[Activations, tuple[Argu
         return Activations(own.hidden), own.arguments
     other = embed(model, samples, table, walk.workers)
     return Activations(other.hidden, own.hidden if own else None), other.arguments
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How contexts are run. `prepare` sees each block before it runs; sequences have `least_tokens` at least."""
-
-    threads: int | None = None
-    emit: Sink = ignore
-    prepare: Prepare = lambda block: None
-    least_tokens: int = 1
-
-
-def next_token_logits(
-    checkpoint: Checkpoint, contexts: Sequence[Sequence[int]], options: RunOptions = RunOptions()
-) -> F32:
-    """Logits of the token after each context, float32 (contexts, vocabulary), with one block in memory.
-
-    Contexts may differ in length; one that begins another costs nothing of its own. Raises what `walk_blocks` raises.
-    """
-    whole = {tuple(context): None for context in sorted(contexts, key=len, reverse=True)}
-    rows: list[tuple[int, ...]] = []
-    for context in whole:
-        if not any(row[: len(context)] == context for row in rows):
-            rows.append(context)
-    places = [(next(n for n, row in enumerate(rows) if row[: len(c)] == tuple(c)), len(c) - 1) for c in contexts]
-    seqlen = max(options.least_tokens, *map(len, rows))
-    # what follows a context does not change what it predicts: attention looks back only
-    padded = [[*row, *[row[0]] * (seqlen - len(row))] for row in rows]
-    found: list[F32] = []
-
-    def visit(index: int, block: BlockView) -> Mapping[str, Tensor]:
-        options.prepare(block)
-        if block.is_head:
-            found.append(block.logits_at(places))
-        return {}
-
-    model = open_model(checkpoint, threads=options.threads)
-    walk_blocks(model, samples_of(np.array(padded, np.int32)), visit, options.emit)
-    return found[0]

@@ -112,7 +112,7 @@ def run_here(
     prepare: Callable[[BlockView], None] = lambda block: None,
 ) -> F32:
     """Natural log-probabilities (contexts, tokens of the file) in float32, with one block in memory."""
-    from quantkit.calibration.walk.walk import RunOptions, next_token_logits
+    from quantkit.calibration.walk.predictions import RunOptions, next_token_logits
 
     rows = next(t.shape[0] for t in model.tensors if t.name == EMBEDDING)
     emit(StageStarted(STAGE, sum(info.nbytes for info in checkpoint.tensors().values())))
