@@ -31,8 +31,7 @@ from quantkit.families.linears import outline
 from quantkit.formats.containers.packed import Entry as Stored
 from quantkit.formats.containers.packed import PackedTensor
 from quantkit.formats.containers.patterns import matches
-from quantkit.formats.containers.stored import stored_modules
-from quantkit.formats.containers.stored_methods import declared
+from quantkit.formats.containers.stored import declared, stored_modules
 from quantkit.formats.gguf.file import read_tensor_bytes, require_whole_split
 from quantkit.formats.gguf.imatrix import Entry, Imatrix, encode_imatrix_gguf, match_importance, read_imatrix
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy

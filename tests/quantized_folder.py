@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats.containers import fp8
+from quantkit.formats.containers import modelopt
 from quantkit.formats.containers.awq import AWQLayout
+from quantkit.formats.containers.base import Layout, Written
 from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.compressed_tensors_layout import CompressedLayout
 from quantkit.formats.containers.fp8 import FP8Layout
 from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
-from quantkit.formats.containers.table import Layout, Written, of
+from quantkit.formats.containers.table import writing
 from quantkit.formats.safetensors.writer import encode_header
 from quantkit.qtypes.schemes.base import Quantized, nearest
 from quantkit.qtypes.schemes.codebook import Codebook
@@ -30,6 +31,10 @@ from quantkit.source import open_source
 
 MODEL = Path(__file__).parent / "data" / "docs-llama-tiny"
 WEIGHTS = "model.safetensors"
+CONTAINERS = {
+    GPTQLayout: "gptq", AWQLayout: "awq", CompressedLayout: "compressed-tensors", BitsandbytesLayout: "bitsandbytes",
+    FP8Layout: "fp8",
+}  # fmt: skip
 LINEAR = ("_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight")
 
 
@@ -85,8 +90,7 @@ def round_weight(layout: Layout, weight: np.ndarray, seed: int = 0) -> Quantized
 
 def pack_module(variant: Variant, module: str, quantized: Quantized) -> tuple[PackedTensor, ...]:
     static = getattr(variant.layout, "activations", None) == "static"
-    scale = np.array([0.5], np.float32) if static else None
-    return of(variant.layout).pack(variant.layout, module, quantized, scale)
+    return variant.layout.pack(module, quantized, 0.5 if static else None)
 
 
 def config_of(variant: Variant, modules: Iterable[str], plain: Iterable[str] = ("lm_head",)) -> dict[str, Any]:
@@ -94,10 +98,10 @@ def config_of(variant: Variant, modules: Iterable[str], plain: Iterable[str] = (
     layouts = dict.fromkeys(modules, variant.layout)
     if variant.modelopt:
         strategy = variant.layout.scheme.strategy
-        return {"hf_quant_config.json": fp8.hf_quant_config(strategy, version="1", kv_cache=True)}
+        return {"hf_quant_config.json": modelopt.hf_quant_config(strategy, version="1", kv_cache=True)}
     written = Written(layouts, tuple(plain), (), "quantkit:1")
-    container = of(variant.layout)
-    return {"config.json": container.config(written), **container.sides(written)}
+    container = writing(CONTAINERS[type(variant.layout)])
+    return {"config.json": container.config(written)["quantization_config"], **container.sides(written)}
 
 
 def write_tensors(path: Path, tensors: Iterable[PackedTensor]) -> None:
@@ -132,7 +136,7 @@ def plain_tensor(name: str, values: np.ndarray, dtype: str = "BF16") -> PackedTe
 def _takes(layout: Layout, shape: tuple[int, int]) -> bool:
     """Whether a container takes weights of this shape; others stay as they are."""
     try:
-        of(layout).entries(layout, "m", *shape)
+        layout.entries("m", *shape)
     except UnsupportedError:
         return False
     return True

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from quantkit.consumers.finders import Found, inputs_per_part, outputs_per_part
+from quantkit.consumers.finders import Found
 from quantkit.consumers.refusals import RULES, Rule
 from quantkit.consumers.subject import Subject
 from quantkit.errors import UnsupportedError, UsageError, did_you_mean
-from quantkit.qtypes.schemes.integers import Integers
 from quantkit.untrusted import shown
 
 CONSUMERS = ("transformers", "vllm", "sglang", "llama.cpp", "ollama", "lmstudio", "tensorrt-llm")
@@ -117,15 +116,14 @@ def _facts(subject: Subject, tp: int, rule: Rule, found: Found) -> dict[str, obj
     facts |= {
         "rows": module.rows,
         "cols": module.cols,
-        "outputs": outputs_per_part(module.layout),
-        "inputs": inputs_per_part(module.layout),
+        "outputs": module.traits.outputs,
+        "inputs": module.traits.inputs,
     }
-    if module.layout is not None and isinstance(module.layout.scheme, Integers):
-        scheme = module.layout.scheme
-        facts |= {"bits": scheme.bits, "group": scheme.group}
-        facts["groups"] = "a scale per row" if scheme.group == -1 else f"groups of {scheme.group}"
-        for largest in LARGEST_GROUPS:
-            facts[f"group_to_{largest}"] = _nearest_group(scheme.group, module.cols, largest)
+    group = module.traits.group
+    facts |= {"bits": module.traits.bits, "group": group}
+    facts["groups"] = "a scale per row" if group == -1 else f"groups of {group}"
+    for largest in LARGEST_GROUPS:
+        facts[f"group_to_{largest}"] = _nearest_group(group, module.cols, largest)
     return facts
 
 

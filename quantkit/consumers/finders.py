@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import gcd, lcm
-from typing import TypeVar
 
 from quantkit.consumers.subject import EXPERTS as EXPERTS
 from quantkit.consumers.subject import Module, Subject
 from quantkit.families.roles import Role
-from quantkit.formats.containers.awq import AWQLayout
-from quantkit.formats.containers.compressed_tensors import CompressedLayout
-from quantkit.formats.containers.fp8 import FP8Layout
-from quantkit.formats.containers.gptq import GPTQLayout
-from quantkit.formats.containers.table import Layout
-from quantkit.qtypes.schemes.integers import Integers
-from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.schemes.minifloat import TILE, Float8
+from quantkit.qtypes.schemes.base import Traits
 
 # Tensor parallelism cuts the outputs of some layers and the inputs of those that read them.
 BY_OUTPUTS = frozenset({
@@ -25,7 +16,17 @@ BY_OUTPUTS = frozenset({
 })  # fmt: skip
 BY_INPUTS = frozenset({Role.ATTN_OUTPUT, Role.FFN_DOWN})
 
-AnyLayout = TypeVar("AnyLayout", bound=Layout)
+# What configurations call the layouts of each container, as `Traits.format` has it.
+GPTQ = frozenset({"gptq", "gptq_v2"})
+AWQ = frozenset({"awq"})
+BITSANDBYTES = frozenset({"bitsandbytes"})
+NATIVE_FP8 = frozenset({"fp8"})
+PACKED = frozenset({"pack-quantized"})
+INT8 = frozenset({"int-quantized"})
+FLOATS = frozenset({"float-quantized", "naive-quantized"})
+NVFP4 = frozenset({"nvfp4-pack-quantized"})
+MXFP4 = frozenset({"mxfp4-pack-quantized"})
+COMPRESSED = PACKED | INT8 | FLOATS | NVFP4 | MXFP4
 
 
 @dataclass(frozen=True)
@@ -43,32 +44,28 @@ def whole(test: Callable[[Subject], bool]) -> Finder:
     return lambda subject, tp: Found() if test(subject) else None
 
 
-def layers(kind: type[AnyLayout], test: Callable[[AnyLayout], bool] = lambda layout: True) -> Finder:
-    """An objection to the first layer with such a layout."""
+def layers(formats: frozenset[str], test: Callable[[Traits], bool] = lambda traits: True) -> Finder:
+    """An objection to the first layer that is stored so."""
 
     def find(subject: Subject, tp: int) -> Found | None:
-        for module in subject.modules:
-            if isinstance(module.layout, kind) and test(module.layout):
-                return Found(module)
-        return None
+        return next((Found(m) for m in subject.modules if m.stored_as(formats) and test(m.traits)), None)
 
     return find
 
 
-def experts(test: Callable[[Layout], bool]) -> Finder:
-    """An objection to the first rounded expert with such a layout."""
+def experts(formats: frozenset[str], test: Callable[[Traits], bool] = lambda traits: True) -> Finder:
+    """An objection to the first expert that is stored so."""
 
     def find(subject: Subject, tp: int) -> Found | None:
-        rounded = ((m, m.layout) for m in subject.modules if EXPERTS in m.name)
-        return next((Found(m) for m, layout in rounded if layout is not None and test(layout)), None)
+        found = (m for m in subject.modules if EXPERTS in m.name and m.stored_as(formats))
+        return next((Found(m) for m in found if test(m.traits)), None)
 
     return find
 
 
 def kept_experts(subject: Subject, tp: int) -> Found | None:
     """An objection to an expert that stays a float in a checkpoint of compressed-tensors with other layers than FP8."""
-    others = (layout for layout in subject.layouts if isinstance(layout, CompressedLayout))
-    if all(isinstance(layout.scheme, Float8) for layout in others):
+    if not any(layout.traits.format in COMPRESSED - FLOATS for layout in subject.layouts):
         return None
     return next((Found(m) for m in subject.modules if EXPERTS in m.name and m.layout is None), None)
 
@@ -124,22 +121,22 @@ def uncut_key_heads(subject: Subject, tp: int) -> Found | None:
 
 def uncut_outputs(module: Module, tp: int) -> bool:
     """Whether a layer that is cut by outputs cannot be cut so."""
-    return module.role in BY_OUTPUTS and module.rows % (tp * outputs_per_part(module.layout)) > 0
+    return module.role in BY_OUTPUTS and module.rows % (tp * module.traits.outputs) > 0
 
 
 def uncut_inputs(module: Module, tp: int) -> bool:
     """Whether a layer that is cut by inputs cannot be cut so."""
-    return module.role in BY_INPUTS and module.cols % (tp * inputs_per_part(module.layout)) > 0
+    return module.role in BY_INPUTS and module.cols % (tp * module.traits.inputs) > 0
 
 
-def unfit_for_marlin(kind: type[Layout], outputs: int, inputs: int) -> Finder:
+def unfit_for_marlin(formats: frozenset[str], outputs: int, inputs: int) -> Finder:
     """An objection to a layer, or to layers that are fused, with other than multiples of `outputs` and `inputs` on a
     device: q, k and v are one matrix there, gate and up another."""
 
     def find(subject: Subject, tp: int) -> Found | None:
         fused_with = {module.name: group for group in siblings(subject) for module in group}
         for module in subject.modules:
-            if not isinstance(module.layout, kind) or EXPERTS in module.name:
+            if not module.stored_as(formats) or EXPERTS in module.name:
                 continue
             group = fused_with.get(module.name, (module,))
             rows = sum(_rows_on_device(subject, member, tp) for member in group)
@@ -167,43 +164,3 @@ def siblings(subject: Subject) -> tuple[tuple[Module, ...], ...]:
 def unlike(group: tuple[Module, ...]) -> Module | None:
     """The first layer of a group that is stored otherwise than the first one."""
     return next((module for module in group if module.layout != group[0].layout), None)
-
-
-def in_blocks(layout: Layout | None) -> bool:
-    """Whether a layer is FP8 in blocks of 128 x 128, in either container."""
-    return (
-        isinstance(layout, CompressedLayout | FP8Layout)
-        and isinstance(layout.scheme, Float8)
-        and layout.scheme.strategy == "block"
-    )
-
-
-def inputs_per_part(layout: Layout | None) -> int:
-    """How many inputs of a layer stay together where these are cut: those under one scale, and those in one word."""
-    if in_blocks(layout):
-        return TILE
-    if isinstance(layout, CompressedLayout) and isinstance(layout.scheme, NVFP4 | MXFP4):
-        return layout.scheme.group
-    if layout is None or not isinstance(layout.scheme, Integers):
-        return 1
-    scheme = layout.scheme
-    # With groups in the order of activations, every device holds the scales of all of them.
-    ordered = isinstance(layout, GPTQLayout) and layout.act_order
-    group = 1 if scheme.group == -1 or ordered else scheme.group
-    words = isinstance(layout, GPTQLayout) or (isinstance(layout, CompressedLayout) and layout.activations == "none")
-    return lcm(group, codes_in_words(scheme.bits) if words else 1)
-
-
-def outputs_per_part(layout: Layout | None) -> int:
-    """How many outputs of a layer stay together where these are cut: those under one scale, and those in one word."""
-    if in_blocks(layout):
-        return TILE
-    if layout is None or not isinstance(layout.scheme, Integers):
-        return 1
-    zeros = isinstance(layout, CompressedLayout) and not layout.scheme.symmetric
-    return codes_in_words(layout.scheme.bits) if isinstance(layout, AWQLayout | GPTQLayout) or zeros else 1
-
-
-def codes_in_words(bits: int) -> int:
-    """Codes of `bits` bits that fill a whole number of 32-bit words."""
-    return 32 // gcd(bits, 32)

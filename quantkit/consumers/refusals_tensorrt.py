@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from quantkit.consumers.finders import layers, uncut_heads, whole
+from quantkit.consumers.finders import AWQ, BITSANDBYTES, GPTQ, INT8, NVFP4, layers, uncut_heads, whole
 from quantkit.consumers.row import HEADS_REASON, LOWER, Rule, fp8, packed
-from quantkit.formats.containers.awq import AWQLayout
-from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.containers.compressed_tensors import CompressedLayout
-from quantkit.formats.containers.gptq import GPTQLayout
-from quantkit.qtypes.schemes.integers import Integers
-from quantkit.qtypes.schemes.microscaling import NVFP4
 
 TENSORRT = "read: TensorRT-LLM, _torch/model_config.py and models/quant_config_utils.py, 2026"
 FP8_NEAREST = "--to fp8, --to fp8-block or --to fp8-native"
@@ -19,34 +13,34 @@ RULES_OF_TENSORRT = (
         FP8_NEAREST, TENSORRT,
     ),
     Rule(
-        "tensorrt-llm", "bitsandbytes", layers(BitsandbytesLayout), "it does not read bitsandbytes", FP8_NEAREST,
+        "tensorrt-llm", "bitsandbytes", layers(BITSANDBYTES), "it does not read bitsandbytes", FP8_NEAREST,
         TENSORRT,
     ),
-    Rule("tensorrt-llm", "gptq", layers(GPTQLayout), "it does not read GPTQ's configuration", FP8_NEAREST, TENSORRT),
-    Rule("tensorrt-llm", "awq", layers(AWQLayout), "it does not read AWQ's configuration", FP8_NEAREST, TENSORRT),
+    Rule("tensorrt-llm", "gptq", layers(GPTQ), "it does not read GPTQ's configuration", FP8_NEAREST, TENSORRT),
+    Rule("tensorrt-llm", "awq", layers(AWQ), "it does not read AWQ's configuration", FP8_NEAREST, TENSORRT),
     Rule(
         "tensorrt-llm", "integers",
-        packed(lambda scheme: True),
+        packed(),
         "of compressed-tensors it reads FP8 and four-bit floats, no packed integers",
         f"{FP8_NEAREST}, or --to mxfp4a16", TENSORRT,
     ),
     Rule(
         "tensorrt-llm", "int8",
-        layers(CompressedLayout, lambda layout: isinstance(layout.scheme, Integers) and layout.activations != "none"),
+        layers(INT8),
         "it takes 8-bit integers with rounded activations for FP8 without looking at their type", FP8_NEAREST, TENSORRT,
     ),
     Rule(
-        "tensorrt-llm", "nvfp4-weights", layers(CompressedLayout, lambda layout: isinstance(layout.scheme, NVFP4)),
+        "tensorrt-llm", "nvfp4-weights", layers(NVFP4),
         "it takes NVFP4 of compressed-tensors only with rounded activations", "--to mxfp4a16 or --to fp8", TENSORRT,
     ),
     Rule(
         "tensorrt-llm", "fp8-weights",
-        fp8(lambda scheme, activations: activations == "none"),
+        fp8(lambda it: it.activations == "none"),
         "its kernels round the activations of FP8 layers, which this recipe does not", "--to fp8", TENSORRT,
     ),
     Rule(
         "tensorrt-llm", "fp8-static",
-        fp8(lambda scheme, activations: scheme.strategy != "tensor" and activations == "static"),
+        fp8(lambda it: it.granularity != "tensor" and it.activations == "static"),
         "activations beside FP8 channels or blocks have dynamic scales",
         "--to fp8, or one scale per tensor (--to fp8-static)", TENSORRT,
     ),

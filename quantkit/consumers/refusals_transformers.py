@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from quantkit.consumers.finders import EXPERTS, experts, fused, in_blocks, kept_experts, layers, shapes, unlike, whole
+from quantkit.consumers.finders import (
+    AWQ,
+    BITSANDBYTES,
+    COMPRESSED,
+    EXPERTS,
+    FLOATS,
+    GPTQ,
+    INT8,
+    NATIVE_FP8,
+    NVFP4,
+    experts,
+    fused,
+    kept_experts,
+    layers,
+    shapes,
+    unlike,
+    whole,
+)
 from quantkit.consumers.row import (
     HEAD,
     HEAD_NEAREST,
@@ -15,16 +32,10 @@ from quantkit.consumers.row import (
     Rule,
     packed,
 )
-from quantkit.formats.containers.awq import AWQLayout
-from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.containers.compressed_tensors import CompressedLayout
-from quantkit.formats.containers.fp8 import FP8Layout
-from quantkit.formats.containers.gptq import GPTQLayout
-from quantkit.qtypes.schemes.microscaling import NVFP4
 from quantkit.qtypes.schemes.minifloat import TILE
 
 TRANSFORMERS = "transformers 5.23.0"
-COMPRESSED = f"run: {TRANSFORMERS}, compressed-tensors 0.20.0"
+LOADED = f"run: {TRANSFORMERS}, compressed-tensors 0.20.0"
 GPTQMODEL = f"run: {TRANSFORMERS}, optimum 2.3.0, gptqmodel 7.6.0"
 AWQ_GROUPS = (32, 64, 128)
 ATEN_GROUPS = (32, 64, 128, 256)  # of the kernel that PyTorch has for 4 bits on CPUs
@@ -39,10 +50,10 @@ GGUF_TRANSFORMERS = frozenset({
 RULES_OF_TRANSFORMERS = (
     Rule(
         "transformers", "asymmetric-packed",
-        packed(lambda scheme: not scheme.symmetric),
+        packed(lambda it: not it.symmetric),
         "its loader expects zero points unpacked and stops at their shape, unless the user passes "
         "CompressedTensorsConfig(dequantize=True)",
-        "symmetric codes (--to w4a16)", f"{COMPRESSED}; llm-compressor #1618, transformers PR #47430",
+        "symmetric codes (--to w4a16)", f"{LOADED}; llm-compressor #1618, transformers PR #47430",
     ),
     Rule("transformers", "gptq-zero", ZERO_IN_V1, ZERO_REASON, ZERO_NEAREST, GPTQMODEL),
     Rule(
@@ -55,19 +66,19 @@ RULES_OF_TRANSFORMERS = (
     ),
     Rule(
         "transformers", "fp8-ragged",
-        shapes(lambda m, tp: isinstance(m.layout, FP8Layout) and any(n > TILE and n % TILE for n in (m.rows, m.cols))),
+        shapes(lambda m, tp: m.stored_as(NATIVE_FP8) and any(n > TILE and n % TILE for n in (m.rows, m.cols))),
         "a weight of {rows:,} x {cols:,} is no whole number of blocks of 128: sizes of blocks are guessed from the "
         "scales, and values come out wrong without a word",
         "one scale per channel (--to fp8)", f"run: {TRANSFORMERS}",
     ),
     Rule(
         "transformers", "fp8-block-inputs",
-        shapes(lambda m, tp: isinstance(m.layout, CompressedLayout) and in_blocks(m.layout) and m.cols % TILE > 0),
-        "activations of FP8 blocks come in groups of 128, which {cols:,} inputs are not", "--to fp8", COMPRESSED,
+        shapes(lambda m, tp: m.stored_as(COMPRESSED) and m.traits.in_blocks and m.cols % TILE > 0),
+        "activations of FP8 blocks come in groups of 128, which {cols:,} inputs are not", "--to fp8", LOADED,
     ),
     Rule(
         "transformers", "experts",
-        experts(lambda layout: isinstance(layout, GPTQLayout | AWQLayout | BitsandbytesLayout)),
+        experts(GPTQ | AWQ | BITSANDBYTES),
         "it holds all experts of a block in one tensor, which the loader of {container} does not fill: experts keep "
         "random weights, or it stops",
         "--to w4a16, --to mxfp4a16 or --to fp8, or keep experts as they are (--keep experts=bf16)",
@@ -82,49 +93,49 @@ RULES_OF_TRANSFORMERS = (
     Rule(
         "transformers", "experts-kept", kept_experts,
         "experts that stay as they are beside layers that are not FP8 are taken for rounded ones, and it stops",
-        "--to fp8, or the same weights in all layers", COMPRESSED,
+        "--to fp8, or the same weights in all layers", LOADED,
     ),
     Rule(
         "transformers", "experts-int8",
-        experts(lambda layout: isinstance(layout, CompressedLayout) and layout.format == "int-quantized"),
+        experts(INT8),
         "it holds all experts of a block in one tensor, and stops where it should decode INT8 into that",
-        "--to w8a16 or --to fp8", COMPRESSED,
+        "--to w8a16 or --to fp8", LOADED,
     ),
     Rule(
         "transformers", "experts-blocks",
-        experts(lambda layout: isinstance(layout, CompressedLayout) and in_blocks(layout)),
+        experts(FLOATS, lambda it: it.in_blocks),
         "it holds all experts of a block in one tensor, and stops where it should decode FP8 blocks of "
         "compressed-tensors into that",
-        "--to fp8-native or --to fp8", COMPRESSED,
+        "--to fp8-native or --to fp8", LOADED,
     ),
     Rule(
         "transformers", "experts-nvfp4",
-        experts(lambda layout: isinstance(layout, CompressedLayout) and isinstance(layout.scheme, NVFP4)),
+        experts(NVFP4),
         "it holds all experts of a block in one tensor, and decodes NVFP4 into that without the factor of each weight: "
         "values come out wrong without a word",
-        "--to mxfp4a16 or --to w4a16", COMPRESSED,
+        "--to mxfp4a16 or --to w4a16", LOADED,
     ),
     Rule(
-        "transformers", "experts-decoded", experts(lambda layout: isinstance(layout, CompressedLayout)),
+        "transformers", "experts-decoded", experts(COMPRESSED),
         "experts are decoded as they are loaded, and take the memory of floats; their inputs are not rounded",
-        "--to fp8-native", COMPRESSED, refuses=False,
+        "--to fp8-native", LOADED, refuses=False,
     ),
     Rule(
-        "transformers", "awq-group", layers(AWQLayout, lambda layout: layout.scheme.group not in AWQ_GROUPS),
+        "transformers", "awq-group", layers(AWQ, lambda it: it.group not in AWQ_GROUPS),
         "its kernels for AWQ on CPUs have groups of 32, 64 or 128, not {groups}", "group = {group_to_128}", GPTQMODEL,
     ),
     Rule(
-        "transformers", "gptq-group", layers(GPTQLayout, lambda layout: layout.scheme.group not in GPTQ_GROUPS),
+        "transformers", "gptq-group", layers(GPTQ, lambda it: it.group not in GPTQ_GROUPS),
         "its kernels for GPTQ have groups of 16 to 1,024 in powers of two, or a scale per row, not {groups}",
         "group = {group_to_1024}", GPTQMODEL,
     ),
     Rule(
         "transformers", "gptq-cpu",
         shapes(
-            lambda m, tp: isinstance(m.layout, GPTQLayout)
-            and m.layout.scheme.bits == 4
-            and m.layout.scheme.group in (-1, 16)
-            and (m.cols if m.layout.scheme.group == -1 else 16) not in ATEN_GROUPS
+            lambda m, tp: m.stored_as(GPTQ)
+            and m.traits.bits == 4
+            and m.traits.group in (-1, 16)
+            and (m.cols if m.traits.group == -1 else 16) not in ATEN_GROUPS
         ),
         "its kernel for 4 bits on CPUs has groups of 32 to 256, and stops at the first token of {groups}",
         "group = {group_to_128}", GPTQMODEL,
@@ -132,7 +143,7 @@ RULES_OF_TRANSFORMERS = (
     Rule(
         "transformers", "kv-cache",
         whole(lambda subject: subject.kv_cache and subject.container != "compressed-tensors"),
-        "only compressed-tensors announces scales of keys and values", "--to fp8-kv", COMPRESSED,
+        "only compressed-tensors announces scales of keys and values", "--to fp8-kv", LOADED,
     ),
     Rule(
         "transformers", "gguf-architecture",

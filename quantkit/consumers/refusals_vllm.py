@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quantkit.consumers.finders import (
+    BITSANDBYTES,
     EXPERTS,
+    GPTQ,
     cut,
     fused,
-    in_blocks,
     layers,
     uncut_heads,
     uncut_inputs,
@@ -31,8 +32,6 @@ from quantkit.consumers.row import (
     Rule,
     packed,
 )
-from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.qtypes.schemes.minifloat import TILE
 
 VLLM = "read: vLLM, 2026"
@@ -45,37 +44,37 @@ GGUF_VLLM = frozenset({
 
 RULES_OF_VLLM = (
     Rule(
-        "vllm", "gptq-bits", layers(GPTQLayout, lambda layout: layout.scheme.bits not in (4, 8)),
+        "vllm", "gptq-bits", layers(GPTQ, lambda it: it.bits not in (4, 8)),
         "GPTQ goes through Marlin kernels, which have 4 and 8 bits, not {bits}",
         '--to gptq-w4g128, or {bits} bits in container = "compressed-tensors"', "read: vLLM PR #38288, auto_gptq.py",
     ),
     Rule(
-        "vllm", "gptq-asymmetric", layers(GPTQLayout, lambda layout: not layout.scheme.symmetric),
+        "vllm", "gptq-asymmetric", layers(GPTQ, lambda it: not it.symmetric),
         "GPTQ goes through Marlin kernels, which have no zero points",
         "symmetric codes (--to gptq-w4g128, --to gptq-w8g128), or --to awq-w4g128",
         "read: vLLM PR #38288, auto_gptq.py",
     ),
     Rule(
-        "vllm", "gptq-group", layers(GPTQLayout, lambda layout: layout.scheme.group not in MARLIN_GROUPS),
+        "vllm", "gptq-group", layers(GPTQ, lambda it: it.group not in MARLIN_GROUPS),
         "Marlin kernels have groups of 32, 64 or 128, or a scale per row, not groups of {group}",
         "--to gptq-w4g128 or --to gptq-w4g32", f"{VLLM}, marlin_utils.py, MARLIN_SUPPORTED_GROUP_SIZES",
     ),
     Rule(
         "vllm", "asymmetric-packed",
-        packed(lambda scheme: not scheme.symmetric and scheme.bits not in (4, 8)),
+        packed(lambda it: not it.symmetric and it.bits not in (4, 8)),
         "it takes zero points only with codes of 4 or 8 bits, not {bits}", "symmetric codes",
         "read: vLLM PR #46389, compressed_tensors_wNa16.py",
     ),
     Rule(
         "vllm", "packed-group",
-        packed(lambda scheme: scheme.group not in MARLIN_GROUPS and scheme.scale_dtype != "F16"),
+        packed(lambda it: it.group not in MARLIN_GROUPS and it.scale_dtype != "F16"),
         "Marlin kernels have groups of 32, 64 or 128, or a scale per row; other groups are left to the kernel of "
         "ExLlama, which computes in float16 only, and this model does not",
         "--to w4a16, whose groups are of 128, or fallback = [64, 32]", f"{VLLM}, marlin_utils.py and exllama.py",
     ),
     Rule(
         "vllm", "packed-exllama",
-        packed(lambda scheme: scheme.group not in MARLIN_GROUPS and scheme.scale_dtype == "F16"),
+        packed(lambda it: it.group not in MARLIN_GROUPS and it.scale_dtype == "F16"),
         "Marlin kernels have groups of 32, 64 or 128, or a scale per row; others are left to the kernel of ExLlama",
         "--to w4a16, whose groups are of 128", f"{VLLM}, marlin_utils.py and exllama.py", refuses=False,
     ),
@@ -93,7 +92,7 @@ RULES_OF_VLLM = (
     ),
     Rule(
         "vllm", "fp8-fused-blocks",
-        fused(lambda group: next((m for m in group if in_blocks(m.layout) and m.rows % TILE), None)),
+        fused(lambda group: next((m for m in group if m.traits.in_blocks and m.rows % TILE), None)),
         "it runs with its siblings as one matrix, whose parts must be whole blocks of 128; {rows:,} outputs are not",
         "one scale per channel (--to fp8)", f"{VLLM}, validate_fp8_block_shape",
     ),
@@ -108,7 +107,7 @@ RULES_OF_VLLM = (
         f"{VLLM}, BaseKVCacheMethod",
     ),
     Rule(
-        "vllm", "bitsandbytes-tp", cut(lambda m, tp: isinstance(m.layout, BitsandbytesLayout)),
+        "vllm", "bitsandbytes-tp", cut(lambda m, tp: m.stored_as(BITSANDBYTES)),
         "weights that bitsandbytes has rounded are not cut for several devices", "--tp 1, or --to w4a16",
         "read: vLLM, bitsandbytes_loader.py, 2025; #13297",
     ),
@@ -134,7 +133,7 @@ RULES_OF_VLLM = (
     ),
     Rule(
         "vllm", "marlin-shape",
-        unfit_for_marlin(GPTQLayout, MARLIN_OUTPUTS, MARLIN_INPUTS),
+        unfit_for_marlin(GPTQ, MARLIN_OUTPUTS, MARLIN_INPUTS),
         "Marlin kernels take multiples of 64 outputs and 128 inputs on each device; a layer of {rows:,} x {cols:,}, "
         "with what runs as one matrix with it, is left to slower kernels, which want float16",
         "keep the layer as it is, or --tp 1", f"{VLLM}, marlin_utils.py, verify_marlin_supports_shape", refuses=False,
@@ -150,12 +149,12 @@ SHARED = (  # its loaders of these descend from vLLM's
 )  # fmt: skip
 RULES_OF_SGLANG = (
     Rule(
-        "sglang", "gptq-v2", layers(GPTQLayout, lambda layout: layout.version == 2),
+        "sglang", "gptq-v2", layers(GPTQ, lambda it: it.format == "gptq_v2"),
         "its kernels for GPTQ read the zero points of version 1 only", "symmetric codes (--to gptq-w4g128)", SGLANG,
     ),
     Rule(
         "sglang", "packed",
-        packed(lambda s: not s.symmetric or s.bits not in (4, 8) or s.group not in MARLIN_GROUPS),
+        packed(lambda it: not it.symmetric or it.bits not in (4, 8) or it.group not in MARLIN_GROUPS),
         "of packed integers it takes symmetric ones of 4 or 8 bits, in groups of 32, 64 or 128 or with a scale per row",
         "--to w4a16", SGLANG,
     ),
@@ -163,11 +162,11 @@ RULES_OF_SGLANG = (
     Rule(
         "sglang", "gptq-kernel",
         layers(
-            GPTQLayout,
-            lambda layout: (
-                layout.scheme.bits not in (4, 8)
-                or not layout.scheme.symmetric
-                or layout.scheme.group not in MARLIN_GROUPS
+            GPTQ,
+            lambda it: (
+                it.bits not in (4, 8)
+                or not it.symmetric
+                or it.group not in MARLIN_GROUPS
             ),
         ),
         "Marlin kernels have symmetric codes of 4 and 8 bits in groups of 32, 64 or 128; others are left to kernels "
@@ -175,7 +174,7 @@ RULES_OF_SGLANG = (
         "--to gptq-w4g128", SGLANG, refuses=False,
     ),
     Rule(
-        "sglang", "bitsandbytes", layers(BitsandbytesLayout),
+        "sglang", "bitsandbytes", layers(BITSANDBYTES),
         "it is told with --load-format bitsandbytes", "--to w4a16", SGLANG, refuses=False,
     ),
     Rule(

@@ -6,11 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
-from quantkit.consumers.finders import Finder, layers, whole
-from quantkit.formats.containers.compressed_tensors import Activations, CompressedLayout
-from quantkit.formats.containers.gptq import GPTQLayout
-from quantkit.qtypes.schemes.integers import Integers
-from quantkit.qtypes.schemes.minifloat import Float8
+from quantkit.consumers.finders import FLOATS, GPTQ, PACKED, Finder, layers, whole
+from quantkit.qtypes.schemes.base import Traits
 
 CHECKED = date(2026, 11, 21)
 
@@ -32,25 +29,17 @@ class Rule:
     checked_on: date = CHECKED
 
 
-def packed(test: Callable[[Integers], bool]) -> Finder:
-    """An objection to integers without rounded activations: pack-quantized."""
-    return layers(
-        CompressedLayout,
-        lambda layout: isinstance(layout.scheme, Integers) and layout.activations == "none" and test(layout.scheme),
-    )
+def packed(test: Callable[[Traits], bool] = lambda traits: True) -> Finder:
+    """An objection to integers without rounded activations."""
+    return layers(PACKED, test)
 
 
-def fp8(test: Callable[[Float8, Activations], bool]) -> Finder:
-    """An objection to FP8 of compressed-tensors with such activations."""
-    return layers(
-        CompressedLayout,
-        lambda layout: isinstance(layout.scheme, Float8) and test(layout.scheme, layout.activations),
-    )
+def fp8(test: Callable[[Traits], bool]) -> Finder:
+    """An objection to FP8 of compressed-tensors."""
+    return layers(FLOATS, test)
 
 
-ZERO_IN_V1 = layers(
-    GPTQLayout, lambda layout: layout.version == 1 and not layout.scheme.symmetric and layout.scheme.lowest_zero < 1
-)
+ZERO_IN_V1 = layers(GPTQ, lambda it: it.format == "gptq" and not it.symmetric and it.lowest_zero < 1)
 ZERO_REASON = "version 1 of GPTQ stores zero points less one: a zero point of 0 comes back as 2^{bits}"
 ZERO_NEAREST = "zero points from 1 on, gptq_v2 (--to gptq-w4g128-asym), or symmetric codes (--to gptq-w4g128)"
 

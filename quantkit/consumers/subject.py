@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from quantkit.families.roles import Role
-from quantkit.formats.containers.table import Layout
+from quantkit.formats.containers.base import Layout
+from quantkit.qtypes.schemes.base import Traits
 
 # Layers of a block that engines run as one matrix.
 FUSED = ((Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V), (Role.FFN_GATE, Role.FFN_UP))
 SITES = {role: number for number, roles in enumerate(FUSED) for role in roles}
 EXPERTS = ".experts."
+PLAIN = Traits(type="float", bits=32, word="float", words="float")
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,19 @@ class Module:
     cols: int
     layout: Layout | None
 
+    @property
+    def traits(self) -> Traits:
+        """What engines ask of how it is stored; of a float nothing is special."""
+        return PLAIN if self.layout is None else self.layout.traits
+
+    def stored_as(self, formats: frozenset[str]) -> bool:
+        """Whether it is rounded and configurations call the way it is stored one of these."""
+        return self.traits.format in formats
+
 
 @dataclass(frozen=True)
 class Subject:
-    """An artifact. `container` is "gguf" or the name of a container of formats/containers/table.py.
+    """An artifact. `container` is "gguf" or the name of a container of formats/containers.
 
     `modules` are all linear layers of the blocks, also those that stay as they are; a GGUF file has none but
     `file_types`, the names of its tensors' types. `architecture` is general.architecture of GGUF. Counts of heads

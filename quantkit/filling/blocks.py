@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -18,16 +18,12 @@ from quantkit.events import BlockProgress, Event, TensorProgress
 from quantkit.families.folds import Fold
 from quantkit.families.known import folds_of
 from quantkit.filling.layers import Facts, ServerWork, put_module, require_scale
-from quantkit.formats.containers import table
-from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.compressed_tensors_kv import pack_kv_scales
 from quantkit.formats.containers.packed import PackedTensor, packed, values_of
 from quantkit.plan.base import PlannedModule, ServerTensor
 from quantkit.plan.checkpoint import blocks, siblings
-from quantkit.plan.layouts import joint, short_type
-from quantkit.qtypes.schemes.integers import Integers
-from quantkit.qtypes.schemes.minifloat import LARGEST
+from quantkit.qtypes.schemes.base import ScaleDtype, joint
 from quantkit.recipes.servers import MethodChoice
-from quantkit.tensors import F32
 
 if TYPE_CHECKING:
     from quantkit.calibration.walk.block import Block
@@ -37,8 +33,6 @@ if TYPE_CHECKING:
     from quantkit.storage import Scratch
 
 PARAMETER = "parameter"  # fact of a journalled tensor: the parameter in memory that a transform has changed
-SMALLEST_PEAK = 1e-6  # of inputs that are always zero
-INT8_STEPS = np.float32(127.5)  # half the steps of 8 bits: compressed-tensors' observers
 
 
 def round_blocks(work: ServerWork, inputs: Inputs, scratch: Scratch | None = None) -> None:
@@ -87,7 +81,7 @@ class _Walker:
         plan = self.work.plan
         done = plan.source_bytes * (index + 1) // plan.outline.shape.layers
         self.work.advance(done)
-        kind = "+".join(sorted({short_type(p.layout) for p in plan.modules if p.module.layer == index}))
+        kind = "+".join(sorted({p.layout.traits.word for p in plan.modules if p.module.layer == index}))
         self.work.emit(
             TensorProgress("quantize", block.name, kind, index + 1, plan.outline.shape.layers, done, plan.source_bytes)
         )
@@ -113,9 +107,9 @@ class _Rounding:
         for name, planned in self.members.items():
             linear = rounded.linears[name]
             facts = _facts(method.name, linear)
-            put_module(self.work, planned, linear.quantized, self._input_scale(planned, linear, rounded), facts)
+            put_module(self.work, planned, linear.quantized, self._input_peak(planned, linear, rounded), facts)
         changed = {self.block.source_name(name): (name, values) for name, values in rounded.changed.items()}
-        peaks = self.block.cache_peaks() if self.work.plan.kv_cache else None
+        cache = self._cache_scales()
         for tensor in self.tensors:
             if tensor.name in changed:
                 name, values = changed[tensor.name]
@@ -123,9 +117,16 @@ class _Rounding:
             elif tensor.copied:
                 self.work.copy(tensor)
             elif tensor.module is None:
-                assert peaks is not None, tensor
-                peak = peaks[tensor.name.endswith(".v_scale")]
-                self.work.put(tensor, packed(tensor.entry, np.array([peak / LARGEST], np.float32)))
+                self.work.put(tensor, cache[tensor.name])
+
+    def _cache_scales(self) -> dict[str, PackedTensor]:
+        """The scales of cached keys and values by the names of their tensors; none where the plan has none."""
+        planned = [tensor for tensor in self.tensors if tensor.module is None and not tensor.copied]
+        if not planned:
+            return {}
+        peaks, dtype = self.block.cache_peaks(), cast("ScaleDtype", planned[0].entry.dtype)
+        assert peaks is not None, planned
+        return {t.entry.name: t for t in pack_kv_scales(planned[0].name.rpartition(".")[0], peaks, dtype)}
 
     def _roundings(self) -> dict[str, Rounding]:
         """What becomes of each layer; layers that share a scale are fitted to one."""
@@ -138,25 +139,21 @@ class _Rounding:
             weights = [self.block.weight(name_of[planned.name]).cpu().numpy() for planned in group]
             for planned, weight in zip(group, weights, strict=True):
                 require_scale(planned, weight)
-            for planned, scheme in zip(group, joint([p.layout for p in group], weights), strict=True):
+            for planned, scheme in zip(group, joint([p.layout.scheme for p in group], weights), strict=True):
                 found[name_of[planned.name]] = Rounding(scheme, self.work.plan.method.name, settings)
         return found
 
     def _sites(self) -> Sequence[Fold]:
         return folds_of(self.work.plan.outline.family) if self.work.plan.method.transform else ()
 
-    def _input_scale(self, planned: PlannedModule, linear: RoundedLinear, rounded: BlockRounded) -> F32 | None:
-        """The static scale of a layer's inputs, (1,). An expert that no token reached takes the others' largest."""
-        if not isinstance(planned.layout, CompressedLayout) or planned.layout.activations != "static":
-            return None
-        peak = linear.input_peak
-        if peak is None:
-            others = [
-                r.input_peak for n, r in rounded.linears.items() if self.members[n].module.role is planned.module.role
-            ]
-            peak = max((p for p in others if p is not None), default=1.0)
-        steps = INT8_STEPS if isinstance(planned.layout.scheme, Integers) else LARGEST
-        return np.array([max(peak, SMALLEST_PEAK) / steps], np.float32)
+    def _input_peak(self, planned: PlannedModule, linear: RoundedLinear, rounded: BlockRounded) -> float:
+        """The largest magnitude of a layer's inputs; of an expert that no token reached, that of all others."""
+        if linear.input_peak is not None:
+            return linear.input_peak
+        others = [
+            r.input_peak for n, r in rounded.linears.items() if self.members[n].module.role is planned.module.role
+        ]
+        return max((peak for peak in others if peak is not None), default=1.0)
 
 
 def _facts(method: str, linear: RoundedLinear) -> Facts:
@@ -187,10 +184,7 @@ def restore(
 ) -> None:
     """Put the rounded weights of a finished block in their place, decoded from the job's files."""
     stored = {tensor.name: _stored(work, tensor) for tensor in tensors if not tensor.copied}
-    values = {
-        name: table.of(planned.layout).unpack(planned.layout, planned.name, stored).values()
-        for name, planned in members.items()
-    }
+    values = {name: planned.layout.unpack(planned.name, stored).values() for name, planned in members.items()}
     for tensor in tensors:
         parameter = work.job.records[tensor.name].extra.get(PARAMETER)
         if parameter is not None:

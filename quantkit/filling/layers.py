@@ -16,16 +16,12 @@ import numpy as np
 
 from quantkit.errors import InterruptedRunError, NonFiniteError, NumericError
 from quantkit.events import Resumed, Sink, TensorProgress, ignore, never
-from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
 from quantkit.machine import core_count
 from quantkit.plan.base import PlannedModule, ServerTensor
 from quantkit.plan.checkpoint import ServerPlan, siblings
-from quantkit.plan.layouts import joint, short_type
 from quantkit.plan.reading import SLAB_WEIGHTS, read_weight, require_finite
-from quantkit.qtypes.schemes.base import Quantized
-from quantkit.qtypes.schemes.integers import Integers
-from quantkit.qtypes.schemes.minifloat import LARGEST, Float8
+from quantkit.qtypes.schemes.base import Quantized, joint
 from quantkit.source import Checkpoint
 from quantkit.storage import Job, Record
 from quantkit.tensors import F32, FLOAT_DTYPES, U8
@@ -145,7 +141,7 @@ def rounded(checkpoint: Checkpoint, group: Sequence[PlannedModule]) -> list[Quan
     weights = [read_weight(checkpoint, planned) for planned in group]
     for planned, weight in zip(group, weights, strict=True):
         require_scale(planned, weight)
-    schemes = joint([planned.layout for planned in group], weights)
+    schemes = joint([planned.layout.scheme for planned in group], weights)
     return [scheme.encode(weight) for scheme, weight in zip(schemes, weights, strict=True)]
 
 
@@ -154,11 +150,11 @@ def require_scale(planned: PlannedModule, weight: F32) -> None:
 
     The layer would become zeros, or close to it, and the layers that read it would get the blame.
     """
-    scheme = planned.layout.scheme
-    if not isinstance(scheme, Integers | Float8) or scheme.scale_dtype != "F16":
+    traits = planned.layout.traits
+    if not traits.top or traits.scale_dtype != "F16":
         return
     largest = float(np.abs(weight).max())
-    scale = largest / (float(LARGEST) if isinstance(scheme, Float8) else 1 << scheme.bits - 1)
+    scale = largest / traits.top
     if 0 < scale < SMALLEST_F16_SCALE:
         what = f"its largest weight is {largest:.3g}, so that scales are {scale:.3g} at most, too small for float16"
         hint = f"keep the layer as it is: --keep {planned.module.in_block}=bf16"
@@ -174,12 +170,11 @@ def put_module(
     work: ServerWork,
     planned: PlannedModule,
     quantized: Quantized,
-    input_scale: F32 | None = None,
+    input_peak: float | None = None,
     facts: Facts | None = None,
 ) -> None:
     """Write the tensors of a layer; `facts` go with the first one into the journal."""
-    pack = table.of(planned.layout).pack
-    for number, tensor in enumerate(pack(planned.layout, planned.name, quantized, input_scale)):
+    for number, tensor in enumerate(planned.layout.pack(planned.name, quantized, input_peak)):
         work.put(work.plan.by_name[tensor.entry.name], tensor, facts if number == 0 else None)
 
 
@@ -203,5 +198,5 @@ def _report(work: ServerWork, planned: PlannedModule, finished: int) -> None:
     count = len(work.plan.modules)
     done = work.plan.source_bytes * finished // count
     work.advance(done)
-    kind = short_type(planned.layout)
+    kind = planned.layout.traits.word
     work.emit(TensorProgress("quantize", planned.name, kind, finished, count, done, work.plan.source_bytes))

@@ -28,7 +28,6 @@ from quantkit.methods.base import Layer, Prepared, Report, Seen
 from quantkit.methods.settings import DEFAULTS, Run, Settings
 from quantkit.methods.transforms.awq import clip_weights
 from quantkit.qtypes.schemes.base import Quantized, Scheme
-from quantkit.qtypes.schemes.integers import scheme_target
 from quantkit.tensors import F32
 
 EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -172,7 +171,7 @@ class _Stage:
         self, layer: Layer, rounding: Rounding, shared: dict[tuple[Settings, int], Prepared]
     ) -> tuple[Quantized, Report]:
         method = base.get(rounding.method)
-        target = scheme_target(rounding.scheme, layer.weight.shape[1])
+        target = rounding.scheme.target(layer.weight.shape[1])
         key = (rounding.settings, target.span)
         if method.prepare and key not in shared:
             shared[key] = method.prepare(layer, target, rounding.settings, self.run)
@@ -187,7 +186,7 @@ class _Stage:
             return plain, Report()
         loss = rounding_loss = self._loss(layer, plain)
         if self.clipping:
-            target = scheme_target(rounding.scheme, layer.weight.shape[1])
+            target = rounding.scheme.target(layer.weight.shape[1])
             clipped = rounding.scheme.encode(clip_weights(layer.weight, layer.hessian, target, self.run))
             loss = self._loss(layer, clipped)
             if loss < rounding_loss:

@@ -22,7 +22,6 @@ from quantkit.methods.transforms.awq import Quantizer, search_scales
 from quantkit.methods.transforms.folding import SiteWeights, as_stored, fold
 from quantkit.methods.transforms.smoothquant import smoothing_scales
 from quantkit.qtypes.schemes.base import ScaleDtype, Scheme
-from quantkit.qtypes.schemes.integers import scheme_target
 from quantkit.tensors import F32
 
 WEIGHT, BIAS = ".weight", ".bias"
@@ -144,7 +143,7 @@ def _scales(
     if transform.name == "smoothquant":
         return smoothing_scales(weights, sums.peaks.numpy(), transform.alpha)
     assert sums.gram is not None
-    targets = {name: scheme_target(schemes[name], weights.cols) for name in weights.consumers if name in schemes}
+    targets = {name: schemes[name].target(weights.cols) for name in weights.consumers if name in schemes}
     quantizer = Quantizer(base.get("rtn"), targets)
     return search_scales(weights, sums.mean_magnitude().numpy(), sums.gram.full(), quantizer, run).scale
 

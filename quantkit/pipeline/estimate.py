@@ -14,7 +14,6 @@ from quantkit.pipeline.consumers import consumer_verdicts, verdict_json
 from quantkit.pipeline.places import require_writable_names
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan
 from quantkit.plan.gguf import Plan
-from quantkit.plan.layouts import short_type
 from quantkit.plan.reading import SLAB_WEIGHTS
 from quantkit.plan.sizes import (
     ServingMemory,
@@ -166,14 +165,14 @@ def _server_json(plan: ServerPlan) -> dict[str, Any]:
         "calibrated": plan.calibrated,
         "plain": list(plan.plain),
         "fallbacks": [
-            {"tensor": p.name, "wanted": short_type(p.wanted), "type": short_type(p.layout)}
+            {"tensor": p.name, "wanted": p.wanted.traits.word, "type": p.layout.traits.word}
             for p in plan.modules
             if p.wanted is not None
         ],
         "layers": [
             {
                 "name": p.name,
-                "type": short_type(p.layout),
+                "type": p.layout.traits.word,
                 "shape": [p.module.rows, p.module.cols],
                 "bytes": sum(entry.nbytes for entry in p.entries),
             }

@@ -30,7 +30,6 @@ from quantkit.pipeline.places import (
 )
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan
 from quantkit.plan.gguf import Plan
-from quantkit.plan.layouts import short_type
 from quantkit.plan.sizes import size_report
 from quantkit.qtypes import NUMERICS
 from quantkit.quality.checks.base import Verification, check_part
@@ -202,7 +201,7 @@ def _gguf_records(plan: Plan) -> tuple[TensorRecord, ...]:
 
 
 def _server_records(plan: ServerPlan) -> tuple[TensorRecord, ...]:
-    wanted = {p.name: short_type(p.wanted) for p in plan.modules if p.wanted is not None}
+    wanted = {p.name: p.wanted.traits.word for p in plan.modules if p.wanted is not None}
     return tuple(
         TensorRecord(
             t.name, t.entry.dtype, t.entry.shape, t.file, t.offset, t.entry.nbytes, "", wanted.get(t.module or "")

@@ -19,7 +19,6 @@ import numpy as np
 from quantkit.errors import QuantkitError
 from quantkit.filling.layers import rounded
 from quantkit.filling.slabs import encode_slab
-from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import PackedTensor
 from quantkit.pipeline.pack import Artifact, draft_manifest, existing_artifact, write_manifest
 from quantkit.pipeline.prepare import Prepared
@@ -145,7 +144,7 @@ def _wrong_tensor(plan: ServerPlan, checkpoint: Checkpoint, paths: Sequence[Path
     groups = siblings(plan.modules)
     for group in groups[:: max(len(groups) // SAMPLED_LAYERS, 1)]:
         for planned, quantized in zip(group, rounded(checkpoint, group), strict=True):
-            for made in table.of(planned.layout).pack(planned.layout, planned.name, quantized, None):
+            for made in planned.layout.pack(planned.name, quantized):
                 if not _equal(stored[made.entry.name], made):
                     return planned.name
     return None

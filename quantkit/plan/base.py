@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quantkit.families.linears import LinearModule
+from quantkit.formats.containers.base import Layout
 from quantkit.formats.containers.packed import Entry
-from quantkit.formats.containers.table import Layout
 
 
 @dataclass(frozen=True)

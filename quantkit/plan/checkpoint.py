@@ -13,10 +13,10 @@ from typing import Any
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.linears import LinearModule, Outline, block_of, outline
 from quantkit.families.roles import Role
-from quantkit.formats.containers import table
-from quantkit.formats.containers.fp8 import hf_quant_config
-from quantkit.formats.containers.packed import Entry
-from quantkit.formats.containers.table import Written
+from quantkit.formats.containers.base import Writing, Written
+from quantkit.formats.containers.compressed_tensors_kv import kv_cache_entries
+from quantkit.formats.containers.table import layout_of, writing
+from quantkit.formats.containers.weights import Weights
 from quantkit.formats.safetensors.writer import INDEX, Shard, index_json, split_shards
 from quantkit.jsontext import dump_json, utf8
 from quantkit.patterns import PatternError, require_work
@@ -25,10 +25,8 @@ from quantkit.plan.carried import CONFIG, carried_files
 from quantkit.plan.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
 from quantkit.plan.gguf import ENOUGH_BITS, NUMERICS, Plan, eight_bit_warnings
 from quantkit.plan.groups import fitting
-from quantkit.plan.layouts import layout_of, shares_scale
 from quantkit.plan.notes import note_dtypes, note_low_bits, notes
-from quantkit.qtypes.schemes.minifloat import Float8
-from quantkit.recipes.servers import MethodChoice, ServerRecipe, Weights, kept_by
+from quantkit.recipes.servers import MethodChoice, ServerRecipe, kept_by
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
@@ -117,7 +115,8 @@ def plan_server(
     said = computed_in(checkpoint.config, found, tensors)
     chosen = _choose(recipe, found)
     dtype = served_in(said, chosen.values())
-    fitted = fitting(recipe, chosen, mixed=table.CONTAINERS[recipe.container].mixed)
+    container = writing(recipe.container)
+    fitted = fitting(recipe, chosen, mixed=container.mixed)
     modules = {m.name: _planned(recipe, m, (w, chosen[m]), dtype) for m, w in fitted.items() if w is not None}
     if not modules:
         raise RecipeError(f"{recipe.name}: nothing is left to be rounded", hint="remove a rule or a --keep")
@@ -128,9 +127,9 @@ def plan_server(
     making = {"quantkit.recipe": utf8(recipe.label).decode(), "quantkit.plan": core}
     shards = split_shards([draft.entry for draft in drafts], options.shard_bytes, making)
     damping = recipe.method.damping or DAMPING
-    written = replace(_written(modules, plain, recipe), beside=found.beside, damping=damping)
+    written = replace(_written(modules, plain, recipe), beside=found.beside, damping=damping, tensorrt=options.tensorrt)
     files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
-             *_side_files(checkpoint, named_in(checkpoint.config, dtype), shards, written, options))  # fmt: skip
+             *_side_files(checkpoint, named_in(checkpoint.config, dtype), shards, written, container))  # fmt: skip
     placed = _placed(drafts, shards)
     plan = ServerPlan(
         recipe=recipe.label,
@@ -203,7 +202,7 @@ def _planned(
     """A layer with the weights that fit, and those that the recipe wanted."""
     fitted, wanted = weights
     layout = layout_of(recipe.container, fitted, dtype)
-    entries = table.of(layout).entries(layout, module.name, module.rows, module.cols)
+    entries = layout.entries(module.name, module.rows, module.cols)
     other = None if wanted is None or wanted == fitted else layout_of(recipe.container, wanted, dtype)
     return PlannedModule(module, layout, entries, other)
 
@@ -238,8 +237,8 @@ def _drafts(
                 yield ServerTensor(entry, 0, 0, block, planned.name, copied=False)
         if kv_cache and members and members[0].role in (Role.ATTN_V, Role.ATTN_QKV):
             attention = members[0].name.rpartition(".")[0]
-            for which in ("k_scale", "v_scale"):
-                yield ServerTensor(Entry(f"{attention}.{which}", dtype, (1,)), 0, 0, block, copied=False)
+            for entry in kv_cache_entries(attention, dtype):
+                yield ServerTensor(entry, 0, 0, block, copied=False)
 
 
 def _placed(drafts: Sequence[ServerTensor], shards: Sequence[Shard]) -> tuple[ServerTensor, ...]:
@@ -279,26 +278,18 @@ def _side_files(
     said: Mapping[str, Any],
     shards: Sequence[Shard],
     written: Written,
-    options: ServerOptions,
+    container: Writing,
 ) -> Iterator[PlannedFile]:
     """Everything besides weights: the index, what the source carries, and configurations, config.json as `said`."""
-    layouts = list(written.layouts.values())
-    container = table.of(layouts[0])
     if len(shards) > 1:
         yield _file(INDEX, index_json(shards))
     for name, data in carried_files(checkpoint):
         yield _file(name, data)
     for name, body in container.sides(written).items():
         yield _file(name, _json(body))
-    scheme = layouts[0].scheme
-    if options.tensorrt and isinstance(scheme, Float8) and scheme.strategy != "block":  # blocks it finds in config.json
-        modelopt = hf_quant_config(
-            scheme.strategy, version=__version__, kv_cache=written.kv_cache, exclude=written.plain
-        )
-        yield _file("hf_quant_config.json", _json(modelopt))
-    config = {key: value for key, value in said.items() if key != "quantization_config"}
-    section = container.config(written)
-    yield _file(CONFIG, _json({**config, "quantization_config": section} if section else config))
+    sections = container.config(written)
+    config = {key: value for key, value in said.items() if key != "quantization_config" and key not in sections}
+    yield _file(CONFIG, _json({**config, **sections}))
 
 
 def _file(name: str, data: bytes) -> PlannedFile:
@@ -351,6 +342,6 @@ def siblings(modules: Iterable[PlannedModule]) -> list[tuple[PlannedModule, ...]
     for planned in modules:
         module = planned.module
         site = next((number for number, roles in enumerate(SITES) if module.role in roles), -1)
-        shared = (module.layer, module.expert, site) if shares_scale(planned.layout) else (planned.name,)
+        shared = (module.layer, module.expert, site) if planned.layout.traits.sharing else (planned.name,)
         groups.setdefault(shared, []).append(planned)
     return [tuple(group) for group in groups.values()]

@@ -7,15 +7,16 @@ a float32 norm among bfloat16 weights stops at the first product.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.families.linears import Outline
 from quantkit.formats.containers.packed import Entry
-from quantkit.recipes.servers import Weights
+from quantkit.formats.containers.weights import Weights
+from quantkit.qtypes.schemes.base import ScaleDtype
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 
-Dtype = Literal["BF16", "F16", "F32"]
+Dtype = ScaleDtype
 WORDS: dict[Dtype, str] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 KEYS = ("dtype", "torch_dtype")  # of config.json, as transformers 5 and 4 call it
 DECODED_TO_BF16 = ("nvfp4", "mxfp4", "bf16")  # compressed-tensors decodes FP4 to nothing else

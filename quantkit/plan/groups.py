@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from quantkit.errors import RecipeError
 from quantkit.families.linears import LinearModule
-from quantkit.recipes.servers import ServerRecipe, Weights
+from quantkit.formats.containers.weights import Weights
+from quantkit.recipes.servers import ServerRecipe
 from quantkit.untrusted import listed
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from quantkit.families.linears import Outline
 from quantkit.plan.dtypes import WORDS, Dtype
-from quantkit.plan.layouts import short_type
 from quantkit.recipes.servers import ServerRecipe
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed
@@ -27,7 +26,7 @@ def notes(
     if found.unknown:
         many = f"{len(found.unknown)} matrices inside blocks are unknown to family {found.family} and stay as they are"
         yield "unknown-tensors", f"{many}: {listed(sorted(found.unknown), 3)}"
-    changed = [f"{p.name} {short_type(p.wanted)} -> {short_type(p.layout)}" for p in modules if p.wanted is not None]
+    changed = [f"{p.name} {p.wanted.traits.word} -> {p.layout.traits.word}" for p in modules if p.wanted is not None]
     if changed:
         yield "fallback", f"{len(changed)} of {len(modules)} layers take smaller groups: {listed(changed, 3)}"
 

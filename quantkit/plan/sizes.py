@@ -11,7 +11,6 @@ from quantkit.errors import UsageError
 from quantkit.families.model import Shape
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan
 from quantkit.plan.gguf import Plan, PlannedTensor
-from quantkit.plan.layouts import short_type
 from quantkit.qtypes import base
 from quantkit.report.text import count, size
 
@@ -128,7 +127,7 @@ def _server_report(plan: ServerPlan) -> SizeReport:
     """Rounded layers by their layout, everything else by its dtype; small files count as header."""
     found: defaultdict[str, list[TypeSize]] = defaultdict(list)
     for planned in plan.modules:
-        name, nbytes = short_type(planned.layout), sum(entry.nbytes for entry in planned.entries)
+        name, nbytes = planned.layout.traits.word, sum(entry.nbytes for entry in planned.entries)
         weights = planned.module.rows * planned.module.cols
         found[name].append(TypeSize(name, 1, weights, nbytes, planned.entries[0].nbytes))
     for tensor in plan.tensors:

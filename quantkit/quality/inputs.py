@@ -12,13 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.containers.compressed_tensors import CompressedLayout
-from quantkit.formats.containers.fp8 import FP8Layout
 from quantkit.formats.containers.stored import StoredModule
 from quantkit.qtypes import base
-from quantkit.qtypes.schemes.integers import Integers, RowInt8
-from quantkit.qtypes.schemes.minifloat import TILE, Float8
+from quantkit.qtypes.schemes.base import Traits
+from quantkit.qtypes.schemes.minifloat import TILE
 from quantkit.tensors import F32
 
 Rounding = Callable[[Tensor], Tensor]
@@ -64,26 +61,22 @@ def server_rounding(module: StoredModule, quantization: Mapping[str, Any], scale
 
     `scale` is the layer's static scale, one number, None where there is none.
     """
-    layout = module.layout
-    if isinstance(layout, BitsandbytesLayout):
+    traits = module.layout.traits
+    if traits.type == "int8-rows":
         threshold = quantization.get("llm_int8_threshold")
         limit = float(threshold) if isinstance(threshold, int | float) and threshold > 0 else OUTLIERS
-        return partial(_round_llm_int8, threshold=limit) if isinstance(layout.scheme, RowInt8) else None
-    if not isinstance(layout.scheme, Integers | Float8):
+        return partial(_round_llm_int8, threshold=limit)
+    if traits.type not in ("int", "fp8"):
         return None
-    integers = _integers(layout.scheme, quantization)
+    integers = _integers(traits, quantization)
     if scale is not None:
         return partial(_round_static, scale=float(scale.reshape(-1)[0]), integers=integers)
-    if isinstance(layout, CompressedLayout) and layout.activations == "dynamic":
-        tiled = isinstance(layout.scheme, Float8) and layout.scheme.strategy == "block"
-        return partial(_round_dynamic, group=TILE if tiled else None, integers=integers)
-    if isinstance(layout, FP8Layout) and quantization.get("activation_scheme") == "dynamic":
-        tiled = quantization.get("weight_block_size") is not None
-        return partial(_round_dynamic, group=TILE if tiled else None, integers=False)
+    if traits.activations == "dynamic":
+        return partial(_round_dynamic, group=TILE if traits.in_blocks else None, integers=integers)
     return None
 
 
-def _integers(scheme: Integers | Float8, quantization: Mapping[str, Any]) -> bool:
+def _integers(traits: Traits, quantization: Mapping[str, Any]) -> bool:
     """Whether inputs become integers, not FP8: what all groups of the configuration say, else what weights become."""
     groups = quantization.get("config_groups")
     said = {
@@ -91,7 +84,7 @@ def _integers(scheme: Integers | Float8, quantization: Mapping[str, Any]) -> boo
         for group in (groups.values() if isinstance(groups, Mapping) else ())
         if isinstance(group, Mapping) and isinstance(inputs := group.get("input_activations"), Mapping)
     }
-    return said == {"int"} if len(said) == 1 else isinstance(scheme, Integers)
+    return said == {"int"} if len(said) == 1 else traits.type == "int"
 
 
 def _codes(values: Tensor, integers: bool) -> Tensor:

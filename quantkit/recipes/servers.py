@@ -15,15 +15,14 @@ from quantkit.errors import UsageError, did_you_mean
 from quantkit.families.linears import LINEAR, LinearModule
 from quantkit.families.roles import Role
 from quantkit.formats.containers import table as containers
+from quantkit.formats.containers.weights import Granularity, Weights, WeightType
 from quantkit.patterns import compile_glob
+from quantkit.qtypes.schemes.base import Activations
+from quantkit.qtypes.schemes.integers import Symmetry
 from quantkit.recipes.rules import LAYER_SELECTORS, Keep, Layers, OnFallback, is_layer_selector, parse_keep
 from quantkit.recipes.table import Table
 from quantkit.untrusted import shown
 
-WeightType = Literal["int", "fp8", "nf4", "fp4", "int8-rows", "nvfp4", "mxfp4", "bf16", "f16"]
-Symmetry = Literal["symmetric", "full-range", "asymmetric"]
-Granularity = Literal["tensor", "channel", "block"]
-Activations = Literal["none", "dynamic", "static"]
 MethodName = Literal["rtn", "gptq"]
 TransformName = Literal["awq", "smoothquant"]
 OrderName = Literal["storage", "within", "activation", "permuted"]
@@ -38,30 +37,6 @@ METHOD_KEYS = ("name", "transform", "alpha", "damping", "order", "passes")
 RECIPE_KEYS = ("schema", "title", "summary", "aliases", "container", "kv_cache", "weights", "method", "rule", "strict",
                "on_fallback")  # fmt: skip
 RULE_KEYS = ("roles", "names", "layers", "keep", "weights", "why")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """How the weight of a layer is stored. Which fields count depends on `type`.
-
-    int          `bits`, `group` (-1: a row), `symmetry`; `version` and `act_order` in GPTQ's container. `fallback`
-                 are the sizes of groups to try, in this order, where `group` does not divide a row
-    fp8          `granularity` of the scales
-    nf4, fp4     `double`: magnitudes are quantized, too
-    bf16, f16    not quantized at all, in the container "plain"
-    `activations` says whether the layer's inputs are rounded as well, and when their scales are found.
-    """
-
-    type: WeightType = "int"
-    bits: int = 4
-    group: int = 128
-    symmetry: Symmetry = "symmetric"
-    granularity: Granularity = "channel"
-    double: bool = False
-    version: Literal[1, 2] = 1
-    act_order: bool = False
-    activations: Activations = "none"
-    fallback: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ from msgspec import Meta
 from quantkit.families.linears import LINEAR
 from quantkit.families.roles import Role
 from quantkit.formats.containers import table
+from quantkit.formats.containers.weights import Granularity, WeightType
 from quantkit.qtypes import base
-from quantkit.recipes.servers import Activations as InputActivations
-from quantkit.recipes.servers import Granularity, MethodName, OrderName, Symmetry, TransformName, WeightType
+from quantkit.qtypes.schemes.base import Activations as InputActivations
+from quantkit.qtypes.schemes.integers import Symmetry
+from quantkit.recipes.servers import MethodName, OrderName, TransformName
 
 
 def _one_of(words: tuple[str, ...]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
 from quantkit.events import Sink, Warned
-from quantkit.formats.containers.stored_methods import SIDE_CONFIGS
+from quantkit.formats.containers.stored import SIDE_CONFIGS
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.source import mistral

@@ -15,10 +15,16 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import QuantkitError
+from quantkit.formats.containers.base import StoredPart
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
-from quantkit.formats.containers.stored import StoredModule, stored_modules
-from quantkit.formats.containers.stored_methods import CONFIG_KEYS, SIDE_CONFIGS, declared, undeclared
-from quantkit.formats.containers.stored_parts import Part
+from quantkit.formats.containers.stored import (
+    CONFIG_KEYS,
+    SIDE_CONFIGS,
+    StoredModule,
+    declared,
+    stored_modules,
+    undeclared,
+)
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.source.base import SourceFile, StoredTensor
@@ -51,7 +57,7 @@ class DequantizedTensor:
         values = self.read(start, stop)
         return packed(Entry(self.info.name, self.info.dtype, values.shape), values).data.reshape(stop - start, -1)
 
-    def _read_part(self, part: Part, first: int, last: int) -> U8:
+    def _read_part(self, part: StoredPart, first: int, last: int) -> U8:
         """The bytes of indices [first, last) of a part's axis."""
         tensor = self.stored[part.name]
         if part.axis is None:

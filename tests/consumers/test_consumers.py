@@ -22,7 +22,6 @@ from quantkit.consumers import (
     stale,
     verdicts,
 )
-from quantkit.consumers.finders import inputs_per_part, outputs_per_part
 from quantkit.consumers.refusals import CHECKED, Rule
 from quantkit.consumers.refusals_vllm import SHARED
 from quantkit.errors import UnsupportedError, UsageError
@@ -30,11 +29,11 @@ from quantkit.families.roles import Role
 from quantkit.formats.containers import table
 from quantkit.formats.containers.awq import AWQLayout
 from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.compressed_tensors_layout import CompressedLayout
 from quantkit.formats.containers.fp8 import FP8Layout
 from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.formats.containers.plain import PlainLayout
-from quantkit.plan.layouts import layout_of
+from quantkit.formats.containers.table import layout_of
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.halves import Halves
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
@@ -357,7 +356,8 @@ def test_permuted_groups_can_be_cut_anywhere():
     ids=str,
 )  # fmt: skip
 def test_what_stays_together_when_a_layer_is_cut(layout, inputs, outputs):
-    assert (inputs_per_part(layout), outputs_per_part(layout)) == (inputs, outputs)
+    traits = Module("q", Role.ATTN_Q, 1, 1, layout).traits
+    assert (traits.inputs, traits.outputs) == (inputs, outputs)
 
 
 def test_the_nearest_number_of_devices_is_the_greatest_that_works():

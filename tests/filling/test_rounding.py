@@ -23,7 +23,7 @@ from quantkit.methods import base
 from quantkit.methods.base import Layer, Seen
 from quantkit.methods.settings import DEFAULTS, Order, Settings, in_turn
 from quantkit.qtypes.schemes.codebook import Codebook
-from quantkit.qtypes.schemes.integers import Integers, scheme_target
+from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import Float8
 
 AWQ, SMOOTH = Transform("awq"), Transform("smoothquant")
@@ -108,7 +108,7 @@ def test_no_layer_loses_more_than_by_rounding_to_nearest(method: str, scheme: In
 
 def test_a_stage_reads_what_the_rounded_stages_before_it_give() -> None:
     samples, settings = windows(2048, count=4, seqlen=100), Settings(passes=1)
-    target, found = scheme_target(W4, 256), {}
+    target, found = W4.target(256), {}
 
     def visit(index: int, block: BlockView) -> Mapping[str, torch.Tensor]:
         if index:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from quantkit.formats.containers.base import Written
 from quantkit.formats.containers.gptq import GPTQLayout
-from quantkit.formats.containers.table import CONTAINERS, Written
+from quantkit.formats.containers.table import writing
 from quantkit.qtypes.schemes.integers import Integers
 
 LAYOUT = GPTQLayout(Integers(4, 128))
@@ -19,7 +20,9 @@ def gptq_config(plain: set[str]) -> dict[str, Any]:
     names = [f"model.layers.{layer}.{name}" for layer in range(2) for name in IN_BLOCK]
     rounded = {name: LAYOUT for name in names if name not in plain}
     block = tuple((name,) for name in IN_BLOCK if any(full.endswith(name) for full in rounded))
-    return CONTAINERS["gptq"].config(Written(rounded, (*sorted(plain), "lm_head"), block, "quantkit:1"))
+    return writing("gptq").config(Written(rounded, (*sorted(plain), "lm_head"), block, "quantkit:1"))[
+        "quantization_config"
+    ]
 
 
 def is_replaced(name: str, config: dict[str, Any]) -> bool:

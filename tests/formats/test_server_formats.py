@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats.containers import awq, bitsandbytes, compressed_tensors, fp8, gptq
+from quantkit.formats.containers import awq, bitsandbytes, compressed_tensors_config, fp8, gptq, modelopt
 from quantkit.formats.containers.awq import AWQLayout
 from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.compressed_tensors_layout import CompressedLayout
+from quantkit.formats.containers.fp8 import FP8Layout
 from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.formats.containers.packed import Entry, PackedTensor, pack_words, packed, unpack_words, values_of
 from quantkit.qtypes.base import Grid
@@ -75,50 +76,50 @@ def same(a: Quantized, b: Quantized) -> None:
     assert np.array_equal(a.values(), b.values())
 
 
-def check_round_trip(container, layout, shape: tuple[int, int]) -> None:
+def check_round_trip(layout, shape: tuple[int, int]) -> None:
     quantized = layout.scheme.encode(gaussian(shape))
-    extra = (np.array([0.5], np.float32),) if getattr(layout, "activations", None) == "static" else ()
-    tensors = container.pack(layout, M, quantized, *extra)
-    assert tuple(tensor.entry for tensor in tensors) == container.entries(layout, M, *shape)
+    extra = (0.5,) if layout.traits.activations == "static" else ()
+    tensors = layout.pack(M, quantized, *extra)
+    assert tuple(tensor.entry for tensor in tensors) == layout.entries(M, *shape)
     for tensor in tensors:
         assert tensor.data.dtype == np.uint8
         assert tensor.data.shape == (tensor.entry.nbytes,)
-    found = container.unpack(layout, M, by_name(tensors))
+    found = layout.unpack(M, by_name(tensors))
     same(quantized, found)
-    again = container.pack(layout, M, found, *extra)
+    again = layout.pack(M, found, *extra)
     assert all(np.array_equal(a.data, b.data) for a, b in zip(tensors, again, strict=True))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("layout", GPTQ, ids=str)
 def test_gptq_round_trip(layout, shape):
-    check_round_trip(gptq, layout, shape)
+    check_round_trip(layout, shape)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (8, 32)])
 @pytest.mark.parametrize("layout", AWQ, ids=str)
 def test_awq_round_trip(layout, shape):
-    check_round_trip(awq, layout, shape)
+    check_round_trip(layout, shape)
 
 
 @pytest.mark.parametrize("shape", [(64, 128), (37, 256), (1, 384)])
 @pytest.mark.parametrize("layout", COMPRESSED, ids=str)
 def test_compressed_tensors_round_trip(layout, shape):
-    check_round_trip(compressed_tensors, layout, shape)
+    check_round_trip(layout, shape)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (7, 9), (96, 320), (1, 100)])
 @pytest.mark.parametrize("layout", BITSANDBYTES, ids=str)
 def test_bitsandbytes_round_trip(layout, shape):
-    check_round_trip(bitsandbytes, layout, shape)
+    check_round_trip(layout, shape)
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (64, 128), (384, 256), (100, 40)])
 def test_fp8_round_trip(shape):
     quantized = fp8.SCHEME.encode(gaussian(shape))
-    tensors = fp8.pack(M, quantized)
-    assert tuple(tensor.entry for tensor in tensors) == fp8.entries(M, *shape)
-    same(quantized, fp8.unpack(M, by_name(tensors)))
+    tensors = FP8Layout().pack(M, quantized)
+    assert tuple(tensor.entry for tensor in tensors) == FP8Layout().entries(M, *shape)
+    same(quantized, FP8Layout().unpack(M, by_name(tensors)))
 
 
 # Words
@@ -163,7 +164,7 @@ def test_golden_word():
 def test_golden_gptq_words():
     codes = np.tile(np.arange(8), (32, 4))
     layout = GPTQLayout(Integers(4, -1, "asymmetric", lowest_zero=1))
-    tensors = by_name(gptq.pack(layout, M, quantized(codes, 8)))
+    tensors = by_name(layout.pack(M, quantized(codes, 8)))
     assert set(hexadecimal(tensors[f"{M}.qweight"])) == {"76543210"}
     assert set(hexadecimal(tensors[f"{M}.qzeros"])) == {"77777777"}
     assert values_of(tensors[f"{M}.g_idx"]).tolist() == [0] * 32
@@ -176,7 +177,7 @@ def test_golden_gptq_words():
 )  # fmt: skip
 def test_golden_symmetric_zero_points(bits, version, word):
     layout = GPTQLayout(Integers(bits, -1), version)
-    tensors = by_name(gptq.pack(layout, M, layout.scheme.encode(gaussian((32, 32)))))
+    tensors = by_name(layout.pack(M, layout.scheme.encode(gaussian((32, 32)))))
     assert set(hexadecimal(tensors[f"{M}.qzeros"])) == {word}
 
 
@@ -185,17 +186,17 @@ def test_golden_three_bits():
     expected = ["88fac688", "c688fac6", "fac688fa"]
     grid = Grid(np.ones((32, 1), np.float32), None, -4, 3)
     signed = Quantized((codes - 4).astype(np.int16), grid)
-    words = by_name(gptq.pack(GPTQLayout(Integers(3)), M, signed))[f"{M}.qweight"]
+    words = by_name(GPTQLayout(Integers(3)).pack(M, signed))[f"{M}.qweight"]
     assert words.entry.shape == (3, 32)
     assert [word for word in hexadecimal(words)[::32]] == expected
-    packed_words = by_name(compressed_tensors.pack(CompressedLayout(Integers(3)), M, signed))[f"{M}.weight_packed"]
+    packed_words = by_name(CompressedLayout(Integers(3)).pack(M, signed))[f"{M}.weight_packed"]
     assert packed_words.entry.shape == (32, 3)
     assert hexadecimal(packed_words)[:3] == expected
 
 
 def test_golden_awq_word():
     codes = np.tile(np.arange(8)[:, None], (1, 32))
-    tensors = by_name(awq.pack(AWQLayout(Integers(4, -1, "asymmetric")), M, quantized(codes, 8)))
+    tensors = by_name(AWQLayout(Integers(4, -1, "asymmetric")).pack(M, quantized(codes, 8)))
     assert tensors[f"{M}.qweight"].entry.shape == (32, 1)
     assert set(hexadecimal(tensors[f"{M}.qweight"])) == {"75316420"}
     assert hexadecimal(tensors[f"{M}.qzeros"]) == ["88888888"]
@@ -203,7 +204,7 @@ def test_golden_awq_word():
 
 def test_golden_compressed_tensors_words():
     layout = CompressedLayout(Integers(4, -1, scale_dtype="BF16"))
-    tensors = by_name(compressed_tensors.pack(layout, M, quantized(np.arange(-8, 8)[None], None, -8)))
+    tensors = by_name(layout.pack(M, quantized(np.arange(-8, 8)[None], None, -8)))
     assert hexadecimal(tensors[f"{M}.weight_packed"]) == ["76543210", "fedcba98"]
     assert values_of(tensors[f"{M}.weight_shape"]).tolist() == [1, 16]
     assert tensors[f"{M}.weight_scale"].entry == Entry(f"{M}.weight_scale", "BF16", (1, 1))
@@ -214,7 +215,7 @@ def test_golden_compressed_tensors_zero_points():
     zero = np.array([[1], [7], [-8], [0], [1], [2], [3], [4]], np.int16) + 8
     scale = np.ones((8, 1), np.float32)
     found = Quantized(np.zeros((8, 32), np.int16), Grid(scale, -(scale * zero), 0, 15, fields={ZERO: zero}))
-    tensors = by_name(compressed_tensors.pack(CompressedLayout(Integers(4, -1, "asymmetric")), M, found))
+    tensors = by_name(CompressedLayout(Integers(4, -1, "asymmetric")).pack(M, found))
     assert tensors[f"{M}.weight_zero_point"].entry.shape == (1, 1)
     assert hexadecimal(tensors[f"{M}.weight_zero_point"]) == ["cba980f9"]
 
@@ -222,7 +223,7 @@ def test_golden_compressed_tensors_zero_points():
 def test_golden_bitsandbytes_byte_and_state():
     scheme = Codebook("nf4")
     found = Quantized(np.array([[1, 2]], np.int16), scheme.grid(np.ones(1, np.float32), 1, 2))
-    tensors = by_name(bitsandbytes.pack(BitsandbytesLayout(scheme), M, found))
+    tensors = by_name(BitsandbytesLayout(scheme).pack(M, found))
     weight = tensors[f"{M}.weight"]
     assert (weight.entry.shape, weight.data.tolist()) == ((1, 1), [0x12])
     state = tensors[f"{M}.weight.quant_state.bitsandbytes__nf4"].data.tobytes()
@@ -234,7 +235,7 @@ def test_the_state_of_double_quantization_has_one_size():
     sizes = set()
     for scale in (1e-30, 0.05, 1, 1e20, 0):
         w = gaussian((128, 128)) * np.float32(scale)
-        tensors = by_name(bitsandbytes.pack(layout, M, layout.scheme.encode(w)))
+        tensors = by_name(layout.pack(M, layout.scheme.encode(w)))
         raw = tensors[f"{M}.weight.quant_state.bitsandbytes__nf4"].data.tobytes()
         assert json.loads(raw)["nested_offset"] == layout.scheme.encode(w).grid.fields["nested_offset"][0]
         assert list(json.loads(raw)) == [
@@ -246,7 +247,7 @@ def test_the_state_of_double_quantization_has_one_size():
 
 def test_int8_tensors():
     w = gaussian((3, 40))
-    tensors = by_name(bitsandbytes.pack(BitsandbytesLayout(RowInt8()), M, RowInt8().encode(w)))
+    tensors = by_name(BitsandbytesLayout(RowInt8()).pack(M, RowInt8().encode(w)))
     assert [t.entry.name for t in tensors.values()] == [f"{M}.weight", f"{M}.SCB", f"{M}.weight_format"]
     scb = values_of(tensors[f"{M}.SCB"])
     assert np.array_equal(scb, np.abs(w).max(axis=1))
@@ -265,10 +266,10 @@ def test_gptq_keeps_the_order_of_activations():
     ordered = np.ascontiguousarray(w[:, order])
     grid = layout.scheme.fit(ordered)
     written = Quantized(nearest(ordered, grid), grid, order)
-    tensors = by_name(gptq.pack(layout, M, written))
+    tensors = by_name(layout.pack(M, written))
     group = values_of(tensors[f"{M}.g_idx"])
     assert np.array_equal(group[order], np.arange(128) // 32)
-    found = gptq.unpack(layout, M, tensors)
+    found = layout.unpack(M, tensors)
     assert np.array_equal(found.values(), written.values())
     assert np.abs(found.values() - w).max() < 0.02
     codes = unpack_words(values_of(tensors[f"{M}.qweight"]).T, 4, 128).astype(np.float32)
@@ -280,13 +281,13 @@ def test_gptq_keeps_the_order_of_activations():
 
 def test_gptq_reads_groups_of_unequal_size():
     layout = GPTQLayout(Integers(4, 32, "asymmetric"), 2)
-    tensors = by_name(gptq.pack(layout, M, layout.scheme.encode(gaussian((32, 96)))))
+    tensors = by_name(layout.pack(M, layout.scheme.encode(gaussian((32, 96)))))
     group = np.minimum(np.arange(96) // 40, 2).astype(np.int32)
     tensors[f"{M}.g_idx"] = packed(Entry(f"{M}.g_idx", "I32", (96,)), group)
     codes = unpack_words(values_of(tensors[f"{M}.qweight"]).T, 4, 96).astype(np.float32)
     zero = unpack_words(values_of(tensors[f"{M}.qzeros"]), 4, 32).astype(np.float32)
     expected = values_of(tensors[f"{M}.scales"])[group].T * (codes - zero[group].T)
-    assert np.array_equal(gptq.unpack(layout, M, tensors).values(), expected)
+    assert np.array_equal(layout.unpack(M, tensors).values(), expected)
 
 
 # What loaders misread
@@ -296,54 +297,54 @@ def test_gptq_refuses_a_zero_point_of_zero_in_version_1_only():
     w = np.abs(gaussian((32, 32)))
     scheme = Integers(4, -1, "asymmetric")
     with pytest.raises(UnsupportedError, match="zero point of 0") as caught:
-        gptq.pack(GPTQLayout(scheme, 1), M, scheme.encode(w))
+        GPTQLayout(scheme, 1).pack(M, scheme.encode(w))
     assert "gptq_v2" in caught.value.hint
     assert caught.value.tensor == M
-    gptq.pack(GPTQLayout(scheme, 2), M, scheme.encode(w))
-    gptq.pack(GPTQLayout(replace(scheme, lowest_zero=1), 1), M, replace(scheme, lowest_zero=1).encode(w))
+    GPTQLayout(scheme, 2).pack(M, scheme.encode(w))
+    GPTQLayout(replace(scheme, lowest_zero=1), 1).pack(M, replace(scheme, lowest_zero=1).encode(w))
 
 
 def test_gptq_notices_version_2_zero_points_that_claim_version_1():
     layout = GPTQLayout(Integers(4, 32), 2)
-    tensors = by_name(gptq.pack(layout, M, layout.scheme.encode(gaussian((32, 64)))))
+    tensors = by_name(layout.pack(M, layout.scheme.encode(gaussian((32, 64)))))
     with pytest.raises(InputError, match="zero point of 9, expected 8") as caught:
-        gptq.unpack(replace(layout, version=1), M, tensors)
+        replace(layout, version=1).unpack(M, tensors)
     assert "gptq_v2" in caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("container", "layout", "shape", "why"),
+    ("layout", "shape", "why"),
     [
-        (gptq, GPTQLayout(Integers(5, 32)), (64, 64), "5 bits"),
-        (gptq, GPTQLayout(Integers(4, 32, scale_dtype="BF16")), (64, 64), "BF16"),
-        (gptq, GPTQLayout(Integers(4, -1)), (48, 64), "multiples of 32"),
-        (gptq, GPTQLayout(Integers(4, -1)), (64, 40), "multiples of 32"),
-        (gptq, GPTQLayout(Integers(4, 128)), (64, 192), "do not divide into groups of 128"),
-        (awq, AWQLayout(Integers(3, 32)), (64, 64), "3 bits"),
-        (awq, AWQLayout(Integers(4, 32)), (60, 64), "60 outputs"),
-        (awq, AWQLayout(Integers(4, 32)), (64, 48), "do not divide into groups of 32"),
-        (compressed_tensors, CompressedLayout(Integers(4, 32)), (64, 48), "do not divide into groups of 32"),
-        (compressed_tensors, CompressedLayout(Float8("block")), (64, 320), "320 inputs"),
-        (compressed_tensors, CompressedLayout(Integers(4, -1), "dynamic"), (64, 64), "W8A8"),
-        (compressed_tensors, CompressedLayout(NVFP4()), (64, 40), "do not divide into groups of 16"),
-        (compressed_tensors, CompressedLayout(MXFP4()), (64, 48), "do not divide into groups of 32"),
-        (compressed_tensors, CompressedLayout(NVFP4(), "dynamic"), (64, 64), "dynamic activations"),
-        (compressed_tensors, CompressedLayout(MXFP4(), "static"), (64, 64), "static activations"),
-        (compressed_tensors, CompressedLayout(Integers(8, 32), "dynamic"), (64, 64), "W8A8"),
-        (compressed_tensors, CompressedLayout(Integers(8, -1, "asymmetric"), "static"), (64, 64), "W8A8"),
-        (bitsandbytes, BitsandbytesLayout(Codebook(block=48)), (64, 64), "blocks of 48"),
+        (GPTQLayout(Integers(5, 32)), (64, 64), "5 bits"),
+        (GPTQLayout(Integers(4, 32, scale_dtype="BF16")), (64, 64), "BF16"),
+        (GPTQLayout(Integers(4, -1)), (48, 64), "multiples of 32"),
+        (GPTQLayout(Integers(4, -1)), (64, 40), "multiples of 32"),
+        (GPTQLayout(Integers(4, 128)), (64, 192), "do not divide into groups of 128"),
+        (AWQLayout(Integers(3, 32)), (64, 64), "3 bits"),
+        (AWQLayout(Integers(4, 32)), (60, 64), "60 outputs"),
+        (AWQLayout(Integers(4, 32)), (64, 48), "do not divide into groups of 32"),
+        (CompressedLayout(Integers(4, 32)), (64, 48), "do not divide into groups of 32"),
+        (CompressedLayout(Float8("block")), (64, 320), "320 inputs"),
+        (CompressedLayout(Integers(4, -1), "dynamic"), (64, 64), "W8A8"),
+        (CompressedLayout(NVFP4()), (64, 40), "do not divide into groups of 16"),
+        (CompressedLayout(MXFP4()), (64, 48), "do not divide into groups of 32"),
+        (CompressedLayout(NVFP4(), "dynamic"), (64, 64), "dynamic activations"),
+        (CompressedLayout(MXFP4(), "static"), (64, 64), "static activations"),
+        (CompressedLayout(Integers(8, 32), "dynamic"), (64, 64), "W8A8"),
+        (CompressedLayout(Integers(8, -1, "asymmetric"), "static"), (64, 64), "W8A8"),
+        (BitsandbytesLayout(Codebook(block=48)), (64, 64), "blocks of 48"),
     ],
 )
-def test_what_no_loader_takes_is_refused_before_any_weight(container, layout, shape, why):
+def test_what_no_loader_takes_is_refused_before_any_weight(layout, shape, why):
     with pytest.raises(UnsupportedError, match=why) as caught:
-        container.entries(layout, M, *shape)
+        layout.entries(M, *shape)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("shape", [(192, 128), (128, 320), (256, 129)])
 def test_fp8_refuses_blocks_that_transformers_misreads(shape):
     with pytest.raises(UnsupportedError, match="no multiple of 128"):
-        fp8.entries(M, *shape)
+        FP8Layout().entries(M, *shape)
 
 
 def test_fp8_reads_ragged_blocks():
@@ -352,36 +353,36 @@ def test_fp8_reads_ragged_blocks():
     quantized = fp8.SCHEME.encode(w)
     scale = quantized.grid.fields["scale"]
     weight = Entry(f"{M}.weight", "F8_E4M3", w.shape)
-    raw = compressed_tensors.to_bytes(quantized.codes)
+    raw = fp8.to_bytes(quantized.codes)
     tensors = by_name((packed(weight, raw), packed(Entry(f"{M}.weight_scale_inv", "F32", (2, 3)), scale)))
     decoded = torch.from_numpy(raw).view(torch.float8_e4m3fn).float().numpy()
     expected = decoded * np.repeat(np.repeat(scale, 128, axis=0), 128, axis=1)[:192, :320]
-    assert np.array_equal(fp8.unpack(M, tensors).values(), expected)
+    assert np.array_equal(FP8Layout().unpack(M, tensors).values(), expected)
 
 
 # Hostile files
 
 ALL = [
-    (gptq, GPTQLayout(Integers(4, 32, "asymmetric"), 2)),
-    (awq, AWQLayout(Integers(4, 32, "asymmetric"))),
-    (compressed_tensors, CompressedLayout(Integers(3, 32, "asymmetric"))),
-    (compressed_tensors, CompressedLayout(Integers(8), "dynamic")),
-    (compressed_tensors, CompressedLayout(Float8("block"), "dynamic")),
-    (compressed_tensors, CompressedLayout(NVFP4())),
-    (compressed_tensors, CompressedLayout(MXFP4())),
-    (bitsandbytes, BitsandbytesLayout(Codebook("nf4", double=True))),
-    (bitsandbytes, BitsandbytesLayout(RowInt8())),
+    GPTQLayout(Integers(4, 32, "asymmetric"), 2),
+    AWQLayout(Integers(4, 32, "asymmetric")),
+    CompressedLayout(Integers(3, 32, "asymmetric")),
+    CompressedLayout(Integers(8), "dynamic"),
+    CompressedLayout(Float8("block"), "dynamic"),
+    CompressedLayout(NVFP4()),
+    CompressedLayout(MXFP4()),
+    BitsandbytesLayout(Codebook("nf4", double=True)),
+    BitsandbytesLayout(RowInt8()),
 ]
 OPTIONAL = ("weight_format",)  # nothing depends on it
 
 
-def stored(container, layout) -> dict[str, PackedTensor]:
-    return by_name(container.pack(layout, M, layout.scheme.encode(gaussian((256, 128)))))
+def stored(layout) -> dict[str, PackedTensor]:
+    return by_name(layout.pack(M, layout.scheme.encode(gaussian((256, 128)))))
 
 
-@pytest.mark.parametrize(("container", "layout"), ALL, ids=lambda value: str(value)[:60])
-def test_a_missing_or_misshapen_tensor_is_an_input_error(container, layout):
-    for name, tensor in stored(container, layout).items():
+@pytest.mark.parametrize("layout", ALL, ids=lambda value: str(value)[:60])
+def test_a_missing_or_misshapen_tensor_is_an_input_error(layout):
+    for name, tensor in stored(layout).items():
         if name.endswith(OPTIONAL):
             continue
         entry = tensor.entry
@@ -399,17 +400,17 @@ def test_a_missing_or_misshapen_tensor_is_an_input_error(container, layout):
                 continue  # bytes of JSON, however they are shaped
             if what == "missing" and name.endswith(".g_idx"):
                 continue  # in checkpoints of 2023 the groups lie side by side
-            tensors = stored(container, layout) | {name: found}
+            tensors = stored(layout) | {name: found}
             tensors = {key: value for key, value in tensors.items() if value is not None}
             with pytest.raises(InputError):
-                container.unpack(layout, M, tensors)
+                layout.unpack(M, tensors)
                 pytest.fail(f"{name}: {what} was accepted")
 
 
-@pytest.mark.parametrize(("container", "layout"), ALL, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize("layout", ALL, ids=lambda value: str(value)[:60])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_scale_that_is_no_number_is_an_input_error(container, layout, bad):
-    tensors = stored(container, layout)
+def test_a_scale_that_is_no_number_is_an_input_error(layout, bad):
+    tensors = stored(layout)
     for name, tensor in tensors.items():
         if tensor.entry.dtype in ("F16", "F32"):
             dtype = np.float16 if tensor.entry.dtype == "F16" else np.float32
@@ -417,34 +418,34 @@ def test_a_scale_that_is_no_number_is_an_input_error(container, layout, bad):
             values[-1] = bad
             broken = tensors | {name: PackedTensor(tensor.entry, values.view(np.uint8))}
             with pytest.raises(InputError, match="holds"):
-                container.unpack(layout, M, broken)
+                layout.unpack(M, broken)
 
 
 @pytest.mark.parametrize("group", [[4] * 128, [-1] * 128])
 def test_gptq_refuses_groups_that_do_not_exist(group):
-    container, layout = ALL[0]
+    layout = ALL[0]
     name = f"{M}.g_idx"
-    tensors = stored(container, layout) | {name: packed(Entry(name, "I32", (128,)), np.array(group, np.int32))}
+    tensors = stored(layout) | {name: packed(Entry(name, "I32", (128,)), np.array(group, np.int32))}
     with pytest.raises(InputError, match="one of 4 groups"):
-        container.unpack(layout, M, tensors)
+        layout.unpack(M, tensors)
 
 
 @pytest.mark.parametrize("shape", [[1 << 40, 128], [256, 1 << 40], [-1, 128], [256, 0]])
 def test_a_shape_that_its_words_cannot_hold_is_refused_before_anything_is_allocated(shape):
-    container, layout = ALL[2]
+    layout = ALL[2]
     name = f"{M}.weight_shape"
-    tensors = stored(container, layout) | {name: packed(Entry(name, "I64", (2,)), np.array(shape, np.int64))}
+    tensors = stored(layout) | {name: packed(Entry(name, "I64", (2,)), np.array(shape, np.int64))}
     with pytest.raises(InputError, match="claims a weight"):
-        container.unpack(layout, M, tensors)
+        layout.unpack(M, tensors)
 
 
 def test_words_of_before_0_18_are_refused_with_a_reason():
-    container, layout = ALL[2]
+    layout = ALL[2]
     name = f"{M}.weight_packed"
     entry = Entry(name, "I32", (256, 13))
-    tensors = stored(container, layout) | {name: packed(entry, np.zeros(entry.shape, np.int32))}
+    tensors = stored(layout) | {name: packed(entry, np.zeros(entry.shape, np.int32))}
     with pytest.raises(UnsupportedError, match=r"before compressed-tensors 0\.18"):
-        container.unpack(layout, M, tensors)
+        layout.unpack(M, tensors)
 
 
 @pytest.mark.parametrize(
@@ -462,12 +463,12 @@ def test_words_of_before_0_18_are_refused_with_a_reason():
     ],
 )  # fmt: skip
 def test_a_hostile_state_is_an_input_error(state):
-    container, layout = ALL[7]
+    layout = ALL[7]
     name = f"{M}.weight.quant_state.bitsandbytes__nf4"
     raw = np.frombuffer(state, np.uint8)
-    tensors = stored(container, layout) | {name: PackedTensor(Entry(name, "U8", raw.shape), raw)}
+    tensors = stored(layout) | {name: PackedTensor(Entry(name, "U8", raw.shape), raw)}
     with pytest.raises(InputError):
-        container.unpack(layout, M, tensors)
+        layout.unpack(M, tensors)
 
 
 # Configurations
@@ -491,9 +492,9 @@ def test_awq_config_says_what_it_is(layout):
 
 @pytest.mark.parametrize("layout", COMPRESSED, ids=str)
 def test_compressed_tensors_config_says_what_it_is(layout):
-    config = json.loads(json.dumps(compressed_tensors.quantization_config({("Linear",): layout}, kv_cache=True)))
+    config = json.loads(json.dumps(compressed_tensors_config.quantization_config({("Linear",): layout}, kv_cache=True)))
     assert config["format"] == layout.format
-    ((targets, found),) = compressed_tensors.read_config(config).items()
+    ((targets, found),) = compressed_tensors_config.read_config(config).items()
     assert targets == ("Linear",)
     if isinstance(layout.scheme, Integers | Float8):  # the type of scales is not in the config, but the stored tensor's
         found = replace(found, scheme=replace(found.scheme, scale_dtype=layout.scheme.scale_dtype))
@@ -502,7 +503,7 @@ def test_compressed_tensors_config_says_what_it_is(layout):
 
 def test_several_groups_are_mixed_precision():
     groups = {("re:.*q_proj",): CompressedLayout(Integers(8, 32)), ("Linear",): CompressedLayout(Float8("channel"))}
-    config = compressed_tensors.quantization_config(groups)
+    config = compressed_tensors_config.quantization_config(groups)
     assert config["format"] == "mixed-precision"
     assert [group["format"] for group in config["config_groups"].values()] == ["pack-quantized", "naive-quantized"]
 
@@ -516,7 +517,7 @@ def test_bitsandbytes_config_says_what_it_is(layout):
 
 def test_fp8_config_says_what_it_is():
     assert fp8.read_config(json.loads(json.dumps(fp8.quantization_config()))) == fp8.SCHEME
-    config = fp8.hf_quant_config("tensor", version="1", kv_cache=True)
+    config = modelopt.hf_quant_config("tensor", version="1", kv_cache=True)
     assert config["quantization"]["quant_algo"] == config["quantization"]["kv_cache_quant_algo"] == "FP8"
 
 
@@ -529,8 +530,8 @@ def test_fp8_config_says_what_it_is():
         (gptq.read_config, {"bits": 4, "sym": "yes"}, InputError, "sym is 'yes'"),
         (gptq.read_config, {"bits": 4, "format": "marlin"}, UnsupportedError, "marlin"),
         (awq.read_config, {"bits": 4, "version": "gemv"}, UnsupportedError, "gemv"),
-        (compressed_tensors.read_config, {}, InputError, "config_groups"),
-        (compressed_tensors.read_config, {"config_groups": {"W4A16": ["Linear"]}}, UnsupportedError, "presets"),
+        (compressed_tensors_config.read_config, {}, InputError, "config_groups"),
+        (compressed_tensors_config.read_config, {"config_groups": {"W4A16": ["Linear"]}}, UnsupportedError, "presets"),
         (bitsandbytes.read_config, {}, InputError, "neither"),
         (fp8.read_config, {"weight_block_size": [64, 64]}, UnsupportedError, "64"),
         (fp8.read_config, {}, UnsupportedError, "None"),

@@ -11,19 +11,21 @@ import numpy as np
 import pytest
 import torch
 from gguf import quants
+from quantized_folder import CONTAINERS
 from reference import REFERENCE
 
 from quantkit.consumers import Module, Subject, verdicts
 from quantkit.families.roles import Role
-from quantkit.formats.containers import compressed_tensors, fp8, gptq, table
+from quantkit.formats.containers import compressed_tensors_config, fp8, gptq
 from quantkit.formats.containers.awq import AWQLayout
+from quantkit.formats.containers.base import Written
 from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
-from quantkit.formats.containers.compressed_tensors import CompressedLayout
 from quantkit.formats.containers.compressed_tensors_kv import pack_kv_scales
+from quantkit.formats.containers.compressed_tensors_layout import CompressedLayout
 from quantkit.formats.containers.fp8 import FP8Layout
 from quantkit.formats.containers.gptq import GPTQLayout
 from quantkit.formats.containers.packed import PackedTensor, values_of
-from quantkit.formats.containers.table import Written
+from quantkit.formats.containers.table import writing
 from quantkit.qtypes.schemes.base import Quantized, nearest
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
@@ -89,7 +91,7 @@ def test_gptq(converter, bits, group, symmetry, version):
     layout = GPTQLayout(Integers(bits, group, symmetry, lowest_zero=2 - version), version)
     quantized = layout.scheme.encode(gaussian((96, 256)))
     config = gptq.quantization_config(layout, quantizer="quantkit:1")
-    assert np.array_equal(decoded(converter, config, gptq.pack(layout, M, quantized)), quantized.values())
+    assert np.array_equal(decoded(converter, config, layout.pack(M, quantized)), quantized.values())
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -100,7 +102,7 @@ def test_gptq_in_the_order_of_activations(converter, bits):
     grid = layout.scheme.fit(w)
     quantized = Quantized(nearest(w, grid), grid, order)
     config = gptq.quantization_config(layout, quantizer="quantkit:1")
-    assert np.array_equal(decoded(converter, config, gptq.pack(layout, M, quantized)), quantized.values())
+    assert np.array_equal(decoded(converter, config, layout.pack(M, quantized)), quantized.values())
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
@@ -110,8 +112,8 @@ def test_gptq_in_the_order_of_activations(converter, bits):
 def test_packed_words(converter, bits, group, symmetry, dtype):
     layout = CompressedLayout(Integers(bits, group, symmetry, dtype))
     quantized = layout.scheme.encode(gaussian((100, 256)))
-    config = compressed_tensors.quantization_config({("Linear",): layout})
-    tensors = compressed_tensors.pack(layout, M, quantized)
+    config = compressed_tensors_config.quantization_config({("Linear",): layout})
+    tensors = layout.pack(M, quantized)
     assert np.array_equal(decoded(converter, config, tensors), quantized.values())
 
 
@@ -122,29 +124,29 @@ def test_packed_words(converter, bits, group, symmetry, dtype):
 def test_float8(converter, scheme, activations):
     layout = CompressedLayout(scheme, activations)
     quantized = scheme.encode(gaussian((192, 256)))
-    config = compressed_tensors.quantization_config({("Linear",): layout})
-    tensors = compressed_tensors.pack(layout, M, quantized)
+    config = compressed_tensors_config.quantization_config({("Linear",): layout})
+    tensors = layout.pack(M, quantized)
     assert np.array_equal(decoded(converter, config, tensors), quantized.values())
 
 
 def test_int8_channels(converter):
     layout = CompressedLayout(Integers(8, -1, scale_dtype="BF16"), "dynamic")
     quantized = layout.scheme.encode(gaussian((96, 200)))
-    config = compressed_tensors.quantization_config({("Linear",): layout})
-    tensors = compressed_tensors.pack(layout, M, quantized)
+    config = compressed_tensors_config.quantization_config({("Linear",): layout})
+    tensors = layout.pack(M, quantized)
     assert np.array_equal(decoded(converter, config, tensors), quantized.values())
 
 
 def test_native_float8(converter):
     quantized = fp8.SCHEME.encode(gaussian((256, 384)))
-    found = decoded(converter, fp8.quantization_config(), fp8.pack(M, quantized))
+    found = decoded(converter, fp8.quantization_config(), FP8Layout().pack(M, quantized))
     assert np.array_equal(found, quantized.values())
 
 
 def test_nvfp4_is_repacked_without_loss(converter):
     """Blocks of GGUF, which ggml multiplies with the reciprocal of the factor later."""
     quantized = NVFP4().encode(gaussian((32, 256)))
-    codes, scale, _ = compressed_tensors.pack(CompressedLayout(NVFP4()), M, quantized)
+    codes, scale, _ = CompressedLayout(NVFP4()).pack(M, quantized)
     raw, shape = converter.ModelBase._nvfp4_pack(as_torch(codes), as_torch(scale))
     assert shape == [32, 256]
     found = quants.NVFP4.dequantize_blocks(raw.reshape(-1, 36)).reshape(32, 256) / quantized.grid.fields[FACTOR]
@@ -171,15 +173,13 @@ CLAIMS = [
 @pytest.mark.parametrize("layout", CLAIMS, ids=str)
 def test_the_table_of_consumers_is_right(converter, layout, kv_cache):
     """The converter stops, or meets a tensor that it has no name for, exactly where the table says so."""
-    container = table.of(layout)
+    container = CONTAINERS[type(layout)]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 1)
     shape = (256, 256)
-    scale = np.ones(1, np.float32)
-    static = scale if getattr(layout, "activations", "") == "static" else None
-    tensors = container.pack(layout, M, layout.scheme.encode(gaussian(shape)), static)
+    tensors = layout.pack(M, layout.scheme.encode(gaussian(shape)), 1.0)
     if kv_cache:
-        tensors += pack_kv_scales(M.rpartition(".")[0], scale, scale, "BF16")
-    config = container.config(Written({M: layout}, (), (), "quantkit:1", kv_cache))
+        tensors += pack_kv_scales(M.rpartition(".")[0], (448, 448), "BF16")
+    config = writing(container).config(Written({M: layout}, (), (), "quantkit:1", kv_cache))["quantization_config"]
     try:
         left = tensors_left(converter, config, tuple(tensors))
         loads = all(names.get_name(name, try_suffixes=(".weight", ".bias")) for name in left)
@@ -187,6 +187,6 @@ def test_the_table_of_consumers_is_right(converter, layout, kv_cache):
             tensor()
     except (NotImplementedError, AssertionError, RuntimeError):
         loads = False
-    subject = Subject(container.name, (Module(M, Role.ATTN_Q, *shape, layout),), kv_cache=kv_cache)
+    subject = Subject(container, (Module(M, Role.ATTN_Q, *shape, layout),), kv_cache=kv_cache)
     (verdict,) = verdicts(subject, ["llama.cpp"])
     assert verdict.ok == loads, verdict

@@ -9,7 +9,7 @@ import torch
 
 from quantkit.methods.base import Layer
 from quantkit.qtypes import base as qtypes
-from quantkit.qtypes.schemes.integers import Integers, RowInt8, scheme_target
+from quantkit.qtypes.schemes.integers import Integers, RowInt8
 from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.qtypes.target import Target, type_target
 
@@ -26,7 +26,7 @@ SCHEMES = {
 }
 TARGETS: dict[str, Callable[[int], Target]] = {
     **{name: lambda cols, name=name: type_target(qtypes.get(name)) for name in TYPES},
-    **{name: lambda cols, scheme=scheme: scheme_target(scheme, cols) for name, scheme in SCHEMES.items()},
+    **{name: lambda cols, scheme=scheme: scheme.target(cols) for name, scheme in SCHEMES.items()},
 }
 
 

@@ -18,7 +18,7 @@ from quantkit.methods.base import Layer
 from quantkit.methods.settings import DEFAULTS, Order, Settings, in_turn
 from quantkit.qtypes import base as qtypes
 from quantkit.qtypes.schemes.base import nearest
-from quantkit.qtypes.schemes.integers import Integers, scheme_target
+from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.target import type_target
 
 GPTQ, RTN = base.get("gptq"), base.get("rtn")
@@ -93,7 +93,7 @@ def test_no_row_is_worse_than_rounded(name, order):
 @pytest.mark.parametrize("scheme", [Integers(4, 128), Integers(4, 32, "full-range"), Integers(3, 256, "asymmetric")])
 def test_it_is_the_published_algorithm(scheme):
     plain = Settings(order=Order.STORAGE, shares=(1.0,), passes=0)
-    found = GPTQ.quantize(LAYER, scheme_target(scheme, 512), plain, in_turn)
+    found = GPTQ.quantize(LAYER, scheme.target(512), plain, in_turn)
     # float32 here, float64 there: a weight half-way between two codes may fall on either side, and its row with it
     same = (found.codes == published(LAYER.weight, LAYER.hessian, scheme)).all(axis=1)
     assert same.mean() > 0.9
@@ -102,7 +102,7 @@ def test_it_is_the_published_algorithm(scheme):
 def test_the_permuted_order_is_the_published_algorithm_on_permuted_columns():
     scheme = Integers(4, 128)
     settings_ = Settings(order=Order.PERMUTED, shares=(1.0,), passes=0)
-    found = GPTQ.quantize(LAYER, scheme_target(scheme, 512), settings_, in_turn)
+    found = GPTQ.quantize(LAYER, scheme.target(512), settings_, in_turn)
     assert np.array_equal(found.order, np.argsort(-LAYER.hessian.diagonal().numpy(), kind="stable"))
     order = torch.from_numpy(found.order.astype(np.int64))
     expected = published(LAYER.weight[:, found.order], LAYER.hessian[order][:, order], scheme)

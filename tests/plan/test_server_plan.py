@@ -20,7 +20,6 @@ from quantkit.families.linears import outline
 from quantkit.formats.containers.packed import as_stored
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.plan.checkpoint import ServerPlan, plan_server
-from quantkit.plan.layouts import short_type
 from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import read_manifest
 from quantkit.schemas import json_schema
@@ -107,7 +106,7 @@ def test_compressed_tensors_changes_only_what_does_not_fit() -> None:
 def test_containers_with_one_size_take_one_that_divides_all(recipe: str) -> None:
     plan = planned(recipe, llama(**OPENLLAMA))
     assert set().union(*groups(plan).values()) == {64}
-    assert all(short_type(m.wanted).startswith("int4-g128") for m in plan.modules if m.wanted is not None)
+    assert all(m.wanted.traits.word.startswith("int4-g128") for m in plan.modules if m.wanted is not None)
     assert '"group_size": 64' in plan.files[-1].header.decode()
 
 

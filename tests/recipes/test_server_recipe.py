@@ -8,10 +8,10 @@ import pytest
 
 from quantkit.errors import RecipeError, UnsupportedError, UsageError
 from quantkit.families.roles import Role
+from quantkit.formats.containers.table import layout_of, names, writing
 from quantkit.methods import base as methods
 from quantkit.methods.settings import DEFAULTS
 from quantkit.plan.checkpoint import DAMPING
-from quantkit.plan.layouts import HOLDS, layout_of, short_type
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
 from quantkit.recipes.servers import MethodChoice, ServerRecipe, Weights, override_server
 
@@ -32,7 +32,7 @@ def test_shipped_recipes_have_layouts(name: str) -> None:
     found = load_recipe(name)
     assert isinstance(found, ServerRecipe)
     layout = layout_of(found.container, found.weights, "BF16")
-    assert short_type(layout).replace("-", "").isalnum()
+    assert layout.traits.word.replace("-", "").isalnum()
     assert found.summary
     assert found.method.name in methods.names()
 
@@ -43,7 +43,7 @@ def test_short_types_tell_shipped_recipes_apart() -> None:
         found = load_recipe(name)
         assert isinstance(found, ServerRecipe)
         layout = layout_of(found.container, found.weights, "BF16")
-        kinds.setdefault(short_type(layout), set()).add(repr(layout.scheme).replace("'BF16'", "'F16'"))
+        kinds.setdefault(layout.traits.word, set()).add(repr(layout.scheme).replace("'BF16'", "'F16'"))
     assert {kind: schemes for kind, schemes in kinds.items() if len(schemes) > 2} == {}
 
 
@@ -116,14 +116,15 @@ def test_mistakes_name_their_key(text: str, key: str, tmp_path: Path) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("container", HOLDS)
+@pytest.mark.parametrize("container", names())
 def test_containers_refuse_what_they_do_not_hold(container: str) -> None:
-    held, activations = HOLDS[container]
+    held, activations = writing(container).types, writing(container).activations
     for kind in ("int", "fp8", "nf4", "fp4", "int8-rows", "nvfp4", "mxfp4"):
         if kind not in held:
             with pytest.raises(UnsupportedError, match=kind) as caught:
                 layout_of(container, Weights(type=kind), "F16")
-            assert "container" in str(caught.value.hint)
+            others = [name for name in names() if kind in writing(name).types]
+            assert all(f'"{name}"' in str(caught.value.hint) for name in others)
     if "static" not in activations:
         with pytest.raises(UnsupportedError, match="activations"):
             layout_of(container, Weights(type=held[0], activations="static"), "F16")

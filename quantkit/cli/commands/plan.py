@@ -197,9 +197,8 @@ def _server_lines(plan: ServerPlan, show: Show) -> list[str]:
 
 def _fallback_lines(plan: ServerPlan) -> list[str]:
     """Layers whose rows the recipe's groups do not divide."""
-    from quantkit.plan.layouts import short_type
 
-    changed = [f"    {p.name}  {short_type(p.wanted)} -> {short_type(p.layout)}" for p in plan.modules if p.wanted]
+    changed = [f"    {p.name}  {p.wanted.traits.word} -> {p.layout.traits.word}" for p in plan.modules if p.wanted]
     if not changed:
         return []
     more = [f"    and {len(changed) - SHOWN_FALLBACKS} more"] if len(changed) > SHOWN_FALLBACKS else []

@@ -25,18 +25,16 @@ def kv_cache_entries(attention: str, dtype: ScaleDtype) -> tuple[Entry, Entry]:
     return Entry(f"{attention}.k_scale", dtype, (1,)), Entry(f"{attention}.v_scale", dtype, (1,))
 
 
-def kv_scale(largest: float, dtype: ScaleDtype) -> F32:
-    """The scale of keys or values up to the magnitude `largest`, float32 (1,), as `dtype` holds it.
+def pack_kv_scales(attention: str, peaks: tuple[float, float], dtype: ScaleDtype) -> tuple[PackedTensor, PackedTensor]:
+    """The tensors of `kv_cache_entries`, filled, for keys and values up to these magnitudes.
 
-    Raises NonFiniteError where that is too large for `dtype`.
+    Raises NonFiniteError for a scale that is too large for `dtype`.
     """
-    return stored_scales(np.array([largest], np.float32) / LARGEST, dtype, 1)
-
-
-def pack_kv_scales(attention: str, key: F32, value: F32, dtype: ScaleDtype) -> tuple[PackedTensor, PackedTensor]:
-    """The tensors of `kv_cache_entries`, filled with scales float32 (1,) of keys and of values."""
-    key_entry, value_entry = kv_cache_entries(attention, dtype)
-    return packed(key_entry, key), packed(value_entry, value)
+    key, value = (
+        packed(entry, stored_scales(np.array([peak], np.float32) / LARGEST, dtype, 1))
+        for entry, peak in zip(kv_cache_entries(attention, dtype), peaks, strict=True)
+    )
+    return key, value
 
 
 def unpack_kv_scales(attention: str, tensors: Tensors) -> tuple[F32, F32]:

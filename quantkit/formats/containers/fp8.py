@@ -10,10 +10,21 @@ two rows of scales then has blocks of 96 and loads wrong without a word, so that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from quantkit.errors import UnsupportedError
+from quantkit.formats.containers.base import (
+    Container,
+    Headers,
+    LayoutOf,
+    Reading,
+    StoredOutline,
+    Writing,
+    Written,
+    section,
+)
 from quantkit.formats.containers.packed import (
     FLOATS,
     Entry,
@@ -25,9 +36,11 @@ from quantkit.formats.containers.packed import (
     take_matrix,
     values_of,
 )
+from quantkit.formats.containers.scaled_floats import ScaledFloats, float8_outline
 from quantkit.formats.containers.settings import choice
-from quantkit.qtypes.schemes.base import Quantized
-from quantkit.qtypes.schemes.minifloat import SCALE, TILE, Float8, Strategy, to_bytes, to_codes
+from quantkit.formats.containers.weights import Weights
+from quantkit.qtypes.schemes.base import Activations, Quantized, ScaleDtype, Traits
+from quantkit.qtypes.schemes.minifloat import SCALE, TILE, Float8, to_bytes, to_codes
 from quantkit.untrusted import shown
 
 SCHEME = Float8("block", "F32")
@@ -35,48 +48,57 @@ SCHEME = Float8("block", "F32")
 
 @dataclass(frozen=True)
 class FP8Layout:
-    """A native FP8 checkpoint's settings: there is nothing to choose."""
+    """A native FP8 checkpoint's settings: there is nothing to choose when it is written.
+
+    `activations` are those that a configuration asks engines for.
+    """
 
     scheme: Float8 = SCHEME
+    activations: Activations = field(default="dynamic", repr=False)
+
+    @cached_property
+    def traits(self) -> Traits:
+        of = self.scheme.traits
+        return replace(of, format="fp8", activations=self.activations, outputs=TILE, inputs=TILE)
+
+    def entries(self, module: str, rows: int, cols: int) -> tuple[Entry, ...]:
+        """The tensors of the linear layer `module` of weight (rows, cols).
+
+        Raises UnsupportedError for dimensions above 128 that are no multiples of it.
+        """
+        for size, what in ((rows, "outputs"), (cols, "inputs")):
+            if size > TILE and size % TILE:
+                raise UnsupportedError(
+                    f'"{shown(module)}" has {size:,} {what}, no multiple of {TILE}: transformers would load it wrong',
+                    tensor=module,
+                    hint="keep this layer unquantized, or write compressed-tensors with one scale per channel",
+                )
+        return (
+            Entry(f"{module}.weight", "F8_E4M3", (rows, cols)),
+            Entry(f"{module}.weight_scale_inv", "F32", SCHEME.scale_shape(rows, cols)),
+        )
+
+    def pack(self, module: str, quantized: Quantized, input_peak: float | None = None) -> tuple[PackedTensor, ...]:
+        """The tensors of `entries`, filled, for codes on a grid of `SCHEME`."""
+        weight, scale = self.entries(module, *quantized.codes.shape)
+        assert quantized.order is None, "FP8 blocks lie side by side"
+        return packed(weight, to_bytes(quantized.codes)), packed(scale, quantized.grid.fields[SCALE])
+
+    def unpack(self, module: str, tensors: Tensors) -> Quantized:
+        """The codes and grid of the linear layer `module`, blocks at the edges cut off. Raises InputError."""
+        weight = take_matrix(tensors, f"{module}.weight", ("F8_E4M3",))
+        rows, cols = weight.entry.shape
+        scale = take(tensors, f"{module}.weight_scale_inv", FLOATS, SCHEME.scale_shape(rows, cols))
+        return Quantized(to_codes(values_of(weight)), SCHEME.grid(scales_of(scale), rows, cols))
+
+    def outline(self, headers: Headers) -> StoredOutline:
+        """The tensors of a layer."""
+        return float8_outline(self, self.scheme, "weight_scale_inv", headers)
 
 
-# What ModelOpt calls them (read by vLLM, SGLang and TensorRT-LLM).
-MODELOPT_NAMES: dict[Strategy, str] = {
-    "tensor": "FP8", "channel": "FP8_PER_CHANNEL_PER_TOKEN", "block": "FP8_PB_WO",
-}  # fmt: skip
-
-
-def entries(module: str, rows: int, cols: int) -> tuple[Entry, ...]:
-    """The tensors of the linear layer `module` of weight (rows, cols).
-
-    Raises UnsupportedError for dimensions above 128 that are no multiples of it.
-    """
-    for size, what in ((rows, "outputs"), (cols, "inputs")):
-        if size > TILE and size % TILE:
-            raise UnsupportedError(
-                f'"{shown(module)}" has {size:,} {what}, no multiple of {TILE}: transformers would load it wrong',
-                tensor=module,
-                hint="keep this layer unquantized, or write compressed-tensors with one scale per channel",
-            )
-    return (
-        Entry(f"{module}.weight", "F8_E4M3", (rows, cols)),
-        Entry(f"{module}.weight_scale_inv", "F32", SCHEME.scale_shape(rows, cols)),
-    )
-
-
-def pack(module: str, quantized: Quantized) -> tuple[PackedTensor, ...]:
-    """The tensors of `entries`, filled, for codes on a grid of `SCHEME`."""
-    weight, scale = entries(module, *quantized.codes.shape)
-    assert quantized.order is None, "FP8 blocks lie side by side"
-    return packed(weight, to_bytes(quantized.codes)), packed(scale, quantized.grid.fields[SCALE])
-
-
-def unpack(module: str, tensors: Tensors) -> Quantized:
-    """The codes and grid of the linear layer `module`, blocks at the edges cut off. Raises InputError."""
-    weight = take_matrix(tensors, f"{module}.weight", ("F8_E4M3",))
-    rows, cols = weight.entry.shape
-    scale = take(tensors, f"{module}.weight_scale_inv", FLOATS, SCHEME.scale_shape(rows, cols))
-    return Quantized(to_codes(values_of(weight)), SCHEME.grid(scales_of(scale), rows, cols))
+def choose(weights: Weights, dtype: ScaleDtype) -> FP8Layout:
+    """The only layout there is."""
+    return FP8Layout()
 
 
 def quantization_config(*, exclude: Sequence[str] = ("lm_head",)) -> dict[str, Any]:
@@ -100,16 +122,27 @@ def read_config(config: Mapping[str, Any]) -> Float8:
     return SCHEME
 
 
-def hf_quant_config(
-    strategy: Strategy, *, version: str, kv_cache: bool = False, exclude: Sequence[str] = ("lm_head",)
-) -> dict[str, Any]:
-    """The content of hf_quant_config.json for FP8 weights. `version` is that of quantkit, who produces them."""
-    return {
-        "producer": {"name": "quantkit", "version": version},
-        "quantization": {
-            "quant_algo": MODELOPT_NAMES[strategy],
-            "kv_cache_quant_algo": "FP8" if kv_cache else None,
-            "group_size": TILE if strategy == "block" else None,
-            "exclude_modules": list(exclude),
-        },
-    }
+def _config(written: Written) -> dict[str, Any]:
+    return quantization_config(exclude=(*written.plain, *written.beside))
+
+
+def layouts(quantization: Mapping[str, Any]) -> LayoutOf:
+    """In blocks as DeepSeek published it, or with scales of other shapes (AutoFP8, Mistral), which the tensors show."""
+    if quantization.get("weight_block_size") is None:
+        choice(quantization, "fmt", ("e4m3",), "e4m3")
+        return lambda module: ScaledFloats()
+    dynamic = quantization.get("activation_scheme") == "dynamic"
+    layout = FP8Layout(read_config(quantization), "dynamic" if dynamic else "none")
+    return lambda module: layout
+
+
+CONTAINER = Container(
+    "fp8",
+    Writing(types=("fp8",), activations=("none", "dynamic"), choose=choose, config=section(_config)),
+    Reading(
+        layouts,
+        components=("weight_scale_inv", "weight_scale", "weight"),
+        telling=("weight_block_size", "activation_scheme"),
+        unsaid=((".weight_scale_inv", {"quant_method": "fp8"}),),
+    ),
+)

@@ -1,6 +1,6 @@
 """Weights that a checkpoint stores quantized: which modules, in which tensors, and any rows of them decoded.
 
-`stored_methods.declared` finds what a checkpoint says of its quantization, `stored_modules` the modules that are
+`declared` finds what a checkpoint says of its quantization, `stored_modules` the modules that are
 really stored so: the tensors decide, since configurations name modules that stayed as they were. Headers tell
 everything but the shapes of a few layouts, which are tensors of some bytes. Rows are decoded by cutting every tensor
 of a module to what these rows need and giving the pieces to the container's own `unpack`.
@@ -8,7 +8,7 @@ of a module to what these rows need and giving the pieces to the container's own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, lcm
@@ -17,19 +17,15 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats.containers.compressed_tensors import CompressedLayout
-from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.base import Headers, ReadLayout, StoredOutline, StoredPart
 from quantkit.formats.containers.packed import Entry, PackedTensor
-from quantkit.formats.containers.plain import PlainLayout
-from quantkit.formats.containers.read_only import PresetLayout, ReadLayout, ScaledFloats, unpack
-from quantkit.formats.containers.stored_methods import METHODS
-from quantkit.formats.containers.stored_parts import Headers, Outline, Part, outline_of
-from quantkit.qtypes.schemes.codebook import Codebook
-from quantkit.qtypes.schemes.integers import Integers, RowInt8
-from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
-from quantkit.qtypes.schemes.minifloat import Float8
+from quantkit.formats.containers.table import readings
 from quantkit.tensors import F32, FLOAT_DTYPES, U8, TensorInfo
 from quantkit.untrusted import shown
+
+# Files beside config.json that describe a quantization, in the order in which servers look for them.
+SIDE_CONFIGS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
 
 # Beside weights: scales of activations and of the key/value cache. They are no weights, and decoding needs none.
 NOT_WEIGHTS = (
@@ -39,8 +35,60 @@ NOT_WEIGHTS = (
 
 INPUT_SCALES = ".pre_quant_scale"  # AWQ of ModelOpt: factors of inputs that no plain checkpoint has a place for
 
-ReadPart = Callable[[Part, int, int], U8]  # the bytes of a part at [first, last) of its axis, of all without one
+ReadPart = Callable[[StoredPart, int, int], U8]  # the bytes of a part at [first, last) of its axis, of all without one
 ReadSmall = Callable[[str], PackedTensor]
+
+
+def declared(config: Mapping[str, Any], sides: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """What a checkpoint says of its quantization, None where it says nothing. The result has a `quant_method`.
+
+    `config` is the parsed config.json, `sides` those of SIDE_CONFIGS that are there. Raises InputError for a section
+    that is not an object, UnsupportedError for one of an unknown method.
+    """
+    text = config.get("text_config")
+    places = [config, *([text] if isinstance(text, Mapping) else [])]
+    found = [place[key] for place in places for key in CONFIG_KEYS if place.get(key) is not None]
+    found += [sides[name] for name in SIDE_CONFIGS if name in sides]
+    if not found:
+        return None
+    if not isinstance(found[0], Mapping):
+        what = f"quantization_config is {shown(repr(found[0]))}, expected an object"
+        raise InputError(what, key="quantization_config", path="config.json", hint="config.json is damaged")
+    return {**found[0], "quant_method": _method_of(found[0])}
+
+
+def undeclared(names: Iterable[str]) -> Mapping[str, Any] | None:
+    """What tensors of these names say of a quantization that no configuration mentions; None for plain ones.
+
+    Raises InputError where they are quantized and it takes a configuration to read them.
+    """
+    seen = list(names)
+    for reading in readings().values():
+        for ending, said in reading.unsaid:
+            if any(name.endswith(ending) for name in seen):
+                return said
+    for reading in readings().values():
+        for ending, tool, hint in reading.untold:
+            found = next((name for name in seen if name.endswith(ending)), None)
+            if found is not None:
+                what = f'the weights are quantized by {tool} ("{shown(found)}"), and no file says how'
+                raise InputError(what, tensor=found, key="quantization_config", hint=hint)
+    return None
+
+
+def _method_of(quantization: Mapping[str, Any]) -> str:
+    """The method that a section names, or the one whose keys it has: old writers named none, and MLX never does."""
+    known = readings()
+    name = quantization.get("quant_method")
+    if name is None:
+        telling = [(key, method) for method, reading in known.items() for key in reading.telling]
+        vague = [(key, method) for method, reading in known.items() for key in reading.vague]
+        name = next((method for key, method in [*telling, *vague] if key in quantization), "(none)")
+    if not isinstance(name, str) or name not in known:
+        what = f'the weights are quantized by an unknown method (quant_method: "{shown(str(name))}")'
+        hint = f"read are {', '.join(known)}; else start from the original checkpoint"
+        raise UnsupportedError(what, key="quantization_config", hint=hint)
+    return name
 
 
 @dataclass(frozen=True)
@@ -52,7 +100,7 @@ class StoredModule:
 
     name: str
     layout: ReadLayout
-    outline: Outline
+    outline: StoredOutline
     summary: str
 
     @property
@@ -98,7 +146,7 @@ class StoredModule:
             tensors[part.name] = PackedTensor(entry, raw)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # who reads weights looks for infinities
-                values = unpack(self.layout, self.name, tensors).values()
+                values = self.layout.unpack(self.name, tensors).values()
         except InputError as error:
             if error.tensor is not None:
                 raise
@@ -122,7 +170,7 @@ def stored_modules(quantization: Mapping[str, Any], tensors: Mapping[str, Tensor
     Raises UnsupportedError for settings that are not read, InputError naming the tensor for one that is missing, or
     has another shape or type than its module must have.
     """
-    method = METHODS[quantization["quant_method"]]
+    method = readings()[quantization["quant_method"]]
     layout_of = method.layouts(quantization)
     components: dict[str, list[str]] = {}
     hidden: set[str] = set()
@@ -143,33 +191,11 @@ def stored_modules(quantization: Mapping[str, Any], tensors: Mapping[str, Tensor
         plain = tensors.get(f"{name}.weight")
         if plain is None or plain.dtype not in FLOAT_DTYPES:
             said = layout_of(name)
-            outline = outline_of(said, Headers(name, tensors, read, indexed))
-            layout = outline.layout or said
-            assert not isinstance(layout, ScaledFloats | PresetLayout), layout
-            modules[name] = StoredModule(name, layout, outline, _summary(quantization["quant_method"], layout))
+            outline = said.outline(Headers(name, tensors, read, indexed))
+            traits = outline.layout.traits
+            summary = traits.summary or f"{quantization['quant_method']} {traits.words}"
+            modules[name] = StoredModule(name, outline.layout, outline, summary)
         elif twice := [f for f in found if f.endswith((".qweight", ".weight_packed"))]:
             what = f'"{shown(name)}" is stored twice, in "{shown(twice[0])}" and in "{shown(plain.name)}"'
             raise InputError(what, tensor=plain.name, hint="remove the tensors that do not belong to the model")
     return Stored(modules, frozenset(hidden))
-
-
-def _summary(method: str, layout: ReadLayout) -> str:
-    """How a module is stored, for people: "gptq w4g128 symmetric", four bits in groups of 128."""
-    assert not isinstance(layout, PlainLayout), layout
-    words = [method, _scheme_words(layout.scheme)]
-    if isinstance(layout, CompressedLayout) and method != "modelopt":
-        words.insert(1, layout.format)
-    if isinstance(layout, GPTQLayout):
-        words = [layout.name, *words[1:], *(["act-order"] if layout.act_order else [])]
-    return " ".join(words)
-
-
-def _scheme_words(scheme: Integers | Float8 | NVFP4 | MXFP4 | Codebook | RowInt8) -> str:
-    if isinstance(scheme, Integers):
-        group = "" if scheme.group == -1 else f"g{scheme.group}"
-        return f"w{scheme.bits}{group} {'symmetric' if scheme.symmetric else 'asymmetric'}"
-    if isinstance(scheme, Float8):
-        return f"fp8 {scheme.strategy}"
-    if isinstance(scheme, Codebook):
-        return f"{scheme.table} block {scheme.block}{' nested' if scheme.double else ''}"
-    return {RowInt8: "w8 LLM.int8()", NVFP4: "w4g16", MXFP4: "w4g32"}[type(scheme)]

@@ -7,6 +7,7 @@ fits that grid (`fit`) and rounds to it as the loader's own quantizer would (`en
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 
 from quantkit.errors import NonFiniteError, UnsupportedError
 from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
 
 ScaleDtype = Literal["F16", "BF16", "F32"]
+Activations = Literal["none", "dynamic", "static"]
 
 ZERO = "zero"  # field of a grid: integer zero points (rows, groups), where the scheme has them
 
@@ -49,21 +52,85 @@ class Quantized:
         return weight
 
 
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What tables, engines and checks ask of how a weight is stored.
+
+    A scheme says what its codes are, and a layout adds where engines find them:
+
+    type, bits     the word that recipes have for it ("int", "fp8"), and the size of a code
+    word, words    it in one word for tables ("int4-g128"), and in some for people ("w4g128 symmetric")
+    group          weights of a row that share a scale, -1: all of them
+    granularity    what a scale of FP8 is for: "tensor", "channel", "block"
+    symmetric      whether there are no zero points; `lowest_zero` is the smallest that can be stored
+    scale_dtype    the type of scales
+    top            the largest magnitude in units of its scale; 0 where a scale is not found so
+    sharing        makes the scheme of several weights up to a magnitude, None where no weights share a scale
+
+    format         what configurations call the way it is stored ("gptq_v2", "pack-quantized")
+    activations    whether inputs of the layer are rounded, and when their scales are found
+    outputs, inputs  how many outputs and inputs stay together where engines cut the layer
+    summary        the container and all this for people, where `words` do not say enough
+    """
+
+    type: str
+    bits: float
+    word: str
+    words: str
+    group: int = -1
+    granularity: str = ""
+    symmetric: bool = True
+    lowest_zero: int = 0
+    scale_dtype: ScaleDtype = "F32"
+    top: float = 0
+    sharing: Callable[[float], Scheme] | None = None
+    format: str = ""
+    activations: Activations = "none"
+    outputs: int = 1
+    inputs: int = 1
+    summary: str = ""
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether rows share scales with their neighbours, in blocks."""
+        return self.granularity == "block"
+
+
 class Scheme(Protocol):
     """How weights become codes. `bits` is the size of a code.
 
     fit(w, importance) -> Grid with one block per row of w. encode(w, importance) -> the codes that the reference
     quantizer of the scheme chooses, with their grid. w is float32 (rows, cols) and never changed, importance float32
     (cols,) or None. Both raise NonFiniteError for a weight that is not finite or a scale that overflows its type, and
-    UnsupportedError for a shape that the scheme does not divide.
+    UnsupportedError for a shape that the scheme does not divide. target(cols) is the scheme as methods see it, for
+    weights with `cols` columns.
     """
 
     @property
     def bits(self) -> int: ...
 
+    @property
+    def traits(self) -> Traits: ...
+
     def fit(self, w: F32, importance: F32 | None = None) -> Grid: ...
 
     def encode(self, w: F32, importance: F32 | None = None) -> Quantized: ...
+
+    def target(self, cols: int) -> Target: ...
+
+
+def whole_target(scheme: Scheme) -> Target:
+    """The target of a scheme whose scales are shared by rows, or stored relative to one another: only a whole matrix
+    is ever fitted."""
+    return Target(scheme.fit, 0, by_row=True)
+
+
+def joint(schemes: Sequence[Scheme], weights: Sequence[F32]) -> list[Scheme]:
+    """The schemes of layers that engines run as one, fitted to all of their weights where they share a scale."""
+    if schemes[0].traits.sharing is None:
+        return list(schemes)
+    largest = max(float(np.abs(weight).max()) for weight in weights)
+    return [scheme if (of := scheme.traits.sharing) is None else of(largest) for scheme in schemes]
 
 
 def decode(codes: Codes, grid: Grid) -> F32:

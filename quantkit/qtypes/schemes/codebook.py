@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.qtypes.base import Codes, Grid
-from quantkit.qtypes.schemes.base import Quantized, require_finite, stored_scales
+from quantkit.qtypes.schemes.base import Quantized, Traits, require_finite, stored_scales, whole_target
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32, U8
 
 NF4 = np.array([
@@ -119,6 +120,12 @@ class Codebook:
         return 4
 
     @property
+    def traits(self) -> Traits:
+        word = f"{self.table}{'-double' if self.double else ''}"
+        words = f"{self.table} block {self.block}{' nested' if self.double else ''}"
+        return Traits(type=self.table, bits=4, word=word, words=words)
+
+    @property
     def levels(self) -> F32:
         return NF4 if self.table == "nf4" else FP4
 
@@ -158,6 +165,10 @@ class Codebook:
             x[whole:] = w.reshape(-1)[whole:] / absmax[-1]
         codes = self._nearest(np.clip(x, -1, 1)).reshape(w.shape)
         return Quantized(codes, self.grid(quantize_nested(absmax) if self.double else absmax, *w.shape))
+
+    def target(self, cols: int) -> Target:
+        """Of a whole matrix."""
+        return whole_target(self)
 
     def block_count(self, rows: int, cols: int) -> int:
         """Blocks of a weight (rows, cols), the short one included."""

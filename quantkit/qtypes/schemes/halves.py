@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid
-from quantkit.qtypes.schemes.base import Quantized, require_finite
+from quantkit.qtypes.schemes.base import Quantized, Traits, require_finite, whole_target
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32, U8
 
 
@@ -22,6 +23,11 @@ class Halves:
     @property
     def bits(self) -> int:
         return 16
+
+    @property
+    def traits(self) -> Traits:
+        word = self.dtype.lower()
+        return Traits(type=word, bits=16, word=word, words=word)
 
     def grid(self, rows: int) -> Grid:
         """The grid of any weight of `rows` rows: every number of the type."""
@@ -39,6 +45,10 @@ class Halves:
         grid = self.fit(w)
         patterns = (to_f16 if self.dtype == "F16" else to_bf16)(np.ascontiguousarray(w))
         return Quantized(patterns.view(np.int16).reshape(w.shape), grid)
+
+    def target(self, cols: int) -> Target:
+        """Of a whole matrix."""
+        return whole_target(self)
 
 
 def to_bytes(codes: Codes) -> U8:

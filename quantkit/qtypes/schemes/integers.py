@@ -14,11 +14,12 @@ from quantkit.qtypes.schemes.base import (
     ZERO,
     Quantized,
     ScaleDtype,
-    Scheme,
+    Traits,
     group_count,
     nearest,
     require_finite,
     stored_scales,
+    whole_target,
 )
 from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
@@ -55,6 +56,22 @@ class Integers:
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise UnsupportedError(f"integers of {self.bits} bits", hint="use 2 to 8 bits", key="bits")
+
+    @property
+    def traits(self) -> Traits:
+        group = "" if self.group == -1 else f"g{self.group}"
+        word = "-".join([f"int{self.bits}", *([group] if group else []), *([] if self.symmetric else ["asym"])])
+        return Traits(
+            type="int",
+            bits=self.bits,
+            word=word,
+            words=f"w{self.bits}{group} {'symmetric' if self.symmetric else 'asymmetric'}",
+            group=self.group,
+            symmetric=self.symmetric,
+            lowest_zero=self.lowest_zero,
+            scale_dtype=self.scale_dtype,
+            top=1 << self.bits - 1,
+        )
 
     @property
     def symmetric(self) -> bool:
@@ -101,6 +118,18 @@ class Integers:
         """Round to nearest on the grid of `fit`, ties to even."""
         grid = self.fit(w, importance)
         return Quantized(nearest(w, grid), grid)
+
+    def target(self, cols: int) -> Target:
+        """Groups are fitted one by one."""
+
+        def fit(w: F32, _: F32 | None) -> Grid:
+            return self.fit(w)
+
+        def rescale(grid: Grid, factor: F32) -> Grid:
+            return self.grid(grid.scale * factor, grid.fields.get(ZERO), cols)
+
+        span = cols // group_count(cols, self.group)
+        return Target(fit, span, by_row=True, searches=False, rescale=rescale)
 
     def _fit_range(self, w: F32, groups: int, share: float) -> Grid:
         """The grid of `share` of the range of every group."""
@@ -154,6 +183,10 @@ class RowInt8:
     def bits(self) -> int:
         return 8
 
+    @property
+    def traits(self) -> Traits:
+        return Traits(type="int8-rows", bits=8, word="int8", words="w8 LLM.int8()")
+
     def grid(self, absmax: F32) -> Grid:
         """The grid of rows with largest magnitudes float32 (rows, 1)."""
         scale = stored_scales(absmax / np.float32(127), "F32", 1)
@@ -172,6 +205,10 @@ class RowInt8:
         inverse = np.float32(1) / absmax * np.float32(127)
         return Quantized(np.clip(np.rint(w * inverse), -127, 127).astype(np.int16), grid)
 
+    def target(self, cols: int) -> Target:
+        """Of a whole matrix."""
+        return whole_target(self)
+
 
 def _weighted_loss(w: F32, importance: F32, grid: Grid) -> F32:
     """Weighted square error of rounding every group of w (rows, cols), float32 (rows, groups)."""
@@ -180,24 +217,3 @@ def _weighted_loss(w: F32, importance: F32, grid: Grid) -> F32:
     groups = grid.scale.shape[1]
     loss: F32 = (error * error * importance).reshape(rows, groups, cols // groups).sum(axis=2)
     return loss
-
-
-def scheme_target(scheme: Scheme, cols: int) -> Target:
-    """A scheme as a target, for weights with `cols` columns.
-
-    Groups of integers are fitted one by one; scales that several rows share, or that are stored relative to one
-    another (tiles, nested statistics), only for the whole matrix.
-    """
-
-    def fit(w: F32, _: F32 | None) -> Grid:
-        return scheme.fit(w)
-
-    if isinstance(scheme, Integers):
-        integers = scheme
-
-        def rescale(grid: Grid, factor: F32) -> Grid:
-            return integers.grid(grid.scale * factor, grid.fields.get(ZERO), cols)
-
-        span = cols // group_count(cols, scheme.group)
-        return Target(fit, span, by_row=True, searches=False, rescale=rescale)
-    return Target(scheme.fit, 0, by_row=True)

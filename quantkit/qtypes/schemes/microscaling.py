@@ -12,7 +12,7 @@ The type mxfp4 of GGUF (mxfp4.py) has the same blocks, but llama.cpp chooses the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.qtypes.base import Codes, Grid
-from quantkit.qtypes.schemes.base import Quantized, require_finite
+from quantkit.qtypes.schemes.base import Quantized, Traits, require_finite, whole_target
 from quantkit.qtypes.schemes.minifloat import BYTE_VALUES, LARGEST, round_to_bytes
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32, U8
 
 MAGNITUDES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
@@ -72,6 +73,13 @@ class NVFP4:
         return 4
 
     @property
+    def traits(self) -> Traits:
+        def sharing(largest: float) -> NVFP4:
+            return replace(self, largest=largest)
+
+        return Traits(type="nvfp4", bits=4, word="nvfp4", words="w4g16", group=self.group, sharing=sharing)
+
+    @property
     def group(self) -> int:
         return 16
 
@@ -114,6 +122,10 @@ class NVFP4:
         grid = self.fit(w)
         return Quantized(_rounded_codes(w, grid), grid)
 
+    def target(self, cols: int) -> Target:
+        """Of a whole matrix."""
+        return whole_target(self)
+
     def _rounded(self, x: F32) -> F32:
         """Positive x (any shape) rounded to `dtype`, ties to even."""
         if self.dtype == "F32":
@@ -133,6 +145,10 @@ class MXFP4:
     @property
     def bits(self) -> int:
         return 4
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(type="mxfp4", bits=4, word="mxfp4", words="w4g32", group=self.group)
 
     @property
     def group(self) -> int:
@@ -164,6 +180,10 @@ class MXFP4:
         """Codes of the levels nearest to w / scale; a tie goes to the even code."""
         grid = self.fit(w)
         return Quantized(_rounded_codes(w, grid), grid)
+
+    def target(self, cols: int) -> Target:
+        """Of a whole matrix."""
+        return whole_target(self)
 
 
 def _group_count(cols: int, group: int) -> int:

@@ -16,7 +16,8 @@ import numpy as np
 
 from quantkit.errors import InputError
 from quantkit.qtypes.base import Codes, Grid
-from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, require_finite, stored_scales
+from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, Traits, require_finite, stored_scales, whole_target
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32, U8
 
 Strategy = Literal["tensor", "channel", "block"]
@@ -94,6 +95,19 @@ class Float8:
     def bits(self) -> int:
         return 8
 
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            type="fp8",
+            bits=8,
+            word=f"fp8-{self.strategy}",
+            words=f"fp8 {self.strategy}",
+            granularity=self.strategy,
+            group=TILE if self.strategy == "block" else -1,
+            scale_dtype=self.scale_dtype,
+            top=float(LARGEST),
+        )
+
     def scale_shape(self, rows: int, cols: int) -> tuple[int, int]:
         """Shape of the stored scales of a weight (rows, cols)."""
         if self.strategy == "block":
@@ -124,6 +138,10 @@ class Float8:
         groups = grid.scale.shape[1]
         x = w.reshape(rows, groups, cols // groups) / grid.scale[:, :, None]
         return Quantized(to_codes(round_to_bytes(x.reshape(rows, cols))), grid)
+
+    def target(self, cols: int) -> Target:
+        """Of a whole matrix."""
+        return whole_target(self)
 
     def _largest(self, w: F32) -> F32:
         """Largest magnitude under each scale, in the shape of the stored scales."""

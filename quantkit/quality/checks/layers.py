@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import QuantkitError
-from quantkit.formats.containers import table
 from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.plan.base import PlannedModule
 from quantkit.plan.checkpoint import ServerPlan
-from quantkit.plan.layouts import short_type
 from quantkit.plan.reading import read_weight
 from quantkit.quality.checks.base import WORST_TENSORS, Check, Verification
 from quantkit.quality.feedback import gain
@@ -86,17 +84,16 @@ def check_layers(
     """
     errors: list[TensorError] = []
     for planned in modules:
-        found = table.of(planned.layout)
         try:
-            decoded = found.unpack(planned.layout, planned.name, tensors).values()
+            decoded = planned.layout.unpack(planned.name, tensors).values()
         except QuantkitError as error:
             return Check("numbers", False, f"{planned.name} does not decode: {error.message}")
         if not moved:
-            errors.append(compare(planned.name, short_type(planned.layout), read_weight(checkpoint, planned), decoded))
+            errors.append(compare(planned.name, planned.layout.traits.word, read_weight(checkpoint, planned), decoded))
     if moved:
         return Check("numbers", True, f"{len(modules)} layers decode; scales were moved, so they are not compared")
     worst = sorted(errors, key=lambda e: e.snr_db)[:WORST_TENSORS]
-    bits = {planned.name: planned.layout.scheme.bits for planned in modules}
+    bits = {planned.name: planned.layout.traits.bits for planned in modules}
     failed = [e for e in worst if e.snr_db < floor_of_bits(bits[e.name])]
     data = {"compared": len(errors), "worst": [{"name": e.name, "snr_db": round(e.snr_db, 2)} for e in worst]}
     detail = f"worst {worst[0].name} {worst[0].snr_db:.1f} dB"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from quantkit.errors import UnsupportedError
-from quantkit.formats.containers.compressed_tensors import CompressedLayout
+from quantkit.formats.containers.compressed_tensors_layout import CompressedLayout
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.schemes.minifloat import Float8

@@ -1,0 +1,36 @@
+"""What a recipe says of a layer's weight, in the words of all containers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from quantkit.qtypes.schemes.base import Activations
+from quantkit.qtypes.schemes.integers import Symmetry
+
+WeightType = Literal["int", "fp8", "nf4", "fp4", "int8-rows", "nvfp4", "mxfp4", "bf16", "f16"]
+Granularity = Literal["tensor", "channel", "block"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How the weight of a layer is stored. Which fields count depends on `type`.
+
+    int          `bits`, `group` (-1: a row), `symmetry`; `version` and `act_order` in GPTQ's container. `fallback`
+                 are the sizes of groups to try, in this order, where `group` does not divide a row
+    fp8          `granularity` of the scales
+    nf4, fp4     `double`: magnitudes are quantized, too
+    bf16, f16    not quantized at all, in the container "plain"
+    `activations` says whether the layer's inputs are rounded as well, and when their scales are found.
+    """
+
+    type: WeightType = "int"
+    bits: int = 4
+    group: int = 128
+    symmetry: Symmetry = "symmetric"
+    granularity: Granularity = "channel"
+    double: bool = False
+    version: Literal[1, 2] = 1
+    act_order: bool = False
+    activations: Activations = "none"
+    fallback: tuple[int, ...] = ()
