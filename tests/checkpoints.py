@@ -213,6 +213,22 @@ VARIANTS: dict[str, Variant] = {
         edit=lambda config: config.update(shared_expert_intermediate_size=0),
     ),
     "mixtral-4x1M": Variant("Mixtral", {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2-moe": Variant(
+        "Qwen2Moe",
+        {
+            **BPE_SIZES, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 160, "num_experts": 6,
+            "num_experts_per_tok": 3,
+        },
+        bpe=True,
+    ),
+    "granite": Variant(
+        "Granite",
+        {
+            **SIZES, "attention_multiplier": 0.5, "embedding_multiplier": 3.0, "residual_multiplier": 0.4,
+            "logits_scaling": 2.5, "tie_word_embeddings": True,
+        },
+    ),
+    "olmo2": Variant("Olmo2", {**BPE_SIZES, "eos_token_id": 2}, bpe=True),
     "gemma2": Variant(
         "Gemma2",
         {**GEMMA2, "sliding_window": 64, "attn_logit_softcapping": 40.0, "final_logit_softcapping": 20.0},

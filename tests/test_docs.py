@@ -143,7 +143,10 @@ FAMILIES = {  # name of the row -> what a user calls it
     "mixtral": ("Mixtral",),
     "qwen2": ("Qwen2 and 2.5",),
     "qwen3": ("Qwen3",),
+    "qwen2_moe": ("Qwen2-MoE",),
     "qwen3_moe": ("Qwen3-MoE",),
+    "olmo2": ("OLMo 2",),
+    "granite": ("Granite (dense)",),
     "gemma2": ("Gemma 2",),
     "gemma3": ("Gemma 3 text",),
     "phi3": ("Phi-3 and Phi-4",),
@@ -297,7 +300,8 @@ def test_differences_are_held_by_tests_that_exist() -> None:
 def test_the_settings_that_llama_cpp_ignores_are_those_of_the_code() -> None:
     table = rows(section("docs/metadata.md", "What llama.cpp computes differently"))
     said = {span for row in table for span in spans(" ".join(row))}
-    code = inspect.getsource(assumptions)
+    own = {check for family in known_families() for check in family.assumes if check.__module__ != assumptions.__name__}
+    code = inspect.getsource(assumptions) + "".join(map(inspect.getsource, own))
     read = re.findall(r'(?:number|flag|get|_activation)\((?:hparams, )?"(\w+)"', code)
     looked_up = {"rope_type", "rope_factor", "max_position_embeddings", "num_hidden_layers", "hidden_size", "head"}
     looked_up |= {"num_attention_heads"}  # what is compared with, not what is ignored

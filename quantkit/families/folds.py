@@ -41,6 +41,7 @@ VALUES = Fold("self_attn.v_proj", ("self_attn.o_proj",), heads=True)
 MLP_IN = Fold("post_attention_layernorm", GATE_UP, norm=True)
 MLP_OUT = Fold("mlp.up_proj", ("mlp.down_proj",))
 
+EXPERT_OUT = Fold("mlp.experts.{}.up_proj", ("mlp.experts.{}.down_proj",), expert=True)
 EXPERTS = ("mlp.gate", "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj")
 
 DENSE = (ATTENTION_IN, VALUES, MLP_IN, MLP_OUT)
@@ -49,5 +50,5 @@ MIXTURE = (
     VALUES,
     # the router reads the same tensor as the experts: it is a consumer, although it is not rounded
     Fold("post_attention_layernorm", EXPERTS, norm=True),
-    Fold("mlp.experts.{}.up_proj", ("mlp.experts.{}.down_proj",), expert=True),
+    EXPERT_OUT,
 )

@@ -19,12 +19,16 @@ MAX_U32 = 2**32 - 1
 
 @dataclass(frozen=True)
 class Key:
-    """Metadata key `name` (under the architecture's prefix) holds the number `value`; no number, no key."""
+    """Metadata key `name` (under the architecture's prefix) holds the number `value`; no number, no key.
+
+    With `nonzero` a zero is no number either.
+    """
 
     name: str
     kind: Literal["u32", "f32"]
     value: str
     default: int | None = None
+    nonzero: bool = False
 
 
 Entry = Key | Callable[[Hparams], Iterable[KeyValue]]
@@ -43,7 +47,7 @@ def number(key: Key, hparams: Hparams) -> Iterable[KeyValue]:
     value = hparams.number(key.value)
     if value is None:
         value = key.default
-    if value is None:
+    if value is None or (key.nonzero and not value):
         return ()
     if key.kind == "f32":
         return (KeyValue(key.name, "f32", value),)

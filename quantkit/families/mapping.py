@@ -170,6 +170,9 @@ def _check_source(t: T, hparams: Hparams, info: TensorInfo) -> None:
 
 
 def _axis(axis: str, hparams: Hparams) -> int:
+    """The size that a row gives an axis: a number, the name of one, or twice that."""
+    if axis.isdecimal():
+        return int(axis)
     return 2 * hparams.count(axis[2:]) if axis.startswith("2*") else hparams.count(axis)
 
 

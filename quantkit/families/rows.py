@@ -34,7 +34,8 @@ class T:
     """Source tensor -> target tensor.
 
     In a block's rows both names are relative to the block, and "{}" in `source` is the number of an expert. `shape`
-    names the source's axes by `Hparams` numbers ("2*name" is twice that). `bias` says that a bias may go with the
+    names the source's axes by `Hparams` numbers ("2*name" is twice that) or is the number itself ("1 hidden_size").
+    `bias` says that a bias may go with the
     weight: the name of the configuration flag that makes it mandatory, ALWAYS, or None for no bias at all. The
     tensor itself is mandatory, unless the flag `unless` is set. `add` is added to every value.
     """
@@ -64,12 +65,14 @@ class TokenizerRules:
 
     `prefix_setting`: add_space_prefix is what tokenizer_config.json calls add_prefix_space; `no_prefix`: a
     SentencePiece vocabulary puts no space first; `phi`: added tokens of tokenizer.json count beside a tokenizer.model,
-    and the class GPT2Tokenizer means byte-level.
+    and the class GPT2Tokenizer means byte-level; `slow`: the class of a vocab.json with merges.txt where
+    tokenizer_config.json names none.
     """
 
     prefix_setting: bool = False
     no_prefix: bool = False
     phi: bool = False
+    slow: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,14 @@ QK_NORMS = (
     T("self_attn.q_norm.weight", "attn_q_norm.weight", Role.NORM, "head"),
     T("self_attn.k_norm.weight", "attn_k_norm.weight", Role.NORM, "head"),
 )
+QK_NORMS_OF_ALL = (  # over the queries, and the keys, of all heads at once
+    T("self_attn.q_norm.weight", "attn_q_norm.weight", Role.NORM, "q_rows"),
+    T("self_attn.k_norm.weight", "attn_k_norm.weight", Role.NORM, "kv_rows"),
+)
+NORMS_AFTER = (  # of what attention and MLP give, before it is added
+    T("post_attention_layernorm.weight", "post_attention_norm.weight", Role.NORM, "hidden_size"),
+    T("post_feedforward_layernorm.weight", "post_ffw_norm.weight", Role.NORM, "hidden_size"),
+)
 ATTENTION = (
     T("self_attn.q_proj.weight", "attn_q.weight", Role.ATTN_Q, "q_rows hidden_size", bias="attention_bias"),
     T("self_attn.k_proj.weight", "attn_k.weight", Role.ATTN_K, "kv_rows hidden_size", bias="attention_bias"),
@@ -148,9 +159,9 @@ def rotated(rows: tuple[T, ...]) -> tuple[T, ...]:
     return tuple(replace(t, layout=rope_rows) if t.role in {Role.ATTN_Q, Role.ATTN_K} else t for t in rows)
 
 
-def biased(rows: tuple[T, ...], output: str | None) -> tuple[T, ...]:
-    """The same attention where queries, keys and values always have a bias."""
-    return tuple(replace(t, bias=output if t.role is Role.ATTN_OUTPUT else ALWAYS) for t in rows)
+def biased(rows: tuple[T, ...], output: str | None, others: str = ALWAYS) -> tuple[T, ...]:
+    """The same attention where queries, keys and values have a bias of their own: always, or by a flag."""
+    return tuple(replace(t, bias=output if t.role is Role.ATTN_OUTPUT else others) for t in rows)
 
 
 def centered(rows: tuple[T, ...]) -> tuple[T, ...]:
@@ -174,3 +185,16 @@ def experts(width: str, module: str, gate: str, up: str, down: str) -> tuple[T, 
         T("mlp.experts.gate_up_proj", "ffn_up_exps.weight", Role.FFN_UP, fused, up_half),
         T("mlp.experts.down_proj", "ffn_down_exps.weight", Role.FFN_DOWN, f"num_local_experts {outer}"),
     )
+
+
+def shared_expert(width: str, module: str, gate: str | None = None) -> tuple[T, ...]:
+    """An MLP of inner width `width` that reads every token beside the experts; `gate` weighs what it gives."""
+    inner, outer = f"{width} hidden_size", f"hidden_size {width}"
+    rows = (
+        T(f"{module}.gate_proj.weight", "ffn_gate_shexp.weight", Role.FFN_GATE, inner),
+        T(f"{module}.up_proj.weight", "ffn_up_shexp.weight", Role.FFN_UP, inner),
+        T(f"{module}.down_proj.weight", "ffn_down_shexp.weight", Role.FFN_DOWN, outer),
+    )
+    if gate is None:
+        return rows
+    return (*rows, T(f"{gate}.weight", "ffn_gate_inp_shexp.weight", Role.ROUTER, "1 hidden_size"))

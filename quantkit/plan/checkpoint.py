@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from quantkit.errors import RecipeError, UnsupportedError
+from quantkit.families.known import folds_of
 from quantkit.families.linears import LinearModule, Outline, block_of, outline
 from quantkit.families.roles import Role
 from quantkit.formats.containers.base import Writing, Written
@@ -112,6 +113,8 @@ def plan_server(
     decoded = recipe.container == PLAIN
     stored = _require_plain(checkpoint, tensors, decoded or options.allow_requantize)
     found = outline(tensors, checkpoint.config)
+    if recipe.method.transform:
+        _require_folds(found.family, recipe.method.transform)
     said = computed_in(checkpoint.config, found, tensors)
     chosen = _choose(recipe, found)
     dtype = served_in(said, chosen.values())
@@ -168,6 +171,14 @@ def _require_plain(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], al
         hint = "start from the original checkpoint; --allow-requantize accepts the loss, --to hf-bf16 makes it plain"
         raise UnsupportedError(what, tensor=twice[0], hint=hint)
     return stored
+
+
+def _require_folds(family: str, transform: str) -> None:
+    """Raise UnsupportedError where a transform would find no scales that it can move."""
+    folds = folds_of(family)
+    if transform == "smoothquant" and not any(fold.norm for fold in folds):
+        what = f'smoothquant moves scales into norms, and in family "{family}" no layer reads what a norm gives'
+        raise UnsupportedError(what, key="method.transform", hint='use the transform "awq", or none')
 
 
 def _choose(recipe: ServerRecipe, found: Outline) -> dict[LinearModule, Weights | None]:

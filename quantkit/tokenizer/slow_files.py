@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from quantkit.errors import UnsupportedError
+from quantkit.families.known import family_of_type
 from quantkit.tokenizer.files import (
     HINT,
     MAX_TOKENS,
@@ -27,7 +28,7 @@ from quantkit.untrusted import shown
 
 VOCAB, MERGES = "vocab.json", "merges.txt"
 QWEN2, GPT2 = "Qwen2Tokenizer", "GPT2Tokenizer"
-CLASS_OF_TYPE = {"qwen2": QWEN2, "qwen3": QWEN2, "qwen3_moe": QWEN2, "gpt2": GPT2, "gpt_bigcode": GPT2}
+OTHER_TYPES = {"gpt2": GPT2, "gpt_bigcode": GPT2}  # model types that are no family's
 QWEN2_PATTERN = rf"{ANY_CASE}|{WORD}|\p{{N}}|{REST}"
 
 
@@ -63,7 +64,7 @@ def _split(files: TokenizerFiles) -> tuple[dict[str, Any] | None, dict[str, Any]
     """The normalizer and pre_tokenizer sections of the class of tokenizer."""
     named = files.settings.get("tokenizer_class")
     model_type = str(files.config.get("model_type"))
-    kind = CLASS_OF_TYPE.get(model_type) if named is None else str(named).removesuffix("Fast")
+    kind = _class_of_type(model_type) if named is None else str(named).removesuffix("Fast")
     prefix = files.settings.get("add_prefix_space") is True
     own = {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True}
     if kind == QWEN2:
@@ -75,6 +76,11 @@ def _split(files: TokenizerFiles) -> tuple[dict[str, Any] | None, dict[str, Any]
     message = f"{VOCAB} and {MERGES} do not say how text is split, and neither does {what}"
     hint = f"add the {TOKENIZER_JSON} of the same model; {QWEN2} and {GPT2} are known"
     raise UnsupportedError(message, path=VOCAB, key="tokenizer_class", hint=hint)
+
+
+def _class_of_type(model_type: str) -> str | None:
+    family = family_of_type(model_type)
+    return family.tokens.slow if family else OTHER_TYPES.get(model_type)
 
 
 def _added(files: TokenizerFiles) -> list[AddedToken]:

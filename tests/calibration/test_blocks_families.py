@@ -15,6 +15,7 @@ from walks import logits_after, model_of, statistics_of, windows
 TOLERANCE = 2e-5
 
 FAST = {"llama-untied-gqa", "qwen3-moe", "mixtral-4x1M", "gemma2", "gemma3-with-vision", "phi3-longrope"}
+FAST |= {"qwen2-moe", "granite", "olmo2"}
 EARLY_PHI3 = "phi3-su"  # a checkpoint that transformers 5.23 itself cannot open
 
 
@@ -72,7 +73,7 @@ def test_statistics_equal_hooks_on_the_whole_model(name: str, tmp_path: Path) ->
             assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
 
 
-@pytest.mark.parametrize("name", ["qwen3-moe", "mixtral-4x1M"])
+@pytest.mark.parametrize("name", ["qwen3-moe", "qwen2-moe", "mixtral-4x1M"])
 def test_experts_get_what_the_router_sends_them(name: str, tmp_path: Path) -> None:
     """Against the stacked experts' own arguments: every expert's tokens, and the inputs of its three matrices."""
     folder = build(name, tmp_path)

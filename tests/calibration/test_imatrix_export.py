@@ -23,7 +23,7 @@ def described(folder: Path) -> Model:
     return describe_source(open_source(str(folder)), pre="qwen2" if "qwen" in folder.name else None)
 
 
-@pytest.mark.parametrize("name", ["llama-untied-gqa", "mixtral-4x1M", "qwen3-moe", "gemma3", "phi3"])
+@pytest.mark.parametrize("name", ["llama-untied-gqa", "mixtral-4x1M", "qwen3-moe", "qwen2-moe", "gemma3", "phi3"])
 def test_every_matrix_of_the_target_is_covered(name: str, tmp_path: Path) -> None:
     """Every two-dimensional weight inside blocks, and the output where the model has one of its own."""
     folder = build(name, tmp_path)
@@ -37,7 +37,7 @@ def test_every_matrix_of_the_target_is_covered(name: str, tmp_path: Path) -> Non
         experts = shape[0] if len(shape) == 3 else 1
         assert entry.sums.shape == (experts, shape[-1])
         assert entry.counts.shape == (experts,)
-        assert entry.counts.sum() == 140 * (1 if experts == 1 else {4: 2, 12: 3}[experts])
+        assert entry.counts.sum() == 140 * (1 if experts == 1 else {4: 2, 6: 3, 12: 3}[experts])
     weights, warnings = match_importance(imatrix, shapes, {t.name for t in model.tensors})
     assert set(weights) == set(shapes)
     assert not warnings

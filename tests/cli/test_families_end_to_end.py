@@ -54,6 +54,7 @@ DIFFERING: dict[str, Variant] = {
         "Qwen2", {**checkpoints.SIZES, "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 0}
     ),
     "qwen3-moe-unnormalized": but("qwen3-moe", norm_topk_prob=False),
+    "qwen2-moe-normalized": but("qwen2-moe", norm_topk_prob=True),
     "gemma2-scale": but("gemma2", query_pre_attn_scalar=4),
     "gemma3-scale": but("gemma3", query_pre_attn_scalar=256),
     "gemma3-pattern": but("gemma3", sliding_window_pattern=2),
@@ -66,7 +67,7 @@ AGREEING = [name for name in VARIANTS if name not in DIFFERING and name not in R
 # One per architecture, and the kinds of rope scaling; the others are slow.
 QUICK = {
     "llama-untied-gqa", "Llama-3x-tied-1B-Instruct-v3.2", "mixtral-4x1M", "qwen2-tied", "qwen3", "qwen3-moe", "gemma2",
-    "gemma3", "phi3-longrope",
+    "gemma3", "phi3-longrope", "qwen2-moe", "granite", "olmo2",
 }  # fmt: skip
 
 FREE_RECIPES = tuple(name for name in gguf_recipe_names() if not load_recipe(name).needs_imatrix)
@@ -238,12 +239,16 @@ SIZES = {
 UNUSED = {
     "rope.scaling.yarn_attn_factor": "it takes the value that the paper derives from the factor",
     "phi3.attention.sliding_window": "it attends to everything",
+    "granite.rope.dimension_count": "it aborts where this is not the size of a head",
 }
 SENSITIVE = (
     "llama-yarn-from-defaults",
     "llama-linear",
     "qwen2.5-yarn",
     "qwen3-moe",
+    "qwen2-moe",
+    "granite",
+    "olmo2",
     "gemma2",
     "gemma3-linear",
     "phi4-mini",

@@ -26,6 +26,13 @@ transform = "{transform}"
 """
 
 
+FAMILIES = (
+    "llama-biases", "mistral-sliding", "qwen2-tied", "qwen3", "qwen3-moe", "qwen2-moe", "mixtral-4x1M", "gemma2",
+    "gemma3", "phi3", "granite",
+)  # fmt: skip
+CASES = [("olmo2", "awq"), *((family, transform) for family in FAMILIES for transform in ("awq", "smoothquant"))]
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """Groups that divide the small models, and scales moved wherever the family allows it."""
@@ -35,11 +42,7 @@ def recipe(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["awq", "smoothquant"], indirect=True)
-@pytest.mark.parametrize(
-    "family",
-    ["llama-biases", "mistral-sliding", "qwen2-tied", "qwen3", "qwen3-moe", "mixtral-4x1M", "gemma2", "gemma3", "phi3"],
-)
+@pytest.mark.parametrize(("family", "recipe"), CASES, indirect=["recipe"])
 def test_predicts_as_the_source_does(family: str, recipe: Path, tmp_path: Path) -> None:
     source = build(family, tmp_path / "source", spread=0.2)
     out = tmp_path / "out"
@@ -50,6 +53,15 @@ def test_predicts_as_the_source_does(family: str, recipe: Path, tmp_path: Path) 
     found = {check["check"]: check for check in ran.json["checks"]}
     assert found["torch"]["ok"]
     assert found["torch"]["kl_mean"] < 2e-2, "8 bits lose next to nothing, whatever was moved"
+
+
+@pytest.mark.parametrize("recipe", ["smoothquant"], indirect=True)
+def test_a_family_without_norms_to_move_scales_into_is_refused(recipe: Path, tmp_path: Path) -> None:
+    """Not taken, and left as it is without a word."""
+    ran = quantkit("plan", build("olmo2", tmp_path), "--to", recipe)
+    assert ran.status == 4
+    assert 'in family "olmo2" no layer reads what a norm gives' in ran.stderr
+    assert '"awq"' in ran.stderr
 
 
 @pytest.mark.parametrize("family", ["qwen3-moe", "mixtral-4x1M"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from quantkit.errors import InputError
-from quantkit.families.hparams import read_hparams
+from quantkit.families.hparams import ALIASES, read_hparams
 from quantkit.families.known import known_families
 
 DEFAULTS = {kind: values for family in known_families() for kind, values in family.defaults.items()}
@@ -26,7 +26,7 @@ def transformers_config(model_type: str, config: dict[str, Any]) -> dict[str, An
 @pytest.mark.parametrize("model_type", DEFAULTS)
 def test_defaults_are_those_of_transformers(model_type: str, config: dict[str, Any]) -> None:
     values = dict(read_hparams(config, DEFAULTS[model_type]).values)
-    expected = transformers_config(model_type, config)
+    expected = {ALIASES.get(key, key): value for key, value in transformers_config(model_type, config).items()}
     rope = expected["rope_parameters"]
     full = rope.get("full_attention", rope)
     assert values["rope_theta"] == full["rope_theta"]
@@ -41,9 +41,12 @@ def test_every_number_that_transformers_knows_by_default_has_a_default(model_typ
     watched = {
         "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers",
         "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps",
-        "num_local_experts", "num_experts_per_tok", "tie_word_embeddings", "original_max_position_embeddings",
+        "num_local_experts", "num_experts", "num_experts_per_tok", "tie_word_embeddings",
+        "shared_expert_intermediate_size", "original_max_position_embeddings", "attention_multiplier",
+        "embedding_multiplier", "residual_multiplier", "logits_scaling",
     }  # fmt: skip
-    known = {key for key, value in transformers_config(model_type, {}).items() if key in watched and value is not None}
+    said = transformers_config(model_type, {})
+    known = {ALIASES.get(key, key) for key, value in said.items() if key in watched and value is not None}
     assert known <= set(DEFAULTS[model_type])
 
 

@@ -10,6 +10,7 @@ import pytest
 from described import F32, Folder, describe_arrays, describe_infos, evaluate
 
 from quantkit.errors import UnsupportedError
+from quantkit.families.keys import architecture_metadata
 from quantkit.families.known import family_named, known_families
 from quantkit.families.mapping import rows_by_source
 from quantkit.families.roles import role_of
@@ -52,6 +53,23 @@ def test_a_name_that_no_family_has_is_refused() -> None:
         family_named("lama")
 
 
+@pytest.mark.parametrize(("said", "lengths"), [({}, None), ({"head_dim": 16}, None), ({"head_dim": 24}, 24)])
+def test_granite_says_how_large_heads_are_where_it_matters(said: dict[str, int], lengths: int | None) -> None:
+    family = family_named("granite")
+    numbers = {"hidden_size": 64, "num_attention_heads": 4, **said}
+    found = {kv.key: kv.value for kv in architecture_metadata("granite", family.keys, family.hparams(numbers))}
+    assert found.get("granite.attention.key_length") == found.get("granite.attention.value_length") == lengths
+    assert found["granite.rope.dimension_count"] == (lengths or 16)
+
+
+def test_a_scale_of_zero_has_no_key() -> None:
+    family = family_named("granite")
+    found = architecture_metadata("granite", family.keys, family.hparams({"residual_multiplier": 0.0}))
+    names = {kv.key for kv in found}
+    assert "granite.residual_scale" not in names
+    assert {"granite.embedding_scale", "granite.logit_scale", "granite.attention.scale"} <= names
+
+
 def fused(arrays: Arrays, module: str, names: tuple[str, str, str]) -> Arrays:
     """The checkpoint as transformers computes with it: gate and up of all experts in one stack, below `mlp`."""
     found = {name.replace(module, "mlp"): value for name, value in arrays.items() if ".experts." not in name}
@@ -71,6 +89,7 @@ def fused(arrays: Arrays, module: str, names: tuple[str, str, str]) -> Arrays:
     [
         ("mixtral-4x1M", "block_sparse_moe", ("w1", "w3", "w2")),
         ("qwen3-moe", "mlp", ("gate_proj", "up_proj", "down_proj")),
+        ("qwen2-moe", "mlp", ("gate_proj", "up_proj", "down_proj")),
     ],
 )
 def test_fused_experts_are_the_same_model(tmp_path: Path, name: str, module: str, names: tuple[str, str, str]) -> None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from quantkit.errors import UnsupportedError, did_you_mean
 from quantkit.families.folds import Fold
@@ -32,13 +30,9 @@ def family_named(name: str) -> Family:
     return known[name]
 
 
-def default_vocabulary(config: Mapping[str, Any]) -> int | None:
-    """The vocabulary's size by the model type of config.json (parsed) alone; None for a type that no family has."""
-    text = config.get("text_config")
-    said = {**config, **text}.get("model_type") if isinstance(text, Mapping) else config.get("model_type")
-    defaults = {kind: values for family in known_families() for kind, values in family.defaults.items()}
-    size = defaults.get(str(said), {}).get("vocab_size")
-    return size if isinstance(size, int) else None
+def family_of_type(model_type: object) -> Family | None:
+    """The family that has a model type of config.json; None where there is none."""
+    return next((family for family in known_families() if str(model_type) in family.defaults), None)
 
 
 def folds_of(name: str) -> tuple[Fold, ...]:

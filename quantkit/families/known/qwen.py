@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quantkit.families import assumptions, folds, keys
-from quantkit.families.rows import ATTENTION, FREQUENCIES, MLP, NORMS, OUTSIDE, QK_NORMS, Family, biased, experts
+from quantkit.families.rows import (
+    ATTENTION,
+    FREQUENCIES,
+    MLP,
+    NORMS,
+    OUTSIDE,
+    QK_NORMS,
+    Family,
+    TokenizerRules,
+    biased,
+    experts,
+)
 
 QWEN2 = Family(
     name="qwen2",
@@ -24,6 +35,7 @@ QWEN2 = Family(
     drop=(FREQUENCIES,),
     assumes=(assumptions.silu, assumptions.no_switched_window, assumptions.yarn_temperature),
     folds=folds.DENSE,
+    tokens=TokenizerRules(slow="Qwen2Tokenizer"),
 )  # fmt: skip
 QWEN3 = replace(
     QWEN2,
