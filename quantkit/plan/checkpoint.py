@@ -113,8 +113,6 @@ def plan_server(
     decoded = recipe.container == PLAIN
     stored = _require_plain(checkpoint, tensors, decoded or options.allow_requantize)
     found = outline(tensors, checkpoint.config)
-    if recipe.method.transform:
-        _require_folds(found.family, recipe.method.transform)
     said = computed_in(checkpoint.config, found, tensors)
     chosen = _choose(recipe, found)
     dtype = served_in(said, chosen.values())
@@ -182,7 +180,12 @@ def _require_folds(family: str, transform: str) -> None:
 
 
 def _choose(recipe: ServerRecipe, found: Outline) -> dict[LinearModule, Weights | None]:
-    """The weights of every linear layer, None where it stays as it is. Raises RecipeError for a rule without effect."""
+    """The weights of every linear layer, None where it stays as it is.
+
+    Raises RecipeError for a rule without effect, UnsupportedError for a transform without.
+    """
+    if recipe.method.transform:
+        _require_folds(found.family, recipe.method.transform)
     chosen: dict[LinearModule, Weights | None] = dict.fromkeys(found.linears, recipe.weights)
     try:
         require_work((name for rule in recipe.rules for name in rule.names), len(found.linears))
