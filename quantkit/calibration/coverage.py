@@ -5,7 +5,6 @@ QK-CAL-001, 002, 005 and 006 are those of `data_warnings`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import torch
 
 from quantkit.calibration.statistics.sums import Statistics, Sums
 from quantkit.calibration.text.warnings import data_warnings
+from quantkit.families.names import EXPERTS, expert_of
 from quantkit.untrusted import listed
 
 UNSEEN_EXPERTS = "QK-CAL-003"
@@ -21,8 +21,6 @@ RANK = "QK-CAL-007"
 DEAD_COLUMNS = "QK-CAL-008"
 
 RARE_SHARE = 0.1  # of an even share; GPTQModel rounds experts below 0.5 % of all tokens: 0.08 of it for 8 of 128
-
-EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,10 @@ def _experts(statistics: Statistics, sums: Mapping[str, Sums]) -> dict[str, tupl
     """Tokens of each expert: those of its first site."""
     found: dict[str, dict[int, int]] = {}
     for name in statistics.sites:
-        module, _, rest = name.partition(".experts.")
-        if EXPERT.search(name) and not rest.endswith("down_proj.weight"):
-            found.setdefault(f"{module}.experts", {})[int(rest.partition(".")[0])] = sums[name].tokens
+        module, _, rest = name.partition(EXPERTS)
+        number = expert_of(name)
+        if number is not None and not rest.endswith("down_proj.weight"):
+            found.setdefault(f"{module}.experts", {})[number] = sums[name].tokens
     return {module: tuple(tokens[n] for n in sorted(tokens)) for module, tokens in found.items()}
 
 

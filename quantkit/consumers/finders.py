@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quantkit.consumers.subject import EXPERTS as EXPERTS
 from quantkit.consumers.subject import Module, Subject
+from quantkit.families.names import EXPERTS as EXPERTS
 from quantkit.families.roles import Role
 from quantkit.qtypes.schemes.base import Traits
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from quantkit.families.roles import Role
+from quantkit.families.names import EXPERTS
+from quantkit.families.roles import FUSED, Role
 from quantkit.formats.containers.base import Layout
 from quantkit.qtypes.schemes.base import Traits
 
-# Layers of a block that engines run as one matrix.
-FUSED = ((Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V), (Role.FFN_GATE, Role.FFN_UP))
-SITES = {role: number for number, roles in enumerate(FUSED) for role in roles}
-EXPERTS = ".experts."
 PLAIN = Traits(type="float", bits=32, word="float", words="float")
 
 
@@ -67,6 +64,6 @@ class Subject:
         for module in self.modules:
             if EXPERTS in module.name:
                 groups.setdefault((module.name.partition(EXPERTS)[0], -1), []).append(module)
-            elif module.role in SITES:
-                groups.setdefault((module.name.rpartition(".")[0], SITES[module.role]), []).append(module)
+            elif module.role in FUSED:
+                groups.setdefault((module.name.rpartition(".")[0], FUSED[module.role]), []).append(module)
         return tuple(tuple(group) for group in groups.values() if len(group) > 1)

@@ -6,7 +6,6 @@ since loaders of quantized experts look for `experts.3.gate_proj`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,6 +16,7 @@ from quantkit.families.describe import find_family, shape_of
 from quantkit.families.heads import without_head
 from quantkit.families.mapping import NUMBER, require_complete, rows_by_source, rows_of, source_name
 from quantkit.families.model import Rows, Shape
+from quantkit.families.names import block_of
 from quantkit.families.roles import Role
 from quantkit.families.rows import Family
 from quantkit.tensors import TensorInfo
@@ -28,13 +28,6 @@ LINEAR = frozenset({
 })  # fmt: skip
 WEIGHT = ".weight"
 MAX_EXPERTS = 1 << 14  # the largest mixtures have some hundreds
-BLOCK = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")  # models saved without their head have no "model." before it
-
-
-def block_of(name: str) -> tuple[int | None, str]:
-    """The number of the block that a module or tensor lies in, None outside, and the rest of its name."""
-    found = BLOCK.search(name)
-    return (int(found[1]), name[found.end() :]) if found else (None, "")
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Out
     family, architecture = find_family(config)
     hparams = family.hparams(config)
     require_complete(family, without_head(config, hparams, tensors), tensors)
-    roles = _roles(family, tensors)
+    roles = roles_of(family, tensors)
     linears = [module for name, info in tensors.items() for module in _modules(info, roles[name])]
     rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
     dropped = [name for name in rest if any(fnmatchcase(name, drop.pattern) for drop in family.drop)]
@@ -99,7 +92,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Out
     )
 
 
-def _roles(family: Family, names: Iterable[str]) -> dict[str, Role | None]:
+def roles_of(family: Family, names: Iterable[str]) -> dict[str, Role | None]:
     """What each tensor does; None where no row names it. Of several targets of a fused tensor, the first counts."""
     table = rows_by_source(family)
     rows = {name: rows_of(table, source_name(family, name)) for name in names}

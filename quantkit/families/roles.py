@@ -27,6 +27,14 @@ class Role(StrEnum):
     OTHER = "other"
 
 
+# The linears of a block as a forward pass goes, in groups that read the same tensor. Engines run a group as one matrix.
+INPUTS = (
+    (Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V), (Role.ATTN_QKV,), (Role.ATTN_OUTPUT,),
+    (Role.FFN_GATE, Role.FFN_UP), (Role.FFN_GATE_UP,), (Role.FFN_DOWN,),
+)  # fmt: skip
+FUSED = {role: number for number, roles in enumerate(INPUTS) for role in roles if len(roles) > 1}  # role -> its group
+
+
 # Substrings of GGUF tensor names, first match wins: the categories that llama.cpp's mixtures speak of
 # (llama-quant.cpp, tensor_get_category), refined where a category is never quantized. "ffn_up" also names the
 # experts "ffn_up_exps" and the shared expert "ffn_up_shexp".

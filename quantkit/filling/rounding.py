@@ -11,7 +11,6 @@ own and `cols` columns counts cols tokens of the mean over all experts of its la
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +21,7 @@ from quantkit.calibration.statistics.sums import Statistics, Sums
 from quantkit.calibration.walk.block import Block
 from quantkit.errors import InputError, did_you_mean
 from quantkit.families.folds import Fold
+from quantkit.families.names import any_expert, expert_of
 from quantkit.filling.transforming import Transform, transform_block
 from quantkit.methods import base
 from quantkit.methods.base import Layer, Prepared, Report, Seen
@@ -29,8 +29,6 @@ from quantkit.methods.settings import DEFAULTS, Run, Settings
 from quantkit.methods.transforms.awq import clip_weights
 from quantkit.qtypes.schemes.base import Quantized, Scheme
 from quantkit.tensors import F32
-
-EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -101,13 +99,13 @@ def _stages(block: Block, plan: Mapping[str, Rounding]) -> list[list[str]]:
     for site in block.sites:
         planned = [name for name in site.linears if name in plan]
         if planned:
-            stages.setdefault(EXPERT.sub(".experts.*.", site.name), []).extend(planned)
+            stages.setdefault(any_expert(site.name), []).extend(planned)
     return list(stages.values())
 
 
 def _mean_hessian(statistics: Statistics, stage: Sequence[str]) -> Tensor | None:
     """The mean of x x^T over all tokens of all experts of a stage; None where there are no experts, or no tokens."""
-    sites = {statistics.site_of(name).name for name in stage if EXPERT.search(name)}
+    sites = {statistics.site_of(name).name for name in stage if expert_of(name) is not None}
     sums = [statistics.total(name) for name in sorted(sites)]
     seen = [one for one in sums if one.tokens and one.gram is not None]
     if not seen:
@@ -159,7 +157,7 @@ class _Stage:
         """The Hessian of a site, of experts with the mean of all."""
         if sums.gram is None:
             return None, Seen.OWN if sums.tokens else Seen.NOTHING
-        if not EXPERT.search(name):
+        if expert_of(name) is None:
             return sums.gram.full(), Seen.OWN
         if self.mean is None:
             return None, Seen.NOTHING

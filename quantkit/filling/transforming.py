@@ -16,6 +16,7 @@ import torch
 from quantkit.calibration.statistics.sums import Statistics
 from quantkit.calibration.walk.block import Block
 from quantkit.families.folds import Fold
+from quantkit.families.names import expert_of
 from quantkit.methods import base
 from quantkit.methods.settings import Run
 from quantkit.methods.transforms.awq import Quantizer, search_scales
@@ -94,9 +95,7 @@ def _ratio(before: SiteWeights, after: SiteWeights) -> F32:
 
 def _places(block: Block, schemes: Mapping[str, Scheme], sites: Sequence[Fold]) -> Iterator[_Place]:
     """The sites that this block has, one for each expert where a site is an expert's."""
-    experts = 1 + max(
-        (int(n.split(".experts.")[1].split(".")[0]) for n in block.linears if ".experts." in n), default=-1
-    )
+    experts = 1 + max((number for name in block.linears if (number := expert_of(name)) is not None), default=-1)
     for site in sites:
         for one in [site.of_expert(number) for number in range(experts)] if site.expert else [site]:
             place = _place(block, one, experts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +18,12 @@ from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples, text_setting
 from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Sink, Warned, ignore
+from quantkit.families.describe import find_family
+from quantkit.families.linears import roles_of
 from quantkit.families.model import Model
+from quantkit.families.names import text_block_of
+from quantkit.families.roles import FUSED
+from quantkit.families.rows import Family
 from quantkit.jsontext import utf8
 from quantkit.machine import memory_limit_bytes
 from quantkit.pipeline.places import refuse_inputs, require_writable_names
@@ -38,9 +42,6 @@ SUMS_AT_ONCE = 2.5  # a block's sums, those of the span at hand, and those of on
 BAND_ROWS = 256  # of the stored triangle, see calibration.statistics.Gram
 
 SHORT_OF_MEMORY, SHORT_OF_DISK = "QK-CAL-009", "QK-CAL-010"
-
-LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,5})\.(.*)")
-SAME_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj", "w3": "w1"}
 
 
 class Kind(Enum):
@@ -126,18 +127,22 @@ class CalibratePlan:
         return self.activation_bytes > scratch_for(self.request.spec, self.folder).memory_bytes
 
     @property
+    def family(self) -> Family:
+        return find_family(self.checkpoint.config)[0]
+
+    @property
     def memory_bytes(self) -> int:
         """About the most memory that the run will take on a CPU."""
         tensors = self.checkpoint.tensors()
         weights = largest_block_weights(tensors)
-        sums = max(statistics_bytes(tensors, hessian=self.hessian).values(), default=0)
+        sums = max(statistics_bytes(self.family, tensors, hessian=self.hessian).values(), default=0)
         held = 0 if self.activations_on_disk else self.activation_bytes
         return BASE_BYTES + 4 * weights + round(SUMS_AT_ONCE * sums) + held
 
     @property
     def disk_bytes(self) -> int:
         """About the most disk space that the run will take: the sums of every block, and the file made of them."""
-        sums = sum(statistics_bytes(self.checkpoint.tensors(), hessian=self.hessian).values())
+        sums = sum(statistics_bytes(self.family, self.checkpoint.tensors(), hessian=self.hessian).values())
         return sums * (2 if self.kind is Kind.STATISTICS else 1) + self.activation_bytes * self.activations_on_disk
 
     def line(self) -> str:
@@ -219,21 +224,23 @@ def largest_block_weights(tensors: Mapping[str, TensorInfo]) -> int:
     """Weights of the block that has the most."""
     found: dict[int, int] = defaultdict(int)
     for name, info in tensors.items():
-        if match := LAYER.search(name):
-            found[int(match[1])] += info.elements
+        layer = text_block_of(name)[0]
+        if layer is not None:
+            found[layer] += info.elements
     return max(found.values(), default=0)
 
 
-def statistics_bytes(tensors: Mapping[str, TensorInfo], *, hessian: bool) -> dict[int, int]:
+def statistics_bytes(family: Family, tensors: Mapping[str, TensorInfo], *, hessian: bool) -> dict[int, int]:
     """About how many bytes the sums of each block take: one site for each input that matrices share."""
-    sites: dict[int, dict[str, tuple[int, int]]] = defaultdict(dict)
-    for name, info in tensors.items():
-        match = LAYER.search(name)
-        if match is None or len(info.shape) < 2:
+    sites: dict[int, dict[tuple[str, object], tuple[int, int]]] = defaultdict(dict)
+    for name, role in roles_of(family, tensors).items():
+        info = tensors[name]
+        layer, inside = text_block_of(name)
+        if layer is None or len(info.shape) < 2:
             continue
-        module, _, last = match[2].removesuffix(".weight").rpartition(".")
+        module, _, last = inside.removesuffix(".weight").rpartition(".")
         matrices = info.shape[0] if len(info.shape) == 3 else 1
-        sites[int(match[1])][f"{module}.{SAME_INPUT.get(last, last)}"] = matrices, info.cols
+        sites[layer][module, last if role is None else FUSED.get(role, last)] = matrices, info.cols
     return {
         layer: sum(matrices * _site_bytes(cols, hessian) for matrices, cols in found.values())
         for layer, found in sites.items()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.events import Sink, StageStarted, ignore
+from quantkit.families.names import EXPERTS
 from quantkit.formats.containers.packed import as_stored
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.jsontext import utf8
@@ -195,7 +196,7 @@ def check_weights(made: Checkpoint, source: Checkpoint, manifest: Manifest | Non
 
 def stacked(missing: Sequence[str]) -> bool:
     """Whether only stacks of experts are missing, which the checkpoint holds one by one."""
-    return all(".experts." in name and not name.endswith(".weight") for name in missing)
+    return all(EXPERTS in name and not name.endswith(".weight") for name in missing)
 
 
 def check_predictions(made: Checkpoint, source: Checkpoint, threads: int | None, emit: Sink = ignore) -> Check:

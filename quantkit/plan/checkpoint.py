@@ -12,8 +12,9 @@ from typing import Any
 
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.known import folds_of
-from quantkit.families.linears import LinearModule, Outline, block_of, outline
-from quantkit.families.roles import Role
+from quantkit.families.linears import LinearModule, Outline, outline
+from quantkit.families.names import block_of
+from quantkit.families.roles import FUSED, INPUTS, Role
 from quantkit.formats.containers.base import Writing, Written
 from quantkit.formats.containers.compressed_tensors_kv import kv_cache_entries
 from quantkit.formats.containers.table import layout_of, writing
@@ -274,16 +275,10 @@ def _written(modules: Mapping[str, PlannedModule], plain: tuple[str, ...], recip
     )
 
 
-SITES = (
-    (Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V), (Role.ATTN_QKV,), (Role.ATTN_OUTPUT,),
-    (Role.FFN_GATE, Role.FFN_UP), (Role.FFN_GATE_UP,), (Role.FFN_DOWN,),
-)  # fmt: skip
-
-
 def _in_block(modules: Mapping[str, PlannedModule]) -> tuple[tuple[str, ...], ...]:
     """Names of rounded layers relative to their block, in groups that read the same input, as a forward pass goes."""
     role_of = {planned.module.in_block: planned.module.role for planned in modules.values()}
-    groups = (tuple(name for role in site for name in role_of if role_of[name] is role) for site in SITES)
+    groups = (tuple(name for role in site for name in role_of if role_of[name] is role) for site in INPUTS)
     return tuple(group for group in groups if group)
 
 
@@ -355,7 +350,7 @@ def siblings(modules: Iterable[PlannedModule]) -> list[tuple[PlannedModule, ...]
     groups: dict[tuple[object, ...], list[PlannedModule]] = {}
     for planned in modules:
         module = planned.module
-        site = next((number for number, roles in enumerate(SITES) if module.role in roles), -1)
-        shared = (module.layer, module.expert, site) if planned.layout.traits.sharing else (planned.name,)
+        fused = planned.layout.traits.sharing and module.role in FUSED
+        shared = (module.layer, module.expert, FUSED[module.role]) if fused else (planned.name,)
         groups.setdefault(shared, []).append(planned)
     return [tuple(group) for group in groups.values()]

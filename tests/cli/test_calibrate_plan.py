@@ -11,6 +11,7 @@ from commands import TINY
 
 from quantkit.calibration.inputs import scratch_for
 from quantkit.calibration.text.spec import CalibrationSpec
+from quantkit.families.known import family_named
 from quantkit.machine import memory_limit_bytes
 from quantkit.pipeline.calibrate_plan import (
     BASE_BYTES,
@@ -76,7 +77,7 @@ def test_matrices_that_read_the_same_count_once() -> None:
         for name, shape in shapes.items()
     }
     moments = 20 * (300 + 300 + 300 + 64)
-    assert statistics_bytes(tensors, hessian=False) == {0: moments, 1: moments}
+    assert statistics_bytes(family_named("llama"), tensors, hessian=False) == {0: moments, 1: moments}
 
 
 def test_every_warning_is_in_the_docs() -> None:
@@ -88,7 +89,8 @@ def test_every_warning_is_in_the_docs() -> None:
 
 
 def test_every_expert_counts(tmp_path: Path) -> None:
-    found = statistics_bytes(open_source(str(build("mixtral-4x1M", tmp_path))).tensors(), hessian=False)
+    tensors = open_source(str(build("mixtral-4x1M", tmp_path))).tensors()
+    found = statistics_bytes(family_named("mixtral"), tensors, hessian=False)
     hidden, inner = 64, 96
     attention, router, expert = 2 * hidden, hidden, hidden + inner
     assert found == dict.fromkeys(range(2), 20 * (attention + router + 4 * expert))

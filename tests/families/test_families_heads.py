@@ -13,7 +13,8 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import headed
 from quantkit.families.known import known_families
-from quantkit.families.linears import block_of, outline
+from quantkit.families.linears import outline
+from quantkit.families.names import block_of
 from quantkit.metadata import KeyValue
 
 HEADS = [name for family in known_families() for name in family.hf if name.endswith("ForCausalLM")]

@@ -22,6 +22,7 @@ from quantkit.calibration.walk.skeleton import Arguments, Skeleton, build_skelet
 from quantkit.calibration.walk.threads import Workers
 from quantkit.calibration.walk.weights import locate
 from quantkit.errors import InputError, ResourceError, UsageError
+from quantkit.families.names import expert_of
 from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
@@ -96,9 +97,9 @@ class BlockModel:
         """The linears that a token goes through, one expert for all with the number that a token is given to."""
         chosen = getattr(self.skeleton.model.config, "num_experts_per_tok", None) or 1
         for linear in resident.linears.values():
-            first_expert = ".experts.0." in linear.name
-            if first_expert or ".experts." not in linear.name:
-                yield linear, chosen if first_expert else 1
+            expert = expert_of(linear.name)
+            if not expert:
+                yield linear, 1 if expert is None else chosen
 
     @property
     def head_size(self) -> int:

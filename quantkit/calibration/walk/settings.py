@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.calibration.walk.weights import layer_numbers
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, lacks_head, stored_head
 from quantkit.families.hparams import Hparams
 from quantkit.families.mapping import check_shapes
+from quantkit.families.names import expert_of, layer_numbers
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.untrusted import shown
@@ -25,7 +24,6 @@ from quantkit.untrusted import shown
 VECTOR_VALUES = 64
 MAX_LAYERS = 1024  # blocks are built on the meta device, some milliseconds each; published models have up to 126
 EARLY_LONGROPE = frozenset({"su", "yarn"})  # what Phi-3 first called it; transformers 5.23 stumbles over the names
-EXPERT_NUMBER = re.compile(r"\.experts\.(\d{1,7})\.")
 
 # Keys that families share, from configuration_*.py and modeling_*.py of transformers 5.24.
 SHAPES = frozenset({
@@ -122,7 +120,7 @@ def _count_layers(settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
 
 
 def _check_experts(hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:
-    numbers = {int(match[1]) for name in tensors if (match := EXPERT_NUMBER.search(name))}
+    numbers = {number for name in tensors if (number := expert_of(name)) is not None}
     if numbers and hparams.count("num_local_experts") != max(numbers) + 1:
         said = hparams.count("num_local_experts")
         raise _contradiction("num_experts", f"is {said:,}, the checkpoint has {max(numbers) + 1:,} experts")

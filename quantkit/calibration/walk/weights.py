@@ -14,6 +14,7 @@ import torch
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.model import Rows
+from quantkit.families.names import EXPERT_MATRIX
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 
@@ -26,8 +27,6 @@ OLD_NAMES = (
     (re.compile(r"\.mlp\.experts\.(\d+)\.down_proj\."), r".block_sparse_moe.experts.\1.w2."),
     (re.compile(r"\.mlp\.experts\.(\d+)\.up_proj\."), r".block_sparse_moe.experts.\1.w3."),
 )
-LAYER = re.compile(r"(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers\.(\d{1,5})\.")
-EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
 def locate(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows:
@@ -45,11 +44,6 @@ def locate(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo])
     near = get_close_matches(parameter, list(tensors), 1)
     hint = f'the nearest name is "{near[0]}"; is a shard missing?' if near else "is a shard missing?"
     raise InputError(f'the checkpoint has no tensor "{parameter}"', tensor=parameter, hint=hint)
-
-
-def layer_numbers(tensors: Mapping[str, TensorInfo]) -> set[int]:
-    """The numbers of the layers that tensor names speak of."""
-    return {int(match[1]) for name in tensors if (match := LAYER.match(name))}
 
 
 def stored_type(info: TensorInfo) -> torch.dtype:
@@ -93,7 +87,7 @@ def _spellings(parameter: str) -> Iterator[str]:
 
 def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows | None:
     """An expert's matrix inside a stack (experts, rows, cols); gate and up share one, gate first."""
-    match = EXPERT.fullmatch(parameter)
+    match = EXPERT_MATRIX.fullmatch(parameter)
     if match is None:
         return None
     module, number, which = match[1], int(match[2]), match[3]

@@ -1,0 +1,45 @@
+"""What names of tensors and modules say: the block they lie in, and the expert they belong to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+EXPERTS = ".experts."
+EXPERT = re.compile(r"\.experts\.([0-9]{1,6})\.")
+# the name that transformers has in memory
+EXPERT_MATRIX = re.compile(r"(.*\.experts)\.([0-9]{1,6})\.(gate|up|down)_proj\.weight")
+
+BLOCK = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")  # models saved without their head have no "model." before it
+TEXT_BLOCK = re.compile(r"(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers\.([0-9]{1,6})\.")
+
+
+def block_of(name: str) -> tuple[int | None, str]:
+    """The number of the block that a module or tensor lies in, None outside, and the rest of its name.
+
+    A block of a vision tower counts as well.
+    """
+    found = BLOCK.search(name)
+    return (int(found[1]), name[found.end() :]) if found else (None, "")
+
+
+def text_block_of(name: str) -> tuple[int | None, str]:
+    """The same, for blocks of the language model alone."""
+    found = TEXT_BLOCK.match(name)
+    return (int(found[1]), name[found.end() :]) if found else (None, "")
+
+
+def layer_numbers(names: Iterable[str]) -> set[int]:
+    """The numbers of the language model's blocks that these names speak of."""
+    return {number for name in names if (number := text_block_of(name)[0]) is not None}
+
+
+def expert_of(name: str) -> int | None:
+    """The number of the expert that a module or tensor belongs to, None for one that is no expert's."""
+    found = EXPERT.search(f"{name}.")
+    return int(found[1]) if found else None
+
+
+def any_expert(name: str) -> str:
+    """The name with "*" for the number of the expert."""
+    return EXPERT.sub(".experts.*.", name)
