@@ -24,10 +24,11 @@ from fuzz_folders import METHODS, PARAMS, folders, gguf_source, llama, mistral, 
 from fuzz_hub import hub
 
 from quantkit.errors import QuantkitError
-from quantkit.families.describe import describe, find_family
+from quantkit.families.describe import describe, find_family, require_fitting
 from quantkit.families.general import general_metadata
 from quantkit.families.known import family_named
 from quantkit.families.linears import outline
+from quantkit.families.model import Model
 from quantkit.formats.containers.packed import Entry as Stored
 from quantkit.formats.containers.packed import PackedTensor
 from quantkit.formats.containers.patterns import matches
@@ -186,6 +187,13 @@ class Tokens:
     warnings: tuple[tuple[str, str], ...] = ()
 
 
+def described(tensors: Mapping[str, TensorInfo], found: Mapping[str, Any]) -> Model:
+    """The description of a checkpoint, its tokenizer left out."""
+    named = find_family(found)
+    require_fitting(found, tensors)
+    return describe(tensors, found, side_files(), named, Tokens(), name="m")
+
+
 def config(folder: Path) -> tuple[m.Mutator, Read]:
     infos = header_infos()
     qwen = {
@@ -209,9 +217,9 @@ def config(folder: Path) -> tuple[m.Mutator, Read]:
         found = parse_json_object(data, Path("config.json"))
         find_family(found)
         declared(found, {})
-        described = describe(infos, found, side_files(), name="m", tokenizer=lambda *_: Tokens())
+        model = described(infos, found)
         outline(infos, found)
-        return described
+        return model
 
     return m.json_of(CONFIG, qwen, gemma, scaled), read
 
@@ -234,7 +242,7 @@ def tensor_names(folder: Path) -> tuple[m.Mutator, Read]:
             and prod(shape) < 2**62
         }
         outline(changed, CONFIG)
-        return describe(changed, CONFIG, side_files(), name="m", tokenizer=lambda *_: Tokens())
+        return described(changed, CONFIG)
 
     return m.json_of(tree), read
 
@@ -255,7 +263,7 @@ def params(folder: Path) -> tuple[m.Mutator, Read]:
         translated = config_of(found, "BF16", own)
         context_warning(found, own)
         head_rows(found)
-        return describe(infos, translated, side_files(), name="m", tokenizer=lambda *_: Tokens())
+        return described(infos, translated)
 
     return m.json_of(PARAMS, dense, dense), read
 

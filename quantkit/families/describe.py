@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.assumptions import engine_warnings, name_warnings
@@ -32,7 +32,7 @@ POOLING = {
 }  # fmt: skip
 
 
-class Vocabulary(Protocol):
+class ReadTokenizer(Protocol):
     """What a description needs of a tokenizer: its metadata, canonical hash and number of tokens."""
 
     @property
@@ -48,28 +48,29 @@ class Vocabulary(Protocol):
     def warnings(self) -> tuple[tuple[str, str], ...]: ...
 
 
-TokenizerReader = Callable[[ReadFile, Mapping[str, Any], Family, str | None], Vocabulary]
+class Named(NamedTuple):
+    """A family, and the architecture of config.json that decided it, as its name is with a head."""
+
+    family: Family
+    architecture: str
 
 
 def describe(
     tensors: Mapping[str, TensorInfo],
     config: Mapping[str, Any],
     read_file: ReadFile,
+    named: Named,
+    vocabulary: ReadTokenizer,
     *,
     name: str,
-    tokenizer: TokenizerReader,
-    pre: str | None = None,
 ) -> Model:
     """Describe the target of a Hugging Face checkpoint. Reads side files through `read_file`, never a weight.
 
-    `config` is the parsed config.json; `name` what a person calls the checkpoint; `tokenizer` reads the tokenizer
-    and `pre` overrides its pre-tokenizer. Raises UnsupportedError for a family or tensor that no row describes and
-    for weights that are quantized already; InputError for what is missing or contradicts itself.
+    `config` is the parsed config.json, `named` what `find_family` says of it; `name` what a person calls the
+    checkpoint. Raises UnsupportedError for a tensor that no row describes; InputError for what is missing or
+    contradicts itself.
     """
-    family, architecture = find_family(config)
-    _check_unquantized(config)
-    _require_rows(config, tensors)
-    vocabulary = tokenizer(read_file, config, family, pre)
+    family, architecture = named
     hparams = _hparams(config, family, vocabulary.vocab_size, read_file)
     mapped, dropped = map_tensors(family, without_head(config, hparams, tensors), tensors)
     judge = family.reranks and is_reranker(name, config, read_file)
@@ -104,8 +105,13 @@ def describe(
     )
 
 
-def _require_rows(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
-    """Raise InputError for more tokens than any tensor has rows, before a vocabulary of that size is built."""
+def require_fitting(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
+    """What has to hold before a tokenizer is read.
+
+    Raises UnsupportedError for weights that are quantized already, InputError for more tokens than any tensor has rows:
+    a vocabulary of that size would be built.
+    """
+    _check_unquantized(config)
     text = config.get("text_config")
     size = {**config, **(text if isinstance(text, Mapping) else {})}.get("vocab_size")
     most = max((info.shape[0] for info in tensors.values() if info.shape), default=0)
@@ -115,7 +121,7 @@ def _require_rows(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
         raise InputError(message, path="config.json", key="vocab_size", hint=hint)
 
 
-def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:
+def find_family(config: Mapping[str, Any]) -> Named:
     """The family of a parsed config.json, and the architecture that decided it, as its name is with a head.
 
     By `architectures` (a nested `text_config`'s first), else by `model_type`; never by the name of the checkpoint.
@@ -133,9 +139,9 @@ def find_family(config: Mapping[str, Any]) -> tuple[Family, str]:
         )
     for family in known_families():
         if architecture in family.hf:
-            return family, str(architecture)
+            return Named(family, str(architecture))
         if architecture is None and isinstance(model_type, str) and model_type in family.defaults:
-            return family, family.hf[0]
+            return Named(family, family.hf[0])
     wanted = architecture or model_type
     if not isinstance(wanted, str):
         message = "config.json names neither an architecture nor a model type"

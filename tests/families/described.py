@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from quantkit.families.describe import describe
+from quantkit.families.describe import describe, find_family, require_fitting
 from quantkit.families.model import Constant, Model, ModelTensor
-from quantkit.families.rows import Family
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
-from quantkit.tokenizer.read import ReadFile, Tokenizer, read_tokenizer
+from quantkit.tokenizer.read import read_tokenizer
 
 F32 = NDArray[np.float32]
 
@@ -67,12 +66,9 @@ class Folder:
         return describe_arrays(self.arrays(), self.config, self)
 
     def describe_with_tokenizer(self, pre: str | None) -> Model:
-        infos = infos_of(self.arrays())
-        return describe(infos, self.config, self.read_file, name=self.path.name, tokenizer=_tokenizer, pre=pre)
-
-
-def _tokenizer(read_file: ReadFile, config: Mapping[str, Any], family: Family, pre: str | None) -> Tokenizer:
-    return read_tokenizer(read_file, config, family.tokens, pre=pre)
+        named = find_family(self.config)
+        tokenizer = read_tokenizer(self.read_file, self.config, named.family.tokens, pre=pre)
+        return describe(infos_of(self.arrays()), self.config, self.read_file, named, tokenizer, name=self.path.name)
 
 
 def infos_of(arrays: Mapping[str, tuple[str, F32]]) -> dict[str, TensorInfo]:
@@ -92,13 +88,10 @@ def describe_infos(
     tokens: int = 10**9,
 ) -> Model:
     """Describe tensors with the side files of a folder, or with those in `files`."""
-    return describe(
-        infos,
-        config,
-        folder.read_file if folder else (files or {}).get,
-        name=folder.path.name if folder else "model",
-        tokenizer=lambda read_file, config, family, pre: Tokens(tokens),
-    )
+    read_file = folder.read_file if folder else (files or {}).get
+    named = find_family(config)
+    require_fitting(config, infos)
+    return describe(infos, config, read_file, named, Tokens(tokens), name=folder.path.name if folder else "model")
 
 
 def evaluate(tensor: ModelTensor, arrays: Mapping[str, tuple[str, F32]]) -> F32:
