@@ -19,9 +19,11 @@ from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.containers.compressed_tensors_layout import CompressedLayout
 from quantkit.formats.containers.fp8 import FP8Layout
 from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.mlx import MLXLayout
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
 from quantkit.formats.containers.table import writing
 from quantkit.formats.safetensors.writer import encode_header
+from quantkit.qtypes.schemes.affine import Affine
 from quantkit.qtypes.schemes.base import Quantized, nearest
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
@@ -33,7 +35,7 @@ MODEL = Path(__file__).parent / "data" / "docs-llama-tiny"
 WEIGHTS = "model.safetensors"
 CONTAINERS = {
     GPTQLayout: "gptq", AWQLayout: "awq", CompressedLayout: "compressed-tensors", BitsandbytesLayout: "bitsandbytes",
-    FP8Layout: "fp8",
+    FP8Layout: "fp8", MLXLayout: "mlx",
 }  # fmt: skip
 LINEAR = ("_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight")
 
@@ -72,6 +74,7 @@ VARIANTS: dict[str, Variant] = {
     **{f"{table}{'-nested' if double else ''}-{block}": Variant(BitsandbytesLayout(Codebook(table, double, block)))
        for table in ("nf4", "fp4") for double in (False, True) for block in (64, 128)},
     "llm-int8": Variant(BitsandbytesLayout(RowInt8())),
+    **{f"mlx-{bits}-g{group}": Variant(MLXLayout(Affine(bits, group, "BF16"))) for bits, group in ((3, 32), (8, 64))},
     "native-fp8": Variant(FP8Layout()),
     **{f"modelopt-fp8-{strategy}": Variant(CompressedLayout(Float8(strategy)), modelopt=True)
        for strategy in ("tensor", "channel", "block")},

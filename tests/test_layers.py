@@ -51,6 +51,9 @@ ONLY_IN = {
     "tempfile": (),
 }
 
+CONTAINERS_AND_SCHEMES = ("quantkit.formats.containers", "quantkit.qtypes.schemes")
+SCHEMES = {"Affine", "Codebook", "Float8", "Halves", "Integers", "MXFP4", "NVFP4", "RowInt8"}
+
 MODULE_LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 6
 DATA_TABLES: frozenset[str] = frozenset()  # modules that are nothing but a table of facts
 COMPILERS = {"compiled", "kept", "inlined", "called", "intrinsic", "njit"}  # their functions cannot take a dataclass
@@ -125,6 +128,17 @@ def test_no_two_files_need_each_other() -> None:
         assert len(list(TopologicalSorter(graph).static_order())) == len(graph)
     except CycleError as error:
         pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+def test_only_containers_know_their_layouts_and_schemes() -> None:
+    """Everyone else asks the `Layout` at hand: whoever cannot name a class cannot ask for it."""
+    for source in SOURCES:
+        if source.name.startswith(("formats/containers/", "qtypes/schemes/")):
+            continue
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(CONTAINERS_AND_SCHEMES):
+                classes = {a.name for a in node.names if a.name in SCHEMES or a.name.endswith("Layout")} - {"Layout"}
+                assert not classes, f"{source.name}:{node.lineno}: {classes}"
 
 
 def test_floors_name_what_exists() -> None:

@@ -12,10 +12,11 @@ from quantkit.consumers.subject import Subject
 from quantkit.errors import UnsupportedError, UsageError, did_you_mean
 from quantkit.untrusted import shown
 
-CONSUMERS = ("transformers", "vllm", "sglang", "llama.cpp", "ollama", "lmstudio", "tensorrt-llm")
+CONSUMERS = ("transformers", "vllm", "sglang", "llama.cpp", "ollama", "lmstudio", "tensorrt-llm", "mlx")
 ALIASES = {
     "hf": "transformers", "huggingface": "transformers", "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp",
     "lm-studio": "lmstudio", "tensorrt": "tensorrt-llm", "trt-llm": "tensorrt-llm", "trtllm": "tensorrt-llm",
+    "mlx-lm": "mlx",
 }  # fmt: skip
 LARGEST_GROUPS = (128, 1024)  # of kernels for AWQ, and for GPTQ
 FRESH = timedelta(days=180)

@@ -24,6 +24,7 @@ NATIVE_FP8 = frozenset({"fp8"})
 PACKED = frozenset({"pack-quantized"})
 INT8 = frozenset({"int-quantized"})
 FLOATS = frozenset({"float-quantized", "naive-quantized"})
+MLX = frozenset({"mlx"})
 NVFP4 = frozenset({"nvfp4-pack-quantized"})
 MXFP4 = frozenset({"mxfp4-pack-quantized"})
 COMPRESSED = PACKED | INT8 | FLOATS | NVFP4 | MXFP4

@@ -1,8 +1,8 @@
-"""What the programs around llama.cpp refuse: its converter, Ollama and LM Studio."""
+"""What the programs around llama.cpp refuse: its converter, and Ollama."""
 
 from __future__ import annotations
 
-from quantkit.consumers.finders import AWQ, BITSANDBYTES, COMPRESSED, GPTQ, MXFP4, NVFP4, layers, shapes, whole
+from quantkit.consumers.finders import AWQ, BITSANDBYTES, COMPRESSED, GPTQ, MLX, MXFP4, NVFP4, layers, shapes, whole
 from quantkit.consumers.row import MIXED, MIXED_REASON, ZERO_IN_V1, ZERO_NEAREST, ZERO_REASON, Rule, fp8, packed
 from quantkit.formats.containers.compressed_tensors_layout import STREAMED_BITS
 
@@ -10,6 +10,7 @@ CONVERTER = "run: conversion/base.py of llama.cpp, October 2026"
 NVFP4_BLOCK = 64  # weights of a block in GGUF: four groups
 GGUF_NEAREST = "a GGUF file of its own (--to q4_k_m)"
 RULES_OF_LLAMA_CPP = (
+    Rule("llama.cpp", "mlx", layers(MLX), "its converter does not read checkpoints of MLX", GGUF_NEAREST, CONVERTER),
     Rule("llama.cpp", "awq", layers(AWQ), "its converter does not read AWQ", GGUF_NEAREST, CONVERTER),
     Rule(
         "llama.cpp", "bitsandbytes", layers(BITSANDBYTES), "its converter does not read bitsandbytes",
@@ -71,13 +72,5 @@ RULES_OF_OLLAMA = (
     Rule(
         "ollama", "split", whole(lambda subject: subject.files > 1),
         "it takes a GGUF file in one piece, not {files} of them", "the same recipe without --split-max-size", OLLAMA,
-    ),
-)  # fmt: skip
-
-RULES_OF_LM_STUDIO = (
-    Rule(
-        "lmstudio", "safetensors", whole(lambda subject: subject.container != "gguf"),
-        "it runs GGUF files, and of safetensors only those of MLX", GGUF_NEAREST,
-        "read: documentation of LM Studio, 2026",
     ),
 )  # fmt: skip

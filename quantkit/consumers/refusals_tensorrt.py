@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from quantkit.consumers.finders import AWQ, BITSANDBYTES, GPTQ, INT8, NVFP4, layers, uncut_heads, whole
-from quantkit.consumers.row import HEADS_REASON, LOWER, Rule, fp8, packed
+from quantkit.consumers.finders import AWQ, BITSANDBYTES, GPTQ, INT8, MLX, NVFP4, layers, uncut_heads, whole
+from quantkit.consumers.row import HEADS_REASON, LOWER, MLX_REASON, Rule, fp8, packed
 
 TENSORRT = "read: TensorRT-LLM, _torch/model_config.py and models/quant_config_utils.py, 2026"
 FP8_NEAREST = "--to fp8, --to fp8-block or --to fp8-native"
 RULES_OF_TENSORRT = (
+    Rule("tensorrt-llm", "mlx", layers(MLX), MLX_REASON, FP8_NEAREST, TENSORRT),
     Rule(
         "tensorrt-llm", "gguf", whole(lambda subject: subject.container == "gguf"), "it does not read GGUF files",
         FP8_NEAREST, TENSORRT,

@@ -10,6 +10,7 @@ from quantkit.consumers.finders import (
     FLOATS,
     GPTQ,
     INT8,
+    MLX,
     NATIVE_FP8,
     NVFP4,
     experts,
@@ -26,6 +27,8 @@ from quantkit.consumers.row import (
     MIXED,
     MIXED_NEAREST,
     MIXED_REASON,
+    MLX_NEAREST,
+    MLX_REASON,
     ZERO_IN_V1,
     ZERO_NEAREST,
     ZERO_REASON,
@@ -48,6 +51,7 @@ GGUF_TRANSFORMERS = frozenset({
 })  # fmt: skip
 
 RULES_OF_TRANSFORMERS = (
+    Rule("transformers", "mlx", layers(MLX), MLX_REASON, MLX_NEAREST, f"run: {TRANSFORMERS}"),
     Rule(
         "transformers", "asymmetric-packed",
         packed(lambda it: not it.symmetric),

@@ -8,6 +8,7 @@ from quantkit.consumers.finders import (
     BITSANDBYTES,
     EXPERTS,
     GPTQ,
+    MLX,
     cut,
     fused,
     layers,
@@ -28,6 +29,8 @@ from quantkit.consumers.row import (
     MIXED,
     MIXED_NEAREST,
     MIXED_REASON,
+    MLX_NEAREST,
+    MLX_REASON,
     ROWS_REASON,
     Rule,
     packed,
@@ -43,6 +46,7 @@ GGUF_VLLM = frozenset({
 })  # fmt: skip
 
 RULES_OF_VLLM = (
+    Rule("vllm", "mlx", layers(MLX), MLX_REASON, MLX_NEAREST, f"{VLLM}, quant_method of config.json"),
     Rule(
         "vllm", "gptq-bits", layers(GPTQ, lambda it: it.bits not in (4, 8)),
         "GPTQ goes through Marlin kernels, which have 4 and 8 bits, not {bits}",
@@ -144,8 +148,8 @@ RULES_OF_VLLM = (
 
 SGLANG = "read: SGLang, srt/layers/quantization, 2026"
 SHARED = (  # its loaders of these descend from vLLM's
-    "mixed", "fused", "experts", "fp8-fused-blocks", "head", "kv-cache", "bitsandbytes-tp", "tp-heads", "tp-key-heads",
-    "tp-rows", "tp-cols", "gguf-type",
+    "mlx", "mixed", "fused", "experts", "fp8-fused-blocks", "head", "kv-cache", "bitsandbytes-tp", "tp-heads",
+    "tp-key-heads", "tp-rows", "tp-cols", "gguf-type",
 )  # fmt: skip
 RULES_OF_SGLANG = (
     Rule(

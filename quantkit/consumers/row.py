@@ -47,6 +47,9 @@ MIXED = whole(lambda subject: len(subject.layouts) > 1 and subject.container != 
 MIXED_REASON = "layers differ, and this container describes all of them with one set of bits and groups"
 MIXED_NEAREST = 'container = "compressed-tensors", which has groups of layers'
 
+MLX_REASON = "it does not read checkpoints of MLX, whose configuration names no method"
+MLX_NEAREST = "a checkpoint for servers (--to w4a16)"
+
 HEAD = whole(lambda subject: subject.head_quantized and subject.container in ("gptq", "awq", "bitsandbytes"))
 HEAD_NEAREST = "keep the output head as it is: --keep lm_head=bf16"
 

@@ -45,6 +45,7 @@ def next_steps(
         ("sglang", f"python -m sglang.launch_server --model-path {folder}{f' --tp {tp}' if tp > 1 else ''}"),
         ("transformers", f"python -c {shell_word(python)}"),
         ("tensorrt-llm", f"trtllm-serve {folder}{f' --tp_size {tp}' if tp > 1 else ''}"),
+        ("mlx", f"mlx_lm.generate --model {folder} --prompt Hello"),
     )
     shown = ("vllm", "transformers") if loaders is None else loaders
     return tuple(NextStep(program, command) for program, command in steps if program in shown)

@@ -32,8 +32,10 @@ from quantkit.formats.containers.bitsandbytes import BitsandbytesLayout
 from quantkit.formats.containers.compressed_tensors_layout import CompressedLayout
 from quantkit.formats.containers.fp8 import FP8Layout
 from quantkit.formats.containers.gptq import GPTQLayout
+from quantkit.formats.containers.mlx import MLXLayout
 from quantkit.formats.containers.plain import PlainLayout
 from quantkit.formats.containers.table import layout_of
+from quantkit.qtypes.schemes.affine import Affine
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.halves import Halves
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
@@ -60,10 +62,11 @@ NAMES = {
     Role.ATTN_OUTPUT: "self_attn.o_proj", Role.FFN_GATE: "mlp.gate_proj", Role.FFN_UP: "mlp.up_proj",
     Role.FFN_DOWN: "mlp.down_proj",
 }  # fmt: skip
+MLX4 = MLXLayout(Affine(4, 64, "BF16"))
 NATIVE, PLAIN = FP8Layout(), PlainLayout(Halves())
 CONTAINER_OF = {
     GPTQLayout: "gptq", AWQLayout: "awq", CompressedLayout: "compressed-tensors", BitsandbytesLayout: "bitsandbytes",
-    FP8Layout: "fp8", PlainLayout: "plain",
+    FP8Layout: "fp8", PlainLayout: "plain", MLXLayout: "mlx",
 }  # fmt: skip
 
 
@@ -128,6 +131,18 @@ HEAD = Example(model(GPTQ, head_quantized=True), model(W4A16, head_quantized=Tru
 RAGGED_HEADS = replace(model(FP8), heads=9, kv_heads=9)
 
 EXAMPLES = {
+    "transformers/mlx": Example(model(MLX4), model(AWQ)),
+    "vllm/mlx": Example(model(MLX4, {Role.FFN_DOWN: MLXLayout(Affine(4, 32))}), model(AWQ)),
+    "llama.cpp/mlx": Example(model(MLX4), model(GPTQ)),
+    "tensorrt-llm/mlx": Example(model(MLX4), model(FP8)),
+    "mlx/gguf": Example(gguf("q4_k"), model(MLX4)),
+    "mlx/container": Example(model(W4A16), model(AWQ)),
+    "mlx/experts": Example(mixture(MLX4), partly_kept(MLX4)),
+    "mlx/kv-cache": Example(model(MLX4, kv_cache=True), model(MLX4)),
+    "mlx/awq-group": Example(awq(256), awq(128)),
+    "lmstudio/macs": Example(model(MLX4), gguf("q4_k")),
+    "lmstudio/experts": Example(mixture(MLX4), partly_kept(MLX4)),
+    "lmstudio/kv-cache": Example(model(MLX4, kv_cache=True), model(MLX4)),
     "transformers/asymmetric-packed": Example(model(CompressedLayout(W4_ASYM)), model(W4A16)),
     "transformers/gptq-zero": V1_ZERO,
     "transformers/mixed": MIXED,
@@ -304,13 +319,16 @@ def test_every_consumer_loads_something_of_every_container_that_it_reads():
         "vllm": [GPTQ, AWQ, W4A16, W8A8, FP8, FP8_TENSOR, FP8_BLOCK, NF4, NVFP4_A16, MXFP4_A16, FP8Layout(), PLAIN],
         "llama.cpp": [GPTQ, W4A16, W8A8, FP8, FP8_BLOCK, NVFP4_A16, FP8Layout(), PLAIN],
         "ollama": [PLAIN],
+        "mlx": [MLX4, AWQ, PLAIN],
+        "lmstudio": [MLX4],
         "tensorrt-llm": [FP8, FP8_TENSOR, FP8_BLOCK, MXFP4_A16, FP8Layout(), PLAIN],
     }
     for consumer, layouts in common.items():
         for layout in layouts:
             (verdict,) = verdicts(model(layout), [consumer])
             assert verdict.ok, (consumer, layout, verdict)
-    assert {CONTAINER_OF[type(layout)] for layout in common["vllm"]} == set(table.names())
+    loaded = {CONTAINER_OF[type(layout)] for layouts in common.values() for layout in layouts}
+    assert loaded == set(table.names())
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4, 8])

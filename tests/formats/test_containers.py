@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quantkit.formats.containers import base
 from quantkit.formats.containers.base import Written
 from quantkit.formats.containers.gptq import GPTQLayout
-from quantkit.formats.containers.table import writing
+from quantkit.formats.containers.table import containers, writing
 from quantkit.qtypes.schemes.integers import Integers
 
 LAYOUT = GPTQLayout(Integers(4, 128))
@@ -23,6 +26,17 @@ def gptq_config(plain: set[str]) -> dict[str, Any]:
     return writing("gptq").config(Written(rounded, (*sorted(plain), "lm_head"), block, "quantkit:1"))[
         "quantization_config"
     ]
+
+
+def test_containers_are_found_by_the_names_of_their_files() -> None:
+    """A file that defines CONTAINER is one, and no other file of the package is."""
+    folder = Path(base.__file__).parent
+    files = {path.stem for path in folder.glob("*.py") if re.search(r"^CONTAINER = ", path.read_text(), re.MULTILINE)}
+    assert {name.replace("-", "_") for name in containers()} == files
+    assert list(containers()) == sorted(containers())
+    for name, container in containers().items():
+        assert container.name == name
+        assert container.writing or container.reading
 
 
 def is_replaced(name: str, config: dict[str, Any]) -> bool:

@@ -11,10 +11,11 @@ from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 DATA = Path(__file__).parent.parent / "data"
 SOURCE = DATA / "docs-llama-tiny"
 COMMAND = Path(sys.executable).with_name("quantkit")
-RECIPES = tuple(  # plain checkpoints have nothing that a loader could decode in another way
+# Plain checkpoints have nothing that a loader could decode in another way, and transformers does not load MLX's.
+RECIPES = tuple(
     name
     for name in recipe_names()
-    if isinstance(found := load_recipe(name), ServerRecipe) and found.container != "plain"
+    if isinstance(found := load_recipe(name), ServerRecipe) and found.container not in ("plain", "mlx")
 )
 
 # Few tokens: what is tested is the container, whatever the quality of its weights.

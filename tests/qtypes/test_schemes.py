@@ -9,6 +9,7 @@ import weights
 
 from quantkit.errors import InputError, NonFiniteError, UnsupportedError
 from quantkit.qtypes.schemes import minifloat
+from quantkit.qtypes.schemes.affine import Affine
 from quantkit.qtypes.schemes.base import ZERO, decode, nearest, stored_scales
 from quantkit.qtypes.schemes.codebook import DYNAMIC_MAP, Codebook, quantize_nested
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
@@ -24,8 +25,9 @@ INTEGERS = [
 ]
 FLOAT8 = [Float8(strategy, dtype) for strategy in ("tensor", "channel", "block") for dtype in ("F32", "BF16")]
 CODEBOOKS = [Codebook(table, double) for table in ("nf4", "fp4") for double in (False, True)]
+AFFINE = [Affine(bits, group, dtype) for bits in (2, 4, 8) for group in (32, 64) for dtype in ("F16", "BF16")]
 MICROSCALED = [NVFP4(), NVFP4(largest=7.5), NVFP4(dtype="BF16"), MXFP4()]
-SCHEMES = [*INTEGERS, *FLOAT8, *CODEBOOKS, *MICROSCALED, RowInt8(), Integers(4, 32, "asymmetric", "F32")]
+SCHEMES = [*INTEGERS, *AFFINE, *FLOAT8, *CODEBOOKS, *MICROSCALED, RowInt8(), Integers(4, 32, "asymmetric", "F32")]
 CASES = ("gaussian", "zeros", "minus-zeros", "zero-sub-blocks", "positive", "negative", "mixed-scales", "denormal")
 
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=str)

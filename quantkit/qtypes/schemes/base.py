@@ -187,9 +187,19 @@ def stored_scales(scale: F32, dtype: ScaleDtype, weights_per_scale: int) -> F32:
     A scale that rounds to zero becomes EPSILON: readers never notice, but methods divide by it. Raises
     NonFiniteError, with the flat index of the first weight of the group, for one that the type cannot hold.
     """
+    rounded = stored_values(scale, dtype, weights_per_scale, "scale")
+    rounded[np.abs(rounded) < SMALLEST_SCALE] = EPSILON[dtype]
+    return rounded
+
+
+def stored_values(values: F32, dtype: ScaleDtype, weights_per_value: int, what: str = "bias") -> F32:
+    """What groups have (any shape) as its stored type will hold it, float32 of the same shape.
+
+    Raises NonFiniteError as `stored_scales` does; `what` is its word for a value.
+    """
     from quantkit.qtypes.floats import first_nonfinite, to_bf16, to_f16, to_float32  # numba: only once weights are read
 
-    rounded = np.array(scale, np.float32, order="C")
+    rounded = np.array(values, np.float32, order="C")
     try:
         if dtype == "F32":
             _require_finite(rounded, first_nonfinite(rounded))
@@ -199,12 +209,11 @@ def stored_scales(scale: F32, dtype: ScaleDtype, weights_per_scale: int) -> F32:
     except NonFiniteError as error:
         index = error.index or 0
         raise NonFiniteError(
-            f"the group at weight {index * weights_per_scale} needs a scale of {scale.flat[index]:g}, which "
+            f"the group at weight {index * weights_per_value} needs a {what} of {values.flat[index]:g}, which "
             f"{dtype} cannot hold",
-            index=index * weights_per_scale,
+            index=index * weights_per_value,
             hint="keep this tensor unquantized, or store its scales as F32",
         ) from None
-    rounded[np.abs(rounded) < SMALLEST_SCALE] = EPSILON[dtype]
     return rounded
 
 
