@@ -35,7 +35,9 @@ from quantkit.calibration.walk.model import open_model
 from quantkit.calibration.walk.walk import BlockView, How, walk_blocks
 from quantkit.families.known import folds_of
 from quantkit.filling.rounding import Rounding, round_block
-from quantkit.filling.transforming import Transform
+from quantkit.filling.transforming import Moves
+from quantkit.methods.transforms import base as transforms
+from quantkit.methods.transforms.base import Transform
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import Float8
@@ -158,9 +160,7 @@ def rounded(
     def visit(index: int, block: BlockView) -> Mapping[str, torch.Tensor]:
         if not block.is_head:
             plan = dict.fromkeys(block.linears, rounding)
-            made = round_block(
-                block, plan, block.run, transform=transform, sites=folds_of("llama") if transform else ()
-            )
+            made = round_block(block, plan, block.run, Moves(transform, folds_of("llama")) if transform else None)
             found.update({name: torch.from_numpy(one.quantized.values()) for name, one in made.linears.items()})
             found.update({name: torch.from_numpy(values) for name, values in made.changed.items()})
         return {}
@@ -179,7 +179,7 @@ def variants() -> dict[str, tuple[Rounding, Transform | None]]:
             table |= {
                 f"{name} rounding": (Rounding(Integers(bits, group), "rtn"), None),
                 f"{name} rounding, signed scale": (Rounding(scheme, "rtn"), None),
-                f"{name} AWQ": (Rounding(scheme, "rtn"), Transform("awq")),
+                f"{name} AWQ": (Rounding(scheme, "rtn"), transforms.get("awq")),
                 f"{name} GPTQ": (Rounding(scheme), None),
             }
     return table | {

@@ -18,11 +18,12 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # The floors, from the ground up: a module or package imports only from floors below its own.
 FLOORS = (
     ("blocksums", "errors", "events", "filenames", "jsontext", "metadata", "placeholders", "tensors", "version"),
-    ("machine", "patterns", "units"),
+    ("discovery", "machine", "patterns", "units"),
     ("qtypes", "storage", "untrusted"),
     ("formats", "families", "report"),
     ("tokenizer",),
-    ("methods", "recipes", "source"),
+    ("methods", "source"),
+    ("recipes",),
     ("calibration", "plan", "schemas"),
     ("consumers", "filling", "quality"),
     ("pipeline",),

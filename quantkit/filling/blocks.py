@@ -15,21 +15,18 @@ import numpy as np
 
 from quantkit.calibration.inputs import Inputs, open_calibration_model
 from quantkit.events import BlockProgress, Event, TensorProgress
-from quantkit.families.folds import Fold
 from quantkit.families.known import folds_of
-from quantkit.filling.layers import Facts, ServerWork, put_module, require_scale
+from quantkit.filling.layers import Facts, ServerWork, put_module, require_scale, settings_of
 from quantkit.formats.containers.compressed_tensors_kv import pack_kv_scales
 from quantkit.formats.containers.packed import PackedTensor, packed, values_of
 from quantkit.plan.base import PlannedModule, ServerTensor
 from quantkit.plan.checkpoint import blocks, siblings
 from quantkit.qtypes.schemes.base import ScaleDtype, joint
-from quantkit.recipes.servers import MethodChoice
 
 if TYPE_CHECKING:
     from quantkit.calibration.walk.block import Block
     from quantkit.filling.rounding import BlockRounded, RoundedLinear, Rounding
-    from quantkit.filling.transforming import Transform
-    from quantkit.methods.settings import Settings
+    from quantkit.filling.transforming import Moves
     from quantkit.storage import Scratch
 
 PARAMETER = "parameter"  # fact of a journalled tensor: the parameter in memory that a transform has changed
@@ -101,9 +98,7 @@ class _Rounding:
         from quantkit.filling.rounding import round_block
 
         method = self.work.plan.method
-        rounded = round_block(
-            self.block, self._roundings(), self.block.run, transform=_transform(method), sites=self._sites()
-        )
+        rounded = round_block(self.block, self._roundings(), self.block.run, self._moves())
         for name, planned in self.members.items():
             linear = rounded.linears[name]
             facts = _facts(method.name, linear)
@@ -133,7 +128,7 @@ class _Rounding:
         from quantkit.filling.rounding import Rounding
 
         name_of = {planned.name: name for name, planned in self.members.items()}
-        settings = _settings(self.work.plan.method)
+        settings = settings_of(self.work.plan.method)
         found = {}
         for group in siblings(self.members.values()):
             weights = [self.block.weight(name_of[planned.name]).cpu().numpy() for planned in group]
@@ -143,8 +138,14 @@ class _Rounding:
                 found[name_of[planned.name]] = Rounding(scheme, self.work.plan.method.name, settings)
         return found
 
-    def _sites(self) -> Sequence[Fold]:
-        return folds_of(self.work.plan.outline.family) if self.work.plan.method.transform else ()
+    def _moves(self) -> Moves | None:
+        from quantkit.filling.transforming import Moves
+        from quantkit.methods.transforms import base
+
+        method = self.work.plan.method
+        if method.transform is None:
+            return None
+        return Moves(base.get(method.transform), folds_of(self.work.plan.outline.family), method.alpha)
 
     def _input_peak(self, planned: PlannedModule, linear: RoundedLinear, rounded: BlockRounded) -> float:
         """The largest magnitude of a layer's inputs; of an expert that no token reached, that of all others."""
@@ -164,19 +165,6 @@ def _facts(method: str, linear: RoundedLinear) -> Facts:
         if value is not None:
             facts[key] = value
     return facts
-
-
-def _settings(method: MethodChoice) -> Settings:
-    from quantkit.methods.settings import DEFAULTS, Order
-
-    given = {"damping": method.damping, "passes": method.passes, "order": method.order and Order(method.order)}
-    return replace(DEFAULTS, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
-
-
-def _transform(method: MethodChoice) -> Transform | None:
-    from quantkit.filling.transforming import Transform
-
-    return Transform(method.transform, method.alpha) if method.transform else None
 
 
 def restore(

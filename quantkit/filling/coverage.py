@@ -6,6 +6,7 @@ from quantkit.errors import GateError
 from quantkit.events import Warned
 from quantkit.families.roles import Role
 from quantkit.filling.layers import ServerWork
+from quantkit.methods import needs_hessian
 from quantkit.plan.base import PlannedModule
 from quantkit.untrusted import listed
 
@@ -16,7 +17,7 @@ def check_ranks(work: ServerWork) -> None:
     """Warn of layers whose Hessian is singular, for it has fewer tokens than columns."""
     from quantkit.calibration.coverage import RANK
 
-    if work.plan.method.name == "rtn":
+    if not needs_hessian(work.plan.method.name):
         return
     short = [p.module for p in work.plan.modules if p.module.expert is None and _tokens(work, p) < p.module.cols]
     if short:

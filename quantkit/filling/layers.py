@@ -10,7 +10,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,10 +18,13 @@ from quantkit.errors import InterruptedRunError, NonFiniteError, NumericError
 from quantkit.events import Resumed, Sink, TensorProgress, ignore, never
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
 from quantkit.machine import core_count
+from quantkit.methods import encodes
+from quantkit.methods.settings import DEFAULTS, Order, Settings, in_turn
 from quantkit.plan.base import PlannedModule, ServerTensor
 from quantkit.plan.checkpoint import ServerPlan, siblings
 from quantkit.plan.reading import SLAB_WEIGHTS, read_weight, require_finite
 from quantkit.qtypes.schemes.base import Quantized, joint
+from quantkit.recipes.servers import MethodChoice
 from quantkit.source import Checkpoint
 from quantkit.storage import Job, Record
 from quantkit.tensors import F32, FLOAT_DTYPES, U8
@@ -124,7 +127,7 @@ def round_plainly(work: ServerWork) -> None:
             for group in groups:
                 if work.stop():
                     break
-                waiting.append((group, pool.submit(rounded, work.checkpoint, group)))
+                waiting.append((group, pool.submit(rounded, work.checkpoint, group, work.plan.method)))
                 if len(waiting) > work.threads:
                     write_next()
             while waiting:
@@ -136,13 +139,28 @@ def round_plainly(work: ServerWork) -> None:
         raise work.interrupted()
 
 
-def rounded(checkpoint: Checkpoint, group: Sequence[PlannedModule]) -> list[Quantized]:
-    """Layers that share their scales, if any do, rounded without text."""
+def settings_of(method: MethodChoice) -> Settings:
+    """What a recipe says of its method; the rest is the method's own."""
+    given = {"damping": method.damping, "passes": method.passes, "order": method.order and Order(method.order)}
+    return replace(DEFAULTS, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def rounded(checkpoint: Checkpoint, group: Sequence[PlannedModule], method: MethodChoice) -> list[Quantized]:
+    """Layers that share their scales, if any do, rounded without text: as their encoders do, or by another method."""
     weights = [read_weight(checkpoint, planned) for planned in group]
     for planned, weight in zip(group, weights, strict=True):
         require_scale(planned, weight)
     schemes = joint([planned.layout.scheme for planned in group], weights)
-    return [scheme.encode(weight) for scheme, weight in zip(schemes, weights, strict=True)]
+    if encodes(method.name):
+        return [scheme.encode(weight) for scheme, weight in zip(schemes, weights, strict=True)]
+    from quantkit.methods.base import Layer, get
+
+    found = []
+    for planned, scheme, weight in zip(group, schemes, weights, strict=True):
+        layer, target = Layer(planned.name, weight), scheme.target(weight.shape[1])
+        one = get(method.name).quantize(layer, target, settings_of(method), in_turn)
+        found.append(Quantized(one.codes, one.grid, one.order))
+    return found
 
 
 def require_scale(planned: PlannedModule, weight: F32) -> None:

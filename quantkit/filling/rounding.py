@@ -20,11 +20,10 @@ from torch import Tensor
 from quantkit.calibration.statistics.sums import Statistics, Sums
 from quantkit.calibration.walk.block import Block
 from quantkit.errors import InputError, did_you_mean
-from quantkit.families.folds import Fold
 from quantkit.families.names import any_expert, expert_of
-from quantkit.filling.transforming import Transform, transform_block
+from quantkit.filling.transforming import Moves, transform_block
 from quantkit.methods import base
-from quantkit.methods.base import Layer, Prepared, Report, Seen
+from quantkit.methods.base import Layer, Method, Prepared, Report, Seen
 from quantkit.methods.settings import DEFAULTS, Run, Settings
 from quantkit.methods.transforms.awq import clip_weights
 from quantkit.qtypes.schemes.base import Quantized, Scheme
@@ -66,22 +65,20 @@ def round_block(
     block: Block,
     plan: Mapping[str, Rounding],
     run: Run,
-    *,
-    transform: Transform | None = None,
-    sites: Sequence[Fold] = (),
+    moves: Moves | None = None,
 ) -> BlockRounded:
     """Round the linears of a block that `plan` names, and leave the rounded values in the block.
 
-    `run` is `block.run`; `sites` are where the transform may move scales (families.sites). Raises InputError for a
-    name that is no linear of the block, and what statistics, transforms and methods raise; all name the module.
+    `run` is `block.run`; `moves` are the scales that a transform moves before. Raises InputError for a name that is no
+    linear of the block, and what statistics, transforms and methods raise; all name the module.
     """
     unknown = next((name for name in plan if name not in block.linears), None)
     if unknown is not None:
         message = f'block {block.name} has no linear "{unknown}"{did_you_mean(unknown, block.linears)}'
         raise InputError(message, tensor=unknown)
     schemes = {name: rounding.scheme for name, rounding in plan.items()}
-    changed = transform_block(block, schemes, run, transform, sites) if transform else {}
-    clipping = transform is not None and transform.clips
+    changed = transform_block(block, schemes, run, moves) if moves else {}
+    clipping = moves is not None and moves.transform.clips
     linears: dict[str, RoundedLinear] = {}
     for stage in _stages(block, plan):
         needs_hessian = clipping or any(base.get(plan[name].method).needs_hessian for name in stage)
@@ -145,10 +142,11 @@ class _Stage:
             rounding = self.plan[name]
             weight = self.block.weight(name).cpu().numpy()
             layer = Layer(name, weight, hessian)
-            if rounding.method == "rtn" or hessian is None:
+            method = base.get(rounding.method)
+            if method.encodes or (method.needs_hessian and hessian is None):
                 quantized, report = self._nearest(layer, rounding)
             else:
-                quantized, report = self._by_method(layer, rounding, shared)
+                quantized, report = self._by_method(method, layer, rounding, shared)
             report = replace(report, seen=seen, tokens=sums.tokens)
             rounded[name] = RoundedLinear(name, quantized, report, peak)
         return rounded
@@ -166,9 +164,8 @@ class _Stage:
         return sums.gram.full().add_(self.mean, alpha=sums.cols), Seen.SHRUNK
 
     def _by_method(
-        self, layer: Layer, rounding: Rounding, shared: dict[tuple[Settings, int], Prepared]
+        self, method: Method, layer: Layer, rounding: Rounding, shared: dict[tuple[Settings, int], Prepared]
     ) -> tuple[Quantized, Report]:
-        method = base.get(rounding.method)
         target = rounding.scheme.target(layer.weight.shape[1])
         key = (rounding.settings, target.span)
         if method.prepare and key not in shared:

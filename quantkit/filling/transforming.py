@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,11 +17,9 @@ from quantkit.calibration.statistics.sums import Statistics
 from quantkit.calibration.walk.block import Block
 from quantkit.families.folds import Fold
 from quantkit.families.names import expert_of
-from quantkit.methods import base
 from quantkit.methods.settings import Run
-from quantkit.methods.transforms.awq import Quantizer, search_scales
+from quantkit.methods.transforms.base import Folded, Transform
 from quantkit.methods.transforms.folding import SiteWeights, as_stored, fold
-from quantkit.methods.transforms.smoothquant import smoothing_scales
 from quantkit.qtypes.schemes.base import ScaleDtype, Scheme
 from quantkit.tensors import F32
 
@@ -29,16 +27,12 @@ WEIGHT, BIAS = ".weight", ".bias"
 
 
 @dataclass(frozen=True)
-class Transform:
-    """Which scales are moved: awq for weights alone, smoothquant for weights and activations, with its `alpha`."""
+class Moves:
+    """Which scales a transform moves, in which folds of the family, and how much of them: the recipe's `alpha`."""
 
-    name: Literal["awq", "smoothquant"]
+    transform: Transform
+    folds: Sequence[Fold] = ()
     alpha: float = 0.5
-
-    @property
-    def clips(self) -> bool:
-        """Whether rounding to nearest may clip weights afterwards."""
-        return self.name == "awq"
 
 
 @dataclass(frozen=True)
@@ -52,9 +46,7 @@ class _Place:
     kept: frozenset[str] = field(default_factory=frozenset)
 
 
-def transform_block(
-    block: Block, schemes: Mapping[str, Scheme], run: Run, transform: Transform, sites: Sequence[Fold]
-) -> dict[str, F32]:
+def transform_block(block: Block, schemes: Mapping[str, Scheme], run: Run, moves: Moves) -> dict[str, F32]:
     """Move scales at all sites of a block whose consumers are to be rounded, and leave the new weights in the block.
 
     `schemes` are by the name of the linear. Returns the changed parameters that are not rounded, in values that their
@@ -62,17 +54,16 @@ def transform_block(
     storing it costs nothing; a producer of that kind with a norm before it needs none of this. Raises
     VerificationError if a fold changes what the block computes.
     """
-    places = list(_places(block, schemes, sites))
-    if transform.name == "smoothquant":
-        places = [place for place in places if place.site.norm]
+    transform = moves.transform
+    places = [p for p in _places(block, schemes, moves.folds) if p.site.norm or not transform.norms]
     if not places:
         return {}
     consumers = [name for place in places for name in place.consumers if name in block.linears]
-    statistics = block.statistics(consumers, hessian=transform.name == "awq")
+    statistics = block.statistics(consumers, hessian=transform.needs_hessian)
     changed: dict[str, F32] = {}
     for place in places:
         before = _weights(block, place)
-        after = _folded(block, place, before, _scales(before, schemes, run, transform, statistics))
+        after = _folded(block, place, before, _scales(before, schemes, run, moves, statistics))
         new = {place.producer: after.producer, **after.consumers}
         if place.bias and after.bias is not None:
             new[place.bias] = after.bias
@@ -131,20 +122,15 @@ def _weights(block: Block, place: _Place) -> SiteWeights:
     )
 
 
-def _scales(
-    weights: SiteWeights, schemes: Mapping[str, Scheme], run: Run, transform: Transform, statistics: Statistics
-) -> F32:
+def _scales(weights: SiteWeights, schemes: Mapping[str, Scheme], run: Run, moves: Moves, statistics: Statistics) -> F32:
     """The scales of a site; ones where no token reached it."""
-    read = next(name for name in weights.consumers if name in statistics.linears)
-    sums = statistics.total(read)
+    sums = statistics.total(next(name for name in weights.consumers if name in statistics.linears))
     if not sums.tokens:
         return np.ones(weights.channels, np.float32)
-    if transform.name == "smoothquant":
-        return smoothing_scales(weights, sums.peaks.numpy(), transform.alpha)
-    assert sums.gram is not None
     targets = {name: schemes[name].target(weights.cols) for name in weights.consumers if name in schemes}
-    quantizer = Quantizer(base.get("rtn"), targets)
-    return search_scales(weights, sums.mean_magnitude().numpy(), sums.gram.full(), quantizer, run).scale
+    hessian = sums.gram.full() if moves.transform.needs_hessian and sums.gram is not None else None
+    read = Folded(weights, sums.mean_magnitude().numpy(), sums.peaks.numpy(), hessian, targets, moves.alpha)
+    return moves.transform.scales(read, run)
 
 
 def _folded(block: Block, place: _Place, weights: SiteWeights, scale: F32) -> SiteWeights:

@@ -7,28 +7,23 @@ serves every quantization type and every scheme.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quantkit.errors import InputError, NonFiniteError, UnsupportedError, did_you_mean
+from quantkit.discovery import defined, require_known
+from quantkit.errors import InputError, NonFiniteError
+from quantkit.methods import method_names
 from quantkit.methods.settings import Run, Settings
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,8 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Method:
-    """How codes are chosen. `needs_hessian` says whether it works without one.
+    """How codes are chosen. `needs_hessian` says whether it works without one; `encodes` that it rounds as the target's
+    own encoder does, whose bytes files then hold. Both are written as plain words in METHOD: plans read them there.
 
     quantize(layer, target, settings, run) -> Rounded. prepare(layer, target, settings, run) -> what depends on the
     layer's Hessian and the target's span alone, for the `prepared` of this layer and others with the same inputs,
@@ -119,6 +115,7 @@ class Method:
     quantize: Callable[[Layer, Target, Settings, Run], Rounded]
     needs_hessian: bool = False
     prepare: Callable[[Layer, Target, Settings, Run], Prepared] | None = None
+    encodes: bool = False
 
 
 def require_weight(layer: Layer, target: Target) -> None:
@@ -146,26 +143,12 @@ def naming(tensor: str) -> Iterator[None]:
 
 
 @cache
-def names() -> tuple[str, ...]:
-    """Names of all methods, in alphabetical order: the modules of this package that define METHOD."""
-    package = importlib.import_module("quantkit.methods")
-    modules = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg and m.name != "base"]
-    return tuple(sorted(name for name in modules if hasattr(_module(name), "METHOD")))
-
-
-@cache
 def get(name: str) -> Method:
     """The method called `name`. Raises UnsupportedError with the nearest name."""
-    if name not in names():
-        message = f'unknown method "{name}"{did_you_mean(name, names())}'
-        raise UnsupportedError(message, hint=f"known methods: {', '.join(names())}", key=name)
-    method = _module(name).METHOD
+    require_known("method", name, method_names())
+    method = defined("quantkit.methods", name, "METHOD")
     assert isinstance(method, Method)
     return method
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"quantkit.methods.{name}")
 
 
 @dataclass(frozen=True)

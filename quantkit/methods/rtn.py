@@ -22,4 +22,4 @@ def quantize(layer: Layer, target: Target, settings: Settings, run: Run) -> Roun
     return Rounded(codes, grid, report=Report())
 
 
-METHOD = Method("rtn", quantize)
+METHOD = Method("rtn", quantize, encodes=True)

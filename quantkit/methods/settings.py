@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
-import torch
-
 Item = TypeVar("Item")
 
 Result = TypeVar("Result")
@@ -34,6 +32,8 @@ def in_turn(function: Callable[[Item], Result], items: Iterable[Item], /) -> lis
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """Torch of the calling thread on one thread: what a matrix product gives depends on how many there are."""
+    import torch  # whoever only asks for a setting does without
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 from quantkit.consumers import CONSUMERS
 from quantkit.families.known import known_families
 from quantkit.formats.containers import table
+from quantkit.methods import method_names, needs_hessian
+from quantkit.methods.transforms import transform_names
 from quantkit.qtypes import base
 from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe, recipe_names
-from quantkit.recipes.servers import MethodName, TransformName
-
-METHODS = (*get_args(MethodName), *get_args(TransformName))
 
 
 def schemes() -> dict[str, Any]:
     """Everything quantkit can be asked for, as plain data."""
     return {
         "types": [_type(base.get(name)) for name in base.names()],
-        "methods": list(METHODS),
+        "methods": [*sorted(method_names(), key=needs_hessian), *transform_names()],
         "containers": ["gguf", *table.names()],
         "recipes": list(recipe_names()),
         "families": [{"name": f.name, "gguf": f.gguf, "architectures": list(f.hf)} for f in known_families()],

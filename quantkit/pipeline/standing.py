@@ -143,7 +143,7 @@ def _wrong_tensor(plan: ServerPlan, checkpoint: Checkpoint, paths: Sequence[Path
                 return tensor.name
     groups = siblings(plan.modules)
     for group in groups[:: max(len(groups) // SAMPLED_LAYERS, 1)]:
-        for planned, quantized in zip(group, rounded(checkpoint, group), strict=True):
+        for planned, quantized in zip(group, rounded(checkpoint, group, plan.method), strict=True):
             for made in planned.layout.pack(planned.name, quantized):
                 if not _equal(stored[made.entry.name], made):
                     return planned.name

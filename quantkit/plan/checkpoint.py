@@ -21,6 +21,7 @@ from quantkit.formats.containers.table import layout_of, writing
 from quantkit.formats.containers.weights import Weights
 from quantkit.formats.safetensors.writer import INDEX, Shard, index_json, split_shards
 from quantkit.jsontext import dump_json, utf8
+from quantkit.methods.transforms import only_into_norms
 from quantkit.patterns import PatternError, require_work
 from quantkit.plan.base import PlannedFile, PlannedModule, ServerTensor
 from quantkit.plan.carried import CONFIG, carried_files
@@ -175,8 +176,8 @@ def _require_plain(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], al
 def _require_folds(family: str, transform: str) -> None:
     """Raise UnsupportedError where a transform would find no scales that it can move."""
     folds = folds_of(family)
-    if transform == "smoothquant" and not any(fold.norm for fold in folds):
-        what = f'smoothquant moves scales into norms, and in family "{family}" no layer reads what a norm gives'
+    if only_into_norms(transform) and not any(fold.norm for fold in folds):
+        what = f'{transform} moves scales into norms, and in family "{family}" no layer reads what a norm gives'
         raise UnsupportedError(what, key="method.transform", hint='use the transform "awq", or none')
 
 

@@ -6,21 +6,20 @@ only through its `Grid` (`fit`, round to codes, `pack`), so that one method serv
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantkit.discovery import defined, modules, require_known
 from quantkit.errors import UnsupportedError
 from quantkit.tensors import F32, U8
 
 Codes = NDArray[np.int16]
+TOOLS = frozenset({"base", "floats", "kept", "target"})
 
 
 @dataclass(frozen=True)
@@ -131,25 +130,15 @@ def as_blocks(w: F32, block: int) -> F32:
     return blocks
 
 
-@cache
 def names() -> tuple[str, ...]:
-    """Names of all types, in alphabetical order.
-
-    A module of this package is a type if its name has a digit, as in q4_k, bf16 or nf4: the tools that types share
-    have names without one.
-    """
-    package = importlib.import_module("quantkit.qtypes")
-    modules = [m.name for m in pkgutil.iter_modules(package.__path__)]
-    return tuple(sorted(m for m in modules if any(letter.isdigit() for letter in m)))
+    """Names of all types, in alphabetical order: the modules of this package, but for the tools that they share."""
+    return modules("quantkit.qtypes", TOOLS)
 
 
 @cache
 def get(name: str) -> QuantType:
     """The type called `name`. Raises UnsupportedError with the nearest name."""
-    if name not in names():
-        near = get_close_matches(name, names(), 1)
-        hint = f'did you mean "{near[0]}"?' if near else f"known types: {', '.join(names())}"
-        raise UnsupportedError(f'unknown quantization type "{name}"', hint=hint, key=name)
-    qtype = importlib.import_module(f"quantkit.qtypes.{name}").TYPE
+    require_known("quantization type", name, names())
+    qtype = defined("quantkit.qtypes", name, "TYPE")
     assert isinstance(qtype, QuantType)
     return qtype

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
+from quantkit.methods import encodes, method_names
+
 MOST = 1e300
 
 
@@ -47,7 +49,8 @@ def gain(layers: Sequence[Mapping[str, Any]]) -> Gain | None:
 
 def _losses(facts: Mapping[str, Any]) -> tuple[float, float]:
     """The loss of a layer and that of rounding it; zeros where they are not known."""
-    if not isinstance(facts, Mapping) or facts.get("method") != "gptq":
+    name = facts.get("method") if isinstance(facts, Mapping) else None
+    if not isinstance(name, str) or name not in method_names() or encodes(name):
         return 0.0, 0.0
     loss, rounding = _number(facts.get("loss")), _number(facts.get("rounding_loss"))
     return loss, rounding

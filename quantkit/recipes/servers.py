@@ -16,6 +16,8 @@ from quantkit.families.linears import LINEAR, LinearModule
 from quantkit.families.roles import Role
 from quantkit.formats.containers import table as containers
 from quantkit.formats.containers.weights import Granularity, Weights, WeightType
+from quantkit.methods import method_names, needs_hessian
+from quantkit.methods.transforms import transform_names
 from quantkit.patterns import compile_glob
 from quantkit.qtypes.schemes.base import Activations
 from quantkit.qtypes.schemes.integers import Symmetry
@@ -23,8 +25,6 @@ from quantkit.recipes.rules import LAYER_SELECTORS, Keep, Layers, OnFallback, is
 from quantkit.recipes.table import Table
 from quantkit.untrusted import shown
 
-MethodName = Literal["rtn", "gptq"]
-TransformName = Literal["awq", "smoothquant"]
 OrderName = Literal["storage", "within", "activation", "permuted"]
 
 MAX_GROUP = 1 << 20
@@ -43,8 +43,8 @@ RULE_KEYS = ("roles", "names", "layers", "keep", "weights", "why")
 class MethodChoice:
     """How values are chosen. None leaves a setting to the method; `alpha` is smoothquant's."""
 
-    name: MethodName = "rtn"
-    transform: TransformName | None = None
+    name: str = "rtn"
+    transform: str | None = None
     alpha: float = 0.5
     damping: float | None = None
     order: OrderName | None = None
@@ -101,7 +101,7 @@ class ServerRecipe:
         """Whether there must be text: for a Hessian, for scales that are moved, or for static scales."""
         weights = (self.weights, *(rule.weights for rule in self.rules if rule.weights))
         static = any(one.activations == "static" for one in weights)
-        return self.method.name != "rtn" or self.method.transform is not None or static or self.kv_cache
+        return needs_hessian(self.method.name) or self.method.transform is not None or static or self.kv_cache
 
 
 def override_server(
@@ -124,13 +124,12 @@ def override_server(
             raise UsageError(f'--keep "{one}": checkpoints for servers keep layers only as floats', hint=hint)
     if method is None:
         return replace(recipe, keep=recipe.keep + kept)
-    if method not in get_args(MethodName):
-        known = get_args(MethodName)
+    known = method_names()
+    if method not in known:
         raise UsageError(
             f'--method: unknown "{shown(method)}"{did_you_mean(method, known)}', hint=f"known: {', '.join(known)}"
         )
-    name: MethodName = "gptq" if method == "gptq" else "rtn"
-    chosen = replace(recipe.method, name=name)
+    chosen = replace(recipe.method, name=method)
     changed = {} if chosen == recipe.method else {"method": method}
     return replace(recipe, keep=recipe.keep + kept, method=chosen, overrides={**recipe.overrides, **changed})
 
@@ -194,10 +193,9 @@ def _fallback(table: Table) -> tuple[int, ...] | None:
 
 def _method(table: Table) -> MethodChoice:
     table.only(*METHOD_KEYS)
-    name = table.one_of("name", get_args(MethodName)) or "rtn"
     found: dict[str, object] = {
-        "name": name,
-        "transform": table.one_of("transform", get_args(TransformName)),
+        "name": table.one_of("name", method_names()),
+        "transform": table.one_of("transform", transform_names()),
         "alpha": table.number("alpha"),
         "damping": table.number("damping"),
         "order": table.one_of("order", get_args(OrderName)),

@@ -10,10 +10,12 @@ from quantkit.families.linears import LINEAR
 from quantkit.families.roles import Role
 from quantkit.formats.containers import table
 from quantkit.formats.containers.weights import Granularity, WeightType
+from quantkit.methods import method_names
+from quantkit.methods.transforms import transform_names
 from quantkit.qtypes import base
 from quantkit.qtypes.schemes.base import Activations as InputActivations
 from quantkit.qtypes.schemes.integers import Symmetry
-from quantkit.recipes.servers import MethodName, OrderName, TransformName
+from quantkit.recipes.servers import OrderName
 
 
 def _one_of(words: tuple[str, ...]) -> Any:
@@ -26,6 +28,8 @@ LinearRoles = list[_one_of(tuple(sorted(role.value for role in LINEAR)))]  # typ
 Layers = Annotated[str, Meta(pattern="^(more_bits|first_eighth|first_sixteenth|first:[0-9]{1,6})$")]
 Title = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Container = _one_of(tuple(table.names()))
+MethodName = _one_of(method_names())
+TransformName = _one_of(transform_names())
 OnFallback = Literal["report", "error"]
 
 
@@ -91,8 +95,8 @@ class Weights(TypedDict, total=False):
 class Method(TypedDict, total=False):
     """How values are chosen."""
 
-    name: MethodName
-    transform: TransformName
+    name: MethodName  # type: ignore[valid-type]
+    transform: TransformName  # type: ignore[valid-type]
     alpha: float
     damping: float
     order: OrderName

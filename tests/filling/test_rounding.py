@@ -18,15 +18,16 @@ from quantkit.calibration.walk.walk import BlockView, How, walk_blocks
 from quantkit.errors import InputError
 from quantkit.families.known import folds_of
 from quantkit.filling.rounding import BlockRounded, Rounding, round_block
-from quantkit.filling.transforming import Transform, transform_block
+from quantkit.filling.transforming import Moves, transform_block
 from quantkit.methods import base
 from quantkit.methods.base import Layer, Seen
 from quantkit.methods.settings import DEFAULTS, Order, Settings, in_turn
+from quantkit.methods.transforms import base as transforms
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import Float8
 
-AWQ, SMOOTH = Transform("awq"), Transform("smoothquant")
+AWQ, SMOOTH = transforms.get("awq"), transforms.get("smoothquant")
 W4, W3 = Integers(4, 32), Integers(3, 32)
 ROUTER = ".mlp.gate.weight"
 
@@ -79,7 +80,7 @@ def test_any_number_of_threads_gives_the_same_bits(transform, mixture: Path) -> 
         (TINY, "llama", windows(2048, count=4, seqlen=100)),
         (mixture, "qwen3_moe", windows(400, count=4, seqlen=100)),
     ):
-        options = {"transform": transform, "sites": folds_of(family)}
+        options = {"moves": transform and Moves(transform, folds_of(family))}
         alone = rounded(folder, samples, everything(), 1, **options)
         assert same(alone, rounded(folder, samples, everything(), 2, **options))
         assert same(alone, rounded(folder, samples, everything(), 1, **options)), "and so does another run"
@@ -96,9 +97,9 @@ def test_outputs_kept_from_run_to_run_are_those_of_new_runs(name: str, tmp_path:
 @pytest.mark.parametrize("method", ["gptq", pytest.param("rtn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scheme", [Integers(4, 128), Integers(3, 32), Integers(4, 32, "asymmetric")], ids=str)
 def test_no_layer_loses_more_than_by_rounding_to_nearest(method: str, scheme: Integers) -> None:
-    transform = AWQ if method == "rtn" else None
+    moves = Moves(AWQ, folds_of("llama")) if method == "rtn" else None
     samples = windows(2048, count=4, seqlen=128)
-    for block in rounded(TINY, samples, everything(scheme, method), transform=transform, sites=folds_of("llama")):
+    for block in rounded(TINY, samples, everything(scheme, method), moves=moves):
         assert len(block.linears) == 7
         for name, linear in block.linears.items():
             assert linear.report.loss <= linear.report.rounding_loss, name
@@ -155,7 +156,7 @@ def test_transforms_change_weights_and_not_what_the_model_says(name: str, transf
         if block.is_head:
             return {}
         schemes = {n: r.scheme for n, r in everything()(block).items()}
-        changed = transform_block(block, schemes, block.run, transform, folds_of(FAMILY[name]))
+        changed = transform_block(block, schemes, block.run, Moves(transform, folds_of(FAMILY[name])))
         for parameter, values in changed.items():
             stored = torch.from_numpy(values)
             assert torch.equal(stored.bfloat16().float(), stored), parameter  # as the checkpoint will hold it
@@ -173,7 +174,7 @@ def test_smoothquant_evens_out_what_activations_and_weights_reach() -> None:
     def visit(index: int, block: BlockView) -> Mapping[str, torch.Tensor]:
         if not block.is_head:
             schemes = dict.fromkeys(block.linears, Integers(8))
-            transform_block(block, schemes, block.run, SMOOTH, folds_of("llama"))
+            transform_block(block, schemes, block.run, Moves(SMOOTH, folds_of("llama")))
             name = next(n for n in block.linears if "gate_proj" in n)
             peaks = block.statistics([name]).total(name).peaks.numpy()
             largest = np.max(
@@ -218,7 +219,7 @@ def test_layers_outside_the_plan_stay_as_they_are() -> None:
     def plan(block: BlockView) -> Mapping[str, Rounding]:
         return {name: one for name, one in everything()(block).items() if "down_proj" in name}
 
-    for block in rounded(TINY, windows(2048, count=1, seqlen=64), plan, transform=AWQ, sites=folds_of("llama")):
+    for block in rounded(TINY, windows(2048, count=1, seqlen=64), plan, moves=Moves(AWQ, folds_of("llama"))):
         assert [name.split(".")[-2] for name in block.linears] == ["down_proj"]
         assert [name.split(".")[-2] for name in block.changed] == ["up_proj"]
 

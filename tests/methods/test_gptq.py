@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantkit.errors import InputError, NonFiniteError, NumericError, UnsupportedError
-from quantkit.methods import base
+from quantkit.methods import base, method_names
 from quantkit.methods.base import Layer
 from quantkit.methods.settings import DEFAULTS, Order, Settings, in_turn
 from quantkit.qtypes import base as qtypes
@@ -56,7 +56,7 @@ def published(
 
 
 def test_methods_are_found_by_file_name():
-    assert {"gptq", "rtn"} <= set(base.names())
+    assert {"gptq", "rtn"} <= set(method_names())
     with pytest.raises(UnsupportedError, match='did you mean "gptq"'):
         base.get("gptqq")
 

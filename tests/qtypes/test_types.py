@@ -73,9 +73,9 @@ def test_the_registry_finds_types_and_no_tools():
 
 
 def test_an_unknown_type_suggests_the_nearest():
-    with pytest.raises(UnsupportedError, match='"q8-0"') as caught:
+    with pytest.raises(UnsupportedError, match='"q8-0"; did you mean "q8_0"') as caught:
         base.get("q8-0")
-    assert caught.value.hint == 'did you mean "q8_0"?'
+    assert "q8_0" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("name", NAMES)

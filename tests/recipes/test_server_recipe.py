@@ -9,7 +9,7 @@ import pytest
 from quantkit.errors import RecipeError, UnsupportedError, UsageError
 from quantkit.families.roles import Role
 from quantkit.formats.containers.table import layout_of, names, writing
-from quantkit.methods import base as methods
+from quantkit.methods import method_names
 from quantkit.methods.settings import DEFAULTS
 from quantkit.plan.checkpoint import DAMPING
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
@@ -34,7 +34,7 @@ def test_shipped_recipes_have_layouts(name: str) -> None:
     layout = layout_of(found.container, found.weights, "BF16")
     assert layout.traits.word.replace("-", "").isalnum()
     assert found.summary
-    assert found.method.name in methods.names()
+    assert found.method.name in method_names()
 
 
 def test_short_types_tell_shipped_recipes_apart() -> None:

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantkit.methods import base
 from quantkit.methods.base import Layer, Method
 from quantkit.methods.columns.grids import lookup
 from quantkit.methods.columns.pieces import pieces, round_nearest
 from quantkit.methods.settings import Run, Settings
+from quantkit.methods.transforms.base import Folded, Transform
 from quantkit.methods.transforms.folding import F64, SiteWeights, per_channel
 from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
@@ -50,6 +52,13 @@ class Scaling:
     before: float
     ratio: float | None = None
     duo: bool = False
+
+
+def scales(folded: Folded, run: Run) -> F32:
+    """The scales of least loss where consumers are rounded to nearest."""
+    assert folded.hessian is not None, folded.weights.site
+    quantizer = Quantizer(base.get("rtn"), folded.targets)
+    return search_scales(folded.weights, folded.magnitudes, folded.hessian, quantizer, run).scale
 
 
 def search_scales(weights: SiteWeights, magnitudes: F64, hessian: Tensor, quantizer: Quantizer, run: Run) -> Scaling:
@@ -139,3 +148,6 @@ def _loss(weights: SiteWeights, scale: F32, hessian: Tensor, quantizer: Quantize
         error = torch.from_numpy(found.values() - rows).to(hessian.device, hessian.dtype)
         total += run(lambda e: float(((e @ scaled) * e).sum(dtype=torch.float64)), [error])[0]
     return total
+
+
+TRANSFORM = Transform("awq", scales, needs_hessian=True, clips=True)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from quantkit.methods.settings import Run
+from quantkit.methods.transforms.base import Folded, Transform
 from quantkit.methods.transforms.folding import SiteWeights
 from quantkit.tensors import F32
 
 FLOOR = 1e-5  # smallest magnitude that counts, as in the reference implementation
+
+
+def scales(folded: Folded, run: Run) -> F32:
+    """The scales for the recipe's alpha."""
+    return smoothing_scales(folded.weights, folded.peaks, folded.alpha)
 
 
 def smoothing_scales(weights: SiteWeights, peaks: F32, alpha: float = 0.5) -> F32:
@@ -22,3 +29,6 @@ def smoothing_scales(weights: SiteWeights, peaks: F32, alpha: float = 0.5) -> F3
     np.maximum.at(x, channel, peaks.astype(np.float64))
     np.maximum.at(w, channel, largest.astype(np.float64))
     return np.maximum(x**alpha / w ** (1 - alpha), FLOOR).astype(np.float32)
+
+
+TRANSFORM = Transform("smoothquant", scales, norms=True)
