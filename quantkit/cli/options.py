@@ -101,8 +101,8 @@ class Want:
         str | None,
         typer.Option(
             "--method",
-            metavar="rtn|gptq",
-            help="How values are chosen, instead of the recipe's.",
+            metavar="NAME",
+            help="How values are chosen, instead of the recipe's: rtn, gptq (see schemes).",
             rich_help_panel=CHECKPOINTS,
         ),
     ] = None
