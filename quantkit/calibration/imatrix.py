@@ -50,10 +50,11 @@ def _linears(tensor: ModelTensor, by_tensor: dict[str, list[tuple[Rows, str]]]) 
     """The linears whose rows a target tensor is made of, in the order of its rows."""
     found: dict[str, None] = {}
     for part in tensor.parts:
-        if not isinstance(part, Rows):
+        source = part.source
+        if source is None:
             return ()
-        for rows, name in by_tensor.get(part.tensor, ()):
-            if rows.start <= part.start and part.stop <= rows.stop:
+        for rows, name in by_tensor.get(source.tensor, ()):
+            if rows.start <= source.start and source.stop <= rows.stop:
                 found[name] = None
     return tuple(found)
 

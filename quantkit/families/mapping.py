@@ -218,7 +218,7 @@ def _check_found(row: Row, layer: int | None, pieces: list[Piece]) -> None:
     given = {piece.index for piece in pieces}
     first = pieces[0].placement
     rows = prod(first.shape[:-1]) if len(first.shape) > 1 else first.shape[0]
-    have = sum(part.stop - part.start for piece in pieces for part in piece.placement.parts)
+    have = sum(part.rows for piece in pieces for part in piece.placement.parts)
     if have != rows:
         index = next(number for number in range(len(given) + 1) if number not in given)
         name = _filled(row.t.source, [str(layer), str(index)])

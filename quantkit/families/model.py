@@ -6,14 +6,14 @@ Nothing here has read a weight.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from quantkit.families.roles import Role
 from quantkit.metadata import KeyValue
-from quantkit.tensors import F32
+from quantkit.tensors import F32, TensorRef
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,22 @@ class Rows:
     start: int
     stop: int
 
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def source(self) -> Rows:
+        """The rows of a source tensor that this part is, as they are stored; None for rows that are made."""
+        return self
+
+    def read(self, ref: Callable[[str], TensorRef], start: int, stop: int) -> F32:
+        """Rows [start, stop) of this part, float32 (stop - start, cols); `ref` opens a source tensor by name.
+
+        Raises InputError when the source is shorter than its header said.
+        """
+        return ref(self.tensor).read(self.start + start, self.start + stop)
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -32,8 +48,19 @@ class Constant:
     data: tuple[float, ...]
     cols: int = 1
 
+    @property
+    def rows(self) -> int:
+        return len(self.data) // self.cols
+
+    @property
+    def source(self) -> None:
+        return None
+
     def values(self) -> F32:
         return np.array(self.data, dtype=np.float32).reshape(-1, self.cols)
+
+    def read(self, ref: Callable[[str], TensorRef], start: int, stop: int) -> F32:
+        return self.values()[start:stop]
 
 
 Part = Rows | Constant

@@ -50,8 +50,8 @@ def judging(
     """
     found = {tensor.name: tensor for tensor in tensors}
     head = found.get("output.weight", found["token_embd.weight"])
-    source = head.parts[0]
-    assert isinstance(source, Rows) and len(head.parts) == 1 and head.row_order is None, head.name
+    source = head.parts[0].source
+    assert source is not None and len(head.parts) == 1 and head.row_order is None, head.name
     ids = [_token(vocabulary, label) for label in LABELS]
     rows = tuple(Rows(source.tensor, source.start + i, source.start + i + 1) for i in ids)
     output = ModelTensor("cls.output.weight", Role.OTHER, (len(rows), head.shape[-1]), rows)

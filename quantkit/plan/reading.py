@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from quantkit.errors import NonFiniteError
-from quantkit.families.model import Constant, ModelTensor
+from quantkit.families.model import ModelTensor
 from quantkit.plan.base import PlannedModule
 from quantkit.qtypes.floats import first_nonfinite
 from quantkit.source import Checkpoint
@@ -57,15 +57,10 @@ def read_slab(checkpoint: Checkpoint, tensor: ModelTensor, start: int, stop: int
     pieces: list[F32] = []
     first = 0
     for part in tensor.parts:
-        count = len(part.data) // part.cols if isinstance(part, Constant) else part.stop - part.start
-        low, high = max(start, first), min(stop, first + count)
+        low, high = max(start, first), min(stop, first + part.rows)
         if low < high:
-            if isinstance(part, Constant):
-                pieces.append(part.values()[low - first : high - first])
-            else:
-                offset = part.start - first
-                pieces.append(checkpoint.ref(part.tensor).read(low + offset, high + offset))
-        first += count
+            pieces.append(part.read(checkpoint.ref, low - first, high - first))
+        first += part.rows
     slab = pieces[0] if len(pieces) == 1 else np.concatenate([p.reshape(-1, cols) for p in pieces])
     slab = slab.reshape(stop - start, cols)
     return slab + np.float32(tensor.add) if tensor.add else slab

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import VerificationError
-from quantkit.families.model import Constant, Model, ModelTensor, Rows
+from quantkit.families.model import Model, ModelTensor
 from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
@@ -118,10 +118,10 @@ class DecodedCheckpoint:
         for target in self.model.tensors:
             first = 0
             for part in target.parts:
-                if isinstance(part, Rows):
-                    piece = Piece(part.start, part.stop, target, first)
-                    found[part.tensor] = (*found.get(part.tensor, ()), piece)
-                first += len(part.data) // part.cols if isinstance(part, Constant) else part.stop - part.start
+                if source := part.source:
+                    piece = Piece(source.start, source.stop, target, first)
+                    found[source.tensor] = (*found.get(source.tensor, ()), piece)
+                first += part.rows
         return found
 
     @cached_property
