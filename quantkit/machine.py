@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+LIMITS = ("memory.max", "memory.limit_in_bytes")
+
 
 def core_count() -> int:
     """Cores that this process may use: those it is bound to where the system says so, else all of the machine."""
@@ -16,16 +19,29 @@ def core_count() -> int:
 
 
 def memory_limit_bytes() -> int:
-    """Memory this process may use: the machine's, or the control group's if that is smaller."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(name).read_text().strip()
-        except OSError:
+    """Memory this process may use: the machine's, or that of its control group or one around it if that is smaller."""
+    said = [_read(folder / name).strip() for folder in _control_groups() for name in LIMITS]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *(int(text) for text in said if text.isdigit())])
+
+
+def _control_groups() -> Iterator[Path]:
+    """The folders of this process's control groups and of all around them, of both versions (man 7 cgroups)."""
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
             continue
-        if text.isdigit():
-            total = min(total, int(text))
-    return total
+        root = CONTROL_GROUPS / ("memory" if controllers else "")
+        group = root / path.lstrip("/")
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
+    yield from (CONTROL_GROUPS, CONTROL_GROUPS / "memory")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 @contextmanager

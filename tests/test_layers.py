@@ -153,7 +153,7 @@ def test_libraries_stay_where_they_belong(source: Source) -> None:
         assert allowed is None or source.part in allowed or source.name in allowed, f"{source.name}:{line}: {name}"
 
 
-@pytest.mark.parametrize("module", ["quantkit", "quantkit.cli.main", "quantkit.storage"])
+@pytest.mark.parametrize("module", ["quantkit", "quantkit.cli.main", "quantkit.storage", "quantkit.methods.settings"])
 def test_heavy_libraries_load_when_needed(module: str) -> None:
     heavy = [
         "torch",

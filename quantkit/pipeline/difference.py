@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from quantkit import qtypes
 from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.checkpoint import AnyPlan
-from quantkit.plan.gguf import NUMERICS
 from quantkit.report.manifest import Manifest
 from quantkit.untrusted import shown
 from quantkit.version import __version__
@@ -39,7 +39,7 @@ def _known(older: Manifest, plan: AnyPlan, prepared: Prepared) -> Iterator[str]:
         yield f"{len(older.artifact)} files there, {len(plan.files)} now"
     tool = older.facts.get("tool")
     numerics, version = (tool.get("numerics"), tool.get("version")) if isinstance(tool, dict) else (None, None)
-    if numerics != NUMERICS:
+    if numerics != qtypes.NUMERICS:
         yield f"written by quantkit {shown(str(version))}, which computed otherwise than {__version__}"
 
 

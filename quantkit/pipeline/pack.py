@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from quantkit import qtypes
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore
 from quantkit.jsontext import canonical_json, dump_json
@@ -31,7 +32,6 @@ from quantkit.pipeline.places import (
 from quantkit.plan.checkpoint import AnyPlan, ServerPlan
 from quantkit.plan.gguf import Plan
 from quantkit.plan.sizes import size_report
-from quantkit.qtypes import NUMERICS
 from quantkit.quality.checks.base import Verification, check_part
 from quantkit.report.manifest import (
     MAX_MANIFEST_BYTES,
@@ -173,7 +173,7 @@ def draft_manifest(plan: AnyPlan, facts: Mapping[str, Any]) -> Manifest:
         tensors=_server_records(plan) if isinstance(plan, ServerPlan) else _gguf_records(plan),
         tokenizer_sha256=None if isinstance(plan, ServerPlan) else plan.model.tokenizer_sha256,
         facts={
-            "tool": {"name": "quantkit", "version": __version__, "numerics": NUMERICS},
+            "tool": {"name": "quantkit", "version": __version__, "numerics": qtypes.NUMERICS},
             "model": _model_facts(plan),
             "size": size_report(plan).as_json(),
             "checks": facts["checks"],

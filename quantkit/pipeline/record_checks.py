@@ -15,12 +15,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from quantkit import qtypes
 from quantkit.families.model import Model
 from quantkit.formats.gguf.types import GGUFFile
 from quantkit.jsontext import utf8
 from quantkit.machine import worker_pool
 from quantkit.pipeline.places import is_behind_link, strangers
-from quantkit.plan.gguf import NUMERICS, Placed, digest_of
+from quantkit.plan.gguf import Placed, digest_of
 from quantkit.quality.checks.base import Check
 from quantkit.report.manifest import Manifest
 from quantkit.source import Checkpoint
@@ -226,7 +227,7 @@ def check_making(
         return wrong, False
     if manifest.tokenizer_sha256 != model.tokenizer_sha256 and manifest.source.get("kind") == source.kind:
         return "the manifest's tokenizer_sha256 is not that of the source's tokenizer", False
-    if (tool["version"], tool["numerics"]) != (__version__, NUMERICS):
+    if (tool["version"], tool["numerics"]) != (__version__, qtypes.NUMERICS):
         return None, False
     placed = [Placed(t.name, t.qtype, number, t.offset) for number, file in enumerate(files) for t in file.tensors]
     headers = [(file.nbytes, _header_sha256(file)) for file in files]

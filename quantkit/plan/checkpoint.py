@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.known import folds_of
 from quantkit.families.linears import LinearModule, Outline, outline
@@ -21,12 +22,13 @@ from quantkit.formats.containers.table import layout_of, writing
 from quantkit.formats.containers.weights import Weights
 from quantkit.formats.safetensors.writer import INDEX, Shard, index_json, split_shards
 from quantkit.jsontext import dump_json, utf8
+from quantkit.methods.settings import DEFAULTS
 from quantkit.methods.transforms import only_into_norms
 from quantkit.patterns import PatternError, require_work
 from quantkit.plan.base import PlannedFile, PlannedModule, ServerTensor
 from quantkit.plan.carried import CONFIG, carried_files
 from quantkit.plan.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
-from quantkit.plan.gguf import ENOUGH_BITS, NUMERICS, Plan, eight_bit_warnings
+from quantkit.plan.gguf import ENOUGH_BITS, Plan, eight_bit_warnings
 from quantkit.plan.groups import fitting
 from quantkit.plan.notes import note_dtypes, note_low_bits, notes
 from quantkit.recipes.servers import MethodChoice, ServerRecipe, kept_by
@@ -37,8 +39,6 @@ from quantkit.version import __version__
 
 PLAIN = "plain"  # the container that holds nothing rounded
 DEFAULT_SHARD_BYTES = 5_000_000_000
-
-DAMPING = 0.03  # where a recipe says none: methods.base.Settings, which needs torch
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def plan_server(
     core = _core(recipe, tuple(modules.values()), calibration)
     making = {"quantkit.recipe": utf8(recipe.label).decode(), "quantkit.plan": core}
     shards = split_shards([draft.entry for draft in drafts], options.shard_bytes, making)
-    damping = recipe.method.damping or DAMPING
+    damping = recipe.method.damping or DEFAULTS.damping
     written = replace(_written(modules, plain, recipe), beside=found.beside, damping=damping, tensorrt=options.tensorrt)
     files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
              *_side_files(checkpoint, named_in(checkpoint.config, dtype), shards, written, container))  # fmt: skip
@@ -313,7 +313,7 @@ def _json(body: Mapping[str, Any]) -> bytes:
 def _core(recipe: ServerRecipe, modules: Sequence[PlannedModule], calibration: str) -> str:
     """SHA-256 of a canonical text of everything that decides the tensors."""
     body = {
-        "numerics": NUMERICS,
+        "numerics": qtypes.NUMERICS,
         "container": recipe.container,
         "modules": [(p.name, p.module.source.tensor, p.module.source.start, repr(p.layout)) for p in modules],
         "method": asdict(recipe.method),

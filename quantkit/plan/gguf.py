@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.model import Constant, Model, ModelTensor, Rows
 from quantkit.families.roles import Role
@@ -25,9 +26,6 @@ from quantkit.source import Checkpoint
 from quantkit.tensors import F32, TensorInfo
 from quantkit.untrusted import listed
 from quantkit.version import __version__
-
-# Part of the digest: raised whenever an encoder or a layout writes other bytes for the same plan.
-NUMERICS = 1
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the layout of the blocks, not of the file
 LOW_BITS_PER_WEIGHT = 3.0
@@ -362,7 +360,7 @@ def digest_of(
 def _digest(tensors: Sequence[PlannedTensor], headers: Sequence[tuple[int, str]], importance: Mapping[str, F32]) -> str:
     """SHA-256 of a canonical text of everything that decides the output bytes."""
     body = {
-        "numerics": NUMERICS,
+        "numerics": qtypes.NUMERICS,
         "tensors": [
             (t.name, t.qtype, t.copy, t.file, t.offset, t.nbytes, t.tensor.shape, t.tensor.add, *_layout(t.tensor))
             for t in tensors

@@ -10,8 +10,6 @@ from quantkit.errors import RecipeError, UnsupportedError, UsageError
 from quantkit.families.roles import Role
 from quantkit.formats.containers.table import layout_of, names, writing
 from quantkit.methods import method_names
-from quantkit.methods.settings import DEFAULTS
-from quantkit.plan.checkpoint import DAMPING
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
 from quantkit.recipes.servers import MethodChoice, ServerRecipe, Weights, override_server
 
@@ -141,7 +139,3 @@ def test_overrides() -> None:
         override_server(found, method="gtpq")
     with pytest.raises(UsageError, match="only as floats"):
         override_server(found, keep=["mlp=q4_k"])
-
-
-def test_the_damping_that_checkpoints_state_is_the_method_s() -> None:
-    assert DEFAULTS.damping == DAMPING

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import QuantkitError
+from quantkit.errors import QuantkitError, UnsupportedError
 from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.plan.base import PlannedModule
@@ -16,8 +16,10 @@ from quantkit.plan.checkpoint import ServerPlan
 from quantkit.plan.reading import read_weight
 from quantkit.quality.checks.base import WORST_TENSORS, Check, Verification
 from quantkit.quality.feedback import gain
+from quantkit.quality.readers import decoders, open_with_package
 from quantkit.quality.tensor_errors import TensorError, compare, floor_of_bits
 from quantkit.source import Checkpoint
+from quantkit.tensors import F32
 from quantkit.untrusted import open_input
 
 SAMPLED_LAYERS = 24
@@ -56,14 +58,28 @@ def verify_server_parts(
 ) -> Verification:
     """Look at finished files that have no manifest yet: some layers, evenly spread, are decoded and compared.
 
-    `layers` is what their method noted, which is said beside.
+    The safetensors package reads them, and what config.json says of a layer decides how it is decoded. `layers` is
+    what their method noted, which is said beside.
     """
-    tensors = open_parts([path for path in paths if path.suffix == SHARD])
-    missing = [t.name for t in plan.tensors if t.name not in tensors]
-    if missing or len(tensors) != len(plan.tensors):
-        return Verification((Check("structure", False, f"{len(missing)} tensors are missing"),))
-    step = max(len(plan.modules) // SAMPLED_LAYERS, 1)
-    check = check_layers(tensors, checkpoint, plan.modules[::step], moved=bool(plan.method.transform))
+    with open_with_package([path for path in paths if path.suffix == SHARD]) as tensors:
+        promised = {t.name: t.entry for t in plan.tensors}
+        for name in sorted(promised.keys() | tensors.keys()):
+            there = tensors.infos.get(name)
+            found = there and Entry(name, there.dtype, there.shape)
+            if found != promised.get(name):
+                what = f"tensor {name} is {found}, expected {promised.get(name)}"
+                return Verification((Check("structure", False, what),))
+        try:
+            decoded = decoders(paths, tensors)
+        except UnsupportedError as error:
+            return Verification((Check("numbers", None, f"quantkit does not read it back: {error.message}"),))
+        except QuantkitError as error:
+            return Verification((Check("structure", False, error.message),))
+        sampled = plan.modules[:: max(len(plan.modules) // SAMPLED_LAYERS, 1)]
+        silent = next((p.name for p in sampled if p.name not in decoded), None)
+        if silent is not None:
+            return Verification((Check("structure", False, f"no configuration says how {silent} is stored"),))
+        check = check_layers(decoded, checkpoint, sampled, moved=bool(plan.method.transform))
     return Verification((with_gain(check, layers),))
 
 
@@ -76,7 +92,11 @@ def with_gain(check: Check, layers: Sequence[Mapping[str, Any]]) -> Check:
 
 
 def check_layers(
-    tensors: Mapping[str, PackedTensor], checkpoint: Checkpoint, modules: Sequence[PlannedModule], *, moved: bool
+    decoded: Mapping[str, Callable[[], F32]],
+    checkpoint: Checkpoint,
+    modules: Sequence[PlannedModule],
+    *,
+    moved: bool,
 ) -> Check:
     """Decode layers and compare them with the source. A layer fails below the floor of its bits (floor_of_bits).
 
@@ -85,11 +105,11 @@ def check_layers(
     errors: list[TensorError] = []
     for planned in modules:
         try:
-            decoded = planned.layout.unpack(planned.name, tensors).values()
+            values = decoded[planned.name]()
         except QuantkitError as error:
             return Check("numbers", False, f"{planned.name} does not decode: {error.message}")
         if not moved:
-            errors.append(compare(planned.name, planned.layout.traits.word, read_weight(checkpoint, planned), decoded))
+            errors.append(compare(planned.name, planned.layout.traits.word, read_weight(checkpoint, planned), values))
     if moved:
         return Check("numbers", True, f"{len(modules)} layers decode; scales were moved, so they are not compared")
     worst = sorted(errors, key=lambda e: e.snr_db)[:WORST_TENSORS]

@@ -1,0 +1,63 @@
+"""Cores and memory are counted in one place, and where the system says less of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from quantkit import machine
+
+
+def test_cores_are_those_that_the_process_is_bound_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 8}, raising=False)
+    assert machine.core_count() == 3
+
+
+def test_cores_where_the_system_binds_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS; and where even the number of cores is unknown there is one."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert machine.core_count() == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.core_count() == 1
+
+
+MACHINE = 64 << 30
+
+
+@pytest.mark.parametrize(
+    ("groups", "said", "expected"),
+    [
+        ("0::/", {}, MACHINE),
+        ("0::/", {"memory.max": "max"}, MACHINE),
+        ("0::/", {"memory.max": str(4 << 30)}, 4 << 30),
+        ("0::/", {"memory.max": str(1 << 62)}, MACHINE),
+        ("0::/user/job", {"user/job/memory.max": str(2 << 30)}, 2 << 30),
+        ("0::/user/job", {"user/job/memory.max": "max", "user/memory.max": str(3 << 30)}, 3 << 30),
+        ("0::/user/job", {"other/memory.max": str(1 << 30)}, MACHINE),
+        ("3:cpu:/a\n5:memory,hugetlb:/a/b", {"memory/a/b/memory.limit_in_bytes": str(5 << 30)}, 5 << 30),
+        ("3:cpu:/a", {"memory/memory.limit_in_bytes": str(6 << 30)}, 6 << 30),
+        (None, {"memory.max": str(7 << 30)}, 7 << 30),
+    ],
+)
+def test_memory_is_the_least_that_any_control_group_allows(
+    groups: str | None, said: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in said.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    read = machine._read
+    monkeypatch.setattr(machine, "_read", lambda p: (groups or "") if p == Path("/proc/self/cgroup") else read(p))
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": MACHINE // 4096}[name])
+    assert machine.memory_limit_bytes() == expected
+
+
+@pytest.mark.parametrize("module", sorted((Path(machine.__file__).parent).rglob("*.py")), ids=lambda p: p.name)
+def test_nobody_else_counts(module: Path) -> None:
+    text = module.read_text()
+    assert module.name == "machine.py" or not any(
+        w in text for w in ("sched_getaffinity", "cpu_count", "SC_PHYS_PAGES")
+    )
