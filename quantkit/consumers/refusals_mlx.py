@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantkit.consumers.finders import AWQ, MLX, experts, layers, whole
+from quantkit.consumers.finders import AWQ, EXPERTS, MLX, Found, experts, fused, layers, unlike, whole
 from quantkit.consumers.row import Rule
+from quantkit.consumers.subject import Subject
 
 RUN = "run: mlx 0.32.4, mlx-lm 0.32.2 on CPU"
 OWN = "--to mlx-4bit or --to mlx-8bit"
 LOADED = ("mlx", "awq", "plain", "gguf")
 GROUPS = (32, 64, 128)  # of its kernels
+EXPERTS_NEAREST = "--to hf-bf16, or keep experts as they are (--keep experts=bf16)"
+UNSTACKED = frozenset({"Qwen3MoeForCausalLM"})  # others that quantkit reads stack words, scales and biases alike
+
+
+def unstacked(subject: Subject, tp: int) -> Found | None:
+    """An objection to a rounded expert where mlx-lm stacks plain weights only."""
+    return experts(MLX)(subject, tp) if subject.architecture in UNSTACKED else None
+
+
 RULES_OF_MLX = (
     Rule(
         "mlx", "gguf", whole(lambda subject: subject.container == "gguf"), "mlx-lm does not read GGUF files", OWN,
@@ -21,9 +31,18 @@ RULES_OF_MLX = (
         "of quantized checkpoints it loads those of MLX, and AWQ", OWN, RUN,
     ),
     Rule(
-        "mlx", "experts", experts(MLX | AWQ),
-        "it holds all experts of a block in one tensor, and makes that of plain ones only",
-        "--to hf-bf16, or keep experts as they are (--keep experts=bf16)", "read: mlx-lm 0.32.2, models: sanitize",
+        "mlx", "experts", unstacked,
+        "it holds all experts of a block in one tensor, and makes that of plain ones only in {architecture}",
+        EXPERTS_NEAREST, RUN,
+    ),
+    Rule(
+        "mlx", "experts-awq", experts(AWQ),
+        "it holds all experts of a block in one tensor, and does not make that of AWQ", EXPERTS_NEAREST, RUN,
+    ),
+    Rule(
+        "mlx", "experts-unlike", fused(lambda group: unlike(group) if EXPERTS in group[0].name else None),
+        "it holds all experts of a block in one tensor: all of them must be stored alike", "one rule for all experts",
+        "read: mlx-lm 0.32.2, models: sanitize",
     ),
     Rule(
         "mlx", "kv-cache", whole(lambda subject: subject.kv_cache),
@@ -48,6 +67,6 @@ RULES_OF_LM_STUDIO = (
     ),
     *(
         replace(rule, consumer="lmstudio", source=STUDIO)
-        for rule in RULES_OF_MLX if rule.name in ("experts", "kv-cache")
+        for rule in RULES_OF_MLX if rule.name in ("experts", "experts-unlike", "kv-cache")
     ),
 )  # fmt: skip

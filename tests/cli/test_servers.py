@@ -14,6 +14,7 @@ from commands import TINY, quantkit
 from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import select_samples
 from quantkit.calibration.walk.predictions import next_token_logits
+from quantkit.formats.containers.stored import CONFIG_KEYS, declared
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.quality.distributions import divergence, log_softmax
 from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
@@ -75,16 +76,18 @@ def test_carries_everything_over(recipe: str, built: dict[str, Path]) -> None:
         if source.name not in {"config.json", "model.safetensors"}:
             assert (out / source.name).read_bytes() == source.read_bytes(), source.name
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (TINY, out))
-    section = after.pop("quantization_config", None)
+    sections = {key: after.pop(key) for key in CONFIG_KEYS if key in after}
     container = load_recipe(recipe).container
     if container == "plain":
         dtype = {"hf-bf16": "bfloat16", "hf-f16": "float16"}[recipe]
-        assert (section, after) == (
-            None,
+        assert (sections, after) == (
+            {},
             {**before, **{key: dtype for key in ("dtype", "torch_dtype") if key in before}},
         )
     else:
-        assert (section["quant_method"], after) == (container, before)
+        said = declared(sections, {})
+        assert said is not None
+        assert (said["quant_method"], after) == (container, before)
     sums = (out / "SHA256SUMS").read_text().splitlines()
     assert {line.split("  ")[1] for line in sums} == {p.name for p in out.iterdir()} - {"SHA256SUMS"}
     for line in sums:
