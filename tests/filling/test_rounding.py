@@ -137,7 +137,6 @@ FAMILY = {
     "mixtral-4x1M": "mixtral",
     "qwen3-moe": "qwen3_moe",
     "qwen2-moe": "qwen2_moe",
-    "granite": "granite",
     "olmo2": "olmo2",
     "gemma2": "gemma2",
     "phi3": "phi3",
