@@ -233,7 +233,7 @@ def documented_keys(title: str) -> set[tuple[str, str]]:
     return {(key, row[1]) for row in rows(section("docs/metadata.md", title)) for key in spans(row[0])}
 
 
-def keys_of(entry: keys.Entry) -> set[tuple[str, str]]:
+def keys_of(entry: keys.KeyRow) -> set[tuple[str, str]]:
     """The keys that an entry of a family's table can write."""
     if isinstance(entry, keys.Key):
         return {(entry.name, entry.kind)}

@@ -31,10 +31,10 @@ class Key:
     nonzero: bool = False
 
 
-Entry = Key | Callable[[Hparams], Iterable[KeyValue]]
+KeyRow = Key | Callable[[Hparams], Iterable[KeyValue]]
 
 
-def architecture_metadata(architecture: str, entries: Iterable[Entry], hparams: Hparams) -> tuple[KeyValue, ...]:
+def architecture_metadata(architecture: str, entries: Iterable[KeyRow], hparams: Hparams) -> tuple[KeyValue, ...]:
     """The keys below `architecture.` in table order. Raises InputError for a value that its key cannot hold."""
     found: list[KeyValue] = []
     for entry in entries:
@@ -63,7 +63,7 @@ def causality(hparams: Hparams) -> Iterable[KeyValue]:
 
 
 # rope type -> the value of rope.scaling.type, and the keys written with it. The types that are missing here
-# (default, dynamic, llama3) have no keys: llama3 becomes a tensor, see layouts.rope_freqs.
+# (default, dynamic, llama3) have no keys: llama3 becomes a tensor, see placements.rope_freqs.
 SCALING: dict[str, tuple[str, tuple[Key, ...]]] = {
     "linear": ("linear", (Key("rope.scaling.factor", "f32", "rope_factor"),)),
     "yarn": ("yarn", (
@@ -123,7 +123,7 @@ RMS_EPSILON = Key("attention.layer_norm_rms_epsilon", "f32", "rms_norm_eps")
 SLIDING_WINDOW = Key("attention.sliding_window", "u32", "sliding_window")
 POOLING_TYPE = Key("pooling_type", "u32", "pooling_type")
 
-COMMON: tuple[Entry, ...] = (
+COMMON: tuple[KeyRow, ...] = (
     *SIZES,
     causality,
     rope_scaling,
@@ -134,7 +134,7 @@ COMMON: tuple[Entry, ...] = (
     Key("expert_used_count", "u32", "num_experts_per_tok"),
     *HEAD_LENGTHS,
 )
-LLAMA: tuple[Entry, ...] = (
+LLAMA: tuple[KeyRow, ...] = (
     *COMMON,
     Key("vocab_size", "u32", "vocab_size"),
     Key("rope.dimension_count", "u32", "head"),

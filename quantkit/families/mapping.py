@@ -139,7 +139,7 @@ def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> I
         if len(numbers) > 1:
             _check_number(info, index, hparams, "num_local_experts")
         _check_source(row.t, hparams, info)
-        yield Piece(row, layer, index, info, row.t.layout(info, hparams))
+        yield Piece(row, layer, index, info, row.t.place(info, hparams))
 
 
 def _check_number(info: TensorInfo, number: int, hparams: Hparams, key: str) -> None:

@@ -1,6 +1,6 @@
 """How the rows of a source tensor become rows of a target tensor, and the tensors that come from the configuration.
 
-A layout is a function (source tensor, numbers) -> Placement. Rows are independent, so a layout never moves a value
+A place is a function (source tensor, numbers) -> Placement. Rows are independent, so none ever moves a value
 within a row.
 """
 
@@ -28,7 +28,7 @@ class Placement:
     row_order: RowOrder | None = None
 
 
-Layout = Callable[[TensorInfo, Hparams], Placement]
+Place = Callable[[TensorInfo, Hparams], Placement]
 
 
 def whole(info: TensorInfo, hparams: Hparams) -> Placement:

@@ -1,9 +1,9 @@
 """What a model family is: one row, and the pieces that rows share.
 
-A family says which source tensor becomes which target tensor, in what shape, role and layout, which metadata keys are
-written, how its tokenizer is read and where scales can be moved. Source names are what `save_pretrained` and the Hub
-use; target names, and the choice of layouts, are llama.cpp's (gguf-py/gguf/tensor_mapping.py and conversion/*.py,
-October 2026). The rows themselves stand in `families.known`.
+A family says which source tensor becomes which target tensor, in what shape, role and order of rows, which metadata
+keys are written, how its tokenizer is read and where scales can be moved. Source names are what `save_pretrained` and
+the Hub use; target names, and the choice of placements, are llama.cpp's (gguf-py/gguf/tensor_mapping.py and
+conversion/*.py, October 2026). The rows themselves stand in `families.known`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams, read_hparams
 from quantkit.families.model import ModelTensor
 from quantkit.families.placements import (
-    Layout,
+    Place,
     expert,
     gate_half,
     rope_rows,
@@ -44,7 +44,7 @@ class T:
     target: str
     role: Role
     shape: str
-    layout: Layout = whole
+    place: Place = whole
     bias: str | None = None
     unless: str | None = None
     add: float = 0.0
@@ -95,7 +95,7 @@ class Family:
     defaults: Mapping[str, Mapping[str, Any]]
     outside: tuple[T, ...]
     block: tuple[T, ...]
-    keys: tuple[keys.Entry, ...]
+    keys: tuple[keys.KeyRow, ...]
     drop: tuple[Drop, ...] = ()
     strip: str = ""
     inside: Mapping[str, str] = field(default_factory=dict)
@@ -156,7 +156,7 @@ MLP = (
 
 def rotated(rows: tuple[T, ...]) -> tuple[T, ...]:
     """The same attention with the rows of queries and keys in llama.cpp's rotation order."""
-    return tuple(replace(t, layout=rope_rows) if t.role in {Role.ATTN_Q, Role.ATTN_K} else t for t in rows)
+    return tuple(replace(t, place=rope_rows) if t.role in {Role.ATTN_Q, Role.ATTN_K} else t for t in rows)
 
 
 def biased(rows: tuple[T, ...], output: str | None, others: str = ALWAYS) -> tuple[T, ...]:

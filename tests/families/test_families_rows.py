@@ -10,8 +10,11 @@ import pytest
 from described import F32, Folder, describe_arrays, describe_infos, evaluate
 
 from quantkit.errors import UnsupportedError
+from quantkit.families import known
+from quantkit.families.describe import find_family
+from quantkit.families.heads import headed
 from quantkit.families.keys import architecture_metadata
-from quantkit.families.known import family_named, known_families
+from quantkit.families.known import family_named, family_of_type, known_families
 from quantkit.families.mapping import rows_by_source
 from quantkit.families.roles import role_of
 from quantkit.families.rows import Family
@@ -45,6 +48,27 @@ def test_every_name_belongs_to_one_family_that_has_defaults() -> None:
 @FAMILIES
 def test_a_family_is_found_by_its_name(family: Family) -> None:
     assert family_named(family.name) is family
+
+
+def test_a_family_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in the folder is all it takes: found by architecture, by model type, and without its head."""
+    source = """
+from dataclasses import replace
+from quantkit.families.known.llama import LLAMA
+FAMILIES = (replace(LLAMA, name="own", hf=("OwnForCausalLM",), defaults={"own": {**LLAMA.defaults["llama"]}}),)
+"""
+    (tmp_path / "own.py").write_text(source)
+    monkeypatch.setattr(known, "__path__", [*known.__path__, str(tmp_path)])
+    for cached in (known.known_families, headed):
+        cached.cache_clear()
+    try:
+        for config in ({"architectures": ["OwnForCausalLM"]}, {"model_type": "own"}, {"architectures": ["OwnModel"]}):
+            assert find_family(config) == (family_named("own"), "OwnForCausalLM")
+        assert family_of_type("own") is family_named("own")
+    finally:
+        monkeypatch.undo()
+        for cached in (known.known_families, headed):
+            cached.cache_clear()
 
 
 def test_a_name_that_no_family_has_is_refused() -> None:

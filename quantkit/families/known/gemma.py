@@ -99,7 +99,7 @@ GEMMA3 = Family(
             "sliding_window": 4096, "final_logit_softcapping": None,
         },
     },
-    outside=centered((replace(EMBEDDING, layout=vocabulary), FINAL_NORM, HEAD)),
+    outside=centered((replace(EMBEDDING, place=vocabulary), FINAL_NORM, HEAD)),
     block=centered((*NORMS, *ATTENTION, *QK_NORMS, *MLP)),
     keys=(*keys.COMMON, FINAL_CAP, window),
     drop=(FREQUENCIES, *VISION),
