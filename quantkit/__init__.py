@@ -6,225 +6,105 @@ The names below are the public API; the command line uses nothing else. They are
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from quantkit.version import __version__
+from quantkit.version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from quantkit.calibration.text.spec import CalibrationSpec
-    from quantkit.consumers import Verdict
-    from quantkit.errors import (
-        BatchError,
-        BusyError,
-        ExistsError,
-        GateError,
-        InputError,
-        InterruptedRunError,
-        NetworkError,
-        NonFiniteError,
-        NotWritableError,
-        NumericError,
-        QuantkitError,
-        RecipeError,
-        ResourceError,
-        UnsupportedError,
-        UsageError,
-        VerificationError,
-    )
-    from quantkit.events import (
-        Event,
-        Published,
-        Resumed,
-        RunFailed,
-        RunFinished,
-        RunStarted,
-        Sink,
-        StageFinished,
-        StageStarted,
-        TensorProgress,
-        Warned,
-    )
-    from quantkit.pipeline.calibrate import Calibrated, calibrate
-    from quantkit.pipeline.calibrate_plan import CalibrateRequest, plan_calibration
-    from quantkit.pipeline.catalogue import list_recipes, schemes
-    from quantkit.pipeline.consumers import consumer_verdicts, verdict_line
-    from quantkit.pipeline.convert import Output, convert
-    from quantkit.pipeline.convert import quantize_to_work as quantize
-    from quantkit.pipeline.doctor import Finding, doctor
-    from quantkit.pipeline.estimate import Estimate, estimate, plan_json
-    from quantkit.pipeline.fit import Candidate, candidates, largest_fitting
-    from quantkit.pipeline.inspect import Inspection, inspect
-    from quantkit.pipeline.pack import Artifact, pack, packed_names
-    from quantkit.pipeline.prepare import Prepared, prepare
-    from quantkit.pipeline.request import Request
-    from quantkit.pipeline.verify import verify
-    from quantkit.plan.checkpoint import ServerPlan
-    from quantkit.plan.gguf import Plan
-    from quantkit.plan.sizes import ServingMemory, SizeReport, architecture
-    from quantkit.quality.checks.base import Check, Verification, VerifyOptions
-    from quantkit.recipes.read import recipe_text
-    from quantkit.report.devices import memory_for
-    from quantkit.report.manifest import Manifest
-    from quantkit.report.next_steps import NextStep
-    from quantkit.schemas import json_schema, schema_names
+if TYPE_CHECKING:  # the list of all names: `_places` reads it
+    from quantkit.calibration.text.spec import CalibrationSpec as CalibrationSpec
+    from quantkit.consumers import Verdict as Verdict
+    from quantkit.errors import BatchError as BatchError
+    from quantkit.errors import BusyError as BusyError
+    from quantkit.errors import ExistsError as ExistsError
+    from quantkit.errors import GateError as GateError
+    from quantkit.errors import InputError as InputError
+    from quantkit.errors import InterruptedRunError as InterruptedRunError
+    from quantkit.errors import NetworkError as NetworkError
+    from quantkit.errors import NonFiniteError as NonFiniteError
+    from quantkit.errors import NotWritableError as NotWritableError
+    from quantkit.errors import NumericError as NumericError
+    from quantkit.errors import QuantkitError as QuantkitError
+    from quantkit.errors import RecipeError as RecipeError
+    from quantkit.errors import ResourceError as ResourceError
+    from quantkit.errors import UnsupportedError as UnsupportedError
+    from quantkit.errors import UsageError as UsageError
+    from quantkit.errors import VerificationError as VerificationError
+    from quantkit.events import Event as Event
+    from quantkit.events import Published as Published
+    from quantkit.events import Resumed as Resumed
+    from quantkit.events import RunFailed as RunFailed
+    from quantkit.events import RunFinished as RunFinished
+    from quantkit.events import RunStarted as RunStarted
+    from quantkit.events import Sink as Sink
+    from quantkit.events import StageFinished as StageFinished
+    from quantkit.events import StageStarted as StageStarted
+    from quantkit.events import TensorProgress as TensorProgress
+    from quantkit.events import Warned as Warned
+    from quantkit.pipeline.calibrate import Calibrated as Calibrated
+    from quantkit.pipeline.calibrate import calibrate as calibrate
+    from quantkit.pipeline.calibrate_plan import CalibrateRequest as CalibrateRequest
+    from quantkit.pipeline.calibrate_plan import plan_calibration as plan_calibration
+    from quantkit.pipeline.catalogue import list_recipes as list_recipes
+    from quantkit.pipeline.catalogue import schemes as schemes
+    from quantkit.pipeline.consumers import consumer_verdicts as consumer_verdicts
+    from quantkit.pipeline.consumers import verdict_line as verdict_line
+    from quantkit.pipeline.convert import Output as Output
+    from quantkit.pipeline.convert import convert as convert
+    from quantkit.pipeline.convert import quantize as quantize
+    from quantkit.pipeline.doctor import Finding as Finding
+    from quantkit.pipeline.doctor import doctor as doctor
+    from quantkit.pipeline.estimate import Estimate as Estimate
+    from quantkit.pipeline.estimate import estimate as estimate
+    from quantkit.pipeline.estimate import plan_json as plan_json
+    from quantkit.pipeline.fit import Candidate as Candidate
+    from quantkit.pipeline.fit import candidates as candidates
+    from quantkit.pipeline.fit import largest_fitting as largest_fitting
+    from quantkit.pipeline.inspect import Inspection as Inspection
+    from quantkit.pipeline.inspect import inspect as inspect
+    from quantkit.pipeline.pack import Artifact as Artifact
+    from quantkit.pipeline.pack import pack as pack
+    from quantkit.pipeline.pack import packed_names as packed_names
+    from quantkit.pipeline.prepare import Prepared as Prepared
+    from quantkit.pipeline.prepare import prepare as prepare
+    from quantkit.pipeline.request import Request as Request
+    from quantkit.pipeline.verify import verify as verify
+    from quantkit.plan.checkpoint import ServerPlan as ServerPlan
+    from quantkit.plan.gguf import Plan as Plan
+    from quantkit.plan.sizes import ServingMemory as ServingMemory
+    from quantkit.plan.sizes import SizeReport as SizeReport
+    from quantkit.plan.sizes import architecture as architecture
+    from quantkit.quality.checks.base import Check as Check
+    from quantkit.quality.checks.base import Verification as Verification
+    from quantkit.quality.checks.base import VerifyOptions as VerifyOptions
+    from quantkit.recipes.read import recipe_text as recipe_text
+    from quantkit.report.devices import memory_for as memory_for
+    from quantkit.report.manifest import Manifest as Manifest
+    from quantkit.report.next_steps import NextStep as NextStep
+    from quantkit.schemas import json_schema as json_schema
+    from quantkit.schemas import schema_names as schema_names
 
-_MODULES = {  # name: module; the name within, where it is another
-    "Artifact": "pipeline.pack",
-    "BatchError": "errors",
-    "BusyError": "errors",
-    "CalibrateRequest": "pipeline.calibrate_plan",
-    "Calibrated": "pipeline.calibrate",
-    "CalibrationSpec": "calibration.text.spec",
-    "Candidate": "pipeline.fit",
-    "Check": "quality.checks.base",
-    "Estimate": "pipeline.estimate",
-    "Event": "events",
-    "ExistsError": "errors",
-    "Finding": "pipeline.doctor",
-    "GateError": "errors",
-    "InputError": "errors",
-    "Inspection": "pipeline.inspect",
-    "InterruptedRunError": "errors",
-    "Manifest": "report.manifest",
-    "NetworkError": "errors",
-    "NextStep": "report.next_steps",
-    "NonFiniteError": "errors",
-    "NotWritableError": "errors",
-    "NumericError": "errors",
-    "Output": "pipeline.convert",
-    "Plan": "plan.gguf",
-    "Prepared": "pipeline.prepare",
-    "Published": "events",
-    "QuantkitError": "errors",
-    "RecipeError": "errors",
-    "Request": "pipeline.request",
-    "ResourceError": "errors",
-    "Resumed": "events",
-    "RunFailed": "events",
-    "RunFinished": "events",
-    "RunStarted": "events",
-    "ServerPlan": "plan.checkpoint",
-    "ServingMemory": "plan.sizes",
-    "Sink": "events",
-    "SizeReport": "plan.sizes",
-    "StageFinished": "events",
-    "StageStarted": "events",
-    "TensorProgress": "events",
-    "UnsupportedError": "errors",
-    "UsageError": "errors",
-    "Verdict": "consumers",
-    "Verification": "quality.checks.base",
-    "VerificationError": "errors",
-    "VerifyOptions": "quality.checks.base",
-    "Warned": "events",
-    "architecture": "plan.sizes",
-    "calibrate": "pipeline.calibrate",
-    "candidates": "pipeline.fit",
-    "consumer_verdicts": "pipeline.consumers",
-    "convert": "pipeline.convert",
-    "doctor": "pipeline.doctor",
-    "estimate": "pipeline.estimate",
-    "inspect": "pipeline.inspect",
-    "largest_fitting": "pipeline.fit",
-    "list_recipes": "pipeline.catalogue",
-    "memory_for": "report.devices",
-    "pack": "pipeline.pack",
-    "packed_names": "pipeline.pack",
-    "plan_calibration": "pipeline.calibrate_plan",
-    "plan_json": "pipeline.estimate",
-    "prepare": "pipeline.prepare",
-    "quantize": "pipeline.convert:quantize_to_work",
-    "recipe_text": "recipes.read",
-    "schema_names": "schemas",
-    "json_schema": "schemas",
-    "schemes": "pipeline.catalogue",
-    "verdict_line": "pipeline.consumers",
-    "verify": "pipeline.verify",
-}
 
-__all__ = [
-    "Artifact",
-    "BatchError",
-    "BusyError",
-    "CalibrateRequest",
-    "Calibrated",
-    "CalibrationSpec",
-    "Candidate",
-    "Check",
-    "Estimate",
-    "Event",
-    "ExistsError",
-    "Finding",
-    "GateError",
-    "InputError",
-    "Inspection",
-    "InterruptedRunError",
-    "Manifest",
-    "NetworkError",
-    "NextStep",
-    "NonFiniteError",
-    "NotWritableError",
-    "NumericError",
-    "Output",
-    "Plan",
-    "Prepared",
-    "Published",
-    "QuantkitError",
-    "RecipeError",
-    "Request",
-    "ResourceError",
-    "Resumed",
-    "RunFailed",
-    "RunFinished",
-    "RunStarted",
-    "ServerPlan",
-    "ServingMemory",
-    "Sink",
-    "SizeReport",
-    "StageFinished",
-    "StageStarted",
-    "TensorProgress",
-    "UnsupportedError",
-    "UsageError",
-    "Verdict",
-    "Verification",
-    "VerificationError",
-    "VerifyOptions",
-    "Warned",
-    "__version__",
-    "architecture",
-    "calibrate",
-    "candidates",
-    "consumer_verdicts",
-    "convert",
-    "doctor",
-    "estimate",
-    "inspect",
-    "json_schema",
-    "largest_fitting",
-    "list_recipes",
-    "memory_for",
-    "pack",
-    "packed_names",
-    "plan_calibration",
-    "plan_json",
-    "prepare",
-    "quantize",
-    "recipe_text",
-    "schema_names",
-    "schemes",
-    "verdict_line",
-    "verify",
-]
+@cache
+def _places() -> dict[str, tuple[str, str]]:
+    """The module of every public name, and what it is called there: the imports above, which only type checkers run."""
+    import ast
+
+    loader: Any = __spec__.loader
+    listed = next(node for node in ast.parse(loader.get_source(__name__)).body if isinstance(node, ast.If))
+    imports = [node for node in listed.body if isinstance(node, ast.ImportFrom)]
+    return {name.asname or name.name: (str(node.module), name.name) for node in imports for name in node.names}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _MODULES:
+    if name == "__all__":
+        return __dir__()
+    if name.startswith("_") or name not in _places():
         raise AttributeError(f"module 'quantkit' has no attribute {name!r}")
-    module, _, attribute = _MODULES[name].partition(":")
-    return getattr(import_module(f"quantkit.{module}"), attribute or name)
+    module, attribute = _places()[name]
+    return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*_places(), "__version__"])

@@ -33,6 +33,8 @@ FOREIGN = {
     "--tensor-parallel-size",
     "--copy",
     "--model-path",
+    "--model",
+    "--prompt",
 }
 
 

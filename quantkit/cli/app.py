@@ -1,4 +1,4 @@
-"""The Typer application: which commands exist and in which order the help lists them."""
+"""The Typer application: the commands of quantkit/cli/commands, found by file name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from quantkit.cli.commands import calibrate, convert, doctor, inspect, lists, pack, plan, quantize, verify
-from quantkit.cli.examples import epilog
-from quantkit.cli.help import Command
+from quantkit.cli.command import Command
+from quantkit.cli.help import CommandHelp
 from quantkit.cli.session import with_session
+from quantkit.discovery import defined, modules
 from quantkit.version import __version__
 
 app = typer.Typer(
@@ -30,16 +30,11 @@ def _root(
         raise typer.Exit
 
 
-for command in (
-    convert.convert,
-    plan.plan,
-    calibrate.calibrate,
-    quantize.quantize,
-    pack.pack,
-    verify.verify,
-    inspect.inspect,
-    lists.schemes,
-    lists.recipes,
-    doctor.doctor,
-):
-    app.command(command.__name__, cls=Command, epilog=epilog(command.__name__))(with_session(command))
+def commands() -> list[Command]:
+    """All commands, in the order of the help."""
+    package = "quantkit.cli.commands"
+    return sorted((defined(package, name, "COMMAND") for name in modules(package)), key=lambda c: (c.place, c.name))
+
+
+for command in commands():
+    app.command(command.name, cls=CommandHelp, epilog=command.epilog)(with_session(command.run))

@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 FIRST = "Options"
 
 
-class Command(TyperCommand):
+class CommandHelp(TyperCommand):
     """A command whose options are listed under their `rich_help_panel`, in the order of their declaration."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

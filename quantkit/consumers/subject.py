@@ -38,8 +38,8 @@ class Subject:
     """An artifact. `container` is "gguf" or the name of a container of formats/containers.
 
     `modules` are all linear layers of the blocks, also those that stay as they are; a GGUF file has none but
-    `file_types`, the names of its tensors' types. `architecture` is general.architecture of GGUF, of a checkpoint the class that config.json names. Counts of heads
-    are 0 where unknown; `files` counts those that hold weights.
+    `file_types`, the names of its tensors' types. `architecture` is general.architecture of GGUF, of a checkpoint the
+    class that config.json names. Counts of heads are 0 where unknown; `files` counts those that hold weights.
     """
 
     container: str

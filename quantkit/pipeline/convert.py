@@ -27,7 +27,8 @@ from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, n
 from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.filling.layers import ServerWork
-from quantkit.filling.slabs import Target, quantize
+from quantkit.filling.slabs import Target
+from quantkit.filling.slabs import quantize as fill_slabs
 from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
@@ -251,7 +252,7 @@ def fill_all(
     checkpoint = prepared.checkpoint
     with SourceHasher(checkpoint.files()) as hasher:
         if targets:
-            found = quantize(checkpoint, targets, threads=threads, emit=emit, stop=stop, advance=hasher.advance)
+            found = fill_slabs(checkpoint, targets, threads=threads, emit=emit, stop=stop, advance=hasher.advance)
             failed |= {numbers[index]: error for index, error in found.items()}
         for number, (plan, job) in enumerate(jobs):
             if isinstance(plan, ServerPlan):
@@ -291,7 +292,7 @@ def _layer_facts(plan: AnyPlan, job: Job) -> dict[str, Any]:
     return {"layers": [{"name": name, **facts} for name, facts in first.items()]}
 
 
-def quantize_to_work(
+def quantize(
     request: Request,
     work: Path,
     *,

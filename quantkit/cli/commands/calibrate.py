@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli import options
+from quantkit.cli.command import Command
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
 
@@ -69,3 +70,13 @@ def calibrate(
         done = quantkit.calibrate(request, emit=session.emit, stop=stop)
     session.note(done.summary())
     session.result("quantkit.calibrate/1", done.as_json(), [str(done.path)])
+
+
+COMMAND = Command(
+    calibrate,
+    place=30,
+    examples=(
+        "quantkit calibrate ./My-Model --data text.jsonl -o imatrix.gguf",
+        "quantkit calibrate ./My-Model --data text.jsonl -o text.safetensors",
+    ),
+)

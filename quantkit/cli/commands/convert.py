@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from quantkit.cli import options
+from quantkit.cli.command import Command
 from quantkit.cli.commands.plan import show_plan
 from quantkit.cli.exits import failures_json
 from quantkit.cli.interrupt import StopSignal
@@ -67,3 +68,13 @@ def _show(session: Session, built: Sequence[Any], failures: Mapping[str, Quantki
         {"artifacts": [artifact.as_json() for artifact in built], "failures": failures_json(failures)},
         [str(path) for artifact in built for path in artifact.outputs],
     )
+
+
+COMMAND = Command(
+    convert,
+    place=10,
+    examples=(
+        "quantkit convert ./My-Model --to q4_k_m -o out",
+        "quantkit convert ./My-Model --to gptq-w4g128 --calib text.jsonl -o out-gptq",
+    ),
+)

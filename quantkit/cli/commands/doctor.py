@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from quantkit.cli.command import Command
 from quantkit.cli.session import Session
 
 MARKS = {True: "ok", False: "PROBLEM", None: ""}
@@ -23,3 +24,13 @@ def doctor(
     findings = quantkit.doctor(folder)
     lines = [f"{MARKS[f.ok]:<8}{f.area:<14}{f.what}" for f in findings]
     session.result("quantkit.doctor/1", {"findings": [asdict(f) for f in findings]}, lines)
+
+
+COMMAND = Command(
+    doctor,
+    place=100,
+    examples=(
+        "quantkit doctor",
+        "quantkit doctor out --json",
+    ),
+)

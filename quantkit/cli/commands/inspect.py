@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from quantkit.cli.command import Command
 from quantkit.cli.session import Session
 from quantkit.report.text import count, size, table
 
@@ -45,3 +46,13 @@ def inspect(
         "origin": dict(seen.origin),
     }
     session.result("quantkit.inspect/1", data, lines)
+
+
+COMMAND = Command(
+    inspect,
+    place=70,
+    examples=(
+        "quantkit inspect ./My-Model",
+        "quantkit inspect out/My-Model-Q4_K_M.gguf --tensors",
+    ),
+)

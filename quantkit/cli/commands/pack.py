@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli import options
+from quantkit.cli.command import Command
 from quantkit.cli.session import Session
 
 
@@ -29,3 +30,13 @@ def pack(
     session.note(artifact.summary())
     session.note("\n".join(f" next      {step.program}: {step.command}" for step in artifact.next))
     session.result("quantkit.pack/1", {"artifact": artifact.as_json()}, [str(path) for path in artifact.outputs])
+
+
+COMMAND = Command(
+    pack,
+    place=50,
+    examples=(
+        "quantkit pack work/Q4_K_M -o out",
+        "quantkit pack work/Q4_K_M --dry-run",
+    ),
+)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantkit.cli import options
+from quantkit.cli.command import Command
 from quantkit.cli.exits import failures_json
 from quantkit.cli.session import Session
 from quantkit.errors import BatchError, ResourceError
@@ -208,3 +209,13 @@ def _fallback_lines(plan: ServerPlan) -> list[str]:
 
 def _fits(ok: bool) -> str:
     return "" if ok else "  NOT ENOUGH"
+
+
+COMMAND = Command(
+    plan,
+    place=20,
+    examples=(
+        "quantkit plan ./My-Model --to q4_k_m,q6_k",
+        "quantkit plan ./My-Model --fit rtx4090 --ctx 32768",
+    ),
+)

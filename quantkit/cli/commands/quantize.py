@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli import options
+from quantkit.cli.command import Command
 from quantkit.cli.commands.plan import show_plan
 from quantkit.cli.exits import failures_json
 from quantkit.cli.interrupt import StopSignal
@@ -46,3 +47,13 @@ def _show(session: Session, folders: Sequence[object], failures: Mapping[str, Qu
     session.note("".join(f"next: quantkit pack {shell_word(str(folder))} -o OUT\n" for folder in folders).rstrip())
     work = [str(folder) for folder in folders]
     session.result("quantkit.quantize/1", {"work": work, "failures": failures_json(failures)}, work)
+
+
+COMMAND = Command(
+    quantize,
+    place=40,
+    examples=(
+        "quantkit quantize ./My-Model --to q4_k_m -o work",
+        "quantkit quantize ./My-Model --to q4_k_m,q8_0 -o work",
+    ),
+)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli import options
+from quantkit.cli.command import Command
 from quantkit.cli.session import Session
 from quantkit.errors import UsageError
 
@@ -56,3 +57,13 @@ def verify(
             lines.append(f"  {check.data['text']}")
     session.result("quantkit.verify/1", {"ok": seen.ok, "checks": seen.as_json()}, lines)
     seen.require(artifact)
+
+
+COMMAND = Command(
+    verify,
+    place=60,
+    examples=(
+        "quantkit verify out/My-Model-Q4_K_M.gguf --against ./My-Model",
+        "quantkit verify out-gptq --against ./My-Model --engine torch",
+    ),
+)
