@@ -292,7 +292,7 @@ def test_plan_says_who_loads_it() -> None:
     said = quantkit("plan", TINY, "--to", "awq-w4g128", "--json").json["plans"][0]["consumers"]
     assert {v["consumer"]: v["ok"] for v in said} == {
         "transformers": True, "vllm": True, "sglang": True, "llama.cpp": False, "ollama": False, "lmstudio": False,
-        "tensorrt-llm": False,
+        "tensorrt-llm": False, "mlx": True,
     }  # fmt: skip
     assert all(v["reason"] and v["nearest"] for v in said if not v["ok"])
 
