@@ -10,10 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from checkpoints import SIZES, Variant, build_variant
 from commands import TINY, Outcome
 from house import ROOT, house_with, run_all
+from oracles import ggml
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+pytestmark = pytest.mark.slow
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 BLOCK = re.compile(r"^```(?P<kind>\w+)(?: (?P<path>\S+))?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -46,6 +51,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     (folder / "model").symlink_to(TINY)
     (folder / "text.jsonl").symlink_to(ROOT / "tests" / "data" / "calibration.jsonl")
+    build_variant(Variant("Arcee", SIZES), folder / "arcee")
     return folder
 
 
@@ -107,3 +113,44 @@ def test_a_recipe(done: Done) -> None:
     assert "attention is small" in shown.stdout
     types = {t["name"]: t["type"] for t in planned.json["plans"][0]["tensors"]}
     assert (types["blk.0.attn_q.weight"], types["blk.0.ffn_up.weight"]) == ("q6_k", "q4_k")
+
+
+def test_a_family(done: Done, work: Path) -> None:
+    """llama.cpp loads it and computes what transformers does."""
+    converted, _ = results(done, "A family")
+    assert "numbers ok" in converted.stderr
+    tokens = [3, 17, 40, 99, 5]
+    with ggml.Model(work / "out" / "arcee.gguf") as loaded:
+        found = loaded.logits(tokens)
+    model = AutoModelForCausalLM.from_pretrained(work / "arcee", dtype=torch.float32)
+    with torch.inference_mode():
+        expected = model(torch.tensor([tokens])).logits[0, -1].numpy()
+    assert np.abs(found.reshape(-1, expected.size)[-1] - expected).max() < 0.05 * np.abs(expected).max()
+    manifest = json.loads((work / "out" / "arcee-fp8" / "model.manifest.json").read_text())
+    assert any(t["name"].endswith("up_proj.weight") and t["type"] == "F8_E4M3" for t in manifest["tensors"])
+
+
+def test_a_container(done: Done, work: Path) -> None:
+    """Written, named in config.json, and read again by what it says there."""
+    converted, verified = results(done, "A container")
+    assert "numbers ok" in converted.stderr
+    config = json.loads((work / "out" / "rows8" / "config.json").read_text())
+    assert config["quantization_config"] == {"quant_method": "rows8"}
+    numbers = next(check for check in verified.json["checks"] if check["check"] == "numbers")
+    assert (numbers["ok"], numbers["compared"]) == (True, 38)
+    stored, source = (load_file(folder / "model.safetensors") for folder in (work / "out" / "rows8", TINY))
+    name = "model.layers.2.mlp.down_proj"
+    w = source[f"{name}.weight"].float()
+    assert (stored[f"{name}.codes"] * stored[f"{name}.scale"] - w).abs().max() <= w.abs().max() / 200
+
+
+def test_a_command(done: Done) -> None:
+    largest, own, every = results(done, "A command")
+    assert largest.json["tensors"][0]["name"] == "model.embed_tokens.weight"
+    assert len(largest.json["tensors"]) == 2
+    assert "Which:" in own.stdout
+    assert "quantkit largest ./My-Model --count 20" in own.stdout
+    lines = every.stdout.splitlines()
+    places = [next(i for i, line in enumerate(lines) if line.strip().startswith(f"{n} ")) for n in
+              ("inspect", "largest", "schemes")]  # fmt: skip
+    assert places == sorted(places)
