@@ -5,10 +5,9 @@ A family is added by adding a file.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 
+from quantkit.discovery import defined, modules
 from quantkit.errors import UnsupportedError, did_you_mean
 from quantkit.families.folds import Fold
 from quantkit.families.rows import Family
@@ -17,8 +16,7 @@ from quantkit.families.rows import Family
 @cache
 def known_families() -> tuple[Family, ...]:
     """All families: modules in alphabetical order, the rows of each in its order."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return tuple(family for name in names for family in importlib.import_module(f"{__name__}.{name}").FAMILIES)
+    return tuple(family for name in modules(__name__) for family in defined(__name__, name, "FAMILIES"))
 
 
 def family_named(name: str) -> Family:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Mapping
 from functools import cache, lru_cache
 
+from quantkit.discovery import modules
 from quantkit.errors import UnsupportedError
 from quantkit.formats.containers.base import Container, Layout, Reading, Writing
 from quantkit.formats.containers.weights import Weights
@@ -18,9 +18,8 @@ PACKAGE = "quantkit.formats.containers"
 @cache
 def containers() -> Mapping[str, Container]:
     """All containers by name, in alphabetical order."""
-    package = importlib.import_module(PACKAGE)
-    modules = [importlib.import_module(f"{PACKAGE}.{module.name}") for module in pkgutil.iter_modules(package.__path__)]
-    found: list[Container] = [module.CONTAINER for module in modules if hasattr(module, "CONTAINER")]
+    every = [importlib.import_module(f"{PACKAGE}.{name}") for name in modules(PACKAGE)]
+    found: list[Container] = [module.CONTAINER for module in every if hasattr(module, "CONTAINER")]
     return {container.name: container for container in sorted(found, key=lambda container: container.name)}
 
 
