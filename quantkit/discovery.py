@@ -17,7 +17,6 @@ from typing import Any
 from quantkit.errors import UnsupportedError, did_you_mean
 
 
-@cache
 def modules(package: str, tools: frozenset[str] = frozenset()) -> tuple[str, ...]:
     """Names of a package's modules in alphabetical order, without packages in it and without its `tools`."""
     folder = importlib.import_module(package).__path__

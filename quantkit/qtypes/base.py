@@ -130,6 +130,7 @@ def as_blocks(w: F32, block: int) -> F32:
     return blocks
 
 
+@cache
 def names() -> tuple[str, ...]:
     """Names of all types, in alphabetical order: the modules of this package, but for the tools that they share."""
     return modules("quantkit.qtypes", TOOLS)
