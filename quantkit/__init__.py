@@ -70,11 +70,9 @@ if TYPE_CHECKING:  # the list of all names: `_places` reads it
     from quantkit.pipeline.prepare import prepare as prepare
     from quantkit.pipeline.request import Request as Request
     from quantkit.pipeline.verify import verify as verify
-    from quantkit.plan.checkpoint import ServerPlan as ServerPlan
-    from quantkit.plan.gguf import Plan as Plan
+    from quantkit.plan.base import Plan as Plan
     from quantkit.plan.sizes import ServingMemory as ServingMemory
     from quantkit.plan.sizes import SizeReport as SizeReport
-    from quantkit.plan.sizes import architecture as architecture
     from quantkit.quality.checks.base import Check as Check
     from quantkit.quality.checks.base import Verification as Verification
     from quantkit.quality.checks.base import VerifyOptions as VerifyOptions

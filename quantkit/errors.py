@@ -179,3 +179,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The `count` of `known` that are nearest to `name`, the nearest first, however far they are."""
     return get_close_matches(name[:MAX_LENGTH], sorted(set(known)), count, 0.0)
+
+
+# What goes wrong with one artifact of several and leaves the others alone.
+OF_ONE = (BusyError, VerificationError, GateError, NumericError)

@@ -70,7 +70,7 @@ RULES_OF_OLLAMA = (
         "it imports GGUF files, and of safetensors only those whose weights are floats", GGUF_NEAREST, OLLAMA,
     ),
     Rule(
-        "ollama", "split", whole(lambda subject: subject.files > 1),
+        "ollama", "split", whole(lambda subject: subject.container == "gguf" and subject.files > 1),
         "it takes a GGUF file in one piece, not {files} of them", "the same recipe without --split-max-size", OLLAMA,
     ),
 )  # fmt: skip

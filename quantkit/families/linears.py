@@ -15,7 +15,7 @@ from quantkit.errors import InputError
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.heads import without_head
 from quantkit.families.mapping import NUMBER, require_complete, rows_by_source, rows_of, source_name
-from quantkit.families.model import Rows, Shape
+from quantkit.families.model import ModelTensor, Rows, Shape
 from quantkit.families.names import block_of
 from quantkit.families.roles import Role
 from quantkit.families.rows import Family
@@ -30,30 +30,23 @@ WEIGHT = ".weight"
 MAX_EXPERTS = 1 << 14  # the largest mixtures have some hundreds
 
 
-@dataclass(frozen=True)
-class LinearModule:
-    """A linear layer inside a block, weight (rows = out, cols = in), made of these rows of a source tensor.
+def source_of(linear: ModelTensor) -> Rows:
+    """The rows of the one source tensor that a linear layer is made of."""
+    [part] = linear.parts
+    assert isinstance(part, Rows), linear.name
+    return part
 
-    `name` is the module's ("model.layers.3.mlp.down_proj"), `expert` its number in a mixture of experts.
-    """
 
-    name: str
-    role: Role
-    layer: int
-    rows: int
-    cols: int
-    source: Rows
-    expert: int | None = None
-
-    @property
-    def in_block(self) -> str:
-        """The name relative to its block: "mlp.down_proj"."""
-        return block_of(self.name)[1]
+def in_block(name: str) -> str:
+    """The name of a module relative to its block: "mlp.down_proj"."""
+    return block_of(name)[1]
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A checkpoint as a sequence of linear layers and tensors that are carried over.
+    """A checkpoint as a sequence of linear layers, weight (rows = out, cols = in), and tensors that are carried over.
+
+    A layer is called like its module ("model.layers.3.mlp.down_proj") and made of these rows of one source tensor.
 
     `head` is the output head's module where it has a matrix of its own, `routers` choose experts. `beside` names the
     parts of the model that the family leaves out, such as "vision_tower", and `unknown` are matrices inside blocks
@@ -63,7 +56,7 @@ class Outline:
     family: str
     architecture: str
     shape: Shape
-    linears: tuple[LinearModule, ...]
+    linears: tuple[ModelTensor, ...]
     head: str | None
     routers: tuple[str, ...]
     beside: tuple[str, ...]
@@ -99,7 +92,7 @@ def roles_of(family: Family, names: Iterable[str]) -> dict[str, Role | None]:
     return {name: found[0].t.role if found else None for name, found in rows.items()}
 
 
-def _modules(info: TensorInfo, role: Role | None) -> Iterator[LinearModule]:
+def _modules(info: TensorInfo, role: Role | None) -> Iterator[ModelTensor]:
     """The linear layers that a tensor holds."""
     if role not in LINEAR or len(info.shape) < 2:
         return
@@ -109,7 +102,7 @@ def _modules(info: TensorInfo, role: Role | None) -> Iterator[LinearModule]:
     if len(info.shape) == 2:
         expert = numbers[1] if len(numbers) > 1 else None
         rows = Rows(info.name, 0, info.rows)
-        yield LinearModule(info.name.removesuffix(WEIGHT), role, layer, info.rows, info.cols, rows, expert)
+        yield ModelTensor(info.name.removesuffix(WEIGHT), role, info.shape, (rows,), layer, expert=expert)
         return
     if len(info.shape) != 3:
         what = f'"{shown(info.name)}" has the shape {list(info.shape)}, expected a matrix or a stack of them'
@@ -125,4 +118,4 @@ def _modules(info: TensorInfo, role: Role | None) -> Iterator[LinearModule]:
         for place, (name, of) in enumerate(halves):
             start = expert * rows_of_one + place * height
             source = Rows(info.name, start, start + height)
-            yield LinearModule(f"{stem}.{expert}.{name}", of, layer, height, cols, source, expert)
+            yield ModelTensor(f"{stem}.{expert}.{name}", of, (height, cols), (source,), layer, expert=expert)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -79,11 +80,12 @@ class RowOrder:
 
 @dataclass(frozen=True)
 class ModelTensor:
-    """A tensor of the target file, before its type is chosen.
+    """A tensor of the target, before it is decided how it is stored: of a GGUF file, or a layer of a checkpoint.
 
     `shape` is in checkpoint order, e.g. (experts, out, in). `parts` give its rows in order. `add` is added to every
     value before rounding (1.0 for Gemma's norms). `stored` is the type the tensor has in the unquantized target
-    ("f32" for norms, biases, routers; None: the recipe's default applies). `layer` is None outside blocks.
+    ("f32" for norms, biases, routers; None: the recipe's default applies). `layer` is None outside blocks, `expert`
+    the number of one expert's matrix.
     """
 
     name: str
@@ -94,6 +96,16 @@ class ModelTensor:
     row_order: RowOrder | None = None
     add: float = 0.0
     stored: str | None = None
+    expert: int | None = None
+
+    @property
+    def cols(self) -> int:
+        """Weights of a row; a vector of n is n rows of one column, as in quantkit.tensors."""
+        return self.shape[-1] if len(self.shape) > 1 else 1
+
+    @property
+    def rows(self) -> int:
+        return prod(self.shape) // max(self.cols, 1)
 
 
 @dataclass(frozen=True)

@@ -5,32 +5,32 @@ from __future__ import annotations
 from quantkit.errors import GateError
 from quantkit.events import Warned
 from quantkit.families.roles import Role
-from quantkit.filling.layers import ServerWork
+from quantkit.filling.work import Work
 from quantkit.methods import needs_hessian
-from quantkit.plan.base import PlannedModule
+from quantkit.plan.base import Unit
 from quantkit.untrusted import listed
 
 SHOWN_EXPERTS = 8
 
 
-def check_ranks(work: ServerWork) -> None:
+def check_ranks(work: Work) -> None:
     """Warn of layers whose Hessian is singular, for it has fewer tokens than columns."""
     from quantkit.calibration.coverage import RANK
 
-    if not needs_hessian(work.plan.method.name):
+    if work.plan.method is None or not needs_hessian(work.plan.method.name):
         return
-    short = [p.module for p in work.plan.modules if p.module.expert is None and _tokens(work, p) < p.module.cols]
+    short = [u.tensor for u in work.plan.rounded if u.tensor.expert is None and _tokens(work, u) < u.tensor.cols]
     if short:
-        widest = max(short, key=lambda module: module.cols)
+        widest = max(short, key=lambda tensor: tensor.cols)
         what = f"{len(short)} layers have fewer tokens than columns, so their Hessians are singular"
         work.emit(Warned(RANK, f"{what}: {widest.name} has {widest.cols:,} columns"))
 
 
-def _tokens(work: ServerWork, planned: PlannedModule) -> int:
-    return int(work.job.records[planned.entries[0].name].extra.get("tokens", 0))
+def _tokens(work: Work, unit: Unit) -> int:
+    return int(work.job.records[unit.outputs[0].name].extra.get("tokens", 0))
 
 
-def check_experts(work: ServerWork, percent: float | None) -> None:
+def check_experts(work: Work, percent: float | None) -> None:
     """Warn of experts that few tokens reached; they were rounded with statistics shared by their layer.
 
     Raises GateError when fewer than `percent` of all experts saw enough. The journal is kept.
@@ -38,10 +38,10 @@ def check_experts(work: ServerWork, percent: float | None) -> None:
     from quantkit.calibration.coverage import RARE_EXPERTS, rare_experts
 
     tokens: dict[str, list[int]] = {}
-    for planned in work.plan.modules:
-        module = planned.module
-        if module.expert is not None and module.role is Role.FFN_GATE:
-            tokens.setdefault(module.name.rpartition(f".{module.expert}.")[0], []).append(_tokens(work, planned))
+    for unit in work.plan.rounded:
+        expert = unit.tensor.expert
+        if expert is not None and unit.tensor.role is Role.FFN_GATE:
+            tokens.setdefault(unit.name.rpartition(f".{expert}.")[0], []).append(_tokens(work, unit))
     count = sum(map(len, tokens.values()))
     rare = [f"{where}.{number}" for where, seen in tokens.items() for number in rare_experts(tuple(seen))]
     if not rare:

@@ -1,25 +1,47 @@
-"""All files of a checkpoint for servers: rounded layers, copies, headers, small files."""
+"""All files of artifacts: in one read of the source those that need no whole layer, then one after the other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from quantkit.calibration.inputs import Inputs, scratch_for
+from quantkit.errors import OF_ONE, QuantkitError
 from quantkit.filling.blocks import round_blocks
 from quantkit.filling.coverage import check_experts, check_ranks
-from quantkit.filling.layers import ServerWork, announce_resume, copy_the_rest, finish_files, round_plainly
+from quantkit.filling.layers import announce_resume, copy_the_rest, round_plainly
+from quantkit.filling.slabs import fill_slabs
+from quantkit.filling.work import Work
 
 
-def fill(work: ServerWork, calibration: Inputs | None, coverage: float | None = None) -> None:
-    """Fill every file of the plan; what an earlier run finished is kept.
+def fill(works: Sequence[Work], inputs: Inputs | None, coverage: float | None = None) -> dict[int, QuantkitError]:
+    """Fill every file of all plans; what an earlier run finished is kept.
 
-    `coverage` is the percentage of experts that the text must reach. Raises InterruptedRunError, GateError.
+    `coverage` is the percentage of experts that the text must reach. Returns, by the number of its work, what keeps
+    single ones from being filled. Raises InterruptedRunError, and what is wrong with the source.
     """
+    failed: dict[int, QuantkitError] = {}
+    by_slabs = [number for number, work in enumerate(works) if work.plan.way == "slabs"]
+    if by_slabs:
+        found = fill_slabs([works[number] for number in by_slabs])
+        failed |= {by_slabs[index]: error for index, error in found.items()}
+    for number, work in enumerate(works):
+        if work.plan.way != "slabs":
+            try:
+                _fill_layers(work, inputs, coverage)
+            except OF_ONE as error:
+                failed[number] = error
+    return failed
+
+
+def _fill_layers(work: Work, inputs: Inputs | None, coverage: float | None) -> None:
+    """Layers first, with inputs or without, then everything else."""
     announce_resume(work)
-    if work.plan.calibrated:
-        assert calibration is not None, work.plan.recipe
-        round_blocks(work, calibration, scratch_for(calibration.spec, work.job.folder))
+    if work.plan.way == "blocks":
+        assert inputs is not None, work.plan.recipe
+        round_blocks(work, inputs, scratch_for(inputs.spec, work.job.folder))
         check_ranks(work)
         check_experts(work, coverage)
     else:
         round_plainly(work)
     copy_the_rest(work)
-    finish_files(work)
+    work.finish()

@@ -7,24 +7,25 @@ from typing import Any
 
 from quantkit.consumers import CONSUMERS, Module, Subject, Verdict, require_consumers, verdicts
 from quantkit.errors import UnsupportedError
-from quantkit.plan.checkpoint import AnyPlan, ServerPlan
+from quantkit.plan.base import Plan
 
 
-def subject_of(plan: AnyPlan) -> Subject:
+def subject_of(plan: Plan) -> Subject:
     """What a plan makes, for the table of consumers."""
-    if not isinstance(plan, ServerPlan):
-        shape = plan.model.shape
-        types = tuple(sorted({t.qtype for t in plan.tensors}))
-        return Subject(
-            "gguf", (), plan.model.gguf_architecture, False, False, shape.heads, shape.kv_heads, types, len(plan.files)
-        )
-    layouts = {planned.name: planned.layout for planned in plan.modules}
-    modules = (Module(m.name, m.role, m.rows, m.cols, layouts.get(m.name)) for m in plan.outline.linears)
-    shape, name = plan.outline.shape, plan.outline.architecture
-    return Subject(plan.container, tuple(modules), name, False, plan.kv_cache, shape.heads, shape.kv_heads)
+    layouts = {unit.name: unit.layout for unit in plan.rounded}
+    return Subject(
+        container=plan.container,
+        modules=tuple(Module(m.name, m.role, m.rows, m.cols, layouts.get(m.name)) for m in plan.linears),
+        architecture=plan.served_as,
+        kv_cache=plan.kv_cache,
+        heads=plan.shape.heads,
+        kv_heads=plan.shape.kv_heads,
+        file_types=() if plan.linears else tuple(sorted({unit.word for unit in plan.units})),
+        files=len({tensor.file for tensor in plan.tensors}),
+    )
 
 
-def require_loadable(plans: Sequence[AnyPlan], names: Sequence[str], tp: int) -> None:
+def require_loadable(plans: Sequence[Plan], names: Sequence[str], tp: int) -> None:
     """Raise UnsupportedError for the first plan that one of the named consumers would not load, and why."""
     for plan in plans:
         try:
@@ -34,12 +35,12 @@ def require_loadable(plans: Sequence[AnyPlan], names: Sequence[str], tp: int) ->
             raise UnsupportedError(message, hint=error.hint, tensor=error.tensor, key=error.key) from error
 
 
-def consumer_verdicts(plan: AnyPlan, tp: int = 1) -> tuple[Verdict, ...]:
+def consumer_verdicts(plan: Plan, tp: int = 1) -> tuple[Verdict, ...]:
     """What every known consumer makes of a plan."""
     return verdicts(subject_of(plan), CONSUMERS, tp)
 
 
-def loaders(plan: AnyPlan, tp: int = 1) -> tuple[str, ...]:
+def loaders(plan: Plan, tp: int = 1) -> tuple[str, ...]:
     """The consumers that load what a plan makes, on `tp` devices."""
     return tuple(verdict.consumer for verdict in consumer_verdicts(plan, tp) if verdict.ok)
 

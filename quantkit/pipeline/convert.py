@@ -13,22 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import (
+    OF_ONE,
     BatchError,
-    BusyError,
-    GateError,
     InputError,
     InterruptedRunError,
     NonFiniteError,
-    NumericError,
     QuantkitError,
-    VerificationError,
 )
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, never
 from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
-from quantkit.filling.layers import ServerWork
-from quantkit.filling.slabs import Target
-from quantkit.filling.slabs import quantize as fill_slabs
+from quantkit.filling.work import Work
 from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
@@ -44,8 +39,7 @@ from quantkit.pipeline.prepare import Prepared, output_paths, output_stem, prepa
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.verify import verify_parts
-from quantkit.plan.checkpoint import AnyPlan, ServerPlan
-from quantkit.plan.gguf import Plan
+from quantkit.plan.base import Plan
 from quantkit.plan.sizes import plan_line
 from quantkit.quality.checks.base import Verification, VerifyOptions
 from quantkit.quality.checks.layers import verify_server_parts
@@ -84,18 +78,14 @@ class _Pending:
     """An artifact still to be built, and the number of its recipe."""
 
     number: int
-    plan: AnyPlan
+    plan: Plan
     targets: tuple[Path, ...]
     job: Job
 
     @property
     def discards(self) -> bool:
         """Whether a rejected input makes the work worthless: not after hours of calibration."""
-        return not (isinstance(self.plan, ServerPlan) and self.plan.calibrated)
-
-
-# What goes wrong with one recipe and leaves the others alone.
-OF_ONE = (BusyError, VerificationError, GateError, NumericError)
+        return self.plan.way != "blocks"
 
 
 def convert(
@@ -167,7 +157,7 @@ def require_all(prepared: Prepared, failed: Mapping[int, QuantkitError], built: 
         raise BatchError(failures, built)
 
 
-def _open(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path], output: Output) -> Job:
+def _open(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output) -> Job:
     """The job of an artifact, opened when nothing is in its way. Raises ExistsError where something is."""
     folder = job_folder(prepared, plan, targets)
     again = output.paranoid and already_built(targets, plan.digest, lambda: prepared.source_files)
@@ -182,12 +172,12 @@ def _open(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path], output: Ou
     return job
 
 
-def job_folder(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path]) -> Path:
+def job_folder(prepared: Prepared, plan: Plan, targets: Sequence[Path]) -> Path:
     """The hidden folder beside the target where a plan's files are built."""
     return targets[0].parent / f".quantkit-{prepared.job_digest(plan)[:12]}"
 
 
-def open_plan_job(prepared: Prepared, plan: AnyPlan, folder: Path, *, fresh: bool = False) -> Job:
+def open_plan_job(prepared: Prepared, plan: Plan, folder: Path, *, fresh: bool = False) -> Job:
     """Begin or continue a plan's job in `folder`; a `fresh` one begins in any case."""
     parts = [PartFile(f.name, f.nbytes) for f in plan.files]
     return open_job(folder, digest=prepared.job_digest(plan), files=parts, fresh=fresh)
@@ -233,7 +223,7 @@ def _run(
 
 def fill_all(
     prepared: Prepared,
-    jobs: Sequence[tuple[AnyPlan, Job]],
+    jobs: Sequence[tuple[Plan, Job]],
     threads: int | None,
     listeners: tuple[Sink, Callable[[], bool]],
     failed: dict[int, QuantkitError],
@@ -247,21 +237,10 @@ def fill_all(
     start = time.monotonic()
     source_bytes = prepared.plans[0].source_bytes
     emit(StageStarted("quantize", source_bytes))
-    numbers = [number for number, (plan, _) in enumerate(jobs) if isinstance(plan, Plan)]
-    targets = [Target(plan, job) for plan, job in jobs if isinstance(plan, Plan)]
     checkpoint = prepared.checkpoint
     with SourceHasher(checkpoint.files()) as hasher:
-        if targets:
-            found = fill_slabs(checkpoint, targets, threads=threads, emit=emit, stop=stop, advance=hasher.advance)
-            failed |= {numbers[index]: error for index, error in found.items()}
-        for number, (plan, job) in enumerate(jobs):
-            if isinstance(plan, ServerPlan):
-                workers = threads or core_count()
-                work = ServerWork(checkpoint, plan, job, workers, emit, stop, hasher.advance)
-                try:
-                    fill(work, prepared.calibration, prepared.require_coverage)
-                except OF_ONE as error:
-                    failed[number] = error
+        works = [Work(checkpoint, plan, job, threads or core_count(), emit, stop, hasher.advance) for plan, job in jobs]
+        failed |= fill(works, prepared.calibration, prepared.require_coverage)
         if len(failed) == len(jobs):
             return {}
         hashes = hasher.result()
@@ -279,16 +258,16 @@ def fill_all(
     }
 
 
-def own_facts(prepared: Prepared, plan: AnyPlan, job: Job) -> dict[str, Any]:
+def own_facts(prepared: Prepared, plan: Plan, job: Job) -> dict[str, Any]:
     """What the manifest of this artifact says besides: text that was used, what became of each layer with it."""
     return {**prepared.calibration_facts(plan), **_layer_facts(plan, job)}
 
 
-def _layer_facts(plan: AnyPlan, job: Job) -> dict[str, Any]:
+def _layer_facts(plan: Plan, job: Job) -> dict[str, Any]:
     """What became of every layer of a calibrated checkpoint: losses, damping, tokens."""
-    if not isinstance(plan, ServerPlan) or not plan.calibrated:
+    if plan.way != "blocks":
         return {}
-    first = {planned.name: job.records[planned.entries[0].name].extra for planned in plan.modules}
+    first = {unit.name: job.records[unit.outputs[0].name].extra for unit in plan.rounded}
     return {"layers": [{"name": name, **facts} for name, facts in first.items()]}
 
 
@@ -327,7 +306,7 @@ def quantize(
 
 def look(
     prepared: Prepared,
-    plan: AnyPlan,
+    plan: Plan,
     paths: Sequence[Path],
     output: Output,
     emit: Sink = ignore,
@@ -336,13 +315,13 @@ def look(
     """Look at finished files, published or not, as `quantkit verify` does; `layers` is what methods noted of each."""
     if not output.verify:
         return NOTHING
-    if isinstance(plan, ServerPlan):  # which llama.cpp does not load
+    if plan.linears:  # a checkpoint, which llama.cpp does not load
         return verify_server_parts(paths, prepared.checkpoint, plan, layers)
     options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)
     return verify_parts(paths, prepared.reference, options, emit)
 
 
-def standing(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path], output: Output, emit: Sink) -> Artifact | None:
+def standing(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output, emit: Sink) -> Artifact | None:
     """The artifact that is there, if it is what would be made. Looks that are asked for now and were not then are
     taken, and entered in its manifest. Raises VerificationError for one that fails."""
     if output.paranoid or not already_built(targets, plan.digest, lambda: prepared.source_files):

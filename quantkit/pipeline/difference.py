@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from quantkit import qtypes
 from quantkit.pipeline.prepare import Prepared
-from quantkit.plan.checkpoint import AnyPlan
+from quantkit.plan.base import Plan
 from quantkit.report.manifest import Manifest
 from quantkit.untrusted import shown
 from quantkit.version import __version__
 
 
-def difference(older: Manifest | None, plan: AnyPlan, prepared: Prepared) -> str:
+def difference(older: Manifest | None, plan: Plan, prepared: Prepared) -> str:
     """Recipe, source, files, options or version, in words; reads no weights."""
     if older is None:
         return "it has no manifest that can be read"
@@ -24,7 +24,7 @@ def difference(older: Manifest | None, plan: AnyPlan, prepared: Prepared) -> str
     return "the options, the calibration text or the importance weights differ"
 
 
-def _known(older: Manifest, plan: AnyPlan, prepared: Prepared) -> Iterator[str]:
+def _known(older: Manifest, plan: Plan, prepared: Prepared) -> Iterator[str]:
     recipe = shown(str(older.recipe.get("name")))
     if recipe != plan.recipe:
         yield f"recipe {recipe} there, {plan.recipe} now"

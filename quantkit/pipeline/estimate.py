@@ -12,14 +12,13 @@ from quantkit.filling.slabs import QUEUED_SLABS
 from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.pipeline.consumers import consumer_verdicts, verdict_json
 from quantkit.pipeline.places import require_writable_names
-from quantkit.plan.checkpoint import AnyPlan, ServerPlan
-from quantkit.plan.gguf import Plan
+from quantkit.plan.base import Plan, PlannedTensor, Unit
 from quantkit.plan.reading import SLAB_WEIGHTS
 from quantkit.plan.sizes import (
     ServingMemory,
     SizeReport,
+    Workshop,
     conversion_memory_bytes,
-    server_memory_bytes,
     serving_memory,
     size_report,
 )
@@ -63,7 +62,7 @@ class Estimate:
 
 
 def estimate(
-    plan: AnyPlan,
+    plan: Plan,
     folder: Path | str = ".",
     *,
     context: int = 8192,
@@ -89,27 +88,26 @@ def estimate(
     )
 
 
-def _memory(plan: AnyPlan, workers: int, tokens: int) -> int:
-    if isinstance(plan, ServerPlan):
-        return server_memory_bytes(plan, threads=workers, activation_bytes=4 * tokens * plan.outline.shape.hidden)
-    return conversion_memory_bytes(plan, slabs=workers * (1 + QUEUED_SLABS) + 1, slab_weights=SLAB_WEIGHTS)
+def _memory(plan: Plan, workers: int, tokens: int) -> int:
+    activations = 4 * tokens * plan.shape.hidden
+    return conversion_memory_bytes(plan, Workshop(workers * (1 + QUEUED_SLABS) + 1, SLAB_WEIGHTS, workers, activations))
 
 
-def _seconds(plan: AnyPlan, workers: int, tokens: int) -> float:
+def _seconds(plan: Plan, workers: int, tokens: int) -> float:
     read = 2 * plan.source_bytes * READ_NS_PER_BYTE
-    if not isinstance(plan, ServerPlan):
-        encode = sum(prod(t.tensor.shape) * base.get(t.qtype).encode_ns for t in plan.tensors)
+    if plan.way == "slabs":
+        encode = sum(prod(unit.tensor.shape) * base.get(unit.word).encode_ns for unit in plan.units)
         return START_SECONDS + (encode + read) * 1e-9 / workers
-    weights = sum(p.module.rows * p.module.cols for p in plan.modules)
-    if not plan.needs_calibration:
+    weights = sum(prod(unit.tensor.shape) for unit in plan.rounded)
+    if plan.way == "layers":
         return START_SECONDS + (weights * LAYER_NS + read) * 1e-9 / workers
-    square = sum(p.module.cols**2 for p in plan.modules)  # of each Hessian: a product with all tokens
-    sweep = sum(p.module.rows * p.module.cols**2 for p in plan.modules)
+    square = sum(unit.tensor.cols**2 for unit in plan.rounded)  # of each Hessian: a product with all tokens
+    sweep = sum(unit.tensor.rows * unit.tensor.cols**2 for unit in plan.rounded)
     flops = WALK_PASSES * 2 * weights * tokens + square * tokens + sweep
     return WALK_START_SECONDS + flops * 1e-9 / (FLOPS_PER_NS * workers)
 
 
-def plan_json(plan: AnyPlan, found: Estimate, tp: int = 1) -> dict[str, Any]:
+def plan_json(plan: Plan, found: Estimate, tp: int = 1) -> dict[str, Any]:
     """A plan, its costs and what its consumers say, served by `tp` devices, as plain data."""
     return {
         "recipe": plan.recipe,
@@ -132,61 +130,38 @@ def plan_json(plan: AnyPlan, found: Estimate, tp: int = 1) -> dict[str, Any]:
         },
         "consumers": [verdict_json(verdict) for verdict in consumer_verdicts(plan, tp)],
         "warnings": [{"code": code, "message": message} for code, message in plan.warnings],
-        **(_server_json(plan) if isinstance(plan, ServerPlan) else _gguf_json(plan)),
-    }
-
-
-def _gguf_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "container": "gguf",
-        "fallbacks": [
-            {"tensor": t.name, "wanted": t.fallback_from, "type": t.qtype} for t in plan.tensors if t.fallback_from
-        ],
-        "tensors": [
-            {
-                "name": t.name,
-                "type": t.qtype,
-                "bits_per_weight": base.get(t.qtype).bits_per_weight,
-                "shape": list(t.tensor.shape),
-                "bytes": t.nbytes,
-                "offset": t.offset,
-                "file": t.file,
-                "reason": t.reason,
-            }
-            for t in plan.tensors
-        ],
-    }
-
-
-def _server_json(plan: ServerPlan) -> dict[str, Any]:
-    return {
         "container": plan.container,
+        "fallbacks": [
+            {"tensor": unit.name, "wanted": unit.wanted, "type": unit.word} for unit in plan.units if unit.wanted
+        ],
+        "tensors": [_tensor_json(unit, tensor) for unit in plan.units for tensor in unit.outputs],
+        **_layers_json(plan),
+    }
+
+
+def _tensor_json(unit: Unit, tensor: PlannedTensor) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "type": tensor.dtype.lower(),
+        **({"bits_per_weight": 8 * unit.nbytes / prod(unit.tensor.shape)} if unit.reason else {}),
+        "shape": list(tensor.shape),
+        "bytes": tensor.nbytes,
+        "offset": tensor.offset,
+        "file": tensor.file,
+        **({"reason": unit.reason} if unit.reason else {}),
+    }
+
+
+def _layers_json(plan: Plan) -> dict[str, Any]:
+    """How layers are rounded, and which are not, where the container tells them from other tensors."""
+    if plan.method is None:
+        return {}
+    return {
         "method": asdict(plan.method),
         "calibrated": plan.calibrated,
         "plain": list(plan.plain),
-        "fallbacks": [
-            {"tensor": p.name, "wanted": p.wanted.traits.word, "type": p.layout.traits.word}
-            for p in plan.modules
-            if p.wanted is not None
-        ],
         "layers": [
-            {
-                "name": p.name,
-                "type": p.layout.traits.word,
-                "shape": [p.module.rows, p.module.cols],
-                "bytes": sum(entry.nbytes for entry in p.entries),
-            }
-            for p in plan.modules
-        ],
-        "tensors": [
-            {
-                "name": t.name,
-                "type": t.entry.dtype.lower(),
-                "shape": list(t.entry.shape),
-                "bytes": t.entry.nbytes,
-                "offset": t.offset,
-                "file": t.file,
-            }
-            for t in plan.tensors
+            {"name": unit.name, "type": unit.word, "shape": list(unit.tensor.shape), "bytes": unit.nbytes}
+            for unit in plan.rounded
         ],
     }

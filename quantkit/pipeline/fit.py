@@ -11,9 +11,9 @@ from quantkit.events import Sink, ignore
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.prepare import prepare
 from quantkit.pipeline.request import Request
-from quantkit.plan.base import PlanOptions
-from quantkit.plan.checkpoint import AnyPlan, plan_server
-from quantkit.plan.gguf import plan
+from quantkit.plan.base import Plan, PlanOptions
+from quantkit.plan.checkpoint import plan_checkpoint
+from quantkit.plan.gguf import plan_gguf
 from quantkit.plan.sizes import ServingMemory, serving_memory
 from quantkit.recipes.read import Recipe, gguf_recipe_names, load_recipe, recipe_names
 from quantkit.report.text import size
@@ -67,7 +67,7 @@ def largest_fitting(found: Sequence[Candidate], budget_bytes: int) -> Candidate:
     )
 
 
-def _plans(request: Request, emit: Sink) -> Iterator[AnyPlan]:
+def _plans(request: Request, emit: Sink) -> Iterator[Plan]:
     consumers = parse_consumers(request.consumers)
     names = recipe_names() if consumers else gguf_recipe_names()
     prepared = prepare(replace(request, recipes=(BASE,), consumers=(), tp=1), None, emit)
@@ -76,12 +76,11 @@ def _plans(request: Request, emit: Sink) -> Iterator[AnyPlan]:
         for name in names:
             recipe = load_recipe(name)
             try:
-                made: AnyPlan
                 if isinstance(recipe, Recipe):
-                    options = PlanOptions(None, None, request.allow_requantize)
-                    made = plan(prepared.model, prepared.checkpoint, recipe, options)
+                    options = PlanOptions(allow_requantize=request.allow_requantize)
+                    made = plan_gguf(prepared.model, prepared.checkpoint, recipe, options)
                 else:
-                    made = plan_server(prepared.checkpoint, recipe)
+                    made = plan_checkpoint(prepared.checkpoint, recipe)
                 require_loadable([made], consumers, request.tp)
             except QuantkitError:
                 continue

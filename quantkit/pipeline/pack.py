@@ -29,8 +29,7 @@ from quantkit.pipeline.places import (
     require_places,
     to_retire,
 )
-from quantkit.plan.checkpoint import AnyPlan, ServerPlan
-from quantkit.plan.gguf import Plan
+from quantkit.plan.base import Plan
 from quantkit.plan.sizes import size_report
 from quantkit.quality.checks.base import Verification, check_part
 from quantkit.report.manifest import (
@@ -157,56 +156,36 @@ def as_it_is(draft: Manifest) -> Manifest:
     return draft
 
 
-def draft_manifest(plan: AnyPlan, facts: Mapping[str, Any]) -> Manifest:
+def draft_manifest(plan: Plan, facts: Mapping[str, Any]) -> Manifest:
     """The manifest of a planned artifact, still without hashes of tensors and files.
 
     `facts` are the parts that the plan does not know: "source", "source_files", "checks", "timings", and for
     checkpoints "calibration" and "layers".
     """
-    server = isinstance(plan, ServerPlan)
     return Manifest(
         plan_digest=plan.digest,
-        recipe={"name": plan.recipe, **({"plan": plan.core} if isinstance(plan, ServerPlan) else {})},
+        recipe={"name": plan.recipe, **({"plan": plan.core} if plan.core else {})},
         source=facts["source"],
         source_files=facts["source_files"],
         artifact=(),
-        tensors=_server_records(plan) if isinstance(plan, ServerPlan) else _gguf_records(plan),
-        tokenizer_sha256=None if isinstance(plan, ServerPlan) else plan.model.tokenizer_sha256,
+        tensors=tuple(
+            TensorRecord(t.name, t.dtype, t.shape, t.file, t.offset, t.nbytes, "", unit.wanted)
+            for unit in plan.units
+            for t in unit.outputs
+        ),
+        tokenizer_sha256=plan.tokenizer_sha256,
         facts={
             "tool": {"name": "quantkit", "version": __version__, "numerics": qtypes.NUMERICS},
-            "model": _model_facts(plan),
+            "model": {"family": plan.family, "architecture": plan.architecture, **plan.details},
             "size": size_report(plan).as_json(),
             "checks": facts["checks"],
             "warnings": [{"code": code, "message": message} for code, message in plan.warnings],
-            "versions": _versions((*NAMED_VERSIONS, *SERVER_VERSIONS) if server else NAMED_VERSIONS),
+            "versions": _versions((*NAMED_VERSIONS, *SERVER_VERSIONS) if plan.linears else NAMED_VERSIONS),
             "platform": f"{platform.system()} {platform.machine()}",
             "timings": facts["timings"],
-            **({"method": asdict(plan.method)} if isinstance(plan, ServerPlan) else {}),
+            **({"method": asdict(plan.method)} if plan.method else {}),
             **{key: facts[key] for key in ("calibration", "layers") if key in facts},
         },
-    )
-
-
-def _model_facts(plan: AnyPlan) -> dict[str, str]:
-    if isinstance(plan, ServerPlan):
-        return {"family": plan.outline.family, "architecture": plan.outline.architecture, "container": plan.container}
-    return {"family": plan.model.family, "architecture": plan.model.architecture}
-
-
-def _gguf_records(plan: Plan) -> tuple[TensorRecord, ...]:
-    return tuple(
-        TensorRecord(t.name, t.qtype, t.tensor.shape, t.file, t.offset, t.nbytes, "", t.fallback_from)
-        for t in plan.tensors
-    )
-
-
-def _server_records(plan: ServerPlan) -> tuple[TensorRecord, ...]:
-    wanted = {p.name: p.wanted.traits.word for p in plan.modules if p.wanted is not None}
-    return tuple(
-        TensorRecord(
-            t.name, t.entry.dtype, t.entry.shape, t.file, t.offset, t.entry.nbytes, "", wanted.get(t.module or "")
-        )
-        for t in plan.tensors
     )
 
 

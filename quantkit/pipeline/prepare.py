@@ -19,10 +19,10 @@ from quantkit.formats.gguf.imatrix import read_imatrix
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.places import require_places
 from quantkit.pipeline.request import Request, reads_importance, require_used
-from quantkit.plan.base import PlanOptions
-from quantkit.plan.checkpoint import DEFAULT_SHARD_BYTES, AnyPlan, ServerOptions, ServerPlan, plan_server
+from quantkit.plan.base import STANDARD, Plan, PlanOptions
+from quantkit.plan.checkpoint import plan_checkpoint
 from quantkit.plan.describe import describe_source
-from quantkit.plan.gguf import plan
+from quantkit.plan.gguf import plan_gguf
 from quantkit.quality.checks.predictions import Reference
 from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe
 from quantkit.recipes.rules import OnFallback, override
@@ -47,7 +47,7 @@ class Prepared:
     checkpoint: Checkpoint
     model: Model | None
     recipes: tuple[Recipe | ServerRecipe, ...]
-    plans: tuple[AnyPlan, ...]
+    plans: tuple[Plan, ...]
     calibration: Inputs | None = None
     require_coverage: float | None = None
     inputs: tuple[Path, ...] = ()
@@ -78,7 +78,7 @@ class Prepared:
         """What the source files look like from outside."""
         return source_stat(self.checkpoint)
 
-    def job_digest(self, chosen: AnyPlan) -> str:
+    def job_digest(self, chosen: Plan) -> str:
         """Identity of the work at hand: the plan, and the source as it is now."""
         return hashlib.sha256(f"{chosen.digest}\n{self.source_stat}".encode()).hexdigest()
 
@@ -95,9 +95,9 @@ class Prepared:
     def calibration_tokens(self) -> int:
         return sum(record.tokens for record in self.calibration.records) if self.calibration else 0
 
-    def calibration_facts(self, chosen: AnyPlan) -> dict[str, Any]:
+    def calibration_facts(self, chosen: Plan) -> dict[str, Any]:
         """The manifest's word on the text or the statistics that a plan makes use of."""
-        used = chosen.calibrated if isinstance(chosen, ServerPlan) else bool(chosen.importance)
+        used = chosen.calibrated or any(unit.importance is not None for unit in chosen.units)
         return {"calibration": self.calibration.facts()} if self.calibration and used else {}
 
     @cached_property
@@ -151,7 +151,6 @@ def _plan_all(
     emit: Sink,
 ) -> Prepared:
     """Plan every recipe. Text is turned into samples, and run where a GGUF file wants importance weights of it."""
-    split = parse_size(request.split_max_size, "--split-max-size") if request.split_max_size else None
     calibration = _calibration(request, checkpoint, emit)
     gguf = [recipe for recipe in recipes if isinstance(recipe, Recipe)]
     model = _tried(lambda: describe_source(checkpoint, request.pre)) if gguf else None
@@ -162,15 +161,15 @@ def _plan_all(
     digest = calibration.digest if calibration else ""
     consumers = parse_consumers(request.consumers)
 
-    def planned(recipe: Recipe | ServerRecipe) -> AnyPlan:
-        chosen: AnyPlan
+    options = _plan_options(request, stem)
+
+    def planned(recipe: Recipe | ServerRecipe) -> Plan:
         if isinstance(recipe, Recipe):
-            options = PlanOptions(stem, split, request.allow_requantize)
             weights = _or_raise(made) if made is not None and reads_importance(recipe) else given
-            chosen = plan(_or_raise(model), checkpoint, recipe, options, imatrix=weights)
+            chosen = plan_gguf(_or_raise(model), checkpoint, recipe, options, imatrix=weights)
         else:
             used = digest if recipe.needs_calibration else ""
-            chosen = plan_server(checkpoint, recipe, _server_options(request), calibration=used)
+            chosen = plan_checkpoint(checkpoint, recipe, options, inputs=used)
         require_loadable([chosen], consumers, request.tp)
         return chosen
 
@@ -218,7 +217,7 @@ def with_text(prepared: Prepared, emit: Sink) -> Prepared:
     lacking = {
         number: _without_text(recipe)
         for number, (recipe, plan) in enumerate(zip(prepared.recipes, prepared.plans, strict=True))
-        if isinstance(plan, ServerPlan) and plan.needs_calibration and not plan.calibrated
+        if plan.needs_inputs and not plan.calibrated
     }
     left = [number for number in range(len(prepared.plans)) if number not in lacking]
     refused = (*prepared.refused, *((prepared.recipes[number].name, lacking[number]) for number in lacking))
@@ -246,10 +245,15 @@ def _inputs(request: Request, checkpoint: Checkpoint) -> tuple[Path, ...]:
     return (*(Path(file.path) for file in checkpoint.files()), *map(Path, named))
 
 
-def _server_options(request: Request) -> ServerOptions:
-    size = request.max_shard_size
-    shard_bytes = parse_size(size, "--max-shard-size") if size else DEFAULT_SHARD_BYTES
-    return ServerOptions(shard_bytes, "tensorrt-llm" in parse_consumers(request.consumers), request.allow_requantize)
+def _plan_options(request: Request, stem: str | None) -> PlanOptions:
+    split, shard = request.split_max_size, request.max_shard_size
+    return PlanOptions(
+        stem=stem,
+        split_bytes=parse_size(split, "--split-max-size") if split else None,
+        shard_bytes=parse_size(shard, "--max-shard-size") if shard else STANDARD.shard_bytes,
+        tensorrt="tensorrt-llm" in parse_consumers(request.consumers),
+        allow_requantize=request.allow_requantize,
+    )
 
 
 def _calibration(request: Request, checkpoint: Checkpoint, emit: Sink) -> Inputs | None:
@@ -283,7 +287,7 @@ def output_paths(prepared: Prepared, out: Path) -> list[tuple[Path, ...]]:
     paths = []
     for recipe, chosen in zip(prepared.recipes, prepared.plans, strict=True):
         within = folder
-        if isinstance(chosen, ServerPlan):
+        if chosen.linears:  # a checkpoint is a folder
             if out.suffix == ".gguf":
                 raise UsageError(f"{recipe.name} makes a folder, not {out.name}", hint="give a folder with -o")
             if prepared.several:

@@ -17,14 +17,15 @@ import msgspec
 import numpy as np
 
 from quantkit.errors import QuantkitError
-from quantkit.filling.layers import rounded
+from quantkit.families.model import ModelTensor
+from quantkit.filling.layers import layout_of, rounded
 from quantkit.filling.slabs import encode_slab
 from quantkit.formats.containers.packed import PackedTensor
 from quantkit.pipeline.pack import Artifact, draft_manifest, existing_artifact, write_manifest
 from quantkit.pipeline.prepare import Prepared
-from quantkit.plan.checkpoint import AnyPlan, ServerPlan, siblings
-from quantkit.plan.gguf import Plan, PlannedTensor
-from quantkit.plan.reading import Slab, cut, matrix_shape
+from quantkit.plan.base import Plan, Unit
+from quantkit.plan.reading import Slab, cut
+from quantkit.plan.together import siblings
 from quantkit.quality.checks.base import Check, Verification
 from quantkit.quality.checks.layers import open_parts
 from quantkit.source import Checkpoint
@@ -36,7 +37,7 @@ SAMPLED_LAYERS = 24
 READ_BYTES = 8 << 20
 
 
-def believed(prepared: Prepared, plan: AnyPlan, targets: Sequence[Path]) -> Artifact | None:
+def believed(prepared: Prepared, plan: Plan, targets: Sequence[Path]) -> Artifact | None:
     """The artifact that is there, by a manifest that this user made, or that is made anew now that its files were
     compared with the source. None where that fails."""
     artifact = existing_artifact(targets)
@@ -81,18 +82,15 @@ def _hash(path: Path, offset: int, nbytes: int) -> str:
         file.close()
 
 
-def made_from(plan: AnyPlan, checkpoint: Checkpoint, paths: Sequence[Path]) -> Check:
+def made_from(plan: Plan, checkpoint: Checkpoint, paths: Sequence[Path]) -> Check:
     """Whether files hold what the source gives: sampled rows or layers are made anew and compared byte for byte."""
-    if isinstance(plan, ServerPlan) and plan.calibrated:
+    if plan.way == "blocks":
         return Check("origin", False, "what calibration gave cannot be made anew without calibrating")
     try:
         headers = [number for number, file in enumerate(plan.files) if not _begins(paths[number], file.header)]
         if headers:
             return Check("origin", False, f"{paths[headers[0]].name} does not begin as planned")
-        if isinstance(plan, ServerPlan):
-            wrong = _wrong_tensor(plan, checkpoint, paths)
-        else:
-            wrong = next((t.name for t in plan.tensors if not _same(checkpoint, t, plan, paths[t.file])), None)
+        wrong = (_wrong_slab if plan.way == "slabs" else _wrong_layer)(plan, checkpoint, paths)
     except QuantkitError as error:
         return Check("origin", False, f"the files cannot be compared with the source: {error.message}")
     if wrong is not None:
@@ -108,45 +106,50 @@ def _begins(path: Path, header: bytes) -> bool:
         file.close()
 
 
-def _same(checkpoint: Checkpoint, planned: PlannedTensor, plan: Plan, path: Path) -> bool:
-    rows, cols = matrix_shape(planned.tensor)
-    row_bytes = planned.nbytes // rows
-    file = open_input(path)
+def _wrong_slab(plan: Plan, checkpoint: Checkpoint, paths: Sequence[Path]) -> str | None:
+    """The first tensor of a GGUF file that is not what the source gives; of large ones some rows are made anew."""
+    return next((unit.name for unit in plan.units if not _same(checkpoint, unit, paths)), None)
+
+
+def _same(checkpoint: Checkpoint, unit: Unit, paths: Sequence[Path]) -> bool:
+    [planned] = unit.outputs
+    row_bytes = planned.nbytes // unit.tensor.rows
+    file = open_input(paths[planned.file])
     try:
-        for slab in _sampled(planned, rows, cols):
+        for slab in _sampled(unit.tensor):
             start = planned.offset + slab.start * row_bytes
             there = file.read(start, start + (slab.stop - slab.start) * row_bytes)
-            if not np.array_equal(there, encode_slab(checkpoint, planned, plan, slab).reshape(-1)):
+            if not np.array_equal(there, encode_slab(checkpoint, unit, slab).reshape(-1)):
                 return False
     finally:
         file.close()
     return True
 
 
-def _sampled(planned: PlannedTensor, rows: int, cols: int) -> list[Slab]:
+def _sampled(tensor: ModelTensor) -> list[Slab]:
     """A tensor in slabs as they are quantized, or where it is large some rows of each slab."""
-    slabs = list(cut(planned.tensor))
-    if rows * cols <= SAMPLED_WEIGHTS:
+    slabs = list(cut(tensor))
+    if tensor.rows * tensor.cols <= SAMPLED_WEIGHTS:
         return slabs
-    unit = len(planned.tensor.row_order.order) if planned.tensor.row_order else 1
-    step = max(SAMPLED_WEIGHTS // len(slabs) // cols // unit, 1) * unit
+    unit = len(tensor.row_order.order) if tensor.row_order else 1
+    step = max(SAMPLED_WEIGHTS // len(slabs) // tensor.cols // unit, 1) * unit
     return [replace(slab, stop=min(slab.start + step, slab.stop)) for slab in slabs]
 
 
-def _wrong_tensor(plan: ServerPlan, checkpoint: Checkpoint, paths: Sequence[Path]) -> str | None:
+def _wrong_layer(plan: Plan, checkpoint: Checkpoint, paths: Sequence[Path]) -> str | None:
     """The first tensor of a checkpoint that is not what the source gives; of layers some are made anew."""
     stored = open_parts([path for path in paths if path.suffix == ".safetensors"])
-    for tensor in plan.tensors:
-        if tensor.copied:
-            ref = checkpoint.ref(tensor.name)
-            if not np.array_equal(stored[tensor.name].data.reshape(-1), ref.read_packed(0, ref.info.rows).reshape(-1)):
-                return tensor.name
-    groups = siblings(plan.modules)
+    for unit in plan.units:
+        if unit.copy:
+            ref = checkpoint.ref(unit.source.tensor)
+            if not np.array_equal(stored[unit.name].data.reshape(-1), ref.read_packed(0, ref.info.rows).reshape(-1)):
+                return unit.name
+    groups = siblings(plan.rounded)
     for group in groups[:: max(len(groups) // SAMPLED_LAYERS, 1)]:
-        for planned, quantized in zip(group, rounded(checkpoint, group, plan.method), strict=True):
-            for made in planned.layout.pack(planned.name, quantized):
+        for unit, quantized in zip(group, rounded(checkpoint, group, plan.method), strict=True):
+            for made in layout_of(unit).pack(unit.name, quantized):
                 if not _equal(stored[made.entry.name], made):
-                    return planned.name
+                    return unit.name
     return None
 
 

@@ -1,12 +1,22 @@
-"""What every plan is made of: files, options, layers and tensors."""
+"""What will happen to a model, to the byte: one plan for every container, made of units."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
-from quantkit.families.linears import LinearModule
+from quantkit.families.linears import source_of
+from quantkit.families.model import ModelTensor, Rows, Shape
 from quantkit.formats.containers.base import Layout
 from quantkit.formats.containers.packed import Entry
+from quantkit.metadata import KeyValue
+from quantkit.recipes.servers import MethodChoice
+from quantkit.tensors import F32
+
+# How files are filled: slabs of rows on all cores, whole layers on all cores, or block by block with inputs.
+Way = Literal["slabs", "layers", "blocks"]
 
 
 @dataclass(frozen=True)
@@ -19,54 +29,141 @@ class PlannedFile:
 
 
 @dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor of the artifact's files. `dtype` is the name of its type in the container ("q4_k", "I32"), `offset` is
+    absolute in file number `file`, `nbytes` excludes padding."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    file: int = 0
+    offset: int = 0
+
+    @property
+    def entry(self) -> Entry:
+        """What the header of a safetensors file says of it."""
+        return Entry(self.name, self.dtype, self.shape)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One weight of the artifact: where its rows come from, how it is stored, and the tensors that it becomes.
+
+    `word` is how it is stored in one word: a type, or what its layout says of itself. `layout` is that of a rounded
+    layer of a checkpoint, None where `word` says all. `copy` says that the source's numbers are taken over: its bytes,
+    at most as another float type. Without either, and without parts, it is a scale that inputs decide.
+
+    `code_bytes` hold codes, or floats. `reason` says which rule chose, `wanted` is what the recipe asked for where rows
+    do not fit it. `importance` are weights of its columns, float32 (experts, cols).
+    """
+
+    tensor: ModelTensor
+    word: str
+    outputs: tuple[PlannedTensor, ...]
+    code_bytes: int
+    layout: Layout | None = None
+    copy: bool = False
+    reason: str = ""
+    wanted: str | None = None
+    source_bytes: int = 0
+    importance: F32 | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.outputs)
+
+    @property
+    def source(self) -> Rows:
+        """The rows of the one source tensor that it is made of."""
+        return source_of(self.tensor)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will happen, to the byte. What a container does not have is empty.
+
+    `digest` is the SHA-256 over everything that decides the output bytes: types, layouts, offsets, header bytes,
+    importance data, inputs and the numerics version. Equal digests and equal source hashes mean equal artifacts.
+    `core` is that over what decides the tensors alone, which files of checkpoints can name. `files` are those with
+    weights, then everything else.
+
+    `metadata` is that of a GGUF file. `inputs` stands for the text or statistics that it is made with, "" without any,
+    also where it `needs_inputs`. `linears` are the linear layers of the blocks, rounded or not, `plain` names those
+    that stay as they are and the head. `served_as` is the architecture by the name that consumers look for. `details`
+    are what the manifest says of the model besides its family.
+    """
+
+    recipe: str
+    container: str
+    way: Way
+    family: str
+    architecture: str
+    shape: Shape
+    units: tuple[Unit, ...]
+    files: tuple[PlannedFile, ...]
+    source_bytes: int
+    digest: str
+    warnings: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[KeyValue, ...] = ()
+    tokenizer_sha256: str | None = None
+    core: str = ""
+    method: MethodChoice | None = None
+    needs_inputs: bool = False
+    inputs: str = ""
+    linears: tuple[ModelTensor, ...] = ()
+    plain: tuple[str, ...] = ()
+    kv_cache: bool = False
+    served_as: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        what = f"{self.container}, {len(self.tensors)} tensors, {self.nbytes:,} bytes, digest {self.digest[:12]}"
+        return f"Plan({self.recipe!r}, {what})"
+
+    @property
+    def nbytes(self) -> int:
+        return sum(f.nbytes for f in self.files)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it is made with text or statistics, block by block."""
+        return bool(self.inputs)
+
+    @cached_property
+    def tensors(self) -> tuple[PlannedTensor, ...]:
+        """The tensors of all files, in their order."""
+        return tuple(tensor for unit in self.units for tensor in unit.outputs)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, PlannedTensor]:
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    @cached_property
+    def rounded(self) -> tuple[Unit, ...]:
+        """The rounded layers of a checkpoint."""
+        return tuple(unit for unit in self.units if unit.layout is not None)
+
+
+@dataclass(frozen=True)
 class PlanOptions:
     """What a run wants besides the recipe.
 
-    `stem` names the files without ".gguf"; by default the checkpoint's name and the recipe's title. `split_bytes`
-    bounds the bytes of one file. `allow_requantize` permits decoding and rounding weights that are quantized
+    `stem` names GGUF files without ".gguf"; by default the checkpoint's name and the recipe's title. `split_bytes`
+    bounds the bytes of one GGUF file, `shard_bytes` those of one shard of a checkpoint. `tensorrt` says that
+    TensorRT-LLM reads a checkpoint, too. `allow_requantize` permits decoding and rounding weights that are quantized
     already.
     """
 
     stem: str | None = None
     split_bytes: int | None = None
+    shard_bytes: int = 5_000_000_000
+    tensorrt: bool = False
     allow_requantize: bool = False
 
 
 STANDARD = PlanOptions()
-
-
-@dataclass(frozen=True)
-class PlannedModule:
-    """A linear layer that is rounded: where its rows come from, how it is stored, the tensors it becomes.
-
-    `wanted` is how the recipe would have it stored, where its groups do not divide the rows, else None.
-    """
-
-    module: LinearModule
-    layout: Layout
-    entries: tuple[Entry, ...]
-    wanted: Layout | None = None
-
-    @property
-    def name(self) -> str:
-        return self.module.name
-
-
-@dataclass(frozen=True)
-class ServerTensor:
-    """A tensor of the artifact; `offset` is absolute in file number `file`.
-
-    It belongs to a rounded `module`, or is a copy of a tensor of the source with the same name, or, with neither,
-    holds a scale of the key/value cache. `block` is the number of the layer it lies in, None outside.
-    """
-
-    entry: Entry
-    file: int
-    offset: int
-    block: int | None
-    module: str | None = None
-    copied: bool = True
-
-    @property
-    def name(self) -> str:
-        return self.entry.name

@@ -1,23 +1,23 @@
-"""recipe x checkpoint -> ServerPlan: every tensor, byte and offset of a checkpoint for servers, from headers alone."""
+"""recipe x checkpoint -> Plan: every tensor, byte and offset of a checkpoint for servers, from headers alone."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.known import folds_of
-from quantkit.families.linears import LinearModule, Outline, outline
+from quantkit.families.linears import Outline, in_block, outline, source_of
+from quantkit.families.model import ModelTensor, Rows
 from quantkit.families.names import block_of
-from quantkit.families.roles import FUSED, INPUTS, Role
+from quantkit.families.roles import INPUTS, Role
 from quantkit.formats.containers.base import Writing, Written
 from quantkit.formats.containers.compressed_tensors_kv import kv_cache_entries
+from quantkit.formats.containers.packed import Entry
 from quantkit.formats.containers.table import layout_of, writing
 from quantkit.formats.containers.weights import Weights
 from quantkit.formats.safetensors.writer import INDEX, Shard, index_json, split_shards
@@ -25,91 +25,33 @@ from quantkit.jsontext import dump_json, utf8
 from quantkit.methods.settings import DEFAULTS
 from quantkit.methods.transforms import only_into_norms
 from quantkit.patterns import PatternError, require_work
-from quantkit.plan.base import PlannedFile, PlannedModule, ServerTensor
+from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanOptions, Unit
 from quantkit.plan.carried import CONFIG, carried_files
 from quantkit.plan.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
-from quantkit.plan.gguf import ENOUGH_BITS, Plan, eight_bit_warnings
+from quantkit.plan.gguf import ENOUGH_BITS, eight_bit_warnings
 from quantkit.plan.groups import fitting
 from quantkit.plan.notes import note_dtypes, note_low_bits, notes
-from quantkit.recipes.servers import MethodChoice, ServerRecipe, kept_by
+from quantkit.recipes.servers import ServerRecipe, kept_by
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
 from quantkit.version import __version__
 
 PLAIN = "plain"  # the container that holds nothing rounded
-DEFAULT_SHARD_BYTES = 5_000_000_000
 
 
-@dataclass(frozen=True)
-class ServerPlan:
-    """What will happen, to the byte. `files` are the shards, then everything else, config.json last.
-
-    `calibration` stands for the text that is run, "" without any, also where `needs_calibration`. `plain` are linear
-    layers that stay as they are, the head among them.
-    `digest` is the SHA-256 over everything that decides the output bytes, but for the source's weights. `core` is that
-    over what decides the tensors alone, which the files themselves can name.
-    """
-
-    recipe: str
-    container: str
-    outline: Outline
-    modules: tuple[PlannedModule, ...]
-    tensors: tuple[ServerTensor, ...]
-    files: tuple[PlannedFile, ...]
-    method: MethodChoice
-    plain: tuple[str, ...]
-    kv_cache: bool
-    source_bytes: int
-    digest: str
-    core: str
-    calibration: str = ""
-    needs_calibration: bool = False
-    warnings: tuple[tuple[str, str], ...] = ()
-
-    def __repr__(self) -> str:
-        what = f"{self.container}, {len(self.modules)} layers, {self.nbytes:,} bytes, digest {self.digest[:12]}"
-        return f"ServerPlan({self.recipe!r}, {what})"
-
-    @property
-    def nbytes(self) -> int:
-        return sum(f.nbytes for f in self.files)
-
-    @cached_property
-    def by_name(self) -> Mapping[str, ServerTensor]:
-        return {tensor.name: tensor for tensor in self.tensors}
-
-    @property
-    def calibrated(self) -> bool:
-        return bool(self.calibration)
-
-
-AnyPlan = Plan | ServerPlan
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """What a run wants besides the recipe: the size of shards, whether TensorRT-LLM reads it, too, and whether weights
-    that the source stores quantized may be rounded once more.
-    """
-
-    shard_bytes: int = DEFAULT_SHARD_BYTES
-    tensorrt: bool = False
-    allow_requantize: bool = False
-
-
-def plan_server(
+def plan_checkpoint(
     checkpoint: Checkpoint,
     recipe: ServerRecipe,
-    options: ServerOptions = ServerOptions(),
+    options: PlanOptions = STANDARD,
     *,
-    calibration: str = "",
-) -> ServerPlan:
+    inputs: str = "",
+) -> Plan:
     """Decide everything about the artifact from headers alone.
 
-    `calibration` is the digest of the samples that will be run. Raises RecipeError for a rule or --keep that matches
-    nothing, UnsupportedError for a source without linear layers that quantkit knows, a layer whose shape does not fit,
-    and weights that are quantized already.
+    `inputs` is the digest of the samples that will be run, or of the statistics. Raises RecipeError for a rule or
+    --keep that matches nothing, UnsupportedError for a source without linear layers that quantkit knows, a layer whose
+    shape does not fit, and weights that are quantized already.
     """
     tensors = checkpoint.tensors()
     decoded = recipe.container == PLAIN
@@ -120,43 +62,44 @@ def plan_server(
     dtype = served_in(said, chosen.values())
     container = writing(recipe.container)
     fitted = fitting(recipe, chosen, mixed=container.mixed)
-    modules = {m.name: _planned(recipe, m, (w, chosen[m]), dtype) for m, w in fitted.items() if w is not None}
-    if not modules:
-        raise RecipeError(f"{recipe.name}: nothing is left to be rounded", hint="remove a rule or a --keep")
-    kept = [m.name for m, w in chosen.items() if w is None]
+    rounded = {m.name: _rounded(recipe, m, (w, chosen[m]), dtype) for m, w in fitted.items() if w is not None}
+    kept = (m.name for m, w in chosen.items() if w is None)
     plain = tuple(sorted([*kept, *found.routers, found.head or "lm_head"]))
-    drafts = list(_drafts(tensors, modules, found, dtype, kv_cache=recipe.kv_cache))
-    core = _core(recipe, tuple(modules.values()), calibration)
+    drafts = list(_drafts(tensors, rounded, found, dtype, kv_cache=recipe.kv_cache))
+    core = _core(recipe, tuple(rounded.values()), inputs)
     making = {"quantkit.recipe": utf8(recipe.label).decode(), "quantkit.plan": core}
-    shards = split_shards([draft.entry for draft in drafts], options.shard_bytes, making)
-    damping = recipe.method.damping or DEFAULTS.damping
-    written = replace(_written(modules, plain, recipe), beside=found.beside, damping=damping, tensorrt=options.tensorrt)
+    shards = split_shards([t.entry for draft in drafts for t in draft.outputs], options.shard_bytes, making)
+    written = replace(_written(rounded, plain, recipe), beside=found.beside, tensorrt=options.tensorrt)
     files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
              *_side_files(checkpoint, named_in(checkpoint.config, dtype), shards, written, container))  # fmt: skip
-    placed = _placed(drafts, shards)
-    plan = ServerPlan(
+    units = _placed(drafts, shards)
+    return Plan(
         recipe=recipe.label,
         container=recipe.container,
-        outline=found,
-        modules=tuple(modules.values()),
-        tensors=placed,
+        way="blocks" if recipe.needs_calibration else "layers",
+        family=found.family,
+        architecture=found.architecture,
+        shape=found.shape,
+        units=units,
         files=files,
-        method=recipe.method,
-        plain=plain,
-        kv_cache=recipe.kv_cache,
         source_bytes=sum(info.nbytes for info in tensors.values()),
-        digest="",
-        core=core,
-        calibration=calibration,
-        needs_calibration=recipe.needs_calibration,
+        digest=_digest(core, units, files),
         warnings=(
-            *notes(recipe, found, tuple(modules.values()), calibrated=bool(calibration)),
-            *note_low_bits(tuple(modules.values())),
-            *note_dtypes(said, dtype, tensors, placed, plain=decoded),
+            *notes(recipe, found, tuple(rounded.values()), calibrated=bool(inputs)),
+            *note_low_bits(tuple(rounded.values())),
+            *note_dtypes(said, dtype, tensors, units, plain=decoded),
             *eight_bit_warnings(i for i in stored if (i.stored_bits or 0) >= ENOUGH_BITS and not decoded),
         ),
+        core=core,
+        method=recipe.method,
+        needs_inputs=recipe.needs_calibration,
+        inputs=inputs,
+        linears=found.linears,
+        plain=plain,
+        kv_cache=recipe.kv_cache,
+        served_as=found.architecture,
+        details={"container": recipe.container},
     )
-    return replace(plan, digest=_digest(plan))
 
 
 def _require_plain(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], allowed: bool) -> list[TensorInfo]:
@@ -181,14 +124,14 @@ def _require_folds(family: str, transform: str) -> None:
         raise UnsupportedError(what, key="method.transform", hint='use the transform "awq", or none')
 
 
-def _choose(recipe: ServerRecipe, found: Outline) -> dict[LinearModule, Weights | None]:
+def _choose(recipe: ServerRecipe, found: Outline) -> dict[ModelTensor, Weights | None]:
     """The weights of every linear layer, None where it stays as it is.
 
     Raises RecipeError for a rule without effect, UnsupportedError for a transform without.
     """
     if recipe.method.transform:
         _require_folds(found.family, recipe.method.transform)
-    chosen: dict[LinearModule, Weights | None] = dict.fromkeys(found.linears, recipe.weights)
+    chosen: dict[ModelTensor, Weights | None] = dict.fromkeys(found.linears, recipe.weights)
     try:
         require_work((name for rule in recipe.rules for name in rule.names), len(found.linears))
     except PatternError as error:
@@ -209,76 +152,90 @@ def _choose(recipe: ServerRecipe, found: Outline) -> dict[LinearModule, Weights 
         if keep not in used and not (found.head and keep.matches(found.head)):
             hint = "the pattern is searched in names such as model.layers.0.mlp.down_proj"
             raise RecipeError(f'--keep "{shown(str(keep))}" matches no layer of this model', hint=hint)
+    if not any(chosen.values()):
+        raise RecipeError(f"{recipe.name}: nothing is left to be rounded", hint="remove a rule or a --keep")
     return chosen
 
 
-def _planned(
-    recipe: ServerRecipe, module: LinearModule, weights: tuple[Weights, Weights | None], dtype: Dtype
-) -> PlannedModule:
-    """A layer with the weights that fit, and those that the recipe wanted."""
+def _rounded(recipe: ServerRecipe, module: ModelTensor, weights: tuple[Weights, Weights | None], dtype: Dtype) -> Unit:
+    """A layer with the weights that fit, and those that the recipe wanted; its tensors have no place yet."""
     fitted, wanted = weights
     layout = layout_of(recipe.container, fitted, dtype)
     entries = layout.entries(module.name, module.rows, module.cols)
-    other = None if wanted is None or wanted == fitted else layout_of(recipe.container, wanted, dtype)
-    return PlannedModule(module, layout, entries, other)
+    other = None if wanted is None or wanted == fitted else layout_of(recipe.container, wanted, dtype).traits.word
+    outputs = tuple(map(_draft, entries))
+    return Unit(module, layout.traits.word, outputs, outputs[0].nbytes, layout, wanted=other)
+
+
+def _draft(entry: Entry) -> PlannedTensor:
+    return PlannedTensor(entry.name, entry.dtype, entry.shape, entry.nbytes)
+
+
+def _beside(entry: Entry, role: Role, layer: int | None, source: TensorInfo | None = None) -> Unit:
+    """A tensor that is not rounded: a copy of the `source`, or one that inputs decide."""
+    parts = () if source is None else (Rows(source.name, 0, source.rows),)
+    tensor = ModelTensor(entry.name, role, entry.shape, parts, layer)
+    return Unit(tensor, entry.dtype.lower(), (_draft(entry),), entry.nbytes, copy=source is not None)
 
 
 def _drafts(
     tensors: Mapping[str, TensorInfo],
-    modules: Mapping[str, PlannedModule],
+    rounded: Mapping[str, Unit],
     found: Outline,
     dtype: Dtype,
     *,
     kv_cache: bool,
-) -> Iterator[ServerTensor]:
-    """The tensors of the artifact in the order of the source, not yet placed.
+) -> Iterator[Unit]:
+    """The units of the artifact in the order of the source, not yet placed.
 
     A weight's place is taken by what its module becomes; with `kv_cache` the scales of keys and values follow the
     projections they belong to. What is not rounded is stored as `dtype`.
     """
-    by_source: dict[str, list[LinearModule]] = {}
+    by_source: dict[str, list[ModelTensor]] = {}
     for module in found.linears:
-        by_source.setdefault(module.source.tensor, []).append(module)
+        by_source.setdefault(source_of(module).tensor, []).append(module)
     for name, info in tensors.items():
         members = by_source.get(name, [])
-        rounded = [modules[m.name] for m in members if m.name in modules]
-        if rounded and len(rounded) < len(members):
+        units = [rounded[m.name] for m in members if m.name in rounded]
+        if units and len(units) < len(members):
             what = f'"{shown(name)}" holds several layers, and only some of them are rounded'
             raise UnsupportedError(what, tensor=name, hint="round or keep all experts of a layer")
-        block = members[0].layer if members else block_of(name)[0]
-        if not rounded:
-            yield ServerTensor(plain_entry(info, dtype), 0, 0, block)
-        for planned in rounded:
-            for entry in planned.entries:
-                yield ServerTensor(entry, 0, 0, block, planned.name, copied=False)
+        layer = members[0].layer if members else block_of(name)[0]
+        yield from units or [_beside(plain_entry(info, dtype), Role.OTHER, layer, info)]
         if kv_cache and members and members[0].role in (Role.ATTN_V, Role.ATTN_QKV):
             attention = members[0].name.rpartition(".")[0]
             for entry in kv_cache_entries(attention, dtype):
-                yield ServerTensor(entry, 0, 0, block, copied=False)
+                yield _beside(entry, Role.OTHER, layer)
 
 
-def _placed(drafts: Sequence[ServerTensor], shards: Sequence[Shard]) -> tuple[ServerTensor, ...]:
+def _placed(drafts: Sequence[Unit], shards: Sequence[Shard]) -> tuple[Unit, ...]:
     places = {
         entry.name: (number, offset)
         for number, shard in enumerate(shards)
         for entry, offset in zip(shard.entries, shard.header.offsets, strict=True)
     }
-    return tuple(replace(d, file=places[d.name][0], offset=places[d.name][1]) for d in drafts)
+
+    def placed(tensor: PlannedTensor) -> PlannedTensor:
+        file, offset = places[tensor.name]
+        return replace(tensor, file=file, offset=offset)
+
+    return tuple(replace(draft, outputs=tuple(map(placed, draft.outputs))) for draft in drafts)
 
 
-def _written(modules: Mapping[str, PlannedModule], plain: tuple[str, ...], recipe: ServerRecipe) -> Written:
+def _written(rounded: Mapping[str, Unit], plain: tuple[str, ...], recipe: ServerRecipe) -> Written:
     return Written(
-        layouts={name: planned.layout for name, planned in modules.items()},
+        layouts={name: unit.layout for name, unit in rounded.items() if unit.layout is not None},
         plain=plain,
-        block=_in_block(modules),
+        block=_in_block(rounded),
         writer=f"quantkit:{__version__}",
         kv_cache=recipe.kv_cache,
+        damping=recipe.method.damping or DEFAULTS.damping,
     )
 
 
-def _in_block(modules: Mapping[str, PlannedModule]) -> tuple[tuple[str, ...], ...]:
+def _in_block(rounded: Mapping[str, Unit]) -> tuple[tuple[str, ...], ...]:
     """Names of rounded layers relative to their block, in groups that read the same input, as a forward pass goes."""
-    role_of = {planned.module.in_block: planned.module.role for planned in modules.values()}
+    role_of = {in_block(unit.name): unit.tensor.role for unit in rounded.values()}
     groups = (tuple(name for role in site for name in role_of if role_of[name] is role) for site in INPUTS)
     return tuple(group for group in groups if group)
 
@@ -310,48 +267,24 @@ def _json(body: Mapping[str, Any]) -> bytes:
     return (dump_json(body, indent=2, carried=True) + "\n").encode()
 
 
-def _core(recipe: ServerRecipe, modules: Sequence[PlannedModule], calibration: str) -> str:
+def _core(recipe: ServerRecipe, rounded: Sequence[Unit], inputs: str) -> str:
     """SHA-256 of a canonical text of everything that decides the tensors."""
     body = {
         "numerics": qtypes.NUMERICS,
         "container": recipe.container,
-        "modules": [(p.name, p.module.source.tensor, p.module.source.start, repr(p.layout)) for p in modules],
+        "modules": [(u.name, u.source.tensor, u.source.start, repr(u.layout)) for u in rounded],
         "method": asdict(recipe.method),
-        "calibration": calibration,
+        "calibration": inputs,
         "kv_cache": recipe.kv_cache,
     }
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
-def _digest(plan: ServerPlan) -> str:
+def _digest(core: str, units: Sequence[Unit], files: Sequence[PlannedFile]) -> str:
     """SHA-256 of a canonical text of everything that decides the output bytes."""
     body = {
-        "core": plan.core,
-        "tensors": [(t.name, t.file, t.offset, t.entry.nbytes) for t in plan.tensors],
-        "files": [(f.name, f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in plan.files],
+        "core": core,
+        "tensors": [(t.name, t.file, t.offset, t.nbytes) for unit in units for t in unit.outputs],
+        "files": [(f.name, f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files],
     }
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
-
-
-def blocks(plan: ServerPlan) -> dict[int | None, tuple[ServerTensor, ...]]:
-    """The tensors of every block, None for what lies outside, in the order of the blocks."""
-
-    def key(tensor: ServerTensor) -> int:
-        return -1 if tensor.block is None else tensor.block
-
-    ordered = sorted(plan.tensors, key=key)
-    return {None if number < 0 else number: tuple(group) for number, group in groupby(ordered, key)}
-
-
-def siblings(modules: Iterable[PlannedModule]) -> list[tuple[PlannedModule, ...]]:
-    """Layers that share a scale, together: those that engines fuse, where the scheme has a scale for a whole tensor.
-
-    Others stand alone. The order is that of each group's first layer.
-    """
-    groups: dict[tuple[object, ...], list[PlannedModule]] = {}
-    for planned in modules:
-        module = planned.module
-        fused = planned.layout.traits.sharing and module.role in FUSED
-        shared = (module.layer, module.expert, FUSED[module.role]) if fused else (planned.name,)
-        groups.setdefault(shared, []).append(planned)
-    return [tuple(group) for group in groups.values()]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.families.linears import Outline
+from quantkit.families.linears import Outline, source_of
 from quantkit.formats.containers.packed import Entry
 from quantkit.formats.containers.weights import Weights
 from quantkit.qtypes.schemes.base import ScaleDtype
@@ -25,7 +25,7 @@ LEFT_ALONE = ".inv_freq"  # no weights: loaders compute these anew
 
 def computed_in(config: Mapping[str, Any], found: Outline, tensors: Mapping[str, TensorInfo]) -> Dtype:
     """The type that config.json names, else that of most linear layers. Raises UnsupportedError without any layer."""
-    used = [tensors[module.source.tensor].dtype for module in found.linears]
+    used = [tensors[source_of(module).tensor].dtype for module in found.linears]
     if not used:
         what = f"no linear layer of family {found.family} among the tensors"
         raise UnsupportedError(what, hint="`quantkit inspect` lists what the checkpoint holds")

@@ -18,7 +18,7 @@ from quantkit.formats.gguf.file import TensorEntry, encode_header, shard_name, s
 from quantkit.formats.gguf.imatrix import Imatrix, match_importance
 from quantkit.jsontext import utf8
 from quantkit.metadata import KeyValue
-from quantkit.plan.base import STANDARD, PlannedFile, PlanOptions
+from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanOptions, Unit
 from quantkit.plan.mixture import Choice, choose_types
 from quantkit.qtypes import base
 from quantkit.recipes.rules import Recipe
@@ -40,59 +40,7 @@ DROPPED_KEYS = ("split.", "quantkit.")
 NAMING_KEYS = ("general.", "quantkit.", "quantize.")
 
 
-@dataclass(frozen=True)
-class PlannedTensor:
-    """A tensor of the artifact. `offset` is absolute in its file, `nbytes` excludes padding.
-
-    `reason` says which rule gave the type; `fallback_from` is the type that the rule asked for when rows did not
-    divide by its block. `copy` is True where the source already has this type: its bytes are taken as they are.
-    `source_bytes` is what the tensor occupies in the checkpoint.
-    """
-
-    tensor: ModelTensor
-    qtype: str
-    nbytes: int
-    offset: int
-    file: int
-    reason: str
-    fallback_from: str | None = None
-    copy: bool = False
-    source_bytes: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.tensor.name
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will happen, to the byte.
-
-    `digest` is the SHA-256 over everything that decides the output bytes: types, layouts, offsets, header bytes,
-    importance data and the numerics version. Equal digests and equal source hashes mean equal artifacts.
-    `importance` maps target names to float32 (experts, cols) weights, as read from an imatrix.
-    """
-
-    recipe: str
-    container: str
-    model: Model
-    metadata: tuple[KeyValue, ...]
-    tensors: tuple[PlannedTensor, ...]
-    files: tuple[PlannedFile, ...]
-    source_bytes: int
-    digest: str
-    importance: Mapping[str, F32]
-    warnings: tuple[tuple[str, str], ...] = ()
-
-    def __repr__(self) -> str:
-        return f"Plan({self.recipe!r}, {len(self.tensors)} tensors, {self.nbytes:,} bytes, digest {self.digest[:12]})"
-
-    @property
-    def nbytes(self) -> int:
-        return sum(f.nbytes for f in self.files)
-
-
-def plan(
+def plan_gguf(
     model: Model,
     checkpoint: Checkpoint,
     recipe: Recipe,
@@ -117,20 +65,25 @@ def plan(
         _require_unquantized(drafts, unquantized, sources)
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
+    drafts = [replace(d, importance=importance.get(d.name)) for d in drafts]
     metadata = _metadata(model, checkpoint, recipe, imatrix)
     stem = options.stem or f"{file_stem(checkpoint.name)}-{recipe.title}"
-    tensors, files = _lay_out(drafts, metadata, stem, options.split_bytes)
+    units, files = _lay_out(drafts, metadata, stem, options.split_bytes)
     return Plan(
         recipe=recipe.label,
         container="gguf",
-        model=model,
-        metadata=metadata,
-        tensors=tensors,
+        way="slabs",
+        family=model.family,
+        architecture=model.architecture,
+        shape=model.shape,
+        units=units,
         files=files,
-        source_bytes=sum(t.source_bytes for t in tensors),
-        digest=_digest(tensors, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files], importance),
-        importance=importance,
-        warnings=(*model.warnings, *notes, *eight_bit_warnings(_twice(tensors, sources)), *_warnings(tensors)),
+        source_bytes=sum(u.source_bytes for u in units),
+        digest=_digest(units, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files]),
+        warnings=(*model.warnings, *notes, *eight_bit_warnings(_twice(units, sources)), *_warnings(units)),
+        metadata=metadata,
+        tokenizer_sha256=model.tokenizer_sha256,
+        served_as=model.gguf_architecture,
     )
 
 
@@ -142,20 +95,20 @@ def unquantized_type(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> 
     return found.pop() if len(found) == 1 else "f32"
 
 
-def _draft(tensor: ModelTensor, choice: Choice, sources: Mapping[str, TensorInfo]) -> PlannedTensor:
+def _draft(tensor: ModelTensor, choice: Choice, sources: Mapping[str, TensorInfo]) -> Unit:
     """The tensor with its type and size, not yet placed in a file."""
     qtype = base.get(choice.qtype)
+    nbytes = prod(tensor.shape[:-1]) * qtype.row_bytes(tensor.shape[-1])
     rows = [part for part in tensor.parts if isinstance(part, Rows)]
     constants = sum(4 * len(part.data) for part in tensor.parts if isinstance(part, Constant))
     plain = len(tensor.parts) == 1 and not tensor.add and tensor.row_order is None
-    return PlannedTensor(
+    return Unit(
         tensor=tensor,
-        qtype=choice.qtype,
-        nbytes=prod(tensor.shape[:-1]) * qtype.row_bytes(tensor.shape[-1]),
-        offset=0,
-        file=0,
+        word=choice.qtype,
+        outputs=(PlannedTensor(tensor.name, choice.qtype, tensor.shape, nbytes),),
+        code_bytes=nbytes if qtype.code_bytes is None else nbytes // qtype.nbytes * qtype.code_bytes,
         reason=choice.reason,
-        fallback_from=choice.fallback_from,
+        wanted=choice.fallback_from,
         copy=plain and all(p.start == 0 and sources[p.tensor].dtype == choice.qtype for p in rows) and not constants,
         source_bytes=constants + sum(_stored_bytes(part, sources[part.tensor]) for part in rows),
     )
@@ -175,7 +128,7 @@ def _require_no_fallback(choices: Mapping[str, Choice]) -> None:
 
 
 def _require_unquantized(
-    drafts: Sequence[PlannedTensor], unquantized: Mapping[str, str], sources: Mapping[str, TensorInfo]
+    drafts: Sequence[Unit], unquantized: Mapping[str, str], sources: Mapping[str, TensorInfo]
 ) -> None:
     """Raise UnsupportedError where a quantized source would be rounded a second time.
 
@@ -185,9 +138,9 @@ def _require_unquantized(
     twice = []
     for draft in drafts:
         decoded, bits = _stored_as(draft.tensor, sources)
-        again = draft.qtype not in FLOAT_TYPES if decoded else unquantized[draft.name] not in FLOAT_TYPES
+        again = draft.word not in FLOAT_TYPES if decoded else unquantized[draft.name] not in FLOAT_TYPES
         if again and not draft.copy and bits < ENOUGH_BITS:
-            twice.append(f"{draft.name} {decoded or unquantized[draft.name]} -> {draft.qtype}")
+            twice.append(f"{draft.name} {decoded or unquantized[draft.name]} -> {draft.word}")
     if twice:
         raise UnsupportedError(
             f"the source is quantized already: {_some(twice)}",
@@ -203,10 +156,10 @@ def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> tuple[
     return (stored[0].stored_as, min(info.stored_bits or 0 for info in stored)) if stored else (None, 0)
 
 
-def _twice(tensors: Sequence[PlannedTensor], sources: Mapping[str, TensorInfo]) -> list[TensorInfo]:
+def _twice(units: Sequence[Unit], sources: Mapping[str, TensorInfo]) -> list[TensorInfo]:
     """The weights that a checkpoint for servers stores in 8 bits and that are rounded once more."""
-    rounded = (t for t in tensors if t.qtype not in FLOAT_TYPES and not t.copy)
-    found = (sources[part.tensor] for t in rounded for part in t.tensor.parts if isinstance(part, Rows))
+    rounded = (u for u in units if u.word not in FLOAT_TYPES and not u.copy)
+    found = (sources[part.tensor] for u in rounded for part in u.tensor.parts if isinstance(part, Rows))
     return [info for info in found if (info.stored_bits or 0) >= ENOUGH_BITS]
 
 
@@ -219,23 +172,21 @@ def eight_bit_warnings(stored: Iterable[TensorInfo]) -> list[tuple[str, str]]:
     return [("eight-bit-source", f"{what}: nearly as good as from 16 bits")]
 
 
-def _importance(
-    drafts: Sequence[PlannedTensor], imatrix: Imatrix
-) -> tuple[dict[str, F32], tuple[tuple[str, str], ...]]:
+def _importance(drafts: Sequence[Unit], imatrix: Imatrix) -> tuple[dict[str, F32], tuple[tuple[str, str], ...]]:
     """The weights of the tensors whose type uses them. Sizes are checked for every tensor that is quantized."""
-    shapes = {d.name: d.tensor.shape for d in drafts if not d.copy and d.qtype not in FLOAT_TYPES}
+    shapes = {d.name: d.tensor.shape for d in drafts if not d.copy and d.word not in FLOAT_TYPES}
     found, notes = match_importance(imatrix, shapes, {d.name for d in drafts})
-    used = {d.name for d in drafts if base.get(d.qtype).uses_importance}
+    used = {d.name for d in drafts if base.get(d.word).uses_importance}
     return {name: weights for name, weights in found.items() if name in used}, notes
 
 
-def _require_importance(drafts: Sequence[PlannedTensor], importance: Mapping[str, F32], recipe: Recipe) -> None:
+def _require_importance(drafts: Sequence[Unit], importance: Mapping[str, F32], recipe: Recipe) -> None:
     """llama-quant.cpp, tensor_requires_imatrix: some types are useless without; embeddings and output are spared."""
     spared = {"token_embd.weight", "per_layer_token_embd.weight", "output.weight"}
     missing = [
-        f"{d.name} {d.qtype}"
+        f"{d.name} {d.word}"
         for d in drafts
-        if d.qtype in recipe.needs_imatrix and not d.copy and d.name not in spared and d.name not in importance
+        if d.word in recipe.needs_imatrix and not d.copy and d.name not in spared and d.name not in importance
     ]
     if missing:
         raise RecipeError(
@@ -275,12 +226,12 @@ def _as_text(entry: KeyValue) -> KeyValue:
 
 
 def _lay_out(
-    drafts: Sequence[PlannedTensor], metadata: tuple[KeyValue, ...], stem: str, split_bytes: int | None
-) -> tuple[tuple[PlannedTensor, ...], tuple[PlannedFile, ...]]:
+    drafts: Sequence[Unit], metadata: tuple[KeyValue, ...], stem: str, split_bytes: int | None
+) -> tuple[tuple[Unit, ...], tuple[PlannedFile, ...]]:
     """Place tensors in files. Only the first file of several carries the model's metadata."""
     entries = [_entry(draft) for draft in drafts]
     shards = split_files(entries, metadata, split_bytes) if split_bytes else [range(len(drafts))]
-    tensors: list[PlannedTensor] = []
+    units: list[Unit] = []
     files: list[PlannedFile] = []
     for number, shard in enumerate(shards):
         mine = metadata if number == 0 else ()
@@ -290,40 +241,45 @@ def _lay_out(
         header = encode_header(mine, [entries[index] for index in shard])
         name = shard_name(stem, number, len(shards)) if len(shards) > 1 else f"{stem}.gguf"
         files.append(PlannedFile(name, header.data, header.nbytes))
-        tensors += [replace(d, offset=o, file=number) for d, o in zip(members, header.offsets, strict=True)]
-    return tuple(tensors), tuple(files)
+        units += [_place(draft, number, offset) for draft, offset in zip(members, header.offsets, strict=True)]
+    return tuple(units), tuple(files)
 
 
-def _entry(draft: PlannedTensor) -> TensorEntry:
-    number = base.get(draft.qtype).gguf
+def _place(draft: Unit, file: int, offset: int) -> Unit:
+    [tensor] = draft.outputs
+    return replace(draft, outputs=(replace(tensor, file=file, offset=offset),))
+
+
+def _entry(draft: Unit) -> TensorEntry:
+    number = base.get(draft.word).gguf
     if number is None:
         raise UnsupportedError(
-            f"{draft.name}: GGUF has no type {draft.qtype}", tensor=draft.name, hint="see `quantkit schemes`"
+            f"{draft.name}: GGUF has no type {draft.word}", tensor=draft.name, hint="see `quantkit schemes`"
         )
     return TensorEntry(draft.name, draft.tensor.shape, number, draft.nbytes)
 
 
-def _warnings(tensors: Sequence[PlannedTensor]) -> list[tuple[str, str]]:
+def _warnings(units: Sequence[Unit]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    changed = [f"{t.name} {t.fallback_from} -> {t.qtype}" for t in tensors if t.fallback_from]
+    changed = [f"{u.name} {u.wanted} -> {u.word}" for u in units if u.wanted]
     if changed:
-        found.append(("fallback", f"{len(changed)} of {len(tensors)} tensors take another type: {_some(changed)}"))
-    bits = _layer_bits(tensors)
+        found.append(("fallback", f"{len(changed)} of {len(units)} tensors take another type: {_some(changed)}"))
+    bits = _layer_bits(units)
     if bits < LOW_BITS_PER_WEIGHT:
         what = f"{bits:.2f} bits per weight in the layers lose visible quality"
         found.append(("low-bits", f"{what}: measure it with `quantkit verify FILE --against SRC --engine llama.cpp`"))
     return found
 
 
-def _layer_bits(tensors: Sequence[PlannedTensor]) -> float:
+def _layer_bits(units: Sequence[Unit]) -> float:
     """Bits per weight of the type that holds most of the matrices, embedding and output apart; 32 without any.
 
     The mean over the file would hide it: a large vocabulary in more bits lifts Q2_K above three.
     """
     weights: defaultdict[str, int] = defaultdict(int)
-    for planned in tensors:
-        if len(planned.tensor.shape) > 1 and planned.tensor.role not in (Role.TOKEN_EMBD, Role.OUTPUT):
-            weights[planned.qtype] += prod(planned.tensor.shape)
+    for unit in units:
+        if len(unit.tensor.shape) > 1 and unit.tensor.role not in (Role.TOKEN_EMBD, Role.OUTPUT):
+            weights[unit.word] += prod(unit.tensor.shape)
     return base.get(max(weights, key=weights.__getitem__)).bits_per_weight if weights else 32.0
 
 
@@ -353,20 +309,21 @@ def digest_of(
     if set(by_name) != {t.name for t in placed}:
         return ""
     drafts = [_draft(by_name[t.name], Choice(t.qtype, ""), sources) for t in placed]
-    tensors = [replace(d, offset=t.offset, file=t.file) for d, t in zip(drafts, placed, strict=True)]
-    return _digest(tensors, headers, {})
+    return _digest([_place(d, t.file, t.offset) for d, t in zip(drafts, placed, strict=True)], headers)
 
 
-def _digest(tensors: Sequence[PlannedTensor], headers: Sequence[tuple[int, str]], importance: Mapping[str, F32]) -> str:
+def _digest(units: Sequence[Unit], headers: Sequence[tuple[int, str]]) -> str:
     """SHA-256 of a canonical text of everything that decides the output bytes."""
+    weighted = [(u.name, u.importance) for u in sorted(units, key=lambda u: u.name) if u.importance is not None]
     body = {
         "numerics": qtypes.NUMERICS,
         "tensors": [
-            (t.name, t.qtype, t.copy, t.file, t.offset, t.nbytes, t.tensor.shape, t.tensor.add, *_layout(t.tensor))
-            for t in tensors
+            (u.name, u.word, u.copy, t.file, t.offset, t.nbytes, t.shape, u.tensor.add, *_layout(u.tensor))
+            for u in units
+            for t in u.outputs
         ],
         "files": list(headers),
-        "importance": {name: hashlib.sha256(weights.data).hexdigest() for name, weights in sorted(importance.items())},
+        "importance": {name: hashlib.sha256(weights.data).hexdigest() for name, weights in weighted},
     }
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 

@@ -9,22 +9,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from quantkit.errors import RecipeError
-from quantkit.families.linears import LinearModule
+from quantkit.families.model import ModelTensor
 from quantkit.formats.containers.weights import Weights
 from quantkit.recipes.servers import ServerRecipe
 from quantkit.untrusted import listed
 
 
 def fitting(
-    recipe: ServerRecipe, chosen: Mapping[LinearModule, Weights | None], *, mixed: bool
-) -> dict[LinearModule, Weights | None]:
+    recipe: ServerRecipe, chosen: Mapping[ModelTensor, Weights | None], *, mixed: bool
+) -> dict[ModelTensor, Weights | None]:
     """`chosen` with groups of a size that divides, where the recipe names one.
 
     Layers decide one by one, all experts of a block together, since engines run them as one layer. In a container
     that has one size for the whole checkpoint (not `mixed`) all layers decide together. Where no size fits, weights
     stay as they are: the container's error then says why. Raises RecipeError for a fallback that the recipe refuses.
     """
-    sets: dict[tuple[object, ...], list[LinearModule]] = {}
+    sets: dict[tuple[object, ...], list[ModelTensor]] = {}
     for module, weights in chosen.items():
         if weights is not None:
             sets.setdefault((weights, _together(module) if mixed else ""), []).append(module)
@@ -42,7 +42,7 @@ def fitting(
     return found
 
 
-def _together(module: LinearModule) -> str:
+def _together(module: ModelTensor) -> str:
     """Layers with the same word have groups of the same size."""
     return module.name if module.expert is None else f"experts of layer {module.layer}"
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
 from quantkit.errors import NonFiniteError
+from quantkit.families.linears import source_of
 from quantkit.families.model import ModelTensor
-from quantkit.plan.base import PlannedModule
 from quantkit.qtypes.floats import first_nonfinite
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, U8
@@ -27,19 +26,12 @@ class Slab:
     matrix: int
 
 
-def matrix_shape(tensor: ModelTensor) -> tuple[int, int]:
-    """The tensor as (rows, cols); a vector of n is n rows of one column, as in quantkit.tensors."""
-    if len(tensor.shape) == 1:
-        return tensor.shape[0], 1
-    return prod(tensor.shape[:-1]), tensor.shape[-1]
-
-
 def cut(tensor: ModelTensor, weights: int = SLAB_WEIGHTS) -> Iterator[Slab]:
     """Cut a tensor into slabs of about `weights` weights.
 
     A slab never crosses an expert (importance weights differ per expert) nor splits a unit of the row order.
     """
-    rows, cols = matrix_shape(tensor)
+    rows, cols = tensor.rows, tensor.cols
     rows_per_matrix = tensor.shape[-2] if len(tensor.shape) > 2 else rows
     unit = len(tensor.row_order.order) if tensor.row_order else 1
     step = max(weights // cols // unit, 1) * unit
@@ -53,7 +45,7 @@ def read_slab(checkpoint: Checkpoint, tensor: ModelTensor, start: int, stop: int
 
     Raises InputError when the source is shorter than its header said.
     """
-    cols = matrix_shape(tensor)[1]
+    cols = tensor.cols
     pieces: list[F32] = []
     first = 0
     for part in tensor.parts:
@@ -85,9 +77,9 @@ def require_finite(name: str, values: F32, first_row: int = 0) -> None:
         raise NonFiniteError(what, tensor=name, index=bad, hint=hint)
 
 
-def read_weight(checkpoint: Checkpoint, planned: PlannedModule) -> F32:
+def read_weight(checkpoint: Checkpoint, linear: ModelTensor) -> F32:
     """The weight of a layer, float32 (rows, cols). Raises NonFiniteError."""
-    source = planned.module.source
+    source = source_of(linear)
     weight = checkpoint.ref(source.tensor).read(source.start, source.stop)
     require_finite(source.tensor, weight, source.start)
     return weight

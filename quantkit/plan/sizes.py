@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from quantkit.errors import UsageError
-from quantkit.families.model import Shape
-from quantkit.plan.checkpoint import AnyPlan, ServerPlan
-from quantkit.plan.gguf import Plan, PlannedTensor
+from quantkit.families.model import ModelTensor, Shape
+from quantkit.plan.base import Plan, Unit
 from quantkit.qtypes import base
 from quantkit.report.text import count, size
 
@@ -95,16 +95,12 @@ class SizeReport:
         }
 
 
-def size_report(plan: AnyPlan) -> SizeReport:
-    """Add up the plan's tensors by type and the rest of its files."""
-    return _server_report(plan) if isinstance(plan, ServerPlan) else _gguf_report(plan)
-
-
-def _gguf_report(plan: Plan) -> SizeReport:
-    members: defaultdict[str, list[PlannedTensor]] = defaultdict(list)
-    for planned in plan.tensors:
-        members[planned.qtype].append(planned)
-    types = sorted((_type_size(name, planned) for name, planned in members.items()), key=lambda t: -t.nbytes)
+def size_report(plan: Plan) -> SizeReport:
+    """Add up the plan's units by how they are stored, and the rest of its files; small files count as header."""
+    members: defaultdict[str, list[Unit]] = defaultdict(list)
+    for unit in plan.units:
+        members[unit.word].append(unit)
+    types = sorted((_type_size(word, units) for word, units in members.items()), key=lambda t: -t.nbytes)
     header_bytes = sum(len(file.header) for file in plan.files)
     return SizeReport(
         types=tuple(types),
@@ -115,52 +111,21 @@ def _gguf_report(plan: Plan) -> SizeReport:
     )
 
 
-def _type_size(name: str, tensors: list[PlannedTensor]) -> TypeSize:
-    qtype = base.get(name)
-    nbytes = sum(t.nbytes for t in tensors)
-    blocks = nbytes // qtype.nbytes
-    code_bytes = nbytes if qtype.code_bytes is None else blocks * qtype.code_bytes
-    return TypeSize(name, len(tensors), blocks * qtype.block, nbytes, code_bytes)
-
-
-def _server_report(plan: ServerPlan) -> SizeReport:
-    """Rounded layers by their layout, everything else by its dtype; small files count as header."""
-    found: defaultdict[str, list[TypeSize]] = defaultdict(list)
-    for planned in plan.modules:
-        name, nbytes = planned.layout.traits.word, sum(entry.nbytes for entry in planned.entries)
-        weights = planned.module.rows * planned.module.cols
-        found[name].append(TypeSize(name, 1, weights, nbytes, planned.entries[0].nbytes))
-    for tensor in plan.tensors:
-        if tensor.module is None:
-            entry = tensor.entry
-            found[entry.dtype.lower()].append(
-                TypeSize(entry.dtype.lower(), 1, prod(entry.shape), entry.nbytes, entry.nbytes)
-            )
-    types = [_added(name, members) for name, members in found.items()]
-    header_bytes = sum(len(file.header) for file in plan.files)
-    return SizeReport(tuple(sorted(types, key=lambda t: -t.nbytes)), header_bytes, 0, plan.nbytes, plan.source_bytes)
-
-
-def _added(name: str, members: list[TypeSize]) -> TypeSize:
+def _type_size(word: str, units: Sequence[Unit]) -> TypeSize:
     return TypeSize(
-        name,
-        len(members),
-        sum(m.weights for m in members),
-        sum(m.nbytes for m in members),
-        sum(m.code_bytes for m in members),
+        word,
+        len(units),
+        sum(prod(unit.tensor.shape) for unit in units),
+        sum(unit.nbytes for unit in units),
+        sum(unit.code_bytes for unit in units),
     )
 
 
-def architecture(plan: AnyPlan) -> str:
-    """What config.json calls the model."""
-    return plan.outline.architecture if isinstance(plan, ServerPlan) else plan.model.architecture
-
-
-def plan_line(plan: AnyPlan) -> str:
+def plan_line(plan: Plan) -> str:
     """A plan in one line: architecture, weights, and size before and after."""
     report = size_report(plan)
     return (
-        f"{architecture(plan)} · {count(report.weights)} weights · {size(report.source_bytes)} → "
+        f"{plan.architecture} · {count(report.weights)} weights · {size(report.source_bytes)} → "
         f"{plan.recipe} {size(report.nbytes)} ({report.bits_per_weight:.2f} bits per weight)"
     )
 
@@ -194,31 +159,11 @@ def kv_bytes_per_token(shape: Shape, kv_type: str = "f16") -> int:
     return 2 * shape.layers * shape.kv_heads * qtype.row_bytes(shape.head_dim)
 
 
-def serving_memory(plan: AnyPlan, context: int, kv_type: str = "f16") -> ServingMemory:
+def serving_memory(plan: Plan, context: int, kv_type: str = "f16") -> ServingMemory:
     """What an engine needs to serve the artifact with `context` tokens in its cache."""
     report = size_report(plan)
     weights = sum(t.nbytes for t in report.types)
-    shape = plan.outline.shape if isinstance(plan, ServerPlan) else plan.model.shape
-    return ServingMemory(context, kv_type, weights, context * kv_bytes_per_token(shape, kv_type))
-
-
-def conversion_memory_bytes(plan: Plan, *, slabs: int, slab_weights: int) -> int:
-    """Estimated peak resident memory of making the artifact: the program, headers, importance weights and slabs.
-
-    At most `slabs` of up to `slab_weights` weights are held at once, each as stored in the source, as float32 and
-    encoded (4 bytes each at most); a slab is never shorter than one row, or one unit of the row order.
-    """
-    widest = max((_unit_weights(t) for t in plan.tensors), default=0)
-    largest = max((prod(t.tensor.shape) for t in plan.tensors), default=0)
-    per_slab = min(max(slab_weights, widest), largest) * (4 + 4 + 4)
-    importance = sum(weights.nbytes for weights in plan.importance.values())
-    headers = 2 * sum(len(file.header) for file in plan.files)
-    return PROGRAM_BYTES + headers + importance + slabs * per_slab
-
-
-def _unit_weights(planned: PlannedTensor) -> int:
-    order = planned.tensor.row_order
-    return planned.tensor.shape[-1] * (len(order.order) if order else 1)
+    return ServingMemory(context, kv_type, weights, context * kv_bytes_per_token(plan.shape, kv_type))
 
 
 # Of a walk through a model, besides what is counted: torch and transformers, inner activations of chunks in flight.
@@ -226,18 +171,51 @@ WALK_BYTES = 1_000_000_000
 LAYER_BYTES = 28  # measured: FP8 layers of 4.2 M weights on two cores peak at 514 MB
 
 
-def server_memory_bytes(plan: ServerPlan, *, threads: int, activation_bytes: int) -> int:
-    """Estimated peak resident memory of making a checkpoint: the layers at hand, or a block and its statistics.
+@dataclass(frozen=True)
+class Workshop:
+    """What making an artifact holds at once: `slabs` of up to `slab_weights` weights, layers of `threads` workers,
+    `activation_bytes` of samples between blocks."""
 
-    Without calibration a layer per thread and one that waits for the writer, LAYER_BYTES for each weight: float32,
-    what rounding makes of it, codes, and packed. With it a block in float32, twice while it is replaced, the largest
-    Hessian and its factors, `activation_bytes` where they stay in memory, and WALK_BYTES.
+    slabs: int
+    slab_weights: int
+    threads: int
+    activation_bytes: int
+
+
+def conversion_memory_bytes(plan: Plan, shop: Workshop) -> int:
+    """Estimated peak resident memory of making the artifact."""
+    return {"slabs": _slab_bytes, "layers": _layer_bytes, "blocks": _block_bytes}[plan.way](plan, shop)
+
+
+def _slab_bytes(plan: Plan, shop: Workshop) -> int:
+    """The program, headers, importance weights and slabs.
+
+    Each slab is held as stored in the source, as float32 and encoded (4 bytes each at most); none is shorter than one
+    row, or one unit of the row order.
     """
-    weights = [p.module.rows * p.module.cols for p in plan.modules]
-    if not plan.needs_calibration:
-        return PROGRAM_BYTES + (threads + 1) * LAYER_BYTES * max(weights)
-    blocks: defaultdict[int, int] = defaultdict(int)
-    for planned, count_of in zip(plan.modules, weights, strict=True):
-        blocks[planned.module.layer] += count_of
-    hessians = 4 * 4 * max(p.module.cols for p in plan.modules) ** 2
-    return WALK_BYTES + 2 * 4 * max(blocks.values()) + hessians + activation_bytes
+    widest = max((_unit_weights(unit.tensor) for unit in plan.units), default=0)
+    largest = max((prod(unit.tensor.shape) for unit in plan.units), default=0)
+    per_slab = min(max(shop.slab_weights, widest), largest) * (4 + 4 + 4)
+    importance = sum(unit.importance.nbytes for unit in plan.units if unit.importance is not None)
+    headers = 2 * sum(len(file.header) for file in plan.files)
+    return PROGRAM_BYTES + headers + importance + shop.slabs * per_slab
+
+
+def _unit_weights(tensor: ModelTensor) -> int:
+    return tensor.shape[-1] * (len(tensor.row_order.order) if tensor.row_order else 1)
+
+
+def _layer_bytes(plan: Plan, shop: Workshop) -> int:
+    """A layer per thread and one that waits for the writer, LAYER_BYTES for each weight: float32, what rounding makes
+    of it, codes, and packed."""
+    return PROGRAM_BYTES + (shop.threads + 1) * LAYER_BYTES * max(prod(unit.tensor.shape) for unit in plan.rounded)
+
+
+def _block_bytes(plan: Plan, shop: Workshop) -> int:
+    """A block in float32, twice while it is replaced, the largest Hessian and its factors, activations where they stay
+    in memory, and WALK_BYTES."""
+    blocks: defaultdict[int | None, int] = defaultdict(int)
+    for unit in plan.rounded:
+        blocks[unit.tensor.layer] += prod(unit.tensor.shape)
+    hessians = 4 * 4 * max(unit.tensor.cols for unit in plan.rounded) ** 2
+    return WALK_BYTES + 2 * 4 * max(blocks.values()) + hessians + shop.activation_bytes

@@ -19,7 +19,6 @@ from quantkit.families.model import Model, ModelTensor
 from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
-from quantkit.plan.reading import matrix_shape
 from quantkit.qtypes import base
 from quantkit.quality.tensor_errors import decode_gguf
 from quantkit.source import Checkpoint
@@ -75,7 +74,7 @@ class DecodedTensor:
 
     def _decoded(self, target: ModelTensor, start: int, stop: int) -> F32:
         file, tensor = self.stored[target.name]
-        cols = matrix_shape(target)[1]
+        cols = target.cols
         row_bytes = base.get(tensor.qtype).row_bytes(cols)
         first = tensor.offset + start * row_bytes
         raw = file.read(first, first + (stop - start) * row_bytes).reshape(-1, row_bytes)

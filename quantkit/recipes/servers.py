@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from quantkit.errors import UsageError, did_you_mean
-from quantkit.families.linears import LINEAR, LinearModule
+from quantkit.families.linears import LINEAR
+from quantkit.families.model import ModelTensor
 from quantkit.families.roles import Role
 from quantkit.formats.containers import table as containers
 from quantkit.formats.containers.weights import Granularity, Weights, WeightType
@@ -63,7 +64,7 @@ class ServerRule:
     why: str = ""
     optional: bool = False
 
-    def admits(self, module: LinearModule, layer_count: int) -> bool:
+    def admits(self, module: ModelTensor, layer_count: int) -> bool:
         """Names are globs on the module's name."""
         return (
             (not self.roles or module.role in self.roles)
@@ -231,6 +232,6 @@ def _rule(table: Table, default: Weights, *, optional: bool) -> ServerRule:
     )
 
 
-def kept_by(recipe: ServerRecipe, module: LinearModule) -> Keep | None:
+def kept_by(recipe: ServerRecipe, module: ModelTensor) -> Keep | None:
     """The --keep that leaves a layer as it is, None where no pattern is found in its name."""
     return next((one for one in recipe.keep if one.matches(module.name)), None)

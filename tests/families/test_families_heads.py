@@ -81,7 +81,7 @@ def without_head(infos: Infos) -> Infos:
 @pytest.mark.parametrize("model", [tiny, moe])
 @pytest.mark.parametrize("layer", [None, 0, 1])
 def test_checkpoints_for_servers_miss_every_tensor(model: Any, layer: int | None) -> None:
-    """What `plan_server` begins with: no tokenizer and no weight, but every tensor that must be there."""
+    """What `plan_checkpoint` begins with: no tokenizer and no weight, but every tensor that must be there."""
     infos, config = model()
     names = [name for name in infos if block_of(name)[0] == layer]
     assert names

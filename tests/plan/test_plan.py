@@ -20,8 +20,8 @@ from quantkit.families.model import Constant, RowOrder, Rows
 from quantkit.formats.gguf.file import TensorEntry, encode_header, read_gguf, require_whole_split
 from quantkit.formats.gguf.imatrix import Entry, Imatrix
 from quantkit.metadata import KeyValue
-from quantkit.plan.base import PlanOptions
-from quantkit.plan.gguf import Plan, plan
+from quantkit.plan.base import Plan, PlanOptions
+from quantkit.plan.gguf import plan_gguf
 from quantkit.qtypes import base
 from quantkit.recipes.read import gguf_recipe_names, load_recipe
 from quantkit.recipes.rules import Recipe, override
@@ -35,6 +35,10 @@ SHAPES = {
 }
 
 
+def importance(plan: Plan) -> dict[str, np.ndarray]:
+    return {unit.name: unit.importance for unit in plan.units if unit.importance is not None}
+
+
 def make(
     shapes: dict[str, tuple[int, ...]] = SHAPES,
     recipe: str | Recipe = "q4_k_m",
@@ -43,7 +47,7 @@ def make(
 ) -> Plan:
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     checkpoint = headers.checkpoint_of(shapes)
-    return plan(headers.model_of(shapes), checkpoint, recipe, options or PlanOptions(), imatrix=imatrix)
+    return plan_gguf(headers.model_of(shapes), checkpoint, recipe, options or PlanOptions(), imatrix=imatrix)
 
 
 def imatrix_for(shapes: dict[str, tuple[int, ...]], value: float = 2.0) -> Imatrix:
@@ -81,10 +85,10 @@ def test_predicted_bytes_are_what_ggml_reads(
     [path] = write(made, tmp_path_factory.mktemp("plan"))
     contents = gguf_files.read(path)
     assert contents is not None
-    assert contents.tensors == tuple((t.name, ggml.TYPE_IDS[t.qtype], t.offset, t.nbytes) for t in made.tensors)
+    assert contents.tensors == tuple((t.name, ggml.TYPE_IDS[t.dtype], t.offset, t.nbytes) for t in made.tensors)
     rows = {t.name: (int(np.prod(shapes[t.name][:-1])), shapes[t.name][-1]) for t in made.tensors}
     for t in made.tensors:
-        assert t.nbytes == rows[t.name][0] * ggml.row_size(ggml.TYPE_IDS[t.qtype], rows[t.name][1])
+        assert t.nbytes == rows[t.name][0] * ggml.row_size(ggml.TYPE_IDS[t.dtype], rows[t.name][1])
     padded = [-(-t.nbytes // 32) * 32 for t in made.tensors]
     assert made.nbytes == path.stat().st_size == len(made.files[0].header) + sum(padded)
 
@@ -110,8 +114,8 @@ MEASURED = {
 @pytest.mark.parametrize("recipe", MEASURED)
 def test_bits_per_weight_of_llama_8b_are_the_measured_ones(recipe: str) -> None:
     model, checkpoint = headers.llama(headers.LLAMA_8B)
-    made = plan(model, checkpoint, load_recipe(recipe))
-    weights = sum(int(np.prod(t.tensor.shape)) for t in made.tensors)
+    made = plan_gguf(model, checkpoint, load_recipe(recipe))
+    weights = sum(int(np.prod(t.shape)) for t in made.tensors)
     assert weights == 8030261312, "8030261248 weights and 64 rope factors"
     assert round(8 * sum(t.nbytes for t in made.tensors) / weights, 4) == MEASURED[recipe]
 
@@ -126,7 +130,7 @@ def test_tensors_are_in_llama_quantize_s_order() -> None:
 def test_metadata_ends_with_what_was_done() -> None:
     model, checkpoint = headers.model_of(SHAPES), headers.checkpoint_of(SHAPES, repo="org/name", commit="c" * 40)
     recipe = override(load_recipe("q4_k_m"), keep=["ffn_up=q8_0"])
-    made = plan(model, checkpoint, recipe, imatrix=imatrix_for(SHAPES))
+    made = plan_gguf(model, checkpoint, recipe, imatrix=imatrix_for(SHAPES))
     assert made.metadata[: len(model.metadata)] == model.metadata
     assert [(kv.key, kv.kind, kv.value) for kv in made.metadata[len(model.metadata) :]] == [
         ("general.quantization_version", "u32", 2),
@@ -152,7 +156,7 @@ def test_keys_of_an_earlier_run_are_replaced() -> None:
         KeyValue("quantkit.recipe", "string", "bf16"),
         KeyValue("quantize.imatrix.file", "string", "kept, as llama-quantize keeps it"),
     )
-    made = plan(replace(model, metadata=model.metadata + old), headers.checkpoint_of(SHAPES), load_recipe("q8_0"))
+    made = plan_gguf(replace(model, metadata=model.metadata + old), headers.checkpoint_of(SHAPES), load_recipe("q8_0"))
     found = headers.keys(made.metadata)
     assert sorted(found) == sorted(set(found))
     assert found[:4] == [*headers.keys(model.metadata), "quantize.imatrix.file"]
@@ -163,8 +167,8 @@ def test_keys_of_an_earlier_run_are_replaced() -> None:
 @pytest.mark.parametrize(("recipe", "number"), [("f32", 0), ("f16", 1), ("bf16", 32)])
 def test_float_recipes_keep_vectors_in_f32(recipe: str, number: int) -> None:
     made = make(recipe=recipe)
-    assert {t.qtype for t in made.tensors if len(t.tensor.shape) > 1} == {recipe}
-    assert {t.qtype for t in made.tensors if len(t.tensor.shape) == 1} == {"f32"}
+    assert {t.dtype for t in made.tensors if len(t.shape) > 1} == {recipe}
+    assert {t.dtype for t in made.tensors if len(t.shape) == 1} == {"f32"}
     assert KeyValue("general.file_type", "u32", number) in made.metadata
 
 
@@ -173,7 +177,7 @@ def test_file_names() -> None:
 
     def name(source: str, stem: str | None = None) -> str:
         checkpoint = headers.checkpoint_of(shapes, name=source)
-        return plan(headers.model_of(shapes), checkpoint, load_recipe("q4_k_m"), PlanOptions(stem)).files[0].name
+        return plan_gguf(headers.model_of(shapes), checkpoint, load_recipe("q4_k_m"), PlanOptions(stem)).files[0].name
 
     assert name("Llama-3.1-8B") == "Llama-3.1-8B-Q4_K_M.gguf"
     assert name("org/Llama-3.1-8B") == "Llama-3.1-8B-Q4_K_M.gguf"
@@ -189,8 +193,8 @@ def test_splits_equal_those_of_the_gguf_package(tmp_path: Path) -> None:
     require_whole_split(files)
     writer = gguf.GGUFWriter(None, "llama", split_max_size=10_000)
     for t in made.tensors:
-        dtype = np.float32 if t.qtype == "f32" else np.float16
-        writer.add_tensor(t.name, np.zeros(t.tensor.shape, dtype))
+        dtype = np.float32 if t.dtype == "f32" else np.float16
+        writer.add_tensor(t.name, np.zeros(t.shape, dtype))
     (tmp_path / "peer").mkdir()
     writer.write_header_to_file(tmp_path / "peer" / "mine.gguf")
     writer.write_kv_data_to_file()
@@ -218,7 +222,7 @@ ODD = {"blk.0.attn_v.weight": (8, 288), "blk.0.ffn_up.weight": (8, 288), "blk.0.
 
 def test_fallbacks_are_reported_before_work() -> None:
     made = make(ODD)
-    assert {t.name: (t.fallback_from, t.qtype) for t in made.tensors} == {
+    assert {u.name: (u.wanted, u.word) for u in made.units} == {
         "blk.0.attn_v.weight": ("q6_k", "q8_0"),
         "blk.0.ffn_up.weight": ("q4_k", "q5_0"),
         "blk.0.ffn_down.weight": ("q4_k", "f16"),
@@ -242,7 +246,7 @@ def test_low_bits_are_a_warning() -> None:
 @pytest.mark.parametrize("recipe", [name for name in gguf_recipe_names() if not load_recipe(name).needs_imatrix])
 def test_a_large_vocabulary_does_not_hide_low_bits(recipe: str) -> None:
     model, checkpoint = headers.llama(headers.LLAMA_8B)
-    low = "low-bits" in dict(plan(model, checkpoint, load_recipe(recipe)).warnings)
+    low = "low-bits" in dict(plan_gguf(model, checkpoint, load_recipe(recipe)).warnings)
     assert low == (base.get(load_recipe(recipe).qtype).bits_per_weight < 3)
 
 
@@ -263,23 +267,23 @@ def test_a_quantized_source_is_copied_or_refused(tmp_path: Path) -> None:
     checkpoint = open_source(str(quantized_source(tmp_path)))
     model = describe_gguf(checkpoint.tensors(), checkpoint.metadata)
     with pytest.raises(UnsupportedError, match=r"quantized already: blk\.0\.ffn_down\.weight q8_0 -> q6_k") as caught:
-        plan(model, checkpoint, load_recipe("q6_k"))
+        plan_gguf(model, checkpoint, load_recipe("q6_k"))
     assert caught.value.tensor == "blk.0.ffn_down.weight"
     assert "--allow-requantize" in (caught.value.hint or "")
-    made = plan(model, checkpoint, load_recipe("q6_k"), PlanOptions(allow_requantize=True))
-    assert {t.name: (t.qtype, t.copy) for t in made.tensors} == {
+    made = plan_gguf(model, checkpoint, load_recipe("q6_k"), PlanOptions(allow_requantize=True))
+    assert {u.name: (u.word, u.copy) for u in made.units} == {
         "blk.0.ffn_up.weight": ("q6_k", False),
         "blk.0.ffn_down.weight": ("q6_k", False),
         "output_norm.weight": ("f32", False),
     }
-    same = plan(model, checkpoint, override(load_recipe("q8_0"), keep=["ffn_up=q4_k"]))
-    assert {t.name: t.copy for t in same.tensors if t.name.startswith("blk.")} == {
+    same = plan_gguf(model, checkpoint, override(load_recipe("q8_0"), keep=["ffn_up=q4_k"]))
+    assert {t.name: t.copy for t in same.units if t.name.startswith("blk.")} == {
         "blk.0.ffn_up.weight": True,
         "blk.0.ffn_down.weight": True,
     }
     part = replace(headers.tensor_of("blk.0.ffn_up.weight", (2, 256)), parts=(Rows("blk.0.ffn_up.weight", 2, 4),))
     with pytest.raises(UnsupportedError, match="quantized already"):  # only whole tensors are copied
-        plan(replace(model, tensors=(part,)), checkpoint, load_recipe("q4_k_m"))
+        plan_gguf(replace(model, tensors=(part,)), checkpoint, load_recipe("q4_k_m"))
     checkpoint.close()
 
 
@@ -287,13 +291,13 @@ def test_importance_goes_to_the_types_that_use_it() -> None:
     shapes = {**headers.blocks(2, "ffn_up", "ffn_down"), "blk.0.ffn_gate_exps.weight": (3, 8, 256)}
     recipe = override(load_recipe("q5_k_s"), keep=["ffn_down=q8_0"])
     made = make(shapes, recipe, imatrix=imatrix_for(shapes))
-    assert {name: weights.shape for name, weights in made.importance.items()} == {
+    assert {name: weights.shape for name, weights in importance(made).items()} == {
         "blk.0.ffn_up.weight": (1, 256),
         "blk.1.ffn_up.weight": (1, 256),
         "blk.0.ffn_gate_exps.weight": (3, 256),
     }
-    assert all((weights == 2).all() for weights in made.importance.values())
-    assert make(shapes, "bf16", imatrix=imatrix_for(shapes)).importance == {}
+    assert all((weights == 2).all() for weights in importance(made).values())
+    assert importance(make(shapes, "bf16", imatrix=imatrix_for(shapes))) == {}
 
 
 def test_an_imatrix_of_another_model_is_refused_even_where_unused() -> None:
@@ -308,7 +312,7 @@ def test_q2_k_s_needs_importance_weights() -> None:
     partial = imatrix_for({name: shape for name, shape in SHAPES.items() if "attn_v" not in name})
     with pytest.raises(RecipeError, match="2 tensors have none"):
         make(recipe="q2_k_s", imatrix=partial)
-    assert make(recipe="q2_k_s", imatrix=imatrix_for(SHAPES)).importance
+    assert importance(make(recipe="q2_k_s", imatrix=imatrix_for(SHAPES)))
 
 
 def test_digest_tells_plans_apart() -> None:
@@ -316,34 +320,34 @@ def test_digest_tells_plans_apart() -> None:
     recipe = load_recipe("q4_k_m")
     first, *rest = model.tensors
     changed = {
-        "same": plan(model, checkpoint, recipe),
-        "recipe": plan(model, checkpoint, load_recipe("q4_k_s")),
-        "option": plan(model, checkpoint, override(recipe, keep=["ffn_up=q4_k"])),
-        "split": plan(model, checkpoint, recipe, PlanOptions(split_bytes=4000)),
-        "imatrix": plan(model, checkpoint, recipe, imatrix=imatrix_for(SHAPES)),
-        "imatrix values": plan(model, checkpoint, recipe, imatrix=imatrix_for(SHAPES, 3.0)),
-        "row order": plan(
+        "same": plan_gguf(model, checkpoint, recipe),
+        "recipe": plan_gguf(model, checkpoint, load_recipe("q4_k_s")),
+        "option": plan_gguf(model, checkpoint, override(recipe, keep=["ffn_up=q4_k"])),
+        "split": plan_gguf(model, checkpoint, recipe, PlanOptions(split_bytes=4000)),
+        "imatrix": plan_gguf(model, checkpoint, recipe, imatrix=imatrix_for(SHAPES)),
+        "imatrix values": plan_gguf(model, checkpoint, recipe, imatrix=imatrix_for(SHAPES, 3.0)),
+        "row order": plan_gguf(
             replace(model, tensors=(replace(first, row_order=RowOrder("swap", (1, 0))), *rest)), checkpoint, recipe
         ),
-        "offset of the norm": plan(
+        "offset of the norm": plan_gguf(
             replace(model, tensors=(*model.tensors[:1], replace(model.tensors[1], add=1.0), *model.tensors[2:])),
             checkpoint,
             recipe,
         ),
-        "rows": plan(
+        "rows": plan_gguf(
             replace(model, tensors=(replace(first, parts=(Rows("output.weight", 0, 16),)), *rest)), checkpoint, recipe
         ),
-        "constant": plan(
+        "constant": plan_gguf(
             replace(model, tensors=(*model.tensors[:1], replace(model.tensors[1], parts=(Constant((1.0,) * 256),)),
                                     *model.tensors[2:])), checkpoint, recipe,
         ),
-        "metadata": plan(replace(model, metadata=model.metadata[:2]), checkpoint, recipe),
-        "source": plan(model, headers.checkpoint_of(SHAPES, commit="c" * 40), recipe),
+        "metadata": plan_gguf(replace(model, metadata=model.metadata[:2]), checkpoint, recipe),
+        "source": plan_gguf(model, headers.checkpoint_of(SHAPES, commit="c" * 40), recipe),
     }  # fmt: skip
     digests = {name: made.digest for name, made in changed.items()}
     assert len(set(digests.values())) == len(digests), digests
-    assert plan(model, checkpoint, override(recipe, on_fallback="error")).digest == digests["same"]
-    assert plan(model, checkpoint, recipe, PlanOptions("other-name")).digest == digests["same"]
+    assert plan_gguf(model, checkpoint, override(recipe, on_fallback="error")).digest == digests["same"]
+    assert plan_gguf(model, checkpoint, recipe, PlanOptions("other-name")).digest == digests["same"]
 
 
 def test_source_bytes_count_parts_and_constants() -> None:
@@ -357,19 +361,19 @@ def test_source_bytes_count_parts_and_constants() -> None:
     ]
     factors = replace(headers.tensor_of("rope_freqs.weight", (4,)), parts=(Constant((1.0,) * 4),))
     model = replace(headers.model_of({"output.weight": (8, 256)}), tensors=(*tensors, factors))
-    made = plan(model, headers.checkpoint_of(shapes), load_recipe("q8_0"))
-    assert {t.name: t.source_bytes for t in made.tensors} == {
+    made = plan_gguf(model, headers.checkpoint_of(shapes), load_recipe("q8_0"))
+    assert {u.name: u.source_bytes for u in made.units} == {
         "rope_freqs.weight": 16,
         "blk.0.attn_k.weight": 8 * 256 * 2,
         "blk.0.attn_q.weight": 16 * 256 * 2,
     }
     assert made.source_bytes == 24 * 256 * 2 + 16
-    assert made.tensors[0].qtype == "f32"
+    assert made.tensors[0].dtype == "f32"
 
 
 def test_plan_carries_the_model_s_warnings_and_reasons() -> None:
     model = replace(headers.model_of(SHAPES), warnings=(("template", "odd"),))
-    made = plan(model, headers.checkpoint_of(SHAPES), load_recipe("q4_k_m"))
+    made = plan_gguf(model, headers.checkpoint_of(SHAPES), load_recipe("q4_k_m"))
     assert made.warnings == (("template", "odd"),)
-    assert {t.name: t.reason for t in made.tensors}["output.weight"] == "the output needs more bits"
+    assert {u.name: u.reason for u in made.units}["output.weight"] == "the output needs more bits"
     assert (made.recipe, made.container) == ("q4_k_m", "gguf")

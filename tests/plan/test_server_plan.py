@@ -19,7 +19,8 @@ from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.linears import outline
 from quantkit.formats.containers.packed import as_stored
 from quantkit.formats.safetensors.reader import read_safetensors
-from quantkit.plan.checkpoint import ServerPlan, plan_server
+from quantkit.plan.base import Plan
+from quantkit.plan.checkpoint import plan_checkpoint
 from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
 from quantkit.report.manifest import read_manifest
 from quantkit.schemas import json_schema
@@ -59,16 +60,16 @@ def qwen3_moe(hidden: int, inner: int) -> MemoryCheckpoint:
     return replace(checkpoint_of({**outside, **tensors}), config=config)
 
 
-def planned(recipe: str, checkpoint: MemoryCheckpoint, **changed: Any) -> ServerPlan:
+def planned(recipe: str, checkpoint: MemoryCheckpoint, **changed: Any) -> Plan:
     found = load_recipe(recipe)
     assert isinstance(found, ServerRecipe)
-    return plan_server(checkpoint, replace(found, **changed))
+    return plan_checkpoint(checkpoint, replace(found, **changed))
 
 
-def groups(plan: ServerPlan) -> dict[str, set[int]]:
+def groups(plan: Plan) -> dict[str, set[int]]:
     """Sizes of groups by the last part of a layer's name."""
     found: dict[str, set[int]] = {}
-    for module in plan.modules:
+    for module in plan.rounded:
         found.setdefault(module.name.rpartition(".")[2], set()).add(module.layout.scheme.group)  # type: ignore[union-attr]
     return found
 
@@ -84,12 +85,12 @@ def test_our_recipes_in_groups_name_what_takes_over() -> None:
 @pytest.mark.parametrize("sizes", [SMOLLM, OPENLLAMA], ids=["smollm", "openllama"])
 def test_every_row_has_whole_groups(recipe: str, sizes: dict[str, int]) -> None:
     plan = planned(recipe, llama(**sizes))
-    for module in plan.modules:
-        assert module.module.cols % module.layout.scheme.group == 0, module.name  # type: ignore[union-attr]
+    for module in plan.rounded:
+        assert module.tensor.cols % module.layout.scheme.group == 0, module.name  # type: ignore[union-attr]
     ours = load_recipe(recipe)
     assert isinstance(ours, ServerRecipe)
-    wide = {m.name for m in plan.outline.linears if m.cols % ours.weights.group}
-    assert wide <= {m.name for m in plan.modules if m.wanted is not None}
+    wide = {m.name for m in plan.linears if m.cols % ours.weights.group}
+    assert wide <= {m.name for m in plan.rounded if m.wanted is not None}
 
 
 def test_compressed_tensors_changes_only_what_does_not_fit() -> None:
@@ -106,7 +107,7 @@ def test_compressed_tensors_changes_only_what_does_not_fit() -> None:
 def test_containers_with_one_size_take_one_that_divides_all(recipe: str) -> None:
     plan = planned(recipe, llama(**OPENLLAMA))
     assert set().union(*groups(plan).values()) == {64}
-    assert all(m.wanted.traits.word.startswith("int4-g128") for m in plan.modules if m.wanted is not None)
+    assert all(m.wanted.startswith("int4-g128") for m in plan.rounded if m.wanted is not None)
     assert '"group_size": 64' in plan.files[-1].header.decode()
 
 
@@ -118,7 +119,7 @@ def test_experts_fall_back_together() -> None:
 
 def test_nothing_changes_where_groups_divide() -> None:
     plan = planned("w4a16", llama(hidden_size=256, intermediate_size=512, num_attention_heads=4, num_key_value_heads=4))
-    assert all(module.wanted is None for module in plan.modules)
+    assert all(module.wanted is None for module in plan.rounded)
     assert not [code for code, _ in plan.warnings if code == "fallback"]
 
 
@@ -133,7 +134,7 @@ def test_fallback_can_be_refused() -> None:
     with pytest.raises(RecipeError, match="12 of 14 layers") as caught:
         planned("w4a16", llama(**SMOLLM), on_fallback="error")
     assert "--on-fallback report" in (caught.value.hint or "")
-    assert planned("w8a16", llama(**SMOLLM), on_fallback="error").modules
+    assert planned("w8a16", llama(**SMOLLM), on_fallback="error").rounded
 
 
 def test_plan_and_manifest_say_what_fell_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,7 +217,7 @@ def test_a_configuration_without_a_type_gets_one() -> None:
     assert written["torch_dtype"] == "float16"
     spoken = replace(checkpoint, config=config | {"dtype": "torch.float32", "text_config": {"dtype": "float16"}})
     assert "torch_dtype" not in json.loads(planned("w8a16", spoken).files[-1].header)
-    assert {t.entry.dtype for t in planned("w8a16", spoken).tensors if t.module is None} == {"F32"}
+    assert {u.outputs[0].dtype for u in planned("w8a16", spoken).units if u.copy} == {"F32"}
 
 
 @pytest.mark.parametrize("recipe", [n for n in recipe_names() if isinstance(load_recipe(n), ServerRecipe)])

@@ -9,9 +9,16 @@ import pytest
 
 from quantkit.errors import UsageError
 from quantkit.families.model import Shape
-from quantkit.plan.base import PlanOptions
-from quantkit.plan.gguf import Plan, plan
-from quantkit.plan.sizes import conversion_memory_bytes, kv_bytes_per_token, plan_line, serving_memory, size_report
+from quantkit.plan.base import Plan, PlanOptions
+from quantkit.plan.gguf import plan_gguf
+from quantkit.plan.sizes import (
+    Workshop,
+    conversion_memory_bytes,
+    kv_bytes_per_token,
+    plan_line,
+    serving_memory,
+    size_report,
+)
 from quantkit.qtypes import base
 from quantkit.recipes.read import gguf_recipe_names, load_recipe
 from quantkit.recipes.rules import override
@@ -21,7 +28,7 @@ SHAPES = {"output.weight": (24, 768), "output_norm.weight": (768,), **headers.bl
 
 def make(recipe: str, split_bytes: int | None = None) -> Plan:
     options = PlanOptions(split_bytes=split_bytes)
-    return plan(headers.model_of(SHAPES), headers.checkpoint_of(SHAPES), load_recipe(recipe), options)
+    return plan_gguf(headers.model_of(SHAPES), headers.checkpoint_of(SHAPES), load_recipe(recipe), options)
 
 
 @pytest.mark.parametrize("recipe", [r for r in gguf_recipe_names() if r != "q2_k_s"])
@@ -50,7 +57,7 @@ def test_codes_and_scales_of_a_type(name: str) -> None:
     qtype = base.get(name)
     shapes = {"blk.0.x.weight": (2, qtype.block)}
     recipe = override(load_recipe("bf16"), keep=[f"x={name}"])
-    [found] = size_report(plan(headers.model_of(shapes), headers.checkpoint_of(shapes), recipe)).types
+    [found] = size_report(plan_gguf(headers.model_of(shapes), headers.checkpoint_of(shapes), recipe)).types
     assert (found.qtype, found.weights, found.nbytes) == (name, 2 * qtype.block, 2 * qtype.nbytes)
     assert found.code_bytes == 2 * CODE_BYTES[name]
     assert found.scale_bytes == 2 * (qtype.nbytes - CODE_BYTES[name])
@@ -96,7 +103,7 @@ def test_kv_type_must_fit_the_heads() -> None:
 def test_serving_memory_of_llama_70b() -> None:
     """43 GB of weights and 2.7 GB of keys and values at 8192 tokens do not fit 36 GB."""
     model, checkpoint = headers.llama(headers.LLAMA_70B)
-    memory = serving_memory(plan(model, checkpoint, load_recipe("q4_k_m")), 8192)
+    memory = serving_memory(plan_gguf(model, checkpoint, load_recipe("q4_k_m")), 8192)
     assert memory.kv_bytes == 8192 * 327680
     assert memory.nbytes == memory.weight_bytes + memory.kv_bytes
     assert 44e9 < memory.nbytes < 46e9
@@ -105,7 +112,7 @@ def test_serving_memory_of_llama_70b() -> None:
 def test_conversion_memory_does_not_grow_with_the_model() -> None:
     small, large = (headers.llama(shape) for shape in (headers.LLAMA_8B, headers.LLAMA_70B))
     needed = [
-        conversion_memory_bytes(plan(model, checkpoint, load_recipe("q4_k_m")), slabs=6, slab_weights=1 << 20)
+        conversion_memory_bytes(plan_gguf(model, checkpoint, load_recipe("q4_k_m")), Workshop(6, 1 << 20, 2, 0))
         for model, checkpoint in (small, large)
     ]
     assert needed[0] == pytest.approx(needed[1], rel=0.01)

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from quantkit.pipeline.estimate import Estimate
     from quantkit.pipeline.fit import Candidate
     from quantkit.pipeline.request import Request
-    from quantkit.plan.checkpoint import AnyPlan, ServerPlan
-    from quantkit.plan.gguf import Plan
+    from quantkit.plan.base import Plan
 
 DEFAULT_CONTEXT = 8192
 SHOWN_FALLBACKS = 8
@@ -122,12 +121,11 @@ def _fitting_lines(show: Show) -> list[str]:
     return [*table(rows, ("recipe", "needs", title)), ""]
 
 
-def _lines(plan: AnyPlan, found: Estimate, show: Show) -> list[str]:
-    import quantkit
+def _lines(plan: Plan, found: Estimate, show: Show) -> list[str]:
 
     report = found.size
     lines = [
-        f"{plan.recipe}: {quantkit.architecture(plan)}, {count(report.weights)} weights",
+        f"{plan.recipe}: {plan.architecture}, {count(report.weights)} weights",
         f"  source   {size(report.source_bytes)}",
         *_file_lines(plan),
         f"  size     {size(report.nbytes)}, {report.bits_per_weight:.2f} bits per weight,"
@@ -145,10 +143,10 @@ def _lines(plan: AnyPlan, found: Estimate, show: Show) -> list[str]:
         lines.append(f"           {verdict} {size(show.fit_bytes)}")
     rows = [(t.qtype, str(t.tensors), count(t.weights), size(t.nbytes), size(t.scale_bytes)) for t in report.types]
     lines += ["", *("  " + line for line in table(rows, ("type", "tensors", "weights", "size", "of it scales")))]
-    return lines + (_gguf_lines(plan, show) if isinstance(plan, quantkit.Plan) else _server_lines(plan, show))
+    return [*lines, *_layer_lines(plan), *_fallback_lines(plan), *(_tensor_lines(plan) if show.tensors else ())]
 
 
-def _file_lines(plan: AnyPlan) -> list[str]:
+def _file_lines(plan: Plan) -> list[str]:
     """Files of weights, and how much else there is."""
     weights = [f for f in plan.files if f.name.endswith((".gguf", ".safetensors"))]
     others = [f for f in plan.files if f not in weights]
@@ -158,53 +156,49 @@ def _file_lines(plan: AnyPlan) -> list[str]:
     )
 
 
-def _consumer_lines(plan: AnyPlan, tp: int) -> list[str]:
+def _consumer_lines(plan: Plan, tp: int) -> list[str]:
     """Who loads it, and who does not and why."""
     import quantkit
 
     return ["", *(f"  {quantkit.verdict_line(verdict)}" for verdict in quantkit.consumer_verdicts(plan, tp))]
 
 
-def _gguf_lines(plan: Plan, show: Show) -> list[str]:
-    """Tensors with another type than the recipe wanted, and with --tensors all of them."""
-    lines = []
-    changed = [t for t in plan.tensors if t.fallback_from]
-    if changed:
-        lines += ["", f"  {len(changed)} of {len(plan.tensors)} tensors have rows that do not fit their type:"]
-        lines += [f"    {t.name}  {t.fallback_from} -> {t.qtype}" for t in changed[:SHOWN_FALLBACKS]]
-        if len(changed) > SHOWN_FALLBACKS:
-            lines.append(f"    and {len(changed) - SHOWN_FALLBACKS} more (--tensors lists all)")
-    if show.tensors:
-        cells = [(t.name, t.qtype, "x".join(map(str, t.tensor.shape)), str(t.nbytes), t.reason) for t in plan.tensors]
-        lines += ["", *("  " + line for line in table(cells, ("tensor", "type", "shape", "bytes", "why")))]
-    return lines
-
-
-def _server_lines(plan: ServerPlan, show: Show) -> list[str]:
-    """Which layers stay as they are, and with --tensors every tensor."""
-    rounded = {planned.name for planned in plan.modules}
-    kept = [module.name for module in plan.outline.linears if module.name not in rounded]
+def _layer_lines(plan: Plan) -> list[str]:
+    """How many layers of a checkpoint are rounded, and which stay as they are."""
+    if not plan.linears:
+        return []
+    rounded = {unit.name for unit in plan.rounded}
+    kept = [linear.name for linear in plan.linears if linear.name not in rounded]
     lines = ["", f"  {len(rounded)} layers of blocks are rounded" + (f", {len(kept)} stay as they are" if kept else "")]
-    lines += [f"    {name}" for name in kept[:SHOWN_FALLBACKS]]
-    lines += _fallback_lines(plan)
-    if show.tensors:
-        cells = [
-            (t.name, t.entry.dtype.lower(), "x".join(map(str, t.entry.shape)), str(t.entry.nbytes))
-            for t in plan.tensors
-        ]
-        lines += ["", *("  " + line for line in table(cells, ("tensor", "type", "shape", "bytes")))]
-    return lines
+    return lines + [f"    {name}" for name in kept[:SHOWN_FALLBACKS]]
 
 
-def _fallback_lines(plan: ServerPlan) -> list[str]:
-    """Layers whose rows the recipe's groups do not divide."""
-
-    changed = [f"    {p.name}  {p.wanted.traits.word} -> {p.layout.traits.word}" for p in plan.modules if p.wanted]
+def _fallback_lines(plan: Plan) -> list[str]:
+    """What is stored otherwise than the recipe wanted, because rows do not fit."""
+    changed = [f"    {unit.name}  {unit.wanted} -> {unit.word}" for unit in plan.units if unit.wanted]
     if not changed:
         return []
-    more = [f"    and {len(changed) - SHOWN_FALLBACKS} more"] if len(changed) > SHOWN_FALLBACKS else []
-    head = f"  {len(changed)} of {len(plan.modules)} layers have rows that the recipe's groups do not divide:"
-    return ["", head, *changed[:SHOWN_FALLBACKS], *more]
+    if plan.linears:
+        head = f"  {len(changed)} of {len(plan.rounded)} layers have rows that the recipe's groups do not divide:"
+    else:
+        head = f"  {len(changed)} of {len(plan.units)} tensors have rows that do not fit their type:"
+    more = len(changed) - SHOWN_FALLBACKS
+    listing = "" if plan.linears else " (--tensors lists all)"
+    return ["", head, *changed[:SHOWN_FALLBACKS], *([f"    and {more} more{listing}"] if more > 0 else [])]
+
+
+def _tensor_lines(plan: Plan) -> list[str]:
+    """Every tensor with its type, and the reason where there is one."""
+    why = any(unit.reason for unit in plan.units)
+    cells = [
+        (t.name, t.dtype.lower(), "x".join(map(str, t.shape)), str(t.nbytes), *([unit.reason] if why else []))
+        for unit in plan.units
+        for t in unit.outputs
+    ]
+    return [
+        "",
+        *("  " + line for line in table(cells, ("tensor", "type", "shape", "bytes", *(["why"] if why else [])))),
+    ]
 
 
 def _fits(ok: bool) -> str:

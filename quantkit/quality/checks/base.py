@@ -19,7 +19,7 @@ from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.formats.safetensors.writer import INDEX
 from quantkit.machine import core_count, worker_pool
 from quantkit.plan.carried import CONFIG
-from quantkit.plan.reading import Slab, cut, matrix_shape, order_rows, read_slab
+from quantkit.plan.reading import Slab, cut, order_rows, read_slab
 from quantkit.qtypes import base
 from quantkit.quality.tensor_errors import TensorError, compare, decode_gguf, undecodable
 from quantkit.report.manifest import Manifest
@@ -159,7 +159,7 @@ def _tensor_error(
     checkpoint: Checkpoint, tensor: ModelTensor, file: GGUFFile, stored: GGUFTensor, sample_rows: int | None
 ) -> TensorError:
     """Error of one tensor, summed over its compared slabs."""
-    cols = matrix_shape(tensor)[1]
+    cols = tensor.cols
     qtype = base.get(stored.qtype)
     row_bytes = qtype.row_bytes(cols)
     total = TensorError(tensor.name, qtype.name, 0, 0.0, 0.0, 0.0)
@@ -176,7 +176,7 @@ def _tensor_error(
 
 def _sample(tensor: ModelTensor, sample_rows: int | None) -> list[Slab]:
     """Slabs of the whole tensor, or evenly spaced units of its rows."""
-    rows, cols = matrix_shape(tensor)
+    rows, cols = tensor.rows, tensor.cols
     if sample_rows is None or rows <= sample_rows or cols == 1:
         return list(cut(tensor))
     unit = len(tensor.row_order.order) if tensor.row_order else 1

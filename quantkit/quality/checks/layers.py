@@ -11,8 +11,7 @@ from typing import Any
 from quantkit.errors import QuantkitError, UnsupportedError
 from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.formats.safetensors.reader import read_safetensors
-from quantkit.plan.base import PlannedModule
-from quantkit.plan.checkpoint import ServerPlan
+from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import read_weight
 from quantkit.quality.checks.base import WORST_TENSORS, Check, Verification
 from quantkit.quality.feedback import gain
@@ -54,7 +53,7 @@ def open_parts(paths: Sequence[Path]) -> PartTensors:
 
 
 def verify_server_parts(
-    paths: Sequence[Path], checkpoint: Checkpoint, plan: ServerPlan, layers: Sequence[Mapping[str, Any]] = ()
+    paths: Sequence[Path], checkpoint: Checkpoint, plan: Plan, layers: Sequence[Mapping[str, Any]] = ()
 ) -> Verification:
     """Look at finished files that have no manifest yet: some layers, evenly spread, are decoded and compared.
 
@@ -75,11 +74,12 @@ def verify_server_parts(
             return Verification((Check("numbers", None, f"quantkit does not read it back: {error.message}"),))
         except QuantkitError as error:
             return Verification((Check("structure", False, error.message),))
-        sampled = plan.modules[:: max(len(plan.modules) // SAMPLED_LAYERS, 1)]
-        silent = next((p.name for p in sampled if p.name not in decoded), None)
+        sampled = plan.rounded[:: max(len(plan.rounded) // SAMPLED_LAYERS, 1)]
+        silent = next((unit.name for unit in sampled if unit.name not in decoded), None)
         if silent is not None:
             return Verification((Check("structure", False, f"no configuration says how {silent} is stored"),))
-        check = check_layers(decoded, checkpoint, sampled, moved=bool(plan.method.transform))
+        moved = plan.method is not None and bool(plan.method.transform)
+        check = check_layers(decoded, checkpoint, sampled, moved=moved)
     return Verification((with_gain(check, layers),))
 
 
@@ -92,28 +92,26 @@ def with_gain(check: Check, layers: Sequence[Mapping[str, Any]]) -> Check:
 
 
 def check_layers(
-    decoded: Mapping[str, Callable[[], F32]],
-    checkpoint: Checkpoint,
-    modules: Sequence[PlannedModule],
-    *,
-    moved: bool,
+    decoded: Mapping[str, Callable[[], F32]], checkpoint: Checkpoint, units: Sequence[Unit], *, moved: bool
 ) -> Check:
     """Decode layers and compare them with the source. A layer fails below the floor of its bits (floor_of_bits).
 
     Where a transform has `moved` scales between layers, only decoding is checked: weights are others on purpose.
     """
     errors: list[TensorError] = []
-    for planned in modules:
+    bits = {}
+    for unit in units:
+        assert unit.layout is not None, unit.name
+        bits[unit.name] = unit.layout.traits.bits
         try:
-            values = decoded[planned.name]()
+            values = decoded[unit.name]()
         except QuantkitError as error:
-            return Check("numbers", False, f"{planned.name} does not decode: {error.message}")
+            return Check("numbers", False, f"{unit.name} does not decode: {error.message}")
         if not moved:
-            errors.append(compare(planned.name, planned.layout.traits.word, read_weight(checkpoint, planned), values))
+            errors.append(compare(unit.name, unit.word, read_weight(checkpoint, unit.tensor), values))
     if moved:
-        return Check("numbers", True, f"{len(modules)} layers decode; scales were moved, so they are not compared")
+        return Check("numbers", True, f"{len(units)} layers decode; scales were moved, so they are not compared")
     worst = sorted(errors, key=lambda e: e.snr_db)[:WORST_TENSORS]
-    bits = {planned.name: planned.layout.traits.bits for planned in modules}
     failed = [e for e in worst if e.snr_db < floor_of_bits(bits[e.name])]
     data = {"compared": len(errors), "worst": [{"name": e.name, "snr_db": round(e.snr_db, 2)} for e in worst]}
     detail = f"worst {worst[0].name} {worst[0].snr_db:.1f} dB"

@@ -1,0 +1,33 @@
+"""Units that belong together: those of a block, and layers that share a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from quantkit.families.roles import FUSED
+from quantkit.plan.base import Plan, Unit
+
+
+def blocks(plan: Plan) -> dict[int | None, tuple[Unit, ...]]:
+    """The units of every block, None for what lies outside, in the order of the blocks."""
+
+    def key(unit: Unit) -> int:
+        return -1 if unit.tensor.layer is None else unit.tensor.layer
+
+    ordered = sorted(plan.units, key=key)
+    return {None if number < 0 else number: tuple(group) for number, group in groupby(ordered, key)}
+
+
+def siblings(rounded: Iterable[Unit]) -> list[tuple[Unit, ...]]:
+    """Layers that share a scale, together: those that engines fuse, where the scheme has a scale for a whole tensor.
+
+    Others stand alone. The order is that of each group's first layer.
+    """
+    groups: dict[tuple[object, ...], list[Unit]] = {}
+    for unit in rounded:
+        tensor = unit.tensor
+        fused = unit.layout is not None and unit.layout.traits.sharing and tensor.role in FUSED
+        shared = (tensor.layer, tensor.expert, FUSED[tensor.role]) if fused else (unit.name,)
+        groups.setdefault(shared, []).append(unit)
+    return [tuple(group) for group in groups.values()]
