@@ -7,7 +7,6 @@ since loaders of quantized experts look for `experts.3.gate_proj`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,7 +14,7 @@ from quantkit.errors import InputError
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.heads import without_head
 from quantkit.families.mapping import NUMBER, require_complete, rows_by_source, rows_of, source_name
-from quantkit.families.model import ModelTensor, Rows, Shape
+from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
 from quantkit.families.roles import Role
 from quantkit.families.rows import Family
@@ -33,8 +32,8 @@ MAX_EXPERTS = 1 << 14  # the largest mixtures have some hundreds
 def source_of(linear: ModelTensor) -> Rows:
     """The rows of the one source tensor that a linear layer is made of."""
     [part] = linear.parts
-    assert isinstance(part, Rows), linear.name
-    return part
+    assert part.source is not None, linear.name
+    return part.source
 
 
 def in_block(name: str) -> str:
@@ -42,29 +41,11 @@ def in_block(name: str) -> str:
     return block_of(name)[1]
 
 
-@dataclass(frozen=True)
-class Outline:
-    """A checkpoint as a sequence of linear layers, weight (rows = out, cols = in), and tensors that are carried over.
+def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Model:
+    """The model as a sequence of linear layers, found by the rows of the checkpoint's family. Headers only.
 
-    A layer is called like its module ("model.layers.3.mlp.down_proj") and made of these rows of one source tensor.
-
-    `head` is the output head's module where it has a matrix of its own, `routers` choose experts. `beside` names the
-    parts of the model that the family leaves out, such as "vision_tower", and `unknown` are matrices inside blocks
-    that no row of it names: all of these stay as they are.
-    """
-
-    family: str
-    architecture: str
-    shape: Shape
-    linears: tuple[ModelTensor, ...]
-    head: str | None
-    routers: tuple[str, ...]
-    beside: tuple[str, ...]
-    unknown: tuple[str, ...]
-
-
-def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Outline:
-    """Find the linear layers by the rows of the checkpoint's family. Headers only.
+    A layer is called like its module ("model.layers.3.mlp.down_proj"), is a weight (rows = out, cols = in) and made of
+    rows of one source tensor. There is no metadata: config.json and the tokenizer's files are carried over.
 
     Raises UnsupportedError for an unknown family, InputError for a config.json that lacks a number and a checkpoint
     that lacks a tensor.
@@ -80,8 +61,16 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Out
     unknown = [name for name in rest if name not in dropped and block_of(name)[0] is not None]
     head = next((n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.OUTPUT), None)
     routers = tuple(n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.ROUTER)
-    return Outline(
-        family.name, architecture, shape_of(hparams), tuple(linears), head, routers, tuple(beside), tuple(unknown)
+    return Model(
+        family=family.name,
+        architecture=architecture,
+        gguf_architecture=family.gguf,
+        shape=shape_of(hparams),
+        tensors=tuple(linears),
+        head=head,
+        routers=routers,
+        beside=tuple(beside),
+        unknown=tuple(unknown),
     )
 
 

@@ -7,14 +7,39 @@ Nothing here has read a weight.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
+from typing import Protocol
 
 import numpy as np
 
 from quantkit.families.roles import Role
 from quantkit.metadata import KeyValue
 from quantkit.tensors import F32, TensorRef
+
+
+class Part(Protocol):
+    """Some rows of a weight. Rows that are computed from others are one more class."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def source(self) -> Rows | None:
+        """The rows of a source tensor that this part is, as they are stored; None for rows that are made."""
+        ...
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What tells it from any other part, as JSON can write it."""
+        ...
+
+    def read(self, ref: Callable[[str], TensorRef], start: int, stop: int) -> F32:
+        """Rows [start, stop) of this part, float32 (stop - start, cols); `ref` opens a source tensor by name.
+
+        Raises InputError when the source is shorter than its header said.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,14 +56,13 @@ class Rows:
 
     @property
     def source(self) -> Rows:
-        """The rows of a source tensor that this part is, as they are stored; None for rows that are made."""
         return self
 
-    def read(self, ref: Callable[[str], TensorRef], start: int, stop: int) -> F32:
-        """Rows [start, stop) of this part, float32 (stop - start, cols); `ref` opens a source tensor by name.
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return self.tensor, self.start, self.stop
 
-        Raises InputError when the source is shorter than its header said.
-        """
+    def read(self, ref: Callable[[str], TensorRef], start: int, stop: int) -> F32:
         return ref(self.tensor).read(self.start + start, self.start + stop)
 
 
@@ -57,14 +81,15 @@ class Constant:
     def source(self) -> None:
         return None
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return self.data, self.cols
+
     def values(self) -> F32:
         return np.array(self.data, dtype=np.float32).reshape(-1, self.cols)
 
     def read(self, ref: Callable[[str], TensorRef], start: int, stop: int) -> F32:
         return self.values()[start:stop]
-
-
-Part = Rows | Constant
 
 
 @dataclass(frozen=True)
@@ -131,6 +156,11 @@ class Model:
     `metadata` is complete but for the type of the file, the quantization version and quantkit's own keys.
     `tokenizer_sha256` is the canonical tokenizer hash (see families.tokenizer); None where there is no tokenizer.
     `dropped` maps source tensors that are left out on purpose to the reason.
+
+    Of a model whose tensors keep the names of the source, `head` is the output head's module where it has a matrix of
+    its own, `routers` choose experts, `beside` names the parts of the checkpoint that the family leaves out, such as
+    "vision_tower", and `unknown` are matrices inside blocks that no row of the family names: all of these are carried
+    over.
     """
 
     family: str
@@ -138,7 +168,11 @@ class Model:
     gguf_architecture: str
     shape: Shape
     tensors: tuple[ModelTensor, ...]
-    metadata: tuple[KeyValue, ...]
-    tokenizer_sha256: str | None
-    dropped: Mapping[str, str]
+    metadata: tuple[KeyValue, ...] = ()
+    tokenizer_sha256: str | None = None
+    dropped: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[tuple[str, str], ...] = ()
+    head: str | None = None
+    routers: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()

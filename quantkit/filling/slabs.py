@@ -12,7 +12,6 @@ import numpy as np
 
 from quantkit.errors import NonFiniteError
 from quantkit.events import Resumed, TensorProgress
-from quantkit.families.model import Rows
 from quantkit.filling.work import Work, interrupted
 from quantkit.plan.base import Unit
 from quantkit.plan.reading import Slab, cut, order_rows, read_slab
@@ -154,13 +153,10 @@ def _non_finite(unit: Unit, slab: Slab, index: int, why: str, hint: str | None) 
     row += slab.start
     where, first = unit.name, 0
     for part in unit.tensor.parts:
-        if isinstance(part, Rows):
-            if first <= row < first + part.stop - part.start:
-                where, row = part.tensor, row - first + part.start
-                break
-            first += part.stop - part.start
-        else:
-            first += len(part.data) // part.cols
+        if part.source and first <= row < first + part.rows:
+            where, row = part.source.tensor, row - first + part.source.start
+            break
+        first += part.rows
     place = f"{where}[{row}, {col}]" if len(unit.tensor.shape) > 1 else f"{where}[{row}]"
     return NonFiniteError(f"{place}: {why}", hint=hint, tensor=where, index=index)
 

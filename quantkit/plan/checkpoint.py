@@ -11,8 +11,8 @@ from typing import Any
 from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.known import folds_of
-from quantkit.families.linears import Outline, in_block, outline, source_of
-from quantkit.families.model import ModelTensor, Rows
+from quantkit.families.linears import in_block, outline, source_of
+from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
 from quantkit.families.roles import INPUTS, Role
 from quantkit.formats.containers.base import Writing, Written
@@ -94,7 +94,7 @@ def plan_checkpoint(
         method=recipe.method,
         needs_inputs=recipe.needs_calibration,
         inputs=inputs,
-        linears=found.linears,
+        linears=found.tensors,
         plain=plain,
         kv_cache=recipe.kv_cache,
         served_as=found.architecture,
@@ -124,26 +124,26 @@ def _require_folds(family: str, transform: str) -> None:
         raise UnsupportedError(what, key="method.transform", hint='use the transform "awq", or none')
 
 
-def _choose(recipe: ServerRecipe, found: Outline) -> dict[ModelTensor, Weights | None]:
+def _choose(recipe: ServerRecipe, found: Model) -> dict[ModelTensor, Weights | None]:
     """The weights of every linear layer, None where it stays as it is.
 
     Raises RecipeError for a rule without effect, UnsupportedError for a transform without.
     """
     if recipe.method.transform:
         _require_folds(found.family, recipe.method.transform)
-    chosen: dict[ModelTensor, Weights | None] = dict.fromkeys(found.linears, recipe.weights)
+    chosen: dict[ModelTensor, Weights | None] = dict.fromkeys(found.tensors, recipe.weights)
     try:
-        require_work((name for rule in recipe.rules for name in rule.names), len(found.linears))
+        require_work((name for rule in recipe.rules for name in rule.names), len(found.tensors))
     except PatternError as error:
         raise RecipeError(f"{recipe.name}: {error}", hint="choose by roles and layers, too") from error
     for rule in recipe.rules:
-        admitted = [m for m in found.linears if rule.admits(m, found.shape.layers)]
+        admitted = [m for m in found.tensors if rule.admits(m, found.shape.layers)]
         if not admitted and not rule.optional:
             hint = "remove the rule, or set strict = false in the recipe"
             raise RecipeError(f"{rule.where} matches no layer of this model", hint=hint, key="rule")
         chosen |= dict.fromkeys(admitted, rule.weights)
     used = set()
-    for module in found.linears:
+    for module in found.tensors:
         keep = kept_by(recipe, module)
         if keep is not None:
             used.add(keep)
@@ -181,7 +181,7 @@ def _beside(entry: Entry, role: Role, layer: int | None, source: TensorInfo | No
 def _drafts(
     tensors: Mapping[str, TensorInfo],
     rounded: Mapping[str, Unit],
-    found: Outline,
+    found: Model,
     dtype: Dtype,
     *,
     kv_cache: bool,
@@ -192,7 +192,7 @@ def _drafts(
     projections they belong to. What is not rounded is stored as `dtype`.
     """
     by_source: dict[str, list[ModelTensor]] = {}
-    for module in found.linears:
+    for module in found.tensors:
         by_source.setdefault(source_of(module).tensor, []).append(module)
     for name, info in tensors.items():
         members = by_source.get(name, [])

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.families.linears import Outline, source_of
+from quantkit.families.linears import source_of
+from quantkit.families.model import Model
 from quantkit.formats.containers.packed import Entry
 from quantkit.formats.containers.weights import Weights
 from quantkit.qtypes.schemes.base import ScaleDtype
@@ -23,9 +24,9 @@ DECODED_TO_BF16 = ("nvfp4", "mxfp4", "bf16")  # compressed-tensors decodes FP4 t
 LEFT_ALONE = ".inv_freq"  # no weights: loaders compute these anew
 
 
-def computed_in(config: Mapping[str, Any], found: Outline, tensors: Mapping[str, TensorInfo]) -> Dtype:
+def computed_in(config: Mapping[str, Any], found: Model, tensors: Mapping[str, TensorInfo]) -> Dtype:
     """The type that config.json names, else that of most linear layers. Raises UnsupportedError without any layer."""
-    used = [tensors[source_of(module).tensor].dtype for module in found.linears]
+    used = [tensors[source_of(module).tensor].dtype for module in found.tensors]
     if not used:
         what = f"no linear layer of family {found.family} among the tensors"
         raise UnsupportedError(what, hint="`quantkit inspect` lists what the checkpoint holds")

@@ -11,7 +11,7 @@ from math import prod
 
 from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
-from quantkit.families.model import Constant, Model, ModelTensor, Rows
+from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.roles import Role
 from quantkit.filenames import file_stem
 from quantkit.formats.gguf.file import TensorEntry, encode_header, shard_name, split_files, split_metadata
@@ -91,7 +91,7 @@ def unquantized_type(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> 
     """The type of a tensor that is left alone: what its family says, else what all its parts have, else f32."""
     if tensor.stored is not None:
         return tensor.stored
-    found = {sources[p.tensor].dtype.lower() if isinstance(p, Rows) else "f32" for p in tensor.parts}
+    found = {sources[p.source.tensor].dtype.lower() if p.source else "f32" for p in tensor.parts}
     return found.pop() if len(found) == 1 else "f32"
 
 
@@ -99,8 +99,8 @@ def _draft(tensor: ModelTensor, choice: Choice, sources: Mapping[str, TensorInfo
     """The tensor with its type and size, not yet placed in a file."""
     qtype = base.get(choice.qtype)
     nbytes = prod(tensor.shape[:-1]) * qtype.row_bytes(tensor.shape[-1])
-    rows = [part for part in tensor.parts if isinstance(part, Rows)]
-    constants = sum(4 * len(part.data) for part in tensor.parts if isinstance(part, Constant))
+    rows = [part.source for part in tensor.parts if part.source]
+    constants = sum(4 * part.rows * tensor.cols for part in tensor.parts if not part.source)
     plain = len(tensor.parts) == 1 and not tensor.add and tensor.row_order is None
     return Unit(
         tensor=tensor,
@@ -151,7 +151,7 @@ def _require_unquantized(
 
 def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> tuple[str | None, int]:
     """How a checkpoint for servers stores a tensor quantized, and in how many bits; None and 0 for any other."""
-    infos = [sources[part.tensor] for part in tensor.parts if isinstance(part, Rows)]
+    infos = [sources[part.source.tensor] for part in tensor.parts if part.source]
     stored = [info for info in infos if info.stored_as is not None]
     return (stored[0].stored_as, min(info.stored_bits or 0 for info in stored)) if stored else (None, 0)
 
@@ -159,7 +159,7 @@ def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> tuple[
 def _twice(units: Sequence[Unit], sources: Mapping[str, TensorInfo]) -> list[TensorInfo]:
     """The weights that a checkpoint for servers stores in 8 bits and that are rounded once more."""
     rounded = (u for u in units if u.word not in FLOAT_TYPES and not u.copy)
-    found = (sources[part.tensor] for u in rounded for part in u.tensor.parts if isinstance(part, Rows))
+    found = (sources[part.source.tensor] for u in rounded for part in u.tensor.parts if part.source)
     return [info for info in found if (info.stored_bits or 0) >= ENOUGH_BITS]
 
 
@@ -331,5 +331,4 @@ def _digest(units: Sequence[Unit], headers: Sequence[tuple[int, str]]) -> str:
 def _layout(tensor: ModelTensor) -> tuple[object, ...]:
     """Where the rows of a tensor come from and in which order they are stored, as JSON can write it."""
     order = tensor.row_order.order if tensor.row_order else ()
-    parts = [(p.tensor, p.start, p.stop) if isinstance(p, Rows) else (p.data, p.cols) for p in tensor.parts]
-    return order, parts
+    return order, [part.identity for part in tensor.parts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
-from quantkit.families.linears import Outline
+from quantkit.families.model import Model
 from quantkit.plan.base import Unit
 from quantkit.plan.dtypes import WORDS, Dtype
 from quantkit.recipes.servers import ServerRecipe
@@ -16,7 +16,7 @@ LOW_BITS = 3
 
 
 def notes(
-    recipe: ServerRecipe, found: Outline, rounded: Sequence[Unit], *, calibrated: bool
+    recipe: ServerRecipe, found: Model, rounded: Sequence[Unit], *, calibrated: bool
 ) -> Iterator[tuple[str, str]]:
     """What the recipe wants of its user, what stays as it is without being asked for, and what was changed."""
     if recipe.needs_calibration and not calibrated:

@@ -55,8 +55,8 @@ def test_a_model_without_its_head_is_described_like_one_with_it(tied: bool) -> N
     assert [kv for kv in found.metadata if kv.key != label] == [kv for kv in expected.metadata if kv.key != label]
     assert ("no-head" in dict(found.warnings)) is not tied
     assert find_family(inside)[1] == "MixtralForCausalLM"
-    names = [m.name for m in outline(bare(infos), inside).linears]
-    assert names == [m.name.removeprefix("model.") for m in outline(whole, config).linears]
+    names = [m.name for m in outline(bare(infos), inside).tensors]
+    assert names == [m.name.removeprefix("model.") for m in outline(whole, config).tensors]
 
 
 def test_a_head_that_is_there_is_used() -> None:

@@ -167,7 +167,7 @@ def test_plan_and_manifest_say_what_fell_back(tmp_path: Path, capsys: pytest.Cap
 def test_an_outline_of_the_experts_is_what_the_test_says() -> None:
     checkpoint = qwen3_moe(256, 192)
     found = outline(checkpoint.tensors(), checkpoint.config)
-    assert sum(module.expert is not None for module in found.linears) == 24
+    assert sum(module.expert is not None for module in found.tensors) == 24
 
 
 def test_what_stays_plain_has_the_type_of_the_configuration(tmp_path: Path) -> None:
