@@ -70,7 +70,12 @@ QUICK = {
     "gemma3", "phi3-longrope", "qwen2-moe", "granite", "olmo2",
 }  # fmt: skip
 
-FREE_RECIPES = tuple(name for name in gguf_recipe_names() if not load_recipe(name).needs_imatrix)
+READABLE = set(gguf.GGMLQuantizationType.__members__)  # newer types are not read by the package that is installed
+FREE_RECIPES = tuple(
+    name
+    for name in gguf_recipe_names()
+    if not (recipe := load_recipe(name)).needs_imatrix and recipe.qtype.upper() in READABLE
+)
 EVERY_RECIPE = {"llama-sharded", "qwen3-moe", "gemma3-with-vision"}
 SOME_RECIPES = ("bf16", "q8_0", "q4_k_m")
 
