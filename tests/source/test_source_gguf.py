@@ -48,7 +48,10 @@ def test_types_are_decoded_as_the_gguf_package_does(type_id: int, tmp_path: Path
     checkpoint = open_source(str(write_gguf(tmp_path / "m.gguf", METADATA, [(entry, raw)])))
     assert (checkpoint.kind, checkpoint.name, checkpoint.config) == ("gguf", "m", {})
     ref = checkpoint.ref("w")
-    expected = quants.dequantize(np.frombuffer(raw, np.uint8).reshape(ROWS, -1), GGMLQuantizationType(type_id))
+    try:
+        expected = quants.dequantize(np.frombuffer(raw, np.uint8).reshape(ROWS, -1), GGMLQuantizationType(type_id))
+    except (NotImplementedError, ValueError):
+        pytest.skip(f"the gguf package that is installed does not decode {GGML_TYPES[type_id].name}")
     assert np.array_equal(ref.read(0, ROWS), expected.reshape(ROWS, COLS))
     assert np.array_equal(ref.read(2, 5), expected.reshape(ROWS, COLS)[2:5])
     assert ref.read_packed(0, ROWS).tobytes() == raw
