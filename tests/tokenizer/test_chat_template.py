@@ -95,9 +95,9 @@ ENDLESS = ["{{" * 30_000, "{%" * 30_000, "{{ __" * 10_000, "_" * 60_000, "{{ '" 
 
 @pytest.mark.parametrize("text", ENDLESS)
 def test_looking_takes_no_time_whatever_the_text(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     list(look_at_template("chat_template", text))
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_named_templates_are_written_under_plain_names() -> None:

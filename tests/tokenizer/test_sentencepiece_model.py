@@ -131,12 +131,12 @@ SMALL = encode_sentencepiece(SentencePieceModel(parse_sentencepiece(DATA).pieces
 @given(st.integers(0, len(SMALL) - 1), st.integers(0, 255), st.integers(0, 100))
 def test_damage_is_an_error_or_another_model_but_never_anything_else(at: int, byte: int, cut: int) -> None:
     damaged = SMALL[:at] + bytes([byte]) + SMALL[at + 1 : len(SMALL) - cut]
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         parse_sentencepiece(damaged)
     except QuantkitError as error:
         assert isinstance(error, InputError)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @settings(derandomize=True, max_examples=400, deadline=None)

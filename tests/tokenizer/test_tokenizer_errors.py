@@ -169,10 +169,10 @@ BROKEN: dict[str, tuple[Callable[[], Kind], str]] = {
 def test_broken_files_are_input_errors_that_name_what_is_wrong(name: str) -> None:
     make, why = BROKEN[name]
     made = make()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InputError, match=why) as caught:
         read(made)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert caught.value.hint
     assert caught.value.path or caught.value.key
 
