@@ -120,8 +120,8 @@ PHI3_TOKENS = {"added_tokens.json": '{"<|endoftext|>": 2048, "<|user|>": 2049}'}
 NAMED = {"bos_token_id": 1, "eos_token_id": 2}
 GEMMA2 = {**SIZES, **NAMED, "head_dim": 32, "query_pre_attn_scalar": 32}
 GEMMA3 = {**GEMMA2, "num_hidden_layers": 7}
-VISION = {
-    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32,
+VISION = {  # more layers than the text has
+    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32,
     "patch_size": 8,
 }  # fmt: skip
 

@@ -38,7 +38,8 @@ def round_blocks(work: Work, inputs: Inputs, scratch: Scratch | None = None) -> 
     """Round every block that is not finished. Raises InterruptedRunError between blocks, and what calibration raises,
     naming block and module; the journal keeps what is finished."""
     by_block = blocks(work.plan)
-    last = max((n for n, units in by_block.items() if n is not None and work.missing(units)), default=-1)
+    layers = range(work.plan.shape.layers)  # a vision tower may have more: its tensors are copied afterwards
+    last = max((number for number in layers if work.missing(by_block.get(number, ()))), default=-1)
     if last < 0:
         return
     walker = _Walker(work, by_block)

@@ -125,14 +125,18 @@ def test_every_variant_is_covered() -> None:
     assert {"llama-biases", "qwen3-moe", "mixtral-4x1M", "gemma2", "gemma3", "phi3"} <= set(VARIANTS)
 
 
-def test_what_lies_beside_the_language_model_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "recipe", [("w8a16",), ("gptq-w4g32", "--calib", TEXT, "--samples", 1, "--seqlen", 16)], ids=["plain", "calibrated"]
+)
+def test_what_lies_beside_the_language_model_stays(recipe: tuple[object, ...], tmp_path: Path) -> None:
     source = build("gemma3-with-vision", tmp_path / "source")
     out = tmp_path / "out"
-    ran = quantkit("convert", source, "--to", "w8a16", "-o", out)
+    ran = quantkit("convert", source, "--to", *recipe, "-o", out)
     assert ran.status == 0, ran.stderr
     assert "unknown" not in ran.stderr
     section = json.loads((out / "config.json").read_text())["quantization_config"]
-    assert {"re:.*vision_tower.*", "re:.*multi_modal_projector.*"} <= set(section["ignore"])
+    if recipe[0] == "w8a16":
+        assert {"re:.*vision_tower.*", "re:.*multi_modal_projector.*"} <= set(section["ignore"])
     before, after = (read_safetensors(folder / "model.safetensors").tensors for folder in (source, out))
     beside = [name for name in before if "vision_tower" in name]
     assert beside

@@ -611,10 +611,12 @@ def test_remote_code_is_named_and_never_run(tmp_path: Path) -> None:
             "it is never run",
         )
     ]
+    harmless = write(tmp_path / "harmless", {"config.json": {}, "model.safetensors": whole(a=[1])})
     script = """
 import sys
 from quantkit.source import open_source
 import quantkit.qtypes.floats
+open_source(sys.argv[2])  # imports what quantkit itself imports late
 seen = []
 sys.addaudithook(lambda event, args: seen.append(event) if event.split(".")[0] in
     {"import", "exec", "compile", "socket", "subprocess", "os.system", "ctypes", "pickle", "marshal"} else None)
@@ -622,7 +624,8 @@ checkpoint = open_source(sys.argv[1])
 checkpoint.ref("a").read(0, 1)
 assert not seen, seen
 """
-    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", script, str(path), str(harmless)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not canary.exists()
 
