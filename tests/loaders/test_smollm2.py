@@ -41,3 +41,13 @@ def test_loads_bit_for_bit_and_answers(recipe: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         written = model.generate(prompt, max_new_tokens=8, do_sample=False)
     assert "Paris" in tokenizer.decode(written[0, prompt.shape[1] :])
+
+
+@pytest.mark.parametrize("recipe", ["mlx-4bit", "mlx-8bit"])
+def test_mlx_lm_answers(recipe: str, tmp_path: Path) -> None:
+    mlx_lm = pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
+    out = tmp_path / "out"
+    [made] = quantkit.convert(quantkit.Request(str(SMOLLM2), (recipe,)), quantkit.Output(out))
+    assert "mlx" in made.loaders
+    model, tokenizer = mlx_lm.load(str(out))
+    assert "Paris" in mlx_lm.generate(model, tokenizer, prompt=QUESTION, max_tokens=8)
