@@ -7,7 +7,7 @@ Differs from the reference implementation (IST-DASLab/gptq) in these points:
 - A span's grid is fitted when the sweep comes to it, to the weights that feedback has made, and each column counts with
   its price D in the loss that is left after feedback: neither 1 nor the Hessian's diagonal.
 - A column that never had an input keeps its weights, rounded to nearest, instead of becoming zero.
-- A row that plain rounding would serve better is rounded plainly, so that no row is ever worse.
+- A row that plain rounding would serve better, or the encoder of its type, is rounded so: no row is ever worse.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.methods.base import Layer, Method, Prepared, Report, Rounded, naming, require_weight
+from quantkit.methods.base import Indices, Layer, Method, Prepared, Report, Rounded, naming, require_weight
 from quantkit.methods.columns import factor
 from quantkit.methods.columns.descent import descend_slab
 from quantkit.methods.columns.grids import mapped
@@ -64,6 +64,7 @@ def quantize(layer: Layer, target: Target, settings: Settings, run: Run) -> Roun
             whole=None if target.span else target.fit(weight, None),
             static=settings.static or settings.order is Order.ACTIVATION,
             damped=ready.damped,
+            importance=_importance(layer, stored),
         )  # fmt: skip
         rows = [slice(*piece) for piece in pieces(0, len(weight), ROWS)]
         done = run(lambda part: _round(sweep, part), rows)
@@ -77,6 +78,15 @@ def prepare(layer: Layer, target: Target, settings: Settings, run: Run) -> Prepa
         diagonal = hessian.diagonal().to("cpu", torch.float32).numpy()
         order = columns(settings.order, diagonal, target.span)
         return factor.prepare(hessian, order, settings, run, layer.name)
+
+
+def _importance(layer: Layer, stored: Indices) -> F32:
+    """What a target's own encoder would be given: mean squares of the inputs, in stored order."""
+    assert layer.hessian is not None
+    squares = layer.importance
+    if squares is None:
+        squares = layer.hessian.diagonal().to("cpu", torch.float32).numpy()
+    return np.ascontiguousarray(squares[stored], np.float32)
 
 
 def _round(sweep: Sweep, rows: slice) -> _Done:

@@ -25,7 +25,7 @@ class Sweep:
 
     `whole` is the grid of a target whose grids span the whole matrix, else None. `static` says that spans are fitted
     to the original weights, and not as the sweep comes to them. `damped` is the factored matrix, for coordinate
-    descent; None for none.
+    descent; None for none. `importance` (cols,), in stored order, is what the target's own encoder weighs columns with.
     """
 
     weight: F32
@@ -36,6 +36,7 @@ class Sweep:
     whole: Grid | None = None
     static: bool = False
     damped: Damped | None = None
+    importance: F32 | None = None
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,13 @@ def round_slab(sweep: Sweep, rows: slice) -> Slab:
 
 
 def nearest_slab(sweep: Sweep, rows: slice) -> Slab:
-    """Round to nearest on the plain grid (the static one, where a grid spans the whole matrix): what feedback has to
-    beat."""
+    """Round as the target's own encoder does, else to nearest on the plain grid (the static one, where a grid spans the
+    whole matrix): what feedback has to beat."""
     weight = np.ascontiguousarray(sweep.weight[rows])
+    if sweep.target.encode is not None:
+        encoded, found = sweep.target.encode(weight, sweep.importance)
+        decoded = found.values(encoded.reshape(len(found.scale), -1)).reshape(weight.shape)
+        return Slab(encoded, decoded, found, _quadratic_loss(weight - decoded, sweep))
     grid = sweep.target.fit(weight, None) if sweep.target.span else _part(sweep, rows)
     codes, values = round_nearest(weight, lookup(grid, len(weight)))
     return Slab(codes, values, grid, _quadratic_loss(weight - values, sweep))
