@@ -44,7 +44,8 @@ from quantkit.pipeline.verify import verify
 from quantkit.recipes.read import load_recipe
 from quantkit.recipes.table import MAX_GLOB_LENGTH
 from quantkit.report.calibration_record import read_record
-from quantkit.report.manifest import parse_manifest, read_manifest, seal
+from quantkit.report.manifest import parse_manifest, read_manifest
+from quantkit.report.sealed import seal
 from quantkit.source.mistral import config_of, context_warning, head_rows
 from quantkit.source.shards import read_index
 from quantkit.storage import journal

@@ -32,8 +32,8 @@ from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, read_imatrix
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
 from quantkit.pipeline.calibrate_plan import CalibratePlan, CalibrateRequest, Kind, plan_calibration
 from quantkit.report.calibration_record import CalibrationRecord, read_record, record_path
-from quantkit.report.manifest import identity
 from quantkit.report.records import FileRecord
+from quantkit.report.sealed import identity
 from quantkit.storage import (
     Job,
     PublishedFile,
@@ -142,9 +142,9 @@ def _run(plan: CalibratePlan, job: Job, emit: Sink, warned: list[Warned], stop: 
         published = _write(plan, found, moments)
     record = CalibrationRecord(
         plan_digest=plan.digest,
-        file=FileRecord(published.path.name, published.nbytes, published.sha256),
         source=plan.source_facts(),
         source_files=source_files,
+        artifact=(FileRecord(published.path.name, published.nbytes, published.sha256),),
         facts=_facts(plan, coverage, seconds),
     )
     encoded, path = record.encode(user_key()), record_path(published.path)

@@ -29,7 +29,7 @@ from quantkit.machine import memory_limit_bytes
 from quantkit.pipeline.places import refuse_inputs, require_writable_names
 from quantkit.plan.describe import describe_source
 from quantkit.report.calibration_record import record_path
-from quantkit.report.manifest import FileRecord
+from quantkit.report.records import FileRecord
 from quantkit.report.text import size
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import source_stat

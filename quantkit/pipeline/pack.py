@@ -19,7 +19,7 @@ import msgspec
 from quantkit import qtypes
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore
-from quantkit.jsontext import canonical_json, dump_json
+from quantkit.jsontext import dump_json
 from quantkit.pipeline.places import (
     is_behind_link,
     names_of,
@@ -32,18 +32,10 @@ from quantkit.pipeline.places import (
 from quantkit.plan.base import Plan
 from quantkit.plan.sizes import size_report
 from quantkit.quality.checks.base import Verification, check_part
-from quantkit.report.manifest import (
-    MAX_MANIFEST_BYTES,
-    MAX_MANIFEST_VALUES,
-    SEALS,
-    Manifest,
-    identity,
-    manifest_path,
-    parse_manifest,
-    read_manifest,
-)
+from quantkit.report.manifest import Manifest, manifest_path, parse_manifest, read_manifest
 from quantkit.report.next_steps import NextStep, next_steps
 from quantkit.report.records import FileRecord, TensorRecord
+from quantkit.report.sealed import MAX_RECORD_BYTES, MAX_RECORD_VALUES, SEALS, identity, own_seal
 from quantkit.report.text import size
 from quantkit.storage import (
     Job,
@@ -268,12 +260,8 @@ def save_work(folder: Path, job_digest: str, files: Sequence[PartFile], draft: M
         "files": [{"name": f.name, "bytes": f.nbytes} for f in files],
         "manifest": {k: v for k, v in json.loads(draft.encode()).items() if k not in SEALS},
     }
-    sealed = {**body, "sha256": _seal(body)}
+    sealed = {**body, "sha256": own_seal(body, user_key())}
     write_small(folder / WORK_FILE, dump_json(sealed, indent=1).encode(), overwrite=True)
-
-
-def _seal(body: Mapping[str, Any]) -> str:
-    return hmac.new(user_key(), canonical_json(body), hashlib.sha256).hexdigest()
 
 
 def pack(work: Path, out: Path, *, force: bool = False, emit: Sink = ignore) -> Artifact:
@@ -323,9 +311,9 @@ def _read_work(work: Path) -> tuple[str, tuple[PartFile, ...], Manifest]:
     require_path(path)
     if not path.is_file():
         raise InputError(f"{work} is not a finished work folder: no {WORK_FILE}", path=str(work), hint=hint)
-    body = parse_json_object(read_bounded(path, MAX_MANIFEST_BYTES), path, values=MAX_MANIFEST_VALUES)
+    body = parse_json_object(read_bounded(path, MAX_RECORD_BYTES), path, values=MAX_RECORD_VALUES)
     seal = body.pop("sha256", None)
-    intact = hmac.compare_digest(str(seal).encode("utf-8", "replace"), _seal(body).encode())
+    intact = hmac.compare_digest(str(seal).encode("utf-8", "replace"), own_seal(body, user_key()).encode())
     if body.get("schema") != WORK_SCHEMA or not intact:
         hint = "run the same quantkit quantize command again, as the user who will pack"
         what = f"{shown(path)} was changed, or is of another version, machine or user"

@@ -16,7 +16,6 @@ from quantkit.storage import hash_file, require_sums
 from quantkit.untrusted import listed, require_path, shown
 
 SUMS = "SHA256SUMS"
-MANIFEST_SUFFIX = ".manifest.json"
 # What may lie in a checkpoint's folder besides it: nothing that a loader reads because of its name.
 HARMLESS = re.compile(
     rf"\..*|{SUMS}|.*\.manifest\.json|.*\.(md|log|jsonl|ndjson|parquet|csv|png|jpg|svg|gguf|dat)|(LICENSE|NOTICE|COPYING)[^/]*",

@@ -27,7 +27,7 @@ from quantkit.quality.checks.predictions import Reference
 from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe
 from quantkit.recipes.rules import OnFallback, override
 from quantkit.recipes.servers import override_server
-from quantkit.report.manifest import FileRecord
+from quantkit.report.records import FileRecord
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import source_stat
 from quantkit.storage import hash_file

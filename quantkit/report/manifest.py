@@ -1,122 +1,55 @@
 """The manifest: what an artifact is, where it came from, and how to check it. JSON with a schema name.
 
-The manifest is the commit record of an artifact: it is written last, and an artifact without one is not published.
-It carries two seals. `seal` is a hash over everything else in it: whoever changes a value by accident is noticed by
-everyone. `own_seal` needs the key of the user who made the artifact: whoever changes a value on purpose, and computes
-`seal` anew, is noticed by that user, who is then not told that her artifact is "already built".
+The manifest is the commit record of an artifact: it is written last, and an artifact without one is not published. It
+is sealed as `report.sealed` says.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from quantkit.errors import InputError
 from quantkit.filenames import is_file_name
-from quantkit.jsontext import canonical_json, dump_json, utf8
-from quantkit.report.records import FileRecord, ManifestRecord, TensorRecord
+from quantkit.report.records import ManifestRecord, TensorRecord
+from quantkit.report.sealed import (
+    MAX_RECORD_BYTES,
+    MAX_RECORD_VALUES,
+    SUFFIX,
+    SealedRecord,
+    checked,
+    facts_of,
+    origin_of,
+)
 from quantkit.untrusted import parse_json_object, read_bounded, shown
 
-__all__ = ["FileRecord", "Manifest", "TensorRecord", "identity", "manifest_path", "parse_manifest", "read_manifest"]
-
-SCHEMA = "quantkit.manifest/1"
-MAX_MANIFEST_BYTES = 256 << 20
-MAX_MANIFEST_VALUES = 1 << 23  # a dozen for each of the most tensors that a file may have
 SPLIT_NAME = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}", re.DOTALL)
 HINT = "the manifest is damaged or of another version: convert again, or verify without it"
-SEALS = ("seal", "own_seal")
-CHECKPOINT_MANIFEST = "model.manifest.json"
+CHECKPOINT_MANIFEST = f"model{SUFFIX}"
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """All fields of a manifest. `facts` holds the parts that are only shown, as plain JSON:
-    tool, versions, size report, timings, checks, warnings.
+@dataclass(frozen=True, kw_only=True)
+class Manifest(SealedRecord):
+    """All fields of a manifest. Its facts: tool, model, size report, checks, warnings, versions, timings."""
 
-    `read` is the JSON object that it was read from, None for a manifest that is being made.
-    """
-
-    plan_digest: str
     recipe: Mapping[str, Any]
-    source: Mapping[str, Any]
-    source_files: tuple[FileRecord, ...]
-    artifact: tuple[FileRecord, ...]
     tensors: tuple[TensorRecord, ...]
     tokenizer_sha256: str | None
-    facts: Mapping[str, Any]
-    read: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
-    @property
-    def identity(self) -> str:
-        """SHA-256 over the plan and the source hashes: equal identity, equal bytes."""
-        return identity(self.plan_digest, self.source_files)
+    SCHEMA = "quantkit.manifest/1"
 
-    def encode(self, key: bytes = b"") -> bytes:
-        """The manifest as UTF-8 JSON with stable key order, sealed; `key` is that of the user who makes it."""
-        body: dict[str, Any] = {
-            "schema": SCHEMA,
-            "identity": self.identity,
-            "plan_digest": self.plan_digest,
+    def own(self) -> dict[str, Any]:
+        return {
             "recipe": dict(self.recipe),
-            "source": {**self.source, "files": [f.as_json() for f in self.source_files]},
+            "source": self.origin,
             "artifact": [f.as_json() for f in self.artifact],
             "tokenizer_sha256": self.tokenizer_sha256,
             **self.facts,
             "tensors": [t.as_json() for t in self.tensors],
         }
-        return encode_sealed(body, key)
-
-    @property
-    def sealed(self) -> bool | None:
-        """Whether the seal that was read is that of the other fields. None where there are no seals: older versions."""
-        body = dict(self.read or {})
-        if not body.keys() & set(SEALS):
-            return None
-        stated = body.pop("seal", None)
-        return bool(stated == seal(body))
-
-    def made_with(self, key: bytes) -> bool:
-        """Whether a user with this key made the manifest, and nobody changed it since."""
-        return made_with(self.read or {}, key)
-
-
-def encode_sealed(body: Mapping[str, Any], key: bytes) -> bytes:
-    """A JSON object as UTF-8 with both seals, made with the user's `key`."""
-    sealed = json.loads(dump_json(body))  # as whoever reads it will have it: NaN is null
-    sealed["own_seal"] = own_seal(sealed, key)
-    sealed["seal"] = seal(sealed)
-    return (dump_json(sealed, indent=1) + "\n").encode()
-
-
-def made_with(read: Mapping[str, Any], key: bytes) -> bool:
-    """Whether a user with this key sealed an object that was read, and nobody changed it since."""
-    body = {name: value for name, value in read.items() if name not in SEALS}
-    stated = str(read.get("own_seal") or "")
-    return hmac.compare_digest(stated.encode("utf-8", "replace"), own_seal(body, key).encode())
-
-
-def seal(body: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) over the canonical JSON of a manifest without its field `seal`."""
-    return hashlib.sha256(canonical_json(body)).hexdigest()
-
-
-def own_seal(body: Mapping[str, Any], key: bytes) -> str:
-    """HMAC-SHA256 (hex) over the canonical JSON of a manifest without its seals."""
-    return hmac.new(key, canonical_json(body), hashlib.sha256).hexdigest()
-
-
-def identity(plan_digest: str, source_files: Sequence[FileRecord]) -> str:
-    """Hex SHA-256 of the plan digest and the sorted source files (name, size, hash)."""
-    lines = [plan_digest, *sorted(f"{f.sha256} {f.nbytes} {f.name}" for f in source_files)]
-    return hashlib.sha256(utf8("\n".join(lines))).hexdigest()
 
 
 def manifest_path(artifact: Path) -> Path:
@@ -128,7 +61,7 @@ def manifest_path(artifact: Path) -> Path:
     """
     if artifact.suffix == ".safetensors" or not artifact.suffix:
         return artifact.with_name(CHECKPOINT_MANIFEST)
-    return artifact.with_name(f"{artifact.name.removesuffix(artifact.suffix)}.manifest.json")
+    return artifact.with_name(f"{artifact.name.removesuffix(artifact.suffix)}{SUFFIX}")
 
 
 def find_manifest(artifact: Path) -> Path:
@@ -138,7 +71,7 @@ def find_manifest(artifact: Path) -> Path:
     """
     path = manifest_path(artifact)
     split = SPLIT_NAME.fullmatch(artifact.name.removesuffix(artifact.suffix))
-    older = artifact.with_name(f"{split['stem']}.manifest.json") if split else path
+    older = artifact.with_name(f"{split['stem']}{SUFFIX}") if split else path
     return older if not path.exists() and older.exists() and artifact.name in _names(older) else path
 
 
@@ -151,8 +84,8 @@ def _names(path: Path) -> set[str]:
 
 def read_manifest(path: Path) -> Manifest:
     """Parse a manifest. Raises InputError naming the key when it is not one of this schema."""
-    raw = read_bounded(path, MAX_MANIFEST_BYTES)
-    return parse_manifest(parse_json_object(raw, path, values=MAX_MANIFEST_VALUES), path)
+    raw = read_bounded(path, MAX_RECORD_BYTES)
+    return parse_manifest(parse_json_object(raw, path, values=MAX_RECORD_VALUES), path)
 
 
 def parse_manifest(body: Any, path: Path, *, draft: bool = False) -> Manifest:
@@ -160,28 +93,19 @@ def parse_manifest(body: Any, path: Path, *, draft: bool = False) -> Manifest:
 
     A `draft` names no files yet, and has no hashes of tensors.
     """
-    schema = body.get("schema") if isinstance(body, dict) else None
-    if schema != SCHEMA:
-        what = f'{shown(path.name)}: schema is {shown(repr(schema))}, expected "{SCHEMA}"'
-        raise InputError(what, path=str(path), key="schema", hint=HINT)
-    try:
-        record = msgspec.convert(body, ManifestRecord)
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
-        what = f"{shown(path.name)}: missing or malformed field: {shown(str(error))}"
-        raise InputError(what, path=str(path), hint=HINT) from error
+    record = checked(body if isinstance(body, dict) else {}, path, Manifest.SCHEMA, ManifestRecord, HINT)
     wrong = None if draft else _unfinished(record)
     if wrong:
         raise InputError(f"{shown(path.name)}: {wrong}", path=str(path), hint=HINT)
-    known = {"schema", "identity", "plan_digest", "recipe", "source", "artifact", "tokenizer_sha256", "tensors", *SEALS}
     return Manifest(
         plan_digest=record.plan_digest,
         recipe=dict(body["recipe"]),
-        source={k: v for k, v in body["source"].items() if k != "files"},
+        source=origin_of(body),
         source_files=record.source.files,
         artifact=record.artifact,
         tensors=record.tensors,
         tokenizer_sha256=record.tokenizer_sha256,
-        facts={k: v for k, v in body.items() if k not in known},
+        facts=facts_of(body, "recipe", "artifact", "tokenizer_sha256", "tensors"),
         read=body,
     )
 

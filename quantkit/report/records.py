@@ -122,6 +122,17 @@ class WarningRecord(Struct, frozen=True):
     message: str
 
 
+class CoverageRecord(Struct, frozen=True):
+    """What the data of a calibration reached, as summaries show it."""
+
+    samples: Count
+    tokens: Count
+    unique_percent: float
+    experts: Count
+    expert_percent: float
+    rare: tuple[str, ...]
+
+
 class MethodRecord(Struct, frozen=True):
     """How the values of a checkpoint for servers were chosen."""
 
@@ -162,3 +173,15 @@ class ManifestRecord(Struct, frozen=True, kw_only=True):
     layers: tuple[dict[str, Any], ...] | None = None
     seal: Sha256 | None = None
     own_seal: Sha256 | None = None
+
+
+class CalibrationFields(Struct, frozen=True, kw_only=True):
+    """What is checked of a record beside a file of calibration, schema quantkit.calibration/1."""
+
+    plan_digest: Sha256
+    file: FileRecord
+    source: SourceRecord
+    kind: str
+    data: dict[str, Any]
+    coverage: CoverageRecord
+    warnings: tuple[WarningRecord, ...]

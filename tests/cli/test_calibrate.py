@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from quantkit.calibration.statistics.file import open_statistics
 from quantkit.formats.gguf.imatrix import read_imatrix
-from quantkit.report.manifest import seal
+from quantkit.report.sealed import seal
 
 SENTENCE = "The mailcap module reads files that say how programs react to files of different types. "
 CHAT = "{% for m in messages %}{{ '[' + m.role + '] ' + m.content + '\n' }}{% endfor %}"

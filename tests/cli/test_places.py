@@ -18,7 +18,7 @@ import pytest
 from commands import quantkit
 
 from quantkit.jsontext import canonical_json
-from quantkit.report.manifest import seal
+from quantkit.report.sealed import seal
 
 PLAIN = ("--no-verify", "--quiet")
 
