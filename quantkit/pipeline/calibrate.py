@@ -142,7 +142,7 @@ def _run(plan: CalibratePlan, job: Job, emit: Sink, warned: list[Warned], stop: 
         published = _write(plan, found, moments)
     record = CalibrationRecord(
         plan_digest=plan.digest,
-        source=plan.source_facts(),
+        source=plan.origin.facts(),
         source_files=source_files,
         artifact=(FileRecord(published.path.name, published.nbytes, published.sha256),),
         facts=_facts(plan, coverage, seconds),
@@ -189,7 +189,7 @@ def _save_blocks(
         hashes = hasher.result()
         require_published(checkpoint.files(), hashes)
     checkpoint.unchanged()
-    return files, plan.records(hashes)
+    return files, plan.origin.records(hashes)
 
 
 def _write(plan: CalibratePlan, files: Sequence[StatisticsFile], moments: Statistics) -> PublishedFile:
@@ -234,7 +234,7 @@ def _existing(plan: CalibratePlan, emit: Sink) -> Calibrated | None:
         return None
     if record.plan_digest != plan.digest or not out.is_file() or out.stat().st_size != record.file.nbytes:
         return None
-    if record.identity != identity(plan.digest, plan.source_files) or hash_file(out) != record.file.sha256:
+    if record.identity != identity(plan.digest, plan.origin.files) or hash_file(out) != record.file.sha256:
         return None
     if not record.made_with(user_key()):
         what = f"{shown(out)} does not hold what the text gives, or nobody can tell"

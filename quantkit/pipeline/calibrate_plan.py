@@ -24,16 +24,14 @@ from quantkit.families.model import Model
 from quantkit.families.names import text_block_of
 from quantkit.families.roles import FUSED
 from quantkit.families.rows import Family
-from quantkit.jsontext import utf8
 from quantkit.machine import memory_limit_bytes
 from quantkit.pipeline.places import refuse_inputs, require_writable_names
 from quantkit.plan.describe import describe_source
 from quantkit.report.calibration_record import record_path
-from quantkit.report.records import FileRecord
 from quantkit.report.text import size
 from quantkit.source import Checkpoint, open_source
-from quantkit.source.identity import source_stat
-from quantkit.storage import free_bytes, hash_file, require_sums
+from quantkit.source.identity import Origin
+from quantkit.storage import free_bytes, require_sums
 from quantkit.tensors import TensorInfo
 from quantkit.version import __version__
 
@@ -93,30 +91,19 @@ class CalibratePlan:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @cached_property
+    def origin(self) -> Origin:
+        """What records say of the source."""
+        return Origin(self.checkpoint)
+
+    @property
     def job_digest(self) -> str:
         """Identity of the work at hand: the plan, the name of the output, and the source as it looks now."""
-        lines = [self.digest, self.request.out.name, source_stat(self.checkpoint)]
-        return hashlib.sha256(utf8("\n".join(lines))).hexdigest()
+        return self.origin.job_digest(self.digest, self.request.out.name)
 
     @property
     def folder(self) -> Path:
         """Where the work is kept until it is finished."""
         return self.request.out.parent / f".quantkit-{self.job_digest[:12]}"
-
-    @cached_property
-    def source_files(self) -> tuple[FileRecord, ...]:
-        """All source files with hashes. Reads every byte of them."""
-        return self.records({f.name: hash_file(Path(f.path)) for f in self.checkpoint.files()})
-
-    def records(self, hashes: Mapping[str, str]) -> tuple[FileRecord, ...]:
-        """Known hashes of the source files as records, by name."""
-        files = sorted(self.checkpoint.files(), key=lambda file: file.name)
-        return tuple(FileRecord(f.name, f.nbytes, hashes[f.name]) for f in files)
-
-    def source_facts(self) -> dict[str, Any]:
-        """The record's word on the source."""
-        found = self.checkpoint
-        return {"kind": found.kind, "name": found.name, "repo": found.repo, "commit": found.commit}
 
     @property
     def activation_bytes(self) -> int:

@@ -160,7 +160,7 @@ def require_all(prepared: Prepared, failed: Mapping[int, QuantkitError], built: 
 def _open(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output) -> Job:
     """The job of an artifact, opened when nothing is in its way. Raises ExistsError where something is."""
     folder = job_folder(prepared, plan, targets)
-    again = output.paranoid and already_built(targets, plan.digest, lambda: prepared.source_files)
+    again = output.paranoid and already_built(targets, plan.digest, lambda: prepared.origin.files)
     if not os.path.lexists(folder) and not again:  # else the job knows what an earlier run has published
         refuse_existing(targets, output.force, lambda: difference(older_manifest(targets), plan, prepared))
     job = open_plan_job(prepared, plan, folder, fresh=output.paranoid)
@@ -245,13 +245,13 @@ def fill_all(
             return {}
         hashes = hasher.result()
         require_published(checkpoint.files(), hashes)
-        source_files = prepared.records(hashes)
+        source_files = prepared.origin.records(hashes)
     checkpoint.unchanged()
     seconds = time.monotonic() - start
     count = sum(len(plan.tensors) for plan, _ in jobs)
     emit(StageFinished("quantize", seconds, f"{count} tensors · {size(source_bytes / seconds)}/s of the source"))
     return {
-        "source": prepared.source_facts(),
+        "source": prepared.origin.facts(),
         "source_files": source_files,
         "checks": [],
         "timings": {"quantize_seconds": round(seconds, 3)},
@@ -324,7 +324,7 @@ def look(
 def standing(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output, emit: Sink) -> Artifact | None:
     """The artifact that is there, if it is what would be made. Looks that are asked for now and were not then are
     taken, and entered in its manifest. Raises VerificationError for one that fails."""
-    if output.paranoid or not already_built(targets, plan.digest, lambda: prepared.source_files):
+    if output.paranoid or not already_built(targets, plan.digest, lambda: prepared.origin.files):
         return None
     refuse_strangers(targets)
     artifact = believed(prepared, plan, targets)

@@ -28,7 +28,7 @@ def _known(older: Manifest, plan: Plan, prepared: Prepared) -> Iterator[str]:
     recipe = shown(str(older.recipe.get("name")))
     if recipe != plan.recipe:
         yield f"recipe {recipe} there, {plan.recipe} now"
-    there, here = _source(dict(older.source)), _source(prepared.source_facts())
+    there, here = _source(dict(older.source)), _source(prepared.origin.facts())
     if there != here:
         yield f"source {there} there, {here} now"
     sizes = {file.name: file.nbytes for file in older.source_files}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,10 +26,8 @@ from quantkit.quality.checks.predictions import Reference
 from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe
 from quantkit.recipes.rules import OnFallback, override
 from quantkit.recipes.servers import override_server
-from quantkit.report.records import FileRecord
 from quantkit.source import Checkpoint, open_source
-from quantkit.source.identity import source_stat
-from quantkit.storage import hash_file
+from quantkit.source.identity import Origin
 from quantkit.units import parse_size
 
 T = TypeVar("T")
@@ -74,22 +71,13 @@ class Prepared:
         return Reference(self.checkpoint, self.model)
 
     @cached_property
-    def source_stat(self) -> str:
-        """What the source files look like from outside."""
-        return source_stat(self.checkpoint)
+    def origin(self) -> Origin:
+        """What records say of the source."""
+        return Origin(self.checkpoint)
 
     def job_digest(self, chosen: Plan) -> str:
         """Identity of the work at hand: the plan, and the source as it is now."""
-        return hashlib.sha256(f"{chosen.digest}\n{self.source_stat}".encode()).hexdigest()
-
-    def source_facts(self) -> dict[str, Any]:
-        """The manifest's word on the source."""
-        return {
-            "kind": self.checkpoint.kind,
-            "name": self.checkpoint.name,
-            "repo": self.checkpoint.repo,
-            "commit": self.checkpoint.commit,
-        }
+        return self.origin.job_digest(chosen.digest)
 
     @property
     def calibration_tokens(self) -> int:
@@ -99,18 +87,6 @@ class Prepared:
         """The manifest's word on the text or the statistics that a plan makes use of."""
         used = chosen.calibrated or any(unit.importance is not None for unit in chosen.units)
         return {"calibration": self.calibration.facts()} if self.calibration and used else {}
-
-    @cached_property
-    def source_files(self) -> tuple[FileRecord, ...]:
-        """All source files with hashes. Reads every byte of them."""
-        return self.records({f.name: hash_file(Path(f.path)) for f in self.checkpoint.files()})
-
-    def records(self, hashes: Mapping[str, str]) -> tuple[FileRecord, ...]:
-        """Known hashes of the source files as records, by name."""
-        return tuple(
-            FileRecord(f.name, f.nbytes, hashes[f.name])
-            for f in sorted(self.checkpoint.files(), key=lambda file: file.name)
-        )
 
 
 def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> Prepared:

@@ -46,8 +46,8 @@ def believed(prepared: Prepared, plan: Plan, targets: Sequence[Path]) -> Artifac
     if not made_from(plan, prepared.checkpoint, targets).ok:
         return None
     facts = {
-        "source": prepared.source_facts(),
-        "source_files": prepared.source_files,
+        "source": prepared.origin.facts(),
+        "source_files": prepared.origin.files,
         "checks": [],
         "timings": {},
         **prepared.calibration_facts(plan),

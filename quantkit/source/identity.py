@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from quantkit.jsontext import utf8
+from quantkit.report.records import FileRecord
 from quantkit.source import Checkpoint
+from quantkit.storage import hash_file
 
 
-def source_stat(checkpoint: Checkpoint) -> str:
-    """What the files of a source look like from outside: names, sizes, places and times of change.
+@dataclass(frozen=True)
+class Origin:
+    """A source as records name it, and as it looks now: asked once, however often it is used."""
 
-    The time of modification can be put back, that of the last change cannot.
-    """
-    stats = [(f.name, Path(f.path).stat()) for f in checkpoint.files()]
-    lines = (f"{name} {s.st_size} {s.st_dev} {s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns}" for name, s in stats)
-    return utf8("\n".join(lines)).decode()
+    checkpoint: Checkpoint
+
+    def facts(self) -> dict[str, Any]:
+        """A record's word on the source."""
+        found = self.checkpoint
+        return {"kind": found.kind, "name": found.name, "repo": found.repo, "commit": found.commit}
+
+    @cached_property
+    def files(self) -> tuple[FileRecord, ...]:
+        """All source files with hashes. Reads every byte of them."""
+        return self.records({f.name: hash_file(Path(f.path)) for f in self.checkpoint.files()})
+
+    def records(self, hashes: Mapping[str, str]) -> tuple[FileRecord, ...]:
+        """Known hashes of the source files as records, by name."""
+        files = sorted(self.checkpoint.files(), key=lambda file: file.name)
+        return tuple(FileRecord(f.name, f.nbytes, hashes[f.name]) for f in files)
+
+    @cached_property
+    def stat(self) -> str:
+        """What the files look like from outside: names, sizes, places and times of change.
+
+        The time of modification can be put back, that of the last change cannot.
+        """
+        stats = [(f.name, Path(f.path).stat()) for f in self.checkpoint.files()]
+        lines = (f"{name} {s.st_size} {s.st_dev} {s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns}" for name, s in stats)
+        return utf8("\n".join(lines)).decode()
+
+    def job_digest(self, *plan: str) -> str:
+        """Identity of the work at hand: what stands for the plan, and the source as it is now."""
+        return hashlib.sha256(utf8("\n".join([*plan, self.stat]))).hexdigest()

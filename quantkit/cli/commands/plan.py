@@ -95,7 +95,7 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
         lines += [*_lines(chosen, found, show), *_consumer_lines(chosen, request.tp), ""]
     short = show.fit_bytes is not None and min(needed) > show.fit_bytes
     if not (short and session.settings.json):  # one object: that of the error
-        result: dict[str, Any] = {"source": prepared.source_facts(), "plans": data}
+        result: dict[str, Any] = {"source": prepared.origin.facts(), "plans": data}
         if prepared.refused:
             result["failures"] = failures_json(dict(prepared.refused))
         if show.fit_bytes is not None and show.fitting:
