@@ -142,6 +142,15 @@ def test_only_containers_know_their_layouts_and_schemes() -> None:
                 assert not classes, f"{source.name}:{node.lineno}: {classes}"
 
 
+def test_nobody_asks_which_kind_of_recipe_or_plan() -> None:
+    """There is one of each: what differs is a field of it."""
+    for source in SOURCES:
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+                asked = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+                assert not asked & {"Plan", "Unit", "Recipe", "Rule", "Weights"}, f"{source.name}:{node.lineno}"
+
+
 def test_floors_name_what_exists() -> None:
     assert set(FLOOR) == {source.part for source in SOURCES}
 

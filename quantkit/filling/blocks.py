@@ -23,7 +23,7 @@ from quantkit.formats.containers.packed import PackedTensor, packed, values_of
 from quantkit.plan.base import PlannedTensor, Unit
 from quantkit.plan.together import blocks, siblings
 from quantkit.qtypes.schemes.base import ScaleDtype, joint
-from quantkit.recipes.servers import MethodChoice
+from quantkit.recipes.recipe import MethodChoice
 
 if TYPE_CHECKING:
     from quantkit.calibration.walk.block import Block

@@ -20,7 +20,7 @@ from quantkit.plan.base import Unit
 from quantkit.plan.reading import read_weight
 from quantkit.plan.together import siblings
 from quantkit.qtypes.schemes.base import Quantized, joint
-from quantkit.recipes.servers import MethodChoice
+from quantkit.recipes.recipe import MethodChoice
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32
 

@@ -10,7 +10,7 @@ from quantkit.formats.containers import table
 from quantkit.methods import method_names, needs_hessian
 from quantkit.methods.transforms import transform_names
 from quantkit.qtypes import base
-from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import Recipe, load_recipe, recipe_names
 
 
 def schemes() -> dict[str, Any]:
@@ -34,13 +34,16 @@ def list_recipes() -> list[dict[str, Any]]:
     return [_recipe(load_recipe(name)) for name in recipe_names()]
 
 
-def _recipe(recipe: Recipe | ServerRecipe) -> dict[str, Any]:
-    facts: dict[str, Any] = {"name": recipe.name, "description": recipe.summary, "aliases": list(recipe.aliases)}
-    if isinstance(recipe, ServerRecipe):
-        needs = {"needs_calib": recipe.needs_calibration, "needs_imatrix": False}
-        return {**facts, "default": recipe.container, "container": recipe.container, **needs}
-    needs = {"needs_calib": False, "needs_imatrix": bool(recipe.needs_imatrix)}
-    return {**facts, "default": recipe.qtype, "container": "gguf", **needs}
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "description": recipe.summary,
+        "aliases": list(recipe.aliases),
+        "default": recipe.default,
+        "container": recipe.container,
+        "needs_calib": recipe.needs_calibration,
+        "needs_imatrix": recipe.needs_imatrix,
+    }
 
 
 def _type(qtype: base.QuantType) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.prepare import prepare
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan, PlanOptions
-from quantkit.plan.checkpoint import plan_checkpoint
-from quantkit.plan.gguf import plan_gguf
+from quantkit.plan.make import make_plan
 from quantkit.plan.sizes import ServingMemory, serving_memory
-from quantkit.recipes.read import Recipe, gguf_recipe_names, load_recipe, recipe_names
+from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
 from quantkit.report.text import size
 
 BASE = "q8_0"  # a recipe that every model can have: what it is planned for describes the model once
@@ -72,15 +71,11 @@ def _plans(request: Request, emit: Sink) -> Iterator[Plan]:
     names = recipe_names() if consumers else gguf_recipe_names()
     prepared = prepare(replace(request, recipes=(BASE,), consumers=(), tp=1), None, emit)
     assert prepared.model is not None
+    model, options = prepared.model, PlanOptions(allow_requantize=request.allow_requantize)
     try:
         for name in names:
-            recipe = load_recipe(name)
             try:
-                if isinstance(recipe, Recipe):
-                    options = PlanOptions(allow_requantize=request.allow_requantize)
-                    made = plan_gguf(prepared.model, prepared.checkpoint, recipe, options)
-                else:
-                    made = plan_checkpoint(prepared.checkpoint, recipe)
+                made = make_plan(prepared.checkpoint, load_recipe(name), options, model=lambda: model)
                 require_loadable([made], consumers, request.tp)
             except QuantkitError:
                 continue

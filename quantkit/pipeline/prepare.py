@@ -14,18 +14,16 @@ from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedE
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.families.model import Model
 from quantkit.filenames import file_stem
-from quantkit.formats.gguf.imatrix import read_imatrix
+from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.places import require_places
-from quantkit.pipeline.request import Request, reads_importance, require_used
+from quantkit.pipeline.request import Request, require_used
 from quantkit.plan.base import STANDARD, Plan, PlanOptions
-from quantkit.plan.checkpoint import plan_checkpoint
 from quantkit.plan.describe import describe_source
-from quantkit.plan.gguf import plan_gguf
+from quantkit.plan.make import make_plan
 from quantkit.quality.checks.predictions import Reference
-from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe
-from quantkit.recipes.rules import OnFallback, override
-from quantkit.recipes.servers import override_server
+from quantkit.recipes.read import load_recipe
+from quantkit.recipes.recipe import Overrides, Recipe, override
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import Origin
 from quantkit.units import parse_size
@@ -43,7 +41,7 @@ class Prepared:
 
     checkpoint: Checkpoint
     model: Model | None
-    recipes: tuple[Recipe | ServerRecipe, ...]
+    recipes: tuple[Recipe, ...]
     plans: tuple[Plan, ...]
     calibration: Inputs | None = None
     require_coverage: float | None = None
@@ -95,7 +93,7 @@ def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> P
     Raises what is wrong with the recipes first, then with the source: nothing is opened for a typo. What is wrong with
     one of several recipes for this source is in `Prepared.refused`; it is raised where none can be planned.
     """
-    recipes = tuple(_overridden(load_recipe(name), request) for name in request.recipes)
+    recipes = tuple(override(load_recipe(name), _overrides(request)) for name in request.recipes)
     require_used(request, recipes)
     parse_consumers(request.consumers)
     if stem and len(recipes) > 1:
@@ -122,30 +120,28 @@ def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> P
 def _plan_all(
     request: Request,
     checkpoint: Checkpoint,
-    recipes: tuple[Recipe | ServerRecipe, ...],
+    recipes: tuple[Recipe, ...],
     stem: str | None,
     emit: Sink,
 ) -> Prepared:
     """Plan every recipe. Text is turned into samples, and run where a GGUF file wants importance weights of it."""
     calibration = _calibration(request, checkpoint, emit)
-    gguf = [recipe for recipe in recipes if isinstance(recipe, Recipe)]
-    model = _tried(lambda: describe_source(checkpoint, request.pre)) if gguf else None
+    model = _tried(lambda: describe_source(checkpoint, request.pre)) if any(r.mixture for r in recipes) else None
     given = read_imatrix(request.imatrix) if request.imatrix else None
     made = None
-    if calibration is not None and isinstance(model, Model) and any(map(reads_importance, gguf)):
+    if calibration is not None and isinstance(model, Model) and any(r.reads_importance for r in recipes):
         made = _tried(partial(calibration.importance, checkpoint, model, emit))
     digest = calibration.digest if calibration else ""
     consumers = parse_consumers(request.consumers)
 
     options = _plan_options(request, stem)
 
-    def planned(recipe: Recipe | ServerRecipe) -> Plan:
-        if isinstance(recipe, Recipe):
-            weights = _or_raise(made) if made is not None and reads_importance(recipe) else given
-            chosen = plan_gguf(_or_raise(model), checkpoint, recipe, options, imatrix=weights)
-        else:
-            used = digest if recipe.needs_calibration else ""
-            chosen = plan_checkpoint(checkpoint, recipe, options, inputs=used)
+    def planned(recipe: Recipe) -> Plan:
+        def importance() -> Imatrix | None:
+            return _or_raise(made) if made is not None and recipe.reads_importance else given
+
+        described = partial(_or_raise, model)
+        chosen = make_plan(checkpoint, recipe, options, model=described, imatrix=importance, inputs=digest)
         require_loadable([chosen], consumers, request.tp)
         return chosen
 
@@ -210,7 +206,7 @@ def with_text(prepared: Prepared, emit: Sink) -> Prepared:
     )
 
 
-def _without_text(recipe: Recipe | ServerRecipe) -> RecipeError:
+def _without_text(recipe: Recipe) -> RecipeError:
     hint = "give --calib FILE with text like what the model will see, or a recipe without, such as w8a16"
     return RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
 
@@ -238,18 +234,15 @@ def _calibration(request: Request, checkpoint: Checkpoint, emit: Sink) -> Inputs
     return None if spec is None else open_inputs(checkpoint, spec, emit)
 
 
-def _overridden(recipe: Recipe | ServerRecipe, request: Request) -> Recipe | ServerRecipe:
-    """The recipe with the options of this run."""
-    on_fallback: OnFallback | None = "error" if request.on_fallback == "error" else None
-    if isinstance(recipe, ServerRecipe):
-        return override_server(recipe, keep=request.keep, method=request.method, on_fallback=on_fallback)
-    return override(
-        recipe,
+def _overrides(request: Request) -> Overrides:
+    """What the options of this run change in every recipe."""
+    return Overrides(
         keep=request.keep,
         output_type=request.output_type,
         embedding_type=request.embedding_type,
         pure=request.pure,
-        on_fallback=on_fallback,
+        method=request.method,
+        on_fallback="error" if request.on_fallback == "error" else None,
     )
 
 

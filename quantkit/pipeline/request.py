@@ -10,11 +10,9 @@ from typing import Any
 
 from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
 from quantkit.errors import UsageError, did_you_mean
-from quantkit.qtypes import base
-from quantkit.recipes.read import Recipe, ServerRecipe
+from quantkit.recipes.recipe import Recipe
 from quantkit.units import parse_size
 
-AnyRecipe = Recipe | ServerRecipe
 STATISTICS, TORCH = ".safetensors", "torch"
 
 
@@ -118,7 +116,7 @@ class Use:
     """
 
     option: str
-    users: Callable[[AnyRecipe], bool]
+    users: Callable[[Recipe], bool]
     why: str
     some: bool = False
 
@@ -127,30 +125,20 @@ class Use:
         return self.option.removeprefix("--").replace("-", "_")
 
 
-def _gguf(recipe: AnyRecipe) -> bool:
-    return isinstance(recipe, Recipe)
+def _gguf(recipe: Recipe) -> bool:
+    return recipe.mixture is not None
 
 
-def _checkpoint(recipe: AnyRecipe) -> bool:
-    return isinstance(recipe, ServerRecipe)
+def _checkpoint(recipe: Recipe) -> bool:
+    return recipe.mixture is None
 
 
-def reads_importance(recipe: Recipe) -> bool:
-    """Whether any type that a recipe can give is chosen with weights of importance: Q8_0 and floats are not."""
-    given = {recipe.qtype}
-    for rule in () if recipe.pure else recipe.rules:
-        if not rule.was or given.intersection(rule.was):
-            given.add(rule.qtype)
-    asked = (recipe.output_type, recipe.embedding_type, *(keep.qtype for keep in recipe.keep))
-    return any(base.get(name).uses_importance for name in (*given, *asked) if name)
+def _reads_text(recipe: Recipe) -> bool:
+    return recipe.reads_importance or recipe.needs_calibration
 
 
-def _calibrated(recipe: AnyRecipe) -> bool:
-    return reads_importance(recipe) if isinstance(recipe, Recipe) else recipe.needs_calibration
-
-
-def _covered(recipe: AnyRecipe) -> bool:
-    return isinstance(recipe, ServerRecipe) and recipe.needs_calibration
+def _covered(recipe: Recipe) -> bool:
+    return recipe.needs_calibration
 
 
 USES = (
@@ -162,7 +150,7 @@ USES = (
     Use("--pre", _gguf, "is for GGUF files; checkpoints keep the tokenizer of the source"),
     Use("--max-shard-size", _checkpoint, "is for checkpoints; use --split-max-size"),
     Use("--method", _checkpoint, "is for checkpoints; GGUF types have methods of their own"),
-    Use("--calib", _calibrated, "needs no calibration: leave --calib out, or choose another recipe", some=True),
+    Use("--calib", _reads_text, "needs no calibration: leave --calib out, or choose another recipe", some=True),
     Use("--require-coverage", _covered, "looks at no text", some=True),
 )  # fmt: skip
 WITH_TEXT = ("--samples", "--seqlen", "--device", "--activations", "--require-coverage")
@@ -170,7 +158,7 @@ OF_TEXT_ALONE = ("--samples", "--seqlen", "--activations")  # statistics have be
 DEFAULTS = {f.name: None if f.default is MISSING else f.default for f in fields(Request)}
 
 
-def require_used(request: Request, recipes: Sequence[AnyRecipe]) -> None:
+def require_used(request: Request, recipes: Sequence[Recipe]) -> None:
     """Raise UsageError for an option that a recipe would ignore, and for values that an option does not have."""
     _require_choices(request)
     for use in USES:
@@ -195,7 +183,7 @@ def require_used(request: Request, recipes: Sequence[AnyRecipe]) -> None:
         raise UsageError(f"--tp {request.tp}: for whom?", hint=f"for example --for vllm --tp {request.tp}", key="tp")
 
 
-def require_checkable(engine: str | None, recipes: Sequence[AnyRecipe], verify: bool) -> None:
+def require_checkable(engine: str | None, recipes: Sequence[Recipe], verify: bool) -> None:
     """Raise UsageError where convert cannot ask `engine` about what these recipes make."""
     if engine is None:
         return
@@ -204,7 +192,7 @@ def require_checkable(engine: str | None, recipes: Sequence[AnyRecipe], verify: 
         raise UsageError("--engine torch looks at finished checkpoints", hint=hint, key="engine")
     if not verify:
         raise UsageError("--engine with --no-verify", hint="leave one of them out", key="engine")
-    idle = [recipe.name for recipe in recipes if isinstance(recipe, ServerRecipe)]
+    idle = [recipe.name for recipe in recipes if recipe.mixture is None]
     if idle:
         message = f"{', '.join(idle)}: {engine} loads GGUF files, this makes a checkpoint"
         raise UsageError(

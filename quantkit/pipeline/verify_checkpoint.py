@@ -31,7 +31,7 @@ from quantkit.quality.distributions import broken_above, divergence, log_softmax
 from quantkit.quality.passages import contexts
 from quantkit.quality.readers import open_with_package
 from quantkit.quality.tensor_errors import compare
-from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import load_recipe, recipe_names
 from quantkit.report.manifest import Manifest, read_manifest
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.quantized import QuantizedCheckpoint
@@ -111,7 +111,7 @@ def _method(manifest: Manifest) -> str | None:
         return None
     recipe = load_recipe(words[0])
     said = manifest.facts.get("method") or {}
-    if isinstance(recipe, ServerRecipe) and said.get("transform") != recipe.method.transform:
+    if said.get("transform") != recipe.method.transform:
         return f"the manifest says transform {said.get('transform')}, {words[0]} has {recipe.method.transform}"
     return None
 

@@ -12,7 +12,7 @@ from quantkit.families.model import ModelTensor, Rows, Shape
 from quantkit.formats.containers.base import Layout
 from quantkit.formats.containers.packed import Entry
 from quantkit.metadata import KeyValue
-from quantkit.recipes.servers import MethodChoice
+from quantkit.recipes.recipe import MethodChoice
 from quantkit.tensors import F32
 
 # How files are filled: slabs of rows on all cores, whole layers on all cores, or block by block with inputs.

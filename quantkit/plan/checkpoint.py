@@ -31,7 +31,8 @@ from quantkit.plan.dtypes import Dtype, computed_in, named_in, plain_entry, serv
 from quantkit.plan.gguf import ENOUGH_BITS, eight_bit_warnings
 from quantkit.plan.groups import fitting
 from quantkit.plan.notes import note_dtypes, note_low_bits, notes
-from quantkit.recipes.servers import ServerRecipe, kept_by
+from quantkit.recipes.recipe import Recipe
+from quantkit.recipes.rules import Keep, Subject
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
@@ -42,7 +43,7 @@ PLAIN = "plain"  # the container that holds nothing rounded
 
 def plan_checkpoint(
     checkpoint: Checkpoint,
-    recipe: ServerRecipe,
+    recipe: Recipe,
     options: PlanOptions = STANDARD,
     *,
     inputs: str = "",
@@ -124,7 +125,7 @@ def _require_folds(family: str, transform: str) -> None:
         raise UnsupportedError(what, key="method.transform", hint='use the transform "awq", or none')
 
 
-def _choose(recipe: ServerRecipe, found: Model) -> dict[ModelTensor, Weights | None]:
+def _choose(recipe: Recipe, found: Model) -> dict[ModelTensor, Weights | None]:
     """The weights of every linear layer, None where it stays as it is.
 
     Raises RecipeError for a rule without effect, UnsupportedError for a transform without.
@@ -137,16 +138,16 @@ def _choose(recipe: ServerRecipe, found: Model) -> dict[ModelTensor, Weights | N
     except PatternError as error:
         raise RecipeError(f"{recipe.name}: {error}", hint="choose by roles and layers, too") from error
     for rule in recipe.rules:
-        admitted = [m for m in found.tensors if rule.admits(m, found.shape.layers)]
+        admitted = [m for m in found.tensors if rule.admits(_subject(m, found.shape.layers))]
         if not admitted and not rule.optional:
             hint = "remove the rule, or set strict = false in the recipe"
             raise RecipeError(f"{rule.where} matches no layer of this model", hint=hint, key="rule")
         chosen |= dict.fromkeys(admitted, rule.weights)
-    used = set()
+    used: set[Keep] = set()
     for module in found.tensors:
-        keep = kept_by(recipe, module)
-        if keep is not None:
-            used.add(keep)
+        kept = recipe.kept(module.name)
+        used.update(kept)
+        if kept:
             chosen[module] = None
     for keep in recipe.keep:
         if keep not in used and not (found.head and keep.matches(found.head)):
@@ -157,7 +158,12 @@ def _choose(recipe: ServerRecipe, found: Model) -> dict[ModelTensor, Weights | N
     return chosen
 
 
-def _rounded(recipe: ServerRecipe, module: ModelTensor, weights: tuple[Weights, Weights | None], dtype: Dtype) -> Unit:
+def _subject(module: ModelTensor, layers: int) -> Subject:
+    """A layer as rules see it: its place is its block."""
+    return Subject(module.name, module.role, module.layer, layers)
+
+
+def _rounded(recipe: Recipe, module: ModelTensor, weights: tuple[Weights, Weights | None], dtype: Dtype) -> Unit:
     """A layer with the weights that fit, and those that the recipe wanted; its tensors have no place yet."""
     fitted, wanted = weights
     layout = layout_of(recipe.container, fitted, dtype)
@@ -222,7 +228,7 @@ def _placed(drafts: Sequence[Unit], shards: Sequence[Shard]) -> tuple[Unit, ...]
     return tuple(replace(draft, outputs=tuple(map(placed, draft.outputs))) for draft in drafts)
 
 
-def _written(rounded: Mapping[str, Unit], plain: tuple[str, ...], recipe: ServerRecipe) -> Written:
+def _written(rounded: Mapping[str, Unit], plain: tuple[str, ...], recipe: Recipe) -> Written:
     return Written(
         layouts={name: unit.layout for name, unit in rounded.items() if unit.layout is not None},
         plain=plain,
@@ -267,7 +273,7 @@ def _json(body: Mapping[str, Any]) -> bytes:
     return (dump_json(body, indent=2, carried=True) + "\n").encode()
 
 
-def _core(recipe: ServerRecipe, rounded: Sequence[Unit], inputs: str) -> str:
+def _core(recipe: Recipe, rounded: Sequence[Unit], inputs: str) -> str:
     """SHA-256 of a canonical text of everything that decides the tensors."""
     body = {
         "numerics": qtypes.NUMERICS,

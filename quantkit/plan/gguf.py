@@ -21,7 +21,7 @@ from quantkit.metadata import KeyValue
 from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanOptions, Unit
 from quantkit.plan.mixture import Choice, choose_types
 from quantkit.qtypes import base
-from quantkit.recipes.rules import Recipe
+from quantkit.recipes.recipe import GGUF, Recipe
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, TensorInfo
 from quantkit.untrusted import listed
@@ -54,6 +54,7 @@ def plan_gguf(
     fallbacks, and where the recipe needs importance weights that are missing; UnsupportedError for a source that is
     quantized already, without `allow_requantize`; InputError for an imatrix of another model.
     """
+    assert recipe.mixture is not None, recipe.container
     sources = checkpoint.tensors()
     unquantized = {t.name: unquantized_type(t, sources) for t in model.tensors}
     choices = choose_types(model, recipe, unquantized, imatrix=imatrix is not None)
@@ -71,7 +72,7 @@ def plan_gguf(
     units, files = _lay_out(drafts, metadata, stem, options.split_bytes)
     return Plan(
         recipe=recipe.label,
-        container="gguf",
+        container=GGUF,
         way="slabs",
         family=model.family,
         architecture=model.architecture,
@@ -182,11 +183,12 @@ def _importance(drafts: Sequence[Unit], imatrix: Imatrix) -> tuple[dict[str, F32
 
 def _require_importance(drafts: Sequence[Unit], importance: Mapping[str, F32], recipe: Recipe) -> None:
     """llama-quant.cpp, tensor_requires_imatrix: some types are useless without; embeddings and output are spared."""
+    needs = recipe.mixture.needs_imatrix if recipe.mixture else ()
     spared = {"token_embd.weight", "per_layer_token_embd.weight", "output.weight"}
     missing = [
         f"{d.name} {d.word}"
         for d in drafts
-        if d.word in recipe.needs_imatrix and not d.copy and d.name not in spared and d.name not in importance
+        if d.word in needs and not d.copy and d.name not in spared and d.name not in importance
     ]
     if missing:
         raise RecipeError(
@@ -200,7 +202,7 @@ def _metadata(model: Model, checkpoint: Checkpoint, recipe: Recipe, imatrix: Ima
     """The model's metadata, then what llama-quantize appends, in its order, then where the file comes from."""
     added = [
         KeyValue("general.quantization_version", "u32", QUANTIZATION_VERSION),
-        KeyValue("general.file_type", "u32", recipe.file_type),
+        KeyValue("general.file_type", "u32", recipe.mixture.file_type if recipe.mixture else 0),
     ]
     if imatrix:
         added += imatrix.provenance()

@@ -11,12 +11,12 @@ from dataclasses import replace
 from quantkit.errors import RecipeError
 from quantkit.families.model import ModelTensor
 from quantkit.formats.containers.weights import Weights
-from quantkit.recipes.servers import ServerRecipe
+from quantkit.recipes.recipe import Recipe
 from quantkit.untrusted import listed
 
 
 def fitting(
-    recipe: ServerRecipe, chosen: Mapping[ModelTensor, Weights | None], *, mixed: bool
+    recipe: Recipe, chosen: Mapping[ModelTensor, Weights | None], *, mixed: bool
 ) -> dict[ModelTensor, Weights | None]:
     """`chosen` with groups of a size that divides, where the recipe names one.
 

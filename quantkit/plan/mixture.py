@@ -16,7 +16,8 @@ from quantkit.families.model import Model, ModelTensor
 from quantkit.families.roles import Role
 from quantkit.patterns import PatternError, require_work
 from quantkit.qtypes import base
-from quantkit.recipes.rules import Facts, Keep, Recipe, Subject
+from quantkit.recipes.recipe import Recipe
+from quantkit.recipes.rules import Facts, Keep, Subject
 
 PER_LAYER_EMBEDDING = "per_layer_token_embd.weight"
 
@@ -79,14 +80,16 @@ class _Chooser:
 
     def __init__(self, model: Model, recipe: Recipe, facts: Facts) -> None:
         self._model = model
+        assert recipe.mixture is not None, recipe.container
         self._recipe = recipe
+        self._mixture = recipe.mixture
         self._facts = facts
         self._rules = [rule for rule in recipe.rules if rule.when.holds(facts)]
         try:
             require_work((name for rule in self._rules for name in rule.names), len(model.tensors))
         except PatternError as error:
             raise RecipeError(f"{recipe.name}: {error}", hint="choose by roles and layers, too") from error
-        self._never = [never for never in recipe.never if never.when.holds(facts)]
+        self._never = [never for never in recipe.mixture.never if never.when.holds(facts)]
         self._tied = all(t.role is not Role.OUTPUT for t in model.tensors)
         self._total = Counter(_COUNTED.get(t.role) for t in model.tensors)
         self._reached: Counter[str] = Counter()
@@ -104,33 +107,33 @@ class _Chooser:
 
     def quantized(self, tensor: ModelTensor) -> Choice:
         kept = self._kept(tensor)
-        recipe = self._recipe
-        if recipe.embedding_type and tensor.role is Role.TOKEN_EMBD and not (kept and _named_apart(tensor)):
-            return self._fitting(tensor, recipe.embedding_type, "--embedding-type")
-        if recipe.output_type and tensor.role is Role.OUTPUT:
-            return self._fitting(tensor, recipe.output_type, "--output-type")
+        mixture = self._mixture
+        if mixture.embedding_type and tensor.role is Role.TOKEN_EMBD and not (kept and _named_apart(tensor)):
+            return self._fitting(tensor, mixture.embedding_type, "--embedding-type")
+        if mixture.output_type and tensor.role is Role.OUTPUT:
+            return self._fitting(tensor, mixture.output_type, "--output-type")
         if kept:
             return self._fitting(tensor, kept.qtype, f"--keep {kept}")
-        if recipe.pure:
-            return self._fitting(tensor, recipe.qtype, "--pure")
+        if mixture.pure:
+            return self._fitting(tensor, self._recipe.weights.type, "--pure")
         qtype, reason = self._by_rules(tensor)
         return self._fitting(tensor, qtype, reason)
 
     def _kept(self, tensor: ModelTensor) -> Keep | None:
         """The first --keep whose pattern is found in the name."""
-        matching = [keep for keep in self._recipe.keep if keep.matches(tensor.name)]
+        matching = self._recipe.kept(tensor.name)
         self._matched.update(matching)
         return matching[0] if matching else None
 
     def _by_rules(self, tensor: ModelTensor) -> tuple[str, str]:
         subject = self._subject(tensor)
-        if subject.role is Role.OUTPUT and self._recipe.output_type:  # a tied embedding
-            return self._recipe.output_type, "--output-type"
-        qtype, reason = self._recipe.qtype, "default"
+        if subject.role is Role.OUTPUT and self._mixture.output_type:  # a tied embedding
+            return self._mixture.output_type, "--output-type"
+        qtype, reason = self._recipe.weights.type, "default"
         for rule in self._rules:
-            if rule.admits(subject, qtype):
+            if rule.weights and rule.admits(subject, qtype):
                 self._matched.add(rule.where)
-                qtype, reason = rule.qtype, rule.why or rule.where
+                qtype, reason = rule.weights.type, rule.why or rule.where
         return qtype, reason
 
     def _subject(self, tensor: ModelTensor) -> Subject:
@@ -148,7 +151,7 @@ class _Chooser:
             index=index,
             count=count,
             stacked=len(tensor.shape) > 2 and tensor.shape[-3] > 1,
-            rows_fit=tensor.shape[-1] % base.get(self._recipe.qtype).block == 0,
+            rows_fit=tensor.shape[-1] % base.get(self._recipe.weights.type).block == 0,
         )
 
     def _fitting(self, tensor: ModelTensor, qtype: str, reason: str) -> Choice:
@@ -156,7 +159,7 @@ class _Chooser:
         cols = tensor.shape[-1]
         if cols % base.get(qtype).block == 0:
             return Choice(qtype, reason)
-        smaller = self._recipe.fallbacks.get(qtype, qtype)
+        smaller = self._mixture.fallbacks.get(qtype, qtype)
         if cols % base.get(smaller).block:
             smaller = "f16"
         return Choice(smaller, reason, fallback_from=qtype)
@@ -166,7 +169,7 @@ class _Chooser:
         for keep in self._recipe.keep:
             if keep not in self._matched:
                 raise RecipeError(f"--keep {keep} matches no tensor that can be quantized", hint=self._hint(keep))
-        if self._recipe.pure:
+        if self._mixture.pure:
             return
         for rule in self._rules:
             if not rule.optional and rule.where not in self._matched:

@@ -8,16 +8,14 @@ from math import prod
 from quantkit.families.model import Model
 from quantkit.plan.base import Unit
 from quantkit.plan.dtypes import WORDS, Dtype
-from quantkit.recipes.servers import ServerRecipe
+from quantkit.recipes.recipe import Recipe
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed
 
 LOW_BITS = 3
 
 
-def notes(
-    recipe: ServerRecipe, found: Model, rounded: Sequence[Unit], *, calibrated: bool
-) -> Iterator[tuple[str, str]]:
+def notes(recipe: Recipe, found: Model, rounded: Sequence[Unit], *, calibrated: bool) -> Iterator[tuple[str, str]]:
     """What the recipe wants of its user, what stays as it is without being asked for, and what was changed."""
     if recipe.needs_calibration and not calibrated:
         yield "needs-calibration", f"{recipe.name} is made with --calib FILE: text like what the model will see"

@@ -15,7 +15,7 @@ from quantkit.methods.transforms import transform_names
 from quantkit.qtypes import base
 from quantkit.qtypes.schemes.base import Activations as InputActivations
 from quantkit.qtypes.schemes.integers import Symmetry
-from quantkit.recipes.servers import OrderName
+from quantkit.recipes.recipe import OrderName
 
 
 def _one_of(words: tuple[str, ...]) -> Any:

@@ -74,7 +74,7 @@ READABLE = set(gguf.GGMLQuantizationType.__members__)  # newer types are not rea
 FREE_RECIPES = tuple(
     name
     for name in gguf_recipe_names()
-    if not (recipe := load_recipe(name)).needs_imatrix and recipe.qtype.upper() in READABLE
+    if not (recipe := load_recipe(name)).needs_imatrix and recipe.weights.type.upper() in READABLE
 )
 EVERY_RECIPE = {"llama-sharded", "qwen3-moe", "gemma3-with-vision"}
 SOME_RECIPES = ("bf16", "q8_0", "q4_k_m")

@@ -9,7 +9,7 @@ from commands import TINY, quantkit
 
 from quantkit.errors import UsageError
 from quantkit.pipeline.request import USES, WITH_TEXT, Request, require_used
-from quantkit.recipes.read import Recipe, ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import Recipe, load_recipe, recipe_names
 
 # A value for each option, as a field of Request.
 VALUES = {
@@ -22,7 +22,7 @@ WITHOUT_IMPORTANCE = {"q8_0", "f16", "bf16", "f32", "mxfp4_moe"}
 GGUF_ONLY = {"imatrix", "output_type", "embedding_type", "pure", "split_max_size", "pre"}
 
 
-def accepted(recipe: Recipe | ServerRecipe, **options: object) -> bool:
+def accepted(recipe: Recipe, **options: object) -> bool:
     try:
         require_used(Request("SRC", recipe.name, **options), [recipe])  # type: ignore[arg-type]
     except UsageError as error:
@@ -36,8 +36,8 @@ def accepted(recipe: Recipe | ServerRecipe, **options: object) -> bool:
 @pytest.mark.parametrize("option", VALUES)
 def test_every_option_with_every_recipe(name: str, option: str) -> None:
     recipe = load_recipe(name)
-    gguf = isinstance(recipe, Recipe)
-    reads_text = name not in WITHOUT_IMPORTANCE if isinstance(recipe, Recipe) else recipe.needs_calibration
+    gguf = recipe.mixture is not None
+    reads_text = name not in WITHOUT_IMPORTANCE if recipe.mixture is not None else recipe.needs_calibration
     given = {option: VALUES[option]}
     if f"--{option.replace('_', '-')}" in WITH_TEXT:
         assert not accepted(recipe, **given), "without text to run"

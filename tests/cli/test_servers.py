@@ -17,11 +17,11 @@ from quantkit.calibration.walk.predictions import next_token_logits
 from quantkit.formats.containers.stored import CONFIG_KEYS, declared
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.quality.distributions import divergence, log_softmax
-from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import load_recipe, recipe_names
 from quantkit.source import open_source
 
 TEXT = TINY.parent / "calibration.jsonl"
-RECIPES = [name for name in recipe_names() if isinstance(load_recipe(name), ServerRecipe)]
+RECIPES = [name for name in recipe_names() if load_recipe(name).mixture is None]
 CALIBRATED = [name for name in RECIPES if load_recipe(name).needs_calibration]
 SHORT = ["--samples", "8", "--seqlen", "64"]
 LAYERS = 28

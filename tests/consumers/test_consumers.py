@@ -41,7 +41,7 @@ from quantkit.qtypes.schemes.halves import Halves
 from quantkit.qtypes.schemes.integers import Integers, RowInt8
 from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.schemes.minifloat import Float8
-from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import load_recipe, recipe_names
 
 PAGE = Path(__file__).parents[2] / "docs" / "consumers.md"
 
@@ -458,7 +458,7 @@ def page() -> str:
     lines = [INTRODUCTION, f"| recipe | {' | '.join(CONSUMERS)} |", f"|---|{'---|' * len(CONSUMERS)}"]
     for name in recipe_names():
         recipe = load_recipe(name)
-        if isinstance(recipe, ServerRecipe):
+        if recipe.mixture is None:
             layout = layout_of(recipe.container, recipe.weights, "BF16")
             subject = model(layout, kv_cache=recipe.kv_cache)
             experts = replace(subject, modules=(*subject.modules, *mixture(layout, layout).modules))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import load_recipe, recipe_names
 
 DATA = Path(__file__).parent.parent / "data"
 SOURCE = DATA / "docs-llama-tiny"
@@ -15,7 +15,7 @@ COMMAND = Path(sys.executable).with_name("quantkit")
 RECIPES = tuple(
     name
     for name in recipe_names()
-    if isinstance(found := load_recipe(name), ServerRecipe) and found.container not in ("plain", "mlx")
+    if (found := load_recipe(name)).mixture is None and found.container not in ("plain", "mlx")
 )
 
 # Few tokens: what is tested is the container, whatever the quality of its weights.
@@ -29,7 +29,7 @@ def make_artifact(recipe: str, folder: Path, *options: str) -> Path:
     """Write the artifact of `recipe`, a name or a file, with the command line and these options, inside `folder`."""
     out = folder / Path(recipe).stem
     found = load_recipe(recipe)
-    if isinstance(found, ServerRecipe) and found.needs_calibration and options[:1] != ROUND_TO_NEAREST[:1]:
+    if found.mixture is None and found.needs_calibration and options[:1] != ROUND_TO_NEAREST[:1]:
         options += CALIBRATION
     command = [COMMAND, "convert", SOURCE, "--to", recipe, *options, "--threads", "1", "--plain", "-o", out]
     subprocess.run(command, check=True)

@@ -18,8 +18,8 @@ from mixtures import MIXTURES, build, experts_of, stacked
 
 import quantkit
 from quantkit.consumers import Verdict
-from quantkit.recipes.read import ServerRecipe, load_recipe
-from quantkit.recipes.servers import override_server
+from quantkit.recipes.read import load_recipe
+from quantkit.recipes.recipe import Overrides, override
 
 CALIBRATED = {"calib": (CALIBRATION[1],), "samples": 4, "seqlen": 32}
 in_one_process = [pytest.param(r, marks=pytest.mark.xdist_group(f"verdict-{n % 2}")) for n, r in enumerate(RECIPES)]
@@ -44,8 +44,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def as_fast_as_can_be(recipe: str) -> dict[str, Any]:
     """Options that leave the container as it is: rounding to nearest, little text, or none."""
     found = load_recipe(recipe)
-    assert isinstance(found, ServerRecipe)
-    text = CALIBRATED if override_server(found, method="rtn").needs_calibration else {}
+    text = CALIBRATED if override(found, Overrides(method="rtn")).needs_calibration else {}
     return {**text, **({"method": "rtn"} if found.method.name != "rtn" else {})}
 
 

@@ -16,7 +16,7 @@ from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import role_of
 from quantkit.plan.mixture import choose_types, visiting_order
 from quantkit.recipes.read import gguf_recipe_names, load_recipe
-from quantkit.recipes.rules import Recipe, override
+from quantkit.recipes.recipe import Overrides, Recipe, override
 
 SNAPSHOTS = REFERENCE / "tests" / "snapshots"
 
@@ -126,7 +126,7 @@ def cases() -> list[tuple[str, str]]:
 def test_types_equal_the_upstream_snapshot(name: str, recipe: str) -> None:
     model = snapshot_model(name)
     wanted = read_snapshot(SNAPSHOTS / f"{name}.schema").sections[recipe]
-    default = load_recipe(recipe).qtype
+    default = load_recipe(recipe).weights.type
     expected = {t.name: default for t in model.tensors} | wanted
     assert len(expected) == len(model.tensors), "the snapshot names tensors that the model lacks"
     assert types(model, recipe) == expected
@@ -318,7 +318,7 @@ def test_fallbacks(asked: str, at_32: str, at_48: str) -> None:
     names = ("blk.0.a.weight", "blk.0.b.weight")
     tensors = [tensor_of(name, (8, cols)) for name, cols in zip(names, (32, 48), strict=True)]
     model = model_of("other", Shape(1, 32, 8, 8, 4), tensors)
-    recipe = override(load_recipe("q8_0"), keep=[f"weight={asked}"])
+    recipe = override(load_recipe("q8_0"), Overrides(keep=(f"weight={asked}",)))
     choices = choose_types(model, recipe, dict.fromkeys(names, "bf16"), imatrix=False)
     assert [c.qtype for c in choices.values()] == [at_32, at_48]
     assert [c.fallback_from for c in choices.values()] == [None if t == asked else asked for t in (at_32, at_48)]
@@ -340,7 +340,7 @@ def test_visiting_order_is_by_layer_then_bytes() -> None:
 def test_a_tensor_taken_by_an_override_does_not_count() -> None:
     model = dense("llama", 8)
     assert letters(types(model, "q4_k_s"), "attn_v") == "55554444"
-    kept = override(load_recipe("q4_k_s"), keep=[r"blk\.1\.attn_v=q8_0"])
+    kept = override(load_recipe("q4_k_s"), Overrides(keep=(r"blk\.1\.attn_v=q8_0",)))
     assert letters(types(model, kept), "attn_v") == "58555444"
 
 
@@ -354,14 +354,16 @@ def test_experts_take_their_layer_from_the_name() -> None:
 
 
 def test_first_override_wins_and_case_does_not_matter() -> None:
-    chosen = types(dense("llama", 2), override(load_recipe("q4_k_m"), keep=["BLK.0.*ffn=q8_0", "ffn=q2_k"]))
+    chosen = types(dense("llama", 2), override(load_recipe("q4_k_m"), Overrides(keep=("BLK.0.*ffn=q8_0", "ffn=q2_k"))))
     assert (chosen["blk.0.ffn_up.weight"], chosen["blk.1.ffn_up.weight"]) == ("q8_0", "q2_k")
 
 
 def test_pure_ignores_the_mixture_but_not_overrides() -> None:
     model = dense("llama", 4)
-    assert set(types(model, override(load_recipe("q4_k_m"), pure=True)).values()) == {"q4_k", "bf16"}
-    chosen = types(model, override(load_recipe("q4_k_m"), pure=True, keep=["attn_v=q8_0"], output_type="q5_0"))
+    assert set(types(model, override(load_recipe("q4_k_m"), Overrides(pure=True))).values()) == {"q4_k", "bf16"}
+    chosen = types(
+        model, override(load_recipe("q4_k_m"), Overrides(pure=True, keep=("attn_v=q8_0",), output_type="q5_0"))
+    )
     assert (letters(chosen, "attn_v"), chosen["output.weight"], chosen["token_embd.weight"]) == ("8888", "q5_0", "q4_k")
 
 
@@ -380,21 +382,21 @@ def test_pure_ignores_the_mixture_but_not_overrides() -> None:
     ],
 )
 def test_output_and_embedding(tied: bool, options: dict[str, Any], embedding: str, output: str | None) -> None:
-    chosen = types(dense("llama", 2, tied=tied), override(load_recipe("q4_k_m"), **options))
+    chosen = types(dense("llama", 2, tied=tied), override(load_recipe("q4_k_m"), Overrides(**options)))
     assert (chosen["token_embd.weight"], chosen.get("output.weight")) == (embedding, output)
 
 
 def test_per_layer_embeddings_follow_the_embedding_type_unless_named() -> None:
     name = "per_layer_token_embd.weight"
     model = model_of("gemma3n", Shape(1, 256, 8, 8, 32), [tensor_of(name, (8, 256))])
-    assert types(model, override(load_recipe("q4_k_m"), embedding_type="q8_0"))[name] == "q8_0"
-    named = override(load_recipe("q4_k_m"), embedding_type="q8_0", keep=["per_layer=q5_k"])
+    assert types(model, override(load_recipe("q4_k_m"), Overrides(embedding_type="q8_0")))[name] == "q8_0"
+    named = override(load_recipe("q4_k_m"), Overrides(embedding_type="q8_0", keep=("per_layer=q5_k",)))
     assert types(model, named)[name] == "q5_k"
 
 
 def test_overrides_also_act_on_float_recipes() -> None:
     """Differs from llama-quantize, which ignores --tensor-type for F16, BF16 and F32 without a word."""
-    chosen = types(dense("llama", 1), override(load_recipe("bf16"), keep=["ffn_down=q8_0"]))
+    chosen = types(dense("llama", 1), override(load_recipe("bf16"), Overrides(keep=("ffn_down=q8_0",))))
     assert (chosen["blk.0.ffn_down.weight"], chosen["blk.0.ffn_up.weight"]) == ("q8_0", "bf16")
 
 
@@ -407,7 +409,7 @@ def test_what_the_family_stores_in_f32_stays() -> None:
 
 def test_every_choice_says_why() -> None:
     model = dense("llama", 8)
-    recipe = override(load_recipe("q4_k_m"), keep=["ffn_up=q8_0"])
+    recipe = override(load_recipe("q4_k_m"), Overrides(keep=("ffn_up=q8_0",)))
     choices = choose_types(model, recipe, {t.name: "bf16" for t in model.tensors}, imatrix=False)
     assert choices["blk.0.ffn_up.weight"].reason == "--keep ffn_up=q8_0"
     assert choices["blk.0.ffn_gate.weight"].reason == "default"

@@ -24,7 +24,7 @@ from quantkit.plan.base import Plan, PlanOptions
 from quantkit.plan.gguf import plan_gguf
 from quantkit.qtypes import base
 from quantkit.recipes.read import gguf_recipe_names, load_recipe
-from quantkit.recipes.rules import Recipe, override
+from quantkit.recipes.recipe import Overrides, Recipe, override
 from quantkit.source import open_source
 
 SHAPES = {
@@ -81,7 +81,7 @@ def test_predicted_bytes_are_what_ggml_reads(
         shapes[name] = (experts + 1, rows + 1, blocks * base.get(qtype).block)[-rank - 1 :]
         if rank:
             keep.append(rf"blk\.{number}\.x={qtype}")
-    made = make(shapes, override(load_recipe("bf16"), keep=keep))
+    made = make(shapes, override(load_recipe("bf16"), Overrides(keep=tuple(keep))))
     [path] = write(made, tmp_path_factory.mktemp("plan"))
     contents = gguf_files.read(path)
     assert contents is not None
@@ -129,7 +129,7 @@ def test_tensors_are_in_llama_quantize_s_order() -> None:
 
 def test_metadata_ends_with_what_was_done() -> None:
     model, checkpoint = headers.model_of(SHAPES), headers.checkpoint_of(SHAPES, repo="org/name", commit="c" * 40)
-    recipe = override(load_recipe("q4_k_m"), keep=["ffn_up=q8_0"])
+    recipe = override(load_recipe("q4_k_m"), Overrides(keep=("ffn_up=q8_0",)))
     made = plan_gguf(model, checkpoint, recipe, imatrix=imatrix_for(SHAPES))
     assert made.metadata[: len(model.metadata)] == model.metadata
     assert [(kv.key, kv.kind, kv.value) for kv in made.metadata[len(model.metadata) :]] == [
@@ -234,8 +234,8 @@ def test_fallbacks_are_reported_before_work() -> None:
 
 def test_fallbacks_can_be_refused() -> None:
     with pytest.raises(RecipeError, match=r"3 of 3 tensors have rows that do not fit .*ffn_up.weight q4_k -> q5_0"):
-        make(ODD, override(load_recipe("q4_k_m"), on_fallback="error"))
-    assert make(SHAPES, override(load_recipe("q4_k_m"), on_fallback="error"))
+        make(ODD, override(load_recipe("q4_k_m"), Overrides(on_fallback="error")))
+    assert make(SHAPES, override(load_recipe("q4_k_m"), Overrides(on_fallback="error")))
 
 
 def test_low_bits_are_a_warning() -> None:
@@ -247,7 +247,7 @@ def test_low_bits_are_a_warning() -> None:
 def test_a_large_vocabulary_does_not_hide_low_bits(recipe: str) -> None:
     model, checkpoint = headers.llama(headers.LLAMA_8B)
     low = "low-bits" in dict(plan_gguf(model, checkpoint, load_recipe(recipe)).warnings)
-    assert low == (base.get(load_recipe(recipe).qtype).bits_per_weight < 3)
+    assert low == (base.get(load_recipe(recipe).weights.type).bits_per_weight < 3)
 
 
 def quantized_source(folder: Path) -> Path:
@@ -276,7 +276,7 @@ def test_a_quantized_source_is_copied_or_refused(tmp_path: Path) -> None:
         "blk.0.ffn_down.weight": ("q6_k", False),
         "output_norm.weight": ("f32", False),
     }
-    same = plan_gguf(model, checkpoint, override(load_recipe("q8_0"), keep=["ffn_up=q4_k"]))
+    same = plan_gguf(model, checkpoint, override(load_recipe("q8_0"), Overrides(keep=("ffn_up=q4_k",))))
     assert {t.name: t.copy for t in same.units if t.name.startswith("blk.")} == {
         "blk.0.ffn_up.weight": True,
         "blk.0.ffn_down.weight": True,
@@ -289,7 +289,7 @@ def test_a_quantized_source_is_copied_or_refused(tmp_path: Path) -> None:
 
 def test_importance_goes_to_the_types_that_use_it() -> None:
     shapes = {**headers.blocks(2, "ffn_up", "ffn_down"), "blk.0.ffn_gate_exps.weight": (3, 8, 256)}
-    recipe = override(load_recipe("q5_k_s"), keep=["ffn_down=q8_0"])
+    recipe = override(load_recipe("q5_k_s"), Overrides(keep=("ffn_down=q8_0",)))
     made = make(shapes, recipe, imatrix=imatrix_for(shapes))
     assert {name: weights.shape for name, weights in importance(made).items()} == {
         "blk.0.ffn_up.weight": (1, 256),
@@ -322,7 +322,7 @@ def test_digest_tells_plans_apart() -> None:
     changed = {
         "same": plan_gguf(model, checkpoint, recipe),
         "recipe": plan_gguf(model, checkpoint, load_recipe("q4_k_s")),
-        "option": plan_gguf(model, checkpoint, override(recipe, keep=["ffn_up=q4_k"])),
+        "option": plan_gguf(model, checkpoint, override(recipe, Overrides(keep=("ffn_up=q4_k",)))),
         "split": plan_gguf(model, checkpoint, recipe, PlanOptions(split_bytes=4000)),
         "imatrix": plan_gguf(model, checkpoint, recipe, imatrix=imatrix_for(SHAPES)),
         "imatrix values": plan_gguf(model, checkpoint, recipe, imatrix=imatrix_for(SHAPES, 3.0)),
@@ -346,7 +346,7 @@ def test_digest_tells_plans_apart() -> None:
     }  # fmt: skip
     digests = {name: made.digest for name, made in changed.items()}
     assert len(set(digests.values())) == len(digests), digests
-    assert plan_gguf(model, checkpoint, override(recipe, on_fallback="error")).digest == digests["same"]
+    assert plan_gguf(model, checkpoint, override(recipe, Overrides(on_fallback="error"))).digest == digests["same"]
     assert plan_gguf(model, checkpoint, recipe, PlanOptions("other-name")).digest == digests["same"]
 
 

@@ -21,7 +21,7 @@ from quantkit.formats.containers.packed import as_stored
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.plan.base import Plan
 from quantkit.plan.checkpoint import plan_checkpoint
-from quantkit.recipes.read import ServerRecipe, load_recipe, recipe_names
+from quantkit.recipes.read import load_recipe, recipe_names
 from quantkit.report.manifest import read_manifest
 from quantkit.schemas import json_schema
 from quantkit.source import MemoryCheckpoint, open_source
@@ -32,7 +32,7 @@ LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 2048, "num_hidden_layers": 2,
     "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
 }  # fmt: skip
-FALLING = [name for name in recipe_names() if getattr(getattr(load_recipe(name), "weights", None), "fallback", ())]
+FALLING = [name for name in recipe_names() if load_recipe(name).weights.fallback]
 
 
 def llama(**sizes: int) -> MemoryCheckpoint:
@@ -62,7 +62,6 @@ def qwen3_moe(hidden: int, inner: int) -> MemoryCheckpoint:
 
 def planned(recipe: str, checkpoint: MemoryCheckpoint, **changed: Any) -> Plan:
     found = load_recipe(recipe)
-    assert isinstance(found, ServerRecipe)
     return plan_checkpoint(checkpoint, replace(found, **changed))
 
 
@@ -75,7 +74,7 @@ def groups(plan: Plan) -> dict[str, set[int]]:
 
 
 def test_our_recipes_in_groups_name_what_takes_over() -> None:
-    grouped = {n for n in recipe_names() if isinstance(load_recipe(n), ServerRecipe)
+    grouped = {n for n in recipe_names() if load_recipe(n).mixture is None
                and load_recipe(n).weights.type == "int" and load_recipe(n).weights.group > 32}  # fmt: skip
     assert grouped
     assert set(FALLING) == grouped
@@ -88,7 +87,6 @@ def test_every_row_has_whole_groups(recipe: str, sizes: dict[str, int]) -> None:
     for module in plan.rounded:
         assert module.tensor.cols % module.layout.scheme.group == 0, module.name  # type: ignore[union-attr]
     ours = load_recipe(recipe)
-    assert isinstance(ours, ServerRecipe)
     wide = {m.name for m in plan.linears if m.cols % ours.weights.group}
     assert wide <= {m.name for m in plan.rounded if m.wanted is not None}
 
@@ -220,10 +218,9 @@ def test_a_configuration_without_a_type_gets_one() -> None:
     assert {u.outputs[0].dtype for u in planned("w8a16", spoken).units if u.copy} == {"F32"}
 
 
-@pytest.mark.parametrize("recipe", [n for n in recipe_names() if isinstance(load_recipe(n), ServerRecipe)])
+@pytest.mark.parametrize("recipe", [n for n in recipe_names() if load_recipe(n).mixture is None])
 def test_low_bits_always_warn(recipe: str) -> None:
     found = load_recipe(recipe)
-    assert isinstance(found, ServerRecipe)
     plan = planned(recipe, llama(hidden_size=512, intermediate_size=1024, num_attention_heads=8, num_key_value_heads=8))
     assert ("low-bits" in dict(plan.warnings)) == (found.weights.type == "int" and found.weights.bits < 3)
 

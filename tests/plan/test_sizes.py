@@ -21,7 +21,7 @@ from quantkit.plan.sizes import (
 )
 from quantkit.qtypes import base
 from quantkit.recipes.read import gguf_recipe_names, load_recipe
-from quantkit.recipes.rules import override
+from quantkit.recipes.recipe import Overrides, override
 
 SHAPES = {"output.weight": (24, 768), "output_norm.weight": (768,), **headers.blocks(8, "attn_v", "ffn_down", "x")}
 
@@ -56,7 +56,7 @@ CODE_BYTES = {
 def test_codes_and_scales_of_a_type(name: str) -> None:
     qtype = base.get(name)
     shapes = {"blk.0.x.weight": (2, qtype.block)}
-    recipe = override(load_recipe("bf16"), keep=[f"x={name}"])
+    recipe = override(load_recipe("bf16"), Overrides(keep=(f"x={name}",)))
     [found] = size_report(plan_gguf(headers.model_of(shapes), headers.checkpoint_of(shapes), recipe)).types
     assert (found.qtype, found.weights, found.nbytes) == (name, 2 * qtype.block, 2 * qtype.nbytes)
     assert found.code_bytes == 2 * CODE_BYTES[name]

@@ -17,15 +17,10 @@ from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import Role, role_of
 from quantkit.plan.mixture import choose_types
 from quantkit.qtypes import base
-from quantkit.recipes.read import (
-    MAX_RECIPE_BYTES,
-    gguf_recipe_names,
-    load_recipe,
-    recipe_names,
-    recipe_text,
-    recipes_folder,
-)
-from quantkit.recipes.rules import Keep, Layers, Recipe, override, parse_keep
+from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names, recipe_text, recipes_folder
+from quantkit.recipes.recipe import GGUFMixture, Overrides, Recipe, override, parse_keep
+from quantkit.recipes.rules import Keep, Layers
+from quantkit.recipes.shipped import MAX_RECIPE_BYTES
 
 PRESETS = [
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L",
@@ -42,6 +37,12 @@ def write(folder: Path, text: str) -> str:
 def model(*names: str) -> Model:
     tensors = [ModelTensor(n, role_of(n), (2, 256), (Rows(f"hf.{n}", 0, 2),), 0) for n in names]
     return Model("test", "Test", "llama", Shape(1, 256, 8, 8, 32), tuple(tensors), (), None, {})
+
+
+def mixture(name: str) -> GGUFMixture:
+    found = load_recipe(name).mixture
+    assert found is not None
+    return found
 
 
 def types(recipe: Recipe, *names: str) -> dict[str, str]:
@@ -70,7 +71,7 @@ def test_file_type_is_llama_cpp_s(name: str) -> None:
     prefix = "ALL" if name == "f32" else "MOSTLY"
     found = re.search(rf"LLAMA_FTYPE_{prefix}_{name.upper()} += (\d+),", header)
     assert found is not None
-    assert load_recipe(name).file_type == int(found[1])
+    assert mixture(name).file_type == int(found[1])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     """
     recipe = load_recipe(write(tmp_path, text))
     assert (recipe.name, recipe.title, recipe.summary, recipe.on_fallback) == ("mine", "Mine-1", "for me", "error")
-    assert recipe.file_type == load_recipe("q4_k_m").file_type, "the preset of the default type"
+    assert recipe.mixture == mixture("q4_k_m"), "the preset of the default type"
     assert types(recipe, "blk.0.attn_v.weight", "blk.0.ffn_down.weight", "blk.0.ffn_up.weight") == {
         "blk.0.attn_v.weight": "q8_0",
         "blk.0.ffn_down.weight": "q6_k",
@@ -281,7 +282,7 @@ def test_keep_takes_the_last_equals_sign_and_any_case() -> None:
 
 
 def test_keep_that_matches_nothing_says_what_the_tensor_is_called() -> None:
-    recipe = override(load_recipe("q4_k_m"), keep=["hf.output=q8_0"])
+    recipe = override(load_recipe("q4_k_m"), Overrides(keep=("hf.output=q8_0",)))
     with pytest.raises(RecipeError, match=r"--keep hf\.output=q8_0 matches no tensor") as caught:
         types(recipe, "output.weight")
     assert caught.value.hint == "hf.output.weight is called output.weight in the target"
@@ -289,26 +290,28 @@ def test_keep_that_matches_nothing_says_what_the_tensor_is_called() -> None:
 
 def test_keep_that_matches_only_norms_is_an_error() -> None:
     with pytest.raises(RecipeError, match="matches no tensor that can be quantized"):
-        types(override(load_recipe("q4_k_m"), keep=["norm=q8_0"]), "blk.0.attn_norm.weight", "output.weight")
+        types(
+            override(load_recipe("q4_k_m"), Overrides(keep=("norm=q8_0",))), "blk.0.attn_norm.weight", "output.weight"
+        )
 
 
 def test_unknown_type_options() -> None:
     with pytest.raises(UsageError, match='--output-type: unknown type "q6k"; did you mean "q6_k"'):
-        override(load_recipe("q4_k_m"), output_type="q6k")
+        override(load_recipe("q4_k_m"), Overrides(output_type="q6k"))
     with pytest.raises(UsageError, match="--embedding-type: unknown type"):
-        override(load_recipe("q4_k_m"), embedding_type="int3")
+        override(load_recipe("q4_k_m"), Overrides(embedding_type="int3"))
 
 
 def test_label_repeats_the_options() -> None:
     plain = load_recipe("Q4_K")
     assert plain.label == "q4_k_m"
-    assert override(plain, on_fallback="error").label == "q4_k_m", "it does not change what is written"
-    changed = override(plain, keep=["a=q8_0", "b=f16"], output_type="Q6_K", embedding_type="q8_0", pure=True)
+    assert override(plain, Overrides(on_fallback="error")).label == "q4_k_m", "it does not change what is written"
+    changed = override(plain, Overrides(keep=("a=q8_0", "b=f16"), output_type="Q6_K", embedding_type="q8_0", pure=True))
     assert changed.label == "q4_k_m --keep a=q8_0 --keep b=f16 --output-type q6_k --embedding-type q8_0 --pure"
 
 
 def test_override_without_options_changes_nothing() -> None:
-    assert override(load_recipe("q4_k_m")) == load_recipe("q4_k_m")
+    assert override(load_recipe("q4_k_m"), Overrides()) == load_recipe("q4_k_m")
 
 
 @pytest.mark.parametrize("count", [1, 4, 8, 22, 32, 80])

@@ -11,24 +11,21 @@ from quantkit.families.roles import Role
 from quantkit.formats.containers.table import layout_of, names, writing
 from quantkit.methods import method_names
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
-from quantkit.recipes.servers import MethodChoice, ServerRecipe, Weights, override_server
+from quantkit.recipes.recipe import MethodChoice, Overrides, Recipe, Weights, override
 
 SERVER = tuple(name for name in recipe_names() if name not in gguf_recipe_names())
 HEAD = 'schema = 1\ncontainer = "gptq"\n'
 
 
-def recipe(tmp_path: Path, text: str) -> ServerRecipe:
+def recipe(tmp_path: Path, text: str) -> Recipe:
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    found = load_recipe(str(path))
-    assert isinstance(found, ServerRecipe)
-    return found
+    return load_recipe(str(path))
 
 
 @pytest.mark.parametrize("name", SERVER)
 def test_shipped_recipes_have_layouts(name: str) -> None:
     found = load_recipe(name)
-    assert isinstance(found, ServerRecipe)
     layout = layout_of(found.container, found.weights, "BF16")
     assert layout.traits.word.replace("-", "").isalnum()
     assert found.summary
@@ -39,7 +36,6 @@ def test_short_types_tell_shipped_recipes_apart() -> None:
     kinds = {}
     for name in SERVER:
         found = load_recipe(name)
-        assert isinstance(found, ServerRecipe)
         layout = layout_of(found.container, found.weights, "BF16")
         kinds.setdefault(layout.traits.word, set()).add(repr(layout.scheme).replace("'BF16'", "'F16'"))
     assert {kind: schemes for kind, schemes in kinds.items() if len(schemes) > 2} == {}
@@ -130,12 +126,11 @@ def test_containers_refuse_what_they_do_not_hold(container: str) -> None:
 
 def test_overrides() -> None:
     found = load_recipe("w4a16")
-    assert isinstance(found, ServerRecipe)
-    changed = override_server(found, keep=["mlp=bf16"], method="rtn")
+    changed = override(found, Overrides(keep=("mlp=bf16",), method="rtn"))
     assert changed.label == "w4a16 --keep mlp=bf16 --method rtn"
     assert not changed.needs_calibration
-    assert override_server(found, method="gptq") == found
+    assert override(found, Overrides(method="gptq")) == found
     with pytest.raises(UsageError, match="did you mean"):
-        override_server(found, method="gtpq")
+        override(found, Overrides(method="gtpq"))
     with pytest.raises(UsageError, match="only as floats"):
-        override_server(found, keep=["mlp=q4_k"])
+        override(found, Overrides(keep=("mlp=q4_k",)))

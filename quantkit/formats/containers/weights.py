@@ -21,10 +21,11 @@ class Weights:
     fp8          `granularity` of the scales
     nf4, fp4     `double`: magnitudes are quantized, too
     bf16, f16    not quantized at all, in the container "plain"
+    In a GGUF file `type` is a quantization type such as "q4_k", and nothing else counts.
     `activations` says whether the layer's inputs are rounded as well, and when their scales are found.
     """
 
-    type: WeightType = "int"
+    type: str = "int"
     bits: int = 4
     group: int = 128
     symmetry: Symmetry = "symmetric"

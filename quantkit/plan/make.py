@@ -1,0 +1,33 @@
+"""The plan of a recipe, by the planner of its container."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quantkit.families.model import Model
+from quantkit.formats.gguf.imatrix import Imatrix
+from quantkit.plan.base import STANDARD, Plan, PlanOptions
+from quantkit.plan.checkpoint import plan_checkpoint
+from quantkit.plan.gguf import plan_gguf
+from quantkit.recipes.recipe import Recipe
+from quantkit.source import Checkpoint
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    options: PlanOptions = STANDARD,
+    *,
+    model: Callable[[], Model],
+    imatrix: Callable[[], Imatrix | None] = lambda: None,
+    inputs: str = "",
+) -> Plan:
+    """What a recipe makes of a checkpoint.
+
+    `model` is the checkpoint as GGUF files name it and `imatrix` its importance weights: both are asked for only where
+    a GGUF file is planned, and may raise what keeps it from being planned. `inputs` is the digest of the text or the
+    statistics of a run, which recipes that need none ignore.
+    """
+    if recipe.mixture is not None:
+        return plan_gguf(model(), checkpoint, recipe, options, imatrix=imatrix())
+    return plan_checkpoint(checkpoint, recipe, options, inputs=inputs if recipe.needs_calibration else "")

@@ -1,0 +1,216 @@
+"""What the user wants: one recipe for every container, and what the options of a run change in it.
+
+`quantkit.recipes.read` finds recipes, `quantkit.recipes.parse` makes them of TOML, the planners apply them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from quantkit.errors import UsageError, did_you_mean
+from quantkit.formats.containers.weights import Weights
+from quantkit.methods import method_names, needs_hessian
+from quantkit.patterns import PatternError, compile_search
+from quantkit.qtypes import base
+from quantkit.recipes.rules import Keep, Never, Rule
+from quantkit.untrusted import shown
+
+OnFallback = Literal["report", "error"]
+OrderName = Literal["storage", "within", "activation", "permuted"]
+
+GGUF = "gguf"
+FLOAT_TYPES = ("bf16", "f16", "f32")
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """How values are chosen. None leaves a setting to the method; `alpha` is smoothquant's."""
+
+    name: str = "rtn"
+    transform: str | None = None
+    alpha: float = 0.5
+    damping: float | None = None
+    order: OrderName | None = None
+    passes: int | None = None
+
+
+@dataclass(frozen=True)
+class GGUFMixture:
+    """What only recipes for GGUF files say.
+
+    `file_type` becomes general.file_type. `never` are tensors that are never quantized. `fallbacks` maps a type to the
+    one that takes over where its block does not divide a row. `needs_imatrix` lists types that must not be written
+    without importance weights. `output_type` and `embedding_type` replace whatever the rules say for the output and the
+    token embedding; `pure` gives every tensor the default type.
+    """
+
+    file_type: int
+    never: tuple[Never, ...] = ()
+    fallbacks: Mapping[str, str] = field(default_factory=dict)
+    needs_imatrix: tuple[str, ...] = ()
+    output_type: str | None = None
+    embedding_type: str | None = None
+    pure: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as written, plus the overrides of this run.
+
+    `name` is its file name without suffix, `title` what it is called in file names and reports (Q4_K_M). `weights` are
+    the default, which `rules` change; in a GGUF file their `type` is a quantization type. `mixture` is None for
+    checkpoints. `overrides` are the options that change the result besides --keep, as the command line has them; "" for
+    one without a value.
+    """
+
+    name: str
+    title: str
+    summary: str
+    container: str
+    weights: Weights
+    rules: tuple[Rule, ...] = ()
+    method: MethodChoice = MethodChoice()
+    kv_cache: bool = False
+    mixture: GGUFMixture | None = None
+    aliases: tuple[str, ...] = ()
+    on_fallback: OnFallback = "report"
+    keep: tuple[Keep, ...] = ()
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name with the overrides that change the result, as on the command line."""
+        options = (f"--{option} {value}".rstrip() for option, value in self.overrides.items())
+        return " ".join([self.name, *(f"--keep {k}" for k in self.keep), *options])
+
+    @property
+    def default(self) -> str:
+        """The recipe in one word: the default type of a GGUF file, or the container of a checkpoint."""
+        return self.container if self.mixture is None else self.weights.type
+
+    @property
+    def needs_imatrix(self) -> bool:
+        """Whether some of its types cannot be written without importance weights."""
+        return self.mixture is not None and bool(self.mixture.needs_imatrix)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether there must be text: for a Hessian, for scales that are moved, or for static scales."""
+        weights = (self.weights, *(rule.weights for rule in self.rules if rule.weights))
+        static = any(one.activations == "static" for one in weights)
+        return needs_hessian(self.method.name) or self.method.transform is not None or static or self.kv_cache
+
+    @property
+    def reads_importance(self) -> bool:
+        """Whether any type that it can give is chosen with weights of importance: Q8_0 and floats are not."""
+        if self.mixture is None:
+            return False
+        given = {self.weights.type}
+        for rule in () if self.mixture.pure else self.rules:
+            if rule.weights and (not rule.was or given.intersection(rule.was)):
+                given.add(rule.weights.type)
+        asked = (self.mixture.output_type, self.mixture.embedding_type, *(keep.qtype for keep in self.keep))
+        return any(base.get(name).uses_importance for name in (*given, *asked) if name)
+
+    def kept(self, name: str) -> tuple[Keep, ...]:
+        """The --keep whose pattern is found in a name; the first one decides."""
+        return tuple(keep for keep in self.keep if keep.matches(name))
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the options of a run change in a recipe.
+
+    `keep` are PATTERN=TYPE texts (see `parse_keep`), `method` is the name of another one; types and `pure` are those of
+    GGUFMixture. None leaves what the recipe says.
+    """
+
+    keep: tuple[str, ...] = ()
+    output_type: str | None = None
+    embedding_type: str | None = None
+    pure: bool = False
+    method: str | None = None
+    on_fallback: OnFallback | None = None
+
+
+def override(recipe: Recipe, run: Overrides) -> Recipe:
+    """The recipe with a run's options applied. The caller has refused those that the recipe does not use.
+
+    Raises UsageError for a pattern that is malformed or wants a type that the container cannot keep, and for an unknown
+    type or method.
+    """
+    kept = tuple(parse_keep(text) for text in run.keep)
+    changed = dict(recipe.overrides)
+    mixture = recipe.mixture
+    if mixture is None:
+        _require_floats(kept)
+    else:
+        mixture = replace(
+            mixture,
+            output_type=_option_type("--output-type", run.output_type) or mixture.output_type,
+            embedding_type=_option_type("--embedding-type", run.embedding_type) or mixture.embedding_type,
+            pure=run.pure or mixture.pure,
+        )
+        said = {"output-type": mixture.output_type, "embedding-type": mixture.embedding_type}
+        changed |= {option: value for option, value in said.items() if value}
+        changed |= {"pure": ""} if mixture.pure else {}
+    method = _method(recipe.method, run.method)
+    if method != recipe.method:
+        changed["method"] = method.name
+    return replace(
+        recipe,
+        keep=recipe.keep + kept,
+        mixture=mixture,
+        method=method,
+        overrides=changed,
+        on_fallback=run.on_fallback or recipe.on_fallback,
+    )
+
+
+def _require_floats(kept: tuple[Keep, ...]) -> None:
+    for one in kept:
+        if one.qtype not in FLOAT_TYPES:
+            hint = f"{one.pattern}=bf16 leaves layers as they are; for other bits write a rule in a recipe"
+            raise UsageError(f'--keep "{one}": checkpoints for servers keep layers only as floats', hint=hint)
+
+
+def _method(chosen: MethodChoice, name: str | None) -> MethodChoice:
+    known = method_names()
+    if name is None:
+        return chosen
+    if name not in known:
+        raise UsageError(
+            f'--method: unknown "{shown(name)}"{did_you_mean(name, known)}', hint=f"known: {', '.join(known)}"
+        )
+    return replace(chosen, name=name)
+
+
+def parse_keep(text: str) -> Keep:
+    """Parse PATTERN=TYPE: a regular expression searched in target tensor names, and a type.
+
+    As llama-quantize's --tensor-type, with two differences: the last "=" separates, so that a pattern may contain
+    one, and case is ignored instead of lowering the pattern, which would turn \\S into \\s. Raises UsageError.
+    """
+    pattern, _, qtype = text.rpartition("=")
+    if not pattern or not qtype:
+        raise UsageError(
+            f'--keep "{shown(text)}" is not PATTERN=TYPE', hint="for example --keep attn_v=q8_0 or --keep ffn_down=bf16"
+        )
+    try:
+        compile_search(pattern)
+    except PatternError as error:
+        hint = "the pattern is a regular expression of RE2: escape . [ ( * + ? with a backslash, do not look around"
+        raise UsageError(f'--keep "{shown(text)}": {shown(str(error))}', hint=hint) from error
+    return Keep(pattern, _option_type(f'--keep "{shown(text)}"', qtype) or "")
+
+
+def _option_type(option: str, qtype: str | None) -> str | None:
+    """The type that an option names, None where it is not given."""
+    if not qtype:
+        return None
+    if qtype.lower() in base.names():
+        return qtype.lower()
+    suggestion = did_you_mean(qtype.lower(), base.names())
+    raise UsageError(f'{option}: unknown type "{shown(qtype)}"{suggestion}', hint=f"types: {', '.join(base.names())}")
