@@ -63,7 +63,7 @@ if TYPE_CHECKING:  # the list of all names: `_places` reads it
     from quantkit.pipeline.fit import largest_fitting as largest_fitting
     from quantkit.pipeline.inspect import Inspection as Inspection
     from quantkit.pipeline.inspect import inspect as inspect
-    from quantkit.pipeline.pack import Artifact as Artifact
+    from quantkit.pipeline.outputs import Artifact as Artifact
     from quantkit.pipeline.pack import pack as pack
     from quantkit.pipeline.pack import packed_names as packed_names
     from quantkit.pipeline.prepare import Prepared as Prepared

@@ -22,8 +22,10 @@ from quantkit.calibration.walk.model import BlockModel
 from quantkit.calibration.walk.walk import BlockView, walk_blocks
 from quantkit.errors import InputError, InterruptedRunError
 from quantkit.events import Sink, ignore
-from quantkit.storage import PartFile, PublishedFile, hash_file, open_job, user_key, write_small
+from quantkit.storage import Job, PartFile, hash_file, open_job, user_key, write_small
 from quantkit.untrusted import read_bounded
+
+MAX_SEAL_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -114,34 +116,22 @@ def save_statistics(
 def _save(files: BlockFiles, index: int, statistics: Statistics) -> None:
     path = files.path(index)
     digest = hashlib.sha256(f"{files.folder.name} {index}".encode()).hexdigest()
-    work = Work(path, files.folder / f".{path.stem}", digest)
-    write_encoded(encode_statistics(statistics), work, check_statistics, overwrite=True)
+    encoded = encode_statistics(statistics)
+    parts = [PartFile(path.name, encoded.nbytes)]
+    with open_job(files.folder / f".{path.stem}", digest=digest, files=parts) as job:
+        write_pieces(encoded, job)
+        job.publish([path], overwrite=True, check=check_statistics)
+        job.discard()
     write_small(files.seal(index), files.own_seal(index), overwrite=True)
     files.believed.add(index)
 
 
-MAX_SEAL_BYTES = 64
-
-
-@dataclass(frozen=True)
-class Work:
-    """A file to be written, the job folder it is built in, and the digest that stands for its bytes."""
-
-    path: Path
-    folder: Path
-    digest: str
-
-
-def write_encoded(encoded: Encoded, work: Work, check: Callable[[Path], None], *, overwrite: bool) -> PublishedFile:
-    """Write a file by way of a job; `check` sees it before it gets its name. Raises what `storage.Job` raises."""
-    with open_job(work.folder, digest=work.digest, files=[PartFile(work.path.name, encoded.nbytes)]) as job:
-        offset = 0
-        for piece in encoded.pieces:
-            job.write(0, offset, piece)
-            offset += len(piece)
-        [published] = job.publish([work.path], overwrite=overwrite, check=check)
-        job.discard()
-        return published
+def write_pieces(encoded: Encoded, job: Job) -> None:
+    """Write the one file of a job."""
+    offset = 0
+    for piece in encoded.pieces:
+        job.write(0, offset, piece)
+        offset += len(piece)
 
 
 def check_statistics(path: Path) -> None:

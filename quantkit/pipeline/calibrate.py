@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.calibration.inputs import open_calibration_model, scratch_for
 from quantkit.calibration.text.spec import longest_context
-from quantkit.errors import ExistsError, GateError, InputError
+from quantkit.errors import GateError, InputError
 from quantkit.events import (
     BlockProgress,
     Event,
-    Published,
     Resumed,
     Sink,
     StageFinished,
@@ -31,20 +29,11 @@ from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, read_imatrix
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
 from quantkit.pipeline.calibrate_plan import CalibratePlan, CalibrateRequest, Kind, plan_calibration
+from quantkit.pipeline.outputs import already_built, readable, refuse_existing
+from quantkit.pipeline.pack import publish
 from quantkit.report.calibration_record import CalibrationRecord, read_record, record_path
 from quantkit.report.records import FileRecord
-from quantkit.report.sealed import identity
-from quantkit.storage import (
-    Job,
-    PublishedFile,
-    hash_file,
-    open_job,
-    remove_file,
-    remove_job,
-    update_sums,
-    user_key,
-    write_small,
-)
+from quantkit.storage import Job, PartFile, open_job, remove_job, user_key
 from quantkit.untrusted import listed, shown
 from quantkit.version import __version__
 
@@ -117,7 +106,7 @@ def calibrate(request: CalibrateRequest, *, emit: Sink = ignore, stop: Callable[
             _require_coverage(existing.record.facts["coverage"], request.require_coverage)
             return existing
         if not plan.folder.exists():  # else an earlier run may have published: its journal knows
-            _refuse_existing(request)
+            refuse_existing([request.out], request.force)
         with open_job(plan.folder, digest=plan.job_digest, files=[]) as job:
             return _run(plan, job, hear, warned, stop)
     finally:
@@ -139,21 +128,16 @@ def _run(plan: CalibratePlan, job: Job, emit: Sink, warned: list[Warned], stop: 
         seconds = time.monotonic() - start
         emit(StageFinished("calibrate", seconds, f"{files.count} blocks"))
         _require_coverage(coverage_facts(coverage), plan.request.require_coverage)
-        published = _write(plan, found, moments)
-    record = CalibrationRecord(
-        plan_digest=plan.digest,
-        source=plan.origin.facts(),
-        source_files=source_files,
-        artifact=(FileRecord(published.path.name, published.nbytes, published.sha256),),
-        facts=_facts(plan, coverage, seconds),
-    )
-    encoded, path = record.encode(user_key()), record_path(published.path)
-    sums = {published.path.name: published.sha256, path.name: hashlib.sha256(encoded).hexdigest()}
-    update_sums(path.parent, sums)
-    write_small(path, encoded, overwrite=True)
+        draft = CalibrationRecord(
+            plan_digest=plan.digest,
+            source=plan.origin.facts(),
+            source_files=source_files,
+            artifact=(),
+            facts=_facts(plan, coverage, seconds),
+        )
+        record = _write(plan, draft, found, moments, emit)
     job.discard()
-    emit(Published(str(published.path), published.nbytes, published.sha256))
-    return Calibrated(published.path, record, built=True)
+    return Calibrated(plan.request.out, record, built=True)
 
 
 def _save_blocks(
@@ -192,33 +176,34 @@ def _save_blocks(
     return files, plan.origin.records(hashes)
 
 
-def _write(plan: CalibratePlan, files: Sequence[StatisticsFile], moments: Statistics) -> PublishedFile:
-    """The file itself, checked by its own reader before it gets its name."""
+def _write(
+    plan: CalibratePlan, draft: CalibrationRecord, files: Sequence[StatisticsFile], moments: Statistics, emit: Sink
+) -> CalibrationRecord:
+    """The file itself, checked by its own reader before it gets its name, and its record."""
     from quantkit.calibration.imatrix import to_imatrix
-    from quantkit.calibration.saved import Work, check_statistics, write_encoded
+    from quantkit.calibration.saved import check_statistics, write_pieces
     from quantkit.calibration.statistics.file import Encoded, encode_files
 
-    out, check = plan.request.out, check_statistics
+    out = plan.request.out
     if plan.model is None:
         encoded = encode_files(files)
     else:
         imatrix = to_imatrix(moments, plan.model, out.name)
         encode = encode_imatrix_gguf if plan.kind is Kind.IMATRIX else encode_imatrix_legacy
         data = encode(imatrix)
-        encoded, check = Encoded(len(data), iter([data])), _check_imatrix
+        encoded = Encoded(len(data), iter([data]))
+    parts = [PartFile(out.name, encoded.nbytes)]
+    with open_job(plan.file_folder, digest=plan.job_digest, files=parts) as job:
+        write_pieces(encoded, job)
 
-    def settle(part: Path) -> None:
-        check(part)
-        if plan.request.force:
-            remove_file(record_path(out))  # no record ever describes other bytes
+        def settle(draft: CalibrationRecord) -> CalibrationRecord:
+            if plan.model is None:
+                check_statistics(job.paths[0])
+            else:
+                read_imatrix(job.paths[0])
+            return draft
 
-    beside = plan.folder.with_name(f"{plan.folder.name}-file")  # a job remembers its file by its place beside it
-    work = Work(out, beside, plan.job_digest)
-    return write_encoded(encoded, work, settle, overwrite=plan.request.force)
-
-
-def _check_imatrix(path: Path) -> None:
-    read_imatrix(path)
+        return publish(draft, job, [out], force=plan.request.force, emit=emit, settle=settle)
 
 
 def _existing(plan: CalibratePlan, emit: Sink) -> Calibrated | None:
@@ -228,27 +213,16 @@ def _existing(plan: CalibratePlan, emit: Sink) -> Calibrated | None:
     not believed.
     """
     out = plan.request.out
-    try:
-        record = read_record(record_path(out))
-    except InputError:
+    found = already_built(readable(read_record, record_path(out)), [out], plan.digest, lambda: plan.origin.files)
+    if found is None:
         return None
-    if record.plan_digest != plan.digest or not out.is_file() or out.stat().st_size != record.file.nbytes:
-        return None
-    if record.identity != identity(plan.digest, plan.origin.files) or hash_file(out) != record.file.sha256:
-        return None
-    if not record.made_with(user_key()):
+    if not found.made_with(user_key()):
         what = f"{shown(out)} does not hold what the text gives, or nobody can tell"
         emit(Warned("not-believed", f"{what}: its record is not of this user's making"))
         return None
-    remove_job(plan.folder)  # killed after its last step, before tidying
-    return Calibrated(out, record, built=False)
-
-
-def _refuse_existing(request: CalibrateRequest) -> None:
-    if request.out.exists() and not request.force:
-        message = f"{shown(request.out)} exists and is not what this command would write"
-        hint = "choose another -o, or replace it with --force"
-        raise ExistsError(message, path=str(request.out), hint=hint)
+    for folder in (plan.file_folder, plan.folder):
+        remove_job(folder)  # killed after its last step, before tidying
+    return Calibrated(out, found, built=False)
 
 
 def _require_coverage(coverage: Mapping[str, Any], percent: float | None) -> None:

@@ -25,7 +25,7 @@ from quantkit.families.names import text_block_of
 from quantkit.families.roles import FUSED
 from quantkit.families.rows import Family
 from quantkit.machine import memory_limit_bytes
-from quantkit.pipeline.places import refuse_inputs, require_writable_names
+from quantkit.pipeline.outputs import job_folder, refuse_inputs, require_writable_names
 from quantkit.plan.describe import describe_source
 from quantkit.report.calibration_record import record_path
 from quantkit.report.text import size
@@ -103,7 +103,12 @@ class CalibratePlan:
     @property
     def folder(self) -> Path:
         """Where the work is kept until it is finished."""
-        return self.request.out.parent / f".quantkit-{self.job_digest[:12]}"
+        return job_folder(self.request.out, self.job_digest)
+
+    @property
+    def file_folder(self) -> Path:
+        """Where the file itself is built: beside, since a job remembers its file by its place beside it."""
+        return self.folder.with_name(f"{self.folder.name}-file")
 
     @property
     def activation_bytes(self) -> int:

@@ -27,15 +27,21 @@ from quantkit.filling.work import Work
 from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
-from quantkit.pipeline.pack import (
+from quantkit.pipeline.outputs import (
     Artifact,
     already_built,
-    draft_manifest,
-    publish,
-    save_work,
+    job_folder,
+    older_manifest,
+    open_plan_job,
+    output_paths,
+    output_stem,
+    refuse_existing,
+    refuse_inputs,
+    refuse_strangers,
+    to_retire,
 )
-from quantkit.pipeline.places import older_manifest, refuse_existing, refuse_inputs, refuse_strangers, to_retire
-from quantkit.pipeline.prepare import Prepared, output_paths, output_stem, prepare, with_text
+from quantkit.pipeline.pack import draft_manifest, publish, save_work, with_hashes
+from quantkit.pipeline.prepare import Prepared, prepare, with_text
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.verify import verify_parts
@@ -45,9 +51,9 @@ from quantkit.quality.checks.base import Verification, VerifyOptions
 from quantkit.quality.checks.layers import verify_server_parts
 from quantkit.quality.checks.predictions import require_engine
 from quantkit.recipes.read import load_recipe
-from quantkit.report.manifest import Manifest
+from quantkit.report.manifest import Manifest, manifest_path
 from quantkit.report.text import size
-from quantkit.storage import Job, PartFile, open_job, remove_job
+from quantkit.storage import Job, PartFile, remove_job
 from quantkit.untrusted import shown
 
 NOTHING = Verification(())
@@ -128,7 +134,9 @@ def _build(prepared: Prepared, output: Output, emit: Sink, stop: Callable[[], bo
                 found = standing(prepared, plan, targets, output, emit)
                 if found is not None:
                     artifacts[number] = found
-                    remove_job(job_folder(prepared, plan, targets))  # killed after its last step, before tidying
+                    remove_job(
+                        job_folder(targets[0], prepared.job_digest(plan))
+                    )  # killed after its last step, before tidying
                 else:
                     job = stack.enter_context(_open(prepared, plan, targets, output))
                     pending.append(_Pending(number, plan, targets, job))
@@ -159,28 +167,19 @@ def require_all(prepared: Prepared, failed: Mapping[int, QuantkitError], built: 
 
 def _open(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output) -> Job:
     """The job of an artifact, opened when nothing is in its way. Raises ExistsError where something is."""
-    folder = job_folder(prepared, plan, targets)
-    again = output.paranoid and already_built(targets, plan.digest, lambda: prepared.origin.files)
+    folder, older = job_folder(targets[0], prepared.job_digest(plan)), older_manifest(targets)
+    again = output.paranoid and already_built(older, targets, plan.digest, lambda: prepared.origin.files)
     if not os.path.lexists(folder) and not again:  # else the job knows what an earlier run has published
-        refuse_existing(targets, output.force, lambda: difference(older_manifest(targets), plan, prepared))
+        refuse_existing(targets, output.force, older, lambda: difference(older, plan, prepared))
     job = open_plan_job(prepared, plan, folder, fresh=output.paranoid)
     try:
-        refuse_strangers(targets, (*job.retired, *(to_retire(targets) if output.force else ())))
+        refuse_strangers(
+            targets, (*job.retired, *(to_retire(targets, manifest_path(targets[0])) if output.force else ()))
+        )
     except QuantkitError:
         job.close()
         raise
     return job
-
-
-def job_folder(prepared: Prepared, plan: Plan, targets: Sequence[Path]) -> Path:
-    """The hidden folder beside the target where a plan's files are built."""
-    return targets[0].parent / f".quantkit-{prepared.job_digest(plan)[:12]}"
-
-
-def open_plan_job(prepared: Prepared, plan: Plan, folder: Path, *, fresh: bool = False) -> Job:
-    """Begin or continue a plan's job in `folder`; a `fresh` one begins in any case."""
-    parts = [PartFile(f.name, f.nbytes) for f in plan.files]
-    return open_job(folder, digest=prepared.job_digest(plan), files=parts, fresh=fresh)
 
 
 def _run(
@@ -203,15 +202,15 @@ def _run(
             if index in failing:
                 raise failing[index]
             draft = draft_manifest(item.plan, {**facts, **own_facts(prepared, item.plan, item.job)})
+            draft = with_hashes(draft, item.job)
             emit(StageStarted("verify" if output.verify else "publish"))
             with worker_pool(1) as pool:  # looks at the files while publish reads them back and hashes them
                 looking = pool.submit(
                     look, prepared, item.plan, item.job.paths, output, emit, draft.facts.get("layers", ())
                 )
                 settle = partial(_settle, looking, item.targets[0], emit)
-                built[item.number] = publish(
-                    draft, item.job, item.targets, force=output.force, emit=emit, settle=settle
-                )
+                made = publish(draft, item.job, item.targets, force=output.force, emit=emit, settle=settle)
+            built[item.number] = Artifact(item.targets[0], made, built=True)
         except (*OF_ONE, NonFiniteError) as error:
             if not prepared.several:
                 raise
@@ -324,10 +323,13 @@ def look(
 def standing(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output, emit: Sink) -> Artifact | None:
     """The artifact that is there, if it is what would be made. Looks that are asked for now and were not then are
     taken, and entered in its manifest. Raises VerificationError for one that fails."""
-    if output.paranoid or not already_built(targets, plan.digest, lambda: prepared.origin.files):
+    if output.paranoid:
+        return None
+    found = already_built(older_manifest(targets), targets, plan.digest, lambda: prepared.origin.files)
+    if found is None:
         return None
     refuse_strangers(targets)
-    artifact = believed(prepared, plan, targets)
+    artifact = believed(prepared, plan, Artifact(targets[0], found, built=False))
     if artifact is None:
         what = f"{shown(targets[0])} does not hold what the source gives, or nobody can tell"
         emit(Warned("not-believed", f"{what}: its manifest is not of this user's making"))

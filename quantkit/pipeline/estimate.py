@@ -11,7 +11,7 @@ from quantkit.calibration.text.spec import SAMPLES, SEQLEN
 from quantkit.filling.slabs import QUEUED_SLABS
 from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.pipeline.consumers import consumer_verdicts, verdict_json
-from quantkit.pipeline.places import require_writable_names
+from quantkit.pipeline.outputs import require_writable_names
 from quantkit.plan.base import Plan, PlannedTensor, Unit
 from quantkit.plan.reading import SLAB_WEIGHTS
 from quantkit.plan.sizes import (

@@ -7,12 +7,11 @@ import hmac
 import json
 import os
 import platform
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,9 +19,12 @@ from quantkit import qtypes
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore
 from quantkit.jsontext import dump_json
-from quantkit.pipeline.places import (
-    is_behind_link,
+from quantkit.pipeline.outputs import (
+    Artifact,
+    already_built,
+    job_folder,
     names_of,
+    older_manifest,
     refuse_existing,
     refuse_inputs,
     refuse_strangers,
@@ -32,16 +34,12 @@ from quantkit.pipeline.places import (
 from quantkit.plan.base import Plan
 from quantkit.plan.sizes import size_report
 from quantkit.quality.checks.base import Verification, check_part
-from quantkit.report.manifest import Manifest, manifest_path, parse_manifest, read_manifest
-from quantkit.report.next_steps import NextStep, next_steps
+from quantkit.report.manifest import Manifest, manifest_path, parse_manifest
 from quantkit.report.records import FileRecord, TensorRecord
-from quantkit.report.sealed import MAX_RECORD_BYTES, MAX_RECORD_VALUES, SEALS, identity, own_seal
-from quantkit.report.text import size
+from quantkit.report.sealed import MAX_RECORD_BYTES, MAX_RECORD_VALUES, SEALS, SealedRecord, own_seal
 from quantkit.storage import (
     Job,
     PartFile,
-    PublishedFile,
-    hash_file,
     open_job,
     remove_job,
     update_sums,
@@ -52,98 +50,12 @@ from quantkit.untrusted import parse_json_object, read_bounded, require_path, sh
 from quantkit.version import __version__
 
 NAMED_VERSIONS = ("numpy", "numba", "gguf", "tokenizers", "sentencepiece")
-WEIGHT_SUFFIXES = frozenset({".gguf", ".safetensors"})
+ANNOUNCED = frozenset({".gguf", ".safetensors", ".dat"})  # what a run is for, and not what goes with it
+R = TypeVar("R", bound=SealedRecord)
 SERVER_VERSIONS = ("torch", "transformers", "safetensors")
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """A published artifact: its first file and its manifest.
-
-    `built` is False where it was already there and is what would have been written. `loaders` are the consumers
-    that load it on `tp` devices, None where nobody asked.
-    """
-
-    path: Path
-    manifest: Manifest
-    built: bool
-    loaders: tuple[str, ...] | None = None
-    tp: int = 1
-
-    def __repr__(self) -> str:
-        return f"Artifact({str(self.outputs[0])!r}, {self.nbytes:,} bytes, built={self.built})"
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return tuple(self.path.parent / f.name for f in self.manifest.artifact)
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """What a loader is given: the GGUF files, or the folder of a checkpoint."""
-        return self.paths if self.path.suffix == ".gguf" else (self.path.parent,)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(f.nbytes for f in self.manifest.artifact)
-
-    @property
-    def next(self) -> tuple[NextStep, ...]:
-        """Commands that give the artifact to the programs that load it."""
-        parts = re.sub(r"-\d{5}-of-\d{5}$", "", self.outputs[0].stem)
-        name = parts if self.path.suffix == ".gguf" else self.outputs[0].absolute().name
-        return next_steps(self.outputs, name, self.loaders, self.tp)
-
-    def summary(self) -> str:
-        """What a person wants to know: how large, how dense, of what types."""
-        facts = self.manifest.facts["size"]
-        types = " · ".join(f"{t['type'].upper()} {t['tensors']} tensors {size(t['bytes'])}" for t in facts["types"])
-        first = self.manifest.artifact[0]
-        name = self.outputs[0].name
-        state = "" if self.built else f" {name} already built (sha256 {first.sha256})\n"
-        ratio, bits = 100 * self.nbytes / facts["source_bytes"], facts["bits_per_weight"]
-        return f"{state} {size(self.nbytes)} · {ratio:.1f} % of the source · {bits:.2f} bits per weight\n {types}"
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "recipe": self.manifest.recipe["name"],
-            "files": [{**f.as_json(), "path": str(p)} for f, p in zip(self.manifest.artifact, self.paths, strict=True)],
-            "manifest": str(manifest_path(self.path)),
-            "identity": self.manifest.identity,
-            "built": self.built,
-            "size": self.manifest.facts["size"],
-            "checks": self.manifest.facts["checks"],
-            "next": [step.as_json() for step in self.next],
-        }
-
-
-def existing_artifact(targets: Sequence[Path]) -> Artifact:
-    """The artifact that is already there, from its manifest."""
-    return Artifact(targets[0], read_manifest(manifest_path(targets[0])), built=False)
-
-
-def already_built(targets: Sequence[Path], digest: str, hash_source: Callable[[], tuple[FileRecord, ...]]) -> bool:
-    """Whether `targets` are, by their manifest, what a plan with this digest would write from the present source.
-
-    Sizes and the plan digest are compared first; only when they agree are the source and the artifact hashed. Whoever
-    can write the files can write such a manifest: see `pipeline.standing` for what is done besides.
-    """
-    if not all(t.is_file() for t in targets) or any(map(is_behind_link, targets, names_of(targets))):
-        return False
-    try:
-        manifest = read_manifest(manifest_path(targets[0]))
-    except InputError:
-        return False
-    sizes = [(name, t.stat().st_size) for name, t in zip(names_of(targets), targets, strict=True)]
-    if manifest.plan_digest != digest:
-        return False
-    if [(f.name, f.nbytes) for f in manifest.artifact] != sizes:
-        return False
-    if manifest.identity != identity(digest, hash_source()):
-        return False
-    return all(hash_file(t) == f.sha256 for t, f in zip(targets, manifest.artifact, strict=True))
-
-
-def as_it_is(draft: Manifest) -> Manifest:
+def as_it_is(draft: R) -> R:
     """Settle a draft by leaving it alone."""
     return draft
 
@@ -185,23 +97,29 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
+def with_hashes(draft: Manifest, job: Job) -> Manifest:
+    """The draft with the hashes of its tensors, all of which `job` has finished."""
+    tensors = tuple(msgspec.structs.replace(t, sha256=job.records[t.name].sha256) for t in draft.tensors)
+    return replace(draft, tensors=tensors)
+
+
 def publish(
-    draft: Manifest,
+    draft: R,
     job: Job,
     targets: Sequence[Path],
     *,
     force: bool,
     emit: Sink = ignore,
-    settle: Callable[[Manifest], Manifest] = as_it_is,
-) -> Artifact:
-    """Give the finished files of `job` their names, then write SHA256SUMS and the manifest, and drop the job.
+    settle: Callable[[R], R] = as_it_is,
+) -> R:
+    """Give the finished files of `job` their names, then write SHA256SUMS and the record, and drop the job.
 
     Every file is re-read from disk, hashed and structurally checked before the first one is renamed. Between the two
-    `settle` may complete the draft, or raise to keep the files from getting a name. The manifest comes last. An older
-    one, and with `force` every file that it alone lists, goes just before the first rename: no manifest ever describes
+    `settle` may complete the draft, or raise to keep the files from getting a name. The record comes last. An older
+    one, and with `force` every file that it alone lists, goes just before the first rename: no record ever describes
     other bytes, and no folder holds files of two artifacts.
     """
-    settled: list[Manifest] = []
+    settled: list[R] = []
 
     def check(part: Path) -> None:
         Verification((check_part(part),)).require(part)
@@ -209,36 +127,30 @@ def publish(
             settled.append(settle(draft))
 
     def retire() -> tuple[str, ...]:
-        names = to_retire(targets) if force else ()
+        names = to_retire(targets, draft.path(targets[0])) if force else ()
         refuse_strangers(targets, (*names, *job.retired))
         return names
 
     published = job.publish(targets, overwrite=force, check=check, retire=retire)
-    manifest = _signed(settled[0] if settled else settle(draft), job, published)
-    write_manifest(manifest, targets[0], job.retired)
+    files = zip(names_of([p.path for p in published]), published, strict=True)
+    records = tuple(FileRecord(name, p.nbytes, p.sha256) for name, p in files)
+    record = replace(settled[0] if settled else settle(draft), artifact=records)
+    write_record(record, targets[0], job.retired)
     job.discard()
     for file in published:
-        if file.path.suffix in WEIGHT_SUFFIXES:
+        if file.path.suffix in ANNOUNCED:
             emit(Published(str(file.path), file.nbytes, file.sha256))
-    return Artifact(targets[0], manifest, built=True)
+    return record
 
 
-def write_manifest(manifest: Manifest, first: Path, gone: Collection[str] = ()) -> None:
-    """Write the manifest of the artifact whose first file is `first`, sealed, and before it its line and those of its
-    files in SHA256SUMS; lines of files that are `gone` go."""
-    path = manifest_path(first)
-    encoded = manifest.encode(user_key())
-    sums = {f.name: f.sha256 for f in manifest.artifact} | {path.name: hashlib.sha256(encoded).hexdigest()}
+def write_record(record: SealedRecord, first: Path, gone: Collection[str] = ()) -> None:
+    """Write the record of the files of which `first` is the first, sealed, and before it its line and theirs in
+    SHA256SUMS; lines of files that are `gone` go."""
+    path = record.path(first)
+    encoded = record.encode(user_key())
+    sums = {f.name: f.sha256 for f in record.artifact} | {path.name: hashlib.sha256(encoded).hexdigest()}
     update_sums(path.parent, sums, drop=gone)
     write_small(path, encoded, overwrite=True)
-
-
-def _signed(draft: Manifest, job: Job, published: Sequence[PublishedFile]) -> Manifest:
-    """The draft with the hashes of files and tensors."""
-    names = names_of([p.path for p in published])
-    records = tuple(FileRecord(name, p.nbytes, p.sha256) for name, p in zip(names, published, strict=True))
-    tensors = tuple(msgspec.structs.replace(t, sha256=job.records[t.name].sha256) for t in draft.tensors)
-    return replace(draft, artifact=records, tensors=tensors)
 
 
 # The work folder of `quantkit quantize`: a job, and beside it what `quantkit pack` needs to know of the plan.
@@ -275,15 +187,14 @@ def pack(work: Path, out: Path, *, force: bool = False, emit: Sink = ignore) -> 
     digest, files, draft = _read_work(work)
     targets = packed_names(work, out)
     refuse_inputs(targets, [path for path in work.rglob("*") if path.is_file()])
-    folder = targets[0].parent / f".quantkit-{digest[:12]}"
-    if already_built(targets, draft.plan_digest, lambda: draft.source_files):
-        found = existing_artifact(targets)
-        if found.manifest.made_with(user_key()):
-            remove_job(folder)  # killed after its last step, before tidying
-            return found
+    folder, older = job_folder(targets[0], digest), older_manifest(targets)
+    found = already_built(older, targets, draft.plan_digest, lambda: draft.source_files)
+    if found is not None and found.made_with(user_key()):
+        remove_job(folder)  # killed after its last step, before tidying
+        return Artifact(targets[0], found, built=False)
     if not os.path.lexists(folder):  # else the job knows what a killed run has published
-        refuse_existing(targets, force)
-    refuse_strangers(targets, to_retire(targets) if force else ())
+        refuse_existing(targets, force, older)
+    refuse_strangers(targets, to_retire(targets, manifest_path(targets[0])) if force else ())
     with open_job(work.resolve(), digest=digest, files=files) as source:
         missing = [t.name for t in draft.tensors if t.name not in source.records]
         if missing:
@@ -292,7 +203,8 @@ def pack(work: Path, out: Path, *, force: bool = False, emit: Sink = ignore) -> 
         parts = [PartFile(t.name, f.nbytes) for t, f in zip(targets, files, strict=True)]
         with open_job(folder, digest=digest, files=parts) as job:
             _copy(source, job, parts)
-            return publish(draft, job, targets, force=force, emit=emit)
+            made = publish(with_hashes(draft, job), job, targets, force=force, emit=emit)
+            return Artifact(targets[0], made, built=True)
 
 
 def packed_names(work: Path, out: Path) -> tuple[Path, ...]:

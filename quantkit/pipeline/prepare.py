@@ -13,10 +13,8 @@ from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.families.model import Model
-from quantkit.filenames import file_stem
 from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
 from quantkit.pipeline.consumers import require_loadable
-from quantkit.pipeline.places import require_places
 from quantkit.pipeline.request import Request, require_used
 from quantkit.plan.base import STANDARD, Plan, PlanOptions
 from quantkit.plan.describe import describe_source
@@ -244,31 +242,3 @@ def _overrides(request: Request) -> Overrides:
         method=request.method,
         on_fallback="error" if request.on_fallback == "error" else None,
     )
-
-
-def output_paths(prepared: Prepared, out: Path) -> list[tuple[Path, ...]]:
-    """Final paths of each plan's files under -o: a folder, or a file name ending in .gguf.
-
-    A single checkpoint is written into the folder itself; of several artifacts each checkpoint gets a folder of its
-    own in there.
-    """
-    folder = out.parent if out.suffix == ".gguf" else out
-    paths = []
-    for recipe, chosen in zip(prepared.recipes, prepared.plans, strict=True):
-        within = folder
-        if chosen.linears:  # a checkpoint is a folder
-            if out.suffix == ".gguf":
-                raise UsageError(f"{recipe.name} makes a folder, not {out.name}", hint="give a folder with -o")
-            if prepared.several:
-                within = folder / f"{file_stem(prepared.checkpoint.name)}-{recipe.title}"
-        paths.append(tuple(within / file.name for file in chosen.files))
-    names = [path for group in paths for path in group]
-    if len(set(names)) < len(names):
-        raise UsageError("two recipes would write the same file", hint="give each recipe file its own title")
-    require_places(paths)
-    return paths
-
-
-def output_stem(out: Path) -> str | None:
-    """The file name without ".gguf" when -o names a file, else None."""
-    return out.stem if out.suffix == ".gguf" else None

@@ -20,7 +20,7 @@ from quantkit.families.model import Model
 from quantkit.formats.gguf.types import GGUFFile
 from quantkit.jsontext import utf8
 from quantkit.machine import worker_pool
-from quantkit.pipeline.places import is_behind_link, strangers
+from quantkit.pipeline.outputs import is_behind_link, strangers
 from quantkit.plan.gguf import Placed, digest_of
 from quantkit.quality.checks.base import Check
 from quantkit.report.manifest import Manifest

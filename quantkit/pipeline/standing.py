@@ -21,7 +21,8 @@ from quantkit.families.model import ModelTensor
 from quantkit.filling.layers import layout_of, rounded
 from quantkit.filling.slabs import encode_slab
 from quantkit.formats.containers.packed import PackedTensor
-from quantkit.pipeline.pack import Artifact, draft_manifest, existing_artifact, write_manifest
+from quantkit.pipeline.outputs import Artifact
+from quantkit.pipeline.pack import draft_manifest, write_record
 from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import Slab, cut
@@ -37,13 +38,12 @@ SAMPLED_LAYERS = 24
 READ_BYTES = 8 << 20
 
 
-def believed(prepared: Prepared, plan: Plan, targets: Sequence[Path]) -> Artifact | None:
-    """The artifact that is there, by a manifest that this user made, or that is made anew now that its files were
+def believed(prepared: Prepared, plan: Plan, artifact: Artifact) -> Artifact | None:
+    """An artifact that is there, by a manifest that this user made, or that is made anew now that its files were
     compared with the source. None where that fails."""
-    artifact = existing_artifact(targets)
     if artifact.manifest.made_with(user_key()):
         return artifact
-    if not made_from(plan, prepared.checkpoint, targets).ok:
+    if not made_from(plan, prepared.checkpoint, artifact.paths).ok:
         return None
     facts = {
         "source": prepared.origin.facts(),
@@ -54,10 +54,10 @@ def believed(prepared: Prepared, plan: Plan, targets: Sequence[Path]) -> Artifac
     }
     draft = draft_manifest(plan, facts)
     tensors = tuple(
-        msgspec.structs.replace(t, sha256=_hash(targets[t.file], t.offset, t.nbytes)) for t in draft.tensors
+        msgspec.structs.replace(t, sha256=_hash(artifact.paths[t.file], t.offset, t.nbytes)) for t in draft.tensors
     )
     manifest = replace(draft, artifact=artifact.manifest.artifact, tensors=tensors)
-    write_manifest(manifest, artifact.path)
+    write_record(manifest, artifact.path)
     return replace(artifact, manifest=manifest)
 
 
@@ -67,7 +67,7 @@ def record_checks(artifact: Artifact, seen: Verification) -> Artifact:
     new = {check.name for check in seen.checks}
     kept = [check for check in artifact.manifest.facts["checks"] if check["check"] not in new]
     manifest = replace(artifact.manifest, facts={**artifact.manifest.facts, "checks": [*seen.as_json(), *kept]})
-    write_manifest(manifest, artifact.path)
+    write_record(manifest, artifact.path)
     return replace(artifact, manifest=manifest)
 
 

@@ -42,6 +42,9 @@ class CalibrationRecord(SealedRecord):
             **self.facts,
         }
 
+    def path(self, first: Path) -> Path:
+        return record_path(first)
+
 
 def record_path(file: Path) -> Path:
     """Where the record of a file lies: x.safetensors -> x.safetensors.manifest.json."""

@@ -51,6 +51,9 @@ class Manifest(SealedRecord):
             "tensors": [t.as_json() for t in self.tensors],
         }
 
+    def path(self, first: Path) -> Path:
+        return manifest_path(first)
+
 
 def manifest_path(artifact: Path) -> Path:
     """Where the manifest of a file set lies: that of its first file, with another ending.

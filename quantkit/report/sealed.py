@@ -53,6 +53,10 @@ class SealedRecord(ABC):
     def own(self) -> dict[str, Any]:
         """What follows schema, identity and plan digest in the JSON object, in the order of its keys."""
 
+    @abstractmethod
+    def path(self, first: Path) -> Path:
+        """Where the record of files of which `first` is the first lies."""
+
     @property
     def identity(self) -> str:
         """SHA-256 over the plan and the source hashes: equal identity, equal bytes."""

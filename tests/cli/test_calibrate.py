@@ -181,6 +181,14 @@ def test_only_a_record_of_ones_own_is_believed(
     assert calibrate(TINY, data, out, "--json").json["built"] is False
 
 
+def test_a_link_to_nowhere_is_in_the_way_before_any_work(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.gguf"
+    out.symlink_to("nowhere")
+    refused = calibrate(TINY, data, out)
+    assert (refused.status, "is a symbolic link to nowhere" in refused.stderr) == (6, True), refused.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "x.gguf"}
+
+
 def test_another_file_in_the_way_is_kept(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     assert calibrate(TINY, data, out).status == 0
