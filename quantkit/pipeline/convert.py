@@ -47,8 +47,8 @@ from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.verify import verify_parts
 from quantkit.plan.base import Plan
 from quantkit.plan.sizes import plan_line
+from quantkit.quality.against import of_gguf, of_plan
 from quantkit.quality.checks.base import Verification, VerifyOptions
-from quantkit.quality.checks.layers import verify_server_parts
 from quantkit.quality.checks.predictions import require_engine
 from quantkit.recipes.read import load_recipe
 from quantkit.report.manifest import Manifest, manifest_path
@@ -314,10 +314,12 @@ def look(
     """Look at finished files, published or not, as `quantkit verify` does; `layers` is what methods noted of each."""
     if not output.verify:
         return NOTHING
-    if plan.linears:  # a checkpoint, which llama.cpp does not load
-        return verify_server_parts(paths, prepared.checkpoint, plan, layers)
-    options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)
-    return verify_parts(paths, prepared.reference, options, emit)
+    if plan.linears:  # of a checkpoint whole layers, which are decoded faster than single rows; no engine of convert
+        against, options = of_plan(prepared.checkpoint, plan, layers), VerifyOptions(threads=output.threads)
+    else:
+        against = of_gguf(prepared.reference)
+        options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)
+    return verify_parts(paths, plan, against, options, emit)
 
 
 def standing(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output, emit: Sink) -> Artifact | None:

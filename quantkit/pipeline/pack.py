@@ -33,7 +33,8 @@ from quantkit.pipeline.outputs import (
 )
 from quantkit.plan.base import Plan
 from quantkit.plan.sizes import size_report
-from quantkit.quality.checks.base import Verification, check_part
+from quantkit.quality.checks.base import Verification
+from quantkit.quality.checks.structure import check_part
 from quantkit.report.manifest import Manifest, manifest_path, parse_manifest
 from quantkit.report.records import FileRecord, TensorRecord
 from quantkit.report.sealed import MAX_RECORD_BYTES, MAX_RECORD_VALUES, SEALS, SealedRecord, own_seal

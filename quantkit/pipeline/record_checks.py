@@ -18,11 +18,13 @@ from typing import Any
 from quantkit import qtypes
 from quantkit.families.model import Model
 from quantkit.formats.gguf.types import GGUFFile
+from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.jsontext import utf8
 from quantkit.machine import worker_pool
 from quantkit.pipeline.outputs import is_behind_link, strangers
 from quantkit.plan.gguf import Placed, digest_of
 from quantkit.quality.checks.base import Check
+from quantkit.recipes.read import load_recipe, recipe_names
 from quantkit.report.manifest import Manifest
 from quantkit.source import Checkpoint
 from quantkit.storage import hash_file, read_sums
@@ -261,4 +263,35 @@ def _header(files: Sequence[GGUFFile], manifest: Manifest) -> str | None:
     headers = sum(file.data_start for file in files)
     if manifest.facts["size"]["header_bytes"] != headers:
         return f"the headers have {headers:,} bytes, the manifest says {manifest.facts['size']['header_bytes']:,}"
+    return None
+
+
+def wrong_making(shards: Sequence[Path], manifest: Manifest) -> str | None:
+    """What is wrong with what a checkpoint says of its own making, and with the method that its recipe has."""
+    return _named_making(shards, manifest) or _method(manifest)
+
+
+def _named_making(shards: Sequence[Path], manifest: Manifest) -> str | None:
+    """What the files say of their own making against the manifest; None where they agree."""
+    recipe = manifest.recipe
+    told = {"quantkit.recipe": utf8(str(recipe["name"])).decode(), "quantkit.plan": recipe.get("plan")}
+    for shard in shards:
+        said = read_safetensors(shard).metadata
+        if "plan" not in recipe and "quantkit.plan" not in said:
+            continue  # of a version that wrote neither
+        for key, value in told.items():
+            if said.get(key) != value:
+                return f"{key} is {shown(repr(said.get(key)))} in {shard.name}, {shown(repr(value))} in the manifest"
+    return None
+
+
+def _method(manifest: Manifest) -> str | None:
+    """A recipe of quantkit's own has the method that the manifest says: it decides what is compared."""
+    words = str(manifest.recipe["name"]).split()
+    if not words or "--method" in words or words[0] not in recipe_names():
+        return None
+    recipe = load_recipe(words[0])
+    said = manifest.facts.get("method") or {}
+    if said.get("transform") != recipe.method.transform:
+        return f"the manifest says transform {said.get('transform')}, {words[0]} has {recipe.method.transform}"
     return None

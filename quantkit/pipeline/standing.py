@@ -9,8 +9,9 @@ hours of work: of another user's making it is not believed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,8 @@ from quantkit.errors import QuantkitError
 from quantkit.families.model import ModelTensor
 from quantkit.filling.layers import layout_of, rounded
 from quantkit.filling.slabs import encode_slab
-from quantkit.formats.containers.packed import PackedTensor
+from quantkit.formats.containers.packed import Entry, PackedTensor
+from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.pipeline.outputs import Artifact
 from quantkit.pipeline.pack import draft_manifest, write_record
 from quantkit.pipeline.prepare import Prepared
@@ -28,7 +30,6 @@ from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import Slab, cut
 from quantkit.plan.together import siblings
 from quantkit.quality.checks.base import Check, Verification
-from quantkit.quality.checks.layers import open_parts
 from quantkit.source import Checkpoint
 from quantkit.storage.keys import user_key
 from quantkit.untrusted import open_input
@@ -138,7 +139,7 @@ def _sampled(tensor: ModelTensor) -> list[Slab]:
 
 def _wrong_layer(plan: Plan, checkpoint: Checkpoint, paths: Sequence[Path]) -> str | None:
     """The first tensor of a checkpoint that is not what the source gives; of layers some are made anew."""
-    stored = open_parts([path for path in paths if path.suffix == ".safetensors"])
+    stored = _parts([path for path in paths if path.suffix == ".safetensors"])
     for unit in plan.units:
         if unit.copy:
             ref = checkpoint.ref(unit.source.tensor)
@@ -151,6 +152,33 @@ def _wrong_layer(plan: Plan, checkpoint: Checkpoint, paths: Sequence[Path]) -> s
                 if not _equal(stored[made.entry.name], made):
                     return unit.name
     return None
+
+
+@dataclass(frozen=True)
+class _Parts(Mapping[str, PackedTensor]):
+    """The tensors of finished files, by quantkit's own reader."""
+
+    places: Mapping[str, tuple[Path, Entry, int]]
+
+    def __getitem__(self, name: str) -> PackedTensor:
+        path, entry, start = self.places[name]
+        with closing(open_input(path)) as file:
+            return PackedTensor(entry, file.read(start, start + entry.nbytes))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def _parts(paths: Sequence[Path]) -> _Parts:
+    """The tensors of safetensors files. Raises InputError for one that does not parse."""
+    places = {}
+    for path in paths:
+        for name, found in read_safetensors(path).tensors.items():
+            places[name] = (path, Entry(name, found.dtype, found.shape), found.start)
+    return _Parts(places)
 
 
 def _equal(stored: PackedTensor, made: PackedTensor) -> bool:

@@ -1,32 +1,45 @@
-"""The verify stage: does an artifact hold what it claims? Five independent looks, cheapest first.
+"""The verify stage: does an artifact hold what it claims? Independent looks, cheapest first, for every container.
 
 files       the manifest's seals, sizes and SHA-256 of files and tensors, SHA256SUMS, hashes of the source
-structure   quantkit's bounded parser: no overlap, no gap, ends at the end of the file, types as in the manifest
-tokenizer   tokens, special ids and template are the source's; 2,000 texts and words of it get the source's ids
-numbers     weights decoded by the gguf package against the source, worst tensors listed
-llama.cpp   the file loads there, and its next-token distributions are near the source model's
+structure   GGUF: quantkit's bounded parser, no overlap, no gap, ends at the end of the file; checkpoints: the
+            safetensors package; the tensors are those that the manifest promises, and what it says of their making
+tokenizer   GGUF: tokens, special ids and template are the source's, 2,000 texts and words of it get the source's ids;
+            checkpoints: tokenizer, templates and processors are the source's, byte for byte
+numbers     weights against the source, worst tensors listed: decoded by the gguf package, or read by the safetensors
+            package and decoded as config.json says, by nothing that packed them
+engine      llama.cpp: the file loads there and predicts next to what its weights should; torch: what a checkpoint
+            predicts against the source, one block in memory
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink, ignore
-from quantkit.families.model import Model
-from quantkit.formats.gguf.file import GGUFFile, read_gguf, shard_paths
-from quantkit.pipeline.record_checks import Subject, check_making, check_record
-from quantkit.pipeline.verify_checkpoint import verify_checkpoint
+from quantkit.formats.containers.stored import SIDE_CONFIGS
+from quantkit.formats.gguf.file import shard_paths
+from quantkit.pipeline.record_checks import Subject, check_making, check_record, wrong_making
+from quantkit.plan.base import Plan
+from quantkit.plan.carried import CONFIG, REPLACED, carried_names
 from quantkit.plan.describe import describe_source
-from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions, check_numbers, check_structure
-from quantkit.quality.checks.predictions import TORCH, Reference, check_engine, require_engine
-from quantkit.quality.checks.tokenizer import check_tokenizer
-from quantkit.report.manifest import Manifest, find_manifest, read_manifest
+from quantkit.quality.against import REWRITTEN, Against, of_gguf, of_source
+from quantkit.quality.check import check
+from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
+from quantkit.quality.checks.predictions import TORCH, Reference, require_engine
+from quantkit.quality.made import Place
+from quantkit.quality.made_checkpoint import open_checkpoint
+from quantkit.quality.made_gguf import open_gguf
+from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, find_manifest, read_manifest
 from quantkit.source import Checkpoint, open_source
-from quantkit.untrusted import require_path
+from quantkit.source.folder import MAX_CONFIG_BYTES
+from quantkit.untrusted import read_bounded, require_path
+
+SHARD = ".safetensors"
 
 
 def verify(
@@ -45,72 +58,104 @@ def verify(
     require_path(artifact)
     if not artifact.exists():
         raise InputError(f"{artifact} does not exist", path=str(artifact), hint="check the path")
-    folder = artifact.parent if artifact.suffix == ".safetensors" else artifact
+    folder = artifact.parent if artifact.suffix == SHARD else artifact
     checkpoint_like = folder.is_dir()
     if (options.engine == TORCH) != checkpoint_like and options.engine:
         what = "a checkpoint folder" if checkpoint_like else "a GGUF file"
         other = TORCH if checkpoint_like else "llama.cpp"
         raise UsageError(f"--engine {options.engine} does not load {what}", hint=f"use --engine {other}")
-    if checkpoint_like:
-        return verify_checkpoint(folder, against, options, emit)
+    look = _checkpoint if checkpoint_like else _gguf
+    if against is None:
+        return look(folder, None, options, emit)
+    with closing(open_source(against, offline=options.offline, emit=emit)) as source:
+        return look(folder, source, options, emit)
+
+
+def verify_parts(
+    paths: Sequence[Path], plan: Plan, against: Against, options: VerifyOptions, emit: Sink = ignore
+) -> Verification:
+    """Look at the finished files of a plan, in its order, that have no manifest yet. Names tell the container."""
+    require_engine(options.engine)
+    promised = [Place(t.name, t.dtype, t.shape, t.file, t.offset, t.nbytes) for t in plan.tensors]
+    there = {file.name: path for file, path in zip(plan.files, paths, strict=True)}
+    if paths[0].suffix != SHARD:
+        with open_gguf(paths) as made:
+            return check(made, against, promised, options, emit)
+    shards = [path for name, path in there.items() if name.endswith(SHARD)]
+    names = [name for name in there if name not in REPLACED and not name.endswith(SHARD)]
+
+    def read(name: str) -> bytes | None:
+        return there[name].read_bytes() if name in there else None
+
+    with open_checkpoint(shards, names, read) as checkpoint:
+        return check(checkpoint, against, promised, options, emit)
+
+
+def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emit: Sink) -> Verification:
     path = find_manifest(artifact)
     require_path(path)
     manifest = read_manifest(path) if os.path.lexists(path) else None
     paths = shard_paths(artifact) if artifact.exists() else (artifact,)
-    if against is None:
-        checks = [check_files(paths, path, manifest, None)]
-        files = tuple(read_gguf(shard) for shard in paths)
-        checks.append(_structure(files, manifest, None, None))
-        checks += [Check(name, None, "needs --against SRC") for name in ("tokenizer", "numbers")]
-        if options.engine:
-            checks.append(check_engine(paths, None, options, emit))
-        return Verification(tuple(checks))
-    checkpoint = open_source(against, offline=options.offline, emit=emit)
-    try:
-        model = describe_source(checkpoint, options.pre)
-        checks = [check_files(paths, path, manifest, checkpoint)]
-        reference = Reference(checkpoint, model)
-        return Verification((*checks, *_look(paths, reference, options, manifest, emit)))
-    finally:
-        checkpoint.close()
+    reference = None if source is None else Reference(source, describe_source(source, options.pre))
+    files = _files(paths, path, manifest, source)
+    with open_gguf(paths) as made:
+        seen = check(made, of_gguf(reference) if reference else None, _promised(manifest), options, emit)
+        if manifest is None:
+            return Verification((files, *seen.checks))
+        model = None if reference is None else reference.model
+        wrong, planned = check_making(made.files, manifest, model, source)
+    return Verification((files, *_judged(seen, wrong, claims=not planned)))
 
 
-def check_files(
-    paths: tuple[Path, ...], manifest_path: Path, manifest: Manifest | None, source: Checkpoint | None
-) -> Check:
+def _checkpoint(folder: Path, source: Checkpoint | None, options: VerifyOptions, emit: Sink) -> Verification:
+    path = folder / CHECKPOINT_MANIFEST
+    manifest = read_manifest(path) if os.path.lexists(path) else None
+    with closing(open_source(str(folder), emit=emit)) as served:
+        paths = tuple(sorted(Path(f.path) for f in served.files() if f.weights))
+        names = [] if source is None else carried_names(source)
+        names += [name for name in served.carried() if "/" in name and name not in names]
+
+        def read(name: str) -> bytes | None:
+            if name in (CONFIG, *SIDE_CONFIGS):  # as it is: quantkit's reader hides what it says of a quantization
+                return read_bounded(folder / name, MAX_CONFIG_BYTES) if os.path.lexists(folder / name) else None
+            return served.read_file(name)
+
+        files = _files(tuple(folder / p.name for p in paths), path, manifest, source)
+        with open_checkpoint(paths, names, read, served) as made:
+            against = None if source is None else _with_facts(of_source(source, made.held()), manifest)
+            seen = check(made, against, _promised(manifest), options, emit)
+    if manifest is None:
+        return Verification((files, *seen.checks))
+    return Verification((files, *_judged(seen, wrong_making(paths, manifest), claims=True)))
+
+
+def _with_facts(against: Against, manifest: Manifest | None) -> Against:
+    """With what a manifest says of how weights came about; of a checkpoint without one other writers are the makers."""
+    if manifest is None:
+        return replace(against, rewritten=REWRITTEN)
+    layers = manifest.facts.get("layers")
+    moved = bool((manifest.facts.get("method") or {}).get("transform"))
+    return replace(against, moved=moved, noted=layers if isinstance(layers, list) else [])
+
+
+def _files(paths: tuple[Path, ...], path: Path, manifest: Manifest | None, source: Checkpoint | None) -> Check:
     """All files of an artifact against its manifest, and that against what can be known."""
     if manifest is None:
         return Check("files", None, "no manifest beside the file")
-    return check_record(Subject(paths, manifest_path, manifest, source))
+    return check_record(Subject(paths, path, manifest, source))
 
 
-def _structure(
-    files: Sequence[GGUFFile], manifest: Manifest | None, model: Model | None, source: Checkpoint | None
-) -> Check:
-    found = check_structure(files, manifest)
-    if manifest is None or not found.ok:
-        return found
-    wrong, planned = check_making(files, manifest, model, source)
-    if wrong:
-        return Check("structure", False, wrong)
-    return found if planned else replace(found, data={**found.data, "claims": ["plan_digest"]})
+def _promised(manifest: Manifest | None) -> list[Place] | None:
+    if manifest is None:
+        return None
+    return [Place(t.name, t.qtype, t.shape, t.file, t.offset, t.nbytes) for t in manifest.tensors]
 
 
-def verify_parts(
-    paths: Sequence[Path], reference: Reference, options: VerifyOptions, emit: Sink = ignore
-) -> Verification:
-    """Look at finished files that have no manifest yet. `reference` serves all files made from one source."""
-    require_engine(options.engine)
-    return Verification(tuple(_look(paths, reference, options, None, emit)))
-
-
-def _look(
-    paths: Sequence[Path], reference: Reference, options: VerifyOptions, manifest: Manifest | None, emit: Sink
-) -> Iterator[Check]:
-    files = tuple(read_gguf(path) for path in paths)
-    checkpoint, model = reference.checkpoint, reference.model
-    yield _structure(files, manifest, model, checkpoint)
-    yield check_tokenizer(files[0].metadata, checkpoint, model, reference.compared)
-    yield check_numbers(files, checkpoint, model, sample_rows=options.sample_rows, threads=options.threads)
-    if options.engine:
-        yield check_engine(paths, reference, options, emit)
+def _judged(seen: Verification, wrong: str | None, *, claims: bool) -> list[Check]:
+    """The looks, with what is wrong with how the artifact says it was made; `claims`: its plan is taken on trust."""
+    structure, *others = seen.checks
+    if structure.ok and wrong:
+        structure = Check("structure", False, wrong)
+    elif structure.ok and claims:
+        structure = replace(structure, data={**structure.data, "claims": ["plan_digest"]})
+    return [structure, *others]

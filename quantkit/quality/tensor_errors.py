@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from math import inf, log10
+from math import inf, isfinite, log10
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from quantkit.errors import UnsupportedError
 from quantkit.qtypes import base
 from quantkit.qtypes.base import QuantType
 from quantkit.tensors import F32, U8
+
+FITS = 4  # of rows and columns in turn; the factors of AWQ and SmoothQuant have settled after two
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,12 @@ class TensorError:
 
     @property
     def snr_db(self) -> float:
-        """Signal to noise ratio in decibels: inf where every value is equal, 0 where zeros would be as good."""
+        """Signal to noise ratio in decibels: inf where every value is equal, 0 where zeros would be as good, and -inf
+        where a value is no number."""
         if self.noise == 0.0:
             return inf
+        if not isfinite(self.noise):
+            return -inf
         return 10 * log10(self.signal / self.noise) if self.signal else -inf
 
     def __add__(self, other: TensorError) -> TensorError:
@@ -63,6 +68,21 @@ def compare(name: str, qtype: str, source: F32, decoded: F32) -> TensorError:
         float(np.vdot(difference, difference)),
         float(np.abs(difference).max(initial=0.0)),
     )
+
+
+def compare_moved(name: str, qtype: str, source: F32, decoded: F32) -> TensorError:
+    """Error of `decoded` against `source`, both float32 matrices, up to a factor of every row and every column.
+
+    That is what weights have in common when scales were moved between layers. The factors, none negative, are those
+    with the least squares, found in turn; of weights in other places next to nothing is left by them.
+    """
+    expected = source.astype(np.float64)
+    for _ in range(FITS):
+        for axis in (0, 1):
+            energy = (expected * expected).sum(axis=axis, keepdims=True)
+            found = (expected * decoded).sum(axis=axis, keepdims=True)
+            expected *= np.maximum(np.divide(found, energy, out=np.zeros_like(found), where=energy > 0), 0)
+    return compare(name, qtype, expected.astype(np.float32), decoded)
 
 
 def decode_gguf(raw: U8, gguf_type: int) -> F32:

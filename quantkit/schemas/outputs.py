@@ -59,12 +59,35 @@ class Size(TypedDict):
     types: list[TypeSize]
 
 
+class TensorNoise(TypedDict):
+    """How far a weight is from the source; null: it holds what is no number."""
+
+    tensor: str
+    type: str
+    snr_db: float | None
+
+
+class Feedback(TypedDict):
+    """What feedback of errors gained on the calibration data, relative to rounding: its mean, and the worst layer."""
+
+    layers: int
+    loss_to_rounding: float
+    worst_loss_to_rounding: float
+
+
 class Check(TypedDict):
-    """A look at an artifact; null: not taken. Each has figures of its own beside these."""
+    """A look at an artifact; null: not taken. Each has figures of its own beside these; those of the numbers are the
+    same for every container."""
 
     check: str
     ok: bool | None
     detail: str
+    compared_tensors: NotRequired[int]
+    compared_weights: NotRequired[int]
+    sampled: NotRequired[bool]
+    not_compared: NotRequired[int]
+    worst: NotRequired[list[TensorNoise]]
+    feedback: NotRequired[Feedback]
 
 
 Next = TypedDict("Next", {"for": str, "command": str})

@@ -58,25 +58,28 @@ class DequantizedTensor:
         return packed(Entry(self.info.name, self.info.dtype, values.shape), values).data.reshape(stop - start, -1)
 
     def _read_part(self, part: StoredPart, first: int, last: int) -> U8:
-        """The bytes of indices [first, last) of a part's axis."""
-        tensor = self.stored[part.name]
-        if part.axis is None:
-            return tensor.source.read(tensor.offset, tensor.offset + tensor.info.nbytes)
-        width = prod(part.shape[part.axis + 1 :]) * part.itemsize  # of one index
-        step = part.shape[part.axis] * width
-        lines = prod(part.shape[: part.axis])
-        if lines == 1:
-            return tensor.source.read(tensor.offset + first * width, tensor.offset + last * width)
-        out = np.empty((lines, (last - first) * width), np.uint8)
-        # Short lines are read whole, many at once: a call costs more than the bytes that are not wanted.
-        together = max(CHUNK_BYTES // step, 1) if step <= LINE_BYTES else 1
-        before, after = (0, step) if together > 1 else (first * width, last * width)
-        for line in range(0, lines, together):
-            count = min(together, lines - line)
-            begin = tensor.offset + line * step
-            raw = tensor.source.read(begin + before, begin + (count - 1) * step + after)
-            out[line : line + count] = raw.reshape(count, -1)[:, first * width - before : last * width - before]
-        return out.reshape(-1)
+        return read_part(self.stored[part.name], part, first, last)
+
+
+def read_part(tensor: StoredTensor, part: StoredPart, first: int, last: int) -> U8:
+    """The bytes of indices [first, last) of a part's axis, of all of it where it has none; `tensor` is where it is."""
+    if part.axis is None:
+        return tensor.source.read(tensor.offset, tensor.offset + tensor.info.nbytes)
+    width = prod(part.shape[part.axis + 1 :]) * part.itemsize  # of one index
+    step = part.shape[part.axis] * width
+    lines = prod(part.shape[: part.axis])
+    if lines == 1:
+        return tensor.source.read(tensor.offset + first * width, tensor.offset + last * width)
+    out = np.empty((lines, (last - first) * width), np.uint8)
+    # Short lines are read whole, many at once: a call costs more than the bytes that are not wanted.
+    together = max(CHUNK_BYTES // step, 1) if step <= LINE_BYTES else 1
+    before, after = (0, step) if together > 1 else (first * width, last * width)
+    for line in range(0, lines, together):
+        count = min(together, lines - line)
+        begin = tensor.offset + line * step
+        raw = tensor.source.read(begin + before, begin + (count - 1) * step + after)
+        out[line : line + count] = raw.reshape(count, -1)[:, first * width - before : last * width - before]
+    return out.reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("function", ["quantkit.pipeline.verify.check_numbers", "quantkit.quality.checks.base.compare"])
+@pytest.mark.parametrize(
+    "function", ["quantkit.quality.check.check_numbers", "quantkit.quality.checks.numbers.compare"]
+)
 def test_a_verification_that_was_interrupted_is_not_one_that_passed(artifact: Path, function: str) -> None:
     require_interrupted(interrupted(Moment("call", function), "verify", artifact, "--against", TINY, "--threads", 1))
 

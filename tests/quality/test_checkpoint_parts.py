@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from commands import TINY, quantkit
+from published import require
 from safetensors.torch import load_file, save_file
 
 import quantkit as api
-from quantkit.quality.checks.base import Check
-from quantkit.quality.checks.layers import verify_server_parts
-from quantkit.quality.readers import open_with_package
+from quantkit.formats.safetensors.reader import read_safetensors
+from quantkit.pipeline.verify import verify_parts
+from quantkit.quality.against import of_plan
+from quantkit.quality.checks.base import STANDARD, Check
+from quantkit.quality.made_checkpoint import open_with_package
 from quantkit.source import open_source
 
 RECIPE = ("w4a16", "rtn")
@@ -35,9 +38,10 @@ def looked_at(folder: Path) -> Check:
     with api.prepare(api.Request(str(TINY), (RECIPE[0],), method=RECIPE[1])) as prepared:
         [plan] = prepared.plans
     source = open_source(str(TINY))
-    [check] = verify_server_parts([folder / file.name for file in plan.files], source, plan).checks
+    paths = [folder / file.name for file in plan.files]
+    checks = verify_parts(paths, plan, of_plan(source, plan), STANDARD).checks
     source.close()
-    return check
+    return next((check for check in checks if check.ok is False), checks[-1])
 
 
 def weights(config: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def weights(config: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_sound_one_passes(made: Path) -> None:
     found = looked_at(made)
-    assert (found.ok, found.data["compared"]) == (True, 28), found
+    assert (found.ok, found.data["compared_tensors"]) == (True, 28), found
 
 
 @pytest.mark.parametrize(
@@ -81,11 +85,34 @@ def test_tensors_that_were_not_planned_fail(made: Path, fault: str, tmp_path: Pa
         tensors["model.extra"] = tensors["model.norm.weight"].clone()
     elif fault == "dtype":
         tensors["model.norm.weight"] = tensors["model.norm.weight"].half()
+    if fault == "rows":  # where they lie: places are promised, too
+        place = read_safetensors(path).tensors[name]
+        raw = np.fromfile(path, np.uint8)
+        raw[place.start : place.stop] = raw[place.start : place.stop].reshape(place.shape[0], -1)[::-1].reshape(-1)
+        raw.tofile(path)
     else:
-        tensors[name] = tensors[name].flip(0).contiguous()
-    save_file(tensors, path)
+        save_file(tensors, path)
     found = looked_at(tmp_path / "x")
     assert (found.name, found.ok) == ("numbers" if fault == "rows" else "structure", False), found
+
+
+FIGURES = {"check", "ok", "detail", "compared_tensors", "compared_weights", "sampled", "not_compared", "worst"}
+
+
+def test_numbers_have_one_shape_in_every_container(made: Path, tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    assert quantkit("convert", TINY, "--to", "q4_k_m", "-o", file).status == 0
+    for artifact, manifest in ((made, made / "model.manifest.json"), (file, tmp_path / "m.manifest.json")):
+        seen = quantkit("verify", artifact, "--against", TINY, "--json").json
+        require(seen)
+        require(json.loads(manifest.read_text()))
+        for checks, sampled in ((json.loads(manifest.read_text())["checks"], True), (seen["checks"], False)):
+            [numbers] = [check for check in checks if check["check"] == "numbers"]
+            assert numbers.keys() == FIGURES
+            assert (numbers["ok"], numbers["sampled"], numbers["not_compared"]) == (True, sampled, 0)
+            assert [worst.keys() for worst in numbers["worst"]] == [{"tensor", "type", "snr_db"}] * 5
+            assert all(worst["tensor"].endswith(".weight") for worst in numbers["worst"])
+        assert (numbers["compared_tensors"], numbers["compared_weights"]) == (38, 3672320)
 
 
 def test_the_package_reads_every_type_without_torch(made: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.formats.containers.base import Headers, ReadLayout, StoredOutline, StoredPart
-from quantkit.formats.containers.packed import Entry, PackedTensor
+from quantkit.formats.containers.packed import Entry, PackedTensor, Tensors
 from quantkit.formats.containers.table import readings
 from quantkit.tensors import F32, FLOAT_DTYPES, U8, TensorInfo
 from quantkit.untrusted import shown
@@ -119,7 +119,14 @@ class StoredModule:
 
         Reads little more than these rows take. Raises InputError naming the tensor for damaged ones.
         """
-        pieces = [self._piece(first, last, read) for first, last in self._cut(start, stop)]
+        return self.assembled(start, stop, read, self.values)
+
+    def assembled(self, start: int, stop: int, read: ReadPart, values: Callable[[Tensors], F32]) -> F32:
+        """Rows [start, stop) as `decode` gives them, where `values` decodes the tensors of some rows."""
+        pieces = []
+        for first, last in self._cut(start, stop):
+            low, tensors = self._tensors_of(first, last, read)
+            pieces.append(values(tensors)[first - low : last - low])
         # Containers that pack along outputs decode to columns side by side; every reader of slabs expects rows.
         return np.ascontiguousarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
 
@@ -131,7 +138,8 @@ class StoredModule:
             start = edge
         yield start, stop
 
-    def _piece(self, start: int, stop: int, read: ReadPart) -> F32:
+    def _tensors_of(self, start: int, stop: int, read: ReadPart) -> tuple[int, dict[str, PackedTensor]]:
+        """The tensors of the module cut to what rows [start, stop) need, and the row that they begin with."""
         first = start // self.unit * self.unit
         last = min(-(-stop // self.unit) * self.unit, self.outline.rows)
         tensors = {}
@@ -144,15 +152,18 @@ class StoredModule:
             raw = raw if part.restated is None else part.restated(raw, last - first)
             entry = Entry(part.name, part.dtype, shape if part.restated is None else (raw.size // part.itemsize,))
             tensors[part.name] = PackedTensor(entry, raw)
+        return first, tensors
+
+    def values(self, tensors: Tensors) -> F32:
+        """What the container's own reader decodes from the tensors of some rows."""
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # who reads weights looks for infinities
-                values = self.layout.unpack(self.name, tensors).values()
+                return self.layout.unpack(self.name, tensors).values()
         except InputError as error:
             if error.tensor is not None:
                 raise
             name = f"{self.name}.weight"
             raise InputError(f'tensor "{shown(name)}": {error.message}', tensor=name, hint=error.hint) from error
-        return values[start - first : stop - first]
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.families.model import Model
 from quantkit.formats.gguf.file import read_gguf
 from quantkit.metadata import KeyValue
 from quantkit.quality.checks.base import Check
+from quantkit.quality.made import Made
+from quantkit.quality.made_gguf import tokenizer_keys
 from quantkit.source import Checkpoint
 from quantkit.tokenizer.check import Comparison
 from quantkit.tokenizer.check import check_tokenizer as compare_tokenizers
@@ -18,6 +19,7 @@ from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.probe_choice import choose
 from quantkit.tokenizer.probes import probes
 from quantkit.tokenizer.rebuilt import NAME, read_artifact
+from quantkit.untrusted import listed
 
 MAX_PROBLEMS = 20  # in JSON
 MAX_WORDS = 500  # an engine is asked over a socket, one text at a time
@@ -93,20 +95,41 @@ class Compared:
 
 
 def check_tokenizer(
-    metadata: Sequence[KeyValue], checkpoint: Checkpoint, model: Model, compared: Compared | None = None
+    made: Made,
+    source: Checkpoint,
+    expected: Mapping[str, object],
+    rewritten: frozenset[str] = frozenset(),
+    compared: Compared | None = None,
 ) -> Check:
-    """The tokenizer entries are the source's, and rebuilt without it they encode the probe strings as it does.
+    """What an artifact carries besides weights is `expected`, the source's; and entries of a GGUF file, which are made
+    of the source's files, rebuilt without it encode the probe strings as it does.
 
-    `compared` remembers what came of other files of this source.
+    Of the names in `rewritten` another content is a note. `compared` remembers what came of other files of this source.
     """
-    expected, found = tokenizer_keys(model.metadata), tokenizer_keys(metadata)
-    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if wrong:
-        return Check("tokenizer", False, f"{wrong[0]} is not what the source has", {"differing_keys": wrong})
-    if checkpoint.kind == "gguf":
-        return Check("tokenizer", True, f"{len(found)} keys as in the source", {"keys": len(found)})
-    comparison = (compared or Compared(checkpoint)).of(metadata)
+    found, kind = made.carried(), made.carries
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    noted = [name for name in wrong if name in rewritten]
+    failed = _failed([name for name in wrong if name not in noted], found, kind)
+    if failed is not None:
+        return replace(failed, data={f"differing_{kind}": wrong})
+    if not made.metadata or source.kind == "gguf":
+        also = "".join(f"; {name} is another" for name in noted)
+        what = f"{len(expected) - len(noted)} {kind} as in the source{also}"
+        return Check("tokenizer", True, what, {kind: len(expected)})
+    comparison = (compared or Compared(source)).of(made.metadata)
     return Check("tokenizer", comparison.ok, _detail(comparison), _data(comparison))
+
+
+def _failed(wrong: Sequence[str], found: Mapping[str, object], kind: str) -> Check | None:
+    """What is said of things that differ; None where nothing does. Files that are missing come first."""
+    missing = [name for name in wrong if found.get(name) is None] if kind == "files" else []
+    if missing:
+        hint = f"copy {listed(missing, 3)} from the source into the folder"
+        return Check("tokenizer", False, f"{listed(missing, 3)} is missing, which the source has", hint=hint)
+    if not wrong:
+        return None
+    copied = "give the source that it was made from with --against, or copy the file from there"
+    return Check("tokenizer", False, f"{wrong[0]} is not what the source has", hint=copied if kind == "files" else "")
 
 
 def _detail(compared: Comparison) -> str:
@@ -134,7 +157,3 @@ def _data(compared: Comparison) -> dict[str, Any]:
         "problems": list(compared.problems[:MAX_PROBLEMS]),
         "notes": list(compared.notes),
     }
-
-
-def tokenizer_keys(metadata: Sequence[KeyValue]) -> dict[str, object]:
-    return {kv.key: kv.items() for kv in metadata if kv.key.startswith("tokenizer.")}
