@@ -139,8 +139,8 @@ class Want:
         list[str] | None,
         typer.Option(
             "--calib",
-            metavar="FILE",
-            help="Text, JSON Lines, parquet, or statistics of quantkit calibrate; repeatable.",
+            metavar="default|FILE",
+            help='"default" (shipped text), text, JSON Lines, parquet, or statistics of calibrate; repeatable.',
             rich_help_panel=TEXT,
         ),
     ] = None

@@ -15,6 +15,7 @@ from typing import Any
 
 from quantkit.calibration.inputs import scratch_for
 from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.text.shipped import data_path
 from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples, text_setting
 from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Sink, Warned, ignore
@@ -176,7 +177,7 @@ def plan_calibration(request: CalibrateRequest, emit: Sink = ignore) -> Calibrat
     checkpoint = open_source(request.source, offline=request.spec.offline, emit=emit)
     try:
         sources = [Path(file.path) for file in checkpoint.files()]
-        refuse_inputs([request.out, record_path(request.out)], [*sources, *map(Path, request.spec.data)])
+        refuse_inputs([request.out, record_path(request.out)], [*sources, *map(data_path, request.spec.data)])
         require_sums(request.out.parent)
         samples = prepare_samples(checkpoint, request.spec, emit)
         model = None if kind is Kind.STATISTICS else describe_source(checkpoint, request.pre)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quantkit.calibration.inputs import Inputs, open_inputs
+from quantkit.calibration.text.shipped import data_path
 from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
@@ -205,14 +206,14 @@ def with_text(prepared: Prepared, emit: Sink) -> Prepared:
 
 
 def _without_text(recipe: Recipe) -> RecipeError:
-    hint = "give --calib FILE with text like what the model will see, or a recipe without, such as w8a16"
+    hint = "give --calib default, or FILE with text like what the model will see; or a recipe without, such as w8a16"
     return RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
 
 
 def _inputs(request: Request, checkpoint: Checkpoint) -> tuple[Path, ...]:
     """The files of the source, and those that the options name. Names of recipes lead to no file: no harm in that."""
-    named = [*request.calib, *request.recipes, *([str(request.imatrix)] if request.imatrix else [])]
-    return (*(Path(file.path) for file in checkpoint.files()), *map(Path, named))
+    named = [*request.recipes, *([str(request.imatrix)] if request.imatrix else [])]
+    return (*(Path(file.path) for file in checkpoint.files()), *map(data_path, request.calib), *map(Path, named))
 
 
 def _plan_options(request: Request, stem: str | None) -> PlanOptions:

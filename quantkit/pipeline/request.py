@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from quantkit.calibration.text.shipped import DEFAULT
 from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
 from quantkit.errors import UsageError, did_you_mean
 from quantkit.recipes.recipe import Recipe
@@ -86,6 +87,14 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     return tuple(_text(name, one) for one in given)
 
 
+def _data(name: str, value: Any) -> tuple[str, ...]:
+    """As `_texts`, but a path "default" is the file of that name: the word alone means the shipped text."""
+    texts = _texts(name, value)
+    given = [value] if isinstance(value, str | os.PathLike) else value
+    files = [isinstance(one, os.PathLike) and text == DEFAULT for one, text in zip(given, texts, strict=True)]
+    return tuple(f"./{text}" if file else text for file, text in zip(files, texts, strict=True))
+
+
 def _names(name: str, value: Any) -> tuple[str, ...]:
     words = (word.strip() for text in _texts(name, value) for word in text.split(","))
     return tuple(word for word in words if word)
@@ -100,7 +109,7 @@ def _size(name: str, value: Any) -> str | None:
 
 
 COERCED: dict[str, Callable[[str, Any], Any]] = {
-    "source": _text, "recipes": _names, "imatrix": _path, "keep": _texts, "calib": _texts, "consumers": _names,
+    "source": _text, "recipes": _names, "imatrix": _path, "keep": _texts, "calib": _data, "consumers": _names,
     "split_max_size": _size, "max_shard_size": _size,
 }  # fmt: skip
 
@@ -171,7 +180,8 @@ def require_used(request: Request, recipes: Sequence[Recipe]) -> None:
             )
     for option in WITH_TEXT:
         if _given(request, _field(option)) and not request.calib:
-            raise UsageError(f"{option} is about text to calibrate with", hint="give --calib FILE", key=_field(option))
+            message = f"{option} is about text to calibrate with"
+            raise UsageError(message, hint="give --calib default, or FILE", key=_field(option))
     known = [name for name in request.calib if name.endswith(STATISTICS)]
     for option in OF_TEXT_ALONE:
         if known and _given(request, _field(option)):

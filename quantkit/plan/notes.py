@@ -18,7 +18,8 @@ LOW_BITS = 3
 def notes(recipe: Recipe, found: Model, rounded: Sequence[Unit], *, calibrated: bool) -> Iterator[tuple[str, str]]:
     """What the recipe wants of its user, what stays as it is without being asked for, and what was changed."""
     if recipe.needs_calibration and not calibrated:
-        yield "needs-calibration", f"{recipe.name} is made with --calib FILE: text like what the model will see"
+        what = "--calib default, or FILE with text like what the model will see"
+        yield "needs-calibration", f"{recipe.name} is made with {what}"
     if found.unknown:
         many = f"{len(found.unknown)} matrices inside blocks are unknown to family {found.family} and stay as they are"
         yield "unknown-tensors", f"{many}: {listed(sorted(found.unknown), 3)}"

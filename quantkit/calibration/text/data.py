@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from quantkit.calibration.text.samples import Texts, Tokens
+from quantkit.calibration.text.shipped import DEFAULT, data_path, shipped_rows
 from quantkit.calibration.text.templates import ChatTemplate, Conversation, read_chat_template, render
 from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageError
 from quantkit.jsontext import utf8
@@ -55,7 +56,7 @@ def model_tokens(checkpoint: Checkpoint, rows: int) -> Tokens:
 
 
 def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool = False) -> Texts:
-    """The documents of a file, or of "hf://org/name[/config][@revision][:split]".
+    """The documents of a file, of "hf://org/name[/config][@revision][:split]", or, for "default", of the shipped text.
 
     ".jsonl", ".ndjson" and ".json" hold one object per line (or one array of objects), ".parquet", ".csv" and ".tsv"
     columns, anything else is one document of UTF-8 text. Rows with `messages` are rendered with `template`; rows whose
@@ -69,11 +70,13 @@ def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool
         for row in rows:
             digest.update(json.dumps(row, sort_keys=True, ensure_ascii=True).encode())
         return _texts(rows, spec, digest.hexdigest(), template)
-    path = Path(spec)
+    path = data_path(spec)
     name = utf8(path.name).decode()  # goes into records and files
     data = read_bounded(path, MAX_BYTES)
     _require_text(path, data)
     sha256 = hashlib.sha256(data).hexdigest()
+    if spec == DEFAULT:
+        return _texts(shipped_rows(data, chat=template is not None), DEFAULT, sha256, template)
     if path.suffix == ".parquet":
         return _texts(_parquet_rows(path, data), name, sha256, template)
     text = _decoded(path, data)

@@ -33,7 +33,7 @@ EMBEDDING = ".embed_tokens.weight"
 
 @dataclass(frozen=True)
 class CalibrationSpec:
-    """The options of a calibration. `data` are files or "hf://" data sets, in order.
+    """The options of a calibration. `data` are files, "hf://" data sets or "default" (the shipped text), in order.
 
     `samples` windows of `seqlen` tokens are run on `device`. `activations` says where they lie between blocks. What
     decides the result is `data`, `samples`, `seqlen` and the kind of device; the rest only how it is reached.
@@ -50,7 +50,9 @@ class CalibrationSpec:
     def check(self) -> None:
         """Raise UsageError for options that make no sense, before anything is opened."""
         if not self.data:
-            raise UsageError("no calibration data", key="data", hint="give a file of text, JSON Lines or parquet")
+            raise UsageError(
+                "no calibration data", key="data", hint="default, or a file of text, JSON Lines or parquet"
+            )
         for name, value, least in (("samples", self.samples, 1), ("seqlen", self.seqlen, 2)):
             if value < least:
                 raise UsageError(f"--{name} {value}", key=name, hint=f"{least} or more")

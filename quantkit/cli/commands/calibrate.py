@@ -18,7 +18,9 @@ def calibrate(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, hf://org/name[@revision] or org/name.")],
     data: Annotated[
         list[str],
-        typer.Option("--data", metavar="D", help="Text, JSON Lines, parquet or hf://dataset; repeatable."),
+        typer.Option(
+            "--data", metavar="D", help='"default" (shipped text), text, JSON Lines, parquet, hf://dataset; repeatable.'
+        ),
     ],
     out: Annotated[
         Path,
@@ -76,7 +78,7 @@ COMMAND = Command(
     calibrate,
     place=30,
     examples=(
-        "quantkit calibrate ./My-Model --data text.jsonl -o imatrix.gguf",
+        "quantkit calibrate ./My-Model --data default -o imatrix.gguf",
         "quantkit calibrate ./My-Model --data text.jsonl -o text.safetensors",
     ),
 )
