@@ -155,3 +155,17 @@ def test_permuted_rows_are_found(artifact: Path) -> None:
     status, found = checks(artifact, "--against", TINY)
     assert status == 7
     assert "blk.1.attn_q.weight" in str(found["numbers"]["detail"])
+
+
+def test_values_that_are_no_numbers_are_found(artifact: Path) -> None:
+    """A scale of NaN: no ratio is below any floor, and the tensor is no tensor."""
+    artifact.with_name("model.manifest.json").unlink()
+    tensor = next(t for t in gguf.GGUFReader(artifact).tensors if t.name == "blk.1.attn_q.weight")
+    data = bytearray(artifact.read_bytes())
+    data[int(tensor.data_offset) : int(tensor.data_offset) + 2] = b"\x00\x7e"
+    artifact.write_bytes(data)
+    status, found = checks(artifact, "--against", TINY)
+    assert status == 7
+    assert "1 tensors are far from the source, worst blk.1.attn_q.weight" in str(found["numbers"]["detail"])
+    assert found["numbers"]["worst"][0] == {"tensor": "blk.1.attn_q.weight", "type": "q4_k", "snr_db": None}  # type: ignore[index]
+    assert "no number" in quantkit("verify", artifact, "--against", TINY).stdout

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import build
 from commands import TINY, quantkit
 from published import require
 from safetensors.torch import load_file, save_file
@@ -113,6 +114,42 @@ def test_numbers_have_one_shape_in_every_container(made: Path, tmp_path: Path) -
             assert [worst.keys() for worst in numbers["worst"]] == [{"tensor", "type", "snr_db"}] * 5
             assert all(worst["tensor"].endswith(".weight") for worst in numbers["worst"])
         assert (numbers["compared_tensors"], numbers["compared_weights"]) == (38, 3672320)
+
+
+def test_a_source_of_another_shape_is_said(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "other")
+    tensors = load_file(TINY / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"][:64].clone()
+    save_file(tensors, tmp_path / "other" / "model.safetensors")
+    shutil.copytree(made, tmp_path / "x")
+    (tmp_path / "x" / "model.manifest.json").unlink()
+    seen = quantkit("verify", tmp_path / "x", "--against", tmp_path / "other")
+    assert seen.status == 7
+    assert "model.layers.1.mlp.up_proj.weight is [768, 256], the source has [64, 256]" in seen.stderr
+
+
+def test_experts_that_the_source_stacks_are_compared_one_by_one(tmp_path: Path) -> None:
+    source, out = build("mixtral-4x1M", tmp_path / "m"), tmp_path / "out"
+    tensors = load_file(source / "model.safetensors")
+    for layer in range(2):
+        old, new = f"model.layers.{layer}.block_sparse_moe.", f"model.layers.{layer}.mlp."
+        parts = {w: [tensors.pop(f"{old}experts.{e}.{w}.weight") for e in range(4)] for w in ("w1", "w2", "w3")}
+        fused = [torch.cat(pair) for pair in zip(parts["w1"], parts["w3"], strict=True)]
+        tensors[f"{new}experts.gate_up_proj"] = torch.stack(fused)
+        tensors[f"{new}experts.down_proj"] = torch.stack(parts["w2"])
+        tensors[f"{new}gate.weight"] = tensors.pop(f"{old}gate.weight")
+    save_file(tensors, source / "model.safetensors")
+    assert quantkit("convert", source, "--to", "w8a16", "--method", "rtn", "-o", out).status == 0
+    seen = quantkit("verify", out, "--against", source, "--json").json
+    [numbers] = [check for check in seen["checks"] if check["check"] == "numbers"]
+    assert (seen["ok"], numbers["compared_tensors"]) == (True, len(tensors) - 4 + 2 * 4 * 3)
+    (out / "model.manifest.json").unlink()
+    stored = load_file(out / "model.safetensors")
+    one, other = (f"model.layers.1.mlp.experts.{e}.down_proj.weight_packed" for e in (1, 2))
+    stored[one], stored[other] = stored[other], stored[one]
+    save_file(stored, out / "model.safetensors")
+    seen = quantkit("verify", out, "--against", source)
+    assert (seen.status, "experts" in seen.stderr) == (7, True), seen.stderr
 
 
 def test_the_package_reads_every_type_without_torch(made: Path) -> None:

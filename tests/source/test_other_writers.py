@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
+from quantkit.quality.made_checkpoint import open_checkpoint
 from quantkit.source import open_source
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -49,7 +50,24 @@ def weights(folder: Path) -> dict[str, NDArray[np.float32]]:
         some = ref.read(info.rows // 3, info.rows // 2 + 1)
         assert np.array_equal(some, found[name].reshape(info.rows, -1)[info.rows // 3 : info.rows // 2 + 1])
     checkpoint.close()
+    require_second_opinion(folder, found)
     return found
+
+
+def require_second_opinion(folder: Path, found: dict[str, NDArray[np.float32]]) -> None:
+    """The decoder of the checks, which shares nothing with that of sources, reads the same."""
+
+    def read(name: str) -> bytes | None:
+        return (folder / name).read_bytes() if (folder / name).exists() else None
+
+    with open_checkpoint([folder / "model.safetensors"], (), read) as made:
+        held = made.held()
+        assert held.keys() == found.keys()
+        assert not any(one.own for one in held.values())
+        for name, values in found.items():
+            rows = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
+            assert np.array_equal(made.rows(name, 0, len(rows)), rows)
+            assert np.array_equal(made.rows(name, len(rows) // 3, len(rows)), rows[len(rows) // 3 :])
 
 
 def stream(codes: NDArray[np.int64], bits: int) -> NDArray[np.uint32]:

@@ -52,7 +52,9 @@ def verify(
     )
     lines = [f"{c.name:<10} {MARKS[c.ok]:<12} {c.detail}".rstrip() for c in seen.checks]
     for check in seen.checks:
-        lines += [f"  {w['tensor']:<28} {w['type']:<6} {w['snr_db']:6.2f} dB" for w in check.data.get("worst", ())]
+        for worst in check.data.get("worst", ()):
+            noise = "no number" if worst["snr_db"] is None else f"{worst['snr_db']:6.2f} dB"
+            lines.append(f"  {worst['tensor']:<28} {worst['type']:<6} {noise}")
         if "text" in check.data:
             lines.append(f"  {check.data['text']}")
     session.result("quantkit.verify/1", {"ok": seen.ok, "checks": seen.as_json()}, lines)
