@@ -7,6 +7,8 @@ Differs from the reference implementation (IST-DASLab/gptq) in these points:
 - A span's grid is fitted when the sweep comes to it, to the weights that feedback has made, and each column counts with
   its price D in the loss that is left after feedback: neither 1 nor the Hessian's diagonal.
 - A column that never had an input keeps its weights, rounded to nearest, instead of becoming zero.
+- The scales inside a type's blocks are refitted to the codes (columns/refit.py), and the columns rounded once more on
+  what that gives.
 - A row that plain rounding would serve better, or the encoder of its type, is rounded so: no row is ever worse.
 """
 
@@ -93,9 +95,17 @@ def _round(sweep: Sweep, rows: slice) -> _Done:
     nearest = nearest_slab(sweep, rows)
     best = better_of(round_slab(sweep, rows), nearest)
     before = best.codes
-    for _ in range(sweep.settings.passes):
-        best = descend_slab(sweep, best, rows)
+    best = _descend(sweep, best, rows)
+    if sweep.target.units is not None and sweep.settings.passes:
+        for _ in range(sweep.settings.rounds):
+            best = better_of(_descend(sweep, round_slab(sweep, rows, best.grid), rows), best)
     return _Done(best, nearest.loss, int(np.count_nonzero(best.codes != before)))
+
+
+def _descend(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
+    for _ in range(sweep.settings.passes):
+        slab = descend_slab(sweep, slab, rows)
+    return slab
 
 
 def _collect(done: list[_Done], sweep: Sweep, ready: Prepared) -> Rounded:

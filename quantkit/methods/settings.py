@@ -64,7 +64,9 @@ class Settings:
     `damping` is the share of the Hessian's mean diagonal that is added to its diagonal. `static` fits all grids to
     the original weights, not to those that feedback has changed (ACTIVATION always does). `shares` are the shares of
     a span's range that are tried where a target does not search by itself; the first must be 1. `passes` is how
-    often coordinate descent goes over all scales and codes afterwards.
+    often coordinate descent goes over all scales and codes afterwards. `rounds` is how often the columns of a GGUF type
+    are then rounded with feedback again, on the scales that descent has refitted, and descended on: codes that one
+    change at a time does not reach.
     """
 
     damping: float = 0.03
@@ -72,6 +74,7 @@ class Settings:
     static: bool = False
     shares: tuple[float, ...] = tuple(1 - step / 40 for step in range(3))
     passes: int = 4
+    rounds: int = 1
 
 
 DEFAULTS = Settings()

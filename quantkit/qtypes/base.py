@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from quantkit.discovery import defined, modules, require_known
 from quantkit.errors import UnsupportedError
+from quantkit.qtypes.search.units import Units
 from quantkit.tensors import F32, U8
 
 Codes = NDArray[np.int16]
@@ -71,7 +72,8 @@ class QuantType:
     vec_dot_type), "" where it has none. `floor_db` is the least signal to noise ratio, in dB, that correct bytes show
     on weights of any distribution met so far: a permuted, shifted or mis-scaled tensor falls far below; 0 is that of
     zeros. `encode_ns` are nanoseconds to encode one weight on one core of a server of 2024 with AVX-512, without
-    importance weights (scripts/bench_encoders.py): only for the estimate of time, machines differ by a factor.
+    importance weights (scripts/bench_encoders.py): only for the estimate of time, machines differ by a factor. `units`
+    says how the scales of a block hang together, None where nothing may change them once codes are chosen.
 
     encode(w, importance) -> (rows, cols // block * nbytes) uint8: the reference encoder, byte for byte.
     fit(w, importance) -> Grid over the blocks of w in row-major order.
@@ -99,6 +101,7 @@ class QuantType:
     inputs: str = ""
     floor_db: float = 0.0
     encode_ns: float = 1.0
+    units: Units | None = None
 
     @property
     def bits_per_weight(self) -> float:

@@ -19,6 +19,7 @@ from quantkit.qtypes.search import blocks, scales, superblocks
 from quantkit.qtypes.search.blocks import F16, Encoder, read_half, write_half
 from quantkit.qtypes.search.groups import Groups, Weighting
 from quantkit.qtypes.search.planes import Plane, levels_to_planes, pack_planes, unpack_planes
+from quantkit.qtypes.search.units import Ladder, Units
 from quantkit.tensors import F32, U8
 
 BLOCK = 32
@@ -75,8 +76,9 @@ def _grid(d: F16) -> Grid:
     return Grid(blocks.widened(d)[:, None], None, 0, 15, levels=LEVELS, fields={"d": d})
 
 
+UNITS = Units(Ladder("d"))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="iq4_nl", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=20,
-    uses_importance=True, code_bytes=16, inputs="q8_0", floor_db=6.0, encode_ns=9.0,
+    uses_importance=True, code_bytes=16, inputs="q8_0", floor_db=6.0, encode_ns=9.0, units=UNITS,
 )  # fmt: skip

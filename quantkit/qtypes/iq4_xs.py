@@ -20,6 +20,7 @@ from quantkit.qtypes.iq4_nl import GROUP, LEVELS, weighted_groups
 from quantkit.qtypes.search import blocks, scales, superblocks
 from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
 from quantkit.qtypes.search.planes import Plane, levels_to_planes, pack_planes, unpack_planes
+from quantkit.qtypes.search.units import Ladder, Units
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
@@ -76,8 +77,9 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     return grid
 
 
+UNITS = Units(Ladder("d", "sc", SCALE_LOW, SCALE_HIGH))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="iq4_xs", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=23,
-    uses_importance=True, code_bytes=128, inputs="q8_k", floor_db=6.0, encode_ns=9.0,
+    uses_importance=True, code_bytes=128, inputs="q8_k", floor_db=6.0, encode_ns=9.0, units=UNITS,
 )  # fmt: skip

@@ -20,6 +20,7 @@ from quantkit.qtypes.search import blocks, superblocks
 from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
 from quantkit.qtypes.search.groups import Steps, Weighting
 from quantkit.qtypes.search.planes import Plane, pack_planes, round_to_planes, unpack_planes
+from quantkit.qtypes.search.units import Ladder, Units
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
@@ -72,8 +73,9 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     return grid
 
 
+UNITS = Units(Ladder("d", "sc", 0, 15), Ladder("dmin", "m", 0, 15, sign=-1))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q2_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=10,
-    uses_importance=True, code_bytes=64, inputs="q8_k", encode_ns=10.0,
+    uses_importance=True, code_bytes=64, inputs="q8_k", encode_ns=10.0, units=UNITS,
 )  # fmt: skip

@@ -21,6 +21,7 @@ from quantkit.qtypes.search import blocks, scales, superblocks
 from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
 from quantkit.qtypes.search.groups import Groups, Weighting
 from quantkit.qtypes.search.planes import Plane, SearchCodes, pack_planes, round_to_planes, unpack_planes
+from quantkit.qtypes.search.units import Ladder, Units
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
@@ -98,8 +99,9 @@ def _search_weighted(weights: F32, importance: F32) -> tuple[Grid, SearchCodes]:
     return superblocks.signed_grid(blocks.half(d), sc, (LOW, HIGH)), SearchCodes(iscale)
 
 
+UNITS = Units(Ladder("d", "sc", SCALE_LOW, SCALE_HIGH))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q3_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=11,
-    uses_importance=True, code_bytes=96, inputs="q8_k", encode_ns=8.0,
+    uses_importance=True, code_bytes=96, inputs="q8_k", encode_ns=8.0, units=UNITS,
 )  # fmt: skip

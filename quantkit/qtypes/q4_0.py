@@ -18,6 +18,7 @@ from quantkit.qtypes.base import Codes, Grid, QuantType
 from quantkit.qtypes.search import blocks, legacy
 from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
 from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
+from quantkit.qtypes.search.units import Ladder, Units
 from quantkit.tensors import F32, U8
 
 BLOCK = 32
@@ -53,8 +54,9 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     return legacy.quantize_signed(rows, importance, TOP, PLANES, raw)
 
 
+UNITS = Units(Ladder("d"))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q4_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=2,
-    uses_importance=True, code_bytes=16, inputs="q8_0", floor_db=6.0,
+    uses_importance=True, code_bytes=16, inputs="q8_0", floor_db=6.0, units=UNITS,
 )  # fmt: skip

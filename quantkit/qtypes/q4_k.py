@@ -19,6 +19,7 @@ from quantkit.qtypes.search import blocks, superblocks
 from quantkit.qtypes.search.blocks import Encoder
 from quantkit.qtypes.search.groups import Steps, Weighting
 from quantkit.qtypes.search.planes import Plane, pack_planes, round_to_planes, unpack_planes
+from quantkit.qtypes.search.units import Ladder, Units
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
@@ -63,8 +64,9 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     return grid
 
 
+UNITS = Units(Ladder("d", "sc", 0, 63), Ladder("dmin", "m", 0, 63, sign=-1))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q4_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=12,
-    uses_importance=True, code_bytes=128, inputs="q8_k", floor_db=6.0, encode_ns=9.0,
+    uses_importance=True, code_bytes=128, inputs="q8_k", floor_db=6.0, encode_ns=9.0, units=UNITS,
 )  # fmt: skip

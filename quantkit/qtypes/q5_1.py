@@ -19,6 +19,7 @@ from quantkit.qtypes.base import Codes, Grid, QuantType
 from quantkit.qtypes.search import blocks, legacy
 from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
 from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
+from quantkit.qtypes.search.units import Ladder, Units
 from quantkit.tensors import F32, U8
 
 BLOCK = 32
@@ -55,8 +56,9 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     return legacy.quantize_offset(rows, importance, TOP, PLANES, raw)
 
 
+UNITS = Units(Ladder("d"), Ladder("m"))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q5_1", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=7,
-    uses_importance=True, code_bytes=20, inputs="q8_1", floor_db=10.0,
+    uses_importance=True, code_bytes=20, inputs="q8_1", floor_db=10.0, units=UNITS,
 )  # fmt: skip

@@ -20,6 +20,7 @@ from quantkit.qtypes.search import blocks, scales, superblocks
 from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
 from quantkit.qtypes.search.groups import Groups, Weighting
 from quantkit.qtypes.search.planes import Plane, SearchCodes, pack_planes, round_to_planes, unpack_planes
+from quantkit.qtypes.search.units import Ladder, Units
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
@@ -77,8 +78,9 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     return grid
 
 
+UNITS = Units(Ladder("d", "sc", SCALE_LOW, SCALE_HIGH))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q6_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=14,
-    uses_importance=True, code_bytes=192, inputs="q8_k", floor_db=15.0, encode_ns=7.0,
+    uses_importance=True, code_bytes=192, inputs="q8_k", floor_db=15.0, encode_ns=7.0, units=UNITS,
 )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quantkit.qtypes.base import Codes, Grid, QuantType
+from quantkit.qtypes.search.units import Units
 from quantkit.tensors import F32
 
 
@@ -21,6 +22,7 @@ class Target:
     `searches` says that `fit` searches scales by itself, weighted by importance; where it does not, methods try
     smaller ranges themselves. `rescale(grid, factor)` multiplies the scales of a grid of the whole row, (n, g) as
     they are stored, by a factor of that shape, and rounds to what is stored; None where scales depend on one another.
+    `units` says how they do, None where they do not or nothing may change them.
     `encode(w, importance)` gives what the type's reference encoder makes, codes int16 (rows, cols) and their grid: the
     rounding that a method has to beat. None where rounding to nearest on the plain fit is the reference.
     """
@@ -31,6 +33,7 @@ class Target:
     columnwise: bool = True
     searches: bool = True
     rescale: Callable[[Grid, F32], Grid] | None = None
+    units: Units | None = None
     encode: Callable[[F32, F32 | None], tuple[Codes, Grid]] | None = None
 
 
@@ -41,4 +44,7 @@ def type_target(qtype: QuantType) -> Target:
         codes, grid = qtype.unpack(qtype.encode(w, importance).reshape(-1, qtype.nbytes))
         return codes.reshape(w.shape), grid
 
-    return Target(qtype.fit, qtype.block, columnwise=qtype.columnwise, searches=qtype.uses_importance, encode=encode)
+    return Target(
+        qtype.fit, qtype.block, columnwise=qtype.columnwise, searches=qtype.uses_importance, units=qtype.units,
+        encode=encode,
+    )  # fmt: skip

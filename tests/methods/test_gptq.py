@@ -187,6 +187,17 @@ def test_coordinate_descent_only_improves(name):
     assert after.report.loss == pytest.approx(losses[1].sum(), rel=1e-3)
 
 
+@pytest.mark.parametrize("name", [name for name in layers.TYPES if qtypes.get(name).units is not None])
+def test_scales_inside_a_block_are_refitted(name):
+    whole = target(name)
+    held, moved = (
+        GPTQ.quantize(LAYER, one, Settings(rounds=0), in_turn).report.loss
+        for one in (replace(whole, units=None), whole)
+    )
+    assert moved < 0.998 * held
+    assert GPTQ.quantize(LAYER, whole, Settings(rounds=1), in_turn).report.loss < moved
+
+
 def test_inputs_stay_as_they_were():
     layer = layers.layer(rows=8)
     weight, hessian = layer.weight.copy(), layer.hessian.clone()

@@ -6,28 +6,19 @@ at a time; what changes to the left of them is in the product that starts the se
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from quantkit.methods.columns.grids import choose, lookup
 from quantkit.methods.columns.pieces import SEGMENT, pieces
+from quantkit.methods.columns.refit import Segment, owned, refit
 from quantkit.methods.columns.sweeps import Slab, Sweep
 from quantkit.qtypes.base import Grid
 from quantkit.tensors import F32
 
 LARGEST_CHANGE = 2.0  # of a scale in one step: the parabola is only as good as the codes
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """Columns of some rows: rounded weights and slope (rows, n), and their block of H (n, n)."""
-
-    start: int
-    values: F32
-    slope: F32
-    hessian: F32
 
 
 def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
@@ -39,8 +30,11 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
     values, codes, grid, loss = slab.values.copy(), slab.codes.copy(), slab.grid, slab.loss.copy()
     gain = np.empty(len(weight), np.float32)
     width = cols // lookup(grid, len(weight)).scale.shape[1]
-    for start, stop in pieces(0, cols, SEGMENT):
-        segment = _Segment(
+    units, span = sweep.target.units, sweep.target.span
+    if units is not None:
+        grid = owned(grid)
+    for start, stop in pieces(0, cols, SEGMENT if units is None else max(SEGMENT, span)):
+        segment = Segment(
             start,
             np.ascontiguousarray(values[:, start:stop]),
             sweep.damped.product(torch.from_numpy(weight - values), start, stop).numpy(),
@@ -49,6 +43,10 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
         if sweep.target.rescale is not None and SEGMENT % width == 0:
             grid, segment, gained = _rescale(sweep, grid, segment, width)
             loss -= gained
+        if units is not None:
+            own = codes[:, start:stop]
+            levels = own.astype(np.float32) if grid.levels is None else grid.levels[own]
+            loss -= refit(units, grid, span, levels, segment)
         table = lookup(grid, len(weight)).columns(np.arange(start, stop) // width)
         part = np.empty(segment.values.shape, np.int16)
         descend(segment.values, segment.slope, segment.hessian, table, part, gain)
@@ -57,7 +55,7 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
     return Slab(codes, values, grid, loss)
 
 
-def _rescale(sweep: Sweep, grid: Grid, segment: _Segment, width: int) -> tuple[Grid, _Segment, F32]:
+def _rescale(sweep: Sweep, grid: Grid, segment: Segment, width: int) -> tuple[Grid, Segment, F32]:
     """Move the scale of every group to the bottom of its parabola, row by row where that helps after rounding it.
 
     With a group's codes held, its values q_g are proportional to its scale, and the loss is a parabola in it.

@@ -50,9 +50,9 @@ class Slab:
     loss: F32
 
 
-def round_slab(sweep: Sweep, rows: slice) -> Slab:
-    """Round with feedback, spans in the visited order."""
-    return _Walk(sweep, rows).walk()
+def round_slab(sweep: Sweep, rows: slice, grid: Grid | None = None) -> Slab:
+    """Round with feedback, spans in the visited order; on `grid` where there is one, that of an earlier sweep."""
+    return _Walk(sweep, rows).walk(grid)
 
 
 def nearest_slab(sweep: Sweep, rows: slice) -> Slab:
@@ -112,15 +112,19 @@ class _Walk:
         self.codes = np.empty(self.weight.shape, np.int16)
         self.loss = np.zeros(len(self.weight), np.float32)
 
-    def walk(self) -> Slab:
-        """Visit all columns."""
-        grid = self._on_static_grids() if self.plan.static or self.plan.whole is not None else self._span_by_span()
+    def walk(self, grid: Grid | None = None) -> Slab:
+        """Visit all columns, on this grid if there is one."""
+        if grid is None and not self.plan.static and self.plan.whole is None:
+            grid = self._span_by_span()
+        else:
+            grid = self._on_static_grids(grid)
         codes, values = np.empty_like(self.codes), np.empty_like(self.errors)
         codes[:, self.plan.visited], values[:, self.plan.visited] = self.codes, self.weight - self.errors
         return Slab(codes, values, grid, self.loss)
 
-    def _on_static_grids(self) -> Grid:
-        grid = _part(self.plan, self.slab) if self.plan.whole is not None else self._fit_static()
+    def _on_static_grids(self, grid: Grid | None) -> Grid:
+        if grid is None:
+            grid = _part(self.plan, self.slab) if self.plan.whole is not None else self._fit_static()
         found = lookup(grid, len(self.weight))
         self._round(found, self.plan.visited // (self.weight.shape[1] // found.scale.shape[1]), 0)
         return grid

@@ -1,0 +1,31 @@
+"""How the scales and offsets of a block hang together, for what changes them after codes are chosen.
+
+A block stores a float16 unit and small integers, one per group: scale = d * sc, offset = -dmin * m. Types without such
+integers store the scale itself, which is then a unit with a count of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The values sign * unit * count of every group: names of the fields of a grid, and the limits of a count.
+
+    The field `unit` is float16 (n,), the field `count` integers (n, groups); "" where there is none.
+    """
+
+    unit: str
+    count: str = ""
+    low: int = 0
+    high: int = 0
+    sign: int = 1
+
+
+@dataclass(frozen=True)
+class Units:
+    """The ladder of a type's scales, and that of its offsets if it has any."""
+
+    scale: Ladder
+    offset: Ladder | None = None
