@@ -10,17 +10,15 @@ from dataclasses import dataclass
 
 import torch
 
+from quantkit.calibration.experts import RARE_EXPERTS, RARE_SHARE, named_rare, rare_experts, reached_percent
 from quantkit.calibration.statistics.sums import Statistics, Sums
 from quantkit.calibration.text.warnings import data_warnings
 from quantkit.families.names import EXPERTS, expert_of
 from quantkit.untrusted import listed
 
 UNSEEN_EXPERTS = "QK-CAL-003"
-RARE_EXPERTS = "QK-CAL-004"
 RANK = "QK-CAL-007"
 DEAD_COLUMNS = "QK-CAL-008"
-
-RARE_SHARE = 0.1  # of an even share; GPTQModel rounds experts below 0.5 % of all tokens: 0.08 of it for 8 of 128
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,8 @@ class Coverage:
 
     @property
     def expert_percent(self) -> float:
-        """The percentage of experts that are not rare; 100 for a model without experts."""
-        total = sum(map(len, self.experts.values()))
-        return 100 * (1 - len(self.rare) / total) if total else 100.0
+        """The percentage of experts that are not rare."""
+        return reached_percent(len(self.rare), sum(map(len, self.experts.values())))
 
 
 def check_coverage(statistics: Statistics, *, context: int = 0, hessian: bool | None = None) -> Coverage:
@@ -58,7 +55,7 @@ def check_coverage(statistics: Statistics, *, context: int = 0, hessian: bool | 
         tokens=sum(record.tokens for record in records),
         repeated=sum(record.repeated for record in records),
         experts=experts,
-        rare=tuple(f"{module}.{n}" for module, tokens in experts.items() for n in rare_experts(tokens)),
+        rare=named_rare(experts),
         shortest=min((one.tokens / one.cols for one in seen.values()), default=0.0),
         warnings=(
             *(warning for record in records for warning in data_warnings(record, context=context)),
@@ -91,12 +88,6 @@ def _expert_warnings(experts: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[s
         yield UNSEEN_EXPERTS, f"{len(unseen)} experts saw no token: {listed(unseen, 3)}"
     if rare:
         yield RARE_EXPERTS, f"{len(rare)} experts saw less than {RARE_SHARE:.0%} of an even share: {listed(rare, 3)}"
-
-
-def rare_experts(tokens: tuple[int, ...]) -> list[int]:
-    """The numbers of the experts that saw less than RARE_SHARE of an even share."""
-    even = sum(tokens) / len(tokens)
-    return [number for number, count in enumerate(tokens) if count < RARE_SHARE * even or not count]
 
 
 def _rank_warnings(sums: Mapping[str, Sums]) -> Iterator[tuple[str, str]]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from quantkit.errors import GateError
+from quantkit.calibration.experts import RARE_EXPERTS, named_rare, require_reached
 from quantkit.events import Warned
 from quantkit.families.roles import Role
 from quantkit.filling.work import Work
 from quantkit.methods import needs_hessian
 from quantkit.plan.base import Unit
 from quantkit.untrusted import listed
-
-SHOWN_EXPERTS = 8
 
 
 def check_ranks(work: Work) -> None:
@@ -35,21 +33,14 @@ def check_experts(work: Work, percent: float | None) -> None:
 
     Raises GateError when fewer than `percent` of all experts saw enough. The journal is kept.
     """
-    from quantkit.calibration.coverage import RARE_EXPERTS, rare_experts
-
     tokens: dict[str, list[int]] = {}
     for unit in work.plan.rounded:
         expert = unit.tensor.expert
         if expert is not None and unit.tensor.role is Role.FFN_GATE:
             tokens.setdefault(unit.name.rpartition(f".{expert}.")[0], []).append(_tokens(work, unit))
     count = sum(map(len, tokens.values()))
-    rare = [f"{where}.{number}" for where, seen in tokens.items() for number in rare_experts(tuple(seen))]
-    if not rare:
-        return
-    said = f"{len(rare)} of {count:,} experts saw few tokens and share the statistics of their layer"
-    work.emit(Warned(RARE_EXPERTS, f"{said}: {listed(rare, 3)}"))
-    reached = 100 * (1 - len(rare) / count)
-    if percent is not None and reached < percent:
-        what = f"{reached:.1f} % of {count:,} experts saw enough tokens, {percent:g} % were asked for"
-        hint = "give more or more varied --calib text or --samples, or a lower --require-coverage"
-        raise GateError(f"{what}; too few: {listed(rare, SHOWN_EXPERTS)}", key="require_coverage", hint=hint)
+    rare = named_rare(tokens)
+    if rare:
+        said = f"{len(rare)} of {count:,} experts saw few tokens and share the statistics of their layer"
+        work.emit(Warned(RARE_EXPERTS, f"{said}: {listed(list(rare), 3)}"))
+    require_reached(rare, count, percent, "--calib text")

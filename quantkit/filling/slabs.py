@@ -14,9 +14,8 @@ from quantkit.errors import NonFiniteError
 from quantkit.events import Resumed, TensorProgress
 from quantkit.filling.work import Work, interrupted
 from quantkit.plan.base import Unit
-from quantkit.plan.reading import Slab, cut, order_rows, read_slab
+from quantkit.plan.reading import Slab, cut, non_finite, order_rows, read_slab, require_finite
 from quantkit.qtypes import base
-from quantkit.qtypes.floats import first_nonfinite
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, U8
 
@@ -128,10 +127,7 @@ def _is_copied(unit: Unit) -> bool:
 
 def _read_finite(checkpoint: Checkpoint, unit: Unit, slab: Slab) -> F32:
     values = read_slab(checkpoint, unit.tensor, slab.start, slab.stop)
-    bad = first_nonfinite(values)
-    if bad >= 0:
-        why = f"is {values.flat[bad]} in the checkpoint"
-        raise _non_finite(unit, slab, bad, why, "the checkpoint is damaged or its training diverged; get a clean copy")
+    require_finite(unit.tensor, values, slab.start)
     return values
 
 
@@ -143,22 +139,8 @@ def _encode_rows(unit: Unit, values: F32, importance: F32 | None, slab: Slab) ->
     except NonFiniteError as error:
         if error.index is None:
             raise
-        raise _non_finite(unit, slab, error.index, error.message, error.hint) from error
+        raise non_finite(unit.tensor, slab.start, error) from error
     return order_rows(unit.tensor, raw.reshape(len(values), -1))
-
-
-def _non_finite(unit: Unit, slab: Slab, index: int, why: str, hint: str | None) -> NonFiniteError:
-    """The error for the weight number `index` of a slab, named by the row and column it has in the source."""
-    row, col = divmod(index, unit.tensor.cols)
-    row += slab.start
-    where, first = unit.name, 0
-    for part in unit.tensor.parts:
-        if part.source and first <= row < first + part.rows:
-            where, row = part.source.tensor, row - first + part.source.start
-            break
-        first += part.rows
-    place = f"{where}[{row}, {col}]" if len(unit.tensor.shape) > 1 else f"{where}[{row}]"
-    return NonFiniteError(f"{place}: {why}", hint=hint, tensor=where, index=index)
 
 
 def _importance(unit: Unit, slab: Slab) -> F32 | None:

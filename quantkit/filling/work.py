@@ -63,7 +63,7 @@ class Work:
         for start in range(0, ref.info.rows, step):
             stop = min(start + step, ref.info.rows)
             if tensor.dtype in FLOAT_DTYPES:
-                require_finite(tensor.name, ref.read(start, stop), start)
+                require_finite(unit.tensor, ref.read(start, stop), start)
             if tensor.dtype == ref.info.dtype:
                 data = np.ascontiguousarray(ref.read_packed(start, stop)).reshape(-1)
             else:

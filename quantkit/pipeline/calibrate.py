@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantkit.calibration.experts import require_reached
 from quantkit.calibration.inputs import open_calibration_model, scratch_for
 from quantkit.calibration.text.spec import longest_context
-from quantkit.errors import GateError, InputError
+from quantkit.errors import InputError
 from quantkit.events import (
     BlockProgress,
     Event,
@@ -34,7 +35,7 @@ from quantkit.pipeline.pack import publish
 from quantkit.report.calibration_record import CalibrationRecord, read_record, record_path
 from quantkit.report.records import FileRecord
 from quantkit.storage import Job, PartFile, open_job, remove_job, user_key
-from quantkit.untrusted import listed, shown
+from quantkit.untrusted import shown
 from quantkit.version import __version__
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from quantkit.calibration.statistics.file import StatisticsFile
     from quantkit.calibration.statistics.sums import Statistics
 
-SHOWN_EXPERTS = 20
 NAMED_VERSIONS = ("numpy", "torch", "transformers", "tokenizers")
 
 
@@ -226,15 +226,7 @@ def _existing(plan: CalibratePlan, emit: Sink) -> Calibrated | None:
 
 
 def _require_coverage(coverage: Mapping[str, Any], percent: float | None) -> None:
-    """Raise GateError, naming experts, when fewer were reached than asked for."""
-    if percent is None or coverage["expert_percent"] >= percent:
-        return
-    raise GateError(
-        f"{coverage['expert_percent']:.1f} % of {coverage['experts']:,} experts saw enough tokens, {percent:g} % were"
-        f" asked for; too few: {listed(coverage['rare'], SHOWN_EXPERTS)}",
-        key="require_coverage",
-        hint="give more or more varied --data or --samples, or a lower --require-coverage",
-    )
+    require_reached(coverage["rare"], coverage["experts"], percent, "--data")
 
 
 def coverage_facts(coverage: Coverage) -> dict[str, Any]:
@@ -246,7 +238,7 @@ def coverage_facts(coverage: Coverage) -> dict[str, Any]:
         "unique_percent": round(100 * (1 - coverage.repeated / coverage.samples), 2),
         "tokens_per_column": round(coverage.shortest, 3),
         "experts": sum(map(len, coverage.experts.values())),
-        "expert_percent": round(coverage.expert_percent, 2),
+        "expert_percent": coverage.expert_percent,
         "rare": list(coverage.rare),
         "expert_tokens": {module: list(tokens) for module, tokens in coverage.experts.items()},
     }

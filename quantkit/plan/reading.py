@@ -67,19 +67,36 @@ def order_rows(tensor: ModelTensor, raw: U8) -> U8:
     return np.ascontiguousarray(units[:, order]).reshape(raw.shape)
 
 
-def require_finite(name: str, values: F32, first_row: int = 0) -> None:
-    """Raise NonFiniteError naming tensor, row and column."""
+def require_finite(tensor: ModelTensor, values: F32, start: int = 0) -> None:
+    """Raise NonFiniteError, naming source tensor, row and column, for rows of `tensor` from `start` on."""
     bad = first_nonfinite(values)
     if bad >= 0:
-        row, col = divmod(bad, values.shape[-1])
         hint = "the checkpoint is damaged or its training diverged; get a clean copy"
-        what = f"{name}[{row + first_row}, {col}]: is {values.flat[bad]} in the checkpoint"
-        raise NonFiniteError(what, tensor=name, index=bad, hint=hint)
+        found = NonFiniteError(f"is {values.flat[bad]} in the checkpoint", hint=hint, index=bad)
+        raise non_finite(tensor, start, found)
+
+
+def non_finite(tensor: ModelTensor, start: int, error: NonFiniteError) -> NonFiniteError:
+    """The error for a weight of some rows of `tensor`, named by the row and column that it has in the source.
+
+    `start` is the first of these rows; `error.index` counts weights from there.
+    """
+    index = error.index or 0
+    row, col = divmod(index, tensor.cols)
+    row += start
+    where, first = tensor.name, 0
+    for part in tensor.parts:
+        if part.source and first <= row < first + part.rows:
+            where, row = part.source.tensor, row - first + part.source.start
+            break
+        first += part.rows
+    place = f"{where}[{row}, {col}]" if len(tensor.shape) > 1 else f"{where}[{row}]"
+    return NonFiniteError(f"{place}: {error.message}", hint=error.hint, tensor=where, index=index)
 
 
 def read_weight(checkpoint: Checkpoint, linear: ModelTensor) -> F32:
     """The weight of a layer, float32 (rows, cols). Raises NonFiniteError."""
     source = source_of(linear)
     weight = checkpoint.ref(source.tensor).read(source.start, source.stop)
-    require_finite(source.tensor, weight, source.start)
+    require_finite(linear, weight)
     return weight
