@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -26,6 +27,23 @@ def test_everything_that_is_exported_is_there() -> None:
     assert set(quantkit.__all__) <= set(dir(quantkit))
     with pytest.raises(AttributeError):
         _ = quantkit.nothing  # type: ignore[attr-defined]
+
+
+def test_names_are_imported_from_where_type_checkers_find_them() -> None:
+    [block] = (node for node in ast.parse(Path(quantkit.__file__).read_text()).body if isinstance(node, ast.If))
+    said = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert said == quantkit._MODULES
+    assert set(quantkit.__all__) == {*said, "__version__"}
+    for name, module in said.items():
+        assert getattr(quantkit, name) is vars(importlib.import_module(str(module)))[name]
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, quantkit; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    assert {name for name in found if name.startswith("quantkit.")} == {"quantkit.version"}
+    assert not found & {"torch", "numba", "numpy", "transformers", "typer"}
 
 
 def test_every_error_is_exported() -> None:
