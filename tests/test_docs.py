@@ -85,6 +85,9 @@ def test_the_commands_of_the_readme_run(my_model: Path) -> None:
     assert run == ["plan", "convert", "verify", "plan", "convert", "convert", "verify", "convert"]
     [made] = re.findall(r"# -> (\S+\.gguf)", (ROOT / "README.md").read_text())
     assert (my_model / made).is_file()
+    manifest = json.loads((my_model / "out-gptq" / "model.manifest.json").read_text())
+    assert manifest["calibration"]["name"] == "default"  # the shipped text
+    assert str(ROOT) not in json.dumps(manifest)
 
 
 def test_the_options_of_the_readme_work(my_model: Path) -> None:
