@@ -284,7 +284,8 @@ def test_the_tokenizer_keys_are_those_of_the_code() -> None:
 def test_the_keys_of_the_file_are_those_of_a_plan() -> None:
     documented = {key for key, _ in documented_keys("The file")}
     sources = "".join(
-        (ROOT / "quantkit" / p).read_text() for p in ("plan/gguf.py", "formats/gguf/file.py", "formats/gguf/imatrix.py")
+        (ROOT / "quantkit" / path).read_text()
+        for path in ("plan/gguf.py", "plan/feedback.py", "formats/gguf/file.py", "formats/gguf/imatrix.py")
     )
     written = set(re.findall(r'KeyValue\(\s*"((?:general|quantize|quantkit|split)\.[\w.]+)"', sources))
     assert documented == written - {"general.type"}  # of an importance matrix, which is a GGUF file of its own

@@ -103,7 +103,7 @@ class Want:
             "--method",
             metavar="NAME",
             help="How values are chosen, instead of the recipe's: rtn, gptq (see schemes).",
-            rich_help_panel=CHECKPOINTS,
+            rich_help_panel=TEXT,
         ),
     ] = None
     consumers: Annotated[

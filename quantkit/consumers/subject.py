@@ -7,7 +7,7 @@ from functools import cached_property
 
 from quantkit.families.names import EXPERTS
 from quantkit.families.roles import FUSED, Role
-from quantkit.formats.containers.base import Layout
+from quantkit.formats.containers.base import WriteLayout
 from quantkit.qtypes.schemes.base import Traits
 
 PLAIN = Traits(type="float", bits=32, word="float", words="float")
@@ -21,7 +21,7 @@ class Module:
     role: Role
     rows: int
     cols: int
-    layout: Layout | None
+    layout: WriteLayout | None
 
     @property
     def traits(self) -> Traits:
@@ -53,7 +53,7 @@ class Subject:
     files: int = 1
 
     @cached_property
-    def layouts(self) -> frozenset[Layout]:
+    def layouts(self) -> frozenset[WriteLayout]:
         """The different settings of its rounded layers."""
         return frozenset(m.layout for m in self.modules if m.layout is not None)
 

@@ -1,4 +1,4 @@
-"""Calibrated rounding of a checkpoint for servers: one block in memory, each finished block journalled.
+"""Calibrated rounding of a model: one block in memory, each finished block journalled.
 
 Samples run through the blocks that are rounded already, so that later layers see the error of earlier ones. A block
 whose tensors are all in the journal is decoded from the job's own files instead, which gives the samples the same
@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from quantkit.calibration.inputs import Inputs, open_calibration_model
-from quantkit.events import BlockProgress, Event, TensorProgress
+from quantkit.events import BlockProgress, Event, TensorProgress, Warned
 from quantkit.families.known import folds_of
 from quantkit.filling.layers import layout_of, put_layer, require_scale, settings_of
+from quantkit.filling.reports import facts_of
+from quantkit.filling.shares import Share, key_of, shares_of
+from quantkit.filling.tables import round_head
 from quantkit.filling.work import Facts, Work
 from quantkit.formats.containers.compressed_tensors_kv import pack_kv_scales
 from quantkit.formats.containers.packed import PackedTensor, packed, values_of
 from quantkit.plan.base import PlannedTensor, Unit
+from quantkit.plan.reading import read_rows, source_order
 from quantkit.plan.together import blocks, siblings
-from quantkit.qtypes.schemes.base import ScaleDtype, joint
+from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, joint, stacked
 from quantkit.recipes.recipe import MethodChoice
+from quantkit.tensors import F32
 
 if TYPE_CHECKING:
     from quantkit.calibration.walk.block import Block
@@ -39,8 +44,10 @@ def round_blocks(work: Work, inputs: Inputs, scratch: Scratch | None = None) -> 
     naming block and module; the journal keeps what is finished."""
     by_block = blocks(work.plan)
     layers = range(work.plan.shape.layers)  # a vision tower may have more: its tensors are copied afterwards
-    last = max((number for number in layers if work.missing(by_block.get(number, ()))), default=-1)
-    if last < 0:
+    last: int | None = max((number for number in layers if work.missing(by_block.get(number, ()))), default=-1)
+    if any(unit.layout and work.missing([unit]) for unit in by_block.get(None, ())):
+        last = None  # the head comes after all blocks
+    elif last == -1:
         return
     walker = _Walker(work, by_block)
     inputs.walk(open_calibration_model(work.checkpoint, inputs.spec, scratch), walker.visit, walker.hear, last)
@@ -57,12 +64,17 @@ class _Walker:
         """Round the block, or put in its place what an earlier run made of it."""
         if self.work.stop():
             raise self.work.interrupted()
-        units = self.by_block.get(index, ())
-        members = self._members(block)
+        units = self.by_block.get(None if block.is_head else index, ())
+        if block.is_head:
+            for unit in units:
+                if unit.layout and self.work.missing([unit]):
+                    round_head(self.work, block, unit)
+            return {}
+        shares = {u.name: found for u in units if u.layout and (found := shares_of(u, block.linears))}
         if self.work.missing(units):
-            _Rounding(self.work, block, units, members).round()
+            _Rounding(self.work, block, units, shares).round()
         else:
-            restore(self.work, block, units, members)
+            restore(self.work, block, units, shares)
         self._report(index, block)
         return {}
 
@@ -70,12 +82,6 @@ class _Walker:
         """Pass on how far a block is; the end of a block is reported here, with the bytes of the source."""
         if isinstance(event, BlockProgress):
             self.work.emit(replace(event, stage="quantize", count=self.work.plan.shape.layers))
-
-    def _members(self, block: Block) -> dict[str, Unit]:
-        """The planned layers of a block by the names that their weights have in memory."""
-        by_rows = {unit.source: unit for unit in self.work.plan.rounded}
-        found = {name: by_rows.get(linear.source) for name, linear in block.linears.items()}
-        return {name: unit for name, unit in found.items() if unit is not None}
 
     def _report(self, index: int, block: Block) -> None:
         plan = self.work.plan
@@ -89,24 +95,21 @@ class _Walker:
 
 @dataclass(frozen=True)
 class _Rounding:
-    """A block that is to be rounded. `members` are its planned layers by the names of their weights in memory."""
+    """A block that is to be rounded. `shares` are the rows in memory that its planned layers are made of, by name."""
 
     work: Work
     block: Block
     units: tuple[Unit, ...]
-    members: Mapping[str, Unit]
+    shares: Mapping[str, tuple[Share, ...]]
 
     def round(self) -> None:
         """Round and write all of the block: layers, parameters that a transform has changed, the cache, the rest."""
         from quantkit.filling.rounding import round_block
 
-        method = self._method
         rounded = round_block(self.block, self._roundings(), self.block.run, self._moves())
-        for name, unit in self.members.items():
-            linear = rounded.linears[name]
-            put_layer(
-                self.work, unit, linear.quantized, self._input_peak(unit, linear, rounded), _facts(method.name, linear)
-            )
+        for unit in self.units:
+            if unit.layout is not None:
+                self._put(unit, rounded)
         changed = {self.block.source_name(name): (name, values) for name, values in rounded.changed.items()}
         cache = self._cache_scales()
         for unit in self.units:
@@ -118,6 +121,19 @@ class _Rounding:
                 self.work.copy(unit)
             elif unit.layout is None:
                 self.work.put(unit.outputs[0], cache[unit.name])
+
+    def _put(self, unit: Unit, rounded: BlockRounded) -> None:
+        """Write a layer; one that is no linear of the block's in memory as its encoder rounds it."""
+        shares = self.shares.get(unit.name)
+        if shares is None:
+            self.work.emit(Warned("no-inputs", f"{unit.name} is no linear of {self.block.name}: rounded without text"))
+            put_layer(self.work, unit, layout_of(unit).scheme.encode(read_rows(self.work.checkpoint, unit.tensor)))
+            return
+        linears = [rounded.linears[key_of(self.block, share)] for share in shares]
+        peak = max(self._input_peak(unit, linear, rounded) for linear in linears)
+        put_layer(
+            self.work, unit, stacked([one.quantized for one in linears]), peak, _facts(self._method.name, linears)
+        )
 
     @property
     def _method(self) -> MethodChoice:
@@ -137,15 +153,17 @@ class _Rounding:
         """What becomes of each layer; layers that share a scale are fitted to one."""
         from quantkit.filling.rounding import Rounding
 
-        name_of = {unit.name: name for name, unit in self.members.items()}
         settings = settings_of(self._method)
         found = {}
-        for group in siblings(self.members.values()):
-            weights = [self.block.weight(name_of[unit.name]).cpu().numpy() for unit in group]
-            for unit, weight in zip(group, weights, strict=True):
-                require_scale(unit, weight)
+        for group in siblings(unit for unit in self.units if unit.name in self.shares):
+            weights = []
+            for unit in group:
+                for share in self.shares[unit.name]:
+                    weights.append(self.block.weight(share.linear).cpu().numpy()[share.start : share.stop])
+                    require_scale(unit, weights[-1])
             for unit, scheme in zip(group, joint([layout_of(u).scheme for u in group], weights), strict=True):
-                found[name_of[unit.name]] = Rounding(scheme, self._method.name, settings)
+                for share in self.shares[unit.name]:
+                    found[key_of(self.block, share)] = Rounding(scheme, self._method.name, settings, share)
         return found
 
     def _moves(self) -> Moves | None:
@@ -161,30 +179,50 @@ class _Rounding:
         """The largest magnitude of a layer's inputs; of an expert that no token reached, that of all others."""
         if linear.input_peak is not None:
             return linear.input_peak
-        role = unit.tensor.role
-        others = [r.input_peak for n, r in rounded.linears.items() if self.members[n].tensor.role is role]
+        same = (other for other in self.units if other.name in self.shares and other.tensor.role is unit.tensor.role)
+        keys = [key_of(self.block, share) for other in same for share in self.shares[other.name]]
+        others = [rounded.linears[key].input_peak for key in keys]
         return max((peak for peak in others if peak is not None), default=1.0)
 
 
-def _facts(method: str, linear: RoundedLinear) -> Facts:
-    """What the manifest says of a layer."""
-    report = linear.report
-    facts: Facts = {"method": method, "tokens": report.tokens or 0, "statistics": str(report.seen), "dead": report.dead}
-    for key, value in (("loss", report.loss), ("rounding_loss", report.rounding_loss), ("damping", report.damping)):
-        if value is not None:
-            facts[key] = value
-    return facts
+def _facts(method: str, linears: Sequence[RoundedLinear]) -> Facts:
+    """What the manifest says of a layer; of several experts the sums of their losses, and the fewest tokens."""
+    return facts_of(method, [linear.report for linear in linears])
 
 
-def restore(work: Work, block: Block, units: Sequence[Unit], members: Mapping[str, Unit]) -> None:
+def restore(work: Work, block: Block, units: Sequence[Unit], shares: Mapping[str, tuple[Share, ...]]) -> None:
     """Put the rounded weights of a finished block in their place, decoded from the job's files."""
+    from quantkit.filling.rounding import put_values
+
     stored = {tensor.name: _stored(work, tensor) for unit in units if not unit.copy for tensor in unit.outputs}
-    values = {name: layout_of(unit).unpack(unit.name, stored).values() for name, unit in members.items()}
+    for unit in units:
+        if unit.name in shares:
+            put_values(block, _decoded(unit, layout_of(unit).unpack(unit.name, stored), shares[unit.name]))
+    values = {}
     for tensor in (tensor for unit in units for tensor in unit.outputs):
         parameter = work.job.records[tensor.name].extra.get(PARAMETER)
         if parameter is not None:
             values[str(parameter)] = values_of(_stored(work, tensor))
     block.replace_values(values)
+
+
+def _decoded(unit: Unit, quantized: Quantized, shares: Sequence[Share]) -> dict[Share, Known]:
+    """The values of a layer by the rows in memory that they belong to."""
+    rows, start, found = source_order(unit.tensor, quantized.values()), 0, {}
+    for share in shares:
+        found[share] = Known(rows[start : start + share.rows])
+        start += share.rows
+    return found
+
+
+@dataclass(frozen=True)
+class Known:
+    """Values that are decoded already."""
+
+    decoded: F32
+
+    def values(self) -> F32:
+        return self.decoded
 
 
 def _stored(work: Work, tensor: PlannedTensor) -> PackedTensor:

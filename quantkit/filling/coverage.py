@@ -5,6 +5,7 @@ from __future__ import annotations
 from quantkit.calibration.experts import RARE_EXPERTS, named_rare, require_reached
 from quantkit.events import Warned
 from quantkit.families.roles import Role
+from quantkit.filling.reports import expert_tokens
 from quantkit.filling.work import Work
 from quantkit.methods import needs_hessian
 from quantkit.plan.base import Unit
@@ -17,7 +18,7 @@ def check_ranks(work: Work) -> None:
 
     if work.plan.method is None or not needs_hessian(work.plan.method.name):
         return
-    short = [u.tensor for u in work.plan.rounded if u.tensor.expert is None and _tokens(work, u) < u.tensor.cols]
+    short = [u.tensor for u in work.plan.rounded if not _of_experts(work, u) and _tokens(work, u) < u.tensor.cols]
     if short:
         widest = max(short, key=lambda tensor: tensor.cols)
         what = f"{len(short)} layers have fewer tokens than columns, so their Hessians are singular"
@@ -26,6 +27,10 @@ def check_ranks(work: Work) -> None:
 
 def _tokens(work: Work, unit: Unit) -> int:
     return int(work.job.records[unit.outputs[0].name].extra.get("tokens", 0))
+
+
+def _of_experts(work: Work, unit: Unit) -> bool:
+    return unit.tensor.expert is not None or bool(expert_tokens(work.job.records[unit.outputs[0].name].extra))
 
 
 def check_experts(work: Work, percent: float | None) -> None:
@@ -38,6 +43,9 @@ def check_experts(work: Work, percent: float | None) -> None:
         expert = unit.tensor.expert
         if expert is not None and unit.tensor.role is Role.FFN_GATE:
             tokens.setdefault(unit.name.rpartition(f".{expert}.")[0], []).append(_tokens(work, unit))
+        elif unit.tensor.role in (Role.FFN_GATE, Role.FFN_GATE_UP):
+            seen = expert_tokens(work.job.records[unit.outputs[0].name].extra)
+            tokens |= {unit.name: list(seen)} if seen else {}
     count = sum(map(len, tokens.values()))
     rare = named_rare(tokens)
     if rare:

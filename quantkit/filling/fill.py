@@ -9,7 +9,7 @@ from quantkit.errors import OF_ONE, QuantkitError
 from quantkit.filling.blocks import round_blocks
 from quantkit.filling.coverage import check_experts, check_ranks
 from quantkit.filling.layers import announce_resume, copy_the_rest, round_plainly
-from quantkit.filling.slabs import fill_slabs
+from quantkit.filling.slabs import fill_slabs, fill_the_rest
 from quantkit.filling.work import Work
 
 
@@ -43,5 +43,8 @@ def _fill_layers(work: Work, inputs: Inputs | None, coverage: float | None) -> N
         check_experts(work, coverage)
     else:
         round_plainly(work)
+    if work.plan.rest == "slabs":
+        fill_the_rest(work)
+        return
     copy_the_rest(work)
     work.finish()

@@ -13,11 +13,12 @@ from quantkit.errors import NumericError
 from quantkit.events import Resumed, TensorProgress
 from quantkit.families.linears import in_block
 from quantkit.filling.work import Facts, Work
-from quantkit.formats.containers.base import Layout
+from quantkit.formats.containers.base import WriteLayout
+from quantkit.formats.containers.packed import PackedTensor
 from quantkit.methods import encodes
 from quantkit.methods.settings import DEFAULTS, Order, Settings, in_turn
-from quantkit.plan.base import Unit
-from quantkit.plan.reading import read_weight
+from quantkit.plan.base import PlannedTensor, Unit
+from quantkit.plan.reading import order_rows, read_weight
 from quantkit.plan.together import siblings
 from quantkit.qtypes.schemes.base import Quantized, joint
 from quantkit.recipes.recipe import MethodChoice
@@ -88,7 +89,7 @@ def rounded(checkpoint: Checkpoint, group: Sequence[Unit], method: MethodChoice 
     return found
 
 
-def layout_of(unit: Unit) -> Layout:
+def layout_of(unit: Unit) -> WriteLayout:
     """The layout of a rounded layer."""
     assert unit.layout is not None, unit.name
     return unit.layout
@@ -118,8 +119,17 @@ def put_layer(
     facts: Facts | None = None,
 ) -> None:
     """Write the tensors of a layer; `facts` go with the first one into the journal."""
-    for number, tensor in enumerate(layout_of(unit).pack(unit.name, quantized, input_peak)):
-        work.put(work.plan.by_name[tensor.entry.name], tensor, facts if number == 0 else None)
+    for number, made in enumerate(layout_of(unit).pack(unit.name, quantized, input_peak)):
+        planned = work.plan.by_name[made.entry.name]
+        work.put(planned, as_planned(unit, planned, made), facts if number == 0 else None)
+
+
+def as_planned(unit: Unit, planned: PlannedTensor, made: PackedTensor) -> PackedTensor:
+    """The tensor of a matrix with its rows in the order of the file, and as a stack where it is one."""
+    if unit.tensor.row_order is None and made.entry == planned.entry:
+        return made
+    rows = made.data.reshape(unit.tensor.rows, -1)
+    return PackedTensor(planned.entry, order_rows(unit.tensor, rows).reshape(-1))
 
 
 def copy_the_rest(work: Work) -> None:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from quantkit.calibration.statistics.sums import Statistics, Sums
 from quantkit.calibration.walk.block import Block
 from quantkit.errors import InputError, did_you_mean
 from quantkit.families.names import any_expert, expert_of
+from quantkit.filling.shares import Share, whole
 from quantkit.filling.transforming import Moves, transform_block
 from quantkit.methods import base
 from quantkit.methods.base import Layer, Method, Prepared, Report, Seen
@@ -30,13 +33,20 @@ from quantkit.qtypes.schemes.base import Quantized, Scheme
 from quantkit.tensors import F32
 
 
+class Decoded(Protocol):
+    """What holds the values of a matrix."""
+
+    def values(self) -> F32: ...
+
+
 @dataclass(frozen=True)
 class Rounding:
-    """What becomes of one linear."""
+    """What becomes of one linear, or of those of its rows that `share` names."""
 
     scheme: Scheme
     method: str = "gptq"
     settings: Settings = DEFAULTS
+    share: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -69,32 +79,63 @@ def round_block(
 ) -> BlockRounded:
     """Round the linears of a block that `plan` names, and leave the rounded values in the block.
 
-    `run` is `block.run`; `moves` are the scales that a transform moves before. Raises InputError for a name that is no
-    linear of the block, and what statistics, transforms and methods raise; all name the module.
+    Where only some rows of a linear have a rounding, its key is that of the rows: their share's. `run` is `block.run`;
+    `moves` are the scales that a transform moves before. Raises InputError for a name that is no linear of the block,
+    and what statistics, transforms and methods raise; all name the module.
     """
-    unknown = next((name for name in plan if name not in block.linears), None)
+    unknown = next((name for name in (_linear(plan, key) for key in plan) if name not in block.linears), None)
     if unknown is not None:
         message = f'block {block.name} has no linear "{unknown}"{did_you_mean(unknown, block.linears)}'
         raise InputError(message, tensor=unknown)
-    schemes = {name: rounding.scheme for name, rounding in plan.items()}
+    schemes = {_linear(plan, key): rounding.scheme for key, rounding in plan.items()}
     changed = transform_block(block, schemes, run, moves) if moves else {}
     clipping = moves is not None and moves.transform.clips
     linears: dict[str, RoundedLinear] = {}
     for stage in _stages(block, plan):
         needs_hessian = clipping or any(base.get(plan[name].method).needs_hessian for name in stage)
-        statistics = block.statistics(stage, hessian=needs_hessian)
-        work = _Stage(block, plan, run, statistics, _mean_hessian(statistics, stage), clipping)
+        read = list(dict.fromkeys(_linear(plan, key) for key in stage))
+        statistics = block.statistics(read, hessian=needs_hessian)
+        work = _Stage(block, plan, run, statistics, _mean_hessian(statistics, read), clipping)
         rounded = work.round(stage)
-        block.replace({name: torch.from_numpy(one.quantized.values()) for name, one in rounded.items()})
+        put_values(block, {(plan[key].share or whole(block, key)): one.quantized for key, one in rounded.items()})
         linears |= rounded
     return BlockRounded(linears, changed)
+
+
+def _linear(plan: Mapping[str, Rounding], key: str) -> str:
+    share = plan[key].share
+    return key if share is None else share.linear
+
+
+def put_values(block: Block, rounded: Mapping[Share, Decoded]) -> None:
+    """Put the values of linears, or of some of their rows, in their place."""
+    changed: dict[str, Tensor] = {}
+    for share, one in rounded.items():
+        values = torch.from_numpy(one.values())
+        if share == whole(block, share.linear):
+            changed[share.linear] = values
+        else:
+            new = changed.setdefault(share.linear, block.weight(share.linear).clone())
+            new[share.start : share.stop] = values.to(new.device)
+    block.replace(changed)
+
+
+def importance_of(sums: Sums) -> F32:
+    """Mean squares as llama-imatrix gives them, float32 (cols,); ones where no token was seen."""
+    if not sums.tokens:
+        return np.ones(sums.cols, np.float32)
+    found: F32 = sums.squares.numpy().astype(np.float32) / np.float32(sums.tokens)
+    return found
 
 
 def _stages(block: Block, plan: Mapping[str, Rounding]) -> list[list[str]]:
     """The planned linears by stage, in the order in which the block reads them."""
     stages: dict[str, list[str]] = {}
+    keys: dict[str, list[str]] = {}
+    for key in plan:
+        keys.setdefault(_linear(plan, key), []).append(key)
     for site in block.sites:
-        planned = [name for name in site.linears if name in plan]
+        planned = [key for name in site.linears for key in keys.get(name, ())]
         if planned:
             stages.setdefault(any_expert(site.name), []).extend(planned)
     return list(stages.values())
@@ -128,22 +169,25 @@ class _Stage:
     def round(self, stage: Sequence[str]) -> dict[str, RoundedLinear]:
         """Round linears that read the same tensor together, so that they share a factor."""
         by_site: dict[str, list[str]] = {}
-        for name in stage:
-            by_site.setdefault(self.statistics.site_of(name).name, []).append(name)
+        for key in stage:
+            by_site.setdefault(self.statistics.site_of(_linear(self.plan, key)).name, []).append(key)
         return {name: one for names in by_site.values() for name, one in self._round_site(names).items()}
 
-    def _round_site(self, names: Sequence[str]) -> dict[str, RoundedLinear]:
-        sums = self.statistics.total(names[0])
-        hessian, seen = self._hessian(names[0], sums)
+    def _round_site(self, keys: Sequence[str]) -> dict[str, RoundedLinear]:
+        sums = self.statistics.total(_linear(self.plan, keys[0]))
+        hessian, seen = self._hessian(_linear(self.plan, keys[0]), sums)
         peak = float(sums.peaks.max()) if sums.tokens else None
         shared: dict[tuple[Settings, int], Prepared] = {}
         rounded = {}
-        for name in names:
+        for name in keys:
             rounding = self.plan[name]
-            weight = self.block.weight(name).cpu().numpy()
-            layer = Layer(name, weight, hessian)
+            share = rounding.share or whole(self.block, name)
+            weight = self.block.weight(share.linear).cpu().numpy()[share.start : share.stop]
+            weighed = importance_of(sums) if rounding.scheme.traits.weighed else None
+            layer = Layer(name, weight, hessian, weighed)
             method = base.get(rounding.method)
-            if method.encodes or (method.needs_hessian and hessian is None):
+            columnwise = rounding.scheme.target(sums.cols).columnwise
+            if method.encodes or (method.needs_hessian and (hessian is None or not columnwise)):
                 quantized, report = self._nearest(layer, rounding)
             else:
                 quantized, report = self._by_method(method, layer, rounding, shared)
@@ -176,7 +220,7 @@ class _Stage:
 
     def _nearest(self, layer: Layer, rounding: Rounding) -> tuple[Quantized, Report]:
         """Rounded as the loader's own quantizer would; after AWQ with each span clipped to where it rounds best."""
-        plain = rounding.scheme.encode(layer.weight)
+        plain = rounding.scheme.encode(layer.weight, layer.importance)
         if layer.hessian is None:
             return plain, Report()
         loss = rounding_loss = self._loss(layer, plain)

@@ -45,10 +45,22 @@ def fill_slabs(works: Sequence[Work]) -> Mapping[int, NonFiniteError]:
     weight that is not finite in the source; returns one for each number of a work whose type cannot hold a weight: the
     others are filled all the same.
     """
+    writer = _Writer(works)
+    writer.announce_resume()
+    return _fill(works, writer)
+
+
+def fill_the_rest(work: Work) -> None:
+    """Fill what is still missing of a work's files. Raises what `fill_slabs` raises or returns."""
+    failed = _fill([work], _Writer([work]))
+    if failed:
+        raise failed[0]
+
+
+def _fill(works: Sequence[Work], writer: _Writer) -> Mapping[int, NonFiniteError]:
     first = works[0]
     names = [unit.name for unit in first.plan.units]
     assert all([unit.name for unit in work.plan.units] == names for work in works)
-    writer = _Writer(works)
     waiting: deque[tuple[_Wanted, Future[_Encoded]]] = deque()
     with ThreadPoolExecutor(first.threads, thread_name_prefix="quantize") as pool:
         try:
@@ -162,7 +174,6 @@ class _Writer:
         self._done_bytes = 0
         self.finished: set[str] = set()
         self.failed: dict[int, NonFiniteError] = {}
-        self._announce_resume()
 
     def write(self, wanted: _Wanted, encoded: _Encoded) -> None:
         for number, raw in encoded.items():
@@ -204,7 +215,7 @@ class _Writer:
             TensorProgress("quantize", unit.name, words, wanted.index + 1, count, self._done_bytes, plan.source_bytes)
         )
 
-    def _announce_resume(self) -> None:
+    def announce_resume(self) -> None:
         kept = [unit for work in self._works for unit in work.plan.units if not work.missing([unit])]
         if kept:
             self._works[0].emit(Resumed(len(kept), sum(unit.source_bytes for unit in kept)))

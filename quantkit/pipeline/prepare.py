@@ -241,5 +241,6 @@ def _overrides(request: Request) -> Overrides:
         embedding_type=request.embedding_type,
         pure=request.pure,
         method=request.method,
+        text=bool(request.calib),
         on_fallback="error" if request.on_fallback == "error" else None,
     )

@@ -22,6 +22,7 @@ from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.jsontext import utf8
 from quantkit.machine import worker_pool
 from quantkit.pipeline.outputs import is_behind_link, strangers
+from quantkit.plan.feedback import METHOD_KEY
 from quantkit.plan.gguf import Placed, digest_of
 from quantkit.quality.checks.base import Check
 from quantkit.recipes.read import load_recipe, recipe_names
@@ -225,7 +226,8 @@ def check_making(
     """
     wrong = _header(files, manifest)
     tool = manifest.facts["tool"]
-    if wrong or model is None or source is None or any(kv.key.startswith("quantize.") for kv in files[0].metadata):
+    chosen = any(kv.key.startswith(("quantize.", METHOD_KEY)) for kv in files[0].metadata)
+    if wrong or model is None or source is None or chosen:
         return wrong, False
     if manifest.tokenizer_sha256 != model.tokenizer_sha256 and manifest.source.get("kind") == source.kind:
         return "the manifest's tokenizer_sha256 is not that of the source's tokenizer", False
@@ -252,6 +254,7 @@ def _header(files: Sequence[GGUFFile], manifest: Manifest) -> str | None:
     told = {
         "quantkit.recipe": manifest.recipe["name"],
         "quantkit.version": manifest.facts["tool"]["version"],
+        METHOD_KEY: manifest.facts.get("method", {}).get("name"),
         "quantkit.source.repo": manifest.source.get("repo"),
         "quantkit.source.commit": manifest.source.get("commit"),
     }

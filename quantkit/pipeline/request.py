@@ -142,6 +142,10 @@ def _checkpoint(recipe: Recipe) -> bool:
     return recipe.mixture is None
 
 
+def _rounds(recipe: Recipe) -> bool:
+    return recipe.rounds
+
+
 def _reads_text(recipe: Recipe) -> bool:
     return recipe.reads_importance or recipe.needs_calibration
 
@@ -158,7 +162,7 @@ USES = (
     Use("--split-max-size", _gguf, "is for GGUF files; use --max-shard-size"),
     Use("--pre", _gguf, "is for GGUF files; checkpoints keep the tokenizer of the source"),
     Use("--max-shard-size", _checkpoint, "is for checkpoints; use --split-max-size"),
-    Use("--method", _checkpoint, "is for checkpoints; GGUF types have methods of their own"),
+    Use("--method", _rounds, "has nothing to round: all types are floats"),
     Use("--calib", _reads_text, "needs no calibration: leave --calib out, or choose another recipe", some=True),
     Use("--require-coverage", _covered, "looks at no text", some=True),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from quantkit.families.linears import source_of
 from quantkit.families.model import ModelTensor, Rows, Shape
-from quantkit.formats.containers.base import Layout
+from quantkit.formats.containers.base import WriteLayout
 from quantkit.formats.containers.packed import Entry
 from quantkit.metadata import KeyValue
 from quantkit.recipes.recipe import MethodChoice
@@ -17,6 +17,9 @@ from quantkit.tensors import F32
 
 # How files are filled: slabs of rows on all cores, whole layers on all cores, or block by block with inputs.
 Way = Literal["slabs", "layers", "blocks"]
+
+# How that is filled which neither layers nor blocks round: copied, or rounded in slabs of rows.
+Rest = Literal["copies", "slabs"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class PlannedTensor:
 class Unit:
     """One weight of the artifact: where its rows come from, how it is stored, and the tensors that it becomes.
 
-    `word` is how it is stored in one word: a type, or what its layout says of itself. `layout` is that of a rounded
-    layer of a checkpoint, None where `word` says all. `copy` says that the source's numbers are taken over: its bytes,
-    at most as another float type. Without either, and without parts, it is a scale that inputs decide.
+    `word` is how it is stored in one word: a type, or what its layout says of itself. `layout` is that of a weight that
+    layers or blocks round as a whole, None where `word` says all. `copy` says that the source's numbers are taken over:
+    its bytes, at most as another float type. Without either, and without parts, it is a scale that inputs decide.
 
     `code_bytes` hold codes, or floats. `reason` says which rule chose, `wanted` is what the recipe asked for where rows
     do not fit it. `importance` are weights of its columns, float32 (experts, cols).
@@ -62,7 +65,7 @@ class Unit:
     word: str
     outputs: tuple[PlannedTensor, ...]
     code_bytes: int
-    layout: Layout | None = None
+    layout: WriteLayout | None = None
     copy: bool = False
     reason: str = ""
     wanted: str | None = None
@@ -109,6 +112,7 @@ class Plan:
     source_bytes: int
     digest: str
     warnings: tuple[tuple[str, str], ...] = ()
+    rest: Rest = "copies"
     metadata: tuple[KeyValue, ...] = ()
     tokenizer_sha256: str | None = None
     core: str = ""
@@ -145,7 +149,7 @@ class Plan:
 
     @cached_property
     def rounded(self) -> tuple[Unit, ...]:
-        """The rounded layers of a checkpoint."""
+        """The weights that layers or blocks round: those of a checkpoint, what feedback rounds in a GGUF file."""
         return tuple(unit for unit in self.units if unit.layout is not None)
 
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from types import MappingProxyType
 
 from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
@@ -19,6 +20,7 @@ from quantkit.formats.gguf.imatrix import Imatrix, match_importance
 from quantkit.jsontext import utf8
 from quantkit.metadata import KeyValue
 from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanOptions, Unit
+from quantkit.plan.feedback import identity, metadata_of, with_layouts
 from quantkit.plan.mixture import Choice, choose_types
 from quantkit.qtypes import base
 from quantkit.recipes.recipe import GGUF, Recipe
@@ -47,40 +49,51 @@ def plan_gguf(
     options: PlanOptions = STANDARD,
     *,
     imatrix: Imatrix | None = None,
+    inputs: str = "",
 ) -> Plan:
     """Decide everything about the artifact from headers alone.
+
+    The recipe's method rounds block by block with what `inputs`, a digest, stands for, if it needs any; otherwise the
+    types' own encoders round, with an `imatrix` or without.
 
     Raises RecipeError for a rule or --keep that matches nothing, for rows that fit no type where the recipe forbids
     fallbacks, and where the recipe needs importance weights that are missing; UnsupportedError for a source that is
     quantized already, without `allow_requantize`; InputError for an imatrix of another model.
     """
     assert recipe.mixture is not None, recipe.container
+    method = recipe.method if recipe.needs_calibration else None
     sources = checkpoint.tensors()
     unquantized = {t.name: unquantized_type(t, sources) for t in model.tensors}
-    choices = choose_types(model, recipe, unquantized, imatrix=imatrix is not None)
+    choices = choose_types(model, recipe, unquantized, imatrix=bool(imatrix or method))
     if recipe.on_fallback == "error":
         _require_no_fallback(choices)
     by_name = {t.name: t for t in model.tensors}
-    drafts = [_draft(by_name[name], choice, sources) for name, choice in choices.items()]
+    drafts = with_layouts([_draft(by_name[name], choice, sources) for name, choice in choices.items()], method)
     if not options.allow_requantize:
         _require_unquantized(drafts, unquantized, sources)
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
     drafts = [replace(d, importance=importance.get(d.name)) for d in drafts]
-    metadata = _metadata(model, checkpoint, recipe, imatrix)
+    metadata = _metadata(model, checkpoint, recipe, [*(imatrix.provenance() if imatrix else ()), *metadata_of(method)])
     stem = options.stem or f"{file_stem(checkpoint.name)}-{recipe.title}"
     units, files = _lay_out(drafts, metadata, stem, options.split_bytes)
     return Plan(
         recipe=recipe.label,
         container=GGUF,
-        way="slabs",
+        way="blocks" if method else "slabs",
+        rest="slabs",
+        method=method,
+        needs_inputs=method is not None,
+        inputs=inputs,
         family=model.family,
         architecture=model.architecture,
         shape=model.shape,
         units=units,
         files=files,
         source_bytes=sum(u.source_bytes for u in units),
-        digest=_digest(units, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files]),
+        digest=_digest(
+            units, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files], identity(method, inputs)
+        ),
         warnings=(*model.warnings, *notes, *eight_bit_warnings(_twice(units, sources)), *_warnings(units)),
         metadata=metadata,
         tokenizer_sha256=model.tokenizer_sha256,
@@ -188,25 +201,25 @@ def _require_importance(drafts: Sequence[Unit], importance: Mapping[str, F32], r
     missing = [
         f"{d.name} {d.word}"
         for d in drafts
-        if d.word in needs and not d.copy and d.name not in spared and d.name not in importance
+        if d.word in needs and not (d.copy or d.layout) and d.name not in spared and d.name not in importance
     ]
     if missing:
         raise RecipeError(
             f"{recipe.name} needs importance weights, and {len(missing)} tensors have none: {_some(missing)}",
-            hint="give --imatrix FILE, or choose a recipe that does without, such as q2_k",
+            hint="give --imatrix FILE or --calib TEXT, or choose a recipe that does without, such as q2_k",
             tensor=missing[0].split()[0],
         )
 
 
-def _metadata(model: Model, checkpoint: Checkpoint, recipe: Recipe, imatrix: Imatrix | None) -> tuple[KeyValue, ...]:
-    """The model's metadata, then what llama-quantize appends, in its order, then where the file comes from."""
+def _metadata(model: Model, checkpoint: Checkpoint, recipe: Recipe, chosen: Iterable[KeyValue]) -> tuple[KeyValue, ...]:
+    """The model's metadata, then what llama-quantize appends, in its order, then where the file comes from.
+
+    `chosen` says how values were chosen.
+    """
     added = [
         KeyValue("general.quantization_version", "u32", QUANTIZATION_VERSION),
         KeyValue("general.file_type", "u32", recipe.mixture.file_type if recipe.mixture else 0),
-    ]
-    if imatrix:
-        added += imatrix.provenance()
-    added += [
+        *chosen,
         KeyValue("quantkit.version", "string", __version__),
         KeyValue("quantkit.recipe", "string", recipe.label),
     ]
@@ -314,7 +327,9 @@ def digest_of(
     return _digest([_place(d, t.file, t.offset) for d, t in zip(drafts, placed, strict=True)], headers)
 
 
-def _digest(units: Sequence[Unit], headers: Sequence[tuple[int, str]]) -> str:
+def _digest(
+    units: Sequence[Unit], headers: Sequence[tuple[int, str]], method: Mapping[str, object] = MappingProxyType({})
+) -> str:
     """SHA-256 of a canonical text of everything that decides the output bytes."""
     weighted = [(u.name, u.importance) for u in sorted(units, key=lambda u: u.name) if u.importance is not None]
     body = {
@@ -326,6 +341,7 @@ def _digest(units: Sequence[Unit], headers: Sequence[tuple[int, str]]) -> str:
         ],
         "files": list(headers),
         "importance": {name: hashlib.sha256(weights.data).hexdigest() for name, weights in weighted},
+        **method,
     }
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 

@@ -28,6 +28,7 @@ def make_plan(
     a GGUF file is planned, and may raise what keeps it from being planned. `inputs` is the digest of the text or the
     statistics of a run, which recipes that need none ignore.
     """
+    used = inputs if recipe.needs_calibration else ""
     if recipe.mixture is not None:
-        return plan_gguf(model(), checkpoint, recipe, options, imatrix=imatrix())
-    return plan_checkpoint(checkpoint, recipe, options, inputs=inputs if recipe.needs_calibration else "")
+        return plan_gguf(model(), checkpoint, recipe, options, imatrix=imatrix(), inputs=used)
+    return plan_checkpoint(checkpoint, recipe, options, inputs=used)

@@ -67,6 +67,14 @@ def order_rows(tensor: ModelTensor, raw: U8) -> U8:
     return np.ascontiguousarray(units[:, order]).reshape(raw.shape)
 
 
+def source_order(tensor: ModelTensor, values: F32) -> F32:
+    """Rows (rows, cols) of the artifact in the order of the source: the inverse of `order_rows`."""
+    if tensor.row_order is None:
+        return values
+    inverse = np.argsort(np.array(tensor.row_order.order))
+    return values.reshape(-1, len(inverse), values.shape[1])[:, inverse].reshape(values.shape)
+
+
 def require_finite(tensor: ModelTensor, values: F32, start: int = 0) -> None:
     """Raise NonFiniteError, naming source tensor, row and column, for rows of `tensor` from `start` on."""
     bad = first_nonfinite(values)
@@ -92,6 +100,13 @@ def non_finite(tensor: ModelTensor, start: int, error: NonFiniteError) -> NonFin
         first += part.rows
     place = f"{where}[{row}, {col}]" if len(tensor.shape) > 1 else f"{where}[{row}]"
     return NonFiniteError(f"{place}: {error.message}", hint=error.hint, tensor=where, index=index)
+
+
+def read_rows(checkpoint: Checkpoint, tensor: ModelTensor) -> F32:
+    """All rows of the artifact's tensor before row order, float32 (rows, cols). Raises NonFiniteError."""
+    values = read_slab(checkpoint, tensor, 0, tensor.rows)
+    require_finite(tensor, values)
+    return values
 
 
 def read_weight(checkpoint: Checkpoint, linear: ModelTensor) -> F32:

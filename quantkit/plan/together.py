@@ -10,12 +10,12 @@ from quantkit.plan.base import Plan, Unit
 
 
 def blocks(plan: Plan) -> dict[int | None, tuple[Unit, ...]]:
-    """The units of every block, None for what lies outside, in the order of the blocks."""
+    """The units that a walk fills, of every block, None for what lies outside, in the order of the blocks."""
 
     def key(unit: Unit) -> int:
         return -1 if unit.tensor.layer is None else unit.tensor.layer
 
-    ordered = sorted(plan.units, key=key)
+    ordered = sorted((unit for unit in plan.units if unit.layout or plan.rest == "copies"), key=key)
     return {None if number < 0 else number: tuple(group) for number, group in groupby(ordered, key)}
 
 

@@ -36,6 +36,10 @@ class MethodChoice:
     passes: int | None = None
 
 
+FEEDBACK = MethodChoice("gptq", order="within")
+"""Rounds GGUF types with text. Spans stay together: their scales are searched for what feedback has made of them."""
+
+
 @dataclass(frozen=True)
 class GGUFMixture:
     """What only recipes for GGUF files say.
@@ -104,15 +108,30 @@ class Recipe:
 
     @property
     def reads_importance(self) -> bool:
-        """Whether any type that it can give is chosen with weights of importance: Q8_0 and floats are not."""
-        if self.mixture is None:
+        """Whether any type that it can give is chosen with weights of importance.
+
+        Q8_0 and floats are not, nor is any type by a method that knows more of its inputs.
+        """
+        if needs_hessian(self.method.name):
             return False
+        return any(base.get(name).uses_importance for name in self._types)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it rounds weights to anything but floats."""
+        return self.mixture is None or any(base.get(name).widen is None for name in self._types)
+
+    @property
+    def _types(self) -> frozenset[str]:
+        """The quantization types that it can give."""
+        if self.mixture is None:
+            return frozenset()
         given = {self.weights.type}
         for rule in () if self.mixture.pure else self.rules:
             if rule.weights and (not rule.was or given.intersection(rule.was)):
                 given.add(rule.weights.type)
         asked = (self.mixture.output_type, self.mixture.embedding_type, *(keep.qtype for keep in self.keep))
-        return any(base.get(name).uses_importance for name in (*given, *asked) if name)
+        return frozenset(given.union(name for name in asked if name))
 
     def kept(self, name: str) -> tuple[Keep, ...]:
         """The --keep whose pattern is found in a name; the first one decides."""
@@ -124,7 +143,7 @@ class Overrides:
     """What the options of a run change in a recipe.
 
     `keep` are PATTERN=TYPE texts (see `parse_keep`), `method` is the name of another one; types and `pure` are those of
-    GGUFMixture. None leaves what the recipe says.
+    GGUFMixture. None leaves what the recipe says. With `text` GGUF types are rounded with feedback by default.
     """
 
     keep: tuple[str, ...] = ()
@@ -132,6 +151,7 @@ class Overrides:
     embedding_type: str | None = None
     pure: bool = False
     method: str | None = None
+    text: bool = False
     on_fallback: OnFallback | None = None
 
 
@@ -156,13 +176,12 @@ def override(recipe: Recipe, run: Overrides) -> Recipe:
         said = {"output-type": mixture.output_type, "embedding-type": mixture.embedding_type}
         changed |= {option: value for option, value in said.items() if value}
         changed |= {"pure": ""} if mixture.pure else {}
-    method = _method(recipe.method, run.method)
+    recipe = replace(recipe, mixture=mixture, keep=recipe.keep + kept)
+    method = _method(recipe, run)
     if method != recipe.method:
         changed["method"] = method.name
     return replace(
         recipe,
-        keep=recipe.keep + kept,
-        mixture=mixture,
         method=method,
         overrides=changed,
         on_fallback=run.on_fallback or recipe.on_fallback,
@@ -176,15 +195,15 @@ def _require_floats(kept: tuple[Keep, ...]) -> None:
             raise UsageError(f'--keep "{one}": checkpoints for servers keep layers only as floats', hint=hint)
 
 
-def _method(chosen: MethodChoice, name: str | None) -> MethodChoice:
-    known = method_names()
-    if name is None:
-        return chosen
-    if name not in known:
+def _method(recipe: Recipe, run: Overrides) -> MethodChoice:
+    known, name = method_names(), run.method
+    if name is not None and name not in known:
         raise UsageError(
             f'--method: unknown "{shown(name)}"{did_you_mean(name, known)}', hint=f"known: {', '.join(known)}"
         )
-    return replace(chosen, name=name)
+    if recipe.mixture is not None and recipe.rounds and (name == FEEDBACK.name or (name is None and run.text)):
+        return FEEDBACK
+    return recipe.method if name is None else replace(recipe.method, name=name)
 
 
 def parse_keep(text: str) -> Keep:

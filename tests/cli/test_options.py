@@ -45,7 +45,7 @@ def test_every_option_with_every_recipe(name: str, option: str) -> None:
     wanted = {
         **dict.fromkeys(GGUF_ONLY, gguf),
         "max_shard_size": not gguf,
-        "method": not gguf,
+        "method": name not in {"f16", "bf16", "f32"},
         "require_coverage": not gguf and recipe.needs_calibration,
     }.get(option, reads_text)
     assert accepted(recipe, **given) == wanted
@@ -73,7 +73,9 @@ def test_text_serves_those_recipes_that_read_it() -> None:
         (["--to", "q8_0", "--device", "gpu"], "cpu, cuda"),
         (["--to", "q8_0", "--activations", "ram"], "memory"),
         (["--to", "q4_0", "--calib", "x.safetensors", "--samples", 3], "x.safetensors"),
-        (["--to", "q8_0,fp8", "--calib", "x.jsonl"], "q8_0, fp8: --calib needs no calibration"),
+        (["--to", "bf16,fp8", "--calib", "x.jsonl"], "bf16, fp8: --calib needs no calibration"),
+        (["--to", "q8_0", "--method", "rtn", "--calib", "x.jsonl"], "q8_0: --calib needs no calibration"),
+        (["--to", "bf16", "--method", "gptq"], "bf16: --method has nothing to round"),
         (["--to", "fp8", "--tp", 2], "--for"),
         (["--to", "fp8", "--engine", "llama.cpp"], "fp8: llama.cpp loads GGUF files"),
         (["--to", "q8_0", "--engine", "torch"], "torch"),

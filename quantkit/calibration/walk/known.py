@@ -17,6 +17,7 @@ from torch import Tensor
 from quantkit.calibration.statistics.file import StatisticsFile
 from quantkit.calibration.statistics.sums import BAND, Gram, Linear, Part, Statistics, Sums
 from quantkit.calibration.walk.block import Block
+from quantkit.calibration.walk.head import load_head
 from quantkit.calibration.walk.model import BlockModel, resident_block
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.skeleton import Arguments, set_parameter
@@ -26,18 +27,19 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.tensors import F32
 from quantkit.untrusted import shown
 
+NO_ARGUMENTS = Arguments((), {})  # nothing is run
+
 
 class KnownBlock:
-    """A block with its weights in memory, and what its linears read in a file. See `Block`."""
-
-    is_head = False
+    """A block with its weights in memory, and what its linears read in a file; or the head. See `Block`."""
 
     def __init__(self, model: BlockModel, index: int, file: StatisticsFile, pool: Workers) -> None:
         self.index = index
         self._model = model
         self._file = file
         self._pool = pool
-        self._resident: Resident = resident_block(model, index, Arguments((), {}))
+        self.is_head = index == model.count
+        self._resident: Resident = load_head(model) if self.is_head else resident_block(model, index, NO_ARGUMENTS)
         self._scales: dict[str, F32] = {}
         known = file.facts.sites.values()
         self.sites = tuple(site for site in known if not self.linears.keys().isdisjoint(site.linears))
@@ -132,7 +134,7 @@ def divided(sums: Sums, scale: Tensor) -> Sums:
 def walk_known(
     model: BlockModel, file: StatisticsFile, visit: Callable[[int, Block], object], last: int | None = None
 ) -> None:
-    """Let `visit` see every block up to the `last`, one in memory at a time.
+    """Let `visit` see every block up to the `last`, one in memory at a time; without a last one, the head, too.
 
     Raises InputError for statistics of another model.
     """
@@ -143,3 +145,5 @@ def walk_known(
     with workers(model.threads, model.device) as pool:
         for index in range(model.count if last is None else last + 1):
             visit(index, KnownBlock(model, index, file, pool))
+        if last is None:
+            visit(model.count, KnownBlock(model, model.count, file, pool))

@@ -37,16 +37,8 @@ class ReadLayout(Protocol):
     def unpack(self, module: str, tensors: Tensors) -> Quantized: ...
 
 
-class SaidLayout(Protocol):
-    """What a configuration says of a layer: with its headers that tells its tensors, and its exact layout."""
-
-    def outline(self, headers: Headers) -> StoredOutline:
-        """The tensors of a layer. Raises InputError for one that is missing or does not fit, UnsupportedError."""
-        ...
-
-
-class Layout(ReadLayout, SaidLayout, Protocol):
-    """How a layer is written, too. Equal layouts are stored alike.
+class WriteLayout(ReadLayout, Protocol):
+    """How a layer is written, too.
 
     entries(name, rows, cols) -> the tensors of the layer so called; raises UnsupportedError for what its readers do
     not take. pack(name, quantized, input_peak) -> the same, filled; `input_peak` is the largest magnitude of the
@@ -56,6 +48,18 @@ class Layout(ReadLayout, SaidLayout, Protocol):
     def entries(self, module: str, rows: int, cols: int) -> tuple[Entry, ...]: ...
 
     def pack(self, module: str, quantized: Quantized, input_peak: float | None = None) -> tuple[PackedTensor, ...]: ...
+
+
+class SaidLayout(Protocol):
+    """What a configuration says of a layer: with its headers that tells its tensors, and its exact layout."""
+
+    def outline(self, headers: Headers) -> StoredOutline:
+        """The tensors of a layer. Raises InputError for one that is missing or does not fit, UnsupportedError."""
+        ...
+
+
+class Layout(WriteLayout, SaidLayout, Protocol):
+    """How a layer of a checkpoint is stored. Equal layouts are stored alike."""
 
 
 LayoutOf = Callable[[str], SaidLayout]  # of the module so called; raises for one that no setting is about
@@ -72,7 +76,7 @@ class Written:
     TensorRT-LLM reads it, too.
     """
 
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, WriteLayout]
     plain: tuple[str, ...]
     block: tuple[tuple[str, ...], ...]
     writer: str
@@ -141,7 +145,7 @@ class Container:
     reading: Reading | None = None
 
 
-def same_everywhere(written: Written, name: str) -> Layout:
+def same_everywhere(written: Written, name: str) -> WriteLayout:
     """The layout of all layers. Raises UnsupportedError where there are several."""
     first, *others = dict.fromkeys(written.layouts.values())
     if others:

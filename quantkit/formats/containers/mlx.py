@@ -22,10 +22,10 @@ from quantkit.errors import UnsupportedError
 from quantkit.formats.containers.base import (
     Container,
     Headers,
-    Layout,
     LayoutOf,
     Reading,
     StoredOutline,
+    WriteLayout,
     Writing,
     Written,
 )
@@ -124,7 +124,7 @@ def choose(weights: Weights, dtype: ScaleDtype) -> MLXLayout:
 def _config(written: Written) -> dict[str, dict[str, Any]]:
     """What most layers have, then the layers that differ by name. mlx-lm says it twice: under its own key, and under
     the one by which the Hub finds quantized models."""
-    count: dict[Layout, int] = {}
+    count: dict[WriteLayout, int] = {}
     for layout in written.layouts.values():
         count[layout] = count.get(layout, 0) + 1
     most = max(count, key=count.__getitem__)
@@ -132,7 +132,7 @@ def _config(written: Written) -> dict[str, dict[str, Any]]:
     return {"quantization": said, "quantization_config": said}
 
 
-def _said(layout: Layout) -> dict[str, Any]:
+def _said(layout: WriteLayout) -> dict[str, Any]:
     return {"group_size": layout.traits.group, "bits": layout.traits.bits, "mode": "affine"}
 
 

@@ -8,7 +8,7 @@ fits that grid (`fit`) and rounds to it as the loader's own quantizer would (`en
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -34,8 +34,8 @@ class Quantized:
     """A rounded linear layer of weight (rows = out, cols = in).
 
     `codes` is int16 (rows, cols). `grid` has one block per row, n = rows, whose groups lie side by side, so that
-    grid.scale is (rows, groups). `order` is None, or int32 (cols,): column j of `codes` is then column order[j] of
-    the weight (activation order that is kept on disk).
+    grid.scale is (rows, groups); that of a quantization type has an entry per block of the type. `order` is None, or
+    int32 (cols,): column j of `codes` is then column order[j] of the weight (activation order that is kept on disk).
     """
 
     codes: Codes
@@ -66,6 +66,7 @@ class Traits:
     scale_dtype    the type of scales
     top            the largest magnitude in units of its scale; 0 where a scale is not found so
     sharing        makes the scheme of several weights up to a magnitude, None where no weights share a scale
+    weighed        whether its own encoder weighs columns by the mean squares of their inputs
 
     format         what configurations call the way it is stored ("gptq_v2", "pack-quantized")
     activations    whether inputs of the layer are rounded, and when their scales are found
@@ -84,6 +85,7 @@ class Traits:
     scale_dtype: ScaleDtype = "F32"
     top: float = 0
     sharing: Callable[[float], Scheme] | None = None
+    weighed: bool = False
     format: str = ""
     activations: Activations = "none"
     outputs: int = 1
@@ -94,6 +96,21 @@ class Traits:
     def in_blocks(self) -> bool:
         """Whether rows share scales with their neighbours, in blocks."""
         return self.granularity == "block"
+
+
+def stacked(parts: Sequence[Quantized]) -> Quantized:
+    """Matrices one below the other, in stored order each: several experts, or parts of a matrix."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    offsets = [part.grid.offset for part in parts if part.grid.offset is not None]
+    grid = replace(
+        first.grid,
+        scale=np.concatenate([part.grid.scale for part in parts]),
+        offset=np.concatenate(offsets) if offsets else None,
+        fields={key: np.concatenate([part.grid.fields[key] for part in parts]) for key in first.grid.fields},
+    )
+    return Quantized(np.concatenate([part.codes for part in parts]), grid)
 
 
 class Scheme(Protocol):
@@ -134,14 +151,14 @@ def joint(schemes: Sequence[Scheme], weights: Sequence[F32]) -> list[Scheme]:
 
 
 def decode(codes: Codes, grid: Grid) -> F32:
-    """Codes (rows, cols) on a grid with one block per row to float32 (rows, cols).
+    """Codes (rows, cols) on a grid with one block per row, or several, to float32 (rows, cols).
 
     Equal to `grid.values` bit for bit where scales have at most 11 significant bits (float16, bfloat16). With float32
     scales and zero points that one rounds twice; loaders subtract first, and so does this.
     """
     zero = grid.fields.get(ZERO)
     if zero is None:
-        return grid.values(codes)
+        return grid.values(codes.reshape(len(grid.scale), -1)).reshape(codes.shape)
     rows, cols = codes.shape
     groups = grid.scale.shape[1]
     steps = codes.reshape(rows, groups, cols // groups) - zero[:, :, None]

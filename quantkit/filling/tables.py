@@ -1,0 +1,89 @@
+"""Matrices over the vocabulary rounded with feedback, some rows in memory at a time: the output head."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantkit.events import TensorProgress
+from quantkit.filling.layers import as_planned, layout_of, settings_of
+from quantkit.filling.reports import facts_of
+from quantkit.filling.work import Work
+from quantkit.formats.containers.packed import PackedTensor
+from quantkit.plan.base import PlannedTensor, Unit
+from quantkit.plan.reading import cut, read_slab, require_finite
+from quantkit.qtypes.schemes.base import Quantized
+from quantkit.tensors import F32
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from quantkit.calibration.walk.block import Block
+    from quantkit.methods.base import Layer, Report
+    from quantkit.methods.settings import Run
+
+TABLE_WEIGHTS = 1 << 24  # of the rows in memory: 64 MiB of float32, and as much again for codes and values
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a table's columns: a Hessian, float32 (cols, cols), the mean squares of their inputs for
+    encoders that weigh columns, float32 (cols,), and the number of tokens that both are of."""
+
+    hessian: Tensor
+    importance: F32 | None
+    tokens: int
+
+
+def round_head(work: Work, block: Block, unit: Unit) -> None:
+    """Round the output head with the Hessian of what the final norm gives, and write it."""
+    from quantkit.filling.rounding import importance_of
+
+    (name,) = block.linears
+    sums = block.statistics([name], hessian=True).total(name)
+    assert sums.gram is not None
+    weighed = importance_of(sums) if layout_of(unit).traits.weighed else None
+    round_table(work, unit, Known(sums.gram.full(), weighed, sums.tokens), block.run)
+    done, count = work.plan.source_bytes, work.plan.shape.layers
+    work.emit(TensorProgress("quantize", block.name, unit.word, count, count, done, done))
+
+
+def round_table(work: Work, unit: Unit, known: Known, run: Run) -> None:
+    """Round rows by a Hessian that all of them share, write and journal them. Raises what the method raises."""
+    from quantkit.methods import base
+    from quantkit.methods.base import Layer
+
+    assert work.plan.method is not None
+    method, settings = base.get(work.plan.method.name), settings_of(work.plan.method)
+    target = layout_of(unit).scheme.target(unit.tensor.cols)
+    layer = Layer(unit.name, np.zeros((0, unit.tensor.cols), np.float32), known.hessian, known.importance)
+    if method.prepare and target.columnwise:
+        layer = replace(layer, prepared=method.prepare(layer, target, settings, run))
+
+    def rounded(layer: Layer) -> tuple[Quantized, Report]:
+        if not target.columnwise:
+            return layout_of(unit).scheme.encode(layer.weight, layer.importance), base.Report()
+        found = method.quantize(layer, target, settings, run)
+        return Quantized(found.codes, found.grid), found.report
+
+    [planned], written = unit.outputs, 0
+    digest, reports = hashlib.sha256(), []
+    for slab in cut(unit.tensor, TABLE_WEIGHTS):
+        values = read_slab(work.checkpoint, unit.tensor, slab.start, slab.stop)
+        require_finite(unit.tensor, values, slab.start)
+        quantized, report = rounded(replace(layer, weight=values))
+        reports.append(replace(report, tokens=known.tokens))
+        data = _packed(unit, planned, quantized)
+        work.job.write(planned.file, planned.offset + written, data.data)
+        digest.update(data.data.data)
+        written += data.data.nbytes
+    assert written == planned.nbytes, (planned, written)
+    work.record(planned, digest.hexdigest(), facts_of(method.name, reports))
+
+
+def _packed(unit: Unit, planned: PlannedTensor, quantized: Quantized) -> PackedTensor:
+    (made,) = layout_of(unit).pack(unit.name, quantized)
+    return made if unit.tensor.row_order is None else as_planned(unit, planned, made)

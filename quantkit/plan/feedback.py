@@ -1,0 +1,47 @@
+"""Which tensors of a GGUF file are rounded with what their inputs say, and how that is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from quantkit.families.linears import LINEAR
+from quantkit.families.model import ModelTensor
+from quantkit.families.roles import Role
+from quantkit.formats.gguf.layout import TypeLayout
+from quantkit.metadata import KeyValue
+from quantkit.methods import needs_hessian
+from quantkit.plan.base import Unit
+from quantkit.qtypes import base
+from quantkit.recipes.recipe import MethodChoice
+
+METHOD_KEY = "quantkit.method"
+
+
+def with_layouts(drafts: Sequence[Unit], method: MethodChoice | None) -> list[Unit]:
+    """The tensors, those that a method with inputs rounds with their layout."""
+    if method is None or not needs_hessian(method.name):
+        return list(drafts)
+    return [replace(d, layout=TypeLayout(d.word)) if not d.copy and _has_inputs(d) else d for d in drafts]
+
+
+def _has_inputs(draft: Unit) -> bool:
+    """Whether a tensor is quantized and made of rows of linears of the blocks, or is the head."""
+    tensor = draft.tensor
+    place = (tensor.layer is not None and tensor.role in LINEAR) or tensor.role is Role.OUTPUT
+    return place and _is_linear(tensor) and base.get(draft.word).widen is None
+
+
+def _is_linear(tensor: ModelTensor) -> bool:
+    return len(tensor.shape) > 1 and not tensor.add and all(part.source is not None for part in tensor.parts)
+
+
+def metadata_of(method: MethodChoice | None) -> list[KeyValue]:
+    """What the file says of its method."""
+    return [] if method is None else [KeyValue("quantkit.method", "string", method.name)]
+
+
+def identity(method: MethodChoice | None, inputs: str) -> dict[str, Any]:
+    """What decides the bytes besides types and places; nothing where no method does."""
+    return {} if method is None else {"method": asdict(method), "calibration": inputs}

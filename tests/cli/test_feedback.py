@@ -1,0 +1,148 @@
+"""GGUF files rounded with feedback: what their methods say is so, by the gguf package and the statistics alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from checkpoints import build
+from commands import TINY, quantkit
+
+from quantkit.calibration.statistics.file import open_statistics
+from quantkit.source import open_source
+
+TEXT = TINY.parent / "calibration.jsonl"
+SHORT = ["--samples", 8, "--seqlen", 64]
+DAMPING = 0.03
+LINEARS = {
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+HEADS = {"attn_q": 4, "attn_k": 2}
+
+
+@pytest.fixture(scope="module")
+def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("statistics") / "tiny.safetensors"
+    assert quantkit("calibrate", TINY, "--data", TEXT, "--samples", 32, "--seqlen", 64, "-o", path).status == 0
+    return path
+
+
+def converted(source: Path, out: Path, *options: object) -> dict[str, Any]:
+    """What the manifest of a new file says."""
+    ran = quantkit("convert", source, *options, "-o", out)
+    assert ran.status == 0, ran.stderr
+    manifest: dict[str, Any] = json.loads(out.with_name(f"{out.stem}.manifest.json").read_text())
+    return manifest
+
+
+def decoded(path: Path) -> dict[str, np.ndarray]:
+    """The matrices of the blocks of TINY in the order of rows that the source has, by the gguf package."""
+    found = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        kind = tensor.name.split(".")[-2]
+        if kind in LINEARS:
+            values = gguf.dequantize(tensor.data, tensor.tensor_type)
+            if kind in HEADS:  # pairs of rotary embeddings, side by side
+                split = values.reshape(HEADS[kind], -1, 2, values.shape[1])
+                values = split.swapaxes(1, 2).reshape(values.shape)
+            found[tensor.name] = values
+    return found
+
+
+def losses(path: Path, statistics: Path) -> dict[str, float]:
+    """trace(E H E^T) of every matrix, H with the method's damping."""
+    file, source = open_statistics(statistics), open_source(str(TINY))
+    try:
+        sums = file.read()
+        out = {}
+        for name, values in decoded(path).items():
+            _, layer, kind, _ = name.split(".")
+            linear = f"model.layers.{layer}.{LINEARS[kind]}.weight"
+            gram = sums.total(linear).gram
+            assert gram is not None
+            hessian = gram.full().double().numpy()
+            hessian[np.diag_indices_from(hessian)] += DAMPING * hessian.diagonal().mean()
+            ref = source.ref(linear)
+            error = ref.read(0, ref.info.rows).astype(np.float64) - values
+            out[name] = float(np.einsum("ri,ij,rj->", error, hessian, error, optimize=True))
+        return out
+    finally:
+        file.close()
+        source.close()
+
+
+@pytest.mark.parametrize("recipe", ["q4_k_m", pytest.param("iq4_nl", marks=pytest.mark.slow)])
+def test_the_file_has_the_loss_that_its_method_says(recipe: str, statistics: Path, tmp_path: Path) -> None:
+    out, plain = tmp_path / "out.gguf", tmp_path / "plain.gguf"
+    manifest = converted(TINY, out, "--to", recipe, "--calib", statistics)
+    said = {layer["name"]: layer for layer in manifest["layers"]}
+    converted(TINY, plain, "--to", recipe, "--method", "rtn", "--calib", statistics)
+    ours, theirs = losses(out, statistics), losses(plain, statistics)
+    assert ours.keys() <= said.keys()
+    for name, loss in ours.items():
+        assert said[name]["loss"] == pytest.approx(loss, rel=1e-3)
+        assert said[name]["rounding_loss"] == pytest.approx(theirs[name], rel=1e-3), "the file with an imatrix"
+        assert loss < 0.8 * theirs[name]
+        assert said[name]["tokens"] == 32 * 64
+    assert manifest["method"]["name"] == "gptq"
+    assert manifest["recipe"]["name"] == f"{recipe} --method gptq"
+    assert gguf.GGUFReader(out).fields["quantkit.method"].contents() == "gptq"
+    seen = quantkit("verify", out, "--against", TINY)
+    assert seen.status == 0, seen.stderr
+
+
+@pytest.mark.parametrize("threads", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("known", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["text", "statistics"])
+def test_any_number_of_threads_gives_the_same_bytes(
+    known: bool, threads: int, statistics: Path, tmp_path: Path
+) -> None:
+    text = [statistics] if known else [TEXT, *SHORT]
+    found = set()
+    for number in (2, threads):
+        out = tmp_path / str(number) / "out.gguf"
+        converted(TINY, out, "--to", "q3_k_m", "--calib", *text, "--threads", number)
+        found.add(hashlib.sha256(out.read_bytes()).hexdigest())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("qwen3-moe", "q4_0"),
+        *(
+            pytest.param(name, recipe, marks=pytest.mark.slow)
+            for name in ("qwen2-moe", "phi3", "gemma2", "olmo2", "granite")
+            for recipe in ("q5_1", "q8_0")
+        ),
+    ],
+)
+def test_every_family_is_rounded_with_its_inputs(name: str, recipe: str, tmp_path: Path) -> None:
+    """Experts in stacks, fused projections, rows that fit no K type, biases, a norm before the head."""
+    source, out = build(name, tmp_path / "source"), tmp_path / "out.gguf"
+    manifest = converted(source, out, "--to", recipe, "--calib", TEXT, *SHORT)
+    layers = {layer["name"]: layer for layer in manifest["layers"]}
+    quantized = {t["name"] for t in manifest["tensors"] if t["type"] not in ("f32", "f16", "bf16")}
+    assert quantized - layers.keys() <= {"token_embd.weight"}
+    for name, layer in layers.items():
+        assert layer["loss"] <= layer["rounding_loss"], name
+        assert layer["tokens"] <= 8 * 64
+        experts = [int(count) for count in layer.get("expert_tokens", "").split()]
+        assert bool(experts) == ("_exps" in name)
+        assert min(experts, default=layer["tokens"]) == layer["tokens"]
+    assert quantkit("verify", out, "--against", source).status == 0
+
+
+def test_experts_of_a_file_count_for_coverage(tmp_path: Path) -> None:
+    source = build("qwen3-moe", tmp_path / "source", spread=0.2)
+    command = ["convert", source, "--to", "q4_0", "--calib", TEXT, "--samples", 1, "--seqlen", 4]
+    ran = quantkit(*command, "--require-coverage", 100, "-o", tmp_path / "out.gguf")
+    assert ran.status == 8, ran.stderr
+    assert "experts saw enough tokens" in ran.stderr
+    assert not (tmp_path / "out.gguf").exists()
