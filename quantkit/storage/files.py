@@ -120,15 +120,6 @@ def write_small(path: Path, data: bytes, *, overwrite: bool, ops: Ops | None = N
                 return
 
 
-def remove_file(path: Path, *, ops: Ops | None = None) -> None:
-    """Remove a file, durably, if it is there: a manifest must go before the file that it describes is replaced."""
-    disk = Disk(ops or from_environment())
-    with explained(path.parent, 0):
-        if path.is_symlink() or path.exists():
-            disk.remove(path)
-            disk.sync_folder(path.parent)
-
-
 def open_log(path: Path) -> IO[str]:
     """Open a log for appending lines of UTF-8 text; each line is in the file when it ends. Raises NotWritableError."""
     with explained(path.parent, 0):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from quantkit.cli.exits import exit_code
 from quantkit.errors import QuantkitError, VerificationError
-from quantkit.storage import Job, Ops, PartFile, Record, open_job, remove_file, update_sums, write_small
+from quantkit.storage import Job, Ops, PartFile, Record, open_job, update_sums, write_small
 from quantkit.storage.disk import Args, Result, direct
 from quantkit.storage.nested import part_name
 
@@ -74,9 +74,10 @@ def build(out: Path, ops: Ops | None = None, *, overwrite: bool = False, stop_af
         fill(job, stop_after)
         if stop_after is not None:
             return
-        if overwrite:
-            remove_file(out / MANIFEST, ops=ops)
-        published = job.publish([out / name for name in NAMES], overwrite=overwrite, check=check_structure)
+        retired = [MANIFEST] if overwrite and (out / MANIFEST).exists() else []
+        published = job.publish(
+            [out / name for name in NAMES], overwrite=overwrite, check=check_structure, retire=lambda: retired
+        )
         sums = {p.path.relative_to(out).as_posix(): p.sha256 for p in published}
         manifest = json.dumps(sums).encode()
         write_small(out / MANIFEST, manifest, overwrite=True, ops=ops)

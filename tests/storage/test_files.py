@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from storage.scenario import lacking
 
 from quantkit.errors import BusyError, ExistsError, InputError, NotWritableError, ResourceError
-from quantkit.storage import free_bytes, hash_file, open_log, preflight, remove_file, update_sums, write_small
+from quantkit.storage import free_bytes, hash_file, open_log, preflight, update_sums, write_small
 from quantkit.storage.disk import Args, Result, direct
 from quantkit.storage.faults import Fault
 
@@ -137,14 +137,6 @@ def test_places_that_refuse(tmp_path: Path) -> None:
     with pytest.raises(ExistsError, match="symbolic link to nowhere"):
         write_small(tmp_path / "loop", b"", overwrite=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder", "loop"]
-
-
-def test_a_file_is_removed_if_it_is_there(tmp_path: Path) -> None:
-    (tmp_path / "m").write_text("")
-    (tmp_path / "dangling").symlink_to("nowhere")
-    for name in ["m", "dangling", "m", "no/such/folder"]:
-        remove_file(tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_log_grows_by_lines(tmp_path: Path) -> None:
