@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.known import family_of_type
 from quantkit.untrusted import parse_json_object, shown
 
 ReadFile = Callable[[str], bytes | None]
@@ -109,11 +108,12 @@ class TokenizerFiles:
             return {}
 
 
-def read_tokenizer_files(read_file: ReadFile, config: Mapping[str, Any]) -> TokenizerFiles:
-    """Read and check the small files. `config` is the parsed config.json. Raises InputError naming file and key."""
+def read_tokenizer_files(read_file: ReadFile, config: Mapping[str, Any], size: Any) -> TokenizerFiles:
+    """Read and check the small files. `config` is the parsed config.json, `size` its vocab_size or the default of its
+    model, None where unknown. Raises InputError naming file and key.
+    """
     text = config.get("text_config")
     merged = {**config, **text} if isinstance(text, Mapping) else dict(config)
-    size = merged.get("vocab_size", _default_size(merged.get("model_type")))
     if size is not None and not is_index(size, MAX_TOKENS + 1):
         message = f"config.json: vocab_size is {shown(str(size))}, expected a number of tokens up to {MAX_TOKENS:,}"
         raise InputError(message, path="config.json", key="vocab_size", hint="check config.json")
@@ -124,12 +124,6 @@ def read_tokenizer_files(read_file: ReadFile, config: Mapping[str, Any]) -> Toke
         root_config=config,
         vocab_size=size,
     )
-
-
-def _default_size(model_type: object) -> Any:
-    """The size of the vocabulary that transformers takes where config.json says none."""
-    family = family_of_type(model_type)
-    return family.defaults[str(model_type)].get("vocab_size") if family else None
 
 
 def read_bytes(read_file: ReadFile, name: str) -> bytes | None:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import InputError
+from quantkit.families.known import vocabulary_size
 from quantkit.tokenizer.files import (
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
@@ -102,7 +103,7 @@ class SourceTokenizer:
 
 def open_source_tokenizer(read_file: ReadFile, config: Mapping[str, Any]) -> SourceTokenizer:
     """Load the tokenizer of a checkpoint. Raises InputError where there is none, or a broken one."""
-    files = read_tokenizer_files(read_file, config)
+    files = read_tokenizer_files(read_file, config, vocabulary_size(config))
     pieces = _sentencepiece_data(files)
     raw = read_object(read_file, TOKENIZER_JSON)
     if pieces is not None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.known import vocabulary_size
 from quantkit.families.rows import TokenizerRules
 from quantkit.metadata import KeyValue
 from quantkit.tokenizer.bpe import added_tokens, byte_level_vocabulary, check_byte_level, is_byte_level_class
@@ -137,7 +138,7 @@ def read_tokenizer(
 
 
 def _open(read_file: ReadFile, config: Mapping[str, Any]) -> _Source:
-    files = read_tokenizer_files(read_file, config)
+    files = read_tokenizer_files(read_file, config, vocabulary_size(config))
     pieces = read_bytes(read_file, TOKENIZER_MODEL)
     tiktoken = pieces is not None and is_tiktoken(pieces)
     model = parse_sentencepiece(pieces) if pieces is not None and not tiktoken else None

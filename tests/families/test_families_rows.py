@@ -14,7 +14,7 @@ from quantkit.families import known
 from quantkit.families.describe import find_family
 from quantkit.families.heads import headed
 from quantkit.families.keys import architecture_metadata
-from quantkit.families.known import family_named, family_of_type, known_families
+from quantkit.families.known import family_named, family_of_type, known_families, vocabulary_size
 from quantkit.families.mapping import rows_by_source
 from quantkit.families.roles import role_of
 from quantkit.families.rows import Family
@@ -69,6 +69,17 @@ FAMILIES = (replace(LLAMA, name="own", hf=("OwnForCausalLM",), defaults={"own": 
         monkeypatch.undo()
         for cached in (known.known_families, headed):
             cached.cache_clear()
+
+
+@pytest.mark.parametrize("model_type", [name for family in known_families() for name in family.defaults])
+def test_the_size_of_a_vocabulary_is_what_config_json_says_or_the_default(model_type: str) -> None:
+    [default] = (f.defaults[model_type]["vocab_size"] for f in known_families() if model_type in f.defaults)
+    said = {"model_type": model_type}
+    assert vocabulary_size(said) == default
+    assert vocabulary_size({"model_type": "outer", "text_config": said}) == default
+    assert vocabulary_size({**said, "vocab_size": 7, "text_config": {"vocab_size": 9}}) == 9
+    assert vocabulary_size({**said, "vocab_size": "7"}) == "7"
+    assert vocabulary_size({"model_type": "outer"}) is None
 
 
 def test_a_name_that_no_family_has_is_refused() -> None:

@@ -5,7 +5,9 @@ A family is added by adding a file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from quantkit.discovery import defined, modules
 from quantkit.errors import UnsupportedError, did_you_mean
@@ -31,6 +33,18 @@ def family_named(name: str) -> Family:
 def family_of_type(model_type: object) -> Family | None:
     """The family that has a model type of config.json; None where there is none."""
     return next((family for family in known_families() if str(model_type) in family.defaults), None)
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> Any:
+    """The vocab_size of a parsed config.json, that of a nested text_config first, unchecked.
+
+    Where it says none, what transformers takes for the model type; None where that is not known.
+    """
+    text = config.get("text_config")
+    said = {**config, **text} if isinstance(text, Mapping) else config
+    family = family_of_type(said.get("model_type"))
+    default = family.defaults[str(said["model_type"])].get("vocab_size") if family else None
+    return said.get("vocab_size", default)
 
 
 def folds_of(name: str) -> tuple[Fold, ...]:
