@@ -317,7 +317,7 @@ def look(
     if plan.linears:  # of a checkpoint whole layers, which are decoded faster than single rows; no engine of convert
         against, options = of_plan(prepared.checkpoint, plan, layers), VerifyOptions(threads=output.threads)
     else:
-        against = of_gguf(prepared.reference)
+        against = of_gguf(prepared.reference, layers)
         options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)
     return verify_parts(paths, plan, against, options, emit)
 

@@ -99,7 +99,8 @@ def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emi
     reference = None if source is None else Reference(source, describe_source(source, options.pre))
     files = _files(paths, path, manifest, source)
     with open_gguf(paths) as made:
-        seen = check(made, of_gguf(reference) if reference else None, _promised(manifest), options, emit)
+        against = None if reference is None else _with_facts(of_gguf(reference), manifest)
+        seen = check(made, against, _promised(manifest), options, emit)
         if manifest is None:
             return Verification((files, *seen.checks))
         model = None if reference is None else reference.model

@@ -42,10 +42,10 @@ class Against:
     reference: Reference | None = None
 
 
-def of_gguf(reference: Reference) -> Against:
+def of_gguf(reference: Reference, noted: Sequence[Mapping[str, Any]] = ()) -> Against:
     """What a GGUF file of this model should hold."""
-    model = reference.model
-    return Against(reference.checkpoint, model.tensors, tokenizer_keys(model.metadata), reference=reference)
+    model, source = reference.model, reference.checkpoint
+    return Against(source, model.tensors, tokenizer_keys(model.metadata), noted=noted, reference=reference)
 
 
 def of_plan(source: Checkpoint, plan: Plan, noted: Sequence[Mapping[str, Any]] = ()) -> Against:

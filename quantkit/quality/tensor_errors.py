@@ -73,16 +73,19 @@ def compare(name: str, qtype: str, source: F32, decoded: F32) -> TensorError:
 def compare_moved(name: str, qtype: str, source: F32, decoded: F32) -> TensorError:
     """Error of `decoded` against `source`, both float32 matrices, up to a factor of every row and every column.
 
-    That is what weights have in common when scales were moved between layers. The factors, none negative, are those
-    with the least squares, found in turn; of weights in other places next to nothing is left by them.
+    That is what weights have in common when scales were moved between layers. The factors are those with the least
+    squares, found in turn; of weights in other places next to nothing is left by them. Where one would not be positive,
+    which no transform makes, it stays as it was; and every row counts alike: rows that are gone are no rows.
     """
     expected = source.astype(np.float64)
     for _ in range(FITS):
         for axis in (0, 1):
             energy = (expected * expected).sum(axis=axis, keepdims=True)
             found = (expected * decoded).sum(axis=axis, keepdims=True)
-            expected *= np.maximum(np.divide(found, energy, out=np.zeros_like(found), where=energy > 0), 0)
-    return compare(name, qtype, expected.astype(np.float32), decoded)
+            expected *= np.divide(found, energy, out=np.ones_like(found), where=(energy > 0) & (found > 0))
+    length = np.sqrt((expected * expected).sum(axis=1, keepdims=True))
+    length[length == 0] = 1
+    return compare(name, qtype, (expected / length).astype(np.float32), (decoded / length).astype(np.float32))
 
 
 def decode_gguf(raw: U8, gguf_type: int) -> F32:

@@ -96,6 +96,9 @@ def test_the_file_has_the_loss_that_its_method_says(recipe: str, statistics: Pat
     assert gguf.GGUFReader(out).fields["quantkit.method"].contents() == "gptq"
     seen = quantkit("verify", out, "--against", TINY)
     assert seen.status == 0, seen.stderr
+    assert "of the loss of rounding on the calibration data" in seen.stdout
+    [numbers] = [check for check in manifest["checks"] if check["check"] == "numbers"]
+    assert numbers["feedback"]["loss_to_rounding"] < 0.8
 
 
 @pytest.mark.parametrize("threads", [1, pytest.param(3, marks=pytest.mark.slow)])

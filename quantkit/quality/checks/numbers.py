@@ -95,7 +95,7 @@ def _places(weights: Sequence[ModelTensor], held: Mapping[str, Held]) -> str | N
 
 
 def _judge(errors: Sequence[TensorError], floors: Mapping[str, float], data: dict[str, Any]) -> Check:
-    failed = [e for e in errors if e.snr_db < floors[e.name]]
+    failed = [e for e in errors if e.snr_db < floors[e.name] or e.snr_db <= 0]  # at 0 dB zeros would be as good
     if failed:
         first = min(failed, key=lambda e: e.snr_db)
         what = f"{len(failed)} tensors are far from the source, worst {first.name} {first.qtype} {first.snr_db:.1f} dB"
