@@ -26,13 +26,13 @@ from quantkit.families.names import text_block_of
 from quantkit.families.roles import FUSED
 from quantkit.families.rows import Family
 from quantkit.machine import memory_limit_bytes
-from quantkit.pipeline.outputs import job_folder, refuse_inputs, require_writable_names
+from quantkit.pipeline.outputs import job_folder, refuse_inputs, require_place
 from quantkit.plan.describe import describe_source
 from quantkit.report.calibration_record import record_path
 from quantkit.report.text import size
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import Origin
-from quantkit.storage import free_bytes, require_sums
+from quantkit.storage import free_bytes
 from quantkit.tensors import TensorInfo
 from quantkit.version import __version__
 
@@ -173,12 +173,11 @@ def plan_calibration(request: CalibrateRequest, emit: Sink = ignore) -> Calibrat
     """
     kind = kind_of(request)
     request.spec.check()
-    require_writable_names([request.out, record_path(request.out)])
+    require_place([request.out], record_path(request.out))
     checkpoint = open_source(request.source, offline=request.spec.offline, emit=emit)
     try:
         sources = [Path(file.path) for file in checkpoint.files()]
         refuse_inputs([request.out, record_path(request.out)], [*sources, *map(data_path, request.spec.data)])
-        require_sums(request.out.parent)
         samples = prepare_samples(checkpoint, request.spec, emit)
         model = None if kind is Kind.STATISTICS else describe_source(checkpoint, request.pre)
     except QuantkitError:

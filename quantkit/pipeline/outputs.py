@@ -117,7 +117,8 @@ def output_paths(prepared: Prepared, out: Path) -> list[tuple[Path, ...]]:
     names = [path for group in paths for path in group]
     if len(set(names)) < len(names):
         raise UsageError("two recipes would write the same file", hint="give each recipe file its own title")
-    require_places(paths)
+    for targets in paths:
+        require_place(targets, manifest_path(targets[0]))
     return paths
 
 
@@ -162,20 +163,18 @@ def require_writable_names(paths: Sequence[Path]) -> None:
             raise NotWritableError(f"cannot write: {error.message}", path=error.path, hint=hint) from error
 
 
-def require_places(groups: Iterable[Sequence[Path]]) -> None:
-    """Raise NotWritableError for an output that no run could write: files, manifests and checksums of all artifacts.
+def require_place(targets: Sequence[Path], record: Path) -> None:
+    """Raise NotWritableError for an output that no run could write: files, their record and checksums.
 
     Nothing is created.
     """
-    for targets in groups:
-        manifest = manifest_path(targets[0])
-        require_writable_names([*targets, manifest, manifest.with_name(SUMS)])
-        for name, path in zip(names_of(targets), targets, strict=True):
-            if "/" in name:
-                _require_folder(path.parent)
-        for path in (*targets, manifest):
-            _require_replaceable(path)
-        require_sums(manifest.parent)
+    require_writable_names([*targets, record, record.with_name(SUMS)])
+    for name, path in zip(names_of(targets), targets, strict=True):
+        if "/" in name:
+            _require_folder(path.parent)
+    for path in (*targets, record):
+        _require_replaceable(path)
+    require_sums(record.parent)
 
 
 def _require_replaceable(path: Path) -> None:

@@ -28,7 +28,7 @@ from quantkit.pipeline.outputs import (
     refuse_existing,
     refuse_inputs,
     refuse_strangers,
-    require_places,
+    require_place,
     to_retire,
 )
 from quantkit.plan.base import Plan
@@ -214,7 +214,7 @@ def packed_names(work: Path, out: Path) -> tuple[Path, ...]:
     if out.suffix == ".gguf" and len(files) > 1:
         raise UsageError(f"{work} holds {len(files)} shards", hint="give a folder with -o")
     paths = (out,) if out.suffix == ".gguf" else tuple(out / f.name for f in files)
-    require_places([paths])
+    require_place(paths, manifest_path(paths[0]))
     return paths
 
 

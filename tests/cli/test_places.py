@@ -204,6 +204,18 @@ def test_what_is_no_file_is_refused_before_any_work(thing: str, name: str, model
     assert names(tmp_path) == {name, "events"}
 
 
+@pytest.mark.parametrize("name", ["x.gguf", "x.gguf.manifest.json", "SHA256SUMS"])
+@pytest.mark.parametrize("thing", ["pipe", "folder"])
+def test_what_is_no_file_is_refused_before_a_calibration(thing: str, name: str, model: Path, tmp_path: Path) -> None:
+    THINGS[thing](tmp_path / name)
+    events = tmp_path / "events"
+    arguments = ("--data", model / "config.json", "-o", tmp_path / "x.gguf", "--force", "--events", events)
+    outcome = quantkit("calibrate", model, *arguments)
+    assert outcome.status == 6, outcome.stderr
+    assert "StageFinished" not in events.read_text()
+    assert names(tmp_path) == {name, "events"}
+
+
 @pytest.mark.parametrize("thing", THINGS)
 def test_a_stray_that_is_no_file_blocks_nothing(thing: str, model: Path, tmp_path: Path) -> None:
     stray = tmp_path / ".quantkit-0123456789abcdef.tmp"
