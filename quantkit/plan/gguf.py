@@ -201,7 +201,10 @@ def _require_importance(drafts: Sequence[Unit], importance: Mapping[str, F32], r
     missing = [
         f"{d.name} {d.word}"
         for d in drafts
-        if d.word in needs and not (d.copy or d.layout) and d.name not in spared and d.name not in importance
+        if (d.word in needs or base.get(d.word).needs_importance)
+        and not (d.copy or d.layout)
+        and d.name not in spared
+        and d.name not in importance
     ]
     if missing:
         raise RecipeError(

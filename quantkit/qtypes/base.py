@@ -66,8 +66,9 @@ class QuantType:
 
     `block` weights of one row become `nbytes` bytes. `gguf` is the type's number in a GGUF file, None where that
     container has no such type. `columnwise` is False where codes of neighbouring columns are chosen together.
-    `uses_importance` is False for types whose encoder ignores importance weights. `code_bytes` is how many of a
-    block's `nbytes` hold codes, the rest being scales and offsets; None means all of them (float types).
+    `uses_importance` is False for types whose encoder ignores importance weights; those that `needs_importance` are
+    useless without, so that a plan refuses them (llama-quant.cpp, tensor_requires_imatrix). `code_bytes` is how many of
+    a block's `nbytes` hold codes, the rest being scales and offsets; None means all of them (float types).
     `inputs` is the type to which ggml's CPU code rounds what such weights are multiplied with (type_traits_cpu,
     vec_dot_type), "" where it has none. `floor_db` is the least signal to noise ratio, in dB, that correct bytes show
     on weights of any distribution met so far: a permuted, shifted or mis-scaled tensor falls far below; 0 is that of
@@ -96,6 +97,7 @@ class QuantType:
     gguf: int | None = None
     columnwise: bool = True
     uses_importance: bool = False
+    needs_importance: bool = False
     code_bytes: int | None = None
     widen: Callable[[U8], F32] | None = None
     inputs: str = ""

@@ -28,8 +28,13 @@ TYPE_IDS = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8,
     "q2_k": 10, "q3_k": 11, "q4_k": 12, "q5_k": 13, "q6_k": 14,
     "iq4_nl": 20, "iq4_xs": 23, "bf16": 30, "tq1_0": 34, "tq2_0": 35, "mxfp4": 39, "q1_0": 41,
-    "q2_0": 42,
+    "q2_0": 42, "iq2_xxs": 16, "iq2_xs": 17, "iq3_xxs": 18, "iq1_s": 19, "iq3_s": 21, "iq2_s": 22, "iq1_m": 29,
 }  # fmt: skip
+
+# Types for which ggml aborts without importance weights, and where sums of huge weights overflow.
+NEED_IMPORTANCE = {TYPE_IDS[name] for name in ("iq2_xxs", "iq2_xs", "iq1_s")}
+ABORT_ON_OVERFLOW = {TYPE_IDS[name] for name in ("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq1_s", "iq1_m")}
+LARGEST_SAFE = 1e8  # beyond about 3e7 the scale of such a block is no float16 anyway
 
 # enum llama_token_attr (llama.h)
 ATTR_UNKNOWN, ATTR_UNUSED, ATTR_NORMAL, ATTR_CONTROL, ATTR_USER_DEFINED, ATTR_BYTE = (1 << n for n in range(6))
@@ -201,11 +206,16 @@ def row_size(type_id: int, cols: int) -> int:
 
 
 def quantize(type_id: int, w: F32, importance: F32 | None = None) -> U8:
-    """ggml_quantize_chunk over float32 (rows, cols) -> uint8 (rows, row_size). `importance` is float32 (cols,)."""
+    """ggml_quantize_chunk over float32 (rows, cols) -> uint8 (rows, row_size). `importance` is float32 (cols,).
+
+    Ones stand in for importance that ggml asks for, and bytes that `validate` refuses for those at which it aborts.
+    """
     rows, cols = w.shape
     source = np.array(w, dtype=np.float32, order="C")
     out = np.zeros((rows, row_size(type_id, cols)), np.uint8)
     weights = None
+    if importance is None and type_id in NEED_IMPORTANCE:
+        importance = np.ones(cols, np.float32)
     if importance is not None:
         weights = np.array(importance, dtype=np.float32, order="C")
         if weights.shape != (cols,):
@@ -214,6 +224,8 @@ def quantize(type_id: int, w: F32, importance: F32 | None = None) -> U8:
         raise ValueError("ggml aborts on non-finite input")
     if rows == 0:
         return out
+    if type_id in ABORT_ON_OVERFLOW and np.abs(source).max() > LARGEST_SAFE:
+        return np.full_like(out, 255)
     pointer = None if weights is None else weights.ctypes.data
     written = library().so.ggml_quantize_chunk(type_id, source.ctypes.data, out.ctypes.data, 0, rows, cols, pointer)
     if written != out.nbytes:

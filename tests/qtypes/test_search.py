@@ -44,7 +44,8 @@ from quantkit.qtypes.search.lanes import (
 )
 from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
 
-SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "iq4_xs")
+SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "iq4_xs",
+            "iq3_xxs")  # fmt: skip
 SUPER = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs")
 F32 = np.float32
 
@@ -82,6 +83,7 @@ GOLDEN = {
     "q5_1": ("77f63adef7dd4070", "651a15c06e3a3f4d"),
     "iq4_nl": ("3f658857b502fc7c", "78f65f72b23aebe8"),
     "iq4_xs": ("0064e10c79db868a", "3167ac0ff357fa35"),
+    "iq3_xxs": ("c80239d600d07dbb", "5b71232a8782899f"),
 }
 
 

@@ -29,12 +29,13 @@ class Encoder:
     """A searched type: `block` weights become `nbytes` bytes.
 
     quantize(rows (r, cols), importance (cols,) or None, raw (n, nbytes)) fills raw for all blocks of the rows, and
-    returns the grid that the bytes describe.
+    returns the grid that the bytes describe. It gets about `slab` weights at a time.
     """
 
     block: int
     nbytes: int
     quantize: Callable[[F32, F32 | None, U8], Grid]
+    slab: int = SLAB
 
 
 def half(values: F32) -> F16:
@@ -104,7 +105,7 @@ def _slabs(w: F32, importance: F32 | None, encoder: Encoder, raw: U8) -> Iterato
     if importance is not None:
         assert importance.shape == (cols,), (importance.shape, cols)
         importance = np.require(importance, np.float32, ["C", "A"])
-    step, per_row = max(1, SLAB // max(cols, 1)), cols // encoder.block
+    step, per_row = max(1, encoder.slab // max(cols, 1)), cols // encoder.block
     for start in range(0, max(rows, 1), step):
         stop = start + step
         grid = encoder.quantize(w[start:stop], importance, raw[start * per_row : stop * per_row])

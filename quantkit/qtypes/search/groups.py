@@ -16,6 +16,15 @@ class Weighting(IntEnum):
     RMS_MAGNITUDE = 2  # root mean square of the group + |x|
     IMPORTANCE = 3  # qw * sqrt(sigma2 + x*x)
     PURE_IMPORTANCE = 4  # qw
+    SPREAD_SQUARE = 5  # sigma2 / 4 + x*x
+
+
+class Redo(IntEnum):
+    """Which vectors of a group are rounded to points of a lattice once more, to the best scale that was found."""
+
+    THOSE_OUTSIDE = 0  # that were not in the set
+    ALL_IF_OUTSIDE = 1  # all, where one was not in the set
+    ALL = 2
 
 
 @dataclass(frozen=True)
