@@ -45,7 +45,7 @@ from quantkit.qtypes.search.lanes import (
 from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
 
 SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "iq4_xs",
-            "iq2_xxs", "iq2_xs", "iq3_xxs", "iq3_s")  # fmt: skip
+            "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s")  # fmt: skip
 SUPER = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs")
 F32 = np.float32
 
@@ -85,6 +85,7 @@ GOLDEN = {
     "iq4_xs": ("0064e10c79db868a", "3167ac0ff357fa35"),
     "iq2_xxs": ("a23e47a85dad39dc", "908100ecd7f8f4eb"),
     "iq2_xs": ("9fcc78a7a5e90b08", "bd266c30887b926e"),
+    "iq2_s": ("416e847bb41c039a", "92b4c46abc067e99"),
     "iq3_xxs": ("c80239d600d07dbb", "5b71232a8782899f"),
     "iq3_s": ("6316cd7aa91d0e3c", "07c06f49e5f7b41d"),
 }
