@@ -45,7 +45,7 @@ from quantkit.qtypes.search.lanes import (
 from quantkit.qtypes.search.planes import Plane, pack_planes, unpack_planes
 
 SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "iq4_xs",
-            "iq1_s", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s")  # fmt: skip
+            "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s")  # fmt: skip
 SUPER = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs")
 F32 = np.float32
 
@@ -84,6 +84,7 @@ GOLDEN = {
     "iq4_nl": ("3f658857b502fc7c", "78f65f72b23aebe8"),
     "iq4_xs": ("0064e10c79db868a", "3167ac0ff357fa35"),
     "iq1_s": ("3935cf6033349cfc", "66539be420fcdbcd"),
+    "iq1_m": ("c9d61295951ef544", "509f99c4eec65f21"),
     "iq2_xxs": ("a23e47a85dad39dc", "908100ecd7f8f4eb"),
     "iq2_xs": ("9fcc78a7a5e90b08", "bd266c30887b926e"),
     "iq2_s": ("416e847bb41c039a", "92b4c46abc067e99"),
