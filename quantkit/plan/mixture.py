@@ -139,10 +139,11 @@ class _Chooser:
     def _subject(self, tensor: ModelTensor) -> Subject:
         """Count the tensor and place it among its kind. With experts the layer is the place: blocks may mix."""
         kind = _COUNTED.get(tensor.role)
-        index, count = tensor.layer, self._facts.blocks
+        index, count, counted = tensor.layer, self._facts.blocks, None
         if kind is not None:
             if kind == "attn_v" or self._facts.experts <= 1 or tensor.layer is None:
                 index = self._reached[kind]
+            counted = self._reached[kind]
             self._reached[kind] += 1
             count = self._total[kind] if kind == "attn_v" else count
         return Subject(
@@ -151,6 +152,7 @@ class _Chooser:
             index=index,
             count=count,
             stacked=len(tensor.shape) > 2 and tensor.shape[-3] > 1,
+            counted=counted,
             rows_fit=tensor.shape[-1] % base.get(self._recipe.weights.type).block == 0,
         )
 

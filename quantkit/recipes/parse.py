@@ -173,12 +173,13 @@ def _never(table: Table) -> Never:
 
 
 def _when(table: Table) -> When:
-    table.only("architectures", "blocks", "gqa_min", "experts", "imatrix")
+    table.only("architectures", "blocks", "gqa_min", "experts", "experts_min", "imatrix")
     return When(
         architectures=table.strings("architectures"),
         blocks=table.get("blocks", int),
         gqa_min=table.get("gqa_min", int),
         experts=table.get("experts", int),
+        experts_min=table.get("experts_min", int),
         imatrix=table.get("imatrix", bool),
     )
 

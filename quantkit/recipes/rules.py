@@ -36,6 +36,7 @@ class When:
     blocks: int | None = None
     gqa_min: int | None = None
     experts: int | None = None
+    experts_min: int | None = None
     imatrix: bool | None = None
 
     def holds(self, facts: Facts) -> bool:
@@ -44,6 +45,7 @@ class When:
             and self.blocks in (None, facts.blocks)
             and (self.gqa_min is None or facts.gqa >= self.gqa_min)
             and self.experts in (None, facts.experts)
+            and (self.experts_min is None or facts.experts >= self.experts_min)
             and self.imatrix in (None, facts.imatrix)
         )
 
@@ -53,7 +55,9 @@ class Layers:
     """A named choice of layers, after llama.cpp's mixtures (llama-quant.cpp, llama_tensor_get_type_impl).
 
     "more_bits" is its use_more_bits: the first and last eighth and every third between. "first_eighth" and
-    "first_sixteenth" are its i < n/8 and i < n/16, "first:N" its i < N. All divisions round down.
+    "first_sixteenth" are its i < n/8 and i < n/16, "middle" what is in neither the first nor the last eighth, "first:N"
+    its i < N. "counted_eighth" is i < n/8 with i the number among tensors of its kind, whatever their layers. All
+    divisions round down.
     """
 
     selector: str
@@ -64,14 +68,16 @@ class Layers:
             return False
         if self.selector == "more_bits":
             return index < count // 8 or index >= 7 * count // 8 or (index - count // 8) % 3 == 2
-        if self.selector == "first_eighth":
+        if self.selector in {"first_eighth", "counted_eighth"}:
             return index < count // 8
+        if self.selector == "middle":
+            return count // 8 <= index < 7 * count // 8
         if self.selector == "first_sixteenth":
             return index < count // 16
         return index < int(self.selector.removeprefix("first:"))
 
 
-LAYER_SELECTORS = ("more_bits", "first_eighth", "first_sixteenth", "first:N")
+LAYER_SELECTORS = ("more_bits", "first_eighth", "counted_eighth", "first_sixteenth", "middle", "first:N")
 
 
 def is_layer_selector(selector: str) -> bool:
@@ -84,7 +90,8 @@ class Subject:
 
     `name` is what its container calls it: a tensor of a GGUF file, a layer of a checkpoint. `role` is the part it plays
     (a tied token embedding plays the output). It is number `index` of `count` of its kind; `index` is None outside
-    blocks. `stacked` means more than one matrix (experts), `rows_fit` that the block of the recipe's default type
+    blocks. In models with experts that is its layer; `counted` is the number in any model, None where nothing counts
+    it. `stacked` means more than one matrix (experts), `rows_fit` that the block of the recipe's default type
     divides its rows.
     """
 
@@ -94,6 +101,11 @@ class Subject:
     count: int
     stacked: bool = False
     rows_fit: bool = True
+    counted: int | None = None
+
+    def place(self, layers: Layers) -> int | None:
+        """The number that a choice of layers looks at."""
+        return self.counted if layers.selector == "counted_eighth" else self.index
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ class Rule:
         return (
             (not self.roles or subject.role in self.roles)
             and (not self.names or any(compile_glob(name)(subject.name) for name in self.names))
-            and (self.layers is None or self.layers.contains(subject.index, subject.count))
+            and (self.layers is None or self.layers.contains(subject.place(self.layers), subject.count))
             and self.stacked in (None, subject.stacked)
             and self.rows_fit in (None, subject.rows_fit)
             and (not self.was or given in self.was)

@@ -25,7 +25,9 @@ def _one_of(words: tuple[str, ...]) -> Any:
 QType = _one_of(tuple(base.names()))
 Roles = list[_one_of(tuple(role.value for role in Role))]  # type: ignore[misc, valid-type]
 LinearRoles = list[_one_of(tuple(sorted(role.value for role in LINEAR)))]  # type: ignore[misc, valid-type]
-Layers = Annotated[str, Meta(pattern="^(more_bits|first_eighth|first_sixteenth|first:[0-9]{1,6})$")]
+Layers = Annotated[
+    str, Meta(pattern="^(more_bits|first_eighth|counted_eighth|first_sixteenth|middle|first:[0-9]{1,6})$")
+]
 Title = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Container = _one_of(tuple(table.names()))
 MethodName = _one_of(method_names())
@@ -40,6 +42,7 @@ class When(TypedDict, total=False):
     blocks: int
     gqa_min: int
     experts: int
+    experts_min: int
     imatrix: bool
 
 

@@ -140,7 +140,8 @@ def test_every_snapshot_is_compared() -> None:
 # What follows covers branches that the snapshots do not: falcon, eight experts, importance weights, 70 B models,
 # overrides. Expected types are one character per layer, worked out by hand from llama-quant.cpp.
 LETTERS = {"q2_k": "2", "q3_k": "3", "q4_k": "4", "q5_k": "5", "q6_k": "6", "q8_0": "8", "q4_0": "o", "q4_1": "a",
-           "q5_0": "O", "q5_1": "A", "iq4_nl": "n", "iq4_xs": "x"}  # fmt: skip
+           "q5_0": "O", "q5_1": "A", "iq4_nl": "n", "iq4_xs": "x", "iq3_s": "s", "iq3_xxs": "t", "iq2_s": "u",
+           "iq2_xs": "v", "iq2_xxs": "w", "iq1_s": "y", "iq1_m": "z"}  # fmt: skip
 
 
 def dense(
@@ -177,6 +178,9 @@ def letters(chosen: Mapping[str, str], part: str) -> str:
         ("q4_k_m", "ffn_down", "6544544544544555"),
         ("q5_k_m", "ffn_down", "6655655655655666"),
         ("q4_k_m", "attn_v", "6644644644644666"),
+        ("iq2_m", "attn_output", "ssssssssssssssss"),
+        ("iq3_xxs", "attn_output", "tttttttttttttttt"),
+        ("iq3_m", "attn_output", "ssssssssssssssss"),
     ],
 )
 def test_falcon(recipe: str, part: str, expected: str) -> None:
@@ -219,6 +223,33 @@ def test_presets_newer_than_the_snapshots(recipe: str, embedding: str, block: in
     assert (choice.qtype, choice.fallback_from) == ("q8_0", "q6_k")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "attn_v", "attn_k", "attn_output"),
+    [
+        ("iq1_s", "4444", "4444", "5555"), ("iq2_xs", "4444", "4444", "5555"), ("iq2_s", "4444", "4444", "5555"),
+        ("iq3_xxs", "8888", "8888", "5555"), ("iq3_xs", "8888", "8888", "5555"), ("iq3_m", "8888", "8888", "5555"),
+    ],
+)  # fmt: skip
+def test_eight_experts_of_lattice_mixtures(recipe: str, attn_v: str, attn_k: str, attn_output: str) -> None:
+    chosen = types(dense("llama", 4, experts=8), recipe)
+    assert [letters(chosen, f"attn_{part}") for part in ("v", "k", "output")] == [attn_v, attn_k, attn_output]
+
+
+@pytest.mark.parametrize(
+    ("experts", "recipe", "part", "expected"),
+    [
+        (0, "iq2_s", "attn_v", "s" * 16), (3, "iq2_s", "attn_v", "s" * 16), (4, "iq2_s", "attn_v", "4" * 16),
+        (0, "iq1_m", "attn_v", "2" * 16), (0, "iq1_m", "attn_output", "w" * 16),
+        (0, "iq1_m", "ffn_down", "22" + "z" * 14),
+        (8, "iq2_m", "ffn_down", "ss" + "u" * 14), (8, "iq3_m", "ffn_down", "44ss4ss4ss4ss444"),
+        (0, "iq3_m", "ffn_down", "44" + "s" * 14), (0, "iq3_xs", "ffn_up", "ss" + "t" * 12 + "ss"),
+        (8, "iq3_xs", "ffn_gate", "ss" + "t" * 12 + "ss"),
+    ],
+)  # fmt: skip
+def test_lattice_mixtures_by_hand(experts: int, recipe: str, part: str, expected: str) -> None:
+    assert letters(types(dense("llama", 16, experts=experts), recipe), part) == expected
+
+
 def test_seven_experts_are_not_eight() -> None:
     chosen = types(dense("llama", 4, experts=7), "q3_k_l")
     assert (letters(chosen, "attn_v"), letters(chosen, "attn_k"), letters(chosen, "attn_output")) == (
@@ -230,7 +261,7 @@ def test_seven_experts_are_not_eight() -> None:
     ("recipe", "without", "with_imatrix"),
     [("q4_0", "o" * 16, "aa" + "o" * 14), ("q5_0", "O" * 16, "AA" + "O" * 14), ("q4_1", "a" * 16, "a" * 16),
      ("iq4_nl", "55" + "n" * 14, "n" * 16), ("iq4_xs", "55" + "x" * 14, "x" * 16),
-     ("q4_k_s", "55" + "4" * 14, "55" + "4" * 14)],
+     ("q4_k_s", "55" + "4" * 14, "55" + "4" * 14), ("iq3_xxs", "44" + "3" * 14, "t" * 16)],
 )  # fmt: skip
 def test_importance_weights_change_early_ffn_down(recipe: str, without: str, with_imatrix: str) -> None:
     model = dense("llama", 16)
@@ -308,7 +339,8 @@ def test_only_matrices_are_quantized(shape: tuple[int, ...], expected: str) -> N
     ("asked", "at_32", "at_48"),
     [
         ("q2_k", "q4_0", "f16"), ("q3_k", "q4_0", "f16"), ("q4_k", "q5_0", "f16"), ("q5_k", "q5_1", "f16"),
-        ("q6_k", "q8_0", "f16"), ("iq4_xs", "iq4_nl", "f16"), ("tq1_0", "q4_0", "f16"), ("tq2_0", "q4_0", "f16"),
+        ("q6_k", "q8_0", "f16"), ("iq4_xs", "iq4_nl", "f16"), ("iq3_s", "iq4_nl", "f16"), ("iq2_xxs", "iq4_nl", "f16"),
+        ("iq1_m", "iq4_nl", "f16"), ("tq1_0", "q4_0", "f16"), ("tq2_0", "q4_0", "f16"),
         ("q4_0", "q4_0", "f16"), ("q8_0", "q8_0", "f16"),
         ("q2_0", "q4_0", "f16"), ("q1_0", "f16", "f16"), ("iq4_nl", "iq4_nl", "f16"), ("mxfp4", "mxfp4", "f16"),
         ("bf16", "bf16", "bf16"),

@@ -93,7 +93,7 @@ def test_predicted_bytes_are_what_ggml_reads(
     assert made.nbytes == path.stat().st_size == len(made.files[0].header) + sum(padded)
 
 
-@pytest.mark.parametrize("recipe", [r for r in gguf_recipe_names() if r != "q2_k_s"])
+@pytest.mark.parametrize("recipe", [r for r in gguf_recipe_names() if not load_recipe(r).needs_imatrix])
 def test_every_recipe_plans_contiguous_aligned_data(recipe: str, tmp_path: Path) -> None:
     made = make(recipe=recipe)
     end = len(made.files[0].header)
@@ -108,13 +108,16 @@ def test_every_recipe_plans_contiguous_aligned_data(recipe: str, tmp_path: Path)
 MEASURED = {
     "q2_k": 3.1593, "q3_k_s": 3.6429, "q3_k_m": 3.9960, "q3_k_l": 4.2979, "q4_k_s": 4.6672, "q4_k_m": 4.8944,
     "q5_k_s": 5.5704, "q5_k_m": 5.7036, "q6_k": 6.5633, "q8_0": 8.5008, "f16": 16.0005,
+    "iq1_s": 2.0042, "iq1_m": 2.1460, "iq2_xxs": 2.3824, "iq2_xs": 2.5882, "iq2_s": 2.7403, "iq2_m": 2.9294,
+    "iq3_xxs": 3.2548, "iq3_xs": 3.4977, "iq3_s": 3.6606, "iq3_m": 3.7628,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("recipe", MEASURED)
 def test_bits_per_weight_of_llama_8b_are_the_measured_ones(recipe: str) -> None:
     model, checkpoint = headers.llama(headers.LLAMA_8B)
-    made = plan_gguf(model, checkpoint, load_recipe(recipe))
+    imatrix = imatrix_for({t.name: t.shape for t in model.tensors}) if load_recipe(recipe).needs_imatrix else None
+    made = plan_gguf(model, checkpoint, load_recipe(recipe), imatrix=imatrix)
     weights = sum(int(np.prod(t.shape)) for t in made.tensors)
     assert weights == 8030261312, "8030261248 weights and 64 rope factors"
     assert round(8 * sum(t.nbytes for t in made.tensors) / weights, 4) == MEASURED[recipe]
@@ -304,6 +307,16 @@ def test_an_imatrix_of_another_model_is_refused_even_where_unused() -> None:
     wrong = imatrix_for(headers.blocks(2, "ffn_up", size=(8, 512)))
     with pytest.raises(InputError, match=r"blk\.0\.ffn_up\.weight has 512 values, expected 256 \(2 of 8 tensors"):
         make(recipe="q8_0", imatrix=wrong)
+
+
+@pytest.mark.parametrize("name", [name for name in base.names() if base.get(name).needs_importance])
+def test_a_type_that_is_useless_without_importance_weights_is_refused(name: str) -> None:
+    kept = override(load_recipe("q8_0"), Overrides(keep=(f"ffn_up={name}",)))
+    with pytest.raises(RecipeError, match=rf"2 tensors have none: blk\.0\.ffn_up\.weight {name}"):
+        make(recipe=kept)
+    assert importance(make(recipe=kept, imatrix=imatrix_for(SHAPES)))
+    spared = override(load_recipe("q8_0"), Overrides(output_type=name, embedding_type=name))
+    assert "output.weight" not in importance(make(recipe=spared))
 
 
 def test_q2_k_s_needs_importance_weights() -> None:
