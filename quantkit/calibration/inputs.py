@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quantkit.calibration.text.samples import DataRecord, Samples
+from quantkit.calibration.text.samples import DataRecord, Samples, with_random
 from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
@@ -50,8 +50,9 @@ class Inputs(Protocol):
         """Mean squares of what each matrix of the model reads."""
         ...
 
-    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None) -> None:
-        """Let `see` look at every block up to the `last`, and replace its weights."""
+    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None, *, widened: bool = False) -> None:
+        """Let `see` look at every block up to the `last`, and replace its weights. Text that is run is `widened` by
+        random tokens: for what is rounded with feedback and records nothing else of its inputs."""
         ...
 
 
@@ -74,11 +75,12 @@ class Text:
     def facts(self) -> dict[str, Any]:
         return asdict(self.samples.record)
 
-    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None) -> None:
+    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None, *, widened: bool = False) -> None:
         """Run the samples: through what `see` has put in the place of earlier blocks."""
         from quantkit.calibration.walk.walk import How, walk_blocks
 
-        walk_blocks(model, self.samples, see, emit, how=How(last=last))
+        samples = with_random(self.samples, model.rows) if widened else self.samples
+        walk_blocks(model, samples, see, emit, how=How(last=last))
 
     def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
         """Run the text through the model and sum up squares, as llama-imatrix does."""
@@ -128,7 +130,7 @@ class Known:
             hint = f"quantkit calibrate {shown(checkpoint.name)} --data FILE -o {shown(self.path)}, or give text"
             raise InputError(message, path=str(self.path), key="calib", hint=hint)
 
-    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None) -> None:
+    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None, *, widened: bool = False) -> None:
         """Take statistics from the file: nothing is run, and nobody is told how far a block is."""
         from quantkit.calibration.statistics.file import open_statistics
         from quantkit.calibration.walk.known import walk_known

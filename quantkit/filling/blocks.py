@@ -50,7 +50,9 @@ def round_blocks(work: Work, inputs: Inputs, scratch: Scratch | None = None) -> 
     elif last == -1:
         return
     walker = _Walker(work, by_block)
-    inputs.walk(open_calibration_model(work.checkpoint, inputs.spec, scratch), walker.visit, walker.hear, last)
+    model = open_calibration_model(work.checkpoint, inputs.spec, scratch)
+    # A GGUF file stores nothing of its inputs: no peaks, no cache scales, which random tokens would spoil.
+    inputs.walk(model, walker.visit, walker.hear, last, widened=work.plan.container == "gguf")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from quantkit.calibration.text.samples import Texts, Tokens, samples_of, select_samples
+from quantkit.calibration.text.samples import Texts, Tokens, samples_of, select_samples, with_random
 from quantkit.errors import InputError
 
 TEXTS = Texts(("abcdefghij" * 3, "XYZ", "abcdefghij" * 2), "letters.jsonl", "0" * 64)
@@ -108,3 +108,24 @@ def test_given_windows_are_taken_as_they_are() -> None:
     assert np.array_equal(samples.tokens, windows)
     assert samples.record.ids == (0, 1, 2)
     assert samples.record.digest != samples_of(windows + 1).record.digest
+
+
+@pytest.mark.parametrize("bos", [None, 1])
+def test_random_windows_come_behind_and_say_a_little_of_everything(bos: int | None) -> None:
+    samples = select_samples(TEXTS, replace(TOKENS, bos=bos), seqlen=8)
+    wider = with_random(samples, 50, 40.0)
+    count = len(samples.tokens)
+    assert wider.tokens.dtype == np.int32
+    assert np.array_equal(wider.tokens[:count], samples.tokens)
+    drawn = wider.tokens[count:]
+    assert drawn.shape == (40 * count, 8)
+    kinds, frequency = np.unique(drawn[:, 1:], return_counts=True)
+    assert set(kinds) == set(range(50))
+    assert frequency.max() <= 3 * frequency.min()
+    if bos is not None:
+        assert (drawn[:, 0] == bos).all()
+    assert wider.record.ids == (*samples.record.ids, *range(samples.record.windows, wider.record.windows))
+    assert wider.record.tokens == wider.tokens.size
+    assert wider.record.digest != samples.record.digest
+    assert np.array_equal(with_random(samples, 50, 40.0).tokens, wider.tokens)
+    assert np.array_equal(with_random(samples, 50, 1.0).tokens, wider.tokens[: 2 * count])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from quantkit.errors import InputError
 
 I32 = NDArray[np.int32]
+
+RANDOM_SHARE = 0.25  # measured: docs/benchmarks.md, feedback inside K-quant blocks
 Encoder = Callable[[str], list[int]]
 
 
@@ -154,6 +157,29 @@ def select_samples(texts: Texts, tokens: Tokens, *, seqlen: int, samples: int | 
         ids=ids,
     )
     return Samples(chosen, record)
+
+
+def with_random(samples: Samples, size: int, share: float = RANDOM_SHARE) -> Samples:
+    """These samples and, behind them, `share` as many windows of tokens drawn at random, all 0..size - 1 as likely.
+
+    Text of one kind leaves out most of what a model can read, and errors that are fed back gather where it is silent;
+    random tokens say a little of everything. Drawn from a hash of the samples, so that the same samples give the same
+    windows everywhere; their numbers are those from `record.windows` on. `bos` starts them as it starts all windows.
+    """
+    count = math.ceil(len(samples.tokens) * share)
+    seqlen = samples.tokens.shape[1]
+    seed = _token_sha256(samples.tokens).encode()
+    drawn = np.frombuffer(hashlib.shake_256(seed).digest(4 * count * seqlen), "<u4") % np.uint32(size)
+    windows = drawn.astype(np.int32).reshape(count, seqlen)
+    record = samples.record
+    if record.bos is not None:
+        windows[:, 0] = record.bos
+    tokens = np.concatenate([samples.tokens, windows])
+    numbers = (*record.ids, *range(record.windows, record.windows + count))
+    record = replace(
+        record, windows=record.windows + count, tokens=tokens.size, token_sha256=_token_sha256(tokens), ids=numbers
+    )
+    return Samples(tokens, record)
 
 
 def samples_of(windows: I32, name: str = "tokens") -> Samples:
