@@ -22,14 +22,34 @@ from quantkit.storage import Scratch, hash_file
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
     from quantkit.calibration.statistics.sums import Statistics
     from quantkit.calibration.walk.block import Block
+    from quantkit.calibration.walk.fisher import Downstream
     from quantkit.calibration.walk.model import BlockModel
     from quantkit.calibration.walk.walk import BlockView
 
     See = Callable[[int, Block], Mapping[str, Any]]
+    Rows = Callable[[NDArray[np.int64]], Tensor]
 
 STATISTICS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Going:
+    """How a walk goes: up to the `last` block, None for the head; with text `widened` by random tokens, for what is
+    rounded with feedback and records nothing else of its inputs; with other rows of the `embedding` than the model's,
+    asked for by their ascending numbers."""
+
+    last: int | None = None
+    widened: bool = False
+    embedding: Rows | None = None
+
+
+PLAINLY = Going()
 
 
 class Inputs(Protocol):
@@ -50,9 +70,12 @@ class Inputs(Protocol):
         """Mean squares of what each matrix of the model reads."""
         ...
 
-    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None, *, widened: bool = False) -> None:
-        """Let `see` look at every block up to the `last`, and replace its weights. Text that is run is `widened` by
-        random tokens: for what is rounded with feedback and records nothing else of its inputs."""
+    def walk(self, model: BlockModel, see: See, emit: Sink, going: Going = PLAINLY) -> None:
+        """Let `see` look at every block, and replace its weights."""
+        ...
+
+    def downstream(self, model: BlockModel, emit: Sink) -> Downstream | None:
+        """What errors of the embedding cost; None where that is not known."""
         ...
 
 
@@ -75,12 +98,20 @@ class Text:
     def facts(self) -> dict[str, Any]:
         return asdict(self.samples.record)
 
-    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None, *, widened: bool = False) -> None:
+    def walk(self, model: BlockModel, see: See, emit: Sink, going: Going = PLAINLY) -> None:
         """Run the samples: through what `see` has put in the place of earlier blocks."""
+        from quantkit.calibration.walk.model import token_rows
         from quantkit.calibration.walk.walk import How, walk_blocks
 
-        samples = with_random(self.samples, model.rows) if widened else self.samples
-        walk_blocks(model, samples, see, emit, how=How(last=last))
+        samples = with_random(self.samples, model.rows) if going.widened else self.samples
+        table = None if going.embedding is None else going.embedding(token_rows(samples))
+        walk_blocks(model, samples, see, emit, how=How(embedding=table, last=going.last))
+
+    def downstream(self, model: BlockModel, emit: Sink) -> Downstream | None:
+        """Run some of the samples forward and backward."""
+        from quantkit.calibration.walk.fisher import downstream
+
+        return downstream(model, self.samples, emit)
 
     def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
         """Run the text through the model and sum up squares, as llama-imatrix does."""
@@ -130,13 +161,17 @@ class Known:
             hint = f"quantkit calibrate {shown(checkpoint.name)} --data FILE -o {shown(self.path)}, or give text"
             raise InputError(message, path=str(self.path), key="calib", hint=hint)
 
-    def walk(self, model: BlockModel, see: See, emit: Sink, last: int | None = None, *, widened: bool = False) -> None:
+    def downstream(self, model: BlockModel, emit: Sink) -> Downstream | None:
+        """A file of statistics holds no gradients."""
+        return None
+
+    def walk(self, model: BlockModel, see: See, emit: Sink, going: Going = PLAINLY) -> None:
         """Take statistics from the file: nothing is run, and nobody is told how far a block is."""
         from quantkit.calibration.statistics.file import open_statistics
         from quantkit.calibration.walk.known import walk_known
 
         with closing(open_statistics(self.path)) as file:
-            walk_known(model, file, see, last)
+            walk_known(model, file, see, going.last)
 
     def facts(self) -> dict[str, Any]:
         data = [asdict(record) for record in self.records]

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from quantkit.calibration.inputs import Inputs, open_calibration_model
-from quantkit.events import BlockProgress, Event, TensorProgress, Warned
+from quantkit.calibration.inputs import Going, Inputs, open_calibration_model
+from quantkit.events import BlockProgress, Event, Sink, TensorProgress, Warned
 from quantkit.families.known import folds_of
+from quantkit.families.roles import Role
 from quantkit.filling.layers import layout_of, put_layer, require_scale, settings_of
 from quantkit.filling.reports import facts_of
 from quantkit.filling.shares import Share, key_of, shares_of
-from quantkit.filling.tables import round_head
+from quantkit.filling.tables import embedding_rows, round_embedding, round_head
 from quantkit.filling.work import Facts, Work
 from quantkit.formats.containers.compressed_tensors_kv import pack_kv_scales
 from quantkit.formats.containers.packed import PackedTensor, packed, values_of
@@ -31,7 +33,9 @@ from quantkit.recipes.recipe import MethodChoice
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:
+    from quantkit.calibration.inputs import Rows
     from quantkit.calibration.walk.block import Block
+    from quantkit.calibration.walk.model import BlockModel
     from quantkit.filling.rounding import BlockRounded, RoundedLinear, Rounding
     from quantkit.filling.transforming import Moves
     from quantkit.storage import Scratch
@@ -45,14 +49,33 @@ def round_blocks(work: Work, inputs: Inputs, scratch: Scratch | None = None) -> 
     by_block = blocks(work.plan)
     layers = range(work.plan.shape.layers)  # a vision tower may have more: its tensors are copied afterwards
     last: int | None = max((number for number in layers if work.missing(by_block.get(number, ()))), default=-1)
-    if any(unit.layout and work.missing([unit]) for unit in by_block.get(None, ())):
+    outside = [unit for unit in by_block.get(None, ()) if unit.layout is not None]
+    if work.missing(unit for unit in outside if unit.tensor.role is Role.OUTPUT):
         last = None  # the head comes after all blocks
-    elif last == -1:
+    embedding = next((unit for unit in outside if unit.tensor.role is Role.TOKEN_EMBD), None)
+    if last == -1 and not (embedding and work.missing([embedding])):
         return
     walker = _Walker(work, by_block)
     model = open_calibration_model(work.checkpoint, inputs.spec, scratch)
-    # A GGUF file stores nothing of its inputs: no peaks, no cache scales, which random tokens would spoil.
-    inputs.walk(model, walker.visit, walker.hear, last, widened=work.plan.container == "gguf")
+    rows = _round_embedding(work, inputs, model, embedding, walker.hear) if embedding else None
+    if last != -1:
+        # A GGUF file stores nothing of its inputs: no peaks, no cache scales, which random tokens would spoil.
+        going = Going(last, work.plan.container == "gguf", rows)
+        inputs.walk(model, walker.visit, walker.hear, going)
+
+
+def _round_embedding(work: Work, inputs: Inputs, model: BlockModel, unit: Unit, emit: Sink) -> Rows | None:
+    """Round the embedding before anything that reads it, if inputs say what its errors cost; its rows are then read
+    from where it is written."""
+    if work.missing([unit]):
+        if work.stop():
+            raise work.interrupted()
+        found = inputs.downstream(model, emit)
+        if found is None:
+            return None
+        tied = all(other.tensor.role is not Role.OUTPUT for other in work.plan.units)
+        round_embedding(work, unit, found, tied=tied)
+    return partial(embedding_rows, work, unit)
 
 
 @dataclass(frozen=True)
@@ -69,7 +92,7 @@ class _Walker:
         units = self.by_block.get(None if block.is_head else index, ())
         if block.is_head:
             for unit in units:
-                if unit.layout and self.work.missing([unit]):
+                if unit.layout and unit.tensor.role is Role.OUTPUT and self.work.missing([unit]):
                     round_head(self.work, block, unit)
             return {}
         shares = {u.name: found for u in units if u.layout and (found := shares_of(u, block.linears))}

@@ -18,7 +18,7 @@ def check_ranks(work: Work) -> None:
 
     if work.plan.method is None or not needs_hessian(work.plan.method.name):
         return
-    short = [u.tensor for u in work.plan.rounded if not _of_experts(work, u) and _tokens(work, u) < u.tensor.cols]
+    short = [u.tensor for u in work.plan.rounded if _has_hessian(work, u) and _tokens(work, u) < u.tensor.cols]
     if short:
         widest = max(short, key=lambda tensor: tensor.cols)
         what = f"{len(short)} layers have fewer tokens than columns, so their Hessians are singular"
@@ -29,8 +29,10 @@ def _tokens(work: Work, unit: Unit) -> int:
     return int(work.job.records[unit.outputs[0].name].extra.get("tokens", 0))
 
 
-def _of_experts(work: Work, unit: Unit) -> bool:
-    return unit.tensor.expert is not None or bool(expert_tokens(work.job.records[unit.outputs[0].name].extra))
+def _has_hessian(work: Work, unit: Unit) -> bool:
+    """Whether a weight was rounded by a Hessian of its own: experts share theirs."""
+    facts = work.job.records[unit.outputs[0].name].extra
+    return unit.tensor.expert is None and "tokens" in facts and not expert_tokens(facts)
 
 
 def check_experts(work: Work, percent: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Matrices over the vocabulary rounded with feedback, some rows in memory at a time: the output head."""
+"""Matrices over the vocabulary rounded with feedback, some rows in memory at a time: the head, the embedding."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from quantkit.events import TensorProgress
 from quantkit.filling.layers import as_planned, layout_of, settings_of
 from quantkit.filling.reports import facts_of
 from quantkit.filling.work import Work
-from quantkit.formats.containers.packed import PackedTensor
+from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.plan.base import PlannedTensor, Unit
 from quantkit.plan.reading import cut, read_slab, require_finite
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.tensors import F32
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from quantkit.calibration.walk.block import Block
+    from quantkit.calibration.walk.fisher import Downstream
     from quantkit.methods.base import Layer, Report
     from quantkit.methods.settings import Run
 
+EMBEDDING_DAMPING = 0.01  # of the mean diagonal: ten times as much costs a quarter more
 TABLE_WEIGHTS = 1 << 24  # of the rows in memory: 64 MiB of float32, and as much again for codes and values
 
 
@@ -51,13 +54,43 @@ def round_head(work: Work, block: Block, unit: Unit) -> None:
     work.emit(TensorProgress("quantize", block.name, unit.word, count, count, done, done))
 
 
-def round_table(work: Work, unit: Unit, known: Known, run: Run) -> None:
+def round_embedding(work: Work, unit: Unit, found: Downstream, *, tied: bool) -> None:
+    """Round the embedding by what its errors cost downstream, a `tied` one by what the head costs, too; write it."""
+    from quantkit.calibration.walk.threads import workers
+
+    hessian = found.tied() if tied else found.embedding.full()
+    with workers(work.threads, hessian.device) as pool:
+        round_table(work, unit, Known(hessian, None, found.tokens), pool.map, EMBEDDING_DAMPING)
+    work.emit(TensorProgress("quantize", unit.name, unit.word, 0, work.plan.shape.layers, 0, work.plan.source_bytes))
+
+
+def embedding_rows(work: Work, unit: Unit, rows: NDArray[np.int64]) -> Tensor:
+    """Rows of the finished embedding, float32 (n, hidden), decoded from the job's files."""
+    import torch
+
+    [planned], cols = unit.outputs, unit.tensor.cols
+    row_bytes = planned.nbytes // unit.tensor.rows
+    out = np.empty((len(rows), cols), np.float32)
+    for slab in cut(unit.tensor, TABLE_WEIGHTS):
+        wanted = (rows >= slab.start) & (rows < slab.stop)
+        if wanted.any():
+            start = planned.offset + slab.start * row_bytes
+            read = work.job.read(planned.file, start, (slab.stop - slab.start) * row_bytes)
+            raw = np.frombuffer(read, np.uint8).reshape(-1, row_bytes)[rows[wanted] - slab.start]
+            entry = Entry(unit.name, planned.dtype, (len(raw), cols))
+            stored = {unit.name: PackedTensor(entry, np.ascontiguousarray(raw).reshape(-1))}
+            out[wanted] = layout_of(unit).unpack(unit.name, stored).values()
+    return torch.from_numpy(out)
+
+
+def round_table(work: Work, unit: Unit, known: Known, run: Run, damping: float | None = None) -> None:
     """Round rows by a Hessian that all of them share, write and journal them. Raises what the method raises."""
     from quantkit.methods import base
     from quantkit.methods.base import Layer
 
     assert work.plan.method is not None
     method, settings = base.get(work.plan.method.name), settings_of(work.plan.method)
+    settings = settings if damping is None else replace(settings, damping=damping)
     target = layout_of(unit).scheme.target(unit.tensor.cols)
     layer = Layer(unit.name, np.zeros((0, unit.tensor.cols), np.float32), known.hessian, known.importance)
     if method.prepare and target.columnwise:

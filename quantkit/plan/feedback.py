@@ -13,6 +13,7 @@ from quantkit.formats.gguf.layout import TypeLayout
 from quantkit.metadata import KeyValue
 from quantkit.methods import needs_hessian
 from quantkit.plan.base import Unit
+from quantkit.plan.mixture import PER_LAYER_EMBEDDING
 from quantkit.qtypes import base
 from quantkit.recipes.recipe import MethodChoice
 
@@ -27,10 +28,17 @@ def with_layouts(drafts: Sequence[Unit], method: MethodChoice | None) -> list[Un
 
 
 def _has_inputs(draft: Unit) -> bool:
-    """Whether a tensor is quantized and made of rows of linears of the blocks, or is the head."""
+    """Whether a tensor is quantized and made of rows of linears of the blocks, or is the head or the embedding."""
     tensor = draft.tensor
-    place = (tensor.layer is not None and tensor.role in LINEAR) or tensor.role is Role.OUTPUT
+    inside = tensor.layer is not None and tensor.role in LINEAR
+    place = inside or tensor.role is Role.OUTPUT or _is_embedding(tensor)
     return place and _is_linear(tensor) and base.get(draft.word).widen is None
+
+
+def _is_embedding(tensor: ModelTensor) -> bool:
+    """Whether it is looked up by token alone, row by row as the source has it."""
+    whole = len(tensor.parts) == 1 and tensor.row_order is None
+    return tensor.role is Role.TOKEN_EMBD and tensor.name != PER_LAYER_EMBEDDING and whole
 
 
 def _is_linear(tensor: ModelTensor) -> bool:

@@ -1,0 +1,221 @@
+"""What errors of the embedding cost downstream: the Fisher information at its output, from one backward pass.
+
+    G = sum over tokens of g g^T,  g = gradient of the log-likelihood at what the embedding gives for the token
+
+with labels that the model itself is asked for, one for each position, so that G is the Fisher information and not its
+empirical look-alike. An error d of a token's row then costs d G d^T / 2 of KL divergence for each time it is read, to
+second order. The rows of the embedding are looked up: they have no inputs, and this is the Hessian that they have.
+
+Samples go forward through the original weights, and what each block reads is kept; gradients then come back block by
+block, each block computed once more from what it read. One block is in memory at a time, and the kept activations
+(samples x seqlen x hidden for each block) lie where the model's scratch space is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from quantkit.calibration.statistics.sums import Accumulator, Gram, accumulate
+from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.walk.head import LOGITS_BYTES, load_head, load_matrix
+from quantkit.calibration.walk.model import BlockModel, read_embedding, resident_block, token_rows
+from quantkit.calibration.walk.passes import chunk_samples
+from quantkit.calibration.walk.resident import Resident, Wanted
+from quantkit.calibration.walk.skeleton import Arguments, run_to_blocks, set_parameter
+from quantkit.calibration.walk.threads import Workers, workers
+from quantkit.errors import NonFiniteError
+from quantkit.events import BlockProgress, Sink, ignore
+
+FISHER_TOKENS = 1 << 14  # of all the text: more change little
+SEED = 0x5EED
+EMBEDDING, HEAD = "embedding", "head"
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """G of the embedding's output and, of the head, X^T X of what its matrix reads with the mean square norm of the
+    gradients at what it gives: what an error of a row costs there, as often as the row is likely. `tokens` counts."""
+
+    embedding: Gram
+    head: Gram
+    weight: float
+    tokens: int
+
+    def tied(self) -> Tensor:
+        """The Hessian of a matrix that is both, float32 (hidden, hidden).
+
+        Row r is read as often as its token is there, and counts in the head as often as the model expects that token,
+        which is the same frequency: so both uses are weighed alike, each by what it costs.
+        """
+        return self.embedding.full().add_(self.head.full(), alpha=self.weight)
+
+
+def downstream(model: BlockModel, samples: Samples, emit: Sink = ignore) -> Downstream:
+    """Run some samples forward and backward. Raises NonFiniteError naming the block whose gradients are not finite."""
+    samples = samples.part(0, max(1, FISHER_TOKENS // samples.tokens.shape[1]))
+    with workers(model.threads, model.device) as pool:
+        return _Passes(model, samples, pool, emit).run()
+
+
+class _Passes:
+    """The two passes: `kept` is what each block and the head read, (n, seqlen, hidden) each."""
+
+    def __init__(self, model: BlockModel, samples: Samples, pool: Workers, emit: Sink) -> None:
+        self._model, self._pool, self._emit = model, pool, emit
+        rows = token_rows(samples)
+        self._ids = torch.from_numpy(samples.tokens).long()
+        self._numbers = torch.searchsorted(torch.from_numpy(rows), self._ids)
+        embedding = model.skeleton.model.get_input_embeddings()
+        self._embedding = f"{model.skeleton.name_of(embedding)}.weight"
+        self._table = read_embedding(model, rows).to(model.device)
+        step = chunk_samples(self._ids.shape[1], model.device)
+        self._chunks = [slice(first, min(first + step, len(self._ids))) for first in range(0, len(self._ids), step)]
+        self._kept: list[Tensor] = []
+        self._arguments: tuple[Arguments, ...] = ()
+
+    def run(self) -> Downstream:
+        empty = self._model.skeleton.model.get_input_embeddings().weight
+        set_parameter(self._model.skeleton.model, self._embedding, self._table)
+        try:
+            self._forward()
+            gradients, head, weight = self._from_head()
+            for index in reversed(range(self._model.count)):
+                self._backward(index, gradients)
+            embedding = self._at_embedding(gradients)
+        finally:
+            self._model.skeleton.model.get_input_embeddings().weight = empty
+        return Downstream(embedding, head, weight, self._ids.numel())
+
+    def _each(self, work: Callable[[slice], object], name: str) -> None:
+        for start in range(0, len(self._chunks), self._pool.count):
+            wave = self._chunks[start : start + self._pool.count]
+            self._pool.map(work, wave)
+            self._model.settle()
+            self._emit(BlockProgress("blocks", name, 0, self._model.count + 1, wave[-1].stop, len(self._ids)))
+
+    def _forward(self) -> None:
+        first, self._arguments = self._pool.map(self._embedded, self._chunks[:1])[0]
+        hidden = self._new(first.shape[-1])
+
+        def embed(chunk: slice) -> None:
+            hidden[chunk] = self._embedded(chunk)[0].to(hidden.device)
+
+        self._each(embed, EMBEDDING)
+        self._kept = [hidden]
+        for index in range(self._model.count):
+            resident, read, given = self._block(index), self._kept[-1], self._new(first.shape[-1])
+
+            def advance(chunk: slice, resident: Resident = resident, read: Tensor = read, to: Tensor = given) -> None:
+                output, _ = resident.run(read[chunk].to(self._model.device))
+                assert output is not None
+                to[chunk] = output.to(to.device)
+
+            self._each(advance, resident.name)
+            self._kept.append(given)
+
+    def _from_head(self) -> tuple[Tensor, Gram, float]:
+        """Gradients at what the head reads, and what its matrix costs."""
+        head = load_head(self._model)
+        load_matrix(self._model, head)
+        (linear,) = head.linears.values()
+        read = self._kept.pop()
+        gradients = self._new(read.shape[-1])
+        step = max(1, LOGITS_BYTES // (4 * linear.rows))
+        count, seqlen = self._ids.shape
+        tasks = [(sample, start) for sample in range(count) for start in range(0, seqlen, step)]
+        into = Accumulator(linear.cols, gram=True, device=self._model.device)
+        local = threading.local()
+
+        def given(module: nn.Module, args: object, output: Tensor) -> None:
+            local.given = output
+
+        head.module.get_submodule(linear.name.removesuffix(".weight")).register_forward_hook(given)
+        squares = torch.zeros((), dtype=torch.float64)
+
+        def piece(task: tuple[int, int]) -> tuple[Tensor, Tensor]:
+            sample, start = task
+            place = slice(start, start + step)
+            hidden = read[sample, place].unsqueeze(0).to(self._model.device)
+            gradient, inputs, square = _head_gradient(head, hidden, SEED + sample * seqlen + start, local)
+            gradients[sample, place] = gradient[0].to(gradients.device)
+            return inputs, square
+
+        for first in range(0, len(tasks), self._pool.count):
+            found = self._pool.map(piece, tasks[first : first + self._pool.count])
+            accumulate({HEAD: into}, [{HEAD: inputs} for inputs, _ in found], self._pool)
+            for _, square in found:
+                squares += square
+            self._model.settle()
+        assert into.sums.gram is not None
+        return gradients, into.sums.gram, float(squares) / self._ids.numel()
+
+    def _backward(self, index: int, gradients: Tensor) -> None:
+        """Gradients at what a block gives become those at what it reads."""
+        resident, read = self._block(index), self._kept.pop()
+
+        def back(chunk: slice) -> None:
+            hidden = read[chunk].to(self._model.device)
+            with torch.enable_grad():
+                hidden.requires_grad_()
+                output, _ = resident.run(hidden)
+                assert output is not None
+                (found,) = torch.autograd.grad(output, hidden, gradients[chunk].to(output.device))
+            gradients[chunk] = found.to(gradients.device)
+
+        self._each(back, resident.name)
+        if not all(bool(gradients[chunk].isfinite().all()) for chunk in self._chunks):
+            what = f"gradients become infinite or NaN in block {resident.name}"
+            raise NonFiniteError(what, hint="the weights are damaged, or too large for float32: try --method rtn")
+
+    def _at_embedding(self, gradients: Tensor) -> Gram:
+        """G, after whatever the model does between its embedding and the first block."""
+        into = Accumulator(self._table.shape[1], gram=True, device=self._model.device)
+        local = threading.local()
+
+        def leaf(module: nn.Module, args: object, output: Tensor) -> None:
+            local.given = output.requires_grad_()
+
+        def back(chunk: slice) -> Tensor:
+            with torch.enable_grad():
+                hidden, _ = self._embedded(chunk)
+                (gradient,) = torch.autograd.grad(hidden, local.given, gradients[chunk].to(hidden.device))
+            flat: Tensor = gradient.reshape(-1, gradient.shape[-1])
+            return flat
+
+        hook = self._model.skeleton.model.get_input_embeddings().register_forward_hook(leaf)
+        try:
+            for start in range(0, len(self._chunks), self._pool.count):
+                found = self._pool.map(back, self._chunks[start : start + self._pool.count])
+                accumulate({EMBEDDING: into}, [{EMBEDDING: one} for one in found], self._pool)
+        finally:
+            hook.remove()
+        assert into.sums.gram is not None
+        return into.sums.gram
+
+    def _embedded(self, chunk: slice) -> tuple[Tensor, tuple[Arguments, ...]]:
+        return run_to_blocks(self._model.skeleton, self._numbers[chunk].to(self._model.device))
+
+    def _block(self, index: int) -> Resident:
+        return resident_block(self._model, index, self._arguments[index])
+
+    def _new(self, hidden: int) -> Tensor:
+        return self._model.new_activations((*self._ids.shape, hidden))
+
+
+def _head_gradient(head: Resident, hidden: Tensor, seed: int, local: threading.local) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of the log-likelihood of labels that the model draws, at what the head reads (1, tokens, hidden);
+    what its matrix reads (tokens, hidden); and the sum of squares of the gradient at what the matrix gives."""
+    (name,) = head.linears
+    with torch.enable_grad():
+        logits, inputs = head.run(hidden.requires_grad_(), Wanted(frozenset({name}), only=False))
+        assert logits is not None
+        log = torch.log_softmax(logits[0], -1)
+        drawn = torch.Generator(hidden.device).manual_seed(seed)
+        labels = torch.multinomial(log.detach().exp(), 1, generator=drawn)
+        gradient, given = torch.autograd.grad(log.gather(1, labels).sum(), [hidden, local.given])
+    return gradient, inputs[name].detach(), given.square().sum(dtype=torch.float64).cpu()

@@ -1,0 +1,79 @@
+"""What errors of the embedding cost: one backward pass, block by block, against transformers' own in one piece."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import build
+from transformers import AutoModelForCausalLM
+from walks import TINY, model_of, windows
+
+from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.walk import fisher
+from quantkit.calibration.walk.fisher import SEED, downstream
+from quantkit.errors import NonFiniteError
+
+
+def in_one_piece(folder: Path, samples: Samples) -> tuple[np.ndarray, np.ndarray, float]:
+    """G, X^T X of the head and the mean square norm of gradients at the logits before any cap, with the same draws."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    kept: dict[str, torch.Tensor] = {}
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding.register_forward_hook(lambda module, args, out: kept.update(embedded=out.detach().requires_grad_()))
+    embedding.register_forward_hook(lambda module, args, out: kept["embedded"])
+    head.register_forward_hook(lambda module, args, out: kept.update(read=args[0], given=out))
+    model.requires_grad_(requires_grad=False)
+    fisher_, gram, squares = 0, 0, 0.0
+    for number, ids in enumerate(torch.from_numpy(samples.tokens).long()):
+        log = torch.log_softmax(model(ids[None]).logits[0], -1)
+        drawn = torch.Generator().manual_seed(SEED + number * len(ids))
+        labels = torch.multinomial(log.detach().exp(), 1, generator=drawn)
+        found = torch.autograd.grad(log.gather(1, labels).sum(), [kept["embedded"], kept["given"]])
+        g, x = found[0][0].double().numpy(), kept["read"][0].detach().double().numpy()
+        fisher_, gram, squares = fisher_ + g.T @ g, gram + x.T @ x, squares + float(found[1].double().square().sum())
+    return fisher_, gram, squares / samples.tokens.size
+
+
+@pytest.mark.parametrize("name", ["gemma2", "qwen3-moe", pytest.param("granite", marks=pytest.mark.slow)])
+def test_it_is_the_gradient_of_the_whole_model(name: str, tmp_path: Path) -> None:
+    """Scaled embeddings and capped logits, experts, factors before the head."""
+    folder, samples = build(name, tmp_path / "source"), windows(400, count=5, seqlen=40)
+    found = downstream(model_of(folder), samples)
+    fisher_, gram, weight = in_one_piece(folder, samples)
+    for ours, theirs in ((found.embedding, fisher_), (found.head, gram)):
+        assert np.abs(ours.full().numpy() - theirs).max() < 1e-3 * np.abs(theirs).max()
+    assert found.weight == pytest.approx(weight, rel=1e-3)
+    assert found.tokens == samples.tokens.size
+    tied = found.tied().numpy()
+    assert np.allclose(tied, fisher_ + weight * gram, atol=1e-3 * np.abs(tied).max())
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    samples = windows(2048, count=9, seqlen=130)
+    one, three = (downstream(model_of(TINY, threads), samples) for threads in (1, 3))
+    assert torch.equal(one.tied(), three.tied())
+    assert torch.equal(one.embedding.full(), three.embedding.full())
+
+
+def test_it_takes_no_more_tokens_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = windows(2048, count=6, seqlen=30)
+    monkeypatch.setattr(fisher, "FISHER_TOKENS", 100)
+    found = downstream(model_of(TINY), samples)
+    assert found.tokens == 90
+    assert torch.equal(found.tied(), downstream(model_of(TINY), samples.part(0, 3)).tied())
+
+
+def test_gradients_that_are_no_numbers_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = fisher._head_gradient
+
+    def broken(*args: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        gradient, inputs, square = true(*args)  # type: ignore[arg-type]
+        return gradient * torch.inf, inputs, square
+
+    monkeypatch.setattr(fisher, "_head_gradient", broken)
+    with pytest.raises(NonFiniteError, match=r"block model.layers.3") as caught:
+        downstream(model_of(TINY), windows(2048, count=1, seqlen=30))
+    assert caught.value.hint
