@@ -113,7 +113,9 @@ def test_encode_writes_the_bytes_of_ggml(name, case):
 @pytest.mark.parametrize("importance", ["none", "spread"])
 @pytest.mark.parametrize("name", IN_GGUF)
 def test_encode_writes_the_bytes_of_ggml_for_a_trained_model(name, importance):
+    step = 1 if base.get(name).columnwise else 16  # ggml takes half a microsecond for a weight of the others
     for _, w in weights.tiny_tensors():
+        w = w[::step]
         assert_ggml_bytes(base.get(name), w, weights.importances(w.shape[1])[importance])
 
 

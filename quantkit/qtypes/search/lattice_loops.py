@@ -10,11 +10,14 @@ import numpy as np
 
 from quantkit.qtypes.search.compilation import called, compiled, inlined
 from quantkit.qtypes.search.groups import IMPORTANCE, Redo, Weighting
+from quantkit.qtypes.search.lanes import load, nearest, select, splat, store
+from quantkit.qtypes.search.lattice import LANES as NEAR
 
-ZERO, QUARTER, HALF, ONE, TWO = (np.float32(value) for value in (0, 0.25, 0.5, 1, 2))
+ZERO, QUARTER, HALF, ONE = (np.float32(value) for value in (0, 0.25, 0.5, 1))
 LARGEST = np.finfo(np.float32).max
 ROUNDING = np.float32(12582912)  # 1.5 * 2**23: adding it rounds to an integer, ties to even
 NONE_FITS = np.int64(1) << 40
+MANY = 32  # lanes for candidates
 
 SQUARE = int(Weighting.SQUARE)
 THOSE_OUTSIDE, ALL_IF_OUTSIDE, ALL = (int(redo) for redo in Redo)
@@ -24,7 +27,7 @@ THOSE_OUTSIDE, ALL_IF_OUTSIDE, ALL = (int(redo) for redo in Redo)
 def neighbours(points, outside, rings, starts, near):  # type: ignore[no-untyped-def]
     """Write the points (m, dims) near each vector `outside` (k, dims) to `near`, those of vector i from starts[i] on.
 
-    Where `near` is empty, count them in starts[1:] instead. See `Lattice`.
+    What is left of its place the first one fills. Where `near` is empty, count them in starts[1:] instead.
     """
     m, dims = points.shape
     distance = np.empty(m, np.int32)
@@ -48,6 +51,8 @@ def neighbours(points, outside, rings, starts, near):  # type: ignore[no-untyped
                     count += 1
         if near.size == 0:
             starts[i + 1] = count
+        else:
+            near[count : starts[i + 1]] = near[starts[i]]
 
 
 @inlined
@@ -101,18 +106,9 @@ def magnitudes(blocks, weight, parity, signs):  # type: ignore[no-untyped-def]
     return x
 
 
-@called
-def _best_near(x, root, first, scale, slot, tables, distance):  # type: ignore[no-untyped-def]
-    """The point nearest to x / scale of those near a vector outside; NONE_FITS where all distances are infinite."""
-    _, starts, near, levels, _ = tables
-    start, count = starts[slot], starts[slot + 1] - starts[slot]
-    for j in range(count):
-        distance[j] = ZERO
-    for i in range(levels.shape[0]):
-        x_i, w_i = x[first + i], root[first + i]
-        for j in range(count):
-            diff = scale * (TWO * np.float32(levels[i, start + j]) + ONE) - x_i
-            distance[j] += w_i * diff * diff
+@inlined
+def nearest_of(distance, count, near, start):  # type: ignore[no-untyped-def]
+    """Number of the first of `count` points whose distance is least; NONE_FITS where all are infinite or NaN."""
     best, found = LARGEST, NONE_FITS
     for j in range(count):
         if distance[j] < best:
@@ -121,46 +117,79 @@ def _best_near(x, root, first, scale, slot, tables, distance):  # type: ignore[n
 
 
 @called
+def _best_near(x, root, first, scale, slot, tables, distance):  # type: ignore[no-untyped-def]
+    """The point nearest to x / scale, dims weights from `first` on, of those near a vector outside."""
+    _, starts, near, halves, _ = tables
+    start, count, dims = np.int64(starts[slot]), np.int64(starts[slot + 1] - starts[slot]), halves.shape[1]
+    step = splat(scale, NEAR)
+    for j in range(0, count, NEAR):
+        total = splat(ZERO, NEAR)
+        for i in range(dims):
+            diff = step * load(halves, (start + j) * dims + i * NEAR, NEAR) - splat(x[first + i], NEAR)
+            total = total + splat(root[first + i], NEAR) * diff * diff
+        store(distance, j, total)
+    return nearest_of(distance, count, near, start)
+
+
+@called
 def _point(x, root, first, inverse, scale, how, tables, distance):  # type: ignore[no-untyped-def]
-    """The point for the weights from `first` on, and whether it replaces a vector outside; NONE_FITS as above."""
+    """The point for the dims weights from `first` on, rounded to levels, at one scale; NONE_FITS as above."""
     top, bits = how[0], how[1]
     key = np.int64(0)
-    for i in range(tables[3].shape[0]):
+    for i in range(tables[4].shape[1]):
         level = nearest_int(HALF * (inverse * x[first + i] - ONE))
         key |= max(0, min(top - 1, level)) << bits * i
     found = np.int64(tables[0][key])
-    if found >= 0:
-        return found, False
-    return _best_near(x, root, first, scale, -1 - found, tables, distance), True
+    return found if found >= 0 else _best_near(x, root, first, scale, -1 - found, tables, distance)
 
 
 @called
-def _moments(x, weight, chosen, points):  # type: ignore[no-untyped-def]
-    """sum w*x*q and sum w*q*q of a group whose points are `chosen`."""
-    dims = points.shape[1]
-    slx, sl2 = ZERO, ZERO
-    for k in range(chosen.size):
-        for i in range(dims):
-            j = k * dims + i
-            q = TWO * np.float32(points[chosen[k], i]) + ONE
-            slx += weight[j] * x[j] * q
-            sl2 += weight[j] * q * q
-    return slx, sl2
+def _keys(x, first, inverses, how, dims, keys):  # type: ignore[no-untyped-def]
+    """Where the dims weights from `first` on, rounded to levels, are looked up, for each candidate."""
+    zero, one, half = splat(ZERO, MANY), splat(ONE, MANY), splat(HALF, MANY)
+    high, inverse = splat(np.float32(how[0] - 1), MANY), load(inverses, 0, MANY)
+    total, place = zero, ONE
+    for i in range(dims):
+        level = nearest(half * (inverse * splat(x[first + i], MANY) - one))
+        level = select(level > high, high, select(level < zero, zero, level))
+        total = total + level * splat(place, MANY)  # an integer below 2**16
+        place = place * np.float32(1 << how[1])
+    store(keys, 0, total)
 
 
 @called
-def _try(x, root, inverse, how, tables, tried, outside, distance):  # type: ignore[no-untyped-def]
-    """Round a group to points: their numbers go to `tried`, whether they replace a vector outside to `outside`.
+def _try_all(x, root, inverses, how, tables, tile, tried, outside, keys, distance):  # type: ignore[no-untyped-def]
+    """Round a group to points for every candidate, one in each lane: half-steps to `tile` (n, MANY).
 
-    Return False where no point fits.
+    tried and outside, (n // dims, MANY), receive the numbers, and where a point replaces a vector outside. Return False
+    where no point fits.
     """
-    for k in range(tried.size):
-        first = k * tables[3].shape[0]
-        found, outside[k] = _point(x, root, first, inverse, ONE / inverse, how, tables, distance)
-        if found == NONE_FITS:
-            return False
-        tried[k] = found
+    dims = tables[4].shape[1]
+    for k in range(tried.shape[0]):
+        _keys(x, k * dims, inverses, how, dims, keys)
+        for c in range(2 * how[2] + 1):
+            found = np.int64(tables[0][np.int64(keys[c])])
+            outside[k, c] = found < 0
+            if found < 0:
+                found = _best_near(x, root, k * dims, ONE / inverses[c], -1 - found, tables, distance)
+                if found == NONE_FITS:
+                    return False
+            tried[k, c] = found
+            for i in range(dims):
+                tile[k * dims + i, c] = tables[4][found, i]
     return True
+
+
+@called
+def _all_moments(x, weight, tile, slx, sl2):  # type: ignore[no-untyped-def]
+    """sum w*x*q and sum w*q*q of every candidate."""
+    sum1, sum2 = splat(ZERO, MANY), splat(ZERO, MANY)
+    for i in range(x.size):
+        q = load(tile, i * MANY, MANY)
+        sum1 = sum1 + splat(weight[i] * x[i], MANY) * q
+        sum2 = sum2 + splat(weight[i], MANY) * q * q
+    store(slx, 0, sum1)
+    store(sl2, 0, sum2)
 
 
 @called
@@ -169,14 +198,19 @@ def _settle(x, weight, root, scale, how, tables, chosen, outside, distance):  # 
     redo = how[3]
     if not scale > ZERO or not (redo == ALL or outside.any()):
         return scale
+    dims = tables[4].shape[1]
+    slx, sl2 = ZERO, ZERO
     for k in range(chosen.size):
         if redo != THOSE_OUTSIDE or outside[k]:
-            first = k * tables[3].shape[0]
-            found, _ = _point(x, root, first, ONE / scale, scale, how, tables, distance)
+            found = _point(x, root, k * dims, ONE / scale, scale, how, tables, distance)
             if found == NONE_FITS:
                 return np.float32(np.nan)
             chosen[k] = found
-    slx, sl2 = _moments(x, weight, chosen, tables[4])
+        for i in range(dims):
+            j = k * dims + i
+            q = tables[4][chosen[k], i]
+            slx += weight[j] * x[j] * q
+            sl2 += weight[j] * q * q
     return slx / sl2 if sl2 > ZERO else scale
 
 
@@ -187,40 +221,41 @@ def search_points(x, weight, peak, scale, how, step, tables, signs, chosen):  # 
     how = (levels, bits of a level, candidates on either side, redo, bits of signs that are stored): the candidates are
     the steps that reach the top level at `peak` (g,), and more or fewer by multiples of `step`. A group of peak 0 is
     left alone. `tables` are those of the lattice. scale (g,) holds the first guess and receives the result, NaN where
-    float32 is too narrow; chosen (g, n // dims) receives points; signs (g,
-    n // 8) change where a scale turns out negative.
+    float32 is too narrow; chosen (g, n // dims) receives points; signs (g, n // 8) change where a scale turns out
+    negative.
     """
     top, _, steps, redo, mask = how
-    reach = np.float32(2 * top - 1)
-    size = x.shape[1]
-    root, distance = np.empty(size, np.float32), np.empty(tables[4].shape[0], np.float32)
-    tried, outside = np.zeros(chosen.shape[1], np.uint16), np.zeros(chosen.shape[1], np.bool_)
-    moved = np.zeros(chosen.shape[1], np.bool_)
+    reach, size, count = np.float32(2 * top - 1), x.shape[1], chosen.shape[1]
+    root, distance = np.empty(size, np.float32), np.empty(tables[4].shape[0] + NEAR, np.float32)
+    lanes = np.ones((4, MANY), np.float32)  # inverse scales, keys, moments
+    tile = np.zeros((size, MANY), np.float32)
+    tried, moved = np.zeros((count, MANY), np.uint16), np.zeros((count, MANY), np.bool_)
+    outside = np.zeros(count, np.bool_)
     for g in range(x.shape[0]):
         if peak[g] == ZERO:
             continue
         for i in range(size):
             root[i] = np.sqrt(weight[g, i])
-        best, found = ZERO, scale[g]
-        outside[:] = redo == ALL_IF_OUTSIDE
-        fits = True
-        for candidate in range(-steps, steps + 1):
-            inverse = (reach + np.float32(candidate) * step) / peak[g]
-            fits = _try(x[g], root, inverse, how, tables, tried, moved, distance)
-            if not fits:
-                break
-            slx, sl2 = _moments(x[g], weight[g], tried, tables[4])
+        for c in range(2 * steps + 1):
+            lanes[0, c] = (reach + np.float32(c - steps) * step) / peak[g]
+        if not _try_all(x[g], root, lanes[0], how, tables, tile, tried, moved, lanes[1], distance):
+            scale[g] = np.float32(np.nan)
+            continue
+        _all_moments(x[g], weight[g], tile, lanes[2], lanes[3])
+        best, winner = ZERO, -1
+        for c in range(2 * steps + 1):
+            slx, sl2 = lanes[2, c], lanes[3, c]
             if sl2 > ZERO and slx * slx > best * sl2:
-                found = slx / sl2
-                best = found * slx
-                chosen[g], outside[:] = tried, moved
-        if fits:
-            found = _settle(x[g], weight[g], root, found, how, tables, chosen[g], outside, distance)
+                scale[g] = slx / sl2
+                best, winner = scale[g] * slx, c
+        for k in range(count):
+            outside[k] = moved[k, winner] if winner >= 0 else redo == ALL_IF_OUTSIDE
+            chosen[g, k] = tried[k, winner] if winner >= 0 else 0
+        found = _settle(x[g], weight[g], root, scale[g], how, tables, chosen[g], outside, distance)
+        scale[g] = found if found >= ZERO else -found
         if found < ZERO:
-            found = -found
             for k in range(signs.shape[1]):
                 signs[g, k] = ~signs[g, k] & mask
-        scale[g] = found if fits else np.float32(np.nan)
 
 
 @compiled

@@ -10,8 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import called, compiled
-from quantkit.qtypes.search.lattice_loops import LARGEST, NONE_FITS, ZERO
+from quantkit.qtypes.search.lanes import load, splat, store
+from quantkit.qtypes.search.lattice import LANES as NEAR
+from quantkit.qtypes.search.lattice_loops import HALF, LARGEST, NONE_FITS, ZERO, nearest_of
 
+THREE = np.float32(3)
 DELTA = np.float32(0.125)  # IQ1S_DELTA, IQ1M_DELTA of ggml-common.h
 # The values of levels 0, 1, 2: shifted up, and shifted down.
 SHIFTED = np.array([[-1 + DELTA, DELTA, 1 + DELTA], [-1 - DELTA, -DELTA, 1 - DELTA]], np.float32)
@@ -95,35 +98,36 @@ def _cut_halves(x, weight, order, best):  # type: ignore[no-untyped-def]
 
 
 @called
-def _best_near(x, weight, first, scale, shift, slot, tables):  # type: ignore[no-untyped-def]
+def _best_near(x, weight, first, scale, shift, slot, tables, distance):  # type: ignore[no-untyped-def]
     """The point near a vector outside that is closest to the eight weights from `first` on."""
-    _, starts, near, levels, _ = tables
-    best, found = LARGEST, NONE_FITS
-    for j in range(starts[slot], starts[slot + 1]):
-        distance = ZERO
+    _, starts, near, halves, _ = tables
+    start, count = np.int64(starts[slot]), np.int64(starts[slot + 1] - starts[slot])
+    step, middle = splat(scale, NEAR), splat(SHIFTED[shift, 1], NEAR)
+    for j in range(0, count, NEAR):
+        total = splat(ZERO, NEAR)
         for i in range(8):
-            diff = scale * SHIFTED[shift, levels[i, j]] - x[first + i]
-            distance += weight[first + i] * diff * diff
-        if distance < best:
-            best, found = distance, np.int64(near[j])
-    return found
+            level = (load(halves, (start + j) * 8 + i * NEAR, NEAR) - splat(THREE, NEAR)) * splat(HALF, NEAR)
+            diff = step * (level + middle) - splat(x[first + i], NEAR)
+            total = total + splat(weight[first + i], NEAR) * diff * diff
+        store(distance, j, total)
+    return nearest_of(distance, count, near, start)
 
 
 @called
-def _moments(x, weight, shifts, chosen, points):  # type: ignore[no-untyped-def]
+def _moments(x, weight, shifts, chosen, halves):  # type: ignore[no-untyped-def]
     """sum w*q*x and sum w*q*q of a group for the values q of its points."""
     slx, sl2 = ZERO, ZERO
     for k in range(chosen.size):
         for i in range(8):
             j = 8 * k + i
-            q = SHIFTED[shifts[k], points[chosen[k], i]]
+            q = (halves[chosen[k], i] - THREE) * HALF + SHIFTED[shifts[k], 1]
             slx += weight[j] * q * x[j]
             sl2 += weight[j] * q * q
     return slx, sl2
 
 
 @called
-def _search_group(x, weight, eps, halves, tables, shifts, chosen):  # type: ignore[no-untyped-def]
+def _search_group(x, weight, eps, halves, tables, shifts, chosen, distance):  # type: ignore[no-untyped-def]
     """The scale of a group (n,); its points go to `chosen` (n // 8,), the shift of each to `shifts`.
 
     A group that counts as zero has scale 0. NaN where float32 is too narrow.
@@ -152,7 +156,7 @@ def _search_group(x, weight, eps, halves, tables, shifts, chosen):  # type: igno
         found = np.int64(tables[0][key])
         if found < 0:
             inside = False
-            found = _best_near(x, weight, 8 * k, scale, shifts[k], -1 - found, tables)
+            found = _best_near(x, weight, 8 * k, scale, shifts[k], -1 - found, tables, distance)
             if found == NONE_FITS:
                 return np.float32(np.nan)
         chosen[k] = found
@@ -170,8 +174,9 @@ def search_ternary(x, weight, eps, halves, tables, scale, shifts, chosen):  # ty
     The shift is one for the group, or with `halves` one for each of two. `tables` are those of the
     lattice.
     """
+    distance = np.empty(tables[4].shape[0] + NEAR, np.float32)
     for g in range(x.shape[0]):
-        scale[g] = _search_group(x[g], weight[g], eps, halves, tables, shifts[g], chosen[g])
+        scale[g] = _search_group(x[g], weight[g], eps, halves, tables, shifts[g], chosen[g], distance)
 
 
 @compiled
