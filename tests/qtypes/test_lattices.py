@@ -9,7 +9,8 @@ import weights
 from oracles import ggml
 
 from quantkit.qtypes import base
-from quantkit.qtypes.search.lattice import LANES, keys, lattice, nearest_points, points
+from quantkit.qtypes.search.groups import NEAR
+from quantkit.qtypes.search.lattice import keys, lattice, nearest_points, points
 from quantkit.qtypes.search.lattice_points import POINTS
 
 F32 = np.float32
@@ -35,7 +36,7 @@ def test_near_a_vector_outside_are_the_points_of_the_smallest_distances(name):
         assert (slot < 0) == (distance.min() == 0)
         if slot >= 0:
             near = found.near[found.starts[slot] : found.starts[slot + 1]]
-            assert len(near) % LANES == 0
+            assert len(near) % NEAR == 0
             within = np.flatnonzero(distance <= np.unique(distance)[RINGS[name] - 1])
             assert list(dict.fromkeys(near.tolist())) == sorted(within, key=lambda number: (distance[number], number))
 

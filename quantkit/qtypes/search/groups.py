@@ -80,6 +80,7 @@ def lanes(groups: int) -> int:
 
 
 WIDTH = 32
+NEAR = 8  # points of a lattice that are compared at once
 
 MAGNITUDE = int(Weighting.MAGNITUDE)
 

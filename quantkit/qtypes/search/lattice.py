@@ -16,13 +16,12 @@ from functools import cache, cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from quantkit.qtypes.search.groups import NEAR
 from quantkit.qtypes.search.lattice_points import POINTS
 from quantkit.tensors import F32, U8
 
 I32 = NDArray[np.int32]
 U16 = NDArray[np.uint16]
-
-LANES = 8  # points nearby that are compared at once
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Lattice:
 
     `points` uint8 (m, dims). A vector v is looked up at key = sum(v[i] << bits * i): `number` (keys,) has the number
     of its point, or -1 - s for a vector outside the set. Its slot s leads to the points nearby, at `starts[s]` to
-    `starts[s + 1]` of `near` (their numbers), nearest first, then by number; the first one fills up to LANES.
+    `starts[s + 1]` of `near` (their numbers), nearest first, then by number; the first one fills up to NEAR.
     """
 
     top: int
@@ -49,10 +48,10 @@ class Lattice:
     def tables(self) -> tuple[I32, I32, U16, F32, F32]:
         """What compiled loops take: number, starts, near, and the half-steps 2 * level + 1 of points.
 
-        Those in `near` are (entries // LANES, dims, LANES), all of them (m, dims).
+        Those in `near` are (entries // NEAR, dims, NEAR), all of them (m, dims).
         """
         halves = self.points * np.float32(2) + np.float32(1)
-        near = halves[self.near].reshape(-1, LANES, self.dims).swapaxes(1, 2)
+        near = halves[self.near].reshape(-1, NEAR, self.dims).swapaxes(1, 2)
         return self.number, self.starts, self.near, np.ascontiguousarray(near), halves
 
 
@@ -86,7 +85,7 @@ def lattice(name: str, rings: int) -> Lattice:
     number[keys(outside, bits)] = -1 - np.arange(len(outside))
     starts = np.zeros(len(outside) + 1, np.int32)
     neighbours(levels, outside, rings, starts, np.empty(0, np.uint16))
-    starts = np.cumsum(-(-starts // LANES) * LANES, dtype=np.int32)
+    starts = np.cumsum(-(-starts // NEAR) * NEAR, dtype=np.int32)
     near = np.empty(starts[-1], np.uint16)
     neighbours(levels, outside, rings, starts, near)
     return Lattice(top, bits, levels, number, starts, near)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import called, compiled, inlined
-from quantkit.qtypes.search.groups import IMPORTANCE, Redo, Weighting
+from quantkit.qtypes.search.groups import IMPORTANCE, NEAR, Redo, Weighting
 from quantkit.qtypes.search.lanes import load, nearest, select, splat, store
-from quantkit.qtypes.search.lattice import LANES as NEAR
 
 ZERO, QUARTER, HALF, ONE = (np.float32(value) for value in (0, 0.25, 0.5, 1))
 LARGEST = np.finfo(np.float32).max

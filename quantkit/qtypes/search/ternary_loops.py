@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from quantkit.qtypes.search.compilation import called, compiled
+from quantkit.qtypes.search.groups import NEAR
 from quantkit.qtypes.search.lanes import load, splat, store
-from quantkit.qtypes.search.lattice import LANES as NEAR
 from quantkit.qtypes.search.lattice_loops import HALF, LARGEST, NONE_FITS, ZERO, nearest_of
 
 THREE = np.float32(3)
