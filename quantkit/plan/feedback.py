@@ -15,16 +15,22 @@ from quantkit.methods import needs_hessian
 from quantkit.plan.base import Unit
 from quantkit.plan.mixture import PER_LAYER_EMBEDDING
 from quantkit.qtypes import base
-from quantkit.recipes.recipe import MethodChoice
+from quantkit.recipes.recipe import MethodChoice, Recipe
 
 METHOD_KEY = "quantkit.method"
 
 
-def with_layouts(drafts: Sequence[Unit], method: MethodChoice | None) -> list[Unit]:
+def with_layouts(drafts: Sequence[Unit], recipe: Recipe) -> list[Unit]:
     """The tensors, those that a method with inputs rounds with their layout."""
-    if method is None or not needs_hessian(method.name):
+    mixture = recipe.mixture
+    if mixture is None or not needs_hessian(recipe.method.name):
         return list(drafts)
-    return [replace(d, layout=TypeLayout(d.word)) if not d.copy and _has_inputs(d) else d for d in drafts]
+    spared = {Role.OUTPUT: not mixture.head, Role.TOKEN_EMBD: not mixture.embedding}
+
+    def chosen(draft: Unit) -> bool:
+        return not draft.copy and not spared.get(draft.tensor.role, False) and _has_inputs(draft)
+
+    return [replace(draft, layout=TypeLayout(draft.word)) if chosen(draft) else draft for draft in drafts]
 
 
 def _has_inputs(draft: Unit) -> bool:
@@ -50,6 +56,9 @@ def metadata_of(method: MethodChoice | None) -> list[KeyValue]:
     return [] if method is None else [KeyValue("quantkit.method", "string", method.name)]
 
 
-def identity(method: MethodChoice | None, inputs: str) -> dict[str, Any]:
+def identity(units: Sequence[Unit], method: MethodChoice | None, inputs: str) -> dict[str, Any]:
     """What decides the bytes besides types and places; nothing where no method does."""
-    return {} if method is None else {"method": asdict(method), "calibration": inputs}
+    if method is None:
+        return {}
+    rounded = [unit.name for unit in units if unit.layout is not None]
+    return {"method": asdict(method), "rounded": rounded, "calibration": inputs}

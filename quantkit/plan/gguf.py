@@ -68,7 +68,7 @@ def plan_gguf(
     if recipe.on_fallback == "error":
         _require_no_fallback(choices)
     by_name = {t.name: t for t in model.tensors}
-    drafts = with_layouts([_draft(by_name[name], choice, sources) for name, choice in choices.items()], method)
+    drafts = with_layouts([_draft(by_name[name], choice, sources) for name, choice in choices.items()], recipe)
     if not options.allow_requantize:
         _require_unquantized(drafts, unquantized, sources)
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
@@ -92,7 +92,7 @@ def plan_gguf(
         files=files,
         source_bytes=sum(u.source_bytes for u in units),
         digest=_digest(
-            units, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files], identity(method, inputs)
+            units, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files], identity(units, method, inputs)
         ),
         warnings=(*model.warnings, *notes, *eight_bit_warnings(_twice(units, sources)), *_warnings(units)),
         metadata=metadata,

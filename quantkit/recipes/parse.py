@@ -21,7 +21,7 @@ from quantkit.methods.transforms import transform_names
 from quantkit.qtypes import base
 from quantkit.qtypes.schemes.base import Activations
 from quantkit.qtypes.schemes.integers import Symmetry
-from quantkit.recipes.recipe import GGUF, GGUFMixture, MethodChoice, OnFallback, OrderName, Recipe
+from quantkit.recipes.recipe import FEEDBACK, GGUF, GGUFMixture, MethodChoice, OnFallback, OrderName, Recipe
 from quantkit.recipes.rules import LAYER_SELECTORS, Layers, Never, Rule, When, is_layer_selector
 from quantkit.recipes.shipped import by_alias, read_shipped, recipe_names, shared_names
 from quantkit.recipes.table import Table
@@ -32,7 +32,7 @@ MAX_GROUP = 1 << 20
 MAX_FALLBACKS = 8
 
 KEYS = ("schema", "title", "summary", "aliases", "rule", "strict", "on_fallback")
-GGUF_KEYS = (*KEYS, "file_type", "needs_imatrix", "default")
+GGUF_KEYS = (*KEYS, "file_type", "needs_imatrix", "default", "method")
 GGUF_RULE_KEYS = ("qtype", "roles", "names", "layers", "stacked", "rows_fit", "was", "when", "why")
 GROUP_KEYS = ("schema", "strict", "rule")
 CHECKPOINT_KEYS = (*KEYS, "container", "kv_cache", "weights", "method")
@@ -41,6 +41,7 @@ WEIGHT_KEYS = (
     "type", "bits", "group", "fallback", "symmetry", "granularity", "double", "version", "act_order", "activations",
 )  # fmt: skip
 METHOD_KEYS = ("name", "transform", "alpha", "damping", "order", "passes")
+GGUF_METHOD_KEYS = ("name", "damping", "order", "passes", "head", "embedding")
 
 
 def parse_recipe(table: Table, name: str) -> Recipe:
@@ -71,13 +72,27 @@ def _gguf_recipe(table: Table, empty: Recipe) -> Recipe:
     if qtype is None:
         raise default.error("qtype", "is missing", hint='for example [default] qtype = "q4_k"')
     common = read_shipped("limits/llama_quantize.toml")
+    method = table.table("method")
     mixture = GGUFMixture(
         file_type=_file_type(table, qtype),
         never=tuple(_never(entry) for entry in common.tables("never")),
         fallbacks={kind: str(to) for kind, to in common.table("fallback").values.items()},
         needs_imatrix=table.some_of("needs_imatrix", base.names()),
+        head=method.get("head", bool) is not False,
+        embedding=method.get("embedding", bool) is not False,
     )
-    return replace(empty, weights=Weights(qtype), rules=_gguf_rules(table, groups=True), mixture=mixture)
+    chosen = _gguf_method(method) if method.values else empty.method
+    rules = _gguf_rules(table, groups=True)
+    return replace(empty, weights=Weights(qtype), rules=rules, method=chosen, mixture=mixture)
+
+
+def _gguf_method(table: Table) -> MethodChoice:
+    """Feedback with other settings, or another method even where there is text."""
+    table.only(*GGUF_METHOD_KEYS)
+    method = _method(replace(table, values={k: v for k, v in table.values.items() if k in METHOD_KEYS}), FEEDBACK)
+    if method.order == "permuted":
+        raise table.error("order", "blocks of GGUF files keep their columns", 'use "within", "storage" or "activation"')
+    return method
 
 
 def _checkpoint_recipe(table: Table, empty: Recipe) -> Recipe:
@@ -90,7 +105,7 @@ def _checkpoint_recipe(table: Table, empty: Recipe) -> Recipe:
         empty,
         container=container,
         weights=weights,
-        method=_method(table.table("method")),
+        method=_method(table.table("method"), empty.method),
         rules=tuple(_checkpoint_rule(entry, weights, optional=strict is False) for entry in table.tables("rule")),
         kv_cache=table.get("kv_cache", bool) or False,
     )
@@ -220,7 +235,7 @@ def _fallback(table: Table) -> tuple[int, ...] | None:
     return tuple(found)
 
 
-def _method(table: Table) -> MethodChoice:
+def _method(table: Table, default: MethodChoice) -> MethodChoice:
     table.only(*METHOD_KEYS)
     found: dict[str, object] = {
         "name": table.one_of("name", method_names()),
@@ -231,7 +246,7 @@ def _method(table: Table) -> MethodChoice:
         "passes": table.get("passes", int),
     }
     given = {key: value for key, value in found.items() if value is not None}
-    method = replace(MethodChoice(), **given)  # type: ignore[arg-type]  # every value was checked against its field
+    method = replace(default, **given)  # type: ignore[arg-type]  # every value was checked against its field
     if not 0 <= method.alpha <= 1:
         raise table.error("alpha", f"{method.alpha} is not between 0 and 1")
     if method.damping is not None and not 0 < method.damping < 1:

@@ -47,7 +47,8 @@ class GGUFMixture:
     `file_type` becomes general.file_type. `never` are tensors that are never quantized. `fallbacks` maps a type to the
     one that takes over where its block does not divide a row. `needs_imatrix` lists types that must not be written
     without importance weights. `output_type` and `embedding_type` replace whatever the rules say for the output and the
-    token embedding; `pure` gives every tensor the default type.
+    token embedding; `pure` gives every tensor the default type. `head` and `embedding` say that a method with inputs
+    rounds them, too, where they are quantized.
     """
 
     file_type: int
@@ -57,6 +58,8 @@ class GGUFMixture:
     output_type: str | None = None
     embedding_type: str | None = None
     pure: bool = False
+    head: bool = True
+    embedding: bool = True
 
 
 @dataclass(frozen=True)
@@ -201,8 +204,8 @@ def _method(recipe: Recipe, run: Overrides) -> MethodChoice:
         raise UsageError(
             f'--method: unknown "{shown(name)}"{did_you_mean(name, known)}', hint=f"known: {', '.join(known)}"
         )
-    if recipe.mixture is not None and recipe.rounds and (name == FEEDBACK.name or (name is None and run.text)):
-        return FEEDBACK
+    if recipe.mixture is not None and recipe.rounds and recipe.method == MethodChoice():
+        return FEEDBACK if name == FEEDBACK.name or (name is None and run.text) else recipe.method
     return recipe.method if name is None else replace(recipe.method, name=name)
 
 

@@ -65,6 +65,17 @@ class Rule(TypedDict):
     why: NotRequired[str]
 
 
+class GGUFMethod(TypedDict, total=False):
+    """How values are chosen with text, and whether the head and the embedding are, too."""
+
+    name: MethodName  # type: ignore[valid-type]
+    damping: float
+    order: Literal["storage", "within", "activation"]
+    passes: int
+    head: bool
+    embedding: bool
+
+
 class GGUFRecipe(TypedDict):
     """A recipe for GGUF files."""
 
@@ -77,6 +88,7 @@ class GGUFRecipe(TypedDict):
     strict: NotRequired[bool]
     on_fallback: NotRequired[OnFallback]
     needs_imatrix: NotRequired[list[QType]]  # type: ignore[valid-type]
+    method: NotRequired[GGUFMethod]
     rule: NotRequired[list[Rule]]
 
 

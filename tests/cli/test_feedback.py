@@ -149,3 +149,45 @@ def test_experts_of_a_file_count_for_coverage(tmp_path: Path) -> None:
     assert ran.status == 8, ran.stderr
     assert "experts saw enough tokens" in ran.stderr
     assert not (tmp_path / "out.gguf").exists()
+
+
+SETTINGS = """schema = 1
+title = "MINE"
+[default]
+qtype = "q4_k"
+[method]
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "outside", "method"),
+    [
+        ("damping = 0.1\norder = 'storage'", {"output", "token"}, ("gptq", "storage", 0.1)),
+        ("name = 'gptq'\nhead = false\npasses = 1", {"token"}, ("gptq", "within", None)),
+        ("head = false\nembedding = false", set(), ("gptq", "within", None)),
+        ("name = 'rtn'", set(), None),
+    ],
+)
+def test_a_recipe_says_how(settings: str, outside: set[str], method: tuple[object, ...] | None, tmp_path: Path) -> None:
+    recipe, source = tmp_path / "mine.toml", build("llama-untied-gqa", tmp_path / "source")
+    recipe.write_text(SETTINGS.replace("q4_k", "q4_0") + settings)
+    for text in ([], ["--calib", TEXT, *SHORT]):
+        [plan] = quantkit("plan", source, "--to", recipe, *text, "--json").json["plans"]
+        if method is None:
+            assert "method" not in plan
+            continue
+        said = plan["method"]
+        assert (said["name"], said["order"], said["damping"]) == method
+        roles = {layer["name"].split(".")[-2].partition("_")[0] for layer in plan["layers"]}
+        assert roles == {"attn", "ffn", *outside}
+        assert plan["calibrated"] == bool(text)
+    without = quantkit("convert", source, "--to", recipe, "-o", tmp_path / "out.gguf")
+    assert without.status == (0 if method is None else 2)
+
+
+def test_a_recipe_for_blocks_keeps_its_columns(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(SETTINGS + 'order = "permuted"')
+    ran = quantkit("plan", TINY, "--to", recipe)
+    assert ran.status == 2
+    assert "blocks of GGUF files keep their columns" in ran.stderr
