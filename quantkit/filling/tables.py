@@ -14,7 +14,7 @@ from quantkit.filling.reports import facts_of
 from quantkit.filling.work import Work
 from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.plan.base import PlannedTensor, Unit
-from quantkit.plan.reading import cut, read_slab, require_finite
+from quantkit.plan.reading import TABLE_WEIGHTS, cut, read_slab, require_finite
 from quantkit.qtypes.schemes.base import Quantized
 from quantkit.tensors import F32
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from quantkit.methods.settings import Run
 
 EMBEDDING_DAMPING = 0.01  # of the mean diagonal: ten times as much costs a quarter more
-TABLE_WEIGHTS = 1 << 24  # of the rows in memory: 64 MiB of float32, and as much again for codes and values
 
 
 @dataclass(frozen=True)

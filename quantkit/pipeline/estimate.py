@@ -7,7 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from quantkit.calibration.text.spec import SAMPLES, SEQLEN
+from quantkit.calibration.text.spec import FISHER_TOKENS, SAMPLES, SEQLEN
+from quantkit.families.roles import Role
 from quantkit.filling.slabs import QUEUED_SLABS
 from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.pipeline.consumers import consumer_verdicts, verdict_json
@@ -28,6 +29,7 @@ from quantkit.storage import free_bytes
 
 LAYER_NS = 12.0  # to round, pack and check one weight of a layer with numpy
 FLOPS_PER_NS = 40.0  # of float32 products on one core
+BACKWARD_PASSES = 4  # forward, forward again, and back, which costs two
 WALK_PASSES = 4  # forward passes through a block: three for statistics of its sites, one to move on
 WALK_START_SECONDS = 5.0
 READ_NS_PER_BYTE = 1.0  # reading, widening, hashing and checking a source byte
@@ -89,7 +91,7 @@ def estimate(
 
 
 def _memory(plan: Plan, workers: int, tokens: int) -> int:
-    activations = 4 * tokens * plan.shape.hidden
+    activations = 4 * plan.shape.hidden * max(tokens, _backward_tokens(plan, tokens) * (plan.shape.layers + 2))
     return conversion_memory_bytes(plan, Workshop(workers * (1 + QUEUED_SLABS) + 1, SLAB_WEIGHTS, workers, activations))
 
 
@@ -103,8 +105,16 @@ def _seconds(plan: Plan, workers: int, tokens: int) -> float:
         return START_SECONDS + (weights * LAYER_NS + read) * 1e-9 / workers
     square = sum(unit.tensor.cols**2 for unit in plan.rounded)  # of each Hessian: a product with all tokens
     sweep = sum(unit.tensor.rows * unit.tensor.cols**2 for unit in plan.rounded)
-    flops = WALK_PASSES * 2 * weights * tokens + square * tokens + sweep
+    passes = WALK_PASSES * tokens + BACKWARD_PASSES * _backward_tokens(plan, tokens)
+    flops = passes * 2 * weights + square * tokens + sweep
     return WALK_START_SECONDS + flops * 1e-9 / (FLOPS_PER_NS * workers)
+
+
+def _backward_tokens(plan: Plan, tokens: int) -> int:
+    """The tokens whose gradients are taken, each with the inputs of all blocks: where the embedding is rounded."""
+    if all(unit.tensor.role is not Role.TOKEN_EMBD for unit in plan.rounded):
+        return 0
+    return min(tokens, FISHER_TOKENS)
 
 
 def plan_json(plan: Plan, found: Estimate, tp: int = 1) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from quantkit.qtypes.floats import first_nonfinite
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, U8
 
+TABLE_WEIGHTS = 1 << 24  # of a matrix over the vocabulary, where all its rows are rounded alike: 64 MiB of float32
 SLAB_WEIGHTS = 1 << 20  # 4 MB of float32: stays in a core's share of the cache, keeps memory flat
 
 

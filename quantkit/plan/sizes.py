@@ -11,6 +11,7 @@ from typing import Any
 from quantkit.errors import UsageError
 from quantkit.families.model import ModelTensor, Shape
 from quantkit.plan.base import Plan, Unit
+from quantkit.plan.reading import TABLE_WEIGHTS
 from quantkit.qtypes import base
 from quantkit.report.text import count, size
 
@@ -213,9 +214,16 @@ def _layer_bytes(plan: Plan, shop: Workshop) -> int:
 
 def _block_bytes(plan: Plan, shop: Workshop) -> int:
     """A block in float32, twice while it is replaced, the largest Hessian and its factors, activations where they stay
-    in memory, and WALK_BYTES."""
-    blocks: defaultdict[int | None, int] = defaultdict(int)
+    in memory, and WALK_BYTES. A matrix over the vocabulary is there as it is stored, some of its rows are rounded."""
+    blocks: defaultdict[int, int] = defaultdict(int)
+    tables = [0]
     for unit in plan.rounded:
-        blocks[unit.tensor.layer] += prod(unit.tensor.shape)
+        if unit.tensor.layer is None:
+            tables.append(prod(unit.tensor.shape))
+        else:
+            blocks[unit.tensor.layer] += prod(unit.tensor.shape)
     hessians = 4 * 4 * max(unit.tensor.cols for unit in plan.rounded) ** 2
-    return WALK_BYTES + 2 * 4 * max(blocks.values()) + hessians + shop.activation_bytes
+    weights = max(
+        2 * 4 * max(blocks.values(), default=0), 2 * max(tables) + LAYER_BYTES * min(max(tables), TABLE_WEIGHTS)
+    )
+    return WALK_BYTES + weights + hessians + shop.activation_bytes

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # tokens, and twice the tokens that MIN_TOKENS asks for. Time and activations grow with the product; longer
 # windows teach long contexts, and are worth their time only with documents that fill them.
 SAMPLES, SEQLEN = 128, 512
+FISHER_TOKENS = 1 << 14  # of all the text that gradients are taken of: more change little
 DEVICES = ("cpu", "cuda")
 ACTIVATIONS = ("auto", "memory", "disk")
 ANY_TOKEN = 1 << 31

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from quantkit.calibration.statistics.sums import Accumulator, Gram, accumulate
 from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.text.spec import FISHER_TOKENS
 from quantkit.calibration.walk.head import LOGITS_BYTES, load_head, load_matrix
 from quantkit.calibration.walk.model import BlockModel, read_embedding, resident_block, token_rows
 from quantkit.calibration.walk.passes import chunk_samples
@@ -31,7 +32,6 @@ from quantkit.calibration.walk.threads import Workers, workers
 from quantkit.errors import NonFiniteError
 from quantkit.events import BlockProgress, Sink, ignore
 
-FISHER_TOKENS = 1 << 14  # of all the text: more change little
 SEED = 0x5EED
 EMBEDDING, HEAD = "embedding", "head"
 

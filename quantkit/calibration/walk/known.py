@@ -88,7 +88,7 @@ class KnownBlock:
         sites = sorted({site.name for site in wanted})
         found = self._file.read(sites, gram=hessian)
         if hessian and not all(found.has_gram(name) for name in sites):
-            hint = "calibrate again without --no-hessian"
+            hint = "calibrate again without --no-hessian, or convert with --method rtn"
             raise InputError(f"{self._file.source.path.name} holds no Hessians", tensor=sites[0], hint=hint)
         parts = {site: self._divided(site, found.parts[site]) for site in sites}
         return replace(found, parts=parts)
