@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantkit.qtypes.search.compilation import called, compiled
+from quantkit.qtypes.search.compilation import called, compiled, inlined
 from quantkit.qtypes.search.groups import NEAR
-from quantkit.qtypes.search.lanes import load, splat, store
-from quantkit.qtypes.search.lattice_loops import HALF, LARGEST, NONE_FITS, ZERO, nearest_of
+from quantkit.qtypes.search.lanes import lane_bits, load, splat, store
+from quantkit.qtypes.search.lattice_loops import HALF, LARGEST, MANY, NONE_FITS, ZERO, nearest_of
 
 THREE = np.float32(3)
 DELTA = np.float32(0.125)  # IQ1S_DELTA, IQ1M_DELTA of ggml-common.h
@@ -38,25 +38,47 @@ def _cut_whole(x, weight, order, best):  # type: ignore[no-untyped-def]
     best[2] stays -1 where no cut has a score.
     """
     n = x.size
-    sumx, sumw = np.zeros(n + 1, np.float32), np.zeros(n + 1, np.float32)
+    sumx, sumw = np.full(n + 1 + MANY, np.nan, np.float32), np.full(n + 1 + MANY, np.nan, np.float32)
+    sumx[0], sumw[0] = ZERO, ZERO
     for j in range(n):
         i = order[j]
         sumx[j + 1] = sumx[j] + weight[i] * x[i]
         sumw[j + 1] = sumw[j] + weight[i]
+    slx, sl2 = np.empty((2, MANY), np.float32), np.empty((2, MANY), np.float32)
     score, scale = -LARGEST, ZERO
     for first in range(n + 1):
-        for second in range(first, n + 1):
-            low, middle, high = sumx[first] - sumx[0], sumx[second] - sumx[first], sumx[n] - sumx[second]
-            low2, middle2, high2 = sumw[first] - sumw[0], sumw[second] - sumw[first], sumw[n] - sumw[second]
+        for at in range(first, n + 1, MANY):
+            better = 0
             for shift in range(2):
                 v = SHIFTED[shift]
-                slx = low * v[0] + middle * v[1] + high * v[2]
-                sl2 = low2 * v[0] * v[0] + middle2 * v[1] * v[1] + high2 * v[2] * v[2]
-                if sl2 > ZERO and slx * slx > score * sl2:
-                    scale = slx / sl2
-                    score = scale * slx
-                    best[0], best[1], best[2] = first, second, shift
+                qx = splat((sumx[first] - sumx[0]) * v[0], MANY)
+                qx = qx + (load(sumx, at, MANY) - splat(sumx[first], MANY)) * splat(v[1], MANY)
+                qx = qx + (splat(sumx[n], MANY) - load(sumx, at, MANY)) * splat(v[2], MANY)
+                q2 = splat((sumw[first] - sumw[0]) * v[0] * v[0], MANY)
+                q2 = q2 + (load(sumw, at, MANY) - splat(sumw[first], MANY)) * splat(v[1], MANY) * splat(v[1], MANY)
+                q2 = q2 + (splat(sumw[n], MANY) - load(sumw, at, MANY)) * splat(v[2], MANY) * splat(v[2], MANY)
+                better |= lane_bits((q2 > splat(ZERO, MANY)) & (qx * qx > splat(score, MANY) * q2))
+                store(slx, shift * MANY, qx)
+                store(sl2, shift * MANY, q2)
+            if better:
+                score, scale = _climb(slx, sl2, first, at, score, scale, best)
     return scale
+
+
+@called
+def _climb(slx, sl2, first, at, score, scale, best):  # type: ignore[no-untyped-def]
+    """Take the cuts that beat the score, one after another: second places from `at` on, each under all shifts.
+
+    slx and sl2 (shifts, MANY), NaN beyond the last place. Return score and scale; `best` is as in `_cut_whole`.
+    """
+    for k in range(MANY):
+        for shift in range(slx.shape[0]):
+            qx, q2 = slx[shift, k], sl2[shift, k]
+            if q2 > ZERO and qx * qx > score * q2:
+                scale = qx / q2
+                score = scale * qx
+                best[0], best[1], best[2] = first, at + k, shift
+    return score, scale
 
 
 @called
@@ -74,27 +96,40 @@ def _half_sums(x, weight, order, sumx, sumw):  # type: ignore[no-untyped-def]
 @called
 def _cut_halves(x, weight, order, best):  # type: ignore[no-untyped-def]
     """As `_cut_whole`, with a shift for each half: best[2] = 2 * that of the first + that of the second."""
-    n = x.size
-    sumx, sumw = np.zeros((2, n + 1), np.float32), np.zeros((2, n + 1), np.float32)
+    n, width = x.size, x.size + 1 + MANY
+    sumx, sumw = np.full((2, width), np.nan, np.float32), np.full((2, width), np.nan, np.float32)
+    sumx[:, 0], sumw[:, 0] = ZERO, ZERO
     _half_sums(x, weight, order, sumx, sumw)
-    slx, sl2 = np.empty((2, 2), np.float32), np.empty((2, 2), np.float32)  # (half, shift)
+    slx, sl2 = np.empty((4, MANY), np.float32), np.empty((4, MANY), np.float32)
     score, scale = -LARGEST, ZERO
     for first in range(n + 1):
-        for second in range(first, n + 1):
-            for h in range(2):
-                for shift in range(2):
-                    v = SHIFTED[shift]
-                    a, b = v[0] * v[0] - v[1] * v[1], v[1] * v[1] - v[2] * v[2]
-                    slx[h, shift] = sumx[h, n] * v[2] - (sumx[h, first] + sumx[h, second])
-                    sl2[h, shift] = sumw[h, n] * v[2] * v[2] + sumw[h, first] * a + sumw[h, second] * b
-            for both in range(4):
-                qx = slx[0, both // 2] + slx[1, both % 2]
-                q2 = sl2[0, both // 2] + sl2[1, both % 2]
-                if q2 > ZERO and qx * qx > score * q2:
-                    scale = qx / q2
-                    score = scale * qx
-                    best[0], best[1], best[2] = first, second, both
+        up1, up2 = _half(sumx, sumw, 0, 0, first, n), _half(sumx, sumw, 1, 0, first, n)
+        down1, down2 = _half(sumx, sumw, 0, 1, first, n), _half(sumx, sumw, 1, 1, first, n)
+        better = _together(up1, up2, score, slx, sl2, 0) | _together(up1, down2, score, slx, sl2, 1)
+        better |= _together(down1, up2, score, slx, sl2, 2) | _together(down1, down2, score, slx, sl2, 3)
+        if better:
+            score, scale = _climb(slx, sl2, first, first, score, scale, best)
     return scale
+
+
+@inlined
+def _half(sumx, sumw, half, shift, first, n):  # type: ignore[no-untyped-def]
+    """Sums w*x*q and w*q*q of one half under one shift, for second places from `first` on."""
+    v = SHIFTED[shift]
+    a, b = v[0] * v[0] - v[1] * v[1], v[1] * v[1] - v[2] * v[2]
+    at = half * sumx.shape[1] + first
+    qx = splat(sumx[half, n] * v[2], MANY) - (splat(sumx[half, first], MANY) + load(sumx, at, MANY))
+    q2 = splat(sumw[half, n] * v[2] * v[2] + sumw[half, first] * a, MANY) + load(sumw, at, MANY) * splat(b, MANY)
+    return qx, q2
+
+
+@inlined
+def _together(first, second, score, slx, sl2, both):  # type: ignore[no-untyped-def]
+    """Store the sums of two halves as row `both` of slx and sl2; return the lanes that beat the score, as bits."""
+    qx, q2 = first[0] + second[0], first[1] + second[1]
+    store(slx, both * MANY, qx)
+    store(sl2, both * MANY, q2)
+    return lane_bits((q2 > splat(ZERO, MANY)) & (qx * qx > splat(score, MANY) * q2))
 
 
 @called
