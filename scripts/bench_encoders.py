@@ -68,7 +68,8 @@ def measure(name: str, w: np.ndarray, importance: np.ndarray | None, rounds: int
     assert qtype.gguf is not None
     number = qtype.gguf
     out = np.zeros((w.shape[0], qtype.row_bytes(w.shape[1])), np.uint8)
-    weights = None if importance is None else importance.ctypes.data
+    given = np.ones(w.shape[1], np.float32) if importance is None and number in ggml.NEED_IMPORTANCE else importance
+    weights = None if given is None else given.ctypes.data
     call = (number, w.ctypes.data, out.ctypes.data, 0, *w.shape, weights)
     reference = ggml.library().so.ggml_quantize_chunk
     reference(*call)

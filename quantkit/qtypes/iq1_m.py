@@ -46,4 +46,4 @@ def write(parts: Parts, raw: U8) -> None:
     raw.view("<u2")[:, 24:] = words | (d[:, None] >> D_SHIFTS & 15) << 12
 
 
-TYPE = lattice_type(Layout("iq1_m", 29, 56, 48, read, write, encode_ns=100.0), CODING)
+TYPE = lattice_type(Layout("iq1_m", 29, 56, 48, read, write, encode_ns=90.0), CODING)

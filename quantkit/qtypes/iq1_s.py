@@ -44,4 +44,4 @@ def write(parts: Parts, raw: U8) -> None:
     raw.view("<u2")[:, 17:] = words
 
 
-TYPE = lattice_type(Layout("iq1_s", 19, 50, 45, read, write, encode_ns=100.0), CODING)
+TYPE = lattice_type(Layout("iq1_s", 19, 50, 45, read, write, encode_ns=75.0), CODING)

@@ -44,4 +44,4 @@ def write(parts: Parts, raw: U8) -> None:
     raw[:, 74:] = write_nibbles(parts.sc)
 
 
-TYPE = lattice_type(Layout("iq2_s", 22, 82, 72, read, write, encode_ns=100.0), CODING)
+TYPE = lattice_type(Layout("iq2_s", 22, 82, 72, read, write, encode_ns=95.0), CODING)

@@ -42,4 +42,4 @@ def write(parts: Parts, raw: U8) -> None:
     raw[:, 66:] = write_nibbles(parts.sc)
 
 
-TYPE = lattice_type(Layout("iq2_xs", 17, 74, 64, read, write, encode_ns=100.0), CODING)
+TYPE = lattice_type(Layout("iq2_xs", 17, 74, 64, read, write, encode_ns=180.0), CODING)

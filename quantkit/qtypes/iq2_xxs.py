@@ -42,4 +42,4 @@ def write(parts: Parts, raw: U8) -> None:
     raw[:, 2:] = np.concatenate([numbers, words], axis=2).reshape(len(raw), 64)
 
 
-TYPE = lattice_type(Layout("iq2_xxs", 16, 66, 60, read, write, encode_ns=100.0), CODING)
+TYPE = lattice_type(Layout("iq2_xxs", 16, 66, 60, read, write, encode_ns=115.0), CODING)

@@ -47,5 +47,5 @@ def write(parts: Parts, raw: U8) -> None:
     raw[:, 106:] = write_nibbles(parts.sc)
 
 
-LAYOUT = Layout("iq3_s", 21, 110, 104, read, write, encode_ns=100.0, needs_importance=False)
+LAYOUT = Layout("iq3_s", 21, 110, 104, read, write, encode_ns=140.0, needs_importance=False)
 TYPE = lattice_type(LAYOUT, CODING)

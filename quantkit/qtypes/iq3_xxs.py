@@ -40,4 +40,4 @@ def write(parts: Parts, raw: U8) -> None:
     raw[:, 66:] = write_words(parts.marks, parts.sc)
 
 
-TYPE = lattice_type(Layout("iq3_xxs", 18, 98, 92, read, write, encode_ns=100.0), CODING)
+TYPE = lattice_type(Layout("iq3_xxs", 18, 98, 92, read, write, encode_ns=215.0), CODING)
