@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from quantkit.calibration.experts import RARE_EXPERTS, named_rare, require_reached
 from quantkit.events import Warned
 from quantkit.families.roles import Role
@@ -25,13 +27,19 @@ def check_ranks(work: Work) -> None:
         work.emit(Warned(RANK, f"{what}: {widest.name} has {widest.cols:,} columns"))
 
 
+def _facts(work: Work, unit: Unit) -> Mapping[str, object]:
+    """What the journal says of a weight; nothing of one that is still to be filled, since inputs say nothing of it."""
+    record = work.job.records.get(unit.outputs[0].name)
+    return {} if record is None else record.extra
+
+
 def _tokens(work: Work, unit: Unit) -> int:
-    return int(work.job.records[unit.outputs[0].name].extra.get("tokens", 0))
+    return int(str(_facts(work, unit).get("tokens", 0)))
 
 
 def _has_hessian(work: Work, unit: Unit) -> bool:
     """Whether a weight was rounded by a Hessian of its own: experts share theirs."""
-    facts = work.job.records[unit.outputs[0].name].extra
+    facts = _facts(work, unit)
     return unit.tensor.expert is None and "tokens" in facts and not expert_tokens(facts)
 
 
@@ -46,7 +54,7 @@ def check_experts(work: Work, percent: float | None) -> None:
         if expert is not None and unit.tensor.role is Role.FFN_GATE:
             tokens.setdefault(unit.name.rpartition(f".{expert}.")[0], []).append(_tokens(work, unit))
         elif unit.tensor.role in (Role.FFN_GATE, Role.FFN_GATE_UP):
-            seen = expert_tokens(work.job.records[unit.outputs[0].name].extra)
+            seen = expert_tokens(_facts(work, unit))
             tokens |= {unit.name: list(seen)} if seen else {}
     count = sum(map(len, tokens.values()))
     rare = named_rare(tokens)

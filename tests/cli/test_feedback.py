@@ -191,3 +191,16 @@ def test_a_recipe_for_blocks_keeps_its_columns(tmp_path: Path) -> None:
     ran = quantkit("plan", TINY, "--to", recipe)
     assert ran.status == 2
     assert "blocks of GGUF files keep their columns" in ran.stderr
+
+
+@pytest.mark.parametrize("name", ["llama-untied-gqa", pytest.param("qwen3-moe", marks=pytest.mark.slow)])
+def test_statistics_leave_the_embedding_to_its_encoder(name: str, tmp_path: Path) -> None:
+    source, known = build(name, tmp_path / "source"), tmp_path / "known.safetensors"
+    assert quantkit("calibrate", source, "--data", TEXT, *SHORT, "-o", known).status == 0
+    manifest = converted(source, tmp_path / "out.gguf", "--to", "q4_0", "--calib", known)
+    layers = {layer["name"]: layer for layer in manifest["layers"]}
+    assert all(("loss" in layer) == (name != "token_embd.weight") for name, layer in layers.items())
+    assert layers["output.weight"]["loss"] < layers["output.weight"]["rounding_loss"]
+    plain = converted(source, tmp_path / "plain.gguf", "--to", "q4_0")
+    table, other = ({t["name"]: t["sha256"] for t in one["tensors"]}["token_embd.weight"] for one in (manifest, plain))
+    assert table == other
