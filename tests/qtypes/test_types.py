@@ -15,6 +15,7 @@ from oracles import ggml
 
 from quantkit import qtypes
 from quantkit.errors import NonFiniteError, UnsupportedError
+from quantkit.formats.gguf.layout import TypeLayout
 from quantkit.qtypes import base
 from quantkit.qtypes.base import Grid, QuantType
 from quantkit.quality.tensor_errors import undecodable
@@ -320,6 +321,17 @@ def test_unpack_is_the_inverse_of_pack(name, importance):
     assert np.array_equal(
         grid.values(codes), qtype.decode(raw.reshape(w.shape[0], -1), w.shape[1]).reshape(codes.shape)
     )
+
+
+@pytest.mark.parametrize("importance", ["none", "spread"])
+@pytest.mark.parametrize("name", [name for name in CODED if name in IN_GGUF])
+def test_a_layout_stores_the_encoder_s_bytes(name, importance):
+    """Calibrated runs round types whose codes are chosen together this way: codes and grid, then bytes."""
+    w = weights.weights("zero-sub-blocks", (4, 512))
+    weight = weights.importances(512)[importance]
+    layout = TypeLayout(name)
+    [stored] = layout.pack("m", layout.scheme.encode(w, weight))
+    assert np.array_equal(stored.data, base.get(name).encode(w, weight).reshape(-1))
 
 
 @pytest.mark.parametrize("name", TOGETHER)
