@@ -135,10 +135,12 @@ def test_every_family_is_rounded_with_its_inputs(name: str, recipe: str, tmp_pat
     assert quantized == layers.keys(), "the head and the embedding among them"
     for name, layer in layers.items():
         assert layer["loss"] <= layer["rounding_loss"], name
-        assert layer["tokens"] <= (8 + 2) * 64, "two windows of random tokens"
+        assert layer["tokens"] <= (8 + 2) * 64
         experts = [int(count) for count in layer.get("expert_tokens", "").split()]
         assert bool(experts) == ("_exps" in name)
         assert min(experts, default=layer["tokens"]) == layer["tokens"]
+    dense = [layer["tokens"] for name, layer in layers.items() if ".attn_" in name]
+    assert set(dense) == {(8 + 2) * 64}, "eight windows of text, two of random tokens"
     assert quantkit("verify", out, "--against", source).status == 0
 
 
