@@ -118,6 +118,9 @@ def progress_line(event: TensorProgress | BlockProgress, seconds: float) -> str:
     if isinstance(event, BlockProgress):
         where = f"   {event.index}/{event.count} {event.block}  {event.samples}/{event.of_samples} samples"
         return f"{where}  after {duration(seconds)}  peak {size(peak_rss_bytes())}"
+    if event.done_bytes == 0:  # no speed yet: any time left would be a guess
+        where = f"   {event.index}/{event.count} {event.tensor}"
+        return f"{where}  after {duration(seconds)}  peak {size(peak_rss_bytes())}"
     rate = event.done_bytes / max(seconds, 1e-9)
     left = (event.total_bytes - event.done_bytes) / max(rate, 1.0)
     return (

@@ -86,6 +86,14 @@ def test_a_line_now_and_then_where_no_line_can_be_rewritten(monkeypatch: pytest.
     assert "\x1b" not in stream.getvalue()
 
 
+def test_no_time_left_is_guessed_before_anything_is_done() -> None:
+    first = render.progress_line(TensorProgress("quantize", "token_embd.weight", "q8_0", 0, 30, 0, 269_030_000), 240.0)
+    assert "after 4:00" in first
+    assert "ETA" not in first
+    later = render.progress_line(TensorProgress("quantize", "x", "q8_0", 1, 30, 1_000_000, 4_000_000), 60.0)
+    assert "ETA 3:00" in later
+
+
 def test_figures_are_short() -> None:
     assert [short(n) for n in (0, 999, 1000, 99_940, 99_960, 12_100_000_000)] == [
         "0B", "999B", "1.0kB", "99.9kB", "100kB", "12.1GB",
