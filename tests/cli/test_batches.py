@@ -112,9 +112,9 @@ def test_text_is_for_those_that_use_it(model: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("All work and no play makes Jack a dull boy. " * 40)
     options = ("--calib", text, "--samples", 2, "--seqlen", 16, "--no-verify")
-    status, (found,) = run("convert", model, "q8_0,w8a16,w8a8-static", tmp_path / "all", options)
+    status, (found,) = run("convert", model, "bf16,w8a16,w8a8-static", tmp_path / "all", options)
     assert status == 0
     manifests = [json.loads(Path(made["manifest"]).read_text()) for made in found["artifacts"]]
     assert ["calibration" in manifest for manifest in manifests] == [False, False, True]
-    status, (alone,) = run("convert", model, "q8_0,w8a16", tmp_path / "alone", ("--no-verify",))
+    status, (alone,) = run("convert", model, "bf16,w8a16", tmp_path / "alone", ("--no-verify",))
     assert [made["identity"] for made in alone["artifacts"]] == [made["identity"] for made in found["artifacts"][:2]]
