@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 from quantkit.filling.work import Facts
 
 EXPERT_TOKENS = "expert_tokens"
+ENCODER = "rtn"  # the method that rounds as encoders do
 
 if TYPE_CHECKING:
     from quantkit.methods.base import Report
 
 
 def facts_of(method: str, reports: Sequence[Report]) -> Facts:
-    """One report as it is; of several experts the sums of their losses, and the fewest tokens that one of them saw."""
+    """One report as it is; of several experts the sums of their losses, and the fewest tokens that one of them saw.
+
+    What the target's own encoder rounded says so, whatever the method of the others.
+    """
     facts: Facts = {
-        "method": method,
+        "method": ENCODER if all(report.encoded for report in reports) else method,
         "tokens": min(report.tokens or 0 for report in reports),
         "statistics": "+".join(sorted({str(report.seen) for report in reports})),
         "dead": max(report.dead for report in reports),

@@ -222,15 +222,15 @@ class _Stage:
         """Rounded as the loader's own quantizer would; after AWQ with each span clipped to where it rounds best."""
         plain = rounding.scheme.encode(layer.weight, layer.importance)
         if layer.hessian is None:
-            return plain, Report()
+            return plain, Report(encoded=True)
         loss = rounding_loss = self._loss(layer, plain)
         if self.clipping:
             target = rounding.scheme.target(layer.weight.shape[1])
             clipped = rounding.scheme.encode(clip_weights(layer.weight, layer.hessian, target, self.run))
             loss = self._loss(layer, clipped)
             if loss < rounding_loss:
-                return clipped, Report(loss, rounding_loss)
-        return plain, Report(rounding_loss, rounding_loss)
+                return clipped, Report(loss, rounding_loss, encoded=True)
+        return plain, Report(rounding_loss, rounding_loss, encoded=True)
 
     def _loss(self, layer: Layer, quantized: Quantized) -> float:
         assert layer.hessian is not None

@@ -97,7 +97,7 @@ def round_table(work: Work, unit: Unit, known: Known, run: Run, damping: float |
 
     def rounded(layer: Layer) -> tuple[Quantized, Report]:
         if not target.columnwise:
-            return layout_of(unit).scheme.encode(layer.weight, layer.importance), base.Report()
+            return layout_of(unit).scheme.encode(layer.weight, layer.importance), base.Report(encoded=True)
         found = method.quantize(layer, target, settings, run)
         return Quantized(found.codes, found.grid), found.report
 

@@ -65,6 +65,7 @@ class Report:
     on the grid of the plain fit. Both are None without a Hessian. `damping` is what was used, `tried` what failed
     before; `dead` counts columns whose input is always zero, which are rounded to nearest. `flips` counts codes that
     coordinate descent changed. `seen` says what the statistics are of, `tokens` how many the layer read itself.
+    `encoded` says that the target's own encoder rounded it, as it does what a method cannot.
     """
 
     loss: float | None = None
@@ -75,6 +76,7 @@ class Report:
     flips: int = 0
     seen: Seen = Seen.OWN
     tokens: int | None = None
+    encoded: bool = False
 
 
 @dataclass(frozen=True)

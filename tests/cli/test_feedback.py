@@ -101,6 +101,16 @@ def test_the_file_has_the_loss_that_its_method_says(recipe: str, statistics: Pat
     assert numbers["feedback"]["loss_to_rounding"] < 0.8
 
 
+def test_types_whose_codes_are_chosen_together_say_that_their_encoder_chose_them(
+    statistics: Path, tmp_path: Path
+) -> None:
+    manifest = converted(TINY, tmp_path / "out.gguf", "--to", "iq2_xs", "--calib", statistics)
+    kind = {tensor["name"]: tensor["type"] for tensor in manifest["tensors"]}
+    methods = {(kind[layer["name"]].startswith("iq2"), layer.get("method")) for layer in manifest["layers"]}
+    assert (True, "rtn") in methods
+    assert (True, "gptq") not in methods
+
+
 @pytest.mark.parametrize("threads", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("known", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["text", "statistics"])
 def test_any_number_of_threads_gives_the_same_bytes(
