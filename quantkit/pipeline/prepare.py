@@ -206,8 +206,9 @@ def with_text(prepared: Prepared, emit: Sink) -> Prepared:
 
 
 def _without_text(recipe: Recipe) -> RecipeError:
-    hint = "give --calib default, or FILE with text like what the model will see; or a recipe without, such as w8a16"
-    return RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
+    text = "give --calib default, or FILE with text like what the model will see"
+    other = "a recipe without, such as w8a16" if recipe.mixture is None else "--method rtn, which needs none"
+    return RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=f"{text}; or {other}")
 
 
 def _inputs(request: Request, checkpoint: Checkpoint) -> tuple[Path, ...]:
