@@ -81,7 +81,7 @@ def test_predicted_bytes_are_what_ggml_reads(
         shapes[name] = (experts + 1, rows + 1, blocks * base.get(qtype).block)[-rank - 1 :]
         if rank:
             keep.append(rf"blk\.{number}\.x={qtype}")
-    made = make(shapes, override(load_recipe("bf16"), Overrides(keep=tuple(keep))))
+    made = make(shapes, override(load_recipe("bf16"), Overrides(keep=tuple(keep))), imatrix=imatrix_for(shapes))
     [path] = write(made, tmp_path_factory.mktemp("plan"))
     contents = gguf_files.read(path)
     assert contents is not None
