@@ -366,3 +366,16 @@ def bpe_tokenizer(words: tuple[str, ...] = ()) -> str:
     tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True), AddedToken("<|im_end|>", special=True)])
     tokenizer.add_tokens([AddedToken(word) for word in words])
     return tokenizer.to_str()
+
+
+def stack_experts(tensors: dict[str, Any]) -> None:
+    """The experts of a small Mixtral as transformers 5 holds them in memory, in place: two stacks a layer."""
+    import torch
+
+    for layer in range(2):
+        old, new = f"model.layers.{layer}.block_sparse_moe.", f"model.layers.{layer}.mlp."
+        parts = {w: [tensors.pop(f"{old}experts.{e}.{w}.weight") for e in range(4)] for w in ("w1", "w2", "w3")}
+        fused = [torch.cat(pair) for pair in zip(parts["w1"], parts["w3"], strict=True)]
+        tensors[f"{new}experts.gate_up_proj"] = torch.stack(fused)
+        tensors[f"{new}experts.down_proj"] = torch.stack(parts["w2"])
+        tensors[f"{new}gate.weight"] = tensors.pop(f"{old}gate.weight")

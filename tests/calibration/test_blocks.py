@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import build
+from checkpoints import build, stack_experts
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from walks import TINY, joined, logits_after, model_of, same_bits, statistics_of, windows
@@ -391,16 +391,7 @@ def test_stacked_experts_in_a_file_are_found(mixture: Path, tmp_path: Path) -> N
     """What transformers 5 holds in memory, saved by tools that do not split it again."""
     samples = windows(2048, count=2, seqlen=40)
 
-    def stack(tensors):
-        for layer in range(2):
-            old, new = f"model.layers.{layer}.block_sparse_moe.", f"model.layers.{layer}.mlp."
-            parts = {w: [tensors.pop(f"{old}experts.{e}.{w}.weight") for e in range(4)] for w in ("w1", "w2", "w3")}
-            fused = [torch.cat(pair) for pair in zip(parts["w1"], parts["w3"], strict=True)]
-            tensors[f"{new}experts.gate_up_proj"] = torch.stack(fused)
-            tensors[f"{new}experts.down_proj"] = torch.stack(parts["w2"])
-            tensors[f"{new}gate.weight"] = tensors.pop(f"{old}gate.weight")
-
-    folder = edited(mixture, tmp_path / "stacked", stack)
+    folder = edited(mixture, tmp_path / "stacked", stack_experts)
     stacked, separate = statistics_of(model_of(folder), samples), statistics_of(model_of(mixture), samples)
     assert stacked.sites == separate.sites
     assert joined([stacked.total(n).squares for n in stacked.sites], (-1,)).equal(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import build
+from checkpoints import build, stack_experts
 from commands import TINY, quantkit
 from published import require
 from safetensors.torch import load_file, save_file
@@ -131,13 +131,7 @@ def test_a_source_of_another_shape_is_said(made: Path, tmp_path: Path) -> None:
 def test_experts_that_the_source_stacks_are_compared_one_by_one(tmp_path: Path) -> None:
     source, out = build("mixtral-4x1M", tmp_path / "m"), tmp_path / "out"
     tensors = load_file(source / "model.safetensors")
-    for layer in range(2):
-        old, new = f"model.layers.{layer}.block_sparse_moe.", f"model.layers.{layer}.mlp."
-        parts = {w: [tensors.pop(f"{old}experts.{e}.{w}.weight") for e in range(4)] for w in ("w1", "w2", "w3")}
-        fused = [torch.cat(pair) for pair in zip(parts["w1"], parts["w3"], strict=True)]
-        tensors[f"{new}experts.gate_up_proj"] = torch.stack(fused)
-        tensors[f"{new}experts.down_proj"] = torch.stack(parts["w2"])
-        tensors[f"{new}gate.weight"] = tensors.pop(f"{old}gate.weight")
+    stack_experts(tensors)
     save_file(tensors, source / "model.safetensors")
     assert quantkit("convert", source, "--to", "w8a16", "--method", "rtn", "-o", out).status == 0
     seen = quantkit("verify", out, "--against", source, "--json").json
