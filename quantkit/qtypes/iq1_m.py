@@ -18,7 +18,7 @@ import numpy as np
 
 from quantkit.qtypes.search.groups import Weighting
 from quantkit.qtypes.search.lattice_ternary import Ternary
-from quantkit.qtypes.search.lattice_types import Layout, Parts, lattice_type, read_nibbles, write_nibbles
+from quantkit.qtypes.search.lattice_types import BlockLayout, Parts, lattice_type, read_nibbles, write_nibbles
 from quantkit.tensors import U8
 
 CODING = Ternary(group=16, eps=1e-7, weighting=Weighting.SQUARE, halves=True, fudge=1.1125)
@@ -46,4 +46,4 @@ def write(parts: Parts, raw: U8) -> None:
     raw.view("<u2")[:, 24:] = words | (d[:, None] >> D_SHIFTS & 15) << 12
 
 
-TYPE = lattice_type(Layout("iq1_m", 29, 56, 48, read, write, encode_ns=90.0), CODING)
+TYPE = lattice_type(BlockLayout("iq1_m", 29, 56, 48, read, write, encode_ns=90.0), CODING)

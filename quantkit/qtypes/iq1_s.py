@@ -18,7 +18,7 @@ import numpy as np
 from quantkit.qtypes.search.blocks import read_half, write_half
 from quantkit.qtypes.search.groups import Weighting
 from quantkit.qtypes.search.lattice_ternary import Ternary
-from quantkit.qtypes.search.lattice_types import Layout, Parts, lattice_type
+from quantkit.qtypes.search.lattice_types import BlockLayout, Parts, lattice_type
 from quantkit.tensors import U8
 
 CODING = Ternary(group=32, eps=1e-12, weighting=Weighting.IMPORTANCE, halves=False, fudge=1.125)
@@ -44,4 +44,4 @@ def write(parts: Parts, raw: U8) -> None:
     raw.view("<u2")[:, 17:] = words
 
 
-TYPE = lattice_type(Layout("iq1_s", 19, 50, 45, read, write, encode_ns=75.0), CODING)
+TYPE = lattice_type(BlockLayout("iq1_s", 19, 50, 45, read, write, encode_ns=75.0), CODING)

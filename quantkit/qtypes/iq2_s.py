@@ -18,7 +18,7 @@ import numpy as np
 from quantkit.qtypes.search.blocks import read_half, write_half
 from quantkit.qtypes.search.groups import Redo, Weighting
 from quantkit.qtypes.search.lattice_signed import Signed
-from quantkit.qtypes.search.lattice_types import Layout, Parts, lattice_type, read_nibbles, write_nibbles
+from quantkit.qtypes.search.lattice_types import BlockLayout, Parts, lattice_type, read_nibbles, write_nibbles
 from quantkit.tensors import U8
 
 CODING = Signed(
@@ -44,4 +44,4 @@ def write(parts: Parts, raw: U8) -> None:
     raw[:, 74:] = write_nibbles(parts.sc)
 
 
-TYPE = lattice_type(Layout("iq2_s", 22, 82, 72, read, write, encode_ns=95.0), CODING)
+TYPE = lattice_type(BlockLayout("iq2_s", 22, 82, 72, read, write, encode_ns=95.0), CODING)

@@ -21,7 +21,7 @@ import numpy as np
 from quantkit.qtypes.search.blocks import read_half, write_half
 from quantkit.qtypes.search.groups import Redo, Weighting
 from quantkit.qtypes.search.lattice_signed import Signed
-from quantkit.qtypes.search.lattice_types import Layout, Parts, lattice_type, read_nibbles, write_nibbles
+from quantkit.qtypes.search.lattice_types import BlockLayout, Parts, lattice_type, read_nibbles, write_nibbles
 from quantkit.tensors import U8
 
 CODING = Signed(
@@ -47,5 +47,5 @@ def write(parts: Parts, raw: U8) -> None:
     raw[:, 106:] = write_nibbles(parts.sc)
 
 
-LAYOUT = Layout("iq3_s", 21, 110, 104, read, write, encode_ns=140.0, needs_importance=False)
+LAYOUT = BlockLayout("iq3_s", 21, 110, 104, read, write, encode_ns=140.0, needs_importance=False)
 TYPE = lattice_type(LAYOUT, CODING)

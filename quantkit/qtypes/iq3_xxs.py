@@ -18,7 +18,7 @@ import numpy as np
 from quantkit.qtypes.search.blocks import read_half, write_half
 from quantkit.qtypes.search.groups import Redo, Weighting
 from quantkit.qtypes.search.lattice_signed import Signed
-from quantkit.qtypes.search.lattice_types import Layout, Parts, lattice_type, read_words, write_words
+from quantkit.qtypes.search.lattice_types import BlockLayout, Parts, lattice_type, read_words, write_words
 from quantkit.tensors import U8
 
 CODING = Signed(
@@ -40,4 +40,4 @@ def write(parts: Parts, raw: U8) -> None:
     raw[:, 66:] = write_words(parts.marks, parts.sc)
 
 
-TYPE = lattice_type(Layout("iq3_xxs", 18, 98, 92, read, write, encode_ns=215.0), CODING)
+TYPE = lattice_type(BlockLayout("iq3_xxs", 18, 98, 92, read, write, encode_ns=215.0), CODING)

@@ -51,7 +51,7 @@ class Coding(Protocol):
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockLayout:
     """The bytes of one type: `read` takes blocks (b, nbytes) apart, `write` fills them. The rest is as in QuantType."""
 
     name: str
@@ -64,7 +64,7 @@ class Layout:
     needs_importance: bool = True
 
 
-def lattice_type(layout: Layout, coding: Coding) -> QuantType:
+def lattice_type(layout: BlockLayout, coding: Coding) -> QuantType:
     """The type of these bytes and this coding."""
 
     def quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
