@@ -22,7 +22,7 @@ from quantkit.filling.layers import layout_of, put_layer, require_scale, setting
 from quantkit.filling.reports import facts_of
 from quantkit.filling.shares import Share, key_of, shares_of
 from quantkit.filling.tables import embedding_rows, round_embedding, round_head
-from quantkit.filling.work import Facts, Work
+from quantkit.filling.work import Work
 from quantkit.formats.containers.compressed_tensors_kv import pack_kv_scales
 from quantkit.formats.containers.packed import PackedTensor, packed, values_of
 from quantkit.plan.base import PlannedTensor, Unit
@@ -59,9 +59,7 @@ def round_blocks(work: Work, inputs: Inputs, scratch: Scratch | None = None) -> 
     model = open_calibration_model(work.checkpoint, inputs.spec, scratch)
     rows = _round_embedding(work, inputs, model, embedding, walker.hear) if embedding else None
     if last != -1:
-        # A GGUF file stores nothing of its inputs: no peaks, no cache scales, which random tokens would spoil.
-        going = Going(last, work.plan.container == "gguf", rows)
-        inputs.walk(model, walker.visit, walker.hear, going)
+        inputs.walk(model, walker.visit, walker.hear, Going(last, work.plan.widened, rows))
 
 
 def _round_embedding(work: Work, inputs: Inputs, model: BlockModel, unit: Unit, emit: Sink) -> Rows | None:
@@ -156,9 +154,8 @@ class _Rounding:
             return
         linears = [rounded.linears[key_of(self.block, share)] for share in shares]
         peak = max(self._input_peak(unit, linear, rounded) for linear in linears)
-        put_layer(
-            self.work, unit, stacked([one.quantized for one in linears]), peak, _facts(self._method.name, linears)
-        )
+        facts = facts_of(self._method.name, [linear.report for linear in linears])
+        put_layer(self.work, unit, stacked([one.quantized for one in linears]), peak, facts)
 
     @property
     def _method(self) -> MethodChoice:
@@ -210,11 +207,6 @@ class _Rounding:
         return max((peak for peak in others if peak is not None), default=1.0)
 
 
-def _facts(method: str, linears: Sequence[RoundedLinear]) -> Facts:
-    """What the manifest says of a layer; of several experts the sums of their losses, and the fewest tokens."""
-    return facts_of(method, [linear.report for linear in linears])
-
-
 def restore(work: Work, block: Block, units: Sequence[Unit], shares: Mapping[str, tuple[Share, ...]]) -> None:
     """Put the rounded weights of a finished block in their place, decoded from the job's files."""
     from quantkit.filling.rounding import put_values
@@ -231,17 +223,17 @@ def restore(work: Work, block: Block, units: Sequence[Unit], shares: Mapping[str
     block.replace_values(values)
 
 
-def _decoded(unit: Unit, quantized: Quantized, shares: Sequence[Share]) -> dict[Share, Known]:
+def _decoded(unit: Unit, quantized: Quantized, shares: Sequence[Share]) -> dict[Share, Values]:
     """The values of a layer by the rows in memory that they belong to."""
     rows, start, found = source_order(unit.tensor, quantized.values()), 0, {}
     for share in shares:
-        found[share] = Known(rows[start : start + share.rows])
+        found[share] = Values(rows[start : start + share.rows])
         start += share.rows
     return found
 
 
 @dataclass(frozen=True)
-class Known:
+class Values:
     """Values that are decoded already."""
 
     decoded: F32

@@ -31,7 +31,7 @@ EMBEDDING_DAMPING = 0.01  # of the mean diagonal: ten times as much costs a quar
 
 
 @dataclass(frozen=True)
-class Known:
+class TableInputs:
     """What is known of a table's columns: a Hessian, float32 (cols, cols), the mean squares of their inputs for
     encoders that weigh columns, float32 (cols,), and the number of tokens that both are of."""
 
@@ -48,7 +48,7 @@ def round_head(work: Work, block: Block, unit: Unit) -> None:
     sums = block.statistics([name], hessian=True).total(name)
     assert sums.gram is not None
     weighed = importance_of(sums) if layout_of(unit).traits.weighed else None
-    round_table(work, unit, Known(sums.gram.full(), weighed, sums.tokens), block.run)
+    round_table(work, unit, TableInputs(sums.gram.full(), weighed, sums.tokens), block.run)
     done, count = work.plan.source_bytes, work.plan.shape.layers
     work.emit(TensorProgress("quantize", block.name, unit.word, count, count, done, done))
 
@@ -59,7 +59,7 @@ def round_embedding(work: Work, unit: Unit, found: Downstream, *, tied: bool) ->
 
     hessian = found.tied() if tied else found.embedding.full()
     with workers(work.threads, hessian.device) as pool:
-        round_table(work, unit, Known(hessian, None, found.tokens), pool.map, EMBEDDING_DAMPING)
+        round_table(work, unit, TableInputs(hessian, None, found.tokens), pool.map, EMBEDDING_DAMPING)
     work.emit(TensorProgress("quantize", unit.name, unit.word, 0, work.plan.shape.layers, 0, work.plan.source_bytes))
 
 
@@ -82,7 +82,7 @@ def embedding_rows(work: Work, unit: Unit, rows: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(out)
 
 
-def round_table(work: Work, unit: Unit, known: Known, run: Run, damping: float | None = None) -> None:
+def round_table(work: Work, unit: Unit, known: TableInputs, run: Run, damping: float | None = None) -> None:
     """Round rows by a Hessian that all of them share, write and journal them. Raises what the method raises."""
     from quantkit.methods import base
     from quantkit.methods.base import Layer

@@ -96,9 +96,10 @@ class Plan:
     weights, then everything else.
 
     `metadata` is that of a GGUF file. `inputs` stands for the text or statistics that it is made with, "" without any,
-    also where it `needs_inputs`. `linears` are the linear layers of the blocks, rounded or not, `plain` names those
-    that stay as they are and the head. `served_as` is the architecture by the name that consumers look for. `details`
-    are what the manifest says of the model besides its family.
+    also where it `needs_inputs`; text is `widened` by random tokens where nothing but codes is stored of what is seen.
+    `linears` are the linear layers of the blocks, rounded or not, `plain` names those that stay as they are and the
+    head. `served_as` is the architecture by the name that consumers look for. `details` are what the manifest says of
+    the model besides its family.
     """
 
     recipe: str
@@ -113,6 +114,7 @@ class Plan:
     digest: str
     warnings: tuple[tuple[str, str], ...] = ()
     rest: Rest = "copies"
+    widened: bool = False
     metadata: tuple[KeyValue, ...] = ()
     tokenizer_sha256: str | None = None
     core: str = ""

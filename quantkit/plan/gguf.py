@@ -82,6 +82,7 @@ def plan_gguf(
         container=GGUF,
         way="blocks" if method else "slabs",
         rest="slabs",
+        widened=method is not None,
         method=method,
         needs_inputs=method is not None,
         inputs=inputs,
