@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from quantkit.calibration.statistics.sums import Linear
-from quantkit.calibration.walk.block import Block
 from quantkit.families.model import Rows
 from quantkit.plan.base import Unit
+
+if TYPE_CHECKING:
+    from quantkit.calibration.statistics.sums import Linear
+    from quantkit.calibration.walk.block import Block
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,16 @@ def test_help_and_version_need_no_heavy_import(arguments: list[str]) -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("recipe", ["q4_k_m,bf16", "w8a16"])
+def test_a_conversion_without_text_never_loads_torch(recipe: str, tmp_path: Path) -> None:
+    """It would more than double the memory of a small conversion, and take a second of processor time."""
+    arguments = ["convert", str(TINY), "--to", recipe, "-o", str(tmp_path), "--quiet"]
+    run = f"import sys; from quantkit.cli.main import main; status = main({arguments!r})"
+    code = f"{run}; print(status, {{'torch', 'transformers'}} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "0 set()"
+
+
 def test_version() -> None:
     assert quantkit("--version").stdout == f"quantkit {__version__}\n"
 
