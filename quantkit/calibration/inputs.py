@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quantkit.calibration.text.samples import DataRecord, Samples, with_random
+from quantkit.calibration.text.samples import DataRecord, Samples, random_windows, with_random
 from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
@@ -62,8 +62,9 @@ class Inputs(Protocol):
     @property
     def records(self) -> tuple[DataRecord, ...]: ...
 
-    def facts(self) -> dict[str, Any]:
-        """The manifest's word on them: where from, how many tokens, hashes; never the text."""
+    def facts(self, widened: bool = False) -> dict[str, Any]:
+        """The manifest's word on them: where from, how many tokens, hashes, what text was `widened` by; never the
+        text."""
         ...
 
     def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
@@ -95,8 +96,9 @@ class Text:
     def records(self) -> tuple[DataRecord, ...]:
         return (self.samples.record,)
 
-    def facts(self) -> dict[str, Any]:
-        return asdict(self.samples.record)
+    def facts(self, widened: bool = False) -> dict[str, Any]:
+        more = {"random_windows": random_windows(len(self.samples.tokens))} if widened else {}
+        return {**asdict(self.samples.record), **more}
 
     def walk(self, model: BlockModel, see: See, emit: Sink, going: Going = PLAINLY) -> None:
         """Run the samples: through what `see` has put in the place of earlier blocks."""
@@ -173,7 +175,7 @@ class Known:
         with closing(open_statistics(self.path)) as file:
             walk_known(model, file, see, going.last)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, widened: bool = False) -> dict[str, Any]:
         data = [asdict(record) for record in self.records]
         return {"statistics": {"name": self.path.name, "sha256": self.digest}, "data": data}
 

@@ -83,7 +83,7 @@ class Prepared:
     def calibration_facts(self, chosen: Plan) -> dict[str, Any]:
         """The manifest's word on the text or the statistics that a plan makes use of."""
         used = chosen.calibrated or any(unit.importance is not None for unit in chosen.units)
-        return {"calibration": self.calibration.facts()} if self.calibration and used else {}
+        return {"calibration": self.calibration.facts(chosen.widened)} if self.calibration and used else {}
 
 
 def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> Prepared:

@@ -151,6 +151,7 @@ def test_every_family_is_rounded_with_its_inputs(name: str, recipe: str, tmp_pat
         assert min(experts, default=layer["tokens"]) == layer["tokens"]
     dense = [layer["tokens"] for name, layer in layers.items() if ".attn_" in name]
     assert set(dense) == {(8 + 2) * 64}, "eight windows of text, two of random tokens"
+    assert (manifest["calibration"]["tokens"], manifest["calibration"]["random_windows"]) == (8 * 64, 2)
     assert quantkit("verify", out, "--against", source).status == 0
 
 

@@ -166,8 +166,7 @@ def with_random(samples: Samples, size: int, share: float = RANDOM_SHARE) -> Sam
     random tokens say a little of everything. Drawn from a hash of the samples, so that the same samples give the same
     windows everywhere; their numbers are those from `record.windows` on. `bos` starts them as it starts all windows.
     """
-    count = math.ceil(len(samples.tokens) * share)
-    seqlen = samples.tokens.shape[1]
+    count, seqlen = random_windows(len(samples.tokens), share), samples.tokens.shape[1]
     seed = _token_sha256(samples.tokens).encode()
     drawn = np.frombuffer(hashlib.shake_256(seed).digest(4 * count * seqlen), "<u4") % np.uint32(size)
     windows = drawn.astype(np.int32).reshape(count, seqlen)
@@ -180,6 +179,11 @@ def with_random(samples: Samples, size: int, share: float = RANDOM_SHARE) -> Sam
         record, windows=record.windows + count, tokens=tokens.size, token_sha256=_token_sha256(tokens), ids=numbers
     )
     return Samples(tokens, record)
+
+
+def random_windows(windows: int, share: float = RANDOM_SHARE) -> int:
+    """How many windows of random tokens go behind some of text."""
+    return math.ceil(windows * share)
 
 
 def samples_of(windows: I32, name: str = "tokens") -> Samples:
