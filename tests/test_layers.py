@@ -26,6 +26,7 @@ FLOORS = (
     ("recipes",),
     ("calibration", "plan", "schemas"),
     ("consumers", "filling", "quality"),
+    ("evaluation",),
     ("pipeline",),
     ("__init__",),
     ("cli",),
@@ -35,7 +36,7 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 # Libraries that are slow to import, or that only one part of the house may know.
 ONLY_IN = {
-    "torch": ("methods", "calibration", "filling", "quality"),
+    "torch": ("methods", "calibration", "filling", "quality", "evaluation"),
     "transformers": ("calibration", "quality"),
     "numba": ("qtypes",),
     "gguf": ("quality",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -206,6 +206,17 @@ def resident_block(model: BlockModel, index: int, arguments: Arguments) -> Resid
     """Block `index` with its weights in memory as float32."""
     module, prefix = load_block(model.checkpoint, model.skeleton, index, model.device)
     local = threading.local()
+    forward = _forward(module, local, arguments)
+    resident = Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward, local)
+    return remember(observe(resident), model.endings)
+
+
+def called_with(resident: Resident, arguments: Arguments) -> Resident:
+    """The same block in memory, called with other arguments: those of samples of another length."""
+    return replace(resident, forward=_forward(resident.module, resident.local, arguments))
+
+
+def _forward(module: nn.Module, local: threading.local, arguments: Arguments) -> Callable[[Tensor], Tensor]:
     cache_argument = _cache_argument(module)
 
     def forward(hidden: Tensor) -> Tensor:
@@ -215,8 +226,7 @@ def resident_block(model: BlockModel, index: int, arguments: Arguments) -> Resid
         block_output: Tensor = output[0] if isinstance(output, tuple) else output
         return block_output
 
-    resident = Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward, local)
-    return remember(observe(resident), model.endings)
+    return forward
 
 
 def _cache_argument(block: nn.Module) -> str:
