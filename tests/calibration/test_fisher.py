@@ -77,3 +77,50 @@ def test_gradients_that_are_no_numbers_are_said(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(NonFiniteError, match=r"block model.layers.3") as caught:
         downstream(model_of(TINY), windows(2048, count=1, seqlen=30))
     assert caught.value.hint
+
+
+class Gradients:
+    """A watch that adds up g^T x of every linear that it is shown: the gradient at its weight."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, torch.Tensor] = {}
+        self.read: dict[tuple[int, int], torch.Tensor] = {}
+        self.embedded: list[torch.Tensor] = []
+        self._linears = [f"model.layers.{{}}.{name}.weight" for name in ("self_attn.v_proj", "mlp.down_proj")]
+
+    def linears(self, index: int) -> frozenset[str]:
+        return frozenset(name.format(index) for name in self._linears)
+
+    def head(self, place: tuple[int, int], inputs: torch.Tensor, log: torch.Tensor) -> None:
+        assert len(inputs) == len(log)
+        self.read[place] = inputs
+
+    def seen(self, samples: int, inputs: dict[str, torch.Tensor], gradients: dict[str, torch.Tensor]) -> object:
+        return {name: gradients[name].T @ inputs[name].detach() for name in gradients}
+
+    def add(self, index: int, results: list[dict[str, torch.Tensor]]) -> None:
+        for name in results[0]:
+            self.found[name] = sum(one[name] for one in results)
+
+    def embedding(self, gradients: torch.Tensor) -> None:
+        self.embedded.append(gradients)
+
+
+def test_a_watch_sees_the_gradient_of_every_weight(tmp_path: Path) -> None:
+    """Inputs and gradients multiplied are what transformers' model in one piece has as gradients of its weights."""
+    folder, samples = build("gemma2", tmp_path / "source"), windows(400, count=5, seqlen=40)
+    watch = Gradients()
+    found = downstream(model_of(folder), samples, watch=watch)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for number, ids in enumerate(torch.from_numpy(samples.tokens).long()):
+        log = torch.log_softmax(model(ids[None]).logits[0], -1)
+        drawn = torch.Generator().manual_seed(SEED + number * len(ids))
+        log.gather(1, torch.multinomial(log.detach().exp(), 1, generator=drawn)).sum().backward()
+    expected = dict(model.named_parameters())
+    assert watch.found
+    for name, gradient in watch.found.items():
+        assert torch.allclose(gradient, expected[name].grad, atol=1e-3 * float(expected[name].grad.abs().max())), name
+    flat = torch.cat(watch.embedded)
+    assert torch.allclose(flat.T @ flat, found.embedding.full(), rtol=1e-3, atol=1e-3)
+    read = torch.cat([watch.read[place] for place in sorted(watch.read)])
+    assert torch.allclose(read.T @ read, found.head.full(), rtol=1e-3, atol=1e-2)

@@ -14,8 +14,10 @@ block, each block computed once more from what it read. One block is in memory a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,37 @@ from quantkit.events import BlockProgress, Sink, ignore
 
 SEED = 0x5EED
 EMBEDDING, HEAD = "embedding", "head"
+
+Result = TypeVar("Result")
+
+
+class Watch(Protocol):
+    """Sees, on the way back, what matrices read and the gradients at what they give, both of the tokens at hand.
+
+    `head` and `seen` are called on any thread, for samples and tokens that are cut the same way for any number of
+    threads; `add` and `embedding` on the caller's, in the order of the samples.
+    """
+
+    def linears(self, index: int) -> frozenset[str]:
+        """The linears of a block that it wants to see."""
+        ...
+
+    def head(self, place: tuple[int, int], inputs: Tensor, log: Tensor) -> None:
+        """What the head's matrix reads (tokens, cols), and the logarithms of what it predicts (tokens, vocabulary),
+        of a sample from some token of it on."""
+        ...
+
+    def seen(self, samples: int, inputs: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Any:
+        """Inputs (tokens, cols) and gradients (tokens, rows) by linear, of so many samples, one after the other."""
+        ...
+
+    def add(self, index: int, results: Sequence[Any]) -> None:
+        """What `seen` has returned of a block, in the order of the samples."""
+        ...
+
+    def embedding(self, gradients: Tensor) -> None:
+        """The gradients at what the embedding gives, (tokens, hidden), of the samples that follow."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,18 +88,19 @@ class Downstream:
         return self.embedding.full().add_(self.head.full(), alpha=self.weight)
 
 
-def downstream(model: BlockModel, samples: Samples, emit: Sink = ignore) -> Downstream:
-    """Run some samples forward and backward. Raises NonFiniteError naming the block whose gradients are not finite."""
+def downstream(model: BlockModel, samples: Samples, emit: Sink = ignore, watch: Watch | None = None) -> Downstream:
+    """Run some samples forward and backward, under the eyes of `watch` if there is one. Raises NonFiniteError naming
+    the block whose gradients are not finite."""
     samples = samples.part(0, max(1, FISHER_TOKENS // samples.tokens.shape[1]))
     with workers(model.threads, model.device) as pool:
-        return _Passes(model, samples, pool, emit).run()
+        return _Passes(model, samples, pool, emit, watch).run()
 
 
 class _Passes:
     """The two passes: `kept` is what each block and the head read, (n, seqlen, hidden) each."""
 
-    def __init__(self, model: BlockModel, samples: Samples, pool: Workers, emit: Sink) -> None:
-        self._model, self._pool, self._emit = model, pool, emit
+    def __init__(self, model: BlockModel, samples: Samples, pool: Workers, emit: Sink, watch: Watch | None) -> None:
+        self._model, self._pool, self._emit, self._watch = model, pool, emit, watch
         rows = token_rows(samples)
         self._ids = torch.from_numpy(samples.tokens).long()
         self._numbers = torch.searchsorted(torch.from_numpy(rows), self._ids)
@@ -91,12 +125,14 @@ class _Passes:
             self._model.skeleton.model.get_input_embeddings().weight = empty
         return Downstream(embedding, head, weight, self._ids.numel())
 
-    def _each(self, work: Callable[[slice], object], name: str) -> None:
+    def _each(self, work: Callable[[slice], Result], name: str) -> list[Result]:
+        results = []
         for start in range(0, len(self._chunks), self._pool.count):
             wave = self._chunks[start : start + self._pool.count]
-            self._pool.map(work, wave)
+            results += self._pool.map(work, wave)
             self._model.settle()
             self._emit(BlockProgress("blocks", name, 0, self._model.count + 1, wave[-1].stop, len(self._ids)))
+        return results
 
     def _forward(self) -> None:
         first, self._arguments = self._pool.map(self._embedded, self._chunks[:1])[0]
@@ -141,7 +177,8 @@ class _Passes:
             sample, start = task
             place = slice(start, start + step)
             hidden = read[sample, place].unsqueeze(0).to(self._model.device)
-            gradient, inputs, square = _head_gradient(head, hidden, SEED + sample * seqlen + start, local)
+            see = partial(self._watch.head, task) if self._watch else None
+            gradient, inputs, square = _head_gradient(head, hidden, SEED + sample * seqlen + start, local, see)
             gradients[sample, place] = gradient[0].to(gradients.device)
             return inputs, square
 
@@ -156,18 +193,27 @@ class _Passes:
 
     def _backward(self, index: int, gradients: Tensor) -> None:
         """Gradients at what a block gives become those at what it reads."""
-        resident, read = self._block(index), self._kept.pop()
+        resident, read, watch = self._block(index), self._kept.pop(), self._watch
+        wanted = watch.linears(index) if watch else frozenset()
+        given = _outputs_of(resident, wanted)
 
-        def back(chunk: slice) -> None:
+        def back(chunk: slice) -> Any:
             hidden = read[chunk].to(self._model.device)
             with torch.enable_grad():
                 hidden.requires_grad_()
-                output, _ = resident.run(hidden)
+                given.found = {}
+                output, inputs = resident.run(hidden, Wanted(wanted, only=False))
                 assert output is not None
-                (found,) = torch.autograd.grad(output, hidden, gradients[chunk].to(output.device))
+                outputs = given.found
+                to = gradients[chunk].to(output.device)
+                found, *own = torch.autograd.grad(output, [hidden, *outputs.values()], to)
             gradients[chunk] = found.to(gradients.device)
+            flat = {name: one.reshape(-1, one.shape[-1]) for name, one in zip(outputs, own, strict=True)}
+            return watch.seen(len(hidden), inputs, flat) if watch else None
 
-        self._each(back, resident.name)
+        results = self._each(back, resident.name)
+        if watch:
+            watch.add(index, results)
         if not all(bool(gradients[chunk].isfinite().all()) for chunk in self._chunks):
             what = f"gradients become infinite or NaN in block {resident.name}"
             raise NonFiniteError(what, hint="the weights are damaged, or too large for float32: try --method rtn")
@@ -192,6 +238,9 @@ class _Passes:
             for start in range(0, len(self._chunks), self._pool.count):
                 found = self._pool.map(back, self._chunks[start : start + self._pool.count])
                 accumulate({EMBEDDING: into}, [{EMBEDDING: one} for one in found], self._pool)
+                if self._watch:
+                    for one in found:
+                        self._watch.embedding(one)
         finally:
             hook.remove()
         assert into.sums.gram is not None
@@ -207,7 +256,26 @@ class _Passes:
         return self._model.new_activations((*self._ids.shape, hidden))
 
 
-def _head_gradient(head: Resident, hidden: Tensor, seed: int, local: threading.local) -> tuple[Tensor, Tensor, Tensor]:
+def _outputs_of(resident: Resident, linears: frozenset[str]) -> threading.local:
+    """Where each thread finds what these linears gave in its run, by name, as `found`."""
+    local = threading.local()
+
+    def keep(name: str, module: nn.Module, args: object, output: Tensor) -> None:
+        local.found[name] = output
+
+    for name in sorted(linears):
+        module = resident.module.get_submodule(name.removeprefix(resident.prefix).removesuffix(".weight"))
+        module.register_forward_hook(partial(keep, name))
+    return local
+
+
+def _head_gradient(
+    head: Resident,
+    hidden: Tensor,
+    seed: int,
+    local: threading.local,
+    see: Callable[[Tensor, Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient of the log-likelihood of labels that the model draws, at what the head reads (1, tokens, hidden);
     what its matrix reads (tokens, hidden); and the sum of squares of the gradient at what the matrix gives."""
     (name,) = head.linears
@@ -218,4 +286,6 @@ def _head_gradient(head: Resident, hidden: Tensor, seed: int, local: threading.l
         drawn = torch.Generator(hidden.device).manual_seed(seed)
         labels = torch.multinomial(log.detach().exp(), 1, generator=drawn)
         gradient, given = torch.autograd.grad(log.gather(1, labels).sum(), [hidden, local.given])
+    if see is not None:
+        see(inputs[name].detach(), log.detach())
     return gradient, inputs[name].detach(), given.square().sum(dtype=torch.float64).cpu()
