@@ -15,7 +15,7 @@ from quantkit.methods.columns.grids import choose, lookup
 from quantkit.methods.columns.pieces import SEGMENT, pieces
 from quantkit.methods.columns.refit import Segment, owned, refit
 from quantkit.methods.columns.sweeps import Slab, Sweep
-from quantkit.qtypes.base import Grid
+from quantkit.qtypes.base import Codes, Grid
 from quantkit.tensors import F32
 
 LARGEST_CHANGE = 2.0  # of a scale in one step: the parabola is only as good as the codes
@@ -27,44 +27,56 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
 
     assert sweep.damped is not None
     weight, cols = sweep.weight[rows], sweep.weight.shape[1]
-    values, codes, grid, loss = slab.values.copy(), slab.codes.copy(), slab.grid, slab.loss.copy()
+    codes, grid, loss = slab.codes.copy(), slab.grid, slab.loss.copy()
+    values = _decoded(grid, codes)  # a sweep's are the weight less its error, which is a last bit away
     gain = np.empty(len(weight), np.float32)
     width = cols // lookup(grid, len(weight)).scale.shape[1]
     units, span = sweep.target.units, sweep.target.span
     if units is not None:
         grid = owned(grid)
     for start, stop in pieces(0, cols, SEGMENT if units is None else max(SEGMENT, span)):
+        own = np.ascontiguousarray(codes[:, start:stop])
         segment = Segment(
             start,
-            np.ascontiguousarray(values[:, start:stop]),
+            own.astype(np.float32) if grid.levels is None else grid.levels[own],
             sweep.damped.product(torch.from_numpy(weight - values), start, stop).numpy(),
             sweep.damped.corner(start, stop),
         )
         if sweep.target.rescale is not None and SEGMENT % width == 0:
-            grid, segment, gained = _rescale(sweep, grid, segment, width)
+            grid, segment, gained = _rescale(sweep, grid, segment, np.ascontiguousarray(values[:, start:stop]))
             loss -= gained
         if units is not None:
-            own = codes[:, start:stop]
-            levels = own.astype(np.float32) if grid.levels is None else grid.levels[own]
-            loss -= refit(units, grid, span, levels, segment)
+            loss -= refit(units, grid, span, segment)
         table = lookup(grid, len(weight)).columns(np.arange(start, stop) // width)
-        part = np.empty(segment.values.shape, np.int16)
-        descend(segment.values, segment.slope, segment.hessian, table, part, gain)
-        values[:, start:stop], codes[:, start:stop] = segment.values, part
+        decoded = np.empty(own.shape, np.float32)
+        descend(segment.levels, segment.slope, segment.hessian, table, decoded, own, gain)
+        values[:, start:stop], codes[:, start:stop] = decoded, own
         loss -= gain
     return Slab(codes, values, grid, loss)
 
 
-def _rescale(sweep: Sweep, grid: Grid, segment: Segment, width: int) -> tuple[Grid, Segment, F32]:
+def _decoded(grid: Grid, codes: Codes) -> F32:
+    rows = len(codes)
+    found = lookup(grid, rows)
+    grouped = codes.reshape(rows, found.scale.shape[1], -1)
+    level = grouped.astype(np.float32) if grid.levels is None else grid.levels[grouped]
+    value = level * found.scale[:, :, None]
+    if found.offset.size:
+        value += found.offset[:, :, None]
+    return value.reshape(codes.shape)
+
+
+def _rescale(sweep: Sweep, grid: Grid, segment: Segment, values: F32) -> tuple[Grid, Segment, F32]:
     """Move the scale of every group to the bottom of its parabola, row by row where that helps after rounding it.
 
-    With a group's codes held, its values q_g are proportional to its scale, and the loss is a parabola in it.
+    With a group's codes held, its `values` q_g are proportional to its scale, and the loss is a parabola in it.
     """
     assert sweep.target.rescale is not None
-    total = np.zeros(len(segment.values), np.float32)
-    for first, last in pieces(0, segment.values.shape[1], width):
+    rows, n = values.shape
+    total, width = np.zeros(rows, np.float32), sweep.weight.shape[1] // lookup(grid, rows).scale.shape[1]
+    for first, last in pieces(0, n, width):
         group = (segment.start + first) // width
-        own = segment.values[:, first:last]
+        own = values[:, first:last]
         # torch: numpy's products would use threads of their own
         mixed = torch.from_numpy(own) @ torch.from_numpy(segment.hessian[first:last])
         curve = (mixed[:, first:last].numpy() * own).sum(axis=1)
@@ -78,8 +90,6 @@ def _rescale(sweep: Sweep, grid: Grid, segment: Segment, width: int) -> tuple[Gr
         better = gain > 0
         grid = choose(better, moved, grid)
         share = np.where(better, change, np.float32(0))[:, None]
-        values = segment.values.copy()
-        values[:, first:last] += own * share
-        segment = replace(segment, values=values, slope=segment.slope - mixed.numpy() * share)
+        segment = replace(segment, slope=segment.slope - mixed.numpy() * share)
         total += np.where(better, gain, 0)
     return grid, segment, total

@@ -233,6 +233,31 @@ def lane_bits(_context: Any, mask: Any) -> Any:
 
 
 @intrinsic
+def first_lane(_context: Any, bits: Any) -> Any:
+    """The lowest lane that is set in `lane_bits`, int64; 64 where none is."""
+
+    def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), emit
+
+
+@intrinsic
+def total(_context: Any, value: Any) -> Any:
+    """The sum of all lanes: halves are added lane by lane until one is left, whatever the host's vectors."""
+
+    def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        found, width = args[0], value.width
+        while width > 1:
+            width //= 2
+            low, high = (ir.Constant(_ints(width), [start + k for k in range(width)]) for start in (0, width))
+            found = builder.fadd(builder.shuffle_vector(found, found, low), builder.shuffle_vector(found, found, high))
+        return builder.extract_element(found, ir.Constant(I32, 0))
+
+    return types.float32(value), emit
+
+
+@intrinsic
 def absolute(_context: Any, value: Any) -> Any:
     """Clear the sign bit."""
 
