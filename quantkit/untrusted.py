@@ -77,7 +77,7 @@ class InputFile:
         return self.stamp.nbytes
 
     def read(self, start: int, stop: int) -> U8:
-        """Bytes [start, stop) as a fresh uint8 array. Raises InputError if the file does not hold them (any more)."""
+        """Bytes [start, stop) as uint8 that nobody else holds. Raises InputError if the file has them no more."""
         if not 0 <= start <= stop <= self.nbytes:
             raise InputError(
                 f"{shown(self.path)} has {self.nbytes:,} bytes, bytes {start:,} to {stop:,} were wanted",
@@ -91,7 +91,7 @@ class InputFile:
         data = self._read(first, last)
         if not sums.agree(first, data):
             self._raise_changed("bytes that were read before are others now")
-        return data if (first, last) == (start, stop) else data[start - first : stop - first].copy()
+        return data[start - first : stop - first]
 
     @contextmanager
     def watch(self) -> Iterator[None]:

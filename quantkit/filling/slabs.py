@@ -14,8 +14,9 @@ from quantkit.errors import NonFiniteError
 from quantkit.events import Resumed, TensorProgress
 from quantkit.filling.work import Work, interrupted
 from quantkit.plan.base import Unit
-from quantkit.plan.reading import Slab, cut, non_finite, order_rows, read_slab, require_finite
+from quantkit.plan.reading import Slab, cut, non_finite, order_rows, read_slab, read_stored, require_finite
 from quantkit.qtypes import base
+from quantkit.qtypes.floats import all_finite
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, U8
 
@@ -110,8 +111,9 @@ def _encode(works: Sequence[Work], wanted: _Wanted) -> _Encoded:
     by_type: dict[tuple[str, bool], U8 | NonFiniteError] = {}
     for number in wanted.works:
         unit = works[number].plan.units[wanted.index]
-        if _is_copied(unit):
-            encoded[number] = _copy(checkpoint, unit, wanted.slab)
+        kept = _kept(checkpoint, unit, wanted.slab)
+        if kept is not None:
+            encoded[number] = kept
             continue
         if values is None:
             values = _read_finite(checkpoint, unit, wanted.slab)
@@ -128,13 +130,22 @@ def _encode(works: Sequence[Work], wanted: _Wanted) -> _Encoded:
 
 def encode_slab(checkpoint: Checkpoint, unit: Unit, slab: Slab) -> U8:
     """One slab of the source as a plan stores it: packed rows in file order. Raises NonFiniteError."""
-    if _is_copied(unit):
-        return _copy(checkpoint, unit, slab)
+    kept = _kept(checkpoint, unit, slab)
+    if kept is not None:
+        return kept
     return _encode_rows(unit, _read_finite(checkpoint, unit, slab), _importance(unit, slab), slab)
 
 
-def _is_copied(unit: Unit) -> bool:
-    return unit.copy and base.get(unit.word).block > 1  # floats are read as numbers, to be checked
+def _kept(checkpoint: Checkpoint, unit: Unit, slab: Slab) -> U8 | None:
+    """Rows whose bytes stay what they are in the source, None for others: those to be rounded, and those of floats
+    among which is one that is not finite, to be found and named."""
+    qtype = base.get(unit.word)
+    if qtype.block > 1:
+        return _copy(checkpoint, unit, slab) if unit.copy else None
+    raw = read_stored(checkpoint, unit.tensor, unit.word.upper(), slab)
+    if raw is None or not all_finite(raw, unit.word.upper()):
+        return None
+    return order_rows(unit.tensor, raw)
 
 
 def _read_finite(checkpoint: Checkpoint, unit: Unit, slab: Slab) -> F32:

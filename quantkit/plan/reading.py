@@ -59,6 +59,28 @@ def read_slab(checkpoint: Checkpoint, tensor: ModelTensor, start: int, stop: int
     return slab + np.float32(tensor.add) if tensor.add else slab
 
 
+def read_stored(checkpoint: Checkpoint, tensor: ModelTensor, dtype: str, slab: Slab) -> U8 | None:
+    """The rows of a slab before row order as the source stores them, uint8 (rows, row bytes).
+
+    None where they are not stored as floats of `dtype` throughout, or something is added to them.
+    """
+    pieces: list[U8] = []
+    first = 0
+    for part in tensor.parts:
+        low, high = max(slab.start, first), min(slab.stop, first + part.rows)
+        if low < high:
+            source = part.source
+            if source is None or tensor.add:
+                return None
+            ref = checkpoint.ref(source.tensor)
+            if ref.info.dtype != dtype or ref.info.stored_as is not None:
+                return None
+            pieces.append(ref.read_packed(source.start + low - first, source.start + high - first))
+        first += part.rows
+    stored = pieces[0] if len(pieces) == 1 else np.concatenate([piece.reshape(-1) for piece in pieces])
+    return stored.reshape(slab.stop - slab.start, -1)
+
+
 def order_rows(tensor: ModelTensor, raw: U8) -> U8:
     """Apply the tensor's row order to packed rows (rows, row_bytes): rows are independent byte strings."""
     if tensor.row_order is None:

@@ -96,6 +96,19 @@ def first_nonfinite(x: F32) -> int:
     return int(np.argmax((bits & 0x7FFFFFFF) >= F32_OVERFLOW))
 
 
+def all_finite(raw: U8, dtype: str) -> bool:
+    """Whether little-endian `raw` bytes (any shape) of dtype "F32", "F16" or "BF16" hold neither NaN nor infinity.
+
+    Two maxima instead of a look at every exponent: of positive patterns as signed integers, of negative ones, which
+    have the top bit and so are the larger ones, as unsigned.
+    """
+    size, infinity = {"F32": (4, 0x7F800000), "F16": (2, 0x7C00), "BF16": (2, 0x7F80)}[dtype]
+    flat = raw.reshape(-1)
+    signed, unsigned = flat.view(f"<i{size}"), flat.view(f"<u{size}")
+    negative = infinity | 1 << (8 * size - 1)
+    return int(signed.max(initial=0)) < infinity and int(unsigned.max(initial=0)) < negative
+
+
 def to_f16(x: F32) -> U16:
     """Round float32 (any shape) to float16 patterns of the same shape.
 

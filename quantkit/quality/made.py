@@ -15,6 +15,8 @@ from quantkit.plan.reading import SLAB_WEIGHTS
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32
 
+Span = tuple[int, int]  # rows [first, last) of a weight
+
 
 class Place(NamedTuple):
     """A tensor of the files: the name of its type there, its shape, and its bytes in file number `file`."""
@@ -79,6 +81,10 @@ class Made(Protocol):
 
     def rows(self, name: str, start: int, stop: int) -> F32:
         """Rows [start, stop) of a weight, float32 (stop - start, cols). Raises InputError for damaged ones."""
+        ...
+
+    def picked(self, name: str, spans: Sequence[Span]) -> F32:
+        """The rows of several spans of a weight, one span after the other, decoded together."""
         ...
 
     def carried(self) -> Mapping[str, object]:

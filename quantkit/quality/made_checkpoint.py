@@ -16,12 +16,14 @@ from math import inf, prod
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from quantkit.errors import InputError
 from quantkit.formats.containers.base import StoredPart
 from quantkit.formats.containers.packed import Entry, PackedTensor, Tensors
 from quantkit.formats.containers.stored import SIDE_CONFIGS, Stored, declared, stored_modules, undeclared
 from quantkit.metadata import KeyValue
-from quantkit.quality.made import Held, Place
+from quantkit.quality.made import Held, Place, Span
 from quantkit.quality.tensor_errors import floor_of_bits
 from quantkit.quality.unpacking import knows, unpack
 from quantkit.source import Checkpoint
@@ -170,6 +172,9 @@ class CheckpointMade:
             return module.values(tensors) if found is None else found
 
         return module.assembled(start, stop, cut, values)
+
+    def picked(self, name: str, spans: Sequence[Span]) -> F32:
+        return np.concatenate([self.rows(name, start, stop) for start, stop in spans])
 
     def carried(self) -> Mapping[str, object]:
         return {name: self.read(name) for name in self.names}

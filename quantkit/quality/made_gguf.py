@@ -20,7 +20,7 @@ from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFFile, GGUFTensor, ggml_type
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
-from quantkit.quality.made import Held, Place
+from quantkit.quality.made import Held, Place, Span
 from quantkit.quality.tensor_errors import decode_gguf, floor_of_bits, undecodable
 from quantkit.tensors import F32
 from quantkit.untrusted import InputFile, open_input
@@ -67,14 +67,18 @@ class GGUFMade:
         }
 
     def rows(self, name: str, start: int, stop: int) -> F32:
+        return self.picked(name, [(start, stop)])
+
+    def picked(self, name: str, spans: Sequence[Span]) -> F32:
         number, tensor = self._tensors[name]
         cols = tensor.shape[-1] if len(tensor.shape) > 1 else 1
         kind = ggml_type(tensor.type_id)
         assert kind is not None, tensor
         row_bytes = cols * kind.nbytes // kind.block
-        first = tensor.offset + start * row_bytes
-        raw = self.opened[number].read(first, first + (stop - start) * row_bytes)
-        return decode_gguf(raw.reshape(-1, row_bytes), tensor.type_id).reshape(stop - start, cols)
+        file, at = self.opened[number], tensor.offset
+        pieces = [file.read(at + start * row_bytes, at + stop * row_bytes) for start, stop in spans]
+        raw = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return decode_gguf(raw.reshape(-1, row_bytes), tensor.type_id).reshape(-1, cols)
 
     def carried(self) -> Mapping[str, object]:
         return tokenizer_keys(self.metadata)

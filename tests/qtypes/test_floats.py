@@ -143,3 +143,17 @@ def test_to_float32_reads_any_alignment_and_read_only_bytes(dtype):
 def test_to_float32_of_nothing():
     for dtype in ("F32", "F16", "BF16"):
         floats.to_float32(np.empty(0, np.uint8), dtype, np.empty((0, 3), np.float32))
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("F16", "<u2"), ("BF16", "<u2"), ("F32", "<u4")])
+@pytest.mark.parametrize("sign", [0, 1])
+def test_all_finite_knows_every_exponent_from_infinity(dtype, code, sign):
+    infinity = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000}[dtype]
+    top = sign << (8 * np.dtype(code).itemsize - 1)
+    for magnitude in (0, 1, infinity - 1):
+        around = np.array([0, infinity - 1 | top, magnitude | top, 0], code)
+        assert floats.all_finite(around.view(np.uint8), dtype)
+    for magnitude in (infinity, infinity + 1, infinity | (infinity & -infinity) - 1):
+        around = np.array([0, magnitude | top, infinity - 1, 0], code)
+        assert not floats.all_finite(around.view(np.uint8).reshape(2, -1), dtype)
+    assert floats.all_finite(np.empty(0, np.uint8), dtype)

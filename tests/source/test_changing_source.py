@@ -117,3 +117,42 @@ def test_the_sums_of_any_file_fit_into_memory() -> None:
     sums = BlockSums(10**13)
     assert sums._sums.nbytes <= 4 << 20
     assert sums.around(5, 6, 10**13) == (0, sums.block)
+
+
+def nh(data: bytes, key: np.ndarray) -> int:
+    """The sum of a block as RFC 4418 defines it (one iteration of NH), but for the pairing of the words."""
+    words = np.frombuffer(data.ljust(key.nbytes, b"\0"), "<u4").tolist()
+    keyed = [(word + k) % 2**32 for word, k in zip(words, key.tolist(), strict=True)]
+    return sum(a * b for a, b in zip(keyed[::2], keyed[1::2], strict=True)) % 2**64 or 1
+
+
+@pytest.mark.parametrize("nbytes", [1, 7, LEAST_BYTES, 17 * LEAST_BYTES, 33 * LEAST_BYTES + 5])
+def test_sums_are_nh_of_every_block(nbytes: int) -> None:
+    sums, data = BlockSums(nbytes), np.random.default_rng(nbytes).bytes(nbytes)
+    assert sums.agree(0, np.frombuffer(data, np.uint8).copy())
+    blocks = [data[at : at + LEAST_BYTES] for at in range(0, nbytes, LEAST_BYTES)]
+    assert sums._sums.tolist() == [nh(block, sums._key) for block in blocks]
+
+
+def swapped(block: np.ndarray, step: int) -> np.ndarray:
+    return np.concatenate([block[step : 2 * step], block[:step], block[2 * step :]])
+
+
+def signs(block: np.ndarray) -> np.ndarray:
+    """The top bits of two words turned around: what sums with odd factors do not see."""
+    changed = block.copy()
+    changed[[7, 15]] ^= 0x80
+    return changed
+
+
+@pytest.mark.parametrize(
+    "change", [lambda b: swapped(b, 4), lambda b: swapped(b, 8), lambda b: swapped(b, 4096), signs]
+)
+def test_what_plain_sums_do_not_see_is_a_change(change) -> None:
+    block = np.random.default_rng(1).integers(0, 256, LEAST_BYTES, dtype=np.uint8)
+    for at in (0, LEAST_BYTES):  # in a whole block, and in the last one, which is short
+        sums = BlockSums(2 * LEAST_BYTES - 1)
+        part = block if at == 0 else block[:-1]
+        assert sums.agree(at, part)
+        assert sums.agree(at, part.copy())
+        assert not sums.agree(at, change(part))

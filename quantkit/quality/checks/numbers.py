@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite, isinf
 from typing import Any
@@ -13,7 +13,7 @@ from quantkit.errors import QuantkitError
 from quantkit.families.model import ModelTensor
 from quantkit.formats.containers.packed import as_stored
 from quantkit.machine import core_count, worker_pool
-from quantkit.plan.reading import Slab, cut, order_rows, read_slab
+from quantkit.plan.reading import SLAB_WEIGHTS, Slab, cut, order_rows, read_slab
 from quantkit.quality.against import Against
 from quantkit.quality.checks.base import Check, VerifyOptions
 from quantkit.quality.feedback import gain
@@ -136,19 +136,34 @@ def _tensor_error(
     """Error of one weight, summed over its compared slabs."""
     total = TensorError(tensor.name, held.type, 0, 0.0, 0.0, 0.0)
     measure = compare_moved if against.moved else compare
-    for slab in _slabs(tensor, held.together, sample_rows, against.moved):
+    for slabs in _gathered(tensor, _slabs(tensor, held.together, sample_rows, against.moved)):
         try:
-            decoded = made.rows(tensor.name, slab.start, slab.stop)
+            decoded = made.picked(tensor.name, [(slab.start, slab.stop) for slab in slabs])
         except QuantkitError as error:
             return Undecoded(tensor.name, error.message)
-        expected = _expected(against, tensor, held, slab)
+        expected = _expected(against, tensor, held, slabs)
         total = total + measure(tensor.name, held.type, expected, decoded.reshape(expected.shape))
     return total
 
 
-def _expected(against: Against, tensor: ModelTensor, held: Held, slab: Slab) -> F32:
+def _gathered(tensor: ModelTensor, slabs: Sequence[Slab]) -> Iterator[list[Slab]]:
+    """Slabs that are compared together: many small ones cost more in calls than in arithmetic."""
+    gathered: list[Slab] = []
+    rows = 0
+    for slab in slabs:
+        rows += slab.stop - slab.start
+        if gathered and rows * tensor.cols > SLAB_WEIGHTS:
+            yield gathered
+            gathered, rows = [], slab.stop - slab.start
+        gathered.append(slab)
+    if gathered:
+        yield gathered
+
+
+def _expected(against: Against, tensor: ModelTensor, held: Held, slabs: Sequence[Slab]) -> F32:
     """Rows of the source as they should be, in the order of the artifact."""
-    source = read_slab(against.source, tensor, slab.start, slab.stop)
+    pieces = [read_slab(against.source, tensor, slab.start, slab.stop) for slab in slabs]
+    source = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     rows = order_rows(tensor, source.view(np.uint8)).view(np.float32)
     # what must be equal is held in a type that may be narrower than the source's
     return as_stored(rows, held.plain) if held.plain is not None and held.floor_db == inf else rows
