@@ -57,6 +57,12 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.estimate import Estimate as Estimate
     from quantkit.pipeline.estimate import estimate as estimate
     from quantkit.pipeline.estimate import plan_json as plan_json
+    from quantkit.pipeline.evaluate import EvalRequest as EvalRequest
+    from quantkit.pipeline.evaluate import Evaluated as Evaluated
+    from quantkit.pipeline.evaluate import Evaluation as Evaluation
+    from quantkit.pipeline.evaluate import evaluate as evaluate
+    from quantkit.pipeline.evaluate_words import Records as Records
+    from quantkit.pipeline.evaluate_words import evaluation_lines as evaluation_lines
     from quantkit.pipeline.fit import Candidate as Candidate
     from quantkit.pipeline.fit import candidates as candidates
     from quantkit.pipeline.fit import largest_fitting as largest_fitting
@@ -103,6 +109,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.convert": ("Output", "convert", "quantize"),
     "quantkit.pipeline.doctor": ("Finding", "doctor"),
     "quantkit.pipeline.estimate": ("Estimate", "estimate", "plan_json"),
+    "quantkit.pipeline.evaluate": ("EvalRequest", "Evaluated", "Evaluation", "evaluate"),
+    "quantkit.pipeline.evaluate_words": ("Records", "evaluation_lines"),
     "quantkit.pipeline.fit": ("Candidate", "candidates", "largest_fitting"),
     "quantkit.pipeline.inspect": ("Inspection", "inspect"),
     "quantkit.pipeline.outputs": ("Artifact",),

@@ -67,6 +67,7 @@ def shell_lines(path: Path) -> list[str]:
 def my_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(TINY, tmp_path / "My-Model")
     shutil.copy(TINY.parent / "calibration.jsonl", tmp_path / "text.jsonl")
+    shutil.copy(TINY.parent / "held-out.jsonl", tmp_path / "held-out.jsonl")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -82,7 +83,7 @@ def test_the_commands_of_the_readme_run(my_model: Path) -> None:
             outcome = quantkit(*arguments)
             assert outcome.status == 0, (line, outcome.stderr)
             run.append(arguments[0])
-    assert run == ["plan", "convert", "verify", "plan", "convert", "convert", "verify", "convert"]
+    assert run == ["plan", "convert", "verify", "eval", "plan", "convert", "convert", "verify", "convert"]
     [made] = re.findall(r"# -> (\S+\.gguf)", (ROOT / "README.md").read_text())
     assert (my_model / made).is_file()
     manifest = json.loads((my_model / "out-gptq" / "model.manifest.json").read_text())
@@ -198,6 +199,9 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "quantkit.calibration/1", json.loads(Path(calibrate["manifest"]).read_text())
     yield "quantkit.pack/1", quantkit("pack", work["work"][0], "-o", folder / "packed", "--json").json
     yield "quantkit.verify/1", quantkit("verify", convert["artifacts"][0]["files"][0]["path"], "--json").json
+    file = convert["artifacts"][0]["files"][0]["path"]
+    few = ["--data", folder / "a.txt", "--window", 16, "--tokens", 64]
+    yield "quantkit.eval/1", quantkit("eval", file, "--against", TINY, *few, "--json").json
     yield "quantkit.inspect/1", quantkit("inspect", TINY, "--json").json
     yield "quantkit.schemes/1", quantkit("schemes", "--json").json
     yield "quantkit.recipes/1", quantkit("recipes", "--json").json

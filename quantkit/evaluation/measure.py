@@ -11,8 +11,9 @@ from quantkit.calibration.walk.threads import workers
 from quantkit.errors import InputError
 from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.lockstep import hidden_errors, require_alike, start
+from quantkit.evaluation.scores import Scores
 from quantkit.evaluation.sides import Side
-from quantkit.evaluation.vocabulary import Scores, score
+from quantkit.evaluation.vocabulary import score
 from quantkit.events import BlockProgress, Sink, StageStarted, ignore
 from quantkit.machine import core_count
 

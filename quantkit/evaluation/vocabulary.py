@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantkit.calibration.walk.head import load_head
@@ -26,31 +24,10 @@ from quantkit.calibration.walk.resident import Resident
 from quantkit.errors import NonFiniteError
 from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.lockstep import Walker, round_inputs
+from quantkit.evaluation.scores import F64, Scores
 
-F64 = NDArray[np.float64]
 ROWS = 4096  # of the head, read at once
 CHUNK = 512  # tokens that run at once
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What is known of every prediction that counts, in the corpus's order, float64 or bool (t,).
-
-    `kl` is the divergence of the other from the reference in nats; `reference` and `other` are the natural
-    log-probabilities of the right token, `confidence` the reference's largest probability; `agree` says whether both
-    put the same token first, `right` whether the reference's first is the right one and `other_right` the other's.
-    `errors` are the relative errors of hidden states after each block, by its name.
-    """
-
-    name: str
-    kl: F64
-    reference: F64
-    other: F64
-    confidence: F64
-    agree: NDArray[np.bool_]
-    right: NDArray[np.bool_]
-    other_right: NDArray[np.bool_]
-    errors: tuple[tuple[str, float], ...] = ()
 
 
 class Head:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict
 
 from quantkit.schemas.catalogue import Doctor, Error, Recipe, Recipes, Schemes
+from quantkit.schemas.evaluation import Eval
 
 Sha256 = str
 JsonScalar = str | int | float | bool | None
@@ -371,6 +372,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.quantize/1": Quantize,
     "quantkit.pack/1": Pack,
     "quantkit.verify/1": Verify,
+    "quantkit.eval/1": Eval,
     "quantkit.inspect/1": Inspect,
     "quantkit.schemes/1": Schemes,
     "quantkit.recipes/1": Recipes,

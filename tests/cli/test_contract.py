@@ -16,7 +16,7 @@ from quantkit import __version__, errors
 from quantkit.cli.exits import CODES, exit_code
 from quantkit.cli.redaction import printable
 
-COMMANDS = ("convert", "plan", "quantize", "pack", "verify", "inspect", "schemes", "recipes", "doctor")
+COMMANDS = ("convert", "plan", "quantize", "pack", "verify", "eval", "inspect", "schemes", "recipes", "doctor")
 HEAVY = ("torch", "transformers", "numba", "gguf", "tokenizers", "huggingface_hub")
 
 

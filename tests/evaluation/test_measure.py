@@ -14,8 +14,8 @@ from quantkit.calibration.text.samples import Texts, Tokens
 from quantkit.errors import InputError, UsageError
 from quantkit.evaluation.corpus import ALL, SECOND_HALF, Corpus, Cutting, cut_texts, read_corpus
 from quantkit.evaluation.measure import measure
+from quantkit.evaluation.scores import Scores
 from quantkit.evaluation.sides import Side, with_tensors
-from quantkit.evaluation.vocabulary import Scores
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.memory import MemoryTensor
 from quantkit.tensors import TensorInfo

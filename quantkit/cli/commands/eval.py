@@ -1,0 +1,119 @@
+"""quantkit eval"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli import options
+from quantkit.cli.command import Command
+from quantkit.cli.session import Session
+
+TEXT, GATES = "The text", "Gates and records"
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is run, and how it is cut."""
+
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="FILE", help="Text, JSON Lines, hf://; repeatable.", rich_help_panel=TEXT),
+    ] = None
+    window: Annotated[
+        int, typer.Option("--window", min=4, metavar="N", help="Tokens of a window.", rich_help_panel=TEXT)
+    ] = 512
+    score: Annotated[
+        str,
+        typer.Option(
+            "--score", metavar="all|second-half", help="What of a window counts; llama.cpp's.", rich_help_panel=TEXT
+        ),
+    ] = "all"
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=0, metavar="N", help="About this many; 0: all.", rich_help_panel=TEXT)
+    ] = 20_000
+    seen: Annotated[
+        bool, typer.Option("--seen", help="Also on text that an artifact was calibrated on.", rich_help_panel=TEXT)
+    ] = False
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What the figures are compared with, and where they are written."""
+
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate", metavar="GATE", help="Such as 'kld<0.03', or a profile; repeatable.", rich_help_panel=GATES
+        ),
+    ] = None
+    junit: Annotated[
+        Path | None,
+        typer.Option("--junit", metavar="FILE", help="Write the gates as JUnit XML.", rich_help_panel=GATES),
+    ] = None
+    summary: Annotated[
+        Path | None,
+        typer.Option("--summary", metavar="FILE", help="Append a summary in Markdown.", rich_help_panel=GATES),
+    ] = None
+    append: Annotated[
+        Path | None,
+        typer.Option("--append", metavar="FILE", help="Append a JSON line per artifact.", rich_help_panel=GATES),
+    ] = None
+
+
+def eval(  # noqa: A001 - what the user types
+    session: Session,
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(metavar="ARTIFACT...", help="GGUF files (of split ones the first shard), or folders."),
+    ],
+    text: Text,
+    judging: Judging,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="SRC", help="The unquantized checkpoint they were made from.")
+    ] = None,
+    against_quantized: Annotated[
+        str | None,
+        typer.Option("--against-quantized", metavar="SRC", help="In its place: a checkpoint that is quantized itself."),
+    ] = None,
+    pre: Annotated[str | None, typer.Option("--pre", metavar="NAME", help="As given to convert.")] = None,
+    threads: options.Threads = None,
+) -> None:
+    """Measure how far artifacts are from the original: perplexity, KL divergence, agreement; and gate on it."""
+    import quantkit
+
+    records = quantkit.Records(judging.junit, judging.summary, judging.append)
+    request = quantkit.EvalRequest(
+        artifacts=tuple(artifacts),
+        against=against,
+        against_quantized=against_quantized,
+        data=tuple(text.data or ()),
+        window=text.window,
+        score=text.score,
+        tokens=text.tokens or None,
+        gates=tuple(judging.gate or ()),
+        threads=threads,
+        offline=session.settings.offline,
+        pre=pre,
+        seen=text.seen,
+    )
+    records.require_writable()
+    found = quantkit.evaluate(request, emit=session.emit)
+    records.write(found)
+    width = shutil.get_terminal_size().columns
+    session.result("quantkit.eval/1", found.as_json(), quantkit.evaluation_lines(found, width))
+    found.require()
+
+
+COMMAND = Command(
+    eval,
+    place=65,
+    examples=(
+        "quantkit eval out/My-Model-Q4_K_M.gguf --against ./My-Model --data held-out.jsonl",
+        "quantkit eval out-gptq --against ./My-Model --data held-out.jsonl --gate assistant --gate 'size<=0.35x'",
+    ),
+)

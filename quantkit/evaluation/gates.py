@@ -1,0 +1,253 @@
+"""Gates: limits that a measurement has to keep, and whether it does with confidence.
+
+    kld<0.03   kld_99<=0.5   ppl_ratio<=1.02   top1>=0.95   rms<=0.02   size<=0.35x   size<=4GB
+
+A gate on a mean or a quantile asks the 95 % confidence bound, not the estimate: too little text fails a gate rather
+than passes it by luck. Sizes are exact.
+
+A profile says how much of the original must be left: with `assistant`, a text that the original finds likely, and one
+that it would write itself, may on average lose no more than 5 % of a token's probability: exp(-0.0513) = 95 %.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+
+from quantkit.errors import InputError, UsageError, did_you_mean
+from quantkit.evaluation.corpus import Corpus
+from quantkit.evaluation.figures import QUANTILES, Estimate, Report, clusters_of, upper_quantile
+from quantkit.evaluation.scores import Scores
+from quantkit.report.text import size
+from quantkit.units import parse_size
+
+GATE = re.compile(r"\s*([A-Za-z0-9_.]+)\s*(<=|>=|<|>|=)\s*([^<>=]+?)\s*")
+NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{0,12})?(e-?[0-9]{1,2})?|\.[0-9]{1,12}")
+RETAINED = {"high-stakes": 0.99, "assistant": 0.95, "brainstorm": 0.90}
+GOLDEN = ("json_valid", "exact_copy", "divergence")  # of golden prompts
+EXAMPLE = "for example --gate 'kld<0.03'"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What gates are asked about: figures where there are any, and sizes in bytes."""
+
+    nbytes: int
+    source_bytes: int
+    report: Report | None = None
+    scores: Scores | None = None
+    corpus: Corpus | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number as measured, the bound that a gate asks, and how that came about."""
+
+    value: float
+    bound: float
+    how: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that gates may limit. `less` says that less of it is better. `read` finds it, `unit` is what limits may
+    end in: "%" for shares, "x" and sizes for "size". `needs` says what has to be measured for it."""
+
+    name: str
+    what: str
+    less: bool
+    read: Callable[[Subject], Figure]
+    unit: str = ""
+    needs: str = "text"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A limit as it was given. With `relative` it is a multiple of the source's size."""
+
+    text: str
+    metric: Metric
+    strict: bool
+    limit: float
+    relative: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a gate: `bound` was compared with `limit`."""
+
+    gate: str
+    metric: str
+    value: float
+    bound: float
+    limit: float
+    how: str
+    ok: bool
+
+    @property
+    def words(self) -> str:
+        """ "kld<0.03: 0.0021, at most 0.0024 (95 % bound over 42 documents)"."""
+        if self.value == self.bound:
+            return f"{self.gate}: {shown_number(self.metric, self.value)} ({self.how})"
+        side = "at most" if METRICS[self.metric].less else "at least"
+        found, bound = (shown_number(self.metric, number) for number in (self.value, self.bound))
+        return f"{self.gate}: {found}, {side} {bound} ({self.how})"
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "gate": self.gate,
+            "metric": self.metric,
+            "value": self.value,
+            "bound": self.bound,
+            "limit": self.limit,
+            "how": self.how,
+            "ok": self.ok,
+        }
+
+
+def shown_number(metric: str, value: float) -> str:
+    """A number as people read it."""
+    return size(value) if metric == "size" else f"{value:.4g}" if abs(value) < 1 else f"{value:.4f}"
+
+
+def parse_gates(texts: Sequence[str]) -> list[Gate]:
+    """Gates and profiles, as given. Raises UsageError for what is neither, naming the nearest known name."""
+    found: list[Gate] = []
+    for text in texts:
+        if text in RETAINED:
+            found += _profile(text)
+            continue
+        match = GATE.fullmatch(text)
+        if match is None:
+            message = f'--gate "{text[:60]}" is no gate{did_you_mean(text, RETAINED)}'
+            hint = f"a name, < or >, and a number ({EXAMPLE}), or a profile: {', '.join(RETAINED)}"
+            raise UsageError(message, key="gate", hint=hint)
+        found.append(_gate(text.strip(), match[1].lower(), match[2], match[3]))
+    return found
+
+
+def _profile(name: str) -> list[Gate]:
+    kept = RETAINED[name]
+    return [
+        Gate(f"{name}: kld<={-log(kept):.4f}", METRICS["kld"], False, -log(kept)),
+        Gate(f"{name}: ppl_ratio<={1 / kept:.4f}", METRICS["ppl_ratio"], False, 1 / kept),
+    ]
+
+
+def _gate(text: str, name: str, sign: str, value: str) -> Gate:
+    if name in GOLDEN:
+        message = f'--gate "{text[:60]}": {name} is measured on golden prompts, which eval does not run yet'
+        raise UsageError(message, key="gate", hint=f"gates on text: {', '.join(METRICS)}")
+    metric = METRICS.get(name)
+    if metric is None:
+        message = f'--gate "{text[:60]}": unknown gate "{name[:40]}"{did_you_mean(name, METRICS)}'
+        raise UsageError(message, key="gate", hint=f"gates: {', '.join(METRICS)}; profiles: {', '.join(RETAINED)}")
+    if sign.startswith("<") != metric.less or sign == "=":
+        better, wanted = ("less", "<=") if metric.less else ("more", ">=")
+        message = f'--gate "{text[:60]}": {better} {name} is better, so a gate on it is {name}{wanted}'
+        raise UsageError(message, key="gate", hint=f"--gate '{name}{wanted}{value}'")
+    strict = len(sign) == 1
+    if metric.name == "size":
+        if value.endswith("x"):
+            return Gate(text, metric, strict, _number(text, value[:-1]), relative=True)
+        return Gate(text, metric, strict, parse_size(value, f'--gate "{text[:60]}": size'))
+    percent = value.endswith("%") and metric.unit == "%"
+    return Gate(text, metric, strict, _number(text, value.rstrip("%")) / 100 if percent else _number(text, value))
+
+
+def _number(text: str, value: str) -> float:
+    if NUMBER.fullmatch(value.strip()) is None:
+        raise UsageError(f'--gate "{text[:60]}": "{value[:20]}" is no number', key="gate", hint=EXAMPLE)
+    return float(value)
+
+
+def require_measured(gates: Sequence[Gate], *, text: bool) -> None:
+    """Raise UsageError, before any work, for a gate on what will not be measured."""
+    lacking = [gate for gate in gates if gate.metric.needs == "text" and not text]
+    if lacking:
+        message = f'--gate "{lacking[0].text}" needs text to measure {lacking[0].metric.name} on'
+        raise UsageError(message, key="gate", hint="give --data FILE, text that the model was not calibrated on")
+
+
+def judge(gates: Sequence[Gate], subject: Subject) -> list[Verdict]:
+    """Whether each gate holds. Raises InputError for text too short to have a confidence bound."""
+    return [_judged(gate, subject) for gate in gates]
+
+
+def _judged(gate: Gate, subject: Subject) -> Verdict:
+    figure = gate.metric.read(subject)
+    limit = gate.limit * subject.source_bytes if gate.relative else gate.limit
+    ahead = limit - figure.bound if gate.metric.less else figure.bound - limit
+    ok = ahead > 0 or (ahead == 0 and not gate.strict)
+    return Verdict(gate.text, gate.metric.name, figure.value, figure.bound, limit, figure.how, bool(ok))
+
+
+def _report(subject: Subject) -> Report:
+    assert subject.report is not None, "require_measured"
+    if subject.report.kl.error is None:
+        message = f"{subject.report.tokens:,} tokens of one window have no confidence bound, which gates ask"
+        raise InputError(message, key="data", hint="give more text, or a smaller --window")
+    return subject.report
+
+
+def _bound(pick: Callable[[Report], Estimate], *, high: bool) -> Callable[[Subject], Figure]:
+    def read(subject: Subject) -> Figure:
+        report = _report(subject)
+        found = pick(report)
+        return Figure(found.value, found.high if high else found.low, _over(report))
+
+    return read
+
+
+def _over(report: Report) -> str:
+    return f"95 % confidence bound over {report.clusters} {report.unit}s"
+
+
+def _quantile(name: str, at: float) -> Callable[[Subject], Figure]:
+    def read(subject: Subject) -> Figure:
+        report = _report(subject)
+        assert subject.scores is not None
+        assert subject.corpus is not None
+        bound = upper_quantile(subject.scores.kl, clusters_of(subject.corpus)[0], at)
+        value = report.quantiles[name]
+        return Figure(value, max(value, bound), f"{_over(report)}, resampled")
+
+    return read
+
+
+def _largest(subject: Subject) -> Figure:
+    assert subject.report is not None, "require_measured"
+    value = subject.report.quantiles["max"]
+    return Figure(value, value, f"the largest of {subject.report.tokens:,} tokens")
+
+
+def _last_error(subject: Subject) -> Figure:
+    assert subject.report is not None, "require_measured"
+    value = subject.report.errors[-1][1]
+    return Figure(value, value, f"after block {subject.report.errors[-1][0]}")
+
+
+def _size(subject: Subject) -> Figure:
+    share = subject.nbytes / max(subject.source_bytes, 1)
+    return Figure(subject.nbytes, subject.nbytes, f"{share:.3f}x of the source")
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("kld", "mean KL divergence in nats", True, _bound(lambda r: r.kl, high=True)),
+        *(
+            Metric(f"kld_{name}", f"KL divergence, quantile {name}", True, _quantile(name, at))
+            for name, at in QUANTILES.items()
+        ),
+        Metric("kld_max", "largest KL divergence", True, _largest),
+        Metric("ppl_ratio", "perplexity relative to the original", True, _bound(lambda r: r.ratio, high=True)),
+        Metric("ppl", "perplexity", True, _bound(lambda r: r.perplexity, high=True)),
+        Metric("top1", "share of equal first tokens", False, _bound(lambda r: r.top1, high=False), unit="%"),
+        Metric("rms", "RMS change of the right token's probability", True, _bound(lambda r: r.right_change, high=True)),
+        Metric("hidden", "relative error of hidden states after the last block", True, _last_error),
+        Metric("size", "bytes of the files with weights", True, _size, unit="x", needs="nothing"),
+    )
+}

@@ -1,0 +1,31 @@
+"""What is known of every prediction, which all figures are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is known of every prediction that counts, in the corpus's order, float64 or bool (t,).
+
+    `kl` is the divergence of the other from the reference in nats; `reference` and `other` are the natural
+    log-probabilities of the right token, `confidence` the reference's largest probability; `agree` says whether both
+    put the same token first, `right` whether the reference's first is the right one and `other_right` the other's.
+    `errors` are the relative errors of hidden states after each block, by its name.
+    """
+
+    name: str
+    kl: F64
+    reference: F64
+    other: F64
+    confidence: F64
+    agree: NDArray[np.bool_]
+    right: NDArray[np.bool_]
+    other_right: NDArray[np.bool_]
+    errors: tuple[tuple[str, float], ...] = ()

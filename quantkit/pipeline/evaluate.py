@@ -1,0 +1,237 @@
+"""The eval stage: how far artifacts are from the model they were made from, on the same tokens, and whether that is
+within limits."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantkit.calibration.text.shipped import DEFAULT
+from quantkit.calibration.text.spec import longest_context
+from quantkit.errors import GateError, UnsupportedError, UsageError
+from quantkit.evaluation.artifacts import (
+    Artifact,
+    calibrated_on,
+    opened_artifact,
+    require_made_from,
+    served_rounding,
+    text_of,
+)
+from quantkit.evaluation.corpus import ALL, TOKENS, WINDOW, Corpus, Cutting, read_corpus
+from quantkit.evaluation.figures import Report, summarize
+from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_measured
+from quantkit.evaluation.sides import Side
+from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
+from quantkit.report.sealed import identity
+from quantkit.source import Checkpoint, open_source
+from quantkit.source.identity import Origin
+from quantkit.source.quantized import QuantizedCheckpoint
+from quantkit.untrusted import shown
+from quantkit.version import __version__
+
+STAGE = "evaluate"
+NOT_HELD_OUT, LONG_WINDOW = "not-held-out", "long-window"
+
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """What to measure. `against` is the unquantized source; another quantized checkpoint takes its place only by name,
+    as `against_quantized`. `data` is text as for calibrate; `gates` as `--gate` has them. `seen` measures on text that
+    an artifact was calibrated on, which is refused otherwise."""
+
+    artifacts: tuple[Path, ...]
+    against: str | None = None
+    against_quantized: str | None = None
+    data: tuple[str, ...] = ()
+    window: int = WINDOW
+    score: str = ALL
+    tokens: int | None = TOKENS
+    gates: tuple[str, ...] = ()
+    threads: int | None = None
+    offline: bool = False
+    pre: str | None = None
+    seen: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One artifact: its figures, its size, and what became of the gates."""
+
+    path: Path
+    nbytes: int
+    inputs: str
+    manifest_identity: str | None
+    report: Report
+    verdicts: tuple[Verdict, ...]
+    held_out: bool | None
+
+    @property
+    def ok(self) -> bool:
+        return all(verdict.ok for verdict in self.verdicts)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **self.report.as_json(),
+            "path": str(self.path),
+            "bytes": self.nbytes,
+            "inputs": self.inputs,
+            "identity": self.manifest_identity,
+            "held_out": self.held_out,
+            "ok": self.ok,
+            "gates": [verdict.as_json() for verdict in self.verdicts],
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All of a run. `reference` says which model was measured against, with the hashes of its files."""
+
+    reference: dict[str, Any]
+    data: dict[str, Any]
+    artifacts: tuple[Evaluated, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return all(artifact.ok for artifact in self.artifacts)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "reference": self.reference,
+            "data": self.data,
+            "artifacts": [artifact.as_json() for artifact in self.artifacts],
+            "ok": self.ok,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def require(self) -> None:
+        """Raise GateError naming the gates that do not hold."""
+        failed = [(a, v) for a in self.artifacts for v in a.verdicts if not v.ok]
+        if failed:
+            what = "; ".join(f"{shown(a.path.name)}: {v.words}" for a, v in failed)
+            hint = "take a recipe with more bits, or --calib; a bound far from its value asks for more text (--tokens)"
+            raise GateError(f"{len(failed)} gates do not hold: {what}", path=str(failed[0][0].path), hint=hint)
+
+
+def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
+    """Measure artifacts against their source; gates are judged and not yet enforced (`Evaluation.require`).
+
+    Raises UsageError for options that make no sense, InputError for artifacts and text that cannot be compared or
+    read, UnsupportedError for models that are not run here, NetworkError, ResourceError.
+    """
+    started = time.monotonic()
+    gates = parse_gates(request.gates)
+    _require_sense(request, gates)
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(_open_reference(request, emit)))
+        cut = Cutting(request.window, request.score, request.tokens)
+        corpus = read_corpus(source, request.data, cut, offline=request.offline)
+        opened = [stack.enter_context(opened_artifact(path, source, pre=request.pre)) for path in request.artifacts]
+        reference = _identified(source, emit)
+        hashes = frozenset(f["sha256"] for f in reference["files"] if f["weights"])
+        for artifact in opened:
+            if request.against is not None:
+                require_made_from(artifact, hashes, source.name)
+        held_out = [_held_out(artifact, corpus, request) for artifact in opened]
+        for code, message in _warnings(source, corpus, request, held_out):
+            emit(Warned(code, message))
+        found = _measured(source, opened, corpus, request, emit)
+        source_bytes = sum(f.nbytes for f in source.files() if f.weights)
+        results = []
+        for path, artifact, (report, scores), held in zip(request.artifacts, opened, found, held_out, strict=True):
+            verdicts = judge(gates, Subject(artifact.nbytes, source_bytes, report, scores, corpus))
+            made = artifact.manifest.identity if artifact.manifest else None
+            results.append(Evaluated(path, artifact.nbytes, artifact.side.inputs, made, report, tuple(verdicts), held))
+    return Evaluation(reference, corpus.as_json(), tuple(results), time.monotonic() - started)
+
+
+def _require_sense(request: EvalRequest, gates: Sequence[Gate]) -> None:
+    if not request.artifacts:
+        raise UsageError("nothing to measure", key="artifact", hint="give a .gguf file, or the folder of a checkpoint")
+    if (request.against is None) == (request.against_quantized is None):
+        what = "both --against and --against-quantized" if request.against else "no original to compare with"
+        raise UsageError(what, key="against", hint="--against SRC: the checkpoint that the artifact was made from")
+    Cutting(request.window, request.score, request.tokens).check()
+    require_measured(gates, text=bool(request.data))
+    if not request.data:
+        raise UsageError("no text to measure on", key="data", hint="--data FILE: plain text or JSON Lines")
+
+
+def _open_reference(request: EvalRequest, emit: Sink) -> Checkpoint:
+    """The original. Raises UsageError for a quantized one that was not asked for by name."""
+    spec = request.against or request.against_quantized
+    assert spec is not None
+    source = open_source(os.path.expanduser(spec), offline=request.offline, emit=emit)  # noqa: PTH111
+    try:
+        _require_original(source, spec, by_name=request.against is None)
+    except BaseException:
+        source.close()
+        raise
+    return source
+
+
+def _require_original(source: Checkpoint, spec: str, *, by_name: bool) -> None:
+    if source.kind == "gguf":
+        hint = "give the Hugging Face checkpoint that it was made from"
+        raise UnsupportedError(f"eval does not run {shown(source.name)}, a GGUF file, as the original", hint=hint)
+    if isinstance(source, QuantizedCheckpoint) and not by_name:
+        message = f"{shown(source.name)} is quantized itself: a distance from it is not one from the original"
+        hint = f"give the unquantized checkpoint, or say so: --against-quantized {shown(spec)}"
+        raise UsageError(message, key="against", hint=hint)
+
+
+def _identified(source: Checkpoint, emit: Sink) -> dict[str, Any]:
+    """Which model this is, with the hash of every file, and one over all of them."""
+    origin = Origin(source)
+    weights = {f.name for f in source.files() if f.weights}
+    emit(StageStarted("hash", sum(f.nbytes for f in source.files())))
+    files = [{**f.as_json(), "weights": f.name in weights} for f in origin.files]
+    quantized = isinstance(source, QuantizedCheckpoint)
+    return {**origin.facts(), "quantized": quantized, "sha256": identity("original", origin.files), "files": files}
+
+
+def _held_out(artifact: Artifact, corpus: Corpus, request: EvalRequest) -> bool | None:
+    """Whether an artifact was made without this text: None where nobody says. Raises UsageError for text that it was
+    calibrated on, unless that was asked for."""
+    if artifact.manifest is None:
+        return None
+    names = frozenset({DEFAULT} & set(request.data))
+    seen = calibrated_on(artifact, corpus.sha256, names)
+    if seen is not None and not request.seen:
+        message = f"{shown(artifact.side.name)} was calibrated on {shown(seen)}: it looks better there than elsewhere"
+        hint = "give other text with --data, or measure all the same with --seen"
+        raise UsageError(message, key="data", hint=hint)
+    return seen is None
+
+
+def _warnings(
+    source: Checkpoint, corpus: Corpus, request: EvalRequest, held_out: Sequence[bool | None]
+) -> Iterator[tuple[str, str]]:
+    longest = longest_context(source)
+    if longest and request.window > longest:
+        yield LONG_WINDOW, f"windows of {request.window:,} tokens, the model takes {longest:,}: give a smaller --window"
+    if False in held_out:
+        yield NOT_HELD_OUT, f"calibrated on {corpus.name}: figures on it are better than on other text"
+    elif None in held_out and DEFAULT in request.data:
+        yield NOT_HELD_OUT, "no manifest says whether an artifact was calibrated on the shipped text (--data default)"
+
+
+def _measured(
+    source: Checkpoint, opened: Sequence[Artifact], corpus: Corpus, request: EvalRequest, emit: Sink
+) -> list[tuple[Report, Any]]:
+    from quantkit.evaluation.measure import measure  # torch: only once everything else is in order
+
+    began = time.monotonic()
+    sides = [artifact.side for artifact in opened]
+    original = Side(source.name, source, served_rounding(source))  # inputs are rounded of quantized ones alone
+    found = measure(original, sides, corpus, threads=request.threads, emit=emit)
+    text = text_of(source)
+    took = time.monotonic() - began
+    emit(StageFinished(STAGE, took, f"{corpus.tokens:,} tokens of {len(corpus.batches)} lengths"))
+    return [(summarize(scores, corpus, text), scores) for scores in found]

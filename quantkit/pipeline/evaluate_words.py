@@ -1,0 +1,258 @@
+"""An evaluation for people (lines as wide as the terminal, Markdown) and for programs that collect test results."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+from quantkit.errors import ResourceError
+from quantkit.evaluation.figures import Estimate, Report
+from quantkit.pipeline.evaluate import Evaluated, Evaluation
+from quantkit.report.text import size, table
+from quantkit.storage import open_log, write_small
+from quantkit.untrusted import shown
+
+NARROW, WIDE = 60, 120
+LABEL = 16
+NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+NO_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!~])")
+
+
+def figure(value: float) -> str:
+    """A number with the digits that count: three below one, four above."""
+    return f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def with_error(found: Estimate, scale: float = 1.0) -> str:
+    """ "0.00217 ± 0.00013"."""
+    value = figure(scale * found.value)
+    return value if found.error is None else f"{value} ± {scale * found.error:.2g}"
+
+
+def percent(found: Estimate) -> str:
+    value = f"{100 * found.value:.2f}"
+    return f"{value} %" if found.error is None else f"{value} ± {100 * found.error:.2f} %"
+
+
+def evaluation_lines(evaluation: Evaluation, width: int) -> list[str]:
+    """All figures as lines of at most `width` columns (60 to 120)."""
+    width = min(max(width, NARROW), WIDE)
+    data, reference = evaluation.data, evaluation.reference
+    head = f"{data['tokens']:,} tokens of {data['documents']:,} documents ({data['name']}), windows of {data['window']}"
+    out = _wrap(f"{head}, against {reference['name']} {reference['sha256'][:12]}", width)
+    if len(evaluation.artifacts) > 1:
+        out += ["", *_comparison(evaluation.artifacts, width)]
+    for artifact in evaluation.artifacts:
+        out += ["", *_artifact(artifact, width)]
+    return out
+
+
+def _comparison(artifacts: Sequence[Evaluated], width: int) -> list[str]:
+    rows = [
+        (size(a.nbytes), figure(a.report.kl.value), figure(a.report.ratio.value), f"{100 * a.report.top1.value:.2f}")
+        for a in artifacts
+    ]
+    return _beside([a.path.name for a in artifacts], table(rows, ("size", "KL", "ppl ratio", "top %")), width)
+
+
+def _beside(names: Sequence[str], right: Sequence[str], width: int) -> list[str]:
+    """A table with names before its columns, cut to what is left of the width."""
+    room = min(width - max(map(len, right)) - 2, max(map(len, names)))
+    shorter = ["", *(_cut(name, room) for name in names)]
+    return [f"{name:<{room}}  {line}".rstrip() for name, line in zip(shorter, right, strict=True)]
+
+
+def _artifact(artifact: Evaluated, width: int) -> Iterator[str]:
+    report = artifact.report
+    yield _cut(f"{artifact.path.name}  {size(artifact.nbytes)}", width)
+    if artifact.inputs != "float32":
+        yield from _named("inputs", artifact.inputs, width)
+    yield from _named("perplexity", with_error(report.perplexity), width)
+    yield from _named("of the original", with_error(report.reference_perplexity), width)
+    yield from _named("ratio", f"{with_error(report.ratio)} on the same tokens", width)
+    yield from _named("KL divergence", f"{with_error(report.kl)} nats", width)
+    named = (f"{name}{' %' if name[0].isdigit() else ''} {figure(q)}" for name, q in report.quantiles.items())
+    yield from _named("", " · ".join(named), width)
+    yield from _named("same top token", percent(report.top1), width)
+    yield from _named("right token", f"probability changes by {percent(report.right_change)} (RMS)", width)
+    yield from _named("blocks", " ".join(figure(error) for _, error in report.errors), width)
+    yield f"  errors over {report.clusters:,} {report.unit}s"
+    yield ""
+    rows = [(f"{s.tokens:,}", figure(s.kl.value), f"{100 * s.top1:.2f}", f"{s.ppl_ratio:.4f}") for s in report.slices]
+    columns = table(rows, ("tokens", "KL", "top %", "ppl ratio"))
+    yield from (f"  {line}" for line in _beside([s.name for s in report.slices], columns, width - 2))
+    if report.worst:
+        yield ""
+        yield "  worst passages"
+        yield from _passages(report, width)
+    if artifact.verdicts:
+        yield ""
+    for verdict in artifact.verdicts:
+        mark = "ok" if verdict.ok else "FAILED"
+        yield from _wrap(f"  {mark:<8} {verdict.words}", width, 11)
+
+
+def _passages(report: Report, width: int) -> Iterator[str]:
+    for passage in report.worst:
+        told = f"  {figure(passage.kl):>8}  "
+        before, inside = _line(passage.before), _line(passage.text)
+        room = width - len(told) - 2
+        left = _tail(before, min(len(before), room // 3))
+        yield f"{told}{left}[{_cut(inside, room - len(left))}]"
+
+
+def _named(name: str, text: str, width: int) -> Iterator[str]:
+    yield from _wrap(f"  {name:<{LABEL}}  {text}", width, LABEL + 4)
+
+
+def _wrap(text: str, width: int, indent: int = 0) -> list[str]:
+    """Names stay whole where they can: hyphens are no place to break."""
+    return wrap(text, width, subsequent_indent=" " * indent, break_on_hyphens=False)
+
+
+def _line(text: str) -> str:
+    """Text on one line, what is not printable escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cut(text: str, room: int) -> str:
+    text = shown(text, max(len(text), 1)) if text else text
+    return text if len(text) <= room else text[: max(room - 1, 0)] + "…"
+
+
+def _tail(text: str, room: int) -> str:
+    return text if len(text) <= room else "…" + text[len(text) - max(room - 1, 0) :]
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """A summary in Markdown, as the page of a run in CI shows it."""
+    data, reference = evaluation.data, evaluation.reference
+    verdict = "all gates hold" if evaluation.ok else "**gates do not hold**"
+    gated = any(artifact.verdicts for artifact in evaluation.artifacts)
+    out = [
+        f"### quantkit eval{f': {verdict}' if gated else ''}",
+        "",
+        f"{data['tokens']:,} tokens of {data['documents']:,} documents ({_plain(data['name'])}), "
+        f"against {_plain(reference['name'])} `{reference['sha256'][:12]}`",
+        "",
+        "| artifact | size | KL (nats) | KL 99 % | perplexity | ratio | same top token |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for artifact in evaluation.artifacts:
+        report = artifact.report
+        cells = (
+            _plain(artifact.path.name), size(artifact.nbytes), with_error(report.kl), figure(report.quantiles["99"]),
+            with_error(report.perplexity), with_error(report.ratio), percent(report.top1),
+        )  # fmt: skip
+        out.append(f"| {' | '.join(cells)} |")
+    if gated:
+        out += ["", "| gate | artifact | |", "|---|---|---|"]
+    for artifact in evaluation.artifacts:
+        for found in artifact.verdicts:
+            mark = "ok" if found.ok else "**FAILED**"
+            out.append(f"| {_plain(found.words)} | {_plain(artifact.path.name)} | {mark} |")
+    return "\n".join([*out, "", ""])
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return NO_MARKDOWN.sub(r"\\\1", _line(text))
+
+
+def junit(evaluation: Evaluation) -> str:
+    """The gates as test cases, in the XML that servers for CI read; an artifact without gates is one that passed."""
+    cases = [(artifact, verdict) for artifact in evaluation.artifacts for verdict in artifact.verdicts]
+    plain = [artifact for artifact in evaluation.artifacts if not artifact.verdicts]
+    failed = sum(not verdict.ok for _, verdict in cases)
+    counts = f'tests="{len(cases) + len(plain)}" failures="{failed}" errors="0" time="{evaluation.seconds:.3f}"'
+    out = ['<?xml version="1.0" encoding="UTF-8"?>', f"<testsuites {counts}>"]
+    out.append(f'<testsuite name="quantkit eval" {counts}>')
+    for artifact, verdict in cases:
+        name, case = _attribute(artifact.path.name), _attribute(verdict.gate)
+        if verdict.ok:
+            out.append(
+                f"<testcase classname={name} name={case}><system-out>{_xml(verdict.words)}</system-out></testcase>"
+            )
+        else:
+            message = _attribute(verdict.words)
+            out.append(f'<testcase classname={name} name={case}><failure type="gate" message={message}/></testcase>')
+    for artifact in plain:
+        said = f"KL {with_error(artifact.report.kl)}"
+        name = _attribute(artifact.path.name)
+        out.append(f'<testcase classname={name} name="measured"><system-out>{_xml(said)}</system-out></testcase>')
+    return "\n".join([*out, "</testsuite>", "</testsuites>", ""])
+
+
+def _attribute(text: str) -> str:
+    return quoteattr(NO_XML.sub("?", text))
+
+
+def _xml(text: str) -> str:
+    return escape(NO_XML.sub("?", text))
+
+
+def history_line(evaluation: Evaluation, artifact: Evaluated, now: str) -> dict[str, Any]:
+    """One measurement of one artifact, small: what a trend is drawn of."""
+    report = artifact.report
+    return {
+        "schema": "quantkit.eval-history/1",
+        "time": now,
+        "version": evaluation.as_json()["version"],
+        "name": report.name,
+        "identity": artifact.manifest_identity,
+        "bytes": artifact.nbytes,
+        "reference": evaluation.reference["sha256"],
+        "data": evaluation.data["token_sha256"],
+        "tokens": report.tokens,
+        "kl": report.kl.as_json(),
+        "kl_quantiles": report.quantiles,
+        "perplexity": report.perplexity.as_json(),
+        "perplexity_ratio": report.ratio.as_json(),
+        "top1_agreement": report.top1.as_json(),
+        "ok": artifact.ok,
+    }
+
+
+@dataclass(frozen=True)
+class Records:
+    """Files that an evaluation is written to, besides what is printed. `junit` is replaced; to `summary` (Markdown) and
+    `history` (JSON Lines) it is appended, so that a file of CI keeps what other steps wrote."""
+
+    junit: Path | None = None
+    summary: Path | None = None
+    history: Path | None = None
+
+    def require_writable(self) -> None:
+        """Raise NotWritableError, before hours of work, for files that cannot be appended to."""
+        for path in (self.summary, self.history):
+            if path is not None:
+                open_log(path).close()
+
+    def write(self, evaluation: Evaluation) -> None:
+        """Write all of them. Raises NotWritableError, ResourceError."""
+        if self.junit is not None:
+            write_small(self.junit, junit(evaluation).encode(), overwrite=True)
+        if self.summary is not None:
+            _append(self.summary, markdown(evaluation))
+        if self.history is not None:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            lines = [json.dumps(history_line(evaluation, one, now)) for one in evaluation.artifacts]
+            _append(self.history, "".join(f"{line}\n" for line in lines))
+
+
+def _append(path: Path, text: str) -> None:
+    """Append at once, so that lines of two runs at a time do not mix."""
+    try:
+        with open_log(path) as file:
+            file.write(text)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        hint = "free some space, or choose another file"
+        raise ResourceError(f"cannot write {shown(path)}: {why}", path=str(path), hint=hint) from error

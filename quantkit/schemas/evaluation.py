@@ -1,0 +1,121 @@
+"""What eval prints."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class Estimate(TypedDict):
+    """A mean, its standard error, and the one-sided 95 % confidence bounds; null without two clusters."""
+
+    value: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+
+
+class Block(TypedDict):
+    block: str
+    relative_error: float
+
+
+class Slice(TypedDict):
+    by: str
+    slice: str
+    tokens: int
+    kl: Estimate
+    top1_agreement: float
+    perplexity_ratio: float
+
+
+class Passage(TypedDict):
+    """Probabilities are geometric means over the right tokens."""
+
+    document: int
+    window: int
+    position: int
+    tokens: int
+    kl: float
+    reference_probability: float
+    probability: float
+    before: str
+    text: str
+
+
+class Gate(TypedDict):
+    gate: str
+    metric: str
+    value: float
+    bound: float
+    limit: float
+    how: str
+    ok: bool
+
+
+class Evaluated(TypedDict):
+    """One artifact; `held_out` is null where no manifest says what it was calibrated on."""
+
+    name: str
+    path: str
+    bytes: int
+    inputs: str
+    identity: str | None
+    held_out: bool | None
+    tokens: int
+    clusters: int
+    cluster: str
+    perplexity: Estimate
+    reference_perplexity: Estimate
+    perplexity_ratio: Estimate
+    kl: Estimate
+    kl_quantiles: dict[str, float]
+    top1_agreement: Estimate
+    right_token_rms_change: Estimate
+    accuracy: float
+    reference_accuracy: float
+    blocks: list[Block]
+    slices: list[Slice]
+    worst: list[Passage]
+    ok: bool
+    gates: list[Gate]
+
+
+class ReferenceFile(TypedDict):
+    name: str
+    bytes: int
+    sha256: str
+    weights: bool
+
+
+class Reference(TypedDict):
+    """The model that was measured against; `sha256` is over the hashes of all of its files."""
+
+    kind: str
+    name: str
+    repo: str | None
+    commit: str | None
+    quantized: bool
+    sha256: str
+    files: list[ReferenceFile]
+
+
+class Data(TypedDict):
+    name: str
+    sha256: str
+    token_sha256: str
+    documents: int
+    documents_in_data: int
+    windows: int
+    window: int
+    score: str
+    tokens: int
+    bos: int | None
+
+
+class Eval(TypedDict):
+    version: str
+    reference: Reference
+    data: Data
+    artifacts: list[Evaluated]
+    ok: bool
+    seconds: float
