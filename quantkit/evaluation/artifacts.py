@@ -40,20 +40,12 @@ SHARD = ".safetensors"
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact that is open: its side, its files with weights and their bytes, its manifest where there is one.
-
-    `moved` says that scales were moved between layers, so that weights differ on purpose.
-    """
+    """An artifact that is open: its side, its files with weights and their bytes, its manifest where there is one."""
 
     side: Side
     paths: tuple[Path, ...]
     nbytes: int
     manifest: Manifest | None
-
-    @property
-    def moved(self) -> bool:
-        method = self.manifest.facts.get("method") if self.manifest else None
-        return isinstance(method, Mapping) and bool(method.get("transform"))
 
 
 @contextmanager
@@ -133,8 +125,9 @@ def _checkpoint(folder: Path, source: Checkpoint, pre: str | None) -> Iterator[A
         _require_tokenizer(folder, made, source)
         paths = tuple(sorted(Path(file.path) for file in made.files() if file.weights))
         rounding = served_rounding(made)
-        side = Side(folder.resolve().name, made, rounding, served_inputs(made, rounding))
-        yield Artifact(side, paths, _bytes(paths), _manifest(folder / CHECKPOINT_MANIFEST))
+        manifest = _manifest(folder / CHECKPOINT_MANIFEST)
+        side = Side(folder.resolve().name, made, rounding, served_inputs(made, rounding), moved=_moved(manifest))
+        yield Artifact(side, paths, _bytes(paths), manifest)
 
 
 def _require_config(folder: Path, made: Checkpoint, source: Checkpoint) -> None:
@@ -239,6 +232,14 @@ def text_of(source: Checkpoint) -> Callable[[list[int]], str]:
 
 def _bytes(paths: tuple[Path, ...]) -> int:
     return sum(path.stat().st_size for path in paths)
+
+
+def _moved(manifest: Manifest | None) -> bool | None:
+    """Whether a checkpoint was made with scales moved between layers; None where nobody says."""
+    if manifest is None:
+        return None
+    method = manifest.facts.get("method")
+    return isinstance(method, Mapping) and bool(method.get("transform"))
 
 
 def _manifest(path: Path) -> Manifest | None:

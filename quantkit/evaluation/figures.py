@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.evaluation.corpus import Corpus
-from quantkit.evaluation.scores import F64, Scores
+from quantkit.evaluation.scores import F64, Scores, WeightError
 
 DOCUMENTS = 8  # fewer are too few to be the clusters
 QUANTILES = {"median": 0.5, "90": 0.9, "95": 0.95, "99": 0.99, "99.9": 0.999}
@@ -36,6 +36,7 @@ SMALL_T = (
     1.812,
 )  # Student's, by degrees of freedom
 RESAMPLES = 400
+FURTHEST = 5  # weights that are named, whatever their error
 PASSAGE, WORST = 32, 10  # tokens of a passage, and how many are shown
 RARE, COMMON = 2, 20  # how often the right token occurs in the text
 
@@ -88,6 +89,7 @@ class Report:
     """How far one model is from its reference. `kl` in nats, `quantiles` of it by name with "max", `top1` the share of
     tokens at which both put the same first, `right_change` the root mean square change of the right token's
     probability. `errors` are relative errors of hidden states by block. `clusters` of `unit` are what errors are over.
+    `weights` are all tensors beside the original's, None where they differ on purpose.
     """
 
     name: str
@@ -106,6 +108,12 @@ class Report:
     errors: tuple[tuple[str, float], ...]
     slices: tuple[Slice, ...]
     worst: tuple[Passage, ...]
+    weights: tuple[WeightError, ...] | None = None
+
+    @property
+    def damaged(self) -> list[WeightError]:
+        """Weights that are not the original's, as far as their types can say; the worst first."""
+        return sorted((e for e in self.weights or () if e.wrong), key=lambda e: (-e.relative, e.tensor))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -148,6 +156,15 @@ class Report:
                 }
                 for p in self.worst
             ],
+            "weights": None if self.weights is None else self._weights_json(self.weights),
+        }
+
+    def _weights_json(self, weights: tuple[WeightError, ...]) -> dict[str, Any]:
+        furthest = sorted(weights, key=lambda e: (-e.relative, e.tensor))[:FURTHEST]
+        return {
+            "compared": len(weights),
+            "furthest": [{"tensor": e.tensor, "type": e.type, "relative_error": e.relative} for e in furthest],
+            "damaged": [{"tensor": e.tensor, "type": e.type, "why": e.wrong} for e in self.damaged],
         }
 
 
@@ -245,6 +262,7 @@ def summarize(scores: Scores, corpus: Corpus, text: Callable[[list[int]], str] |
         errors=scores.errors,
         slices=tuple(_slices(scores, corpus, clusters)),
         worst=tuple(_worst(scores, corpus, text)),
+        weights=scores.weights,
     )
 
 

@@ -25,7 +25,9 @@ from quantkit.units import parse_size
 
 GATE = re.compile(r"\s*([A-Za-z0-9_.]+)\s*(<=|>=|<|>|=)\s*([^<>=]+?)\s*")
 NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{0,12})?(e-?[0-9]{1,2})?|\.[0-9]{1,12}")
+DEFAULT = "default"  # whatever the recipe: the artifact holds the weights of the original
 RETAINED = {"high-stakes": 0.99, "assistant": 0.95, "brainstorm": 0.90}
+PROFILES = (DEFAULT, *RETAINED)
 GOLDEN = ("json_valid", "exact_copy", "divergence")  # of golden prompts
 EXAMPLE = "for example --gate 'kld<0.03'"
 
@@ -109,6 +111,8 @@ class Verdict:
 
 def shown_number(metric: str, value: float) -> str:
     """A number as people read it."""
+    if metric == "damaged":
+        return f"{value:.0f}"
     return size(value) if metric == "size" else f"{value:.4g}" if abs(value) < 1 else f"{value:.4f}"
 
 
@@ -119,10 +123,13 @@ def parse_gates(texts: Sequence[str]) -> list[Gate]:
         if text in RETAINED:
             found += _profile(text)
             continue
+        if text == DEFAULT:
+            found.append(Gate(f"{DEFAULT}: damaged<=0", METRICS["damaged"], False, 0.0))
+            continue
         match = GATE.fullmatch(text)
         if match is None:
-            message = f'--gate "{text[:60]}" is no gate{did_you_mean(text, RETAINED)}'
-            hint = f"a name, < or >, and a number ({EXAMPLE}), or a profile: {', '.join(RETAINED)}"
+            message = f'--gate "{text[:60]}" is no gate{did_you_mean(text, PROFILES)}'
+            hint = f"a name, < or >, and a number ({EXAMPLE}), or a profile: {', '.join(PROFILES)}"
             raise UsageError(message, key="gate", hint=hint)
         found.append(_gate(text.strip(), match[1].lower(), match[2], match[3]))
     return found
@@ -143,7 +150,7 @@ def _gate(text: str, name: str, sign: str, value: str) -> Gate:
     metric = METRICS.get(name)
     if metric is None:
         message = f'--gate "{text[:60]}": unknown gate "{name[:40]}"{did_you_mean(name, METRICS)}'
-        raise UsageError(message, key="gate", hint=f"gates: {', '.join(METRICS)}; profiles: {', '.join(RETAINED)}")
+        raise UsageError(message, key="gate", hint=f"gates: {', '.join(METRICS)}; profiles: {', '.join(PROFILES)}")
     if sign.startswith("<") != metric.less or sign == "=":
         better, wanted = ("less", "<=") if metric.less else ("more", ">=")
         message = f'--gate "{text[:60]}": {better} {name} is better, so a gate on it is {name}{wanted}'
@@ -229,6 +236,19 @@ def _last_error(subject: Subject) -> Figure:
     return Figure(value, value, f"after block {subject.report.errors[-1][0]}")
 
 
+def _damaged(subject: Subject) -> Figure:
+    report = subject.report
+    assert report is not None, "require_measured"
+    if report.weights is None:
+        what = f"scales of {report.name} were moved between layers: its weights differ from the original's on purpose"
+        raise InputError(what, key="gate", hint="gate on kld and ppl_ratio; quantkit verify --against compares weights")
+    found = report.damaged
+    how = f"of {len(report.weights):,} tensors"
+    if found:
+        how = f"{how}, first {found[0].tensor}: {found[0].wrong}"
+    return Figure(len(found), len(found), how)
+
+
 def _size(subject: Subject) -> Figure:
     share = subject.nbytes / max(subject.source_bytes, 1)
     return Figure(subject.nbytes, subject.nbytes, f"{share:.3f}x of the source")
@@ -248,6 +268,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("top1", "share of equal first tokens", False, _bound(lambda r: r.top1, high=False), unit="%"),
         Metric("rms", "RMS change of the right token's probability", True, _bound(lambda r: r.right_change, high=True)),
         Metric("hidden", "relative error of hidden states after the last block", True, _last_error),
+        Metric("damaged", "weights that are not the original's", True, _damaged),
         Metric("size", "bytes of the files with weights", True, _size, unit="x", needs="nothing"),
     )
 }

@@ -27,9 +27,11 @@ from quantkit.calibration.walk.model import (
 from quantkit.calibration.walk.passes import Pass, advance
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.threads import Workers
+from quantkit.calibration.walk.weights import locate
 from quantkit.errors import InputError, NonFiniteError
 from quantkit.evaluation.corpus import Batch, Corpus
 from quantkit.evaluation.sides import Rounding, Side
+from quantkit.evaluation.weights import Sketch, sketch_block
 
 ROWS_TOGETHER = 4  # windows whose hidden states are compared at once
 
@@ -43,6 +45,7 @@ class Walker:
     samples: tuple[Samples, ...]
     embedded: tuple[Embedded, ...]
     workers: Workers
+    sketch: Sketch
 
     @property
     def hidden(self) -> tuple[Tensor, ...]:
@@ -51,6 +54,7 @@ class Walker:
     def advance(self, index: int) -> str:
         """Run all batches through block `index`; its name. Raises NonFiniteError naming the side."""
         resident = resident_block(self.model, index, self.embedded[0].arguments[index])
+        self.sketch = sketch_block(resident, self.side.checkpoint, self.workers)
         round_inputs(resident, self.side)
         try:
             for samples, each in zip(self.samples, self.embedded, strict=True):
@@ -69,9 +73,18 @@ def start(side: Side, corpus: Corpus, workers: Workers) -> Walker:
     """A side with the corpus embedded. Raises what `open_model` and `embed` raise."""
     model = open_model(side.checkpoint, threads=workers.count)
     samples = tuple(samples_of(batch.tokens) for batch in corpus.batches)
-    tables = (read_embedding(model, token_rows(each)) for each in samples)
-    embedded = tuple(embed(model, each, table, workers) for each, table in zip(samples, tables, strict=True))
-    return Walker(side, model, samples, embedded, workers)
+    embedding = model.skeleton.model.get_input_embeddings()
+    name = model.skeleton.name_of(embedding) + ".weight"
+    source = locate(name, embedding.weight.shape, side.checkpoint.tensors()).tensor
+    used = np.unique(np.concatenate([token_rows(each) for each in samples]))
+    table = read_embedding(model, used)
+    sketch = Sketch()
+    sketch.add(f"{name} (rows of the text)", source, table, workers)
+    embedded = []
+    for each in samples:
+        rows = torch.from_numpy(np.searchsorted(used, token_rows(each)))
+        embedded.append(embed(model, each, table[rows], workers))
+    return Walker(side, model, samples, tuple(embedded), workers, sketch)
 
 
 def require_alike(reference: Walker, other: Walker) -> None:

@@ -14,6 +14,7 @@ from quantkit.evaluation.lockstep import hidden_errors, require_alike, start
 from quantkit.evaluation.scores import Scores
 from quantkit.evaluation.sides import Side
 from quantkit.evaluation.vocabulary import score
+from quantkit.evaluation.weights import Compared, take_all
 from quantkit.events import BlockProgress, Sink, StageStarted, ignore
 from quantkit.machine import core_count
 
@@ -38,15 +39,20 @@ def measure(
         for side in others:
             rest.append(start(side, corpus, pool))
             require_alike(first, rest[-1])
-        count = first.model.count
+        count, compared = first.model.count, [Compared(side.checkpoint) for side in others]
+        take_all(compared, [walker.sketch for walker in (first, *rest)])
         curves: list[list[tuple[str, float]]] = [[] for _ in rest]
         for index in range(count):
             for number, walker in enumerate((first, *rest)):
                 name = walker.advance(index)
                 emit(BlockProgress(STAGE, name, index + 1, count + 1, number + 1, 1 + len(rest)))
+            take_all(compared, [walker.sketch for walker in (first, *rest)])
             for curve, error in zip(curves, hidden_errors(first, rest, corpus), strict=True):
                 curve.append((name, error))
-        found = score(
-            first, rest, corpus, lambda done, of: emit(BlockProgress(STAGE, "head", count + 1, count + 1, done, of))
-        )
-    return [replace(scores, errors=tuple(curve)) for scores, curve in zip(found, curves, strict=True)]
+
+        def beat(done: int, of: int) -> None:
+            emit(BlockProgress(STAGE, "head", count + 1, count + 1, done, of))
+
+        found = score(first, rest, corpus, compared, beat)
+    weights = [one.found(side.moved) for one, side in zip(compared, others, strict=True)]
+    return [replace(s, errors=tuple(curve), weights=w) for s, curve, w in zip(found, curves, weights, strict=True)]

@@ -11,13 +11,26 @@ F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class WeightError:
+    """A weight beside the reference's: how it is stored, the squared distance relative to its own length, how many of
+    its rows are not the reference's, and what is wrong with it, "" for nothing."""
+
+    tensor: str
+    type: str
+    relative: float
+    rows_off: int
+    wrong: str
+
+
+@dataclass(frozen=True)
 class Scores:
     """What is known of every prediction that counts, in the corpus's order, float64 or bool (t,).
 
     `kl` is the divergence of the other from the reference in nats; `reference` and `other` are the natural
     log-probabilities of the right token, `confidence` the reference's largest probability; `agree` says whether both
     put the same token first, `right` whether the reference's first is the right one and `other_right` the other's.
-    `errors` are the relative errors of hidden states after each block, by its name.
+    `errors` are the relative errors of hidden states after each block, by its name. `weights` are all tensors that
+    were read, None where they differ on purpose.
     """
 
     name: str
@@ -29,3 +42,4 @@ class Scores:
     right: NDArray[np.bool_]
     other_right: NDArray[np.bool_]
     errors: tuple[tuple[str, float], ...] = ()
+    weights: tuple[WeightError, ...] | None = None

@@ -28,6 +28,7 @@ class Side:
 
     `rounding(tensor)` is what is done to the inputs of the layer whose weight that tensor is, None for nothing;
     `inputs` says it in words. `vocabulary` is the number of tokens that it has, None for all rows of the head.
+    `moved` says whether scales were moved between layers, so that weights differ on purpose; None: nobody knows.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Side:
     rounding: Callable[[str], Rounding | None] = as_they_are
     inputs: str = "float32"
     vocabulary: int | None = None
+    moved: bool | None = False
 
 
 @dataclass(frozen=True)

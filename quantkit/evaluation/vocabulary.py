@@ -25,6 +25,7 @@ from quantkit.errors import NonFiniteError
 from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.lockstep import Walker, round_inputs
 from quantkit.evaluation.scores import F64, Scores
+from quantkit.evaluation.weights import Compared, Sketch, sketch_block, take_all
 
 ROWS = 4096  # of the head, read at once
 CHUNK = 512  # tokens that run at once
@@ -50,6 +51,12 @@ class Head:
         ref = self.walker.model.checkpoint.ref(source.tensor)
         self._weights = torch.from_numpy(ref.read(source.start + start, source.start + stop))
         self._range = (start, stop)
+
+    def sketch(self) -> Sketch:
+        """Of the rows at hand."""
+        found = Sketch()
+        found.add(self.linear.name, self.linear.source.tensor, self.slab[0], self.walker.workers)
+        return found
 
     @property
     def slab(self) -> tuple[Tensor, int, int]:
@@ -98,13 +105,19 @@ class _Running:
 
 
 def score(
-    reference: Walker, others: Sequence[Walker], corpus: Corpus, beat: Callable[[int, int], None]
+    reference: Walker,
+    others: Sequence[Walker],
+    corpus: Corpus,
+    compared: Sequence[Compared],
+    beat: Callable[[int, int], None],
 ) -> list[Scores]:
-    """The predictions of all sides, compared with the reference's. `beat(done, count)` is called after each slab.
+    """The predictions of all sides, compared with the reference's. `compared` takes in their heads, `beat(done, count)`
+    is called after each slab.
 
     Raises NonFiniteError for logits that are no numbers.
     """
     heads = [Head(walker) for walker in (reference, *others)]
+    take_all(compared, [sketch_block(h.resident, h.walker.side.checkpoint, h.walker.workers) for h in heads])
     rows = min(min(head.linear.rows, head.walker.side.vocabulary or head.linear.rows) for head in heads)
     running = [_Running(corpus.tokens) for _ in heads]
     distance = [np.zeros(corpus.tokens) for _ in heads]
@@ -126,6 +139,7 @@ def score(
         stop = min(start + ROWS, rows)
         for head in heads:
             head.load(start, stop)
+        take_all(compared, [head.sketch() for head in heads])
         reference.workers.map(partial(one, start=start), chunks)
         beat(stop, rows)
     return [_scores(corpus, others[at - 1], running[0], running[at], distance[at]) for at in range(1, len(heads))]

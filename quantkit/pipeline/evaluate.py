@@ -35,7 +35,7 @@ from quantkit.untrusted import shown
 from quantkit.version import __version__
 
 STAGE = "evaluate"
-NOT_HELD_OUT, LONG_WINDOW = "not-held-out", "long-window"
+NOT_HELD_OUT, LONG_WINDOW, DAMAGED = "not-held-out", "long-window", "damaged-weights"
 
 
 @dataclass(frozen=True)
@@ -234,4 +234,9 @@ def _measured(
     text = text_of(source)
     took = time.monotonic() - began
     emit(StageFinished(STAGE, took, f"{corpus.tokens:,} tokens of {len(corpus.batches)} lengths"))
-    return [(summarize(scores, corpus, text), scores) for scores in found]
+    reports = [(summarize(scores, corpus, text), scores) for scores in found]
+    for report, _ in reports:
+        for error in report.damaged[:1]:
+            more = f", and {len(report.damaged) - 1} more" if len(report.damaged) > 1 else ""
+            emit(Warned(DAMAGED, f"{report.name}: {error.tensor} is not the original's: {error.wrong}{more}"))
+    return reports

@@ -83,6 +83,7 @@ def _artifact(artifact: Evaluated, width: int) -> Iterator[str]:
     yield from _named("same top token", percent(report.top1), width)
     yield from _named("right token", f"probability changes by {percent(report.right_change)} (RMS)", width)
     yield from _named("blocks", " ".join(figure(error) for _, error in report.errors), width)
+    yield from _named("weights", _weights(report), width)
     yield f"  errors over {report.clusters:,} {report.unit}s"
     yield ""
     rows = [(f"{s.tokens:,}", figure(s.kl.value), f"{100 * s.top1:.2f}", f"{s.ppl_ratio:.4f}") for s in report.slices]
@@ -97,6 +98,16 @@ def _artifact(artifact: Evaluated, width: int) -> Iterator[str]:
     for verdict in artifact.verdicts:
         mark = "ok" if verdict.ok else "FAILED"
         yield from _wrap(f"  {mark:<8} {verdict.words}", width, 11)
+
+
+def _weights(report: Report) -> str:
+    if report.weights is None:
+        return "differ on purpose: scales were moved between layers"
+    if report.damaged:
+        first, share = report.damaged[0], f"{len(report.damaged)} of {len(report.weights)}"
+        return f"{share} are NOT the original's, first {first.tensor}: {first.wrong}"
+    worst = max(report.weights, key=lambda e: e.relative)
+    return f"all {len(report.weights)} as their types allow, worst {worst.tensor} {worst.type} {figure(worst.relative)}"
 
 
 def _passages(report: Report, width: int) -> Iterator[str]:

@@ -42,6 +42,26 @@ class Passage(TypedDict):
     text: str
 
 
+class Furthest(TypedDict):
+    """A weight and its squared distance from the original's, relative to its length."""
+
+    tensor: str
+    type: str
+    relative_error: float
+
+
+class Damaged(TypedDict):
+    tensor: str
+    type: str
+    why: str
+
+
+class Weights(TypedDict):
+    compared: int
+    furthest: list[Furthest]
+    damaged: list[Damaged]
+
+
 class Gate(TypedDict):
     gate: str
     metric: str
@@ -76,6 +96,7 @@ class Evaluated(TypedDict):
     blocks: list[Block]
     slices: list[Slice]
     worst: list[Passage]
+    weights: Weights | None
     ok: bool
     gates: list[Gate]
 
