@@ -315,6 +315,22 @@ def nearest_small(_context: Any, value: Any) -> Any:
 
 
 @intrinsic
+def whole(_context: Any, value: Any) -> Any:
+    """Nearest integer, ties to even, as float32: any value that is one already, infinities and NaN stay.
+
+    One instruction where `nearest_small` takes two; a small negative value gives the negative zero.
+    """
+
+    def emit(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        vector = args[0].type
+        even = ir.FunctionType(vector, [vector])
+        name = f"llvm.roundeven.v{value.width}f32"
+        return builder.call(cgutils.get_or_insert_function(builder.module, even, name), args)
+
+    return value(value), emit
+
+
+@intrinsic
 def low_byte(_context: Any, value: Any) -> Any:
     """An integer in float32 lanes as C reads it back from a uint8: modulo 256."""
 

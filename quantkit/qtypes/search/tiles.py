@@ -16,6 +16,7 @@ from quantkit.qtypes.search.compilation import inlined as inlined
 from quantkit.qtypes.search.groups import IMPORTANCE, MAGNITUDE, PURE_IMPORTANCE, RMS_MAGNITUDE, WIDTH
 from quantkit.qtypes.search.lanes import absolute, load, select, splat, square_root, store, transpose
 
+ALL_LANES = (1 << WIDTH) - 1
 SIDE = 16  # rows and columns that `transpose` turns at once
 
 ZERO = np.float32(0)
