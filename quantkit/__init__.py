@@ -74,6 +74,8 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.prepare import Prepared as Prepared
     from quantkit.pipeline.prepare import prepare as prepare
     from quantkit.pipeline.request import Request as Request
+    from quantkit.pipeline.sensitivity import Measured as Measured
+    from quantkit.pipeline.sensitivity import sensitivity as sensitivity
     from quantkit.pipeline.verify import verify as verify
     from quantkit.plan.base import Plan as Plan
     from quantkit.plan.sizes import ServingMemory as ServingMemory
@@ -87,6 +89,7 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.report.next_steps import NextStep as NextStep
     from quantkit.schemas import json_schema as json_schema
     from quantkit.schemas import schema_names as schema_names
+    from quantkit.tuning.record import Sensitivity as Sensitivity
 
 
 # Where every public name is defined: what `__getattr__` imports, equal to the imports above by a test.
@@ -117,6 +120,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.pack": ("pack", "packed_names"),
     "quantkit.pipeline.prepare": ("Prepared", "prepare"),
     "quantkit.pipeline.request": ("Request",),
+    "quantkit.pipeline.sensitivity": ("Measured", "sensitivity"),
     "quantkit.pipeline.verify": ("verify",),
     "quantkit.plan.base": ("Plan",),
     "quantkit.plan.sizes": ("ServingMemory", "SizeReport"),
@@ -126,6 +130,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.report.manifest": ("Manifest",),
     "quantkit.report.next_steps": ("NextStep",),
     "quantkit.schemas": ("json_schema", "schema_names"),
+    "quantkit.tuning.record": ("Sensitivity",),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 

@@ -26,7 +26,7 @@ FLOORS = (
     ("recipes",),
     ("calibration", "plan", "schemas"),
     ("consumers", "filling", "quality"),
-    ("evaluation",),
+    ("evaluation", "tuning"),
     ("pipeline",),
     ("__init__",),
     ("cli",),
@@ -36,7 +36,7 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 # Libraries that are slow to import, or that only one part of the house may know.
 ONLY_IN = {
-    "torch": ("methods", "calibration", "filling", "quality", "evaluation"),
+    "torch": ("methods", "calibration", "filling", "quality", "evaluation", "tuning"),
     "transformers": ("calibration", "quality"),
     "numba": ("qtypes",),
     "gguf": ("quality",),

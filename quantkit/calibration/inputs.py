@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from quantkit.calibration.text.samples import DataRecord, Samples, random_windows, with_random
-from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples
+from quantkit.calibration.text.spec import FISHER_TOKENS, CalibrationSpec, prepare_samples
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
 from quantkit.families.model import Model
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     Rows = Callable[[NDArray[np.int64]], Tensor]
 
 STATISTICS = ".safetensors"
+LEARNED_TOKENS = 3 << 14  # that inputs are learned from where only what types cost is asked: more change little
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class Inputs(Protocol):
         """What errors of the embedding cost; None where that is not known."""
         ...
 
+    def halves(self) -> tuple[Samples, Samples] | None:
+        """Text to learn inputs from, and other text to see what errors cost; None where there is no text any more."""
+        ...
+
 
 @dataclass(frozen=True)
 class Text:
@@ -114,6 +119,13 @@ class Text:
         from quantkit.calibration.walk.fisher import downstream
 
         return downstream(model, self.samples, emit)
+
+    def halves(self) -> tuple[Samples, Samples]:
+        """The later samples and the first ones, those of gradients; a single sample is both."""
+        count, seqlen = self.samples.tokens.shape
+        first = min(max(1, FISHER_TOKENS // seqlen), max(1, count // 2))
+        rest = range(first, min(count, first + max(1, LEARNED_TOKENS // seqlen))) or range(count)
+        return self.samples.cut(rest.start, rest.stop), self.samples.cut(0, first)
 
     def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
         """Run the text through the model and sum up squares, as llama-imatrix does."""
@@ -166,6 +178,10 @@ class Known:
     def downstream(self, model: BlockModel, emit: Sink) -> Downstream | None:
         """A file of statistics holds no gradients."""
         return None
+
+    def halves(self) -> None:
+        """A file of statistics holds no text."""
+        return
 
     def walk(self, model: BlockModel, see: See, emit: Sink, going: Going = PLAINLY) -> None:
         """Take statistics from the file: nothing is run, and nobody is told how far a block is."""

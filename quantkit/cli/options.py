@@ -91,6 +91,36 @@ class Want:
             rich_help_panel=GGUF,
         ),
     ] = None
+    target_size: Annotated[
+        str | None,
+        typer.Option(
+            "--target-size",
+            metavar="SIZE",
+            help="Choose types so that the file takes at most this (4.5GB) and loses least; with --calib.",
+            rich_help_panel=GGUF,
+        ),
+    ] = None
+    target_bpw: Annotated[
+        float | None,
+        typer.Option(
+            "--target-bpw", metavar="BITS", help="The same in bits per weight, all counted.", rich_help_panel=GGUF
+        ),
+    ] = None
+    max_kld: Annotated[
+        float | None,
+        typer.Option(
+            "--max-kld", metavar="NATS", help="The smallest file that loses at most this.", rich_help_panel=GGUF
+        ),
+    ] = None
+    sensitivity: Annotated[
+        Path | None,
+        typer.Option(
+            "--sensitivity",
+            metavar="FILE",
+            help="What types cost, as quantkit sensitivity wrote it: nothing is measured again.",
+            rich_help_panel=GGUF,
+        ),
+    ] = None
     pre: Annotated[
         str | None,
         typer.Option(
@@ -204,5 +234,9 @@ class Want:
             threads=threads,
             max_shard_size=self.max_shard_size,
             require_coverage=self.require_coverage,
+            target_size=self.target_size,
+            target_bpw=self.target_bpw,
+            max_kld=self.max_kld,
+            sensitivity=self.sensitivity,
             offline=offline,
         )

@@ -95,7 +95,7 @@ def round_block(
         needs_hessian = clipping or any(base.get(plan[name].method).needs_hessian for name in stage)
         read = list(dict.fromkeys(_linear(plan, key) for key in stage))
         statistics = block.statistics(read, hessian=needs_hessian)
-        work = _Stage(block, plan, run, statistics, _mean_hessian(statistics, read), clipping)
+        work = _Stage(block, plan, run, statistics, mean_hessian(statistics, read), clipping)
         rounded = work.round(stage)
         put_values(block, {(plan[key].share or whole(block, key)): one.quantized for key, one in rounded.items()})
         linears |= rounded
@@ -141,7 +141,7 @@ def _stages(block: Block, plan: Mapping[str, Rounding]) -> list[list[str]]:
     return list(stages.values())
 
 
-def _mean_hessian(statistics: Statistics, stage: Sequence[str]) -> Tensor | None:
+def mean_hessian(statistics: Statistics, stage: Sequence[str]) -> Tensor | None:
     """The mean of x x^T over all tokens of all experts of a stage; None where there are no experts, or no tokens."""
     sites = {statistics.site_of(name).name for name in stage if expert_of(name) is not None}
     sums = [statistics.total(name) for name in sorted(sites)]
@@ -155,9 +155,22 @@ def _mean_hessian(statistics: Statistics, stage: Sequence[str]) -> Tensor | None
     return total.gram.full().div_(total.tokens)
 
 
+def seen_hessian(name: str, sums: Sums, mean: Tensor | None) -> tuple[Tensor | None, Seen]:
+    """The Hessian of a site, of experts with the `mean` of all of a stage."""
+    if sums.gram is None:
+        return None, Seen.OWN if sums.tokens else Seen.NOTHING
+    if expert_of(name) is None:
+        return sums.gram.full(), Seen.OWN
+    if mean is None:
+        return None, Seen.NOTHING
+    if not sums.tokens:
+        return mean, Seen.MEAN
+    return sums.gram.full().add_(mean, alpha=sums.cols), Seen.SHRUNK
+
+
 @dataclass(frozen=True)
 class _Stage:
-    """What the linears of a stage share. `mean` is that of `_mean_hessian`."""
+    """What the linears of a stage share. `mean` is that of `mean_hessian`."""
 
     block: Block
     plan: Mapping[str, Rounding]
@@ -175,7 +188,7 @@ class _Stage:
 
     def _round_site(self, keys: Sequence[str]) -> dict[str, RoundedLinear]:
         sums = self.statistics.total(_linear(self.plan, keys[0]))
-        hessian, seen = self._hessian(_linear(self.plan, keys[0]), sums)
+        hessian, seen = seen_hessian(_linear(self.plan, keys[0]), sums, self.mean)
         peak = float(sums.peaks.max()) if sums.tokens else None
         shared: dict[tuple[Settings, int], Prepared] = {}
         rounded = {}
@@ -194,18 +207,6 @@ class _Stage:
             report = replace(report, seen=seen, tokens=sums.tokens)
             rounded[name] = RoundedLinear(name, quantized, report, peak)
         return rounded
-
-    def _hessian(self, name: str, sums: Sums) -> tuple[Tensor | None, Seen]:
-        """The Hessian of a site, of experts with the mean of all."""
-        if sums.gram is None:
-            return None, Seen.OWN if sums.tokens else Seen.NOTHING
-        if expert_of(name) is None:
-            return sums.gram.full(), Seen.OWN
-        if self.mean is None:
-            return None, Seen.NOTHING
-        if not sums.tokens:
-            return self.mean, Seen.MEAN
-        return sums.gram.full().add_(self.mean, alpha=sums.cols), Seen.SHRUNK
 
     def _by_method(
         self, method: Method, layer: Layer, rounding: Rounding, shared: dict[tuple[Settings, int], Prepared]

@@ -108,7 +108,7 @@ def convert(
     require_checkable(output.engine, [load_recipe(name) for name in request.recipes], output.verify)
     start = time.monotonic()
     emit(StageStarted("plan"))
-    prepared = prepare(request, output_stem(output.out), emit)
+    prepared = prepare(request, output_stem(output.out), emit, stop)
     emit(StageFinished("plan", time.monotonic() - start, "\n           ".join(map(plan_line, prepared.plans))))
     try:
         prepared = with_text(prepared, emit)
@@ -283,7 +283,7 @@ def quantize(
 
     `paranoid`: what an earlier run finished does not count.
     """
-    prepared = with_text(prepare(request, None, emit), emit)
+    prepared = with_text(prepare(request, None, emit, stop), emit)
     failed: dict[int, QuantkitError] = {}
     folders = tuple(work / recipe.title for recipe in prepared.recipes)
     with ExitStack() as stack:

@@ -146,6 +146,7 @@ def plan_json(plan: Plan, found: Estimate, tp: int = 1) -> dict[str, Any]:
         ],
         "tensors": [_tensor_json(unit, tensor) for unit in plan.units for tensor in unit.outputs],
         **_layers_json(plan),
+        **({"allocation": dict(plan.allocation)} if plan.allocation else {}),
     }
 
 

@@ -19,7 +19,19 @@ from quantkit.report.text import size
 
 BASE = "q8_0"  # a recipe that every model can have: what it is planned for describes the model once
 LARGER_THAN_SOURCE = 1.05  # beyond it a recipe only writes the same weights with more bits; headers are small
-OF_RECIPES = ("keep", "imatrix", "output_type", "embedding_type", "pure", "method", "calib")
+OF_RECIPES = (
+    "keep",
+    "imatrix",
+    "output_type",
+    "embedding_type",
+    "pure",
+    "method",
+    "calib",
+    "target_size",
+    "target_bpw",
+    "max_kld",
+    "sensitivity",
+)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ def draft_manifest(plan: Plan, facts: Mapping[str, Any]) -> Manifest:
             "platform": f"{platform.system()} {platform.machine()}",
             "timings": facts["timings"],
             **({"method": asdict(plan.method)} if plan.method else {}),
+            **({"allocation": dict(plan.allocation)} if plan.allocation else {}),
             **{key: facts[key] for key in ("calibration", "layers") if key in facts},
         },
     )

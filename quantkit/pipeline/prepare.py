@@ -17,14 +17,16 @@ from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.request import Request, require_used
+from quantkit.pipeline.tune import Subject, Tuning, known_of, measured, tuned, tuning_of, with_target
 from quantkit.plan.base import STANDARD, Plan, PlanOptions
 from quantkit.plan.describe import describe_source
 from quantkit.plan.make import make_plan
 from quantkit.quality.checks.predictions import Reference
 from quantkit.recipes.read import load_recipe
-from quantkit.recipes.recipe import Overrides, Recipe, override
+from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import Origin
+from quantkit.tuning.choose import require_reachable
 from quantkit.units import parse_size
 
 T = TypeVar("T")
@@ -86,14 +88,25 @@ class Prepared:
         return {"calibration": self.calibration.facts(chosen.widened)} if self.calibration and used else {}
 
 
-def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> Prepared:
-    """Plan a request. `stem` names the output files (without ".gguf"), by default after source and recipe.
+def prepare(
+    request: Request,
+    stem: str | None = None,
+    emit: Sink = ignore,
+    stop: Callable[[], bool] | None = None,
+) -> Prepared:
+    """Plan a request. `stem` names the output files (without ".gguf"), by default after source and recipe. Types for a
+    target are measured where that is needed, until `stop` says so; without it such a request is refused.
 
     Raises what is wrong with the recipes first, then with the source: nothing is opened for a typo. What is wrong with
     one of several recipes for this source is in `Prepared.refused`; it is raised where none can be planned.
     """
-    recipes = tuple(override(load_recipe(name), _overrides(request)) for name in request.recipes)
+    asked = [load_recipe(name) for name in request.recipes]
+    tuning = tuning_of(request, asked, stop)
+    recipes = tuple(override(recipe, _overrides(request, tuning)) for recipe in asked)
     require_used(request, recipes)
+    if tuning is not None:
+        tuning_of(request, recipes, stop)  # once more: options may have left nothing to choose
+        recipes = tuple(with_target(recipe, tuning.target) for recipe in recipes)
     parse_consumers(request.consumers)
     if stem and len(recipes) > 1:
         raise UsageError(f"{len(recipes)} recipes cannot share one file name", hint="give a folder with -o")
@@ -106,7 +119,7 @@ def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> P
 
     checkpoint = open_source(request.source, offline=request.offline, emit=hear)
     try:
-        prepared = _plan_all(request, checkpoint, recipes, stem, emit)
+        prepared = _plan_all(request, checkpoint, (recipes, tuning), stem, emit)
     except QuantkitError:
         checkpoint.close()
         raise
@@ -119,11 +132,13 @@ def prepare(request: Request, stem: str | None = None, emit: Sink = ignore) -> P
 def _plan_all(
     request: Request,
     checkpoint: Checkpoint,
-    recipes: tuple[Recipe, ...],
+    wanted: tuple[tuple[Recipe, ...], Tuning | None],
     stem: str | None,
     emit: Sink,
 ) -> Prepared:
-    """Plan every recipe. Text is turned into samples, and run where a GGUF file wants importance weights of it."""
+    """Plan every recipe. Text is turned into samples, and run where a GGUF file wants importance weights of it, or
+    types are chosen for a target."""
+    recipes, tuning = wanted
     calibration = _calibration(request, checkpoint, emit)
     model = _tried(lambda: describe_source(checkpoint, request.pre)) if any(r.mixture for r in recipes) else None
     given = read_imatrix(request.imatrix) if request.imatrix else None
@@ -144,8 +159,19 @@ def _plan_all(
         require_loadable([chosen], consumers, request.tp)
         return chosen
 
-    tried = [(recipe, _tried(partial(planned, recipe))) for recipe in recipes]
-    good = [(recipe, found) for recipe, found in tried if not isinstance(found, QuantkitError)]
+    def made_of(recipe: Recipe) -> tuple[Recipe, Plan]:
+        if tuning is None:
+            return recipe, planned(recipe)
+        known = known_of(tuning, recipe, checkpoint)
+        if known is None:
+            first = planned(recipe)
+            require_reachable(first, tuning.target)
+            assert calibration is not None and tuning.stop is not None
+            known = measured(Subject(checkpoint, recipe, first, calibration), emit, tuning.stop)
+        return tuned(recipe, tuning, known, planned)
+
+    tried = [(recipe, _tried(partial(made_of, recipe))) for recipe in recipes]
+    good = [found for _, found in tried if not isinstance(found, QuantkitError)]
     refused = tuple((recipe.name, found) for recipe, found in tried if isinstance(found, QuantkitError))
     if not good:
         raise refused[0][1]
@@ -213,7 +239,8 @@ def _without_text(recipe: Recipe) -> RecipeError:
 
 def _inputs(request: Request, checkpoint: Checkpoint) -> tuple[Path, ...]:
     """The files of the source, and those that the options name. Names of recipes lead to no file: no harm in that."""
-    named = [*request.recipes, *([str(request.imatrix)] if request.imatrix else [])]
+    files = [request.imatrix, request.sensitivity]
+    named = [*request.recipes, *(str(path) for path in files if path)]
     return (*(Path(file.path) for file in checkpoint.files()), *map(data_path, request.calib), *map(Path, named))
 
 
@@ -234,14 +261,15 @@ def _calibration(request: Request, checkpoint: Checkpoint, emit: Sink) -> Inputs
     return None if spec is None else open_inputs(checkpoint, spec, emit)
 
 
-def _overrides(request: Request) -> Overrides:
+def _overrides(request: Request, tuning: Tuning | None) -> Overrides:
     """What the options of this run change in every recipe."""
+    fed = tuning is not None and tuning.known is not None and tuning.known.method == FEEDBACK.name
     return Overrides(
         keep=request.keep,
         output_type=request.output_type,
         embedding_type=request.embedding_type,
         pure=request.pure,
         method=request.method,
-        text=bool(request.calib),
+        text=bool(request.calib) or fed,
         on_fallback="error" if request.on_fallback == "error" else None,
     )

@@ -48,6 +48,10 @@ class Request:
     tp: int = 1
     max_shard_size: str | None = None
     require_coverage: float | None = None
+    target_size: str | None = None
+    target_bpw: float | None = None
+    max_kld: float | None = None
+    sensitivity: Path | None = None
 
     def __post_init__(self) -> None:
         for name, convert in COERCED.items():
@@ -110,7 +114,7 @@ def _size(name: str, value: Any) -> str | None:
 
 COERCED: dict[str, Callable[[str, Any], Any]] = {
     "source": _text, "recipes": _names, "imatrix": _path, "keep": _texts, "calib": _data, "consumers": _names,
-    "split_max_size": _size, "max_shard_size": _size,
+    "split_max_size": _size, "max_shard_size": _size, "target_size": _size, "sensitivity": _path,
 }  # fmt: skip
 
 

@@ -58,7 +58,8 @@ class Unit:
     its bytes, at most as another float type. Without either, and without parts, it is a scale that inputs decide.
 
     `code_bytes` hold codes, or floats. `reason` says which rule chose, `wanted` is what the recipe asked for where rows
-    do not fit it. `importance` are weights of its columns, float32 (experts, cols).
+    do not fit it; `free` that a recipe's rules chose the type, or a budget, and no option. `importance` are weights of
+    its columns, float32 (experts, cols).
     """
 
     tensor: ModelTensor
@@ -69,6 +70,7 @@ class Unit:
     copy: bool = False
     reason: str = ""
     wanted: str | None = None
+    free: bool = False
     source_bytes: int = 0
     importance: F32 | None = field(default=None, compare=False, repr=False)
 
@@ -99,7 +101,7 @@ class Plan:
     also where it `needs_inputs`; text is `widened` by random tokens where nothing but codes is stored of what is seen.
     `linears` are the linear layers of the blocks, rounded or not, `plain` names those that stay as they are and the
     head. `served_as` is the architecture by the name that consumers look for. `details` are what the manifest says of
-    the model besides its family.
+    the model besides its family. `allocation` is what it says of types that were chosen for a budget.
     """
 
     recipe: str
@@ -126,6 +128,7 @@ class Plan:
     kv_cache: bool = False
     served_as: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    allocation: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         what = f"{self.container}, {len(self.tensors)} tensors, {self.nbytes:,} bytes, digest {self.digest[:12]}"

@@ -37,11 +37,11 @@ def _has_inputs(draft: Unit) -> bool:
     """Whether a tensor is quantized and made of rows of linears of the blocks, or is the head or the embedding."""
     tensor = draft.tensor
     inside = tensor.layer is not None and tensor.role in LINEAR
-    place = inside or tensor.role is Role.OUTPUT or _is_embedding(tensor)
+    place = inside or tensor.role is Role.OUTPUT or is_embedding(tensor)
     return place and _is_linear(tensor) and base.get(draft.word).widen is None
 
 
-def _is_embedding(tensor: ModelTensor) -> bool:
+def is_embedding(tensor: ModelTensor) -> bool:
     """Whether it is looked up by token alone, row by row as the source has it."""
     whole = len(tensor.parts) == 1 and tensor.row_order is None
     return tensor.role is Role.TOKEN_EMBD and tensor.name != PER_LAYER_EMBEDDING and whole

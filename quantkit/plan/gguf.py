@@ -23,7 +23,7 @@ from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanO
 from quantkit.plan.feedback import identity, metadata_of, with_layouts
 from quantkit.plan.mixture import Choice, choose_types
 from quantkit.qtypes import base
-from quantkit.recipes.recipe import GGUF, Recipe
+from quantkit.recipes.recipe import GGUF, Allotment, Recipe
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, TensorInfo
 from quantkit.untrusted import listed
@@ -61,7 +61,7 @@ def plan_gguf(
     quantized already, without `allow_requantize`; InputError for an imatrix of another model.
     """
     assert recipe.mixture is not None, recipe.container
-    method = recipe.method if recipe.needs_calibration else None
+    method, allotment = recipe.method if recipe.needs_calibration else None, recipe.mixture.allotment
     sources = checkpoint.tensors()
     unquantized = {t.name: unquantized_type(t, sources) for t in model.tensors}
     choices = choose_types(model, recipe, unquantized, imatrix=bool(imatrix or method))
@@ -95,10 +95,11 @@ def plan_gguf(
         digest=_digest(
             units, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files], identity(units, method, inputs)
         ),
-        warnings=(*model.warnings, *notes, *eight_bit_warnings(_twice(units, sources)), *_warnings(units)),
+        warnings=(*model.warnings, *notes, *eight_bit_warnings(_twice(units, sources)), *_warnings(units, allotment)),
         metadata=metadata,
         tokenizer_sha256=model.tokenizer_sha256,
         served_as=model.gguf_architecture,
+        allocation=allotment.facts if allotment else {},
     )
 
 
@@ -124,6 +125,7 @@ def _draft(tensor: ModelTensor, choice: Choice, sources: Mapping[str, TensorInfo
         code_bytes=nbytes if qtype.code_bytes is None else nbytes // qtype.nbytes * qtype.code_bytes,
         reason=choice.reason,
         wanted=choice.fallback_from,
+        free=choice.free,
         copy=plain and all(p.start == 0 and sources[p.tensor].dtype == choice.qtype for p in rows) and not constants,
         source_bytes=constants + sum(_stored_bytes(part, sources[part.tensor]) for part in rows),
     )
@@ -278,8 +280,8 @@ def _entry(draft: Unit) -> TensorEntry:
     return TensorEntry(draft.name, draft.tensor.shape, number, draft.nbytes)
 
 
-def _warnings(units: Sequence[Unit]) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+def _warnings(units: Sequence[Unit], allotment: Allotment | None) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = list(allotment.warnings if allotment else ())
     changed = [f"{u.name} {u.wanted} -> {u.word}" for u in units if u.wanted]
     if changed:
         found.append(("fallback", f"{len(changed)} of {len(units)} tensors take another type: {_some(changed)}"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantkit.errors import RecipeError
 from quantkit.families.model import Model, ModelTensor
@@ -30,11 +30,13 @@ _COUNTED = {
 
 @dataclass(frozen=True)
 class Choice:
-    """The type of one tensor and what gave it. `fallback_from` is the type its rows turned out not to fit."""
+    """The type of one tensor and what gave it. `fallback_from` is the type its rows turned out not to fit. `free` says
+    that the recipe chose it, by its rules or for a budget: no option and no family did."""
 
     qtype: str
     reason: str
     fallback_from: str | None = None
+    free: bool = False
 
 
 def facts_of(model: Model, *, imatrix: bool) -> Facts:
@@ -116,8 +118,11 @@ class _Chooser:
             return self._fitting(tensor, kept.qtype, f"--keep {kept}")
         if mixture.pure:
             return self._fitting(tensor, self._recipe.weights.type, "--pure")
-        qtype, reason = self._by_rules(tensor)
-        return self._fitting(tensor, qtype, reason)
+        qtype, reason = self._by_rules(tensor)  # counts the tensor, also where its type was allotted
+        if mixture.allotment and tensor.name in mixture.allotment.types:
+            qtype, reason = mixture.allotment.types[tensor.name]
+        given_by_option = reason == "--output-type"  # of a tied embedding
+        return replace(self._fitting(tensor, qtype, reason), free=not given_by_option)
 
     def _kept(self, tensor: ModelTensor) -> Keep | None:
         """The first --keep whose pattern is found in the name."""

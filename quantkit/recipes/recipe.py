@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from quantkit.errors import UsageError, did_you_mean
 from quantkit.formats.containers.weights import Weights
@@ -41,6 +41,19 @@ FEEDBACK = MethodChoice("gptq", order="within")
 
 
 @dataclass(frozen=True)
+class Allotment:
+    """Types that were chosen for a budget, tensor by tensor: `types` gives each its type and the reason in words.
+
+    They come before what rules say, and after what options say. `facts` is what manifests and plans tell of it, as
+    plain JSON, `warnings` are codes and messages.
+    """
+
+    types: Mapping[str, tuple[str, str]]
+    facts: Mapping[str, Any]
+    warnings: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class GGUFMixture:
     """What only recipes for GGUF files say.
 
@@ -48,7 +61,7 @@ class GGUFMixture:
     one that takes over where its block does not divide a row. `needs_imatrix` lists types that must not be written
     without importance weights. `output_type` and `embedding_type` replace whatever the rules say for the output and the
     token embedding; `pure` gives every tensor the default type. `head` and `embedding` say that a method with inputs
-    rounds them, too, where they are quantized.
+    rounds them, too, where they are quantized. `allotment` are types that a budget was spent on.
     """
 
     file_type: int
@@ -60,6 +73,7 @@ class GGUFMixture:
     pure: bool = False
     head: bool = True
     embedding: bool = True
+    allotment: Allotment | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,8 @@ class Recipe:
             if rule.weights and (not rule.was or given.intersection(rule.was)):
                 given.add(rule.weights.type)
         asked = (self.mixture.output_type, self.mixture.embedding_type, *(keep.qtype for keep in self.keep))
+        if self.mixture.allotment:
+            given |= {qtype for qtype, _ in self.mixture.allotment.types.values()}
         return frozenset(given.union(name for name in asked if name))
 
     def kept(self, name: str) -> tuple[Keep, ...]:

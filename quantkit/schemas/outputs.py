@@ -198,6 +198,67 @@ class Layer(TypedDict):
     bytes: int
 
 
+class TypeCost(TypedDict):
+    """A type, the bytes of a tensor with it, and the KL divergence that it adds, in nats per token."""
+
+    type: str
+    bytes: int
+    kld: float
+
+
+class Allotted(TypeCost):
+    """The type that a tensor was given, its share of all that is predicted to be lost, and the types beside it."""
+
+    name: str
+    share: float
+    smaller: TypeCost | None
+    larger: TypeCost | None
+
+
+class OfPreset(TypedDict):
+    """The same of the recipe's own types."""
+
+    tensor_bytes: int
+    predicted_kld: float
+
+
+class Allocation(TypedDict):
+    """What a target was spent on; bytes are those of the tensors whose types were free."""
+
+    target: dict[str, str]
+    predicted_kld: float
+    tensor_bytes: int
+    preset: OfPreset
+    sensitivity: Sha256
+    calibration: dict[str, Any]
+    tensors: list[Allotted]
+
+
+class TensorCost(TypedDict):
+    """A tensor, its type by the recipe, and what each type costs it."""
+
+    name: str
+    role: str
+    layer: int | None
+    shape: list[int]
+    type: str
+    options: list[TypeCost]
+
+
+class Sensitivity(TypedDict):
+    """Of sensitivity, and the file that it writes."""
+
+    model: Sha256
+    source: dict[str, Any]
+    recipe: str
+    method: str
+    calibration: dict[str, Any]
+    learned_tokens: int
+    judged_tokens: int
+    tensors: list[TensorCost]
+    seal: Sha256
+
+
 class OnePlan(TypedDict):
     """The plan of a recipe; method, calibrated, plain and layers are of checkpoints."""
 
@@ -215,6 +276,7 @@ class OnePlan(TypedDict):
     seconds: float
     serving: Serving
     method: NotRequired[dict[str, JsonScalar]]
+    allocation: NotRequired[Allocation]
     calibrated: NotRequired[bool]
     plain: NotRequired[list[str]]
     layers: NotRequired[list[Layer]]
@@ -360,6 +422,7 @@ class Manifest(TypedDict):
     tensors: list[StoredTensor]
     tokenizer_sha256: NotRequired[str | None]
     method: NotRequired[dict[str, Any]]
+    allocation: NotRequired[Allocation]
     calibration: NotRequired[Any]
     layers: NotRequired[list[dict[str, Any]]]
 
@@ -371,6 +434,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.calibration/1": Calibration,
     "quantkit.quantize/1": Quantize,
     "quantkit.pack/1": Pack,
+    "quantkit.sensitivity/1": Sensitivity,
     "quantkit.verify/1": Verify,
     "quantkit.eval/1": Eval,
     "quantkit.inspect/1": Inspect,

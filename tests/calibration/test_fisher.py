@@ -106,9 +106,11 @@ class Gradients:
         self.embedded.append(gradients)
 
 
-def test_a_watch_sees_the_gradient_of_every_weight(tmp_path: Path) -> None:
-    """Inputs and gradients multiplied are what transformers' model in one piece has as gradients of its weights."""
-    folder, samples = build("gemma2", tmp_path / "source"), windows(400, count=5, seqlen=40)
+@pytest.mark.parametrize("name", ["gemma2", ""])
+def test_a_watch_sees_the_gradient_of_every_weight(name: str, tmp_path: Path) -> None:
+    """Inputs and gradients multiplied are what transformers' model in one piece has as gradients of its weights: with
+    norms behind the last linear of a block, and without."""
+    folder, samples = build(name, tmp_path / "source") if name else TINY, windows(400, count=5, seqlen=40)
     watch = Gradients()
     found = downstream(model_of(folder), samples, watch=watch)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -106,6 +106,18 @@ class Samples:
         """The samples at positions [start, stop) of these. Cut at multiples of 64 for bit-equal merges."""
         return replace(self, tokens=self.tokens[start:stop], start=self.start + start)
 
+    def cut(self, start: int, stop: int) -> Samples:
+        """The samples at positions [start, stop) of these, with a record of their own: text by itself."""
+        tokens = self.tokens[start:stop]
+        record = replace(
+            self.record,
+            tokens=tokens.size,
+            token_sha256=_token_sha256(tokens),
+            repeated=len(tokens) - len(np.unique(tokens, axis=0)),
+            ids=self.record.ids[self.start + start : self.start + stop],
+        )
+        return Samples(tokens, record)
+
     def id_at(self, position: int) -> int:
         """The window number of a position counted from the first of these samples."""
         return self.record.ids[self.start + position]

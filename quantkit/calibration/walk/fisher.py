@@ -207,9 +207,11 @@ class _Passes:
                 outputs = given.found
                 to = gradients[chunk].to(output.device)
                 found, *own = torch.autograd.grad(output, [hidden, *outputs.values()], to)
-            gradients[chunk] = found.to(gradients.device)
             flat = {name: one.reshape(-1, one.shape[-1]) for name, one in zip(outputs, own, strict=True)}
-            return watch.seen(len(hidden), inputs, flat) if watch else None
+            # before the new gradients take the place of those that a linear at the end of the block has as its own
+            result = watch.seen(len(hidden), inputs, flat) if watch else None
+            gradients[chunk] = found.to(gradients.device)
+            return result
 
         results = self._each(back, resident.name)
         if watch:

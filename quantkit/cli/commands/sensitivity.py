@@ -1,0 +1,147 @@
+"""quantkit sensitivity: what every type costs every tensor"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log10
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli import options
+from quantkit.cli.command import Command
+from quantkit.cli.interrupt import StopSignal
+from quantkit.cli.session import Session
+from quantkit.report.text import count, table
+
+if TYPE_CHECKING:
+    from quantkit.tuning.record import CostRecord, Sensitivity
+
+SHADES = " .:-=+*#%@"  # of the map, by the logarithm of what a weight costs: the darkest costs most
+DECADES = 3.0  # that they span
+RANKED = 20
+
+
+def sensitivity(
+    session: Session,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, hf://org/name[@revision] or org/name.")],
+    calib: Annotated[
+        list[str],
+        typer.Option("--calib", metavar="default|FILE", help='"default" (shipped text), text, JSON Lines, parquet.'),
+    ],
+    to: Annotated[
+        str, typer.Option("--to", metavar="RECIPE", help="How values are chosen, and the types to compare with.")
+    ] = options.DEFAULT_RECIPE,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write it, for --sensitivity of convert."),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="NAME", help="How values are chosen: rtn, gptq.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, metavar="N", help="Sequences to run.", show_default="128")
+    ] = None,
+    seqlen: Annotated[
+        int | None, typer.Option("--seqlen", min=2, metavar="N", help="Tokens in each.", show_default="512")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="cpu|cuda[:N]", help="Where blocks run.")] = "cpu",
+    activations: Annotated[
+        str, typer.Option("--activations", metavar="auto|memory|disk", help="Where they lie between blocks.")
+    ] = "auto",
+    pre: Annotated[
+        str | None, typer.Option("--pre", metavar="NAME", help="The pre-tokenizer, where it is not recognized.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    threads: options.Threads = None,
+    force: options.Force = False,
+) -> None:
+    """Measure what every type costs every tensor, in KL divergence; print the ranking and draw the map."""
+    import quantkit
+
+    request = quantkit.Request(
+        source=source,
+        recipes=(to,),
+        calib=tuple(calib),
+        samples=samples,
+        seqlen=seqlen,
+        method=method,
+        device=device,
+        activations=activations,
+        pre=pre,
+        threads=threads,
+        offline=session.settings.offline,
+    )
+    with StopSignal(session.note) as stop:
+        found = quantkit.sensitivity(request, out, force=force, emit=session.emit, stop=stop).sensitivity
+    lines = [*ranking(found, len(found.tensors) if everything else RANKED), "", *drawn(found)]
+    session.result("quantkit.sensitivity/1", found.as_json, lines)
+
+
+def ranking(found: Sensitivity, shown: int) -> list[str]:
+    """The tensors by what their type of the recipe costs, most first, and what other types would."""
+    ordered = sorted(found.tensors, key=lambda cost: -cost.by_type[cost.type].kld)
+    types = list(dict.fromkeys(option.type for cost in found.tensors for option in cost.options))
+    total = found.kld or 1.0
+    rows = []
+    for cost in ordered[:shown]:
+        own = cost.by_type[cost.type].kld
+        others = (f"{cost.by_type[name].kld:.1e}" if name in cost.by_type else "-" for name in types)
+        rows.append((cost.name, cost.type, f"{100 * own / total:.1f} %", *others))
+    more = len(ordered) - len(rows)
+    head = f"{found.recipe}: predicted KL {found.kld:.3g} nats per token; share of each tensor, and what types cost it"
+    listed = table(rows, ("tensor", "type", "share", *types))
+    return [head, *listed, *([f"and {more} more (--tensors lists all)"] if more > 0 else [])]
+
+
+def drawn(found: Sensitivity) -> list[str]:
+    """A map of the blocks: what a weight costs at about four bits, layers down, kinds across, darker for more."""
+    inside = [cost for cost in found.tensors if cost.layer is not None]
+    price = {cost.name: _price(cost) for cost in inside}
+    most = max(price.values(), default=0.0)
+    if most <= 0:
+        return []
+    roles = list(dict.fromkeys(cost.role for cost in inside))
+    cells: dict[tuple[int, str], str] = {}
+    for cost in inside:
+        cells[cost.layer or 0, cost.role] = _shade(price[cost.name], most)
+    numbers = sorted({cost.layer or 0 for cost in inside})
+    lines = [f"what a weight costs, {SHADES[-1]} most, each shade {10 ** (DECADES / (len(SHADES) - 1)):.1f} times less"]
+    lines += [f"  {chr(ord('a') + k)}  {role}" for k, role in enumerate(roles)]
+    lines += ["layer " + " ".join(chr(ord("a") + k) for k in range(len(roles)))]
+    lines += [f"{number:5} {' '.join(cells.get((number, role), ' ') for role in roles)}".rstrip() for number in numbers]
+    weights = sum(_weights(cost.shape) for cost in found.tensors)
+    tokens = f"{found.learned_tokens:,} tokens to learn from and {found.judged_tokens:,} to judge by"
+    return [*lines, "", f"{count(weights)} weights in {len(found.tensors)} tensors, {tokens}"]
+
+
+def _price(cost: CostRecord) -> float:
+    """Nats of a weight at the type that is nearest to four and a half bits."""
+    weights = _weights(cost.shape)
+    nearest = min(cost.options, key=lambda option: (abs(8 * option.nbytes / weights - 4.5), option.type))
+    return nearest.kld / weights
+
+
+def _weights(shape: Sequence[int]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total
+
+
+def _shade(price: float, most: float) -> str:
+    if price <= 0:
+        return SHADES[0]
+    below = log10(most / price) / DECADES
+    return SHADES[max(0, round((1 - below) * (len(SHADES) - 1)))]
+
+
+COMMAND = Command(
+    sensitivity,
+    place=35,
+    examples=(
+        "quantkit sensitivity ./My-Model --calib default --out costs.json",
+        "quantkit convert ./My-Model --calib default --sensitivity costs.json --target-bpw 4.5",
+    ),
+)

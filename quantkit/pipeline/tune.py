@@ -1,0 +1,197 @@
+"""Recipes whose types are chosen for a target: what was asked for, what types cost, and the plan that comes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from quantkit.calibration.inputs import STATISTICS, Inputs, open_calibration_model, scratch_for
+from quantkit.errors import InputError, UsageError
+from quantkit.events import Sink, StageFinished, StageStarted
+from quantkit.pipeline.request import Request
+from quantkit.plan.base import Plan
+from quantkit.recipes.recipe import Allotment, Recipe
+from quantkit.source import Checkpoint
+from quantkit.source.identity import Origin
+from quantkit.tuning.candidates import candidates, nbytes_of
+from quantkit.tuning.choose import spend
+from quantkit.tuning.record import CostRecord, OptionRecord, Sensitivity, read_sensitivity
+from quantkit.tuning.target import Target, parse_target
+from quantkit.untrusted import shown
+
+STAGE = "sensitivity"
+MEASURE = "quantkit sensitivity SRC --calib default --out S.json, then --sensitivity S.json"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A target, and what types cost where a file has told; None where it is to be measured. `stop` asks whether to go
+    on measuring, None where nothing may be run."""
+
+    target: Target
+    known: Sensitivity | None
+    stop: Callable[[], bool] | None
+
+
+def tuning_of(request: Request, recipes: Sequence[Recipe], stop: Callable[[], bool] | None) -> Tuning | None:
+    """What a request wants of the kind, None for nothing. Reads the file of --sensitivity. Raises UsageError for
+    options that exclude each other or that the recipes have no use for, InputError for a damaged file."""
+    target = parse_target(request.target_size, request.target_bpw, request.max_kld)
+    if target is None:
+        if request.sensitivity is not None:
+            hint = "for example --target-bpw 4.5"
+            raise UsageError("--sensitivity is for types that are chosen for a target", hint=hint, key="sensitivity")
+        return None
+    for recipe in recipes:
+        why = _refusal(recipe)
+        if why:
+            hint = "choose a recipe such as q4_k_m, whose types may change"
+            raise UsageError(f"{recipe.name}: {target.option} {why}", hint=hint, key=target.option)
+    if request.imatrix:
+        hint = "give the text itself with --calib"
+        raise UsageError(
+            f"--imatrix does not say what types cost, which {target.option} asks", hint=hint, key="imatrix"
+        )
+    known = read_sensitivity(request.sensitivity) if request.sensitivity else None
+    if known is None:
+        _require_text(request, target.option)
+        if stop is None:
+            what = (
+                f"{target.option}: which types that gives is known once the text has been run, and a plan runs nothing"
+            )
+            raise UsageError(what, hint=MEASURE, key=target.option)
+    return Tuning(target, known, stop)
+
+
+def require_measurable(request: Request, recipe: Recipe) -> None:
+    """Raise UsageError for a request that cannot be measured: without text, or without types to choose."""
+    why = _refusal(recipe)
+    if why:
+        hint = "choose a recipe such as q4_k_m, whose types may change"
+        raise UsageError(f"{recipe.name}: sensitivity {why}", hint=hint, key="recipes")
+    _require_text(request, "sensitivity")
+
+
+def _require_text(request: Request, option: str) -> None:
+    if not request.calib:
+        what = f"{option} needs text to know what types cost"
+        raise UsageError(what, hint="give --calib default, or FILE with text like what the model will see", key="calib")
+    _require_no_statistics(request.calib, option)
+
+
+def _require_no_statistics(calib: Sequence[str], why: str) -> None:
+    known = [name for name in calib if name.endswith(STATISTICS)]
+    if known:
+        what = f"{why} needs gradients, and {known[0]} holds statistics alone"
+        raise UsageError(what, hint=f"give the text itself; or {MEASURE}", key="calib")
+
+
+def _refusal(recipe: Recipe) -> str | None:
+    """Why the types of a recipe are not to be chosen."""
+    if recipe.mixture is None:
+        return "chooses types of GGUF files; write rules into a recipe of your own"
+    if not recipe.rounds:
+        return "has nothing to choose: all types are floats"
+    return "has nothing to choose: --pure gives every tensor the same type" if recipe.mixture.pure else None
+
+
+def with_target(recipe: Recipe, target: Target) -> Recipe:
+    """The recipe under a name that says the target, on the command line and in file names."""
+    overrides = {**recipe.overrides, target.option.removeprefix("--"): target.text}
+    return replace(recipe, title=f"{recipe.title}-{target.title}", overrides=overrides)
+
+
+def tuned(recipe: Recipe, tuning: Tuning, known: Sensitivity, plan: Callable[[Recipe], Plan]) -> tuple[Recipe, Plan]:
+    """The recipe with types within the target, and its plan; `plan` plans recipes. Raises UsageError for a target that
+    cannot be reached."""
+    found = recipe
+
+    def again(allotment: Allotment) -> Plan:
+        nonlocal found
+        assert recipe.mixture is not None
+        found = replace(recipe, mixture=replace(recipe.mixture, allotment=allotment))
+        return plan(found)
+
+    made = spend(plan(recipe), known, tuning.target, again)
+    return found, made
+
+
+def known_of(tuning: Tuning, recipe: Recipe, checkpoint: Checkpoint) -> Sensitivity | None:
+    """What the file of --sensitivity says, None without one. Raises InputError for one of another model, UsageError for
+    one of another method."""
+    known = tuning.known
+    if known is None:
+        return None
+    from quantkit.calibration.walk.settings import fingerprint
+
+    if known.model != fingerprint(checkpoint):
+        name = shown(str(known.source.get("name")))
+        what = f"the file of --sensitivity is of another model ({name}) than {shown(checkpoint.name)}"
+        raise InputError(what, hint="measure this one with quantkit sensitivity", key="sensitivity")
+    if known.method != recipe.method.name:
+        what = f"the file of --sensitivity was measured with --method {known.method}, this is {recipe.method.name}"
+        hint = f"give --calib TEXT, or --method {known.method}"
+        raise UsageError(what, hint=hint, key="sensitivity")
+    return known
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a checkpoint, a plan of its recipe's own types, text, and who is told."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    plan: Plan
+    inputs: Inputs
+
+
+def measured(subject: Subject, emit: Sink, stop: Callable[[], bool]) -> Sensitivity:
+    """Run the text, forward and back. Raises UsageError for statistics in the place of text, and what walks raise."""
+    from quantkit.tuning.measure import Task, measure
+
+    halves = subject.inputs.halves()
+    _require_no_statistics(subject.inputs.spec.data if halves is None else (), "to measure what types cost")
+    assert halves is not None
+    learned, judged = halves
+    start = time.monotonic()
+    emit(StageStarted(STAGE, 0, f"{learned.tokens.size:,} tokens forward, {judged.tokens.size:,} there and back"))
+    scratch = scratch_for(subject.inputs.spec, Path())
+    model = open_calibration_model(subject.checkpoint, subject.inputs.spec, scratch)
+    costs = measure(Task(model, subject.plan, candidates(subject.plan), learned, judged), emit, stop)
+    found = Sensitivity(
+        model=model.fingerprint(),
+        source=Origin(subject.checkpoint).facts(),
+        recipe=subject.recipe.name,
+        method=subject.recipe.method.name,
+        calibration=_facts(subject.inputs),
+        learned_tokens=learned.tokens.size,
+        judged_tokens=judged.tokens.size,
+        tensors=_records(subject.plan, costs),
+    )
+    detail = f"{len(found.tensors)} tensors · {found.recipe} is predicted to lose {found.kld:.3g} nats per token"
+    emit(StageFinished(STAGE, time.monotonic() - start, detail))
+    return found
+
+
+def _facts(inputs: Inputs) -> dict[str, object]:
+    """Which text it was, without the numbers of its windows."""
+    [record] = inputs.records
+    facts = asdict(record)
+    return {key: facts[key] for key in ("name", "sha256", "seqlen", "tokens", "token_sha256")}
+
+
+def _records(plan: Plan, costs: dict[str, dict[str, float]]) -> tuple[CostRecord, ...]:
+    return tuple(
+        CostRecord(
+            unit.name,
+            str(unit.tensor.role),
+            unit.tensor.layer,
+            unit.tensor.shape,
+            unit.word,
+            tuple(OptionRecord(name, nbytes_of(unit, name), kld) for name, kld in costs[unit.name].items()),
+        )
+        for unit in plan.units
+        if unit.name in costs
+    )

@@ -1,0 +1,192 @@
+"""Rows of a weight that stand for all of it: which ones, how each type rounds them, what their errors cost.
+
+An error E of a weight costs, to second order and on average over tokens,
+
+    KL = 1/2 mean over tokens of (sum over tokens that it reaches of g^T E x)^2 / tokens
+
+with x what the linear reads and g the gradient of the log-likelihood at what it gives, labels drawn from the model.
+Rounding errors of different rows are as good as independent, so the square of the sum over rows becomes a sum of
+squares, and some rows tell of all others: each counts by what its errors are expected to cost, the mean square of its
+gradient times the squared norm of its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quantkit.filling.layers import settings_of
+from quantkit.filling.shares import Share
+from quantkit.formats.gguf.layout import TypeLayout
+from quantkit.methods import base
+from quantkit.methods.base import Layer
+from quantkit.methods.settings import Run, in_turn
+from quantkit.recipes.recipe import MethodChoice
+from quantkit.tensors import F32
+
+Rows = NDArray[np.int64]
+F64 = NDArray[np.float64]
+
+ROWS = 64  # of a weight of a block
+EXPERTS, EXPERT_ROWS = 8, 16  # of a stack of experts: so many of them, and so many rows of each
+TABLE_ROWS = 256  # of a matrix over the vocabulary
+SEED = 0x5EED
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of what a weight reads: a Hessian, float32 (cols, cols), and mean squares, float32 (cols,)."""
+
+    hessian: Tensor | None
+    importance: F32 | None
+
+
+@dataclass(frozen=True)
+class Rounder:
+    """How a recipe chooses values: its method where that has inputs, else the encoders of the types."""
+
+    method: MethodChoice | None
+
+    def errors(self, layer: Layer, types: Sequence[str], run: Run, damping: float | None = None) -> F32:
+        """What rounding the layer's weight (rows, cols) to each type adds to it, (types, rows, cols)."""
+        cols = layer.weight.shape[1]
+        found = np.empty((len(types), *layer.weight.shape), np.float32)
+        fed: list[tuple[int, int, str]] = []
+        plain: list[tuple[int, int, str]] = []
+        for number, name in enumerate(types):
+            target = TypeLayout(name).scheme.target(cols)
+            fits = self.method is not None and layer.hessian is not None and target.columnwise
+            (fed if fits else plain).append((target.span, number, name))
+
+        def encoded(one: tuple[int, int, str]) -> None:
+            scheme = TypeLayout(one[2]).scheme
+            weighed = layer.importance if scheme.traits.weighed else None
+            found[one[1]] = scheme.encode(layer.weight, weighed).values() - layer.weight
+
+        run(encoded, plain)
+        for span in sorted({span for span, _, _ in fed}):
+            self._fed(layer, [one[1:] for one in fed if one[0] == span], run, (found, damping))
+        return found
+
+    def _fed(self, layer: Layer, types: Sequence[tuple[int, str]], run: Run, into: tuple[F32, float | None]) -> None:
+        """Round with feedback to types whose spans are the same: they share a factor."""
+        assert self.method is not None
+        found, damping = into
+        method, settings = base.get(self.method.name), settings_of(self.method)
+        settings = settings if damping is None else replace(settings, damping=damping)
+        cols = layer.weight.shape[1]
+        if method.prepare:
+            target = TypeLayout(types[0][1]).scheme.target(cols)
+            layer = replace(layer, prepared=method.prepare(layer, target, settings, run))
+
+        def rounded(one: tuple[int, str]) -> None:
+            scheme = TypeLayout(one[1]).scheme
+            own = layer if scheme.traits.weighed else replace(layer, importance=None)
+            found[one[0]] = method.quantize(own, scheme.target(cols), settings, in_turn).values() - layer.weight
+
+        run(rounded, types)
+
+
+def sampled(rows: int, count: int) -> Rows:
+    """Some rows of all, ascending, the same every time, in no step that a layout of heads could share."""
+    return np.sort(np.random.default_rng(SEED).permutation(rows)[:count])
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Rows `rows` of a share of a linear and their errors by type, (types, rows, cols) in scratch space.
+
+    `norms` are the squared norms of all rows of the share. The unit's cost is `weight` times that of this share.
+    """
+
+    unit: str
+    share: Share
+    rows: Rows
+    errors: Tensor
+    norms: F64
+    weight: float
+
+    def squares(self, inputs: Tensor, gradients: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+        """The sum over rows and parts of the tokens of (sum over tokens of g e x)^2 by type, (types,), and the sums of
+        squares of the gradients of all rows of the share; float64.
+
+        Inputs are (tokens, cols), gradients (tokens, rows of the linear); parts are sequences of the same length.
+        """
+        own = gradients[:, self.share.start : self.share.stop]
+        mine = own[:, torch.from_numpy(self.rows).to(own.device)]
+        products = torch.bmm(mine.reshape(parts, -1, len(self.rows)).mT, inputs.reshape(parts, -1, inputs.shape[1]))
+        sums = torch.einsum("prc,trc->ptr", products, self.errors.to(products.device))
+        return sums.to(torch.float64).square().sum((0, 2)).cpu(), own.to(torch.float64).square().sum(0).cpu()
+
+    def cost(self, results: Sequence[tuple[Tensor, Tensor]], tokens: int) -> F64:
+        """What each type costs, in nats for each of so many tokens, from `squares` in their order."""
+        squares, gradients = np.zeros(len(self.errors)), np.zeros(len(self.norms))
+        for one, other in results:
+            squares += one.numpy()
+            gradients += other.numpy()
+        expected = gradients * self.norms
+        mine = expected[self.rows].sum()
+        all_rows = expected.sum() / mine if mine > 0 else len(self.norms) / len(self.rows)
+        found: F64 = self.weight * all_rows * squares / (2 * tokens)
+        return found
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows of a matrix over the vocabulary, ascending, and the probability with which each was chosen."""
+
+    rows: Rows
+    chances: F64
+
+
+def likely_rows(counts: F64, count: int) -> TableRows:
+    """Rows chosen with chances in proportion to their counts, those for certain whose share is large."""
+    chances = np.zeros(len(counts))
+    certain = np.zeros(len(counts), bool)
+    while True:
+        left = count - int(certain.sum())
+        rest = float(counts[~certain].sum())
+        chances[~certain] = left * counts[~certain] / rest if rest > 0 else 0.0
+        more = ~certain & (chances >= 1)
+        if not more.any():
+            break
+        certain |= more
+        chances[certain] = 1.0
+    ends = np.cumsum(np.where(certain, 0.0, chances))
+    drawn = np.floor(ends + 0.5) > np.floor(np.concatenate([[0.0], ends[:-1]]) + 0.5)
+    rows = np.flatnonzero(certain | (drawn & ~certain))
+    return TableRows(rows, chances[rows])
+
+
+def looked_up(errors: F32, table: TableRows, tokens: NDArray[np.int32], gradients: Tensor) -> F64:
+    """The sum over samples and rows of (sum over a row's tokens of g e)^2 by type, (types,), for an embedding.
+
+    `tokens` are (samples, seqlen), gradients (samples * seqlen, hidden) at what they were looked up for.
+    """
+    found = np.zeros(len(errors))
+    flat = gradients.numpy().reshape(*tokens.shape, -1)
+    place = {int(row): k for k, row in enumerate(table.rows)}
+    for ids, own in zip(tokens, flat, strict=True):
+        sums: dict[int, F64] = {}
+        for token, gradient in zip(ids, own, strict=True):
+            k = place.get(int(token))
+            if k is not None:
+                sums[k] = sums.get(k, np.zeros(own.shape[1])) + gradient
+        for k, total in sums.items():
+            found += np.square(errors[:, k] @ total) / table.chances[k]
+    return found
+
+
+def predicted(errors: Tensor, inputs: Tensor, variances: Tensor) -> F64:
+    """The sum over tokens and rows of p (1 - p) (e x)^2 by type, (types, rows), for a head.
+
+    `inputs` are (tokens, cols), `variances` p (1 - p) of the rows, (tokens, rows).
+    """
+    each = [((inputs @ one.T).square_() * variances).sum(0, dtype=torch.float64) for one in errors]
+    found: F64 = torch.stack(each).cpu().numpy()
+    return found

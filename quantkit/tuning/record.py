@@ -1,0 +1,110 @@
+"""What every type costs every tensor of one model, as a file: measured once, spent under any budget.
+
+JSON with a schema name and a seal (`report.sealed`). It belongs to the model it was measured on, whose fingerprint it
+has, and to the way values are chosen: a method, or the encoders. It holds no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from quantkit.errors import InputError
+from quantkit.jsontext import dump_json
+from quantkit.qtypes import base
+from quantkit.report.records import Count, Name, Positive, Sha256
+from quantkit.report.sealed import MAX_RECORD_BYTES, MAX_RECORD_VALUES, checked, seal
+from quantkit.untrusted import parse_json_object, read_bounded, shown
+
+SCHEMA = "quantkit.sensitivity/1"
+HINT = "the file is damaged or of another version: measure again with quantkit sensitivity SRC --calib default"
+Nats = Annotated[float, Meta(ge=0, le=1e9)]
+
+
+class OptionRecord(Struct, frozen=True, rename={"nbytes": "bytes"}):
+    """A type, the bytes that the tensor takes with it, and the KL divergence that it adds, in nats per token."""
+
+    type: Name
+    nbytes: Count
+    kld: Nats
+
+
+class CostRecord(Struct, frozen=True, dict=True):
+    """A tensor: its type by the recipe that was measured with, and what each type costs it."""
+
+    name: Name
+    role: str
+    layer: Count | None
+    shape: tuple[Positive, ...]
+    type: Name
+    options: Annotated[tuple[OptionRecord, ...], Meta(min_length=1)]
+
+    @cached_property
+    def by_type(self) -> Mapping[str, OptionRecord]:
+        return {option.type: option for option in self.options}
+
+
+class Sensitivity(Struct, frozen=True, dict=True):
+    """Costs by tensor. `model` is the fingerprint of the model, `source` its name, for people. `method` chose values.
+
+    `calibration` says which text it was, `learned_tokens` of it gave inputs and `judged_tokens` were judged by.
+    """
+
+    model: Sha256
+    source: dict[str, Any]
+    recipe: Name
+    method: Name
+    calibration: dict[str, Any]
+    learned_tokens: Positive
+    judged_tokens: Positive
+    tensors: tuple[CostRecord, ...]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, CostRecord]:
+        return {cost.name: cost for cost in self.tensors}
+
+    @property
+    def kld(self) -> float:
+        """What is predicted of the types of the recipe, all tensors together."""
+        return float(sum(cost.by_type[cost.type].kld for cost in self.tensors))
+
+    @cached_property
+    def as_json(self) -> dict[str, Any]:
+        """The object of the file, sealed, but for its schema."""
+        body = msgspec.to_builtins(self)
+        return {**body, "seal": seal({"schema": SCHEMA, **body})}
+
+    @property
+    def digest(self) -> str:
+        """The seal: SHA-256 (hex) of everything else."""
+        return str(self.as_json["seal"])
+
+    def encode(self) -> bytes:
+        return (dump_json({"schema": SCHEMA, **self.as_json}, indent=1) + "\n").encode()
+
+
+def read_sensitivity(path: Path) -> Sensitivity:
+    """Read a file of `encode`. Raises InputError naming the key for one that is damaged, changed or something else."""
+    body = parse_json_object(read_bounded(path, MAX_RECORD_BYTES), path, values=MAX_RECORD_VALUES, finite=True)
+    found = checked(body, path, SCHEMA, Sensitivity, HINT)
+    stated = body.pop("seal", None)
+    if stated != seal(body):
+        raise _damaged(path, "seal", "its seal is not that of its content: it was changed")
+    names = [cost.name for cost in found.tensors]
+    if len(set(names)) < len(names):
+        raise _damaged(path, "tensors", "a tensor is there twice")
+    for cost in found.tensors:
+        unknown = sorted({*cost.by_type, cost.type} - set(base.names()))
+        if unknown or len(cost.by_type) < len(cost.options) or cost.type not in cost.by_type:
+            what = f'"{shown(unknown[0])}" is no type' if unknown else "its types are not one each, its own among them"
+            raise _damaged(path, "tensors", f"{shown(cost.name)}: {what}")
+    return found
+
+
+def _damaged(path: Path, key: str, what: str) -> InputError:
+    return InputError(f"{shown(path.name)}: {what}", path=str(path), key=key, hint=HINT)

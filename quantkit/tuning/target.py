@@ -1,0 +1,59 @@
+"""What a file may take or lose: bytes, bits per weight, or nats of KL divergence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal
+
+from quantkit.errors import UsageError
+from quantkit.units import parse_size
+
+Kind = Literal["size", "bpw", "kld"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """`option` is how it was asked for, with the `text` behind it: ("--target-size", "4.5GB"). `value` is in bytes, in
+    bits of the whole file for each weight, or in nats per token, as its kind says."""
+
+    kind: Kind
+    option: str
+    text: str
+    value: float
+
+    def nbytes(self, weights: int) -> int | None:
+        """The bytes that a file of so many weights may take; None where it is bound by what it loses."""
+        if self.kind == "kld":
+            return None
+        return int(self.value) if self.kind == "size" else int(self.value * weights / 8)
+
+    @property
+    def title(self) -> str:
+        """It as a part of file names."""
+        return {"size": self.text.replace(" ", ""), "bpw": f"{self.text}bpw", "kld": f"kld{self.text}"}[self.kind]
+
+    def __str__(self) -> str:
+        return f"{self.option} {self.text}"
+
+
+def parse_target(size: str | None, bpw: float | None, kld: float | None) -> Target | None:
+    """The one target of these options, None without any. Raises UsageError for two, and for values that are none."""
+    given: list[Target] = []
+    if size is not None:
+        nbytes = parse_size(size, "--target-size")
+        given.append(Target("size", "--target-size", size.strip(), nbytes))
+    if bpw is not None:
+        given.append(Target("bpw", "--target-bpw", f"{bpw:g}", _positive("--target-bpw", bpw, "4.5")))
+    if kld is not None:
+        given.append(Target("kld", "--max-kld", f"{kld:g}", _positive("--max-kld", kld, "0.01")))
+    if len(given) > 1:
+        both = " and ".join(target.option for target in given)
+        raise UsageError(f"{both} each say what the file may take", hint="use one of them", key=given[1].option)
+    return given[0] if given else None
+
+
+def _positive(option: str, value: float, example: str) -> float:
+    if not isfinite(value) or not 0 < value <= 1e6:
+        raise UsageError(f"{option} {value:g} is no amount", hint=f"for example {option} {example}", key=option)
+    return value

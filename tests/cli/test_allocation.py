@@ -1,0 +1,251 @@
+"""Types for a target: sizes to the byte, reasons, and what is refused. Costs are made up; what measures them is tested
+in tests/tuning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import msgspec
+import numpy as np
+import pytest
+from checkpoints import build
+from commands import TINY, quantkit
+
+from quantkit.calibration.walk.settings import fingerprint
+from quantkit.pipeline.prepare import prepare
+from quantkit.pipeline.request import Request
+from quantkit.qtypes import base
+from quantkit.tuning.candidates import candidates, nbytes_of
+from quantkit.tuning.record import CostRecord, OptionRecord, Sensitivity, read_sensitivity
+
+TEXT = TINY.parent / "calibration.jsonl"
+HASH = "0" * 64
+
+
+def made_up(source: Path, *, method: str = "rtn", recipe: str = "q4_k_m") -> Sensitivity:
+    """Costs that fall by four a bit, other tensors by other factors; down projections cost most."""
+    with prepare(Request(str(source), recipes=(recipe,))) as prepared:
+        plan = prepared.plans[0]
+        model = fingerprint(prepared.checkpoint)
+    rng, tensors = np.random.default_rng(5), []
+    units = {unit.name: unit for unit in plan.units}
+    for name, types in candidates(plan).items():
+        price = 10 ** rng.normal() * (100 if "ffn_down" in name else 1)
+        options = tuple(
+            OptionRecord(one, nbytes_of(units[name], one), float(price * 4 ** -base.get(one).bits_per_weight))
+            for one in types
+        )
+        unit = units[name]
+        tensors.append(
+            CostRecord(name, str(unit.tensor.role), unit.tensor.layer, unit.tensor.shape, unit.word, options)
+        )
+    return Sensitivity(model, {"name": source.name}, recipe, method, {"name": "x"}, 64, 64, tuple(tensors))
+
+
+@pytest.fixture(scope="module")
+def costs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("costs") / "costs.json"
+    path.write_bytes(made_up(TINY).encode())
+    return path
+
+
+def planned(costs: Path, *options: object, source: Path = TINY) -> dict[str, Any]:
+    ran = quantkit("plan", source, "--to", "q4_k_m", "--sensitivity", costs, *options, "--json")
+    assert ran.status == 0, ran.stderr
+    plan: dict[str, Any] = ran.json["plans"][0]
+    return plan
+
+
+@pytest.mark.parametrize("bits", [3.6, 4.5, 5.0, 6.125, 7.5])
+def test_the_whole_file_lands_below_the_target(bits: float, costs: Path) -> None:
+    """Within what the smallest tensor is worth in a step of its type; the recipe's own types never lose less."""
+    plan = planned(costs, "--target-bpw", bits)
+    size, allocation = plan["size"], plan["allocation"]
+    assert size["bits_per_weight"] <= bits
+    least_step = 64 * 256 * 0.25 / 8
+    assert 8 * (size["bytes"] + 8 * least_step) / size["weights"] >= bits
+    preset, own = allocation["preset"], allocation["tensor_bytes"]
+    if preset["tensor_bytes"] <= own:
+        assert allocation["predicted_kld"] <= preset["predicted_kld"]
+    assert sum(one["kld"] for one in allocation["tensors"]) == pytest.approx(allocation["predicted_kld"])
+    by_name = {tensor["name"]: tensor for tensor in plan["tensors"]}
+    for one in allocation["tensors"]:
+        assert by_name[one["name"]]["type"] == one["type"]
+        assert "% of the predicted KL" in by_name[one["name"]]["reason"]
+
+
+def test_more_bytes_lose_less_and_go_where_they_matter(costs: Path) -> None:
+    plans = [planned(costs, "--target-bpw", bits) for bits in (3.6, 4.4, 5.2, 6.0, 6.8)]
+    losses = [plan["allocation"]["predicted_kld"] for plan in plans]
+    assert losses == sorted(losses, reverse=True)
+    bits = {t["name"]: t["bits_per_weight"] for t in plans[1]["tensors"] if "bits_per_weight" in t}
+    down = np.mean([value for name, value in bits.items() if "ffn_down" in name])
+    up = np.mean([value for name, value in bits.items() if "ffn_up" in name])
+    assert down > up
+
+
+def test_at_the_bytes_of_the_recipe_it_loses_no_more(costs: Path) -> None:
+    own = quantkit("plan", TINY, "--to", "q4_k_m", "--json").json["plans"][0]["size"]["bytes"]
+    allocation = planned(costs, "--target-size", own + 64)["allocation"]  # room for a longer label in the header
+    assert allocation["predicted_kld"] <= allocation["preset"]["predicted_kld"]
+
+
+def test_the_file_is_what_the_plan_says(costs: Path, tmp_path: Path) -> None:
+    """By the gguf package: types of all tensors, bytes of the file; the manifest says why."""
+    plan = planned(costs, "--target-bpw", 5, "--method", "rtn")
+    options = ["--to", "q4_k_m", "--method", "rtn", "--sensitivity", costs, "--target-bpw", 5, "-o", tmp_path]
+    ran = quantkit("convert", TINY, *options, "--json")
+    assert ran.status == 0, ran.stderr
+    made = ran.json["artifacts"][0]
+    [file] = made["files"]
+    assert file["name"] == "docs-llama-tiny-Q4_K_M-5bpw.gguf"
+    assert file["bytes"] == plan["size"]["bytes"]
+    types = {tensor["name"]: tensor["type"] for tensor in plan["tensors"]}
+    stored = gguf.GGUFReader(file["path"]).tensors
+    assert {t.name: t.tensor_type.name.lower() for t in stored} == types
+    manifest = json.loads(Path(made["manifest"]).read_text())
+    assert manifest["allocation"] == plan["allocation"]
+    assert manifest["recipe"]["name"] == "q4_k_m --target-bpw 5"
+    assert quantkit("convert", TINY, *options, "--json").json["artifacts"][0]["built"] is False
+
+
+def test_a_head_gets_five_bits_unless_there_is_no_room(costs: Path) -> None:
+    for bits, least in ((4.0, 5.5), (2.9, 0.0)):
+        plan = planned(costs, "--target-bpw", bits)
+        [head] = [t for t in plan["tensors"] if t["name"] == "token_embd.weight"]
+        assert head["bits_per_weight"] >= least
+        low = [w for w in plan["warnings"] if w["code"] == "low-head"]
+        assert bool(low) == (head["bits_per_weight"] < 5.5)
+
+
+def test_the_smallest_file_that_loses_no_more(costs: Path) -> None:
+    allocation = planned(costs, "--target-bpw", 5)["allocation"]
+    bound = allocation["predicted_kld"]
+    found = planned(costs, "--max-kld", bound)["allocation"]
+    assert found["predicted_kld"] <= bound * (1 + 1e-9)
+    assert found["tensor_bytes"] <= allocation["tensor_bytes"]
+
+
+def test_split_files_stay_below_the_target_together(costs: Path) -> None:
+    plan = planned(costs, "--target-bpw", 5, "--split-max-size", "600kB")
+    assert len(plan["files"]) > 2
+    assert plan["size"]["bits_per_weight"] <= 5
+    assert sum(file["bytes"] for file in plan["files"]) == plan["size"]["bytes"]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3-moe"])
+def test_other_rows_and_experts(family: str, tmp_path: Path) -> None:
+    """Rows that no super-block divides get types with small blocks; a stack of experts is one tensor."""
+    source, path = build(family, tmp_path / "source"), tmp_path / "costs.json"
+    path.write_bytes(made_up(source).encode())
+    plan = planned(path, "--target-bpw", 6.9, source=source)
+    assert plan["size"]["bits_per_weight"] <= 6.9
+    for tensor in plan["tensors"]:
+        assert tensor["shape"][-1] % base.get(tensor["type"]).block == 0
+
+
+def test_overrides_are_left_alone(costs: Path) -> None:
+    plan = planned(costs, "--target-bpw", 6, "--keep", "ffn_up=q3_k", "--output-type", "q8_0")
+    types = {tensor["name"]: tensor["type"] for tensor in plan["tensors"]}
+    assert {types[name] for name in types if "ffn_up" in name} == {"q3_k"}
+    assert types["token_embd.weight"] == "q8_0"
+    assert not {"token_embd.weight"} & {one["name"] for one in plan["allocation"]["tensors"]}
+
+
+REFUSED = {
+    "two targets": (["--target-size", "3MB", "--target-bpw", "5"], 2, "one of them"),
+    "no size": (["--target-size", "big"], 2, "is not a size"),
+    "bytes": (["--target-size", "24"], 2, "the smallest file"),
+    "too small": (["--target-bpw", "1.5"], 2, "the smallest file"),
+    "too large": (["--target-bpw", "14"], 2, "--to bf16"),
+    "no amount": (["--target-bpw", "nan"], 2, "no amount"),
+    "negative": (["--target-bpw=-4"], 2, "no amount"),
+    "no number": (["--target-bpw", "four"], 2, "--target-bpw"),
+    "nothing lost": (["--max-kld", "1e-30"], 2, "predicted to lose"),
+    "zero": (["--max-kld", "0"], 2, "no amount"),
+    "pure": (["--target-bpw", "5", "--pure"], 2, "nothing to choose"),
+    "all kept": (["--target-bpw", "5", "--keep", ".=q4_k"], 2, "nothing to choose"),
+    "floats": (["--target-bpw", "5", "--to", "bf16"], 2, "all types are floats"),
+    "checkpoint": (["--target-bpw", "5", "--to", "w8a16"], 2, "GGUF"),
+    "imatrix": (["--target-bpw", "5", "--imatrix", "x.gguf"], 2, "--calib"),
+    "no target": ([], 2, "--target-bpw 4.5"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("command", ["plan", "convert"])
+def test_what_is_refused(case: str, command: str, costs: Path, tmp_path: Path) -> None:
+    options, status, said = REFUSED[case]
+    to = [] if "--to" in options else ["--to", "q4_k_m"]
+    ran = quantkit(command, TINY, *to, *options, "--sensitivity", costs, "-o", tmp_path / "out")
+    assert ran.status == status, ran.stderr
+    assert said in ran.stderr
+    assert "hint:" in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["plan", "convert"])
+def test_a_target_needs_text_or_costs(command: str, tmp_path: Path) -> None:
+    ran = quantkit(command, TINY, "--target-bpw", 5, "-o", tmp_path)
+    assert ran.status == 2
+    assert "--calib default" in ran.stderr
+    ran = quantkit(command, TINY, "--target-bpw", 5, "--calib", "x.safetensors", "-o", tmp_path)
+    assert ran.status == 2
+    assert "gradients" in ran.stderr
+
+
+def test_a_plan_does_not_run_text() -> None:
+    for command in (["plan"], ["convert", "--dry-run"]):
+        ran = quantkit(command[0], TINY, *command[1:], "--target-bpw", 5, "--calib", TEXT)
+        assert ran.status == 2
+        assert "quantkit sensitivity" in ran.stderr
+
+
+def changed(costs: Path, **fields: Any) -> bytes:
+    return msgspec.structs.replace(read_sensitivity(costs), **fields).encode()
+
+
+def test_costs_of_another_model_or_method_are_refused(costs: Path, tmp_path: Path) -> None:
+    path, target = tmp_path / "other.json", ["--target-bpw", 5]
+    path.write_bytes(changed(costs, model=HASH))
+    ran = quantkit("plan", TINY, *target, "--sensitivity", path)
+    assert (ran.status, "another model" in ran.stderr) == (3, True)
+    path.write_bytes(changed(costs, method="gptq"))
+    ran = quantkit("plan", TINY, *target, "--sensitivity", path, "--method", "rtn")
+    assert (ran.status, "--method gptq" in ran.stderr) == (2, True)
+    # without another method the costs say which: files of feedback are planned as such
+    ran = quantkit("plan", TINY, *target, "--sensitivity", path, "--json")
+    assert ran.json["plans"][0]["method"]["name"] == "gptq"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda body: body["tensors"][0]["options"][0].update(kld=0.5),
+        lambda body: body.update(schema="quantkit.plan/1"),
+        lambda body: body["tensors"][0]["options"][0].update(kld=-1),
+        lambda body: body["tensors"][0]["options"][0].update(type="q9_k"),
+        lambda body: body["tensors"].append(body["tensors"][0]),
+        lambda body: body["tensors"][0].update(type="iq1_s"),
+        lambda body: body["tensors"][0].update(options=[]),
+        lambda body: body.pop("model"),
+    ],
+)
+@pytest.mark.parametrize("sealed", [False, True])
+def test_damaged_costs_are_refused(damage: Any, sealed: bool, costs: Path, tmp_path: Path) -> None:
+    """Whether or not whoever changed them sealed them again; a cost alone may be another then."""
+    from quantkit.report.sealed import seal
+
+    body = json.loads(costs.read_text())
+    damage(body)
+    if sealed:
+        body.pop("seal")
+        body["seal"] = seal(body)
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(body))
+    ran = quantkit("plan", TINY, "--target-bpw", 5, "--sensitivity", path)
+    legal = sealed and body["tensors"][0]["options"][0].get("kld") == 0.5 if body["tensors"][0]["options"] else False
+    assert ran.status == (0 if legal else 3), ran.stderr

@@ -1,0 +1,102 @@
+"""Costs against the truth: one tensor of a model rounded, all the text run through it, its predictions compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from walks import TINY, logits_after
+
+from quantkit.calibration.inputs import open_calibration_model
+from quantkit.calibration.walk.walk import BlockView, How
+from quantkit.errors import InterruptedRunError
+from quantkit.events import ignore, never
+from quantkit.pipeline.prepare import Prepared, prepare
+from quantkit.pipeline.request import Request
+from quantkit.qtypes import base
+from quantkit.tuning.measure import Costs, Task, measure
+
+TEXT = TINY.parent / "calibration.jsonl"
+LINEARS = {"blk.1.ffn_up.weight": "mlp.up_proj", "blk.2.ffn_down.weight": "mlp.down_proj"}
+TABLE = "token_embd.weight"
+TYPES = dict.fromkeys((*LINEARS, TABLE), ("q3_k", "q6_k"))
+
+
+@cache
+def prepared(method: str | None) -> Prepared:
+    return prepare(Request(str(TINY), calib=(str(TEXT),), samples=24, seqlen=128, method=method, threads=2))
+
+
+def costs_of(method: str | None, threads: int = 2) -> Costs:
+    found = prepared(method)
+    assert found.calibration is not None
+    halves = found.calibration.halves()
+    assert halves is not None
+    model = open_calibration_model(found.checkpoint, Request(str(TINY), calib=("x",), threads=threads).calibration())
+    return measure(Task(model, found.plans[0], TYPES, *halves), ignore, never)
+
+
+@cache
+def measured(method: str | None) -> Costs:
+    return costs_of(method)
+
+
+def true_cost(name: str, qtype: str) -> float:
+    """KL divergence of the judged text, in nats per token, with the whole tensor as its encoder rounds it."""
+    found = prepared("rtn")
+    assert found.calibration is not None
+    _, judged = found.calibration.halves() or ()
+    model = open_calibration_model(found.checkpoint, found.calibration.spec)
+    unit = next(unit for unit in found.plans[0].units if unit.name == name)
+    kind = base.get(qtype)
+
+    def visit(index: int, block: BlockView) -> Mapping[str, torch.Tensor]:
+        if index != unit.tensor.layer:
+            return {}
+        [linear] = [key for key in block.linears if LINEARS[name] in key]
+        weight = block.weight(linear).numpy()
+        squares = unit.importance[0] if unit.importance is not None else None
+        return {linear: torch.from_numpy(kind.decode(kind.encode(weight, squares), weight.shape[1]))}
+
+    candidate, reference = logits_after(model, judged, visit, How(keep_reference=True))
+    p, q = (logits.double().log_softmax(-1) for logits in (reference, candidate))
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def test_costs_are_what_is_lost() -> None:
+    """By plain encoders, of which the truth is easily made: each within a factor of two, their mean within a third.
+
+    What is predicted is expected over errors of rows that know nothing of each other; that of one tensor of a small
+    model has as few signs as a coin that is tossed some times.
+    """
+    ratios = [measured("rtn")[name][kind] / true_cost(name, kind) for name in LINEARS for kind in TYPES[name]]
+    assert all(0.5 < ratio < 2 for ratio in ratios), ratios
+    assert 0.75 < np.exp(np.mean(np.log(ratios))) < 1.33, ratios
+
+
+def test_larger_types_cost_less_and_feedback_less_than_encoders() -> None:
+    fed, plain = measured(None), measured("rtn")
+    for name in TYPES:
+        assert 0 < fed[name]["q6_k"] < fed[name]["q3_k"] / 8
+        assert fed[name]["q3_k"] < plain[name]["q3_k"]
+
+
+def test_any_number_of_threads_measures_the_same() -> None:
+    assert costs_of(None, threads=1) == measured(None)
+
+
+def test_it_stops_between_blocks() -> None:
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    found = prepared(None)
+    assert found.calibration is not None
+    model = open_calibration_model(found.checkpoint, found.calibration.spec)
+    with pytest.raises(InterruptedRunError):
+        measure(Task(model, found.plans[0], TYPES, *(found.calibration.halves() or ())), ignore, stop)
