@@ -59,6 +59,10 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
     calibrate = quantkit("calibrate", TINY, "--data", text, *small, "-o", folder / "x.gguf", "--json").json
     yield calibrate
     yield json.loads(Path(calibrate["manifest"]).read_text())
+    measured = ["--calib", text, *small]
+    yield quantkit("sensitivity", TINY, *measured, "-o", folder / "costs.json", "--json").json
+    target = ["--sensitivity", folder / "costs.json", "--target-bpw", 6]
+    yield quantkit("plan", TINY, *target, "--json").json
     work = quantkit("quantize", TINY, "--to", "q8_0", "-o", folder / "work", "--json").json
     yield work
     yield quantkit("pack", work["work"][0], "-o", folder / "packed", "--dry-run", "--json").json
