@@ -10,6 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from quantkit.schemas.catalogue import Doctor, Error, Recipe, Recipes, Schemes
 from quantkit.schemas.evaluation import Eval
+from quantkit.schemas.tuning import Allocation, Sensitivity
 
 Sha256 = str
 JsonScalar = str | int | float | bool | None
@@ -196,67 +197,6 @@ class Layer(TypedDict):
     type: str
     shape: list[int]
     bytes: int
-
-
-class TypeCost(TypedDict):
-    """A type, the bytes of a tensor with it, and the KL divergence that it adds, in nats per token."""
-
-    type: str
-    bytes: int
-    kld: float
-
-
-class Allotted(TypeCost):
-    """The type that a tensor was given, its share of all that is predicted to be lost, and the types beside it."""
-
-    name: str
-    share: float
-    smaller: TypeCost | None
-    larger: TypeCost | None
-
-
-class OfPreset(TypedDict):
-    """The same of the recipe's own types."""
-
-    tensor_bytes: int
-    predicted_kld: float
-
-
-class Allocation(TypedDict):
-    """What a target was spent on; bytes are those of the tensors whose types were free."""
-
-    target: dict[str, str]
-    predicted_kld: float
-    tensor_bytes: int
-    preset: OfPreset
-    sensitivity: Sha256
-    calibration: dict[str, Any]
-    tensors: list[Allotted]
-
-
-class TensorCost(TypedDict):
-    """A tensor, its type by the recipe, and what each type costs it."""
-
-    name: str
-    role: str
-    layer: int | None
-    shape: list[int]
-    type: str
-    options: list[TypeCost]
-
-
-class Sensitivity(TypedDict):
-    """Of sensitivity, and the file that it writes."""
-
-    model: Sha256
-    source: dict[str, Any]
-    recipe: str
-    method: str
-    calibration: dict[str, Any]
-    learned_tokens: int
-    judged_tokens: int
-    tensors: list[TensorCost]
-    seal: Sha256
 
 
 class OnePlan(TypedDict):
