@@ -170,12 +170,12 @@ def _number(text: str, value: str) -> float:
     return float(value)
 
 
-def require_measured(gates: Sequence[Gate], *, text: bool) -> None:
+def require_measured(gates: Sequence[Gate], *, text: bool, option: str = "--data") -> None:
     """Raise UsageError, before any work, for a gate on what will not be measured."""
     lacking = [gate for gate in gates if gate.metric.needs == "text" and not text]
     if lacking:
         message = f'--gate "{lacking[0].text}" needs text to measure {lacking[0].metric.name} on'
-        raise UsageError(message, key="gate", hint="give --data FILE, text that the model was not calibrated on")
+        raise UsageError(message, key="gate", hint=f"give {option} FILE, text that the model was not calibrated on")
 
 
 def judge(gates: Sequence[Gate], subject: Subject) -> list[Verdict]:

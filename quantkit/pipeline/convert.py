@@ -27,6 +27,7 @@ from quantkit.filling.work import Work
 from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
+from quantkit.pipeline.gating import GATES, Gating, require_gateable
 from quantkit.pipeline.outputs import (
     Artifact,
     already_built,
@@ -65,7 +66,8 @@ class Output:
     """Where the artifacts go and how the run behaves.
 
     `paranoid`: nothing of an earlier run counts, neither finished tensors nor a finished artifact. Everything is made
-    from the source again and compared with what is there.
+    from the source again and compared with what is there. A file for which one of the `gates` does not hold, measured
+    on `eval_data`, is not published.
     """
 
     out: Path = Path()
@@ -74,6 +76,8 @@ class Output:
     engine: str | None = None
     verify: bool = True
     paranoid: bool = False
+    gates: tuple[str, ...] = ()
+    eval_data: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
@@ -105,14 +109,17 @@ def convert(
     Of several recipes each has its own fate: when one fails the others are made, and BatchError says which.
     """
     require_engine(output.engine)
-    require_checkable(output.engine, [load_recipe(name) for name in request.recipes], output.verify)
+    recipes = [load_recipe(name) for name in request.recipes]
+    require_checkable(output.engine, recipes, output.verify)
+    gates = require_gateable(output.gates, output.eval_data, recipes, request.calib)
     start = time.monotonic()
     emit(StageStarted("plan"))
     prepared = prepare(request, output_stem(output.out), emit, stop)
     emit(StageFinished("plan", time.monotonic() - start, "\n           ".join(map(plan_line, prepared.plans))))
     try:
+        gating = Gating(prepared, gates, output, request.offline) if gates else None
         prepared = with_text(prepared, emit)
-        built = _build(prepared, output, emit, stop)
+        built = _build(prepared, output, gating, emit, stop)
         return tuple(
             replace(artifact, loaders=loaders(plan, request.tp), tp=request.tp)
             for artifact, plan in zip(built, prepared.plans, strict=True)
@@ -121,7 +128,9 @@ def convert(
         prepared.checkpoint.close()
 
 
-def _build(prepared: Prepared, output: Output, emit: Sink, stop: Callable[[], bool]) -> tuple[Artifact, ...]:
+def _build(
+    prepared: Prepared, output: Output, gating: Gating | None, emit: Sink, stop: Callable[[], bool]
+) -> tuple[Artifact, ...]:
     groups = output_paths(prepared, output.out)
     for targets in groups:
         refuse_inputs(targets, prepared.inputs)
@@ -133,7 +142,7 @@ def _build(prepared: Prepared, output: Output, emit: Sink, stop: Callable[[], bo
             try:
                 found = standing(prepared, plan, targets, output, emit)
                 if found is not None:
-                    artifacts[number] = found
+                    artifacts[number] = found if gating is None else gating.standing(found, targets, emit)
                     remove_job(
                         job_folder(targets[0], prepared.job_digest(plan))
                     )  # killed after its last step, before tidying
@@ -146,7 +155,7 @@ def _build(prepared: Prepared, output: Output, emit: Sink, stop: Callable[[], bo
             raise failed[0]
         if pending:
             try:
-                artifacts |= _run(prepared, pending, output, (emit, stop), failed)
+                artifacts |= _run(prepared, pending, (output, gating), (emit, stop), failed)
             except InputError:
                 for item in pending:
                     if item.discards:
@@ -185,12 +194,12 @@ def _open(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Outpu
 def _run(
     prepared: Prepared,
     pending: Sequence[_Pending],
-    output: Output,
+    asked: tuple[Output, Gating | None],
     listeners: tuple[Sink, Callable[[], bool]],
     failed: dict[int, QuantkitError],
 ) -> dict[int, Artifact]:
     """Fill the files of all jobs and publish them. Enters in `failed` what keeps single ones from being made."""
-    emit, stop = listeners
+    (output, gating), (emit, stop) = asked, listeners
     jobs = [(item.plan, item.job) for item in pending]
     failing: dict[int, QuantkitError] = {}
     facts = fill_all(prepared, jobs, output.threads, listeners, failing)
@@ -208,7 +217,7 @@ def _run(
                 looking = pool.submit(
                     look, prepared, item.plan, item.job.paths, output, emit, draft.facts.get("layers", ())
                 )
-                settle = partial(_settle, looking, item.targets[0], emit)
+                settle = partial(_settle, looking, item, gating, emit)
                 made = publish(draft, item.job, item.targets, force=output.force, emit=emit, settle=settle)
             built[item.number] = Artifact(item.targets[0], made, built=True)
         except (*OF_ONE, NonFiniteError) as error:
@@ -336,7 +345,7 @@ def standing(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Ou
         what = f"{shown(targets[0])} does not hold what the source gives, or nobody can tell"
         emit(Warned("not-believed", f"{what}: its manifest is not of this user's making"))
         return None
-    done = {check["check"] for check in artifact.manifest.facts["checks"] if check["ok"] is not False}
+    done = {check["check"] for check in artifact.manifest.facts["checks"] if check["ok"] is not False} - {GATES}
     if output.verify and (not done or (output.engine and output.engine not in done)):
         seen = look(prepared, plan, targets, output, emit)
         if seen.checks:
@@ -345,11 +354,15 @@ def standing(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Ou
     return artifact
 
 
-def _settle(looking: Future[Verification], target: Path, emit: Sink, draft: Manifest) -> Manifest:
+def _settle(
+    looking: Future[Verification], item: _Pending, gating: Gating | None, emit: Sink, draft: Manifest
+) -> Manifest:
     """Wait for the verdict, which must be good before a file gets its name, and enter it in the manifest."""
     start = time.monotonic()
     seen = looking.result()
     if seen.checks:
         emit(StageFinished("verify", time.monotonic() - start, seen.summary()))
-    seen.require(target)
+    seen.require(item.targets[0])
+    if gating is not None:
+        seen = replace(seen, checks=(*seen.checks, gating.judged(item.job.paths, item.targets[0], emit)))
     return replace(draft, facts={**draft.facts, "checks": seen.as_json()})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict
 
 from quantkit.schemas.catalogue import Doctor, Error, Recipe, Recipes, Schemes
-from quantkit.schemas.evaluation import Eval
+from quantkit.schemas.evaluation import Eval, Gate
 from quantkit.schemas.tuning import Allocation, Sensitivity
 
 Sha256 = str
@@ -301,8 +301,11 @@ class Pack(TypedDict):
 
 
 class Verify(TypedDict):
+    """`gates` with --gate, where everything else passed."""
+
     ok: bool
     checks: list[Check]
+    gates: NotRequired[list[Gate]]
 
 
 class Fact(TypedDict):

@@ -184,6 +184,16 @@ def test_a_quantized_original_only_by_name(made: Path) -> None:
     assert found.json["reference"]["quantized"] is True
 
 
+def test_verify_gates_what_passed(made: Path, tmp_path: Path) -> None:
+    asked = ("verify", artifact(made, "Q4_0"), "--against", TINY, "--data", made / "text.jsonl", "--json")
+    found = quantkit(*asked, "--gate", "kld<0.1", "--gate", "size<=0.2x")
+    body = json.loads(found.stdout.splitlines()[0])
+    assert (found.status, body["ok"]) == (8, False)
+    assert [(gate["metric"], gate["ok"]) for gate in body["gates"]] == [("kld", True), ("size", False)]
+    found = quantkit("verify", artifact(made, "Q4_0"), "--against", TINY, "--gate", "kld<0.1")
+    assert (found.status, "--gate needs --data" in found.stderr) == (2, True)
+
+
 def test_text_that_it_was_calibrated_on_is_refused(made: Path, tmp_path: Path) -> None:
     data = made / "text.jsonl"
     out = tmp_path / "cal.gguf"

@@ -32,6 +32,16 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Check tokenizer and numbers too.", rich_help_panel=options.RUN)
     ] = True,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate", metavar="GATE", help="Publish only if it holds, such as 'kld<0.03'.", rich_help_panel=options.RUN
+        ),
+    ] = None,
+    eval_data: Annotated[
+        list[str] | None,
+        typer.Option("--eval-data", metavar="FILE", help="Text for gates; see eval.", rich_help_panel=options.RUN),
+    ] = None,
     threads: options.Threads = None,
     force: options.Force = False,
     paranoid: options.Paranoid = False,
@@ -46,7 +56,16 @@ def convert(
     if dry_run:
         show_plan(session, request, out)
         return
-    output = quantkit.Output(out=out, force=force, threads=threads, engine=engine, verify=verify, paranoid=paranoid)
+    output = quantkit.Output(
+        out=out,
+        force=force,
+        threads=threads,
+        engine=engine,
+        verify=verify,
+        paranoid=paranoid,
+        gates=tuple(gate or ()),
+        eval_data=tuple(eval_data or ()),
+    )
     try:
         with StopSignal(session.note) as stop:
             built = quantkit.convert(request, output, emit=session.emit, stop=stop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.session import Session
 from quantkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from quantkit import Evaluation
 
 MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 
@@ -32,6 +35,11 @@ def verify(
         int | None, typer.Option("--sample-rows", min=1, help="Compare only about this many rows of each tensor.")
     ] = None,
     pre: Annotated[str | None, typer.Option("--pre", metavar="NAME", help="As given to convert.")] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option("--gate", metavar="GATE", help="Also measure on --data: 'kld<0.03', a profile; repeatable."),
+    ] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", metavar="FILE", help="Text for gates; see eval.")] = None,
     threads: options.Threads = None,
 ) -> None:
     """Check an artifact: files, structure, tokenizer, numbers and, with --engine, the real consumer."""
@@ -41,6 +49,9 @@ def verify(
         ("--say", say, "--engine", engine),
         ("--sample-rows", sample_rows, "--against", against),
         ("--pre", pre, "--against", against),
+        ("--gate", gate or None, "--against", against),
+        ("--gate", gate or None, "--data", data or None),
+        ("--data", data or None, "--gate", gate or None),
     ):
         if value is not None and other is None:
             raise UsageError(f"{option} needs {needed}", hint=f"give {needed}, or leave {option} out")
@@ -57,8 +68,35 @@ def verify(
             lines.append(f"  {worst['tensor']:<28} {worst['type']:<6} {noise}")
         if "text" in check.data:
             lines.append(f"  {check.data['text']}")
-    session.result("quantkit.verify/1", {"ok": seen.ok, "checks": seen.as_json()}, lines)
+    measured = _measured(session, artifact, against, (gate, data), pre, threads) if gate and seen.ok else None
+    if measured is not None:
+        lines += [f"{'gate':<10} {MARKS[verdict.ok]:<12} {verdict.words}" for verdict in measured.artifacts[0].verdicts]
+    body = {"ok": seen.ok and (measured is None or measured.ok), "checks": seen.as_json()}
+    if measured is not None:
+        body["gates"] = [verdict.as_json() for verdict in measured.artifacts[0].verdicts]
+    session.result("quantkit.verify/1", body, lines)
     seen.require(artifact)
+    if measured is not None:
+        measured.require()
+
+
+def _measured(
+    session: Session,
+    artifact: Path,
+    against: str | None,
+    asked: tuple[list[str] | None, list[str] | None],
+    pre: str | None,
+    threads: int | None,
+) -> Evaluation:
+    """What eval says of an artifact that passed."""
+    import quantkit
+
+    gates, data = (tuple(each or ()) for each in asked)
+    offline = session.settings.offline
+    request = quantkit.EvalRequest(
+        (artifact,), against, data=data, gates=gates, pre=pre, threads=threads, offline=offline
+    )
+    return quantkit.evaluate(request, emit=session.emit)
 
 
 COMMAND = Command(
