@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quantkit.calibration.text.samples import DataRecord, Samples, random_windows, with_random
+from quantkit.calibration.text.samples import DataRecord, Samples, random_windows, samples_of, with_random
 from quantkit.calibration.text.spec import FISHER_TOKENS, CalibrationSpec, prepare_samples
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
@@ -80,6 +80,10 @@ class Inputs(Protocol):
         """What errors of the embedding cost; None where that is not known."""
         ...
 
+    def unseen(self, checkpoint: Checkpoint) -> Samples | None:
+        """Text of the same data that is not among the samples; None without any."""
+        ...
+
     def halves(self) -> tuple[Samples, Samples] | None:
         """Text to learn inputs from, and other text to see what errors cost; None where there is no text any more."""
         ...
@@ -119,6 +123,14 @@ class Text:
         from quantkit.calibration.walk.fisher import downstream
 
         return downstream(model, self.samples, emit)
+
+    def unseen(self, checkpoint: Checkpoint) -> Samples | None:
+        """The windows that would be chosen next, about as many as gradients are taken of."""
+        count, seqlen = self.samples.tokens.shape
+        spec = replace(self.spec, samples=count + max(1, FISHER_TOKENS // seqlen))
+        found, chosen = prepare_samples(checkpoint, spec), set(self.samples.record.ids)
+        others = [number for number, id_ in enumerate(found.record.ids) if id_ not in chosen]
+        return samples_of(found.tokens[others], found.record.name) if others else None
 
     def halves(self) -> tuple[Samples, Samples]:
         """The later samples and the first ones, those of gradients; a single sample is both."""
@@ -179,8 +191,12 @@ class Known:
         """A file of statistics holds no gradients."""
         return None
 
-    def halves(self) -> None:
+    def unseen(self, checkpoint: Checkpoint) -> None:
         """A file of statistics holds no text."""
+        return
+
+    def halves(self) -> None:
+        """It holds none of what it was made of, either."""
         return
 
     def walk(self, model: BlockModel, see: See, emit: Sink, going: Going = PLAINLY) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from quantkit.errors import (
     OF_ONE,
     BatchError,
+    GateError,
     InputError,
     InterruptedRunError,
     NonFiniteError,
@@ -28,6 +29,7 @@ from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
 from quantkit.pipeline.gating import GATES, Gating, require_gateable
+from quantkit.pipeline.guard import guard, require_guarded, require_unbound
 from quantkit.pipeline.outputs import (
     Artifact,
     already_built,
@@ -119,6 +121,7 @@ def convert(
     try:
         gating = Gating(prepared, gates, output, request.offline) if gates else None
         prepared = with_text(prepared, emit)
+        require_guarded(prepared)
         built = _build(prepared, output, gating, emit, stop)
         return tuple(
             replace(artifact, loaders=loaders(plan, request.tp), tp=request.tp)
@@ -211,7 +214,7 @@ def _run(
             if index in failing:
                 raise failing[index]
             draft = draft_manifest(item.plan, {**facts, **own_facts(prepared, item.plan, item.job)})
-            draft = with_hashes(draft, item.job)
+            draft = _guarded(prepared, item, with_hashes(draft, item.job), output.threads, emit)
             emit(StageStarted("verify" if output.verify else "publish"))
             with worker_pool(1) as pool:  # looks at the files while publish reads them back and hashes them
                 looking = pool.submit(
@@ -227,6 +230,18 @@ def _run(
                 item.job.discard()  # nothing worth resuming
             failed[item.number] = error
     return built
+
+
+def _guarded(prepared: Prepared, item: _Pending, draft: Manifest, threads: int | None, emit: Sink) -> Manifest:
+    """The draft with what the file really loses where it has a bound. Raises GateError for one that loses more."""
+    if not item.plan.allocation:
+        return draft
+    try:
+        allocation = guard(prepared, item.plan, item.job.paths, threads, emit)
+    except GateError:
+        item.job.discard()  # another bound gives other types
+        raise
+    return replace(draft, facts={**draft.facts, "allocation": allocation})
 
 
 def fill_all(
@@ -292,6 +307,7 @@ def quantize(
 
     `paranoid`: what an earlier run finished does not count.
     """
+    require_unbound(request.max_kld)
     prepared = with_text(prepare(request, None, emit, stop), emit)
     failed: dict[int, QuantkitError] = {}
     folders = tuple(work / recipe.title for recipe in prepared.recipes)

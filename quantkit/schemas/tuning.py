@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class TypeCost(TypedDict):
@@ -29,6 +29,15 @@ class OfPreset(TypedDict):
     predicted_kld: float
 
 
+class MeasuredLoss(TypedDict):
+    """What a file really loses, where it has a bound; `held_out` says whether it was calibrated on other text."""
+
+    tokens: int
+    held_out: bool
+    kld: float
+    standard_error: float | None
+
+
 class Allocation(TypedDict):
     """What a target was spent on; bytes are those of the tensors whose types were free."""
 
@@ -39,6 +48,7 @@ class Allocation(TypedDict):
     sensitivity: str
     calibration: dict[str, Any]
     tensors: list[Allotted]
+    measured: NotRequired[MeasuredLoss]
 
 
 class TensorCost(TypedDict):

@@ -23,6 +23,7 @@ from quantkit.tuning.record import CostRecord, OptionRecord, Sensitivity, read_s
 
 TEXT = TINY.parent / "calibration.jsonl"
 HASH = "0" * 64
+TEXTS = 12  # documents: a few thousand tokens
 
 
 def made_up(source: Path, *, method: str = "rtn", recipe: str = "q4_k_m") -> Sensitivity:
@@ -153,6 +154,44 @@ def test_overrides_are_left_alone(costs: Path) -> None:
     assert {types[name] for name in types if "ffn_up" in name} == {"q3_k"}
     assert types["token_embd.weight"] == "q8_0"
     assert not {"token_embd.weight"} & {one["name"] for one in plan["allocation"]["tensors"]}
+
+
+def with_costs(path: Path, costs: Path, factor: float) -> Path:
+    """The same costs times a factor, the seal made anew."""
+    known = read_sensitivity(costs)
+    tensors = tuple(
+        msgspec.structs.replace(
+            cost, options=tuple(msgspec.structs.replace(o, kld=o.kld * factor) for o in cost.options)
+        )
+        for cost in known.tensors
+    )
+    path.write_bytes(msgspec.structs.replace(known, tensors=tensors).encode())
+    return path
+
+
+def test_a_bound_is_measured_before_the_file_gets_its_name(costs: Path, tmp_path: Path) -> None:
+    """Costs that promise too much are found out, and leave nothing; those that promise too little are kept."""
+    (tmp_path / "text.jsonl").write_text("".join(TEXT.read_text().splitlines(keepends=True)[:TEXTS]))
+    text = ["--calib", tmp_path / "text.jsonl", "--samples", 4, "--seqlen", 64, "--method", "rtn"]
+    out, bound = tmp_path / "out", 0.004
+    promising = with_costs(tmp_path / "promising.json", costs, 1e-4)
+    command = ["convert", TINY, "--to", "q4_k_m", *text, "--max-kld", bound, "-o", out, "--json"]
+    ran = quantkit(*command, "--sensitivity", promising)
+    assert ran.status == 8, ran.stderr
+    assert "hint: --max-kld" in ran.stderr
+    assert not list(out.iterdir())
+    careful = costs
+    ran = quantkit(*command, "--sensitivity", careful)
+    assert ran.status == 0, ran.stderr
+    measured = json.loads(Path(ran.json["artifacts"][0]["manifest"]).read_text())["allocation"]["measured"]
+    assert 0 < measured["kld"] <= bound
+    assert measured["held_out"] is True
+    assert 2048 <= measured["tokens"] + 64 < 16_384
+    assert measured["tokens"] % 63 == 0
+    ran = quantkit("quantize", TINY, *text, "--max-kld", bound, "--sensitivity", careful, "-o", tmp_path / "work")
+    assert (ran.status, "convert" in ran.stderr) == (2, True)
+    ran = quantkit("convert", TINY, "--method", "rtn", "--max-kld", bound, "--sensitivity", careful, "-o", out)
+    assert (ran.status, "--calib default" in ran.stderr) == (2, True)
 
 
 REFUSED = {

@@ -1,0 +1,106 @@
+"""The true KL divergence of a finished file that has a bound on it, before it gets its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantkit.calibration.inputs import Inputs
+from quantkit.calibration.text.samples import Samples
+from quantkit.errors import GateError, UsageError
+from quantkit.evaluation.corpus import Batch, Corpus, Cutting
+from quantkit.evaluation.figures import estimate
+from quantkit.evaluation.sides import Side
+from quantkit.events import Sink, StageFinished
+from quantkit.pipeline.prepare import Prepared
+from quantkit.plan.base import Plan
+from quantkit.quality.decoded import open_decoded
+
+OPTION = "--max-kld"
+LEAST_TOKENS = 2048  # of text that was not calibrated with: with less, that which gradients were taken of is measured
+SAFETY = 0.97  # of what would have been right for this file, in the hint
+
+
+def bound_of(plan: Plan) -> float | None:
+    """The nats per token that a plan may lose, None where it has no bound."""
+    target = plan.allocation.get("target", {})
+    return float(target["value"]) if target.get("option") == OPTION else None
+
+
+def require_unbound(bound: float | None) -> None:
+    """Raise UsageError for a bound where nothing is measured."""
+    if bound is not None:
+        what = f"{OPTION}: only convert measures what the file really loses"
+        raise UsageError(what, hint="use convert, or --target-size", key=OPTION)
+
+
+def require_guarded(prepared: Prepared) -> None:
+    """Raise UsageError, before any work, where a bound could not be measured: without text."""
+    inputs = prepared.calibration
+    if any(bound_of(plan) for plan in prepared.plans) and (inputs is None or inputs.halves() is None):
+        what = f"{OPTION}: what the file really loses is measured before it gets its name, with text"
+        raise UsageError(what, hint="give --calib default, or FILE with text like what the model will see", key="calib")
+
+
+def guard(prepared: Prepared, plan: Plan, paths: Sequence[Path], threads: int | None, emit: Sink) -> Mapping[str, Any]:
+    """What the manifest says of the allocation, with what was measured where there is a bound. Raises GateError for a
+    file that loses more."""
+    bound, inputs = bound_of(plan), prepared.calibration
+    if bound is None:
+        return plan.allocation
+    from quantkit.evaluation.measure import measure  # torch
+
+    assert inputs is not None and prepared.model is not None
+    text, fresh = _text(prepared, inputs)
+    corpus = _corpus(text)
+    with closing(open_decoded(paths, prepared.checkpoint, prepared.model)) as made:
+        sides = Side(prepared.checkpoint.name, prepared.checkpoint), Side(plan.files[0].name, made)
+        [scores] = measure(sides[0], [sides[1]], corpus, threads=threads, emit=emit)
+    found = estimate(scores.kl, corpus.document.astype(np.int64))
+    predicted = float(plan.allocation["predicted_kld"])
+    which = "text that it was not calibrated with" if fresh else "text that it was calibrated with"
+    said = f"KL {found.value:.3g} nats per token on {corpus.tokens:,} tokens of {which}, {predicted:.3g} predicted"
+    if found.value > bound:
+        right = bound * SAFETY * predicted / found.value
+        raise GateError(f"{OPTION} {bound:g}: the file has a {said}", hint=f"{OPTION} {right:.2g}", key=OPTION)
+    emit(StageFinished("measure", 0.0, said))
+    measured = {"tokens": corpus.tokens, "held_out": fresh, "kld": found.value, "standard_error": found.error}
+    return {**plan.allocation, "measured": measured}
+
+
+def _text(prepared: Prepared, inputs: Inputs) -> tuple[Samples, bool]:
+    """Text of the same data that nothing was calibrated with, and True; where there is none the first of what was."""
+    fresh = inputs.unseen(prepared.checkpoint)
+    if fresh is not None and fresh.tokens.size >= LEAST_TOKENS:
+        return fresh, True
+    halves = inputs.halves()
+    assert halves is not None
+    return halves[1], False
+
+
+def _corpus(samples: Samples) -> Corpus:
+    """Windows of tokens as text to be compared on: each a document, every token behind another counts."""
+    tokens, record = samples.tokens, samples.record
+    count, seqlen = tokens.shape
+    scored = np.ones(tokens.shape, bool)
+    scored[:, -1] = False
+    row, position = (part.reshape(-1).astype(np.int32) for part in np.indices((count, seqlen - 1)))
+    return Corpus(
+        batches=(Batch(tokens, scored, np.arange(count, dtype=np.int32)),),
+        batch=np.zeros(len(row), np.int32),
+        row=row,
+        window=row,
+        position=position,
+        target=tokens[:, 1:].reshape(-1).astype(np.int32),
+        document=row,
+        name=record.name,
+        sha256=record.sha256,
+        token_sha256=record.token_sha256,
+        documents=count,
+        cut=Cutting(window=max(seqlen, 4)),
+        bos=record.bos,
+    )
