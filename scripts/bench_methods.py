@@ -2,14 +2,16 @@
 
     python scripts/bench_methods.py MODEL --calibration C.jsonl --text held-out=H.jsonl --text other=O.jsonl
         [--llm-compressor PYTHON] [--auto-round PYTHON] [--recipes gptq-w4g128] [--methods [PART]] [--samples 128]
-        [--seqlen 256] [--windows 40] [--limit 1200]
+        [--seqlen 256] [--windows 40] [--limit 1200] [--solver [q4_k,q2_k]]
 
 Every contender writes a checkpoint in a process of its own, timed from start to end: `quantkit convert` with each of
 the recipes, llm-compressor's GPTQ and AutoRound's default (W4A16 in groups of 128, symmetric), each with the Python of
 an environment that has it. Calibration windows are chosen by quantkit and handed to the peers as token ids. All
 checkpoints are then read back by quantkit and compared with the original: mean KL divergence per token in nats, with
 its standard error over windows. With --methods, a table of methods by bits and group size follows, made in memory; PART
-chooses those whose name has it.
+chooses those whose name has it. With --solver, a table of what column feedback takes follows: nanoseconds of one core
+per weight of the first block's matrices for these types, all of it and its first sweep alone, beside a plain loop that
+rounds a column and adds its error to all that follow.
 A contender that takes longer than --limit seconds is stopped, and its time is that limit.
 """
 
@@ -22,8 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +38,17 @@ from quantkit.calibration.walk.walk import BlockView, How, walk_blocks
 from quantkit.families.known import folds_of
 from quantkit.filling.rounding import Rounding, round_block
 from quantkit.filling.transforming import Moves
+from quantkit.methods import gptq
+from quantkit.methods.base import Layer, Prepared
+from quantkit.methods.columns.grids import lookup
+from quantkit.methods.settings import DEFAULTS, in_turn, single_threaded
 from quantkit.methods.transforms import base as transforms
 from quantkit.methods.transforms.base import Transform
+from quantkit.qtypes import base as qtypes
 from quantkit.qtypes.schemes.codebook import Codebook
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.qtypes.schemes.minifloat import Float8
+from quantkit.qtypes.target import Target, type_target
 from quantkit.source import Checkpoint, open_source
 
 LLM_COMPRESSOR = """
@@ -119,13 +127,13 @@ def timed(command: list[str], limit: float) -> Timed:
     return Timed(seconds, usage.ru_utime + usage.ru_stime, finished=True)
 
 
-def divergences(model: Checkpoint, samples: Samples, replace: Callable[[BlockView], None]) -> Divergence:
-    """KL divergence of the model whose block weights `replace` changes, from the model itself."""
+def divergences(model: Checkpoint, samples: Samples, put: Callable[[BlockView], None]) -> Divergence:
+    """KL divergence of the model whose block weights `put` changes, from the model itself."""
     windows = np.zeros(len(samples.tokens))
 
     def visit(index: int, block: BlockView) -> Mapping[str, torch.Tensor]:
         if not block.is_head:
-            replace(block)
+            put(block)
             return {}
         for piece in block.logits():
             assert piece.reference is not None
@@ -141,14 +149,14 @@ def divergences(model: Checkpoint, samples: Samples, replace: Callable[[BlockVie
 def stored(checkpoint: Checkpoint) -> Callable[[BlockView], None]:
     """Puts the weights of another checkpoint of the same model into a block."""
 
-    def replace(block: BlockView) -> None:
+    def put(block: BlockView) -> None:
         def values(name: str) -> torch.Tensor:
             ref = checkpoint.ref(block.source_name(name))
             return torch.from_numpy(ref.read(0, ref.info.rows)).reshape(block.weight(name).shape)
 
         block.replace({name: values(name) for name in sorted(block.parameters)})
 
-    return replace
+    return put
 
 
 def rounded(
@@ -190,6 +198,56 @@ def variants() -> dict[str, tuple[Rounding, Transform | None]]:
     }
 
 
+def plain_sweep(layer: Layer, target: Target, ready: Prepared) -> None:
+    """Round column after column on grids of the original weights: what the solver's sweep does, in blocks."""
+    visited, mixing = ready.columns.visited, ready.factor.mixing
+    own = torch.from_numpy(np.ascontiguousarray(layer.weight[:, visited]))
+    targets, grid = own.clone(), lookup(target.fit(layer.weight, None), len(layer.weight))
+    groups = visited // (own.shape[1] // grid.scale.shape[1])
+    scale = torch.from_numpy(grid.scale)
+    offset = torch.from_numpy(grid.offset) if grid.offset.size else torch.zeros_like(scale)
+    middles, levels = torch.from_numpy(grid.middles), torch.from_numpy(grid.levels)
+    for k, group in enumerate(groups):
+        x = (targets[:, k] - offset[:, group]) / scale[:, group]
+        found = levels[torch.bucketize(x, middles)] if len(levels) else x.round().clamp(grid.low, grid.high)
+        error = own[:, k] - (found * scale[:, group] + offset[:, group])
+        targets[:, k + 1 :].addr_(error, mixing[k, k + 1 :])
+
+
+def solver_times(model: Checkpoint, samples: Samples, names: Sequence[str]) -> Iterator[str]:
+    """Nanoseconds of one core per weight, by type and shape: all of the method, its first sweep, a plain loop."""
+    found: dict[tuple[int, ...], Layer] = {}
+
+    def visit(index: int, block: BlockView) -> Mapping[str, torch.Tensor]:
+        sums = block.statistics(hessian=True)
+        for name in block.linears:
+            weight = block.weight(name).numpy()
+            gram = sums.total(name).gram
+            assert gram is not None
+            found.setdefault(weight.shape, Layer(name, weight.copy(), gram.full()))
+        return {}
+
+    def spent(work: Callable[..., object], *given: object) -> float:
+        with single_threaded():
+            work(*given)  # compiles
+            start = time.process_time()
+            work(*given)
+            return time.process_time() - start
+
+    walk_blocks(open_model(model), samples, visit, how=How(last=0))
+    for name in names:
+        target = type_target(qtypes.get(name))
+        for shape, layer in found.items():
+            ready = gptq.prepare(layer, target, DEFAULTS, in_turn)
+            known = replace(layer, prepared=ready)
+            took = [
+                spent(gptq.quantize, known, target, DEFAULTS, in_turn),
+                spent(gptq.quantize, known, target, replace(DEFAULTS, passes=0), in_turn),
+                spent(plain_sweep, layer, target, ready),
+            ]
+            yield f"{name:8} {shape!s:14}" + "".join(f"{1e9 * one / layer.weight.size:10.1f}" for one in took)
+
+
 def contenders(options: argparse.Namespace, work: Path) -> dict[str, list[str]]:
     """Commands by name; each writes the folder of its name below `work`."""
     quantkit = str(Path(sys.executable).with_name("quantkit"))
@@ -216,6 +274,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--auto-round", metavar="PYTHON")
     parser.add_argument("--recipes", default="gptq-w4g128")
     parser.add_argument("--methods", nargs="?", const="", metavar="PART")
+    parser.add_argument("--solver", nargs="?", const="q4_k,q6_k,q5_k,q3_k,q2_k,q4_0,iq4_nl,iq4_xs", metavar="TYPES")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--seqlen", type=int, default=256)
     parser.add_argument("--windows", type=int, default=40)
@@ -262,9 +321,13 @@ def main() -> None:
         if options.methods is None or options.methods not in name:
             continue
         start = time.perf_counter()
-        replace = rounded(model, calibration, rounding, transform)
+        replaced = rounded(model, calibration, rounding, transform)
         print(f"{name:30} {time.perf_counter() - start:8.1f} {'':8}  ", end="", flush=True)
-        print("  ".join(str(divergences(model, text, replace)) for text in texts.values()), flush=True)
+        print("  ".join(str(divergences(model, text, replaced)) for text in texts.values()), flush=True)
+    if options.solver:
+        print(f"{'type':8} {'shape':14}{'all':>10}{'sweep':>10}{'plain':>10}  ns per weight, one core")
+        for line in solver_times(model, calibration.part(0, 16), options.solver.split(",")):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

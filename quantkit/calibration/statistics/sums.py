@@ -123,17 +123,19 @@ class Accumulator:
 def accumulate(into: Mapping[str, Accumulator], chunks: Sequence[Mapping[str, Tensor]], workers: Workers) -> None:
     """Add chunks, in their order, to the accumulators of their sites. A task is never split over threads."""
 
-    def moments(site: str) -> None:
+    def add(task: tuple[str, int | None]) -> None:
+        site, number = task
+        if number is not None:
+            into[site].add_band(number, [chunk[site] for chunk in chunks])
+            return
         for chunk in chunks:
             into[site].add(chunk[site])
 
-    def band(task: tuple[str, int]) -> None:
-        site, number = task
-        into[site].add_band(number, [chunk[site] for chunk in chunks])
-
-    workers.map(moments, into)
     grams = {site: a.sums.gram for site, a in into.items()}
-    workers.map(band, [(site, n) for site, gram in grams.items() if gram is not None for n in range(len(gram.bands))])
+    bands = [(site, n) for site, gram in grams.items() if gram is not None for n in range(len(gram.bands))]
+    # the first bands of a matrix are the longest, and what is left at the end should be short
+    bands.sort(key=lambda task: into[task[0]].sums.cols - BAND * task[1], reverse=True)
+    workers.map(add, [*bands, *((site, None) for site in into)])
 
 
 @dataclass(frozen=True)

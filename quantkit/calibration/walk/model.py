@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from quantkit.calibration.statistics.sums import Linear
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.walk.passes import CHUNK_TOKENS, chunk_samples
-from quantkit.calibration.walk.resident import Endings, Resident, find_linears, load_block, observe, remember
+from quantkit.calibration.walk.resident import (
+    Endings,
+    Resident,
+    find_linears,
+    kept_width,
+    load_block,
+    observe,
+    remember,
+)
 from quantkit.calibration.walk.settings import fingerprint
 from quantkit.calibration.walk.skeleton import Arguments, Skeleton, build_skeleton, fill_buffers, run_to_blocks
 from quantkit.calibration.walk.threads import Workers
@@ -89,9 +97,9 @@ class BlockModel:
         scores = 2 * config.num_attention_heads * seqlen if config._attn_implementation == "eager" else 0
         return 4 * (width + scores)
 
-    def output_bytes(self, resident: Resident) -> int:
-        """How much memory it takes to keep what the linears of a block give for one token."""
-        return 4 * sum(share * linear.rows for linear, share in self._met(resident))
+    def kept_bytes(self, resident: Resident) -> int:
+        """How much memory it takes to keep what runs of a block leave to later runs, for one token."""
+        return 4 * sum(share * kept_width(resident, linear, self.endings) for linear, share in self._met(resident))
 
     def _met(self, resident: Resident) -> Iterator[tuple[Linear, int]]:
         """The linears that a token goes through, one expert for all with the number that a token is given to."""

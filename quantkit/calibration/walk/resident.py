@@ -111,8 +111,11 @@ class Resident:
             raise InputError(message, tensor=name, hint="weights are replaced in the block they belong to") from error
 
     def sites(self, hidden: Tensor) -> tuple[Site, ...]:
-        """Linears grouped by the tensor they read, in the order in which the block reads them."""
-        _, inputs = self.run(hidden, Wanted(frozenset(self.linears), only=True))
+        """Linears grouped by the tensor they read, in the order in which the block reads them.
+
+        A block runs to its end, which shows how its modules end; a head does not: its output is large.
+        """
+        _, inputs = self.run(hidden, Wanted(frozenset(self.linears), only=not self.prefix))
         groups: dict[tuple[int, ...], list[str]] = {}
         for name, given in inputs.items():
             # an empty tensor has no address to tell it by: experts without tokens
@@ -178,6 +181,16 @@ class _Part:
         return f"{self.name}.{leaf}.weight"
 
 
+def kept_width(resident: Resident, linear: Linear, endings: Endings) -> int:
+    """How many numbers runs keep of a linear for one token: what it gives, and of a module that is known to end in one
+    of its linears only what that one reads, or then gives."""
+    path, _, leaf = linear.name.removeprefix(resident.prefix).removesuffix(".weight").rpartition(".")
+    ending = endings.get(f"{type(resident.module.get_submodule(path)).__name__} {path}")
+    if ending is None:
+        return linear.rows
+    return max(linear.rows, linear.cols) if leaf == ending.leaf else 0
+
+
 def input_of(linear: str) -> str:
     """The name under which the input of a linear is kept."""
     return f"{linear}/input"
@@ -193,20 +206,22 @@ def _recall(local: threading.local, name: str, own: ReferenceType[nn.Module], *a
         output = type(module).forward(module, *args, **kwargs)
         if outputs is not None and local.wanted.only:
             outputs[name] = output
+            outputs.pop(input_of(name), None)  # what comes later reads the output
     local.given = name, output
     return output
 
 
 def _resume(local: threading.local, part: _Part, own: ReferenceType[nn.Module], *args: Any, **kwargs: Any) -> Any:
-    """Run a module; from its last linear on, where that one's input is known and no other of it is wanted."""
+    """Run a module; from its last linear on, where that one's input or output is known and nothing before is wanted."""
     module = own()
     assert module is not None, "it is being called"
     ending, outputs = part.endings.get(part.key), local.outputs or {}
-    known = outputs.get(input_of(part.linear(ending.leaf))) if ending else None
-    if ending is not None and known is not None:
-        others = {part.linear(leaf) for leaf in part.leaves - {ending.leaf}}
-        if not local.wanted.linears & others:
-            result = module.get_submodule(ending.leaf)(known)
+    if ending is not None and not local.wanted.linears & {part.linear(leaf) for leaf in part.leaves - {ending.leaf}}:
+        last = part.linear(ending.leaf)
+        result = outputs.get(last) if last not in local.wanted.linears else None
+        if result is None and input_of(last) in outputs:
+            result = module.get_submodule(ending.leaf)(outputs[input_of(last)])
+        if result is not None:
             return (result, *[None] * (ending.length - 1)) if ending.length else result
     local.given = None
     result = type(module).forward(module, *args, **kwargs)

@@ -34,7 +34,7 @@ from quantkit.errors import InputError, NonFiniteError
 from quantkit.events import BlockProgress, Sink, TensorProgress, ignore
 from quantkit.tensors import F32
 
-OUTPUT_BYTES = 640 << 20  # what linears gave for all samples, kept where it is no more than this
+OUTPUT_BYTES = 640 << 20  # what runs of a block leave to later runs, kept where it is no more than this
 
 Visit = Callable[[int, "BlockView"], Mapping[str, Tensor]]
 
@@ -78,7 +78,8 @@ class BlockView:
         self._activations = activations
         self._reference_done = False
         self._done = False
-        self._outputs: dict[tuple[int, int], Outputs] | None = {} if self._outputs_fit() else None
+        self._outputs: dict[tuple[int, int], Outputs] = {}
+        self._keeps_outputs = False
 
     @property
     def name(self) -> str:
@@ -136,6 +137,7 @@ class BlockView:
         if unknown:
             raise InputError(f"block {self.name} has no linear {unknown[0]}", tensor=unknown[0])
         sites = tuple(s for s in self.sites if linears is None or set(s.linears) & set(linears))
+        self._keeps_outputs = self._outputs_fit()
         final = final and not self.is_head
         if final:
             self._done = True
@@ -229,9 +231,9 @@ class BlockView:
         advance(self._pass(self._activations.candidate))
 
     def _outputs_fit(self) -> bool:
-        """Whether there is room for what all linears give, so that runs of this block need not repeat each other."""
+        """Whether there is room for what runs of this block leave, so that they need not repeat each other."""
         n, seqlen, _ = self._activations.candidate.shape
-        return not self.is_head and n * seqlen * self._walk.model.output_bytes(self._resident) <= OUTPUT_BYTES
+        return not self.is_head and n * seqlen * self._walk.model.kept_bytes(self._resident) <= OUTPUT_BYTES
 
     def _forget(self, changed: Set[str]) -> None:
         """Drop what new parameters change: the outputs of these linears, and all that comes later."""
@@ -270,7 +272,7 @@ class BlockView:
     def _pass(self, hidden: Tensor) -> Pass:
         walk = self._walk
         token_bytes = walk.model.token_bytes(self._resident, hidden.shape[1])
-        outputs = self._outputs if hidden is self._activations.candidate else None
+        outputs = self._outputs if self._keeps_outputs and hidden is self._activations.candidate else None
         return Pass(
             self._resident,
             hidden,

@@ -29,6 +29,7 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
     weight, cols = sweep.weight[rows], sweep.weight.shape[1]
     codes, grid, loss = slab.codes.copy(), slab.grid, slab.loss.copy()
     values = _decoded(grid, codes)  # a sweep's are the weight less its error, which is a last bit away
+    errors = weight - values
     gain = np.empty(len(weight), np.float32)
     width = cols // lookup(grid, len(weight)).scale.shape[1]
     units, span = sweep.target.units, sweep.target.span
@@ -39,7 +40,7 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
         segment = Segment(
             start,
             own.astype(np.float32) if grid.levels is None else grid.levels[own],
-            sweep.damped.product(torch.from_numpy(weight - values), start, stop).numpy(),
+            sweep.damped.product(torch.from_numpy(errors), start, stop).numpy(),
             sweep.damped.corner(start, stop),
         )
         if sweep.target.rescale is not None and SEGMENT % width == 0:
@@ -51,6 +52,7 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
         decoded = np.empty(own.shape, np.float32)
         descend(segment.levels, segment.slope, segment.hessian, table, decoded, own, gain)
         values[:, start:stop], codes[:, start:stop] = decoded, own
+        np.subtract(weight[:, start:stop], decoded, out=errors[:, start:stop])
         loss -= gain
     return Slab(codes, values, grid, loss)
 
