@@ -108,6 +108,12 @@ def _path(name: str, value: Any) -> Path | None:
     return None if value is None else Path(_text(name, value))
 
 
+def _number(name: str, value: Any) -> float | None:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    raise UsageError(f"{name} is {type(value).__name__}", hint="give a number", key=name)
+
+
 def _size(name: str, value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else str(int(value))
 
@@ -115,6 +121,7 @@ def _size(name: str, value: Any) -> str | None:
 COERCED: dict[str, Callable[[str, Any], Any]] = {
     "source": _text, "recipes": _names, "imatrix": _path, "keep": _texts, "calib": _data, "consumers": _names,
     "split_max_size": _size, "max_shard_size": _size, "target_size": _size, "sensitivity": _path,
+    "target_bpw": _number, "max_kld": _number,
 }  # fmt: skip
 
 

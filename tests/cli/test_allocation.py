@@ -4,6 +4,7 @@ in tests/tuning."""
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from checkpoints import build
 from commands import TINY, quantkit
+from forks import Forks, operations, spread
 
 from quantkit.calibration.walk.settings import fingerprint
 from quantkit.pipeline.prepare import prepare
@@ -288,3 +290,24 @@ def test_damaged_costs_are_refused(damage: Any, sealed: bool, costs: Path, tmp_p
     ran = quantkit("plan", TINY, "--target-bpw", 5, "--sensitivity", path)
     legal = sealed and body["tensors"][0]["options"][0].get("kld") == 0.5 if body["tensors"][0]["options"] else False
     assert ran.status == (0 if legal else 3), ran.stderr
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_resumes_to_the_same_types_and_bytes(costs: Path, tmp_path: Path) -> None:
+    """By any number of threads."""
+    command = ["convert", str(TINY), "--to", "q4_k_m", "--method", "rtn", "--sensitivity", str(costs)]
+    command += ["--target-bpw", "5", "--quiet", "--no-verify"]
+    warm, golden = tmp_path / "warm" / "model.gguf", tmp_path / "golden" / "model.gguf"
+    forks = Forks([*command, "--threads", "1", "-o", str(warm)])
+    try:
+        assert forks.run([*command, "--threads", "2", "-o", str(golden)]) == 0
+        assert warm.read_bytes() == golden.read_bytes()
+        count = operations(forks, tmp_path, command)
+        for n in spread(count, 12):
+            target = tmp_path / f"kill-{n}" / "model.gguf"
+            target.parent.mkdir()
+            assert forks.run([*command, "-o", str(target)], f"kill:{n}") == -signal.SIGKILL
+            assert forks.run([*command, "-o", str(target)]) == 0
+            assert target.read_bytes() == golden.read_bytes(), n
+    finally:
+        forks.close()
