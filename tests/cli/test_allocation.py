@@ -311,3 +311,28 @@ def test_killed_anywhere_it_resumes_to_the_same_types_and_bytes(costs: Path, tmp
             assert target.read_bytes() == golden.read_bytes(), n
     finally:
         forks.close()
+
+
+@pytest.mark.slow
+def test_at_the_same_bytes_less_is_lost_and_about_what_was_predicted(tmp_path: Path) -> None:
+    """All of it for real: measured, made with feedback, and run beside the original on text that nothing has seen."""
+    text = ["--calib", TEXT, "--samples", 96, "--seqlen", 128]
+    measured = quantkit("sensitivity", TINY, *text, "-o", tmp_path / "costs.json", "--json")
+    assert measured.status == 0, measured.stderr
+    files = []
+    for options in ([], ["--sensitivity", tmp_path / "costs.json", "--target-size", 0]):
+        if options:
+            options[-1] = files[0].stat().st_size
+        made = quantkit("convert", TINY, "--to", "q4_k_m", *text, *options, "-o", tmp_path / str(len(files)), "--json")
+        assert made.status == 0, made.stderr
+        files.append(Path(made.json["artifacts"][0]["files"][0]["path"]))
+    allocation = json.loads(Path(made.json["artifacts"][0]["manifest"]).read_text())["allocation"]
+    preset, chosen = (file.stat().st_size for file in files)
+    assert 0.999 * preset <= chosen <= preset
+    held_out = ["--against", TINY, "--data", TINY.parent / "held-out.jsonl", "--window", 128, "--tokens", 6000]
+    ran = quantkit("eval", *files, *held_out, "--json")
+    assert ran.status == 0, ran.stderr
+    own, best = (artifact["kl"]["value"] for artifact in ran.json["artifacts"])
+    assert best < 0.95 * own
+    for found, predicted in ((own, allocation["preset"]["predicted_kld"]), (best, allocation["predicted_kld"])):
+        assert 0.6 < predicted / found < 1.67, (predicted, found)
