@@ -98,7 +98,7 @@ def test_every_command_in_the_documentation_exists(page: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "measure with quantkit eval",
+        "measure with quantkit judge",
         "run `quantkit evaluate X`",
         "use `quantkit verify X --sources Y`",
         "give --calibration FILE",
