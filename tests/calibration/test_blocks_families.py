@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from checkpoints import VARIANTS, build
 from transformers import AutoModelForCausalLM
 from walks import logits_after, model_of, statistics_of, windows
+
+from quantkit.calibration.walk.reach import SEED
 
 # float32 in another order of summation, relative to the largest value
 TOLERANCE = 2e-5
@@ -44,30 +47,50 @@ def test_logits_equal_the_whole_models(name: str, tmp_path: Path) -> None:
     assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
+def counts_of(inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor], path: str) -> torch.Tensor:
+    """How often each token counts for what attention reads (n, seqlen): as often as its squared gradient costs, in all
+    as much as every token once, and once."""
+    attention = path.rpartition(".")[0]
+    given = inputs[f"{attention}.o_proj.weight"]
+    noise = torch.stack(
+        [torch.randn(given.shape[1:], generator=torch.Generator().manual_seed(SEED + n)) for n in range(len(given))]
+    )
+    reading = [one for name, one in outputs.items() if name.startswith(attention) and "o_proj" not in name]
+    gradients = torch.autograd.grad(given, reading, noise, retain_graph=True)
+    weights = sum(gradient.square().sum(-1) for gradient in gradients)
+    energy = inputs[f"{path}.weight"].square().sum(-1)
+    return (1 + weights * energy.sum(1, keepdim=True) / (weights * energy).sum(1, keepdim=True)).detach()
+
+
 @pytest.mark.parametrize("name", ["llama-untied-gqa", "phi3", "gemma2"])
 def test_statistics_equal_hooks_on_the_whole_model(name: str, tmp_path: Path) -> None:
+    """Sums of what linears read; in the products of what attention reads, tokens count as its gradients say."""
     folder = build(name, tmp_path)
     model = model_of(folder)
     samples = windows(400, count=5, seqlen=40)
     statistics = statistics_of(model, samples)
     seen: dict[str, torch.Tensor] = {}
+    gave: dict[str, torch.Tensor] = {}
     whole = whole_model(folder)
     for path, module in whole.named_modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(lambda m, args, path=path: seen.update({f"{path}.weight": args[0]}))
-    with torch.no_grad():
-        whole(input_ids=torch.from_numpy(samples.tokens).long())
+            module.register_forward_hook(lambda m, args, out, path=path: gave.update({f"{path}.weight": out}))
+    whole(input_ids=torch.from_numpy(samples.tokens).long())
     assert set(statistics.linears) == set(seen)
     for linear, inputs in seen.items():
-        x = inputs.flatten(0, -2).double()
+        x = inputs.detach().flatten(0, -2).double()
+        path = linear.removesuffix(".weight")
+        far = "self_attn" in path and "o_proj" not in path
+        weighed = counts_of(seen, gave, path).reshape(-1, 1).double() * x if far else x
         total = statistics.total(linear)
         assert total.tokens == len(x)
         for ours, theirs in (
             (total.squares, x.square().sum(0)),
             (total.magnitudes, x.abs().sum(0)),
             (total.peaks, x.abs().amax(0)),
-            (total.gram.full(), x.T @ x),
-            (total.gram.diagonal(), x.square().sum(0)),
+            (total.gram.full(), x.T @ weighed),
+            (total.gram.diagonal(), (x * weighed).sum(0)),
         ):
             assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
 

@@ -56,7 +56,8 @@ class Gram:
 @dataclass(frozen=True)
 class Sums:
     """Sums over the tokens that a site saw: float64 (cols,) of squares and magnitudes, float32 (cols,) largest
-    magnitude, and the Gram matrix where it was asked for. Not divided by anything."""
+    magnitude, and the Gram matrix where it was asked for, in which tokens of some sites count more than once
+    (`walk.reach`). Not divided by anything."""
 
     tokens: int
     squares: Tensor
@@ -120,16 +121,24 @@ class Accumulator:
                 band.addmm_(x[:, start : start + band.shape[0]].T, x[:, start:])
 
 
-def accumulate(into: Mapping[str, Accumulator], chunks: Sequence[Mapping[str, Tensor]], workers: Workers) -> None:
+@dataclass(frozen=True)
+class Chunk:
+    """What sites read in one run, (tokens, cols) each; `weighed` has other rows for the Gram matrices of some."""
+
+    inputs: Mapping[str, Tensor]
+    weighed: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def accumulate(into: Mapping[str, Accumulator], chunks: Sequence[Chunk], workers: Workers) -> None:
     """Add chunks, in their order, to the accumulators of their sites. A task is never split over threads."""
 
     def add(task: tuple[str, int | None]) -> None:
         site, number = task
         if number is not None:
-            into[site].add_band(number, [chunk[site] for chunk in chunks])
+            into[site].add_band(number, [chunk.weighed.get(site, chunk.inputs[site]) for chunk in chunks])
             return
         for chunk in chunks:
-            into[site].add(chunk[site])
+            into[site].add(chunk.inputs[site])
 
     grams = {site: a.sums.gram for site, a in into.items()}
     bands = [(site, n) for site, gram in grams.items() if gram is not None for n in range(len(gram.bands))]

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from quantkit.calibration.statistics.sums import Accumulator, Gram, accumulate
+from quantkit.calibration.statistics.sums import Accumulator, Chunk, Gram, accumulate
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.text.spec import FISHER_TOKENS
 from quantkit.calibration.walk.head import LOGITS_BYTES, load_head, load_matrix
@@ -184,7 +184,7 @@ class _Passes:
 
         for first in range(0, len(tasks), self._pool.count):
             found = self._pool.map(piece, tasks[first : first + self._pool.count])
-            accumulate({HEAD: into}, [{HEAD: inputs} for inputs, _ in found], self._pool)
+            accumulate({HEAD: into}, [Chunk({HEAD: inputs}) for inputs, _ in found], self._pool)
             for _, square in found:
                 squares += square
             self._model.settle()
@@ -239,7 +239,7 @@ class _Passes:
         try:
             for start in range(0, len(self._chunks), self._pool.count):
                 found = self._pool.map(back, self._chunks[start : start + self._pool.count])
-                accumulate({EMBEDDING: into}, [{EMBEDDING: one} for one in found], self._pool)
+                accumulate({EMBEDDING: into}, [Chunk({EMBEDDING: one}) for one in found], self._pool)
                 if self._watch:
                     for one in found:
                         self._watch.embedding(one)

@@ -10,8 +10,9 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from quantkit.calibration.statistics.sums import SPAN, Accumulator, Part, Site, Sums, accumulate, joined
+from quantkit.calibration.statistics.sums import SPAN, Accumulator, Chunk, Part, Site, Sums, accumulate, joined
 from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.walk.reach import Far, far_sites, token_weights
 from quantkit.calibration.walk.resident import NOTHING, Outputs, Resident, Wanted, first_non_finite
 from quantkit.calibration.walk.threads import Workers
 from quantkit.errors import NonFiniteError
@@ -53,9 +54,24 @@ def advance(work: Pass) -> None:
         work.workers.map(lambda chunk: _replace(work, chunk, NOTHING), wave)
 
 
-def collect(work: Pass, sites: Sequence[Site], *, gram: bool, final: bool) -> dict[str, tuple[Part, ...]]:
-    """The sums of every site over all samples; with `final` the block's outputs also replace its inputs."""
-    wanted = Wanted(frozenset(site.name for site in sites), only=not final)
+@dataclass(frozen=True)
+class Sought:
+    """The sites whose sums are wanted, with Gram matrices or without; `far` are those whose tokens are weighed there.
+    With `final` the block's outputs also replace its inputs."""
+
+    sites: Sequence[Site]
+    gram: bool
+    final: bool
+    far: Sequence[Far] = ()
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(frozenset(site.name for site in self.sites), only=not self.final)
+
+
+def collect(work: Pass, sought: Sought) -> dict[str, tuple[Part, ...]]:
+    """The sums of every site over all samples."""
+    sites, gram = sought.sites, sought.gram
     device = work.device
     by_name = {site.name: site for site in sites}
     plan, first = work.samples.record.digest, work.samples.start
@@ -63,7 +79,7 @@ def collect(work: Pass, sites: Sequence[Site], *, gram: bool, final: bool) -> di
     for span in _spans(len(work.hidden), first):
         into = {site.name: Accumulator(site.cols, gram=gram, device=device) for site in sites}
         for wave in _waves(work, span):
-            accumulate(into, work.workers.map(lambda chunk: _taken(work, chunk, wanted), wave), work.workers)
+            accumulate(into, work.workers.map(lambda chunk: _taken(work, chunk, sought), wave), work.workers)
         for name, accumulator in into.items():
             part = Part(plan, first + span.start, first + span.stop, accumulator.sums)
             _check_sums(by_name[name], part.sums, work)
@@ -93,14 +109,27 @@ def sites_of(work: Pass) -> tuple[Site, ...]:
     return work.workers.map(work.resident.sites, [work.hidden[chunk].to(work.device)])[0]
 
 
+def far_of(work: Pass, sites: Sequence[Site]) -> tuple[Far, ...]:
+    """The block's sites that reach far: seen on the first sample."""
+    hidden = work.hidden[:1].to(work.device)
+    return work.workers.map(lambda sample: far_sites(work.resident, sample, sites), [hidden])[0]
+
+
 def chunk_samples(seqlen: int, device: torch.device) -> int:
     """Samples in a chunk: a power of two that divides SPAN, so that a span is cut the same way wherever it starts."""
     fitting = max(1, CHUNK_TOKENS[device.type] // seqlen)
     return min(SPAN, 1 << (fitting.bit_length() - 1))
 
 
-def _taken(work: Pass, chunk: slice, wanted: Wanted) -> dict[str, Tensor]:
-    return work.run(chunk, wanted)[1] if wanted.only else _replace(work, chunk, wanted)
+def _taken(work: Pass, chunk: slice, sought: Sought) -> Chunk:
+    counts = _counts(work, chunk, sought.far) if sought.far else {}
+    inputs = _replace(work, chunk, sought.wanted) if sought.final else work.run(chunk, sought.wanted)[1]
+    return Chunk(inputs, {site: inputs[site] * count.sqrt().unsqueeze(1) for site, count in counts.items()})
+
+
+def _counts(work: Pass, chunk: slice, far: Sequence[Far]) -> dict[str, Tensor]:
+    seeds = range(work.samples.start + chunk.start, work.samples.start + chunk.stop)
+    return token_weights(work.resident, work.hidden[chunk].to(work.device), far, seeds)
 
 
 def _replace(work: Pass, chunk: slice, wanted: Wanted) -> dict[str, Tensor]:

@@ -34,6 +34,14 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Traced:
+    """What a run with gradients went through: inputs (tokens, cols) and outputs of linears, by name."""
+
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Peaks:
     """The largest magnitudes of keys (after norm and rotary embedding) and of values, each a scalar tensor."""
 
@@ -80,6 +88,15 @@ class Resident:
             return None, self.local.inputs
         finally:
             self.local.wanted, self.local.inputs, self.local.outputs = NOTHING, {}, None
+
+    def trace(self, hidden: Tensor, outputs: frozenset[str], wanted: Wanted = NOTHING) -> tuple[Tensor | None, Traced]:
+        """A run that also notes what these linears of an observed block give. Outputs of earlier runs are not used."""
+        self.local.traced = traced = dict.fromkeys(outputs)
+        try:
+            output, inputs = self.run(hidden, wanted)
+        finally:
+            self.local.traced = None
+        return output, Traced(inputs, {name: given for name, given in traced.items() if given is not None})
 
     def cached(self, hidden: Tensor) -> Peaks | None:
         """The largest magnitudes of what the block's attention puts into its cache, None for one without attention.
@@ -208,6 +225,9 @@ def _recall(local: threading.local, name: str, own: ReferenceType[nn.Module], *a
             outputs[name] = output
             outputs.pop(input_of(name), None)  # what comes later reads the output
     local.given = name, output
+    traced: dict[str, Any] | None = getattr(local, "traced", None)
+    if traced is not None and name in traced and isinstance(output, Tensor):  # routers give several
+        traced[name] = output
     return output
 
 

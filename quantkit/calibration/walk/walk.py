@@ -25,7 +25,8 @@ from quantkit.calibration.statistics.sums import SPAN, Linear, Site, Statistics
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.walk.head import Logits, Stream, load_head, load_matrix, logits_at, read_logits
 from quantkit.calibration.walk.model import BlockModel, embed, read_embedding, resident_block, token_rows
-from quantkit.calibration.walk.passes import Pass, advance, cache_peaks, collect, sites_of
+from quantkit.calibration.walk.passes import Pass, Sought, advance, cache_peaks, collect, far_of, sites_of
+from quantkit.calibration.walk.reach import Far
 from quantkit.calibration.walk.resident import Outputs, Resident, input_of
 from quantkit.calibration.walk.skeleton import Arguments, set_parameter
 from quantkit.calibration.walk.threads import Workers, workers
@@ -96,6 +97,11 @@ class BlockView:
         """The linears grouped by what they read, in the order in which the block reads them (runs one chunk)."""
         return sites_of(self._pass(self._activations.candidate))
 
+    @cached_property
+    def _far(self) -> tuple[Far, ...]:
+        """The sites whose errors later tokens read (runs one sample forward and backward)."""
+        return () if self.is_head else far_of(self._pass(self._activations.candidate), self.sites)
+
     @property
     def run(self) -> Callable[..., list[Any]]:
         """Does independent tasks on the walk's threads, and gives the results in order: `methods.base.Run`."""
@@ -142,7 +148,8 @@ class BlockView:
         if final:
             self._done = True
             self._advance_reference()
-        parts = collect(self._pass(self._activations.candidate), sites, gram=hessian, final=final)
+        far = tuple(one for one in self._far if one.site in sites) if hessian else ()
+        parts = collect(self._pass(self._activations.candidate), Sought(sites, hessian, final, far))
         record = self._walk.samples.record
         return Statistics(
             model=self._walk.fingerprint,
