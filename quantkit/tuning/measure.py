@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantkit.calibration.statistics.sums import Accumulator, accumulate
+from quantkit.calibration.statistics.sums import Accumulator, Chunk, accumulate
 from quantkit.calibration.text.samples import Samples, with_random
 from quantkit.calibration.walk.fisher import Downstream, downstream
 from quantkit.calibration.walk.model import BlockModel, read_embedding
@@ -290,7 +290,7 @@ def _gram(pool: Workers, gradients: Tensor, device: torch.device) -> Tensor:
     flat = gradients.reshape(-1, gradients.shape[-1])
     into = Accumulator(flat.shape[1], gram=True, device=device)
     for start in range(0, len(flat), CHUNK):
-        accumulate({STAGE: into}, [{STAGE: flat[start : start + CHUNK].to(device)}], pool)
+        accumulate({STAGE: into}, [Chunk({STAGE: flat[start : start + CHUNK].to(device)})], pool)
     assert into.sums.gram is not None
     return into.sums.gram.full()
 

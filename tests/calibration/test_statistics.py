@@ -154,7 +154,7 @@ def test_the_safetensors_package_reads_it(measured: Statistics, tmp_path: Path) 
     with safe_open(path, "pt") as file:
         name = "model.layers.0.self_attn.q_proj.weight"
         assert torch.equal(file.get_tensor(f"{name}/0/squares"), measured.total(name).squares)
-        assert file.metadata()["format"] == "quantkit-statistics 1"
+        assert file.metadata()["format"] == "quantkit-statistics 2"
 
 
 def test_a_file_holds_no_text(measured: Statistics, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Statistics as a file: a safetensors container that any reader of that format can look into.
 
-__metadata__      format = "quantkit-statistics 1", statistics = JSON: model, data records, sites, linears, parts
+__metadata__      format = "quantkit-statistics 2", statistics = JSON: model, data records, sites, linears, parts
 <site>/<n>/squares, magnitudes    F64 (cols)           n counts the parts of the site
 <site>/<n>/peaks                  F32 (cols)
 <site>/<n>/gram/<first row>       F32 (rows, cols - first row), the upper triangle in bands
@@ -27,7 +27,7 @@ from quantkit.families.model import Rows
 from quantkit.formats.safetensors.reader import SafetensorsEntry, SafetensorsFile, parse_safetensors
 from quantkit.untrusted import InputFile, open_input, parse_json_object, shown, unique_pairs
 
-FORMAT = "quantkit-statistics 1"
+FORMAT = "quantkit-statistics 2"
 MAX_COUNT = 1 << 53  # of tokens, rows, columns
 MAX_VALUES = 1 << 24  # JSON values of the metadata: window numbers, sites, linears
 NUMPY: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4")}
@@ -202,7 +202,7 @@ def open_statistics(path: Path) -> StatisticsFile:
     try:
         header = parse_safetensors(source)
         if header.metadata.get("format") != FORMAT:
-            _fail(source, f"this is not a file of statistics ({FORMAT})")
+            _fail(source, f"this is not a file of statistics of this version ({FORMAT})")
         text = header.metadata.get("statistics", "").encode("utf-8", "surrogatepass")
         raw = parse_json_object(text, path, values=MAX_VALUES, pairs=unique_pairs)
         facts, grams = _parsed(raw, source, header)
