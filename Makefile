@@ -90,6 +90,7 @@ fuzz: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python scripts/bench_encoders.py
+	$(BIN)/python scripts/bench_eval.py
 	$(BIN)/python scripts/bench_convert.py $(if $(LLAMA_CPP),--llama-cpp $(LLAMA_CPP))
 
 clean:
