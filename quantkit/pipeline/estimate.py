@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from quantkit.calibration.text.spec import FISHER_TOKENS, SAMPLES, SEQLEN
+from quantkit.calibration.text.spec import SAMPLES, SEQLEN, fisher_tokens
 from quantkit.families.roles import Role
 from quantkit.filling.slabs import QUEUED_SLABS
 from quantkit.machine import core_count, memory_limit_bytes
@@ -112,9 +112,9 @@ def _seconds(plan: Plan, workers: int, tokens: int) -> float:
 
 def _backward_tokens(plan: Plan, tokens: int) -> int:
     """The tokens whose gradients are taken, each with the inputs of all blocks: where the embedding is rounded."""
-    if all(unit.tensor.role is not Role.TOKEN_EMBD for unit in plan.rounded):
-        return 0
-    return min(tokens, FISHER_TOKENS)
+    widths = [unit.tensor.cols for unit in plan.rounded if unit.tensor.role is Role.TOKEN_EMBD]
+    tied = all(unit.tensor.role is not Role.OUTPUT for unit in plan.units)
+    return min(tokens, fisher_tokens(widths[0], tied=tied)) if widths else 0
 
 
 def plan_json(plan: Plan, found: Estimate, tp: int = 1) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from quantkit.families.names import any_expert, expert_of
 from quantkit.families.roles import Role
 from quantkit.filling.rounding import importance_of, mean_hessian, seen_hessian
 from quantkit.filling.shares import Share, shares_of
-from quantkit.filling.tables import EMBEDDING_DAMPING
+from quantkit.filling.tables import embedding_damping
 from quantkit.methods.base import Layer
 from quantkit.plan.base import Plan, Unit
 from quantkit.tensors import F32
@@ -257,7 +257,8 @@ class _Measuring:
                 share = len(own) / len(tokens)
                 hessian.add_(found.head.full(), alpha=found.weight * share)
             layer = Layer(table.unit.name, weight, hessian if table.unit.layout else None)
-            errors = self._rounder.errors(layer, self._task.types[table.unit.name], pool.map, EMBEDDING_DAMPING)
+            damping = embedding_damping(tied)
+            errors = self._rounder.errors(layer, self._task.types[table.unit.name], pool.map, damping)
             total = total + looked_up(errors, table.rows, tokens[judged], gradients[judged])
             if tied:
                 total = total + self._of_head(pool, table, errors, judged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from checkpoints import build
 from transformers import AutoModelForCausalLM
 from walks import TINY, model_of, windows
 
+from quantkit.calibration.text import spec
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.walk import fisher
 from quantkit.calibration.walk.fisher import SEED, downstream
@@ -58,12 +60,20 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
     assert torch.equal(one.embedding.full(), three.embedding.full())
 
 
-def test_it_takes_no_more_tokens_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = windows(2048, count=6, seqlen=30)
-    monkeypatch.setattr(fisher, "FISHER_TOKENS", 100)
-    found = downstream(model_of(TINY), samples)
-    assert found.tokens == 90
-    assert torch.equal(found.tied(), downstream(model_of(TINY), samples.part(0, 3)).tied())
+@pytest.mark.parametrize(
+    ("tied", "most", "run"), [(True, 100, 3), (True, 1 << 14, 6), (False, 100, 3), (False, 1 << 14, 4)]
+)
+def test_it_takes_no_more_tokens_than_it_needs(
+    tied: bool, most: int, run: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = TINY if tied else build("llama-untied-gqa", tmp_path)
+    samples = windows(400, count=6, seqlen=30)
+    monkeypatch.setattr(spec, "FISHER_TOKENS", most)
+    hidden = model_of(folder).skeleton.model.config.hidden_size
+    monkeypatch.setattr(spec, "FISHER_SHARE", Fraction(120, hidden))
+    found = downstream(model_of(folder), samples)
+    assert found.tokens == 30 * run
+    assert torch.equal(found.tied(), downstream(model_of(folder), samples.part(0, run)).tied())
 
 
 def test_gradients_that_are_no_numbers_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # windows teach long contexts, and are worth their time only with documents that fill them.
 SAMPLES, SEQLEN = 128, 512
 FISHER_TOKENS = 1 << 14  # of all the text that gradients are taken of: more change little
+FISHER_SHARE = 8  # tokens for each dimension of the gradients of an embedding: twice as many change little
 DEVICES = ("cpu", "cuda")
 ACTIVATIONS = ("auto", "memory", "disk")
 ANY_TOKEN = 1 << 31
@@ -81,6 +82,12 @@ def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = 
     for code, message in data_warnings(samples.record, context=longest_context(checkpoint)):
         emit(Warned(code, message))
     return samples
+
+
+def fisher_tokens(hidden: int, *, tied: bool) -> int:
+    """The tokens whose gradients an embedding so wide is rounded with; a tied one is the head, too, whose inputs come
+    from the same tokens and are needed in number."""
+    return FISHER_TOKENS if tied else min(FISHER_TOKENS, FISHER_SHARE * hidden)
 
 
 def embedding_rows(checkpoint: Checkpoint) -> int:

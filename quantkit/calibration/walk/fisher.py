@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from quantkit.calibration.statistics.sums import Accumulator, Chunk, Gram, accumulate
 from quantkit.calibration.text.samples import Samples
-from quantkit.calibration.text.spec import FISHER_TOKENS
+from quantkit.calibration.text.spec import FISHER_TOKENS, fisher_tokens
 from quantkit.calibration.walk.head import LOGITS_BYTES, load_head, load_matrix
 from quantkit.calibration.walk.model import BlockModel, read_embedding, resident_block, token_rows
 from quantkit.calibration.walk.passes import chunk_samples
@@ -91,7 +91,10 @@ class Downstream:
 def downstream(model: BlockModel, samples: Samples, emit: Sink = ignore, watch: Watch | None = None) -> Downstream:
     """Run some samples forward and backward, under the eyes of `watch` if there is one. Raises NonFiniteError naming
     the block whose gradients are not finite."""
-    samples = samples.part(0, max(1, FISHER_TOKENS // samples.tokens.shape[1]))
+    embedding = model.skeleton.model.get_input_embeddings()
+    tied = model.skeleton.model.get_output_embeddings().weight is embedding.weight
+    tokens = FISHER_TOKENS if watch else fisher_tokens(embedding.embedding_dim, tied=tied)
+    samples = samples.part(0, max(1, tokens // samples.tokens.shape[1]))
     with workers(model.threads, model.device) as pool:
         return _Passes(model, samples, pool, emit, watch).run()
 
