@@ -210,10 +210,15 @@ def share(hits: NDArray[np.bool_], clusters: NDArray[np.int64]) -> Estimate:
 
 def exponential(found: Estimate) -> Estimate:
     """exp of an estimate: the error to first order, the bounds exactly."""
-    value = exp(found.value)
+    value = _exp(found.value)
     if found.error is None:
         return Estimate(value, None, 0.0, inf)
-    return Estimate(value, value * found.error, exp(found.low), exp(min(found.high, 700.0)))
+    return Estimate(value, value * found.error, _exp(found.low), _exp(found.high))
+
+
+def _exp(value: float) -> float:
+    """exp, finite for a model that is sure of the wrong tokens as well."""
+    return exp(min(value, 300.0))
 
 
 def root(found: Estimate) -> Estimate:
@@ -285,7 +290,7 @@ def _slices(scores: Scores, corpus: Corpus, clusters: NDArray[np.int64]) -> list
 
 
 def _slice(scores: Scores, clusters: NDArray[np.int64], of: str, name: str, mask: NDArray[np.bool_]) -> Slice:
-    ratio = exp(float((scores.reference - scores.other)[mask].mean()))
+    ratio = _exp(float((scores.reference - scores.other)[mask].mean()))
     kl = estimate(scores.kl[mask], clusters[mask])
     return Slice(of, name, int(mask.sum()), kl, float(scores.agree[mask].mean()), ratio)
 

@@ -20,7 +20,7 @@ from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
-from quantkit.quality.tensor_errors import decode_gguf
+from quantkit.quality.tensor_errors import decode_gguf, undecodable
 from quantkit.source import Checkpoint
 from quantkit.source.base import SourceFile, close_shards, no_side_file, no_side_files, require_unchanged
 from quantkit.tensors import F32, U8, TensorInfo
@@ -78,7 +78,9 @@ class DecodedTensor:
         row_bytes = base.get(tensor.qtype).row_bytes(cols)
         first = tensor.offset + start * row_bytes
         raw = file.read(first, first + (stop - start) * row_bytes).reshape(-1, row_bytes)
-        return decode_gguf(raw, tensor.type_id).reshape(stop - start, cols)
+        if undecodable(frozenset({tensor.qtype})) is None:
+            return decode_gguf(raw, tensor.type_id).reshape(stop - start, cols)
+        return base.get(tensor.qtype).decode(raw, cols).reshape(stop - start, cols)  # for want of another reader
 
 
 @dataclass(frozen=True)
