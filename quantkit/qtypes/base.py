@@ -20,7 +20,7 @@ from quantkit.qtypes.search.units import Units
 from quantkit.tensors import F32, U8
 
 Codes = NDArray[np.int16]
-TOOLS = frozenset({"base", "floats", "kept", "target"})
+TOOLS = frozenset({"base", "compiling", "floats", "kept", "target"})
 
 
 @dataclass(frozen=True)

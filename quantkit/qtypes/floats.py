@@ -6,6 +6,8 @@ arithmetic flag of the process (flush to zero) can change a result.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ U32 = NDArray[np.uint32]
 F16_OVERFLOW = 0x477FF000  # 65520, half-way between the largest float16 (65504) and 65536
 BF16_OVERFLOW = 0x7F7F8000  # half-way between the largest bfloat16 (3.3895e38) and 2**128
 F32_OVERFLOW = 0x7F800000  # infinity itself
+FEW = 1 << 16  # numbers
 
 
 @kept()
@@ -78,6 +81,30 @@ def _largest_magnitude(src: U32) -> np.uint32:
     return worst
 
 
+def _few(size: int) -> bool:
+    """Whether numpy is to do it, since importing the compiler would take longer: vectors in a file of floats."""
+    return size <= FEW and "numba" not in sys.modules
+
+
+def _numpy_largest_magnitude(src: U32) -> int:
+    return int((src & np.uint32(0x7FFFFFFF)).max(initial=0))
+
+
+def _numpy_widen_bf16(src: U16, dst: U32) -> None:
+    np.left_shift(src.astype(np.uint32), np.uint32(16), out=dst)
+
+
+def _numpy_widen_f16(src: U16, dst: U32) -> None:
+    """See `_widen_f16`."""
+    bits = src.astype(np.uint32)
+    magnitude = bits & np.uint32(0x7FFF)
+    shifted = magnitude << np.uint32(13)
+    small = (magnitude.astype(np.float32) * np.float32(2.0**-24)).view(np.uint32)
+    value = np.where(magnitude < 0x400, small, shifted + np.uint32(0x38000000))
+    value = np.where(magnitude >= 0x7C00, shifted | np.uint32(0x7F800000), value)
+    np.bitwise_or(value, (bits & np.uint32(0x8000)) << np.uint32(16), out=dst)
+
+
 def _bits(x: F32) -> U32:
     """`x` as a flat, contiguous, aligned, read-only array of bit patterns.
 
@@ -91,7 +118,8 @@ def _bits(x: F32) -> U32:
 def first_nonfinite(x: F32) -> int:
     """Flat index of the first NaN or infinity in `x` (float32, any shape); -1 if all are finite."""
     bits = _bits(x)
-    if _largest_magnitude(bits) < F32_OVERFLOW:
+    largest = _numpy_largest_magnitude if _few(bits.size) else _largest_magnitude
+    if largest(bits) < F32_OVERFLOW:
         return -1
     return int(np.argmax((bits & 0x7FFFFFFF) >= F32_OVERFLOW))
 
@@ -167,7 +195,8 @@ def to_float32(raw: U8, dtype: str, out: F32) -> None:
     assert source.size == flat.size, (source.size, flat.size)
     source = source.view()
     source.flags.writeable = False
-    widen = {"F16": _widen_f16, "BF16": _widen_bf16}[dtype]
+    few = {"F16": _numpy_widen_f16, "BF16": _numpy_widen_bf16}
+    widen = (few if _few(flat.size) else {"F16": _widen_f16, "BF16": _widen_bf16})[dtype]
     widen(source, flat.view(np.uint32))
 
 

@@ -1,38 +1,34 @@
-"""Compiled loops that are kept on disk where a folder can be written, and compiled for each process where none can."""
+"""Loops that are compiled when they are first called: until then nobody waits for the compiler to be imported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
-from numba import njit
-from numba.core.caching import FunctionCache
+_compiling = Lock()
 
 
-class KeptCache(FunctionCache):  # type: ignore[misc]  # numba offers no other way
-    """Numba's cache, which is a help and no more: what cannot be written or read back is compiled again."""
+class Loop:
+    """A function that numba compiles, or reads from its cache, when it is first called."""
 
-    @contextmanager
-    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
-        with suppress(OSError, EOFError, ValueError):
-            yield
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self.py_func = function
+        self._options = options
+        self._compiled: Callable[..., Any] | None = None
 
+    def __call__(self, *args: Any) -> Any:
+        return (self._compiled or self._compile())(*args)
 
-def keep(dispatcher: Any, function: Callable[..., Any], cache: type[KeptCache] = KeptCache) -> Any:
-    """Give a dispatcher of numba a cache beside the source or in the user's cache folder.
+    def _compile(self) -> Callable[..., Any]:
+        with _compiling:
+            if self._compiled is None:
+                from quantkit.qtypes.compiling import compile_kept  # a third of a second
 
-    Without either (a package that another user installed, and no home) it has none.
-    """
-    with suppress(RuntimeError):
-        dispatcher._cache = cache(function)
-    return dispatcher
+                self._compiled = compile_kept(self.py_func, **self._options)
+            return self._compiled
 
 
 def kept(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """numba.njit(nogil=True, **options) with the machine code kept on disk."""
-
-    def compile_when_called(function: Callable[..., Any]) -> Any:
-        return keep(njit(nogil=True, **options)(function), function)
-
-    return compile_when_called
+    """Compile a function with numba.njit(nogil=True, **options), and keep the machine code on disk."""
+    return lambda function: Loop(function, options)

@@ -157,3 +157,24 @@ def test_all_finite_knows_every_exponent_from_infinity(dtype, code, sign):
         around = np.array([0, magnitude | top, infinity - 1, 0], code)
         assert not floats.all_finite(around.view(np.uint8).reshape(2, -1), dtype)
     assert floats.all_finite(np.empty(0, np.uint8), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_numpy_widens_as_compiled_loops_do(dtype, monkeypatch):
+    every = np.arange(1 << 16, dtype=np.uint16)
+    found = []
+    for few in (True, False):
+        monkeypatch.setattr(floats, "_few", lambda size, few=few: few)
+        out = np.empty(every.size, np.float32)
+        floats.to_float32(every.view(np.uint8), dtype, out)
+        found.append(out.view(np.uint32))
+    assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_numpy_finds_what_is_not_finite(bad, monkeypatch):
+    monkeypatch.setattr(floats, "_few", lambda size: True)
+    x = np.array([1, -3.4e38, 0, bad, np.nan], np.float32)
+    assert floats.first_nonfinite(x) == 3
+    assert floats.first_nonfinite(x[:3]) == -1
+    assert floats.first_nonfinite(x[:0]) == -1

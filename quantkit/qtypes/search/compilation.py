@@ -10,7 +10,7 @@ from typing import Any
 
 from numba import njit
 
-from quantkit.qtypes.kept import KeptCache, keep
+from quantkit.qtypes.compiling import KeptCache, keep
 
 # Functions that the compiled ones call: once per tile, or within loops over a tile.
 # error_model: division by zero gives an infinity or NaN, as in C. No fastmath: it would allow fused multiply-adds.

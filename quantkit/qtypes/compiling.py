@@ -1,0 +1,34 @@
+"""Compiled loops that are kept on disk where a folder can be written, and compiled for each process where none can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from numba import njit
+from numba.core.caching import FunctionCache
+
+
+class KeptCache(FunctionCache):  # type: ignore[misc]  # numba offers no other way
+    """Numba's cache, which is a help and no more: what cannot be written or read back is compiled again."""
+
+    @contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        with suppress(OSError, EOFError, ValueError):
+            yield
+
+
+def keep(dispatcher: Any, function: Callable[..., Any], cache: type[KeptCache] = KeptCache) -> Any:
+    """Give a dispatcher of numba a cache beside the source or in the user's cache folder.
+
+    Without either (a package that another user installed, and no home) it has none.
+    """
+    with suppress(RuntimeError):
+        dispatcher._cache = cache(function)
+    return dispatcher
+
+
+def compile_kept(function: Callable[..., Any], **options: Any) -> Any:
+    """numba.njit(nogil=True, **options) with the machine code kept on disk."""
+    return keep(njit(nogil=True, **options)(function), function)
