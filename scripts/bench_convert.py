@@ -6,6 +6,9 @@ as a fresh process on the same cores. Prints medians and the ratio of every pair
 
     python scripts/bench_convert.py --llama-cpp DIR [--recipes q4_k_m,q6_k] [--runs 5] [--memory] [--json]
 
+Beside it the floor: processor time of `cat` and `sha256sum` of the source and of `sha256sum` and a copy with fsync of
+the file that was made. And where the processor time of quantkit goes, of one more run (phase_shares.py).
+
 DIR is a llama.cpp source tree with build/bin/llama-quantize. Without it only quantkit is measured. With --memory the
 peak resident memory is also taken at eight times the size (a sparse file), for every recipe.
 """
@@ -121,13 +124,33 @@ def peer_commands(tree: Path, source: Path, recipe: str, work: Path) -> list[lis
     return [[*convert, "--outtype", "bf16"], [*quantize, str(len(os.sched_getaffinity(0)))]]
 
 
+def floor_commands(source: Path, made: Path, work: Path) -> list[list[str]]:
+    """What reading, hashing and writing the same bytes takes without doing anything with them."""
+    weights, copy = source / "model.safetensors", work / "copy.gguf"
+    sums = [["cat", str(weights)], ["sha256sum", str(weights)], ["sha256sum", str(made)]]
+    return [*sums, ["dd", f"if={made}", f"of={copy}", "bs=4M", "conv=fsync"]]
+
+
+def shares(work: Path, source: Path, recipe: str) -> dict[str, float]:
+    """CPU seconds of each phase of one more run, whose timers cost a little."""
+    out = work / "shares.gguf"
+    command = [sys.executable, str(Path(__file__).with_name("phase_shares.py")), str(source), recipe, str(out)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    for leftover in work.glob("shares.*"):
+        leftover.unlink()
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
 def compare(work: Path, source: Path, recipe: str, tree: Path | None, runs: int) -> dict[str, object]:
     """Alternate quantkit and the peers `runs` times."""
     ours: list[Run] = []
     theirs: list[Run] = []
+    floor: list[Run] = []
     for number in range(runs):
         out = work / f"ours-{number}.gguf"
         ours.append(measure([quantkit_command(source, recipe, out)]))
+        floor.append(measure(floor_commands(source, out, work)))
         if tree:
             theirs.append(measure(peer_commands(tree, source, recipe, work)))
             (work / "middle.gguf").unlink()
@@ -139,6 +162,11 @@ def compare(work: Path, source: Path, recipe: str, tree: Path | None, runs: int)
         "seconds": round(statistics.median(r.seconds for r in ours), 2),
         "cpu_seconds": round(statistics.median(r.cpu_seconds for r in ours), 2),
         "peak_mb": round(max(r.peak_bytes for r in ours) / 1e6, 1),
+        "floor_cpu_seconds": round(statistics.median(r.cpu_seconds for r in floor), 2),
+        "times_floor": round(
+            statistics.median(o.cpu_seconds / f.cpu_seconds for o, f in zip(ours, floor, strict=True)), 2
+        ),
+        "shares": shares(work, source, recipe),
     }
     if theirs:
         ratios = sorted(t.seconds / o.seconds for o, t in zip(ours, theirs, strict=True))
@@ -191,7 +219,8 @@ def main() -> None:
         return
     print(f"{weights / 1e6:.0f} M weights, median of {options.runs} alternating runs")
     for row in (*results, *memory):
-        print("  ".join(f"{key} {value}" for key, value in row.items()))
+        print("  ".join(f"{key} {value}" for key, value in row.items() if key != "shares"))
+        print(*(f"  CPU s by phase: {json.dumps(row[key])}\n" for key in ("shares",) if key in row), end="")
 
 
 if __name__ == "__main__":
