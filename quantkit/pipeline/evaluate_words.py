@@ -12,7 +12,7 @@ from textwrap import wrap
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from quantkit.errors import ResourceError
+from quantkit.errors import NotWritableError, ResourceError
 from quantkit.evaluation.figures import Estimate, Report
 from quantkit.pipeline.evaluate import Evaluated, Evaluation
 from quantkit.report.text import size, table
@@ -59,13 +59,14 @@ def _comparison(artifacts: Sequence[Evaluated], width: int) -> list[str]:
         (size(a.nbytes), figure(a.report.kl.value), figure(a.report.ratio.value), f"{100 * a.report.top1.value:.2f}")
         for a in artifacts
     ]
-    return _beside([a.path.name for a in artifacts], table(rows, ("size", "KL", "ppl ratio", "top %")), width)
+    columns = table(rows, ("size", "KL", "ppl ratio", "top %"))
+    return _beside(["artifact", *(a.path.name for a in artifacts)], columns, width)
 
 
 def _beside(names: Sequence[str], right: Sequence[str], width: int) -> list[str]:
-    """A table with names before its columns, cut to what is left of the width."""
+    """A table with names before its columns, cut to what is left of the width; both begin with their heads."""
     room = min(width - max(map(len, right)) - 2, max(map(len, names)))
-    shorter = ["", *(_cut(name, room) for name in names)]
+    shorter = [_cut(name, room) for name in names]
     return [f"{name:<{room}}  {line}".rstrip() for name, line in zip(shorter, right, strict=True)]
 
 
@@ -88,7 +89,7 @@ def _artifact(artifact: Evaluated, width: int) -> Iterator[str]:
     yield ""
     rows = [(f"{s.tokens:,}", figure(s.kl.value), f"{100 * s.top1:.2f}", f"{s.ppl_ratio:.4f}") for s in report.slices]
     columns = table(rows, ("tokens", "KL", "top %", "ppl ratio"))
-    yield from (f"  {line}" for line in _beside([s.name for s in report.slices], columns, width - 2))
+    yield from (f"  {line}" for line in _beside(["slice", *(s.name for s in report.slices)], columns, width - 2))
     if report.worst:
         yield ""
         yield "  worst passages"
@@ -241,7 +242,10 @@ class Records:
     history: Path | None = None
 
     def require_writable(self) -> None:
-        """Raise NotWritableError, before hours of work, for files that cannot be appended to."""
+        """Raise NotWritableError, before hours of work, for places that take no file."""
+        if self.junit is not None and self.junit.is_dir():
+            message = f"cannot write {shown(self.junit)}: Is a directory"
+            raise NotWritableError(message, path=str(self.junit), hint="choose another name with --junit")
         for path in (self.summary, self.history):
             if path is not None:
                 open_log(path).close()

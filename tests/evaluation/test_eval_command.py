@@ -167,6 +167,8 @@ def test_what_else_is_refused(made: Path, tmp_path: Path) -> None:
     text = ("--data", made / "text.jsonl")
     for status, said, arguments in (
         (3, "has no text", (file, "--against", TINY, "--data", empty)),
+        (6, "Is a directory", (file, "--against", TINY, *text, "--junit", tmp_path)),
+        (6, "Is a directory", (file, "--against", TINY, *text, "--append", tmp_path)),
         (3, "does not exist", (made / "none.gguf", "--against", TINY, *text)),
         (2, "no original", (file, *text)),
         (2, "no text to measure on", (file, "--against", TINY)),
