@@ -132,8 +132,9 @@ def test_what_is_kept_from_run_to_run_is_counted_and_spares_every_second_product
         return {}
 
     walk_blocks(model, samples, visit)
-    # all samples are one chunk: it runs once to see what reads what, and once through what is rounded
-    assert computed and ("moe" in name or set(computed.values()) == {2})
+    # all samples are one chunk: two looks at the block, once through what is rounded, and attention for its weights
+    inner = [count for module, count in computed.items() if 96 in (module.in_features, module.out_features)]
+    assert computed and ("moe" in name or (max(inner) <= 3 and max(computed.values()) <= 4))
 
 
 @pytest.mark.parametrize("method", ["gptq", pytest.param("rtn", marks=pytest.mark.slow)])
