@@ -1,0 +1,83 @@
+"""Which linears' errors later tokens read, and how often tokens count for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import build
+from walks import TINY, logits_after, model_of, windows
+
+from quantkit.calibration.walk.passes import far_of
+from quantkit.calibration.walk.reach import token_weights
+
+READ = {
+    "llama-untied-gqa": {"q_proj", "k_proj", "v_proj"},
+    "phi3": {"qkv_proj"},
+    "gemma2": {"q_proj", "k_proj", "v_proj"},
+    "qwen2-moe": {"q_proj", "k_proj", "v_proj"},
+    "mixtral-4x1M": {"q_proj", "k_proj", "v_proj"},
+}
+
+
+def looked_at(folder: Path, look, *, seqlen: int = 24, count: int = 2) -> None:
+    """Call look(block, its pass over the samples) for every block."""
+
+    def visit(index, block):
+        if not block.is_head:
+            look(block, block._pass(block._activations.candidate))
+        return {}
+
+    logits_after(model_of(folder), windows(400, count=count, seqlen=seqlen), visit)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_attention_reads_reaches_far_and_nothing_else(name: str, tmp_path: Path) -> None:
+    """Found by gradients, in every block: no router, no expert, no part of the feed-forward network."""
+    found = []
+
+    def look(block, work) -> None:
+        [far] = far_of(work, block.sites)
+        found.append({linear.split(".")[-2] for linear in far.site.linears})
+        assert far.ends.linears == (f"{block.name}.self_attn.o_proj.weight",)
+
+    looked_at(build(name, tmp_path), look)
+    assert found and all(one == READ[name] for one in found)
+
+
+def test_a_sample_of_one_token_has_no_later_one() -> None:
+    looked_at(TINY, lambda block, work: far_of(work, block.sites) == () or pytest.fail("one token"), seqlen=1)
+
+
+def test_counts_are_of_the_sample_alone_and_double_its_energy() -> None:
+    def look(block, work) -> None:
+        far = far_of(work, block.sites)
+        [both] = token_weights(work.resident, work.hidden, far, [0, 1]).values()
+        [second] = token_weights(work.resident, work.hidden[1:], far, [1]).values()
+        assert torch.allclose(both[len(second) :], second, rtol=1e-4)
+        assert (both >= 1).all()
+        inputs = block.statistics(far[0].site.linears, hessian=True).total(far[0].site.name)
+        assert inputs.gram.diagonal().sum() == pytest.approx(2 * float(inputs.squares.sum()), rel=1e-5)
+
+    looked_at(TINY, look)
+
+
+def test_tokens_count_as_often_as_they_are_read() -> None:
+    """With the same attention to all earlier tokens, an error of token t's values is read at every position p >= t,
+    each time by 1 / (p + 1)."""
+    count, seqlen = 8, 24
+    steps = torch.arange(1, seqlen + 1, dtype=torch.float64)
+    read = torch.stack([(steps[t:] ** -2).sum() for t in range(seqlen)])
+
+    def look(block, work) -> None:
+        far = far_of(work, block.sites)
+        for matrix in ("q_proj", "k_proj"):
+            name = f"{block.name}.self_attn.{matrix}.weight"
+            block.replace({name: torch.zeros_like(block.weight(name))})
+        [counts] = token_weights(work.resident, work.hidden, far, range(count)).values()
+        found = (counts.reshape(count, seqlen) - 1).double()
+        expected = read / read.sum()
+        assert ((found / found.sum(1, keepdim=True)).mean(0) - expected).abs().max() < 0.15 * expected[0]
+
+    looked_at(TINY, look, seqlen=seqlen, count=count)
