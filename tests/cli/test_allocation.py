@@ -216,8 +216,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("command", ["plan", "convert"])
+@pytest.mark.parametrize(("command", "case"), [("plan", case) for case in REFUSED] + [("convert", "too small")])
 def test_what_is_refused(case: str, command: str, costs: Path, tmp_path: Path) -> None:
     options, status, said = REFUSED[case]
     to = [] if "--to" in options else ["--to", "q4_k_m"]
