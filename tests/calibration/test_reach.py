@@ -9,8 +9,9 @@ import torch
 from checkpoints import build
 from walks import TINY, logits_after, model_of, windows
 
+from quantkit.calibration.statistics.sums import Site
 from quantkit.calibration.walk.passes import far_of
-from quantkit.calibration.walk.reach import token_weights
+from quantkit.calibration.walk.reach import _counts, token_weights
 
 READ = {
     "llama-untied-gqa": {"q_proj", "k_proj", "v_proj"},
@@ -61,6 +62,17 @@ def test_counts_are_of_the_sample_alone_and_double_its_energy() -> None:
         assert inputs.gram.diagonal().sum() == pytest.approx(2 * float(inputs.squares.sum()), rel=1e-5)
 
     looked_at(TINY, look)
+
+
+def test_counts_do_not_depend_on_the_size_of_gradients() -> None:
+    """Not where their squares have no room in float32, either: what small weights of later layers leave."""
+    linear = "model.layers.0.self_attn.v_proj.weight"
+    site, hidden = Site(linear, (linear,), 32), torch.zeros(2, 5, 32)
+    inputs, gradients = torch.randn(10, 32), torch.randn(10, 64)
+    expected = _counts(site, inputs, {linear: gradients}, hidden)
+    for size in (1e-19, 1e-24, 1e25):
+        assert torch.allclose(_counts(site, inputs, {linear: gradients * size}, hidden), expected, rtol=1e-4)
+    assert torch.equal(_counts(site, inputs, {linear: gradients * 0}, hidden), torch.ones(10))
 
 
 def test_tokens_count_as_often_as_they_are_read() -> None:

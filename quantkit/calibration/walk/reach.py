@@ -88,17 +88,17 @@ def token_weights(resident: Resident, hidden: Tensor, far: Sequence[Far], seeds:
 
 
 def _counts(site: Site, inputs: Tensor, gradients: Mapping[str, Tensor | None], hidden: Tensor) -> Tensor:
-    """1 + c w for all tokens, (tokens,)."""
+    """1 + c w for all tokens, (tokens,). In float64: squares of small gradients leave no room for c in float32."""
     n, seqlen = hidden.shape[:2]
-    weights = hidden.new_zeros((n, seqlen))
+    weights = hidden.new_zeros((n, seqlen), dtype=torch.float64)
     for name in site.linears:
         gradient = gradients.get(name)
         if gradient is not None:
-            weights += gradient.reshape(n, seqlen, -1).square().sum(-1)
-    energy = inputs.detach().reshape(n, seqlen, -1).square().sum(-1)
+            weights += gradient.reshape(n, seqlen, -1).to(torch.float64).square().sum(-1)
+    energy = inputs.detach().reshape(n, seqlen, -1).to(torch.float64).square().sum(-1)
     weighed = (weights * energy).sum(1, keepdim=True)
     ratio = torch.where(weighed > 0, energy.sum(1, keepdim=True) / weighed, torch.zeros_like(weighed))
-    return (1 + ratio * weights).reshape(-1)
+    return (1 + ratio * weights).to(hidden.dtype).reshape(-1)
 
 
 def _earlier(gradient: Tensor, hidden: Tensor) -> bool:
