@@ -16,7 +16,7 @@ from quantkit.errors import NotWritableError, ResourceError
 from quantkit.evaluation.figures import Estimate, Report
 from quantkit.pipeline.evaluate import Evaluated, Evaluation
 from quantkit.report.text import size, table
-from quantkit.storage import open_log, write_small
+from quantkit.storage import open_log, require_small, write_small
 from quantkit.untrusted import shown
 
 NARROW, WIDE = 60, 120
@@ -243,9 +243,11 @@ class Records:
 
     def require_writable(self) -> None:
         """Raise NotWritableError, before hours of work, for places that take no file."""
-        if self.junit is not None and self.junit.is_dir():
-            message = f"cannot write {shown(self.junit)}: Is a directory"
-            raise NotWritableError(message, path=str(self.junit), hint="choose another name with --junit")
+        if self.junit is not None:
+            if self.junit.is_dir():
+                message = f"cannot write {shown(self.junit)}: Is a directory"
+                raise NotWritableError(message, path=str(self.junit), hint="choose another name with --junit")
+            require_small(self.junit)
         for path in (self.summary, self.history):
             if path is not None:
                 open_log(path).close()

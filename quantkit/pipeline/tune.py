@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from quantkit.calibration.inputs import STATISTICS, Inputs, open_calibration_model, scratch_for
-from quantkit.errors import InputError, UsageError
+from quantkit.calibration.text.samples import Samples
+from quantkit.errors import InputError, RecipeError, UsageError
 from quantkit.events import Sink, StageFinished, StageStarted
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan
@@ -56,12 +58,13 @@ def tuning_of(request: Request, recipes: Sequence[Recipe], stop: Callable[[], bo
         )
     known = read_sensitivity(request.sensitivity) if request.sensitivity else None
     if known is None:
-        _require_text(request, target.option)
+        _require_no_statistics(request.calib, target.option)
         if stop is None:
             what = (
                 f"{target.option}: which types that gives is known once the text has been run, and a plan runs nothing"
             )
             raise UsageError(what, hint=MEASURE, key=target.option)
+        _require_text(request, target.option)
     return Tuning(target, known, stop)
 
 
@@ -104,7 +107,7 @@ def with_target(recipe: Recipe, target: Target) -> Recipe:
 
 
 def tuned(recipe: Recipe, tuning: Tuning, known: Sensitivity, plan: Callable[[Recipe], Plan]) -> tuple[Recipe, Plan]:
-    """The recipe with types within the target, and its plan; `plan` plans recipes. Raises UsageError for a target that
+    """The recipe with types within the target, and its plan; `plan` plans recipes. Raises RecipeError for a target that
     cannot be reached."""
     found = recipe
 
@@ -119,8 +122,8 @@ def tuned(recipe: Recipe, tuning: Tuning, known: Sensitivity, plan: Callable[[Re
 
 
 def known_of(tuning: Tuning, recipe: Recipe, checkpoint: Checkpoint) -> Sensitivity | None:
-    """What the file of --sensitivity says, None without one. Raises InputError for one of another model, UsageError for
-    one of another method."""
+    """What the file of --sensitivity says, None without one. Raises InputError for one of another model,
+    RecipeError for one of another method."""
     known = tuning.known
     if known is None:
         return None
@@ -132,8 +135,8 @@ def known_of(tuning: Tuning, recipe: Recipe, checkpoint: Checkpoint) -> Sensitiv
         raise InputError(what, hint="measure this one with quantkit sensitivity", key="sensitivity")
     if known.method != recipe.method.name:
         what = f"the file of --sensitivity was measured with --method {known.method}, this is {recipe.method.name}"
-        hint = f"give --calib TEXT, or --method {known.method}"
-        raise UsageError(what, hint=hint, key="sensitivity")
+        hint = f"--method {known.method}, or measure again: quantkit sensitivity SRC --method {recipe.method.name} ..."
+        raise RecipeError(what, hint=hint, key="sensitivity")
     return known
 
 
@@ -151,28 +154,39 @@ def measured(subject: Subject, emit: Sink, stop: Callable[[], bool]) -> Sensitiv
     """Run the text, forward and back. Raises UsageError for statistics in the place of text, and what walks raise."""
     from quantkit.tuning.measure import Task, measure
 
-    halves = subject.inputs.halves()
-    _require_no_statistics(subject.inputs.spec.data if halves is None else (), "to measure what types cost")
-    assert halves is not None
-    learned, judged = halves
+    learned, judged = _halves(subject.inputs)
     start = time.monotonic()
     emit(StageStarted(STAGE, 0, f"{learned.tokens.size:,} tokens forward, {judged.tokens.size:,} there and back"))
     scratch = scratch_for(subject.inputs.spec, Path())
     model = open_calibration_model(subject.checkpoint, subject.inputs.spec, scratch)
     costs = measure(Task(model, subject.plan, candidates(subject.plan), learned, judged), emit, stop)
-    found = Sensitivity(
-        model=model.fingerprint(),
-        source=Origin(subject.checkpoint).facts(),
-        recipe=subject.recipe.name,
-        method=subject.recipe.method.name,
-        calibration=_facts(subject.inputs),
-        learned_tokens=learned.tokens.size,
-        judged_tokens=judged.tokens.size,
-        tensors=_records(subject.plan, costs),
-    )
+    found = Sensitivity(**facts_of(subject), tensors=_records(subject.plan, costs))
     detail = f"{len(found.tensors)} tensors · {found.recipe} is predicted to lose {found.kld:.3g} nats per token"
     emit(StageFinished(STAGE, time.monotonic() - start, detail))
     return found
+
+
+def facts_of(subject: Subject) -> dict[str, Any]:
+    """What a file of what is measured says besides the costs."""
+    from quantkit.calibration.walk.settings import fingerprint
+
+    learned, judged = _halves(subject.inputs)
+    return {
+        "model": fingerprint(subject.checkpoint),
+        "source": Origin(subject.checkpoint).facts(),
+        "recipe": subject.recipe.name,
+        "method": subject.recipe.method.name,
+        "calibration": _facts(subject.inputs),
+        "learned_tokens": learned.tokens.size,
+        "judged_tokens": judged.tokens.size,
+    }
+
+
+def _halves(inputs: Inputs) -> tuple[Samples, Samples]:
+    halves = inputs.halves()
+    _require_no_statistics(inputs.spec.data if halves is None else (), "to measure what types cost")
+    assert halves is not None
+    return halves
 
 
 def _facts(inputs: Inputs) -> dict[str, object]:

@@ -120,6 +120,21 @@ def write_small(path: Path, data: bytes, *, overwrite: bool, ops: Ops | None = N
                 return
 
 
+def require_small(path: Path, *, ops: Ops | None = None) -> None:
+    """Raise what `write_small` with `overwrite` would raise for a place that takes no file: for before long work.
+
+    Missing folders are made.
+    """
+    disk = Disk(ops or from_environment())
+    with explained(path.parent, 0):
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        disk.make_folders(path.parent)
+        temporary = disk.open(path.parent / TEMPORARY.format(os.urandom(8).hex()), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        os.close(temporary.fd)
+        disk.remove(temporary.path)
+
+
 def open_log(path: Path) -> IO[str]:
     """Open a log for appending lines of UTF-8 text; each line is in the file when it ends. Raises NotWritableError."""
     with explained(path.parent, 0):
