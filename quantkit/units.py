@@ -25,6 +25,6 @@ def parse_size(text: str, option: str, *, least: int = 1) -> int:
     scale = 1 << (10 * power) if "I" in (match[3] or "").upper() else int("1" + "000" * power)
     nbytes = int(whole + part) * scale // int("1" + "0" * len(part))
     if not least <= nbytes <= LARGEST:
-        wanted = f'; did you mean "{text.strip()}GB"?' if match[2] is None and nbytes < least else ""
+        wanted = f'; did you mean "{text.strip()}GB"?' if match[2] is None and 0 < nbytes < least else ""
         raise UsageError(f'{option} "{text[:40]}" is {nbytes:,} bytes{wanted}', hint=GRAMMAR, key=option)
     return nbytes

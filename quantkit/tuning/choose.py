@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Context
 from math import prod
 from typing import Any
 
-from quantkit.errors import UsageError
+from quantkit.errors import RecipeError
 from quantkit.formats.gguf.types import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, padded
 from quantkit.plan.base import Plan, Unit
 from quantkit.qtypes import base
@@ -16,21 +17,25 @@ from quantkit.tuning.allocate import Chosen, Fronts, Option, allocate, cheapest,
 from quantkit.tuning.candidates import LEAST_HEAD_BITS, candidates, is_head, nbytes_of
 from quantkit.tuning.record import Sensitivity
 from quantkit.tuning.target import Target
+from quantkit.untrusted import shown
 
 ATTEMPTS = 8  # to come below the target where the number of files depends on the types
+SHOWN = 3  # names in a warning
 
 
 @dataclass(frozen=True)
 class Spent:
     """What a target was spent on. `chosen` are the types of the tensors that were free, `preset` those of the recipe.
 
-    `fixed_kld` is what tensors cost whose type an option has fixed.
+    `fixed_kld` is what tensors cost whose type an option has fixed, without those `unpriced`, whose type was not
+    measured.
     """
 
     chosen: Chosen
     preset: Mapping[str, Option]
     fronts: Fronts
     fixed_kld: float
+    unpriced: tuple[Unit, ...] = ()
     low_head: str | None = None
 
     @property
@@ -43,13 +48,13 @@ class Spent:
 
 
 def require_reachable(plan: Plan, target: Target) -> None:
-    """Raise UsageError for a target that no choice of types reaches, before anything is measured: `plan` is that of the
-    recipe's own types."""
+    """Raise RecipeError for a target that no choice of types reaches, before anything is measured: `plan` is that of
+    the recipe's own types."""
     free = {unit.name: unit for unit in plan.units if unit.free}
     types = {name: found for name, found in candidates(plan).items() if name in free and len(found) > 1}
     if not types:
         what = f"{target}: every type is fixed, there is nothing to choose"
-        raise UsageError(what, hint=f"leave {target.option} out, or some of --keep", key=target.option)
+        raise RecipeError(what, hint=f"leave {target.option} out, or some of --keep", key=target.option)
     budget = target.nbytes(_weights(plan))
     if budget is None:
         return
@@ -60,30 +65,28 @@ def require_reachable(plan: Plan, target: Target) -> None:
     if budget < least:
         what = f"the smallest file of these types takes {least:,} bytes ({_bits(plan, least):.3f} bits per weight)"
         hint = f"--target-size {least}, a recipe of smaller types such as iq2_xxs, or a smaller model"
-        raise UsageError(f"{target} is {budget:,} bytes: {what}", hint=hint, key=target.option)
+        raise RecipeError(f"{target} is {budget:,} bytes: {what}", hint=hint, key=target.option)
     if budget > most:
-        what = f"with every type as large as it helps the file takes {most:,} bytes ({_bits(plan, most):.3f} bits)"
+        what = f"the largest file of these types takes {most:,} bytes ({_bits(plan, most):.3f} bits per weight)"
         hint = f"--target-size {most}, or --to bf16 for the weights as they are"
-        raise UsageError(f"{target} is {budget:,} bytes: {what}", hint=hint, key=target.option)
+        raise RecipeError(f"{target} is {budget:,} bytes: {what}", hint=hint, key=target.option)
 
 
 def spend(plan: Plan, known: Sensitivity, target: Target, again: Callable[[Allotment], Plan]) -> Plan:
     """The plan with the types that lose least within the target. `plan` is that of the recipe's own types, `again`
-    plans with others. Raises UsageError for a target that cannot be reached."""
+    plans with others. Raises RecipeError for a target that cannot be reached."""
     require_reachable(plan, target)
-    fronts, fixed_kld = _fronts(plan, known)
-    if not fronts:
+    start = _fronts(plan, known)
+    if not start.fronts:
         what = f"{target}: the file of --sensitivity knows none of the tensors that are free"
-        raise UsageError(what, hint="measure again with quantkit sensitivity", key="sensitivity")
-    units = {unit.name: unit for unit in plan.units}
-    preset = {name: next(o for o in options if o.type == units[name].word) for name, options in fronts.items()}
-    fixed = plan.nbytes - total_bytes(preset)
+        raise RecipeError(what, hint="measure again with quantkit sensitivity", key="sensitivity")
+    fixed = plan.nbytes - total_bytes(start.preset)
     budget = target.nbytes(_weights(plan))
     if budget is None:
-        return again(_allotment(_least(plan, target, Spent({}, preset, fronts, fixed_kld)), known, target))
+        return again(_allotment(_least(plan, target, start), known, target))
     room = budget - fixed
     for _ in range(ATTEMPTS):
-        spent = _within(plan, room, Spent({}, preset, fronts, fixed_kld))
+        spent = _within(plan, room, start)
         if spent is None:
             break
         made = again(_allotment(spent, known, target))
@@ -91,27 +94,43 @@ def spend(plan: Plan, known: Sensitivity, target: Target, again: Callable[[Allot
             return made
         room -= made.nbytes - budget
     what = f"{target} is {budget:,} bytes: no choice of types gives files so small"
-    raise UsageError(what, hint=f"--target-size {fixed + least_bytes(fronts)}", key=target.option)
+    raise RecipeError(what, hint=f"--target-size {fixed + least_bytes(start.fronts)}", key=target.option)
 
 
-def _fronts(plan: Plan, known: Sensitivity) -> tuple[dict[str, list[Option]], float]:
-    """The types of each free tensor whose costs are known, padded bytes; and what tensors cost that are not free."""
-    pad, fronts, fixed = _alignment(plan), {}, 0.0
+def _fronts(plan: Plan, known: Sensitivity) -> Spent:
+    """The types of each free tensor whose costs are known, padded bytes; and what tensors cost that are not free.
+
+    Raises RecipeError where the recipe gives free tensors types that were not measured.
+    """
+    pad, fronts, fixed, unpriced = _alignment(plan), {}, 0.0, []
     legal = candidates(plan)
     for unit in plan.units:
         cost = known.by_name.get(unit.name)
         if cost is None or cost.shape != unit.tensor.shape or unit.name not in legal:
             continue
-        options = [
-            Option(name, padded(nbytes_of(unit, name), pad), cost.by_type[name].kld)
-            for name in legal[unit.name]
-            if name in cost.by_type
-        ]
-        if unit.free and any(option.type == unit.word for option in options):
-            fronts[unit.name] = options
+        if unit.word not in cost.by_type:
+            if unit.free:
+                raise _unmeasured(unit, known)
+            unpriced.append(unit)
+            continue
+        if unit.free:
+            fronts[unit.name] = [
+                Option(name, padded(nbytes_of(unit, name), pad), cost.by_type[name].kld)
+                for name in legal[unit.name]
+                if name in cost.by_type
+            ]
         else:
-            fixed += sum(option.loss for option in options if option.type == unit.word)
-    return fronts, fixed
+            fixed += cost.by_type[unit.word].kld
+    words = {unit.name: unit.word for unit in plan.units}
+    preset = {name: next(o for o in options if o.type == words[name]) for name, options in fronts.items()}
+    return Spent({}, preset, fronts, fixed, tuple(unpriced))
+
+
+def _unmeasured(unit: Unit, known: Sensitivity) -> RecipeError:
+    recipe = shown(known.recipe)
+    what = f"the file of --sensitivity was measured for {recipe}, and not what {unit.word} costs {unit.name}"
+    hint = f"--to {recipe}; or quantkit sensitivity SRC --to RECIPE --calib TEXT --out S.json for this recipe"
+    return RecipeError(what, hint=hint, key="sensitivity")
 
 
 def _within(plan: Plan, room: int, spent: Spent) -> Spent | None:
@@ -126,7 +145,7 @@ def _within(plan: Plan, room: int, spent: Spent) -> Spent | None:
         return None
     if total_bytes(spent.preset) <= room and total_loss(spent.preset) <= total_loss(chosen):
         chosen, low = dict(spent.preset), None
-    return Spent(chosen, spent.preset, spent.fronts, spent.fixed_kld, low)
+    return replace(spent, chosen=chosen, low_head=low)
 
 
 def _least(plan: Plan, target: Target, spent: Spent) -> Spent:
@@ -136,8 +155,13 @@ def _least(plan: Plan, target: Target, spent: Spent) -> Spent:
     if chosen is None:
         best = sum(min(o.loss for o in options) for options in spent.fronts.values()) + spent.fixed_kld
         what = f"even the largest types are predicted to lose {best:.2g} nats per token"
-        raise UsageError(f"{target}: {what}", hint=f"--max-kld {best * 1.01:.2g}, or --to bf16", key=target.option)
-    return Spent(chosen, spent.preset, spent.fronts, spent.fixed_kld)
+        raise RecipeError(f"{target}: {what}", hint=f"--max-kld {_above(best)}, or --to bf16", key=target.option)
+    return replace(spent, chosen=chosen)
+
+
+def _above(kld: float) -> str:
+    """The next number of two digits that is no less, so that the bound which a hint names can be kept."""
+    return f"{float(Context(prec=2, rounding=ROUND_CEILING).create_decimal_from_float(kld)):.2g}"
 
 
 def _with_high_head(fronts: Fronts, head: Unit | None) -> Fronts:
@@ -181,11 +205,18 @@ def _allotment(spent: Spent, known: Sensitivity, target: Target) -> Allotment:
 
 
 def _warnings(spent: Spent) -> tuple[tuple[str, str], ...]:
-    """That the head got less than it should have, where the budget leaves it no more."""
-    if spent.low_head is None:
-        return ()
-    qtype = spent.chosen[spent.low_head].type
-    return (("low-head", f"{spent.low_head} is {qtype}: the target leaves no room for five bits in the head"),)
+    """That the head got less than it should have, where the budget leaves it no more; and what no cost is known of."""
+    found = []
+    if spent.low_head is not None:
+        qtype = spent.chosen[spent.low_head].type
+        words = f"{spent.low_head} is {qtype}: the target leaves no room for five bits in the head"
+        found.append(("low-head", words))
+    if spent.unpriced:
+        names = ", ".join(f"{unit.name} as {unit.word}" for unit in spent.unpriced[:SHOWN])
+        more = len(spent.unpriced) - SHOWN
+        words = f"{names}{f' and {more} more' if more > 0 else ''}: not measured, the predicted loss leaves it out"
+        found.append(("unpriced", words))
+    return tuple(found)
 
 
 def _neighbours(options: Sequence[Option], chosen: Option) -> tuple[Option | None, Option | None]:

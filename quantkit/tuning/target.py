@@ -10,6 +10,7 @@ from quantkit.errors import UsageError
 from quantkit.units import parse_size
 
 Kind = Literal["size", "bpw", "kld"]
+LEAST_BYTES = 1000  # "4.5" is four bytes, where gigabytes were meant
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def parse_target(size: str | None, bpw: float | None, kld: float | None) -> Targ
     """The one target of these options, None without any. Raises UsageError for two, and for values that are none."""
     given: list[Target] = []
     if size is not None:
-        nbytes = parse_size(size, "--target-size")
+        nbytes = parse_size(size, "--target-size", least=LEAST_BYTES)
         given.append(Target("size", "--target-size", size.strip(), nbytes))
     if bpw is not None:
         given.append(Target("bpw", "--target-bpw", f"{bpw:g}", _positive("--target-bpw", bpw, "4.5")))

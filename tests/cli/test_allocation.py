@@ -4,6 +4,7 @@ in tests/tuning."""
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,9 @@ def test_a_bound_is_measured_before_the_file_gets_its_name(costs: Path, tmp_path
 REFUSED = {
     "two targets": (["--target-size", "3MB", "--target-bpw", "5"], 2, "one of them"),
     "no size": (["--target-size", "big"], 2, "is not a size"),
-    "bytes": (["--target-size", "24"], 2, "the smallest file"),
+    "bytes": (["--target-size", "24"], 2, 'did you mean "24GB"'),
+    "few bytes": (["--target-size", "24kB"], 2, "the smallest file"),
+    "no bytes": (["--target-size", "0"], 2, "is 0 bytes\n"),
     "too small": (["--target-bpw", "1.5"], 2, "the smallest file"),
     "too large": (["--target-bpw", "14"], 2, "--to bf16"),
     "no amount": (["--target-bpw", "nan"], 2, "no amount"),
@@ -212,6 +215,7 @@ REFUSED = {
     "floats": (["--target-bpw", "5", "--to", "bf16"], 2, "all types are floats"),
     "checkpoint": (["--target-bpw", "5", "--to", "w8a16"], 2, "GGUF"),
     "imatrix": (["--target-bpw", "5", "--imatrix", "x.gguf"], 2, "--calib"),
+    "another recipe": (["--target-bpw", "5", "--to", "iq3_m"], 2, "what iq3_s costs"),
     "no target": ([], 2, "--target-bpw 4.5"),
 }
 
@@ -237,11 +241,61 @@ def test_a_target_needs_text_or_costs(command: str, tmp_path: Path) -> None:
     assert "gradients" in ran.stderr
 
 
-def test_a_plan_does_not_run_text() -> None:
+@pytest.mark.parametrize("text", [(), ("--calib", TEXT)])
+def test_a_plan_does_not_run_text(text: tuple[object, ...]) -> None:
+    """Nor does it ask for text that it would not run."""
     for command in (["plan"], ["convert", "--dry-run"]):
-        ran = quantkit(command[0], TINY, *command[1:], "--target-bpw", 5, "--calib", TEXT)
+        ran = quantkit(command[0], TINY, *command[1:], "--target-bpw", 5, *text)
         assert ran.status == 2
         assert "quantkit sensitivity" in ran.stderr
+
+
+def test_one_of_several_recipes_misses_the_target(costs: Path) -> None:
+    """It is left out, as for any other reason; the others are planned."""
+    ran = quantkit("plan", TINY, "--to", "q4_k_m,iq3_m", "--sensitivity", costs, "--target-bpw", 5, "--json")
+    assert ran.status == 10, ran.stderr
+    said = json.loads(ran.stdout.splitlines()[0])
+    assert [plan["allocation"]["target"]["value"] for plan in said["plans"]] == ["5"]
+    assert [(one["recipe"], one["exit"]) for one in said["failures"]] == [("iq3_m", 2)]
+
+
+def test_types_that_were_not_measured_are_told(costs: Path) -> None:
+    plan = planned(costs, "--target-bpw", 5, "--output-type", "q5_1", "--keep", "blk.0.ffn_up=q4_1")
+    [said] = [warning["message"] for warning in plan["warnings"] if warning["code"] == "unpriced"]
+    assert {word for word in ("q5_1", "blk.0.ffn_up.weight as q4_1") if word in said} == {
+        "q5_1",
+        "blk.0.ffn_up.weight as q4_1",
+    }
+    plan = planned(costs, "--target-bpw", 5, "--output-type", "q8_0")
+    assert not [warning for warning in plan["warnings"] if warning["code"] == "unpriced"]
+
+
+def test_the_bound_of_a_hint_can_be_kept(costs: Path, tmp_path: Path) -> None:
+    for factor in (1.0, 1.3, 1.7):
+        path = with_costs(tmp_path / "costs.json", costs, factor)
+        ran = quantkit("plan", TINY, "--sensitivity", path, "--max-kld", "1e-30")
+        bound = re.search(r"hint: --max-kld (\S+),", ran.stderr)
+        assert bound
+        assert planned(path, "--max-kld", bound[1])["allocation"]["predicted_kld"] <= float(bound[1])
+
+
+def test_a_place_for_costs_is_looked_at_before_they_are_measured(costs: Path, tmp_path: Path) -> None:
+    """A run takes hours: what is in its way is said first."""
+    (tmp_path / "file").write_text("mine")
+    command = ["sensitivity", TINY, "--calib", TEXT, "--samples", 2, "--seqlen", 32]
+    places = {
+        tmp_path: "Is a directory",
+        tmp_path / "file": "exists and differs",
+        tmp_path / "file" / "x.json": "Not a directory",
+        tmp_path / ("x" * 300): "possible file name",
+        costs: "exists and differs",
+    }
+    for place, said in places.items():
+        ran = quantkit(*command, "-o", place)
+        assert (ran.status, said in ran.stderr) == (6, True), ran.stderr
+        assert "predicted to lose" not in ran.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def changed(costs: Path, **fields: Any) -> bytes:
