@@ -5,7 +5,7 @@
     with opened_artifact(path, source) as artifact:                                                 # artifacts.py
         [scores] = measure(reference, [artifact], corpus, threads=2)                                # measure.py
     report = summarize(scores, corpus)                                                              # figures.py
-    verdicts = judge(gates, report, facts)                                                          # gates.py
+    verdicts = judge(gates, Subject(nbytes, source_bytes, report, scores, corpus))                  # gates.py
 
 A `Side` is a name and a `Checkpoint`: whatever gives decoded rows of the source's tensors under the source's names,
 be it a folder, a GGUF file (`quality.decoded`), a checkpoint for servers, arrays in memory, or a source some of whose

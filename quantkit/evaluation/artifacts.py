@@ -157,7 +157,8 @@ def _require_tokenizer(folder: Path, made: Checkpoint, source: Checkpoint) -> No
     texts = probes()
     for text, ours, theirs in zip(texts, here.encode(texts), there.encode(texts), strict=True):
         if ours != theirs:
-            at = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0)
+            shorter = min(len(ours), len(theirs))
+            at = next((n for n in range(shorter) if ours[n] != theirs[n]), shorter)
             what = f'{name} has another tokenizer: token {at} of "{shown(text, 40)}" is {theirs[at : at + 1]}, '
             raise InputError(f"{what}in the source {ours[at : at + 1]}", path=str(folder), hint=OTHER_MODEL)
 

@@ -147,9 +147,12 @@ def cut_texts(texts: Texts, tokens: Tokens, cut: Cutting) -> Corpus:
 
 
 def _by_document(texts: Texts, tokens: Tokens, cut: Cutting) -> list[_Window]:
-    """Each document's windows: those after its first begin with the token that begins texts, too."""
+    """Each document's windows: those after its first begin with the token that begins texts, too. A document that
+    equals an earlier one is left out: it says nothing new, and would make errors look smaller than they are."""
     found = []
-    for number, document in enumerate(texts.documents):
+    for number, (document, first) in enumerate(zip(texts.documents, _firsts(texts), strict=True)):
+        if number != first:
+            continue
         ids = np.array(tokens.encode(document), np.int64)
         _require_rows(ids, tokens.size)
         start = [] if tokens.bos is None else [tokens.bos]
@@ -165,20 +168,26 @@ def _by_document(texts: Texts, tokens: Tokens, cut: Cutting) -> list[_Window]:
 
 def _of_stream(texts: Texts, tokens: Tokens, cut: Cutting) -> list[_Window]:
     """llama.cpp's windows: `perplexity` in tools/perplexity/perplexity.cpp, n_ctx = window, first = n_ctx / 2."""
-    chosen = select_samples(texts, tokens, seqlen=cut.window)
+    chosen = select_samples(texts, tokens, seqlen=cut.window, option="--window")
     owners = _owners(texts, tokens, chosen.tokens.size)
     cut_owners = owners.reshape(chosen.tokens.shape)
     return [_Window(w, cut.window // 2, o) for w, o in zip(chosen.tokens, cut_owners, strict=True)]
 
 
 def _owners(texts: Texts, tokens: Tokens, count: int) -> I32:
-    """The document of each token of the stream that `select_samples` cuts, int32 (count,)."""
+    """The document of each token of the stream that `select_samples` cuts, int32 (count,): of equal ones the first."""
     lengths = []
     for number, document in enumerate(texts.documents):
         ids = tokens.encode(document)
         framed = ids[:1] != [tokens.bos] if tokens.bos is not None else bool(number) and tokens.separator is not None
         lengths.append(len(ids) + framed)
-    return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)[:count]
+    return np.repeat(np.array(_firsts(texts), np.int32), lengths)[:count]
+
+
+def _firsts(texts: Texts) -> list[int]:
+    """For every document the number of the first one that equals it."""
+    first: dict[str, int] = {}
+    return [first.setdefault(document, number) for number, document in enumerate(texts.documents)]
 
 
 def _require_rows(ids: NDArray[np.int64], size: int) -> None:

@@ -22,6 +22,7 @@ from quantkit.evaluation.figures import QUANTILES, Estimate, Report, clusters_of
 from quantkit.evaluation.scores import Scores
 from quantkit.report.text import size
 from quantkit.units import parse_size
+from quantkit.untrusted import shown
 
 GATE = re.compile(r"\s*([A-Za-z0-9_.]+)\s*(<=|>=|<|>|=)\s*([^<>=]+?)\s*")
 NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{0,12})?(e-?[0-9]{1,2})?|\.[0-9]{1,12}")
@@ -29,6 +30,7 @@ DEFAULT = "default"  # whatever the recipe: the artifact holds the weights of th
 RETAINED = {"high-stakes": 0.99, "assistant": 0.95, "brainstorm": 0.90}
 PROFILES = (DEFAULT, *RETAINED)
 GOLDEN = ("json_valid", "exact_copy", "divergence")  # of golden prompts
+LONG = 1e6  # from here on numbers are told as 1.2e+06
 EXAMPLE = "for example --gate 'kld<0.03'"
 
 
@@ -55,14 +57,16 @@ class Figure:
 @dataclass(frozen=True)
 class Metric:
     """A number that gates may limit. `less` says that less of it is better. `read` finds it, `unit` is what limits may
-    end in: "%" for shares, "x" and sizes for "size". `needs` says what has to be measured for it."""
+    end in: "%" for shares, "x" and sizes for "size". `needs` says what has to be there: "bound" is text enough for a
+    confidence bound, "text" any, "nothing" none. `best` is the best value that there is, which nothing can beat."""
 
     name: str
     what: str
     less: bool
     read: Callable[[Subject], Figure]
     unit: str = ""
-    needs: str = "text"
+    needs: str = "bound"
+    best: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ def shown_number(metric: str, value: float) -> str:
     """A number as people read it."""
     if metric == "damaged":
         return f"{value:.0f}"
-    return size(value) if metric == "size" else f"{value:.4g}" if abs(value) < 1 else f"{value:.4f}"
+    if metric == "size":
+        return size(value)
+    return f"{value:.4f}" if 1 <= abs(value) < LONG else f"{value:.4g}"
 
 
 def parse_gates(texts: Sequence[str]) -> list[Gate]:
@@ -155,13 +161,26 @@ def _gate(text: str, name: str, sign: str, value: str) -> Gate:
         better, wanted = ("less", "<=") if metric.less else ("more", ">=")
         message = f'--gate "{text[:60]}": {better} {name} is better, so a gate on it is {name}{wanted}'
         raise UsageError(message, key="gate", hint=f"--gate '{name}{wanted}{value}'")
+    limit, relative = _limit(text, metric, value)
     strict = len(sign) == 1
+    ahead = limit - metric.best if metric.less else metric.best - limit
+    if ahead < 0 or (strict and ahead == 0):
+        message = f'--gate "{text[:60]}": nothing can hold it, the best {name} is {metric.best:g}'
+        per_cent = metric.unit == "%" and 1 < limit <= 100 and not value.endswith("%")
+        hint = f"for per cent: --gate '{name}{sign}{value}%'" if per_cent else EXAMPLE
+        raise UsageError(message, key="gate", hint=hint)
+    return Gate(text, metric, strict, limit, relative)
+
+
+def _limit(text: str, metric: Metric, value: str) -> tuple[float, bool]:
+    """The number that a gate names, and whether it is a multiple of the source's size."""
+    if metric.name == "size" and not value.lower().endswith("x"):
+        return parse_size(value, f'--gate "{text[:60]}": size'), False
     if metric.name == "size":
-        if value.endswith("x"):
-            return Gate(text, metric, strict, _number(text, value[:-1]), relative=True)
-        return Gate(text, metric, strict, parse_size(value, f'--gate "{text[:60]}": size'))
-    percent = value.endswith("%") and metric.unit == "%"
-    return Gate(text, metric, strict, _number(text, value.rstrip("%")) / 100 if percent else _number(text, value))
+        return _number(text, value[:-1]), True
+    if metric.unit == "%" and value.endswith("%"):
+        return _number(text, value[:-1]) / 100, False
+    return _number(text, value), False
 
 
 def _number(text: str, value: str) -> float:
@@ -172,14 +191,31 @@ def _number(text: str, value: str) -> float:
 
 def require_measured(gates: Sequence[Gate], *, text: bool, option: str = "--data") -> None:
     """Raise UsageError, before any work, for a gate on what will not be measured."""
-    lacking = [gate for gate in gates if gate.metric.needs == "text" and not text]
+    lacking = [gate for gate in gates if gate.metric.needs != "nothing" and not text]
     if lacking:
         message = f'--gate "{lacking[0].text}" needs text to measure {lacking[0].metric.name} on'
         raise UsageError(message, key="gate", hint=f"give {option} FILE, text that the model was not calibrated on")
 
 
+def require_judgeable(gates: Sequence[Gate], corpus: Corpus, moved: Sequence[str] = ()) -> None:
+    """Raise InputError, before any model runs, for gates that nobody could judge: bounds over text of one piece,
+    damage to artifacts whose scales are known to be `moved` (their names)."""
+    asked = [gate for gate in gates if gate.metric.needs == "bound"]
+    if asked and clusters_of(corpus)[0].max() == 0:
+        message = f"{corpus.tokens:,} tokens of one window have no confidence bound, which {asked[0].text} asks"
+        hint = f"give more text: of several documents, or longer than {corpus.cut.window:,} tokens"
+        raise InputError(message, key="data", hint=hint)
+    if moved and any(gate.metric.name == "damaged" for gate in gates):
+        raise _on_purpose(moved[0])
+
+
+def _on_purpose(name: str) -> InputError:
+    what = f"scales of {shown(name)} were moved between layers: its weights differ from the original's on purpose"
+    return InputError(what, key="gate", hint="gate on kld and ppl_ratio; quantkit verify --against compares weights")
+
+
 def judge(gates: Sequence[Gate], subject: Subject) -> list[Verdict]:
-    """Whether each gate holds. Raises InputError for text too short to have a confidence bound."""
+    """Whether each gate holds. Raises InputError for `damaged` where weights turned out to differ on purpose."""
     return [_judged(gate, subject) for gate in gates]
 
 
@@ -193,9 +229,7 @@ def _judged(gate: Gate, subject: Subject) -> Verdict:
 
 def _report(subject: Subject) -> Report:
     assert subject.report is not None, "require_measured"
-    if subject.report.kl.error is None:
-        message = f"{subject.report.tokens:,} tokens of one window have no confidence bound, which gates ask"
-        raise InputError(message, key="data", hint="give more text, or a smaller --window")
+    assert subject.report.kl.error is not None, "require_judgeable"
     return subject.report
 
 
@@ -240,8 +274,7 @@ def _damaged(subject: Subject) -> Figure:
     report = subject.report
     assert report is not None, "require_measured"
     if report.weights is None:
-        what = f"scales of {report.name} were moved between layers: its weights differ from the original's on purpose"
-        raise InputError(what, key="gate", hint="gate on kld and ppl_ratio; quantkit verify --against compares weights")
+        raise _on_purpose(report.name)
     found = report.damaged
     how = f"of {len(report.weights):,} tensors"
     if found:
@@ -262,13 +295,13 @@ METRICS: Mapping[str, Metric] = {
             Metric(f"kld_{name}", f"KL divergence, quantile {name}", True, _quantile(name, at))
             for name, at in QUANTILES.items()
         ),
-        Metric("kld_max", "largest KL divergence", True, _largest),
+        Metric("kld_max", "largest KL divergence", True, _largest, needs="text"),
         Metric("ppl_ratio", "perplexity relative to the original", True, _bound(lambda r: r.ratio, high=True)),
-        Metric("ppl", "perplexity", True, _bound(lambda r: r.perplexity, high=True)),
-        Metric("top1", "share of equal first tokens", False, _bound(lambda r: r.top1, high=False), unit="%"),
+        Metric("ppl", "perplexity", True, _bound(lambda r: r.perplexity, high=True), best=1.0),
+        Metric("top1", "share of equal first tokens", False, _bound(lambda r: r.top1, high=False), unit="%", best=1.0),
         Metric("rms", "RMS change of the right token's probability", True, _bound(lambda r: r.right_change, high=True)),
-        Metric("hidden", "relative error of hidden states after the last block", True, _last_error),
-        Metric("damaged", "weights that are not the original's", True, _damaged),
+        Metric("hidden", "relative error of hidden states after the last block", True, _last_error, needs="text"),
+        Metric("damaged", "weights that are not the original's", True, _damaged, needs="text"),
         Metric("size", "bytes of the files with weights", True, _size, unit="x", needs="nothing"),
     )
 }

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from quantkit.evaluation.artifacts import (
 )
 from quantkit.evaluation.corpus import ALL, TOKENS, WINDOW, Corpus, Cutting, read_corpus
 from quantkit.evaluation.figures import Report, summarize
-from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_measured
+from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_judgeable, require_measured
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
 from quantkit.report.sealed import identity
@@ -57,10 +58,14 @@ class EvalRequest:
     pre: str | None = None
     seen: bool = False
 
+    def check(self) -> None:
+        """Raise UsageError for options that make no sense, before anything is opened."""
+        _require_sense(self, parse_gates(self.gates))
+
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One artifact: its figures, its size, and what became of the gates."""
+    """One artifact: its figures, its size, and what became of the gates. Its name among the others is the report's."""
 
     path: Path
     nbytes: int
@@ -114,9 +119,10 @@ class Evaluation:
         """Raise GateError naming the gates that do not hold."""
         failed = [(a, v) for a in self.artifacts for v in a.verdicts if not v.ok]
         if failed:
-            what = "; ".join(f"{shown(a.path.name)}: {v.words}" for a, v in failed)
-            hint = "take a recipe with more bits, or --calib; a bound far from its value asks for more text (--tokens)"
-            raise GateError(f"{len(failed)} gates do not hold: {what}", path=str(failed[0][0].path), hint=hint)
+            what = "; ".join(f"{shown(a.report.name)}: {v.words}" for a, v in failed)
+            hint = "take a recipe with more bits, or --calib; a bound far from its value asks for more text"
+            many = "1 gate does not hold" if len(failed) == 1 else f"{len(failed)} gates do not hold"
+            raise GateError(f"{many}: {what}", path=str(failed[0][0].path), hint=hint)
 
 
 def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
@@ -132,29 +138,47 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
         source = stack.enter_context(closing(_open_reference(request, emit)))
         cut = Cutting(request.window, request.score, request.tokens)
         corpus = read_corpus(source, request.data, cut, offline=request.offline)
-        opened = [stack.enter_context(opened_artifact(path, source, pre=request.pre)) for path in request.artifacts]
+        opened = _told_apart(
+            (path, stack.enter_context(opened_artifact(path, source, pre=request.pre))) for path in request.artifacts
+        )
+        require_judgeable(gates, corpus, [a.side.name for a in opened.values() if a.side.moved])
         reference = _identified(source, emit)
         hashes = frozenset(f["sha256"] for f in reference["files"] if f["weights"])
-        for artifact in opened:
-            if request.against is not None:
+        for artifact in opened.values():
+            if request.against:
                 require_made_from(artifact, hashes, source.name)
-        held_out = [_held_out(artifact, corpus, request) for artifact in opened]
+        held_out = [_held_out(artifact, corpus, request) for artifact in opened.values()]
         for code, message in _warnings(source, corpus, request, held_out):
             emit(Warned(code, message))
-        found = _measured(source, opened, corpus, request, emit)
+        found = _measured(source, list(opened.values()), corpus, request, emit)
         source_bytes = sum(f.nbytes for f in source.files() if f.weights)
         results = []
-        for path, artifact, (report, scores), held in zip(request.artifacts, opened, found, held_out, strict=True):
+        for (path, artifact), (report, scores), held in zip(opened.items(), found, held_out, strict=True):
             verdicts = judge(gates, Subject(artifact.nbytes, source_bytes, report, scores, corpus))
             made = artifact.manifest.identity if artifact.manifest else None
             results.append(Evaluated(path, artifact.nbytes, artifact.side.inputs, made, report, tuple(verdicts), held))
     return Evaluation(reference, corpus.as_json(), tuple(results), time.monotonic() - started)
 
 
+def _told_apart(opened: Iterable[tuple[Path, Artifact]]) -> dict[Path, Artifact]:
+    """Each artifact once, also where several of its shards were named; those of one name go by their paths."""
+    once: dict[tuple[Path, ...], tuple[Path, Artifact]] = {}
+    for path, artifact in opened:
+        first = path if path.is_dir() else artifact.paths[0]
+        once.setdefault(tuple(each.resolve() for each in artifact.paths), (first, artifact))
+    names = Counter(artifact.side.name for _, artifact in once.values())
+    return {
+        path: replace(artifact, side=replace(artifact.side, name=str(path)))
+        if names[artifact.side.name] > 1
+        else artifact
+        for path, artifact in once.values()
+    }
+
+
 def _require_sense(request: EvalRequest, gates: Sequence[Gate]) -> None:
     if not request.artifacts:
         raise UsageError("nothing to measure", key="artifact", hint="give a .gguf file, or the folder of a checkpoint")
-    if (request.against is None) == (request.against_quantized is None):
+    if bool(request.against) == bool(request.against_quantized):
         what = "both --against and --against-quantized" if request.against else "no original to compare with"
         raise UsageError(what, key="against", hint="--against SRC: the checkpoint that the artifact was made from")
     Cutting(request.window, request.score, request.tokens).check()
@@ -166,10 +190,10 @@ def _require_sense(request: EvalRequest, gates: Sequence[Gate]) -> None:
 def _open_reference(request: EvalRequest, emit: Sink) -> Checkpoint:
     """The original. Raises UsageError for a quantized one that was not asked for by name."""
     spec = request.against or request.against_quantized
-    assert spec is not None
+    assert spec, "_require_sense"
     source = open_source(os.path.expanduser(spec), offline=request.offline, emit=emit)  # noqa: PTH111
     try:
-        _require_original(source, spec, by_name=request.against is None)
+        _require_original(source, spec, by_name=not request.against)
     except BaseException:
         source.close()
         raise
@@ -182,7 +206,7 @@ def _require_original(source: Checkpoint, spec: str, *, by_name: bool) -> None:
         raise UnsupportedError(f"eval does not run {shown(source.name)}, a GGUF file, as the original", hint=hint)
     if isinstance(source, QuantizedCheckpoint) and not by_name:
         message = f"{shown(source.name)} is quantized itself: a distance from it is not one from the original"
-        hint = f"give the unquantized checkpoint, or say so: --against-quantized {shown(spec)}"
+        hint = f"give the unquantized checkpoint, or say so: quantkit eval --against-quantized {shown(spec)}"
         raise UsageError(message, key="against", hint=hint)
 
 
@@ -205,7 +229,7 @@ def _held_out(artifact: Artifact, corpus: Corpus, request: EvalRequest) -> bool 
     seen = calibrated_on(artifact, corpus.sha256, names)
     if seen is not None and not request.seen:
         message = f"{shown(artifact.side.name)} was calibrated on {shown(seen)}: it looks better there than elsewhere"
-        hint = "give other text with --data, or measure all the same with --seen"
+        hint = "give other text with --data, or measure all the same: quantkit eval --seen"
         raise UsageError(message, key="data", hint=hint)
     return seen is None
 
@@ -233,7 +257,7 @@ def _measured(
     found = measure(original, sides, corpus, threads=request.threads, emit=emit)
     text = text_of(source)
     took = time.monotonic() - began
-    emit(StageFinished(STAGE, took, f"{corpus.tokens:,} tokens of {len(corpus.batches)} lengths"))
+    emit(StageFinished(STAGE, took, f"{corpus.tokens:,} tokens"))
     reports = [(summarize(scores, corpus, text), scores) for scores in found]
     for report, _ in reports:
         for error in report.damaged[:1]:

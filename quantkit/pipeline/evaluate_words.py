@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,22 +15,28 @@ from textwrap import wrap
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from quantkit.errors import NotWritableError, ResourceError
+from quantkit.errors import ExistsError, NotWritableError, ResourceError, UsageError
 from quantkit.evaluation.figures import Estimate, Report
-from quantkit.pipeline.evaluate import Evaluated, Evaluation
+from quantkit.evaluation.gates import LONG
+from quantkit.pipeline.evaluate import EvalRequest, Evaluated, Evaluation
+from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.report.text import size, table
 from quantkit.storage import open_log, require_small, write_small
 from quantkit.untrusted import shown
 
 NARROW, WIDE = 60, 120
 LABEL = 16
+HISTORY = "quantkit.eval-history/1"
+HISTORY_START = f'{{"schema": "{HISTORY}"'.encode()  # of every line
 NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 NO_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!~])")
 
 
 def figure(value: float) -> str:
-    """A number with the digits that count: three below one, four above."""
-    return f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+    """A number with the digits that count; without an end of zeros for a model that is sure of wrong tokens."""
+    if abs(value) < 1 or abs(value) >= LONG:
+        return f"{value:.3g}"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
 
 
 def with_error(found: Estimate, scale: float = 1.0) -> str:
@@ -60,7 +69,7 @@ def _comparison(artifacts: Sequence[Evaluated], width: int) -> list[str]:
         for a in artifacts
     ]
     columns = table(rows, ("size", "KL", "ppl ratio", "top %"))
-    return _beside(["artifact", *(a.path.name for a in artifacts)], columns, width)
+    return _beside(["artifact", *(a.report.name for a in artifacts)], columns, width)
 
 
 def _beside(names: Sequence[str], right: Sequence[str], width: int) -> list[str]:
@@ -72,7 +81,7 @@ def _beside(names: Sequence[str], right: Sequence[str], width: int) -> list[str]
 
 def _artifact(artifact: Evaluated, width: int) -> Iterator[str]:
     report = artifact.report
-    yield _cut(f"{artifact.path.name}  {size(artifact.nbytes)}", width)
+    yield _cut(f"{artifact.report.name}  {size(artifact.nbytes)}", width)
     if artifact.inputs != "float32":
         yield from _named("inputs", artifact.inputs, width)
     yield from _named("perplexity", with_error(report.perplexity), width)
@@ -160,7 +169,7 @@ def markdown(evaluation: Evaluation) -> str:
     for artifact in evaluation.artifacts:
         report = artifact.report
         cells = (
-            _plain(artifact.path.name), size(artifact.nbytes), with_error(report.kl), figure(report.quantiles["99"]),
+            _plain(artifact.report.name), size(artifact.nbytes), with_error(report.kl), figure(report.quantiles["99"]),
             with_error(report.perplexity), with_error(report.ratio), percent(report.top1),
         )  # fmt: skip
         out.append(f"| {' | '.join(cells)} |")
@@ -169,7 +178,7 @@ def markdown(evaluation: Evaluation) -> str:
     for artifact in evaluation.artifacts:
         for found in artifact.verdicts:
             mark = "ok" if found.ok else "**FAILED**"
-            out.append(f"| {_plain(found.words)} | {_plain(artifact.path.name)} | {mark} |")
+            out.append(f"| {_plain(found.words)} | {_plain(artifact.report.name)} | {mark} |")
     return "\n".join([*out, "", ""])
 
 
@@ -187,7 +196,7 @@ def junit(evaluation: Evaluation) -> str:
     out = ['<?xml version="1.0" encoding="UTF-8"?>', f"<testsuites {counts}>"]
     out.append(f'<testsuite name="quantkit eval" {counts}>')
     for artifact, verdict in cases:
-        name, case = _attribute(artifact.path.name), _attribute(verdict.gate)
+        name, case = _attribute(artifact.report.name), _attribute(verdict.gate)
         if verdict.ok:
             out.append(
                 f"<testcase classname={name} name={case}><system-out>{_xml(verdict.words)}</system-out></testcase>"
@@ -197,7 +206,7 @@ def junit(evaluation: Evaluation) -> str:
             out.append(f'<testcase classname={name} name={case}><failure type="gate" message={message}/></testcase>')
     for artifact in plain:
         said = f"KL {with_error(artifact.report.kl)}"
-        name = _attribute(artifact.path.name)
+        name = _attribute(artifact.report.name)
         out.append(f'<testcase classname={name} name="measured"><system-out>{_xml(said)}</system-out></testcase>')
     return "\n".join([*out, "</testsuite>", "</testsuites>", ""])
 
@@ -214,7 +223,7 @@ def history_line(evaluation: Evaluation, artifact: Evaluated, now: str) -> dict[
     """One measurement of one artifact, small: what a trend is drawn of."""
     report = artifact.report
     return {
-        "schema": "quantkit.eval-history/1",
+        "schema": HISTORY,
         "time": now,
         "version": evaluation.as_json()["version"],
         "name": report.name,
@@ -241,16 +250,26 @@ class Records:
     summary: Path | None = None
     history: Path | None = None
 
-    def require_writable(self) -> None:
-        """Raise NotWritableError, before hours of work, for places that take no file."""
+    def require_writable(self, request: EvalRequest) -> None:
+        """Raise, before hours of work, NotWritableError for places that take no file, ExistsError for what would harm
+        one that is there: an input, a --junit that is no XML, an --append that holds something else than measurements.
+        """
+        places = {"--junit": self.junit, "--summary": self.summary, "--append": self.history}
+        named = {option: path for option, path in places.items() if path is not None}
+        for option, path in named.items():
+            _require_place(path, option)
+            refuse_inputs([path], _given_files(request), f"choose another name with {option}")
+        if len({os.path.realpath(path) for path in named.values()}) < len(named):
+            raise UsageError(f"{', '.join(named)}: two of them are one file", hint="give each a name of its own")
         if self.junit is not None:
-            if self.junit.is_dir():
-                message = f"cannot write {shown(self.junit)}: Is a directory"
-                raise NotWritableError(message, path=str(self.junit), hint="choose another name with --junit")
+            _require_start(self.junit, "--junit", b"<", "XML")
+        if self.history is not None:
+            _require_start(self.history, "--append", HISTORY_START, "history of eval")
+        if self.junit is not None:
             require_small(self.junit)
-        for path in (self.summary, self.history):
-            if path is not None:
-                open_log(path).close()
+        for log in (self.summary, self.history):
+            if log is not None:
+                open_log(log).close()
 
     def write(self, evaluation: Evaluation) -> None:
         """Write all of them. Raises NotWritableError, ResourceError."""
@@ -262,6 +281,47 @@ class Records:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             lines = [json.dumps(history_line(evaluation, one, now)) for one in evaluation.artifacts]
             _append(self.history, "".join(f"{line}\n" for line in lines))
+
+
+def _given_files(request: EvalRequest) -> Iterator[Path]:
+    """The files that a request names, and those of the folders that it names."""
+    for name in (*request.artifacts, request.against, request.against_quantized, *request.data):
+        path = os.path.expanduser(name or "")  # noqa: PTH111
+        if os.path.isdir(path):  # noqa: PTH112 - names may be anything, too long for a file, too
+            with suppress(OSError):
+                yield from Path(path).iterdir()
+        elif path:
+            yield Path(path)
+
+
+def _require_place(path: Path, option: str) -> None:
+    """Raise NotWritableError for what takes no file: a folder, a name too long, something in what is no folder; and
+    for --junit, which puts a new file in the place, a device."""
+    why = None
+    try:
+        path.lstat()
+        if path.is_dir():
+            why = os.strerror(errno.EISDIR)
+        elif option == "--junit" and path.exists() and not path.is_file():
+            why = "no regular file"
+    except FileNotFoundError:
+        pass  # folders are made
+    except OSError as error:
+        why = error.strerror
+    if why:
+        what = f"cannot write {shown(path)}: {why}"
+        raise NotWritableError(what, path=str(path), hint=f"choose another name with {option}")
+
+
+def _require_start(path: Path, option: str, start: bytes, kind: str) -> None:
+    """Raise ExistsError for a file with something else in it than what `option` writes."""
+    if not os.path.isfile(path):  # noqa: PTH113 - as above
+        return
+    with path.open("rb") as file:
+        found = file.read(len(start))
+    if found and found != start:
+        hint = f"choose another name with {option}"
+        raise ExistsError(f"{shown(path)} is there and is no {kind}", path=str(path), hint=hint)
 
 
 def _append(path: Path, text: str) -> None:

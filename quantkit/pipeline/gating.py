@@ -11,7 +11,7 @@ from quantkit.errors import GateError, UsageError
 from quantkit.evaluation.artifacts import EMBEDDING
 from quantkit.evaluation.corpus import Corpus, Cutting, read_corpus
 from quantkit.evaluation.figures import summarize
-from quantkit.evaluation.gates import Gate, Subject, judge, parse_gates, require_measured
+from quantkit.evaluation.gates import Gate, Subject, judge, parse_gates, require_judgeable, require_measured
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished
 from quantkit.pipeline.outputs import Artifact
@@ -44,6 +44,7 @@ class Gating:
         self.gates = gates
         self.threads = asked.threads
         self.corpus: Corpus = read_corpus(prepared.checkpoint, asked.eval_data, Cutting(), offline=offline)
+        require_judgeable(gates, self.corpus)
 
     def standing(self, artifact: Artifact, paths: Sequence[Path], emit: Sink) -> Artifact:
         """An artifact that is there already, judged. Raises GateError; the files stay where they are."""

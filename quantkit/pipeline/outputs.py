@@ -195,7 +195,7 @@ def _require_folder(path: Path) -> None:
             raise NotWritableError(what, path=str(path), hint="move it away, or choose another output with -o")
 
 
-def refuse_inputs(targets: Sequence[Path], inputs: Iterable[Path]) -> None:
+def refuse_inputs(targets: Sequence[Path], inputs: Iterable[Path], hint: str = "choose another output with -o") -> None:
     """Raise ExistsError where an output is one of the inputs, by whatever name or link: not even --force means that."""
     found = {}
     for path in inputs:
@@ -208,7 +208,7 @@ def refuse_inputs(targets: Sequence[Path], inputs: Iterable[Path]) -> None:
             source = found.get((facts.st_dev, facts.st_ino))
             if source is not None:
                 what = f"{shown(target)} is an input of this command ({shown(source)}) and would be overwritten"
-                raise ExistsError(what, path=str(target), hint="choose another output with -o")
+                raise ExistsError(what, path=str(target), hint=hint)
 
 
 def refuse_existing(

@@ -136,8 +136,10 @@ def require_small(path: Path, *, ops: Ops | None = None) -> None:
 
 
 def open_log(path: Path) -> IO[str]:
-    """Open a log for appending lines of UTF-8 text; each line is in the file when it ends. Raises NotWritableError."""
+    """Open a log for appending lines of UTF-8 text; each line is in the file when it ends. Missing folders are made.
+    Raises NotWritableError."""
     with explained(path.parent, 0):
+        Disk(from_environment()).make_folders(path.parent)
         return path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
 

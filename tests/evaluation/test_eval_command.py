@@ -12,9 +12,18 @@ from xml.etree import ElementTree
 import pytest
 from commands import quantkit
 
+from quantkit import EvalRequest, Records
+from quantkit.calibration.text.samples import Texts, Tokens
+from quantkit.cli.exits import exit_code
+from quantkit.errors import QuantkitError, UsageError
+from quantkit.evaluation.corpus import Cutting, cut_texts
+from quantkit.evaluation.figures import clusters_of
+from quantkit.evaluation.gates import parse_gates, shown_number
+from quantkit.pipeline.evaluate_words import figure
 from quantkit.schemas import json_schema
 
 TINY = Path(__file__).parent.parent / "data" / "docs-llama-tiny"
+FIELDS = {"--junit": "junit", "--summary": "summary", "--append": "history"}
 PROSE = Path(__file__).parent.parent.parent / "docs" / "numerics.md"
 
 
@@ -207,3 +216,113 @@ def test_text_that_it_was_calibrated_on_is_refused(made: Path, tmp_path: Path) -
     found = quantkit("eval", out, "--against", TINY, *text, "--seen", "--json")
     assert found.json["artifacts"][0]["held_out"] is False
     assert "warning[not-held-out]" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        ("kld<-1", "the best kld is 0"),
+        ("kld<0", "the best kld is 0"),
+        ("ppl<=0.9", "the best ppl is 1"),
+        ("top1>=95", "--gate 'top1>=95%'"),
+        ("top1>1", "the best top1 is 1"),
+        ("top1>=200%", "the best top1 is 1"),
+        ("top1>=95%%", "is no number"),
+    ],
+)
+def test_a_limit_that_nothing_can_keep_is_refused(gate: str, said: str) -> None:
+    with pytest.raises(UsageError) as found:
+        parse_gates([gate])
+    assert said in f"{found.value.message} {found.value.hint}"
+
+
+def test_limits_at_the_very_edge_are_gates() -> None:
+    gates = parse_gates(["kld<=0", "top1>=100%", "size<=0.35X", "hidden<=0"])
+    assert [(gate.limit, gate.relative) for gate in gates] == [(0.0, False), (1.0, False), (0.35, True), (0.0, False)]
+
+
+@pytest.mark.parametrize("score", ["all", "second-half"])
+def test_the_same_text_twice_proves_no_more(score: str) -> None:
+    tokens = Tokens(lambda text: [ord(letter) for letter in text], 256, bos=1)
+    once = [f"document {number} of some length" for number in range(9)]
+    found = []
+    for documents in (once, [*once, *once]):
+        corpus = cut_texts(Texts(tuple(documents), "t", "0" * 64), tokens, Cutting(window=8, score=score, tokens=None))
+        found.append(clusters_of(corpus)[0].max() + 1)
+        assert score == "second-half" or corpus.tokens == sum(map(len, once))
+    assert found == [9, 9]
+
+
+def test_artifacts_once_and_under_names_that_differ(made: Path, tmp_path: Path) -> None:
+    copy = tmp_path / artifact(made, "Q4_0").name
+    shutil.copy(artifact(made, "Q4_0"), copy)
+    found = evaluate(
+        made, artifact(made, "Q8_0"), made / "fp8", copy, made / "fp8" / "model.safetensors", "--json", name="Q4_0"
+    )
+    assert [each["name"] for each in found.json["artifacts"]] == [
+        str(artifact(made, "Q4_0")),
+        artifact(made, "Q8_0").name,
+        "fp8",
+        str(copy),
+    ]
+
+
+def test_records_harm_nothing_that_is_there(made: Path, tmp_path: Path) -> None:
+    notes, elsewhere = tmp_path / "notes", tmp_path / "run.jsonl"
+    notes.write_text("no json")
+    elsewhere.write_text('{"text": "other"}')
+    file, data = artifact(made, "Q8_0"), made / "text.jsonl"
+    for status, said, options in (
+        (6, "is an input", ("--junit", file)),
+        (6, "is an input", ("--summary", data)),
+        (6, "is an input", ("--append", data)),
+        (6, "is an input", ("--summary", TINY / "config.json")),
+        (6, "is an input", ("--junit", made / "fp8" / "config.json")),
+        (6, "is no XML", ("--junit", notes)),
+        (6, "is no history", ("--append", notes)),
+        (6, "is no history", ("--append", elsewhere)),
+        (6, "no regular file", ("--junit", "/dev/null")),
+        (6, "Not a directory", ("--junit", notes / "j.xml")),
+        (6, "name too long", ("--junit", tmp_path / ("j" * 300))),
+        (2, "are one file", ("--junit", tmp_path / "one", "--summary", tmp_path / "one")),
+    ):
+        places = [option for option in ("--junit", "--summary", "--append") if option in options]
+        records = Records(**{FIELDS[place]: Path(options[options.index(place) + 1]) for place in places})
+        request = EvalRequest((file, made / "fp8"), str(TINY), data=(str(data),))
+        with pytest.raises(QuantkitError, match=said) as found:
+            records.require_writable(request)
+        assert exit_code(found.value) == status
+        if len(places) == 1:
+            assert f"with {places[0]}" in (found.value.hint or "")
+    assert (notes.read_text(), elsewhere.read_text()) == ("no json", '{"text": "other"}')
+
+
+def test_records_go_into_folders_that_are_made(made: Path, tmp_path: Path) -> None:
+    files = tmp_path / "a" / "j.xml", tmp_path / "b" / "s.md", tmp_path / "c" / "d" / "h"
+    places = ("--junit", files[0], "--summary", files[1], "--append", files[2])
+    assert evaluate(made, *places).status == 0
+    assert all(file.stat().st_size for file in files)
+    for option in ("--log-file", "--events"):
+        assert quantkit("schemes", option, tmp_path / option / "log").status == 0
+
+
+def test_an_empty_original_is_none(made: Path) -> None:
+    for option in ("--against", "--against-quantized"):
+        found = quantkit("eval", artifact(made, "Q8_0"), option, "", "--data", made / "text.jsonl")
+        assert (found.status, "no original" in found.stderr) == (2, True), found.stderr
+
+
+def test_what_cannot_be_judged_is_said_before_any_model_runs(made: Path, tmp_path: Path) -> None:
+    text = tmp_path / "one.txt"
+    text.write_text("A short text of one window.")
+    for command in ("eval", "verify"):
+        found = quantkit(command, artifact(made, "Q8_0"), "--against", TINY, "--data", text, "--gate", "kld<1")
+        assert (found.status, "which kld<1 asks" in found.stderr) == (3, True), found.stderr
+        assert "lockstep" not in found.stderr
+    found = quantkit("verify", artifact(made, "Q8_0"), "--against", TINY / "none", "--data", text, "--gate", "klx<1")
+    assert (found.status, 'did you mean "kld"' in found.stderr) == (2, True), found.stderr
+
+
+def test_figures_of_a_model_that_is_sure_of_wrong_tokens_fit_a_line() -> None:
+    assert (figure(1.9424e130), shown_number("ppl", 1.9424e130)) == ("1.94e+130", "1.942e+130")
+    assert (figure(55.19), shown_number("ppl", 55.19)) == ("55.19", "55.1900")

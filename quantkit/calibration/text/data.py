@@ -264,4 +264,4 @@ def _needs_package(package: str, what: str) -> UnsupportedError:
 
 
 def _empty(name: str) -> NoReturn:
-    raise InputError(f"{shown(name)} has no text", path=name, hint="give a file with text to calibrate on")
+    raise InputError(f"{shown(name)} has no text", path=name, hint="give a file that holds text")

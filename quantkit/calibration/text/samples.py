@@ -123,14 +123,22 @@ class Samples:
         return self.record.ids[self.start + position]
 
 
-def select_samples(texts: Texts, tokens: Tokens, *, seqlen: int, samples: int | None = None, seed: int = 0) -> Samples:
+def select_samples(
+    texts: Texts,
+    tokens: Tokens,
+    *,
+    seqlen: int,
+    samples: int | None = None,
+    seed: int = 0,
+    option: str = "--seqlen",
+) -> Samples:
     """Cut the texts into windows of `seqlen` tokens and choose `samples` of them (None: all).
 
     All documents form one stream, each after `bos` (unless it begins with it, as chat templates write it) or between
     separators; windows are consecutive pieces of the stream, a rest shorter than one is left out, and `bos` replaces
     the first token of every window. This is how llama-imatrix cuts a file, so the same file gives the same tokens.
     Chosen are the windows whose number has the smallest SHA-256 of (seed, number); they keep their order.
-    Raises InputError when there is not one window, or a token has no embedding.
+    Raises InputError when there is not one window, or a token has no embedding; `option` is the name of `seqlen`.
     """
     if seqlen < 2:
         raise InputError(f"sequence length {seqlen}: at least 2 tokens are needed", key="seqlen")
@@ -144,7 +152,7 @@ def select_samples(texts: Texts, tokens: Tokens, *, seqlen: int, samples: int | 
             f"{texts.name} has {len(stream):,} tokens in {len(texts.documents):,} documents, "
             f"one sequence takes {seqlen:,}",
             path=texts.name,
-            hint="give more text or a smaller --seqlen",
+            hint=f"give more text or a smaller {option}",
         )
     cut = stream[: windows * seqlen].reshape(windows, seqlen)
     ids = tuple(sorted(sorted(range(windows), key=lambda number: _rank(seed, number))[:samples]))

@@ -101,7 +101,7 @@ def eval(  # noqa: A001 - what the user types
         pre=pre,
         seen=text.seen,
     )
-    records.require_writable()
+    records.require_writable(request)
     found = quantkit.evaluate(request, emit=session.emit)
     records.write(found)
     width = shutil.get_terminal_size().columns

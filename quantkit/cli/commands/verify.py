@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from quantkit.cli.session import Session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from quantkit import Evaluation
+    from quantkit import Check
 
 MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 
@@ -45,30 +46,28 @@ def verify(
     """Check an artifact: files, structure, tokenizer, numbers and, with --engine, the real consumer."""
     import quantkit
 
-    for option, value, needed, other in (
+    _require_needed(
         ("--say", say, "--engine", engine),
         ("--sample-rows", sample_rows, "--against", against),
         ("--pre", pre, "--against", against),
         ("--gate", gate or None, "--against", against),
         ("--gate", gate or None, "--data", data or None),
         ("--data", data or None, "--gate", gate or None),
-    ):
-        if value is not None and other is None:
-            raise UsageError(f"{option} needs {needed}", hint=f"give {needed}, or leave {option} out")
+    )
+    gates, texts, offline = tuple(gate or ()), tuple(data or ()), session.settings.offline
+    request = quantkit.EvalRequest(
+        (artifact,), against, data=texts, gates=gates, pre=pre, threads=threads, offline=offline
+    )
+    if gate:
+        request.check()
     seen = quantkit.verify(
         artifact,
         against=against,
-        options=quantkit.VerifyOptions(engine, say, sample_rows, threads, session.settings.offline, pre),
+        options=quantkit.VerifyOptions(engine, say, sample_rows, threads, offline, pre),
         emit=session.emit,
     )
-    lines = [f"{c.name:<10} {MARKS[c.ok]:<12} {c.detail}".rstrip() for c in seen.checks]
-    for check in seen.checks:
-        for worst in check.data.get("worst", ()):
-            noise = "no number" if worst["snr_db"] is None else f"{worst['snr_db']:6.2f} dB"
-            lines.append(f"  {worst['tensor']:<28} {worst['type']:<6} {noise}")
-        if "text" in check.data:
-            lines.append(f"  {check.data['text']}")
-    measured = _measured(session, artifact, against, (gate, data), pre, threads) if gate and seen.ok else None
+    lines = _lines(seen.checks)
+    measured = quantkit.evaluate(request, emit=session.emit) if gate and seen.ok else None
     if measured is not None:
         lines += [f"{'gate':<10} {MARKS[verdict.ok]:<12} {verdict.words}" for verdict in measured.artifacts[0].verdicts]
     body = {"ok": seen.ok and (measured is None or measured.ok), "checks": seen.as_json()}
@@ -80,23 +79,23 @@ def verify(
         measured.require()
 
 
-def _measured(
-    session: Session,
-    artifact: Path,
-    against: str | None,
-    asked: tuple[list[str] | None, list[str] | None],
-    pre: str | None,
-    threads: int | None,
-) -> Evaluation:
-    """What eval says of an artifact that passed."""
-    import quantkit
+def _require_needed(*pairs: tuple[str, object, str, object]) -> None:
+    """Raise UsageError for an option that was given without the other one that it needs."""
+    for option, value, needed, other in pairs:
+        if value is not None and other is None:
+            raise UsageError(f"{option} needs {needed}", hint=f"give {needed}, or leave {option} out")
 
-    gates, data = (tuple(each or ()) for each in asked)
-    offline = session.settings.offline
-    request = quantkit.EvalRequest(
-        (artifact,), against, data=data, gates=gates, pre=pre, threads=threads, offline=offline
-    )
-    return quantkit.evaluate(request, emit=session.emit)
+
+def _lines(checks: Sequence[Check]) -> list[str]:
+    """What was looked at, and below all of it the worst tensors and what an engine wrote."""
+    lines = [f"{check.name:<10} {MARKS[check.ok]:<12} {check.detail}".rstrip() for check in checks]
+    for check in checks:
+        for worst in check.data.get("worst", ()):
+            noise = "no number" if worst["snr_db"] is None else f"{worst['snr_db']:6.2f} dB"
+            lines.append(f"  {worst['tensor']:<28} {worst['type']:<6} {noise}")
+        if "text" in check.data:
+            lines.append(f"  {check.data['text']}")
+    return lines
 
 
 COMMAND = Command(
