@@ -73,7 +73,7 @@ class TensorProgress:
 class BlockProgress:
     """Some samples went through a block: one of the passes that its statistics, its rounding and the next block need.
 
-    `index` counts blocks from 1; `samples` of `of_samples` are through this pass.
+    `index` counts blocks from 1, and is 0 for the embedding; `samples` of `of_samples` are through this pass.
     """
 
     stage: str

@@ -55,6 +55,7 @@ from quantkit.tuning.probes import (
 
 STAGE = "sensitivity"
 CHUNK = 1024  # tokens of what is looked at together outside blocks
+BACK = 0.5  # of the time that the first walk takes, the way there and back does: about, for a bar
 TAIL = 0.25  # of the chances of rows of the vocabulary goes to all alike: those that the text has not, too
 
 
@@ -80,7 +81,7 @@ def measure(task: Task, emit: Sink, stop: Callable[[], bool]) -> Costs:
     run = _Measuring(task, emit, stop)
     samples = with_random(task.learned, task.model.rows) if task.plan.widened else task.learned
     walk_blocks(task.model, samples, run.visit, run.hear)
-    found = downstream(task.model, task.judged, run.hear, run)
+    found = downstream(task.model, task.judged, run.hear_back, run)
     run.tables(found)
     return {
         name: dict(zip(task.types[name], map(float, costs), strict=True)) for name, costs in sorted(run.costs.items())
@@ -119,11 +120,28 @@ class _Measuring:
             self._read = task.model.new_activations((tokens, self._head.unit.tensor.cols))
             self._variances = torch.empty((tokens, len(rows.rows)))
         self._embedded: list[Tensor] = []
+        self._walked, self._passes = 0, 0
 
     def hear(self, event: Event) -> None:
-        """Pass on how far it is, as a stage of its own."""
-        if isinstance(event, BlockProgress | TensorProgress):
+        """Pass on how far the first walk is, as the larger part of a stage of its own."""
+        if isinstance(event, TensorProgress):
+            self._walked = event.total_bytes
+            self._emit(replace(event, stage=STAGE, total_bytes=self._bytes(1.0)))
+        elif isinstance(event, BlockProgress):
             self._emit(replace(event, stage=STAGE))
+
+    def hear_back(self, event: Event) -> None:
+        """Pass on how far the way there and back is: each block twice, and the embedding."""
+        if not isinstance(event, BlockProgress):
+            return
+        self._emit(replace(event, stage=STAGE))
+        if event.samples == event.of_samples:
+            self._passes += 1
+            done, total = self._bytes(self._passes / (2 * event.count - 1)), self._bytes(1.0)
+            self._emit(TensorProgress(STAGE, event.block, "f32", event.index, event.count, done, total))
+
+    def _bytes(self, back: float) -> int:
+        return self._walked + int(BACK * back * self._walked)
 
     # --- forward ------------------------------------------------------------------------------------------------------
 

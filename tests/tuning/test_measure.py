@@ -13,7 +13,7 @@ from walks import TINY, logits_after
 from quantkit.calibration.inputs import open_calibration_model
 from quantkit.calibration.walk.walk import BlockView, How
 from quantkit.errors import InterruptedRunError
-from quantkit.events import ignore, never
+from quantkit.events import BlockProgress, Event, Sink, TensorProgress, ignore, never
 from quantkit.pipeline.prepare import Prepared, prepare
 from quantkit.pipeline.request import Request
 from quantkit.qtypes import base
@@ -30,13 +30,13 @@ def prepared(method: str | None) -> Prepared:
     return prepare(Request(str(TINY), calib=(str(TEXT),), samples=24, seqlen=128, method=method, threads=2))
 
 
-def costs_of(method: str | None, threads: int = 2) -> Costs:
+def costs_of(method: str | None, threads: int = 2, emit: Sink = ignore) -> Costs:
     found = prepared(method)
     assert found.calibration is not None
     halves = found.calibration.halves()
     assert halves is not None
     model = open_calibration_model(found.checkpoint, Request(str(TINY), calib=("x",), threads=threads).calibration())
-    return measure(Task(model, found.plans[0], TYPES, *halves), ignore, never)
+    return measure(Task(model, found.plans[0], TYPES, *halves), emit, never)
 
 
 @cache
@@ -84,8 +84,20 @@ def test_larger_types_cost_less_and_feedback_less_than_encoders() -> None:
         assert fed[name]["q3_k"] < plain[name]["q3_k"]
 
 
-def test_any_number_of_threads_measures_the_same() -> None:
-    assert costs_of(None, threads=1) == measured(None)
+def test_any_number_of_threads_measures_the_same_and_tells_how_far_it_is() -> None:
+    """Blocks go there, and there and back again: the bar is full at the end, not before the way back."""
+    heard: list[Event] = []
+    assert costs_of(None, threads=1, emit=heard.append) == measured(None)
+    bars = [(e.tensor, e.done_bytes / e.total_bytes) for e in heard if isinstance(e, TensorProgress)]
+    names = [f"model.layers.{index}" for index in range(4)]
+    assert [name for name, _ in bars] == [*names, "head", "embedding", *names, *names[::-1]]
+    shares = [share for _, share in bars]
+    assert shares == sorted(shares)
+    assert shares[4] < 0.7
+    assert shares[-1] == 1.0
+    assert {(e.block, e.index) for e in heard if isinstance(e, BlockProgress)} >= set(
+        zip(names, range(1, 5), strict=True)
+    )
 
 
 def test_it_stops_between_blocks() -> None:

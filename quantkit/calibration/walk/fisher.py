@@ -128,13 +128,14 @@ class _Passes:
             self._model.skeleton.model.get_input_embeddings().weight = empty
         return Downstream(embedding, head, weight, self._ids.numel())
 
-    def _each(self, work: Callable[[slice], Result], name: str) -> list[Result]:
+    def _each(self, work: Callable[[slice], Result], name: str, number: int) -> list[Result]:
+        """What work gives for all chunks, in order; `number` is that of the block, from 1."""
         results = []
         for start in range(0, len(self._chunks), self._pool.count):
             wave = self._chunks[start : start + self._pool.count]
             results += self._pool.map(work, wave)
             self._model.settle()
-            self._emit(BlockProgress("blocks", name, 0, self._model.count + 1, wave[-1].stop, len(self._ids)))
+            self._emit(BlockProgress("blocks", name, number, self._model.count + 1, wave[-1].stop, len(self._ids)))
         return results
 
     def _forward(self) -> None:
@@ -144,7 +145,7 @@ class _Passes:
         def embed(chunk: slice) -> None:
             hidden[chunk] = self._embedded(chunk)[0].to(hidden.device)
 
-        self._each(embed, EMBEDDING)
+        self._each(embed, EMBEDDING, 0)
         self._kept = [hidden]
         for index in range(self._model.count):
             resident, read, given = self._block(index), self._kept[-1], self._new(first.shape[-1])
@@ -154,7 +155,7 @@ class _Passes:
                 assert output is not None
                 to[chunk] = output.to(to.device)
 
-            self._each(advance, resident.name)
+            self._each(advance, resident.name, index + 1)
             self._kept.append(given)
 
     def _from_head(self) -> tuple[Tensor, Gram, float]:
@@ -216,7 +217,7 @@ class _Passes:
             gradients[chunk] = found.to(gradients.device)
             return result
 
-        results = self._each(back, resident.name)
+        results = self._each(back, resident.name, index + 1)
         if watch:
             watch.add(index, results)
         if not all(bool(gradients[chunk].isfinite().all()) for chunk in self._chunks):
