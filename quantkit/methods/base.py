@@ -30,9 +30,9 @@ from quantkit.tensors import F32
 class Layer:
     """A weight, float32 (rows = out, cols = in), and what is known of its inputs X.
 
-    `hessian` is X^T X (cols, cols) in float32 or float64, times any positive constant; `importance` is float32
-    (cols,), for methods that need no more. `prepared` is what `Method.prepare` has made of the Hessian, so that layers
-    that read the same inputs share it. `name` is for messages.
+    `hessian` is X^T X (cols, cols) in float32 or float64, times any positive constant; a token may count more than once
+    in it (`calibration.walk.reach`). `importance` is float32 (cols,), for methods that need no more. `prepared` is what
+    `Method.prepare` has made of the Hessian, so that layers that read the same inputs share it. `name` is for messages.
     """
 
     name: str

@@ -19,6 +19,7 @@ from quantkit.events import Sink, StageFinished
 from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
 from quantkit.quality.decoded import open_decoded
+from quantkit.tuning.target import below
 
 OPTION = "--max-kld"
 LEAST_TOKENS = 2048  # of text that was not calibrated with: with less, that which gradients were taken of is measured
@@ -66,7 +67,7 @@ def guard(prepared: Prepared, plan: Plan, paths: Sequence[Path], threads: int | 
     said = f"KL {found.value:.3g} nats per token on {corpus.tokens:,} tokens of {which}, {predicted:.3g} predicted"
     if found.value > bound:
         right = bound * SAFETY * predicted / found.value
-        raise GateError(f"{OPTION} {bound:g}: the file has a {said}", hint=f"{OPTION} {right:.2g}", key=OPTION)
+        raise GateError(f"{OPTION} {bound:g}: the file has a {said}", hint=f"{OPTION} {below(right)}", key=OPTION)
     emit(StageFinished("measure", 0.0, said))
     measured = {"tokens": corpus.tokens, "held_out": fresh, "kld": found.value, "standard_error": found.error}
     return {**plan.allocation, "measured": measured}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, Context
 from math import prod
 from typing import Any
 
@@ -16,7 +15,7 @@ from quantkit.recipes.recipe import Allotment
 from quantkit.tuning.allocate import Chosen, Fronts, Option, allocate, cheapest, least_bytes, total_bytes, total_loss
 from quantkit.tuning.candidates import LEAST_HEAD_BITS, candidates, is_head, nbytes_of
 from quantkit.tuning.record import Sensitivity
-from quantkit.tuning.target import Target
+from quantkit.tuning.target import Target, above
 from quantkit.untrusted import shown
 
 ATTEMPTS = 8  # to come below the target where the number of files depends on the types
@@ -155,13 +154,8 @@ def _least(plan: Plan, target: Target, spent: Spent) -> Spent:
     if chosen is None:
         best = sum(min(o.loss for o in options) for options in spent.fronts.values()) + spent.fixed_kld
         what = f"even the largest types are predicted to lose {best:.2g} nats per token"
-        raise RecipeError(f"{target}: {what}", hint=f"--max-kld {_above(best)}, or --to bf16", key=target.option)
+        raise RecipeError(f"{target}: {what}", hint=f"--max-kld {above(best)}, or --to bf16", key=target.option)
     return replace(spent, chosen=chosen)
-
-
-def _above(kld: float) -> str:
-    """The next number of two digits that is no less, so that the bound which a hint names can be kept."""
-    return f"{float(Context(prec=2, rounding=ROUND_CEILING).create_decimal_from_float(kld)):.2g}"
 
 
 def _with_high_head(fronts: Fronts, head: Unit | None) -> Fronts:

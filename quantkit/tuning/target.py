@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from math import isfinite
 from typing import Literal
 
@@ -45,13 +46,32 @@ def parse_target(size: str | None, bpw: float | None, kld: float | None) -> Targ
         nbytes = parse_size(size, "--target-size", least=LEAST_BYTES)
         given.append(Target("size", "--target-size", size.strip(), nbytes))
     if bpw is not None:
-        given.append(Target("bpw", "--target-bpw", f"{bpw:g}", _positive("--target-bpw", bpw, "4.5")))
+        given.append(Target("bpw", "--target-bpw", _text(bpw), _positive("--target-bpw", bpw, "4.5")))
     if kld is not None:
-        given.append(Target("kld", "--max-kld", f"{kld:g}", _positive("--max-kld", kld, "0.01")))
+        given.append(Target("kld", "--max-kld", _text(kld), _positive("--max-kld", kld, "0.01")))
     if len(given) > 1:
         both = " and ".join(target.option for target in given)
         raise UsageError(f"{both} each say what the file may take", hint="use one of them", key=given[1].option)
     return given[0] if given else None
+
+
+def below(kld: float) -> str:
+    """Two digits that are no more: a bound for a hint which leaves the room that was computed for it."""
+    return _two_digits(kld, ROUND_FLOOR)
+
+
+def above(kld: float) -> str:
+    """Two digits that are no less: the bound which a hint names can be kept."""
+    return _two_digits(kld, ROUND_CEILING)
+
+
+def _two_digits(value: float, rounding: str) -> str:
+    return f"{float(Context(prec=2, rounding=rounding).create_decimal_from_float(value)):.2g}"
+
+
+def _text(value: float) -> str:
+    """A number with all its digits: what is promised is what was asked for."""
+    return f"{value:.15g}"
 
 
 def _positive(option: str, value: float, example: str) -> float:

@@ -30,7 +30,9 @@ BAND = 256  # rows of a Gram matrix computed at once: larger ones waste work on 
 
 @dataclass(frozen=True)
 class Gram:
-    """X^T X of inputs X (tokens, cols): its upper triangle as float32 bands (BAND, cols - first row of the band).
+    """X^T X of inputs X (tokens, cols), each token times the root of how often it counts.
+
+    Its upper triangle as float32 bands (BAND, cols - first row of the band).
 
     Half the memory and half the work of the whole matrix. Below the diagonal inside a band is noise.
     """

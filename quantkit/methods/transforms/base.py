@@ -24,8 +24,9 @@ class Folded:
     """A fold whose scales are looked for, and what its consumers read.
 
     `magnitudes` is the mean |x|, float64 (cols,), `peaks` the largest |x|, float32 (cols,), `hessian` X^T X (cols,
-    cols), None for transforms that need none. `targets` are by consumer: what each will be rounded to; one without a
-    target (a router) is not rounded. `alpha` is how much moves, as the recipe says.
+    cols), in which tokens may count more than once, None for transforms that need none. `targets` are by consumer: what
+    each will be rounded to; one without a target (a router) is not rounded. `alpha` is how much moves, as the recipe
+    says.
     """
 
     weights: SiteWeights
