@@ -30,7 +30,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def interrupted() -> InterruptedRunError:
-    return InterruptedRunError("interrupted", hint="run the same command again to resume")
+    return InterruptedRunError("interrupted", hint="run the same command again; what it kept on the disk it resumes")
 
 
 def bug(error: BaseException) -> QuantkitError:

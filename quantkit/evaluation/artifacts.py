@@ -198,17 +198,17 @@ def require_made_from(artifact: Artifact, source_sha256: frozenset[str], name: s
         raise InputError(f"its manifest says: {what}", path=str(artifact.paths[0]), key="source", hint=OTHER_MODEL)
 
 
-def calibrated_on(artifact: Artifact, sha256: str, names: frozenset[str]) -> str | None:
+def calibrated_on(artifact: Artifact, hashes: frozenset[str], names: frozenset[str]) -> str | None:
     """The name of the text that an artifact's manifest says it was calibrated on, if it is this one; None otherwise.
 
-    `sha256` and `names` are those of the text at hand.
+    `hashes` and `names` are those of the text at hand.
     """
     facts = artifact.manifest.facts if artifact.manifest else {}
     for record in (facts.get("calibration"), facts.get("imatrix")):
         if not isinstance(record, Mapping):
             continue
         name = str(record.get("name", record.get("dataset", "")))
-        if record.get("sha256") == sha256 or names & set(name.split(", ")):
+        if record.get("sha256") in hashes or names & set(name.split(", ")):
             return name
     return None
 

@@ -66,7 +66,8 @@ class Corpus:
 
     `batch` and `row` where its window is, `window` the number of that, `position` the token in it after which it is
     made, `target` the token that follows, `document` the number of its document. `names` are those of the data, `cut`
-    says how it was cut, `sha256` is that of the data and `token_sha256` that of all windows.
+    says how it was cut, `sha256` is that of the data and `token_sha256` that of all windows; of several files together
+    `parts` are the hashes of each.
     """
 
     batches: tuple[Batch, ...]
@@ -82,6 +83,12 @@ class Corpus:
     documents: int
     cut: Cutting
     bos: int | None
+    parts: tuple[str, ...] = ()
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        """Of the data as a whole and of each of its files."""
+        return frozenset({self.sha256, *self.parts})
 
     @property
     def tokens(self) -> int:
@@ -220,7 +227,7 @@ def _corpus(windows: Sequence[_Window], texts: Texts, tokens: Tokens, cut: Cutti
     places = [list(part) for part in zip(*_places(windows, batches), strict=True)]
     batch, row, window, position, target, document = (np.array(part, np.int32) for part in places)
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(w.tokens, "<i4").tobytes() for w in windows)).hexdigest()
-    facts = (texts.name, texts.sha256, digest, len(texts.documents), cut, tokens.bos)
+    facts = (texts.name, texts.sha256, digest, len(texts.documents), cut, tokens.bos, texts.parts)
     return Corpus(batches, batch, row, window, position, target, document, *facts)
 
 

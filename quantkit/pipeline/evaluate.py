@@ -226,7 +226,7 @@ def _held_out(artifact: Artifact, corpus: Corpus, request: EvalRequest) -> bool 
     if artifact.manifest is None:
         return None
     names = frozenset({DEFAULT} & set(request.data))
-    seen = calibrated_on(artifact, corpus.sha256, names)
+    seen = calibrated_on(artifact, corpus.hashes, names)
     if seen is not None and not request.seen:
         message = f"{shown(artifact.side.name)} was calibrated on {shown(seen)}: it looks better there than elsewhere"
         hint = "give other text with --data, or measure all the same: quantkit eval --seen"

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
+from unicodedata import east_asian_width
 from xml.sax.saxutils import escape, quoteattr
 
 from quantkit.errors import ExistsError, NotWritableError, ResourceError, UsageError
@@ -125,8 +127,8 @@ def _passages(report: Report, width: int) -> Iterator[str]:
         told = f"  {figure(passage.kl):>8}  "
         before, inside = _line(passage.before), _line(passage.text)
         room = width - len(told) - 2
-        left = _tail(before, min(len(before), room // 3))
-        yield f"{told}{left}[{_cut(inside, room - len(left))}]"
+        left = _tail(before, room // 3)
+        yield f"{told}{left}[{_cut(inside, room - _columns(left))}]"
 
 
 def _named(name: str, text: str, width: int) -> Iterator[str]:
@@ -143,13 +145,24 @@ def _line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes: Chinese characters and their like take two."""
+    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
 def _cut(text: str, room: int) -> str:
     text = shown(text, max(len(text), 1)) if text else text
-    return text if len(text) <= room else text[: max(room - 1, 0)] + "…"
+    if _columns(text) <= room:
+        return text
+    ends = accumulate(map(_columns, text))
+    return text[: sum(end < room for end in ends)] + "…"
 
 
 def _tail(text: str, room: int) -> str:
-    return text if len(text) <= room else "…" + text[len(text) - max(room - 1, 0) :]
+    if _columns(text) <= room:
+        return text
+    ends = accumulate(map(_columns, reversed(text)))
+    return "…" + text[len(text) - sum(end < room for end in ends) :]
 
 
 def markdown(evaluation: Evaluation) -> str:

@@ -45,6 +45,9 @@ class Gating:
         self.threads = asked.threads
         self.corpus: Corpus = read_corpus(prepared.checkpoint, asked.eval_data, Cutting(), offline=offline)
         require_judgeable(gates, self.corpus)
+        for record in prepared.calibration.records if prepared.calibration else ():
+            if record.sha256 in self.corpus.hashes:
+                raise _seen(record.name)
 
     def standing(self, artifact: Artifact, paths: Sequence[Path], emit: Sink) -> Artifact:
         """An artifact that is there already, judged. Raises GateError; the files stay where they are."""
@@ -93,6 +96,10 @@ def require_gateable(
         raise UsageError(message, key="gate", hint="afterwards: quantkit eval OUT --against SRC --data D --gate ...")
     seen = sorted({*data} & {*calib})
     if seen:
-        what = f"--eval-data {shown(seen[0])} is what --calib calibrates on: it would look better than it is"
-        raise UsageError(what, key="gate", hint="give other text with --eval-data")
+        raise _seen(seen[0])
     return parsed
+
+
+def _seen(name: str) -> UsageError:
+    what = f"--eval-data {shown(name)} is what --calib calibrates on: it would look better than it is"
+    return UsageError(what, key="gate", hint="give other text with --eval-data")

@@ -19,7 +19,7 @@ from quantkit.errors import QuantkitError, UsageError
 from quantkit.evaluation.corpus import Cutting, cut_texts
 from quantkit.evaluation.figures import clusters_of
 from quantkit.evaluation.gates import parse_gates, shown_number
-from quantkit.pipeline.evaluate_words import figure
+from quantkit.pipeline.evaluate_words import _columns, _cut, _tail, figure
 from quantkit.schemas import json_schema
 
 TINY = Path(__file__).parent.parent / "data" / "docs-llama-tiny"
@@ -326,3 +326,26 @@ def test_what_cannot_be_judged_is_said_before_any_model_runs(made: Path, tmp_pat
 def test_figures_of_a_model_that_is_sure_of_wrong_tokens_fit_a_line() -> None:
     assert (figure(1.9424e130), shown_number("ppl", 1.9424e130)) == ("1.94e+130", "1.942e+130")
     assert (figure(55.19), shown_number("ppl", 55.19)) == ("55.19", "55.1900")
+
+
+def test_passages_in_wide_letters_fit_the_terminal() -> None:
+    for room in range(2, 40):
+        for cut in (_cut, _tail):
+            for text in ("漢字とかな" * 9, "a漢b字" * 9, "plain letters " * 4):
+                assert room - 1 <= _columns(cut(text, room)) <= room, (cut, room, text)
+    assert (_cut("漢字", 4), _tail("漢字", 4), _cut("漢字と", 4), _tail("漢字と", 4)) == ("漢字", "漢字", "漢…", "…と")
+
+
+def test_one_of_several_texts_was_calibrated_on(made: Path, tmp_path: Path) -> None:
+    text, more, out = tmp_path / "one.jsonl", tmp_path / "more.jsonl", tmp_path / "cal.gguf"
+    text.write_bytes((made / "text.jsonl").read_bytes())
+    more.write_text('{"text": "something else altogether"}')
+    few = ("--samples", 2, "--seqlen", 32, "--no-verify", "-q", "--gate", "kld<1")
+    convert = ("convert", TINY, "--to", "q8_0", "--calib", made / "text.jsonl", "-o", out)
+    for data in (("--eval-data", text), ("--eval-data", more, "--eval-data", text)):
+        found = quantkit(*convert, *few, *data)
+        assert (found.status, "--calib calibrates on" in found.stderr) == (2, True), found.stderr
+    assert not out.exists()
+    assert quantkit(*convert, *few[:-2]).status == 0
+    found = quantkit("eval", out, "--against", TINY, "--data", more, "--data", text)
+    assert (found.status, "was calibrated on text.jsonl" in found.stderr) == (2, True), found.stderr

@@ -23,13 +23,14 @@ Encoder = Callable[[str], list[int]]
 class Texts:
     """Documents from a file or data set. `sha256` is that of the file's bytes, or of the documents where there is
     no file. `rendered` says that they are conversations written out by the model's chat template, `skipped` counts
-    rows without text."""
+    rows without text. Of several files together `parts` are the hashes of each."""
 
     documents: tuple[str, ...]
     name: str
     sha256: str
     rendered: bool = False
     skipped: int = 0
+    parts: tuple[str, ...] = ()
 
 
 def joined_texts(texts: Sequence[Texts]) -> Texts:
@@ -42,6 +43,7 @@ def joined_texts(texts: Sequence[Texts]) -> Texts:
         sha256=hashlib.sha256("\n".join(one.sha256 for one in texts).encode()).hexdigest(),
         rendered=all(one.rendered for one in texts),
         skipped=sum(one.skipped for one in texts),
+        parts=tuple(one.sha256 for one in texts),
     )
 
 
