@@ -234,7 +234,9 @@ def with_text(prepared: Prepared, emit: Sink) -> Prepared:
 def _without_text(recipe: Recipe) -> RecipeError:
     text = "give --calib default, or FILE with text like what the model will see"
     other = "a recipe without, such as w8a16" if recipe.mixture is None else "--method rtn, which needs none"
-    return RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=f"{text}; or {other}")
+    spent = recipe.mixture is not None and recipe.mixture.allotment is not None  # on what types cost with this method
+    hint = text if spent else f"{text}; or {other}"
+    return RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
 
 
 def _inputs(request: Request, checkpoint: Checkpoint) -> tuple[Path, ...]:

@@ -130,7 +130,12 @@ def require_small(path: Path, *, ops: Ops | None = None) -> None:
         if path.is_dir() and not path.is_symlink():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         disk.make_folders(path.parent)
-        temporary = disk.open(path.parent / TEMPORARY.format(os.urandom(8).hex()), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        name = path.parent / TEMPORARY.format(os.urandom(8).hex())
+        try:
+            temporary = disk.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        except FileNotFoundError as error:  # the folder is there, and takes none: /proc
+            what, hint = f"cannot write {shown(path)}: {shown(path.parent)} takes no files", "choose another folder"
+            raise NotWritableError(what, hint=hint, path=shown(path)) from error
         os.close(temporary.fd)
         disk.remove(temporary.path)
 

@@ -289,6 +289,7 @@ def test_a_place_for_costs_is_looked_at_before_they_are_measured(costs: Path, tm
         tmp_path / "file" / "x.json": "Not a directory",
         tmp_path / ("x" * 300): "possible file name",
         costs: "exists and differs",
+        Path("/proc/costs.json"): "takes no files",
     }
     for place, said in places.items():
         ran = quantkit(*command, "-o", place)
@@ -313,6 +314,9 @@ def test_costs_of_another_model_or_method_are_refused(costs: Path, tmp_path: Pat
     # without another method the costs say which: files of feedback are planned as such
     ran = quantkit("plan", TINY, *target, "--sensitivity", path, "--json")
     assert ran.json["plans"][0]["method"]["name"] == "gptq"
+    # whose text is wanted then: no other method would do
+    ran = quantkit("convert", TINY, *target, "--sensitivity", path, "-o", tmp_path / "out")
+    assert (ran.status, "--calib default" in ran.stderr, "--method rtn" in ran.stderr) == (2, True, False)
 
 
 @pytest.mark.parametrize(
