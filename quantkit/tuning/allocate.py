@@ -33,15 +33,6 @@ Fronts = Mapping[str, Sequence[Option]]
 Chosen = dict[str, Option]
 
 
-def pareto(options: Sequence[Option]) -> tuple[Option, ...]:
-    """The options that no other beats in both, by rising bytes and falling loss."""
-    found: list[Option] = []
-    for option in sorted(options, key=lambda o: (o.nbytes, o.loss, o.type)):
-        if not found or option.loss < found[-1].loss:
-            found.append(option)
-    return tuple(found)
-
-
 def least_bytes(fronts: Fronts) -> int:
     """The bytes of the smallest choice."""
     return sum(min(option.nbytes for option in options) for options in fronts.values())

@@ -15,7 +15,6 @@ from quantkit.tuning.allocate import (
     allocate,
     cheapest,
     least_bytes,
-    pareto,
     total_bytes,
     total_loss,
 )
@@ -98,8 +97,3 @@ def test_more_bytes_never_lose_more() -> None:
 def test_the_same_fronts_give_the_same_choice() -> None:
     fronts = large(60)
     assert allocate(fronts, 2 * least_bytes(fronts)) == allocate(dict(fronts), 2 * least_bytes(fronts))
-
-
-def test_pareto() -> None:
-    options = [Option("a", 64, 1.0), Option("b", 32, 2.0), Option("c", 96, 1.0), Option("d", 64, 3.0)]
-    assert [option.type for option in pareto(options)] == ["b", "a"]
