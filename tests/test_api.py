@@ -115,3 +115,14 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 4
     assert {p.name for p in (tmp_path / "out").glob("*.gguf")} == {"My-Model-Q4_K_M.gguf", "My-Model-Q8_0.gguf"}
+
+
+def test_evaluations_take_paths_and_single_texts() -> None:
+    request = quantkit.EvalRequest("m.gguf", Path("model"), data=Path("default"), gates="kld<1")  # type: ignore[arg-type]
+    assert (request.artifacts, request.against) == ((Path("m.gguf"),), "model")
+    assert (request.data, request.gates) == (("./default",), ("kld<1",))
+    assert quantkit.Records("j.xml").junit == Path("j.xml")  # type: ignore[arg-type]
+    output = quantkit.Output("out", gates="kld<1", eval_data="a.txt")  # type: ignore[arg-type]
+    assert (output.gates, output.eval_data) == (("kld<1",), ("a.txt",))
+    with pytest.raises(quantkit.UsageError, match="artifacts is int"):
+        quantkit.EvalRequest(3)  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
 from quantkit.pipeline.gating import GATES, Gating, require_gateable
+from quantkit.pipeline.given import coerce, given_data, given_texts
 from quantkit.pipeline.guard import guard, require_guarded, require_unbound
 from quantkit.pipeline.outputs import (
     Artifact,
@@ -83,6 +84,7 @@ class Output:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
+        coerce(self, {"gates": given_texts, "eval_data": given_data})
 
 
 @dataclass(frozen=True)

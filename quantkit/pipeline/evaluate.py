@@ -28,6 +28,7 @@ from quantkit.evaluation.figures import Report, summarize
 from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_judgeable, require_measured
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
+from quantkit.pipeline.given import Coercion, coerce, given_data, given_optional, given_paths, given_texts
 from quantkit.report.sealed import identity
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import Origin
@@ -37,6 +38,12 @@ from quantkit.version import __version__
 
 STAGE = "evaluate"
 NOT_HELD_OUT, LONG_WINDOW, DAMAGED = "not-held-out", "long-window", "damaged-weights"
+
+
+COERCED: dict[str, Coercion] = {
+    "artifacts": given_paths, "against": given_optional, "against_quantized": given_optional, "data": given_data,
+    "gates": given_texts,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,9 @@ class EvalRequest:
     offline: bool = False
     pre: str | None = None
     seen: bool = False
+
+    def __post_init__(self) -> None:
+        coerce(self, COERCED)
 
     def check(self) -> None:
         """Raise UsageError for options that make no sense, before anything is opened."""

@@ -21,6 +21,7 @@ from quantkit.errors import ExistsError, NotWritableError, ResourceError, UsageE
 from quantkit.evaluation.figures import Estimate, Report
 from quantkit.evaluation.gates import LONG
 from quantkit.pipeline.evaluate import EvalRequest, Evaluated, Evaluation
+from quantkit.pipeline.given import coerce, given_path
 from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.report.text import size, table
 from quantkit.storage import open_log, require_small, write_small
@@ -262,6 +263,9 @@ class Records:
     junit: Path | None = None
     summary: Path | None = None
     history: Path | None = None
+
+    def __post_init__(self) -> None:
+        coerce(self, {"junit": given_path, "summary": given_path, "history": given_path})
 
     def require_writable(self, request: EvalRequest) -> None:
         """Raise, before hours of work, NotWritableError for places that take no file, ExistsError for what would harm

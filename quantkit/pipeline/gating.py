@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from quantkit.errors import GateError, UsageError
-from quantkit.evaluation.artifacts import EMBEDDING
+from quantkit.evaluation.artifacts import EMBEDDING, served_rounding
 from quantkit.evaluation.corpus import Corpus, Cutting, read_corpus
 from quantkit.evaluation.figures import summarize
 from quantkit.evaluation.gates import Gate, Subject, judge, parse_gates, require_judgeable, require_measured
@@ -64,7 +64,8 @@ class Gating:
         rows = next(t.shape[0] for t in model.tensors if t.name == EMBEDDING)
         with closing(open_decoded(paths, source, model)) as decoded:
             side = Side(target.name, decoded, vocabulary=rows)
-            [scores] = measure(Side(source.name, source), [side], self.corpus, threads=self.threads, emit=emit)
+            original = Side(source.name, source, served_rounding(source))  # as eval runs it
+            [scores] = measure(original, [side], self.corpus, threads=self.threads, emit=emit)
         report = summarize(scores, self.corpus)
         nbytes = sum(path.stat().st_size for path in paths)
         subject = Subject(nbytes, sum(f.nbytes for f in source.files() if f.weights), report, scores, self.corpus)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from quantkit.calibration.text.shipped import DEFAULT
 from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
 from quantkit.errors import UsageError, did_you_mean
+from quantkit.pipeline.given import (
+    Coercion,
+    coerce,
+    given_data,
+    given_names,
+    given_number,
+    given_path,
+    given_size,
+    given_text,
+    given_texts,
+)
 from quantkit.recipes.recipe import Recipe
 from quantkit.units import parse_size
 
@@ -54,8 +62,7 @@ class Request:
     sensitivity: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, convert in COERCED.items():
-            object.__setattr__(self, name, convert(name, getattr(self, name)))
+        coerce(self, COERCED)
         if not self.recipes:
             raise UsageError("no recipe", hint='for example "q4_k_m"; quantkit recipes lists them', key="recipes")
 
@@ -78,50 +85,10 @@ class Request:
         )
 
 
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, str | os.PathLike):
-        return os.fspath(value)
-    raise UsageError(f"{name} is {type(value).__name__}", hint="give a text or a path", key=name)
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    given = [value] if isinstance(value, str | os.PathLike) else value
-    if not isinstance(given, Sequence):
-        raise UsageError(f"{name} is {type(value).__name__}", hint="give a text or a list of texts", key=name)
-    return tuple(_text(name, one) for one in given)
-
-
-def _data(name: str, value: Any) -> tuple[str, ...]:
-    """As `_texts`, but a path "default" is the file of that name: the word alone means the shipped text."""
-    texts = _texts(name, value)
-    given = [value] if isinstance(value, str | os.PathLike) else value
-    files = [isinstance(one, os.PathLike) and text == DEFAULT for one, text in zip(given, texts, strict=True)]
-    return tuple(f"./{text}" if file else text for file, text in zip(files, texts, strict=True))
-
-
-def _names(name: str, value: Any) -> tuple[str, ...]:
-    words = (word.strip() for text in _texts(name, value) for word in text.split(","))
-    return tuple(word for word in words if word)
-
-
-def _path(name: str, value: Any) -> Path | None:
-    return None if value is None else Path(_text(name, value))
-
-
-def _number(name: str, value: Any) -> float | None:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    raise UsageError(f"{name} is {type(value).__name__}", hint="give a number", key=name)
-
-
-def _size(name: str, value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else str(int(value))
-
-
-COERCED: dict[str, Callable[[str, Any], Any]] = {
-    "source": _text, "recipes": _names, "imatrix": _path, "keep": _texts, "calib": _data, "consumers": _names,
-    "split_max_size": _size, "max_shard_size": _size, "target_size": _size, "sensitivity": _path,
-    "target_bpw": _number, "max_kld": _number,
+COERCED: dict[str, Coercion] = {
+    "source": given_text, "recipes": given_names, "imatrix": given_path, "keep": given_texts, "calib": given_data,
+    "consumers": given_names, "split_max_size": given_size, "max_shard_size": given_size, "target_size": given_size,
+    "sensitivity": given_path, "target_bpw": given_number, "max_kld": given_number,
 }  # fmt: skip
 
 

@@ -64,3 +64,13 @@ def test_gates_that_convert_cannot_judge(tmp_path: Path, options: tuple[object, 
     found = quantkit("convert", TINY, *recipe, "-o", tmp_path / "out", *options)
     assert (found.status, said in found.stderr) == (2, True), found.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_rounds_inputs_is_measured_as_eval_measures_it(tmp_path: Path, text: Path) -> None:
+    assert quantkit("convert", TINY, "--to", "fp8", "-o", tmp_path / "fp8", "--no-verify", "-q").status == 0
+    out = tmp_path / "made.gguf"
+    gated = ("--gate", "kld<0.1", "--eval-data", text, "--no-verify", "--json")
+    found = quantkit("convert", tmp_path / "fp8", "--to", "q8_0", "--allow-requantize", "-o", out, *gated)
+    [check] = found.json["artifacts"][0]["checks"]
+    seen = quantkit("eval", out, "--against-quantized", tmp_path / "fp8", "--data", text, "--json")
+    assert check["kl"] == seen.json["artifacts"][0]["kl"]
