@@ -81,13 +81,23 @@ def require_interrupted(done: subprocess.CompletedProcess[str]) -> None:
     assert done.stdout == ""
 
 
-IMPORTS = ["typer", "quantkit.cli.app", "numpy", "numba"]
+IMPORTS = ["typer", "quantkit.cli.app", "numpy"]
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
 
 
 @pytest.mark.parametrize("module", IMPORTS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+@SIGNALS
 def test_while_modules_are_imported(module: str, number: int) -> None:
     require_interrupted(interrupted(Moment("import", module, number), "plan", TINY))
+
+
+@SIGNALS
+def test_while_the_compiler_is_imported(number: int, tmp_path: Path) -> None:
+    """In the middle of the work: it comes when the first loop is called."""
+    require_interrupted(
+        interrupted(Moment("import", "numba", number), "convert", TINY, "--to", "q4_k_m", "-o", tmp_path)
+    )
+    assert not list(tmp_path.glob("*.gguf"))
 
 
 def test_before_there_is_a_handler() -> None:
