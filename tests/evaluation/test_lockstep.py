@@ -112,7 +112,8 @@ def test_second_half_is_llama_cpps_rule() -> None:
 
 
 def test_windows_are_chosen_evenly_and_for_good() -> None:
-    texts = Texts(tuple("abcdefgh" * 8 for _ in range(20)), "t", "0")
+    starts = ["abcdefgh"[k % 8] + "abcdefgh"[k // 8] for k in range(20)]  # equal documents count once
+    texts = Texts(tuple(start + "abcdefgh" * 7 + "abcdef" for start in starts), "t", "0")
     found = cut_texts(texts, letters(), Cutting(window=8, tokens=160))
     again = cut_texts(texts, letters(), Cutting(window=8, tokens=160))
     assert sum(batch.tokens.size for batch in found.batches) <= 20 * 64
