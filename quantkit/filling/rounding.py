@@ -190,7 +190,7 @@ class _Stage:
         sums = self.statistics.total(_linear(self.plan, keys[0]))
         hessian, seen = seen_hessian(_linear(self.plan, keys[0]), sums, self.mean)
         peak = float(sums.peaks.max()) if sums.tokens else None
-        shared: dict[tuple[Settings, int], Prepared] = {}
+        shared: dict[tuple[Settings, int, int], Prepared] = {}
         rounded = {}
         for name in keys:
             rounding = self.plan[name]
@@ -199,8 +199,8 @@ class _Stage:
             weighed = importance_of(sums) if rounding.scheme.traits.weighed else None
             layer = Layer(name, weight, hessian, weighed)
             method = base.get(rounding.method)
-            columnwise = rounding.scheme.target(sums.cols).columnwise
-            if method.encodes or (method.needs_hessian and (hessian is None or not columnwise)):
+            feeds = rounding.scheme.target(sums.cols).feeds
+            if method.encodes or (method.needs_hessian and (hessian is None or not feeds)):
                 quantized, report = self._nearest(layer, rounding)
             else:
                 quantized, report = self._by_method(method, layer, rounding, shared)
@@ -209,10 +209,10 @@ class _Stage:
         return rounded
 
     def _by_method(
-        self, method: Method, layer: Layer, rounding: Rounding, shared: dict[tuple[Settings, int], Prepared]
+        self, method: Method, layer: Layer, rounding: Rounding, shared: dict[tuple[Settings, int, int], Prepared]
     ) -> tuple[Quantized, Report]:
         target = rounding.scheme.target(layer.weight.shape[1])
-        key = (rounding.settings, target.span)
+        key = (rounding.settings, *target.runs)
         if method.prepare and key not in shared:
             shared[key] = method.prepare(layer, target, rounding.settings, self.run)
         layer = replace(layer, prepared=shared.get(key))

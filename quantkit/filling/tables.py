@@ -97,11 +97,11 @@ def round_table(work: Work, unit: Unit, known: TableInputs, run: Run, damping: f
     settings = settings if damping is None else replace(settings, damping=damping)
     target = layout_of(unit).scheme.target(unit.tensor.cols)
     layer = Layer(unit.name, np.zeros((0, unit.tensor.cols), np.float32), known.hessian, known.importance)
-    if method.prepare and target.columnwise:
+    if method.prepare and target.feeds:
         layer = replace(layer, prepared=method.prepare(layer, target, settings, run))
 
     def rounded(layer: Layer) -> tuple[Quantized, Report]:
-        if not target.columnwise:
+        if not target.feeds:
             return layout_of(unit).scheme.encode(layer.weight, layer.importance), base.Report(encoded=True)
         found = method.quantize(layer, target, settings, run)
         return Quantized(found.codes, found.grid), found.report

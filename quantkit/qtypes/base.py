@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from quantkit.discovery import defined, modules, require_known
 from quantkit.errors import UnsupportedError
 from quantkit.qtypes.search.units import Units
+from quantkit.qtypes.search.vectors import Vectors
 from quantkit.tensors import F32, U8
 
 Codes = NDArray[np.int16]
@@ -74,7 +75,8 @@ class QuantType:
     on weights of any distribution met so far: a permuted, shifted or mis-scaled tensor falls far below; 0 is that of
     zeros. `encode_ns` are nanoseconds to encode one weight on one core of a server of 2024 with AVX-512, without
     importance weights (scripts/bench_encoders.py): only for the estimate of time, machines differ by a factor. `units`
-    says how the scales of a block hang together, None where nothing may change them once codes are chosen.
+    says how the scales of a block hang together, None where nothing may change them once codes are chosen; `vectors`
+    which vectors of levels a type has that is not `columnwise`, None where no method may choose them.
 
     encode(w, importance) -> (rows, cols // block * nbytes) uint8: the reference encoder, byte for byte.
     fit(w, importance) -> Grid over the blocks of w in row-major order.
@@ -104,6 +106,7 @@ class QuantType:
     floor_db: float = 0.0
     encode_ns: float = 1.0
     units: Units | None = None
+    vectors: Vectors | None = None
 
     @property
     def bits_per_weight(self) -> float:

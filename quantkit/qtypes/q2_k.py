@@ -73,7 +73,7 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     return grid
 
 
-UNITS = Units(Ladder("d", "sc", 0, 15), Ladder("dmin", "m", 0, 15, sign=-1))
+UNITS = Units(Ladder("d", "sc", 0, 15), Ladder("dmin", "m", 0, 15, factor=-1))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q2_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=10,

@@ -64,7 +64,7 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
     return grid
 
 
-UNITS = Units(Ladder("d", "sc", 0, 63), Ladder("dmin", "m", 0, 63, sign=-1))
+UNITS = Units(Ladder("d", "sc", 0, 63), Ladder("dmin", "m", 0, 63, factor=-1))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
     name="q4_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=12,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from quantkit.qtypes.base import Codes, Grid, QuantType
 from quantkit.qtypes.search.units import Units
+from quantkit.qtypes.search.vectors import RUN, Vectors
 from quantkit.tensors import F32
 
 
@@ -18,7 +19,8 @@ class Target:
     multiple of `span`, the number of columns whose grid is fitted together (a super-block, a group). A span of 0 means
     that a grid depends on the whole matrix, and only that is ever fitted.
     `by_row` says how a grid counts: one entry per row and its groups side by side (schemes), or one per span
-    (quantization types). `columnwise` is False where codes of neighbouring columns are chosen together.
+    (quantization types). `columnwise` is False where codes of neighbouring columns are chosen together; `vectors` then
+    says of which, None where only the type's own encoder can.
     `searches` says that `fit` searches scales by itself, weighted by importance; where it does not, methods try
     smaller ranges themselves. `rescale(grid, factor)` multiplies the scales of a grid of the whole row, (n, g) as
     they are stored, by a factor of that shape, and rounds to what is stored; None where scales depend on one another.
@@ -35,6 +37,18 @@ class Target:
     rescale: Callable[[Grid, F32], Grid] | None = None
     units: Units | None = None
     encode: Callable[[F32, F32 | None], tuple[Codes, Grid]] | None = None
+    vectors: Vectors | None = None
+
+    @property
+    def feeds(self) -> bool:
+        """Whether a column's error can be fed into those that follow."""
+        return self.columnwise or self.vectors is not None
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """How many neighbouring columns share a grid, and how many have to be visited one after the other: targets
+        with the same share the order of the columns and the factor."""
+        return self.span, RUN if self.vectors is not None else 1
 
 
 def type_target(qtype: QuantType) -> Target:
@@ -46,5 +60,5 @@ def type_target(qtype: QuantType) -> Target:
 
     return Target(
         qtype.fit, qtype.block, columnwise=qtype.columnwise, searches=qtype.uses_importance, units=qtype.units,
-        encode=encode,
+        encode=encode, vectors=qtype.vectors,
     )  # fmt: skip

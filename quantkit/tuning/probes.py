@@ -56,25 +56,25 @@ class Rounder:
         """What rounding the layer's weight (rows, cols) to each type adds to it, (types, rows, cols)."""
         cols = layer.weight.shape[1]
         found = np.empty((len(types), *layer.weight.shape), np.float32)
-        fed: list[tuple[int, int, str]] = []
-        plain: list[tuple[int, int, str]] = []
+        fed: list[tuple[tuple[int, int], int, str]] = []
+        plain: list[tuple[tuple[int, int], int, str]] = []
         for number, name in enumerate(types):
             target = TypeLayout(name).scheme.target(cols)
-            fits = self.method is not None and layer.hessian is not None and target.columnwise
-            (fed if fits else plain).append((target.span, number, name))
+            fits = self.method is not None and layer.hessian is not None and target.feeds
+            (fed if fits else plain).append((target.runs, number, name))
 
-        def encoded(one: tuple[int, int, str]) -> None:
+        def encoded(one: tuple[tuple[int, int], int, str]) -> None:
             scheme = TypeLayout(one[2]).scheme
             weighed = layer.importance if scheme.traits.weighed else None
             found[one[1]] = scheme.encode(layer.weight, weighed).values() - layer.weight
 
         run(encoded, plain)
-        for span in sorted({span for span, _, _ in fed}):
-            self._fed(layer, [one[1:] for one in fed if one[0] == span], run, (found, damping))
+        for runs in sorted({runs for runs, _, _ in fed}):
+            self._fed(layer, [one[1:] for one in fed if one[0] == runs], run, (found, damping))
         return found
 
     def _fed(self, layer: Layer, types: Sequence[tuple[int, str]], run: Run, into: tuple[F32, float | None]) -> None:
-        """Round with feedback to types whose spans are the same: they share a factor."""
+        """Round with feedback to types whose runs are the same: they share a factor."""
         assert self.method is not None
         found, damping = into
         method, settings = base.get(self.method.name), settings_of(self.method)

@@ -13,7 +13,7 @@ from quantkit.qtypes.schemes.integers import Integers, RowInt8
 from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.qtypes.target import Target, type_target
 
-TYPES = tuple(name for name in qtypes.names() if qtypes.get(name).widen is None and qtypes.get(name).columnwise)
+TYPES = tuple(name for name in qtypes.names() if qtypes.get(name).widen is None and type_target(qtypes.get(name)).feeds)
 SCHEMES = {
     "int4-g128": Integers(4, 128),
     "int4-g32-full-range": Integers(4, 32, "full-range"),

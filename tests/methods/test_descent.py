@@ -104,11 +104,14 @@ def test_no_step_of_a_unit_or_a_count_is_left_that_gains_much(name):
             unit = moved.fields[units.scale.unit]
             unit[entries] = np.nextafter(unit[entries], np.float16(np.inf * step))
             count = moved.fields[units.scale.count] if units.scale.count else 1
-            moved.scale[:] = unit.astype(np.float32)[:, None] * count * units.scale.sign
+            moved.scale[:] = unit.astype(np.float32)[:, None] * count * units.scale.factor
             assert (losses(decoded(moved, segment.levels), hessian) > least * (1 - 2e-3)).all()
             if units.scale.count:
                 moved = owned(grid)
-                moved.scale[entries, 3] += step * grid.fields[units.scale.unit][entries].astype(np.float32)
+                unit = grid.fields[units.scale.unit][entries].astype(np.float32) * units.scale.factor
+                counted = grid.fields[units.scale.count][entries, 3].astype(np.float32) + step
+                allowed = (counted >= units.scale.low) & (counted <= units.scale.high)
+                moved.scale[entries, 3] += np.where(allowed, step * unit, 0)
                 assert (losses(decoded(moved, segment.levels), hessian) > least * (1 - 2e-3)).all()
 
 

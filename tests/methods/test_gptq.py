@@ -72,7 +72,7 @@ def test_methods_are_found_by_file_name():
         base.get("gptqq")
 
 
-@each_target
+@pytest.mark.parametrize("name", [name for name, made in layers.TARGETS.items() if made(512).columnwise])
 @each_order
 def test_without_correlations_it_is_rounding_to_nearest(name, order):
     hessian = torch.eye(512) * 7
@@ -266,7 +266,7 @@ def test_weights_it_cannot_use_are_refused(method):
         method.quantize(odd, target("q4_k"), Settings(), in_turn)
 
 
-def test_vector_codebooks_are_refused():
+def test_types_whose_encoder_alone_can_choose_are_refused():
     vectors = replace(target("q4_k"), columnwise=False)
-    with pytest.raises(UnsupportedError, match="neighbouring columns"):
+    with pytest.raises(UnsupportedError, match="only its type's own encoder"):
         GPTQ.quantize(LAYER, vectors, Settings(), in_turn)

@@ -11,11 +11,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from quantkit.methods.columns.grids import choose, lookup
+from quantkit.methods.base import Indices
+from quantkit.methods.columns.grids import Lookup, choose, lookup
 from quantkit.methods.columns.pieces import SEGMENT, pieces
 from quantkit.methods.columns.refit import Segment, owned, refit
 from quantkit.methods.columns.sweeps import Slab, Sweep
+from quantkit.methods.columns.vectors import descend_vectors
 from quantkit.qtypes.base import Codes, Grid
+from quantkit.qtypes.target import Target
 from quantkit.tensors import F32
 
 LARGEST_CHANGE = 2.0  # of a scale in one step: the parabola is only as good as the codes
@@ -23,14 +26,11 @@ LARGEST_CHANGE = 2.0  # of a scale in one step: the parabola is only as good as 
 
 def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
     """One pass over all columns: scales of groups that lie within a segment, then codes. No row gets worse."""
-    from quantkit.qtypes.search.feedback import descend  # numba: only once weights are rounded
-
     assert sweep.damped is not None
     weight, cols = sweep.weight[rows], sweep.weight.shape[1]
     codes, grid, loss = slab.codes.copy(), slab.grid, slab.loss.copy()
     values = _decoded(grid, codes)  # a sweep's are the weight less its error, which is a last bit away
     errors = weight - values
-    gain = np.empty(len(weight), np.float32)
     width = cols // lookup(grid, len(weight)).scale.shape[1]
     units, span = sweep.target.units, sweep.target.span
     if units is not None:
@@ -48,13 +48,26 @@ def descend_slab(sweep: Sweep, slab: Slab, rows: slice) -> Slab:
             loss -= gained
         if units is not None:
             loss -= refit(units, grid, span, segment)
-        table = lookup(grid, len(weight)).columns(np.arange(start, stop) // width)
-        decoded = np.empty(own.shape, np.float32)
-        descend(segment.levels, segment.slope, segment.hessian, table, decoded, own, gain)
+        decoded, gain = _chosen(
+            sweep.target, (lookup(grid, len(weight)), np.arange(start, stop) // width), segment, own
+        )
         values[:, start:stop], codes[:, start:stop] = decoded, own
         np.subtract(weight[:, start:stop], decoded, out=errors[:, start:stop])
         loss -= gain
     return Slab(codes, values, grid, loss)
+
+
+def _chosen(target: Target, on: tuple[Lookup, Indices], segment: Segment, codes: Codes) -> tuple[F32, F32]:
+    """Better codes for a segment, in place; what they decode to, and what each row gained. `on` is the grid and the
+    group of each column."""
+    from quantkit.qtypes.search.feedback import descend  # numba: only once weights are rounded
+
+    if target.vectors is not None:
+        return descend_vectors(segment, on, target.vectors, codes)
+    grid, groups = on
+    decoded, gain = np.empty(codes.shape, np.float32), np.empty(len(codes), np.float32)
+    descend(segment.levels, segment.slope, segment.hessian, grid.columns(groups), decoded, codes, gain)
+    return decoded, gain
 
 
 def _decoded(grid: Grid, codes: Codes) -> F32:

@@ -63,8 +63,8 @@ class _Refit:
         self.other_unit, self.other_count = (
             self._ladder(units.offset) if units.offset else (np.zeros((rows, 0), np.float32),) * 2
         )
-        # what a count of one is worth has a sign
-        self.signs = np.float32(units.scale.sign), np.float32(units.offset.sign if units.offset else 1)
+        # what a count of one is worth, in units
+        self.factors = np.float32(units.scale.factor), np.float32(units.offset.factor if units.offset else 1)
 
     def run(self) -> F32:
         from quantkit.qtypes.search.refitting import refit_counts, refit_units  # numba: only once weights are rounded
@@ -72,19 +72,26 @@ class _Refit:
         segment, gained = self.segment, np.zeros(len(self.segment.levels), np.float32)
         rows, n = segment.levels.shape
         sums = segment.hessian.reshape(-1, self.width, n).sum(axis=1)
-        sign, other_sign = self.signs
+        factor, other_factor = self.factors
         if self.units.scale.count:
             squares = sums.reshape(len(sums), -1, self.width).sum(axis=2).diagonal()
             refit_counts(
-                segment.levels, segment.slope, segment.hessian, np.ascontiguousarray(squares), self.unit * sign,
-                self.other_unit * other_sign, self.count, self.other_count, self._limits(), gained,
+                segment.levels, segment.slope, segment.hessian, np.ascontiguousarray(squares), self.unit * factor,
+                self.other_unit * other_factor, self.count, self.other_count, self._limits(), gained,
             )  # fmt: skip
-        along = segment.levels * np.repeat(self.count * sign, self.width, axis=1)
+        along = segment.levels * np.repeat(self.count * factor, self.width, axis=1)
         by_block = torch.from_numpy(along).reshape(rows, self.unit.shape[1], -1).transpose(0, 1)
         # torch: numpy's products would use threads of their own
         mixed = by_block @ torch.from_numpy(segment.hessian).reshape(self.unit.shape[1], -1, n)
         refit_units(
-            along, mixed.numpy(), segment.slope, sums, self.unit, self.other_unit, self.other_count * other_sign, gained
+            along,
+            mixed.numpy(),
+            segment.slope,
+            sums,
+            self.unit,
+            self.other_unit,
+            self.other_count * other_factor,
+            gained,
         )
         self._store()
         return gained
@@ -109,13 +116,13 @@ class _Refit:
     def _store(self) -> None:
         """Write units, counts, and the scales and offsets that decoding computes of them."""
         grid = self.grid
-        found = [(self.units.scale, self.unit, self.count, grid.scale, self.signs[0])]
+        found = [(self.units.scale, self.unit, self.count, grid.scale, self.factors[0])]
         if self.units.offset is not None and grid.offset is not None:
-            found.append((self.units.offset, self.other_unit, self.other_count, grid.offset, self.signs[1]))
-        for ladder, unit, count, decoded, sign in found:
+            found.append((self.units.offset, self.other_unit, self.other_count, grid.offset, self.factors[1]))
+        for ladder, unit, count, decoded, factor in found:
             counts = count.reshape(*unit.shape, -1)
             self._of_blocks(ladder.unit)[:] = unit
             if ladder.count:
                 self._of_blocks(ladder.count)[:] = counts
             whole = decoded.reshape(len(unit), -1, decoded.shape[1])
-            whole[:, self.blocks] = (unit * sign)[:, :, None] * counts
+            whole[:, self.blocks] = (unit * factor)[:, :, None] * counts

@@ -10,6 +10,7 @@ import torch
 from quantkit.methods.base import Damped, Factor, Indices
 from quantkit.methods.columns.grids import Lookup, choose, joined, lookup
 from quantkit.methods.columns.pieces import NO_MIXING, SEGMENT, Piece, fit_piece, pieces, round_columns, round_nearest
+from quantkit.methods.columns.vectors import round_vectors
 from quantkit.methods.settings import Settings
 from quantkit.qtypes.base import Codes, Grid
 from quantkit.qtypes.target import Target
@@ -188,9 +189,12 @@ class _Walk:
     def _round(self, grid: Lookup, groups: Indices, start: int) -> None:
         """Round the columns from `start` on, whose groups are given, for good."""
         for first, last in pieces(start, start + groups.size, SEGMENT):
-            own = np.ascontiguousarray(self.weight[:, first:last])
-            columns = grid.columns(groups[first - start : last - start])
-            mixing, pivots = self._mixing(first, last), self.plan.factor.pivots[first:last]
-            codes, errors, loss = round_columns(own, self._targets(first, last), mixing, pivots, columns)
+            own, targets = np.ascontiguousarray(self.weight[:, first:last]), self._targets(first, last)
+            factor = self._mixing(first, last), self.plan.factor.pivots[first:last]
+            inside, vectors = groups[first - start : last - start], self.plan.target.vectors
+            if vectors is not None:
+                codes, errors, loss = round_vectors(own, targets, factor, (grid, inside), vectors)
+            else:
+                codes, errors, loss = round_columns(own, targets, *factor, grid.columns(inside))
             self.codes[:, first:last], self.errors[:, first:last] = codes, errors
             self.loss += loss

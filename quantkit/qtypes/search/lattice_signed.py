@@ -16,6 +16,8 @@ from quantkit.qtypes.search.blocks import F16, half, widened
 from quantkit.qtypes.search.groups import Redo, Weighting, frozen
 from quantkit.qtypes.search.lattice import U16, Lattice, lattice, nearest_points
 from quantkit.qtypes.search.lattice_types import BLOCK, Parts, odd_units, weighted_blocks
+from quantkit.qtypes.search.units import Ladder, Units
+from quantkit.qtypes.search.vectors import Vectors
 from quantkit.tensors import F32, U8
 
 SCALE_TOP = 15
@@ -55,6 +57,15 @@ class Signed:
         return lattice(self.points, self.rings)
 
     @property
+    def vectors(self) -> Vectors:
+        return Vectors(self.points, self.magnitudes, self.parity)
+
+    @property
+    def units(self) -> Units:
+        """Scales are d times twice the unit times a whole number and a half, exactly: no product is rounded."""
+        return Units(Ladder("d", "halves", low=0.5, high=SCALE_TOP + 0.5, factor=2 * self.unit))
+
+    @property
     def levels(self) -> F32:
         """The value of each code in units of the scale of its group."""
         up = np.array(self.magnitudes, np.float32)
@@ -88,10 +99,11 @@ class Signed:
 
     def grid(self, d: F16, sc: U8) -> Grid:
         """The grid of d (b,) and scale codes (b, groups)."""
+        halves = sc.astype(np.float32) + np.float32(0.5)
         with np.errstate(invalid="ignore"):
-            scale = widened(d)[:, None] * ((2 * sc.astype(np.float32) + 1) * np.float32(self.unit))
+            scale = widened(d)[:, None] * (halves * np.float32(2 * self.unit))
         levels = self.levels
-        return Grid(scale, None, 0, len(levels) - 1, levels=levels, fields={"d": d, "sc": sc})
+        return Grid(scale, None, 0, len(levels) - 1, levels=levels, fields={"d": d, "halves": halves})
 
     def codes(self, parts: Parts) -> Codes:
         """The codes (b, 256) of stored points and signs."""
@@ -118,7 +130,7 @@ class Signed:
             numbers.reshape(len(chosen), BLOCK // self.lattice.dims),
             signs,
             on.fields["d"],
-            on.fields["sc"].astype(np.uint8),
+            on.fields["halves"].astype(np.uint8),  # the fraction goes
         )
 
 

@@ -35,6 +35,8 @@ class Ternary:
     weighting: Weighting
     halves: bool
     fudge: float
+    units: None = None  # a shift is chosen with the points of eight or more columns: only by this search
+    vectors: None = None
 
     @property
     def lattice(self) -> Lattice:

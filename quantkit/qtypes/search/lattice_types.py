@@ -15,6 +15,8 @@ from quantkit.qtypes.search.blocks import F16, Encoder
 from quantkit.qtypes.search.groups import Weighting, frozen
 from quantkit.qtypes.search.lattice import U16
 from quantkit.qtypes.search.superblocks import block_sigma2
+from quantkit.qtypes.search.units import Units
+from quantkit.qtypes.search.vectors import Vectors
 from quantkit.tensors import F32, U8
 
 BLOCK = 256
@@ -35,7 +37,16 @@ class Parts:
 
 
 class Coding(Protocol):
-    """How a type finds points and scales for weights, and what they mean."""
+    """How a type finds points and scales for weights, and what they mean.
+
+    `vectors` and `units` are what feedback needs to choose them anew, None where it cannot.
+    """
+
+    @property
+    def vectors(self) -> Vectors | None: ...
+
+    @property
+    def units(self) -> Units | None: ...
 
     def search(self, rows: F32, importance: F32 | None) -> Parts:
         """The parts of rows (r, cols) of whole blocks."""
@@ -97,6 +108,8 @@ def lattice_type(layout: BlockLayout, coding: Coding) -> QuantType:
         code_bytes=layout.code_bytes,
         inputs="q8_k",
         encode_ns=layout.encode_ns,
+        units=coding.units,
+        vectors=coding.vectors,
     )
 
 

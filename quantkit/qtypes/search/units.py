@@ -11,16 +11,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ladder:
-    """The values sign * unit * count of every group: names of the fields of a grid, and the limits of a count.
+    """The values factor * unit * count of every group: names of the fields of a grid, and the limits of a count.
 
-    The field `unit` is float16 (n,), the field `count` integers (n, groups); "" where there is none.
+    The field `unit` is float16 (n,), the field `count` (n, groups) numbers a whole step apart; "" where there is none.
+    `factor` is a power of two, or its negative.
     """
 
     unit: str
     count: str = ""
-    low: int = 0
-    high: int = 0
-    sign: int = 1
+    low: float = 0
+    high: float = 0
+    factor: float = 1
 
 
 @dataclass(frozen=True)
