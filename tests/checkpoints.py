@@ -221,6 +221,38 @@ VARIANTS: dict[str, Variant] = {
         },
         bpe=True,
     ),
+    "olmo3": Variant(
+        "Olmo3", {**BPE_SIZES, "num_hidden_layers": 5, "eos_token_id": 2, "sliding_window": 64}, bpe=True
+    ),
+    "olmo3-from-defaults": Variant(
+        "Olmo3",
+        {**BPE_SIZES, "num_hidden_layers": 4, "eos_token_id": 2, "sliding_window": 64},
+        bpe=True,
+        edit=_as_transformers_4(
+            rope_theta=5e5,
+            rope_scaling={
+                "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 32.0,
+                "beta_slow": 1.0, "attention_factor": 1.1386294361119891,
+            },
+        ),
+    ),
+    "olmoe": Variant(
+        "Olmoe",
+        {
+            **BPE_SIZES, "num_key_value_heads": 4, "intermediate_size": 32, "num_experts": 6, "num_experts_per_tok": 2,
+            "eos_token_id": 2,
+        },
+        bpe=True,
+    ),
+    "minimax-m2": Variant(
+        "MiniMaxM2",
+        {
+            **BPE_SIZES, "intermediate_size": 32, "head_dim": 32, "rotary_dim": 16, "num_local_experts": 6,
+            "num_experts_per_tok": 2, "bos_token_id": 1, "eos_token_id": 2,
+        },
+        bpe=True,
+        edit=lambda config: config.update(scoring_func="sigmoid", rotary_dim=16),
+    ),
     "granite": Variant(
         "Granite",
         {

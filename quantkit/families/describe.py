@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple, Protocol
@@ -13,9 +13,10 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.assumptions import engine_warnings, name_warnings
 from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.heads import architecture_of, head_warnings, headed, without_head
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import Hparams, merged
 from quantkit.families.keys import POOLING_TYPE, RANK, architecture_metadata
 from quantkit.families.known import known_families
+from quantkit.families.layers import block_count
 from quantkit.families.mapping import map_tensors
 from quantkit.families.model import Model, Shape
 from quantkit.families.reranker import is_reranker, judging
@@ -71,7 +72,7 @@ def describe(
     contradicts itself.
     """
     family, architecture = named
-    hparams = _hparams(config, family, vocabulary.vocab_size, read_file)
+    hparams = _hparams(config, family, vocabulary.vocab_size, read_file, tensors)
     mapped, dropped = map_tensors(family, without_head(config, hparams, tensors), tensors)
     judge = family.reranks and is_reranker(name, config, read_file)
     if judge:
@@ -82,17 +83,18 @@ def describe(
     general = general_metadata(name, config, read_file, mapped)
     remote = (("remote-code", "config.json names code of its own (auto_map); it is never run"),)
     headless = () if judge else head_warnings(config, hparams, tensors, dropped)
+    written = architecture_metadata(family.gguf, family.keys, hparams)
     warnings = (*(remote if "auto_map" in config else ()), *general.warnings, *vocabulary.warnings, *headless)
     return Model(
         family=family.name,
         architecture=architecture,
         gguf_architecture=family.gguf,
-        shape=shape_of(hparams),
+        shape=_as_written(shape_of(hparams), family.gguf, written),
         tensors=mapped,
         metadata=(
             KeyValue("general.architecture", "string", family.gguf),
             *general.metadata,
-            *architecture_metadata(family.gguf, family.keys, hparams),
+            *written,
             *tokens,
         ),
         tokenizer_sha256=vocabulary.sha256,
@@ -105,6 +107,24 @@ def describe(
     )
 
 
+def _as_written(shape: Shape, architecture: str, written: Sequence[KeyValue]) -> Shape:
+    """The numbers as an engine finds them in the file: layer 0's where every layer has its own."""
+    values = {kv.key.removeprefix(f"{architecture}."): kv.items()[0] for kv in written if kv.items()}
+
+    def told(key: str, otherwise: int) -> int:
+        found = values.get(key)
+        return found if isinstance(found, int) else otherwise
+
+    heads = told("attention.head_count", shape.heads)
+    return replace(
+        shape,
+        heads=heads,
+        kv_heads=told("attention.head_count_kv", heads),
+        head_dim=told("attention.key_length", shape.head_dim),
+        context=told("context_length", shape.context),
+    )
+
+
 def require_fitting(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
     """What has to hold before a tokenizer is read.
 
@@ -112,8 +132,7 @@ def require_fitting(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
     a vocabulary of that size would be built.
     """
     _check_unquantized(config)
-    text = config.get("text_config")
-    size = {**config, **(text if isinstance(text, Mapping) else {})}.get("vocab_size")
+    size = merged(config).get("vocab_size")
     most = max((info.shape[0] for info in tensors.values() if info.shape), default=0)
     if isinstance(size, int) and size > most:
         message = f"config.json: vocab_size is {shown(str(size), 20)}, the largest tensor has {most:,} rows"
@@ -137,17 +156,29 @@ def find_family(config: Mapping[str, Any]) -> Named:
         raise UnsupportedError(
             what, key="use_bidirectional_attention", hint="it is not read: use llama.cpp's converter"
         )
-    for family in known_families():
-        if architecture in family.hf:
-            return Named(family, str(architecture))
-        if architecture is None and isinstance(model_type, str) and model_type in family.defaults:
-            return Named(family, family.hf[0])
+    if architecture is not None:
+        rows = [family for family in known_families() if architecture in family.hf]
+    else:
+        rows = [family for family in known_families() if isinstance(model_type, str) and model_type in family.defaults]
+    if rows:
+        family = _the_one(rows, config, architecture or str(model_type))
+        return Named(family, architecture or family.hf[0])
     wanted = architecture or model_type
     if not isinstance(wanted, str):
         message = "config.json names neither an architecture nor a model type"
         raise InputError(message, path="config.json", key="architectures", hint="is this a transformers checkpoint?")
     outer = architecture_of({**config, "text_config": None})
     raise _unknown(wanted if outer in (None, wanted) else f"{outer} ({wanted})", "auto_map" in config)
+
+
+def _the_one(rows: Sequence[Family], config: Mapping[str, Any], wanted: str) -> Family:
+    """Of the rows of one architecture the one whose condition holds. Raises UnsupportedError for none, or several."""
+    found = [family for family in rows if family.serves(config)]
+    if len(found) == 1:
+        return found[0]
+    said = "; ".join(f"{family.name}: {family.when.text if family.when else 'always'}" for family in found or rows)
+    what = f'{len(found) or "no"} families match "{shown(wanted)}"'
+    raise UnsupportedError(f"{what} ({said})", key="architectures", hint="compare config.json with these conditions")
 
 
 def _unknown(wanted: str, code: bool) -> UnsupportedError:
@@ -174,8 +205,10 @@ def _check_unquantized(config: Mapping[str, Any]) -> None:
     raise UnsupportedError(message, key="quantization_config", hint=hint)
 
 
-def _hparams(config: Mapping[str, Any], family: Family, tokens: int, read_file: ReadFile) -> Hparams:
-    hparams = family.hparams(config)
+def _hparams(
+    config: Mapping[str, Any], family: Family, tokens: int, read_file: ReadFile, tensors: Mapping[str, TensorInfo]
+) -> Hparams:
+    hparams = family.numbers(config, tensors)
     pooling = _pooling(read_file) if POOLING_TYPE in family.keys else None
     return replace(hparams, values={**hparams.values, "tokens": tokens, POOLING_TYPE.value: pooling})
 
@@ -204,13 +237,14 @@ def _parsed(data: bytes | None, kind: type) -> Any:
 
 def shape_of(hparams: Hparams) -> Shape:
     """The numbers of an architecture that recipes and size estimates need."""
-    moe = hparams.number("num_local_experts") is not None
+    moe = hparams.number("num_local_experts") not in (None, 0)
+    attention = hparams.values["num_attention_heads"] != 0
     return Shape(
-        layers=hparams.count("num_hidden_layers"),
+        layers=block_count(hparams),
         hidden=hparams.count("hidden_size"),
-        heads=hparams.count("num_attention_heads"),
-        kv_heads=hparams.count("num_key_value_heads"),
-        head_dim=hparams.count("head"),
+        heads=hparams.count("num_attention_heads") if attention else 0,
+        kv_heads=hparams.count("num_key_value_heads") if attention else 0,
+        head_dim=hparams.count("head") if attention else 0,
         experts=hparams.count("num_local_experts") if moe else 0,
         experts_used=hparams.count("num_experts_per_tok") if moe else 0,
         vocab=hparams.count("vocab_size"),

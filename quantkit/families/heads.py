@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import Hparams, nested_part
 from quantkit.families.known import known_families
 from quantkit.tensors import TensorInfo
 
@@ -32,8 +32,7 @@ def headed() -> Mapping[str, str]:
 
 def architecture_of(config: Mapping[str, Any]) -> str | None:
     """The first name in `architectures`, a nested `text_config`'s before the root's; None without one."""
-    text = config.get("text_config")
-    for each in (text if isinstance(text, Mapping) else {}, config):
+    for each in (nested_part(config) or {}, config):
         names = each.get("architectures")
         if isinstance(names, list) and names and isinstance(names[0], str):
             return names[0]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from quantkit.errors import InputError
+from quantkit.families.expressions import evaluate, is_name
 
 MAX_COUNT = 2**31 - 1  # GGUF stores counts as u32, llama.cpp reads many of them into int32
 MAX_NUMBER = float.fromhex("0x1.fffffep+127")  # the largest f32: metadata has no wider numbers
@@ -19,6 +21,10 @@ MAX_NUMBER = float.fromhex("0x1.fffffep+127")  # the largest f32: metadata has n
 CONFIG_HINT = "download the checkpoint's config.json again, or correct the value"
 
 ALIASES = {"num_experts": "num_local_experts"}  # spelling in a configuration -> the one spelling used here
+
+# where a checkpoint that is more than a language model has the language model's part; the first one there counts
+NESTED = ("text_config", "llm_config", "lm_config", "language_config")
+NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
 SCALED_FROM_SHORTER = frozenset({"llama3", "yarn", "longrope"})  # rope types that know a pretraining context length
 
@@ -43,6 +49,21 @@ class Hparams:
             raise _bad(key, value, "a positive integer")
         return value
 
+    def size(self, axis: str) -> int:
+        """The size that a row gives an axis: a number, the name of one, or an expression ("2*kd+vd").
+
+        Raises InputError naming what is no count.
+        """
+        if is_name(axis):
+            return self.count(axis)
+        found = evaluate(axis, self._at_least_zero)
+        if not 0 < found <= MAX_COUNT:
+            raise _bad(axis, found, "a positive integer")
+        return found
+
+    def _at_least_zero(self, key: str) -> int:
+        return 0 if self.values.get(key) == 0 else self.count(key)
+
     def number(self, key: str) -> float | None:
         """A finite number, or None where the checkpoint has no such number. Raises InputError naming the key."""
         value = self.values.get(key)
@@ -63,19 +84,36 @@ class Hparams:
         return self.values.get(key) is True
 
 
-def read_hparams(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Hparams:
+def nested_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The language model's own part of a parsed config.json, None where it has the keys at its root."""
+    found = (config.get(key) for key in NESTED)
+    return next((part for part in found if isinstance(part, Mapping)), None)
+
+
+def merged(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a parsed config.json, those of the language model's own part over those of the root."""
+    return {**config, **(nested_part(config) or {})}
+
+
+def read_hparams(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], aliases: Mapping[str, str] = NO_ALIASES
+) -> Hparams:
     """Fill in and unify config.json (parsed).
 
-    `defaults` are what transformers fills in for its model type; None means derived from other numbers. A nested
-    `text_config` wins over the root. Raises InputError for numbers that are missing or not numbers.
+    `defaults` are what transformers fills in for its model type; None means derived from other numbers. What
+    config.json says wins over them, and its nested part for the language model over its root. `aliases` are spellings
+    beside those that all families share; of two spellings of one number, the one used here wins. Raises InputError for
+    numbers that are missing or not numbers.
     """
-    text = config.get("text_config")
-    said = {**config, **text} if isinstance(text, Mapping) else dict(config)
-    said = {ALIASES.get(key, key): value for key, value in said.items()}
+    named = {**ALIASES, **aliases}
+    said = merged(config)
+    said = {**{named.get(key, key): value for key, value in said.items()}, **_in_one_spelling(said, named, aliases)}
     values = {**defaults, **said}
     if values["num_key_value_heads"] is None:
         values["num_key_value_heads"] = values["num_attention_heads"]
     given = Hparams(values)
+    if values["num_attention_heads"] == 0 == defaults.get("num_attention_heads"):  # a family without attention
+        return Hparams({**values, **_rope(values, defaults)})
     hidden, heads = given.count("hidden_size"), given.count("num_attention_heads")
     head = hidden // heads if values.get("head_dim") is None else given.count("head_dim")
     if "head_dim" in defaults:
@@ -89,6 +127,13 @@ def read_hparams(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Hpar
             "rope_dim": int((1.0 if rotary is None else rotary) * hidden) // heads,
         }
     )  # fmt: skip
+
+
+def _in_one_spelling(
+    said: Mapping[str, Any], named: Mapping[str, str], aliases: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """What stands under the spelling used here while an alias of the family stands beside it."""
+    return {named[key]: said[named[key]] for key in aliases if key in said and named[key] in said}
 
 
 def _rope(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,27 +11,67 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.expressions import evaluate, is_name
 from quantkit.families.hparams import CONFIG_HINT, Hparams
+from quantkit.families.layers import BLOCKS, TRUNK, Layers, block_count
 from quantkit.metadata import KeyValue
+from quantkit.untrusted import shown
 
 MAX_U32 = 2**32 - 1
+MAX_ENTRIES = 1 << 16  # of a list in config.json that becomes an array
 
 
 @dataclass(frozen=True)
 class Key:
-    """Metadata key `name` (under the architecture's prefix) holds the number `value`; no number, no key.
+    """Metadata key `name` (under the architecture's prefix) holds the value `value`; no value, no key.
 
-    With `nonzero` a zero is no number either.
+    `value` is the name of a number, flag or text, or an expression of numbers ("kv_lora_rank+rope"), whose value is cut
+    to a whole number for a count. With `array` it names a list. With `nonzero` a zero is no number either, nor is false
+    a flag, nor nothing a list. `when` names a number, flag or text without which there is no key.
     """
 
     name: str
-    kind: Literal["u32", "f32"]
+    kind: Literal["u32", "i32", "f32", "bool", "string"]
     value: str
     default: int | None = None
     nonzero: bool = False
+    array: bool = False
+    when: str | None = None
 
 
 KeyRow = Key | Callable[[Hparams], Iterable[KeyValue]]
+
+
+def per_layer(name: str, kind: Literal["i32", "f32", "bool"], value: str, where: Layers) -> KeyRow:
+    """An array with an entry for each block: what `value` says in the blocks `where`, 0 elsewhere. Flags need none."""
+
+    def entries(hparams: Hparams) -> Iterable[KeyValue]:
+        blocks = range(block_count(hparams))
+        if kind == "bool":
+            yield KeyValue(name, kind, tuple(where(hparams, block) for block in blocks), array=True)
+            return
+        inside = int(_number(value, hparams) or 0) if kind == "i32" else _number(value, hparams) or 0.0
+        yield KeyValue(name, kind, tuple(inside if where(hparams, block) else 0 for block in blocks), array=True)
+
+    return entries
+
+
+def computed(name: str, kind: Literal["u32", "f32", "bool", "string"], value: Callable[[Hparams], object]) -> KeyRow:
+    """A key whose value is computed; None for no key, a tuple for an array."""
+
+    def entries(hparams: Hparams) -> Iterable[KeyValue]:
+        found = value(hparams)
+        return () if found is None else number(Key(name, kind, name, array=isinstance(found, tuple)), found_as(found))
+
+    def found_as(found: object) -> Hparams:
+        return Hparams({name: list(found) if isinstance(found, tuple) else found})
+
+    return entries
+
+
+def without(rows: Iterable[KeyRow], *names: str) -> tuple[KeyRow, ...]:
+    """The rows but for the keys of these names."""
+    return tuple(row for row in rows if not (isinstance(row, Key) and row.name in names))
 
 
 def architecture_metadata(architecture: str, entries: Iterable[KeyRow], hparams: Hparams) -> tuple[KeyValue, ...]:
@@ -44,17 +84,81 @@ def architecture_metadata(architecture: str, entries: Iterable[KeyRow], hparams:
 
 def number(key: Key, hparams: Hparams) -> Iterable[KeyValue]:
     """The entry of a key, none without its number. Raises InputError for a value that it cannot hold."""
-    value = hparams.number(key.value)
+    if key.when is not None and not hparams.values.get(key.when):
+        return ()
+    if key.array:
+        return _array(key, hparams)
+    if key.kind in {"bool", "string"}:
+        return _said(key, hparams)
+    value = _number(key.value, hparams)
     if value is None:
         value = key.default
     if value is None or (key.nonzero and not value):
         return ()
+    return (KeyValue(key.name, key.kind, _entry(key, value)),)
+
+
+def _number(value: str, hparams: Hparams) -> float | None:
+    """What a name or an expression gives, None where one of its numbers is missing."""
+    if is_name(value):
+        return hparams.number(value)
+    missing: list[str] = []
+
+    def number_of(name: str) -> float:
+        found = hparams.number(name)
+        missing.extend([name] if found is None else [])
+        return found or 0.0
+
+    found = evaluate(value, number_of)
+    return None if missing else found
+
+
+def _entry(key: Key, value: float) -> float | int:
+    """A number as its key holds it."""
     if key.kind == "f32":
-        return (KeyValue(key.name, "f32", value),)
-    if not 0 <= value <= MAX_U32 or value != int(value):
+        return value
+    whole = int(value) if not is_name(key.value) else value
+    low, high = (-(2**31), 2**31 - 1) if key.kind == "i32" else (0, MAX_U32)
+    if not low <= whole <= high or whole != int(whole):
         what = f"config.json: {key.value} is {value}, expected a count"
         raise InputError(what, key=key.value, path="config.json", hint=CONFIG_HINT)
-    return (KeyValue(key.name, "u32", int(value)),)
+    return int(whole)
+
+
+def _said(key: Key, hparams: Hparams) -> Iterable[KeyValue]:
+    """A flag or a text."""
+    value = hparams.values.get(key.value, key.default)
+    if value is None or (key.nonzero and not value):
+        return ()
+    return (KeyValue(key.name, key.kind, _word(key, value)),)
+
+
+def _word(key: Key, value: object) -> bool | str:
+    if key.kind == "bool" and value in (True, False):
+        return bool(value)
+    if key.kind == "string" and isinstance(value, str):
+        return value
+    what = f"config.json: {key.value} is {shown(repr(value)[:80])}, expected a {key.kind}"
+    raise InputError(what, key=key.value, path="config.json", hint=CONFIG_HINT)
+
+
+def _array(key: Key, hparams: Hparams) -> Iterable[KeyValue]:
+    """A list of config.json, each entry as the key's kind holds it."""
+    values = hparams.values.get(key.value)
+    if values is None or (key.nonzero and not values):
+        return ()
+    if not isinstance(values, list) or not 0 < len(values) <= MAX_ENTRIES:
+        what = f"config.json: {key.value} is {shown(repr(values)[:80])}, expected a list"
+        raise InputError(what, key=key.value, path="config.json", hint=CONFIG_HINT)
+    if key.kind in {"bool", "string"}:
+        return (KeyValue(key.name, key.kind, tuple(_word(key, value) for value in values), array=True),)
+    found = (Hparams({key.value: value}).required(key.value) for value in values)
+    return (KeyValue(key.name, key.kind, tuple(_entry(key, value) for value in found), array=True),)
+
+
+def blocks(hparams: Hparams) -> Iterable[KeyValue]:
+    """How many blocks there are, those that predict further tokens among them."""
+    return number(Key("block_count", "u32", BLOCKS if BLOCKS in hparams.values else TRUNK), hparams)
 
 
 def causality(hparams: Hparams) -> Iterable[KeyValue]:
@@ -107,8 +211,8 @@ def classifier(hparams: Hparams) -> Iterable[KeyValue]:
     return (KeyValue("classifier.output_labels", "string", LABELS, array=True),)
 
 
-SIZES = (
-    Key("block_count", "u32", "num_hidden_layers"),
+SIZES: tuple[KeyRow, ...] = (
+    blocks,
     Key("context_length", "u32", "max_position_embeddings"),
     Key("embedding_length", "u32", "hidden_size"),
     Key("feed_forward_length", "u32", "intermediate_size"),
@@ -138,6 +242,25 @@ LLAMA: tuple[KeyRow, ...] = (
     *COMMON,
     Key("vocab_size", "u32", "vocab_size"),
     Key("rope.dimension_count", "u32", "head"),
+)
+GATING = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}  # llama.cpp's enum llama_expert_gating_func_type
+
+
+def gating(hparams: Hparams) -> Iterable[KeyValue]:
+    """How a router's scores become weights, where config.json says it. Raises UnsupportedError for an unknown way."""
+    said = hparams.values.get("scoring_func")
+    if said is None:
+        return ()
+    if said not in GATING:
+        what = f'config.json: scoring_func is "{shown(str(said))}"'
+        raise UnsupportedError(what, key="scoring_func", hint=f"known: {', '.join(GATING)}")
+    return (KeyValue("expert_gating_func", "u32", GATING[said]),)
+
+
+ROUTED: tuple[KeyRow, ...] = (  # beside the counts of COMMON
+    Key("expert_group_count", "u32", "n_group"),
+    Key("expert_group_used_count", "u32", "topk_group"),
+    gating,
 )
 EXPERT_LENGTHS = (
     Key("expert_feed_forward_length", "u32", "moe_intermediate_size"),

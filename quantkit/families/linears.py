@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from quantkit.errors import InputError
+from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.heads import without_head
-from quantkit.families.mapping import NUMBER, require_complete, rows_by_source, rows_of, source_name
+from quantkit.families.mapping import NUMBER, require_complete, rows_by_source, rows_of
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
 from quantkit.families.roles import Role
@@ -51,7 +51,8 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Mod
     that lacks a tensor.
     """
     family, architecture = find_family(config)
-    hparams = family.hparams(config)
+    require_served(family)
+    hparams = family.numbers(config, tensors)
     require_complete(family, without_head(config, hparams, tensors), tensors)
     roles = roles_of(family, tensors)
     linears = [module for name, info in tensors.items() for module in _modules(info, roles[name])]
@@ -74,10 +75,18 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Mod
     )
 
 
+def require_served(family: Family) -> None:
+    """Raise UnsupportedError for a family whose checkpoints can be made into GGUF files alone."""
+    if family.unserved is not None:
+        what = f'family "{family.name}" is read for GGUF files without calibration only: {family.unserved}'
+        hint = "`quantkit convert MODEL --to q4_k_m` works; for its importance matrix use llama-imatrix"
+        raise UnsupportedError(what, key=family.name, hint=hint)
+
+
 def roles_of(family: Family, names: Iterable[str]) -> dict[str, Role | None]:
     """What each tensor does; None where no row names it. Of several targets of a fused tensor, the first counts."""
     table = rows_by_source(family)
-    rows = {name: rows_of(table, source_name(family, name)) for name in names}
+    rows = {name: rows_of(table, family.source_name(name)) for name in names}
     return {name: found[0].t.role if found else None for name, found in rows.items()}
 
 

@@ -11,25 +11,37 @@ from math import prod
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.hparams import Hparams
+from quantkit.families.layers import KINDS, trunk_of
 from quantkit.families.model import ModelTensor
 from quantkit.families.placements import Placement
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, SOURCE_BLOCK, TARGET_BLOCK, Family, T
+from quantkit.families.rows import ALWAYS, PRESENT, Family, Stack, T
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.untrusted import shown
 
 COMPARED = 200  # characters of an unknown name that are compared with known ones: the comparison is quadratic
-BARE = ("embed_tokens.", "layers.", "norm.")
 NUMBER = re.compile(r"(?<=\.)[0-9]{1,6}(?=\.)")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row with full names. `needed` is a configuration flag or ALWAYS; `unless` the flag that lifts it."""
+    """A row with full names. `needed` is a configuration flag, ALWAYS or PRESENT; `unless` the flag that lifts it.
+
+    `stack` counts the blocks that it stands in, None outside. `exact` is the pattern of a source name with digits of
+    its own, whose "{}" alone are numbers.
+    """
 
     t: T
-    in_block: bool
+    stack: Stack | None
     needed: str
+    exact: re.Pattern[str] | None = None
+
+    def numbers(self, name: str) -> list[int] | None:
+        """The numbers that stand for "{}" in a source name, None where the name is another's."""
+        if self.exact is None:
+            return [int(number) for number in NUMBER.findall(name)]
+        found = self.exact.fullmatch(name)
+        return [int(number) for number in found.groups()] if found else None
 
 
 @dataclass(frozen=True)
@@ -53,19 +65,31 @@ RowTable = Mapping[str, tuple[Row, ...]]
 def rows_by_source(family: Family) -> RowTable:
     """The rows of each source name, with "{}" for every number; biases are rows of their own."""
     found: dict[str, tuple[Row, ...]] = {}
-    in_block = (replace(t, source=SOURCE_BLOCK + t.source, target=TARGET_BLOCK + t.target) for t in family.block)
-    for t, block in (*((t, False) for t in family.outside), *((t, True) for t in in_block)):
-        rows = [Row(t, block, ALWAYS)]
+    everything: list[tuple[T, Stack | None]] = [(t, None) for t in family.outside]
+    for stack in family.all_stacks():
+        full = (replace(t, source=stack.source + t.source, target=stack.target + t.target) for t in stack.rows)
+        everything += [(t, stack) for t in full]
+    for t, of in everything:
+        rows = [_row(t, of, PRESENT if t.optional else ALWAYS)]
         if t.bias is not None:
-            rows.append(Row(_bias(t), block, t.bias))
+            rows.append(_row(_bias(t), of, PRESENT if t.optional else t.bias))
         for row in rows:
-            found[row.t.source] = (*found.get(row.t.source, ()), row)
+            key = NUMBER.sub("{}", row.t.source)
+            found[key] = (*found.get(key, ()), row)
     return found
+
+
+def _row(t: T, stack: Stack | None, needed: str) -> Row:
+    if not NUMBER.search(t.source):
+        return Row(t, stack, needed)
+    pattern = "([0-9]{1,6})".join(re.escape(piece) for piece in t.source.split("{}"))
+    return Row(t, stack, needed, re.compile(pattern))
 
 
 def rows_of(table: RowTable, name: str) -> tuple[Row, ...]:
     """The rows for the tensor that rows call `name`, () where there are none. Braces in a name are no numbers."""
-    return () if "{" in name else table.get(NUMBER.sub("{}", name), ())
+    rows = () if "{" in name else table.get(NUMBER.sub("{}", name), ())
+    return tuple(row for row in rows if row.exact is None or row.numbers(name) is not None)
 
 
 def _bias(t: T) -> T:
@@ -106,8 +130,9 @@ def _found(
     found: dict[str, list[Piece]] = {}
     owner: dict[tuple[str, int], str] = {}
     unknown: list[str] = []
+    layers = trunk_of(hparams)
     for info in tensors.values():
-        pieces = list(_pieces(table, source_name(family, info.name), hparams, info))
+        pieces = list(_pieces(table, family.source_name(info.name, layers), hparams, info))
         if not pieces:
             unknown.append(info.name)
         for piece in pieces:
@@ -124,41 +149,48 @@ def _found(
 def check_shapes(family: Family, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:
     """Raise InputError for a tensor that a row names and whose shape or number contradicts the configuration."""
     table = rows_by_source(family)
+    layers = trunk_of(hparams)
     for info in tensors.values():
-        for piece in _pieces(table, source_name(family, info.name), hparams, info):
+        for piece in _pieces(table, family.source_name(info.name, layers), hparams, info):
             assert piece.source is info
 
 
 def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> Iterator[Piece]:
     """The pieces that `info` gives as tensor `name` of the family; none if no row names it."""
-    numbers = [int(number) for number in NUMBER.findall(name)]
+    elsewhere: int | None = None
+    placed = False
     for row in rows_of(table, name):
-        if row.in_block:
-            _check_number(info, numbers[0], hparams, "num_hidden_layers")
-        layer, index = (numbers[0], numbers[-1] if len(numbers) > 1 else 0) if row.in_block else (None, 0)
-        if len(numbers) > 1:
-            _check_number(info, index, hparams, "num_local_experts")
+        numbers = row.numbers(name) or []
+        layer = numbers[0] if row.stack else None
+        if row.stack and layer is not None:
+            _check_number(info, layer, row.stack.count(hparams), "num_hidden_layers")
+            if not row.t.where(hparams, layer):
+                elsewhere = layer
+                continue
+        inner = numbers[1 if row.stack else 0 :]
+        if inner:
+            _check_number(info, inner[-1], hparams.count(row.t.index), row.t.index)
         _check_source(row.t, hparams, info)
-        yield Piece(row, layer, index, info, row.t.place(info, hparams))
+        placed = True
+        yield Piece(row, layer, inner[-1] if inner else 0, info, row.t.place(info, hparams))
+    if elsewhere is not None and not placed:
+        kinds = hparams.values.get(KINDS, ())
+        of = f' (of kind "{kinds[elsewhere]}")' if elsewhere < len(kinds) else ""
+        message = f'tensor "{info.name}" has no place in block {elsewhere}{of} of this model by its config.json'
+        hint = "config.json and the weights are not of the same model"
+        raise InputError(message, tensor=info.name, key="num_hidden_layers", hint=hint)
 
 
-def _check_number(info: TensorInfo, number: int, hparams: Hparams, key: str) -> None:
-    count = hparams.count(key)
+def _check_number(info: TensorInfo, number: int, count: int, key: str) -> None:
     if number >= count:
         message = f'tensor "{info.name}" has number {number}, but config.json has {key} {count}'
         hint = "config.json and the weights are not of the same model"
         raise InputError(message, tensor=info.name, key=key, hint=hint)
 
 
-def source_name(family: Family, name: str) -> str:
-    """The name that rows use: with the prefix that a model saved without its head lacks (Qwen3-Embedding)."""
-    inner = name.replace(family.strip, "") if family.strip else name
-    return f"model.{inner}" if inner.startswith(BARE) else inner
-
-
 def _check_source(t: T, hparams: Hparams, info: TensorInfo) -> None:
     """Shape and dtype have to be what the configuration says."""
-    expected = tuple(_axis(axis, hparams) for axis in t.shape.split())
+    expected = tuple(hparams.size(axis) for axis in t.shape.split())
     if info.shape != expected:
         message = f'tensor "{info.name}" has shape {list(info.shape)}, config.json says {list(expected)} ({t.shape})'
         hint = "config.json and the weights are not of the same model"
@@ -169,16 +201,9 @@ def _check_source(t: T, hparams: Hparams, info: TensorInfo) -> None:
         raise UnsupportedError(message, tensor=info.name, hint="use the checkpoint in its original precision")
 
 
-def _axis(axis: str, hparams: Hparams) -> int:
-    """The size that a row gives an axis: a number, the name of one, or twice that."""
-    if axis.isdecimal():
-        return int(axis)
-    return 2 * hparams.count(axis[2:]) if axis.startswith("2*") else hparams.count(axis)
-
-
 def _reason(family: Family, table: RowTable, hparams: Hparams, tensor: str) -> str:
     """Why a tensor that no row names is left out. Raises UnsupportedError if there is no reason."""
-    name = source_name(family, tensor)
+    name = family.source_name(tensor, trunk_of(hparams))
     for drop in family.drop:
         if fnmatchcase(name, drop.pattern) and (drop.when is None or hparams.flag(drop.when)):
             return drop.reason
@@ -197,15 +222,17 @@ def _filled(source: str, numbers: list[str]) -> str:
 
 
 def _check_complete(table: RowTable, hparams: Hparams, found: Mapping[str, list[Piece]]) -> None:
-    """Every mandatory target of every layer is there, and every stack of experts is full."""
-    layers = range(hparams.count("num_hidden_layers"))
+    """Every mandatory target of every block is there, and every stack of experts is full."""
     for rows in table.values():
         for row in rows:
-            wanted = row.needed == ALWAYS or hparams.flag(row.needed)
+            wanted = row.needed in {ALWAYS, PRESENT} or hparams.flag(row.needed)
             if not wanted or (row.t.unless is not None and hparams.flag(row.t.unless)):
                 continue
-            for layer in layers if row.in_block else [None]:
-                _check_found(row, layer, found.get(row.t.target.format(layer), []))
+            for layer in range(row.stack.count(hparams)) if row.stack else [None]:
+                pieces = found.get(row.t.target.format(layer), [])
+                stands = layer is None or row.t.where(hparams, layer)
+                if stands and (pieces or row.needed != PRESENT):
+                    _check_found(row, layer, pieces)
 
 
 def _check_found(row: Row, layer: int | None, pieces: list[Piece]) -> None:

@@ -8,13 +8,15 @@ conversion/*.py, October 2026). The rows themselves stand in `families.known`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from quantkit.families import assumptions, keys
 from quantkit.families.folds import Fold
-from quantkit.families.hparams import Hparams, read_hparams
+from quantkit.families.hparams import Hparams, merged, nested_part, read_hparams
+from quantkit.families.layers import Derive, Layers, Seen, block_count, every, trunk_of
 from quantkit.families.model import ModelTensor
 from quantkit.families.placements import (
     Place,
@@ -25,19 +27,25 @@ from quantkit.families.placements import (
     whole,
 )
 from quantkit.families.roles import Role
+from quantkit.tensors import TensorInfo
 
-ALWAYS = "always"
+ALWAYS, PRESENT = "always", "present"
+SOURCE_BLOCK, TARGET_BLOCK = "model.layers.{}.", "blk.{}."
+BARE = ("embed_tokens.", "layers.", "norm.")
 
 
 @dataclass(frozen=True)
 class T:
     """Source tensor -> target tensor.
 
-    In a block's rows both names are relative to the block, and "{}" in `source` is the number of an expert. `shape`
-    names the source's axes by `Hparams` numbers ("2*name" is twice that) or is the number itself ("1 hidden_size").
-    `bias` says that a bias may go with the
-    weight: the name of the configuration flag that makes it mandatory, ALWAYS, or None for no bias at all. The
-    tensor itself is mandatory, unless the flag `unless` is set. `add` is added to every value.
+    In a block's rows both names are relative to the block, and "{}" in `source` is the number of an expert, or of
+    whatever `index` counts. `shape` names the source's axes by `Hparams` numbers or expressions of them
+    ("heads*(nope+v) hidden_size"), or is the number itself ("1 hidden_size").
+
+    `bias` says that a bias may go with the weight: the name of the configuration flag that makes it mandatory, ALWAYS,
+    PRESENT where nothing but the tensors says so, or None for no bias at all. The tensor itself is mandatory in the
+    blocks where the row stands (`where`), unless the flag `unless` is set, or it is `optional`: then the tensors alone
+    say whether it is there. `add` is added to every value.
     """
 
     source: str
@@ -48,6 +56,47 @@ class T:
     bias: str | None = None
     unless: str | None = None
     add: float = 0.0
+    where: Layers = every
+    optional: bool = False
+    index: str = "num_local_experts"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Rows of many blocks alike: both names with "{}" for the number of a block, and the number that counts blocks."""
+
+    source: str
+    target: str
+    count: Callable[[Hparams], int]
+    rows: tuple[T, ...]
+
+
+@dataclass(frozen=True)
+class Rename:
+    """A spelling of source names: what `pattern` (a regular expression) finds is replaced by `to`.
+
+    "{}" in `to` is the number of a block after the last layer: the pattern's first group counts them from 0.
+    """
+
+    pattern: str
+    to: str
+
+    def apply(self, name: str, layers: int) -> str:
+        """The name as rows have it, of a model with so many layers."""
+
+        def replaced(found: re.Match[str]) -> str:
+            number = int(found[1]) if found.re.groups and found[1].isdecimal() else 0
+            return found.expand(self.to).replace("{}", str(layers + number))
+
+        return re.sub(self.pattern, replaced, name, count=1)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Whether a row is the one of a checkpoint, asked of the language model's part of config.json; `text` says it."""
+
+    text: str
+    holds: Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True)
@@ -87,6 +136,12 @@ class Family:
     tokenizer is read. `computes` are keys of config.json, beside those that families share
     (`calibration.walk.settings`), that the model computes with. `reranks` says that some of its checkpoints are
     rerankers (`families.reranker`).
+
+    Of an architecture with several rows, each says `when` it is the one. `block` are the rows of its layers, called
+    `source_block` in the source; `stacks` further ones with names of their own. `spellings` bring other spellings of
+    names into this one, `aliases` those of numbers. `derive` makes numbers from numbers, in order; `seen` from the
+    tensors that are there. `unserved` says why it is neither run by transformers here nor written for servers, where
+    it is not.
     """
 
     name: str
@@ -105,19 +160,55 @@ class Family:
     tokens: TokenizerRules = TokenizerRules()
     computes: frozenset[str] = frozenset()
     reranks: bool = False
+    when: Condition | None = None
+    source_block: str = SOURCE_BLOCK
+    stacks: tuple[Stack, ...] = ()
+    spellings: tuple[Rename, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    derive: tuple[Derive, ...] = ()
+    seen: tuple[Seen, ...] = ()
+    unserved: str | None = None
+
+    def all_stacks(self) -> tuple[Stack, ...]:
+        """The stacks of blocks, that of the layers first."""
+        return (Stack(self.source_block, TARGET_BLOCK, block_count, self.block), *self.stacks)
+
+    def serves(self, config: Mapping[str, Any]) -> bool:
+        """Whether the family's own condition, if any, holds for config.json (parsed)."""
+        return self.when is None or self.when.holds(merged(config))
 
     def model_type(self, config: Mapping[str, Any]) -> str:
         """The model type of config.json (parsed), a key of `defaults`; the first where it names none of them."""
-        text = config.get("text_config")
-        said = (text if isinstance(text, Mapping) else config).get("model_type")
+        said = (nested_part(config) or config).get("model_type")
         return said if isinstance(said, str) and said in self.defaults else next(iter(self.defaults))
 
     def hparams(self, config: Mapping[str, Any]) -> Hparams:
         """The numbers of config.json (parsed), filled in. Raises InputError for what is missing or no number."""
-        return read_hparams(config, self.defaults[self.model_type(config)])
+        hparams = read_hparams(config, self.defaults[self.model_type(config)], self.aliases)
+        for derive in self.derive:
+            hparams = replace(hparams, values={**hparams.values, **derive(hparams)})
+        return hparams
 
+    def numbers(self, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Hparams:
+        """The same, with what the tensors say. Raises InputError, too, for tensors that contradict config.json."""
+        hparams = self.hparams(config)
+        if self.seen:
+            layers = trunk_of(hparams)
+            tensors = {self.source_name(name, layers): info for name, info in tensors.items()}
+        for seen in self.seen:
+            hparams = replace(hparams, values={**hparams.values, **seen(hparams, tensors)})
+        return hparams
 
-SOURCE_BLOCK, TARGET_BLOCK = "model.layers.{}.", "blk.{}."
+    def source_name(self, name: str, layers: int = 0) -> str:
+        """The name that rows use: with the prefix that a model saved without its head lacks (Qwen3-Embedding).
+
+        `layers` is where blocks that other spellings count by themselves begin.
+        """
+        inner = name.replace(self.strip, "") if self.strip else name
+        for spelling in self.spellings:
+            inner = spelling.apply(inner, layers)
+        return f"model.{inner}" if inner.startswith(BARE) else inner
+
 
 EMBEDDING = T("model.embed_tokens.weight", "token_embd.weight", Role.TOKEN_EMBD, "vocab_size hidden_size")
 FINAL_NORM = T("model.norm.weight", "output_norm.weight", Role.NORM, "hidden_size")
@@ -154,6 +245,9 @@ MLP = (
 )
 
 
+UNSERVED = "its layers are not run and rounded here one by one"  # of a family with blocks unlike each other
+
+
 def rotated(rows: tuple[T, ...]) -> tuple[T, ...]:
     """The same attention with the rows of queries and keys in llama.cpp's rotation order."""
     return tuple(replace(t, place=rope_rows) if t.role in {Role.ATTN_Q, Role.ATTN_K} else t for t in rows)
@@ -162,6 +256,16 @@ def rotated(rows: tuple[T, ...]) -> tuple[T, ...]:
 def biased(rows: tuple[T, ...], output: str | None, others: str = ALWAYS) -> tuple[T, ...]:
     """The same attention where queries, keys and values have a bias of their own: always, or by a flag."""
     return tuple(replace(t, bias=output if t.role is Role.ATTN_OUTPUT else others) for t in rows)
+
+
+def at(where: Layers, rows: tuple[T, ...]) -> tuple[T, ...]:
+    """Rows that stand in some blocks only."""
+    return tuple(replace(t, where=where) for t in rows)
+
+
+def optional(rows: tuple[T, ...]) -> tuple[T, ...]:
+    """Rows whose tensors may be there or not."""
+    return tuple(replace(t, optional=True) for t in rows)
 
 
 def centered(rows: tuple[T, ...]) -> tuple[T, ...]:

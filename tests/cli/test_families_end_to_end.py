@@ -58,6 +58,11 @@ DIFFERING: dict[str, Variant] = {
     "gemma2-scale": but("gemma2", query_pre_attn_scalar=4),
     "gemma3-scale": but("gemma3", query_pre_attn_scalar=256),
     "gemma3-pattern": but("gemma3", sliding_window_pattern=2),
+    "olmo3-two-bases": replace(
+        VARIANTS["olmo3-from-defaults"], edit=lambda config: config.update(rope_parameters={"rope_theta": 1e4})
+    ),
+    "olmoe-normalized": but("olmoe", norm_topk_prob=True),
+    "olmoe-clipped": but("olmoe", clip_qkv=0.1),
     "phi3-sliding": but("phi3", sliding_window=64),
 }
 # llama.cpp gives rerankers' files a head of two classes, and their next tokens no meaning.

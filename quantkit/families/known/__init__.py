@@ -12,6 +12,7 @@ from typing import Any
 from quantkit.discovery import defined, modules
 from quantkit.errors import UnsupportedError, did_you_mean
 from quantkit.families.folds import Fold
+from quantkit.families.hparams import merged
 from quantkit.families.rows import Family
 
 
@@ -40,8 +41,7 @@ def vocabulary_size(config: Mapping[str, Any]) -> Any:
 
     Where it says none, what transformers takes for the model type; None where that is not known.
     """
-    text = config.get("text_config")
-    said = {**config, **text} if isinstance(text, Mapping) else config
+    said = merged(config)
     family = family_of_type(said.get("model_type"))
     default = family.defaults[str(said["model_type"])].get("vocab_size") if family else None
     return said.get("vocab_size", default)

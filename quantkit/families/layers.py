@@ -1,0 +1,164 @@
+"""In which blocks a row stands, and of which kind each block is: what families with unlike blocks say of them.
+
+A `Layers` is asked for the number of a block. Tensors and the keys that have an entry for every block are both made
+from the same ones, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from quantkit.errors import InputError
+from quantkit.families.hparams import CONFIG_HINT, Hparams
+from quantkit.tensors import TensorInfo
+from quantkit.untrusted import shown
+
+Layers = Callable[[Hparams, int], bool]
+Derive = Callable[[Hparams], Mapping[str, Any]]
+Seen = Callable[[Hparams, Mapping[str, TensorInfo]], Mapping[str, Any]]
+
+KINDS = "layer_kinds"  # the derived list of the kinds of a model's layers
+TRUNK, BLOCKS = "num_hidden_layers", "blocks"
+MAX_LAYERS = 1 << 14
+
+
+def every(hparams: Hparams, layer: int) -> bool:
+    """In all blocks."""
+    return True
+
+
+def kind(*names: str) -> Layers:
+    """In layers of these kinds. Blocks after the last layer are of none."""
+
+    def holds(hparams: Hparams, layer: int) -> bool:
+        kinds = hparams.values[KINDS]
+        return layer < len(kinds) and kinds[layer] in names
+
+    return holds
+
+
+def before(count: str) -> Layers:
+    """In the first blocks, as many as the number called `count` says; none where there is no such number."""
+    return lambda hparams, layer: layer < (hparams.number(count) or 0)
+
+
+def from_(count: str) -> Layers:
+    """In all blocks but the first `count`."""
+    return not_(before(count))
+
+
+def not_(where: Layers) -> Layers:
+    return lambda hparams, layer: not where(hparams, layer)
+
+
+def both(*wheres: Layers) -> Layers:
+    return lambda hparams, layer: all(where(hparams, layer) for where in wheres)
+
+
+def either(*wheres: Layers) -> Layers:
+    return lambda hparams, layer: any(where(hparams, layer) for where in wheres)
+
+
+def flagged(name: str) -> Layers:
+    """In all blocks of a model whose flag `name` is set, in none of others."""
+    return lambda hparams, layer: hparams.flag(name)
+
+
+def of_period(period: str | int, place: str | int = 0) -> Layers:
+    """In the layer of number `place` of every `period` ones: numbers, or the names of such."""
+
+    def holds(hparams: Hparams, layer: int) -> bool:
+        every_so_many = period if isinstance(period, int) else hparams.count(period)
+        first = place if isinstance(place, int) else int(hparams.number(place) or 0)
+        return layer % every_so_many == first % every_so_many
+
+    return holds
+
+
+IN_TRUNK, AFTER_TRUNK = before(TRUNK), from_(TRUNK)  # AFTER_TRUNK: blocks that predict further tokens
+
+
+def block_count(hparams: Hparams) -> int:
+    """The blocks of the target: the layers, and those after them that predict further tokens."""
+    return hparams.count(BLOCKS if BLOCKS in hparams.values else TRUNK)
+
+
+def trunk_of(hparams: Hparams) -> int:
+    """The layers that a prompt goes through."""
+    return hparams.count(TRUNK)
+
+
+def listed(key: str, known: Mapping[str, str]) -> Derive:
+    """The kinds of layers from a list of config.json, an entry for each layer; `known` maps its words to kinds.
+
+    Raises InputError for a list of another length, and for a word that is not known.
+    """
+
+    def derive(hparams: Hparams) -> Mapping[str, Any]:
+        said = hparams.values.get(key)
+        count = hparams.count(TRUNK)
+        if not isinstance(said, list) or len(said) != count:
+            found = f"has {len(said):,} entries" if isinstance(said, list) else "is missing"
+            raise _bad(key, f"{found}, expected one for each of {count} layers")
+        for layer, word in enumerate(said):
+            if not isinstance(word, str) or word not in known:
+                raise _bad(key, f'says "{shown(str(word))}" for layer {layer}, known are {", ".join(known)}')
+        return {KINDS: [known[word] for word in said]}
+
+    return derive
+
+
+def lettered(key: str, known: Mapping[str, str]) -> Derive:
+    """The same from a text with a letter for each layer."""
+    read = listed(key, known)
+
+    def derive(hparams: Hparams) -> Mapping[str, Any]:
+        said = hparams.values.get(key)
+        letters = list(said[: MAX_LAYERS + 1]) if isinstance(said, str) else said
+        return read(Hparams({**hparams.values, key: letters}))
+
+    return derive
+
+
+def by_rule(name: str, where: Layers, otherwise: str) -> Derive:
+    """Layers of kind `name` where `where` holds, of kind `otherwise` elsewhere."""
+
+    def derive(hparams: Hparams) -> Mapping[str, Any]:
+        count = hparams.count(TRUNK)
+        if count > MAX_LAYERS:
+            raise _bad(TRUNK, f"is {count:,}, expected {MAX_LAYERS:,} at most")
+        return {KINDS: [name if where(hparams, layer) else otherwise for layer in range(count)]}
+
+    return derive
+
+
+def first_said(key: str, said: Derive, otherwise: Derive) -> Derive:
+    """What `said` makes of the key where config.json has it, else what `otherwise` makes."""
+    return lambda hparams: (said if hparams.values.get(key) is not None else otherwise)(hparams)
+
+
+def further(marker: str, claimed: str) -> Seen:
+    """The blocks after the last layer that are there: those that have the tensor `marker`, a name as rows have it.
+
+    `marker` has "{}" for the number of a block. config.json claims `claimed` of them; what counts is what is there, all
+    of them or none. Sets "blocks" and `claimed`. Raises InputError where some are missing.
+    """
+
+    def seen(hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
+        trunk, said = trunk_of(hparams), int(hparams.number(claimed) or 0)
+        start, _, end = marker.partition("{}")
+        texts = (name[len(start) : -len(end)] for name in tensors if name.startswith(start) and name.endswith(end))
+        numbers = {int(text) for text in texts if text.isdecimal() and len(text) < 7}
+        found = {number for number in numbers if number >= trunk}
+        missing = next((n for n in range(trunk, trunk + max(said, len(found))) if n not in found), None)
+        if found and missing is not None:
+            name = marker.format(missing)
+            raise _bad(claimed, f'is {said}, {len(found)} such blocks are there, and the checkpoint has no "{name}"')
+        return {BLOCKS: trunk + len(found), claimed: len(found)}
+
+    return seen
+
+
+def _bad(key: str, what: str) -> InputError:
+    return InputError(f"config.json: {key} {what}", key=key, path="config.json", hint=CONFIG_HINT)
