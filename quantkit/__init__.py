@@ -73,6 +73,8 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.pack import packed_names as packed_names
     from quantkit.pipeline.prepare import Prepared as Prepared
     from quantkit.pipeline.prepare import prepare as prepare
+    from quantkit.pipeline.report import ReportRequest as ReportRequest
+    from quantkit.pipeline.report import write_report as write_report
     from quantkit.pipeline.request import Request as Request
     from quantkit.pipeline.sensitivity import Measured as Measured
     from quantkit.pipeline.sensitivity import sensitivity as sensitivity
@@ -119,6 +121,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.outputs": ("Artifact",),
     "quantkit.pipeline.pack": ("pack", "packed_names"),
     "quantkit.pipeline.prepare": ("Prepared", "prepare"),
+    "quantkit.pipeline.report": ("ReportRequest", "write_report"),
     "quantkit.pipeline.request": ("Request",),
     "quantkit.pipeline.sensitivity": ("Measured", "sensitivity"),
     "quantkit.pipeline.verify": ("verify",),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantkit.errors import InputError, VerificationError
@@ -20,11 +20,12 @@ from quantkit.formats.gguf.file import read_gguf, shard_paths
 from quantkit.metadata import KeyValue
 from quantkit.plan.describe import describe_source
 from quantkit.quality.checks.predictions import differing_numbers
-from quantkit.quality.decoded import open_decoded
+from quantkit.quality.decoded import DecodedCheckpoint, open_decoded
 from quantkit.quality.made_gguf import tokenizer_keys
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, find_manifest, read_manifest
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.quantized import QuantizedCheckpoint
+from quantkit.tensors import TensorInfo
 from quantkit.tokenizer.check import check_tokenizer
 from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.probes import probes
@@ -229,6 +230,13 @@ def text_of(source: Checkpoint) -> Callable[[list[int]], str]:
         return out.decode("utf-8", "replace")
 
     return joined
+
+
+def stored_tensors(checkpoint: Checkpoint) -> tuple[TensorInfo, ...]:
+    """The tensors of an artifact under their own names, with the types and bytes in which they are stored."""
+    if isinstance(checkpoint, DecodedCheckpoint):
+        return tuple(TensorInfo(t.name, t.qtype, t.shape, t.nbytes) for _, t in checkpoint.stored.values())
+    return tuple(replace(info, dtype=info.stored_as or info.dtype) for info in checkpoint.tensors().values())
 
 
 def _bytes(paths: tuple[Path, ...]) -> int:

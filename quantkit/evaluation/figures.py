@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.evaluation.corpus import Corpus
+from quantkit.evaluation.passages import Bin, Passage, histogram, worst_passages
 from quantkit.evaluation.scores import F64, Scores, WeightError
 
 DOCUMENTS = 8  # fewer are too few to be the clusters
@@ -37,7 +38,6 @@ SMALL_T = (
 )  # Student's, by degrees of freedom
 RESAMPLES = 400
 FURTHEST = 5  # weights that are named, whatever their error
-PASSAGE, WORST = 32, 10  # tokens of a passage, and how many are shown
 RARE, COMMON = 2, 20  # how often the right token occurs in the text
 
 
@@ -69,27 +69,12 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Passage:
-    """Consecutive tokens of a document at which the models differ most: the mean divergence, how likely each model
-    found the text (geometric mean of the right tokens' probabilities), and the text before and in it."""
-
-    document: int
-    window: int
-    position: int
-    tokens: int
-    kl: float
-    reference: float
-    other: float
-    before: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Report:
     """How far one model is from its reference. `kl` in nats, `quantiles` of it by name with "max", `top1` the share of
     tokens at which both put the same first, `right_change` the root mean square change of the right token's
     probability. `errors` are relative errors of hidden states by block. `clusters` of `unit` are what errors are over.
-    `weights` are all tensors beside the original's, None where they differ on purpose.
+    `weights` are all tensors beside the original's, None where they differ on purpose. `histogram` counts tokens by
+    their divergence.
     """
 
     name: str
@@ -109,6 +94,7 @@ class Report:
     slices: tuple[Slice, ...]
     worst: tuple[Passage, ...]
     weights: tuple[WeightError, ...] | None = None
+    histogram: tuple[Bin, ...] = ()
 
     @property
     def damaged(self) -> list[WeightError]:
@@ -142,20 +128,8 @@ class Report:
                 }
                 for s in self.slices
             ],
-            "worst": [
-                {
-                    "document": p.document,
-                    "window": p.window,
-                    "position": p.position,
-                    "tokens": p.tokens,
-                    "kl": p.kl,
-                    "reference_probability": p.reference,
-                    "probability": p.other,
-                    "before": p.before,
-                    "text": p.text,
-                }
-                for p in self.worst
-            ],
+            "worst": [passage.as_json() for passage in self.worst],
+            "kl_histogram": [each.as_json() for each in self.histogram],
             "weights": None if self.weights is None else self._weights_json(self.weights),
         }
 
@@ -266,8 +240,9 @@ def summarize(scores: Scores, corpus: Corpus, text: Callable[[list[int]], str] |
         reference_accuracy=float(scores.right.mean()),
         errors=scores.errors,
         slices=tuple(_slices(scores, corpus, clusters)),
-        worst=tuple(_worst(scores, corpus, text)),
+        worst=worst_passages(scores, corpus, text),
         weights=scores.weights,
+        histogram=histogram(scores.kl),
     )
 
 
@@ -293,34 +268,3 @@ def _slice(scores: Scores, clusters: NDArray[np.int64], of: str, name: str, mask
     ratio = _exp(float((scores.reference - scores.other)[mask].mean()))
     kl = estimate(scores.kl[mask], clusters[mask])
     return Slice(of, name, int(mask.sum()), kl, float(scores.agree[mask].mean()), ratio)
-
-
-def _worst(scores: Scores, corpus: Corpus, text: Callable[[list[int]], str] | None) -> list[Passage]:
-    """The passages of up to PASSAGE tokens with the largest mean divergence, the worst first, none twice."""
-    edges = np.flatnonzero(np.diff(corpus.window) != 0) + 1
-    starts: list[tuple[int, int]] = []
-    for part in np.split(np.arange(corpus.tokens), edges):
-        starts += [
-            (int(part[0]) + at, int(min(part[0] + at + PASSAGE, part[-1] + 1))) for at in range(0, len(part), PASSAGE)
-        ]
-    means = [float(scores.kl[first:last].mean()) for first, last in starts]
-    order = sorted(range(len(starts)), key=lambda n: (-means[n], n))[:WORST]
-    return [_passage(scores, corpus, text, *starts[n]) for n in order if means[n] > 0]
-
-
-def _passage(scores: Scores, corpus: Corpus, text: Callable[[list[int]], str] | None, first: int, last: int) -> Passage:
-    window, position = int(corpus.window[first]), int(corpus.position[first])
-    before = corpus.before(window, position + 1 - PASSAGE // 2, position + 1)
-    before = before[1:] if before[:1] == [corpus.bos] else before
-    inside = [int(token) for token in corpus.target[first:last]]
-    return Passage(
-        document=int(corpus.document[first]),
-        window=window,
-        position=position,
-        tokens=last - first,
-        kl=float(scores.kl[first:last].mean()),
-        reference=exp(float(scores.reference[first:last].mean())),
-        other=exp(float(scores.other[first:last].mean())),
-        before=text(before) if text else "",
-        text=text(inside) if text else "",
-    )

@@ -29,6 +29,7 @@ class Scores:
     `kl` is the divergence of the other from the reference in nats; `reference` and `other` are the natural
     log-probabilities of the right token, `confidence` the reference's largest probability; `agree` says whether both
     put the same token first, `right` whether the reference's first is the right one and `other_right` the other's.
+    `tops` are the tokens that the reference and the other put first, int64 (t,) each, None where nobody kept them.
     `errors` are the relative errors of hidden states after each block, by its name. `weights` are all tensors that
     were read, None where they differ on purpose.
     """
@@ -43,3 +44,4 @@ class Scores:
     other_right: NDArray[np.bool_]
     errors: tuple[tuple[str, float], ...] = ()
     weights: tuple[WeightError, ...] | None = None
+    tops: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None

@@ -175,4 +175,5 @@ def _scores(corpus: Corpus, walker: Walker, ours: _Running, theirs: _Running, di
         ours.first == theirs.first,
         ours.first == corpus.target,
         theirs.first == corpus.target,
+        tops=(ours.first, theirs.first),
     )

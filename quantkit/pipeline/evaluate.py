@@ -21,6 +21,7 @@ from quantkit.evaluation.artifacts import (
     opened_artifact,
     require_made_from,
     served_rounding,
+    stored_tensors,
     text_of,
 )
 from quantkit.evaluation.corpus import ALL, TOKENS, WINDOW, Corpus, Cutting, read_corpus
@@ -29,6 +30,7 @@ from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
 from quantkit.pipeline.given import Coercion, coerce, given_data, given_optional, given_paths, given_texts
+from quantkit.report.kinds import Stored, stored_kinds
 from quantkit.report.sealed import identity
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import Origin
@@ -84,6 +86,7 @@ class Evaluated:
     report: Report
     verdicts: tuple[Verdict, ...]
     held_out: bool | None
+    storage: tuple[Stored, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -99,6 +102,7 @@ class Evaluated:
             "held_out": self.held_out,
             "ok": self.ok,
             "gates": [verdict.as_json() for verdict in self.verdicts],
+            "storage": [stored.as_json() for stored in self.storage],
         }
 
 
@@ -166,7 +170,9 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
         for (path, artifact), (report, scores), held in zip(opened.items(), found, held_out, strict=True):
             verdicts = judge(gates, Subject(artifact.nbytes, source_bytes, report, scores, corpus))
             made = artifact.manifest.identity if artifact.manifest else None
-            results.append(Evaluated(path, artifact.nbytes, artifact.side.inputs, made, report, tuple(verdicts), held))
+            kinds = stored_kinds(stored_tensors(artifact.side.checkpoint))
+            facts = (artifact.nbytes, artifact.side.inputs, made)
+            results.append(Evaluated(path, *facts, report, tuple(verdicts), held, kinds))
     return Evaluation(reference, corpus.as_json(), tuple(results), time.monotonic() - started)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -17,19 +16,21 @@ from typing import Any
 from unicodedata import east_asian_width
 from xml.sax.saxutils import escape, quoteattr
 
-from quantkit.errors import ExistsError, NotWritableError, ResourceError, UsageError
+from quantkit.errors import ResourceError, UsageError
 from quantkit.evaluation.figures import Estimate, Report
 from quantkit.evaluation.gates import LONG
 from quantkit.pipeline.evaluate import EvalRequest, Evaluated, Evaluation
 from quantkit.pipeline.given import coerce, given_path
 from quantkit.pipeline.outputs import refuse_inputs
+from quantkit.pipeline.places import require_own_start, require_takes_file
+from quantkit.pipeline.report import HISTORY, page_of, read_records
+from quantkit.report.html import START, render
 from quantkit.report.text import size, table
 from quantkit.storage import open_log, require_small, write_small
 from quantkit.untrusted import shown
 
 NARROW, WIDE = 60, 120
 LABEL = 16
-HISTORY = "quantkit.eval-history/1"
 HISTORY_START = f'{{"schema": "{HISTORY}"'.encode()  # of every line
 NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 NO_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!~])")
@@ -257,33 +258,39 @@ def history_line(evaluation: Evaluation, artifact: Evaluated, now: str) -> dict[
 
 @dataclass(frozen=True)
 class Records:
-    """Files that an evaluation is written to, besides what is printed. `junit` is replaced; to `summary` (Markdown) and
-    `history` (JSON Lines) it is appended, so that a file of CI keeps what other steps wrote."""
+    """Files that an evaluation is written to, besides what is printed. `junit` and `html` are replaced; to `summary`
+    (Markdown) and `history` (JSON Lines) it is appended, so that a file of CI keeps what other steps wrote. The HTML
+    report shows the trend of the history, too."""
 
     junit: Path | None = None
     summary: Path | None = None
     history: Path | None = None
+    html: Path | None = None
 
     def __post_init__(self) -> None:
-        coerce(self, {"junit": given_path, "summary": given_path, "history": given_path})
+        coerce(self, dict.fromkeys(("junit", "summary", "history", "html"), given_path))
 
     def require_writable(self, request: EvalRequest) -> None:
         """Raise, before hours of work, NotWritableError for places that take no file, ExistsError for what would harm
-        one that is there: an input, a --junit that is no XML, an --append that holds something else than measurements.
+        one that is there: an input, a --junit that is no XML, an --append that holds something else than measurements,
+        an --html that is no report.
         """
-        places = {"--junit": self.junit, "--summary": self.summary, "--append": self.history}
+        places = {"--junit": self.junit, "--summary": self.summary, "--append": self.history, "--html": self.html}
         named = {option: path for option, path in places.items() if path is not None}
         for option, path in named.items():
-            _require_place(path, option)
+            require_takes_file(path, option)
             refuse_inputs([path], _given_files(request), f"choose another name with {option}")
         if len({os.path.realpath(path) for path in named.values()}) < len(named):
             raise UsageError(f"{', '.join(named)}: two of them are one file", hint="give each a name of its own")
         if self.junit is not None:
-            _require_start(self.junit, "--junit", b"<", "XML")
+            require_own_start(self.junit, "--junit", b"<", "XML")
         if self.history is not None:
-            _require_start(self.history, "--append", HISTORY_START, "history of eval")
-        if self.junit is not None:
-            require_small(self.junit)
+            require_own_start(self.history, "--append", HISTORY_START, "history of eval")
+        if self.html is not None:
+            require_own_start(self.html, "--html", START.encode(), "report of quantkit")
+        for whole in (self.junit, self.html):
+            if whole is not None:
+                require_small(whole)
         for log in (self.summary, self.history):
             if log is not None:
                 open_log(log).close()
@@ -298,6 +305,9 @@ class Records:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             lines = [json.dumps(history_line(evaluation, one, now)) for one in evaluation.artifacts]
             _append(self.history, "".join(f"{line}\n" for line in lines))
+        if self.html is not None:
+            runs = read_records(self.history).history if self.history is not None else ()
+            write_small(self.html, render(page_of((evaluation.as_json(),), runs)), overwrite=True)
 
 
 def _given_files(request: EvalRequest) -> Iterator[Path]:
@@ -309,36 +319,6 @@ def _given_files(request: EvalRequest) -> Iterator[Path]:
                 yield from Path(path).iterdir()
         elif path:
             yield Path(path)
-
-
-def _require_place(path: Path, option: str) -> None:
-    """Raise NotWritableError for what takes no file: a folder, a name too long, something in what is no folder; and
-    for --junit, which puts a new file in the place, a device."""
-    why = None
-    try:
-        path.lstat()
-        if path.is_dir():
-            why = os.strerror(errno.EISDIR)
-        elif option == "--junit" and path.exists() and not path.is_file():
-            why = "no regular file"
-    except FileNotFoundError:
-        pass  # folders are made
-    except OSError as error:
-        why = error.strerror
-    if why:
-        what = f"cannot write {shown(path)}: {why}"
-        raise NotWritableError(what, path=str(path), hint=f"choose another name with {option}")
-
-
-def _require_start(path: Path, option: str, start: bytes, kind: str) -> None:
-    """Raise ExistsError for a file with something else in it than what `option` writes."""
-    if not os.path.isfile(path):  # noqa: PTH113 - as above
-        return
-    with path.open("rb") as file:
-        found = file.read(len(start))
-    if found and found != start:
-        hint = f"choose another name with {option}"
-        raise ExistsError(f"{shown(path)} is there and is no {kind}", path=str(path), hint=hint)
 
 
 def _append(path: Path, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class Estimate(TypedDict):
@@ -28,6 +28,35 @@ class Slice(TypedDict):
     perplexity_ratio: float
 
 
+class Choice(TypedDict):
+    """A token of a passage, and what both models put first in its place."""
+
+    text: str
+    reference: str
+    artifact: str
+    same: bool
+    kl: float
+
+
+class Bin(TypedDict):
+    """How many tokens diverge by `low` nats or more and less than `high`, null without an end."""
+
+    low: float
+    high: float | None
+    tokens: int
+
+
+class Stored(TypedDict):
+    """All tensors of one kind and type; `blocks` are the numbers of the blocks that they are in."""
+
+    kind: str
+    type: str
+    blocks: list[int]
+    tensors: int
+    weights: int
+    bytes: int
+
+
 class Passage(TypedDict):
     """Probabilities are geometric means over the right tokens."""
 
@@ -40,6 +69,7 @@ class Passage(TypedDict):
     probability: float
     before: str
     text: str
+    choices: NotRequired[list[Choice]]
 
 
 class Furthest(TypedDict):
@@ -96,6 +126,8 @@ class Evaluated(TypedDict):
     blocks: list[Block]
     slices: list[Slice]
     worst: list[Passage]
+    kl_histogram: NotRequired[list[Bin]]
+    storage: NotRequired[list[Stored]]
     weights: Weights | None
     ok: bool
     gates: list[Gate]
@@ -140,3 +172,31 @@ class Eval(TypedDict):
     artifacts: list[Evaluated]
     ok: bool
     seconds: float
+
+
+class HistoryLine(TypedDict):
+    """A line of a file of --append: one measurement of one artifact. `reference` and `data` are hashes."""
+
+    time: str
+    version: str
+    name: str
+    identity: str | None
+    bytes: int
+    reference: str
+    data: str
+    tokens: int
+    kl: Estimate
+    kl_quantiles: dict[str, float]
+    perplexity: Estimate
+    perplexity_ratio: Estimate
+    top1_agreement: Estimate
+    ok: bool
+
+
+class Report(TypedDict):
+    """Of report: the file that was written, and how much it shows."""
+
+    file: str
+    bytes: int
+    artifacts: int
+    runs: int

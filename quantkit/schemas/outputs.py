@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict
 
 from quantkit.schemas.catalogue import Doctor, Error, Recipe, Recipes, Schemes
-from quantkit.schemas.evaluation import Eval, Gate
+from quantkit.schemas.evaluation import Eval, Gate, Report
 from quantkit.schemas.tuning import Allocation, Sensitivity
 
 Sha256 = str
@@ -380,6 +380,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.sensitivity/1": Sensitivity,
     "quantkit.verify/1": Verify,
     "quantkit.eval/1": Eval,
+    "quantkit.report/1": Report,
     "quantkit.inspect/1": Inspect,
     "quantkit.schemes/1": Schemes,
     "quantkit.recipes/1": Recipes,

@@ -63,6 +63,10 @@ class Judging:
         Path | None,
         typer.Option("--append", metavar="FILE", help="Append a JSON line per artifact.", rich_help_panel=GATES),
     ] = None
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a report with pictures, one file.", rich_help_panel=GATES),
+    ] = None
 
 
 def eval(  # noqa: A001 - what the user types
@@ -86,7 +90,7 @@ def eval(  # noqa: A001 - what the user types
     """Measure how far artifacts are from the original: perplexity, KL divergence, agreement; and gate on it."""
     import quantkit
 
-    records = quantkit.Records(judging.junit, judging.summary, judging.append)
+    records = quantkit.Records(judging.junit, judging.summary, judging.append, judging.html)
     request = quantkit.EvalRequest(
         artifacts=tuple(artifacts),
         against=against,
