@@ -41,16 +41,23 @@ class Head:
         round_inputs(self.resident, walker.side)
         self._weights: Tensor | None = None
         self._range = (0, 0)
+        self.kept: dict[tuple[int, int], Tensor] | None = None  # slabs that stay in memory, where that is wanted
         model: Any = self.resident.module
         head = model.get_output_embeddings()
         head.forward = partial(_one_slab, weakref.proxy(head), weakref.proxy(self))
 
     def load(self, start: int, stop: int) -> None:
         """Put rows [start, stop) of the vocabulary in the place of the whole matrix."""
+        kept = None if self.kept is None else self.kept.get((start, stop))
+        self._weights = self._read(start, stop) if kept is None else kept
+        self._range = (start, stop)
+        if self.kept is not None:
+            self.kept[start, stop] = self._weights
+
+    def _read(self, start: int, stop: int) -> Tensor:
         source = self.linear.source
         ref = self.walker.model.checkpoint.ref(source.tensor)
-        self._weights = torch.from_numpy(ref.read(source.start + start, source.start + stop))
-        self._range = (start, stop)
+        return torch.from_numpy(ref.read(source.start + start, source.start + stop))
 
     def sketch(self) -> Sketch:
         """Of the rows at hand."""

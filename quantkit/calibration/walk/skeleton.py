@@ -26,7 +26,7 @@ from quantkit.untrusted import shown
 MAX_BUFFER = 1 << 24  # values of a buffer that is computed: rotary frequencies have about a hundred
 
 
-class _Reached(Exception):
+class Reached(Exception):
     """The last block's place was reached; nothing after it is wanted."""
 
 
@@ -105,7 +105,7 @@ def _record(calls: threading.local, index: int, last: bool, hidden: Tensor, *arg
     if not last:
         return hidden
     if calls.inject is None:
-        raise _Reached
+        raise Reached
     injected: Tensor = calls.inject
     return injected
 
@@ -125,7 +125,7 @@ def run_to_blocks(skeleton: Skeleton, ids: Tensor) -> tuple[Tensor, tuple[Argume
     """
     calls = skeleton.calls
     calls.arguments, calls.inject, calls.hidden = {}, None, None
-    with suppress(_Reached):
+    with suppress(Reached):
         skeleton.model.get_decoder()(input_ids=ids, use_cache=False)
     found = tuple(Arguments(*calls.arguments[index]) for index in range(len(skeleton.layers)))
     hidden: Tensor = calls.hidden
