@@ -51,7 +51,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     (folder / "model").symlink_to(TINY)
     (folder / "text.jsonl").symlink_to(ROOT / "tests" / "data" / "calibration.jsonl")
-    build_variant(Variant("Arcee", SIZES), folder / "arcee")
+    build_variant(Variant("Helium", {**SIZES, "head_dim": 16}), folder / "helium")
     return folder
 
 
@@ -120,13 +120,13 @@ def test_a_family(done: Done, work: Path) -> None:
     converted, _ = results(done, "A family")
     assert "numbers ok" in converted.stderr
     tokens = [3, 17, 40, 99, 5]
-    with ggml.Model(work / "out" / "arcee.gguf") as loaded:
+    with ggml.Model(work / "out" / "helium.gguf") as loaded:
         found = loaded.logits(tokens)
-    model = AutoModelForCausalLM.from_pretrained(work / "arcee", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(work / "helium", dtype=torch.float32)
     with torch.inference_mode():
         expected = model(torch.tensor([tokens])).logits[0, -1].numpy()
     assert np.abs(found.reshape(-1, expected.size)[-1] - expected).max() < 0.05 * np.abs(expected).max()
-    manifest = json.loads((work / "out" / "arcee-fp8" / "model.manifest.json").read_text())
+    manifest = json.loads((work / "out" / "helium-fp8" / "model.manifest.json").read_text())
     assert any(t["name"].endswith("up_proj.weight") and t["type"] == "F8_E4M3" for t in manifest["tensors"])
 
 

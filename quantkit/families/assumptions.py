@@ -53,6 +53,11 @@ def name_warnings(architecture: str, metadata: Sequence[KeyValue]) -> tuple[tupl
     return ()
 
 
+def activation(key: str, *known: str) -> Assumption:
+    """The MLP's nonlinearity, which config.json names under `key`, is the first of `known`; the others are the same."""
+    return lambda hparams: _activation(hparams, key, known)
+
+
 def silu(hparams: Hparams) -> str | None:
     """Gated MLPs use SiLU."""
     return _activation(hparams, "hidden_act", ("silu", "swish"))

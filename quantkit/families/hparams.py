@@ -157,7 +157,7 @@ def _rope(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, A
             f"rope_{key}": full.get(key)
             for key in (
                 "factor", "extrapolation_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor",
-                "short_factor", "long_factor",
+                "short_factor", "long_factor", "alpha", "mscale_all_dim", "llama_4_scaling_beta",
             )
         },
     }  # fmt: skip

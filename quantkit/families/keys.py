@@ -200,6 +200,66 @@ def rope_scaling(hparams: Hparams) -> Iterable[KeyValue]:
         yield from number(key, hparams)
 
 
+def no_rope_scaling(hparams: Hparams) -> Iterable[KeyValue]:
+    """A family that says in the file that its positions are not scaled."""
+    return (KeyValue("rope.scaling.type", "string", "none"),)
+
+
+def original_layout(hparams: Hparams) -> Iterable[KeyValue]:
+    """A name that some of the first families carry; nothing reads it."""
+    return (KeyValue("tensor_data_layout", "string", "Meta AI original pth"),)
+
+
+@dataclass(frozen=True)
+class FirstOf:
+    """The first of several numbers that config.json has, under one key."""
+
+    name: str
+    kind: Literal["u32", "f32"]
+    places: tuple[str, ...]
+
+    def __call__(self, hparams: Hparams) -> Iterable[KeyValue]:
+        place = next((place for place in self.places if hparams.number(place) is not None), self.places[-1])
+        return number(Key(self.name, self.kind, place), hparams)
+
+
+def windows(hparams: Hparams) -> Iterable[KeyValue]:
+    """Which layers attend to a window, where there is one: by `layer_types`, by letters ("LLLG"), or all but every
+    so many."""
+    count, pattern = hparams.count("num_hidden_layers"), hparams.values.get("sliding_window_pattern")
+    types = hparams.values.get("layer_types")
+    if hparams.number("sliding_window") is None:
+        return
+    if isinstance(types, list):
+        if len(types) != count:
+            what = f"config.json: layer_types has {len(types)} entries, there are {count} layers"
+            raise InputError(what, key="layer_types", path="config.json", hint=CONFIG_HINT)
+        found = [kind == "sliding_attention" for kind in types]
+    elif isinstance(pattern, str) and pattern:
+        found = [pattern[layer % len(pattern)] == "L" for layer in range(count)]
+    elif isinstance(pattern, int) and not isinstance(pattern, bool) and pattern > 0:
+        found = [(layer + 1) % pattern != 0 for layer in range(count)]
+    else:
+        return
+    yield KeyValue("attention.sliding_window_pattern", "bool", tuple(found), array=True)
+
+
+def partial_rope(hparams: Hparams) -> Iterable[KeyValue]:
+    """The dimensions of a head that are rotated, where this is a part of them."""
+    head = hparams.count("hidden_size") // hparams.count("num_attention_heads")
+    return (KeyValue("rope.dimension_count", "u32", int(_part(hparams) * head)),)
+
+
+def partial_rope_of_head(hparams: Hparams) -> Iterable[KeyValue]:
+    """The same, of a head whose size config.json may say."""
+    return (KeyValue("rope.dimension_count", "u32", int(_part(hparams) * hparams.count("head"))),)
+
+
+def _part(hparams: Hparams) -> float:
+    part = hparams.number("rope_partial_factor")
+    return 1.0 if part is None else part
+
+
 RANK = 4  # llama.cpp's enum llama_pooling_type: what rerankers do
 LABELS = ("yes", "no")  # the rows of a reranker's output
 
@@ -224,6 +284,10 @@ HEAD_LENGTHS = (
     Key("attention.value_length", "u32", "head_dim"),
 )
 RMS_EPSILON = Key("attention.layer_norm_rms_epsilon", "f32", "rms_norm_eps")
+LAYER_EPSILON = Key("attention.layer_norm_epsilon", "f32", "layer_norm_eps")
+VOCAB_SIZE = Key("vocab_size", "u32", "vocab_size")
+FREQUENCY_BASE = Key("rope.freq_base", "f32", "rope_theta")
+LOGIT_SCALE = Key("logit_scale", "f32", "logit_scale")
 SLIDING_WINDOW = Key("attention.sliding_window", "u32", "sliding_window")
 POOLING_TYPE = Key("pooling_type", "u32", "pooling_type")
 

@@ -94,7 +94,7 @@ def rows_of(table: RowTable, name: str) -> tuple[Row, ...]:
 
 def _bias(t: T) -> T:
     source, target = (name.removesuffix("weight") + "bias" for name in (t.source, t.target))
-    return replace(t, source=source, target=target, role=Role.BIAS, shape=t.shape.split()[0])
+    return replace(t, source=source, target=target, role=Role.BIAS, shape=t.shape.split()[0], add=0.0)
 
 
 def map_tensors(
@@ -265,5 +265,5 @@ def _join(pieces: list[Piece]) -> ModelTensor:
         layer=ordered[0].layer,
         row_order=placement.row_order,
         add=t.add,
-        stored="f32" if len(placement.shape) == 1 or t.role is Role.ROUTER else None,
+        stored="f32" if len(placement.shape) == 1 or t.role in {Role.ROUTER, Role.NORM} else None,
     )

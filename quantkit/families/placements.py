@@ -79,6 +79,60 @@ def _half(info: TensorInfo, which: int) -> Placement:
     return Placement((experts, half, cols), tuple(Rows(info.name, start, start + half) for start in starts))
 
 
+def part_of_queries(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The first rows of queries, keys and values in one matrix."""
+    return _range(info, 0, hparams.count("q_rows"))
+
+
+def part_of_keys(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The rows of the keys in such a matrix."""
+    start = hparams.count("q_rows")
+    return _range(info, start, start + hparams.count("kv_rows"))
+
+
+def part_of_values(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The last rows of such a matrix."""
+    return _range(info, info.rows - hparams.count("kv_rows"), info.rows)
+
+
+def first_half(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The first half of a matrix's rows."""
+    return _range(info, 0, info.rows // 2)
+
+
+def second_half(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The second half of a matrix's rows."""
+    return _range(info, info.rows // 2, info.rows)
+
+
+def _range(info: TensorInfo, start: int, stop: int) -> Placement:
+    return Placement((stop - start, *info.shape[1:]), (Rows(info.name, start, stop),))
+
+
+def grouped_queries(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The queries of a matrix in which each key-value head's queries, key and value follow each other, rotated."""
+    return _grouped(info, hparams, "q", rope_rows(info, hparams).row_order)
+
+
+def grouped_keys(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The keys of such a matrix, rotated."""
+    return _grouped(info, hparams, "k", rope_rows(info, hparams).row_order)
+
+
+def grouped_values(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The values of such a matrix."""
+    return _grouped(info, hparams, "v", None)
+
+
+def _grouped(info: TensorInfo, hparams: Hparams, which: str, order: RowOrder | None) -> Placement:
+    head, groups = hparams.count("head"), hparams.count("num_key_value_heads")
+    queries = hparams.count("num_attention_heads") // groups
+    first, count = {"q": (0, queries), "k": (queries, 1), "v": (queries + 1, 1)}[which]
+    starts = [(group * (queries + 2) + first) * head for group in range(groups)]
+    parts = tuple(Rows(info.name, start, start + count * head) for start in starts)
+    return Placement((groups * count * head, *info.shape[1:]), parts, order)
+
+
 def rope_freqs(hparams: Hparams) -> tuple[ModelTensor, ...]:
     """Frequency factors (head / 2) of llama3 rope scaling; nothing for other kinds.
 

@@ -113,15 +113,26 @@ class TokenizerRules:
     """How a family reads a tokenizer.
 
     `prefix_setting`: add_space_prefix is what tokenizer_config.json calls add_prefix_space; `no_prefix`: a
-    SentencePiece vocabulary puts no space first; `phi`: added tokens of tokenizer.json count beside a tokenizer.model,
-    and the class GPT2Tokenizer means byte-level; `slow`: the class of a vocab.json with merges.txt where
-    tokenizer_config.json names none.
+    SentencePiece vocabulary puts no space first; `said_prefix`: the file says, too, where it puts one; `phi`: added
+    tokens of tokenizer.json count beside a tokenizer.model, and the class GPT2Tokenizer means byte-level; `slow`: the
+    class of a vocab.json with merges.txt where tokenizer_config.json names none.
+
+    `ids` are special tokens by kind that the files need not name, `named` those that are always the token of a text;
+    `no_bos`: no BOS is added unless the files say so; `chat_end` ends a text where the vocabulary has it, whatever the
+    files say; `end_key` is the key of config.json that has the id of what ends a text, and says that the first of
+    several ends in generation_config.json ends a turn.
     """
 
     prefix_setting: bool = False
     no_prefix: bool = False
+    said_prefix: bool = False
     phi: bool = False
     slow: str | None = None
+    ids: Mapping[str, int] = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=dict)
+    no_bos: bool = False
+    chat_end: str | None = None
+    end_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,8 @@ class Family:
     `source_block` in the source; `stacks` further ones with names of their own. `spellings` bring other spellings of
     names into this one, `aliases` those of numbers. `derive` makes numbers from numbers, in order; `seen` from the
     tensors that are there. `unserved` says why it is neither run by transformers here nor written for servers, where
-    it is not.
+    it is not. `mmproj`
+    says that its encoder of images or sound is written as a file of its own.
     """
 
     name: str
@@ -168,6 +180,7 @@ class Family:
     derive: tuple[Derive, ...] = ()
     seen: tuple[Seen, ...] = ()
     unserved: str | None = None
+    mmproj: bool = False
 
     def all_stacks(self) -> tuple[Stack, ...]:
         """The stacks of blocks, that of the layers first."""
@@ -245,6 +258,7 @@ MLP = (
 )
 
 
+OWN_CODE = "transformers has no such model, and the code of a checkpoint is never run"
 UNSERVED = "its layers are not run and rounded here one by one"  # of a family with blocks unlike each other
 
 
@@ -266,6 +280,21 @@ def at(where: Layers, rows: tuple[T, ...]) -> tuple[T, ...]:
 def optional(rows: tuple[T, ...]) -> tuple[T, ...]:
     """Rows whose tensors may be there or not."""
     return tuple(replace(t, optional=True) for t in rows)
+
+
+def with_biases(rows: tuple[T, ...]) -> tuple[T, ...]:
+    """The same rows, each with a bias: those of layer norms, and of linears where all have one."""
+    return tuple(replace(t, bias=ALWAYS) for t in rows)
+
+
+def without_biases(rows: tuple[T, ...]) -> tuple[T, ...]:
+    """The same rows where no bias has a place."""
+    return tuple(replace(t, bias=None) for t in rows)
+
+
+def ungated(rows: tuple[T, ...]) -> tuple[T, ...]:
+    """An MLP without its gate."""
+    return tuple(t for t in rows if t.role is not Role.FFN_GATE)
 
 
 def centered(rows: tuple[T, ...]) -> tuple[T, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from quantkit.consumers import CONSUMERS
 from quantkit.families.known import known_families
+from quantkit.families.rows import Family
 from quantkit.formats.containers import table
 from quantkit.methods import method_names, needs_hessian
 from quantkit.methods.transforms import transform_names
@@ -20,8 +21,20 @@ def schemes() -> dict[str, Any]:
         "methods": [*sorted(method_names(), key=needs_hessian), *transform_names()],
         "containers": ["gguf", *table.names()],
         "recipes": list(recipe_names()),
-        "families": [{"name": f.name, "gguf": f.gguf, "architectures": list(f.hf)} for f in known_families()],
+        "families": [_family(family) for family in known_families()],
         "consumers": list(CONSUMERS),
+    }
+
+
+def _family(family: Family) -> dict[str, Any]:
+    """What there is for a family: `calibrate` and `servers` hold where its layers can be run and rounded one by one."""
+    served = family.unserved is None
+    return {
+        "name": family.name,
+        "gguf": family.gguf,
+        "architectures": list(family.hf),
+        "supports": {"gguf": True, "mmproj": family.mmproj, "calibrate": served, "servers": served},
+        "why_not": family.unserved,
     }
 
 

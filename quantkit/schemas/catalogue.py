@@ -13,10 +13,19 @@ class QuantType(TypedDict):
     importance: str
 
 
+class Supports(TypedDict):
+    gguf: bool
+    mmproj: bool
+    calibrate: bool
+    servers: bool
+
+
 class Family(TypedDict):
     name: str
     gguf: str
     architectures: list[str]
+    supports: Supports
+    why_not: str | None
 
 
 class Schemes(TypedDict):

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
@@ -28,6 +29,7 @@ from quantkit.tokenizer.files import (
     ReadFile,
     TokenizerFiles,
     bad,
+    is_index,
     parse_tokenizer_json,
     read_bytes,
     read_tokenizer_files,
@@ -41,6 +43,7 @@ from quantkit.tokenizer.special_tokens import SpecialTokens, find_special_tokens
 from quantkit.tokenizer.spm import byte_fallback_vocabulary, sentencepiece_vocabulary
 from quantkit.tokenizer.token_flags import FIRST_ONLY, changes_spaces, flag_warnings, flags_beside_model
 from quantkit.tokenizer.vocabulary import Vocabulary
+from quantkit.untrusted import parse_json_object
 
 __all__ = ["ReadFile", "Tokenizer", "read_tokenizer"]
 
@@ -48,6 +51,7 @@ SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 CODE_LLAMA_ROWS, CODE_LLAMA_KINDS, CODE_LLAMA_EOT = 32016, ("prefix", "suffix", "middle", "eot"), 32010
 GRANITE_ROWS = 49152
 OTHER_FILES = ("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model.v3")
+GENERATION = "generation_config.json"
 HASH_FORM = 1
 NO_TEMPLATE = f"{TEKKEN} says nothing of how chats are written, and there is no chat_template.jinja; none was written"
 
@@ -216,14 +220,45 @@ def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: TokenizerRul
     texts = {token.text: index for index, token in enumerate(vocabulary.tokens)}
     found = find_special_tokens(source.raw, files.settings, files.root_config, count, texts=texts)
     ids = {**special_map_tokens(files.special_map, files.settings, files.root_config, texts), **found.ids}
+    ids = _of_the_family(source, {**found.ids, **ids}, texts, rules)
     adds = dict(found.adds)
+    if rules.no_bos:
+        adds.setdefault("bos", False)
     if rules.prefix_setting and files.vocab_size == GRANITE_ROWS:
         adds["bos"] = False
     if vocabulary.model == "gpt2" and LLAMA_CPP[vocabulary.pre].adds_bos:
         adds.setdefault("bos", False)  # the source adds none; without the key llama.cpp would
     if vocabulary.model == "llama" and source.model is None:
         adds.setdefault("bos", False)  # the same: llama.cpp puts a BOS before every SentencePiece text unless told
-    return SpecialTokens({**found.ids, **ids}, adds, found.warnings)
+    return SpecialTokens(ids, adds, found.warnings)
+
+
+def _of_the_family(
+    source: _Source, ids: Mapping[str, int], texts: Mapping[str, int], rules: TokenizerRules
+) -> dict[str, int]:
+    """Special tokens by kind with what the family knows of them. Raises InputError for a token that it lacks."""
+    if absent := [text for text in rules.named.values() if text not in texts]:
+        message = f'the vocabulary has no token "{absent[0]}", which every model of its family has'
+        raise InputError(message, path=source.file, key="added_tokens", hint="is this the tokenizer of the model?")
+    found = {**{kind: texts[text] for kind, text in rules.named.items()}, **ids, **rules.ids}
+    if rules.chat_end is not None and rules.chat_end in texts and "eos" in found:
+        found["eos"] = texts[rules.chat_end]
+    if rules.end_key is not None:
+        said = source.files.root_config.get(rules.end_key)
+        if is_index(said, len(texts)):
+            found["eos"] = int(said)  # type: ignore[arg-type]
+        ends = _generation(source).get("eos_token_id")
+        if isinstance(ends, list) and len(ends) > 1 and is_index(ends[0], len(texts)):
+            found["eot"] = int(ends[0])
+    return found
+
+
+def _generation(source: _Source) -> Mapping[str, Any]:
+    """generation_config.json, {} where there is none that can be read."""
+    try:
+        return parse_json_object(source.files.read_file(GENERATION) or b"{}", Path(GENERATION))
+    except InputError:
+        return {}
 
 
 def _infill_tokens(source: _Source, special: SpecialTokens, rules: TokenizerRules) -> SpecialTokens:
@@ -242,6 +277,8 @@ def _space_prefix(
     """The entry that says whether text begins with a space: first or last in order, and warnings."""
     if rules.no_prefix and vocabulary.model == "llama":
         return (), (KeyValue(SPACE_PREFIX, "bool", False),), ()
+    if rules.said_prefix and source.model is not None:
+        return (), (KeyValue(SPACE_PREFIX, "bool", source.model.add_dummy_prefix),), ()
     said = source.files.settings.get("add_prefix_space") if rules.prefix_setting else None
     if said is not None and not isinstance(said, bool):
         raise bad(TOKENIZER_CONFIG, "add_prefix_space", said, "true, false or null")

@@ -10,8 +10,10 @@ import pytest
 from quantkit.errors import InputError
 from quantkit.families.hparams import ALIASES, read_hparams
 from quantkit.families.known import known_families
+from quantkit.families.rows import OWN_CODE, Family
 
-DEFAULTS = {kind: values for family in known_families() for kind, values in family.defaults.items()}
+OWN = {kind for family in known_families() if family.unserved == OWN_CODE for kind in family.defaults}
+DEFAULTS = {kind: values for f in known_families() for kind, values in f.defaults.items() if kind not in OWN}
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 96}
 
 
@@ -31,8 +33,18 @@ def test_defaults_are_those_of_transformers(model_type: str, config: dict[str, A
     full = rope.get("full_attention", rope)
     assert values["rope_theta"] == full["rope_theta"]
     assert values["rope_theta_swa"] == rope.get("sliding_attention", {}).get("rope_theta")
-    ours = set(DEFAULTS[model_type]) - {"rope_theta", "rope_local_base_freq"}
+    assert (values.get("partial_rotary_factor") or 1.0) == (full.get("partial_rotary_factor") or 1.0)
+    ours = set(DEFAULTS[model_type]) - {"rope_theta", "rope_local_base_freq", "partial_rotary_factor"}
+    if expected["num_key_value_heads"] is None:  # Nemotron's class leaves it to the model
+        expected["num_key_value_heads"] = values["num_attention_heads"]
     assert {key: values[key] for key in ours} == {key: expected[key] for key in ours}
+
+
+@pytest.mark.parametrize("family", [family for family in known_families() if family.unserved == OWN_CODE])
+def test_models_with_code_of_their_own_are_not_transformers(family: Family) -> None:
+    import transformers
+
+    assert not any(hasattr(transformers, name) for name in family.hf)
 
 
 @pytest.mark.parametrize("model_type", DEFAULTS)

@@ -414,6 +414,25 @@ class Model:
         finally:
             self._so.llama_free(context)
 
+    def last_logits(self, tokens: list[int], *, threads: int = 2) -> F32:
+        """Logits float32 (n_vocab,) after all tokens, decoded at once."""
+        self._check(tokens)
+        params = self._so.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = max(len(tokens), 8)
+        params.n_threads = params.n_threads_batch = threads
+        context = self._so.llama_init_from_model(self._model, params)
+        if not context:
+            raise RuntimeError("llama.cpp cannot make a context for this model")
+        try:
+            ids = (c.c_int32 * len(tokens))(*tokens)
+            status = self._so.llama_decode(context, self._so.llama_batch_get_one(ids, len(tokens)))
+            if status:
+                raise RuntimeError(f"llama_decode returned {status}")
+            row = self._so.llama_get_logits_ith(context, -1)
+            return np.ctypeslib.as_array(row, (self.n_vocab,)).copy()
+        finally:
+            self._so.llama_free(context)
+
     def generate(self, tokens: list[int], count: int) -> list[int]:
         """`count` tokens of greedy continuation (fewer if the model ends), recomputed from the start each time."""
         grown = list(tokens)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +22,9 @@ def schemes(
             help="Print the JSON Schema of an output (plan, event, ...) or of recipe files; all: every one.",
         ),
     ] = None,
+    families: Annotated[
+        bool, typer.Option("--families", help="Only the model families, and what there is for each.")
+    ] = False,
 ) -> None:
     """List quantization types, methods, recipes, model families and consumers."""
     import quantkit
@@ -29,6 +33,9 @@ def schemes(
         _json_schema(session, json_schema)
         return
     known = quantkit.schemes()
+    if families:
+        session.result("quantkit.schemes/1", known, _table_of_families(known["families"]))
+        return
     lines = [
         "quantization types",
         *table(
@@ -46,6 +53,24 @@ def schemes(
     session.result("quantkit.schemes/1", known, lines)
 
 
+def _table_of_families(families: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each family: a file of its own kind each, "-" where there is none; reasons below."""
+    kinds = ("gguf", "mmproj", "calibrate", "servers")
+    rows = [
+        (
+            f["name"],
+            f["gguf"],
+            *("yes" if f["supports"][kind] else "-" for kind in kinds),
+            ", ".join(f["architectures"]),
+        )
+        for f in families
+    ]
+    reasons = sorted({f["why_not"] for f in families if f["why_not"]})
+    names = {reason: ", ".join(f["name"] for f in families if f["why_not"] == reason) for reason in reasons}
+    head = ("family", "in GGUF", "GGUF", "mmproj", "calibrate", "servers", "architectures of config.json")
+    return [*table(rows, head), "", *(f"without calibrate and servers: {names[r]}: {r}" for r in reasons)]
+
+
 def _json_schema(session: Session, name: str) -> None:
     """Print a schema, or all by their names."""
     import quantkit
@@ -59,6 +84,7 @@ COMMAND = Command(
     place=80,
     examples=(
         "quantkit schemes",
+        "quantkit schemes --families",
         "quantkit schemes --json-schema convert",
     ),
 )

@@ -1,4 +1,4 @@
-"""Gemma 2 and 3: norms that store their distance from 1, before and after each layer."""
+"""Gemma 1, 2 and 3: norms that store their distance from 1, in 2 and 3 before and after each layer."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from quantkit.families.rows import (
     TokenizerRules,
     centered,
 )
+from quantkit.families.rows import NORMS as PLAIN_NORMS
 from quantkit.metadata import KeyValue
 
 NORMS = (
@@ -40,6 +41,7 @@ VISION = tuple(
         "model.multi_modal_projector.*",
     )
 )
+TIED = Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings")
 FOLDS = (
     replace(folds.ATTENTION_IN, centered=True),
     folds.VALUES,
@@ -56,6 +58,26 @@ def window(hparams: Hparams) -> Iterable[KeyValue]:
     return keys.number(keys.Key("attention.sliding_window", "u32", "sliding_window"), hparams)
 
 
+GEMMA = Family(
+    name="gemma",
+    gguf="gemma",
+    hf=("GemmaForCausalLM",),
+    defaults={
+        "gemma": {
+            "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
+            "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": True,
+        },
+    },
+    outside=centered((EMBEDDING, FINAL_NORM)),
+    block=centered((*PLAIN_NORMS, *ATTENTION, *MLP)),
+    keys=(*keys.SIZES, keys.RMS_EPSILON, *keys.HEAD_LENGTHS),
+    drop=(FREQUENCIES, TIED),
+    assumes=(assumptions.activation("hidden_act", "gelu_pytorch_tanh", "gelu_new"), assumptions.gelu_tanh),
+    folds=(replace(folds.ATTENTION_IN, centered=True), folds.VALUES, replace(folds.MLP_IN, centered=True),
+           folds.MLP_OUT),
+    tokens=TokenizerRules(no_prefix=True, ids={"eot": 107}),
+)  # fmt: skip
 GEMMA2 = Family(
     name="gemma2",
     gguf="gemma2",
@@ -78,7 +100,7 @@ GEMMA2 = Family(
         FINAL_CAP,
         keys.SLIDING_WINDOW,
     ),
-    drop=(FREQUENCIES, Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings")),
+    drop=(FREQUENCIES, TIED),
     assumes=(
         assumptions.gelu_tanh,
         assumptions.windows_every(2),
@@ -115,4 +137,4 @@ GEMMA3 = Family(
     tokens=TokenizerRules(no_prefix=True),
 )  # fmt: skip
 
-FAMILIES = (GEMMA2, GEMMA3)
+FAMILIES = (GEMMA, GEMMA2, GEMMA3)

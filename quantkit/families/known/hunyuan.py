@@ -1,0 +1,76 @@
+"""Hunyuan, dense: queries and keys normalized under names of their own, positions stretched by a power of alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from quantkit.errors import UnsupportedError
+from quantkit.families import assumptions, folds, keys
+from quantkit.families.hparams import Hparams
+from quantkit.families.roles import Role
+from quantkit.families.rows import ATTENTION, FREQUENCIES, MLP, NORMS, OUTSIDE, Drop, Family, T, TokenizerRules
+from quantkit.metadata import KeyValue
+
+ALPHA = 50.0  # where config.json names none
+BASE, CONTEXTS, CONTEXT = 10000.0, (32 << 10, 256 << 10), 256 << 10  # of all models that were published
+
+QK_NORMS = (
+    T("self_attn.query_layernorm.weight", "attn_q_norm.weight", Role.NORM, "head"),
+    T("self_attn.key_layernorm.weight", "attn_k_norm.weight", Role.NORM, "head"),
+)
+
+
+def stretched(hparams: Hparams) -> bool:
+    return hparams.values.get("rope_type") == "dynamic"
+
+
+def context(hparams: Hparams) -> Iterable[KeyValue]:
+    """The context, which config.json understates where positions are stretched."""
+    if not stretched(hparams):
+        return keys.number(keys.Key("context_length", "u32", "max_position_embeddings"), hparams)
+    if hparams.required("rope_theta") != BASE or hparams.count("max_position_embeddings") not in CONTEXTS:
+        message = "positions stretched from other numbers than those of the published Hunyuan models"
+        raise UnsupportedError(message, key="rope_theta", hint="is config.json of this model?")
+    return (KeyValue("context_length", "u32", CONTEXT),)
+
+
+def frequencies(hparams: Hparams) -> Iterable[KeyValue]:
+    """The base of the rotation, raised as the model's own code raises it at every length."""
+    theta = hparams.required("rope_theta")
+    if not stretched(hparams):
+        yield KeyValue("rope.freq_base", "f32", theta)
+        return
+    alpha, head = hparams.number("rope_alpha"), hparams.count("head")
+    yield KeyValue("rope.freq_base", "f32", theta * (ALPHA if alpha is None else alpha) ** (head / (head - 2)))
+    yield KeyValue("rope.scaling.type", "string", "none")
+    yield KeyValue("rope.scaling.factor", "f32", 1.0)
+    yield KeyValue("rope.scaling.original_context_length", "u32", CONTEXT)
+
+
+HUNYUAN = Family(
+    name="hunyuan_dense",
+    gguf="hunyuan-dense",
+    hf=("HunYuanDenseV1ForCausalLM",),
+    defaults={
+        "hunyuan_v1_dense": {
+            "vocab_size": 290943, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": None, "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        },
+    },
+    outside=OUTSIDE,
+    block=(*NORMS, *ATTENTION, *QK_NORMS, *MLP),
+    keys=(
+        *keys.without(keys.SIZES, "context_length"),
+        context,
+        frequencies,
+        keys.RMS_EPSILON,
+        *keys.HEAD_LENGTHS,
+    ),
+    drop=(FREQUENCIES, Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings")),
+    assumes=(assumptions.silu,),
+    folds=folds.DENSE,
+    tokens=TokenizerRules(end_key="eod_token_id"),
+)  # fmt: skip
+
+FAMILIES = (HUNYUAN,)

@@ -1,0 +1,169 @@
+"""Every architecture of the table: the reference's file, llama-quantize's types, and the model's predictions.
+
+Predictions are compared with transformers', float32 and without fused attention, on contexts longer than every window
+of the checkpoints. Weights are so large that a wrong rotation, window, scale or order moves them by far more than
+llama.cpp's cache in 16 bit does.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import family_table
+import numpy as np
+import pytest
+from commands import quantkit
+from family_table import TABLE
+from gguf import GGUFReader
+from oracles import ggml
+
+NAMES = pytest.mark.parametrize("name", TABLE)
+OF_THE_PLAN = {"general.file_type", "general.quantization_version"}
+SAME = 1e-4  # nats of KL divergence
+CONTEXT_TOKENS = (100, 140)
+FIRST_TOKEN, LAST_TOKEN = 3, 397  # ids that every vocabulary here has and that are no control tokens
+
+WITH_MORE_BITS = {"attn_v.weight", "attn_qkv.weight", "ffn_down.weight", "ffn_down_exps.weight"}
+
+Made = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All checkpoints."""
+    folder = tmp_path_factory.mktemp("table")
+    for name in TABLE:
+        family_table.build(name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(root: Path) -> Made:
+    """What llama.cpp's converter makes of a checkpoint, in the type that it finds there."""
+    files = {name: root / f"{name}.reference.gguf" for name in TABLE}
+    jobs = [[str(root / name), str(path), "auto", pre(name)] for name, path in files.items()]
+    script = Path(checkpoints.__file__).with_name("convert_reference.py")
+    done = subprocess.run([sys.executable, str(script)], input=json.dumps(jobs), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return files.__getitem__
+
+
+@pytest.fixture(scope="module")
+def converted(root: Path) -> Made:
+    """What quantkit makes of a checkpoint: bf16 and f32 at once."""
+
+    @cache
+    def convert(name: str) -> Path:
+        out = root / f"{name}.out"
+        chosen = ["--pre", checkpoints.PRE] if TABLE[name].bpe else []
+        ran = quantkit("convert", root / name, "--to", "bf16,f32", "-o", out, *chosen, "--no-verify")
+        assert ran.status == 0, ran.stderr
+        return out
+
+    return convert
+
+
+def pre(name: str) -> str | None:
+    return checkpoints.PRE if TABLE[name].bpe else None
+
+
+def the(folder: Path, kind: str) -> Path:
+    [found] = [path for path in folder.glob("*.gguf") if kind in path.name.lower()]
+    return found
+
+
+def keys(reader: GGUFReader) -> dict[str, tuple[list[int], Any]]:
+    return {
+        key: ([int(kind) for kind in field.types], field.contents())
+        for key, field in reader.fields.items()
+        if not key.startswith(("GGUF.", "quantkit.")) and key not in OF_THE_PLAN
+    }
+
+
+@pytest.mark.reference
+@NAMES
+def test_the_file_is_that_of_the_reference(name: str, reference: Made, converted: Made) -> None:
+    expected, found = GGUFReader(reference(name)), GGUFReader(the(converted(name), "bf16"))
+    wanted = {str(t.name): t for t in expected.tensors}
+    assert {str(t.name) for t in found.tensors} == set(wanted)
+    for tensor in found.tensors:
+        other = wanted[str(tensor.name)]
+        assert (tensor.tensor_type, list(tensor.shape)) == (other.tensor_type, list(other.shape)), tensor.name
+        assert np.array_equal(tensor.data, other.data), tensor.name
+    differs = TABLE[name].differs
+    ours, theirs = keys(found), keys(expected)
+    assert all(ours[key][1] == pytest.approx(value) != theirs[key][1] for key, value in differs.items())
+    assert {k: v for k, v in ours.items() if k not in differs} == {k: v for k, v in theirs.items() if k not in differs}
+
+
+def expected_types(tensors: Mapping[str, tuple[int, ...]], layers: int) -> dict[str, str]:
+    """Q4_K_M by llama-quantize's rules (llama-quant.cpp), for models of less than 70 B without experts."""
+    tied = "output.weight" not in tensors
+    found = {}
+    for name, shape in tensors.items():
+        part = name.partition(".")[2].partition(".")[2] if name.startswith("blk.") else name
+        if len(shape) < 2 or shape[0] == 1 or "_norm." in name or not name.endswith("weight") or "ffn_gate_inp" in name:
+            continue
+        layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
+        more = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+        head = name == "output.weight" or (tied and name == "token_embd.weight")
+        found[name] = "q6_k" if head or (part in WITH_MORE_BITS and more) else "q4_k"
+    return found
+
+
+@NAMES
+def test_the_types_are_those_of_llama_quantize(name: str, root: Path) -> None:
+    chosen = ["--pre", checkpoints.PRE] if TABLE[name].bpe else []
+    ran = quantkit("plan", root / name, "--to", "q4_k_m", *chosen, "--json")
+    assert ran.status == 0, ran.stderr
+    [plan] = ran.json["plans"]
+    assert not plan["fallbacks"]
+    tensors = {t["name"]: tuple(t["shape"]) for t in plan["tensors"]}
+    found = {t["name"]: t["type"] for t in plan["tensors"]}
+    assert {n: q for n, q in found.items() if q not in {"f32", "bf16"}} == expected_types(tensors, layers(name))
+
+
+def layers(name: str) -> int:
+    return int(TABLE[name].config["num_hidden_layers"])
+
+
+@NAMES
+def test_llama_cpp_computes_what_the_checkpoint_does(name: str, root: Path, converted: Made) -> None:
+    path = the(converted(name), "f32")
+    if TABLE[name].model is None or TABLE[name].unlike:
+        with ggml.Model(path) as loaded:  # it has every tensor and number that its architecture asks for
+            assert np.isfinite(loaded.last_logits([3, 17, 40])).all()
+        return
+    expected = logits_of_transformers(root / name)
+    with ggml.Model(path) as loaded:
+        found = np.stack([loaded.last_logits(context)[: expected.shape[1]] for context in contexts()])
+    p, q = log_softmax(expected), log_softmax(found)
+    assert np.median((np.exp(p) * (p - q)).sum(axis=1)) < SAME
+
+
+def contexts() -> list[list[int]]:
+    rng = np.random.default_rng(20)
+    return [rng.integers(FIRST_TOKEN, LAST_TOKEN, count).tolist() for count in CONTEXT_TOKENS]
+
+
+def log_softmax(logits: Any) -> Any:
+    p = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return p - np.log(np.exp(p).sum(axis=1, keepdims=True))
+
+
+def logits_of_transformers(folder: Path) -> Any:
+    import torch
+    import transformers
+
+    config = json.loads((folder / "config.json").read_text())
+    model_class = getattr(transformers, config["architectures"][0])
+    model = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        return np.stack([model(input_ids=torch.tensor([c])).logits[0, -1].numpy() for c in contexts()])
