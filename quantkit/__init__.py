@@ -47,6 +47,10 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.calibrate_plan import plan_calibration as plan_calibration
     from quantkit.pipeline.catalogue import list_recipes as list_recipes
     from quantkit.pipeline.catalogue import schemes as schemes
+    from quantkit.pipeline.compare import Compared as Compared
+    from quantkit.pipeline.compare import CompareRequest as CompareRequest
+    from quantkit.pipeline.compare import compare as compare
+    from quantkit.pipeline.compare_words import comparison_lines as comparison_lines
     from quantkit.pipeline.consumers import consumer_verdicts as consumer_verdicts
     from quantkit.pipeline.consumers import verdict_line as verdict_line
     from quantkit.pipeline.convert import Output as Output
@@ -110,6 +114,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.calibrate": ("Calibrated", "calibrate"),
     "quantkit.pipeline.calibrate_plan": ("CalibrateRequest", "plan_calibration"),
     "quantkit.pipeline.catalogue": ("list_recipes", "schemes"),
+    "quantkit.pipeline.compare": ("CompareRequest", "Compared", "compare"),
+    "quantkit.pipeline.compare_words": ("comparison_lines",),
     "quantkit.pipeline.consumers": ("consumer_verdicts", "verdict_line"),
     "quantkit.pipeline.convert": ("Output", "convert", "quantize"),
     "quantkit.pipeline.doctor": ("Finding", "doctor"),

@@ -1,0 +1,85 @@
+"""What compare prints."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class TypeTotal(TypedDict):
+    type: str
+    tensors: int
+    weights: int
+    bytes: int
+
+
+class ComparedModel(TypedDict):
+    """One of the two models; bytes are those of its files with weights."""
+
+    name: str
+    path: str
+    kind: str
+    bytes: int
+    types: list[TypeTotal]
+
+
+class StoredAs(TypedDict):
+    type: str
+    shape: list[int]
+    bytes: int
+
+
+class DifferingTensor(TypedDict):
+    """A tensor that both have and that is not equal. `same_bytes` is null where the two are stored in ways that share
+    no bytes. `relative_error` is the squared distance of a from b relative to the squared length of b, null where it
+    cannot be told."""
+
+    name: str
+    a: StoredAs
+    b: StoredAs
+    same_bytes: bool | None
+    relative_error: float | None
+    largest: float | None
+
+
+class TypePair(TypedDict):
+    """Tensors that a stores in one type and b in another (or the same)."""
+
+    a: str
+    b: str
+    tensors: int
+    equal: int
+    relative_error: float | None
+
+
+class ComparedTensors(TypedDict):
+    compared: int
+    equal: int
+    only_a: list[str]
+    only_b: list[str]
+    by_type: list[TypePair]
+    differing: list[DifferingTensor]
+
+
+class ComparedKey(TypedDict):
+    """An entry that differs, in words; null where one has no such entry."""
+
+    key: str
+    a: str | None
+    b: str | None
+
+
+class ComparedTokenizers(TypedDict):
+    """`equal` is null where nobody can tell, and `difference` says why."""
+
+    equal: bool | None
+    difference: str
+
+
+class Compare(TypedDict):
+    a: ComparedModel
+    b: ComparedModel
+    equal: bool
+    tensors: ComparedTensors
+    metadata: list[ComparedKey]
+    tokenizer: ComparedTokenizers
+    seconds: float
