@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 from published import require
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from quantkit.evaluation import comparison
 from quantkit.formats.gguf.file import read_gguf
@@ -115,10 +116,12 @@ def test_one_bit_is_found(made: Path, tmp_path: Path) -> None:
     assert (differing.status, "1 tensors of both" in differing.stderr) == (7, True)
     folder = tmp_path / "nf4"
     shutil.copytree(made / "nf4", folder)
-    tensors = load_file(folder / "model.safetensors")
-    name = next(n for n in tensors if n.endswith("layers.3.mlp.up_proj.weight"))
-    tensors[name].reshape(-1).view(np.uint8)[5] ^= 1
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    (length,) = struct.unpack("<Q", weights[:8])
+    header = json.loads(weights[8 : 8 + length])
+    name = next(name for name in header if name.endswith("layers.3.mlp.up_proj.weight"))
+    weights[8 + length + header[name]["data_offsets"][0] + 5] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
     found = compare(folder, made / "nf4")
     assert [each["name"] for each in found["tensors"]["differing"]] == ["model.layers.3.mlp.up_proj.weight"]
 
@@ -128,13 +131,13 @@ def test_names_shapes_keys_and_tokens_that_differ(tmp_path: Path) -> None:
     shutil.copytree(TINY, folder)
     with safe_open(TINY / "model.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118 - no mapping
-    tensors["model.layers.0.mlp.extra\x1b[31m.weight"] = np.ones((4, 4), np.float32)
+    tensors["model.layers.0.mlp.extra<b>.weight"] = np.ones((4, 4), np.float32)
     del tensors["model.norm.weight"]
     tensors["model.layers.1.mlp.up_proj.weight"] = np.ones((3, 5), np.float32)
     tensors["model.layers.2.mlp.up_proj.weight"][0, 0] = np.nan
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
-    config["rms_norm_eps"], config["added"] = 1e-6, {"deep": [1, 2]}
+    config |= {"rms_norm_eps": 1e-6, "added": {"deep": [1, 2]}, "\x1b[31mred\u202e": "\x07"}
     (folder / "config.json").write_text(json.dumps(config))
     body = json.loads((folder / "tokenizer.json").read_text())
     words = body["model"]["vocab"]
@@ -143,7 +146,7 @@ def test_names_shapes_keys_and_tokens_that_differ(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(body))
     (folder / "tokenizer.model").unlink()
     found = compare(folder, TINY)
-    assert found["tensors"]["only_a"] == ["model.layers.0.mlp.extra\x1b[31m.weight"]
+    assert found["tensors"]["only_a"] == ["model.layers.0.mlp.extra<b>.weight"]
     assert found["tensors"]["only_b"] == ["model.norm.weight"]
     differing = {each["name"]: each for each in found["tensors"]["differing"]}
     assert differing["model.layers.1.mlp.up_proj.weight"]["a"]["shape"] == [3, 5]
@@ -155,7 +158,7 @@ def test_names_shapes_keys_and_tokens_that_differ(tmp_path: Path) -> None:
     assert keys["added.deep"] == ("[1, 2]", None)
     assert "token 700 is" in found["tokenizer"]["difference"]
     shown = quantkit("compare", folder, TINY).stdout
-    assert "extra\\x1b[31m" in shown
+    assert "\\x1b[31mred\\u202e" in shown
     assert "\x1b" not in shown
 
 
