@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quantkit.calibration.text.samples import DataRecord, Samples, random_windows, samples_of, with_random
-from quantkit.calibration.text.spec import FISHER_TOKENS, CalibrationSpec, prepare_samples
+from quantkit.calibration.text.samples import DataRecord, Samples, samples_of, widened, widening
+from quantkit.calibration.text.spec import FISHER_TOKENS, CalibrationSpec, prepare_samples, shipped_samples
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
 from quantkit.families.model import Model
@@ -41,7 +41,7 @@ LEARNED_TOKENS = 3 << 14  # that inputs are learned from where only what types c
 
 @dataclass(frozen=True)
 class Going:
-    """How a walk goes: up to the `last` block, None for the head; with text `widened` by random tokens, for what is
+    """How a walk goes: up to the `last` block, None for the head; with text `widened` by other text, for what is
     rounded with feedback and records nothing else of its inputs; with other rows of the `embedding` than the model's,
     asked for by their ascending numbers."""
 
@@ -80,6 +80,11 @@ class Inputs(Protocol):
         """What errors of the embedding cost; None where that is not known."""
         ...
 
+    @property
+    def shipped(self) -> Samples | None:
+        """Windows of the shipped text to widen text by."""
+        ...
+
     def unseen(self, checkpoint: Checkpoint) -> Samples | None:
         """Text of the same data that is not among the samples; None without any."""
         ...
@@ -91,30 +96,38 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class Text:
-    """Text to be run, as tokens, and how to run it."""
+    """Text to be run, as tokens, and how to run it. `shipped` are windows of the text that ships with quantkit, to
+    widen other text by."""
 
     spec: CalibrationSpec
     samples: Samples
+    shipped: Samples | None = None
 
     @property
     def digest(self) -> str:
         """Stands for everything that decides what the model computes: tokens, and the kind of device."""
-        return f"{self.samples.record.digest}:{self.spec.device.partition(':')[0]}"
+        behind = "" if self.shipped is None else f":{self.shipped.record.digest}"
+        return f"{self.samples.record.digest}{behind}:{self.spec.device.partition(':')[0]}"
 
     @property
     def records(self) -> tuple[DataRecord, ...]:
         return (self.samples.record,)
 
     def facts(self, widened: bool = False) -> dict[str, Any]:
-        more = {"random_windows": random_windows(len(self.samples.tokens))} if widened else {}
-        return {**asdict(self.samples.record), **more}
+        facts = asdict(self.samples.record)
+        if widened:
+            random, others = widening(len(self.samples.tokens), self.shipped)
+            facts |= {"random_windows": random, "shipped_windows": others}
+            if self.shipped is not None:
+                facts["shipped_sha256"] = self.shipped.record.sha256
+        return facts
 
     def walk(self, model: BlockModel, see: See, emit: Sink, going: Going = PLAINLY) -> None:
         """Run the samples: through what `see` has put in the place of earlier blocks."""
         from quantkit.calibration.walk.model import token_rows
         from quantkit.calibration.walk.walk import How, walk_blocks
 
-        samples = with_random(self.samples, model.rows) if going.widened else self.samples
+        samples = widened(self.samples, model.rows, self.shipped) if going.widened else self.samples
         table = None if going.embedding is None else going.embedding(token_rows(samples))
         walk_blocks(model, samples, see, emit, how=How(embedding=table, last=going.last))
 
@@ -191,6 +204,11 @@ class Known:
         """A file of statistics holds no gradients."""
         return None
 
+    @property
+    def shipped(self) -> None:
+        """A file of statistics is not widened."""
+        return
+
     def unseen(self, checkpoint: Checkpoint) -> None:
         """A file of statistics holds no text."""
         return
@@ -229,7 +247,8 @@ def open_inputs(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink) -> In
     """
     known = [name for name in spec.data if name.endswith(STATISTICS)]
     if not known:
-        return Text(spec, prepare_samples(checkpoint, spec, emit))
+        samples = prepare_samples(checkpoint, spec, emit)
+        return Text(spec, samples, shipped_samples(checkpoint, spec, len(samples.tokens)))
     if len(spec.data) > 1:
         raise UsageError("statistics and text together", hint="give one file of statistics, or text", key="calib")
     spec.check()

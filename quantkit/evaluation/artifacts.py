@@ -201,6 +201,7 @@ def require_made_from(artifact: Artifact, source_sha256: frozenset[str], name: s
 
 def calibrated_on(artifact: Artifact, hashes: frozenset[str], names: frozenset[str]) -> str | None:
     """The name of the text that an artifact's manifest says it was calibrated on, if it is this one; None otherwise.
+    Files that are rounded with feedback have seen some of the shipped text, too.
 
     `hashes` and `names` are those of the text at hand.
     """
@@ -211,6 +212,8 @@ def calibrated_on(artifact: Artifact, hashes: frozenset[str], names: frozenset[s
         name = str(record.get("name", record.get("dataset", "")))
         if record.get("sha256") in hashes or names & set(name.split(", ")):
             return name
+        if record.get("shipped_windows") and (names or record.get("shipped_sha256") in hashes):
+            return "the shipped text"
     return None
 
 

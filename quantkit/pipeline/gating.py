@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
+from quantkit.calibration.text.samples import DataRecord
 from quantkit.errors import GateError, UsageError
 from quantkit.evaluation.artifacts import EMBEDDING, served_rounding
 from quantkit.evaluation.corpus import Corpus, Cutting, read_corpus
@@ -45,7 +46,7 @@ class Gating:
         self.threads = asked.threads
         self.corpus: Corpus = read_corpus(prepared.checkpoint, asked.eval_data, Cutting(), offline=offline)
         require_judgeable(gates, self.corpus)
-        for record in prepared.calibration.records if prepared.calibration else ():
+        for record in _run(prepared):
             if record.sha256 in self.corpus.hashes:
                 raise _seen(record.name)
 
@@ -99,6 +100,15 @@ def require_gateable(
     if seen:
         raise _seen(seen[0])
     return parsed
+
+
+def _run(prepared: Prepared) -> Iterator[DataRecord]:
+    """The texts that are run to calibrate: the shipped one, too, where it widens them."""
+    inputs = prepared.calibration
+    if inputs is not None:
+        yield from inputs.records
+        if inputs.shipped is not None and any(plan.widened for plan in prepared.plans):
+            yield inputs.shipped.record
 
 
 def _seen(name: str) -> UsageError:

@@ -159,7 +159,8 @@ def measured(subject: Subject, emit: Sink, stop: Callable[[], bool]) -> Sensitiv
     emit(StageStarted(STAGE, 0, f"{learned.tokens.size:,} tokens forward, {judged.tokens.size:,} there and back"))
     scratch = scratch_for(subject.inputs.spec, Path())
     model = open_calibration_model(subject.checkpoint, subject.inputs.spec, scratch)
-    costs = measure(Task(model, subject.plan, candidates(subject.plan), learned, judged), emit, stop)
+    task = Task(model, subject.plan, candidates(subject.plan), learned, judged, subject.inputs.shipped)
+    costs = measure(task, emit, stop)
     found = Sensitivity(**facts_of(subject), tensors=_records(subject.plan, costs))
     detail = f"{len(found.tensors)} tensors · {found.recipe} is predicted to lose {found.kld:.3g} nats per token"
     emit(StageFinished(STAGE, time.monotonic() - start, detail))

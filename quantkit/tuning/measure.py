@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from quantkit.calibration.statistics.sums import Accumulator, Chunk, accumulate
-from quantkit.calibration.text.samples import Samples, with_random
+from quantkit.calibration.text.samples import Samples, widened
 from quantkit.calibration.walk.fisher import Downstream, downstream
 from quantkit.calibration.walk.model import BlockModel, read_embedding
 from quantkit.calibration.walk.threads import Workers, workers
@@ -61,13 +61,15 @@ TAIL = 0.25  # of the chances of rows of the vocabulary goes to all alike: those
 
 @dataclass(frozen=True)
 class Task:
-    """What to measure: the units of a plan, the types of each by name, text to learn from and text to judge by."""
+    """What to measure: the units of a plan, the types of each by name, text to learn from and text to judge by, and
+    windows of the shipped text to widen what is learned from by."""
 
     model: BlockModel
     plan: Plan
     types: Mapping[str, Sequence[str]]
     learned: Samples
     judged: Samples
+    shipped: Samples | None = None
 
 
 Costs = dict[str, dict[str, float]]
@@ -79,7 +81,7 @@ def measure(task: Task, emit: Sink, stop: Callable[[], bool]) -> Costs:
     Raises InterruptedRunError between blocks, and what walks and methods raise, naming block and module.
     """
     run = _Measuring(task, emit, stop)
-    samples = with_random(task.learned, task.model.rows) if task.plan.widened else task.learned
+    samples = widened(task.learned, task.model.rows, task.shipped) if task.plan.widened else task.learned
     walk_blocks(task.model, samples, run.visit, run.hear)
     found = downstream(task.model, task.judged, run.hear_back, run)
     run.tables(found)

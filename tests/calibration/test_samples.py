@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from quantkit.calibration.text.samples import Texts, Tokens, samples_of, select_samples, with_random
+from quantkit.calibration.text.samples import Texts, Tokens, samples_of, select_samples, widened, widening, with_random
 from quantkit.errors import InputError
 
 TEXTS = Texts(("abcdefghij" * 3, "XYZ", "abcdefghij" * 2), "letters.jsonl", "0" * 64)
@@ -113,8 +113,8 @@ def test_given_windows_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize("bos", [None, 1])
 def test_random_windows_come_behind_and_say_a_little_of_everything(bos: int | None) -> None:
     samples = select_samples(TEXTS, replace(TOKENS, bos=bos), seqlen=8)
-    wider = with_random(samples, 50, 40.0)
     count = len(samples.tokens)
+    wider = with_random(samples, 50, 40 * count)
     assert wider.tokens.dtype == np.int32
     assert np.array_equal(wider.tokens[:count], samples.tokens)
     drawn = wider.tokens[count:]
@@ -127,5 +127,22 @@ def test_random_windows_come_behind_and_say_a_little_of_everything(bos: int | No
     assert wider.record.ids == (*samples.record.ids, *range(samples.record.windows, wider.record.windows))
     assert wider.record.tokens == wider.tokens.size
     assert wider.record.digest != samples.record.digest
-    assert np.array_equal(with_random(samples, 50, 40.0).tokens, wider.tokens)
-    assert np.array_equal(with_random(samples, 50, 1.0).tokens, wider.tokens[: 2 * count])
+    assert np.array_equal(with_random(samples, 50, 40 * count).tokens, wider.tokens)
+    assert np.array_equal(with_random(samples, 50, count).tokens, wider.tokens[: 2 * count])
+
+
+@pytest.mark.parametrize(("windows", "shipped", "random", "others"), [
+    (128, 16, 16, 16), (128, 3, 29, 3), (128, None, 32, 0), (9, 1, 2, 1), (4, 1, 1, 0), (1, 1, 1, 0),
+])  # fmt: skip
+def test_a_quarter_more_is_half_random_and_half_of_the_shipped_text(
+    windows: int, shipped: int | None, random: int, others: int
+) -> None:
+    samples = samples_of(np.zeros((windows, 8), np.int32))
+    other = None if shipped is None else samples_of(np.full((shipped, 8), 7, np.int32))
+    wider = widened(samples, 50, other)
+    assert widening(windows, other) == (random, others)
+    assert len(wider.tokens) == windows + random + others
+    assert np.array_equal(wider.tokens[:windows], samples.tokens)
+    assert (wider.tokens == 7).all(1).sum() == others
+    assert len(set(wider.record.ids)) == len(wider.tokens)
+    assert wider.record.token_sha256 != with_random(samples, 50, random).record.token_sha256 or not others

@@ -218,6 +218,19 @@ def test_text_that_it_was_calibrated_on_is_refused(made: Path, tmp_path: Path) -
     assert "warning[not-held-out]" in found.stderr
 
 
+def test_the_shipped_text_has_been_seen_where_it_widens_other_text(made: Path, tmp_path: Path) -> None:
+    few = ("--samples", 8, "--seqlen", 32, "--no-verify", "-q")
+    command = ("convert", TINY, "--to", "q8_0", "--calib", made / "text.jsonl", *few)
+    for method, seen in ((), True), (("--method", "rtn"), False):
+        out = tmp_path / f"{seen}.gguf"
+        assert quantkit(*command, *method, "-o", out).status == 0
+        found = quantkit("eval", out, "--against", TINY, "--data", "default", "--window", 64, "--tokens", 300)
+        assert ("was calibrated on the shipped text" in found.stderr) is seen, found.stderr
+        assert found.status == (2 if seen else 0)
+    gated = quantkit(*command, "-o", tmp_path / "gated.gguf", "--gate", "kld<1", "--eval-data", "default")
+    assert (gated.status, "default is what --calib calibrates on" in gated.stderr) == (2, True), gated.stderr
+
+
 @pytest.mark.parametrize(
     ("gate", "said"),
     [

@@ -15,7 +15,7 @@ from quantkit.errors import InputError
 
 I32 = NDArray[np.int32]
 
-RANDOM_SHARE = 0.25  # measured: docs/benchmarks.md, feedback inside K-quant blocks
+WIDER = 0.25  # of the windows, more of something else: docs/benchmarks.md, feedback inside K-quant blocks
 Encoder = Callable[[str], list[int]]
 
 
@@ -181,31 +181,56 @@ def select_samples(
     return Samples(chosen, record)
 
 
-def with_random(samples: Samples, size: int, share: float = RANDOM_SHARE) -> Samples:
-    """These samples and, behind them, `share` as many windows of tokens drawn at random, all 0..size - 1 as likely.
+def widened(samples: Samples, size: int, shipped: Samples | None) -> Samples:
+    """These samples and, behind them, a quarter as many windows of what they may lack: random tokens and, where it is
+    not among the samples, the shipped text, half and half.
 
-    Text of one kind leaves out most of what a model can read, and errors that are fed back gather where it is silent;
-    random tokens say a little of everything. Drawn from a hash of the samples, so that the same samples give the same
-    windows everywhere; their numbers are those from `record.windows` on. `bos` starts them as it starts all windows.
+    Text of one kind leaves out most of what a model can read, and errors that are fed back gather where it is silent.
     """
-    count, seqlen = random_windows(len(samples.tokens), share), samples.tokens.shape[1]
+    random, others = widening(len(samples.tokens), shipped)
+    wider = with_random(samples, size, random)
+    return wider if shipped is None else beside(wider, shipped.tokens[:others])
+
+
+def widening(windows: int, shipped: Samples | None) -> tuple[int, int]:
+    """How many windows of random tokens and of the shipped text, as far as there are some, go behind some of text."""
+    more = math.ceil(windows * WIDER)
+    others = 0 if shipped is None else min(shipped_windows(windows), len(shipped.tokens))
+    return more - others, others
+
+
+def shipped_windows(windows: int) -> int:
+    """How many windows of the shipped text go behind some of other text."""
+    return math.ceil(windows * WIDER) // 2
+
+
+def with_random(samples: Samples, size: int, count: int) -> Samples:
+    """These samples and, behind them, `count` windows of tokens drawn at random, all 0..size - 1 as likely.
+
+    Random tokens say a little of everything. Drawn from a hash of the samples, so that the same samples give the same
+    windows everywhere. `bos` starts them as it starts all windows.
+    """
+    seqlen = samples.tokens.shape[1]
     seed = _token_sha256(samples.tokens).encode()
     drawn = np.frombuffer(hashlib.shake_256(seed).digest(4 * count * seqlen), "<u4") % np.uint32(size)
     windows = drawn.astype(np.int32).reshape(count, seqlen)
-    record = samples.record
-    if record.bos is not None:
-        windows[:, 0] = record.bos
-    tokens = np.concatenate([samples.tokens, windows])
-    numbers = (*record.ids, *range(record.windows, record.windows + count))
+    if samples.record.bos is not None:
+        windows[:, 0] = samples.record.bos
+    return beside(samples, windows)
+
+
+def beside(samples: Samples, windows: I32) -> Samples:
+    """These samples and, behind them, windows of other text, int32 (n, seqlen), numbered from `record.windows` on."""
+    record, tokens = samples.record, np.concatenate([samples.tokens, windows])
+    numbers = (*record.ids, *range(record.windows, record.windows + len(windows)))
     record = replace(
-        record, windows=record.windows + count, tokens=tokens.size, token_sha256=_token_sha256(tokens), ids=numbers
+        record,
+        windows=record.windows + len(windows),
+        tokens=tokens.size,
+        token_sha256=_token_sha256(tokens),
+        ids=numbers,
     )
     return Samples(tokens, record)
-
-
-def random_windows(windows: int, share: float = RANDOM_SHARE) -> int:
-    """How many windows of random tokens go behind some of text."""
-    return math.ceil(windows * share)
 
 
 def samples_of(windows: I32, name: str = "tokens") -> Samples:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantkit.calibration.text.data import load_texts, model_tokens
-from quantkit.calibration.text.samples import Samples, joined_texts, select_samples
+from quantkit.calibration.text.samples import Samples, joined_texts, select_samples, shipped_windows
+from quantkit.calibration.text.shipped import DEFAULT
 from quantkit.calibration.text.templates import read_chat_template
 from quantkit.calibration.text.warnings import SKIPPED, data_warnings
-from quantkit.errors import UsageError
+from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
@@ -82,6 +83,22 @@ def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = 
     for code, message in data_warnings(samples.record, context=longest_context(checkpoint)):
         emit(Warned(code, message))
     return samples
+
+
+def shipped_samples(checkpoint: Checkpoint, spec: CalibrationSpec, windows: int) -> Samples | None:
+    """Windows of the shipped text to go behind so many of other text, conversations written as plain dialogue.
+
+    None where it is among the data, and where it cannot be run: it is shorter than a window, or the tokenizer makes
+    tokens of it that have no embedding.
+    """
+    count = shipped_windows(windows)
+    if DEFAULT in spec.data or not count:
+        return None
+    tokens = model_tokens(checkpoint, embedding_rows(checkpoint))
+    try:
+        return select_samples(load_texts(DEFAULT), tokens, seqlen=spec.seqlen, samples=count)
+    except InputError:
+        return None
 
 
 def fisher_tokens(hidden: int, *, tied: bool) -> int:
