@@ -68,6 +68,11 @@ def gelu_tanh(hparams: Hparams) -> str | None:
     return _activation(hparams, "hidden_activation", ("gelu_pytorch_tanh", "gelu_new"))
 
 
+def gelu(hparams: Hparams) -> str | None:
+    """MLPs without a gate use GELU, in either form."""
+    return _activation(hparams, "hidden_act", ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "gelu_fast"))
+
+
 def _activation(hparams: Hparams, key: str, known: tuple[str, ...]) -> str | None:
     said = hparams.values.get(key)
     return None if said is None or said in known else f'{key} is "{shown(str(said))}", it computes {known[0]}'

@@ -19,7 +19,12 @@ FILE_KEYS = frozenset({"general.file_type", "general.quantization_version", "gen
 
 TOKENS, TOKEN_TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 
-KEPT_NAMES = ("_norm.weight", "ffn_gate_inp.weight")  # what the families store as f32; recipes know the rarer names
+KEPT_NAMES = (
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "position_embd.weight",
+    "token_types.weight",
+)  # what the families store as f32; recipes know the rarer names
 
 
 def describe_gguf(tensors: Mapping[str, TensorInfo], metadata: tuple[KeyValue, ...]) -> Model:

@@ -20,6 +20,7 @@ from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.untrusted import shown
 
 COMPARED = 200  # characters of an unknown name that are compared with known ones: the comparison is quadratic
+KEPT = frozenset({Role.ROUTER, Role.NORM, Role.POSITION})  # stay f32
 NUMBER = re.compile(r"(?<=\.)[0-9]{1,6}(?=\.)")
 
 
@@ -265,5 +266,5 @@ def _join(pieces: list[Piece]) -> ModelTensor:
         layer=ordered[0].layer,
         row_order=placement.row_order,
         add=t.add,
-        stored="f32" if len(placement.shape) == 1 or t.role in {Role.ROUTER, Role.NORM} else None,
+        stored="f32" if len(placement.shape) == 1 or t.role in KEPT else None,
     )

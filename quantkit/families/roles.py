@@ -24,6 +24,7 @@ class Role(StrEnum):
     NORM = "norm"
     BIAS = "bias"
     ROPE = "rope"
+    POSITION = "position"
     OTHER = "other"
 
 
@@ -43,6 +44,8 @@ _NAME_PARTS = (
     ("_norm", Role.NORM),
     ("rope_freqs", Role.ROPE),
     ("rope_factors", Role.ROPE),
+    ("position_embd.weight", Role.POSITION),
+    ("token_types.weight", Role.POSITION),
     ("ffn_gate_inp", Role.ROUTER),
     ("attn_qkv.weight", Role.ATTN_QKV),
     ("attn_kv_b.weight", Role.ATTN_KV_B),

@@ -121,6 +121,9 @@ class TokenizerRules:
     `no_bos`: no BOS is added unless the files say so; `chat_end` ends a text where the vocabulary has it, whatever the
     files say; `end_key` is the key of config.json that has the id of what ends a text, and says that the first of
     several ends in generation_config.json ends a turn.
+
+    `pieces`: WordPiece and Unigram are read too; `counted`: the file says how many types of token the model tells
+    apart; `framed`: BOS, EOS and SEP are put around texts where no file says otherwise.
     """
 
     prefix_setting: bool = False
@@ -133,6 +136,9 @@ class TokenizerRules:
     no_bos: bool = False
     chat_end: str | None = None
     end_key: str | None = None
+    pieces: bool = False
+    counted: bool = False
+    framed: bool = False
 
 
 @dataclass(frozen=True)

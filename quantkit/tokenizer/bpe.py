@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from quantkit.errors import UnsupportedError
 from quantkit.tokenizer.files import (
@@ -22,6 +22,19 @@ from quantkit.tokenizer.files import (
 )
 from quantkit.tokenizer.vocabulary import SPACE, Token, TokenType, Vocabulary, check_distinct, looks_special, padding
 from quantkit.untrusted import shown
+
+
+class Tokens(Protocol):
+    """What the models of tokenizer.json have in common: ids of texts, and tokens that are added to them."""
+
+    @property
+    def vocab(self) -> Mapping[str, int]: ...
+
+    @property
+    def added(self) -> tuple[AddedToken, ...]: ...
+
+    @property
+    def warnings(self) -> tuple[tuple[str, str], ...]: ...
 
 
 def byte_level_vocabulary(tokenizer: BpeTokenizer, files: TokenizerFiles, pre: str) -> Vocabulary:
@@ -40,7 +53,7 @@ def byte_level_vocabulary(tokenizer: BpeTokenizer, files: TokenizerFiles, pre: s
 
 
 def rows_for(
-    tokenizer: BpeTokenizer, added: Sequence[AddedToken], files: TokenizerFiles
+    tokenizer: Tokens, added: Sequence[AddedToken], files: TokenizerFiles
 ) -> tuple[int, tuple[tuple[str, str], ...]]:
     """How many rows the embedding has, and a warning for added tokens beyond them: the model has no vector for these.
 
@@ -65,7 +78,7 @@ def is_byte_level_class(settings: Mapping[str, Any]) -> bool:
 
 
 def added_tokens(
-    tokenizer: BpeTokenizer, files: TokenizerFiles
+    tokenizer: Tokens, files: TokenizerFiles
 ) -> tuple[tuple[AddedToken, ...], tuple[tuple[str, str], ...]]:
     """The added tokens of a tokenizer.json and what tokenizer_config.json adds to them, with warnings.
 

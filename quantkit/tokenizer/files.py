@@ -276,14 +276,14 @@ def parse_tokenizer_json(raw: Mapping[str, Any]) -> BpeTokenizer:
     if not isinstance(model, dict):
         raise bad(TOKENIZER_JSON, "model", type(model).__name__, "an object")
     vocab = model.get("vocab")
-    kind = model.get("type", "BPE" if "merges" in model else None)
+    kind = model_kind(raw)
     if kind != "BPE":
         message = f'{TOKENIZER_JSON}: model.type is "{shown(str(kind))}"; only BPE tokenizers can be written'
         raise UnsupportedError(message, path=TOKENIZER_JSON, key="model.type", hint="is this a text model of a family?")
     _check_plain_bpe(model)
-    vocab = _vocab(vocab)
+    vocab = checked_vocab(vocab)
     merges, joined = _merges(model.get("merges"), vocab)
-    added, warnings = _numbered(parse_added(raw), vocab)
+    added, warnings = numbered(parse_added(raw), vocab)
     return BpeTokenizer(
         vocab=vocab,
         merges=merges,
@@ -299,6 +299,15 @@ def parse_tokenizer_json(raw: Mapping[str, Any]) -> BpeTokenizer:
     )
 
 
+def model_kind(raw: Mapping[str, Any]) -> str | None:
+    """The kind of model of a parsed tokenizer.json ("BPE", "WordPiece", "Unigram"); None where it does not say."""
+    model = raw.get("model")
+    if not isinstance(model, dict):
+        return None
+    kind = model.get("type", "BPE" if "merges" in model else None)
+    return kind if isinstance(kind, str) or kind is None else str(kind)
+
+
 def _check_plain_bpe(model: Mapping[str, Any]) -> None:
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
@@ -306,7 +315,8 @@ def _check_plain_bpe(model: Mapping[str, Any]) -> None:
             raise UnsupportedError(message, path=TOKENIZER_JSON, key=f"model.{option}", hint="it cannot be written")
 
 
-def _vocab(vocab: object) -> dict[str, int]:
+def checked_vocab(vocab: object) -> dict[str, int]:
+    """The vocabulary of a tokenizer.json. Raises InputError for one that is none, or has an id twice."""
     if not isinstance(vocab, dict) or not 0 < len(vocab) <= MAX_TOKENS:
         found = f"{len(vocab):,} entries" if isinstance(vocab, dict) else type(vocab).__name__
         raise bad(TOKENIZER_JSON, "model.vocab", found, f"an object of at most {MAX_TOKENS:,} tokens")
@@ -351,7 +361,7 @@ def parse_added(raw: Mapping[str, Any] | None) -> tuple[AddedToken, ...]:
     return tuple(tokens)
 
 
-def _numbered(
+def numbered(
     tokens: Sequence[AddedToken], vocab: Mapping[str, int]
 ) -> tuple[tuple[AddedToken, ...], tuple[tuple[str, str], ...]]:
     """The added tokens under the ids that the tokenizers library gives them, and what the file says otherwise.

@@ -21,6 +21,7 @@ from quantkit.tokenizer.files import (
     TOKENIZER_MODEL,
     ReadFile,
     TokenizerFiles,
+    model_kind,
     read_bytes,
     read_object,
     read_tokenizer_files,
@@ -96,9 +97,14 @@ class SourceTokenizer:
         return bool(ids) and self.vocabulary.get(ids[0], "").startswith(SPACE)
 
     @property
+    def kind(self) -> str:
+        """The kind of model: "BPE", "WordPiece", "Unigram"; "" where it is a tokenizer.model."""
+        return (model_kind(self.raw) or "") if self.raw is not None else ""
+
+    @property
     def byte_level(self) -> bool:
         """Whether the vocabulary spells bytes, not characters."""
-        return self.raw is not None and (self.raw.get("model") or {}).get("byte_fallback") is not True
+        return self.kind == "BPE" and ((self.raw or {}).get("model") or {}).get("byte_fallback") is not True
 
 
 def open_source_tokenizer(read_file: ReadFile, config: Mapping[str, Any]) -> SourceTokenizer:

@@ -17,6 +17,12 @@ PROBE_TEXT = (
     "ure I'll make it, 'D you like some tea? We'Ve a'lL"
 )
 
+# Of WordPiece vocabularies, beside those below. llama.cpp reads no name for these.
+OF_WORDPIECE: dict[str, str] = {
+    "0876d13b50744004aa9aeae05e7b0647eac9d801b5ba4668afc01e709c15e19f": "jina-v2-en",
+    "8e62295832751ca1e8f92f2226f403dea30dc5165e448b5bfa05af5340c64ec7": "bert-bge-large",
+}
+
 HASHES: dict[str, str] = {
     "b6e8e1518dc4305be2fe39c313ed643381c4da5db34a98f6a04c093f8afbe99b": "chatglm-bpe",
     "81d72c7348a9f0ebe86f23298d37debe0a5e71149e29bd283904c02262b27516": "chatglm-bpe",

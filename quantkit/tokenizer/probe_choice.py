@@ -9,7 +9,7 @@ seen by asking its tokenizer, not by reading its settings.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from quantkit.tokenizer.listings import Listed
 from quantkit.tokenizer.own import SAMPLE, SourceTokenizer
 from quantkit.tokenizer.pre import recognize
 from quantkit.tokenizer.pre_table import LLAMA_CPP
+from quantkit.tokenizer.probe_pieces import Why, piece_rules
 from quantkit.tokenizer.probes import probes
 from quantkit.tokenizer.rebuilt import Artifact, cut_by
 from quantkit.tokenizer.vocabulary import SPACE
@@ -29,7 +30,6 @@ MAX_OWN_SPECIAL = 64  # special tokens of a source that are put into probes
 MAX_WORDS, MAX_UNMADE = 8000, 4000
 MAX_NAMED = 3
 
-Why = Callable[[str], str | None]
 LeftOut = tuple[tuple[str, int], ...]
 
 
@@ -71,6 +71,8 @@ def vocabulary_words(source: SourceTokenizer, first: Sequence[str]) -> list[str]
     unmade = set(first)
     rest = [text for text in ordinary if text not in unmade]
     picked = [*_even(first, MAX_UNMADE), *_even(rest, MAX_WORDS)]
+    if source.kind == "WordPiece":
+        return list(dict.fromkeys(text.removeprefix("##") for text in picked))
     lost = SPACE if source.prefixes else ""  # a space that the tokenizer puts first need not be there
     read = _byte_text if source.byte_level else (lambda piece: piece.removeprefix(lost).replace(SPACE, " "))
     return list(dict.fromkeys(text for text in map(read, picked) if text))
@@ -118,6 +120,9 @@ def _rules(source: SourceTokenizer, artifact: Artifact, unmade: Sequence[str]) -
     flagged = dict.fromkeys(t.text for t in source.listed if t.single_word or (t.normalized and _moves(source, t)))
     yield _holds(list(flagged), "the source matches {} in normalized text or as whole words only")
     yield _strips(source, artifact)
+    if source.kind in ("WordPiece", "Unigram"):
+        yield from piece_rules(source, artifact, Finder(ids))
+        return
     if source.byte_level:
         yield _cut_elsewhere(source, artifact, Finder(ids))
     else:

@@ -2,8 +2,8 @@
 
 `read_tokenizer` chooses between the kinds: a SentencePiece `tokenizer.model` where there is one, else tokenizer.json
 (or what stands in its place, see tokenizer_sources), SentencePiece-style when its BPE falls back to bytes and
-byte-level otherwise. Which files count and what a family adds (its TokenizerRules) is the reference converter's choice
-(conversion/*.py, October 2026).
+byte-level otherwise. For encoders a model of WordPiece or Unigram counts too. Which files count and what a family adds
+(its TokenizerRules) is the reference converter's choice (conversion/*.py, October 2026).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.known import vocabulary_size
+from quantkit.families.known import said_or_default, vocabulary_size
 from quantkit.families.rows import TokenizerRules
 from quantkit.metadata import KeyValue
 from quantkit.tokenizer.bpe import added_tokens, byte_level_vocabulary, check_byte_level, is_byte_level_class
@@ -30,6 +30,7 @@ from quantkit.tokenizer.files import (
     TokenizerFiles,
     bad,
     is_index,
+    model_kind,
     parse_tokenizer_json,
     read_bytes,
     read_tokenizer_files,
@@ -37,12 +38,14 @@ from quantkit.tokenizer.files import (
 from quantkit.tokenizer.listed_tokens import of_one_model
 from quantkit.tokenizer.pre import find_pre
 from quantkit.tokenizer.pre_table import LLAMA_CPP
-from quantkit.tokenizer.sentencepiece_model import SentencePieceModel, is_tiktoken, parse_sentencepiece
+from quantkit.tokenizer.sentencepiece_model import UNIGRAM, SentencePieceModel, is_tiktoken, parse_sentencepiece
 from quantkit.tokenizer.sources import open_tokenizer_json
 from quantkit.tokenizer.special_tokens import SpecialTokens, find_special_tokens, special_map_tokens
 from quantkit.tokenizer.spm import byte_fallback_vocabulary, sentencepiece_vocabulary
 from quantkit.tokenizer.token_flags import FIRST_ONLY, changes_spaces, flag_warnings, flags_beside_model
-from quantkit.tokenizer.vocabulary import Vocabulary
+from quantkit.tokenizer.unigram import UnigramTokenizer, parse_unigram, unigram_vocabulary
+from quantkit.tokenizer.vocabulary import TokenType, Vocabulary
+from quantkit.tokenizer.wordpiece import WordPieces, parse_wordpiece, wordpiece_vocabulary
 from quantkit.untrusted import parse_json_object
 
 __all__ = ["ReadFile", "Tokenizer", "read_tokenizer"]
@@ -50,7 +53,10 @@ __all__ = ["ReadFile", "Tokenizer", "read_tokenizer"]
 SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 CODE_LLAMA_ROWS, CODE_LLAMA_KINDS, CODE_LLAMA_EOT = 32016, ("prefix", "suffix", "middle", "eot"), 32010
 GRANITE_ROWS = 49152
-OTHER_FILES = ("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model.v3")
+KINDS = {"gpt2": "bpe", "llama": "spm", "bert": "wordpiece", "t5": "unigram"}
+OTHER_FILES = (
+    "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "tokenizer.model.v3",
+)  # fmt: skip
 GENERATION = "generation_config.json"
 HASH_FORM = 1
 NO_TEMPLATE = f"{TEKKEN} says nothing of how chats are written, and there is no chat_template.jinja; none was written"
@@ -61,8 +67,8 @@ class Tokenizer:
     """A tokenizer ready to be written.
 
     `metadata` is every `tokenizer.*` entry in the reference converter's order. `vocab_size` is the number of tokens,
-    padding included. `kind` is "spm" or "bpe". `pre` is the pre-tokenizer and `pre_found_by` how it was found
-    ("option", "pattern", "hash"; "default" for spm).
+    padding included. `kind` is "spm", "bpe", "wordpiece" or "unigram". `pre` is the pre-tokenizer and
+    `pre_found_by` how it was found ("option", "pattern", "hash"; "default" where llama.cpp has none).
 
     `sha256` is the SHA-256 of a canonical JSON (sorted keys, no spaces, ASCII) of the metadata as {key: [kind,
     value]}, of the kind, and of what the metadata cannot say of the split: the normalizer and pre_tokenizer sections
@@ -118,7 +124,7 @@ def read_tokenizer(
     llama.cpp does not have and for unknown pre-tokenizers; UsageError for an unknown `pre`. Takes up to 3 s for a
     vocabulary of 256,000.
     """
-    source = _open(read_file, config)
+    source = _open(read_file, config, rules)
     found = _read(source, rules, pre)
     files, vocabulary = source.files, found.vocabulary
     special = _special_tokens(source, vocabulary, rules)
@@ -128,8 +134,9 @@ def read_tokenizer(
         templates = replace(templates, warnings=(*templates.warnings, ("chat-template", NO_TEMPLATE)))
     prefix_first, prefix_last, prefix_warnings = _space_prefix(source, vocabulary, rules)
     said = (*special.metadata(), *templates.metadata(), *infill.metadata())
-    metadata = (*prefix_first, *vocabulary.metadata(), *said, *prefix_last)
-    kind = "bpe" if vocabulary.model == "gpt2" else "spm"
+    first, last = _counted(vocabulary, config) if rules.counted else ((), ())
+    metadata = (*first, *prefix_first, *vocabulary.metadata(), *said, *prefix_last, *vocabulary.normal, *last)
+    kind = KINDS[vocabulary.model]
     return Tokenizer(
         metadata=metadata,
         sha256=_canonical_hash(kind, metadata, found.split),
@@ -141,11 +148,13 @@ def read_tokenizer(
     )
 
 
-def _open(read_file: ReadFile, config: Mapping[str, Any]) -> _Source:
+def _open(read_file: ReadFile, config: Mapping[str, Any], rules: TokenizerRules) -> _Source:
     files = read_tokenizer_files(read_file, config, vocabulary_size(config))
     pieces = read_bytes(read_file, TOKENIZER_MODEL)
     tiktoken = pieces is not None and is_tiktoken(pieces)
     model = parse_sentencepiece(pieces) if pieces is not None and not tiktoken else None
+    if rules.pieces and model is not None and model.model_type == UNIGRAM:
+        model = None  # read as a tokenizer.json: its own, or one that is made of it
     found = open_tokenizer_json(files, beside_model=model is not None)
     if found is None and tiktoken:
         message = f"{TOKENIZER_MODEL} is a tiktoken vocabulary, which does not say how text is split"
@@ -165,6 +174,9 @@ def _read(source: _Source, rules: TokenizerRules, pre: str | None) -> _Read:
         return _Read(_without_pre(vocabulary, pre), "default", _model_split(source.model))
     if source.raw is None or source.data is None:
         raise _missing(source.files.read_file)
+    kind = model_kind(source.raw) if rules.pieces else None
+    if kind in ("WordPiece", "Unigram"):
+        return _read_pieces(source, source.raw, source.data, kind, rules, pre)
     tokenizer = parse_tokenizer_json(source.raw)
     split = {
         "normalizer": tokenizer.normalizer,
@@ -194,6 +206,46 @@ def _read(source: _Source, rules: TokenizerRules, pre: str | None) -> _Read:
     return _Read(replace(vocabulary, warnings=warnings), found_by, split)
 
 
+def _read_pieces(
+    source: _Source, raw: dict[str, Any], data: bytes, kind: str, rules: TokenizerRules, pre: str | None
+) -> _Read:
+    """An encoder's vocabulary: what else decides its split is in the sections that the hash counts."""
+    tokenizer: WordPieces | UnigramTokenizer
+    if kind == "WordPiece":
+        tokenizer = parse_wordpiece(raw)
+        vocabulary = wordpiece_vocabulary(tokenizer, source.files, data, pre)
+        found_by, more = "hash" if pre is None else "option", [tokenizer.unk, tokenizer.longest]
+    else:
+        tokenizer = parse_unigram(raw)
+        counted = type_count(source.files.root_config) if rules.counted else ()
+        vocabulary = _without_pre(unigram_vocabulary(tokenizer, source.files, data, counted), pre)
+        found_by, more = "default", [str(tokenizer.unk), int(tokenizer.byte_fallback)]
+    split = {
+        "normalizer": raw.get("normalizer"),
+        "pre_tokenizer": raw.get("pre_tokenizer"),
+        "model": more,
+        "added": [[t.index, t.content, t.special, t.lstrip, t.rstrip] for t in tokenizer.added],
+    }
+    listed, _ = added_tokens(tokenizer, source.files)
+    warnings = (*vocabulary.warnings, *flag_warnings(listed, spaced=False))
+    return _Read(replace(vocabulary, warnings=warnings), found_by, split)
+
+
+def _counted(vocabulary: Vocabulary, config: Mapping[str, Any]) -> tuple[tuple[KeyValue, ...], tuple[KeyValue, ...]]:
+    """Where the entry with the number of token types stands, first or last in order; Unigram has it in between."""
+    entry = type_count(config)
+    return {"bert": (entry, ()), "t5": ((), ())}.get(vocabulary.model, ((), entry))
+
+
+def type_count(config: Mapping[str, Any]) -> tuple[KeyValue, ...]:
+    """The entry with the number of token types, of which BERT adds one to every token; 1 where it adds none."""
+    said = said_or_default(config, "type_vocab_size")
+    count = 1 if said is None else said
+    if not is_index(count, 1 << 31):
+        raise bad("config.json", "type_vocab_size", count, "a number")
+    return (KeyValue("tokenizer.ggml.token_type_count", "u32", count),)
+
+
 def _without_pre(vocabulary: Vocabulary, pre: str | None) -> Vocabulary:
     if pre is None:
         return vocabulary
@@ -221,13 +273,17 @@ def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: TokenizerRul
     found = find_special_tokens(source.raw, files.settings, files.root_config, count, texts=texts)
     ids = {**special_map_tokens(files.special_map, files.settings, files.root_config, texts), **found.ids}
     ids = _of_the_family(source, {**found.ids, **ids}, texts, rules)
-    adds = dict(found.adds)
+    adds = {**(dict.fromkeys(("bos", "eos", "sep"), True) if rules.framed else {}), **found.adds}
     if rules.no_bos:
         adds.setdefault("bos", False)
     if rules.prefix_setting and files.vocab_size == GRANITE_ROWS:
         adds["bos"] = False
     if vocabulary.model == "gpt2" and LLAMA_CPP[vocabulary.pre].adds_bos:
         adds.setdefault("bos", False)  # the source adds none; without the key llama.cpp would
+    if vocabulary.model in ("bert", "t5"):
+        ids = {**_named_by_kind(vocabulary), **ids}
+    if vocabulary.model == "t5":
+        adds.setdefault("eos", False)  # llama.cpp puts an EOS after every Unigram text unless told
     if vocabulary.model == "llama" and source.model is None:
         adds.setdefault("bos", False)  # the same: llama.cpp puts a BOS before every SentencePiece text unless told
     return SpecialTokens(ids, adds, found.warnings)
@@ -259,6 +315,15 @@ def _generation(source: _Source) -> Mapping[str, Any]:
         return parse_json_object(source.files.read_file(GENERATION) or b"{}", Path(GENERATION))
     except InputError:
         return {}
+
+
+def _named_by_kind(vocabulary: Vocabulary) -> dict[str, int]:
+    """The tokens that a WordPiece or Unigram tokenizer cannot be without, where no file names them."""
+    texts = {token.text: index for index, token in enumerate(vocabulary.tokens)}
+    unknown = [index for index, token in enumerate(vocabulary.tokens) if token.kind is TokenType.UNKNOWN]
+    usual = {"bos": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "pad": "[PAD]", "mask": "[MASK]"}
+    found = {kind: texts[text] for kind, text in usual.items() if vocabulary.model == "bert" and text in texts}
+    return {**found, "unk": unknown[0]} if unknown else found
 
 
 def _infill_tokens(source: _Source, special: SpecialTokens, rules: TokenizerRules) -> SpecialTokens:

@@ -21,6 +21,7 @@ from quantkit.tokenizer.libraries import (
 )
 from quantkit.tokenizer.llama_cpp_tokens import FOUND_IN_TEXT, found_at_load
 from quantkit.tokenizer.pre_table import LLAMA_CPP
+from quantkit.tokenizer.rebuilt_pieces import rebuild_unigram, rebuild_wordpiece, unigram_model
 from quantkit.tokenizer.sentencepiece_model import BPE, Piece, SentencePieceModel, encode_sentencepiece
 from quantkit.tokenizer.vocabulary import TokenType
 from quantkit.untrusted import shown
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer as LibraryPreTokenizer
 
 GGML, TOKENIZER, NAME = "tokenizer.ggml.", "tokenizer.", "general.name"
-DEFAULT_IDS = {"llama": {"bos": 1, "eos": 2, "unk": 0}, "gpt2": {"bos": 11, "eos": 11}}  # llama.cpp's, by model
+DEFAULT_IDS = {  # llama.cpp's, by model
+    "llama": {"bos": 1, "eos": 2, "unk": 0}, "gpt2": {"bos": 11, "eos": 11},
+    "bert": {"bos": 101, "sep": 102, "unk": 100, "pad": 0}, "t5": {"eos": 1, "unk": 2, "pad": 0},
+}  # fmt: skip
+WRITTEN = f"quantkit writes the vocabularies {', '.join(DEFAULT_IDS)}"
 KEEP_SPACES = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
@@ -81,12 +86,16 @@ def read_artifact(metadata: Sequence[KeyValue]) -> Artifact:
     model = values.get("model")
     if model not in DEFAULT_IDS:
         message = f'vocabulary model "{shown(str(model))}" cannot be rebuilt'
-        raise UnsupportedError(message, key="tokenizer.ggml.model", hint="quantkit writes llama and gpt2 vocabularies")
+        raise UnsupportedError(message, key="tokenizer.ggml.model", hint=WRITTEN)
     pre = LLAMA_CPP.get(str(values.get("pre")))
     adds_bos = model == "llama" or (pre is not None and pre.adds_bos)
     ids = DEFAULT_IDS[str(model)]
-    first = [_index(values, "bos_token_id", ids["bos"])] if values.get("add_bos_token", adds_bos) else []
-    last = [_index(values, "eos_token_id", ids["eos"])] if values.get("add_eos_token", False) else []
+    if model == "bert":  # always, whatever the file says
+        first = [_index(values, "bos_token_id", ids["bos"])]
+        last = [_index(values, "seperator_token_id", ids["sep"])]
+    else:
+        first = [_index(values, "bos_token_id", ids.get("bos"))] if values.get("add_bos_token", adds_bos) else []
+        last = [_index(values, "eos_token_id", ids["eos"])] if values.get("add_eos_token", model == "t5") else []
     name = next((str(e.value) for e in metadata if e.key == NAME), "")
     return Artifact(values, tokens, kinds, tuple(first), tuple(last), name)
 
@@ -106,12 +115,38 @@ def rebuild_batches(artifact: Artifact) -> BatchEncoder:
     first.
 
     "llama" vocabularies are encoded by sentencepiece, "gpt2" ones by tokenizers with the patterns of their
-    pre-tokenizer. Raises InputError for entries that are missing or contradict each other, UnsupportedError for
-    pre-tokenizers without patterns.
+    pre-tokenizer; for "bert" and "t5" see `rebuilt_pieces`. Raises InputError for entries that are missing or
+    contradict each other, UnsupportedError for pre-tokenizers without patterns.
     """
-    spm = artifact.values.get("model") == "llama"
-    encode = _rebuild_spm(artifact) if spm else _rebuild_bpe(artifact.values, artifact.tokens)
+    match artifact.values.get("model"):
+        case "llama":
+            encode = _rebuild_spm(artifact)
+        case "bert":
+            encode = rebuild_wordpiece(artifact.values, artifact.tokens, unknown_of(artifact))
+        case "t5":
+            encode = rebuild_unigram(unigram_of(artifact))
+        case _:
+            encode = _rebuild_bpe(artifact.values, artifact.tokens)
     return cut_before(Finder({**artifact.special, **artifact.found_at_load}).cut_longest_first, encode)
+
+
+def unknown_of(artifact: Artifact) -> int:
+    """The id of the unknown token."""
+    return _index(artifact.values, "unknown_token_id", artifact.default_id("unk"))
+
+
+def unigram_of(artifact: Artifact) -> SentencePieceModel:
+    """A "t5" vocabulary as a SentencePiece model."""
+    scores = _scores(artifact.values, len(artifact.tokens))
+    pieces = list(zip(artifact.tokens, scores, artifact.kinds, strict=True))
+    return unigram_model(artifact.values, pieces, unknown_of(artifact))
+
+
+def _scores(values: Mapping[str, Any], count: int) -> list[float]:
+    scores = _array(values, "scores")
+    if len(scores) != count or not all(isinstance(score, float | int) for score in scores):
+        raise _contradiction("scores", f"{len(scores):,} numbers for {count:,} tokens")
+    return [float(score) for score in scores]
 
 
 def _array(values: Mapping[str, Any], key: str) -> Sequence[Any]:
@@ -130,7 +165,7 @@ def _token_types(values: Mapping[str, Any], count: int) -> list[TokenType]:
     return [known[number] for number in numbers]
 
 
-def _index(values: Mapping[str, Any], key: str, default: int) -> int:
+def _index(values: Mapping[str, Any], key: str, default: int | None) -> int:
     found = values.get(key, default)
     if not is_index(found, len(values["tokens"])):
         raise _contradiction(key, f"{shown(str(found))} is no token")
@@ -144,9 +179,7 @@ def _contradiction(key: str, why: str) -> InputError:
 
 def _rebuild_spm(artifact: Artifact) -> BatchEncoder:
     values, tokens = artifact.values, artifact.tokens
-    scores = _array(values, "scores")
-    if len(scores) != len(tokens) or not all(isinstance(score, float | int) for score in scores):
-        raise _contradiction("scores", f"{len(scores):,} numbers for {len(tokens):,} tokens")
+    scores = _scores(values, len(tokens))
     unknown = _index(values, "unknown_token_id", 0)
     pieces = []
     for index, (text, score, kind) in enumerate(zip(tokens, scores, artifact.kinds, strict=True)):

@@ -106,7 +106,8 @@ def encode_sentencepiece(model: SentencePieceModel) -> bytes:
     has_bytes = sum(piece.kind is TokenType.BYTE for piece in model.pieces) == 256  # the library wants all or none
     trainer = b"\x18" + bytes([model.model_type]) + b"\x98\x02" + bytes([has_bytes])  # model_type, byte_fallback (35)
     flags = (model.add_dummy_prefix, model.remove_extra_whitespaces, model.escape_whitespaces)
-    normalizer = b"".join(bytes([number << 3, flag]) for number, flag in zip((3, 4, 5), flags, strict=True))
+    charsmap = _chunk(2, model.charsmap) if model.charsmap else b""
+    normalizer = charsmap + b"".join(bytes([number << 3, flag]) for number, flag in zip((3, 4, 5), flags, strict=True))
     return b"".join((*chunks, _chunk(2, trainer), _chunk(3, normalizer)))
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer.json, or what stands in its place: vocab.json with merges.txt, or Mistral's tekken.json."""
+"""A tokenizer.json, or what stands in its place: the files of tokenizers that have no such file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.tokenizer.files import MAX_VALUES, TEKKEN, TOKENIZER_JSON, TokenizerFiles, read_bytes, unique_keys
+from quantkit.tokenizer.piece_files import (
+    PLAIN_MODELS,
+    SHIFTED_MODEL,
+    VOCAB_TXT,
+    tokenizer_json_of_pieces,
+    tokenizer_json_of_shifted,
+    tokenizer_json_of_vocab_txt,
+)
 from quantkit.tokenizer.slow_files import VOCAB, tokenizer_json_of_slow_files
 from quantkit.tokenizer.tekken import SETTINGS, tokenizer_json_of_tekken
 from quantkit.untrusted import parse_json_object
@@ -17,6 +25,9 @@ from quantkit.untrusted import parse_json_object
 MADE: dict[str, tuple[Callable[[TokenizerFiles], dict[str, Any] | None], Mapping[str, Any]]] = {
     TEKKEN: (tokenizer_json_of_tekken, SETTINGS),
     VOCAB: (tokenizer_json_of_slow_files, {}),
+    VOCAB_TXT: (tokenizer_json_of_vocab_txt, {}),
+    SHIFTED_MODEL: (tokenizer_json_of_shifted, {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}),
+    PLAIN_MODELS[0]: (tokenizer_json_of_pieces, {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}),
 }
 
 

@@ -13,6 +13,7 @@ from quantkit.untrusted import shown
 SPACE = "▁"  # SentencePiece writes spaces as U+2581
 ADDED_SCORE = -1000.0  # the score the reference converter gives to added tokens
 PADDING_SCORE = -10000.0  # and to padding
+SCORED = ("llama", "t5")  # models that choose by scores
 
 
 class TokenType(IntEnum):
@@ -39,9 +40,11 @@ class Token:
 class Vocabulary:
     """The split of text into tokens, as llama.cpp gets it.
 
-    `model` is "llama" (SentencePiece-style: the best score merges first) or "gpt2" (byte-level: merges by rank, inside
-    the pieces that the pre-tokenizer `pre` makes). `tokens` is as long as the embedding has rows. `space_prefix` says
-    whether a space is put before text; None leaves it to llama.cpp (which does it for "llama" and not for "gpt2").
+    `model` is "llama" (SentencePiece-style: the best score merges first), "gpt2" (byte-level: merges by rank, inside
+    the pieces that the pre-tokenizer `pre` makes), "bert" (WordPiece: the longest token first) or "t5" (Unigram: the
+    best sum of scores). `tokens` is as long as the embedding has rows. `space_prefix` says whether a space is put
+    before text; None leaves it to llama.cpp (which does it for "llama" and not for "gpt2"). `more` are entries of this
+    model alone, `normal` those that say how text is changed before.
     """
 
     model: str
@@ -49,12 +52,14 @@ class Vocabulary:
     tokens: tuple[Token, ...]
     merges: tuple[str, ...] = ()
     space_prefix: bool | None = None
+    more: tuple[KeyValue, ...] = ()
+    normal: tuple[KeyValue, ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
 
     def metadata(self) -> tuple[KeyValue, ...]:
         """The `tokenizer.ggml.*` entries that say what the tokens are, in the reference converter's order."""
         scores = tuple(token.score for token in self.tokens)
-        scored = (KeyValue("tokenizer.ggml.scores", "f32", scores, array=True),) if self.model == "llama" else ()
+        scored = (KeyValue("tokenizer.ggml.scores", "f32", scores, array=True),) if self.model in SCORED else ()
         types = tuple(int(token.kind) for token in self.tokens)
         merges = (KeyValue("tokenizer.ggml.merges", "string", self.merges, array=True),) if self.merges else ()
         return (
@@ -64,6 +69,7 @@ class Vocabulary:
             *scored,
             KeyValue("tokenizer.ggml.token_type", "i32", types, array=True),
             *merges,
+            *self.more,
         )
 
 

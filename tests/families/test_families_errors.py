@@ -187,7 +187,7 @@ def test_own_code_of_a_checkpoint_is_never_run_and_the_user_is_told() -> None:
 
 def test_a_family_is_found_by_its_model_type_where_no_architecture_is_named() -> None:
     for family in known_families():
-        for model_type in family.defaults:
+        for model_type in family.defaults if family.serves({}) else ():
             assert find_family({"model_type": model_type}) == (family, family.hf[0])
 
 

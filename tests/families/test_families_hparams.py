@@ -14,6 +14,7 @@ from quantkit.families.rows import OWN_CODE, Family
 
 OWN = {kind for family in known_families() if family.unserved == OWN_CODE for kind in family.defaults}
 DEFAULTS = {kind: values for f in known_families() for kind, values in f.defaults.items() if kind not in OWN}
+SPELLINGS = {kind: {**ALIASES, **f.aliases} for f in known_families() for kind in f.defaults}
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 96}
 
 
@@ -28,14 +29,15 @@ def transformers_config(model_type: str, config: dict[str, Any]) -> dict[str, An
 @pytest.mark.parametrize("model_type", DEFAULTS)
 def test_defaults_are_those_of_transformers(model_type: str, config: dict[str, Any]) -> None:
     values = dict(read_hparams(config, DEFAULTS[model_type]).values)
-    expected = {ALIASES.get(key, key): value for key, value in transformers_config(model_type, config).items()}
-    rope = expected["rope_parameters"]
+    spelled = SPELLINGS[model_type]
+    expected = {spelled.get(key, key): value for key, value in transformers_config(model_type, config).items()}
+    rope = expected.get("rope_parameters", {})  # encoders with learned positions have none
     full = rope.get("full_attention", rope)
-    assert values["rope_theta"] == full["rope_theta"]
+    assert values["rope_theta"] == full.get("rope_theta")
     assert values["rope_theta_swa"] == rope.get("sliding_attention", {}).get("rope_theta")
     assert (values.get("partial_rotary_factor") or 1.0) == (full.get("partial_rotary_factor") or 1.0)
     ours = set(DEFAULTS[model_type]) - {"rope_theta", "rope_local_base_freq", "partial_rotary_factor"}
-    if expected["num_key_value_heads"] is None:  # Nemotron's class leaves it to the model
+    if expected.get("num_key_value_heads") is None:  # Nemotron's class leaves it to the model; encoders have one kind
         expected["num_key_value_heads"] = values["num_attention_heads"]
     assert {key: values[key] for key in ours} == {key: expected[key] for key in ours}
 
@@ -58,7 +60,8 @@ def test_every_number_that_transformers_knows_by_default_has_a_default(model_typ
         "embedding_multiplier", "residual_multiplier", "logits_scaling",
     }  # fmt: skip
     said = transformers_config(model_type, {})
-    known = {ALIASES.get(key, key) for key, value in said.items() if key in watched and value is not None}
+    spelled = {SPELLINGS[model_type].get(key, key): value for key, value in said.items()}
+    known = {key for key, value in spelled.items() if key in watched and value is not None}
     assert known <= set(DEFAULTS[model_type])
 
 

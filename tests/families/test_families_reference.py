@@ -31,7 +31,7 @@ OF_THE_PLAN = {"general.file_type", "general.quantization_version"}
 
 KINDS = {
     "u32": GGUFValueType.UINT32, "i32": GGUFValueType.INT32, "f32": GGUFValueType.FLOAT32,
-    "bool": GGUFValueType.BOOL, "string": GGUFValueType.STRING,
+    "bool": GGUFValueType.BOOL, "string": GGUFValueType.STRING, "u8": GGUFValueType.UINT8,
 }  # fmt: skip
 NAMES = {kind: name for name, kind in KINDS.items()}
 

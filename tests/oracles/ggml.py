@@ -106,7 +106,12 @@ class ContextParams(c.Structure):
         ("n_outputs_max_per_seq", c.c_uint32),
         ("n_threads", c.c_int32),
         ("n_threads_batch", c.c_int32),
-        ("rest", c.c_uint8 * 1020),
+        ("ctx_type", c.c_int32),
+        ("rope_scaling_type", c.c_int32),
+        ("pooling_type", c.c_int32),
+        ("attention_type", c.c_int32),
+        ("flash_attn_type", c.c_int32),
+        ("rest", c.c_uint8 * 1000),
     ]
 
 
@@ -165,6 +170,12 @@ def _declare(so: c.CDLL) -> None:
     _signature(so, "llama_batch_get_one", Batch, c.POINTER(i32), i32)
     _signature(so, "llama_decode", i32, pointer, Batch)
     _signature(so, "llama_get_logits_ith", c.POINTER(c.c_float), pointer, i32)
+    _signature(so, "llama_encode", i32, pointer, Batch)
+    _signature(so, "llama_set_embeddings", None, pointer, c.c_bool)
+    _signature(so, "llama_pooling_type", c.c_int, pointer)
+    _signature(so, "llama_model_n_embd", i32, pointer)
+    _signature(so, "llama_get_embeddings_ith", c.POINTER(c.c_float), pointer, i32)
+    _signature(so, "llama_get_embeddings_seq", c.POINTER(c.c_float), pointer, i32)
     _signature(so, "llama_vocab_n_tokens", i32, pointer)
     _signature(so, "llama_vocab_type", c.c_int, pointer)
     _signature(so, "llama_vocab_get_text", text, pointer, i32)
@@ -430,6 +441,35 @@ class Model:
                 raise RuntimeError(f"llama_decode returned {status}")
             row = self._so.llama_get_logits_ith(context, -1)
             return np.ctypeslib.as_array(row, (self.n_vocab,)).copy()
+        finally:
+            self._so.llama_free(context)
+
+    def embedding(self, tokens: list[int], *, pooling: int | None = None, size: int | None = None) -> F32:
+        """What an encoder makes of a text: one float32 vector where it pools, by its own metadata or as `pooling` says
+        (enum llama_pooling_type), else one a token. `size` is the length where it is not the model's, as for scores."""
+        self._check(tokens)
+        params = self._so.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = max(len(tokens), 8)
+        params.flash_attn_type = 0
+        if pooling is not None:
+            params.pooling_type = pooling
+        context = self._so.llama_init_from_model(self._model, params)
+        if not context:
+            raise RuntimeError("llama.cpp cannot make a context for this model")
+        try:
+            self._so.llama_set_embeddings(context, True)
+            given = (c.c_int32 * len(tokens))(*tokens)  # the batch points to it
+            batch = self._so.llama_batch_get_one(given, len(tokens))
+            wanted = (c.c_int8 * len(tokens))(*[1] * len(tokens))
+            batch.logits = c.cast(wanted, c.c_void_p)
+            status = self._so.llama_encode(context, batch)
+            if status:
+                raise RuntimeError(f"llama_encode returned {status}")
+            width = size or self._so.llama_model_n_embd(self._model)
+            if self._so.llama_pooling_type(context) > 0:
+                return np.ctypeslib.as_array(self._so.llama_get_embeddings_seq(context, 0), (width,)).copy()
+            rows = (self._so.llama_get_embeddings_ith(context, i) for i in range(len(tokens)))
+            return np.stack([np.ctypeslib.as_array(row, (width,)).copy() for row in rows])
         finally:
             self._so.llama_free(context)
 

@@ -41,10 +41,18 @@ def vocabulary_size(config: Mapping[str, Any]) -> Any:
 
     Where it says none, what transformers takes for the model type; None where that is not known.
     """
+    return said_or_default(config, "vocab_size")
+
+
+def said_or_default(config: Mapping[str, Any], key: str) -> Any:
+    """A value of a parsed config.json, that of a nested text_config first, unchecked.
+
+    Where it says none, what transformers takes for the model type; None where that is not known.
+    """
     said = merged(config)
     family = family_of_type(said.get("model_type"))
-    default = family.defaults[str(said["model_type"])].get("vocab_size") if family else None
-    return said.get("vocab_size", default)
+    default = family.defaults[str(said["model_type"])].get(key) if family else None
+    return said.get(key, default)
 
 
 def folds_of(name: str) -> tuple[Fold, ...]:

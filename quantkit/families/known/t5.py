@@ -1,0 +1,156 @@
+"""T5 and its kin: an encoder, alone or with a decoder that reads it, and learned distances instead of positions.
+
+Source: conversion/t5.py of llama.cpp, October 2026.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from quantkit.families import encoders, keys
+from quantkit.families.hparams import Hparams
+from quantkit.families.layers import flagged, not_
+from quantkit.families.roles import Role
+from quantkit.families.rows import Drop, Family, Rename, Stack, T, TokenizerRules
+
+INNER, OUTER = "num_attention_heads*head_dim hidden_size", "hidden_size num_attention_heads*head_dim"
+UP, DOWN = "intermediate_size hidden_size", "hidden_size intermediate_size"
+DISTANCES = "relative_attention_num_buckets num_attention_heads"
+SHARED = "token_embd.weight is made of shared.weight, which has the same values"
+GATED = flagged("is_gated_act")
+DECODER_LAYERS = "num_decoder_layers"
+
+
+def attention(module: str, prefix: str) -> tuple[T, ...]:
+    """The four matrices of an attention below `module`."""
+    return (
+        T(f"{module}.q.weight", f"{prefix}attn_q.weight", Role.ATTN_Q, INNER),
+        T(f"{module}.k.weight", f"{prefix}attn_k.weight", Role.ATTN_K, INNER),
+        T(f"{module}.v.weight", f"{prefix}attn_v.weight", Role.ATTN_V, INNER),
+        T(f"{module}.o.weight", f"{prefix}attn_o.weight", Role.OTHER, OUTER),
+    )
+
+
+def mlp(layer: str) -> tuple[T, ...]:
+    """The MLP of a block, with a gate or without."""
+    module = f"{layer}.DenseReluDense"
+    return (
+        T(f"{layer}.layer_norm.weight", "ffn_norm.weight", Role.NORM, "hidden_size"),
+        T(f"{module}.wi_0.weight", "ffn_gate.weight", Role.FFN_GATE, UP, where=GATED),
+        T(f"{module}.wi_1.weight", "ffn_up.weight", Role.FFN_UP, UP, where=GATED),
+        T(f"{module}.wi.weight", "ffn_up.weight", Role.FFN_UP, UP, where=not_(GATED)),
+        T(f"{module}.wo.weight", "ffn_down.weight", Role.FFN_DOWN, DOWN),
+    )
+
+
+SELF = (
+    T("layer.0.layer_norm.weight", "attn_norm.weight", Role.NORM, "hidden_size"),
+    *attention("layer.0.SelfAttention", ""),
+    T(
+        "layer.0.SelfAttention.relative_attention_bias.weight",
+        "attn_rel_b.weight",
+        Role.OTHER,
+        DISTANCES,
+        optional=True,
+    ),
+)
+CROSS = (
+    T("layer.1.layer_norm.weight", "cross_attn_norm.weight", Role.NORM, "hidden_size"),
+    *attention("layer.1.EncDecAttention", "cross_"),
+)
+ENCODER = Stack("encoder.block.{}.", "enc.blk.{}.", lambda h: h.count("num_hidden_layers"), (*SELF, *mlp("layer.1")))
+DECODER = Stack("decoder.block.{}.", "dec.blk.{}.", lambda h: h.count(DECODER_LAYERS), (*SELF, *CROSS, *mlp("layer.2")))
+EMBEDDING = T("shared.weight", "token_embd.weight", Role.TOKEN_EMBD, "vocab_size hidden_size")
+SIZES: tuple[keys.KeyRow, ...] = (
+    keys.Key("context_length", "u32", "n_positions", default=512),
+    keys.Key("embedding_length", "u32", "hidden_size"),
+    keys.Key("feed_forward_length", "u32", "intermediate_size"),
+    keys.Key("block_count", "u32", "num_hidden_layers"),
+)
+ATTENTION: tuple[keys.KeyRow, ...] = (
+    keys.Key("attention.head_count", "u32", "num_attention_heads"),
+    *keys.HEAD_LENGTHS,
+    keys.Key("attention.layer_norm_epsilon", "f32", "layer_norm_epsilon"),
+    keys.Key("attention.relative_buckets_count", "u32", "relative_attention_num_buckets"),
+    keys.Key("attention.layer_norm_rms_epsilon", "f32", "layer_norm_epsilon"),
+)
+
+
+def mlp_kind(hparams: Hparams) -> Mapping[str, Any]:
+    """Whether the MLPs have a gate, and as many layers of the decoder as config.json says."""
+    gated = str(hparams.values.get("feed_forward_proj")).startswith("gated-")
+    decoder = hparams.values.get(DECODER_LAYERS)
+    return {
+        "is_gated_act": gated,
+        DECODER_LAYERS: hparams.count("num_hidden_layers") if decoder is None else decoder,
+        "max_position_embeddings": hparams.values.get("n_positions", 512),
+        "decoder_start_token_id": hparams.values.get("decoder_start_token_id", 0),
+    }
+
+
+def of_type(**values: Any) -> dict[str, Any]:
+    """What transformers fills in for a model type of this kin."""
+    return {
+        "vocab_size": 32128, "hidden_size": 512, "head_dim": 64, "intermediate_size": 2048, "num_hidden_layers": 6,
+        "num_attention_heads": 8, "num_key_value_heads": None, "relative_attention_num_buckets": 32,
+        "layer_norm_epsilon": 1e-6, "feed_forward_proj": "relu", "tie_word_embeddings": True, **values,
+    }  # fmt: skip
+
+
+MULTILINGUAL = of_type(
+    vocab_size=250112,
+    intermediate_size=1024,
+    num_hidden_layers=8,
+    num_attention_heads=6,
+    feed_forward_proj="gated-gelu",
+)
+T5 = Family(
+    name="t5",
+    gguf="t5",
+    hf=(
+        "T5ForConditionalGeneration", "T5WithLMHeadModel", "MT5ForConditionalGeneration",
+        "UMT5ForConditionalGeneration",
+    ),
+    defaults={"t5": of_type(), "mt5": MULTILINGUAL, "umt5": MULTILINGUAL},
+    outside=(
+        EMBEDDING,
+        T("encoder.final_layer_norm.weight", "enc.output_norm.weight", Role.NORM, "hidden_size"),
+        T("decoder.final_layer_norm.weight", "dec.output_norm.weight", Role.NORM, "hidden_size"),
+        T("lm_head.weight", "output.weight", Role.OUTPUT, "vocab_size hidden_size", optional=True),
+    ),
+    block=(),
+    stacks=(ENCODER, DECODER),
+    keys=(
+        *SIZES,
+        keys.Key("decoder_block_count", "u32", DECODER_LAYERS),
+        *ATTENTION,
+        keys.Key("decoder_start_token_id", "u32", "decoder_start_token_id"),
+    ),
+    drop=(
+        Drop("encoder.embed_tokens.weight", SHARED),
+        Drop("decoder.embed_tokens.weight", SHARED),
+        Drop("decoder.block.*.EncDecAttention.relative_attention_bias.weight", "no distance is learned to the encoder"),
+    ),
+    aliases={
+        "d_model": "hidden_size", "d_kv": "head_dim", "d_ff": "intermediate_size", "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+    },
+    derive=(mlp_kind,),
+    tokens=TokenizerRules(pieces=True),
+    unserved="a model with an encoder is neither calibrated nor written for servers here",
+)  # fmt: skip
+T5_ENCODER = replace(
+    T5,
+    name="t5_encoder",
+    when=encoders.WITH_HEAD,
+    gguf="t5encoder",
+    hf=("T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel"),
+    outside=T5.outside[:2],
+    stacks=(ENCODER,),
+    keys=(*SIZES, *ATTENTION),
+    spellings=(Rename(r"^transformer\.", ""),),
+)
+
+FAMILIES = (T5, T5_ENCODER)

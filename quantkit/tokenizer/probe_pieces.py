@@ -1,0 +1,72 @@
+"""Which texts llama.cpp changes otherwise than the source before WordPiece or Unigram sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from quantkit.tokenizer.libraries import Finder
+from quantkit.tokenizer.own import SourceTokenizer
+from quantkit.tokenizer.rebuilt import Artifact, unigram_of
+from quantkit.tokenizer.rebuilt_pieces import normalizing, words_of
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Why = Callable[[str], str | None]
+LONGEST = 100  # characters of a word beyond which WordPiece takes the unknown token
+
+
+def piece_rules(source: SourceTokenizer, artifact: Artifact, finder: Finder) -> Iterator[Why]:
+    """Each says why a text is left out, or None."""
+    library = source.library
+    assert library is not None
+    if source.kind == "WordPiece":
+        yield _words(source, library, words_of(artifact.values), finder)
+    else:
+        yield _written(library, artifact, finder)
+
+
+def _words(source: SourceTokenizer, library: Tokenizer, theirs: Callable[[str], list[str]], finder: Finder) -> Why:
+    longest = ((source.raw or {}).get("model") or {}).get("max_input_chars_per_word", LONGEST)
+    reason = "llama.cpp cuts or normalizes the words of such text otherwise"
+
+    def why(text: str) -> str | None:
+        for part in finder.cut(text):
+            if not isinstance(part, str) or not part:
+                continue
+            words = _cut(library, part)
+            if _ids(library, words) != _ids(library, theirs(part)):
+                return reason
+            if any(len(word) > longest for word in words):
+                return f"the source splits no words of more than {longest} characters, llama.cpp does"
+        return None
+
+    return why
+
+
+def _ids(library: Tokenizer, words: list[str]) -> list[int]:
+    """What the source's model makes of words."""
+    return [token.id for word in words for token in library.model.tokenize(word)]
+
+
+def _cut(library: Tokenizer, text: str) -> list[str]:
+    normal = library.normalizer.normalize_str(text) if library.normalizer else text
+    return [word for word, _ in _split(library, normal)]
+
+
+def _split(library: Tokenizer, text: str) -> list[tuple[str, Any]]:
+    return list(library.pre_tokenizer.pre_tokenize_str(text)) if library.pre_tokenizer else [(text, None)]
+
+
+def _written(library: Tokenizer, artifact: Artifact, finder: Finder) -> Why:
+    theirs = normalizing(unigram_of(artifact))
+
+    def why(text: str) -> str | None:
+        parts = finder.cut(text)
+        for part in parts:
+            if isinstance(part, str) and part and "".join(_cut(library, part)) != theirs(part):
+                return "llama.cpp normalizes such text, or its spaces, otherwise"
+        return None
+
+    return why

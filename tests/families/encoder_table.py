@@ -1,0 +1,292 @@
+"""Small random encoders, one a row: model class, configuration, kind of tokenizer, and what lies beside.
+
+Weights are random but fixed and of the size that trained ones have, so that embeddings of different texts differ.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+TEXT = Path(__file__).parents[2] / "LICENSE"
+SIZES: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 130,
+}  # fmt: skip
+MODULES = (
+    '[{"type": "sentence_transformers.models.Transformer", "path": ""},'
+    ' {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]'
+)
+
+
+def pooled(how: str) -> dict[str, str]:
+    """The files of sentence-transformers that say how an embedding is made of a text's vectors."""
+    return {"modules.json": MODULES, "1_Pooling/config.json": json.dumps({f"pooling_mode_{how}": True})}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A row. `pooling` is what llama.cpp is asked for where the files say nothing, `score` that it gives one."""
+
+    model: str
+    config: Mapping[str, Any]
+    tokenizer: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    pooling: str = "mean"
+    score: bool = False
+    edit: Callable[[dict[str, Any]], object] | None = None
+    rename: tuple[tuple[str, str], ...] = ()
+
+
+ROBERTA = {**SIZES, "vocab_size": 400, "type_vocab_size": 1, "pad_token_id": 1}
+XLM = {**SIZES, "vocab_size": 306, "type_vocab_size": 1, "pad_token_id": 1}
+BERT = {**SIZES, "vocab_size": 320}
+ONE = {"num_labels": 1}
+NAMES = {"id2label": {0: "no", 1: "maybe", 2: "yes"}, "label2id": {"no": 0, "maybe": 1, "yes": 2}}
+DISTIL = {"vocab_size": 320, "dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 130}
+
+MODERN = {
+    **SIZES, "vocab_size": 400, "num_hidden_layers": 4, "local_attention": 16, "pad_token_id": 1, "bos_token_id": 0,
+    "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2,
+}  # fmt: skip
+T5 = {
+    "vocab_size": 420, "d_model": 64, "d_kv": 12, "d_ff": 96, "num_layers": 2, "num_heads": 4,
+    "relative_attention_num_buckets": 8, "decoder_start_token_id": 0,
+}  # fmt: skip
+
+
+def _published(config: dict[str, Any]) -> None:
+    """The names of transformers 4, which the Hub has."""
+    for key in ("rope_parameters", "layer_types"):
+        config.pop(key, None)
+    config.update(
+        global_rope_theta=160000.0,
+        local_rope_theta=10000.0,
+        global_attn_every_n_layers=3,
+        layer_norm_eps=1e-5,
+    )
+
+
+ENCODERS: dict[str, Encoder] = {
+    "bert-mean": Encoder("BertModel", BERT, "wordpiece", pooled("mean_tokens")),
+    "bert-masked-lm": Encoder("BertForMaskedLM", BERT, "wordpiece"),
+    "bert-of-tensorflow": Encoder(
+        "BertModel",
+        BERT,
+        "wordpiece",
+        rename=(("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")),
+    ),
+    "bert-vocab-txt": Encoder("BertModel", BERT, "vocab.txt", pooled("mean_tokens")),
+    "bert-reranker": Encoder("BertForSequenceClassification", {**BERT, **ONE}, "wordpiece", {}, "rank", score=True),
+    "bert-labels": Encoder("BertForSequenceClassification", {**BERT, **NAMES}, "wordpiece", {}, "rank", score=True),
+    "distilbert": Encoder("DistilBertModel", DISTIL, "wordpiece", pooled("mean_tokens")),
+    "roberta": Encoder("RobertaModel", ROBERTA, "bpe", pooled("mean_tokens")),
+    "roberta-reranker": Encoder("RobertaForSequenceClassification", {**ROBERTA, **ONE}, "bpe", {}, "rank", score=True),
+    "xlm-roberta": Encoder("XLMRobertaModel", XLM, "unigram", pooled("cls_token"), "cls"),
+    "xlm-roberta-pieces": Encoder("XLMRobertaModel", XLM, "sentencepiece", pooled("cls_token"), "cls"),
+    "xlm-roberta-reranker": Encoder(
+        "XLMRobertaForSequenceClassification", {**XLM, **ONE}, "unigram", {}, "rank", score=True
+    ),
+    "modernbert": Encoder("ModernBertModel", MODERN, "modern", pooled("mean_tokens")),
+    "modernbert-as-published": Encoder(
+        "ModernBertModel", MODERN, "modern", pooled("cls_token"), "cls", edit=_published
+    ),
+    "modernbert-masked-lm": Encoder("ModernBertForMaskedLM", MODERN, "modern"),
+    "modernbert-reranker": Encoder(
+        "ModernBertForSequenceClassification",
+        {**MODERN, **ONE, "classifier_pooling": "cls"},
+        "modern",
+        {},
+        "rank",
+        score=True,
+    ),
+    "t5-encoder": Encoder("T5EncoderModel", T5, "t5", pooled("mean_tokens")),
+    "t5": Encoder("T5ForConditionalGeneration", {**T5, "tie_word_embeddings": False}, "t5"),
+    "flan-t5": Encoder("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, "t5"),
+    "umt5": Encoder("UMT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, "t5"),
+}
+
+
+def build(name: str, folder: Path) -> Path:
+    """Write the checkpoint `name` below `folder` and return its own folder."""
+    import torch
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    row, out = ENCODERS[name], folder / name
+    model_class = getattr(transformers, row.model)
+    model = model_class(model_class.config_class(**json.loads(json.dumps(dict(row.config)))))
+    random = torch.Generator().manual_seed(crc32(name.encode()))
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            norm = parameter.dim() == 1 and parameter_name.endswith("weight")
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.15 + norm)
+    model.save_pretrained(out)
+    if row.rename:
+        tensors = load_file(out / "model.safetensors")
+        for old, new in row.rename:
+            tensors = {key.replace(old, new): tensor for key, tensor in tensors.items()}
+        save_file(tensors, out / "model.safetensors")
+    if row.edit:
+        config = json.loads((out / "config.json").read_text())
+        row.edit(config)
+        (out / "config.json").write_text(json.dumps(config))
+    for file, data in {**TOKENIZERS[row.tokenizer](), **{k: v.encode() for k, v in row.files.items()}}.items():
+        (out / file).parent.mkdir(exist_ok=True)
+        (out / file).write_bytes(data)
+    return out
+
+
+def around(first: str, last: str, ids: Mapping[str, int], twice: bool = False) -> dict[str, Any]:
+    """A post-processor that puts a token first and one last, and one or two of the last between two texts."""
+
+    def token(text: str) -> dict[str, Any]:
+        return {"SpecialToken": {"id": text, "type_id": 0}}
+
+    a, b = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    between = [token(last)] * (2 if twice else 1)
+    return {
+        "type": "TemplateProcessing",
+        "single": [token(first), a, token(last)],
+        "pair": [token(first), a, *between, b, token(last)],
+        "special_tokens": {t: {"id": t, "ids": [ids[t]], "tokens": [t]} for t in (first, last)},
+    }
+
+
+@cache
+def wordpiece() -> dict[str, bytes]:
+    """Some 300 tokens of the licence, as BERT's uncased vocabulary."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(TEXT.read_text().splitlines(), trainer)
+    raw = json.loads(tokenizer.to_str())
+    raw["post_processor"] = around("[CLS]", "[SEP]", raw["model"]["vocab"])
+    names = dict(zip(("pad", "unk", "cls", "sep", "mask"), special, strict=True))
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        **{f"{k}_token": v for k, v in names.items()},
+    }
+    return {"tokenizer.json": json.dumps(raw).encode(), "tokenizer_config.json": json.dumps(settings).encode()}
+
+
+def vocab_txt() -> dict[str, bytes]:
+    """The same vocabulary as the file that BERT was published with."""
+    files = wordpiece()
+    vocab = json.loads(files["tokenizer.json"])["model"]["vocab"]
+    lines = sorted(vocab, key=vocab.__getitem__)
+    return {
+        "vocab.txt": "".join(f"{line}\n" for line in lines).encode(),
+        "tokenizer_config.json": files["tokenizer_config.json"],
+    }
+
+
+@cache
+def sentencepiece_model(**options: Any) -> bytes:
+    """A Unigram model of 300 pieces of the licence, with sentencepiece's own map of characters."""
+    import sentencepiece
+
+    found = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.read_text().splitlines()), model_writer=found, vocab_size=300, model_type="unigram",
+        hard_vocab_limit=False, minloglevel=2, num_threads=1, **options,
+    )  # fmt: skip
+    return found.getvalue()
+
+
+XLM_NAMES = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
+
+
+def xlm_settings() -> bytes:
+    settings = {"tokenizer_class": "XLMRobertaTokenizer", **{f"{k}_token": v for k, v in XLM_NAMES.items()}}
+    return json.dumps(settings).encode()
+
+
+def sentencepiece_files() -> dict[str, bytes]:
+    """XLM-RoBERTa's files of before tokenizer.json."""
+    return {
+        "sentencepiece.bpe.model": sentencepiece_model(unk_id=0, bos_id=1, eos_id=2),
+        "tokenizer_config.json": xlm_settings(),
+    }
+
+
+@cache
+def unigram() -> dict[str, bytes]:
+    """The same model as the tokenizer.json that transformers publishes it with."""
+    import base64
+
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(sentencepiece_model(unk_id=0, bos_id=1, eos_id=2))
+    shifted = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocab = [[text, 0.0] for text in shifted] + [[p.piece, p.score] for p in model.pieces[3:]] + [["<mask>", 0.0]]
+    ids = {text: index for index, (text, _) in enumerate(vocab)}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    charsmap = base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode()
+    raw = {
+        "version": "1.0",
+        "added_tokens": [{"id": ids[text], "content": text, **flags} for text in (*shifted, "<mask>")],
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]},
+        "post_processor": around("<s>", "</s>", ids, twice=True),
+        "decoder": metaspace,
+        "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab, "byte_fallback": False},
+    }
+    return {"tokenizer.json": json.dumps(raw).encode(), "tokenizer_config.json": xlm_settings()}
+
+
+@cache
+def bpe() -> dict[str, bytes]:
+    """RoBERTa's kind: byte-level, with a processor of its own."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=380, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXT.read_text().splitlines(), trainer)
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in special])
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    settings = {"tokenizer_class": "RobertaTokenizer", **{f"{k}_token": v for k, v in XLM_NAMES.items()}}
+    return {"tokenizer.json": tokenizer.to_str().encode(), "tokenizer_config.json": json.dumps(settings).encode()}
+
+
+def modern() -> dict[str, bytes]:
+    """ModernBERT's kind: byte-level, with a template."""
+    files = bpe()
+    raw = json.loads(files["tokenizer.json"])
+    raw["post_processor"] = around("<s>", "</s>", {"<s>": 0, "</s>": 2})
+    settings = json.loads(files["tokenizer_config.json"])
+    settings = {**settings, "tokenizer_class": "PreTrainedTokenizerFast"}
+    return {"tokenizer.json": json.dumps(raw).encode(), "tokenizer_config.json": json.dumps(settings).encode()}
+
+
+def t5_files() -> dict[str, bytes]:
+    """T5's spiece.model."""
+    settings = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    return {
+        "spiece.model": sentencepiece_model(pad_id=0, eos_id=1, unk_id=2, bos_id=-1),
+        "tokenizer_config.json": json.dumps(settings).encode(),
+    }
+
+
+TOKENIZERS: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
+    "wordpiece": wordpiece, "vocab.txt": vocab_txt, "unigram": unigram, "sentencepiece": sentencepiece_files,
+    "bpe": bpe, "modern": modern, "t5": t5_files,
+}  # fmt: skip
