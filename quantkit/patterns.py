@@ -38,12 +38,12 @@ class PatternError(ValueError):
 
 
 @lru_cache(maxsize=256)
-def compile_search(pattern: str) -> Test:
-    """A test whether the regular expression `pattern` is found in a name, upper and lower case alike.
+def compile_search(pattern: str, *, cased: bool = False) -> Test:
+    """A test whether the regular expression `pattern` is found in a name; without `cased`, upper and lower case alike.
 
     Raises PatternError.
     """
-    import re2  # only for runs with --keep
+    import re2  # only for runs with patterns
 
     if len(pattern) > MAX_PATTERN:
         raise PatternError(f"it has more than {MAX_PATTERN:,} characters")
@@ -53,7 +53,7 @@ def compile_search(pattern: str) -> Test:
             raise PatternError(f"it {what}: that cannot be matched in bounded time")
     options = re2.Options()
     options.max_mem = PATTERN_BYTES
-    options.case_sensitive = False
+    options.case_sensitive = cased
     options.never_capture = True
     options.log_errors = False
     try:

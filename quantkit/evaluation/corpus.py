@@ -128,6 +128,27 @@ class _Window:
     documents: I32
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Tokens, and those behind them whose predictions count; neither is empty."""
+
+    before: Sequence[int]
+    after: Sequence[int]
+
+
+def corpus_of(pieces: Sequence[Piece], name: str) -> Corpus:
+    """Every piece as a window of its own; its number is that of the window and of the document."""
+    windows = []
+    for number, piece in enumerate(pieces):
+        assert piece.before, "a prediction is made behind a token"
+        assert piece.after, "a prediction is of a token"
+        ids = np.array([*piece.before, *piece.after], np.int32)
+        windows.append(_Window(ids, len(piece.before) - 1, np.full(len(ids), number, np.int32)))
+    digest = hashlib.sha256(b"".join(w.tokens.astype("<i4").tobytes() for w in windows)).hexdigest()
+    cut = Cutting(max(len(w.tokens) for w in windows), ALL, None)
+    return _corpus(windows, Texts(("",) * len(windows), name, digest), Tokens(lambda text: [], 0, None), cut)
+
+
 def read_corpus(checkpoint: Checkpoint, data: Sequence[str], cut: Cutting, *, offline: bool = False) -> Corpus:
     """The windows that texts mean for the tokenizer of a checkpoint; reads no weights.
 

@@ -176,10 +176,16 @@ def share(hits: NDArray[np.bool_], clusters: NDArray[np.int64]) -> Estimate:
     found = estimate(hits.astype(np.float64), clusters)
     if found.error is None:
         return found
-    n, p = len(hits), found.value
-    middle, reach = (p + Z * Z / (2 * n)), Z * sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
-    low, high = ((middle + sign * reach) / (1 + Z * Z / n) for sign in (-1, 1))
-    return Estimate(p, found.error, max(0.0, min(found.low, low)), min(1.0, max(found.high, high)))
+    low, high = wilson(found.value, len(hits))
+    return Estimate(found.value, found.error, max(0.0, min(found.low, low)), min(1.0, max(found.high, high)))
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """One-sided bounds at 95 % of a share of `count` independent cases (Wilson, 1927)."""
+    middle = share + Z * Z / (2 * count)
+    reach = Z * sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
+    low, high = ((middle + sign * reach) / (1 + Z * Z / count) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
 
 
 def exponential(found: Estimate) -> Estimate:

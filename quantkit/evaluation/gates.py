@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from math import log
 
 from quantkit.errors import InputError, UsageError, did_you_mean
+from quantkit.evaluation.answers import RATES, PromptReport
 from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.figures import QUANTILES, Estimate, Report, clusters_of, upper_quantile
+from quantkit.evaluation.prompts import PromptSet
+from quantkit.evaluation.provable import require_provable
 from quantkit.evaluation.scores import Scores
 from quantkit.report.text import size
 from quantkit.units import parse_size
@@ -29,7 +32,6 @@ NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{0,12})?(e-?[0-9]{1,2})?|\.[0-9]{1
 DEFAULT = "default"  # whatever the recipe: the artifact holds the weights of the original
 RETAINED = {"high-stakes": 0.99, "assistant": 0.95, "brainstorm": 0.90}
 PROFILES = (DEFAULT, *RETAINED)
-GOLDEN = ("json_valid", "exact_copy", "divergence")  # of golden prompts
 LONG = 1e6  # from here on numbers are told as 1.2e+06
 EXAMPLE = "for example --gate 'kld<0.03'"
 
@@ -43,6 +45,7 @@ class Subject:
     report: Report | None = None
     scores: Scores | None = None
     corpus: Corpus | None = None
+    prompts: PromptReport | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Figure:
 class Metric:
     """A number that gates may limit. `less` says that less of it is better. `read` finds it, `unit` is what limits may
     end in: "%" for shares, "x" and sizes for "size". `needs` says what has to be there: "bound" is text enough for a
-    confidence bound, "text" any, "nothing" none. `best` is the best value that there is, which nothing can beat."""
+    confidence bound, "text" any, "prompts" prompts, "nothing" none. `best` is the best value, which nothing beats."""
 
     name: str
     what: str
@@ -115,7 +118,7 @@ class Verdict:
 
 def shown_number(metric: str, value: float) -> str:
     """A number as people read it."""
-    if metric == "damaged":
+    if metric in ("damaged", "lost"):
         return f"{value:.0f}"
     if metric == "size":
         return size(value)
@@ -150,9 +153,6 @@ def _profile(name: str) -> list[Gate]:
 
 
 def _gate(text: str, name: str, sign: str, value: str) -> Gate:
-    if name in GOLDEN:
-        message = f'--gate "{text[:60]}": {name} is measured on golden prompts, which eval does not run yet'
-        raise UsageError(message, key="gate", hint=f"gates on text: {', '.join(METRICS)}")
     metric = METRICS.get(name)
     if metric is None:
         message = f'--gate "{text[:60]}": unknown gate "{name[:40]}"{did_you_mean(name, METRICS)}'
@@ -189,12 +189,20 @@ def _number(text: str, value: str) -> float:
     return float(value)
 
 
-def require_measured(gates: Sequence[Gate], *, text: bool, option: str = "--data") -> None:
+def require_measured(
+    gates: Sequence[Gate], *, text: bool, option: str = "--data", prompts: PromptSet | None = None
+) -> None:
     """Raise UsageError, before any work, for a gate on what will not be measured."""
-    lacking = [gate for gate in gates if gate.metric.needs != "nothing" and not text]
-    if lacking:
-        message = f'--gate "{lacking[0].text}" needs text to measure {lacking[0].metric.name} on'
-        raise UsageError(message, key="gate", hint=f"give {option} FILE, text that the model was not calibrated on")
+    for gate in gates:
+        name = gate.metric.name
+        if gate.metric.needs in ("bound", "text") and not text:
+            hint = f"give {option} FILE, text that the model was not calibrated on"
+            raise UsageError(f'--gate "{gate.text}" needs text to measure {name} on', key="gate", hint=hint)
+        if gate.metric.needs == "prompts" and prompts is None:
+            message = f'--gate "{gate.text}": {name} is measured on prompts, such as the golden prompts that ship'
+            raise UsageError(message, key="gate", hint="quantkit eval --prompts golden, or --prompts FILE")
+        if gate.metric.needs == "prompts" and prompts is not None:
+            require_provable(gate.text, name, gate.limit, prompts)
 
 
 def require_judgeable(gates: Sequence[Gate], corpus: Corpus, moved: Sequence[str] = ()) -> None:
@@ -287,6 +295,37 @@ def _size(subject: Subject) -> Figure:
     return Figure(subject.nbytes, subject.nbytes, f"{share:.3f}x of the source")
 
 
+def _prompts(subject: Subject) -> PromptReport:
+    assert subject.prompts is not None, "require_measured"
+    return subject.prompts
+
+
+def _rate(name: str) -> Callable[[Subject], Figure]:
+    def read(subject: Subject) -> Figure:
+        rate = _prompts(subject).rates[name]
+        assert rate is not None, "require_expected"
+        how = f"95 % Wilson bound over {rate.prompts:,} prompts, the original {rate.reference:.4g}"
+        return Figure(rate.other.value, rate.other.low, how)
+
+    return read
+
+
+def _over_prompts(pick: Callable[[PromptReport], Estimate]) -> Callable[[Subject], Figure]:
+    def read(subject: Subject) -> Figure:
+        report = _prompts(subject)
+        found = pick(report)
+        return Figure(found.value, found.low, f"95 % confidence bound over {len(report.answers):,} prompts")
+
+    return read
+
+
+def _lost(subject: Subject) -> Figure:
+    report = _prompts(subject)
+    names = [answer.name for answer in report.answers if answer.lost]
+    first = f", first {shown(names[0], 40)}" if names else ""
+    return Figure(len(names), len(names), f"of {len(report.answers):,} prompts{first}")
+
+
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -302,6 +341,29 @@ METRICS: Mapping[str, Metric] = {
         Metric("rms", "RMS change of the right token's probability", True, _bound(lambda r: r.right_change, high=True)),
         Metric("hidden", "relative error of hidden states after the last block", True, _last_error, needs="text"),
         Metric("damaged", "weights that are not the original's", True, _damaged, needs="text"),
+        *(
+            Metric(name, f"share of prompts, {name}", False, _rate(name), unit="%", needs="prompts", best=1.0)
+            for name in RATES
+        ),
+        Metric(
+            "identical",
+            "share of equal continuations",
+            False,
+            _over_prompts(lambda r: r.identical),
+            "%",
+            "prompts",
+            1.0,
+        ),
+        Metric(
+            "divergence",
+            "share of equal tokens before the first that differs",
+            False,
+            _over_prompts(lambda r: r.divergence),
+            "%",
+            "prompts",
+            1.0,
+        ),
+        Metric("lost", "prompts that the original passes and the artifact does not", True, _lost, needs="prompts"),
         Metric("size", "bytes of the files with weights", True, _size, unit="x", needs="nothing"),
     )
 }

@@ -45,3 +45,13 @@ class Scores:
     errors: tuple[tuple[str, float], ...] = ()
     weights: tuple[WeightError, ...] | None = None
     tops: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Of a continuation: the sum of the natural log-probabilities of its tokens, whether each of them was the first
+    choice, and the mean KL divergence from the original at them (0 for the original itself)."""
+
+    log: float
+    first: bool
+    kl: float

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from quantkit.evaluation.comparison import Difference, summed
+from quantkit.pipeline.columns import NARROW, WIDE, beside, cut, figure, one_line, wrapped
 from quantkit.pipeline.compare import Compared, Model
-from quantkit.pipeline.evaluate_words import NARROW, WIDE, _beside, _cut, _line, _wrap, figure
 from quantkit.report.text import size, table
 
 FURTHEST, KEYS, ALONE = 10, 20, 10  # that are listed
@@ -15,7 +15,7 @@ FURTHEST, KEYS, ALONE = 10, 20, 10  # that are listed
 def comparison_lines(found: Compared, width: int) -> list[str]:
     """What was found as lines of at most `width` columns (60 to 120)."""
     width = min(max(width, NARROW), WIDE)
-    return [_cut(line, width) for line in _lines(found, width)]
+    return [cut(line, width) for line in _lines(found, width)]
 
 
 def _lines(found: Compared, width: int) -> Iterator[str]:
@@ -25,12 +25,12 @@ def _lines(found: Compared, width: int) -> Iterator[str]:
     yield from _types(found, width)
     yield ""
     equal = sum(each.equal for each in found.both)
-    yield from _wrap(f"tensors: {len(found.both):,} of both, {equal:,} equal, {len(found.differing):,} differ", width)
+    yield from wrapped(f"tensors: {len(found.both):,} of both, {equal:,} equal, {len(found.differing):,} differ", width)
     yield from _pairs(found, width)
     for side, names in (("a", [t.name for t in found.only_a]), ("b", [t.name for t in found.only_b])):
         if names:
             yield f"only in {side}: {len(names):,}"
-            yield from (f"  {_line(name)}" for name in names[:ALONE])
+            yield from (f"  {one_line(name)}" for name in names[:ALONE])
             yield from _more(len(names) - ALONE)
     yield from _furthest([each for each in found.differing if each.a.type == each.b.type or each.relative != 0], width)
     if found.metadata:
@@ -39,12 +39,12 @@ def _lines(found: Compared, width: int) -> Iterator[str]:
         yield from _keys(found, width)
     yield ""
     said = {None: found.tokenizer_unknown, "": "the same ids"}.get(found.tokenizer, f"DIFFER: {found.tokenizer}")
-    yield from _wrap(f"tokenizers: {_line(said)}", width, 2)
+    yield from wrapped(f"tokenizers: {one_line(said)}", width, 2)
     yield f"equal: {'yes' if found.equal else 'no'}"
 
 
 def _model(model: Model) -> str:
-    return f"{_line(model.name)}  {model.kind}  {size(model.nbytes)} ({model.nbytes:,} bytes)"
+    return f"{one_line(model.name)}  {model.kind}  {size(model.nbytes)} ({model.nbytes:,} bytes)"
 
 
 def _types(found: Compared, width: int) -> list[str]:
@@ -58,7 +58,7 @@ def _types(found: Compared, width: int) -> list[str]:
 
     rows = [(*cell(sides[0], name), *cell(sides[1], name)) for name in names]
     right = table(rows, ("a tensors", "a size", "b tensors", "b size"))
-    return _beside(["type", *map(_line, names)], right, width)
+    return beside(["type", *map(one_line, names)], right, width)
 
 
 def _pairs(found: Compared, width: int) -> list[str]:
@@ -74,8 +74,8 @@ def _pairs(found: Compared, width: int) -> list[str]:
         for row in rows
     ]
     room = (width - 34) // 2
-    names = [f"  {_cut(_line(row['a']), room)} | {_cut(_line(row['b']), room)}" for row in rows]
-    return _beside(["  stored in a | in b", *names], table(cells, ("tensors", "equal", "error")), width)
+    names = [f"  {cut(one_line(row['a']), room)} | {cut(one_line(row['b']), room)}" for row in rows]
+    return beside(["  stored in a | in b", *names], table(cells, ("tensors", "equal", "error")), width)
 
 
 def _furthest(found: Sequence[Difference], width: int) -> Iterator[str]:
@@ -85,21 +85,21 @@ def _furthest(found: Sequence[Difference], width: int) -> Iterator[str]:
     yield ""
     yield "furthest apart (squared error relative to b)"
     cells = [("-" if each.relative is None else figure(each.relative), _how(each)) for each in shown]
-    yield from _beside(["tensor", *(_line(each.name) for each in shown)], table(cells, ("error", "a | b")), width)
+    yield from beside(["tensor", *(one_line(each.name) for each in shown)], table(cells, ("error", "a | b")), width)
     yield from _more(len(found) - len(shown))
 
 
 def _how(each: Difference) -> str:
     if each.a.info.shape != each.b.info.shape:
         return f"{list(each.a.info.shape)} | {list(each.b.info.shape)}"
-    return f"{_cut(_line(each.a.type), 12)} | {_cut(_line(each.b.type), 12)}"
+    return f"{cut(one_line(each.a.type), 12)} | {cut(one_line(each.b.type), 12)}"
 
 
 def _keys(found: Compared, width: int) -> Iterator[str]:
     for key in found.metadata[:KEYS]:
-        yield f"  {_line(key.key)}"
+        yield f"  {one_line(key.key)}"
         for side, value in (("a", key.a), ("b", key.b)):
-            yield f"    {side}  {'(none)' if value is None else _line(value)}"
+            yield f"    {side}  {'(none)' if value is None else one_line(value)}"
     yield from _more(len(found.metadata) - KEYS)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from quantkit.calibration.text.shipped import DEFAULT
 from quantkit.calibration.text.spec import longest_context
 from quantkit.errors import GateError, UnsupportedError, UsageError
+from quantkit.evaluation.answers import PromptReport
 from quantkit.evaluation.artifacts import (
     Artifact,
     calibrated_on,
@@ -27,8 +28,10 @@ from quantkit.evaluation.artifacts import (
 from quantkit.evaluation.corpus import ALL, TOKENS, WINDOW, Corpus, Cutting, read_corpus
 from quantkit.evaluation.figures import Report, summarize
 from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_judgeable, require_measured
+from quantkit.evaluation.prompts import PromptSet
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
+from quantkit.pipeline.asking import PROMPT_TOKENS, answered, asked, read_set, text_of_prompts
 from quantkit.pipeline.given import Coercion, coerce, given_data, given_optional, given_paths, given_texts
 from quantkit.report.kinds import Stored, stored_kinds
 from quantkit.report.sealed import identity
@@ -44,7 +47,7 @@ NOT_HELD_OUT, LONG_WINDOW, DAMAGED = "not-held-out", "long-window", "damaged-wei
 
 COERCED: dict[str, Coercion] = {
     "artifacts": given_paths, "against": given_optional, "against_quantized": given_optional, "data": given_data,
-    "gates": given_texts,
+    "gates": given_texts, "prompts": given_optional,
 }  # fmt: skip
 
 
@@ -52,7 +55,8 @@ COERCED: dict[str, Coercion] = {
 class EvalRequest:
     """What to measure. `against` is the unquantized source; another quantized checkpoint takes its place only by name,
     as `against_quantized`. `data` is text as for calibrate; `gates` as `--gate` has them. `seen` measures on text that
-    an artifact was calibrated on, which is refused otherwise."""
+    an artifact was calibrated on, which is refused otherwise. `prompts` is "golden" or a file of prompts, which are
+    continued by up to `prompt_tokens` tokens; without `data` the text is theirs."""
 
     artifacts: tuple[Path, ...]
     against: str | None = None
@@ -66,6 +70,8 @@ class EvalRequest:
     offline: bool = False
     pre: str | None = None
     seen: bool = False
+    prompts: str | None = None
+    prompt_tokens: int = PROMPT_TOKENS
 
     def __post_init__(self) -> None:
         coerce(self, COERCED)
@@ -87,6 +93,7 @@ class Evaluated:
     verdicts: tuple[Verdict, ...]
     held_out: bool | None
     storage: tuple[Stored, ...] = ()
+    prompts: PromptReport | None = None
 
     @property
     def ok(self) -> bool:
@@ -103,6 +110,7 @@ class Evaluated:
             "ok": self.ok,
             "gates": [verdict.as_json() for verdict in self.verdicts],
             "storage": [stored.as_json() for stored in self.storage],
+            "prompts": self.prompts.as_json() if self.prompts else None,
         }
 
 
@@ -147,11 +155,16 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
     """
     started = time.monotonic()
     gates = parse_gates(request.gates)
-    _require_sense(request, gates)
+    prompts = _require_sense(request, gates)
     with ExitStack() as stack:
         source = stack.enter_context(closing(_open_reference(request, emit)))
         cut = Cutting(request.window, request.score, request.tokens)
-        corpus = read_corpus(source, request.data, cut, offline=request.offline)
+        questions = asked(prompts, source, request.prompt_tokens) if prompts else None
+        corpus = (
+            text_of_prompts(questions, source, cut)
+            if questions and not request.data
+            else read_corpus(source, request.data, cut, offline=request.offline)
+        )
         opened = _told_apart(
             (path, stack.enter_context(opened_artifact(path, source, pre=request.pre))) for path in request.artifacts
         )
@@ -164,15 +177,22 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
         held_out = [_held_out(artifact, corpus, request) for artifact in opened.values()]
         for code, message in _warnings(source, corpus, request, held_out):
             emit(Warned(code, message))
-        found = _measured(source, list(opened.values()), corpus, request, emit)
+        original = Side(source.name, source, served_rounding(source))  # inputs are rounded of quantized ones alone
+        sides = [artifact.side for artifact in opened.values()]
+        found = _measured(original, sides, corpus, request, emit)
+        answers: list[PromptReport | None] = [None] * len(sides)
+        if questions:
+            answers = [*answered(questions, request.prompt_tokens, original, sides, request.threads, emit)]
         source_bytes = sum(f.nbytes for f in source.files() if f.weights)
         results = []
-        for (path, artifact), (report, scores), held in zip(opened.items(), found, held_out, strict=True):
-            verdicts = judge(gates, Subject(artifact.nbytes, source_bytes, report, scores, corpus))
+        for (path, artifact), (report, scores), held, said in zip(
+            opened.items(), found, held_out, answers, strict=True
+        ):
+            verdicts = judge(gates, Subject(artifact.nbytes, source_bytes, report, scores, corpus, said))
             made = artifact.manifest.identity if artifact.manifest else None
             kinds = stored_kinds(stored_tensors(artifact.side.checkpoint))
             facts = (artifact.nbytes, artifact.side.inputs, made)
-            results.append(Evaluated(path, *facts, report, tuple(verdicts), held, kinds))
+            results.append(Evaluated(path, *facts, report, tuple(verdicts), held, kinds, said))
     return Evaluation(reference, corpus.as_json(), tuple(results), time.monotonic() - started)
 
 
@@ -191,16 +211,21 @@ def _told_apart(opened: Iterable[tuple[Path, Artifact]]) -> dict[Path, Artifact]
     }
 
 
-def _require_sense(request: EvalRequest, gates: Sequence[Gate]) -> None:
+def _require_sense(request: EvalRequest, gates: Sequence[Gate]) -> PromptSet | None:
+    """The prompts that are asked for. Raises UsageError for options that make no sense, InputError for a set of prompts
+    that is none."""
     if not request.artifacts:
         raise UsageError("nothing to measure", key="artifact", hint="give a .gguf file, or the folder of a checkpoint")
     if bool(request.against) == bool(request.against_quantized):
         what = "both --against and --against-quantized" if request.against else "no original to compare with"
         raise UsageError(what, key="against", hint="--against SRC: the checkpoint that the artifact was made from")
     Cutting(request.window, request.score, request.tokens).check()
-    require_measured(gates, text=bool(request.data))
-    if not request.data:
-        raise UsageError("no text to measure on", key="data", hint="--data FILE: plain text or JSON Lines")
+    prompts = read_set(request.prompts, request.prompt_tokens)
+    require_measured(gates, text=bool(request.data or prompts), prompts=prompts)
+    if not request.data and prompts is None:
+        hint = "--data FILE: plain text or JSON Lines; or --prompts golden"
+        raise UsageError("no text to measure on", key="data", hint=hint)
+    return prompts
 
 
 def _open_reference(request: EvalRequest, emit: Sink) -> Checkpoint:
@@ -263,15 +288,13 @@ def _warnings(
 
 
 def _measured(
-    source: Checkpoint, opened: Sequence[Artifact], corpus: Corpus, request: EvalRequest, emit: Sink
+    original: Side, sides: Sequence[Side], corpus: Corpus, request: EvalRequest, emit: Sink
 ) -> list[tuple[Report, Any]]:
     from quantkit.evaluation.measure import measure  # torch: only once everything else is in order
 
     began = time.monotonic()
-    sides = [artifact.side for artifact in opened]
-    original = Side(source.name, source, served_rounding(source))  # inputs are rounded of quantized ones alone
     found = measure(original, sides, corpus, threads=request.threads, emit=emit)
-    text = text_of(source)
+    text = text_of(original.checkpoint)
     took = time.monotonic() - began
     emit(StageFinished(STAGE, took, f"{corpus.tokens:,} tokens"))
     reports = [(summarize(scores, corpus, text), scores) for scores in found]

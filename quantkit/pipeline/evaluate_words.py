@@ -9,49 +9,40 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import accumulate
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
-from unicodedata import east_asian_width
 from xml.sax.saxutils import escape, quoteattr
 
 from quantkit.errors import ResourceError, UsageError
-from quantkit.evaluation.figures import Estimate, Report
-from quantkit.evaluation.gates import LONG
+from quantkit.evaluation.figures import Report
+from quantkit.pipeline.columns import (
+    NARROW,
+    WIDE,
+    beside,
+    cut,
+    figure,
+    named,
+    one_line,
+    percent,
+    plain,
+    tail,
+    width_of,
+    with_error,
+    wrapped,
+)
 from quantkit.pipeline.evaluate import EvalRequest, Evaluated, Evaluation
 from quantkit.pipeline.given import coerce, given_path
 from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.pipeline.places import require_own_start, require_takes_file
+from quantkit.pipeline.prompt_words import HEADER, prompt_cells, prompt_lines
 from quantkit.pipeline.report import HISTORY, page_of, read_records
 from quantkit.report.html import START, render
 from quantkit.report.text import size, table
 from quantkit.storage import open_log, require_small, write_small
 from quantkit.untrusted import shown
 
-NARROW, WIDE = 60, 120
-LABEL = 16
 HISTORY_START = f'{{"schema": "{HISTORY}"'.encode()  # of every line
 NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-NO_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!~])")
-
-
-def figure(value: float) -> str:
-    """A number with the digits that count; without an end of zeros for a model that is sure of wrong tokens."""
-    if abs(value) < 1 or abs(value) >= LONG:
-        return f"{value:.3g}"
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
-
-
-def with_error(found: Estimate, scale: float = 1.0) -> str:
-    """ "0.00217 ± 0.00013"."""
-    value = figure(scale * found.value)
-    return value if found.error is None else f"{value} ± {scale * found.error:.2g}"
-
-
-def percent(found: Estimate) -> str:
-    value = f"{100 * found.value:.2f}"
-    return f"{value} %" if found.error is None else f"{value} ± {100 * found.error:.2f} %"
 
 
 def evaluation_lines(evaluation: Evaluation, width: int) -> list[str]:
@@ -59,7 +50,7 @@ def evaluation_lines(evaluation: Evaluation, width: int) -> list[str]:
     width = min(max(width, NARROW), WIDE)
     data, reference = evaluation.data, evaluation.reference
     head = f"{data['tokens']:,} tokens of {data['documents']:,} documents ({data['name']}), windows of {data['window']}"
-    out = _wrap(f"{head}, against {reference['name']} {reference['sha256'][:12]}", width)
+    out = wrapped(f"{head}, against {reference['name']} {reference['sha256'][:12]}", width)
     if len(evaluation.artifacts) > 1:
         out += ["", *_comparison(evaluation.artifacts, width)]
     for artifact in evaluation.artifacts:
@@ -73,45 +64,41 @@ def _comparison(artifacts: Sequence[Evaluated], width: int) -> list[str]:
         for a in artifacts
     ]
     columns = table(rows, ("size", "KL", "ppl ratio", "top %"))
-    return _beside(["artifact", *(a.report.name for a in artifacts)], columns, width)
-
-
-def _beside(names: Sequence[str], right: Sequence[str], width: int) -> list[str]:
-    """A table with names before its columns, cut to what is left of the width; both begin with their heads."""
-    room = min(width - max(map(len, right)) - 2, max(map(len, names)))
-    shorter = [_cut(name, room) for name in names]
-    return [f"{name:<{room}}  {line}".rstrip() for name, line in zip(shorter, right, strict=True)]
+    return beside(["artifact", *(a.report.name for a in artifacts)], columns, width)
 
 
 def _artifact(artifact: Evaluated, width: int) -> Iterator[str]:
     report = artifact.report
-    yield _cut(f"{artifact.report.name}  {size(artifact.nbytes)}", width)
+    yield cut(f"{artifact.report.name}  {size(artifact.nbytes)}", width)
     if artifact.inputs != "float32":
-        yield from _named("inputs", artifact.inputs, width)
-    yield from _named("perplexity", with_error(report.perplexity), width)
-    yield from _named("of the original", with_error(report.reference_perplexity), width)
-    yield from _named("ratio", f"{with_error(report.ratio)} on the same tokens", width)
-    yield from _named("KL divergence", f"{with_error(report.kl)} nats", width)
-    named = (f"{name}{' %' if name[0].isdigit() else ''} {figure(q)}" for name, q in report.quantiles.items())
-    yield from _named("", " · ".join(named), width)
-    yield from _named("same top token", percent(report.top1), width)
-    yield from _named("right token", f"probability changes by {percent(report.right_change)} (RMS)", width)
-    yield from _named("blocks", " ".join(figure(error) for _, error in report.errors), width)
-    yield from _named("weights", _weights(report), width)
+        yield from named("inputs", artifact.inputs, width)
+    yield from named("perplexity", with_error(report.perplexity), width)
+    yield from named("of the original", with_error(report.reference_perplexity), width)
+    yield from named("ratio", f"{with_error(report.ratio)} on the same tokens", width)
+    yield from named("KL divergence", f"{with_error(report.kl)} nats", width)
+    quantiles = (f"{name}{' %' if name[0].isdigit() else ''} {figure(q)}" for name, q in report.quantiles.items())
+    yield from named("", " · ".join(quantiles), width)
+    yield from named("same top token", percent(report.top1), width)
+    yield from named("right token", f"probability changes by {percent(report.right_change)} (RMS)", width)
+    yield from named("blocks", " ".join(figure(error) for _, error in report.errors), width)
+    yield from named("weights", _weights(report), width)
     yield f"  errors over {report.clusters:,} {report.unit}s"
     yield ""
     rows = [(f"{s.tokens:,}", figure(s.kl.value), f"{100 * s.top1:.2f}", f"{s.ppl_ratio:.4f}") for s in report.slices]
     columns = table(rows, ("tokens", "KL", "top %", "ppl ratio"))
-    yield from (f"  {line}" for line in _beside(["slice", *(s.name for s in report.slices)], columns, width - 2))
+    yield from (f"  {line}" for line in beside(["slice", *(s.name for s in report.slices)], columns, width - 2))
     if report.worst:
         yield ""
         yield "  worst passages"
         yield from _passages(report, width)
+    if artifact.prompts:
+        yield ""
+        yield from prompt_lines(artifact.prompts, width)
     if artifact.verdicts:
         yield ""
     for verdict in artifact.verdicts:
         mark = "ok" if verdict.ok else "FAILED"
-        yield from _wrap(f"  {mark:<8} {verdict.words}", width, 11)
+        yield from wrapped(f"  {mark:<8} {verdict.words}", width, 11)
 
 
 def _weights(report: Report) -> str:
@@ -127,44 +114,10 @@ def _weights(report: Report) -> str:
 def _passages(report: Report, width: int) -> Iterator[str]:
     for passage in report.worst:
         told = f"  {figure(passage.kl):>8}  "
-        before, inside = _line(passage.before), _line(passage.text)
+        before, inside = one_line(passage.before), one_line(passage.text)
         room = width - len(told) - 2
-        left = _tail(before, room // 3)
-        yield f"{told}{left}[{_cut(inside, room - _columns(left))}]"
-
-
-def _named(name: str, text: str, width: int) -> Iterator[str]:
-    yield from _wrap(f"  {name:<{LABEL}}  {text}", width, LABEL + 4)
-
-
-def _wrap(text: str, width: int, indent: int = 0) -> list[str]:
-    """Names stay whole where they can: hyphens are no place to break."""
-    return wrap(text, width, subsequent_indent=" " * indent, break_on_hyphens=False)
-
-
-def _line(text: str) -> str:
-    """Text on one line, what is not printable escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _columns(text: str) -> int:
-    """How many columns of a terminal a text takes: Chinese characters and their like take two."""
-    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _cut(text: str, room: int) -> str:
-    text = shown(text, max(len(text), 1)) if text else text
-    if _columns(text) <= room:
-        return text
-    ends = accumulate(map(_columns, text))
-    return text[: sum(end < room for end in ends)] + "…"
-
-
-def _tail(text: str, room: int) -> str:
-    if _columns(text) <= room:
-        return text
-    ends = accumulate(map(_columns, reversed(text)))
-    return "…" + text[len(text) - sum(end < room for end in ends) :]
+        left = tail(before, room // 3)
+        yield f"{told}{left}[{cut(inside, room - width_of(left))}]"
 
 
 def markdown(evaluation: Evaluation) -> str:
@@ -175,8 +128,8 @@ def markdown(evaluation: Evaluation) -> str:
     out = [
         f"### quantkit eval{f': {verdict}' if gated else ''}",
         "",
-        f"{data['tokens']:,} tokens of {data['documents']:,} documents ({_plain(data['name'])}), "
-        f"against {_plain(reference['name'])} `{reference['sha256'][:12]}`",
+        f"{data['tokens']:,} tokens of {data['documents']:,} documents ({plain(data['name'])}), "
+        f"against {plain(reference['name'])} `{reference['sha256'][:12]}`",
         "",
         "| artifact | size | KL (nats) | KL 99 % | perplexity | ratio | same top token |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -184,22 +137,21 @@ def markdown(evaluation: Evaluation) -> str:
     for artifact in evaluation.artifacts:
         report = artifact.report
         cells = (
-            _plain(artifact.report.name), size(artifact.nbytes), with_error(report.kl), figure(report.quantiles["99"]),
+            plain(artifact.report.name), size(artifact.nbytes), with_error(report.kl), figure(report.quantiles["99"]),
             with_error(report.perplexity), with_error(report.ratio), percent(report.top1),
         )  # fmt: skip
         out.append(f"| {' | '.join(cells)} |")
+    asked = [(a.report.name, a.prompts) for a in evaluation.artifacts if a.prompts]
+    if asked:
+        out += ["", f"| {' | '.join(HEADER)} |", f"|---|{'---:|' * (len(HEADER) - 1)}"]
+        out += [f"| {' | '.join(prompt_cells(plain(name), report))} |" for name, report in asked]
     if gated:
         out += ["", "| gate | artifact | |", "|---|---|---|"]
     for artifact in evaluation.artifacts:
         for found in artifact.verdicts:
             mark = "ok" if found.ok else "**FAILED**"
-            out.append(f"| {_plain(found.words)} | {_plain(artifact.report.name)} | {mark} |")
+            out.append(f"| {plain(found.words)} | {plain(artifact.report.name)} | {mark} |")
     return "\n".join([*out, "", ""])
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return NO_MARKDOWN.sub(r"\\\1", _line(text))
 
 
 def junit(evaluation: Evaluation) -> str:

@@ -102,6 +102,73 @@ class Gate(TypedDict):
     ok: bool
 
 
+class Rate(Estimate):
+    """A share of `prompts` prompts, of the artifact with its bounds, and of the original."""
+
+    prompts: int
+    reference: float
+
+
+class PromptKind(TypedDict):
+    """The prompts of one kind: how many, how many continuations are identical, the mean share of equal tokens before
+    the first that differs, the mean KL divergence, and of the `expecting` ones how many pass."""
+
+    kind: str
+    prompts: int
+    identical: int
+    divergence: float
+    kl: float
+    expecting: int
+    reference_passed: int
+    passed: int
+
+
+class Expected(TypedDict):
+    kind: str
+    reference: bool
+    artifact: bool
+
+
+class Answer(TypedDict):
+    """A prompt: as it was written for the model, both continuations, and how many tokens are equal before the first
+    that differs. `kl` is the mean over the original's continuation; `passed` is null without expectations."""
+
+    id: str
+    kind: str
+    prompt: str
+    reference_text: str
+    text: str
+    reference_tokens: int
+    tokens: int
+    equal_tokens: int
+    identical: bool
+    kl: float
+    reference_passed: bool | None
+    passed: bool | None
+    expectations: list[Expected]
+
+
+class Prompts(TypedDict):
+    """A set of prompts. `tokens` is the most that a continuation has, `templated` counts the prompts that the chat
+    template wrote; `divergence` is the mean share of the original's tokens before the first that differs. `lost` counts
+    the prompts that the original passes and the artifact does not, `gained` the others; `worst` are ids."""
+
+    set: str
+    sha256: str
+    count: int
+    tokens: int
+    templated: int
+    divergence: Estimate
+    identical: Estimate
+    kl: Estimate
+    rates: dict[str, Rate | None]
+    lost: int
+    gained: int
+    kinds: list[PromptKind]
+    worst: list[str]
+    answers: list[Answer]
+
+
 class Evaluated(TypedDict):
     """One artifact; `held_out` is null where no manifest says what it was calibrated on."""
 
@@ -129,6 +196,7 @@ class Evaluated(TypedDict):
     kl_histogram: NotRequired[list[Bin]]
     storage: NotRequired[list[Stored]]
     weights: Weights | None
+    prompts: Prompts | None
     ok: bool
     gates: list[Gate]
 

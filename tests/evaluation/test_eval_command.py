@@ -19,7 +19,7 @@ from quantkit.errors import QuantkitError, UsageError
 from quantkit.evaluation.corpus import Cutting, cut_texts
 from quantkit.evaluation.figures import clusters_of
 from quantkit.evaluation.gates import parse_gates, shown_number
-from quantkit.pipeline.evaluate_words import _columns, _cut, _tail, figure
+from quantkit.pipeline.columns import cut, figure, tail, width_of
 from quantkit.schemas import json_schema
 
 TINY = Path(__file__).parent.parent / "data" / "docs-llama-tiny"
@@ -343,10 +343,10 @@ def test_figures_of_a_model_that_is_sure_of_wrong_tokens_fit_a_line() -> None:
 
 def test_passages_in_wide_letters_fit_the_terminal() -> None:
     for room in range(2, 40):
-        for cut in (_cut, _tail):
+        for shorter in (cut, tail):
             for text in ("漢字とかな" * 9, "a漢b字" * 9, "plain letters " * 4):
-                assert room - 1 <= _columns(cut(text, room)) <= room, (cut, room, text)
-    assert (_cut("漢字", 4), _tail("漢字", 4), _cut("漢字と", 4), _tail("漢字と", 4)) == ("漢字", "漢字", "漢…", "…と")
+                assert room - 1 <= width_of(shorter(text, room)) <= room, (shorter, room, text)
+    assert (cut("漢字", 4), tail("漢字", 4), cut("漢字と", 4), tail("漢字と", 4)) == ("漢字", "漢字", "漢…", "…と")
 
 
 def test_one_of_several_texts_was_calibrated_on(made: Path, tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def _answer(work: Mapping[str, Any]) -> dict[str, Any]:
     try:
         template = _environment().from_string(GENERATION.sub(_as_condition, work["template"]))
         for number, messages in enumerate(work["conversations"]):  # noqa: B007  (the error names it)
-            texts.append(_rendered(template, messages, work["tokens"], left))
+            asked = {**work["tokens"], "add_generation_prompt": work.get("reply", False)}
+            texts.append(_rendered(template, messages, asked, left))
             left -= len(texts[-1])
     except (
         TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError,
@@ -66,9 +67,9 @@ def _answer(work: Mapping[str, Any]) -> dict[str, Any]:
     return {"texts": texts}
 
 
-def _rendered(template: Template, messages: Sequence[Mapping[str, Any]], tokens: Mapping[str, str], limit: int) -> str:
+def _rendered(template: Template, messages: Sequence[Mapping[str, Any]], asked: Mapping[str, Any], limit: int) -> str:
     pieces: list[str] = []
-    for piece in template.generate(messages=messages, add_generation_prompt=False, **tokens):
+    for piece in template.generate(messages=messages, **asked):
         pieces.append(piece)
         limit -= len(piece)
         if limit < 0:

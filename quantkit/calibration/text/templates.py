@@ -54,8 +54,8 @@ def read_chat_template(checkpoint: Checkpoint) -> ChatTemplate | None:
     return ChatTemplate(source, tokens)
 
 
-def render(template: ChatTemplate, conversations: Sequence[Conversation]) -> list[str]:
-    """Each conversation as the text that the model was trained on, without a prompt for a reply.
+def render(template: ChatTemplate, conversations: Sequence[Conversation], *, reply: bool = False) -> list[str]:
+    """Each conversation as the text that the model was trained on; with `reply` up to where the model's reply begins.
 
     A conversation is a list of messages ({"role": ..., "content": ...}). What templates ask for the date gets a
     fixed one: equal data gives equal text on any day. Raises InputError when the template is too long, does not
@@ -70,6 +70,7 @@ def render(template: ChatTemplate, conversations: Sequence[Conversation]) -> lis
         "template": template.source,
         "tokens": dict(template.tokens),
         "conversations": [list(messages) for messages in conversations],
+        "reply": reply,
         "cpu_seconds": seconds,
         "text_bytes": TEXT_BYTES,
     }

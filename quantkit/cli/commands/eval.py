@@ -13,7 +13,7 @@ from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.session import Session
 
-TEXT, GATES = "The text", "Gates and records"
+TEXT, PROMPTS, GATES = "The text", "Prompts", "Gates and records"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,25 @@ class Text:
     seen: Annotated[
         bool, typer.Option("--seen", help="Also on text that an artifact was calibrated on.", rich_help_panel=TEXT)
     ] = False
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Prompts that all models continue."""
+
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--prompts",
+            metavar="golden|FILE",
+            help="The 50 that ship, or your own, JSON Lines.",
+            rich_help_panel=PROMPTS,
+        ),
+    ] = None
+    prompt_tokens: Annotated[
+        int,
+        typer.Option("--prompt-tokens", min=1, metavar="N", help="At most so many of each.", rich_help_panel=PROMPTS),
+    ] = 64
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,7 @@ def eval(  # noqa: A001 - what the user types
         typer.Argument(metavar="ARTIFACT...", help="GGUF files (of split ones the first shard), or folders."),
     ],
     text: Text,
+    asking: Asking,
     judging: Judging,
     against: Annotated[
         str | None, typer.Option("--against", metavar="SRC", help="The unquantized checkpoint they were made from.")
@@ -104,6 +124,8 @@ def eval(  # noqa: A001 - what the user types
         offline=session.settings.offline,
         pre=pre,
         seen=text.seen,
+        prompts=asking.prompts,
+        prompt_tokens=asking.prompt_tokens,
     )
     records.require_writable(request)
     found = quantkit.evaluate(request, emit=session.emit)
@@ -118,6 +140,7 @@ COMMAND = Command(
     place=65,
     examples=(
         "quantkit eval out/My-Model-Q4_K_M.gguf --against ./My-Model --data held-out.jsonl",
+        "quantkit eval out/My-Model-Q4_K_M.gguf --against ./My-Model --prompts golden --gate 'lost<=0'",
         "quantkit eval out-gptq --against ./My-Model --data held-out.jsonl --gate assistant --gate 'size<=0.35x'",
     ),
 )

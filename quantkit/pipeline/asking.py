@@ -1,0 +1,55 @@
+"""Prompts of eval: read with the model's tokenizer, put to the original and all artifacts, compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from quantkit.calibration.text.data import model_tokens
+from quantkit.calibration.text.samples import Texts
+from quantkit.calibration.text.spec import embedding_rows, longest_context
+from quantkit.errors import UsageError
+from quantkit.evaluation.answers import PromptReport, compare_answers
+from quantkit.evaluation.artifacts import text_of
+from quantkit.evaluation.corpus import Corpus, Cutting, cut_texts
+from quantkit.evaluation.prompts import Asked, PromptSet, asked_of, read_prompts
+from quantkit.evaluation.sides import Side
+from quantkit.events import Sink, StageFinished
+from quantkit.source import Checkpoint
+from quantkit.source.base import require_runnable
+
+PROMPT_TOKENS = 64
+
+
+def read_set(spec: str | None, length: int) -> PromptSet | None:
+    """The prompts that are asked for, None for none. Raises UsageError, InputError."""
+    if length < 1:
+        raise UsageError(f"--prompt-tokens {length}", key="prompt_tokens", hint="1 or more")
+    return None if spec is None else read_prompts(spec)
+
+
+def asked(prompts: PromptSet, source: Checkpoint, length: int) -> Asked:
+    """Prompts as tokens of a model; reads no weights. Raises what `asked_of` raises."""
+    require_runnable(source)
+    tokens = model_tokens(source, embedding_rows(source))
+    return asked_of(prompts, source, tokens, length, longest_context(source))
+
+
+def text_of_prompts(prompts: Asked, source: Checkpoint, cut: Cutting) -> Corpus:
+    """The prompts' own text, for figures on text where no other is given."""
+    found = prompts.prompts
+    texts = Texts(prompts.texts, f"prompts {found.name}", found.sha256)
+    return cut_texts(texts, model_tokens(source, embedding_rows(source)), cut)
+
+
+def answered(
+    prompts: Asked, length: int, original: Side, sides: Sequence[Side], threads: int | None, emit: Sink
+) -> list[PromptReport]:
+    """What each side makes of the prompts beside the original."""
+    from quantkit.evaluation.asking import ask  # torch: only once everything else is in order
+
+    began = time.monotonic()
+    heard = ask(prompts, length, original, sides, threads=threads, emit=emit)
+    emit(StageFinished("prompts", time.monotonic() - began, f"{len(prompts.ids):,} prompts"))
+    text = text_of(original.checkpoint)
+    return [compare_answers(prompts, length, heard[0], each, text) for each in heard[1:]]

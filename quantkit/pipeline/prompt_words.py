@@ -1,0 +1,83 @@
+"""What models made of prompts, for people: in lines of a terminal, and in cells of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quantkit.evaluation.answers import Answer, PromptReport, Rate
+from quantkit.pipeline.columns import beside, cut, figure, named, one_line, percent, tail, with_error, wrapped
+from quantkit.report.text import table
+
+NAMES = {
+    "json_valid": "JSON that parses",
+    "copy_exact": "exact copies",
+    "arithmetic": "right numbers",
+    "choice": "right choices",
+    "expect_pass": "as expected",
+}
+HEADER = ("artifact", "prompts", "identical", "equal tokens", *NAMES.values(), "lost")
+AROUND = 3  # of a line, the part that shows what both models wrote alike
+
+
+def prompt_lines(report: PromptReport, width: int) -> Iterator[str]:
+    """The figures of a set of prompts, its kinds, and the worst ten, in lines of at most `width` columns."""
+    of = f"{len(report.answers):,} prompts of {report.prompts.name} {report.prompts.sha256[:12]}"
+    how = f"{report.templated:,} by the chat template, {report.length:,} tokens each"
+    yield from wrapped(f"  {of}, {how}", width, 2)
+    yield from named("identical", percent(report.identical), width)
+    yield from named("equal tokens", f"{percent(report.divergence)} before the first that differs", width)
+    yield from named("KL divergence", f"{with_error(report.kl)} nats on what the original wrote", width)
+    for name, rate in report.rates.items():
+        if rate is not None:
+            yield from named(NAMES[name], _rate(rate), width)
+    if report.lost or report.gained:
+        told = f"{report.lost} that the original passes fail here, {report.gained} the other way round"
+        yield from named("lost", told, width)
+    yield ""
+    kinds = report.as_json()["kinds"]
+    rows = [
+        (
+            str(k["prompts"]), str(k["identical"]), f"{100 * k['divergence']:.1f}", figure(k["kl"]),
+            f"{k['passed']}/{k['expecting']}", f"{k['reference_passed']}/{k['expecting']}",
+        )
+        for k in kinds
+    ]  # fmt: skip
+    columns = table(rows, ("n", "same", "equal %", "KL", "pass", "original"))
+    yield from (f"  {line}" for line in beside(["kind", *(k["kind"] for k in kinds)], columns, width - 2))
+    yield ""
+    yield "  worst prompts"
+    for answer in report.worst:
+        yield from _answer(answer, width)
+
+
+def _rate(rate: Rate) -> str:
+    proved = "" if rate.other.error is None else f", {100 * rate.other.low:.1f} % or more with 95 % confidence"
+    return f"{rate.hits} of {rate.prompts}, original {rate.reference_hits}{proved}"
+
+
+def _answer(answer: Answer, width: int) -> Iterator[str]:
+    """A prompt, and below it what both wrote, from shortly before they part."""
+    mark = "  LOST" if answer.lost else ""
+    at = "identical" if answer.same else f"differs at token {answer.equal + 1}"
+    yield cut(f"  {answer.name}  KL {figure(answer.kl)}  {at}{mark}", width)
+    same = 0 if answer.same else _alike(answer.reference, answer.other)
+    for who, text in (("original", answer.reference), ("this", answer.other)):
+        room = width - 14
+        before = tail(one_line(text[:same]), room // AROUND)
+        yield f"    {who:<8}  {cut(before + one_line(text[same:]), room)}".rstrip()
+        if answer.same:
+            return
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def prompt_cells(name: str, report: PromptReport) -> tuple[str, ...]:
+    """The figures of a set of prompts as the cells below HEADER."""
+    rates = (
+        "-" if r is None else f"{r.hits} of {r.prompts}, original {r.reference_hits}" for r in report.rates.values()
+    )
+    shares = (percent(report.identical), percent(report.divergence))
+    return (name, str(len(report.answers)), *shares, *rates, str(report.lost))
