@@ -45,6 +45,8 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.calibrate import calibrate as calibrate
     from quantkit.pipeline.calibrate_plan import CalibrateRequest as CalibrateRequest
     from quantkit.pipeline.calibrate_plan import plan_calibration as plan_calibration
+    from quantkit.pipeline.card import CardRequest as CardRequest
+    from quantkit.pipeline.card import write_cards as write_cards
     from quantkit.pipeline.catalogue import list_recipes as list_recipes
     from quantkit.pipeline.catalogue import schemes as schemes
     from quantkit.pipeline.compare import Compared as Compared
@@ -113,6 +115,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     ),
     "quantkit.pipeline.calibrate": ("Calibrated", "calibrate"),
     "quantkit.pipeline.calibrate_plan": ("CalibrateRequest", "plan_calibration"),
+    "quantkit.pipeline.card": ("CardRequest", "write_cards"),
     "quantkit.pipeline.catalogue": ("list_recipes", "schemes"),
     "quantkit.pipeline.compare": ("CompareRequest", "Compared", "compare"),
     "quantkit.pipeline.compare_words": ("comparison_lines",),

@@ -188,6 +188,7 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     few = ["--data", folder / "a.txt", "--window", 16, "--tokens", 64]
     yield "quantkit.eval/1", quantkit("eval", file, "--against", TINY, *few, "--json").json
     yield "quantkit.compare/1", quantkit("compare", file, TINY, "--json").json
+    yield "quantkit.card/1", quantkit("card", out, "--json").json
     yield "quantkit.report/1", quantkit("report", file, "--out", folder / "r.html", "--json").json
     measured = ["--calib", folder / "a.txt", "--samples", 2, "--seqlen", 16]
     yield "quantkit.sensitivity/1", quantkit("sensitivity", TINY, *measured, "--json").json

@@ -56,6 +56,7 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
     few = ["--data", text, "--window", 16, "--tokens", 64, "--gate", "kld<1"]
     yield quantkit("eval", out / "gptq-w4g128", "--against", TINY, *few, "--seen", "--json").json
     yield quantkit("compare", out / "gptq-w4g128", TINY, "--json").json
+    yield quantkit("card", out, "--json").json
     yield quantkit("report", out / "gptq-w4g128", "--out", folder / "r.html", "--json").json
     yield quantkit("calibrate", TINY, "--data", text, *small, "-o", folder / "x.gguf", "--dry-run", "--json").json
     calibrate = quantkit("calibrate", TINY, "--data", text, *small, "-o", folder / "x.gguf", "--json").json

@@ -20,6 +20,9 @@ TEXT = "Calibration"
 RUN = "The run"
 OUTPUT = "Output and talk"
 
+WithCard = Annotated[
+    bool, typer.Option("--card", help="Write a model card (README.md) beside it, too.", rich_help_panel=RUN)
+]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="A folder, or a file name ending in .gguf.")]
 Threads = Annotated[
     int | None,
@@ -207,6 +210,8 @@ class Want:
                      rich_help_panel=TEXT),
     ] = None  # fmt: skip
 
+    card: WithCard = False
+
     def request(self, offline: bool, threads: int | None = None) -> Request:
         """The request that these options make."""
         import quantkit
@@ -238,5 +243,6 @@ class Want:
             target_bpw=self.target_bpw,
             max_kld=self.max_kld,
             sensitivity=self.sensitivity,
+            card=self.card,
             offline=offline,
         )

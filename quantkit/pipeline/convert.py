@@ -26,6 +26,7 @@ from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.filling.work import Work
 from quantkit.machine import core_count, worker_pool
+from quantkit.pipeline.card import require_cards, write_cards_of
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
 from quantkit.pipeline.gating import GATES, Gating, require_gateable
@@ -124,7 +125,11 @@ def convert(
         gating = Gating(prepared, gates, output, request.offline) if gates else None
         prepared = with_text(prepared, emit)
         require_guarded(prepared)
+        if request.card:
+            require_cards(output_paths(prepared, output.out), prepared.checkpoint, force=output.force)
         built = _build(prepared, output, gating, emit, stop)
+        if request.card:
+            write_cards_of([artifact.path for artifact in built], prepared.checkpoint, force=output.force)
         return tuple(
             replace(artifact, loaders=loaders(plan, request.tp), tp=request.tp)
             for artifact, plan in zip(built, prepared.plans, strict=True)

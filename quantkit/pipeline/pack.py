@@ -19,6 +19,7 @@ from quantkit import qtypes
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore
 from quantkit.jsontext import dump_json
+from quantkit.pipeline.card import require_card_place, require_no_card, write_cards_of
 from quantkit.pipeline.outputs import (
     Artifact,
     already_built,
@@ -178,16 +179,27 @@ def save_work(folder: Path, job_digest: str, files: Sequence[PartFile], draft: M
     write_small(folder / WORK_FILE, dump_json(sealed, indent=1).encode(), overwrite=True)
 
 
-def pack(work: Path, out: Path, *, force: bool = False, emit: Sink = ignore) -> Artifact:
+def pack(work: Path, out: Path, *, force: bool = False, card: bool = False, emit: Sink = ignore) -> Artifact:
     """Make the artifact of a work folder. The folder is only read, so it can be packed again elsewhere.
 
     An artifact that is there, of this user's making and what would be written, is left alone. Nothing else that an
     earlier run left counts: every byte is copied again, and compared where a file has its name already.
 
-    Raises InputError when the folder is no finished work folder or its bytes are not what was written.
+    `card`: a model card is written beside it. Raises InputError when the folder is no finished work folder or its bytes
+    are not what was written.
     """
-    digest, files, draft = _read_work(work)
     targets = packed_names(work, out)
+    if card:
+        require_no_card(targets)
+        require_card_place(targets[0].parent, force=force)
+    artifact = _packed(work, targets, force, emit)
+    if card:
+        write_cards_of([artifact.path], None, force=force)
+    return artifact
+
+
+def _packed(work: Path, targets: tuple[Path, ...], force: bool, emit: Sink) -> Artifact:
+    digest, files, draft = _read_work(work)
     refuse_inputs(targets, [path for path in work.rglob("*") if path.is_file()])
     folder, older = job_folder(targets[0], digest), older_manifest(targets)
     found = already_built(older, targets, draft.plan_digest, lambda: draft.source_files)

@@ -254,6 +254,7 @@ def _plan_options(request: Request, stem: str | None) -> PlanOptions:
         shard_bytes=parse_size(shard, "--max-shard-size") if shard else STANDARD.shard_bytes,
         tensorrt="tensorrt-llm" in parse_consumers(request.consumers),
         allow_requantize=request.allow_requantize,
+        card=request.card,
     )
 
 

@@ -60,6 +60,7 @@ class Request:
     target_bpw: float | None = None
     max_kld: float | None = None
     sensitivity: Path | None = None
+    card: bool = False
 
     def __post_init__(self) -> None:
         coerce(self, COERCED)

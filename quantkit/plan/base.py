@@ -165,7 +165,7 @@ class PlanOptions:
     `stem` names GGUF files without ".gguf"; by default the checkpoint's name and the recipe's title. `split_bytes`
     bounds the bytes of one GGUF file, `shard_bytes` those of one shard of a checkpoint. `tensorrt` says that
     TensorRT-LLM reads a checkpoint, too. `allow_requantize` permits decoding and rounding weights that are quantized
-    already.
+    already. With `card` a model card is written beside a checkpoint, whose README.md then is no file of the source.
     """
 
     stem: str | None = None
@@ -173,6 +173,7 @@ class PlanOptions:
     shard_bytes: int = 5_000_000_000
     tensorrt: bool = False
     allow_requantize: bool = False
+    card: bool = False
 
 
 STANDARD = PlanOptions()

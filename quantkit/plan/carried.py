@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from quantkit.errors import InputError
+from quantkit.families.model_card import CARD_FILE
 from quantkit.formats.safetensors.writer import INDEX
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
@@ -16,14 +17,22 @@ MAX_CARRIED_BYTES = 1 << 30  # they are held in memory; the largest tokenizers h
 
 
 def carried_names(checkpoint: Checkpoint) -> list[str]:
-    """Names of the files that are taken over, those in folders as FOLDER/FILE."""
+    """Names of the files that an artifact has to have from its source, those in folders as FOLDER/FILE: all but the
+    model card, in whose place the artifact may have its own."""
+    return [name for name in _taken_over(checkpoint) if name != CARD_FILE]
+
+
+def _taken_over(checkpoint: Checkpoint) -> list[str]:
     return [name for name in checkpoint.carried() if name not in REPLACED and not name.endswith(OWN)]
 
 
-def carried_files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files that are taken over. Raises InputError for more than fits in memory."""
+def carried_files(checkpoint: Checkpoint, *, card: bool = False) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files that are taken over; with a `card` of the artifact's own not that of the source.
+
+    Raises InputError for more than fits in memory.
+    """
     total = 0
-    for name in carried_names(checkpoint):
+    for name in carried_names(checkpoint) if card else _taken_over(checkpoint):
         data = checkpoint.read_file(name)
         assert data is not None, name
         total += len(data)

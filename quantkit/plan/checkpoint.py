@@ -71,8 +71,9 @@ def plan_checkpoint(
     making = {"quantkit.recipe": utf8(recipe.label).decode(), "quantkit.plan": core}
     shards = split_shards([t.entry for draft in drafts for t in draft.outputs], options.shard_bytes, making)
     written = replace(_written(rounded, plain, recipe), beside=found.beside, tensorrt=options.tensorrt)
+    said_in = named_in(checkpoint.config, dtype)
     files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
-             *_side_files(checkpoint, named_in(checkpoint.config, dtype), shards, written, container))  # fmt: skip
+             *_side_files(checkpoint, said_in, shards, written, container, options.card))  # fmt: skip
     units = _placed(drafts, shards)
     return Plan(
         recipe=recipe.label,
@@ -252,11 +253,12 @@ def _side_files(
     shards: Sequence[Shard],
     written: Written,
     container: Writing,
+    card: bool,
 ) -> Iterator[PlannedFile]:
     """Everything besides weights: the index, what the source carries, and configurations, config.json as `said`."""
     if len(shards) > 1:
         yield _file(INDEX, index_json(shards))
-    for name, data in carried_files(checkpoint):
+    for name, data in carried_files(checkpoint, card=card):
         yield _file(name, data)
     for name, body in container.sides(written).items():
         yield _file(name, _json(body))

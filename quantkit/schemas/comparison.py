@@ -1,4 +1,4 @@
-"""What compare prints."""
+"""What compare and card print."""
 
 from __future__ import annotations
 
@@ -83,3 +83,9 @@ class Compare(TypedDict):
     metadata: list[ComparedKey]
     tokenizer: ComparedTokenizers
     seconds: float
+
+
+class Cards(TypedDict):
+    """Of card: the paths of the cards that were written."""
+
+    cards: list[str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict
 
 from quantkit.schemas.catalogue import Doctor, Error, Recipe, Recipes, Schemes
-from quantkit.schemas.comparison import Compare
+from quantkit.schemas.comparison import Cards, Compare
 from quantkit.schemas.evaluation import Eval, Gate, Report
 from quantkit.schemas.tuning import Allocation, Sensitivity
 
@@ -383,6 +383,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.eval/1": Eval,
     "quantkit.report/1": Report,
     "quantkit.compare/1": Compare,
+    "quantkit.card/1": Cards,
     "quantkit.inspect/1": Inspect,
     "quantkit.schemes/1": Schemes,
     "quantkit.recipes/1": Recipes,

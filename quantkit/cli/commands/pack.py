@@ -16,6 +16,7 @@ def pack(
     session: Session,
     work: Annotated[Path, typer.Argument(metavar="WORK", help="A finished folder of `quantkit quantize`.")],
     out: options.Out = Path(),
+    card: options.WithCard = False,
     force: options.Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written and stop.")] = False,
 ) -> None:
@@ -26,7 +27,7 @@ def pack(
         names = quantkit.packed_names(work, out)
         session.result("quantkit.pack/1", {"would_write": [str(n) for n in names]}, [str(n) for n in names])
         return
-    artifact = quantkit.pack(work, out, force=force, emit=session.emit)
+    artifact = quantkit.pack(work, out, force=force, card=card, emit=session.emit)
     session.note(artifact.summary())
     session.note("\n".join(f" next      {step.program}: {step.command}" for step in artifact.next))
     session.result("quantkit.pack/1", {"artifact": artifact.as_json()}, [str(path) for path in artifact.outputs])

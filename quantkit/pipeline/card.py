@@ -1,0 +1,405 @@
+"""Model cards: README.md beside finished artifacts, from their manifests, their source's card, and measurements."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from quantkit.consumers import CONSUMERS, Module, Subject, verdicts
+from quantkit.errors import ExistsError, InputError, QuantkitError, UsageError
+from quantkit.events import Sink, ignore
+from quantkit.families.linears import outline
+from quantkit.families.model_card import CardError, read_card
+from quantkit.formats.containers.base import WriteLayout
+from quantkit.formats.gguf.file import read_gguf
+from quantkit.metadata import KeyValue
+from quantkit.pipeline.given import coerce, given_optional, given_paths
+from quantkit.pipeline.outputs import refuse_inputs
+from quantkit.pipeline.report import read_records
+from quantkit.report.card import CARD, REPOSITORY, Base, Card, Measured, Variant, code, plain, unchanged
+from quantkit.report.html.markup import digits
+from quantkit.report.manifest import Manifest, manifest_path, read_manifest
+from quantkit.report.next_steps import NextStep, next_steps
+from quantkit.report.sealed import SUFFIX
+from quantkit.report.shell import shell_word
+from quantkit.source import Checkpoint, open_source
+from quantkit.source.quantized import QuantizedCheckpoint
+from quantkit.storage import require_small, write_small
+from quantkit.untrusted import read_bounded, require_path, shown
+
+MAX_CARD = 1 << 20
+MAX_VALUES = 100
+HINT = "move it away, or replace it with --force"
+
+
+@dataclass(frozen=True)
+class CardRequest:
+    """For which artifacts: GGUF files or folders, each folder gets one card. `against` is the source, whose card says
+    the licence; `records` are measurements (quantkit.eval/1, eval-history/1), used for artifacts of their identity."""
+
+    paths: tuple[Path, ...]
+    against: str | None = None
+    records: tuple[Path, ...] = ()
+    quantized_by: str | None = None
+    base_model: str | None = None
+    force: bool = False
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        coerce(self, {"paths": given_paths, "records": given_paths, "against": given_optional})
+        if self.base_model is not None and not REPOSITORY.fullmatch(self.base_model):
+            message = f"--base-model {shown(self.base_model)} names no repository"
+            raise UsageError(message, key="base_model", hint="for example org/name")
+
+
+def write_cards(request: CardRequest, emit: Sink = ignore) -> tuple[Path, ...]:
+    """Write a card into every folder of artifacts that is named, or lies in a folder that is; the paths of the cards.
+
+    A card that quantkit wrote and nobody edited is replaced, any other README.md only with `force`: ExistsError. Raises
+    InputError for a folder without manifests, NotWritableError, ResourceError.
+    """
+    folders = list(dict.fromkeys(folder for path in request.paths for folder in _folders(path)))
+    for folder in folders:
+        require_card_place(folder, force=request.force)
+    source = open_source(request.against, offline=request.offline, emit=emit) if request.against else None
+    try:
+        if source is not None:
+            inputs = [Path(file.path) for file in source.files()]
+            refuse_inputs([folder / CARD for folder in folders], _beside(inputs), HINT)
+        written = [write_card(folder, request, source) for folder in folders]
+    finally:
+        if source is not None:
+            source.close()
+    return tuple(written)
+
+
+def require_cards(groups: Sequence[Sequence[Path]], checkpoint: Checkpoint, *, force: bool) -> None:
+    """Raise, before any work, what keeps cards from being written beside these files: see `require_card_place`; and
+    ExistsError where a card would take the place of the source's own."""
+    inputs = _beside([Path(file.path) for file in checkpoint.files()])
+    for folder in dict.fromkeys(targets[0].parent for targets in groups):
+        refuse_inputs([folder / CARD], inputs)
+        require_card_place(folder, force=force)
+
+
+def require_no_card(targets: Sequence[Path]) -> None:
+    """Raise UsageError where the card of the source is one of the files that are written."""
+    if any(target.name == CARD for target in targets):
+        what = f"{CARD} is a file of the artifact, taken over from the source"
+        raise UsageError(what, key="card", hint="quantize again with --card, then pack with it")
+
+
+def write_cards_of(artifacts: Sequence[Path], checkpoint: Checkpoint | None, *, force: bool) -> None:
+    """The cards of the folders of artifacts that were just made, named by their first files."""
+    for folder in dict.fromkeys(path.parent for path in artifacts):
+        write_card(folder, CardRequest((folder,), force=force), checkpoint)
+
+
+def require_card_place(folder: Path, *, force: bool = False) -> None:
+    """Raise ExistsError for a README.md that is not a card as quantkit wrote it, unless `force`; NotWritableError for
+    a place that takes no file."""
+    path = folder / CARD
+    require_path(path)
+    if os.path.lexists(path) and not force and not _is_own(path):
+        what = f"{shown(path)} is there and was written or edited by somebody"
+        raise ExistsError(what, path=str(path), hint=HINT)
+    if folder.is_dir():
+        require_small(path)
+
+
+def _is_own(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_CARD:
+        return False
+    return unchanged(read_bounded(path, MAX_CARD))
+
+
+def write_card(folder: Path, request: CardRequest, source: Checkpoint | None) -> Path:
+    """The card of all artifacts of one folder; see `write_cards`."""
+    manifests = _manifests(folder)
+    if not manifests:
+        what = f"{shown(folder)} holds no artifact with a manifest"
+        raise InputError(what, path=str(folder), hint="give the folder that quantkit convert wrote into")
+    _require_no_part(folder, manifests)
+    require_card_place(folder, force=request.force)
+    data = _card(folder, manifests, request, source).encode()
+    write_small(folder / CARD, data, overwrite=True)
+    return folder / CARD
+
+
+def _require_no_part(folder: Path, manifests: Sequence[tuple[Path, Manifest]]) -> None:
+    """Raise ExistsError where README.md is a file of an artifact, the source's card that was taken over: another one in
+    its place would damage the artifact."""
+    for _, manifest in manifests:
+        if any(file.name == CARD for file in manifest.artifact):
+            what = f"{shown(folder / CARD)} is the source's and a file of the artifact, as its manifest says"
+            hint = "convert again with --card, into another folder or with --force"
+            raise ExistsError(what, path=str(folder / CARD), hint=hint)
+
+
+def _beside(files: Sequence[Path]) -> list[Path]:
+    """The cards of a source's folders."""
+    return [folder / CARD for folder in dict.fromkeys(file.parent for file in files)]
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """The folders of artifacts that a path means: that of a file, a folder with manifests, or those below it."""
+    require_path(path)
+    if not path.exists():
+        raise InputError(f"{shown(path)} does not exist", path=str(path), hint="check the path")
+    if not path.is_dir():
+        yield path.parent
+        return
+    below = sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".") and _named(each))
+    if _named(path) or not below:
+        yield path
+    yield from below
+
+
+def _named(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIX) and path.is_file())
+
+
+def _manifests(folder: Path) -> list[tuple[Path, Manifest]]:
+    """(first file, manifest) of the artifacts in a folder, the smallest first; records of calibration are none."""
+    found = []
+    for path in _named(folder):
+        try:
+            manifest = read_manifest(path)
+        except InputError:
+            continue
+        first = folder / manifest.artifact[0].name
+        if manifest_path(first) == path and first.exists():
+            found.append((first, manifest))
+    return sorted(found, key=lambda each: (sum(f.nbytes for f in each[1].artifact), each[0].name))
+
+
+def _card(
+    folder: Path, manifests: Sequence[tuple[Path, Manifest]], request: CardRequest, source: Checkpoint | None
+) -> Card:
+    first, manifest = manifests[0]
+    measured = _measurements(request.records)
+    variants = tuple(_variant(path, each, measured) for path, each in manifests)
+    if first.suffix == ".gguf":
+        library = word = "gguf"
+    else:
+        word = str(manifest.facts["model"].get("container", ""))
+        library = "mlx" if word == "mlx" else "transformers"
+    kinds = tuple(tag for tag in (word, "quantized", "quantkit") if tag)
+    base = _base(first, manifest, source)
+    if request.base_model is not None:
+        base = replace(base, repo=request.base_model)
+    title = variants[0].label if len(variants) == 1 else f"{base.name} quantized"
+    return Card(title, base, variants, library, kinds, request.quantized_by)
+
+
+def _measurements(records: Sequence[Path]) -> dict[str, Measured]:
+    """Identity of an artifact -> what was measured of it last."""
+    found: dict[str, Measured] = {}
+    for path in records:
+        page = read_records(path)
+        for line in sorted(page.history, key=lambda line: str(line["time"])):
+            if line["identity"]:
+                on = (line["tokens"], "a text of hash " + line["data"][:16], line["reference"], line["version"])
+                found[line["identity"]] = Measured(line["kl"], line["top1_agreement"], line["perplexity_ratio"], *on)
+        for body in page.evaluations:
+            for each in body["artifacts"]:
+                if each["identity"]:
+                    on = (each["tokens"], body["data"]["name"], body["reference"]["sha256"], body["version"])
+                    found[each["identity"]] = Measured(
+                        each["kl"], each["top1_agreement"], each["perplexity_ratio"], *on
+                    )
+    return found
+
+
+def _variant(first: Path, manifest: Manifest, measured: Mapping[str, Measured]) -> Variant:
+    gguf = first.suffix == ".gguf"
+    files = tuple(f for f in manifest.artifact if gguf or f.name.endswith(".safetensors"))
+    label = re.sub(r"-\d{5}-of-\d{5}$", "", first.stem) if gguf else first.parent.resolve().name
+    outputs = [Path(f.name) for f in files] if gguf else [Path(label)]
+    return Variant(
+        label=label,
+        files=files,
+        bits_per_weight=float(manifest.facts["size"]["bits_per_weight"]),
+        measured=measured.get(manifest.identity),
+        made=tuple(_made(manifest)),
+        command=command(manifest),
+        run=_loaded(first, manifest, next_steps(outputs, label, _loaders(first, manifest))),
+    )
+
+
+def command(manifest: Manifest) -> str:
+    """The command that makes the same bytes: the source by its place on the Hub, else by its name; data by name."""
+    source = manifest.source
+    where = f"hf://{source['repo']}" if source.get("repo") else f"./{source['name']}"
+    if source.get("repo") and source.get("commit"):
+        where += f"@{source['commit']}"
+    recipe, *options = str(manifest.recipe["name"]).split(" --")
+    words = ["quantkit", "convert", shell_word(where), "--to", shell_word(recipe)]
+    for option in options:
+        name, blank, value = option.partition(" ")
+        words += [shell_word(f"--{name}"), *([shell_word(value)] if blank else [])]
+    calibration = manifest.facts.get("calibration")
+    if isinstance(calibration, Mapping):
+        words += _calibration_words(calibration)
+    target = (manifest.facts.get("allocation") or {}).get("target")
+    if isinstance(target, Mapping) and "option" in target:
+        words += [shell_word(f"--{str(target['option']).lstrip('-')}"), shell_word(str(target.get("value", "")))]
+    return " ".join([*words, "-o", "out"])
+
+
+def _calibration_words(calibration: Mapping[str, Any]) -> Iterator[str]:
+    for name in str(calibration.get("name", "")).split(", "):
+        yield from ("--calib", shell_word(name))
+    ids, seqlen = calibration.get("ids"), calibration.get("seqlen")
+    if isinstance(ids, list) and isinstance(seqlen, int):
+        yield from ("--samples", str(len(ids)), "--seqlen", str(seqlen))
+
+
+def _made(manifest: Manifest) -> Iterator[str]:
+    """How an artifact came about, in Markdown."""
+    facts = manifest.facts
+    yield f"Recipe {code(str(manifest.recipe['name']))}, quantkit {plain(str(facts['tool'].get('version')))}."
+    types = ", ".join(f"{plain(str(t['type']))} {t['tensors']:,} tensors" for t in facts["size"]["types"])
+    yield f"Types: {types}."
+    method = facts.get("method")
+    if isinstance(method, Mapping):
+        moved = f", scales moved by {plain(str(method['transform']))}" if method.get("transform") else ""
+        yield f"Method {plain(str(method.get('name')))}{moved}."
+    calibration = facts.get("calibration")
+    if isinstance(calibration, Mapping):
+        tokens = calibration.get("tokens")
+        many = f"{tokens:,} tokens of " if isinstance(tokens, int) else ""
+        yield f"Calibrated on {many}{code(str(calibration.get('name')))} ({code(str(calibration.get('sha256'))[:16])})."
+    loss = (facts.get("allocation") or {}).get("measured")
+    if isinstance(loss, Mapping) and isinstance(loss.get("kld"), int | float):
+        held = "held out" if loss.get("held_out") else "that it was calibrated on"
+        yield f"Measured while it was made: KL divergence {digits(loss['kld'])} nats on text {held}."
+    for check in facts.get("checks") or ():
+        if isinstance(check, Mapping) and check.get("ok"):
+            yield f"Checked: {plain(str(check.get('check')))} ({plain(str(check.get('detail')))})."
+    yield f"Identity (plan and source hashes): {code(manifest.identity)}."
+
+
+# --- who loads it -----------------------------------------------------------------------------------------------------
+
+
+def _loaders(first: Path, manifest: Manifest) -> tuple[str, ...] | None:
+    """The consumers that load an artifact by the table of `quantkit.consumers`; None where nobody can say."""
+    try:
+        subject = _gguf_subject(first, manifest) if first.suffix == ".gguf" else _subject(first.parent, manifest)
+    except QuantkitError:
+        return None
+    return tuple(verdict.consumer for verdict in verdicts(subject, CONSUMERS) if verdict.ok)
+
+
+def _gguf_subject(first: Path, manifest: Manifest) -> Subject:
+    found = {kv.key: kv.value for kv in read_gguf(first).metadata}
+    return Subject(
+        "gguf",
+        architecture=str(found.get("general.architecture", "")),
+        file_types=tuple(sorted({tensor.qtype for tensor in manifest.tensors})),
+        files=len(manifest.artifact),
+    )
+
+
+def _subject(folder: Path, manifest: Manifest) -> Subject:
+    with closing(open_source(str(folder))) as made:
+        model = outline(made.tensors(), made.config)
+        stored = made.modules if isinstance(made, QuantizedCheckpoint) else {}
+        modules = []
+        for linear in model.tensors:
+            module = stored.get(f"{linear.name}.weight")
+            layout = None if module is None else cast(WriteLayout, module.layout)  # the same class writes
+            modules.append(Module(linear.name, linear.role, linear.rows, linear.cols, layout))
+        return Subject(
+            container=str(manifest.facts["model"].get("container", "plain")),
+            modules=tuple(modules),
+            architecture=model.architecture,
+            head_quantized=model.head is not None and f"{model.head}.weight" in stored,
+            kv_cache=any(t.name.endswith(".k_scale") for t in manifest.tensors),
+            heads=model.shape.heads,
+            kv_heads=model.shape.kv_heads,
+            files=len({tensor.file for tensor in manifest.tensors}),
+        )
+
+
+def _loaded(first: Path, manifest: Manifest, steps: Sequence[NextStep]) -> tuple[NextStep, ...]:
+    """Of a GGUF file, the steps of those that load it: `next_steps` names all."""
+    loaders = _loaders(first, manifest) if first.suffix == ".gguf" else None
+    if loaders is None:
+        return tuple(steps)
+    return tuple(step for step in steps if step.program.replace("-", "") in loaders or step.program in loaders)
+
+
+# --- the base model ---------------------------------------------------------------------------------------------------
+
+
+def _base(first: Path, manifest: Manifest, source: Checkpoint | None) -> Base:
+    facts, model = manifest.source, manifest.facts["model"]
+    base = Base(
+        name=str(facts["name"]),
+        repo=facts.get("repo"),
+        commit=facts.get("commit"),
+        architecture=str(model.get("architecture", "")),
+        weights=int(manifest.facts["size"]["weights"]),
+    )
+    if source is not None:
+        return _said(base, _front_matter(source))
+    if first.suffix == ".gguf":
+        return _said(base, _of_header(read_gguf(first).metadata))
+    return base
+
+
+def _front_matter(source: Checkpoint) -> Mapping[str, Any]:
+    if source.kind == "gguf":
+        return _of_header(source.metadata)
+    try:
+        return read_card(source.read_file(CARD) or b"")
+    except CardError:
+        return {}
+
+
+def _of_header(metadata: Sequence[KeyValue]) -> dict[str, Any]:
+    """What a GGUF header has from the card of its source, under the card's names."""
+    places = {
+        "general.license": "license", "general.license.name": "license_name", "general.license.link": "license_link",
+        "general.tags": "tags", "general.languages": "language",
+    }  # fmt: skip
+    found = {places[kv.key]: kv.items() if kv.array else kv.value for kv in metadata if kv.key in places}
+    if isinstance(found.get("license"), str):
+        found["license"] = str(found["license"]).split(",")
+    return found
+
+
+def _said(base: Base, card: Mapping[str, Any]) -> Base:
+    link = _text(card.get("license_link"))
+    if link and base.repo and REPOSITORY.fullmatch(base.repo) and re.fullmatch(r"[\w.-]{1,100}", link, re.ASCII):
+        link = f"https://huggingface.co/{base.repo}/blob/{base.commit or 'main'}/{link}"  # a file beside that card
+    return replace(
+        base,
+        license=_texts(card.get("license")),
+        license_name=_text(card.get("license_name")),
+        license_link=link,
+        languages=_texts(card.get("language", card.get("languages"))),
+        tags=_texts(card.get("tags")),
+        pipeline=_text(card.get("pipeline_tag")),
+    )
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(text for each in values[:MAX_VALUES] if (text := _text(each)))
+
+
+def _text(value: Any) -> str | None:
+    """A text that is not empty; numbers and dates of YAML as texts, nothing nested."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if value is None or isinstance(value, dict | list | set | tuple) or not str(value).strip():
+        return None
+    return str(value)
