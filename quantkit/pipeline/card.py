@@ -228,7 +228,7 @@ def _variant(first: Path, manifest: Manifest, measured: Mapping[str, Measured]) 
         measured=measured.get(manifest.identity),
         made=tuple(_made(manifest)),
         command=command(manifest),
-        run=_loaded(first, manifest, next_steps(outputs, label, _loaders(first, manifest))),
+        run=_loaded(first, manifest, next_steps(outputs, label, _loaders(first, manifest), anywhere=True)),
     )
 
 

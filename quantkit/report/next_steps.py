@@ -28,15 +28,16 @@ class NextStep:
 
 
 def next_steps(
-    outputs: Sequence[Path], name: str, loaders: Collection[str] | None = None, tp: int = 1
+    outputs: Sequence[Path], name: str, loaders: Collection[str] | None = None, tp: int = 1, *, anywhere: bool = False
 ) -> tuple[NextStep, ...]:
     """Commands for the programs that load `outputs`: GGUF files, in the order of their parts, or one folder.
 
     `name` is what Ollama is told to call it. `loaders` are the consumers that were found to load a checkpoint (None:
-    those that load checkpoints at all), served on `tp` devices.
+    those that load checkpoints at all), served on `tp` devices. Commands that work `anywhere` name no folder of this
+    machine: they are for the folder that holds the files.
     """
     if outputs[0].suffix == ".gguf":
-        return _gguf_steps(outputs, name)
+        return _gguf_steps(outputs, name, anywhere)
     folder = shell_word(str(outputs[0]) if outputs[0].is_absolute() else f"./{outputs[0]}")
     parallel = f" --tensor-parallel-size {tp}" if tp > 1 else ""
     python = PYTHON.format(model=_literal(outputs[0]))
@@ -51,14 +52,14 @@ def next_steps(
     return tuple(NextStep(program, command) for program, command in steps if program in shown)
 
 
-def _gguf_steps(outputs: Sequence[Path], name: str) -> tuple[NextStep, ...]:
+def _gguf_steps(outputs: Sequence[Path], name: str, anywhere: bool) -> tuple[NextStep, ...]:
     """llama.cpp finds the other parts itself; Ollama wants a pattern for all of them, LM Studio each."""
     first = outputs[0]
     quoted = shell_word(_not_an_option(first))
     model, where = ollama_name(name), first.absolute()
     if len(outputs) > 1:
         where = where.with_name(re.sub(r"-\d{5}-of-", "-*-of-", where.name))
-    words = shell_word(f"FROM {where}")
+    words = shell_word(f"FROM ./{where.name}" if anywhere else f"FROM {where}")
     file = shell_word(f"{re.sub(r'[^A-Za-z0-9._-]', '-', model)}.modelfile")
     ollama = f"echo {words} > {file} && ollama create {model} -f {file} && ollama run {model}"
     lms = " && ".join(f"lms import --copy {shell_word(_not_an_option(path))}" for path in outputs)

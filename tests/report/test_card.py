@@ -141,7 +141,9 @@ def test_convert_writes_the_card(made: Path) -> None:
     assert text.count("not measured |") == 6
     assert "quantkit convert ./src --to q4_0 --keep attn_v=q6_k -o out" in text
     assert "llama-cli -m" in text
-    assert "ollama create" in text
+    assert "echo 'FROM ./src-Q4_0.gguf'" in text
+    assert str(made) not in text  # of this machine nobody else has to know
+    assert str(Path.cwd()) not in text
     front = front_matter((made / "all" / "fp8" / "README.md").read_bytes())
     assert front["tags"][0] == "compressed-tensors"
     assert "vllm serve" in (made / "all" / "fp8" / "README.md").read_text()
