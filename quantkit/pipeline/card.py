@@ -14,14 +14,13 @@ from quantkit.consumers import CONSUMERS, Module, Subject, verdicts
 from quantkit.errors import ExistsError, InputError, QuantkitError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.families.linears import outline
-from quantkit.families.model_card import CardError, read_card
 from quantkit.formats.containers.base import WriteLayout
 from quantkit.formats.gguf.file import read_gguf
-from quantkit.metadata import KeyValue
+from quantkit.pipeline.card_base import base_of
 from quantkit.pipeline.given import coerce, given_optional, given_paths
 from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.pipeline.report import read_records
-from quantkit.report.card import CARD, REPOSITORY, Base, Card, Measured, Variant, code, plain, unchanged
+from quantkit.report.card import CARD, REPOSITORY, Card, Measured, Variant, code, plain, unchanged
 from quantkit.report.html.markup import digits
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
 from quantkit.report.next_steps import NextStep, next_steps
@@ -33,7 +32,6 @@ from quantkit.storage import require_small, write_small
 from quantkit.untrusted import read_bounded, require_path, shown
 
 MAX_CARD = 1 << 20
-MAX_VALUES = 100
 HINT = "move it away, or replace it with --force"
 
 
@@ -190,7 +188,7 @@ def _card(
         word = str(manifest.facts["model"].get("container", ""))
         library = "mlx" if word == "mlx" else "transformers"
     kinds = tuple(tag for tag in (word, "quantized", "quantkit") if tag)
-    base = _base(first, manifest, source)
+    base = base_of(first, manifest, source)
     if request.base_model is not None:
         base = replace(base, repo=request.base_model)
     title = variants[0].label if len(variants) == 1 else f"{base.name} quantized"
@@ -334,72 +332,3 @@ def _loaded(first: Path, manifest: Manifest, steps: Sequence[NextStep]) -> tuple
     if loaders is None:
         return tuple(steps)
     return tuple(step for step in steps if step.program.replace("-", "") in loaders or step.program in loaders)
-
-
-# --- the base model ---------------------------------------------------------------------------------------------------
-
-
-def _base(first: Path, manifest: Manifest, source: Checkpoint | None) -> Base:
-    facts, model = manifest.source, manifest.facts["model"]
-    base = Base(
-        name=str(facts["name"]),
-        repo=facts.get("repo"),
-        commit=facts.get("commit"),
-        architecture=str(model.get("architecture", "")),
-        weights=int(manifest.facts["size"]["weights"]),
-    )
-    if source is not None:
-        return _said(base, _front_matter(source))
-    if first.suffix == ".gguf":
-        return _said(base, _of_header(read_gguf(first).metadata))
-    return base
-
-
-def _front_matter(source: Checkpoint) -> Mapping[str, Any]:
-    if source.kind == "gguf":
-        return _of_header(source.metadata)
-    try:
-        return read_card(source.read_file(CARD) or b"")
-    except CardError:
-        return {}
-
-
-def _of_header(metadata: Sequence[KeyValue]) -> dict[str, Any]:
-    """What a GGUF header has from the card of its source, under the card's names."""
-    places = {
-        "general.license": "license", "general.license.name": "license_name", "general.license.link": "license_link",
-        "general.tags": "tags", "general.languages": "language",
-    }  # fmt: skip
-    found = {places[kv.key]: kv.items() if kv.array else kv.value for kv in metadata if kv.key in places}
-    if isinstance(found.get("license"), str):
-        found["license"] = str(found["license"]).split(",")
-    return found
-
-
-def _said(base: Base, card: Mapping[str, Any]) -> Base:
-    link = _text(card.get("license_link"))
-    if link and base.repo and REPOSITORY.fullmatch(base.repo) and re.fullmatch(r"[\w.-]{1,100}", link, re.ASCII):
-        link = f"https://huggingface.co/{base.repo}/blob/{base.commit or 'main'}/{link}"  # a file beside that card
-    return replace(
-        base,
-        license=_texts(card.get("license")),
-        license_name=_text(card.get("license_name")),
-        license_link=link,
-        languages=_texts(card.get("language", card.get("languages"))),
-        tags=_texts(card.get("tags")),
-        pipeline=_text(card.get("pipeline_tag")),
-    )
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    values = value if isinstance(value, list | tuple) else [value]
-    return tuple(text for each in values[:MAX_VALUES] if (text := _text(each)))
-
-
-def _text(value: Any) -> str | None:
-    """A text that is not empty; numbers and dates of YAML as texts, nothing nested."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if value is None or isinstance(value, dict | list | set | tuple) or not str(value).strip():
-        return None
-    return str(value)
