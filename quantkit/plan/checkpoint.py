@@ -71,9 +71,8 @@ def plan_checkpoint(
     making = {"quantkit.recipe": utf8(recipe.label).decode(), "quantkit.plan": core}
     shards = split_shards([t.entry for draft in drafts for t in draft.outputs], options.shard_bytes, making)
     written = replace(_written(rounded, plain, recipe), beside=found.beside, tensorrt=options.tensorrt)
-    said_in = named_in(checkpoint.config, dtype)
-    files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards),
-             *_side_files(checkpoint, said_in, shards, written, container, options.card))  # fmt: skip
+    sides = _side_files(checkpoint, named_in(checkpoint.config, dtype), shards, written, container, options.card)
+    files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards), *sides)
     units = _placed(drafts, shards)
     return Plan(
         recipe=recipe.label,
