@@ -52,6 +52,13 @@ class Entry:
     differs: Mapping[str, Any] = field(default_factory=dict)
     unlike: str | None = None
 
+    @property
+    def architecture(self) -> str:
+        """What config.json calls it."""
+        if self.model is None:
+            return str(self.config["architectures"][0])
+        return self.model if self.model.endswith("Generation") else f"{self.model}ForCausalLM"
+
 
 def llama_shapes(
     config: Mapping[str, Any], *, norms: tuple[str, ...] = ("weight",), qkv: bool = False, bias: bool = False,
@@ -107,6 +114,95 @@ def own(architecture: str, model_type: str, **numbers: Any) -> dict[str, Any]:
 
 
 SPACED = {"tokenizer_config.json": '{"tokenizer_class": "LlamaTokenizer", "add_prefix_space": false}'}
+
+
+def mpt_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden = config["d_model"]
+    found: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (config["vocab_size"], hidden)}
+    for layer in range(config["n_layers"]):
+        block = f"transformer.blocks.{layer}."
+        found |= {
+            f"{block}norm_1.weight": (hidden,), f"{block}norm_2.weight": (hidden,),
+            f"{block}attn.Wqkv.weight": (3 * hidden, hidden), f"{block}attn.out_proj.weight": (hidden, hidden),
+            f"{block}ffn.up_proj.weight": (4 * hidden, hidden), f"{block}ffn.down_proj.weight": (hidden, 4 * hidden),
+        }  # fmt: skip
+    return {**found, "transformer.norm_f.weight": (hidden,)}
+
+
+def gpt2_like(
+    config: Mapping[str, Any], linears: Mapping[str, tuple[int, ...]], biases: bool
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes under GPT-2's names."""
+    hidden = config.get("n_embd", config.get("hidden_size"))
+    parts = ("weight", "bias") if biases else ("weight",)
+    found: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (config["vocab_size"], hidden)}
+    for layer in range(config.get("n_layer", config.get("num_layers"))):
+        block = f"transformer.h.{layer}."
+        found |= {f"{block}ln_{norm}.{part}": (hidden,) for norm in (1, 2) for part in parts}
+        found |= {f"{block}{name}.weight": shape for name, shape in linears.items()}
+        found |= {f"{block}{name}.bias": shape[:1] for name, shape in linears.items() if biases}
+    found |= {f"transformer.ln_f.{part}": (hidden,) for part in parts}
+    return {**found, "lm_head.weight": (config["vocab_size"], hidden)}
+
+
+def mixture_shapes(config: Mapping[str, Any], *, second: bool = False) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of Ling."""
+    hidden, inner = config["hidden_size"], config["moe_intermediate_size"]
+    head = config.get("head_dim") or hidden // config["num_attention_heads"]
+    heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
+    found: dict[str, tuple[int, ...]] = {"model.word_embeddings.weight": (config["vocab_size"], hidden)}
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.{layer}."
+        found |= {
+            f"{block}input_layernorm.weight": (hidden,), f"{block}post_attention_layernorm.weight": (hidden,),
+            f"{block}attention.query_key_value.weight": ((heads + 2 * kv) * head, hidden),
+            f"{block}attention.dense.weight": (hidden, heads * head),
+        }  # fmt: skip
+        if second:
+            found |= {f"{block}attention.{name}_layernorm.weight": (head,) for name in ("query", "key")}
+        if layer < config["first_k_dense_replace"]:
+            found |= gated(f"{block}mlp.", hidden, config["intermediate_size"])
+            continue
+        found |= gated(f"{block}mlp.shared_experts.", hidden, inner * config["num_shared_experts"])
+        for expert in range(config["num_experts"]):
+            found |= gated(f"{block}mlp.experts.{expert}.", hidden, inner)
+        found[f"{block}mlp.gate.weight"] = (config["num_experts"], hidden)
+        if second:
+            found[f"{block}mlp.gate.expert_bias"] = (config["num_experts"],)
+    return {**found, "model.norm.weight": (hidden,), "lm_head.weight": (config["vocab_size"], hidden)}
+
+
+def gated(prefix: str, hidden: int, inner: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{prefix}gate_proj.weight": (inner, hidden), f"{prefix}up_proj.weight": (inner, hidden),
+        f"{prefix}down_proj.weight": (hidden, inner),
+    }  # fmt: skip
+
+
+def llada_moe_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, head = config["hidden_size"], config["hidden_size"] // config["num_attention_heads"]
+    norms = {"self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)}
+    found = {name: shape for name, shape in llama_shapes(config, extra=norms).items() if ".mlp." not in name}
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.{layer}.mlp."
+        found[f"{block}gate.weight"] = (config["num_experts"], hidden)
+        for expert in range(config["num_experts"]):
+            found |= gated(f"{block}experts.{expert}.", hidden, config["expert_intermediate_size"])
+    return found
+
+
+def smallthinker_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner, count = (config[key] for key in ("hidden_size", "moe_ffn_hidden_size", "moe_num_primary_experts"))
+    found = {n: s for n, s in llama_shapes({**config, "intermediate_size": 1}).items() if ".mlp." not in n}
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.{layer}.block_sparse_moe."
+        found[f"{block}primary_router.weight"] = (count, hidden)
+        for expert in range(count):
+            experts = gated(f"{block}experts.{expert}.", hidden, inner)
+            found |= {name.replace("_proj", ""): shape for name, shape in experts.items()}
+    return found
+
+
 HEAD64 = {"head_dim": 64}
 GLM_WORDS = ("[gMASK]", "<|user|>", "<|observation|>")
 GLM_SIZES = {**SIZES, **HEAD64, "vocab_size": 408, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -199,6 +295,122 @@ TABLE: dict[str, Entry] = {
     "nanbeige": Entry(
         None, own("NanbeigeForCausalLM", "nanbeige", rms_norm_eps=1e-5, rope_theta=1e6, num_loops=2),
         shapes=llama_shapes,
+    ),
+    "dots1": Entry(
+        "Dots1",
+        {**SIZES, **HEADS, **HEAD64, "moe_intermediate_size": 256, "n_routed_experts": 4, "num_experts_per_tok": 2,
+         "n_shared_experts": 2, "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5},
+        differs={"dots1.expert_gating_func": 2},
+    ),
+    "ernie4.5-moe": Entry(
+        "Ernie4_5_Moe",
+        {**SPM, "num_key_value_heads": 2, "moe_intermediate_size": 256, "moe_num_experts": 4, "moe_k": 2,
+         "moe_num_shared_experts": 1, "moe_layer_start_index": 1},
+        bpe=False, files=SPACED,
+    ),
+    "mellum": Entry(
+        "Mellum",
+        {**FOUR, **HEAD64, "moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2,
+         "sliding_window": 64, "layer_types": (["sliding_attention"] * 3 + ["full_attention"])},
+    ),
+    "granite-moe": Entry(
+        "GraniteMoe",
+        {**SPM, "intermediate_size": 256, "num_local_experts": 4, "num_experts_per_tok": 2, "attention_multiplier": 0.2,
+         "embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.5},
+        bpe=False,
+    ),
+    "granite-moe-shared": Entry(
+        "GraniteMoeShared",
+        {**SPM, "intermediate_size": 256, "num_local_experts": 4, "num_experts_per_tok": 2,
+         "shared_intermediate_size": 512},
+        bpe=False,
+    ),
+    "phimoe": Entry(
+        "Phimoe",
+        {**SPM, "intermediate_size": 256, "num_local_experts": 4, "num_experts_per_tok": 2, "attention_bias": True,
+         "lm_head_bias": True},
+        bpe=False, edit=lambda config: config.update(
+            architectures=["PhiMoEForCausalLM"], original_max_position_embeddings=512
+        ),
+        unlike="transformers chooses experts with a margin of its own",
+    ),
+    "mpt": Entry(
+        None,
+        {"architectures": ["MPTForCausalLM"], "model_type": "mpt", "vocab_size": 400, "d_model": 256, "n_layers": 2,
+         "n_heads": 4, "max_seq_len": 512, "num_hidden_layers": 2, "attn_config": {"alibi": True, "alibi_bias_max": 8,
+         "clip_qkv": 6.0}},
+        shapes=mpt_shapes,
+    ),
+    "codeshell": Entry(
+        None,
+        {"architectures": ["CodeShellForCausalLM"], "model_type": "kclgpt", "vocab_size": 400, "n_embd": 256,
+         "n_layer": 2, "n_head": 8, "num_query_groups": 2, "n_positions": 512, "layer_norm_epsilon": 1e-5,
+         "num_hidden_layers": 2},
+        shapes=lambda config: gpt2_like(
+            config,
+            {"attn.c_attn": (384, 256), "attn.c_proj": (256, 256), "mlp.c_fc": (1024, 256), "mlp.c_proj": (256, 1024)},
+            biases=True,
+        ),
+    ),
+    "refact": Entry(
+        None,
+        {"architectures": ["GPTRefactForCausalLM"], "model_type": "gpt_refact", "vocab_size": 400, "n_embd": 256,
+         "n_layer": 2, "n_head": 8, "n_positions": 512, "layer_norm_epsilon": 1e-5, "num_hidden_layers": 2},
+        shapes=lambda config: gpt2_like(
+            config,
+            {"attn.q": (256, 256), "attn.kv": (64, 256), "attn.c_proj": (256, 256), "mlp.gate_up_proj": (1536, 256),
+             "mlp.c_proj": (256, 768)},
+            biases=False,
+        ),
+    ),
+    "exaone-3.5": Entry(
+        None,
+        {"architectures": ["ExaoneForCausalLM"], "model_type": "exaone_own", "vocab_size": 400, "hidden_size": 256,
+         "num_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 512,
+         "max_position_embeddings": 512, "layer_norm_epsilon": 1e-5, "activation_function": "silu", "head_dim": 32,
+         "rope_theta": 1e6, "num_hidden_layers": 2},
+        shapes=lambda config: gpt2_like(
+            config,
+            {"attn.attention.q_proj": (256, 256), "attn.attention.k_proj": (128, 256),
+             "attn.attention.v_proj": (128, 256), "attn.attention.out_proj": (256, 256), "mlp.c_fc_0": (512, 256),
+             "mlp.c_fc_1": (512, 256), "mlp.c_proj": (256, 512)},
+            biases=False,
+        ),
+        differs={"exaone.attention.layer_norm_rms_epsilon": 1e-5},
+    ),
+    "ling-lite": Entry(
+        None,
+        own("BailingMoeForCausalLM", "bailing_moe", moe_intermediate_size=256, num_experts=4, num_experts_per_tok=2,
+            num_shared_experts=2, first_k_dense_replace=0, norm_topk_prob=True, rms_norm_eps=1e-6, rope_theta=6e5),
+        shapes=mixture_shapes,
+    ),
+    "ling-2.0": Entry(
+        None,
+        own("BailingMoeV2ForCausalLM", "bailing_moe_v2", moe_intermediate_size=256, num_experts=4,
+            num_experts_per_tok=2, num_shared_experts=1, first_k_dense_replace=1, norm_topk_prob=True, n_group=2,
+            topk_group=1, rms_norm_eps=1e-6, rope_theta=6e5, head_dim=32, routed_scaling_factor=2.5,
+            score_function="sigmoid", num_nextn_predict_layers=0),
+        shapes=lambda config: mixture_shapes(config, second=True),
+    ),
+    "llada-moe": Entry(
+        None,
+        own("LLaDAMoEModelLM", "llada_moe", expert_intermediate_size=256, num_experts=4, num_experts_per_tok=2,
+            rms_norm_eps=1e-5, rope_theta=5e4),
+        shapes=llada_moe_shapes,
+    ),
+    "smallthinker": Entry(
+        None,
+        {key: value for key, value in own(
+            "SmallThinkerForCausalLM", "smallthinker", moe_ffn_hidden_size=256, moe_num_primary_experts=4,
+            moe_num_active_primary_experts=2, head_dim=32, rms_norm_eps=1e-6, rope_theta=1e6, num_hidden_layers=4,
+            sliding_window_layout=[0, 1, 1, 1], sliding_window_size=64, tie_word_embeddings=True,
+        ).items() if key != "intermediate_size"},
+        shapes=smallthinker_shapes,
+    ),
+    "santacoder": Entry(
+        "GPTBigCode",
+        {"vocab_size": 400, "n_embd": 256, "n_layer": 2, "n_head": 8, "n_positions": 512, "num_hidden_layers": 2,
+         "bos_token_id": 1, "eos_token_id": 2},
     ),
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ from quantkit.families.known import known_families
 from quantkit.families.layers import block_count
 from quantkit.families.mapping import map_tensors
 from quantkit.families.model import Model, Shape
+from quantkit.families.no_engine import NO_ENGINE
 from quantkit.families.reranker import is_reranker, judging
 from quantkit.families.rows import Family
 from quantkit.metadata import KeyValue
@@ -182,6 +183,9 @@ def _the_one(rows: Sequence[Family], config: Mapping[str, Any], wanted: str) -> 
 
 
 def _unknown(wanted: str, code: bool) -> UnsupportedError:
+    if wanted in NO_ENGINE:
+        message = f"llama.cpp cannot run {wanted}: {NO_ENGINE[wanted]}"
+        raise UnsupportedError(message, key="architectures", hint="run it with transformers, or choose another model")
     known = [name for family in known_families() for name in family.hf]
     near = ", ".join(get_close_matches(wanted[:100], known, n=2, cutoff=0.0))
     hint = f"known are {', '.join(family.name for family in known_families())}"

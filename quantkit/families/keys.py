@@ -7,7 +7,7 @@ and `general.quantization_version` are not here: they describe the artifact and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from quantkit.errors import InputError, UnsupportedError
@@ -61,10 +61,14 @@ def computed(name: str, kind: Literal["u32", "f32", "bool", "string"], value: Ca
 
     def entries(hparams: Hparams) -> Iterable[KeyValue]:
         found = value(hparams)
-        return () if found is None else number(Key(name, kind, name, array=isinstance(found, tuple)), found_as(found))
+        if found is None:
+            return ()
+        array = isinstance(found, tuple)
+        return number(
+            Key(name, kind, last, array=array), Hparams({last: list(found) if isinstance(found, tuple) else found})
+        )
 
-    def found_as(found: object) -> Hparams:
-        return Hparams({name: list(found) if isinstance(found, tuple) else found})
+    last = name.rpartition(".")[2]
 
     return entries
 
@@ -79,7 +83,12 @@ def architecture_metadata(architecture: str, entries: Iterable[KeyRow], hparams:
     found: list[KeyValue] = []
     for entry in entries:
         found += number(entry, hparams) if isinstance(entry, Key) else entry(hparams)
-    return tuple(KeyValue(f"{architecture}.{kv.key}", kv.kind, kv.value, kv.array) for kv in found)
+    return tuple(replace(kv, key=_full(architecture, kv.key)) for kv in found)
+
+
+def _full(architecture: str, key: str) -> str:
+    """The name in the file; of models that fill in masked tokens, some stand under a name that all share."""
+    return key if key.startswith("diffusion.") else f"{architecture}.{key}"
 
 
 def number(key: Key, hparams: Hparams) -> Iterable[KeyValue]:
@@ -310,9 +319,12 @@ LLAMA: tuple[KeyRow, ...] = (
 GATING = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}  # llama.cpp's enum llama_expert_gating_func_type
 
 
+SCORES = ("score_function", "scoring_func", "score_func", "moe_router_activation")
+
+
 def gating(hparams: Hparams) -> Iterable[KeyValue]:
     """How a router's scores become weights, where config.json says it. Raises UnsupportedError for an unknown way."""
-    said = hparams.values.get("scoring_func")
+    said = next((hparams.values[key] for key in SCORES if hparams.values.get(key) is not None), None)
     if said is None:
         return ()
     if said not in GATING:

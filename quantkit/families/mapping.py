@@ -20,7 +20,7 @@ from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.untrusted import shown
 
 COMPARED = 200  # characters of an unknown name that are compared with known ones: the comparison is quadratic
-KEPT = frozenset({Role.ROUTER, Role.NORM, Role.POSITION})  # stay f32
+KEPT = frozenset({Role.ROUTER, Role.NORM, Role.POSITION, Role.BIAS})  # stay f32, whatever their shape
 NUMBER = re.compile(r"(?<=\.)[0-9]{1,6}(?=\.)")
 
 

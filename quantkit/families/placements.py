@@ -7,7 +7,7 @@ within a row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -93,6 +93,16 @@ def part_of_keys(info: TensorInfo, hparams: Hparams) -> Placement:
 def part_of_values(info: TensorInfo, hparams: Hparams) -> Placement:
     """The last rows of such a matrix."""
     return _range(info, info.rows - hparams.count("kv_rows"), info.rows)
+
+
+def rotated_part_of_queries(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The queries of such a matrix, with rotation pairs side by side."""
+    return replace(part_of_queries(info, hparams), row_order=rope_rows(info, hparams).row_order)
+
+
+def rotated_part_of_keys(info: TensorInfo, hparams: Hparams) -> Placement:
+    """The keys of such a matrix, with rotation pairs side by side."""
+    return replace(part_of_keys(info, hparams), row_order=rope_rows(info, hparams).row_order)
 
 
 def first_half(info: TensorInfo, hparams: Hparams) -> Placement:

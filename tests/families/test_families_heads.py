@@ -15,6 +15,7 @@ from quantkit.families.heads import headed
 from quantkit.families.known import known_families
 from quantkit.families.linears import outline
 from quantkit.families.names import block_of
+from quantkit.families.no_engine import NO_ENGINE
 from quantkit.metadata import KeyValue
 
 HEADS = [name for family in known_families() for name in family.hf if name.endswith("ForCausalLM")]
@@ -135,3 +136,11 @@ def test_a_reranker_needs_its_two_tokens() -> None:
     vocabulary = (KeyValue("tokenizer.ggml.tokens", "string", ("no", "maybe"), array=True),)
     with pytest.raises(InputError, match='no token "yes"'):
         judging(tensors, vocabulary)
+
+
+@pytest.mark.parametrize("architecture", NO_ENGINE)
+def test_what_llama_cpp_cannot_run_is_said(architecture: str) -> None:
+    """Not "unknown, the nearest known": there is nothing to wait for in this tool."""
+    assert not any(architecture in family.hf for family in known_families())
+    with pytest.raises(UnsupportedError, match=f"llama.cpp cannot run {architecture}: "):
+        find_family({"architectures": [architecture]})

@@ -24,13 +24,21 @@ from family_table import TABLE
 from gguf import GGUFReader
 from oracles import ggml
 
+from quantkit.families.describe import find_family
+from quantkit.formats.safetensors.reader import read_safetensors
+
 NAMES = pytest.mark.parametrize("name", TABLE)
 OF_THE_PLAN = {"general.file_type", "general.quantization_version"}
 SAME = 1e-4  # nats of KL divergence
 CONTEXT_TOKENS = (100, 140)
 FIRST_TOKEN, LAST_TOKEN = 3, 397  # ids that every vocabulary here has and that are no control tokens
 
-WITH_MORE_BITS = {"attn_v.weight", "attn_qkv.weight", "ffn_down.weight", "ffn_down_exps.weight"}
+WITH_MORE_BITS = {
+    "attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight", "ffn_down.weight", "ffn_down_exps.weight",
+    "ffn_down_shexp.weight",
+}  # fmt: skip
+
+SERVED = [n for n, e in TABLE.items() if not find_family({"architectures": [e.architecture]}).family.unserved]
 
 Made = Callable[[str], Path]
 
@@ -99,7 +107,9 @@ def test_the_file_is_that_of_the_reference(name: str, reference: Made, converted
         assert np.array_equal(tensor.data, other.data), tensor.name
     differs = TABLE[name].differs
     ours, theirs = keys(found), keys(expected)
-    assert all(ours[key][1] == pytest.approx(value) != theirs[key][1] for key, value in differs.items())
+    assert all(
+        ours[key][1] == pytest.approx(value) != theirs.get(key, (None, None))[1] for key, value in differs.items()
+    )
     assert {k: v for k, v in ours.items() if k not in differs} == {k: v for k, v in theirs.items() if k not in differs}
 
 
@@ -109,7 +119,8 @@ def expected_types(tensors: Mapping[str, tuple[int, ...]], layers: int) -> dict[
     found = {}
     for name, shape in tensors.items():
         part = name.partition(".")[2].partition(".")[2] if name.startswith("blk.") else name
-        if len(shape) < 2 or shape[0] == 1 or "_norm." in name or not name.endswith("weight") or "ffn_gate_inp" in name:
+        kept = "_norm." in name or "ffn_gate_inp" in name or name == "position_embd.weight"
+        if len(shape) < 2 or shape[0] == 1 or kept or not name.endswith("weight"):
             continue
         layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
         more = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
@@ -131,7 +142,8 @@ def test_the_types_are_those_of_llama_quantize(name: str, root: Path) -> None:
 
 
 def layers(name: str) -> int:
-    return int(TABLE[name].config["num_hidden_layers"])
+    config = TABLE[name].config
+    return int(config.get("text_config", config)["num_hidden_layers"])
 
 
 @NAMES
@@ -148,6 +160,33 @@ def test_llama_cpp_computes_what_the_checkpoint_does(name: str, root: Path, conv
     assert np.median((np.exp(p) * (p - q)).sum(axis=1)) < SAME
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SERVED)
+def test_its_layers_are_run_and_rounded_one_by_one(name: str, root: Path, tmp_path: Path) -> None:
+    """Blocks run one after the other give the model's logits, and a checkpoint for servers has its linears."""
+    import torch
+    from walks import logits_after, model_of, windows
+
+    samples = windows(400, count=1, seqlen=80)
+    found, _ = logits_after(model_of(root / name), samples)
+    with torch.no_grad():
+        expected = transformers_model(root / name)(input_ids=torch.from_numpy(samples.tokens).long()).logits
+    assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
+    ran = quantkit("convert", root / name, "--to", "w8a16", "-o", tmp_path / "out")
+    assert ran.status == 0, ran.stderr
+    made, given = (read_safetensors(f / "model.safetensors").tensors for f in (tmp_path / "out", root / name))
+    packed = {n.removesuffix("_packed") for n in made if n.endswith("weight_packed")}
+    assert packed == {n for n, info in given.items() if ".layers." in n and len(info.shape) == 2 and "vision" not in n}
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name not in SERVED])
+def test_what_is_for_gguf_only_is_refused_elsewhere(name: str, root: Path, tmp_path: Path) -> None:
+    ran = quantkit("convert", root / name, "--to", "w8a16", "-o", tmp_path / "out")
+    assert ran.status == 4
+    assert "GGUF files without calibration only" in ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def contexts() -> list[list[int]]:
     rng = np.random.default_rng(20)
     return [rng.integers(FIRST_TOKEN, LAST_TOKEN, count).tolist() for count in CONTEXT_TOKENS]
@@ -160,10 +199,17 @@ def log_softmax(logits: Any) -> Any:
 
 def logits_of_transformers(folder: Path) -> Any:
     import torch
+
+    model = transformers_model(folder)
+    with torch.no_grad():
+        return np.stack([model(input_ids=torch.tensor([c])).logits[0, -1].numpy() for c in contexts()])
+
+
+def transformers_model(folder: Path) -> Any:
+    """The checkpoint in float32, without fused attention."""
+    import torch
     import transformers
 
     config = json.loads((folder / "config.json").read_text())
     model_class = getattr(transformers, config["architectures"][0])
-    model = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    with torch.no_grad():
-        return np.stack([model(input_ids=torch.tensor([c])).logits[0, -1].numpy() for c in contexts()])
+    return model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()

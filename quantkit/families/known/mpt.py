@@ -1,0 +1,74 @@
+"""MPT: queries, keys and values in one matrix, layer norms without biases, positions by slopes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from quantkit.families import keys
+from quantkit.families.hparams import Hparams
+from quantkit.families.roles import Role
+from quantkit.families.rows import UNSERVED, Drop, Family, T
+from quantkit.metadata import KeyValue
+
+
+def of_attention(hparams: Hparams) -> Mapping[str, Any]:
+    """What stands in the part of config.json for attention."""
+    said = hparams.values.get("attn_config")
+    part = said if isinstance(said, Mapping) else {}
+    heads = part.get("kv_n_heads") or hparams.count("num_attention_heads")
+    slopes = part.get("alibi_bias_max", 8) if part.get("alibi", True) else 0
+    head = hparams.count("head")
+    rows = hparams.count("q_rows") + 2 * heads * head
+    return {
+        "said_kv_heads": part.get("kv_n_heads") or None, "clip_qkv": part.get("clip_qkv"), "slopes": slopes,
+        "qkv_rows": rows, "num_key_value_heads": heads,
+    }  # fmt: skip
+
+
+def epsilon(hparams: Hparams) -> Iterable[KeyValue]:
+    """A number of the model's code."""
+    return (KeyValue("attention.layer_norm_epsilon", "f32", 1e-5),)
+
+
+MPT = Family(
+    name="mpt",
+    gguf="mpt",
+    hf=("MPTForCausalLM", "MptForCausalLM"),
+    defaults={
+        "mpt": {
+            "vocab_size": 50368, "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16,
+            "num_key_value_heads": None, "max_position_embeddings": 2048, "tie_word_embeddings": True,
+        },
+    },
+    aliases={
+        "d_model": "hidden_size", "n_heads": "num_attention_heads", "n_layers": "num_hidden_layers",
+        "max_seq_len": "max_position_embeddings",
+    },
+    derive=(of_attention,),
+    source_block="transformer.blocks.{}.",
+    outside=(
+        T("transformer.wte.weight", "token_embd.weight", Role.TOKEN_EMBD, "vocab_size hidden_size"),
+        T("transformer.norm_f.weight", "output_norm.weight", Role.NORM, "hidden_size"),
+    ),
+    block=(
+        T("norm_1.weight", "attn_norm.weight", Role.NORM, "hidden_size"),
+        T("norm_2.weight", "ffn_norm.weight", Role.NORM, "hidden_size"),
+        T("attn.Wqkv.weight", "attn_qkv.weight", Role.ATTN_QKV, "qkv_rows hidden_size"),
+        T("attn.out_proj.weight", "attn_output.weight", Role.ATTN_OUTPUT, "hidden_size q_rows"),
+        T("ffn.up_proj.weight", "ffn_up.weight", Role.FFN_UP, "4*hidden_size hidden_size"),
+        T("ffn.down_proj.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size 4*hidden_size"),
+    ),
+    keys=(
+        *keys.without(keys.SIZES, "feed_forward_length", "attention.head_count_kv"),
+        keys.Key("feed_forward_length", "u32", "4*hidden_size"),
+        keys.Key("attention.head_count_kv", "u32", "said_kv_heads"),
+        epsilon,
+        keys.Key("attention.clamp_kqv", "f32", "clip_qkv"),
+        keys.Key("attention.max_alibi_bias", "f32", "slopes"),
+    ),
+    drop=(Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings"),),
+    unserved=UNSERVED,
+)  # fmt: skip
+
+FAMILIES = (MPT,)
