@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quantkit.families.known import known_families
+
 REALITY = Path(__file__).parents[2] / "shared" / "reality"
 needs_reality = pytest.mark.skipif(not REALITY.is_dir(), reason="the files of real checkpoints are not at hand")
 
@@ -73,8 +75,10 @@ def claimed() -> list[str]:
 
 
 def unclaimed() -> list[str]:
-    """Folders with a config.json of other families, by name."""
-    return sorted(set(real_folders()) - set(claimed()))
+    """Folders with a config.json of families that quantkit does not know, by name."""
+    known = {kind for family in known_families() for kind in family.defaults}
+    others = set(real_folders()) - set(claimed())
+    return sorted(name for name in others if text_config(read_config(name)).get("model_type") not in known)
 
 
 def real_folders() -> list[str]:
