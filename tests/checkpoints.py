@@ -34,7 +34,8 @@ class Variant:
 
     `edit` gets config.json as a dictionary and changes it in place; `files` are written beside it; `bare` takes the
     prefix "model." off every tensor, as sentence-transformers saves it; `headless` takes the output head away and names
-    the architecture as AutoModel does. `words` are further tokens of a BPE vocabulary.
+    the architecture as AutoModel does. `words` are further tokens of a BPE vocabulary, `further` shapes of tensors that
+    transformers does not know.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Variant:
     bare: bool = False
     headless: bool = False
     words: tuple[str, ...] = ()
+    further: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     edit: Callable[[dict[str, Any]], object] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -123,6 +125,76 @@ GEMMA3 = {**GEMMA2, "num_hidden_layers": 7}
 VISION = {  # more layers than the text has
     "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32,
     "patch_size": 8,
+}  # fmt: skip
+
+LINEAR_ATTENTION = {
+    "num_hidden_layers": 4, "head_dim": 32, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 6, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+SHARED_EXPERT = {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 48}
+
+
+def mtp_block() -> dict[str, tuple[int, ...]]:
+    """The attention of the block that predicts one token more, of a model of 64, with heads of 32."""
+    linear = {"q_proj": (256, 64), "k_proj": (64, 64), "v_proj": (64, 64), "o_proj": (64, 128)}
+    return {
+        "mtp.fc.weight": (64, 128), "mtp.norm.weight": (64,), "mtp.pre_fc_norm_embedding.weight": (64,),
+        "mtp.pre_fc_norm_hidden.weight": (64,), "mtp.layers.0.input_layernorm.weight": (64,),
+        "mtp.layers.0.post_attention_layernorm.weight": (64,),
+        **{f"mtp.layers.0.self_attn.{name}.weight": shape for name, shape in linear.items()},
+        **{f"mtp.layers.0.self_attn.{name}_norm.weight": (32,) for name in "qk"},
+    }  # fmt: skip
+
+
+def mtp_mlp(name: str = "mlp", width: int = 96) -> dict[str, tuple[int, ...]]:
+    shapes = {"gate_proj": (width, 64), "up_proj": (width, 64), "down_proj": (64, width)}
+    return {f"mtp.layers.0.{name}.{part}.weight": shape for part, shape in shapes.items()}
+
+
+def mtp_experts() -> dict[str, tuple[int, ...]]:
+    found = {"mtp.layers.0.mlp.gate.weight": (6, 64), "mtp.layers.0.mlp.shared_expert_gate.weight": (1, 64)}
+    for number in range(6):
+        found |= mtp_mlp(f"mlp.experts.{number}", 32)
+    return {**found, **mtp_mlp("mlp.shared_expert", 48)}
+
+
+GLM4_MOE = {
+    **BPE_SIZES, "vocab_size": 408, "num_hidden_layers": 3, "n_routed_experts": 6, "num_experts_per_tok": 2,
+    "n_shared_experts": 2, "moe_intermediate_size": 32, "head_dim": 32, "routed_scaling_factor": 1.5,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def glm_mtp() -> dict[str, tuple[int, ...]]:
+    """The block after three layers of a GLM-4.5, with biases."""
+    block, hidden = "model.layers.3.", 64
+    shapes: dict[str, tuple[int, ...]] = {
+        "eh_proj": (hidden, 2 * hidden), "shared_head.head": (408, hidden), "embed_tokens": (408, hidden),
+        "self_attn.q_proj": (128, hidden), "self_attn.k_proj": (64, hidden), "self_attn.v_proj": (64, hidden),
+        "self_attn.o_proj": (hidden, 128), "mlp.gate": (6, hidden),
+        **{n: (hidden,) for n in ("enorm", "hnorm", "shared_head.norm", "input_layernorm", "post_attention_layernorm")},
+    }  # fmt: skip
+    for module, width in (("shared_experts", 64), *((f"experts.{number}", 32) for number in range(6))):
+        shapes |= {f"mlp.{module}.{p}_proj": (width, hidden) for p in ("gate", "up")}
+        shapes[f"mlp.{module}.down_proj"] = (hidden, width)
+    found = {f"{block}{name}.weight": shape for name, shape in shapes.items()}
+    biases = {f"{block}self_attn.{p}_proj.bias": (128 if p == "q" else 64,) for p in "qkv"}
+    return {**found, **biases, f"{block}mlp.gate.e_score_correction_bias": (6,)}
+
+
+GPT_OSS_ROPE = {
+    "rope_type": "yarn", "rope_theta": 150000.0, "factor": 4.0, "original_max_position_embeddings": 128,
+    "beta_fast": 32.0, "beta_slow": 1.0, "truncate": True,
+}  # fmt: skip
+SMALL_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+MLA = {
+    "num_key_value_heads": 4, "kv_lora_rank": 32, "q_lora_rank": 48, "qk_nope_head_dim": 24, "qk_rope_head_dim": 8,
+    "v_head_dim": 20, "n_routed_experts": 6, "num_experts_per_tok": 2, "n_shared_experts": 1,
+    "moe_intermediate_size": 32, **SMALL_IDS,
+}  # fmt: skip
+FALCON = {
+    "vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": False,
+    "bias": False, **SMALL_IDS,
 }  # fmt: skip
 
 VARIANTS: dict[str, Variant] = {
@@ -253,6 +325,134 @@ VARIANTS: dict[str, Variant] = {
         bpe=True,
         edit=lambda config: config.update(scoring_func="sigmoid", rotary_dim=16),
     ),
+    **{
+        name: Variant(
+            "Qwen3Next",
+            {**BPE_SIZES, **LINEAR_ATTENTION, **SHARED_EXPERT, "num_experts": 6, "num_experts_per_tok": 2},
+            bpe=True,
+            further=further,
+        )
+        for name, further in (("qwen3-next", {}), ("qwen3-next-mtp", {**mtp_block(), **mtp_experts()}))
+    },
+    **{
+        name: Variant(
+            "Qwen3_5",
+            {**BPE_SIZES, **LINEAR_ATTENTION, "mtp_num_hidden_layers": count},
+            bpe=True,
+            further=further,
+        )
+        for name, count, further in (("qwen3.5", 0, {}), ("qwen3.5-mtp", 1, {**mtp_block(), **mtp_mlp()}))
+    },
+    "qwen3.5-moe": Variant(
+        "Qwen3_5Moe",
+        {**BPE_SIZES, **LINEAR_ATTENTION, **SHARED_EXPERT, "num_experts": 6, "num_experts_per_tok": 2},
+        bpe=True,
+    ),
+    **{
+        name: Variant(
+            "Glm4Moe",
+            {**GLM4_MOE, "num_nextn_predict_layers": count, **more},
+            bpe=True,
+            words=("[gMASK]", "<|user|>", "<|observation|>"),
+            further=further,
+        )
+        for name, count, more, further in (
+            ("glm4-moe", 0, {"use_qk_norm": True}, {}),
+            ("glm4-moe-mtp", 1, {"attention_bias": True}, glm_mtp()),
+        )
+    },
+    "mamba": Variant(
+        "Mamba", {"vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 16, **SMALL_IDS}, bpe=True
+    ),
+    "mamba2": Variant(
+        "Mamba2",
+        {
+            "vocab_size": 400, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 16, "num_heads": 8,
+            "head_dim": 16, "n_groups": 2, "chunk_size": 32, **SMALL_IDS,
+        },
+        bpe=True,
+    ),
+    "gpt-oss": Variant(
+        "GptOss",
+        {
+            **BPE_SIZES, "head_dim": 64, "intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2,
+            "sliding_window": 64, "num_hidden_layers": 4, **SMALL_IDS, "rope_parameters": GPT_OSS_ROPE,
+        },
+        bpe=True,
+    ),
+    "deepseek-v3": Variant(
+        "DeepseekV3",
+        {
+            **BPE_SIZES, **MLA, "num_hidden_layers": 3, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1,
+            "num_nextn_predict_layers": 0,
+        },
+        bpe=True,
+        edit=lambda config: config.update(scoring_func="sigmoid"),
+    ),
+    "deepseek-v3-yarn": Variant(
+        "DeepseekV3",
+        {
+            **BPE_SIZES, **MLA, "n_shared_experts": 2, "first_k_dense_replace": 1, "norm_topk_prob": False,
+            "n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 0,
+            "rope_parameters": {
+                "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128,
+                "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0,
+            },
+        },
+        bpe=True,
+        edit=lambda config: config.update(scoring_func="sigmoid"),
+    ),
+    "deepseek-v2": Variant(
+        "DeepseekV2",
+        {**BPE_SIZES, **MLA, "num_hidden_layers": 3, "first_k_dense_replace": 1, "topk_method": "greedy"},
+        bpe=True,
+        edit=lambda config: config.update(scoring_func="softmax"),
+    ),
+    "lfm2": Variant(
+        "Lfm2",
+        {
+            **BPE_SIZES, **SMALL_IDS, "num_hidden_layers": 4, "block_multiple_of": 32,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+        },
+        bpe=True,
+    ),
+    "lfm2-moe": Variant(
+        "Lfm2Moe",
+        {
+            **BPE_SIZES, **SMALL_IDS, "num_hidden_layers": 3, "num_experts": 6, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32, "num_dense_layers": 1, "layer_types": ["conv", "full_attention", "conv"],
+        },
+        bpe=True,
+    ),
+    "pythia": Variant(
+        "GPTNeoX",
+        {**BPE_SIZES, **SMALL_IDS, "rotary_pct": 0.5, "use_parallel_residual": True},
+        bpe=True,
+        edit=lambda config: config.update(rotary_pct=0.5),
+    ),
+    "gpt-neox-serial": Variant(
+        "GPTNeoX",
+        {**BPE_SIZES, **SMALL_IDS, "rotary_pct": 1.0, "use_parallel_residual": False},
+        bpe=True,
+        edit=lambda config: config.update(rotary_pct=1.0),
+    ),
+    "bloom": Variant(
+        "Bloom",
+        {"vocab_size": 400, "hidden_size": 64, "n_layer": 2, "n_head": 4, "seq_length": 512, **SMALL_IDS},
+        bpe=True,
+    ),
+    "gpt2": Variant(
+        "GPT2LMHeadModel",
+        {"vocab_size": 400, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512, **SMALL_IDS},
+        bpe=True,
+        edit=lambda config: config.update(n_ctx=512),
+    ),
+    "falcon": Variant(
+        "Falcon", {**FALCON, "multi_query": True, "num_kv_heads": 1, "parallel_attn": True}, bpe=True
+    ),
+    "falcon-groups": Variant(
+        "Falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "parallel_attn": True}, bpe=True
+    ),
     "granite": Variant(
         "Granite",
         {
@@ -330,7 +530,7 @@ def build_variant(variant: Variant, out: Path, spread: float = 0.05) -> Path:
     import torch
     import transformers
 
-    suffix = "" if variant.model.endswith("Generation") else "ForCausalLM"
+    suffix = "" if variant.model.endswith(("Generation", "Model")) else "ForCausalLM"
     model_class = getattr(transformers, f"{variant.model}{suffix}")
     config = model_class.config_class(**json.loads(json.dumps(dict(variant.config))))
     model = model_class(config)
@@ -339,6 +539,8 @@ def build_variant(variant: Variant, out: Path, spread: float = 0.05) -> Path:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=random) * spread)
     model.to(getattr(torch, variant.dtype)).save_pretrained(out, max_shard_size=variant.shard_size)
+    if variant.further:
+        _add(out / "model.safetensors", variant, random, spread)
     if variant.bare:
         _take_prefix_off(out / "model.safetensors", variant.headless)
     if variant.headless:
@@ -354,6 +556,15 @@ def build_variant(variant: Variant, out: Path, spread: float = 0.05) -> Path:
         (out / file).parent.mkdir(exist_ok=True)
         (out / file).write_text(text)
     return out
+
+
+def _add(path: Path, variant: Variant, random: Any, spread: float) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    dtype = getattr(torch, variant.dtype)
+    added = {n: (torch.randn(shape, generator=random) * spread).to(dtype) for n, shape in variant.further.items()}
+    save_file({**load_file(path), **added}, path, metadata={"format": "pt"})
 
 
 def _take_prefix_off(path: Path, headless: bool) -> None:

@@ -27,7 +27,19 @@ def convert(folder: Path, output: Path, outtype: str, pre: str | None) -> None:
     TextModel.get_vocab_base_pre = own_pre if pre is None else lambda self, tokenizer: pre
     hparams = ModelBase.load_hparams(folder, is_mistral_format=False)
     model_class = get_model_class(get_model_architecture(hparams, ModelType.TEXT))
-    model_class(folder, OUTTYPES[outtype], output).write()
+    said = None
+    for _ in range(3):
+        try:
+            model_class(folder, OUTTYPES[outtype], output, hparams=said).write()
+        except KeyError:  # transformers 5 renames what the converter reads; without it config.json is read as it is
+            said = json.loads((folder / "config.json").read_text())
+        except AssertionError:  # it asks for the blocks that predict further tokens, unless told that there are none
+            model_class.no_mtp = True
+        else:
+            break
+    else:
+        raise RuntimeError(folder)
+    model_class.no_mtp = False
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.model import Model, ModelTensor, Rows, Shape
-from quantkit.families.roles import role_of
+from quantkit.families.roles import role_of, stays_f32
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 
@@ -18,13 +18,6 @@ EXPERT = re.compile(r"blk\.[0-9]{1,6}\.ffn_(?:gate|up|down)\.[0-9]{1,6}\.weight"
 FILE_KEYS = frozenset({"general.file_type", "general.quantization_version", "general.alignment"})
 
 TOKENS, TOKEN_TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
-
-KEPT_NAMES = (
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "position_embd.weight",
-    "token_types.weight",
-)  # what the families store as f32; recipes know the rarer names
 
 
 def describe_gguf(tensors: Mapping[str, TensorInfo], metadata: tuple[KeyValue, ...]) -> Model:
@@ -80,7 +73,7 @@ def _require_vocabulary(tensors: Mapping[str, TensorInfo], values: Mapping[str, 
 def _tensor(info: TensorInfo) -> ModelTensor:
     name, layer = info.name, LAYER.match(info.name)
     vector = len(info.shape) == 1 or info.rows == 1
-    kept = vector or not name.endswith("weight") or any(part in name for part in KEPT_NAMES)
+    kept = vector or stays_f32(name, len(info.shape))
     return ModelTensor(
         name=name,
         role=role_of(name),

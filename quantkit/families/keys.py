@@ -6,7 +6,7 @@ and `general.quantization_version` are not here: they describe the artifact and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -331,6 +331,21 @@ def gating(hparams: Hparams) -> Iterable[KeyValue]:
         what = f'config.json: scoring_func is "{shown(str(said))}"'
         raise UnsupportedError(what, key="scoring_func", hint=f"known: {', '.join(GATING)}")
     return (KeyValue("expert_gating_func", "u32", GATING[said]),)
+
+
+def rope_sections(*default: int) -> KeyRow:
+    """How many pairs of dimensions each axis of a position has, padded to four; `default` where nothing says it."""
+
+    def entries(hparams: Hparams) -> Iterable[KeyValue]:
+        key = "mrope_section"
+        settings = (hparams.values.get("rope_scaling"), hparams.values.get("rope_parameters"))
+        said = next((s[key] for s in settings if isinstance(s, Mapping) and key in s), default)
+        sections = [*said, 0, 0, 0, 0][:4] if isinstance(said, (list, tuple)) else said
+        return _array(
+            Key("rope.dimension_sections", "i32", "mrope_section", array=True), Hparams({"mrope_section": sections})
+        )
+
+    return entries
 
 
 ROUTED: tuple[KeyRow, ...] = (  # beside the counts of COMMON

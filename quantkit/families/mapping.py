@@ -10,17 +10,18 @@ from fnmatch import fnmatchcase
 from math import prod
 
 from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.expressions import evaluate
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import KINDS, trunk_of
 from quantkit.families.model import ModelTensor
+from quantkit.families.parts import Mapped
 from quantkit.families.placements import Placement
-from quantkit.families.roles import Role
+from quantkit.families.roles import Role, stays_f32
 from quantkit.families.rows import ALWAYS, PRESENT, Family, Stack, T
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.untrusted import shown
 
 COMPARED = 200  # characters of an unknown name that are compared with known ones: the comparison is quadratic
-KEPT = frozenset({Role.ROUTER, Role.NORM, Role.POSITION, Role.BIAS})  # stay f32, whatever their shape
 NUMBER = re.compile(r"(?<=\.)[0-9]{1,6}(?=\.)")
 
 
@@ -133,7 +134,8 @@ def _found(
     unknown: list[str] = []
     layers = trunk_of(hparams)
     for info in tensors.values():
-        pieces = list(_pieces(table, family.source_name(info.name, layers), hparams, info))
+        name = family.source_name(info.name, layers)
+        pieces = [] if family.is_skipped(name, hparams) else list(_pieces(table, name, hparams, info))
         if not pieces:
             unknown.append(info.name)
         for piece in pieces:
@@ -173,13 +175,26 @@ def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> I
             _check_number(info, inner[-1], hparams.count(row.t.index), row.t.index)
         _check_source(row.t, hparams, info)
         placed = True
-        yield Piece(row, layer, inner[-1] if inner else 0, info, row.t.place(info, hparams))
+        placement = _placed(row.t, info, hparams)
+        yield Piece(row, layer, inner[-1] if inner else row.t.order, info, placement)
     if elsewhere is not None and not placed:
         kinds = hparams.values.get(KINDS, ())
         of = f' (of kind "{kinds[elsewhere]}")' if elsewhere < len(kinds) else ""
         message = f'tensor "{info.name}" has no place in block {elsewhere}{of} of this model by its config.json'
         hint = "config.json and the weights are not of the same model"
         raise InputError(message, tensor=info.name, key="num_hidden_layers", hint=hint)
+
+
+def _placed(t: T, info: TensorInfo, hparams: Hparams) -> Placement:
+    """Where a source tensor's rows go, with what becomes of their values."""
+    placement = t.place(info, hparams)
+    if t.value is not None:
+        number = 1.0 if t.value == "-exp" else float(evaluate(t.value.removeprefix("*"), hparams.required))
+        what = "-exp" if t.value == "-exp" else "*"
+        placement = replace(placement, parts=tuple(Mapped(part, what, number) for part in placement.parts))
+    if t.total is not None:
+        placement = replace(placement, shape=tuple(hparams.size(axis) for axis in t.total.split()))
+    return placement
 
 
 def _check_number(info: TensorInfo, number: int, count: int, key: str) -> None:
@@ -205,6 +220,8 @@ def _check_source(t: T, hparams: Hparams, info: TensorInfo) -> None:
 def _reason(family: Family, table: RowTable, hparams: Hparams, tensor: str) -> str:
     """Why a tensor that no row names is left out. Raises UnsupportedError if there is no reason."""
     name = family.source_name(tensor, trunk_of(hparams))
+    if family.skips_further and family.is_skipped(name, hparams):
+        return family.skips_further
     for drop in family.drop:
         if fnmatchcase(name, drop.pattern) and (drop.when is None or hparams.flag(drop.when)):
             return drop.reason
@@ -237,7 +254,7 @@ def _check_complete(table: RowTable, hparams: Hparams, found: Mapping[str, list[
 
 
 def _check_found(row: Row, layer: int | None, pieces: list[Piece]) -> None:
-    if not pieces:
+    if not pieces or (row.t.total is not None and row.t.order not in {piece.index for piece in pieces}):
         number = "0" if layer is None else str(layer)
         name = _filled(row.t.source, [number])
         message = f'the checkpoint has no tensor "{name}", which {row.t.target.format(layer)} is made of'
@@ -266,5 +283,5 @@ def _join(pieces: list[Piece]) -> ModelTensor:
         layer=ordered[0].layer,
         row_order=placement.row_order,
         add=t.add,
-        stored="f32" if len(placement.shape) == 1 or t.role in KEPT else None,
+        stored="f32" if stays_f32(ordered[0].target, len(placement.shape)) else None,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import lcm, prod
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +27,16 @@ class Part(Protocol):
     @property
     def source(self) -> Rows | None:
         """The rows of a source tensor that this part is, as they are stored; None for rows that are made."""
+        ...
+
+    @property
+    def sources(self) -> tuple[Rows, ...]:
+        """The rows of source tensors that it is made of, whatever is done to them; () for constants."""
+        ...
+
+    @property
+    def unit(self) -> int:
+        """How many of its rows come out of one reading: 1 where they are independent."""
         ...
 
     @property
@@ -59,6 +69,14 @@ class Rows:
         return self
 
     @property
+    def sources(self) -> tuple[Rows, ...]:
+        return (self,)
+
+    @property
+    def unit(self) -> int:
+        return 1
+
+    @property
     def identity(self) -> tuple[object, ...]:
         return self.tensor, self.start, self.stop
 
@@ -80,6 +98,14 @@ class Constant:
     @property
     def source(self) -> None:
         return None
+
+    @property
+    def sources(self) -> tuple[Rows, ...]:
+        return ()
+
+    @property
+    def unit(self) -> int:
+        return 1
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -131,6 +157,11 @@ class ModelTensor:
     @property
     def rows(self) -> int:
         return prod(self.shape) // max(self.cols, 1)
+
+    @property
+    def unit(self) -> int:
+        """Rows that are read or ordered together: slabs are cut between such units."""
+        return lcm(len(self.row_order.order) if self.row_order else 1, max(part.unit for part in self.parts))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from quantkit.errors import InputError
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.model import Constant, ModelTensor, RowOrder, Rows
+from quantkit.families.model import Constant, ModelTensor, Part, RowOrder, Rows
 from quantkit.families.roles import Role
 from quantkit.tensors import TensorInfo
 
@@ -24,7 +24,7 @@ class Placement:
     """Where a source tensor's rows go: the shape of the whole target, and the parts that this source gives to it."""
 
     shape: tuple[int, ...]
-    parts: tuple[Rows, ...]
+    parts: tuple[Part, ...]
     row_order: RowOrder | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 
@@ -36,12 +37,31 @@ INPUTS = (
 FUSED = {role: number for number, roles in enumerate(INPUTS) for role in roles if len(roles) > 1}  # role -> its group
 
 
+# Matrices that the reference converter keeps in f32 (conversion/base.py, prepare_tensors), by their name in a block.
+KEPT = frozenset({
+    "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d.weight", "ssm_conv1d_q.weight",
+    "ssm_conv1d_k.weight", "ssm_conv1d_v.weight", "shortconv.conv.weight", "position_embd.weight", "token_types.weight",
+    "time_mix_first.weight", "time_mix_w1.weight", "time_mix_w2.weight", "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight", "altup_correct_coef.weight", "altup_predict_coef.weight",
+    "indexer.proj.weight",
+})  # fmt: skip
+IN_BLOCK = re.compile(r"(?:(?:enc|dec)\.)?blk\.[0-9]+\.")
+
+
+def stays_f32(name: str, axes: int) -> bool:
+    """Whether the target tensor `name` of so many axes is f32 in a file that is not quantized."""
+    if axes <= 1 or not name.endswith(".weight") or name.endswith("_norm.weight"):
+        return True
+    return IN_BLOCK.sub("", name, count=1) in KEPT
+
+
 # Substrings of GGUF tensor names, first match wins: the categories that llama.cpp's mixtures speak of
 # (llama-quant.cpp, tensor_get_category), refined where a category is never quantized. "ffn_up" also names the
 # experts "ffn_up_exps" and the shared expert "ffn_up_shexp".
 _NAME_PARTS = (
     (".bias", Role.BIAS),
     ("_norm", Role.NORM),
+    ("norm.", Role.NORM),  # nextn.enorm, nextn.hnorm
     ("rope_freqs", Role.ROPE),
     ("rope_factors", Role.ROPE),
     ("position_embd.weight", Role.POSITION),

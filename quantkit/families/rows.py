@@ -46,6 +46,9 @@ class T:
     PRESENT where nothing but the tensors says so, or None for no bias at all. The tensor itself is mandatory in the
     blocks where the row stands (`where`), unless the flag `unless` is set, or it is `optional`: then the tensors alone
     say whether it is there. `add` is added to every value.
+
+    `value` is what else becomes of a value: "-exp" (x becomes -exp(x)), or "*" and an expression to multiply by. Of a
+    target that is joined from several sources, `total` is the shape and `order` the place of this one's rows.
     """
 
     source: str
@@ -59,6 +62,9 @@ class T:
     where: Layers = every
     optional: bool = False
     index: str = "num_local_experts"
+    value: str | None = None
+    total: str | None = None
+    order: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,9 +163,10 @@ class Family:
     Of an architecture with several rows, each says `when` it is the one. `block` are the rows of its layers, called
     `source_block` in the source; `stacks` further ones with names of their own. `spellings` bring other spellings of
     names into this one, `aliases` those of numbers. `derive` makes numbers from numbers, in order; `seen` from the
-    tensors that are there. `unserved` says why it is neither run by transformers here nor written for servers, where
-    it is not. `mmproj`
-    says that its encoder of images or sound is written as a file of its own.
+    tensors that are there. `skips_further` says why blocks after the last layer that config.json counts as
+    `num_nextn_predict_layers` are left out, where they are. `unserved` says why it is neither run by transformers here
+    nor written for servers, where it is not. `mmproj` says that its encoder of images or sound is written as a file of
+    its own.
     """
 
     name: str
@@ -185,6 +192,7 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)
     derive: tuple[Derive, ...] = ()
     seen: tuple[Seen, ...] = ()
+    skips_further: str | None = None
     unserved: str | None = None
     mmproj: bool = False
 
@@ -217,6 +225,15 @@ class Family:
         for seen in self.seen:
             hparams = replace(hparams, values={**hparams.values, **seen(hparams, tensors)})
         return hparams
+
+    def is_skipped(self, name: str, hparams: Hparams) -> bool:
+        """Whether a tensor, by the name that rows use, is of a block after the last layer that is left out."""
+        start = self.source_block.partition("{}")[0]
+        if self.skips_further is None or not name.startswith(start):
+            return False
+        text, layers = name[len(start) :].partition(".")[0], trunk_of(hparams)
+        further = int(hparams.number("num_nextn_predict_layers") or 0)
+        return text.isdecimal() and len(text) < 7 and layers <= int(text) < layers + further
 
     def source_name(self, name: str, layers: int = 0) -> str:
         """The name that rows use: with the prefix that a model saved without its head lacks (Qwen3-Embedding).

@@ -132,7 +132,7 @@ def _sampled(tensor: ModelTensor) -> list[Slab]:
     slabs = list(cut(tensor))
     if tensor.rows * tensor.cols <= SAMPLED_WEIGHTS:
         return slabs
-    unit = len(tensor.row_order.order) if tensor.row_order else 1
+    unit = tensor.unit
     step = max(SAMPLED_WEIGHTS // len(slabs) // tensor.cols // unit, 1) * unit
     return [replace(slab, stop=min(slab.start + step, slab.stop)) for slab in slabs]
 

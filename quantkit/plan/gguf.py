@@ -107,7 +107,8 @@ def unquantized_type(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> 
     """The type of a tensor that is left alone: what its family says, else what all its parts have, else f32."""
     if tensor.stored is not None:
         return tensor.stored
-    found = {sources[p.source.tensor].dtype.lower() if p.source else "f32" for p in tensor.parts}
+    found = {sources[rows.tensor].dtype.lower() for part in tensor.parts for rows in part.sources}
+    found |= {"f32" for part in tensor.parts if not part.sources}
     return found.pop() if len(found) == 1 else "f32"
 
 
@@ -115,9 +116,9 @@ def _draft(tensor: ModelTensor, choice: Choice, sources: Mapping[str, TensorInfo
     """The tensor with its type and size, not yet placed in a file."""
     qtype = base.get(choice.qtype)
     nbytes = prod(tensor.shape[:-1]) * qtype.row_bytes(tensor.shape[-1])
-    rows = [part.source for part in tensor.parts if part.source]
-    constants = sum(4 * part.rows * tensor.cols for part in tensor.parts if not part.source)
-    plain = len(tensor.parts) == 1 and not tensor.add and tensor.row_order is None
+    rows = [source for part in tensor.parts for source in part.sources]
+    constants = sum(4 * part.rows * tensor.cols for part in tensor.parts if not part.sources)
+    plain = len(tensor.parts) == 1 and tensor.parts[0].source and not tensor.add and tensor.row_order is None
     return Unit(
         tensor=tensor,
         word=choice.qtype,
@@ -126,7 +127,9 @@ def _draft(tensor: ModelTensor, choice: Choice, sources: Mapping[str, TensorInfo
         reason=choice.reason,
         wanted=choice.fallback_from,
         free=choice.free,
-        copy=plain and all(p.start == 0 and sources[p.tensor].dtype == choice.qtype for p in rows) and not constants,
+        copy=bool(plain)
+        and all(p.start == 0 and sources[p.tensor].dtype == choice.qtype for p in rows)
+        and not constants,
         source_bytes=constants + sum(_stored_bytes(part, sources[part.tensor]) for part in rows),
     )
 
@@ -168,7 +171,7 @@ def _require_unquantized(
 
 def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> tuple[str | None, int]:
     """How a checkpoint for servers stores a tensor quantized, and in how many bits; None and 0 for any other."""
-    infos = [sources[part.source.tensor] for part in tensor.parts if part.source]
+    infos = [sources[rows.tensor] for part in tensor.parts for rows in part.sources]
     stored = [info for info in infos if info.stored_as is not None]
     return (stored[0].stored_as, min(info.stored_bits or 0 for info in stored)) if stored else (None, 0)
 
@@ -176,7 +179,7 @@ def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> tuple[
 def _twice(units: Sequence[Unit], sources: Mapping[str, TensorInfo]) -> list[TensorInfo]:
     """The weights that a checkpoint for servers stores in 8 bits and that are rounded once more."""
     rounded = (u for u in units if u.word not in FLOAT_TYPES and not u.copy)
-    found = (sources[part.source.tensor] for u in rounded for part in u.tensor.parts if part.source)
+    found = (sources[rows.tensor] for u in rounded for part in u.tensor.parts for rows in part.sources)
     return [info for info in found if (info.stored_bits or 0) >= ENOUGH_BITS]
 
 

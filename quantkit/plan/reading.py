@@ -34,7 +34,7 @@ def cut(tensor: ModelTensor, weights: int = SLAB_WEIGHTS) -> Iterator[Slab]:
     """
     rows, cols = tensor.rows, tensor.cols
     rows_per_matrix = tensor.shape[-2] if len(tensor.shape) > 2 else rows
-    unit = len(tensor.row_order.order) if tensor.row_order else 1
+    unit = tensor.unit
     step = max(weights // cols // unit, 1) * unit
     for first in range(0, rows, max(rows_per_matrix, 1)):
         for start in range(first, first + rows_per_matrix, step):

@@ -203,7 +203,7 @@ def _slab_bytes(plan: Plan, shop: Workshop) -> int:
 
 
 def _unit_weights(tensor: ModelTensor) -> int:
-    return tensor.shape[-1] * (len(tensor.row_order.order) if tensor.row_order else 1)
+    return tensor.shape[-1] * tensor.unit
 
 
 def _layer_bytes(plan: Plan, shop: Workshop) -> int:

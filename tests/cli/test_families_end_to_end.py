@@ -29,6 +29,7 @@ from quantkit.quality.engines.llamacpp import LlamaCpp
 from quantkit.recipes.read import gguf_recipe_names, load_recipe
 
 SPREAD = 0.4  # standard deviation of all weights
+RECURRENT, RECURRENT_SPREAD = ("qwen3-next", "qwen3.5"), 0.15  # whose state feeds back what rounding leaves
 CONTEXT_TOKENS = (140, 170, 210, 260, 300)
 FIRST_TOKEN, LAST_TOKEN = 3, 397  # ids that every vocabulary here has and that are no control tokens
 
@@ -61,6 +62,8 @@ DIFFERING: dict[str, Variant] = {
     "olmo3-two-bases": replace(
         VARIANTS["olmo3-from-defaults"], edit=lambda config: config.update(rope_parameters={"rope_theta": 1e4})
     ),
+    "gpt-oss-bands": but("gpt-oss", rope_parameters={**checkpoints.GPT_OSS_ROPE, "truncate": False}),
+    "gpt-oss-limit": but("gpt-oss", swiglu_limit=1.0),
     "olmoe-normalized": but("olmoe", norm_topk_prob=True),
     "olmoe-clipped": but("olmoe", clip_qkv=0.1),
     "phi3-sliding": but("phi3", sliding_window=64),
@@ -97,7 +100,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     def build(name: str) -> Path:
         folder = root / name
         if not folder.exists():
-            checkpoints.build_variant({**VARIANTS, **DIFFERING}[name], folder, SPREAD)
+            recurrent = name.lower().startswith(RECURRENT)
+            checkpoints.build_variant(
+                {**VARIANTS, **DIFFERING}[name], folder, RECURRENT_SPREAD if recurrent else SPREAD
+            )
         return folder
 
     return build
@@ -126,8 +132,9 @@ def logits_of_transformers(folder: Path) -> Array:
     rope = config.get("rope_scaling") or {}
     if rope.get("type") == "su":  # transformers 5 does not read this old spelling any more
         config["rope_scaling"] = {**rope, "type": "longrope", "original_max_position_embeddings": 128}
+    config.pop("time_step_limit", None)  # the default, which JSON cannot write and transformers does not read again
     named = config["architectures"][0]
-    headless = named.endswith("Model")  # the embedding is its head
+    headless = named.endswith("Model") and not named.endswith("HeadModel")  # the embedding is its head
     model_class = getattr(transformers, f"{named.removesuffix('Model')}ForCausalLM" if headless else named)
     parsed = model_class.config_class.from_dict(config)
     parsed._attn_implementation = "eager"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from quantkit.families.describe import describe, find_family, require_fitting
-from quantkit.families.model import Constant, Model, ModelTensor
+from quantkit.families.model import Constant, Model, ModelTensor, Rows
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 from quantkit.tokenizer.read import read_tokenizer
@@ -94,12 +94,24 @@ def describe_infos(
     return describe(infos, config, read_file, named, Tokens(tokens), name=folder.path.name if folder else "model")
 
 
+@dataclass(frozen=True)
+class InMemory:
+    """Rows of an array."""
+
+    values: F32
+
+    def read(self, start: int, stop: int) -> F32:
+        return self.values.reshape(-1, self.values.shape[-1] if self.values.ndim > 1 else 1)[start:stop]
+
+
 def evaluate(tensor: ModelTensor, arrays: Mapping[str, tuple[str, F32]]) -> F32:
     """The values that a description promises, in the target's shape."""
     rows = []
     for part in tensor.parts:
         if isinstance(part, Constant):
             rows.append(part.values())
+        elif not isinstance(part, Rows):
+            rows.append(part.read(lambda name: InMemory(arrays[name][1]), 0, part.rows))
         else:
             source = arrays[part.tensor][1]
             rows.append(source.reshape(-1, source.shape[-1] if source.ndim > 1 else 1)[part.start : part.stop])

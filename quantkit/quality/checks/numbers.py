@@ -176,7 +176,7 @@ def _slabs(tensor: ModelTensor, together: int, sample_rows: int | None, moved: b
         return list(cut(tensor, together))
     if moved:
         return [Slab(0, min(max(sample_rows, FEWEST_ROWS), rows), 0)]
-    unit = len(tensor.row_order.order) if tensor.row_order else 1
+    unit = tensor.unit
     units = rows // unit
     picked = sorted({i * units // max(sample_rows // unit, 1) for i in range(max(sample_rows // unit, 1))})
     return [Slab(i * unit, (i + 1) * unit, 0) for i in picked]

@@ -1,0 +1,154 @@
+"""Mamba 1 and 2: no attention at all. The rows of a Mamba 2 mixer serve hybrids, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quantkit.families import keys
+from quantkit.families.hparams import Hparams
+from quantkit.families.layouts import column, split, squeeze
+from quantkit.families.roles import Role
+from quantkit.families.rows import (
+    PRESENT,
+    UNSERVED,
+    Family,
+    T,
+)
+
+ENDLESS = 1 << 20  # the context of a model without positions
+
+
+def inner_sizes(hparams: Hparams) -> Mapping[str, Any]:
+    """The width inside a Mamba 2 mixer and the channels of its convolution."""
+    heads, width = hparams.count("ssm_heads"), hparams.count("ssm_head_dim")
+    groups, state = hparams.count("ssm_groups"), hparams.count("ssm_state")
+    inner = heads * width
+    return {"ssm_inner": inner, "ssm_channels": inner + 2 * groups * state, "endless": ENDLESS, "zero": 0}
+
+
+def mamba2(module: str) -> tuple[T, ...]:
+    """The tensors of a Mamba 2 mixer."""
+    return (
+        T(f"{module}.in_proj.weight", "ssm_in.weight", Role.OTHER, "ssm_inner+ssm_channels+ssm_heads hidden_size",
+          bias=PRESENT),
+        T(f"{module}.conv1d.weight", "ssm_conv1d.weight", Role.OTHER, "ssm_channels 1 ssm_conv", squeeze),
+        T(f"{module}.conv1d.bias", "ssm_conv1d.bias", Role.BIAS, "ssm_channels", optional=True),
+        T(f"{module}.A_log", "ssm_a", Role.OTHER, "ssm_heads", column, value="-exp"),
+        T(f"{module}.D", "ssm_d", Role.OTHER, "ssm_heads", column),
+        T(f"{module}.dt_bias", "ssm_dt.bias", Role.BIAS, "ssm_heads"),
+        T(f"{module}.norm.weight", "ssm_norm.weight", Role.NORM, "ssm_inner",
+          split("ssm_groups", "ssm_inner//ssm_groups")),
+        T(f"{module}.out_proj.weight", "ssm_out.weight", Role.OTHER, "hidden_size ssm_inner", bias=PRESENT),
+    )  # fmt: skip
+
+
+SSM_KEYS = (
+    keys.Key("ssm.conv_kernel", "u32", "ssm_conv"),
+    keys.Key("ssm.inner_size", "u32", "ssm_inner"),
+    keys.Key("ssm.state_size", "u32", "ssm_state"),
+    keys.Key("ssm.time_step_rank", "u32", "ssm_heads"),
+    keys.Key("ssm.group_count", "u32", "ssm_groups"),
+)
+BACKBONE = (
+    T("backbone.embeddings.weight", "token_embd.weight", Role.TOKEN_EMBD, "vocab_size hidden_size"),
+    T("backbone.norm_f.weight", "output_norm.weight", Role.NORM, "hidden_size"),
+    T("lm_head.weight", "output.weight", Role.OUTPUT, "vocab_size hidden_size", unless="tie_word_embeddings"),
+)
+NO_ATTENTION = {"num_attention_heads": 0, "num_key_value_heads": None, "tie_word_embeddings": False}
+RECURRENT_KEYS = (
+    keys.Key("context_length", "u32", "endless"),
+    keys.Key("embedding_length", "u32", "hidden_size"),
+    keys.Key("feed_forward_length", "u32", "zero"),
+    keys.Key("attention.head_count", "u32", "zero"),
+    keys.blocks,
+    keys.Key("attention.layer_norm_rms_epsilon", "f32", "layer_norm_epsilon"),
+)
+
+
+def mamba_sizes(hparams: Hparams) -> Mapping[str, Any]:
+    """The numbers of a Mamba 1 that config.json may leave out."""
+    hidden = hparams.count("hidden_size")
+    rank = hparams.values.get("time_step_rank")
+    return {
+        "intermediate_size": 2 * hidden, "dt_rank": -(-hidden // 16) if rank in (None, "auto") else rank,
+        "endless": ENDLESS, "zero": 0, "max_position_embeddings": ENDLESS,
+    }  # fmt: skip
+
+
+def doubled(hparams: Hparams) -> str | None:
+    """The inner width is twice the outer."""
+    said = hparams.number("expand")
+    return None if said in (None, 2) else f"expand is {said:g}, it takes 2"
+
+
+MAMBA = Family(
+    name="mamba",
+    gguf="mamba",
+    hf=("MambaForCausalLM", "FalconMambaForCausalLM"),
+    defaults={
+        "mamba": {
+            **NO_ATTENTION, "vocab_size": 50280, "hidden_size": 768, "num_hidden_layers": 32, "state_size": 16,
+            "conv_kernel": 4, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+        },
+        "falcon_mamba": {
+            **NO_ATTENTION, "vocab_size": 50280, "hidden_size": 768, "num_hidden_layers": 32, "state_size": 16,
+            "conv_kernel": 4, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+        },
+    },
+    outside=BACKBONE,
+    source_block="backbone.layers.{}.",
+    block=(
+        T("norm.weight", "attn_norm.weight", Role.NORM, "hidden_size"),
+        T("mixer.in_proj.weight", "ssm_in.weight", Role.OTHER, "2*intermediate_size hidden_size"),
+        T("mixer.conv1d.weight", "ssm_conv1d.weight", Role.OTHER, "intermediate_size 1 conv_kernel", squeeze),
+        T("mixer.conv1d.bias", "ssm_conv1d.bias", Role.BIAS, "intermediate_size", optional=True),
+        T("mixer.x_proj.weight", "ssm_x.weight", Role.OTHER, "dt_rank+2*state_size intermediate_size"),
+        T("mixer.dt_proj.weight", "ssm_dt.weight", Role.OTHER, "intermediate_size dt_rank"),
+        T("mixer.dt_proj.bias", "ssm_dt.bias", Role.BIAS, "intermediate_size"),
+        T("mixer.A_log", "ssm_a", Role.OTHER, "intermediate_size state_size", value="-exp"),
+        T("mixer.D", "ssm_d", Role.OTHER, "intermediate_size"),
+        T("mixer.out_proj.weight", "ssm_out.weight", Role.OTHER, "hidden_size intermediate_size"),
+    ),
+    keys=(
+        *RECURRENT_KEYS,
+        keys.Key("ssm.conv_kernel", "u32", "conv_kernel"),
+        keys.Key("ssm.inner_size", "u32", "intermediate_size"),
+        keys.Key("ssm.state_size", "u32", "state_size"),
+        keys.Key("ssm.time_step_rank", "u32", "dt_rank"),
+        keys.computed("ssm.dt_b_c_rms", "bool", lambda hparams: hparams.values.get("model_type") == "falcon_mamba"),
+    ),
+    derive=(mamba_sizes,),
+    assumes=(doubled,),
+    unserved=UNSERVED,
+)  # fmt: skip
+
+
+def only_mamba(hparams: Hparams) -> Mapping[str, Any]:
+    """A context without end, no MLP."""
+    return {"max_position_embeddings": ENDLESS, "intermediate_size": None}
+
+
+MAMBA2 = Family(
+    name="mamba2",
+    gguf="mamba2",
+    hf=("Mamba2ForCausalLM",),
+    defaults={
+        "mamba2": {
+            **NO_ATTENTION, "vocab_size": 32768, "hidden_size": 4096, "num_hidden_layers": 64, "ssm_state": 128,
+            "ssm_conv": 4, "ssm_heads": 128, "ssm_head_dim": 64, "ssm_groups": 8, "layer_norm_epsilon": 1e-5,
+        },
+    },
+    outside=BACKBONE,
+    source_block="backbone.layers.{}.",
+    block=(T("norm.weight", "attn_norm.weight", Role.NORM, "hidden_size"), *mamba2("mixer")),
+    keys=(*RECURRENT_KEYS, *SSM_KEYS),
+    aliases={
+        "state_size": "ssm_state", "conv_kernel": "ssm_conv", "num_heads": "ssm_heads", "head_dim": "ssm_head_dim",
+        "n_groups": "ssm_groups",
+    },
+    derive=(inner_sizes, only_mamba),
+    unserved=UNSERVED,
+)  # fmt: skip
+
+FAMILIES = (MAMBA, MAMBA2)

@@ -1,0 +1,130 @@
+"""Parts of a target that are not plain runs of source rows: every so many rows, moved matrices, mapped values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from quantkit.families.model import Part, Rows
+from quantkit.families.steps import Step, move
+from quantkit.tensors import F32, TensorRef
+
+Open = Callable[[str], TensorRef]
+
+
+@dataclass(frozen=True)
+class Every:
+    """Rows start, start + step, .. below `stop` of the source tensor called `tensor`."""
+
+    tensor: str
+    start: int
+    stop: int
+    step: int
+
+    @property
+    def rows(self) -> int:
+        return len(range(self.start, self.stop, self.step))
+
+    @property
+    def source(self) -> None:
+        return None
+
+    @property
+    def sources(self) -> tuple[Rows, ...]:
+        return (Rows(self.tensor, self.start, self.stop),)
+
+    @property
+    def unit(self) -> int:
+        return 1
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return self.tensor, self.start, self.stop, self.step
+
+    def read(self, ref: Open, start: int, stop: int) -> F32:
+        """Rows [start, stop) of these, float32. Reads the rows between as well."""
+        first, last = self.start + start * self.step, self.start + (stop - 1) * self.step + 1
+        return ref(self.tensor).read(first, last)[:: self.step]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A matrix of the source (`region`, seen in `shape`) after steps that move its elements: `after` in shape.
+
+    The steps are those of quantkit.families.layouts. It is read as a whole for any of its rows.
+    """
+
+    region: Rows
+    shape: tuple[int, ...]
+    steps: tuple[Step, ...]
+    after: tuple[int, ...]
+
+    @property
+    def tensor(self) -> str:
+        return self.region.tensor
+
+    @property
+    def rows(self) -> int:
+        return prod(self.after[:-1]) if len(self.after) > 1 else self.after[0]
+
+    @property
+    def source(self) -> None:
+        return None
+
+    @property
+    def sources(self) -> tuple[Rows, ...]:
+        return (self.region,)
+
+    @property
+    def unit(self) -> int:
+        return self.rows
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return (*self.region.identity, self.shape, self.steps)
+
+    def read(self, ref: Open, start: int, stop: int) -> F32:
+        """Rows [start, stop) of the moved matrix, float32 (stop - start, cols)."""
+        whole = ref(self.tensor).read(self.region.start, self.region.stop).reshape(self.shape)
+        cols = self.after[-1] if len(self.after) > 1 else 1
+        return np.ascontiguousarray(move(whole, self.steps).reshape(self.rows, cols)[start:stop])
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The values of another part, each changed: "-exp" (x becomes -exp(x)), or "*" by `number`. In float32."""
+
+    part: Part
+    what: str
+    number: float = 1.0
+
+    @property
+    def rows(self) -> int:
+        return self.part.rows
+
+    @property
+    def source(self) -> None:
+        return None
+
+    @property
+    def sources(self) -> tuple[Rows, ...]:
+        return self.part.sources
+
+    @property
+    def unit(self) -> int:
+        return self.part.unit
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return (*self.part.identity, self.what, self.number)
+
+    def read(self, ref: Open, start: int, stop: int) -> F32:
+        """Rows [start, stop), float32."""
+        values = self.part.read(ref, start, stop)
+        if self.what == "-exp":
+            return -np.exp(values.astype(np.float64)).astype(np.float32)
+        assert self.what == "*", self.what
+        return values * np.float32(self.number)
