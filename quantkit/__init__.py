@@ -67,6 +67,7 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.evaluate import Evaluated as Evaluated
     from quantkit.pipeline.evaluate import Evaluation as Evaluation
     from quantkit.pipeline.evaluate import evaluate as evaluate
+    from quantkit.pipeline.evaluate import require_text as require_text
     from quantkit.pipeline.evaluate_words import Records as Records
     from quantkit.pipeline.evaluate_words import evaluation_lines as evaluation_lines
     from quantkit.pipeline.fit import Candidate as Candidate
@@ -79,11 +80,18 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.pack import packed_names as packed_names
     from quantkit.pipeline.prepare import Prepared as Prepared
     from quantkit.pipeline.prepare import prepare as prepare
+    from quantkit.pipeline.recommend import recommend as recommend
+    from quantkit.pipeline.recommend_words import recommendation_lines as recommendation_lines
+    from quantkit.pipeline.recommendation import Recommendation as Recommendation
+    from quantkit.pipeline.recommendation import RecommendRequest as RecommendRequest
     from quantkit.pipeline.report import ReportRequest as ReportRequest
     from quantkit.pipeline.report import write_report as write_report
     from quantkit.pipeline.request import Request as Request
     from quantkit.pipeline.sensitivity import Measured as Measured
+    from quantkit.pipeline.sensitivity import plan_sensitivity as plan_sensitivity
     from quantkit.pipeline.sensitivity import sensitivity as sensitivity
+    from quantkit.pipeline.step_summary import summarize_conversion as summarize_conversion
+    from quantkit.pipeline.step_summary import summarize_evaluation as summarize_evaluation
     from quantkit.pipeline.verify import verify as verify
     from quantkit.plan.base import Plan as Plan
     from quantkit.plan.sizes import ServingMemory as ServingMemory
@@ -123,16 +131,20 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.convert": ("Output", "convert", "quantize"),
     "quantkit.pipeline.doctor": ("Finding", "doctor"),
     "quantkit.pipeline.estimate": ("Estimate", "estimate", "plan_json"),
-    "quantkit.pipeline.evaluate": ("EvalRequest", "Evaluated", "Evaluation", "evaluate"),
+    "quantkit.pipeline.evaluate": ("EvalRequest", "Evaluated", "Evaluation", "evaluate", "require_text"),
     "quantkit.pipeline.evaluate_words": ("Records", "evaluation_lines"),
     "quantkit.pipeline.fit": ("Candidate", "candidates", "largest_fitting"),
     "quantkit.pipeline.inspect": ("Inspection", "inspect"),
     "quantkit.pipeline.outputs": ("Artifact",),
     "quantkit.pipeline.pack": ("pack", "packed_names"),
     "quantkit.pipeline.prepare": ("Prepared", "prepare"),
+    "quantkit.pipeline.recommend": ("recommend",),
+    "quantkit.pipeline.recommend_words": ("recommendation_lines",),
+    "quantkit.pipeline.recommendation": ("Recommendation", "RecommendRequest"),
     "quantkit.pipeline.report": ("ReportRequest", "write_report"),
     "quantkit.pipeline.request": ("Request",),
-    "quantkit.pipeline.sensitivity": ("Measured", "sensitivity"),
+    "quantkit.pipeline.sensitivity": ("Measured", "plan_sensitivity", "sensitivity"),
+    "quantkit.pipeline.step_summary": ("summarize_conversion", "summarize_evaluation"),
     "quantkit.pipeline.verify": ("verify",),
     "quantkit.plan.base": ("Plan",),
     "quantkit.plan.sizes": ("ServingMemory", "SizeReport"),

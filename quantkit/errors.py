@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 MAX_MESSAGE = 2000  # characters
 
@@ -129,9 +130,21 @@ class VerificationError(QuantkitError):
 
 
 class GateError(QuantkitError):
-    """A quality gate failed."""
+    """A quality gate failed. `judged` is what was measured, as plain data, where that is known."""
 
     code = "gate"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        path: str | None = None,
+        key: str | None = None,
+        judged: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, path=path, key=key)
+        self.judged = judged
 
 
 class NetworkError(QuantkitError):

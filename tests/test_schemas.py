@@ -52,6 +52,7 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
     first = made["artifacts"][0]
     yield quantkit("plan", TINY, "--to", "q4_k_m,fp8,gptq-w4g128", "--fit", "24GB", "--json").json
     yield quantkit("plan", TINY, "--fit", "rtx4090", "--json").json
+    yield quantkit("recommend", TINY, "--memory", "24GB", "--json").json
     yield quantkit("verify", out / "gptq-w4g128", "--against", TINY, "--json").json
     few = ["--data", text, "--window", 16, "--tokens", 64, "--gate", "kld<1"]
     yield quantkit("eval", out / "gptq-w4g128", "--against", TINY, *few, "--seen", "--json").json
@@ -63,6 +64,7 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
     yield calibrate
     yield json.loads(Path(calibrate["manifest"]).read_text())
     measured = ["--calib", text, *small]
+    yield quantkit("sensitivity", TINY, *measured, "--dry-run", "--json").json
     yield quantkit("sensitivity", TINY, *measured, "-o", folder / "costs.json", "--json").json
     target = ["--sensitivity", folder / "costs.json", "--target-bpw", 6]
     yield quantkit("plan", TINY, *target, "--json").json

@@ -37,6 +37,37 @@ Paranoid = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+StepSummary = Annotated[
+    bool,
+    typer.Option(
+        "--step-summary/--no-step-summary",
+        help="Append the verdict of gates to $GITHUB_STEP_SUMMARY where that is set.",
+        rich_help_panel=RUN,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Gated:
+    """What an artifact has to keep before it is published, and on which text."""
+
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate", metavar="GATE", help="Publish only if it holds, such as 'kld<0.03'.", rich_help_panel=RUN
+        ),
+    ] = None
+    eval_data: Annotated[
+        list[str] | None,
+        typer.Option("--eval-data", metavar="FILE", help="Text for gates; see eval.", rich_help_panel=RUN),
+    ] = None
+    step_summary: StepSummary = True
+
+    def values(self) -> dict[str, tuple[str, ...]]:
+        """As requests have them."""
+        return {"gates": tuple(self.gate or ()), "eval_data": tuple(self.eval_data or ())}
+
+
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be done and write nothing.", rich_help_panel=RUN)
 ]

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from quantkit.errors import InputError, VerificationError
+from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.sides import Rounding, Side
 from quantkit.families.model import Model
 from quantkit.formats.gguf.file import read_gguf, shard_paths
@@ -125,10 +127,14 @@ def _checkpoint(folder: Path, source: Checkpoint, pre: str | None) -> Iterator[A
         _require_config(folder, made, source)
         _require_tokenizer(folder, made, source)
         paths = tuple(sorted(Path(file.path) for file in made.files() if file.weights))
-        rounding = served_rounding(made)
         manifest = _manifest(folder / CHECKPOINT_MANIFEST)
-        side = Side(folder.resolve().name, made, rounding, served_inputs(made, rounding), moved=_moved(manifest))
-        yield Artifact(side, paths, _bytes(paths), manifest)
+        yield Artifact(served_side(folder.resolve().name, made, _moved(manifest)), paths, _bytes(paths), manifest)
+
+
+def served_side(name: str, made: Checkpoint, moved: bool | None) -> Side:
+    """A checkpoint for servers as a side: its decoded weights, and inputs rounded as it asks loaders to."""
+    rounding = served_rounding(made)
+    return Side(name, made, rounding, served_inputs(made, rounding), moved=moved)
 
 
 def _require_config(folder: Path, made: Checkpoint, source: Checkpoint) -> None:
@@ -199,22 +205,61 @@ def require_made_from(artifact: Artifact, source_sha256: frozenset[str], name: s
         raise InputError(f"its manifest says: {what}", path=str(artifact.paths[0]), key="source", hint=OTHER_MODEL)
 
 
-def calibrated_on(artifact: Artifact, hashes: frozenset[str], names: frozenset[str]) -> str | None:
-    """The name of the text that an artifact's manifest says it was calibrated on, if it is this one; None otherwise.
-    Files that are rounded with feedback have seen some of the shipped text, too.
+@dataclass(frozen=True)
+class Calibrated:
+    """Text that an artifact was calibrated on, as its manifest says, beside the text at hand: whether that is part of
+    it as a whole, or how many of its documents are. `sha256` is one hash over all files that were calibrated on."""
 
-    `hashes` and `names` are those of the text at hand.
-    """
+    name: str
+    sha256: str | None
+    token_sha256: str | None
+    same: bool
+    documents: int
+
+    @property
+    def overlaps(self) -> bool:
+        return self.same or self.documents > 0
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "token_sha256": self.token_sha256,
+            "same_text": self.same,
+            "seen_documents": self.documents,
+        }
+
+
+def calibrated_on(artifact: Artifact, corpus: Corpus, names: frozenset[str]) -> list[Calibrated]:
+    """What an artifact's manifest says that it was calibrated on, in one run or several. `names` are those that the
+    text at hand has wherever it is: the shipped one's."""
     facts = artifact.manifest.facts if artifact.manifest else {}
+    return [_calibrated(record, corpus, names) for record in _text_records(facts)]
+
+
+def _text_records(facts: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The records of text in a manifest: of a calibration, of the statistics that stood for one, of an imatrix, and of
+    the shipped text that widens what is rounded with feedback."""
     for record in (facts.get("calibration"), facts.get("imatrix")):
         if not isinstance(record, Mapping):
             continue
-        name = str(record.get("name", record.get("dataset", "")))
-        if record.get("sha256") in hashes or names & set(name.split(", ")):
-            return name
-        if record.get("shipped_windows") and (names or record.get("shipped_sha256") in hashes):
-            return "the shipped text"
-    return None
+        data = record.get("data")
+        yield from (one for one in data if isinstance(one, Mapping)) if isinstance(data, list) else (record,)
+        if record.get("shipped_windows"):
+            yield {"name": "the shipped text", "sha256": record.get("shipped_sha256")}
+
+
+def _calibrated(record: Mapping[str, Any], corpus: Corpus, names: frozenset[str]) -> Calibrated:
+    name = str(record.get("name", record.get("dataset", "")))
+    said = {record.get("sha256"), *_texts(record.get("parts"))}
+    same = bool(corpus.hashes & said) or bool(names & set(name.split(", ")))
+    seen = len(corpus.fingerprints.intersection(_texts(record.get("seen"))))
+    whole, tokens = (record[key] if isinstance(record.get(key), str) else None for key in ("sha256", "token_sha256"))
+    return Calibrated(name, whole, tokens, same, seen)
+
+
+def _texts(value: object) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list | tuple) else []
 
 
 def text_of(source: Checkpoint) -> Callable[[list[int]], str]:

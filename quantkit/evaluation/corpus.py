@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.calibration.text.data import load_texts, model_tokens
-from quantkit.calibration.text.samples import I32, Texts, Tokens, joined_texts, select_samples
+from quantkit.calibration.text.samples import I32, Texts, Tokens, fingerprint, joined_texts, select_samples
 from quantkit.calibration.text.spec import embedding_rows
 from quantkit.calibration.text.templates import read_chat_template
 from quantkit.errors import InputError, UsageError, did_you_mean
@@ -67,7 +67,7 @@ class Corpus:
     `batch` and `row` where its window is, `window` the number of that, `position` the token in it after which it is
     made, `target` the token that follows, `document` the number of its document. `names` are those of the data, `cut`
     says how it was cut, `sha256` is that of the data and `token_sha256` that of all windows; of several files together
-    `parts` are the hashes of each.
+    `parts` are the hashes of each. `fingerprints` are those of the documents that are run, as calibration keeps them.
     """
 
     batches: tuple[Batch, ...]
@@ -84,6 +84,7 @@ class Corpus:
     cut: Cutting
     bos: int | None
     parts: tuple[str, ...] = ()
+    fingerprints: frozenset[str] = frozenset()
 
     @property
     def hashes(self) -> frozenset[str]:
@@ -248,7 +249,8 @@ def _corpus(windows: Sequence[_Window], texts: Texts, tokens: Tokens, cut: Cutti
     places = [list(part) for part in zip(*_places(windows, batches), strict=True)]
     batch, row, window, position, target, document = (np.array(part, np.int32) for part in places)
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(w.tokens, "<i4").tobytes() for w in windows)).hexdigest()
-    facts = (texts.name, texts.sha256, digest, len(texts.documents), cut, tokens.bos, texts.parts)
+    known = frozenset(fingerprint(texts.documents[number]) for number in np.unique(document))
+    facts = (texts.name, texts.sha256, digest, len(texts.documents), cut, tokens.bos, texts.parts, known)
     return Corpus(batches, batch, row, window, position, target, document, *facts)
 
 

@@ -61,7 +61,8 @@ class Figure:
 class Metric:
     """A number that gates may limit. `less` says that less of it is better. `read` finds it, `unit` is what limits may
     end in: "%" for shares, "x" and sizes for "size". `needs` says what has to be there: "bound" is text enough for a
-    confidence bound, "text" any, "prompts" prompts, "nothing" none. `best` is the best value, which nothing beats."""
+    confidence bound, "text" any, "prompts" prompts, "nothing" none. `best` is the best value that there is, which
+    nothing can beat, and with `never` not even reach; `worst` is the worst that there is, None without any."""
 
     name: str
     what: str
@@ -70,6 +71,8 @@ class Metric:
     unit: str = ""
     needs: str = "bound"
     best: float = 0.0
+    never: bool = False
+    worst: float | None = None
 
 
 @dataclass(frozen=True)
@@ -162,14 +165,27 @@ def _gate(text: str, name: str, sign: str, value: str) -> Gate:
         message = f'--gate "{text[:60]}": {better} {name} is better, so a gate on it is {name}{wanted}'
         raise UsageError(message, key="gate", hint=f"--gate '{name}{wanted}{value}'")
     limit, relative = _limit(text, metric, value)
-    strict = len(sign) == 1
+    gate = Gate(text, metric, len(sign) == 1, limit, relative)
+    _require_sense(gate, value)
+    return gate
+
+
+def _require_sense(gate: Gate, value: str) -> None:
+    """Raise UsageError for a limit that nothing can hold, and for one that everything holds."""
+    metric, limit = gate.metric, gate.limit
     ahead = limit - metric.best if metric.less else metric.best - limit
-    if ahead < 0 or (strict and ahead == 0):
-        message = f'--gate "{text[:60]}": nothing can hold it, the best {name} is {metric.best:g}'
+    if ahead < 0 or ((gate.strict or metric.never) and ahead == 0):
+        best = f"every {metric.name} is above" if metric.never else f"the best {metric.name} is"
+        message = f'--gate "{gate.text[:60]}": nothing can hold it, {best} {metric.best:g}'
         per_cent = metric.unit == "%" and 1 < limit <= 100 and not value.endswith("%")
-        hint = f"for per cent: --gate '{name}{sign}{value}%'" if per_cent else EXAMPLE
+        hint = f"for per cent: --gate '{metric.name}>={value}%'" if per_cent else EXAMPLE
         raise UsageError(message, key="gate", hint=hint)
-    return Gate(text, metric, strict, limit, relative)
+    if metric.worst is None:
+        return
+    behind = limit - metric.worst if metric.less else metric.worst - limit
+    if behind > 0 or (behind == 0 and not gate.strict):
+        message = f'--gate "{gate.text[:60]}": everything holds it, the worst {metric.name} is {metric.worst:g}'
+        raise UsageError(message, key="gate", hint=EXAMPLE)
 
 
 def _limit(text: str, metric: Metric, value: str) -> tuple[float, bool]:
@@ -335,10 +351,20 @@ METRICS: Mapping[str, Metric] = {
             for name, at in QUANTILES.items()
         ),
         Metric("kld_max", "largest KL divergence", True, _largest, needs="text"),
-        Metric("ppl_ratio", "perplexity relative to the original", True, _bound(lambda r: r.ratio, high=True)),
+        Metric(
+            "ppl_ratio", "perplexity relative to the original", True, _bound(lambda r: r.ratio, high=True), never=True
+        ),
         Metric("ppl", "perplexity", True, _bound(lambda r: r.perplexity, high=True), best=1.0),
-        Metric("top1", "share of equal first tokens", False, _bound(lambda r: r.top1, high=False), unit="%", best=1.0),
-        Metric("rms", "RMS change of the right token's probability", True, _bound(lambda r: r.right_change, high=True)),
+        Metric(
+            "top1", "share of equal first tokens", False, _bound(lambda r: r.top1, high=False), "%", best=1.0, worst=0.0
+        ),
+        Metric(
+            "rms",
+            "RMS change of the right token's probability",
+            True,
+            _bound(lambda r: r.right_change, high=True),
+            worst=1.0,
+        ),
         Metric("hidden", "relative error of hidden states after the last block", True, _last_error, needs="text"),
         Metric("damaged", "weights that are not the original's", True, _damaged, needs="text"),
         *(
@@ -364,6 +390,6 @@ METRICS: Mapping[str, Metric] = {
             1.0,
         ),
         Metric("lost", "prompts that the original passes and the artifact does not", True, _lost, needs="prompts"),
-        Metric("size", "bytes of the files with weights", True, _size, unit="x", needs="nothing"),
+        Metric("size", "bytes of the files with weights", True, _size, unit="x", needs="nothing", never=True),
     )
 }

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.assumptions import engine_warnings, name_warnings
+from quantkit.families.cache import read_cache
 from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.heads import architecture_of, head_warnings, headed, without_head
 from quantkit.families.hparams import Hparams, merged
@@ -253,4 +254,5 @@ def shape_of(hparams: Hparams) -> Shape:
         experts_used=hparams.count("num_experts_per_tok") if moe else 0,
         vocab=hparams.count("vocab_size"),
         context=hparams.count("max_position_embeddings"),
+        cache=read_cache(hparams.values, str(hparams.values.get("model_type"))),
     )

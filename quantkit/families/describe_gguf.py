@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.cache import read_cache
 from quantkit.families.model import Model, ModelTensor, Rows, Shape
 from quantkit.families.roles import role_of, stays_f32
 from quantkit.metadata import KeyValue
@@ -93,14 +94,25 @@ def _shape(architecture: str, values: Mapping[str, KeyValue]) -> Shape:
 
     hidden, heads = count("embedding_length"), count("attention.head_count")
     tokens = values.get(TOKENS)
+    head = count("attention.key_length") or (hidden // heads if heads else 0)
+    said = {
+        "num_hidden_layers": count("block_count"),
+        "num_key_value_heads": count("attention.head_count_kv", heads),
+        "head": head,
+        "sliding_window": count("attention.sliding_window"),
+        "kv_lora_rank": count("attention.kv_lora_rank"),
+        "qk_rope_head_dim": count("rope.dimension_count"),
+        "full_attention_interval": count("full_attention_interval"),
+    }
     return Shape(
         layers=count("block_count"),
         hidden=hidden,
         heads=heads,
         kv_heads=count("attention.head_count_kv", heads),
-        head_dim=count("attention.key_length") or (hidden // heads if heads else 0),
+        head_dim=head,
         experts=count("expert_count"),
         experts_used=count("expert_used_count"),
         vocab=count("vocab_size") or (len(tokens.items()) if tokens else 0),
         context=count("context_length"),
+        cache=read_cache(said, architecture),
     )

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from quantkit.families.cache import Cache
 from quantkit.families.roles import Role
 from quantkit.metadata import KeyValue
 from quantkit.tensors import F32, TensorRef
@@ -166,7 +167,8 @@ class ModelTensor:
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of an architecture that recipes and size estimates need."""
+    """The numbers of an architecture that recipes and size estimates need. `cache` is what its layers keep of tokens,
+    None where only these numbers tell."""
 
     layers: int
     hidden: int
@@ -177,6 +179,7 @@ class Shape:
     experts_used: int = 0
     vocab: int = 0
     context: int = 0
+    cache: Cache | None = None
 
 
 @dataclass(frozen=True)

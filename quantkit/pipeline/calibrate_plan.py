@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from importlib.metadata import version
@@ -83,7 +83,7 @@ class CalibratePlan:
     def digest(self) -> str:
         """Stands for everything but the source that decides the bytes."""
         facts = {
-            "record": asdict(self.samples.record),
+            "record": self.samples.record.deciding,
             "kind": self.kind.value,
             "hessian": self.hessian,
             "device": self.request.spec.device.partition(":")[0],

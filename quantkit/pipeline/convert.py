@@ -116,7 +116,7 @@ def convert(
     require_engine(output.engine)
     recipes = [load_recipe(name) for name in request.recipes]
     require_checkable(output.engine, recipes, output.verify)
-    gates = require_gateable(output.gates, output.eval_data, recipes, request.calib)
+    gates = require_gateable(output.gates, output.eval_data, request.calib)
     start = time.monotonic()
     emit(StageStarted("plan"))
     prepared = prepare(request, output_stem(output.out), emit, stop)
@@ -152,7 +152,7 @@ def _build(
             try:
                 found = standing(prepared, plan, targets, output, emit)
                 if found is not None:
-                    artifacts[number] = found if gating is None else gating.standing(found, targets, emit)
+                    artifacts[number] = found if gating is None else gating.standing(found, plan, emit)
                     remove_job(
                         job_folder(targets[0], prepared.job_digest(plan))
                     )  # killed after its last step, before tidying
@@ -387,5 +387,5 @@ def _settle(
         emit(StageFinished("verify", time.monotonic() - start, seen.summary()))
     seen.require(item.targets[0])
     if gating is not None:
-        seen = replace(seen, checks=(*seen.checks, gating.judged(item.job.paths, item.targets[0], emit)))
+        seen = replace(seen, checks=(*seen.checks, gating.judged(item.plan, item.job.paths, item.targets[0], emit)))
     return replace(draft, facts={**draft.facts, "checks": seen.as_json()})

@@ -18,6 +18,7 @@ from quantkit.errors import GateError, UnsupportedError, UsageError
 from quantkit.evaluation.answers import PromptReport
 from quantkit.evaluation.artifacts import (
     Artifact,
+    Calibrated,
     calibrated_on,
     opened_artifact,
     require_made_from,
@@ -94,6 +95,8 @@ class Evaluated:
     held_out: bool | None
     storage: tuple[Stored, ...] = ()
     prompts: PromptReport | None = None
+    calibration: tuple[Calibrated, ...] = ()
+    recipe: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -105,8 +108,10 @@ class Evaluated:
             "path": str(self.path),
             "bytes": self.nbytes,
             "inputs": self.inputs,
+            "recipe": self.recipe,
             "identity": self.manifest_identity,
             "held_out": self.held_out,
+            "calibration": [one.as_json() for one in self.calibration],
             "ok": self.ok,
             "gates": [verdict.as_json() for verdict in self.verdicts],
             "storage": [stored.as_json() for stored in self.storage],
@@ -174,8 +179,9 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
         for artifact in opened.values():
             if request.against:
                 require_made_from(artifact, hashes, source.name)
-        held_out = [_held_out(artifact, corpus, request) for artifact in opened.values()]
-        for code, message in _warnings(source, corpus, request, held_out):
+        known = [_calibrations(artifact, corpus, request) for artifact in opened.values()]
+        held_out = [_held_out(artifact, found) for artifact, found in zip(opened.values(), known, strict=True)]
+        for code, message in (*_warnings(source, corpus, request, held_out), *_overlaps(known, corpus)):
             emit(Warned(code, message))
         original = Side(source.name, source, served_rounding(source))  # inputs are rounded of quantized ones alone
         sides = [artifact.side for artifact in opened.values()]
@@ -185,15 +191,23 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
             answers = [*answered(questions, request.prompt_tokens, original, sides, request.threads, emit)]
         source_bytes = sum(f.nbytes for f in source.files() if f.weights)
         results = []
-        for (path, artifact), (report, scores), held, said in zip(
-            opened.items(), found, held_out, answers, strict=True
-        ):
-            verdicts = judge(gates, Subject(artifact.nbytes, source_bytes, report, scores, corpus, said))
-            made = artifact.manifest.identity if artifact.manifest else None
+        for (path, artifact), (report, scores), texts, said in zip(opened.items(), found, known, answers, strict=True):
+            verdicts = tuple(judge(gates, Subject(artifact.nbytes, source_bytes, report, scores, corpus, said)))
+            made, held = artifact.manifest.identity if artifact.manifest else None, _held_out(artifact, texts)
             kinds = stored_kinds(stored_tensors(artifact.side.checkpoint))
             facts = (artifact.nbytes, artifact.side.inputs, made)
-            results.append(Evaluated(path, *facts, report, tuple(verdicts), held, kinds, said))
+            recipe = str(artifact.manifest.recipe["name"]) if artifact.manifest else None
+            results.append(Evaluated(path, *facts, report, verdicts, held, kinds, said, texts, recipe))
     return Evaluation(reference, corpus.as_json(), tuple(results), time.monotonic() - started)
+
+
+def require_text(request: EvalRequest, emit: Sink = ignore) -> None:
+    """Raise what `evaluate` would raise for the text of a request, before other work: reads it, and no weights."""
+    gates = parse_gates(request.gates)
+    _require_sense(request, gates)
+    with closing(_open_reference(request, emit)) as source:
+        cut = Cutting(request.window, request.score, request.tokens)
+        require_judgeable(gates, read_corpus(source, request.data, cut, offline=request.offline))
 
 
 def _told_apart(opened: Iterable[tuple[Path, Artifact]]) -> dict[Path, Artifact]:
@@ -261,18 +275,21 @@ def _identified(source: Checkpoint, emit: Sink) -> dict[str, Any]:
     return {**origin.facts(), "quantized": quantized, "sha256": identity("original", origin.files), "files": files}
 
 
-def _held_out(artifact: Artifact, corpus: Corpus, request: EvalRequest) -> bool | None:
-    """Whether an artifact was made without this text: None where nobody says. Raises UsageError for text that it was
-    calibrated on, unless that was asked for."""
-    if artifact.manifest is None:
-        return None
-    names = frozenset({DEFAULT} & set(request.data))
-    seen = calibrated_on(artifact, corpus.hashes, names)
-    if seen is not None and not request.seen:
-        message = f"{shown(artifact.side.name)} was calibrated on {shown(seen)}: it looks better there than elsewhere"
+def _calibrations(artifact: Artifact, corpus: Corpus, request: EvalRequest) -> tuple[Calibrated, ...]:
+    """What an artifact was calibrated on, as far as its manifest says. Raises UsageError for the text at hand, unless
+    that was asked for."""
+    found = tuple(calibrated_on(artifact, corpus, frozenset({DEFAULT} & set(request.data))))
+    same = [one for one in found if one.same]
+    if same and not request.seen:
+        message = f"{shown(artifact.side.name)} was calibrated on {shown(same[0].name)}: it looks better there than"
         hint = "give other text with --data, or measure all the same: quantkit eval --seen"
-        raise UsageError(message, key="data", hint=hint)
-    return seen is None
+        raise UsageError(f"{message} elsewhere", key="data", hint=hint)
+    return found
+
+
+def _held_out(artifact: Artifact, found: Sequence[Calibrated]) -> bool | None:
+    """Whether an artifact was made without any of this text: None where nobody says."""
+    return None if artifact.manifest is None else not any(one.overlaps for one in found)
 
 
 def _warnings(
@@ -281,10 +298,21 @@ def _warnings(
     longest = longest_context(source)
     if longest and request.window > longest:
         yield LONG_WINDOW, f"windows of {request.window:,} tokens, the model takes {longest:,}: give a smaller --window"
-    if False in held_out:
-        yield NOT_HELD_OUT, f"calibrated on {corpus.name}: figures on it are better than on other text"
-    elif None in held_out and DEFAULT in request.data:
+    if None in held_out and DEFAULT in request.data:
         yield NOT_HELD_OUT, "no manifest says whether an artifact was calibrated on the shipped text (--data default)"
+
+
+def _overlaps(known: Sequence[Sequence[Calibrated]], corpus: Corpus) -> Iterator[tuple[str, str]]:
+    """What of the text an artifact has seen, each kind once."""
+    texts = [one for found in known for one in found]
+    if any(one.same for one in texts):
+        yield NOT_HELD_OUT, f"calibrated on {corpus.name}: figures on it are better than on other text"
+        return
+    most = max((one for one in texts if one.documents), key=lambda one: one.documents, default=None)
+    if most is not None:
+        share = f"{most.documents:,} of the {len(corpus.fingerprints):,} documents that are run"
+        what = f"{share} are in {shown(most.name)}, which was calibrated on: figures are better than on other text"
+        yield NOT_HELD_OUT, what
 
 
 def _measured(

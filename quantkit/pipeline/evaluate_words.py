@@ -194,6 +194,7 @@ def history_line(evaluation: Evaluation, artifact: Evaluated, now: str) -> dict[
         "time": now,
         "version": evaluation.as_json()["version"],
         "name": report.name,
+        "recipe": artifact.recipe,
         "identity": artifact.manifest_identity,
         "bytes": artifact.nbytes,
         "reference": evaluation.reference["sha256"],

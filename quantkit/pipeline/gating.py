@@ -1,30 +1,35 @@
-"""Gates of convert: a finished file is measured before it gets its name, and gets none when a gate does not hold."""
+"""Gates of convert: a finished artifact is measured before it gets its name, and gets none when a gate fails."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from quantkit.calibration.text.samples import DataRecord
 from quantkit.errors import GateError, UsageError
-from quantkit.evaluation.artifacts import EMBEDDING, served_rounding
+from quantkit.evaluation.artifacts import EMBEDDING, served_rounding, served_side
 from quantkit.evaluation.corpus import Corpus, Cutting, read_corpus
-from quantkit.evaluation.figures import summarize
-from quantkit.evaluation.gates import Gate, Subject, judge, parse_gates, require_judgeable, require_measured
+from quantkit.evaluation.figures import Report, summarize
+from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_judgeable, require_measured
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished
 from quantkit.pipeline.outputs import Artifact
 from quantkit.pipeline.prepare import Prepared
 from quantkit.pipeline.standing import record_checks
+from quantkit.plan.base import Plan
 from quantkit.quality.checks.base import Check, Verification
 from quantkit.quality.decoded import open_decoded
-from quantkit.recipes.recipe import Recipe
+from quantkit.source import Checkpoint
+from quantkit.source.folder import open_finished
+from quantkit.source.quantized import dequantized
 from quantkit.untrusted import shown
 
 GATES = "gates"
-KEPT = "what was made is kept beside OUT, unpublished, and the same command with other gates goes on with it"
+WEIGHTS = (".gguf", ".safetensors")  # files whose bytes a gate on size counts
+KEPT = "what was made is kept, unpublished, and the same command with other gates goes on with it"
 
 
 class Asked(Protocol):
@@ -37,6 +42,30 @@ class Asked(Protocol):
     def threads(self) -> int | None: ...
 
 
+@dataclass(frozen=True)
+class Judged:
+    """An artifact under the name that it is told by: its figures, and what became of the gates."""
+
+    name: str
+    nbytes: int
+    report: Report
+    verdicts: tuple[Verdict, ...]
+    corpus: Corpus
+
+    @property
+    def ok(self) -> bool:
+        return all(verdict.ok for verdict in self.verdicts)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "bytes": self.nbytes,
+            "gates": [verdict.as_json() for verdict in self.verdicts],
+            "data": self.corpus.as_json(),
+            "kl": self.report.kl.as_json(),
+        }
+
+
 class Gating:
     """The gates of a run, and the text that they are judged on, which is read at once."""
 
@@ -45,44 +74,66 @@ class Gating:
         self.gates = gates
         self.threads = asked.threads
         self.corpus: Corpus = read_corpus(prepared.checkpoint, asked.eval_data, Cutting(), offline=offline)
-        require_judgeable(gates, self.corpus)
+        moved = [plan.recipe for plan in prepared.plans if _moves(plan)]
+        require_judgeable(gates, self.corpus, moved)
         for record in _run(prepared):
-            if record.sha256 in self.corpus.hashes:
+            if self.corpus.hashes & {record.sha256, *record.parts}:
                 raise _seen(record.name)
 
-    def standing(self, artifact: Artifact, paths: Sequence[Path], emit: Sink) -> Artifact:
+    def standing(self, artifact: Artifact, plan: Plan, emit: Sink) -> Artifact:
         """An artifact that is there already, judged. Raises GateError; the files stay where they are."""
-        return record_checks(artifact, Verification((self.judged(paths, paths[0], emit),)))
+        return record_checks(artifact, Verification((self.judged(plan, artifact.paths, artifact.path, emit),)))
 
-    def judged(self, paths: Sequence[Path], target: Path, emit: Sink) -> Check:
-        """Measure the files of a GGUF artifact, which will be `target`; what is said of it in the manifest.
+    def judged(self, plan: Plan, paths: Sequence[Path], target: Path, emit: Sink) -> Check:
+        """Measure the finished files of a plan, of which `target` is or will be the first; what the manifest says of
+        it.
 
         Raises GateError for a gate that does not hold.
         """
+        found = self.measured(plan, paths, target, emit)
+        emit(StageFinished("gates", 0.0, "; ".join(v.words for v in found.verdicts)))
+        failed = [v.words for v in found.verdicts if not v.ok]
+        if failed:
+            hint = f"more bits, or --calib; {KEPT}"
+            what = f"{shown(found.name)}: {'; '.join(failed)}"
+            raise GateError(
+                what, path=str(target.parent if plan.linears else target), hint=hint, judged=found.as_json()
+            )
+        return Check(GATES, True, "; ".join(v.words for v in found.verdicts), found.as_json())
+
+    def measured(self, plan: Plan, paths: Sequence[Path], target: Path, emit: Sink) -> Judged:
+        """The figures of the finished files of a plan, and what becomes of the gates."""
         from quantkit.evaluation.measure import measure  # torch: where a gate asks
 
-        source, model = self.prepared.checkpoint, self.prepared.reference.model
-        rows = next(t.shape[0] for t in model.tensors if t.name == EMBEDDING)
-        with closing(open_decoded(paths, source, model)) as decoded:
-            side = Side(target.name, decoded, vocabulary=rows)
+        source = self.prepared.checkpoint
+        named = {file.name: path for file, path in zip(plan.files, paths, strict=True)}
+        with closing(self._opened(plan, named)) as made:
+            side = self._side(plan, made, target)
             original = Side(source.name, source, served_rounding(source))  # as eval runs it
             [scores] = measure(original, [side], self.corpus, threads=self.threads, emit=emit)
         report = summarize(scores, self.corpus)
-        nbytes = sum(path.stat().st_size for path in paths)
+        nbytes = sum(path.stat().st_size for name, path in named.items() if name.endswith(WEIGHTS))
         subject = Subject(nbytes, sum(f.nbytes for f in source.files() if f.weights), report, scores, self.corpus)
-        verdicts = judge(self.gates, subject)
-        emit(StageFinished("gates", 0.0, "; ".join(v.words for v in verdicts)))
-        failed = [v.words for v in verdicts if not v.ok]
-        if failed:
-            hint = f"more bits, or --calib; {KEPT}"
-            raise GateError(f"{shown(target.name)}: {'; '.join(failed)}", path=str(target), hint=hint)
-        data = {"gates": [v.as_json() for v in verdicts], "data": self.corpus.as_json(), "kl": report.kl.as_json()}
-        return Check(GATES, True, "; ".join(v.words for v in verdicts), data)
+        return Judged(side.name, nbytes, report, tuple(judge(self.gates, subject)), self.corpus)
+
+    def _opened(self, plan: Plan, named: Mapping[str, Path]) -> Checkpoint:
+        if plan.linears:
+            return dequantized(open_finished(named, plan.recipe))
+        return open_decoded(list(named.values()), self.prepared.checkpoint, self.prepared.reference.model)
+
+    def _side(self, plan: Plan, made: Checkpoint, target: Path) -> Side:
+        if plan.linears:
+            return served_side(target.parent.resolve().name, made, _moves(plan))
+        tensors = self.prepared.reference.model.tensors
+        return Side(target.name, made, vocabulary=next(t.shape[0] for t in tensors if t.name == EMBEDDING))
 
 
-def require_gateable(
-    gates: Sequence[str], data: Sequence[str], recipes: Sequence[Recipe], calib: Sequence[str]
-) -> tuple[Gate, ...]:
+def _moves(plan: Plan) -> bool:
+    """Whether scales are moved between layers, so that weights differ on purpose."""
+    return plan.method is not None and bool(plan.method.transform)
+
+
+def require_gateable(gates: Sequence[str], data: Sequence[str], calib: Sequence[str]) -> tuple[Gate, ...]:
     """The gates, where convert can judge them. Raises UsageError before any work where it cannot."""
     parsed = tuple(parse_gates(gates))
     if data and not parsed:
@@ -92,10 +143,6 @@ def require_gateable(
     if not data:
         require_measured(parsed, text=False, option="--eval-data")
         raise UsageError("gates of convert are judged on text", key="gate", hint="give --eval-data FILE")
-    idle = [recipe.name for recipe in recipes if recipe.mixture is None]
-    if idle:
-        message = f"{', '.join(idle)}: convert gates GGUF files, this makes a checkpoint"
-        raise UsageError(message, key="gate", hint="afterwards: quantkit eval OUT --against SRC --data D --gate ...")
     seen = sorted({*data} & {*calib})
     if seen:
         raise _seen(seen[0])

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore, never
+from quantkit.pipeline.estimate import estimate
 from quantkit.pipeline.outputs import refuse_inputs, require_writable_names
-from quantkit.pipeline.prepare import prepare
+from quantkit.pipeline.prepare import Prepared, prepare
 from quantkit.pipeline.request import Request
 from quantkit.pipeline.tune import Subject, facts_of, measured, require_measurable
 from quantkit.recipes.read import load_recipe
+from quantkit.report.text import duration, size
 from quantkit.storage import exists, hash_file, require_small, write_small
+from quantkit.tuning.candidates import candidates
 from quantkit.tuning.record import Sensitivity, read_sensitivity
+from quantkit.untrusted import shown
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,8 @@ def sensitivity(
     ExistsError where `out` holds something else and `force` does not say to replace it and NotWritableError for a place
     that takes no file, and what planning and walks raise.
     """
-    if len(request.recipes) != 1:
-        raise UsageError("one recipe says how values are chosen", hint="--to q4_k_m", key="recipes")
-    require_measurable(request, load_recipe(request.recipes[0]))
-    with prepare(request, None, emit) as prepared:
-        [recipe], [plan] = prepared.recipes, prepared.plans
-        assert prepared.calibration is not None
-        subject = Subject(prepared.checkpoint, recipe, plan, prepared.calibration)
-        if out is not None:
-            refuse_inputs([out], prepared.inputs)
-            _require_place(out, subject, force)
+    with _prepared(request, emit) as prepared:
+        subject = _subject(prepared, out, force)
         found = measured(subject, emit, stop)
     if out is not None:
         data = found.encode()
@@ -59,10 +56,81 @@ def sensitivity(
     return Measured(found, out)
 
 
-def _require_place(out: Path, subject: Subject, force: bool) -> None:
+@dataclass(frozen=True)
+class SensitivityPlan:
+    """What would be measured: types of tensors, with which text, and about what that takes."""
+
+    recipe: str
+    method: str
+    tensors: int
+    types: int
+    learned_tokens: int
+    judged_tokens: int
+    memory_bytes: int
+    seconds: float
+    out: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        facts = {name: value for name, value in asdict(self).items() if name != "out"}
+        return {**facts, "seconds": round(self.seconds, 1), "would_write": str(self.out) if self.out else None}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        text = f"{self.learned_tokens:,} tokens forward, {self.judged_tokens:,} there and back"
+        return [
+            f"{self.recipe}: {self.types:,} types of {self.tensors:,} tensors, values by {self.method}",
+            f"  text     {text}",
+            f"  memory   about {size(self.memory_bytes)}",
+            f"  time     about {duration(self.seconds)} on this machine",
+            f"  file     {shown(self.out)}" if self.out else "  file     none: give --out to keep what is measured",
+        ]
+
+
+def plan_sensitivity(
+    request: Request, out: Path | None = None, *, force: bool = False, emit: Sink = ignore
+) -> SensitivityPlan:
+    """What `sensitivity` would measure. Nothing is run or written; raises what it raises before it measures."""
+    with _prepared(request, emit) as prepared:
+        subject = _subject(prepared, out, force, write=False)
+        facts, types = facts_of(subject), candidates(subject.plan)
+        tokens = facts["learned_tokens"] + 2 * facts["judged_tokens"]
+        costs = estimate(subject.plan, threads=request.threads, tokens=tokens)
+        return SensitivityPlan(
+            recipe=subject.recipe.name,
+            method=subject.recipe.method.name,
+            tensors=len(types),
+            types=sum(map(len, types.values())),
+            learned_tokens=facts["learned_tokens"],
+            judged_tokens=facts["judged_tokens"],
+            memory_bytes=costs.memory_bytes,
+            seconds=costs.seconds,
+            out=out,
+        )
+
+
+def _prepared(request: Request, emit: Sink) -> Prepared:
+    if len(request.recipes) != 1:
+        raise UsageError("one recipe says how values are chosen", hint="--to q4_k_m", key="recipes")
+    require_measurable(request, load_recipe(request.recipes[0]))
+    return prepare(request, None, emit)
+
+
+def _subject(prepared: Prepared, out: Path | None, force: bool, *, write: bool = True) -> Subject:
+    """What is measured. Raises for an `out` that could not be written, which is tried only to `write`."""
+    [recipe], [plan] = prepared.recipes, prepared.plans
+    assert prepared.calibration is not None
+    subject = Subject(prepared.checkpoint, recipe, plan, prepared.calibration)
+    if out is not None:
+        refuse_inputs([out], prepared.inputs)
+        _require_place(out, subject, force, write=write)
+    return subject
+
+
+def _require_place(out: Path, subject: Subject, force: bool, *, write: bool) -> None:
     """Raise ExistsError or NotWritableError where what is to be measured could not be written."""
     require_writable_names([out])
-    require_small(out)
+    if write:
+        require_small(out)
     if os.path.lexists(out) and not force:
         try:
             known = read_sensitivity(out)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from quantkit.errors import UsageError
+from quantkit.errors import UsageError, did_you_mean
+from quantkit.families.cache import Cache, plain_cache
 from quantkit.families.model import ModelTensor, Shape
 from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import TABLE_WEIGHTS
-from quantkit.qtypes import base
 from quantkit.report.text import count, size
 
 # Resident memory of the interpreter, NumPy, numba and the compiled encoders, without any weight: a conversion of a
@@ -131,40 +131,74 @@ def plan_line(plan: Plan) -> str:
     )
 
 
+# What keys and values are stored as: numbers of a block and its bytes. Those of llama.cpp's --cache-type-k, and the
+# 8-bit floats of servers.
+CACHE_TYPES: dict[str, tuple[int, int]] = {
+    "f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "fp8": (1, 1), "q8_0": (32, 34), "q5_1": (32, 24), "q5_0": (32, 22),
+    "q4_1": (32, 20), "q4_0": (32, 18), "iq4_nl": (32, 18),
+}  # fmt: skip
+BATCH_TOKENS = 512  # that engines read at once: a window keeps so many more (llama.cpp's --ubatch-size)
+
+
 @dataclass(frozen=True)
 class ServingMemory:
-    """Bytes to hold the weights and the keys and values of `context` tokens; buffers of the engine not counted."""
+    """Bytes to hold the weights and the keys and values of `slots` texts of `context` tokens; buffers of the engine
+    not counted."""
 
     context: int
     kv_type: str
     weight_bytes: int
     kv_bytes: int
+    slots: int = 1
 
     @property
     def nbytes(self) -> int:
         return self.weight_bytes + self.kv_bytes
 
 
+def cache_of(shape: Shape) -> Cache:
+    """What the layers keep; all of them everything where no more than the shape is known."""
+    return shape.cache or plain_cache(shape.layers, shape.kv_heads, shape.head_dim)
+
+
+def require_cache_type(kv_type: str) -> tuple[int, int]:
+    """The numbers and the bytes of a block. Raises UsageError for an unknown type."""
+    if kv_type not in CACHE_TYPES:
+        message = f'--kv "{kv_type[:40]}" is no type of a cache{did_you_mean(kv_type, CACHE_TYPES)}'
+        raise UsageError(message, hint=f"one of {', '.join(CACHE_TYPES)}", key="kv")
+    return CACHE_TYPES[kv_type]
+
+
 def kv_bytes_per_token(shape: Shape, kv_type: str = "f16") -> int:
-    """Bytes of keys and values of one token: 2 * layers * kv_heads * head_dim weights of `kv_type`.
+    """Bytes that the layers keep of one token, those with a window included: it is one of the last ones.
 
-    An upper bound where layers share a cache or attend to a window only. Raises UsageError for a type whose block
-    does not divide head_dim.
+    Raises UsageError for an unknown type, and for one whose block does not divide a row.
     """
-    qtype = base.get(kv_type)
-    if shape.head_dim % qtype.block:
-        raise UsageError(
-            f"a cache of {kv_type} needs heads of a multiple of {qtype.block}, this model has {shape.head_dim}",
-            hint="use f16",
-        )
-    return 2 * shape.layers * shape.kv_heads * qtype.row_bytes(shape.head_dim)
+    return sum(_row_bytes(layer.rows, kv_type) for layer in cache_of(shape).layers)
 
 
-def serving_memory(plan: Plan, context: int, kv_type: str = "f16") -> ServingMemory:
-    """What an engine needs to serve the artifact with `context` tokens in its cache."""
+def kv_bytes(shape: Shape, context: int, kv_type: str = "f16", slots: int = 1) -> int:
+    """Bytes of the cache of `slots` texts of `context` tokens each; a layer with a window keeps that and a batch."""
+    return slots * sum(
+        min(context, layer.window + BATCH_TOKENS if layer.window else context) * _row_bytes(layer.rows, kv_type)
+        for layer in cache_of(shape).layers
+    )
+
+
+def _row_bytes(rows: Sequence[tuple[int, int]], kv_type: str) -> int:
+    block, nbytes = require_cache_type(kv_type)
+    for _, length in rows:
+        if length % block:
+            what = f"a cache of {kv_type} needs heads of a multiple of {block}, this model has {length}"
+            raise UsageError(what, hint="use f16", key="kv")
+    return sum(many * (length // block) * nbytes for many, length in rows)
+
+
+def serving_memory(plan: Plan, context: int, kv_type: str = "f16", slots: int = 1) -> ServingMemory:
+    """What an engine needs to serve the artifact with `context` tokens in the cache of each of `slots` texts."""
     report = size_report(plan)
     weights = sum(t.nbytes for t in report.types)
-    return ServingMemory(context, kv_type, weights, context * kv_bytes_per_token(plan.shape, kv_type))
+    return ServingMemory(context, kv_type, weights, kv_bytes(plan.shape, context, kv_type, slots), slots)
 
 
 # Of a walk through a model, besides what is counted: torch and transformers, inner activations of chunks in flight.

@@ -44,14 +44,15 @@ MAKERS = re.compile(r"nvidia|geforce|radeon|instinct|intel|apple|macbook|amd|[^a
 SIZED = re.compile(r"(.*?[^\s_-])[\s_-]+(\d{1,3})\s*gi?b?")
 
 
-def memory_for(text: str) -> int:
-    """Bytes that `--fit` means: a size with its unit, or a device such as "rtx4090", "RTX 3060 12GB" or "m2-16gb".
+def memory_for(text: str, option: str = "--fit") -> int:
+    """Bytes that `--fit`, or another `option`, means: a size with its unit, or a device such as "rtx4090",
+    "RTX 3060 12GB" or "m2-16gb".
 
     Raises UsageError for a number without a unit, for an unknown device with the nearest one, and for a device that
     was sold with several sizes, or never with this one.
     """
     if f"rtx{text.strip()}" not in CARDS and re.fullmatch(r"[\s\d._]+(?:[KMGT]?i?B?)\s*", text, re.IGNORECASE):
-        return parse_size(text, "--fit", least=MEGABYTE)
+        return parse_size(text, option, least=MEGABYTE)
     found = SIZED.fullmatch(text.strip().lower())
     name, gib = (found[1], int(found[2])) if found else (text.lower(), 0)
     word = name = MAKERS.sub("", name)
@@ -60,10 +61,14 @@ def memory_for(text: str) -> int:
     if sizes is None:
         near = did_you_mean(word, [*CARDS, *MACS])
         hint = f"a size such as 24GB ({GRAMMAR}), or a device such as rtx4090, a100-80gb, m2-16gb"
-        raise UsageError(f'--fit "{text[:40]}" is neither a size nor a known device{near}', hint=hint, key="fit")
+        raise UsageError(
+            f'{option} "{text[:40]}" is neither a size nor a known device{near}', hint=hint, key=option[2:]
+        )
     if gib not in sizes and (gib or len(sizes) > 1):
         said = " or ".join(f'"{name}-{size}gb"' for size in sizes)
-        raise UsageError(f'--fit "{text[:40]}": which size?', hint=f"say {said}, or a size such as 24GB", key="fit")
+        raise UsageError(
+            f'{option} "{text[:40]}": which size?', hint=f"say {said}, or a size such as 24GB", key=option[2:]
+        )
     gib = gib or sizes[0]
     if name in CARDS:
         return gib * GIB

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from textwrap import wrap
+
+NARROW, WIDE = 60, 120
+
+
+def terminal_width() -> int:
+    """Columns that lines may take: those of the terminal, from 60 to 120."""
+    return min(max(shutil.get_terminal_size().columns, NARROW), WIDE)
+
+
+def wrapped(text: str, width: int, indent: int = 0) -> list[str]:
+    """Text in lines of at most `width`, those after the first indented. Names stay whole where they can: hyphens are
+    no place to break."""
+    return wrap(text, width, subsequent_indent=" " * indent, break_on_hyphens=False)
+
+
+def cut(text: str, room: int) -> str:
+    """Text in at most `room` characters, its end left out."""
+    return text if len(text) <= room else f"{text[: max(room - 1, 0)]}…"
 
 
 def size(nbytes: float) -> str:

@@ -169,6 +169,17 @@ class Prompts(TypedDict):
     answers: list[Answer]
 
 
+class CalibratedOn(TypedDict):
+    """Text that an artifact was calibrated on: `sha256` over all of its files together, and what of the text at hand is
+    in it."""
+
+    name: str
+    sha256: str | None
+    token_sha256: str | None
+    same_text: bool
+    seen_documents: int
+
+
 class Evaluated(TypedDict):
     """One artifact; `held_out` is null where no manifest says what it was calibrated on."""
 
@@ -176,8 +187,10 @@ class Evaluated(TypedDict):
     path: str
     bytes: int
     inputs: str
+    recipe: str | None
     identity: str | None
     held_out: bool | None
+    calibration: list[CalibratedOn]
     tokens: int
     clusters: int
     cluster: str
@@ -248,6 +261,7 @@ class HistoryLine(TypedDict):
     time: str
     version: str
     name: str
+    recipe: NotRequired[str | None]
     identity: str | None
     bytes: int
     reference: str

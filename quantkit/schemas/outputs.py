@@ -10,8 +10,9 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from quantkit.schemas.catalogue import Doctor, Error, Recipe, Recipes, Schemes
 from quantkit.schemas.comparison import Cards, Compare
+from quantkit.schemas.decisions import Recommend
 from quantkit.schemas.evaluation import Eval, Gate, Report
-from quantkit.schemas.tuning import Allocation, Sensitivity
+from quantkit.schemas.tuning import Allocation, Sensitivity, SensitivityPlan
 
 Sha256 = str
 JsonScalar = str | int | float | bool | None
@@ -374,11 +375,13 @@ class Manifest(TypedDict):
 OUTPUTS: dict[str, Any] = {
     "quantkit.convert/1": Convert,
     "quantkit.plan/1": Plan,
+    "quantkit.recommend/1": Recommend,
     "quantkit.calibrate/1": Calibrate,
     "quantkit.calibration/1": Calibration,
     "quantkit.quantize/1": Quantize,
     "quantkit.pack/1": Pack,
     "quantkit.sensitivity/1": Sensitivity,
+    "quantkit.sensitivity-plan/1": SensitivityPlan,
     "quantkit.verify/1": Verify,
     "quantkit.eval/1": Eval,
     "quantkit.report/1": Report,

@@ -74,3 +74,17 @@ class Sensitivity(TypedDict):
     judged_tokens: int
     tensors: list[TensorCost]
     seal: str
+
+
+class SensitivityPlan(TypedDict):
+    """Of sensitivity with --dry-run."""
+
+    recipe: str
+    method: str
+    tensors: int
+    types: int
+    learned_tokens: int
+    judged_tokens: int
+    memory_bytes: int
+    seconds: float
+    would_write: str | None

@@ -24,6 +24,7 @@ from quantkit.untrusted import InputFile, listed, open_input, parse_json_object,
 
 CONFIG = "config.json"
 INDEX_SUFFIX = ".index.json"
+SHARD = ".safetensors"
 
 # Everything besides weights that families and tokenizers read, and nothing else.
 SIDE_FILES = (
@@ -147,6 +148,28 @@ def open_folder(folder: Path, emit: Sink, *, as_stored: bool = False) -> FolderC
         emit(Warned("not-carried", f"{len(left)} files in folders are not read and stay behind: {listed(left, 3)}"))
     others = sorted(n for n in names if CARRIED.fullmatch(n) and n not in sides and not n.endswith(INDEX_SUFFIX))
     return replace(found, others=tuple(others))
+
+
+def open_finished(files: Mapping[str, Path], name: str) -> FolderCheckpoint:
+    """A checkpoint whose files lie anywhere, by the names that they will have: one that is made and not published.
+
+    Reads headers only. Raises InputError for a damaged file and for an index that does not fit its shards.
+    """
+    opened: dict[str, InputFile] = {}
+    try:
+        for each, path in files.items():
+            if each.endswith(SHARD) or each in SIDE_FILES or is_nested(each):
+                opened[each] = open_input(path)
+        shards = {each: file for each, file in opened.items() if each.endswith(SHARD)}
+        sides = {each: file for each, file in opened.items() if each not in shards}
+        index = read_index(sides[INDEX]) if INDEX in sides else None
+        stored = read_shards(shards, index)
+        root = next(iter(files.values())).parent
+        return FolderCheckpoint(name, None, None, _object(sides[CONFIG]), root, stored, shards, sides)
+    except QuantkitError:
+        for file in opened.values():
+            file.close()
+        raise
 
 
 def _translated(found: FolderCheckpoint, params: Mapping[str, Any], emit: Sink) -> FolderCheckpoint:

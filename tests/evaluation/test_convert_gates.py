@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from commands import TINY, quantkit
+
+from quantkit.events import Event, Warned
+from quantkit.pipeline.step_summary import append, gates_markdown
 
 TEXT = TINY.parent / "held-out.jsonl"
 
@@ -56,12 +60,10 @@ def test_of_several_recipes_those_that_hold_are_published(tmp_path: Path, text: 
         (("--eval-data", TEXT), "give --gate"),
         (("--gate", "klx<0.1", "--eval-data", TEXT), 'did you mean "kld"'),
         (("--gate", "kld<0.1", "--eval-data", TEXT, "--calib", TEXT), "--calib calibrates on"),
-        (("--to", "fp8", "--gate", "kld<0.1", "--eval-data", TEXT), "quantkit eval"),
     ],
 )
 def test_gates_that_convert_cannot_judge(tmp_path: Path, options: tuple[object, ...], said: str) -> None:
-    recipe = () if "--to" in options else ("--to", "q8_0")
-    found = quantkit("convert", TINY, *recipe, "-o", tmp_path / "out", *options)
+    found = quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path / "out", *options)
     assert (found.status, said in found.stderr) == (2, True), found.stderr
     assert not (tmp_path / "out").exists()
 
@@ -74,3 +76,85 @@ def test_a_source_that_rounds_inputs_is_measured_as_eval_measures_it(tmp_path: P
     [check] = found.json["artifacts"][0]["checks"]
     seen = quantkit("eval", out, "--against-quantized", tmp_path / "fp8", "--data", text, "--json")
     assert check["kl"] == seen.json["artifacts"][0]["kl"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "gates"),
+    [
+        ("fp8", (), ("default", "size<=0.9x")),
+        ("w4a16-awq", ("--calib", "default", "--samples", 4, "--seqlen", 32), ("ppl_ratio<=1.5",)),
+    ],
+)
+def test_a_checkpoint_is_measured_as_eval_measures_it_before_it_is_published(
+    tmp_path: Path, text: Path, recipe: str, options: tuple[object, ...], gates: tuple[str, ...]
+) -> None:
+    out = tmp_path / "served"
+    convert = ("convert", TINY, "--to", recipe, "-o", out, *options, "--eval-data", text, "--no-verify")
+    failed = quantkit(*convert, "--gate", "kld<0.00001")
+    assert (failed.status, "served: kld<0.00001" in failed.stderr) == (8, True), failed.stderr
+    assert [path.name.startswith(".quantkit-") for path in out.iterdir()] == [True]
+    given = [word for gate in gates for word in ("--gate", gate)]
+    passed = quantkit(*convert, "--gate", "kld<0.5", *given, "--json")
+    assert (passed.status, "resumed" in passed.stderr) == (0, True), passed.stderr
+    [artifact] = passed.json["artifacts"]
+    [check] = artifact["checks"]
+    seen = quantkit("eval", out, "--against", TINY, "--data", text, "--gate", "kld<0.5", *given, "--json")
+    [measured] = seen.json["artifacts"]
+    assert (check["name"], check["bytes"], check["kl"]) == ("served", measured["bytes"], measured["kl"])
+    assert check["gates"] == measured["gates"]
+    assert quantkit(*convert, "--gate", "kld<0.00001").status == 8  # what stands there is judged, too
+    assert (out / "model.safetensors").exists()
+
+
+def test_damage_is_not_judged_where_scales_move(tmp_path: Path, text: Path) -> None:
+    few = ("--calib", "default", "--samples", 2, "--seqlen", 16)
+    gate = ("--gate", "default", "--eval-data", text)
+    found = quantkit("convert", TINY, "--to", "w4a16-awq", *few, *gate, "-o", tmp_path / "out")
+    assert (found.status, "scales of w4a16-awq were moved" in found.stderr) == (3, True), found.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_verdicts_stand_on_the_page_of_a_run(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "summary.md"
+    page.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    convert = ("convert", TINY, "--to", "q8_0,q4_0", "-o", tmp_path / "out", "--no-verify", "--eval-data", text)
+    assert quantkit(*convert, "--gate", "kld<0.0005").status == 10
+    told = page.read_text()
+    assert told.startswith("before\n### quantkit convert: **gates do not hold**\n")
+    rows = [line for line in told.splitlines() if "kld&lt;" in line or "kld\\<" in line]
+    assert [row.endswith("**FAILED** |") for row in rows] == [False, True]
+    made = tmp_path / "out" / "docs-llama-tiny-Q8_0.gguf"
+    judged = ("--against", TINY, "--data", text, "--gate", "kld<0.1")
+    for command, more, times in (
+        ("eval", (), 1),
+        ("verify", (), 1),
+        ("eval", ("--summary", page), 1),
+        ("eval", ("--no-step-summary",), 0),
+    ):
+        page.write_text("")
+        assert quantkit(command, made, *judged, *more).status == 0
+        assert page.read_text().count("all gates hold") == times, (command, more)
+    page.write_text("")
+    assert quantkit("eval", made, "--against", TINY, "--data", text).status == 0
+    assert page.read_text() == ""  # nothing was judged
+
+
+@pytest.mark.parametrize("place", ["folder", "pipe", "none/below", "long"])
+def test_a_page_that_takes_nothing_is_a_warning(
+    tmp_path: Path, text: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ("x" * 300 if place == "long" else place)
+    if place == "folder":
+        path.mkdir()
+    if place == "pipe":
+        os.mkfifo(path)
+    if place == "none/below":
+        (tmp_path / "none").write_text("no folder")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
+    summarize = [{"name": "a", "bytes": 1, "gates": []}]
+    said: list[Event] = []
+    append(gates_markdown("title", summarize), None, said.append)
+    [warning] = said
+    assert isinstance(warning, Warned)
+    assert (warning.code, "GITHUB_STEP_SUMMARY" in warning.message) == ("step-summary", True)

@@ -241,17 +241,27 @@ def test_the_shipped_text_has_been_seen_where_it_widens_other_text(made: Path, t
         ("top1>1", "the best top1 is 1"),
         ("top1>=200%", "the best top1 is 1"),
         ("top1>=95%%", "is no number"),
+        ("size<=0x", "every size is above 0"),
+        ("size<0.0x", "every size is above 0"),
+        ("size<=0", "is 0 bytes"),
+        ("ppl_ratio<=0", "every ppl_ratio is above 0"),
+        ("top1>=0", "everything holds it"),
+        ("top1>=0%", "everything holds it"),
+        ("top1>-1", "everything holds it"),
+        ("rms<=1", "everything holds it"),
+        ("rms<7", "everything holds it"),
     ],
 )
-def test_a_limit_that_nothing_can_keep_is_refused(gate: str, said: str) -> None:
+def test_a_limit_that_nothing_or_everything_keeps_is_refused(gate: str, said: str) -> None:
     with pytest.raises(UsageError) as found:
         parse_gates([gate])
     assert said in f"{found.value.message} {found.value.hint}"
 
 
 def test_limits_at_the_very_edge_are_gates() -> None:
-    gates = parse_gates(["kld<=0", "top1>=100%", "size<=0.35X", "hidden<=0"])
-    assert [(gate.limit, gate.relative) for gate in gates] == [(0.0, False), (1.0, False), (0.35, True), (0.0, False)]
+    gates = parse_gates(["kld<=0", "top1>=100%", "top1>0", "rms<1", "size<=0.35X", "hidden<=0"])
+    assert [gate.limit for gate in gates] == [0.0, 1.0, 0.0, 1.0, 0.35, 0.0]
+    assert [gate.relative for gate in gates] == [False, False, False, False, True, False]
 
 
 @pytest.mark.parametrize("score", ["all", "second-half"])
@@ -362,3 +372,48 @@ def test_one_of_several_texts_was_calibrated_on(made: Path, tmp_path: Path) -> N
     assert quantkit(*convert, *few[:-2]).status == 0
     found = quantkit("eval", out, "--against", TINY, "--data", more, "--data", text)
     assert (found.status, "was calibrated on text.jsonl" in found.stderr) == (2, True), found.stderr
+
+
+def test_text_that_was_calibrated_on_among_other_is_known(tmp_path: Path) -> None:
+    """By the hash of each file of a calibration, by statistics in the place of text, and document by document."""
+    rows = [json.dumps({"text": f"{number} {PROSE.read_text()[number * 200 :][:600]}"}) for number in range(12)]
+    parts = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for part, lines in zip(parts, (rows[:6], rows[6:]), strict=True):
+        part.write_text("\n".join(lines))
+    (tmp_path / "some.jsonl").write_text("\n".join([*rows[4:6], *(row.replace("a", "o") for row in rows)]))
+    (tmp_path / "other.jsonl").write_text("\n".join(row.replace("a", "o") for row in rows))
+    few = ("--samples", 6, "--seqlen", 64)
+    both = ("--calib", parts[0], "--calib", parts[1])
+    assert quantkit("convert", TINY, "--to", "q4_0", "-o", tmp_path / "x.gguf", *both, *few, "--no-verify").status == 0
+    statistics = tmp_path / "s.safetensors"
+    given = ("--data", parts[0], "--data", parts[1])
+    assert quantkit("calibrate", TINY, *given, *few, "-o", statistics).status == 0
+    known = ("--calib", statistics, "--no-verify")
+    assert quantkit("convert", TINY, "--to", "q4_0", "-o", tmp_path / "y.gguf", *known).status == 0
+    for name in ("x.gguf", "y.gguf"):
+        ask = ("eval", tmp_path / name, "--against", TINY, "--window", 64, "--json")
+        found = quantkit(*ask, "--data", parts[1])
+        assert (found.status, "was calibrated on a.jsonl, b.jsonl" in found.stderr) == (2, True), found.stderr
+        found = quantkit(*ask, "--data", tmp_path / "some.jsonl")
+        [one] = found.json["artifacts"]
+        [text] = one["calibration"]
+        assert one["held_out"] is False
+        assert (text["same_text"], text["name"]) == (False, "a.jsonl, b.jsonl")
+        assert 1 <= text["seen_documents"] <= 2
+        assert "warning[not-held-out]" in found.stderr
+        manifest = json.loads((tmp_path / name).with_suffix(".manifest.json").read_text())["calibration"]
+        record = manifest["data"][0] if "data" in manifest else manifest
+        assert (text["sha256"], text["token_sha256"]) == (record["sha256"], record["token_sha256"])
+        [one] = quantkit(*ask, "--data", tmp_path / "other.jsonl").json["artifacts"]
+        assert (one["held_out"], one["calibration"][0]["seen_documents"]) == (True, 0)
+
+
+def test_verify_refuses_text_for_gates_before_it_looks(made: Path, tmp_path: Path) -> None:
+    """Bad data is known at once: the artifact is not even opened."""
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "one.txt").write_text("a few words, of one window")
+    gate = ("--against", TINY, "--gate", "kld<0.1")
+    for data, status in (("absent.jsonl", 3), ("empty.jsonl", 3), ("one.txt", 3)):
+        found = quantkit("verify", made / "no-such.gguf", *gate, "--data", tmp_path / data)
+        assert (found.status, data.partition(".")[0] in found.stderr or "one window" in found.stderr) == (status, True)
+        assert "no-such" not in found.stderr

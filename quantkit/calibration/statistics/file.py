@@ -253,7 +253,8 @@ def _linear(found: Mapping[str, Any]) -> Linear:
 
 
 def _record(found: Mapping[str, Any]) -> DataRecord:
-    record = DataRecord(**{**found, "ids": tuple(_count(number, least=0) for number in found["ids"])})
+    lists = {name: tuple(_word(text) for text in found.get(name, ())) for name in ("parts", "seen")}
+    record = DataRecord(**{**found, "ids": tuple(_count(number, least=0) for number in found["ids"]), **lists})
     texts, flags = (record.sha256, record.token_sha256), (record.chat, record.rendered)
     counts = (
         record.seqlen, record.windows, record.documents, record.repeated_documents, record.median_tokens,

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from quantkit.errors import InputError
 
 I32 = NDArray[np.int32]
 
+MAX_SEEN = 4096  # fingerprints in a record
 WIDER = 0.25  # of the windows, more of something else: docs/benchmarks.md, feedback inside K-quant blocks
 Encoder = Callable[[str], list[int]]
 
@@ -71,6 +73,8 @@ class DataRecord:
     tokens of those and `token_sha256` is their hash, `repeated` counts windows that equal an earlier one.
     `documents` counts the documents of the data, `repeated_documents` those that equal an earlier one; half of them
     have at most `median_tokens` tokens. `chat` says that the model has a chat template, `rendered` that it was used.
+    Of several files together `parts` are the hashes of each, `sha256` is one over them. `seen` are fingerprints of
+    documents that the chosen windows hold something of, ascending, of many documents the first MAX_SEEN.
     """
 
     name: str
@@ -88,11 +92,18 @@ class DataRecord:
     chat: bool
     rendered: bool
     ids: tuple[int, ...]
+    parts: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """What decides the windows: everything but `parts` and `seen`, which follow from it."""
+        return {name: value for name, value in asdict(self).items() if name not in ("parts", "seen")}
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over everything but the name."""
-        facts = {**asdict(self), "name": ""}
+        """SHA-256 (hex) over everything but the name, and what follows from the rest."""
+        facts = {**self.deciding, "name": ""}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -177,8 +188,27 @@ def select_samples(
         chat=tokens.chat,
         rendered=texts.rendered,
         ids=ids,
+        parts=texts.parts,
+        seen=_seen(texts, [len(each) for each in encoded], ids, seqlen),
     )
     return Samples(chosen, record)
+
+
+def fingerprint(document: str) -> str:
+    """64 bits (hex) by which a document is known again, and from which nobody reads it."""
+    return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _seen(texts: Texts, lengths: Sequence[int], ids: Sequence[int], seqlen: int) -> tuple[str, ...]:
+    """Fingerprints of the documents of which windows hold something; `lengths` are those of all in tokens."""
+    ends = np.cumsum(lengths)
+    numbers: set[int] = set()
+    for window in ids:
+        first, last = np.searchsorted(ends, [window * seqlen, (window + 1) * seqlen - 1], "right")
+        numbers.update(range(int(first), int(last) + 1))
+        if len(numbers) >= MAX_SEEN:
+            break
+    return tuple(sorted({fingerprint(texts.documents[number]) for number in sorted(numbers)[:MAX_SEEN]}))
 
 
 def widened(samples: Samples, size: int, shipped: Samples | None) -> Samples:

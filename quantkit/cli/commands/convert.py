@@ -14,7 +14,7 @@ from quantkit.cli.commands.plan import show_plan
 from quantkit.cli.exits import failures_json
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
-from quantkit.errors import BatchError, QuantkitError
+from quantkit.errors import BatchError, GateError, QuantkitError
 
 DEFAULT_REASON = "no --to given: q4_k_m, the usual first choice (about 30 % of the 16-bit size, a small loss)"
 
@@ -22,6 +22,7 @@ DEFAULT_REASON = "no --to given: q4_k_m, the usual first choice (about 30 % of t
 def convert(
     session: Session,
     want: options.Want,
+    gated: options.Gated,
     out: options.Out = Path(),
     engine: Annotated[
         str | None,
@@ -32,16 +33,6 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Check tokenizer and numbers too.", rich_help_panel=options.RUN)
     ] = True,
-    gate: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--gate", metavar="GATE", help="Publish only if it holds, such as 'kld<0.03'.", rich_help_panel=options.RUN
-        ),
-    ] = None,
-    eval_data: Annotated[
-        list[str] | None,
-        typer.Option("--eval-data", metavar="FILE", help="Text for gates; see eval.", rich_help_panel=options.RUN),
-    ] = None,
     threads: options.Threads = None,
     force: options.Force = False,
     paranoid: options.Paranoid = False,
@@ -57,22 +48,29 @@ def convert(
         show_plan(session, request, out)
         return
     output = quantkit.Output(
-        out=out,
-        force=force,
-        threads=threads,
-        engine=engine,
-        verify=verify,
-        paranoid=paranoid,
-        gates=tuple(gate or ()),
-        eval_data=tuple(eval_data or ()),
+        out=out, force=force, threads=threads, engine=engine, verify=verify, paranoid=paranoid, **gated.values()
     )
     try:
         with StopSignal(session.note) as stop:
             built = quantkit.convert(request, output, emit=session.emit, stop=stop)
     except BatchError as error:
+        _summarize(session, gated, error.built, tuple(error.failures.values()))
         _show(session, error.built, error.failures)
         raise
+    except GateError as error:
+        _summarize(session, gated, (), (error,))
+        raise
+    _summarize(session, gated, built, ())
     _show(session, built, {})
+
+
+def _summarize(
+    session: Session, gated: options.Gated, built: Sequence[object], errors: Sequence[QuantkitError]
+) -> None:
+    import quantkit
+
+    if gated.gate and gated.step_summary:
+        quantkit.summarize_conversion(built, errors, session.emit)
 
 
 def _show(session: Session, built: Sequence[Any], failures: Mapping[str, QuantkitError]) -> None:

@@ -106,6 +106,7 @@ def eval(  # noqa: A001 - what the user types
     ] = None,
     pre: Annotated[str | None, typer.Option("--pre", metavar="NAME", help="As given to convert.")] = None,
     threads: options.Threads = None,
+    step_summary: options.StepSummary = True,
 ) -> None:
     """Measure how far artifacts are from the original: perplexity, KL divergence, agreement; and gate on it."""
     import quantkit
@@ -130,6 +131,8 @@ def eval(  # noqa: A001 - what the user types
     records.require_writable(request)
     found = quantkit.evaluate(request, emit=session.emit)
     records.write(found)
+    if step_summary:
+        quantkit.summarize_evaluation(found, judging.summary, session.emit)
     width = shutil.get_terminal_size().columns
     session.result("quantkit.eval/1", found.as_json(), quantkit.evaluation_lines(found, width))
     found.require()

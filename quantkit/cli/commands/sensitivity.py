@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
-from quantkit.report.text import count, table
+from quantkit.report.text import count, cut, table, terminal_width, wrapped
 
 if TYPE_CHECKING:
     from quantkit.tuning.record import CostRecord, Sensitivity
@@ -23,6 +24,22 @@ DECADES = 3.0  # that they span
 RANKED = 20
 
 
+@dataclass(frozen=True)
+class Running:
+    """How much of the text is run, and where."""
+
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, metavar="N", help="Sequences to run.", show_default="128")
+    ] = None
+    seqlen: Annotated[
+        int | None, typer.Option("--seqlen", min=2, metavar="N", help="Tokens in each.", show_default="512")
+    ] = None
+    device: Annotated[str, typer.Option("--device", metavar="cpu|cuda[:N]", help="Where blocks run.")] = "cpu"
+    activations: Annotated[
+        str, typer.Option("--activations", metavar="auto|memory|disk", help="Where they lie between blocks.")
+    ] = "auto"
+
+
 def sensitivity(
     session: Session,
     source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, hf://org/name[@revision] or org/name.")],
@@ -30,6 +47,7 @@ def sensitivity(
         list[str],
         typer.Option("--calib", metavar="default|FILE", help='"default" (shipped text), text, JSON Lines, parquet.'),
     ],
+    running: Running,
     to: Annotated[
         str, typer.Option("--to", metavar="RECIPE", help="How values are chosen, and the types to compare with.")
     ] = options.DEFAULT_RECIPE,
@@ -40,22 +58,13 @@ def sensitivity(
     method: Annotated[
         str | None, typer.Option("--method", metavar="NAME", help="How values are chosen: rtn, gptq.")
     ] = None,
-    samples: Annotated[
-        int | None, typer.Option("--samples", min=1, metavar="N", help="Sequences to run.", show_default="128")
-    ] = None,
-    seqlen: Annotated[
-        int | None, typer.Option("--seqlen", min=2, metavar="N", help="Tokens in each.", show_default="512")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="cpu|cuda[:N]", help="Where blocks run.")] = "cpu",
-    activations: Annotated[
-        str, typer.Option("--activations", metavar="auto|memory|disk", help="Where they lie between blocks.")
-    ] = "auto",
     pre: Annotated[
         str | None, typer.Option("--pre", metavar="NAME", help="The pre-tokenizer, where it is not recognized.")
     ] = None,
     everything: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     threads: options.Threads = None,
     force: options.Force = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Measure what every type costs every tensor, in KL divergence; print the ranking and draw the map."""
     import quantkit
@@ -64,38 +73,59 @@ def sensitivity(
         source=source,
         recipes=(to,),
         calib=tuple(calib),
-        samples=samples,
-        seqlen=seqlen,
+        samples=running.samples,
+        seqlen=running.seqlen,
         method=method,
-        device=device,
-        activations=activations,
+        device=running.device,
+        activations=running.activations,
         pre=pre,
         threads=threads,
         offline=session.settings.offline,
     )
+    width = terminal_width()
+    if dry_run:
+        planned = quantkit.plan_sensitivity(request, out, force=force, emit=session.emit)
+        lines = [line for text in planned.lines() for line in wrapped(text, width, 11)]
+        session.result("quantkit.sensitivity-plan/1", planned.as_json(), lines)
+        return
     with StopSignal(session.note) as stop:
         found = quantkit.sensitivity(request, out, force=force, emit=session.emit, stop=stop).sensitivity
-    lines = [*ranking(found, len(found.tensors) if everything else RANKED), "", *drawn(found)]
+    lines = [*ranking(found, len(found.tensors) if everything else RANKED, width), "", *drawn(found, width)]
     session.result("quantkit.sensitivity/1", found.as_json, lines)
 
 
-def ranking(found: Sensitivity, shown: int) -> list[str]:
-    """The tensors by what their type of the recipe costs, most first, and what other types would."""
+def ranking(found: Sensitivity, shown: int, width: int) -> list[str]:
+    """The tensors by what their type of the recipe costs, most first, and what other types would: beside it where a
+    line holds all of them, else below it."""
     ordered = sorted(found.tensors, key=lambda cost: -cost.by_type[cost.type].kld)
     types = list(dict.fromkeys(option.type for cost in found.tensors for option in cost.options))
     total = found.kld or 1.0
-    rows = []
-    for cost in ordered[:shown]:
-        own = cost.by_type[cost.type].kld
-        others = (f"{cost.by_type[name].kld:.1e}" if name in cost.by_type else "-" for name in types)
-        rows.append((cost.name, cost.type, f"{100 * own / total:.1f} %", *others))
-    more = len(ordered) - len(rows)
     head = f"{found.recipe}: predicted KL {found.kld:.3g} nats per token; share of each tensor, and what types cost it"
-    listed = table(rows, ("tensor", "type", "share", *types))
-    return [head, *listed, *([f"and {more} more (--tensors lists all)"] if more > 0 else [])]
+    own = [(cost.name, cost.type, f"{100 * cost.by_type[cost.type].kld / total:.1f} %") for cost in ordered[:shown]]
+    others = [
+        tuple(f"{cost.by_type[name].kld:.1e}" if name in cost.by_type else "-" for name in types)
+        for cost in ordered[:shown]
+    ]
+    wide = table(
+        [(*left, *right) for left, right in zip(own, others, strict=True)], ("tensor", "type", "share", *types)
+    )
+    listed = wide if max(map(len, wide)) <= width else _narrow(own, ordered[:shown], width)
+    more = len(ordered) - len(own)
+    return [*wrapped(head, width), *listed, *([f"and {more} more (--tensors lists all)"] if more > 0 else [])]
 
 
-def drawn(found: Sensitivity) -> list[str]:
+def _narrow(own: Sequence[tuple[str, str, str]], costs: Sequence[CostRecord], width: int) -> list[str]:
+    """Two or more lines a tensor."""
+    room = width - max(len(kind) + len(share) for _, kind, share in own) - 4
+    head, *rows = table([(cut(name, room), kind, share) for name, kind, share in own], ("tensor", "type", "share"))
+    out = [head]
+    for row, cost in zip(rows, costs, strict=True):
+        told = " · ".join(f"{option.type}\u00a0{option.kld:.1e}" for option in cost.options)
+        out += [row, *(line.replace("\u00a0", " ") for line in wrapped(f"  {told}", width, 2))]
+    return out
+
+
+def drawn(found: Sensitivity, width: int) -> list[str]:
     """A map of the blocks: what a weight costs at about four bits, layers down, kinds across, darker for more."""
     inside = [cost for cost in found.tensors if cost.layer is not None]
     price = {cost.name: _price(cost) for cost in inside}
@@ -107,13 +137,15 @@ def drawn(found: Sensitivity) -> list[str]:
     for cost in inside:
         cells[cost.layer or 0, cost.role] = _shade(price[cost.name], most)
     numbers = sorted({cost.layer or 0 for cost in inside})
-    lines = [f"what a weight costs, {SHADES[-1]} most, each shade {10 ** (DECADES / (len(SHADES) - 1)):.1f} times less"]
+    shade = f"each shade {10 ** (DECADES / (len(SHADES) - 1)):.1f} times less"
+    lines = wrapped(f"what a weight costs, {SHADES[-1]} most, {shade}", width)
     lines += [f"  {chr(ord('a') + k)}  {role}" for k, role in enumerate(roles)]
     lines += ["layer " + " ".join(chr(ord("a") + k) for k in range(len(roles)))]
     lines += [f"{number:5} {' '.join(cells.get((number, role), ' ') for role in roles)}".rstrip() for number in numbers]
     weights = sum(_weights(cost.shape) for cost in found.tensors)
     tokens = f"{found.learned_tokens:,} tokens to learn from and {found.judged_tokens:,} to judge by"
-    return [*lines, "", f"{count(weights)} weights in {len(found.tensors)} tensors, {tokens}"]
+    said = f"{count(weights)} weights in {len(found.tensors)} tensors, {tokens}"
+    return [*lines, "", *wrapped(said, width)]
 
 
 def _price(cost: CostRecord) -> float:

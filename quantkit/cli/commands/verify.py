@@ -42,6 +42,7 @@ def verify(
     ] = None,
     data: Annotated[list[str] | None, typer.Option("--data", metavar="FILE", help="Text for gates; see eval.")] = None,
     threads: options.Threads = None,
+    step_summary: options.StepSummary = True,
 ) -> None:
     """Check an artifact: files, structure, tokenizer, numbers and, with --engine, the real consumer."""
     import quantkit
@@ -59,15 +60,13 @@ def verify(
         (artifact,), against, data=texts, gates=gates, pre=pre, threads=threads, offline=offline
     )
     if gate:
-        request.check()
-    seen = quantkit.verify(
-        artifact,
-        against=against,
-        options=quantkit.VerifyOptions(engine, say, sample_rows, threads, offline, pre),
-        emit=session.emit,
-    )
+        quantkit.require_text(request)
+    asked = quantkit.VerifyOptions(engine, say, sample_rows, threads, offline, pre)
+    seen = quantkit.verify(artifact, against=against, options=asked, emit=session.emit)
     lines = _lines(seen.checks)
     measured = quantkit.evaluate(request, emit=session.emit) if gate and seen.ok else None
+    if measured is not None and step_summary:
+        quantkit.summarize_evaluation(measured, emit=session.emit)
     if measured is not None:
         lines += [f"{'gate':<10} {MARKS[verdict.ok]:<12} {verdict.words}" for verdict in measured.artifacts[0].verdicts]
     body = {"ok": seen.ok and (measured is None or measured.ok), "checks": seen.as_json()}

@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from quantkit.errors import InputError
@@ -53,6 +54,8 @@ __all__ = [
 ]
 
 SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+
+VOCABULARY = 1000  # strings from which on an array is worth keeping encoded
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ def _encode_value(entry: KeyValue) -> list[bytes]:
 
 def _encode_scalars(key: str, kind: Kind, values: Sequence[Scalar]) -> list[bytes]:
     if kind == "string":
+        if isinstance(values, tuple) and len(values) >= VOCABULARY:
+            return [_vocabulary(key, values)]
         return _strings(key, values)
     try:
         return [struct.pack(f"<{len(values)}{STRUCT_CODES[kind]}", *values)]
@@ -135,6 +140,12 @@ def _encode_scalars(key: str, kind: Kind, values: Sequence[Scalar]) -> list[byte
         raise InputError(
             f"{key}: {shown_values} does not fit {kind}: {error}", key=key, hint="check config.json and the tokenizer"
         ) from error
+
+
+@lru_cache(maxsize=2)  # tokens and merges: plans of several recipes have the same ones
+def _vocabulary(key: str, values: tuple[Scalar, ...]) -> bytes:
+    """As `_strings`, in one piece."""
+    return b"".join(_strings(key, values))
 
 
 def _strings(key: str, values: Sequence[Scalar]) -> list[bytes]:
