@@ -75,6 +75,8 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.fit import largest_fitting as largest_fitting
     from quantkit.pipeline.inspect import Inspection as Inspection
     from quantkit.pipeline.inspect import inspect as inspect
+    from quantkit.pipeline.ladder import ladder_of as ladder_of
+    from quantkit.pipeline.ladder import walk_ladder as walk_ladder
     from quantkit.pipeline.outputs import Artifact as Artifact
     from quantkit.pipeline.pack import pack as pack
     from quantkit.pipeline.pack import packed_names as packed_names
@@ -135,6 +137,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.evaluate_words": ("Records", "evaluation_lines"),
     "quantkit.pipeline.fit": ("Candidate", "candidates", "largest_fitting"),
     "quantkit.pipeline.inspect": ("Inspection", "inspect"),
+    "quantkit.pipeline.ladder": ("ladder_of", "walk_ladder"),
     "quantkit.pipeline.outputs": ("Artifact",),
     "quantkit.pipeline.pack": ("pack", "packed_names"),
     "quantkit.pipeline.prepare": ("Prepared", "prepare"),

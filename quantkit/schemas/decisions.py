@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
+
+from quantkit.schemas.evaluation import Gate
 
 
 class Needs(TypedDict):
@@ -71,3 +73,21 @@ class Recommend(TypedDict):
     largest: Choice | None
     ladder: list[Choice]
     reasons: list[Reason]
+
+
+class TuneStep(TypedDict):
+    """A recipe of the ladder; `ok` is null where nothing was judged, `skipped` says why."""
+
+    recipe: str
+    bytes: int
+    ok: bool | None
+    measured_before: bool
+    gates: list[Gate]
+    skipped: str | None
+
+
+class Tune(TypedDict):
+    """Of tune: every step by rising size, and what was published."""
+
+    steps: list[TuneStep]
+    artifact: dict[str, Any] | None

@@ -10,7 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from quantkit.schemas.catalogue import Doctor, Error, Recipe, Recipes, Schemes
 from quantkit.schemas.comparison import Cards, Compare
-from quantkit.schemas.decisions import Recommend
+from quantkit.schemas.decisions import Recommend, Tune
 from quantkit.schemas.evaluation import Eval, Gate, Report
 from quantkit.schemas.tuning import Allocation, Sensitivity, SensitivityPlan
 
@@ -376,6 +376,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.convert/1": Convert,
     "quantkit.plan/1": Plan,
     "quantkit.recommend/1": Recommend,
+    "quantkit.tune/1": Tune,
     "quantkit.calibrate/1": Calibrate,
     "quantkit.calibration/1": Calibration,
     "quantkit.quantize/1": Quantize,
