@@ -61,7 +61,8 @@ def stays_f32(name: str, axes: int) -> bool:
 _NAME_PARTS = (
     (".bias", Role.BIAS),
     ("_norm", Role.NORM),
-    ("norm.", Role.NORM),  # nextn.enorm, nextn.hnorm
+    (".enorm.", Role.NORM),
+    (".hnorm.", Role.NORM),
     ("rope_freqs", Role.ROPE),
     ("rope_factors", Role.ROPE),
     ("position_embd.weight", Role.POSITION),
