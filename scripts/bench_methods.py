@@ -182,7 +182,7 @@ def variants() -> dict[str, tuple[Rounding, Transform | None]]:
     """Methods by bits and group size."""
     table: dict[str, tuple[Rounding, Transform | None]] = {}
     for bits in (4, 3):
-        for group in (128, 32):
+        for group in (128, 64, 32):
             scheme, name = Integers(bits, group, "full-range"), f"W{bits} g{group}"
             table |= {
                 f"{name} rounding": (Rounding(Integers(bits, group), "rtn"), None),

@@ -1,20 +1,25 @@
 """Damage of GGUF files of the same bytes: plain, with an importance matrix, with feedback; all from the same text.
 
     python scripts/bench_quality.py MODEL --calibration C.jsonl --text held-out=H.jsonl --text other=O.jsonl
-        [--recipes q4_k_m,q3_k_m,q2_k] [--hardened] [--engine 32] [--samples 128] [--seqlen 256] [--context 1024]
-        [--documents 40] [--seed 0] [--keep FOLDER] [--convert ARGUMENT ...]
+        [--recipes q4_k_m,q3_k_m,q2_k] [--hardened] [--engine 32] [--samples 128,32] [--seeds 0,1] [--seqlen 256]
+        [--context 1024] [--documents 40] [--keep FOLDER] [--convert ARGUMENT ...]
 
 Trains nothing and downloads nothing: MODEL is a checkpoint folder of the Llama family. Every contender is a
 `quantkit convert` in a process of its own, timed from start to end with its peak resident memory: without text, with
-`--imatrix` (calibrated on the same tokens: what llama-quantize writes, byte for byte), and with `--calib`. The files
-must have the same types for the same tensors. They are decoded to float32 by the gguf package and run by transformers
-over whole documents, each up to --context tokens. Printed is the mean KL divergence per token in nats from the
-original, its ratio to the imatrix file and, behind it, the 95 % interval of a paired bootstrap over documents.
+`--imatrix` (calibrated on the same tokens: what llama-quantize writes, byte for byte), and with `--calib`; types that
+are useless without importance are not made plain. The files must have the same types for the same tensors. They are
+decoded to float32 by the gguf package and run by transformers over whole documents, each up to --context tokens.
+Printed is the mean KL divergence per token in nats from the original, its ratio to the imatrix file and, behind it, the
+95 % interval of a paired bootstrap over documents.
 
 --hardened repeats this for the same function with other numbers: channels between norms and linears, and between up
 and down projections, multiplied by log-normal factors (sigma 1), one in a hundred of them by another 50. --engine N
 runs the files in real llama.cpp as well, at the ends of N passages per text. --convert adds arguments to the run with
 feedback.
+
+Several --samples and --seeds make a grid: as many calibration windows, and the documents of the calibration text in
+another order for every seed but 0, so that other windows are taken. At the end it is said which of all cases did more
+damage with feedback than with the importance matrix: on average, and beyond the standard error of the difference.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import gguf
@@ -68,9 +74,9 @@ class Damage:
         return float(self.sums.sum() / self.tokens.sum())
 
 
-def ratio(a: Damage, b: Damage, seed: int) -> tuple[float, float, float]:
+def ratio(a: Damage, b: Damage) -> tuple[float, float, float]:
     """Mean of a to mean of b, and its 95 % interval: documents drawn with replacement, the same for both."""
-    draws = np.random.default_rng(seed).integers(0, len(a.sums), (RESAMPLES, len(a.sums)))
+    draws = np.random.default_rng(0).integers(0, len(a.sums), (RESAMPLES, len(a.sums)))
     low, high = np.quantile(a.sums[draws].sum(axis=1) / b.sums[draws].sum(axis=1), [0.025, 0.975])
     return a.mean / b.mean, float(low), float(high)
 
@@ -90,17 +96,29 @@ def run(arguments: Sequence[str], log: Path) -> tuple[float, int]:
     return time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
-def make(model: str, recipe: str, options: argparse.Namespace, work: Path) -> dict[str, Made]:
-    """The three files of a recipe."""
-    text = ["--samples", str(options.samples), "--seqlen", str(options.seqlen)]
+@dataclass(frozen=True)
+class Case:
+    """What a comparison is of: the checkpoint, its calibration text, the number of windows, and a folder to work in."""
+
+    label: str
+    source: str
+    calibration: str
+    samples: int
+    work: Path
+
+
+def make(case: Case, recipe: str, options: argparse.Namespace) -> dict[str, Made]:
+    """The files of a recipe."""
+    model, work = case.source, case.work
+    text = ["--samples", str(case.samples), "--seqlen", str(options.seqlen)]
     imatrix = work / "imatrix.gguf"
     if not imatrix.exists():
-        data = ["--data", options.calibration, "--no-hessian", "-o", str(imatrix)]
+        data = ["--data", case.calibration, "--no-hessian", "-o", str(imatrix)]
         run(["calibrate", model, *data, *text, "--quiet"], work / "log")
     extra = {
-        "plain": [],
+        **({} if needs_importance(recipe) else {"plain": list[str]()}),
         "imatrix": ["--imatrix", str(imatrix)],
-        "feedback": ["--calib", options.calibration, *text, *(options.convert or ())],
+        "feedback": ["--calib", case.calibration, *text, *(options.convert or ())],
     }
     made = {}
     for name, arguments in extra.items():
@@ -108,7 +126,7 @@ def make(model: str, recipe: str, options: argparse.Namespace, work: Path) -> di
         seconds, peak = run(["convert", model, "--to", recipe, *arguments, "-o", str(folder), "--quiet"], work / "log")
         made[name] = Made(next(folder.rglob("*.gguf")), seconds, peak)
     kinds = {name: {t.name: t.tensor_type for t in gguf.GGUFReader(one.file).tensors} for name, one in made.items()}
-    if any(one != kinds["plain"] for one in kinds.values()):
+    if any(one != kinds["imatrix"] for one in kinds.values()):
         sys.exit(f"{recipe}: the files differ in their types")
     return made
 
@@ -219,32 +237,43 @@ def harden(source: str, to: Path, seed: int) -> None:
     (to / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32", "dtype": "float32"}))
 
 
-def compare(label: str, source: str, options: argparse.Namespace, work: Path) -> None:
-    reference = opened(source)
-    texts = {name: documents(source, path, options) for name, _, path in (one.partition("=") for one in options.text)}
+def compare(case: Case, options: argparse.Namespace) -> Iterator[tuple[str, Damage, Damage]]:
+    """Measure all recipes of a case and print them; what was measured, with feedback and with the importance matrix."""
+    reference = opened(case.source)
+    texts = {
+        name: documents(case.source, path, options) for name, _, path in (one.partition("=") for one in options.text)
+    }
     for recipe in options.recipes.split(","):
-        made = make(source, recipe, options, work)
+        made = make(case, recipe, options)
         models = {}
         for name, one in made.items():
-            models[name] = opened(source)
+            models[name] = opened(case.source)
             models[name].load_state_dict(
                 dict(parameters(one.file, models[name])), strict=not models[name].config.tie_word_embeddings
             )
         found = {text: damages(reference, models, ids) for text, ids in texts.items()}
         del models
-        report(f"{label}{recipe}", made, found, options.seed)
+        label = f"{case.label}{recipe}"
+        report(label, made, found)
+        for text, damage in found.items():
+            yield f"{label}, {text}", damage["feedback"], damage["imatrix"]
         if options.engine:
             points = {text: passages(reference, ids, options.engine) for text, ids in texts.items()}
             threads = torch.get_num_threads()
             ran = {t: {n: in_engine(m.file, points[t], threads) for n, m in made.items()} for t in points}
-            report(f"{label}{recipe}, llama.cpp", made, ran, options.seed)
+            report(f"{label}, llama.cpp", made, ran)
 
 
-def report(label: str, made: dict[str, Made], found: dict[str, dict[str, Damage]], seed: int) -> None:
+def needs_importance(recipe: str) -> bool:
+    """Whether the recipe names a type that is useless without importance."""
+    return recipe.startswith(("iq1", "iq2", "iq3_xxs"))
+
+
+def report(label: str, made: dict[str, Made], found: dict[str, dict[str, Damage]]) -> None:
     for name, one in made.items():
-        line = f"{label:24} {name:9} {one.file.stat().st_size:12,} {one.seconds:7.1f} {one.peak / 1e6:8,.0f}"
+        line = f"{label:28} {name:9} {one.file.stat().st_size:12,} {one.seconds:7.1f} {one.peak / 1e6:8,.0f}"
         for by_name in found.values():
-            value, low, high = ratio(by_name[name], by_name["imatrix"], seed)
+            value, low, high = ratio(by_name[name], by_name["imatrix"])
             line += f"  {by_name[name].mean:.6f} {value:6.3f} ({low:.3f} to {high:.3f})"
         print(line, flush=True)
 
@@ -257,11 +286,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--recipes", default="q4_k_m,q3_k_m,q2_k")
     parser.add_argument("--hardened", action="store_true")
     parser.add_argument("--engine", type=int, default=0, metavar="N")
-    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--samples", default="128", metavar="N,...")
+    parser.add_argument("--seeds", default="0", metavar="N,...")
     parser.add_argument("--seqlen", type=int, default=256)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--documents", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, metavar="FOLDER")
     parser.add_argument("--convert", nargs="*", metavar="ARGUMENT")
     return parser.parse_args()
@@ -271,15 +300,53 @@ def main() -> None:
     options = parsed()
     names = [one.partition("=")[0] for one in options.text]
     head = "".join(f"  KL {name}, ratio to imatrix, 95 %".ljust(36) for name in names)
-    print(f"{'':24} {'':9} {'bytes':>12} {'wall s':>7} {'peak MB':>8}{head}", flush=True)
+    print(f"{'':28} {'':9} {'bytes':>12} {'wall s':>7} {'peak MB':>8}{head}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        work = options.keep or Path(temporary)
-        (work / "as-it-is").mkdir(parents=True, exist_ok=True)
-        compare("", options.model, options, work / "as-it-is")
-        if options.hardened:
-            (work / "hardened").mkdir(exist_ok=True)
-            harden(options.model, work / "hardened" / "source", options.seed)
-            compare("hardened ", str(work / "hardened" / "source"), options, work / "hardened")
+        judge([one for case in cases(options, options.keep or Path(temporary)) for one in compare(case, options)])
+
+
+def cases(options: argparse.Namespace, work: Path) -> Iterator[Case]:
+    """Every checkpoint with every number of windows and every order of the text."""
+    work.mkdir(parents=True, exist_ok=True)
+    sources = {"": options.model}
+    if options.hardened:
+        sources["hardened "] = str(work / "source")
+        harden(options.model, work / "source", 0)
+    samples, seeds = ([int(one) for one in given.split(",")] for given in (options.samples, options.seeds))
+    for (kind, source), count, seed in product(sources.items(), samples, seeds):
+        label = kind + (f"{count} windows " if len(samples) > 1 else "") + (f"order {seed} " if len(seeds) > 1 else "")
+        folder = work / f"{kind.strip() or 'as-it-is'}-{count}-{seed}"
+        folder.mkdir(exist_ok=True)
+        yield Case(label, source, shuffled(options.calibration, folder, seed), count, folder)
+
+
+def shuffled(calibration: str, folder: Path, seed: int) -> str:
+    """The JSON Lines with their documents in the order of a seed, 0 for their own."""
+    if not seed:
+        return calibration
+    lines = Path(calibration).read_text(encoding="utf-8").splitlines()
+    order = np.random.default_rng(seed).permutation(len(lines))
+    (folder / "calibration.jsonl").write_text("".join(lines[k] + "\n" for k in order), encoding="utf-8")
+    return str(folder / "calibration.jsonl")
+
+
+def judge(measured: list[tuple[str, Damage, Damage]]) -> None:
+    """Say of how many cases the file with feedback did more damage than the one with an importance matrix."""
+    worse, beyond = [], []
+    for label, feedback, imatrix in measured:
+        difference = feedback.sums - imatrix.sums
+        if difference.sum() > 0:
+            worse.append(label)
+            # of a ratio of sums over documents, both of the same tokens
+            apart = difference - difference.sum() / feedback.tokens.sum() * feedback.tokens
+            if difference.sum() > np.sqrt(np.square(apart).sum() * len(apart) / (len(apart) - 1)):
+                beyond.append(label)
+    ratios = [feedback.mean / imatrix.mean for _, feedback, imatrix in measured]
+    span = f"{min(ratios):.3f} to {max(ratios):.3f}, median {np.median(ratios):.3f}"
+    print(f"{len(measured)} cases: feedback / imatrix {span}")
+    print(f"more damage with feedback: {len(worse)}, beyond a standard error: {len(beyond)}")
+    for label in beyond:
+        print(f"  {label}")
 
 
 if __name__ == "__main__":
