@@ -101,14 +101,13 @@ def test_the_file_has_the_loss_that_its_method_says(recipe: str, statistics: Pat
     assert numbers["feedback"]["loss_to_rounding"] < 0.8
 
 
-def test_types_whose_codes_are_chosen_together_say_that_their_encoder_chose_them(
-    statistics: Path, tmp_path: Path
+@pytest.mark.parametrize(("recipe", "kind", "method"), [("iq2_xs", "iq2", "gptq"), ("iq1_m", "iq1", "rtn")])
+def test_types_that_store_points_say_whether_feedback_or_their_encoder_chose_them(
+    recipe: str, kind: str, method: str, statistics: Path, tmp_path: Path
 ) -> None:
-    manifest = converted(TINY, tmp_path / "out.gguf", "--to", "iq2_xs", "--calib", statistics)
-    kind = {tensor["name"]: tensor["type"] for tensor in manifest["tensors"]}
-    methods = {(kind[layer["name"]].startswith("iq2"), layer.get("method")) for layer in manifest["layers"]}
-    assert (True, "rtn") in methods
-    assert (True, "gptq") not in methods
+    manifest = converted(TINY, tmp_path / "out.gguf", "--to", recipe, "--calib", statistics)
+    kinds = {tensor["name"]: tensor["type"] for tensor in manifest["tensors"]}
+    assert {layer["method"] for layer in manifest["layers"] if kinds[layer["name"]].startswith(kind)} == {method}
 
 
 @pytest.mark.parametrize("threads", [1, pytest.param(3, marks=pytest.mark.slow)])
