@@ -5,26 +5,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError, UsageError, VerificationError
-from quantkit.evaluation.artifacts import stored_tensors
+from quantkit.evaluation.artifacts import opened_artifact, served_inputs, served_rounding, stored_tensors
 from quantkit.evaluation.comparison import Difference, Pairs, differences, paired, summed
+from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished, StageStarted, TensorProgress, ignore
 from quantkit.machine import core_count
 from quantkit.metadata import KeyValue
-from quantkit.pipeline.given import coerce, given_text
+from quantkit.pipeline.given import coerce, given_optional, given_text, given_texts
 from quantkit.pipeline.inspect import _fact, _kind
 from quantkit.plan.describe import describe_source
 from quantkit.quality.made_gguf import tokenizer_keys
 from quantkit.report.kinds import by_type, stored_kinds
 from quantkit.source import Checkpoint, open_source
+from quantkit.source.base import require_runnable
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.tensors import TensorInfo
 from quantkit.tokenizer.check import check_tokenizer
@@ -32,24 +35,45 @@ from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.probes import probes
 from quantkit.untrusted import shown
 
+if TYPE_CHECKING:
+    from quantkit.evaluation.side_by_side import Continued
+
 STAGE = "compare"
 TOKENS = "tokenizer.ggml.tokens"
+LENGTH = 48  # tokens behind a prompt
+PROMPTS = (
+    "The three most important things to know about this are",
+    "def read_lines(path):\n    ",
+    "Question: What is 17 + 25?\nAnswer:",
+    '{"name": "example", "version": ',
+)
 MAX_KEYS = 4096  # of a configuration: what is nested deeper counts with its parent
 
 
 @dataclass(frozen=True)
 class CompareRequest:
     """Which two models: each a GGUF file, the folder of a checkpoint, or a source with any spelling. `pre` is the
-    pre-tokenizer that convert was told, where a GGUF file stands beside a checkpoint."""
+    pre-tokenizer that convert was told, where a GGUF file stands beside a checkpoint. With `text`, or `prompts` of
+    one's own, both continue prompts greedily by `length` tokens; two GGUF files run under the configuration of the
+    source, `against`."""
 
     a: str
     b: str
     threads: int | None = None
     offline: bool = False
     pre: str | None = None
+    text: bool = False
+    prompts: tuple[str, ...] = ()
+    length: int = LENGTH
+    against: str | None = None
 
     def __post_init__(self) -> None:
-        coerce(self, {"a": given_text, "b": given_text})
+        coerce(self, {"a": given_text, "b": given_text, "prompts": given_texts, "against": given_optional})
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The prompts to continue, () for none."""
+        return self.prompts or (PROMPTS if self.text else ())
 
 
 @dataclass(frozen=True)
@@ -94,6 +118,7 @@ class Compared:
     tokenizer: str | None
     tokenizer_unknown: str
     seconds: float
+    text: tuple[Continued, ...] = ()
 
     @property
     def differing(self) -> list[Difference]:
@@ -124,6 +149,7 @@ class Compared:
                 "equal": None if self.tokenizer is None else not self.tokenizer,
                 "difference": self.tokenizer or self.tokenizer_unknown,
             },
+            "text": [each.as_json() for each in self.text],
             "seconds": round(self.seconds, 3),
         }
 
@@ -149,6 +175,7 @@ def compare(request: CompareRequest, emit: Sink = ignore) -> Compared:
     began = time.monotonic()
     if os.path.realpath(request.a) == os.path.realpath(request.b) and os.path.exists(request.a):  # noqa: PTH110
         raise UsageError(f"{shown(request.a)} beside itself", key="b", hint="give two files or folders")
+    _require_source(request)
     with (
         closing(open_source(request.a, offline=request.offline, emit=emit)) as a,
         closing(open_source(request.b, offline=request.offline, emit=emit)) as b,
@@ -158,11 +185,12 @@ def compare(request: CompareRequest, emit: Sink = ignore) -> Compared:
         keys = tuple(_keys(a, b, request.pre))
         tokenizer, unknown = _tokenizers(a, b)
         one, two = _model(a, request.a), _model(b, request.b)
+        text = _text(request, a, b, tokenizer, emit) if request.asked else ()
         a.unchanged()
         b.unchanged()
     seconds = time.monotonic() - began
     emit(StageFinished(STAGE, seconds, f"{len(both):,} tensors of both"))
-    return Compared(one, two, tuple(both), pairs.only_a, pairs.only_b, keys, tokenizer, unknown, seconds)
+    return Compared(one, two, tuple(both), pairs.only_a, pairs.only_b, keys, tokenizer, unknown, seconds, text)
 
 
 def _differences(pairs: Pairs, threads: int | None, emit: Sink) -> list[Difference]:
@@ -178,6 +206,40 @@ def _differences(pairs: Pairs, threads: int | None, emit: Sink) -> list[Differen
             emit(TensorProgress(STAGE, name, "", count, len(pairs.both), done, total))
 
     return differences(pairs, threads or core_count(), beat)
+
+
+def _require_source(request: CompareRequest) -> None:
+    if request.asked and not request.against and all(spec.endswith(".gguf") for spec in (request.a, request.b)):
+        what = "two GGUF files write text under the configuration of their source, which is not given"
+        raise UsageError(what, key="against", hint="give it with --against SRC, or leave --text and --prompt out")
+
+
+def _text(
+    request: CompareRequest, a: Checkpoint, b: Checkpoint, tokenizer: str | None, emit: Sink
+) -> tuple[Continued, ...]:
+    """What both write behind the prompts. Raises InputError for models whose tokens differ."""
+    from quantkit.evaluation.side_by_side import side_by_side  # torch: only where models run
+
+    if tokenizer:
+        what = f"{shown(request.a)} and {shown(request.b)} have different tokenizers: {tokenizer}"
+        raise InputError(what, key="tokenizer", hint="leave --text and --prompt out")
+    with ExitStack() as stack:
+        source = next((each for each in (b, a) if each.kind != "gguf"), None)
+        if request.against or source is None:
+            assert request.against, "_require_source"
+            source = stack.enter_context(closing(open_source(request.against, offline=request.offline, emit=emit)))
+        require_runnable(source)
+        one, two = (_side(each, source, request.pre, stack) for each in (a, b))
+        options = (request.asked, request.length)
+        return side_by_side((one, two), source, *options, threads=request.threads, emit=emit)
+
+
+def _side(checkpoint: Checkpoint, source: Checkpoint, pre: str | None, stack: ExitStack) -> Side:
+    if checkpoint.kind == "gguf":
+        path = Path(checkpoint.files()[0].path)
+        return stack.enter_context(opened_artifact(path, source, pre=pre)).side
+    rounding = served_rounding(checkpoint)
+    return Side(checkpoint.name, checkpoint, rounding, served_inputs(checkpoint, rounding))
 
 
 def _model(checkpoint: Checkpoint, spec: str) -> Model:

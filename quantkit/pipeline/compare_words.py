@@ -40,6 +40,7 @@ def _lines(found: Compared, width: int) -> Iterator[str]:
     yield ""
     said = {None: found.tokenizer_unknown, "": "the same ids"}.get(found.tokenizer, f"DIFFER: {found.tokenizer}")
     yield from wrapped(f"tokenizers: {one_line(said)}", width, 2)
+    yield from _texts(found, width)
     yield f"equal: {'yes' if found.equal else 'no'}"
 
 
@@ -93,6 +94,28 @@ def _how(each: Difference) -> str:
     if each.a.info.shape != each.b.info.shape:
         return f"{list(each.a.info.shape)} | {list(each.b.info.shape)}"
     return f"{cut(one_line(each.a.type), 12)} | {cut(one_line(each.b.type), 12)}"
+
+
+def _texts(found: Compared, width: int) -> Iterator[str]:
+    """What both write behind each prompt, below each other; a bar stands where they part."""
+    for each in found.text:
+        yield ""
+        yield from wrapped(f"prompt: {one_line(each.prompt)}", width, 2)
+        if each.equal:
+            yield from wrapped(f"  both: {one_line(each.a)}", width, 8)
+            continue
+        common = _common(each.a, each.b)
+        for side, text in (("a", each.a), ("b", each.b)):
+            yield from wrapped(f"  {side}: {one_line(text[:common])}❙{one_line(text[common:])}", width, 5)
+        yield f"  the same for {each.same} of {max(each.tokens)} tokens"
+    if found.text:
+        yield ""
+
+
+def _common(a: str, b: str) -> int:
+    """How many characters two texts begin with alike."""
+    shorter = min(len(a), len(b))
+    return next((at for at in range(shorter) if a[at] != b[at]), shorter)
 
 
 def _keys(found: Compared, width: int) -> Iterator[str]:

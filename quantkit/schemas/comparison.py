@@ -75,6 +75,18 @@ class ComparedTokenizers(TypedDict):
     difference: str
 
 
+class ComparedText(TypedDict):
+    """What both put behind a prompt; the first `same_tokens` are equal."""
+
+    prompt: str
+    a: str
+    b: str
+    equal: bool
+    same_tokens: int
+    a_tokens: int
+    b_tokens: int
+
+
 class Compare(TypedDict):
     a: ComparedModel
     b: ComparedModel
@@ -82,6 +94,7 @@ class Compare(TypedDict):
     tensors: ComparedTensors
     metadata: list[ComparedKey]
     tokenizer: ComparedTokenizers
+    text: list[ComparedText]
     seconds: float
 
 

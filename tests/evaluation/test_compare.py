@@ -204,3 +204,35 @@ def test_what_is_refused(made: Path, tmp_path: Path) -> None:
     ):
         found = quantkit("compare", a, b)
         assert (found.status, said in found.stderr) == (status, True), found.stderr
+
+
+def test_text_side_by_side(made: Path) -> None:
+    """Greedy text of transformers itself is that of the source; a copy in eight bits parts from it late."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    prompt = "The server reads"
+    options = ("--prompt", prompt, "--tokens", 12)
+    found = compare(gguf(made, "Q4_0"), TINY, *options)
+    [text] = found["text"]
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    ids = tokenizer(prompt, return_tensors="pt")
+    whole = model.generate(**ids, max_new_tokens=12, do_sample=False)[0]
+    assert text["b"] == tokenizer.decode(whole)[len(tokenizer.decode(ids["input_ids"][0])) :]
+    assert (text["prompt"], text["b_tokens"]) == (prompt, 12)
+    assert text["equal"] == (text["a"] == text["b"])
+    turned = compare(TINY, gguf(made, "Q4_0"), *options)["text"][0]
+    assert (turned["a"], turned["b"], turned["same_tokens"]) == (text["b"], text["a"], text["same_tokens"])
+    both = compare(gguf(made, "Q4_0"), gguf(made, "Q8_0"), *options, "--against", TINY)["text"][0]
+    assert both["a"] == text["a"]
+    shown = quantkit("compare", made / "nf4", made / "fp8", *options).stdout
+    assert f"prompt: {prompt}" in shown
+    assert "the same for" in shown or "both:" in shown
+
+
+def test_text_that_cannot_be_compared_is_refused(made: Path) -> None:
+    found = quantkit("compare", gguf(made, "Q4_0"), gguf(made, "Q8_0"), "--text")
+    assert (found.status, "--against SRC" in found.stderr) == (2, True)
+    found = quantkit("compare", gguf(made, "Q4_0"), TINY, "--prompt", "")
+    assert (found.status, "has no token to continue" in found.stderr) == (3, True)
