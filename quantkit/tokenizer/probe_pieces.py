@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Why = Callable[[str], str | None]
+PIECES = (("<unk>", 0.0, TokenType.UNKNOWN), ("a", 0.0, TokenType.NORMAL))  # the least that sentencepiece loads
 LONGEST = 100  # characters of a word beyond which WordPiece takes the unknown token
 
 
@@ -73,7 +74,7 @@ def _written(source: SourceTokenizer, mine: Callable[[str], str], finder: Finder
         "add_space_prefix": spaces.prefix,
         "remove_extra_whitespaces": spaces.merged,
     }
-    theirs = normalizing(unigram_model(told, [("?", 0.0, TokenType.UNKNOWN)], 0))
+    theirs = normalizing(unigram_model(told, PIECES, 0))
 
     def why(text: str) -> str | None:
         parts = finder.cut(text)

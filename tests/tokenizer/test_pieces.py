@@ -75,7 +75,9 @@ def test_xlm_roberta_splits_as_published(tmp_path: Path) -> None:
 def xlm_files(said: Mapping[str, KeyValue]) -> Files:
     texts, scores = said["tokenizer.ggml.tokens"].items(), said["tokenizer.ggml.scores"].items()
     charsmap = base64.b64encode(bytes(said["tokenizer.ggml.precompiled_charsmap"].items())).decode()  # type: ignore[arg-type]
-    raw = unigram([[text, score] for text, score in zip(texts, scores, strict=True)][:250002], charsmap=charsmap)
+    raw = unigram(
+        [[text, score] for text, score in zip(texts, scores, strict=True)][:250002], charsmap=charsmap, unk_id=3
+    )
     raw["added_tokens"] = [added(index, str(texts[index])) for index in (0, 1, 2, 3, 250001)]
     names = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
     settings = {f"{kind}_token": text for kind, text in names.items()}
