@@ -192,6 +192,9 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "quantkit.report/1", quantkit("report", file, "--out", folder / "r.html", "--json").json
     measured = ["--calib", folder / "a.txt", "--samples", 2, "--seqlen", 16]
     yield "quantkit.sensitivity/1", quantkit("sensitivity", TINY, *measured, "--json").json
+    yield "quantkit.sensitivity_plan/1", quantkit("sensitivity", TINY, *measured, "--dry-run", "--json").json
+    yield "quantkit.recommend/1", quantkit("recommend", TINY, "--json").json
+    yield "quantkit.tune/1", quantkit("tune", TINY, "--to", "q8_0", "--dry-run", "--json").json
     yield "quantkit.inspect/1", quantkit("inspect", TINY, "--json").json
     yield "quantkit.schemes/1", quantkit("schemes", "--json").json
     yield "quantkit.recipes/1", quantkit("recipes", "--json").json

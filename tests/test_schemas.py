@@ -53,6 +53,7 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
     yield quantkit("plan", TINY, "--to", "q4_k_m,fp8,gptq-w4g128", "--fit", "24GB", "--json").json
     yield quantkit("plan", TINY, "--fit", "rtx4090", "--json").json
     yield quantkit("recommend", TINY, "--memory", "24GB", "--json").json
+    yield quantkit("tune", TINY, "--to", "q8_0", "--dry-run", "--json").json
     yield quantkit("verify", out / "gptq-w4g128", "--against", TINY, "--json").json
     few = ["--data", text, "--window", 16, "--tokens", 64, "--gate", "kld<1"]
     yield quantkit("eval", out / "gptq-w4g128", "--against", TINY, *few, "--seen", "--json").json

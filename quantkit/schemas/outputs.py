@@ -382,7 +382,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.quantize/1": Quantize,
     "quantkit.pack/1": Pack,
     "quantkit.sensitivity/1": Sensitivity,
-    "quantkit.sensitivity-plan/1": SensitivityPlan,
+    "quantkit.sensitivity_plan/1": SensitivityPlan,
     "quantkit.verify/1": Verify,
     "quantkit.eval/1": Eval,
     "quantkit.report/1": Report,

@@ -86,7 +86,7 @@ def sensitivity(
     if dry_run:
         planned = quantkit.plan_sensitivity(request, out, force=force, emit=session.emit)
         lines = [line for text in planned.lines() for line in wrapped(text, width, 11)]
-        session.result("quantkit.sensitivity-plan/1", planned.as_json(), lines)
+        session.result("quantkit.sensitivity_plan/1", planned.as_json(), lines)
         return
     with StopSignal(session.note) as stop:
         found = quantkit.sensitivity(request, out, force=force, emit=session.emit, stop=stop).sensitivity
