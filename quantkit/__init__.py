@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.errors import UnsupportedError as UnsupportedError
     from quantkit.errors import UsageError as UsageError
     from quantkit.errors import VerificationError as VerificationError
+    from quantkit.evaluation.tasks import TaskOptions as TaskOptions
     from quantkit.events import Event as Event
     from quantkit.events import Published as Published
     from quantkit.events import Resumed as Resumed
@@ -119,6 +120,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
         "NetworkError", "NonFiniteError", "NotWritableError", "NumericError", "QuantkitError", "RecipeError",
         "ResourceError", "UnsupportedError", "UsageError", "VerificationError",
     ),
+    "quantkit.evaluation.tasks": ("TaskOptions",),
     "quantkit.events": (
         "Event", "Published", "Resumed", "RunFailed", "RunFinished", "RunStarted", "Sink", "StageFinished",
         "StageStarted", "TensorProgress", "Warned",

@@ -1,4 +1,4 @@
-"""Prompts of eval: read with the model's tokenizer, put to the original and all artifacts, compared."""
+"""Prompts and tasks of eval: read with the model's tokenizer, put to the original and all artifacts, compared."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from quantkit.errors import UsageError
 from quantkit.evaluation.answers import PromptReport, compare_answers
 from quantkit.evaluation.artifacts import text_of
 from quantkit.evaluation.corpus import Corpus, Cutting, cut_texts
-from quantkit.evaluation.prompts import Asked, PromptSet, asked_of, read_prompts
+from quantkit.evaluation.prompts import GOLDEN, Asked, PromptSet, asked_of, read_prompts
 from quantkit.evaluation.sides import Side
+from quantkit.evaluation.tasks import TaskFigure, TaskOptions
 from quantkit.events import Sink, StageFinished
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
@@ -35,8 +36,9 @@ def asked(prompts: PromptSet, source: Checkpoint, length: int) -> Asked:
     return asked_of(prompts, source, tokens, length, longest_context(source))
 
 
-def text_of_prompts(prompts: Asked, source: Checkpoint, cut: Cutting) -> Corpus:
-    """The prompts' own text, for figures on text where no other is given."""
+def text_of_prompts(prompts: Asked | None, source: Checkpoint, cut: Cutting) -> Corpus:
+    """The text of prompts, without any that of the set that ships: for figures on text where none is given."""
+    prompts = prompts or asked(read_prompts(GOLDEN), source, 1)
     found = prompts.prompts
     texts = Texts(prompts.texts, f"prompts {found.name}", found.sha256)
     return cut_texts(texts, model_tokens(source, embedding_rows(source)), cut)
@@ -53,3 +55,25 @@ def answered(
     emit(StageFinished("prompts", time.monotonic() - began, f"{len(prompts.ids):,} prompts"))
     text = text_of(original.checkpoint)
     return [compare_answers(prompts, length, heard[0], each, text) for each in heard[1:]]
+
+
+def require_at_hand(tasks: Sequence[str], options: TaskOptions) -> None:
+    """See `harness.require_tasks`; nothing for no tasks."""
+    if tasks:
+        from quantkit.evaluation.harness import require_tasks
+
+        require_tasks(tasks, options)
+
+
+def harnessed(
+    tasks: Sequence[str], options: TaskOptions, original: Side, sides: Sequence[Side], threads: int | None, emit: Sink
+) -> Sequence[tuple[TaskFigure, ...] | None]:
+    """What each side makes of the tasks beside the original; None for each where there are none."""
+    if not tasks:
+        return [None] * len(sides)
+    from quantkit.evaluation.harness import run_tasks
+
+    began = time.monotonic()
+    found = run_tasks(tasks, options, original, sides, threads=threads, emit=emit)
+    emit(StageFinished("tasks", time.monotonic() - began, ", ".join(tasks)))
+    return [tuple(figures) for figures in found]

@@ -31,9 +31,18 @@ from quantkit.evaluation.figures import Report, summarize
 from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_judgeable, require_measured
 from quantkit.evaluation.prompts import PromptSet
 from quantkit.evaluation.sides import Side
+from quantkit.evaluation.tasks import NO_TASKS, TaskFigure, TaskOptions, require_harness
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
-from quantkit.pipeline.asking import PROMPT_TOKENS, answered, asked, read_set, text_of_prompts
-from quantkit.pipeline.given import Coercion, coerce, given_data, given_optional, given_paths, given_texts
+from quantkit.pipeline.asking import (
+    PROMPT_TOKENS,
+    answered,
+    asked,
+    harnessed,
+    read_set,
+    require_at_hand,
+    text_of_prompts,
+)
+from quantkit.pipeline.given import Coercion, coerce, given_data, given_names, given_optional, given_paths, given_texts
 from quantkit.report.kinds import Stored, stored_kinds
 from quantkit.report.sealed import identity
 from quantkit.source import Checkpoint, open_source
@@ -48,7 +57,7 @@ NOT_HELD_OUT, LONG_WINDOW, DAMAGED = "not-held-out", "long-window", "damaged-wei
 
 COERCED: dict[str, Coercion] = {
     "artifacts": given_paths, "against": given_optional, "against_quantized": given_optional, "data": given_data,
-    "gates": given_texts, "prompts": given_optional,
+    "gates": given_texts, "prompts": given_optional, "tasks": given_names,
 }  # fmt: skip
 
 
@@ -57,7 +66,8 @@ class EvalRequest:
     """What to measure. `against` is the unquantized source; another quantized checkpoint takes its place only by name,
     as `against_quantized`. `data` is text as for calibrate; `gates` as `--gate` has them. `seen` measures on text that
     an artifact was calibrated on, which is refused otherwise. `prompts` is "golden" or a file of prompts, which are
-    continued by up to `prompt_tokens` tokens; without `data` the text is theirs."""
+    continued by up to `prompt_tokens` tokens; without `data` the text is theirs. `harness` is "lm-eval", which runs
+    `tasks`: `task_options` says how."""
 
     artifacts: tuple[Path, ...]
     against: str | None = None
@@ -73,6 +83,9 @@ class EvalRequest:
     seen: bool = False
     prompts: str | None = None
     prompt_tokens: int = PROMPT_TOKENS
+    harness: str | None = None
+    tasks: tuple[str, ...] = ()
+    task_options: TaskOptions = NO_TASKS
 
     def __post_init__(self) -> None:
         coerce(self, COERCED)
@@ -97,6 +110,7 @@ class Evaluated:
     prompts: PromptReport | None = None
     calibration: tuple[Calibrated, ...] = ()
     recipe: str | None = None
+    tasks: tuple[TaskFigure, ...] | None = None
 
     @property
     def ok(self) -> bool:
@@ -116,6 +130,7 @@ class Evaluated:
             "gates": [verdict.as_json() for verdict in self.verdicts],
             "storage": [stored.as_json() for stored in self.storage],
             "prompts": self.prompts.as_json() if self.prompts else None,
+            "tasks": None if self.tasks is None else [figure.as_json() for figure in self.tasks],
         }
 
 
@@ -161,14 +176,15 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
     started = time.monotonic()
     gates = parse_gates(request.gates)
     prompts = _require_sense(request, gates)
+    require_at_hand(request.tasks, request.task_options)
     with ExitStack() as stack:
         source = stack.enter_context(closing(_open_reference(request, emit)))
         cut = Cutting(request.window, request.score, request.tokens)
         questions = asked(prompts, source, request.prompt_tokens) if prompts else None
         corpus = (
-            text_of_prompts(questions, source, cut)
-            if questions and not request.data
-            else read_corpus(source, request.data, cut, offline=request.offline)
+            read_corpus(source, request.data, cut, offline=request.offline)
+            if request.data
+            else text_of_prompts(questions, source, cut)
         )
         opened = _told_apart(
             (path, stack.enter_context(opened_artifact(path, source, pre=request.pre))) for path in request.artifacts
@@ -189,15 +205,18 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
         answers: list[PromptReport | None] = [None] * len(sides)
         if questions:
             answers = [*answered(questions, request.prompt_tokens, original, sides, request.threads, emit)]
+        tasks = harnessed(request.tasks, request.task_options, original, sides, request.threads, emit)
         source_bytes = sum(f.nbytes for f in source.files() if f.weights)
         results = []
-        for (path, artifact), (report, scores), texts, said in zip(opened.items(), found, known, answers, strict=True):
+        for (path, artifact), (report, scores), texts, said, figures in zip(
+            opened.items(), found, known, answers, tasks, strict=True
+        ):
             verdicts = tuple(judge(gates, Subject(artifact.nbytes, source_bytes, report, scores, corpus, said)))
             made, held = artifact.manifest.identity if artifact.manifest else None, _held_out(artifact, texts)
             kinds = stored_kinds(stored_tensors(artifact.side.checkpoint))
             facts = (artifact.nbytes, artifact.side.inputs, made)
             recipe = str(artifact.manifest.recipe["name"]) if artifact.manifest else None
-            results.append(Evaluated(path, *facts, report, verdicts, held, kinds, said, texts, recipe))
+            results.append(Evaluated(path, *facts, report, verdicts, held, kinds, said, texts, recipe, figures))
     return Evaluation(reference, corpus.as_json(), tuple(results), time.monotonic() - started)
 
 
@@ -235,8 +254,10 @@ def _require_sense(request: EvalRequest, gates: Sequence[Gate]) -> PromptSet | N
         raise UsageError(what, key="against", hint="--against SRC: the checkpoint that the artifact was made from")
     Cutting(request.window, request.score, request.tokens).check()
     prompts = read_set(request.prompts, request.prompt_tokens)
-    require_measured(gates, text=bool(request.data or prompts), prompts=prompts)
-    if not request.data and prompts is None:
+    require_harness(request.harness, request.tasks, request.task_options)
+    text = bool(request.data or prompts or request.harness)
+    require_measured(gates, text=text, prompts=prompts)
+    if not text:
         hint = "--data FILE: plain text or JSON Lines; or --prompts golden"
         raise UsageError("no text to measure on", key="data", hint=hint)
     return prompts

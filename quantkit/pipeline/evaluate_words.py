@@ -34,7 +34,7 @@ from quantkit.pipeline.evaluate import EvalRequest, Evaluated, Evaluation
 from quantkit.pipeline.given import coerce, given_path
 from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.pipeline.places import require_own_start, require_takes_file
-from quantkit.pipeline.prompt_words import HEADER, prompt_cells, prompt_lines
+from quantkit.pipeline.prompt_words import HEADER, TASK_HEADER, prompt_cells, prompt_lines, task_lines, task_rows
 from quantkit.pipeline.report import HISTORY, page_of, read_records
 from quantkit.report.html import START, render
 from quantkit.report.text import size, table
@@ -94,6 +94,9 @@ def _artifact(artifact: Evaluated, width: int) -> Iterator[str]:
     if artifact.prompts:
         yield ""
         yield from prompt_lines(artifact.prompts, width)
+    if artifact.tasks:
+        yield ""
+        yield from task_lines(artifact.tasks, width)
     if artifact.verdicts:
         yield ""
     for verdict in artifact.verdicts:
@@ -145,6 +148,7 @@ def markdown(evaluation: Evaluation) -> str:
     if asked:
         out += ["", f"| {' | '.join(HEADER)} |", f"|---|{'---:|' * (len(HEADER) - 1)}"]
         out += [f"| {' | '.join(prompt_cells(plain(name), report))} |" for name, report in asked]
+    out += _task_table(evaluation)
     if gated:
         out += ["", "| gate | artifact | |", "|---|---|---|"]
     for artifact in evaluation.artifacts:
@@ -152,6 +156,15 @@ def markdown(evaluation: Evaluation) -> str:
             mark = "ok" if found.ok else "**FAILED**"
             out.append(f"| {plain(found.words)} | {plain(artifact.report.name)} | {mark} |")
     return "\n".join([*out, "", ""])
+
+
+def _task_table(evaluation: Evaluation) -> list[str]:
+    """The tasks of a harness as a table in Markdown; nothing without."""
+    found = [(a.report.name, *row) for a in evaluation.artifacts for row in task_rows(a.tasks or ())]
+    if not found:
+        return []
+    rows = [f"| {' | '.join(map(plain, row))} |" for row in found]
+    return ["", f"| artifact | {' | '.join(TASK_HEADER)} |", "|---|---|---|---:|---:|---:|", *rows]
 
 
 def junit(evaluation: Evaluation) -> str:

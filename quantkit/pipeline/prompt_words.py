@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from quantkit.evaluation.answers import Answer, PromptReport, Rate
+from quantkit.evaluation.tasks import TaskFigure
 from quantkit.pipeline.columns import beside, cut, figure, named, one_line, percent, tail, with_error, wrapped
 from quantkit.report.text import table
 
@@ -81,3 +82,25 @@ def prompt_cells(name: str, report: PromptReport) -> tuple[str, ...]:
     )
     shares = (percent(report.identical), percent(report.divergence))
     return (name, str(len(report.answers)), *shares, *rates, str(report.lost))
+
+
+TASK_HEADER = ("task", "metric", "n", "value", "original")
+
+
+def task_rows(figures: Sequence[TaskFigure]) -> list[tuple[str, ...]]:
+    """The figures of tasks as cells below TASK_HEADER."""
+    return [
+        (f.task, f.metric, str(f.documents), _pm(f.value, f.error), _pm(f.reference, f.reference_error))
+        for f in figures
+    ]
+
+
+def task_lines(figures: Sequence[TaskFigure], width: int) -> Iterator[str]:
+    rows = task_rows(figures)
+    columns = table([row[2:] for row in rows], TASK_HEADER[2:])
+    names = ["task", *(f"{task} {metric}" for task, metric, *_ in rows)]
+    yield from (f"  {line}" for line in beside(names, columns, width - 2))
+
+
+def _pm(value: float, error: float | None) -> str:
+    return figure(value) if error is None else f"{figure(value)} ± {error:.2g}"

@@ -148,6 +148,18 @@ class Answer(TypedDict):
     expectations: list[Expected]
 
 
+class Task(TypedDict):
+    """A metric of a task of a harness, of the artifact and of the original, with the harness's standard errors."""
+
+    task: str
+    metric: str
+    documents: int
+    value: float
+    standard_error: float | None
+    reference: float
+    reference_standard_error: float | None
+
+
 class Prompts(TypedDict):
     """A set of prompts. `tokens` is the most that a continuation has, `templated` counts the prompts that the chat
     template wrote; `divergence` is the mean share of the original's tokens before the first that differs. `lost` counts
@@ -210,6 +222,7 @@ class Evaluated(TypedDict):
     storage: NotRequired[list[Stored]]
     weights: Weights | None
     prompts: Prompts | None
+    tasks: list[Task] | None
     ok: bool
     gates: list[Gate]
 

@@ -13,7 +13,7 @@ from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.session import Session
 
-TEXT, PROMPTS, GATES = "The text", "Prompts", "Gates and records"
+TEXT, PROMPTS, TASKS, GATES = "The text", "Prompts", "Tasks of a harness", "Gates and records"
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,38 @@ class Asking:
 
 
 @dataclass(frozen=True)
+class Tasks:
+    """What an evaluation harness asks all models."""
+
+    harness: Annotated[
+        str | None,
+        typer.Option("--harness", metavar="lm-eval", help="Needs the extra eval.", rich_help_panel=TASKS),
+    ] = None
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--tasks", metavar="NAMES", help="Such as hellaswag,arc_easy.", rich_help_panel=TASKS),
+    ] = None
+    tasks_from: Annotated[
+        Path | None,
+        typer.Option("--tasks-from", metavar="DIR", help="A folder with tasks of your own.", rich_help_panel=TASKS),
+    ] = None
+    task_limit: Annotated[
+        int | None,
+        typer.Option("--task-limit", min=1, metavar="N", help="Documents of each task.", rich_help_panel=TASKS),
+    ] = None
+    fewshot: Annotated[
+        int | None,
+        typer.Option("--fewshot", min=0, metavar="N", help="Examples before each.", rich_help_panel=TASKS),
+    ] = None
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Tasks may run what models write.", rich_help_panel=TASKS)
+    ] = False
+    fetch_tasks: Annotated[
+        bool, typer.Option("--fetch-tasks", help="Data of tasks may be fetched.", rich_help_panel=TASKS)
+    ] = False
+
+
+@dataclass(frozen=True)
 class Judging:
     """What the figures are compared with, and where they are written."""
 
@@ -96,6 +128,7 @@ def eval(  # noqa: A001 - what the user types
     ],
     text: Text,
     asking: Asking,
+    harnessed: Tasks,
     judging: Judging,
     against: Annotated[
         str | None, typer.Option("--against", metavar="SRC", help="The unquantized checkpoint they were made from.")
@@ -112,6 +145,13 @@ def eval(  # noqa: A001 - what the user types
     import quantkit
 
     records = quantkit.Records(judging.junit, judging.summary, judging.append, judging.html)
+    options = quantkit.TaskOptions(
+        folder=str(harnessed.tasks_from) if harnessed.tasks_from else None,
+        limit=harnessed.task_limit,
+        fewshot=harnessed.fewshot,
+        run_code=harnessed.run_code,
+        fetch=harnessed.fetch_tasks,
+    )
     request = quantkit.EvalRequest(
         artifacts=tuple(artifacts),
         against=against,
@@ -127,6 +167,9 @@ def eval(  # noqa: A001 - what the user types
         seen=text.seen,
         prompts=asking.prompts,
         prompt_tokens=asking.prompt_tokens,
+        harness=harnessed.harness,
+        tasks=tuple(harnessed.tasks or ()),
+        task_options=options,
     )
     records.require_writable(request)
     found = quantkit.evaluate(request, emit=session.emit)
