@@ -42,6 +42,10 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.events import StageStarted as StageStarted
     from quantkit.events import TensorProgress as TensorProgress
     from quantkit.events import Warned as Warned
+    from quantkit.pipeline.bench import Benchmark as Benchmark
+    from quantkit.pipeline.bench import BenchRequest as BenchRequest
+    from quantkit.pipeline.bench import bench as bench
+    from quantkit.pipeline.bench_words import bench_lines as bench_lines
     from quantkit.pipeline.calibrate import Calibrated as Calibrated
     from quantkit.pipeline.calibrate import calibrate as calibrate
     from quantkit.pipeline.calibrate_plan import CalibrateRequest as CalibrateRequest
@@ -125,6 +129,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
         "Event", "Published", "Resumed", "RunFailed", "RunFinished", "RunStarted", "Sink", "StageFinished",
         "StageStarted", "TensorProgress", "Warned",
     ),
+    "quantkit.pipeline.bench": ("BenchRequest", "Benchmark", "bench"),
+    "quantkit.pipeline.bench_words": ("bench_lines",),
     "quantkit.pipeline.calibrate": ("Calibrated", "calibrate"),
     "quantkit.pipeline.calibrate_plan": ("CalibrateRequest", "plan_calibration"),
     "quantkit.pipeline.card": ("CardRequest", "write_cards"),

@@ -32,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -191,10 +192,12 @@ def in_engine(file: Path, expected: list[tuple[list[int], NDArray[np.float32]]],
     """The same in llama.cpp, at the end of each passage."""
     from quantkit.quality.engines.llamacpp import LlamaCpp
 
-    engine, sums = LlamaCpp(file, threads), []
-    for ids, logs in expected:
-        found = engine.log_probabilities(ids, len(logs))
-        sums.append(float((np.exp(logs, dtype=np.float64) * (logs - found)).sum()))
+    sums = []
+    with closing(LlamaCpp(file, threads, context=max(len(ids) for ids, _ in expected))) as engine:
+        for ids, logs in expected:
+            [logits] = engine.logits(ids, [len(ids) - 1])
+            found = torch.log_softmax(torch.from_numpy(logits[0, : len(logs)].astype(np.float64)), 0).numpy()
+            sums.append(float((np.exp(logs, dtype=np.float64) * (logs - found)).sum()))
     return Damage(np.array(sums), np.ones(len(sums)))
 
 

@@ -189,6 +189,8 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "quantkit.eval/1", quantkit("eval", file, "--against", TINY, *few, "--json").json
     yield "quantkit.compare/1", quantkit("compare", file, TINY, "--json").json
     yield "quantkit.card/1", quantkit("card", out, "--json").json
+    short = ["--prompt", 4, "--steps", 2, "--batch", 1, "--runs", 1, "--threads", 1]
+    yield "quantkit.bench/1", quantkit("bench", file, *short, "--json").json
     yield "quantkit.report/1", quantkit("report", file, "--out", folder / "r.html", "--json").json
     measured = ["--calib", folder / "a.txt", "--samples", 2, "--seqlen", 16]
     yield "quantkit.sensitivity/1", quantkit("sensitivity", TINY, *measured, "--json").json

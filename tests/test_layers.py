@@ -292,6 +292,7 @@ def test_reading_is_not_writing(code: str) -> None:
 
 CHILD_PROCESSES = {
     "calibration/text/template_process.py",
+    "quality/engines/llamacpp_process.py",
     "tokenizer/native_process.py",
 }  # their output is read by the process that started it
 

@@ -75,6 +75,8 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
     packed = quantkit("pack", work["work"][0], "-o", folder / "packed", "--json").json
     yield packed
     yield quantkit("verify", packed["artifact"]["files"][0]["path"], "--json").json
+    short = ["--prompt", 4, "--steps", 2, "--batch", 1, "--runs", 1, "--threads", 1]
+    yield quantkit("bench", packed["artifact"]["files"][0]["path"], "--against", TINY, *short, "--json").json
     for what in (TINY, packed["artifact"]["files"][0]["path"], Path(first["files"][0]["path"]).parent):
         yield quantkit("inspect", what, "--json").json
     for command in (["schemes"], ["recipes"], ["recipes", "q4_0"], ["doctor"]):

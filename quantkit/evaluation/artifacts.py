@@ -21,8 +21,8 @@ from quantkit.families.model import Model
 from quantkit.formats.gguf.file import read_gguf, shard_paths
 from quantkit.metadata import KeyValue
 from quantkit.plan.describe import describe_source
-from quantkit.quality.checks.predictions import differing_numbers
 from quantkit.quality.decoded import DecodedCheckpoint, open_decoded
+from quantkit.quality.headers import differing_numbers
 from quantkit.quality.made_gguf import tokenizer_keys
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, find_manifest, read_manifest
 from quantkit.source import Checkpoint, open_source

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -10,10 +11,11 @@ import torch
 from quantkit.calibration.walk.threads import workers
 from quantkit.errors import InputError
 from quantkit.evaluation.corpus import Corpus
+from quantkit.evaluation.engines import Engine, Ran, compare, engine_scores
 from quantkit.evaluation.lockstep import hidden_errors, require_alike, start
 from quantkit.evaluation.scores import Scores
 from quantkit.evaluation.sides import Side
-from quantkit.evaluation.vocabulary import score
+from quantkit.evaluation.vocabulary import Head, score
 from quantkit.evaluation.weights import Compared, take_all
 from quantkit.events import BlockProgress, Sink, StageStarted, ignore
 from quantkit.machine import core_count
@@ -22,9 +24,16 @@ STAGE = "evaluate"
 
 
 def measure(
-    reference: Side, others: Sequence[Side], corpus: Corpus, *, threads: int | None = None, emit: Sink = ignore
+    reference: Side,
+    others: Sequence[Side],
+    corpus: Corpus,
+    *,
+    threads: int | None = None,
+    emit: Sink = ignore,
+    engines: Sequence[Callable[[], Engine]] = (),
 ) -> list[Scores]:
-    """How each of `others` predicts the corpus beside the reference, which runs once for all of them.
+    """How each of `others` predicts the corpus beside the reference, which runs once for all of them. With `engines`,
+    one for each, predictions are those of the engines, opened one after the other; weights and hidden states our own.
 
     The same numbers for any number of `threads` (all cores). Raises InputError for a model of other sizes and for
     tokens without an embedding row, NonFiniteError naming side, block and module, ResourceError where activations do
@@ -54,5 +63,23 @@ def measure(
             emit(BlockProgress(STAGE, "head", count + 1, count + 1, done, of))
 
         found = score(first, rest, corpus, compared, beat)
+    if engines:
+        ran = [Ran(walker, Head(walker)) for walker in (first, *rest)]
+        found = [
+            _in_engine(opened, corpus, (ran[0], own), pool.count, emit)
+            for opened, own in zip(engines, ran[1:], strict=True)
+        ]
     weights = [one.found(side.moved) for one, side in zip(compared, others, strict=True)]
     return [replace(s, errors=tuple(curve), weights=w) for s, curve, w in zip(found, curves, weights, strict=True)]
+
+
+def _in_engine(
+    opened: Callable[[], Engine], corpus: Corpus, models: tuple[Ran, Ran], threads: int, emit: Sink
+) -> Scores:
+    """What an engine predicts beside the reference, and beside our own run of the same weights."""
+    with closing(opened()) as engine:
+        name = models[1].walker.side.name
+        emit(StageStarted(STAGE, 0, f"{name} in {engine.name} {engine.version}"))
+        told, (kl, own) = compare(corpus, models, [engine], [(0, 2), (1, 2)], threads)
+        found = engine_scores(name, corpus, (told[0], told[2]), kl)
+        return replace(found, engine=(engine.name, engine.version), own=own)

@@ -30,6 +30,8 @@ class Scores:
     log-probabilities of the right token, `confidence` the reference's largest probability; `agree` says whether both
     put the same token first, `right` whether the reference's first is the right one and `other_right` the other's.
     `tops` are the tokens that the reference and the other put first, int64 (t,) each, None where nobody kept them.
+    `engine` is the name and version of the engine whose predictions these are, None for our own run, and `own` its
+    divergence from that.
     `errors` are the relative errors of hidden states after each block, by its name. `weights` are all tensors that
     were read, None where they differ on purpose.
     """
@@ -45,6 +47,8 @@ class Scores:
     errors: tuple[tuple[str, float], ...] = ()
     weights: tuple[WeightError, ...] | None = None
     tops: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    engine: tuple[str, str] | None = None
+    own: F64 | None = None
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _one_slab(head: Any, owner: Head, hidden: Tensor) -> Tensor:
     return nn.functional.linear(hidden, weights, bias)
 
 
-class _Running:
+class Running:
     """The sums of one side over the slabs so far, for all tokens."""
 
     def __init__(self, count: int) -> None:
@@ -126,13 +126,13 @@ def score(
     heads = [Head(walker) for walker in (reference, *others)]
     take_all(compared, [sketch_block(h.resident, h.walker.side.checkpoint, h.walker.workers) for h in heads])
     rows = min(min(head.linear.rows, head.walker.side.vocabulary or head.linear.rows) for head in heads)
-    running = [_Running(corpus.tokens) for _ in heads]
+    running = [Running(corpus.tokens) for _ in heads]
     distance = [np.zeros(corpus.tokens) for _ in heads]
     target = torch.from_numpy(corpus.target.astype(np.int64))
     chunks = [slice(at, min(at + CHUNK, corpus.tokens)) for at in range(0, corpus.tokens, CHUNK)]
 
     def one(part: slice, start: int) -> None:
-        hidden = [_gather(walker, corpus, part) for walker in (reference, *others)]
+        hidden = [gather(walker, corpus, part) for walker in (reference, *others)]
         ours = heads[0].logits(hidden[0])
         before = running[0].top[part].copy()
         shares = running[0].add(part, ours, start, target[part])
@@ -152,7 +152,7 @@ def score(
     return [_scores(corpus, others[at - 1], running[0], running[at], distance[at]) for at in range(1, len(heads))]
 
 
-def _gather(walker: Walker, corpus: Corpus, part: slice) -> Tensor:
+def gather(walker: Walker, corpus: Corpus, part: slice) -> Tensor:
     """Hidden states at the predictions of a chunk, float32 (tokens, hidden)."""
     batch, row, position = corpus.batch[part], corpus.row[part], corpus.position[part]
     out = torch.empty((len(batch), walker.hidden[0].shape[-1]))
@@ -163,7 +163,7 @@ def _gather(walker: Walker, corpus: Corpus, part: slice) -> Tensor:
     return out
 
 
-def _scores(corpus: Corpus, walker: Walker, ours: _Running, theirs: _Running, distance: F64) -> Scores:
+def _scores(corpus: Corpus, walker: Walker, ours: Running, theirs: Running, distance: F64) -> Scores:
     log_ours, log_theirs = ours.log_sum(), theirs.log_sum()
     kl = distance / ours.total - (log_ours - log_theirs)
     reference, other = ours.right - log_ours, theirs.right - log_theirs

@@ -21,6 +21,8 @@ from quantkit.errors import (
     NonFiniteError,
     QuantkitError,
 )
+from quantkit.evaluation.engine_check import CHECKED
+from quantkit.evaluation.opening import require_engine
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, never
 from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
@@ -54,7 +56,6 @@ from quantkit.plan.base import Plan
 from quantkit.plan.sizes import plan_line
 from quantkit.quality.against import of_gguf, of_plan
 from quantkit.quality.checks.base import Verification, VerifyOptions
-from quantkit.quality.checks.predictions import require_engine
 from quantkit.recipes.read import load_recipe
 from quantkit.report.manifest import Manifest, manifest_path
 from quantkit.report.text import size
@@ -113,7 +114,7 @@ def convert(
     job folder beside the target from which the same request resumes; a run that rejects its input leaves nothing.
     Of several recipes each has its own fate: when one fails the others are made, and BatchError says which.
     """
-    require_engine(output.engine)
+    require_engine(output.engine, CHECKED)
     recipes = [load_recipe(name) for name in request.recipes]
     require_checkable(output.engine, recipes, output.verify)
     gates = require_gateable(output.gates, output.eval_data, request.calib)
@@ -135,7 +136,7 @@ def convert(
             for artifact, plan in zip(built, prepared.plans, strict=True)
         )
     finally:
-        prepared.checkpoint.close()
+        prepared.close()
 
 
 def _build(
@@ -351,7 +352,7 @@ def look(
     else:
         against = of_gguf(prepared.reference, layers)
         options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)
-    return verify_parts(paths, plan, against, options, emit)
+    return verify_parts(paths, plan, against, options, prepared.source_run, emit)
 
 
 def standing(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output, emit: Sink) -> Artifact | None:

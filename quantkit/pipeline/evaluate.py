@@ -29,10 +29,12 @@ from quantkit.evaluation.artifacts import (
 from quantkit.evaluation.corpus import ALL, TOKENS, WINDOW, Corpus, Cutting, read_corpus
 from quantkit.evaluation.figures import Report, summarize
 from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_judgeable, require_measured
+from quantkit.evaluation.opening import openers, require_engine
 from quantkit.evaluation.prompts import PromptSet
 from quantkit.evaluation.sides import Side
 from quantkit.evaluation.tasks import NO_TASKS, TaskFigure, TaskOptions, require_harness
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
+from quantkit.machine import core_count
 from quantkit.pipeline.asking import (
     PROMPT_TOKENS,
     answered,
@@ -42,6 +44,7 @@ from quantkit.pipeline.asking import (
     require_at_hand,
     text_of_prompts,
 )
+from quantkit.pipeline.evaluate_engine import InEngine, in_engine
 from quantkit.pipeline.given import Coercion, coerce, given_data, given_names, given_optional, given_paths, given_texts
 from quantkit.report.kinds import Stored, stored_kinds
 from quantkit.report.sealed import identity
@@ -67,7 +70,7 @@ class EvalRequest:
     as `against_quantized`. `data` is text as for calibrate; `gates` as `--gate` has them. `seen` measures on text that
     an artifact was calibrated on, which is refused otherwise. `prompts` is "golden" or a file of prompts, which are
     continued by up to `prompt_tokens` tokens; without `data` the text is theirs. `harness` is "lm-eval", which runs
-    `tasks`: `task_options` says how."""
+    `tasks`: `task_options` says how. `engine` runs the artifacts on the text, None: our own code does."""
 
     artifacts: tuple[Path, ...]
     against: str | None = None
@@ -86,6 +89,7 @@ class EvalRequest:
     harness: str | None = None
     tasks: tuple[str, ...] = ()
     task_options: TaskOptions = NO_TASKS
+    engine: str | None = None
 
     def __post_init__(self) -> None:
         coerce(self, COERCED)
@@ -111,6 +115,7 @@ class Evaluated:
     calibration: tuple[Calibrated, ...] = ()
     recipe: str | None = None
     tasks: tuple[TaskFigure, ...] | None = None
+    engine: InEngine | None = None
 
     @property
     def ok(self) -> bool:
@@ -131,6 +136,7 @@ class Evaluated:
             "storage": [stored.as_json() for stored in self.storage],
             "prompts": self.prompts.as_json() if self.prompts else None,
             "tasks": None if self.tasks is None else [figure.as_json() for figure in self.tasks],
+            "engine": None if self.engine is None else self.engine.as_json(),
         }
 
 
@@ -201,7 +207,7 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
             emit(Warned(code, message))
         original = Side(source.name, source, served_rounding(source))  # inputs are rounded of quantized ones alone
         sides = [artifact.side for artifact in opened.values()]
-        found = _measured(original, sides, corpus, request, emit)
+        found = _measured(original, list(opened.values()), corpus, request, emit)
         answers: list[PromptReport | None] = [None] * len(sides)
         if questions:
             answers = [*answered(questions, request.prompt_tokens, original, sides, request.threads, emit)]
@@ -214,9 +220,10 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
             verdicts = tuple(judge(gates, Subject(artifact.nbytes, source_bytes, report, scores, corpus, said)))
             made, held = artifact.manifest.identity if artifact.manifest else None, _held_out(artifact, texts)
             kinds = stored_kinds(stored_tensors(artifact.side.checkpoint))
-            facts = (artifact.nbytes, artifact.side.inputs, made)
+            ran = in_engine(scores, corpus)
+            facts = (artifact.nbytes, artifact.side.inputs if ran is None else f"as {ran.name} computes", made)
             recipe = str(artifact.manifest.recipe["name"]) if artifact.manifest else None
-            results.append(Evaluated(path, *facts, report, verdicts, held, kinds, said, texts, recipe, figures))
+            results.append(Evaluated(path, *facts, report, verdicts, held, kinds, said, texts, recipe, figures, ran))
     return Evaluation(reference, corpus.as_json(), tuple(results), time.monotonic() - started)
 
 
@@ -253,6 +260,7 @@ def _require_sense(request: EvalRequest, gates: Sequence[Gate]) -> PromptSet | N
         what = "both --against and --against-quantized" if request.against else "no original to compare with"
         raise UsageError(what, key="against", hint="--against SRC: the checkpoint that the artifact was made from")
     Cutting(request.window, request.score, request.tokens).check()
+    require_engine(request.engine)
     prompts = read_set(request.prompts, request.prompt_tokens)
     require_harness(request.harness, request.tasks, request.task_options)
     text = bool(request.data or prompts or request.harness)
@@ -337,12 +345,14 @@ def _overlaps(known: Sequence[Sequence[Calibrated]], corpus: Corpus) -> Iterator
 
 
 def _measured(
-    original: Side, sides: Sequence[Side], corpus: Corpus, request: EvalRequest, emit: Sink
+    original: Side, opened: Sequence[Artifact], corpus: Corpus, request: EvalRequest, emit: Sink
 ) -> list[tuple[Report, Any]]:
     from quantkit.evaluation.measure import measure  # torch: only once everything else is in order
 
     began = time.monotonic()
-    found = measure(original, sides, corpus, threads=request.threads, emit=emit)
+    sides, threads = [artifact.side for artifact in opened], request.threads or core_count()
+    engines = openers(request.engine, opened, request.window, threads) if request.engine else ()
+    found = measure(original, sides, corpus, threads=threads, emit=emit, engines=engines)
     text = text_of(original.checkpoint)
     took = time.monotonic() - began
     emit(StageFinished(STAGE, took, f"{corpus.tokens:,} tokens"))

@@ -70,7 +70,9 @@ def _comparison(artifacts: Sequence[Evaluated], width: int) -> list[str]:
 def _artifact(artifact: Evaluated, width: int) -> Iterator[str]:
     report = artifact.report
     yield cut(f"{artifact.report.name}  {size(artifact.nbytes)}", width)
-    if artifact.inputs != "float32":
+    if artifact.engine is not None:
+        yield from named("engine", artifact.engine.words, width)
+    elif artifact.inputs != "float32":
         yield from named("inputs", artifact.inputs, width)
     yield from named("perplexity", with_error(report.perplexity), width)
     yield from named("of the original", with_error(report.reference_perplexity), width)

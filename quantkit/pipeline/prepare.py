@@ -12,6 +12,7 @@ from quantkit.calibration.inputs import Inputs, open_inputs
 from quantkit.calibration.text.shipped import data_path
 from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
+from quantkit.evaluation.engine_check import SourceRun
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
@@ -21,7 +22,7 @@ from quantkit.pipeline.tune import Subject, Tuning, known_of, measured, tuned, t
 from quantkit.plan.base import STANDARD, Plan, PlanOptions
 from quantkit.plan.describe import describe_source
 from quantkit.plan.make import make_plan
-from quantkit.quality.checks.predictions import Reference
+from quantkit.quality.reference import Reference
 from quantkit.recipes.read import load_recipe
 from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint, open_source
@@ -56,6 +57,12 @@ class Prepared:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the source, and an engine that runs it."""
+        if "source_run" in self.__dict__:
+            self.source_run.close()
         self.checkpoint.close()
 
     @property
@@ -65,9 +72,14 @@ class Prepared:
 
     @cached_property
     def reference(self) -> Reference:
-        """What an engine's predictions are compared with: the source runs once for all artifacts."""
+        """The source with what was found out about it: for all artifacts."""
         assert self.model is not None
         return Reference(self.checkpoint, self.model)
+
+    @cached_property
+    def source_run(self) -> SourceRun:
+        """The source as engines are compared with it: it runs once for all artifacts."""
+        return SourceRun(self.checkpoint, self.model)
 
     @cached_property
     def origin(self) -> Origin:

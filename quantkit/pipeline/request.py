@@ -22,7 +22,7 @@ from quantkit.pipeline.given import (
 from quantkit.recipes.recipe import Recipe
 from quantkit.units import parse_size
 
-STATISTICS, TORCH = ".safetensors", "torch"
+STATISTICS, TORCH, TRANSFORMERS = ".safetensors", "torch", "transformers"
 
 
 @dataclass(frozen=True, repr=False)
@@ -180,9 +180,9 @@ def require_checkable(engine: str | None, recipes: Sequence[Recipe], verify: boo
     """Raise UsageError where convert cannot ask `engine` about what these recipes make."""
     if engine is None:
         return
-    if engine == TORCH:
-        hint = "afterwards: quantkit verify OUT --engine torch"
-        raise UsageError("--engine torch looks at finished checkpoints", hint=hint, key="engine")
+    if engine in (TORCH, TRANSFORMERS):
+        hint = f"afterwards: quantkit verify OUT --engine {engine}"
+        raise UsageError(f"--engine {engine} looks at finished checkpoints", hint=hint, key="engine")
     if not verify:
         raise UsageError("--engine with --no-verify", hint="leave one of them out", key="engine")
     idle = [recipe.name for recipe in recipes if recipe.mixture is None]

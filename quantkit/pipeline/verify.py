@@ -7,19 +7,21 @@ tokenizer   GGUF: tokens, special ids and template are the source's, 2,000 texts
             checkpoints: tokenizer, templates and processors are the source's, byte for byte
 numbers     weights against the source, worst tensors listed: decoded by the gguf package, or read by the safetensors
             package and decoded as config.json says, by nothing that packed them
-engine      llama.cpp: the file loads there and predicts next to what its weights should; torch: what a checkpoint
-            predicts against the source, one block in memory
+engine      is the file right: llama.cpp, or transformers, beside our own run of the artifact's weights; how far is it
+            from the source: told, not judged (evaluation/engine_check.py)
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from quantkit.errors import InputError, UsageError
+from quantkit.evaluation.engine_check import CHECKED, SourceRun, check_llama_cpp, check_served
+from quantkit.evaluation.opening import TORCH, require_engine
 from quantkit.events import Sink, ignore
 from quantkit.formats.containers.stored import SIDE_CONFIGS
 from quantkit.formats.gguf.file import shard_paths
@@ -30,10 +32,11 @@ from quantkit.plan.describe import describe_source
 from quantkit.quality.against import REWRITTEN, Against, of_gguf, of_source
 from quantkit.quality.check import check
 from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
-from quantkit.quality.checks.predictions import TORCH, Reference, require_engine
-from quantkit.quality.made import Place
+from quantkit.quality.engines.llamacpp import LLAMA_CPP
+from quantkit.quality.made import Made, Place
 from quantkit.quality.made_checkpoint import open_checkpoint
 from quantkit.quality.made_gguf import open_gguf
+from quantkit.quality.reference import Reference
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, find_manifest, read_manifest
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.folder import MAX_CONFIG_BYTES
@@ -53,16 +56,16 @@ def verify(
 
     Raises InputError for a file that does not parse, UnsupportedError for an engine that is unknown or missing.
     """
-    require_engine(options.engine)
+    require_engine(options.engine, CHECKED)
     artifact, against = Path(artifact), None if against is None else os.fspath(against)
     require_path(artifact)
     if not artifact.exists():
         raise InputError(f"{artifact} does not exist", path=str(artifact), hint="check the path")
     folder = artifact.parent if artifact.suffix == SHARD else artifact
     checkpoint_like = folder.is_dir()
-    if (options.engine == TORCH) != checkpoint_like and options.engine:
+    if options.engine and (options.engine != LLAMA_CPP) != checkpoint_like:
         what = "a checkpoint folder" if checkpoint_like else "a GGUF file"
-        other = TORCH if checkpoint_like else "llama.cpp"
+        other = TORCH if checkpoint_like else LLAMA_CPP
         raise UsageError(f"--engine {options.engine} does not load {what}", hint=f"use --engine {other}")
     look = _checkpoint if checkpoint_like else _gguf
     if against is None:
@@ -72,15 +75,22 @@ def verify(
 
 
 def verify_parts(
-    paths: Sequence[Path], plan: Plan, against: Against, options: VerifyOptions, emit: Sink = ignore
+    paths: Sequence[Path],
+    plan: Plan,
+    against: Against,
+    options: VerifyOptions,
+    run: SourceRun | None = None,
+    emit: Sink = ignore,
 ) -> Verification:
-    """Look at the finished files of a plan, in its order, that have no manifest yet. Names tell the container."""
-    require_engine(options.engine)
+    """Look at the finished files of a plan, in its order, that have no manifest yet. Names tell the container. `run`
+    is the source for engines, which runs once for all artifacts."""
+    require_engine(options.engine, CHECKED)
     promised = [Place(t.name, t.dtype, t.shape, t.file, t.offset, t.nbytes) for t in plan.tensors]
     there = {file.name: path for file, path in zip(plan.files, paths, strict=True)}
     if paths[0].suffix != SHARD:
         with open_gguf(paths) as made:
-            return check(made, against, promised, options, emit)
+            seen = check(made, against, promised, options)
+            return Verification((*seen.checks, *_in_engine(made, run, options, emit)))
     shards = [path for name, path in there.items() if name.endswith(SHARD)]
     names = [name for name in there if name not in REPLACED and not name.endswith(SHARD)]
 
@@ -88,7 +98,16 @@ def verify_parts(
         return there[name].read_bytes() if name in there else None
 
     with open_checkpoint(shards, names, read) as checkpoint:
-        return check(checkpoint, against, promised, options, emit)
+        return check(checkpoint, against, promised, options)
+
+
+def _in_engine(made: Made, run: SourceRun | None, options: VerifyOptions, emit: Sink) -> tuple[Check, ...]:
+    """What the engine that was asked for makes of an artifact."""
+    if options.engine == LLAMA_CPP:
+        return (check_llama_cpp(made.paths, run, options, emit),)
+    if options.engine and run is not None and made.served is not None:
+        return (check_served(made.served, run, options, emit),)
+    return ()
 
 
 def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emit: Sink) -> Verification:
@@ -100,12 +119,14 @@ def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emi
     files = _files(paths, path, manifest, source)
     with open_gguf(paths) as made:
         against = None if reference is None else _with_facts(of_gguf(reference), manifest)
-        seen = check(made, against, _promised(manifest), options, emit)
+        seen = check(made, against, _promised(manifest), options)
+        with closing(SourceRun(source, reference.model)) if source and reference else nullcontext() as run:
+            engine = _in_engine(made, run, options, emit)
         if manifest is None:
-            return Verification((files, *seen.checks))
+            return Verification((files, *seen.checks, *engine))
         model = None if reference is None else reference.model
         wrong, planned = check_making(made.files, manifest, model, source)
-    return Verification((files, *_judged(seen, wrong, claims=not planned)))
+    return Verification((files, *_judged(seen, wrong, claims=not planned), *engine))
 
 
 def _checkpoint(folder: Path, source: Checkpoint | None, options: VerifyOptions, emit: Sink) -> Verification:
@@ -124,10 +145,11 @@ def _checkpoint(folder: Path, source: Checkpoint | None, options: VerifyOptions,
         files = _files(tuple(folder / p.name for p in paths), path, manifest, source)
         with open_checkpoint(paths, names, read, served) as made:
             against = None if source is None else _with_facts(of_source(source, made.held()), manifest)
-            seen = check(made, against, _promised(manifest), options, emit)
+            seen = check(made, against, _promised(manifest), options)
+            engine = _in_engine(made, None if source is None else SourceRun(source), options, emit)
     if manifest is None:
-        return Verification((files, *seen.checks))
-    return Verification((files, *_judged(seen, wrong_making(paths, manifest), claims=True)))
+        return Verification((files, *seen.checks, *engine))
+    return Verification((files, *_judged(seen, wrong_making(paths, manifest), claims=True), *engine))
 
 
 def _with_facts(against: Against, manifest: Manifest | None) -> Against:

@@ -13,8 +13,8 @@ from quantkit.families.names import EXPERTS
 from quantkit.families.roles import Role
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import carried_names
-from quantkit.quality.checks.predictions import Reference
 from quantkit.quality.made_gguf import tokenizer_keys
+from quantkit.quality.reference import Reference
 from quantkit.source import Checkpoint
 
 WEIGHT = ".weight"
@@ -29,7 +29,7 @@ class Against:
     `weights` are to be there, under the names that the artifact has for them; `carried` is what it takes over as it
     is. `rewritten` of these other writers than quantkit save anew: a note. `moved` says that scales were moved between
     layers, so that weights differ on purpose, `partly` that `weights` are some of many. `noted` is what methods noted
-    of each layer. `reference` is the source as a model that runs, which an engine's predictions are compared with.
+    of each layer. `reference` is the source with what was found out about it for all files that are made of it.
     """
 
     source: Checkpoint

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from quantkit.errors import QuantkitError, UnsupportedError
-from quantkit.events import Sink, ignore
 from quantkit.quality.against import Against
 from quantkit.quality.checks.base import Check, Verification, VerifyOptions
 from quantkit.quality.checks.numbers import check_numbers
-from quantkit.quality.checks.predictions import LLAMA_CPP, TORCH, check_engine, check_predictions
 from quantkit.quality.checks.structure import check_structure
 from quantkit.quality.checks.tokenizer import check_tokenizer
 from quantkit.quality.made import Made, Place
@@ -22,18 +20,17 @@ def check(
     against: Against | None,
     promised: Sequence[Place] | None,
     options: VerifyOptions,
-    emit: Sink = ignore,
 ) -> Verification:
-    """Look at an artifact: structure, tokenizer, numbers, and what the engine that was asked for makes of it.
+    """Look at an artifact: structure, tokenizer, numbers.
 
     `promised` are the tensors that a plan or a manifest names, None where nobody does. Without `against` nothing is
     compared with a source. Raises InputError for a source that is damaged.
     """
-    return Verification(tuple(_looks(made, against, promised, options, emit)))
+    return Verification(tuple(_looks(made, against, promised, options)))
 
 
 def _looks(
-    made: Made, against: Against | None, promised: Sequence[Place] | None, options: VerifyOptions, emit: Sink
+    made: Made, against: Against | None, promised: Sequence[Place] | None, options: VerifyOptions
 ) -> Iterator[Check]:
     structure, unread = check_structure(made, promised), None
     try:
@@ -50,7 +47,3 @@ def _looks(
         compared = against.reference.compared if against.reference else None
         yield check_tokenizer(made, against.source, against.carried, against.rewritten, compared)
         yield Check("numbers", None, unread) if unread else check_numbers(made, against, options)
-    if options.engine == LLAMA_CPP:
-        yield check_engine(made.paths, against.reference if against else None, options, emit)
-    elif options.engine == TORCH and against is not None and made.served is not None:
-        yield check_predictions(made.served, against.source, options.threads, emit)

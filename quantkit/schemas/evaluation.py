@@ -192,6 +192,14 @@ class CalibratedOn(TypedDict):
     seen_documents: int
 
 
+class InEngine(TypedDict):
+    """The engine that an artifact ran in, and its KL divergence from our own run of the same weights."""
+
+    name: str
+    version: str
+    own_kl: Estimate
+
+
 class Evaluated(TypedDict):
     """One artifact; `held_out` is null where no manifest says what it was calibrated on."""
 
@@ -220,6 +228,7 @@ class Evaluated(TypedDict):
     worst: list[Passage]
     kl_histogram: NotRequired[list[Bin]]
     storage: NotRequired[list[Stored]]
+    engine: NotRequired[InEngine | None]
     weights: Weights | None
     prompts: Prompts | None
     tasks: list[Task] | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from quantkit.schemas.bench import Bench
 from quantkit.schemas.catalogue import Doctor, Error, Recipe, Recipes, Schemes
 from quantkit.schemas.comparison import Cards, Compare
 from quantkit.schemas.decisions import Recommend, Tune
@@ -388,6 +389,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.report/1": Report,
     "quantkit.compare/1": Compare,
     "quantkit.card/1": Cards,
+    "quantkit.bench/1": Bench,
     "quantkit.inspect/1": Inspect,
     "quantkit.schemes/1": Schemes,
     "quantkit.recipes/1": Recipes,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ import pytest
 from checkpoints import VARIANTS, Variant
 from commands import quantkit
 
-from quantkit.events import Event, StageStarted, TensorProgress
+from quantkit.evaluation.engine_check import SourceRun, check_llama_cpp
+from quantkit.events import BlockProgress, Event, StageStarted
 from quantkit.families.model import Model
 from quantkit.families.roles import Role
 from quantkit.pipeline import prepare
 from quantkit.plan.describe import describe_source
-from quantkit.quality.checks import predictions
 from quantkit.quality.checks.base import Check, VerifyOptions
-from quantkit.quality.checks.predictions import Reference, check_engine
+from quantkit.quality.headers import differing_numbers
 from quantkit.source import open_source
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -70,7 +71,7 @@ def convert(folder: Path, out: Path, *recipes: str) -> list[Path]:
 
 def check(folder: Path, artifact: Path, emit: Callable[[Event], None] = lambda event: None) -> Check:
     source = open_source(str(folder))
-    return check_engine([artifact], Reference(source, prepare.describe_source(source, pre(folder))), OPTIONS, emit)
+    return check_llama_cpp([artifact], SourceRun(source, prepare.describe_source(source, pre(folder))), OPTIONS, emit)
 
 
 # Every family with three types and every type with three families or more; all 99 pairs were run once.
@@ -88,29 +89,58 @@ def test_sound_files_pass(name: str, recipe: str, built: Built, tmp_path: Path) 
 
 
 def test_progress_is_told_from_the_start(built: Built, tmp_path: Path) -> None:
+    """What it will cost is said before any of it is spent."""
     heard: list[Event] = []
     folder = built("llama-untied-gqa")
     found = check(folder, *convert(folder, tmp_path, "q8_0"), heard.append)
     assert found.ok
-    assert isinstance(heard[0], StageStarted)
-    walks = [event for event in heard if isinstance(event, StageStarted) and event.total_bytes]
-    steps = [event for event in heard if isinstance(event, TensorProgress)]
-    assert len(walks) == 3  # the source, the weights of the file, and these with rounded inputs
-    assert [event.index for event in steps] == [1, 2, 3] * 3
+    first, cost = (event for event in heard if isinstance(event, StageStarted))
+    assert first is heard[0]
+    assert cost is heard[1]
+    assert f"{found.data['contexts']:,} tokens of the default text, 4 runs of" in cost.detail
+    assert 200 < found.data["contexts"] <= 1024
+    steps = [event for event in heard if isinstance(event, BlockProgress)]
+    assert [event.index for event in steps] == [1, 2] * 3  # the weights of the file, the source, with rounded inputs
     assert {event.stage for event in steps} == {"verify"}
 
 
 def test_a_source_runs_once_for_all_its_artifacts(built: Built, tmp_path: Path) -> None:
     folder = built("llama-untied-gqa")
     source = open_source(str(folder))
-    reference = Reference(source, describe_source(source))
-    walks = []
-    for path in convert(folder, tmp_path, "f32", "bf16"):
+    run = SourceRun(source, describe_source(source))
+    blocks, said = [], []
+    for path in convert(folder, tmp_path, "f32", "f16"):
         heard: list[Event] = []
-        assert check_engine([path], reference, OPTIONS, heard.append).ok
-        walks.append(sum(isinstance(event, StageStarted) and event.total_bytes > 0 for event in heard))
-    assert walks[0] == 2
-    assert walks[1] < walks[0] + 1  # without the source, perhaps with rounded inputs
+        assert check_llama_cpp([path], run, OPTIONS, heard.append).ok
+        blocks.append(sum(isinstance(event, BlockProgress) for event in heard))
+        said.append(" ".join(event.detail for event in heard if isinstance(event, StageStarted)))
+    assert blocks == [4, 2]  # of two models with two blocks, then of one
+    assert "4 runs" in said[0]
+    assert "3 runs" in said[1]
+
+
+def test_a_gguf_source_is_told_apart_and_nothing_judged(built: Built, tmp_path: Path) -> None:
+    """Only llama.cpp runs it: the distance is told, of each artifact of it, and it runs once."""
+    folder = built("llama-untied-gqa")
+    [original, made] = convert(folder, tmp_path, "f32", "q4_0")
+    source = open_source(str(original))
+    with closing(SourceRun(source, describe_source(source))) as run:
+        same, other = (check_llama_cpp([path], run, OPTIONS) for path in (original, made))
+    assert same.ok
+    assert other.ok
+    assert same.data["kl_mean"] < 1e-6
+    assert same.data["top_token_agreement"] == 1
+    assert other.data["kl_mean"] > 1e-3
+    assert "own_kl" not in other.data
+
+
+def test_a_coarse_file_is_far_from_the_source_and_right(built: Built, tmp_path: Path) -> None:
+    """No distance fails a file: it is what the bits cost, told with its error."""
+    folder = built("llama-untied-gqa")
+    found = check(folder, *convert(folder, tmp_path, "q2_k"))
+    assert found.ok
+    assert found.data["kl_mean"] > 1
+    assert 0 < found.data["kl_standard_error"] < found.data["kl_mean"]
 
 
 # Mistakes of a writer that believes something wrong: the check shares none of it but the names.
@@ -189,11 +219,11 @@ def test_any_other_number_is_noticed(name: str, built: Built, tmp_path: Path) ->
     original = path.read_bytes()
     source = open_source(str(folder))
     model = describe_source(source, pre(folder))
-    assert predictions.differing_numbers(path, model) is None
+    assert differing_numbers(path, model) is None
     for key, (stored, changed) in numbers(path).items():
         assert original.count(stored) == 1
         path.write_bytes(original.replace(stored, changed))
-        assert (predictions.differing_numbers(path, model) or "").startswith(f"{key} is "), key
+        assert (differing_numbers(path, model) or "").startswith(f"{key} is "), key
 
 
 def test_tensors_that_changed_places_are_refused(built: Built, tmp_path: Path) -> None:

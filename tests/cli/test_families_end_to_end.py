@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,12 +148,16 @@ def logits_of_transformers(folder: Path) -> Array:
 
 def divergence(path: Path, logits: Array) -> float:
     """Median KL divergence of llama.cpp's next-token distributions on a file from the softmax of `logits`."""
-    p = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    p -= np.log(np.exp(p).sum(axis=1, keepdims=True))
-    engine = LlamaCpp(path, threads=2)
-    q = np.stack([engine.log_probabilities(c, logits.shape[1]) for c in contexts()])
-    assert np.isfinite(q).all()
+    with closing(LlamaCpp(path, threads=2)) as engine:
+        found = np.concatenate([next(engine.logits(c, [len(c) - 1])) for c in contexts()])
+    assert np.isfinite(found).all()
+    p, q = log_softmax(logits), log_softmax(found[:, : logits.shape[1]])
     return float(np.median((np.exp(p) * (p - q)).sum(axis=1)))
+
+
+def log_softmax(logits: Array) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 @pytest.mark.parametrize("name", slow_unless(QUICK | EVERY_RECIPE, list(VARIANTS)))

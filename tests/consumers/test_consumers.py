@@ -445,7 +445,8 @@ INTRODUCTION = """\
 legal choice; `--tp 2` says on how many devices. `quantkit plan` prints what all of them make of an artifact. The rules
 are rows of `consumers/refusals.py`; tests hold llama.cpp's to its converter, and those of transformers to what it
 loads, weight by weight, for dense models and for mixtures of experts. Engines change: each row has its date,
-and a row older than half a year is to be looked up again. This page is generated from them.
+and a row older than half a year is to be looked up again. This page is generated from them. Whether an artifact
+of yours is right where it loads is asked of the engine itself: `quantkit verify --engine llama.cpp|transformers`.
 
 ## Recipes
 

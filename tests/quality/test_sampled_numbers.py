@@ -14,8 +14,8 @@ from quantkit.plan.describe import describe_source
 from quantkit.quality.against import of_gguf
 from quantkit.quality.checks import numbers
 from quantkit.quality.checks.base import VerifyOptions
-from quantkit.quality.checks.predictions import Reference
 from quantkit.quality.made_gguf import GGUFMade, open_gguf
+from quantkit.quality.reference import Reference
 from quantkit.quality.tensor_errors import compare
 from quantkit.source import open_source
 

@@ -94,7 +94,7 @@ def test_calibration_sees_the_same_model(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_engines_accept_what_is_made(tmp_path: Path) -> None:
-    _, own = both(tmp_path, DENSE | {"max_position_embeddings": 64})  # less than the longest passages
+    _, own = both(tmp_path, DENSE | {"max_position_embeddings": 64})  # less than the windows of the check
     for recipe, engine in (("q8_0", "llama.cpp"), ("w8a16", "torch")):
         out = tmp_path / recipe
         assert quantkit("convert", own, "--to", recipe, "--out", out).status == 0

@@ -29,5 +29,11 @@ def shipped_rows(data: bytes, *, chat: bool) -> list[Mapping[str, Any]]:
     return rows if chat else [{"text": row["text"] if "text" in row else _dialogue(row["messages"])} for row in rows]
 
 
+def conversations() -> frozenset[int]:
+    """The numbers of the documents of the shipped text that are conversations."""
+    rows = shipped_rows(FILE.read_bytes(), chat=True)
+    return frozenset(number for number, row in enumerate(rows) if "messages" in row)
+
+
 def _dialogue(messages: list[dict[str, str]]) -> str:
     return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)

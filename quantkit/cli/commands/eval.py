@@ -137,6 +137,10 @@ def eval(  # noqa: A001 - what the user types
         str | None,
         typer.Option("--against-quantized", metavar="SRC", help="In its place: a checkpoint that is quantized itself."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="llama.cpp|transformers", help="Run artifacts there, not by our own code."),
+    ] = None,
     pre: Annotated[str | None, typer.Option("--pre", metavar="NAME", help="As given to convert.")] = None,
     threads: options.Threads = None,
     step_summary: options.StepSummary = True,
@@ -170,6 +174,7 @@ def eval(  # noqa: A001 - what the user types
         harness=harnessed.harness,
         tasks=tuple(harnessed.tasks or ()),
         task_options=options,
+        engine=engine,
     )
     records.require_writable(request)
     found = quantkit.evaluate(request, emit=session.emit)

@@ -29,7 +29,7 @@ def verify(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option("--engine", metavar="llama.cpp|torch", help="Also run it: GGUF files, checkpoints."),
+        typer.Option("--engine", metavar="llama.cpp|transformers|torch", help="Also run it: GGUF files, checkpoints."),
     ] = None,
     say: Annotated[str | None, typer.Option("--say", metavar="TEXT", help="Let the engine continue this text.")] = None,
     sample_rows: Annotated[

@@ -1,95 +1,146 @@
-"""A GGUF file in real llama.cpp, through the prebuilt xllamacpp wheel."""
+"""A GGUF file in real llama.cpp, in a process of its own: the library that the prebuilt xllamacpp wheel brings."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import struct
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
-from urllib.request import ProxyHandler, Request, build_opener
+from typing import IO, Any
 
 import numpy as np
 
 from quantkit.errors import UnsupportedError, VerificationError
-from quantkit.quality.distributions import TopTokens
 from quantkit.tensors import F32
 from quantkit.untrusted import shown
 
+LLAMA_CPP = "llama.cpp"
 CONTEXT = 512
-SILENT = -1  # below every level that llama.cpp logs at
+PACKAGE, LIBRARY = "xllamacpp", "xllamacpp.abi3.so"
+INSTALL = "install the extra: pip install 'quantkit-cli[llamacpp]'"
+LAST_WORDS = 4096  # bytes of what a process said before it died
 
 
-def require_llamacpp() -> None:
-    """Raise UnsupportedError where the optional wheel is not installed."""
-    if find_spec("xllamacpp") is None:
-        hint = "install the extra: pip install 'quantkit-cli[llamacpp]'"
-        raise UnsupportedError("the llama.cpp engine is not installed", hint=hint, key="xllamacpp")
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of the prompt of each sequence, and of each step of all sequences; bytes of the process at its peak."""
+
+    prompt_seconds: tuple[float, ...]
+    step_seconds: tuple[float, ...]
+    peak_bytes: int
+
+
+def require_llamacpp() -> Path:
+    """The library. Raises UnsupportedError where the optional wheel is not installed."""
+    spec = find_spec(PACKAGE)
+    if spec is None:
+        raise UnsupportedError("the llama.cpp engine is not installed", hint=INSTALL, key=PACKAGE)
+    found = [Path(folder, LIBRARY) for folder in spec.submodule_search_locations or ()]
+    for path in found:
+        if path.is_file():
+            return path
+    what = f"the installed {PACKAGE} {version(PACKAGE)} has no {LIBRARY}"
+    raise UnsupportedError(what, hint=f"pip install --upgrade --force-reinstall {PACKAGE}", key=PACKAGE)
 
 
 class LlamaCpp:
-    """A loaded model. llama.cpp runs in this process; its tokenizer is reached over the loopback interface."""
+    """A loaded model; texts of up to `context` tokens, `sequences` of them at a time. Closes itself when dropped."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    name = LLAMA_CPP
+
+    def __init__(self, path: Path, threads: int, *, context: int = CONTEXT, sequences: int = 1) -> None:
         """Load `path`. Raises UnsupportedError without xllamacpp, VerificationError when llama.cpp rejects the file."""
-        require_llamacpp()
-        import xllamacpp
+        library = require_llamacpp()
+        self.path = path
+        self.version = version(PACKAGE)
+        script = Path(__file__).with_name("llamacpp_process.py")
+        numbers = (context, sequences, threads)
+        # -I: neither the environment nor the current folder chooses what is imported
+        command = [sys.executable, "-I", str(script), str(library), os.fspath(path), *map(str, numbers)]
+        environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # else it asks a debugger where it failed
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+        self._close = weakref.finalize(self, _end, self._process)
+        loaded = self._answer(f"does not load {shown(path.name)}")
+        self.vocabulary, self.weights = int(loaded["vocabulary"]), int(loaded["weights"])
 
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.n_gpu_layers = CONTEXT, 1, 0
-        params.verbosity, params.warmup = SILENT, False
-        params.cpuparams.n_threads = threads
-        try:
-            self._server = xllamacpp.Server(params)
-        except RuntimeError as error:
-            hint = "do not use this file; report it with its architecture and the version of xllamacpp"
-            message = f"llama.cpp does not load {path.name}: {error}"
-            raise VerificationError(message, path=str(path), hint=hint) from error
-        # The server reports no distribution where the drawn token ends the text or a UTF-8 character is not complete
-        # after it: draw this one always. What it reports is from before the bias.
-        self._drawn = self.tokenize("a", special=False)[-1]
+    def close(self) -> None:
+        """End the process."""
+        self._close()
 
-    def log_probabilities(self, tokens: Sequence[int], vocabulary: int) -> F32:
-        """Natural log-probabilities (vocabulary,) of the token that follows `tokens`."""
-        result = np.full(vocabulary, -np.inf, dtype=np.float32)
-        top = self.likeliest(tokens, vocabulary)
-        result[top.ids] = top.log_probabilities
-        return result
-
-    def likeliest(self, tokens: Sequence[int], count: int) -> TopTokens:
-        """The `count` likeliest of the tokens that may follow `tokens`.
-
-        Each takes llama.cpp some microseconds, so that whole distributions of large vocabularies cost seconds. What
-        `tokens` shares with the start of the last request is not computed again.
-        """
-        request = {"prompt": list(tokens), "max_tokens": 1, "logprobs": count, "cache_prompt": True}
-        reply = self._server.handle_completions({**request, "logit_bias": [[self._drawn, 1e4]], "temperature": 0.0})
-        body = reply if isinstance(reply, dict) else json.loads(reply)
-        if "choices" not in body:
-            said = shown(str(body.get("message", body.get("error", body))))
-            hint = "report it with the model's config.json; verify without --engine compares everything else"
-            raise VerificationError(f"llama.cpp does not take {len(tokens):,} tokens: {said}", hint=hint)
-        entries = body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        ids = np.array([entry["id"] for entry in entries], np.int64)
-        return TopTokens(ids, np.array([entry["logprob"] for entry in entries], np.float32))
+    def logits(self, tokens: Sequence[int], places: Sequence[int]) -> Iterator[F32]:
+        """Logits of what follows the tokens at `places` (ascending), in pieces: float32 (n, vocabulary) each."""
+        what = f"does not run {len(tokens):,} tokens"
+        self._ask({"op": "logits", "tokens": [int(t) for t in tokens], "places": [int(p) for p in places]})
+        while "rows" in (head := self._answer(what)):
+            data = self._read(int(head["bytes"]), what)
+            yield np.frombuffer(data, np.float32).reshape(head["rows"], self.vocabulary)
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`, with the file's own BOS/EOS rules and special tokens recognized unless not `special`."""
-        body = self._post("/tokenize", {"content": text, "add_special": special, "parse_special": special})
-        return [int(token) for token in body["tokens"]]
+        self._ask({"op": "tokenize", "text": text, "special": special})
+        return [int(token) for token in self._answer("does not tokenize a text")["tokens"]]
 
     def continue_text(self, prompt: str, tokens: int) -> str:
         """Greedy continuation of `prompt`."""
-        return str(self._post("/completion", {"prompt": prompt, "n_predict": tokens, "temperature": 0.0})["content"])
+        self._ask({"op": "continue", "tokens": self.tokenize(prompt), "count": tokens})
+        return str(self._answer("does not go on with a text")["text"])
 
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        address = self._server.listening_address + path
-        request = Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    def speed(self, tokens: Sequence[int], steps: int, sequences: int) -> Speed:
+        """Run a prompt in each of `sequences`, then `steps` more tokens of all of them at a time."""
+        self._ask({"op": "speed", "tokens": [int(t) for t in tokens], "steps": steps, "sequences": sequences})
+        found = self._answer(f"does not run {sequences} sequences")
+        return Speed(tuple(found["prompt_seconds"]), tuple(found["step_seconds"]), int(found["peak_bytes"]))
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        data = json.dumps(request).encode()
         try:
-            with build_opener(ProxyHandler({})).open(request, timeout=120) as response:  # loopback: never by a proxy
-                return dict(json.load(response))
-        except (URLError, ValueError) as error:
-            hint = "run again; if it fails again, verify without --engine"
-            raise VerificationError(f"llama.cpp did not answer {path}: {error}", hint=hint) from error
+            _stream(self._process.stdin).write(struct.pack("<I", len(data)) + data)
+            _stream(self._process.stdin).flush()
+        except BrokenPipeError as error:
+            raise self._died("is gone") from error
+
+    def _answer(self, what: str) -> dict[str, Any]:
+        (length,) = struct.unpack("<I", self._read(4, what))
+        found: dict[str, Any] = json.loads(self._read(length, what))
+        if "error" in found:
+            raise self._refused(what, str(found["error"]))
+        return found
+
+    def _read(self, count: int, what: str) -> bytes:
+        found = _stream(self._process.stdout).read(count)
+        if len(found) < count:
+            raise self._died(what)
+        return found
+
+    def _died(self, what: str) -> VerificationError:
+        """What the process said before it died, on a failed assertion for example."""
+        status = self._process.wait()
+        said = _stream(self._process.stderr).read()[-LAST_WORDS:].decode("utf-8", "replace").split("\n")
+        words = next((line.strip() for line in reversed(said) if line.strip()), "")
+        return self._refused(what, f"it ended with {status}{f': {words}' if words else ''}")
+
+    def _refused(self, what: str, why: str) -> VerificationError:
+        hint = "do not use this file; report it with its architecture and the version of xllamacpp"
+        return VerificationError(f"llama.cpp {what}: {shown(why)}", path=str(self.path), hint=hint)
+
+
+def _stream(found: IO[bytes] | None) -> IO[bytes]:
+    assert found is not None
+    return found
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with stream:
+                pass

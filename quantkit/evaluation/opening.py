@@ -1,0 +1,63 @@
+"""Artifacts in the engines that run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantkit.errors import UnsupportedError, UsageError, did_you_mean
+from quantkit.evaluation.artifacts import Artifact
+from quantkit.quality.engines.llamacpp import CONTEXT, LLAMA_CPP, LlamaCpp, require_llamacpp
+from quantkit.quality.engines.transformers import TRANSFORMERS, Transformers
+from quantkit.source import Checkpoint
+from quantkit.source.quantized import QuantizedCheckpoint
+from quantkit.untrusted import shown
+
+if TYPE_CHECKING:
+    from quantkit.evaluation.engines import Engine
+
+TORCH = "torch"  # our own run, as loaders round the inputs of layers: an engine of verify alone
+ENGINES = (LLAMA_CPP, TRANSFORMERS)
+
+
+def require_engine(engine: str | None, known: Sequence[str] = ENGINES) -> None:
+    """Raise UnsupportedError, before any work, for an engine that is unknown or not installed."""
+    if engine is None:
+        return
+    if engine not in known:
+        what = f'unknown engine "{shown(engine, 60)}"{did_you_mean(engine, known)}'
+        raise UnsupportedError(what, hint=f"engines: {', '.join(known)}", key=engine[:60])
+    if engine == LLAMA_CPP:
+        require_llamacpp()
+
+
+def openers(engine: str, artifacts: Sequence[Artifact], window: int, threads: int) -> list[Callable[[], Engine]]:
+    """What opens each artifact in an engine, one after the other. Raises UsageError for one that it does not load."""
+    return [_opener(engine, artifact, window, threads) for artifact in artifacts]
+
+
+def _opener(engine: str, artifact: Artifact, window: int, threads: int) -> Callable[[], Engine]:
+    first = artifact.paths[0]
+    gguf = first.suffix == ".gguf"
+    if gguf != (engine == LLAMA_CPP):
+        what = "a GGUF file" if gguf else "a checkpoint folder"
+        hint = f"use --engine {LLAMA_CPP if gguf else TRANSFORMERS}"
+        raise UsageError(
+            f"--engine {engine} does not load {shown(artifact.side.name)}, {what}", hint=hint, key="engine"
+        )
+    if gguf:
+        return partial(LlamaCpp, first, threads, context=max(window, CONTEXT))
+    return partial(Transformers, first.parent, threads, stored_quantization(artifact.side.checkpoint))
+
+
+def open_transformers(made: Checkpoint, threads: int) -> Transformers:
+    """The folder of a checkpoint in transformers."""
+    first = next(Path(file.path) for file in made.files() if file.weights)
+    return Transformers(first.parent, threads, stored_quantization(made))
+
+
+def stored_quantization(made: Checkpoint) -> Mapping[str, Any]:
+    """What a checkpoint's configuration says of its quantization, {} for plain floats."""
+    return made.quantization if isinstance(made, QuantizedCheckpoint) else {}
