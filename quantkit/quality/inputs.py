@@ -27,9 +27,14 @@ def ggml_rounding(qtype: str) -> Rounding | None:
     return rounded.get(base.get(qtype).inputs)
 
 
+def _in_blocks(values: Tensor, size: int) -> Tensor:
+    """The last axis in blocks: also of no tokens, which is what an expert may get."""
+    return values.reshape(*values.shape[:-1], values.shape[-1] // size, size)
+
+
 def _round_q8_0(values: Tensor) -> Tensor:
     """8 bits in blocks of 32, the scale in float16 (quantize_row_q8_0; q8_1 has the sum of each block besides)."""
-    blocks = values.reshape(*values.shape[:-1], -1, 32)
+    blocks = _in_blocks(values, 32)
     scale = blocks.abs().amax(dim=-1, keepdim=True) / 127
     codes = torch.where(scale > 0, blocks / scale, 0.0).round()
     return (codes * scale.half().float()).reshape(values.shape)
@@ -37,7 +42,7 @@ def _round_q8_0(values: Tensor) -> Tensor:
 
 def _round_q8_k(values: Tensor) -> Tensor:
     """8 bits in blocks of 256, the scale in float32 (quantize_row_q8_K)."""
-    blocks = values.reshape(*values.shape[:-1], -1, 256)
+    blocks = _in_blocks(values, 256)
     scale = blocks.abs().amax(dim=-1, keepdim=True) / 127
     return (torch.where(scale > 0, blocks / scale, 0.0).round() * scale).reshape(values.shape)
 
@@ -101,7 +106,7 @@ def _round_static(values: Tensor, scale: float, integers: bool) -> Tensor:
 
 def _round_dynamic(values: Tensor, group: int | None, integers: bool) -> Tensor:
     """Each token, or each `group` values of one, on the scale that its largest magnitude decides."""
-    blocks = values.reshape(*values.shape[:-1], -1, group or values.shape[-1])
+    blocks = _in_blocks(values, group or values.shape[-1])
     scale = blocks.abs().amax(dim=-1, keepdim=True) / (127.5 if integers else LARGEST_FP8)
     return (_codes(torch.where(scale > 0, blocks / scale, 0.0), integers) * scale).reshape(values.shape)
 

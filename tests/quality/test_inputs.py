@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import gguf
@@ -78,6 +79,14 @@ def test_llm_int8_keeps_outliers() -> None:
     assert torch.equal(found[:, 7], inputs()[:, 7])
     quiet = [column for column in range(512) if column != 7]
     assert (found[[0, 1, 3, 4]] - expected)[:, quiet].abs().max() < 0.04  # a step: the other computes in float16
+
+
+def test_an_expert_without_tokens_has_nothing_to_round() -> None:
+    nothing = torch.empty(0, 512)
+    roundings = [ggml_rounding(name) for name in INPUTS]
+    roundings += [partial(_round_dynamic, group=group, integers=True) for group in (None, 128)]
+    roundings += [partial(_round_llm_int8, threshold=6.0), partial(_round_static, scale=0.1, integers=False)]
+    assert all(rounding(nothing).shape == nothing.shape for rounding in roundings if rounding is not None)
 
 
 # What the check says of checkpoints
