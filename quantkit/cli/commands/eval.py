@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.session import Session
+
+if TYPE_CHECKING:
+    import quantkit
 
 TEXT, PROMPTS, TASKS, GATES = "The text", "Prompts", "Tasks of a harness", "Gates and records"
 
@@ -91,6 +94,17 @@ class Tasks:
         bool, typer.Option("--fetch-tasks", help="Data of tasks may be fetched.", rich_help_panel=TASKS)
     ] = False
 
+    def options(self) -> quantkit.TaskOptions:
+        import quantkit
+
+        return quantkit.TaskOptions(
+            folder=str(self.tasks_from) if self.tasks_from else None,
+            limit=self.task_limit,
+            fewshot=self.fewshot,
+            run_code=self.run_code,
+            fetch=self.fetch_tasks,
+        )
+
 
 @dataclass(frozen=True)
 class Judging:
@@ -149,13 +163,6 @@ def eval(  # noqa: A001 - what the user types
     import quantkit
 
     records = quantkit.Records(judging.junit, judging.summary, judging.append, judging.html)
-    options = quantkit.TaskOptions(
-        folder=str(harnessed.tasks_from) if harnessed.tasks_from else None,
-        limit=harnessed.task_limit,
-        fewshot=harnessed.fewshot,
-        run_code=harnessed.run_code,
-        fetch=harnessed.fetch_tasks,
-    )
     request = quantkit.EvalRequest(
         artifacts=tuple(artifacts),
         against=against,
@@ -173,7 +180,7 @@ def eval(  # noqa: A001 - what the user types
         prompt_tokens=asking.prompt_tokens,
         harness=harnessed.harness,
         tasks=tuple(harnessed.tasks or ()),
-        task_options=options,
+        task_options=harnessed.options(),
         engine=engine,
     )
     records.require_writable(request)
