@@ -396,9 +396,11 @@ def test_text_that_was_calibrated_on_among_other_is_known(tmp_path: Path) -> Non
         assert (found.status, "was calibrated on a.jsonl, b.jsonl" in found.stderr) == (2, True), found.stderr
         found = quantkit(*ask, "--data", tmp_path / "some.jsonl")
         [one] = found.json["artifacts"]
-        [text] = one["calibration"]
+        text, *wider = one["calibration"]
         assert one["held_out"] is False
         assert (text["same_text"], text["name"]) == (False, "a.jsonl, b.jsonl")
+        shipped = ["the shipped text"] if name == "x.gguf" else []  # widens text, and not statistics
+        assert [(also["same_text"], also["name"]) for also in wider] == [(False, known) for known in shipped]
         assert 1 <= text["seen_documents"] <= 2
         assert "warning[not-held-out]" in found.stderr
         manifest = json.loads((tmp_path / name).with_suffix(".manifest.json").read_text())["calibration"]
