@@ -304,7 +304,8 @@ def test_the_settings_that_llama_cpp_ignores_are_those_of_the_code() -> None:
     code = inspect.getsource(assumptions) + "".join(map(inspect.getsource, own))
     read = re.findall(r'(?:number|flag|get|_activation)\((?:hparams, )?"(\w+)"', code)
     looked_up = {"rope_type", "rope_factor", "max_position_embeddings", "num_hidden_layers", "hidden_size", "head"}
-    looked_up |= {"num_attention_heads"}  # what is compared with, not what is ignored
+    # what is compared with, or where it stands: not what is ignored
+    looked_up |= {"num_attention_heads", "rope_scaling", "rope_parameters", "model_type"}
     renamed = {"rope_temperature": "attention_factor", "rope_theta_swa": "rope_theta"}
     assert said == {renamed.get(key, key) for key in read} - looked_up
     assert set(re.findall(r"[a-z]\w+", " ".join(row[2].partition(":")[0] for row in table))) <= {

@@ -12,7 +12,8 @@ import typer
 from quantkit.cli.app import app
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted((ROOT / "quantkit").rglob("*.py"))
+STYLES = ROOT / "quantkit" / "report" / "html" / "style.py"  # names of a style sheet begin like options
+SOURCES = sorted(path for path in (ROOT / "quantkit").rglob("*.py") if path != STYLES)
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 QUOTED = re.compile(r"`quantkit ([^`]*)`")
 NAMED = re.compile(r"\bquantkit ([a-z]+)")
@@ -29,6 +30,7 @@ FOREIGN = {
     "--load-format",
     "--dtype",
     "--upgrade",
+    "--force-reinstall",
     "--tensor-type",
     "--tensor-parallel-size",
     "--copy",
