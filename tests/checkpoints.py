@@ -50,6 +50,11 @@ class Variant:
     edit: Callable[[dict[str, Any]], object] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def architecture(self) -> str:
+        """The name of its class in transformers."""
+        return self.model + ("" if self.model.endswith(("Generation", "Model")) else "ForCausalLM")
+
 
 def _without(*keys: str) -> Callable[[dict[str, Any]], object]:
     def edit(config: dict[str, Any]) -> None:
@@ -530,8 +535,7 @@ def build_variant(variant: Variant, out: Path, spread: float = 0.05) -> Path:
     import torch
     import transformers
 
-    suffix = "" if variant.model.endswith(("Generation", "Model")) else "ForCausalLM"
-    model_class = getattr(transformers, f"{variant.model}{suffix}")
+    model_class = getattr(transformers, variant.architecture)
     config = model_class.config_class(**json.loads(json.dumps(dict(variant.config))))
     model = model_class(config)
     random = torch.Generator().manual_seed(crc32(out.name.encode()))
