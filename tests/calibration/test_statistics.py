@@ -163,7 +163,7 @@ def test_a_file_holds_no_text(measured: Statistics, tmp_path: Path) -> None:
     [record] = facts["data"].values()
     assert set(record) == {
         "name", "sha256", "seed", "seqlen", "windows", "documents", "repeated_documents", "median_tokens", "tokens",
-        "token_sha256", "repeated", "bos", "chat", "rendered", "ids",
+        "token_sha256", "repeated", "bos", "chat", "rendered", "ids", "parts", "seen",
     }  # fmt: skip
 
 
