@@ -302,7 +302,8 @@ def serve(model: Model) -> None:
 
 def main() -> int:
     """Load a model and answer questions about it; returns the exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
+    for number in (signal.SIGINT, signal.SIGTERM):  # of a whole group: whoever started this process ends it
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     library, path, *numbers = sys.argv[1:]
     try:
