@@ -55,6 +55,7 @@ def test_pieces_of_a_text_are_the_text(tmp_path: Path) -> None:
         for place in (0, 5, 511, 512, 699):
             [one] = engine.logits(tokens[: place + 1], [place])
             assert one[0] == pytest.approx(whole[place], abs=CACHE)
+        next(engine.logits(tokens, range(700)))  # and the rest is left
         [two] = engine.logits(tokens[:6], [2, 5])
         assert two == pytest.approx(whole[[2, 5]], abs=CACHE)
 

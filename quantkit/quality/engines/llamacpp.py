@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -76,12 +77,23 @@ class LlamaCpp:
         self._close()
 
     def logits(self, tokens: Sequence[int], places: Sequence[int]) -> Iterator[F32]:
-        """Logits of what follows the tokens at `places` (ascending), in pieces: float32 (n, vocabulary) each."""
+        """Logits of what follows the tokens at `places` (ascending), in pieces: float32 (n, vocabulary) each.
+
+        What a caller leaves of them is read and dropped, so that the next answer is that to the next question.
+        """
         what = f"does not run {len(tokens):,} tokens"
         self._ask({"op": "logits", "tokens": [int(t) for t in tokens], "places": [int(p) for p in places]})
+        pieces = self._pieces(what)
+        try:
+            for head, data in pieces:
+                yield np.frombuffer(data, np.float32).reshape(head["rows"], self.vocabulary)
+        except GeneratorExit:
+            deque(pieces, maxlen=0)
+            raise
+
+    def _pieces(self, what: str) -> Iterator[tuple[dict[str, Any], bytes]]:
         while "rows" in (head := self._answer(what)):
-            data = self._read(int(head["bytes"]), what)
-            yield np.frombuffer(data, np.float32).reshape(head["rows"], self.vocabulary)
+            yield head, self._read(int(head["bytes"]), what)
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`, with the file's own BOS/EOS rules and special tokens recognized unless not `special`."""
