@@ -140,8 +140,8 @@ def require_gateable(gates: Sequence[str], data: Sequence[str], calib: Sequence[
         raise UsageError("--eval-data is text for gates", key="gate", hint="give --gate, or leave --eval-data out")
     if not parsed:
         return ()
+    require_measured(parsed, text=bool(data), option="--eval-data")
     if not data:
-        require_measured(parsed, text=False, option="--eval-data")
         raise UsageError("gates of convert are judged on text", key="gate", hint="give --eval-data FILE")
     seen = sorted({*data} & {*calib})
     if seen:

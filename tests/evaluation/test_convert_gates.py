@@ -58,6 +58,7 @@ def test_of_several_recipes_those_that_hold_are_published(tmp_path: Path, text: 
     [
         (("--gate", "kld<0.1"), "--eval-data"),
         (("--eval-data", TEXT), "give --gate"),
+        (("--gate", "lost<=0", "--eval-data", TEXT), "lost is measured on prompts"),
         (("--gate", "klx<0.1", "--eval-data", TEXT), 'did you mean "kld"'),
         (("--gate", "kld<0.1", "--eval-data", TEXT, "--calib", TEXT), "--calib calibrates on"),
     ],
