@@ -1,10 +1,11 @@
 """Measurements that lie beside a source: what `eval`, `convert --gate` and `tune` wrote of recipes of this very model.
 
-    *.jsonl            lines of `eval --append` and of `tune` (quantkit.eval-history/1)
-    *.json             what `eval --json` printed (quantkit.eval/1)
+    *.jsonl            lines of `eval --append` (quantkit.eval-history/1)
+    *.json             what `eval --json` printed (quantkit.eval/1), with the error behind it where a gate failed
     *.manifest.json    of artifacts that were gated (quantkit.manifest/1)
 
-Whatever else lies there is passed over. A measurement counts when the hashes in it are those of the source's files.
+Whatever else lies there is passed over. A measurement counts when the hashes in it are those of the source's files, and
+not on text that the artifact was calibrated on: it looks better there than elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
 from quantkit.evaluation.gates import RETAINED
+from quantkit.pipeline.report import objects
 from quantkit.recipes.read import recipe_names
 from quantkit.report.records import FileRecord
 from quantkit.report.sealed import identity
@@ -71,7 +73,7 @@ class _Claim:
 
 
 def measurements(places: Sequence[Path], source_files: Callable[[], tuple[FileRecord, ...]]) -> tuple[Measurement, ...]:
-    """Those of the source, of each recipe the latest. `places` are files and folders; `source_files` hashes the
+    """Those of the source, of each recipe the one read last. `places` are files and folders; `source_files` hashes the
     source, and is asked only where something claims to be of it. Raises InputError for a place that does not exist."""
     claims = [claim for path in _files(places) for claim in _claims(path)]
     if not claims:
@@ -106,7 +108,7 @@ def _claims(path: Path) -> Iterator[_Claim]:
             bodies = [_object(line, path) for line in text.splitlines()[:MAX_LINES] if "eval-history/1" in line[:80]]
         else:
             raw = read_bounded(path, MAX_BYTES)
-            bodies = [parse_json_object(raw, path)] if b"quantkit." in raw[:400] else []
+            bodies = [body for _, body in objects(path, raw)] if b"quantkit." in raw[:400] else []
     except (OSError, QuantkitError):
         return
     for body in bodies:
@@ -127,14 +129,14 @@ def _nothing(body: Mapping[str, Any], path: Path) -> Iterator[_Claim]:
 
 def _of_history(body: Mapping[str, Any], path: Path) -> Iterator[_Claim]:
     recipe = body.get("recipe") or _named(str(body["name"]))
-    if recipe:
+    if recipe and body.get("held_out") is not False:
         yield _Claim(_measurement(recipe, body, path), str(body["reference"]), frozenset())
 
 
 def _of_eval(body: Mapping[str, Any], path: Path) -> Iterator[_Claim]:
     for one in body["artifacts"]:
         recipe = one.get("recipe") or _named(str(one["name"]))
-        if recipe:
+        if recipe and one.get("held_out") is not False:
             yield _Claim(_measurement(recipe, one, path), str(body["reference"]["sha256"]), frozenset())
 
 

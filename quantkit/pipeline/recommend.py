@@ -50,6 +50,7 @@ from quantkit.pipeline.recommendation import (
 )
 from quantkit.plan.base import Plan
 from quantkit.plan.describe import describe_source
+from quantkit.plan.gguf import FLOAT_TYPES
 from quantkit.plan.make import make_plan
 from quantkit.plan.sizes import BATCH_TOKENS, cache_of, kv_bytes, require_cache_type, size_report
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
@@ -126,6 +127,7 @@ class _Answer:
         rows = self.shape.vocab + WIDTHS * self.shape.hidden
         self.overhead = PROGRAM_BYTES + 4 * BATCH_TOKENS * rows
         self.source_bytes = sum(info.nbytes for info in source.tensors().values())
+        self.weights = sum(prod(info.shape) for info in source.tensors().values())
         self.original = Needs(self.source_bytes, self.cache, self.overhead)
 
     def recommendation(self) -> Recommendation:
@@ -149,6 +151,7 @@ class _Answer:
             context=self.context,
             cache_words=cache_of(self.shape).words,
             original=self.original,
+            original_bits=8 * self.source_bytes / max(self.weights, 1),
             gate=self.workload.gate,
             ladder=ladder,
             wanted=wanted,
@@ -195,10 +198,8 @@ class _Answer:
         return max(rungs[at], self.driver.least), reasons
 
     def _conditions(self) -> list[Condition]:
-        weights = sum(prod(info.shape) for info in self.source.tensors().values())
         fits = self.original.nbytes <= self.budget
-        quantized = isinstance(self.source, QuantizedCheckpoint)
-        facts = Facts(self.request.workload, weights, self.context, fits, quantized)
+        facts = Facts(self.request.workload, self.weights, self.context, fits, _is_quantized(self.source))
         return [condition for condition in CONDITIONS if condition.holds(facts)]
 
     def _ladder(self) -> Iterator[Choice]:
@@ -278,6 +279,13 @@ class _Answer:
         if self.request.kv_type not in ("f32", "f16", "bf16") or self.cache < KV_SHARE * total:
             return []
         return [Reason(f"the cache takes {size(self.cache)}: {KV_WHY} (--kv q8_0)", KV_SOURCE)]
+
+
+def _is_quantized(source: Checkpoint) -> bool:
+    """Whether a source stores rounded weights: a checkpoint that says so, a GGUF file with other types than floats."""
+    if source.kind != "gguf":
+        return isinstance(source, QuantizedCheckpoint)
+    return any(info.dtype.lower() not in FLOAT_TYPES for info in source.tensors().values())
 
 
 def _bytes(choice: Choice) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from quantkit.pipeline.advice import SERVER_LADDER
 from quantkit.pipeline.recommendation import KEEP, NO_ROOM, Choice, Recommendation
 from quantkit.report.shell import shell_word
 from quantkit.report.text import size, table, wrapped
@@ -18,7 +19,15 @@ def recommendation_lines(found: Recommendation, width: int) -> list[str]:
         out += wrapped(text, width, 2)
     if found.ladder:
         rows = [_row(found, choice) for choice in found.ladder]
-        rows.append(("original", "16", size(found.original.weights), size(found.original.nbytes), _mark(found, None)))
+        rows.append(
+            (
+                "original",
+                f"{found.original_bits:.2f}",
+                size(found.original.weights),
+                size(found.original.nbytes),
+                _mark(found, None),
+            )
+        )
         lines = table(rows, ("recipe", "bits", "weights", "all of it", ""))
         out += ["", *(line.rstrip() for line in lines)]
     out += ["", "why"]
@@ -101,8 +110,8 @@ def commands(found: Recommendation) -> list[tuple[str, list[str]]]:
     if found.next:
         names = " → ".join(choice.recipe for choice in found.next)
         room = found.memory_bytes - chosen.needs.cache - chosen.needs.overhead
-        served = ["--for", ",".join(found.request.consumers)] if found.request.consumers else []
-        served = served or (["--servers"] if found.request.driver == "throughput" else [])
+        served = ["--servers"] if any(chosen.recipe in names for names in SERVER_LADDER.values()) else []
+        served += ["--for", ",".join(found.request.consumers)] if found.request.consumers else []
         tune = ["quantkit", "tune", source, *gate, "--max-size", f"{room // 10**6}MB", *calib, *served, "-o", "out"]
         steps.append((f"if it fails, go up ({names}), or let tune find the smallest that passes", tune))
     return steps

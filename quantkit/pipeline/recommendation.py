@@ -119,6 +119,7 @@ class Recommendation:
     context: int
     cache_words: str
     original: Needs
+    original_bits: float  # of a weight, as the source stores it
     gate: str
     ladder: tuple[Choice, ...]
     wanted: Choice | None

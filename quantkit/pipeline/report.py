@@ -118,7 +118,7 @@ def read_records(path: Path) -> Page:
     Raises InputError for a file that holds neither, naming the line.
     """
     evaluations, history = [], []
-    for number, body in _objects(path, read_bounded(path, MAX_BYTES)):
+    for number, body in objects(path, read_bounded(path, MAX_BYTES)):
         schema = body.get("schema")
         try:
             if schema == EVAL:
@@ -135,11 +135,16 @@ def read_records(path: Path) -> Page:
     return Page("", tuple(evaluations), tuple(history))
 
 
-def _objects(path: Path, raw: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file with the number of their line: one a line, or one over all lines."""
+def objects(path: Path, raw: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file with the number of their line: one a line, or one over all lines. Raises InputError for
+    what is none."""
     lines = [(number, line) for number, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
     if len(lines) > MAX_LINES:
         raise InputError(f"{shown(path)} has more than {MAX_LINES:,} lines", path=str(path), hint=HINT)
     whole = not lines or not lines[0][1].rstrip().endswith(b"}")
     for number, line in [(1, raw)] if whole else lines:
-        yield number, parse_json_object(line, path, values=MAX_VALUES)
+        try:
+            yield number, parse_json_object(line, path, values=MAX_VALUES)
+        except InputError as error:
+            what = f"{shown(path)}, line {number}: no record of eval: {error.message.removeprefix(f'{shown(path)}: ')}"
+            raise InputError(what, path=str(path), hint=HINT) from error

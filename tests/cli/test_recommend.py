@@ -21,6 +21,7 @@ from quantkit.errors import UsageError
 from quantkit.evaluation.gates import PROFILES
 from quantkit.pipeline.advice import CONDITIONS, DRIVERS, GGUF_LADDER, RUNGS, SERVER_LADDER, SPECIAL, WORKLOADS, Facts
 from quantkit.pipeline.recommend import tokens_of
+from quantkit.pipeline.recommend_words import commands
 from quantkit.recipes.read import load_recipe, recipe_names
 
 SIZES = {
@@ -194,6 +195,24 @@ def test_what_makes_no_sense(options: tuple[object, ...], said: str) -> None:
     assert (found.status, said in found.stderr) == (2, True), found.stderr
 
 
+def test_what_it_says_to_type_is_what_it_recommends(eight: Path) -> None:
+    """The ladder that tune walks is the one of the answer; a GGUF file that is quantized is said to be so."""
+    served = recommend(RecommendRequest(str(eight), memory="80GB", consumers=("vllm",)))
+    [_, (_, tune)] = commands(served)
+    assert served.chosen is not None
+    assert any(served.chosen.recipe in names for names in SERVER_LADDER.values())
+    assert ("--servers" in tune, tune[tune.index("--for") + 1]) == (True, "vllm")
+    [_, (_, tune)] = commands(recommend(RecommendRequest(str(eight), memory="80GB", consumers=("llama.cpp",))))
+    assert "--servers" not in tune
+
+
+def test_a_quantized_file_is_no_source(tmp_path: Path) -> None:
+    assert quantkit("convert", TINY, "--to", "q4_0", "-o", tmp_path, "--no-verify").status == 0
+    found = recommend(RecommendRequest(str(next(tmp_path.glob("*.gguf")))))
+    assert (found.verdict, "quantized already" in found.reasons[0].why) == ("do not quantize", True)
+    assert 4.5 <= found.original_bits < 16
+
+
 def test_numbers_of_tokens() -> None:
     assert [tokens_of(text) for text in ("32k", "8192", "1m", "128K")] == [32768, 8192, 1 << 20, 131072]
     with pytest.raises(UsageError):
@@ -232,6 +251,16 @@ def test_measurements_of_the_model_come_before_rules(tmp_path: Path) -> None:
     assert "nightly.jsonl" in found.reasons[0].source
     kept = recommend(RecommendRequest(str(source), workload="high-stakes", memory="24GB"))
     assert kept.verdict == "do not quantize"  # whatever was measured
+    # what eval --json printed counts also with the error of a gate behind it, and not on text of the calibration
+    record.unlink()
+    printed = tmp_path / "models" / "measured.json"
+    body = json.loads(line(up[1], reference, 0.02))
+    whole = {"schema": "quantkit.eval/1", "reference": {"sha256": reference}, "artifacts": [body | {"held_out": True}]}
+    printed.write_text(f'{json.dumps(whole)}\n{{"schema": "quantkit.error/1"}}\n')
+    assert [c.recipe for c in recommend(RecommendRequest(str(source))).ladder if c.measured] == [up[1]]
+    whole["artifacts"] = [body | {"held_out": False}]
+    printed.write_text(json.dumps(whole))
+    assert not any(c.measured for c in recommend(RecommendRequest(str(source))).ladder)
     # of another model, or with rules alone, it counts for nothing
     record.write_text(line(up[1], "0" * 64, 0.02))
     assert not any(c.measured for c in recommend(RecommendRequest(str(source))).ladder)

@@ -29,3 +29,8 @@ def test_the_smallest_that_passes_is_published_and_nothing_measured_twice(tmp_pa
         assert not [path for path in out.glob(".quantkit-*") if path.is_dir()]
     assert quantkit("tune", TINY, "--to", "q8_0", "--max-size", "1MB", "--dry-run").status == 5
     assert quantkit("tune", TINY, "--to", "q8_0").status == 2
+
+
+def test_two_ladders_are_one_too_many() -> None:
+    found = quantkit("tune", TINY, "--to", "q8_0", "--servers", "--dry-run")
+    assert (found.status, "--servers names the recipes" in found.stderr) == (2, True), found.stderr

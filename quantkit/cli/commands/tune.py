@@ -12,6 +12,7 @@ from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
+from quantkit.errors import UsageError
 from quantkit.report.text import size, terminal_width, wrapped
 
 
@@ -35,6 +36,9 @@ def tune(
     import quantkit
 
     request = want.request(session.settings.offline, threads)
+    if want.to and servers:
+        hint = "leave out --servers, or --to"
+        raise UsageError("--servers names the recipes, and so does --to", hint=hint, key="servers")
     if not want.to:
         request = replace(request, recipes=quantkit.ladder_of(servers))
     values = gated.values()
