@@ -202,12 +202,19 @@ def _measurements(records: Sequence[Path]) -> dict[str, Measured]:
         page = read_records(path)
         for line in sorted(page.history, key=lambda line: str(line["time"])):
             if line["identity"]:
-                on = (line["tokens"], "a text of hash " + line["data"][:16], line["reference"], line["version"])
+                on = (
+                    line["tokens"],
+                    "a text of hash " + line["data"][:16],
+                    line["reference"],
+                    line["version"],
+                    line.get("engine"),
+                )
                 found[line["identity"]] = Measured(line["kl"], line["top1_agreement"], line["perplexity_ratio"], *on)
         for body in page.evaluations:
             for each in body["artifacts"]:
                 if each["identity"]:
-                    on = (each["tokens"], body["data"]["name"], body["reference"]["sha256"], body["version"])
+                    ran = each["engine"]["name"] if each.get("engine") else None
+                    on = (each["tokens"], body["data"]["name"], body["reference"]["sha256"], body["version"], ran)
                     found[each["identity"]] = Measured(
                         each["kl"], each["top1_agreement"], each["perplexity_ratio"], *on
                     )
@@ -279,7 +286,8 @@ def _made(manifest: Manifest) -> Iterator[str]:
         yield f"Measured while it was made: KL divergence {digits(loss['kld'])} nats on text {held}."
     for check in facts.get("checks") or ():
         if isinstance(check, Mapping) and check.get("ok"):
-            yield f"Checked: {plain(str(check.get('check')))} ({plain(str(check.get('detail')))})."
+            detail = f" ({plain(str(check['detail']))})" if check.get("detail") else ""
+            yield f"Checked: {plain(str(check.get('check')))}{detail}."
     yield f"Identity (plan and source hashes): {code(manifest.identity)}."
 
 

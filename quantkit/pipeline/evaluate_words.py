@@ -31,6 +31,7 @@ from quantkit.pipeline.columns import (
     wrapped,
 )
 from quantkit.pipeline.evaluate import EvalRequest, Evaluated, Evaluation
+from quantkit.pipeline.evaluate_engine import InEngine
 from quantkit.pipeline.given import coerce, given_path
 from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.pipeline.places import require_own_start, require_takes_file
@@ -71,7 +72,7 @@ def _artifact(artifact: Evaluated, width: int) -> Iterator[str]:
     report = artifact.report
     yield cut(f"{artifact.report.name}  {size(artifact.nbytes)}", width)
     if artifact.engine is not None:
-        yield from named("engine", artifact.engine.words, width)
+        yield from named("engine", _ran(artifact.engine, artifact), width)
     elif artifact.inputs != "float32":
         yield from named("inputs", artifact.inputs, width)
     yield from named("perplexity", with_error(report.perplexity), width)
@@ -104,6 +105,11 @@ def _artifact(artifact: Evaluated, width: int) -> Iterator[str]:
     for verdict in artifact.verdicts:
         mark = "ok" if verdict.ok else "FAILED"
         yield from wrapped(f"  {mark:<8} {verdict.words}", width, 11)
+
+
+def _ran(engine: InEngine, artifact: Evaluated) -> str:
+    """The engine, and what of the figures is not of it."""
+    return engine.words + ("; prompts and tasks are of our own run" if artifact.prompts or artifact.tasks else "")
 
 
 def _weights(report: Report) -> str:
@@ -146,6 +152,9 @@ def markdown(evaluation: Evaluation) -> str:
             with_error(report.perplexity), with_error(report.ratio), percent(report.top1),
         )  # fmt: skip
         out.append(f"| {' | '.join(cells)} |")
+    for artifact in evaluation.artifacts:
+        if artifact.engine is not None:
+            out += ["", f"{plain(artifact.report.name)} in {plain(_ran(artifact.engine, artifact))}"]
     asked = [(a.report.name, a.prompts) for a in evaluation.artifacts if a.prompts]
     if asked:
         out += ["", f"| {' | '.join(HEADER)} |", f"|---|{'---:|' * (len(HEADER) - 1)}"]
@@ -214,6 +223,8 @@ def history_line(evaluation: Evaluation, artifact: Evaluated, now: str) -> dict[
         "bytes": artifact.nbytes,
         "reference": evaluation.reference["sha256"],
         "data": evaluation.data["token_sha256"],
+        "engine": artifact.engine.name if artifact.engine else None,
+        "held_out": artifact.held_out,
         "tokens": report.tokens,
         "kl": report.kl.as_json(),
         "kl_quantiles": report.quantiles,

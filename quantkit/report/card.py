@@ -39,6 +39,7 @@ class Measured:
     data: str
     reference: str
     version: str
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,8 @@ def _on_what(variants: Sequence[Variant]) -> Iterator[str]:
     """On which text, beside which original; or that nothing was measured."""
     said = dict.fromkeys(
         f"Measured on {v.measured.tokens:,} tokens of {code(v.measured.data)} against the original "
-        f"({code(v.measured.reference[:16])}) with quantkit {plain(v.measured.version)}; ± is one standard error."
+        f"({code(v.measured.reference[:16])}) with quantkit {plain(v.measured.version)}"
+        f"{f' in {plain(v.measured.engine)}' if v.measured.engine else ''}; ± is one standard error."
         for v in variants
         if v.measured is not None
     )

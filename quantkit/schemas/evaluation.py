@@ -278,7 +278,8 @@ class Eval(TypedDict):
 
 
 class HistoryLine(TypedDict):
-    """A line of a file of --append: one measurement of one artifact. `reference` and `data` are hashes."""
+    """A line of a file of --append: one measurement of one artifact. `reference` and `data` are hashes, `engine` is
+    null for our own run, `held_out` as of the artifact."""
 
     time: str
     version: str
@@ -288,6 +289,8 @@ class HistoryLine(TypedDict):
     bytes: int
     reference: str
     data: str
+    engine: NotRequired[str | None]
+    held_out: NotRequired[bool | None]
     tokens: int
     kl: Estimate
     kl_quantiles: dict[str, float]

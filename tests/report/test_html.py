@@ -58,7 +58,8 @@ def record(kind: Any, text: str) -> Any:
     if origin is list:
         return [record(get_args(kind)[0], text) for _ in range(2)]
     if origin is dict:
-        return {text: 0.5, "99": 0.25}
+        value = get_args(kind)[1]
+        return {text: 0.5, "99": 0.25} if value is float else {text: record(value, text)}
     return {str: text, int: 3, float: 0.125, bool: False}[kind]
 
 
@@ -119,6 +120,25 @@ def test_hostile_text_is_text(text: str) -> None:
     assert all(c.isprintable() or c == "\n" for c in source)
     told = visible(text, 20)[:20]
     assert told.rstrip("…").split("(")[0] in "".join(tree.texts)
+
+
+def test_prompts_tasks_and_engines_are_shown() -> None:
+    body = record(Eval, "x")
+    for each in body["artifacts"]:
+        each |= {"engine": {**each["engine"], "name": "an-engine"}}
+        each["prompts"] |= {"worst": ["the-id"]}
+        each["prompts"]["answers"][0] |= {"id": "the-id", "text": "what it wrote"}
+        each["tasks"][0] |= {"task": "a-task"}
+    texts = "".join(Tree(render(Page("x", (body,))).decode()).texts)
+    assert [texts.count(word) for word in ("the-id", "what it wrote", "a-task")] == [2, 2, 2]
+    assert "an-engine x; KL 0.125 ± 0.12 nats from our own run" in texts
+
+
+def test_runs_in_another_engine_have_a_trend_of_their_own() -> None:
+    lines = [{**record(HistoryLine, "x"), "time": f"2026-11-0{day}", "engine": None} for day in (1, 2)]
+    assert "over 2 runs" in render(Page("x", (), tuple(lines))).decode()
+    lines[1]["engine"] = "an-engine"
+    assert "No artifact was measured twice" in render(Page("x", (), tuple(lines))).decode()
 
 
 def test_the_policy_allows_its_style_and_nothing_else() -> None:

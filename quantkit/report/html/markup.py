@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from math import isfinite
+from typing import Any
 
 MAX_NAME, MAX_TOKEN, MAX_TEXT = 160, 60, 1200  # characters
 SIGNS = {"\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": " "}
@@ -87,6 +88,12 @@ def picture(width: float, height: float, says: str, *shapes: object) -> Markup:
         "svg", tag("title", says), *shapes, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=says,
         class_="chart",
     )  # fmt: skip
+
+
+def estimate(found: Mapping[str, Any], scale: float = 1.0) -> str:
+    """A mean and its standard error: "0.0217 ± 0.0013"."""
+    value, error = digits(scale * found["value"]), found["standard_error"]
+    return value if error is None else f"{value} ± {scale * error:.2g}"
 
 
 def digits(value: float | None) -> str:

@@ -112,16 +112,20 @@ def _sizes(artifacts: Sequence[Artifact], detail: sections.Detail) -> Markup:
 
 
 def _paretos(page: Page, detail: sections.Detail) -> list[Markup]:
-    """A chart for each original and text: others cannot be compared. The latest run stands for an artifact that is
-    known from history alone."""
-    groups: dict[tuple[str, str], dict[str, Point]] = {}
+    """A chart for each original, text and engine: others cannot be compared. The latest run stands for an artifact
+    that is known from history alone."""
+    groups: dict[tuple[str, str, str | None], dict[str, Point]] = {}
     for line in sorted(page.history, key=lambda line: str(line["time"])):
         point = Point(line["bytes"], line["kl"]["value"], line["kl"]["standard_error"], line["ok"])
-        groups.setdefault((line["reference"], line["data"]), {})[line["name"]] = point
+        groups.setdefault((line["reference"], line["data"], line.get("engine")), {})[line["name"]] = point
     for body in page.evaluations:
-        found = groups.setdefault((body["reference"]["sha256"], body["data"]["token_sha256"]), {})
+        ran = next((each["engine"]["name"] for each in body["artifacts"] if each.get("engine")), None)
+        found = groups.setdefault((body["reference"]["sha256"], body["data"]["token_sha256"], ran), {})
         found.update(sections.variants_of(body, detail))
     return [
-        sections.pareto(list(found.items())[: detail.rows], f"Against original {original[:12]}, on text {text[:12]}.")
-        for (original, text), found in list(groups.items())[: detail.rows]
+        sections.pareto(
+            list(found.items())[: detail.rows],
+            f"Against original {original[:12]}, on text {text[:12]}{f', in {name(ran)}' if ran else ''}.",
+        )
+        for (original, text, ran), found in list(groups.items())[: detail.rows]
     ]

@@ -6,14 +6,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quantkit.report.html import asked
 from quantkit.report.html.charts import Point, bars, curve, frontier, scatter, strip, trend
-from quantkit.report.html.markup import MAX_TEXT, MAX_TOKEN, Markup, digits, figure, join, name, table, tag, visible
+from quantkit.report.html.markup import (
+    MAX_TEXT,
+    MAX_TOKEN,
+    Markup,
+    digits,
+    estimate,
+    figure,
+    join,
+    name,
+    table,
+    tag,
+    visible,
+)
 from quantkit.report.html.type_map import type_map
 from quantkit.report.kinds import by_kind, by_type
 from quantkit.report.text import size
 
 Record = Mapping[str, Any]
-SAME_RUNS = ("name", "reference", "data")  # what runs of a trend have in common
+SAME_RUNS = ("name", "reference", "data", "engine")  # what runs of a trend have in common
 
 
 @dataclass(frozen=True)
@@ -24,12 +37,6 @@ class Detail:
     passages: int
     rows: int
     maps: bool
-
-
-def estimate(found: Record, scale: float = 1.0) -> str:
-    """A mean and its standard error: "0.0217 ± 0.0013"."""
-    value, error = digits(scale * found["value"]), found["standard_error"]
-    return value if error is None else f"{value} ± {scale * error:.2g}"
 
 
 def verdict(evaluations: Sequence[Record]) -> Markup:
@@ -133,6 +140,10 @@ def artifact(each: Record, number: int, detail: Detail) -> Markup:
     parts.append(spent(each.get("storage") or (), detail))
     if "worst" in each:
         parts.append(passages(each, detail))
+    if each.get("prompts"):
+        parts.append(asked.prompts(each["prompts"], detail.passages, detail.rows))
+    if each.get("tasks"):
+        parts.append(asked.tasks(each["tasks"], detail.rows))
     return tag("section", *parts)
 
 
@@ -152,6 +163,8 @@ def _facts(each: Record) -> Markup:
         ("inputs", visible(each["inputs"])),
         ("text", f"that it {held[each['held_out']]}; errors over {each['clusters']:,} {visible(each['cluster'], 20)}s"),
     ]
+    if each.get("engine"):
+        rows += asked.engine(each["engine"])
     return table(("figure", "found"), rows, "More figures")
 
 
@@ -263,10 +276,10 @@ def _token(choice: Record, key: str) -> Markup:
 
 
 def trends(history: Sequence[Record], detail: Detail) -> Markup:
-    """What each artifact lost, run after run on the same text against the same original."""
-    series: dict[tuple[str, ...], list[Record]] = {}
+    """What each artifact lost, run after run on the same text against the same original, in the same engine."""
+    series: dict[tuple[object, ...], list[Record]] = {}
     for line in history:
-        series.setdefault(tuple(line[key] for key in SAME_RUNS), []).append(line)
+        series.setdefault(tuple(line.get(key) for key in SAME_RUNS), []).append(line)
     parts = []
     for found in [runs for runs in series.values() if len(runs) > 1][: detail.rows]:
         ordered = sorted(found, key=lambda line: line["time"])[-200:]
@@ -292,7 +305,7 @@ def trends(history: Sequence[Record], detail: Detail) -> Markup:
     words = tag("details", tag("summary", "the runs as a table"), table(heads, rows, "Runs, the latest first"))
     if not parts:
         parts.append(tag("p", "No artifact was measured twice on the same text against the same original yet."))
-    note = "Runs with another text or another original have a chart of their own. ✕: a gate did not hold."
+    note = "Runs with another text, original or engine have a chart of their own. ✕: a gate did not hold."
     return join([tag("h2", "Trend"), tag("p", note), tag("div", *parts, class_="grid"), words])
 
 
