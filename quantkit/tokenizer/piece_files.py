@@ -27,7 +27,9 @@ SHIFTED_MODEL, PLAIN_MODELS = "sentencepiece.bpe.model", ("spiece.model", TOKENI
 BERT_NAMES = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]",
               "mask_token": "[MASK]"}  # fmt: skip
 SHIFTED = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3 of XLM-RoBERTa; its pieces follow from the fourth on
+OF_CAMEMBERT = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED")  # its pieces follow from the second on
 MASK = "<mask>"
+NEVER = -100.0  # the score of a piece that is not to be chosen
 EXTRA_IDS = 100  # tokens <extra_id_0> ... that T5's class adds where tokenizer_config.json does not say
 
 
@@ -57,17 +59,23 @@ def tokenizer_json_of_vocab_txt(files: TokenizerFiles) -> dict[str, Any] | None:
 
 
 def tokenizer_json_of_shifted(files: TokenizerFiles) -> dict[str, Any] | None:
-    """The tokenizer.json of a folder with XLM-RoBERTa's sentencepiece.bpe.model; None where it has none."""
+    """The tokenizer.json of a folder with XLM-RoBERTa's or CamemBERT's sentencepiece.bpe.model; None where it has none.
+
+    Both count pieces on from tokens of their own, which are not the same.
+    """
     model = _unigram(files, SHIFTED_MODEL)
     if model is None:
         return None
-    vocab = [(text, 0.0) for text in SHIFTED]
-    vocab += [(piece.text, piece.score) for piece in model.pieces[3:]]
+    named = files.config.get("model_type"), str(files.settings.get("tokenizer_class"))
+    camembert = named[0] == "camembert" or named[1].startswith("Camembert")
+    before, skipped = (OF_CAMEMBERT, 1) if camembert else (SHIFTED, 3)
+    vocab = [(text, NEVER if text == OF_CAMEMBERT[4] else 0.0) for text in before]
+    vocab += [(piece.text, piece.score) for piece in model.pieces[skipped:]]
     vocab.append((MASK, 0.0))
     ids = {text: index for index, (text, _) in enumerate(vocab)}
-    added = {text: ids[text] for text in (*SHIFTED, MASK)}
+    added = {text: ids[text] for text in (*before, *SHIFTED, MASK) if text in ids}
     around = _around("<s>", "</s>", ids, twice=True)
-    return _of_pieces(model, vocab, SHIFTED.index("<unk>"), added, around)
+    return _of_pieces(model, vocab, before.index("<unk>"), added, around)
 
 
 def tokenizer_json_of_pieces(files: TokenizerFiles) -> dict[str, Any] | None:
