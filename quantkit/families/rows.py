@@ -166,7 +166,7 @@ class Family:
     tensors that are there. `skips_further` says why blocks after the last layer that config.json counts as
     `num_nextn_predict_layers` are left out, where they are. `unserved` says why it is neither run by transformers here
     nor written for servers, where it is not. `mmproj` says that its encoder of images or sound is written as a file of
-    its own.
+    its own, `embeds` that it gives vectors or scores and no text.
     """
 
     name: str
@@ -195,6 +195,7 @@ class Family:
     skips_further: str | None = None
     unserved: str | None = None
     mmproj: bool = False
+    embeds: bool = False
 
     def all_stacks(self) -> tuple[Stack, ...]:
         """The stacks of blocks, that of the layers first."""

@@ -13,6 +13,7 @@ from typing import Any, cast
 from quantkit.consumers import CONSUMERS, Module, Subject, verdicts
 from quantkit.errors import ExistsError, InputError, QuantkitError, UsageError
 from quantkit.events import Sink, ignore
+from quantkit.families.known import gives_no_text
 from quantkit.families.linears import outline
 from quantkit.formats.containers.base import WriteLayout
 from quantkit.formats.gguf.file import read_gguf
@@ -226,6 +227,8 @@ def _variant(first: Path, manifest: Manifest, measured: Mapping[str, Measured]) 
     files = tuple(f for f in manifest.artifact if gguf or f.name.endswith(".safetensors"))
     label = re.sub(r"-\d{5}-of-\d{5}$", "", first.stem) if gguf else first.parent.resolve().name
     outputs = [Path(f.name) for f in files] if gguf else [Path(label)]
+    embeds = gives_no_text(manifest.facts["model"].get("family"))
+    steps = next_steps(outputs, label, _loaders(first, manifest), anywhere=True, embeds=embeds)
     return Variant(
         label=label,
         files=files,
@@ -233,7 +236,7 @@ def _variant(first: Path, manifest: Manifest, measured: Mapping[str, Measured]) 
         measured=measured.get(manifest.identity),
         made=tuple(_made(manifest)),
         command=command(manifest),
-        run=_loaded(first, manifest, next_steps(outputs, label, _loaders(first, manifest), anywhere=True)),
+        run=_loaded(first, manifest, steps),
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quantkit.errors import ExistsError, InputError, NotWritableError, UsageError
+from quantkit.families.known import gives_no_text
 from quantkit.filenames import file_stem
 from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
@@ -73,7 +74,8 @@ class Artifact:
         """Commands that give the artifact to the programs that load it."""
         parts = re.sub(r"-\d{5}-of-\d{5}$", "", self.outputs[0].stem)
         name = parts if self.path.suffix == ".gguf" else self.outputs[0].absolute().name
-        return next_steps(self.outputs, name, self.loaders, self.tp)
+        embeds = gives_no_text(self.manifest.facts["model"].get("family"))
+        return next_steps(self.outputs, name, self.loaders, self.tp, embeds=embeds)
 
     def summary(self) -> str:
         """What a person wants to know: how large, how dense, of what types."""

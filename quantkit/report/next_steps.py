@@ -28,20 +28,27 @@ class NextStep:
 
 
 def next_steps(
-    outputs: Sequence[Path], name: str, loaders: Collection[str] | None = None, tp: int = 1, *, anywhere: bool = False
+    outputs: Sequence[Path],
+    name: str,
+    loaders: Collection[str] | None = None,
+    tp: int = 1,
+    *,
+    anywhere: bool = False,
+    embeds: bool = False,
 ) -> tuple[NextStep, ...]:
     """Commands for the programs that load `outputs`: GGUF files, in the order of their parts, or one folder.
 
     `name` is what Ollama is told to call it. `loaders` are the consumers that were found to load a checkpoint (None:
     those that load checkpoints at all), served on `tp` devices. Commands that work `anywhere` name no folder of this
-    machine: they are for the folder that holds the files.
+    machine: they are for the folder that holds the files. A model that `embeds` gives vectors or scores and no text.
     """
     if outputs[0].suffix == ".gguf":
-        return _gguf_steps(outputs, name, anywhere)
+        steps = _gguf_steps(outputs, name, anywhere)
+        return _embedding_steps(outputs[0], steps) if embeds else steps
     folder = shell_word(str(outputs[0]) if outputs[0].is_absolute() else f"./{outputs[0]}")
     parallel = f" --tensor-parallel-size {tp}" if tp > 1 else ""
     python = PYTHON.format(model=_literal(outputs[0]))
-    steps = (
+    servers = (
         ("vllm", f"vllm serve {folder}{parallel}"),
         ("sglang", f"python -m sglang.launch_server --model-path {folder}{f' --tp {tp}' if tp > 1 else ''}"),
         ("transformers", f"python -c {shell_word(python)}"),
@@ -49,7 +56,7 @@ def next_steps(
         ("mlx", f"mlx_lm.generate --model {folder} --prompt Hello"),
     )
     shown = ("vllm", "transformers") if loaders is None else loaders
-    return tuple(NextStep(program, command) for program, command in steps if program in shown)
+    return tuple(NextStep(program, command) for program, command in servers if program in shown)
 
 
 def _gguf_steps(outputs: Sequence[Path], name: str, anywhere: bool) -> tuple[NextStep, ...]:
@@ -68,6 +75,12 @@ def _gguf_steps(outputs: Sequence[Path], name: str, anywhere: bool) -> tuple[Nex
         NextStep("ollama", ollama),
         NextStep("lm-studio", lms),
     )
+
+
+def _embedding_steps(first: Path, steps: Sequence[NextStep]) -> tuple[NextStep, ...]:
+    """Those of a model that writes no text: nothing that starts a chat."""
+    embedding = NextStep("llama.cpp", f"llama-embedding -m {shell_word(_not_an_option(first))} -p Hello")
+    return (embedding, *(step for step in steps if step.program == "lm-studio"))
 
 
 def ollama_name(name: str) -> str:

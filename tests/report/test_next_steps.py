@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from commands import TINY, quantkit
 
+from quantkit.families.known import gives_no_text, known_families
 from quantkit.report.next_steps import next_steps, ollama_name
 
 BASH = shutil.which("bash")
@@ -47,6 +48,16 @@ def test_names_are_quoted(name: str) -> None:
 def test_names_for_ollama(name: str, wanted: str) -> None:
     assert ollama_name(name) == wanted
     assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*(:[a-z0-9._-]+)?", wanted)
+
+
+def test_what_writes_no_text_is_not_asked_for_any() -> None:
+    steps = next_steps([Path("bert-F16.gguf")], "bert", embeds=True)
+    assert [step.command for step in steps] == [
+        "llama-embedding -m bert-F16.gguf -p Hello", "lms import --copy bert-F16.gguf",
+    ]  # fmt: skip
+    writing_none = {family.name for family in known_families() if gives_no_text(family.name)}
+    assert {"bert", "xlm_roberta_classifier", "modernbert", "modernbert_classifier", "t5_encoder"} <= writing_none
+    assert not {"t5", "llama", "qwen3"} & writing_none
 
 
 def test_only_programs_that_load_it_are_named() -> None:

@@ -31,6 +31,11 @@ def family_named(name: str) -> Family:
     return known[name]
 
 
+def gives_no_text(name: object) -> bool:
+    """Whether the family called `name` gives vectors or scores and no text."""
+    return any(family.embeds for family in known_families() if family.name == name)
+
+
 def family_of_type(model_type: object) -> Family | None:
     """The family that has a model type of config.json; None where there is none."""
     return next((family for family in known_families() if str(model_type) in family.defaults), None)
