@@ -240,17 +240,21 @@ def _filled(source: str, numbers: list[str]) -> str:
 
 
 def _check_complete(table: RowTable, hparams: Hparams, found: Mapping[str, list[Piece]]) -> None:
-    """Every mandatory target of every block is there, and every stack of experts is full."""
+    """Every mandatory target of every block is there, and every stack of experts is full.
+
+    A target that may be missing is missing in all of its blocks, or in none.
+    """
     for rows in table.values():
         for row in rows:
             wanted = row.needed in {ALWAYS, PRESENT} or hparams.flag(row.needed)
             if not wanted or (row.t.unless is not None and hparams.flag(row.t.unless)):
                 continue
-            for layer in range(row.stack.count(hparams)) if row.stack else [None]:
-                pieces = found.get(row.t.target.format(layer), [])
-                stands = layer is None or row.t.where(hparams, layer)
-                if stands and (pieces or row.needed != PRESENT):
-                    _check_found(row, layer, pieces)
+            blocks = range(row.stack.count(hparams)) if row.stack else [None]
+            stands = [layer for layer in blocks if layer is None or row.t.where(hparams, layer)]
+            pieces = [found.get(row.t.target.format(layer), []) for layer in stands]
+            if row.needed != PRESENT or any(pieces):
+                for layer, given in zip(stands, pieces, strict=True):
+                    _check_found(row, layer, given)
 
 
 def _check_found(row: Row, layer: int | None, pieces: list[Piece]) -> None:

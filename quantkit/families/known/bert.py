@@ -68,6 +68,7 @@ BERT = Family(
     assumes=(assumptions.gelu, encoders.absolute_positions),
     tokens=TokenizerRules(pieces=True, counted=True),
     unserved=encoders.UNSERVED,
+    embeds=True,
 )
 BERT_CLASSIFIER = replace(
     BERT,

@@ -1,13 +1,14 @@
-"""DeepSeek V2 and V3 (Kimi K2), GLM-4.7-Flash: keys and values from one compressed row for all heads."""
+"""DeepSeek V2 and V3 (Kimi K2): keys and values from one compressed row for all heads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import Hparams
-from quantkit.families.layers import before, from_, not_
+from quantkit.families.layers import before, both, flagged, from_, not_
 from quantkit.families.layouts import fold, rows, turn
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -21,7 +22,6 @@ from quantkit.families.rows import (
     T,
     at,
     experts,
-    optional,
     shared_expert,
 )
 
@@ -36,10 +36,18 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
         dense = 0 if hparams.number("num_local_experts") else trunk
     return {
         "dense_layers": int(dense),
+        "corrected": _corrected(hparams),
+        "shares": bool(hparams.number("n_shared_experts")),
         "compressed": hparams.number("q_lora_rank") is not None,
         "one": 1,
         "expert_width": hparams.values.get("moe_intermediate_size", hparams.values.get("intermediate_size")),
     }
+
+
+def _corrected(hparams: Hparams) -> bool:
+    """Whether experts are chosen with a bias: in the model's own code by a word, in transformers' V3 always."""
+    method = hparams.values.get("topk_method")
+    return method == "noaux_tc" or (method is None and hparams.values.get("model_type") == "deepseek_v3")
 
 
 def compressed(hparams: Hparams, layer: int) -> bool:
@@ -72,10 +80,12 @@ ATTENTION = (
     T("self_attn.o_proj.weight", "attn_output.weight", Role.ATTN_OUTPUT, f"hidden_size {HEADS}*v_head_dim",
       bias="attention_bias"),
 )  # fmt: skip
+CORRECTION = T("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", Role.BIAS, "num_local_experts")
 MIXTURE = (
     *experts("moe_intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"),
-    *optional((T("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", Role.BIAS, "num_local_experts"),)),
-    *optional(shared_expert("n_shared_experts*moe_intermediate_size", "mlp.shared_experts")),
+    replace(CORRECTION, where=flagged("corrected")),
+    replace(CORRECTION, where=not_(flagged("corrected")), optional=True),
+    *at(flagged("shares"), shared_expert("n_shared_experts*moe_intermediate_size", "mlp.shared_experts")),
 )
 KEYS = (
     *keys.without(keys.COMMON, "attention.head_count_kv", "attention.key_length", "attention.value_length"),
@@ -134,7 +144,7 @@ DEEPSEEK2 = Family(
         *NORMS,
         *ATTENTION,
         *at(before("dense_layers"), MLP),
-        *at(from_("dense_layers"), MIXTURE),
+        *(replace(t, where=both(from_("dense_layers"), t.where)) for t in MIXTURE),
     ),
     keys=KEYS,
     drop=(

@@ -7,9 +7,10 @@ from typing import Any
 
 from quantkit.families import keys
 from quantkit.families.hparams import Hparams
+from quantkit.families.layers import flagged, not_
 from quantkit.families.layouts import flat, fold, joined, regroup, rows, turn
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, PRESENT, UNSERVED, Drop, Family, Rename, T
+from quantkit.families.rows import ALWAYS, PRESENT, UNSERVED, Drop, Family, Rename, T, at
 
 BUFFERS = (
     Drop("*.rotary_emb.inv_freq", "rotary frequencies are computed at run time"),
@@ -165,8 +166,11 @@ GPT2 = Family(
 )  # fmt: skip
 
 
+NORMS = "num_ln_in_parallel_attn"
+
+
 def falcon_numbers(hparams: Hparams) -> Mapping[str, Any]:
-    """Falcon's inner width, its key heads, and the rows of one group: queries, a key, a value."""
+    """Falcon's inner width, its key heads, the rows of one group (queries, a key, a value), and a norm or two."""
     heads, head = hparams.count("num_attention_heads"), hparams.count("head")
     groups = hparams.count("num_kv_heads") if hparams.values.get("num_kv_heads") is not None else heads
     if hparams.flag("multi_query") and not hparams.flag("new_decoder_architecture"):
@@ -175,6 +179,7 @@ def falcon_numbers(hparams: Hparams) -> Mapping[str, Any]:
     return {
         "intermediate_size": 4 * hparams.count("hidden_size"), "num_key_value_heads": groups, "queries": queries,
         "group": queries + 2 * head, "context": 2048,
+        "two_norms": hparams.flag("new_decoder_architecture") and hparams.values.get(NORMS) in (None, 2),
     }  # fmt: skip
 
 
@@ -198,9 +203,8 @@ FALCON = Family(
     ),
     source_block="transformer.h.{}.",
     block=(
-        T("input_layernorm.weight", "attn_norm.weight", Role.NORM, "hidden_size", bias=PRESENT, optional=True),
-        T("ln_mlp.weight", "attn_norm.weight", Role.NORM, "hidden_size", bias=PRESENT, optional=True),
-        T("ln_attn.weight", "attn_norm_2.weight", Role.NORM, "hidden_size", bias=PRESENT, optional=True),
+        *at(not_(flagged("two_norms")), (norm("input_layernorm", "attn_norm"),)),
+        *at(flagged("two_norms"), (norm("ln_mlp", "attn_norm"), norm("ln_attn", "attn_norm_2"))),
         T("self_attention.query_key_value.weight", "attn_qkv.weight", Role.ATTN_QKV,
           "num_key_value_heads*group hidden_size",
           joined(

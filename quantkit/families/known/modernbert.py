@@ -14,21 +14,21 @@ from quantkit.families import encoders, keys
 from quantkit.families.encoders import LABELS, NO_HEAD
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
-from quantkit.families.rows import PRESENT, Drop, Family, Rename, T, TokenizerRules
+from quantkit.families.rows import ALWAYS, Drop, Family, Rename, T, TokenizerRules
 
 WIDE = "hidden_size hidden_size"
 POOLED = {"mean": 1, "cls": 2}  # llama.cpp's enum llama_pooling_type
 HEAD = (
-    T("head.dense.weight", "cls.weight", Role.OTHER, WIDE, bias=PRESENT),
-    T("head.norm.weight", "cls.norm.weight", Role.OTHER, "hidden_size", bias=PRESENT),
+    T("head.dense.weight", "cls.weight", Role.OTHER, WIDE, bias="classifier_bias"),
+    T("head.norm.weight", "cls.norm.weight", Role.OTHER, "hidden_size", bias="norm_bias"),
 )
 BLOCK = (
     T("attn_norm.weight", "attn_norm.weight", Role.NORM, "hidden_size", where=lambda hparams, layer: layer > 0),
-    T("attn.Wqkv.weight", "attn_qkv.weight", Role.ATTN_QKV, "3*hidden_size hidden_size", bias=PRESENT),
-    T("attn.Wo.weight", "attn_output.weight", Role.ATTN_OUTPUT, WIDE, bias=PRESENT),
+    T("attn.Wqkv.weight", "attn_qkv.weight", Role.ATTN_QKV, "3*hidden_size hidden_size", bias="attention_bias"),
+    T("attn.Wo.weight", "attn_output.weight", Role.ATTN_OUTPUT, WIDE, bias="attention_bias"),
     T("mlp_norm.weight", "ffn_norm.weight", Role.NORM, "hidden_size"),
-    T("mlp.Wi.weight", "ffn_up.weight", Role.FFN_UP, "2*intermediate_size hidden_size", bias=PRESENT),
-    T("mlp.Wo.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size intermediate_size", bias=PRESENT),
+    T("mlp.Wi.weight", "ffn_up.weight", Role.FFN_UP, "2*intermediate_size hidden_size", bias="mlp_bias"),
+    T("mlp.Wo.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size intermediate_size", bias="mlp_bias"),
 )
 
 
@@ -83,6 +83,7 @@ MODERN_BERT = Family(
     derive=(encoders.positions(padding=False), encoders.labels, head_pooling, epsilon),
     tokens=TokenizerRules(framed=True),
     unserved=encoders.UNSERVED,
+    embeds=True,
 )  # fmt: skip
 MODERN_BERT_CLASSIFIER = replace(
     MODERN_BERT,
@@ -92,7 +93,7 @@ MODERN_BERT_CLASSIFIER = replace(
     outside=(
         *MODERN_BERT.outside,
         *HEAD,
-        T("classifier.weight", "cls.output.weight", Role.OTHER, f"{LABELS} hidden_size", bias=PRESENT),
+        T("classifier.weight", "cls.output.weight", Role.OTHER, f"{LABELS} hidden_size", bias=ALWAYS),
     ),
     drop=(),
 )

@@ -45,16 +45,17 @@ def mlp(layer: str) -> tuple[T, ...]:
     )
 
 
+def own_distances(hparams: Hparams, layer: int) -> bool:
+    """In the first block, whose distances count in all; with UMT5 every block has its own."""
+    return layer == 0 or hparams.values.get("model_type") == "umt5"
+
+
+DISTANCE = T("layer.0.SelfAttention.relative_attention_bias.weight", "attn_rel_b.weight", Role.OTHER, DISTANCES)
 SELF = (
     T("layer.0.layer_norm.weight", "attn_norm.weight", Role.NORM, "hidden_size"),
     *attention("layer.0.SelfAttention", ""),
-    T(
-        "layer.0.SelfAttention.relative_attention_bias.weight",
-        "attn_rel_b.weight",
-        Role.OTHER,
-        DISTANCES,
-        optional=True,
-    ),
+    replace(DISTANCE, where=own_distances),
+    replace(DISTANCE, where=not_(own_distances), optional=True),
 )
 CROSS = (
     T("layer.1.layer_norm.weight", "cross_attn_norm.weight", Role.NORM, "hidden_size"),
@@ -118,7 +119,7 @@ T5 = Family(
         EMBEDDING,
         T("encoder.final_layer_norm.weight", "enc.output_norm.weight", Role.NORM, "hidden_size"),
         T("decoder.final_layer_norm.weight", "dec.output_norm.weight", Role.NORM, "hidden_size"),
-        T("lm_head.weight", "output.weight", Role.OUTPUT, "vocab_size hidden_size", optional=True),
+        T("lm_head.weight", "output.weight", Role.OUTPUT, "vocab_size hidden_size", unless="tie_word_embeddings"),
     ),
     block=(),
     stacks=(ENCODER, DECODER),
@@ -150,6 +151,7 @@ T5_ENCODER = replace(
     outside=T5.outside[:2],
     stacks=(ENCODER,),
     keys=(*SIZES, *ATTENTION),
+    embeds=True,
     spellings=(Rename(r"^transformer\.", ""),),
 )
 
