@@ -210,8 +210,8 @@ def rope_scaling(hparams: Hparams) -> Iterable[KeyValue]:
 
 
 def no_rope_scaling(hparams: Hparams) -> Iterable[KeyValue]:
-    """A family that says in the file that its positions are not scaled."""
-    return (KeyValue("rope.scaling.type", "string", "none"),)
+    """A family that says in the file where its positions are not scaled."""
+    return () if tuple(rope_scaling(hparams)) else (KeyValue("rope.scaling.type", "string", "none"),)
 
 
 def original_layout(hparams: Hparams) -> Iterable[KeyValue]:
@@ -327,7 +327,7 @@ def gating(hparams: Hparams) -> Iterable[KeyValue]:
     said = next((hparams.values[key] for key in SCORES if hparams.values.get(key) is not None), None)
     if said is None:
         return ()
-    if said not in GATING:
+    if not isinstance(said, str) or said not in GATING:
         what = f'config.json: scoring_func is "{shown(str(said))}"'
         raise UnsupportedError(what, key="scoring_func", hint=f"known: {', '.join(GATING)}")
     return (KeyValue("expert_gating_func", "u32", GATING[said]),)

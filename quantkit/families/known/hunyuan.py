@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from quantkit.errors import UnsupportedError
+from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, folds, keys
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import ATTENTION, FREQUENCIES, MLP, NORMS, OUTSIDE, Drop, Family, T, TokenizerRules
 from quantkit.metadata import KeyValue
@@ -41,6 +41,9 @@ def frequencies(hparams: Hparams) -> Iterable[KeyValue]:
         yield KeyValue("rope.freq_base", "f32", theta)
         return
     alpha, head = hparams.number("rope_alpha"), hparams.count("head")
+    if (alpha is not None and alpha <= 0) or head <= 2:
+        message = f"config.json: positions are stretched by alpha {alpha} in heads of {head}, which is no base"
+        raise InputError(message, key="alpha", path="config.json", hint=CONFIG_HINT)
     yield KeyValue("rope.freq_base", "f32", theta * (ALPHA if alpha is None else alpha) ** (head / (head - 2)))
     yield KeyValue("rope.scaling.type", "string", "none")
     yield KeyValue("rope.scaling.factor", "f32", 1.0)

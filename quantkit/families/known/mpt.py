@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from quantkit.errors import InputError
 from quantkit.families import keys
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import UNSERVED, Drop, Family, T
 from quantkit.metadata import KeyValue
+from quantkit.untrusted import shown
 
 
 def of_attention(hparams: Hparams) -> Mapping[str, Any]:
     """What stands in the part of config.json for attention."""
     said = hparams.values.get("attn_config")
-    part = said if isinstance(said, Mapping) else {}
-    heads = part.get("kv_n_heads") or hparams.count("num_attention_heads")
+    if said is not None and not isinstance(said, Mapping):
+        message = f"config.json: attn_config is {shown(repr(said)[:80])}, expected an object"
+        raise InputError(message, key="attn_config", path="config.json", hint=CONFIG_HINT)
+    part = said or {}
+    given = Hparams(part).count("kv_n_heads") if part.get("kv_n_heads") else None
+    heads = given or hparams.count("num_attention_heads")
     slopes = part.get("alibi_bias_max", 8) if part.get("alibi", True) else 0
     head = hparams.count("head")
     rows = hparams.count("q_rows") + 2 * heads * head
     return {
-        "said_kv_heads": part.get("kv_n_heads") or None, "clip_qkv": part.get("clip_qkv"), "slopes": slopes,
+        "said_kv_heads": given, "clip_qkv": part.get("clip_qkv"), "slopes": slopes,
         "qkv_rows": rows, "num_key_value_heads": heads,
     }  # fmt: skip
 

@@ -21,7 +21,6 @@ from quantkit.families.layers import (
     kind,
     listed,
     not_,
-    of_period,
 )
 from quantkit.families.layouts import Layout, columns, flat, fold, joined, regroup, rows, squeeze
 from quantkit.families.placements import Place
@@ -143,6 +142,13 @@ def rotated(hparams: Hparams) -> int:
     return int(hparams.count("head") * (0.25 if share is None else share))
 
 
+def last_of_interval(hparams: Hparams, layer: int) -> bool:
+    """The last of every so many layers attends to everything, where no list says of which kind each is."""
+    interval = "full_attention_interval"
+    every = 4 if hparams.values.get(interval) is None else hparams.count(interval)
+    return layer % every == every - 1
+
+
 LINEAR_SIZES = {
     "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False, "head_dim": 256,
     "max_position_embeddings": 32768, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
@@ -172,7 +178,7 @@ QWEN3_NEXT = Family(
         first_said(
             "layer_types",
             listed("layer_types", {LINEAR: LINEAR, FULL: FULL}),
-            by_rule(LINEAR, not_(of_period(4, 3)), FULL),
+            by_rule(LINEAR, not_(last_of_interval), FULL),
         ),
         sizes,
     ),

@@ -25,8 +25,8 @@ BEFORE, AFTER = NORMS
 
 
 def side_by_side(hparams: Hparams) -> Iterable[KeyValue]:
-    """Whether attention and MLP read the same; so where config.json is silent."""
-    return (KeyValue("use_parallel_residual", "bool", hparams.values.get("use_parallel_residual", True) is True),)
+    """Whether attention and MLP read the same."""
+    return (KeyValue("use_parallel_residual", "bool", hparams.flag("use_parallel_residual")),)
 
 
 STABLELM = Family(
@@ -41,6 +41,7 @@ STABLELM = Family(
             "use_qkv_bias": False, "qk_layernorm": False, "use_parallel_residual": False,
         },
     },
+    aliases={"rope_pct": "partial_rotary_factor", "norm_eps": "layer_norm_eps"},  # of the first models
     outside=(EMBEDDING, *with_biases((FINAL_NORM,)), HEAD),
     block=(
         *with_biases((BEFORE, replace(AFTER, unless="use_parallel_residual"))),
