@@ -15,7 +15,7 @@ from typing import Any
 
 # Of so many consecutive layers the last one attends to everything, where config.json does not list the layers
 # (modeling_*.py of transformers 5; windows_every in families.assumptions says what llama.cpp takes for granted).
-FULL_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4, "exaone4": 4, "olmo3": 4}
+FULL_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4, "exaone4": 4, "olmo3": 4, "gpt-oss": 2}
 WINDOWED = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 GROWING = {"full_attention", "attention", "hybrid", "parallel"}
 STEADY = {"linear_attention", "conv", "mamba", "mamba2", "recurrent", "recurrent_gemma", "ssm", "moe", "mlp"}

@@ -244,15 +244,16 @@ def shape_of(hparams: Hparams) -> Shape:
     """The numbers of an architecture that recipes and size estimates need."""
     moe = hparams.number("num_local_experts") not in (None, 0)
     attention = hparams.values["num_attention_heads"] != 0
+    kv_heads = hparams.count("num_key_value_heads") if attention else 0
     return Shape(
         layers=block_count(hparams),
         hidden=hparams.count("hidden_size"),
         heads=hparams.count("num_attention_heads") if attention else 0,
-        kv_heads=hparams.count("num_key_value_heads") if attention else 0,
+        kv_heads=kv_heads,
         head_dim=hparams.count("head") if attention else 0,
         experts=hparams.count("num_local_experts") if moe else 0,
         experts_used=hparams.count("num_experts_per_tok") if moe else 0,
         vocab=hparams.count("vocab_size"),
         context=hparams.count("max_position_embeddings"),
-        cache=read_cache(hparams.values, str(hparams.values.get("model_type"))),
+        cache=read_cache({**hparams.values, "num_key_value_heads": kv_heads}, str(hparams.values.get("model_type"))),
     )

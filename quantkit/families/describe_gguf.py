@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.cache import read_cache
@@ -95,15 +96,26 @@ def _shape(architecture: str, values: Mapping[str, KeyValue]) -> Shape:
     hidden, heads = count("embedding_length"), count("attention.head_count")
     tokens = values.get(TOKENS)
     head = count("attention.key_length") or (hidden // heads if heads else 0)
-    said = {
-        "num_hidden_layers": count("block_count"),
-        "num_key_value_heads": count("attention.head_count_kv", heads),
+
+    def each(key: str) -> list[int]:
+        """The numbers of all layers, truths as 0 and 1; none where the file has one for all."""
+        entry = values.get(f"{architecture}.{key}")
+        return [int(one) for one in entry.items() if isinstance(one, int)] if entry and entry.array else []
+
+    said: dict[str, Any] = {
+        "num_hidden_layers": count("block_count") - count("nextn_predict_layers"),
+        "num_key_value_heads": max([count("attention.head_count_kv", heads), *each("attention.head_count_kv")]),
         "head": head,
         "sliding_window": count("attention.sliding_window"),
         "kv_lora_rank": count("attention.kv_lora_rank"),
         "qk_rope_head_dim": count("rope.dimension_count"),
         "full_attention_interval": count("full_attention_interval"),
     }
+    windows, heads_of = each("attention.sliding_window_pattern"), each("attention.head_count_kv")
+    if windows:
+        said["layer_types"] = ["sliding_attention" if one else "full_attention" for one in windows]
+    elif 0 in heads_of:
+        said["layer_types"] = ["full_attention" if one else "recurrent" for one in heads_of]
     return Shape(
         layers=count("block_count"),
         hidden=hidden,

@@ -147,8 +147,8 @@ def test_computed_frequencies_are_dropped_with_a_reason() -> None:
 
 WRONG_CONFIGS: dict[str, tuple[Mapping[str, Any], type[QuantkitError], str]] = {
     "typo": ({"architectures": ["LlamaForCausalML"]}, UnsupportedError, '"LlamaForCausalML".*LlamaForCausalLM'),
-    "unknown": ({"architectures": ["MambaForCausalLM"]}, UnsupportedError, '"MambaForCausalLM".*nearest known'),
-    "unknown type": ({"model_type": "qwen3_next"}, UnsupportedError, '"qwen3_next".*Qwen3'),
+    "unknown": ({"architectures": ["OlmambaForCausalLM"]}, UnsupportedError, '"OlmambaForCausalLM".*nearest known'),
+    "unknown type": ({"model_type": "qwen3_last"}, UnsupportedError, '"qwen3_last".*Qwen3'),
     "long": ({"architectures": ["L" * 10**6]}, UnsupportedError, "1,000,000 characters"),
     "nothing": ({}, InputError, "neither an architecture nor a model type"),
     "no names": ({"architectures": [], "model_type": 3}, InputError, "neither"),
@@ -286,8 +286,8 @@ def test_an_unknown_architecture_is_described_from_a_gguf_file() -> None:
     ]  # fmt: skip
     assert (model.shape.layers, model.shape.heads, model.shape.kv_heads, model.shape.head_dim) == (1, 4, 4, 2)
     assert [(t.role.value, t.layer, t.stored) for t in model.tensors] == [
-        ("token_embd", None, None), ("other", 0, None), ("norm", 0, "f16"), ("router", 0, "f32"), ("ffn_down", 0, None),
-        ("other", 0, "i32"),
+        ("token_embd", None, None), ("other", 0, "f32"), ("norm", 0, "f16"), ("router", 0, "f32"),
+        ("ffn_down", 0, None), ("other", 0, "i32"),
     ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 
 from quantkit.errors import InputError
 from quantkit.families.hparams import ALIASES, read_hparams
@@ -24,8 +25,8 @@ def transformers_config(model_type: str, config: dict[str, Any]) -> dict[str, An
 
     try:
         parsed: dict[str, Any] = AutoConfig.for_model(model_type, **config).to_dict()
-    except ValueError as refused:
-        pytest.skip(f"transformers has no such model: {refused}")
+    except (ValueError, StrictDataclassError) as refused:
+        pytest.skip(f"transformers has no such model, or not of these sizes: {refused}")
     return parsed
 
 

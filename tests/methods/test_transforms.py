@@ -219,6 +219,8 @@ MIXTRAL = {"mlp.gate": "block_sparse_moe.gate"} | {
 
 def test_every_family_has_sites_of_tensors_it_knows():
     for family in known_families():
+        if family.unserved:  # makes no checkpoints for servers, whose norms could take scales
+            continue
         known = {tensor.source.removesuffix(".weight") for tensor in family.block}
         assert family.folds
         for site in family.folds:

@@ -25,9 +25,10 @@ def norm(source: str, target: str, bias: str = ALWAYS) -> T:
 
 
 def whole_numbers(hparams: Hparams) -> Mapping[str, Any]:
-    """The dimensions of a head that are rotated."""
+    """The dimensions of a head that are rotated; keys have as many heads as queries, whatever config.json says."""
     share = hparams.number("rope_partial_factor")
-    return {"rotated": int((1.0 if share is None else share) * hparams.count("head"))}
+    rotated = int((1.0 if share is None else share) * hparams.count("head"))
+    return {"rotated": rotated, "num_key_value_heads": hparams.count("num_attention_heads")}
 
 
 GPT_NEOX = Family(
