@@ -140,7 +140,7 @@ def test_the_documented_recipe(tmp_path: Path) -> None:
     named = {
         word for line in text.splitlines() if line.startswith("| `roles`") for word in re.findall(r"`(\w+)`", line)
     }
-    quantized = set(Role) - {Role.NORM, Role.BIAS, Role.ROPE, Role.ROUTER}
+    quantized = set(Role) - {Role.NORM, Role.BIAS, Role.ROPE, Role.ROUTER, Role.POSITION}
     assert named - {"roles"} == quantized
 
 

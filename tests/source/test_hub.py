@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from quantkit.errors import InputError, NetworkError, ResourceError, UsageError
 from quantkit.events import Event, StageFinished, StageStarted, TensorProgress, Warned
-from quantkit.plan.carried import carried_names
+from quantkit.plan.carried import carried_files, carried_names
 from quantkit.source.folder import open_folder
 from quantkit.source.hub import Hub, fetch
 
@@ -90,7 +90,8 @@ def test_fetches_only_what_is_needed(hub_state: HubState, hub: Hub) -> None:
     checkpoint = open_folder(folder, events.append)
     assert (checkpoint.name, checkpoint.repo, checkpoint.commit) == ("Model-1B", REPO, OLD)
     assert float(checkpoint.ref("a.weight").read(0, 400).max()) == 1.0
-    carried = {name: checkpoint.read_file(name) for name in carried_names(checkpoint)}
+    carried = dict(carried_files(checkpoint))
+    assert set(carried_names(checkpoint)) == carried.keys() - {"README.md"}
     assert carried.keys() == NEEDED - {"config.json", "model.safetensors.index.json", *SHARDS}
     assert carried.items() <= hub_state.commits[OLD].items()
     hashes = {f.name: f.sha256 for f in checkpoint.files()}
