@@ -131,11 +131,14 @@ def test_a_tensor_missing_in_a_layer_of_its_kind_is_named() -> None:
 
 
 def test_tensors_that_may_be_there_are_taken_where_they_are() -> None:
-    gate, bias = {"model__layers__2__gate__weight": (8, 4)}, {"model__layers__1__mixer__q__bias": (4,)}
+    gate = {f"model__layers__{layer}__gate__weight": (8, 4) for layer in range(3)}
+    bias = {"model__layers__1__mixer__q__bias": (4,)}
     found = mapped(PLAIN, M, **EMBED, **LAYERS, **gate, **bias)
     assert {"blk.2.attn_gate.weight", "blk.1.attn_q.bias"} <= set(found)
     with pytest.raises(InputError, match="shape"):
-        mapped(PLAIN, M, **EMBED, **LAYERS, model__layers__2__gate__weight=(9, 4))
+        mapped(PLAIN, M, **EMBED, **LAYERS, **{**gate, "model__layers__2__gate__weight": (9, 4)})
+    with pytest.raises(InputError, match=r'no tensor "model\.layers\.0\.gate\.weight"'):
+        mapped(PLAIN, M, **EMBED, **LAYERS, model__layers__2__gate__weight=(8, 4))
 
 
 def parts(layer: int, numbers: range) -> dict[str, tuple[int, ...]]:
