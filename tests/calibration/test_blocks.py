@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import build, stack_experts
+from predictions import next_token_logits
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from walks import TINY, joined, logits_after, model_of, same_bits, statistics_of, windows
@@ -25,7 +26,6 @@ from quantkit.calibration.statistics.sums import merge
 from quantkit.calibration.text.samples import samples_of
 from quantkit.calibration.text.spec import CalibrationSpec
 from quantkit.calibration.walk.model import open_model, read_embedding, token_rows
-from quantkit.calibration.walk.predictions import next_token_logits
 from quantkit.calibration.walk.walk import How, walk_blocks
 from quantkit.errors import InputError, NonFiniteError, ResourceError, UnsupportedError, UsageError
 from quantkit.events import BlockProgress, Event, TensorProgress

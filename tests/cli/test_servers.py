@@ -11,10 +11,10 @@ import pytest
 import torch
 from checkpoints import build
 from commands import TINY, quantkit
+from predictions import next_token_logits
 
 from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import select_samples
-from quantkit.calibration.walk.predictions import next_token_logits
 from quantkit.formats.containers.stored import CONFIG_KEYS, declared
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.recipes.read import load_recipe, recipe_names

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from checkpoints import build
 from commands import quantkit
+from predictions import next_token_logits
 from quantized_folder import (
     MODEL,
     VARIANTS,
@@ -23,7 +24,6 @@ from quantized_folder import (
     write_tensors,
 )
 
-from quantkit.calibration.walk.predictions import next_token_logits
 from quantkit.formats.containers.packed import values_of
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.source import MemoryCheckpoint, open_source
