@@ -22,6 +22,8 @@ MODERN_BERT = "modern-bert"
 RENAME = "the name is the model card's, else `_name_or_path` of config.json, else the folder's"
 
 CODE = "engine-differs"
+ROPE_BASE = 10000.0  # rope_freq_base_train of llama_hparams, where the file has no key
+STRETCHED = frozenset({"linear", "yarn", "llama3"})  # kinds of rope scaling with a factor
 GEMMA2_27B_LAYERS, GEMMA3_27B_LAYERS = 46, 62  # the sizes whose attention llama.cpp scales by hidden / heads
 
 
@@ -29,6 +31,23 @@ def engine_warnings(assumptions: Iterable[Assumption], hparams: Hparams) -> tupl
     """A warning for each assumption that the checkpoint does not meet."""
     found = (assumption(hparams) for assumption in assumptions)
     return tuple((CODE, f"llama.cpp will compute something else: {what}") for what in found if what)
+
+
+def rotation_warnings(hparams: Hparams, written: Sequence[KeyValue], *, factors: bool) -> tuple[tuple[str, str], ...]:
+    """A warning for a base or a stretching of rotary positions that the file cannot say.
+
+    `written` are the keys of the architecture, `factors` says that a tensor holds factors of frequencies. For a family
+    that rotates: without a key llama.cpp takes a base of 10,000 and stretches nothing.
+    """
+    said = {kv.key.partition(".")[2]: kv.value for kv in written}
+    found = []
+    base, kind = _number(hparams, "rope_theta"), hparams.values.get("rope_type")
+    if base not in (None, ROPE_BASE) and "rope.freq_base" not in said:
+        found.append(f"rope_theta is {base:g}, it takes {ROPE_BASE:g}")
+    stretches = kind in {"longrope", "su"} or (kind in STRETCHED and _number(hparams, "rope_factor") not in (None, 1.0))
+    if stretches and not factors and said.get("rope.scaling.type", "none") == "none":
+        found.append(f"rope scaling is {kind}, it does not scale positions")
+    return tuple((CODE, f"llama.cpp will compute something else: {what}") for what in found)
 
 
 def name_warnings(architecture: str, metadata: Sequence[KeyValue]) -> tuple[tuple[str, str], ...]:
@@ -125,6 +144,11 @@ def no_attention_softcap(hparams: Hparams) -> str | None:
     """Attention scores are not capped."""
     cap = _number(hparams, "attn_logit_softcapping")
     return None if cap is None else f"it ignores attn_logit_softcapping {cap:g}"
+
+
+def plain_router(hparams: Hparams) -> str | None:
+    """The weights of the chosen experts are taken as they come, and add up to less than 1."""
+    return "norm_topk_prob is true, it does not normalize" if hparams.flag("norm_topk_prob") else None
 
 
 def normalized_router(hparams: Hparams) -> str | None:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, Protocol
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.assumptions import engine_warnings, name_warnings
+from quantkit.families.assumptions import engine_warnings, name_warnings, rotation_warnings
 from quantkit.families.cache import read_cache
 from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.heads import architecture_of, head_warnings, headed, without_head
@@ -22,6 +22,7 @@ from quantkit.families.mapping import map_tensors
 from quantkit.families.model import Model, Shape
 from quantkit.families.no_engine import NO_ENGINE
 from quantkit.families.reranker import is_reranker, judging
+from quantkit.families.roles import Role
 from quantkit.families.rows import Family
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
@@ -86,6 +87,7 @@ def describe(
     remote = (("remote-code", "config.json names code of its own (auto_map); it is never run"),)
     headless = () if judge else head_warnings(config, hparams, tensors, dropped)
     written = architecture_metadata(family.gguf, family.keys, hparams)
+    stretched = any(tensor.role is Role.ROPE for tensor in mapped)
     warnings = (*(remote if "auto_map" in config else ()), *general.warnings, *vocabulary.warnings, *headless)
     return Model(
         family=family.name,
@@ -104,6 +106,7 @@ def describe(
         warnings=(
             *warnings,
             *engine_warnings(family.assumes, hparams),
+            *(rotation_warnings(hparams, written, factors=stretched) if family.rotates else ()),
             *name_warnings(family.gguf, (*general.metadata, *vocabulary.metadata)),
         ),
     )

@@ -48,11 +48,6 @@ def epsilon(otherwise: float) -> Derive:
     return lambda hparams: {"layer_norm_eps": hparams.values.get("layer_norm_eps", otherwise)}
 
 
-def BIDIRECTIONAL(hparams: Hparams) -> Iterable[KeyValue]:
-    """An encoder attends in both directions."""
-    return (KeyValue("attention.causal", "bool", False),)
-
-
 def UNSCALED_ROPE(hparams: Hparams) -> Iterable[KeyValue]:
     """Rotary positions that are not stretched."""
     return (KeyValue("rope.scaling.type", "string", "none"),)

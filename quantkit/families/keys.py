@@ -214,6 +214,21 @@ def no_rope_scaling(hparams: Hparams) -> Iterable[KeyValue]:
     return () if tuple(rope_scaling(hparams)) else (KeyValue("rope.scaling.type", "string", "none"),)
 
 
+def both_ways(hparams: Hparams) -> Iterable[KeyValue]:
+    """Attention is not causal."""
+    return (KeyValue("attention.causal", "bool", False),)
+
+
+def rotated_part(otherwise: float) -> KeyRow:
+    """The dimensions of a head that are rotated, `otherwise` that part of it where nothing else is said."""
+
+    def dimensions(hparams: Hparams) -> int:
+        share = hparams.number("rope_partial_factor")
+        return int(hparams.count("head") * (otherwise if share is None else share))
+
+    return computed("rope.dimension_count", "u32", dimensions)
+
+
 def original_layout(hparams: Hparams) -> Iterable[KeyValue]:
     """A name that some of the first families carry; nothing reads it."""
     return (KeyValue("tensor_data_layout", "string", "Meta AI original pth"),)

@@ -38,6 +38,12 @@ class Row:
     needed: str
     exact: re.Pattern[str] | None = None
 
+    def is_sure(self, hparams: Hparams, layer: int | None) -> bool:
+        """Whether its tensor has to be there, whatever other blocks have."""
+        if self.needed != PRESENT:
+            return self.needed == ALWAYS or hparams.flag(self.needed)
+        return layer is not None and self.t.sure is not None and self.t.sure(hparams, layer)
+
     def numbers(self, name: str) -> list[int] | None:
         """The numbers that stand for "{}" in a source name, None where the name is another's."""
         if self.exact is None:
@@ -246,15 +252,19 @@ def _check_complete(table: RowTable, hparams: Hparams, found: Mapping[str, list[
     """
     for rows in table.values():
         for row in rows:
-            wanted = row.needed in {ALWAYS, PRESENT} or hparams.flag(row.needed)
-            if not wanted or (row.t.unless is not None and hparams.flag(row.t.unless)):
+            if row.t.unless is not None and hparams.flag(row.t.unless):
                 continue
             blocks = range(row.stack.count(hparams)) if row.stack else [None]
-            stands = [layer for layer in blocks if layer is None or row.t.where(hparams, layer)]
-            pieces = [found.get(row.t.target.format(layer), []) for layer in stands]
-            if row.needed != PRESENT or any(pieces):
-                for layer, given in zip(stands, pieces, strict=True):
-                    _check_found(row, layer, given)
+            pieces = {
+                layer: found.get(row.t.target.format(layer), [])
+                for layer in blocks
+                if layer is None or row.t.where(hparams, layer)
+            }
+            sure = [layer for layer in pieces if row.is_sure(hparams, layer)]
+            others = pieces.keys() - sure if row.needed == PRESENT else set[int | None]()
+            for layer in pieces:
+                if layer in sure or (layer in others and any(pieces[other] for other in others)):
+                    _check_found(row, layer, pieces[layer])
 
 
 def _check_found(row: Row, layer: int | None, pieces: list[Piece]) -> None:

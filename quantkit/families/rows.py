@@ -45,7 +45,7 @@ class T:
     `bias` says that a bias may go with the weight: the name of the configuration flag that makes it mandatory, ALWAYS,
     PRESENT where nothing but the tensors says so, or None for no bias at all. The tensor itself is mandatory in the
     blocks where the row stands (`where`), unless the flag `unless` is set, or it is `optional`: then the tensors alone
-    say whether it is there. `add` is added to every value.
+    say whether it is there, but in the blocks `sure`, where it has to be. `add` is added to every value.
 
     `value` is what else becomes of a value: "-exp" (x becomes -exp(x)), or "*" and an expression to multiply by. Of a
     target that is joined from several sources, `total` is the shape and `order` the place of this one's rows.
@@ -61,6 +61,7 @@ class T:
     add: float = 0.0
     where: Layers = every
     optional: bool = False
+    sure: Layers | None = None
     index: str = "num_local_experts"
     value: str | None = None
     total: str | None = None
@@ -200,6 +201,11 @@ class Family:
     def all_stacks(self) -> tuple[Stack, ...]:
         """The stacks of blocks, that of the layers first."""
         return (Stack(self.source_block, TARGET_BLOCK, block_count, self.block), *self.stacks)
+
+    @property
+    def rotates(self) -> bool:
+        """Whether positions are rotated: a base of the rotation is among the numbers of its model types."""
+        return any("rope_theta" in numbers for numbers in self.defaults.values())
 
     def serves(self, config: Mapping[str, Any]) -> bool:
         """Whether the family's own condition, if any, holds for config.json (parsed)."""

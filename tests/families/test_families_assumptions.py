@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
-from quantkit.families.assumptions import engine_warnings
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.assumptions import engine_warnings, rotation_warnings
 from quantkit.families.describe import find_family
 from quantkit.families.hparams import read_hparams
+from quantkit.families.keys import architecture_metadata
+from quantkit.families.known import known_families
+from quantkit.families.rows import Family
 
 GEMMA2 = {"hidden_size": 2304, "num_attention_heads": 8, "head_dim": 256, "num_hidden_layers": 26}
 GEMMA2_27B = {
@@ -75,3 +79,72 @@ def test_odd_numbers_are_not_refused(value: object) -> None:
     odd = {"query_pre_attn_scalar": value, "attn_logit_softcapping": value, "sliding_window": value}
     for name in ("Mistral", "Gemma3", "Qwen3", "Phi3"):
         warnings_of(name, {**odd, "use_sliding_window": True, "layer_types": value, "hidden_act": value})
+
+
+def rotation_of(architecture: str, config: dict[str, Any]) -> list[str]:
+    """What is said of the rotation of a checkpoint, whose other numbers are the defaults."""
+    family, _ = find_family({"architectures": [architecture], **config})
+    hparams = family.hparams(config)
+    written = architecture_metadata(family.gguf, family.keys, hparams)
+    factors = bool(family.extra and family.extra(hparams))
+    return [text for _, text in rotation_warnings(hparams, written, factors=factors)] if family.rotates else []
+
+
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "told"),
+    [
+        ("GPTNeoXForCausalLM", {"rotary_emb_base": 25000}, "rope_theta is 25000, it takes 10000"),
+        ("GPTNeoXForCausalLM", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling is linear"),
+        ("PhiForCausalLM", {"rope_theta": 1e6}, "rope_theta is 1e+06, it takes 10000"),
+        ("StableLmForCausalLM", {"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope scaling is linear"),
+        ("OrionForCausalLM", {"rope_theta": 5e4}, "rope_theta is 50000"),
+        ("OlmoForCausalLM", {"rope_scaling": LLAMA3}, "rope scaling is llama3"),
+    ],
+)
+def test_a_rotation_that_the_file_cannot_say_is_told(architecture: str, config: dict[str, Any], told: str) -> None:
+    [text] = rotation_of(architecture, config)
+    assert told in text
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("LlamaForCausalLM", {"rope_theta": 5e5, "rope_scaling": LLAMA3}),
+        ("LlamaForCausalLM", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
+        ("Qwen2ForCausalLM", {"rope_theta": 1e6, "rope_scaling": YARN}),
+        ("GPTNeoXForCausalLM", {"rope_scaling": {"type": "linear", "factor": 1.0}}),
+        ("GPT2LMHeadModel", {"rope_theta": 7.0}),
+        ("BloomForCausalLM", {"rope_theta": 7.0}),
+    ],
+)
+def test_a_rotation_that_the_file_says_is_not_told(architecture: str, config: dict[str, Any]) -> None:
+    assert rotation_of(architecture, config) == []
+
+
+ROTATING = [f for f in known_families() if f.rotates and f.when is None]
+WITH_LISTS = {"layer_types", "full_attn_idxs"}  # which defaults do not have, and without which nothing is described
+
+
+@pytest.mark.parametrize("family", ROTATING, ids=lambda family: family.name)
+def test_no_family_differs_by_its_own_defaults(family: Family) -> None:
+    for model_type in family.defaults:
+        try:
+            hparams = family.hparams({"model_type": model_type})
+            written = architecture_metadata(family.gguf, family.keys, hparams)
+        except InputError as error:
+            assert error.key in WITH_LISTS, error
+            pytest.skip(f"needs {error.key}")
+        assert rotation_warnings(hparams, written, factors=False) == ()
+
+
+def test_blocks_of_ling_that_predict_further_tokens_are_refused() -> None:
+    family, _ = find_family({"architectures": ["BailingMoeV2ForCausalLM"]})
+    assert family.hparams({}).number("num_nextn_predict_layers") is None
+    with pytest.raises(UnsupportedError, match="num_nextn_predict_layers"):
+        family.hparams({"num_nextn_predict_layers": 1})

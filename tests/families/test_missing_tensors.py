@@ -16,8 +16,8 @@ from family_table import TABLE
 from quantkit.errors import InputError
 from quantkit.families.describe import Named, describe, find_family
 from quantkit.families.hparams import Hparams
-from quantkit.families.mapping import NUMBER, Row, rows_by_source
-from quantkit.families.rows import ALWAYS, Family
+from quantkit.families.mapping import NUMBER, rows_by_source
+from quantkit.families.rows import Family
 from quantkit.tensors import TensorInfo
 
 OF_VARIANTS = {
@@ -45,19 +45,16 @@ def configurations() -> Mapping[str, dict[str, Any]]:
 CONFIGURATIONS = configurations()
 
 
-def needed(row: Row, hparams: Hparams) -> bool:
-    lifted = row.t.unless is not None and hparams.flag(row.t.unless)
-    return not lifted and (row.needed == ALWAYS or hparams.flag(row.needed))
-
-
 def headers(family: Family, hparams: Hparams) -> Iterator[TensorInfo]:
     """The mandatory tensors; of several spellings of a target the first."""
     spelled: dict[str, str] = {}
     for key, rows in rows_by_source(family).items():
-        for row in (row for row in rows if needed(row, hparams)):
+        for row in rows:
             t = row.t
+            if t.unless is not None and hparams.flag(t.unless):
+                continue
             for layer in range(row.stack.count(hparams)) if row.stack else [None]:
-                stands = layer is None or t.where(hparams, layer)
+                stands = (layer is None or t.where(hparams, layer)) and row.is_sure(hparams, layer)
                 if not stands or (spelled.setdefault(t.target.format(layer), key) != key and t.total is None):
                     continue
                 inner = t.source.count("{}") - (layer is not None)

@@ -57,6 +57,15 @@ def plain_head(hparams: Hparams) -> Mapping[str, Any]:
     return {}
 
 
+def without_further(hparams: Hparams) -> Mapping[str, Any]:
+    """Nothing. Raises UnsupportedError for a model that says it has blocks which predict further tokens."""
+    if hparams.number("num_nextn_predict_layers"):
+        message = "blocks that predict further tokens (num_nextn_predict_layers) are not converted for this family"
+        hint = "use llama.cpp's converter, or a checkpoint without them: 0 there, and no tensors after the last layer"
+        raise UnsupportedError(message, key="num_nextn_predict_layers", hint=hint)
+    return {}
+
+
 def shared_width(hparams: Hparams) -> int:
     """The width of the experts that read every token."""
     said = hparams.number("moe_shared_expert_intermediate_size")
@@ -67,12 +76,6 @@ def square_queries(hparams: Hparams) -> str | None:
     """There are as many rows of queries as hidden channels."""
     rows, hidden = hparams.count("q_rows"), hparams.count("hidden_size")
     return None if rows == hidden else f"queries have {rows} rows, it takes {hidden} and does not load the file"
-
-
-def rotated(hparams: Hparams) -> int:
-    """The dimensions of a head that are rotated: half, where config.json does not say."""
-    part = hparams.number("rope_partial_factor")
-    return int((0.5 if part is None else part) * hparams.count("head"))
 
 
 BAILING_MOE = Family(
@@ -105,7 +108,7 @@ BAILING_MOE2 = Family(
     gguf="bailingmoe2",
     hf=("BailingMoeV2ForCausalLM",),
     defaults={"bailing_moe_v2": {**NUMBERS, "routed_scaling_factor": 1.0, "head_dim": None}},
-    derive=(plain_head,),
+    derive=(plain_head, without_further),
     outside=(EMBEDDING, FINAL_NORM, HEAD),
     block=(
         *NORMS,
@@ -123,7 +126,7 @@ BAILING_MOE2 = Family(
         *keys.COMMON,
         *keys.ROUTED,
         *COUNTS,
-        keys.computed("rope.dimension_count", "u32", rotated),
+        keys.rotated_part(0.5),
         keys.computed("expert_shared_feed_forward_length", "u32", shared_width),
         keys.Key("expert_weights_scale", "f32", "routed_scaling_factor"),
         keys.Key("nextn_predict_layers", "u32", "num_nextn_predict_layers"),

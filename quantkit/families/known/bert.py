@@ -43,7 +43,7 @@ POSITIONS = Drop("embeddings.position_ids", "positions are counted at run time")
 KEYS = (
     *encoders.SIZES,
     keys.Key("attention.layer_norm_epsilon", "f32", "layer_norm_eps"),
-    encoders.BIDIRECTIONAL,
+    keys.both_ways,
     keys.POOLING_TYPE,
     encoders.OUTPUT_LABELS,
 )

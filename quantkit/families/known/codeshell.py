@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from quantkit.families import keys
 from quantkit.families.hparams import Hparams
+from quantkit.families.known.bigcode import BIGCODE
 from quantkit.families.roles import Role
-from quantkit.families.rows import FREQUENCIES, OWN_CODE, Drop, Family, T, with_biases
+from quantkit.families.rows import FREQUENCIES, OWN_CODE, Family
 from quantkit.metadata import KeyValue
 
 
@@ -29,31 +30,17 @@ CODESHELL = Family(
             "rope_theta": 10000.0, "tie_word_embeddings": False,
         },
     },
-    aliases={
-        "n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers",
-        "n_positions": "max_position_embeddings", "num_query_groups": "num_key_value_heads",
-    },
-    source_block="transformer.h.{}.",
-    outside=(
-        T("transformer.wte.weight", "token_embd.weight", Role.TOKEN_EMBD, "vocab_size hidden_size"),
-        *with_biases((T("transformer.ln_f.weight", "output_norm.weight", Role.NORM, "hidden_size"),)),
-        T("lm_head.weight", "output.weight", Role.OUTPUT, "vocab_size hidden_size", unless="tie_word_embeddings"),
-    ),
-    block=with_biases((
-        T("ln_1.weight", "attn_norm.weight", Role.NORM, "hidden_size"),
-        T("ln_2.weight", "ffn_norm.weight", Role.NORM, "hidden_size"),
-        T("attn.c_attn.weight", "attn_qkv.weight", Role.ATTN_QKV, "qkv_rows hidden_size"),
-        T("attn.c_proj.weight", "attn_output.weight", Role.ATTN_OUTPUT, "hidden_size q_rows"),
-        T("mlp.c_fc.weight", "ffn_up.weight", Role.FFN_UP, "4*hidden_size hidden_size"),
-        T("mlp.c_proj.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size 4*hidden_size"),
-    )),
+    aliases={**BIGCODE.aliases, "num_query_groups": "num_key_value_heads"},
+    source_block=BIGCODE.source_block,
+    outside=tuple(row for row in BIGCODE.outside if row.role is not Role.POSITION),
+    block=BIGCODE.block,
     keys=(
         *keys.without(keys.SIZES, "feed_forward_length"),
         keys.Key("feed_forward_length", "u32", "4*hidden_size"),
         keys.Key("attention.layer_norm_epsilon", "f32", "layer_norm_epsilon"),
         positions,
     ),
-    drop=(FREQUENCIES, Drop("*.rotary_emb.inv_freq", "rotary frequencies are computed at run time")),
+    drop=(FREQUENCIES,),
     unserved=OWN_CODE,
 )  # fmt: skip
 

@@ -80,11 +80,11 @@ ATTENTION = (
     T("self_attn.o_proj.weight", "attn_output.weight", Role.ATTN_OUTPUT, f"hidden_size {HEADS}*v_head_dim",
       bias="attention_bias"),
 )  # fmt: skip
-CORRECTION = T("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", Role.BIAS, "num_local_experts")
+CORRECTION = T("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", Role.BIAS, "num_local_experts", optional=True,
+               sure=flagged("corrected"))  # fmt: skip
 MIXTURE = (
     *experts("moe_intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"),
-    replace(CORRECTION, where=flagged("corrected")),
-    replace(CORRECTION, where=not_(flagged("corrected")), optional=True),
+    CORRECTION,
     *at(flagged("shares"), shared_expert("n_shared_experts*moe_intermediate_size", "mlp.shared_experts")),
 )
 KEYS = (

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from quantkit.families import keys
-from quantkit.families.hparams import Hparams
 from quantkit.families.known.qwen import QWEN2
 from quantkit.families.rows import OWN_CODE
-from quantkit.metadata import KeyValue
-
-
-def both_ways(hparams: Hparams) -> Iterable[KeyValue]:
-    """Attention is not causal."""
-    return (KeyValue("attention.causal", "bool", False),)
-
 
 DREAM = replace(
     QWEN2,
@@ -29,7 +20,7 @@ DREAM = replace(
             "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
         },
     },
-    keys=(*(key for key in QWEN2.keys if key is not keys.causality), both_ways),
+    keys=(*(key for key in QWEN2.keys if key is not keys.causality), keys.both_ways),
     unserved=OWN_CODE,
 )  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from quantkit.families import assumptions, keys
-from quantkit.families.hparams import Hparams
 from quantkit.families.layers import AFTER_TRUNK, before, flagged, from_, further
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -24,12 +23,6 @@ from quantkit.families.rows import (
 )
 
 DENSE, FURTHER, HIDDEN = "first_k_dense_replace", "num_nextn_predict_layers", "hidden_size"
-
-
-def rotated(hparams: Hparams) -> int:
-    """The dimensions of a head that are rotated: half, where nothing else is said."""
-    share = hparams.number("rope_partial_factor")
-    return int(hparams.count("head") * (0.5 if share is None else share))
 
 
 GLM4_MOE = Family(
@@ -71,7 +64,7 @@ GLM4_MOE = Family(
     ),
     keys=(
         *keys.COMMON,
-        keys.computed("rope.dimension_count", "u32", rotated),
+        keys.rotated_part(0.5),
         keys.Key("expert_group_count", "u32", "n_group"),
         keys.Key("expert_group_used_count", "u32", "topk_group"),
         keys.Key("expert_feed_forward_length", "u32", "moe_intermediate_size"),

@@ -14,10 +14,9 @@ from quantkit.metadata import KeyValue
 MASK = 156895
 
 
-def diffusion(hparams: Hparams) -> Iterable[KeyValue]:
-    """Attention is not causal, and logits are those of the token itself, not of the next."""
-    yield KeyValue("attention.causal", "bool", False)
-    yield KeyValue("diffusion.shift_logits", "bool", False)
+def unshifted(hparams: Hparams) -> Iterable[KeyValue]:
+    """Logits are those of the token itself, not of the next."""
+    return (KeyValue("diffusion.shift_logits", "bool", False),)
 
 
 LLADA_MOE = replace(
@@ -42,7 +41,8 @@ LLADA_MOE = replace(
     keys=(
         *(key for key in keys.COMMON if key is not keys.causality),
         keys.Key("expert_feed_forward_length", "u32", "expert_intermediate_size"),
-        diffusion,
+        keys.both_ways,
+        unshifted,
     ),
     assumes=(),
     tokens=TokenizerRules(ids={"mask": MASK}),

@@ -67,7 +67,7 @@ MODERN_BERT = Family(
         keys.Key("rope.freq_base_swa", "f32", "rope_theta_swa"),
         keys.Key("attention.layer_norm_rms_epsilon", "f32", "norm_eps"),
         keys.Key("attention.layer_norm_epsilon", "f32", "layer_norm_eps"),
-        encoders.BIDIRECTIONAL,
+        keys.both_ways,
         keys.POOLING_TYPE,
         keys.Key("classifier.pooling_type", "u32", "head_pooling"),
         encoders.OUTPUT_LABELS,

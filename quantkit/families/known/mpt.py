@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from quantkit.errors import InputError
@@ -10,7 +10,6 @@ from quantkit.families import keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import UNSERVED, Drop, Family, T
-from quantkit.metadata import KeyValue
 from quantkit.untrusted import shown
 
 
@@ -30,11 +29,6 @@ def of_attention(hparams: Hparams) -> Mapping[str, Any]:
         "said_kv_heads": given, "clip_qkv": part.get("clip_qkv"), "slopes": slopes,
         "qkv_rows": rows, "num_key_value_heads": heads,
     }  # fmt: skip
-
-
-def epsilon(hparams: Hparams) -> Iterable[KeyValue]:
-    """A number of the model's code."""
-    return (KeyValue("attention.layer_norm_epsilon", "f32", 1e-5),)
 
 
 MPT = Family(
@@ -69,7 +63,7 @@ MPT = Family(
         *keys.without(keys.SIZES, "feed_forward_length", "attention.head_count_kv"),
         keys.Key("feed_forward_length", "u32", "4*hidden_size"),
         keys.Key("attention.head_count_kv", "u32", "said_kv_heads"),
-        epsilon,
+        keys.computed("attention.layer_norm_epsilon", "f32", lambda hparams: 1e-5),  # of the model's code
         keys.Key("attention.clamp_kqv", "f32", "clip_qkv"),
         keys.Key("attention.max_alibi_bias", "f32", "slopes"),
     ),

@@ -24,11 +24,6 @@ from quantkit.families.rows import (
 from quantkit.metadata import KeyValue
 
 
-def rope_dimensions(hparams: Hparams) -> Iterable[KeyValue]:
-    """The part of a head that is rotated."""
-    return (KeyValue("rope.dimension_count", "u32", hparams.count("rope_dim")),)
-
-
 def scaling(hparams: Hparams) -> Iterable[KeyValue]:
     """Positions are divided by a factor, or taken as they are; the file says either."""
     factor = hparams.number("factor") or hparams.number("rope_factor")
@@ -59,7 +54,7 @@ NEMOTRON = Family(
         replace(keys.LAYER_EPSILON, value="norm_eps"),
         *keys.HEAD_LENGTHS,
         keys.VOCAB_SIZE,
-        rope_dimensions,
+        keys.Key("rope.dimension_count", "u32", "rope_dim"),
         scaling,
     ),
     drop=(FREQUENCIES,),

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from quantkit.families import assumptions, folds, keys
-from quantkit.families.hparams import Hparams
 from quantkit.families.rows import ATTENTION, EMBEDDING, FREQUENCIES, HEAD, MLP, Family, rotated
-from quantkit.metadata import KeyValue
-
-
-def epsilon(hparams: Hparams) -> Iterable[KeyValue]:
-    """A number of the model's code."""
-    return (KeyValue("attention.layer_norm_epsilon", "f32", 1e-5),)
-
 
 OLMO = Family(
     name="olmo",
@@ -32,7 +22,7 @@ OLMO = Family(
         *keys.SIZES,
         keys.rope_scaling,
         keys.FREQUENCY_BASE,
-        epsilon,
+        keys.computed("attention.layer_norm_epsilon", "f32", lambda hparams: 1e-5),  # of the model's code
         keys.Key("attention.clamp_kqv", "f32", "clip_qkv"),
     ),
     drop=(FREQUENCIES,),

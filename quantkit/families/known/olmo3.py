@@ -57,11 +57,6 @@ OLMO3 = replace(
 )  # fmt: skip
 
 
-def unnormalized(hparams: Hparams) -> str | None:
-    """The weights of the chosen experts are taken as they come."""
-    return "norm_topk_prob is true, it does not normalize" if hparams.flag("norm_topk_prob") else None
-
-
 def unclipped(hparams: Hparams) -> str | None:
     """Queries, keys and values are not clipped."""
     return f"it ignores clip_qkv {clip:g}" if (clip := hparams.number("clip_qkv")) is not None else None
@@ -88,7 +83,7 @@ OLMOE = Family(
     ),
     keys=keys.COMMON,
     drop=(FREQUENCIES,),
-    assumes=(assumptions.silu, assumptions.yarn_temperature, unnormalized, unclipped),
+    assumes=(assumptions.silu, assumptions.yarn_temperature, assumptions.plain_router, unclipped),
     folds=folds.MIXTURE,
     unserved=UNSERVED,
 )  # fmt: skip

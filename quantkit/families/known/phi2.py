@@ -34,11 +34,6 @@ def heads(hparams: Hparams) -> Iterable[KeyValue]:
     return (KeyValue("attention.head_count_kv", "u32", hparams.count("num_attention_heads")),)
 
 
-def rope_dimensions(hparams: Hparams) -> Iterable[KeyValue]:
-    """The part of a head that is rotated."""
-    return (KeyValue("rope.dimension_count", "u32", hparams.count("rope_dim")),)
-
-
 def plain_attention(hparams: Hparams) -> str | None:
     """Queries and keys are not normalized."""
     return "qk_layernorm is true, it does not normalize" if hparams.flag("qk_layernorm") else None
@@ -73,7 +68,7 @@ PHI2 = Family(
         feed_forward,
         heads,
         keys.LAYER_EPSILON,
-        rope_dimensions,
+        keys.Key("rope.dimension_count", "u32", "rope_dim"),
     ),
     drop=(FREQUENCIES,),
     assumes=(assumptions.activation("hidden_act", "gelu_new", "gelu_pytorch_tanh"), plain_attention),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.folds import Fold
-from quantkit.families.hparams import Hparams
 from quantkit.families.rows import (
     ATTENTION,
     FREQUENCIES,
@@ -16,12 +15,6 @@ from quantkit.families.rows import (
     experts,
     shared_expert,
 )
-
-
-def unnormalized_router(hparams: Hparams) -> str | None:
-    """The weights of the chosen experts are taken as they come, and add up to less than 1."""
-    return "norm_topk_prob is true, it does not normalize" if hparams.flag("norm_topk_prob") else None
-
 
 QWEN2_MOE = Family(
     name="qwen2_moe",
@@ -46,7 +39,7 @@ QWEN2_MOE = Family(
     keys=(*keys.COMMON, *keys.EXPERT_LENGTHS),
     drop=(FREQUENCIES,),
     assumes=(
-        assumptions.silu, assumptions.no_switched_window, assumptions.yarn_temperature, unnormalized_router,
+        assumptions.silu, assumptions.no_switched_window, assumptions.yarn_temperature, assumptions.plain_router,
     ),
     folds=(
         folds.ATTENTION_IN,

@@ -131,15 +131,9 @@ SSM_KEYS = (
     keys.Key("ssm.inner_size", "u32", "value_dim"),
     keys.per_layer("attention.recurrent_layers", "bool", "", kind(LINEAR)),
     keys.Key("full_attention_interval", "u32", "full_attention_interval", default=4),
-    keys.computed("rope.dimension_count", "u32", lambda hparams: rotated(hparams)),
+    keys.rotated_part(0.25),
     keys.Key("nextn_predict_layers", "u32", "mtp_num_hidden_layers", nonzero=True),
 )
-
-
-def rotated(hparams: Hparams) -> int:
-    """The dimensions of a head that are rotated: a quarter, where nothing else is said."""
-    share = hparams.number("rope_partial_factor")
-    return int(hparams.count("head") * (0.25 if share is None else share))
 
 
 def last_of_interval(hparams: Hparams, layer: int) -> bool:

@@ -50,12 +50,12 @@ def own_distances(hparams: Hparams, layer: int) -> bool:
     return layer == 0 or hparams.values.get("model_type") == "umt5"
 
 
-DISTANCE = T("layer.0.SelfAttention.relative_attention_bias.weight", "attn_rel_b.weight", Role.OTHER, DISTANCES)
+DISTANCE = T("layer.0.SelfAttention.relative_attention_bias.weight", "attn_rel_b.weight", Role.OTHER, DISTANCES,
+             optional=True, sure=own_distances)  # fmt: skip
 SELF = (
     T("layer.0.layer_norm.weight", "attn_norm.weight", Role.NORM, "hidden_size"),
     *attention("layer.0.SelfAttention", ""),
-    replace(DISTANCE, where=own_distances),
-    replace(DISTANCE, where=not_(own_distances), optional=True),
+    DISTANCE,
 )
 CROSS = (
     T("layer.1.layer_norm.weight", "cross_attn_norm.weight", Role.NORM, "hidden_size"),
