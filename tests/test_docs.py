@@ -83,7 +83,8 @@ def test_the_commands_of_the_readme_run(my_model: Path) -> None:
             outcome = quantkit(*arguments)
             assert outcome.status == 0, (line, outcome.stderr)
             run.append(arguments[0])
-    assert run == ["plan", "convert", "verify", "eval", "plan", "convert", "convert", "verify", "convert"]
+    home = ["recommend", "tune", "plan", "convert", "verify", "eval"]
+    assert run == [*home, "plan", "convert", "convert", "verify", "convert"]
     [made] = re.findall(r"# -> (\S+\.gguf)", (ROOT / "README.md").read_text())
     assert (my_model / made).is_file()
     manifest = json.loads((my_model / "out-gptq" / "model.manifest.json").read_text())
