@@ -37,7 +37,8 @@ FOUR = {**SIZES, "num_hidden_layers": 4}
 class Entry:
     """A checkpoint of a family: made by the class `model` of transformers, or of `shapes` (None: not made so).
 
-    `words` are tokens that its vocabulary needs; `edit` changes config.json afterwards; `files` lie beside it.
+    `words` are tokens that its vocabulary needs; `edit` changes config.json afterwards, `published` the tensors, in
+    place; `files` lie beside it.
     `differs` are keys in which the file is meant to differ from that of the reference, with the value. `unlike`
     says why its predictions are not compared.
     """
@@ -48,6 +49,7 @@ class Entry:
     words: tuple[str, ...] = ()
     shapes: Callable[[Mapping[str, Any]], Mapping[str, tuple[int, ...]]] | None = None
     edit: Callable[[dict[str, Any]], object] | None = None
+    published: Callable[[dict[str, Any]], object] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     differs: Mapping[str, Any] = field(default_factory=dict)
     unlike: str | None = None
@@ -210,7 +212,51 @@ MINISTRAL = {
     "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1},
 }  # fmt: skip
 
+QWEN_ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}}
+TOWER = {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 4}
+QWEN2_TOWER = {**TOWER, "embed_dim": 32, "hidden_size": 256, "mlp_ratio": 2}
+QWEN25_TOWER = {**TOWER, "out_hidden_size": 256, "intermediate_size": 32, "fullatt_block_indexes": [0]}
+QWEN3_TOWER = {
+    **TOWER, "out_hidden_size": 256, "intermediate_size": 32, "deepstack_visual_indexes": [1],
+    "num_position_embeddings": 16,
+}  # fmt: skip
+QWEN3_VL_MOE = {
+    "text_config": {
+        **SIZES, **QWEN_ROPE, "head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 512,
+    },
+    "vision_config": QWEN3_TOWER,
+}  # fmt: skip
+
+
+def as_published_of_old(config: dict[str, Any]) -> None:
+    """The language model's numbers at the root, as Qwen2-VL was published."""
+    text = config.pop("text_config")
+    config.update({key: text[key] for key in text if key not in {"model_type", "rope_parameters"}})
+    config.update(rope_theta=1e6, rope_scaling={"type": "mrope", "mrope_section": [4, 6, 6]})
+
+
+def turned(tensors: dict[str, Any]) -> None:
+    """Experts as Qwen3-VL was published: (in, out)."""
+    for name in tensors:
+        if ".experts." in name:
+            tensors[name] = tensors[name].transpose(1, 2).contiguous()
+
+
 TABLE: dict[str, Entry] = {
+    "qwen2-vl": Entry(
+        "Qwen2VLForConditionalGeneration", {"text_config": {**SIZES, **QWEN_ROPE}, "vision_config": QWEN2_TOWER},
+        edit=as_published_of_old,
+    ),
+    "qwen2.5-vl": Entry(
+        "Qwen2_5_VLForConditionalGeneration",
+        {"text_config": {**SIZES, **QWEN_ROPE}, "vision_config": QWEN25_TOWER, "tie_word_embeddings": True},
+    ),
+    "qwen3-vl": Entry(
+        "Qwen3VLForConditionalGeneration",
+        {"text_config": {**SIZES, **QWEN_ROPE, "head_dim": 32}, "vision_config": QWEN3_TOWER,
+         "tie_word_embeddings": True},
+    ),
+    "qwen3-vl-moe": Entry("Qwen3VLMoeForConditionalGeneration", QWEN3_VL_MOE, published=turned),
     "gemma": Entry("Gemma", {**SPM, **HEAD64}, bpe=False),
     "seed-oss": Entry("SeedOss", {**SIZES, **HEAD64}),
     "starcoder2": Entry("Starcoder2", SIZES),
@@ -422,8 +468,19 @@ def build(name: str, folder: Path) -> Path:
         variant = Variant(
             entry.model, entry.config, bpe=entry.bpe, words=entry.words, edit=entry.edit, files=entry.files
         )
-        return checkpoints.build_variant(variant, out, SPREAD)
+        checkpoints.build_variant(variant, out, SPREAD)
+        if entry.published:
+            _change(out / "model.safetensors", entry.published)
+        return out
     return _build_from_shapes(entry, out)
+
+
+def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _build_from_shapes(entry: Entry, out: Path) -> Path:

@@ -45,10 +45,14 @@ def lacks_head(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> 
 
 
 def without_head(config: Mapping[str, Any], hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Hparams:
-    """The numbers of a checkpoint; of one that lacks its head, as if this were tied to the embeddings."""
-    if not lacks_head(config, tensors):
-        return hparams
-    return replace(hparams, values={**hparams.values, TIED: True})
+    """The numbers of a checkpoint; of one that lacks its head, as if this were tied to the embeddings.
+
+    So it is, too, where config.json says it at its root: what the part for the language model says counts only beside a
+    root that says nothing, or a matrix of its own.
+    """
+    if lacks_head(config, tensors) or (config.get(TIED) is True and not stored_head(tensors)):
+        return replace(hparams, values={**hparams.values, TIED: True})
+    return hparams
 
 
 def stored_head(tensors: Mapping[str, TensorInfo]) -> bool:
@@ -67,7 +71,7 @@ def head_warnings(
 
     And on one that is there although config.json says that it is the embeddings.
     """
-    if stored_head(tensors) and hparams.flag(TIED):
+    if stored_head(tensors) and hparams.flag(TIED) and config.get(TIED) is not False:
         left_out = any(name.endswith(HEAD) for name in dropped)
         what = "it is left out, since llama.cpp takes the embeddings" if left_out else "it is used and takes its bytes"
         said = f"config.json ties the output head to the embeddings, and {HEAD} is stored: {what}"

@@ -176,7 +176,7 @@ def causality(hparams: Hparams) -> Iterable[KeyValue]:
 
 
 # rope type -> the value of rope.scaling.type, and the keys written with it. The types that are missing here
-# (default, dynamic, llama3) have no keys: llama3 becomes a tensor, see placements.rope_freqs.
+# (default, dynamic, mrope, llama3) have no keys: llama3 becomes a tensor, see placements.rope_freqs.
 SCALING: dict[str, tuple[str, tuple[Key, ...]]] = {
     "linear": ("linear", (Key("rope.scaling.factor", "f32", "rope_factor"),)),
     "yarn": ("yarn", (
@@ -190,7 +190,7 @@ SCALING: dict[str, tuple[str, tuple[Key, ...]]] = {
     "longrope": ("longrope", ()),
     "su": ("longrope", ()),
 }  # fmt: skip
-UNSCALED = frozenset({"default", "dynamic", "llama3"})
+UNSCALED = frozenset({"default", "dynamic", "llama3", "mrope"})
 
 
 def rope_scaling(hparams: Hparams) -> Iterable[KeyValue]:
@@ -349,12 +349,18 @@ def gating(hparams: Hparams) -> Iterable[KeyValue]:
 
 
 def rope_sections(*default: int) -> KeyRow:
-    """How many pairs of dimensions each axis of a position has, padded to four; `default` where nothing says it."""
+    """How many pairs of dimensions each axis of a position has, padded to four; `default` where nothing says it.
+
+    Raises InputError where neither does: llama.cpp does not load a file without them.
+    """
 
     def entries(hparams: Hparams) -> Iterable[KeyValue]:
         key = "mrope_section"
         settings = (hparams.values.get("rope_scaling"), hparams.values.get("rope_parameters"))
-        said = next((s[key] for s in settings if isinstance(s, Mapping) and key in s), default)
+        said = next((s[key] for s in settings if isinstance(s, Mapping) and key in s), default or None)
+        if said is None:
+            what = f"config.json: {key} is missing, which says how positions are rotated on three axes"
+            raise InputError(what, key=key, path="config.json", hint=CONFIG_HINT)
         sections = [*said, 0, 0, 0, 0][:4] if isinstance(said, (list, tuple)) else said
         return _array(
             Key("rope.dimension_sections", "i32", "mrope_section", array=True), Hparams({"mrope_section": sections})

@@ -160,5 +160,30 @@ def further(marker: str, claimed: str) -> Seen:
     return seen
 
 
+def turned(flag: str, stacks: Mapping[str, tuple[str, str]]) -> Seen:
+    """Whether the matrices of experts are stacked as (in, out), where loaders expect (out, in). Sets `flag`.
+
+    `stacks` are names as rows have them, "{}" for the number of a block, with the last two axes of a turned stack. Of a
+    square one both are right: the others decide, which cannot all be square. Shapes that are neither are left to the
+    rows. Raises InputError where stacks contradict each other.
+    """
+
+    def seen(hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
+        found: dict[bool, str] = {}
+        for name, axes in stacks.items():
+            lying = tuple(hparams.size(axis) for axis in axes)
+            start, _, end = name.partition("{}")
+            for tensor, info in tensors.items():
+                if tensor.startswith(start) and tensor.endswith(end) and lying[0] != lying[1]:
+                    last = info.shape[-2:]
+                    found |= {which: info.name for which in (True, False) if last == lying[:: 1 if which else -1]}
+        if len(found) == 2:
+            what = f'the experts of "{found[True]}" are stacked as (in, out), those of "{found[False]}" as (out, in)'
+            raise InputError(what, tensor=found[True], hint="the shards are of two ways of saving one model")
+        return {flag: True in found}
+
+    return seen
+
+
 def _bad(key: str, what: str) -> InputError:
     return InputError(f"config.json: {key} {what}", key=key, path="config.json", hint=CONFIG_HINT)

@@ -1,0 +1,30 @@
+"""The headers of a checkpoint, made from the rows of its family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+from quantkit.families.hparams import Hparams
+from quantkit.families.mapping import rows_by_source
+from quantkit.families.rows import Family
+from quantkit.tensors import TensorInfo
+
+
+def headers(family: Family, hparams: Hparams) -> Iterator[TensorInfo]:
+    """The mandatory tensors; of several spellings of a target the first."""
+    spelled: dict[str, str] = {}
+    for key, rows in rows_by_source(family).items():
+        for row in rows:
+            t = row.t
+            if t.unless is not None and hparams.flag(t.unless):
+                continue
+            for layer in range(row.stack.count(hparams)) if row.stack else [None]:
+                stands = (layer is None or t.where(hparams, layer)) and row.is_sure(hparams, layer)
+                if not stands or (spelled.setdefault(t.target.format(layer), key) != key and t.total is None):
+                    continue
+                inner = t.source.count("{}") - (layer is not None)
+                shape = tuple(hparams.size(axis) for axis in t.shape.split())
+                for number in range(hparams.count(t.index)) if inner else [None]:
+                    numbers = [n for n in (layer, number) if n is not None]
+                    yield TensorInfo(t.source.format(*numbers), "BF16", shape, 2 * prod(shape))
