@@ -189,6 +189,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
+def require_choice(option: str, value: str, known: Iterable[str]) -> None:
+    """Raise UsageError with the nearest of `known` for a value of an option, such as "--engine", that is none of them:
+    one rule, and one exit code, for all options that choose by name."""
+    names = tuple(known)
+    if value not in names:
+        what = f'{option} "{value[:MAX_LENGTH]}" is unknown{did_you_mean(value.lower(), names)}'
+        key = option.removeprefix("--").replace("-", "_")
+        raise UsageError(what, hint=f"one of {', '.join(names)}", key=key)
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The `count` of `known` that are nearest to `name`, the nearest first, however far they are."""
     return get_close_matches(name[:MAX_LENGTH], sorted(set(known)), count, 0.0)

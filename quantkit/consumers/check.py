@@ -9,7 +9,7 @@ from datetime import date, timedelta
 from quantkit.consumers.finders import Found
 from quantkit.consumers.refusals import RULES, Rule
 from quantkit.consumers.subject import Subject
-from quantkit.errors import UnsupportedError, UsageError, did_you_mean
+from quantkit.errors import UnsupportedError, UsageError, require_choice
 from quantkit.untrusted import shown
 
 CONSUMERS = ("transformers", "vllm", "sglang", "llama.cpp", "ollama", "lmstudio", "tensorrt-llm", "mlx")
@@ -51,8 +51,7 @@ def parse_consumers(names: Sequence[str]) -> tuple[str, ...]:
 def _consumer(word: str) -> str:
     name = ALIASES.get(word, word)
     if name not in CONSUMERS:
-        what = f'--for: unknown "{shown(word)}"{did_you_mean(word, (*CONSUMERS, *ALIASES))}'
-        raise UsageError(what, hint=f"known: {', '.join(CONSUMERS)}", key="for")
+        require_choice("--for", word, (*CONSUMERS, *ALIASES))
     return name
 
 

@@ -20,7 +20,7 @@ from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import I32, Texts, Tokens, fingerprint, joined_texts, select_samples
 from quantkit.calibration.text.spec import embedding_rows
 from quantkit.calibration.text.templates import read_chat_template
-from quantkit.errors import InputError, UsageError, did_you_mean
+from quantkit.errors import InputError, UsageError, require_choice
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 
@@ -42,9 +42,7 @@ class Cutting:
 
     def check(self) -> None:
         """Raise UsageError for numbers and names that make no sense."""
-        if self.score not in SCORES:
-            message = f'--score "{self.score}"{did_you_mean(self.score, SCORES)}'
-            raise UsageError(message, key="score", hint=f"one of {', '.join(SCORES)}")
+        require_choice("--score", self.score, SCORES)
         for name, value, least in (("window", self.window, 4), ("tokens", self.tokens, 4)):
             if value is not None and value < least:
                 raise UsageError(f"--{name} {value}", key=name, hint=f"{least} or more")

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.errors import UnsupportedError, UsageError, did_you_mean
+from quantkit.errors import UsageError, require_choice
 from quantkit.evaluation.artifacts import Artifact
 from quantkit.quality.engines.llamacpp import CONTEXT, LLAMA_CPP, LlamaCpp, require_llamacpp
 from quantkit.quality.engines.transformers import TRANSFORMERS, Transformers
@@ -23,12 +23,10 @@ ENGINES = (LLAMA_CPP, TRANSFORMERS)
 
 
 def require_engine(engine: str | None, known: Sequence[str] = ENGINES) -> None:
-    """Raise UnsupportedError, before any work, for an engine that is unknown or not installed."""
+    """Raise, before any work, UsageError for an engine that is unknown, UnsupportedError for one not installed."""
     if engine is None:
         return
-    if engine not in known:
-        what = f'unknown engine "{shown(engine, 60)}"{did_you_mean(engine, known)}'
-        raise UnsupportedError(what, hint=f"engines: {', '.join(known)}", key=engine[:60])
+    require_choice("--engine", engine, known)
     if engine == LLAMA_CPP:
         require_llamacpp()
 

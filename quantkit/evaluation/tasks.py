@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from quantkit.errors import UsageError, did_you_mean
+from quantkit.errors import UsageError, require_choice
 
 LM_EVAL = "lm-eval"
 
@@ -52,9 +52,8 @@ NO_TASKS = TaskOptions()
 
 def require_harness(name: str | None, tasks: tuple[str, ...], options: TaskOptions) -> None:
     """Raise UsageError for another harness than there is, and for options that do not go together."""
-    if name is not None and name != LM_EVAL:
-        hint = f"harnesses: {LM_EVAL}"
-        raise UsageError(f'--harness "{name[:40]}"{did_you_mean(name, (LM_EVAL,))}', key="harness", hint=hint)
+    if name is not None:
+        require_choice("--harness", name, (LM_EVAL,))
     if name is not None and not tasks:
         raise UsageError("no task for the harness to run", key="tasks", hint="for example --tasks hellaswag,arc_easy")
     if name is None and (tasks or options != NO_TASKS):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.calibration.text.shipped import FILE, shipped_rows
-from quantkit.errors import InputError, InterruptedRunError, QuantkitError, UnsupportedError, UsageError, did_you_mean
+from quantkit.errors import InputError, InterruptedRunError, QuantkitError, UsageError, require_choice
 from quantkit.events import BlockProgress, Sink, StageFinished, StageStarted, ignore, never
 from quantkit.formats.gguf.file import read_gguf, shard_paths
 from quantkit.machine import core_count
@@ -60,10 +60,9 @@ class BenchRequest:
         coerce(self, COERCED)
 
     def check(self) -> None:
-        """Raise UsageError for numbers that make no sense, UnsupportedError for engines, before any work."""
-        if self.engine != LLAMA_CPP:
-            what = f'bench does not run in "{self.engine}"{did_you_mean(self.engine, (LLAMA_CPP,))}'
-            raise UnsupportedError(what, hint=f"--engine {LLAMA_CPP}", key="engine")
+        """Raise, before any work, UsageError for numbers and engines that make no sense, UnsupportedError for an engine
+        that is not installed."""
+        require_choice("--engine", self.engine, (LLAMA_CPP,))
         for name, value, least in (("prompt", self.prompt, 1), ("steps", self.steps, 2), ("runs", self.runs, 1)):
             if value < least:
                 raise UsageError(f"--{name} {value}", key=name, hint=f"{least} or more")

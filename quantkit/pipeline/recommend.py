@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from quantkit.consumers import parse_consumers
-from quantkit.errors import QuantkitError, UsageError, did_you_mean
+from quantkit.errors import QuantkitError, UsageError, require_choice
 from quantkit.events import Sink, ignore
 from quantkit.families.model import Model, Shape
 from quantkit.machine import memory_limit_bytes
@@ -60,6 +60,7 @@ from quantkit.report.text import size
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import Origin
 from quantkit.source.quantized import QuantizedCheckpoint
+from quantkit.tokenizer.pre import require_pre
 
 T = TypeVar("T")
 TEXT = "text"  # stands for that of a calibration, whatever it is: sizes do not depend on it
@@ -91,16 +92,12 @@ def tokens_of(text: str, option: str = "--context") -> int:
 
 def _require_sense(request: RecommendRequest) -> int:
     """The memory in bytes. Raises UsageError before anything is opened."""
-    for option, value, known in (
-        ("--workload", request.workload, tuple(WORKLOADS)),
-        ("--driver", request.driver, tuple(DRIVERS)),
-    ):
-        if value not in known:
-            message = f'{option} "{value[:40]}" is unknown{did_you_mean(value, known)}'
-            raise UsageError(message, hint=f"one of {', '.join(known)}", key=option.removeprefix("--"))
+    require_choice("--workload", request.workload, WORKLOADS)
+    require_choice("--driver", request.driver, DRIVERS)
     if request.slots < 1:
         raise UsageError(f"--slots {request.slots}", hint="1 or more", key="slots")
     require_cache_type(request.kv_type)
+    require_pre(request.pre)
     parse_consumers(request.consumers)
     if request.context is not None:
         tokens_of(request.context)

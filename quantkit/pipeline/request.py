@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
-from quantkit.errors import UsageError, did_you_mean
+from quantkit.errors import UsageError, require_choice
 from quantkit.pipeline.given import (
     Coercion,
     coerce,
@@ -200,9 +200,7 @@ def _require_choices(request: Request) -> None:
         ("--activations", request.activations, ACTIVATIONS),
     )
     for option, value, known in given:
-        if value not in known:
-            what = f'{option} "{value}"{did_you_mean(value, known)}'
-            raise UsageError(what, hint=f"one of {', '.join(known)}", key=_field(option))
+        require_choice(option, value, known)
     for option, size in (("--split-max-size", request.split_max_size), ("--max-shard-size", request.max_shard_size)):
         if size is not None:
             parse_size(size, option)

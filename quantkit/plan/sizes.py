@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from quantkit.errors import UsageError, did_you_mean
+from quantkit.errors import UsageError, require_choice
 from quantkit.families.cache import Cache, plain_cache
 from quantkit.families.model import ModelTensor, Shape
 from quantkit.plan.base import Plan, Unit
@@ -163,9 +163,7 @@ def cache_of(shape: Shape) -> Cache:
 
 def require_cache_type(kv_type: str) -> tuple[int, int]:
     """The numbers and the bytes of a block. Raises UsageError for an unknown type."""
-    if kv_type not in CACHE_TYPES:
-        message = f'--kv "{kv_type[:40]}" is no type of a cache{did_you_mean(kv_type, CACHE_TYPES)}'
-        raise UsageError(message, hint=f"one of {', '.join(CACHE_TYPES)}", key="kv")
+    require_choice("--kv", kv_type, CACHE_TYPES)
     return CACHE_TYPES[kv_type]
 
 

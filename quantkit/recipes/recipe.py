@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from quantkit.errors import UsageError, did_you_mean
+from quantkit.errors import UsageError, did_you_mean, require_choice
 from quantkit.formats.containers.weights import Weights
 from quantkit.methods import method_names, needs_hessian
 from quantkit.patterns import PatternError, compile_search
@@ -216,10 +216,8 @@ def _require_floats(kept: tuple[Keep, ...]) -> None:
 
 def _method(recipe: Recipe, run: Overrides) -> MethodChoice:
     known, name = method_names(), run.method
-    if name is not None and name not in known:
-        raise UsageError(
-            f'--method: unknown "{shown(name)}"{did_you_mean(name, known)}', hint=f"known: {', '.join(known)}"
-        )
+    if name is not None:
+        require_choice("--method", name, known)
     if recipe.mixture is not None and recipe.rounds and recipe.method == MethodChoice():
         return FEEDBACK if name == FEEDBACK.name or (name is None and run.text) else recipe.method
     return recipe.method if name is None else replace(recipe.method, name=name)

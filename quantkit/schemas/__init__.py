@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from quantkit.errors import UsageError, nearest
+from quantkit.errors import require_choice
 from quantkit.events import Event
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -31,19 +31,19 @@ def json_schema(name: str) -> dict[str, Any]:
     """The JSON Schema of that name; "plan" stands for "quantkit.plan/1". Raises UsageError for an unknown one."""
     from quantkit.schemas.outputs import OUTPUTS
 
-    full = name if name in schema_names() else f"quantkit.{name}/1"
+    names = schema_names()
+    short = {each.removeprefix("quantkit.").removesuffix("/1"): each for each in names}
+    require_choice("--json-schema", name, (*short, *names))
+    full = short.get(name, name)
     if full == EVENT:
         found = _events()
     elif full in OUTPUTS:
         found = _output(full, OUTPUTS[full])
-    elif full in RECIPES:
+    else:
         from quantkit.schemas.recipes import GGUFRecipe, ServerRecipe
 
         found = _schema(GGUFRecipe if full == GGUF_RECIPE else ServerRecipe)
         _each_object(found, lambda table: table.update(additionalProperties=False))
-    else:
-        near = ", ".join(nearest(name, [*schema_names(), "plan", "convert", "event"]))
-        raise UsageError(f'unknown schema "{name}"', hint=f"nearest: {near}; all: {', '.join(schema_names())}")
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found))  # defaults as JSON has them
     return {"$schema": DIALECT, "$id": full, **plain}
 

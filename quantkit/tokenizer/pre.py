@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from quantkit.errors import UnsupportedError, UsageError, did_you_mean
+from quantkit.errors import UnsupportedError, require_choice
 from quantkit.tokenizer.files import TOKENIZER_JSON, BpeTokenizer, Json, bad
 from quantkit.tokenizer.libraries import load_tokenizer_json
 from quantkit.tokenizer.native import no_panic
@@ -54,7 +54,8 @@ def find_pre(tokenizer: BpeTokenizer, data: bytes, override: str | None = None) 
     warnings = [*_normalizer_warnings(tokenizer.normalizer)]
     known = recognize(tokenizer.pre_tokenizer)
     if override is not None:
-        name, found_by = _chosen(override), "option"
+        require_pre(override)
+        name, found_by = override, "option"
         if known and LLAMA_CPP[known.name].patterns != LLAMA_CPP[name].patterns:
             message = f'--pre {name} splits otherwise than {TOKENIZER_JSON}, whose pattern is that of "{known.name}"'
             warnings.append(("pre-tokenizer", message))
@@ -163,11 +164,10 @@ def _by_hash(data: bytes) -> str | None:
     return HASHES.get(hashlib.sha256(str(ids).encode()).hexdigest())
 
 
-def _chosen(name: str) -> str:
-    if name not in LLAMA_CPP:
-        message = f'llama.cpp knows no byte-level pre-tokenizer "{shown(name)}"{did_you_mean(name, LLAMA_CPP)}'
-        raise UsageError(message, key="pre", hint=f"known names: {', '.join(sorted(LLAMA_CPP))}")
-    return name
+def require_pre(name: str | None) -> None:
+    """Raise UsageError for a choice of --pre that llama.cpp does not know as a byte-level pre-tokenizer."""
+    if name is not None:
+        require_choice("--pre", name, sorted(LLAMA_CPP))
 
 
 def _unknown(section: Json) -> UnsupportedError:

@@ -36,7 +36,7 @@ from quantkit.tokenizer.files import (
     read_tokenizer_files,
 )
 from quantkit.tokenizer.listed_tokens import of_one_model
-from quantkit.tokenizer.pre import find_pre
+from quantkit.tokenizer.pre import find_pre, require_pre
 from quantkit.tokenizer.pre_table import LLAMA_CPP
 from quantkit.tokenizer.sentencepiece_model import UNIGRAM, SentencePieceModel, is_tiktoken, parse_sentencepiece
 from quantkit.tokenizer.sources import open_tokenizer_json
@@ -124,6 +124,7 @@ def read_tokenizer(
     llama.cpp does not have and for unknown pre-tokenizers; UsageError for an unknown `pre`. Takes up to 3 s for a
     vocabulary of 256,000.
     """
+    require_pre(pre)
     source = _open(read_file, config, rules)
     found = _read(source, rules, pre)
     files, vocabulary = source.files, found.vocabulary

@@ -95,7 +95,7 @@ def test_help_fits_sixty_columns_and_lists_the_common_options(command: str) -> N
         (["inspect", "/nowhere.gguf"], 3, "/nowhere.gguf"),
         (["pack", TINY, "-o", "x"], 3, "work folder"),
         (["recipes", "show", "q5"], 2, "q5"),
-        (["verify", TINY, "--engine", "ollama"], 4, "ollama"),
+        (["verify", TINY, "--engine", "ollama"], 2, "ollama"),
     ],
     ids=lambda value: " ".join(str(v) for v in value)[:60] if isinstance(value, list) else None,
 )

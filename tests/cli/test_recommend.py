@@ -178,7 +178,7 @@ def test_lines_fit_the_terminal(eight: Path, columns: int, memory: str, monkeypa
         (("--workload", "maths"), 'did you mean "math"'),
         (("--driver", "memmory"), 'did you mean "memory"'),
         (("--kv", "q8"), 'did you mean "q8_0"'),
-        (("--kv", "q4_k"), "is no type of a cache"),
+        (("--kv", "q4_k"), '--kv "q4_k" is unknown'),
         (("--memory", "0"), "is 0 bytes"),
         (("--memory", "24"), '"24GB"'),
         (("--memory", "rtx4095"), "rtx4090"),

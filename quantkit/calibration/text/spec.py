@@ -13,11 +13,10 @@ from quantkit.calibration.text.samples import Samples, joined_texts, select_samp
 from quantkit.calibration.text.shipped import DEFAULT
 from quantkit.calibration.text.templates import read_chat_template
 from quantkit.calibration.text.warnings import SKIPPED, data_warnings
-from quantkit.errors import InputError, UsageError
+from quantkit.errors import InputError, UsageError, require_choice
 from quantkit.events import Sink, Warned, ignore
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
-from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
     pass
@@ -60,8 +59,7 @@ class CalibrationSpec:
             if value < least:
                 raise UsageError(f"--{name} {value}", key=name, hint=f"{least} or more")
         for name, given, known in (("device", self.device, DEVICES), ("activations", self.activations, ACTIVATIONS)):
-            if given.partition(":")[0] not in known:
-                raise UsageError(f"--{name} {shown(given)}", key=name, hint=f"one of {', '.join(known)}")
+            require_choice(f"--{name}", given.partition(":")[0], known)
 
 
 def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = ignore) -> Samples:
