@@ -46,6 +46,11 @@ class Walker:
     embedded: tuple[Embedded, ...]
     workers: Workers
     sketch: Sketch
+    slabs: dict[tuple[int, int], Tensor] | None = None  # rows of the head that stay in memory, where that is wanted
+
+    def at(self, index: int) -> bool:
+        """Whether the hidden states are those after block `index`, once it was run."""
+        return True
 
     @property
     def hidden(self) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from quantkit.errors import InputError
 from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.engines import Engine, Ran, compare, engine_scores
 from quantkit.evaluation.lockstep import hidden_errors, require_alike, start
+from quantkit.evaluation.remembered import begin
 from quantkit.evaluation.scores import Scores
 from quantkit.evaluation.sides import Side
 from quantkit.evaluation.vocabulary import Head, score
@@ -32,7 +33,8 @@ def measure(
     emit: Sink = ignore,
     engines: Sequence[Callable[[], Engine]] = (),
 ) -> list[Scores]:
-    """How each of `others` predicts the corpus beside the reference, which runs once for all of them. With `engines`,
+    """How each of `others` predicts the corpus beside the reference, which runs once for all of them, and where it has
+    a memory once for all measurements on this corpus. With `engines`,
     one for each, predictions are those of the engines, opened one after the other; weights and hidden states our own.
 
     The same numbers for any number of `threads` (all cores). Raises InputError for a model of other sizes and for
@@ -43,7 +45,7 @@ def measure(
         raise InputError("nothing to compare with the reference", key="artifact")
     with workers(threads or core_count(), torch.device("cpu")) as pool:
         emit(StageStarted(STAGE, 0, f"{corpus.tokens:,} tokens, {1 + len(others)} models in lockstep"))
-        first = start(reference, corpus, pool)
+        first = begin(reference, corpus, pool)
         rest = []
         for side in others:
             rest.append(start(side, corpus, pool))
@@ -56,8 +58,9 @@ def measure(
                 name = walker.advance(index)
                 emit(BlockProgress(STAGE, name, index + 1, count + 1, number + 1, 1 + len(rest)))
             take_all(compared, [walker.sketch for walker in (first, *rest)])
-            for curve, error in zip(curves, hidden_errors(first, rest, corpus), strict=True):
-                curve.append((name, error))
+            if first.at(index):
+                for curve, error in zip(curves, hidden_errors(first, rest, corpus), strict=True):
+                    curve.append((name, error))
 
         def beat(done: int, of: int) -> None:
             emit(BlockProgress(STAGE, "head", count + 1, count + 1, done, of))

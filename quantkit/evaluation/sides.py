@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from quantkit.evaluation.memory import Memory
 from quantkit.metadata import KeyValue
 from quantkit.source import Checkpoint
 from quantkit.source.base import SourceFile
@@ -29,6 +30,7 @@ class Side:
     `rounding(tensor)` is what is done to the inputs of the layer whose weight that tensor is, None for nothing;
     `inputs` says it in words. `vocabulary` is the number of tokens that it has, None for all rows of the head.
     `moved` says whether scales were moved between layers, so that weights differ on purpose; None: nobody knows.
+    `memory` keeps its run as the reference for further measurements on the same text, None: it is run each time.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Side:
     inputs: str = "float32"
     vocabulary: int | None = None
     moved: bool | None = False
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Head:
         round_inputs(self.resident, walker.side)
         self._weights: Tensor | None = None
         self._range = (0, 0)
-        self.kept: dict[tuple[int, int], Tensor] | None = None  # slabs that stay in memory, where that is wanted
+        self.kept = walker.slabs
         model: Any = self.resident.module
         head = model.get_output_embeddings()
         head.forward = partial(_one_slab, weakref.proxy(head), weakref.proxy(self))

@@ -6,7 +6,7 @@ what is said before anything was measured: a measurement of the model itself tak
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -174,3 +174,13 @@ SERVER_LADDER: dict[int, tuple[str, ...]] = {
     4: ("w4a16", "gptq-w4g128", "awq-w4g128", "mlx-4bit", "nf4"),
     8: ("fp8", "w8a8", "w8a16", "gptq-w8g128", "mlx-8bit"),
 }  # fmt: skip
+OF_GGUF = frozenset({"llama.cpp", "ollama", "lmstudio"})  # consumers whose own format GGUF is
+
+
+def ladder_for(consumers: Sequence[str], servers: bool = False) -> dict[int, tuple[str, ...]]:
+    """The recipes of every rung for who is to load them: of these consumers all, of none named llama.cpp.
+
+    Others load GGUF files, too, some of them, and slowly: they get what they are made for, unless it is shared with
+    one that loads nothing else.
+    """
+    return SERVER_LADDER if servers or (consumers and not OF_GGUF & {*consumers}) else GGUF_LADDER

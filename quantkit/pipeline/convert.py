@@ -22,6 +22,7 @@ from quantkit.errors import (
     QuantkitError,
 )
 from quantkit.evaluation.engine_check import CHECKED
+from quantkit.evaluation.memory import Memory
 from quantkit.evaluation.opening import require_engine
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, never
 from quantkit.filling.fill import fill
@@ -72,7 +73,7 @@ class Output:
 
     `paranoid`: nothing of an earlier run counts, neither finished tensors nor a finished artifact. Everything is made
     from the source again and compared with what is there. A file for which one of the `gates` does not hold, measured
-    on `eval_data`, is not published.
+    on `eval_data`, is not published; `memory` keeps the source's run for the gates of conversions to come.
     """
 
     out: Path = Path()
@@ -83,6 +84,7 @@ class Output:
     paranoid: bool = False
     gates: tuple[str, ...] = ()
     eval_data: tuple[str, ...] = ()
+    memory: Memory | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))

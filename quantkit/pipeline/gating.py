@@ -14,6 +14,7 @@ from quantkit.evaluation.artifacts import EMBEDDING, served_rounding, served_sid
 from quantkit.evaluation.corpus import Corpus, Cutting, read_corpus
 from quantkit.evaluation.figures import Report, summarize
 from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_judgeable, require_measured
+from quantkit.evaluation.memory import Memory
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished
 from quantkit.pipeline.outputs import Artifact
@@ -40,6 +41,9 @@ class Asked(Protocol):
 
     @property
     def threads(self) -> int | None: ...
+
+    @property
+    def memory(self) -> Memory | None: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Gating:
     def __init__(self, prepared: Prepared, gates: tuple[Gate, ...], asked: Asked, offline: bool) -> None:
         self.prepared = prepared
         self.gates = gates
-        self.threads = asked.threads
+        self.threads, self.memory = asked.threads, asked.memory
         self.corpus: Corpus = read_corpus(prepared.checkpoint, asked.eval_data, Cutting(), offline=offline)
         moved = [plan.recipe for plan in prepared.plans if _moves(plan)]
         require_judgeable(gates, self.corpus, moved)
@@ -109,7 +113,8 @@ class Gating:
         named = {file.name: path for file, path in zip(plan.files, paths, strict=True)}
         with closing(self._opened(plan, named)) as made:
             side = self._side(plan, made, target)
-            original = Side(source.name, source, served_rounding(source))  # as eval runs it
+            memory = self.memory and self.memory.about(f"{self.prepared.origin.stat} {self.corpus.token_sha256}")
+            original = Side(source.name, source, served_rounding(source), memory=memory)  # as eval runs it
             [scores] = measure(original, [side], self.corpus, threads=self.threads, emit=emit)
         report = summarize(scores, self.corpus)
         nbytes = sum(path.stat().st_size for name, path in named.items() if name.endswith(WEIGHTS))

@@ -1,8 +1,9 @@
 """The tune stage: up a ladder of recipes by size, each made and measured, until the first that passes the gates.
 
 Every step smaller than the winner was measured to fail: nothing is assumed of how quality follows size. A step is a
-conversion with gates, so that what fails is kept aside and what was killed goes on. What was measured is recorded
-beside the output, sealed with the user's key, and not measured again.
+conversion with gates, so that what fails is kept aside and what was killed goes on. It reads the source once, to make
+its artifact: the source's own run on the text is kept from the first step that is measured. What was measured is
+recorded beside the output, sealed with the user's key, and not measured again.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.calibration.text.data import load_texts
+from quantkit.consumers import parse_consumers
 from quantkit.errors import GateError, InputError, QuantkitError, ResourceError, UsageError
 from quantkit.evaluation.gates import Verdict
+from quantkit.evaluation.memory import Memory
 from quantkit.events import Sink, StageFinished, Warned, ignore, never
 from quantkit.jsontext import dump_json
-from quantkit.pipeline.advice import GGUF_LADDER, SERVER_LADDER
+from quantkit.pipeline.advice import ladder_for
 from quantkit.pipeline.convert import Output, convert
 from quantkit.pipeline.gating import GATES, require_gateable
 from quantkit.pipeline.outputs import Artifact, job_folder, output_paths
@@ -95,9 +98,10 @@ class Walk:
         raise GateError(f"{what}: {closest.words}", hint=hint, judged=judged)
 
 
-def ladder_of(servers: bool) -> tuple[str, ...]:
-    """The recipes that are tried where none are named."""
-    table = SERVER_LADDER if servers else GGUF_LADDER
+def ladder_of(servers: bool, consumers: Sequence[str] = ()) -> tuple[str, ...]:
+    """The recipes that are tried where none are named: for servers where that is said, or where these consumers are.
+    Raises UsageError for a consumer that nobody knows."""
+    table = ladder_for(parse_consumers(consumers), servers)
     return tuple(name for names in table.values() for name in names)
 
 
@@ -125,6 +129,7 @@ def walk_ladder(
     if dry_run:
         return Walk(tuple(steps))
     record = _Record(output.out / RECORD)
+    output = replace(output, memory=Memory())
     done: list[Step] = []
     for number, step in enumerate(steps):
         if step.why:
@@ -151,7 +156,7 @@ def _planned(request: Request, output: Output, budget: int | None, emit: Sink) -
             for recipe, plan, folder in zip(prepared.recipes, prepared.plans, _folders(prepared, output), strict=True)
         ]
         for name, error in prepared.refused:
-            emit(Warned("refused", f"{name}: {error.message}"))
+            emit(Warned("refused", error.message if name in error.message else f"{name}: {error.message}"))
         lacking = {
             recipe.name
             for recipe, plan in zip(prepared.recipes, prepared.plans, strict=True)

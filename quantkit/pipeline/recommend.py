@@ -30,11 +30,11 @@ from quantkit.pipeline.advice import (
     KV_SOURCE,
     KV_WHY,
     RUNGS,
-    SERVER_LADDER,
     SPECIAL,
     WORKLOADS,
     Condition,
     Facts,
+    ladder_for,
 )
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.measured import Measurement, measurements
@@ -111,7 +111,7 @@ class _Answer:
         self.request, self.source, self.budget = request, source, budget
         self.workload, self.driver = WORKLOADS[request.workload], DRIVERS[request.driver]
         self.consumers = parse_consumers(request.consumers)
-        self.serves = self.driver.serves or any(c != "llama.cpp" for c in self.consumers)
+        self.rungs = ladder_for(self.consumers, self.driver.serves)
         self.model = (
             _tried(partial(describe_source, source, request.pre))
             if not isinstance(source, QuantizedCheckpoint)
@@ -201,8 +201,7 @@ class _Answer:
 
     def _ladder(self) -> Iterator[Choice]:
         """The recipes of the rungs, smallest first, that can be planned and are smaller than the source."""
-        table = SERVER_LADDER if self.serves else GGUF_LADDER
-        for bits, names in table.items():
+        for bits, names in self.rungs.items():
             if bits < min(self.workload.least, RUNGS[0]):
                 continue
             found = next(((name, plan) for name in names if (plan := self._planned(name)) is not None), None)
@@ -211,7 +210,7 @@ class _Answer:
 
     def _every(self, ladder: Sequence[Choice]) -> list[Choice]:
         """All recipes for these consumers that can be made of the source, with text if need be."""
-        names = recipe_names() if self.serves else gguf_recipe_names()
+        names = gguf_recipe_names() if self.rungs is GGUF_LADDER else recipe_names()
         known = {c.recipe: c for c in ladder}
         plans = {name: plan for name in names if name not in SPECIAL and (plan := self._planned(name)) is not None}
         return [known.get(name) or self._choice(name, plan, 0) for name, plan in plans.items()]

@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import TINY, quantkit
 from published import require
 
+from quantkit.pipeline.advice import OF_GGUF
+from quantkit.pipeline.gating import Gating
+from quantkit.recipes.read import load_recipe
+from quantkit.untrusted import InputFile
+
+GATE = ("--gate", "kld<0.001")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [json.loads(line) for line in (TINY.parent / "held-out.jsonl").read_text().splitlines()[:10]]
+    path = tmp_path_factory.mktemp("text") / "few.jsonl"
+    path.write_text("".join(json.dumps({"text": row["text"][:400]}) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run that nothing disturbs ends with."""
+    found = quantkit(*tune(text, tmp_path_factory.mktemp("whole")))
+    assert found.status == 0, found.stderr
+    return Path(found.json["artifact"]["files"][0]["path"])
+
+
+def tune(text: Path, out: Path, recipes: str = "q8_0,q4_0") -> tuple[object, ...]:
+    return ("tune", TINY, "--to", recipes, "--eval-data", text, "-o", out, "--json", *GATE)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
 
 @pytest.mark.slow
-def test_the_smallest_that_passes_is_published_and_nothing_measured_twice(tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in (TINY.parent / "held-out.jsonl").read_text().splitlines()[:10]]
-    text = tmp_path / "few.jsonl"
-    text.write_text("".join(json.dumps({"text": row["text"][:400]}) + "\n" for row in rows))
+def test_the_smallest_that_passes_is_published_and_nothing_measured_twice(text: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    tune = ("tune", TINY, "--to", "q8_0,q4_0", "--eval-data", text, "-o", out, "--json")
     for again in (False, True):
-        found = quantkit(*tune, "--gate", "kld<0.001")
+        found = quantkit(*tune(text, out))
         assert found.status == 0, found.stderr
         require(found.json)
         steps = found.json["steps"]
@@ -31,6 +66,85 @@ def test_the_smallest_that_passes_is_published_and_nothing_measured_twice(tmp_pa
     assert quantkit("tune", TINY, "--to", "q8_0").status == 2
 
 
+@pytest.mark.slow
+def test_a_step_reads_the_source_once_and_measures_the_same(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes of the source's weights that are read outside the thread that hashes, by what reads them. After the first
+    step the gates read the final norm alone; their figures are those of a conversion by itself, to the bit."""
+    weights, read, phase = TINY / "model.safetensors", Counter[str](), ["make"]
+    plain, measured = InputFile.read, Gating.measured
+
+    def counting(self: InputFile, start: int, stop: int) -> Any:
+        if self.path == weights and not threading.current_thread().name.startswith("hash"):
+            read[phase[-1]] += stop - start
+        return plain(self, start, stop)
+
+    def measuring(self: Gating, *arguments: Any) -> Any:
+        phase.append(f"gates {len(phase)}")
+        try:
+            return measured(self, *arguments)
+        finally:
+            phase.append("make")
+
+    monkeypatch.setattr(InputFile, "read", counting)
+    monkeypatch.setattr(Gating, "measured", measuring)
+    found = quantkit(*tune(text, tmp_path / "out", "q4_0,q4_1,q8_0"))
+    assert found.status == 0, found.stderr
+    gates = [read[name] for name in sorted(name for name in read if name != "make")]
+    size = weights.stat().st_size
+    assert read["make"] < 3 * 1.25 * size, "once a step, and the rows that the check samples"
+    assert gates[0] > 0.5 * size, "the source's own run"
+    assert [nbytes < 1000 for nbytes in gates[1:]] == [True, True], gates
+    steps = {step["recipe"]: step for step in found.json["steps"]}
+    assert [steps[name]["ok"] for name in ("q4_0", "q4_1", "q8_0")] == [False, False, True]
+    alone = quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path / "alone", "--eval-data", text, *GATE)
+    assert alone.status == 0, alone.stderr
+    [manifest] = (tmp_path / "alone").glob("*.manifest.json")
+    [check] = [c for c in json.loads(manifest.read_text())["checks"] if c["check"] == "gates"]
+    assert check["gates"] == steps["q8_0"]["gates"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("event", "step"), [('"TensorProgress"', "q4_0"), ('"BlockProgress"', "q8_0")])
+def test_killed_in_a_step_the_same_command_ends_with_the_same_file(
+    event: str, step: str, text: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Killed while the first step is quantized, and while the second, after one that failed, is measured."""
+    out, events = tmp_path / "out", tmp_path / "events"
+    os.mkfifo(events)
+    words = [*map(str, tune(text, out)), "--events", str(events)]
+    command = [sys.executable, "-c", "from quantkit.cli.main import run; run()", *words]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        made = 0
+        with events.open() as lines:
+            for line in lines:
+                made += '"quantize"' in line and '"StageStarted"' in line
+                if event in line and made == (1 if step == "q4_0" else 2):
+                    process.kill()
+                    break
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not list(out.glob("*.gguf"))
+    found = quantkit(*tune(text, out))
+    assert found.status == 0, found.stderr
+    assert [s["measured_before"] for s in found.json["steps"]] == [step == "q8_0", False]
+    assert [path.name for path in out.glob("*.gguf")] == [whole.name]
+    assert sha256(out / whole.name) == sha256(whole)
+    assert not [path for path in out.glob(".quantkit-*") if path.is_dir()]
+
+
 def test_two_ladders_are_one_too_many() -> None:
     found = quantkit("tune", TINY, "--to", "q8_0", "--servers", "--dry-run")
     assert (found.status, "--servers names the recipes" in found.stderr) == (2, True), found.stderr
+
+
+@pytest.mark.parametrize("consumer", ["transformers", "vllm", "sglang", "llama.cpp", "ollama", "mlx", "llama.cpp,vllm"])
+def test_the_ladder_is_that_of_the_consumers(consumer: str) -> None:
+    """None named: recipes in the format that the consumer is made for, and at least one that needs no text."""
+    found = quantkit("tune", TINY, "--for", consumer, "--dry-run", "--json")
+    assert found.status == 0, found.stderr
+    steps = found.json["steps"]
+    of_gguf = bool(OF_GGUF & {*consumer.split(",")})
+    assert {load_recipe(step["recipe"]).mixture is not None for step in steps} == {of_gguf}
+    assert any(step["skipped"] is None for step in steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,9 +48,8 @@ def convert(
     if dry_run:
         show_plan(session, request, out)
         return
-    output = quantkit.Output(
-        out=out, force=force, threads=threads, engine=engine, verify=verify, paranoid=paranoid, **gated.values()
-    )
+    run = quantkit.Output(out=out, force=force, threads=threads, engine=engine, verify=verify, paranoid=paranoid)
+    output = replace(run, gates=tuple(gated.gate or ()), eval_data=tuple(gated.eval_data or ()))
     try:
         with StopSignal(session.note) as stop:
             built = quantkit.convert(request, output, emit=session.emit, stop=stop)

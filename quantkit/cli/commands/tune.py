@@ -40,7 +40,7 @@ def tune(
         hint = "leave out --servers, or --to"
         raise UsageError("--servers names the recipes, and so does --to", hint=hint, key="servers")
     if not want.to:
-        request = replace(request, recipes=quantkit.ladder_of(servers))
+        request = replace(request, recipes=quantkit.ladder_of(servers, request.consumers))
     values = gated.values()
     output = quantkit.Output(out, force, threads, gates=values["gates"], eval_data=values["eval_data"])
     with StopSignal(session.note) as stop:
