@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from quantkit.calibration.walk.model import Embedded
-    from quantkit.evaluation.weights import Sketch
+Sketch = Embedded = Tensor = Any  # see weights.py and calibration/walk/model.py, which stand above
 
 ROOM = 2 << 30  # bytes: of larger models nothing is kept, and each measurement runs them again
 
