@@ -1,10 +1,9 @@
-"""Room for what one measurement leaves to the next on the same text; imports no torch."""
+"""Room for what one measurement leaves to the next on the same text. Imports none of what it holds: that stands above."""
 
 from __future__ import annotations
 
 from typing import Any
 
-Sketch = Embedded = Tensor = Any  # see weights.py and calibration/walk/model.py, which stand above
 
 ROOM = 2 << 30  # bytes: of larger models nothing is kept, and each measurement runs them again
 
@@ -21,9 +20,9 @@ class Memory:
     def clear(self) -> None:
         """Forget everything."""
         self.room = self._all
-        self.steps: list[tuple[str, Sketch]] = []
-        self.embedded: tuple[Embedded, ...] = ()
-        self.slabs: dict[tuple[int, int], Tensor] | None = None
+        self.steps: list[tuple[str, Any]] = []
+        self.embedded: tuple[Any, ...] = ()
+        self.slabs: dict[tuple[int, int], Any] | None = None
 
     def about(self, text: str) -> Memory:
         """The memory for what `text` stands for, a model and its tokens: empty where it held another walk."""
@@ -42,14 +41,14 @@ class Memory:
         self.room -= nbytes
         return self.room >= 0
 
-    def add(self, name: str, sketch: Sketch, nbytes: int) -> None:
+    def add(self, name: str, sketch: Any, nbytes: int) -> None:
         """Keep the next step; once there is no room, no step any more."""
         if self.takes(nbytes):
             self.steps.append((name, sketch))
         else:
             self.steps.clear()
 
-    def finish(self, embedded: tuple[Embedded, ...], nbytes: int) -> None:
+    def finish(self, embedded: tuple[Any, ...], nbytes: int) -> None:
         """Keep the end of the walk, if all of it had room."""
         if self.takes(nbytes):
             self.embedded = embedded
