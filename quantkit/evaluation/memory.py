@@ -1,9 +1,8 @@
-"""Room for what one measurement leaves to the next on the same text. Imports none of what it holds: that stands above."""
+"""Room for what one measurement leaves to the next on the same text; imports none of what it holds."""
 
 from __future__ import annotations
 
 from typing import Any
-
 
 ROOM = 2 << 30  # bytes: of larger models nothing is kept, and each measurement runs them again
 
