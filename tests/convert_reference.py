@@ -21,12 +21,16 @@ from conversion import ModelBase, ModelType, TextModel, get_model_architecture, 
 
 OUTTYPES = {"f32": gguf.LlamaFileType.ALL_F32, "auto": gguf.LlamaFileType.GUESSED}
 own_pre = TextModel.get_vocab_base_pre
+OF_REMOTE_CODE = {"HunYuanMoEV1ForCausalLM", "QWenLMHeadModel"}  # whose tokenizer the converter takes from their code
 
 
 def convert(folder: Path, output: Path, outtype: str, pre: str | None) -> None:
     TextModel.get_vocab_base_pre = own_pre if pre is None else lambda self, tokenizer: pre
     hparams = ModelBase.load_hparams(folder, is_mistral_format=False)
-    model_class = get_model_class(get_model_architecture(hparams, ModelType.TEXT))
+    architecture = get_model_architecture(hparams, ModelType.TEXT)
+    model_class = get_model_class(architecture)
+    if architecture in OF_REMOTE_CODE and (folder / "tokenizer.json").is_file():
+        model_class.set_vocab = TextModel._set_vocab_gpt2
     said = None
     for _ in range(3):
         try:

@@ -38,8 +38,8 @@ class Entry:
     """A checkpoint of a family: made by the class `model` of transformers, or of `shapes` (None: not made so).
 
     `words` are tokens that its vocabulary needs; `edit` changes config.json afterwards, `published` the tensors, in
-    place; `files` lie beside it.
-    `differs` are keys in which the file is meant to differ from that of the reference, with the value. `unlike`
+    place; `files` lie beside it; `further` are shapes of tensors that transformers does not know. `differs` are keys in
+    which the file is meant to differ from that of the reference, with the value. `unlike`
     says why its predictions are not compared.
     """
 
@@ -53,6 +53,7 @@ class Entry:
     files: Mapping[str, str] = field(default_factory=dict)
     differs: Mapping[str, Any] = field(default_factory=dict)
     unlike: str | None = None
+    further: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -202,6 +203,35 @@ def smallthinker_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]
         for expert in range(count):
             experts = gated(f"{block}experts.{expert}.", hidden, inner)
             found |= {name.replace("_proj", ""): shape for name, shape in experts.items()}
+    return found
+
+
+def attention(prefix: str) -> dict[str, tuple[int, ...]]:
+    """Attention of 8 heads of 32, 4 for keys and values."""
+    shapes = {"q_proj": (256, 256), "k_proj": (128, 256), "v_proj": (128, 256), "o_proj": (256, 256)}
+    return {f"{prefix}self_attn.{name}.weight": shape for name, shape in shapes.items()}
+
+
+def k_exaone_mtp() -> dict[str, tuple[int, ...]]:
+    """The block that predicts one token more, under the names that LG publishes."""
+    block = "mtp.layers.0."
+    norms = ("input_layernorm", "post_attention_layernorm")
+    return {
+        "mtp.fc.weight": (256, 512),
+        **{f"mtp.{norm}.weight": (256,) for norm in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")},
+        **{f"{block}{norm}.weight": (256,) for norm in norms},
+        **attention(block), **gated(f"{block}mlp.", 256, 512),
+        **{f"{block}self_attn.{p}_norm.weight": (32,) for p in "qk"},
+    }  # fmt: skip
+
+
+def cohere2_mtp(layer: int) -> dict[str, tuple[int, ...]]:
+    """The same of Cohere's mixture, after the last layer."""
+    block = f"model.layers.{layer}."
+    found = {f"{block}{norm}.weight": (256,) for norm in ("input_layernorm", "enorm", "hnorm", "shared_head.norm")}
+    found |= {f"{block}eh_proj.weight": (256, 512), f"{block}mlp.gate.weight": (4, 256), **attention(block)}
+    for module in ("shared_experts", *(f"experts.{number}" for number in range(4))):
+        found |= gated(f"{block}mlp.{module}.", 256, 512)
     return found
 
 
@@ -453,6 +483,75 @@ TABLE: dict[str, Entry] = {
         ).items() if key != "intermediate_size"},
         shapes=smallthinker_shapes,
     ),
+    "trinity": Entry(
+        "Afmoe",
+        {**FOUR, **HEAD64, "moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2,
+         "num_shared_experts": 1, "num_dense_layers": 1, "sliding_window": 64, "mup_enabled": True,
+         "route_scale": 2.5},
+        edit=lambda config: config.update(score_func="sigmoid", route_norm=True, n_group=1, topk_group=1),
+    ),
+    "k-exaone": Entry(
+        "ExaoneMoe",
+        {**FOUR, "sliding_window": 64, "moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2,
+         "num_shared_experts": 1},
+        edit=lambda config: config.update(scoring_func="sigmoid"),
+    ),
+    "k-exaone-mtp": Entry(
+        "ExaoneMoe",
+        {**FOUR, "sliding_window": 64, "moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2,
+         "num_shared_experts": 1, "num_nextn_predict_layers": 1},
+        edit=lambda config: config.update(scoring_func="sigmoid"), further=k_exaone_mtp(),
+    ),
+    "trinity-as-saved": Entry(
+        "Afmoe",
+        {**FOUR, **HEAD64, "moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2,
+         "num_shared_experts": 1, "num_dense_layers": 1, "sliding_window": 64, "mup_enabled": True},
+        differs={"afmoe.expert_gating_func": 2, "afmoe.expert_weights_norm": True},
+    ),
+    "k-exaone-as-saved": Entry(
+        "ExaoneMoe",
+        {**FOUR, "sliding_window": 64, "moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2,
+         "num_shared_experts": 2, "norm_topk_prob": False},
+        differs={"exaone-moe.expert_gating_func": 2},
+    ),
+    "cohere2-moe": Entry(
+        "Cohere2Moe",
+        {**FOUR, "head_dim": 32, "sliding_window": 64, "num_experts": 4, "num_experts_per_tok": 2,
+         "num_shared_experts": 1, "expert_selection_fn": "sigmoid", "prefix_dense_intermediate_size": 768,
+         "first_k_dense_replace": 1},
+    ),
+    "cohere2-moe-mtp": Entry(
+        "Cohere2Moe",
+        {**FOUR, "head_dim": 32, "sliding_window": 64, "num_experts": 4, "num_experts_per_tok": 2,
+         "num_shared_experts": 1, "expert_selection_fn": "sigmoid", "num_nextn_predict_layers": 1},
+        further=cohere2_mtp(4),
+    ),
+    "cohere2-moe-of-one-width": Entry(
+        "Cohere2Moe",
+        {**SIZES, "head_dim": 32, "sliding_window": 64, "num_experts": 4, "num_experts_per_tok": 2,
+         "first_k_dense_replace": 1},
+        differs={"cohere2moe.feed_forward_length": 512},
+    ),
+    "cohere2-moe-softmax": Entry(
+        "Cohere2Moe",
+        {**FOUR, "head_dim": 32, "sliding_window": 64, "num_experts": 4, "num_experts_per_tok": 2,
+         "rms_norm_eps": 1e-5, "tie_word_embeddings": False},
+    ),
+    "hunyuan-moe": Entry(
+        "HunYuanMoEV1", {**SIZES, "num_experts": 4, "moe_topk": 2, "intermediate_size": 256, "head_dim": 32},
+        edit=lambda config: config.update(
+            moe_intermediate_size=[256, 256], moe_topk=[2, 2], num_shared_expert=[1, 1]
+        ),
+    ),
+    "hunyuan-moe-stretched": Entry(
+        "HunYuanMoEV1",
+        {**SIZES, "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4, "moe_topk": 2,
+         "intermediate_size": 256, "head_dim": 128, "max_position_embeddings": 32768,
+         "rope_parameters": {"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0, "rope_theta": 10000.0}},
+        edit=lambda config: config.update(
+            moe_intermediate_size=[256, 256], moe_topk=[2, 2], num_shared_expert=[1, 1]
+        ),
+    ),
     "santacoder": Entry(
         "GPTBigCode",
         {"vocab_size": 400, "n_embd": 256, "n_layer": 2, "n_head": 8, "n_positions": 512, "num_hidden_layers": 2,
@@ -466,8 +565,9 @@ def build(name: str, folder: Path) -> Path:
     entry, out = TABLE[name], folder / name
     if entry.model is not None:
         variant = Variant(
-            entry.model, entry.config, bpe=entry.bpe, words=entry.words, edit=entry.edit, files=entry.files
-        )
+            entry.model, entry.config, bpe=entry.bpe, words=entry.words, edit=entry.edit, files=entry.files,
+            further=entry.further,
+        )  # fmt: skip
         checkpoints.build_variant(variant, out, SPREAD)
         if entry.published:
             _change(out / "model.safetensors", entry.published)

@@ -334,7 +334,10 @@ LLAMA: tuple[KeyRow, ...] = (
 GATING = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}  # llama.cpp's enum llama_expert_gating_func_type
 
 
-SCORES = ("score_function", "scoring_func", "score_func", "moe_router_activation")
+SCORES = (
+    "score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func",
+    "expert_selection_fn",
+)  # fmt: skip
 
 
 def gating(hparams: Hparams) -> Iterable[KeyValue]:
@@ -346,6 +349,11 @@ def gating(hparams: Hparams) -> Iterable[KeyValue]:
         what = f'config.json: scoring_func is "{shown(str(said))}"'
         raise UnsupportedError(what, key="scoring_func", hint=f"known: {', '.join(GATING)}")
     return (KeyValue("expert_gating_func", "u32", GATING[said]),)
+
+
+def sigmoid_unless_said(hparams: Hparams) -> Iterable[KeyValue]:
+    """The same of a model whose code knows a sigmoid alone: config.json as transformers saves it does not say it."""
+    return tuple(gating(hparams)) or (KeyValue("expert_gating_func", "u32", GATING["sigmoid"]),)
 
 
 def rope_sections(*default: int) -> KeyRow:

@@ -36,6 +36,9 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "Gemma 3 1B": ("Gemma3", {"num_hidden_layers": 26, "query_pre_attn_scalar": 256, "sliding_window_pattern": 6}),
     "Gemma 3 27B": ("Gemma3", GEMMA3_27B),
     "Gemma 3 270M": ("Gemma3", {"num_hidden_layers": 12, "layer_types": SIX * 2, "attn_logit_softcapping": None}),
+    "Trinity": ("Afmoe", {"mup_enabled": True, "global_attn_every_n_layers": 4, "hidden_act": "silu"}),
+    "K-EXAONE": ("ExaoneMoe", {"sliding_window": 128, "sliding_window_pattern": "LLLG"}),
+    "North": ("Cohere2Moe", {"dense_layers": 1, "expert_selection_fn": "sigmoid", "norm_topk_prob": False}),
     "Phi-4": ("Phi3", {"sliding_window": None, "max_position_embeddings": 16384}),
 }  # fmt: skip
 DIFFERENT: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -51,6 +54,11 @@ DIFFERENT: dict[str, tuple[str, dict[str, Any], str]] = {
     "layers": ("Gemma2", {**GEMMA2, "layer_types": ["full_attention"] * 26}, "layer_types"),
     "pattern": ("Gemma3", {"sliding_window_pattern": 4}, "sliding_window_pattern is 4, it takes 6"),
     "softcap": ("Gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50"),
+    "muP": ("Afmoe", {}, "mup_enabled is not set"),
+    "period of windows": ("Afmoe", {"mup_enabled": True, "global_attn_every_n_layers": 2}, "layers is 2, it takes 4"),
+    "letters": ("ExaoneMoe", {"sliding_window_pattern": "LLG"}, "sliding_window_pattern is LLG, it takes 4"),
+    "softmax": ("Cohere2Moe", {"norm_topk_prob": False}, "it takes one over all"),
+    "rotated": ("Cohere2Moe", {"dense_layers": 1, "prefix_dense_sliding_window_pattern": 2}, "rotates all dense"),
     "yarn": ("Llama", {"rope_scaling": {**YARN, "attention_factor": 1.0}}, "yarn is 1, it takes 1.139"),
 }  # fmt: skip
 

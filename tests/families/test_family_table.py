@@ -142,8 +142,10 @@ def test_the_types_are_those_of_llama_quantize(name: str, root: Path) -> None:
 
 
 def layers(name: str) -> int:
+    """The blocks of the file, those that predict further tokens among them."""
     config = TABLE[name].config
-    return int(config.get("text_config", config)["num_hidden_layers"])
+    further = int(config["num_nextn_predict_layers"]) if TABLE[name].further else 0
+    return int(config.get("text_config", config)["num_hidden_layers"]) + further
 
 
 @NAMES

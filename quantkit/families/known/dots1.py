@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from quantkit.families import assumptions, keys
-from quantkit.families.hparams import Hparams
 from quantkit.families.layers import before, from_
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -22,13 +19,6 @@ from quantkit.families.rows import (
     experts,
     shared_expert,
 )
-from quantkit.metadata import KeyValue
-
-
-def scores(hparams: Hparams) -> Iterable[KeyValue]:
-    """How a router's scores become weights: by sigmoid, as the model's code has it, where config.json does not say."""
-    return tuple(keys.gating(hparams)) or (KeyValue("expert_gating_func", "u32", keys.GATING["sigmoid"]),)
-
 
 DENSE = "first_k_dense_replace"
 
@@ -61,7 +51,7 @@ DOTS1 = Family(
     keys=(
         *keys.COMMON,
         *keys.ROUTED[:-1],
-        scores,
+        keys.sigmoid_unless_said,
         keys.Key("expert_feed_forward_length", "u32", "moe_intermediate_size"),
         keys.Key("leading_dense_block_count", "u32", DENSE),
         keys.Key("expert_shared_count", "u32", "n_shared_experts"),

@@ -11,7 +11,7 @@ from quantkit.families.roles import Role
 from quantkit.families.rows import ATTENTION, FREQUENCIES, MLP, NORMS, OUTSIDE, Drop, Family, T, TokenizerRules
 from quantkit.metadata import KeyValue
 
-ALPHA = 50.0  # where config.json names none
+ALPHA = 50.0  # of a dense model whose config.json names none
 BASE, CONTEXTS, CONTEXT = 10000.0, (32 << 10, 256 << 10), 256 << 10  # of all models that were published
 
 QK_NORMS = (
@@ -34,22 +34,28 @@ def context(hparams: Hparams) -> Iterable[KeyValue]:
     return (KeyValue("context_length", "u32", CONTEXT),)
 
 
-def frequencies(hparams: Hparams) -> Iterable[KeyValue]:
-    """The base of the rotation, raised as the model's own code raises it at every length."""
-    theta = hparams.required("rope_theta")
-    if not stretched(hparams):
-        yield KeyValue("rope.freq_base", "f32", theta)
-        return
-    alpha, head = hparams.number("rope_alpha"), hparams.count("head")
-    if (alpha is not None and alpha <= 0) or head <= 2:
-        message = f"config.json: positions are stretched by alpha {alpha} in heads of {head}, which is no base"
-        raise InputError(message, key="alpha", path="config.json", hint=CONFIG_HINT)
-    yield KeyValue("rope.freq_base", "f32", theta * (ALPHA if alpha is None else alpha) ** (head / (head - 2)))
-    yield KeyValue("rope.scaling.type", "string", "none")
-    yield KeyValue("rope.scaling.factor", "f32", 1.0)
-    yield KeyValue("rope.scaling.original_context_length", "u32", CONTEXT)
+def frequencies(otherwise: float) -> keys.KeyRow:
+    """The base of the rotation, raised by alpha as the model's own code raises it at every length; `otherwise` is alpha
+    where config.json names none."""
+
+    def entries(hparams: Hparams) -> Iterable[KeyValue]:
+        theta = hparams.required("rope_theta")
+        if not stretched(hparams):
+            yield KeyValue("rope.freq_base", "f32", theta)
+            return
+        alpha, head = hparams.number("rope_alpha"), hparams.count("head")
+        if (alpha is not None and alpha <= 0) or head <= 2:
+            message = f"config.json: positions are stretched by alpha {alpha} in heads of {head}, which is no base"
+            raise InputError(message, key="alpha", path="config.json", hint=CONFIG_HINT)
+        yield KeyValue("rope.freq_base", "f32", theta * (otherwise if alpha is None else alpha) ** (head / (head - 2)))
+        yield KeyValue("rope.scaling.type", "string", "none")
+        yield KeyValue("rope.scaling.factor", "f32", 1.0)
+        yield KeyValue("rope.scaling.original_context_length", "u32", CONTEXT)
+
+    return entries
 
 
+KEYS = (*keys.without(keys.SIZES, "context_length"), context, keys.RMS_EPSILON, *keys.HEAD_LENGTHS)
 HUNYUAN = Family(
     name="hunyuan_dense",
     gguf="hunyuan-dense",
@@ -63,13 +69,7 @@ HUNYUAN = Family(
     },
     outside=OUTSIDE,
     block=(*NORMS, *ATTENTION, *QK_NORMS, *MLP),
-    keys=(
-        *keys.without(keys.SIZES, "context_length"),
-        context,
-        frequencies,
-        keys.RMS_EPSILON,
-        *keys.HEAD_LENGTHS,
-    ),
+    keys=(*KEYS, frequencies(ALPHA)),
     drop=(FREQUENCIES, Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings")),
     assumes=(assumptions.silu,),
     folds=folds.DENSE,
