@@ -44,6 +44,7 @@ class TensorInfo:
     nbytes: int
     stored_as: str | None = None
     stored_bits: int | None = None
+    values: tuple[float, ...] | None = None
 
     @property
     def cols(self) -> int:

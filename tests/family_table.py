@@ -483,6 +483,7 @@ TABLE: dict[str, Entry] = {
         ).items() if key != "intermediate_size"},
         shapes=smallthinker_shapes,
     ),
+    "apertus": Entry("Apertus", {**SIZES, "mlp_bias": False}),
     "trinity": Entry(
         "Afmoe",
         {**FOUR, **HEAD64, "moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2,

@@ -18,6 +18,7 @@ from quantkit.metadata import KeyValue
 from quantkit.untrusted import shown
 
 MAX_U32 = 2**32 - 1
+SHARED = ("diffusion.", "xielu.")
 MAX_ENTRIES = 1 << 16  # of a list in config.json that becomes an array
 
 
@@ -87,8 +88,8 @@ def architecture_metadata(architecture: str, entries: Iterable[KeyRow], hparams:
 
 
 def _full(architecture: str, key: str) -> str:
-    """The name in the file; of models that fill in masked tokens, some stand under a name that all share."""
-    return key if key.startswith("diffusion.") else f"{architecture}.{key}"
+    """The name in the file; some stand under a name that all share: of models that fill in masked tokens, of xIELU."""
+    return key if key.startswith(SHARED) else f"{architecture}.{key}"
 
 
 def number(key: Key, hparams: Hparams) -> Iterable[KeyValue]:

@@ -7,6 +7,8 @@ from the same ones, so that they cannot disagree.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from quantkit.errors import InputError
@@ -183,6 +185,36 @@ def turned(flag: str, stacks: Mapping[str, tuple[str, str]]) -> Seen:
         return {flag: True in found}
 
     return seen
+
+
+@dataclass(frozen=True)
+class Told:
+    """A number that a tensor of every layer holds, and the file among its keys: `source` is the tensor's name as rows
+    have it, with "{}" for the layer, `name` that of the list of numbers.
+
+    Where headers alone are read there is no such list. Raises InputError for a layer without the tensor, for a tensor
+    that holds more than one number, and for a number that is not finite.
+    """
+
+    source: str
+    name: str
+
+    def __call__(self, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
+        found: list[float] = []
+        for layer in range(trunk_of(hparams)):
+            name = self.source.format(layer)
+            info = tensors.get(name)
+            if info is None:
+                message = f'the checkpoint has no tensor "{name}", whose number the file has among its keys'
+                raise InputError(message, tensor=name, hint="is a shard missing, or config.json of another model?")
+            values = info.values if info.values is not None else (0.0,) * min(info.elements, 2)
+            if len(values) != 1 or not isfinite(values[0]):
+                message = f'tensor "{info.name}" of shape {list(info.shape)} is not one finite number'
+                raise InputError(
+                    message, tensor=info.name, hint="config.json and the weights are not of the same model"
+                )
+            found += values if info.values is not None else ()
+        return {self.name: found} if found else {}
 
 
 def _bad(key: str, what: str) -> InputError:

@@ -13,11 +13,11 @@ from typing import Any
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.heads import without_head
-from quantkit.families.mapping import NUMBER, require_complete, rows_by_source, rows_of
+from quantkit.families.mapping import require_complete, rows_by_source, rows_of
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
 from quantkit.families.roles import Role
-from quantkit.families.rows import Family
+from quantkit.families.rows import NUMBER, Family
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
 

@@ -17,12 +17,11 @@ from quantkit.families.model import ModelTensor
 from quantkit.families.parts import Mapped
 from quantkit.families.placements import Placement
 from quantkit.families.roles import Role, stays_f32
-from quantkit.families.rows import ALWAYS, PRESENT, Family, Stack, T
+from quantkit.families.rows import ALWAYS, NUMBER, PRESENT, Family, Stack, T
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.untrusted import shown
 
 COMPARED = 200  # characters of an unknown name that are compared with known ones: the comparison is quadratic
-NUMBER = re.compile(r"(?<=\.)[0-9]{1,6}(?=\.)")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 from quantkit.families import assumptions, keys
 from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams, merged, nested_part, read_hparams
-from quantkit.families.layers import Derive, Layers, Seen, block_count, every, trunk_of
+from quantkit.families.layers import Derive, Layers, Seen, Told, block_count, every, trunk_of
 from quantkit.families.model import ModelTensor
 from quantkit.families.placements import (
     Place,
@@ -31,6 +31,7 @@ from quantkit.tensors import TensorInfo
 
 ALWAYS, PRESENT = "always", "present"
 SOURCE_BLOCK, TARGET_BLOCK = "model.layers.{}.", "blk.{}."
+NUMBER = re.compile(r"(?<=\.)[0-9]{1,6}(?=\.)")
 BARE = ("embed_tokens.", "layers.", "norm.")
 
 
@@ -232,6 +233,11 @@ class Family:
         for seen in self.seen:
             hparams = replace(hparams, values={**hparams.values, **seen(hparams, tensors)})
         return hparams
+
+    def is_told(self, info: TensorInfo) -> bool:
+        """Whether a tensor holds a number that the file has among its keys."""
+        told = {seen.source for seen in self.seen if isinstance(seen, Told)}
+        return info.elements == 1 and NUMBER.sub("{}", self.source_name(info.name)) in told
 
     def is_skipped(self, name: str, hparams: Hparams) -> bool:
         """Whether a tensor, by the name that rows use, is of a block after the last layer that is left out."""

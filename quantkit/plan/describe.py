@@ -1,11 +1,14 @@
-"""A checkpoint described: family, tokenizer and tensors, from headers alone."""
+"""A checkpoint described: family, tokenizer and tensors, from headers, and the few numbers that become keys."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from quantkit.families.describe import describe, find_family, require_fitting
 from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Model
 from quantkit.source import Checkpoint
+from quantkit.tensors import TensorInfo
 from quantkit.tokenizer.read import read_tokenizer
 
 
@@ -20,5 +23,11 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
         return describe_gguf(tensors, checkpoint.metadata)
     named = find_family(config)
     require_fitting(config, tensors)
+    tensors = {n: _with_values(checkpoint, i) if named.family.is_told(i) else i for n, i in tensors.items()}
     tokenizer = read_tokenizer(read_file, config, named.family.tokens, pre=pre, names=checkpoint.file_names())
     return describe(tensors, config, read_file, named, tokenizer, name=checkpoint.name)
+
+
+def _with_values(checkpoint: Checkpoint, info: TensorInfo) -> TensorInfo:
+    """A tensor of a few numbers, with them."""
+    return replace(info, values=tuple(checkpoint.ref(info.name).read(0, info.rows).reshape(-1).tolist()))

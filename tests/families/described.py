@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,9 @@ class Folder:
 
 
 def infos_of(arrays: Mapping[str, tuple[str, F32]]) -> dict[str, TensorInfo]:
-    return {name: TensorInfo(name, dtype, array.shape, array.nbytes) for name, (dtype, array) in arrays.items()}
+    found = {name: TensorInfo(name, dtype, array.shape, array.nbytes) for name, (dtype, array) in arrays.items()}
+    values = {name: tuple(array.reshape(-1).tolist()) for name, (_, array) in arrays.items() if array.size == 1}
+    return {name: replace(info, values=values.get(name)) for name, info in found.items()}
 
 
 def describe_arrays(arrays: Mapping[str, tuple[str, F32]], config: Mapping[str, Any], folder: Folder) -> Model:
