@@ -31,6 +31,7 @@ ROOT = PurePosixPath(f"llama_cpp_python-{LLAMA_CPP.version}/vendor/llama.cpp")
 WANTED = (
     "LICENSE",
     "convert_hf_to_gguf.py",
+    "convert_lora_to_gguf.py",
     "conversion/*.py",
     "gguf-py/gguf/**/*.py",
     "include/llama.h",

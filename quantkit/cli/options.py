@@ -23,6 +23,10 @@ OUTPUT = "Output and talk"
 WithCard = Annotated[
     bool, typer.Option("--card", help="Write a model card (README.md) beside it, too.", rich_help_panel=RUN)
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option("--adapter", metavar="DIR", help="A LoRA adapter to merge into the weights first; repeatable."),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="A folder, or a file name ending in .gguf.")]
 Threads = Annotated[
     int | None,
@@ -88,6 +92,11 @@ class Want:
             help="Recipe names or .toml files; repeatable; see quantkit recipes.",
             show_default=DEFAULT_RECIPE,
         ),
+    ] = None
+    adapter: Adapters = None
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="SRC", help="The model of an adapter that is the source (--to lora-f16)."),
     ] = None
     keep: Annotated[
         list[str] | None,
@@ -275,5 +284,7 @@ class Want:
             max_kld=self.max_kld,
             sensitivity=self.sensitivity,
             card=self.card,
+            adapters=tuple(self.adapter or ()),
+            base=self.base,
             offline=offline,
         )

@@ -62,6 +62,7 @@ class CalibrateRequest:
     require_coverage: float | None = None
     force: bool = False
     pre: str | None = None
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def plan_calibration(request: CalibrateRequest, emit: Sink = ignore) -> Calibrat
     kind = kind_of(request)
     request.spec.check()
     require_place([request.out], record_path(request.out))
-    checkpoint = open_source(request.source, offline=request.spec.offline, emit=emit)
+    checkpoint = open_source(request.source, offline=request.spec.offline, emit=emit, adapters=request.adapters)
     try:
         sources = [Path(file.path) for file in checkpoint.files()]
         refuse_inputs([request.out, record_path(request.out)], [*sources, *map(data_path, request.spec.data)])

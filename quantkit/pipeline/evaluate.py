@@ -60,7 +60,7 @@ NOT_HELD_OUT, LONG_WINDOW, DAMAGED = "not-held-out", "long-window", "damaged-wei
 
 COERCED: dict[str, Coercion] = {
     "artifacts": given_paths, "against": given_optional, "against_quantized": given_optional, "data": given_data,
-    "gates": given_texts, "prompts": given_optional, "tasks": given_names,
+    "gates": given_texts, "prompts": given_optional, "tasks": given_names, "adapters": given_texts,
 }  # fmt: skip
 
 
@@ -70,7 +70,8 @@ class EvalRequest:
     as `against_quantized`. `data` is text as for calibrate; `gates` as `--gate` has them. `seen` measures on text that
     an artifact was calibrated on, which is refused otherwise. `prompts` is "golden" or a file of prompts, which are
     continued by up to `prompt_tokens` tokens; without `data` the text is theirs. `harness` is "lm-eval", which runs
-    `tasks`: `task_options` says how. `engine` runs the artifacts on the text, None: our own code does."""
+    `tasks`: `task_options` says how. `engine` runs the artifacts on the text, None: our own code does. `adapters` are
+    merged into the original."""
 
     artifacts: tuple[Path, ...]
     against: str | None = None
@@ -90,6 +91,7 @@ class EvalRequest:
     tasks: tuple[str, ...] = ()
     task_options: TaskOptions = NO_TASKS
     engine: str | None = None
+    adapters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         coerce(self, COERCED)
@@ -275,7 +277,8 @@ def _open_reference(request: EvalRequest, emit: Sink) -> Checkpoint:
     """The original. Raises UsageError for a quantized one that was not asked for by name."""
     spec = request.against or request.against_quantized
     assert spec, "_require_sense"
-    source = open_source(os.path.expanduser(spec), offline=request.offline, emit=emit)  # noqa: PTH111
+    path = os.path.expanduser(spec)  # noqa: PTH111
+    source = open_source(path, offline=request.offline, emit=emit, adapters=request.adapters)
     try:
         _require_original(source, spec, by_name=not request.against)
     except BaseException:

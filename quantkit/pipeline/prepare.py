@@ -129,7 +129,7 @@ def prepare(
             said.add(event.code)
         emit(event)
 
-    checkpoint = open_source(request.source, offline=request.offline, emit=hear)
+    checkpoint = open_source(request.source, offline=request.offline, emit=hear, adapters=request.adapters)
     try:
         prepared = _plan_all(request, checkpoint, (recipes, tuning), stem, emit)
     except QuantkitError:

@@ -14,6 +14,7 @@ from quantkit.pipeline.given import (
     given_data,
     given_names,
     given_number,
+    given_optional,
     given_path,
     given_size,
     given_text,
@@ -61,6 +62,8 @@ class Request:
     max_kld: float | None = None
     sensitivity: Path | None = None
     card: bool = False
+    adapters: tuple[str, ...] = ()
+    base: str | None = None
 
     def __post_init__(self) -> None:
         coerce(self, COERCED)
@@ -89,7 +92,8 @@ class Request:
 COERCED: dict[str, Coercion] = {
     "source": given_text, "recipes": given_names, "imatrix": given_path, "keep": given_texts, "calib": given_data,
     "consumers": given_names, "split_max_size": given_size, "max_shard_size": given_size, "target_size": given_size,
-    "sensitivity": given_path, "target_bpw": given_number, "max_kld": given_number,
+    "sensitivity": given_path, "adapters": given_texts, "base": given_optional,
+    "target_bpw": given_number, "max_kld": given_number,
 }  # fmt: skip
 
 

@@ -49,10 +49,12 @@ def verify(
     artifact: Path | str,
     *,
     against: Path | str | None = None,
+    adapters: Sequence[str] = (),
     options: VerifyOptions = STANDARD,
     emit: Sink = ignore,
 ) -> Verification:
-    """Look at a published artifact. Without `against` nothing is compared with a source.
+    """Look at a published artifact. Without `against` nothing is compared with a source; `adapters` are those that
+    were merged into it.
 
     Raises InputError for a file that does not parse, UnsupportedError for an engine that is unknown or missing.
     """
@@ -70,7 +72,7 @@ def verify(
     look = _checkpoint if checkpoint_like else _gguf
     if against is None:
         return look(folder, None, options, emit)
-    with closing(open_source(against, offline=options.offline, emit=emit)) as source:
+    with closing(open_source(against, offline=options.offline, emit=emit, adapters=adapters)) as source:
         return look(folder, source, options, emit)
 
 

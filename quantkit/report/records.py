@@ -63,6 +63,19 @@ class RecipeRecord(Struct, frozen=True):
     name: str
 
 
+class AdapterRecord(Struct, frozen=True):
+    """A LoRA adapter that was merged into the weights, or written as a file; products were multiplied by `scales`."""
+
+    name: str
+    base: str | None
+    sha256: Sha256
+    rank: Count
+    alpha: float
+    scales: tuple[float, ...]
+    modules: Count
+    saved: Count
+
+
 class SourceRecord(Struct, frozen=True):
     """Where the weights came from. `repo` and `commit` are those of the Hub."""
 
@@ -71,6 +84,7 @@ class SourceRecord(Struct, frozen=True):
     repo: str | None
     commit: str | None
     files: Annotated[tuple[FileRecord, ...], Meta(min_length=1)]
+    adapters: tuple[AdapterRecord, ...] = ()
 
 
 class ToolRecord(Struct, frozen=True):

@@ -13,6 +13,7 @@ from quantkit.schemas.catalogue import Doctor, Error, Recipe, Recipes, Schemes
 from quantkit.schemas.comparison import Cards, Compare
 from quantkit.schemas.decisions import Recommend, Tune
 from quantkit.schemas.evaluation import Eval, Gate, Report
+from quantkit.schemas.sources import Source
 from quantkit.schemas.tuning import Allocation, Sensitivity, SensitivityPlan
 
 Sha256 = str
@@ -124,15 +125,6 @@ class Failure(TypedDict):
 class Convert(TypedDict):
     artifacts: list[Artifact]
     failures: list[Failure]
-
-
-class Source(TypedDict):
-    """Where weights come from; repo and commit for those of the Hub."""
-
-    kind: str
-    name: str
-    repo: str | None
-    commit: str | None
 
 
 class Warned(TypedDict):

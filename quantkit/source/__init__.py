@@ -1,12 +1,13 @@
 """Where weights come from: a Hugging Face folder, the Hub, a GGUF file, or memory (tests).
 
-`open_source` reads headers only and validates all of them; a slab of rows is read when a stage asks for it.
+`open_source` reads headers only and validates all of them; a slab of rows is read when a stage asks for it. LoRA
+adapters are merged on the way.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,10 +16,13 @@ from typing import Any
 from quantkit.errors import InputError, QuantkitError, UnsupportedError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.describe import find_family
+from quantkit.source.adapter import Adapter, open_adapter
+from quantkit.source.adapter_config import told, unlike
 from quantkit.source.base import Checkpoint, SourceFile
 from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, open_folder
 from quantkit.source.gguf import open_gguf
 from quantkit.source.memory import MemoryCheckpoint
+from quantkit.source.merged import merged_with
 from quantkit.source.quantized import dequantized
 from quantkit.source.shards import PICKLES
 from quantkit.source.spec import HINT, names_hub, parse_hub
@@ -27,16 +31,29 @@ from quantkit.untrusted import parse_json_object, read_bounded, shown
 __all__ = ["Checkpoint", "MemoryCheckpoint", "SourceFile", "open_source"]
 
 
-def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore, as_stored: bool = False) -> Checkpoint:
+def open_source(
+    spec: str,
+    *,
+    offline: bool = False,
+    emit: Sink = ignore,
+    as_stored: bool = False,
+    adapters: Sequence[str] = (),
+) -> Checkpoint:
     """Open a checkpoint: a folder, a `.gguf` file, `hf://org/name[@revision]`, an address on huggingface.co, or
     `org/name` where no such path is; with `/FILE.gguf` behind the name one GGUF file of a repository.
 
     Linear layers that a checkpoint for servers stores quantized are there as the plain weights that they decode to.
     Where those cannot be decoded, `as_stored` takes the tensors as they are, with a warning.
     A repository of the Hub is fetched first (only what is needed); with `offline` only its cached copy is used.
+    `adapters` are LoRA adapters, named in the same ways, that are merged into the weights in this order.
     Raises InputError for a missing, damaged or hostile checkpoint, UnsupportedError for one in a layout that is not
     read, UsageError for a `spec` that is none of the above, NetworkError when the Hub fails.
     """
+    found = _open(spec, offline=offline, emit=emit, as_stored=as_stored)
+    return _merged(found, adapters, offline=offline, emit=emit) if adapters else found
+
+
+def _open(spec: str, *, offline: bool, emit: Sink, as_stored: bool) -> Checkpoint:
     if not names_hub(spec):
         path = _path(spec)
         if spec and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names too long to exist
@@ -53,6 +70,42 @@ def open_source(spec: str, *, offline: bool = False, emit: Sink = ignore, as_sto
         return _open_folder(found, emit, as_stored)
     snapshot = found.parents[model.file.count("/")]
     return replace(open_gguf(found), repo=model.repo, commit=snapshot.name)
+
+
+def _merged(base: Checkpoint, specs: Sequence[str], *, offline: bool, emit: Sink) -> Checkpoint:
+    """The checkpoint with adapters merged into it. Closes it where that cannot be."""
+    opened: list[Adapter] = []
+    try:
+        if base.kind == "gguf":
+            what = f"{shown(base.name)} is a GGUF file, and adapters name the tensors of its checkpoint"
+            hint = "give the checkpoint; or llama.cpp the adapter beside the file (convert ADAPTER --to lora-f16)"
+            raise UnsupportedError(what, key="adapter", hint=hint)
+        for spec in specs:
+            opened.append(find_adapter(spec, offline=offline, emit=emit))
+            said, names = opened[-1].config.base, (base.repo, base.name)
+            if said is not None and unlike(said, names):
+                emit(Warned("adapter-base", told(said, names)))
+        return merged_with(base, opened)
+    except QuantkitError:
+        base.close()
+        for adapter in opened:
+            adapter.close()
+        raise
+
+
+def find_adapter(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Adapter:
+    """Open a LoRA adapter: a folder, or a repository of the Hub, which is fetched. Raises what `open_adapter` raises,
+    UsageError for a `spec` that is neither."""
+    path = _path(spec)
+    if not names_hub(spec) and spec and os.path.isdir(path):  # noqa: PTH112 - likewise
+        return open_adapter(path)
+    model = parse_hub(spec)
+    if model is None or model.file is not None:
+        raise _no_such(spec)
+    from quantkit.source.hub import Hub, fetch  # huggingface_hub: only for repositories
+
+    found = open_adapter(fetch(model.repo, model.revision, Hub(offline=offline), emit))
+    return replace(found, name=model.repo.rpartition("/")[2])
 
 
 def _open_folder(path: Path, emit: Sink, as_stored: bool) -> Checkpoint:

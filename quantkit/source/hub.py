@@ -41,6 +41,9 @@ from huggingface_hub.errors import (
 from quantkit.errors import NetworkError, QuantkitError, ResourceError, UsageError
 from quantkit.events import Event, Sink, StageFinished, StageStarted, TensorProgress, Warned
 from quantkit.formats.gguf.file import SHARD_NAME, shard_name
+from quantkit.source.adapter import WEIGHTS as ADAPTER
+from quantkit.source.adapter import holds_adapter
+from quantkit.source.adapter_config import ADAPTER_CONFIG
 from quantkit.source.folder import SIDE_FILES, locate
 from quantkit.source.nested import PATTERNS
 from quantkit.source.shards import CONSOLIDATED, MAX_SHARDS, index_of, read_index, stem_of, weight_files
@@ -50,7 +53,7 @@ from quantkit.untrusted import open_input, shown
 CARRIED = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "params.json",
     "config_sentence_transformers.json", "sentence_bert_config.json", "tokenizer.model.v*", index_of(CONSOLIDATED),
-    "LICENSE*", "NOTICE*", "USE_POLICY*",
+    ADAPTER_CONFIG, "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
 SIDE_PATTERNS = [*SIDE_FILES, *CARRIED, *PATTERNS]
 WORKERS = 4  # files at a time; one connection rarely fills the line
@@ -161,6 +164,8 @@ def _weights(snapshot: Snapshot) -> list[str]:
     folder = snapshot.folder.resolve()
     present = {path.name for path in folder.iterdir()} if folder.exists() else set()
     names = present if snapshot.sizes is None else set(snapshot.sizes)
+    if holds_adapter(names):
+        return [ADAPTER]
     stem = stem_of(names)
     index = _index(folder, index_of(stem)) if index_of(stem) in present else None
     return weight_files(Path(snapshot.repo), names, index, stem)

@@ -12,6 +12,7 @@ from typing import Any
 from quantkit.jsontext import utf8
 from quantkit.report.records import FileRecord
 from quantkit.source import Checkpoint
+from quantkit.source.merged import MergedCheckpoint
 from quantkit.storage import hash_file
 
 
@@ -24,7 +25,9 @@ class Origin:
     def facts(self) -> dict[str, Any]:
         """A record's word on the source."""
         found = self.checkpoint
-        return {"kind": found.kind, "name": found.name, "repo": found.repo, "commit": found.commit}
+        said = {"kind": found.kind, "name": found.name, "repo": found.repo, "commit": found.commit}
+        adapters = found.adapters if isinstance(found, MergedCheckpoint) else ()
+        return {**said, "adapters": [adapter.facts() for adapter in adapters]} if adapters else said
 
     @cached_property
     def files(self) -> tuple[FileRecord, ...]:

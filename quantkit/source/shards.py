@@ -104,7 +104,7 @@ def _no_weights(root: Path, files: set[str]) -> QuantkitError:
     where = shown(root)
     if files & {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"}:
         what = f"{where} holds a LoRA adapter{_base_of(root)}, not a model"
-        hint = "merge it into its base model (with peft: merge_and_unload, save_pretrained) and give that folder"
+        hint = f"merge it into its base model (convert BASE --adapter {shown(root)}), or write it alone (--to lora-f16)"
         return InputError(what, path=str(root), hint=hint)
     if any(name.startswith("consolidated") and name.endswith(".safetensors") for name in files):
         what = f"{where} has its weights in Mistral's own layout (consolidated.safetensors) and no {PARAMS}"

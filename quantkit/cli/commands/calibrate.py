@@ -46,6 +46,7 @@ def calibrate(
     pre: Annotated[
         str | None, typer.Option("--pre", metavar="NAME", help="The pre-tokenizer, where it is not recognized.")
     ] = None,
+    adapter: options.Adapters = None,
     threads: options.Threads = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -62,7 +63,7 @@ def calibrate(
         activations=activations,
         offline=session.settings.offline,
     )
-    request = quantkit.CalibrateRequest(source, spec, out, hessian, require_coverage, force, pre)
+    request = quantkit.CalibrateRequest(source, spec, out, hessian, require_coverage, force, pre, tuple(adapter or ()))
     if dry_run:
         plan = quantkit.plan_calibration(request, session.emit)
         plan.checkpoint.close()

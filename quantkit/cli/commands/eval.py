@@ -151,6 +151,7 @@ def eval(  # noqa: A001 - what the user types
         str | None,
         typer.Option("--against-quantized", metavar="SRC", help="In its place: a checkpoint that is quantized itself."),
     ] = None,
+    adapter: options.Adapters = None,
     engine: Annotated[
         str | None,
         typer.Option("--engine", metavar="llama.cpp|transformers", help="Run artifacts there, not by our own code."),
@@ -167,6 +168,7 @@ def eval(  # noqa: A001 - what the user types
         artifacts=tuple(artifacts),
         against=against,
         against_quantized=against_quantized,
+        adapters=tuple(adapter or ()),
         data=tuple(text.data or ()),
         window=text.window,
         score=text.score,

@@ -27,6 +27,7 @@ def verify(
     against: Annotated[
         str | None, typer.Option("--against", metavar="SRC", help="The checkpoint it was made from.")
     ] = None,
+    adapter: options.Adapters = None,
     engine: Annotated[
         str | None,
         typer.Option("--engine", metavar="llama.cpp|transformers|torch", help="Also run it: GGUF files, checkpoints."),
@@ -51,23 +52,25 @@ def verify(
         ("--say", say, "--engine", engine),
         ("--sample-rows", sample_rows, "--against", against),
         ("--pre", pre, "--against", against),
+        ("--adapter", adapter or None, "--against", against),
         ("--gate", gate or None, "--against", against),
         ("--gate", gate or None, "--data", data or None),
         ("--data", data or None, "--gate", gate or None),
     )
-    gates, texts, offline = tuple(gate or ()), tuple(data or ()), session.settings.offline
+    gates, texts, adapters = tuple(gate or ()), tuple(data or ()), tuple(adapter or ())
+    offline = session.settings.offline
     request = quantkit.EvalRequest(
-        (artifact,), against, data=texts, gates=gates, pre=pre, threads=threads, offline=offline
+        (artifact,), against, data=texts, gates=gates, pre=pre, threads=threads, offline=offline, adapters=adapters
     )
     if gate:
         quantkit.require_text(request)
     asked = quantkit.VerifyOptions(engine, say, sample_rows, threads, offline, pre)
-    seen = quantkit.verify(artifact, against=against, options=asked, emit=session.emit)
+    seen = quantkit.verify(artifact, against=against, adapters=adapters, options=asked, emit=session.emit)
     lines = _lines(seen.checks)
     measured = quantkit.evaluate(request, emit=session.emit) if gate and seen.ok else None
-    if measured is not None and step_summary:
-        quantkit.summarize_evaluation(measured, emit=session.emit)
     if measured is not None:
+        if step_summary:
+            quantkit.summarize_evaluation(measured, emit=session.emit)
         lines += [f"{'gate':<10} {MARKS[verdict.ok]:<12} {verdict.words}" for verdict in measured.artifacts[0].verdicts]
     body = {"ok": seen.ok and (measured is None or measured.ok), "checks": seen.as_json()}
     if measured is not None:
