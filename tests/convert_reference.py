@@ -1,8 +1,9 @@
 """Run llama.cpp's converter over many checkpoints in one process: its imports cost more than the conversions.
 
-Reads a JSON list of [folder, output, outtype, pre] from standard input and does for each what
+Reads a JSON list of [folder, output, outtype, pre, told] from standard input and does for each what
 `convert_hf_to_gguf.py folder --outfile output --outtype outtype` does. `pre` stands in for the name of the
-pre-tokenizer, which the converter knows only for published vocabularies; null leaves it to the converter.
+pre-tokenizer, which the converter knows only for published vocabularies; null leaves it to the converter. `told`, if
+there is a fifth, is what it takes for config.json as it is, instead of what transformers makes of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from reference import REFERENCE
 
@@ -24,14 +26,14 @@ own_pre = TextModel.get_vocab_base_pre
 OF_REMOTE_CODE = {"HunYuanMoEV1ForCausalLM", "QWenLMHeadModel"}  # whose tokenizer the converter takes from their code
 
 
-def convert(folder: Path, output: Path, outtype: str, pre: str | None) -> None:
+def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dict[str, Any] | None = None) -> None:
     TextModel.get_vocab_base_pre = own_pre if pre is None else lambda self, tokenizer: pre
-    hparams = ModelBase.load_hparams(folder, is_mistral_format=False)
+    hparams = told or ModelBase.load_hparams(folder, is_mistral_format=False)
     architecture = get_model_architecture(hparams, ModelType.TEXT)
     model_class = get_model_class(architecture)
     if architecture in OF_REMOTE_CODE and (folder / "tokenizer.json").is_file():
         model_class.set_vocab = TextModel._set_vocab_gpt2
-    said = None
+    said = told
     for _ in range(3):
         try:
             model_class(folder, OUTTYPES[outtype], output, hparams=said).write()
@@ -48,5 +50,5 @@ def convert(folder: Path, output: Path, outtype: str, pre: str | None) -> None:
 
 if __name__ == "__main__":
     with torch.inference_mode():
-        for source, target, file_type, pre_tokenizer in json.load(sys.stdin):
-            convert(Path(source), Path(target), file_type, pre_tokenizer)
+        for source, target, file_type, pre_tokenizer, *more in json.load(sys.stdin):
+            convert(Path(source), Path(target), file_type, pre_tokenizer, *more)

@@ -39,8 +39,8 @@ class Entry:
 
     `words` are tokens that its vocabulary needs; `edit` changes config.json afterwards, `published` the tensors, in
     place; `files` lie beside it; `further` are shapes of tensors that transformers does not know. `differs` are keys in
-    which the file is meant to differ from that of the reference, with the value. `unlike`
-    says why its predictions are not compared.
+    which the file is meant to differ from that of the reference, with the value. `unlike` says why its predictions are
+    not compared. `told` makes of config.json what the reference is told in its place.
     """
 
     model: str | None
@@ -54,6 +54,7 @@ class Entry:
     differs: Mapping[str, Any] = field(default_factory=dict)
     unlike: str | None = None
     further: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    told: Callable[[dict[str, Any]], object] | None = None
 
     @property
     def architecture(self) -> str:
@@ -272,7 +273,114 @@ def turned(tensors: dict[str, Any]) -> None:
             tensors[name] = tensors[name].transpose(1, 2).contiguous()
 
 
+MAMBA2 = {"mamba_d_head": 64, "mamba_n_heads": 8, "mamba_d_state": 16, "mamba_chunk_size": 32}
+GRANITE_H = {
+    **SIZES, **MAMBA2, "num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"],
+    "shared_intermediate_size": 512, "embedding_multiplier": 3.0, "logits_scaling": 2.5, "residual_multiplier": 0.4,
+    "attention_multiplier": 0.5, "num_local_experts": 4, "num_experts_per_tok": 2,
+}  # fmt: skip
+WITHOUT_EXPERTS = {"num_local_experts": 0, "num_experts_per_tok": 0}
+ATTENTION_ALONE = {"layer_types": ["attention"] * 3, "position_embedding_type": "rope", "tie_word_embeddings": True}
+FALCON_H1 = {
+    **SIZES, **MAMBA2, "head_dim": 32, "mamba_d_ssm": 512, "mamba_n_groups": 2, "embedding_multiplier": 3.0,
+    "lm_head_multiplier": 0.5, "mlp_multipliers": [0.7, 0.8], "key_multiplier": 0.3, "attention_in_multiplier": 1.1,
+    "attention_out_multiplier": 0.9, "ssm_in_multiplier": 1.2, "ssm_out_multiplier": 0.6,
+    "ssm_multipliers": [0.5, 0.6, 0.7, 0.8, 0.9],
+}  # fmt: skip
+NEMOTRON_H = {
+    **SIZES, "num_hidden_layers": 5, "head_dim": 64, "mamba_num_heads": 8, "mamba_head_dim": 64, "n_groups": 2,
+    "ssm_state_size": 16, "chunk_size": 32,
+}  # fmt: skip
+NEMOTRON_3 = {
+    **NEMOTRON_H, "hybrid_override_pattern": "MEM*E", "n_routed_experts": 4, "moe_intermediate_size": 256,
+    "moe_shared_expert_intermediate_size": 512, "routed_scaling_factor": 2.5,
+}  # fmt: skip
+NEMOTRON_EPSILON = {"nemotron_h_moe.attention.layer_norm_rms_epsilon": 1e-5}
+
+
+def nemotron_mtp(width: int) -> dict[str, tuple[int, ...]]:
+    """The block that predicts one token more of such a model, which is stored as two; experts read `width`."""
+    hidden, inner, shared = 256, 256, 512
+    attention = {"q_proj": (512, hidden), "k_proj": (256, hidden), "v_proj": (256, hidden), "o_proj": (hidden, 512)}
+    experts = {"gate.weight": (4, hidden), "gate.e_score_correction_bias": (4,)}
+    for number in range(4):
+        experts |= {f"experts.{number}.up_proj.weight": (inner, width)}
+        experts |= {f"experts.{number}.down_proj.weight": (width, inner)}
+    experts |= {"shared_experts.up_proj.weight": (shared, hidden), "shared_experts.down_proj.weight": (hidden, shared)}
+    experts |= {"fc1_latent_proj.weight": (width, hidden), "fc2_latent_proj.weight": (hidden, width)}
+    return {
+        "mtp.layers.0.eh_proj.weight": (hidden, 2 * hidden), "mtp.layers.0.enorm.weight": (hidden,),
+        "mtp.layers.0.hnorm.weight": (hidden,), "mtp.layers.0.norm.weight": (hidden,),
+        "mtp.layers.1.norm.weight": (hidden,), "mtp.layers.1.final_layernorm.weight": (hidden,),
+        **{f"mtp.layers.0.mixer.{name}.weight": shape for name, shape in attention.items()},
+        **{f"mtp.layers.1.mixer.{name}": shape for name, shape in experts.items()},
+    }  # fmt: skip
+
+
+def nemotron_published(config: dict[str, Any]) -> None:
+    """As NVIDIA published the dense models: a letter for each layer, and no word of experts."""
+    letters = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
+    config["hybrid_override_pattern"] = "".join(letters[kind] for kind in config.pop("layers_block_type"))
+    config |= {"num_hidden_layers": len(config["hybrid_override_pattern"]), "rms_norm_eps": 1e-5}
+    for key in [key for key in config if "expert" in key or key.startswith(("moe_", "mtp_"))]:
+        del config[key]
+    for key in ("n_group", "topk_group", "norm_topk_prob", "routed_scaling_factor", "num_nextn_predict_layers"):
+        del config[key]
+
+
+def nemotron_3_published(config: dict[str, Any]) -> None:
+    """As NVIDIA published the mixtures."""
+    del config["layers_block_type"], config["mtp_layers_block_type"]
+    config |= {"hybrid_override_pattern": "MEM*E", "num_hidden_layers": 5, "norm_eps": 1e-5, "rope_theta": 10000}
+
+
+def granite_published(config: dict[str, Any]) -> None:
+    """As IBM published them: kinds of layers by the names of their first code."""
+    words = {"linear_attention": "mamba", "full_attention": "attention"}
+    config["layer_types"] = [words.get(kind, kind) for kind in config["layer_types"]]
+
+
 TABLE: dict[str, Entry] = {
+    "nemotron-h": Entry("NemotronH", {**NEMOTRON_H, "hybrid_override_pattern": "M-M*-"}, told=nemotron_published),
+    "nemotron-h-published": Entry(
+        "NemotronH", {**NEMOTRON_H, "hybrid_override_pattern": "M-M*-"}, edit=nemotron_published,
+        told=lambda config: None,
+    ),
+    "nemotron-3": Entry("NemotronH", NEMOTRON_3, differs=NEMOTRON_EPSILON),
+    "nemotron-3-latent-mtp": Entry(
+        "NemotronH", {**NEMOTRON_3, "moe_latent_size": 512, "num_nextn_predict_layers": 1}, edit=nemotron_3_published,
+        further=nemotron_mtp(512),
+    ),
+    "granite-4-h": Entry("GraniteMoeHybrid", GRANITE_H, edit=granite_published, told=lambda config: None),
+    "granite-4-h-dense": Entry(
+        "GraniteMoeHybrid", {**GRANITE_H, **WITHOUT_EXPERTS, "mamba_n_groups": 2}, told=granite_published
+    ),
+    "granite-4-h-wide": Entry(
+        "GraniteMoeHybrid", {**GRANITE_H, **WITHOUT_EXPERTS, "shared_intermediate_size": 768}, told=granite_published,
+        differs={"granitehybrid.feed_forward_length": 768},
+    ),
+    "granite-4": Entry(
+        "GraniteMoeHybrid", {**GRANITE_H, **WITHOUT_EXPERTS, **ATTENTION_ALONE}, told=granite_published
+    ),
+    "granite-4-moe": Entry("GraniteMoeHybrid", {**GRANITE_H, **ATTENTION_ALONE}, told=granite_published),
+    "granite-4-without-positions": Entry(
+        "GraniteMoeHybrid", {**GRANITE_H, **WITHOUT_EXPERTS, **ATTENTION_ALONE, "position_embedding_type": "nope"},
+        told=granite_published, differs={"granite.rope.scaling.finetuned": False},
+    ),
+    "falcon-h1": Entry("FalconH1", FALCON_H1),
+    "falcon-h1-norm": Entry(
+        "FalconH1", {**FALCON_H1, "mamba_rms_norm": True, "mamba_norm_before_gate": False, "head_dim": 64}
+    ),
+    "jamba": Entry(
+        "Jamba",
+        {**SPM, "num_hidden_layers": 4, "attn_layer_period": 4, "attn_layer_offset": 2, "num_experts": 4,
+         "num_experts_per_tok": 2, "mamba_dt_rank": 256},
+        bpe=False,
+    ),
+    "falcon-mamba": Entry(
+        "FalconMamba", {"vocab_size": 400, "hidden_size": 256, "num_hidden_layers": 2, "state_size": 16,
+                        "time_step_rank": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+    ),
     "qwen2-vl": Entry(
         "Qwen2VLForConditionalGeneration", {"text_config": {**SIZES, **QWEN_ROPE}, "vision_config": QWEN2_TOWER},
         edit=as_published_of_old,

@@ -20,7 +20,7 @@ def headers(family: Family, hparams: Hparams) -> Iterator[TensorInfo]:
             if t.unless is not None and hparams.flag(t.unless):
                 continue
             for layer in range(row.stack.count(hparams)) if row.stack else [None]:
-                stands = (layer is None or t.where(hparams, layer)) and row.is_sure(hparams, layer)
+                stands = t.where(hparams, layer or 0) and row.is_sure(hparams, layer)
                 if not stands or (spelled.setdefault(t.target.format(layer), key) != key and t.total is None):
                     continue
                 inner = t.source.count("{}") - (layer is not None)

@@ -172,9 +172,9 @@ def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> I
         layer = numbers[0] if row.stack else None
         if row.stack and layer is not None:
             _check_number(info, layer, row.stack.count(hparams), "num_hidden_layers")
-            if not row.t.where(hparams, layer):
-                elsewhere = layer
-                continue
+        if not row.t.where(hparams, layer or 0):
+            elsewhere = layer
+            continue
         inner = numbers[1 if row.stack else 0 :]
         if inner:
             _check_number(info, inner[-1], hparams.count(row.t.index), row.t.index)
@@ -193,9 +193,9 @@ def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> I
 def _placed(t: T, info: TensorInfo, hparams: Hparams) -> Placement:
     """Where a source tensor's rows go, with what becomes of their values."""
     placement = t.place(info, hparams)
-    if t.value is not None:
-        number = 1.0 if t.value == "-exp" else float(evaluate(t.value.removeprefix("*"), hparams.required))
-        what = "-exp" if t.value == "-exp" else "*"
+    for step in (t.value or "").split():
+        number = 1.0 if step == "-exp" else float(evaluate(step.removeprefix("*"), hparams.required))
+        what = "-exp" if step == "-exp" else "*"
         placement = replace(placement, parts=tuple(Mapped(part, what, number) for part in placement.parts))
     if t.total is not None:
         placement = replace(placement, shape=tuple(hparams.size(axis) for axis in t.total.split()))
@@ -255,9 +255,7 @@ def _check_complete(table: RowTable, hparams: Hparams, found: Mapping[str, list[
                 continue
             blocks = range(row.stack.count(hparams)) if row.stack else [None]
             pieces = {
-                layer: found.get(row.t.target.format(layer), [])
-                for layer in blocks
-                if layer is None or row.t.where(hparams, layer)
+                layer: found.get(row.t.target.format(layer), []) for layer in blocks if row.t.where(hparams, layer or 0)
             }
             sure = [layer for layer in pieces if row.is_sure(hparams, layer)]
             others = pieces.keys() - sure if row.needed == PRESENT else set[int | None]()

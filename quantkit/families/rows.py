@@ -48,8 +48,10 @@ class T:
     blocks where the row stands (`where`), unless the flag `unless` is set, or it is `optional`: then the tensors alone
     say whether it is there, but in the blocks `sure`, where it has to be. `add` is added to every value.
 
-    `value` is what else becomes of a value: "-exp" (x becomes -exp(x)), or "*" and an expression to multiply by. Of a
-    target that is joined from several sources, `total` is the shape and `order` the place of this one's rows.
+    `value` is what else becomes of a value: "-exp" (x becomes -exp(x)), or "*" and an expression to multiply by; of
+    several, with spaces between, each is rounded to float32. Of a target that is joined from several sources, or from
+    ranges of one, `total` is the shape and `order` the place of this one's rows. Outside blocks `where` is asked for
+    block 0.
     """
 
     source: str

@@ -35,15 +35,20 @@ def test_a_target_has_the_role_that_its_name_says(family: Family) -> None:
 @FAMILIES
 def test_no_source_gives_the_same_target_twice(family: Family) -> None:
     for source, rows in rows_by_source(family).items():
-        targets = [row.t.target for row in rows]
+        targets = [(row.t.target, row.t.order) for row in rows]
         assert len(set(targets)) == len(targets), source
 
 
 def test_every_name_belongs_to_one_family_that_has_defaults() -> None:
     first = [family for family in known_families() if family.serves({})]  # of those that share a type, one heads it
-    for names in ([n for f in known_families() for n in f.hf], [n for f in first for n in f.defaults]):
+    for names in (
+        [n for f in known_families() if f.when is None for n in f.hf],
+        [n for f in first for n in f.defaults],
+    ):
         assert len(set(names)) == len(names)
     assert {n for f in known_families() for n in f.defaults} == {n for f in first for n in f.defaults}
+    conditional = {n for f in known_families() if f.when for n in f.hf}
+    assert not conditional & {n for f in known_families() if f.when is None for n in f.hf}
     assert all(family.defaults for family in known_families())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 from commands import quantkit
 from family_table import TABLE
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader
 from oracles import ggml
 
 from quantkit.families.describe import find_family
@@ -33,6 +34,8 @@ SAME = 1e-4  # nats of KL divergence
 CONTEXT_TOKENS = (100, 140)
 FIRST_TOKEN, LAST_TOKEN = 3, 397  # ids that every vocabulary here has and that are no control tokens
 
+F32, BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.BF16
+VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")  # counted together
 WITH_MORE_BITS = {
     "attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight", "ffn_down.weight", "ffn_down_exps.weight",
     "ffn_down_shexp.weight",
@@ -56,7 +59,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(root: Path) -> Made:
     """What llama.cpp's converter makes of a checkpoint, in the type that it finds there."""
     files = {name: root / f"{name}.reference.gguf" for name in TABLE}
-    jobs = [[str(root / name), str(path), "auto", pre(name)] for name, path in files.items()]
+    jobs = [[str(root / name), str(path), "auto", pre(name), told(name, root)] for name, path in files.items()]
     script = Path(checkpoints.__file__).with_name("convert_reference.py")
     done = subprocess.run([sys.executable, str(script)], input=json.dumps(jobs), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -82,6 +85,16 @@ def pre(name: str) -> str | None:
     return checkpoints.PRE if TABLE[name].bpe else None
 
 
+def told(name: str, root: Path) -> dict[str, Any] | None:
+    """What the reference takes for the configuration; None for what transformers makes of config.json."""
+    tell = TABLE[name].told
+    if tell is None:
+        return None
+    config: dict[str, Any] = json.loads((root / name / "config.json").read_text())
+    tell(config)
+    return config
+
+
 def the(folder: Path, kind: str) -> Path:
     [found] = [path for path in folder.glob("*.gguf") if kind in path.name.lower()]
     return found
@@ -103,8 +116,12 @@ def test_the_file_is_that_of_the_reference(name: str, reference: Made, converted
     assert {str(t.name) for t in found.tensors} == set(wanted)
     for tensor in found.tensors:
         other = wanted[str(tensor.name)]
-        assert (tensor.tensor_type, list(tensor.shape)) == (other.tensor_type, list(other.shape)), tensor.name
-        assert np.array_equal(tensor.data, other.data), tensor.name
+        assert list(tensor.shape) == list(other.shape), tensor.name
+        if tensor.name.endswith(f"blk.{trunk(name)}.ffn_gate_inp.weight"):  # the reference forgets to keep this router
+            assert (tensor.tensor_type, other.tensor_type) == (F32, BF16)
+            continue
+        assert tensor.tensor_type == other.tensor_type, tensor.name
+        assert same(str(tensor.name), tensor.data, other.data), tensor.name
     differs = TABLE[name].differs
     ours, theirs = keys(found), keys(expected)
     assert all(
@@ -113,20 +130,47 @@ def test_the_file_is_that_of_the_reference(name: str, reference: Made, converted
     assert {k: v for k, v in ours.items() if k not in differs} == {k: v for k, v in theirs.items() if k not in differs}
 
 
-def expected_types(tensors: Mapping[str, tuple[int, ...]], layers: int) -> dict[str, str]:
-    """Q4_K_M by llama-quantize's rules (llama-quant.cpp), for models of less than 70 B without experts."""
+def trunk(name: str) -> int:
+    """The layers, without blocks after the last one."""
+    config = TABLE[name].config
+    return int(config.get("text_config", config)["num_hidden_layers"])
+
+
+def same(name: str, found: Any, expected: Any) -> bool:
+    """Exponentials are taken in float64 and rounded once: their last bit may be another."""
+    if not name.endswith(".ssm_a"):
+        return np.array_equal(found, expected)
+    apart = np.abs(found.view(np.int32).astype(np.int64) - expected.view(np.int32))
+    return bool((apart <= 1).all())
+
+
+def expected_types(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Q4_K_M by llama-quantize's rules (llama-quant.cpp), for models of less than 70 B and not of 8 experts.
+
+    Values are counted where they are; the rest is, too, unless there are experts: then the layer counts.
+    """
     tied = "output.weight" not in tensors
-    found = {}
-    for name, shape in tensors.items():
+    layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blk."))
+    mixed = any("_exps." in name for name in tensors)
+    found, counted = {}, Counter[str]()
+    values = sum(name.endswith(VALUES) for name in tensors)
+    for name, shape in sorted(tensors.items(), key=lambda tensor: (block_of(tensor[0]), tensor[0])):
         part = name.partition(".")[2].partition(".")[2] if name.startswith("blk.") else name
-        kept = "_norm." in name or "ffn_gate_inp" in name or name == "position_embd.weight"
+        kept = "_norm." in name or any(kept in name for kept in ("ffn_gate_inp", "position_embd", "ssm_conv1d"))
         if len(shape) < 2 or shape[0] == 1 or kept or not name.endswith("weight"):
             continue
-        layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
-        more = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+        kind = "attn_v" if name.endswith(VALUES) else part[:8]
+        place = counted[kind] if kind == "attn_v" or not mixed else block_of(name)
+        counted[kind] += 1
+        of = values if kind == "attn_v" else layers
+        more = place < of // 8 or place >= 7 * of // 8 or (place - of // 8) % 3 == 2
         head = name == "output.weight" or (tied and name == "token_embd.weight")
         found[name] = "q6_k" if head or (part in WITH_MORE_BITS and more) else "q4_k"
     return found
+
+
+def block_of(name: str) -> int:
+    return int(name.split(".")[1]) if name.startswith("blk.") else -1
 
 
 @NAMES
@@ -138,14 +182,7 @@ def test_the_types_are_those_of_llama_quantize(name: str, root: Path) -> None:
     assert not plan["fallbacks"]
     tensors = {t["name"]: tuple(t["shape"]) for t in plan["tensors"]}
     found = {t["name"]: t["type"] for t in plan["tensors"]}
-    assert {n: q for n, q in found.items() if q not in {"f32", "bf16"}} == expected_types(tensors, layers(name))
-
-
-def layers(name: str) -> int:
-    """The blocks of the file, those that predict further tokens among them."""
-    config = TABLE[name].config
-    further = int(config["num_nextn_predict_layers"]) if TABLE[name].further else 0
-    return int(config.get("text_config", config)["num_hidden_layers"]) + further
+    assert {n: q for n, q in found.items() if q not in {"f32", "bf16"}} == expected_types(tensors)
 
 
 @NAMES

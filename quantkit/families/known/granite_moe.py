@@ -13,6 +13,20 @@ from quantkit.families.rows import ATTENTION, NORMS, UNSERVED, T, at, rotated
 
 FUSED, SHARED = "num_local_experts 2*intermediate_size hidden_size", "2*shared_intermediate_size hidden_size"
 
+MIXTURE = (
+    T("block_sparse_moe.router.layer.weight", "ffn_gate_inp.weight", Role.ROUTER, "num_local_experts hidden_size"),
+    T("block_sparse_moe.input_linear.weight", "ffn_gate_exps.weight", Role.FFN_GATE, FUSED, gate_half),
+    T("block_sparse_moe.input_linear.weight", "ffn_up_exps.weight", Role.FFN_UP, FUSED, up_half),
+    T("block_sparse_moe.output_linear.weight", "ffn_down_exps.weight", Role.FFN_DOWN,
+      "num_local_experts hidden_size intermediate_size"),
+)  # fmt: skip
+SHARED_EXPERT = (
+    T("shared_mlp.input_linear.weight", "ffn_gate_shexp.weight", Role.FFN_GATE, SHARED, first_half),
+    T("shared_mlp.input_linear.weight", "ffn_up_shexp.weight", Role.FFN_UP, SHARED, second_half),
+    T("shared_mlp.output_linear.weight", "ffn_down_shexp.weight", Role.FFN_DOWN,
+      "hidden_size shared_intermediate_size"),
+)  # fmt: skip
+
 GRANITE_MOE = replace(
     GRANITE,
     name="granite_moe",
@@ -26,17 +40,8 @@ GRANITE_MOE = replace(
     block=(
         *NORMS,
         *rotated(ATTENTION),
-        T("block_sparse_moe.router.layer.weight", "ffn_gate_inp.weight", Role.ROUTER, "num_local_experts hidden_size"),
-        T("block_sparse_moe.input_linear.weight", "ffn_gate_exps.weight", Role.FFN_GATE, FUSED, gate_half),
-        T("block_sparse_moe.input_linear.weight", "ffn_up_exps.weight", Role.FFN_UP, FUSED, up_half),
-        T("block_sparse_moe.output_linear.weight", "ffn_down_exps.weight", Role.FFN_DOWN,
-          "num_local_experts hidden_size intermediate_size"),
-        *at(flagged("shares"), (
-            T("shared_mlp.input_linear.weight", "ffn_gate_shexp.weight", Role.FFN_GATE, SHARED, first_half),
-            T("shared_mlp.input_linear.weight", "ffn_up_shexp.weight", Role.FFN_UP, SHARED, second_half),
-            T("shared_mlp.output_linear.weight", "ffn_down_shexp.weight", Role.FFN_DOWN,
-              "hidden_size shared_intermediate_size"),
-        )),
+        *MIXTURE,
+        *at(flagged("shares"), SHARED_EXPERT),
     ),
     keys=(
         *GRANITE.keys,

@@ -27,11 +27,26 @@ def inner_sizes(hparams: Hparams) -> Mapping[str, Any]:
     return {"ssm_inner": inner, "ssm_channels": inner + 2 * groups * state, "endless": ENDLESS, "zero": 0}
 
 
-def mamba2(module: str) -> tuple[T, ...]:
-    """The tensors of a Mamba 2 mixer."""
+def mamba1(module: str, inner: str, state: str, kernel: str) -> tuple[T, ...]:
+    """The tensors of a Mamba 1 mixer, by the names of its numbers."""
+    return (
+        T(f"{module}.in_proj.weight", "ssm_in.weight", Role.OTHER, f"2*{inner} hidden_size"),
+        T(f"{module}.conv1d.weight", "ssm_conv1d.weight", Role.OTHER, f"{inner} 1 {kernel}", squeeze),
+        T(f"{module}.conv1d.bias", "ssm_conv1d.bias", Role.BIAS, inner, optional=True),
+        T(f"{module}.x_proj.weight", "ssm_x.weight", Role.OTHER, f"dt_rank+2*{state} {inner}"),
+        T(f"{module}.dt_proj.weight", "ssm_dt.weight", Role.OTHER, f"{inner} dt_rank"),
+        T(f"{module}.dt_proj.bias", "ssm_dt.bias", Role.BIAS, inner),
+        T(f"{module}.A_log", "ssm_a", Role.OTHER, f"{inner} {state}", value="-exp"),
+        T(f"{module}.D", "ssm_d", Role.OTHER, inner),
+        T(f"{module}.out_proj.weight", "ssm_out.weight", Role.OTHER, f"hidden_size {inner}"),
+    )
+
+
+def mamba2(module: str, bias: str | None = PRESENT) -> tuple[T, ...]:
+    """The tensors of a Mamba 2 mixer; `bias` is that of its projections."""
     return (
         T(f"{module}.in_proj.weight", "ssm_in.weight", Role.OTHER, "ssm_inner+ssm_channels+ssm_heads hidden_size",
-          bias=PRESENT),
+          bias=bias),
         T(f"{module}.conv1d.weight", "ssm_conv1d.weight", Role.OTHER, "ssm_channels 1 ssm_conv", squeeze),
         T(f"{module}.conv1d.bias", "ssm_conv1d.bias", Role.BIAS, "ssm_channels", optional=True),
         T(f"{module}.A_log", "ssm_a", Role.OTHER, "ssm_heads", column, value="-exp"),
@@ -39,7 +54,7 @@ def mamba2(module: str) -> tuple[T, ...]:
         T(f"{module}.dt_bias", "ssm_dt.bias", Role.BIAS, "ssm_heads"),
         T(f"{module}.norm.weight", "ssm_norm.weight", Role.NORM, "ssm_inner",
           split("ssm_groups", "ssm_inner//ssm_groups")),
-        T(f"{module}.out_proj.weight", "ssm_out.weight", Role.OTHER, "hidden_size ssm_inner", bias=PRESENT),
+        T(f"{module}.out_proj.weight", "ssm_out.weight", Role.OTHER, "hidden_size ssm_inner", bias=bias),
     )  # fmt: skip
 
 
@@ -82,6 +97,22 @@ def doubled(hparams: Hparams) -> str | None:
     return None if said in (None, 2) else f"expand is {said:g}, it takes 2"
 
 
+def unclamped(hparams: Hparams) -> str | None:
+    """Time steps are not limited."""
+    said = hparams.values.get("time_step_limit")
+    if not isinstance(said, (list, tuple)) or len(said) != 2:
+        return None
+    low, high = (None if isinstance(limit, Mapping) else limit for limit in said)
+    endless = high is None or high == float("inf") or high == "Infinity"
+    return None if low in (None, 0) and endless else f"it ignores time_step_limit {said}"
+
+
+def one_epsilon(hparams: Hparams) -> str | None:
+    """The norms inside a mixer of Falcon-Mamba have the epsilon of the others."""
+    inside, outside = hparams.number("mixer_rms_eps"), hparams.number("layer_norm_epsilon")
+    return None if inside in (None, outside) else f"mixer_rms_eps is {inside:g}, it takes {outside:g}"
+
+
 MAMBA = Family(
     name="mamba",
     gguf="mamba",
@@ -93,22 +124,14 @@ MAMBA = Family(
         },
         "falcon_mamba": {
             **NO_ATTENTION, "vocab_size": 50280, "hidden_size": 768, "num_hidden_layers": 32, "state_size": 16,
-            "conv_kernel": 4, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+            "conv_kernel": 4, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True, "mixer_rms_eps": 1e-6,
         },
     },
     outside=BACKBONE,
     source_block="backbone.layers.{}.",
     block=(
         T("norm.weight", "attn_norm.weight", Role.NORM, "hidden_size"),
-        T("mixer.in_proj.weight", "ssm_in.weight", Role.OTHER, "2*intermediate_size hidden_size"),
-        T("mixer.conv1d.weight", "ssm_conv1d.weight", Role.OTHER, "intermediate_size 1 conv_kernel", squeeze),
-        T("mixer.conv1d.bias", "ssm_conv1d.bias", Role.BIAS, "intermediate_size", optional=True),
-        T("mixer.x_proj.weight", "ssm_x.weight", Role.OTHER, "dt_rank+2*state_size intermediate_size"),
-        T("mixer.dt_proj.weight", "ssm_dt.weight", Role.OTHER, "intermediate_size dt_rank"),
-        T("mixer.dt_proj.bias", "ssm_dt.bias", Role.BIAS, "intermediate_size"),
-        T("mixer.A_log", "ssm_a", Role.OTHER, "intermediate_size state_size", value="-exp"),
-        T("mixer.D", "ssm_d", Role.OTHER, "intermediate_size"),
-        T("mixer.out_proj.weight", "ssm_out.weight", Role.OTHER, "hidden_size intermediate_size"),
+        *mamba1("mixer", "intermediate_size", "state_size", "conv_kernel"),
     ),
     keys=(
         *RECURRENT_KEYS,
@@ -119,7 +142,7 @@ MAMBA = Family(
         keys.computed("ssm.dt_b_c_rms", "bool", lambda hparams: hparams.values.get("model_type") == "falcon_mamba"),
     ),
     derive=(mamba_sizes,),
-    assumes=(doubled,),
+    assumes=(doubled, one_epsilon),
     unserved=UNSERVED,
 )  # fmt: skip
 

@@ -1,0 +1,211 @@
+"""Hybrids: how config.json says the kinds of layers, other spellings of names, and numbers multiplied into weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from described import Tokens, evaluate
+from family_table import FALCON_H1, GRANITE_H, NEMOTRON_3, NEMOTRON_H, WITHOUT_EXPERTS
+from row_headers import headers
+
+from quantkit.errors import InputError, QuantkitError, UnsupportedError
+from quantkit.families.describe import describe, find_family
+from quantkit.families.model import Model
+from quantkit.tensors import F32, TensorInfo
+
+NEMOTRON = {"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h"}
+DENSE = {**NEMOTRON, **NEMOTRON_H, "hybrid_override_pattern": "M-M*-"}
+MIXTURE = {**NEMOTRON, **NEMOTRON_3}
+GRANITE = {"architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid", **GRANITE_H}
+FALCON = {"architectures": ["FalconH1ForCausalLM"], "model_type": "falcon_h1", **FALCON_H1}
+JAMBA = {
+    "architectures": ["JambaForCausalLM"], "model_type": "jamba", "vocab_size": 64, "hidden_size": 32,
+    "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "attn_layer_period": 4, "attn_layer_offset": 2, "num_experts": 3,
+}  # fmt: skip
+
+
+def tensors_of(config: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    family = find_family(config).family
+    return {info.name: info for info in headers(family, family.hparams(config))}
+
+
+def model_of(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo] | None = None) -> Model:
+    given = tensors_of(config) if tensors is None else tensors
+    return describe(given, config, lambda name: None, find_family(config), Tokens(config["vocab_size"]), name="x")
+
+
+def renamed(tensors: Mapping[str, TensorInfo], old: str, new: str) -> dict[str, TensorInfo]:
+    found = {name.replace(old, new): info for name, info in tensors.items()}
+    assert found.keys() != tensors.keys()
+    return {n: TensorInfo(n, info.dtype, info.shape, info.nbytes) for n, info in found.items()}
+
+
+def without(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}
+
+
+OF_CLASS = {"num_experts_per_tok": 2, "n_routed_experts": 8, "moe_intermediate_size": 7688, "norm_topk_prob": True}
+LISTED = {
+    **without(DENSE, "hybrid_override_pattern", "num_hidden_layers"), **OF_CLASS,
+    "layers_block_type": ["linear_attention", "mlp", "linear_attention", "full_attention", "mlp"],
+}  # fmt: skip
+SAME: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "as transformers 5 saves it": (DENSE, LISTED),
+    "as transformers 4 called the kinds": (
+        DENSE, {**LISTED, "layers_block_type": ["mamba", "mlp", "mamba", "attention", "mlp"]}
+    ),
+    "a number of layers that nobody reads": (DENSE, {**LISTED, "num_hidden_layers": 52}),
+    "both ways": (DENSE, {**DENSE, **LISTED}),
+    "heads by their old name": (DENSE, {**without(DENSE, "head_dim"), "attention_head_dim": 64}),
+    "a mixture by its list": (
+        MIXTURE, {**without(MIXTURE, "hybrid_override_pattern"),
+                  "layers_block_type": ["linear_attention", "moe", "linear_attention", "full_attention", "moe"]}
+    ),
+    "Granite in the words of transformers 5": (
+        GRANITE, {**GRANITE, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_the_same_model_said_otherwise_is_the_same_file(case: str) -> None:
+    one, other = (model_of(config, tensors_of(SAME[case][0])) for config in SAME[case])
+    assert (other.gguf_architecture, other.tensors) == (one.gguf_architecture, one.tensors)
+    assert set(other.metadata) == set(one.metadata)
+
+
+def test_a_mixture_is_one_by_its_layers() -> None:
+    assert model_of(DENSE).gguf_architecture == "nemotron_h"
+    assert "expert" not in " ".join(kv.key for kv in model_of(LISTED).metadata)
+    assert model_of(LISTED).shape.experts == 0
+    assert model_of(MIXTURE).gguf_architecture == "nemotron_h_moe"
+
+
+ALL_ATTENTION = {"layer_types": ["attention"] * 3}
+CHOSEN = {
+    "granitehybrid": GRANITE,
+    "granitemoe": {**GRANITE, **ALL_ATTENTION},
+    "granite": {**GRANITE, **ALL_ATTENTION, **WITHOUT_EXPERTS},
+}
+
+
+@pytest.mark.parametrize("architecture", CHOSEN)
+def test_granite_4_is_what_its_layers_are(architecture: str) -> None:
+    assert model_of(CHOSEN[architecture]).gguf_architecture == architecture
+
+
+WRONG: dict[str, tuple[Mapping[str, Any], type[QuantkitError], str]] = {
+    "ways that differ": ({**LISTED, "hybrid_override_pattern": "M-M**"}, InputError, "differ in layer 4"),
+    "lengths that differ": ({**LISTED, "hybrid_override_pattern": "M-M*"}, InputError, "4 entries"),
+    "an unknown letter": ({**DENSE, "hybrid_override_pattern": "M-X*-"}, InputError, '"X" for layer 2'),
+    "an unknown word": ({**LISTED, "layers_block_type": ["mlp", "rwkv"]}, InputError, '"rwkv" for layer 1'),
+    "no kinds": (without(DENSE, "hybrid_override_pattern"), InputError, "hybrid_override_pattern is missing"),
+    "too short": ({**DENSE, "num_hidden_layers": 6}, InputError, "5 entries, expected one for each of 6"),
+    "experts beside MLPs": ({**MIXTURE, "hybrid_override_pattern": "ME-*E"}, UnsupportedError, "none is an MLP"),
+    "an inner width of three": ({**GRANITE, "mamba_n_heads": 12}, UnsupportedError, "twice hidden_size"),
+    "heads that are no mixer": ({**FALCON, "mamba_n_heads": 7}, InputError, "7 heads of 64"),
+    "a list too short": ({**FALCON, "ssm_multipliers": [1.0, 2.0]}, InputError, "expected 5 numbers"),
+    "a multiplier that is none": ({**FALCON, "ssm_multipliers": [1, 1, 1, 1, "x"]}, InputError, "of_dt is 'x'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_configuration_that_does_not_fit_is_explained(case: str) -> None:
+    config, error, message = WRONG[case]
+    base = next(c for c in (DENSE, MIXTURE, GRANITE, FALCON) if c["architectures"] == config["architectures"])
+    with pytest.raises(error, match=message):
+        model_of(config, tensors_of(base))
+
+
+WARNED: dict[str, tuple[Mapping[str, Any], str]] = {
+    "steps": ({**DENSE, "time_step_limit": [0.001, 0.1]}, "time_step_limit"),
+    "a gate after its norm": ({**FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": True}, "gates first"),
+    "another nonlinearity": ({**DENSE, "mlp_hidden_act": "silu"}, "computes relu2"),
+    "another epsilon": (
+        {"architectures": ["FalconMambaForCausalLM"], "model_type": "falcon_mamba", "vocab_size": 64}, "mixer_rms_eps"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WARNED)
+def test_what_llama_cpp_computes_otherwise_is_said(case: str) -> None:
+    config, message = WARNED[case]
+    assert any(message in text for code, text in model_of(config).warnings if code == "engine-differs")
+
+
+@pytest.mark.parametrize("limit", [None, [0.0, float("inf")], [0, {"__float__": "Infinity"}], [0, "Infinity"]])
+def test_endless_time_steps_are_no_limit(limit: object) -> None:
+    assert not model_of({**DENSE, "time_step_limit": limit}).warnings
+
+
+SPELLED = {
+    "transformers' names in memory": ("backbone.", "model."),
+    "without its head": ("backbone.", ""),
+    "a bias of the router": ("e_score_correction_bias", "e_score_correction.bias"),
+}
+
+
+@pytest.mark.parametrize("case", SPELLED)
+def test_other_names_of_the_same_tensors(case: str) -> None:
+    tensors = tensors_of(MIXTURE)
+    found = model_of(MIXTURE, renamed(tensors, *SPELLED[case]))
+    assert [t.name for t in found.tensors] == [t.name for t in model_of(MIXTURE, tensors).tensors]
+    assert not found.dropped
+
+
+def test_experts_in_one_stack() -> None:
+    tensors = {name: info for name, info in tensors_of(MIXTURE).items() if ".experts." not in name}
+    for layer in (1, 4):
+        for name in (f"backbone.layers.{layer}.mixer.experts.{part}_proj" for part in ("up", "down")):
+            tensors[name] = TensorInfo(name, "BF16", (4, 256, 256), 2 * 4 * 256 * 256)
+    found = {t.name: t.shape for t in model_of(MIXTURE, tensors).tensors}
+    assert found == {t.name: t.shape for t in model_of(MIXTURE).tensors}
+
+
+def test_the_first_jambas_call_an_mlp_their_only_expert() -> None:
+    tensors = renamed(tensors_of(JAMBA), ".feed_forward.", ".moe.")
+    for layer in (0, 2):
+        tensors = renamed(tensors, f"layers.{layer}.moe.", f"layers.{layer}.moe.experts.0.")
+    assert {t.name for t in model_of(JAMBA, tensors).tensors} == {t.name for t in model_of(JAMBA).tensors}
+    extra = "model.layers.2.moe.experts.1.up_proj.weight"
+    with pytest.raises(InputError, match="has number 1"):
+        model_of(JAMBA, {**tensors, extra: TensorInfo(extra, "BF16", (48, 32), 2 * 48 * 32)})
+
+
+# --- Falcon-H1: numbers multiplied into weights ----------------------------------------------------------------------
+
+
+def values_of(config: Mapping[str, Any]) -> tuple[dict[str, F32], dict[str, F32]]:
+    """The values of the source, and those of the target."""
+    rng = np.random.default_rng(3)
+    infos = tensors_of(config)
+    arrays = {name: rng.standard_normal(info.shape, dtype=np.float32) for name, info in infos.items()}
+    typed = {name: ("F32", values) for name, values in arrays.items()}
+    return arrays, {t.name: evaluate(t, typed) for t in model_of(config, infos).tensors}
+
+
+def test_multipliers_are_taken_one_after_the_other_in_float32() -> None:
+    source, target = values_of(FALCON)
+    f32, block = np.float32, "model.layers.1."
+    keys = source[f"{block}self_attn.k_proj.weight"] * f32(0.3) * f32(1.1)
+    assert np.array_equal(target["blk.1.attn_k.weight"], keys)
+    assert not np.array_equal(keys, source[f"{block}self_attn.k_proj.weight"] * f32(0.3 * 1.1))
+    mixer = source[f"{block}mamba.in_proj.weight"] * f32(1.2)
+    for start, end, by in ((0, 512, 0.5), (512, 1024, 0.6), (1024, 1056, 0.7), (1056, 1088, 0.8), (1088, 1096, 0.9)):
+        mixer[start:end] *= f32(by)
+    assert np.array_equal(target["blk.1.ssm_in.weight"], mixer)
+    assert np.array_equal(target["blk.1.ffn_up.weight"], source[f"{block}feed_forward.up_proj.weight"])
+
+
+def test_a_tied_head_has_its_own_scale() -> None:
+    source, target = values_of({**FALCON, "tie_word_embeddings": True})
+    embeddings = source["model.embed_tokens.weight"]
+    assert "lm_head.weight" not in source
+    assert np.array_equal(target["token_embd.weight"], embeddings * np.float32(3.0))
+    assert np.array_equal(target["output.weight"], embeddings * np.float32(0.5))
+    same = {**FALCON, "tie_word_embeddings": True, "lm_head_multiplier": 3.0}
+    assert "output.weight" not in values_of(same)[1]
