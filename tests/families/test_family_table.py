@@ -117,8 +117,9 @@ def test_the_file_is_that_of_the_reference(name: str, reference: Made, converted
     for tensor in found.tensors:
         other = wanted[str(tensor.name)]
         assert list(tensor.shape) == list(other.shape), tensor.name
-        if tensor.name.endswith(f"blk.{trunk(name)}.ffn_gate_inp.weight"):  # the reference forgets to keep this router
-            assert (tensor.tensor_type, other.tensor_type) == (F32, BF16)
+        kinds = (tensor.tensor_type, other.tensor_type)
+        if name.startswith("nemotron") and tensor.name == f"blk.{trunk(name)}.ffn_gate_inp.weight":
+            assert kinds == (F32, BF16)  # the reference forgets to keep the router of a block after the last layer
             continue
         assert tensor.tensor_type == other.tensor_type, tensor.name
         assert same(str(tensor.name), tensor.data, other.data), tensor.name
