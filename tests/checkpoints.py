@@ -581,6 +581,10 @@ def _take_prefix_off(path: Path, headless: bool) -> None:
 
 
 def _write_tokenizer(out: Path, variant: Variant) -> None:
+    if variant.model.startswith("Gemma4"):
+        (out / "tokenizer.json").write_text(gemma4_tokenizer())
+        (out / "tokenizer_config.json").write_text(json.dumps(GEMMA4_SETTINGS))
+        return
     if variant.bpe:
         (out / "tokenizer.json").write_text(bpe_tokenizer(variant.words))
         (out / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
@@ -598,6 +602,38 @@ def _without_space_prefix(path: Path) -> None:
     model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
     model.normalizer_spec.add_dummy_prefix = False
     path.write_bytes(model.SerializeToString())
+
+
+GEMMA4_SETTINGS = {
+    "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>",
+    "unk_token": "<unk>", "mask_token": "<mask>", "add_bos_token": True,
+    "extra_special_tokens": ["<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|tool_call>"],
+}  # fmt: skip
+
+
+def gemma4_tokenizer() -> str:
+    """A tokenizer.json of Gemma 4's kind with 640 tokens: pieces and bytes, merged by rank, runs of line breaks."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *GEMMA4_SETTINGS["extra_special_tokens"]]
+    fixed = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "\n\n", "\n\n\n"]
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    trainer = trainers.BpeTrainer(vocab_size=640 - len(fixed), initial_alphabet=["\n", "▁"], show_progress=False)
+    trained.train_from_iterator(BPE_TEXT.read_text().splitlines(), trainer)
+    learned = json.loads(trained.to_str())["model"]
+    vocab = {text: number for number, text in enumerate([*fixed, *learned["vocab"]])}
+    merges = [("\n", "\n"), ("\n\n", "\n"), *map(tuple, learned["merges"])]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 2)]
+    )
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
+    return tokenizer.to_str()
 
 
 def bpe_tokenizer(words: tuple[str, ...] = ()) -> str:

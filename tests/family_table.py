@@ -259,11 +259,25 @@ QWEN3_VL_MOE = {
 }  # fmt: skip
 
 
+GEMMA4 = {
+    **SIZES, "vocab_size": 640, "num_hidden_layers": 4, "head_dim": 32, "sliding_window": 64, "bos_token_id": 2,
+    "eos_token_id": 1, "layer_types": ["sliding_attention", "full_attention"] * 2, "vocab_size_per_layer_input": 640,
+    "global_head_dim": 64, "final_logit_softcapping": 20.0,
+}  # fmt: skip
+
+
 def as_published_of_old(config: dict[str, Any]) -> None:
     """The language model's numbers at the root, as Qwen2-VL was published."""
     text = config.pop("text_config")
     config.update({key: text[key] for key in text if key not in {"model_type", "rope_parameters"}})
     config.update(rope_theta=1e6, rope_scaling={"type": "mrope", "mrope_section": [4, 6, 6]})
+
+
+def published_gemma4(config: dict[str, Any]) -> None:
+    """As Google writes it: a number for the heads of global layers, where transformers 5 writes them one by one."""
+    text = config["text_config"]
+    text.update(global_head_dim=text.pop("per_layer_config")["1"]["head_dim"], num_global_key_value_heads=None)
+    text.update(moe_intermediate_size=None, hidden_size_per_layer_input=0)
 
 
 def turned(tensors: dict[str, Any]) -> None:
@@ -393,6 +407,22 @@ TABLE: dict[str, Entry] = {
         "Qwen3VLForConditionalGeneration",
         {"text_config": {**SIZES, **QWEN_ROPE, "head_dim": 32}, "vision_config": QWEN3_TOWER,
          "tie_word_embeddings": True},
+    ),
+    "gemma4": Entry("Gemma4", {**GEMMA4, "hidden_size_per_layer_input": 0}, bpe=False),
+    "gemma4-unified": Entry(
+        "Gemma4UnifiedForConditionalGeneration", {"text_config": GEMMA4}, bpe=False, edit=published_gemma4,
+        files={"generation_config.json": '{"suppress_tokens": [5, 7]}'}, unlike="it never chooses some tokens",
+    ),
+    "gemma4-e": Entry(
+        "Gemma4",
+        {**GEMMA4, "hidden_size_per_layer_input": 256, "num_kv_shared_layers": 2, "use_double_wide_mlp": True},
+        bpe=False,
+    ),
+    "gemma4-moe": Entry(
+        "Gemma4",
+        {**GEMMA4, "hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 2,
+         "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 256},
+        bpe=False,
     ),
     "qwen3-vl-moe": Entry("Qwen3VLMoeForConditionalGeneration", QWEN3_VL_MOE, published=turned),
     "gemma": Entry("Gemma", {**SPM, **HEAD64}, bpe=False),

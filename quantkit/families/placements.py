@@ -168,7 +168,7 @@ def rope_freqs(hparams: Hparams) -> tuple[ModelTensor, ...]:
     between = f32(1) / ((f32(1) - smooth) / factor + smooth)
     long, short = wavelengths > f32(context / low), wavelengths < f32(context / high)
     factors = np.where(short, f32(1), np.where(long, factor, between))
-    return (_constant("rope_freqs.weight", factors.tolist()),)
+    return (constant("rope_freqs.weight", factors.tolist()),)
 
 
 def longrope_factors(hparams: Hparams) -> tuple[ModelTensor, ...]:
@@ -176,7 +176,7 @@ def longrope_factors(hparams: Hparams) -> tuple[ModelTensor, ...]:
     if not hparams.values.get("rope_long_factor"):
         return ()
     return tuple(
-        _constant(f"rope_factors_{length}.weight", _factors(hparams, f"rope_{length}_factor"))
+        constant(f"rope_factors_{length}.weight", _factors(hparams, f"rope_{length}_factor"))
         for length in ("long", "short")
     )
 
@@ -196,5 +196,6 @@ def _or(hparams: Hparams, key: str, default: float) -> float:
     return default if value is None else value
 
 
-def _constant(name: str, values: list[float]) -> ModelTensor:
+def constant(name: str, values: list[float]) -> ModelTensor:
+    """A vector of numbers that come from the configuration, f32."""
     return ModelTensor(name, Role.ROPE, (len(values),), (Constant(tuple(values)),), stored="f32")

@@ -133,7 +133,8 @@ class TokenizerRules:
     several ends in generation_config.json ends a turn.
 
     `pieces`: WordPiece and Unigram are read too; `counted`: the file says how many types of token the model tells
-    apart; `framed`: BOS, EOS and SEP are put around texts where no file says otherwise.
+    apart; `framed`: BOS, EOS and SEP are put around texts where no file says otherwise; `gemma4`: the vocabulary is
+    Gemma 4's kind; `suppressed`: generation_config.json names tokens that are never chosen.
     """
 
     prefix_setting: bool = False
@@ -149,6 +150,8 @@ class TokenizerRules:
     pieces: bool = False
     counted: bool = False
     framed: bool = False
+    gemma4: bool = False
+    suppressed: bool = False
 
 
 @dataclass(frozen=True)

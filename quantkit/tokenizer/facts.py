@@ -8,6 +8,7 @@ from typing import Any
 from quantkit.tokenizer.bpe import byte_level_decoded
 from quantkit.tokenizer.chat_template import TEMPLATE_FILE, TEMPLATE_JSON
 from quantkit.tokenizer.files import ReadFile, is_index, read_object, read_text
+from quantkit.tokenizer.gemma4 import BREAK, GEMMA4, SHOWN
 from quantkit.tokenizer.listings import Listed, token_text
 from quantkit.tokenizer.llama_cpp_tokens import ENDS
 from quantkit.tokenizer.own import SourceTokenizer
@@ -36,7 +37,9 @@ def token_problems(source: SourceTokenizer, artifact: Artifact) -> Iterator[str]
             continue
         if artifact.tokens[index] not in _spellings(text, source):
             yield f'token {index} is "{shown(artifact.tokens[index])}", the source has "{shown(text)}"'
-    merged = _merged(source)
+    gemma4 = artifact.values.get("model") == GEMMA4
+    merged = _merged(source, BREAK if gemma4 else "")
+    shown_too: frozenset[str] = SHOWN if gemma4 else frozenset()
     for text, entries in listed.items():
         place = _place(text, entries, source, artifact)
         if place is None or place >= rows:
@@ -45,7 +48,7 @@ def token_problems(source: SourceTokenizer, artifact: Artifact) -> Iterator[str]
         where = f'"{shown(text)}" of {entries[0].file}'
         if artifact.tokens[index] not in _spellings(text, source):
             yield f'token {index}, {where}, is "{shown(artifact.tokens[index])}" in the file'
-        elif artifact.kinds[index] not in (allowed := _kinds(text, entries)) and text not in merged:
+        elif artifact.kinds[index] not in (allowed := _kinds(text, entries, shown_too)) and text not in merged:
             meant = " or ".join(sorted(WORDS[kind] for kind in allowed))
             yield f"token {index}, {where}, is {WORDS[artifact.kinds[index]]} in the file, expected {meant}"
 
@@ -67,7 +70,10 @@ def _spellings(text: str, source: SourceTokenizer) -> set[str]:
     return {text, byte_level_decoded(text), text.replace(SPACE, " ")} if text in source.listed_texts else {text}
 
 
-def _kinds(text: str, entries: Sequence[Listed]) -> frozenset[TokenType]:
+def _kinds(text: str, entries: Sequence[Listed], shown_too: frozenset[str]) -> frozenset[TokenType]:
+    """The kinds that a token may have; the special ones of `shown_too` are printed with a text."""
+    if text in shown_too:
+        return frozenset({TokenType.USER_DEFINED})
     said = {entry.special for entry in entries if entry.special is not None}
     allowed = set(CONTROL) if said != {False} else set()
     if False in said or not said:
@@ -77,11 +83,11 @@ def _kinds(text: str, entries: Sequence[Listed]) -> frozenset[TokenType]:
     return frozenset(allowed)
 
 
-def _merged(source: SourceTokenizer) -> frozenset[str]:
-    """Added runs of spaces of a SentencePiece-style vocabulary: found by merging where text has plain spaces."""
+def _merged(source: SourceTokenizer, more: str) -> frozenset[str]:
+    """Added runs of spaces, and `more`, of a SentencePiece-style vocabulary: found by merging where text has them."""
     if source.byte_level:
         return frozenset()
-    return frozenset(text for text in source.listed_texts if not text.strip(f" {SPACE}"))
+    return frozenset(text for text in source.listed_texts if not text.strip(f" {SPACE}{more}"))
 
 
 def id_problems(source: SourceTokenizer, artifact: Artifact) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from quantkit.tokenizer.bpe import byte_alphabet
 from quantkit.tokenizer.files import TOKENIZER_JSON
+from quantkit.tokenizer.gemma4 import GEMMA4
 from quantkit.tokenizer.libraries import Finder
 from quantkit.tokenizer.listings import Listed
 from quantkit.tokenizer.own import SAMPLE, SourceTokenizer
@@ -127,7 +128,8 @@ def _rules(source: SourceTokenizer, artifact: Artifact, unmade: Sequence[str]) -
         yield _cut_elsewhere(source, artifact, Finder(ids))
     else:
         yield _spaces(source, Finder(ids))
-        yield _unmade(unmade)
+        if artifact.values.get("model") != GEMMA4:  # which merges by rank and makes no others
+            yield _unmade(unmade)
     yield lambda text: None if source.normal(text) else "the source normalizes such text, llama.cpp does not"
 
 

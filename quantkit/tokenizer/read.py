@@ -35,6 +35,7 @@ from quantkit.tokenizer.files import (
     read_bytes,
     read_tokenizer_files,
 )
+from quantkit.tokenizer.gemma4 import GEMMA4, gemma4_vocabulary
 from quantkit.tokenizer.listed_tokens import of_one_model
 from quantkit.tokenizer.pre import find_pre, require_pre
 from quantkit.tokenizer.pre_table import LLAMA_CPP
@@ -53,7 +54,7 @@ __all__ = ["ReadFile", "Tokenizer", "read_tokenizer"]
 SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 CODE_LLAMA_ROWS, CODE_LLAMA_KINDS, CODE_LLAMA_EOT = 32016, ("prefix", "suffix", "middle", "eot"), 32010
 GRANITE_ROWS = 49152
-KINDS = {"gpt2": "bpe", "llama": "spm", "bert": "wordpiece", "t5": "unigram"}
+KINDS = {"gpt2": "bpe", "llama": "spm", "bert": "wordpiece", "t5": "unigram", GEMMA4: "spm by merges"}
 OTHER_FILES = (
     "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "tokenizer.model.v3",
 )  # fmt: skip
@@ -67,7 +68,7 @@ class Tokenizer:
     """A tokenizer ready to be written.
 
     `metadata` is every `tokenizer.*` entry in the reference converter's order. `vocab_size` is the number of tokens,
-    padding included. `kind` is "spm", "bpe", "wordpiece" or "unigram". `pre` is the pre-tokenizer and
+    padding included. `kind` is one of KINDS. `pre` is the pre-tokenizer and
     `pre_found_by` how it was found ("option", "pattern", "hash"; "default" where llama.cpp has none).
 
     `sha256` is the SHA-256 of a canonical JSON (sorted keys, no spaces, ASCII) of the metadata as {key: [kind,
@@ -136,7 +137,8 @@ def read_tokenizer(
     prefix_first, prefix_last, prefix_warnings = _space_prefix(source, vocabulary, rules)
     said = (*special.metadata(), *templates.metadata(), *infill.metadata())
     first, last = _counted(vocabulary, config) if rules.counted else ((), ())
-    metadata = (*first, *prefix_first, *vocabulary.metadata(), *said, *prefix_last, *vocabulary.normal, *last)
+    never = _suppressed(source, len(vocabulary.tokens)) if rules.suppressed else ()
+    metadata = (*first, *prefix_first, *vocabulary.metadata(), *said, *prefix_last, *vocabulary.normal, *last, *never)
     kind = KINDS[vocabulary.model]
     return Tokenizer(
         metadata=metadata,
@@ -154,7 +156,7 @@ def _open(read_file: ReadFile, config: Mapping[str, Any], rules: TokenizerRules)
     pieces = read_bytes(read_file, TOKENIZER_MODEL)
     tiktoken = pieces is not None and is_tiktoken(pieces)
     model = parse_sentencepiece(pieces) if pieces is not None and not tiktoken else None
-    if rules.pieces and model is not None and model.model_type == UNIGRAM:
+    if rules.gemma4 or (rules.pieces and model is not None and model.model_type == UNIGRAM):
         model = None  # read as a tokenizer.json: its own, or one that is made of it
     found = open_tokenizer_json(files, beside_model=model is not None)
     if found is None and tiktoken:
@@ -189,9 +191,9 @@ def _read(source: _Source, rules: TokenizerRules, pre: str | None) -> _Read:
             for t in tokenizer.added
         ],
     }
-    if tokenizer.byte_fallback:
-        vocabulary = byte_fallback_vocabulary(tokenizer, source.files)
-        vocabulary = _without_pre(vocabulary, pre)
+    if tokenizer.byte_fallback or rules.gemma4:
+        read = gemma4_vocabulary if rules.gemma4 else byte_fallback_vocabulary
+        vocabulary = _without_pre(read(tokenizer, source.files), pre)
         found_by = "default"
     else:
         check_byte_level(tokenizer.decoder)
@@ -281,6 +283,8 @@ def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: TokenizerRul
         adds["bos"] = False
     if vocabulary.model == "gpt2" and LLAMA_CPP[vocabulary.pre].adds_bos:
         adds.setdefault("bos", False)  # the source adds none; without the key llama.cpp would
+    if vocabulary.model == GEMMA4:
+        adds["bos"] = True  # llama.cpp does, whatever a file says
     if vocabulary.model in ("bert", "t5"):
         ids = {**_named_by_kind(vocabulary), **ids}
     if vocabulary.model == "t5":
@@ -316,6 +320,16 @@ def _generation(source: _Source) -> Mapping[str, Any]:
         return parse_json_object(source.files.read_file(GENERATION) or b"{}", Path(GENERATION))
     except InputError:
         return {}
+
+
+def _suppressed(source: _Source, count: int) -> tuple[KeyValue, ...]:
+    """The tokens that are never chosen. Raises InputError for what is no list of tokens."""
+    said = _generation(source).get("suppress_tokens")
+    if said is None:
+        return ()
+    if not isinstance(said, list) or not said or not all(is_index(index, count) for index in said):
+        raise bad(GENERATION, "suppress_tokens", said, f"ids below {count:,}")
+    return (KeyValue("tokenizer.ggml.suppress_tokens", "i32", tuple(said), array=True),)
 
 
 def _named_by_kind(vocabulary: Vocabulary) -> dict[str, int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.metadata import KeyValue
 from quantkit.tokenizer.files import is_index
+from quantkit.tokenizer.gemma4 import GEMMA4, rebuild_gemma4
 from quantkit.tokenizer.libraries import (
     BatchEncoder,
     Encoder,
@@ -33,6 +34,7 @@ GGML, TOKENIZER, NAME = "tokenizer.ggml.", "tokenizer.", "general.name"
 DEFAULT_IDS = {  # llama.cpp's, by model
     "llama": {"bos": 1, "eos": 2, "unk": 0}, "gpt2": {"bos": 11, "eos": 11},
     "bert": {"bos": 101, "sep": 102, "unk": 100, "pad": 0}, "t5": {"eos": 1, "unk": 2, "pad": 0},
+    "gemma4": {},
 }  # fmt: skip
 WRITTEN = f"quantkit writes the vocabularies {', '.join(DEFAULT_IDS)}"
 KEEP_SPACES = frozenset({"<unk>", "<s>", "<|endoftext|>"})
@@ -88,14 +90,14 @@ def read_artifact(metadata: Sequence[KeyValue]) -> Artifact:
         message = f'vocabulary model "{shown(str(model))}" cannot be rebuilt'
         raise UnsupportedError(message, key="tokenizer.ggml.model", hint=WRITTEN)
     pre = LLAMA_CPP.get(str(values.get("pre")))
-    adds_bos = model == "llama" or (pre is not None and pre.adds_bos)
+    adds_bos = model in ("llama", GEMMA4) or (pre is not None and pre.adds_bos)
     ids = DEFAULT_IDS[str(model)]
     if model == "bert":  # always, whatever the file says
         first = [_index(values, "bos_token_id", ids["bos"])]
         last = [_index(values, "seperator_token_id", ids["sep"])]
     else:
         first = [_index(values, "bos_token_id", ids.get("bos"))] if values.get("add_bos_token", adds_bos) else []
-        last = [_index(values, "eos_token_id", ids["eos"])] if values.get("add_eos_token", model == "t5") else []
+        last = [_index(values, "eos_token_id", ids.get("eos"))] if values.get("add_eos_token", model == "t5") else []
     name = next((str(e.value) for e in metadata if e.key == NAME), "")
     return Artifact(values, tokens, kinds, tuple(first), tuple(last), name)
 
@@ -125,6 +127,10 @@ def rebuild_batches(artifact: Artifact) -> BatchEncoder:
             encode = rebuild_wordpiece(artifact.values, artifact.tokens, unknown_of(artifact))
         case "t5":
             encode = rebuild_unigram(unigram_of(artifact))
+        case "gemma4":
+            said = artifact.values.get("unknown_token_id")
+            unknown = None if said is None else _index(artifact.values, "unknown_token_id", None)
+            encode = rebuild_gemma4(artifact.tokens, _merges(artifact.values, artifact.tokens), unknown)
         case _:
             encode = _rebuild_bpe(artifact.values, artifact.tokens)
     return cut_before(Finder({**artifact.special, **artifact.found_at_load}).cut_longest_first, encode)
@@ -220,15 +226,20 @@ def _rebuild_bpe(values: Mapping[str, Any], tokens: Sequence[str]) -> BatchEncod
         message = f'the pre-tokenizer "{shown(name)}" cannot be rebuilt'
         raise UnsupportedError(message, key="tokenizer.ggml.pre", hint="verify with --engine llama.cpp")
     vocab = {token: index for index, token in enumerate(tokens)}
-    merges: list[tuple[str, str]] = []
-    for rank, merge in enumerate(_array(values, "merges")):
-        left, _, right = str(merge).partition(" ")
-        if not (left in vocab and right in vocab and left + right in vocab):
-            raise _contradiction("merges", f"merge {rank} is {shown(str(merge))}, expected two tokens")
-        merges.append((left, right))
-    tokenizer = Tokenizer(Merges(vocab, merges, ignore_merges=pre.whole_words))
+    tokenizer = Tokenizer(Merges(vocab, _merges(values, tokens), ignore_merges=pre.whole_words))
     tokenizer.pre_tokenizer = cut_by(pre.patterns)
     return by_library(tokenizer)
+
+
+def _merges(values: Mapping[str, Any], tokens: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs that merge, in order of rank. Raises InputError for what is no pair of tokens that make one."""
+    known, merges = frozenset(tokens), []
+    for rank, merge in enumerate(_array(values, "merges")):
+        left, _, right = str(merge).partition(" ")
+        if not (left in known and right in known and left + right in known):
+            raise _contradiction("merges", f"merge {rank} is {shown(str(merge))}, expected two tokens")
+        merges.append((left, right))
+    return merges
 
 
 def cut_by(patterns: Sequence[str]) -> LibraryPreTokenizer:

@@ -13,7 +13,8 @@ from quantkit.untrusted import shown
 SPACE = "▁"  # SentencePiece writes spaces as U+2581
 ADDED_SCORE = -1000.0  # the score the reference converter gives to added tokens
 PADDING_SCORE = -10000.0  # and to padding
-SCORED = ("llama", "t5")  # models that choose by scores
+SCORED = ("llama", "t5", "gemma4")  # models that choose by scores, or have them all the same
+UNSPLIT = ("gemma4",)  # models whose name says how text is split before
 
 
 class TokenType(IntEnum):
@@ -61,10 +62,11 @@ class Vocabulary:
         scores = tuple(token.score for token in self.tokens)
         scored = (KeyValue("tokenizer.ggml.scores", "f32", scores, array=True),) if self.model in SCORED else ()
         types = tuple(int(token.kind) for token in self.tokens)
+        pre = () if self.model in UNSPLIT else (KeyValue("tokenizer.ggml.pre", "string", self.pre),)
         merges = (KeyValue("tokenizer.ggml.merges", "string", self.merges, array=True),) if self.merges else ()
         return (
             KeyValue("tokenizer.ggml.model", "string", self.model),
-            KeyValue("tokenizer.ggml.pre", "string", self.pre),
+            *pre,
             KeyValue("tokenizer.ggml.tokens", "string", tuple(token.text for token in self.tokens), array=True),
             *scored,
             KeyValue("tokenizer.ggml.token_type", "i32", types, array=True),

@@ -158,6 +158,7 @@ def expected_types(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     for name, shape in sorted(tensors.items(), key=lambda tensor: (block_of(tensor[0]), tensor[0])):
         part = name.partition(".")[2].partition(".")[2] if name.startswith("blk.") else name
         kept = "_norm." in name or any(kept in name for kept in ("ffn_gate_inp", "position_embd", "ssm_conv1d"))
+        kept |= name == "per_layer_model_proj.weight"
         if len(shape) < 2 or shape[0] == 1 or kept or not name.endswith("weight"):
             continue
         kind = "attn_v" if name.endswith(VALUES) else part[:8]
@@ -165,7 +166,7 @@ def expected_types(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         counted[kind] += 1
         of = values if kind == "attn_v" else layers
         more = place < of // 8 or place >= 7 * of // 8 or (place - of // 8) % 3 == 2
-        head = name == "output.weight" or (tied and name == "token_embd.weight")
+        head = name == "output.weight" or (tied and name in {"token_embd.weight", "per_layer_token_embd.weight"})
         found[name] = "q6_k" if head or (part in WITH_MORE_BITS and more) else "q4_k"
     return found
 

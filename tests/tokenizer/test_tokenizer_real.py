@@ -287,6 +287,44 @@ def test_gemmas_merges_become_scores_that_split_alike(tmp_path: Path) -> None:
     assert found == [library.encode(text).ids for text in probes()]
 
 
+def gemma4_kind() -> Kind:
+    """The same as what it is: all added tokens are special, and those of the whole vocabulary that have names."""
+    made = gemma_json()
+    raw = made.parsed("tokenizer.json")
+    raw["added_tokens"] = [{**token, "special": True} for token in raw["added_tokens"]]
+    settings = {
+        "tokenizer_class": "GemmaTokenizer",
+        **{f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk", "mask")},
+    }
+    changed = made.but(tokenizer__json=dumped(raw), tokenizer_config__json=dumped(settings))
+    files = {
+        **changed.files,
+        "config.json": config("Gemma4ForCausalLM", "gemma4_text", len(values("gemma-4", "tokens"))),
+    }
+    return Kind("gemma4", "Gemma4ForCausalLM", files)
+
+
+def test_gemma_4_comes_out_as_published(tmp_path: Path) -> None:
+    """Every entry but the chat template; ids in llama.cpp are those of the library, whole texts with special tokens."""
+    kind = gemma4_kind()
+    tokenizer = read(kind)
+    written = {entry.key: entry for entry in tokenizer.metadata}
+    published = {k: e for k, e in vocabulary("gemma-4").items() if k.startswith("tokenizer.ggml.")}
+    assert set(written) == {*published, "tokenizer.ggml.add_sep_token"}  # of a post-processor that is made here
+    for key, entry in published.items():
+        found, wanted = written[key].value, entry.value
+        assert written[key].kind == entry.kind
+        assert found == (tuple(wanted) if isinstance(found, tuple) else wanted), key
+    compared = check_tokenizer(tokenizer.metadata, kind.read_file, kind.config)
+    assert compared.ok, compared
+    assert compared.total >= 2000 - LEFT_OUT["gemma"]
+    library = Library.from_buffer(kind.files["tokenizer.json"])
+    with Model(write_vocabulary(tmp_path / "vocabulary.gguf", tokenizer.metadata), vocab_only=True) as model:
+        assert [(text, model.tokenize(text)) for text, _ in expected("gemma-4")] == expected("gemma-4")
+        split = [model.tokenize(text, add_special=True, parse_special=True) for text in probes()]
+    assert split == [library.encode(text).ids for text in probes()]
+
+
 def test_published_chat_templates_pass_unchanged_and_without_warnings() -> None:
     templates = sorted((MODELS / "templates").glob("*.jinja"))
     assert len(templates) > 50
