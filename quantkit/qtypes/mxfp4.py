@@ -56,12 +56,12 @@ def _round(blocks: F32, scale: F32, raw: U8) -> None:
     for i in range(blocks.shape[0]):
         unit = scale[i]
         for j in range(16):
-            low = _nearest(blocks[i, j], unit)
-            raw[i, 1 + j] = low | np.uint8(_nearest(blocks[i, 16 + j], unit) << np.uint8(4))
+            low = nearest_level(blocks[i, j], unit)
+            raw[i, 1 + j] = low | np.uint8(nearest_level(blocks[i, 16 + j], unit) << np.uint8(4))
 
 
 @njit(nogil=True, inline="always")
-def _nearest(x: np.float32, unit: np.float32) -> np.uint8:
+def nearest_level(x: np.float32, unit: np.float32) -> np.uint8:
     """Code of the level nearest to x; comparing with the midpoints between levels is exact, like the reference."""
     size = abs(x)
     code = np.uint8(size > np.float32(0.5) * unit)
