@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +29,24 @@ FLOAT_DTYPES = frozenset({"F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True)
+class Coded:
+    """The quantization type `qtype` has the codes and scales of a stored weight: its rows could be carried over bit for
+    bit. Where it is `turned`, they are the rows of each matrix turned: it is stored (.., columns, rows). `factored` says
+    that a factor of the whole matrix comes with them."""
+
+    qtype: str
+    turned: bool = False
+    factored: bool = False
+
+
+@dataclass(frozen=True)
 class TensorInfo:
     """Header facts of one stored tensor.
 
     `shape` is in checkpoint order (rows first, row length last). `dtype` is a safetensors name ("BF16") or, for a
     tensor that is already quantized, the name of a quantkit qtype ("q4_k"). `nbytes` is its stored size.
     `stored_as` says how a weight of a quantized checkpoint is stored that is read as if it were a plain one, and
-    `stored_bits` in how many bits each.
+    `stored_bits` in how many bits each; `coded` which type of GGUF has the same codes and scales, if one has.
     """
 
     name: str
@@ -45,6 +56,7 @@ class TensorInfo:
     stored_as: str | None = None
     stored_bits: int | None = None
     values: tuple[float, ...] | None = None
+    coded: Coded | None = None
 
     @property
     def cols(self) -> int:
@@ -71,4 +83,17 @@ class TensorRef(Protocol):
 
     def read_packed(self, start: int, stop: int) -> U8:
         """Return the stored bytes of rows [start, stop), uint8 (stop - start, row bytes)."""
+        ...
+
+
+@runtime_checkable
+class CodedRef(TensorRef, Protocol):
+    """A tensor whose codes are those of a quantization type: `info.coded` says which."""
+
+    def read_coded(self, start: int, stop: int) -> U8:
+        """Rows [start, stop) as that type stores them; of a turned one the rows of its matrices as they are stored."""
+        ...
+
+    def factors(self) -> tuple[float, float]:
+        """What the decoded rows are multiplied by, and the static scale of the inputs: float32, 1 where there is none."""
         ...

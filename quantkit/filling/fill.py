@@ -21,9 +21,9 @@ def fill(works: Sequence[Work], inputs: Inputs | None, coverage: float | None = 
     """
     failed: dict[int, QuantkitError] = {}
     by_slabs = [number for number, work in enumerate(works) if work.plan.way == "slabs"]
-    if by_slabs:
-        found = fill_slabs([works[number] for number in by_slabs])
-        failed |= {by_slabs[index]: error for index, error in found.items()}
+    for numbers in _alike(works, by_slabs):
+        found = fill_slabs([works[number] for number in numbers])
+        failed |= {numbers[index]: error for index, error in found.items()}
     for number, work in enumerate(works):
         if work.plan.way != "slabs":
             try:
@@ -31,6 +31,14 @@ def fill(works: Sequence[Work], inputs: Inputs | None, coverage: float | None = 
             except OF_ONE as error:
                 failed[number] = error
     return failed
+
+
+def _alike(works: Sequence[Work], numbers: Sequence[int]) -> list[list[int]]:
+    """The numbers of works whose files have the same tensors: factors of codes that are carried over are further ones."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for number in numbers:
+        groups.setdefault(tuple(unit.name for unit in works[number].plan.units), []).append(number)
+    return list(groups.values())
 
 
 def _fill_layers(work: Work, inputs: Inputs | None, coverage: float | None) -> None:

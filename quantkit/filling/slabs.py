@@ -14,6 +14,7 @@ from quantkit.errors import NonFiniteError
 from quantkit.events import Resumed, TensorProgress
 from quantkit.filling.work import Work, interrupted
 from quantkit.plan.base import Unit
+from quantkit.plan.codes import read_codes
 from quantkit.plan.reading import Slab, cut, non_finite, order_rows, read_slab, read_stored, require_finite
 from quantkit.qtypes import base
 from quantkit.qtypes.floats import all_finite
@@ -139,6 +140,8 @@ def encode_slab(checkpoint: Checkpoint, unit: Unit, slab: Slab) -> U8:
 def _kept(checkpoint: Checkpoint, unit: Unit, slab: Slab) -> U8 | None:
     """Rows whose bytes stay what they are in the source, None for others: those to be rounded, and those of floats
     among which is one that is not finite, to be found and named."""
+    if unit.codes:
+        return order_rows(unit.tensor, read_codes(checkpoint, unit.codes, slab))
     qtype = base.get(unit.word)
     if qtype.block > 1:
         return _copy(checkpoint, unit, slab) if unit.copy else None

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from quantkit.families.linears import source_of
-from quantkit.families.model import ModelTensor, Rows, Shape
+from quantkit.families.model import ModelTensor, Part, Rows, Shape
 from quantkit.formats.containers.base import WriteLayout
 from quantkit.formats.containers.packed import Entry
 from quantkit.metadata import KeyValue
@@ -56,6 +56,7 @@ class Unit:
     `word` is how it is stored in one word: a type, or what its layout says of itself. `layout` is that of a weight that
     layers or blocks round as a whole, None where `word` says all. `copy` says that the source's numbers are taken over:
     its bytes, at most as another float type. Without either, and without parts, it is a scale that inputs decide.
+    `codes` are where its rows lie among those that the source stores as the type `word`, to be carried over.
 
     `code_bytes` hold codes, or floats. `reason` says which rule chose, `wanted` is what the recipe asked for where rows
     do not fit it; `free` that a recipe's rules chose the type, or a budget, and no option. `importance` are weights of
@@ -68,6 +69,7 @@ class Unit:
     code_bytes: int
     layout: WriteLayout | None = None
     copy: bool = False
+    codes: tuple[Part, ...] = ()
     reason: str = ""
     wanted: str | None = None
     free: bool = False

@@ -20,6 +20,9 @@ from quantkit.formats.gguf.imatrix import Imatrix, match_importance
 from quantkit.jsontext import utf8
 from quantkit.metadata import KeyValue
 from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanOptions, Unit
+from quantkit.plan.codes import carried, codes_of, with_factors
+from quantkit.plan.codes import file_type as file_type_of
+from quantkit.plan.codes import notes as notes_on_codes
 from quantkit.plan.feedback import identity, metadata_of, with_layouts
 from quantkit.plan.mixture import Choice, choose_types
 from quantkit.qtypes import base
@@ -67,14 +70,14 @@ def plan_gguf(
     choices = choose_types(model, recipe, unquantized, imatrix=bool(imatrix or method))
     if recipe.on_fallback == "error":
         _require_no_fallback(choices)
-    by_name = {t.name: t for t in model.tensors}
-    drafts = with_layouts([_draft(by_name[name], choice, sources) for name, choice in choices.items()], recipe)
+    drafts = with_layouts(_drafts(model, choices, sources, decode=options.allow_requantize), recipe)
     if not options.allow_requantize:
         _require_unquantized(drafts, unquantized, sources)
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
-    drafts = [replace(d, importance=importance.get(d.name)) for d in drafts]
-    metadata = _metadata(model, checkpoint, recipe, [*(imatrix.provenance() if imatrix else ()), *metadata_of(method)])
+    drafts = with_factors([replace(d, importance=importance.get(d.name)) for d in drafts], checkpoint)
+    chosen = [*(imatrix.provenance() if imatrix else ()), *metadata_of(method)]
+    metadata = _metadata(model, checkpoint, recipe, chosen, drafts)
     stem = options.stem or f"{file_stem(checkpoint.name)}-{recipe.title}"
     units, files = _lay_out(drafts, metadata, stem, options.split_bytes)
     return Plan(
@@ -95,7 +98,7 @@ def plan_gguf(
         digest=_digest(
             units, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files], identity(units, method, inputs)
         ),
-        warnings=(*model.warnings, *notes, *eight_bit_warnings(_twice(units, sources)), *_warnings(units, allotment)),
+        warnings=(*model.warnings, *notes, *notes_on_codes(units), *eight_bit_warnings(_twice(units, sources)), *_warnings(units, allotment)),
         metadata=metadata,
         tokenizer_sha256=model.tokenizer_sha256,
         served_as=model.gguf_architecture,
@@ -110,6 +113,19 @@ def unquantized_type(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> 
     found = {sources[rows.tensor].dtype.lower() for part in tensor.parts for rows in part.sources}
     found |= {"f32" for part in tensor.parts if not part.sources}
     return found.pop() if len(found) == 1 else "f32"
+
+
+def _drafts(
+    model: Model, choices: Mapping[str, Choice], sources: Mapping[str, TensorInfo], *, decode: bool
+) -> list[Unit]:
+    """The tensors in the order of choices; codes of the source stay what they are where their type does."""
+    by_name = {t.name: t for t in model.tensors}
+    found = []
+    for name, choice in choices.items():
+        kept, codes = carried(choice, codes_of(by_name[name], sources), decode=decode)
+        draft = _draft(by_name[name], kept, sources)
+        found.append(replace(draft, codes=codes, copy=True) if codes else draft)
+    return found
 
 
 def _draft(tensor: ModelTensor, choice: Choice, sources: Mapping[str, TensorInfo]) -> Unit:
@@ -156,15 +172,18 @@ def _require_unquantized(
     stores in 8 bits may become anything: many models are published so and only so.
     """
     twice = []
+    coded: tuple[str, object] | None = None
     for draft in drafts:
         decoded, bits = _stored_as(draft.tensor, sources)
+        coded = coded or codes_of(draft.tensor, sources)
         again = draft.word not in FLOAT_TYPES if decoded else unquantized[draft.name] not in FLOAT_TYPES
         if again and not draft.copy and bits < ENOUGH_BITS:
             twice.append(f"{draft.name} {decoded or unquantized[draft.name]} -> {draft.word}")
+    kept = f"--keep REGEX={coded[0]} carries tensors over as they are; " if coded else ""
     if twice:
         raise UnsupportedError(
             f"the source is quantized already: {_some(twice)}",
-            hint="start from the 16-bit checkpoint; --allow-requantize accepts the additional loss",
+            hint=f"start from the 16-bit checkpoint; {kept}--allow-requantize accepts the additional loss",
             tensor=twice[0].split()[0],
         )
 
@@ -220,14 +239,17 @@ def _require_importance(drafts: Sequence[Unit], importance: Mapping[str, F32], r
         )
 
 
-def _metadata(model: Model, checkpoint: Checkpoint, recipe: Recipe, chosen: Iterable[KeyValue]) -> tuple[KeyValue, ...]:
+def _metadata(
+    model: Model, checkpoint: Checkpoint, recipe: Recipe, chosen: Iterable[KeyValue], drafts: Sequence[Unit]
+) -> tuple[KeyValue, ...]:
     """The model's metadata, then what llama-quantize appends, in its order, then where the file comes from.
 
     `chosen` says how values were chosen.
     """
+    file_type = file_type_of(drafts, recipe.mixture.file_type if recipe.mixture else 0, recipe.weights.type)
     added = [
         KeyValue("general.quantization_version", "u32", QUANTIZATION_VERSION),
-        KeyValue("general.file_type", "u32", recipe.mixture.file_type if recipe.mixture else 0),
+        KeyValue("general.file_type", "u32", file_type),
         *chosen,
         KeyValue("quantkit.version", "string", __version__),
         KeyValue("quantkit.recipe", "string", recipe.label),
@@ -329,11 +351,14 @@ def digest_of(
     `headers` are each file's size and the SHA-256 of its header. "" where the model has other tensors.
     """
     sources = checkpoint.tensors()
-    by_name = {t.name: t for t in model.tensors}
-    if set(by_name) != {t.name for t in placed}:
+    names = {t.name for t in model.tensors}
+    choices = {t.name: Choice(t.qtype, "") for t in placed if t.name in names}
+    if set(choices) != names:
         return ""
-    drafts = [_draft(by_name[t.name], Choice(t.qtype, ""), sources) for t in placed]
-    return _digest([_place(d, t.file, t.offset) for d, t in zip(drafts, placed, strict=True)], headers)
+    drafts = {d.name: d for d in with_factors(_drafts(model, choices, sources, decode=True), checkpoint)}
+    if set(drafts) != {t.name for t in placed}:
+        return ""
+    return _digest([_place(drafts[t.name], t.file, t.offset) for t in placed], headers)
 
 
 def _digest(

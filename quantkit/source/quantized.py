@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.errors import QuantkitError
+from quantkit.errors import InputError, QuantkitError
 from quantkit.formats.containers.base import StoredPart
+from quantkit.formats.containers.coded import coded_as
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
 from quantkit.formats.containers.stored import (
     CONFIG_KEYS,
@@ -30,10 +31,13 @@ from quantkit.metadata import KeyValue
 from quantkit.source.base import SourceFile, StoredTensor
 from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, FolderCheckpoint
 from quantkit.tensors import F32, FLOAT_DTYPES, U8, TensorInfo, TensorRef
-from quantkit.untrusted import parse_json_object, read_all
+from quantkit.untrusted import parse_json_object, read_all, shown
 
 CHUNK_BYTES = 1 << 20
 LINE_BYTES = 1 << 15
+# Factors of weights, and of inputs: stored as they are (ModelOpt), and to divide by (compressed-tensors).
+WEIGHT_FACTORS = ("weight_scale_2", "weight_global_scale")
+INPUT_FACTORS = ("input_scale", "input_global_scale")
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -50,7 +54,47 @@ class DequantizedTensor:
         assert 0 <= start <= stop <= self.info.rows, (self.info.name, start, stop)
         if start == stop:
             return np.empty((0, self.info.cols), np.float32)
+        if self.module.outline.stack is not None:
+            return self._turned(start, stop)
         return self.module.decode(start, stop, self._read_part)
+
+    def _turned(self, start: int, stop: int) -> F32:
+        """Rows of matrices that are stored turned."""
+        _, height, width = self.info.shape
+        out = np.empty((stop - start, width), np.float32)
+        for matrix in range(start // height, -(-stop // height)):
+            first, last = max(start, matrix * height), min(stop, (matrix + 1) * height)
+            within = matrix * width, (matrix + 1) * width
+            low = matrix * height
+            columns = self.module.columns(first - low, last - low, within, self._read_part)
+            out[first - start : last - start] = columns.T
+        return out
+
+    def read_coded(self, start: int, stop: int) -> U8:
+        """Rows [start, stop), of a turned weight those that are stored, as the type `info.coded` has them."""
+        return self.module.coded(start, stop, self._read_part)
+
+    def factors(self) -> tuple[float, float]:
+        """What the rows of `read_coded` are multiplied by, and the static scale of inputs, float32; 1 without one.
+
+        Raises InputError for one that is no positive number.
+        """
+        return self._factor(*WEIGHT_FACTORS), self._factor(*INPUT_FACTORS)
+
+    def _factor(self, times: str, divided: str) -> float:
+        """One of the two numbers: stored as it is, or to divide by."""
+        for suffix in (times, divided):
+            name = f"{self.module.name}.{suffix}"
+            if name not in self.stored or self.stored[name].info.dtype not in FLOAT_DTYPES:
+                continue
+            values = self.stored[name].read(0, self.stored[name].info.rows).reshape(-1)
+            with np.errstate(divide="ignore"):
+                value = np.float32(values[0]) if suffix == times else np.float32(1) / np.float32(values[0])
+            if values.size != 1 or not 0 < value < np.inf:
+                what = f'tensor "{shown(name)}" holds {values[:3].tolist()}, expected one positive number'
+                raise InputError(what, tensor=name, hint="the checkpoint is damaged: fetch it again")
+            return float(value)
+        return 1.0
 
     def read_packed(self, start: int, stop: int) -> U8:
         """Rows [start, stop) as a checkpoint of `info.dtype` would store them, which may round them once more."""
@@ -169,15 +213,14 @@ def _seen_plain(folder: FolderCheckpoint, quantization: Mapping[str, Any]) -> Qu
         )
 
     found = stored_modules(quantization, tensors, read)
-    modules = {f"{module.name}.weight": module for module in found.modules.values()}
+    modules = {module.weight: module for module in found.modules.values()}
     owners = {part.name: module for module in modules.values() for part in module.outline.parts}
     dtype = _dtype(folder.config)
     infos: dict[str, TensorInfo] = {}
     for name in tensors:
         module = owners.get(name)
         if module is not None:
-            weight = f"{module.name}.weight"
-            infos.setdefault(weight, _info(weight, dtype, module, tensors))
+            infos.setdefault(module.weight, _info(module.weight, dtype, module, tensors))
         elif name not in found.hidden:
             infos[name] = tensors[name]
     return QuantizedCheckpoint(
@@ -194,7 +237,8 @@ def _seen_plain(folder: FolderCheckpoint, quantization: Mapping[str, Any]) -> Qu
 
 def _info(weight: str, dtype: str, module: StoredModule, tensors: Mapping[str, TensorInfo]) -> TensorInfo:
     nbytes = sum(tensors[part.name].nbytes for part in module.outline.parts)
-    return TensorInfo(weight, dtype, (module.outline.rows, module.outline.cols), nbytes, module.summary, module.bits)
+    shape = module.outline.stack or (module.outline.rows, module.outline.cols)
+    return TensorInfo(weight, dtype, shape, nbytes, module.summary, module.bits, coded_as(module.outline))
 
 
 def _dtype(config: Mapping[str, Any]) -> str:

@@ -123,6 +123,7 @@ class Reading:
     """How a container is read. layouts(said) gives the layout of each module from what `declared` found.
 
     `components` are the names below a module of what it is made of; longer ones come first where one ends another.
+    They come after `joint`: where that is no dot, the module is itself a tensor of a plain checkpoint.
     The rest tells a container whose configuration does not name it: by keys that only its writers use (`telling`),
     else by those that others use as well (`vague`); and where there is no configuration at all, by ends of names of
     tensors and what it would have said of them (`unsaid`), or who wrote them and what helps (`untold`).
@@ -134,6 +135,11 @@ class Reading:
     vague: tuple[str, ...] = ()
     unsaid: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     untold: tuple[tuple[str, str, str], ...] = ()
+    joint: str = "."
+
+    def weight(self, module: str) -> str:
+        """The name of a module's weight in a plain checkpoint."""
+        return f"{module}.weight" if self.joint == "." else module
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,8 @@ class StoredPart:
 class StoredOutline:
     """The exact layout of a weight, which tensors may tell and a configuration not, its shape and its tensors.
 
-    `tile` rows share a scale whose index is rounded down.
+    `tile` rows share a scale whose index is rounded down. `stack` is the shape of a plain weight that is a stack of
+    matrices, each of which is stored turned: (count, cols, rows of one).
     """
 
     layout: ReadLayout
@@ -201,26 +208,29 @@ class StoredOutline:
     cols: int
     parts: tuple[StoredPart, ...]
     tile: int = 1
+    stack: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Headers:
     """What headers say of the tensors of one module. `read` reads a whole tensor, for those of some bytes.
 
-    `indexed` says that modules of the checkpoint have a `g_idx`, so that each must.
+    `indexed` says that modules of the checkpoint have a `g_idx`, so that each must. `joint` stands between the names of
+    the module and of its tensors.
     """
 
     module: str
     tensors: Mapping[str, TensorInfo]
     read: Callable[[str], PackedTensor]
     indexed: bool = False
+    joint: str = "."
 
     def has(self, suffix: str) -> bool:
-        return f"{self.module}.{suffix}" in self.tensors
+        return f"{self.module}{self.joint}{suffix}" in self.tensors
 
     def info(self, suffix: str, dtypes: tuple[str, ...], dims: int | None = None) -> TensorInfo:
         """The tensor so called. Raises InputError where there is none, or of another type or number of axes."""
-        name = f"{self.module}.{suffix}"
+        name = f"{self.module}{self.joint}{suffix}"
         if name not in self.tensors:
             what = f'there is no tensor "{shown(name)}", and "{shown(self.module)}" is quantized'
             raise InputError(what, tensor=name, hint=DAMAGED)

@@ -19,8 +19,9 @@ from quantkit.formats.containers.base import Headers, ReadLayout, StoredOutline,
 from quantkit.formats.containers.packed import FLOATS, Tensors, scales_of, take, take_matrix, values_of
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.schemes.base import Quantized, Traits
-from quantkit.qtypes.schemes.microscaling import LEVELS, NVFP4
+from quantkit.qtypes.schemes.microscaling import LEVELS, NVFP4, SCALE
 from quantkit.qtypes.schemes.minifloat import BYTE_VALUES, TILE, Float8, Strategy, to_codes
+from quantkit.tensors import U8
 from quantkit.untrusted import shown
 
 
@@ -73,14 +74,15 @@ class ModelOptFP4:
         raw = values_of(take_matrix(tensors, f"{module}.weight", ("U8",)))
         rows, cols = raw.shape[0], raw.shape[1] * 2
         expected = (rows, cols // self.scheme.group)
-        scale = BYTE_VALUES[values_of(take(tensors, f"{module}.weight_scale", ("F8_E4M3",), expected))]
+        stored: U8 = values_of(take(tensors, f"{module}.weight_scale", ("F8_E4M3",), expected))
+        scale = BYTE_VALUES[stored]
         factor = scales_of(take(tensors, f"{module}.weight_scale_2", ("F32",))).reshape(-1)[0]
         if np.isnan(scale).any():
             name = f"{module}.weight_scale"
             what = f'"{shown(name)}" holds a scale that is not a number'
             raise InputError(what, tensor=name, hint="the checkpoint is damaged: fetch it again")
         codes = np.stack([raw & 15, raw >> 4], axis=2).reshape(rows, cols)
-        grid = Grid(scale * factor, None, 0, LEVELS.size - 1, levels=LEVELS)
+        grid = Grid(scale * factor, None, 0, LEVELS.size - 1, levels=LEVELS, fields={SCALE: stored})
         return Quantized(codes.astype(np.int16), grid)
 
 

@@ -9,15 +9,18 @@ of a module to what these rows need and giving the pieces to the container's own
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor, lcm
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.formats.containers.base import Headers, ReadLayout, StoredOutline, StoredPart
+from quantkit.formats.containers.coded import coded_rows
 from quantkit.formats.containers.packed import Entry, PackedTensor, Tensors
 from quantkit.formats.containers.table import readings
 from quantkit.tensors import F32, FLOAT_DTYPES, U8, TensorInfo
@@ -35,6 +38,7 @@ NOT_WEIGHTS = (
 
 INPUT_SCALES = ".pre_quant_scale"  # AWQ of ModelOpt: factors of inputs that no plain checkpoint has a place for
 
+V = TypeVar("V", np.float32, np.uint8)
 ReadPart = Callable[[StoredPart, int, int], U8]  # the bytes of a part at [first, last) of its axis, of all without one
 ReadSmall = Callable[[str], PackedTensor]
 
@@ -95,13 +99,14 @@ def _method_of(quantization: Mapping[str, Any]) -> str:
 class StoredModule:
     """A linear layer that is stored quantized: weight (rows, cols), made of `outline.parts`.
 
-    `summary` says how, for people.
+    `summary` says how, for people; `weight` is the name of what a plain checkpoint has in its place.
     """
 
     name: str
     layout: ReadLayout
     outline: StoredOutline
     summary: str
+    weight: str
 
     @property
     def bits(self) -> int:
@@ -121,7 +126,7 @@ class StoredModule:
         """
         return self.assembled(start, stop, read, self.values)
 
-    def assembled(self, start: int, stop: int, read: ReadPart, values: Callable[[Tensors], F32]) -> F32:
+    def assembled(self, start: int, stop: int, read: ReadPart, values: Callable[[Tensors], NDArray[V]]) -> NDArray[V]:
         """Rows [start, stop) as `decode` gives them, where `values` decodes the tensors of some rows."""
         pieces = []
         for first, last in self._cut(start, stop):
@@ -154,16 +159,43 @@ class StoredModule:
             tensors[part.name] = PackedTensor(entry, raw)
         return first, tensors
 
+    def columns(self, start: int, stop: int, within: tuple[int, int], read: ReadPart) -> F32:
+        """Columns [start, stop) of the rows `within`, float32, of a stack: its tensors have groups on their axis 1."""
+        group = self.outline.cols // self.outline.parts[0].shape[1]
+        low, high = start // group, -(-stop // group)
+        _, whole = self._tensors_of(*within, read)
+        cut = {}
+        for part in self.outline.parts:
+            entry, shape = whole[part.name].entry, whole[part.name].entry.shape
+            raw = whole[part.name].data.reshape(*shape[:2], -1)[:, low:high]
+            entry = Entry(entry.name, entry.dtype, (shape[0], high - low, *shape[2:]))
+            cut[part.name] = PackedTensor(entry, np.ascontiguousarray(raw).reshape(-1))
+        return self.values(cut)[:, start - low * group : stop - low * group]
+
+    def coded(self, start: int, stop: int, read: ReadPart) -> U8:
+        """Rows [start, stop) as bytes of the quantization type that has their codes: see quantkit.tensors.Coded."""
+
+        def rows(tensors: Tensors) -> U8:
+            with self._named():
+                return coded_rows(self.layout.unpack(self.name, tensors))
+
+        return self.assembled(start, stop, read, rows)
+
     def values(self, tensors: Tensors) -> F32:
         """What the container's own reader decodes from the tensors of some rows."""
+        with self._named(), np.errstate(over="ignore", invalid="ignore"):  # who reads weights looks for infinities
+            return self.layout.unpack(self.name, tensors).values()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors that name no tensor name this one."""
         try:
-            with np.errstate(over="ignore", invalid="ignore"):  # who reads weights looks for infinities
-                return self.layout.unpack(self.name, tensors).values()
+            yield
         except InputError as error:
             if error.tensor is not None:
                 raise
-            name = f"{self.name}.weight"
-            raise InputError(f'tensor "{shown(name)}": {error.message}', tensor=name, hint=error.hint) from error
+            what = f'tensor "{shown(self.weight)}": {error.message}'
+            raise InputError(what, tensor=self.weight, hint=error.hint) from error
 
 
 @dataclass(frozen=True)
@@ -186,9 +218,9 @@ def stored_modules(quantization: Mapping[str, Any], tensors: Mapping[str, Tensor
     components: dict[str, list[str]] = {}
     hidden: set[str] = set()
     for name, info in tensors.items():
-        suffix = next((s for s in method.components if name.endswith(f".{s}")), None)
+        suffix = next((s for s in method.components if name.endswith(f"{method.joint}{s}")), None)
         if suffix is not None and not (suffix == "weight" and info.dtype in FLOAT_DTYPES):
-            components.setdefault(name.removesuffix(f".{suffix}"), []).append(name)
+            components.setdefault(name.removesuffix(f"{method.joint}{suffix}"), []).append(name)
             hidden.add(name)
         elif name.rpartition(".")[2] in NOT_WEIGHTS:
             hidden.add(name)
@@ -199,14 +231,15 @@ def stored_modules(quantization: Mapping[str, Any], tensors: Mapping[str, Tensor
     indexed = any(name.endswith(".g_idx") for name in hidden)
     modules: dict[str, StoredModule] = {}
     for name, found in components.items():
-        plain = tensors.get(f"{name}.weight")
+        weight = method.weight(name)
+        plain = tensors.get(weight)
         if plain is None or plain.dtype not in FLOAT_DTYPES:
             said = layout_of(name)
-            outline = said.outline(Headers(name, tensors, read, indexed))
+            outline = said.outline(Headers(name, tensors, read, indexed, method.joint))
             traits = outline.layout.traits
             summary = traits.summary or f"{quantization['quant_method']} {traits.words}"
-            modules[name] = StoredModule(name, outline.layout, outline, summary)
-        elif twice := [f for f in found if f.endswith((".qweight", ".weight_packed"))]:
+            modules[name] = StoredModule(name, outline.layout, outline, summary, weight)
+        elif twice := [f for f in found if f.endswith((".qweight", ".weight_packed", "_blocks"))]:
             what = f'"{shown(name)}" is stored twice, in "{shown(twice[0])}" and in "{shown(plain.name)}"'
             raise InputError(what, tensor=plain.name, hint="remove the tensors that do not belong to the model")
     return Stored(modules, frozenset(hidden))

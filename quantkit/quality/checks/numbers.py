@@ -13,6 +13,7 @@ from quantkit.errors import QuantkitError
 from quantkit.families.model import ModelTensor
 from quantkit.formats.containers.packed import as_stored
 from quantkit.machine import core_count, worker_pool
+from quantkit.plan.codes import codes_of
 from quantkit.plan.reading import SLAB_WEIGHTS, Slab, cut, order_rows, read_slab
 from quantkit.quality.against import Against
 from quantkit.quality.checks.base import Check, VerifyOptions
@@ -27,6 +28,8 @@ MOVED = "scales were moved between layers (--engine torch compares predictions)"
 FACTORS = "up to factors of rows and columns, since scales were moved between layers"
 MOVED_FLOOR_DB = 30.0  # of weights that are floats: BF16 alone leaves 50
 FEWEST_ROWS = 64  # that tell anything up to factors of their columns
+WEIGHT, SCALE = ".weight", ".scale"
+CODES_FLOOR_DB = 100.0  # of codes that are the source's: products with their scales are rounded to float32 once more
 OWN = "by quantkit's own reader, for want of another"
 
 
@@ -63,6 +66,7 @@ def check_numbers(made: Made, against: Against, options: VerifyOptions) -> Check
     floors = {
         name: MOVED_FLOOR_DB if against.moved and isinf(one.floor_db) else one.floor_db for name, one in held.items()
     }
+    floors |= dict.fromkeys(_carried(against, held), CODES_FLOOR_DB)
     checked = _judge(errors, floors, data)
     own = sum(held[t.name].own for t in known)
     if own:
@@ -76,6 +80,13 @@ def check_numbers(made: Made, against: Against, options: VerifyOptions) -> Check
         )
         checked = replace(checked, ok=None, detail=what)
     return _with_gain(checked, against.noted)
+
+
+def _carried(against: Against, held: Mapping[str, Held]) -> list[str]:
+    """The weights that a GGUF file holds as the type whose codes the source has: none of them was rounded."""
+    sources = against.source.tensors()
+    found = ((t.name, codes_of(t, sources)) for t in against.weights if against.reference is not None)
+    return [name for name, codes in found if codes is not None and held[name].type == codes[0]]
 
 
 def _why_not(tensor: ModelTensor, held: Held, moved: bool) -> str | None:
@@ -135,15 +146,33 @@ def _tensor_error(
 ) -> TensorError | Undecoded:
     """Error of one weight, summed over its compared slabs."""
     total = TensorError(tensor.name, held.type, 0, 0.0, 0.0, 0.0)
+    factors = _factors(made, against, tensor)
     measure = compare_moved if against.moved else compare
     for slabs in _gathered(tensor, _slabs(tensor, held.together, sample_rows, against.moved)):
         try:
             decoded = made.picked(tensor.name, [(slab.start, slab.stop) for slab in slabs])
+            if factors is not None:
+                decoded = decoded * _spread(factors, tensor, slabs)
         except QuantkitError as error:
             return Undecoded(tensor.name, error.message)
         expected = _expected(against, tensor, held, slabs)
         total = total + measure(tensor.name, held.type, expected, decoded.reshape(expected.shape))
     return total
+
+
+def _factors(made: Made, against: Against, tensor: ModelTensor) -> F32 | None:
+    """What the decoded rows of a tensor are multiplied by, (matrices,): a tensor beside it that no source has."""
+    name = tensor.name.removesuffix(WEIGHT) + SCALE
+    if name == tensor.name + SCALE or name not in made.held() or any(t.name == name for t in against.weights):
+        return None
+    return made.rows(name, 0, made.held()[name].shape[0]).reshape(-1)
+
+
+def _spread(factors: F32, tensor: ModelTensor, slabs: Sequence[Slab]) -> F32:
+    """A factor for each row of slabs, (rows, 1): those of experts differ."""
+    rows = np.concatenate([np.arange(slab.start, slab.stop) for slab in slabs])
+    height = max(tensor.rows // factors.size, 1)
+    return factors[np.minimum(rows // height, factors.size - 1)][:, None]
 
 
 def _gathered(tensor: ModelTensor, slabs: Sequence[Slab]) -> Iterator[list[Slab]]:

@@ -1,0 +1,179 @@
+"""Codes of the source that a GGUF file takes over bit for bit: published four-bit floats, MXFP4 and NVFP4.
+
+What llama.cpp's converter does with them, whatever the type of the other tensors: rows keep their codes and scales, in
+the order of the file. A factor of a whole matrix has a tensor of its own, NAME.scale, the static scale of its inputs
+NAME.input_scale, where they are not 1; of a stack of experts they have a number each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from quantkit.families.layouts import runs
+from quantkit.families.model import Constant, ModelTensor, Part, Rows
+from quantkit.families.parts import Every, Made
+from quantkit.families.roles import Role
+from quantkit.families.steps import KINDS, move
+from quantkit.plan.base import PlannedTensor, Unit
+from quantkit.plan.mixture import Choice
+from quantkit.plan.reading import Slab
+from quantkit.source import Checkpoint
+from quantkit.tensors import U8, Coded, CodedRef, TensorInfo, TensorRef
+
+CARRIED = "carried over, lossless"
+FLOATS = frozenset({"f32", "f16", "bf16"})
+FILE_TYPES = {"nvfp4": 39, "mxfp4": 38}  # enum llama_ftype, where everything else is floats; the first that is there
+WEIGHT = ".weight"
+NEAR_ONE = 1e-6  # a factor that the converter leaves out
+
+
+def codes_of(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> tuple[str, tuple[Part, ...]] | None:
+    """The type that has the codes of a tensor, and where its rows lie among those that are stored.
+
+    None where it is not coded throughout and alike, or its rows are no whole rows of what is stored.
+    """
+    if tensor.add or not tensor.name.endswith(WEIGHT):
+        return None
+    found: list[Part] = []
+    types, factored = set(), False
+    for part in tensor.parts:
+        said = [sources[rows.tensor] for rows in part.sources]
+        if len(said) != 1 or said[0].coded is None:
+            return None
+        moved = _stored_rows(part, said[0], said[0].coded)
+        if moved is None:
+            return None
+        types.add(said[0].coded.qtype)
+        factored = factored or said[0].coded.factored
+        found += moved
+    if len(types) != 1 or (factored and not _has_place(tensor)):
+        return None
+    return types.pop(), tuple(found)
+
+
+def _has_place(tensor: ModelTensor) -> bool:
+    """Whether a factor for each matrix of the source has a place in the graph: those of matrices, and of experts."""
+    sources = {rows.tensor for part in tensor.parts for rows in part.sources}
+    return len(sources) == 1 if len(tensor.shape) == 2 else len(sources) == tensor.shape[0]
+
+
+def _stored_rows(part: Part, info: TensorInfo, coded: Coded) -> tuple[Part, ...] | None:
+    """The rows of a part among those that are stored; None where they are others."""
+    if isinstance(part, Rows | Every):
+        return None if coded.turned else (part,)
+    if not isinstance(part, Made) or not coded.turned:
+        return None
+    height, width = info.shape[-2:]
+    (first, _), *rest = part.steps
+    whole = part.shape == (height, width) and part.region.start % height == 0
+    if first != "turn" or not whole or not all(KINDS[name].whole_rows for name, _ in rest):
+        return None
+    start = part.region.start // height * width
+    numbers = move(np.arange(start, start + width, dtype=np.int64).reshape(-1, 1), tuple(rest))
+    return runs(info.name, numbers.reshape(-1))
+
+
+def carried(
+    choice: Choice, codes: tuple[str, tuple[Part, ...]] | None, *, decode: bool
+) -> tuple[Choice, tuple[Part, ...]]:
+    """What becomes of a tensor with these codes, and where its stored rows lie if they are carried over.
+
+    They are where the recipe wants their type, and where it wants floats and no option names the tensor; unless
+    everything is to be `decode`d, which floats then are.
+    """
+    if codes is None:
+        return choice, ()
+    qtype, parts = codes
+    if choice.qtype == qtype:
+        return replace(choice, reason=CARRIED, free=False), parts
+    if choice.qtype in FLOATS and not decode and not choice.reason.startswith("--"):
+        return Choice(qtype, CARRIED), parts
+    return choice, ()
+
+
+def read_codes(checkpoint: Checkpoint, parts: Sequence[Part], slab: Slab) -> U8:
+    """The stored rows of a slab before row order, uint8 (rows, row bytes)."""
+    pieces = []
+    first = 0
+    for part in parts:
+        low, high = max(slab.start, first), min(slab.stop, first + part.rows)
+        if low < high:
+            pieces.append(part.read(_rows_of(checkpoint), low - first, high - first))
+        first += part.rows
+    found: U8 = (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)).view(np.uint8)
+    return np.ascontiguousarray(found)
+
+
+@dataclass(frozen=True)
+class _CodedRows:
+    """The rows of a tensor as they are stored, behind the reading of parts, which looks at no value."""
+
+    ref: CodedRef
+
+    @property
+    def info(self) -> TensorInfo:
+        return self.ref.info
+
+    def read(self, start: int, stop: int) -> U8:
+        return self.ref.read_coded(start, stop)
+
+
+def _rows_of(checkpoint: Checkpoint) -> Callable[[str], TensorRef]:
+    return lambda name: _CodedRows(_coded(checkpoint, name))  # type: ignore[return-value]  # bytes, not numbers
+
+
+def _coded(checkpoint: Checkpoint, name: str) -> CodedRef:
+    ref = checkpoint.ref(name)
+    assert isinstance(ref, CodedRef), name
+    return ref
+
+
+def with_factors(drafts: Sequence[Unit], checkpoint: Checkpoint) -> list[Unit]:
+    """The tensors, and those of the factors of what is carried over. Reads them: some bytes for each matrix."""
+    found: list[Unit] = []
+    for draft in drafts:
+        found.append(draft)
+        sources = list(dict.fromkeys(rows.tensor for part in draft.codes for rows in part.sources))
+        infos = checkpoint.tensors()
+        if not any((coded := infos[name].coded) and coded.factored for name in sources):
+            continue
+        factors = [_coded(checkpoint, name).factors() for name in sources]
+        for suffix, values in zip((".scale", ".input_scale"), zip(*factors, strict=True), strict=True):
+            if not np.allclose(values, 1.0, rtol=0 if len(values) == 1 else 1e-5, atol=NEAR_ONE):
+                found.append(_factors(draft.tensor, suffix, values))
+    return found
+
+
+def _factors(tensor: ModelTensor, suffix: str, values: Sequence[float]) -> Unit:
+    made = ModelTensor(
+        tensor.name.removesuffix(WEIGHT) + suffix,
+        Role.OTHER,
+        (len(values),),
+        (Constant(tuple(values)),),
+        tensor.layer,
+        stored="f32",
+    )
+    nbytes = 4 * len(values)
+    output = PlannedTensor(made.name, "f32", made.shape, nbytes)
+    return Unit(made, "f32", (output,), nbytes, reason="factors of what is carried over", source_bytes=nbytes)
+
+
+def file_type(units: Sequence[Unit], otherwise: int, default: str) -> int:
+    """The type of a file by number: of floats with codes of the source among them, as the converter says it."""
+    words = {unit.word for unit in units if unit.codes}
+    return next((n for name, n in FILE_TYPES.items() if name in words and default in FLOATS), otherwise)
+
+
+def notes(units: Sequence[Unit]) -> list[tuple[str, str]]:
+    """What is carried over."""
+    kept = [unit for unit in units if unit.codes]
+    if not kept:
+        return []
+    words = " and ".join(sorted({unit.word.upper() for unit in kept}))
+    weights = sum(prod(unit.tensor.shape) for unit in kept)
+    what = f"{len(kept)} tensors ({weights:,} weights) are carried over, lossless: codes and scales of {words}"
+    return [("carried", f"{what} are those of the source; --allow-requantize decodes them")]
