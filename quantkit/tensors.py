@@ -31,12 +31,14 @@ FLOAT_DTYPES = frozenset({"F32", "F16", "BF16"})
 @dataclass(frozen=True)
 class Coded:
     """The quantization type `qtype` has the codes and scales of a stored weight: its rows could be carried over bit for
-    bit. Where it is `turned`, they are the rows of each matrix turned: it is stored (.., columns, rows). `factored` says
-    that a factor of the whole matrix comes with them."""
+    bit. Where it is `turned`, they are the rows of each matrix turned: it is stored (.., columns, rows). `factored`
+    says that a factor of the whole matrix comes with them, `wide` that its inputs are not to be rounded to four bits.
+    """
 
     qtype: str
     turned: bool = False
     factored: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,5 +97,5 @@ class CodedRef(TensorRef, Protocol):
         ...
 
     def factors(self) -> tuple[float, float]:
-        """What the decoded rows are multiplied by, and the static scale of the inputs: float32, 1 where there is none."""
+        """What the decoded rows are multiplied by, and the static scale of inputs: float32, 1 where there is none."""
         ...

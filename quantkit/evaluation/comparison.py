@@ -23,7 +23,7 @@ from quantkit.evaluation.artifacts import stored_tensors
 from quantkit.formats.gguf.reader import read_gguf
 from quantkit.machine import worker_pool
 from quantkit.plan.describe import describe_source
-from quantkit.quality.decoded import DecodedCheckpoint
+from quantkit.quality.decoded import DecodedCheckpoint, factors_in
 from quantkit.quality.tensor_errors import TensorError, compare
 from quantkit.source import Checkpoint
 from quantkit.source.base import StoredTensor
@@ -168,7 +168,8 @@ def _decoded(gguf: GGUFCheckpoint, other: Checkpoint, pre: str | None) -> Decode
     shards = tuple(open_input(shard.path) for shard in gguf.shards)
     stored = {tensor.name: (shard, tensor) for shard in shards for tensor in read_gguf(shard.path).tensors}
     fitting = tuple(t for t in model.tensors if t.name in stored and stored[t.name][1].shape == t.shape)
-    return DecodedCheckpoint(other, replace(model, tensors=fitting), shards, stored)
+    model = replace(model, tensors=fitting)
+    return DecodedCheckpoint(other, model, shards, stored, factors_in(stored, model))
 
 
 def _under_names_of(plain: Checkpoint, decoded: DecodedCheckpoint, gguf: GGUFCheckpoint) -> Pairs:

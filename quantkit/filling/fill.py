@@ -34,7 +34,7 @@ def fill(works: Sequence[Work], inputs: Inputs | None, coverage: float | None = 
 
 
 def _alike(works: Sequence[Work], numbers: Sequence[int]) -> list[list[int]]:
-    """The numbers of works whose files have the same tensors: factors of codes that are carried over are further ones."""
+    """The numbers of works whose files have the same tensors: codes that are carried over may bring factors."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for number in numbers:
         groups.setdefault(tuple(unit.name for unit in works[number].plan.units), []).append(number)

@@ -13,16 +13,19 @@ from math import prod
 
 import numpy as np
 
+from quantkit.families.factors import multiplies
 from quantkit.families.layouts import runs
 from quantkit.families.model import Constant, ModelTensor, Part, Rows
 from quantkit.families.parts import Every, Made
 from quantkit.families.roles import Role
 from quantkit.families.steps import KINDS, move
+from quantkit.metadata import KeyValue
 from quantkit.plan.base import PlannedTensor, Unit
 from quantkit.plan.mixture import Choice
 from quantkit.plan.reading import Slab
 from quantkit.source import Checkpoint
 from quantkit.tensors import U8, Coded, CodedRef, TensorInfo, TensorRef
+from quantkit.untrusted import listed
 
 CARRIED = "carried over, lossless"
 FLOATS = frozenset({"f32", "f16", "bf16"})
@@ -31,8 +34,20 @@ WEIGHT = ".weight"
 NEAR_ONE = 1e-6  # a factor that the converter leaves out
 
 
-def codes_of(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> tuple[str, tuple[Part, ...]] | None:
-    """The type that has the codes of a tensor, and where its rows lie among those that are stored.
+@dataclass(frozen=True)
+class Codes:
+    """The codes of a tensor are those of the type `qtype`; `parts` are its rows among those that are stored.
+
+    With factors, `lost` says that the graph would not multiply by them, so that only decoded weights are right.
+    """
+
+    qtype: str
+    parts: tuple[Part, ...]
+    lost: bool = False
+
+
+def codes_of(tensor: ModelTensor, sources: Mapping[str, TensorInfo], architecture: str) -> Codes | None:
+    """The codes of a tensor of a model that llama.cpp calls `architecture`.
 
     None where it is not coded throughout and alike, or its rows are no whole rows of what is stored.
     """
@@ -52,7 +67,7 @@ def codes_of(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> tuple[st
         found += moved
     if len(types) != 1 or (factored and not _has_place(tensor)):
         return None
-    return types.pop(), tuple(found)
+    return Codes(types.pop(), tuple(found), lost=factored and not multiplies(architecture, tensor.name))
 
 
 def _has_place(tensor: ModelTensor) -> bool:
@@ -77,21 +92,18 @@ def _stored_rows(part: Part, info: TensorInfo, coded: Coded) -> tuple[Part, ...]
     return runs(info.name, numbers.reshape(-1))
 
 
-def carried(
-    choice: Choice, codes: tuple[str, tuple[Part, ...]] | None, *, decode: bool
-) -> tuple[Choice, tuple[Part, ...]]:
+def carried(choice: Choice, codes: Codes | None, *, decode: bool) -> tuple[Choice, tuple[Part, ...]]:
     """What becomes of a tensor with these codes, and where its stored rows lie if they are carried over.
 
     They are where the recipe wants their type, and where it wants floats and no option names the tensor; unless
-    everything is to be `decode`d, which floats then are.
+    everything is to be `decode`d, which floats then are, or a factor would be lost.
     """
-    if codes is None:
+    if codes is None or codes.lost:
         return choice, ()
-    qtype, parts = codes
-    if choice.qtype == qtype:
-        return replace(choice, reason=CARRIED, free=False), parts
+    if choice.qtype == codes.qtype:
+        return replace(choice, reason=CARRIED, free=False), codes.parts
     if choice.qtype in FLOATS and not decode and not choice.reason.startswith("--"):
-        return Choice(qtype, CARRIED), parts
+        return Choice(codes.qtype, CARRIED), codes.parts
     return choice, ()
 
 
@@ -168,12 +180,33 @@ def file_type(units: Sequence[Unit], otherwise: int, default: str) -> int:
     return next((n for name, n in FILE_TYPES.items() if name in words and default in FLOATS), otherwise)
 
 
-def notes(units: Sequence[Unit]) -> list[tuple[str, str]]:
-    """What is carried over."""
-    kept = [unit for unit in units if unit.codes]
-    if not kept:
+def keys(units: Sequence[Unit], sources: Mapping[str, TensorInfo]) -> list[KeyValue]:
+    """What the file says of codes that are carried over: whose inputs are not to be rounded to four bits."""
+
+    def wide(unit: Unit) -> bool:
+        coded = (sources[rows.tensor].coded for part in unit.codes for rows in part.sources)
+        return any(said is not None and said.wide for said in coded)
+
+    names = tuple(sorted(unit.name for unit in units if unit.codes and wide(unit)))
+    if not names:
         return []
-    words = " and ".join(sorted({unit.word.upper() for unit in kept}))
-    weights = sum(prod(unit.tensor.shape) for unit in kept)
-    what = f"{len(kept)} tensors ({weights:,} weights) are carried over, lossless: codes and scales of {words}"
-    return [("carried", f"{what} are those of the source; --allow-requantize decodes them")]
+    return [
+        KeyValue("general.tensor_extra.name", "string", names, array=True),
+        KeyValue("general.tensor_extra.prec_a4", "bool", (False,) * len(names), array=True),
+    ]
+
+
+def notes(units: Sequence[Unit], sources: Mapping[str, TensorInfo], architecture: str) -> list[tuple[str, str]]:
+    """What is carried over, and what is not since the graph of the architecture would lose its factor."""
+    found = []
+    kept = [unit for unit in units if unit.codes]
+    if kept:
+        words = " and ".join(sorted({unit.word.upper() for unit in kept}))
+        weights = sum(prod(unit.tensor.shape) for unit in kept)
+        what = f"{len(kept)} tensors ({weights:,} weights) are carried over, lossless: codes and scales of {words}"
+        found.append(("carried", f"{what} are those of the source; --allow-requantize decodes them"))
+    others = [u for u in units if not u.codes and (codes := codes_of(u.tensor, sources, architecture)) and codes.lost]
+    if others:
+        what = f"{len(others)} tensors are decoded, since llama.cpp's graph of {architecture} ignores the factors of"
+        found.append(("decoded", f"{what} {listed([unit.name for unit in others], 2)}"))
+    return found

@@ -20,8 +20,9 @@ from quantkit.formats.gguf.imatrix import Imatrix, match_importance
 from quantkit.jsontext import utf8
 from quantkit.metadata import KeyValue
 from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanOptions, Unit
-from quantkit.plan.codes import carried, codes_of, with_factors
+from quantkit.plan.codes import Codes, carried, codes_of, with_factors
 from quantkit.plan.codes import file_type as file_type_of
+from quantkit.plan.codes import keys as keys_of_codes
 from quantkit.plan.codes import notes as notes_on_codes
 from quantkit.plan.feedback import identity, metadata_of, with_layouts
 from quantkit.plan.mixture import Choice, choose_types
@@ -72,11 +73,11 @@ def plan_gguf(
         _require_no_fallback(choices)
     drafts = with_layouts(_drafts(model, choices, sources, decode=options.allow_requantize), recipe)
     if not options.allow_requantize:
-        _require_unquantized(drafts, unquantized, sources)
+        _require_unquantized(drafts, unquantized, sources, model.gguf_architecture)
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
     drafts = with_factors([replace(d, importance=importance.get(d.name)) for d in drafts], checkpoint)
-    chosen = [*(imatrix.provenance() if imatrix else ()), *metadata_of(method)]
+    chosen = [*keys_of_codes(drafts, sources), *(imatrix.provenance() if imatrix else ()), *metadata_of(method)]
     metadata = _metadata(model, checkpoint, recipe, chosen, drafts)
     stem = options.stem or f"{file_stem(checkpoint.name)}-{recipe.title}"
     units, files = _lay_out(drafts, metadata, stem, options.split_bytes)
@@ -98,7 +99,13 @@ def plan_gguf(
         digest=_digest(
             units, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files], identity(units, method, inputs)
         ),
-        warnings=(*model.warnings, *notes, *notes_on_codes(units), *eight_bit_warnings(_twice(units, sources)), *_warnings(units, allotment)),
+        warnings=(
+            *model.warnings,
+            *notes,
+            *notes_on_codes(units, sources, model.gguf_architecture),
+            *eight_bit_warnings(_twice(units, sources)),
+            *_warnings(units, allotment),
+        ),
         metadata=metadata,
         tokenizer_sha256=model.tokenizer_sha256,
         served_as=model.gguf_architecture,
@@ -122,7 +129,7 @@ def _drafts(
     by_name = {t.name: t for t in model.tensors}
     found = []
     for name, choice in choices.items():
-        kept, codes = carried(choice, codes_of(by_name[name], sources), decode=decode)
+        kept, codes = carried(choice, codes_of(by_name[name], sources, model.gguf_architecture), decode=decode)
         draft = _draft(by_name[name], kept, sources)
         found.append(replace(draft, codes=codes, copy=True) if codes else draft)
     return found
@@ -164,7 +171,7 @@ def _require_no_fallback(choices: Mapping[str, Choice]) -> None:
 
 
 def _require_unquantized(
-    drafts: Sequence[Unit], unquantized: Mapping[str, str], sources: Mapping[str, TensorInfo]
+    drafts: Sequence[Unit], unquantized: Mapping[str, str], sources: Mapping[str, TensorInfo], architecture: str
 ) -> None:
     """Raise UnsupportedError where a quantized source would be rounded a second time.
 
@@ -172,14 +179,14 @@ def _require_unquantized(
     stores in 8 bits may become anything: many models are published so and only so.
     """
     twice = []
-    coded: tuple[str, object] | None = None
+    coded: Codes | None = None
     for draft in drafts:
         decoded, bits = _stored_as(draft.tensor, sources)
-        coded = coded or codes_of(draft.tensor, sources)
+        coded = coded or codes_of(draft.tensor, sources, architecture)
         again = draft.word not in FLOAT_TYPES if decoded else unquantized[draft.name] not in FLOAT_TYPES
         if again and not draft.copy and bits < ENOUGH_BITS:
             twice.append(f"{draft.name} {decoded or unquantized[draft.name]} -> {draft.word}")
-    kept = f"--keep REGEX={coded[0]} carries tensors over as they are; " if coded else ""
+    kept = f"--keep REGEX={coded.qtype} carries tensors over as they are; " if coded else ""
     if twice:
         raise UnsupportedError(
             f"the source is quantized already: {_some(twice)}",

@@ -20,6 +20,7 @@ from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
+from quantkit.quality.factors import factor_of, of_rows
 from quantkit.quality.tensor_errors import decode_gguf, undecodable
 from quantkit.source import Checkpoint
 from quantkit.source.base import SourceFile, close_shards, no_side_file, no_side_files, require_unchanged
@@ -46,6 +47,7 @@ class DecodedTensor:
     info: TensorInfo
     pieces: tuple[Piece, ...]
     stored: Mapping[str, tuple[InputFile, GGUFTensor]]
+    factors: Mapping[str, F32]
 
     def read(self, start: int, stop: int) -> F32:
         """Rows [start, stop) as float32, shape (stop - start, cols). Raises InputError for a file that got shorter."""
@@ -73,6 +75,12 @@ class DecodedTensor:
         return values - np.float32(target.add) if target.add else values
 
     def _decoded(self, target: ModelTensor, start: int, stop: int) -> F32:
+        """Rows [start, stop) as the graph sees them: multiplied by the factor of their matrix, if it has one."""
+        values = self._plain(target, start, stop)
+        factors = self.factors.get(target.name)
+        return values if factors is None else values * of_rows(factors, target, np.arange(start, stop))
+
+    def _plain(self, target: ModelTensor, start: int, stop: int) -> F32:
         file, tensor = self.stored[target.name]
         cols = target.cols
         row_bytes = base.get(tensor.qtype).row_bytes(cols)
@@ -91,6 +99,7 @@ class DecodedCheckpoint:
     model: Model
     shards: tuple[InputFile, ...]
     stored: Mapping[str, tuple[InputFile, GGUFTensor]]
+    factors: Mapping[str, F32]
     kind: str = "memory"
 
     @property
@@ -138,7 +147,7 @@ class DecodedCheckpoint:
         return self.stored[self._pieces[name][0].target.name][1].qtype
 
     def ref(self, name: str) -> DecodedTensor:
-        return DecodedTensor(self._infos[name], self._pieces[name], self.stored)
+        return DecodedTensor(self._infos[name], self._pieces[name], self.stored, self.factors)
 
     def files(self) -> tuple[SourceFile, ...]:
         return ()
@@ -162,11 +171,28 @@ def open_decoded(paths: Sequence[Path], source: Checkpoint, model: Model) -> Dec
             shards.append(open_input(path))
         stored = {tensor.name: (shard, tensor) for shard in shards for tensor in read_gguf(shard.path).tensors}
         _check_tensors(stored, model)
+        factors = factors_in(stored, model)
     except BaseException:
         for shard in shards:
             shard.close()
         raise
-    return DecodedCheckpoint(source, model, tuple(shards), stored)
+    return DecodedCheckpoint(source, model, tuple(shards), stored, factors)
+
+
+def factors_in(stored: Mapping[str, tuple[InputFile, GGUFTensor]], model: Model) -> dict[str, F32]:
+    """The factors of the model's matrices that have some in the file, and none in the source. Reads them."""
+    names = {target.name for target in model.tensors}
+    found = {}
+    for name in names:
+        other = factor_of(name)
+        if other is None or other in names or other not in stored:
+            continue
+        file, tensor = stored[other]
+        if tensor.qtype != "f32" or len(tensor.shape) != 1:
+            what = f"{other} is {tensor.qtype} {list(tensor.shape)}, expected factors in f32"
+            raise VerificationError(what, tensor=other, hint=AGAIN)
+        found[name] = file.read(tensor.offset, tensor.offset + tensor.nbytes).view("<f4").astype(np.float32)
+    return found
 
 
 def _check_tensors(stored: Mapping[str, tuple[InputFile, GGUFTensor]], model: Model) -> None:

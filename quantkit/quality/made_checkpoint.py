@@ -149,7 +149,9 @@ class CheckpointMade:
             dtypes = {part.name.removeprefix(f"{name}."): part.dtype for part in outline.parts}
             shape = (outline.rows, outline.cols)
             if outline.stack is not None:
-                found[module.weight] = Held(of.word, outline.stack, 0, undecoded=f"nobody else decodes {of.word} stacks")
+                found[module.weight] = Held(
+                    of.word, outline.stack, 0, undecoded=f"nobody else decodes {of.word} stacks"
+                )
                 continue
             found[f"{name}{WEIGHT}"] = Held(
                 of.word, shape, floor_of_bits(of.bits), own=not knows(dtypes, of), together=TOGETHER

@@ -29,7 +29,8 @@ def coded_as(outline: StoredOutline) -> Coded | None:
     name = _type_of(outline.layout.scheme)
     if name is None or outline.cols % base.get(name).block:
         return None
-    return Coded(name, turned=outline.stack is not None, factored=name == "nvfp4")
+    wide = getattr(outline.layout, "wide", False)
+    return Coded(name, turned=outline.stack is not None, factored=name == "nvfp4", wide=wide)
 
 
 def coded_rows(quantized: Quantized) -> U8:

@@ -17,6 +17,7 @@ from quantkit.qtypes.schemes.minifloat import TILE
 NAMES: dict[str, str] = {
     "tensor": "FP8", "channel": "FP8_PER_CHANNEL_PER_TOKEN", "block": "FP8_PB_WO",
 }  # fmt: skip
+WIDE = "W4A16_NVFP4"  # activations stay as they are
 READ = (
     "FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "NVFP4", "W4A16_NVFP4", "NVFP4_AWQ", "MIXED_PRECISION",
 )  # fmt: skip
@@ -28,7 +29,18 @@ def layouts(quantization: Mapping[str, Any]) -> LayoutOf:
     said = inner if isinstance(inner, Mapping) else quantization
     if said.get("quant_algo") is not None:  # else only the key/value cache is quantized
         choice(said, "quant_algo", READ)
-    return lambda module: ScaledFloats()
+    layers = said.get("quantized_layers")
+    return lambda module: ScaledFloats(wide=_algorithm(module, said, layers) == WIDE)
+
+
+def _algorithm(module: str, said: Mapping[str, Any], layers: object) -> object:
+    """The algorithm of a module: its own, else that of what it is part of, else everybody's."""
+    while isinstance(layers, Mapping) and module:
+        own = layers.get(module)
+        if isinstance(own, Mapping):
+            return own.get("quant_algo")
+        module = module.rpartition(".")[0]
+    return said.get("quant_algo")
 
 
 def hf_quant_config(

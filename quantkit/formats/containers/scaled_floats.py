@@ -59,7 +59,9 @@ class ScaledFloat8:
 
 @dataclass(frozen=True)
 class ModelOptFP4:
-    """NVFP4 weights as ModelOpt stores them."""
+    """NVFP4 weights as ModelOpt stores them. `wide` says that their inputs are left as they are."""
+
+    wide: bool = False
 
     @property
     def scheme(self) -> NVFP4:
@@ -90,21 +92,23 @@ class ModelOptFP4:
 class ScaledFloats:
     """ScaledFloat8 or ModelOptFP4, whichever the tensors of a module show: writers mix them."""
 
+    wide: bool = False
+
     def outline(self, headers: Headers) -> StoredOutline:
         """The tensors of a layer, and its exact layout."""
         weight = headers.info("weight", ("F8_E4M3", "U8"), 2)
         name = "weight_scale_inv" if headers.has("weight_scale_inv") else "weight_scale"
         found = headers.info(name, FLOATS if weight.dtype == "F8_E4M3" else ("F8_E4M3",))
         if weight.dtype == "U8":
-            return _float4_outline(weight.shape[0], weight.shape[1], headers)
+            return _float4_outline(ModelOptFP4(self.wide), weight.shape, headers)
         row_wise = found.shape[:1] == weight.shape[:1] and prod(found.shape) == weight.shape[0]
         strategy: Strategy = "tensor" if prod(found.shape) == 1 else "channel" if row_wise else "block"
         exact = ScaledFloat8(Float8(strategy), name)
         return float8_outline(exact, exact.scheme, name, headers)
 
 
-def _float4_outline(rows: int, half: int, headers: Headers) -> StoredOutline:
-    exact = ModelOptFP4()
+def _float4_outline(exact: ModelOptFP4, shape: tuple[int, ...], headers: Headers) -> StoredOutline:
+    rows, half = shape
     factor = headers.info("weight_scale_2", ("F32",))
     if prod(factor.shape) != 1:
         raise headers.wrong(factor, "one element")

@@ -17,6 +17,7 @@ from quantkit.plan.codes import codes_of
 from quantkit.plan.reading import SLAB_WEIGHTS, Slab, cut, order_rows, read_slab
 from quantkit.quality.against import Against
 from quantkit.quality.checks.base import Check, VerifyOptions
+from quantkit.quality.factors import factor_of, of_rows
 from quantkit.quality.feedback import gain
 from quantkit.quality.made import Held, Made
 from quantkit.quality.tensor_errors import TensorError, compare, compare_moved
@@ -28,7 +29,6 @@ MOVED = "scales were moved between layers (--engine torch compares predictions)"
 FACTORS = "up to factors of rows and columns, since scales were moved between layers"
 MOVED_FLOOR_DB = 30.0  # of weights that are floats: BF16 alone leaves 50
 FEWEST_ROWS = 64  # that tell anything up to factors of their columns
-WEIGHT, SCALE = ".weight", ".scale"
 CODES_FLOOR_DB = 100.0  # of codes that are the source's: products with their scales are rounded to float32 once more
 OWN = "by quantkit's own reader, for want of another"
 
@@ -56,7 +56,8 @@ def check_numbers(made: Made, against: Against, options: VerifyOptions) -> Check
     left = {t.name: why for t in against.weights if (why := _why_not(t, held[t.name], against.moved)) is not None}
     known = [t for t in against.weights if t.name not in left]
     with worker_pool(options.threads or core_count()) as pool:
-        jobs = [pool.submit(_tensor_error, made, against, t, held[t.name], options.sample_rows) for t in known]
+        rows, beside = options.sample_rows, _beside(against.weights, held)
+        jobs = [pool.submit(_tensor_error, made, against, t, (held[t.name], beside.get(t.name)), rows) for t in known]
         found = [job.result() for job in jobs]
     damaged = [one for one in found if isinstance(one, Undecoded)]
     errors = [one for one in found if isinstance(one, TensorError)]
@@ -84,9 +85,11 @@ def check_numbers(made: Made, against: Against, options: VerifyOptions) -> Check
 
 def _carried(against: Against, held: Mapping[str, Held]) -> list[str]:
     """The weights that a GGUF file holds as the type whose codes the source has: none of them was rounded."""
-    sources = against.source.tensors()
-    found = ((t.name, codes_of(t, sources)) for t in against.weights if against.reference is not None)
-    return [name for name, codes in found if codes is not None and held[name].type == codes[0]]
+    if against.reference is None:
+        return []
+    sources, architecture = against.source.tensors(), against.reference.model.gguf_architecture
+    found = ((t.name, codes_of(t, sources, architecture)) for t in against.weights)
+    return [name for name, codes in found if codes and not codes.lost and held[name].type == codes.qtype]
 
 
 def _why_not(tensor: ModelTensor, held: Held, moved: bool) -> str | None:
@@ -142,17 +145,18 @@ def _with_gain(check: Check, noted: Sequence[Mapping[str, Any]]) -> Check:
 
 
 def _tensor_error(
-    made: Made, against: Against, tensor: ModelTensor, held: Held, sample_rows: int | None
+    made: Made, against: Against, tensor: ModelTensor, how: tuple[Held, tuple[str, int] | None], sample_rows: int | None
 ) -> TensorError | Undecoded:
-    """Error of one weight, summed over its compared slabs."""
+    """Error of one weight, summed over its compared slabs. `how` it is held, and the tensor of its factors."""
+    held, beside = how
     total = TensorError(tensor.name, held.type, 0, 0.0, 0.0, 0.0)
-    factors = _factors(made, against, tensor)
     measure = compare_moved if against.moved else compare
     for slabs in _gathered(tensor, _slabs(tensor, held.together, sample_rows, against.moved)):
         try:
             decoded = made.picked(tensor.name, [(slab.start, slab.stop) for slab in slabs])
-            if factors is not None:
-                decoded = decoded * _spread(factors, tensor, slabs)
+            if beside is not None:
+                rows = np.concatenate([np.arange(slab.start, slab.stop) for slab in slabs])
+                decoded = decoded * of_rows(made.rows(beside[0], 0, beside[1]), tensor, rows)
         except QuantkitError as error:
             return Undecoded(tensor.name, error.message)
         expected = _expected(against, tensor, held, slabs)
@@ -160,19 +164,11 @@ def _tensor_error(
     return total
 
 
-def _factors(made: Made, against: Against, tensor: ModelTensor) -> F32 | None:
-    """What the decoded rows of a tensor are multiplied by, (matrices,): a tensor beside it that no source has."""
-    name = tensor.name.removesuffix(WEIGHT) + SCALE
-    if name == tensor.name + SCALE or name not in made.held() or any(t.name == name for t in against.weights):
-        return None
-    return made.rows(name, 0, made.held()[name].shape[0]).reshape(-1)
-
-
-def _spread(factors: F32, tensor: ModelTensor, slabs: Sequence[Slab]) -> F32:
-    """A factor for each row of slabs, (rows, 1): those of experts differ."""
-    rows = np.concatenate([np.arange(slab.start, slab.stop) for slab in slabs])
-    height = max(tensor.rows // factors.size, 1)
-    return factors[np.minimum(rows // height, factors.size - 1)][:, None]
+def _beside(weights: Sequence[ModelTensor], held: Mapping[str, Held]) -> dict[str, tuple[str, int]]:
+    """The tensors of factors beside weights, and how many, by the weights' names: the source has none such."""
+    names = {tensor.name for tensor in weights}
+    found = {name: other for name in names if (other := factor_of(name)) is not None}
+    return {n: (other, held[other].shape[0]) for n, other in found.items() if other in held and other not in names}
 
 
 def _gathered(tensor: ModelTensor, slabs: Sequence[Slab]) -> Iterator[list[Slab]]:
