@@ -43,6 +43,7 @@ GPTQMODEL = f"run: {TRANSFORMERS}, optimum 2.3.0, gptqmodel 7.6.0"
 AWQ_GROUPS = (32, 64, 128)
 ATEN_GROUPS = (32, 64, 128, 256)  # of the kernel that PyTorch has for 4 bits on CPUs
 GPTQ_GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)
+FACTORED = "nvfp4"  # a type of GGUF whose factors are tensors of their own
 UNKNOWN_TO_GGUF = frozenset({"q1_0", "q2_0"})
 GGUF_TRANSFORMERS = frozenset({
     "llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "qwen35", "qwen35moe", "gemma2", "gemma3", "gemma4", "phi3",
@@ -160,6 +161,11 @@ RULES_OF_TRANSFORMERS = (
         whole(lambda subject: subject.container == "gguf" and not UNKNOWN_TO_GGUF.isdisjoint(subject.file_types)),
         "it reads GGUF files with the gguf package, which does not decode a type of this file: {file_types}",
         "--to tq2_0, or --to q4_k_m", "run: gguf 0.19.0",
+    ),
+    Rule(
+        "transformers", "gguf-factors", whole(lambda subject: FACTORED in subject.file_types),
+        "it skips the factors that GGUF files have beside NVFP4: values come out wrong without a word",
+        "--to bf16 --allow-requantize", f"read: {TRANSFORMERS}, modeling_gguf_pytorch_utils.py",
     ),
     Rule(
         "transformers", "gguf-decoded", whole(lambda subject: subject.container == "gguf"),

@@ -165,6 +165,7 @@ EXAMPLES = {
     "transformers/kv-cache": Example(model(GPTQ, kv_cache=True), model(FP8_TENSOR, kv_cache=True)),
     "transformers/gguf-architecture": Example(gguf("q4_k", architecture="rwkv7"), gguf("q4_k")),
     "transformers/gguf-type": Example(gguf("q6_k", "q2_0"), gguf("q6_k", "tq2_0")),
+    "transformers/gguf-factors": Example(gguf("bf16", "nvfp4"), gguf("bf16", "mxfp4")),
     "transformers/gguf-decoded": Example(gguf("q4_k"), model(W4A16)),
     "vllm/gptq-bits": Example(gptq(3), gptq(8)),
     "vllm/gptq-asymmetric": Example(gptq(4, symmetry="asymmetric", version=2), gptq(4, symmetry="full-range")),

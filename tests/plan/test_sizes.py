@@ -47,8 +47,8 @@ def test_parts_add_up_to_the_files(recipe: str, split: int | None) -> None:
 # Bytes of codes in a block, from the structs of ggml-common.h: qs, qh, ql and hmask.
 CODE_BYTES = {
     "q4_0": 16, "q4_1": 16, "q5_0": 20, "q5_1": 20, "q8_0": 32, "q2_k": 64, "q3_k": 96, "q4_k": 128, "q5_k": 160,
-    "q6_k": 192, "iq4_nl": 16, "iq4_xs": 128, "tq1_0": 52, "tq2_0": 64, "mxfp4": 16, "nvfp4": 32, "q1_0": 16, "q2_0": 16,
-    "iq1_s": 45, "iq1_m": 48, "iq2_xxs": 60, "iq2_xs": 64, "iq2_s": 72, "iq3_xxs": 92, "iq3_s": 104,
+    "q6_k": 192, "iq4_nl": 16, "iq4_xs": 128, "tq1_0": 52, "tq2_0": 64, "mxfp4": 16, "nvfp4": 32, "q1_0": 16,
+    "q2_0": 16, "iq1_s": 45, "iq1_m": 48, "iq2_xxs": 60, "iq2_xs": 64, "iq2_s": 72, "iq3_xxs": 92, "iq3_s": 104,
     "f32": 4, "f16": 2, "bf16": 2,
 }  # fmt: skip
 
