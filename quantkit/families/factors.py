@@ -9,22 +9,47 @@ same. Found by running every architecture with factors of 2 against weights that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quantkit.families.model import Model, ModelTensor
 
 ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
+LINEAR = frozenset({"attn_qkv", "attn_gate", "ssm_alpha", "ssm_beta", "ssm_out"})  # attention without softmax
 DENSE = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 EXPERTS = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
+SHARED = frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"})
 
 MULTIPLIED: Mapping[str, frozenset[str]] = {
     "llama": ATTENTION | DENSE | EXPERTS,
+    "minimax-m2": ATTENTION,
+    "olmo2": ATTENTION,
+    "olmoe": ATTENTION,
     "qwen2": ATTENTION,
     "qwen2moe": ATTENTION,
     "qwen3": ATTENTION | DENSE,
+    "qwen35": ATTENTION | LINEAR | DENSE,
+    "qwen35moe": ATTENTION | LINEAR | EXPERTS | SHARED,
     "qwen3moe": ATTENTION | EXPERTS,
+    "qwen3next": EXPERTS | SHARED,
 }
 
 
-def multiplies(architecture: str, tensor: str) -> bool:
-    """Whether the graph of an architecture multiplies what a tensor (blk.N.KIND.weight) gives by its factor."""
-    block, _, rest = tensor.partition(".")
-    kind = rest.partition(".")[2].removesuffix(".weight") if block == "blk" else tensor.removesuffix(".weight")
-    return kind in MULTIPLIED.get(architecture, frozenset())
+@dataclass(frozen=True)
+class Graph:
+    """What llama.cpp computes with a model: the name of its architecture, and the blocks that predict further tokens,
+    for whose factors the loader has no place."""
+
+    architecture: str
+    further: frozenset[int | None] = frozenset()
+
+    def multiplies(self, tensor: ModelTensor) -> bool:
+        """Whether what a tensor (blk.N.KIND.weight) gives is multiplied by its factor."""
+        block, _, rest = tensor.name.partition(".")
+        kind = rest.partition(".")[2].removesuffix(".weight")
+        known = MULTIPLIED.get(self.architecture, frozenset())
+        return block == "blk" and kind in known and tensor.layer not in self.further
+
+
+def graph_of(model: Model) -> Graph:
+    """The graph of a model that is described."""
+    return Graph(model.gguf_architecture, frozenset(t.layer for t in model.tensors if ".nextn." in t.name))

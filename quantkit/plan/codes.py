@@ -13,7 +13,7 @@ from math import prod
 
 import numpy as np
 
-from quantkit.families.factors import multiplies
+from quantkit.families.factors import Graph
 from quantkit.families.layouts import runs
 from quantkit.families.model import Constant, ModelTensor, Part, Rows
 from quantkit.families.parts import Every, Made
@@ -46,8 +46,8 @@ class Codes:
     lost: bool = False
 
 
-def codes_of(tensor: ModelTensor, sources: Mapping[str, TensorInfo], architecture: str) -> Codes | None:
-    """The codes of a tensor of a model that llama.cpp calls `architecture`.
+def codes_of(tensor: ModelTensor, sources: Mapping[str, TensorInfo], graph: Graph) -> Codes | None:
+    """The codes of a tensor of a model that llama.cpp runs with `graph`.
 
     None where it is not coded throughout and alike, or its rows are no whole rows of what is stored.
     """
@@ -67,7 +67,7 @@ def codes_of(tensor: ModelTensor, sources: Mapping[str, TensorInfo], architectur
         found += moved
     if len(types) != 1 or (factored and not _has_place(tensor)):
         return None
-    return Codes(types.pop(), tuple(found), lost=factored and not multiplies(architecture, tensor.name))
+    return Codes(types.pop(), tuple(found), lost=factored and not graph.multiplies(tensor))
 
 
 def _has_place(tensor: ModelTensor) -> bool:
@@ -196,7 +196,7 @@ def keys(units: Sequence[Unit], sources: Mapping[str, TensorInfo]) -> list[KeyVa
     ]
 
 
-def notes(units: Sequence[Unit], sources: Mapping[str, TensorInfo], architecture: str) -> list[tuple[str, str]]:
+def notes(units: Sequence[Unit], sources: Mapping[str, TensorInfo], graph: Graph) -> list[tuple[str, str]]:
     """What is carried over, and what is not since the graph of the architecture would lose its factor."""
     found = []
     kept = [unit for unit in units if unit.codes]
@@ -205,8 +205,10 @@ def notes(units: Sequence[Unit], sources: Mapping[str, TensorInfo], architecture
         weights = sum(prod(unit.tensor.shape) for unit in kept)
         what = f"{len(kept)} tensors ({weights:,} weights) are carried over, lossless: codes and scales of {words}"
         found.append(("carried", f"{what} are those of the source; --allow-requantize decodes them"))
-    others = [u for u in units if not u.codes and (codes := codes_of(u.tensor, sources, architecture)) and codes.lost]
+    others = [u for u in units if not u.codes and (codes := codes_of(u.tensor, sources, graph)) and codes.lost]
     if others:
-        what = f"{len(others)} tensors are decoded, since llama.cpp's graph of {architecture} ignores the factors of"
+        what = (
+            f"{len(others)} tensors are decoded, since llama.cpp's graph of {graph.architecture} ignores the factors of"
+        )
         found.append(("decoded", f"{what} {listed([unit.name for unit in others], 2)}"))
     return found

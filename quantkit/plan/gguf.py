@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
+from quantkit.families.factors import Graph, graph_of
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.roles import Role
 from quantkit.filenames import file_stem
@@ -73,7 +74,7 @@ def plan_gguf(
         _require_no_fallback(choices)
     drafts = with_layouts(_drafts(model, choices, sources, decode=options.allow_requantize), recipe)
     if not options.allow_requantize:
-        _require_unquantized(drafts, unquantized, sources, model.gguf_architecture)
+        _require_unquantized(drafts, unquantized, sources, graph_of(model))
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
     drafts = with_factors([replace(d, importance=importance.get(d.name)) for d in drafts], checkpoint)
@@ -102,7 +103,7 @@ def plan_gguf(
         warnings=(
             *model.warnings,
             *notes,
-            *notes_on_codes(units, sources, model.gguf_architecture),
+            *notes_on_codes(units, sources, graph_of(model)),
             *eight_bit_warnings(_twice(units, sources)),
             *_warnings(units, allotment),
         ),
@@ -126,10 +127,10 @@ def _drafts(
     model: Model, choices: Mapping[str, Choice], sources: Mapping[str, TensorInfo], *, decode: bool
 ) -> list[Unit]:
     """The tensors in the order of choices; codes of the source stay what they are where their type does."""
-    by_name = {t.name: t for t in model.tensors}
+    by_name, graph = {t.name: t for t in model.tensors}, graph_of(model)
     found = []
     for name, choice in choices.items():
-        kept, codes = carried(choice, codes_of(by_name[name], sources, model.gguf_architecture), decode=decode)
+        kept, codes = carried(choice, codes_of(by_name[name], sources, graph), decode=decode)
         draft = _draft(by_name[name], kept, sources)
         found.append(replace(draft, codes=codes, copy=True) if codes else draft)
     return found
@@ -171,7 +172,7 @@ def _require_no_fallback(choices: Mapping[str, Choice]) -> None:
 
 
 def _require_unquantized(
-    drafts: Sequence[Unit], unquantized: Mapping[str, str], sources: Mapping[str, TensorInfo], architecture: str
+    drafts: Sequence[Unit], unquantized: Mapping[str, str], sources: Mapping[str, TensorInfo], graph: Graph
 ) -> None:
     """Raise UnsupportedError where a quantized source would be rounded a second time.
 
@@ -182,7 +183,7 @@ def _require_unquantized(
     coded: Codes | None = None
     for draft in drafts:
         decoded, bits = _stored_as(draft.tensor, sources)
-        coded = coded or codes_of(draft.tensor, sources, architecture)
+        coded = coded or codes_of(draft.tensor, sources, graph)
         again = draft.word not in FLOAT_TYPES if decoded else unquantized[draft.name] not in FLOAT_TYPES
         if again and not draft.copy and bits < ENOUGH_BITS:
             twice.append(f"{draft.name} {decoded or unquantized[draft.name]} -> {draft.word}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import QuantkitError
+from quantkit.families.factors import graph_of
 from quantkit.families.model import ModelTensor
 from quantkit.formats.containers.packed import as_stored
 from quantkit.machine import core_count, worker_pool
@@ -87,8 +88,8 @@ def _carried(against: Against, held: Mapping[str, Held]) -> list[str]:
     """The weights that a GGUF file holds as the type whose codes the source has: none of them was rounded."""
     if against.reference is None:
         return []
-    sources, architecture = against.source.tensors(), against.reference.model.gguf_architecture
-    found = ((t.name, codes_of(t, sources, architecture)) for t in against.weights)
+    sources, graph = against.source.tensors(), graph_of(against.reference.model)
+    found = ((t.name, codes_of(t, sources, graph)) for t in against.weights)
     return [name for name, codes in found if codes and not codes.lost and held[name].type == codes.qtype]
 
 
