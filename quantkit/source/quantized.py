@@ -238,7 +238,7 @@ def _seen_plain(folder: FolderCheckpoint, quantization: Mapping[str, Any]) -> Qu
 def _info(weight: str, dtype: str, module: StoredModule, tensors: Mapping[str, TensorInfo]) -> TensorInfo:
     nbytes = sum(tensors[part.name].nbytes for part in module.outline.parts)
     shape = module.outline.stack or (module.outline.rows, module.outline.cols)
-    return TensorInfo(weight, dtype, shape, nbytes, module.summary, module.bits, coded_as(module.outline))
+    return TensorInfo(weight, dtype, shape, nbytes, module.summary, module.bits, coded=coded_as(module.outline))
 
 
 def _dtype(config: Mapping[str, Any]) -> str:
