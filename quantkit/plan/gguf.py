@@ -100,18 +100,17 @@ def plan_gguf(
         digest=_digest(
             units, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files], identity(units, method, inputs)
         ),
-        warnings=(
-            *model.warnings,
-            *notes,
-            *notes_on_codes(units, sources, graph_of(model)),
-            *eight_bit_warnings(_twice(units, sources)),
-            *_warnings(units, allotment),
-        ),
+        warnings=(*model.warnings, *notes, *_source_notes(units, sources, model), *_warnings(units, allotment)),
         metadata=metadata,
         tokenizer_sha256=model.tokenizer_sha256,
         served_as=model.gguf_architecture,
         allocation=allotment.facts if allotment else {},
     )
+
+
+def _source_notes(units: Sequence[Unit], sources: Mapping[str, TensorInfo], model: Model) -> Iterable[tuple[str, str]]:
+    """What is to say of a source that is quantized already."""
+    return (*notes_on_codes(units, sources, graph_of(model)), *eight_bit_warnings(_twice(units, sources)))
 
 
 def unquantized_type(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> str:
