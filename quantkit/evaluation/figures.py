@@ -185,7 +185,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     middle = share + Z * Z / (2 * count)
     reach = Z * sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
     low, high = ((middle + sign * reach) / (1 + Z * Z / count) for sign in (-1, 1))
-    return max(0.0, low), min(1.0, high)
+    return max(0.0, low) if share else 0.0, min(1.0, high) if share < 1 else 1.0
 
 
 def exponential(found: Estimate) -> Estimate:

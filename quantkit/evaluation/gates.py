@@ -20,8 +20,8 @@ from quantkit.errors import InputError, UsageError, did_you_mean
 from quantkit.evaluation.answers import RATES, PromptReport
 from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.figures import QUANTILES, Estimate, Report, clusters_of, upper_quantile
-from quantkit.evaluation.prompts import PromptSet
-from quantkit.evaluation.provable import require_provable
+from quantkit.evaluation.prompts import GOLDEN, PromptSet
+from quantkit.evaluation.provable import fitting_set, require_provable
 from quantkit.evaluation.scores import Scores
 from quantkit.report.text import size
 from quantkit.units import parse_size
@@ -216,9 +216,15 @@ def require_measured(
             raise UsageError(f'--gate "{gate.text}" needs text to measure {name} on', key="gate", hint=hint)
         if gate.metric.needs == "prompts" and prompts is None:
             message = f'--gate "{gate.text}": {name} is measured on prompts, such as the golden prompts that ship'
-            raise UsageError(message, key="gate", hint="quantkit eval --prompts golden, or --prompts FILE")
+            hint = f"quantkit eval --prompts {fitting_set([name]) or GOLDEN}, or --prompts FILE"
+            raise UsageError(message, key="gate", hint=hint)
         if gate.metric.needs == "prompts" and prompts is not None:
             require_provable(gate.text, name, gate.limit, prompts)
+
+
+def prompts_for(gates: Sequence[Gate]) -> str | None:
+    """The sets of prompts that gates ask for by themselves, as --prompts takes them; None for none."""
+    return fitting_set([gate.metric.name for gate in gates if gate.metric.needs == "prompts"])
 
 
 def require_judgeable(gates: Sequence[Gate], corpus: Corpus, moved: Sequence[str] = ()) -> None:

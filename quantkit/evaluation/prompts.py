@@ -1,4 +1,4 @@
-"""Sets of prompts: the one that ships, or JSON Lines of the user's own, as tokens of a model.
+"""Sets of prompts: those that ship, or JSON Lines of the user's own, as tokens of a model.
 
 A line is a prompt:
 
@@ -23,12 +23,14 @@ from quantkit.calibration.text.samples import Tokens
 from quantkit.calibration.text.templates import ChatTemplate, read_chat_template, render
 from quantkit.errors import InputError, did_you_mean
 from quantkit.evaluation.expectations import Expectation, ExpectationError, parse_expectations
+from quantkit.evaluation.made_prompts import MADE, made_lines
 from quantkit.jsontext import utf8
 from quantkit.source import Checkpoint
 from quantkit.tokenizer.files import TOKENIZER_CONFIG, read_object
 from quantkit.untrusted import encodable, read_bounded, shown, unique_pairs
 
 GOLDEN = "golden"
+BUILT_IN = (GOLDEN, *MADE)
 FILE = Path(__file__).with_name("golden.jsonl")
 MAX_BYTES, MAX_PROMPTS = 64 << 20, 10_000
 FIELDS = ("id", "kind", "prompt", "messages", "text", "expect")
@@ -74,15 +76,27 @@ class Asked:
     ends: frozenset[int] = field(default_factory=frozenset)
 
 
+def is_built_in(spec: str) -> bool:
+    """Whether that names sets that ship: "golden", "json", "copy", or several with "+" between them."""
+    names = spec.split("+")
+    return {*names} <= {*BUILT_IN} and len({*names}) == len(names)
+
+
+def _data(spec: str, path: Path) -> bytes:
+    if not is_built_in(spec):
+        return read_bounded(path, MAX_BYTES)
+    return b"".join(made_lines(name) if name in MADE else read_bounded(FILE, MAX_BYTES) for name in spec.split("+"))
+
+
 def read_prompts(spec: str) -> PromptSet:
-    """The set that ships for "golden", else that of a file of JSON Lines (a file of that name is "./golden").
+    """The sets that ship for their names, else that of a file of JSON Lines (a file of that name is "./golden").
 
     Raises InputError naming the line for what is no such set: lines that are no JSON, ids that two prompts have,
     fields and kinds of expectations that are not known, schemas that are none.
     """
-    path = FILE if spec == GOLDEN else Path(spec)
-    data = read_bounded(path, MAX_BYTES)
-    name = GOLDEN if spec == GOLDEN else utf8(path.name).decode()
+    path = Path(spec)
+    data = _data(spec, path)
+    name = spec if is_built_in(spec) else utf8(path.name).decode()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

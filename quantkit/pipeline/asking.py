@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from math import prod
 
 from quantkit.calibration.text.data import model_tokens
 from quantkit.calibration.text.samples import Texts
@@ -15,11 +16,16 @@ from quantkit.evaluation.corpus import Corpus, Cutting, cut_texts
 from quantkit.evaluation.prompts import GOLDEN, Asked, PromptSet, asked_of, read_prompts
 from quantkit.evaluation.sides import Side
 from quantkit.evaluation.tasks import TaskFigure, TaskOptions
-from quantkit.events import Sink, StageFinished
+from quantkit.events import Sink, StageFinished, StageStarted
+from quantkit.machine import core_count
+from quantkit.pipeline.estimate import FLOPS_PER_NS
+from quantkit.report.text import duration
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 
 PROMPT_TOKENS = 64
+STAGE = "prompts"
+DEARER = 3  # what a token costs that is written rather than read: one at a time the weights are read for few
 
 
 def read_set(spec: str | None, length: int) -> PromptSet | None:
@@ -51,10 +57,25 @@ def answered(
     from quantkit.evaluation.asking import ask  # torch: only once everything else is in order
 
     began = time.monotonic()
+    _say_cost(prompts, length, 1 + len(sides), original.checkpoint, threads, emit)
     heard = ask(prompts, length, original, sides, threads=threads, emit=emit)
-    emit(StageFinished("prompts", time.monotonic() - began, f"{len(prompts.ids):,} prompts"))
+    emit(StageFinished(STAGE, time.monotonic() - began, f"{len(prompts.ids):,} prompts"))
     text = text_of(original.checkpoint)
     return [compare_answers(prompts, length, heard[0], each, text) for each in heard[1:]]
+
+
+def _say_cost(prompts: Asked, length: int, models: int, source: Checkpoint, threads: int | None, emit: Sink) -> None:
+    """Say, before it is done, what will be run and about how long that takes."""
+    read, written = sum(map(len, prompts.ids)), length * len(prompts.ids)
+    weights = sum(prod(info.shape) for info in source.tensors().values())
+    work = 2 * weights * models * (2 * read + (1 + DEARER) * written)  # once to write, once for likelihoods
+    seconds = work * 1e-9 / (FLOPS_PER_NS * (threads or core_count()))
+    what = f"{len(prompts.ids):,} prompts of {prompts.prompts.name}: {read:,} tokens read, {written:,} written at most"
+    emit(
+        StageStarted(
+            STAGE, detail=f"{what}, by each of {models} models, about {duration(max(seconds, 1.0))} of idle cores"
+        )
+    )
 
 
 def require_at_hand(tasks: Sequence[str], options: TaskOptions) -> None:

@@ -28,7 +28,16 @@ from quantkit.evaluation.artifacts import (
 )
 from quantkit.evaluation.corpus import ALL, TOKENS, WINDOW, Corpus, Cutting, read_corpus
 from quantkit.evaluation.figures import Report, summarize
-from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_judgeable, require_measured
+from quantkit.evaluation.gates import (
+    Gate,
+    Subject,
+    Verdict,
+    judge,
+    parse_gates,
+    prompts_for,
+    require_judgeable,
+    require_measured,
+)
 from quantkit.evaluation.opening import openers, require_engine
 from quantkit.evaluation.prompts import PromptSet
 from quantkit.evaluation.sides import Side
@@ -68,10 +77,11 @@ COERCED: dict[str, Coercion] = {
 class EvalRequest:
     """What to measure. `against` is the unquantized source; another quantized checkpoint takes its place only by name,
     as `against_quantized`. `data` is text as for calibrate; `gates` as `--gate` has them. `seen` measures on text that
-    an artifact was calibrated on, which is refused otherwise. `prompts` is "golden" or a file of prompts, which are
-    continued by up to `prompt_tokens` tokens; without `data` the text is theirs. `harness` is "lm-eval", which runs
-    `tasks`: `task_options` says how. `engine` runs the artifacts on the text, None: our own code does. `adapters` are
-    merged into the original."""
+    an artifact was calibrated on, which is refused otherwise. `prompts` is "golden", "json", "copy" or a file of
+    prompts (None: the set that ships for the gates, where they ask for one), which are continued by up to
+    `prompt_tokens` tokens; without `data` the text is theirs. `harness` is "lm-eval", which runs `tasks`:
+    `task_options` says how. `engine` runs the artifacts on the text, None: our own code does. `adapters` are merged
+    into the original."""
 
     artifacts: tuple[Path, ...]
     against: str | None = None
@@ -263,7 +273,7 @@ def _require_sense(request: EvalRequest, gates: Sequence[Gate]) -> PromptSet | N
         raise UsageError(what, key="against", hint="--against SRC: the checkpoint that the artifact was made from")
     Cutting(request.window, request.score, request.tokens).check()
     require_engine(request.engine)
-    prompts = read_set(request.prompts, request.prompt_tokens)
+    prompts = read_set(request.prompts or prompts_for(gates), request.prompt_tokens)
     require_harness(request.harness, request.tasks, request.task_options)
     text = bool(request.data or prompts or request.harness)
     require_measured(gates, text=text, prompts=prompts)

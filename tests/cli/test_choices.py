@@ -35,7 +35,7 @@ TYPED: dict[str, tuple[str, str]] = {
 }
 # Metavars of options that take something else than one of some names.
 FREE = {"FILE", "SRC", "DIR", "OUT", "WORK", "N", "TEXT", "SIZE", "NATS", "BITS", "PERCENT", "TOKENS", "N[,N...]", "D",
-        "FILE|SRC", "default|FILE", "golden|FILE", "FILE|DIR", "ORG/NAME", "FILE.html", "NAMES"}  # fmt: skip
+        "FILE|SRC", "default|FILE", "golden|json|copy|FILE", "FILE|DIR", "ORG/NAME", "FILE.html", "NAMES"}  # fmt: skip
 NAMED = {("card", "--quantized-by")}  # a person
 # What else a command needs to get as far as its options.
 BEFORE: dict[str, list[object]] = {

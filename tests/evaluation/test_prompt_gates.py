@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,15 +15,17 @@ from jsonschema import Draft202012Validator
 
 from quantkit.calibration.text.data import model_tokens
 from quantkit.calibration.text.spec import embedding_rows
-from quantkit.evaluation.answers import Heard, compare_answers
+from quantkit.evaluation.answers import Heard, PromptReport, Rate, compare_answers
 from quantkit.evaluation.corpus import Piece
-from quantkit.evaluation.figures import wilson
-from quantkit.evaluation.gates import Subject, judge, parse_gates
+from quantkit.evaluation.figures import Estimate, wilson
+from quantkit.evaluation.gates import Subject, judge, parse_gates, prompts_for, require_measured
 from quantkit.evaluation.likelihood import likelihoods
+from quantkit.evaluation.made_prompts import TEMPLATES
 from quantkit.evaluation.prompts import asked_of, read_prompts
 from quantkit.evaluation.provable import needed, provable
 from quantkit.evaluation.scores import Likelihood
 from quantkit.evaluation.sides import Side
+from quantkit.pipeline.evaluate import EvalRequest
 from quantkit.schemas import json_schema
 from quantkit.source import open_source
 
@@ -89,8 +92,11 @@ def test_prompts_fit_the_terminal(made: Path, columns: int, monkeypatch: pytest.
     ("gate", "file", "status", "said"),
     [
         ("json_valid>=0.98", "p.jsonl", 3, "even 2 of 2 prompts prove no more than 0.425, 133 prompts are needed"),
+        ("json_valid>=0.98", "p.jsonl", 3, "hint: --prompts json, a set that ships, or gate json_valid>=0.425"),
+        ("json_valid>=0.995", "p.jsonl", 3, "hint: give more prompts with --prompts FILE"),
         ("json_valid>=1", "p.jsonl", 3, "no number of prompts does"),
         ("copy_exact>=0.5", "p.jsonl", 3, "no prompt of p.jsonl has an expectation of copy"),
+        ("copy_exact>=0.5", "p.jsonl", 3, "--prompts copy, a set that ships"),
         ("expect_pass>=0.5", "plain.jsonl", 3, "no prompt of plain.jsonl has an expectation of any kind"),
         ("lost<=0", "plain.jsonl", 3, "no prompt of plain.jsonl has an expectation of any kind"),
         ("divergence>=0.5", "plain.jsonl", 3, "one prompt has no confidence bound"),
@@ -103,6 +109,66 @@ def test_prompts_fit_the_terminal(made: Path, columns: int, monkeypatch: pytest.
 def test_gates_on_prompts(made: Path, gate: str, file: str, status: int, said: str) -> None:
     found = evaluate(made, "--gate", gate, file=file)
     assert (found.status, said in found.stderr) == (status, True), found.stderr
+
+
+@pytest.mark.parametrize(
+    ("gates", "chosen"),
+    [
+        (["json_valid>=0.98"], "json"),
+        (["copy_exact>=98%"], "copy"),
+        (["json_valid>=0.98", "copy_exact>=0.98", "size<=0.5x"], "copy+json"),
+        (["json_valid>=0.98", "lost<=0"], None),
+        (["kld<0.1"], None),
+    ],
+)
+def test_a_set_that_ships_is_taken_where_gates_ask_for_it(gates: list[str], chosen: str | None) -> None:
+    """And proves what they ask: the issue's own example can be held, and says over how many prompts."""
+    parsed = parse_gates(gates)
+    assert prompts_for(parsed) == chosen
+    if chosen is None:
+        return
+    prompts = read_prompts(chosen)
+    require_measured(parsed, text=True, prompts=prompts)
+    assert EvalRequest(("m.gguf",), "SRC", gates=tuple(gates)).check() is None
+    rates = {n: [k] for n, k in (("json_valid", "json_schema"), ("copy_exact", "copy"))}
+    for gate in parsed:
+        if gate.metric.name in rates:
+            count = prompts.having(*rates[gate.metric.name])
+            assert count == 240
+            low = wilson(1.0, count)[0]
+            assert wilson(239 / 240, count)[0] >= gate.limit, "one of them may fail"
+            whole = Rate(count, Estimate(1.0, 0.0, low, 1.0), 1.0)
+            report = SimpleNamespace(rates={gate.metric.name: whole})
+            [verdict] = judge([gate], Subject(1, 1, prompts=cast(PromptReport, report)))
+            assert verdict.ok
+            assert "95 % Wilson bound over 240 prompts" in verdict.words
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256"),
+    [
+        ("json", "052051279c636d7dcbf55ff70c014b93a0507e9471225f2ede67e4f04b4bcefc"),
+        ("copy", "74a73a78cb712a1ed7d33c8abb909b6d18abe12a37b7bd61f1aab88477421967"),
+    ],
+)
+def test_made_sets_are_always_the_same_and_can_be_answered(name: str, sha256: str) -> None:
+    """Other bytes are another set: figures of both cannot be compared. The right answer holds, another does not."""
+    prompts = read_prompts(name)
+    assert (prompts.name, prompts.sha256) == (name, sha256)
+    assert len({p.prompt for p in prompts.prompts}) == len({p.name for p in prompts.prompts}) == 240
+    for number, prompt in enumerate(prompts.prompts):
+        [expected] = prompt.expected
+        right = json.dumps(TEMPLATES[number // 12].answer(number % 12)) if name == "json" else prompt.prompt or ""
+        assert expected.holds is not None
+        assert expected.holds(right.splitlines()[-1]), prompt.name
+        assert not expected.holds('{"nothing": 1}')
+
+
+def test_the_cost_of_prompts_is_told_before_they_run(made: Path) -> None:
+    found = evaluate(made)
+    told = next(line for line in found.stderr.splitlines() if "prompts of p.jsonl" in line)
+    assert "tokens read, 30 written at most, by each of 2 models, about" in told
+    assert found.stderr.index(told) < found.stderr.index(" generate ")
 
 
 def test_gates_on_prompts_need_prompts(made: Path) -> None:

@@ -52,8 +52,8 @@ class Asking:
         str | None,
         typer.Option(
             "--prompts",
-            metavar="golden|FILE",
-            help="The 50 that ship, or your own, JSON Lines.",
+            metavar="golden|json|copy|FILE",
+            help="50 of all kinds, 240 of one, or your own, JSON Lines.",
             rich_help_panel=PROMPTS,
         ),
     ] = None
