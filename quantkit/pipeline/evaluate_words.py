@@ -35,7 +35,15 @@ from quantkit.pipeline.evaluate_engine import InEngine
 from quantkit.pipeline.given import coerce, given_path
 from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.pipeline.places import require_own_start, require_takes_file
-from quantkit.pipeline.prompt_words import HEADER, TASK_HEADER, prompt_cells, prompt_lines, task_lines, task_rows
+from quantkit.pipeline.prompt_words import (
+    HEADER,
+    TASK_HEADER,
+    prompt_cells,
+    prompt_history,
+    prompt_lines,
+    task_lines,
+    task_rows,
+)
 from quantkit.pipeline.report import HISTORY, page_of, read_records
 from quantkit.report.html import START, render
 from quantkit.report.text import size, table
@@ -231,6 +239,7 @@ def history_line(evaluation: Evaluation, artifact: Evaluated, now: str) -> dict[
         "perplexity": report.perplexity.as_json(),
         "perplexity_ratio": report.ratio.as_json(),
         "top1_agreement": report.top1.as_json(),
+        "prompts": artifact.prompts and prompt_history(artifact.prompts),
         "ok": artifact.ok,
     }
 

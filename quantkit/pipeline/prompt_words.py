@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from quantkit.evaluation.answers import Answer, PromptReport, Rate
 from quantkit.evaluation.tasks import TaskFigure
@@ -82,6 +83,12 @@ def prompt_cells(name: str, report: PromptReport) -> tuple[str, ...]:
     )
     shares = (percent(report.identical), percent(report.divergence))
     return (name, str(len(report.answers)), *shares, *rates, str(report.lost))
+
+
+def prompt_history(report: PromptReport) -> dict[str, Any]:
+    """The figures of a set of prompts as a line of a history has them: small, without the texts."""
+    whole = report.as_json()
+    return {key: whole[key] for key in ("set", "sha256", "count", "identical", "divergence", "rates", "lost", "gained")}
 
 
 TASK_HEADER = ("task", "metric", "n", "value", "original")

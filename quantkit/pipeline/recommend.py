@@ -130,11 +130,11 @@ class _Answer:
     def recommendation(self) -> Recommendation:
         known = {found.recipe: found for found in self._measured()}
         ladder = tuple(replace(c, measured=known.get(c.recipe)) for c in self._ladder())
-        start, reasons = self._start()
+        start, rules = self._start()
         passed = any(c.fits and c.measured and c.measured.passes(self.workload.gate) for c in ladder)
         keep = next((c for c in self._conditions() if c.effect == "keep" and not (c.open and passed)), None)
         wanted = next((c for c in ladder if c.bits >= start), ladder[-1] if ladder else None)
-        chosen, more = (None, []) if keep else self._chosen(ladder, start)
+        chosen, reasons = (None, rules) if keep else self._chosen(ladder, start, rules)
         verdict = KEEP if keep else QUANTIZE if chosen else NO_ROOM
         every = self._every(ladder) if verdict == NO_ROOM else []
         if keep:
@@ -155,13 +155,16 @@ class _Answer:
             chosen=chosen,
             largest=max((c for c in every if c.fits), key=_bytes, default=None),
             smallest=min(every, key=_bytes, default=None),
-            reasons=(*more, *reasons, *self._of_cache(chosen)),
+            reasons=(*reasons, *self._of_cache(chosen)),
             calib=chosen is not None and (self.driver.calib or chosen.text),
         )
 
-    def _chosen(self, ladder: Sequence[Choice], start: int) -> tuple[Choice | None, list[Reason]]:
-        """What to take: the smallest that was measured to pass, else the rung to start at, or the best below it that
-        fits and is worth a try; nothing that was measured to fail."""
+    def _chosen(self, ladder: Sequence[Choice], start: int, rules: list[Reason]) -> tuple[Choice | None, list[Reason]]:
+        """What to take, and why: the smallest that was measured to pass, else the rung to start at, or the best below
+        it that fits and is worth a try; nothing that was measured to fail.
+
+        Reasons are what decided: `rules` where the rung to start at did, measurements where they did.
+        """
         gate = self.workload.gate
         told = {c.recipe: c.measured.passes(gate) for c in ladder if c.measured}
         for choice in ladder:
@@ -174,11 +177,11 @@ class _Answer:
         up = [c for c in open_ if c.bits >= start]
         down = [c for c in open_ if c.bits < start]
         if up:
-            return up[0], why
+            return up[0], why if above >= start else rules
         if down:
             what = f"{start} bits do not fit: the largest that does, which the gate has to judge"
-            return down[-1], [Reason(what, "sizes of the plans"), *why]
-        return None, why
+            return down[-1], [Reason(what, "sizes of the plans"), *why, *rules]
+        return None, [*why, *rules]
 
     def _start(self) -> tuple[int, list[Reason]]:
         """The rung to start at, and why."""

@@ -277,6 +277,19 @@ class Eval(TypedDict):
     seconds: float
 
 
+class PromptHistory(TypedDict):
+    """Of a set of prompts in a history: its figures, without the texts."""
+
+    set: str
+    sha256: str
+    count: int
+    identical: Estimate
+    divergence: Estimate
+    rates: dict[str, Rate | None]
+    lost: int
+    gained: int
+
+
 class HistoryLine(TypedDict):
     """A line of a file of --append: one measurement of one artifact. `reference` and `data` are hashes, `engine` is
     null for our own run, `held_out` as of the artifact."""
@@ -297,6 +310,7 @@ class HistoryLine(TypedDict):
     perplexity: Estimate
     perplexity_ratio: Estimate
     top1_agreement: Estimate
+    prompts: NotRequired[PromptHistory | None]
     ok: bool
 
 

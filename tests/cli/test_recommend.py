@@ -19,7 +19,19 @@ from published import require
 from quantkit import RecommendRequest, recommend
 from quantkit.errors import UsageError
 from quantkit.evaluation.gates import PROFILES
-from quantkit.pipeline.advice import CONDITIONS, DRIVERS, GGUF_LADDER, RUNGS, SERVER_LADDER, SPECIAL, WORKLOADS, Facts
+from quantkit.pipeline.advice import (
+    CONDITIONS,
+    DRIVERS,
+    GGUF_LADDER,
+    KV_SOURCE,
+    OF_GGUF,
+    RUNGS,
+    SERVER_LADDER,
+    SPECIAL,
+    WORKLOADS,
+    Facts,
+)
+from quantkit.pipeline.measured import Measurement
 from quantkit.pipeline.recommend import tokens_of
 from quantkit.pipeline.recommend_words import commands
 from quantkit.recipes.read import load_recipe, recipe_names
@@ -228,6 +240,34 @@ def line(recipe: str, reference: str, high: float) -> str:
     return json.dumps(body)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "chosen", "decided"),
+    [
+        ({}, "q4_k_m", "rules"),
+        ({"q5_k_m": 0.01}, "q5_k_m", "measured"),
+        ({"q4_k_m": 0.5}, "q5_k_m", "measured"),
+        ({"q4_k_m": 0.5, "q5_k_m": 0.5, "q6_k": 0.01}, "q6_k", "measured"),
+        ({"q3_k_m": 0.5}, "q4_k_m", "rules"),
+    ],
+)
+def test_reasons_are_what_decided(
+    eight: Path, bounds: dict[str, float], chosen: str, decided: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule is told where it chose, and a measurement where that did: never both."""
+    found = tuple(Measurement(name, 5, high / 2, high, 1.001, 9000, "n.jsonl") for name, high in bounds.items())
+    monkeypatch.setattr("quantkit.pipeline.recommend._Answer._measured", lambda self: found)
+    answer = recommend(RecommendRequest(str(eight), memory="24GB", context="4k"))
+    assert answer.chosen is not None
+    assert answer.chosen.recipe == chosen
+    assert {"measured" if r.source.endswith("measured") else "rules" for r in answer.reasons} == {decided}
+
+
+@pytest.mark.parametrize("consumer", ["ollama", "lmstudio", "llama.cpp", "vllm", "mlx"])
+def test_the_ladder_is_that_of_the_consumers(eight: Path, consumer: str) -> None:
+    found = recommend(RecommendRequest(str(eight), consumers=(consumer,), memory="24GB"))
+    assert {load_recipe(choice.recipe).mixture is not None for choice in found.ladder} == {consumer in OF_GGUF}
+
+
 def test_measurements_of_the_model_come_before_rules(tmp_path: Path) -> None:
     source = make(tmp_path / "models", "tiny")
     model = quantkit("recommend", source, "--workload", "math", "--memory", "24GB", "--json").json
@@ -248,7 +288,7 @@ def test_measurements_of_the_model_come_before_rules(tmp_path: Path) -> None:
     assert told == {up[0]: False, up[1]: True}
     assert found.chosen is not None
     assert found.chosen.recipe == up[1]
-    assert "nightly.jsonl" in found.reasons[0].source
+    assert [reason.source for reason in found.reasons] == ["nightly.jsonl, measured", KV_SOURCE], "no rule decided"
     kept = recommend(RecommendRequest(str(source), workload="high-stakes", memory="24GB"))
     assert kept.verdict == "do not quantize"  # whatever was measured
     # what eval --json printed counts also with the error of a gate behind it, and not on text of the calibration

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ from quantkit.evaluation.scores import Likelihood
 from quantkit.evaluation.sides import Side
 from quantkit.pipeline.evaluate import EvalRequest
 from quantkit.schemas import json_schema
+from quantkit.schemas.evaluation import HistoryLine
 from quantkit.source import open_source
 
 ROWS = [
@@ -164,8 +166,13 @@ def test_made_sets_are_always_the_same_and_can_be_answered(name: str, sha256: st
         assert not expected.holds('{"nothing": 1}')
 
 
-def test_the_cost_of_prompts_is_told_before_they_run(made: Path) -> None:
-    found = evaluate(made)
+def test_the_cost_of_prompts_is_told_before_and_their_rates_are_kept_after(made: Path, tmp_path: Path) -> None:
+    found = evaluate(made, "--append", tmp_path / "h.jsonl", "--json")
+    line, report = json.loads((tmp_path / "h.jsonl").read_text()), found.json["artifacts"][0]["prompts"]
+    assert line["prompts"]["rates"] == report["rates"]
+    assert line["prompts"]["rates"]["json_valid"]["prompts"] == 2
+    assert {key: report[key] for key in line["prompts"]} == line["prompts"]
+    msgspec.convert(line, HistoryLine)
     told = next(line for line in found.stderr.splitlines() if "prompts of p.jsonl" in line)
     assert "tokens read, 30 written at most, by each of 2 models, about" in told
     assert found.stderr.index(told) < found.stderr.index(" generate ")

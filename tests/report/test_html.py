@@ -23,7 +23,7 @@ from quantkit.report.html.markup import tag, visible
 from quantkit.report.html.style import DARK, LIGHT, SWATCH_INK, SWATCHES
 from quantkit.report.html.type_map import runs
 from quantkit.report.kinds import kind_of, stored_kinds
-from quantkit.schemas.evaluation import Eval, HistoryLine
+from quantkit.schemas.evaluation import Eval, HistoryLine, Rate
 from quantkit.tensors import TensorInfo
 
 HOSTILE = (
@@ -139,6 +139,19 @@ def test_runs_in_another_engine_have_a_trend_of_their_own() -> None:
     assert "over 2 runs" in render(Page("x", (), tuple(lines))).decode()
     lines[1]["engine"] = "an-engine"
     assert "No artifact was measured twice" in render(Page("x", (), tuple(lines))).decode()
+
+
+def test_the_trend_has_the_rates_of_prompts_where_they_were_asked() -> None:
+    lines = [{**record(HistoryLine, "x"), "time": f"2026-11-0{day}"} for day in (1, 2, 3)]
+    del lines[0]["prompts"]  # of an older version
+    for line, share in zip(lines[1:], (0.5, 0.75), strict=True):
+        rate = {**record(Rate, "x"), "value": share, "reference": 1.0}
+        line["prompts"] = {**line["prompts"], "set": "json", "rates": {"json_valid": rate, "choice": None}, "lost": 4}
+    texts = "".join(Tree(render(Page("x", (), tuple(lines))).decode()).texts)
+    then, now = (f"json_valid {100 * share} % (original 100.0 %)" for share in (0.5, 0.75))
+    assert f"x, json: {then} then, {now} now, over 2 runs." in texts
+    assert texts.count(now) == 2, "and in the table"
+    assert "Prompts of the runs" not in render(Page("x", (), (lines[0],))).decode()
 
 
 def test_the_policy_allows_its_style_and_nothing_else() -> None:

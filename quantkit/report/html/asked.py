@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from quantkit.report.html.markup import MAX_TEXT, Markup, digits, estimate, join, name, table, tag, visible
@@ -48,6 +48,44 @@ def _kinds(found: Record, most: int) -> Markup:
     ]  # fmt: skip
     heads = ("kind", "prompts", "identical", "equal tokens (%)", "KL (nats)", "passed", "the original passed")
     return table(heads, rows, "Prompts by kind", 6)
+
+
+def runs(history: Sequence[Record], rows: int) -> Markup:
+    """Figures of prompts run after run, the latest first, and what became of them on the same set; nothing without."""
+    asked = sorted((line for line in history if line.get("prompts")), key=lambda line: line["time"])
+    if not asked:
+        return Markup()
+    cells = [
+        (visible(line["time"][:16].replace("T", " ")), name(line["name"]), name(line["prompts"]["set"]),
+         f"{estimate(line['prompts']['identical'], 100)} %", f"{estimate(line['prompts']['divergence'], 100)} %",
+         _shares(line["prompts"]["rates"]), f"{line['prompts']['lost']:,}")
+        for line in reversed(asked[-rows:])
+    ]  # fmt: skip
+    heads = ("time", "artifact", "set", "identical", "equal tokens", "held", "lost")
+    latest = asked[-1]
+    same = [line for line in asked if all(_same(line, latest))]
+    parts = [tag("h3", "Prompts")]
+    if len(same) > 1:
+        first, last = same[0]["prompts"], latest["prompts"]
+        said = f"{visible(latest['name'], 60)}, {visible(last['set'], 60)}: {_shares(first['rates'])} then, "
+        parts.append(tag("p", f"{said}{_shares(last['rates'])} now, over {len(same)} runs."))
+    return join([*parts, table(heads, cells, "Prompts of the runs, the latest first", 3)])
+
+
+def _same(one: Record, other: Record) -> Iterator[bool]:
+    """Whether two lines are of one artifact, one original and one set of prompts."""
+    yield from (one[key] == other[key] for key in ("name", "reference"))
+    yield one["prompts"]["sha256"] == other["prompts"]["sha256"]
+
+
+def _shares(rates: Mapping[str, Record | None]) -> str:
+    """ "json_valid 98.3 % (original 99.2 %)", of every rate that there is."""
+    found = [
+        f"{visible(key, 40)} {100 * rate['value']:.1f} % (original {100 * rate['reference']:.1f} %)"
+        for key, rate in rates.items()
+        if rate
+    ]
+    return ", ".join(found) or "nothing was expected"
 
 
 def _answer(one: Record) -> Markup:

@@ -306,7 +306,8 @@ def trends(history: Sequence[Record], detail: Detail) -> Markup:
     if not parts:
         parts.append(tag("p", "No artifact was measured twice on the same text against the same original yet."))
     note = "Runs with another text, original or engine have a chart of their own. ✕: a gate did not hold."
-    return join([tag("h2", "Trend"), tag("p", note), tag("div", *parts, class_="grid"), words])
+    prompts = asked.runs(history, detail.rows)
+    return join([tag("h2", "Trend"), tag("p", note), tag("div", *parts, class_="grid"), words, prompts])
 
 
 def _moment(line: Record) -> str:
