@@ -222,11 +222,6 @@ def require_measured(
             require_provable(gate.text, name, gate.limit, prompts)
 
 
-def prompts_for(gates: Sequence[Gate]) -> str | None:
-    """The sets of prompts that gates ask for by themselves, as --prompts takes them; None for none."""
-    return fitting_set([gate.metric.name for gate in gates if gate.metric.needs == "prompts"])
-
-
 def require_judgeable(gates: Sequence[Gate], corpus: Corpus, moved: Sequence[str] = ()) -> None:
     """Raise InputError, before any model runs, for gates that nobody could judge: bounds over text of one piece,
     damage to artifacts whose scales are known to be `moved` (their names)."""

@@ -13,7 +13,9 @@ from quantkit.errors import UsageError
 from quantkit.evaluation.answers import PromptReport, compare_answers
 from quantkit.evaluation.artifacts import text_of
 from quantkit.evaluation.corpus import Corpus, Cutting, cut_texts
+from quantkit.evaluation.gates import Gate
 from quantkit.evaluation.prompts import GOLDEN, Asked, PromptSet, asked_of, read_prompts
+from quantkit.evaluation.provable import fitting_set
 from quantkit.evaluation.sides import Side
 from quantkit.evaluation.tasks import TaskFigure, TaskOptions
 from quantkit.events import Sink, StageFinished, StageStarted
@@ -26,6 +28,11 @@ from quantkit.source.base import require_runnable
 PROMPT_TOKENS = 64
 STAGE = "prompts"
 DEARER = 3  # what a token costs that is written rather than read: one at a time the weights are read for few
+
+
+def prompts_for(gates: Sequence[Gate]) -> str | None:
+    """The sets of prompts that gates ask for by themselves, as --prompts takes them; None for none."""
+    return fitting_set([gate.metric.name for gate in gates if gate.metric.needs == "prompts"])
 
 
 def read_set(spec: str | None, length: int) -> PromptSet | None:

@@ -34,7 +34,6 @@ from quantkit.evaluation.gates import (
     Verdict,
     judge,
     parse_gates,
-    prompts_for,
     require_judgeable,
     require_measured,
 )
@@ -49,6 +48,7 @@ from quantkit.pipeline.asking import (
     answered,
     asked,
     harnessed,
+    prompts_for,
     read_set,
     require_at_hand,
     text_of_prompts,

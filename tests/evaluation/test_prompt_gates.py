@@ -19,13 +19,14 @@ from quantkit.calibration.text.spec import embedding_rows
 from quantkit.evaluation.answers import Heard, PromptReport, Rate, compare_answers
 from quantkit.evaluation.corpus import Piece
 from quantkit.evaluation.figures import Estimate, wilson
-from quantkit.evaluation.gates import Subject, judge, parse_gates, prompts_for, require_measured
+from quantkit.evaluation.gates import Subject, judge, parse_gates, require_measured
 from quantkit.evaluation.likelihood import likelihoods
 from quantkit.evaluation.made_prompts import TEMPLATES
 from quantkit.evaluation.prompts import asked_of, read_prompts
 from quantkit.evaluation.provable import needed, provable
 from quantkit.evaluation.scores import Likelihood
 from quantkit.evaluation.sides import Side
+from quantkit.pipeline.asking import prompts_for
 from quantkit.pipeline.evaluate import EvalRequest
 from quantkit.schemas import json_schema
 from quantkit.schemas.evaluation import HistoryLine
