@@ -20,10 +20,25 @@ sys.path[:0] = [str(REFERENCE), str(REFERENCE / "gguf-py")]
 import gguf  # noqa: E402
 import torch  # noqa: E402
 from conversion import ModelBase, ModelType, TextModel, get_model_architecture, get_model_class  # noqa: E402
+from gguf.tensor_mapping import TensorNameMap  # noqa: E402
 
 OUTTYPES = {"f32": gguf.LlamaFileType.ALL_F32, "auto": gguf.LlamaFileType.GUESSED}
 own_pre = TextModel.get_vocab_base_pre
-OF_REMOTE_CODE = {"HunYuanMoEV1ForCausalLM", "QWenLMHeadModel"}  # whose tokenizer the converter takes from their code
+# Vocabularies that the converter reads otherwise: from the model's own code, or with an assertion.
+VOCABULARY = {
+    "HunYuanMoEV1ForCausalLM": "_set_vocab_gpt2", "QWenLMHeadModel": "_set_vocab_gpt2",
+    "DeepseekV32ForCausalLM": "_set_vocab_gpt2", "XverseForCausalLM": "_set_vocab_sentencepiece",
+}  # fmt: skip
+own_blocks = dict(TensorNameMap.block_mappings_cfg)  # names of one architecture stay for all that follow
+
+
+baichuan = get_model_class("BaichuanForCausalLM").modify_tensors
+
+
+def baichuan_tensors(self: Any, data_torch: Any, name: str, bid: int | None) -> Any:
+    """Without the endless recursion of all but one kind of tensor."""
+    own = name.endswith("W_pack.weight")
+    return baichuan(self, data_torch, name, bid) if own else TextModel.modify_tensors(self, data_torch, name, bid)
 
 
 def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dict[str, Any] | None = None) -> None:
@@ -31,8 +46,11 @@ def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dic
     hparams = told or ModelBase.load_hparams(folder, is_mistral_format=False)
     architecture = get_model_architecture(hparams, ModelType.TEXT)
     model_class = get_model_class(architecture)
-    if architecture in OF_REMOTE_CODE and (folder / "tokenizer.json").is_file():
-        model_class.set_vocab = TextModel._set_vocab_gpt2
+    TensorNameMap.block_mappings_cfg = dict(own_blocks)
+    if architecture in VOCABULARY and not [*folder.glob("*.tiktoken")]:
+        model_class.set_vocab = getattr(TextModel, VOCABULARY[architecture])
+    if architecture == "BaichuanForCausalLM":
+        model_class.modify_tensors = baichuan_tensors
     said = told
     for _ in range(3):
         try:

@@ -236,6 +236,79 @@ def cohere2_mtp(layer: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def deepseek_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner, dense = config["hidden_size"], config["moe_intermediate_size"], config["first_k_dense_replace"]
+    found = {
+        name: shape for name, shape in llama_shapes(config).items()
+        if ".mlp." not in name or int(name.split(".")[2]) < dense
+    }  # fmt: skip
+    for layer in range(dense, config["num_hidden_layers"]):
+        block = f"model.layers.{layer}.mlp."
+        found[f"{block}gate.weight"] = (config["n_routed_experts"], hidden)
+        found |= gated(f"{block}shared_experts.", hidden, inner * config["n_shared_experts"])
+        for expert in range(config["n_routed_experts"]):
+            found |= gated(f"{block}experts.{expert}.", hidden, inner)
+    return found
+
+
+def deepseek_mtp(layer: int) -> dict[str, tuple[int, ...]]:
+    """The block after the last layer of a DeepSeek V3.2 of 8 heads."""
+    block = f"model.layers.{layer}."
+    attention = f"{block}self_attn."
+    norms = ("input_layernorm", "post_attention_layernorm", "enorm", "hnorm", "shared_head.norm")
+    found: dict[str, tuple[int, ...]] = {
+        **{f"{block}{norm}.weight": (256,) for norm in norms},
+        f"{block}eh_proj.weight": (256, 512), f"{block}embed_tokens.weight": (400, 256),
+        f"{block}shared_head.head.weight": (400, 256), f"{block}mlp.gate.weight": (4, 256),
+        f"{block}mlp.gate.e_score_correction_bias": (4,), **gated(f"{block}mlp.shared_experts.", 256, 256),
+        f"{attention}q_a_proj.weight": (256, 256), f"{attention}q_a_layernorm.weight": (256,),
+        f"{attention}q_b_proj.weight": (2560, 256), f"{attention}kv_a_proj_with_mqa.weight": (320, 256),
+        f"{attention}kv_a_layernorm.weight": (256,), f"{attention}kv_b_proj.weight": (2560, 256),
+        f"{attention}o_proj.weight": (256, 512), f"{attention}indexer.wk.weight": (128, 256),
+        f"{attention}indexer.wq_b.weight": (512, 256), f"{attention}indexer.weights_proj.weight": (4, 256),
+        f"{attention}indexer.k_norm.weight": (128,), f"{attention}indexer.k_norm.bias": (128,),
+    }  # fmt: skip
+    for expert in range(4):
+        found |= gated(f"{block}mlp.experts.{expert}.", 256, 256)
+    return found
+
+
+def grovemoe_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, head, experts = config["hidden_size"], config["head_dim"], config["num_experts"]
+    norms = {"self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)}
+    found = {name: shape for name, shape in llama_shapes(config, extra=norms).items() if ".mlp." not in name}
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.{layer}.mlp."
+        found |= {f"{block}gate.weight": (experts, hidden), f"{block}gate.expert_bias": (experts,)}
+        for expert in range(experts):
+            found |= gated(f"{block}experts.{expert}.", hidden, config["moe_intermediate_size"])
+        for expert in range(experts // 2):
+            found |= gated(f"{block}chunk_experts.{expert}.", hidden, head)
+    return found
+
+
+def arctic_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner, experts = config["hidden_size"], config["intermediate_size"], config["num_local_experts"]
+    found = {name: shape for name, shape in llama_shapes(config).items() if ".mlp." not in name}
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.{layer}."
+        found |= {f"{block}residual_mlp.w{n}.weight": (hidden, hidden) for n in (1, 2, 3)}
+        found |= {f"{block}residual_layernorm.weight": (hidden,)}
+        found |= {f"{block}block_sparse_moe.gate.weight": (experts, hidden)}
+        for expert in range(experts):
+            one = f"{block}block_sparse_moe.experts.{expert}."
+            found |= {f"{one}w1.weight": (inner, hidden), f"{one}w3.weight": (inner, hidden)}
+            found[f"{one}w2.weight"] = (hidden, inner)
+    return found
+
+
+def baichuan_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden = config["hidden_size"]
+    found = {name: shape for name, shape in llama_shapes(config).items() if name[-13:-12] not in "qkv" or "mlp" in name}
+    packed = {f"model.layers.{n}.self_attn.W_pack.weight": (3 * hidden, hidden) for n in range(32)}
+    return {**found, **packed}
+
+
 HEAD64 = {"head_dim": 64}
 GLM_WORDS = ("[gMASK]", "<|user|>", "<|observation|>")
 GLM_SIZES = {**SIZES, **HEAD64, "vocab_size": 408, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -620,6 +693,67 @@ TABLE: dict[str, Entry] = {
             sliding_window_layout=[0, 1, 1, 1], sliding_window_size=64, tie_word_embeddings=True,
         ).items() if key != "intermediate_size"},
         shapes=smallthinker_shapes,
+    ),
+    "deepseek-moe": Entry(
+        None,
+        own("DeepseekForCausalLM", "deepseek", moe_intermediate_size=256, n_routed_experts=4, num_experts_per_tok=2,
+            n_shared_experts=2, first_k_dense_replace=1, norm_topk_prob=False, scoring_func="softmax",
+            rms_norm_eps=1e-6, rope_theta=10000.0),
+        shapes=deepseek_shapes,
+    ),
+    "minicpm3": Entry(
+        "MiniCPM3",
+        {**SPM, "num_key_value_heads": 8, "kv_lora_rank": 256, "q_lora_rank": 256, "qk_nope_head_dim": 32,
+         "qk_rope_head_dim": 16},
+        bpe=False,
+    ),
+    "deepseek-v3.2": Entry(
+        "DeepseekV32",
+        {**FOUR, "num_key_value_heads": 8, "kv_lora_rank": 256, "q_lora_rank": 256, "qk_nope_head_dim": 256,
+         "qk_rope_head_dim": 64, "v_head_dim": 64, "n_routed_experts": 4, "num_experts_per_tok": 2,
+         "n_shared_experts": 1, "moe_intermediate_size": 256, "n_group": 1, "topk_group": 1,
+         "first_k_dense_replace": 1, "index_head_dim": 128, "index_n_heads": 4, "num_nextn_predict_layers": 0},
+        edit=lambda config: config.update(scoring_func="sigmoid", topk_method="noaux_tc"),
+    ),
+    "deepseek-v3.2-mtp": Entry(
+        "DeepseekV32",
+        {**SIZES, "num_key_value_heads": 8, "kv_lora_rank": 256, "q_lora_rank": 256, "qk_nope_head_dim": 256,
+         "qk_rope_head_dim": 64, "v_head_dim": 64, "n_routed_experts": 4, "num_experts_per_tok": 2,
+         "n_shared_experts": 1, "moe_intermediate_size": 256, "n_group": 1, "topk_group": 1,
+         "first_k_dense_replace": 1, "index_head_dim": 128, "index_n_heads": 4, "num_nextn_predict_layers": 1},
+        further=deepseek_mtp(2), differs={"deepseek32.expert_gating_func": 2},
+    ),
+    "grovemoe": Entry(
+        None,
+        own("GroveMoeForCausalLM", "grove_moe", head_dim=256, num_attention_heads=2, num_key_value_heads=1,
+            moe_intermediate_size=256, num_experts=4, num_experts_per_tok=2, norm_topk_prob=True, rms_norm_eps=1e-6,
+            rope_theta=1e6),
+        shapes=grovemoe_shapes,
+    ),
+    "arctic": Entry(
+        None,
+        own("ArcticForCausalLM", "arctic", vocab_size=2048, num_local_experts=4, num_experts_per_tok=2,
+            rms_norm_eps=1e-5, rope_theta=1e6),
+        bpe=False, shapes=arctic_shapes,
+    ),
+    "xverse": Entry(
+        None,
+        own("XverseForCausalLM", "xverse", vocab_size=2048, num_key_value_heads=8, rms_norm_eps=1e-6,
+            rope_theta=1e6),
+        bpe=False, shapes=llama_shapes,
+    ),
+    "baichuan": Entry(
+        None,
+        {**own("BaichuanForCausalLM", "baichuan", vocab_size=2048, rms_norm_eps=1e-6, num_hidden_layers=32,
+               intermediate_size=256, num_key_value_heads=8)},
+        bpe=False, shapes=baichuan_shapes,
+    ),
+    "dbrx": Entry(
+        "Dbrx",
+        {"vocab_size": 400, "d_model": 256, "n_heads": 8, "n_layers": 2, "max_seq_len": 512, "bos_token_id": 1,
+         "eos_token_id": 2, "attn_config": {"kv_n_heads": 4, "clip_qkv": 8.0, "rope_theta": 500000.0},
+         "ffn_config": {"ffn_hidden_size": 512, "moe_num_experts": 4, "moe_top_k": 2}, "num_hidden_layers": 2,
+         "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}},
     ),
     "apertus": Entry("Apertus", {**SIZES, "mlp_bias": False}),
     "trinity": Entry(

@@ -308,6 +308,7 @@ def test_the_settings_that_llama_cpp_ignores_are_those_of_the_code() -> None:
     # what is compared with, or where it stands: not what is ignored
     looked_up |= {"num_attention_heads", "rope_scaling", "rope_parameters", "model_type"}
     renamed = {"rope_temperature": "attention_factor", "rope_theta_swa": "rope_theta"}
+    renamed["rope_original_context"] = "original_max_position_embeddings"
     assert said == {renamed.get(key, key) for key in read} - looked_up
     assert set(re.findall(r"[a-z]\w+", " ".join(row[2].partition(":")[0] for row in table))) <= {
         family.name for family in known_families()

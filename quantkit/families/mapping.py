@@ -14,7 +14,7 @@ from quantkit.families.expressions import evaluate
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import KINDS, trunk_of
 from quantkit.families.model import ModelTensor
-from quantkit.families.parts import Mapped
+from quantkit.families.parts import MAPS, Mapped
 from quantkit.families.placements import Placement
 from quantkit.families.roles import Role, stays_f32
 from quantkit.families.rows import ALWAYS, NUMBER, PRESENT, Family, Stack, T
@@ -194,8 +194,8 @@ def _placed(t: T, info: TensorInfo, hparams: Hparams) -> Placement:
     """Where a source tensor's rows go, with what becomes of their values."""
     placement = t.place(info, hparams)
     for step in (t.value or "").split():
-        number = 1.0 if step == "-exp" else float(evaluate(step.removeprefix("*"), hparams.required))
-        what = "-exp" if step == "-exp" else "*"
+        number = 1.0 if step in MAPS else float(evaluate(step.removeprefix("*"), hparams.required))
+        what = step if step in MAPS else "*"
         placement = replace(placement, parts=tuple(Mapped(part, what, number) for part in placement.parts))
     if t.total is not None:
         placement = replace(placement, shape=tuple(hparams.size(axis) for axis in t.total.split()))
@@ -294,5 +294,5 @@ def _join(pieces: list[Piece]) -> ModelTensor:
         layer=ordered[0].layer,
         row_order=placement.row_order,
         add=t.add,
-        stored="f32" if stays_f32(ordered[0].target, len(placement.shape)) else None,
+        stored="f32" if (stays_f32(ordered[0].target, len(placement.shape)) if t.f32 is None else t.f32) else None,
     )

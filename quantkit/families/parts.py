@@ -12,6 +12,9 @@ from quantkit.families.model import Part, Rows
 from quantkit.families.steps import Step, move
 from quantkit.tensors import F32, TensorRef
 
+MAPS = frozenset({"-exp", "unit"})  # of values, without a number
+SHORTEST = 1e-12  # torch.nn.functional.normalize divides by no less
+
 Open = Callable[[str], TensorRef]
 
 
@@ -95,7 +98,8 @@ class Made:
 
 @dataclass(frozen=True)
 class Mapped:
-    """The values of another part, each changed: "-exp" (x becomes -exp(x)), or "*" by `number`. In float32."""
+    """The values of another part, each changed: "-exp" (x becomes -exp(x)), "unit" (each row divided by its length), or
+    "*" by `number`. In float32."""
 
     part: Part
     what: str
@@ -126,5 +130,9 @@ class Mapped:
         values = self.part.read(ref, start, stop)
         if self.what == "-exp":
             return -np.exp(values.astype(np.float64)).astype(np.float32)
+        if self.what == "unit":
+            length = np.sqrt(np.square(values, dtype=np.float64).sum(axis=1, keepdims=True))
+            unit: F32 = (values / np.maximum(length, SHORTEST)).astype(np.float32)
+            return unit
         assert self.what == "*", self.what
         return values * np.float32(self.number)

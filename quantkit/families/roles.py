@@ -45,6 +45,7 @@ KEPT = frozenset({
     "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight", "altup_correct_coef.weight", "altup_predict_coef.weight",
     "indexer.proj.weight",
 })  # fmt: skip
+ROUNDED = frozenset({"indexer.proj.weight"})  # of those the ones that llama-quantize rounds all the same
 IN_BLOCK = re.compile(r"(?:(?:enc|dec)\.)?blk\.[0-9]+\.")
 
 
@@ -53,6 +54,11 @@ def stays_f32(name: str, axes: int) -> bool:
     if axes <= 1 or not name.endswith(".weight") or name.endswith("_norm.weight"):
         return True
     return IN_BLOCK.sub("", name, count=1) in KEPT
+
+
+def is_rounded(name: str) -> bool:
+    """Whether a tensor that stays f32 in a file that is not quantized is quantized in one that is."""
+    return IN_BLOCK.sub("", name, count=1) in ROUNDED
 
 
 # Substrings of GGUF tensor names, first match wins: the categories that llama.cpp's mixtures speak of

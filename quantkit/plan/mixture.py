@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 from quantkit.errors import RecipeError
 from quantkit.families.model import Model, ModelTensor
-from quantkit.families.roles import Role
+from quantkit.families.roles import Role, is_rounded
 from quantkit.patterns import PatternError, require_work
 from quantkit.qtypes import base
-from quantkit.recipes.recipe import Recipe
+from quantkit.recipes.recipe import FLOAT_TYPES, Recipe
 from quantkit.recipes.rules import Facts, Keep, Subject
 
 PER_LAYER_EMBEDDING = "per_layer_token_embd.weight"
@@ -102,7 +102,7 @@ class _Chooser:
         matrix = len(_without_leading_ones(tensor.shape)) >= 2
         return (
             matrix
-            and tensor.stored is None
+            and (tensor.stored is None or (is_rounded(tensor.name) and self._recipe.weights.type not in FLOAT_TYPES))
             and tensor.name.endswith("weight")
             and not any(never.admits(tensor.name) for never in self._never)
         )

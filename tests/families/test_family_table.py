@@ -38,7 +38,7 @@ F32, BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.BF16
 VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")  # counted together
 WITH_MORE_BITS = {
     "attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight", "ffn_down.weight", "ffn_down_exps.weight",
-    "ffn_down_shexp.weight",
+    "ffn_down_chexps.weight", "ffn_down_shexp.weight",
 }  # fmt: skip
 
 SERVED = [n for n, e in TABLE.items() if not find_family({"architectures": [e.architecture]}).family.unserved]

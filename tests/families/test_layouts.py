@@ -167,5 +167,10 @@ def test_values_that_change() -> None:
         part.read(lambda name: InMemory(x), 1, 3), -np.exp(x[1:].astype(np.float64)).astype(np.float32)
     )
     assert np.array_equal(Mapped(Rows("x", 0, 3), "*", 0.5).read(lambda name: InMemory(x), 0, 3), x / 2)
+    unit = Mapped(Rows("x", 0, 3), "unit")
+    assert np.array_equal(unit.read(lambda name: InMemory(x), 1, 3), unit.read(lambda name: InMemory(x), 0, 3)[1:])
+    lengths = np.linalg.norm(unit.read(lambda name: InMemory(x), 0, 3).astype(np.float64), axis=1)
+    assert np.allclose(lengths[np.abs(x).sum(axis=1) > 0], 1, atol=1e-6)
+    assert np.isfinite(unit.read(lambda name: InMemory(np.zeros((3, 4), np.float32)), 0, 3)).all()
     assert part.identity != Mapped(Rows("x", 0, 3), "*", 0.5).identity
     assert Constant((1.0,)).sources == ()

@@ -15,7 +15,7 @@ from row_headers import headers
 
 from quantkit.errors import InputError
 from quantkit.families.describe import Named, describe, find_family
-from quantkit.families.mapping import NUMBER
+from quantkit.families.rows import NUMBER
 from quantkit.tensors import TensorInfo
 
 OF_VARIANTS = {

@@ -14,6 +14,7 @@ import checkpoints
 import pytest
 from commands import TINY, quantkit
 from described import describe_infos
+from row_headers import headers
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.families import keys, known
@@ -27,6 +28,7 @@ from quantkit.families.layers import (
     AFTER_TRUNK,
     KINDS,
     Layers,
+    Told,
     before,
     both,
     by_rule,
@@ -41,6 +43,7 @@ from quantkit.families.layers import (
     of_period,
 )
 from quantkit.families.mapping import map_tensors
+from quantkit.families.parts import Mapped
 from quantkit.families.placements import expert
 from quantkit.families.roles import Role
 from quantkit.families.rows import EMBEDDING, PRESENT, Condition, Family, Rename, Stack, T, at, optional
@@ -375,3 +378,32 @@ def test_no_config_json_makes_a_family_fail_otherwise_than_by_an_error(family: F
 def test_families_are_found_again_after_this_module() -> None:
     headed.cache_clear()
     assert known.known_families()
+
+
+def one(name: str, *values: float) -> TensorInfo:
+    return TensorInfo(name, "F32", (len(values),), 4 * len(values), values=values)
+
+
+def test_numbers_in_tensors_become_a_list_of_one_for_each_layer() -> None:
+    told, numbers = Told("model.layers.{}.act.alpha", "alpha"), Hparams({"num_hidden_layers": 2})
+    names = [f"model.layers.{layer}.act.alpha" for layer in range(2)]
+    held = {name: one(name, 0.5 + layer) for layer, name in enumerate(names)}
+    assert told(numbers, held) == {"alpha": [0.5, 1.5]}
+    assert told(numbers, {name: replace(info, values=None) for name, info in held.items()}) == {}  # headers alone
+    with pytest.raises(InputError, match=r"no tensor \"model\.layers\.1\.act\.alpha\""):
+        told(numbers, {names[0]: held[names[0]]})
+    for wrong in (one(names[1], 1.0, 2.0), one(names[1], float("nan")), TensorInfo(names[1], "F32", (2,), 8)):
+        with pytest.raises(InputError, match="not one finite number"):
+            told(numbers, {**held, names[1]: wrong})
+
+
+def test_a_baichuan_2_has_rows_of_length_1_in_its_head() -> None:
+    """Its code normalizes them whenever it runs, and llama.cpp does not."""
+    for vocabulary, maps in ((64000, set()), (125696, {"unit"})):
+        config = {"architectures": ["BaichuanForCausalLM"], "vocab_size": vocabulary, "num_hidden_layers": 1,
+                  "hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8}  # fmt: skip
+        family = find_family(config).family
+        hparams = family.hparams(config)
+        infos = {info.name: info for info in headers(family, hparams)}
+        [head] = [t for t in map_tensors(family, hparams, infos)[0] if t.name == "output.weight"]
+        assert {part.what for part in head.parts if isinstance(part, Mapped)} == maps

@@ -18,6 +18,7 @@ from quantkit.calibration.walk.experts import separate
 from quantkit.calibration.walk.skeleton import Skeleton, fill_buffers, set_parameter
 from quantkit.calibration.walk.weights import locate, read_rows
 from quantkit.errors import InputError
+from quantkit.families.model import Rows
 from quantkit.source import Checkpoint
 
 
@@ -303,6 +304,7 @@ def load_block(checkpoint: Checkpoint, skeleton: Skeleton, index: int, device: t
         raise InputError(message, path="config.json", hint="config.json and the weights are not of the same model")
     separate(module, prefix.rstrip("."))
     load_parameters(checkpoint, module, prefix, [name for name, _ in module.named_parameters()], device)
+    load_buffers(checkpoint, module, prefix, device)
     fill_buffers(skeleton, module, device)
     return module, prefix
 
@@ -315,6 +317,18 @@ def load_parameters(
         shape = module.get_parameter(name).shape
         rows = locate(prefix + name, shape, checkpoint.tensors())
         set_parameter(module, name, read_rows(checkpoint, rows, shape, device))
+
+
+def load_buffers(checkpoint: Checkpoint, module: nn.Module, prefix: str, device: torch.device) -> None:
+    """Read those buffers of `module` that the checkpoint holds; the others are left as they are."""
+    held = checkpoint.tensors()
+    for name, buffer in list(module.named_buffers()):
+        info = held.get(prefix + name)
+        if info is None or info.shape != tuple(buffer.shape):
+            continue
+        parent, _, attribute = name.rpartition(".")
+        values = read_rows(checkpoint, Rows(info.name, 0, info.rows), buffer.shape, device)
+        setattr(module.get_submodule(parent), attribute, values)
 
 
 def first_non_finite(resident: Resident, hidden: Tensor) -> str | None:
