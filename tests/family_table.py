@@ -421,6 +421,38 @@ def nemotron_3_published(config: dict[str, Any]) -> None:
     config |= {"hybrid_override_pattern": "MEM*E", "num_hidden_layers": 5, "norm_eps": 1e-5, "rope_theta": 10000}
 
 
+def kimi_published(config: dict[str, Any]) -> None:
+    """As Moonshot published it: the numbers of linear layers apart, layers by their number, from 1."""
+    kinds = config.pop("layer_types")
+    del config["mlp_layer_types"], config["qk_head_dim"]
+    config["linear_attn_config"] = {
+        "full_attn_layers": [number for number, word in enumerate(kinds, 1) if word == "full_attention"],
+        "kda_layers": [number for number, word in enumerate(kinds, 1) if word != "full_attention"],
+        "head_dim": config.pop("linear_head_dim"), "num_heads": config.pop("linear_num_heads"),
+        "short_conv_kernel_size": config.pop("linear_conv_kernel_dim"),
+    }  # fmt: skip
+    config |= {
+        "first_k_dense_replace": 1, "moe_router_activation_func": "sigmoid", "moe_layer_freq": 1, "head_dim": 72,
+        "mla_use_nope": True, "rope_theta": 10000.0, "rope_scaling": None, "topk_method": "noaux_tc",
+    }  # fmt: skip
+
+
+def kimi_mlp_published(tensors: dict[str, Any]) -> None:
+    """The MLP of the first layer under its own name."""
+    for name in [name for name in tensors if ".layers.0.block_sparse_moe." in name]:
+        tensors[name.replace("block_sparse_moe", "mlp")] = tensors.pop(name)
+
+
+KIMI_LINEAR = {
+    "vocab_size": 400, "hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 256,
+    "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 256,
+    "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nope_head_dim": 256, "num_experts_per_tok": 2,
+    "num_local_experts": 4, "linear_head_dim": 256, "linear_num_heads": 2, "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": 0,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+}  # fmt: skip
+
+
 def granite_published(config: dict[str, Any]) -> None:
     """As IBM published them: kinds of layers by the names of their first code."""
     words = {"linear_attention": "mamba", "full_attention": "attention"}
@@ -458,6 +490,7 @@ TABLE: dict[str, Entry] = {
     "falcon-h1-norm": Entry(
         "FalconH1", {**FALCON_H1, "mamba_rms_norm": True, "mamba_norm_before_gate": False, "head_dim": 64}
     ),
+    "kimi-linear": Entry("KimiLinear", KIMI_LINEAR, edit=kimi_published, published=kimi_mlp_published),
     "jamba": Entry(
         "Jamba",
         {**SPM, "num_hidden_layers": 4, "attn_layer_period": 4, "attn_layer_offset": 2, "num_experts": 4,

@@ -68,6 +68,10 @@ def _squeeze(x: Array) -> Array:
     return x.reshape([size for size in x.shape if size != 1] or [1])
 
 
+def _lead(x: Array) -> Array:
+    return x[None]
+
+
 def _split_last(x: Array, outer: int, inner: int) -> Array:
     return x.reshape(*x.shape[:-1], outer, inner)
 
@@ -86,6 +90,7 @@ KINDS = {
     "squeeze": Kind(_squeeze, True, False),
     "rowwise_squeeze": Kind(_squeeze_rows, True, False),
     "column": Kind(_column, True, False),
+    "lead": Kind(_lead, True, False),
     "turn": Kind(_turn, False, True),
     "columns": Kind(_columns, False, True),
     "split": Kind(_split_last, False, False),

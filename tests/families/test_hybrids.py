@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from described import Tokens, evaluate
-from family_table import FALCON_H1, GRANITE_H, NEMOTRON_3, NEMOTRON_H, WITHOUT_EXPERTS
+from family_table import FALCON_H1, GRANITE_H, KIMI_LINEAR, NEMOTRON_3, NEMOTRON_H, WITHOUT_EXPERTS
 from row_headers import headers
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
@@ -21,6 +21,10 @@ DENSE = {**NEMOTRON, **NEMOTRON_H, "hybrid_override_pattern": "M-M*-"}
 MIXTURE = {**NEMOTRON, **NEMOTRON_3}
 GRANITE = {"architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid", **GRANITE_H}
 FALCON = {"architectures": ["FalconH1ForCausalLM"], "model_type": "falcon_h1", **FALCON_H1}
+KIMI = {"architectures": ["KimiLinearForCausalLM"], "model_type": "kimi_linear", **KIMI_LINEAR}
+KIMI_LISTS = {
+    "full_attn_layers": [3], "kda_layers": [1, 2, 4], "head_dim": 256, "num_heads": 2, "short_conv_kernel_size": 4,
+}  # fmt: skip
 JAMBA = {
     "architectures": ["JambaForCausalLM"], "model_type": "jamba", "vocab_size": 64, "hidden_size": 32,
     "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -64,6 +68,15 @@ SAME: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "a mixture by its list": (
         MIXTURE, {**without(MIXTURE, "hybrid_override_pattern"),
                   "layers_block_type": ["linear_attention", "moe", "linear_attention", "full_attention", "moe"]}
+    ),
+    "Kimi Linear's own lists": (
+        {**KIMI, "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
+        {**without(KIMI, "layer_types", "linear_head_dim", "linear_num_heads"), "linear_attn_config": KIMI_LISTS},
+    ),
+    "Kimi Linear's default": (
+        {**KIMI, "num_hidden_layers": 6,
+         "layer_types": [*["linear_attention"] * 4, "full_attention", "linear_attention"]},
+        {**without(KIMI, "layer_types"), "num_hidden_layers": 6},
     ),
     "Granite in the words of transformers 5": (
         GRANITE, {**GRANITE, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
@@ -109,6 +122,27 @@ WRONG: dict[str, tuple[Mapping[str, Any], type[QuantkitError], str]] = {
     "an inner width of three": ({**GRANITE, "mamba_n_heads": 12}, UnsupportedError, "twice hidden_size"),
     "heads that are no mixer": ({**FALCON, "mamba_n_heads": 7}, InputError, "7 heads of 64"),
     "a list too short": ({**FALCON, "ssm_multipliers": [1.0, 2.0]}, InputError, "expected 5 numbers"),
+    "a list of layers that is none": (
+        {**KIMI, "layer_types": None, "linear_attn_config": {**KIMI_LISTS, "full_attn_layers": 3}}, InputError,
+        "no list of layers from 1 to 4",
+    ),
+    "a layer beyond the last": (
+        {**KIMI, "layer_types": None, "linear_attn_config": {**KIMI_LISTS, "full_attn_layers": [5]}}, InputError,
+        "no list of layers from 1 to 4",
+    ),
+    "a layer of both kinds": (
+        {**KIMI, "layer_types": None, "linear_attn_config": {**KIMI_LISTS, "kda_layers": [1, 2, 3, 4]}}, InputError,
+        "do not name layer 3 once",
+    ),
+    "a layer of no kind": (
+        {**KIMI, "layer_types": None, "linear_attn_config": {**KIMI_LISTS, "kda_layers": [1, 2]}}, InputError,
+        "do not name layer 4 once",
+    ),
+    "compressed queries": ({**KIMI, "q_lora_rank": 64}, UnsupportedError, "compressed row"),
+    "other heads in linear layers": ({**KIMI, "linear_num_heads": 3}, UnsupportedError, "3 heads and the others 2"),
+    "an MLP after experts": (
+        {**KIMI, "mlp_layer_types": ["dense", "sparse", "dense", "sparse"]}, UnsupportedError, "only before all"
+    ),
     "a multiplier that is none": ({**FALCON, "ssm_multipliers": [1, 1, 1, 1, "x"]}, InputError, "of_dt is 'x'"),
 }  # fmt: skip
 
@@ -116,7 +150,7 @@ WRONG: dict[str, tuple[Mapping[str, Any], type[QuantkitError], str]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_configuration_that_does_not_fit_is_explained(case: str) -> None:
     config, error, message = WRONG[case]
-    base = next(c for c in (DENSE, MIXTURE, GRANITE, FALCON) if c["architectures"] == config["architectures"])
+    base = next(c for c in (DENSE, MIXTURE, GRANITE, FALCON, KIMI) if c["architectures"] == config["architectures"])
     with pytest.raises(error, match=message):
         model_of(config, tensors_of(base))
 
@@ -124,6 +158,10 @@ def test_a_configuration_that_does_not_fit_is_explained(case: str) -> None:
 WARNED: dict[str, tuple[Mapping[str, Any], str]] = {
     "steps": ({**DENSE, "time_step_limit": [0.001, 0.1]}, "time_step_limit"),
     "a gate after its norm": ({**FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": True}, "gates first"),
+    "rotation": ({**KIMI, "mla_use_nope": False}, "rotates nothing"),
+    "groups of experts": ({**KIMI, "num_expert_group": 2}, "no groups"),
+    "weights of experts": ({**KIMI, "moe_renormalize": False}, "it normalizes"),
+    "layers without experts": ({**KIMI, "moe_layer_freq": 2}, "moe_layer_freq"),
     "another nonlinearity": ({**DENSE, "mlp_hidden_act": "silu"}, "computes relu2"),
     "another epsilon": (
         {"architectures": ["FalconMambaForCausalLM"], "model_type": "falcon_mamba", "vocab_size": 64}, "mixer_rms_eps"
@@ -142,18 +180,22 @@ def test_endless_time_steps_are_no_limit(limit: object) -> None:
     assert not model_of({**DENSE, "time_step_limit": limit}).warnings
 
 
-SPELLED = {
-    "transformers' names in memory": ("backbone.", "model."),
-    "without its head": ("backbone.", ""),
-    "a bias of the router": ("e_score_correction_bias", "e_score_correction.bias"),
+SPELLED: dict[str, tuple[Mapping[str, Any], str, str]] = {
+    "transformers' names in memory": (MIXTURE, "backbone.", "model."),
+    "without its head": (MIXTURE, "backbone.", ""),
+    "a bias of the router": (MIXTURE, "e_score_correction_bias", "e_score_correction.bias"),
+    "an MLP under the name of experts": (KIMI, "layers.0.mlp.", "layers.0.block_sparse_moe."),
+    "experts under the name of an MLP": (KIMI, "block_sparse_moe.gate.", "mlp.gate."),
+    "the gate of a linear layer": (KIMI, "self_attn.f_a_proj.", "self_attn.forget_gate.f_a_proj."),
 }
 
 
 @pytest.mark.parametrize("case", SPELLED)
 def test_other_names_of_the_same_tensors(case: str) -> None:
-    tensors = tensors_of(MIXTURE)
-    found = model_of(MIXTURE, renamed(tensors, *SPELLED[case]))
-    assert [t.name for t in found.tensors] == [t.name for t in model_of(MIXTURE, tensors).tensors]
+    config, old, new = SPELLED[case]
+    tensors = tensors_of(config)
+    found = model_of(config, renamed(tensors, old, new))
+    assert [t.name for t in found.tensors] == [t.name for t in model_of(config, tensors).tensors]
     assert not found.dropped
 
 
