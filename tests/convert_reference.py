@@ -2,8 +2,9 @@
 
 Reads a JSON list of [folder, output, outtype, pre, told] from standard input and does for each what
 `convert_hf_to_gguf.py folder --outfile output --outtype outtype` does. `pre` stands in for the name of the
-pre-tokenizer, which the converter knows only for published vocabularies; null leaves it to the converter. `told`, if
-there is a fifth, is what it takes for config.json as it is, instead of what transformers makes of it.
+pre-tokenizer, which the converter knows only for published vocabularies; null leaves it to the converter, and
+"--mmproj" asks for the file of the encoder. `told`, if there is a fifth, is what it takes for config.json as it is,
+instead of what transformers makes of it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ import torch  # noqa: E402
 from conversion import ModelBase, ModelType, TextModel, get_model_architecture, get_model_class  # noqa: E402
 from gguf.tensor_mapping import TensorNameMap  # noqa: E402
 
-OUTTYPES = {"f32": gguf.LlamaFileType.ALL_F32, "auto": gguf.LlamaFileType.GUESSED}
+OUTTYPES = {
+    "f32": gguf.LlamaFileType.ALL_F32, "auto": gguf.LlamaFileType.GUESSED, "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "bf16": gguf.LlamaFileType.MOSTLY_BF16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+}  # fmt: skip
+MMPROJ = "--mmproj"
 own_pre = TextModel.get_vocab_base_pre
 # Vocabularies that the converter reads otherwise: from the model's own code, or with an assertion.
 VOCABULARY = {
@@ -44,6 +49,10 @@ def baichuan_tensors(self: Any, data_torch: Any, name: str, bid: int | None) -> 
 def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dict[str, Any] | None = None) -> None:
     TextModel.get_vocab_base_pre = own_pre if pre is None else lambda self, tokenizer: pre
     hparams = told or ModelBase.load_hparams(folder, is_mistral_format=False)
+    if pre == MMPROJ:
+        encoder = get_model_class(get_model_architecture(hparams, ModelType.MMPROJ), mmproj=True)
+        encoder(folder, OUTTYPES[outtype], output, hparams=None).write()
+        return
     architecture = get_model_architecture(hparams, ModelType.TEXT)
     model_class = get_model_class(architecture)
     TensorNameMap.block_mappings_cfg = dict(own_blocks)

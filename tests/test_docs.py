@@ -17,6 +17,7 @@ from commands import TINY, quantkit
 from quantkit.cli.app import app
 from quantkit.families import assumptions, general, keys
 from quantkit.families.known import known_families
+from quantkit.families.towers import known_towers
 from quantkit.qtypes import base
 from quantkit.recipes.read import recipe_names
 from quantkit.tokenizer import special_tokens
@@ -251,6 +252,13 @@ def test_the_keys_of_architectures_are_those_of_the_families() -> None:
     """Which family writes which key is in its row; what the key says is in the table."""
     written = {key for family in known_families() for entry in family.keys for key in keys_of(entry)}
     assert documented_keys("The architecture") == written
+
+
+def test_the_keys_of_encoders_are_those_of_the_towers() -> None:
+    written = {key for tower in known_towers() for entry in tower.keys for key in keys_of(entry)}
+    assert documented_keys("An encoder's file") == written
+    named = section("docs/metadata.md", "An encoder's file")
+    assert all(f"`{tower.name}`" in named for tower in known_towers())
 
 
 def test_the_general_keys_are_those_of_the_code() -> None:

@@ -164,6 +164,15 @@ class Want:
             rich_help_panel=GGUF,
         ),
     ] = None
+    mmproj: Annotated[
+        str,
+        typer.Option(
+            "--mmproj",
+            metavar="auto|none|f16|bf16|f32|q8_0",
+            help="The type of the second file of a model that sees or hears; none: leave it out.",
+            rich_help_panel=GGUF,
+        ),
+    ] = "auto"
     pre: Annotated[
         str | None,
         typer.Option(
@@ -286,5 +295,6 @@ class Want:
             card=self.card,
             adapters=tuple(self.adapter or ()),
             base=self.base,
+            mmproj=self.mmproj,
             offline=offline,
         )

@@ -76,9 +76,12 @@ class General:
 
 
 def general_metadata(
-    name: str, config: Mapping[str, Any], read_file: ReadFile, tensors: Iterable[ModelTensor]
+    name: str, config: Mapping[str, Any], read_file: ReadFile, tensors: Iterable[ModelTensor], kind: str = "model"
 ) -> General:
-    """All of `general.*` for a checkpoint called `name`. Side files that cannot be read become warnings."""
+    """All of `general.*` for a checkpoint called `name`, in a file of this kind.
+
+    Side files that cannot be read become warnings.
+    """
     warnings: list[tuple[str, str]] = []
     card = _model_card(read_file(CARD_FILE), warnings)
     generation = _json_object("generation_config.json", read_file, warnings)
@@ -87,7 +90,7 @@ def general_metadata(
     if said["size_label"] is None and parameters:
         said["size_label"] = label
     metadata = [
-        KeyValue("general.type", "string", "model"),
+        KeyValue("general.type", "string", kind),
         *_sampling(generation),
         *_strings("general.", said),
         *_related(card, parameters),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from math import prod
+from typing import Protocol
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.expressions import evaluate
@@ -17,11 +18,36 @@ from quantkit.families.model import ModelTensor
 from quantkit.families.parts import MAPS, Mapped
 from quantkit.families.placements import Placement
 from quantkit.families.roles import Role, stays_f32
-from quantkit.families.rows import ALWAYS, NUMBER, PRESENT, Family, Stack, T
+from quantkit.families.rows import ALWAYS, NUMBER, PRESENT, Drop, Stack, T
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.untrusted import shown
 
 COMPARED = 200  # characters of an unknown name that are compared with known ones: the comparison is quadratic
+
+
+class Rowed(Protocol):
+    """Rows by which tensors are mapped: those of a family, or of an encoder beside the language model."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def outside(self) -> tuple[T, ...]: ...
+
+    @property
+    def drop(self) -> tuple[Drop, ...]: ...
+
+    @property
+    def extra(self) -> Callable[[Hparams], tuple[ModelTensor, ...]] | None: ...
+
+    @property
+    def skips_further(self) -> str | None: ...
+
+    def all_stacks(self) -> tuple[Stack, ...]: ...
+
+    def source_name(self, name: str, layers: int = 0) -> str: ...
+
+    def is_skipped(self, name: str, hparams: Hparams) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +95,7 @@ class Piece:
 RowTable = Mapping[str, tuple[Row, ...]]
 
 
-def rows_by_source(family: Family) -> RowTable:
+def rows_by_source(family: Rowed) -> RowTable:
     """The rows of each source name, with "{}" for every number; biases are rows of their own."""
     found: dict[str, tuple[Row, ...]] = {}
     everything: list[tuple[T, Stack | None]] = [(t, None) for t in family.outside]
@@ -101,11 +127,11 @@ def rows_of(table: RowTable, name: str) -> tuple[Row, ...]:
 
 def _bias(t: T) -> T:
     source, target = (name.removesuffix("weight") + "bias" for name in (t.source, t.target))
-    return replace(t, source=source, target=target, role=Role.BIAS, shape=t.shape.split()[0], add=0.0)
+    return replace(t, source=source, target=target, role=Role.BIAS, shape=t.shape.split()[0], add=0.0, stored=None)
 
 
 def map_tensors(
-    family: Family, hparams: Hparams, tensors: Mapping[str, TensorInfo]
+    family: Rowed, hparams: Hparams, tensors: Mapping[str, TensorInfo]
 ) -> tuple[tuple[ModelTensor, ...], dict[str, str]]:
     """The target's tensors, and the source tensors that are left out with the reason.
 
@@ -121,7 +147,7 @@ def map_tensors(
     return (*extra, *(_join(pieces) for pieces in found.values())), dropped
 
 
-def require_complete(family: Family, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:
+def require_complete(family: Rowed, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:
     """Raise InputError naming the first tensor that the model needs and that is missing, or has another shape.
 
     Tensors that no row names are none of its business.
@@ -131,7 +157,7 @@ def require_complete(family: Family, hparams: Hparams, tensors: Mapping[str, Ten
 
 
 def _found(
-    family: Family, table: RowTable, hparams: Hparams, tensors: Mapping[str, TensorInfo]
+    family: Rowed, table: RowTable, hparams: Hparams, tensors: Mapping[str, TensorInfo]
 ) -> tuple[dict[str, list[Piece]], list[str]]:
     """The pieces of every target, and the tensors that no row names."""
     found: dict[str, list[Piece]] = {}
@@ -154,7 +180,7 @@ def _found(
     return found, unknown
 
 
-def check_shapes(family: Family, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:
+def check_shapes(family: Rowed, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:
     """Raise InputError for a tensor that a row names and whose shape or number contradicts the configuration."""
     table = rows_by_source(family)
     layers = trunk_of(hparams)
@@ -222,7 +248,7 @@ def _check_source(t: T, hparams: Hparams, info: TensorInfo) -> None:
         raise UnsupportedError(message, tensor=info.name, hint="use the checkpoint in its original precision")
 
 
-def _reason(family: Family, table: RowTable, hparams: Hparams, tensor: str) -> str:
+def _reason(family: Rowed, table: RowTable, hparams: Hparams, tensor: str) -> str:
     """Why a tensor that no row names is left out. Raises UnsupportedError if there is no reason."""
     name = family.source_name(tensor, trunk_of(hparams))
     if family.skips_further and family.is_skipped(name, hparams):
@@ -233,7 +259,7 @@ def _reason(family: Family, table: RowTable, hparams: Hparams, tensor: str) -> s
     known = [_filled(source, NUMBER.findall(name)) for source in table]
     near = get_close_matches(name[:COMPARED], known, n=1, cutoff=0.0)
     raise UnsupportedError(
-        f'family "{family.name}" has no place for tensor "{shown(tensor)}"',
+        f'{family.label} has no place for tensor "{shown(tensor)}"',
         tensor=tensor,
         hint=f'the nearest name it knows is "{near[0]}"; a variant of the architecture needs a row of its own',
     )
@@ -294,5 +320,10 @@ def _join(pieces: list[Piece]) -> ModelTensor:
         layer=ordered[0].layer,
         row_order=placement.row_order,
         add=t.add,
-        stored="f32" if (stays_f32(ordered[0].target, len(placement.shape)) if t.f32 is None else t.f32) else None,
+        stored=t.stored or ("f32" if _stays_f32(t, ordered[0].target, len(placement.shape)) else None),
     )
+
+
+def _stays_f32(t: T, target: str, axes: int) -> bool:
+    """Whether a target is f32 in a file that is not quantized: as its row says, else by its name."""
+    return stays_f32(target, axes) if t.f32 is None else t.f32

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import lcm, prod
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -195,6 +195,8 @@ class Model:
     its own, `routers` choose experts, `beside` names the parts of the checkpoint that the family leaves out, such as
     "vision_tower", and `unknown` are matrices inside blocks that no row of the family names: all of these are carried
     over.
+
+    `kind` says what its GGUF file is: a language model, or an encoder of images or sound that goes with one.
     """
 
     family: str
@@ -210,3 +212,4 @@ class Model:
     routers: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    kind: Literal["model", "mmproj"] = "model"

@@ -41,6 +41,7 @@ FUSED = {role: number for number, roles in enumerate(INPUTS) for role in roles i
 KEPT = frozenset({
     "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d.weight", "ssm_conv1d_q.weight",
     "ssm_conv1d_k.weight", "ssm_conv1d_v.weight", "shortconv.conv.weight", "position_embd.weight", "token_types.weight",
+    "v.position_embd.weight", "a.position_embd.weight",
     "time_mix_first.weight", "time_mix_w1.weight", "time_mix_w2.weight", "time_mix_decay_w1.weight",
     "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight", "altup_correct_coef.weight", "altup_predict_coef.weight",
     "indexer.proj.weight",

@@ -51,7 +51,8 @@ class T:
     `value` is what else becomes of a value: "-exp" (x becomes -exp(x)), "unit" (of rows of length 1), or "*" and an
     expression to multiply by; of several, with spaces between, each is rounded to float32. Of a target that is joined
     from several sources, or from ranges of one, `total` is the shape and `order` the place of this one's rows. `f32`
-    says whether it stays f32 where the name alone would say otherwise. Outside blocks `where` is asked for block 0.
+    says whether it stays f32 where the name alone would say otherwise, `stored` of which type it is in every file.
+    Outside blocks `where` is asked for block 0.
     """
 
     source: str
@@ -70,6 +71,7 @@ class T:
     total: str | None = None
     order: int = 0
     f32: bool | None = None
+    stored: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,7 @@ class Family:
     names into this one, `aliases` those of numbers. `derive` makes numbers from numbers, in order; `seen` from the
     tensors that are there. `skips_further` says why blocks after the last layer that config.json counts as
     `num_nextn_predict_layers` are left out, where they are. `unserved` says why it is neither run by transformers here
-    nor written for servers, where it is not. `mmproj` says that its encoder of images or sound is written as a file of
-    its own, `embeds` that it gives vectors or scores and no text.
+    nor written for servers, where it is not. `embeds` says that it gives vectors or scores and no text.
     """
 
     name: str
@@ -202,8 +203,12 @@ class Family:
     seen: tuple[Seen, ...] = ()
     skips_further: str | None = None
     unserved: str | None = None
-    mmproj: bool = False
     embeds: bool = False
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f'family "{self.name}"'
 
     def all_stacks(self) -> tuple[Stack, ...]:
         """The stacks of blocks, that of the layers first."""

@@ -27,6 +27,7 @@ from quantkit.pipeline.given import Coercion, coerce, given_optional, given_path
 from quantkit.pipeline.outputs import job_folder, open_plan_job
 from quantkit.pipeline.prepare import prepare
 from quantkit.pipeline.request import Request
+from quantkit.plan.encoder import NONE
 from quantkit.quality.engines.llamacpp import LLAMA_CPP, LlamaCpp, require_llamacpp
 from quantkit.source import open_source
 from quantkit.source.quantized import QuantizedCheckpoint
@@ -178,7 +179,7 @@ def _baseline(
         for info in source.tensors().values():
             stored[info.dtype] += info.nbytes
         recipe = ROUND.get(stored.most_common(1)[0][0], "f32")
-    asked = Request(request.against, (recipe,), offline=request.offline, pre=request.pre)
+    asked = Request(request.against, (recipe,), offline=request.offline, pre=request.pre, mmproj=NONE)
     with prepare(asked, None, emit) as prepared:
         [plan] = prepared.plans
         folder = job_folder(paths[0], prepared.job_digest(plan))

@@ -24,7 +24,7 @@ from quantkit.pipeline.report import read_records
 from quantkit.report.card import CARD, REPOSITORY, Card, Measured, Variant, code, plain, unchanged
 from quantkit.report.html.markup import digits
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
-from quantkit.report.next_steps import NextStep, next_steps
+from quantkit.report.next_steps import NextStep, next_steps, steps_with_encoder
 from quantkit.report.sealed import SUFFIX
 from quantkit.report.shell import shell_word
 from quantkit.source import Checkpoint, open_source
@@ -164,7 +164,8 @@ def _named(folder: Path) -> list[Path]:
 
 
 def _manifests(folder: Path) -> list[tuple[Path, Manifest]]:
-    """(first file, manifest) of the artifacts in a folder, the smallest first; records of calibration are none."""
+    """(first file, manifest) of the artifacts in a folder, the smallest first and encoders last; records of calibration
+    are none."""
     found = []
     for path in _named(folder):
         try:
@@ -174,7 +175,12 @@ def _manifests(folder: Path) -> list[tuple[Path, Manifest]]:
         first = folder / manifest.artifact[0].name
         if manifest_path(first) == path and first.exists():
             found.append((first, manifest))
-    return sorted(found, key=lambda each: (sum(f.nbytes for f in each[1].artifact), each[0].name))
+    return sorted(found, key=lambda each: (_encodes(each[1]), sum(f.nbytes for f in each[1].artifact), each[0].name))
+
+
+def _encodes(manifest: Manifest) -> bool:
+    """Whether an artifact is the encoder that goes with a model."""
+    return bool(manifest.facts["model"].get("kind") == "mmproj")
 
 
 def _card(
@@ -182,7 +188,8 @@ def _card(
 ) -> Card:
     first, manifest = manifests[0]
     measured = _measurements(request.records)
-    variants = tuple(_variant(path, each, measured) for path, each in manifests)
+    encoder = next((Path(path.name) for path, each in manifests if _encodes(each)), None)
+    variants = tuple(_variant(path, each, measured, encoder) for path, each in manifests)
     if first.suffix == ".gguf":
         library = word = "gguf"
     else:
@@ -222,13 +229,16 @@ def _measurements(records: Sequence[Path]) -> dict[str, Measured]:
     return found
 
 
-def _variant(first: Path, manifest: Manifest, measured: Mapping[str, Measured]) -> Variant:
+def _variant(first: Path, manifest: Manifest, measured: Mapping[str, Measured], encoder: Path | None = None) -> Variant:
+    """An artifact; an `encoder` beside it is named where models are run, and is nothing to run by itself."""
     gguf = first.suffix == ".gguf"
     files = tuple(f for f in manifest.artifact if gguf or f.name.endswith(".safetensors"))
     label = re.sub(r"-\d{5}-of-\d{5}$", "", first.stem) if gguf else first.parent.resolve().name
     outputs = [Path(f.name) for f in files] if gguf else [Path(label)]
     embeds = gives_no_text(manifest.facts["model"].get("family"))
     steps = next_steps(outputs, label, _loaders(first, manifest), anywhere=True, embeds=embeds)
+    if encoder is not None and gguf:
+        steps = steps_with_encoder(outputs, label, encoder, anywhere=True)
     return Variant(
         label=label,
         files=files,
@@ -236,7 +246,7 @@ def _variant(first: Path, manifest: Manifest, measured: Mapping[str, Measured]) 
         measured=measured.get(manifest.identity),
         made=tuple(_made(manifest)),
         command=command(manifest),
-        run=_loaded(first, manifest, steps),
+        run=() if _encodes(manifest) else _loaded(first, manifest, steps),
     )
 
 
@@ -247,6 +257,9 @@ def command(manifest: Manifest) -> str:
     if source.get("repo") and source.get("commit"):
         where += f"@{source['commit']}"
     recipe, *options = str(manifest.recipe["name"]).split(" --")
+    if _encodes(manifest):  # is written beside any GGUF file
+        options = [f"mmproj {recipe.partition('-')[2]}"]
+        recipe = "q8_0"
     words = ["quantkit", "convert", shell_word(where), "--to", shell_word(recipe)]
     for option in options:
         name, blank, value = option.partition(" ")

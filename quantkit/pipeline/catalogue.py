@@ -7,6 +7,7 @@ from typing import Any
 from quantkit.consumers import CONSUMERS
 from quantkit.families.known import known_families
 from quantkit.families.rows import Family
+from quantkit.families.towers import has_tower
 from quantkit.formats.containers import table
 from quantkit.methods import method_names, needs_hessian
 from quantkit.methods.transforms import transform_names
@@ -33,7 +34,7 @@ def _family(family: Family) -> dict[str, Any]:
         "name": family.name,
         "gguf": family.gguf,
         "architectures": list(family.hf),
-        "supports": {"gguf": True, "mmproj": family.mmproj, "calibrate": served, "servers": served},
+        "supports": {"gguf": True, "mmproj": has_tower(family), "calibrate": served, "servers": served},
         "why_not": family.unserved,
     }
 

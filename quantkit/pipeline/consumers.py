@@ -9,6 +9,8 @@ from quantkit.consumers import CONSUMERS, Module, Subject, Verdict, require_cons
 from quantkit.errors import UnsupportedError
 from quantkit.plan.base import Plan
 
+ENCODER_READERS = ("llama.cpp", "ollama", "lmstudio")
+
 
 def subject_of(plan: Plan) -> Subject:
     """What a plan makes, for the table of consumers."""
@@ -36,8 +38,8 @@ def require_loadable(plans: Sequence[Plan], names: Sequence[str], tp: int) -> No
 
 
 def consumer_verdicts(plan: Plan, tp: int = 1) -> tuple[Verdict, ...]:
-    """What every known consumer makes of a plan."""
-    return verdicts(subject_of(plan), CONSUMERS, tp)
+    """What every known consumer makes of a plan; of the file of an encoder those that read such files."""
+    return verdicts(subject_of(plan), ENCODER_READERS if plan.is_encoder else CONSUMERS, tp)
 
 
 def loaders(plan: Plan, tp: int = 1) -> tuple[str, ...]:

@@ -30,7 +30,6 @@ from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.filling.work import Work
 from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.card import require_cards, write_cards_of
-from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.difference import difference
 from quantkit.pipeline.gating import GATES, Gating, require_gateable
 from quantkit.pipeline.given import coerce, given_data, given_texts
@@ -52,6 +51,7 @@ from quantkit.pipeline.pack import draft_manifest, publish, save_work, with_hash
 from quantkit.pipeline.prepare import Prepared, prepare, with_text
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
+from quantkit.pipeline.users import with_users
 from quantkit.pipeline.verify import verify_parts
 from quantkit.plan.base import Plan
 from quantkit.plan.sizes import plan_line
@@ -133,10 +133,7 @@ def convert(
         built = _build(prepared, output, gating, emit, stop)
         if request.card:
             write_cards_of([artifact.path for artifact in built], prepared.checkpoint, force=output.force)
-        return tuple(
-            replace(artifact, loaders=loaders(plan, request.tp), tp=request.tp)
-            for artifact, plan in zip(built, prepared.plans, strict=True)
-        )
+        return with_users(built, prepared.plans, request.tp)
     finally:
         prepared.close()
 
@@ -155,7 +152,8 @@ def _build(
             try:
                 found = standing(prepared, plan, targets, output, emit)
                 if found is not None:
-                    artifacts[number] = found if gating is None else gating.standing(found, plan, emit)
+                    judged = gating is not None and not plan.is_encoder
+                    artifacts[number] = gating.standing(found, plan, emit) if gating and judged else found
                     remove_job(
                         job_folder(targets[0], prepared.job_digest(plan))
                     )  # killed after its last step, before tidying
@@ -165,7 +163,7 @@ def _build(
             except OF_ONE as error:
                 failed[number] = error
         if failed and not prepared.several:
-            raise failed[0]
+            raise failed[min(failed)]
         if pending:
             try:
                 artifacts |= _run(prepared, pending, (output, gating), (emit, stop), failed)
@@ -181,7 +179,7 @@ def _build(
 def require_all(prepared: Prepared, failed: Mapping[int, QuantkitError], built: Sequence[object]) -> None:
     """Raise what kept recipes from being made: the error itself where there is one recipe, else BatchError."""
     if failed and not prepared.several:
-        raise failed[0]
+        raise failed[min(failed)]
     failures = dict(prepared.refused) | {prepared.recipes[number].name: failed[number] for number in sorted(failed)}
     if failures:
         raise BatchError(failures, built)
@@ -230,7 +228,7 @@ def _run(
                 looking = pool.submit(
                     look, prepared, item.plan, item.job.paths, output, emit, draft.facts.get("layers", ())
                 )
-                settle = partial(_settle, looking, item, gating, emit)
+                settle = partial(_settle, looking, item, None if item.plan.is_encoder else gating, emit)
                 made = publish(draft, item.job, item.targets, force=output.force, emit=emit, settle=settle)
             built[item.number] = Artifact(item.targets[0], made, built=True)
         except (*OF_ONE, NonFiniteError) as error:
@@ -352,9 +350,14 @@ def look(
     if plan.linears:  # of a checkpoint whole layers, which are decoded faster than single rows; no engine of convert
         against, options = of_plan(prepared.checkpoint, plan, layers), VerifyOptions(threads=output.threads)
     else:
-        against = of_gguf(prepared.reference, layers)
-        options = VerifyOptions(output.engine, None, CONVERT_SAMPLE_ROWS, output.threads)
+        against = of_gguf(prepared.reference_of(plan), layers)
+        options = VerifyOptions(_engine(plan, output), None, CONVERT_SAMPLE_ROWS, output.threads)
     return verify_parts(paths, plan, against, options, prepared.source_run, emit)
+
+
+def _engine(plan: Plan, output: Output) -> str | None:
+    """The engine that is asked about what a plan makes: an encoder alone is nothing to run."""
+    return None if plan.is_encoder else output.engine
 
 
 def standing(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output, emit: Sink) -> Artifact | None:
@@ -372,7 +375,8 @@ def standing(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Ou
         emit(Warned("not-believed", f"{what}: its manifest is not of this user's making"))
         return None
     done = {check["check"] for check in artifact.manifest.facts["checks"] if check["ok"] is not False} - {GATES}
-    if output.verify and (not done or (output.engine and output.engine not in done)):
+    engine = _engine(plan, output)
+    if output.verify and (not done or (engine and engine not in done)):
         seen = look(prepared, plan, targets, output, emit)
         if seen.checks:
             emit(StageFinished("verify", 0.0, seen.summary()))

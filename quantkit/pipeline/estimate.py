@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,10 @@ class Estimate:
     @property
     def fits_memory(self) -> bool:
         return self.memory_bytes <= self.memory_limit_bytes
+
+    def served_with(self, nbytes: int) -> Estimate:
+        """The same with another file of this size that is served with it: an encoder's."""
+        return replace(self, serving=replace(self.serving, weight_bytes=self.serving.weight_bytes + nbytes))
 
     def fits_serving(self, budget_bytes: int) -> bool:
         return self.serving.nbytes <= budget_bytes
@@ -121,6 +125,7 @@ def plan_json(plan: Plan, found: Estimate, tp: int = 1) -> dict[str, Any]:
     """A plan, its costs and what its consumers say, served by `tp` devices, as plain data."""
     return {
         "recipe": plan.recipe,
+        "kind": plan.kind,
         "digest": plan.digest,
         "files": [{"name": f.name, "bytes": f.nbytes} for f in plan.files],
         "size": found.size.as_json(),

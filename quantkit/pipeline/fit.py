@@ -12,6 +12,7 @@ from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.prepare import prepare
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan, PlanOptions
+from quantkit.plan.encoder import NONE
 from quantkit.plan.make import make_plan
 from quantkit.plan.sizes import ServingMemory, serving_memory
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
@@ -81,7 +82,7 @@ def largest_fitting(found: Sequence[Candidate], budget_bytes: int) -> Candidate:
 def _plans(request: Request, emit: Sink) -> Iterator[Plan]:
     consumers = parse_consumers(request.consumers)
     names = recipe_names() if consumers else gguf_recipe_names()
-    prepared = prepare(replace(request, recipes=(BASE,), consumers=(), tp=1), None, emit)
+    prepared = prepare(replace(request, recipes=(BASE,), consumers=(), tp=1, mmproj=NONE), None, emit)
     assert prepared.model is not None
     model, options = prepared.model, PlanOptions(allow_requantize=request.allow_requantize)
     try:

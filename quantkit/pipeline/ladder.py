@@ -30,6 +30,7 @@ from quantkit.pipeline.outputs import Artifact, job_folder, output_paths
 from quantkit.pipeline.prepare import Prepared, prepare
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan
+from quantkit.plan.encoder import AUTO, NONE
 from quantkit.report.sealed import own_seal
 from quantkit.report.text import size
 from quantkit.storage import remove_job, user_key, write_small
@@ -121,6 +122,10 @@ def walk_ladder(
     """
     if output.out.suffix == ".gguf":
         raise UsageError("tune names the file after the recipe that wins", hint="give a folder with -o", key="out")
+    if request.mmproj not in (AUTO, NONE):
+        message = f"--mmproj {request.mmproj}: tune measures and writes language models"
+        raise UsageError(message, key="mmproj", hint="convert with the recipe that wins writes the encoder beside it")
+    request = replace(request, mmproj=NONE)
     gates = require_gateable(output.gates, output.eval_data, request.calib)
     if not gates and not dry_run:
         raise UsageError("tune walks until gates hold", key="gate", hint="give --gate assistant --eval-data FILE")

@@ -21,7 +21,7 @@ from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
-from quantkit.report.next_steps import NextStep, next_steps
+from quantkit.report.next_steps import NextStep, next_steps, steps_with_encoder
 from quantkit.report.records import FileRecord
 from quantkit.report.sealed import SealedRecord, identity
 from quantkit.report.text import size
@@ -44,7 +44,7 @@ class Artifact:
     """A published artifact: its first file and its manifest.
 
     `built` is False where it was already there and is what would have been written. `loaders` are the consumers
-    that load it on `tp` devices, None where nobody asked.
+    that load it on `tp` devices, None where nobody asked. `encoder` is the file of the encoder that goes with it.
     """
 
     path: Path
@@ -52,6 +52,7 @@ class Artifact:
     built: bool
     loaders: tuple[str, ...] | None = None
     tp: int = 1
+    encoder: Path | None = None
 
     def __repr__(self) -> str:
         return f"Artifact({str(self.outputs[0])!r}, {self.nbytes:,} bytes, built={self.built})"
@@ -70,11 +71,20 @@ class Artifact:
         return sum(f.nbytes for f in self.manifest.artifact)
 
     @property
+    def kind(self) -> str:
+        """Whether it is a "model", or an "mmproj": the encoder that goes with one."""
+        return str(self.manifest.facts["model"].get("kind", "model"))
+
+    @property
     def next(self) -> tuple[NextStep, ...]:
         """Commands that give the artifact to the programs that load it."""
+        if self.kind == "mmproj":
+            return ()  # goes with a language model, whose commands name it
         parts = re.sub(r"-\d{5}-of-\d{5}$", "", self.outputs[0].stem)
         name = parts if self.path.suffix == ".gguf" else self.outputs[0].absolute().name
         embeds = gives_no_text(self.manifest.facts["model"].get("family"))
+        if self.encoder is not None:
+            return steps_with_encoder(self.outputs, name, self.encoder)
         return next_steps(self.outputs, name, self.loaders, self.tp, embeds=embeds)
 
     def summary(self) -> str:
@@ -90,6 +100,7 @@ class Artifact:
     def as_json(self) -> dict[str, Any]:
         return {
             "recipe": self.manifest.recipe["name"],
+            "kind": self.kind,
             "files": [{**f.as_json(), "path": str(p)} for f, p in zip(self.manifest.artifact, self.paths, strict=True)],
             "manifest": str(manifest_path(self.path)),
             "identity": self.manifest.identity,

@@ -82,7 +82,7 @@ def draft_manifest(plan: Plan, facts: Mapping[str, Any]) -> Manifest:
         tokenizer_sha256=plan.tokenizer_sha256,
         facts={
             "tool": {"name": "quantkit", "version": __version__, "numerics": qtypes.NUMERICS},
-            "model": {"family": plan.family, "architecture": plan.architecture, **plan.details},
+            "model": {"family": plan.family, "architecture": plan.architecture, **plan.details, **_kind(plan)},
             "size": size_report(plan).as_json(),
             "checks": facts["checks"],
             "warnings": [{"code": code, "message": message} for code, message in plan.warnings],
@@ -94,6 +94,11 @@ def draft_manifest(plan: Plan, facts: Mapping[str, Any]) -> Manifest:
             **{key: facts[key] for key in ("calibration", "layers") if key in facts},
         },
     )
+
+
+def _kind(plan: Plan) -> dict[str, str]:
+    """What a manifest says of a file that is no model by itself."""
+    return {"kind": plan.kind} if plan.is_encoder else {}
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

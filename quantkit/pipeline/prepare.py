@@ -21,6 +21,7 @@ from quantkit.pipeline.request import Request, require_used
 from quantkit.pipeline.tune import Subject, Tuning, known_of, measured, tuned, tuning_of, with_target
 from quantkit.plan.base import STANDARD, Plan, PlanOptions
 from quantkit.plan.describe import describe_source
+from quantkit.plan.encoder import AUTO, describe_encoder, encoder_type, left_out, plan_encoder
 from quantkit.plan.make import make_plan
 from quantkit.quality.reference import Reference
 from quantkit.recipes.read import load_recipe
@@ -38,7 +39,8 @@ class Prepared:
     """An open source and one plan per recipe that can be made of it, in the order asked for.
 
     `model` is None where no GGUF file is planned, `calibration` where no text was given. `inputs` are all files that
-    are read: no output may be one of them. `refused` are recipes of several that cannot be planned, and why.
+    are read: no output may be one of them. `refused` are recipes of several that cannot be planned, and why. `encoder`
+    is what is written beside the model, with the last of the recipes and plans; None where nothing is.
     """
 
     checkpoint: Checkpoint
@@ -49,6 +51,7 @@ class Prepared:
     require_coverage: float | None = None
     inputs: tuple[Path, ...] = ()
     refused: tuple[tuple[str, QuantkitError], ...] = ()
+    encoder: Model | None = None
 
     def __repr__(self) -> str:
         return f"Prepared({self.checkpoint.name!r}, {', '.join(map(repr, self.plans))})"
@@ -68,13 +71,17 @@ class Prepared:
     @property
     def several(self) -> bool:
         """Whether more than one recipe was asked for: each then has its own fate."""
-        return len(self.plans) + len(self.refused) > 1
+        return sum(not plan.is_encoder for plan in self.plans) + len(self.refused) > 1
 
     @cached_property
     def reference(self) -> Reference:
         """The source with what was found out about it: for all artifacts."""
         assert self.model is not None
         return Reference(self.checkpoint, self.model)
+
+    def reference_of(self, plan: Plan) -> Reference:
+        """The same for what a plan of a GGUF file makes: the model, or its encoder."""
+        return Reference(self.checkpoint, self.encoder) if plan.is_encoder and self.encoder else self.reference
 
     @cached_property
     def source_run(self) -> SourceRun:
@@ -187,6 +194,8 @@ def _plan_all(
     refused = tuple((recipe.name, found) for recipe, found in tried if isinstance(found, QuantkitError))
     if not good:
         raise refused[0][1]
+    encoder, beside = _encoder(request, checkpoint, options, emit) if any(r.mixture for r, _ in good) else (None, [])
+    good += beside
     return Prepared(
         checkpoint=checkpoint,
         model=model if isinstance(model, Model) else None,
@@ -196,7 +205,24 @@ def _plan_all(
         require_coverage=request.require_coverage,
         inputs=_inputs(request, checkpoint),
         refused=refused,
+        encoder=encoder,
     )
+
+
+def _encoder(
+    request: Request, checkpoint: Checkpoint, options: PlanOptions, emit: Sink
+) -> tuple[Model | None, list[tuple[Recipe, Plan]]]:
+    """The encoder that is written beside the model, its recipe and plan; None and [] where there is none, or none is
+    wanted. One that is left out although nobody said so is told."""
+    qtype = encoder_type(checkpoint, request.mmproj)
+    if qtype is None:
+        why = left_out(checkpoint) if request.mmproj == AUTO else None
+        if why:
+            emit(Warned("no-mmproj", f"{why}: the text model alone is written"))
+        return None, []
+    described = describe_encoder(checkpoint, qtype)
+    assert described is not None
+    return described, [plan_encoder(described, checkpoint, qtype, options)]
 
 
 # What one recipe cannot be planned for, while others can: its rules, its types, its consumers, the tokenizer.
@@ -230,7 +256,7 @@ def with_text(prepared: Prepared, emit: Sink) -> Prepared:
     }
     left = [number for number in range(len(prepared.plans)) if number not in lacking]
     refused = (*prepared.refused, *((prepared.recipes[number].name, lacking[number]) for number in lacking))
-    if not left:
+    if all(prepared.plans[number].is_encoder for number in left):
         prepared.checkpoint.close()
         raise refused[0][1]
     for name, error in refused:

@@ -20,6 +20,7 @@ from quantkit.pipeline.given import (
     given_text,
     given_texts,
 )
+from quantkit.plan.encoder import AUTO, ENCODER_CHOICES
 from quantkit.recipes.recipe import Recipe
 from quantkit.units import parse_size
 
@@ -64,6 +65,7 @@ class Request:
     card: bool = False
     adapters: tuple[str, ...] = ()
     base: str | None = None
+    mmproj: str = AUTO
 
     def __post_init__(self) -> None:
         coerce(self, COERCED)
@@ -144,6 +146,7 @@ USES = (
     Use("--pure", _gguf, "is for GGUF files; this recipe has no mixture"),
     Use("--split-max-size", _gguf, "is for GGUF files; use --max-shard-size"),
     Use("--pre", _gguf, "is for GGUF files; checkpoints keep the tokenizer of the source"),
+    Use("--mmproj", _gguf, "is for GGUF files; checkpoints keep their encoders as they are", some=True),
     Use("--max-shard-size", _checkpoint, "is for checkpoints; use --split-max-size"),
     Use("--method", _rounds, "has nothing to round: all types are floats"),
     Use("--calib", _reads_text, "needs no calibration: leave --calib out, or choose another recipe", some=True),
@@ -202,6 +205,7 @@ def _require_choices(request: Request) -> None:
         ("--on-fallback", request.on_fallback, ("report", "error")),
         ("--device", request.device.partition(":")[0], DEVICES),
         ("--activations", request.activations, ACTIVATIONS),
+        ("--mmproj", request.mmproj, ENCODER_CHOICES),
     )
     for option, value, known in given:
         require_choice(option, value, known)

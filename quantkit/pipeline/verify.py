@@ -19,16 +19,18 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from quantkit.errors import InputError, UsageError
+from quantkit.errors import InputError, UnsupportedError, UsageError
 from quantkit.evaluation.engine_check import CHECKED, SourceRun, check_llama_cpp, check_served
 from quantkit.evaluation.opening import TORCH, require_engine
 from quantkit.events import Sink, ignore
+from quantkit.families.model import Model
 from quantkit.formats.containers.stored import SIDE_CONFIGS
-from quantkit.formats.gguf.file import shard_paths
+from quantkit.formats.gguf.file import read_gguf, shard_paths
 from quantkit.pipeline.record_checks import Subject, check_making, check_record, wrong_making
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG, REPLACED, carried_names
 from quantkit.plan.describe import describe_source
+from quantkit.plan.encoder import describe_encoder, is_encoder, type_of_file
 from quantkit.quality.against import REWRITTEN, Against, of_gguf, of_source
 from quantkit.quality.check import check
 from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
@@ -117,7 +119,7 @@ def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emi
     require_path(path)
     manifest = read_manifest(path) if os.path.lexists(path) else None
     paths = shard_paths(artifact) if artifact.exists() else (artifact,)
-    reference = None if source is None else Reference(source, describe_source(source, options.pre))
+    reference = None if source is None else Reference(source, _described(artifact, source, options.pre))
     files = _files(paths, path, manifest, source)
     with open_gguf(paths) as made:
         against = None if reference is None else _with_facts(of_gguf(reference), manifest)
@@ -129,6 +131,19 @@ def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emi
         model = None if reference is None else reference.model
         wrong, planned = check_making(made.files, manifest, model, source)
     return Verification((files, *_judged(seen, wrong, claims=not planned), *engine))
+
+
+def _described(artifact: Path, source: Checkpoint, pre: str | None) -> Model:
+    """What of the source a GGUF file holds: the language model, or its encoder. Raises UnsupportedError for the file of
+    an encoder that the source has not."""
+    said = {kv.key: kv.value for kv in read_gguf(artifact).metadata} if artifact.exists() else {}
+    if not is_encoder(said):
+        return describe_source(source, pre)
+    found = describe_encoder(source, type_of_file(said))
+    if found is None:
+        what = f"{artifact.name} is the file of an encoder, and {source.name} has none that is known"
+        raise UnsupportedError(what, path=str(artifact), hint="give the checkpoint that it was made from")
+    return found
 
 
 def _checkpoint(folder: Path, source: Checkpoint | None, options: VerifyOptions, emit: Sink) -> Verification:

@@ -103,7 +103,8 @@ class Plan:
     also where it `needs_inputs`; text is `widened` by random tokens where nothing but codes is stored of what is seen.
     `linears` are the linear layers of the blocks, rounded or not, `plain` names those that stay as they are and the
     head. `served_as` is the architecture by the name that consumers look for. `details` are what the manifest says of
-    the model besides its family. `allocation` is what it says of types that were chosen for a budget.
+    the model besides its family. `allocation` is what it says of types that were chosen for a budget. `kind` is that of
+    `families.model.Model`.
     """
 
     recipe: str
@@ -131,6 +132,7 @@ class Plan:
     served_as: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     allocation: Mapping[str, Any] = field(default_factory=dict)
+    kind: Literal["model", "mmproj"] = "model"
 
     def __repr__(self) -> str:
         what = f"{self.container}, {len(self.tensors)} tensors, {self.nbytes:,} bytes, digest {self.digest[:12]}"
@@ -139,6 +141,11 @@ class Plan:
     @property
     def nbytes(self) -> int:
         return sum(f.nbytes for f in self.files)
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it is the file of an encoder that goes with a language model's."""
+        return self.kind == "mmproj"
 
     @property
     def calibrated(self) -> bool:

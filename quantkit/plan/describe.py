@@ -7,9 +7,12 @@ from dataclasses import replace
 from quantkit.families.describe import describe, find_family, require_fitting
 from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Model
+from quantkit.families.towers import find_tower
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
 from quantkit.tokenizer.read import read_tokenizer
+
+BESIDE = "the encoder belongs into a file of its own (mmproj)"
 
 
 def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
@@ -21,11 +24,17 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
     tensors, config, read_file = checkpoint.tensors(), checkpoint.config, checkpoint.read_file
     if checkpoint.kind == "gguf":
         return describe_gguf(tensors, checkpoint.metadata)
-    named = find_family(config)
+    named, tower = find_family(config), find_tower(config)
     require_fitting(config, tensors)
     tensors = {n: _with_values(checkpoint, i) if named.family.is_told(i) else i for n, i in tensors.items()}
     tokenizer = read_tokenizer(read_file, config, named.family.tokens, pre=pre, names=checkpoint.file_names())
-    return describe(tensors, config, read_file, named, tokenizer, name=checkpoint.name)
+    if tower is None:
+        return describe(tensors, config, read_file, named, tokenizer, name=checkpoint.name)
+    family = replace(named.family, spellings=(*tower.text, *named.family.spellings))
+    text = {name: info for name, info in tensors.items() if not tower.is_own(name)}
+    model = describe(text, config, read_file, named._replace(family=family), tokenizer, name=checkpoint.name)
+    beside = dict.fromkeys((name for name in tensors if name not in text), BESIDE)
+    return replace(model, dropped={**model.dropped, **beside})
 
 
 def _with_values(checkpoint: Checkpoint, info: TensorInfo) -> TensorInfo:

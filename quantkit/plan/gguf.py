@@ -97,20 +97,24 @@ def plan_gguf(
         units=units,
         files=files,
         source_bytes=sum(u.source_bytes for u in units),
-        digest=_digest(
-            units, [(f.nbytes, hashlib.sha256(f.header).hexdigest()) for f in files], identity(units, method, inputs)
-        ),
+        digest=_digest(units, _headers(files), identity(units, method, inputs)),
         warnings=(*model.warnings, *notes, *_source_notes(units, sources, model), *_warnings(units, allotment)),
         metadata=metadata,
         tokenizer_sha256=model.tokenizer_sha256,
         served_as=model.gguf_architecture,
         allocation=allotment.facts if allotment else {},
+        kind=model.kind,
     )
 
 
 def _source_notes(units: Sequence[Unit], sources: Mapping[str, TensorInfo], model: Model) -> Iterable[tuple[str, str]]:
     """What is to say of a source that is quantized already."""
     return (*notes_on_codes(units, sources, graph_of(model)), *eight_bit_warnings(_twice(units, sources)))
+
+
+def _headers(files: Sequence[PlannedFile]) -> list[tuple[int, str]]:
+    """Each file's size and the SHA-256 of its header."""
+    return [(file.nbytes, hashlib.sha256(file.header).hexdigest()) for file in files]
 
 
 def unquantized_type(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> str:

@@ -98,7 +98,12 @@ class _Chooser:
         self._matched: set[object] = set()
 
     def quantizable(self, tensor: ModelTensor) -> bool:
-        """llama-quant.cpp, tensor_allows_quantization; and the family has not fixed a type."""
+        """llama-quant.cpp, tensor_allows_quantization; and the family has not fixed a type.
+
+        The file of an encoder is the converter's, which rounds whatever has no type of its own.
+        """
+        if self._model.kind == "mmproj":
+            return tensor.stored is None
         matrix = len(_without_leading_ones(tensor.shape)) >= 2
         return (
             matrix

@@ -30,10 +30,11 @@ class Slab:
 def cut(tensor: ModelTensor, weights: int = SLAB_WEIGHTS) -> Iterator[Slab]:
     """Cut a tensor into slabs of about `weights` weights.
 
-    A slab never crosses an expert (importance weights differ per expert) nor splits a unit of the row order.
+    A slab never crosses an expert (importance weights differ per expert) nor splits a unit of the row order. What has
+    more axes than a stack of experts is the kernel of a convolution.
     """
     rows, cols = tensor.rows, tensor.cols
-    rows_per_matrix = tensor.shape[-2] if len(tensor.shape) > 2 else rows
+    rows_per_matrix = tensor.shape[-2] if len(tensor.shape) == 3 else rows
     unit = tensor.unit
     step = max(weights // cols // unit, 1) * unit
     for first in range(0, rows, max(rows_per_matrix, 1)):

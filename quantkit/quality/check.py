@@ -44,6 +44,10 @@ def _looks(
     if against is None:
         yield from (Check(name, None, NEEDS_SOURCE) for name in ("tokenizer", "numbers"))
     else:
-        compared = against.reference.compared if against.reference else None
-        yield check_tokenizer(made, against.source, against.carried, against.rewritten, compared)
+        reference = against.reference
+        if reference is not None and reference.model.kind == "mmproj":
+            yield Check("tokenizer", None, "an encoder has none")
+        else:
+            compared = reference.compared if reference else None
+            yield check_tokenizer(made, against.source, against.carried, against.rewritten, compared)
         yield Check("numbers", None, unread) if unread else check_numbers(made, against, options)

@@ -40,7 +40,8 @@ def next_steps(
 
     `name` is what Ollama is told to call it. `loaders` are the consumers that were found to load a checkpoint (None:
     those that load checkpoints at all), served on `tp` devices. Commands that work `anywhere` name no folder of this
-    machine: they are for the folder that holds the files. A model that `embeds` gives vectors or scores and no text.
+    machine: they are for the folder that holds the files. A model that `embeds` gives vectors or scores and no
+    text.
     """
     if outputs[0].suffix == ".gguf":
         steps = _gguf_steps(outputs, name, anywhere)
@@ -59,19 +60,31 @@ def next_steps(
     return tuple(NextStep(program, command) for program, command in servers if program in shown)
 
 
-def _gguf_steps(outputs: Sequence[Path], name: str, anywhere: bool) -> tuple[NextStep, ...]:
+def steps_with_encoder(
+    outputs: Sequence[Path], name: str, encoder: Path, *, anywhere: bool = False
+) -> tuple[NextStep, ...]:
+    """Commands for GGUF files of a model that sees or hears by an `encoder`, the file beside them."""
+    return _gguf_steps(outputs, name, anywhere, encoder)
+
+
+def _gguf_steps(
+    outputs: Sequence[Path], name: str, anywhere: bool, encoder: Path | None = None
+) -> tuple[NextStep, ...]:
     """llama.cpp finds the other parts itself; Ollama wants a pattern for all of them, LM Studio each."""
     first = outputs[0]
     quoted = shell_word(_not_an_option(first))
     model, where = ollama_name(name), first.absolute()
     if len(outputs) > 1:
         where = where.with_name(re.sub(r"-\d{5}-of-", "-*-of-", where.name))
-    words = shell_word(f"FROM ./{where.name}" if anywhere else f"FROM {where}")
+    besides = [] if encoder is None else [encoder]
+    froms = [f"FROM ./{at.name}" if anywhere else f"FROM {at}" for at in (where, *(one.absolute() for one in besides))]
     file = shell_word(f"{re.sub(r'[^A-Za-z0-9._-]', '-', model)}.modelfile")
-    ollama = f"echo {words} > {file} && ollama create {model} -f {file} && ollama run {model}"
-    lms = " && ".join(f"lms import --copy {shell_word(_not_an_option(path))}" for path in outputs)
+    said = f"echo {shell_word(froms[0])}" if len(froms) == 1 else f"printf '%s\\n' {' '.join(map(shell_word, froms))}"
+    ollama = f"{said} > {file} && ollama create {model} -f {file} && ollama run {model}"
+    lms = " && ".join(f"lms import --copy {shell_word(_not_an_option(path))}" for path in (*outputs, *besides))
+    seeing = f"llama-mtmd-cli -m {quoted} --mmproj {shell_word(_not_an_option(encoder))}" if encoder else ""
     return (
-        NextStep("llama.cpp", f"llama-cli -m {quoted}"),
+        NextStep("llama.cpp", seeing or f"llama-cli -m {quoted}"),
         NextStep("ollama", ollama),
         NextStep("lm-studio", lms),
     )

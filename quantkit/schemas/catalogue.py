@@ -78,3 +78,11 @@ class ErrorBody(TypedDict):
 
 class Error(TypedDict):
     error: ErrorBody
+
+
+class Fit(TypedDict):
+    """A recipe that was tried for --fit."""
+
+    recipe: str
+    bytes: int
+    fits: bool

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict
 
 from quantkit.schemas.bench import Bench
-from quantkit.schemas.catalogue import Doctor, Error, Recipe, Recipes, Schemes
+from quantkit.schemas.catalogue import Doctor, Error, Fit, Recipe, Recipes, Schemes
 from quantkit.schemas.comparison import Cards, Compare
 from quantkit.schemas.decisions import Recommend, Tune
 from quantkit.schemas.evaluation import Eval, Gate, Report
@@ -17,6 +17,7 @@ from quantkit.schemas.sources import Source
 from quantkit.schemas.tuning import Allocation, Sensitivity, SensitivityPlan
 
 Sha256 = str
+Kind = Literal["model", "mmproj"]
 JsonScalar = str | int | float | bool | None
 
 
@@ -100,9 +101,10 @@ Next = TypedDict("Next", {"for": str, "command": str})
 
 
 class Artifact(TypedDict):
-    """What was made, or was there already."""
+    """What was made, or was there already: a model, or the encoder that goes with it (mmproj)."""
 
     recipe: NotRequired[str]
+    kind: Kind
     files: list[Published]
     manifest: str
     identity: str
@@ -198,6 +200,7 @@ class OnePlan(TypedDict):
     """The plan of a recipe; method, calibrated, plain and layers are of checkpoints."""
 
     recipe: str
+    kind: Kind
     container: str
     digest: str
     files: list[NamedBytes]
@@ -215,12 +218,6 @@ class OnePlan(TypedDict):
     calibrated: NotRequired[bool]
     plain: NotRequired[list[str]]
     layers: NotRequired[list[Layer]]
-
-
-class Fit(TypedDict):
-    recipe: str
-    bytes: int
-    fits: bool
 
 
 class Plan(TypedDict):

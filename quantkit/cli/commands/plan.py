@@ -82,16 +82,19 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
     lines: list[str] = _fitting_lines(show)
     data = []
     needed = []
+    beside = sum(chosen.nbytes for chosen in prepared.plans if chosen.is_encoder)
     for chosen in prepared.plans:
         found = quantkit.estimate(
             chosen, folder, context=show.context, kv_type=show.kv_type, tokens=prepared.calibration_tokens
         )
+        if not chosen.is_encoder:
+            found = found.served_with(beside)
+            needed.append(found.serving.nbytes)
         body = quantkit.plan_json(chosen, found, request.tp)
         if show.fit_bytes is not None:
             body["serving"]["budget_bytes"] = show.fit_bytes
             body["serving"]["fits"] = found.fits_serving(show.fit_bytes)
         data.append(body)
-        needed.append(found.serving.nbytes)
         lines += [*_lines(chosen, found, show), *_consumer_lines(chosen, request.tp), ""]
     short = show.fit_bytes is not None and min(needed) > show.fit_bytes
     if not (short and session.settings.json):  # one object: that of the error

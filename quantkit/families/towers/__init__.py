@@ -1,0 +1,49 @@
+"""The encoders quantkit knows: each module here is a kind of projector and defines TOWERS, its rows.
+
+A tower is added by adding a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from quantkit.discovery import defined, modules
+from quantkit.families.rows import Family
+from quantkit.families.tower import Tower
+
+PARTS = ("vision_config", "audio_config", "speech_config", "vision_encoder")  # of config.json, of a model with a tower
+
+
+@cache
+def known_towers() -> tuple[Tower, ...]:
+    """All towers: modules in alphabetical order, the rows of each in its order."""
+    return tuple(tower for name in modules(__name__) for tower in defined(__name__, name, "TOWERS"))
+
+
+def find_tower(config: Mapping[str, Any]) -> Tower | None:
+    """The tower of a parsed config.json, by the architecture of its encoder, else that of the whole; None without."""
+    said = [_architecture(config.get("vision_config")), _architecture(config)]
+    for name in said:
+        found = [tower for tower in known_towers() if name in tower.hf and tower.serves(config)]
+        if found:
+            return found[0]
+    return None
+
+
+def unknown_part(config: Mapping[str, Any]) -> str | None:
+    """The part of config.json that says there is an encoder, where there is one that no tower serves."""
+    if find_tower(config) is not None:
+        return None
+    return next((part for part in PARTS if isinstance(config.get(part), Mapping) and config[part]), None)
+
+
+def has_tower(family: Family) -> bool:
+    """Whether some architecture of a family has an encoder that is written as a file of its own."""
+    return any(set(tower.hf) & {*family.hf, *family.inside} for tower in known_towers())
+
+
+def _architecture(config: object) -> str | None:
+    named = config.get("architectures") if isinstance(config, Mapping) else None
+    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None

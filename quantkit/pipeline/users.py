@@ -1,0 +1,21 @@
+"""Who makes use of artifacts that were just made: consumers, and of an encoder the language models beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from quantkit.pipeline.consumers import loaders
+from quantkit.pipeline.outputs import Artifact
+from quantkit.plan.base import Plan
+
+
+def with_users(built: Sequence[Artifact], plans: Sequence[Plan], tp: int) -> tuple[Artifact, ...]:
+    """Artifacts with who loads them, and language models with the encoder that goes with them."""
+    made = tuple(zip(built, plans, strict=True))
+    encoder = next((artifact.path for artifact, plan in made if plan.is_encoder), None)
+    alone = {plan.digest for plan in plans if plan.is_encoder or plan.linears}
+    return tuple(
+        replace(artifact, loaders=loaders(plan, tp), tp=tp, encoder=None if plan.digest in alone else encoder)
+        for artifact, plan in made
+    )

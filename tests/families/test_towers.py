@@ -1,0 +1,110 @@
+"""Every projector of the table against the file that the reference converter writes with --mmproj."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import pytest
+import tower_table
+from gguf import GGUFReader
+from tower_table import TABLE
+
+from quantkit.filling.slabs import fill_slabs
+from quantkit.filling.work import Work
+from quantkit.plan.base import STANDARD
+from quantkit.plan.encoder import describe_encoder, encoder_type, plan_encoder
+from quantkit.source import open_source
+from quantkit.storage import PartFile, open_job
+
+NAMES = pytest.mark.parametrize("name", TABLE)
+EVERY_TYPE = {"gemma3", "qwen2audio"}
+
+
+def types(name: str) -> tuple[str, ...]:
+    """What a checkpoint is converted to: "auto" is bf16, as it is stored."""
+    return ("auto", "f32", "f16", "q8_0") if name in EVERY_TYPE else ("auto", "f16")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("towers")
+    for name in TABLE:
+        tower_table.build(name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(root: Path) -> Callable[[str, str], Path]:
+    """What the reference converter makes of the encoder of a published checkpoint."""
+    jobs = [
+        [str(tower_table.published(name, root)), str(root / f"{name}.{kind}.gguf"), kind, "--mmproj"]
+        for name in TABLE
+        for kind in types(name)
+    ]
+    script = Path(checkpoints.__file__).with_name("convert_reference.py")
+    done = subprocess.run([sys.executable, str(script)], input=json.dumps(jobs), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return lambda name, kind: root / f"{name}.{kind}.gguf"
+
+
+def made(source: Path, kind: str, out: Path) -> Path:
+    """What quantkit makes of the encoder of a checkpoint."""
+    with closing(open_source(str(source))) as checkpoint:
+        qtype = encoder_type(checkpoint, kind)
+        assert qtype is not None
+        model = describe_encoder(checkpoint, qtype)
+        assert model is not None
+        _, plan = plan_encoder(model, checkpoint, qtype, STANDARD)
+        [file] = plan.files
+        with open_job(out / f"job-{kind}", digest=plan.digest, files=[PartFile(file.name, file.nbytes)]) as job:
+            assert not fill_slabs([Work(checkpoint, plan, job, threads=1)])
+            assert file.name == f"mmproj-{source.name}-{'BF16' if kind == 'auto' else kind.upper()}.gguf"
+            path = out / f"{kind}-{file.name}"
+            path.write_bytes(job.paths[0].read_bytes())
+    return path
+
+
+def renamed(name: str, tensor: str) -> str:
+    """The name of a tensor of the reference's file as it should be."""
+    for old, new in TABLE[name].renames.items():
+        tensor = tensor.replace(old, new)
+    return tensor
+
+
+def keys(reader: GGUFReader) -> dict[str, tuple[list[int], Any]]:
+    return {
+        key: ([int(kind) for kind in field.types], field.contents())
+        for key, field in reader.fields.items()
+        if not key.startswith(("GGUF.", "quantkit."))
+    }
+
+
+@pytest.mark.reference
+@NAMES
+def test_the_file_is_that_of_the_reference(
+    name: str, root: Path, reference: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    layouts = dict.fromkeys([root / name, tower_table.published(name, root)])
+    for number, layout in enumerate(layouts):
+        for kind in types(name)[: None if number == 0 else 1]:
+            out = tmp_path / str(number)
+            out.mkdir(exist_ok=True)
+            expected, found = GGUFReader(reference(name, kind)), GGUFReader(made(layout, kind, out))
+            wanted = {renamed(name, str(t.name)): t for t in expected.tensors}
+            adds = TABLE[name].adds
+            assert {str(t.name) for t in found.tensors} == {*wanted, *adds}
+            for tensor in found.tensors:
+                if tensor.name in adds:
+                    continue
+                other = wanted[str(tensor.name)]
+                assert (tensor.tensor_type, list(tensor.shape)) == (other.tensor_type, list(other.shape)), tensor.name
+                assert np.array_equal(tensor.data, other.data), tensor.name
+            assert keys(found) == keys(expected)
