@@ -10,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from commands import quantkit
 
 from quantkit import EvalRequest, Records
@@ -145,6 +146,20 @@ def other_rope(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def other_size(folder: Path) -> None:
+    """Sixteen more rows, and as many tokens, as where tokens were added after the artifact was made."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in tensors:
+            tensors[name] = torch.cat([tensors[name], tensors[name][:16]]).contiguous()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["vocab_size"] += 16
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def other_weights(folder: Path) -> None:
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-2] ^= 1
@@ -157,6 +172,7 @@ def other_weights(folder: Path) -> None:
         (other_tokens, 'token 700 is "'),
         (other_rope, "rope.freq_base"),
         (other_weights, "with other weights"),
+        (other_size, "has 2,048 tokens, the source has 2,064"),
     ],
 )
 def test_an_artifact_of_another_model_is_refused(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import build
 from commands import TINY, quantkit
 
 from quantkit.evaluation.artifacts import opened_artifact
@@ -22,7 +23,10 @@ from quantkit.formats.gguf.file import read_gguf
 from quantkit.qtypes import base
 from quantkit.source import open_source
 
-RECIPES = ("q8_0", "q6_k", "q4_0", "q4_k_m", "q3_k_s", "q2_k", "iq4_xs")
+RECIPES = (
+    "q8_0", "q6_k", "q4_0", "q4_k_m", "q3_k_s", "q2_k", "iq4_xs", "iq4_nl", "q4_1", "q5_0", "q5_1", "q4_k_s", "q5_k_s",
+    "q5_k_m", "q3_k_m", "q3_k_l", "iq3_s", "bf16", "f16", "f32",
+)  # fmt: skip
 Matrix = np.ndarray
 
 
@@ -129,6 +133,34 @@ def test_the_default_gate_finds_what_was_planted(
     found = {error.tensor.split(" ")[0] for error in report.damaged}
     tied = {"lm_head.weight"} if change is stale else set()
     assert found == {expected(PLANTED[change])} | tied
+
+
+@pytest.mark.parametrize(
+    ("family", "tensor", "rows"),
+    [("llama-biases", "blk.1.attn_q.bias", slice(None)), ("qwen2-moe", "blk.1.ffn_up_exps.weight", slice(1, 2))],
+)
+def test_a_missing_bias_and_a_missing_expert_are_found(family: str, tensor: str, rows: slice, tmp_path: Path) -> None:
+    """Of models that have such: all of a bias, and one matrix of a stack, are zeros. The file as it was holds."""
+    source_folder = build(family, tmp_path / family)
+    file = tmp_path / "m.gguf"
+    assert quantkit("convert", source_folder, "--to", "q8_0", "-o", file, "--no-verify", "-q").status == 0
+    planted = tmp_path / "planted.gguf"
+    raw = np.fromfile(file, np.uint8)
+    [found] = [t for t in read_gguf(file).tensors if t.name == tensor]
+    nbytes = np.prod(found.shape[:-1], dtype=int) * base.get(found.qtype).row_bytes(found.shape[-1])
+    raw[found.offset : found.offset + nbytes].reshape(found.shape[0], -1)[rows] = 0
+    planted.write_bytes(raw.tobytes())
+    text = Path(__file__).parents[2] / "LICENSE"
+    few = ("--against", source_folder, "--data", text, "--window", 64, "--tokens", 128, "--gate", "default")
+    assert quantkit("eval", file, *few).status == 0
+    judged = quantkit("eval", planted, *few, "--json")
+    assert judged.status == 8
+    wrong = [w["tensor"] for w in json.loads(judged.stdout.splitlines()[0])["artifacts"][0]["weights"]["damaged"]]
+    assert len(wrong) == 1, wrong
+
+
+def test_there_are_twenty_sound_files() -> None:
+    assert len(set(RECIPES)) == 20
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
