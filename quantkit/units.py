@@ -1,4 +1,4 @@
-"""Sizes as people write them, read in one way for every option."""
+"""Sizes as people write them, read in one way for every option; counts as people read them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from quantkit.errors import UsageError
 GRAMMAR = "4G, 4GB and 4.5 GB are powers of 1000, 4GiB is a power of 1024, a number alone counts bytes"
 SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)[ _]?(?:([KMGT])(I?B?)|B)?", re.IGNORECASE | re.ASCII)
 LARGEST = 1 << 60
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts, one or several: "1 document", "2,000 documents"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def parse_size(text: str, option: str, *, least: int = 1) -> int:

@@ -14,6 +14,7 @@ from quantkit.calibration.experts import RARE_EXPERTS, RARE_SHARE, named_rare, r
 from quantkit.calibration.statistics.sums import Statistics, Sums
 from quantkit.calibration.text.warnings import data_warnings
 from quantkit.families.names import EXPERTS, expert_of
+from quantkit.units import counted
 from quantkit.untrusted import listed
 
 UNSEEN_EXPERTS = "QK-CAL-003"
@@ -85,9 +86,12 @@ def _expert_warnings(experts: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[s
         unseen += [f"{module}.{n}" for n, count in enumerate(tokens) if count == 0]
         rare += [f"{module}.{n}" for n in rare_experts(tokens) if tokens[n]]
     if unseen:
-        yield UNSEEN_EXPERTS, f"{len(unseen)} experts saw no token: {listed(unseen, 3)}"
+        yield UNSEEN_EXPERTS, f"{counted(len(unseen), 'expert')} saw no token: {listed(unseen, 3)}"
     if rare:
-        yield RARE_EXPERTS, f"{len(rare)} experts saw less than {RARE_SHARE:.0%} of an even share: {listed(rare, 3)}"
+        yield (
+            RARE_EXPERTS,
+            f"{counted(len(rare), 'expert')} saw less than {RARE_SHARE:.0%} of an even share: {listed(rare, 3)}",
+        )
 
 
 def _rank_warnings(sums: Mapping[str, Sums]) -> Iterator[tuple[str, str]]:

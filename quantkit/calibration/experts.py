@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from quantkit.errors import GateError
+from quantkit.units import counted
 from quantkit.untrusted import listed
 
 RARE_EXPERTS = "QK-CAL-004"
@@ -36,6 +37,6 @@ def require_reached(rare: Sequence[str], count: int, percent: float | None, data
     reached = reached_percent(len(rare), count)
     if percent is None or reached >= percent:
         return
-    what = f"{reached:.1f} % of {count:,} experts saw enough tokens, {percent:g} % were asked for"
+    what = f"{reached:.1f} % of {counted(count, 'expert')} saw enough tokens, {percent:g} % were asked for"
     hint = f"give more or more varied {data} or --samples, or a lower --require-coverage"
     raise GateError(f"{what}; too few: {listed(list(rare), SHOWN_EXPERTS)}", key="require_coverage", hint=hint)

@@ -23,6 +23,7 @@ from quantkit.calibration.walk.walk import BlockView, walk_blocks
 from quantkit.errors import InputError, InterruptedRunError
 from quantkit.events import Sink, ignore
 from quantkit.storage import Job, PartFile, hash_file, open_job, user_key, write_small
+from quantkit.units import counted
 from quantkit.untrusted import read_bounded
 
 MAX_SEAL_BYTES = 64
@@ -103,7 +104,7 @@ def save_statistics(
 
     def visit(index: int, block: BlockView) -> Mapping[str, Tensor]:
         if stop():
-            message = f"interrupted: {len(done)} of {files.count} blocks finished"
+            message = f"interrupted: {len(done)} of {counted(files.count, 'block')} finished"
             raise InterruptedRunError(message, hint="run the same command again to resume")
         if index not in done:
             _save(files, index, block.statistics(hessian=hessian, final=True))

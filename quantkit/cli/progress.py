@@ -24,6 +24,7 @@ from quantkit.events import (
 )
 from quantkit.machine import peak_rss_bytes
 from quantkit.report.text import duration
+from quantkit.units import counted
 
 ONE_LINE = 110  # columns from which everything fits beside the bar
 SHOWN_NAME = 34
@@ -93,7 +94,7 @@ class Live:
         """Show how far a block is, beside the bar of the whole."""
         if isinstance(self._progress, _Bar):
             [task] = self._progress.task_ids
-            name = printable(f"{event.block} {event.samples}/{event.of_samples} samples")
+            name = printable(f"{event.block} {event.samples}/{counted(event.of_samples, 'sample')}")
             self._progress.update(task, completed=self._block.beat(), tensor=name, place=f"{event.index}/{event.count}")
 
 

@@ -21,6 +21,7 @@ from quantkit.events import (
 )
 from quantkit.machine import peak_rss_bytes
 from quantkit.report.text import duration, size
+from quantkit.units import counted
 
 if TYPE_CHECKING:
     from quantkit.cli.progress import Live
@@ -116,7 +117,7 @@ def tensor_line(event: TensorProgress) -> str:
 def progress_line(event: TensorProgress | BlockProgress, seconds: float) -> str:
     """How far a stage is after `seconds`, in a line for logs and terminals that cannot rewrite one."""
     if isinstance(event, BlockProgress):
-        where = f"   {event.index}/{event.count} {event.block}  {event.samples}/{event.of_samples} samples"
+        where = f"   {event.index}/{event.count} {event.block}  {event.samples}/{counted(event.of_samples, 'sample')}"
         return f"{where}  after {duration(seconds)}  peak {size(peak_rss_bytes())}"
     if event.done_bytes == 0:  # no speed yet: any time left would be a guess
         where = f"   {event.index}/{event.count} {event.tensor}"

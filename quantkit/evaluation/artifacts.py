@@ -32,6 +32,7 @@ from quantkit.tokenizer.check import check_tokenizer
 from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.probes import probes
 from quantkit.tokenizer.vocabulary import SPACE
+from quantkit.units import counted
 from quantkit.untrusted import require_path, shown
 
 OTHER_MODEL = "give the source that it was made from with --against"
@@ -110,7 +111,7 @@ def _require_tokens(name: str, path: Path, there: object, here: object) -> None:
         return
     ours, theirs = (list(each) if isinstance(each, list | tuple) else [] for each in (here, there))
     if len(ours) != len(theirs):
-        what = f"{name} has {len(theirs):,} tokens, the source has {len(ours):,}"
+        what = f"{name} has {counted(len(theirs), 'token')}, the source has {len(ours):,}"
         raise InputError(what, path=str(path), key="vocab_size", hint=OTHER_MODEL)
     at = next(n for n, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
     raise _other_token(name, path, at, str(theirs[at]), str(ours[at]))
@@ -186,7 +187,7 @@ def served_inputs(made: Checkpoint, rounding: Callable[[str], Rounding | None]) 
     """What becomes of the inputs of layers, in words."""
     modules = made.modules if isinstance(made, QuantizedCheckpoint) else {}
     rounded = sum(rounding(name) is not None for name in modules)
-    return f"rounded in {rounded:,} layers as config.json asks loaders to" if rounded else "float32"
+    return f"rounded in {counted(rounded, 'layer')} as config.json asks loaders to" if rounded else "float32"
 
 
 def require_made_from(artifact: Artifact, source_sha256: frozenset[str], name: str) -> None:

@@ -23,6 +23,7 @@ from quantkit.calibration.text.templates import read_chat_template
 from quantkit.errors import InputError, UsageError, require_choice
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
+from quantkit.units import counted
 
 WINDOW, TOKENS = 512, 20_000
 STEP = 64  # windows are as long as a multiple of it: short documents are not padded to the whole window
@@ -220,7 +221,7 @@ def _firsts(texts: Texts) -> list[int]:
 def _require_rows(ids: NDArray[np.int64], size: int) -> None:
     outside = ids[(ids < 0) | (ids >= size)]
     if outside.size:
-        message = f"the tokenizer gives token {outside[0]}, the embedding has {size:,} rows"
+        message = f"the tokenizer gives token {outside[0]}, the embedding has {counted(size, 'row')}"
         hint = "the tokenizer files and the weights are not of the same model"
         raise InputError(message, key="vocab_size", hint=hint)
 

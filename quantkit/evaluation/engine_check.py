@@ -35,6 +35,7 @@ from quantkit.quality.tensor_errors import undecodable
 from quantkit.report.text import count, duration
 from quantkit.source import Checkpoint
 from quantkit.source.quantized import QuantizedCheckpoint
+from quantkit.units import counted
 
 if TYPE_CHECKING:
     from quantkit.evaluation.corpus import Corpus
@@ -137,7 +138,7 @@ class _Distance:
     def words(self) -> str:
         return (
             f"KL to the source {self.mean:.4f} ± {self.error:.4f}, top token {100 * self.agreement:.1f} % "
-            f"over {self.tokens:,} tokens of {self.of}"
+            f"over {counted(self.tokens, 'token')} of {self.of}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def check_llama_cpp(paths: Sequence[Path], run: SourceRun | None, options: Verif
         tokens = compare_tokens(engine.tokenize, paths[0], run.checkpoint)
         data |= tokens.as_json()
         if wrong := tokens.wrong:
-            detail = f"{len(wrong)} of {tokens.total:,} probes get other tokens, first {wrong[0]!r}"
+            detail = f"{len(wrong)} of {counted(tokens.total, 'probe')} get other tokens, first {wrong[0]!r}"
             return Check(LLAMA_CPP, False, detail, data)
         if run.model and any(t.name.startswith(JUDGE) for t in run.model.tensors):
             return Check(LLAMA_CPP, True, f"{tokens.detail}; a reranker predicts no tokens", data)
@@ -267,7 +268,10 @@ def _say_cost(corpus: Corpus, weights: int, runs: int, threads: int, emit: Sink)
     """Say, before it is done, what will be run and about how long that takes."""
     tokens = sum(batch.tokens.size for batch in corpus.batches)
     seconds = 2 * weights * tokens * runs * 1e-9 / (FLOPS_PER_NS * threads)
-    what = f"{corpus.tokens:,} tokens of the {corpus.name} text, {runs} runs of {count(weights)} weights"
+    what = (
+        f"{counted(corpus.tokens, 'token')} of the {corpus.name} "
+        f"text, {counted(runs, 'run')} of {count(weights)} weights"
+    )
     emit(StageStarted(STAGE, detail=f"{what}, about {duration(max(seconds, 1.0))}"))
 
 
@@ -316,7 +320,7 @@ def check_served(made: Checkpoint, run: SourceRun, options: VerifyOptions, emit:
         return _loaded_right(kl[3], max(plain, ARITHMETIC * _upper(kl[2])), far, data)
     if not rounded:
         return Check(TORCH, True, far.words, data)
-    detail = f"inputs of {rounded:,} layers rounded, which costs KL {cost:.2g}"
+    detail = f"inputs of {counted(rounded, 'layer')} rounded, which costs KL {cost:.2g}"
     if cost <= ROUNDED_INPUTS:
         return Check(TORCH, True, f"{far.words}; {detail}", data)
     alone = f"{data['kl_of_weights_alone']:.4f} with inputs as they are"

@@ -23,6 +23,7 @@ from quantkit.evaluation.sides import Side
 from quantkit.evaluation.vocabulary import ROWS, Head, Running, gather
 from quantkit.events import BlockProgress, Sink, ignore
 from quantkit.tensors import F32
+from quantkit.units import counted
 
 TOGETHER_BYTES = 1 << 28  # of an engine's logits that are compared at once
 CHUNK = 64  # predictions of one piece of work
@@ -80,7 +81,7 @@ def compare(
     ours = [min(m.head.linear.rows, m.walker.side.vocabulary or m.head.linear.rows) for m in models]
     rows = min([*ours, *(engine.vocabulary for engine in engines)])
     if int(corpus.target.max()) >= rows:
-        message = f"a model has {rows:,} tokens, the text has token {int(corpus.target.max()):,}"
+        message = f"a model has {counted(rows, 'token')}, the text has token {int(corpus.target.max()):,}"
         raise InputError(message, hint="the file is of another model than the source", key="vocab_size")
     running = [Running(corpus.tokens) for _ in (*models, *engines)]
     distance = [np.zeros(corpus.tokens) for _ in pairs]

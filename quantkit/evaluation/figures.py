@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.passages import Bin, Passage, histogram, worst_passages
 from quantkit.evaluation.scores import F64, Scores, WeightError
+from quantkit.units import counted
 
 DOCUMENTS = 8  # fewer are too few to be the clusters
 QUANTILES = {"median": 0.5, "90": 0.9, "95": 0.95, "99": 0.99, "99.9": 0.999}
@@ -263,7 +264,7 @@ def _slices(scores: Scores, corpus: Corpus, clusters: NDArray[np.int64]) -> list
         ("confidence", "original below 50 % sure", sure < 0.5),
         ("confidence", "50 to 90 %", (sure >= 0.5) & (sure < 0.9)),
         ("confidence", "90 % and more", sure >= 0.9),
-        ("position", f"first quarter of {window} tokens", place < window // 4),
+        ("position", f"first quarter of {counted(window, 'token')}", place < window // 4),
         ("position", "second and third quarter", (place >= window // 4) & (place < window - window // 4)),
         ("position", "last quarter", place >= window - window // 4),
     ]

@@ -24,7 +24,7 @@ from quantkit.evaluation.prompts import GOLDEN, PromptSet
 from quantkit.evaluation.provable import fitting_set, require_provable
 from quantkit.evaluation.scores import Scores
 from quantkit.report.text import size
-from quantkit.units import parse_size
+from quantkit.units import counted, parse_size
 from quantkit.untrusted import shown
 
 GATE = re.compile(r"\s*([A-Za-z0-9_.]+)\s*(<=|>=|<|>|=)\s*([^<>=]+?)\s*")
@@ -227,8 +227,10 @@ def require_judgeable(gates: Sequence[Gate], corpus: Corpus, moved: Sequence[str
     damage to artifacts whose scales are known to be `moved` (their names)."""
     asked = [gate for gate in gates if gate.metric.needs == "bound"]
     if asked and clusters_of(corpus)[0].max() == 0:
-        message = f"{corpus.tokens:,} tokens of one window have no confidence bound, which {asked[0].text} asks"
-        hint = f"give more text: of several documents, or longer than {corpus.cut.window:,} tokens"
+        message = (
+            f"{counted(corpus.tokens, 'token')} of one window have no confidence bound, which {asked[0].text} asks"
+        )
+        hint = f"give more text: of several documents, or longer than {counted(corpus.cut.window, 'token')}"
         raise InputError(message, key="data", hint=hint)
     if moved and any(gate.metric.name == "damaged" for gate in gates):
         raise _on_purpose(moved[0])
@@ -268,7 +270,7 @@ def _bound(pick: Callable[[Report], Estimate], *, high: bool) -> Callable[[Subje
 
 
 def _over(report: Report) -> str:
-    return f"95 % confidence bound over {report.clusters} {report.unit}s"
+    return f"95 % confidence bound over {counted(report.clusters, report.unit)}"
 
 
 def _quantile(name: str, at: float) -> Callable[[Subject], Figure]:
@@ -286,7 +288,7 @@ def _quantile(name: str, at: float) -> Callable[[Subject], Figure]:
 def _largest(subject: Subject) -> Figure:
     assert subject.report is not None, "require_measured"
     value = subject.report.quantiles["max"]
-    return Figure(value, value, f"the largest of {subject.report.tokens:,} tokens")
+    return Figure(value, value, f"the largest of {counted(subject.report.tokens, 'token')}")
 
 
 def _last_error(subject: Subject) -> Figure:
@@ -301,7 +303,7 @@ def _damaged(subject: Subject) -> Figure:
     if report.weights is None:
         raise _on_purpose(report.name)
     found = report.damaged
-    how = f"of {len(report.weights):,} tensors"
+    how = f"of {counted(len(report.weights), 'tensor')}"
     if found:
         how = f"{how}, first {found[0].tensor}: {found[0].wrong}"
     return Figure(len(found), len(found), how)
@@ -321,7 +323,7 @@ def _rate(name: str) -> Callable[[Subject], Figure]:
     def read(subject: Subject) -> Figure:
         rate = _prompts(subject).rates[name]
         assert rate is not None, "require_expected"
-        how = f"95 % Wilson bound over {rate.prompts:,} prompts, the original {rate.reference:.4g}"
+        how = f"95 % Wilson bound over {counted(rate.prompts, 'prompt')}, the original {rate.reference:.4g}"
         return Figure(rate.other.value, rate.other.low, how)
 
     return read
@@ -331,7 +333,7 @@ def _over_prompts(pick: Callable[[PromptReport], Estimate]) -> Callable[[Subject
     def read(subject: Subject) -> Figure:
         report = _prompts(subject)
         found = pick(report)
-        return Figure(found.value, found.low, f"95 % confidence bound over {len(report.answers):,} prompts")
+        return Figure(found.value, found.low, f"95 % confidence bound over {counted(len(report.answers), 'prompt')}")
 
     return read
 
@@ -340,7 +342,7 @@ def _lost(subject: Subject) -> Figure:
     report = _prompts(subject)
     names = [answer.name for answer in report.answers if answer.lost]
     first = f", first {shown(names[0], 40)}" if names else ""
-    return Figure(len(names), len(names), f"of {len(report.answers):,} prompts{first}")
+    return Figure(len(names), len(names), f"of {counted(len(report.answers), 'prompt')}{first}")
 
 
 METRICS: Mapping[str, Metric] = {

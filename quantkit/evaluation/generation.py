@@ -33,6 +33,7 @@ from quantkit.evaluation.vocabulary import ROWS, Head
 from quantkit.evaluation.weights import Sketch
 from quantkit.events import BlockProgress, Sink, StageStarted, ignore
 from quantkit.machine import core_count, memory_limit_bytes
+from quantkit.units import counted
 
 STAGE = "generate"
 TOGETHER = 16  # prompts of a group
@@ -101,7 +102,13 @@ def continuations(
             raise InputError(f"prompt {number + 1} has no token to continue", key="prompts", hint="give it some text")
     models = [open_model(side.checkpoint, threads=threads) for side in sides]
     rows = min((_vocabulary(side, model) for side, model in zip(sides, models, strict=True)), default=0)
-    emit(StageStarted(STAGE, 0, f"{len(prompts):,} prompts, {tokens:,} tokens each, {len(sides)} models"))
+    emit(
+        StageStarted(
+            STAGE,
+            0,
+            f"{counted(len(prompts), 'prompt')}, {counted(tokens, 'token')} each, {counted(len(sides), 'model')}",
+        )
+    )
     with workers(threads or core_count(), torch.device("cpu")) as pool:
         found = []
         for number, (side, model) in enumerate(zip(sides, models, strict=True)):
@@ -165,7 +172,10 @@ class _Writer:
             length = max(map(len, group.prompts)) + tokens
             nbytes = len(group.rows) * length * cache_token_bytes(self.model)
             if nbytes > room:
-                what = f"keys and values of {len(group.rows)} prompts of {length:,} tokens take {nbytes:,} bytes"
+                what = (
+                    f"keys and values of {counted(len(group.rows), 'prompt')} "
+                    f"of {counted(length, 'token')} take {nbytes:,} bytes"
+                )
                 raise ResourceError(f"{what}, {room:,} may be used", hint="use shorter prompts or fewer tokens")
             if wave and taken + nbytes > room:
                 yield wave

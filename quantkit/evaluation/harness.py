@@ -26,6 +26,7 @@ from quantkit.evaluation.tasks import TaskFigure, TaskOptions
 from quantkit.events import Sink, ignore
 from quantkit.tokenizer.files import TOKENIZER_CONFIG, read_object
 from quantkit.tokenizer.own import open_source_tokenizer
+from quantkit.units import counted
 from quantkit.untrusted import shown
 
 GENERATED, CONTEXT = 256, 2048  # the harness's own, where neither task nor model says
@@ -217,7 +218,7 @@ class Together:
         if key not in self._known:
             room = self.longest - length
             if room < 1:
-                what = f"a task asks for {length:,} tokens, the model takes {self.longest:,}"
+                what = f"a task asks for {counted(length, 'token')}, the model takes {self.longest:,}"
                 raise InputError(what, key="tasks", hint="leave the task out")
 
             def done(number: int, tokens: Sequence[int]) -> bool:

@@ -20,6 +20,7 @@ from quantkit.evaluation.vocabulary import Head, score
 from quantkit.evaluation.weights import Compared, take_all
 from quantkit.events import BlockProgress, Sink, StageStarted, ignore
 from quantkit.machine import core_count
+from quantkit.units import counted
 
 STAGE = "evaluate"
 
@@ -44,7 +45,11 @@ def measure(
     if not others:
         raise InputError("nothing to compare with the reference", key="artifact")
     with workers(threads or core_count(), torch.device("cpu")) as pool:
-        emit(StageStarted(STAGE, 0, f"{corpus.tokens:,} tokens, {1 + len(others)} models in lockstep"))
+        emit(
+            StageStarted(
+                STAGE, 0, f"{counted(corpus.tokens, 'token')}, {counted(1 + len(others), 'model')} in lockstep"
+            )
+        )
         first = begin(reference, corpus, pool)
         rest = []
         for side in others:

@@ -10,6 +10,7 @@ from quantkit.evaluation.answers import RATES
 from quantkit.evaluation.figures import Z
 from quantkit.evaluation.made_prompts import COPY, JSON
 from quantkit.evaluation.prompts import PromptSet, read_prompts
+from quantkit.units import counted
 from quantkit.untrusted import shown
 
 SET_OF = {"json_valid": JSON, "copy_exact": COPY}  # rates -> the large set of prompts that ships for them
@@ -57,7 +58,7 @@ def require_provable(gate: str, name: str, limit: float, prompts: PromptSet) -> 
         raise InputError(f'--gate "{gate}": one prompt has no confidence bound', key="gate", hint=hint)
     most = provable(count)
     if name not in UNBOUNDED and most < limit:
-        enough = f"{needed(limit):,} prompts are needed" if limit < 1 else "no number of prompts does"
+        enough = f"{counted(needed(limit), 'prompt')} are needed" if limit < 1 else "no number of prompts does"
         message = f'--gate "{gate}": even {count} of {count} prompts prove no more than {most:.3f}, {enough}'
         larger = _larger(name, limit)
         more = f"--prompts {larger}, a set that ships," if larger else "give more prompts with --prompts FILE,"

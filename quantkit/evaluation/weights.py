@@ -27,6 +27,7 @@ from quantkit.quality.decoded import DecodedCheckpoint
 from quantkit.quality.tensor_errors import floor_of_bits
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES
+from quantkit.units import counted
 
 WIDTH = 32
 PART = 4096  # rows that are multiplied at once
@@ -128,7 +129,7 @@ class Compared:
             errors = torch.where(typical > 0, distance / typical, (distance > 0).double())
             off = int((errors > max(ROW, FACTOR * float(errors.median()))).sum())
         if off and not wrong:
-            wrong = f"{off:,} of {len(length):,} rows are others"
+            wrong = f"{off:,} of {counted(len(length), 'row')} are others"
         return WeightError(name, kind, relative, off, wrong)
 
 

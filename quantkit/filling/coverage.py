@@ -11,6 +11,7 @@ from quantkit.filling.reports import expert_tokens
 from quantkit.filling.work import Work
 from quantkit.methods import needs_hessian
 from quantkit.plan.base import Unit
+from quantkit.units import counted
 from quantkit.untrusted import listed
 
 
@@ -23,7 +24,7 @@ def check_ranks(work: Work) -> None:
     short = [u.tensor for u in work.plan.rounded if _has_hessian(work, u) and _tokens(work, u) < u.tensor.cols]
     if short:
         widest = max(short, key=lambda tensor: tensor.cols)
-        what = f"{len(short)} layers have fewer tokens than columns, so their Hessians are singular"
+        what = f"{counted(len(short), 'layer')} have fewer tokens than columns, so their Hessians are singular"
         work.emit(Warned(RANK, f"{what}: {widest.name} has {widest.cols:,} columns"))
 
 
@@ -59,6 +60,6 @@ def check_experts(work: Work, percent: float | None) -> None:
     count = sum(map(len, tokens.values()))
     rare = named_rare(tokens)
     if rare:
-        said = f"{len(rare)} of {count:,} experts saw few tokens and share the statistics of their layer"
+        said = f"{len(rare)} of {counted(count, 'expert')} saw few tokens and share the statistics of their layer"
         work.emit(Warned(RARE_EXPERTS, f"{said}: {listed(list(rare), 3)}"))
     require_reached(rare, count, percent, "--calib text")

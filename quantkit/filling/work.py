@@ -17,6 +17,7 @@ from quantkit.plan.reading import SLAB_WEIGHTS, require_finite
 from quantkit.source import Checkpoint
 from quantkit.storage import Job, Record
 from quantkit.tensors import F32, FLOAT_DTYPES, U8
+from quantkit.units import counted
 
 Facts = dict[str, float | int | str]
 
@@ -89,7 +90,7 @@ class Work:
 def interrupted(done: int, count: int) -> InterruptedRunError:
     """The error of a run that was asked to stop."""
     hint = "run the same command again to resume"
-    return InterruptedRunError(f"interrupted: {done} of {count} tensors are saved", hint=hint)
+    return InterruptedRunError(f"interrupted: {done} of {counted(count, 'tensor')} are saved", hint=hint)
 
 
 def _rounded_to(entry: Entry, values: F32, first_row: int) -> U8:

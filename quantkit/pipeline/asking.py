@@ -24,6 +24,7 @@ from quantkit.pipeline.estimate import FLOPS_PER_NS
 from quantkit.report.text import duration
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
+from quantkit.units import counted
 
 PROMPT_TOKENS = 64
 STAGE = "prompts"
@@ -66,7 +67,7 @@ def answered(
     began = time.monotonic()
     _say_cost(prompts, length, 1 + len(sides), original.checkpoint, threads, emit)
     heard = ask(prompts, length, original, sides, threads=threads, emit=emit)
-    emit(StageFinished(STAGE, time.monotonic() - began, f"{len(prompts.ids):,} prompts"))
+    emit(StageFinished(STAGE, time.monotonic() - began, f"{counted(len(prompts.ids), 'prompt')}"))
     text = text_of(original.checkpoint)
     return [compare_answers(prompts, length, heard[0], each, text) for each in heard[1:]]
 
@@ -77,10 +78,14 @@ def _say_cost(prompts: Asked, length: int, models: int, source: Checkpoint, thre
     weights = sum(prod(info.shape) for info in source.tensors().values())
     work = 2 * weights * models * (2 * read + (1 + DEARER) * written)  # once to write, once for likelihoods
     seconds = work * 1e-9 / (FLOPS_PER_NS * (threads or core_count()))
-    what = f"{len(prompts.ids):,} prompts of {prompts.prompts.name}: {read:,} tokens read, {written:,} written at most"
+    what = (
+        f"{counted(len(prompts.ids), 'prompt')} of {prompts.prompts.name}: "
+        f"{counted(read, 'token')} read, {written:,} written at most"
+    )
     emit(
         StageStarted(
-            STAGE, detail=f"{what}, by each of {models} models, about {duration(max(seconds, 1.0))} of idle cores"
+            STAGE,
+            detail=f"{what}, by each of {counted(models, 'model')}, about {duration(max(seconds, 1.0))} of idle cores",
         )
     )
 

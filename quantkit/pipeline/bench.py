@@ -31,6 +31,7 @@ from quantkit.plan.encoder import NONE
 from quantkit.quality.engines.llamacpp import LLAMA_CPP, LlamaCpp, require_llamacpp
 from quantkit.source import open_source
 from quantkit.source.quantized import QuantizedCheckpoint
+from quantkit.units import counted
 from quantkit.untrusted import require_path, shown
 from quantkit.version import __version__
 
@@ -121,7 +122,9 @@ def bench(request: BenchRequest, emit: Sink = ignore, stop: Callable[[], bool] =
     seconds = time.monotonic() - began
     emit(
         StageFinished(
-            STAGE, seconds, f"{len(models)} files, {request.runs} runs each of {len(request.batches)} batches"
+            STAGE,
+            seconds,
+            f"{counted(len(models), 'file')}, {counted(request.runs, 'run')} each of {len(request.batches)} batches",
         )
     )
     return Benchmark(request.engine, version, threads, request, tuple(found), tuple(verdicts), seconds)
@@ -201,8 +204,12 @@ def _measured(
     emit, stop = listeners
     count = len(models) * request.runs * len(request.batches)
     sequences = ", ".join(map(str, request.batches))
-    what = f"{request.prompt} tokens of prompt, {request.steps} steps, batches of {sequences}"
-    emit(StageStarted(STAGE, 0, f"{what}, {request.runs} times: {count} processes, {threads} threads"))
+    what = f"{counted(request.prompt, 'token')} of prompt, {counted(request.steps, 'step')}, batches of {sequences}"
+    emit(
+        StageStarted(
+            STAGE, 0, f"{what}, {counted(request.runs, 'time')}: {count} processes, {counted(threads, 'thread')}"
+        )
+    )
     runs: dict[tuple[int, int], list[Run]] = {}
     tokens: list[int] = []
     version, done = "", 0

@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 from quantkit.report.text import size
+from quantkit.units import counted
 
 FASTER = 1.05  # from here on a file counts as faster
 BOUND = 0.6  # of the batch: where so much more time is taken for it, arithmetic decides and not memory
@@ -167,7 +168,8 @@ def _reasons(artifact: Model, original: Model, at: int, spread: tuple[float, flo
     slower, first = _growth(artifact, at)
     if first is not None and slower > BOUND * ours.batch / first:
         yield (
-            f"arithmetic decides: a step of {ours.batch} sequences takes {slower:.1f} times one of {first}, so that "
+            f"arithmetic decides: a step of {counted(ours.batch, 'sequence')} "
+            f"takes {slower:.1f} times one of {first}, so that "
             "bytes of weights do not"
         )
     elif rates[0] < rates[1]:

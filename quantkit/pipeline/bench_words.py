@@ -8,6 +8,7 @@ from textwrap import wrap
 from quantkit.pipeline.bench import Benchmark
 from quantkit.pipeline.bench_figures import Batch, Model, Verdict
 from quantkit.report.text import size, table
+from quantkit.units import counted
 from quantkit.untrusted import shown
 
 NARROW, WIDE = 60, 120
@@ -20,8 +21,9 @@ def bench_lines(found: Benchmark, width: int) -> list[str]:
     width = min(max(width, NARROW), WIDE)
     request = found.request
     head = (
-        f"micro benchmark: {request.prompt} tokens of prompt, {request.steps} steps, {request.runs} runs, "
-        f"{found.engine} {found.engine_version}, {found.threads} threads"
+        f"micro benchmark: {counted(request.prompt, 'token')} of prompt, "
+        f"{counted(request.steps, 'step')}, {counted(request.runs, 'run')}, "
+        f"{found.engine} {found.engine_version}, {counted(found.threads, 'thread')}"
     )
     out = wrap(head, width)
     out.append("")

@@ -35,6 +35,7 @@ from quantkit.pipeline.pack import publish
 from quantkit.report.calibration_record import CalibrationRecord, read_record, record_path
 from quantkit.report.records import FileRecord
 from quantkit.storage import Job, PartFile, open_job, remove_job, user_key
+from quantkit.units import counted
 from quantkit.untrusted import shown
 from quantkit.version import __version__
 
@@ -60,11 +61,11 @@ class Calibrated:
         coverage = self.record.facts["coverage"]
         state = "" if self.built else f" {self.path.name} already built (sha256 {self.record.file.sha256})\n"
         line = (
-            f"{state} {coverage['samples']:,} samples · {coverage['tokens']:,} tokens"
+            f"{state} {counted(coverage['samples'], 'sample')} · {counted(coverage['tokens'], 'token')}"
             f" · {coverage['unique_percent']:.0f} % of the samples unique"
         )
         if coverage["experts"]:
-            line += f" · {coverage['expert_percent']:.1f} % of {coverage['experts']:,} experts reached"
+            line += f" · {coverage['expert_percent']:.1f} % of {counted(coverage['experts'], 'expert')} reached"
         return line
 
     def as_json(self) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _run(plan: CalibratePlan, job: Job, emit: Sink, warned: list[Warned], stop: 
             if code not in {event.code for event in warned}:
                 emit(Warned(code, message))
         seconds = time.monotonic() - start
-        emit(StageFinished("calibrate", seconds, f"{files.count} blocks"))
+        emit(StageFinished("calibrate", seconds, f"{counted(files.count, 'block')}"))
         _require_coverage(coverage_facts(coverage), plan.request.require_coverage)
         draft = CalibrationRecord(
             plan_digest=plan.digest,

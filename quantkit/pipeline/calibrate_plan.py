@@ -34,6 +34,7 @@ from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import Origin
 from quantkit.storage import free_bytes
 from quantkit.tensors import TensorInfo
+from quantkit.units import counted
 from quantkit.version import __version__
 
 BASE_BYTES = 1 << 30  # torch and transformers, 0.5 GB, and the inner activations of the chunks in flight, 0.5 GB
@@ -145,7 +146,7 @@ class CalibratePlan:
         count, seqlen = self.samples.tokens.shape
         place = "on the disk" if self.activations_on_disk else "in memory"
         return (
-            f"{self.checkpoint.name} · {count:,} x {seqlen:,} = {record.tokens:,} tokens of {record.name}"
+            f"{self.checkpoint.name} · {count:,} x {seqlen:,} = {counted(record.tokens, 'token')} of {record.name}"
             f" · {'with' if self.hessian else 'without'} Hessians\n           peak memory about"
             f" {size(self.memory_bytes)} · disk about {size(self.disk_bytes)}"
             f" · activations {size(self.activation_bytes)} {place}"

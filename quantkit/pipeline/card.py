@@ -30,6 +30,7 @@ from quantkit.report.shell import shell_word
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.storage import require_small, write_small
+from quantkit.units import counted
 from quantkit.untrusted import read_bounded, require_path, shown
 
 MAX_CARD = 1 << 20
@@ -285,7 +286,7 @@ def _made(manifest: Manifest) -> Iterator[str]:
     """How an artifact came about, in Markdown."""
     facts = manifest.facts
     yield f"Recipe {code(str(manifest.recipe['name']))}, quantkit {plain(str(facts['tool'].get('version')))}."
-    types = ", ".join(f"{plain(str(t['type']))} {t['tensors']:,} tensors" for t in facts["size"]["types"])
+    types = ", ".join(f"{plain(str(t['type']))} {counted(t['tensors'], 'tensor')}" for t in facts["size"]["types"])
     yield f"Types: {types}."
     method = facts.get("method")
     if isinstance(method, Mapping):
@@ -294,7 +295,7 @@ def _made(manifest: Manifest) -> Iterator[str]:
     calibration = facts.get("calibration")
     if isinstance(calibration, Mapping):
         tokens = calibration.get("tokens")
-        many = f"{tokens:,} tokens of " if isinstance(tokens, int) else ""
+        many = f"{counted(tokens, 'token')} of " if isinstance(tokens, int) else ""
         yield f"Calibrated on {many}{code(str(calibration.get('name')))} ({code(str(calibration.get('sha256'))[:16])})."
     loss = (facts.get("allocation") or {}).get("measured")
     if isinstance(loss, Mapping) and isinstance(loss.get("kld"), int | float):

@@ -33,6 +33,7 @@ from quantkit.tensors import TensorInfo
 from quantkit.tokenizer.check import check_tokenizer
 from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.probes import probes
+from quantkit.units import counted
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
@@ -156,7 +157,10 @@ class Compared:
     def require_equal(self) -> None:
         """Raise VerificationError unless the two are equal."""
         if not self.equal:
-            what = f"{shown(self.a.name)} and {shown(self.b.name)} differ: {len(self.differing):,} tensors of both"
+            what = (
+                f"{shown(self.a.name)} and {shown(self.b.name)} differ: "
+                f"{counted(len(self.differing), 'tensor')} of both"
+            )
             alone = len(self.only_a) + len(self.only_b)
             what += f", {alone:,} of one alone, {len(self.metadata):,} keys"
             raise VerificationError(what, path=self.a.path, hint="leave --exit-code out where differing is no failure")
@@ -189,13 +193,13 @@ def compare(request: CompareRequest, emit: Sink = ignore) -> Compared:
         a.unchanged()
         b.unchanged()
     seconds = time.monotonic() - began
-    emit(StageFinished(STAGE, seconds, f"{len(both):,} tensors of both"))
+    emit(StageFinished(STAGE, seconds, f"{counted(len(both), 'tensor')} of both"))
     return Compared(one, two, tuple(both), pairs.only_a, pairs.only_b, keys, tokenizer, unknown, seconds, text)
 
 
 def _differences(pairs: Pairs, threads: int | None, emit: Sink) -> list[Difference]:
     total = sum(4 * b.info.elements for _, b in pairs.both.values())
-    emit(StageStarted(STAGE, total, f"{len(pairs.both):,} tensors of both"))
+    emit(StageStarted(STAGE, total, f"{counted(len(pairs.both), 'tensor')} of both"))
     done, count = 0, 0
     turn = Lock()
 
@@ -323,7 +327,7 @@ def _of_headers(a: Checkpoint, b: Checkpoint) -> str:
         return ""
     one, two = (list(each) if isinstance(each, list) else [] for each in (here.get(TOKENS), there.get(TOKENS)))
     if len(one) != len(two):
-        return f"a has {len(one):,} tokens, b {len(two):,}"
+        return f"a has {counted(len(one), 'token')}, b {len(two):,}"
     for at, (ours, theirs) in enumerate(zip(one, two, strict=True)):
         if ours != theirs:
             return _token(at, ours, theirs)

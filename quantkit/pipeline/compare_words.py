@@ -8,6 +8,7 @@ from quantkit.evaluation.comparison import Difference, summed
 from quantkit.pipeline.columns import NARROW, WIDE, beside, cut, figure, one_line, wrapped
 from quantkit.pipeline.compare import Compared, Model
 from quantkit.report.text import size, table
+from quantkit.units import counted
 
 FURTHEST, KEYS, ALONE = 10, 20, 10  # that are listed
 
@@ -107,7 +108,7 @@ def _texts(found: Compared, width: int) -> Iterator[str]:
         common = _common(each.a, each.b)
         for side, text in (("a", each.a), ("b", each.b)):
             yield from wrapped(f"  {side}: {one_line(text[:common])}❙{one_line(text[common:])}", width, 5)
-        yield f"  the same for {each.same} of {max(each.tokens)} tokens"
+        yield f"  the same for {each.same} of {counted(max(each.tokens), 'token')}"
     if found.text:
         yield ""
 

@@ -61,6 +61,7 @@ from quantkit.recipes.read import load_recipe
 from quantkit.report.manifest import Manifest, manifest_path
 from quantkit.report.text import size
 from quantkit.storage import Job, PartFile, remove_job
+from quantkit.units import counted
 from quantkit.untrusted import shown
 
 NOTHING = Verification(())
@@ -280,7 +281,11 @@ def fill_all(
     checkpoint.unchanged()
     seconds = time.monotonic() - start
     count = sum(len(plan.tensors) for plan, _ in jobs)
-    emit(StageFinished("quantize", seconds, f"{count} tensors · {size(source_bytes / seconds)}/s of the source"))
+    emit(
+        StageFinished(
+            "quantize", seconds, f"{counted(count, 'tensor')} · {size(source_bytes / seconds)}/s of the source"
+        )
+    )
     return {
         "source": prepared.origin.facts(),
         "source_files": source_files,

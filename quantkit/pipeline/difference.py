@@ -8,6 +8,7 @@ from quantkit import qtypes
 from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
 from quantkit.report.manifest import Manifest
+from quantkit.units import counted
 from quantkit.untrusted import shown
 from quantkit.version import __version__
 
@@ -36,7 +37,7 @@ def _known(older: Manifest, plan: Plan, prepared: Prepared) -> Iterator[str]:
     if changed and there == here:
         yield f"the source's {shown(changed[0][0])} has another size"
     if len(older.artifact) != len(plan.files) and recipe == plan.recipe:
-        yield f"{len(older.artifact)} files there, {len(plan.files)} now"
+        yield f"{counted(len(older.artifact), 'file')} there, {len(plan.files)} now"
     tool = older.facts.get("tool")
     numerics, version = (tool.get("numerics"), tool.get("version")) if isinstance(tool, dict) else (None, None)
     if numerics != qtypes.NUMERICS:

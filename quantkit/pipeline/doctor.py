@@ -14,6 +14,7 @@ from pathlib import Path
 from quantkit.consumers import RULES, stale
 from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.report.text import size
+from quantkit.units import counted
 from quantkit.version import __version__
 
 PACKAGES = ("numpy", "numba", "torch", "safetensors", "gguf", "tokenizers", "sentencepiece", "transformers")
@@ -35,7 +36,7 @@ def doctor(folder: Path) -> tuple[Finding, ...]:
     """Findings about the machine, the installed versions, and `folder`, where output would go."""
     return (
         Finding("quantkit", f"{__version__} on Python {platform.python_version()}", sys.version_info >= (3, 11)),
-        Finding("machine", f"{platform.machine()} {platform.system()}, {core_count()} cores"),
+        Finding("machine", f"{platform.machine()} {platform.system()}, {counted(core_count(), 'core')}"),
         _memory(),
         _disk(folder),
         *_packages(),
@@ -101,7 +102,7 @@ def _hub_cache() -> str:
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
     repos = len(list(cache.glob("models--*"))) if cache.is_dir() else 0
-    return f"{cache} ({repos} models)"
+    return f"{cache} ({counted(repos, 'model')})"
 
 
 def _has_token() -> bool:

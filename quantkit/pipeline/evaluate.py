@@ -60,6 +60,7 @@ from quantkit.report.sealed import identity
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import Origin
 from quantkit.source.quantized import QuantizedCheckpoint
+from quantkit.units import counted
 from quantkit.untrusted import shown
 from quantkit.version import __version__
 
@@ -339,7 +340,10 @@ def _warnings(
 ) -> Iterator[tuple[str, str]]:
     longest = longest_context(source)
     if longest and request.window > longest:
-        yield LONG_WINDOW, f"windows of {request.window:,} tokens, the model takes {longest:,}: give a smaller --window"
+        yield (
+            LONG_WINDOW,
+            f"windows of {counted(request.window, 'token')}, the model takes {longest:,}: give a smaller --window",
+        )
     if None in held_out and DEFAULT in request.data:
         yield NOT_HELD_OUT, "no manifest says whether an artifact was calibrated on the shipped text (--data default)"
 
@@ -352,7 +356,7 @@ def _overlaps(known: Sequence[Sequence[Calibrated]], corpus: Corpus) -> Iterator
         return
     most = max((one for one in texts if one.documents), key=lambda one: one.documents, default=None)
     if most is not None:
-        share = f"{most.documents:,} of the {len(corpus.fingerprints):,} documents that are run"
+        share = f"{most.documents:,} of the {counted(len(corpus.fingerprints), 'document')} that are run"
         what = f"{share} are in {shown(most.name)}, which was calibrated on: figures are better than on other text"
         yield NOT_HELD_OUT, what
 
@@ -368,7 +372,7 @@ def _measured(
     found = measure(original, sides, corpus, threads=threads, emit=emit, engines=engines)
     text = text_of(original.checkpoint)
     took = time.monotonic() - began
-    emit(StageFinished(STAGE, took, f"{corpus.tokens:,} tokens"))
+    emit(StageFinished(STAGE, took, f"{counted(corpus.tokens, 'token')}"))
     reports = [(summarize(scores, corpus, text), scores) for scores in found]
     for report, _ in reports:
         for error in report.damaged[:1]:

@@ -48,6 +48,7 @@ from quantkit.pipeline.report import HISTORY, page_of, read_records
 from quantkit.report.html import START, render
 from quantkit.report.text import size, table
 from quantkit.storage import open_log, require_small, write_small
+from quantkit.units import counted
 from quantkit.untrusted import shown
 
 HISTORY_START = f'{{"schema": "{HISTORY}"'.encode()  # of every line
@@ -58,7 +59,10 @@ def evaluation_lines(evaluation: Evaluation, width: int) -> list[str]:
     """All figures as lines of at most `width` columns (60 to 120)."""
     width = min(max(width, NARROW), WIDE)
     data, reference = evaluation.data, evaluation.reference
-    head = f"{data['tokens']:,} tokens of {data['documents']:,} documents ({data['name']}), windows of {data['window']}"
+    head = (
+        f"{counted(data['tokens'], 'token')} of {counted(data['documents'], 'document')} "
+        f"({data['name']}), windows of {data['window']}"
+    )
     out = wrapped(f"{head}, against {reference['name']} {reference['sha256'][:12]}", width)
     if len(evaluation.artifacts) > 1:
         out += ["", *_comparison(evaluation.artifacts, width)]
@@ -93,7 +97,7 @@ def _artifact(artifact: Evaluated, width: int) -> Iterator[str]:
     yield from named("right token", f"probability changes by {percent(report.right_change)} (RMS)", width)
     yield from named("blocks", " ".join(figure(error) for _, error in report.errors), width)
     yield from named("weights", _weights(report), width)
-    yield f"  errors over {report.clusters:,} {report.unit}s"
+    yield f"  errors over {counted(report.clusters, report.unit)}"
     yield ""
     rows = [(f"{s.tokens:,}", figure(s.kl.value), f"{100 * s.top1:.2f}", f"{s.ppl_ratio:.4f}") for s in report.slices]
     columns = table(rows, ("tokens", "KL", "top %", "ppl ratio"))
@@ -147,7 +151,7 @@ def markdown(evaluation: Evaluation) -> str:
     out = [
         f"### quantkit eval{f': {verdict}' if gated else ''}",
         "",
-        f"{data['tokens']:,} tokens of {data['documents']:,} documents ({plain(data['name'])}), "
+        f"{counted(data['tokens'], 'token')} of {counted(data['documents'], 'document')} ({plain(data['name'])}), "
         f"against {plain(reference['name'])} `{reference['sha256'][:12]}`",
         "",
         "| artifact | size | KL (nats) | KL 99 % | perplexity | ratio | same top token |",

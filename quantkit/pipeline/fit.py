@@ -17,6 +17,7 @@ from quantkit.plan.make import make_plan
 from quantkit.plan.sizes import ServingMemory, serving_memory
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
 from quantkit.report.text import size
+from quantkit.units import counted
 
 BASE = "q8_0"  # a recipe that every model can have: what it is planned for describes the model once
 LARGER_THAN_SOURCE = 1.05  # beyond it a recipe only writes the same weights with more bits; headers are small
@@ -74,7 +75,7 @@ def largest_fitting(found: Sequence[Candidate], budget_bytes: int) -> Candidate:
     least = found[-1]
     raise ResourceError(
         f"nothing fits in {size(budget_bytes)}: the smallest, {least.recipe}, needs {size(least.serving.nbytes)}"
-        f" with {least.serving.context:,} tokens of {least.serving.kv_type} cache",
+        f" with {counted(least.serving.context, 'token')} of {least.serving.kv_type} cache",
         hint="take a shorter --ctx, a smaller --kv such as q8_0, a device with more memory, or a smaller model",
     )
 

@@ -20,6 +20,7 @@ from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
 from quantkit.quality.decoded import open_decoded
 from quantkit.tuning.target import below
+from quantkit.units import counted
 
 OPTION = "--max-kld"
 LEAST_TOKENS = 2048  # of text that was not calibrated with: with less, that which gradients were taken of is measured
@@ -64,7 +65,10 @@ def guard(prepared: Prepared, plan: Plan, paths: Sequence[Path], threads: int | 
     found = estimate(scores.kl, corpus.document.astype(np.int64))
     predicted = float(plan.allocation["predicted_kld"])
     which = "text that it was not calibrated with" if fresh else "text that it was calibrated with"
-    said = f"KL {found.value:.3g} nats per token on {corpus.tokens:,} tokens of {which}, {predicted:.3g} predicted"
+    said = (
+        f"KL {found.value:.3g} nats per token on "
+        f"{counted(corpus.tokens, 'token')} of {which}, {predicted:.3g} predicted"
+    )
     if found.value > bound:
         right = bound * SAFETY * predicted / found.value
         raise GateError(f"{OPTION} {bound:g}: the file has a {said}", hint=f"{OPTION} {below(right)}", key=OPTION)

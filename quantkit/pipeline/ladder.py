@@ -34,7 +34,7 @@ from quantkit.plan.encoder import AUTO, NONE
 from quantkit.report.sealed import own_seal
 from quantkit.report.text import size
 from quantkit.storage import remove_job, user_key, write_small
-from quantkit.units import parse_size
+from quantkit.units import counted, parse_size
 from quantkit.untrusted import parse_json_object, read_bounded
 
 RECORD, SCHEMA, MAX_BYTES = ".quantkit-tune.json", "quantkit.tune-record/1", 4 << 20
@@ -93,7 +93,9 @@ class Walk:
             return
         failed = [step for step in self.steps if step.ok is False]
         closest = min(failed, key=lambda step: (sum(not gate["ok"] for gate in step.gates), -step.nbytes))
-        what = f"none of {len(failed)} recipes passes; the closest, {closest.recipe} ({size(closest.nbytes)})"
+        what = (
+            f"none of {counted(len(failed), 'recipe')} passes; the closest, {closest.recipe} ({size(closest.nbytes)})"
+        )
         hint = "a larger --max-size, more recipes with --to, --calib, or a gate that asks less"
         judged = {"name": closest.recipe, "bytes": closest.nbytes, "gates": list(closest.gates)}
         raise GateError(f"{what}: {closest.words}", hint=hint, judged=judged)

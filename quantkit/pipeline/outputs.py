@@ -26,6 +26,7 @@ from quantkit.report.records import FileRecord
 from quantkit.report.sealed import SealedRecord, identity
 from quantkit.report.text import size
 from quantkit.storage import Job, PartFile, hash_file, open_job, require_sums
+from quantkit.units import counted
 from quantkit.untrusted import listed, require_path, shown
 
 R = TypeVar("R", bound=SealedRecord)
@@ -90,7 +91,9 @@ class Artifact:
     def summary(self) -> str:
         """What a person wants to know: how large, how dense, of what types."""
         facts = self.manifest.facts["size"]
-        types = " · ".join(f"{t['type'].upper()} {t['tensors']} tensors {size(t['bytes'])}" for t in facts["types"])
+        types = " · ".join(
+            f"{t['type'].upper()} {counted(t['tensors'], 'tensor')} {size(t['bytes'])}" for t in facts["types"]
+        )
         first = self.manifest.artifact[0]
         name = self.outputs[0].name
         state = "" if self.built else f" {name} already built (sha256 {first.sha256})\n"

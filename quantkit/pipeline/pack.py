@@ -48,6 +48,7 @@ from quantkit.storage import (
     user_key,
     write_small,
 )
+from quantkit.units import counted
 from quantkit.untrusted import parse_json_object, read_bounded, require_path, shown
 from quantkit.version import __version__
 
@@ -218,7 +219,9 @@ def _packed(work: Path, targets: tuple[Path, ...], force: bool, emit: Sink) -> A
         missing = [t.name for t in draft.tensors if t.name not in source.records]
         if missing:
             hint = "run the same quantkit quantize command again to finish it"
-            raise InputError(f"{work}: {len(missing)} tensors are not finished, first {missing[0]}", hint=hint)
+            raise InputError(
+                f"{work}: {counted(len(missing), 'tensor')} are not finished, first {missing[0]}", hint=hint
+            )
         parts = [PartFile(t.name, f.nbytes) for t, f in zip(targets, files, strict=True)]
         with open_job(folder, digest=digest, files=parts) as job:
             _copy(source, job, parts)
@@ -230,7 +233,7 @@ def packed_names(work: Path, out: Path) -> tuple[Path, ...]:
     """The files that `pack` would write."""
     _, files, _ = _read_work(work)
     if out.suffix == ".gguf" and len(files) > 1:
-        raise UsageError(f"{work} holds {len(files)} shards", hint="give a folder with -o")
+        raise UsageError(f"{work} holds {counted(len(files), 'shard')}", hint="give a folder with -o")
     paths = (out,) if out.suffix == ".gguf" else tuple(out / f.name for f in files)
     require_place(paths, manifest_path(paths[0]))
     return paths

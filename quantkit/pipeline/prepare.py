@@ -29,7 +29,7 @@ from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import Origin
 from quantkit.tuning.choose import require_reachable
-from quantkit.units import parse_size
+from quantkit.units import counted, parse_size
 
 T = TypeVar("T")
 
@@ -128,7 +128,7 @@ def prepare(
         recipes = tuple(with_target(recipe, tuning.target) for recipe in recipes)
     parse_consumers(request.consumers)
     if stem and len(recipes) > 1:
-        raise UsageError(f"{len(recipes)} recipes cannot share one file name", hint="give a folder with -o")
+        raise UsageError(f"{counted(len(recipes), 'recipe')} cannot share one file name", hint="give a folder with -o")
     said: set[str] = set()  # what the source warns of when it is opened, its description says again for the manifest
 
     def hear(event: Event) -> None:

@@ -9,6 +9,7 @@ from quantkit.evaluation.answers import Answer, PromptReport, Rate
 from quantkit.evaluation.tasks import TaskFigure
 from quantkit.pipeline.columns import beside, cut, figure, named, one_line, percent, tail, with_error, wrapped
 from quantkit.report.text import table
+from quantkit.units import counted
 
 NAMES = {
     "json_valid": "JSON that parses",
@@ -23,8 +24,8 @@ AROUND = 3  # of a line, the part that shows what both models wrote alike
 
 def prompt_lines(report: PromptReport, width: int) -> Iterator[str]:
     """The figures of a set of prompts, its kinds, and the worst ten, in lines of at most `width` columns."""
-    of = f"{len(report.answers):,} prompts of {report.prompts.name} {report.prompts.sha256[:12]}"
-    how = f"{report.templated:,} by the chat template, {report.length:,} tokens each"
+    of = f"{counted(len(report.answers), 'prompt')} of {report.prompts.name} {report.prompts.sha256[:12]}"
+    how = f"{report.templated:,} by the chat template, {counted(report.length, 'token')} each"
     yield from wrapped(f"  {of}, {how}", width, 2)
     yield from named("identical", percent(report.identical), width)
     yield from named("equal tokens", f"{percent(report.divergence)} before the first that differs", width)

@@ -61,6 +61,7 @@ from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import Origin
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.tokenizer.pre import require_pre
+from quantkit.units import counted
 
 T = TypeVar("T")
 TEXT = "text"  # stands for that of a calibration, whatever it is: sizes do not depend on it
@@ -261,7 +262,7 @@ class _Answer:
             return min(CONTEXT, longest or CONTEXT)
         count = tokens_of(asked)
         if longest and count > longest:
-            what = f"--context {asked}: the model takes {longest:,} tokens"
+            what = f"--context {asked}: the model takes {counted(longest, 'token')}"
             raise UsageError(what, hint=f"--context {longest} or less", key="context")
         return count
 

@@ -21,6 +21,7 @@ from quantkit.report.text import duration, size
 from quantkit.storage import exists, hash_file, require_small, write_small
 from quantkit.tuning.candidates import candidates
 from quantkit.tuning.record import Sensitivity, read_sensitivity
+from quantkit.units import counted
 from quantkit.untrusted import shown
 
 
@@ -77,9 +78,12 @@ class SensitivityPlan:
 
     def lines(self) -> list[str]:
         """For people."""
-        text = f"{self.learned_tokens:,} tokens forward, {self.judged_tokens:,} there and back"
+        text = f"{counted(self.learned_tokens, 'token')} forward, {self.judged_tokens:,} there and back"
         return [
-            f"{self.recipe}: {self.types:,} types of {self.tensors:,} tensors, values by {self.method}",
+            (
+                f"{self.recipe}: {counted(self.types, 'type')} of "
+                f"{counted(self.tensors, 'tensor')}, values by {self.method}"
+            ),
             f"  text     {text}",
             f"  memory   about {size(self.memory_bytes)}",
             f"  time     about {duration(self.seconds)} on this machine",

@@ -32,6 +32,7 @@ from quantkit.plan.together import siblings
 from quantkit.quality.checks.base import Check, Verification
 from quantkit.source import Checkpoint
 from quantkit.storage.keys import user_key
+from quantkit.units import counted
 from quantkit.untrusted import open_input
 
 SAMPLED_WEIGHTS = 1 << 18  # of a tensor; smaller ones are compared as a whole
@@ -96,7 +97,7 @@ def made_from(plan: Plan, checkpoint: Checkpoint, paths: Sequence[Path]) -> Chec
         return Check("origin", False, f"the files cannot be compared with the source: {error.message}")
     if wrong is not None:
         return Check("origin", False, f"{wrong} does not hold what the source gives")
-    return Check("origin", True, f"{len(plan.tensors)} tensors made anew in part, byte for byte")
+    return Check("origin", True, f"{counted(len(plan.tensors), 'tensor')} made anew in part, byte for byte")
 
 
 def _begins(path: Path, header: bytes) -> bool:

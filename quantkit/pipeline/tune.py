@@ -21,6 +21,7 @@ from quantkit.tuning.candidates import candidates, nbytes_of
 from quantkit.tuning.choose import spend
 from quantkit.tuning.record import CostRecord, OptionRecord, Sensitivity, read_sensitivity
 from quantkit.tuning.target import Target, parse_target
+from quantkit.units import counted
 from quantkit.untrusted import shown
 
 STAGE = "sensitivity"
@@ -156,13 +157,19 @@ def measured(subject: Subject, emit: Sink, stop: Callable[[], bool]) -> Sensitiv
 
     learned, judged = _halves(subject.inputs)
     start = time.monotonic()
-    emit(StageStarted(STAGE, 0, f"{learned.tokens.size:,} tokens forward, {judged.tokens.size:,} there and back"))
+    emit(
+        StageStarted(
+            STAGE, 0, f"{counted(learned.tokens.size, 'token')} forward, {judged.tokens.size:,} there and back"
+        )
+    )
     scratch = scratch_for(subject.inputs.spec, Path())
     model = open_calibration_model(subject.checkpoint, subject.inputs.spec, scratch)
     task = Task(model, subject.plan, candidates(subject.plan), learned, judged, subject.inputs.shipped)
     costs = measure(task, emit, stop)
     found = Sensitivity(**facts_of(subject), tensors=_records(subject.plan, costs))
-    detail = f"{len(found.tensors)} tensors · {found.recipe} is predicted to lose {found.kld:.3g} nats per token"
+    detail = (
+        f"{counted(len(found.tensors), 'tensor')} · {found.recipe} is predicted to lose {found.kld:.3g} nats per token"
+    )
     emit(StageFinished(STAGE, time.monotonic() - start, detail))
     return found
 

@@ -17,6 +17,7 @@ from quantkit.report.html.markup import digits, visible
 from quantkit.report.next_steps import NextStep
 from quantkit.report.records import FileRecord
 from quantkit.report.text import count, size
+from quantkit.units import counted
 from quantkit.version import __version__
 
 CARD = "README.md"
@@ -233,7 +234,7 @@ def _rows(variant: Variant) -> Iterator[str]:
         cells = [bits, *figures] if number == 0 else [""] * 4
         yield f"| {code(file.name, cell=True)} | {file.nbytes:,} bytes | {' | '.join(cells)} | `{file.sha256}` |"
     if len(variant.files) > 1:
-        yield f"| all {len(variant.files)} files | {size(variant.nbytes)} | | | | | |"
+        yield f"| all {counted(len(variant.files), 'file')} | {size(variant.nbytes)} | | | | | |"
 
 
 def _estimate(found: Mapping[str, Any], scale: float = 1.0) -> str:
@@ -245,7 +246,7 @@ def _estimate(found: Mapping[str, Any], scale: float = 1.0) -> str:
 def _on_what(variants: Sequence[Variant]) -> Iterator[str]:
     """On which text, beside which original; or that nothing was measured."""
     said = dict.fromkeys(
-        f"Measured on {v.measured.tokens:,} tokens of {code(v.measured.data)} against the original "
+        f"Measured on {counted(v.measured.tokens, 'token')} of {code(v.measured.data)} against the original "
         f"({code(v.measured.reference[:16])}) with quantkit {plain(v.measured.version)}"
         f"{f' in {plain(v.measured.engine)}' if v.measured.engine else ''}; ± is one standard error."
         for v in variants

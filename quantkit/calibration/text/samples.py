@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.errors import InputError
+from quantkit.units import counted
 
 I32 = NDArray[np.int32]
 
@@ -162,7 +163,7 @@ def select_samples(
     windows = len(stream) // seqlen
     if windows == 0:
         raise InputError(
-            f"{texts.name} has {len(stream):,} tokens in {len(texts.documents):,} documents, "
+            f"{texts.name} has {counted(len(stream), 'token')} in {counted(len(texts.documents), 'document')}, "
             f"one sequence takes {seqlen:,}",
             path=texts.name,
             hint=f"give more text or a smaller {option}",
@@ -299,7 +300,7 @@ def _joined(documents: Sequence[Sequence[int]], size: int) -> I32:
     outside = stream[(stream < 0) | (stream >= size)]
     if outside.size:
         raise InputError(
-            f"the tokenizer gives token {outside[0]}, the embedding has {size:,} rows",
+            f"the tokenizer gives token {outside[0]}, the embedding has {counted(size, 'row')}",
             key="vocab_size",
             hint="the tokenizer files and the weights are not of the same model",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from quantkit.calibration.text.samples import DataRecord
+from quantkit.units import counted
 
 FEW_TOKENS = "QK-CAL-001"
 REPEATED = "QK-CAL-002"
@@ -24,16 +25,16 @@ def data_warnings(record: DataRecord, *, context: int = 0) -> Iterator[tuple[str
     """The (code, message) pairs for a record. `context` is the longest sequence the model takes, 0 where unknown."""
     name = record.name
     if record.tokens < MIN_TOKENS:
-        yield FEW_TOKENS, f"{name}: {record.tokens:,} tokens are few, {MIN_TOKENS:,} or more are advised"
+        yield FEW_TOKENS, f"{name}: {counted(record.tokens, 'token')} are few, {MIN_TOKENS:,} or more are advised"
     if record.repeated > MAX_REPEATED * len(record.ids):
-        yield REPEATED, f"{name}: {record.repeated:,} of {len(record.ids):,} samples repeat an earlier one"
+        yield REPEATED, f"{name}: {record.repeated:,} of {counted(len(record.ids), 'sample')} repeat an earlier one"
     elif record.repeated_documents > MAX_REPEATED * record.documents:
         many = f"{record.repeated_documents:,} of {record.documents:,}"
         yield REPEATED, f"{name}: {many} documents repeat an earlier one"
     if record.chat and not record.rendered:
         yield RAW_CHAT, f"{name} is plain text and the model is a chat model: conversations (messages) fit it better"
     if context and record.seqlen > context:
-        yield LENGTHS, f"sequences of {record.seqlen:,} tokens, the model takes at most {context:,}"
+        yield LENGTHS, f"sequences of {counted(record.seqlen, 'token')}, the model takes at most {context:,}"
     elif record.seqlen >= LONG_SEQUENCE and record.median_tokens * SHORT_DOCUMENTS < record.seqlen:
-        what = f"documents of about {record.median_tokens:,} tokens in sequences of {record.seqlen:,}"
+        what = f"documents of about {counted(record.median_tokens, 'token')} in sequences of {record.seqlen:,}"
         yield LENGTHS, f"{name}: {what}: long contexts are not exercised"

@@ -20,6 +20,7 @@ from quantkit.families.mapping import check_shapes
 from quantkit.families.names import expert_of, layer_numbers
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
+from quantkit.units import counted
 from quantkit.untrusted import shown
 
 VECTOR_VALUES = 64
@@ -63,7 +64,7 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     _check_experts(hparams, tensors)
     types = settings.get("layer_types")
     if isinstance(types, list) and len(types) != count:
-        raise _contradiction("layer_types", f"has {len(types):,} entries, the checkpoint has {count:,} layers")
+        raise _contradiction("layer_types", f"has {len(types):,} entries, the checkpoint has {counted(count, 'layer')}")
     settings = {key: value for key, value in settings.items() if key in COMPUTES | family.computes}
     if stored_head(tensors):
         settings[TIED] = False
@@ -109,7 +110,7 @@ def _count_layers(settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
     count = max(numbers, default=-1) + 1
     said = settings.get("num_hidden_layers", count)
     if isinstance(said, bool) or said != count or not count:
-        what = f"is {shown(str(said)[:100])}, the checkpoint has {count} layers"
+        what = f"is {shown(str(said)[:100])}, the checkpoint has {counted(count, 'layer')}"
         raise _contradiction("num_hidden_layers", what, "is a shard missing?")
     if len(numbers) != count:
         missing = next(number for number in range(count) if number not in numbers)
@@ -125,7 +126,7 @@ def _check_experts(hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:
     numbers = {number for name in tensors if (number := expert_of(name)) is not None}
     if numbers and hparams.count("num_local_experts") != max(numbers) + 1:
         said = hparams.count("num_local_experts")
-        raise _contradiction("num_experts", f"is {said:,}, the checkpoint has {max(numbers) + 1:,} experts")
+        raise _contradiction("num_experts", f"is {said:,}, the checkpoint has {counted(max(numbers) + 1, 'expert')}")
 
 
 def _contradiction(key: str, what: str, hint: str | None = None) -> InputError:

@@ -9,6 +9,7 @@ import typer
 from quantkit.cli.command import Command
 from quantkit.cli.session import Session
 from quantkit.report.text import count, size, table
+from quantkit.units import counted
 
 
 def inspect(
@@ -22,7 +23,10 @@ def inspect(
     seen = quantkit.inspect(what, offline=session.settings.offline, emit=session.emit)
     weights = sum(t.elements for t in seen.tensors)
     lines = [
-        f"{seen.name}: {seen.kind}, {len(seen.tensors)} tensors, {count(weights)} weights, {size(seen.nbytes)}",
+        (
+            f"{seen.name}: {seen.kind}, {counted(len(seen.tensors), 'tensor')}, "
+            f"{count(weights)} weights, {size(seen.nbytes)}"
+        ),
         "",
         *table(
             [(n, str(k), count(w), size(b)) for n, k, w, b in seen.by_type()], ("type", "tensors", "weights", "size")

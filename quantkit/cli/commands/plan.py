@@ -14,6 +14,7 @@ from quantkit.cli.exits import failures_json
 from quantkit.cli.session import Session
 from quantkit.errors import BatchError, ResourceError
 from quantkit.report.text import count, duration, size, table
+from quantkit.units import counted
 
 if TYPE_CHECKING:
     from quantkit.pipeline.estimate import Estimate
@@ -120,7 +121,7 @@ def _fitting_lines(show: Show) -> list[str]:
         (candidate.recipe, size(candidate.serving.nbytes), "fits" if candidate.fits(show.fit_bytes) else "too large")
         for candidate in show.fitting
     ]
-    title = f"in {size(show.fit_bytes)}, with {show.context:,} tokens of {show.kv_type} cache"
+    title = f"in {size(show.fit_bytes)}, with {counted(show.context, 'token')} of {show.kv_type} cache"
     return [*table(rows, ("recipe", "needs", title)), ""]
 
 
@@ -138,7 +139,7 @@ def _lines(plan: Plan, found: Estimate, show: Show) -> list[str]:
         f"  disk     {size(report.nbytes)} of {size(found.disk_free_bytes)} free{_fits(found.fits_disk)}",
         f"  memory   {size(found.memory_bytes)} to make it{_fits(found.fits_memory)}",
         f"  time     about {duration(found.seconds)} on this machine",
-        f"  serving  {size(found.serving.nbytes)} with {show.context:,} tokens of {show.kv_type} cache"
+        f"  serving  {size(found.serving.nbytes)} with {counted(show.context, 'token')} of {show.kv_type} cache"
         f" ({size(found.serving.weight_bytes)} + {size(found.serving.kv_bytes)})",
     ]
     if show.fit_bytes is not None:
@@ -172,7 +173,11 @@ def _layer_lines(plan: Plan) -> list[str]:
         return []
     rounded = {unit.name for unit in plan.rounded}
     kept = [linear.name for linear in plan.linears if linear.name not in rounded]
-    lines = ["", f"  {len(rounded)} layers of blocks are rounded" + (f", {len(kept)} stay as they are" if kept else "")]
+    lines = [
+        "",
+        f"  {counted(len(rounded), 'layer')} of blocks are rounded"
+        + (f", {len(kept)} stay as they are" if kept else ""),
+    ]
     return lines + [f"    {name}" for name in kept[:SHOWN_FALLBACKS]]
 
 
@@ -182,9 +187,12 @@ def _fallback_lines(plan: Plan) -> list[str]:
     if not changed:
         return []
     if plan.linears:
-        head = f"  {len(changed)} of {len(plan.rounded)} layers have rows that the recipe's groups do not divide:"
+        head = (
+            f"  {len(changed)} of {counted(len(plan.rounded), 'layer')} "
+            "have rows that the recipe's groups do not divide:"
+        )
     else:
-        head = f"  {len(changed)} of {len(plan.units)} tensors have rows that do not fit their type:"
+        head = f"  {len(changed)} of {counted(len(plan.units), 'tensor')} have rows that do not fit their type:"
     more = len(changed) - SHOWN_FALLBACKS
     listing = "" if plan.linears else " (--tensors lists all)"
     return ["", head, *changed[:SHOWN_FALLBACKS], *([f"    and {more} more{listing}"] if more > 0 else [])]

@@ -15,6 +15,7 @@ from quantkit.cli.command import Command
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
 from quantkit.report.text import count, cut, table, terminal_width, wrapped
+from quantkit.units import counted
 
 if TYPE_CHECKING:
     from quantkit.tuning.record import CostRecord, Sensitivity
@@ -143,8 +144,8 @@ def drawn(found: Sensitivity, width: int) -> list[str]:
     lines += ["layer " + " ".join(chr(ord("a") + k) for k in range(len(roles)))]
     lines += [f"{number:5} {' '.join(cells.get((number, role), ' ') for role in roles)}".rstrip() for number in numbers]
     weights = sum(_weights(cost.shape) for cost in found.tensors)
-    tokens = f"{found.learned_tokens:,} tokens to learn from and {found.judged_tokens:,} to judge by"
-    said = f"{count(weights)} weights in {len(found.tensors)} tensors, {tokens}"
+    tokens = f"{counted(found.learned_tokens, 'token')} to learn from and {found.judged_tokens:,} to judge by"
+    said = f"{count(weights)} weights in {counted(len(found.tensors), 'tensor')}, {tokens}"
     return [*lines, "", *wrapped(said, width)]
 
 

@@ -23,6 +23,7 @@ from quantkit.quality.feedback import gain
 from quantkit.quality.made import Held, Made
 from quantkit.quality.tensor_errors import TensorError, compare, compare_moved
 from quantkit.tensors import F32
+from quantkit.units import counted
 from quantkit.untrusted import shown
 
 WORST_TENSORS = 5
@@ -72,13 +73,14 @@ def check_numbers(made: Made, against: Against, options: VerifyOptions) -> Check
     checked = _judge(errors, floors, data)
     own = sum(held[t.name].own for t in known)
     if own:
-        checked = replace(checked, detail=f"{checked.detail}; {own} tensors {OWN}")
+        checked = replace(checked, detail=f"{checked.detail}; {counted(own, 'tensor')} {OWN}")
     if against.moved:
         checked = replace(checked, detail=f"{checked.detail}, {FACTORS}")
     if left and checked.ok:
         why = "; ".join(dict.fromkeys(left.values()))
         what = (
-            f"{len(left)} of {len(against.weights)} tensors are not compared, because {why}; others: {checked.detail}"
+            f"{len(left)} of {counted(len(against.weights), 'tensor')} "
+            f"are not compared, because {why}; others: {checked.detail}"
         )
         checked = replace(checked, ok=None, detail=what)
     return _with_gain(checked, against.noted)
@@ -102,7 +104,7 @@ def _places(weights: Sequence[ModelTensor], held: Mapping[str, Held]) -> str | N
     """What is wrong with names and shapes; None where every weight is there."""
     missing = [t.name for t in weights if t.name not in held]
     if missing:
-        return f"{len(missing)} tensors of the source are missing, first {missing[0]}"
+        return f"{counted(len(missing), 'tensor')} of the source are missing, first {missing[0]}"
     other = next((t for t in weights if held[t.name].shape != t.shape), None)
     if other is None:
         return None
@@ -113,7 +115,10 @@ def _judge(errors: Sequence[TensorError], floors: Mapping[str, float], data: dic
     failed = [e for e in errors if e.snr_db < floors[e.name] or e.snr_db <= 0]  # at 0 dB zeros would be as good
     if failed:
         first = min(failed, key=lambda e: e.snr_db)
-        what = f"{len(failed)} tensors are far from the source, worst {first.name} {first.qtype} {first.snr_db:.1f} dB"
+        what = (
+            f"{counted(len(failed), 'tensor')} are far from the source, "
+            f"worst {first.name} {first.qtype} {first.snr_db:.1f} dB"
+        )
         return Check("numbers", False, what, data)
     worst = _lossy(errors)[:1]
     return Check("numbers", True, f"worst {worst[0].name} {worst[0].snr_db:.1f} dB" if worst else "exact", data)

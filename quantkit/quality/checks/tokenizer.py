@@ -19,6 +19,7 @@ from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.probe_choice import choose
 from quantkit.tokenizer.probes import probes
 from quantkit.tokenizer.rebuilt import NAME, read_artifact
+from quantkit.units import counted
 from quantkit.untrusted import listed
 
 MAX_PROBLEMS = 20  # in JSON
@@ -38,7 +39,7 @@ class TokenComparison:
     @property
     def detail(self) -> str:
         """ "1,990/1,990 probes (10 left out: ...)"."""
-        return f"{self.total - len(self.wrong):,}/{self.total:,} probes{said(self.left_out)}"
+        return f"{self.total - len(self.wrong):,}/{counted(self.total, 'probe')}{said(self.left_out)}"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -133,7 +134,7 @@ def _failed(wrong: Sequence[str], found: Mapping[str, object], kind: str) -> Che
 
 
 def _detail(compared: Comparison) -> str:
-    detail = f"{compared.passed:,}/{compared.total:,} probes"
+    detail = f"{compared.passed:,}/{counted(compared.total, 'probe')}"
     if compared.words:
         detail += f", {compared.words_passed:,}/{compared.words:,} words of the vocabulary"
     detail += said(compared.reasons)

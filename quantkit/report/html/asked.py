@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from quantkit.report.html.markup import MAX_TEXT, Markup, digits, estimate, join, name, table, tag, visible
+from quantkit.units import counted
 
 Record = Mapping[str, Any]
 
 
 def prompts(found: Record, answers: int, rows: int) -> Markup:
     """A set of prompts: its figures, its kinds, and the worst answers, both continuations beside each other."""
-    said = f"{found['count']:,} prompts of "
+    said = f"{counted(found['count'], 'prompt')} of "
     of = tag(
         "p", said, name(found["set"]), " (", tag("code", visible(found["sha256"][:16])), f"), {found['templated']:,} ",
-        f"of them by the chat template, up to {found['tokens']:,} tokens each.",
+        f"of them by the chat template, up to {counted(found['tokens'], 'token')} each.",
     )  # fmt: skip
     by_id = {answer["id"]: answer for answer in found["answers"]}
     worst = [by_id[each] for each in found["worst"][:answers] if each in by_id]
@@ -68,7 +69,7 @@ def runs(history: Sequence[Record], rows: int) -> Markup:
     if len(same) > 1:
         first, last = same[0]["prompts"], latest["prompts"]
         said = f"{visible(latest['name'], 60)}, {visible(last['set'], 60)}: {_shares(first['rates'])} then, "
-        parts.append(tag("p", f"{said}{_shares(last['rates'])} now, over {len(same)} runs."))
+        parts.append(tag("p", f"{said}{_shares(last['rates'])} now, over {counted(len(same), 'run')}."))
     return join([*parts, table(heads, cells, "Prompts of the runs, the latest first", 3)])
 
 
@@ -91,7 +92,9 @@ def _shares(rates: Mapping[str, Record | None]) -> str:
 def _answer(one: Record) -> Markup:
     says = [name(one["id"]), f": KL {digits(one['kl'])} nats; "]
     says.append(
-        "identical" if one["identical"] else f"{one['equal_tokens']:,} tokens equal before the first difference"
+        "identical"
+        if one["identical"]
+        else f"{counted(one['equal_tokens'], 'token')} equal before the first difference"
     )
     if one["reference_passed"] and one["passed"] is False:
         says.append(tag("span", "; lost: the original passes", class_="bad"))

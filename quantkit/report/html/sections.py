@@ -24,6 +24,7 @@ from quantkit.report.html.markup import (
 from quantkit.report.html.type_map import type_map
 from quantkit.report.kinds import by_kind, by_type
 from quantkit.report.text import size
+from quantkit.units import counted
 
 Record = Mapping[str, Any]
 SAME_RUNS = ("name", "reference", "data", "engine")  # what runs of a trend have in common
@@ -60,7 +61,7 @@ def measured_on(body: Record) -> Markup:
     commit = f", commit {visible(reference['commit'], 40)}" if reference["commit"] else ""
     quantized = " It is quantized itself." if reference["quantized"] else ""
     return tag(
-        "p", f"{data['tokens']:,} tokens of {data['documents']:,} documents of ", name(data["name"]),
+        "p", f"{counted(data['tokens'], 'token')} of {counted(data['documents'], 'document')} of ", name(data["name"]),
         f" in windows of {data['window']:,}, against ", name(reference["repo"] or reference["name"]), commit,
         " (", tag("code", reference["sha256"][:16]), f").{quantized}",
     )  # fmt: skip
@@ -114,7 +115,7 @@ def pareto(variants: Sequence[tuple[str, Point]], what: str) -> Markup:
          + ("" if point.ok else "; a gate FAILED"))
         for at, (label, point) in enumerate(variants, 1)
     ]  # fmt: skip
-    says = f"KL divergence against size of {len(points)} variants. The table says the same in words."
+    says = f"KL divergence against size of {counted(len(points), 'variant')}. The table says the same in words."
     caption = f"{what} Down and to the left is better; the line joins variants that no other beats in both."
     words = table(("number", "variant", "size", "KL (nats)", "beside the others"), rows, "Variants by number")
     return join([tag("h2", "Quality against size"), figure(scatter(points, says), caption), words])
@@ -161,7 +162,13 @@ def _facts(each: Record) -> Markup:
         ("right token", f"probability changes by {estimate(each['right_token_rms_change'], 100)} % (RMS)"),
         ("right first", f"{100 * each['accuracy']:.2f} %, the original {100 * each['reference_accuracy']:.2f} %"),
         ("inputs", visible(each["inputs"])),
-        ("text", f"that it {held[each['held_out']]}; errors over {each['clusters']:,} {visible(each['cluster'], 20)}s"),
+        (
+            "text",
+            (
+                f"that it {held[each['held_out']]}; errors over "
+                f"{counted(each['clusters'], visible(each['cluster'], 20))}"
+            ),
+        ),
     ]
     if each.get("engine"):
         rows += asked.engine(each["engine"])
@@ -175,7 +182,10 @@ def _quantiles(each: Record) -> list[tuple[str, float]]:
 def _curves(each: Record) -> Iterator[Markup]:
     blocks = [(block["block"], block["relative_error"]) for block in each["blocks"][:1000]]
     if blocks:
-        last = f"Relative error of hidden states after {len(blocks)} blocks, {digits(blocks[-1][1])} after the last."
+        last = (
+            f"Relative error of hidden states after {counted(len(blocks), 'block')}, "
+            f"{digits(blocks[-1][1])} after the last."
+        )
         yield figure(curve(blocks, ("block", "relative error"), last), last)
     bins = each.get("kl_histogram") or ()
     if bins:
@@ -208,12 +218,12 @@ def _damaged(each: Record, detail: Detail) -> Iterator[Markup]:
     damaged = weights["damaged"]
     if damaged:
         rows = [(name(one["tensor"]), name(one["type"]), visible(one["why"])) for one in damaged[: detail.rows]]
-        many = f"{len(damaged):,} of {weights['compared']:,} tensors are NOT the original's"
+        many = f"{len(damaged):,} of {counted(weights['compared'], 'tensor')} are NOT the original's"
         yield table(("tensor", "type", "why"), rows, many)
     elif weights["furthest"]:
         worst = weights["furthest"][0]
         yield tag(
-            "p", f"All {weights['compared']:,} tensors are the original's as far as their types allow; furthest ",
+            "p", f"All {counted(weights['compared'], 'tensor')} are the original's as far as types allow; furthest ",
             name(worst["tensor"]), f" ({visible(worst['type'], 40)}, squared error {digits(worst['relative_error'])}).",
         )  # fmt: skip
 
@@ -254,7 +264,8 @@ def passages(each: Record, detail: Detail) -> Markup:
 
 def _passage(one: Record) -> Markup:
     says = (
-        f"KL {digits(one['kl'])} nats a token over {one['tokens']} tokens; document {one['document']}, window "
+        f"KL {digits(one['kl'])} nats a token over "
+        f"{counted(one['tokens'], 'token')}; document {one['document']}, window "
         f"{one['window']}, from token {one['position'] + 1}. Probability of its tokens: original "
         f"{100 * one['reference_probability']:.2f} %, artifact {100 * one['probability']:.2f} %."
     )
@@ -288,7 +299,8 @@ def trends(history: Sequence[Record], detail: Detail) -> Markup:
         ]
         last = ordered[-1]
         says = (
-            f"KL divergence of {visible(last['name'], 60)} over {len(points)} runs, from {_moment(ordered[0])} "
+            f"KL divergence of {visible(last['name'], 60)} over "
+            f"{counted(len(points), 'run')}, from {_moment(ordered[0])} "
             f"to {_moment(last)}: {digits(points[0].loss)} then, {digits(points[-1].loss)} now."
         )
         parts.append(figure(trend(points, says), says))

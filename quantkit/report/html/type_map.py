@@ -10,6 +10,7 @@ from quantkit.report.html.markup import MAX_NAME, Markup, figure, name, picture,
 from quantkit.report.html.style import SWATCHES
 from quantkit.report.kinds import by_type
 from quantkit.report.text import size
+from quantkit.units import counted
 
 CELL, ROW, HEAD, SIDE = 24.0, 13.0, 92.0, 34.0
 MAX_ROWS, MAX_COLUMNS, MAX_BELOW = 128, 20, 32  # of a picture; the table has more of them
@@ -105,8 +106,11 @@ def _picture(storage: Sequence[Mapping[str, Any]], keys: Mapping[str, Key]) -> M
         )
     width = max(SIDE + len(columns) * CELL + 46, 300.0)
     height = below + len(outside) * ROW + 6
-    more = f" {left_out:,} rows and columns are in the table alone." if left_out else ""
-    says = f"The type of every tensor: {len(blocks)} blocks by {len(columns)} kinds, and {len(outside)} outside blocks."
+    more = f" {counted(left_out, 'row')} and columns are in the table alone." if left_out else ""
+    says = (
+        f"The type of every tensor: {counted(len(blocks), 'block')} "
+        f"by {len(columns)} kinds, and {len(outside)} outside blocks."
+    )
     caption = f"A row for each block, a column for each kind of tensor.{more} Below: tensors outside blocks."
     return figure(picture(width, height, f"{says} The table below says the same in words.", *parts), caption)
 
