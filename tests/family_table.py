@@ -16,7 +16,9 @@ from zlib import crc32
 
 import checkpoints
 from checkpoints import Variant
+from world import WORLD
 
+WORLD_FILE = "rwkv_vocab_v20230424.txt"
 SPREAD = 0.15  # standard deviation of all weights: attention is far from uniform
 
 SIZES: dict[str, Any] = {
@@ -40,7 +42,8 @@ class Entry:
     `words` are tokens that its vocabulary needs; `edit` changes config.json afterwards, `published` the tensors, in
     place; `files` lie beside it; `further` are shapes of tensors that transformers does not know. `differs` are keys in
     which the file is meant to differ from that of the reference, with the value. `unlike` says why its predictions are
-    not compared. `told` makes of config.json what the reference is told in its place.
+    not compared. `told` makes of config.json what the reference is told in its place. `lacks` are keys that only the
+    file of the reference has.
     """
 
     model: str | None
@@ -55,6 +58,7 @@ class Entry:
     unlike: str | None = None
     further: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     told: Callable[[dict[str, Any]], object] | None = None
+    lacks: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -453,6 +457,39 @@ KIMI_LINEAR = {
 }  # fmt: skip
 
 
+RWKV7: dict[str, Any] = {
+    "architectures": ["RWKV7ForCausalLM"], "model_type": "rwkv7", "vocab_size": 400, "hidden_size": 256,
+    "intermediate_size": 1024, "num_hidden_layers": 2, "head_dim": 64, "norm_eps": 1e-5, "decay_low_rank_dim": 32,
+    "a_low_rank_dim": 64, "v_low_rank_dim": 32, "gate_low_rank_dim": 96, "bos_token_id": 1, "eos_token_id": 2,
+    "hidden_act": "sqrelu", "attn": None, "norm_bias": True, "norm_first": True,
+}  # fmt: skip
+
+
+def rwkv7_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner, rows = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    ranks = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_dim", "g": "gate_low_rank_dim"}
+    found: dict[str, tuple[int, ...]] = {"model.embeddings.weight": (rows, hidden), "lm_head.weight": (rows, hidden)}
+    norms = ["model.norm", "model.layers.0.pre_norm"]
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.{layer}."
+        norms += [block + name for name in ("attn_norm", "ffn_norm", "attn.g_norm")]
+        found |= {f"{block}attn.x_{what}": (1, 1, hidden) for what in "rwkvag"}
+        found |= {f"{block}attn.{what}_proj.weight": (hidden, hidden) for what in "rkvo"}
+        for what, rank in ranks.items():
+            if what == "v" and layer == 0:
+                continue
+            found[f"{block}attn.{what}_lora.lora.0.weight"] = (config[rank], hidden)
+            found[f"{block}attn.{what}_lora.lora.2.weight"] = (hidden, config[rank])
+            if what != "g":
+                found[f"{block}attn.{what}_lora.lora.2.bias"] = (hidden,)
+        found |= {
+            f"{block}attn.k_k": (hidden,), f"{block}attn.k_a": (hidden,), f"{block}ffn.x_k": (hidden,),
+            f"{block}attn.r_k": (hidden // config["head_dim"], config["head_dim"]),
+            f"{block}ffn.key.weight": (inner, hidden), f"{block}ffn.value.weight": (hidden, inner),
+        }  # fmt: skip
+    return found | {f"{norm}.{part}": (hidden,) for norm in norms for part in ("weight", "bias")}
+
+
 def granite_published(config: dict[str, Any]) -> None:
     """As IBM published them: kinds of layers by the names of their first code."""
     words = {"linear_attention": "mamba", "full_attention": "attention"}
@@ -489,6 +526,9 @@ TABLE: dict[str, Entry] = {
     "falcon-h1": Entry("FalconH1", FALCON_H1),
     "falcon-h1-norm": Entry(
         "FalconH1", {**FALCON_H1, "mamba_rms_norm": True, "mamba_norm_before_gate": False, "head_dim": 64}
+    ),
+    "rwkv7": Entry(
+        None, RWKV7, bpe=False, shapes=rwkv7_shapes, files={WORLD_FILE: WORLD}, lacks=("tokenizer.chat_template",)
     ),
     "kimi-linear": Entry("KimiLinear", KIMI_LINEAR, edit=kimi_published, published=kimi_mlp_published),
     "jamba": Entry(
@@ -905,7 +945,7 @@ def _build_from_shapes(entry: Entry, out: Path) -> Path:
     if entry.bpe:
         (out / "tokenizer.json").write_text(checkpoints.bpe_tokenizer(entry.words))
         (out / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
-    else:
+    elif WORLD_FILE not in entry.files:
         for file in ("tokenizer.model", "tokenizer_config.json"):
             shutil.copyfile(checkpoints.SENTENCEPIECE / file, out / file)
     for file, text in entry.files.items():

@@ -188,3 +188,4 @@ flat = _step("flat")  # a stack becomes one matrix, a folded vector one vector
 squeeze = _step("squeeze")  # axes of length 1 are dropped
 column = _step("column")  # a vector becomes a matrix of one column
 lead = _step("lead")  # an axis of length 1 in front
+line = _step("line")  # all axes become one

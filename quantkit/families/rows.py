@@ -137,7 +137,8 @@ class TokenizerRules:
 
     `pieces`: WordPiece and Unigram are read too; `counted`: the file says how many types of token the model tells
     apart; `framed`: BOS, EOS and SEP are put around texts where no file says otherwise; `gemma4`: the vocabulary is
-    Gemma 4's kind; `suppressed`: generation_config.json names tokens that are never chosen.
+    Gemma 4's kind; `suppressed`: generation_config.json names tokens that are never chosen. `world`: the vocabulary is
+    RWKV's, a file of its own.
     """
 
     prefix_setting: bool = False
@@ -151,6 +152,7 @@ class TokenizerRules:
     chat_end: str | None = None
     end_key: str | None = None
     pieces: bool = False
+    world: bool = False
     counted: bool = False
     framed: bool = False
     gemma4: bool = False

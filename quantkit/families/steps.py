@@ -72,6 +72,10 @@ def _lead(x: Array) -> Array:
     return x[None]
 
 
+def _line(x: Array) -> Array:
+    return x.reshape(-1)
+
+
 def _split_last(x: Array, outer: int, inner: int) -> Array:
     return x.reshape(*x.shape[:-1], outer, inner)
 
@@ -94,6 +98,7 @@ KINDS = {
     "turn": Kind(_turn, False, True),
     "columns": Kind(_columns, False, True),
     "split": Kind(_split_last, False, False),
+    "line": Kind(_line, False, False),
 }
 
 

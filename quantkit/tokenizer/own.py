@@ -40,6 +40,7 @@ from quantkit.tokenizer.libraries import (
 from quantkit.tokenizer.listings import Listed, listed_tokens, token_text
 from quantkit.tokenizer.native import no_panic
 from quantkit.tokenizer.own_slow import dumped, tokenizer_json_of
+from quantkit.tokenizer.rwkv import END, WORLD, longest_first, read_world, spelled
 from quantkit.tokenizer.sentencepiece_model import (
     SentencePieceModel,
     encode_sentencepiece,
@@ -112,6 +113,9 @@ def open_source_tokenizer(read_file: ReadFile, config: Mapping[str, Any]) -> Sou
     files = read_tokenizer_files(read_file, config, vocabulary_size(config))
     pieces = _sentencepiece_data(files)
     raw = read_object(read_file, TOKENIZER_JSON)
+    world = read_world(files) if pieces is None and raw is None else None
+    if world is not None:
+        return _from_world(world, files)
     if pieces is not None:
         return _from_pieces(pieces, raw, files)
     if raw is not None:
@@ -188,6 +192,18 @@ def _from_pieces(data: bytes, raw: Mapping[str, Any] | None, files: TokenizerFil
     first, last = _around_pieces(raw, files.settings, ids, processor)
     encode = cut_before(Finder(cut).cut, by_sentencepiece(processor))
     return SourceTokenizer(files, vocabulary, encode, first, last, listed, ids, frozenset(contradicted), normal)
+
+
+def _from_world(tokens: Sequence[bytes], files: TokenizerFiles) -> SourceTokenizer:
+    """RWKV's vocabulary, whose token 0 begins and ends a text whatever config.json says: its numbers are those of the
+    class that wrote it."""
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    files = replace(files, config={**files.config, **ends}, root_config={**files.root_config, **ends})
+    vocabulary = {0: END, **{index: spelled(token) for index, token in enumerate(tokens, 1)}}
+    encode = longest_first({token: index for index, token in enumerate(tokens, 1)})
+    cut = cut_before(Finder({END: 0}).cut, encode)
+    listed = (Listed(WORLD, END, 0, True),)
+    return SourceTokenizer(files, vocabulary, cut, (), (), listed, {END: 0}, frozenset(), lambda text: True)
 
 
 def _require_rows(model: SentencePieceModel, rows: int) -> None:

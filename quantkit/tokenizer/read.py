@@ -39,6 +39,7 @@ from quantkit.tokenizer.gemma4 import GEMMA4, gemma4_vocabulary
 from quantkit.tokenizer.listed_tokens import of_one_model
 from quantkit.tokenizer.pre import find_pre, require_pre
 from quantkit.tokenizer.pre_table import LLAMA_CPP
+from quantkit.tokenizer.rwkv import RWKV, WORLD, read_world, world_vocabulary
 from quantkit.tokenizer.sentencepiece_model import UNIGRAM, SentencePieceModel, is_tiktoken, parse_sentencepiece
 from quantkit.tokenizer.sources import open_tokenizer_json
 from quantkit.tokenizer.special_tokens import SpecialTokens, find_special_tokens, special_map_tokens
@@ -54,13 +55,23 @@ __all__ = ["ReadFile", "Tokenizer", "read_tokenizer"]
 SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 CODE_LLAMA_ROWS, CODE_LLAMA_KINDS, CODE_LLAMA_EOT = 32016, ("prefix", "suffix", "middle", "eot"), 32010
 GRANITE_ROWS = 49152
-KINDS = {"gpt2": "bpe", "llama": "spm", "bert": "wordpiece", "t5": "unigram", GEMMA4: "spm by merges"}
+KINDS = {
+    "gpt2": "bpe",
+    "llama": "spm",
+    "bert": "wordpiece",
+    "t5": "unigram",
+    GEMMA4: "spm by merges",
+    RWKV: "longest match",
+}
 OTHER_FILES = (
     "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "tokenizer.model.v3",
 )  # fmt: skip
 GENERATION = "generation_config.json"
 HASH_FORM = 1
 NO_TEMPLATE = f"{TEKKEN} says nothing of how chats are written, and there is no chat_template.jinja; none was written"
+NO_WORLD_TEMPLATE = (
+    "the checkpoint says nothing of how chats are written: start llama.cpp with --chat-template rwkv-world"
+)
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,8 @@ def read_tokenizer(
     special = _special_tokens(source, vocabulary, rules)
     infill = _infill_tokens(source, special, rules)
     templates = find_chat_templates(read_file, files.settings, names)
+    if vocabulary.model == RWKV and not templates.default:
+        templates = replace(templates, warnings=(*templates.warnings, ("chat-template", NO_WORLD_TEMPLATE)))
     if source.file == TEKKEN and not templates.default:
         templates = replace(templates, warnings=(*templates.warnings, ("chat-template", NO_TEMPLATE)))
     prefix_first, prefix_last, prefix_warnings = _space_prefix(source, vocabulary, rules)
@@ -153,6 +166,8 @@ def read_tokenizer(
 
 def _open(read_file: ReadFile, config: Mapping[str, Any], rules: TokenizerRules) -> _Source:
     files = read_tokenizer_files(read_file, config, vocabulary_size(config))
+    if rules.world:
+        return _Source(files, None, None, None, WORLD)
     pieces = read_bytes(read_file, TOKENIZER_MODEL)
     tiktoken = pieces is not None and is_tiktoken(pieces)
     model = parse_sentencepiece(pieces) if pieces is not None and not tiktoken else None
@@ -168,6 +183,12 @@ def _open(read_file: ReadFile, config: Mapping[str, Any], rules: TokenizerRules)
 
 
 def _read(source: _Source, rules: TokenizerRules, pre: str | None) -> _Read:
+    if rules.world:
+        tokens = read_world(source.files)
+        if tokens is None:
+            message = f"the checkpoint has no {WORLD}"
+            raise InputError(message, path=WORLD, hint="copy the vocabulary of the original model here")
+        return _Read(_without_pre(world_vocabulary(tokens, source.files), pre), "default", {})
     if source.model is not None and not (rules.phi and is_byte_level_class(source.files.settings)):
         vocabulary = sentencepiece_vocabulary(source.model, source.files, source.raw, phi=rules.phi)
         flags = flags_beside_model(source.files, source.raw if of_one_model(source.raw, source.model) else None)

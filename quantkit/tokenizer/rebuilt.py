@@ -23,6 +23,7 @@ from quantkit.tokenizer.libraries import (
 from quantkit.tokenizer.llama_cpp_tokens import FOUND_IN_TEXT, found_at_load
 from quantkit.tokenizer.pre_table import LLAMA_CPP
 from quantkit.tokenizer.rebuilt_pieces import rebuild_unigram, rebuild_wordpiece, unigram_model
+from quantkit.tokenizer.rwkv import rebuild_world
 from quantkit.tokenizer.sentencepiece_model import BPE, Piece, SentencePieceModel, encode_sentencepiece
 from quantkit.tokenizer.vocabulary import TokenType
 from quantkit.untrusted import shown
@@ -34,7 +35,7 @@ GGML, TOKENIZER, NAME = "tokenizer.ggml.", "tokenizer.", "general.name"
 DEFAULT_IDS = {  # llama.cpp's, by model
     "llama": {"bos": 1, "eos": 2, "unk": 0}, "gpt2": {"bos": 11, "eos": 11},
     "bert": {"bos": 101, "sep": 102, "unk": 100, "pad": 0}, "t5": {"eos": 1, "unk": 2, "pad": 0},
-    "gemma4": {},
+    "gemma4": {}, "rwkv": {},
 }  # fmt: skip
 WRITTEN = f"quantkit writes the vocabularies {', '.join(DEFAULT_IDS)}"
 KEEP_SPACES = frozenset({"<unk>", "<s>", "<|endoftext|>"})
@@ -131,6 +132,8 @@ def rebuild_batches(artifact: Artifact) -> BatchEncoder:
             said = artifact.values.get("unknown_token_id")
             unknown = None if said is None else _index(artifact.values, "unknown_token_id", None)
             encode = rebuild_gemma4(artifact.tokens, _merges(artifact.values, artifact.tokens), unknown)
+        case "rwkv":
+            encode = rebuild_world(artifact.tokens, artifact.kinds)
         case _:
             encode = _rebuild_bpe(artifact.values, artifact.tokens)
     return cut_before(Finder({**artifact.special, **artifact.found_at_load}).cut_longest_first, encode)

@@ -35,7 +35,7 @@ def test_a_target_has_the_role_that_its_name_says(family: Family) -> None:
 @FAMILIES
 def test_no_source_gives_the_same_target_twice(family: Family) -> None:
     for source, rows in rows_by_source(family).items():
-        targets = [(row.t.target, row.t.order) for row in rows]
+        targets = [(row.t.target, row.t.order, row.t.where) for row in rows]
         assert len(set(targets)) == len(targets), source
 
 
