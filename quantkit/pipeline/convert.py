@@ -281,11 +281,8 @@ def fill_all(
     checkpoint.unchanged()
     seconds = time.monotonic() - start
     count = sum(len(plan.tensors) for plan, _ in jobs)
-    emit(
-        StageFinished(
-            "quantize", seconds, f"{counted(count, 'tensor')} · {size(source_bytes / seconds)}/s of the source"
-        )
-    )
+    what = f"{counted(count, 'tensor')} · {size(source_bytes / seconds)}/s of the source"
+    emit(StageFinished("quantize", seconds, what))
     return {
         "source": prepared.origin.facts(),
         "source_files": source_files,
