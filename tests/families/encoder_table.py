@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,7 +33,10 @@ def pooled(how: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A row. `pooling` is what llama.cpp is asked for where the files say nothing, `score` that it gives one."""
+    """A row. `pooling` is what llama.cpp is asked for where the files say nothing, `score` that it gives one. A
+    model that transformers does not have is made of `shapes`; `raw` says that the reference takes config.json
+    as it is.
+    """
 
     model: str
     config: Mapping[str, Any]
@@ -42,6 +46,8 @@ class Encoder:
     score: bool = False
     edit: Callable[[dict[str, Any]], object] | None = None
     rename: tuple[tuple[str, str], ...] = ()
+    shapes: Callable[[Mapping[str, Any]], Mapping[str, tuple[int, ...]]] | None = None
+    raw: bool = False
 
 
 ROBERTA = {**SIZES, "vocab_size": 400, "type_vocab_size": 1, "pad_token_id": 1}
@@ -71,6 +77,77 @@ def _published(config: dict[str, Any]) -> None:
         global_attn_every_n_layers=3,
         layer_norm_eps=1e-5,
     )
+
+
+NOMIC = {  # as Nomic publishes it
+    "vocab_size": 320, "n_embd": 64, "n_head": 4, "n_layer": 2, "n_inner": 96, "n_positions": 8192,
+    "activation_function": "swiglu", "causal": False, "prenorm": False, "qkv_proj_bias": False, "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False, "rotary_emb_scale_base": None,
+    "rotary_emb_base": 1000, "layer_norm_epsilon": 1e-12, "type_vocab_size": 2,
+}  # fmt: skip
+NOMIC_MOE = {
+    **NOMIC, "architectures": ["NomicBertModel"], "model_type": "nomic_bert", "n_positions": 2048, "n_layer": 4,
+    "activation_function": "gelu", "qkv_proj_bias": True, "mlp_fc1_bias": True, "mlp_fc2_bias": True, "vocab_size": 306,
+    "moe_every_n_layers": 2, "moe_top_k": 2, "num_experts": 4, "rotary_emb_base": 10000, "type_vocab_size": 1,
+    "pad_token_id": 1,
+}  # fmt: skip
+NOMIC_SAVED = {**SIZES, "vocab_size": 320, "max_position_embeddings": 2048}
+JINA = {
+    **BERT, "architectures": ["JinaBertForMaskedLM"], "model_type": "bert", "position_embedding_type": "alibi",
+    "type_vocab_size": 2, "hidden_act": "gelu", "feed_forward_type": "geglu", "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+def _as_nomic(config: dict[str, Any]) -> None:
+    """The config.json that Nomic publishes instead of the one that transformers saves."""
+    config.clear()
+    config.update(NOMIC, architectures=["NomicBertModel"], model_type="nomic_bert")
+
+
+def with_bias(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.{part}": shape[: 2 if part == "weight" else 1] for name, shape in shapes.items()
+            for part in ("weight", "bias")}  # fmt: skip
+
+
+def nomic_moe_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner, experts = config["n_embd"], config["n_inner"], config["num_experts"]
+    found: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (config["vocab_size"], hidden),
+        "embeddings.token_type_embeddings.weight": (config["type_vocab_size"], hidden),
+        **with_bias({"emb_ln": (hidden,)}),
+    }
+    for layer in range(config["n_layer"]):
+        block = f"encoder.layers.{layer}."
+        found |= with_bias({f"{block}attn.Wqkv": (3 * hidden, hidden), f"{block}attn.out_proj": (hidden, hidden),
+                            f"{block}norm1": (hidden,), f"{block}norm2": (hidden,)})  # fmt: skip
+        if layer % config["moe_every_n_layers"] == 1:
+            found |= {f"{block}mlp.experts.mlp.{w}": (experts * inner, hidden) for w in ("w1", "w2")}
+            found |= {f"{block}mlp.router.layer.weight": (experts, hidden), f"{block}mlp.experts.bias": (hidden,)}
+        else:
+            found |= with_bias({f"{block}mlp.fc1": (inner, hidden), f"{block}mlp.fc2": (hidden, inner)})
+    return found
+
+
+def jina_shapes(config: Mapping[str, Any], *, code: bool = False) -> dict[str, tuple[int, ...]]:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    found: dict[str, tuple[int, ...]] = {
+        "bert.embeddings.word_embeddings.weight": (config["vocab_size"], hidden),
+        "bert.embeddings.token_type_embeddings.weight": (config["type_vocab_size"], hidden),
+        **with_bias({"bert.embeddings.LayerNorm": (hidden,), "bert.pooler.dense": (hidden, hidden)}),
+    }
+    for layer in range(config["num_hidden_layers"]):
+        block = f"bert.encoder.layer.{layer}."
+        linears = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+        norms = ["attention.output.LayerNorm", "mlp.layernorm"]
+        if code:
+            norms = [norms[0], "attention.self.layer_norm_q", "attention.self.layer_norm_k", "layer_norm_1",
+                     "layer_norm_2"]  # fmt: skip
+        found |= with_bias({f"{block}{name}": (hidden, hidden) for name in linears})
+        found |= with_bias({f"{block}{name}": (hidden,) for name in norms})
+        found |= with_bias({f"{block}mlp.{'down_layer' if code else 'wo'}": (hidden, inner)})
+        found[f"{block}mlp.{'up_gated_layer' if code else 'gated_layers'}.weight"] = (2 * inner, hidden)
+    return found
 
 
 ENCODERS: dict[str, Encoder] = {
@@ -106,6 +183,22 @@ ENCODERS: dict[str, Encoder] = {
         "rank",
         score=True,
     ),
+    "nomic-bert": Encoder("NomicBertModel", NOMIC_SAVED, "wordpiece", pooled("mean_tokens"), edit=_as_nomic, raw=True),
+    "nomic-bert-as-saved": Encoder("NomicBertModel", NOMIC_SAVED, "wordpiece", pooled("mean_tokens")),
+    "nomic-bert-moe": Encoder(
+        "NomicBertModel", NOMIC_MOE, "unigram", pooled("mean_tokens"), shapes=nomic_moe_shapes, raw=True
+    ),
+    "jina-bert-v2": Encoder(
+        "JinaBertForMaskedLM", JINA, "wordpiece", pooled("mean_tokens"), shapes=jina_shapes, raw=True
+    ),
+    "jina-bert-v2-code": Encoder(
+        "JinaBertModel",
+        {**JINA, "architectures": ["JinaBertModel"], "vocab_size": 400},
+        "bpe",
+        pooled("mean_tokens"),
+        shapes=lambda config: jina_shapes(config, code=True),
+        raw=True,
+    ),
     "t5-encoder": Encoder("T5EncoderModel", T5, "t5", pooled("mean_tokens")),
     "t5": Encoder("T5ForConditionalGeneration", {**T5, "tie_word_embeddings": False}, "t5"),
     "flan-t5": Encoder("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, "t5"),
@@ -116,18 +209,23 @@ ENCODERS: dict[str, Encoder] = {
 def build(name: str, folder: Path) -> Path:
     """Write the checkpoint `name` below `folder` and return its own folder."""
     import torch
-    import transformers
     from safetensors.torch import load_file, save_file
 
     row, out = ENCODERS[name], folder / name
-    model_class = getattr(transformers, row.model)
-    model = model_class(model_class.config_class(**json.loads(json.dumps(dict(row.config)))))
     random = torch.Generator().manual_seed(crc32(name.encode()))
-    with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            norm = parameter.dim() == 1 and parameter_name.endswith("weight")
-            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.15 + norm)
-    model.save_pretrained(out)
+    if row.shapes is not None:
+        out.mkdir(parents=True)
+        norm = re.compile(r".*(norm|_ln|LayerNorm|norm[_\d]\w*)\.weight", re.IGNORECASE)
+        save_file(
+            {
+                key: torch.randn(shape, generator=random) * 0.15 + bool(norm.fullmatch(key))
+                for key, shape in row.shapes(row.config).items()
+            },
+            out / "model.safetensors",
+        )
+        (out / "config.json").write_text(json.dumps(dict(row.config)))
+    else:
+        _save_of_transformers(row, out, random)
     if row.rename:
         tensors = load_file(out / "model.safetensors")
         for old, new in row.rename:
@@ -135,12 +233,26 @@ def build(name: str, folder: Path) -> Path:
         save_file(tensors, out / "model.safetensors")
     if row.edit:
         config = json.loads((out / "config.json").read_text())
+        (out / "saved.config.json").write_text(json.dumps(config))
         row.edit(config)
         (out / "config.json").write_text(json.dumps(config))
     for file, data in {**TOKENIZERS[row.tokenizer](), **{k: v.encode() for k, v in row.files.items()}}.items():
         (out / file).parent.mkdir(exist_ok=True)
         (out / file).write_bytes(data)
     return out
+
+
+def _save_of_transformers(row: Encoder, out: Path, random: Any) -> None:
+    import torch
+    import transformers
+
+    model_class = getattr(transformers, row.model)
+    model = model_class(model_class.config_class(**json.loads(json.dumps(dict(row.config)))))
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            norm = parameter.dim() == 1 and parameter_name.endswith("weight")
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.15 + norm)
+    model.save_pretrained(out)
 
 
 def around(first: str, last: str, ids: Mapping[str, int], twice: bool = False) -> dict[str, Any]:

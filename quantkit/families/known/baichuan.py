@@ -11,7 +11,6 @@ from dataclasses import replace
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.llama import LLAMA
-from quantkit.families.layers import flagged, not_
 from quantkit.families.placements import part_of_values, rotated_part_of_keys, rotated_part_of_queries
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -22,6 +21,7 @@ from quantkit.families.rows import (
     MLP,
     NORMS,
     OWN_CODE,
+    Condition,
     T,
     TokenizerRules,
     without_biases,
@@ -30,12 +30,10 @@ from quantkit.families.rows import (
 PACK, QKV = "self_attn.W_pack.weight", "qkv_rows hidden_size"
 ROTATED, SLOPED = 32, 40  # layers of the 7B, whose positions are rotated, and of the 13B, which has slopes
 VOCABULARY2 = 125696  # of Baichuan 2, whose head is normalized
-NORMALIZED = "normalized_head"
 
 
-def head_of_the_second(hparams: Hparams) -> dict[str, bool]:
-    """Whether the rows of the head are normalized when the model runs: Baichuan 2 is known by its vocabulary alone."""
-    return {NORMALIZED: hparams.values.get("vocab_size") == VOCABULARY2}
+SECOND = Condition("config.json has a vocab_size of 125696", lambda config: config.get("vocab_size") == VOCABULARY2)
+FIRST = Condition("config.json has another vocab_size than 125696", lambda config: not SECOND.holds(config))
 
 
 def known_depth(hparams: Hparams) -> str | None:
@@ -59,12 +57,7 @@ BAICHUAN = replace(
         },
     },
     aliases={"model_max_length": "max_position_embeddings"},
-    outside=(
-        EMBEDDING,
-        FINAL_NORM,
-        replace(HEAD, where=not_(flagged(NORMALIZED))),
-        replace(HEAD, where=flagged(NORMALIZED), value="unit"),
-    ),
+    when=FIRST,
     block=(
         *NORMS,
         T(PACK, "attn_q.weight", Role.ATTN_Q, QKV, rotated_part_of_queries),
@@ -73,7 +66,6 @@ BAICHUAN = replace(
         without_biases(ATTENTION)[-1],
         *MLP,
     ),
-    derive=(head_of_the_second,),
     keys=(*keys.COMMON, keys.original_layout, keys.Key("rope.dimension_count", "u32", "head")),
     extra=None,
     assumes=(assumptions.silu, known_depth),
@@ -82,4 +74,8 @@ BAICHUAN = replace(
     unserved=OWN_CODE,
 )  # fmt: skip
 
-FAMILIES = (BAICHUAN,)
+BAICHUAN2 = replace(
+    BAICHUAN, name="baichuan2", when=SECOND, outside=(EMBEDDING, FINAL_NORM, replace(HEAD, value="unit"))
+)
+
+FAMILIES = (BAICHUAN, BAICHUAN2)

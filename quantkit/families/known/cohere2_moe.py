@@ -120,7 +120,7 @@ COHERE2_MOE = replace(
             "layer_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True, "logit_scale": 0.0625,
             "sliding_window": 4096, "sliding_window_pattern": 4, "prefix_dense_sliding_window_pattern": 1,
             "num_local_experts": 8, "num_experts_per_tok": 2, "num_shared_experts": 0, "norm_topk_prob": True,
-            "expert_selection_fn": "softmax", "rms_norm_eps": None, "num_nextn_predict_layers": 0,
+            "expert_selection_fn": "softmax", "rms_norm_eps": None,
         },
     },
     outside=(*OUTSIDE[:2], HEAD),

@@ -25,10 +25,12 @@ PARTS = {
     },
 }  # fmt: skip
 
+OF_EXPERTS = {EXPERTS: 4, "num_experts_per_tok": 1, WIDTH: 3584, "moe_normalize_expert_weights": 1.0}  # by default
+
 
 def of_parts(hparams: Hparams) -> Mapping[str, Any]:
     """What stands in the parts of config.json for attention and experts, and the sizes that follow from it."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(OF_EXPERTS)
     for part, names in PARTS.items():
         said = hparams.values.get(part)
         if said is not None and not isinstance(said, Mapping):
@@ -67,8 +69,7 @@ DBRX = Family(
         "dbrx": {
             "vocab_size": 32000, "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16,
             "num_key_value_heads": 1, "max_position_embeddings": 2048, "tie_word_embeddings": False,
-            "rope_theta": 10000.0, EXPERTS: 4, "num_experts_per_tok": 1, WIDTH: 3584,
-            "moe_normalize_expert_weights": 1.0,
+            "rope_theta": 10000.0,
         },
     },
     aliases={

@@ -28,6 +28,8 @@ from quantkit.families.rows import (
 HEADS, NOPE, WIDTH = "num_attention_heads", "qk_nope_head_dim", "qk_nope_head_dim+v_head_dim"
 KV_B, QUERIES = f"{HEADS}*({WIDTH}) kv_lora_rank", f"{HEADS}*(qk_nope_head_dim+qk_rope_head_dim)"
 
+ALWAYS_CORRECTED = ("deepseek_v3", "deepseek_v32")
+
 
 def numbers(hparams: Hparams) -> Mapping[str, Any]:
     """Dense layers first, as many as config.json says, in all layers of a model without experts; compression at all?"""
@@ -47,7 +49,7 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
 def _corrected(hparams: Hparams) -> bool:
     """Whether experts are chosen with a bias: in the model's own code by a word, in transformers' V3 always."""
     method = hparams.values.get("topk_method")
-    return method == "noaux_tc" or (method is None and hparams.values.get("model_type") == "deepseek_v3")
+    return method == "noaux_tc" or (method is None and hparams.values.get("model_type") in ALWAYS_CORRECTED)
 
 
 def compressed(hparams: Hparams, layer: int) -> bool:

@@ -43,7 +43,7 @@ DEEPSEEK32 = replace(
             "num_attention_heads": 128, "num_key_value_heads": 128, "max_position_embeddings": 163840,
             "rms_norm_eps": 1e-6, "num_local_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 2048,
             "n_shared_experts": 1, "routed_scaling_factor": 2.5, "n_group": 8, "topk_group": 4,
-            "first_k_dense_replace": 3, "norm_topk_prob": True, "topk_method": "noaux_tc", "index_topk": 2048,
+            "first_k_dense_replace": 3, "norm_topk_prob": True, "index_topk": 2048,
             "index_head_dim": 128, "index_n_heads": 64,
         },
     },

@@ -53,7 +53,7 @@ EXAONE_MOE = replace(
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "sliding_window": 4096,
             "sliding_window_pattern": PERIOD, "first_k_dense_replace": 1, "moe_intermediate_size": 1024,
             "num_local_experts": 64, "num_experts_per_tok": 8, "num_shared_experts": 1, "norm_topk_prob": True,
-            "routed_scaling_factor": 2.5, "n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 0,
+            "routed_scaling_factor": 2.5, "n_group": 1, "topk_group": 1,
         },
     },
     aliases={"first_last_k_dense_replace": DENSE},

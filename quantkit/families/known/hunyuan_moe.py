@@ -35,7 +35,12 @@ def one_for_all(hparams: Hparams) -> Mapping[str, Any]:
     if expert not in (None, width):
         message = f"config.json: experts are {expert:g} wide and the MLP beside them {width}, expected the same"
         raise InputError(message, key="moe_intermediate_size", path="config.json", hint=CONFIG_HINT)
-    return {**found, "num_experts_per_tok": found.get("moe_topk", hparams.values.get("moe_topk"))}
+    shared = found.get("num_shared_expert", hparams.values.get("num_shared_expert", 1))
+    return {
+        **found,
+        "num_shared_expert": shared,
+        "num_experts_per_tok": found.get("moe_topk", hparams.values.get("moe_topk")),
+    }
 
 
 HUNYUAN_MOE = replace(
@@ -48,7 +53,7 @@ HUNYUAN_MOE = replace(
             "vocab_size": 290943, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
             "num_attention_heads": 32, "num_key_value_heads": None, "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "num_local_experts": 1,
-            "moe_topk": 1, "num_shared_expert": 1, "head_dim": None,
+            "moe_topk": 1,
         },
     },
     block=(
