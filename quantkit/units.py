@@ -11,9 +11,10 @@ SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)[ _]?(?:([KMGT])(I?B?)|B)?", r
 LARGEST = 1 << 60
 
 
-def counted(number: int, noun: str) -> str:
-    """A number and what it counts, one or several: "1 document", "2,000 documents"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def counted(number: int, noun: str, one: str = "", many: str = "") -> str:
+    """A number and what it counts, one or several: "1 document", "2,000 documents"; with the verb of each behind it."""
+    said, verb = (noun, one) if number == 1 else (f"{noun}s", many)
+    return f"{number:,} {said} {verb}".rstrip()
 
 
 def parse_size(text: str, option: str, *, least: int = 1) -> int:

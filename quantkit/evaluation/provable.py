@@ -58,7 +58,7 @@ def require_provable(gate: str, name: str, limit: float, prompts: PromptSet) -> 
         raise InputError(f'--gate "{gate}": one prompt has no confidence bound', key="gate", hint=hint)
     most = provable(count)
     if name not in UNBOUNDED and most < limit:
-        enough = f"{counted(needed(limit), 'prompt')} are needed" if limit < 1 else "no number of prompts does"
+        enough = f"{counted(needed(limit), 'prompt', 'is', 'are')} needed" if limit < 1 else "no number of prompts does"
         message = f'--gate "{gate}": even {count} of {count} prompts prove no more than {most:.3f}, {enough}'
         larger = _larger(name, limit)
         more = f"--prompts {larger}, a set that ships," if larger else "give more prompts with --prompts FILE,"

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quantkit.units import counted
+
 # Of so many consecutive layers the last one attends to everything, where config.json does not list the layers
 # (modeling_*.py of transformers 5; windows_every in families.assumptions says what llama.cpp takes for granted).
 FULL_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4, "exaone4": 4, "olmo3": 4, "gpt-oss": 2}
@@ -52,7 +54,7 @@ class Cache:
                 said = f"one latent row of {rows[0][1]}" if rows[0][0] == 1 else said
             elif len(set(rows)) == 1:
                 said = f"{rows[0][0]} x {rows[0][1]} keys and values"
-            told.append(f"{count} layers of {said}" + (f", a window of {window:,}" if window else ""))
+            told.append(f"{counted(count, 'layer')} of {said}" + (f", a window of {window:,}" if window else ""))
         told += [f"{self.steady} layers with a state of fixed size (not counted)"] if self.steady else []
         told += [f"{self.shared} layers that read another's"] if self.shared else []
         return "; ".join(told)

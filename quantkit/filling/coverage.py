@@ -24,7 +24,9 @@ def check_ranks(work: Work) -> None:
     short = [u.tensor for u in work.plan.rounded if _has_hessian(work, u) and _tokens(work, u) < u.tensor.cols]
     if short:
         widest = max(short, key=lambda tensor: tensor.cols)
-        what = f"{counted(len(short), 'layer')} have fewer tokens than columns, so their Hessians are singular"
+        what = (
+            f"{counted(len(short), 'layer', 'has', 'have')} fewer tokens than columns, so their Hessians are singular"
+        )
         work.emit(Warned(RANK, f"{what}: {widest.name} has {widest.cols:,} columns"))
 
 

@@ -90,7 +90,7 @@ class Work:
 def interrupted(done: int, count: int) -> InterruptedRunError:
     """The error of a run that was asked to stop."""
     hint = "run the same command again to resume"
-    return InterruptedRunError(f"interrupted: {done} of {counted(count, 'tensor')} are saved", hint=hint)
+    return InterruptedRunError(f"interrupted: {done} of {counted(count, 'tensor', 'is', 'are')} saved", hint=hint)
 
 
 def _rounded_to(entry: Entry, values: F32, first_row: int) -> U8:

@@ -220,7 +220,7 @@ def _packed(work: Path, targets: tuple[Path, ...], force: bool, emit: Sink) -> A
         if missing:
             hint = "run the same quantkit quantize command again to finish it"
             raise InputError(
-                f"{work}: {counted(len(missing), 'tensor')} are not finished, first {missing[0]}", hint=hint
+                f"{work}: {counted(len(missing), 'tensor', 'is', 'are')} not finished, first {missing[0]}", hint=hint
             )
         parts = [PartFile(t.name, f.nbytes) for t, f in zip(targets, files, strict=True)]
         with open_job(folder, digest=digest, files=parts) as job:

@@ -10,6 +10,7 @@ from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.formats.safetensors.reader import parse_safetensors
 from quantkit.source.base import StoredTensor, require_weights
 from quantkit.tensors import TensorInfo
+from quantkit.units import counted
 from quantkit.untrusted import InputFile, listed, parse_json_object, read_all, read_bounded, shown, unique_pairs
 
 INDEX = "model.safetensors.index.json"
@@ -93,7 +94,9 @@ def weight_files(root: Path, names: Iterable[str], index: Mapping[str, str] | No
 def _require_files(root: Path, wanted: Sequence[str], files: set[str]) -> None:
     missing = [name for name in wanted if name not in files]
     if missing:
-        what = f"{shown(root)}: {len(missing)} of {len(wanted)} shards are missing: {listed(missing)}"
+        what = (
+            f"{shown(root)}: {len(missing)} of {counted(len(wanted), 'shard', 'is', 'are')} missing: {listed(missing)}"
+        )
         raise InputError(what, path=str(root / missing[0]), hint="fetch the missing files into the folder")
 
 

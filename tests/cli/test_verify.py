@@ -166,6 +166,6 @@ def test_values_that_are_no_numbers_are_found(artifact: Path) -> None:
     artifact.write_bytes(data)
     status, found = checks(artifact, "--against", TINY)
     assert status == 7
-    assert "1 tensors are far from the source, worst blk.1.attn_q.weight" in str(found["numbers"]["detail"])
+    assert "1 tensor is far from the source, worst blk.1.attn_q.weight" in str(found["numbers"]["detail"])
     assert found["numbers"]["worst"][0] == {"tensor": "blk.1.attn_q.weight", "type": "q4_k", "snr_db": None}  # type: ignore[index]
     assert "no number" in quantkit("verify", artifact, "--against", TINY).stdout

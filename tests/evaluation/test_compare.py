@@ -113,7 +113,7 @@ def test_one_bit_is_found(made: Path, tmp_path: Path) -> None:
     assert (only["name"], only["same_bytes"]) == ("blk.2.ffn_up.weight", False)
     assert 0 < only["relative_error"] < 1e-6
     differing = quantkit("compare", path, gguf(made, "Q8_0"), "--exit-code")
-    assert (differing.status, "1 tensors of both" in differing.stderr) == (7, True)
+    assert (differing.status, "1 tensor of both" in differing.stderr) == (7, True)
     folder = tmp_path / "nf4"
     shutil.copytree(made / "nf4", folder)
     weights = bytearray((folder / "model.safetensors").read_bytes())

@@ -67,8 +67,6 @@ def test_what_is_no_number_means_nothing(said: object) -> None:
 
 def test_a_cache_in_words() -> None:
     found = read_cache({**GEMMA3_27B, "num_hidden_layers": 6}, "gemma3_text")
-    assert (
-        found.words == "5 layers of 16 x 128 keys and values, a window of 1,024; 1 layers of 16 x 128 keys and values"
-    )
+    assert found.words == "5 layers of 16 x 128 keys and values, a window of 1,024; 1 layer of 16 x 128 keys and values"
     assert read_cache(DEEPSEEK_V3, "deepseek_v3").words == "61 layers of one latent row of 576"
     assert Cache((), 2, 1).words.startswith("2 layers with a state of fixed size")

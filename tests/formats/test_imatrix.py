@@ -266,7 +266,7 @@ def test_wrong_size_names_tensor_sizes_and_share() -> None:
 
 
 def test_no_tensor_covered_is_another_model() -> None:
-    with pytest.raises(InputError, match=r"it knows x, y \(0 of 1 tensors are covered\)"):
+    with pytest.raises(InputError, match=r"it knows x, y \(0 of 1 tensor is covered\)"):
         match_importance(imatrix_of(x=4, y=4), {"a": (8, 4)}, {"a"})
 
 

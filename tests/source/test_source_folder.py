@@ -185,7 +185,7 @@ INDEXES: dict[str, tuple[Any, str]] = {
     "no weight map": ({}, "weight_map"),
     "empty weight map": ({"weight_map": {}}, "weight_map"),
     "list": ({"weight_map": []}, "weight_map"),
-    "missing shard": ({"weight_map": {"a": "model-3.safetensors"}}, r"1 of 1 shards are missing: model-3"),
+    "missing shard": ({"weight_map": {"a": "model-3.safetensors"}}, r"1 of 1 shard is missing: model-3"),
     "missing tensor": (
         {"weight_map": {"a": "model-1.safetensors", "b": "model-1.safetensors", "z": "model-1.safetensors"}},
         "names tensors that no shard holds: z",

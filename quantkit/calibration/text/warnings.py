@@ -25,7 +25,10 @@ def data_warnings(record: DataRecord, *, context: int = 0) -> Iterator[tuple[str
     """The (code, message) pairs for a record. `context` is the longest sequence the model takes, 0 where unknown."""
     name = record.name
     if record.tokens < MIN_TOKENS:
-        yield FEW_TOKENS, f"{name}: {counted(record.tokens, 'token')} are few, {MIN_TOKENS:,} or more are advised"
+        yield (
+            FEW_TOKENS,
+            f"{name}: {counted(record.tokens, 'token', 'is', 'are')} few, {MIN_TOKENS:,} or more are advised",
+        )
     if record.repeated > MAX_REPEATED * len(record.ids):
         yield REPEATED, f"{name}: {record.repeated:,} of {counted(len(record.ids), 'sample')} repeat an earlier one"
     elif record.repeated_documents > MAX_REPEATED * record.documents:

@@ -192,7 +192,9 @@ def _fallback_lines(plan: Plan) -> list[str]:
             "have rows that the recipe's groups do not divide:"
         )
     else:
-        head = f"  {len(changed)} of {counted(len(plan.units), 'tensor')} have rows that do not fit their type:"
+        head = (
+            f"  {len(changed)} of {counted(len(plan.units), 'tensor', 'has', 'have')} rows that do not fit their type:"
+        )
     more = len(changed) - SHOWN_FALLBACKS
     listing = "" if plan.linears else " (--tensors lists all)"
     return ["", head, *changed[:SHOWN_FALLBACKS], *([f"    and {more} more{listing}"] if more > 0 else [])]

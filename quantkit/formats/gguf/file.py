@@ -33,6 +33,7 @@ from quantkit.formats.gguf.types import (
 )
 from quantkit.metadata import KeyValue, Kind, Scalar
 from quantkit.tensors import U8
+from quantkit.units import counted
 from quantkit.untrusted import listed, open_input, shown
 
 __all__ = [
@@ -265,7 +266,7 @@ def shard_paths(path: Path) -> tuple[Path, ...]:
     paths = tuple(path.with_name(shard_name(match["stem"], index, count)) for index in range(count))
     missing = [shard.name for shard in paths if not shard.exists()]
     if missing:
-        what = f"{len(missing)} of {count} shards are missing: {listed(missing)}"
+        what = f"{len(missing)} of {counted(count, 'shard', 'is', 'are')} missing: {listed(missing)}"
         raise InputError(what, path=str(path.with_name(missing[0])), hint="fetch all shards into one folder")
     return paths
 

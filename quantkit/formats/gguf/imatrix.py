@@ -28,6 +28,7 @@ from quantkit.formats.gguf.file import TensorEntry, encode_header, parse_gguf
 from quantkit.formats.gguf.types import MAGIC, GGUFFile, GGUFTensor
 from quantkit.metadata import KeyValue
 from quantkit.tensors import F32
+from quantkit.units import counted
 from quantkit.untrusted import InputFile, listed, open_input, shown
 
 I64 = NDArray[np.int64]
@@ -263,7 +264,9 @@ def match_importance(
     InputError for an imatrix of another model: a size that does not fit, or no tensor covered at all.
     """
     found: dict[str, F32] = {}
-    covered = f"{sum(name in imatrix.entries for name in shapes)} of {len(shapes)} tensors are covered"
+    covered = (
+        f"{sum(name in imatrix.entries for name in shapes)} of {counted(len(shapes), 'tensor', 'is', 'are')} covered"
+    )
     for name, shape in shapes.items():
         entry = imatrix.entries.get(name)
         matrices, cols = (shape[-3] if len(shape) > 2 else 1), shape[-1]

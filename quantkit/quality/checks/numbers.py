@@ -116,7 +116,7 @@ def _judge(errors: Sequence[TensorError], floors: Mapping[str, float], data: dic
     if failed:
         first = min(failed, key=lambda e: e.snr_db)
         what = (
-            f"{counted(len(failed), 'tensor')} are far from the source, "
+            f"{counted(len(failed), 'tensor', 'is', 'are')} far from the source, "
             f"worst {first.name} {first.qtype} {first.snr_db:.1f} dB"
         )
         return Check("numbers", False, what, data)
