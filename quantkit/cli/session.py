@@ -72,6 +72,7 @@ class Session:
         if self.settings.quiet and self.settings.verbose:
             raise UsageError("--quiet and --verbose", hint="leave one of them out")
         require_addresses()
+        let_waiting_threads_sleep()
         if self.settings.events or self.settings.log_file:
             from quantkit.cli.journal import EventsFile, LogFile
         if self.settings.events:
@@ -132,6 +133,14 @@ def require_addresses() -> None:
         what = f"the limit on memory (ulimit -v) is {size(limit)}, quantkit needs {size(LEAST_ADDRESSES)} to start"
         raise ResourceError(what, hint="raise the limit: ulimit -v unlimited")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def let_waiting_threads_sleep() -> None:
+    """Keep the threads of OpenMP (numba's and torch's) from spinning between two tasks, unless the user says otherwise.
+
+    Spinning takes the cores from other work, and gains nothing here. Read when OpenMP is loaded, with numba or torch.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def with_session(function: Callable[..., None]) -> Callable[..., None]:

@@ -45,6 +45,17 @@ def test_help_and_version_need_no_heavy_import(arguments: list[str]) -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("said", [None, "ACTIVE"])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(said: str | None) -> None:
+    run = "import os; from quantkit.cli.main import main; main(['recipes', '--quiet'])"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if said:
+        environment["OMP_WAIT_POLICY"] = said
+    command = [sys.executable, "-c", f"{run}; print(os.environ['OMP_WAIT_POLICY'])"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.splitlines()[-1] == (said or "PASSIVE")
+
+
 @pytest.mark.parametrize("recipe", ["q4_k_m,bf16", "w8a16"])
 def test_a_conversion_without_text_never_loads_torch(recipe: str, tmp_path: Path) -> None:
     """It would more than double the memory of a small conversion, and take a second of processor time."""
