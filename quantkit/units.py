@@ -13,7 +13,7 @@ LARGEST = 1 << 60
 
 def counted(number: int, noun: str, one: str = "", many: str = "") -> str:
     """A number and what it counts, one or several: "1 document", "2,000 documents"; with the verb of each behind it."""
-    said, verb = (noun, one) if number == 1 else (f"{noun}s", many)
+    said, verb = (noun, one) if number == 1 else (f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s", many)
     return f"{number:,} {said} {verb}".rstrip()
 
 

@@ -124,7 +124,10 @@ def bench(request: BenchRequest, emit: Sink = ignore, stop: Callable[[], bool] =
         StageFinished(
             STAGE,
             seconds,
-            f"{counted(len(models), 'file')}, {counted(request.runs, 'run')} each of {len(request.batches)} batches",
+            (
+                f"{counted(len(models), 'file')}, {counted(request.runs, 'run')} "
+                f"each of {counted(len(request.batches), 'batch')}"
+            ),
         )
     )
     return Benchmark(request.engine, version, threads, request, tuple(found), tuple(verdicts), seconds)
@@ -207,7 +210,9 @@ def _measured(
     what = f"{counted(request.prompt, 'token')} of prompt, {counted(request.steps, 'step')}, batches of {sequences}"
     emit(
         StageStarted(
-            STAGE, 0, f"{what}, {counted(request.runs, 'time')}: {count} processes, {counted(threads, 'thread')}"
+            STAGE,
+            0,
+            (f"{what}, {counted(request.runs, 'time')}: {counted(count, 'process')}, {counted(threads, 'thread')}"),
         )
     )
     runs: dict[tuple[int, int], list[Run]] = {}

@@ -72,3 +72,4 @@ def test_the_search_finds_what_it_is_for() -> None:
         "1 prompts",
     ]
     assert [counted(n, "row") for n in (0, 1, 2, 2000)] == ["0 rows", "1 row", "2 rows", "2,000 rows"]
+    assert [counted(n, "batch", "is", "are") for n in (1, 2)] == ["1 batch is", "2 batches are"]
