@@ -26,7 +26,7 @@ from quantkit.families.roles import Role
 from quantkit.families.rows import Family
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
-from quantkit.untrusted import shown
+from quantkit.untrusted import listed, shown
 
 # sentence-transformers' name of a pooling mode, or the flag that older files set -> llama.cpp's enum llama_pooling_type
 POOLING = {
@@ -88,7 +88,8 @@ def describe(
     headless = () if judge else head_warnings(config, hparams, tensors, dropped)
     written = architecture_metadata(family.gguf, family.keys, hparams)
     stretched = any(tensor.role is Role.ROPE for tensor in mapped)
-    warnings = (*(remote if "auto_map" in config else ()), *general.warnings, *vocabulary.warnings, *headless)
+    dense = _further_modules(read_file) if POOLING_TYPE in family.keys else ()
+    warnings = (*(remote if "auto_map" in config else ()), *general.warnings, *vocabulary.warnings, *headless, *dense)
     return Model(
         family=family.name,
         architecture=architecture,
@@ -154,19 +155,15 @@ def find_family(config: Mapping[str, Any]) -> Named:
     """
     said, model_type = architecture_of(config), config.get("model_type")
     architecture = headed().get(said, said) if said else None
-    if config.get("use_bidirectional_attention") is True:
-        what = (
-            f'"{shown(said or "?")}" attends in both directions (EmbeddingGemma), which is an architecture of its own'
-        )
-        raise UnsupportedError(
-            what, key="use_bidirectional_attention", hint="it is not read: use llama.cpp's converter"
-        )
     if architecture is not None:
         rows = [family for family in known_families() if architecture in family.hf]
     else:
         rows = [family for family in known_families() if isinstance(model_type, str) and model_type in family.defaults]
     if rows:
         family = _the_one(rows, config, architecture or str(model_type))
+        if merged(config).get("use_bidirectional_attention") is True and not family.embeds:
+            what = f'"{shown(said or str(model_type))}" attends in both directions, which llama.cpp does not here'
+            raise UnsupportedError(what, key="use_bidirectional_attention", hint="use it with sentence-transformers")
         return Named(family, architecture or family.hf[0])
     wanted = architecture or model_type
     if not isinstance(wanted, str):
@@ -221,10 +218,24 @@ def _hparams(
     return replace(hparams, values={**hparams.values, "tokens": tokens, POOLING_TYPE.value: pooling})
 
 
+def _modules(read_file: ReadFile, kind: str) -> list[str]:
+    """The folders of the modules of a kind that sentence-transformers' modules.json lists."""
+    modules = _parsed(read_file("modules.json"), list)
+    return [str(m.get("path")) for m in modules if isinstance(m, dict) and str(m.get("type")).endswith(kind)]
+
+
+def _further_modules(read_file: ReadFile) -> tuple[tuple[str, str], ...]:
+    """A word on matrices after pooling, which are of other files and stay out, as llama.cpp's converter leaves them."""
+    paths = _modules(read_file, "Dense")
+    if not paths:
+        return ()
+    what = f"{listed(paths, 3)} of modules.json change an embedding after pooling and are not in the file"
+    return (("dense-modules", f"{what}: apply them to what llama.cpp gives, or it is another embedding"),)
+
+
 def _pooling(read_file: ReadFile) -> int | None:
     """How an embedding model pools (sentence-transformers' modules.json); None for a model that is none."""
-    modules = _parsed(read_file("modules.json"), list)
-    paths = [str(m.get("path")) for m in modules if isinstance(m, dict) and str(m.get("type")).endswith("Pooling")]
+    paths = _modules(read_file, "Pooling")
     if not paths or not re.fullmatch(r"\w[\w.-]*", paths[0]):
         return None
     pooling = _parsed(read_file(f"{paths[0]}/config.json"), dict)

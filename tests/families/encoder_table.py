@@ -67,6 +67,13 @@ T5 = {
 }  # fmt: skip
 
 
+EMBEDDING_GEMMA = {  # windows of four tokens to either side
+    **SIZES, "vocab_size": 2048, "num_hidden_layers": 7, "num_key_value_heads": 1, "head_dim": 32,
+    "query_pre_attn_scalar": 32, "sliding_window": 8, "use_bidirectional_attention": True, "bos_token_id": 1,
+    "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+
+
 def _published(config: dict[str, Any]) -> None:
     """The names of transformers 4, which the Hub has."""
     for key in ("rope_parameters", "layer_types"):
@@ -202,6 +209,7 @@ ENCODERS: dict[str, Encoder] = {
     "t5-encoder": Encoder("T5EncoderModel", T5, "t5", pooled("mean_tokens")),
     "t5": Encoder("T5ForConditionalGeneration", {**T5, "tie_word_embeddings": False}, "t5"),
     "flan-t5": Encoder("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, "t5"),
+    "embedding-gemma": Encoder("Gemma3TextModel", EMBEDDING_GEMMA, "gemma", pooled("mean_tokens")),
     "umt5": Encoder("UMT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, "t5"),
 }
 
@@ -398,7 +406,20 @@ def t5_files() -> dict[str, bytes]:
     }
 
 
+def gemma() -> dict[str, bytes]:
+    """Gemma's tokenizer.model, which puts no space before a text."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    folder = Path(__file__).parents[1] / "data" / "docs-llama-tiny"
+    model = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
+    model.normalizer_spec.add_dummy_prefix = False
+    return {
+        "tokenizer.model": model.SerializeToString(),
+        "tokenizer_config.json": (folder / "tokenizer_config.json").read_bytes(),
+    }
+
+
 TOKENIZERS: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
     "wordpiece": wordpiece, "vocab.txt": vocab_txt, "unigram": unigram, "sentencepiece": sentencepiece_files,
-    "bpe": bpe, "modern": modern, "t5": t5_files,
+    "bpe": bpe, "modern": modern, "t5": t5_files, "gemma": gemma,
 }  # fmt: skip

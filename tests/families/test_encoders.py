@@ -43,6 +43,7 @@ VOCABULARY = {f"{GGML}{key}" for key in ("tokens", "scores", "token_type")}
 DIFFERS: Mapping[str, set[str]] = {
     "wordpiece": {f"{GGML}pre"}, "vocab.txt": {f"{GGML}pre", *FRAME}, "bpe": set(), "modern": set(),
     "unigram": {f"{GGML}remove_extra_whitespaces"}, "sentencepiece": FRAME | VOCABULARY, "t5": FRAME | VOCABULARY,
+    "gemma": set(),
 }  # fmt: skip
 POOLED = {"bert-reranker", "bert-labels"}  # with pooler.dense as cls
 TEXTS = (

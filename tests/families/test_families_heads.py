@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from described import describe_infos
+from row_headers import headers
 from test_families_errors import Infos, info, moe, tiny, without
 
 from quantkit.errors import InputError, UnsupportedError
@@ -33,8 +35,33 @@ def test_the_insides_of_gemma_3_have_names_of_their_own() -> None:
 
 
 def test_a_gemma_that_reads_both_ways_is_another_architecture() -> None:
-    with pytest.raises(UnsupportedError, match="EmbeddingGemma"):
-        find_family({"architectures": ["Gemma3TextModel"], "use_bidirectional_attention": True})
+    both_ways = {"architectures": ["Gemma3TextModel"], "use_bidirectional_attention": True}
+    assert find_family(both_ways).family.gguf == "gemma-embedding"
+    assert find_family({**both_ways, "use_bidirectional_attention": None}).family.gguf == "gemma3"
+
+
+@pytest.mark.parametrize("architecture", ["Gemma3ForConditionalGeneration", "Qwen3ForCausalLM", "LlamaModel"])
+def test_others_that_read_both_ways_are_refused(architecture: str) -> None:
+    """llama.cpp computes them from left to right."""
+    for config in ({"use_bidirectional_attention": True}, {"text_config": {"use_bidirectional_attention": True}}):
+        with pytest.raises(UnsupportedError, match=r"both directions|no families match"):
+            find_family({"architectures": [architecture], **config})
+
+
+def test_matrices_after_pooling_are_told_of() -> None:
+    """sentence-transformers' Dense modules stay out, as llama.cpp's converter leaves them."""
+    config = {"architectures": ["Gemma3TextModel"], "use_bidirectional_attention": True, "num_hidden_layers": 6,
+              "sliding_window": 512, "hidden_size": 64, "intermediate_size": 96, "vocab_size": 128}  # fmt: skip
+    family = find_family(config).family
+    infos = {info.name: info for info in headers(family, family.hparams(config))}
+    pooling = {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+    dense = {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    files = {"1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}'}
+    for modules, told in (([pooling, dense], True), ([pooling], False)):
+        model = describe_infos(infos, config, files={**files, "modules.json": json.dumps(modules).encode()})
+        said = dict(model.warnings).get("dense-modules", "")
+        assert ("2_Dense of modules.json" in said) is told
+        assert ("gemma-embedding.pooling_type", 1) in {(kv.key, kv.value) for kv in model.metadata if not kv.array}
 
 
 def bare(infos: Infos) -> Infos:

@@ -1,11 +1,12 @@
-"""Gemma 1, 2 and 3: norms that store their distance from 1, in 2 and 3 before and after each layer."""
+"""Gemma 1, 2 and 3, EmbeddingGemma: norms that store their distance from 1, since 2 before and after each layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from quantkit.families import assumptions, folds, keys
+from quantkit.families import assumptions, encoders, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.placements import vocabulary
 from quantkit.families.roles import Role
@@ -17,6 +18,7 @@ from quantkit.families.rows import (
     HEAD,
     MLP,
     QK_NORMS,
+    Condition,
     Drop,
     Family,
     T,
@@ -56,6 +58,10 @@ def window(hparams: Hparams) -> Iterable[KeyValue]:
     if hparams.values.get("sliding_window_pattern") == 1:
         return ()
     return keys.number(keys.Key("attention.sliding_window", "u32", "sliding_window"), hparams)
+
+
+def reads_both_ways(config: Mapping[str, Any]) -> bool:
+    return config.get("use_bidirectional_attention") is True
 
 
 GEMMA = Family(
@@ -127,6 +133,7 @@ GEMMA3 = Family(
     drop=(FREQUENCIES, *VISION),
     strip="language_model.",
     inside={"Gemma3TextModel": "Gemma3ForCausalLM", "Gemma3Model": "Gemma3ForConditionalGeneration"},
+    when=Condition("config.json has no use_bidirectional_attention", lambda config: not reads_both_ways(config)),
     assumes=(
         assumptions.gelu_tanh,
         assumptions.windows_every(6),
@@ -137,4 +144,16 @@ GEMMA3 = Family(
     tokens=TokenizerRules(no_prefix=True),
 )  # fmt: skip
 
-FAMILIES = (GEMMA, GEMMA2, GEMMA3)
+EMBEDDING_GEMMA = replace(
+    GEMMA3,
+    name="embedding_gemma",
+    gguf="gemma-embedding",
+    hf=("Gemma3ForCausalLM",),
+    outside=centered((replace(EMBEDDING, place=vocabulary), FINAL_NORM)),
+    keys=(*keys.COMMON, window, keys.POOLING_TYPE),
+    when=Condition("config.json has use_bidirectional_attention true", reads_both_ways),
+    unserved=encoders.UNSERVED,
+    embeds=True,
+)
+
+FAMILIES = (GEMMA, GEMMA2, GEMMA3, EMBEDDING_GEMMA)
