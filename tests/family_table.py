@@ -343,6 +343,17 @@ GEMMA4 = {
 }  # fmt: skip
 
 
+LLAMA4 = {
+    **FOUR, "intermediate_size": 256, "intermediate_size_mlp": 512, "head_dim": 32, "num_local_experts": 4,
+    "num_experts_per_tok": 1,
+}  # fmt: skip
+GLM_LATENT = {
+    **SIZES, **HEADS, "vocab_size": 408, "kv_lora_rank": 256, "q_lora_rank": 256, "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32, "v_head_dim": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
+    "moe_intermediate_size": 256, "first_k_dense_replace": 1, "num_nextn_predict_layers": 0,
+}  # fmt: skip
+
+
 def as_published_of_old(config: dict[str, Any]) -> None:
     """The language model's numbers at the root, as Qwen2-VL was published."""
     text = config.pop("text_config")
@@ -355,6 +366,17 @@ def published_gemma4(config: dict[str, Any]) -> None:
     text = config["text_config"]
     text.update(global_head_dim=text.pop("per_layer_config")["1"]["head_dim"], num_global_key_value_heads=None)
     text.update(moe_intermediate_size=None, hidden_size_per_layer_input=0)
+
+
+def predicts_further(tensors: dict[str, Any]) -> None:
+    """A block after the two layers of a GLM, which transformers does not have."""
+    import torch
+
+    last = {name: tensor for name, tensor in tensors.items() if name.startswith("model.layers.1.")}
+    tensors |= {name.replace("layers.1.", "layers.2."): tensor.flip(0).clone() for name, tensor in last.items()}
+    random = torch.Generator().manual_seed(7)
+    for name, shape in (("eh_proj", (256, 512)), ("enorm", (256,)), ("hnorm", (256,)), ("shared_head.norm", (256,))):
+        tensors[f"model.layers.2.{name}.weight"] = torch.randn(shape, generator=random).to(torch.bfloat16)
 
 
 def turned(tensors: dict[str, Any]) -> None:
@@ -569,6 +591,29 @@ TABLE: dict[str, Entry] = {
         {**GEMMA4, "hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 2,
          "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 256},
         bpe=False,
+    ),
+    "llama4": Entry("Llama4", {**LLAMA4, "rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0,
+        "original_max_position_embeddings": 64,
+    }}),
+    "llama4-interleaved": Entry("Llama4", {**LLAMA4, "interleave_moe_layer_step": 2, "tie_word_embeddings": True}),
+    "glm-4.7-flash": Entry(
+        "Glm4MoeLite", GLM_LATENT, words=GLM_WORDS, edit=lambda config: config.update(scoring_func="sigmoid"),
+    ),
+    "glm-4.7-flash-next": Entry(
+        "Glm4MoeLite", GLM_LATENT, words=GLM_WORDS, published=predicts_further,
+        edit=lambda config: config.update(scoring_func="sigmoid", num_nextn_predict_layers=1),
+    ),
+    "glm-5-next": Entry(
+        "GlmMoeDsa", {**GLM_LATENT, "index_head_dim": 256, "index_n_heads": 2, "index_topk": 2048,
+                      "indexer_types": ["full", "full"]},
+        words=GLM_WORDS, published=predicts_further,
+        edit=lambda config: config.update(num_nextn_predict_layers=1),
+    ),
+    "glm-5": Entry(
+        "GlmMoeDsa", {**GLM_LATENT, "index_head_dim": 256, "index_n_heads": 2, "index_topk": 2048,
+                      "indexer_types": ["full", "shared"]},
+        words=GLM_WORDS,
     ),
     "qwen3-vl-moe": Entry("Qwen3VLMoeForConditionalGeneration", QWEN3_VL_MOE, published=turned),
     "gemma": Entry("Gemma", {**SPM, **HEAD64}, bpe=False),

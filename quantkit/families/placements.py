@@ -158,14 +158,15 @@ def rope_freqs(hparams: Hparams) -> tuple[ModelTensor, ...]:
     base, factor = hparams.required("rope_theta"), f32(_or(hparams, "rope_factor", 8.0))
     low, high = _or(hparams, "rope_low_freq_factor", 1.0), _or(hparams, "rope_high_freq_factor", 4.0)
     context = _or(hparams, "rope_original_context", 8192.0)
-    if not (0 < low < high and factor > 0 and base > 0 and context > 0):
-        message = "config.json: llama3 rope scaling needs 0 < low_freq_factor < high_freq_factor and a factor above 0"
+    if not (0 < low <= high and factor > 0 and base > 0 and context > 0):
+        message = "config.json: llama3 rope scaling needs 0 < low_freq_factor <= high_freq_factor and a factor above 0"
         raise InputError(message, key="rope_parameters", path="config.json", hint=CONFIG_HINT)
     exponents = np.arange(0, dim, 2, dtype=f32) / f32(dim)
     frequencies = f32(1) / np.power(base, exponents.astype(np.float64)).astype(f32)
     wavelengths = (f32(1) / frequencies) * f32(2 * np.pi)
-    smooth = ((f32(1) / wavelengths) * f32(context) - f32(low)) / f32(high - low)
-    between = f32(1) / ((f32(1) - smooth) / factor + smooth)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing lies between, as in Llama 4
+        smooth = ((f32(1) / wavelengths) * f32(context) - f32(low)) / f32(high - low)
+        between = f32(1) / ((f32(1) - smooth) / factor + smooth)
     long, short = wavelengths > f32(context / low), wavelengths < f32(context / high)
     factors = np.where(short, f32(1), np.where(long, factor, between))
     return (constant("rope_freqs.weight", factors.tolist()),)

@@ -19,7 +19,12 @@ from quantkit.families.describe import describe, find_family
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 
-BILLIONS = {"olmocr-qwen2vl": 7.6, "aic-gemma-4-26b-a4b": 25.2}  # weights of the language model, by its publisher
+BILLIONS = {
+    "olmocr-qwen2vl": 7.6,
+    "aic-gemma-4-26b-a4b": 25.2,
+    "aic-glm-5.2": 744.0,
+    "aic-llama-4-scout-17b-16e-instruct": 107.8,
+}  # weights of the language model, by its publisher
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from quantkit.errors import InputError
 from quantkit.families import assumptions, keys
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.layers import before, both, flagged, from_, not_
 from quantkit.families.layouts import fold, rows, turn
 from quantkit.families.roles import Role
@@ -28,12 +29,14 @@ from quantkit.families.rows import (
 HEADS, NOPE, WIDTH = "num_attention_heads", "qk_nope_head_dim", "qk_nope_head_dim+v_head_dim"
 KV_B, QUERIES = f"{HEADS}*({WIDTH}) kv_lora_rank", f"{HEADS}*(qk_nope_head_dim+qk_rope_head_dim)"
 
-ALWAYS_CORRECTED = ("deepseek_v3", "deepseek_v32")
+ALWAYS_CORRECTED = ("deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa")
 
 
 def numbers(hparams: Hparams) -> Mapping[str, Any]:
     """Dense layers first, as many as config.json says, in all layers of a model without experts; compression at all?"""
     dense, trunk = hparams.number("first_k_dense_replace"), hparams.count("num_hidden_layers")
+    if dense is None:
+        dense = _leading_dense(hparams)
     if dense is None:
         dense = 0 if hparams.number("num_local_experts") else trunk
     return {
@@ -46,8 +49,20 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
     }
 
 
+def _leading_dense(hparams: Hparams) -> int | None:
+    """The dense layers of a list with a word for each layer. Raises InputError for one among the mixtures."""
+    words = hparams.values.get("mlp_layer_types")
+    if not isinstance(words, list):
+        return None
+    dense = next((layer for layer, word in enumerate(words) if word != "dense"), len(words))
+    if any(word != "sparse" for word in words[dense:]):
+        message = 'config.json: mlp_layer_types, expected "dense" first and "sparse" for all others'
+        raise InputError(message, key="mlp_layer_types", path="config.json", hint=CONFIG_HINT)
+    return dense
+
+
 def _corrected(hparams: Hparams) -> bool:
-    """Whether experts are chosen with a bias: in the model's own code by a word, in transformers' V3 always."""
+    """Whether experts are chosen with a bias: in the model's own code by a word, in transformers' classes always."""
     method = hparams.values.get("topk_method")
     return method == "noaux_tc" or (method is None and hparams.values.get("model_type") in ALWAYS_CORRECTED)
 
@@ -118,7 +133,9 @@ def sigmoid_or_softmax(hparams: Hparams) -> str | None:
     """Without a key for it, scores are softmaxed."""
     if hparams.values.get("scoring_func") is not None:
         return None
-    sigmoid = hparams.values.get("model_type") == "deepseek_v3"
+    sigmoid = hparams.values.get("model_type") in {"deepseek_v3", "glm4_moe_lite"}
+    if hparams.count("num_hidden_layers") in (47, 48) and hparams.number("vocab_size") == 154880:
+        return None  # by which llama.cpp knows GLM-4.7-Flash
     return "config.json has no scoring_func, and it takes softmax where a sigmoid is meant" if sigmoid else None
 
 

@@ -23,7 +23,18 @@ from quantkit.families.rows import (
 )
 
 DENSE, FURTHER, HIDDEN = "first_k_dense_replace", "num_nextn_predict_layers", "hidden_size"
-
+NEXT = at(AFTER_TRUNK, (  # what the blocks that predict further tokens have besides
+    T("eh_proj.weight", "nextn.eh_proj.weight", Role.OTHER, "hidden_size 2*hidden_size"),
+    T("enorm.weight", "nextn.enorm.weight", Role.NORM, HIDDEN),
+    T("hnorm.weight", "nextn.hnorm.weight", Role.NORM, HIDDEN),
+    T("shared_head.norm.weight", "nextn.shared_head_norm.weight", Role.NORM, HIDDEN),
+    *optional((
+        T("shared_head.head.weight", "nextn.shared_head_head.weight", Role.OTHER, "vocab_size hidden_size"),
+        T("embed_tokens.weight", "nextn.embed_tokens.weight", Role.OTHER, "vocab_size hidden_size"),
+    )),
+))  # fmt: skip
+SEEN = further("model.layers.{}.eh_proj.weight", FURTHER)
+TOKENS = TokenizerRules(named={"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"})
 
 GLM4_MOE = Family(
     name="glm4_moe",
@@ -51,16 +62,7 @@ GLM4_MOE = Family(
             T("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", Role.BIAS, "num_local_experts"),
             *shared_expert("n_shared_experts*moe_intermediate_size", "mlp.shared_experts"),
         )),
-        *at(AFTER_TRUNK, (
-            T("eh_proj.weight", "nextn.eh_proj.weight", Role.OTHER, "hidden_size 2*hidden_size"),
-            T("enorm.weight", "nextn.enorm.weight", Role.NORM, HIDDEN),
-            T("hnorm.weight", "nextn.hnorm.weight", Role.NORM, HIDDEN),
-            T("shared_head.norm.weight", "nextn.shared_head_norm.weight", Role.NORM, HIDDEN),
-            *optional((
-                T("shared_head.head.weight", "nextn.shared_head_head.weight", Role.OTHER, "vocab_size hidden_size"),
-                T("embed_tokens.weight", "nextn.embed_tokens.weight", Role.OTHER, "vocab_size hidden_size"),
-            )),
-        )),
+        *NEXT,
     ),
     keys=(
         *keys.COMMON,
@@ -77,11 +79,9 @@ GLM4_MOE = Family(
     ),
     drop=(FREQUENCIES,),
     aliases={"n_routed_experts": "num_local_experts"},
-    seen=(further("model.layers.{}.eh_proj.weight", FURTHER),),
+    seen=(SEEN,),
     assumes=(assumptions.silu, assumptions.yarn_temperature),
-    tokens=TokenizerRules(
-        named={"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
-    ),
+    tokens=TOKENS,
     unserved=UNSERVED,
 )  # fmt: skip
 

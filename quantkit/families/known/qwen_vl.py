@@ -11,16 +11,14 @@ from quantkit.families.hparams import Hparams
 from quantkit.families.known.qwen import QWEN2, QWEN3, QWEN3_MOE
 from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.layers import flagged, not_, turned
-from quantkit.families.layouts import rows, turn
-from quantkit.families.roles import Role
 from quantkit.families.rows import (
     FREQUENCIES,
     UNSERVED,
     Rename,
-    T,
     at,
     experts,
 )
+from quantkit.families.stacked import turned_stacks
 
 DOWN = "model.layers.{}.mlp.experts.down_proj"
 GATE_UP = "model.layers.{}.mlp.experts.gate_up_proj"
@@ -78,13 +76,7 @@ QWEN3_VL = replace(
 WIDTH = "moe_intermediate_size"
 MIXTURE = experts(WIDTH, "mlp", "gate_proj", "up_proj", "down_proj")
 STACKS = tuple(t for t in MIXTURE if t.source.startswith("mlp.experts.") and "{}" not in t.source)
-TURNED_STACKS = (  # as they are published; transformers 5 saves them as it does those of other mixtures
-    T("mlp.experts.gate_up_proj", "ffn_gate_exps.weight", Role.FFN_GATE, f"num_local_experts hidden_size 2*{WIDTH}",
-      turn >> rows("0", WIDTH)),
-    T("mlp.experts.gate_up_proj", "ffn_up_exps.weight", Role.FFN_UP, f"num_local_experts hidden_size 2*{WIDTH}",
-      turn >> rows(WIDTH, f"2*{WIDTH}")),
-    T("mlp.experts.down_proj", "ffn_down_exps.weight", Role.FFN_DOWN, f"num_local_experts {WIDTH} hidden_size", turn),
-)  # fmt: skip
+TURNED_STACKS = turned_stacks("mlp", WIDTH)  # as published; transformers 5 saves them as those of other mixtures
 QWEN3_VL_MOE = replace(
     QWEN3_MOE,
     name="qwen3_vl_moe",
