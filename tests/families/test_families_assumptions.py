@@ -26,6 +26,10 @@ GEMMA3_27B = {
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 SIX = ["sliding_attention"] * 5 + ["full_attention"]
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama 4 Scout": ("Llama4", {"attention_chunk_size": 8192, "use_qk_norm": True, "num_local_experts": 16}),
+    "Llama 4 Maverick": ("Llama4", {"use_qk_norm": False, "num_local_experts": 128, "interleave_moe_layer_step": 2,
+                                    "no_rope_layers": [1, 1, 1, 0] * 12}),
+    "Gemma 4 26B": ("Gemma4", {"use_bidirectional_attention": "vision", "hidden_activation": "gelu_pytorch_tanh"}),
     "Llama 3.1": ("Llama", {"hidden_act": "silu", "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}),
     "Mistral v0.3": ("Mistral", {"sliding_window": None, "max_position_embeddings": 32768}),
     "Qwen2.5 7B": ("Qwen2", {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 28}),
@@ -59,6 +63,14 @@ DIFFERENT: dict[str, tuple[str, dict[str, Any], str]] = {
     "letters": ("ExaoneMoe", {"sliding_window_pattern": "LLG"}, "sliding_window_pattern is LLG, it takes 4"),
     "softmax": ("Cohere2Moe", {"norm_topk_prob": False}, "it takes one over all"),
     "rotated": ("Cohere2Moe", {"dense_layers": 1, "prefix_dense_sliding_window_pattern": 2}, "rotates all dense"),
+    "chunks": ("Llama4", {"attention_chunk_size": 4096}, "attention_chunk_size is 4096, it takes 8192"),
+    "layers without rotation": ("Llama4", {"no_rope_layers": [1] * 48}, "no_rope_layers are not every fourth"),
+    "their interval": ("Llama4", {"no_rope_layer_interval": 6}, "no_rope_layer_interval is not 4"),
+    "layers in chunks": ("Llama4", {"layer_types": ["chunked_attention"] * 48}, "layer_types are not three of four"),
+    "norms": ("Llama4", {"use_qk_norm": True, "num_local_experts": 128}, "use_qk_norm is True, it takes False"),
+    "no tuning": ("Llama4", {"attn_temperature_tuning": False}, "attn_temperature_tuning is off"),
+    "tuning": ("Llama4", {"floor_scale": 4096}, "floor_scale is 4096, it takes 8192"),
+    "both ways": ("Gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention is all"),
     "yarn": ("Llama", {"rope_scaling": {**YARN, "attention_factor": 1.0}}, "yarn is 1, it takes 1.139"),
 }  # fmt: skip
 

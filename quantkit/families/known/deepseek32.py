@@ -9,11 +9,10 @@ from dataclasses import replace
 
 from quantkit.families import keys
 from quantkit.families.known.deepseek import DEEPSEEK2, KEYS, SHARED
-from quantkit.families.layers import AFTER_TRUNK, further
+from quantkit.families.known.glm4_moe import FURTHER, NEXT, SEEN
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, T, at, optional
+from quantkit.families.rows import ALWAYS, T
 
-FURTHER, HIDDEN = "num_nextn_predict_layers", "hidden_size"
 INDEXER = (
     T("self_attn.indexer.wk.weight", "indexer.attn_k.weight", Role.ATTN_K, "index_head_dim hidden_size"),
     T("self_attn.indexer.wq_b.weight", "indexer.attn_q_b.weight", Role.OTHER,
@@ -21,16 +20,11 @@ INDEXER = (
     T("self_attn.indexer.weights_proj.weight", "indexer.proj.weight", Role.OTHER, "index_n_heads hidden_size"),
     T("self_attn.indexer.k_norm.weight", "indexer.k_norm.weight", Role.NORM, "index_head_dim", bias=ALWAYS),
 )  # fmt: skip
-NEXTN = (
-    T("eh_proj.weight", "nextn.eh_proj.weight", Role.OTHER, "hidden_size 2*hidden_size"),
-    T("enorm.weight", "nextn.enorm.weight", Role.NORM, HIDDEN),
-    T("hnorm.weight", "nextn.hnorm.weight", Role.NORM, HIDDEN),
-    T("shared_head.norm.weight", "nextn.shared_head_norm.weight", Role.NORM, HIDDEN),
-    *optional((
-        T("shared_head.head.weight", "nextn.shared_head_head.weight", Role.OTHER, "vocab_size hidden_size"),
-        T("embed_tokens.weight", "nextn.embed_tokens.weight", Role.OTHER, "vocab_size hidden_size"),
-    )),
-)  # fmt: skip
+INDEXER_KEYS = (
+    keys.Key("attention.indexer.head_count", "u32", "index_n_heads"),
+    keys.Key("attention.indexer.key_length", "u32", "index_head_dim"),
+    keys.Key("attention.indexer.top_k", "u32", "index_topk"),
+)
 
 DEEPSEEK32 = replace(
     DEEPSEEK2,
@@ -47,15 +41,13 @@ DEEPSEEK32 = replace(
             "index_head_dim": 128, "index_n_heads": 64,
         },
     },
-    block=(*DEEPSEEK2.block, *INDEXER, *at(AFTER_TRUNK, NEXTN)),
-    seen=(further("model.layers.{}.eh_proj.weight", FURTHER),),
+    block=(*DEEPSEEK2.block, *INDEXER, *NEXT),
+    seen=(SEEN,),
     keys=(
         *(row for row in KEYS if row is not keys.gating),
         keys.sigmoid_unless_said,
         keys.Key("nextn_predict_layers", "u32", FURTHER),
-        keys.Key("attention.indexer.head_count", "u32", "index_n_heads"),
-        keys.Key("attention.indexer.key_length", "u32", "index_head_dim"),
-        keys.Key("attention.indexer.top_k", "u32", "index_topk"),
+        *INDEXER_KEYS,
     ),
     skips_further=None,
     assumes=DEEPSEEK2.assumes[:1],

@@ -13,10 +13,10 @@ from quantkit.errors import InputError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.deepseek import DEEPSEEK2, numbers
+from quantkit.families.known.deepseek32 import INDEXER, INDEXER_KEYS
 from quantkit.families.known.glm4_moe import FURTHER, NEXT, SEEN, TOKENS
 from quantkit.families.layers import TRUNK, Layers, kind, listed, not_
-from quantkit.families.roles import Role
-from quantkit.families.rows import FREQUENCIES, T, at, optional
+from quantkit.families.rows import FREQUENCIES, at, optional
 
 GLM4_FLASH = replace(
     DEEPSEEK2,
@@ -74,14 +74,6 @@ def indexer_types(hparams: Hparams) -> Mapping[str, Any]:
     return derived
 
 
-INDEXER = (
-    T("self_attn.indexer.k_norm.weight", "indexer.k_norm.weight", Role.NORM, "index_head_dim"),
-    T("self_attn.indexer.k_norm.bias", "indexer.k_norm.bias", Role.BIAS, "index_head_dim"),
-    T("self_attn.indexer.weights_proj.weight", "indexer.proj.weight", Role.OTHER, "index_n_heads hidden_size"),
-    T("self_attn.indexer.wk.weight", "indexer.attn_k.weight", Role.ATTN_K, "index_head_dim hidden_size"),
-    T("self_attn.indexer.wq_b.weight", "indexer.attn_q_b.weight", Role.OTHER,
-      "index_n_heads*index_head_dim q_lora_rank"),
-)  # fmt: skip
 GLM_DSA = replace(
     GLM4_FLASH,
     name="glm_moe_dsa",
@@ -102,9 +94,7 @@ GLM_DSA = replace(
     keys=(
         *DEEPSEEK2.keys,
         keys.Key("nextn_predict_layers", "u32", FURTHER, default=0),
-        keys.Key("attention.indexer.head_count", "u32", "index_n_heads"),
-        keys.Key("attention.indexer.key_length", "u32", "index_head_dim"),
-        keys.Key("attention.indexer.top_k", "u32", "index_topk"),
+        *INDEXER_KEYS,
         keys.computed(
             "attention.indexer.types",
             "bool",
