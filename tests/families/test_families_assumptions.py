@@ -148,7 +148,11 @@ def test_a_rotation_that_the_file_says_is_not_told(architecture: str, config: di
 
 
 ROTATING = [f for f in known_families() if f.rotates and f.when is None]
-WITH_LISTS = {"layer_types", "full_attn_idxs"}  # which defaults do not have, and without which nothing is described
+WITH_LISTS = {
+    "mrope_section",
+    "layer_types",
+    "full_attn_idxs",
+}  # which defaults do not have, and without which nothing is described
 
 
 @pytest.mark.parametrize("family", ROTATING, ids=lambda family: family.name)
