@@ -93,7 +93,7 @@ GLM_DSA = replace(
     block=(*GLM4_FLASH.block, *at(INDEXED, INDEXER), *optional(at(not_(INDEXED), INDEXER))),
     keys=(
         *DEEPSEEK2.keys,
-        keys.Key("nextn_predict_layers", "u32", FURTHER, default=0),
+        keys.Key("nextn_predict_layers", "u32", FURTHER),
         *INDEXER_KEYS,
         keys.computed(
             "attention.indexer.types",

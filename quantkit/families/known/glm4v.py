@@ -1,0 +1,70 @@
+"""The language models of GLM-4.1V and GLM-4.5V: those of GLM-4 and GLM-4.5, with a position on three axes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+
+from quantkit.errors import InputError
+from quantkit.families import assumptions, keys
+from quantkit.families.hparams import CONFIG_HINT, Hparams
+from quantkit.families.known.glm import GLM4
+from quantkit.families.known.glm4_moe import GLM4_MOE
+from quantkit.families.known.qwen3_next import VISION
+from quantkit.families.model import RowOrder
+from quantkit.families.placements import Placement, whole
+from quantkit.families.roles import Role
+from quantkit.families.rows import FREQUENCIES, UNSERVED
+from quantkit.tensors import TensorInfo
+
+
+def halves(info: TensorInfo, hparams: Hparams) -> Placement:
+    """Rotation pairs that lie side by side, taken apart: llama.cpp rotates on three axes by halves alone."""
+    head, part = hparams.count("head"), hparams.number("rope_partial_factor")
+    rotated = int(head * (0.5 if part is None else part))
+    if rotated % 2 or not 0 < rotated <= head:
+        message = f"config.json: {rotated} of {head} dimensions of a head are rotated, expected an even number of them"
+        raise InputError(message, key="partial_rotary_factor", path="config.json", hint=CONFIG_HINT)
+    order = tuple(chain(range(0, rotated, 2), range(1, rotated, 2), range(rotated, head)))
+    return replace(whole(info, hparams), row_order=RowOrder("halves", order))
+
+
+QUERIES_AND_KEYS = {Role.ATTN_Q, Role.ATTN_K}
+GLM4V = replace(
+    GLM4,
+    name="glm4v",
+    hf=("Glm4vForConditionalGeneration",),
+    defaults={
+        "glm4v_text": {
+            "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40,
+            "num_attention_heads": 32, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "tie_word_embeddings": False,
+            "attention_bias": True,
+        },
+    },
+    block=tuple(replace(t, place=halves) if t.role in QUERIES_AND_KEYS else t for t in GLM4.block),
+    keys=(*keys.COMMON, keys.rotated_part(0.5), keys.rope_sections()),
+    drop=(FREQUENCIES, *VISION),
+    strip="language_model.",
+    inside={"Glm4vModel": "Glm4vForConditionalGeneration", "Glm4vTextModel": "Glm4vForConditionalGeneration"},
+    assumes=(assumptions.silu,),
+    folds=(),
+    unserved=UNSERVED,
+)  # fmt: skip
+GLM4V_MOE = replace(
+    GLM4_MOE,
+    name="glm4v_moe",
+    hf=("Glm4vMoeForConditionalGeneration",),
+    defaults={
+        "glm4v_moe_text": {
+            **GLM4_MOE.defaults["glm4_moe"], "vocab_size": 151424, "max_position_embeddings": 65536,
+            "attention_bias": True, "num_nextn_predict_layers": None,
+        },
+    },
+    keys=(*GLM4_MOE.keys, keys.rope_sections()),
+    drop=(FREQUENCIES, *VISION),
+    strip="language_model.",
+    inside={"Glm4vMoeModel": "Glm4vMoeForConditionalGeneration"},
+)  # fmt: skip
+
+FAMILIES = (GLM4V, GLM4V_MOE)
