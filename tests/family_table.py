@@ -323,6 +323,7 @@ MINISTRAL = {
 QWEN_ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}}
 TOWER = {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 4}
 GLM_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [2, 3, 3]}
+GLM_TEXT = {**SIZES, "vocab_size": 408, "rope_parameters": GLM_ROPE}
 GLM_TOWER = {**TOWER, "out_hidden_size": 256, "intermediate_size": 32, "image_size": 16}
 QWEN2_TOWER = {**TOWER, "embed_dim": 32, "hidden_size": 256, "mlp_ratio": 2}
 QWEN25_TOWER = {**TOWER, "out_hidden_size": 256, "intermediate_size": 32, "fullatt_block_indexes": [0]}
@@ -619,12 +620,12 @@ TABLE: dict[str, Entry] = {
     ),
     "glm-4.1v": Entry(
         "Glm4vForConditionalGeneration",
-        {"text_config": {**SIZES, "vocab_size": 408, "attention_bias": True, "rope_parameters": GLM_ROPE}, "vision_config": GLM_TOWER},
+        {"text_config": {**GLM_TEXT, "attention_bias": True}, "vision_config": GLM_TOWER},
         words=GLM_WORDS,
     ),
     "glm-4.5v": Entry(
         "Glm4vMoeForConditionalGeneration",
-        {"text_config": {**SIZES, "vocab_size": 408, "head_dim": 32, "rope_parameters": GLM_ROPE, "moe_intermediate_size": 256,
+        {"text_config": {**GLM_TEXT, "head_dim": 32, "moe_intermediate_size": 256,
                          "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
          "vision_config": GLM_TOWER},
         words=GLM_WORDS,

@@ -144,7 +144,8 @@ def further(marker: str, claimed: str) -> Seen:
     """The blocks after the last layer that are there: those that have the tensor `marker`, a name as rows have it.
 
     `marker` has "{}" for the number of a block. config.json claims `claimed` of them; what counts is what is there, all
-    of them or none. Sets "blocks" and `claimed`, unless nothing is there and nothing claimed. Raises InputError where some are missing.
+    of them or none. Sets "blocks" and `claimed`, unless nothing is there and nothing claimed. Raises InputError where
+    some are missing.
     """
 
     def seen(hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
