@@ -144,7 +144,7 @@ def gpt2_like(
     hidden = config.get("n_embd", config.get("hidden_size"))
     parts = ("weight", "bias") if biases else ("weight",)
     found: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (config["vocab_size"], hidden)}
-    for layer in range(config.get("n_layer", config.get("num_layers"))):
+    for layer in range(config.get("n_layer", config.get("num_layers", config.get("num_hidden_layers")))):
         block = f"transformer.h.{layer}."
         found |= {f"{block}ln_{norm}.{part}": (hidden,) for norm in (1, 2) for part in parts}
         found |= {f"{block}{name}.weight": shape for name, shape in linears.items()}
@@ -887,6 +887,17 @@ TABLE: dict[str, Entry] = {
          "eos_token_id": 2, "attn_config": {"kv_n_heads": 4, "clip_qkv": 8.0, "rope_theta": 500000.0},
          "ffn_config": {"ffn_hidden_size": 512, "moe_num_experts": 4, "moe_top_k": 2}, "num_hidden_layers": 2,
          "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}},
+    ),
+    "qwen": Entry(
+        None,
+        {"architectures": ["QWenLMHeadModel"], "model_type": "qwen", "vocab_size": 400, "hidden_size": 256,
+         "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 8, "seq_length": 512,
+         "max_position_embeddings": 512, "layer_norm_epsilon": 1e-6, "rotary_emb_base": 20000, "no_bias": True},
+        shapes=lambda config: gpt2_like(
+            config, {"attn.c_attn": (768, 256), "attn.c_proj": (256, 256), "mlp.w1": (512, 256), "mlp.w2": (512, 256),
+                     "mlp.c_proj": (256, 512)}, biases=False,
+        ) | {f"transformer.h.{layer}.attn.c_attn.bias": (768,) for layer in range(2)},
+        differs={"qwen.attention.layer_norm_rms_epsilon": 1e-6},
     ),
     "apertus": Entry("Apertus", {**SIZES, "mlp_bias": False}),
     "trinity": Entry(

@@ -30,6 +30,7 @@ SHARD = ".safetensors"
 SIDE_FILES = (
     CONFIG, INDEX, "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json",
+    "qwen.tiktoken", "hy.tiktoken", "tiktoken.model",
     "chat_template.jinja", "chat_template.json", "modules.json", "README.md", *SIDE_CONFIGS,
 )  # fmt: skip
 

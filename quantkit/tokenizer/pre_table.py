@@ -38,6 +38,13 @@ DEEPSEEK_CJK = "[一-龥ࠀ-一가-퟿]+"
 BLOOM = " ?[^(\\s|.,!?…。，、।۔،)]+"
 YOUTU = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"
 AFMOE_SCRIPTS = "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"
+# Kimi: words without Han characters, which are words of their own
+NO_HAN_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+NO_HAN_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+KIMI = (
+    rf"[\p{{Han}}]+|[^\r\n\p{{L}}\p{{N}}]?{NO_HAN_UPPER}*{NO_HAN_LOWER}+{ANY_CASE}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{NO_HAN_UPPER}+{NO_HAN_LOWER}*{ANY_CASE}?|\p{{N}}{{1,3}}|{REST}"
+)
 FROM_THE_RIGHT = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"  # digits in threes, counted from the end of the number
 
 CL100K = (rf"{CONTRACTIONS}|{WORD}|\p{{N}}{{1,3}}|{REST}",)
@@ -140,7 +147,7 @@ LLAMA_CPP: dict[str, PreTokenizer] = {
     ),
     "youtu": PreTokenizer((YOUTU, rf"{CASED}|\p{{N}}|{REST_SLASH}"), whole_words=True),
     "superbpe": PreTokenizer(()),
-    "kimi-k2": PreTokenizer(()),
+    "kimi-k2": PreTokenizer((KIMI,)),
 }  # fmt: skip
 
 Step = tuple[str, ...]
@@ -185,6 +192,7 @@ RECOGNIZED: tuple[Recognized, ...] = (
         ),
         "qwen35",
     ),
+    Recognized(_split(KIMI), "kimi-k2"),
     Recognized(_split(*DEEPSEEK_V3), "deepseek-v3"),
     Recognized(
         (*_split("[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION, "\\s+$", DEEPSEEK_CJK), EACH_DIGIT), "deepseek-llm",

@@ -19,11 +19,13 @@ from quantkit.tokenizer.piece_files import (
 )
 from quantkit.tokenizer.slow_files import VOCAB, tokenizer_json_of_slow_files
 from quantkit.tokenizer.tekken import SETTINGS, tokenizer_json_of_tekken
+from quantkit.tokenizer.tiktoken_files import KINDS, reader_of
 from quantkit.untrusted import parse_json_object
 
 # file -> how its tokenizer.json is made, and what it says that tokenizer_config.json would
 MADE: dict[str, tuple[Callable[[TokenizerFiles], dict[str, Any] | None], Mapping[str, Any]]] = {
     TEKKEN: (tokenizer_json_of_tekken, SETTINGS),
+    **{file: (reader_of(file), kind.settings) for file, kind in KINDS.items()},
     VOCAB: (tokenizer_json_of_slow_files, {}),
     VOCAB_TXT: (tokenizer_json_of_vocab_txt, {}),
     SHIFTED_MODEL: (tokenizer_json_of_shifted, {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}),
@@ -54,6 +56,7 @@ def open_tokenizer_json(files: TokenizerFiles, *, beside_model: bool = False) ->
     for file, (make, settings) in () if beside_model else MADE.items():
         made = make(files)
         if made is not None:
-            said = replace(files, settings={**settings, **files.settings})
+            forced = KINDS[file].forced if file in KINDS else {}
+            said = replace(files, settings={**settings, **files.settings, **forced})
             return TokenizerJson(json.dumps(made).encode(), made, file, said)
     return None
