@@ -490,6 +490,34 @@ RWKV7: dict[str, Any] = {
 }  # fmt: skip
 
 
+RWKV6: dict[str, Any] = {
+    "architectures": ["Rwkv6ForCausalLM"], "model_type": "rwkv6", "vocab_size": 400, "hidden_size": 256,
+    "intermediate_size": 1024, "num_hidden_layers": 5, "head_size": 64, "layer_norm_epsilon": 1e-5, "rescale_every": 2,
+    "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+
+
+def rwkv6_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner, rows = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    square, mix = (hidden, hidden), (1, 1, hidden)
+    found: dict[str, tuple[int, ...]] = {"rwkv.embeddings.weight": (rows, hidden), "head.weight": (rows, hidden)}
+    norms = ["rwkv.ln_out", "rwkv.blocks.0.pre_ln"]
+    for layer in range(config["num_hidden_layers"]):
+        block = f"rwkv.blocks.{layer}."
+        norms += [block + name for name in ("ln1", "ln2", "attention.ln_x")]
+        found |= {f"{block}attention.time_maa_{what}": mix for what in "xwkvrg"}
+        found |= {f"{block}feed_forward.time_maa_{what}": mix for what in "kr"}
+        found |= {f"{block}attention.{n}.weight": square for n in ("receptance", "key", "value", "gate", "output")}
+        found |= {
+            f"{block}attention.time_maa_w1": (hidden, 160), f"{block}attention.time_maa_w2": (5, 32, hidden),
+            f"{block}attention.time_decay": mix, f"{block}attention.time_decay_w1": (hidden, 64),
+            f"{block}attention.time_decay_w2": (64, hidden), f"{block}attention.time_faaaa": (hidden // 64, 64),
+            f"{block}feed_forward.key.weight": (inner, hidden), f"{block}feed_forward.receptance.weight": square,
+            f"{block}feed_forward.value.weight": (hidden, inner),
+        }  # fmt: skip
+    return found | {f"{norm}.{part}": (hidden,) for norm in norms for part in ("weight", "bias")}
+
+
 def rwkv7_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     hidden, inner, rows = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     ranks = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_dim", "g": "gate_low_rank_dim"}
@@ -551,6 +579,9 @@ TABLE: dict[str, Entry] = {
     "falcon-h1": Entry("FalconH1", FALCON_H1),
     "falcon-h1-norm": Entry(
         "FalconH1", {**FALCON_H1, "mamba_rms_norm": True, "mamba_norm_before_gate": False, "head_dim": 64}
+    ),
+    "rwkv6": Entry(
+        None, RWKV6, bpe=False, shapes=rwkv6_shapes, files={WORLD_FILE: WORLD}, lacks=("tokenizer.chat_template",)
     ),
     "rwkv7": Entry(
         None, RWKV7, bpe=False, shapes=rwkv7_shapes, files={WORLD_FILE: WORLD}, lacks=("tokenizer.chat_template",)

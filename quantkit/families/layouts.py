@@ -63,10 +63,10 @@ def _place(info: TensorInfo, steps: tuple[Step, ...]) -> Placement:
     if all(KINDS[name].whole_rows for name, _ in steps):
         numbers = np.arange(info.rows, dtype=np.int64)
         lying = move(numbers.reshape(info.shape if vector else (*info.shape[:-1], 1)), _on_rows(steps, info.cols))
-        if not vector:
+        if not vector and lying.ndim > 1:  # else a matrix becomes a vector
             shape = (*lying.shape[:-1], info.cols) if lying.shape[-1] == 1 else (*lying.shape, info.cols)
             return Placement(shape, runs(info.name, lying.reshape(-1)))
-        if lying.ndim == 1 or lying.shape[-1] == 1:
+        if vector and (lying.ndim == 1 or lying.shape[-1] == 1):
             return Placement(lying.shape, runs(info.name, lying.reshape(-1)))
     return _made(info, steps)
 

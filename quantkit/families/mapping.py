@@ -206,7 +206,7 @@ def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> I
             _check_number(info, inner[-1], hparams.count(row.t.index), row.t.index)
         _check_source(row.t, hparams, info)
         placed = True
-        placement = _placed(row.t, info, hparams)
+        placement = _placed(row.t, info, hparams, layer)
         yield Piece(row, layer, inner[-1] if inner else row.t.order, info, placement)
     if elsewhere is not None and not placed:
         kinds = hparams.values.get(KINDS, ())
@@ -216,11 +216,16 @@ def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> I
         raise InputError(message, tensor=info.name, key="num_hidden_layers", hint=hint)
 
 
-def _placed(t: T, info: TensorInfo, hparams: Hparams) -> Placement:
+def _placed(t: T, info: TensorInfo, hparams: Hparams, layer: int | None) -> Placement:
     """Where a source tensor's rows go, with what becomes of their values."""
+
+    def number_of(name: str) -> float:
+        each = hparams.values.get(name)
+        return Hparams({name: each[layer or 0]}).required(name) if isinstance(each, tuple) else hparams.required(name)
+
     placement = t.place(info, hparams)
     for step in (t.value or "").split():
-        number = 1.0 if step in MAPS else float(evaluate(step.removeprefix("*"), hparams.required))
+        number = 1.0 if step in MAPS else float(evaluate(step.removeprefix("*"), number_of))
         what = step if step in MAPS else "*"
         placement = replace(placement, parts=tuple(Mapped(part, what, number) for part in placement.parts))
     if t.total is not None:
@@ -297,6 +302,8 @@ def _check_found(row: Row, layer: int | None, pieces: list[Piece]) -> None:
         message = f'the checkpoint has no tensor "{name}", which {row.t.target.format(layer)} is made of'
         hint = "is a shard missing, or config.json of another model?"
         raise InputError(message, tensor=name, hint=hint)
+    if row.t.total is not None:
+        return  # the others of a joined target are named by rows of their own
     given = {piece.index for piece in pieces}
     first = pieces[0].placement
     rows = prod(first.shape[:-1]) if len(first.shape) > 1 else first.shape[0]

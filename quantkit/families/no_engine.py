@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 ENCODER_DECODER = "it has no graph for this pair of encoder and decoder"
 POSITIONS = "it has no graph with these positions"
+HYBRID = "it has no graph for this mix of recurrent layers and attention"
 SPEECH = "speech recognition has an engine of its own, whisper.cpp"
 
 NO_ENGINE: Mapping[str, str] = {
@@ -19,6 +20,14 @@ NO_ENGINE: Mapping[str, str] = {
     "CodeGenForCausalLM": "it has no graph for CodeGen",
     "BioGptForCausalLM": POSITIONS,
     "RecurrentGemmaForCausalLM": "it has no graph for recurrent blocks of this kind",
+    "RwkvForCausalLM": "it has graphs for RWKV 6 and 7, not for 4",
+    "Rwkv5ForCausalLM": "it has graphs for RWKV 6 and 7, not for 5",
+    "ZambaForCausalLM": HYBRID,
+    "Zamba2ForCausalLM": HYBRID,
+    "HymbaForCausalLM": HYBRID,
+    "OlmoHybridForCausalLM": HYBRID,
+    "Phi4FlashForCausalLM": HYBRID,
+    "xLSTMForCausalLM": "it has no graph for recurrent blocks of this kind",
     "PersimmonForCausalLM": "it has no graph for Persimmon any more",
     "FuyuForCausalLM": "it has no graph for Fuyu",
     "MllamaForConditionalGeneration": "it has no graph for text that attends to images in layers of their own",

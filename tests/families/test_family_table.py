@@ -37,7 +37,7 @@ FIRST_TOKEN, LAST_TOKEN = 3, 397  # ids that every vocabulary here has and that 
 
 F32, BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.BF16
 VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")  # counted together
-NARROW = re.compile("time_mix_(?:[wva][012]|g[12]|lerp_fused).weight")  # of RWKV, never quantized
+NARROW = re.compile("time_mix_(?:[wva][012]|g[12]|lerp_fused|first|decay_w[12]).weight")  # of RWKV, never quantized
 WITH_MORE_BITS = {
     "attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight", "ffn_down.weight", "ffn_down_exps.weight",
     "ffn_down_chexps.weight", "ffn_down_shexp.weight",

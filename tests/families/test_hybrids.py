@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from described import Tokens, evaluate
-from family_table import FALCON_H1, GRANITE_H, KIMI_LINEAR, NEMOTRON_3, NEMOTRON_H, WITHOUT_EXPERTS
+from family_table import FALCON_H1, GRANITE_H, KIMI_LINEAR, NEMOTRON_3, NEMOTRON_H, RWKV6, RWKV7, WITHOUT_EXPERTS
 from row_headers import headers
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
@@ -39,7 +39,8 @@ def tensors_of(config: Mapping[str, Any]) -> dict[str, TensorInfo]:
 
 def model_of(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo] | None = None) -> Model:
     given = tensors_of(config) if tensors is None else tensors
-    return describe(given, config, lambda name: None, find_family(config), Tokens(config["vocab_size"]), name="x")
+    named = find_family(config)
+    return describe(given, config, lambda name: None, named, Tokens(config["vocab_size"]), name="x")
 
 
 def renamed(tensors: Mapping[str, TensorInfo], old: str, new: str) -> dict[str, TensorInfo]:
@@ -143,6 +144,8 @@ WRONG: dict[str, tuple[Mapping[str, Any], type[QuantkitError], str]] = {
     "an MLP after experts": (
         {**KIMI, "mlp_layer_types": ["dense", "sparse", "dense", "sparse"]}, UnsupportedError, "only before all"
     ),
+    "attention in RWKV": ({**RWKV7, "attn": {"layers": [1]}}, UnsupportedError, "layers are of attention"),
+    "a negative rescaling": ({**RWKV6, "rescale_every": -1}, InputError, "rescale_every is -1"),
     "a multiplier that is none": ({**FALCON, "ssm_multipliers": [1, 1, 1, 1, "x"]}, InputError, "of_dt is 'x'"),
 }  # fmt: skip
 
@@ -150,7 +153,11 @@ WRONG: dict[str, tuple[Mapping[str, Any], type[QuantkitError], str]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_configuration_that_does_not_fit_is_explained(case: str) -> None:
     config, error, message = WRONG[case]
-    base = next(c for c in (DENSE, MIXTURE, GRANITE, FALCON, KIMI) if c["architectures"] == config["architectures"])
+    base = next(
+        c
+        for c in (DENSE, MIXTURE, GRANITE, FALCON, KIMI, RWKV6, RWKV7)
+        if c["architectures"] == config["architectures"]
+    )
     with pytest.raises(error, match=message):
         model_of(config, tensors_of(base))
 
@@ -241,6 +248,32 @@ def test_multipliers_are_taken_one_after_the_other_in_float32() -> None:
         mixer[start:end] *= f32(by)
     assert np.array_equal(target["blk.1.ssm_in.weight"], mixer)
     assert np.array_equal(target["blk.1.ffn_up.weight"], source[f"{block}feed_forward.up_proj.weight"])
+
+
+def test_what_rwkv_6_adds_is_halved_as_often_as_what_it_is_added_to() -> None:
+    source, target = values_of(RWKV6)
+    for block, halved in enumerate((1.0, 1.0, 0.5, 0.5, 0.25)):
+        for name, other in (("attention.output", "time_mix_output"), ("feed_forward.value", "channel_mix_value")):
+            expected = source[f"rwkv.blocks.{block}.{name}.weight"] * np.float32(halved)
+            assert np.array_equal(target[f"blk.{block}.{other}.weight"], expected)
+    source, target = values_of({**RWKV6, "rescale_every": 0})
+    assert np.array_equal(target["blk.4.time_mix_output.weight"], source["rwkv.blocks.4.attention.output.weight"])
+
+
+def test_the_first_layer_of_rwkv_7_has_no_values_of_an_earlier_one() -> None:
+    source, target = values_of(RWKV7)
+    assert np.array_equal(target["blk.0.time_mix_v1.weight"], source["model.layers.0.attn.a_lora.lora.0.weight"])
+    assert np.array_equal(target["blk.1.time_mix_v1.weight"], source["model.layers.1.attn.v_lora.lora.0.weight"])
+    unread = "model.layers.0.attn.v_lora.lora.0.weight"
+    found = model_of(RWKV7, {**tensors_of(RWKV7), unread: TensorInfo(unread, "BF16", (32, 256), 2 * 32 * 256)})
+    assert set(found.dropped) == {unread}
+
+
+def test_the_widths_of_rwkv_are_computed_where_nothing_says_them() -> None:
+    named = find_family(RWKV7).family.hparams(without(RWKV7, *(key for key in RWKV7 if "low_rank" in key)))
+    found = [named.count(f"{what}_low_rank_dim") for what in ("decay", "a", "v", "gate")]
+    assert found == [32, 32, 32, 64]  # of 256: the nearest multiples of 32 to 28.8, 28.8, 20.8 and 50.6
+    assert find_family(RWKV6).family.hparams({**RWKV6, "intermediate_size": None}).count("intermediate_size") == 896
 
 
 def test_a_tied_head_has_its_own_scale() -> None:

@@ -80,6 +80,7 @@ CASES: list[tuple[Place, F32, F32, bool]] = [
     (rows("2", "c"), numbered(6), numbered(6)[2:4], True),
     (column, numbered(6), numbered(6).reshape(6, 1), True),
     (squeeze, numbered(6, 1, 4), X, True),
+    (squeeze, numbered(1, 1, 4), numbered(4), False),
     (line, numbered(2, 3), numbered(6), False),
     (lead, numbered(6, 1, 4), numbered(1, 6, 1, 4), True),
     (squeeze >> rows("0", "b"), numbered(6, 1, 4), X[:3], True),

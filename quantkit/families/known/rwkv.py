@@ -1,19 +1,20 @@
-"""RWKV 7: no attention at all. Every layer mixes a token with the one before it, and keeps a state of fixed size.
+"""RWKV 6 and 7: no attention at all. Every layer mixes a token with the one before it, and keeps a state of fixed size.
 
-Names are those of flash-linear-attention, which RWKV's checkpoints for Hugging Face have.
+Names of RWKV 6 are those of its first checkpoints for Hugging Face, of RWKV 7 those of flash-linear-attention.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from quantkit.errors import UnsupportedError
+from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.mamba import ENDLESS, NO_ATTENTION
-from quantkit.families.layers import before, from_
-from quantkit.families.layouts import line
+from quantkit.families.layers import MAX_LAYERS, before, from_
+from quantkit.families.layouts import line, squeeze, turn
 from quantkit.families.roles import Role
 from quantkit.families.rows import OWN_CODE, Drop, Family, Rename, T, TokenizerRules, at, with_biases
 
@@ -133,4 +134,86 @@ RWKV7 = Family(
     unserved=OWN_CODE,
 )  # fmt: skip
 
-FAMILIES = (RWKV7,)
+
+def sizes_of_6(hparams: Hparams) -> Mapping[str, Any]:
+    """The widths of RWKV 6, most of which no file says, and by what each block is divided.
+
+    llama.cpp halves what runs through the model after every so many layers, and what is added has to be halved as
+    often.
+    """
+    hidden, blocks = hparams.count(HIDDEN), hparams.count("num_hidden_layers")
+    inner, large = hparams.values.get("intermediate_size"), hidden == 4096
+    every = int(hparams.number("rescale_every") or 0)
+    if every < 0 or blocks > MAX_LAYERS:
+        key, said = ("rescale_every", every) if every < 0 else ("num_hidden_layers", blocks)
+        raise InputError(f"config.json: {key} is {said}", key=key, path="config.json", hint=CONFIG_HINT)
+    return {
+        "endless": ENDLESS, "max_position_embeddings": ENDLESS, "zero": 0,
+        "intermediate_size": int(hidden * 3.5 // 32 * 32) if inner is None else inner,
+        "mix_rank": 64 if large else 32, "decay_rank": 128 if large else 64, "rescale_every": every,
+        "rwkv_heads": hidden // hparams.count("head_size"),
+        "halved": tuple(0.5 ** min(block // every, 64) if every else 1.0 for block in range(blocks)),
+    }  # fmt: skip
+
+
+MIX = f"1 1 {HIDDEN}"
+RWKV6 = replace(
+    RWKV7,
+    name="rwkv6",
+    gguf="rwkv6",
+    hf=("Rwkv6ForCausalLM",),
+    defaults={
+        "rwkv6": {
+            **NO_ATTENTION, "vocab_size": 65536, HIDDEN: 4096, "num_hidden_layers": 32, "head_size": 64,
+            "layer_norm_epsilon": 1e-5, "intermediate_size": None, "rescale_every": 6,
+        },
+    },
+    source_block="rwkv.blocks.{}.",
+    outside=(
+        T("rwkv.embeddings.weight", "token_embd.weight", Role.TOKEN_EMBD, "vocab_size hidden_size"),
+        *with_biases((
+            T("rwkv.blocks.0.pre_ln.weight", "token_embd_norm.weight", Role.NORM, HIDDEN),
+            T("rwkv.ln_out.weight", "output_norm.weight", Role.NORM, HIDDEN),
+        )),
+        T("head.weight", "output.weight", Role.OUTPUT, "vocab_size hidden_size"),
+    ),
+    block=(
+        *with_biases((
+            T("ln1.weight", "attn_norm.weight", Role.NORM, HIDDEN),
+            T("ln2.weight", "attn_norm_2.weight", Role.NORM, HIDDEN),
+            T("attention.ln_x.weight", "time_mix_ln.weight", Role.OTHER, HIDDEN),
+        )),
+        T("attention.time_maa_x", "time_mix_lerp_x.weight", Role.OTHER, MIX, squeeze),
+        *(T(f"attention.time_maa_{what}", "time_mix_lerp_fused.weight", Role.OTHER, MIX, total=f"5 1 1 {HIDDEN}",
+            order=order) for order, what in enumerate("wkvrg")),
+        T("attention.time_maa_w1", "time_mix_w1.weight", Role.OTHER, f"{HIDDEN} 5*mix_rank", turn),
+        T("attention.time_maa_w2", "time_mix_w2.weight", Role.OTHER, f"5 mix_rank {HIDDEN}", turn),
+        T("attention.time_decay", "time_mix_decay.weight", Role.OTHER, MIX, squeeze),
+        T("attention.time_decay_w1", "time_mix_decay_w1.weight", Role.OTHER, f"{HIDDEN} decay_rank", turn),
+        T("attention.time_decay_w2", "time_mix_decay_w2.weight", Role.OTHER, f"decay_rank {HIDDEN}", turn),
+        T("attention.time_faaaa", "time_mix_first.weight", Role.OTHER, "rwkv_heads head_size"),
+        *(T(f"attention.{what}.weight", f"time_mix_{what}.weight", Role.OTHER, SQUARE)
+          for what in ("receptance", "key", "value", "gate")),
+        T("attention.output.weight", "time_mix_output.weight", Role.OTHER, SQUARE, value="*halved"),
+        T("feed_forward.time_maa_k", "channel_mix_lerp_k.weight", Role.OTHER, MIX, squeeze),
+        T("feed_forward.time_maa_r", "channel_mix_lerp_r.weight", Role.OTHER, MIX, squeeze),
+        T("feed_forward.key.weight", "channel_mix_key.weight", Role.OTHER, "intermediate_size hidden_size"),
+        T("feed_forward.receptance.weight", "channel_mix_receptance.weight", Role.OTHER, SQUARE),
+        T("feed_forward.value.weight", "channel_mix_value.weight", Role.OTHER, "hidden_size intermediate_size",
+          value="*halved"),
+    ),
+    keys=(
+        *keys.without(RWKV7.keys[:6], "attention.layer_norm_epsilon"),
+        keys.Key("attention.layer_norm_epsilon", "f32", "layer_norm_epsilon"),
+        keys.Key("rescale_every_n_layers", "u32", "rescale_every"),
+        keys.Key("wkv.head_size", "u32", "head_size"),
+        keys.Key("time_mix_extra_dim", "u32", "mix_rank"),
+        keys.Key("time_decay_extra_dim", "u32", "decay_rank"),
+    ),
+    drop=(),
+    spellings=(),
+    derive=(sizes_of_6,),
+    assumes=(),
+)  # fmt: skip
+
+FAMILIES = (RWKV6, RWKV7)
