@@ -30,7 +30,7 @@ HEARING = {
     "num_mel_bins": 16, "max_source_positions": 24, "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2,
     "encoder_ffn_dim": 64,
 }  # fmt: skip
-PIXTRAL = {**VIT, "model_type": "pixtral", "head_dim": 16}
+PIXTRAL = {**VIT, "model_type": "pixtral", "head_dim": 16, "image_size": 128}
 BREAKING = {**TEXT, "model_type": "mistral", "vocab_size": 401}
 IMAGE_BREAK = {"v.token_embd.img_break": "the reference drops every tensor of the text model before it looks"}
 SEEN = {"image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 0.75, 0.625]}
@@ -139,7 +139,7 @@ TABLE: dict[str, Tower] = {
         {
             "text_config": {**TEXT, "intermediate_size_mlp": 96, "num_local_experts": 2},
             "vision_config": {
-                **VIT, "vision_output_dim": 48, "projector_input_dim": 40, "projector_output_dim": 48,
+                **VIT, "vision_output_dim": 48, "projector_input_dim": 48, "projector_output_dim": 48,
                 "intermediate_size": 128,
             },
         },

@@ -13,7 +13,9 @@ from typing import Any
 import checkpoints
 import numpy as np
 import pytest
+import sights
 import tower_table
+from commands import quantkit
 from gguf import GGUFReader
 from tower_table import TABLE
 
@@ -108,3 +110,32 @@ def test_the_file_is_that_of_the_reference(
                 assert (tensor.tensor_type, list(tensor.shape)) == (other.tensor_type, list(other.shape)), tensor.name
                 assert np.array_equal(tensor.data, other.data), tensor.name
             assert keys(found) == keys(expected)
+
+
+@pytest.mark.slow
+def test_llama_cpp_sees_what_transformers_does(root: Path, tmp_path: Path) -> None:
+    """Embeddings of a random image, in a process of their own; the reference's Llama 4 sees something else."""
+    texts = {name: text_model(name, root, tmp_path) for name in ("gemma3", "qwen3vl")}
+    jobs = []
+    for name in sights.SIDES:
+        np.save(tmp_path / f"{name}.npy", sights.pixels(name))
+        jobs.append({
+            "text": str(texts.get(name, texts["gemma3"])), "mmproj": str(made(root / name, "f32", tmp_path)),
+            "pixels": str(tmp_path / f"{name}.npy"), "out": str(tmp_path / f"{name}.seen.npy"),
+        })  # fmt: skip
+    script = Path(checkpoints.__file__).parent / "oracles" / "mtmd.py"
+    done = subprocess.run([sys.executable, str(script)], input=json.dumps(jobs), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for name in sights.SIDES:
+        expected = sights.seen_by_transformers(name, root / name)
+        found = sights.rows_of_patches(name, np.load(tmp_path / f"{name}.seen.npy"), len(expected))
+        assert found.shape == expected.shape, name
+        cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
+        assert cosine >= sights.LEAST[name], (name, cosine)
+
+
+def text_model(name: str, root: Path, out: Path) -> Path:
+    """A language model whose width is that of the encoders; what it computes is of no matter."""
+    ran = quantkit("convert", root / name, "--to", "f32", "-o", out, "--pre", checkpoints.PRE, "--mmproj", "none")
+    assert ran.status == 0, ran.stderr
+    return out / f"{name}-F32.gguf"
