@@ -14,7 +14,7 @@ from quantkit.families.assumptions import engine_warnings, name_warnings, rotati
 from quantkit.families.cache import read_cache
 from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.heads import architecture_of, head_warnings, headed, without_head
-from quantkit.families.hparams import Hparams, merged
+from quantkit.families.hparams import Hparams, merged, nested_part
 from quantkit.families.keys import POOLING_TYPE, RANK, architecture_metadata
 from quantkit.families.known import known_families
 from quantkit.families.layers import block_count
@@ -171,6 +171,24 @@ def find_family(config: Mapping[str, Any]) -> Named:
         raise InputError(message, path="config.json", key="architectures", hint="is this a transformers checkpoint?")
     outer = architecture_of({**config, "text_config": None})
     raise _unknown(wanted if outer in (None, wanted) else f"{outer} ({wanted})", "auto_map" in config)
+
+
+def inner_family(config: Mapping[str, Any]) -> Named:
+    """The family of the language model inside a model with an encoder, of a parsed config.json.
+
+    By the architectures that name one, else by the model type of its own part: what stands before a Llama is another
+    architecture, but the Llama is one. Raises what `find_family` raises.
+    """
+    try:
+        return find_family(config)
+    except UnsupportedError:
+        part = nested_part(config) or {}
+        kind = part.get("model_type")
+        rows = [family for family in known_families() if isinstance(kind, str) and kind in family.defaults]
+        if not rows:
+            raise
+        family = _the_one(rows, config, str(kind))
+        return Named(family, family.hf[0])
 
 
 def _the_one(rows: Sequence[Family], config: Mapping[str, Any], wanted: str) -> Family:

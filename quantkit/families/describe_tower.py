@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
-from quantkit.families.describe import find_family
+from quantkit.families.describe import inner_family
 from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.hparams import merged
 from quantkit.families.keys import architecture_metadata
@@ -103,7 +103,7 @@ def _require_values(processor: Mapping[str, Any], read_file: ReadFile) -> None:
 def _width(config: Mapping[str, Any]) -> int:
     """The width of the text model. Raises InputError where nothing says it."""
     try:
-        family = find_family(config).family
+        family = inner_family(config).family
     except QuantkitError:
         family = None
     value = (family.hparams(config).values if family else merged(config)).get("hidden_size")

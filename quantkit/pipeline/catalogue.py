@@ -7,7 +7,7 @@ from typing import Any
 from quantkit.consumers import CONSUMERS
 from quantkit.families.known import known_families
 from quantkit.families.rows import Family
-from quantkit.families.towers import has_tower
+from quantkit.families.towers import has_tower, known_towers
 from quantkit.formats.containers import table
 from quantkit.methods import method_names, needs_hessian
 from quantkit.methods.transforms import transform_names
@@ -23,6 +23,7 @@ def schemes() -> dict[str, Any]:
         "containers": ["gguf", *table.names()],
         "recipes": list(recipe_names()),
         "families": [_family(family) for family in known_families()],
+        "encoders": [{"name": tower.name, "architectures": list(tower.hf)} for tower in known_towers()],
         "consumers": list(CONSUMERS),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantkit.families.describe import describe, find_family, require_fitting
+from quantkit.families.describe import describe, find_family, inner_family, require_fitting
 from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Model
 from quantkit.families.towers import find_tower
@@ -24,7 +24,8 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
     tensors, config, read_file = checkpoint.tensors(), checkpoint.config, checkpoint.read_file
     if checkpoint.kind == "gguf":
         return describe_gguf(tensors, checkpoint.metadata)
-    named, tower = find_family(config), find_tower(config)
+    tower = find_tower(config)
+    named = find_family(config) if tower is None else inner_family(config)
     require_fitting(config, tensors)
     tensors = {n: _with_values(checkpoint, i) if named.family.is_told(i) else i for n, i in tensors.items()}
     tokenizer = read_tokenizer(read_file, config, named.family.tokens, pre=pre, names=checkpoint.file_names())

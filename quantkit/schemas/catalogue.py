@@ -28,6 +28,13 @@ class Family(TypedDict):
     why_not: str | None
 
 
+class Encoder(TypedDict):
+    """An encoder of images or sound by its projector, and the architectures that have it."""
+
+    name: str
+    architectures: list[str]
+
+
 class Schemes(TypedDict):
     types: list[QuantType]
     methods: list[str]
@@ -35,6 +42,7 @@ class Schemes(TypedDict):
     recipes: list[str]
     consumers: list[str]
     families: list[Family]
+    encoders: list[Encoder]
 
 
 class ListedRecipe(TypedDict):

@@ -139,3 +139,37 @@ def text_model(name: str, root: Path, out: Path) -> Path:
     ran = quantkit("convert", root / name, "--to", "f32", "-o", out, "--pre", checkpoints.PRE, "--mmproj", "none")
     assert ran.status == 0, ran.stderr
     return out / f"{name}-F32.gguf"
+
+
+# Language models of families that know nothing of encoders, by the architecture that their own part may name.
+INSIDE = {
+    "pixtral": None, "smolvlm": "VLlama3ForCausalLM", "internvl": "Qwen2ForCausalLM", "lfm2vl": "Lfm2ForCausalLM",
+    "qwen2audio": None, "voxtral": None,
+}  # fmt: skip
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_the_language_model_beside_it_is_that_of_the_reference(root: Path, tmp_path: Path) -> None:
+    jobs = []
+    for name, architecture in INSIDE.items():
+        config = json.loads((root / name / "config.json").read_text())
+        told = None
+        if architecture is not None:
+            told = {**config, "text_config": {**config["text_config"], "architectures": [architecture]}}
+        jobs.append([str(root / name), str(tmp_path / f"{name}.gguf"), "auto", checkpoints.PRE, told])
+    script = Path(checkpoints.__file__).with_name("convert_reference.py")
+    done = subprocess.run([sys.executable, str(script)], input=json.dumps(jobs), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for name in INSIDE:
+        ran = quantkit("convert", root / name, "--to", "bf16", "-o", tmp_path / name, "--pre", checkpoints.PRE)
+        assert ran.status == 0, ran.stderr
+        expected, found = GGUFReader(tmp_path / f"{name}.gguf"), GGUFReader(tmp_path / name / f"{name}-BF16.gguf")
+        wanted = {str(t.name): t for t in expected.tensors}
+        assert {str(t.name) for t in found.tensors} == set(wanted), name
+        for tensor in found.tensors:
+            assert np.array_equal(tensor.data, wanted[str(tensor.name)].data), (name, tensor.name)
+        ours, theirs = (
+            {k: v for k, v in keys(r).items() if "quantization_version" not in k} for r in (found, expected)
+        )
+        assert ours == theirs, name

@@ -34,7 +34,8 @@ def schemes(
         return
     known = quantkit.schemes()
     if families:
-        session.result("quantkit.schemes/1", known, _table_of_families(known["families"]))
+        lines = [*_table_of_families(known["families"]), "", *_table_of_encoders(known["encoders"])]
+        session.result("quantkit.schemes/1", known, lines)
         return
     lines = [
         "quantization types",
@@ -69,6 +70,12 @@ def _table_of_families(families: Sequence[Mapping[str, Any]]) -> list[str]:
     names = {reason: ", ".join(f["name"] for f in families if f["why_not"] == reason) for reason in reasons}
     head = ("family", "in GGUF", "GGUF", "mmproj", "calibrate", "servers", "architectures of config.json")
     return [*table(rows, head), "", *(f"without calibrate and servers: {names[r]}: {r}" for r in reasons)]
+
+
+def _table_of_encoders(encoders: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The encoders that are written as a file of their own, whatever language model is behind them."""
+    rows = [(e["name"], ", ".join(e["architectures"])) for e in encoders]
+    return table(rows, ("encoder (mmproj)", "architectures of config.json"))
 
 
 def _json_schema(session: Session, name: str) -> None:
