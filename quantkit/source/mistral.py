@@ -1,8 +1,9 @@
 """Mistral's own layout (params.json, consolidated*.safetensors) seen as the layout that transformers saves.
 
     params.json  {"dim", "n_layers", "head_dim", "hidden_dim", "n_heads", "n_kv_heads", "norm_eps", "vocab_size",
-                  "rope_theta", "sliding_window", "max_seq_len", "tied_embeddings", "moe", "yarn", ...}
+                  "rope_theta", "sliding_window", "max_seq_len", "tied_embeddings", "moe", "yarn", "quantization", ...}
     weights      tok_embeddings.weight, layers.N.attention.wq.weight, layers.N.feed_forward.w1.weight, ...
+                 in FP8 with layers.N.attention.wq.qscale_weight, one scale, and .qscale_act, that of its inputs
 
 Numbers and names are translated once, here; nothing else knows this layout. Rows of queries and keys lie in the order
 in which rotation pairs stand side by side, those of transformers with the first of all pairs before the second.
@@ -38,7 +39,10 @@ NAMED = {
     "norm_eps": "rms_norm_eps", "max_seq_len": "max_position_embeddings", "tied_embeddings": "tie_word_embeddings",
     "activation": "hidden_act",
 }  # fmt: skip
-SHAPED = ("n_heads", "n_kv_heads", "head_dim", "sliding_window", "moe", "yarn")
+SHAPED = ("n_heads", "n_kv_heads", "head_dim", "sliding_window", "moe", "yarn", "quantization")
+QUANTIZATION = ("qformat_weight", "qscheme_act")
+FP8 = "fp8_e4m3"
+SCALES = {".qscale_weight": "_scale", ".qscale_act": ".input_scale"}  # of FP8: beside ".weight", and in its place
 PLAIN = {"model_type": ("transformer", "mistral"), "causal": (True,)}  # keys that may say what holds anyway
 RUNTIME = frozenset({"max_batch_size"})  # of the program that runs it
 MOE = {"num_experts": "num_local_experts", "num_experts_per_tok": "num_experts_per_tok"}
@@ -137,6 +141,8 @@ def config_of(params: Mapping[str, Any], dtype: str, own: Mapping[str, Any] | No
         given |= {name: _count(_section(params, "moe", (*MOE, *MOE_RUNTIME)), key, "moe.") for key, name in MOE.items()}
     if params.get("yarn") is not None:
         given["rope_scaling"] = _yarn(_section(params, "yarn", (*YARN, "apply_scale")))
+    if params.get("quantization") is not None:
+        given["quantization_config"] = _fp8(_section(params, "quantization", QUANTIZATION))
     rest = own if own is not None and own.get("architectures") == config["architectures"] else {}
     whole = {**config, **rest, **given, **{key: config[key] for key in HEADS}}
     return dict(sorted(whole.items()))  # as transformers saves it
@@ -185,6 +191,16 @@ def _yarn(yarn: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope_type": "yarn", **{name: yarn[key] for key, name in YARN.items()}, **kept}
 
 
+def _fp8(quantization: Mapping[str, Any]) -> dict[str, Any]:
+    """FP8 with a scale for each matrix, as transformers says it."""
+    said = quantization.get("qformat_weight")
+    if said != FP8:
+        what = f'{PARAMS}: quantization.qformat_weight is "{shown(str(said))}", read from Mistral\'s layout is {FP8}'
+        raise UnsupportedError(what, key="quantization.qformat_weight", path=PARAMS, hint=OTHER_LAYOUT)
+    static = quantization.get("qscheme_act") is not None
+    return {"quant_method": "fp8", "activation_scheme": "static" if static else "dynamic"}
+
+
 def _window(found: object) -> int:
     """The window, which older files write as a text; one per layer has no counterpart."""
     if isinstance(found, list):
@@ -225,13 +241,17 @@ def head_rows(params: Mapping[str, Any]) -> int:
 def renamed(stored: Mapping[str, StoredTensor], params: Mapping[str, Any]) -> dict[str, StoredTensor]:
     """The tensors under the names of transformers, in the same order, rows of queries and keys in its order.
 
-    Raises UnsupportedError naming a tensor that has no counterpart (of vision encoders, adapters, quantized weights),
-    InputError for queries and keys that are not made of heads.
+    Raises UnsupportedError naming a tensor that has no counterpart (of vision encoders, adapters, other quantized
+    weights), InputError for queries and keys that are not made of heads.
     """
     head = head_rows(params)
     found: dict[str, StoredTensor] = {}
     for name, tensor in stored.items():
-        info = TensorInfo(_renamed(name), tensor.info.dtype, tensor.info.shape, tensor.info.nbytes)
+        scale = next((end for end in SCALES if name.endswith(end)), None) if params.get("quantization") else None
+        new = _renamed(name if scale is None else name.removesuffix(scale) + ".weight")
+        if scale is not None:
+            new = new + SCALES[scale] if SCALES[scale][0] == "_" else new.removesuffix(".weight") + SCALES[scale]
+        info = TensorInfo(new, tensor.info.dtype, tensor.info.shape, tensor.info.nbytes)
         if not name.endswith(ROTATED):
             found[info.name] = StoredTensor(info, tensor.source, tensor.offset)
             continue

@@ -109,6 +109,8 @@ def read_part(tensor: StoredTensor, part: StoredPart, first: int, last: int) -> 
     """The bytes of indices [first, last) of a part's axis, of all of it where it has none; `tensor` is where it is."""
     if part.axis is None:
         return tensor.source.read(tensor.offset, tensor.offset + tensor.info.nbytes)
+    if part.axis == 0 and part.shape[:1] == tensor.info.shape[:1] == (tensor.info.rows,):
+        return tensor.read_packed(first, last).reshape(-1)  # whose rows may lie in another order
     width = prod(part.shape[part.axis + 1 :]) * part.itemsize  # of one index
     step = part.shape[part.axis] * width
     lines = prod(part.shape[: part.axis])

@@ -181,7 +181,8 @@ def test_rows_are_read_in_bounded_pieces(tmp_path: Path, monkeypatch: pytest.Mon
 UNREAD: dict[str, tuple[dict[str, Any], type[QuantkitError], str]] = {
     "vision": ({"vision_encoder": {"hidden_size": 8}}, UnsupportedError, "vision_encoder"),
     "adapter": ({"lora": {"rank": 8}}, UnsupportedError, "lora"),
-    "quantized": ({"quantization": {"qformat_weight": "fp8_e4m3"}}, UnsupportedError, "quantization"),
+    "quantized": ({"quantization": {"qformat_weight": "nf4"}}, UnsupportedError, "quantization.qformat_weight"),
+    "scales": ({"quantization": {"qformat_weight": "fp8_e4m3", "group": 8}}, UnsupportedError, "quantization.group"),
     "temperature": ({"llama_4_scaling": {"beta": 0.1}}, UnsupportedError, "llama_4_scaling"),
     "latent attention": ({"kv_lora_rank": 512}, UnsupportedError, "kv_lora_rank"),
     "another model": ({"model_type": "mamba"}, UnsupportedError, "model_type"),
@@ -413,3 +414,50 @@ def test_the_helper_is_its_own_inverse_where_heads_have_two_rows() -> None:
     assert own_rows("x.q_proj.weight", tensor, 2) == tensor
     mixed = own_rows("x.q_proj.weight", tensor, 4)
     assert np.frombuffer(mixed.data, np.float32).reshape(4, 2)[:, 0].tolist() == [0, 4, 2, 6]
+
+
+# --- FP8 -------------------------------------------------------------------------------------------------------------
+
+
+def fp8_folders(root: Path) -> tuple[Path, Path]:
+    """The same model in FP8 with a scale for each matrix, as transformers has it and as Mistral published it."""
+    theirs, own = both(root, DENSE)
+    random = np.random.default_rng(9)
+    tensors: dict[str, Stored] = {}
+    for name, tensor in tensors_of(DENSE).items():
+        if not name.endswith("_proj.weight"):
+            tensors[name] = tensor
+            continue
+        raw = random.integers(0, 0x7F, tensor.shape, np.uint8) | random.integers(0, 2, tensor.shape, np.uint8) << 7
+        tensors[name] = Stored("F8_E4M3", tensor.shape, raw.tobytes())
+        scale = Stored("BF16", (), store(np.array([random.uniform(1e-4, 2e-4)]), "BF16").data)
+        tensors[name.replace(".weight", ".weight_scale_inv")] = scale
+        tensors[name.replace(".weight", ".activation_scale")] = store(np.full(1, 0.02), "BF16")
+    (theirs / "model.safetensors").write_bytes(encode(tensors))
+    config = json.loads((theirs / "config.json").read_text())
+    said = {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None}
+    (theirs / "config.json").write_text(json.dumps({**config, "quantization_config": said}))
+    named = {}
+    for name, tensor in tensors.items():
+        plain = name.replace(".weight_scale_inv", ".weight").replace(".activation_scale", ".weight")
+        end = {".weight_scale_inv": ".qscale_weight", ".activation_scale": ".qscale_act"}
+        suffix = next((new for old, new in end.items() if name.endswith(old)), None)
+        if suffix is None:
+            named[own_name(name)] = own_rows(name, tensor, DENSE["head_dim"])
+        else:
+            named[own_name(plain).replace(".weight", suffix)] = tensor
+    (own / "consolidated.safetensors").write_bytes(encode(named))
+    quantization = {"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"}
+    (own / "params.json").write_text(json.dumps({**own_params(DENSE), "quantization": quantization}))
+    return theirs, own
+
+
+def test_fp8_of_both_layouts_becomes_the_same_file(tmp_path: Path) -> None:
+    theirs, own = fp8_folders(tmp_path)
+    for number, folder in enumerate((theirs, own)):
+        done = quantkit("convert", folder, "--to", "bf16", "-o", tmp_path / f"{number}" / "out.gguf", "--no-verify")
+        assert done.status == 0, done.stderr
+    assert (tmp_path / "0" / "out.gguf").read_bytes() == (tmp_path / "1" / "out.gguf").read_bytes()
+    seen = quantkit("plan", own, "--to", "q4_k_m")
+    assert seen.status == 0, seen.stderr
+    assert "stores its weights in 8 bits" in seen.stderr
