@@ -125,6 +125,10 @@ class Want:
         bool,
         typer.Option("--pure", help="The recipe's default type everywhere, no mixture.", rich_help_panel=GGUF),
     ] = False
+    preserve: Annotated[
+        bool,
+        typer.Option("--preserve", help="Keep a grid and zeros that the weights have already.", rich_help_panel=GGUF),
+    ] = False
     split_max_size: Annotated[
         str | None,
         typer.Option(
@@ -273,6 +277,7 @@ class Want:
             output_type=self.output_type,
             embedding_type=self.embedding_type,
             pure=self.pure,
+            preserve=self.preserve,
             on_fallback=self.on_fallback,
             split_max_size=self.split_max_size,
             allow_requantize=self.allow_requantize,

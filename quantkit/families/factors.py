@@ -13,19 +13,31 @@ from dataclasses import dataclass
 
 from quantkit.families.model import Model, ModelTensor
 
-ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
-LINEAR = frozenset({"attn_qkv", "attn_gate", "ssm_alpha", "ssm_beta", "ssm_out"})  # attention without softmax
+ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output"})
+LINEAR = frozenset({"attn_gate", "ssm_alpha", "ssm_beta", "ssm_out"})  # attention without softmax
 DENSE = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 EXPERTS = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
 SHARED = frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"})
 
+# Of these the attention alone is multiplied.
+ATTENTION_ALONE = (
+    "arcee", "bailingmoe", "bailingmoe2", "bloom", "chatglm", "codeshell", "command-r", "dots1", "dream", "ernie4_5",
+    "ernie4_5-moe", "exaone", "exaone4", "falcon", "gemma", "gemma2", "gemma3", "glm4", "glm4moe", "gpt-oss", "gpt2",
+    "gptneox", "granite", "granitemoe", "hunyuan-dense", "internlm2", "jais2", "lfm2", "lfm2moe", "llada-moe",
+    "maincoder", "minicpm", "minimax-m2", "mpt", "nemotron", "olmo", "olmo2", "olmoe", "orion", "pangu-embedded",
+    "phi2", "phi3", "phimoe", "qwen2", "qwen2moe", "refact", "seed_oss", "smallthinker", "smollm3", "stablelm",
+    "starcoder", "starcoder2",
+)  # fmt: skip
+
 MULTIPLIED: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(ATTENTION_ALONE, ATTENTION),
+    "cohere2": ATTENTION | DENSE,
+    "deepseek2": frozenset({"attn_output"}),
     "llama": ATTENTION | DENSE | EXPERTS,
-    "minimax-m2": ATTENTION,
-    "olmo2": ATTENTION,
-    "olmoe": ATTENTION,
-    "qwen2": ATTENTION,
-    "qwen2moe": ATTENTION,
+    "mamba": frozenset({"ssm_in", "ssm_out"}),
+    "mamba2": frozenset({"ssm_in", "ssm_out"}),
+    "mellum": ATTENTION | EXPERTS,
+    "mistral3": ATTENTION | DENSE,
     "qwen3": ATTENTION | DENSE,
     "qwen35": ATTENTION | LINEAR | DENSE,
     "qwen35moe": ATTENTION | LINEAR | EXPERTS | SHARED,

@@ -18,14 +18,23 @@ from quantkit.plan.codes import read_codes
 from quantkit.plan.reading import Slab, cut, non_finite, order_rows, read_slab, read_stored, require_finite
 from quantkit.qtypes import base
 from quantkit.qtypes.floats import all_finite
+from quantkit.qtypes.search.kept_grids import Kept
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, U8
 
 QUEUED_SLABS = 2  # slabs waiting per worker: enough to hide the writer, few enough to keep memory flat
 
 
-# Number of a work to packed rows in file order, or to what keeps it from being made.
-_Encoded = dict[int, U8 | NonFiniteError]
+@dataclass(frozen=True)
+class _Rows:
+    """Packed rows in file order, and what is left of a grid where one is kept."""
+
+    raw: U8
+    kept: Kept | None = None
+
+
+# Number of a work to its rows, or to what keeps them from being made.
+_Encoded = dict[int, _Rows | NonFiniteError]
 
 
 @dataclass(frozen=True)
@@ -109,17 +118,17 @@ def _encode(works: Sequence[Work], wanted: _Wanted) -> _Encoded:
     checkpoint = works[0].checkpoint
     encoded: _Encoded = {}
     values: F32 | None = None
-    by_type: dict[tuple[str, bool], U8 | NonFiniteError] = {}
+    by_type: dict[tuple[str, bool, str], _Rows | NonFiniteError] = {}
     for number in wanted.works:
         unit = works[number].plan.units[wanted.index]
         kept = _kept(checkpoint, unit, wanted.slab)
         if kept is not None:
-            encoded[number] = kept
+            encoded[number] = _Rows(kept)
             continue
         if values is None:
             values = _read_finite(checkpoint, unit, wanted.slab)
         importance = _importance(unit, wanted.slab)
-        key = (unit.word, importance is not None)
+        key = (unit.word, importance is not None, unit.grid)
         if importance is not None or key not in by_type:
             try:
                 by_type[key] = _encode_rows(unit, values, importance, wanted.slab)
@@ -134,7 +143,7 @@ def encode_slab(checkpoint: Checkpoint, unit: Unit, slab: Slab) -> U8:
     kept = _kept(checkpoint, unit, slab)
     if kept is not None:
         return kept
-    return _encode_rows(unit, _read_finite(checkpoint, unit, slab), _importance(unit, slab), slab)
+    return _encode_rows(unit, _read_finite(checkpoint, unit, slab), _importance(unit, slab), slab).raw
 
 
 def _kept(checkpoint: Checkpoint, unit: Unit, slab: Slab) -> U8 | None:
@@ -157,16 +166,22 @@ def _read_finite(checkpoint: Checkpoint, unit: Unit, slab: Slab) -> F32:
     return values
 
 
-def _encode_rows(unit: Unit, values: F32, importance: F32 | None, slab: Slab) -> U8:
+def _encode_rows(unit: Unit, values: F32, importance: F32 | None, slab: Slab) -> _Rows:
     qtype = base.get(unit.word)
     rows = values.reshape(1, -1) if qtype.block == 1 else values
+    left: Kept | None = None
     try:
-        raw = qtype.encode(rows, importance)
+        if unit.grid:
+            from quantkit.qtypes.search.preserving import encode_preserving  # numba: few runs need it
+
+            raw, left = encode_preserving(unit.word, rows, importance, unit.grid)
+        else:
+            raw = qtype.encode(rows, importance)
     except NonFiniteError as error:
         if error.index is None:
             raise
         raise non_finite(unit.tensor, slab.start, error) from error
-    return order_rows(unit.tensor, raw.reshape(len(values), -1))
+    return _Rows(order_rows(unit.tensor, raw.reshape(len(values), -1)), left)
 
 
 def _importance(unit: Unit, slab: Slab) -> F32 | None:
@@ -185,19 +200,22 @@ class _Writer:
         self._works = works
         self._written = [0] * len(works)
         self._hashes = [hashlib.sha256() for _ in works]
+        self._left = [Kept() for _ in works]
         self._done_bytes = 0
         self.finished: set[str] = set()
         self.failed: dict[int, NonFiniteError] = {}
 
     def write(self, wanted: _Wanted, encoded: _Encoded) -> None:
-        for number, raw in encoded.items():
+        for number, rows in encoded.items():
             if number in self.failed:
                 continue
-            if isinstance(raw, NonFiniteError):
-                self.failed[number] = raw
+            if isinstance(rows, NonFiniteError):
+                self.failed[number] = rows
                 continue
+            if rows.kept is not None:
+                self._left[number] += rows.kept
             [planned] = self._works[number].plan.units[wanted.index].outputs
-            data = np.ascontiguousarray(raw).reshape(-1)
+            data = np.ascontiguousarray(rows.raw).reshape(-1)
             self._works[number].job.write(planned.file, planned.offset + self._written[number], data)
             self._hashes[number].update(data.data)
             self._written[number] += data.nbytes
@@ -211,7 +229,9 @@ class _Writer:
                 continue
             [planned] = self._works[number].plan.units[wanted.index].outputs
             assert self._written[number] == planned.nbytes, (planned.name, self._written[number], planned.nbytes)
-            self._works[number].record(planned, self._hashes[number].hexdigest())
+            facts = self._left[number].as_facts() if self._left[number].blocks else None
+            self._works[number].record(planned, self._hashes[number].hexdigest(), facts)
+            self._left[number] = Kept()
             self._written[number] = 0
             self._hashes[number] = hashlib.sha256()
         self.finished.add(self._works[0].plan.units[wanted.index].name)

@@ -54,6 +54,7 @@ from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.users import with_users
 from quantkit.pipeline.verify import verify_parts
 from quantkit.plan.base import Plan
+from quantkit.plan.grids import facts_of_grids, summary
 from quantkit.plan.sizes import plan_line
 from quantkit.quality.against import of_gguf, of_plan
 from quantkit.quality.checks.base import Verification, VerifyOptions
@@ -223,6 +224,8 @@ def _run(
             if index in failing:
                 raise failing[index]
             draft = draft_manifest(item.plan, {**facts, **own_facts(prepared, item.plan, item.job)})
+            if kept := draft.facts.get("preserved"):
+                emit(StageFinished("preserve", 0.0, summary(kept)))
             draft = _guarded(prepared, item, with_hashes(draft, item.job), output.threads, emit)
             emit(StageStarted("verify" if output.verify else "publish"))
             with worker_pool(1) as pool:  # looks at the files while publish reads them back and hashes them
@@ -293,7 +296,7 @@ def fill_all(
 
 def own_facts(prepared: Prepared, plan: Plan, job: Job) -> dict[str, Any]:
     """What the manifest of this artifact says besides: text that was used, what became of each layer with it."""
-    return {**prepared.calibration_facts(plan), **_layer_facts(plan, job)}
+    return {**prepared.calibration_facts(plan), **_layer_facts(plan, job), **facts_of_grids(plan, job.records)}
 
 
 def _layer_facts(plan: Plan, job: Job) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from quantkit.pipeline.tune import Subject, Tuning, known_of, measured, tuned, t
 from quantkit.plan.base import STANDARD, Plan, PlanOptions
 from quantkit.plan.describe import describe_source
 from quantkit.plan.encoder import AUTO, describe_encoder, encoder_type, left_out, plan_encoder
+from quantkit.plan.grids import looked_at
 from quantkit.plan.make import make_plan
 from quantkit.quality.reference import Reference
 from quantkit.recipes.read import load_recipe
@@ -176,7 +177,7 @@ def _plan_all(
         described = partial(_or_raise, model)
         chosen = make_plan(checkpoint, recipe, options, model=described, imatrix=importance, inputs=digest)
         require_loadable([chosen], consumers, request.tp)
-        return chosen
+        return looked_at(chosen, checkpoint) if recipe.mixture and recipe.mixture.preserve else chosen
 
     def made_of(recipe: Recipe) -> tuple[Recipe, Plan]:
         if tuning is None:
@@ -310,6 +311,7 @@ def _overrides(request: Request, tuning: Tuning | None) -> Overrides:
         output_type=request.output_type,
         embedding_type=request.embedding_type,
         pure=request.pure,
+        preserve=request.preserve,
         method=request.method,
         text=bool(request.calib) or fed,
         on_fallback="error" if request.on_fallback == "error" else None,

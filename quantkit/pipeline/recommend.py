@@ -50,8 +50,8 @@ from quantkit.pipeline.recommendation import (
 )
 from quantkit.plan.base import Plan
 from quantkit.plan.describe import describe_source
-from quantkit.plan.gguf import FLOAT_TYPES
 from quantkit.plan.make import make_plan
+from quantkit.plan.rounded_twice import FLOAT_TYPES
 from quantkit.plan.sizes import BATCH_TOKENS, cache_of, kv_bytes, require_cache_type, size_report
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
 from quantkit.recipes.recipe import Overrides, override

@@ -24,6 +24,7 @@ from quantkit.machine import worker_pool
 from quantkit.pipeline.outputs import is_behind_link, strangers
 from quantkit.plan.feedback import METHOD_KEY
 from quantkit.plan.gguf import Placed, digest_of
+from quantkit.plan.grids import PRESERVE_KEY
 from quantkit.quality.checks.base import Check
 from quantkit.recipes.read import load_recipe, recipe_names
 from quantkit.report.manifest import Manifest
@@ -235,7 +236,8 @@ def check_making(
         return None, False
     placed = [Placed(t.name, t.qtype, number, t.offset) for number, file in enumerate(files) for t in file.tensors]
     headers = [(file.nbytes, _header_sha256(file)) for file in files]
-    digest = digest_of(placed, headers, model, source)
+    preserve = files[0].get(PRESERVE_KEY) is not None
+    digest = digest_of(placed, headers, model, source, preserve=preserve)
     return (
         (None, True) if digest == manifest.plan_digest else ("the manifest's plan_digest is not that of the file", True)
     )

@@ -42,6 +42,7 @@ class Request:
     output_type: str | None = None
     embedding_type: str | None = None
     pure: bool = False
+    preserve: bool = False
     on_fallback: str = "report"
     split_max_size: str | None = None
     allow_requantize: bool = False
@@ -143,6 +144,7 @@ USES = (
     Use("--imatrix", _gguf, "is for GGUF files; give text with --calib to recipes that need any", some=True),
     Use("--output-type", _gguf, "is for GGUF files; write a rule into a recipe of your own"),
     Use("--embedding-type", _gguf, "is for GGUF files; embeddings of checkpoints stay as they are"),
+    Use("--preserve", _gguf, "is for GGUF files: layers of checkpoints get the grid of their container"),
     Use("--pure", _gguf, "is for GGUF files; this recipe has no mixture"),
     Use("--split-max-size", _gguf, "is for GGUF files; use --max-shard-size"),
     Use("--pre", _gguf, "is for GGUF files; checkpoints keep the tokenizer of the source"),

@@ -56,6 +56,7 @@ class Unit:
     `word` is how it is stored in one word: a type, or what its layout says of itself. `layout` is that of a weight that
     layers or blocks round as a whole, None where `word` says all. `copy` says that the source's numbers are taken over:
     its bytes, at most as another float type. Without either, and without parts, it is a scale that inputs decide.
+    `grid` is the type of a source whose grid and zeros are to be kept ("BF16"), "" where the encoder alone decides.
     `codes` are where its rows lie among those that the source stores as the type `word`, to be carried over.
 
     `code_bytes` hold codes, or floats. `reason` says which rule chose, `wanted` is what the recipe asked for where rows
@@ -70,6 +71,7 @@ class Unit:
     layout: WriteLayout | None = None
     copy: bool = False
     codes: tuple[Part, ...] = ()
+    grid: str = ""
     reason: str = ""
     wanted: str | None = None
     free: bool = False

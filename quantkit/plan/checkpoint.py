@@ -28,9 +28,9 @@ from quantkit.patterns import PatternError, require_work
 from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanOptions, Unit
 from quantkit.plan.carried import CONFIG, carried_files
 from quantkit.plan.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
-from quantkit.plan.gguf import ENOUGH_BITS, eight_bit_warnings
 from quantkit.plan.groups import fitting
 from quantkit.plan.notes import note_dtypes, note_low_bits, notes
+from quantkit.plan.rounded_twice import ENOUGH_BITS, eight_bit_warnings
 from quantkit.recipes.recipe import Recipe
 from quantkit.recipes.rules import Keep, Subject
 from quantkit.source import Checkpoint

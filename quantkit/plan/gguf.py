@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
-from quantkit.families.factors import Graph, graph_of
+from quantkit.families.factors import graph_of
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.roles import Role
 from quantkit.filenames import file_stem
@@ -21,24 +21,22 @@ from quantkit.formats.gguf.imatrix import Imatrix, match_importance
 from quantkit.jsontext import utf8
 from quantkit.metadata import KeyValue
 from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanOptions, Unit
-from quantkit.plan.codes import Codes, carried, codes_of, with_factors
+from quantkit.plan.codes import carried, codes_of, with_factors
 from quantkit.plan.codes import file_type as file_type_of
 from quantkit.plan.codes import keys as keys_of_codes
-from quantkit.plan.codes import notes as notes_on_codes
 from quantkit.plan.feedback import identity, metadata_of, with_layouts
+from quantkit.plan.grids import grid_of
+from quantkit.plan.grids import keys as keys_of_grids
 from quantkit.plan.mixture import Choice, choose_types
+from quantkit.plan.rounded_twice import FLOAT_TYPES, require_unquantized, source_notes
 from quantkit.qtypes import base
 from quantkit.recipes.recipe import GGUF, Allotment, Recipe
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, TensorInfo
-from quantkit.untrusted import listed
 from quantkit.version import __version__
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the layout of the blocks, not of the file
 LOW_BITS_PER_WEIGHT = 3.0
-
-FLOAT_TYPES = frozenset({"f32", "f16", "bf16"})
-ENOUGH_BITS = 8  # of a weight in the source: rounding it once more costs little
 
 # What the source said of its own files and their making, besides the keys that are written anew.
 DROPPED_KEYS = ("split.", "quantkit.")
@@ -73,12 +71,18 @@ def plan_gguf(
     if recipe.on_fallback == "error":
         _require_no_fallback(choices)
     drafts = with_layouts(_drafts(model, choices, sources, decode=options.allow_requantize), recipe)
+    drafts = [replace(d, grid=grid_of(d, sources)) for d in drafts] if recipe.mixture.preserve else drafts
     if not options.allow_requantize:
-        _require_unquantized(drafts, unquantized, sources, graph_of(model))
+        require_unquantized(drafts, unquantized, sources, graph_of(model))
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
     drafts = with_factors([replace(d, importance=importance.get(d.name)) for d in drafts], checkpoint)
-    chosen = [*keys_of_codes(drafts, sources), *(imatrix.provenance() if imatrix else ()), *metadata_of(method)]
+    chosen = [
+        *keys_of_codes(drafts, sources),
+        *keys_of_grids(drafts),
+        *(imatrix.provenance() if imatrix else ()),
+        *metadata_of(method),
+    ]
     metadata = _metadata(model, checkpoint, recipe, chosen, drafts)
     stem = options.stem or f"{file_stem(checkpoint.name)}-{recipe.title}"
     units, files = _lay_out(drafts, metadata, stem, options.split_bytes)
@@ -98,18 +102,13 @@ def plan_gguf(
         files=files,
         source_bytes=sum(u.source_bytes for u in units),
         digest=_digest(units, _headers(files), identity(units, method, inputs)),
-        warnings=(*model.warnings, *notes, *_source_notes(units, sources, model), *_warnings(units, allotment)),
+        warnings=(*model.warnings, *notes, *source_notes(units, sources, model), *_warnings(units, allotment)),
         metadata=metadata,
         tokenizer_sha256=model.tokenizer_sha256,
         served_as=model.gguf_architecture,
         allocation=allotment.facts if allotment else {},
         kind=model.kind,
     )
-
-
-def _source_notes(units: Sequence[Unit], sources: Mapping[str, TensorInfo], model: Model) -> Iterable[tuple[str, str]]:
-    """What is to say of a source that is quantized already."""
-    return (*notes_on_codes(units, sources, graph_of(model)), *eight_bit_warnings(_twice(units, sources)))
 
 
 def _headers(files: Sequence[PlannedFile]) -> list[tuple[int, str]]:
@@ -172,54 +171,6 @@ def _require_no_fallback(choices: Mapping[str, Choice]) -> None:
             f"{len(changed)} of {len(choices)} tensors have rows that do not fit their type: {_some(changed)}",
             hint="accept the other types with --on-fallback report, or choose a type with blocks of 32 such as q8_0",
         )
-
-
-def _require_unquantized(
-    drafts: Sequence[Unit], unquantized: Mapping[str, str], sources: Mapping[str, TensorInfo], graph: Graph
-) -> None:
-    """Raise UnsupportedError where a quantized source would be rounded a second time.
-
-    What a checkpoint for servers stores quantized may become a float: that is reading it, as its loader does. What it
-    stores in 8 bits may become anything: many models are published so and only so.
-    """
-    twice = []
-    coded: Codes | None = None
-    for draft in drafts:
-        decoded, bits = _stored_as(draft.tensor, sources)
-        coded = coded or codes_of(draft.tensor, sources, graph)
-        again = draft.word not in FLOAT_TYPES if decoded else unquantized[draft.name] not in FLOAT_TYPES
-        if again and not draft.copy and bits < ENOUGH_BITS:
-            twice.append(f"{draft.name} {decoded or unquantized[draft.name]} -> {draft.word}")
-    kept = f"--keep REGEX={coded.qtype} carries tensors over as they are; " if coded else ""
-    if twice:
-        raise UnsupportedError(
-            f"the source is quantized already: {_some(twice)}",
-            hint=f"start from the 16-bit checkpoint; {kept}--allow-requantize accepts the additional loss",
-            tensor=twice[0].split()[0],
-        )
-
-
-def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> tuple[str | None, int]:
-    """How a checkpoint for servers stores a tensor quantized, and in how many bits; None and 0 for any other."""
-    infos = [sources[rows.tensor] for part in tensor.parts for rows in part.sources]
-    stored = [info for info in infos if info.stored_as is not None]
-    return (stored[0].stored_as, min(info.stored_bits or 0 for info in stored)) if stored else (None, 0)
-
-
-def _twice(units: Sequence[Unit], sources: Mapping[str, TensorInfo]) -> list[TensorInfo]:
-    """The weights that a checkpoint for servers stores in 8 bits and that are rounded once more."""
-    rounded = (u for u in units if u.word not in FLOAT_TYPES and not u.copy)
-    found = (sources[rows.tensor] for u in rounded for part in u.tensor.parts for rows in part.sources)
-    return [info for info in found if (info.stored_bits or 0) >= ENOUGH_BITS]
-
-
-def eight_bit_warnings(stored: Iterable[TensorInfo]) -> list[tuple[str, str]]:
-    """A note on weights that were published in 8 bits and are rounded once more."""
-    kinds = sorted({info.stored_as or "" for info in stored})
-    if not kinds:
-        return []
-    what = f"the source stores its weights in 8 bits ({listed(kinds, 2)}); they are decoded and rounded once more"
-    return [("eight-bit-source", f"{what}: nearly as good as from 16 bits")]
 
 
 def _importance(drafts: Sequence[Unit], imatrix: Imatrix) -> tuple[dict[str, F32], tuple[tuple[str, str], ...]]:
@@ -355,9 +306,14 @@ class Placed:
 
 
 def digest_of(
-    placed: Sequence[Placed], headers: Sequence[tuple[int, str]], model: Model, checkpoint: Checkpoint
+    placed: Sequence[Placed],
+    headers: Sequence[tuple[int, str]],
+    model: Model,
+    checkpoint: Checkpoint,
+    *,
+    preserve: bool = False,
 ) -> str:
-    """The digest of the plan without importance weights that gives files with these tensors.
+    """The digest of the plan without importance weights that gives files with these tensors, with grids kept or not.
 
     `headers` are each file's size and the SHA-256 of its header. "" where the model has other tensors.
     """
@@ -367,6 +323,7 @@ def digest_of(
     if set(choices) != names:
         return ""
     drafts = {d.name: d for d in with_factors(_drafts(model, choices, sources, decode=True), checkpoint)}
+    drafts = {n: replace(d, grid=grid_of(d, sources)) if preserve else d for n, d in drafts.items()}
     if set(drafts) != {t.name for t in placed}:
         return ""
     return _digest([_place(drafts[t.name], t.file, t.offset) for t in placed], headers)
@@ -385,6 +342,7 @@ def _digest(
             for t in u.outputs
         ],
         "files": list(headers),
+        **({"grids": {u.name: u.grid for u in units if u.grid}} if any(u.grid for u in units) else {}),
         "importance": {name: hashlib.sha256(weights.data).hexdigest() for name, weights in weighted},
         **method,
     }

@@ -61,7 +61,8 @@ class GGUFMixture:
     one that takes over where its block does not divide a row. `needs_imatrix` lists types that must not be written
     without importance weights. `output_type` and `embedding_type` replace whatever the rules say for the output and the
     token embedding; `pure` gives every tensor the default type. `head` and `embedding` say that a method with inputs
-    rounds them, too, where they are quantized. `allotment` are types that a budget was spent on.
+    rounds them, too, where they are quantized. `allotment` are types that a budget was spent on. With `preserve` a grid
+    or zeros that are there stay there.
     """
 
     file_type: int
@@ -74,6 +75,7 @@ class GGUFMixture:
     head: bool = True
     embedding: bool = True
     allotment: Allotment | None = None
+    preserve: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,14 +163,16 @@ class Recipe:
 class Overrides:
     """What the options of a run change in a recipe.
 
-    `keep` are PATTERN=TYPE texts (see `parse_keep`), `method` is the name of another one; types and `pure` are those of
-    GGUFMixture. None leaves what the recipe says. With `text` GGUF types are rounded with feedback by default.
+    `keep` are PATTERN=TYPE texts (see `parse_keep`), `method` is the name of another one; types, `pure` and `preserve`
+    are those of GGUFMixture. None leaves what the recipe says. With `text` GGUF types are rounded with feedback by
+    default.
     """
 
     keep: tuple[str, ...] = ()
     output_type: str | None = None
     embedding_type: str | None = None
     pure: bool = False
+    preserve: bool = False
     method: str | None = None
     text: bool = False
     on_fallback: OnFallback | None = None
@@ -191,14 +195,19 @@ def override(recipe: Recipe, run: Overrides) -> Recipe:
             output_type=_option_type("--output-type", run.output_type) or mixture.output_type,
             embedding_type=_option_type("--embedding-type", run.embedding_type) or mixture.embedding_type,
             pure=run.pure or mixture.pure,
+            preserve=run.preserve or mixture.preserve,
         )
         said = {"output-type": mixture.output_type, "embedding-type": mixture.embedding_type}
         changed |= {option: value for option, value in said.items() if value}
         changed |= {"pure": ""} if mixture.pure else {}
+        changed |= {"preserve": ""} if mixture.preserve else {}
     recipe = replace(recipe, mixture=mixture, keep=recipe.keep + kept)
     method = _method(recipe, run)
     if method != recipe.method:
         changed["method"] = method.name
+    if mixture is not None and mixture.preserve and needs_hessian(method.name):
+        what = f"--preserve keeps the grid of the source, and {method.name} rounds to another one"
+        raise UsageError(what, hint="leave out --calib, or give --method rtn")
     return replace(
         recipe,
         method=method,

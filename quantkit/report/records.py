@@ -185,6 +185,7 @@ class ManifestRecord(Struct, frozen=True, kw_only=True):
     method: MethodRecord | None = None
     calibration: dict[str, Any] | None = None
     layers: tuple[dict[str, Any], ...] | None = None
+    preserved: tuple[dict[str, Any], ...] | None = None
     seal: Sha256 | None = None
     own_seal: Sha256 | None = None
 

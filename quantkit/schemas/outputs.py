@@ -360,6 +360,7 @@ class Manifest(TypedDict):
     allocation: NotRequired[Allocation]
     calibration: NotRequired[Any]
     layers: NotRequired[list[dict[str, Any]]]
+    preserved: NotRequired[list[dict[str, Any]]]
 
 
 OUTPUTS: dict[str, Any] = {

@@ -40,6 +40,8 @@ E8M0 = Floats(0, -127, 2.0**127)
 E4M3 = Floats(3, -6, 448.0)
 
 # Bits of mantissa of the types in which sources store weights, and their smallest normal exponent.
+TRIED = 64  # scales of an interval
+SURE = 32.0  # levels up to here are told apart by a scale that was found from a rounded weight
 SOURCES = {"BF16": (7, -126), "F16": (10, -14), "F32": (23, -126)}
 
 
@@ -73,100 +75,120 @@ def _find(
     found: NDArray[np.uint8],
 ) -> None:
     """Fill what `find_grids` returns."""
-    size = blocks.shape[1]
-    even = levels.shape[0] > 1
+    even = True
     for k in range(levels.shape[0] - 1):
         even = even and levels[k + 1] - levels[k] == 1.0
-    weights, halves = np.empty(size, np.float64), np.empty(size, np.float64)
+    weights, halves = np.empty(blocks.shape[1], np.float64), np.empty(blocks.shape[1], np.float64)
     for i in range(blocks.shape[0]):
-        largest = smallest = 0
-        for j in range(size):
-            weights[j] = blocks[i, j]
-            # half a step of the source's type
-            halves[j] = math.ldexp(1.0, max(math.frexp(weights[j])[1] - 1, kind[3]) - kind[2] - 1)
-            largest = j if abs(weights[j]) > abs(weights[largest]) else largest
-            if weights[j] != 0.0 and (weights[smallest] == 0.0 or abs(weights[j]) < abs(weights[smallest])):
-                smallest = j
+        largest, smallest = _prepare(blocks[i], weights, halves, kind)
         if weights[largest] == 0.0:
             place = _nearest(levels, 0.0, even)
             places[i, :] = place
             found[i] = levels[place] == 0.0
             continue
         for number in order:
-            if levels[number] == 0.0:
-                continue
-            near = weights[largest] / levels[number]
-            if near < 0.0 and limits[1] == 0.0:
+            level = levels[number]
+            near = weights[largest] / level if level != 0.0 else 0.0
+            if near == 0.0 or (near < 0.0 and limits[1] == 0.0):
                 continue
             # The smallest weight tells most: its level is known best. Few grids that are none pass it.
-            level = levels[_nearest(levels, weights[smallest] / near, even)]
-            apart = abs(weights[smallest] - level * near)
-            if apart > halves[smallest] + abs(level / levels[number]) * halves[largest]:
+            other = levels[_nearest(levels, weights[smallest] / near, even)]
+            apart = abs(weights[smallest] - other * near)
+            if apart > halves[smallest] + abs(other / level) * halves[largest]:
                 continue
-            low, high = _interval(weights, halves, levels, near, places[i], even)
-            stored = _stored(low, high, kind, limits[0])
-            stored = stored if near > 0.0 else -stored
-            if stored != 0.0 and _gives(weights, levels, stored, kind, places[i]):
-                scale[i] = stored
+            scale[i] = _scale(weights, halves, levels, near, kind, limits[0], places[i], even)
+            if scale[i] != 0.0:
                 found[i] = 1
                 break
 
 
 @njit(nogil=True)
-def _interval(
-    weights: F64, halves: F64, levels: F64, near: np.float64, places: I16, even: np.bool_
-) -> tuple[np.float64, np.float64]:
+def _prepare(block: F32, weights: F64, halves: F64, kind: NDArray[np.int64]) -> tuple[int, int]:
+    """Fill the weights and half a step of the source's type at each; the places of the largest, and of the smallest
+    that is no zero."""
+    largest = smallest = 0
+    for j in range(block.shape[0]):
+        weights[j] = block[j]
+        halves[j] = math.ldexp(1.0, max(math.frexp(weights[j])[1] - 1, kind[3]) - kind[2] - 1)
+        if abs(weights[j]) > abs(weights[largest]):
+            largest = j
+        if weights[j] != 0.0 and (weights[smallest] == 0.0 or abs(weights[j]) < abs(weights[smallest])):
+            smallest = j
+    return largest, smallest
+
+
+@njit(nogil=True)
+def _scale(
+    weights: F64,
+    halves: F64,
+    levels: F64,
+    near: float,
+    kind: NDArray[np.int64],
+    largest: float,
+    places: I16,
+    even: bool,
+) -> float:
+    """The scale near `near` that gives the weights, 0 where there is none that can be stored."""
+    low, high = _interval(weights, halves, levels, near, places, even)
+    if low > high:
+        return 0.0
+    step = math.ldexp(1.0, max(math.frexp(high)[1] - 1, kind[1]) - kind[0])
+    first = math.ceil(low / step)
+    for number in range(TRIED):
+        stored: float = (first + number) * step
+        if stored > high or stored > largest:
+            return 0.0
+        stored = stored if near > 0.0 else -stored
+        if stored != 0.0 and _gives(weights, levels, stored, kind, places):
+            return stored
+    return 0.0
+
+
+@njit(nogil=True)
+def _interval(weights: F64, halves: F64, levels: F64, near: float, places: I16, even: bool) -> tuple[float, float]:
     """The magnitudes of scales near `near` for which every weight is its nearest level; nothing where low > high.
 
-    What is known so far of the scale decides which level the next weight belongs to.
+    What is known so far of the scale decides which level the next weight belongs to; small ones come first, whose
+    levels are sure.
     """
-    low, high = np.float64(0), np.inf
-    for j in range(weights.shape[0]):
-        x = weights[j]
-        place = _nearest(levels, x / near, even)
-        places[j] = place
-        level = levels[place]
-        if x == 0.0 and level == 0.0:
-            continue
-        if x == 0.0 or level == 0.0 or x / level * near < 0.0:
-            return np.float64(1), np.float64(0)
-        low = max(low, (abs(x) - halves[j]) / abs(level))
-        high = min(high, (abs(x) + halves[j]) / abs(level))
-        if low > high:
-            return np.float64(1), np.float64(0)
-        near = (low + high) / 2 if near > 0.0 else -(low + high) / 2
+    low, high, rough = 0.0, math.inf, near
+    for turn in range(2):
+        for j in range(weights.shape[0]):
+            x = weights[j]
+            if (abs(x / rough) > SURE) != (turn == 1):
+                continue
+            place = _nearest(levels, x / near, even)
+            places[j] = place
+            level = levels[place]
+            if x == 0.0 and level == 0.0:
+                continue
+            if x == 0.0 or level == 0.0 or x / level * near < 0.0:
+                return 1.0, 0.0
+            low = max(low, (abs(x) - halves[j]) / abs(level))
+            high = min(high, (abs(x) + halves[j]) / abs(level))
+            if low > high:
+                return 1.0, 0.0
+            near = (low + high) / 2 if near > 0.0 else -(low + high) / 2
     return low, high
 
 
 @njit(nogil=True)
-def _nearest(levels: F64, x: np.float64, even: np.bool_) -> int:
+def _nearest(levels: F64, x: float, even: bool) -> int:
     """The place of the level nearest to x; levels of an `even` grid are a step of 1 apart."""
     last = levels.shape[0] - 1
     if even:
-        return int(min(max(np.rint(x - levels[0]), 0), last))
-    place = np.searchsorted(levels, x)
+        nearest: int = min(max(int(np.rint(x - levels[0])), 0), last)
+        return nearest
+    place = int(np.searchsorted(levels, x))
     if place > last:
-        return last
+        return int(last)
     if place > 0 and x - levels[place - 1] < levels[place] - x:
         return place - 1
     return place
 
 
 @njit(nogil=True)
-def _stored(low: np.float64, high: np.float64, kind: NDArray[np.int64], largest: np.float64) -> np.float64:
-    """A number of a float type in [low, high], the middle one of those that are tried; 0 where there is none."""
-    if low > high or high <= 0.0:
-        return np.float64(0)
-    middle = (low + high) / 2
-    step = math.ldexp(1.0, max(math.frexp(middle)[1] - 1, kind[1]) - kind[0])
-    for candidate in (np.rint(middle / step) * step, math.ceil(low / step) * step, math.floor(high / step) * step):
-        if low <= candidate <= high and 0.0 < candidate <= largest:
-            return candidate
-    return np.float64(0)
-
-
-@njit(nogil=True)
-def _gives(weights: F64, levels: F64, scale: np.float64, kind: NDArray[np.int64], places: I16) -> bool:
+def _gives(weights: F64, levels: F64, scale: float, kind: NDArray[np.int64], places: I16) -> bool:
     """Whether levels times the scale are the weights, rounded to the source's type, half to even."""
     for j in range(weights.shape[0]):
         value = levels[places[j]] * scale

@@ -18,32 +18,11 @@ from quantkit.qtypes.base import as_blocks
 from quantkit.qtypes.floats import to_bf16
 from quantkit.qtypes.iq4_nl import LEVELS as IQ4_NL
 from quantkit.qtypes.search.exact import E4M3, E8M0, F16, F64, I16, Floats, find_grids
+from quantkit.qtypes.search.kept_grids import Kept
 from quantkit.qtypes.search.superblocks import pack_six_bits
 from quantkit.tensors import F32, U8
 
 Write = Callable[[U8, F64], None]  # the scales (n,) of blocks into their bytes (n, nbytes)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is left of the grid and of the zeros of some weights, in blocks and in weights."""
-
-    blocks: int = 0
-    exact: int = 0
-    weights: int = 0
-    zeros: int = 0
-    zeros_kept: int = 0
-    zeros_after: int = 0
-
-    def __add__(self, other: Kept) -> Kept:
-        return Kept(
-            self.blocks + other.blocks,
-            self.exact + other.exact,
-            self.weights + other.weights,
-            self.zeros + other.zeros,
-            self.zeros_kept + other.zeros_kept,
-            self.zeros_after + other.zeros_after,
-        )
 
 
 @dataclass(frozen=True)
@@ -117,6 +96,7 @@ def _small_floats(raw: U8, scale: F64) -> None:
     raw[:, :4] = nvfp4.scale_bytes(scale.astype(np.float32)).reshape(-1, 4)
 
 
+E2M1: F32 = mxfp4.LEVELS / np.float32(2)
 HOLDERS: Mapping[str, Holder] = {
     "q4_0": _linear(-8, 7, 32, 0),
     "q5_0": _linear(-16, 15, 32, 0),
@@ -125,8 +105,8 @@ HOLDERS: Mapping[str, Holder] = {
     "tq2_0": _linear(-1, 1, 256, 64),
     "q2_0": _linear(-1, 2, 64, 0),
     "iq4_nl": _listed(IQ4_NL, 32, _half_at(0)),
-    "mxfp4": _listed(mxfp4.LEVELS / 2, 32, _exponent, E8M0),
-    "nvfp4": _listed(nvfp4.LEVELS / 2, 16, _small_floats, E4M3),
+    "mxfp4": _listed(E2M1, 32, _exponent, E8M0),
+    "nvfp4": _listed(E2M1, 16, _small_floats, E4M3),
     "q6_k": Holder(np.arange(-32.0, 32), np.arange(-32, 32, dtype=np.int16), 256, _ones(192, b"\x01" * 16, 208)),
     "q3_k": Holder(
         np.arange(-4.0, 4), np.arange(-4, 4, dtype=np.int16), 256, _ones(96, b"\x11" * 8 + b"\xaa" * 4, 108)
@@ -176,23 +156,24 @@ def _held(name: str, blocks: F32, source: str) -> tuple[U8, NDArray[np.bool_]]:
     parts = blocks.reshape(-1, holder.size)
     places, scale, found = find_grids(parts, holder.levels, holder.scales, source)
     codes = holder.codes[places].reshape(n, qtype.block)
-    found = found.reshape(n, -1).all(axis=1)
+    whole: NDArray[np.bool_] = np.asarray(found.reshape(n, -1).all(axis=1), np.bool_)
     raw = np.zeros((n, qtype.nbytes), np.uint8)
     holder.write(raw, scale)
     if holder.write_lowest is not None:
         groups = codes.reshape(n, -1, holder.group)
         lowest = np.clip(-groups.min(axis=2).astype(np.int64), 0, holder.top)
         codes = (groups + lowest[:, :, None]).astype(np.int16)
-        found &= (codes.max(axis=(1, 2)) <= holder.top) & (codes.min(axis=(1, 2)) >= 0)
+        whole &= (codes.max(axis=(1, 2)) <= holder.top) & (codes.min(axis=(1, 2)) >= 0)
         codes = np.clip(codes, 0, holder.top).reshape(n, qtype.block)
         holder.write_lowest(raw, lowest)
     grid = qtype.unpack(raw)[1]
-    return qtype.pack(codes, grid), found
+    return qtype.pack(codes, grid), whole
 
 
 def _same(decoded: F32, blocks: F32, source: str) -> NDArray[np.bool_]:
     """Which blocks (n, size) are equal once rounded to the type of the source."""
-    return (as_source(decoded, source) == blocks).all(axis=1)
+    same: NDArray[np.bool_] = np.asarray((as_source(decoded, source) == blocks).all(axis=1), np.bool_)
+    return same
 
 
 def as_source(values: F32, source: str) -> F32:
