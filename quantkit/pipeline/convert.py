@@ -47,7 +47,7 @@ from quantkit.pipeline.outputs import (
     refuse_strangers,
     to_retire,
 )
-from quantkit.pipeline.pack import draft_manifest, publish, save_work, with_hashes
+from quantkit.pipeline.pack import draft_manifest, layer_facts, publish, save_work, with_hashes
 from quantkit.pipeline.prepare import Prepared, prepare, with_text
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
@@ -296,15 +296,7 @@ def fill_all(
 
 def own_facts(prepared: Prepared, plan: Plan, job: Job) -> dict[str, Any]:
     """What the manifest of this artifact says besides: text that was used, what became of each layer with it."""
-    return {**prepared.calibration_facts(plan), **_layer_facts(plan, job), **facts_of_grids(plan, job.records)}
-
-
-def _layer_facts(plan: Plan, job: Job) -> dict[str, Any]:
-    """What became of every layer of a calibrated checkpoint: losses, damping, tokens."""
-    if plan.way != "blocks":
-        return {}
-    first = {unit.name: job.records[unit.outputs[0].name].extra for unit in plan.rounded}
-    return {"layers": [{"name": name, **facts} for name, facts in first.items()]}
+    return {**prepared.calibration_facts(plan), **layer_facts(plan, job), **facts_of_grids(plan, job.records)}
 
 
 def quantize(

@@ -102,6 +102,14 @@ def _kind(plan: Plan) -> dict[str, str]:
     return {"kind": plan.kind} if plan.is_encoder else {}
 
 
+def layer_facts(plan: Plan, job: Job) -> dict[str, Any]:
+    """What became of every layer of a calibrated checkpoint: losses, damping, tokens."""
+    if plan.way != "blocks":
+        return {}
+    first = {unit.name: job.records[unit.outputs[0].name].extra for unit in plan.rounded}
+    return {"layers": [{"name": name, **facts} for name, facts in first.items()]}
+
+
 def _versions(packages: Sequence[str]) -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
