@@ -70,19 +70,14 @@ def plan_gguf(
     choices = choose_types(model, recipe, unquantized, imatrix=bool(imatrix or method))
     if recipe.on_fallback == "error":
         _require_no_fallback(choices)
-    drafts = with_layouts(_drafts(model, choices, sources, decode=options.allow_requantize), recipe)
-    drafts = [replace(d, grid=grid_of(d, sources)) for d in drafts] if recipe.mixture.preserve else drafts
+    drafts = with_layouts(_drafts(model, choices, sources, options, preserve=recipe.mixture.preserve), recipe)
     if not options.allow_requantize:
         require_unquantized(drafts, unquantized, sources, graph_of(model))
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
     drafts = with_factors([replace(d, importance=importance.get(d.name)) for d in drafts], checkpoint)
-    chosen = [
-        *keys_of_codes(drafts, sources),
-        *keys_of_grids(drafts),
-        *(imatrix.provenance() if imatrix else ()),
-        *metadata_of(method),
-    ]
+    chosen = [*keys_of_codes(drafts, sources), *keys_of_grids(drafts), *metadata_of(method)]
+    chosen = [*(imatrix.provenance() if imatrix else ()), *chosen]
     metadata = _metadata(model, checkpoint, recipe, chosen, drafts)
     stem = options.stem or f"{file_stem(checkpoint.name)}-{recipe.title}"
     units, files = _lay_out(drafts, metadata, stem, options.split_bytes)
@@ -126,15 +121,22 @@ def unquantized_type(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> 
 
 
 def _drafts(
-    model: Model, choices: Mapping[str, Choice], sources: Mapping[str, TensorInfo], *, decode: bool
+    model: Model,
+    choices: Mapping[str, Choice],
+    sources: Mapping[str, TensorInfo],
+    options: PlanOptions,
+    *,
+    preserve: bool,
 ) -> list[Unit]:
     """The tensors in the order of choices; codes of the source stay what they are where their type does."""
     by_name, graph = {t.name: t for t in model.tensors}, graph_of(model)
     found = []
     for name, choice in choices.items():
-        kept, codes = carried(choice, codes_of(by_name[name], sources, graph), decode=decode)
+        codes = codes_of(by_name[name], sources, graph)
+        kept, stored = carried(choice, codes, decode=options.allow_requantize)
         draft = _draft(by_name[name], kept, sources)
-        found.append(replace(draft, codes=codes, copy=True) if codes else draft)
+        draft = replace(draft, codes=stored, copy=True) if stored else draft
+        found.append(replace(draft, grid=grid_of(draft, sources)) if preserve else draft)
     return found
 
 
@@ -322,8 +324,9 @@ def digest_of(
     choices = {t.name: Choice(t.qtype, "") for t in placed if t.name in names}
     if set(choices) != names:
         return ""
-    drafts = {d.name: d for d in with_factors(_drafts(model, choices, sources, decode=True), checkpoint)}
-    drafts = {n: replace(d, grid=grid_of(d, sources)) if preserve else d for n, d in drafts.items()}
+    decode = PlanOptions(allow_requantize=True)
+    planned = with_factors(_drafts(model, choices, sources, decode, preserve=preserve), checkpoint)
+    drafts = {draft.name: draft for draft in planned}
     if set(drafts) != {t.name for t in placed}:
         return ""
     return _digest([_place(drafts[t.name], t.file, t.offset) for t in placed], headers)
