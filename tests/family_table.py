@@ -382,6 +382,20 @@ def predicts_further(tensors: dict[str, Any]) -> None:
         tensors[f"model.layers.2.{name}.weight"] = torch.randn(shape, generator=random).to(torch.bfloat16)
 
 
+GEMMA3N = {
+    **SPM, "intermediate_size": 256, "num_hidden_layers": 25, "head_dim": 32, "sliding_window": 64,
+    "num_kv_shared_layers": 5, "vocab_size_per_layer_input": 2000,
+}  # fmt: skip
+
+
+def keys_of_sharing_layers(tensors: dict[str, Any]) -> None:
+    """As Google published Gemma 3n: with keys and values that nothing reads."""
+    for layer in range(20, 25):
+        for name in ("k_proj", "v_proj", "k_norm"):
+            own = tensors[f"model.layers.{layer - 5}.self_attn.{name}.weight"]
+            tensors[f"model.layers.{layer}.self_attn.{name}.weight"] = own.flip(0).clone()
+
+
 def turned(tensors: dict[str, Any]) -> None:
     """Experts as Qwen3-VL was published: (in, out)."""
     for name in tensors:
@@ -661,6 +675,7 @@ TABLE: dict[str, Entry] = {
          "vision_config": GLM_TOWER},
         words=GLM_WORDS,
     ),
+    "gemma3n": Entry("Gemma3n", GEMMA3N, bpe=False, published=keys_of_sharing_layers),
     "qwen3-vl-moe": Entry("Qwen3VLMoeForConditionalGeneration", QWEN3_VL_MOE, published=turned),
     "gemma": Entry("Gemma", {**SPM, **HEAD64}, bpe=False),
     "seed-oss": Entry("SeedOss", {**SIZES, **HEAD64}),

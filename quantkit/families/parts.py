@@ -54,6 +54,34 @@ class Every:
 
 
 @dataclass(frozen=True)
+class Zeros:
+    """So many rows of zeros, `cols` wide: where an engine wants a tensor that the checkpoint need not have."""
+
+    rows: int
+    cols: int
+
+    @property
+    def source(self) -> None:
+        return None
+
+    @property
+    def sources(self) -> tuple[Rows, ...]:
+        return ()
+
+    @property
+    def unit(self) -> int:
+        return 1
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return "zeros", self.rows, self.cols
+
+    def read(self, ref: Open, start: int, stop: int) -> F32:
+        """Rows [start, stop), float32."""
+        return np.zeros((stop - start, self.cols), np.float32)
+
+
+@dataclass(frozen=True)
 class Made:
     """A matrix of the source (`region`, seen in `shape`) after steps that move its elements: `after` in shape.
 

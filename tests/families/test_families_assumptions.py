@@ -70,6 +70,9 @@ DIFFERENT: dict[str, tuple[str, dict[str, Any], str]] = {
     "norms": ("Llama4", {"use_qk_norm": True, "num_local_experts": 128}, "use_qk_norm is True, it takes False"),
     "no tuning": ("Llama4", {"attn_temperature_tuning": False}, "attn_temperature_tuning is off"),
     "tuning": ("Llama4", {"floor_scale": 4096}, "floor_scale is 4096, it takes 8192"),
+    "sharing": ("Gemma3n", {"first_shared": 10}, "num_kv_shared_layers is 25, it takes 15"),
+    "sparsity": ("Gemma3n", {"activation_sparsity_pattern": [0.5] * 35}, "activation_sparsity_pattern is not 0.95"),
+    "rank": ("Gemma3n", {"laurel_rank": 32}, "laurel_rank is 32, it takes 64"),
     "both ways": ("Gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention is all"),
     "yarn": ("Llama", {"rope_scaling": {**YARN, "attention_factor": 1.0}}, "yarn is 1, it takes 1.139"),
 }  # fmt: skip

@@ -162,7 +162,7 @@ def expected_types(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         part = name.partition(".")[2].partition(".")[2] if name.startswith("blk.") else name
         kept = "_norm." in name or any(kept in name for kept in ("ffn_gate_inp", "position_embd", "ssm_conv1d"))
         kept = kept or NARROW.search(name) is not None
-        kept |= name == "per_layer_model_proj.weight"
+        kept |= any(kept in name for kept in ("per_layer_model_proj", "altup", "laurel"))
         if len(shape) < 2 or shape[0] == 1 or kept or not name.endswith("weight"):
             continue
         kind = "attn_v" if name.endswith(VALUES) else part[:8]
