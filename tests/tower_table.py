@@ -30,6 +30,14 @@ HEARING = {
     "num_mel_bins": 16, "max_source_positions": 24, "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2,
     "encoder_ffn_dim": 64,
 }  # fmt: skip
+GEMMA4 = {
+    **TEXT, "num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"],
+    "hidden_size_per_layer_input": 0,
+}  # fmt: skip
+GEMMA4_SEEING = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "head_dim": 16, "patch_size": 16, "position_embedding_size": 32,
+}  # fmt: skip
 PIXTRAL = {**VIT, "model_type": "pixtral", "head_dim": 16, "image_size": 128}
 BREAKING = {**TEXT, "model_type": "mistral", "vocab_size": 401}
 IMAGE_BREAK = {"v.token_embd.img_break": "the reference drops every tensor of the text model before it looks"}
@@ -43,7 +51,7 @@ class Tower:
     `processor` is what preprocessor_config.json says, `files` lie beside it. `published` are other spellings of names,
     as a published checkpoint has them; what the reference reads is always spelled so. `edit` changes config.json.
     `adds` are tensors that the reference leaves out, and why; `renames` names that it gives to what they call otherwise
-    here. `words` are tokens of the vocabulary.
+    here. `words` are tokens of the vocabulary. `apart` is by how many units in the last place f32 values may differ.
     """
 
     model: str
@@ -55,6 +63,7 @@ class Tower:
     adds: Mapping[str, str] = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
     words: tuple[str, ...] = ()
+    apart: int = 0
 
 
 WRAPPED = {r"^((?:model\.)?vision_tower\.)(?!vision_model)": r"\1vision_model."}
@@ -160,6 +169,20 @@ TABLE: dict[str, Tower] = {
             "vision_config": {**FOLDED, "intermediate_size": 48, "out_hidden_size": 64, "image_size": 56},
         },
     ),
+    "gemma4": Tower(
+        "Gemma4ForConditionalGeneration", {"text_config": GEMMA4, "vision_config": GEMMA4_SEEING},
+    ),
+    "gemma4audio": Tower(
+        "Gemma4ForConditionalGeneration",
+        {
+            "text_config": GEMMA4, "vision_config": {**GEMMA4_SEEING, "use_clipped_linears": True},
+            "audio_config": {
+                "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "output_proj_dims": 48,
+                "subsampling_conv_channels": [8, 4], "conv_kernel_size": 3,
+            },
+        },
+        apart=1,
+    ),
     "qwen2audio": Tower(
         "Qwen2AudioForConditionalGeneration",
         {"text_config": {**TEXT, "model_type": "qwen2"}, "audio_config": HEARING},
@@ -185,9 +208,20 @@ def build(name: str, folder: Path) -> Path:
     files = {"preprocessor_config.json": json.dumps(dict(entry.processor)), **entry.files}
     variant = Variant(entry.model, entry.config, bpe=True, words=entry.words, edit=entry.edit, files=files)
     out = checkpoints.build_variant(variant, folder / name, SPREAD)
+    bounded(out / "model.safetensors")
     if entry.published:
         respelled(out, folder / f"{name}.published" / name, entry.published)
     return out
+
+
+def bounded(path: Path) -> None:
+    """Bounds of values that transformers saves as infinite before any training, made finite."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    if any(tensor.ndim == 0 for tensor in tensors.values()):
+        finite = {name: tensor.clamp(-4.0, 3.5) if tensor.ndim == 0 else tensor for name, tensor in tensors.items()}
+        save_file(finite, path, metadata={"format": "pt"})
 
 
 def published(name: str, folder: Path) -> Path:

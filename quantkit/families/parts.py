@@ -12,7 +12,7 @@ from quantkit.families.model import Part, Rows
 from quantkit.families.steps import Step, move
 from quantkit.tensors import F32, TensorRef
 
-MAPS = frozenset({"-exp", "unit"})  # of values, without a number
+MAPS = frozenset({"-exp", "unit", "softplus"})  # of values, without a number
 SHORTEST = 1e-12  # torch.nn.functional.normalize divides by no less
 
 Open = Callable[[str], TensorRef]
@@ -126,8 +126,8 @@ class Made:
 
 @dataclass(frozen=True)
 class Mapped:
-    """The values of another part, each changed: "-exp" (x becomes -exp(x)), "unit" (each row divided by its length), or
-    "*" by `number`. In float32."""
+    """The values of another part, each changed: "-exp" (x becomes -exp(x)), "unit" (each row divided by its length),
+    "softplus" (log(1 + exp(x))), or "*" by `number`. In float32."""
 
     part: Part
     what: str
@@ -162,5 +162,7 @@ class Mapped:
             length = np.sqrt(np.square(values, dtype=np.float64).sum(axis=1, keepdims=True))
             unit: F32 = (values / np.maximum(length, SHORTEST)).astype(np.float32)
             return unit
+        if self.what == "softplus":
+            return np.logaddexp(0, values.astype(np.float64)).astype(np.float32)
         assert self.what == "*", self.what
         return values * np.float32(self.number)

@@ -11,7 +11,7 @@ from typing import Any
 from quantkit.errors import UnsupportedError
 from quantkit.families import keys
 from quantkit.families.hparams import Hparams
-from quantkit.families.layouts import Layout, flat, fold, regroup, rows
+from quantkit.families.layouts import Layout, columns, flat, fold, regroup, rows, split
 from quantkit.families.roles import Role
 from quantkit.families.rows import Drop, Rename, T, with_biases
 from quantkit.families.tower import HALF, SAID, WHOLE, constant
@@ -37,6 +37,8 @@ GATED = (
     T("mlp.down_proj.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size intermediate_size"),
 )
 KERNEL = "hidden_size num_channels patch_size patch_size"
+# The weights of a patch lie as (row, column, colour), and come to lie as (colour, row, column).
+COLOURS_FIRST = columns("patch_size*patch_size", "num_channels") >> split("num_channels", "patch_size*patch_size")
 POOLING_HEAD = "the head that pools an image into one vector is not used"
 
 # The tower of SigLIP or CLIP stood inside a "vision_model." when most checkpoints were published; transformers 5 saves

@@ -74,6 +74,13 @@ def made(source: Path, kind: str, out: Path) -> Path:
     return path
 
 
+def equal(found: Any, expected: Any, apart: int) -> bool:
+    """Whether values are the same, but for the last bits of f32 where exponentials were taken."""
+    if apart == 0 or found.dtype != np.float32:
+        return np.array_equal(found, expected)
+    return bool((np.abs(found.view(np.int32).astype(np.int64) - expected.view(np.int32)) <= apart).all())
+
+
 def renamed(name: str, tensor: str) -> str:
     """The name of a tensor of the reference's file as it should be."""
     for old, new in TABLE[name].renames.items():
@@ -108,7 +115,7 @@ def test_the_file_is_that_of_the_reference(
                     continue
                 other = wanted[str(tensor.name)]
                 assert (tensor.tensor_type, list(tensor.shape)) == (other.tensor_type, list(other.shape)), tensor.name
-                assert np.array_equal(tensor.data, other.data), tensor.name
+                assert equal(tensor.data, other.data, TABLE[name].apart), tensor.name
             assert keys(found) == keys(expected)
 
 

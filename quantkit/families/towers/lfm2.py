@@ -7,11 +7,12 @@ from typing import Any
 
 from quantkit.families import keys
 from quantkit.families.hparams import Hparams
-from quantkit.families.layouts import columns, split
+from quantkit.families.layouts import split
 from quantkit.families.roles import Role
 from quantkit.families.rows import T
 from quantkit.families.tower import WHOLE, Tower
 from quantkit.families.vit import (
+    COLOURS_FIRST,
     GELU,
     INNER_TEXT,
     SIGLIP,
@@ -24,9 +25,6 @@ from quantkit.families.vit import (
 
 PREFIX, PROJECTOR = "vision_tower.", "multi_modal_projector."
 IMAGE = 256  # sizes are free; llama.cpp wants one
-
-# the weights of a patch lie as (row, column, colour), and come to lie as (colour, row, column)
-PATCHES = columns("patch_size*patch_size", "num_channels") >> split("num_channels", "patch_size*patch_size")
 
 
 def numbers(hparams: Hparams) -> Mapping[str, Any]:
@@ -48,7 +46,7 @@ LFM2 = Tower(
     owns=(PREFIX, PROJECTOR),
     outside=(
         T(f"{PREFIX}embeddings.patch_embedding.weight", "v.patch_embd.weight", Role.OTHER,
-          "hidden_size num_channels*patch_size*patch_size", PATCHES >> split("patch_size", "patch_size")),
+          "hidden_size num_channels*patch_size*patch_size", COLOURS_FIRST >> split("patch_size", "patch_size")),
         T(f"{PREFIX}embeddings.patch_embedding.bias", "v.patch_embd.bias", Role.BIAS, "hidden_size"),
         T(f"{PREFIX}embeddings.position_embedding.weight", "v.position_embd.weight", Role.POSITION,
           "num_patches hidden_size"),
