@@ -30,6 +30,7 @@ class Lora:
     saved: tuple[str, ...] = ()
     biases: bool = False
     seed: int = 0
+    spread: float = 0.05
 
     def scale(self, module: str) -> float:
         """By its own words: patterns are ends of names here."""
@@ -64,7 +65,7 @@ def make_adapter(folder: Path, weights: Mapping[str, Array], lora: Lora = Lora()
         rng = np.random.default_rng(crc32(name.encode()) + lora.seed)
 
         def draw(*shape: int, rng: np.random.Generator = rng) -> Array:
-            return (0.05 * rng.standard_normal(shape)).astype(np.float32)
+            return (lora.spread * rng.standard_normal(shape)).astype(np.float32)
 
         if name in lora.saved:
             tensors[f"base_model.model.{name}"] = draw(*weight.shape)

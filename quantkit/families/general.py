@@ -76,21 +76,29 @@ class General:
 
 
 def general_metadata(
-    name: str, config: Mapping[str, Any], read_file: ReadFile, tensors: Iterable[ModelTensor], kind: str = "model"
+    name: str,
+    config: Mapping[str, Any],
+    read_file: ReadFile,
+    tensors: Iterable[ModelTensor],
+    kind: str = "model",
+    *,
+    adapted: int | None = None,
 ) -> General:
     """All of `general.*` for a checkpoint called `name`, in a file of this kind.
 
-    Side files that cannot be read become warnings.
+    Side files that cannot be read become warnings. Of an adapter `adapted` is the number of weights in the layers that
+    it changes.
     """
     warnings: list[tuple[str, str]] = []
     card = _model_card(read_file(CARD_FILE), warnings)
     generation = _json_object("generation_config.json", read_file, warnings)
-    parameters, label = size_label(tensors)
+    parameters, label = size_label(tensors) if adapted is None else (-adapted, "")
     said = _said(card, config, name, parameters)
-    if said["size_label"] is None and parameters:
+    if said["size_label"] is None and parameters > 0:
         said["size_label"] = label
     metadata = [
         KeyValue("general.type", "string", kind),
+        *(() if adapted is None else (KeyValue("adapter.type", "string", "lora"),)),
         *_sampling(generation),
         *_strings("general.", said),
         *_related(card, parameters),

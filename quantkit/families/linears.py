@@ -41,17 +41,19 @@ def in_block(name: str) -> str:
     return block_of(name)[1]
 
 
-def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Model:
+def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, served: bool = True) -> Model:
     """The model as a sequence of linear layers, found by the rows of the checkpoint's family. Headers only.
 
     A layer is called like its module ("model.layers.3.mlp.down_proj"), is a weight (rows = out, cols = in) and made of
-    rows of one source tensor. There is no metadata: config.json and the tokenizer's files are carried over.
+    rows of one source tensor. There is no metadata: config.json and the tokenizer's files are carried over. One that
+    is not `served`, but only stored, may be of any family.
 
     Raises UnsupportedError for an unknown family, InputError for a config.json that lacks a number and a checkpoint
     that lacks a tensor.
     """
     family, architecture = find_family(config)
-    require_served(family)
+    if served:
+        require_served(family)
     hparams = family.numbers(config, tensors)
     require_complete(family, without_head(config, hparams, tensors), tensors)
     roles = roles_of(family, tensors)

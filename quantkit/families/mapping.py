@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -145,6 +145,24 @@ def map_tensors(
     _check_complete(table, hparams, found)
     extra = family.extra(hparams) if family.extra else ()
     return (*extra, *(_join(pieces) for pieces in found.values())), dropped
+
+
+def find_pieces(
+    family: Rowed, hparams: Hparams, tensors: Mapping[str, TensorInfo]
+) -> tuple[Mapping[str, Sequence[Piece]], Sequence[str]]:
+    """What tensors, of which any may be missing, give to targets; and those that no row names.
+
+    Raises InputError for shapes that contradict the configuration, UnsupportedError for two tensors with one target.
+    """
+    return _found(family, rows_by_source(family), hparams, tensors)
+
+
+def left_out(family: Rowed, hparams: Hparams, name: str) -> str | None:
+    """Why a tensor that no row names is left out of a target, None where there is no reason."""
+    try:
+        return _reason(family, rows_by_source(family), hparams, name)
+    except UnsupportedError:
+        return None
 
 
 def require_complete(family: Rowed, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:

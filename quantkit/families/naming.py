@@ -41,7 +41,8 @@ def title(text: str) -> str:
 
 
 def parse_name(model_id: str, parameters: int) -> NameParts:
-    """Take a name such as "org/Base-8x7B-Instruct-v0.1" apart. `parameters` tells sizes from context lengths.
+    """Take a name such as "org/Base-8x7B-Instruct-v0.1" apart. `parameters` tells sizes from context lengths; of an
+    adapter it is negative, what the adapted layers have.
 
     A sentence (anything with a space) is only a name. Base name, and all else, is None where the parts would be
     guesses: a name that has neither size, finetune nor version.
@@ -78,7 +79,7 @@ def _classify(word: str, position: int, parameters: int) -> tuple[str, str]:
     if position and SIZE.fullmatch(word):
         return _size(word, parameters)
     if position and FINETUNE.fullmatch(word):
-        return word, "finetune"
+        return word, "finetune" if parameters >= 0 or word.lower() != "lora" else "adapter"
     return word, ""
 
 
@@ -93,7 +94,8 @@ def _size(word: str, parameters: int) -> tuple[str, str]:
         claimed = float(word[:-1]) * UNITS.get(word[-1], 1e-3)
     except ValueError:  # "8x7B", "A3B", "small"
         return word, "size"
-    if parameters and abs(claimed - parameters) > 7 * parameters // 8:
+    far = abs(claimed - parameters) > 7 * parameters // 8 if parameters >= 0 else claimed < -parameters // 8
+    if parameters and far:
         return word[:-1] + word[-1].lower(), "finetune"
     return word, "size"
 

@@ -12,7 +12,7 @@ from quantkit.formats.containers import table
 from quantkit.methods import method_names, needs_hessian
 from quantkit.methods.transforms import transform_names
 from quantkit.qtypes import base
-from quantkit.recipes.read import Recipe, load_recipe, recipe_names
+from quantkit.recipes.read import Recipe, adapter_recipe_names, load_recipe, recipe_names
 
 
 def schemes() -> dict[str, Any]:
@@ -21,7 +21,7 @@ def schemes() -> dict[str, Any]:
         "types": [_type(base.get(name)) for name in base.names()],
         "methods": [*sorted(method_names(), key=needs_hessian), *transform_names()],
         "containers": ["gguf", *table.names()],
-        "recipes": list(recipe_names()),
+        "recipes": [*recipe_names(), *adapter_recipe_names()],
         "families": [_family(family) for family in known_families()],
         "encoders": [{"name": tower.name, "architectures": list(tower.hf)} for tower in known_towers()],
         "consumers": list(CONSUMERS),
@@ -46,7 +46,7 @@ def list_recipes() -> list[dict[str, Any]]:
     `container` is "gguf" or that of a checkpoint; `needs_calib` says that it cannot be made without text,
     `needs_imatrix` that some of its types cannot be without importance weights.
     """
-    return [_recipe(load_recipe(name)) for name in recipe_names()]
+    return [_recipe(load_recipe(name)) for name in (*recipe_names(), *adapter_recipe_names())]
 
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def subject_of(plan: Plan) -> Subject:
         kv_cache=plan.kv_cache,
         heads=plan.shape.heads,
         kv_heads=plan.shape.kv_heads,
-        file_types=() if plan.linears else tuple(sorted({unit.word for unit in plan.units})),
+        file_types=() if plan.is_checkpoint else tuple(sorted({unit.word for unit in plan.units})),
         files=len({tensor.file for tensor in plan.tensors}),
     )
 

@@ -344,7 +344,7 @@ def look(
     """Look at finished files, published or not, as `quantkit verify` does; `layers` is what methods noted of each."""
     if not output.verify:
         return NOTHING
-    if plan.linears:  # of a checkpoint whole layers, which are decoded faster than single rows; no engine of convert
+    if plan.is_checkpoint:  # whole layers, which are decoded faster than single rows; no engine of convert
         against, options = of_plan(prepared.checkpoint, plan, layers), VerifyOptions(threads=output.threads)
     else:
         against = of_gguf(prepared.reference_of(plan), layers)

@@ -177,7 +177,15 @@ def _layers_json(plan: Plan) -> dict[str, Any]:
         "calibrated": plan.calibrated,
         "plain": list(plan.plain),
         "layers": [
-            {"name": unit.name, "type": unit.word, "shape": list(unit.tensor.shape), "bytes": unit.nbytes}
-            for unit in plan.rounded
+            {"name": name, "type": unit.word, "shape": list(unit.tensor.shape), "bytes": unit.nbytes}
+            for name, unit in _layers(plan)
         ],
     }
+
+
+def _layers(plan: Plan) -> list[tuple[str, Unit]]:
+    """The layers by their names: those that are rounded, of a plain checkpoint all."""
+    if plan.rounded:
+        return [(unit.name, unit) for unit in plan.rounded]
+    units = {unit.name: unit for unit in plan.units}
+    return [(linear.name, units[name]) for linear in plan.linears if (name := f"{linear.name}.weight") in units]

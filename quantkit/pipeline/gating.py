@@ -101,7 +101,7 @@ class Gating:
             hint = f"more bits, or --calib; {KEPT}"
             what = f"{shown(found.name)}: {'; '.join(failed)}"
             raise GateError(
-                what, path=str(target.parent if plan.linears else target), hint=hint, judged=found.as_json()
+                what, path=str(target.parent if plan.is_checkpoint else target), hint=hint, judged=found.as_json()
             )
         return Check(GATES, True, "; ".join(v.words for v in found.verdicts), found.as_json())
 
@@ -122,12 +122,12 @@ class Gating:
         return Judged(side.name, nbytes, report, tuple(judge(self.gates, subject)), self.corpus)
 
     def _opened(self, plan: Plan, named: Mapping[str, Path]) -> Checkpoint:
-        if plan.linears:
+        if plan.is_checkpoint:
             return dequantized(open_finished(named, plan.recipe))
         return open_decoded(list(named.values()), self.prepared.checkpoint, self.prepared.reference.model)
 
     def _side(self, plan: Plan, made: Checkpoint, target: Path) -> Side:
-        if plan.linears:
+        if plan.is_checkpoint:
             return served_side(target.parent.resolve().name, made, _moves(plan))
         tensors = self.prepared.reference.model.tensors
         return Side(target.name, made, vocabulary=next(t.shape[0] for t in tensors if t.name == EMBEDDING))

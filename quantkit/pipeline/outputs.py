@@ -21,7 +21,7 @@ from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
-from quantkit.report.next_steps import NextStep, next_steps, steps_with_encoder
+from quantkit.report.next_steps import NextStep, adapter_steps, next_steps, steps_with_encoder
 from quantkit.report.records import FileRecord
 from quantkit.report.sealed import SealedRecord, identity
 from quantkit.report.text import size
@@ -86,6 +86,8 @@ class Artifact:
         embeds = gives_no_text(self.manifest.facts["model"].get("family"))
         if self.encoder is not None:
             return steps_with_encoder(self.outputs, name, self.encoder)
+        if "adapter" in self.manifest.facts["model"]:
+            return adapter_steps(self.outputs[0])
         return next_steps(self.outputs, name, self.loaders, self.tp, embeds=embeds)
 
     def summary(self) -> str:
@@ -124,7 +126,7 @@ def output_paths(prepared: Prepared, out: Path) -> list[tuple[Path, ...]]:
     paths = []
     for recipe, chosen in zip(prepared.recipes, prepared.plans, strict=True):
         within = folder
-        if chosen.linears:  # a checkpoint is a folder
+        if chosen.is_checkpoint:  # a checkpoint is a folder
             if out.suffix == ".gguf":
                 raise UsageError(f"{recipe.name} makes a folder, not {out.name}", hint="give a folder with -o")
             if prepared.several:

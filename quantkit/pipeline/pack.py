@@ -87,7 +87,7 @@ def draft_manifest(plan: Plan, facts: Mapping[str, Any]) -> Manifest:
             "size": size_report(plan).as_json(),
             "checks": facts["checks"],
             "warnings": [{"code": code, "message": message} for code, message in plan.warnings],
-            "versions": _versions((*NAMED_VERSIONS, *SERVER_VERSIONS) if plan.linears else NAMED_VERSIONS),
+            "versions": _versions((*NAMED_VERSIONS, *SERVER_VERSIONS) if plan.is_checkpoint else NAMED_VERSIONS),
             "platform": f"{platform.system()} {platform.machine()}",
             "timings": facts["timings"],
             **({"method": asdict(plan.method)} if plan.method else {}),

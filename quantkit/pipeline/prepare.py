@@ -17,6 +17,7 @@ from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
 from quantkit.pipeline.consumers import require_loadable
+from quantkit.pipeline.opening import open_wanted
 from quantkit.pipeline.request import Request, require_used
 from quantkit.pipeline.tune import Subject, Tuning, known_of, measured, tuned, tuning_of, with_target
 from quantkit.plan.base import STANDARD, Plan, PlanOptions
@@ -27,7 +28,7 @@ from quantkit.plan.make import make_plan
 from quantkit.quality.reference import Reference
 from quantkit.recipes.read import load_recipe
 from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
-from quantkit.source import Checkpoint, open_source
+from quantkit.source import Checkpoint
 from quantkit.source.identity import Origin
 from quantkit.tuning.choose import require_reachable
 from quantkit.units import counted, parse_size
@@ -137,7 +138,7 @@ def prepare(
             said.add(event.code)
         emit(event)
 
-    checkpoint = open_source(request.source, offline=request.offline, emit=hear, adapters=request.adapters)
+    checkpoint = open_wanted(request, recipes, hear)
     try:
         prepared = _plan_all(request, checkpoint, (recipes, tuning), stem, emit)
     except QuantkitError:
@@ -195,7 +196,8 @@ def _plan_all(
     refused = tuple((recipe.name, found) for recipe, found in tried if isinstance(found, QuantkitError))
     if not good:
         raise refused[0][1]
-    encoder, beside = _encoder(request, checkpoint, options, emit) if any(r.mixture for r, _ in good) else (None, [])
+    models = any(recipe.mixture and not recipe.mixture.adapter for recipe, _ in good)
+    encoder, beside = _encoder(request, checkpoint, options, emit) if models else (None, [])
     good += beside
     return Prepared(
         checkpoint=checkpoint,

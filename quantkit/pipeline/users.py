@@ -14,7 +14,7 @@ def with_users(built: Sequence[Artifact], plans: Sequence[Plan], tp: int) -> tup
     """Artifacts with who loads them, and language models with the encoder that goes with them."""
     made = tuple(zip(built, plans, strict=True))
     encoder = next((artifact.path for artifact, plan in made if plan.is_encoder), None)
-    alone = {plan.digest for plan in plans if plan.is_encoder or plan.linears}
+    alone = {plan.digest for plan in plans if plan.is_encoder or plan.is_checkpoint}
     return tuple(
         replace(artifact, loaders=loaders(plan, tp), tp=tp, encoder=None if plan.digest in alone else encoder)
         for artifact, plan in made

@@ -24,8 +24,10 @@ from quantkit.evaluation.engine_check import CHECKED, SourceRun, check_llama_cpp
 from quantkit.evaluation.opening import TORCH, require_engine
 from quantkit.events import Sink, ignore
 from quantkit.families.model import Model
+from quantkit.families.model_card import CARD_FILE
 from quantkit.formats.containers.stored import SIDE_CONFIGS
 from quantkit.formats.gguf.file import read_gguf, shard_paths
+from quantkit.pipeline.opening import turned_back
 from quantkit.pipeline.record_checks import Subject, check_making, check_record, wrong_making
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG, REPLACED, carried_names
@@ -74,8 +76,8 @@ def verify(
     look = _checkpoint if checkpoint_like else _gguf
     if against is None:
         return look(folder, None, options, emit)
-    with closing(open_source(against, offline=options.offline, emit=emit, adapters=adapters)) as source:
-        return look(folder, source, options, emit)
+    with closing(open_source(against, offline=options.offline, emit=emit, adapters=adapters)) as opened:
+        return look(folder, turned_back(opened, emit) if checkpoint_like else opened, options, emit)
 
 
 def verify_parts(
@@ -96,7 +98,8 @@ def verify_parts(
             seen = check(made, against, promised, options)
             return Verification((*seen.checks, *_in_engine(made, run, options, emit)))
     shards = [path for name, path in there.items() if name.endswith(SHARD)]
-    names = [name for name in there if name not in REPLACED and not name.endswith(SHARD)]
+    own = {*REPLACED, CARD_FILE}  # the card of an artifact is its own affair
+    names = [name for name in there if name not in own and not name.endswith(SHARD)]
 
     def read(name: str) -> bytes | None:
         return there[name].read_bytes() if name in there else None

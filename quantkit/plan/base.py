@@ -12,7 +12,7 @@ from quantkit.families.model import ModelTensor, Part, Rows, Shape
 from quantkit.formats.containers.base import WriteLayout
 from quantkit.formats.containers.packed import Entry
 from quantkit.metadata import KeyValue
-from quantkit.recipes.recipe import MethodChoice
+from quantkit.recipes.recipe import GGUF, MethodChoice
 from quantkit.tensors import F32
 
 # How files are filled: slabs of rows on all cores, whole layers on all cores, or block by block with inputs.
@@ -139,6 +139,11 @@ class Plan:
     def __repr__(self) -> str:
         what = f"{self.container}, {len(self.tensors)} tensors, {self.nbytes:,} bytes, digest {self.digest[:12]}"
         return f"Plan({self.recipe!r}, {what})"
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it makes a folder, and not GGUF files."""
+        return self.container != GGUF
 
     @property
     def nbytes(self) -> int:

@@ -34,6 +34,7 @@ from quantkit.plan.rounded_twice import ENOUGH_BITS, eight_bit_warnings
 from quantkit.recipes.recipe import Recipe
 from quantkit.recipes.rules import Keep, Subject
 from quantkit.source import Checkpoint
+from quantkit.source.restored import RestoredCheckpoint
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
 from quantkit.version import __version__
@@ -42,11 +43,7 @@ PLAIN = "plain"  # the container that holds nothing rounded
 
 
 def plan_checkpoint(
-    checkpoint: Checkpoint,
-    recipe: Recipe,
-    options: PlanOptions = STANDARD,
-    *,
-    inputs: str = "",
+    checkpoint: Checkpoint, recipe: Recipe, options: PlanOptions = STANDARD, *, inputs: str = ""
 ) -> Plan:
     """Decide everything about the artifact from headers alone.
 
@@ -57,14 +54,15 @@ def plan_checkpoint(
     tensors = checkpoint.tensors()
     decoded = recipe.container == PLAIN
     stored = _require_plain(checkpoint, tensors, decoded or options.allow_requantize)
-    found = outline(tensors, checkpoint.config)
+    copied = decoded and (recipe.weights.type == "f32" or isinstance(checkpoint, RestoredCheckpoint))
+    found = outline(tensors, checkpoint.config, served=not copied)
     said = computed_in(checkpoint.config, found, tensors)
-    chosen = _choose(recipe, found)
-    dtype = served_in(said, chosen.values())
+    chosen = dict.fromkeys(found.tensors) if copied else _choose(recipe, found)
+    dtype = served_in(said, (recipe.weights,) if copied else chosen.values())
     container = writing(recipe.container)
     fitted = fitting(recipe, chosen, mixed=container.mixed)
     rounded = {m.name: _rounded(recipe, m, (w, chosen[m]), dtype) for m, w in fitted.items() if w is not None}
-    kept = (m.name for m, w in chosen.items() if w is None)
+    kept = () if copied else (m.name for m, w in chosen.items() if w is None)
     plain = tuple(sorted([*kept, *found.routers, found.head or "lm_head"]))
     drafts = list(_drafts(tensors, rounded, found, dtype, kv_cache=recipe.kv_cache))
     core = _core(recipe, tuple(rounded.values()), inputs)
@@ -86,6 +84,7 @@ def plan_checkpoint(
         source_bytes=sum(info.nbytes for info in tensors.values()),
         digest=_digest(core, units, files),
         warnings=(
+            *_restored_note(checkpoint),
             *notes(recipe, found, tuple(rounded.values()), calibrated=bool(inputs)),
             *note_low_bits(tuple(rounded.values())),
             *note_dtypes(said, dtype, tensors, units, plain=decoded),
@@ -106,8 +105,8 @@ def plan_checkpoint(
 def _require_plain(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], allowed: bool) -> list[TensorInfo]:
     """The weights that the source stores quantized. Raises UnsupportedError for fewer than 8 bits, if not `allowed`."""
     if checkpoint.kind == "gguf":
-        what = "a GGUF file has no config.json and no tokenizer files, which servers need"
-        raise UnsupportedError(what, hint="start from the checkpoint as it is on the Hub")
+        what = "a GGUF file is read backwards for checkpoints alone, not beside recipes for GGUF files"
+        raise UnsupportedError(what, hint="use a command for each; or start from the checkpoint as it is on the Hub")
     stored = [info for info in tensors.values() if info.stored_as is not None]
     twice = sorted(info.name for info in stored if (info.stored_bits or 0) < ENOUGH_BITS)
     if twice and not allowed:
@@ -115,6 +114,16 @@ def _require_plain(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], al
         hint = "start from the original checkpoint; --allow-requantize accepts the loss, --to hf-bf16 makes it plain"
         raise UnsupportedError(what, tensor=twice[0], hint=hint)
     return stored
+
+
+def _restored_note(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
+    """What a checkpoint that was read backwards cannot give back."""
+    if not isinstance(checkpoint, RestoredCheckpoint):
+        return ()
+    kinds = sorted({info.stored_as for info in checkpoint.tensors().values() if info.stored_as})
+    lost = f"; {listed(kinds, 3)} is decoded, what rounding lost is gone" if kinds else ""
+    what = "config.json and the tokenizer are rebuilt from the GGUF file, other files of the original are not there"
+    return (("restored", what + lost),)
 
 
 def _require_folds(family: str, transform: str) -> None:
@@ -283,6 +292,7 @@ def _core(recipe: Recipe, rounded: Sequence[Unit], inputs: str) -> str:
         "method": asdict(recipe.method),
         "calibration": inputs,
         "kv_cache": recipe.kv_cache,
+        **({} if rounded else {"type": recipe.weights.type}),
     }
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 

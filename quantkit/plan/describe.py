@@ -8,7 +8,9 @@ from quantkit.families.describe import describe, find_family, inner_family, requ
 from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Model
 from quantkit.families.towers import find_tower
+from quantkit.plan.adapter import describe_adapter
 from quantkit.source import Checkpoint
+from quantkit.source.adapter_model import AdapterCheckpoint
 from quantkit.tensors import TensorInfo
 from quantkit.tokenizer.read import read_tokenizer
 
@@ -16,12 +18,14 @@ BESIDE = "the encoder belongs into a file of its own (mmproj)"
 
 
 def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
-    """The model in a checkpoint: through its family, or as a GGUF describes itself.
+    """The model in a checkpoint: through its family, or as a GGUF or an adapter describes itself.
 
     `pre` overrides the pre-tokenizer. Raises UnsupportedError for what no family or tokenizer of llama.cpp describes
     and for weights that are quantized already, InputError for what is missing or contradicts itself.
     """
     tensors, config, read_file = checkpoint.tensors(), checkpoint.config, checkpoint.read_file
+    if isinstance(checkpoint, AdapterCheckpoint):
+        return describe_adapter(checkpoint)
     if checkpoint.kind == "gguf":
         return describe_gguf(tensors, checkpoint.metadata)
     tower = find_tower(config)

@@ -27,17 +27,19 @@ LEFT_ALONE = ".inv_freq"  # no weights: loaders compute these anew
 def computed_in(config: Mapping[str, Any], found: Model, tensors: Mapping[str, TensorInfo]) -> Dtype:
     """The type that config.json names, else that of most linear layers. Raises UnsupportedError without any layer."""
     used = [tensors[source_of(module).tensor].dtype for module in found.tensors]
-    if not used:
-        what = f"no linear layer of family {found.family} among the tensors"
-        raise UnsupportedError(what, hint="`quantkit inspect` lists what the checkpoint holds")
     named = [str(place.get(key)).removeprefix("torch.") for place in _places(config) for key in KEYS]
     said = [dtype for word in named for dtype in WORDS if WORDS[dtype] == word]
+    if not said and not used:
+        what = f"no linear layer of family {found.family} among the tensors"
+        raise UnsupportedError(what, hint="`quantkit inspect` lists what the checkpoint holds")
     return said[0] if said else max(WORDS, key=used.count)
 
 
 def served_in(dtype: Dtype, weights: Iterable[Weights | None]) -> Dtype:
     """`dtype`, or that of plain weights, or bfloat16 where weights are stored as floats of four bits."""
     weights = list(weights)
+    if any(one is not None and one.type == "f32" for one in weights):
+        return "F32"
     if any(one is not None and one.type == "f16" for one in weights):
         return "F16"
     return "BF16" if any(one is not None and one.type in DECODED_TO_BF16 for one in weights) else dtype

@@ -103,6 +103,7 @@ def plan_gguf(
         served_as=model.gguf_architecture,
         allocation=allotment.facts if allotment else {},
         kind=model.kind,
+        details={"adapter": "lora"} if recipe.mixture.adapter else {},
     )
 
 
@@ -211,9 +212,10 @@ def _metadata(
     `chosen` says how values were chosen.
     """
     file_type = file_type_of(drafts, recipe.mixture.file_type if recipe.mixture else 0, recipe.weights.type)
+    adapter = recipe.mixture is not None and recipe.mixture.adapter  # has no type of its own
     added = [
         KeyValue("general.quantization_version", "u32", QUANTIZATION_VERSION),
-        KeyValue("general.file_type", "u32", file_type),
+        *(() if adapter else (KeyValue("general.file_type", "u32", file_type),)),
         *chosen,
         KeyValue("quantkit.version", "string", __version__),
         KeyValue("quantkit.recipe", "string", recipe.label),

@@ -66,6 +66,8 @@ def choose_types(model: Model, recipe: Recipe, unquantized: Mapping[str, str], *
     be used. Raises RecipeError when a rule or a --keep pattern finds no tensor, and when rows do not fit a type and
     nothing can take over.
     """
+    if recipe.mixture is not None and recipe.mixture.adapter:
+        return _adapter_types(model, recipe, unquantized)
     choose = _Chooser(model, recipe, facts_of(model, imatrix=imatrix))
     choices = {
         tensor.name: choose.quantized(tensor)
@@ -75,6 +77,20 @@ def choose_types(model: Model, recipe: Recipe, unquantized: Mapping[str, str], *
     }
     choose.require_matches()
     return choices
+
+
+def _adapter_types(model: Model, recipe: Recipe, unquantized: Mapping[str, str]) -> dict[str, Choice]:
+    """The types of an adapter's matrices: the recipe's, or f16 where its block does not divide a row."""
+    qtype = recipe.weights.type
+
+    def choice(tensor: ModelTensor) -> Choice:
+        if tensor.stored is not None:
+            return Choice(unquantized[tensor.name], f"stays {tensor.stored}")
+        if tensor.cols % base.get(qtype).block:
+            return Choice("f16", "rows do not divide by the block", qtype)
+        return Choice(qtype, "default")
+
+    return {tensor.name: choice(tensor) for tensor in visiting_order(model.tensors)}
 
 
 class _Chooser:

@@ -32,7 +32,7 @@ def note_low_bits(rounded: Sequence[Unit]) -> Iterator[tuple[str, str]]:
     """A warning where rounded layers hold less than three bits for a weight, their scales included."""
     weights = sum(prod(unit.tensor.shape) for unit in rounded)
     bits = 8 * sum(unit.nbytes for unit in rounded) / max(weights, 1)
-    if bits < LOW_BITS:
+    if rounded and bits < LOW_BITS:
         what = f"the rounded layers hold {bits:.2f} bits per weight, which loses visible quality"
         yield "low-bits", f"{what}: measure it with `quantkit verify OUT --against SRC --engine torch`"
 

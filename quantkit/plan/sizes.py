@@ -241,7 +241,8 @@ def _unit_weights(tensor: ModelTensor) -> int:
 def _layer_bytes(plan: Plan, shop: Workshop) -> int:
     """A layer per thread and one that waits for the writer, LAYER_BYTES for each weight: float32, what rounding makes
     of it, codes, and packed."""
-    return PROGRAM_BYTES + (shop.threads + 1) * LAYER_BYTES * max(prod(unit.tensor.shape) for unit in plan.rounded)
+    largest = max((prod(unit.tensor.shape) for unit in plan.rounded), default=shop.slab_weights)
+    return PROGRAM_BYTES + (shop.threads + 1) * LAYER_BYTES * largest
 
 
 def _block_bytes(plan: Plan, shop: Workshop) -> int:

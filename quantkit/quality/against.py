@@ -53,6 +53,9 @@ def of_plan(source: Checkpoint, plan: Plan, noted: Sequence[Mapping[str, Any]] =
     some = plan.rounded[:: max(len(plan.rounded) // SAMPLED_LAYERS, 1)]
     moved = plan.method is not None and bool(plan.method.transform)
     layers = [_weight(unit.tensor) for unit in some]
+    if not plan.rounded:  # a plain checkpoint: tensors are what they are
+        copies = [unit for unit in plan.units if unit.copy]
+        layers = [unit.tensor for unit in copies[:: max(len(copies) // SAMPLED_LAYERS, 1)]]
     return Against(source, layers, carried_from(source), moved=moved, partly=True, noted=noted)
 
 

@@ -32,7 +32,7 @@ MAX_GROUP = 1 << 20
 MAX_FALLBACKS = 8
 
 KEYS = ("schema", "title", "summary", "aliases", "rule", "strict", "on_fallback")
-GGUF_KEYS = (*KEYS, "file_type", "needs_imatrix", "default", "method")
+GGUF_KEYS = (*KEYS, "file_type", "needs_imatrix", "default", "method", "adapter")
 GGUF_RULE_KEYS = ("qtype", "roles", "names", "layers", "stacked", "rows_fit", "was", "when", "why")
 GROUP_KEYS = ("schema", "strict", "rule")
 CHECKPOINT_KEYS = (*KEYS, "container", "kv_cache", "weights", "method")
@@ -80,6 +80,7 @@ def _gguf_recipe(table: Table, empty: Recipe) -> Recipe:
         needs_imatrix=table.some_of("needs_imatrix", base.names()),
         head=method.get("head", bool) is not False,
         embedding=method.get("embedding", bool) is not False,
+        adapter=table.get("adapter", bool) or False,
     )
     chosen = _gguf_method(method) if method.values else empty.method
     rules = _gguf_rules(table, groups=True)

@@ -7,10 +7,27 @@ from pathlib import Path
 from quantkit.errors import RecipeError, did_you_mean, nearest
 from quantkit.recipes.parse import parse_recipe
 from quantkit.recipes.recipe import Recipe
-from quantkit.recipes.shipped import by_alias, gguf_recipe_names, read_shipped, read_table, recipe_names, recipes_folder
+from quantkit.recipes.shipped import (
+    adapter_recipe_names,
+    by_alias,
+    gguf_recipe_names,
+    read_shipped,
+    read_table,
+    recipe_names,
+    recipes_folder,
+    shipped_file,
+)
 from quantkit.untrusted import shown
 
-__all__ = ["Recipe", "gguf_recipe_names", "load_recipe", "recipe_names", "recipe_text", "recipes_folder"]
+__all__ = [
+    "Recipe",
+    "adapter_recipe_names",
+    "gguf_recipe_names",
+    "load_recipe",
+    "recipe_names",
+    "recipe_text",
+    "recipes_folder",
+]
 
 
 def load_recipe(name_or_path: str) -> Recipe:
@@ -22,16 +39,18 @@ def load_recipe(name_or_path: str) -> Recipe:
         path = Path(name_or_path)
         return parse_recipe(read_table(path, shown(path)), shown(path.stem))
     wanted = name_or_path.lower()
-    if wanted not in recipe_names():
-        wanted = by_alias().get(wanted, wanted)
-    if wanted not in recipe_names():
-        suggestion = did_you_mean(wanted, [*recipe_names(), *by_alias()])
-        near = ", ".join(nearest(wanted, [*recipe_names(), *by_alias()]))
+    file = shipped_file(wanted) or shipped_file(by_alias().get(wanted, wanted))
+    if file is None:
+        known = [*recipe_names(), *adapter_recipe_names(), *by_alias()]
+        near = ", ".join(nearest(wanted, known))
         hint = f"nearest: {near}; quantkit recipes lists all; or give a path to a .toml file"
-        raise RecipeError(f'unknown recipe "{shown(name_or_path)}"{suggestion}', hint=hint, key=name_or_path)
-    return parse_recipe(read_shipped(f"{wanted}.toml"), wanted)
+        what = f'unknown recipe "{shown(name_or_path)}"{did_you_mean(wanted, known)}'
+        raise RecipeError(what, hint=hint, key=name_or_path)
+    return parse_recipe(read_shipped(file), Path(file).stem)
 
 
 def recipe_text(name: str) -> str:
     """The TOML of a shipped recipe, by name or alias. Raises RecipeError for an unknown name."""
-    return (recipes_folder() / f"{load_recipe(name).name}.toml").read_text(encoding="utf-8")
+    file = shipped_file(load_recipe(name).name)
+    assert file is not None, name
+    return (recipes_folder() / file).read_text(encoding="utf-8")

@@ -62,7 +62,7 @@ class GGUFMixture:
     without importance weights. `output_type` and `embedding_type` replace whatever the rules say for the output and the
     token embedding; `pure` gives every tensor the default type. `head` and `embedding` say that a method with inputs
     rounds them, too, where they are quantized. `allotment` are types that a budget was spent on. With `preserve` a grid
-    or zeros that are there stay there.
+    or zeros that are there stay there. The source of an `adapter` is one, and no model.
     """
 
     file_type: int
@@ -76,6 +76,7 @@ class GGUFMixture:
     embedding: bool = True
     allotment: Allotment | None = None
     preserve: bool = False
+    adapter: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,18 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in recipes_folder().glob("*.toml")))
 
 
+def adapter_recipe_names() -> tuple[str, ...]:
+    """Names of the shipped recipes for adapters, which no model is a source of."""
+    return tuple(sorted(p.stem for p in (recipes_folder() / "adapters").glob("*.toml")))
+
+
+def shipped_file(name: str) -> str | None:
+    """The file of a shipped recipe by its name, below the folder of recipes; None for an unknown one."""
+    if name in recipe_names():
+        return f"{name}.toml"
+    return f"adapters/{name}.toml" if name in adapter_recipe_names() else None
+
+
 def gguf_recipe_names() -> tuple[str, ...]:
     """Names of the shipped recipes for GGUF files; the others are for checkpoints."""
     return tuple(name for name in recipe_names() if "container" not in read_shipped(f"{name}.toml").values)

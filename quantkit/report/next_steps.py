@@ -40,8 +40,7 @@ def next_steps(
 
     `name` is what Ollama is told to call it. `loaders` are the consumers that were found to load a checkpoint (None:
     those that load checkpoints at all), served on `tp` devices. Commands that work `anywhere` name no folder of this
-    machine: they are for the folder that holds the files. A model that `embeds` gives vectors or scores and no
-    text.
+    machine: they are for the folder that holds the files. A model that `embeds` gives vectors or scores and no text.
     """
     if outputs[0].suffix == ".gguf":
         steps = _gguf_steps(outputs, name, anywhere)
@@ -65,6 +64,11 @@ def steps_with_encoder(
 ) -> tuple[NextStep, ...]:
     """Commands for GGUF files of a model that sees or hears by an `encoder`, the file beside them."""
     return _gguf_steps(outputs, name, anywhere, encoder)
+
+
+def adapter_steps(output: Path) -> tuple[NextStep, ...]:
+    """An adapter is given to a program beside its base model."""
+    return (NextStep("llama.cpp", f"llama-cli -m BASE.gguf --lora {shell_word(_not_an_option(output))}"),)
 
 
 def _gguf_steps(

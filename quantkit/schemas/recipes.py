@@ -89,6 +89,7 @@ class GGUFRecipe(TypedDict):
     on_fallback: NotRequired[OnFallback]
     needs_imatrix: NotRequired[list[QType]]  # type: ignore[valid-type]
     method: NotRequired[GGUFMethod]
+    adapter: NotRequired[bool]
     rule: NotRequired[list[Rule]]
 
 

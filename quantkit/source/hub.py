@@ -116,6 +116,17 @@ def fetch(repo: str, revision: str | None, hub: Hub, emit: Sink, *, file: str | 
     return snapshot.folder.resolve() / file
 
 
+def fetch_config(repo: str, revision: str | None, hub: Hub, emit: Sink) -> Path:
+    """Fetch everything of a model repository but weights; return the path of its config.json. Raises as `fetch`."""
+    hub = Hub(hub.offline or is_offline_mode(), hub.endpoint, hub.cache or Path(HF_HUB_CACHE), hub.token)
+    with _warnings_as_events(emit, hub):
+        try:
+            snapshot = _fetch_side_files(repo, revision, hub)
+        except (HTTPError, EntryNotFoundError, RevisionResolutionError, OSError, ValueError) as error:
+            raise _explain(error, repo, revision, hub) from None
+    return locate(snapshot.folder.resolve(), "config.json")
+
+
 def _fetch_side_files(repo: str, revision: str | None, hub: Hub) -> Snapshot:
     api = HfApi(endpoint=hub.endpoint, token=hub.token)
     with _answers():

@@ -12,7 +12,9 @@ from typing import Any
 from quantkit.jsontext import utf8
 from quantkit.report.records import FileRecord
 from quantkit.source import Checkpoint
+from quantkit.source.adapter_model import AdapterCheckpoint
 from quantkit.source.merged import MergedCheckpoint
+from quantkit.source.restored import RestoredCheckpoint
 from quantkit.storage import hash_file
 
 
@@ -25,8 +27,11 @@ class Origin:
     def facts(self) -> dict[str, Any]:
         """A record's word on the source."""
         found = self.checkpoint
-        said = {"kind": found.kind, "name": found.name, "repo": found.repo, "commit": found.commit}
+        kind = found.source.kind if isinstance(found, RestoredCheckpoint) else found.kind
+        said = {"kind": kind, "name": found.name, "repo": found.repo, "commit": found.commit}
         adapters = found.adapters if isinstance(found, MergedCheckpoint) else ()
+        if isinstance(found, AdapterCheckpoint):
+            adapters = (found.adapter,)
         return {**said, "adapters": [adapter.facts() for adapter in adapters]} if adapters else said
 
     @cached_property

@@ -79,7 +79,7 @@ def test_carries_everything_over(recipe: str, built: dict[str, Path]) -> None:
     sections = {key: after.pop(key) for key in CONFIG_KEYS if key in after}
     container = load_recipe(recipe).container
     if container == "plain":
-        dtype = {"hf-bf16": "bfloat16", "hf-f16": "float16"}[recipe]
+        dtype = {"hf-bf16": "bfloat16", "hf-f16": "float16", "hf-f32": "float32"}[recipe]
         assert (sections, after) == (
             {},
             {**before, **{key: dtype for key in ("dtype", "torch_dtype") if key in before}},
@@ -503,3 +503,12 @@ def test_methods_in_the_order_of_their_quality(tmp_path: Path) -> None:
         found.append(float((reference.exp() * (reference - candidate)).sum(1).mean()))
     assert found == sorted(found)
     assert found[0] < 0.5 * found[2]
+
+
+def test_a_model_card_goes_along(tmp_path: Path) -> None:
+    """README.md of the source is taken over, and is no part of what is compared: an artifact may have its own."""
+    folder = build("llama-card", tmp_path)
+    seen = quantkit("convert", folder, "--to", "w8a16", "-o", tmp_path / "out")
+    assert seen.status == 0, seen.stderr
+    assert (tmp_path / "out" / "README.md").read_bytes() == (folder / "README.md").read_bytes()
+    assert quantkit("verify", tmp_path / "out", "--against", folder).status == 0

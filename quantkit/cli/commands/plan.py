@@ -169,7 +169,7 @@ def _consumer_lines(plan: Plan, tp: int) -> list[str]:
 
 def _layer_lines(plan: Plan) -> list[str]:
     """How many layers of a checkpoint are rounded, and which stay as they are."""
-    if not plan.linears:
+    if not plan.is_checkpoint:
         return []
     rounded = {unit.name for unit in plan.rounded}
     kept = [linear.name for linear in plan.linears if linear.name not in rounded]
@@ -186,7 +186,7 @@ def _fallback_lines(plan: Plan) -> list[str]:
     changed = [f"    {unit.name}  {unit.wanted} -> {unit.word}" for unit in plan.units if unit.wanted]
     if not changed:
         return []
-    if plan.linears:
+    if plan.is_checkpoint:
         head = (
             f"  {len(changed)} of {counted(len(plan.rounded), 'layer')} "
             "have rows that the recipe's groups do not divide:"
@@ -196,7 +196,7 @@ def _fallback_lines(plan: Plan) -> list[str]:
             f"  {len(changed)} of {counted(len(plan.units), 'tensor', 'has', 'have')} rows that do not fit their type:"
         )
     more = len(changed) - SHOWN_FALLBACKS
-    listing = "" if plan.linears else " (--tensors lists all)"
+    listing = "" if plan.is_checkpoint else " (--tensors lists all)"
     return ["", head, *changed[:SHOWN_FALLBACKS], *([f"    and {more} more{listing}"] if more > 0 else [])]
 
 

@@ -92,6 +92,7 @@ AFMOE = Family(
     drop=(FREQUENCIES,),
     extra=rope_freqs,
     assumes=(assumptions.silu, scaled_embeddings, global_every_fourth, assumptions.yarn_temperature),
+    graph=lambda hparams: {"mup_enabled": True, "global_attn_every_n_layers": 4},
     tokens=TokenizerRules(prefix_setting=True),
     unserved=UNSERVED,
 )  # fmt: skip

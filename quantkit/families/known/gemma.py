@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +64,17 @@ def reads_both_ways(config: Mapping[str, Any]) -> bool:
     return config.get("use_bidirectional_attention") is True
 
 
+def scaled_as_in_the_graph(big: int) -> Callable[[Hparams], Mapping[str, Any]]:
+    """By what llama.cpp scales queries: the size of a head, in the largest model the width over the heads."""
+
+    def numbers(hparams: Hparams) -> Mapping[str, Any]:
+        width = hparams.count("hidden_size") // hparams.count("num_attention_heads")
+        of_all = hparams.count("num_hidden_layers") == big
+        return {"query_pre_attn_scalar": width if of_all else hparams.count("head_dim")}
+
+    return numbers
+
+
 GEMMA = Family(
     name="gemma",
     gguf="gemma",
@@ -114,6 +125,7 @@ GEMMA2 = Family(
     ),
     folds=FOLDS,
     tokens=TokenizerRules(no_prefix=True),
+    graph=scaled_as_in_the_graph(assumptions.GEMMA2_27B_LAYERS),
 )  # fmt: skip
 GEMMA3 = Family(
     name="gemma3",
@@ -142,6 +154,7 @@ GEMMA3 = Family(
     ),
     folds=FOLDS,
     tokens=TokenizerRules(no_prefix=True),
+    graph=scaled_as_in_the_graph(assumptions.GEMMA3_27B_LAYERS),
 )  # fmt: skip
 
 EMBEDDING_GEMMA = replace(

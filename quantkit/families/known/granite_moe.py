@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from quantkit.families import keys
+from quantkit.families.hparams import Hparams
 from quantkit.families.known.granite import GRANITE
 from quantkit.families.layers import flagged
 from quantkit.families.placements import first_half, gate_half, second_half, up_half
@@ -27,6 +30,14 @@ SHARED_EXPERT = (
       "hidden_size shared_intermediate_size"),
 )  # fmt: skip
 
+
+def named(hparams: Hparams) -> Mapping[str, Any]:
+    """Which of the two architectures a file's model is."""
+    if not hparams.number("shared_intermediate_size"):
+        return {}
+    return {"architectures": ["GraniteMoeSharedForCausalLM"], "model_type": "granitemoeshared"}
+
+
 GRANITE_MOE = replace(
     GRANITE,
     name="granite_moe",
@@ -37,6 +48,7 @@ GRANITE_MOE = replace(
         for model_type, more in (("granitemoe", {}), ("granitemoeshared", {"shared_intermediate_size": 0}))
     },
     derive=(lambda hparams: {"shares": bool(hparams.number("shared_intermediate_size"))},),
+    graph=named,
     block=(
         *NORMS,
         *rotated(ATTENTION),

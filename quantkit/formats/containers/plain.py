@@ -50,4 +50,4 @@ def choose(weights: Weights, dtype: ScaleDtype) -> PlainLayout:
     return PlainLayout(Halves("F16" if weights.type == "f16" else "BF16"))
 
 
-CONTAINER = Container("plain", Writing(types=("bf16", "f16"), choose=choose, config=nothing))
+CONTAINER = Container("plain", Writing(types=("bf16", "f16", "f32"), choose=choose, config=nothing))

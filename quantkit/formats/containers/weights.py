@@ -8,7 +8,7 @@ from typing import Literal
 from quantkit.qtypes.schemes.base import Activations
 from quantkit.qtypes.schemes.integers import Symmetry
 
-WeightType = Literal["int", "fp8", "nf4", "fp4", "int8-rows", "nvfp4", "mxfp4", "bf16", "f16"]
+WeightType = Literal["int", "fp8", "nf4", "fp4", "int8-rows", "nvfp4", "mxfp4", "bf16", "f16", "f32"]
 Granularity = Literal["tensor", "channel", "block"]
 
 
@@ -20,7 +20,7 @@ class Weights:
                  are the sizes of groups to try, in this order, where `group` does not divide a row
     fp8          `granularity` of the scales
     nf4, fp4     `double`: magnitudes are quantized, too
-    bf16, f16    not quantized at all, in the container "plain"
+    bf16, f16, f32   not quantized at all, in the container "plain"
     In a GGUF file `type` is a quantization type such as "q4_k", and nothing else counts.
     `activations` says whether the layer's inputs are rounded as well, and when their scales are found.
     """

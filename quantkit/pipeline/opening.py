@@ -1,0 +1,49 @@
+"""The source of a request, as its recipes want to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quantkit.errors import QuantkitError, UsageError
+from quantkit.events import Sink
+from quantkit.pipeline.request import Request
+from quantkit.recipes.recipe import Recipe
+from quantkit.source import Checkpoint, open_source
+from quantkit.source.adapter_model import open_adapter_model
+
+
+def open_wanted(request: Request, recipes: Sequence[Recipe], emit: Sink) -> Checkpoint:
+    """Open the source: a model, with adapters merged into it, for recipes of adapters an adapter; for checkpoints a
+    GGUF file is turned back into one.
+
+    Raises UsageError for recipes and options that do not go together, and what opening raises.
+    """
+    of_adapters = [recipe.name for recipe in recipes if recipe.mixture is not None and recipe.mixture.adapter]
+    if of_adapters and len(of_adapters) < len(recipes):
+        what = f"{', '.join(of_adapters)} is made of an adapter, the other recipes of a model"
+        raise UsageError(what, key="recipes", hint="use a command for each")
+    if of_adapters and request.adapters:
+        what = f"{of_adapters[0]} writes the adapter that is the source, --adapter merges one into a model"
+        raise UsageError(what, key="adapters", hint="leave --adapter out, or choose a recipe for models")
+    if not of_adapters and request.base is not None:
+        what = "--base names the model of an adapter that is the source, as for --to lora-f16"
+        raise UsageError(what, key="base", hint="leave --base out")
+    if of_adapters:
+        return open_adapter_model(request.source, request.base, offline=request.offline, emit=emit)
+    found = open_source(request.source, offline=request.offline, emit=emit, adapters=request.adapters)
+    if all(recipe.mixture is None for recipe in recipes):
+        return turned_back(found, emit)
+    return found
+
+
+def turned_back(source: Checkpoint, emit: Sink) -> Checkpoint:
+    """A GGUF file as the checkpoint that it was made of, any other source as it is. Closes it where that fails."""
+    if source.kind != "gguf":
+        return source
+    from quantkit.source.restored import restored  # only for GGUF files
+
+    try:
+        return restored(source, emit)
+    except QuantkitError:
+        source.close()
+        raise

@@ -1,0 +1,208 @@
+"""Rows of a target put back where they came from: the parts of a family's tensors, read from the other side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from quantkit.families.model import ModelTensor, Part, Rows
+from quantkit.families.parts import Every, Made, Mapped
+from quantkit.families.steps import KINDS, Step, move
+from quantkit.formats.containers.packed import Entry, packed
+from quantkit.tensors import F32, U8, TensorInfo, TensorRef
+
+ULPS = 4  # how far around a value its origin is looked for
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a source tensor: the part of a target that they became, which begins at its row `first`."""
+
+    target: ModelTensor
+    part: Part
+    first: int
+
+    @property
+    def rows(self) -> range:
+        """The rows of the source that it has, of a part that moves whole matrices all of their region."""
+        part = self.part.part if isinstance(self.part, Mapped) else self.part
+        if isinstance(part, Every):
+            return range(part.start, part.stop, part.step)
+        assert isinstance(part, Rows | Made), part
+        region = part.region if isinstance(part, Made) else part
+        return range(region.start, region.stop)
+
+
+def pieces_of(tensors: Iterator[ModelTensor] | tuple[ModelTensor, ...]) -> dict[str, tuple[Piece, ...]]:
+    """The pieces of every source tensor that some targets are made of."""
+    found: dict[str, tuple[Piece, ...]] = {}
+    for target in tensors:
+        first = 0
+        for part in target.parts:
+            for name in {rows.tensor for rows in part.sources}:
+                found[name] = (*found.get(name, ()), Piece(target, part, first))
+            first += part.rows
+    return found
+
+
+@dataclass
+class _Kept:
+    """The last matrix that was put together, which the next slab of rows is likely to want."""
+
+    lock: Any = field(default_factory=Lock)
+    region: tuple[int, int] | None = None
+    values: F32 | None = None
+
+
+@dataclass(frozen=True)
+class RestoredTensor:
+    """A source tensor whose rows come from targets: `open_target` opens one by its name. Reading is safe from several
+    threads. The bytes of rows are of `info.dtype`."""
+
+    info: TensorInfo
+    pieces: tuple[Piece, ...]
+    open_target: Callable[[str], TensorRef]
+    kept: _Kept = field(default_factory=_Kept, compare=False)
+
+    def read(self, start: int, stop: int) -> F32:
+        """Rows [start, stop), float32 (stop - start, cols)."""
+        out = np.zeros((stop - start, self.info.cols), np.float32)
+        made = [piece for piece in self.pieces if _is_made(piece.part)]
+        for piece in self.pieces:
+            if piece not in made:
+                self._put(piece, out, start)
+        regions = sorted({(piece.rows.start, piece.rows.stop) for piece in made})
+        for low, high in regions:
+            first, last = max(start, low), min(stop, high)
+            if first < last:
+                values = self._region((low, high), [p for p in made if (p.rows.start, p.rows.stop) == (low, high)])
+                out[first - start : last - start] = values[first - low : last - low]
+        return out
+
+    def read_packed(self, start: int, stop: int) -> U8:
+        """Rows [start, stop) as a checkpoint of `info.dtype` stores them."""
+        values = self.read(start, stop)
+        return packed(Entry(self.info.name, self.info.dtype, values.shape), values).data.reshape(stop - start, -1)
+
+    def _put(self, piece: Piece, out: F32, start: int) -> None:
+        """Rows of a part that keeps rows whole."""
+        rows = piece.rows
+        low = max(-(-(start - rows.start) // rows.step), 0)
+        high = min(-(-(start + len(out) - rows.start) // rows.step), len(rows))
+        if low < high:
+            places = slice(rows[low] - start, rows[high - 1] - start + 1, rows.step)
+            out[places] = self._undone(piece, low, high)
+
+    def _undone(self, piece: Piece, low: int, high: int) -> F32:
+        """Rows [low, high) of a part before row order, without what was added, its values as they were."""
+        values = _rows_before_order(
+            self.open_target(piece.target.name), piece.target, piece.first + low, piece.first + high
+        )
+        if piece.target.add:
+            values = values - np.float32(piece.target.add)
+        return _unmapped(piece.part, values) if isinstance(piece.part, Mapped) else values
+
+    def _region(self, region: tuple[int, int], pieces: list[Piece]) -> F32:
+        """A matrix from all parts that were moved out of it."""
+        with self.kept.lock:
+            if self.kept.region == region and self.kept.values is not None:
+                return self.kept.values
+        out: F32 | None = None
+        for piece in pieces:
+            values = self._undone(piece, 0, piece.part.rows)
+            part = piece.part.part if isinstance(piece.part, Mapped) else piece.part
+            assert isinstance(part, Made), part
+            moved, mask = moved_back(values.reshape(part.after), part.shape, part.steps)
+            out = moved if out is None else np.where(mask, moved, out)
+        assert out is not None
+        whole = out.reshape(region[1] - region[0], -1).astype(np.float32)
+        with self.kept.lock:
+            self.kept.region, self.kept.values = region, whole
+        return whole
+
+
+def _is_made(part: Part) -> bool:
+    return isinstance(part.part if isinstance(part, Mapped) else part, Made)
+
+
+def _rows_before_order(ref: TensorRef, target: ModelTensor, start: int, stop: int) -> F32:
+    """Rows of a target in the order before its row order."""
+    unit = len(target.row_order.order) if target.row_order else 1
+    low, high = start // unit * unit, -(-stop // unit) * unit
+    values = ref.read(low, high).reshape(high - low, target.cols)
+    if target.row_order:
+        place = np.argsort(target.row_order.order)  # row order[i] went to row i
+        values = values.reshape(-1, unit, values.shape[1])[:, place].reshape(values.shape)
+    return values[start - low : stop - low]
+
+
+def _unmapped(part: Mapped, values: F32) -> F32:
+    """The values that a part has changed: of neighbours, the one that it changes to exactly what is there."""
+    if part.what == "-exp":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            guess = np.log(-values.astype(np.float64)).astype(np.float32)
+        return _origin(guess, values, lambda x: -np.exp(x.astype(np.float64)).astype(np.float32))
+    assert part.what == "*", part.what
+    number = np.float32(part.number)
+    guess = (values.astype(np.float64) / np.float64(number)).astype(np.float32)
+    return _origin(guess, values, lambda x: x * number)
+
+
+def _origin(guess: F32, values: F32, forward: Callable[[F32], F32]) -> F32:
+    """`guess` as a bfloat16, of which most models are made, where that becomes `values`; else as it is, or the nearest
+    float32 around it that does."""
+    short = (((guess.view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16)) << np.uint32(16)).view(np.float32)
+    found = np.where(forward(short) == values, short, guess)
+    missing = forward(found) != values
+    up = down = guess
+    for _ in range(ULPS):
+        if not missing.any():
+            break
+        up, down = np.nextafter(up, np.float32(np.inf)), np.nextafter(down, np.float32(-np.inf))
+        for other in (up, down):
+            hit = missing & (forward(other) == values)
+            found = np.where(hit, other, found)
+            missing &= ~hit
+    return found
+
+
+def moved_back(values: Any, shape: tuple[int, ...], steps: tuple[Step, ...]) -> tuple[Any, Any]:
+    """An array of `shape` whose elements after the steps are `values`, and which of its elements they are."""
+    shapes = [shape]
+    for step in steps:
+        shapes.append(move(np.broadcast_to(np.int8(0), shapes[-1]), (step,)).shape)
+    mask = np.ones(values.shape, bool)
+    for (name, numbers), before in zip(reversed(steps), reversed(shapes[:-1]), strict=True):
+        values, mask = (_back(x, name, numbers, before) for x in (values, mask))
+    return values, mask
+
+
+def _back(x: Any, name: str, numbers: tuple[int, ...], before: tuple[int, ...]) -> Any:
+    """An array before one step."""
+    if name in ("rows", "every"):
+        whole = np.zeros(before, x.dtype)
+        axis = max(len(before) - 2, 0)
+        chosen = slice(*numbers) if name == "rows" else slice(numbers[0], None, numbers[1])
+        whole[(*(slice(None),) * axis, chosen)] = x
+        return whole
+    if name in ("regroup", "columns"):
+        return KINDS[name].apply(x, numbers[1], numbers[0])
+    return KINDS["turn"].apply(x) if name == "turn" else x.reshape(before)
+
+
+def uncovered(pieces: Mapping[str, tuple[Piece, ...]], infos: Mapping[str, TensorInfo]) -> list[str]:
+    """Source tensors of which some elements have no place in any target. A target may repeat rows of another."""
+    found = []
+    for name, info in infos.items():
+        elements = sum(_elements(piece) for piece in pieces.get(name, ()))
+        if elements < info.elements:
+            found.append(name)
+    return found
+
+
+def _elements(piece: Piece) -> int:
+    return piece.part.rows * piece.target.cols
