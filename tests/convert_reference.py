@@ -31,8 +31,7 @@ MMPROJ = "--mmproj"
 own_pre = TextModel.get_vocab_base_pre
 # Vocabularies that the converter reads otherwise: from the model's own code, or with an assertion.
 VOCABULARY = {
-    "HunYuanMoEV1ForCausalLM": "_set_vocab_gpt2", "QWenLMHeadModel": "_set_vocab_gpt2",
-    "DeepseekV32ForCausalLM": "_set_vocab_gpt2", "XverseForCausalLM": "_set_vocab_sentencepiece",
+    "DeciLMForCausalLM", "DeepseekV32ForCausalLM", "HunYuanMoEV1ForCausalLM", "QWenLMHeadModel", "XverseForCausalLM",
 }  # fmt: skip
 own_blocks = dict(TensorNameMap.block_mappings_cfg)  # names of one architecture stay for all that follow
 
@@ -57,7 +56,8 @@ def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dic
     model_class = get_model_class(architecture)
     TensorNameMap.block_mappings_cfg = dict(own_blocks)
     if architecture in VOCABULARY and not [*folder.glob("*.tiktoken")]:
-        model_class.set_vocab = getattr(TextModel, VOCABULARY[architecture])
+        pieces = (folder / "tokenizer.model").is_file()
+        model_class.set_vocab = TextModel._set_vocab_sentencepiece if pieces else TextModel._set_vocab_gpt2
     if architecture == "BaichuanForCausalLM":
         model_class.modify_tensors = baichuan_tensors
     said = told

@@ -313,6 +313,45 @@ def baichuan_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {**found, **packed}
 
 
+def nemotron_nas_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Layers of 8 heads of 32: grouped by 2, without attention, with a matrix instead of it, grouped by 4."""
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (400, 256), "model.norm.weight": (256,)}
+    for layer, (kv, inner) in enumerate(((128, 512), (0, 256), (0, 512), (64, 256))):
+        block = f"model.layers.{layer}."
+        found |= {f"{block}post_attention_layernorm.weight": (256,), **gated(f"{block}mlp.", 256, inner)}
+        if kv:
+            found |= attention(block)
+            found |= {f"{block}self_attn.{p}_proj.weight": (kv, 256) for p in "kv"}
+        if layer == 2:
+            found[f"{block}self_attn.linear_attn.weight"] = (256, 256)
+        if layer != 1:
+            found[f"{block}input_layernorm.weight"] = (256,)
+    return {**found, "lm_head.weight": (400, 256)}
+
+
+def step35_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (400, 256), "model.norm.weight": (256,)}
+    for layer, kind in enumerate(config["layer_types"]):
+        block, (heads, kv) = f"model.layers.{layer}.", (8, 4) if kind == "full_attention" else (16, 8)
+        found |= {
+            f"{block}input_layernorm.weight": (256,), f"{block}post_attention_layernorm.weight": (256,),
+            f"{block}self_attn.q_proj.weight": (32 * heads, 256), f"{block}self_attn.k_proj.weight": (32 * kv, 256),
+            f"{block}self_attn.v_proj.weight": (32 * kv, 256), f"{block}self_attn.o_proj.weight": (256, 32 * heads),
+            f"{block}self_attn.g_proj.weight": (heads, 256), f"{block}self_attn.q_norm.weight": (32,),
+            f"{block}self_attn.k_norm.weight": (32,),
+        }  # fmt: skip
+        if layer in (0, 4):
+            found |= gated(f"{block}mlp.", 256, 512)
+        else:
+            found |= gated(f"{block}share_expert.", 256, 256)
+            found |= {f"{block}moe.{p}_proj.weight": (4, 256, 256) for p in ("gate", "up", "down")}
+            found |= {f"{block}moe.gate.weight": (4, 256), f"{block}moe.router_bias": (4,)}
+        if layer == 4:
+            found |= {f"{block}{norm}.weight": (256,) for norm in ("enorm", "hnorm", "transformer.shared_head.norm")}
+            found |= {f"{block}eh_proj.weight": (256, 512), f"{block}transformer.shared_head.output.weight": (400, 256)}
+    return {**found, "lm_head.weight": (400, 256)}
+
+
 HEAD64 = {"head_dim": 64}
 GLM_WORDS = ("[gMASK]", "<|user|>", "<|observation|>")
 GLM_SIZES = {**SIZES, **HEAD64, "vocab_size": 408, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -945,6 +984,41 @@ TABLE: dict[str, Entry] = {
         ) | {f"transformer.h.{layer}.attn.c_attn.bias": (768,) for layer in range(2)},
         differs={"qwen.attention.layer_norm_rms_epsilon": 1e-6},
     ),
+    "nemotron-super": Entry(
+        None,
+        own("DeciLMForCausalLM", "nemotron-nas", num_hidden_layers=4, num_key_value_heads=None, intermediate_size=None,
+            rms_norm_eps=1e-5, rope_theta=500000.0, tie_word_embeddings=False,
+            block_configs=[
+                {"attention": {"n_heads_in_group": group, "replace_with_linear": linear}, "ffn": {"ffn_mult": mult}}
+                for group, linear, mult in ((2, False, 3.0), (None, False, 1.4), (None, True, 3.0), (4, False, 1.5))
+            ]),
+        shapes=nemotron_nas_shapes,
+    ),
+    "decilm": Entry(
+        None,
+        own("DeciLMForCausalLM", "deci", vocab_size=2048, rms_norm_eps=1e-5, rope_theta=10000.0, num_key_value_heads=4,
+            num_key_value_heads_per_layer=[4, 2]),
+        bpe=False,
+        shapes=lambda config: llama_shapes(config) | {
+            f"model.layers.1.self_attn.{p}_proj.weight": (64, 256) for p in "kv"
+        },
+    ),
+    **{
+        name: Entry(
+            None,
+            {**own("Step3p5ForCausalLM", "step3p5", num_hidden_layers=4, head_dim=32, num_attention_groups=4,
+                   moe_num_experts=4, moe_top_k=2, moe_intermediate_size=256, share_expert_dim=256,
+                   moe_layers_enum="1,2,3", moe_every_n_layer=1, norm_expert_weight=True,
+                   moe_router_activation="sigmoid", moe_router_scaling_factor=3.0, rope_theta=[5e6, 1e4, 1e4, 1e4],
+                   layer_types=["full_attention", *["sliding_attention"] * 3] + ["sliding_attention"] * further,
+                   partial_rotary_factors=[0.5, *[1.0] * (3 + further)], sliding_window=64,
+                   attention_other_setting={"num_attention_heads": 16, "num_attention_groups": 8},
+                   swiglu_limits=[None, 7.0, 7.0, 16.0], swiglu_limits_shared=[0.0, 0.0, 0.0, 16.0],
+                   rms_norm_eps=1e-5, num_nextn_predict_layers=further)},
+            shapes=step35_shapes,
+        )
+        for name, further in (("step-3.5", 0), ("step-3.5-mtp", 1))
+    },
     "apertus": Entry("Apertus", {**SIZES, "mlp_bias": False}),
     "trinity": Entry(
         "Afmoe",

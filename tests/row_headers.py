@@ -28,7 +28,7 @@ def headers(family: Family, hparams: Hparams) -> Iterator[TensorInfo]:
                 if not stands or (spelled.setdefault(t.target.format(layer), key) != key and t.total is None):
                     continue
                 inner = t.source.count("{}") - (layer is not None)
-                shape = tuple(hparams.size(axis) for axis in t.shape.split())
+                shape = tuple(hparams.of_layer(layer).size(axis) for axis in t.shape.split())
                 for number in range(hparams.count(t.index)) if inner else [None]:
                     numbers = [n for n in (layer, number) if n is not None]
                     yield TensorInfo(t.source.format(*numbers), "BF16", shape, 2 * prod(shape))

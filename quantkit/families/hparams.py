@@ -26,6 +26,8 @@ ALIASES = {"num_experts": "num_local_experts"}  # spelling in a configuration ->
 NESTED = ("text_config", "llm_config", "lm_config", "language_config")
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
+BY_LAYER = "by_layer"  # a derived list: for each block the numbers in which it differs from others
+
 SCALED_FROM_SHORTER = frozenset({"llama3", "yarn", "longrope"})  # rope types that know a pretraining context length
 
 
@@ -82,6 +84,13 @@ class Hparams:
 
     def flag(self, key: str) -> bool:
         return self.values.get(key) is True
+
+    def of_layer(self, layer: int | None) -> Hparams:
+        """The numbers as they are in a block: those that a family lists for each of them (BY_LAYER) over the others."""
+        own = self.values.get(BY_LAYER)
+        if layer is None or own is None or layer >= len(own):
+            return self
+        return Hparams({**self.values, **own[layer]})
 
 
 def nested_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.expressions import evaluate, is_name
-from quantkit.families.hparams import CONFIG_HINT, Hparams
+from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams
 from quantkit.families.layers import BLOCKS, TRUNK, Layers, block_count
 from quantkit.metadata import KeyValue
 from quantkit.untrusted import shown
@@ -53,6 +53,17 @@ def per_layer(name: str, kind: Literal["i32", "f32", "bool"], value: str, where:
             return
         inside = int(_number(value, hparams) or 0) if kind == "i32" else _number(value, hparams) or 0.0
         yield KeyValue(name, kind, tuple(inside if where(hparams, block) else 0 for block in blocks), array=True)
+
+    return entries
+
+
+def of_blocks(name: str, kind: Literal["i32", "bool"], value: str) -> KeyRow:
+    """An array with what each block has by the numbers that a family lists for them, where it does."""
+
+    def entries(hparams: Hparams) -> Iterable[KeyValue]:
+        own = hparams.values.get(BY_LAYER)
+        if own is not None:
+            yield KeyValue(name, kind, tuple(one[value] for one in own[: block_count(hparams)]), array=True)
 
     return entries
 

@@ -67,6 +67,11 @@ def flagged(name: str) -> Layers:
     return lambda hparams, layer: hparams.flag(name)
 
 
+def flagged_layer(name: str) -> Layers:
+    """In blocks where the flag called so is set among the numbers of the block."""
+    return lambda hparams, layer: hparams.of_layer(layer).flag(name)
+
+
 def of_period(period: str | int, place: str | int = 0) -> Layers:
     """In the layer of number `place` of every `period` ones: numbers, or the names of such."""
 

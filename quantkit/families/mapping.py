@@ -222,9 +222,10 @@ def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> I
         inner = numbers[1 if row.stack else 0 :]
         if inner:
             _check_number(info, inner[-1], hparams.count(row.t.index), row.t.index)
-        _check_source(row.t, hparams, info)
+        own = hparams.of_layer(layer)
+        _check_source(row.t, own, info)
         placed = True
-        placement = _placed(row.t, info, hparams, layer)
+        placement = _placed(row.t, info, own, layer)
         yield Piece(row, layer, inner[-1] if inner else row.t.order, info, placement)
     if elsewhere is not None and not placed:
         kinds = hparams.values.get(KINDS, ())

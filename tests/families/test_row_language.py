@@ -21,7 +21,7 @@ from quantkit.families import keys, known
 from quantkit.families.describe import find_family
 from quantkit.families.expressions import evaluate
 from quantkit.families.heads import headed
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import BY_LAYER, Hparams
 from quantkit.families.keys import Key, architecture_metadata
 from quantkit.families.known import known_families
 from quantkit.families.layers import (
@@ -43,8 +43,9 @@ from quantkit.families.layers import (
     of_period,
 )
 from quantkit.families.mapping import map_tensors
+from quantkit.families.model import Constant, ModelTensor
 from quantkit.families.parts import Mapped
-from quantkit.families.placements import expert
+from quantkit.families.placements import expert, rope_freqs
 from quantkit.families.roles import Role
 from quantkit.families.rows import EMBEDDING, PRESENT, Condition, Family, Rename, Stack, T, at, optional
 from quantkit.tensors import TensorInfo
@@ -407,3 +408,31 @@ def test_a_baichuan_2_has_rows_of_length_1_in_its_head() -> None:
         infos = {info.name: info for info in headers(family, hparams)}
         [head] = [t for t in map_tensors(family, hparams, infos)[0] if t.name == "output.weight"]
         assert {part.what for part in head.parts if isinstance(part, Mapped)} == maps
+
+
+def test_layers_may_differ_in_their_numbers() -> None:
+    """Shapes, and where rows go, are those of the layer; what no layer says is the model's."""
+    hparams = Hparams({"rows": 4, "wide": 8, BY_LAYER: [{"rows": 6}, {}]})
+    assert [hparams.of_layer(layer).size("rows*wide") for layer in (0, 1, 2, None)] == [48, 32, 32, 32]
+
+
+def evaluate_constant(tensor: ModelTensor) -> tuple[float, ...]:
+    [part] = tensor.parts
+    assert isinstance(part, Constant)
+    return part.data
+
+
+def test_the_half_that_step_rotates_has_the_factors_of_a_head_of_that_size() -> None:
+    family = known.family_named("step35")
+    numbers = {
+        "hidden_size": 64, "num_attention_heads": 2, "num_attention_groups": 1, "head_dim": 32, "num_hidden_layers": 1,
+        "rope_theta": [5e5, 1e4], "rope_scaling": {"rope_type": "llama3", "factor": 4.0,
+        "original_max_position_embeddings": 512, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    }  # fmt: skip
+    assert family.extra is not None
+    hparams = family.hparams(numbers)
+    [whole] = family.extra(hparams)
+    [half] = rope_freqs(Hparams({**hparams.values, "head": 16}))
+    found, expected = (evaluate_constant(tensor) for tensor in (whole, half))
+    assert found == (*expected, *[1.0] * 8)
+    assert len(set(expected)) > 2
