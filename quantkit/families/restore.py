@@ -27,6 +27,8 @@ Constants = Mapping[str, Sequence[float]]
 HEAD, EMBEDDING = "output.weight", "token_embd.weight"
 DERIVED = frozenset({"head", "tokens", "pooling_type", "q_rows", "kv_rows", "qkv_rows", "rope_dim"})
 OF_ROPE = "rope_"
+OF_THE_FILE = "file."  # names of numbers that families ask for, and that config.json has not
+TENSORS = "file.tensors"
 
 # Keys that families compute, or write under several names -> the number of config.json.
 BACK = {
@@ -95,13 +97,14 @@ def restored_config(
     if numbers.get("sliding_window") == 0:
         numbers["sliding_window"] = None
     if family.graph is not None:
-        numbers |= family.graph(Hparams(numbers))
+        numbers |= family.graph(Hparams({**numbers, TENSORS: frozenset(tensors)}))
     for spelling, name in family.aliases.items():
         if name in numbers:
             numbers.setdefault(spelling, numbers[name])
     if "num_local_experts" in numbers:
         numbers.setdefault("num_experts", numbers["num_local_experts"])
-    return {"architectures": [family.hf[0]], "model_type": model_type, **numbers}
+    kept = {name: value for name, value in numbers.items() if not name.startswith(OF_THE_FILE)}
+    return {"architectures": [family.hf[0]], "model_type": model_type, **kept}
 
 
 def _numbers(family: Family, said: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -55,7 +55,7 @@ class _Kept:
 
     lock: Any = field(default_factory=Lock)
     region: tuple[int, int] | None = None
-    values: F32 | None = None
+    values: tuple[F32, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ class RestoredTensor:
         for low, high in regions:
             first, last = max(start, low), min(stop, high)
             if first < last:
-                values = self._region((low, high), [p for p in made if (p.rows.start, p.rows.stop) == (low, high)])
-                out[first - start : last - start] = values[first - low : last - low]
+                of_region = [piece for piece in made if (piece.rows.start, piece.rows.stop) == (low, high)]
+                values, mask = (x[first - low : last - low] for x in self._region((low, high), of_region))
+                out[first - start : last - start][mask] = values[mask]  # other rows of it may be kept whole
         return out
 
     def read_packed(self, start: int, stop: int) -> U8:
@@ -106,23 +107,23 @@ class RestoredTensor:
             values = values - np.float32(piece.target.add)
         return _unmapped(piece.part, values) if isinstance(piece.part, Mapped) else values
 
-    def _region(self, region: tuple[int, int], pieces: list[Piece]) -> F32:
-        """A matrix from all parts that were moved out of it."""
+    def _region(self, region: tuple[int, int], pieces: list[Piece]) -> tuple[F32, Any]:
+        """A matrix from all parts that were moved out of it, and which of its elements they are."""
         with self.kept.lock:
             if self.kept.region == region and self.kept.values is not None:
                 return self.kept.values
-        out: F32 | None = None
+        rows = region[1] - region[0]
+        out, covered = np.zeros((rows, self.info.cols), np.float32), np.zeros((rows, self.info.cols), bool)
         for piece in pieces:
             values = self._undone(piece, 0, piece.part.rows)
             part = piece.part.part if isinstance(piece.part, Mapped) else piece.part
             assert isinstance(part, Made), part
-            moved, mask = moved_back(values.reshape(part.after), part.shape, part.steps)
-            out = moved if out is None else np.where(mask, moved, out)
-        assert out is not None
-        whole = out.reshape(region[1] - region[0], -1).astype(np.float32)
+            moved, mask = (x.reshape(out.shape) for x in moved_back(values.reshape(part.after), part.shape, part.steps))
+            out[mask] = moved[mask]
+            covered |= mask
         with self.kept.lock:
-            self.kept.region, self.kept.values = region, whole
-        return whole
+            self.kept.region, self.kept.values = region, (out, covered)
+        return out, covered
 
 
 def _is_made(part: Part) -> bool:

@@ -62,7 +62,16 @@ def turn_back(base: Path, file: Path) -> None:
             assert np.array_equal(found.ref(name).read(half, info.rows), ours[half:]), name
 
 
-FEW = ("llama-yarn", "Llama-3x-tied-1B-Instruct-v3.2", "qwen3-moe", "gemma3-linear", "falcon", "gpt2", "phi3-longrope")
+FEW = (
+    "deepseek-v3",
+    "llama-yarn",
+    "Llama-3x-tied-1B-Instruct-v3.2",
+    "qwen3-moe",
+    "gemma3-linear",
+    "falcon",
+    "gpt2",
+    "phi3-longrope",
+)
 MORE = (
     "llama-untied-gqa", "llama-f16", "llama-linear", "llama-biases", "llama-head-dim", "mistral-sliding", "qwen2-tied",
     "qwen2.5-yarn", "qwen3", "Qwen3-Embedding-0.1B", "Qwen3-Reranker-0.1B", "mixtral-4x1M", "qwen2-moe", "olmoe",
@@ -71,7 +80,8 @@ MORE = (
     "glm-4-0414", "hunyuan-dense", "olmo", "jais2", "stablelm", "exaone4", "internlm2", "internlm3", "orion",
     "maincoder", "pangu", "dream", "dots1", "ernie4.5-moe", "mellum", "granite-moe", "granite-moe-shared", "codeshell",
     "refact", "exaone-3.5", "ling-lite", "ling-2.0", "llada-moe", "deepseek-moe", "arctic", "xverse", "baichuan",
-    "trinity", "k-exaone", "santacoder",
+    "trinity", "k-exaone", "santacoder", "deepseek-v2", "lfm2", "lfm2-moe", "glm4-moe", "falcon-groups", "bloom",
+    "phi4", "phimoe", "hunyuan-moe",
 )  # fmt: skip
 
 

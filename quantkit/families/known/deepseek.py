@@ -139,10 +139,30 @@ def sigmoid_or_softmax(hparams: Hparams) -> str | None:
     return "config.json has no scoring_func, and it takes softmax where a sigmoid is meant" if sigmoid else None
 
 
+BACK = {"attention.value_length_mla": "v_head_dim", "attention.key_length_mla": "qk_head_dim"}
+
+
+def version(hparams: Hparams) -> Mapping[str, Any]:
+    """What a file says of its heads, as config.json has it; V3 scores by a sigmoid and corrects what it chooses by."""
+    whole, rotated = hparams.number("qk_head_dim"), hparams.number("qk_rope_head_dim")
+    if whole is None or rotated is None:
+        return {}
+    found: dict[str, Any] = {
+        "qk_nope_head_dim": int(whole - rotated), "num_key_value_heads": hparams.count("num_attention_heads"),
+        "head_dim": int(rotated), "partial_rotary_factor": None,
+    }  # fmt: skip
+    if hparams.values.get("scoring_func") != "sigmoid":
+        found |= {
+            "architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "topk_method": "greedy",
+            "norm_topk_prob": hparams.flag("norm_topk_prob"),
+        }  # fmt: skip
+    return found
+
+
 DEEPSEEK2 = Family(
     name="deepseek2",
     gguf="deepseek2",
-    hf=("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
+    hf=("DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM"),
     defaults={
         "deepseek_v3": {
             **SHARED, "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "num_hidden_layers": 61,
@@ -166,6 +186,8 @@ DEEPSEEK2 = Family(
         *(replace(t, where=both(from_("dense_layers"), t.where)) for t in MIXTURE),
     ),
     keys=KEYS,
+    back=BACK,
+    graph=version,
     drop=(
         FREQUENCIES,
         Drop("*.rotary_emb.*", "rotary frequencies are computed at run time"),

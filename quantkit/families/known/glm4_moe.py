@@ -64,6 +64,7 @@ GLM4_MOE = Family(
         )),
         *NEXT,
     ),
+    graph=lambda hparams: {"use_qk_norm": "blk.0.attn_q_norm.weight" in hparams.values["file.tensors"]},
     keys=(
         *keys.COMMON,
         keys.rotated_part(0.5),

@@ -108,6 +108,7 @@ BLOOM = Family(
     keys=(*keys.SIZES, keys.Key("attention.layer_norm_epsilon", "f32", "layer_norm_epsilon")),
     aliases={"n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"},
     derive=(bloom_numbers,),
+    back={"context_length": "seq_length"},
     unserved=UNSERVED,
 )  # fmt: skip
 
@@ -184,6 +185,16 @@ def falcon_numbers(hparams: Hparams) -> Mapping[str, Any]:
     }  # fmt: skip
 
 
+def which_falcon(hparams: Hparams) -> Mapping[str, Any]:
+    """The first Falcons have one key head; of the later ones, some have a norm for attention and MLP each."""
+    later = hparams.count("num_kv_heads") > 1
+    two = "blk.0.attn_norm_2.weight" in hparams.values["file.tensors"]
+    return {
+        "multi_query": True, "parallel_attn": True, "new_decoder_architecture": later, NORMS: 2 if two else 1,
+        "alibi": False, "bias": False,
+    }  # fmt: skip
+
+
 GROUPS = fold("num_key_value_heads", "group")
 FALCON = Family(
     name="falcon",
@@ -226,6 +237,8 @@ FALCON = Family(
         "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_head_kv": "num_kv_heads",
     },
     derive=(falcon_numbers,),
+    back={"attention.head_count_kv": "num_kv_heads"},
+    graph=which_falcon,
     unserved=UNSERVED,
 )  # fmt: skip
 

@@ -65,6 +65,21 @@ KEYS = (
     keys.Key("shortconv.l_cache", "u32", "conv_L_cache"),
     keys.Key("feed_forward_length", "u32", "dense_width"),
 )
+BACK = {"attention.head_count_kv": "file.kv_heads"}
+
+
+def numbers_of_layers(hparams: Hparams) -> Mapping[str, Any]:
+    """Which layers convolve, by their heads; the inner width is that of the file, whatever it was adjusted from."""
+    heads = hparams.values.get("file.kv_heads")
+    if not isinstance(heads, list):
+        return {}
+    width = hparams.values.get("dense_width", hparams.values.get("intermediate_size"))
+    return {
+        "layer_types": [ATTENTION if count else CONV for count in heads], "num_key_value_heads": max(heads),
+        "intermediate_size": width, "block_auto_adjust_ff_dim": False,
+    }  # fmt: skip
+
+
 KINDS = listed("layer_types", {CONV: CONV, ATTENTION: ATTENTION})
 
 LFM2 = Family(
@@ -85,6 +100,8 @@ LFM2 = Family(
     inside={"Lfm2Model": "Lfm2ForCausalLM"},
     aliases={"norm_eps": "rms_norm_eps"},
     derive=(KINDS, adjusted_width),
+    back=BACK,
+    graph=numbers_of_layers,
     unserved=UNSERVED,
 )  # fmt: skip
 LFM2_MOE = replace(

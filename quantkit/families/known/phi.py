@@ -45,6 +45,7 @@ PHI3 = Family(
         T("mlp.gate_up_proj.weight", "ffn_up.weight", Role.FFN_UP, "2*intermediate_size hidden_size"),
         T("mlp.down_proj.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size intermediate_size"),
     ),
+    back={"rope.scaling.original_context_length": "original_max_position_embeddings"},
     keys=(
         longrope_attention,
         *keys.SIZES,
