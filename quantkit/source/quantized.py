@@ -30,6 +30,7 @@ from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.source.base import SourceFile, StoredTensor
 from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, FolderCheckpoint
+from quantkit.source.fp8_stacks import DequantizedStack, Stack, stacks_of
 from quantkit.tensors import F32, FLOAT_DTYPES, U8, TensorInfo, TensorRef
 from quantkit.untrusted import parse_json_object, read_all, shown
 
@@ -139,6 +140,7 @@ class QuantizedCheckpoint:
 
     folder: FolderCheckpoint
     modules: Mapping[str, StoredModule]
+    stacks: Mapping[str, Stack]
     infos: Mapping[str, TensorInfo]
     config: Mapping[str, Any]
     quantization: Mapping[str, Any]
@@ -153,6 +155,8 @@ class QuantizedCheckpoint:
 
     def ref(self, name: str) -> TensorRef:
         module = self.modules.get(name)
+        if name in self.stacks:
+            return DequantizedStack(self.infos[name], self.stacks[name], self.folder.stored)
         if module is None:
             return self.folder.ref(name)
         return DequantizedTensor(self.infos[name], module, self.folder.stored)
@@ -176,6 +180,8 @@ class QuantizedCheckpoint:
 
     def input_scale(self, weight: str) -> F32 | None:
         """The static scale of the inputs of a module, by its weight's name; None where there is none."""
+        if weight in self.stacks:
+            return None
         module = self.modules[weight].name
         for name in (f"{module}.input_scale", f"{module}.activation_scale"):
             if name in self.folder.stored and self.folder.tensors()[name].dtype in FLOAT_DTYPES:
@@ -218,16 +224,21 @@ def _seen_plain(folder: FolderCheckpoint, quantization: Mapping[str, Any]) -> Qu
     modules = {module.weight: module for module in found.modules.values()}
     owners = {part.name: module for module in modules.values() for part in module.outline.parts}
     dtype = _dtype(folder.config)
+    stacks, beside = stacks_of(tensors)
     infos: dict[str, TensorInfo] = {}
     for name in tensors:
         module = owners.get(name)
-        if module is not None:
+        if name in stacks:
+            info = tensors[name]
+            infos[name] = TensorInfo(name, dtype, info.shape, info.nbytes, stacks[name].module.summary, stored_bits=8)
+        elif module is not None:
             infos.setdefault(module.weight, _info(module.weight, dtype, module, tensors))
-        elif name not in found.hidden:
+        elif name not in found.hidden and name not in beside:
             infos[name] = tensors[name]
     return QuantizedCheckpoint(
         folder=folder,
         modules=modules,
+        stacks=stacks,
         infos=infos,
         config=_plain_config(folder.config),
         quantization=quantization,

@@ -34,6 +34,17 @@ def float8_outline(layout: ReadLayout, scheme: Float8, scale: str, headers: Head
     return StoredOutline(layout, rows, cols, (weight, found), tile)
 
 
+def float8_parts(module: str, dtype: str, rows: int, cols: int, scheme: Float8) -> tuple[StoredPart, ...]:
+    """The tensors of one matrix, its scales as `weight_scale` of this type, whose shapes are known to fit."""
+    shape = scheme.scale_shape(rows, cols)
+    share = Fraction(1, TILE if scheme.strategy == "block" else 1)
+    axis = None if shape == (1, 1) else 0
+    return (
+        StoredPart(f"{module}.weight", "F8_E4M3", (rows, cols), 0),
+        StoredPart(f"{module}.weight_scale", dtype, shape, axis, share),
+    )
+
+
 @dataclass(frozen=True)
 class ScaledFloat8:
     """FP8 weights whose scales are in the tensor `scale` of their module."""
