@@ -14,15 +14,12 @@ from math import prod
 
 import numpy as np
 
-from quantkit.errors import InputError
-from quantkit.formats.containers.base import DAMAGED, StoredOutline, StoredPart
-from quantkit.formats.containers.packed import FLOATS, Entry, packed
-from quantkit.formats.containers.scaled_floats import ScaledFloat8, float8_parts
+from quantkit.formats.containers.base import StoredPart
+from quantkit.formats.containers.packed import Entry, packed
+from quantkit.formats.containers.scaled_floats import matrix_of_stack
 from quantkit.formats.containers.stored import StoredModule
-from quantkit.qtypes.schemes.minifloat import Float8, Strategy
 from quantkit.source.base import StoredTensor
 from quantkit.tensors import F32, U8, TensorInfo
-from quantkit.untrusted import shown
 
 SCALES = ("_scale_inv", "_scale")
 BESIDE = ("_activation_scale", "_input_scale")  # of inputs: they are no weights
@@ -52,21 +49,9 @@ def stacks_of(tensors: Mapping[str, TensorInfo]) -> tuple[dict[str, Stack], froz
 
 def _module(name: str, info: TensorInfo, scale: TensorInfo) -> StoredModule:
     """A matrix of a stack, under the name of the stack."""
-    count, rows, cols = info.shape
-    for strategy in ("tensor", "channel", "block"):
-        layout = ScaledFloat8(Float8(_strategy(strategy)), "weight_scale")
-        expected = layout.scheme.scale_shape(rows, cols)
-        here = [n for n in scale.shape if n != 1] == [n for n in (count, *expected) if n != 1]
-        if here and scale.dtype in FLOATS and scale.shape[:1] == (count,):
-            parts = float8_parts(name, scale.dtype, rows, cols, layout.scheme)
-            outline = StoredOutline(layout, rows, cols, parts, 128 if strategy == "block" else 1)
-            return StoredModule(name, layout, outline, f"fp8 {strategy} stack", name)
-    what = f'tensor "{shown(scale.name)}" is {scale.dtype} {list(scale.shape)}, no scales of a stack {list(info.shape)}'
-    raise InputError(what, tensor=scale.name, hint=DAMAGED)
-
-
-def _strategy(name: str) -> Strategy:
-    return {"tensor": "tensor", "channel": "channel", "block": "block"}[name]  # type: ignore[return-value]
+    outline = matrix_of_stack(info, scale)
+    summary = f"{outline.layout.traits.words} stack"
+    return StoredModule(name, outline.layout, outline, summary, name)
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from math import prod
 import numpy as np
 
 from quantkit.errors import InputError
-from quantkit.formats.containers.base import Headers, ReadLayout, StoredOutline, StoredPart
+from quantkit.formats.containers.base import DAMAGED, Headers, ReadLayout, StoredOutline, StoredPart
 from quantkit.formats.containers.packed import FLOATS, Tensors, scales_of, take, take_matrix, values_of
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.schemes.base import Quantized, Traits
 from quantkit.qtypes.schemes.microscaling import LEVELS, NVFP4, SCALE
 from quantkit.qtypes.schemes.minifloat import BYTE_VALUES, TILE, Float8, Strategy, to_codes
-from quantkit.tensors import U8
+from quantkit.tensors import U8, TensorInfo
 from quantkit.untrusted import shown
 
 
@@ -32,17 +32,6 @@ def float8_outline(layout: ReadLayout, scheme: Float8, scale: str, headers: Head
     tile = TILE if scheme.strategy == "block" else 1
     found = headers.scales(scale, scheme.scale_shape(rows, cols), Fraction(1, tile))
     return StoredOutline(layout, rows, cols, (weight, found), tile)
-
-
-def float8_parts(module: str, dtype: str, rows: int, cols: int, scheme: Float8) -> tuple[StoredPart, ...]:
-    """The tensors of one matrix, its scales as `weight_scale` of this type, whose shapes are known to fit."""
-    shape = scheme.scale_shape(rows, cols)
-    share = Fraction(1, TILE if scheme.strategy == "block" else 1)
-    axis = None if shape == (1, 1) else 0
-    return (
-        StoredPart(f"{module}.weight", "F8_E4M3", (rows, cols), 0),
-        StoredPart(f"{module}.weight_scale", dtype, shape, axis, share),
-    )
 
 
 @dataclass(frozen=True)
@@ -129,3 +118,26 @@ def _float4_outline(exact: ModelOptFP4, shape: tuple[int, ...], headers: Headers
         StoredPart(factor.name, "F32", factor.shape),
     )
     return StoredOutline(exact, rows, 2 * half, parts)
+
+
+def matrix_of_stack(info: TensorInfo, scale: TensorInfo) -> StoredOutline:
+    """A matrix of a stack (count, rows, cols) in FP8, called as the stack is, its scales in those of the stack.
+
+    Raises InputError for scales that are not one for each matrix, row or tile.
+    """
+    count, rows, cols = info.shape
+    strategies: tuple[Strategy, ...] = ("tensor", "channel", "block")
+    for strategy in strategies:
+        exact = ScaledFloat8(Float8(strategy), "weight_scale")
+        shape = exact.scheme.scale_shape(rows, cols)
+        alike = [n for n in scale.shape if n != 1] == [n for n in (count, *shape) if n != 1]
+        if alike and scale.dtype in FLOATS and scale.shape[:1] == (count,):
+            tile = TILE if strategy == "block" else 1
+            axis = None if strategy == "tensor" else 0
+            parts = (
+                StoredPart(f"{info.name}.weight", "F8_E4M3", (rows, cols), 0),
+                StoredPart(f"{info.name}.weight_scale", scale.dtype, shape, axis, Fraction(1, tile)),
+            )
+            return StoredOutline(exact, rows, cols, parts, tile)
+    what = f'tensor "{shown(scale.name)}" is {scale.dtype} {list(scale.shape)}, no scales of a stack {list(info.shape)}'
+    raise InputError(what, tensor=scale.name, hint=DAMAGED)
