@@ -13,6 +13,7 @@ from row_headers import headers
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.families.describe import describe, find_family
+from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Model
 from quantkit.tensors import F32, TensorInfo
 
@@ -223,6 +224,28 @@ def test_the_first_jambas_call_an_mlp_their_only_expert() -> None:
     extra = "model.layers.2.moe.experts.1.up_proj.weight"
     with pytest.raises(InputError, match="has number 1"):
         model_of(JAMBA, {**tensors, extra: TensorInfo(extra, "BF16", (48, 32), 2 * 48 * 32)})
+
+
+GROWING: dict[str, tuple[Mapping[str, Any], int, int]] = {
+    "Nemotron by letters": (DENSE, 1, 4),
+    "Nemotron by a list": (LISTED, 1, 4),
+    "Nemotron 3": (MIXTURE, 1, 4),
+    "Granite 4 H": (GRANITE, 1, 2),
+    "Granite 4": ({**GRANITE, **ALL_ATTENTION}, 3, 0),
+    "Falcon-H1": (FALCON, 2, 0),
+    "Jamba": (JAMBA, 1, 3),
+    "Kimi Linear": ({**without(KIMI, "layer_types"), "linear_attn_config": KIMI_LISTS}, 1, 3),
+}
+
+
+@pytest.mark.parametrize("case", GROWING)
+def test_only_layers_of_attention_keep_more_with_every_token(case: str) -> None:
+    config, growing, steady = GROWING[case]
+    model = model_of(config)
+    assert (len(model.shape.cache.layers), model.shape.cache.steady) == (growing, steady)
+    infos = {t.name: TensorInfo(t.name, "F32", t.shape, 4) for t in model.tensors}
+    found = describe_gguf(infos, model.metadata)
+    assert (len(found.shape.cache.layers), found.shape.kv_heads) == (growing, model.shape.kv_heads)
 
 
 # --- Falcon-H1: numbers multiplied into weights ----------------------------------------------------------------------

@@ -47,14 +47,14 @@ def count_layers(hparams: Hparams) -> Mapping[str, Any]:
 
 
 def agreeing(hparams: Hparams) -> Mapping[str, Any]:
-    """Nothing. Raises InputError where config.json says the kinds of layers in both ways, and they differ."""
+    """The kinds of layers as a list. Raises InputError where config.json says them in both ways, and they differ."""
     if hparams.values.get(PATTERN) is not None and hparams.values.get(LIST) is not None:
         other = lettered(PATTERN, LETTERS)(hparams)[KINDS]
         if other != hparams.values[KINDS]:
             layer = next(n for n, pair in enumerate(zip(other, hparams.values[KINDS], strict=True)) if len({*pair}) > 1)
             what = f"config.json: {PATTERN} and {LIST} differ in layer {layer}"
             raise InputError(what, key=PATTERN, path="config.json", hint=CONFIG_HINT)
-    return {}
+    return {"layer_types": hparams.values[KINDS]}
 
 
 def mixture_sizes(hparams: Hparams) -> Mapping[str, Any]:
