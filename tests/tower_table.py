@@ -27,12 +27,12 @@ VIT = {
 FOLDED = {"num_heads": 2, "depth": 3, "patch_size": 14, "hidden_size": 32}  # of the Qwens
 MROPE = {"rope_type": "default", "type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
 HEARING = {
-    "num_mel_bins": 16, "max_source_positions": 24, "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2,
+    "num_mel_bins": 16, "max_source_positions": 1500, "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2,
     "encoder_ffn_dim": 64,
 }  # fmt: skip
 GEMMA4 = {
     **TEXT, "num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"],
-    "hidden_size_per_layer_input": 0,
+    "hidden_size_per_layer_input": 0, "vocab_size": 2048,
 }  # fmt: skip
 GEMMA4_SEEING = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
@@ -178,7 +178,7 @@ TABLE: dict[str, Tower] = {
             "text_config": GEMMA4, "vision_config": {**GEMMA4_SEEING, "use_clipped_linears": True},
             "audio_config": {
                 "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "output_proj_dims": 48,
-                "subsampling_conv_channels": [8, 4], "conv_kernel_size": 3,
+                "subsampling_conv_channels": [128, 32],
             },
         },
         apart=1,
@@ -193,7 +193,7 @@ TABLE: dict[str, Tower] = {
         {
             "text_config": {**TEXT, "model_type": "llama"},
             "audio_config": {
-                "num_mel_bins": 16, "max_source_positions": 24, "hidden_size": 32, "num_hidden_layers": 3,
+                "num_mel_bins": 16, "max_source_positions": 1500, "hidden_size": 32, "num_hidden_layers": 3,
                 "num_attention_heads": 2, "intermediate_size": 128,
             },
         },
@@ -208,20 +208,9 @@ def build(name: str, folder: Path) -> Path:
     files = {"preprocessor_config.json": json.dumps(dict(entry.processor)), **entry.files}
     variant = Variant(entry.model, entry.config, bpe=True, words=entry.words, edit=entry.edit, files=files)
     out = checkpoints.build_variant(variant, folder / name, SPREAD)
-    bounded(out / "model.safetensors")
     if entry.published:
         respelled(out, folder / f"{name}.published" / name, entry.published)
     return out
-
-
-def bounded(path: Path) -> None:
-    """Bounds of values that transformers saves as infinite before any training, made finite."""
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(path)
-    if any(tensor.ndim == 0 for tensor in tensors.values()):
-        finite = {name: tensor.clamp(-4.0, 3.5) if tensor.ndim == 0 else tensor for name, tensor in tensors.items()}
-        save_file(finite, path, metadata={"format": "pt"})
 
 
 def published(name: str, folder: Path) -> Path:

@@ -346,6 +346,7 @@ def _join(pieces: list[Piece]) -> ModelTensor:
         layer=ordered[0].layer,
         row_order=placement.row_order,
         add=t.add,
+        limits=t.limits,
         stored=t.stored or ("f32" if _stays_f32(t, ordered[0].target, len(placement.shape)) else None),
     )
 

@@ -137,7 +137,7 @@ class ModelTensor:
     `shape` is in checkpoint order, e.g. (experts, out, in). `parts` give its rows in order. `add` is added to every
     value before rounding (1.0 for Gemma's norms). `stored` is the type the tensor has in the unquantized target
     ("f32" for norms, biases, routers; None: the recipe's default applies). `layer` is None outside blocks, `expert`
-    the number of one expert's matrix.
+    the number of one expert's matrix. `limits` says that its values are limits of others, of which infinity is none.
     """
 
     name: str
@@ -149,6 +149,7 @@ class ModelTensor:
     add: float = 0.0
     stored: str | None = None
     expert: int | None = None
+    limits: bool = False
 
     @property
     def cols(self) -> int:

@@ -52,7 +52,7 @@ class T:
     "*" and an expression to multiply by; of several, with spaces between, each is rounded to float32. Of a target that
     is joined from several sources, or from ranges of one, `total` is the shape and `order` the place of this one's
     rows. `f32` says whether it stays f32 where the name alone would say otherwise, `stored` of which type it is in
-    every file. Outside blocks `where` is asked for block 0.
+    every file. Of values that are `limits` of others infinity is none. Outside blocks `where` is asked for block 0.
     """
 
     source: str
@@ -72,6 +72,7 @@ class T:
     order: int = 0
     f32: bool | None = None
     stored: str | None = None
+    limits: bool = False
 
 
 @dataclass(frozen=True)

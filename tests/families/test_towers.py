@@ -130,6 +130,9 @@ def test_llama_cpp_sees_what_transformers_does(root: Path, tmp_path: Path) -> No
             "text": str(texts.get(name, texts["gemma3"])), "mmproj": str(made(root / name, "f32", tmp_path)),
             "pixels": str(tmp_path / f"{name}.npy"), "out": str(tmp_path / f"{name}.seen.npy"),
         })  # fmt: skip
+    for name in set(TABLE) - set(sights.SIDES):
+        files = {"text": str(texts["gemma3"]), "mmproj": str(made(root / name, "f32", tmp_path))}
+        jobs.append({**files, "out": str(tmp_path / f"{name}.json")})
     script = Path(checkpoints.__file__).parent / "oracles" / "mtmd.py"
     done = subprocess.run([sys.executable, str(script)], input=json.dumps(jobs), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -139,6 +142,10 @@ def test_llama_cpp_sees_what_transformers_does(root: Path, tmp_path: Path) -> No
         assert found.shape == expected.shape, name
         cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
         assert cosine >= sights.LEAST[name], (name, cosine)
+    for name in set(TABLE) - set(sights.SIDES):
+        parts = [part for part in ("vision_config", "audio_config") if TABLE[name].config.get(part)]
+        senses = {"sees": "vision_config" in parts, "hears": "audio_config" in parts}
+        assert json.loads((tmp_path / f"{name}.json").read_text()) == senses, name
 
 
 def text_model(name: str, root: Path, out: Path) -> Path:

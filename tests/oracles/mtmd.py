@@ -2,7 +2,8 @@
 
 Run as a process of its own, since the library aborts on a failed assertion: reads a JSON list of jobs from standard
 input, each {"text": FILE, "mmproj": FILE, "pixels": FILE.npy (height, width, 3) uint8, "out": FILE.npy}, and writes the
-embeddings that the text model is given, float32 (tokens, width). Only facts of mtmd.h are used.
+embeddings that the text model is given, float32 (tokens, width). Without pixels the file is loaded alone, and "out"
+says in JSON whether it sees and hears. Only facts of mtmd.h are used.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import ctypes as c
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,12 +56,15 @@ SIGNATURES = {
     "mtmd_encode_chunk": (c.c_int32, PTR, PTR),
     "mtmd_get_output_embd": (c.POINTER(c.c_float), PTR),
     "mtmd_free": (None, PTR),
+    "mtmd_support_vision": (c.c_bool, PTR),
+    "mtmd_support_audio": (c.c_bool, PTR),
     "llama_model_n_embd_inp": (c.c_int32, PTR),
 }
 
 
-def embed(text: Path, mmproj: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The embeddings of an image, float32 (tokens, width). Raises RuntimeError where the library refuses."""
+@contextmanager
+def loaded(text: Path, mmproj: Path) -> Iterator[tuple[Any, Any, Any]]:
+    """The library, its context of an encoder, and the text model. Raises RuntimeError where it refuses the file."""
     so, silence = library().so, library().silence
     for name, (result, *arguments) in SIGNATURES.items():
         function = getattr(so, name)
@@ -71,13 +78,26 @@ def embed(text: Path, mmproj: Path, pixels: NDArray[np.uint8]) -> NDArray[np.flo
         context = so.mtmd_init_from_file(os.fsencode(mmproj), model._model, params)
         if not context:
             raise RuntimeError(f"llama.cpp cannot load {mmproj}")
+        yield so, context, model._model
+        so.mtmd_free(context)
+
+
+def senses(text: Path, mmproj: Path) -> dict[str, bool]:
+    """What an encoder that loads is for."""
+    with loaded(text, mmproj) as (so, context, _):
+        return {"sees": bool(so.mtmd_support_vision(context)), "hears": bool(so.mtmd_support_audio(context))}
+
+
+def embed(text: Path, mmproj: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The embeddings of an image, float32 (tokens, width). Raises RuntimeError where the library refuses."""
+    with loaded(text, mmproj) as (so, context, model):
         height, width, _ = pixels.shape
         bitmap = PTR(so.mtmd_bitmap_init(width, height, np.ascontiguousarray(pixels).tobytes()))
         chunks, said = so.mtmd_input_chunks_init(), Text(so.mtmd_default_marker(), False, True)
         if so.mtmd_tokenize(context, chunks, c.byref(said), c.byref(bitmap), 1):
             raise RuntimeError("llama.cpp cannot read the image")
         found = [so.mtmd_input_chunks_get(chunks, n) for n in range(so.mtmd_input_chunks_size(chunks))]
-        wide = so.llama_model_n_embd_inp(model._model)
+        wide = so.llama_model_n_embd_inp(model)
         pieces = []
         for chunk in found:
             if so.mtmd_input_chunk_get_type(chunk) != IMAGE:
@@ -87,10 +107,13 @@ def embed(text: Path, mmproj: Path, pixels: NDArray[np.uint8]) -> NDArray[np.flo
             count = so.mtmd_input_chunk_get_n_tokens(chunk)
             values = np.ctypeslib.as_array(so.mtmd_get_output_embd(context), (count * wide,))
             pieces.append(values.reshape(count, wide).copy())
-        so.mtmd_free(context)
         return np.concatenate(pieces)
 
 
 if __name__ == "__main__":
     for job in json.load(sys.stdin):
-        np.save(job["out"], embed(Path(job["text"]), Path(job["mmproj"]), np.load(job["pixels"])))
+        files = Path(job["text"]), Path(job["mmproj"])
+        if "pixels" in job:
+            np.save(job["out"], embed(*files, np.load(job["pixels"])))
+        else:
+            Path(job["out"]).write_text(json.dumps(senses(*files)))

@@ -63,7 +63,9 @@ def bounded(source: str, target: str, role: Role, shape: str) -> tuple[T, ...]:
     """A linear, and the bounds that it may have."""
     return (
         T(f"{source}.linear.weight", f"{target}.weight", role, shape),
-        *optional(tuple(T(f"{source}.{bound}", f"{target}.{bound}", Role.OTHER, "", one) for bound in BOUNDS)),
+        *optional(
+            tuple(T(f"{source}.{bound}", f"{target}.{bound}", Role.OTHER, "", one, limits=True) for bound in BOUNDS)
+        ),
     )
 
 
