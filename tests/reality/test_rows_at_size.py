@@ -24,6 +24,7 @@ BILLIONS = {
     "aic-gemma-4-26b-a4b": 25.2,
     "aic-glm-5.2": 744.0,
     "aic-llama-4-scout-17b-16e-instruct": 107.8,
+    "aic-nvidia-nemotron-3-nano-30b-a3b-bf16": 31.6,
 }  # weights of the language model, by its publisher
 
 
