@@ -1019,6 +1019,15 @@ TABLE: dict[str, Entry] = {
         )
         for name, further in (("step-3.5", 0), ("step-3.5-mtp", 1))
     },
+    "llama-embed": Entry(
+        None,
+        own("LlamaBidirectionalModel", "llama_bidirec", vocab_size=2048, rms_norm_eps=1e-5, rope_theta=1e4,
+            is_causal=False),
+        bpe=False,
+        shapes=lambda config: {
+            name.removeprefix("model."): shape for name, shape in llama_shapes(config).items() if "lm_head" not in name
+        },
+    ),
     "apertus": Entry("Apertus", {**SIZES, "mlp_bias": False}),
     "trinity": Entry(
         "Afmoe",

@@ -86,6 +86,8 @@ def _published(config: dict[str, Any]) -> None:
     )
 
 
+SMALL_IDS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "mask_token_id": 4}
+EURO = {**SIZES, "vocab_size": 400, "num_key_value_heads": 2, **SMALL_IDS}
 NOMIC = {  # as Nomic publishes it
     "vocab_size": 320, "n_embd": 64, "n_head": 4, "n_layer": 2, "n_inner": 96, "n_positions": 8192,
     "activation_function": "swiglu", "causal": False, "prenorm": False, "qkv_proj_bias": False, "mlp_fc1_bias": False,
@@ -206,6 +208,15 @@ ENCODERS: dict[str, Encoder] = {
         shapes=lambda config: jina_shapes(config, code=True),
         raw=True,
     ),
+    "eurobert": Encoder(
+        "EuroBertModel",
+        EURO,
+        "bpe",
+        pooled("mean_tokens"),
+        edit=lambda config: config.pop("classifier_pooling"),
+        raw=True,
+    ),
+    "eurobert-masked-lm": Encoder("EuroBertForMaskedLM", {**EURO, "num_key_value_heads": 4}, "bpe"),
     "t5-encoder": Encoder("T5EncoderModel", T5, "t5", pooled("mean_tokens")),
     "t5": Encoder("T5ForConditionalGeneration", {**T5, "tie_word_embeddings": False}, "t5"),
     "flan-t5": Encoder("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, "t5"),

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.reference, pytest.mark.slow]
 
 PRE = {"bpe": "roberta-bpe", "modern": "modern-bert"}
 UNREAD = {  # the reference stops at the head, or at a config.json as transformers saves it
-    "modernbert-masked-lm", "nomic-bert-as-saved",
+    "modernbert-masked-lm", "nomic-bert-as-saved", "eurobert-masked-lm",
 }  # fmt: skip
 GGML = "tokenizer.ggml."
 FRAME = {f"{GGML}{key}" for key in (
