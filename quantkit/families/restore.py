@@ -24,7 +24,7 @@ from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 
 Constants = Mapping[str, Sequence[float]]
-HEAD, EMBEDDING = "output.weight", "token_embd.weight"
+EMBEDDING, TYPES = "token_embd.weight", "token_types.weight"
 DERIVED = frozenset({"head", "tokens", "pooling_type", "q_rows", "kv_rows", "qkv_rows", "rope_dim"})
 OF_ROPE = "rope_"
 OF_THE_FILE = "file."  # names of numbers that families ask for, and that config.json has not
@@ -76,8 +76,10 @@ def restored_config(
     model_type = next(iter(family.defaults))
     defaults = family.defaults[model_type]
     numbers = dict(_numbers(family, said, defaults))
-    if family.gguf and EMBEDDING in tensors:
+    if EMBEDDING in tensors:
         numbers["vocab_size"] = tensors[EMBEDDING].rows
+    if TYPES in tensors:
+        numbers["type_vocab_size"] = tensors[TYPES].rows
     layers = said.get("block_count")
     if isinstance(layers, int):
         numbers["num_hidden_layers"] = layers - int(said.get("nextn_predict_layers") or 0)

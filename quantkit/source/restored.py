@@ -19,7 +19,7 @@ import numpy as np
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.assumptions import CODE as ASSUMED
-from quantkit.families.describe import POOLING, Named, describe
+from quantkit.families.describe import POOLING, Named, describe, find_family
 from quantkit.families.general import CARD, RELATED, RELATED_KEYS, SAMPLING
 from quantkit.families.model import Constant, Model
 from quantkit.families.model_card import CARD_FILE
@@ -144,6 +144,7 @@ def _as(family: Family, source: Checkpoint, values: Mapping[str, KeyValue]) -> t
     )
     made |= _sides(values)
     made[CONFIG] = (dump_json(config, indent=2, carried=True) + "\n").encode()
+    _require_family(family, config)
     infos = restored_tensors(family, family.hparams(config), {n: i for n, i in tensors.items() if n not in constants})
     vocabulary = read_tokenizer(made.get, config, family.tokens, names=tuple(made))
     model = describe(infos, config, made.get, Named(family, family.hf[0]), vocabulary, name=source.name)
@@ -156,6 +157,14 @@ def _as(family: Family, source: Checkpoint, values: Mapping[str, KeyValue]) -> t
     warnings = [*_require_keys(family, model, values), *(each for each in model.warnings if each[0] == ASSUMED)]
     infos = {name: _stored(info, pieces[name], tensors) for name, info in infos.items()}
     return RestoredCheckpoint(source, config, infos, pieces, made), warnings
+
+
+def _require_family(family: Family, config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError where config.json would be read as that of another family."""
+    found = find_family(config).family
+    if found is not family:
+        what = f"its config.json would be that of family {found.name}, the file is of family {family.name}"
+        raise UnsupportedError(what, key="architectures", hint=AGAIN)
 
 
 def _numbers(source: Checkpoint, name: str) -> list[float]:

@@ -248,6 +248,9 @@ def _wordpiece(artifact: Artifact) -> Json:
 def _unigram(artifact: Artifact) -> Json:
     model = unigram_of(artifact)
     scores = artifact.values.get("scores") or ()
+    count = len(artifact.tokens)
+    while count and artifact.kinds[count - 1] is TokenType.UNUSED:  # rows of the embedding that no piece has
+        count -= 1
     normalizers: list[Json] = []
     if model.charsmap:
         normalizers.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(model.charsmap).decode()})
@@ -260,7 +263,7 @@ def _unigram(artifact: Artifact) -> Json:
         artifact,
         {
             "type": "Unigram", "unk_id": unknown_of(artifact), "byte_fallback": False,
-            "vocab": [[text, float(score)] for text, score in zip(artifact.tokens, scores, strict=True)],
+            "vocab": [[text, float(score)] for text, score in zip(artifact.tokens[:count], scores, strict=False)],
         },
         normalizer={"type": "Sequence", "normalizers": normalizers} if normalizers else None,
         pre_tokenizer=space,

@@ -64,13 +64,13 @@ def reads_both_ways(config: Mapping[str, Any]) -> bool:
     return config.get("use_bidirectional_attention") is True
 
 
-def scaled_as_in_the_graph(big: int) -> Callable[[Hparams], Mapping[str, Any]]:
+def scaled_as_in_the_graph(big: int, **more: Any) -> Callable[[Hparams], Mapping[str, Any]]:
     """By what llama.cpp scales queries: the size of a head, in the largest model the width over the heads."""
 
     def numbers(hparams: Hparams) -> Mapping[str, Any]:
         width = hparams.count("hidden_size") // hparams.count("num_attention_heads")
         of_all = hparams.count("num_hidden_layers") == big
-        return {"query_pre_attn_scalar": width if of_all else hparams.count("head_dim")}
+        return {"query_pre_attn_scalar": width if of_all else hparams.count("head_dim"), **more}
 
     return numbers
 
@@ -165,6 +165,7 @@ EMBEDDING_GEMMA = replace(
     outside=centered((replace(EMBEDDING, place=vocabulary), FINAL_NORM)),
     keys=(*keys.COMMON, window, keys.POOLING_TYPE),
     when=Condition("config.json has use_bidirectional_attention true", reads_both_ways),
+    graph=scaled_as_in_the_graph(assumptions.GEMMA3_27B_LAYERS, use_bidirectional_attention=True),
     unserved=encoders.UNSERVED,
     embeds=True,
 )

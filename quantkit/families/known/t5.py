@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.families import encoders, keys
+from quantkit.families.backwards import not_read
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import flagged, not_
 from quantkit.families.roles import Role
@@ -110,6 +111,7 @@ MULTILINGUAL = of_type(
 T5 = Family(
     name="t5",
     gguf="t5",
+    graph=not_read("what scales the output stands in no key"),
     hf=(
         "T5ForConditionalGeneration", "T5WithLMHeadModel", "MT5ForConditionalGeneration",
         "UMT5ForConditionalGeneration",
@@ -147,6 +149,7 @@ T5_ENCODER = replace(
     name="t5_encoder",
     when=encoders.WITH_HEAD,
     gguf="t5encoder",
+    graph=not_read("what scales the output stands in no key"),
     hf=("T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel"),
     outside=T5.outside[:2],
     stacks=(ENCODER,),
