@@ -12,7 +12,6 @@ from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.prepare import prepare
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan, PlanOptions
-from quantkit.plan.encoder import NONE
 from quantkit.plan.make import make_plan
 from quantkit.plan.sizes import ServingMemory, serving_memory
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
@@ -61,7 +60,10 @@ def candidates(request: Request, context: int, kv_type: str = "f16", emit: Sink 
     if given:
         hint = "give --to as well, or leave it out"
         raise UsageError(f"--{given[0].replace('_', '-')} is about a certain recipe", hint=hint, key=given[0])
-    found = [Candidate(made.recipe, serving_memory(made, context, kv_type)) for made in _plans(request, emit)]
+    found = []
+    for made, beside in _plans(request, emit):
+        serving = serving_memory(made, context, kv_type)
+        found.append(Candidate(made.recipe, replace(serving, weight_bytes=serving.weight_bytes + beside)))
     return tuple(sorted(found, key=lambda candidate: -candidate.serving.nbytes))
 
 
@@ -80,12 +82,14 @@ def largest_fitting(found: Sequence[Candidate], budget_bytes: int) -> Candidate:
     )
 
 
-def _plans(request: Request, emit: Sink) -> Iterator[Plan]:
+def _plans(request: Request, emit: Sink) -> Iterator[tuple[Plan, int]]:
+    """Plans, each with the bytes of an encoder's file that is served with it."""
     consumers = parse_consumers(request.consumers)
     names = recipe_names() if consumers else gguf_recipe_names()
-    prepared = prepare(replace(request, recipes=(BASE,), consumers=(), tp=1, mmproj=NONE), None, emit)
+    prepared = prepare(replace(request, recipes=(BASE,), consumers=(), tp=1), None, emit)
     assert prepared.model is not None
     model, options = prepared.model, PlanOptions(allow_requantize=request.allow_requantize)
+    encoder = sum(made.nbytes for made in prepared.plans if made.is_encoder)
     try:
         for name in names:
             try:
@@ -94,6 +98,6 @@ def _plans(request: Request, emit: Sink) -> Iterator[Plan]:
             except QuantkitError:
                 continue
             if made.nbytes <= LARGER_THAN_SOURCE * made.source_bytes:
-                yield made
+                yield made, 0 if made.linears else encoder
     finally:
         prepared.checkpoint.close()

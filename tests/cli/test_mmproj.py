@@ -91,6 +91,20 @@ def test_its_type_can_be_chosen(kind: str, seeing: Path, tmp_path: Path) -> None
     assert text["serving"]["weight_bytes"] > weights  # the headers too
 
 
+def test_what_fits_is_asked_of_both_files(seeing: Path) -> None:
+    """Without an encoder more bits fit into the same memory."""
+    both = quantkit("plan", seeing, *PRE, "--fit", "286KB", "--json")
+    alone = quantkit("plan", seeing, *PRE, "--fit", "286KB", "--mmproj", "none", "--json")
+    assert (both.status, alone.status) == (0, 0), both.stderr
+    text, encoder = both.json["plans"]
+    sizes = [sum(file["bytes"] for file in plan["files"]) for plan in (text, encoder)]
+    assert text["serving"]["bytes"] == text["serving"]["kv_bytes"] + text["serving"]["weight_bytes"] <= 286_000
+    assert text["serving"]["weight_bytes"] == sum(t["bytes"] for t in text["tensors"]) + sizes[1]
+    assert alone.json["plans"][0]["files"][0]["bytes"] > sizes[0]
+    chosen = next(one for one in both.json["fit"] if one["fits"])
+    assert (chosen["recipe"], chosen["bytes"]) == (text["recipe"], text["serving"]["bytes"])
+
+
 def test_it_can_be_left_out(seeing: Path, tmp_path: Path) -> None:
     ran = converted(seeing, tmp_path, "--mmproj", "none", "--json")
     assert len(ran.json["artifacts"]) == 1
