@@ -38,6 +38,10 @@ def test_both_spellings_are_one_model() -> None:
     one, other = ({**CONFIG, **said} for said in (LAYERS, GOOGLE))
     assert tensors(one) == tensors(other)
     assert keys(one) == keys(other)
+    caches = [describe_infos(tensors(config), config).shape.cache for config in (one, other)]
+    assert caches[0] == caches[1]
+    assert caches[0].shared == 2
+    assert [layer.rows[0] for layer in caches[0].layers] == [(2, 16), (2, 32)]
     assert keys(one)["attention.key_length"] == 32
     assert keys(one)["feed_forward_length"] == (96, 96, 192, 192)
 

@@ -17,7 +17,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.gemma import FINAL_CAP, NORMS, VISION
-from quantkit.families.layers import TRUNK, before, by_rule, first_said, from_, kind, listed, of_period
+from quantkit.families.layers import KINDS, TRUNK, before, by_rule, first_said, from_, kind, listed, of_period
 from quantkit.families.layouts import stack
 from quantkit.families.model import ModelTensor, Rows
 from quantkit.families.parts import Zeros
@@ -72,7 +72,7 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
         raise UnsupportedError(message, key=STREAMS, hint="is config.json of this model?")
     return {
         "widths": widths, "intermediate_size": widths[0], FURTHER: hparams.count(STREAMS) - 1, "sparsity": sparse,
-        FIRST_SHARED: count - int(hparams.number("num_kv_shared_layers") or 0),
+        FIRST_SHARED: count - int(hparams.number("num_kv_shared_layers") or 0), "layer_types": hparams.values[KINDS],
     }  # fmt: skip
 
 

@@ -68,10 +68,15 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
     part = hparams.number("rope_partial_factor") if rotation == PROPORTIONAL else 1.0
     wide = 2 if hparams.flag("use_double_wide_mlp") else 1
     kinds = hparams.values[KINDS]
+    full_head = hparams.values.get("global_head_dim") or head or 512
+    full_kv = heads if heads is not None else hparams.count("num_key_value_heads")
     return {
         KINDS: [*kinds[:-1], FULL],  # as transformers has it, whatever the list says
-        FULL_HEAD: hparams.values.get("global_head_dim") or head or 512,
-        FULL_KV: heads if heads is not None else hparams.count("num_key_value_heads"),
+        "layer_types": [*kinds[:-1], FULL],
+        FULL_HEAD: full_head,
+        "global_head_dim": full_head,
+        FULL_KV: full_kv,
+        "num_global_key_value_heads": full_kv,
         "unlike_heads": heads is not None,
         FIRST_SHARED: count - shared,
         SHARED_WIDTH: wide * hparams.count("intermediate_size"),

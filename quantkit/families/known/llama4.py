@@ -31,8 +31,14 @@ CHUNK, EVERY, LARGE = 8192, 4, 128  # llama.cpp's numbers
 
 
 def widths(hparams: Hparams) -> Mapping[str, Any]:
-    """`intermediate_size` is that of experts, `intermediate_size_mlp` that of dense layers."""
+    """`intermediate_size` is that of experts, `intermediate_size_mlp` that of dense layers; which layers see chunks."""
+    rotated, every = hparams.values.get("no_rope_layers"), hparams.number("no_rope_layer_interval") or EVERY
+    if not isinstance(rotated, list) or not rotated:
+        rotated = [(layer + 1) % every != 0 for layer in range(hparams.count(TRUNK))]
+    chunked = "chunked_attention" if hparams.number("attention_chunk_size") is not None else "full_attention"
+    types = [chunked if each else "full_attention" for each in rotated]
     return {
+        "layer_types": types if hparams.values.get("layer_types") is None else hparams.values["layer_types"],
         WIDTH: hparams.count("intermediate_size"),
         "intermediate_size": hparams.count("intermediate_size_mlp"),
         "mixed_place": hparams.count(STEP) - 1,

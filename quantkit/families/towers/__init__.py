@@ -41,7 +41,7 @@ def unknown_part(config: Mapping[str, Any]) -> str | None:
 
 def has_tower(family: Family) -> bool:
     """Whether some architecture of a family has an encoder that is written as a file of its own."""
-    return any(set(tower.hf) & {*family.hf, *family.inside} for tower in known_towers())
+    return not family.embeds and any(set(tower.hf) & {*family.hf, *family.inside} for tower in known_towers())
 
 
 def _architecture(config: object) -> str | None:
