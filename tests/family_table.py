@@ -704,7 +704,7 @@ TABLE: dict[str, Entry] = {
     ),
     "glm-4.1v": Entry(
         "Glm4vForConditionalGeneration",
-        {"text_config": {**GLM_TEXT, "attention_bias": True}, "vision_config": GLM_TOWER},
+        {"text_config": GLM_TEXT, "vision_config": GLM_TOWER},
         words=GLM_WORDS,
     ),
     "glm-4.5v": Entry(

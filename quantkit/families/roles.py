@@ -67,6 +67,7 @@ def is_rounded(name: str) -> bool:
 # experts "ffn_up_exps" and the shared expert "ffn_up_shexp".
 _NAME_PARTS = (
     (".bias", Role.BIAS),
+    (".scale", Role.OTHER),
     ("_norm", Role.NORM),
     (".enorm.", Role.NORM),
     (".hnorm.", Role.NORM),

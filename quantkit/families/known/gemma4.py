@@ -153,7 +153,7 @@ def mlp(width: str) -> tuple[T, ...]:
 
 MIXTURE = at(flagged("enable_moe_block"), (
     T("router.proj.weight", "ffn_gate_inp.weight", Role.ROUTER, f"num_local_experts {HIDDEN}"),
-    T("router.scale", "ffn_gate_inp.scale", Role.ROUTER, HIDDEN),
+    T("router.scale", "ffn_gate_inp.scale", Role.OTHER, HIDDEN),
     T("router.per_expert_scale", "ffn_down_exps.scale", Role.OTHER, "num_local_experts"),
     T("experts.gate_up_proj", "ffn_gate_up_exps.weight", Role.FFN_GATE_UP, f"num_local_experts 2*{WIDTH} {HIDDEN}"),
     T("experts.down_proj", "ffn_down_exps.weight", Role.FFN_DOWN, f"num_local_experts {HIDDEN} {WIDTH}"),
@@ -278,10 +278,9 @@ GEMMA4_UNIFIED = replace(  # images and sound are read without an encoder
     hf=("Gemma4UnifiedForConditionalGeneration",),
     defaults={
         "gemma4_unified_text": {
-            **GEMMA4.defaults["gemma4_text"],
+            **{key: value for key, value in GEMMA4.defaults["gemma4_text"].items() if "per_layer" not in key},
             "max_position_embeddings": 262144,
             "sliding_window": 1024,
-            "hidden_size_per_layer_input": 0,
         },
     },
     inside={"Gemma4UnifiedModel": "Gemma4UnifiedForConditionalGeneration"},

@@ -8,13 +8,13 @@ from itertools import chain
 from quantkit.errors import InputError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.known.glm import GLM4
+from quantkit.families.known.glm import AFTER, GLM4, MLP
 from quantkit.families.known.glm4_moe import GLM4_MOE
 from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.model import RowOrder
 from quantkit.families.placements import Placement, whole
 from quantkit.families.roles import Role
-from quantkit.families.rows import FREQUENCIES, UNSERVED
+from quantkit.families.rows import ATTENTION, FREQUENCIES, NORMS, UNSERVED, biased
 from quantkit.tensors import TensorInfo
 
 
@@ -29,6 +29,7 @@ def halves(info: TensorInfo, hparams: Hparams) -> Placement:
     return replace(whole(info, hparams), row_order=RowOrder("halves", order))
 
 
+ONLY_OF_TEXT = {"use_qk_norm", "num_nextn_predict_layers"}  # which the class with a vision encoder does not have
 QUERIES_AND_KEYS = {Role.ATTN_Q, Role.ATTN_K}
 GLM4V = replace(
     GLM4,
@@ -38,11 +39,15 @@ GLM4V = replace(
         "glm4v_text": {
             "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40,
             "num_attention_heads": 32, "num_key_value_heads": 2, "max_position_embeddings": 32768,
-            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "tie_word_embeddings": False,
-            "attention_bias": True,
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
         },
     },
-    block=tuple(replace(t, place=halves) if t.role in QUERIES_AND_KEYS else t for t in GLM4.block),
+    block=(
+        *NORMS,
+        *(replace(t, place=halves) if t.role in QUERIES_AND_KEYS else t for t in biased(ATTENTION, output=None)),
+        *MLP,
+        *AFTER,
+    ),
     keys=(*keys.COMMON, keys.rotated_part(0.5), keys.rope_sections()),
     drop=(FREQUENCIES, *VISION),
     strip="language_model.",
@@ -57,8 +62,8 @@ GLM4V_MOE = replace(
     hf=("Glm4vMoeForConditionalGeneration",),
     defaults={
         "glm4v_moe_text": {
-            **GLM4_MOE.defaults["glm4_moe"], "vocab_size": 151424, "max_position_embeddings": 65536,
-            "attention_bias": True, "num_nextn_predict_layers": None,
+            **{key: value for key, value in GLM4_MOE.defaults["glm4_moe"].items() if key not in ONLY_OF_TEXT},
+            "vocab_size": 151424, "max_position_embeddings": 65536, "attention_bias": True,
         },
     },
     keys=(*GLM4_MOE.keys, keys.rope_sections()),

@@ -36,14 +36,14 @@ DEEPSTACK = keys.Key("n_deepstack_layers", "u32", "deepstack_layers")
 QWEN2_NUMBERS = {
     "vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
     "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5,
-    "rope_theta": 1e6, "tie_word_embeddings": False,
+    "rope_theta": 1e6,
 }  # fmt: skip
 QWEN2_VL = replace(
     QWEN2,
     name="qwen2_vl",
     gguf="qwen2vl",
     hf=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
-    defaults=dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_vl", "qwen2_5_vl"), QWEN2_NUMBERS),
+    defaults=dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text"), QWEN2_NUMBERS),
     keys=(*keys.COMMON, keys.rope_sections()),
     drop=(FREQUENCIES, *VISION),
     strip="language_model.",
@@ -62,7 +62,7 @@ QWEN3_VL = replace(
         "qwen3_vl_text": {
             "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
             "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 128000,
-            "rms_norm_eps": 1e-6, "rope_theta": 500000.0, "tie_word_embeddings": False,
+            "rms_norm_eps": 1e-6, "rope_theta": 500000.0,
         },
     },
     keys=(*keys.COMMON, keys.POOLING_TYPE, keys.rope_sections(24, 20, 20), DEEPSTACK),
@@ -85,8 +85,8 @@ QWEN3_VL_MOE = replace(
     defaults={
         "qwen3_vl_moe_text": {
             "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24,
-            "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 128, "max_position_embeddings": 128000,
-            "rms_norm_eps": 1e-6, "rope_theta": 500000.0, "tie_word_embeddings": False,
+            "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": None, "max_position_embeddings": 128000,
+            "rms_norm_eps": 1e-6, "rope_theta": 500000.0, "tie_word_embeddings": True,
             "num_local_experts": 60, "num_experts_per_tok": 4, WIDTH: 1408,
         },
     },
