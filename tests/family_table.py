@@ -352,6 +352,32 @@ def step35_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {**found, "lm_head.weight": (400, 256)}
 
 
+def as_xiaomi(config: dict[str, Any]) -> None:
+    """What Xiaomi's config.json says beside, or instead."""
+    config.pop("rope_parameters")
+    config.update(
+        hybrid_layer_pattern=[0, 1, 1, 1], moe_layer_freq=[0, 1, 1, 1], swa_num_key_value_heads=8, swa_head_dim=32,
+        swa_v_head_dim=16, swa_num_attention_heads=16, rope_theta=5e6, swa_rope_theta=1e4, partial_rotary_factor=0.334,
+        layernorm_epsilon=1e-5, scoring_func="sigmoid", topk_method="noaux_tc",
+    )  # fmt: skip
+
+
+def mimo_mtp() -> dict[str, tuple[int, ...]]:
+    """The three blocks that predict further tokens."""
+    found: dict[str, tuple[int, ...]] = {}
+    for layer in range(3):
+        block = f"model.mtp.layers.{layer}."
+        norms = ("input_layernorm", "pre_mlp_layernorm", "final_layernorm", "enorm", "hnorm")
+        found |= {f"{block}{norm}.weight": (256,) for norm in norms}
+        found |= {
+            f"{block}eh_proj.weight": (256, 512), f"{block}self_attn.q_proj.weight": (512, 256),
+            f"{block}self_attn.k_proj.weight": (256, 256), f"{block}self_attn.v_proj.weight": (128, 256),
+            f"{block}self_attn.o_proj.weight": (256, 256), f"{block}self_attn.attention_sink_bias": (16,),
+            **gated(f"{block}mlp.", 256, 512),
+        }  # fmt: skip
+    return found
+
+
 HEAD64 = {"head_dim": 64}
 GLM_WORDS = ("[gMASK]", "<|user|>", "<|observation|>")
 GLM_SIZES = {**SIZES, **HEAD64, "vocab_size": 408, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -1027,6 +1053,12 @@ TABLE: dict[str, Entry] = {
         shapes=lambda config: {
             name.removeprefix("model."): shape for name, shape in llama_shapes(config).items() if "lm_head" not in name
         },
+    ),
+    "mimo-v2": Entry(
+        "MiMoV2Flash",
+        {**FOUR, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 32, "v_head_dim": 16,
+         "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "sliding_window": 64},
+        edit=as_xiaomi, further=mimo_mtp(),
     ),
     "apertus": Entry("Apertus", {**SIZES, "mlp_bias": False}),
     "trinity": Entry(
