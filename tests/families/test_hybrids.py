@@ -166,6 +166,7 @@ def test_a_configuration_that_does_not_fit_is_explained(case: str) -> None:
 WARNED: dict[str, tuple[Mapping[str, Any], str]] = {
     "steps": ({**DENSE, "time_step_limit": [0.001, 0.1]}, "time_step_limit"),
     "a gate after its norm": ({**FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": True}, "gates first"),
+    "norms without a bias": ({**RWKV7, "norm_bias": False}, "norm_bias is False"),
     "rotation": ({**KIMI, "mla_use_nope": False}, "rotates nothing"),
     "groups of experts": ({**KIMI, "num_expert_group": 2}, "no groups"),
     "weights of experts": ({**KIMI, "moe_renormalize": False}, "it normalizes"),

@@ -59,13 +59,10 @@ def lora(source: str, target: str, rank: str, *, bias: bool = True) -> tuple[T, 
     return (*found, T(f"attn.{source}_lora.lora.2.bias", f"time_mix_{target}0.weight", Role.OTHER, HIDDEN))
 
 
-def plain(flag: str, expected: object) -> assumptions.Assumption:
-    """A flag of the code has the value that published models have."""
-    return lambda hparams: (
-        f"{flag} is {str(hparams.values[flag])[:20]}, it takes {expected}"
-        if hparams.values.get(flag, expected) != expected
-        else None
-    )
+def normalized(hparams: Hparams) -> str | None:
+    """Embeddings are normalized before the first layer, and norms have a bias."""
+    odd = [key for key in ("norm_bias", "norm_first") if hparams.values.get(key, True) is not True]
+    return f"{odd[0]} is {str(hparams.values[odd[0]])[:20]}, it takes true" if odd else None
 
 
 RWKV7 = Family(
@@ -127,9 +124,7 @@ RWKV7 = Family(
     drop=(Drop("unread.v_lora.*", "the first layer has no values of an earlier one"),),
     spellings=(Rename(r"^model\.layers\.0\.attn\.v_lora\.", "unread.v_lora."),),
     derive=(sizes,),
-    assumes=(
-        assumptions.activation("hidden_act", "sqrelu", "relu2"), plain("norm_bias", True), plain("norm_first", True),
-    ),
+    assumes=(assumptions.activation("hidden_act", "sqrelu", "relu2"), normalized),
     tokens=TokenizerRules(world=True, ids={"bos": 0, "eos": 0}, named={"eot": "\\n\\n"}),
     unserved=OWN_CODE,
 )  # fmt: skip
