@@ -39,7 +39,7 @@ def on_grid(name: str, seed: int, spread: float, rows: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize("source", ["BF16", "F16", "F32"])
 @pytest.mark.parametrize("name", HOLDERS)
-@settings(derandomize=True, max_examples=6, deadline=None)
+@settings(derandomize=True, max_examples=3, deadline=None)
 @given(seed=st.integers(0, 1 << 30), spread=st.sampled_from([0.001, 0.03, 1.0, 40.0]))
 def test_weights_on_a_grid_stay_what_they_are(name, source, seed, spread):
     """Decoded by ggml and rounded to the type of the source, every weight is what it was."""
@@ -131,8 +131,10 @@ def convert(folder: Path, recipe: str, *options: object) -> tuple[Any, Any, dict
 
 
 @pytest.mark.parametrize(
-    ("edit", "recipe"), [(q4_grid, "q4_0"), (ternary, "q4_0"), (ternary, "q4_k_m"), (ternary, "tq2_0")]
-)
+    ("edit", "recipe"),
+    [(q4_grid, "q4_0"), (ternary, "q4_k_m"),
+     *(pytest.param(ternary, name, marks=pytest.mark.slow) for name in ("q4_0", "tq2_0"))],
+)  # fmt: skip
 def test_a_grid_is_kept_and_reported(edit, recipe, tmp_path):
     values = trained(tmp_path / "m", edit)
     done, manifest, decoded = convert(tmp_path / "m", recipe, "--preserve")
@@ -199,6 +201,7 @@ def test_where_it_has_no_meaning_it_is_refused(options):
     assert "--preserve" in refused.stderr
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_any_number_of_threads_and_of_a_resumed_run(tmp_path):
     trained(tmp_path / "m", q4_grid)
     files = []

@@ -81,7 +81,9 @@ def test_a_stack_reads_as_the_plain_checkpoint_has_it(published):
     source.close()
 
 
-@pytest.mark.parametrize("recipe", ["bf16", "f16", "f32", "mxfp4_moe"])
+@pytest.mark.parametrize(
+    "recipe", ["bf16", "mxfp4_moe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("f16", "f32"))]
+)
 def test_codes_and_scales_of_experts_stay_bit_for_bit(recipe, published, tmp_path):
     folder, values = published
     done = quantkit("convert", folder, "--to", recipe, *PRE, "-o", tmp_path / "out.gguf")
@@ -106,6 +108,7 @@ def test_codes_and_scales_of_experts_stay_bit_for_bit(recipe, published, tmp_pat
     assert np.array_equal(down, values["model.layers.2.mlp.experts.down_proj"].transpose(0, 2, 1))
 
 
+@pytest.mark.slow
 def test_other_types_ask_for_the_flag_and_then_grow(published, tmp_path):
     folder, values = published
     refused = quantkit("plan", folder, "--to", "q4_k_m", *PRE)
@@ -139,6 +142,7 @@ def test_servers_are_refused_clearly(published):
         assert "error[unsupported]" in refused.stderr
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_threads_or_on_other_files_of_the_run(published, tmp_path):
     folder, _ = published
     for threads, recipes in ((1, "bf16"), (3, "mxfp4_moe,bf16")):
