@@ -329,7 +329,7 @@ def _check_found(row: Row, layer: int | None, pieces: list[Piece]) -> None:
     have = sum(part.rows for piece in pieces for part in piece.placement.parts)
     if have != rows:
         index = next(number for number in range(len(given) + 1) if number not in given)
-        name = _filled(row.t.source, [str(layer), str(index)])
+        name = _filled(row.t.source, [str(number) for number in (layer, index) if number is not None])
         message = f'the checkpoint has no tensor "{name}": {row.t.target.format(layer)} has {have} of {rows} rows'
         raise InputError(message, tensor=name, hint="is a shard missing?")
 

@@ -89,7 +89,7 @@ EXAONE_MOE = replace(
         keys.Key("expert_weights_scale", "f32", "routed_scaling_factor"),
         keys.Key("expert_weights_norm", "bool", "norm_topk_prob"),
         keys.Key("leading_dense_block_count", "u32", DENSE),
-        keys.Key("nextn_predict_layers", "u32", FURTHER),
+        keys.Key("nextn_predict_layers", "u32", FURTHER, default=0),
         keys.no_rope_scaling,
     ),
     assumes=(assumptions.silu, assumptions.yarn_temperature, windows_by_period),
