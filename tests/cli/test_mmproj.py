@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import tower_table
 from commands import quantkit
 from gguf import GGUFReader
+
+from quantkit import Request, candidates
 
 PRE = ("--pre", checkpoints.PRE)
 PROCESSOR = "preprocessor_config.json"
@@ -92,17 +95,16 @@ def test_its_type_can_be_chosen(kind: str, seeing: Path, tmp_path: Path) -> None
 
 
 def test_what_fits_is_asked_of_both_files(seeing: Path) -> None:
-    """Without an encoder more bits fit into the same memory."""
-    both = quantkit("plan", seeing, *PRE, "--fit", "286KB", "--json")
-    alone = quantkit("plan", seeing, *PRE, "--fit", "286KB", "--mmproj", "none", "--json")
-    assert (both.status, alone.status) == (0, 0), both.stderr
-    text, encoder = both.json["plans"]
-    sizes = [sum(file["bytes"] for file in plan["files"]) for plan in (text, encoder)]
-    assert text["serving"]["bytes"] == text["serving"]["kv_bytes"] + text["serving"]["weight_bytes"] <= 286_000
-    assert text["serving"]["weight_bytes"] == sum(t["bytes"] for t in text["tensors"]) + sizes[1]
-    assert alone.json["plans"][0]["files"][0]["bytes"] > sizes[0]
-    chosen = next(one for one in both.json["fit"] if one["fits"])
-    assert (chosen["recipe"], chosen["bytes"]) == (text["recipe"], text["serving"]["bytes"])
+    """What serves every recipe takes the encoder's file as well, to the byte; so do its plans."""
+    request = Request(str(seeing), ("q8_0",), pre=checkpoints.PRE)
+    both, alone = (
+        {one.recipe: one.serving.nbytes for one in candidates(asked, 8192)}
+        for asked in (request, replace(request, mmproj="none"))
+    )
+    planned = quantkit("plan", seeing, "--to", "q8_0", *PRE, "--json").json["plans"]
+    nbytes = planned[1]["files"][0]["bytes"]
+    assert both == {recipe: size + nbytes for recipe, size in alone.items()}
+    assert planned[0]["serving"]["bytes"] == both["q8_0"]
 
 
 def test_it_can_be_left_out(seeing: Path, tmp_path: Path) -> None:
