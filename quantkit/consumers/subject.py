@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from quantkit.families.names import EXPERTS
-from quantkit.families.roles import FUSED, Role
+from quantkit.families.roles import Role, fused_group
 from quantkit.formats.containers.base import WriteLayout
 from quantkit.qtypes.schemes.base import Traits
 
@@ -64,6 +64,6 @@ class Subject:
         for module in self.modules:
             if EXPERTS in module.name:
                 groups.setdefault((module.name.partition(EXPERTS)[0], -1), []).append(module)
-            elif module.role in FUSED:
-                groups.setdefault((module.name.rpartition(".")[0], FUSED[module.role]), []).append(module)
+            elif (group := fused_group(module.role, module.name)) is not None:
+                groups.setdefault((module.name.rpartition(".")[0], group), []).append(module)
         return tuple(tuple(group) for group in groups.values() if len(group) > 1)

@@ -43,6 +43,7 @@ MLP_OUT = Fold("mlp.up_proj", ("mlp.down_proj",))
 
 EXPERT_OUT = Fold("mlp.experts.{}.up_proj", ("mlp.experts.{}.down_proj",), expert=True)
 EXPERTS = ("mlp.gate", "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj")
+SHARED_OUT = Fold("mlp.shared_experts.up_proj", ("mlp.shared_experts.down_proj",))
 
 DENSE = (ATTENTION_IN, VALUES, MLP_IN, MLP_OUT)
 MIXTURE = (
@@ -52,3 +53,5 @@ MIXTURE = (
     Fold("post_attention_layernorm", EXPERTS, norm=True),
     EXPERT_OUT,
 )
+# of mixtures whose first layers are dense, and which have an expert for every token
+INNER = (MLP_OUT, EXPERT_OUT, SHARED_OUT)

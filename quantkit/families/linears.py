@@ -13,6 +13,8 @@ from typing import Any
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.heads import without_head
+from quantkit.families.hparams import Hparams
+from quantkit.families.layers import block_count, trunk_of
 from quantkit.families.mapping import require_complete, rows_by_source, rows_of
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
@@ -25,7 +27,14 @@ LINEAR = frozenset({
     Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V, Role.ATTN_QKV, Role.ATTN_KV_B, Role.ATTN_OUTPUT,
     Role.FFN_GATE, Role.FFN_UP, Role.FFN_DOWN, Role.FFN_GATE_UP,
 })  # fmt: skip
+# Of other roles, by the last word of their names: compressed queries, keys and values, and what linear attention, state
+# spaces and short convolutions read and give. Engines round these, and not the narrow ones beside them.
+FURTHER = frozenset({
+    "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "in_proj_qkv", "in_proj_z", "in_proj", "out_proj",
+})  # fmt: skip
 WEIGHT = ".weight"
+STACKS = frozenset({"gate_up_proj", "down_proj"})
+STAYING = LINEAR | {Role.ROUTER, Role.OTHER}  # of matrices that are named where they are not rounded
 MAX_EXPERTS = 1 << 14  # the largest mixtures have some hundreds
 
 
@@ -56,14 +65,19 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
         require_served(family)
     hparams = family.numbers(config, tensors)
     require_complete(family, without_head(config, hparams, tensors), tensors)
-    roles = roles_of(family, tensors)
-    linears = [module for name, info in tensors.items() for module in _modules(info, roles[name])]
+    layers = trunk_of(hparams)
+    after = [name for name in tensors if (family.layer_of(name, layers) or 0) >= layers]
+    roles = roles_of(family, tensors, layers) | dict.fromkeys(after, Role.OTHER)
+    found = {name: tuple(_modules(info, roles[name])) for name, info in tensors.items() if name not in after}
+    linears = [module for modules in found.values() for module in modules]
     rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
     dropped = [name for name in rest if any(fnmatchcase(name, drop.pattern) for drop in family.drop)]
-    beside = sorted({name.removeprefix("model.").partition(".")[0] for name in dropped} - {"lm_head"})
+    others = [*dropped, *(name for name in after if family.layer_of(name) != family.layer_of(name, layers))]
+    beside = sorted({name.removeprefix("model.").partition(".")[0] for name in others} - {"lm_head"})
     unknown = [name for name in rest if name not in dropped and block_of(name)[0] is not None]
     head = next((n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.OUTPUT), None)
-    routers = tuple(n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.ROUTER)
+    staying = (name for name, role in roles.items() if role in STAYING and len(tensors[name].shape) > 1)
+    stay = tuple(name.removesuffix(WEIGHT) for name in staying if not found.get(name))
     return Model(
         family=family.name,
         architecture=architecture,
@@ -71,10 +85,16 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
         shape=shape_of(hparams),
         tensors=tuple(linears),
         head=head,
-        routers=routers,
+        stay=stay,
         beside=tuple(beside),
         unknown=tuple(unknown),
     )
+
+
+def further_blocks(family: Family, hparams: Hparams) -> int:
+    """How many blocks may come after the last layer, to predict further tokens."""
+    skipped = int(hparams.number("num_nextn_predict_layers") or 0) if family.skips_further else 0
+    return max(skipped, block_count(hparams) - trunk_of(hparams))
 
 
 def require_served(family: Family) -> None:
@@ -85,16 +105,20 @@ def require_served(family: Family) -> None:
         raise UnsupportedError(what, key=family.name, hint=hint)
 
 
-def roles_of(family: Family, names: Iterable[str]) -> dict[str, Role | None]:
-    """What each tensor does; None where no row names it. Of several targets of a fused tensor, the first counts."""
+def roles_of(family: Family, names: Iterable[str], layers: int = 0) -> dict[str, Role | None]:
+    """What each tensor does; None where no row names it. Of several targets of a fused tensor, the first counts.
+
+    `layers` is where blocks that other spellings count by themselves begin.
+    """
     table = rows_by_source(family)
-    rows = {name: rows_of(table, family.source_name(name)) for name in names}
+    rows = {name: rows_of(table, family.source_name(name, layers)) for name in names}
     return {name: found[0].t.role if found else None for name, found in rows.items()}
 
 
 def _modules(info: TensorInfo, role: Role | None) -> Iterator[ModelTensor]:
     """The linear layers that a tensor holds."""
-    if role not in LINEAR or len(info.shape) < 2:
+    leaf = info.name.removesuffix(WEIGHT).rpartition(".")[2]
+    if len(info.shape) < 2 or (role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER)):
         return
     assert role is not None
     numbers = [int(number) for number in NUMBER.findall(info.name)]
@@ -109,6 +133,8 @@ def _modules(info: TensorInfo, role: Role | None) -> Iterator[ModelTensor]:
         raise InputError(what, tensor=info.name, hint="config.json and the weights are not of the same model")
     count, rows_of_one, cols = info.shape
     stem, _, which = info.name.removesuffix(WEIGHT).rpartition(".")
+    if which not in STACKS:
+        return  # loaders know no names for its single matrices
     halves = {"gate_up_proj": (("gate_proj", Role.FFN_GATE), ("up_proj", Role.FFN_UP))}.get(which, ((which, role),))
     height = rows_of_one // len(halves)
     if count > MAX_EXPERTS:

@@ -193,9 +193,9 @@ class Model:
     `dropped` maps source tensors that are left out on purpose to the reason.
 
     Of a model whose tensors keep the names of the source, `head` is the output head's module where it has a matrix of
-    its own, `routers` choose experts, `beside` names the parts of the checkpoint that the family leaves out, such as
-    "vision_tower", and `unknown` are matrices inside blocks that no row of the family names: all of these are carried
-    over.
+    its own, `stay` are matrices in blocks that are never rounded (routers, narrow projections, blocks after the last
+    layer), `beside` names the parts of the checkpoint that the family leaves out, such as "vision_tower", and `unknown`
+    are matrices inside blocks that no row of the family names: all of these are carried over.
 
     `kind` says what its GGUF file is: a language model, or an encoder of images or sound that goes with one.
     """
@@ -210,7 +210,7 @@ class Model:
     dropped: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[tuple[str, str], ...] = ()
     head: str | None = None
-    routers: tuple[str, ...] = ()
+    stay: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     kind: Literal["model", "mmproj"] = "model"

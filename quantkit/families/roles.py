@@ -35,6 +35,13 @@ INPUTS = (
     (Role.FFN_GATE, Role.FFN_UP), (Role.FFN_GATE_UP,), (Role.FFN_DOWN,),
 )  # fmt: skip
 FUSED = {role: number for number, roles in enumerate(INPUTS) for role in roles if len(roles) > 1}  # role -> its group
+# Of other roles, by the last word of their names: those of one input of latent attention, and of linear attention.
+TOGETHER = {"q_a_proj": -1, "kv_a_proj_with_mqa": -1, "in_proj_qkv": -2, "in_proj_z": -2}
+
+
+def fused_group(role: Role, module: str) -> int | None:
+    """The number of the group with which engines run a layer as one matrix, None for one that stands alone."""
+    return TOGETHER.get(module.rpartition(".")[2], FUSED.get(role))
 
 
 # Matrices that the reference converter keeps in f32 (conversion/base.py, prepare_tensors), by their name in a block.

@@ -266,6 +266,13 @@ class Family:
         further = int(hparams.number("num_nextn_predict_layers") or 0)
         return text.isdecimal() and len(text) < 7 and layers <= int(text) < layers + further
 
+    def layer_of(self, name: str, layers: int = 0) -> int | None:
+        """The number of the language model's block that a tensor lies in, None for one outside; `layers` as below."""
+        start = self.source_block.partition("{}")[0]
+        inner = self.source_name(name, layers)
+        text = inner[len(start) :].partition(".")[0] if inner.startswith(start) else ""
+        return int(text) if text.isdecimal() and len(text) < 7 else None
+
     def source_name(self, name: str, layers: int = 0) -> str:
         """The name that rows use: with the prefix that a model saved without its head lacks (Qwen3-Embedding).
 

@@ -39,6 +39,8 @@ from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
 from quantkit.version import __version__
 
+VALUES = (Role.ATTN_V, Role.ATTN_QKV)
+UNCACHED = "linear_attn"  # has a state and no keys and values
 PLAIN = "plain"  # the container that holds nothing rounded
 
 
@@ -63,7 +65,7 @@ def plan_checkpoint(
     fitted = fitting(recipe, chosen, mixed=container.mixed)
     rounded = {m.name: _rounded(recipe, m, (w, chosen[m]), dtype) for m, w in fitted.items() if w is not None}
     kept = () if copied else (m.name for m, w in chosen.items() if w is None)
-    plain = tuple(sorted([*kept, *found.routers, found.head or "lm_head"]))
+    plain = tuple(sorted([*kept, *found.stay, found.head or "lm_head"]))
     drafts = list(_drafts(tensors, rounded, found, dtype, kv_cache=recipe.kv_cache))
     core = _core(recipe, tuple(rounded.values()), inputs)
     making = {"quantkit.recipe": utf8(recipe.label).decode(), "quantkit.plan": core}
@@ -129,6 +131,9 @@ def _restored_note(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
 def _require_folds(family: str, transform: str) -> None:
     """Raise UnsupportedError where a transform would find no scales that it can move."""
     folds = folds_of(family)
+    if not folds:
+        what = f'{transform} moves scales from layer to layer, and in family "{family}" there is no place for them'
+        raise UnsupportedError(what, key="method.transform", hint="use a recipe without a transform, such as w4a16")
     if only_into_norms(transform) and not any(fold.norm for fold in folds):
         what = f'{transform} moves scales into norms, and in family "{family}" no layer reads what a norm gives'
         raise UnsupportedError(what, key="method.transform", hint='use the transform "awq", or none')
@@ -217,8 +222,8 @@ def _drafts(
             raise UnsupportedError(what, tensor=name, hint="round or keep all experts of a layer")
         layer = members[0].layer if members else block_of(name)[0]
         yield from units or [_beside(plain_entry(info, dtype), Role.OTHER, layer, info)]
-        if kv_cache and members and members[0].role in (Role.ATTN_V, Role.ATTN_QKV):
-            attention = members[0].name.rpartition(".")[0]
+        attention = members[0].name.rpartition(".")[0] if members else ""
+        if kv_cache and members and members[0].role in VALUES and not attention.endswith(UNCACHED):
             for entry in kv_cache_entries(attention, dtype):
                 yield _beside(entry, Role.OTHER, layer)
 

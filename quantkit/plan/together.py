@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from quantkit.families.roles import FUSED
+from quantkit.families.roles import fused_group
 from quantkit.plan.base import Plan, Unit
 
 
@@ -27,7 +27,8 @@ def siblings(rounded: Iterable[Unit]) -> list[tuple[Unit, ...]]:
     groups: dict[tuple[object, ...], list[Unit]] = {}
     for unit in rounded:
         tensor = unit.tensor
-        fused = unit.layout is not None and unit.layout.traits.sharing and tensor.role in FUSED
-        shared = (tensor.layer, tensor.expert, FUSED[tensor.role]) if fused else (unit.name,)
+        group = fused_group(tensor.role, tensor.name)
+        fused = unit.layout is not None and unit.layout.traits.sharing and group is not None
+        shared = (tensor.layer, tensor.expert, group) if fused else (unit.name,)
         groups.setdefault(shared, []).append(unit)
     return [tuple(group) for group in groups.values()]

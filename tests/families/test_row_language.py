@@ -358,12 +358,12 @@ def test_a_family_for_gguf_alone_is_refused_elsewhere(family: Family) -> None:
 def test_the_refusal_is_said_by_the_commands(tmp_path: object) -> None:
     from pathlib import Path
 
-    folder = checkpoints.build("olmoe", Path(str(tmp_path)))
+    folder = checkpoints.build("mamba", Path(str(tmp_path)))
     text = TINY.parent / "calibration.jsonl"
     for command in (("plan", folder, "--to", "w4a16"), ("calibrate", folder, "--data", text, "-o", folder / "x.gguf")):
         ran = quantkit(*command)
         assert ran.status == 4, ran.stderr
-        assert 'family "olmoe" is read for GGUF files' in ran.stderr
+        assert 'family "mamba" is read for GGUF files' in ran.stderr
 
 
 @pytest.mark.parametrize("family", known_families(), ids=lambda family: family.name)

@@ -94,7 +94,7 @@ class BlockModel:
         """About how much memory one token takes inside a block: what the linears it goes through read and give."""
         config = self.skeleton.model.config
         width = sum(share * (linear.rows + linear.cols) for linear, share in self._met(resident))
-        scores = 2 * config.num_attention_heads * seqlen if config._attn_implementation == "eager" else 0
+        scores = 2 * getattr(config, "num_attention_heads", 0) * seqlen if config._attn_implementation == "eager" else 0
         return 4 * (width + scores)
 
     def kept_bytes(self, resident: Resident) -> int:

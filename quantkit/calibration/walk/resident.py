@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from quantkit.calibration.statistics.sums import Linear, Site
 from quantkit.calibration.walk.experts import separate
 from quantkit.calibration.walk.skeleton import Skeleton, fill_buffers, set_parameter
-from quantkit.calibration.walk.weights import locate, read_rows
+from quantkit.calibration.walk.weights import locate, named, read_rows
 from quantkit.errors import InputError
 from quantkit.families.model import Rows
 from quantkit.source import Checkpoint
@@ -320,11 +320,16 @@ def load_parameters(
 
 
 def load_buffers(checkpoint: Checkpoint, module: nn.Module, prefix: str, device: torch.device) -> None:
-    """Read those buffers of `module` that the checkpoint holds; the others are left as they are."""
-    held = checkpoint.tensors()
+    """Read those buffers of `module` that the checkpoint holds; others that are computed are left as they are.
+
+    Raises InputError for one that is part of the model and not there.
+    """
+    held, saved = checkpoint.tensors(), module.state_dict().keys()
     for name, buffer in list(module.named_buffers()):
-        info = held.get(prefix + name)
-        if info is None or info.shape != tuple(buffer.shape):
+        info = named(prefix + name, held)
+        if info is None or info.elements != buffer.numel():
+            if name in saved:
+                locate(prefix + name, buffer.shape, held)
             continue
         parent, _, attribute = name.rpartition(".")
         values = read_rows(checkpoint, Rows(info.name, 0, info.rows), buffer.shape, device)

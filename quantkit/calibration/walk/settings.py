@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +16,10 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, lacks_head, stored_head
 from quantkit.families.hparams import Hparams
-from quantkit.families.linears import require_served
+from quantkit.families.linears import further_blocks, require_served
 from quantkit.families.mapping import check_shapes
-from quantkit.families.names import expert_of, layer_numbers
+from quantkit.families.names import expert_of
+from quantkit.families.rows import Family
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.units import counted
@@ -35,14 +37,34 @@ SHAPES = frozenset({
 })  # fmt: skip
 ARITHMETIC = frozenset({
     "hidden_act", "hidden_activation", "rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping",
-    "query_pre_attn_scalar", "num_experts_per_tok", "norm_topk_prob", "use_bidirectional_attention",
+    "query_pre_attn_scalar", "num_experts_per_tok", "use_qk_norm", "norm_topk_prob", "use_bidirectional_attention",
 })  # fmt: skip
 POSITIONS = frozenset({
     "max_position_embeddings", "original_max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters",
     "rope_local_base_freq", "partial_rotary_factor", "sliding_window", "use_sliding_window", "max_window_layers",
     "layer_types", "sliding_window_pattern",
 })  # fmt: skip
-COMPUTES = SHAPES | ARITHMETIC | POSITIONS
+MIXTURES = frozenset({
+    "n_routed_experts", "n_shared_experts", "num_shared_experts", "routed_scaling_factor", "n_group", "topk_group",
+    "topk_method", "first_k_dense_replace", "mlp_layer_types", "shared_expert_intermediate_size",
+    "shared_intermediate_size", "num_dense_layers", "use_expert_bias", "moe_num_experts", "moe_k",
+    "moe_num_shared_experts", "moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval", "moe_norm_min",
+    "moe_topk", "swiglu_alpha", "swiglu_limit",
+})  # fmt: skip
+LATENTS = frozenset({
+    "kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "rope_interleave",
+})  # fmt: skip
+RECURRENT = frozenset({
+    "linear_conv_kernel_dim", "linear_key_head_dim", "linear_value_head_dim", "linear_num_key_heads",
+    "linear_num_value_heads", "full_attention_interval", "mamba_d_ssm", "mamba_n_heads", "mamba_d_head",
+    "mamba_n_groups", "mamba_d_state", "mamba_d_conv", "mamba_expand", "mamba_chunk_size", "mamba_conv_bias",
+    "mamba_proj_bias", "mamba_norm_before_gate", "mamba_rms_norm", "projectors_bias", "time_step_limit",
+})  # fmt: skip
+CONVOLVED = frozenset({
+    "norm_eps", "conv_bias", "conv_L_cache", "full_attn_idxs", "block_ff_dim", "block_multiple_of",
+    "block_ffn_dim_multiplier", "block_auto_adjust_ff_dim",
+})  # fmt: skip
+COMPUTES = SHAPES | ARITHMETIC | POSITIONS | MIXTURES | LATENTS | RECURRENT | CONVOLVED
 
 # Given to every class, whose own defaults may lie outside a small vocabulary (Phi-3: padding is 32000).
 NO_TOKENS: Mapping[str, None] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
@@ -58,8 +80,8 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     require_served(family)
     settings = _text_settings(config)
     kind = family.model_type(config)
-    count = _count_layers(settings, tensors)
-    hparams = family.hparams(config)
+    count = _count_layers(family, config, settings, tensors)
+    hparams = family.numbers(config, tensors)
     check_shapes(family, hparams, tensors)
     _check_experts(hparams, tensors)
     types = settings.get("layer_types")
@@ -74,7 +96,15 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
         name = rope.get("rope_type", rope.get("type"))
         early = isinstance(name, str) and name in EARLY_LONGROPE
         settings["rope_scaling"] = {**rope, "type": "longrope" if early else name}
-    return kind, {**settings, **NO_TOKENS}
+    return kind, {**{key: _number(value) for key, value in settings.items()}, **NO_TOKENS}
+
+
+def _number(value: Any) -> Any:
+    """A value with its infinite numbers, which JSON has not: transformers writes {"__float__": "Infinity"}."""
+    if isinstance(value, Mapping) and value.keys() == {"__float__"}:
+        known = {"Infinity": math.inf, "-Infinity": -math.inf}
+        return known.get(str(value["__float__"]), value)
+    return [_number(one) for one in value] if isinstance(value, list) else value
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -104,11 +134,19 @@ def _text_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _count_layers(settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> int:
-    """How many blocks the tensors make; config.json has to say the same."""
-    numbers = layer_numbers(tensors)
+def _count_layers(
+    family: Family, config: Mapping[str, Any], settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+) -> int:
+    """How many layers the tensors make; config.json has to say the same. Blocks after the last layer, which predict
+    further tokens, are none."""
+    said = settings.get("num_hidden_layers")
+    layers = said if isinstance(said, int) and not isinstance(said, bool) and 0 < said <= MAX_LAYERS else 0
+    numbers = {number for name in tensors if (number := family.layer_of(name, layers)) is not None}
     count = max(numbers, default=-1) + 1
-    said = settings.get("num_hidden_layers", count)
+    if 0 < layers < count:
+        count -= min(count - layers, further_blocks(family, family.numbers(config, tensors)))
+        numbers = {number for number in numbers if number < count}
+    said = count if said is None else said
     if isinstance(said, bool) or said != count or not count:
         what = f"is {shown(str(said)[:100])}, the checkpoint has {counted(count, 'layer')}"
         raise _contradiction("num_hidden_layers", what, "is a shard missing?")

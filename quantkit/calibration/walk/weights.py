@@ -20,12 +20,20 @@ from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 
 SLAB_WEIGHTS = 1 << 24  # read at once: 64 MiB of float32
 
-# Name in memory -> name in files. Expert matrices of Mixtral (modeling_mixtral.py before transformers 5).
+# Name in memory -> name in files, one after the other (conversion_mapping.py of transformers 5): GPT-NeoX's head, the
+# routers of Phi, Granite and ERNIE, Granite's stacks, EXAONE's bias, Mixtral's mixtures and experts.
 OLD_NAMES = (
-    (re.compile(r"\.mlp\.gate\."), ".block_sparse_moe.gate."),
-    (re.compile(r"\.mlp\.experts\.(\d+)\.gate_proj\."), r".block_sparse_moe.experts.\1.w1."),
-    (re.compile(r"\.mlp\.experts\.(\d+)\.down_proj\."), r".block_sparse_moe.experts.\1.w2."),
-    (re.compile(r"\.mlp\.experts\.(\d+)\.up_proj\."), r".block_sparse_moe.experts.\1.w3."),
+    (re.compile(r"^lm_head\."), "embed_out."),
+    (re.compile(r"\.mlp\.router\."), ".block_sparse_moe.gate."),
+    (re.compile(r"\.block_sparse_moe\.router\."), ".block_sparse_moe.router.layer."),
+    (re.compile(r"\.block_sparse_moe\.experts\.gate_up_proj$"), ".block_sparse_moe.input_linear.weight"),
+    (re.compile(r"\.block_sparse_moe\.experts\.down_proj$"), ".block_sparse_moe.output_linear.weight"),
+    (re.compile(r"\.gate\.moe_statics\."), ".moe_statics."),
+    (re.compile(r"\.gate\.e_score_correction_bias$"), ".e_score_correction_bias"),
+    (re.compile(r"\.mlp\.(?=gate\.|experts\.|e_score_correction_bias)"), ".block_sparse_moe."),
+    (re.compile(r"(\.experts\.\d+\.)gate_proj\."), r"\1w1."),
+    (re.compile(r"(\.experts\.\d+\.)down_proj\."), r"\1w2."),
+    (re.compile(r"(\.experts\.\d+\.)up_proj\."), r"\1w3."),
 )
 
 
@@ -35,15 +43,20 @@ def locate(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo])
     Raises InputError when the checkpoint has no such tensor or one of another shape, UnsupportedError for a stored
     type that is not a float.
     """
-    for name in _spellings(parameter):
-        if name in tensors:
-            return _checked(parameter, shape, tensors[name], Rows(name, 0, tensors[name].rows))
+    info = named(parameter, tensors)
+    if info is not None:
+        return _checked(parameter, shape, info, Rows(info.name, 0, info.rows))
     stacked = _stacked(parameter, shape, tensors)
     if stacked is not None:
         return stacked
     near = get_close_matches(parameter, list(tensors), 1)
     hint = f'the nearest name is "{near[0]}"; is a shard missing?' if near else "is a shard missing?"
     raise InputError(f'the checkpoint has no tensor "{parameter}"', tensor=parameter, hint=hint)
+
+
+def named(parameter: str, tensors: Mapping[str, TensorInfo]) -> TensorInfo | None:
+    """The tensor that holds a parameter or buffer, under any of its names; None where there is none."""
+    return next((tensors[name] for name in _spellings(parameter) if name in tensors), None)
 
 
 def stored_type(info: TensorInfo) -> torch.dtype:
@@ -73,10 +86,10 @@ def read_rows(
 
 def _spellings(parameter: str) -> Iterator[str]:
     """The names a parameter may have in files, the likeliest first."""
-    old = parameter
+    spelled = [parameter]
     for pattern, replacement in OLD_NAMES:
-        old = pattern.sub(replacement, old)
-    for name in dict.fromkeys((parameter, old)):
+        spelled += [pattern.sub(replacement, name) for name in spelled]
+    for name in dict.fromkeys(spelled):
         yield name
         yield f"language_model.{name}"
         if name.startswith("model."):
@@ -92,7 +105,7 @@ def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo
         return None
     module, number, which = match[1], int(match[2]), match[3]
     stack = f"{module}.down_proj" if which == "down" else f"{module}.gate_up_proj"
-    info = next((tensors[name] for name in _spellings(stack) if name in tensors), None)
+    info = named(stack, tensors)
     if info is None:
         return None
     rows, cols = shape

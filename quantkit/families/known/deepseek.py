@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.layers import before, both, flagged, from_, not_
 from quantkit.families.layouts import fold, rows, turn
@@ -17,7 +17,6 @@ from quantkit.families.rows import (
     MLP,
     NORMS,
     OUTSIDE,
-    UNSERVED,
     Drop,
     Family,
     T,
@@ -195,9 +194,9 @@ DEEPSEEK2 = Family(
     ),
     aliases={"n_routed_experts": "num_local_experts"},
     derive=(numbers,),
+    folds=folds.INNER,
     skips_further="llama.cpp predicts no further tokens with this architecture",
     assumes=(assumptions.silu, sigmoid_or_softmax),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (DEEPSEEK2,)

@@ -11,7 +11,7 @@ from quantkit.families import keys
 from quantkit.families.known.deepseek import DEEPSEEK2, KEYS, SHARED
 from quantkit.families.known.glm4_moe import FURTHER, NEXT, SEEN
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, T
+from quantkit.families.rows import ALWAYS, UNSERVED, T
 
 INDEXER = (
     T("self_attn.indexer.wk.weight", "indexer.attn_k.weight", Role.ATTN_K, "index_head_dim hidden_size"),
@@ -51,6 +51,7 @@ DEEPSEEK32 = replace(
     ),
     skips_further=None,
     assumes=DEEPSEEK2.assumes[:1],
+    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (DEEPSEEK32,)

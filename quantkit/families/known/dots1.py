@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.layers import before, from_
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -12,7 +12,6 @@ from quantkit.families.rows import (
     NORMS,
     OUTSIDE,
     QK_NORMS,
-    UNSERVED,
     Family,
     T,
     at,
@@ -60,7 +59,7 @@ DOTS1 = Family(
     ),
     drop=(FREQUENCIES,),
     assumes=(assumptions.silu, assumptions.yarn_temperature),
-    unserved=UNSERVED,
+    folds=folds.INNER,
 )  # fmt: skip
 
 FAMILIES = (DOTS1,)

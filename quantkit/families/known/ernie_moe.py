@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.ernie import ERNIE4_5
 from quantkit.families.layers import by_rule, kind
@@ -14,7 +14,6 @@ from quantkit.families.rows import (
     FREQUENCIES,
     MLP,
     NORMS,
-    UNSERVED,
     Drop,
     T,
     at,
@@ -84,8 +83,7 @@ ERNIE4_5_MOE = replace(
     ),
     drop=(FREQUENCIES, Drop("model.mtp_*", "llama.cpp predicts no further tokens with this architecture")),
     assumes=(assumptions.silu, same_width),
-    folds=(),
-    unserved=UNSERVED,
+    folds=folds.INNER,
 )  # fmt: skip
 
 FAMILIES = (ERNIE4_5_MOE,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.layers import AFTER_TRUNK, before, flagged, from_, further
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -11,7 +11,6 @@ from quantkit.families.rows import (
     MLP,
     OUTSIDE,
     QK_NORMS,
-    UNSERVED,
     Family,
     T,
     TokenizerRules,
@@ -82,8 +81,8 @@ GLM4_MOE = Family(
     aliases={"n_routed_experts": "num_local_experts"},
     seen=(SEEN,),
     assumes=(assumptions.silu, assumptions.yarn_temperature),
+    folds=folds.INNER,
     tokens=TOKENS,
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (GLM4_MOE,)

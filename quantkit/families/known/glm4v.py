@@ -14,7 +14,7 @@ from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.model import RowOrder
 from quantkit.families.placements import Placement, whole
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, FREQUENCIES, NORMS, UNSERVED, biased
+from quantkit.families.rows import ATTENTION, FREQUENCIES, NORMS, biased
 from quantkit.tensors import TensorInfo
 
 
@@ -53,8 +53,6 @@ GLM4V = replace(
     strip="language_model.",
     inside={"Glm4vModel": "Glm4vForConditionalGeneration", "Glm4vTextModel": "Glm4vForConditionalGeneration"},
     assumes=(assumptions.silu,),
-    folds=(),
-    unserved=UNSERVED,
 )  # fmt: skip
 GLM4V_MOE = replace(
     GLM4_MOE,

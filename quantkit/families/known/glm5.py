@@ -16,7 +16,7 @@ from quantkit.families.known.deepseek import DEEPSEEK2, numbers
 from quantkit.families.known.deepseek32 import INDEXER, INDEXER_KEYS
 from quantkit.families.known.glm4_moe import FURTHER, NEXT, SEEN, TOKENS
 from quantkit.families.layers import TRUNK, Layers, kind, listed, not_
-from quantkit.families.rows import FREQUENCIES, at, optional
+from quantkit.families.rows import FREQUENCIES, UNSERVED, at, optional
 
 GLM4_FLASH = replace(
     DEEPSEEK2,
@@ -103,6 +103,7 @@ GLM_DSA = replace(
     ),
     derive=(numbers, indexer_types),
     assumes=(assumptions.silu,),
+    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (GLM4_FLASH, GLM_DSA)

@@ -66,8 +66,8 @@ GPT_NEOX = Family(
     ),
     drop=BUFFERS,
     aliases={"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"},
+    computes=frozenset({"use_parallel_residual", "layer_norm_eps", "rotary_pct", "rotary_emb_base"}),
     derive=(whole_numbers,),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 

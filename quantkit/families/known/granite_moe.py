@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.families import keys
+from quantkit.families import folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.granite import GRANITE
 from quantkit.families.layers import flagged
 from quantkit.families.placements import first_half, gate_half, second_half, up_half
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, NORMS, UNSERVED, T, at, rotated
+from quantkit.families.rows import ATTENTION, NORMS, T, at, rotated
 
 FUSED, SHARED = "num_local_experts 2*intermediate_size hidden_size", "2*shared_intermediate_size hidden_size"
 
@@ -59,8 +59,7 @@ GRANITE_MOE = replace(
         *GRANITE.keys,
         keys.Key("expert_shared_feed_forward_length", "u32", "shared_intermediate_size", nonzero=True),
     ),
-    folds=(),
-    unserved=UNSERVED,
+    folds=(folds.ATTENTION_IN, folds.VALUES),
 )  # fmt: skip
 
 FAMILIES = (GRANITE_MOE,)

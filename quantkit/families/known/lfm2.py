@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.families import keys
+from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import before, from_, kind, listed
 from quantkit.families.layouts import squeeze, stack
 from quantkit.families.roles import Role
-from quantkit.families.rows import EMBEDDING, PRESENT, UNSERVED, Family, T, at
+from quantkit.families.rows import EMBEDDING, PRESENT, Family, T, at
 
 CONV, ATTENTION = "conv", "full_attention"
 
@@ -100,9 +101,10 @@ LFM2 = Family(
     inside={"Lfm2Model": "Lfm2ForCausalLM"},
     aliases={"norm_eps": "rms_norm_eps"},
     derive=(KINDS, adjusted_width),
+    folds=(Fold("feed_forward.w3", ("feed_forward.w2",)),),
+    computes=frozenset({"tie_embedding"}),
     back=BACK,
     graph=numbers_of_layers,
-    unserved=UNSERVED,
 )  # fmt: skip
 LFM2_MOE = replace(
     LFM2,

@@ -8,7 +8,6 @@ from dataclasses import replace
 from quantkit.families import keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.qwen import QWEN3_MOE
-from quantkit.families.rows import UNSERVED
 from quantkit.metadata import KeyValue
 
 
@@ -35,7 +34,6 @@ MELLUM = replace(
         },
     },
     keys=(*keys.COMMON, keys.Key("expert_feed_forward_length", "u32", "moe_intermediate_size"), window),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (MELLUM,)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.placements import longrope_factors
 from quantkit.families.roles import Role
-from quantkit.families.rows import FREQUENCIES, MLP, NORMS, OUTSIDE, UNSERVED, Family, T
+from quantkit.families.rows import FREQUENCIES, MLP, NORMS, OUTSIDE, Family, T
 
 HEADS = "num_attention_heads"
 QUERIES = f"{HEADS}*(qk_nope_head_dim+qk_rope_head_dim)"
@@ -79,6 +79,7 @@ MINICPM3 = Family(
         *MLP,
     ),
     derive=(numbers,),
+    folds=(folds.MLP_OUT,),
     keys=(
         *keys.SIZES,
         keys.RMS_EPSILON,
@@ -91,7 +92,7 @@ MINICPM3 = Family(
     drop=(FREQUENCIES,),
     extra=longrope_factors,
     assumes=(assumptions.silu, fixed_scales, values_of_a_head, longrope_within_context),
-    unserved=UNSERVED,
+    computes=frozenset({"scale_emb", "scale_depth", "dim_model_base"}),
 )  # fmt: skip
 
 FAMILIES = (MINICPM3,)

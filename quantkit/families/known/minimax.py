@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
     ATTENTION,
@@ -10,7 +10,6 @@ from quantkit.families.rows import (
     NORMS,
     OUTSIDE,
     QK_NORMS_OF_ALL,
-    UNSERVED,
     Drop,
     Family,
     T,
@@ -45,7 +44,8 @@ MINIMAX_M2 = Family(
     ),
     drop=(FREQUENCIES, Drop("mtp.*", "llama.cpp predicts no further tokens with this architecture")),
     assumes=(assumptions.silu, assumptions.yarn_temperature),
-    unserved=UNSERVED,
+    folds=(folds.EXPERT_OUT,),
+    computes=frozenset({"rotary_dim"}),
 )  # fmt: skip
 
 FAMILIES = (MINIMAX_M2,)

@@ -14,7 +14,6 @@ from quantkit.families.rows import (
     NORMS,
     OUTSIDE,
     QK_NORMS_OF_ALL,
-    UNSERVED,
     Family,
     experts,
 )
@@ -53,7 +52,6 @@ OLMO3 = replace(
         ),
     ),
     assumes=(*OLMO2.assumes, one_base),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 
@@ -82,10 +80,10 @@ OLMOE = Family(
         *experts("intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"),
     ),
     keys=keys.COMMON,
+    computes=frozenset({"clip_qkv"}),
     drop=(FREQUENCIES,),
     assumes=(assumptions.silu, assumptions.yarn_temperature, assumptions.plain_router, unclipped),
     folds=folds.MIXTURE,
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (OLMO3, OLMOE)

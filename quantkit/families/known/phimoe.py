@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantkit.families import keys
+from quantkit.families import folds, keys
 from quantkit.families.known.phi import PHI3
 from quantkit.families.rows import (
     ATTENTION,
@@ -12,7 +12,6 @@ from quantkit.families.rows import (
     FINAL_NORM,
     HEAD,
     NORMS,
-    UNSERVED,
     experts,
     with_biases,
 )
@@ -41,8 +40,8 @@ PHIMOE = replace(
         keys.Key("expert_count", "u32", "num_local_experts"),
         keys.Key("expert_used_count", "u32", "num_experts_per_tok"),
     ),
-    folds=(),
-    unserved=UNSERVED,
+    folds=(folds.EXPERT_OUT,),
+    computes=frozenset({"lm_head_bias"}),
 )  # fmt: skip
 
 FAMILIES = (PHIMOE,)

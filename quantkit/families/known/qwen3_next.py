@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import (
     AFTER_TRUNK,
@@ -30,7 +30,6 @@ from quantkit.families.rows import (
     MLP,
     OUTSIDE,
     QK_NORMS,
-    UNSERVED,
     Drop,
     Family,
     Rename,
@@ -101,6 +100,8 @@ MIXTURE = (
     *experts("moe_intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"),
     *shared_expert("shared_expert_intermediate_size", "mlp.shared_expert", gate="mlp.shared_expert_gate"),
 )
+
+MIXED = (folds.EXPERT_OUT, folds.Fold("mlp.shared_expert.up_proj", ("mlp.shared_expert.down_proj",)))
 
 GROUPS = fold(KEYS, "of_one_key")
 NEXT_IN = (
@@ -178,8 +179,8 @@ QWEN3_NEXT = Family(
     ),
     seen=(further("model.layers.{}.eh_proj.weight", "mtp_num_hidden_layers"),),
     assumes=(assumptions.silu,),
+    folds=MIXED,
     tokens=TokenizerRules(slow="Qwen2Tokenizer"),
-    unserved=UNSERVED,
 )  # fmt: skip
 ORDERED = recurrent(IN, TILED, joined(squeeze >> Q_AND_K, squeeze >> V >> TILED), columns(KEYS, OF_KEY))
 QWEN3_5 = replace(
@@ -200,6 +201,7 @@ QWEN3_5 = replace(
     },
     block=(*NORMS, *ORDERED, *ATTENTION, *FURTHER, *MLP),
     keys=(*keys.COMMON, *SSM_KEYS, keys.rope_sections(11, 11, 10)),
+    folds=(folds.MLP_OUT,),
     drop=(FREQUENCIES, *VISION),
     strip="language_model.",
 )
@@ -224,6 +226,7 @@ QWEN3_5_MOE = replace(
     },
     block=(*NORMS, *ORDERED, *ATTENTION, *FURTHER, *MIXTURE),
     keys=(*keys.COMMON, *keys.EXPERT_LENGTHS, *SSM_KEYS, keys.rope_sections(11, 11, 10)),
+    folds=MIXED,
 )
 
 FAMILIES = (QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE)

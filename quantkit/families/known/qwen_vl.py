@@ -51,7 +51,6 @@ QWEN2_VL = replace(
         "Qwen2VLModel": "Qwen2VLForConditionalGeneration",
         "Qwen2_5_VLModel": "Qwen2_5_VLForConditionalGeneration",
     },
-    unserved=UNSERVED,
 )
 QWEN3_VL = replace(
     QWEN3,
@@ -71,7 +70,6 @@ QWEN3_VL = replace(
     inside={"Qwen3VLModel": "Qwen3VLForConditionalGeneration"},
     derive=(deepstack,),
     reranks=False,
-    unserved=UNSERVED,
 )  # fmt: skip
 WIDTH = "moe_intermediate_size"
 MIXTURE = experts(WIDTH, "mlp", "gate_proj", "up_proj", "down_proj")
