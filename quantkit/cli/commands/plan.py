@@ -169,7 +169,7 @@ def _consumer_lines(plan: Plan, tp: int) -> list[str]:
 
 def _layer_lines(plan: Plan) -> list[str]:
     """How many layers of a checkpoint are rounded, and which stay as they are."""
-    if not plan.is_checkpoint:
+    if not plan.rounded or not plan.is_checkpoint:
         return []
     rounded = {unit.name for unit in plan.rounded}
     kept = [linear.name for linear in plan.linears if linear.name not in rounded]
