@@ -11,6 +11,7 @@ goes: that is how tests prove that none is lost or doubled.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -95,9 +96,13 @@ def _made(info: TensorInfo, steps: tuple[Step, ...]) -> Placement:
 
 
 def _matrix(info: TensorInfo, start: int, shape: tuple[int, ...], steps: tuple[Step, ...]) -> Made:
-    """One matrix, whose shape afterwards is found by moving an array without memory of its own."""
-    after = move(np.broadcast_to(np.int8(0), shape), steps).shape
-    return Made(Rows(info.name, start, start + _rows_of(shape)), shape, steps, after)
+    return Made(Rows(info.name, start, start + _rows_of(shape)), shape, steps, _after(shape, steps))
+
+
+@lru_cache(1024)  # all matrices of a stack, and most layers, have the same
+def _after(shape: tuple[int, ...], steps: tuple[Step, ...]) -> tuple[int, ...]:
+    """What becomes of a shape, found by moving an array without memory of its own."""
+    return move(np.broadcast_to(np.int8(0), shape), steps).shape
 
 
 def _rows_of(shape: tuple[int, ...]) -> int:

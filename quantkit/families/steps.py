@@ -29,11 +29,18 @@ def _axis(x: Array) -> int:
 
 
 def _rows(x: Array, start: int, stop: int) -> Array:
-    return np.take(x, range(start, stop), axis=_axis(x))
+    rows = x.shape[_axis(x)]
+    if not 0 <= start <= stop <= rows:
+        raise IndexError(f"rows {start} to {stop} of {rows}")
+    return _sliced(x, slice(start, stop))
 
 
 def _every(x: Array, which: int, of: int) -> Array:
-    return np.take(x, range(which, x.shape[_axis(x)], of), axis=_axis(x))
+    return _sliced(x, slice(which, None, of))
+
+
+def _sliced(x: Array, rows: slice) -> Array:
+    return x[(slice(None),) * _axis(x) + (rows,)]
 
 
 def _fold(x: Array, outer: int, inner: int) -> Array:
