@@ -63,7 +63,7 @@ def test_results_and_options_of_functions_are_exported() -> None:
     for name in ("convert", "verify", "inspect", "prepare", "estimate", "doctor", "pack", "candidates", "calibrate"):
         for annotation in inspect.getfullargspec(getattr(quantkit, name)).annotations.values():
             for word in re.findall(r"\b[A-Z]\w+", annotation):
-                known = {"None", "Path", "Callable", "Any", "CalibratePlan"}
+                known = {"None", "Path", "Callable", "Sequence", "Any", "CalibratePlan"}
                 assert word in known or word in quantkit.__all__, (name, word)
 
 

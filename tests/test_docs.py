@@ -18,6 +18,7 @@ from quantkit.cli.app import app
 from quantkit.families import assumptions, general, keys
 from quantkit.families.known import known_families
 from quantkit.families.towers import known_towers
+from quantkit.plan import grids
 from quantkit.qtypes import base
 from quantkit.recipes.read import recipe_names
 from quantkit.tokenizer import special_tokens
@@ -290,9 +291,17 @@ def test_the_keys_of_the_file_are_those_of_a_plan() -> None:
     documented = {key for key, _ in documented_keys("The file")}
     sources = "".join(
         (ROOT / "quantkit" / path).read_text()
-        for path in ("plan/gguf.py", "plan/feedback.py", "formats/gguf/file.py", "formats/gguf/imatrix.py")
+        for path in (
+            "plan/gguf.py",
+            "plan/feedback.py",
+            "plan/codes.py",
+            "formats/gguf/file.py",
+            "formats/gguf/imatrix.py",
+        )
     )
-    written = set(re.findall(r'KeyValue\(\s*"((?:general|quantize|quantkit|split)\.[\w.]+)"', sources))
+    written = {grids.PRESERVE_KEY} | set(
+        re.findall(r'KeyValue\(\s*"((?:general|quantize|quantkit|split)\.[\w.]+)"', sources)
+    )
     assert documented == written - {"general.type"}  # of an importance matrix, which is a GGUF file of its own
 
 
@@ -312,9 +321,17 @@ def test_the_settings_that_llama_cpp_ignores_are_those_of_the_code() -> None:
     own = {check for family in known_families() for check in family.assumes if check.__module__ != assumptions.__name__}
     code = inspect.getsource(assumptions) + "".join(map(inspect.getsource, own))
     read = re.findall(r'(?:number|flag|get|_activation)\((?:hparams, )?"(\w+)"', code)
+    read += re.findall(r'\("(\w+)", [\d.]+\)', code) + re.findall(r'"(\w+) is \{', code)
     looked_up = {"rope_type", "rope_factor", "max_position_embeddings", "num_hidden_layers", "hidden_size", "head"}
     # what is compared with, or where it stands: not what is ignored
-    looked_up |= {"num_attention_heads", "rope_scaling", "rope_parameters", "model_type"}
+    looked_up |= {
+        "num_attention_heads",
+        "rope_scaling",
+        "rope_parameters",
+        "model_type",
+        "num_local_experts",
+        "vocab_size",
+    }
     renamed = {"rope_temperature": "attention_factor", "rope_theta_swa": "rope_theta"}
     renamed["rope_original_context"] = "original_max_position_embeddings"
     assert said == {renamed.get(key, key) for key in read} - looked_up

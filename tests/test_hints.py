@@ -26,6 +26,8 @@ WORDS = {"is", "has", "cannot", "can", "knows", "writes", "raises", "needs", "it
 
 # Options of other programs that messages name: pip's, git's, those of engines and of llama.cpp's tools.
 FOREIGN = {
+    "--chat-template",
+    "--lora",
     "--merge",
     "--load-format",
     "--dtype",

@@ -77,8 +77,8 @@ def test_data_warnings_are_emitted(tmp_path: Path) -> None:
     [
         ({"samples": 0}, "--samples 0"),
         ({"seqlen": 1}, "--seqlen 1"),
-        ({"device": "tpu"}, "--device tpu"),
-        ({"activations": "tape"}, "--activations tape"),
+        ({"device": "tpu"}, '--device "tpu"'),
+        ({"activations": "tape"}, '--activations "tape"'),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, object], words: str, tmp_path: Path) -> None:

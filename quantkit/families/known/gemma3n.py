@@ -126,7 +126,7 @@ def sparsity(hparams: Hparams) -> Iterable[KeyValue]:
 
 def sizes_of_graph(hparams: Hparams) -> str | None:
     """The vectors for the layers have 256 numbers, the low-rank paths a rank of 64."""
-    for key, taken in ((PER_LAYER, 256), ("laurel_rank", 64)):
+    for key, taken in (("hidden_size_per_layer_input", 256), ("laurel_rank", 64)):
         if hparams.number(key) not in (None, taken):
             return f"{key} is {hparams.number(key):g}, it takes {taken} and loads nothing else"
     return None
