@@ -77,7 +77,8 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     unknown = [name for name in rest if name not in dropped and block_of(name)[0] is not None]
     head = next((n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.OUTPUT), None)
     staying = (name for name, role in roles.items() if role in STAYING and len(tensors[name].shape) > 1)
-    stay = tuple(name.removesuffix(WEIGHT) for name in staying if not found.get(name))
+    renamed = [family.routers.format(layer) for layer in range(layers)] if family.routers else []
+    stay = (*(name.removesuffix(WEIGHT) for name in staying if not found.get(name)), *renamed)
     return Model(
         family=family.name,
         architecture=architecture,

@@ -41,6 +41,7 @@ from quantkit.version import __version__
 
 VALUES = (Role.ATTN_V, Role.ATTN_QKV)
 UNCACHED = "linear_attn"  # has a state and no keys and values
+HEAD = "lm_head"
 PLAIN = "plain"  # the container that holds nothing rounded
 
 
@@ -65,7 +66,7 @@ def plan_checkpoint(
     fitted = fitting(recipe, chosen, mixed=container.mixed)
     rounded = {m.name: _rounded(recipe, m, (w, chosen[m]), dtype) for m, w in fitted.items() if w is not None}
     kept = () if copied else (m.name for m, w in chosen.items() if w is None)
-    plain = tuple(sorted([*kept, *found.stay, found.head or "lm_head"]))
+    plain = tuple(sorted({*kept, *found.stay, *_head_names(found.head)}))
     drafts = list(_drafts(tensors, rounded, found, dtype, kv_cache=recipe.kv_cache))
     core = _core(recipe, tuple(rounded.values()), inputs)
     making = {"quantkit.recipe": utf8(recipe.label).decode(), "quantkit.plan": core}
@@ -286,6 +287,11 @@ def _file(name: str, data: bytes) -> PlannedFile:
 
 def _json(body: Mapping[str, Any]) -> bytes:
     return (dump_json(body, indent=2, carried=True) + "\n").encode()
+
+
+def _head_names(head: str | None) -> tuple[str, ...]:
+    """What loaders call the output head: its name in the checkpoint, and the one that transformers has for all."""
+    return (HEAD,) if head is None else (head,) if head.rpartition(".")[2] == HEAD else (head, HEAD)
 
 
 def _core(recipe: Recipe, rounded: Sequence[Unit], inputs: str) -> str:

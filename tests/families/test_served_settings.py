@@ -1,0 +1,71 @@
+"""What reaches the classes of transformers that calibrate, and what checkpoints for servers leave alone."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import checkpoints
+import family_table
+import pytest
+
+from quantkit.calibration.walk.settings import COMPUTES
+from quantkit.families.known import known_families
+from quantkit.families.linears import outline
+from quantkit.plan.checkpoint import plan_checkpoint
+from quantkit.recipes.read import load_recipe
+from quantkit.source import open_source
+
+# Of training, of generation, of images, or choices among kernels that give the same.
+IDLE = frozenset({
+    "add_cross_attention", "attention_dropout", "attn_pdrop", "bos_token_id", "classifier_dropout", "dtype",
+    "embd_pdrop", "eos_token_id", "hidden_dropout", "image_token_id", "initializer_range", "input_jitter_noise",
+    "is_decoder", "num_labels", "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id",
+    "pretraining_tp", "problem_type", "resid_pdrop", "residual_dropout", "embedding_dropout", "router_aux_loss_coef",
+    "router_jitter_noise", "text_config", "use_cache", "use_return_dict", "video_token_id", "vision_config",
+})  # fmt: skip
+SERVED = [(family, kind) for family in known_families() if not family.unserved for kind in family.defaults]
+
+
+@pytest.mark.parametrize(("family", "kind"), SERVED, ids=[f"{family.name}-{kind}" for family, kind in SERVED])
+def test_what_the_class_computes_with_reaches_it(family, kind):
+    """A number of config.json that is left out takes the default of the class, and nothing else would show it."""
+    from transformers import CONFIG_MAPPING
+
+    if kind not in CONFIG_MAPPING:
+        pytest.skip("transformers has no such model type")
+    said = CONFIG_MAPPING[kind]
+    modeling = importlib.import_module(said.__module__.replace("configuration_", "modeling_"))
+    read = set(re.findall(r"\bconfig\.([a-zA-Z_0-9]+)", Path(str(modeling.__file__)).read_text()))
+    fields = {name for base in said.__mro__ for name in getattr(base, "__annotations__", {})}
+    numbers = {said.attribute_map.get(name, name) for name in read if name in fields | said.attribute_map.keys()}
+    known = COMPUTES | family.computes
+    known |= {said.attribute_map.get(name, name) for name in known}
+    assert sorted(name for name in numbers - known - IDLE if not name.startswith("_")) == []
+
+
+@pytest.mark.parametrize("name", ["qwen3.5-mtp", "glm4-moe-mtp"])
+def test_blocks_that_predict_further_tokens_stay(name, tmp_path):
+    """Neither rounded under the number of a layer nor forgotten: they are carried over and left alone by name."""
+    folder = checkpoints.build(name, tmp_path)
+    checkpoint = open_source(str(folder))
+    tensors, layers = checkpoint.tensors(), checkpoint.config["num_hidden_layers"]
+    found = outline(tensors, checkpoint.config)
+    further = [n for n in tensors if n.startswith(("mtp.", f"model.layers.{layers}."))]
+    matrices = {n.removesuffix(".weight") for n in further if len(tensors[n].shape) > 1}
+    checkpoint.close()
+    assert {m.layer for m in found.tensors} == set(range(layers))
+    assert matrices <= set(found.stay)
+    assert not any(m.name in matrices or m.name.startswith("mtp") for m in found.tensors)
+
+
+def test_narrow_projections_and_the_vision_tower_are_left_alone(tmp_path):
+    with_linear_attention = open_source(str(checkpoints.build("qwen3.5", tmp_path)))
+    plain = plan_checkpoint(with_linear_attention, load_recipe("fp8")).plain
+    with_linear_attention.close()
+    assert {"model.layers.0.linear_attn.in_proj_a", "model.layers.0.linear_attn.in_proj_b", "lm_head"} <= set(plain)
+    assert "model.layers.0.linear_attn.in_proj_qkv" not in plain
+    checkpoint = open_source(str(family_table.build("qwen3-vl", tmp_path)))
+    assert outline(checkpoint.tensors(), checkpoint.config).beside == ("visual",)
+    checkpoint.close()
