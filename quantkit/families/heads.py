@@ -18,6 +18,7 @@ from quantkit.tensors import TensorInfo
 HEAD = "lm_head.weight"
 SUFFIX = "ForCausalLM"
 TIED = "tie_word_embeddings"
+OWN_TEXT = frozenset({"KimiK3ForConditionalGeneration"})  # whose part for text names an older architecture
 
 
 @cache
@@ -32,11 +33,13 @@ def headed() -> Mapping[str, str]:
 
 def architecture_of(config: Mapping[str, Any]) -> str | None:
     """The first name in `architectures`, a nested `text_config`'s before the root's; None without one."""
-    for each in (nested_part(config) or {}, config):
-        names = each.get("architectures")
-        if isinstance(names, list) and names and isinstance(names[0], str):
-            return names[0]
-    return None
+    inner, outer = (_first_named(each) for each in (nested_part(config) or {}, config))
+    return outer if outer in OWN_TEXT else inner or outer
+
+
+def _first_named(config: Mapping[str, Any]) -> str | None:
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
 
 
 def lacks_head(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:

@@ -128,6 +128,23 @@ def lettered(key: str, known: Mapping[str, str]) -> Derive:
     return derive
 
 
+def numbered(key: str, name: str, otherwise: str) -> Derive:
+    """Layers of kind `name` where a list of their numbers, from 0, says so: all layers where config.json has none.
+
+    Raises InputError for an entry that is no number of a layer.
+    """
+
+    def derive(hparams: Hparams) -> Mapping[str, Any]:
+        count = hparams.count(TRUNK)
+        said = hparams.values.get(key)
+        if said is not None and not (isinstance(said, list) and all(type(n) is int and 0 <= n < count for n in said)):
+            raise _bad(key, f"is {shown(repr(said)[:80])}, expected numbers of layers, 0 to {count - 1}")
+        chosen = None if said is None else frozenset(said)
+        return by_rule(name, lambda hparams, layer: chosen is None or layer in chosen, otherwise)(hparams)
+
+    return derive
+
+
 def by_rule(name: str, where: Layers, otherwise: str) -> Derive:
     """Layers of kind `name` where `where` holds, of kind `otherwise` elsewhere."""
 

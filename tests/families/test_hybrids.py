@@ -59,6 +59,19 @@ LISTED = {
     **without(DENSE, "hybrid_override_pattern", "num_hidden_layers"), **OF_CLASS,
     "layers_block_type": ["linear_attention", "mlp", "linear_attention", "full_attention", "mlp"],
 }  # fmt: skip
+LFM2 = {
+    "architectures": ["Lfm2ForCausalLM"], "model_type": "lfm2", "vocab_size": 64, "hidden_size": 32,
+    "intermediate_size": 96, "block_multiple_of": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}  # fmt: skip
+FALCON_GROUPS = {
+    "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 8, "num_kv_heads": 2,
+    "new_decoder_architecture": True, "architectures": ["FalconForCausalLM"], "model_type": "falcon",
+}  # fmt: skip
+FIRST_FALCON = {
+    "vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 8, "alibi": False, "bias": False,
+    "parallel_attn": True, "architectures": ["RWForCausalLM"],
+}  # fmt: skip
 SAME: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "as transformers 5 saves it": (DENSE, LISTED),
     "as transformers 4 called the kinds": (
@@ -79,6 +92,18 @@ SAME: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         {**KIMI, "num_hidden_layers": 6,
          "layer_types": [*["linear_attention"] * 4, "full_attention", "linear_attention"]},
         {**without(KIMI, "layer_types"), "num_hidden_layers": 6},
+    ),
+    "LFM2 as first published": (
+        {**LFM2, "layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+        {**without(LFM2, "intermediate_size"), "block_ff_dim": 96, "full_attn_idxs": [1, 3], "tie_embedding": True},
+    ),
+    "LFM2's default": ({**LFM2, "layer_types": ["full_attention"] * 4}, LFM2),
+    "Falcon 40B as first published": (
+        FALCON_GROUPS, {**FIRST_FALCON, "model_type": "RefinedWeb", "n_head_kv": 2},
+    ),
+    "Falcon 7B as first published": (
+        {**without(FALCON_GROUPS, "num_kv_heads", "new_decoder_architecture"), "multi_query": True},
+        {**FIRST_FALCON, "model_type": "RefinedWebModel", "multi_query": True},
     ),
     "Granite in the words of transformers 5": (
         GRANITE, {**GRANITE, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
@@ -114,6 +139,8 @@ def test_granite_4_is_what_its_layers_are(architecture: str) -> None:
 
 
 WRONG: dict[str, tuple[Mapping[str, Any], type[QuantkitError], str]] = {
+    "a number of no layer": ({**LFM2, "full_attn_idxs": [1, 4]}, InputError, "full_attn_idxs is .* 0 to 3"),
+    "no list of layers": ({**LFM2, "full_attn_idxs": "1, 3"}, InputError, "expected numbers of layers"),
     "ways that differ": ({**LISTED, "hybrid_override_pattern": "M-M**"}, InputError, "differ in layer 4"),
     "lengths that differ": ({**LISTED, "hybrid_override_pattern": "M-M*"}, InputError, "4 entries"),
     "an unknown letter": ({**DENSE, "hybrid_override_pattern": "M-X*-"}, InputError, '"X" for layer 2'),
@@ -156,7 +183,7 @@ def test_a_configuration_that_does_not_fit_is_explained(case: str) -> None:
     config, error, message = WRONG[case]
     base = next(
         c
-        for c in (DENSE, MIXTURE, GRANITE, FALCON, KIMI, RWKV6, RWKV7)
+        for c in (DENSE, MIXTURE, GRANITE, FALCON, KIMI, LFM2, RWKV6, RWKV7)
         if c["architectures"] == config["architectures"]
     )
     with pytest.raises(error, match=message):

@@ -196,17 +196,20 @@ def which_falcon(hparams: Hparams) -> Mapping[str, Any]:
 
 
 GROUPS = fold("num_key_value_heads", "group")
+FALCON_NUMBERS = {
+    "vocab_size": 65024, "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71,
+    "num_key_value_heads": None, "layer_norm_epsilon": 1e-5, "max_position_embeddings": 2048, "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}  # fmt: skip
 FALCON = Family(
     name="falcon",
     gguf="falcon",
-    hf=("FalconForCausalLM",),
+    hf=("FalconForCausalLM", "RWForCausalLM"),
     defaults={
-        "falcon": {
-            "vocab_size": 65024, "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71,
-            "num_key_value_heads": None, "layer_norm_epsilon": 1e-5, "max_position_embeddings": 2048,
-            "rope_theta": 10000.0, "tie_word_embeddings": True, "multi_query": True,
-            "new_decoder_architecture": False,
-        },
+        "falcon": {**FALCON_NUMBERS, "multi_query": True, "new_decoder_architecture": False},
+        # as first published, with code of its own: one model type with one key head, one with groups and two norms
+        "RefinedWebModel": {**FALCON_NUMBERS, "multi_query": True, "new_decoder_architecture": False},
+        "RefinedWeb": {**FALCON_NUMBERS, "multi_query": False, "new_decoder_architecture": True},
     },
     outside=(
         T("transformer.word_embeddings.weight", "token_embd.weight", Role.TOKEN_EMBD, "vocab_size hidden_size"),

@@ -9,7 +9,7 @@ from typing import Any
 from quantkit.families import keys
 from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams
-from quantkit.families.layers import before, from_, kind, listed
+from quantkit.families.layers import before, first_said, from_, kind, listed, numbered
 from quantkit.families.layouts import squeeze, stack
 from quantkit.families.roles import Role
 from quantkit.families.rows import EMBEDDING, PRESENT, Family, T, at
@@ -83,6 +83,9 @@ def numbers_of_layers(hparams: Hparams) -> Mapping[str, Any]:
 
 KINDS = listed("layer_types", {CONV: CONV, ATTENTION: ATTENTION})
 
+# the first checkpoints number the layers that attend
+LISTED_OR_NUMBERED = first_said("layer_types", KINDS, numbered("full_attn_idxs", ATTENTION, CONV))
+
 LFM2 = Family(
     name="lfm2",
     gguf="lfm2",
@@ -99,8 +102,8 @@ LFM2 = Family(
     block=(*MIXERS, *gated("dense_width")),
     keys=KEYS,
     inside={"Lfm2Model": "Lfm2ForCausalLM"},
-    aliases={"norm_eps": "rms_norm_eps"},
-    derive=(KINDS, adjusted_width),
+    aliases={"norm_eps": "rms_norm_eps", "tie_embedding": "tie_word_embeddings"},
+    derive=(LISTED_OR_NUMBERED, adjusted_width),
     folds=(Fold("feed_forward.w3", ("feed_forward.w2",)),),
     computes=frozenset({"tie_embedding"}),
     back=BACK,
