@@ -371,10 +371,10 @@ def test_a_run_that_fails_in_its_first_block_leaves_nothing(data: Path, tmp_path
 @pytest.mark.parametrize(
     ("options", "code", "status", "words"),
     [
-        (["--device", "tpu"], "usage", 2, ["--device tpu"]),
+        (["--device", "tpu"], "usage", 2, ["--device \"tpu\""]),
         (["--samples", 0], "usage", 2, ["--samples 0"]),
         (["--seqlen", 1], "usage", 2, ["--seqlen 1"]),
-        (["--activations", "tape"], "usage", 2, ["--activations tape"]),
+        (["--activations", "tape"], "usage", 2, ["--activations \"tape\""]),
         (["--require-coverage", 101], "usage", 2, ["--require-coverage 101"]),
         (["-o", "x.bin"], "usage", 2, ['".bin"']),
         (["-o", "x.gguf", "--hessian"], "usage", 2, ["holds no Hessians"]),
