@@ -26,6 +26,7 @@ TYPED: dict[str, tuple[str, str]] = {
     "--kv": ("q8-0", "q8_0"),
     "--memory": ("rtx4091", "rtx4090"),
     "--method": ("gtpq", "gptq"),
+    "--mmproj": ("bf-16", "bf16"),
     "--on-fallback": ("eror", "error"),
     "--output-type": ("q8-0", "q8_0"),
     "--pre": ("lama-bpe", "llama-bpe"),
