@@ -18,7 +18,7 @@ from typing import Any
 
 from quantkit.calibration.text.data import load_texts
 from quantkit.consumers import parse_consumers
-from quantkit.errors import GateError, InputError, QuantkitError, ResourceError, UsageError
+from quantkit.errors import GateError, InputError, QuantkitError, ResourceError, UsageError, require_choice
 from quantkit.evaluation.gates import Verdict
 from quantkit.evaluation.memory import Memory
 from quantkit.events import Sink, StageFinished, Warned, ignore, never
@@ -30,7 +30,7 @@ from quantkit.pipeline.outputs import Artifact, job_folder, output_paths
 from quantkit.pipeline.prepare import Prepared, prepare
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan
-from quantkit.plan.encoder import AUTO, NONE
+from quantkit.plan.encoder import AUTO, ENCODER_CHOICES, NONE
 from quantkit.report.sealed import own_seal
 from quantkit.report.text import size
 from quantkit.storage import remove_job, user_key, write_small
@@ -124,6 +124,7 @@ def walk_ladder(
     """
     if output.out.suffix == ".gguf":
         raise UsageError("tune names the file after the recipe that wins", hint="give a folder with -o", key="out")
+    require_choice("--mmproj", request.mmproj, ENCODER_CHOICES)
     if request.mmproj not in (AUTO, NONE):
         message = f"--mmproj {request.mmproj}: tune measures and writes language models"
         raise UsageError(message, key="mmproj", hint="convert with the recipe that wins writes the encoder beside it")
