@@ -62,7 +62,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     """
     family, architecture = find_family(config)
     if served:
-        require_served(family)
+        require_served(family, tensors)
     hparams = family.numbers(config, tensors)
     require_complete(family, without_head(config, hparams, tensors), tensors)
     layers = trunk_of(hparams)
@@ -98,11 +98,13 @@ def further_blocks(family: Family, hparams: Hparams) -> int:
     return max(skipped, block_count(hparams) - trunk_of(hparams))
 
 
-def require_served(family: Family) -> None:
+def require_served(family: Family, tensors: Mapping[str, TensorInfo]) -> None:
     """Raise UnsupportedError for a family whose checkpoints can be made into GGUF files alone."""
     if family.unserved is not None:
         what = f'family "{family.name}" is read for GGUF files without calibration only: {family.unserved}'
-        hint = "`quantkit convert MODEL --to q4_k_m` works; for its importance matrix use llama-imatrix"
+        few = any(info.stored_as is not None and (info.stored_bits or 0) < 8 for info in tensors.values())
+        recipe = "bf16" if few else "q4_k_m"  # what is stored in few bits is rounded once more by option alone
+        hint = f"`quantkit convert MODEL --to {recipe}` works; for its importance matrix use llama-imatrix"
         raise UnsupportedError(what, key=family.name, hint=hint)
 
 

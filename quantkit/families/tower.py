@@ -75,6 +75,13 @@ class Tower:
         """Whether a source tensor is the tower's, and not the text model's."""
         return name.removeprefix(MODEL).startswith(self.owns)
 
+    def spelled(self, name: str, layers: int = 0) -> str:
+        """A source name of the tower's without "model.", in the spelling of the rows."""
+        inner = name.removeprefix(MODEL)
+        for spelling in self.spellings:
+            inner = spelling.apply(inner, layers)
+        return inner
+
     def numbers(self, config: Mapping[str, Any], hidden: int, processor: Mapping[str, Any]) -> Hparams:
         """The numbers of the tower, filled in.
 
@@ -122,10 +129,7 @@ class Standing:
 
     def source_name(self, name: str, layers: int = 0) -> str:
         """The name that rows use: without "model.", in their spelling."""
-        inner = name.removeprefix(MODEL)
-        for spelling in self.tower.spellings:
-            inner = spelling.apply(inner, layers)
-        return self._renumbered(inner)
+        return self._renumbered(self.tower.spelled(name, layers))
 
     def _renumbered(self, name: str) -> str:
         if self.tower.numbered is None or not name.startswith(self.tower.numbered[0]):

@@ -59,6 +59,7 @@ from quantkit.report.kinds import Stored, stored_kinds
 from quantkit.report.sealed import identity
 from quantkit.source import Checkpoint, open_source
 from quantkit.source.identity import Origin
+from quantkit.source.merged import MergedCheckpoint
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.units import counted
 from quantkit.untrusted import shown
@@ -302,10 +303,15 @@ def _require_original(source: Checkpoint, spec: str, *, by_name: bool) -> None:
     if source.kind == "gguf":
         hint = "give the Hugging Face checkpoint that it was made from"
         raise UnsupportedError(f"eval does not run {shown(source.name)}, a GGUF file, as the original", hint=hint)
-    if isinstance(source, QuantizedCheckpoint) and not by_name:
+    if _is_quantized(source) and not by_name:
         message = f"{shown(source.name)} is quantized itself: a distance from it is not one from the original"
         hint = f"give the unquantized checkpoint, or say so: quantkit eval --against-quantized {shown(spec)}"
         raise UsageError(message, key="against", hint=hint)
+
+
+def _is_quantized(source: Checkpoint) -> bool:
+    """Whether a source stores its weights quantized; with adapters merged, whether what they are merged into does."""
+    return isinstance(source.base if isinstance(source, MergedCheckpoint) else source, QuantizedCheckpoint)
 
 
 def _identified(source: Checkpoint, emit: Sink) -> dict[str, Any]:
@@ -314,8 +320,12 @@ def _identified(source: Checkpoint, emit: Sink) -> dict[str, Any]:
     weights = {f.name for f in source.files() if f.weights}
     emit(StageStarted("hash", sum(f.nbytes for f in source.files())))
     files = [{**f.as_json(), "weights": f.name in weights} for f in origin.files]
-    quantized = isinstance(source, QuantizedCheckpoint)
-    return {**origin.facts(), "quantized": quantized, "sha256": identity("original", origin.files), "files": files}
+    return {
+        **origin.facts(),
+        "quantized": _is_quantized(source),
+        "sha256": identity("original", origin.files),
+        "files": files,
+    }
 
 
 def _calibrations(artifact: Artifact, corpus: Corpus, request: EvalRequest) -> tuple[Calibrated, ...]:

@@ -13,13 +13,14 @@ from dataclasses import replace
 from math import prod, sqrt
 
 from quantkit.errors import UnsupportedError
-from quantkit.families.describe import find_family, shape_of
+from quantkit.families.describe import shape_of
 from quantkit.families.general import general_metadata
 from quantkit.families.hparams import Hparams
 from quantkit.families.mapping import Piece, find_pieces, left_out
 from quantkit.families.model import Model, ModelTensor, Part, Rows
 from quantkit.families.parts import Every, Made, Mapped
 from quantkit.families.roles import Role
+from quantkit.families.towers import text_family
 from quantkit.metadata import KeyValue
 from quantkit.source.adapter import WEIGHTS, Adapter, Change, no_place
 from quantkit.source.adapter_model import AdapterCheckpoint
@@ -36,7 +37,7 @@ def describe_adapter(checkpoint: AdapterCheckpoint) -> Model:
     """The target of an adapter. Raises UnsupportedError naming what no GGUF adapter can hold, or what the family's rows
     do not carry through; InputError for what has no place in the base model."""
     adapter = checkpoint.adapter
-    family, architecture = find_family(checkpoint.config)
+    (family, architecture), _ = text_family(checkpoint.config)
     hparams = family.numbers(checkpoint.config, {})
     _require_plain(adapter)
     changes = {f"{change.module}.weight": change for change in adapter.changes}

@@ -10,8 +10,9 @@ from typing import Any
 
 from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
+from quantkit.families.describe import find_family
 from quantkit.families.known import folds_of
-from quantkit.families.linears import in_block, outline, source_of
+from quantkit.families.linears import in_block, outline, require_served, source_of
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
 from quantkit.families.roles import INPUTS, Role
@@ -56,8 +57,8 @@ def plan_checkpoint(
     """
     tensors = checkpoint.tensors()
     decoded = recipe.container == PLAIN
-    stored = _require_plain(checkpoint, tensors, decoded or options.allow_requantize)
-    copied = decoded and (recipe.weights.type == "f32" or isinstance(checkpoint, RestoredCheckpoint))
+    stored = _require_plain(checkpoint, tensors, decoded, options)
+    copied = decoded and _only_copied(checkpoint, recipe)
     found = outline(tensors, checkpoint.config, served=not copied)
     said = computed_in(checkpoint.config, found, tensors)
     chosen = dict.fromkeys(found.tensors) if copied else _choose(recipe, found)
@@ -105,14 +106,28 @@ def plan_checkpoint(
     )
 
 
-def _require_plain(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], allowed: bool) -> list[TensorInfo]:
-    """The weights that the source stores quantized. Raises UnsupportedError for fewer than 8 bits, if not `allowed`."""
+def _only_copied(checkpoint: Checkpoint, recipe: Recipe) -> bool:
+    """Whether a plain checkpoint is made tensor by tensor, without layers that are run: of any family."""
+    unserved = find_family(checkpoint.config).family.unserved is not None
+    return recipe.weights.type == "f32" or isinstance(checkpoint, RestoredCheckpoint) or unserved
+
+
+def _require_plain(
+    checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], decoded: bool, options: PlanOptions
+) -> list[TensorInfo]:
+    """The weights that the source stores quantized.
+
+    Raises UnsupportedError for fewer than 8 bits, unless they are only `decoded` or may be rounded once more; before
+    that for a family whose layers are not rounded at all.
+    """
     if checkpoint.kind == "gguf":
         what = "a GGUF file is read backwards for checkpoints alone, not beside recipes for GGUF files"
         raise UnsupportedError(what, hint="use a command for each; or start from the checkpoint as it is on the Hub")
+    if not decoded:
+        require_served(find_family(checkpoint.config).family, tensors)
     stored = [info for info in tensors.values() if info.stored_as is not None]
     twice = sorted(info.name for info in stored if (info.stored_bits or 0) < ENOUGH_BITS)
-    if twice and not allowed:
+    if twice and not decoded and not options.allow_requantize:
         what = f"the source is quantized already: {listed(twice, 3)}"
         hint = "start from the original checkpoint; --allow-requantize accepts the loss, --to hf-bf16 makes it plain"
         raise UnsupportedError(what, tensor=twice[0], hint=hint)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantkit.families.describe import describe, find_family, inner_family, require_fitting
+from quantkit.families.describe import describe, require_fitting
 from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.model import Model
-from quantkit.families.towers import find_tower
+from quantkit.families.towers import text_family
 from quantkit.plan.adapter import describe_adapter
 from quantkit.source import Checkpoint
 from quantkit.source.adapter_model import AdapterCheckpoint
@@ -28,16 +28,14 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
         return describe_adapter(checkpoint)
     if checkpoint.kind == "gguf":
         return describe_gguf(tensors, checkpoint.metadata)
-    tower = find_tower(config)
-    named = find_family(config) if tower is None else inner_family(config)
+    named, tower = text_family(config)
     require_fitting(config, tensors)
     tensors = {n: _with_values(checkpoint, i) if named.family.is_told(i) else i for n, i in tensors.items()}
     tokenizer = read_tokenizer(read_file, config, named.family.tokens, pre=pre, names=checkpoint.file_names())
     if tower is None:
         return describe(tensors, config, read_file, named, tokenizer, name=checkpoint.name)
-    family = replace(named.family, spellings=(*tower.text, *named.family.spellings))
     text = {name: info for name, info in tensors.items() if not tower.is_own(name)}
-    model = describe(text, config, read_file, named._replace(family=family), tokenizer, name=checkpoint.name)
+    model = describe(text, config, read_file, named, tokenizer, name=checkpoint.name)
     beside = dict.fromkeys((name for name in tensors if name not in text), BESIDE)
     return replace(model, dropped={**model.dropped, **beside})
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import InputError, QuantkitError
-from quantkit.families.describe import find_family
 from quantkit.families.layers import trunk_of
+from quantkit.families.towers import text_family
 from quantkit.metadata import KeyValue
 from quantkit.qtypes.kept import kept
 from quantkit.source.adapter import WEIGHTS, Adapter, Change, no_place
@@ -257,7 +257,8 @@ def merged_with(base: Checkpoint, adapters: Sequence[Adapter]) -> MergedCheckpoi
 
 
 def _as_float32(info: TensorInfo) -> TensorInfo:
-    return replace(info, dtype="F32", nbytes=4 * info.elements)
+    """The tensor as its merged weights are: not with the codes of the base model any more."""
+    return replace(info, dtype="F32", nbytes=4 * info.elements, coded=None)
 
 
 def _require_shape(info: TensorInfo, shape: tuple[int, ...], part: str) -> None:
@@ -275,12 +276,17 @@ def _places(base: Checkpoint) -> dict[str, str]:
     """
     found = {name: name for name in base.tensors()}
     try:
-        family, _ = find_family(base.config)
+        (family, _), tower = text_family(base.config)
         layers = trunk_of(family.hparams(base.config))
     except QuantkitError:
         return found
-    spelled = {family.source_name(name, layers): name for name in base.tensors()}
-    return _Spelled({**spelled, **found}, lambda name: family.source_name(name, layers))
+
+    def spell(name: str) -> str:
+        if tower is not None and tower.is_own(name):
+            return tower.spelled(name)
+        return family.source_name(name, layers)
+
+    return _Spelled({**{spell(name): name for name in base.tensors()}, **found}, spell)
 
 
 class _Spelled(dict[str, str]):

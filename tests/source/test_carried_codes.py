@@ -13,6 +13,7 @@ from pathlib import Path
 import checkpoints
 import numpy as np
 import pytest
+from adapters import Lora, make_adapter, merged
 from coded_folder import gpt_oss, modelopt_nvfp4, say, stored_tensors
 from commands import quantkit
 from gguf import GGUFReader, dequantize
@@ -108,6 +109,46 @@ def test_codes_and_scales_of_experts_stay_bit_for_bit(recipe, published, tmp_pat
     assert np.array_equal(down, values["model.layers.2.mlp.experts.down_proj"].transpose(0, 2, 1))
 
 
+def weights_of_one(folder: Path, name: str) -> dict[str, np.ndarray]:
+    source = open_source(str(folder))
+    found = {name: source.ref(name).read(0, source.tensors()[name].rows)}
+    source.close()
+    return found
+
+
+def test_an_adapter_decodes_what_it_changes_and_no_more(nvfp4, tmp_path):
+    """Merged weights have none of the base's codes; all others are carried over as without an adapter."""
+    weight = "model.layers.0.self_attn.q_proj.weight"
+    base = weights_of_one(nvfp4, weight)
+    adapter = make_adapter(tmp_path / "adapter", base, Lora(modules=("q_proj",)))
+    out = tmp_path / "merged.gguf"
+    done = quantkit("convert", nvfp4, "--to", "f32", "--adapter", adapter, "-o", out)
+    assert done.status == 0, done.stderr
+    expected = merged(base, [(adapter, Lora(modules=("q_proj",)))])[weight]
+    name = "blk.0.attn_q.weight"
+    kinds = {target: kind for target, (kind, _) in tensors_of(out).items() if target.startswith("blk.")}
+    assert kinds[name] == "F32"
+    assert "blk.0.attn_q.scale" not in kinds
+    assert {kinds[target] for target in kinds if target.endswith("_k.weight")} == {"NVFP4"}
+    heads = 4
+    rows = values_of(out, name).reshape(heads, -1, 2, expected.shape[1]).swapaxes(1, 2).reshape(expected.shape)
+    np.testing.assert_allclose(rows, expected, rtol=3e-7, atol=1e-8)
+
+
+def test_a_quantized_base_with_an_adapter_is_no_original(nvfp4, tmp_path):
+    embedding = weights_of_one(nvfp4, "model.embed_tokens.weight")
+    adapter = make_adapter(tmp_path / "adapter", embedding, Lora(embedding=True))
+    made = tmp_path / "made.gguf"
+    assert quantkit("convert", nvfp4, "--to", "bf16", "--adapter", adapter, "-o", made, "--no-verify").status == 0
+    (tmp_path / "t.txt").write_text("The harbour was quiet in the morning. " * 50)
+    text = ("--data", tmp_path / "t.txt", "--adapter", adapter, "--window", 64)
+    seen = quantkit("eval", made, "--against", nvfp4, *text)
+    assert (seen.status, "is quantized itself" in seen.stderr) == (2, True)
+    asked = quantkit("eval", made, "--against-quantized", nvfp4, *text, "--json")
+    assert asked.status == 0, asked.stderr
+    assert asked.json["reference"]["quantized"] is True
+
+
 @pytest.mark.slow
 def test_other_types_ask_for_the_flag_and_then_grow(published, tmp_path):
     folder, values = published
@@ -135,11 +176,28 @@ def test_an_option_that_names_a_tensor_decodes_it(published):
 
 
 def test_servers_are_refused_clearly(published):
+    """For the same reason with every option, and with a hint that works: see above, and below."""
     folder, _ = published
     for recipe in ("w4a16", "fp8"):
-        refused = quantkit("plan", folder, "--to", recipe)
-        assert refused.status == 4
-        assert "error[unsupported]" in refused.stderr
+        for more in ((), ("--allow-requantize",)):
+            refused = quantkit("plan", folder, "--to", recipe, *more)
+            assert refused.status == 4
+            assert 'error[unsupported]: family "gpt_oss" is read for GGUF files' in refused.stderr
+            assert "convert MODEL --to bf16` works" in refused.stderr
+
+
+def test_a_plain_checkpoint_is_made_of_it(published, tmp_path):
+    """Of a family whose layers are not run here as well: every value is that of the codes, which bfloat16 holds."""
+    folder, values = published
+    done = quantkit("convert", folder, "--to", "hf-bf16", "-o", tmp_path / "plain")
+    assert done.status == 0, done.stderr
+    made = open_source(str(tmp_path / "plain"))
+    for name, expected in values.items():
+        info = made.tensors()[name]
+        assert (info.dtype, info.shape) == ("BF16", expected.shape)
+        assert np.array_equal(made.ref(name).read(0, info.rows).reshape(info.shape), expected)
+    made.close()
+    assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text())
 
 
 @pytest.mark.slow

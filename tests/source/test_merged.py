@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import checkpoints
 import numpy as np
 import pytest
+import tower_table
 from adapters import Lora, make_adapter, merged, weights_of
 from safetensors.numpy import load_file, save_file
 
@@ -74,6 +76,31 @@ def test_weights_are_those_of_the_formula(kind: str, bases: Callable[[str], Path
         "adapters/1/adapter_model.safetensors", "adapters/1/adapter_config.json",
     ]  # fmt: skip
     source.close()
+
+
+@pytest.mark.parametrize("tower", ["pixtral", "internvl"])
+def test_an_adapter_of_a_model_that_sees_finds_its_modules(tower: str, tmp_path: Path) -> None:
+    """PEFT names modules as they are called in memory; the checkpoint has the names that it was published with. Neither
+    the architecture of the whole is a language model's, nor are all modules the language model's."""
+    folder = tower_table.build(tower, tmp_path)
+    weights = {name: w for name, w in weights_of(folder).items() if name.endswith("q_proj.weight")}
+    called = {in_memory(name): w for name, w in weights.items()}
+    assert called.keys().isdisjoint(weights)
+    assert {"vision" in name for name in weights} == {True, False}
+    adapter = make_adapter(tmp_path / "adapter", called, Lora(modules=("q_proj",)))
+    expected = merged(called, [(adapter, Lora())])
+    source = open_source(str(folder), adapters=[str(adapter)])
+    for name, weight in weights.items():
+        got = source.ref(name).read(0, weight.shape[0])
+        np.testing.assert_allclose(got, expected[in_memory(name)], rtol=3e-7, atol=1e-9, err_msg=name)
+        assert not np.array_equal(got, weight)
+    source.close()
+
+
+def in_memory(name: str) -> str:
+    """What transformers 5 calls a module of a checkpoint with an encoder."""
+    text = re.sub(r"^language_model\.model\.", "model.language_model.", name)
+    return text if text != name else f"model.{name}"
 
 
 def _edited(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:

@@ -77,7 +77,7 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     UnsupportedError for an unknown family.
     """
     family, _ = find_family(config)
-    require_served(family)
+    require_served(family, tensors)
     settings = _text_settings(config)
     kind = family.model_type(config)
     count = _count_layers(family, config, settings, tensors)

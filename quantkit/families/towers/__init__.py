@@ -6,10 +6,12 @@ A tower is added by adding a file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from quantkit.discovery import defined, modules
+from quantkit.families.describe import Named, find_family, inner_family
 from quantkit.families.rows import Family
 from quantkit.families.tower import Tower
 
@@ -30,6 +32,20 @@ def find_tower(config: Mapping[str, Any]) -> Tower | None:
         if found:
             return found[0]
     return None
+
+
+def text_family(config: Mapping[str, Any]) -> tuple[Named, Tower | None]:
+    """The family of the language model of a parsed config.json, and the encoder before it, if there is one.
+
+    With an encoder its names may be spelled in further ways, which the family then knows, too. Raises what
+    `find_family` raises.
+    """
+    tower = find_tower(config)
+    if tower is None:
+        return find_family(config), None
+    named = inner_family(config)
+    family = replace(named.family, spellings=(*tower.text, *named.family.spellings))
+    return named._replace(family=family), tower
 
 
 def unknown_part(config: Mapping[str, Any]) -> str | None:
