@@ -11,7 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quantkit.families.model import Model, ModelTensor
+from quantkit.tensors import F32
+
+WEIGHT, SCALE, INPUT_SCALE = ".weight", ".scale", ".input_scale"
 
 ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output"})
 LINEAR = frozenset({"attn_gate", "ssm_alpha", "ssm_beta", "ssm_out"})  # attention without softmax
@@ -65,3 +71,16 @@ class Graph:
 def graph_of(model: Model) -> Graph:
     """The graph of a model that is described."""
     return Graph(model.gguf_architecture, frozenset(t.layer for t in model.tensors if ".nextn." in t.name))
+
+
+def factor_of(name: str) -> str | None:
+    """The name of a tensor's factors; None for what is no weight."""
+    return name.removesuffix(WEIGHT) + SCALE if name.endswith(WEIGHT) else None
+
+
+def of_rows(factors: F32, count: int, rows: NDArray[np.int64]) -> F32:
+    """The factor of each of these rows, (rows, 1), of a tensor that has `count`: one for all, or one for each matrix of
+    a stack."""
+    factors = factors.reshape(-1)
+    height = max(count // factors.size, 1)
+    return factors[np.minimum(rows // height, factors.size - 1)][:, None]

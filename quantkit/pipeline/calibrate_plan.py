@@ -26,6 +26,7 @@ from quantkit.families.names import text_block_of
 from quantkit.families.roles import FUSED
 from quantkit.families.rows import Family
 from quantkit.machine import memory_limit_bytes
+from quantkit.pipeline.opening import turned_back
 from quantkit.pipeline.outputs import job_folder, refuse_inputs, require_place
 from quantkit.plan.describe import describe_source
 from quantkit.report.calibration_record import record_path
@@ -176,7 +177,8 @@ def plan_calibration(request: CalibrateRequest, emit: Sink = ignore) -> Calibrat
     kind = kind_of(request)
     request.spec.check()
     require_place([request.out], record_path(request.out))
-    checkpoint = open_source(request.source, offline=request.spec.offline, emit=emit, adapters=request.adapters)
+    opened = open_source(request.source, offline=request.spec.offline, emit=emit, adapters=request.adapters)
+    checkpoint = turned_back(opened, emit)
     try:
         sources = [Path(file.path) for file in checkpoint.files()]
         refuse_inputs([request.out, record_path(request.out)], [*sources, *map(data_path, request.spec.data)])

@@ -14,6 +14,7 @@ from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.evaluation.engine_check import SourceRun
 from quantkit.events import Event, Sink, Warned, ignore
+from quantkit.families.describe_tower import LEFT_OUT
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
 from quantkit.pipeline.consumers import require_loadable
@@ -223,7 +224,12 @@ def _encoder(
         if why:
             emit(Warned("no-mmproj", f"{why}: the text model alone is written"))
         return None, []
-    described = describe_encoder(checkpoint, qtype)
+    try:
+        described = describe_encoder(checkpoint, qtype)
+    except QuantkitError as error:  # of the encoder alone: the language model can be had without it
+        if LEFT_OUT not in (error.hint or ""):
+            error.hint = "; or ".join(filter(None, (error.hint, LEFT_OUT)))
+        raise
     assert described is not None
     return described, [plan_encoder(described, checkpoint, qtype, options)]
 

@@ -128,6 +128,10 @@ def _checkpoint(recipe: Recipe) -> bool:
     return recipe.mixture is None
 
 
+def _model(recipe: Recipe) -> bool:
+    return recipe.mixture is None or not recipe.mixture.adapter
+
+
 def _rounds(recipe: Recipe) -> bool:
     return recipe.rounds
 
@@ -140,7 +144,11 @@ def _covered(recipe: Recipe) -> bool:
     return recipe.needs_calibration
 
 
+OF_MODELS = (
+    "--keep", "--imatrix", "--output-type", "--embedding-type", "--preserve", "--pure", "--pre", "--mmproj",
+)  # fmt: skip
 USES = (
+    *(Use(option, _model, "is for models: matrices of an adapter have the recipe's type") for option in OF_MODELS),
     Use("--imatrix", _gguf, "is for GGUF files; give text with --calib to recipes that need any", some=True),
     Use("--output-type", _gguf, "is for GGUF files; write a rule into a recipe of your own"),
     Use("--embedding-type", _gguf, "is for GGUF files; embeddings of checkpoints stay as they are"),

@@ -25,6 +25,7 @@ from quantkit.plan.mixture import Choice
 from quantkit.plan.reading import Slab
 from quantkit.source import Checkpoint
 from quantkit.tensors import U8, Coded, CodedRef, TensorInfo, TensorRef
+from quantkit.units import counted
 from quantkit.untrusted import listed
 
 CARRIED = "carried over, lossless"
@@ -203,12 +204,12 @@ def notes(units: Sequence[Unit], sources: Mapping[str, TensorInfo], graph: Graph
     if kept:
         words = " and ".join(sorted({unit.word.upper() for unit in kept}))
         weights = sum(prod(unit.tensor.shape) for unit in kept)
-        what = f"{len(kept)} tensors ({weights:,} weights) are carried over, lossless: codes and scales of {words}"
+        many = f"{counted(len(kept), 'tensor')} ({weights:,} weights) {'is' if len(kept) == 1 else 'are'}"
+        what = f"{many} carried over, lossless: codes and scales of {words}"
         found.append(("carried", f"{what} are those of the source; --allow-requantize decodes them"))
     others = [u for u in units if not u.codes and (codes := codes_of(u.tensor, sources, graph)) and codes.lost]
     if others:
-        what = (
-            f"{len(others)} tensors are decoded, since llama.cpp's graph of {graph.architecture} ignores the factors of"
-        )
+        many = counted(len(others), "tensor", "is", "are")
+        what = f"{many} decoded, since llama.cpp's graph of {graph.architecture} ignores the factors of"
         found.append(("decoded", f"{what} {listed([unit.name for unit in others], 2)}"))
     return found

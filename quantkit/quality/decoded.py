@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import VerificationError
+from quantkit.families.factors import factor_of, of_rows
 from quantkit.families.model import Model, ModelTensor
 from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
-from quantkit.quality.factors import factor_of, of_rows
 from quantkit.quality.tensor_errors import decode_gguf, undecodable
 from quantkit.source import Checkpoint
 from quantkit.source.base import SourceFile, close_shards, no_side_file, no_side_files, require_unchanged
@@ -78,7 +78,7 @@ class DecodedTensor:
         """Rows [start, stop) as the graph sees them: multiplied by the factor of their matrix, if it has one."""
         values = self._plain(target, start, stop)
         factors = self.factors.get(target.name)
-        return values if factors is None else values * of_rows(factors, target, np.arange(start, stop))
+        return values if factors is None else values * of_rows(factors, target.rows, np.arange(start, stop))
 
     def _plain(self, target: ModelTensor, start: int, stop: int) -> F32:
         file, tensor = self.stored[target.name]

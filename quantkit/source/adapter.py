@@ -24,6 +24,7 @@ from quantkit.source.folder import MAX_CONFIG_BYTES, locate, published_sha256
 from quantkit.source.shards import read_shards
 from quantkit.storage import hash_file
 from quantkit.tensors import FLOAT_DTYPES
+from quantkit.units import counted
 from quantkit.untrusted import InputFile, listed, open_input, parse_json_object, read_all, shown
 
 WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
@@ -235,6 +236,6 @@ def _change(module: str, parts: Mapping[str, StoredTensor], config: AdapterConfi
 
 def no_place(names: list[str], base: str) -> InputError:
     """The error for parts of an adapter that the base model has no place for."""
-    what = f"{base} has no place for {len(names)} parts of the adapter: {listed(names, 3)}"
+    what = f"{base} has no place for {counted(len(names), 'part')} of the adapter: {listed(names, 3)}"
     hint = "the adapter was made for another model: base_model_name_or_path of its adapter_config.json names it"
     return InputError(what, tensor=names[0], key="adapter", hint=hint)

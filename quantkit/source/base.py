@@ -177,5 +177,5 @@ def require_decodable(info: TensorInfo, quantization: str | None) -> None:
 def require_runnable(checkpoint: Checkpoint) -> None:
     """Raise UnsupportedError for a container whose model cannot be run here."""
     if checkpoint.kind not in {"hf", "memory"}:
-        hint = "give the Hugging Face checkpoint that it was made from"
+        hint = "give the Hugging Face checkpoint that it was made from, or make it: quantkit convert FILE --to hf-bf16"
         raise UnsupportedError(f"calibration does not run {checkpoint.kind} files: {checkpoint.name}", hint=hint)

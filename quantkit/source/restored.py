@@ -2,7 +2,7 @@
 
 The rows of the file's family are read backwards (`families.restore`), and what comes out is described as any checkpoint
 is: only if that gives the file's own tensors and keys is it taken for its origin. So whatever takes a checkpoint takes
-a GGUF file: convert for servers, calibrate, a plain checkpoint.
+a GGUF file: convert for servers, calibrate, a plain checkpoint. Factors beside weights are worked into these.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from quantkit.metadata import KeyValue
 from quantkit.qtypes import base as qtypes
 from quantkit.source.backwards import Piece, RestoredTensor, pieces_of, uncovered
 from quantkit.source.base import Checkpoint, SourceFile
+from quantkit.source.factored import factored
 from quantkit.source.folder import CONFIG
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo, TensorRef
 from quantkit.tokenizer.read import read_tokenizer
 from quantkit.tokenizer.restored import restored_tokenizer
+from quantkit.units import counted
 from quantkit.untrusted import listed, shown
 
 CLOSE = 1e-6  # of factors that other programs compute in another order
@@ -114,15 +116,19 @@ def restored(source: Checkpoint, emit: Sink = ignore) -> RestoredCheckpoint:
     if not families:
         what = f'files of the architecture "{shown(architecture)}" are not read backwards: no family gives them'
         raise UnsupportedError(what, key="general.architecture", hint=AGAIN)
+    whole = factored(source)
     errors: list[QuantkitError] = []
     for family in families:
         try:
-            found, warnings = _as(family, source, values)
+            found, warnings = _as(family, whole, values)
         except (InputError, UnsupportedError) as error:
             errors.append(error)
             continue
         for code, message in warnings:
             emit(Warned(code, message))
+        if whole.dropped:
+            what = f"{counted(len(whole.dropped), 'static scale')} of inputs (first {whole.dropped[0]})"
+            emit(Warned("not-restored", f"files of the checkpoint do not say {what}"))
         return found
     first = next((error for error in errors if error.key not in ("tensor", "shape")), errors[0])
     what = f"{shown(source.name)} cannot be turned back into a checkpoint: {first.message}"

@@ -198,6 +198,9 @@ def test_rows_that_do_not_stay_whole_and_other_mistakes(tmp_path: Path) -> None:
     assert seen.status == 4 and "kv_b_proj" in seen.stderr and "do not stay whole" in seen.stderr
     assert quantkit("convert", base, "--to", "lora-f16", *out).status == 2  # no adapter
     assert quantkit("convert", adapter, "--to", "lora-f16,q8_0", *out).status == 2
+    for option in (("--keep", "ffn=q8_0"), ("--pure",), ("--preserve",), ("--mmproj", "f16"), ("--output-type", "f16")):
+        seen = quantkit("convert", adapter, "--to", "lora-f16", *option, *out)
+        assert (seen.status, f"{option[0]} is for models" in seen.stderr) == (2, True), option
     assert quantkit("convert", base, "--to", "q8_0", "--base", base, *out).status == 2
     assert quantkit("convert", adapter, "--to", "lora-f16", "--adapter", adapter, *out).status == 2
     other = checkpoints.build("llama-untied-gqa", tmp_path)

@@ -80,6 +80,20 @@ def test_an_imatrix_weighs_a_conversion(suffix: str, data: Path, tmp_path: Path)
     assert (out.read_bytes()[:4] == b"GGUF") == (suffix == ".gguf")
 
 
+def test_a_gguf_file_is_run_as_its_checkpoint(data: Path, tmp_path: Path) -> None:
+    """Its importance is that of the checkpoint that it was made of, and is for files that are made of the file."""
+    model, (ours, theirs) = tmp_path / "model.gguf", (tmp_path / "a.gguf", tmp_path / "b.gguf")
+    assert quantkit("convert", TINY, "--to", "bf16", "--no-verify", "-o", model).status == 0
+    for source, out in ((model, ours), (TINY, theirs)):
+        seen = calibrate(source, data, out)
+        assert seen.status == 0, seen.stderr
+    found, expected = read_imatrix(ours).entries, read_imatrix(theirs).entries
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name].sums, expected[name].sums) for name in found)
+    arguments = ("convert", model, "--to", "q2_k", "--no-verify", "--imatrix", ours, "-o", tmp_path / "m.gguf")
+    assert quantkit(*arguments).status == 0
+
+
 @pytest.mark.slow
 def test_both_kinds_of_file_tell_the_same(data: Path, tmp_path: Path) -> None:
     for name in ("x.safetensors", "x.gguf"):

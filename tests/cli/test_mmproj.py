@@ -196,6 +196,7 @@ def test_damage_is_refused_before_any_work(what: str, copy: Path, tmp_path: Path
     ran = converted(copy, tmp_path / "out")
     assert ran.status == status, ran.stderr
     assert said in ran.stderr
+    assert "the text model alone: --mmproj none" in ran.stderr
     assert not (tmp_path / "out").exists()
 
 

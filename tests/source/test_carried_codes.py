@@ -109,6 +109,47 @@ def test_codes_and_scales_of_experts_stay_bit_for_bit(recipe, published, tmp_pat
     assert np.array_equal(down, values["model.layers.2.mlp.experts.down_proj"].transpose(0, 2, 1))
 
 
+def test_files_with_factors_are_turned_back(nvfp4, tmp_path):
+    """The weights of the checkpoint are codes times factors; scales of inputs have no place there, and are told of."""
+    file, out = tmp_path / "file.gguf", tmp_path / "back"
+    assert quantkit("convert", nvfp4, "--to", "bf16", "-o", file, "--no-verify").status == 0
+    assert {"blk.0.attn_k.scale", "blk.0.attn_k.input_scale"} <= tensors_of(file).keys()
+    done = quantkit("convert", file, "--to", "hf-f32", "-o", out)
+    assert done.status == 0, done.stderr
+    assert "warning[not-restored]: files of the checkpoint do not say 14 static scales of inputs" in done.stderr
+    source, back = open_source(str(nvfp4)), open_source(str(out))
+    assert back.tensors().keys() == source.tensors().keys()
+    for name, info in source.tensors().items():
+        expected, found = (each.ref(name).read(0, info.rows) for each in (source, back))
+        np.testing.assert_allclose(found, expected, rtol=3e-7, atol=0, err_msg=name)  # products of two and three
+    source.close()
+    back.close()
+    assert quantkit("verify", out, "--against", file).status == 0
+
+
+def test_a_file_with_codes_is_turned_back_to_its_values(published, tmp_path):
+    folder, values = published
+    file, out = tmp_path / "file.gguf", tmp_path / "back"
+    assert quantkit("convert", folder, "--to", "bf16", *PRE, "-o", file, "--no-verify").status == 0
+    assert quantkit("convert", file, "--to", "hf-bf16", "-o", out).status == 0
+    back = open_source(str(out))
+    for name, expected in values.items():
+        found = back.ref(name).read(0, back.tensors()[name].rows).reshape(expected.shape)
+        assert np.array_equal(found, expected), name
+    back.close()
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, np.nan])
+def test_a_factor_that_is_none_is_named(factor, nvfp4, tmp_path):
+    file = tmp_path / "file.gguf"
+    assert quantkit("convert", nvfp4, "--to", "bf16", "-o", file, "--no-verify").status == 0
+    reader = GGUFReader(file, "r+")
+    next(t for t in reader.tensors if t.name == "blk.1.attn_k.scale").data[:] = factor
+    reader.data.flush()
+    done = quantkit("convert", file, "--to", "hf-bf16", "-o", tmp_path / "out")
+    assert (done.status, 'tensor "blk.1.attn_k.scale"' in done.stderr) == (3, True), done.stderr
+
+
 def weights_of_one(folder: Path, name: str) -> dict[str, np.ndarray]:
     source = open_source(str(folder))
     found = {name: source.ref(name).read(0, source.tensors()[name].rows)}

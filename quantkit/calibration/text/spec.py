@@ -76,7 +76,7 @@ def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = 
     template = read_chat_template(checkpoint)
     texts = joined_texts([load_texts(name, template, offline=spec.offline) for name in spec.data])
     if texts.skipped:
-        emit(Warned(SKIPPED, f"{texts.name}: {counted(texts.skipped, 'row')} have no text (null) and are left out"))
+        emit(Warned(SKIPPED, f"{texts.name}: {counted(texts.skipped, 'row', 'is', 'are')} left out: no text (null)"))
     tokens = model_tokens(checkpoint, embedding_rows(checkpoint))
     samples = select_samples(texts, tokens, seqlen=spec.seqlen, samples=spec.samples)
     for code, message in data_warnings(samples.record, context=longest_context(checkpoint)):

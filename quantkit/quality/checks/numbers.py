@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import QuantkitError
-from quantkit.families.factors import graph_of
+from quantkit.families.factors import factor_of, graph_of, of_rows
 from quantkit.families.model import ModelTensor
 from quantkit.formats.containers.packed import as_stored
 from quantkit.machine import core_count, worker_pool
@@ -18,7 +18,6 @@ from quantkit.plan.codes import codes_of
 from quantkit.plan.reading import SLAB_WEIGHTS, Slab, cut, order_rows, read_slab
 from quantkit.quality.against import Against
 from quantkit.quality.checks.base import Check, VerifyOptions
-from quantkit.quality.factors import factor_of, of_rows
 from quantkit.quality.feedback import gain
 from quantkit.quality.made import Held, Made
 from quantkit.quality.tensor_errors import TensorError, compare, compare_moved
@@ -104,7 +103,8 @@ def _places(weights: Sequence[ModelTensor], held: Mapping[str, Held]) -> str | N
     """What is wrong with names and shapes; None where every weight is there."""
     missing = [t.name for t in weights if t.name not in held]
     if missing:
-        return f"{counted(len(missing), 'tensor')} of the source are missing, first {missing[0]}"
+        verb = "is" if len(missing) == 1 else "are"
+        return f"{counted(len(missing), 'tensor')} of the source {verb} missing, first {missing[0]}"
     other = next((t for t in weights if held[t.name].shape != t.shape), None)
     if other is None:
         return None
@@ -162,7 +162,7 @@ def _tensor_error(
             decoded = made.picked(tensor.name, [(slab.start, slab.stop) for slab in slabs])
             if beside is not None:
                 rows = np.concatenate([np.arange(slab.start, slab.stop) for slab in slabs])
-                decoded = decoded * of_rows(made.rows(beside[0], 0, beside[1]), tensor, rows)
+                decoded = decoded * of_rows(made.rows(beside[0], 0, beside[1]), tensor.rows, rows)
         except QuantkitError as error:
             return Undecoded(tensor.name, error.message)
         expected = _expected(against, tensor, held, slabs)
