@@ -50,8 +50,9 @@ def transform_block(block: Block, schemes: Mapping[str, Scheme], run: Run, moves
     """Move scales at all sites of a block whose consumers are to be rounded, and leave the new weights in the block.
 
     `schemes` are by the name of the linear. Returns the changed parameters that are not rounded, in values that their
-    stored type holds. Where a matrix is stored without being rounded (a router), scales are powers of two, so that
-    storing it costs nothing; a producer of that kind with a norm before it needs none of this. Raises
+    stored type holds. Where a matrix is stored without being rounded (a router), and where a norm has a bias beside its
+    weights, scales are powers of two, so that storing both costs nothing; a producer of that kind with a norm before it
+    needs none of this. Raises
     VerificationError if a fold changes what the block computes.
     """
     transform = moves.transform
@@ -104,7 +105,7 @@ def _place(block: Block, site: Fold, experts: int) -> _Place:
         site,
         f"{block.name}.{site.producer}{WEIGHT}",
         tuple(f"{block.name}.{consumer}{WEIGHT}" for consumer in consumers),
-        bias if bias in block.parameters and not site.norm else None,
+        bias if bias in block.parameters else None,
     )
 
 
@@ -135,7 +136,7 @@ def _scales(weights: SiteWeights, schemes: Mapping[str, Scheme], run: Run, moves
 
 def _folded(block: Block, place: _Place, weights: SiteWeights, scale: F32) -> SiteWeights:
     matrices = {place.producer, *place.consumers} & place.kept - ({place.producer} if place.site.norm else set())
-    if matrices:
+    if matrices or (place.site.norm and place.bias):
         scale = np.exp2(np.rint(np.log2(scale))).astype(np.float32)
     vector = place.producer if place.site.norm else place.bias
     return fold(weights, scale, _dtype(block, vector) if vector else "F32")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import family_table
 import numpy as np
 import pytest
 import torch
@@ -183,6 +184,11 @@ FAMILY = {
     "olmo2": "olmo2",
     "gemma2": "gemma2",
     "phi3": "phi3",
+    "phi-2": "phi2",  # the norms of these have biases
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
+    "nemotron": "nemotron",
+    "jais2": "jais2",
 }
 
 
@@ -191,7 +197,8 @@ MOVED = [(name, AWQ) for name in FAMILY] + [(name, SMOOTH) for name in FAMILY if
 
 @pytest.mark.parametrize(("name", "transform"), MOVED, ids=[f"{name}-{transform.name}" for name, transform in MOVED])
 def test_transforms_change_weights_and_not_what_the_model_says(name: str, transform, tmp_path: Path) -> None:
-    model, samples = model_of(build(name, tmp_path)), windows(400, count=2, seqlen=80)
+    made = family_table.build if name in family_table.TABLE else build
+    model, samples = model_of(made(name, tmp_path)), windows(400, count=2, seqlen=80)
     changes: list[str] = []
 
     def visit(index: int, block: BlockView) -> Mapping[str, torch.Tensor]:
@@ -207,9 +214,11 @@ def test_transforms_change_weights_and_not_what_the_model_says(name: str, transf
         return {}
 
     candidate, reference = logits_after(model, samples, visit, How(keep_reference=True))
+    biased = any(name.endswith("norm.bias") for name in changes)
+    assert biased == (name in family_table.TABLE)
     assert bool(changes) == any(fold.norm for fold in folds_of(FAMILY[name]))  # others change what is rounded anyway
     assert (candidate - reference).abs().max() <= TOLERANCE * reference.abs().max()
-    assert not torch.equal(candidate, reference)
+    assert biased or not torch.equal(candidate, reference)  # with powers of two all may be as before
 
 
 def test_smoothquant_evens_out_what_activations_and_weights_reach() -> None:

@@ -22,8 +22,8 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SiteWeights:
-    """The tensors of a site. `producer` is float32 (channels,) for a norm, else (rows, in) with an optional `bias`
-    (rows,), the last rows being the channels; `consumers` are (out, cols) by name.
+    """The tensors of a site. `producer` is float32 (channels,) for a norm, else (rows, in), the last rows being the
+    channels; an optional `bias` has as many values; `consumers` are (out, cols) by name.
 
     `head` is the size of a head where the site has `heads`: cols are then heads of that size, and the channels fewer
     heads, each read by as many consecutive query heads as fit.
@@ -93,6 +93,8 @@ def fold(weights: SiteWeights, scale: F32, stored: ScaleDtype = "F32") -> SiteWe
     if weights.site.norm:
         vector, exact = _divided(weights.producer, exact, float(weights.site.centered), stored)
         producer = vector.astype(np.float64)
+        if bias is not None:  # the same scales for both: powers of two, which both can hold
+            bias = as_stored((bias / exact).astype(np.float32), stored)
     else:
         if bias is not None:
             divided, exact = _divided(bias[first:], exact, 0.0, stored)
@@ -148,6 +150,6 @@ def _outputs(weights: SiteWeights) -> dict[str, F64]:
         made = rng.standard_normal((PROBES, len(producer))) * (producer + float(weights.site.centered))
     else:
         made = rng.standard_normal((PROBES, producer.shape[1])) @ producer.T
-        made = (made if weights.bias is None else made + weights.bias)[:, -weights.channels :]
+    made = (made if weights.bias is None else made + weights.bias)[:, -weights.channels :]
     read = made[:, weights.channel_of] * rng.standard_normal((PROBES, weights.cols))
     return {name: read @ weight.T.astype(np.float64) for name, weight in weights.consumers.items()}
