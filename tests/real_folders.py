@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from row_headers import headers
 
+from quantkit.families.describe import find_family
 from quantkit.families.known import known_families
 
 REALITY = Path(__file__).parents[2] / "shared" / "reality"
@@ -28,7 +30,9 @@ Shape = tuple[int, ...]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
 # Whose tokenizer stands in where a folder's own was too large to keep: a neighbour of the same family.
 NEIGHBOURS = {
+    "aic-deepseek-v3": "llama3-8b",
     "aic-llama-3.1-70b-instruct-fp8": "llama3-8b",
+    "aic-llama-4-scout-17b-16e-instruct": "llama3-8b",
     "aic-qwen3-30b-a3b-fp8": "qwen3-0.6b-slow-files",
     "aic-qwen3-32b-fp8-static-pertensor": "qwen3-0.6b-slow-files",
     "aic-qwen3-coder-480b-a35b-instruct": "qwen3-0.6b-slow-files",
@@ -44,7 +48,9 @@ NEIGHBOURS = {
     "yarn-mistral-7b-128k": "llama2-7b-chat-nous",
 }
 # Of these the neighbour has another vocabulary, so that its other tokenizer files come along.
-OTHER_VOCABULARY = ("medgemma-27b-it", "triangulum-falcon3")
+OTHER_VOCABULARY = (
+    "aic-deepseek-v3", "aic-llama-4-scout-17b-16e-instruct", "medgemma-27b-it", "triangulum-falcon3",
+)  # fmt: skip
 OTHER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 NEEDS_NO_COPY = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "config.json")
 
@@ -278,10 +284,26 @@ def make_sparse(name: str, folder: Path, shard_bytes: int = 5 << 30, **changes: 
     config = plain(read_config(name))
     text_config(config).update(changes)
     out = _folder(name, folder, config)
+    make_holes(out, shapes(config) | beside(name, text_config(config)["num_hidden_layers"]), shard_bytes)
+    return out
+
+
+def make_sparse_of_rows(name: str, folder: Path, **changes: Any) -> Path:
+    """The same of any family, with the tensors that its rows ask for."""
+    config = plain(read_config(name))
+    text_config(config).update(changes)
+    family = find_family(config).family
+    outer = "language_model." if text_config(config) is not config else ""
+    out = _folder(name, folder, config)
+    make_holes(out, {outer + info.name: info.shape for info in headers(family, family.hparams(config))})
+    return out
+
+
+def make_holes(out: Path, tensors: Mapping[str, Shape], shard_bytes: int = 5 << 30) -> None:
+    """Shards with an index, whose headers name these tensors, and whose weights are holes."""
     shards: list[dict[str, Shape]] = [{}]
     filled = 0
-    everything = shapes(config) | beside(name, text_config(config)["num_hidden_layers"])
-    for tensor, shape in everything.items():
+    for tensor, shape in tensors.items():
         if filled and filled + 2 * prod(shape) > shard_bytes:
             shards.append({})
             filled = 0
@@ -297,7 +319,6 @@ def make_sparse(name: str, folder: Path, shard_bytes: int = 5 << 30, **changes: 
     (out / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {"total_size": total}, "weight_map": index})
     )
-    return out
 
 
 def _folder(name: str, folder: Path, config: dict[str, Any]) -> Path:

@@ -148,10 +148,10 @@ def _coded(checkpoint: Checkpoint, name: str) -> CodedRef:
 def with_factors(drafts: Sequence[Unit], checkpoint: Checkpoint) -> list[Unit]:
     """The tensors, and those of the factors of what is carried over. Reads them: some bytes for each matrix."""
     found: list[Unit] = []
+    infos = checkpoint.tensors()
     for draft in drafts:
         found.append(draft)
         sources = list(dict.fromkeys(rows.tensor for part in draft.codes for rows in part.sources))
-        infos = checkpoint.tensors()
         if not any((coded := infos[name].coded) and coded.factored for name in sources):
             continue
         factors = [_coded(checkpoint, name).factors() for name in sources]

@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
@@ -69,7 +71,11 @@ class FolderCheckpoint:
     replaced: frozenset[str] = frozenset({INDEX})
 
     def tensors(self) -> Mapping[str, TensorInfo]:
-        return {name: tensor.info for name, tensor in self.stored.items()}
+        return self._infos
+
+    @cached_property
+    def _infos(self) -> Mapping[str, TensorInfo]:
+        return MappingProxyType({name: tensor.info for name, tensor in self.stored.items()})
 
     def ref(self, name: str) -> StoredTensor:
         tensor = self.stored[name]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
@@ -43,7 +45,11 @@ class GGUFCheckpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def tensors(self) -> Mapping[str, TensorInfo]:
-        return {name: tensor.info for name, tensor in self.stored.items()}
+        return self._infos
+
+    @cached_property
+    def _infos(self) -> Mapping[str, TensorInfo]:
+        return MappingProxyType({name: tensor.info for name, tensor in self.stored.items()})
 
     def ref(self, name: str) -> StoredTensor:
         tensor = self.stored[name]

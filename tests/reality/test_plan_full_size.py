@@ -17,7 +17,16 @@ from typing import Any
 
 import pytest
 from commands import quantkit
-from real_folders import claimed, make_sparse, needs_reality, read_config, shapes, side_files, text_config
+from real_folders import (
+    claimed,
+    make_sparse,
+    make_sparse_of_rows,
+    needs_reality,
+    read_config,
+    shapes,
+    side_files,
+    text_config,
+)  # fmt: skip
 
 SECONDS, MEGABYTES = 10, 600
 LLAMA_405B = {
@@ -61,6 +70,28 @@ def cost_of_plan(folder: Path, recipe: str, *more: str) -> tuple[float, float]:
 def test_the_largest_are_planned_in_seconds(which: str, tmp_path: Path) -> None:
     name, changes, recipe = LARGEST[which]
     seconds, megabytes = cost_of_plan(make_sparse(name, tmp_path, **changes), recipe)
+    assert seconds < SECONDS
+    assert megabytes < MEGABYTES
+
+
+KIMI_K2 = {
+    "n_routed_experts": 384, "num_attention_heads": 64, "num_key_value_heads": 64, "first_k_dense_replace": 1,
+    "n_group": 1, "topk_group": 1, "vocab_size": 163840, "num_nextn_predict_layers": 0,
+}  # fmt: skip
+UNLIKE = {"a trillion": ("aic-deepseek-v3", KIMI_K2, 1026.0),
+          "stacks that lie the other way": ("aic-llama-4-scout-17b-16e-instruct", {}, 107.8)}  # fmt: skip
+
+
+@needs_reality
+@pytest.mark.slow
+@pytest.mark.parametrize("which", UNLIKE)
+def test_the_largest_mixtures_are_planned_in_seconds(which: str, tmp_path: Path) -> None:
+    """Of 70,000 matrices, and of stacks whose experts are cut and turned: nothing of their size is made."""
+    name, changes, billions = UNLIKE[which]
+    folder = make_sparse_of_rows(name, tmp_path, **changes)
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert stored / 2e9 == pytest.approx(billions, rel=0.01)
+    seconds, megabytes = cost_of_plan(folder, "q4_k_m")
     assert seconds < SECONDS
     assert megabytes < MEGABYTES
 

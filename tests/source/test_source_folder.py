@@ -154,6 +154,14 @@ def test_shards_and_index(tmp_path: Path) -> None:
     assert [f.name for f in checkpoint.files()] == ["model-1.safetensors", "model-2.safetensors", "config.json", INDEX]
 
 
+def test_headers_are_listed_once(tmp_path: Path) -> None:
+    """They are asked for by tensor after tensor, and a checkpoint may have 100,000 of them."""
+    checkpoint = open_folder(sharded(tmp_path), lambda event: None)
+    assert list(checkpoint.tensors()) == ["a", "b", "c"]
+    assert checkpoint.tensors() is checkpoint.tensors()
+    checkpoint.close()
+
+
 def test_shards_without_index(tmp_path: Path) -> None:
     first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
     path = folder(tmp_path, **{first: whole(a=[1]), second: whole(b=[2]), "other.safetensors": whole(c=[3])})
