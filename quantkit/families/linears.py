@@ -12,7 +12,7 @@ from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family, shape_of
-from quantkit.families.heads import without_head
+from quantkit.families.heads import architecture_of, without_head
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import block_count, trunk_of
 from quantkit.families.mapping import require_complete, rows_by_source, rows_of
@@ -20,6 +20,7 @@ from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
 from quantkit.families.roles import Role
 from quantkit.families.rows import NUMBER, Family
+from quantkit.families.towers import text_family
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
 
@@ -60,7 +61,13 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     Raises UnsupportedError for an unknown family, InputError for a config.json that lacks a number and a checkpoint
     that lacks a tensor.
     """
-    family, architecture = find_family(config)
+    try:
+        family, architecture = find_family(config)
+    except UnsupportedError:
+        if served:
+            raise
+        family, inner = text_family(config)[0]  # behind an encoder, which is stored as it is, too
+        architecture = architecture_of(config) or inner
     if served:
         require_served(family, tensors)
     hparams = family.numbers(config, tensors)

@@ -98,6 +98,6 @@ def _plans(request: Request, emit: Sink) -> Iterator[tuple[Plan, int]]:
             except QuantkitError:
                 continue
             if made.nbytes <= LARGER_THAN_SOURCE * made.source_bytes:
-                yield made, 0 if made.linears else encoder
+                yield made, 0 if made.is_checkpoint else encoder
     finally:
         prepared.checkpoint.close()

@@ -18,7 +18,7 @@ from typing import Any
 
 from quantkit.calibration.text.data import load_texts
 from quantkit.consumers import parse_consumers
-from quantkit.errors import GateError, InputError, QuantkitError, ResourceError, UsageError, require_choice
+from quantkit.errors import GateError, InputError, QuantkitError, ResourceError, UsageError
 from quantkit.evaluation.gates import Verdict
 from quantkit.evaluation.memory import Memory
 from quantkit.events import Sink, StageFinished, Warned, ignore, never
@@ -28,9 +28,9 @@ from quantkit.pipeline.convert import Output, convert
 from quantkit.pipeline.gating import GATES, require_gateable
 from quantkit.pipeline.outputs import Artifact, job_folder, output_paths
 from quantkit.pipeline.prepare import Prepared, prepare
-from quantkit.pipeline.request import Request
+from quantkit.pipeline.request import Request, language_model_alone
 from quantkit.plan.base import Plan
-from quantkit.plan.encoder import AUTO, ENCODER_CHOICES, NONE
+from quantkit.plan.encoder import AUTO, encoder_type
 from quantkit.report.sealed import own_seal
 from quantkit.report.text import size
 from quantkit.storage import remove_job, user_key, write_small
@@ -124,11 +124,7 @@ def walk_ladder(
     """
     if output.out.suffix == ".gguf":
         raise UsageError("tune names the file after the recipe that wins", hint="give a folder with -o", key="out")
-    require_choice("--mmproj", request.mmproj, ENCODER_CHOICES)
-    if request.mmproj not in (AUTO, NONE):
-        message = f"--mmproj {request.mmproj}: tune measures and writes language models"
-        raise UsageError(message, key="mmproj", hint="convert with the recipe that wins writes the encoder beside it")
-    request = replace(request, mmproj=NONE)
+    alone = language_model_alone(request, "tune")
     gates = require_gateable(output.gates, output.eval_data, request.calib)
     if not gates and not dry_run:
         raise UsageError("tune walks until gates hold", key="gate", hint="give --gate assistant --eval-data FILE")
@@ -143,7 +139,7 @@ def walk_ladder(
         if step.why:
             done.append(step)
             continue
-        tried, artifact = _tried(step, request, output, record, (emit, stop))
+        tried, artifact = _tried(step, alone, output, record, (emit, stop))
         done.append(tried)
         emit(StageFinished("tune", 0.0, f"{tried.recipe} {size(tried.nbytes)}: {'passes' if tried.ok else 'fails'}"))
         if artifact is not None:
@@ -158,7 +154,10 @@ def walk_ladder(
 
 def _planned(request: Request, output: Output, budget: int | None, emit: Sink) -> list[Step]:
     """The ladder, smallest first. Raises what keeps every recipe from being planned."""
-    with prepare(request, None, emit) as prepared:
+    with prepare(language_model_alone(request, "tune"), None, emit) as prepared:
+        if request.mmproj == AUTO and prepared.model is not None and encoder_type(prepared.checkpoint, AUTO):
+            what = "the encoder is not written: convert with the recipe that wins makes it beside the language model"
+            emit(Warned("no-mmproj", what))
         steps = [
             Step(recipe.name, plan.nbytes, _key(prepared, plan, output, request), folder)
             for recipe, plan, folder in zip(prepared.recipes, prepared.plans, _folders(prepared, output), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
 from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
@@ -20,7 +20,7 @@ from quantkit.pipeline.given import (
     given_text,
     given_texts,
 )
-from quantkit.plan.encoder import AUTO, ENCODER_CHOICES
+from quantkit.plan.encoder import AUTO, ENCODER_CHOICES, NONE
 from quantkit.recipes.recipe import Recipe
 from quantkit.units import parse_size
 
@@ -191,6 +191,17 @@ def require_used(request: Request, recipes: Sequence[Recipe]) -> None:
         raise UsageError("--imatrix and --calib both give importance weights", hint="use one of them")
     if request.tp != 1 and not request.consumers:
         raise UsageError(f"--tp {request.tp}: for whom?", hint=f"for example --for vllm --tp {request.tp}", key="tp")
+
+
+def language_model_alone(request: Request, command: str) -> Request:
+    """The request without an encoder's file, for a command that measures language models. Raises UsageError where one
+    was asked for."""
+    require_choice("--mmproj", request.mmproj, ENCODER_CHOICES)
+    if request.mmproj not in (AUTO, NONE):
+        message = f"--mmproj {request.mmproj}: {command} measures language models"
+        hint = "leave it out: convert with the recipe that is chosen writes the encoder beside the model"
+        raise UsageError(message, key="mmproj", hint=hint)
+    return replace(request, mmproj=NONE)
 
 
 def require_checkable(engine: str | None, recipes: Sequence[Recipe], verify: bool) -> None:

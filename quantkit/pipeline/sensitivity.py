@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ from quantkit.events import Published, Sink, ignore, never
 from quantkit.pipeline.estimate import estimate
 from quantkit.pipeline.outputs import refuse_inputs, require_writable_names
 from quantkit.pipeline.prepare import Prepared, prepare
-from quantkit.pipeline.request import Request
+from quantkit.pipeline.request import Request, language_model_alone
 from quantkit.pipeline.tune import Subject, facts_of, measured, require_measurable
-from quantkit.plan.encoder import NONE
 from quantkit.recipes.read import load_recipe
 from quantkit.report.text import duration, size
 from quantkit.storage import exists, hash_file, require_small, write_small
@@ -117,7 +116,7 @@ def _prepared(request: Request, emit: Sink) -> Prepared:
     if len(request.recipes) != 1:
         raise UsageError("one recipe says how values are chosen", hint="--to q4_k_m", key="recipes")
     require_measurable(request, load_recipe(request.recipes[0]))
-    return prepare(replace(request, mmproj=NONE), None, emit)
+    return prepare(language_model_alone(request, "sensitivity"), None, emit)
 
 
 def _subject(prepared: Prepared, out: Path | None, force: bool, *, write: bool = True) -> Subject:

@@ -16,6 +16,7 @@ from quantkit.families.linears import in_block, outline, require_served, source_
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
 from quantkit.families.roles import INPUTS, Role
+from quantkit.families.towers import text_family
 from quantkit.formats.containers.base import Writing, Written
 from quantkit.formats.containers.compressed_tensors_kv import kv_cache_entries
 from quantkit.formats.containers.packed import Entry
@@ -108,8 +109,12 @@ def plan_checkpoint(
 
 def _only_copied(checkpoint: Checkpoint, recipe: Recipe) -> bool:
     """Whether a plain checkpoint is made tensor by tensor, without layers that are run: of any family."""
-    unserved = find_family(checkpoint.config).family.unserved is not None
-    return recipe.weights.type == "f32" or isinstance(checkpoint, RestoredCheckpoint) or unserved
+    if recipe.weights.type == "f32" or isinstance(checkpoint, RestoredCheckpoint):
+        return True
+    try:
+        return find_family(checkpoint.config).family.unserved is not None
+    except UnsupportedError:
+        return text_family(checkpoint.config)[1] is not None  # the language model inside is of a family
 
 
 def _require_plain(

@@ -78,7 +78,7 @@ def _merged(base: Checkpoint, specs: Sequence[str], *, offline: bool, emit: Sink
     try:
         if base.kind == "gguf":
             what = f"{shown(base.name)} is a GGUF file, and adapters name the tensors of its checkpoint"
-            hint = "give the checkpoint; or llama.cpp the adapter beside the file (convert ADAPTER --to lora-f16)"
+            hint = "give the checkpoint (convert FILE --to hf-f32 makes it); or llama.cpp the adapter beside it"
             raise UnsupportedError(what, key="adapter", hint=hint)
         for spec in specs:
             opened.append(find_adapter(spec, offline=offline, emit=emit))

@@ -107,6 +107,15 @@ def test_what_fits_is_asked_of_both_files(seeing: Path) -> None:
     assert planned[0]["serving"]["bytes"] == both["q8_0"]
 
 
+def test_tune_tells_of_the_encoder_that_it_leaves_out(seeing: Path) -> None:
+    dry = ("tune", seeing, "--to", "q8_0", "--dry-run", *PRE)
+    ran = quantkit(*dry)
+    assert ran.status == 0 and "warning[no-mmproj]: the encoder is not written" in ran.stderr
+    assert "no-mmproj" not in quantkit(*dry, "--mmproj", "none").stderr
+    ran = quantkit(*dry, "--mmproj", "f16")
+    assert (ran.status, "tune measures language models" in ran.stderr) == (2, True), ran.stderr
+
+
 def test_it_can_be_left_out(seeing: Path, tmp_path: Path) -> None:
     ran = converted(seeing, tmp_path, "--mmproj", "none", "--json")
     assert len(ran.json["artifacts"]) == 1

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tower_table
 from adapters import Lora, make_adapter, merged, weights_of
+from commands import quantkit
 from safetensors.numpy import load_file, save_file
 
 from quantkit.errors import QuantkitError
@@ -95,6 +96,14 @@ def test_an_adapter_of_a_model_that_sees_finds_its_modules(tower: str, tmp_path:
         np.testing.assert_allclose(got, expected[in_memory(name)], rtol=3e-7, atol=1e-9, err_msg=name)
         assert not np.array_equal(got, weight)
     source.close()
+    out = tmp_path / "out"
+    assert quantkit("convert", folder, "--to", "hf-f32", "--adapter", adapter, "-o", out).status == 0
+    made = weights_of(out)
+    assert made.keys() == weights_of(folder).keys()
+    for name in weights:
+        np.testing.assert_allclose(made[name], expected[in_memory(name)], rtol=3e-7, atol=1e-9, err_msg=name)
+    said = json.loads((folder / "config.json").read_text())["architectures"][0]
+    assert json.loads((out / "model.manifest.json").read_text())["model"]["architecture"] == said
 
 
 def in_memory(name: str) -> str:
