@@ -230,11 +230,19 @@ def test_refused_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_gguf_file_is_no_source(tmp_path: Path) -> None:
-    assert quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path / "m.gguf").status == 0
+def test_a_gguf_file_is_a_source_like_the_checkpoint_that_it_was(built: dict[str, Path], tmp_path: Path) -> None:
+    assert quantkit("convert", TINY, "--to", "bf16", "-o", tmp_path / "m.gguf").status == 0
     ran = quantkit("convert", tmp_path / "m.gguf", "--to", "fp8", "-o", tmp_path / "out")
-    assert ran.status == 4
-    assert "GGUF file has no config.json" in ran.stderr
+    assert ran.status == 0, ran.stderr
+    made, other = (
+        {t["name"]: t["sha256"] for t in json.loads((folder / "model.manifest.json").read_text())["tensors"]}
+        for folder in (tmp_path / "out", built["fp8"])
+    )
+    assert made == other
+    assert quantkit("convert", TINY, "--to", "q4_0", "-o", tmp_path / "m4.gguf").status == 0
+    refused = quantkit("convert", tmp_path / "m4.gguf", "--to", "fp8", "-o", tmp_path / "out4")
+    assert refused.status == 4
+    assert "--allow-requantize" in refused.stderr
 
 
 def test_a_source_of_four_bits_is_refused_and_one_of_eight_noted(built: dict[str, Path], tmp_path: Path) -> None:

@@ -420,7 +420,7 @@ def test_names_and_aliases():
     ("word", "near"), [("vlm", "vllm"), ("llama.ccp", "llama.cpp"), ("tensorrt-lm", "tensorrt-llm")]
 )
 def test_an_unknown_name_suggests_the_nearest(word, near):
-    with pytest.raises(UsageError, match=f'unknown "{word}"; did you mean "{near}"') as caught:
+    with pytest.raises(UsageError, match=f'"{word}" is unknown; did you mean "{near}"') as caught:
         require_consumers(model(FP8), [f"transformers,{word}"])
     assert "tensorrt-llm" in caught.value.hint
     assert caught.value.key == "for"
