@@ -124,7 +124,7 @@ def walk_ladder(
     """
     if output.out.suffix == ".gguf":
         raise UsageError("tune names the file after the recipe that wins", hint="give a folder with -o", key="out")
-    alone = language_model_alone(request, "tune")
+    language_model_alone(request, "tune")  # refuses before any work
     gates = require_gateable(output.gates, output.eval_data, request.calib)
     if not gates and not dry_run:
         raise UsageError("tune walks until gates hold", key="gate", hint="give --gate assistant --eval-data FILE")
@@ -139,7 +139,7 @@ def walk_ladder(
         if step.why:
             done.append(step)
             continue
-        tried, artifact = _tried(step, alone, output, record, (emit, stop))
+        tried, artifact = _tried(step, request, output, record, (emit, stop))
         done.append(tried)
         emit(StageFinished("tune", 0.0, f"{tried.recipe} {size(tried.nbytes)}: {'passes' if tried.ok else 'fails'}"))
         if artifact is not None:
@@ -214,7 +214,7 @@ def _tried(
 ) -> tuple[Step, Artifact | None]:
     """A step that was made and measured, now or before, and what was published."""
     emit, stop = listeners
-    one, known = replace(request, recipes=(step.recipe,)), record.steps.get(step.key)
+    one, known = language_model_alone(replace(request, recipes=(step.recipe,)), "tune"), record.steps.get(step.key)
     if known is not None and not all(gate["ok"] for gate in known):
         return replace(step, gates=tuple(known), before=True), None
     if known is not None:  # it passed: the same bytes pass again

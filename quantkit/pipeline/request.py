@@ -21,6 +21,7 @@ from quantkit.pipeline.given import (
     given_texts,
 )
 from quantkit.plan.encoder import AUTO, ENCODER_CHOICES, NONE
+from quantkit.recipes.read import load_recipe
 from quantkit.recipes.recipe import Recipe
 from quantkit.units import parse_size
 
@@ -195,13 +196,14 @@ def require_used(request: Request, recipes: Sequence[Recipe]) -> None:
 
 def language_model_alone(request: Request, command: str) -> Request:
     """The request without an encoder's file, for a command that measures language models. Raises UsageError where one
-    was asked for."""
+    was asked for. Checkpoints keep theirs in any case: where no recipe is for GGUF files there is nothing to leave out."""
     require_choice("--mmproj", request.mmproj, ENCODER_CHOICES)
     if request.mmproj not in (AUTO, NONE):
         message = f"--mmproj {request.mmproj}: {command} measures language models"
         hint = "leave it out: convert with the recipe that is chosen writes the encoder beside the model"
         raise UsageError(message, key="mmproj", hint=hint)
-    return replace(request, mmproj=NONE)
+    files = any(_gguf(load_recipe(name)) for name in request.recipes)
+    return replace(request, mmproj=NONE if files else AUTO)
 
 
 def require_checkable(engine: str | None, recipes: Sequence[Recipe], verify: bool) -> None:
