@@ -71,6 +71,12 @@ def kept_experts(subject: Subject, tp: int) -> Found | None:
     return next((Found(m) for m in subject.modules if EXPERTS in m.name and m.layout is None), None)
 
 
+def unlike_experts(subject: Subject, tp: int) -> Found | None:
+    """An objection to packed experts with other settings than the first ones, wherever they are."""
+    found = [m for m in subject.modules if EXPERTS in m.name and m.stored_as(COMPRESSED - FLOATS)]
+    return next((Found(m) for m in found if m.layout != found[0].layout), None)
+
+
 def shapes(test: Callable[[Module, int], bool]) -> Finder:
     """An objection to the first rounded layer of such a shape."""
 

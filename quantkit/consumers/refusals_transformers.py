@@ -19,6 +19,7 @@ from quantkit.consumers.finders import (
     layers,
     shapes,
     unlike,
+    unlike_experts,
     whole,
 )
 from quantkit.consumers.row import (
@@ -94,6 +95,11 @@ RULES_OF_TRANSFORMERS = (
         fused(lambda group: unlike(group) if EXPERTS in group[0].name else None),
         "it holds all experts of a block in one tensor: all of them must be stored alike", "one rule for all experts",
         f"read: {TRANSFORMERS}, core_model_loading.py",
+    ),
+    Rule(
+        "transformers", "experts-of-groups", unlike_experts,
+        "it decodes all experts by one group of config.json, whatever theirs is, and stops or takes wrong scales",
+        "one group size that divides the rows of all experts (a recipe of your own)", LOADED,
     ),
     Rule(
         "transformers", "experts-kept", kept_experts,

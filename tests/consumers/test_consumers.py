@@ -93,6 +93,17 @@ def mixture(*layouts) -> Subject:
     return Subject(CONTAINER_OF.get(type(layouts[0]), "compressed-tensors"), modules)
 
 
+def blocks_of_experts(*layouts) -> Subject:
+    """A block of experts for each layout."""
+    blocks = [mixture(layout).modules for layout in layouts]
+    return replace(
+        mixture(layouts[0]),
+        modules=tuple(
+            replace(m, name=m.name.replace("layers.0", f"layers.{n}")) for n, block in enumerate(blocks) for m in block
+        ),
+    )
+
+
 def partly_kept(layout) -> Subject:
     """A rounded attention, and an expert that stays as it is."""
     dense = model(layout)
@@ -154,6 +165,9 @@ EXAMPLES = {
     "transformers/fp8-block-inputs": Example(model(FP8_BLOCK, hidden=1000), model(FP8, hidden=1000)),
     "transformers/experts": Example(mixture(GPTQ, GPTQ), mixture(W4A16, W4A16)),
     "transformers/experts-unlike": Example(mixture(FP8, None), mixture(FP8, FP8)),
+    "transformers/experts-of-groups": Example(
+        blocks_of_experts(W4A16, CompressedLayout(Integers(4, 64))), blocks_of_experts(W4A16, W4A16)
+    ),
     "transformers/experts-kept": Example(partly_kept(W4A16), partly_kept(FP8)),
     "transformers/experts-int8": Example(mixture(W8A8), mixture(CompressedLayout(Integers(8)))),
     "transformers/experts-blocks": Example(mixture(FP8_BLOCK), mixture(FP8)),

@@ -10,6 +10,7 @@ from checkpoints import SIZES, Variant, build_variant
 from comparisons import require_same_weights
 from expected import decoded, quantization
 from loaders import loaded_weights, open_model, run
+from mixtures import build, experts_of, stacked
 
 import quantkit
 
@@ -71,3 +72,18 @@ def test_groups_load_where_the_table_says_so(container: str, group: int, tmp_pat
     except (ValueError, NotImplementedError, RuntimeError):
         loads = False
     assert loads == said.ok, said
+
+
+@pytest.mark.parametrize("pattern", ["*self_attn*", "*experts*"])
+def test_experts_have_their_group_beside_other_ones(pattern: str, tmp_path: Path) -> None:
+    """transformers decodes all experts by one group: theirs, whether theirs or that of attention is the larger."""
+    out, path = tmp_path / "out", Path(recipe(tmp_path, "compressed-tensors", 64, []))
+    rule = f'[[rule]]\nnames = ["{pattern}"]\nweights = {{ group = 32 }}\nwhy = "a test"\n'
+    path.write_text(path.read_text() + rule)
+    quantkit.convert(quantkit.Request(str(build("qwen3-moe", tmp_path)), (str(path),)), quantkit.Output(out))
+    assert len(quantization(out)["config_groups"]) >= 2
+    model, expected = open_model(out), stacked(decoded(out))
+    found = experts_of(model)
+    assert found.keys() == expected.keys()
+    for name, weights in expected.items():
+        assert (found[name] == weights.to(found[name].dtype)).all(), name

@@ -24,6 +24,8 @@ from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.untrusted import shown
 
+EXPERTS, ALL_EXPERTS = ".experts.", r"re:.*\.experts\..*"
+
 
 def choose(weights: Weights, dtype: ScaleDtype) -> CompressedLayout:
     """The layout of these weights; scales have the type of the model."""
@@ -38,13 +40,24 @@ def choose(weights: Weights, dtype: ScaleDtype) -> CompressedLayout:
 
 
 def _config(written: Written) -> dict[str, Any]:
-    """Most layers are one group of all linears; layers with other settings are named one by one, before it."""
+    """Most layers are one group of all linears; layers with other settings are named one by one, before it.
+
+    Where there are several groups and experts are all alike, theirs is the first and says so: transformers decodes all
+    experts by one group, the first that speaks of experts.
+    """
     by_layout: dict[CompressedLayout, list[str]] = {}
     for name, layout in written.layouts.items():
         assert isinstance(layout, CompressedLayout)
         by_layout.setdefault(layout, []).append(name)
     rare = sorted(by_layout, key=lambda layout: len(by_layout[layout]))
-    groups = {tuple(sorted(by_layout[layout])): layout for layout in rare[:-1]}
+    of_experts = [layout for layout in rare if any(EXPERTS in name for name in by_layout[layout])]
+    groups: dict[tuple[str, ...], CompressedLayout] = {}
+    if len(rare) > 1 and len(of_experts) == 1:
+        groups[(ALL_EXPERTS,)] = of_experts[0]
+    for layout in rare[:-1]:
+        names = [n for n in by_layout[layout] if EXPERTS not in n or not groups]
+        if names:
+            groups[tuple(sorted(names))] = layout
     groups[("Linear",)] = rare[-1]
     ignore = (*written.plain, *(f"re:.*{name}.*" for name in written.beside))
     return quantization_config(groups, ignore=ignore, kv_cache=written.kv_cache)
