@@ -16,7 +16,11 @@ from quantkit.families.rows import OWN_CODE, Family
 OWN = {kind for family in known_families() if family.unserved == OWN_CODE for kind in family.defaults}
 DEFAULTS = {kind: values for f in known_families() for kind, values in f.defaults.items() if kind not in OWN}
 SPELLINGS = {kind: {**ALIASES, **f.aliases} for f in known_families() for kind in f.defaults}
-ONLY_SAID = {"phimoe": {"original_max_position_embeddings"}}  # by the checkpoints; the class has no default
+# By the checkpoints: the class has no default, or counts what "auto" leaves to whoever reads it.
+ONLY_SAID = {
+    "phimoe": {"original_max_position_embeddings"}, "falcon_h1": {"head_dim", "ssm_head_dim"},
+    "granitemoehybrid": {"ssm_head_dim"}, "jamba": {"mamba_dt_rank"}, "kimi_linear": {"first_k_dense_replace"},
+}  # fmt: skip
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 96}
 
 

@@ -207,6 +207,9 @@ def test_llama_cpp_computes_what_the_checkpoint_does(name: str, root: Path, conv
     assert np.median((np.exp(p) * (p - q)).sum(axis=1)) < SAME
 
 
+STAYS = re.compile(r"\.(gate|router\.layer)\.weight$|\.e_score_correction_bias$")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SERVED)
 def test_its_layers_are_run_and_rounded_one_by_one(name: str, root: Path, tmp_path: Path) -> None:
@@ -223,7 +226,14 @@ def test_its_layers_are_run_and_rounded_one_by_one(name: str, root: Path, tmp_pa
     assert ran.status == 0, ran.stderr
     made, given = (read_safetensors(f / "model.safetensors").tensors for f in (tmp_path / "out", root / name))
     packed = {n.removesuffix("_packed") for n in made if n.endswith("weight_packed")}
-    assert packed == {n for n, info in given.items() if ".layers." in n and len(info.shape) == 2 and "vision" not in n}
+    config = json.loads((root / name / "config.json").read_text())
+    layers = config.get("text_config", config)["num_hidden_layers"]
+    linears = {n for n, i in given.items() if ".layers." in n and len(i.shape) == 2 and "vision" not in n}
+    further = {n for n in linears if int(n.partition(".layers.")[2].partition(".")[0]) >= layers}
+    assert packed == {n for n in linears - further if not STAYS.search(n)}
+    said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["ignore"]
+    routers = {n.removesuffix(".weight") for n in linears - further if n.endswith(".weight") and STAYS.search(n)}
+    assert routers <= set(said), "engines want to be told what stays"
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name not in SERVED])
@@ -258,5 +268,5 @@ def transformers_model(folder: Path) -> Any:
     import transformers
 
     config = json.loads((folder / "config.json").read_text())
-    model_class = getattr(transformers, config["architectures"][0])
+    model_class = getattr(transformers, config["architectures"][0], transformers.AutoModelForCausalLM)
     return model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
