@@ -196,7 +196,7 @@ def require_used(request: Request, recipes: Sequence[Recipe]) -> None:
 
 def language_model_alone(request: Request, command: str) -> Request:
     """The request without an encoder's file, for a command that measures language models. Raises UsageError where one
-    was asked for. Checkpoints keep theirs in any case: where no recipe is for GGUF files there is nothing to leave out."""
+    was asked for. Checkpoints keep theirs in any case: without a recipe for GGUF files, nothing is left out."""
     require_choice("--mmproj", request.mmproj, ENCODER_CHOICES)
     if request.mmproj not in (AUTO, NONE):
         message = f"--mmproj {request.mmproj}: {command} measures language models"
