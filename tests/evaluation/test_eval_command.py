@@ -107,12 +107,16 @@ def test_a_breach_is_exit_8_and_everything_is_recorded(made: Path, tmp_path: Pat
         ("kld<much", '"much" is no number'),
         ("kld<nan", '"nan" is no number'),
         ("size<=big", "is not a size"),
-        ("json_valid>=0.98", "golden prompts"),
     ],
 )
 def test_gates_that_are_none(made: Path, gate: str, said: str) -> None:
     found = evaluate(made, "--gate", gate)
     assert (found.status, said in found.stderr) == (2, True), found.stderr
+
+
+def test_a_set_of_prompts_that_cannot_prove_a_gate_is_refused_and_one_that_can_named(made: Path) -> None:
+    found = evaluate(made, "--prompts", "golden", "--gate", "json_valid>=0.98")
+    assert (found.status, "--prompts json" in found.stderr) == (3, True), found.stderr
 
 
 def test_the_gate_asks_the_bound_not_the_estimate(made: Path) -> None:

@@ -60,11 +60,11 @@ def test_a_card_nobody_can_read_is_refused_at_once(name: str) -> None:
     text, message = UNREADABLE[name]
     read_card(card("a: 1"))  # the library is loaded
     tracemalloc.start()
-    start = time.process_time()
+    start = time.thread_time()
     try:
         with pytest.raises(CardError, match=message) as caught:
             read_card(card(text))
-        assert time.process_time() - start < 2
+        assert time.thread_time() - start < 2
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
@@ -104,9 +104,9 @@ def test_what_cards_say(text: str, expected: object) -> None:
 def test_a_file_without_front_matter_says_nothing() -> None:
     assert read_card(b"") == read_card(b"# Title\n---\na: 1\n---\n") == read_card(b"----\na: 1\n") == {}
     assert read_card(b"---\na: 1\n") == {"a": 1}, "the end may be missing"
-    start = time.process_time()
+    start = time.thread_time()
     assert read_card(b"\n" * (64 << 20)) == {}
-    assert time.process_time() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_any_text_is_a_card_or_a_card_error() -> None:
