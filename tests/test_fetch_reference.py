@@ -17,6 +17,7 @@ ROOT = "llama_cpp_python-0.3.36/vendor/llama.cpp"
 GOOD = {
     f"{ROOT}/LICENSE": b"licence",
     f"{ROOT}/convert_hf_to_gguf.py": b"pass",
+    f"{ROOT}/convert_lora_to_gguf.py": b"pass",
     f"{ROOT}/conversion/llama.py": b"pass",
     f"{ROOT}/gguf-py/gguf/quants.py": b"pass",
     f"{ROOT}/gguf-py/gguf/scripts/gguf_dump.py": b"pass",
