@@ -46,6 +46,7 @@ SPLITTING = ("model", "pre", "tokens", "token_type", "scores", "merges", "add_bo
 ADDED = {"add_bos_token": "bos", "add_eos_token": "eos", "add_sep_token": "sep"}
 # What old files lack and engines fill in, or what nothing reads.
 UNREAD = frozenset({"vocab_size", "tensor_data_layout", "rope.dimension_count"})
+JUDGES, ALIKE = "cls.output.weight", 0.9  # rows of one token, however rounded; those of others are far from it
 AGAIN = "start from the checkpoint that the file was made of"
 
 
@@ -160,9 +161,27 @@ def _as(family: Family, source: Checkpoint, values: Mapping[str, KeyValue]) -> t
     if lost:
         what = f"the file does not hold all of {listed(lost, 3)}"
         raise UnsupportedError(what, tensor=lost[0], hint=AGAIN)
+    _require_tied(model, source)
     warnings = [*_require_keys(family, model, values), *(each for each in model.warnings if each[0] == ASSUMED)]
     infos = {name: _stored(info, pieces[name], tensors) for name, info in infos.items()}
     return RestoredCheckpoint(source, config, infos, pieces, made), warnings
+
+
+def _require_tied(model: Model, source: Checkpoint) -> None:
+    """Raise UnsupportedError where the two rows of a reranker's head are not those of its embeddings, as they would be.
+
+    They may be stored in another type than the embeddings, so that what is compared is where they point.
+    """
+    targets = {target.name: [p.source for p in target.parts if p.source is not None] for target in model.tensors}
+    rows = [part.start for part in targets.get(JUDGES, ()) if part.tensor == targets["token_embd.weight"][0].tensor]
+    if not rows:
+        return
+    given, embeddings = source.ref(JUDGES), source.ref("token_embd.weight")
+    for one, row in zip(given.read(0, given.info.rows), rows, strict=True):
+        other = embeddings.read(row, row + 1)[0]
+        if not float(one @ other) >= ALIKE * float(np.linalg.norm(one) * np.linalg.norm(other)):
+            what = f"of the output head the file holds {len(rows)} rows alone, and the embeddings have others"
+            raise UnsupportedError(what, tensor=JUDGES, hint=AGAIN)
 
 
 def _require_family(family: Family, config: Mapping[str, Any]) -> None:

@@ -56,7 +56,8 @@ def turn_back(base: Path, file: Path) -> None:
         for name in found.tensors().keys() & source.tensors().keys():
             info = source.tensors()[name]
             ours, theirs = (each.ref(name).read(0, info.rows) for each in (found, source))
-            np.testing.assert_allclose(ours, theirs, rtol=3e-7, atol=0, err_msg=name)
+            near_one = 1e-7 if name.endswith("A_log") else 0  # of -exp(x), which has seven digits
+            np.testing.assert_allclose(ours, theirs, rtol=3e-7, atol=near_one, err_msg=name)
             # a row is the same whichever others it is read with
             half = info.rows // 2
             assert np.array_equal(found.ref(name).read(half, info.rows), ours[half:]), name
@@ -74,7 +75,7 @@ FEW = (
 )
 MORE = (
     "llama-untied-gqa", "llama-f16", "llama-linear", "llama-biases", "llama-head-dim", "mistral-sliding", "qwen2-tied",
-    "qwen2.5-yarn", "qwen3", "Qwen3-Embedding-0.1B", "Qwen3-Reranker-0.1B", "mixtral-4x1M", "qwen2-moe", "olmoe",
+    "qwen2.5-yarn", "qwen3", "Qwen3-Embedding-0.1B", "mixtral-4x1M", "qwen2-moe", "olmoe",
     "minimax-m2", "mamba", "gpt-oss", "pythia", "granite", "olmo2", "gemma2", "gemma3", "phi3", "phi4-mini", "gemma",
     "seed-oss", "starcoder2", "command-r", "cohere2", "smollm3", "arcee", "nemotron", "ernie4.5", "phi-2",
     "glm-4-0414", "hunyuan-dense", "olmo", "jais2", "stablelm", "exaone4", "internlm2", "internlm3", "orion",
@@ -96,6 +97,13 @@ def test_further_files_are_turned_back(name: str, tmp_path: Path) -> None:
     turn_back(*converted(name, tmp_path))
 
 
+def test_two_rows_are_no_output_head(tmp_path: Path) -> None:
+    """A reranker's file holds the rows of "yes" and "no": with a head of its own the rest of it is lost."""
+    _, file = converted("Qwen3-Reranker-0.1B", tmp_path)
+    seen = quantkit("convert", file, "--to", "hf-bf16", "-o", tmp_path / "back")
+    assert (seen.status, "2 rows alone" in seen.stderr, "hint: " in seen.stderr) == (4, True, True), seen.stderr
+
+
 # Models of transformers: the others run on code of their own.
 OWN_CODE = {name for name, entry in family_table.TABLE.items() if entry.model is None}
 
@@ -114,7 +122,10 @@ def test_transformers_predicts_what_the_original_predicts(name: str, tmp_path: P
         AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(ids).logits
         for path in (base, tmp_path / "back")
     ]
-    assert torch.equal(*logits)
+    if "moe" in name:  # sums of experts are not always taken in the same order
+        torch.testing.assert_close(*logits, rtol=0, atol=1e-6)
+    else:
+        assert torch.equal(*logits)
 
 
 def keys_of(path: Path) -> dict[str, Any]:
