@@ -78,7 +78,8 @@ def test_the_table_is_llama_cpps() -> None:
             assert row.whole_words == ("ignore_merges = true" in branch), name
             assert row.adds_bos == ("add_bos = true" in branch), name
             if name in OWN_CODE:
-                assert row.patterns == ()
+                # of Kimi it has the published pattern, with which tiktoken is compared beside it
+                assert row.patterns == () or name == "kimi-k2"
             elif name in OTHER_WORDS:
                 assert len(row.patterns) == len(patterns[kind_of[1]])
             else:
