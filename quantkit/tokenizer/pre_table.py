@@ -147,7 +147,7 @@ LLAMA_CPP: dict[str, PreTokenizer] = {
     ),
     "youtu": PreTokenizer((YOUTU, rf"{CASED}|\p{{N}}|{REST_SLASH}"), whole_words=True),
     "superbpe": PreTokenizer(()),
-    "kimi-k2": PreTokenizer((KIMI,)),
+    "kimi-k2": PreTokenizer((KIMI.replace(r"\p{M}", ""),)),  # its own code knows letters, and no marks
 }  # fmt: skip
 
 Step = tuple[str, ...]
@@ -192,7 +192,7 @@ RECOGNIZED: tuple[Recognized, ...] = (
         ),
         "qwen35",
     ),
-    Recognized(_split(KIMI), "kimi-k2"),
+    Recognized(_split(KIMI), "kimi-k2", differs=MARKS_AND_CASE),
     Recognized(_split(*DEEPSEEK_V3), "deepseek-v3"),
     Recognized(
         (*_split("[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION, "\\s+$", DEEPSEEK_CJK), EACH_DIGIT), "deepseek-llm",
