@@ -59,10 +59,8 @@ NEMOTRON = Family(
     ),
     drop=(FREQUENCIES,),
     assumes=(assumptions.activation("hidden_act", "relu2"),),
-    folds=(
-        replace(folds.ATTENTION_IN, centered=True),
+    folds=(  # none at norms: their weights lie around zero and have biases, and no scale suits both as they are stored
         folds.VALUES,
-        replace(folds.MLP_IN, consumers=("mlp.up_proj",), centered=True),
     ),
     tokens=TokenizerRules(ids={"pad": 0, "unk": 1}),
     computes=frozenset({"norm_eps", "partial_rotary_factor"}),
