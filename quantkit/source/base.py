@@ -86,6 +86,61 @@ class Checkpoint(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Over:
+    """A checkpoint laid over another one, `base`: all is as there but what a class of it says itself."""
+
+    base: Checkpoint
+
+    @property
+    def kind(self) -> str:
+        return self.base.kind
+
+    @property
+    def name(self) -> str:
+        return self.base.name
+
+    @property
+    def repo(self) -> str | None:
+        return self.base.repo
+
+    @property
+    def commit(self) -> str | None:
+        return self.base.commit
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.base.config
+
+    @property
+    def metadata(self) -> tuple[KeyValue, ...]:
+        return self.base.metadata
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self.base.tensors()
+
+    def ref(self, name: str) -> TensorRef:
+        return self.base.ref(name)
+
+    def files(self) -> tuple[SourceFile, ...]:
+        return self.base.files()
+
+    def file_names(self) -> tuple[str, ...]:
+        return self.base.file_names()
+
+    def read_file(self, name: str) -> bytes | None:
+        return self.base.read_file(name)
+
+    def carried(self) -> tuple[str, ...]:
+        return self.base.carried()
+
+    def unchanged(self) -> None:
+        self.base.unchanged()
+
+    def close(self) -> None:
+        self.base.close()
+
+
 # What checkpoints in GGUF files have in common: methods of their classes.
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from quantkit.errors import InputError
 from quantkit.families.factors import INPUT_SCALE, WEIGHT, factor_of, of_rows
-from quantkit.metadata import KeyValue
-from quantkit.source.base import Checkpoint, SourceFile
+from quantkit.source.base import Checkpoint, Over
 from quantkit.tensors import F32, U8, TensorInfo, TensorRef
 
 FACTORED = "nvfp4"  # the type whose codes have factors
@@ -42,39 +40,14 @@ class FactoredTensor:
 
 
 @dataclass(frozen=True)
-class FactoredCheckpoint:
+class FactoredCheckpoint(Over):
     """The file without its factors, which are in the weights. See `quantkit.source.Checkpoint`.
 
     `dropped` are static scales of inputs: they are no weights, and no plain checkpoint has them.
     """
 
-    base: Checkpoint
     factors: Mapping[str, F32]
     dropped: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        return self.base.kind
-
-    @property
-    def name(self) -> str:
-        return self.base.name
-
-    @property
-    def repo(self) -> str | None:
-        return self.base.repo
-
-    @property
-    def commit(self) -> str | None:
-        return self.base.commit
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        return self.base.config
-
-    @property
-    def metadata(self) -> tuple[KeyValue, ...]:
-        return self.base.metadata
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         left = {*map(factor_of, self.factors), *self.dropped}
@@ -84,24 +57,6 @@ class FactoredCheckpoint:
         found = self.base.ref(name)
         factors = self.factors.get(name)
         return found if factors is None else FactoredTensor(found, factors)
-
-    def files(self) -> tuple[SourceFile, ...]:
-        return self.base.files()
-
-    def file_names(self) -> tuple[str, ...]:
-        return self.base.file_names()
-
-    def read_file(self, name: str) -> bytes | None:
-        return self.base.read_file(name)
-
-    def carried(self) -> tuple[str, ...]:
-        return self.base.carried()
-
-    def unchanged(self) -> None:
-        self.base.unchanged()
-
-    def close(self) -> None:
-        self.base.close()
 
 
 def factored(source: Checkpoint) -> FactoredCheckpoint:

@@ -16,10 +16,9 @@ import numpy as np
 from quantkit.errors import InputError, QuantkitError
 from quantkit.families.layers import trunk_of
 from quantkit.families.towers import text_family
-from quantkit.metadata import KeyValue
 from quantkit.qtypes.kept import kept
 from quantkit.source.adapter import WEIGHTS, Adapter, Change, no_place
-from quantkit.source.base import Checkpoint, SourceFile, StoredTensor
+from quantkit.source.base import Checkpoint, Over, SourceFile, StoredTensor
 from quantkit.tensors import F32, U8, TensorInfo, TensorRef
 from quantkit.untrusted import shown
 
@@ -151,40 +150,19 @@ class MergedTensor:
 
 
 @dataclass(frozen=True)
-class MergedCheckpoint:
+class MergedCheckpoint(Over):
     """A checkpoint whose weights are merged with adapters. See `quantkit.source.Checkpoint`.
 
     Tensors that an adapter changes count as float32: nothing is rounded before the recipe rounds.
     """
 
-    base: Checkpoint
     adapters: tuple[Adapter, ...]
     merges: Mapping[str, tuple[Merge, ...]]
     infos: Mapping[str, TensorInfo]
 
     @property
-    def kind(self) -> str:
-        return self.base.kind
-
-    @property
     def name(self) -> str:
         return "-".join([self.base.name, *(adapter.name for adapter in self.adapters)])
-
-    @property
-    def repo(self) -> str | None:
-        return self.base.repo
-
-    @property
-    def commit(self) -> str | None:
-        return self.base.commit
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        return self.base.config
-
-    @property
-    def metadata(self) -> tuple[KeyValue, ...]:
-        return self.base.metadata
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self.infos
@@ -198,15 +176,6 @@ class MergedCheckpoint:
         """Those of the base model, and those of the adapters by their number."""
         own = (adapter.files(f"adapters/{n}/") for n, adapter in enumerate(self.adapters, 1))
         return (*self.base.files(), *(file for files in own for file in files))
-
-    def file_names(self) -> tuple[str, ...]:
-        return self.base.file_names()
-
-    def read_file(self, name: str) -> bytes | None:
-        return self.base.read_file(name)
-
-    def carried(self) -> tuple[str, ...]:
-        return self.base.carried()
 
     def unchanged(self) -> None:
         self.base.unchanged()

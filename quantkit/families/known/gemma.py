@@ -43,6 +43,13 @@ VISION = tuple(
         "model.multi_modal_projector.*",
     )
 )
+ENCODERS = (
+    *VISION,
+    *(
+        Drop(f"model.{tower}.*", "encoders of images and sound belong into a file of their own")
+        for tower in ("embed_vision", "audio_tower", "embed_audio")
+    ),
+)
 TIED = Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings")
 FOLDS = (
     replace(folds.ATTENTION_IN, centered=True),

@@ -16,7 +16,7 @@ import numpy as np
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.known.gemma import FINAL_CAP, NORMS, VISION
+from quantkit.families.known.gemma import ENCODERS, FINAL_CAP, NORMS
 from quantkit.families.layers import KINDS, TRUNK, before, by_rule, first_said, from_, kind, listed, of_period
 from quantkit.families.layouts import stack
 from quantkit.families.model import ModelTensor, Rows
@@ -32,7 +32,6 @@ from quantkit.families.rows import (
     MLP,
     QK_NORMS,
     UNSERVED,
-    Drop,
     Family,
     T,
     TokenizerRules,
@@ -214,11 +213,7 @@ GEMMA3N = Family(
     ),
     drop=(
         FREQUENCIES,
-        *VISION,
-        *(
-            Drop(f"model.{tower}.*", "encoders of images and sound belong into a file of their own")
-            for tower in ("embed_vision", "audio_tower", "embed_audio")
-        ),
+        *ENCODERS,
     ),
     strip="language_model.",
     inside={"Gemma3nTextModel": "Gemma3nForCausalLM", "Gemma3nModel": "Gemma3nForConditionalGeneration"},

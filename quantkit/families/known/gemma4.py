@@ -13,7 +13,7 @@ from typing import Any
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.known.gemma import FINAL_CAP, NORMS, VISION
+from quantkit.families.known.gemma import ENCODERS, FINAL_CAP, NORMS
 from quantkit.families.layers import (
     KINDS,
     TRUNK,
@@ -38,7 +38,6 @@ from quantkit.families.rows import (
     FREQUENCIES,
     HEAD,
     UNSERVED,
-    Drop,
     Family,
     T,
     TokenizerRules,
@@ -252,11 +251,7 @@ GEMMA4 = Family(
     ),
     drop=(
         FREQUENCIES,
-        *VISION,
-        *(
-            Drop(f"model.{tower}.*", "encoders of images and sound belong into a file of their own")
-            for tower in ("embed_vision", "audio_tower", "embed_audio")
-        ),
+        *ENCODERS,
     ),
     strip="language_model.",
     inside={"Gemma4TextModel": "Gemma4ForCausalLM", "Gemma4Model": "Gemma4ForConditionalGeneration"},
