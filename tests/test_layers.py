@@ -25,7 +25,7 @@ FLOORS = (
     ("methods", "source"),
     ("recipes",),
     ("calibration", "plan", "schemas"),
-    ("consumers", "filling", "quality"),
+    ("batch", "consumers", "filling", "quality"),
     ("evaluation", "tuning"),
     ("pipeline",),
     ("__init__",),
