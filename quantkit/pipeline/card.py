@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from quantkit.consumers import CONSUMERS, Module, Subject, verdicts
-from quantkit.errors import ExistsError, InputError, QuantkitError, UsageError
+from quantkit.errors import ExistsError, InputError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.families.known import gives_no_text
-from quantkit.families.linears import outline
-from quantkit.formats.containers.base import WriteLayout
-from quantkit.formats.gguf.file import read_gguf
 from quantkit.pipeline.card_base import base_of
+from quantkit.pipeline.folder import Finished, manifests_in, require_finished
 from quantkit.pipeline.given import coerce, given_optional, given_paths
+from quantkit.pipeline.loaded_by import loaders_of
 from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.pipeline.report import read_records
 from quantkit.report.card import CARD, REPOSITORY, Card, Measured, Variant, code, plain, unchanged
 from quantkit.report.html.markup import digits
-from quantkit.report.manifest import Manifest, manifest_path, read_manifest
-from quantkit.report.next_steps import NextStep, next_steps, steps_with_encoder
-from quantkit.report.sealed import SUFFIX
+from quantkit.report.manifest import Manifest
+from quantkit.report.next_steps import NextStep, adapter_steps, next_steps, steps_with_encoder
 from quantkit.report.shell import shell_word
 from quantkit.source import Checkpoint, open_source
-from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.storage import require_small, write_small
 from quantkit.units import counted
 from quantkit.untrusted import read_bounded, require_path, shown
@@ -120,22 +114,19 @@ def _is_own(path: Path) -> bool:
 
 def write_card(folder: Path, request: CardRequest, source: Checkpoint | None) -> Path:
     """The card of all artifacts of one folder; see `write_cards`."""
-    manifests = _manifests(folder)
-    if not manifests:
-        what = f"{shown(folder)} holds no artifact with a manifest"
-        raise InputError(what, path=str(folder), hint="give the folder that quantkit convert wrote into")
-    _require_no_part(folder, manifests)
+    finished = require_finished(folder)
+    _require_no_part(folder, finished)
     require_card_place(folder, force=request.force)
-    data = _card(folder, manifests, request, source).encode()
+    data = card_of(finished, request, source).encode()
     write_small(folder / CARD, data, overwrite=True)
     return folder / CARD
 
 
-def _require_no_part(folder: Path, manifests: Sequence[tuple[Path, Manifest]]) -> None:
+def _require_no_part(folder: Path, finished: Sequence[Finished]) -> None:
     """Raise ExistsError where README.md is a file of an artifact, the source's card that was taken over: another one in
     its place would damage the artifact."""
-    for _, manifest in manifests:
-        if any(file.name == CARD for file in manifest.artifact):
+    for artifact in finished:
+        if any(file.name == CARD for file in artifact.manifest.artifact):
             what = f"{shown(folder / CARD)} is the source's and a file of the artifact, as its manifest says"
             hint = "convert again with --card, into another folder or with --force"
             raise ExistsError(what, path=str(folder / CARD), hint=hint)
@@ -154,50 +145,27 @@ def _folders(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path.parent
         return
-    below = sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".") and _named(each))
-    if _named(path) or not below:
+    below = sorted(
+        each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".") and manifests_in(each)
+    )
+    if manifests_in(path) or not below:
         yield path
     yield from below
 
 
-def _named(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIX) and path.is_file())
-
-
-def _manifests(folder: Path) -> list[tuple[Path, Manifest]]:
-    """(first file, manifest) of the artifacts in a folder, the smallest first and encoders last; records of calibration
-    are none."""
-    found = []
-    for path in _named(folder):
-        try:
-            manifest = read_manifest(path)
-        except InputError:
-            continue
-        first = folder / manifest.artifact[0].name
-        if manifest_path(first) == path and first.exists():
-            found.append((first, manifest))
-    return sorted(found, key=lambda each: (_encodes(each[1]), sum(f.nbytes for f in each[1].artifact), each[0].name))
-
-
-def _encodes(manifest: Manifest) -> bool:
-    """Whether an artifact is the encoder that goes with a model."""
-    return bool(manifest.facts["model"].get("kind") == "mmproj")
-
-
-def _card(
-    folder: Path, manifests: Sequence[tuple[Path, Manifest]], request: CardRequest, source: Checkpoint | None
-) -> Card:
-    first, manifest = manifests[0]
+def card_of(finished: Sequence[Finished], request: CardRequest, source: Checkpoint | None) -> Card:
+    """What the card of artifacts of one source says."""
+    first = finished[0]
     measured = _measurements(request.records)
-    encoder = next((Path(path.name) for path, each in manifests if _encodes(each)), None)
-    variants = tuple(_variant(path, each, measured, encoder) for path, each in manifests)
-    if first.suffix == ".gguf":
+    encoder = next((Path(one.first.name) for one in finished if one.encodes), None)
+    variants = tuple(_variant(one, measured, encoder) for one in finished)
+    if first.gguf:
         library = word = "gguf"
     else:
-        word = str(manifest.facts["model"].get("container", ""))
+        word = str(first.manifest.facts["model"].get("container", ""))
         library = "mlx" if word == "mlx" else "transformers"
     kinds = tuple(tag for tag in (word, "quantized", "quantkit") if tag)
-    base = base_of(first, manifest, source)
+    base = base_of(first.first, first.manifest, source)
     if request.base_model is not None:
         base = replace(base, repo=request.base_model)
     title = variants[0].label if len(variants) == 1 else f"{base.name} quantized"
@@ -230,16 +198,16 @@ def _measurements(records: Sequence[Path]) -> dict[str, Measured]:
     return found
 
 
-def _variant(first: Path, manifest: Manifest, measured: Mapping[str, Measured], encoder: Path | None = None) -> Variant:
+def _variant(artifact: Finished, measured: Mapping[str, Measured], encoder: Path | None = None) -> Variant:
     """An artifact; an `encoder` beside it is named where models are run, and is nothing to run by itself."""
-    gguf = first.suffix == ".gguf"
-    files = tuple(f for f in manifest.artifact if gguf or f.name.endswith(".safetensors"))
-    label = re.sub(r"-\d{5}-of-\d{5}$", "", first.stem) if gguf else first.parent.resolve().name
-    outputs = [Path(f.name) for f in files] if gguf else [Path(label)]
+    manifest, files, label = artifact.manifest, artifact.files, artifact.label
+    outputs = [Path(f.name) for f in files] if artifact.gguf else [Path(label)]
     embeds = gives_no_text(manifest.facts["model"].get("family"))
-    steps = next_steps(outputs, label, _loaders(first, manifest), anywhere=True, embeds=embeds)
-    if encoder is not None and gguf:
+    steps = next_steps(outputs, label, loaders_of(artifact), anywhere=True, embeds=embeds)
+    if encoder is not None and artifact.gguf:
         steps = steps_with_encoder(outputs, label, encoder, anywhere=True)
+    if artifact.adapts:
+        steps = adapter_steps(outputs[0])
     return Variant(
         label=label,
         files=files,
@@ -247,7 +215,7 @@ def _variant(first: Path, manifest: Manifest, measured: Mapping[str, Measured], 
         measured=measured.get(manifest.identity),
         made=tuple(_made(manifest)),
         command=command(manifest),
-        run=() if _encodes(manifest) else _loaded(first, manifest, steps),
+        run=() if artifact.encodes else _loaded(artifact, steps),
     )
 
 
@@ -258,7 +226,7 @@ def command(manifest: Manifest) -> str:
     if source.get("repo") and source.get("commit"):
         where += f"@{source['commit']}"
     recipe, *options = str(manifest.recipe["name"]).split(" --")
-    if _encodes(manifest):  # is written beside any GGUF file
+    if manifest.facts["model"].get("kind") == "mmproj":  # is written beside any GGUF file
         options = [f"mmproj {recipe.partition('-')[2]}"]
         recipe = "q8_0"
     words = ["quantkit", "convert", shell_word(where), "--to", shell_word(recipe)]
@@ -308,52 +276,9 @@ def _made(manifest: Manifest) -> Iterator[str]:
     yield f"Identity (plan and source hashes): {code(manifest.identity)}."
 
 
-# --- who loads it -----------------------------------------------------------------------------------------------------
-
-
-def _loaders(first: Path, manifest: Manifest) -> tuple[str, ...] | None:
-    """The consumers that load an artifact by the table of `quantkit.consumers`; None where nobody can say."""
-    try:
-        subject = _gguf_subject(first, manifest) if first.suffix == ".gguf" else _subject(first.parent, manifest)
-    except QuantkitError:
-        return None
-    return tuple(verdict.consumer for verdict in verdicts(subject, CONSUMERS) if verdict.ok)
-
-
-def _gguf_subject(first: Path, manifest: Manifest) -> Subject:
-    found = {kv.key: kv.value for kv in read_gguf(first).metadata}
-    return Subject(
-        "gguf",
-        architecture=str(found.get("general.architecture", "")),
-        file_types=tuple(sorted({tensor.qtype for tensor in manifest.tensors})),
-        files=len(manifest.artifact),
-    )
-
-
-def _subject(folder: Path, manifest: Manifest) -> Subject:
-    with closing(open_source(str(folder))) as made:
-        model = outline(made.tensors(), made.config)
-        stored = made.modules if isinstance(made, QuantizedCheckpoint) else {}
-        modules = []
-        for linear in model.tensors:
-            module = stored.get(f"{linear.name}.weight")
-            layout = None if module is None else cast(WriteLayout, module.layout)  # the same class writes
-            modules.append(Module(linear.name, linear.role, linear.rows, linear.cols, layout))
-        return Subject(
-            container=str(manifest.facts["model"].get("container", "plain")),
-            modules=tuple(modules),
-            architecture=model.architecture,
-            head_quantized=model.head is not None and f"{model.head}.weight" in stored,
-            kv_cache=any(t.name.endswith(".k_scale") for t in manifest.tensors),
-            heads=model.shape.heads,
-            kv_heads=model.shape.kv_heads,
-            files=len({tensor.file for tensor in manifest.tensors}),
-        )
-
-
-def _loaded(first: Path, manifest: Manifest, steps: Sequence[NextStep]) -> tuple[NextStep, ...]:
+def _loaded(artifact: Finished, steps: Sequence[NextStep]) -> tuple[NextStep, ...]:
     """Of a GGUF file, the steps of those that load it: `next_steps` names all."""
-    loaders = _loaders(first, manifest) if first.suffix == ".gguf" else None
+    loaders = loaders_of(artifact) if artifact.gguf else None
     if loaders is None:
         return tuple(steps)
     return tuple(step for step in steps if step.program.replace("-", "") in loaders or step.program in loaders)
