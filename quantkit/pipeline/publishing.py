@@ -1,0 +1,258 @@
+"""May it be published? Whether artifacts are what their manifests say, were compared with their source, and keep the
+gates that they were judged by.
+
+    require_publishable(folder_or_file)     raises what is in the way: VerificationError (7), GateError (8)
+    publishable(folder_or_file)             the same as data, one Publishable for each artifact
+
+`quantkit release` and `quantkit push` ask here, so that there is one answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from quantkit.errors import GateError, InputError, QuantkitError, VerificationError
+from quantkit.events import Sink, StageFinished, ignore
+from quantkit.pipeline.folder import NO_MANIFEST, Finished, finished_in, require_finished
+from quantkit.pipeline.report import read_records
+from quantkit.pipeline.verify import verify
+from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
+from quantkit.report.release import RELEASE, read_release
+from quantkit.units import counted
+from quantkit.untrusted import listed, require_path, shown
+
+GATES = "gates"
+COMPARED = ("structure", "numbers")  # looks of convert without which nobody compared an artifact with its source
+NOT_COMPARED = (
+    "nothing compared it with its source: it was converted with --no-verify; "
+    "the same quantkit convert command without --no-verify looks at it, or give the source with --against"
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of a gate: `by` is "convert", "eval", a "history" of it, or a "release". Of a history nobody knows
+    which gate it was."""
+
+    gate: str
+    ok: bool
+    by: str
+    metric: str | None = None
+    value: float | None = None
+    bound: float | None = None
+    limit: float | None = None
+    how: str = ""
+
+    @property
+    def words(self) -> str:
+        if self.bound is None or self.limit is None:
+            return f"{self.gate} ({self.how})" if self.how else self.gate
+        return f"{self.gate}: {self.value:.4g}, bound {self.bound:.4g}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "gate": self.gate,
+            "ok": self.ok,
+            "by": self.by,
+            "metric": self.metric,
+            "value": self.value,
+            "bound": self.bound,
+            "limit": self.limit,
+            "how": self.how,
+        }
+
+
+@dataclass(frozen=True)
+class Publishable:
+    """An artifact, what was seen of it just now, and how its gates were judged."""
+
+    artifact: Finished
+    seen: Verification
+    gates: tuple[Judged, ...]
+
+    @property
+    def label(self) -> str:
+        return self.artifact.label
+
+    @property
+    def gated(self) -> bool | None:
+        """Whether all gates held; None where none was asked."""
+        return all(gate.ok for gate in self.gates) if self.gates else None
+
+    @cached_property
+    def unverified(self) -> str | None:
+        """Why nobody can say that it is what it should be; None where it was verified."""
+        failed = [f"{check.name}: {check.detail}" for check in self.seen.checks if check.ok is False]
+        if failed:
+            return "; ".join(failed)
+        if any(check.name == "numbers" and check.ok for check in self.seen.checks):
+            return None  # compared with the source just now
+        made = {str(check.get("check")): check.get("ok") for check in self.artifact.manifest.facts.get("checks") or ()}
+        wrong = [name for name, ok in made.items() if ok is False and name != GATES]
+        if wrong:
+            return f"{listed(wrong)} failed when it was made"
+        return None if all(name in made for name in COMPARED) else NOT_COMPARED
+
+    @property
+    def verified(self) -> bool:
+        return self.unverified is None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it may be published: verified, and no gate failed."""
+        return self.verified and self.gated is not False
+
+    def require(self, *, gated: bool = False) -> None:
+        """Raise VerificationError where it is not verified, GateError where a gate failed, or none was asked and it
+        has to be `gated`."""
+        path = str(self.artifact.place)
+        if self.unverified is not None:
+            hint = "convert it again, or verify it against its source with --against"
+            raise VerificationError(f"{shown(self.label)} is not verified: {self.unverified}", path=path, hint=hint)
+        failed = [gate.words for gate in self.gates if not gate.ok]
+        if failed:
+            what = f"{shown(self.label)} did not keep its gates: {'; '.join(failed)}"
+            raise GateError(what, path=path, hint="leave it out, or make one with more bits")
+        if gated and self.gated is None:
+            hint = "quantkit eval --gate, and give what it prints with --eval; or convert with --gate"
+            raise GateError(f"{shown(self.label)} was judged by no gate", path=path, hint=hint)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "artifact": self.label,
+            "ok": self.ok,
+            "verified": self.verified,
+            "why": self.unverified,
+            "gated": self.gated,
+            "gates": [gate.as_json() for gate in self.gates],
+        }
+
+
+def publishable(
+    path: Path | str,
+    *,
+    against: str | None = None,
+    records: Sequence[Path] = (),
+    options: VerifyOptions = STANDARD,
+    emit: Sink = ignore,
+) -> tuple[Publishable, ...]:
+    """Whether the artifacts of a folder, or the one that a GGUF file is of, may be published; the smallest first.
+
+    Every byte of them is read and compared with their manifests; with `against` also with the source. Gates are those
+    that convert judged, those of `records` (what eval printed or appended), and those of the folder's release.json.
+    Raises InputError where there is no artifact with a manifest, or one does not parse.
+    """
+    path = Path(path)
+    require_path(path)
+    found = require_finished(path) if path.is_dir() else (_of_file(path),)
+    judged = _judged_in_records(records)
+    return tuple(
+        Publishable(
+            one,
+            _looked(one, against, options, emit),
+            tuple(dict.fromkeys((*_by_convert(one), *judged.get(one.manifest.identity, ()), *_in_release(one)))),
+        )
+        for one in found
+    )
+
+
+def require_publishable(
+    path: Path | str,
+    *,
+    records: Sequence[Path] = (),
+    gated: bool = False,
+    emit: Sink = ignore,
+) -> tuple[Publishable, ...]:
+    """The artifacts of a folder or of a GGUF file, where all of them may be published.
+
+    Raises what `publishable` does, and for the first that may not: VerificationError where it is not verified,
+    GateError where a gate failed, or, with `gated`, where none was asked.
+    """
+    found = publishable(path, records=records, emit=emit)
+    for one in found:
+        one.require(gated=gated)
+    return found
+
+
+def _of_file(path: Path) -> Finished:
+    if not path.exists():
+        raise InputError(f"{shown(path)} does not exist", path=str(path), hint="check the path")
+    for one in finished_in(path.parent):
+        if any(file.name == path.name for file in one.manifest.artifact):
+            return one
+    raise InputError(f"{shown(path)} has no manifest beside it", path=str(path), hint=NO_MANIFEST)
+
+
+def _looked(one: Finished, against: str | None, options: VerifyOptions, emit: Sink) -> Verification:
+    """What verify says; what it raises of a file that does not parse is a look that failed."""
+    try:
+        seen = verify(one.place, against=against, options=options, emit=emit)
+    except (InputError, VerificationError) as error:
+        if against is not None and error.path and not _is_of(one, error.path):
+            raise  # of the source
+        seen = Verification((Check("files", False, error.message),))
+    emit(StageFinished("verify", 0.0, f"{one.label}: {seen.summary()}"))
+    return seen
+
+
+def _is_of(one: Finished, path: str) -> bool:
+    return Path(path).absolute().is_relative_to(one.first.parent.absolute())
+
+
+def _by_convert(one: Finished) -> Iterator[Judged]:
+    for check in one.manifest.facts.get("checks") or ():
+        if isinstance(check, Mapping) and check.get("check") == GATES:
+            yield from _judgements(check.get("gates") or (), "convert")
+
+
+def _judged_in_records(records: Sequence[Path]) -> dict[str, list[Judged]]:
+    """Identity of an artifact -> its gates. A run of a history counts where nothing of the same text came after it."""
+    found: dict[str, list[Judged]] = {}
+    last: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for path in records:
+        page = read_records(path)
+        for body in page.evaluations:
+            for each in body["artifacts"]:
+                if each["identity"]:
+                    found.setdefault(each["identity"], []).extend(_judgements(each["gates"], "eval"))
+        for line in sorted(page.history, key=lambda line: str(line["time"])):
+            if line["identity"]:
+                last[line["identity"], line["data"]] = line
+    for (identity, data), line in last.items():
+        if not line["ok"]:
+            how = f"{counted(line['tokens'], 'token')} of a text of hash {data[:16]}"
+            found.setdefault(identity, []).append(Judged("gates of a run", False, "history", how=how))
+    return found
+
+
+def _in_release(one: Finished) -> Iterator[Judged]:
+    """What the release.json beside an artifact says of the same bytes."""
+    path = one.first.parent / RELEASE
+    if not path.is_file():
+        return
+    try:
+        said = read_release(path)
+    except QuantkitError:
+        return  # somebody else's file: whoever releases says so
+    for each in said["artifacts"]:
+        if each.get("identity") == one.manifest.identity and isinstance(each.get("gates"), Mapping):
+            yield from _judgements(each["gates"].get("judged") or (), "release")
+
+
+def _judgements(gates: Any, by: str) -> Iterator[Judged]:
+    for each in gates if isinstance(gates, Sequence) else ():
+        if isinstance(each, Mapping) and "gate" in each:
+            figures = {key: _number(each.get(key)) for key in ("value", "bound", "limit")}
+            metric = each.get("metric")
+            yield Judged(
+                str(each["gate"]), bool(each.get("ok")), str(each.get("by") or by),
+                None if metric is None else str(metric), **figures, how=str(each.get("how") or ""),
+            )  # fmt: skip
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
