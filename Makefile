@@ -61,7 +61,7 @@ test: $(VENV)/.installed reference
 # The libraries that load checkpoints for servers, in an environment of their own: their versions are pinned.
 $(CONSUMERS)/.installed: pyproject.toml tests/loaders/requirements.txt tests/loaders/requirements-gptqmodel.txt
 	$(call environment,$(CONSUMERS))
-	$(CONSUMERS)/bin/pip install --quiet -e . -r tests/loaders/requirements.txt
+	$(CONSUMERS)/bin/pip install --quiet -e '.[calibrate]' -r tests/loaders/requirements.txt
 	$(CONSUMERS)/bin/pip install --quiet --no-deps --require-hashes -r tests/loaders/requirements-gptqmodel.txt
 	touch $@
 

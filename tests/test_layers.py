@@ -18,7 +18,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # The floors, from the ground up: a module or package imports only from floors below its own.
 FLOORS = (
     ("blocksums", "errors", "events", "filenames", "jsontext", "metadata", "placeholders", "tensors", "version"),
-    ("discovery", "machine", "patterns", "units"),
+    ("discovery", "extras", "machine", "patterns", "units"),
     ("qtypes", "storage", "untrusted"),
     ("formats", "families", "report"),
     ("tokenizer",),

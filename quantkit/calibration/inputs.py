@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     See = Callable[[int, Block], Mapping[str, Any]]
     Rows = Callable[[NDArray[np.int64]], Tensor]
 
-STATISTICS = ".safetensors"
 LEARNED_TOKENS = 3 << 14  # that inputs are learned from where only what types cost is asked: more change little
 
 
@@ -245,14 +244,13 @@ def open_inputs(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink) -> In
 
     Raises UsageError for statistics beside text, InputError for a damaged file, and what `prepare_samples` raises.
     """
-    known = [name for name in spec.data if name.endswith(STATISTICS)]
-    if not known:
+    if not spec.reads_statistics:
         samples = prepare_samples(checkpoint, spec, emit)
         return Text(spec, samples, shipped_samples(checkpoint, spec, len(samples.tokens)))
     if len(spec.data) > 1:
         raise UsageError("statistics and text together", hint="give one file of statistics, or text", key="calib")
     spec.check()
-    found = Known(spec, Path(known[0]))
+    found = Known(spec, Path(spec.data[0]))
     require_runnable(checkpoint)
     found.require_same_model(checkpoint)  # the header is read, and checked, before any work
     return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from quantkit.cli.exits import exit_code
 from quantkit.cli.redaction import printable
 from quantkit.errors import InterruptedRunError, QuantkitError, ResourceError, UsageError
+from quantkit.extras import extra_of, not_installed
 
 if TYPE_CHECKING:
     import typer
@@ -47,6 +48,8 @@ def as_error(error: BaseException) -> QuantkitError | None:
         return error
     if isinstance(error, KeyboardInterrupt):
         return interrupted()
+    if isinstance(error, ModuleNotFoundError) and extra_of(module := (error.name or "").partition(".")[0]):
+        return not_installed("this", [module])  # commands say so before they begin, and name what needs it
     if any(_starved(cause) for cause in _causes(error)):
         hint = "allow it more memory (ulimit -v, the control group), or use fewer --threads or another machine"
         return ResourceError("not enough memory", hint=hint)

@@ -24,6 +24,7 @@ from quantkit.evaluation.scores import Likelihood
 from quantkit.evaluation.sides import Side
 from quantkit.evaluation.tasks import TaskFigure, TaskOptions
 from quantkit.events import Sink, ignore
+from quantkit.extras import require_installed
 from quantkit.tokenizer.files import TOKENIZER_CONFIG, read_object
 from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.units import counted
@@ -68,14 +69,12 @@ def _loaded(manager: Any, name: str) -> Mapping[str, Any]:
 @contextmanager
 def _harness(options: TaskOptions) -> Iterator[tuple[Any, Any]]:
     """The package and a manager of its tasks; without a network unless that was asked for."""
-    try:
-        import datasets
-        import lm_eval
-        from huggingface_hub import constants
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        hint = 'pip install "quantkit-cli[eval]"'
-        raise UnsupportedError("--harness lm-eval needs the package lm-eval", key="harness", hint=hint) from error
+    require_installed("--harness lm-eval", ["lm_eval"], key="harness")
+    import datasets
+    import lm_eval
+    from huggingface_hub import constants
+    from lm_eval.tasks import TaskManager
+
     places = [(constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE")]
     before = [getattr(module, name) for module, name in places]
     try:

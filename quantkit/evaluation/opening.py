@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import UsageError, require_choice
 from quantkit.evaluation.artifacts import Artifact
-from quantkit.quality.engines.llamacpp import CONTEXT, LLAMA_CPP, LlamaCpp, require_llamacpp
+from quantkit.extras import RUN_MODELS, require_installed
+from quantkit.quality.engines.llamacpp import CONTEXT, LLAMA_CPP, PACKAGE, LlamaCpp, require_llamacpp
 from quantkit.quality.engines.transformers import TRANSFORMERS, Transformers
 from quantkit.source import Checkpoint
 from quantkit.source.quantized import QuantizedCheckpoint
@@ -22,11 +23,15 @@ TORCH = "torch"  # our own run, as loaders round the inputs of layers: an engine
 ENGINES = (LLAMA_CPP, TRANSFORMERS)
 
 
-def require_engine(engine: str | None, known: Sequence[str] = ENGINES) -> None:
-    """Raise, before any work, UsageError for an engine that is unknown, UnsupportedError for one not installed."""
+def require_engine(engine: str | None, known: Sequence[str] = ENGINES, *, compared: bool = True) -> None:
+    """Raise, before any work, UsageError for an engine that is unknown, UnsupportedError for one not installed, or
+    without what runs the source that it is `compared` with."""
     if engine is None:
         return
     require_choice("--engine", engine, known)
+    needed = [*RUN_MODELS] if compared or engine != LLAMA_CPP else []
+    beside = " beside the source" if compared and engine == LLAMA_CPP else ""
+    require_installed(f"--engine {engine}{beside}", [PACKAGE, *needed] if engine == LLAMA_CPP else needed, key="engine")
     if engine == LLAMA_CPP:
         require_llamacpp()
 

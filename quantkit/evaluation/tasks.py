@@ -48,6 +48,7 @@ class TaskFigure:
 
 
 NO_TASKS = TaskOptions()
+HARNESS_MODULES = ("lm_eval",)
 
 
 def require_harness(name: str | None, tasks: tuple[str, ...], options: TaskOptions) -> None:

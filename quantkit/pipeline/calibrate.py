@@ -26,6 +26,7 @@ from quantkit.events import (
     ignore,
     never,
 )
+from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.formats.gguf.imatrix import encode_imatrix_gguf, read_imatrix
 from quantkit.formats.gguf.imatrix_legacy import encode_imatrix_legacy
@@ -90,6 +91,8 @@ def calibrate(request: CalibrateRequest, *, emit: Sink = ignore, stop: Callable[
     the same request resumes from there, to the same bytes. Raises GateError, before the file gets its name, when
     fewer experts were reached than `request.require_coverage` percent.
     """
+    request.spec.check()
+    require_installed("calibrate", RUN_MODELS)
     start = time.monotonic()
     warned: list[Warned] = []
 

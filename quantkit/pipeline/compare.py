@@ -19,6 +19,7 @@ from quantkit.evaluation.artifacts import opened_artifact, served_inputs, served
 from quantkit.evaluation.comparison import Difference, Pairs, differences, paired, summed
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished, StageStarted, TensorProgress, ignore
+from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.machine import core_count
 from quantkit.metadata import KeyValue
 from quantkit.pipeline.given import coerce, given_optional, given_text, given_texts
@@ -180,6 +181,8 @@ def compare(request: CompareRequest, emit: Sink = ignore) -> Compared:
     if os.path.realpath(request.a) == os.path.realpath(request.b) and os.path.exists(request.a):  # noqa: PTH110
         raise UsageError(f"{shown(request.a)} beside itself", key="b", hint="give two files or folders")
     _require_source(request)
+    if request.asked:
+        require_installed("--text" if request.text else "--prompt", RUN_MODELS)
     with (
         closing(open_source(request.a, offline=request.offline, emit=emit)) as a,
         closing(open_source(request.b, offline=request.offline, emit=emit)) as b,

@@ -25,6 +25,7 @@ from quantkit.evaluation.engine_check import CHECKED
 from quantkit.evaluation.memory import Memory
 from quantkit.evaluation.opening import require_engine
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, never
+from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.filling.work import Work
@@ -122,6 +123,8 @@ def convert(
     recipes = [load_recipe(name) for name in request.recipes]
     require_checkable(output.engine, recipes, output.verify)
     gates = require_gateable(output.gates, output.eval_data, request.calib)
+    if gates:
+        require_installed("--gate", RUN_MODELS, key="gate")
     start = time.monotonic()
     emit(StageStarted("plan"))
     prepared = prepare(request, output_stem(output.out), emit, stop)

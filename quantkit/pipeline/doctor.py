@@ -12,13 +12,13 @@ from importlib import metadata
 from pathlib import Path
 
 from quantkit.consumers import RULES, stale
+from quantkit.extras import EXTRAS, install_command, is_installed
 from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.report.text import size
 from quantkit.units import counted
 from quantkit.version import __version__
 
-PACKAGES = ("numpy", "numba", "torch", "safetensors", "gguf", "tokenizers", "sentencepiece", "transformers")
-OPTIONAL = {"xllamacpp": "verify --engine llama.cpp: pip install 'quantkit-cli[llamacpp]'"}
+PACKAGES = ("numpy", "numba", "safetensors", "gguf", "tokenizers", "sentencepiece")
 COMFORTABLE_DISK_BYTES = 10**9
 COMFORTABLE_MEMORY_BYTES = 10**9
 
@@ -85,9 +85,11 @@ def _packages() -> list[Finding]:
     for name in PACKAGES:
         version = _version(name)
         found.append(Finding(name, version or "missing: reinstall quantkit-cli", version is not None))
-    for name, use in OPTIONAL.items():
-        version = _version(name)
-        found.append(Finding(name, version or f"not installed ({use})", True if version else None))
+    for extra in EXTRAS.values():
+        for module, name in extra.modules:
+            version = _version(name) if is_installed(module) else None
+            why = f"not installed: {install_command([extra.name])}"
+            found.append(Finding(name, version or why, True if version else None))
     return found
 
 

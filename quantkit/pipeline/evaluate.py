@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from quantkit.calibration.text.data import require_readable
 from quantkit.calibration.text.shipped import DEFAULT
 from quantkit.calibration.text.spec import longest_context
 from quantkit.errors import GateError, UnsupportedError, UsageError
@@ -40,8 +41,9 @@ from quantkit.evaluation.gates import (
 from quantkit.evaluation.opening import openers, require_engine
 from quantkit.evaluation.prompts import PromptSet
 from quantkit.evaluation.sides import Side
-from quantkit.evaluation.tasks import NO_TASKS, TaskFigure, TaskOptions, require_harness
+from quantkit.evaluation.tasks import HARNESS_MODULES, NO_TASKS, TaskFigure, TaskOptions, require_harness
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
+from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.machine import core_count
 from quantkit.pipeline.asking import (
     PROMPT_TOKENS,
@@ -275,6 +277,7 @@ def _require_sense(request: EvalRequest, gates: Sequence[Gate]) -> PromptSet | N
         raise UsageError(what, key="against", hint="--against SRC: the checkpoint that the artifact was made from")
     Cutting(request.window, request.score, request.tokens).check()
     require_engine(request.engine)
+    require_readable(request.data)
     prompts = read_set(request.prompts or prompts_for(gates), request.prompt_tokens)
     require_harness(request.harness, request.tasks, request.task_options)
     text = bool(request.data or prompts or request.harness)
@@ -282,6 +285,9 @@ def _require_sense(request: EvalRequest, gates: Sequence[Gate]) -> PromptSet | N
     if not text:
         hint = "--data FILE: plain text or JSON Lines; or --prompts golden"
         raise UsageError("no text to measure on", key="data", hint=hint)
+    require_installed("eval", RUN_MODELS)
+    if request.harness:
+        require_installed(f"--harness {request.harness}", HARNESS_MODULES, key="harness")
     return prompts
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from quantkit.calibration.text.data import require_readable
 from quantkit.calibration.text.samples import DataRecord
 from quantkit.errors import GateError, UsageError
 from quantkit.evaluation.artifacts import EMBEDDING, served_rounding, served_side
@@ -148,6 +149,7 @@ def require_gateable(gates: Sequence[str], data: Sequence[str], calib: Sequence[
     require_measured(parsed, text=bool(data), option="--eval-data")
     if not data:
         raise UsageError("gates of convert are judged on text", key="gate", hint="give --eval-data FILE")
+    require_readable(data)
     seen = sorted({*data} & {*calib})
     if seen:
         raise _seen(seen[0])

@@ -22,6 +22,7 @@ from quantkit.errors import GateError, InputError, QuantkitError, ResourceError,
 from quantkit.evaluation.gates import Verdict
 from quantkit.evaluation.memory import Memory
 from quantkit.events import Sink, StageFinished, Warned, ignore, never
+from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.jsontext import dump_json
 from quantkit.pipeline.advice import ladder_for
 from quantkit.pipeline.convert import Output, convert
@@ -128,6 +129,8 @@ def walk_ladder(
     gates = require_gateable(output.gates, output.eval_data, request.calib)
     if not gates and not dry_run:
         raise UsageError("tune walks until gates hold", key="gate", hint="give --gate assistant --eval-data FILE")
+    if not dry_run:
+        require_installed("tune", RUN_MODELS)
     budget = parse_size(max_size, "--max-size") if max_size else None
     steps = _planned(request, output, budget, emit)
     if dry_run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.evaluation.engine_check import SourceRun
 from quantkit.events import Event, Sink, Warned, ignore
+from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.families.describe_tower import LEFT_OUT
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
@@ -130,6 +131,7 @@ def prepare(
         tuning_of(request, recipes, stop)  # once more: options may have left nothing to choose
         recipes = tuple(with_target(recipe, tuning.target) for recipe in recipes)
     parse_consumers(request.consumers)
+    _require_tools(request, recipes, runs=stop is not None)
     if stem and len(recipes) > 1:
         raise UsageError(f"{counted(len(recipes), 'recipe')} cannot share one file name", hint="give a folder with -o")
     said: set[str] = set()  # what the source warns of when it is opened, its description says again for the manifest
@@ -291,6 +293,18 @@ def _inputs(request: Request, checkpoint: Checkpoint) -> tuple[Path, ...]:
     files = [request.imatrix, request.sensitivity]
     named = [*request.recipes, *(str(path) for path in files if path)]
     return (*(Path(file.path) for file in checkpoint.files()), *map(data_path, request.calib), *map(Path, named))
+
+
+def _require_tools(request: Request, recipes: Sequence[Recipe], *, runs: bool) -> None:
+    """Raise UnsupportedError, before anything is opened, where text is to be run, or statistics are to be read, and
+    what does that is not installed. `runs`: more than a plan is made, and a plan runs text where types read it."""
+    spec = request.calibration()
+    if spec is None:
+        return
+    spec.check()
+    if runs or spec.reads_statistics or any(recipe.reads_importance for recipe in recipes):
+        instead = "choose a recipe that needs no text, such as q4_k_m or w8a16"
+        require_installed("--calib", RUN_MODELS, key="calib", instead=instead)
 
 
 def _plan_options(request: Request, stem: str | None) -> PlanOptions:

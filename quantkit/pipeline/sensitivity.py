@@ -10,6 +10,7 @@ from typing import Any
 
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore, never
+from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.pipeline.estimate import estimate
 from quantkit.pipeline.outputs import refuse_inputs, require_writable_names
 from quantkit.pipeline.prepare import Prepared, prepare
@@ -47,6 +48,7 @@ def sensitivity(
     ExistsError where `out` holds something else and `force` does not say to replace it and NotWritableError for a place
     that takes no file, and what planning and walks raise.
     """
+    require_installed("sensitivity", RUN_MODELS)
     with _prepared(request, emit) as prepared:
         subject = _subject(prepared, out, force)
         found = measured(subject, emit, stop)

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.calibration.inputs import STATISTICS, Inputs, open_calibration_model, scratch_for
+from quantkit.calibration.inputs import Inputs, open_calibration_model, scratch_for
 from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.text.spec import STATISTICS
 from quantkit.errors import InputError, RecipeError, UsageError
 from quantkit.events import Sink, StageFinished, StageStarted
 from quantkit.pipeline.request import Request

@@ -62,7 +62,7 @@ def verify(
 
     Raises InputError for a file that does not parse, UnsupportedError for an engine that is unknown or missing.
     """
-    require_engine(options.engine, CHECKED)
+    require_engine(options.engine, CHECKED, compared=against is not None)
     artifact, against = Path(artifact), None if against is None else os.fspath(against)
     require_path(artifact)
     if not artifact.exists():
@@ -90,7 +90,7 @@ def verify_parts(
 ) -> Verification:
     """Look at the finished files of a plan, in its order, that have no manifest yet. Names tell the container. `run`
     is the source for engines, which runs once for all artifacts."""
-    require_engine(options.engine, CHECKED)
+    require_engine(options.engine, CHECKED, compared=run is not None)
     promised = [Place(t.name, t.dtype, t.shape, t.file, t.offset, t.nbytes) for t in plan.tensors]
     there = {file.name: path for file, path in zip(plan.files, paths, strict=True)}
     if paths[0].suffix != SHARD:

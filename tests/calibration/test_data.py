@@ -71,7 +71,7 @@ def test_parquet_columns_become_documents(tmp_path: Path) -> None:
 def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     spec = written(tmp_path / "a.parquet", b"PAR1") if package == "pyarrow" else "hf://org/name"
-    with pytest.raises(UnsupportedError, match=f"needs the package {package}") as caught:
+    with pytest.raises(UnsupportedError, match=f"needs {package}, which is not installed") as caught:
         load_texts(spec)
     assert "quantkit-cli[data]" in (caught.value.hint or "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,12 +68,10 @@ def test_what_is_no_file_to_run(tmp_path: Path) -> None:
 def test_without_the_extra_it_says_what_to_install(
     command: tuple[str, ...], file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from quantkit.quality.engines import llamacpp
-
-    monkeypatch.setattr(llamacpp, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
     ran = quantkit(command[0], file, *command[1:])
     assert ran.status == 4
-    assert "the llama.cpp engine is not installed" in ran.stderr
+    assert "llama.cpp" in ran.stderr and "needs xllamacpp, which is not installed" in ran.stderr
     assert "pip install 'quantkit-cli[llamacpp]'" in ran.stderr
 
 

@@ -422,7 +422,7 @@ def test_cuda_without_a_gpu(data: Path, tmp_path: Path) -> None:
 def test_a_data_set_without_the_package(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     outcome = calibrate(TINY, "hf://org/name", tmp_path / "x.gguf")
-    refused(outcome, "unsupported", 4, "needs the package datasets")
+    refused(outcome, "unsupported", 4, "needs datasets, which is not installed")
     assert "quantkit-cli[data]" in outcome.stderr
 
 

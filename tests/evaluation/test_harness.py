@@ -18,7 +18,7 @@ from quantkit.evaluation.sides import Side
 from quantkit.source import open_source
 
 THERE = importlib.util.find_spec("lm_eval") is not None
-needs_it = pytest.mark.skipif(not THERE, reason='lm-eval is not installed: pip install "quantkit-cli[eval]"')
+needs_it = pytest.mark.skipif(not THERE, reason="lm-eval is not installed: pip install 'quantkit-cli[eval]'")
 
 ROWS = [
     {"q": "The harbour was quiet in the early", "options": ["morning", "zebra"], "answer": 0, "text": "x " * 40},
@@ -133,7 +133,7 @@ def test_eval_shows_tasks_beside_the_original(folder: Path, tmp_path: Path) -> N
 def test_without_the_extra_the_way_to_it_is_named(folder: Path) -> None:
     asked = ("--harness", "lm-eval", "--tasks", "pick", "--tasks-from", folder)
     found = quantkit("eval", folder / "rows.jsonl", "--against", TINY, *asked)
-    assert (found.status, 'pip install "quantkit-cli[eval]"' in found.stderr) == (4, True), found.stderr
+    assert (found.status, "pip install 'quantkit-cli[eval]'" in found.stderr) == (4, True), found.stderr
 
 
 @pytest.mark.parametrize(

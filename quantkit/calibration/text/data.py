@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 from quantkit.calibration.text.samples import Texts, Tokens
 from quantkit.calibration.text.shipped import DEFAULT, data_path, shipped_rows
 from quantkit.calibration.text.templates import ChatTemplate, Conversation, read_chat_template, render
-from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageError
+from quantkit.errors import InputError, NetworkError, UsageError
+from quantkit.extras import require_installed
 from quantkit.jsontext import utf8
 from quantkit.source import Checkpoint
 from quantkit.tokenizer.check import source_encoder
@@ -30,6 +31,7 @@ CSV_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 IMATRIX_SUFFIXES = (".dat", ".imatrix")
 COLUMNS = ("messages", "text")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+HUB, PARQUET = "hf://", ".parquet"
 DATASET = re.compile(
     r"hf://(?:datasets/)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<config>[\w.-]+))?"
     r"(?:@(?P<revision>[\w.-]+))?(?::(?P<split>[\w.\[\]%:-]+))?"
@@ -55,6 +57,15 @@ def model_tokens(checkpoint: Checkpoint, rows: int) -> Tokens:
     return Tokens(plain, rows, whole[0] if start else None, separator, chat)
 
 
+def require_readable(specs: Iterable[str]) -> None:
+    """Raise UnsupportedError, before anything is opened, for data that an optional package reads which is missing."""
+    for spec in specs:
+        for reads, package in ((spec.startswith(HUB), "datasets"), (spec.endswith(PARQUET), "pyarrow")):
+            if reads:
+                require_installed(f"reading {shown(spec)}", [package], instead="give plain text or JSON Lines")
+                break
+
+
 def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool = False) -> Texts:
     """The documents of a file, of "hf://org/name[/config][@revision][:split]", or, for "default", of the shipped text.
 
@@ -64,7 +75,7 @@ def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool
     file that is missing, empty, of the wrong kind or without these columns, or messages without a template;
     UnsupportedError where an optional package is missing; NetworkError when the Hub cannot be reached.
     """
-    if spec.startswith("hf://"):
+    if spec.startswith(HUB):
         rows = list(_hub_rows(spec, offline=offline))
         digest = hashlib.sha256()
         for row in rows:
@@ -77,7 +88,7 @@ def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool
     sha256 = hashlib.sha256(data).hexdigest()
     if spec == DEFAULT:
         return _texts(shipped_rows(data, chat=template is not None), DEFAULT, sha256, template)
-    if path.suffix == ".parquet":
+    if path.suffix == PARQUET:
         return _texts(_parquet_rows(path, data), name, sha256, template)
     text = _decoded(path, data)
     if path.suffix in JSON_SUFFIXES:
@@ -200,11 +211,10 @@ def _decoded(path: Path, data: bytes) -> str:
 
 
 def _parquet_rows(path: Path, data: bytes) -> list[Row]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise _needs_package("pyarrow", f"reading {shown(path)}") from error
+    require_readable([str(path)])
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         file = parquet.ParquetFile(pyarrow.BufferReader(data))
         names = file.schema_arrow.names
@@ -232,10 +242,9 @@ def _hub_rows(spec: str, *, offline: bool) -> Iterator[Row]:
         raise UsageError(f"{shown(spec)} does not name a data set", key="data", hint=hint)
     if offline:
         raise NetworkError(f"{shown(spec)} would have to be fetched", hint="fetch it before, and give the file")
-    try:
-        import datasets
-    except ImportError as error:
-        raise _needs_package("datasets", f"reading {shown(spec)}") from error
+    require_readable([spec])
+    import datasets
+
     try:
         found = datasets.load_dataset(
             match["repo"],
@@ -256,11 +265,6 @@ def _hub_rows(spec: str, *, offline: bool) -> Iterator[Row]:
     except (datasets.exceptions.DatasetsError, OSError) as error:  # connection errors are OSErrors
         message = f"{shown(spec)} cannot be read: {shown(str(error), 200)}"
         raise NetworkError(message, hint="check the name and the connection; gated data needs HF_TOKEN") from error
-
-
-def _needs_package(package: str, what: str) -> UnsupportedError:
-    hint = 'pip install "quantkit-cli[data]", or give plain text or JSON Lines'
-    return UnsupportedError(f"{what} needs the package {package}", key=package, hint=hint)
 
 
 def _empty(name: str) -> NoReturn:

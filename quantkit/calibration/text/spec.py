@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantkit.calibration.text.data import load_texts, model_tokens
+from quantkit.calibration.text.data import load_texts, model_tokens, require_readable
 from quantkit.calibration.text.samples import Samples, joined_texts, select_samples, shipped_windows
 from quantkit.calibration.text.shipped import DEFAULT
 from quantkit.calibration.text.templates import read_chat_template
@@ -30,6 +30,7 @@ FISHER_TOKENS = 1 << 14  # of all the text that gradients are taken of: more cha
 FISHER_SHARE = 8  # tokens for each dimension of the gradients of an embedding: twice as many change little
 DEVICES = ("cpu", "cuda")
 ACTIVATIONS = ("auto", "memory", "disk")
+STATISTICS = ".safetensors"  # the suffix of a file of them
 ANY_TOKEN = 1 << 31
 EMBEDDING = ".embed_tokens.weight"
 
@@ -50,8 +51,14 @@ class CalibrationSpec:
     activations: str = "auto"
     offline: bool = False
 
+    @property
+    def reads_statistics(self) -> bool:
+        """Whether `data` names a file of what a model saw, instead of text."""
+        return any(name.endswith(STATISTICS) for name in self.data)
+
     def check(self) -> None:
-        """Raise UsageError for options that make no sense, before anything is opened."""
+        """Raise UsageError for options that make no sense, UnsupportedError for data that nothing installed reads,
+        before anything is opened."""
         if not self.data:
             raise UsageError(
                 "no calibration data", key="data", hint="default, or a file of text, JSON Lines or parquet"
@@ -61,6 +68,7 @@ class CalibrationSpec:
                 raise UsageError(f"--{name} {value}", key=name, hint=f"{least} or more")
         for name, given, known in (("device", self.device, DEVICES), ("activations", self.activations, ACTIVATIONS)):
             require_choice(f"--{name}", given.partition(":")[0], known)
+        require_readable(self.data)
 
 
 def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = ignore) -> Samples:

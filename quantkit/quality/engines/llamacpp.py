@@ -19,13 +19,13 @@ from typing import IO, Any
 import numpy as np
 
 from quantkit.errors import UnsupportedError, VerificationError
+from quantkit.extras import require_installed
 from quantkit.tensors import F32
 from quantkit.untrusted import shown
 
 LLAMA_CPP = "llama.cpp"
 CONTEXT = 512
 PACKAGE, LIBRARY = "xllamacpp", "xllamacpp.abi3.so"
-INSTALL = "install the extra: pip install 'quantkit-cli[llamacpp]'"
 LAST_WORDS = 4096  # bytes of what a process said before it died
 
 
@@ -40,10 +40,9 @@ class Speed:
 
 def require_llamacpp() -> Path:
     """The library. Raises UnsupportedError where the optional wheel is not installed."""
+    require_installed("the llama.cpp engine", [PACKAGE])
     spec = find_spec(PACKAGE)
-    if spec is None:
-        raise UnsupportedError("the llama.cpp engine is not installed", hint=INSTALL, key=PACKAGE)
-    found = [Path(folder, LIBRARY) for folder in spec.submodule_search_locations or ()]
+    found = [Path(folder, LIBRARY) for folder in (spec and spec.submodule_search_locations) or ()]
     for path in found:
         if path.is_file():
             return path
