@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from io import FileIO
 from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -59,17 +59,26 @@ class Watch:
     sums: BlockSums | None = None
 
 
+class Elsewhere(Protocol):
+    """The bytes of a file that lies on another machine, where they cannot change."""
+
+    def read(self, start: int, stop: int) -> U8: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class InputFile:
     """A regular file, opened once. Every read goes through this descriptor and is checked for its length.
 
     Reads copy (pread), they do not map: a file cut short while it is read is then an InputError, not a bus error.
     While it is watched, every byte that is read a second time must be what it was. Safe to share between threads.
+    `handle` of a file on another machine fetches what is read; it has no descriptor.
     """
 
     path: Path
     stamp: Stamp
-    handle: FileIO
+    handle: FileIO | Elsewhere
     watched: Watch = field(default_factory=Watch, compare=False)
 
     @property
@@ -102,12 +111,25 @@ class InputFile:
         finally:
             self.watched.sums = None
 
+    @property
+    def is_distant(self) -> bool:
+        """Whether it lies on another machine."""
+        return not isinstance(self.handle, FileIO)
+
+    @property
+    def descriptor(self) -> int:
+        """The number of the open file. Only of one on this machine."""
+        assert isinstance(self.handle, FileIO), self.path
+        return self.handle.fileno()
+
     def _read(self, start: int, stop: int) -> U8:
+        if not isinstance(self.handle, FileIO):
+            return self.handle.read(start, stop)
         out = np.empty(stop - start, np.uint8)
         done = 0
         try:
             while done < out.size:
-                count = os.preadv(self.handle.fileno(), [out.data[done : done + READ_BYTES]], start + done)
+                count = os.preadv(self.descriptor, [out.data[done : done + READ_BYTES]], start + done)
                 if count == 0:
                     self._raise_changed(f"it ends at byte {start + done:,} now")
                 done += count
@@ -117,8 +139,10 @@ class InputFile:
 
     def unchanged(self) -> None:
         """Raise InputError if the file, or what its path leads to, is not what was opened."""
+        if not isinstance(self.handle, FileIO):
+            return
         try:
-            now, opened = _stamp(self.path.stat()), _stamp(os.fstat(self.handle.fileno()))
+            now, opened = _stamp(self.path.stat()), _stamp(os.fstat(self.descriptor))
         except OSError as error:
             raise _reading_error(self.path, error) from error
         for found in (opened, now):
@@ -189,6 +213,13 @@ def open_input(path: Path, *, follow: bool = True) -> InputFile:
         hint = "name the file" if stat.S_ISDIR(status.st_mode) else "copy the data to a file"
         raise InputError(f"{shown(path)} is {kind}, not a regular file", path=str(path), hint=hint)
     source = InputFile(path, _stamp(status), FileIO(descriptor))
+    _require_itself(source)
+    return source
+
+
+def distant_input(path: Path, nbytes: int, elsewhere: Elsewhere) -> InputFile:
+    """A file on another machine, of so many bytes; `path` is where it would lie here. Raises as `open_input`."""
+    source = InputFile(path, Stamp(0, 0, nbytes, 0), elsewhere)
     _require_itself(source)
     return source
 

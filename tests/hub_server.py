@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +36,9 @@ class HubState:
     """What the stand-in holds: `commits` maps a commit to its files, `branches` a name to a commit.
 
     `cut` names files whose connection breaks half-way, once each, `slow` files that come at 10 MB per second.
+    `wrong` is how answers to ranges are wrong: "ignored", "shifted", "sized", "short", "long", "tagged", "packed",
+    "committed" or "linked". `busy` are answers, status and headers, that requests for ranges get first.
+    `elsewhere` is where large files redirect to instead of the content network.
     `fail` maps a part of a path to a status and the Hub's error code. `html` makes the interface answer like a
     login page. `junk` maps a part of a path to what is answered instead.
     """
@@ -47,9 +51,13 @@ class HubState:
     cut: set[str] = field(default_factory=set)
     slow: set[str] = field(default_factory=set)
     fail: dict[str, tuple[int, str]] = field(default_factory=dict)
+    wrong: str = ""
+    busy: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    elsewhere: str = ""
     html: bool = False
     junk: dict[str, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
+    sent: dict[str, int] = field(default_factory=dict)  # bytes of each file that went out
     endpoint: str = ""
     content_network: str = ""
 
@@ -124,16 +132,30 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.state.commits.get(commit, {}).get(name)
         if data is None:
             return self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{_sha1(data)}"', "Accept-Ranges": "bytes"}
+        wrong = self.state.wrong if self.headers.get("range") else ""
+        if self.headers.get("range") and self.state.busy and not self.on_content_network:
+            status, more = self.state.busy.pop(0)
+            return self._send(status, more)
+        commit = "c" * 40 if wrong == "committed" else commit
+        tag = str(len(self.state.requests)) if wrong == "tagged" else ""
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{_sha1(data)}{tag}"', "Accept-Ranges": "bytes"}
         if name in self.state.large and not self.on_content_network:
             headers["X-Linked-Etag"] = f'"{hashlib.sha256(data).hexdigest()}"'
-            headers["X-Linked-Size"] = str(len(data))
-            headers["Location"] = f"{self.state.content_network}{self.path}?Signature=secret-signature"
+            headers["X-Linked-Size"] = str(len(data) + (wrong == "linked"))
+            there = self.state.elsewhere or f"{self.state.content_network}{self.path}?Signature=secret-signature"
+            headers["Location"] = there
             return self._send(302, headers)
-        start = int(self.headers.get("range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        return self._send(206 if start else 200, headers, data[start:], name)
+        first, _, last = self.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")
+        start, stop = int(first), min(int(last) + 1, len(data)) if last else len(data)
+        part = bool(start or last) and wrong != "ignored"
+        if part:
+            moved = wrong == "shifted"
+            total = len(data) + (wrong == "sized")
+            headers["Content-Range"] = f"bytes {start + moved}-{stop - 1 + moved}/{total}"
+        if wrong == "packed":
+            headers["Content-Encoding"] = "gzip"
+        body = data[start : stop - (wrong == "short")] + b"x" * (wrong == "long")
+        return self._send(206 if part else 200, headers, body if part else data, name)
 
     def _send(self, status: int, headers: dict[str, str], body: bytes = b"", name: str = "") -> None:
         self.send_response(status)
@@ -143,6 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        if name:
+            self.state.sent[name] = self.state.sent.get(name, 0) + len(body)
         if name in self.state.cut:
             self.state.cut.remove(name)
             self.wfile.write(body[: len(body) // 2])
@@ -159,13 +183,21 @@ def _sha1(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that hung up: some tests want it to."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 @contextmanager
 def serve(state: HubState) -> Iterator[HubState]:
     """Serve `state` on two ports of 127.0.0.1 (Hub and content network) and fill in their addresses."""
     servers = []
     for content_network in (False, True):
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, state, content_network))
-        server.daemon_threads = True
+        server = _Server(("127.0.0.1", 0), partial(_Handler, state, content_network))
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
     state.endpoint = f"http://127.0.0.1:{servers[0].server_port}"

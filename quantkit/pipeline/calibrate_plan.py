@@ -169,15 +169,18 @@ class CalibratePlan:
         }
 
 
-def plan_calibration(request: CalibrateRequest, emit: Sink = ignore) -> CalibratePlan:
+def plan_calibration(request: CalibrateRequest, emit: Sink = ignore, *, headers: bool = False) -> CalibratePlan:
     """Plan a calibration: open the source, read the data and turn it into samples. The caller closes the checkpoint.
+    With `headers` weights of a repository of the Hub stay there: for a plan that nothing is made of.
 
     Raises what is wrong with the options first, then with the source, then with the data.
     """
     kind = kind_of(request)
     request.spec.check()
     require_place([request.out], record_path(request.out))
-    opened = open_source(request.source, offline=request.spec.offline, emit=emit, adapters=request.adapters)
+    opened = open_source(
+        request.source, offline=request.spec.offline, emit=emit, adapters=request.adapters, headers=headers
+    )
     checkpoint = turned_back(opened, emit)
     try:
         sources = [Path(file.path) for file in checkpoint.files()]

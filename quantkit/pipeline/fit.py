@@ -86,7 +86,7 @@ def _plans(request: Request, emit: Sink) -> Iterator[tuple[Plan, int]]:
     """Plans, each with the bytes of an encoder's file that is served with it."""
     consumers = parse_consumers(request.consumers)
     names = recipe_names() if consumers else gguf_recipe_names()
-    prepared = prepare(replace(request, recipes=(BASE,), consumers=(), tp=1), None, emit)
+    prepared = prepare(replace(request, recipes=(BASE,), consumers=(), tp=1), None, emit, headers=True)
     assert prepared.model is not None
     model, options = prepared.model, PlanOptions(allow_requantize=request.allow_requantize)
     encoder = sum(made.nbytes for made in prepared.plans if made.is_encoder)

@@ -12,7 +12,7 @@ from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.events import Sink, ignore
-from quantkit.formats.gguf.file import read_gguf, shard_paths
+from quantkit.formats.gguf.file import GGUFFile, parse_gguf, read_gguf, shard_paths
 from quantkit.metadata import KeyValue
 from quantkit.report.manifest import manifest_path, read_manifest
 from quantkit.source import open_source
@@ -90,9 +90,10 @@ def inspect(spec: Path | str, *, offline: bool = False, emit: Sink = ignore) -> 
         require_path(path)
         if path.is_file():
             return _inspect_gguf(path)
-    checkpoint = open_source(spec, offline=offline, emit=emit, as_stored=True)
+    checkpoint = open_source(spec, offline=offline, emit=emit, as_stored=True, headers=True)
     if checkpoint.kind == "gguf":  # one file of a repository of the Hub
-        found = _inspect_gguf(Path(checkpoint.files()[0].path))
+        shards = [file.opened for file in checkpoint.files() if file.opened]
+        found = _gguf_facts(Path(checkpoint.files()[0].path), [parse_gguf(shard) for shard in shards])
         checkpoint.close()
         return replace(found, origin={**found.origin, "repo": checkpoint.repo, "commit": checkpoint.commit})
     tensors = tuple(replace(t, dtype=t.stored_as or t.dtype) for t in checkpoint.tensors().values())
@@ -106,7 +107,10 @@ def inspect(spec: Path | str, *, offline: bool = False, emit: Sink = ignore) -> 
 
 
 def _inspect_gguf(path: Path) -> Inspection:
-    files = [read_gguf(shard) for shard in shard_paths(path)]
+    return _gguf_facts(path, [read_gguf(shard) for shard in shard_paths(path)])
+
+
+def _gguf_facts(path: Path, files: Sequence[GGUFFile]) -> Inspection:
     tensors = tuple(TensorInfo(t.name, t.qtype, t.shape, t.nbytes) for f in files for t in f.tensors)
     facts = tuple(_fact(kv.key, _kind(kv), kv.value) for kv in files[0].metadata)
     return Inspection("gguf", path.name, sum(f.nbytes for f in files), facts, tensors, _origin(path, files[0].metadata))

@@ -132,7 +132,7 @@ def walk_ladder(
     if not dry_run:
         require_installed("tune", RUN_MODELS)
     budget = parse_size(max_size, "--max-size") if max_size else None
-    steps = _planned(request, output, budget, emit)
+    steps = _planned(request, output, budget, emit, headers=dry_run)
     if dry_run:
         return Walk(tuple(steps))
     record = _Record(output.out / RECORD)
@@ -155,9 +155,9 @@ def walk_ladder(
     return Walk(tuple(done))
 
 
-def _planned(request: Request, output: Output, budget: int | None, emit: Sink) -> list[Step]:
+def _planned(request: Request, output: Output, budget: int | None, emit: Sink, *, headers: bool = False) -> list[Step]:
     """The ladder, smallest first. Raises what keeps every recipe from being planned."""
-    with prepare(language_model_alone(request, "tune"), None, emit) as prepared:
+    with prepare(language_model_alone(request, "tune"), None, emit, headers=headers) as prepared:
         if request.mmproj == AUTO and prepared.model is not None and encoder_type(prepared.checkpoint, AUTO):
             what = "the encoder is not written: convert with the recipe that wins makes it beside the language model"
             emit(Warned("no-mmproj", what))

@@ -12,9 +12,9 @@ from quantkit.source import Checkpoint, open_source
 from quantkit.source.adapter_model import open_adapter_model
 
 
-def open_wanted(request: Request, recipes: Sequence[Recipe], emit: Sink) -> Checkpoint:
+def open_wanted(request: Request, recipes: Sequence[Recipe], emit: Sink, *, headers: bool = False) -> Checkpoint:
     """Open the source: a model, with adapters merged into it, for recipes of adapters an adapter; for checkpoints a
-    GGUF file is turned back into one.
+    GGUF file is turned back into one. With `headers` weights of a repository of the Hub stay there.
 
     Raises UsageError for recipes and options that do not go together, and what opening raises.
     """
@@ -30,7 +30,7 @@ def open_wanted(request: Request, recipes: Sequence[Recipe], emit: Sink) -> Chec
         raise UsageError(what, key="base", hint="leave --base out")
     if of_adapters:
         return open_adapter_model(request.source, request.base, offline=request.offline, emit=emit)
-    found = open_source(request.source, offline=request.offline, emit=emit, adapters=request.adapters)
+    found = open_source(request.source, offline=request.offline, emit=emit, adapters=request.adapters, headers=headers)
     if all(recipe.mixture is None for recipe in recipes):
         return turned_back(found, emit)
     return found

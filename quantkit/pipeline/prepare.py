@@ -116,9 +116,12 @@ def prepare(
     stem: str | None = None,
     emit: Sink = ignore,
     stop: Callable[[], bool] | None = None,
+    *,
+    headers: bool = False,
 ) -> Prepared:
     """Plan a request. `stem` names the output files (without ".gguf"), by default after source and recipe. Types for a
-    target are measured where that is needed, until `stop` says so; without it such a request is refused.
+    target are measured where that is needed, until `stop` says so; without it such a request is refused. With `headers`
+    weights of a repository of the Hub stay there: for plans that nothing is made of.
 
     Raises what is wrong with the recipes first, then with the source: nothing is opened for a typo. What is wrong with
     one of several recipes for this source is in `Prepared.refused`; it is raised where none can be planned.
@@ -141,7 +144,7 @@ def prepare(
             said.add(event.code)
         emit(event)
 
-    checkpoint = open_wanted(request, recipes, hear)
+    checkpoint = open_wanted(request, recipes, hear, headers=headers)
     try:
         prepared = _plan_all(request, checkpoint, (recipes, tuning), stem, emit)
     except QuantkitError:

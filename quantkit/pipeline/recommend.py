@@ -76,7 +76,8 @@ def recommend(request: RecommendRequest, emit: Sink = ignore) -> Recommendation:
     """Which recipe, and why. Raises UsageError for options that make no sense and for a context that the model does
     not take, and what opening and describing the source raises."""
     budget = _require_sense(request)
-    with closing(open_source(os.path.expanduser(request.source), offline=request.offline, emit=emit)) as source:  # noqa: PTH111
+    spec = os.path.expanduser(request.source)  # noqa: PTH111
+    with closing(open_source(spec, offline=request.offline, emit=emit, headers=True)) as source:
         return _Answer(request, source, budget).recommendation()
 
 

@@ -96,7 +96,7 @@ def plan_sensitivity(
     request: Request, out: Path | None = None, *, force: bool = False, emit: Sink = ignore
 ) -> SensitivityPlan:
     """What `sensitivity` would measure. Nothing is run or written; raises what it raises before it measures."""
-    with _prepared(request, emit) as prepared:
+    with _prepared(request, emit, headers=True) as prepared:
         subject = _subject(prepared, out, force, write=False)
         facts, types = facts_of(subject), candidates(subject.plan)
         tokens = facts["learned_tokens"] + 2 * facts["judged_tokens"]
@@ -114,11 +114,11 @@ def plan_sensitivity(
         )
 
 
-def _prepared(request: Request, emit: Sink) -> Prepared:
+def _prepared(request: Request, emit: Sink, *, headers: bool = False) -> Prepared:
     if len(request.recipes) != 1:
         raise UsageError("one recipe says how values are chosen", hint="--to q4_k_m", key="recipes")
     require_measurable(request, load_recipe(request.recipes[0]))
-    return prepare(language_model_alone(request, "sensitivity"), None, emit)
+    return prepare(language_model_alone(request, "sensitivity"), None, emit, headers=headers)
 
 
 def _subject(prepared: Prepared, out: Path | None, force: bool, *, write: bool = True) -> Subject:

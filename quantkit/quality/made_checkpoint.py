@@ -83,7 +83,7 @@ def open_with_package(paths: Sequence[Path]) -> Iterator[PackageTensors]:
 
 def _named(path: Path, file: InputFile) -> str:
     """A name by which the package opens the file: it takes UTF-8 alone, the system any bytes."""
-    return str(path) if encodable(str(path)) else f"/dev/fd/{file.handle.fileno()}"
+    return str(path) if encodable(str(path)) else f"/dev/fd/{file.descriptor}"
 
 
 def _tensors(file: InputFile, opened: Any) -> Iterator[StoredTensor]:

@@ -19,14 +19,14 @@ from quantkit.families.describe import find_family
 from quantkit.source.adapter import Adapter, open_adapter
 from quantkit.source.adapter_config import told, unlike
 from quantkit.source.base import Checkpoint, SourceFile
-from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, open_folder
+from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, NOTHING, open_folder
 from quantkit.source.gguf import open_gguf
 from quantkit.source.memory import MemoryCheckpoint
 from quantkit.source.merged import merged_with
 from quantkit.source.quantized import dequantized
 from quantkit.source.shards import PICKLES
-from quantkit.source.spec import HINT, names_hub, parse_hub
-from quantkit.untrusted import parse_json_object, read_bounded, shown
+from quantkit.source.spec import HINT, HubModel, names_hub, parse_hub
+from quantkit.untrusted import InputFile, parse_json_object, read_bounded, shown
 
 __all__ = ["Checkpoint", "MemoryCheckpoint", "SourceFile", "open_source"]
 
@@ -38,22 +38,24 @@ def open_source(
     emit: Sink = ignore,
     as_stored: bool = False,
     adapters: Sequence[str] = (),
+    headers: bool = False,
 ) -> Checkpoint:
     """Open a checkpoint: a folder, a `.gguf` file, `hf://org/name[@revision]`, an address on huggingface.co, or
     `org/name` where no such path is; with `/FILE.gguf` behind the name one GGUF file of a repository.
 
     Linear layers that a checkpoint for servers stores quantized are there as the plain weights that they decode to.
     Where those cannot be decoded, `as_stored` takes the tensors as they are, with a warning.
-    A repository of the Hub is fetched first (only what is needed); with `offline` only its cached copy is used.
+    A repository of the Hub is fetched first (only what is needed); with `offline` only its cached copy is used. With
+    `headers` its weights stay there, but for what begins each file: they are fetched when somebody reads them.
     `adapters` are LoRA adapters, named in the same ways, that are merged into the weights in this order.
     Raises InputError for a missing, damaged or hostile checkpoint, UnsupportedError for one in a layout that is not
     read, UsageError for a `spec` that is none of the above, NetworkError when the Hub fails.
     """
-    found = _open(spec, offline=offline, emit=emit, as_stored=as_stored)
+    found = _open(spec, offline=offline, emit=emit, as_stored=as_stored, headers=headers)
     return _merged(found, adapters, offline=offline, emit=emit) if adapters else found
 
 
-def _open(spec: str, *, offline: bool, emit: Sink, as_stored: bool) -> Checkpoint:
+def _open(spec: str, *, offline: bool, emit: Sink, as_stored: bool, headers: bool) -> Checkpoint:
     if not names_hub(spec):
         path = _path(spec)
         if spec and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for names too long to exist
@@ -63,13 +65,23 @@ def _open(spec: str, *, offline: bool, emit: Sink, as_stored: bool) -> Checkpoin
     model = parse_hub(spec)
     if model is None or (model.file and not names_hub(spec) and os.path.isdir(spec.partition("/")[0])):  # noqa: PTH112
         raise _no_such(spec)
+    found, distant = _on_hub(model, offline=offline, emit=emit, headers=headers)
+    if model.file is None:
+        return _open_folder(found, emit, as_stored, distant)
+    snapshot = found.parents[model.file.count("/")]
+    return replace(open_gguf(found, distant), repo=model.repo, commit=snapshot.name)
+
+
+def _on_hub(model: HubModel, *, offline: bool, emit: Sink, headers: bool) -> tuple[Path, Mapping[Path, InputFile]]:
+    """Where a model of the Hub lies now, and the files of it that do not, open."""
+    from quantkit.source.glance import glance
     from quantkit.source.hub import Hub, fetch  # huggingface_hub: only for repositories
 
-    found = fetch(model.repo, model.revision, Hub(offline=offline), emit, file=model.file)
-    if model.file is None:
-        return _open_folder(found, emit, as_stored)
-    snapshot = found.parents[model.file.count("/")]
-    return replace(open_gguf(found), repo=model.repo, commit=snapshot.name)
+    hub = Hub(offline=offline)
+    if not headers:
+        return fetch(model.repo, model.revision, hub, emit, file=model.file), {}
+    found = glance(model.repo, model.revision, hub, emit, file=model.file)
+    return found.path, found.distant
 
 
 def _merged(base: Checkpoint, specs: Sequence[str], *, offline: bool, emit: Sink) -> Checkpoint:
@@ -108,13 +120,13 @@ def find_adapter(spec: str, *, offline: bool = False, emit: Sink = ignore) -> Ad
     return replace(found, name=model.repo.rpartition("/")[2])
 
 
-def _open_folder(path: Path, emit: Sink, as_stored: bool) -> Checkpoint:
+def _open_folder(path: Path, emit: Sink, as_stored: bool, distant: Mapping[Path, InputFile] = NOTHING) -> Checkpoint:
     try:
-        return dequantized(open_folder(path, emit))
+        return dequantized(open_folder(path, emit, distant=distant))
     except QuantkitError as error:
         config = _config(path)
         if as_stored and isinstance(error, InputError | UnsupportedError):
-            found = open_folder(path, ignore, as_stored=True)  # what is wrong there is raised again
+            found = open_folder(path, ignore, as_stored=True, distant=distant)  # what is wrong there is raised again
             emit(Warned("as-stored", f"shown as stored: {error.message}"))
             return found
         if config is not None:

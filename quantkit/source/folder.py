@@ -45,6 +45,7 @@ BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 CACHED_REPO = re.compile(r"models--(?P<owner>[A-Za-z0-9._-]+?)--(?P<name>[A-Za-z0-9._-]+)")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
+NOTHING: Mapping[Path, InputFile] = MappingProxyType({})
 MAX_CONFIG_BYTES = 8 << 20
 MAX_FOLDER_ENTRIES = 100_000
 
@@ -113,15 +114,19 @@ class FolderCheckpoint:
             file.close()
 
 
-def open_folder(folder: Path, emit: Sink, *, as_stored: bool = False) -> FolderCheckpoint:
+def open_folder(
+    folder: Path, emit: Sink, *, as_stored: bool = False, distant: Mapping[Path, InputFile] = NOTHING
+) -> FolderCheckpoint:
     """Open a folder with config.json, or Mistral's params.json, and safetensors weights. Reads headers only.
-    With `as_stored` the latter keeps its own names and numbers.
+    With `as_stored` the latter keeps its own names and numbers. `distant` are files of it that lie elsewhere, open, by
+    where they would lie.
 
     Raises InputError for a missing, damaged or hostile file and for an index that does not fit its shards,
     UnsupportedError for weights in a layout that is not read.
     """
     root = Path(os.path.realpath(folder))
     names, left = _list(root)
+    names |= {path.name for path in distant if path.parent == root}
     stem = stem_of(names)
     of_mistral = {PARAMS, mistral.tokenizer_file(names), index_of(stem)} if stem == CONSOLIDATED else set()
     sides: dict[str, InputFile] = {}
@@ -138,7 +143,7 @@ def open_folder(folder: Path, emit: Sink, *, as_stored: bool = False) -> FolderC
             raise InputError(f"{shown(root)} has no {CONFIG}", path=str(root / CONFIG), hint=hint)
         config = _object(sides[CONFIG]) if CONFIG in sides else {}
         for name in wanted:
-            shards[name] = _open(root, name, linked)
+            shards[name] = distant.get(root / name) or _open(root, name, linked)
         stored = read_shards(shards, index, index_of(stem))
         name, repo, commit = _identity(folder, root)
         found = FolderCheckpoint(name, repo, commit, config, root, stored, shards, sides)
@@ -279,7 +284,7 @@ def _open(root: Path, name: str, linked: dict[str, Path] | None = None) -> Input
     file = open_input(target, follow=False)
     if root in target.parents or _is_blob(target):
         return file
-    if os.fstat(file.handle.fileno()).st_uid not in {os.getuid(), os.geteuid()}:
+    if os.fstat(file.descriptor).st_uid not in {os.getuid(), os.geteuid()}:
         file.close()
         what = f"{shown(root / name)} is a link to {shown(target)}, which belongs to another user"
         hint = "copy the file into the folder, or give the folder it lies in"

@@ -29,6 +29,7 @@ from quantkit.untrusted import InputFile, open_input, shown
 
 # ggml types that hold plain numbers; they go by the safetensors name of the same thing.
 PLAIN_TYPES = frozenset({"f32", "f16", "bf16", "f64", "i8", "i16", "i32", "i64"})
+NOTHING: Mapping[Path, InputFile] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,15 @@ class GGUFCheckpoint:
     close = close_shards
 
 
-def open_gguf(path: Path) -> GGUFCheckpoint:
+def open_gguf(path: Path, distant: Mapping[Path, InputFile] = NOTHING) -> GGUFCheckpoint:
     """Open a GGUF model by its file, or by any shard of a split one. Reads headers only.
 
+    `distant` are files that lie elsewhere, open, by where they would lie.
     Raises InputError for a damaged or hostile file and for shards that do not belong together.
     """
     shards: list[InputFile] = []
     try:
-        shards.extend(open_input(shard) for shard in shard_paths(path))
+        shards.extend(distant.get(shard) or open_input(shard) for shard in shard_paths(path, distant))
         files = [parse_gguf(shard) for shard in shards]
         require_whole_split(files)
         stored = {t.name: _stored(t, s) for f, s in zip(files, shards, strict=True) for t in f.tensors}

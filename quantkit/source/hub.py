@@ -6,48 +6,35 @@ request) and credentials. Files that arrived whole stay in the cache when a run 
 
 from __future__ import annotations
 
-import errno
-import logging
-import os
 import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from huggingface_hub import HfApi, get_cached_repo_tree, hf_hub_download, snapshot_download
-from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE, is_offline_mode
-from huggingface_hub.errors import (
-    CachedRepoTreeNotFoundError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    RevisionResolutionError,
-)
+from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-from quantkit.errors import NetworkError, QuantkitError, ResourceError, UsageError
-from quantkit.events import Event, Sink, StageFinished, StageStarted, TensorProgress, Warned
+from quantkit.errors import NetworkError, ResourceError, UsageError
+from quantkit.events import Event, Sink, StageFinished, StageStarted, TensorProgress
 from quantkit.formats.gguf.file import SHARD_NAME, shard_name
 from quantkit.source.adapter import WEIGHTS as ADAPTER
 from quantkit.source.adapter import holds_adapter
 from quantkit.source.adapter_config import ADAPTER_CONFIG
 from quantkit.source.folder import SIDE_FILES, locate
+from quantkit.source.hub_access import NO_ANSWER, access, answers
+from quantkit.source.hub_access import Hub as Hub
 from quantkit.source.nested import PATTERNS
 from quantkit.source.shards import CONSOLIDATED, MAX_SHARDS, index_of, read_index, stem_of, weight_files
-from quantkit.untrusted import open_input, shown
+from quantkit.units import counted
+from quantkit.untrusted import listed, open_input, shown
 
 # What a checkpoint for servers carries over besides (`FolderCheckpoint.carried`); code of the repository stays there.
 CARRIED = (
@@ -57,26 +44,8 @@ CARRIED = (
 )  # fmt: skip
 SIDE_PATTERNS = [*SIDE_FILES, *CARRIED, *PATTERNS]
 WORKERS = 4  # files at a time; one connection rarely fills the line
-TOKEN = re.compile(r"hf_(?:[a-z]+_)?[A-Za-z0-9]{8,}[\w.-]*|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)")
-TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-QUERY = re.compile(r"(https?://[^\s?]+)\?\S+")  # signed addresses of a content network
 STAGE = "download"
-NO_SIDE_FILES = "No files matched allow_patterns"  # a repository of GGUF files may have none
-NO_ADDRESS: type[Exception] = import_module(HTTPError.__module__.partition(".")[0]).InvalidURL  # is no HTTPError
-NO_ANSWER = "nothing that the interface of the Hub has"
-
-
-@dataclass(frozen=True)
-class Hub:
-    """Which Hub, and how. What is None comes from the environment, as huggingface_hub documents:
-    HF_ENDPOINT, HF_HUB_CACHE (or HF_HOME), HF_TOKEN (or the stored login). HF_HUB_OFFLINE counts as `offline`.
-    """
-
-    offline: bool = False
-    endpoint: str | None = None
-    cache: Path | None = None
-    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -100,15 +69,9 @@ def fetch(repo: str, revision: str | None, hub: Hub, emit: Sink, *, file: str | 
     Raises UsageError for an unknown repository or revision, NetworkError when the Hub or the line fails or the
     cache lacks something offline, ResourceError when the disk is too small, InputError for a hostile index.
     """
-    hub = Hub(hub.offline or is_offline_mode(), hub.endpoint, hub.cache or Path(HF_HUB_CACHE), hub.token)
-    with _warnings_as_events(emit, hub):
-        try:
-            snapshot = _fetch_side_files(repo, revision, hub)
-            wanted = _weights(snapshot) if file is None else _shards(snapshot, file)
-            _fetch_files(snapshot, wanted, hub, emit)
-        except (HTTPError, EntryNotFoundError, RevisionResolutionError, OSError, ValueError) as error:
-            # Without its cause: requests carry credentials, and some tracebacks print local variables.
-            raise _explain(error, repo, revision, hub) from None
+    hub = hub.known()
+    snapshot, wanted = snapshot_of(repo, revision, hub, emit, file)
+    fetch_weights(snapshot, wanted, hub, emit)
     if file is None:
         return snapshot.folder
     for name in wanted:
@@ -116,26 +79,31 @@ def fetch(repo: str, revision: str | None, hub: Hub, emit: Sink, *, file: str | 
     return snapshot.folder.resolve() / file
 
 
+def snapshot_of(repo: str, revision: str | None, hub: Hub, emit: Sink, file: str | None) -> tuple[Snapshot, list[str]]:
+    """Fetch everything of a repository but weights; that, and the names of the files that hold them. Raises as
+    `fetch`."""
+    with access(repo, revision, hub, emit):
+        snapshot = _fetch_side_files(repo, revision, hub)
+        return snapshot, _weights(snapshot) if file is None else _shards(snapshot, file)
+
+
 def fetch_config(repo: str, revision: str | None, hub: Hub, emit: Sink) -> Path:
     """Fetch everything of a model repository but weights; return the path of its config.json. Raises as `fetch`."""
-    hub = Hub(hub.offline or is_offline_mode(), hub.endpoint, hub.cache or Path(HF_HUB_CACHE), hub.token)
-    with _warnings_as_events(emit, hub):
-        try:
-            snapshot = _fetch_side_files(repo, revision, hub)
-        except (HTTPError, EntryNotFoundError, RevisionResolutionError, OSError, ValueError) as error:
-            raise _explain(error, repo, revision, hub) from None
+    hub = hub.known()
+    with access(repo, revision, hub, emit):
+        snapshot = _fetch_side_files(repo, revision, hub)
     return locate(snapshot.folder.resolve(), "config.json")
 
 
 def _fetch_side_files(repo: str, revision: str | None, hub: Hub) -> Snapshot:
     api = HfApi(endpoint=hub.endpoint, token=hub.token)
-    with _answers():
+    with answers():
         resolved = api.resolve_revision(repo, revision=revision, cache_dir=hub.cache, local_files_only=hub.offline)
     if not isinstance(resolved.resolved, str) or not COMMIT.fullmatch(
         resolved.resolved
     ):  # it becomes the name of a folder
         raise ValueError(f'the Hub names the commit "{resolved.resolved}"')
-    with _answers():
+    with answers():
         folder = snapshot_download(
             repo,
             revision=resolved,
@@ -148,7 +116,7 @@ def _fetch_side_files(repo: str, revision: str | None, hub: Hub) -> Snapshot:
         )
     commit = resolved.resolved
     try:
-        with _answers():
+        with answers():
             tree = get_cached_repo_tree(repo, revision=commit, cache_dir=hub.cache)
     except CachedRepoTreeNotFoundError:  # offline, and another program filled the cache
         return Snapshot(repo, commit, Path(folder), None)
@@ -156,18 +124,6 @@ def _fetch_side_files(repo: str, revision: str | None, hub: Hub) -> Snapshot:
     if not all(isinstance(path, str) and isinstance(size, int) and size >= 0 for path, size in sizes.items()):
         raise ValueError(f"its list of files is {NO_ANSWER}")
     return Snapshot(repo, commit, Path(folder), sizes)
-
-
-@contextmanager
-def _answers() -> Iterator[None]:
-    """huggingface_hub and its client take for granted what answers look like: one of another kind becomes a ValueError.
-
-    Numbers may be too large to count or to sleep, addresses none at all, encodings unknown.
-    """
-    try:
-        yield
-    except (TypeError, LookupError, AttributeError, AssertionError, RuntimeError, ArithmeticError, NO_ADDRESS) as error:
-        raise ValueError(f"it answered {NO_ANSWER} ({type(error).__name__}): is HF_ENDPOINT right?") from None
 
 
 def _weights(snapshot: Snapshot) -> list[str]:
@@ -197,11 +153,26 @@ def _shards(snapshot: Snapshot, file: str) -> list[str]:
     return wanted
 
 
+def require_cached(snapshot: Snapshot, missing: Sequence[str], count: int, hub: Hub) -> None:
+    """Raise NetworkError, naming them, where files are missing and nothing may be requested."""
+    if missing and hub.offline:
+        what = f"hf://{snapshot.repo} is not complete in the cache at {shown(str(hub.cache))}"
+        which = f"{len(missing)} of {counted(count, 'file', 'is', 'are')} missing: {listed(list(missing), 3)}"
+        raise NetworkError(f"{what}: {which}", hint="run once without --offline")
+
+
+def fetch_weights(snapshot: Snapshot, wanted: Sequence[str], hub: Hub, emit: Sink) -> None:
+    """Fetch those files of a repository that are not there yet. Raises as `fetch`."""
+    with access(snapshot.repo, snapshot.commit, hub, emit):
+        _fetch_files(snapshot, wanted, hub, emit)
+
+
 def _fetch_files(snapshot: Snapshot, wanted: Sequence[str], hub: Hub, emit: Sink) -> None:
     folder = snapshot.folder.resolve()
     missing = [name for name in wanted if not (folder / name).exists()]
     if not missing:
         return
+    require_cached(snapshot, missing, len(wanted), hub)
     sizes = snapshot.sizes or {}
     total = sum(sizes.get(name, 0) for name in missing)
     _require_disk(total, folder)
@@ -227,7 +198,7 @@ def _index(folder: Path, name: str) -> dict[str, str]:
 
 
 def _fetch_file(snapshot: Snapshot, name: str, hub: Hub, meter: _Meter) -> None:
-    with _answers():
+    with answers():
         hf_hub_download(
             snapshot.repo,
             name,
@@ -315,69 +286,3 @@ class _Bar:
 
     def close(self) -> None:
         pass
-
-
-@contextmanager
-def _warnings_as_events(emit: Sink, hub: Hub) -> Iterator[None]:
-    """What huggingface_hub would print (retries, a cached revision used instead) becomes an event."""
-
-    def collect(record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.WARNING and not record.getMessage().startswith(NO_SIDE_FILES):
-            emit(Warned("hub", _clean(record.getMessage(), hub)))
-        return False
-
-    handlers = logging.getLogger("huggingface_hub").handlers
-    for handler in handlers:
-        handler.addFilter(collect)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(collect)
-
-
-def _clean(text: str, hub: Hub) -> str:
-    """One printable line without tokens, passwords and signatures."""
-    for secret in filter(None, (hub.token, *map(os.environ.get, TOKEN_VARIABLES))):
-        text = text.replace(secret, "***")
-    return shown(" ".join(QUERY.sub(r"\1?***", TOKEN.sub("***", text)).split()), 400)
-
-
-def _explain(error: Exception, repo: str, revision: str | None, hub: Hub) -> QuantkitError:
-    """The error of quantkit for one of huggingface_hub."""
-    what = f"hf://{repo}" + (f"@{revision}" if revision else "")
-    endpoint = _clean(hub.endpoint or ENDPOINT, hub)
-    if isinstance(error, GatedRepoError):
-        hint = f"accept its terms at {endpoint}/{repo}, then set HF_TOKEN or run: hf auth login"
-        return NetworkError(f"{what} is gated: the Hub wants a login that has access", hint=hint)
-    if isinstance(error, RepositoryNotFoundError):
-        hint = "check the spelling; for a private repository set HF_TOKEN or run: hf auth login"
-        return UsageError(f"{endpoint} has no model repository {repo}, or it is private", hint=hint)
-    if isinstance(error, RevisionNotFoundError):
-        return UsageError(f"{repo} has no revision {revision}", hint=f"see {endpoint}/{repo}/tree/main")
-    if isinstance(error, HfHubHTTPError):
-        return _explain_status(error, what, hub)
-    cause = error.__cause__
-    if hub.offline or isinstance(cause, OfflineModeIsEnabled):
-        reason = "not in the cache" if isinstance(error, RevisionResolutionError) else "not complete in the cache"
-        return NetworkError(f"{what} is {reason} at {shown(str(hub.cache))}", hint="run once without --offline")
-    if isinstance(cause, Exception):
-        return _explain(cause, repo, revision, hub)
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
-        hint = "free some space, or set HF_HUB_CACHE to a folder that can be written"
-        return ResourceError(f"cannot write to the Hub cache: {error.strerror}", path=str(hub.cache), hint=hint)
-    reason = _clean(str(error), hub) or type(error).__name__
-    hint = "check the connection and run again: what has arrived is kept; --offline uses a cached copy"
-    return NetworkError(f"cannot fetch {what} from {endpoint}: {reason}", hint=hint)
-
-
-def _explain_status(error: HfHubHTTPError, what: str, hub: Hub) -> QuantkitError:
-    status = error.response.status_code
-    hints = {
-        401: "the repository is private, or the token is not valid: set HF_TOKEN or run: hf auth login",
-        403: "the token may not read this repository: check its permissions",
-        429: "too many requests: wait some minutes, or log in for a higher limit",
-    }
-    hint = hints.get(status, "the Hub has a problem: run again later, or with --offline if it is cached")
-    reason = _clean(error.server_message or error.response.reason_phrase, hub)
-    return NetworkError(f"the Hub answered {status} for {what}: {reason}", hint=hint)

@@ -46,13 +46,15 @@ class Origin:
 
     @cached_property
     def stat(self) -> str:
-        """What the files look like from outside: names, sizes, places and times of change.
+        """What the files look like from outside: names, sizes, places and times of change, or their commit on the Hub.
 
         The time of modification can be put back, that of the last change cannot.
         """
-        stats = [(f.name, Path(f.path).stat()) for f in self.checkpoint.files()]
+        files = self.checkpoint.files()
+        away = [f"{f.name} {f.nbytes} {self.checkpoint.commit}" for f in files if f.opened and f.opened.is_distant]
+        stats = [(f.name, Path(f.path).stat()) for f in files if not (f.opened and f.opened.is_distant)]
         lines = (f"{name} {s.st_size} {s.st_dev} {s.st_ino} {s.st_mtime_ns} {s.st_ctime_ns}" for name, s in stats)
-        return utf8("\n".join(lines)).decode()
+        return utf8("\n".join([*lines, *away])).decode()
 
     def job_digest(self, *plan: str) -> str:
         """Identity of the work at hand: what stands for the plan, and the source as it is now."""

@@ -65,7 +65,7 @@ def calibrate(
     )
     request = quantkit.CalibrateRequest(source, spec, out, hessian, require_coverage, force, pre, tuple(adapter or ()))
     if dry_run:
-        plan = quantkit.plan_calibration(request, session.emit)
+        plan = quantkit.plan_calibration(request, session.emit, headers=True)
         plan.checkpoint.close()
         session.result("quantkit.calibrate/1", plan.as_json(), plan.line().splitlines())
         return

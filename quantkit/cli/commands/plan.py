@@ -78,7 +78,7 @@ def show_plan(session: Session, request: Request, out: Path, show: Show | None =
     show = show or Show()
     stem = out.stem if out.suffix == ".gguf" else None
     folder = out.parent if stem else out
-    prepared = quantkit.prepare(request, stem, session.emit)
+    prepared = quantkit.prepare(request, stem, session.emit, headers=True)
     prepared.checkpoint.close()
     lines: list[str] = _fitting_lines(show)
     data = []

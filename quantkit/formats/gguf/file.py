@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -251,10 +251,10 @@ def shard_name(stem: str, index: int, count: int) -> str:
     return f"{stem}-{index + 1:05d}-of-{count:05d}.gguf"
 
 
-def shard_paths(path: Path) -> tuple[Path, ...]:
+def shard_paths(path: Path, elsewhere: Collection[Path] = ()) -> tuple[Path, ...]:
     """All shards of the split GGUF that `path` is a shard of, in order; just `path` when it is not split.
 
-    Raises InputError naming the shards that are missing.
+    Those `elsewhere` need not be there. Raises InputError naming the shards that are missing.
     """
     match = SHARD_NAME.fullmatch(path.name)
     if match is None:
@@ -264,7 +264,7 @@ def shard_paths(path: Path) -> tuple[Path, ...]:
         hint = "rename it as it was published"
         raise InputError(f"{shown(path)} is named as shard {number} of {count}", path=str(path), hint=hint)
     paths = tuple(path.with_name(shard_name(match["stem"], index, count)) for index in range(count))
-    missing = [shard.name for shard in paths if not shard.exists()]
+    missing = [shard.name for shard in paths if shard not in elsewhere and not shard.exists()]
     if missing:
         what = f"{len(missing)} of {counted(count, 'shard', 'is', 'are')} missing: {listed(missing)}"
         raise InputError(what, path=str(path.with_name(missing[0])), hint="fetch all shards into one folder")
