@@ -152,7 +152,8 @@ def publish(
     files = zip(names_of([p.path for p in published]), published, strict=True)
     records = tuple(FileRecord(name, p.nbytes, p.sha256) for name, p in files)
     record = replace(settled[0] if settled else settle(draft), artifact=records)
-    write_record(record, targets[0], job.retired)
+    job.require_turn()
+    write_record(record, targets[0], job.retired, seal=job.seal)
     job.discard()
     for file in published:
         if file.path.suffix in ANNOUNCED:
@@ -160,14 +161,25 @@ def publish(
     return record
 
 
-def write_record(record: SealedRecord, first: Path, gone: Collection[str] = ()) -> None:
+def write_anew(path: Path, data: bytes) -> None:
+    """Write a small file, replacing what is there."""
+    write_small(path, data, overwrite=True)
+
+
+def write_record(
+    record: SealedRecord,
+    first: Path,
+    gone: Collection[str] = (),
+    *,
+    seal: Callable[[Path, bytes], None] = write_anew,
+) -> None:
     """Write the record of the files of which `first` is the first, sealed, and before it its line and theirs in
-    SHA256SUMS; lines of files that are `gone` go."""
+    SHA256SUMS; lines of files that are `gone` go. `seal` writes the record: a job's does so only for its owner."""
     path = record.path(first)
     encoded = record.encode(user_key())
     sums = {f.name: f.sha256 for f in record.artifact} | {path.name: hashlib.sha256(encoded).hexdigest()}
     update_sums(path.parent, sums, drop=gone)
-    write_small(path, encoded, overwrite=True)
+    seal(path, encoded)
 
 
 # The work folder of `quantkit quantize`: a job, and beside it what `quantkit pack` needs to know of the plan.

@@ -2,16 +2,17 @@
 
     .quantkit-9a0c51c27d10/          the job, named after its digest
         lock                         flock, and the pid and host of its holder
+        lease-00000001               whose turn it is, also where flock means nothing (lease.py)
         run-3f52b0c9a1e77d64/        the files under construction; only one process knows this name
             journal.jsonl
             model.gguf
 
-The lock is politeness: the second process learns at once that it is not needed. Correctness does not rest on it, for
-there are file systems where flock always succeeds. A process that continues earlier work first renames the run
-folder, which only one can do. Every later operation on a path by the process before it then fails: it cannot publish.
-Through descriptors that are still open it can write only what the new owner writes, the same bytes at the same
-offsets, because a file under construction belongs to one digest, is never made shorter than it must be, and never gets
-a byte that the finished file does not have at that place.
+Lock and lease are politeness: the second process learns at once that it is not needed. Correctness does not rest on
+them, for there are file systems where flock always succeeds, and leases run out. A process that continues earlier work
+first renames the run folder, which only one can do. Every later operation on a path by the process before it then
+fails: it cannot publish. Through descriptors that are still open it can write only what the new owner writes, the same
+bytes at the same offsets, because a file under construction belongs to one digest, is never made shorter than it must
+be, and never gets a byte that the finished file does not have at that place.
 
 The folder is held open, and all paths in it are relative to its descriptor. Nothing in it is believed to be ours by
 its name alone: a link, a pipe or a file with a second name is neither followed, nor written, nor read.
@@ -29,15 +30,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantkit.errors import BusyError, NotWritableError
-from quantkit.storage.disk import Disk, File, Ops, anchored, is_own, look, mkdir, rename, rmdir
+from quantkit.storage.disk import Disk, File, Ops, anchored, is_at, is_own, look, mkdir, rename, rmdir
 from quantkit.storage.failures import explained, shown
 from quantkit.storage.faults import from_environment
+from quantkit.storage.lease import LEASE, TEMPORARY, Lease, sweep_candidates, take_lease
 
 LOCK = "lock"
 JOURNAL = "journal.jsonl"
 RUN = re.compile(r"run-[0-9a-f]{16}")
 OURS = re.compile(
-    rf"{LOCK}|{RUN.pattern}|blocks-[0-9a-f]{{64}}(-[0-9]{{4,}}\.seal)?|work\.json|\.quantkit-[0-9a-f]{{16}}\.tmp"
+    rf"{LOCK}|{RUN.pattern}|{LEASE.pattern}|{TEMPORARY.pattern}|blocks-[0-9a-f]{{64}}(-[0-9]{{4,}}\.seal)?|work\.json"
 )
 ATTEMPTS = 100
 HOLDER_BYTES = 300
@@ -45,10 +47,11 @@ HOLDER_BYTES = 300
 
 @dataclass(frozen=True)
 class JobFolder:
-    """A job folder that is open and locked."""
+    """A job folder that is open and locked, and in which this process has its turn."""
 
     file: File
     lock: File
+    lease: Lease
 
     @property
     def path(self) -> Path:
@@ -65,9 +68,9 @@ def is_ours(name: str) -> bool:
 
 @contextmanager
 def locked_folder(disk: Disk, path: Path) -> Iterator[JobFolder]:
-    """Make the job folder and hold its lock; at the end, a folder with nothing in it but the lock is removed.
+    """Make the job folder and hold its lock and lease; at the end, a folder with nothing in it but the lock is removed.
 
-    Raises BusyError, naming process and host, when another process holds the lock; NotWritableError for something else
+    Raises BusyError, naming process and host, when another process holds either; NotWritableError for something else
     in its place.
     """
     folder = None
@@ -75,13 +78,15 @@ def locked_folder(disk: Disk, path: Path) -> Iterator[JobFolder]:
         folder = _enter(disk, path)
         yield folder
     finally:
+        if folder is not None:
+            with suppress(OSError):
+                sweep_candidates(disk, folder.file)
+            folder.lease.release()
+            _remove_lone_lock(disk, folder.file)
         with suppress(OSError):  # tidying must not hide why a job ends
-            if folder is not None and os.listdir(folder.file.fd) == [LOCK]:  # noqa: PTH208
-                disk.remove(folder / LOCK)
             disk.run(path, rmdir, path)
         if folder is not None:
-            os.close(folder.lock.fd)
-            os.close(folder.file.fd)
+            _close(folder.lock, folder.file)
 
 
 def claim_run(disk: Disk, folder: JobFolder, *, fresh: bool = False) -> str:
@@ -155,9 +160,29 @@ def _enter(disk: Disk, path: Path) -> JobFolder:
             with suppress(OSError):  # a courtesy to whoever comes second
                 disk.run(lock.path, os.ftruncate, lock.fd, 0)
                 disk.write(lock, memoryview(f"{os.getpid()} {os.uname().nodename}\n".encode()), 0)
-            return JobFolder(folder, lock)
+            lease = _turn(disk, folder, lock)
+            if lease is not None:
+                return JobFolder(folder, lock, lease)
         _close(lock, folder)  # removed between open and lock
     raise BusyError(f"{shown(path)} keeps changing hands", hint="try again", path=shown(path))
+
+
+def _turn(disk: Disk, folder: File, lock: File) -> Lease | None:
+    """The lease; None when the folder was removed meanwhile. Without it, nothing stays open that `_enter` closes."""
+    try:
+        return take_lease(disk, folder)
+    except FileNotFoundError:
+        return None
+    except BaseException:
+        _remove_lone_lock(disk, folder)
+        _close(lock, folder)
+        raise
+
+
+def _remove_lone_lock(disk: Disk, folder: File) -> None:
+    with suppress(OSError):  # tidying must not hide why a job ends
+        if os.listdir(folder.fd) == [LOCK]:  # noqa: PTH208 - of a descriptor
+            disk.remove(anchored(folder, LOCK))
 
 
 def _close(*files: File) -> None:
@@ -195,15 +220,6 @@ def _busy(lock: File) -> BusyError:
     path = shown(lock.path.parent)
     message = f"{path} is in use by {holder}"
     return BusyError(message, hint="wait for it to end, or choose another output with -o", path=path)
-
-
-def is_at(file: File, path: Path) -> bool:
-    """Whether this open file still has this name."""
-    try:
-        facts = look(path)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(facts, os.fstat(file.fd))
 
 
 def _journal_bytes(folder: JobFolder, run: str) -> int:

@@ -149,6 +149,15 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def is_at(file: File, path: Path) -> bool:
+    """Whether this open file still has this name."""
+    try:
+        facts = look(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(facts, os.fstat(file.fd))
+
+
 def is_own(file: File) -> bool:
     """Whether an open file is what quantkit makes: a regular file with no second name that writes would reach."""
     facts = os.fstat(file.fd)

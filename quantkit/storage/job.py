@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,24 +18,25 @@ from quantkit.storage.claim import (
     JOURNAL,
     JobFolder,
     claim_run,
-    is_at,
     is_ours,
     locked_folder,
     new_run,
     not_ours,
 )
-from quantkit.storage.disk import Disk, File, Ops, is_own, is_there, look
+from quantkit.storage.disk import Disk, File, Ops, is_at, is_own, is_there, look
 from quantkit.storage.failures import explained, shown
 from quantkit.storage.faults import from_environment
-from quantkit.storage.files import exists, holds, open_regular, preflight
+from quantkit.storage.files import exists, holds, open_regular, preflight, write_through
 from quantkit.storage.journal import History, Move, PartFile, Record, Retirement
 from quantkit.storage.keys import user_key
 from quantkit.storage.nested import part_name, placed, remove_all, require_names
+from quantkit.storage.readback import read_back
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+RECORD = ".record"  # in the run folder, once its files have left it
 SYNC_BYTES = 256 << 20
 SYNC_SECONDS = 10.0
 RESERVE_BYTES = 1 << 20  # for what is written besides the parts: journal, manifest, sums
@@ -160,6 +160,8 @@ class Job:
         """Enter a tensor, all of whose bytes were written, in the journal. Raises ResourceError."""
         if not journal.inside(record, self._files):
             raise ValueError(f"not inside its file: {record}")
+        if self._place.lease.is_lost:
+            raise self._taken_over()
         with self._mutex, self._explained():
             self._resumable = True
             self._disk.append(self._journal, journal.record_line(record, self._key))
@@ -210,9 +212,24 @@ class Job:
                 self._move(index, PublishedFile(target, self._files[index].nbytes, sha256), overwrite)
         return tuple(part.published for part in self._parts if part.published is not None)
 
+    def seal(self, target: Path, data: bytes) -> None:
+        """Write the small file at `target` that says what was published, replacing what is there.
+
+        Raises BusyError in a process whose work was taken over: it has no run folder to rename it from."""
+        with self._explained():
+            try:
+                write_through(self._disk, self._within(RECORD), target, data)
+            except FileNotFoundError as error:
+                raise self._taken_over() from error
+
+    def require_turn(self) -> None:
+        """Raise BusyError when another process has taken the work over: for before steps outside of the job."""
+        if not self._place.lease.is_held():
+            raise self._taken_over()
+
     def discard(self) -> None:
-        """Remove the job folder; to be called when everything it was for is published."""
-        if not self._closed:
+        """Remove the job folder; to be called when everything it was for is published. Not that of another process."""
+        if not self._closed and self._place.lease.is_held():
             with self._explained():
                 self._disk.remove_tree(self.folder, is_ours)
         self.close()
@@ -234,6 +251,10 @@ class Job:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _taken_over(self) -> BusyError:
+        path = shown(self.folder)
+        return BusyError(f"another process took over {path}", hint="wait for it to end", path=path)
 
     def _explained(self) -> AbstractContextManager[None]:
         return explained(self.folder, sum(f.nbytes for f in self._files))
@@ -323,26 +344,14 @@ class Job:
         part = self._parts[index]
         if part.published is not None:
             return part.published.sha256
-        sha256 = self._read_back(index)
+        records = [r for r in self._finished.values() if r.file == index]
+        sha256 = read_back(self._disk, part.file, part.nbytes, records)
         try:
             check(part.file.path)
         except (QuantkitError, OSError):
             if is_at(part.file, part.file.path):  # else another process took the job over: the rename will fail, too
                 raise
         return sha256
-
-    def _read_back(self, index: int) -> str:
-        part = self._parts[index]
-        self._disk.forget(part.file, 0, 0)
-        with ThreadPoolExecutor(1) as second_core:
-            whole = second_core.submit(self._disk.hash, part.file, 0, part.nbytes)
-            for record in sorted(self._finished.values(), key=lambda r: r.offset):
-                if record.file == index and self._disk.hash(part.file, record.offset, record.nbytes) != record.sha256:
-                    path = shown(part.file.path)
-                    message = f'{path}: "{record.tensor}" reads back with other bytes than were written'
-                    hint = "check disk and memory; the same command writes it again"
-                    raise VerificationError(message, hint=hint, tensor=record.tensor, path=path)
-            return whole.result()
 
     @property
     def retired(self) -> tuple[str, ...]:
@@ -388,5 +397,4 @@ class Job:
                 raise exists(goal.path) from error
         except FileNotFoundError as error:
             if not holds(goal.path, goal.nbytes, goal.sha256):
-                path = shown(self.folder)
-                raise BusyError(f"another process took over {path}", hint="wait for it to end", path=path) from error
+                raise self._taken_over() from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantkit.storage.disk import Args, Result
+from quantkit.storage.owner import this_process
 
 
 @dataclass(frozen=True)
@@ -176,10 +177,11 @@ def remove(names: Names, path: Path) -> None:
 
 
 def restore(state: dict[Path, bytes | None], root: Path, folder: Path) -> None:
-    """Lay a state out in a real folder."""
+    """Lay a state out in a real folder. Leases are of the time before the machine was started again."""
+    boot = this_process().boot.encode()
     for path, data in state.items():
         place = folder / os.path.relpath(path, root)
         if data is None:
             place.mkdir(parents=True, exist_ok=True)
         else:
-            place.write_bytes(data)
+            place.write_bytes(data.replace(boot, boot[::-1]) if place.name.startswith("lease-") else data)

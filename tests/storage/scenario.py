@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from quantkit.cli.exits import exit_code
 from quantkit.errors import QuantkitError, VerificationError
-from quantkit.storage import Job, Ops, PartFile, Record, open_job, update_sums, write_small
+from quantkit.storage import Job, Ops, PartFile, Record, open_job, update_sums
 from quantkit.storage.disk import Args, Result, direct
 from quantkit.storage.nested import part_name
 
@@ -71,6 +73,9 @@ FILES = tuple(PartFile(name, len(data)) for name, data in zip(NAMES, CONTENTS, s
 def build(out: Path, ops: Ops | None = None, *, overwrite: bool = False, stop_after: int | None = None) -> None:
     """One run; after `stop_after` tensors it ends as Ctrl-C ends it."""
     with open_scenario(out, ops) as job:
+        if not overwrite and (out / MANIFEST).exists():  # another process was faster
+            job.discard()
+            return
         fill(job, stop_after)
         if stop_after is not None:
             return
@@ -80,8 +85,9 @@ def build(out: Path, ops: Ops | None = None, *, overwrite: bool = False, stop_af
         )
         sums = {p.path.relative_to(out).as_posix(): p.sha256 for p in published}
         manifest = json.dumps(sums).encode()
-        write_small(out / MANIFEST, manifest, overwrite=True, ops=ops)
+        job.require_turn()
         update_sums(out, sums | {MANIFEST: hashlib.sha256(manifest).hexdigest()}, ops=ops)
+        job.seal(out / MANIFEST, manifest)
         job.discard()
 
 
@@ -171,6 +177,13 @@ def lacking(*names: str, ops: Ops = direct) -> Ops:
 
 
 def _nothing() -> None: ...
+
+
+def expire(out: Path) -> None:
+    """Let all leases of the job run out, as after two minutes without a sign of life."""
+    for lease in (out / JOB).glob("lease-*"):
+        with suppress(FileNotFoundError):
+            os.utime(lease, (0, 0))
 
 
 if __name__ == "__main__":

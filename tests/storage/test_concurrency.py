@@ -132,6 +132,7 @@ def test_another_process_runs_between_any_two_calls(earlier: int, other: int | N
 
         def interrupted(call: Callable[[*Args], Result], *args: *Args) -> Result:
             if next(calls) == at:  # noqa: B023
+                scenario.expire(out)  # noqa: B023
                 build(out, NO_LOCK, stop_after=other)  # noqa: B023
                 present = scenario.published(out)  # noqa: B023
                 result = NO_LOCK(call, *args)
@@ -165,6 +166,7 @@ def publish(job: Job, out: Path) -> None:
 def test_who_loses_the_job_cannot_publish(tmp_path: Path) -> None:
     with open_scenario(tmp_path, NO_LOCK) as first:
         write_everything(first)
+        scenario.expire(tmp_path)
         with open_scenario(tmp_path, NO_LOCK) as second:
             assert len(second.records) == len(TENSORS), "the work of the first was taken over"
             with pytest.raises(BusyError, match="another process"):
@@ -184,6 +186,7 @@ def test_a_job_that_is_no_longer_wanted_does_no_harm(tmp_path: Path) -> None:
     with open_scenario(tmp_path, NO_LOCK) as first:
         write_everything(first)
         other = [PartFile(NAMES[0], FILES[0].nbytes)]
+        scenario.expire(tmp_path)
         with open_job(tmp_path / scenario.JOB, digest="other", files=other, ops=NO_LOCK) as second:
             second.write(0, 0, b"half of")
             write_everything(first)
