@@ -1,7 +1,8 @@
 """The process in which a chat template runs: `python -m quantkit.calibration.text.template_process MEMORY_BYTES`.
 
 Reads one JSON object from stdin (template, tokens, conversations, limits) and writes one to stdout: {"texts": [...]}
-or {"error": ..., "conversation": number}. Limits itself before it looks at the template.
+or {"error": ..., "conversation": number}; with "each", which holds the clock of every conversation, {"each": [...]} of
+{"text": ...} or {"error": ...}. Limits itself before it looks at the template.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ NOW = datetime(2025, 1, 1, tzinfo=UTC)  # what strftime_now sees
 GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
+FAILURES = (
+    TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError,
+    MemoryError,
+)  # fmt: skip
+
+
 class _Known(TemplateError):
     """An error whose words are ours."""
 
@@ -37,7 +44,8 @@ def main() -> int:
     work = json.loads(sys.stdin.buffer.read())
     seconds = int(work["cpu_seconds"])
     _limit(resource.RLIMIT_CPU, seconds, seconds + 1)
-    sys.stdout.buffer.write(json.dumps(_answer(work)).encode())
+    answer = {"each": each(work)} if "each" in work else _answer(work)
+    sys.stdout.buffer.write(json.dumps(answer).encode())
     return 0
 
 
@@ -46,6 +54,26 @@ def _limit(kind: int, soft: int, hard: int) -> None:
     _, now = resource.getrlimit(kind)
     lowest = hard if now == resource.RLIM_INFINITY else min(hard, now)
     resource.setrlimit(kind, (min(soft, lowest), lowest))
+
+
+def each(work: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Every conversation by itself, a text up to where the reply begins or why there is none. `work["each"]` holds what
+    time it is for each: ISO 8601, None where templates cannot ask."""
+    left = int(work["text_bytes"])
+    answers: list[dict[str, str]] = []
+    parsed: dict[str | None, Template] = {}
+    for messages, clock in zip(work["conversations"], work["each"], strict=True):
+        try:
+            if clock not in parsed:
+                now = None if clock is None else datetime.fromisoformat(clock)
+                parsed[clock] = _environment(now).from_string(GENERATION.sub(_as_condition, work["template"]))
+            text = _rendered(parsed[clock], messages, {**work["tokens"], "add_generation_prompt": True}, left)
+        except FAILURES as error:
+            answers.append({"error": error.args[0] if isinstance(error, _Known) else type(error).__name__})
+        else:
+            left -= len(text)
+            answers.append({"text": text})
+    return answers
 
 
 def _answer(work: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,10 +86,7 @@ def _answer(work: Mapping[str, Any]) -> dict[str, Any]:
             asked = {**work["tokens"], "add_generation_prompt": work.get("reply", False)}
             texts.append(_rendered(template, messages, asked, left))
             left -= len(texts[-1])
-    except (
-        TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError,
-        MemoryError,
-    ) as error:  # fmt: skip
+    except FAILURES as error:
         # the kind alone: what a template raises, and what Jinja quotes, may hold the text of the conversation
         return {"error": error.args[0] if isinstance(error, _Known) else type(error).__name__, "conversation": number}
     return {"texts": texts}
@@ -77,14 +102,16 @@ def _rendered(template: Template, messages: Sequence[Mapping[str, Any]], asked: 
     return "".join(pieces)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment(now: datetime | None = NOW) -> ImmutableSandboxedEnvironment:
     """As transformers renders templates (utils/chat_template_utils.py), but for the clock and fewer globals."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     kept = {name: environment.globals[name] for name in ("range", "dict", "namespace")}
     environment.globals.clear()
-    environment.globals.update(kept, raise_exception=_raise, strftime_now=NOW.strftime)
+    environment.globals.update(kept, raise_exception=_raise)
+    if now is not None:
+        environment.globals["strftime_now"] = now.strftime
     environment.filters["tojson"] = _to_json
     return environment
 

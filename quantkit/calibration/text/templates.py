@@ -39,6 +39,14 @@ class ChatTemplate:
     tokens: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, None where the template raised: then `error` says what."""
+
+    text: str | None
+    error: str = ""
+
+
 def read_chat_template(checkpoint: Checkpoint) -> ChatTemplate | None:
     """The default chat template of a checkpoint, None where it has none. Raises InputError for broken files."""
     settings = read_object(checkpoint.read_file, TOKENIZER_CONFIG) or {}
@@ -61,19 +69,43 @@ def render(template: ChatTemplate, conversations: Sequence[Conversation], *, rep
     fixed one: equal data gives equal text on any day. Raises InputError when the template is too long, does not
     parse, raises, or needs too much time or memory; the message names the conversation.
     """
+    work = _work(template, conversations) | {"reply": reply}
+    answer = _run(work)
+    if "error" in answer:
+        raise _failed(f"failed on conversation {answer['conversation']} ({shown(answer['error'], 60)})")
+    texts: list[str] = answer["texts"]
+    return texts
+
+
+def render_each(
+    template: ChatTemplate, conversations: Sequence[Conversation], clocks: Sequence[str | None]
+) -> list[Rendered]:
+    """Each conversation up to where the model's reply begins, at its own time (ISO 8601; None: there is no
+    `strftime_now`). A template that raises for one of them still renders the others.
+
+    Raises InputError when it is too long, or needs too much time or memory.
+    """
+    answers = _run(_work(template, conversations) | {"each": list(clocks)})["each"]
+    return [Rendered(answer.get("text"), shown(answer.get("error", ""), 60)) for answer in answers]
+
+
+def _work(template: ChatTemplate, conversations: Sequence[Conversation]) -> dict[str, Any]:
+    """What the process is asked. Raises InputError for a template that is too long."""
     size = len(template.source.encode("utf-8", "surrogatepass"))
     if size > MAX_TEMPLATE_BYTES:
         message = f"the chat template has {size:,} bytes, at most {MAX_TEMPLATE_BYTES:,} are accepted"
         raise InputError(message, key="chat_template", hint="render the conversations yourself and give them as text")
-    seconds = CPU_SECONDS + int(CPU_SECONDS_PER_CONVERSATION * len(conversations))
-    work = {
+    return {
         "template": template.source,
         "tokens": dict(template.tokens),
         "conversations": [list(messages) for messages in conversations],
-        "reply": reply,
-        "cpu_seconds": seconds,
+        "cpu_seconds": CPU_SECONDS + int(CPU_SECONDS_PER_CONVERSATION * len(conversations)),
         "text_bytes": TEXT_BYTES,
     }
+
+
+def _run(work: Mapping[str, Any]) -> dict[str, Any]:
+    seconds = work["cpu_seconds"]
     given = json.dumps(work).encode()
     # -I: neither the environment nor the current folder chooses what is imported
     command = [
@@ -93,11 +125,8 @@ def render(template: ChatTemplate, conversations: Sequence[Conversation], *, rep
         raise _failed(f"took more than {seconds} s or {MEMORY_BYTES >> 20} MB")
     if done.returncode != 0:
         raise _failed(f"ended its process with {done.returncode}")  # what it wrote may hold text
-    answer = json.loads(done.stdout)
-    if "error" in answer:
-        raise _failed(f"failed on conversation {answer['conversation']} ({shown(answer['error'], 60)})")
-    texts: list[str] = answer["texts"]
-    return texts
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def _failed(why: str) -> InputError:
