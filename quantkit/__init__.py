@@ -60,7 +60,6 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.compare_words import comparison_lines as comparison_lines
     from quantkit.pipeline.consumers import consumer_verdicts as consumer_verdicts
     from quantkit.pipeline.consumers import verdict_line as verdict_line
-    from quantkit.pipeline.convert import Output as Output
     from quantkit.pipeline.convert import convert as convert
     from quantkit.pipeline.convert import quantize as quantize
     from quantkit.pipeline.doctor import Finding as Finding
@@ -82,6 +81,10 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.inspect import inspect as inspect
     from quantkit.pipeline.ladder import ladder_of as ladder_of
     from quantkit.pipeline.ladder import walk_ladder as walk_ladder
+    from quantkit.pipeline.modelfile import MadeModelfile as MadeModelfile
+    from quantkit.pipeline.modelfile import ModelfileRequest as ModelfileRequest
+    from quantkit.pipeline.modelfile import write_modelfiles as write_modelfiles
+    from quantkit.pipeline.output import Output as Output
     from quantkit.pipeline.outputs import Artifact as Artifact
     from quantkit.pipeline.pack import pack as pack
     from quantkit.pipeline.pack import packed_names as packed_names
@@ -138,7 +141,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.compare": ("CompareRequest", "Compared", "compare"),
     "quantkit.pipeline.compare_words": ("comparison_lines",),
     "quantkit.pipeline.consumers": ("consumer_verdicts", "verdict_line"),
-    "quantkit.pipeline.convert": ("Output", "convert", "quantize"),
+    "quantkit.pipeline.convert": ("convert", "quantize"),
     "quantkit.pipeline.doctor": ("Finding", "doctor"),
     "quantkit.pipeline.estimate": ("Estimate", "estimate", "plan_json"),
     "quantkit.pipeline.evaluate": ("EvalRequest", "Evaluated", "Evaluation", "evaluate", "require_text"),
@@ -146,6 +149,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.fit": ("Candidate", "candidates", "largest_fitting"),
     "quantkit.pipeline.inspect": ("Inspection", "inspect"),
     "quantkit.pipeline.ladder": ("ladder_of", "walk_ladder"),
+    "quantkit.pipeline.modelfile": ("MadeModelfile", "ModelfileRequest", "write_modelfiles"),
+    "quantkit.pipeline.output": ("Output",),
     "quantkit.pipeline.outputs": ("Artifact",),
     "quantkit.pipeline.pack": ("pack", "packed_names"),
     "quantkit.pipeline.prepare": ("Prepared", "prepare"),

@@ -25,7 +25,7 @@ FLOORS = (
     ("methods", "source"),
     ("recipes",),
     ("calibration", "plan", "schemas"),
-    ("batch", "consumers", "filling", "quality"),
+    ("batch", "consumers", "filling", "ollama", "quality"),
     ("evaluation", "tuning"),
     ("pipeline",),
     ("__init__",),

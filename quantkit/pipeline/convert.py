@@ -22,7 +22,6 @@ from quantkit.errors import (
     QuantkitError,
 )
 from quantkit.evaluation.engine_check import CHECKED
-from quantkit.evaluation.memory import Memory
 from quantkit.evaluation.opening import require_engine
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, never
 from quantkit.extras import RUN_MODELS, require_installed
@@ -33,8 +32,10 @@ from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.card import require_cards, write_cards_of
 from quantkit.pipeline.difference import difference
 from quantkit.pipeline.gating import GATES, Gating, require_gateable
-from quantkit.pipeline.given import coerce, given_data, given_texts
 from quantkit.pipeline.guard import guard, require_guarded, require_unbound
+from quantkit.pipeline.layout import laid_out
+from quantkit.pipeline.modelfile import modelfiles_beside, require_modelfiles
+from quantkit.pipeline.output import Output
 from quantkit.pipeline.outputs import (
     Artifact,
     already_built,
@@ -71,30 +72,6 @@ CONVERT_SAMPLE_ROWS = 64  # rows of each tensor that convert compares; `quantkit
 
 
 @dataclass(frozen=True)
-class Output:
-    """Where the artifacts go and how the run behaves.
-
-    `paranoid`: nothing of an earlier run counts, neither finished tensors nor a finished artifact. Everything is made
-    from the source again and compared with what is there. A file for which one of the `gates` does not hold, measured
-    on `eval_data`, is not published; `memory` keeps the source's run for the gates of conversions to come.
-    """
-
-    out: Path = Path()
-    force: bool = False
-    threads: int | None = None
-    engine: str | None = None
-    verify: bool = True
-    paranoid: bool = False
-    gates: tuple[str, ...] = ()
-    eval_data: tuple[str, ...] = ()
-    memory: Memory | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "out", Path(self.out))
-        coerce(self, {"gates": given_texts, "eval_data": given_data})
-
-
-@dataclass(frozen=True)
 class _Pending:
     """An artifact still to be built, and the number of its recipe."""
 
@@ -125,6 +102,7 @@ def convert(
     gates = require_gateable(output.gates, output.eval_data, request.calib)
     if gates:
         require_installed("--gate", RUN_MODELS, key="gate")
+    output = replace(output, out=laid_out(output.layout, request.source, recipes, output.out))
     start = time.monotonic()
     emit(StageStarted("plan"))
     prepared = prepare(request, output_stem(output.out), emit, stop)
@@ -135,10 +113,12 @@ def convert(
         require_guarded(prepared)
         if request.card:
             require_cards(output_paths(prepared, output.out), prepared.checkpoint, force=output.force)
+        require_modelfiles(request, prepared.plans, output_paths(prepared, output.out), force=output.force)
         built = _build(prepared, output, gating, emit, stop)
         if request.card:
             write_cards_of([artifact.path for artifact in built], prepared.checkpoint, force=output.force)
-        return with_users(built, prepared.plans, request.tp)
+        built = with_users(built, prepared.plans, request.tp, laid_out=output.layout is not None)
+        return modelfiles_beside(request, built, force=output.force, emit=emit)
     finally:
         prepared.close()
 

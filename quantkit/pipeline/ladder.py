@@ -25,8 +25,9 @@ from quantkit.events import Sink, StageFinished, Warned, ignore, never
 from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.jsontext import dump_json
 from quantkit.pipeline.advice import ladder_for
-from quantkit.pipeline.convert import Output, convert
+from quantkit.pipeline.convert import convert
 from quantkit.pipeline.gating import GATES, require_gateable
+from quantkit.pipeline.output import Output
 from quantkit.pipeline.outputs import Artifact, job_folder, output_paths
 from quantkit.pipeline.prepare import Prepared, prepare
 from quantkit.pipeline.request import Request, language_model_alone

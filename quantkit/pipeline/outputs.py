@@ -21,7 +21,7 @@ from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
-from quantkit.report.next_steps import NextStep, adapter_steps, next_steps, steps_with_encoder
+from quantkit.report.next_steps import NextStep, adapter_steps, modelfile_step, next_steps, steps_with_encoder
 from quantkit.report.records import FileRecord
 from quantkit.report.sealed import SealedRecord, identity
 from quantkit.report.text import size
@@ -34,7 +34,7 @@ R = TypeVar("R", bound=SealedRecord)
 SUMS = "SHA256SUMS"
 # What may lie in a checkpoint's folder besides it: nothing that a loader reads because of its name.
 HARMLESS = re.compile(
-    rf"\..*|{SUMS}|.*\.manifest\.json|.*\.(md|log|jsonl|ndjson|parquet|csv|png|jpg|svg|gguf|dat)|(LICENSE|NOTICE|COPYING)[^/]*",
+    rf"\..*|{SUMS}|(.*\.)?Modelfile|.*\.manifest\.json|.*\.(md|log|jsonl|ndjson|parquet|csv|png|jpg|svg|gguf|dat)|(LICENSE|NOTICE|COPYING)[^/]*",
     re.IGNORECASE | re.DOTALL,
 )
 LOADED_FOLDERS = re.compile(r"additional_chat_templates|[0-9]+_.*", re.DOTALL)
@@ -45,7 +45,8 @@ class Artifact:
     """A published artifact: its first file and its manifest.
 
     `built` is False where it was already there and is what would have been written. `loaders` are the consumers
-    that load it on `tp` devices, None where nobody asked. `encoder` is the file of the encoder that goes with it.
+    that load it on `tp` devices, None where nobody asked. `encoder` is the file of the encoder that goes with it,
+    `modelfile` tells Ollama of it; `laid_out` where it lies as LM Studio wants it.
     """
 
     path: Path
@@ -54,6 +55,8 @@ class Artifact:
     loaders: tuple[str, ...] | None = None
     tp: int = 1
     encoder: Path | None = None
+    modelfile: Path | None = None
+    laid_out: bool = False
 
     def __repr__(self) -> str:
         return f"Artifact({str(self.outputs[0])!r}, {self.nbytes:,} bytes, built={self.built})"
@@ -79,6 +82,12 @@ class Artifact:
     @property
     def next(self) -> tuple[NextStep, ...]:
         """Commands that give the artifact to the programs that load it."""
+        given = {"lm-studio": NextStep("lm-studio", "lms ls")} if self.laid_out else {}
+        if self.modelfile is not None:
+            given["ollama"] = modelfile_step(self.modelfile, self.path.stem)
+        return tuple(given.get(step.program, step) for step in self._steps())
+
+    def _steps(self) -> tuple[NextStep, ...]:
         if self.kind == "mmproj":
             return ()  # goes with a language model, whose commands name it
         parts = re.sub(r"-\d{5}-of-\d{5}$", "", self.outputs[0].stem)
@@ -113,6 +122,7 @@ class Artifact:
             "size": self.manifest.facts["size"],
             "checks": self.manifest.facts["checks"],
             "next": [step.as_json() for step in self.next],
+            **({"modelfile": str(self.modelfile)} if self.modelfile else {}),
         }
 
 

@@ -10,12 +10,21 @@ from quantkit.pipeline.outputs import Artifact
 from quantkit.plan.base import Plan
 
 
-def with_users(built: Sequence[Artifact], plans: Sequence[Plan], tp: int) -> tuple[Artifact, ...]:
-    """Artifacts with who loads them, and language models with the encoder that goes with them."""
+def with_users(
+    built: Sequence[Artifact], plans: Sequence[Plan], tp: int, *, laid_out: bool = False
+) -> tuple[Artifact, ...]:
+    """Artifacts with who loads them, and language models with the encoder that goes with them. `laid_out`: they lie in
+    folders as LM Studio wants them."""
     made = tuple(zip(built, plans, strict=True))
     encoder = next((artifact.path for artifact, plan in made if plan.is_encoder), None)
     alone = {plan.digest for plan in plans if plan.is_encoder or plan.is_checkpoint}
     return tuple(
-        replace(artifact, loaders=loaders(plan, tp), tp=tp, encoder=None if plan.digest in alone else encoder)
+        replace(
+            artifact,
+            loaders=loaders(plan, tp),
+            tp=tp,
+            encoder=None if plan.digest in alone else encoder,
+            laid_out=laid_out,
+        )
         for artifact, plan in made
     )

@@ -16,6 +16,9 @@ PYTHON = (
 )
 
 
+PUBLISHER = "local"  # of models that nobody published
+
+
 @dataclass(frozen=True)
 class NextStep:
     """A command for a shell that gives the artifact to a program, ready to paste: POSIX, for awkward names bash."""
@@ -74,24 +77,35 @@ def adapter_steps(output: Path) -> tuple[NextStep, ...]:
 def _gguf_steps(
     outputs: Sequence[Path], name: str, anywhere: bool, encoder: Path | None = None
 ) -> tuple[NextStep, ...]:
-    """llama.cpp finds the other parts itself; Ollama wants a pattern for all of them, LM Studio each."""
+    """llama.cpp finds the other parts itself; Ollama and LM Studio want each, LM Studio all in one folder."""
     first = outputs[0]
     quoted = shell_word(_not_an_option(first))
-    model, where = ollama_name(name), first.absolute()
-    if len(outputs) > 1:
-        where = where.with_name(re.sub(r"-\d{5}-of-", "-*-of-", where.name))
-    besides = [] if encoder is None else [encoder]
-    froms = [f"FROM ./{at.name}" if anywhere else f"FROM {at}" for at in (where, *(one.absolute() for one in besides))]
+    model = ollama_name(name)
+    files = [*outputs, *([] if encoder is None else [encoder])]
+    froms = [f"FROM ./{at.name}" if anywhere else f"FROM {at.absolute()}" for at in files]
     file = shell_word(f"{re.sub(r'[^A-Za-z0-9._-]', '-', model)}.modelfile")
     said = f"echo {shell_word(froms[0])}" if len(froms) == 1 else f"printf '%s\\n' {' '.join(map(shell_word, froms))}"
     ollama = f"{said} > {file} && ollama create {model} -f {file} && ollama run {model}"
-    lms = " && ".join(f"lms import --copy {shell_word(_not_an_option(path))}" for path in (*outputs, *besides))
+    folder = f" --user-repo {shell_word(f'{PUBLISHER}/{folder_name(name)}')}" if len(files) > 1 else ""
+    lms = " && ".join(f"lms import --copy{folder} {shell_word(_not_an_option(path))}" for path in files)
     seeing = f"llama-mtmd-cli -m {quoted} --mmproj {shell_word(_not_an_option(encoder))}" if encoder else ""
     return (
         NextStep("llama.cpp", seeing or f"llama-cli -m {quoted}"),
         NextStep("ollama", ollama),
         NextStep("lm-studio", lms),
     )
+
+
+def modelfile_step(modelfile: Path, name: str) -> NextStep:
+    """Ollama is given a Modelfile."""
+    model = ollama_name(name)
+    where = shell_word(_not_an_option(modelfile))
+    return NextStep("ollama", f"ollama create {model} -f {where} && ollama run {model}")
+
+
+def folder_name(name: str) -> str:
+    """A name as a folder of LM Studio's and as the Hub has them."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
 
 
 def _embedding_steps(first: Path, steps: Sequence[NextStep]) -> tuple[NextStep, ...]:

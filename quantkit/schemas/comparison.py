@@ -1,4 +1,4 @@
-"""What compare and card print."""
+"""What compare, card and modelfile print."""
 
 from __future__ import annotations
 
@@ -102,3 +102,26 @@ class Cards(TypedDict):
     """Of card: the paths of the cards that were written."""
 
     cards: list[str]
+
+
+class MadeModelfile(TypedDict):
+    """A Modelfile for a GGUF file: `template` null where there is none, `proved` on so many conversations; `text` is
+    the whole file, `command` makes a model of it and runs that."""
+
+    path: str
+    file: str
+    written: bool
+    template: str | None
+    proved: int
+    stop: list[str]
+    parameters: dict[str, float]
+    system: str | None
+    notes: list[str]
+    text: str
+    command: str
+
+
+class Modelfiles(TypedDict):
+    """Of modelfile, and with --dry-run what would be written."""
+
+    modelfiles: list[MadeModelfile]

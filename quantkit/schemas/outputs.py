@@ -10,7 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from quantkit.schemas.bench import Bench
 from quantkit.schemas.catalogue import Doctor, Error, Fit, Recipe, Recipes, Schemes
-from quantkit.schemas.comparison import Cards, Compare
+from quantkit.schemas.comparison import Cards, Compare, Modelfiles
 from quantkit.schemas.decisions import Recommend, Tune
 from quantkit.schemas.evaluation import Eval, Gate, Report
 from quantkit.schemas.sources import Source
@@ -112,6 +112,7 @@ class Artifact(TypedDict):
     size: Size
     checks: list[Check]
     next: list[Next]
+    modelfile: NotRequired[str]
 
 
 class Failure(TypedDict):
@@ -379,6 +380,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.report/1": Report,
     "quantkit.compare/1": Compare,
     "quantkit.card/1": Cards,
+    "quantkit.modelfile/1": Modelfiles,
     "quantkit.bench/1": Bench,
     "quantkit.inspect/1": Inspect,
     "quantkit.schemes/1": Schemes,

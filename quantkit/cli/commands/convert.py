@@ -34,6 +34,15 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Check tokenizer and numbers too.", rich_help_panel=options.RUN)
     ] = True,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout",
+            metavar="lmstudio",
+            help="Folders below OUT as LM Studio wants them: PUBLISHER/MODEL-GGUF.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
     threads: options.Threads = None,
     force: options.Force = False,
     paranoid: options.Paranoid = False,
@@ -49,7 +58,7 @@ def convert(
         show_plan(session, request, out)
         return
     run = quantkit.Output(out=out, force=force, threads=threads, engine=engine, verify=verify, paranoid=paranoid)
-    output = replace(run, gates=tuple(gated.gate or ()), eval_data=tuple(gated.eval_data or ()))
+    output = replace(run, gates=tuple(gated.gate or ()), eval_data=tuple(gated.eval_data or ()), layout=layout)
     try:
         with StopSignal(session.note) as stop:
             built = quantkit.convert(request, output, emit=session.emit, stop=stop)

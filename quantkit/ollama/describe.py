@@ -1,0 +1,83 @@
+"""The Modelfile of a GGUF file, and what a user should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from quantkit.calibration.text.templates import render_each
+from quantkit.ollama.asking import Ask
+from quantkit.ollama.header import Header
+from quantkit.ollama.modelfile import Modelfile, keeps, keeps_line
+from quantkit.ollama.stops import stops, structural_tokens
+from quantkit.ollama.translate import Translation, translate
+
+# What `ollama create` sets a renderer of its own for (server/create.go, createModel), TEMPLATE or not.
+RENDERED_BY_OLLAMA = frozenset({"gemma4", "laguna", "nemotron_h", "nemotron_h_moe", "nemotron_h_omni"})
+WITHOUT_TEMPLATE = (
+    "Ollama 0.30 and later render conversations by the chat template in the file; older ones take the one of their own "
+    "templates that is most alike, or pass prompts as they are"
+)
+TOOLS = "tools and reasoning: Ollama 0.30 and later use the chat template in the file for them, older ones do without"
+
+
+@dataclass(frozen=True)
+class Described:
+    """A Modelfile, the translation that its template is of, and sentences for the user."""
+
+    modelfile: Modelfile
+    translation: Translation | None
+    notes: tuple[str, ...]
+
+
+def describe(
+    header: Header, origin: tuple[str, ...], adapter: str | None = None, render: Ask = render_each
+) -> Described:
+    """The Modelfile of a file with this header. `origin` is what FROM names, `adapter` what ADAPTER does.
+
+    The chat template runs in its sandbox (`render`). One that cannot be translated leaves TEMPLATE out, and a note says
+    why and what will happen.
+    """
+    translation = translate(header.template, header.bos, render) if header.chat_template else None
+    written = translation.template if translation else None
+    after = translation.after_replies() if translation else ()
+    before = translation.before_messages() if translation else ()
+    asked = stops(header, after, before) if not header.embeds else ()
+    system = translation.default_system if translation else ""
+    modelfile = Modelfile(
+        origin=origin,
+        adapter=adapter,
+        template=written,
+        system=system if system and keeps(system) else None,
+        stops=tuple(stop for stop in asked if keeps_line(stop)),
+        parameters={} if header.embeds else header.sampling,
+        license=header.license if header.license and keeps(header.license) else None,
+        said=tuple(_said(header, translation)),
+    )
+    return Described(modelfile, translation, tuple(_notes(header, translation, before)))
+
+
+def _said(header: Header, translation: Translation | None) -> Iterator[str]:
+    if translation is not None and translation.template is not None:
+        yield f"TEMPLATE renders {translation.proved} conversations as the model's own chat template does"
+    if header.context:
+        yield f"The model takes up to {header.context:,} tokens; Ollama's own num_ctx is left as it is"
+
+
+def _notes(header: Header, translation: Translation | None, before: tuple[str, ...]) -> Iterator[str]:
+    if translation is None:
+        if not header.embeds and header.kind == "model":
+            yield "the file has no chat template: Ollama passes prompts as they are"
+        return
+    if translation.template is None:
+        yield f"no TEMPLATE, the chat template cannot be put in Ollama's terms: {translation.why}"
+        yield WITHOUT_TEMPLATE
+    yield from translation.caveats
+    if translation.template is not None and header.architecture in RENDERED_BY_OLLAMA:
+        yield f"Ollama renders conversations of {header.architecture} by code of its own, whatever TEMPLATE says"
+    elif translation.template is not None and any(
+        word in header.chat_template for word in ("tools", "tool_call", "</think>")
+    ):
+        yield TOOLS
+    for token in structural_tokens(header, before):
+        yield f'"{token}" ends generation by the file, and is no stop of its own: messages begin with it'
