@@ -68,6 +68,7 @@ from quantkit.units import counted
 from quantkit.untrusted import shown
 
 NOTHING = Verification(())
+USUAL = Output()
 CONVERT_SAMPLE_ROWS = 64  # rows of each tensor that convert compares; `quantkit verify --against` compares all
 
 
@@ -87,7 +88,7 @@ class _Pending:
 
 
 def convert(
-    request: Request, output: Output = Output(), *, emit: Sink = ignore, stop: Callable[[], bool] = never
+    request: Request, output: Output = USUAL, *, emit: Sink = ignore, stop: Callable[[], bool] = never
 ) -> tuple[Artifact, ...]:
     """Build every artifact of a request, in the order of its recipes.
 
