@@ -42,6 +42,14 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.events import StageStarted as StageStarted
     from quantkit.events import TensorProgress as TensorProgress
     from quantkit.events import Warned as Warned
+    from quantkit.pipeline.batch import BatchRequest as BatchRequest
+    from quantkit.pipeline.batch import batch_status as batch_status
+    from quantkit.pipeline.batch import plan_batch as plan_batch
+    from quantkit.pipeline.batch import run_batch as run_batch
+    from quantkit.pipeline.batch_result import BatchPlan as BatchPlan
+    from quantkit.pipeline.batch_result import BatchResult as BatchResult
+    from quantkit.pipeline.batch_words import batch_lines as batch_lines
+    from quantkit.pipeline.batch_words import batch_plan_lines as batch_plan_lines
     from quantkit.pipeline.bench import Benchmark as Benchmark
     from quantkit.pipeline.bench import BenchRequest as BenchRequest
     from quantkit.pipeline.bench import bench as bench
@@ -132,6 +140,9 @@ _PLACES: dict[str, tuple[str, ...]] = {
         "Event", "Published", "Resumed", "RunFailed", "RunFinished", "RunStarted", "Sink", "StageFinished",
         "StageStarted", "TensorProgress", "Warned",
     ),
+    "quantkit.pipeline.batch": ("BatchRequest", "batch_status", "plan_batch", "run_batch"),
+    "quantkit.pipeline.batch_result": ("BatchPlan", "BatchResult"),
+    "quantkit.pipeline.batch_words": ("batch_lines", "batch_plan_lines"),
     "quantkit.pipeline.bench": ("BenchRequest", "Benchmark", "bench"),
     "quantkit.pipeline.bench_words": ("bench_lines",),
     "quantkit.pipeline.calibrate": ("Calibrated", "calibrate"),

@@ -18,9 +18,11 @@ class QuantkitError(Exception):
 
     `message` says what went wrong in one line; `hint` is the next step for the user.
     `tensor`, `path` and `key` locate the fault where they apply; they are also part of the JSON error object.
+    `others` are what else is wrong and was found before anything began: all of it is said at once.
     """
 
     code = "error"
+    others: tuple[QuantkitError, ...] = ()
 
     def __init__(
         self,
@@ -156,16 +158,24 @@ class NetworkError(QuantkitError):
 class BatchError(QuantkitError):
     """Some of several artifacts could not be made; the others were.
 
-    `failures` maps the recipe's name to what happened; `built` are the artifacts that there are.
+    `failures` maps the recipe's name to what happened; `built` are the artifacts that there are. Of a batch they are
+    `kind` "tasks", and `hint` says what to do about all of them.
     """
 
     code = "batch"
 
-    def __init__(self, failures: Mapping[str, QuantkitError], built: Sequence[object]) -> None:
+    def __init__(
+        self,
+        failures: Mapping[str, QuantkitError],
+        built: Sequence[object],
+        *,
+        kind: str = "recipes",
+        hint: str | None = None,
+    ) -> None:
         count = len(failures) + len(built)
         what = "; ".join(f"{recipe}: {error.message}" for recipe, error in failures.items())
         first = next(iter(failures.values()))
-        super().__init__(f"{len(failures)} of {count} recipes failed: {what}", hint=first.hint, path=first.path)
+        super().__init__(f"{len(failures)} of {count} {kind} failed: {what}", hint=hint or first.hint, path=first.path)
         self.failures = dict(failures)
         self.built = tuple(built)
 

@@ -109,6 +109,20 @@ class Published:
     sha256: str
 
 
+@dataclass(frozen=True)
+class TaskFinished:
+    """A task of a batch ended: its exit code, where it ran, and what is done of the batch. `message` says what it made,
+    or why it failed."""
+
+    task: str
+    exit: int
+    seconds: float
+    where: str
+    number: int
+    count: int
+    message: str = ""
+
+
 Event = (
     RunStarted
     | RunFinished
@@ -120,6 +134,7 @@ Event = (
     | Resumed
     | Warned
     | Published
+    | TaskFinished
 )
 Sink = Callable[[Event], None]
 

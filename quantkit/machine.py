@@ -25,6 +25,14 @@ def memory_limit_bytes() -> int:
     return min([machine, *(int(text) for text in said if text.isdigit())])
 
 
+def available_bytes() -> int:
+    """Memory that this machine could give a process now without taking it from others; all of it where the system does
+    not say."""
+    said = [line.split() for line in _read(Path("/proc/meminfo")).splitlines() if line.startswith("MemAvailable:")]
+    known = [1024 * int(words[1]) for words in said if len(words) > 1 and words[1].isdigit()]
+    return min([memory_limit_bytes(), *known])
+
+
 def _control_groups() -> Iterator[Path]:
     """The folders of this process's control groups and of all around them, of both versions (man 7 cgroups)."""
     for line in _read(Path("/proc/self/cgroup")).splitlines():

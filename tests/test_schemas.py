@@ -16,7 +16,7 @@ from published import require, validator
 
 from quantkit.errors import RecipeError, UsageError
 from quantkit.recipes.read import load_recipe, recipe_names, recipe_text
-from quantkit.schemas import RECIPES, json_schema, schema_names
+from quantkit.schemas import FILES, json_schema, schema_names
 
 
 @pytest.mark.parametrize("name", schema_names())
@@ -92,7 +92,7 @@ def test_everything_that_is_printed_fits_its_schema(tmp_path: Path) -> None:
     for body in outputs(tmp_path):
         require(body)
         seen.add(body["schema"])
-    assert seen == set(schema_names()) - set(RECIPES)
+    assert seen == set(schema_names()) - set(FILES)
 
 
 def test_outputs_that_cost_little_fit_their_schemas(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -51,15 +51,19 @@ class Outcome:
 class Setup:
     """What a place is told. `matrix` is the file that other machines read, too; `out` the folder of the batch.
 
+    `keys` are those of the ledger, by task: what tells a task that is still the same from one that is another now.
     `jobs` are tasks at a time, `threads` those of each, `memory_bytes` what all together may take; None: as the place
-    thinks best. `address` is that of a scheduler, `options` are the place's own.
+    thinks best. `force` replaces outputs that differ. `address` is that of a scheduler, `options` are the place's own.
     """
 
     matrix: Path
     out: Path
+    keys: Mapping[str, str]
     jobs: int | None = None
     threads: int | None = None
     memory_bytes: int | None = None
+    force: bool = False
+    offline: bool = False
     address: str | None = None
     options: tuple[tuple[str, str], ...] = ()
 

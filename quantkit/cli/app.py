@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
-from quantkit.cli.command import Command
-from quantkit.cli.help import CommandHelp
+from quantkit.cli.command import Command, Group
+from quantkit.cli.help import CommandHelp, OrderedHelp
 from quantkit.cli.session import with_session
 from quantkit.discovery import defined, modules
 from quantkit.version import __version__
 
 app = typer.Typer(
     name="quantkit",
+    cls=OrderedHelp,
     help="Turn a Hugging Face checkpoint into a quantized model that provably runs.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -30,11 +31,29 @@ def _root(
         raise typer.Exit
 
 
-def commands() -> list[Command]:
-    """All commands, in the order of the help."""
+def commands() -> list[Command | Group]:
+    """All commands and groups of commands, in the order of the help."""
     package = "quantkit.cli.commands"
     return sorted((defined(package, name, "COMMAND") for name in modules(package)), key=lambda c: (c.place, c.name))
 
 
+def register(where: typer.Typer, command: Command, name: str) -> None:
+    """Make a command of Typer's; `name` is what events call it."""
+    run = with_session(command.run, name)
+    where.command(command.name, cls=CommandHelp, epilog=command.epilog)(run)
+
+
+def group_app(group: Group) -> typer.Typer:
+    """The application of a group."""
+    found = typer.Typer(name=group.name, help=group.summary, cls=OrderedHelp, rich_markup_mode=None)
+    for member in sorted(group.members, key=lambda command: command.place):
+        register(found, member, f"{group.name} {member.name}")
+    return found
+
+
 for command in commands():
-    app.command(command.name, cls=CommandHelp, epilog=command.epilog)(with_session(command.run))
+    if isinstance(command, Group):
+        app.add_typer(group_app(command), no_args_is_help=True)
+    else:
+        register(app, command, command.name)
+OrderedHelp.order = tuple(command.name for command in commands())

@@ -1,6 +1,7 @@
 """What a command of the command line is: a function, its place in the list, and two examples for its help.
 
-A command is one module in quantkit/cli/commands that defines `COMMAND`; it is found by file name. Its options and their
+A command is one module in quantkit/cli/commands that defines `COMMAND`; it is found by file name. Commands that belong
+together are a `Group`, in one such module. Their options and their
 groups in the help are the parameters of the function (see `with_session`).
 """
 
@@ -23,9 +24,19 @@ class Command:
 
     @property
     def name(self) -> str:
-        return self.run.__name__
+        return self.run.__name__.removesuffix("_")  # which tells it from a module or a command of that name
 
     @property
     def epilog(self) -> str:
         """The examples as the last paragraphs of the help."""
         return "\n".join(("Examples:", *self.examples))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Commands under a name of their own: `quantkit NAME COMMAND`. `summary` is the help of the name."""
+
+    name: str
+    summary: str
+    place: int
+    members: tuple[Command, ...]

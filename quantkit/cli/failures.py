@@ -80,11 +80,19 @@ def _in_our_words(error: typer.TyperException) -> str:
 def error_body(error: QuantkitError) -> dict[str, Any]:
     """An error as plain data."""
     places = {"tensor": error.tensor, "path": error.path, "key": error.key}
-    return {"code": error.code, "exit": exit_code(error), "message": error.message, "hint": error.hint, **places}
+    body = {"code": error.code, "exit": exit_code(error), "message": error.message, "hint": error.hint, **places}
+    return {**body, "others": [error_body(other) for other in error.others]} if error.others else body
 
 
 def error_lines(error: QuantkitError) -> list[str]:
-    """An error as a person reads it: what, where, why, and the next step."""
+    """An error as a person reads it: what, where, why, and the next step; then what else is wrong."""
+    if error.others:
+        alone = [line for each in (error, *error.others) for line in _lines(each)]
+        return [*dict.fromkeys(alone), f"{len(error.others) + 1} faults; nothing was begun"]
+    return _lines(error)
+
+
+def _lines(error: QuantkitError) -> list[str]:
     places = [p for p in (error.path, error.tensor, error.key) if p and p not in error.message]
     where = f" ({', '.join(places)})" if places else ""
     lines = [f"error[{error.code}]: {error.message}{where}"]

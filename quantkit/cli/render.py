@@ -16,6 +16,7 @@ from quantkit.events import (
     RunStarted,
     StageFinished,
     StageStarted,
+    TaskFinished,
     TensorProgress,
     Warned,
 )
@@ -26,6 +27,7 @@ from quantkit.units import counted
 if TYPE_CHECKING:
     from quantkit.cli.progress import Live
 
+INTERRUPTED = 130
 LINE_EVERY_S = 30.0  # where there is no live line
 
 
@@ -47,6 +49,10 @@ def lines_of(event: Event) -> list[str]:
             return [f" resumed   {event.tensors} finished tensors kept ({size(event.done_bytes)} of the source)"]
         case Warned():
             return [f"warning[{event.code}]: {event.message}"]
+        case TaskFinished():
+            state = "done" if event.exit == 0 else "stopped" if event.exit == INTERRUPTED else "FAILED"
+            head = f" {state:<9} {event.number}/{event.count} {event.task} · {duration(event.seconds)}"
+            return [head, *([f"           {event.message}"] if event.message else [])]
         case Published():
             return [f" wrote     {event.path}  {event.nbytes:,} bytes", f" sha256    {event.sha256}"]
     return []

@@ -89,8 +89,9 @@ class Session:
                 self.emit(RunFinished(self._command, seconds))
             else:
                 known = as_error(error) or bug(error)
+                body = {key: value for key, value in error_body(known).items() if key != "others"}
                 with suppress(ResourceError):  # of a log that cannot be written: one failure is reported
-                    self.emit(RunFailed(self._command, seconds, **error_body(known)))
+                    self.emit(RunFailed(self._command, seconds, **body))
         finally:
             self._talk.stop()
             for file in self._files:
@@ -143,11 +144,12 @@ def let_waiting_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def with_session(function: Callable[..., None]) -> Callable[..., None]:
+def with_session(function: Callable[..., None], name: str | None = None) -> Callable[..., None]:
     """Make a Typer command of `function(session, ...)`.
 
-    The session's own options (Settings) are added at the end. A parameter annotated with a dataclass becomes the
-    options that the dataclass's annotated fields describe, so that commands share them without repeating them.
+    `name` is what events call it, by default the function's. The session's own options (Settings) are added at the end.
+    A parameter annotated with a dataclass becomes the options that the dataclass's annotated fields describe, so that
+    commands share them without repeating them.
     """
     hints = get_type_hints(function, include_extras=True)
     names = [name for name in inspect.signature(function).parameters if name != "session"]
@@ -162,7 +164,7 @@ def with_session(function: Callable[..., None]) -> Callable[..., None]:
     parameters += _options(Settings)
 
     def run(invocation: typer.Context, **values: Any) -> None:
-        with Session(_take(Settings, values), function.__name__, invocation.obj or ()) as session:
+        with Session(_take(Settings, values), name or function.__name__, invocation.obj or ()) as session:
             function(session, **{name: _take(group, values) for name, group in groups.items()}, **values)
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__

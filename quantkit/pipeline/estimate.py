@@ -87,19 +87,21 @@ def estimate(
     return Estimate(
         size=size_report(plan),
         disk_free_bytes=free_bytes(existing),
-        memory_bytes=_memory(plan, workers, tokens),
+        memory_bytes=making_bytes(plan, workers, tokens),
         memory_limit_bytes=memory_limit_bytes(),
-        seconds=_seconds(plan, workers, tokens),
+        seconds=making_seconds(plan, workers, tokens),
         serving=serving_memory(plan, context, kv_type),
     )
 
 
-def _memory(plan: Plan, workers: int, tokens: int) -> int:
+def making_bytes(plan: Plan, workers: int, tokens: int) -> int:
+    """Estimated peak memory of making a plan's files with so many threads, and tokens of text where it needs any."""
     activations = 4 * plan.shape.hidden * max(tokens, _backward_tokens(plan, tokens) * (plan.shape.layers + 2))
     return conversion_memory_bytes(plan, Workshop(workers * (1 + QUEUED_SLABS) + 1, SLAB_WEIGHTS, workers, activations))
 
 
-def _seconds(plan: Plan, workers: int, tokens: int) -> float:
+def making_seconds(plan: Plan, workers: int, tokens: int) -> float:
+    """Estimated time of the same."""
     read = 2 * plan.source_bytes * READ_NS_PER_BYTE
     if plan.way == "slabs":
         encode = sum(prod(unit.tensor.shape) * base.get(unit.word).encode_ns for unit in plan.units)

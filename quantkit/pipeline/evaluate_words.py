@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
 
 from quantkit.errors import ResourceError, UsageError
 from quantkit.evaluation.figures import Report
@@ -46,13 +44,14 @@ from quantkit.pipeline.prompt_words import (
 )
 from quantkit.pipeline.report import HISTORY, page_of, read_records
 from quantkit.report.html import START, render
+from quantkit.report.junit import Case
+from quantkit.report.junit import junit as suite
 from quantkit.report.text import size, table
 from quantkit.storage import open_log, require_small, write_small
 from quantkit.units import counted
 from quantkit.untrusted import shown
 
 HISTORY_START = f'{{"schema": "{HISTORY}"'.encode()  # of every line
-NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def evaluation_lines(evaluation: Evaluation, width: int) -> list[str]:
@@ -192,34 +191,15 @@ def _task_table(evaluation: Evaluation) -> list[str]:
 
 def junit(evaluation: Evaluation) -> str:
     """The gates as test cases, in the XML that servers for CI read; an artifact without gates is one that passed."""
-    cases = [(artifact, verdict) for artifact in evaluation.artifacts for verdict in artifact.verdicts]
-    plain = [artifact for artifact in evaluation.artifacts if not artifact.verdicts]
-    failed = sum(not verdict.ok for _, verdict in cases)
-    counts = f'tests="{len(cases) + len(plain)}" failures="{failed}" errors="0" time="{evaluation.seconds:.3f}"'
-    out = ['<?xml version="1.0" encoding="UTF-8"?>', f"<testsuites {counts}>"]
-    out.append(f'<testsuite name="quantkit eval" {counts}>')
-    for artifact, verdict in cases:
-        name, case = _attribute(artifact.report.name), _attribute(verdict.gate)
-        if verdict.ok:
-            out.append(
-                f"<testcase classname={name} name={case}><system-out>{_xml(verdict.words)}</system-out></testcase>"
-            )
-        else:
-            message = _attribute(verdict.words)
-            out.append(f'<testcase classname={name} name={case}><failure type="gate" message={message}/></testcase>')
-    for artifact in plain:
-        said = f"KL {with_error(artifact.report.kl)}"
-        name = _attribute(artifact.report.name)
-        out.append(f'<testcase classname={name} name="measured"><system-out>{_xml(said)}</system-out></testcase>')
-    return "\n".join([*out, "</testsuite>", "</testsuites>", ""])
-
-
-def _attribute(text: str) -> str:
-    return quoteattr(NO_XML.sub("?", text))
-
-
-def _xml(text: str) -> str:
-    return escape(NO_XML.sub("?", text))
+    cases = [
+        Case(one.report.name, verdict.gate, said=verdict.words) if verdict.ok
+        else Case(one.report.name, verdict.gate, failure=verdict.words, kind="gate")
+        for one in evaluation.artifacts
+        for verdict in one.verdicts
+    ]  # fmt: skip
+    unjudged = [one for one in evaluation.artifacts if not one.verdicts]
+    cases += [Case(one.report.name, "measured", said=f"KL {with_error(one.report.kl)}") for one in unjudged]
+    return suite("quantkit eval", cases, evaluation.seconds)
 
 
 def history_line(evaluation: Evaluation, artifact: Evaluated, now: str) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def prepare(
     """
     asked = [load_recipe(name) for name in request.recipes]
     tuning = tuning_of(request, asked, stop)
-    recipes = tuple(override(recipe, _overrides(request, tuning)) for recipe in asked)
+    recipes = tuple(override(recipe, overrides_of(request, tuning)) for recipe in asked)
     require_used(request, recipes)
     if tuning is not None:
         tuning_of(request, recipes, stop)  # once more: options may have left nothing to choose
@@ -175,7 +175,7 @@ def _plan_all(
     digest = calibration.digest if calibration else ""
     consumers = parse_consumers(request.consumers)
 
-    options = _plan_options(request, stem)
+    options = plan_options(request, stem)
 
     def planned(recipe: Recipe) -> Plan:
         def importance() -> Imatrix | None:
@@ -203,7 +203,7 @@ def _plan_all(
     if not good:
         raise refused[0][1]
     models = any(recipe.mixture and not recipe.mixture.adapter for recipe, _ in good)
-    encoder, beside = _encoder(request, checkpoint, options, emit) if models else (None, [])
+    encoder, beside = encoder_beside(request, checkpoint, options, emit) if models else (None, [])
     good += beside
     return Prepared(
         checkpoint=checkpoint,
@@ -218,7 +218,7 @@ def _plan_all(
     )
 
 
-def _encoder(
+def encoder_beside(
     request: Request, checkpoint: Checkpoint, options: PlanOptions, emit: Sink
 ) -> tuple[Model | None, list[tuple[Recipe, Plan]]]:
     """The encoder that is written beside the model, its recipe and plan; None and [] where there is none, or none is
@@ -310,7 +310,8 @@ def _require_tools(request: Request, recipes: Sequence[Recipe], *, runs: bool) -
         require_installed("--calib", RUN_MODELS, key="calib", instead=instead)
 
 
-def _plan_options(request: Request, stem: str | None) -> PlanOptions:
+def plan_options(request: Request, stem: str | None) -> PlanOptions:
+    """What the planners are told of a request besides its recipes."""
     split, shard = request.split_max_size, request.max_shard_size
     return PlanOptions(
         stem=stem,
@@ -328,7 +329,7 @@ def _calibration(request: Request, checkpoint: Checkpoint, emit: Sink) -> Inputs
     return None if spec is None else open_inputs(checkpoint, spec, emit)
 
 
-def _overrides(request: Request, tuning: Tuning | None) -> Overrides:
+def overrides_of(request: Request, tuning: Tuning | None) -> Overrides:
     """What the options of this run change in every recipe."""
     fed = tuning is not None and tuning.known is not None and tuning.known.method == FEEDBACK.name
     return Overrides(

@@ -27,8 +27,8 @@ class TooComplexError(ValueError):
     """TOML that is deeper, longer or denser than any recipe."""
 
 
-def require_simple(text: str) -> None:
-    """Raise TooComplexError, saying where, for TOML that no recipe needs, in linear time."""
+def require_simple(text: str, most: int = MAX_ITEMS) -> None:
+    """Raise TooComplexError, saying where, for TOML that no recipe needs, in linear time. `most` bounds its values."""
     depth = dots = items = 0
     for found in TOKEN.finditer(text):
         token = found[0]
@@ -46,8 +46,8 @@ def require_simple(text: str) -> None:
             items += first != "\n"
         if depth > MAX_DEPTH or dots > MAX_DOTS:
             raise _refused(text, found.start(), "keys or brackets nested too deeply")
-        if items > MAX_ITEMS:
-            raise _refused(text, found.start(), f"more than {MAX_ITEMS:,} values")
+        if items > most:
+            raise _refused(text, found.start(), f"more than {most:,} values")
         if len(token) > MAX_WORD and first not in "\"'#" and not first.isspace():
             raise _refused(text, found.start(), f"a number or key of {len(token):,} characters")
 

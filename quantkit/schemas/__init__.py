@@ -16,15 +16,17 @@ from quantkit.events import Event
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 EVENT, GGUF_RECIPE, SERVER_RECIPE = "quantkit.event/1", "recipe-gguf", "recipe-checkpoint"
+MATRIX = "batch-matrix"
 RECIPES = (GGUF_RECIPE, SERVER_RECIPE)
+FILES = (*RECIPES, MATRIX)  # which users write
 TEMPLATE = "#/$defs/{name}"
 
 
 def schema_names() -> tuple[str, ...]:
-    """The names of all schemas: those that objects carry in `schema`, and two for recipe files."""
+    """The names of all schemas: those that objects carry in `schema`, and those of files that users write."""
     from quantkit.schemas.outputs import OUTPUTS
 
-    return (*OUTPUTS, EVENT, *RECIPES)
+    return (*OUTPUTS, EVENT, *FILES)
 
 
 def json_schema(name: str) -> dict[str, Any]:
@@ -39,6 +41,11 @@ def json_schema(name: str) -> dict[str, Any]:
         found = _events()
     elif full in OUTPUTS:
         found = _output(full, OUTPUTS[full])
+    elif full == MATRIX:
+        from quantkit.schemas.batch import BatchMatrix
+
+        found = _schema(BatchMatrix)
+        _each_object(found, lambda table: table.update(additionalProperties=False))
     else:
         from quantkit.schemas.recipes import GGUFRecipe, ServerRecipe
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class QuantType(TypedDict):
@@ -75,6 +75,8 @@ class Doctor(TypedDict):
 
 
 class ErrorBody(TypedDict):
+    """An error; `others` are what else is wrong and was found before anything began."""
+
     code: str
     exit: int
     message: str
@@ -82,6 +84,7 @@ class ErrorBody(TypedDict):
     tensor: str | None
     path: str | None
     key: str | None
+    others: NotRequired[list[ErrorBody]]
 
 
 class Error(TypedDict):

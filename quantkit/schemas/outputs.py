@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from quantkit.schemas.batch import Batch, BatchIndex, BatchPlan, BatchRecord
 from quantkit.schemas.bench import Bench
 from quantkit.schemas.catalogue import Doctor, Error, Fit, Recipe, Recipes, Schemes
 from quantkit.schemas.comparison import Cards, Compare, Modelfiles
@@ -387,6 +388,10 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.recipes/1": Recipes,
     "quantkit.recipe/1": Recipe,
     "quantkit.doctor/1": Doctor,
+    "quantkit.batch/1": Batch,
+    "quantkit.batch_plan/1": BatchPlan,
+    "quantkit.batch_task/1": BatchRecord,
+    "quantkit.batch_index/1": BatchIndex,
     "quantkit.error/1": Error,
     "quantkit.manifest/1": Manifest,
 }

@@ -54,8 +54,8 @@ def render(page: Page) -> bytes:
     for level, detail in enumerate(richer):
         parts = _within(_sections(page, detail, level), LIMIT - ROOM)
         if parts is not None:
-            return _encoded(page, parts)
-    return _encoded(page, list(_sections(page, plainest, len(richer))))
+            return document(page.title, parts)
+    return document(page.title, list(_sections(page, plainest, len(richer))))
 
 
 def _within(parts: Iterable[Markup], most: int) -> list[Markup] | None:
@@ -69,7 +69,8 @@ def _within(parts: Iterable[Markup], most: int) -> list[Markup] | None:
     return found
 
 
-def _encoded(page: Page, parts: Sequence[Markup]) -> bytes:
+def document(title: str, parts: Sequence[Markup]) -> bytes:
+    """A whole file of parts, as UTF-8."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -77,7 +78,7 @@ def _encoded(page: Page, parts: Sequence[Markup]) -> bytes:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="referrer", content="no-referrer"),
         tag("meta", name="generator", content=f"quantkit {__version__}"),
-        tag("title", f"{page.title} - quantkit report"),
+        tag("title", f"{title} - quantkit report"),
         tag("style", Markup(CSS)),
     )
     made = f"Made by quantkit {__version__}. Nothing in this file is loaded from elsewhere, and none of it is a script."

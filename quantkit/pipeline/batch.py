@@ -1,0 +1,289 @@
+"""Batches: a matrix of models and recipes planned, run, looked at, and run again where it failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from quantkit.batch.budget import jobs_here, memory_here
+from quantkit.batch.expand import Wish, wishes_of
+from quantkit.batch.faults import Faults
+from quantkit.batch.ledger import Ledger, State, keys_of
+from quantkit.batch.matrix import Matrix, read_matrix
+from quantkit.batch.place import INTERRUPTED, PLACES, Outcome, Setup, open_place
+from quantkit.batch.task import Task
+from quantkit.batch.worker import Work, may_pass, run_task
+from quantkit.errors import ResourceError, UsageError, did_you_mean, require_choice
+from quantkit.events import Sink, StageFinished, StageStarted, TaskFinished, ignore, never
+from quantkit.pipeline.batch_plan import PlannedTask, needs_left, plan_tasks
+from quantkit.pipeline.batch_records import require_places, write_records
+from quantkit.pipeline.batch_result import BatchPlan, BatchResult, PlanRow, TaskRow
+from quantkit.pipeline.given import coerce, given_path, given_size
+from quantkit.pipeline.request import USES, WITH_TEXT
+from quantkit.recipes.recipe import Recipe
+from quantkit.report.text import size
+from quantkit.storage import free_bytes
+from quantkit.units import counted, parse_size
+from quantkit.untrusted import shown
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """A matrix, and how to run it. Fields are the options of `quantkit batch run`.
+
+    `place` is where; `jobs`, `threads`, `memory`, `address` and `options` are what it is told. `task` is the id of the
+    one that is to be run. With `keep_going` what cannot be planned fails by itself and the others are made; with
+    `recheck` every task is begun again, and says what is there. `junit` is a file for servers of CI.
+    """
+
+    matrix: Path
+    place: str = LOCAL
+    jobs: int | None = None
+    threads: int | None = None
+    memory: str | None = None
+    address: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    task: str | None = None
+    force: bool = False
+    keep_going: bool = False
+    recheck: bool = False
+    offline: bool = False
+    junit: Path | None = None
+    summary: bool = True
+
+    def __post_init__(self) -> None:
+        coerce(self, {"matrix": given_path, "memory": given_size, "junit": given_path})
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """A matrix as tasks, with what is known of each."""
+
+    matrix: Matrix
+    wishes: tuple[Wish, ...]
+    keys: dict[str, str]
+    ledger: Ledger
+
+    def states(self) -> dict[str, State]:
+        return {name: self.ledger.state(self.ledger.read(name), key) for name, key in self.keys.items()}
+
+
+def expand(request: BatchRequest, faults: Faults) -> Expanded:
+    """The tasks of the matrix of a request. Opens no model. What is wrong is added to `faults`."""
+    matrix = read_matrix(request.matrix, faults)
+    wishes = tuple(wishes_of(matrix, idle, faults))
+    keys = keys_of(wishes)
+    if len(keys) < len(wishes):
+        names = [wish.task.id for wish in wishes]
+        twice = next(name for name in names if names.count(name) > 1)
+        what = f"two tasks are called {twice}"
+        faults.add(UsageError(what, path=str(matrix.path), hint="give models and recipes names of their own"))
+    return Expanded(matrix, wishes, keys, Ledger(matrix.out))
+
+
+def idle(option: str, recipe: Recipe) -> str | None:
+    """Why a recipe has no use for an option, by its key; None where it has one."""
+    for use in USES:
+        if use.field == option and not use.users(recipe):
+            return use.why
+    text = option in (each.removeprefix("--").replace("-", "_") for each in WITH_TEXT)
+    if text and idle("calib", recipe) is not None:
+        return "is about text, and it needs none"
+    return None
+
+
+def plan_batch(request: BatchRequest, *, emit: Sink = ignore) -> BatchPlan:
+    """What every task of a matrix makes, to the byte, what it takes, and which are done. Writes nothing.
+
+    Raises, all at once, what is wrong with the matrix, its models and recipes, and a disk or memory that is too small.
+    """
+    faults = Faults()
+    found = expand(request, faults)
+    faults.require_none()
+    jobs, threads = jobs_here(request.jobs, request.threads, len(found.wishes))
+    planned = _planned(found, found.wishes, threads, faults, emit)
+    states = found.states()
+    rows = [PlanRow(each, states[each.task.id]) for each in planned]
+    left = [row.planned for row in rows if row.state != "done"]
+    lacking = Faults()
+    memory, free = memory_here(_memory(request)), free_bytes(found.matrix.out)
+    _require_room(left, memory, found.matrix.out, lacking)
+    if not request.keep_going:
+        faults.require_none()
+    return BatchPlan(found.matrix, tuple(rows), jobs, threads, memory, free, tuple(lacking.found))
+
+
+def run_batch(
+    request: BatchRequest, *, failed_only: bool = False, emit: Sink = ignore, stop: Callable[[], bool] = never
+) -> BatchResult:
+    """Run what is not done, or with `failed_only` what failed; then write the index, the checksums and the page.
+
+    What failed for a reason that does not pass is not begun again unless it is asked for, or its inputs changed. The
+    result says what became of each task; `require` raises BatchError where some failed.
+    """
+    start = time.monotonic()
+    require_choice("--on", request.place, PLACES)
+    faults = Faults()
+    found = expand(request, faults)
+    faults.require_none()
+    require_places(found.matrix, request.junit)
+    if request.task is not None:
+        return _run_one(request, found, emit, stop)
+    chosen = _chosen(request, found, failed_only)
+    _, threads = jobs_here(request.jobs, request.threads, len(chosen))
+    planned = _planned(found, chosen, threads, faults, emit)
+    tasks = [needs_left(each) for each in planned]
+    room = Faults()
+    local = request.place == LOCAL
+    _require_room(planned, memory_here(_memory(request)) if local else None, found.matrix.out, room)
+    for error in [*([] if request.keep_going else faults.found), *room.found]:
+        room.add(error)
+    room.require_none()
+    _run_all(request, found, tasks, emit, stop)
+    return _finished(request, found, time.monotonic() - start, stop(), emit)
+
+
+def batch_status(request: BatchRequest) -> BatchResult:
+    """What became of each task so far. Opens no model and writes nothing."""
+    faults = Faults()
+    found = expand(request, faults)
+    faults.require_none()
+    return _result(found, 0.0, False)
+
+
+def _planned(found: Expanded, wishes: Sequence[Wish], threads: int, faults: Faults, emit: Sink) -> list[PlannedTask]:
+    start = time.monotonic()
+    emit(StageStarted("plan"))
+    planned = plan_tasks(wishes, threads, faults, emit)
+    done = len(found.wishes) - len(wishes)
+    what = counted(len(planned), "task") + (f", {done} not to be begun" if done else "")
+    emit(StageFinished("plan", time.monotonic() - start, what))
+    return planned
+
+
+def _chosen(request: BatchRequest, found: Expanded, failed_only: bool) -> list[Wish]:
+    """What is to be run: what is not done, and did not fail for good."""
+    chosen = []
+    for wish in found.wishes:
+        record = found.ledger.read(wish.task.id)
+        state = found.ledger.state(record, found.keys[wish.task.id])
+        for_good = state == "failed" and record is not None and not may_pass(record.outcome())
+        again = request.recheck or (state != "done" and not for_good)
+        if state == "failed" if failed_only else again:
+            chosen.append(wish)
+    return chosen
+
+
+def _require_room(planned: Sequence[PlannedTask], memory: int | None, out: Path, faults: Faults) -> None:
+    """Add to `faults` a task that needs more memory than there is, and a disk that does not hold all of them."""
+    tasks = [needs_left(each) for each in planned if each.error is None]
+    for task in tasks:
+        if memory is not None and task.needs.memory_bytes > memory:
+            what = f"{task.id}: needs {size(task.needs.memory_bytes)} of memory, {size(memory)} are there"
+            faults.add(ResourceError(what, hint="fewer --threads, a larger --memory, another machine, or exclude it"))
+    needed, free = sum(task.needs.disk_bytes for task in tasks), free_bytes(out)
+    if needed > free:
+        fit, left = 0, free
+        for task in sorted(tasks, key=lambda task: task.needs.disk_bytes):
+            left -= task.needs.disk_bytes
+            fit += left >= 0
+        what = (
+            f"not enough disk at {shown(out)}: {needed:,} bytes needed for {counted(len(tasks), 'task')}, {free:,} free"
+            f" ({needed - free:,} short): it holds {fit} of them"
+        )
+        faults.add(ResourceError(what, path=str(out), hint="free some space, choose another out, or exclude some"))
+
+
+def _run_all(
+    request: BatchRequest, found: Expanded, tasks: Sequence[Task], emit: Sink, stop: Callable[[], bool]
+) -> None:
+    """Run tasks at the place of the request."""
+    total, done = len(tasks), 0
+
+    def report(outcome: Outcome) -> None:
+        nonlocal done
+        done += 1
+        record = found.ledger.read(outcome.task)
+        if record is None or record.exit != outcome.exit:  # a place that could not even begin it
+            found.ledger.settle(outcome, found.keys[outcome.task], ())
+        emit(
+            TaskFinished(
+                outcome.task, outcome.exit, round(outcome.seconds, 3), outcome.where, done, total, _words(outcome)
+            )
+        )
+
+    if not tasks:
+        return
+    open_place(request.place, setup_of(request, found)).run(tasks, report, stop)
+
+
+def setup_of(request: BatchRequest, found: Expanded) -> Setup:
+    """What a place is told."""
+    return Setup(
+        matrix=found.matrix.path,
+        out=found.matrix.out,
+        keys=found.keys,
+        jobs=request.jobs,
+        threads=request.threads,
+        memory_bytes=_memory(request),
+        force=request.force,
+        offline=request.offline,
+        address=request.address,
+        options=request.options,
+    )
+
+
+def _words(outcome: Outcome) -> str:
+    if outcome.failures:
+        return "; ".join(f"{each.recipe}: {each.message}" for each in outcome.failures)
+    return outcome.error.message if outcome.error is not None else ""
+
+
+def _run_one(request: BatchRequest, found: Expanded, emit: Sink, stop: Callable[[], bool]) -> BatchResult:
+    """Run the one task of a request here, as other machines are asked to. No index, no page: those are of the whole."""
+    start = time.monotonic()
+    name = str(request.task)
+    wish = next((wish for wish in found.wishes if wish.task.id == name), None)
+    if wish is None:
+        what = f'--task "{shown(name)}" is none of the matrix{did_you_mean(name, found.keys)}'
+        raise UsageError(what, key="task", hint=f"quantkit batch plan {shown(found.matrix.path)} lists them")
+    state = found.ledger.state(found.ledger.read(name), found.keys[name])
+    if request.recheck or state != "done":
+        work = Work(wish.task, found.ledger, found.keys[name], request.threads, request.force, request.offline)
+        outcome = run_task(work, stop)
+        emit(TaskFinished(name, outcome.exit, round(outcome.seconds, 3), outcome.where, 1, 1, _words(outcome)))
+    alone = replace(found, wishes=(wish,), keys={name: found.keys[name]})
+    return _result(alone, time.monotonic() - start, stop())
+
+
+def _result(found: Expanded, seconds: float, stopped: bool) -> BatchResult:
+    rows = []
+    for wish in found.wishes:
+        record = found.ledger.read(wish.task.id)
+        state = found.ledger.state(record, found.keys[wish.task.id])
+        same = record is not None and record.key == found.keys[wish.task.id]
+        rows.append(TaskRow(wish.task, state, record if same else None))
+    return BatchResult(found.matrix, tuple(rows), round(seconds, 3), stopped)
+
+
+def _finished(request: BatchRequest, found: Expanded, seconds: float, stopped: bool, emit: Sink) -> BatchResult:
+    """The result, with its records written. A task that another process ended is as its record says."""
+    result = _result(
+        found,
+        seconds,
+        stopped
+        or any(row.record is not None and row.record.exit == INTERRUPTED for row in _result(found, 0.0, False).rows),
+    )
+    write_records(result, request.junit, request.summary, emit)
+    return result
+
+
+def _memory(request: BatchRequest) -> int | None:
+    return parse_size(request.memory, "--memory") if request.memory else None
+
+
+__all__ = ["BatchPlan", "BatchRequest", "BatchResult", "batch_status", "plan_batch", "run_batch"]
