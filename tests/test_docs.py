@@ -26,6 +26,7 @@ from quantkit.tokenizer import special_tokens
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = [command.name for command in app.registered_commands]
+GROUPS = [group.typer_instance.info.name for group in app.registered_groups]
 
 
 def section(path: str, title: str) -> str:
@@ -129,7 +130,7 @@ def test_every_option_in_the_docs_exists() -> None:
 def test_the_commands_of_the_contract_exist() -> None:
     tree = section("docs/cli.md", "Commands").split("```")[1]
     named = [name for line in tree.splitlines() for name in re.findall(r"[├└]── (\w+)(?: · (\w+))?", line)]
-    assert {name for pair in named for name in pair if name} == set(COMMANDS)
+    assert {name for pair in named for name in pair if name} == {*COMMANDS, *GROUPS}
     everywhere = spans(
         next(line for line in section("docs/cli.md", "Commands").splitlines() if "Every command" in line)
     )
@@ -205,6 +206,13 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "quantkit.recipes/1", quantkit("recipes", "--json").json
     yield "quantkit.recipe/1", quantkit("recipes", "show", "q4_0", "--json").json
     yield "quantkit.doctor/1", quantkit("doctor", "--json").json
+    matrix = folder / "matrix.toml"
+    matrix.write_text(f'models = ["{TINY.resolve()}"]\nrecipes = ["q8_0"]\n[batch]\nout = "batch"\nverify = false\n')
+    yield "quantkit.batch_plan/1", quantkit("batch", "plan", matrix, "--json").json
+    yield "quantkit.batch/1", quantkit("batch", "run", matrix, "--json").json
+    yield "quantkit.batch_index/1", json.loads((folder / "batch/index.json").read_text())
+    [record] = (folder / "batch/.quantkit-batch/tasks").iterdir()
+    yield "quantkit.batch_task/1", json.loads(record.read_text())
     yield "quantkit.error/1", quantkit("inspect", folder / "nothing", "--json").json
     yield "quantkit.manifest/1", json.loads(Path(convert["artifacts"][0]["manifest"]).read_text())
 
