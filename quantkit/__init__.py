@@ -98,6 +98,9 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.pack import packed_names as packed_names
     from quantkit.pipeline.prepare import Prepared as Prepared
     from quantkit.pipeline.prepare import prepare as prepare
+    from quantkit.pipeline.push import Pushed as Pushed
+    from quantkit.pipeline.push import PushRequest as PushRequest
+    from quantkit.pipeline.push import push as push
     from quantkit.pipeline.recommend import recommend as recommend
     from quantkit.pipeline.recommend_words import recommendation_lines as recommendation_lines
     from quantkit.pipeline.recommendation import Recommendation as Recommendation
@@ -165,6 +168,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.outputs": ("Artifact",),
     "quantkit.pipeline.pack": ("pack", "packed_names"),
     "quantkit.pipeline.prepare": ("Prepared", "prepare"),
+    "quantkit.pipeline.push": ("PushRequest", "Pushed", "push"),
     "quantkit.pipeline.recommend": ("recommend",),
     "quantkit.pipeline.recommend_words": ("recommendation_lines",),
     "quantkit.pipeline.recommendation": ("Recommendation", "RecommendRequest"),

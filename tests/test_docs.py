@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from commands import TINY, quantkit
+from hub_writer import WriterState, pushed_to
 
 from quantkit.cli.app import app
 from quantkit.families import assumptions, general, keys
@@ -193,6 +194,8 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "quantkit.eval/1", quantkit("eval", file, "--against", TINY, *few, "--json").json
     yield "quantkit.compare/1", quantkit("compare", file, TINY, "--json").json
     yield "quantkit.card/1", quantkit("card", out, "--json").json
+    with pushed_to(WriterState()):
+        yield "quantkit.push/1", quantkit("push", folder / "packed", "hf://me/x", "--dry-run", "--json").json
     short = ["--prompt", 4, "--steps", 2, "--batch", 1, "--runs", 1, "--threads", 1]
     yield "quantkit.bench/1", quantkit("bench", file, *short, "--json").json
     yield "quantkit.report/1", quantkit("report", file, "--out", folder / "r.html", "--json").json

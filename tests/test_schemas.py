@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from commands import TINY, quantkit
+from hub_writer import WriterState, pushed_to
 from jsonschema import Draft202012Validator
 from published import require, validator
 
@@ -75,6 +76,8 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
     packed = quantkit("pack", work["work"][0], "-o", folder / "packed", "--json").json
     yield packed
     yield quantkit("verify", packed["artifact"]["files"][0]["path"], "--json").json
+    with pushed_to(WriterState()):
+        yield quantkit("push", folder / "packed", "hf://me/x", "--json").json
     short = ["--prompt", 4, "--steps", 2, "--batch", 1, "--runs", 1, "--threads", 1]
     yield quantkit("bench", packed["artifact"]["files"][0]["path"], "--against", TINY, *short, "--json").json
     for what in (TINY, packed["artifact"]["files"][0]["path"], Path(first["files"][0]["path"]).parent):

@@ -14,6 +14,7 @@ from quantkit.schemas.catalogue import Doctor, Error, Fit, Recipe, Recipes, Sche
 from quantkit.schemas.comparison import Cards, Compare, Modelfiles
 from quantkit.schemas.decisions import Recommend, Tune
 from quantkit.schemas.evaluation import Eval, Gate, Report
+from quantkit.schemas.publishing import Push
 from quantkit.schemas.sources import Source
 from quantkit.schemas.tuning import Allocation, Sensitivity, SensitivityPlan
 
@@ -382,6 +383,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.compare/1": Compare,
     "quantkit.card/1": Cards,
     "quantkit.modelfile/1": Modelfiles,
+    "quantkit.push/1": Push,
     "quantkit.bench/1": Bench,
     "quantkit.inspect/1": Inspect,
     "quantkit.schemes/1": Schemes,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,7 +22,7 @@ from huggingface_hub import HfApi, get_cached_repo_tree, hf_hub_download, snapsh
 from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
 from quantkit.errors import NetworkError, ResourceError, UsageError
-from quantkit.events import Event, Sink, StageFinished, StageStarted, TensorProgress
+from quantkit.events import Sink, StageFinished, StageStarted
 from quantkit.formats.gguf.file import SHARD_NAME, shard_name
 from quantkit.source.adapter import WEIGHTS as ADAPTER
 from quantkit.source.adapter import holds_adapter
@@ -31,6 +30,7 @@ from quantkit.source.adapter_config import ADAPTER_CONFIG
 from quantkit.source.folder import SIDE_FILES, locate
 from quantkit.source.hub_access import NO_ANSWER, access, answers
 from quantkit.source.hub_access import Hub as Hub
+from quantkit.source.meter import Meter
 from quantkit.source.nested import PATTERNS
 from quantkit.source.shards import CONSOLIDATED, MAX_SHARDS, index_of, read_index, stem_of, weight_files
 from quantkit.units import counted
@@ -178,7 +178,7 @@ def _fetch_files(snapshot: Snapshot, wanted: Sequence[str], hub: Hub, emit: Sink
     _require_disk(total, folder)
     start = time.monotonic()
     emit(StageStarted(STAGE, total, f"{snapshot.repo} at {snapshot.commit[:12]}, {len(missing)} files"))
-    meter = _Meter(emit, missing, total)
+    meter = Meter(STAGE, emit, missing, total)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix=STAGE)
     try:
         for job in as_completed([pool.submit(_fetch_file, snapshot, name, hub, meter) for name in missing]):
@@ -197,7 +197,7 @@ def _index(folder: Path, name: str) -> dict[str, str]:
         file.close()
 
 
-def _fetch_file(snapshot: Snapshot, name: str, hub: Hub, meter: _Meter) -> None:
+def _fetch_file(snapshot: Snapshot, name: str, hub: Hub, meter: Meter) -> None:
     with answers():
         hf_hub_download(
             snapshot.repo,
@@ -216,37 +216,6 @@ def _require_disk(nbytes: int, folder: Path) -> None:
     if nbytes > free:
         what = f"the download needs {nbytes:,} bytes, {free:,} are free at {shown(folder)}"
         raise ResourceError(what, path=str(folder), hint="free some space, or set HF_HUB_CACHE to another disk")
-
-
-class _StoppedError(Exception):
-    """Another file failed, or the user stopped the run."""
-
-
-class _Meter:
-    """Adds up the bytes of all files and reports them, from whichever thread they arrive on."""
-
-    def __init__(self, emit: Callable[[Event], None], names: Sequence[str], total: int) -> None:
-        self._emit = emit
-        self._done = dict.fromkeys(names, 0)
-        self._total = total
-        self._lock = threading.Lock()
-        self._stopped = False
-
-    def report(self, name: str, nbytes: int) -> None:
-        """`nbytes` of the file are here. Raises to end the download of a file that is no longer wanted."""
-        with self._lock:
-            if self._stopped:
-                raise _StoppedError
-            if nbytes <= self._done[name]:
-                return
-            self._done[name] = nbytes
-            index = list(self._done).index(name)
-            done = sum(self._done.values())
-            self._emit(TensorProgress(STAGE, name, "", index, len(self._done), done, self._total))
-
-    def stop(self) -> None:
-        with self._lock:
-            self._stopped = True
 
 
 class _Bar:

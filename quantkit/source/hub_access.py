@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
-from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE, is_offline_mode
+from huggingface_hub import constants
+from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -31,7 +32,9 @@ from quantkit.untrusted import shown
 TOKEN = re.compile(r"hf_(?:[a-z]+_)?[A-Za-z0-9]{8,}[\w.-]*|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)")
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 QUERY = re.compile(r"(https?://[^\s?]+)\?\S+")  # signed addresses of a content network
-NO_SIDE_FILES = "No files matched allow_patterns"  # a repository of GGUF files may have none
+# What huggingface_hub warns of and is as it should be: a repository of GGUF files may have no side files, and what is
+# sent is read through descriptors on purpose.
+AS_MEANT = ("No files matched allow_patterns", "Uploading files as a binary IO buffer is not supported by Xet")
 NO_ADDRESS: type[Exception] = import_module(HTTPError.__module__.partition(".")[0]).InvalidURL  # is no HTTPError
 NO_ANSWER = "nothing that the interface of the Hub has"
 
@@ -80,7 +83,7 @@ def warnings_as_events(emit: Sink, hub: Hub) -> Iterator[None]:
     """What huggingface_hub would print (retries, a cached revision used instead) becomes an event."""
 
     def collect(record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.WARNING and not record.getMessage().startswith(NO_SIDE_FILES):
+        if record.levelno >= logging.WARNING and not record.getMessage().startswith(AS_MEANT):
             emit(Warned("hub", clean(record.getMessage(), hub)))
         return False
 
@@ -104,7 +107,7 @@ def clean(text: str, hub: Hub) -> str:
 def explain(error: Exception, repo: str, revision: str | None, hub: Hub) -> QuantkitError:
     """The error of quantkit for one of huggingface_hub."""
     what = f"hf://{repo}" + (f"@{revision}" if revision else "")
-    endpoint = clean(hub.endpoint or ENDPOINT, hub)
+    endpoint = clean(hub.endpoint or constants.ENDPOINT, hub)
     if isinstance(error, GatedRepoError):
         hint = f"accept its terms at {endpoint}/{repo}, then set HF_TOKEN or run: hf auth login"
         return NetworkError(f"{what} is gated: the Hub wants a login that has access", hint=hint)

@@ -18,8 +18,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote, urljoin, urlsplit
 
 import numpy as np
-from huggingface_hub import get_session
-from huggingface_hub.constants import ENDPOINT
+from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import build_hf_headers
 
@@ -57,7 +56,7 @@ class Place:
 
     @property
     def url(self) -> str:
-        endpoint = (self.hub.endpoint or ENDPOINT).rstrip("/")
+        endpoint = (self.hub.endpoint or constants.ENDPOINT).rstrip("/")
         return f"{endpoint}/{self.repo}/resolve/{self.commit}/{quote(self.name)}"
 
 
