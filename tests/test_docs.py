@@ -195,7 +195,10 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "quantkit.compare/1", quantkit("compare", file, TINY, "--json").json
     yield "quantkit.card/1", quantkit("card", out, "--json").json
     with pushed_to(WriterState()):
-        yield "quantkit.push/1", quantkit("push", folder / "packed", "hf://me/x", "--dry-run", "--json").json
+        yield (
+            "quantkit.push/1",
+            quantkit("push", folder / "packed", "hf://me/x", "--against", TINY, "--dry-run", "--json").json,
+        )
     short = ["--prompt", 4, "--steps", 2, "--batch", 1, "--runs", 1, "--threads", 1]
     yield "quantkit.bench/1", quantkit("bench", file, *short, "--json").json
     yield "quantkit.report/1", quantkit("report", file, "--out", folder / "r.html", "--json").json

@@ -77,7 +77,7 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
     yield packed
     yield quantkit("verify", packed["artifact"]["files"][0]["path"], "--json").json
     with pushed_to(WriterState()):
-        yield quantkit("push", folder / "packed", "hf://me/x", "--json").json
+        yield quantkit("push", folder / "packed", "hf://me/x", "--against", TINY, "--json").json
     short = ["--prompt", 4, "--steps", 2, "--batch", 1, "--runs", 1, "--threads", 1]
     yield quantkit("bench", packed["artifact"]["files"][0]["path"], "--against", TINY, *short, "--json").json
     for what in (TINY, packed["artifact"]["files"][0]["path"], Path(first["files"][0]["path"]).parent):

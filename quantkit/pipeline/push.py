@@ -21,8 +21,8 @@ from quantkit.errors import InputError, UsageError, VerificationError
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
 from quantkit.hub.outgoing import Gathered, gather
 from quantkit.pipeline.folder import NO_MANIFEST, Finished, manifests_in, unlisted
-from quantkit.pipeline.given import coerce, given_paths, given_text
-from quantkit.pipeline.publishing import require_publishable
+from quantkit.pipeline.given import coerce, given_optional, given_paths, given_text
+from quantkit.pipeline.publishing import Publishable, publishable
 from quantkit.report.text import size
 from quantkit.source.meter import Meter
 from quantkit.source.spec import parse_hub
@@ -45,8 +45,8 @@ class PushRequest:
     """What to publish where. `source` is the folder of artifacts, or the GGUF file of one.
 
     `revision` is a branch, which is made where it is missing; `pr` asks the owners of the repository to take the
-    commit. `private` makes a new repository private. `gated` refuses artifacts that no gate has judged; `records` are
-    what eval printed of them.
+    commit. `private` makes a new repository private. `against` is the source, to be compared with now. `gated` refuses
+    artifacts that no gate has judged; `records` are what eval printed of them.
     """
 
     source: Path
@@ -55,12 +55,13 @@ class PushRequest:
     message: str | None = None
     private: bool = False
     pr: bool = False
+    against: str | None = None
     gated: bool = False
     records: tuple[Path, ...] = ()
     offline: bool = False
 
     def __post_init__(self) -> None:
-        coerce(self, {"to": given_text, "records": given_paths})
+        coerce(self, {"to": given_text, "against": given_optional, "records": given_paths})
         object.__setattr__(self, "source", Path(self.source))
 
 
@@ -145,12 +146,20 @@ def push(request: PushRequest, *, dry_run: bool = False, emit: Sink = ignore) ->
         require_artifacts(root)
         names = None
     else:
-        [one] = require_publishable(request.source, records=request.records, gated=request.gated, emit=emit)
+        [one] = judged(request, request.source, emit)
         names = [*(file.name for file in one.artifact.manifest.artifact), one.artifact.manifest_path.name]
     with closing(gather(root, names)) as files:
         if files.left:
             emit(Warned("left-out", f"{counted(len(files.left), 'file')} stay behind: {listed(list(files.left), 3)}"))
         return _Push(request, repo, branch, files, root, emit).run(dry_run)
+
+
+def judged(request: PushRequest, place: Path, emit: Sink) -> tuple[Publishable, ...]:
+    """The artifacts of a folder, or that of a file. Raises what `Publishable.require` does for one that may not go."""
+    found = publishable(place, against=request.against, records=request.records, emit=emit)
+    for one in found:
+        one.require(gated=request.gated)
+    return found
 
 
 def require_artifacts(root: Path) -> None:
@@ -249,8 +258,7 @@ class _Push:
         return found
 
     def _artifacts(self, folder: Path) -> list[Finished]:
-        seen = require_publishable(folder, records=self.request.records, gated=self.request.gated, emit=self.emit)
-        return [one.artifact for one in seen]
+        return [one.artifact for one in judged(self.request, folder, self.emit)]
 
     def _hashed(self, promised: dict[str, str]) -> list[Sent]:
         from quantkit.hub.sending import Sent

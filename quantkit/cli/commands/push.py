@@ -24,6 +24,9 @@ def push(
     message: Annotated[str | None, typer.Option("--message", "-m", metavar="TEXT", help="Of the commit.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of committing to the branch.")] = False,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="SRC", help="Compare the artifacts with their source first.")
+    ] = None,
     gated: Annotated[bool, typer.Option("--gated", help="Refuse artifacts that no gate has judged.")] = False,
     measured: Annotated[
         list[Path] | None,
@@ -41,6 +44,7 @@ def push(
         message=message,
         private=private,
         pr=pr,
+        against=against,
         gated=gated,
         records=tuple(measured or ()),
         offline=session.settings.offline,
