@@ -1,4 +1,4 @@
-# Everything a fresh machine needs: `make demo`, `make test`, `make test-consumers`, `make check`, `make bench`.
+# Everything a fresh machine needs: `make demo`, `make test`, `make test-consumers`, `make check`, `make docs`, `make bench`.
 #
 #   VENV=path      where the virtual environment lives (default .venv); that of test-consumers is path-consumers
 #   PYTHON=name    the interpreter it is made from (3.11 or newer)
@@ -23,7 +23,7 @@ SECONDS ?= 60
 SEED ?= 0
 FINDINGS ?= out/fuzz
 
-.PHONY: demo test test-oldest test-consumers quick check format fuzz bench reference clean
+.PHONY: demo test test-oldest test-consumers quick check docs format fuzz bench reference clean
 .DEFAULT_GOAL := demo
 
 # $(call environment,DIR): a virtual environment with PyTorch
@@ -83,6 +83,11 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation, in out/site: it needs no server.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	$(BIN)/python scripts/docs/check_links.py out/site
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

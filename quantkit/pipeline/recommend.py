@@ -48,6 +48,7 @@ from quantkit.pipeline.recommendation import (
     Recommendation,
     RecommendRequest,
 )
+from quantkit.pipeline.request import reads_text
 from quantkit.plan.base import Plan
 from quantkit.plan.describe import describe_source
 from quantkit.plan.make import make_plan
@@ -158,7 +159,8 @@ class _Answer:
             largest=max((c for c in every if c.fits), key=_bytes, default=None),
             smallest=min(every, key=_bytes, default=None),
             reasons=(*reasons, *self._of_cache(chosen)),
-            calib=chosen is not None and (self.driver.calib or chosen.text),
+            calib=chosen is not None
+            and (chosen.text or (self.driver.calib and reads_text(load_recipe(chosen.recipe)))),
         )
 
     def _chosen(self, ladder: Sequence[Choice], start: int, rules: list[Reason]) -> tuple[Choice | None, list[Reason]]:

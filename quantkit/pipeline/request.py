@@ -137,7 +137,8 @@ def _rounds(recipe: Recipe) -> bool:
     return recipe.rounds
 
 
-def _reads_text(recipe: Recipe) -> bool:
+def reads_text(recipe: Recipe) -> bool:
+    """Whether text changes what the recipe makes, so that --calib may be given to it."""
     return recipe.reads_importance or recipe.needs_calibration
 
 
@@ -160,7 +161,7 @@ USES = (
     Use("--mmproj", _gguf, "is for GGUF files; checkpoints keep their encoders as they are", some=True),
     Use("--max-shard-size", _checkpoint, "is for checkpoints; use --split-max-size"),
     Use("--method", _rounds, "has nothing to round: all types are floats"),
-    Use("--calib", _reads_text, "needs no calibration: leave --calib out, or choose another recipe", some=True),
+    Use("--calib", reads_text, "needs no calibration: leave --calib out, or choose another recipe", some=True),
     Use("--require-coverage", _covered, "looks at no text", some=True),
 )  # fmt: skip
 WITH_TEXT = ("--samples", "--seqlen", "--device", "--activations", "--require-coverage")

@@ -70,7 +70,8 @@ def _events() -> dict[str, Any]:
         _carry(table, EVENT)
         table["properties"] |= {"event": {"const": kind.__name__}, "time": {"type": "string", "format": "date-time"}}
         table["required"] = sorted(table["properties"])  # every field is written, whatever its value
-    return {"title": "Event", "oneOf": list(references), "$defs": defs}
+    said = "A line of --events: one of the events of a run, with its name, its time and its fields."
+    return {"title": "Event", "description": said, "oneOf": list(references), "$defs": defs}
 
 
 def _schema(kind: Any) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class BenchCompared(TypedDict):
 
 
 class Bench(TypedDict):
+    """Of bench: speed, latency and memory of one model or two on this machine."""
+
     version: str
     kind: str
     engine: str

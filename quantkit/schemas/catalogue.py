@@ -36,6 +36,8 @@ class Encoder(TypedDict):
 
 
 class Schemes(TypedDict):
+    """Of schemes: everything that quantkit can be asked for."""
+
     types: list[QuantType]
     methods: list[str]
     containers: list[str]
@@ -56,10 +58,14 @@ class ListedRecipe(TypedDict):
 
 
 class Recipes(TypedDict):
+    """Of recipes: the shipped recipes."""
+
     recipes: list[ListedRecipe]
 
 
 class Recipe(TypedDict):
+    """Of recipes NAME: one recipe as its file."""
+
     name: str
     toml: str
 
@@ -71,6 +77,8 @@ class Finding(TypedDict):
 
 
 class Doctor(TypedDict):
+    """Of doctor: what was found of the machine, its disk, its caches and the installed packages."""
+
     findings: list[Finding]
 
 
@@ -88,6 +96,8 @@ class ErrorBody(TypedDict):
 
 
 class Error(TypedDict):
+    """Of any command that fails, on stdout beside the message on stderr."""
+
     error: ErrorBody
 
 

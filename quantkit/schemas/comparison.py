@@ -88,6 +88,8 @@ class ComparedText(TypedDict):
 
 
 class Compare(TypedDict):
+    """Of compare: what two models have in common, and where they differ."""
+
     a: ComparedModel
     b: ComparedModel
     equal: bool

@@ -269,6 +269,8 @@ class Data(TypedDict):
 
 
 class Eval(TypedDict):
+    """Of eval: how far each artifact is from the original, and what its gates say."""
+
     version: str
     reference: Reference
     data: Data

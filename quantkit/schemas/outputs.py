@@ -128,6 +128,8 @@ class Failure(TypedDict):
 
 
 class Convert(TypedDict):
+    """Of convert: what was made, and of several recipes those that failed."""
+
     artifacts: list[Artifact]
     failures: list[Failure]
 
@@ -224,6 +226,8 @@ class OnePlan(TypedDict):
 
 
 class Plan(TypedDict):
+    """Of plan, and of convert and quantize with --dry-run: what would be made, to the byte."""
+
     source: Source
     plans: list[OnePlan]
     fit: NotRequired[list[Fit]]
@@ -284,6 +288,8 @@ class Calibration(TypedDict):
 
 
 class Quantize(TypedDict):
+    """Of quantize: the work folders, for pack."""
+
     work: list[str]
     failures: list[Failure]
 
@@ -296,7 +302,7 @@ class Pack(TypedDict):
 
 
 class Verify(TypedDict):
-    """`gates` with --gate, where everything else passed."""
+    """Of verify: every check; `gates` with --gate, where everything else passed."""
 
     ok: bool
     checks: list[Check]
@@ -319,6 +325,8 @@ class TypeOfFile(TypedDict):
 
 
 class Inspect(TypedDict):
+    """Of inspect: what the headers of a file, a folder or a repository say."""
+
     kind: Literal["gguf", "checkpoint"]
     name: str
     bytes: int

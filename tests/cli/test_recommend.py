@@ -218,6 +218,23 @@ def test_what_it_says_to_type_is_what_it_recommends(eight: Path) -> None:
     assert "--servers" not in tune
 
 
+@pytest.mark.parametrize(
+    "wish",
+    [{}, {"workload": "math"}, {"driver": "throughput"}, {"driver": "cost"}, {"consumers": "vllm"},
+     {"workload": "edge", "memory": "4.9GB"}],
+    ids=str,
+)  # fmt: skip
+def test_what_it_says_to_type_can_be_typed(
+    eight: Path, wish: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text is not given to a recipe that reads none, which convert would refuse."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "held-out.jsonl").write_text('{"text": "All work and no play."}\n')
+    (_, [_, *words]), *_ = commands(recommend(RecommendRequest(str(eight), **{"memory": "24GB", **wish})))
+    done = quantkit(*words, "--dry-run")
+    assert done.status == 0, done.stderr
+
+
 def test_a_quantized_file_is_no_source(tmp_path: Path) -> None:
     assert quantkit("convert", TINY, "--to", "q4_0", "-o", tmp_path, "--no-verify").status == 0
     found = recommend(RecommendRequest(str(next(tmp_path.glob("*.gguf")))))

@@ -1,0 +1,93 @@
+"""The pages of the commands, from the Typer application: what `quantkit COMMAND --help` says, with links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+from words import MADE, block, cell, code, paragraphs, table
+
+from quantkit.cli.app import app, commands
+from quantkit.cli.help import FIRST
+from quantkit.schemas import schema_names
+
+FOLDER = "reference/commands"
+CONTRACT = Path(__file__).parents[2] / "docs" / "cli.md"
+
+
+def command_pages() -> dict[str, str]:
+    """A page for each command, and one that lists them."""
+    program = get_command(app)
+    pages = {f"{FOLDER}/{name}.md": _page(name, command) for name, command in program.commands.items()}
+    order = [command.name for command in commands()]
+    rows = [(f"[`quantkit {name}`]({name}.md)", cell(_first_line(program.commands[name]))) for name in order]
+    listed = {f"{FOLDER}/{name}.md": pages[f"{FOLDER}/{name}.md"] for name in order}
+    head = (
+        "# Commands\n\n"
+        "One page for each command, with every option it has. What commands promise, and how they behave together, "
+        "is in [the contract of the command line](../../cli.md).\n\n"
+    )
+    return {f"{FOLDER}/index.md": MADE + head + table(("command", "what it does"), rows), **listed}
+
+
+def _page(name: str, command: Any) -> str:
+    context = command.context_class(command, info_name=name)
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    usage = " ".join([f"quantkit {name} [OPTIONS]", *map(_usage, arguments)])
+    examples = (command.epilog or "").split("\n")[1:]
+    parts = [f"# quantkit {name}\n\n", paragraphs(command.help or ""), block(usage, "text")]
+    if examples:
+        parts += ["For example:\n\n", block("\n".join(f"$ {line}" for line in examples), "console")]
+    if arguments:
+        rows = [(code(p.metavar or p.name.upper()), cell(p.help or "")) for p in arguments]
+        parts += ["## Arguments\n\n", table(("argument", "what it is"), rows)]
+    for title, options in _groups(command).items():
+        rows = [
+            (code(option.get_help_record(context)[0]), code(_default(option)), cell(option.help or ""))
+            for option in options
+        ]
+        parts += [f"## {title}\n\n", table(("option", "default", "what it does"), rows)]
+    return MADE + "".join(parts) + _see_also(name)
+
+
+def _usage(argument: Any) -> str:
+    word = argument.metavar or argument.name.upper()
+    word = word if argument.nargs == 1 else f"{word}..."
+    return word if argument.required else f"[{word}]"
+
+
+def _groups(command: Any) -> dict[str, list[Any]]:
+    """Options by the heading that they have in the help, in its order."""
+    found: dict[str, list[Any]] = {FIRST: []}
+    for option in command.params:
+        if option.param_type_name == "option" and not option.hidden:
+            found.setdefault(getattr(option, "rich_help_panel", None) or FIRST, []).append(option)
+    return {title: options for title, options in found.items() if options}
+
+
+def _default(option: Any) -> str:
+    """What holds where the option is not given; "" where that is nothing."""
+    if isinstance(option.show_default, str):
+        return option.show_default
+    if option.is_flag:
+        return "" if not option.default else max(option.opts, key=len)
+    return "" if option.default in (None, (), []) else str(option.default)
+
+
+def _first_line(command: Any) -> str:
+    return (command.help or "").strip().split("\n\n")[0]
+
+
+def _see_also(name: str) -> str:
+    """Where else the command is spoken of: the contract, and the schema of what it prints."""
+    links = []
+    titles = re.findall(r"^## (.+)$", CONTRACT.read_text(encoding="utf-8"), re.MULTILINE)
+    if name in titles:
+        links.append(f"[{name} in the contract](../../cli.md#{name})")
+    own = f"quantkit.{name}/1"
+    if own in schema_names():
+        links.append(f"[what `--json` prints](../json.md#quantkit{name}1)")
+    links.append("[exit codes](../exit-codes.md)")
+    return f"See also: {', '.join(links)}.\n"

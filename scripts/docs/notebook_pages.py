@@ -1,0 +1,2 @@
+def notebook_pages() -> dict[str, str]:
+    return {}

@@ -1,0 +1,132 @@
+"""The documentation site: it builds without a warning, its links lead somewhere, and it says what the code says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import pytest
+from commands import quantkit
+from jsonschema import Draft202012Validator
+
+pytest.importorskip("mkdocs")
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts" / "docs"))
+
+from check_links import faults  # noqa: E402
+
+from quantkit.cli.app import app  # noqa: E402
+from quantkit.cli.exits import CODES  # noqa: E402
+from quantkit.recipes.read import adapter_recipe_names, recipe_names  # noqa: E402
+from quantkit.schemas import json_schema, schema_names  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` does."""
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return folder
+
+
+def text_of(path: Path) -> str:
+    """What a page says, without its markup."""
+    page = path.read_text(encoding="utf-8").partition("<article")[2].partition("</article>")[0]
+    return unescape(re.sub(r"<[^>]+>", "", page))
+
+
+def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    assert faults(site) == []
+    assert len(list(site.rglob("*.html"))) > 30
+
+
+def test_every_page_of_docs_is_in_the_site(site: Path) -> None:
+    home = (site / "index.html").read_text(encoding="utf-8")
+    for path in (ROOT / "docs").rglob("*.md"):
+        page = path.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
+        assert (site / page).is_file(), page
+        assert f'href="{page}"' in home, f"{page} is not in the navigation"
+
+
+def test_every_command_and_option_has_its_place(site: Path) -> None:
+    for command in (command.name for command in app.registered_commands):
+        page = text_of(site / "reference" / "commands" / f"{command}.html")
+        said = quantkit(command, "--help").stdout
+        for option in set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", said, re.MULTILINE)) - {"--help"}:
+            assert option in page, (command, option)
+
+
+def test_every_schema_is_published_as_the_package_has_it(site: Path) -> None:
+    index = json.loads((site / "schemas" / "index.json").read_text(encoding="utf-8"))
+    assert set(index) == set(schema_names())
+    for name, file in index.items():
+        schema = json.loads((site / "schemas" / file).read_text(encoding="utf-8"))
+        assert schema == json_schema(name)
+        Draft202012Validator.check_schema(schema)
+        assert schema["title"] and schema["description"] and schema["$id"] == name
+    assert index["quantkit.plan/1"] == "plan-1.json"
+
+
+def test_every_recipe_and_exit_code_is_listed(site: Path) -> None:
+    page = (site / "reference" / "recipe-list.html").read_text(encoding="utf-8")
+    assert [n for n in (*recipe_names(), *adapter_recipe_names()) if f'<h3 id="{n}"' not in page] == []
+    said = text_of(site / "reference" / "recipe-list.html")
+    assert "4,912,898,304" in said  # the tensors of Llama-3.1-8B-Q4_K_M as llama.cpp writes it
+    exits = text_of(site / "reference" / "exit-codes.html")
+    assert all(re.search(rf"^{number}$", exits, re.MULTILINE) for number in (0, 1, 141, *CODES.values()))
+
+
+def test_every_public_name_is_documented(site: Path) -> None:
+    import quantkit as package
+
+    page = (site / "reference" / "python.html").read_text(encoding="utf-8")
+    assert [name for name in package._MODULES if f'id="quantkit.{name}"' not in page] == []
+
+
+# --- the check itself ------------------------------------------------------------------------------------------------
+
+WRONG = [
+    ('<a href="b.html">', "there is no such file"),
+    ('<a href="../b.html">', "there is no such file"),
+    ('<a href="#nowhere">', "has no such anchor"),
+    ('<a href="a.html#nowhere">', "has no such anchor"),
+    ('<a href="http://example.org">', "not by https"),
+    ('<a href="/a.html">', "there is no such file"),
+    ('<script src="https://example.org/a.js">', "loaded from elsewhere"),
+    ('<script src="//example.org/a.js">', "loaded from elsewhere"),
+    ('<link rel="stylesheet" href="https://example.org/a.css">', "loaded from elsewhere"),
+    ('<link rel="preconnect" href="https://example.org">', "loaded from elsewhere"),
+    ('<img src="a.png">', "is loaded, and not there"),
+    ('<img srcset="https://example.org/a.png 2x">', "loaded from elsewhere"),
+    ("<style>@import 'https://example.org/a.css'</style>", "loaded from elsewhere"),
+    ('<p style="background: url(https://example.org/a.png)">', "loaded from elsewhere"),
+]
+
+
+@pytest.mark.parametrize(("html", "what"), WRONG)
+def test_the_check_of_links_finds_what_is_wrong(html: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "b.html").touch()
+    (tmp_path / "site" / "a.html").write_text(f'<p id="here">{html}', encoding="utf-8")
+    [said] = faults(tmp_path / "site")
+    assert what in said
+
+
+def test_the_check_of_links_lets_be_what_is_right(tmp_path: Path) -> None:
+    right = '<a id="here" href="#here"><a href="b/"><a href="https://example.org"><img src="data:image/png;base64,">'
+    (tmp_path / "a.html").write_text(right + '<link rel="canonical" href="https://example.org">', encoding="utf-8")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "index.html").write_text('<a href="../a.html#here">', encoding="utf-8")
+    (tmp_path / "c.css").write_text("a { background: url(https://example.org/x) }", encoding="utf-8")
+    assert faults(tmp_path) == ["c.css: https://example.org/x: is loaded from elsewhere"]
