@@ -10,36 +10,17 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from quantkit.schemas.batch import Batch, BatchIndex, BatchPlan, BatchRecord
 from quantkit.schemas.bench import Bench
+from quantkit.schemas.calibration import Calibrate, Calibration
 from quantkit.schemas.catalogue import Doctor, Error, Fit, Recipe, Recipes, Schemes
 from quantkit.schemas.comparison import Cards, Compare, Modelfiles
 from quantkit.schemas.decisions import Recommend, Tune
 from quantkit.schemas.evaluation import Eval, Gate, Report
+from quantkit.schemas.files import File, JsonScalar, NamedBytes, Published, Sha256, Warned
 from quantkit.schemas.publishing import Push
 from quantkit.schemas.sources import Source
 from quantkit.schemas.tuning import Allocation, Sensitivity, SensitivityPlan
 
-Sha256 = str
 Kind = Literal["model", "mmproj"]
-JsonScalar = str | int | float | bool | None
-
-
-class NamedBytes(TypedDict):
-    """A file that will be written."""
-
-    name: str
-    bytes: int
-
-
-class File(NamedBytes):
-    """A file with its hash."""
-
-    sha256: Sha256
-
-
-class Published(File):
-    """A file at its place."""
-
-    path: str
 
 
 class TypeSize(TypedDict):
@@ -132,11 +113,6 @@ class Convert(TypedDict):
 
     artifacts: list[Artifact]
     failures: list[Failure]
-
-
-class Warned(TypedDict):
-    code: str
-    message: str
 
 
 class Fallback(TypedDict):
@@ -232,59 +208,6 @@ class Plan(TypedDict):
     plans: list[OnePlan]
     fit: NotRequired[list[Fit]]
     failures: NotRequired[list[Failure]]
-
-
-class Coverage(TypedDict):
-    """How much text, and what it reached."""
-
-    samples: int
-    tokens: int
-    repeated: int
-    unique_percent: float
-    tokens_per_column: float
-    experts: int
-    expert_percent: float
-    rare: int
-    expert_tokens: dict[str, list[int]]
-
-
-class Calibrate(TypedDict):
-    """Of calibrate; what would be done with --dry-run."""
-
-    kind: str
-    file: NotRequired[Published]
-    manifest: NotRequired[str]
-    identity: NotRequired[str]
-    built: NotRequired[bool]
-    data: NotRequired[dict[str, Any]]
-    warnings: NotRequired[list[Warned]]
-    coverage: NotRequired[dict[str, Any]]
-    would_write: NotRequired[str]
-    samples: NotRequired[int]
-    seqlen: NotRequired[int]
-    tokens: NotRequired[int]
-    hessian: NotRequired[bool]
-    memory_bytes: NotRequired[int]
-    disk_bytes: NotRequired[int]
-    activations: NotRequired[dict[str, JsonScalar]]
-
-
-class Calibration(TypedDict):
-    """The manifest beside a file of calibrate."""
-
-    identity: str
-    plan_digest: str
-    file: File
-    source: dict[str, Any]
-    kind: str
-    hessian: bool
-    coverage: dict[str, Any]
-    warnings: list[Warned]
-    tool: dict[str, Any]
-    versions: dict[str, str | None]
-    platform: str
-    timings: dict[str, float]
-    data: dict[str, Any]
 
 
 class Quantize(TypedDict):
