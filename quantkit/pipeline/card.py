@@ -14,12 +14,14 @@ from quantkit.families.known import gives_no_text
 from quantkit.pipeline.card_base import base_of
 from quantkit.pipeline.folder import Finished, manifests_in, require_finished
 from quantkit.pipeline.given import coerce, given_optional, given_paths
+from quantkit.pipeline.judged import Judged, gates_of, judged_in, measured_in, measured_of
 from quantkit.pipeline.loaded_by import loaders_of
 from quantkit.pipeline.outputs import refuse_inputs
-from quantkit.pipeline.report import read_records
-from quantkit.report.card import CARD, REPOSITORY, Card, Measured, Variant, code, plain, unchanged
+from quantkit.report.card import CARD, Card, Measured, Variant, unchanged
+from quantkit.report.card_sections import Rollout
 from quantkit.report.html.markup import digits
 from quantkit.report.manifest import Manifest
+from quantkit.report.markdown import REPOSITORY, code, plain
 from quantkit.report.next_steps import NextStep, adapter_steps, next_steps, steps_with_encoder
 from quantkit.report.shell import shell_word
 from quantkit.source import Checkpoint, open_source
@@ -153,52 +155,31 @@ def _folders(path: Path) -> Iterator[Path]:
     yield from below
 
 
-def card_of(finished: Sequence[Finished], request: CardRequest, source: Checkpoint | None) -> Card:
-    """What the card of artifacts of one source says."""
+def card_of(
+    finished: Sequence[Finished], request: CardRequest, source: Checkpoint | None, rollout: Rollout | None = None
+) -> Card:
+    """What the card of artifacts of one source says; `rollout` where it is that of a release."""
     first = finished[0]
-    measured = _measurements(request.records)
+    known = measured_in(request.records), judged_in(request.records)
     encoder = next((Path(one.first.name) for one in finished if one.encodes), None)
-    variants = tuple(_variant(one, measured, encoder) for one in finished)
+    variants = tuple(_variant(one, known, encoder) for one in finished)
     if first.gguf:
         library = word = "gguf"
     else:
         word = str(first.manifest.facts["model"].get("container", ""))
         library = "mlx" if word == "mlx" else "transformers"
     kinds = tuple(tag for tag in (word, "quantized", "quantkit") if tag)
-    base = base_of(first.first, first.manifest, source)
+    base = base_of(first, source)
     if request.base_model is not None:
         base = replace(base, repo=request.base_model)
     title = variants[0].label if len(variants) == 1 else f"{base.name} quantized"
-    return Card(title, base, variants, library, kinds, request.quantized_by)
+    return Card(title, base, variants, library, kinds, request.quantized_by, rollout)
 
 
-def _measurements(records: Sequence[Path]) -> dict[str, Measured]:
-    """Identity of an artifact -> what was measured of it last."""
-    found: dict[str, Measured] = {}
-    for path in records:
-        page = read_records(path)
-        for line in sorted(page.history, key=lambda line: str(line["time"])):
-            if line["identity"]:
-                on = (
-                    line["tokens"],
-                    "a text of hash " + line["data"][:16],
-                    line["reference"],
-                    line["version"],
-                    line.get("engine"),
-                )
-                found[line["identity"]] = Measured(line["kl"], line["top1_agreement"], line["perplexity_ratio"], *on)
-        for body in page.evaluations:
-            for each in body["artifacts"]:
-                if each["identity"]:
-                    ran = each["engine"]["name"] if each.get("engine") else None
-                    on = (each["tokens"], body["data"]["name"], body["reference"]["sha256"], body["version"], ran)
-                    found[each["identity"]] = Measured(
-                        each["kl"], each["top1_agreement"], each["perplexity_ratio"], *on
-                    )
-    return found
+Known = tuple[Mapping[str, Measured], Mapping[str, Sequence[Judged]]]
 
 
-def _variant(artifact: Finished, measured: Mapping[str, Measured], encoder: Path | None = None) -> Variant:
+def _variant(artifact: Finished, known: Known, encoder: Path | None = None) -> Variant:
     """An artifact; an `encoder` beside it is named where models are run, and is nothing to run by itself."""
     manifest, files, label = artifact.manifest, artifact.files, artifact.label
     outputs = [Path(f.name) for f in files] if artifact.gguf else [Path(label)]
@@ -212,10 +193,11 @@ def _variant(artifact: Finished, measured: Mapping[str, Measured], encoder: Path
         label=label,
         files=files,
         bits_per_weight=float(manifest.facts["size"]["bits_per_weight"]),
-        measured=measured.get(manifest.identity),
+        measured=measured_of(artifact, known[0]),
         made=tuple(_made(manifest)),
         command=command(manifest),
         run=() if artifact.encodes else _loaded(artifact, steps),
+        gates=tuple((gate.words, gate.ok) for gate in gates_of(artifact, known[1])),
     )
 
 

@@ -1,37 +1,51 @@
-"""What a model card says of the model that artifacts were made from: by its own card, else by a GGUF header."""
+"""What a model card says of the model that artifacts were made from: by its own card, else by a GGUF header, else by
+the card that quantkit wrote before."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from quantkit.families.model_card import CardError, read_card
+from quantkit.errors import QuantkitError
+from quantkit.families.model_card import MAX_BYTES, CardError, read_card
 from quantkit.formats.gguf.file import read_gguf
 from quantkit.metadata import KeyValue
-from quantkit.report.card import CARD, REPOSITORY, Base
-from quantkit.report.manifest import Manifest
+from quantkit.pipeline.folder import Finished
+from quantkit.report.card import CARD, Base, unchanged
+from quantkit.report.lineage import RELATIONS, Ancestor, trained_as
+from quantkit.report.markdown import REPOSITORY
 from quantkit.source import Checkpoint
+from quantkit.untrusted import read_bounded
 
 MAX_VALUES = 100  # of a list in a card
+OWN_TAGS = ("quantized", "quantkit")  # what quantkit's own cards add to those of the source
+HUB = re.compile(r"https?://huggingface\.co/(?:datasets/)?([^/\s]+/[^/\s]+)")
 
 
-def base_of(first: Path, manifest: Manifest, source: Checkpoint | None) -> Base:
+def base_of(artifact: Finished, source: Checkpoint | None) -> Base:
+    """What is known of an artifact's source."""
+    manifest = artifact.manifest
     facts, model = manifest.source, manifest.facts["model"]
+    adapters = [each for each in facts.get("adapters") or () if isinstance(each, Mapping)]
     base = Base(
         name=str(facts["name"]),
         repo=facts.get("repo"),
         commit=facts.get("commit"),
         architecture=str(model.get("architecture", "")),
         weights=int(manifest.facts["size"]["weights"]),
+        lineage=tuple(
+            Ancestor("merged with", str(a.get("name")), "manifest", sha256=a.get("sha256")) for a in adapters
+        ),
     )
+    if artifact.adapts and adapters:
+        base = replace(base, repo=_text(adapters[0].get("base")), commit=None, relation="adapter", lineage=())
     if source is not None:
-        return _said(base, _front_matter(source))
-    if first.suffix == ".gguf":
-        return _said(base, _of_header(read_gguf(first).metadata))
-    return base
+        return _said(base, _front_matter(source), "header" if source.kind == "gguf" else "card")
+    if artifact.gguf:
+        return _said(base, _of_header(read_gguf(artifact.first).metadata), "header")
+    return _said(base, _of_folder(artifact), "card")
 
 
 def _front_matter(source: Checkpoint) -> Mapping[str, Any]:
@@ -52,22 +66,55 @@ def _of_header(metadata: Sequence[KeyValue]) -> dict[str, Any]:
     found = {places[kv.key]: kv.items() if kv.array else kv.value for kv in metadata if kv.key in places}
     if isinstance(found.get("license"), str):
         found["license"] = str(found["license"]).split(",")
+    for kind, name in (("base_model", "base_model"), ("dataset", "datasets")):
+        key = re.compile(rf"general\.{kind}\.\d{{1,4}}\.repo_url")
+        urls = [HUB.fullmatch(_text(kv.value) or "") for kv in metadata if key.fullmatch(kv.key)]
+        found[name] = [url[1] for url in urls if url]
     return found
 
 
-def _said(base: Base, card: Mapping[str, Any]) -> Base:
+def _of_folder(artifact: Finished) -> Mapping[str, Any]:
+    """The card beside a checkpoint: that of its source where it was taken over, or one that quantkit wrote from it,
+    without what quantkit added. Of any other nobody knows whose it is."""
+    path = artifact.first.parent / CARD
+    try:
+        data = read_bounded(path, MAX_BYTES) if path.is_file() else b""
+        card = read_card(data)
+    except (QuantkitError, CardError):
+        return {}
+    if any(file.name == CARD for file in artifact.manifest.artifact):
+        return card
+    if not unchanged(data):
+        return {}
+    own = {*OWN_TAGS, str(artifact.manifest.facts["model"].get("container", ""))}
+    tags = [tag for tag in _texts(card.get("tags")) if tag not in own]
+    return {**{key: value for key, value in card.items() if not key.startswith("base_model")}, "tags": tags}
+
+
+def _said(base: Base, card: Mapping[str, Any], by: str) -> Base:
     link = _text(card.get("license_link"))
     if link and base.repo and REPOSITORY.fullmatch(base.repo) and re.fullmatch(r"[\w.-]{1,100}", link, re.ASCII):
         link = f"https://huggingface.co/{base.repo}/blob/{base.commit or 'main'}/{link}"  # a file beside that card
+    tags = _texts(card.get("tags"))
     return replace(
         base,
         license=_texts(card.get("license")),
         license_name=_text(card.get("license_name")),
         license_link=link,
         languages=_texts(card.get("language", card.get("languages"))),
-        tags=_texts(card.get("tags")),
+        tags=tags,
         pipeline=_text(card.get("pipeline_tag")),
+        datasets=_texts(card.get("datasets", card.get("dataset"))),
+        lineage=(*base.lineage, *_parents(card, by), *trained_as(base.repo or base.name, tags, by)),
     )
+
+
+def _parents(card: Mapping[str, Any], by: str) -> Iterator[Ancestor]:
+    """The models that a source was made from, by its card."""
+    said = _text(card.get("base_model_relation"))
+    relation = said if said in RELATIONS else "derived from"
+    for name in dict.fromkeys(_texts(card.get("base_model"))):
+        yield Ancestor(relation, name, by, repo=name if REPOSITORY.fullmatch(name) else None)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -9,61 +9,25 @@ gates that they were judged by.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import GateError, InputError, QuantkitError, VerificationError
+from quantkit.errors import GateError, InputError, VerificationError
 from quantkit.events import Sink, StageFinished, ignore
 from quantkit.pipeline.folder import NO_MANIFEST, Finished, finished_in, require_finished
-from quantkit.pipeline.report import read_records
+from quantkit.pipeline.judged import GATES, Judged, gates_of, judged_in
 from quantkit.pipeline.verify import verify
 from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
-from quantkit.report.release import RELEASE, read_release
-from quantkit.units import counted
 from quantkit.untrusted import listed, require_path, shown
 
-GATES = "gates"
 COMPARED = ("structure", "numbers")  # looks of convert without which nobody compared an artifact with its source
 NOT_COMPARED = (
     "nothing compared it with its source: it was converted with --no-verify; "
     "the same quantkit convert command without --no-verify looks at it, or give the source with --against"
 )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What became of a gate: `by` is "convert", "eval", a "history" of it, or a "release". Of a history nobody knows
-    which gate it was."""
-
-    gate: str
-    ok: bool
-    by: str
-    metric: str | None = None
-    value: float | None = None
-    bound: float | None = None
-    limit: float | None = None
-    how: str = ""
-
-    @property
-    def words(self) -> str:
-        if self.bound is None or self.limit is None:
-            return f"{self.gate} ({self.how})" if self.how else self.gate
-        return f"{self.gate}: {self.value:.4g}, bound {self.bound:.4g}"
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "gate": self.gate,
-            "ok": self.ok,
-            "by": self.by,
-            "metric": self.metric,
-            "value": self.value,
-            "bound": self.bound,
-            "limit": self.limit,
-            "how": self.how,
-        }
 
 
 @dataclass(frozen=True)
@@ -149,12 +113,12 @@ def publishable(
     path = Path(path)
     require_path(path)
     found = require_finished(path) if path.is_dir() else (_of_file(path),)
-    judged = _judged_in_records(records)
+    judged = judged_in(records)
     return tuple(
         Publishable(
             one,
             _looked(one, against, options, emit),
-            tuple(dict.fromkeys((*_by_convert(one), *judged.get(one.manifest.identity, ()), *_in_release(one)))),
+            gates_of(one, judged),
         )
         for one in found
     )
@@ -201,58 +165,3 @@ def _looked(one: Finished, against: str | None, options: VerifyOptions, emit: Si
 
 def _is_of(one: Finished, path: str) -> bool:
     return Path(path).absolute().is_relative_to(one.first.parent.absolute())
-
-
-def _by_convert(one: Finished) -> Iterator[Judged]:
-    for check in one.manifest.facts.get("checks") or ():
-        if isinstance(check, Mapping) and check.get("check") == GATES:
-            yield from _judgements(check.get("gates") or (), "convert")
-
-
-def _judged_in_records(records: Sequence[Path]) -> dict[str, list[Judged]]:
-    """Identity of an artifact -> its gates. A run of a history counts where nothing of the same text came after it."""
-    found: dict[str, list[Judged]] = {}
-    last: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for path in records:
-        page = read_records(path)
-        for body in page.evaluations:
-            for each in body["artifacts"]:
-                if each["identity"]:
-                    found.setdefault(each["identity"], []).extend(_judgements(each["gates"], "eval"))
-        for line in sorted(page.history, key=lambda line: str(line["time"])):
-            if line["identity"]:
-                last[line["identity"], line["data"]] = line
-    for (identity, data), line in last.items():
-        if not line["ok"]:
-            how = f"{counted(line['tokens'], 'token')} of a text of hash {data[:16]}"
-            found.setdefault(identity, []).append(Judged("gates of a run", False, "history", how=how))
-    return found
-
-
-def _in_release(one: Finished) -> Iterator[Judged]:
-    """What the release.json beside an artifact says of the same bytes."""
-    path = one.first.parent / RELEASE
-    if not path.is_file():
-        return
-    try:
-        said = read_release(path)
-    except QuantkitError:
-        return  # somebody else's file: whoever releases says so
-    for each in said["artifacts"]:
-        if each.get("identity") == one.manifest.identity and isinstance(each.get("gates"), Mapping):
-            yield from _judgements(each["gates"].get("judged") or (), "release")
-
-
-def _judgements(gates: Any, by: str) -> Iterator[Judged]:
-    for each in gates if isinstance(gates, Sequence) else ():
-        if isinstance(each, Mapping) and "gate" in each:
-            figures = {key: _number(each.get(key)) for key in ("value", "bound", "limit")}
-            metric = each.get("metric")
-            yield Judged(
-                str(each["gate"]), bool(each.get("ok")), str(each.get("by") or by),
-                None if metric is None else str(metric), **figures, how=str(each.get("how") or ""),
-            )  # fmt: skip
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -13,7 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantkit.report.html.markup import digits, visible
+from quantkit.report.card_sections import Rollout, gate_lines, lineage_lines, rollout_lines
+from quantkit.report.html.markup import digits
+from quantkit.report.lineage import Ancestor
+from quantkit.report.markdown import REPOSITORY, block, code, linked, plain
 from quantkit.report.next_steps import NextStep
 from quantkit.report.records import FileRecord
 from quantkit.report.text import count, size
@@ -24,29 +27,42 @@ CARD = "README.md"
 MARK = re.compile(rb"<!-- quantkit card ([0-9a-f]{64}) -->\n\Z")
 PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(?:[./+][A-Za-z0-9_-]+)*", re.ASCII)
 WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"})  # of YAML 1.1
-MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~&$:@])")
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 MAX_LIST, MAX_SCALAR = 200, 300
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What eval found of a variant: means with standard errors, and on what."""
+    """What was found of a variant: means with standard errors, and on what. Where convert judged gates, `kl` alone."""
 
     kl: Mapping[str, Any]
-    top1: Mapping[str, Any]
-    ratio: Mapping[str, Any]
+    top1: Mapping[str, Any] | None
+    ratio: Mapping[str, Any] | None
     tokens: int
     data: str
     reference: str
     version: str
     engine: str | None = None
+    held_out: bool | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "kl": dict(self.kl),
+            "top1_agreement": None if self.top1 is None else dict(self.top1),
+            "perplexity_ratio": None if self.ratio is None else dict(self.ratio),
+            "tokens": self.tokens,
+            "data": self.data,
+            "held_out": self.held_out,
+            "reference": self.reference,
+            "engine": self.engine,
+            "version": self.version,
+        }
 
 
 @dataclass(frozen=True)
 class Variant:
     """An artifact: `files` are those that a reader downloads for it, `made` says how in sentences, `command` makes it
-    again, `run` are commands for what loads it."""
+    again, `run` are commands for what loads it, `gates` are limits that it was judged by, in words, and whether it
+    keeps them."""
 
     label: str
     files: tuple[FileRecord, ...]
@@ -55,6 +71,7 @@ class Variant:
     made: tuple[str, ...]
     command: str
     run: tuple[NextStep, ...]
+    gates: tuple[tuple[str, bool], ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -63,7 +80,9 @@ class Variant:
 
 @dataclass(frozen=True)
 class Base:
-    """The model that variants were made from. `license`, `languages`, `tags`, `pipeline` are what its card says."""
+    """The model that variants were made from. `license`, `languages`, `tags`, `pipeline`, `datasets` are what its card
+    says, `lineage` what lies between it and the variants, and further back. `relation` is the Hub's word for what
+    variants are to it."""
 
     name: str
     repo: str | None
@@ -76,11 +95,15 @@ class Base:
     languages: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     pipeline: str | None = None
+    datasets: tuple[str, ...] = ()
+    lineage: tuple[Ancestor, ...] = ()
+    relation: str = "quantized"
 
 
 @dataclass(frozen=True)
 class Card:
-    """All of a card. `library` is what the Hub shows as the library, `kinds` are tags of the container."""
+    """All of a card. `library` is what the Hub shows as the library, `kinds` are tags of the container; `rollout` is
+    there where it is the card of a release."""
 
     title: str
     base: Base
@@ -88,6 +111,7 @@ class Card:
     library: str
     kinds: tuple[str, ...]
     quantized_by: str | None = None
+    rollout: Rollout | None = None
 
     def encode(self) -> bytes:
         """The file as UTF-8, with the hash of itself as its last line."""
@@ -131,7 +155,8 @@ def _front(card: Card) -> Iterator[str]:
     yield from _list("language", base.languages)
     if base.repo is not None and REPOSITORY.fullmatch(base.repo):
         yield f"base_model: {scalar(base.repo)}"
-        yield "base_model_relation: quantized"
+        yield f"base_model_relation: {scalar(base.relation)}"
+    yield from _list("datasets", base.datasets)
     yield f"library_name: {scalar(card.library)}"
     yield from _entry("pipeline_tag", base.pipeline)
     yield from _list("tags", [*card.kinds, *base.tags])
@@ -158,37 +183,13 @@ def _list(key: str, values: Iterable[str]) -> Iterator[str]:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return MARKDOWN.sub(r"\\\1", visible(text)).replace("www.", "www\\.")
-
-
-def code(text: str, *, cell: bool = False) -> str:
-    """A code span, whatever backticks are in it; `cell`: in a table, where pipes are escaped even there."""
-    shown = visible(text)
-    fence = _fence(shown, 1)
-    inner = f" {shown} " if "`" in shown or not shown.strip() else shown
-    return fence + (inner.replace("|", "\\|") if cell else inner) + fence
-
-
-def block(language: str, lines: Iterable[str]) -> list[str]:
-    """A fenced block that its lines cannot leave."""
-    shown = list(lines)
-    fence = _fence("\n".join(shown), 3)
-    return [f"{fence}{language}", *shown, fence]
-
-
-def _fence(text: str, least: int) -> str:
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    return "`" * max(longest + 1, least) if longest >= least else "`" * least
-
-
 def _body(card: Card) -> Iterator[str]:
     base = card.base
     yield ""
     yield f"# {plain(card.title)}"
     yield ""
-    yield f"Quantized from {_link(base)}{f' at commit {code(base.commit)}' if base.commit else ''}."
+    made = "Converted" if base.relation == "adapter" else "Quantized"
+    yield f"{made} from {_link(base)}{f' at commit {code(base.commit)}' if base.commit else ''}."
     yield f"{plain(base.architecture)}, {count(base.weights)} weights."
     yield ""
     yield "## Variants"
@@ -199,6 +200,9 @@ def _body(card: Card) -> Iterator[str]:
         yield from _rows(variant)
     yield ""
     yield from _on_what(card.variants)
+    yield from gate_lines([(variant.label, variant.gates) for variant in card.variants])
+    if card.rollout is not None:
+        yield from rollout_lines(card.rollout)
     yield "## How to run"
     yield ""
     yield from _runs(card.variants)
@@ -211,6 +215,7 @@ def _body(card: Card) -> Iterator[str]:
         yield ""
         yield from block("bash", [variant.command])
         yield ""
+    yield from lineage_lines(base.lineage)
     yield "## Licence"
     yield ""
     yield from _licence(base)
@@ -219,16 +224,16 @@ def _body(card: Card) -> Iterator[str]:
 
 
 def _link(base: Base) -> str:
-    if base.repo is not None and REPOSITORY.fullmatch(base.repo):
-        return f"[{plain(base.repo)}](https://huggingface.co/{base.repo})"
-    return code(base.repo or base.name)
+    return linked(base.repo or base.name) if base.repo else code(base.name)
 
 
 def _rows(variant: Variant) -> Iterator[str]:
     found = variant.measured
     figures = ["not measured"] * 3
     if found is not None:
-        figures = [_estimate(found.kl), f"{_estimate(found.top1, 100)} %", _estimate(found.ratio)]
+        figures[0] = _estimate(found.kl)
+        figures[1] = figures[1] if found.top1 is None else f"{_estimate(found.top1, 100)} %"
+        figures[2] = figures[2] if found.ratio is None else _estimate(found.ratio)
     bits = f"{variant.bits_per_weight:.2f}"
     for number, file in enumerate(variant.files):
         cells = [bits, *figures] if number == 0 else [""] * 4
@@ -248,7 +253,8 @@ def _on_what(variants: Sequence[Variant]) -> Iterator[str]:
     said = dict.fromkeys(
         f"Measured on {counted(v.measured.tokens, 'token')} of {code(v.measured.data)} against the original "
         f"({code(v.measured.reference[:16])}) with quantkit {plain(v.measured.version)}"
-        f"{f' in {plain(v.measured.engine)}' if v.measured.engine else ''}; ± is one standard error."
+        f"{f' in {plain(v.measured.engine)}' if v.measured.engine else ''}"
+        f"{', text that it was calibrated on' if v.measured.held_out is False else ''}; ± is one standard error."
         for v in variants
         if v.measured is not None
     )

@@ -17,6 +17,7 @@ from quantkit.schemas.decisions import Recommend, Tune
 from quantkit.schemas.evaluation import Eval, Gate, Report
 from quantkit.schemas.files import File, JsonScalar, NamedBytes, Published, Sha256, Warned
 from quantkit.schemas.publishing import Push
+from quantkit.schemas.release import Release, Released
 from quantkit.schemas.sources import Source
 from quantkit.schemas.tuning import Allocation, Sensitivity, SensitivityPlan
 
@@ -315,6 +316,8 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.card/1": Cards,
     "quantkit.modelfile/1": Modelfiles,
     "quantkit.push/1": Push,
+    "quantkit.released/1": Released,
+    "quantkit.release/1": Release,
     "quantkit.bench/1": Bench,
     "quantkit.inspect/1": Inspect,
     "quantkit.schemes/1": Schemes,
