@@ -42,6 +42,11 @@ EXTRAS = {
         Extra("llamacpp", "llama.cpp itself: bench, and --engine llama.cpp", (("xllamacpp", "xllamacpp"),)),
         Extra("data", "parquet files and hf:// data sets as text", (("datasets", "datasets"), ("pyarrow", "pyarrow"))),
         Extra("eval", "eval --harness lm-eval", (("lm_eval", "lm-eval"),)),
+        Extra(
+            "sign",
+            "signatures: release --sign-key, verify --require-signature",
+            (("model_signing", "model-signing"), ("OpenSSL", "pyopenssl")),
+        ),
     )
 }
 

@@ -47,6 +47,8 @@ ONLY_IN = {
     "jinja2": ("tokenizer", "calibration"),
     "huggingface_hub": ("source", "calibration", "hub", "evaluation/harness.py"),
     "safetensors": ("quality",),
+    "model_signing": ("pipeline/signing.py",),
+    "cryptography": ("pipeline/signing.py",),
     "typer": ("cli",),
     "rich": ("cli",),
     "click": (),  # Typer vendors its own

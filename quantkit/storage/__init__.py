@@ -16,13 +16,14 @@ from quantkit.storage.files import (
     read_sums,
     require_small,
     require_sums,
+    sums_after,
     update_sums,
     write_small,
 )
 from quantkit.storage.job import Job, PublishedFile, open_job
 from quantkit.storage.journal import PartFile, Record
 from quantkit.storage.keys import user_key
-from quantkit.storage.scratch import Scratch, scratch_file
+from quantkit.storage.scratch import Scratch, scratch_file, written_by
 
 __all__ = [
     "Job",
@@ -42,7 +43,9 @@ __all__ = [
     "require_small",
     "require_sums",
     "scratch_file",
+    "sums_after",
     "update_sums",
     "user_key",
     "write_small",
+    "written_by",
 ]

@@ -179,6 +179,12 @@ def update_sums(
             os.close(guard.fd)
 
 
+def sums_after(folder: Path, entries: Mapping[str, str], *, drop: Collection[str] = ()) -> bytes:
+    """What `update_sums` would leave in folder/SHA256SUMS."""
+    with explained(folder, 0):
+        return _merged(_read_sums(folder / SUMS), entries, drop)
+
+
 def _write_beside(disk: Disk, path: Path, data: bytes, overwrite: bool) -> None:
     temporary = disk.open(path.parent / TEMPORARY.format(os.urandom(8).hex()), os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:

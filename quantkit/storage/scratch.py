@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +77,21 @@ def scratch_file(folder: Path, nbytes: int, *, ops: Ops | None = None) -> mmap.m
         except ValueError as error:  # a file system that says yes and gives less
             message = f"{shown(folder)} cannot hold a file of {nbytes:,} bytes"
             raise ResourceError(message, path=shown(folder), hint="choose another disk") from error
+        finally:
+            os.close(file.fd)
+
+
+def written_by(folder: Path, write: Callable[[Path], None]) -> bytes:
+    """What `write`, a library that insists on a path, writes: it gets that of an open file in `folder` that has no name
+    and leaves nothing behind. Raises NotWritableError, ResourceError."""
+    disk = Disk(from_environment())
+    with explained(folder, 0):
+        file = _nameless(disk, folder.resolve())
+        try:
+            write(Path(f"/dev/fd/{file.fd}"))
+            with os.fdopen(os.dup(file.fd), "rb") as stream:
+                stream.seek(0)
+                return stream.read()
         finally:
             os.close(file.fd)
 
