@@ -101,19 +101,27 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.push import Pushed as Pushed
     from quantkit.pipeline.push import PushRequest as PushRequest
     from quantkit.pipeline.push import push as push
+    from quantkit.pipeline.publishing import Publishable as Publishable
+    from quantkit.pipeline.publishing import publishable as publishable
+    from quantkit.pipeline.publishing import require_publishable as require_publishable
     from quantkit.pipeline.recommend import recommend as recommend
     from quantkit.pipeline.recommend_words import recommendation_lines as recommendation_lines
     from quantkit.pipeline.recommendation import Recommendation as Recommendation
     from quantkit.pipeline.recommendation import RecommendRequest as RecommendRequest
+    from quantkit.pipeline.release import Release as Release
+    from quantkit.pipeline.release import ReleaseRequest as ReleaseRequest
+    from quantkit.pipeline.release import release as release
+    from quantkit.pipeline.release_words import release_lines as release_lines
     from quantkit.pipeline.report import ReportRequest as ReportRequest
     from quantkit.pipeline.report import write_report as write_report
     from quantkit.pipeline.request import Request as Request
     from quantkit.pipeline.sensitivity import Measured as Measured
     from quantkit.pipeline.sensitivity import plan_sensitivity as plan_sensitivity
     from quantkit.pipeline.sensitivity import sensitivity as sensitivity
+    from quantkit.pipeline.signing import is_encrypted as is_encrypted
     from quantkit.pipeline.step_summary import summarize_conversion as summarize_conversion
     from quantkit.pipeline.step_summary import summarize_evaluation as summarize_evaluation
-    from quantkit.pipeline.verify import verify as verify
+    from quantkit.pipeline.verify_folder import verify as verify
     from quantkit.plan.base import Plan as Plan
     from quantkit.plan.sizes import ServingMemory as ServingMemory
     from quantkit.plan.sizes import SizeReport as SizeReport
@@ -169,14 +177,18 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.pack": ("pack", "packed_names"),
     "quantkit.pipeline.prepare": ("Prepared", "prepare"),
     "quantkit.pipeline.push": ("PushRequest", "Pushed", "push"),
+    "quantkit.pipeline.publishing": ("Publishable", "publishable", "require_publishable"),
     "quantkit.pipeline.recommend": ("recommend",),
     "quantkit.pipeline.recommend_words": ("recommendation_lines",),
     "quantkit.pipeline.recommendation": ("Recommendation", "RecommendRequest"),
+    "quantkit.pipeline.release": ("Release", "ReleaseRequest", "release"),
+    "quantkit.pipeline.release_words": ("release_lines",),
     "quantkit.pipeline.report": ("ReportRequest", "write_report"),
     "quantkit.pipeline.request": ("Request",),
     "quantkit.pipeline.sensitivity": ("Measured", "plan_sensitivity", "sensitivity"),
+    "quantkit.pipeline.signing": ("is_encrypted",),
     "quantkit.pipeline.step_summary": ("summarize_conversion", "summarize_evaluation"),
-    "quantkit.pipeline.verify": ("verify",),
+    "quantkit.pipeline.verify_folder": ("verify",),
     "quantkit.plan.base": ("Plan",),
     "quantkit.plan.sizes": ("ServingMemory", "SizeReport"),
     "quantkit.quality.checks.base": ("Check", "Verification", "VerifyOptions"),

@@ -60,6 +60,9 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
     yield quantkit("eval", out / "gptq-w4g128", "--against", TINY, *few, "--seen", "--json").json
     yield quantkit("compare", out / "gptq-w4g128", TINY, "--json").json
     yield quantkit("card", out, "--json").json
+    released = quantkit("release", out, "--json").json
+    yield released
+    yield json.loads((Path(released["releases"][0]["folder"]) / "release.json").read_text())
     yield quantkit("report", out / "gptq-w4g128", "--out", folder / "r.html", "--json").json
     yield quantkit("calibrate", TINY, "--data", text, *small, "-o", folder / "x.gguf", "--dry-run", "--json").json
     calibrate = quantkit("calibrate", TINY, "--data", text, *small, "-o", folder / "x.gguf", "--json").json

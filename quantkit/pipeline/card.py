@@ -59,7 +59,7 @@ def write_cards(request: CardRequest, emit: Sink = ignore) -> tuple[Path, ...]:
     A card that quantkit wrote and nobody edited is replaced, any other README.md only with `force`: ExistsError. Raises
     InputError for a folder without manifests, NotWritableError, ResourceError.
     """
-    folders = list(dict.fromkeys(folder for path in request.paths for folder in _folders(path)))
+    folders = list(dict.fromkeys(folder for path in request.paths for folder in folders_of(path)))
     for folder in folders:
         require_card_place(folder, force=request.force)
     source = open_source(request.against, offline=request.offline, emit=emit) if request.against else None
@@ -117,14 +117,14 @@ def _is_own(path: Path) -> bool:
 def write_card(folder: Path, request: CardRequest, source: Checkpoint | None) -> Path:
     """The card of all artifacts of one folder; see `write_cards`."""
     finished = require_finished(folder)
-    _require_no_part(folder, finished)
+    require_no_part(folder, finished)
     require_card_place(folder, force=request.force)
     data = card_of(finished, request, source).encode()
     write_small(folder / CARD, data, overwrite=True)
     return folder / CARD
 
 
-def _require_no_part(folder: Path, finished: Sequence[Finished]) -> None:
+def require_no_part(folder: Path, finished: Sequence[Finished]) -> None:
     """Raise ExistsError where README.md is a file of an artifact, the source's card that was taken over: another one in
     its place would damage the artifact."""
     for artifact in finished:
@@ -139,8 +139,9 @@ def _beside(files: Sequence[Path]) -> list[Path]:
     return [folder / CARD for folder in dict.fromkeys(file.parent for file in files)]
 
 
-def _folders(path: Path) -> Iterator[Path]:
-    """The folders of artifacts that a path means: that of a file, a folder with manifests, or those below it."""
+def folders_of(path: Path) -> Iterator[Path]:
+    """The folders of artifacts that a path means: that of a file, a folder with manifests, or those below it. Raises
+    InputError for what does not exist."""
     require_path(path)
     if not path.exists():
         raise InputError(f"{shown(path)} does not exist", path=str(path), hint="check the path")

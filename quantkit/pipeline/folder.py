@@ -20,9 +20,9 @@ WEIGHTS = (".gguf", ".safetensors")
 NO_MANIFEST = "give the folder that quantkit convert wrote into"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Finished:
-    """An artifact that is there with its manifest; `first` is its first file."""
+    """An artifact that is there with its manifest; `first` is its first file. Equal to itself alone."""
 
     first: Path
     manifest: Manifest

@@ -34,7 +34,8 @@ R = TypeVar("R", bound=SealedRecord)
 SUMS = "SHA256SUMS"
 # What may lie in a checkpoint's folder besides it: nothing that a loader reads because of its name.
 HARMLESS = re.compile(
-    rf"\..*|{SUMS}|(.*\.)?Modelfile|.*\.manifest\.json|.*\.(md|log|jsonl|ndjson|parquet|csv|png|jpg|svg|gguf|dat)|(LICENSE|NOTICE|COPYING)[^/]*",
+    rf"\..*|{SUMS}|(.*\.)?Modelfile|release\.json|bom\.cdx\.json|model\.sig|.*\.manifest\.json"
+    r"|.*\.(md|log|jsonl|ndjson|parquet|csv|png|jpg|svg|gguf|dat)|(LICENSE|NOTICE|COPYING)[^/]*",
     re.IGNORECASE | re.DOTALL,
 )
 LOADED_FOLDERS = re.compile(r"additional_chat_templates|[0-9]+_.*", re.DOTALL)

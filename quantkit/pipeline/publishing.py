@@ -19,7 +19,7 @@ from quantkit.errors import GateError, InputError, VerificationError
 from quantkit.events import Sink, StageFinished, ignore
 from quantkit.pipeline.folder import NO_MANIFEST, Finished, finished_in, require_finished
 from quantkit.pipeline.judged import GATES, Judged, gates_of, judged_in
-from quantkit.pipeline.verify import verify
+from quantkit.pipeline.verify import verify_artifact
 from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
 from quantkit.untrusted import listed, require_path, shown
 
@@ -100,13 +100,15 @@ def publishable(
     path: Path | str,
     *,
     against: str | None = None,
+    adapters: Sequence[str] = (),
     records: Sequence[Path] = (),
     options: VerifyOptions = STANDARD,
     emit: Sink = ignore,
 ) -> tuple[Publishable, ...]:
     """Whether the artifacts of a folder, or the one that a GGUF file is of, may be published; the smallest first.
 
-    Every byte of them is read and compared with their manifests; with `against` also with the source. Gates are those
+    Every byte of them is read and compared with their manifests; with `against` also with the source and the `adapters`
+    that were merged into it. Gates are those
     that convert judged, those of `records` (what eval printed or appended), and those of the folder's release.json.
     Raises InputError where there is no artifact with a manifest, or one does not parse.
     """
@@ -117,7 +119,7 @@ def publishable(
     return tuple(
         Publishable(
             one,
-            _looked(one, against, options, emit),
+            _looked(one, against, adapters, options, emit),
             gates_of(one, judged),
         )
         for one in found
@@ -151,10 +153,12 @@ def _of_file(path: Path) -> Finished:
     raise InputError(f"{shown(path)} has no manifest beside it", path=str(path), hint=NO_MANIFEST)
 
 
-def _looked(one: Finished, against: str | None, options: VerifyOptions, emit: Sink) -> Verification:
+def _looked(
+    one: Finished, against: str | None, adapters: Sequence[str], options: VerifyOptions, emit: Sink
+) -> Verification:
     """What verify says; what it raises of a file that does not parse is a look that failed."""
     try:
-        seen = verify(one.place, against=against, options=options, emit=emit)
+        seen = verify_artifact(one.place, against=against, adapters=adapters, options=options, emit=emit)
     except (InputError, VerificationError) as error:
         if against is not None and error.path and not _is_of(one, error.path):
             raise  # of the source

@@ -49,7 +49,7 @@ from quantkit.untrusted import read_bounded, require_path
 SHARD = ".safetensors"
 
 
-def verify(
+def verify_artifact(
     artifact: Path | str,
     *,
     against: Path | str | None = None,
@@ -57,8 +57,8 @@ def verify(
     options: VerifyOptions = STANDARD,
     emit: Sink = ignore,
 ) -> Verification:
-    """Look at a published artifact. Without `against` nothing is compared with a source; `adapters` are those that
-    were merged into it.
+    """Look at a published artifact by itself: see `verify_folder.verify`. Without `against` nothing is compared with a
+    source; `adapters` are those that were merged into it.
 
     Raises InputError for a file that does not parse, UnsupportedError for an engine that is unknown or missing.
     """

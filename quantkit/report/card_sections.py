@@ -44,7 +44,7 @@ def rollout_lines(rollout: Rollout) -> Iterator[str]:
     yield f"- Roll back to: {back}." if back else "- Roll back to the original: nothing here has more bits."
     yield f"- Compare with: {code(rollout.baseline)}."
     if rollout.not_before is not None:
-        yield f"- Not before {plain(rollout.not_before)}."
+        yield f"- Not before {code(rollout.not_before)}."
     yield ""
     yield f"For programs all of this is in {code(rollout.release)}. To check what you downloaded:"
     yield ""

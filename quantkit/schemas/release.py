@@ -152,6 +152,7 @@ class Release(TypedDict):
 
     name: str
     model: ReleaseModel
+    task: str | None
     license: License
     lineage: list[Step]
     datasets: list[str]

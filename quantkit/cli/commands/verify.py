@@ -22,7 +22,8 @@ MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 def verify(
     session: Session,
     artifact: Annotated[
-        Path, typer.Argument(metavar="ARTIFACT", help="A GGUF file (of a split one the first shard), or a folder.")
+        Path,
+        typer.Argument(metavar="ARTIFACT", help="A GGUF file (of a split one the first shard), a folder, a release."),
     ],
     against: Annotated[
         str | None, typer.Option("--against", metavar="SRC", help="The checkpoint it was made from.")
@@ -42,6 +43,10 @@ def verify(
         typer.Option("--gate", metavar="GATE", help="Also measure on --data: 'kld<0.03', a profile; repeatable."),
     ] = None,
     data: Annotated[list[str] | None, typer.Option("--data", metavar="FILE", help="Text for gates; see eval.")] = None,
+    require_signature: Annotated[
+        Path | None,
+        typer.Option("--require-signature", metavar="PUB.pem", help="Its folder must be signed with this key."),
+    ] = None,
     threads: options.Threads = None,
     step_summary: options.StepSummary = True,
 ) -> None:
@@ -65,7 +70,14 @@ def verify(
     if gate:
         quantkit.require_text(request)
     asked = quantkit.VerifyOptions(engine, say, sample_rows, threads, offline, pre)
-    seen = quantkit.verify(artifact, against=against, adapters=adapters, options=asked, emit=session.emit)
+    seen = quantkit.verify(
+        artifact,
+        against=against,
+        adapters=adapters,
+        options=asked,
+        require_signature=require_signature,
+        emit=session.emit,
+    )
     lines = _lines(seen.checks)
     measured = quantkit.evaluate(request, emit=session.emit) if gate and seen.ok else None
     if measured is not None:
@@ -106,5 +118,6 @@ COMMAND = Command(
     examples=(
         "quantkit verify out/My-Model-Q4_K_M.gguf --against ./My-Model",
         "quantkit verify out-gptq --against ./My-Model --engine torch",
+        "quantkit verify out --require-signature pub.pem",
     ),
 )

@@ -1,0 +1,373 @@
+"""quantkit release: what deployers, the Hub and auditors read of a folder, from what is in it, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import quantkit
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from huggingface_hub import ModelCard
+from published import require
+from released import Made
+
+from quantkit.report.release import read_release
+from quantkit.report.sealed import seal
+
+ALL = ("README.md", "bom.cdx.json", "release.json", "SHA256SUMS")
+
+
+def released(folder: Path, *options: object) -> dict[str, Any]:
+    found = quantkit("release", folder, *options, "--json")
+    assert found.status == 0, found.stderr
+    require(found.json)
+    body = read_release(folder / "release.json")
+    require(body)
+    return body
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def done(kept: Made, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A release that nobody changes, with quality, gates and a source with a card; among other files a licence."""
+    folder = tmp_path_factory.mktemp("done") / "out"
+    shutil.copytree(kept.out, folder)
+    (folder / "LICENSE").write_text("a licence\n")
+    (folder / "images").mkdir()
+    (folder / "images" / "plot.svg").write_text("<svg/>")
+    options = ("--against", kept.source, "--eval", kept.record, "--base-model", "org/src", "--quantized-by", "me")
+    released(folder, *options, "--not-before", "2026-12-06T01:00+01:00")
+    return Made(kept.source, folder, kept.record)
+
+
+def test_a_release_says_what_to_deploy(done: Made) -> None:
+    body = read_release(done.out / "release.json")
+    assert body["order"] == done.labels
+    assert (body["primary"], body["fallback"]) == (done.labels[0], done.labels[1:])
+    assert body["baseline"] == {"kind": "artifact", "name": "src-BF16", "repo": None, "commit": None}
+    assert body["not_before"] == "2026-12-06T00:00:00Z"
+    sizes = [each["bytes"] for name in body["order"] for each in body["artifacts"] if each["name"] == name]
+    assert sizes == sorted(sizes)
+    assert [each["rollback_to"] for each in body["artifacts"]] == ["src-Q8_0", "src-BF16", None]
+    assert [each["role"] for each in body["artifacts"]] == ["primary", "fallback", "fallback"]
+    measured = json.loads(done.record.read_text())
+    for each, found in zip(body["artifacts"], measured["artifacts"], strict=False):
+        assert each["identity"] == found["identity"]
+        for key in ("kl", "top1_agreement", "perplexity_ratio"):
+            assert each["quality"][key] == found[key]
+        assert each["quality"]["reference"] == measured["reference"]["sha256"]
+        assert each["gates"]["verdict"] == "passed"
+        told = {gate["gate"]: gate["bound"] for gate in each["gates"]["judged"]}
+        assert told == {gate["gate"]: gate["bound"] for gate in found["gates"]}
+    last = body["artifacts"][2]
+    assert (last["quality"], last["gates"]) == (None, {"verdict": "not judged", "judged": []})
+    for each in body["artifacts"]:
+        assert each["verified"]
+        seen = {(check["check"], check["when"]): check["ok"] for check in each["checks"]}
+        assert seen["numbers", "released"] and seen["numbers", "made"] and seen["files", "released"]
+        loads = {one["consumer"] for one in each["consumers"] if one["ok"]}
+        assert {"llama.cpp", "ollama", "lmstudio"} <= loads
+        assert "tensorrt-llm" not in loads
+    assert body["license"]["ids"] == ["apache-2.0"]
+    assert [(step["relation"], step["name"], step["by"]) for step in body["lineage"]] == [
+        ("finetune", "org/larger-model", "card"), ("distilled", "src", "card"),
+    ]  # fmt: skip
+    assert body["datasets"] == ["org/texts", "other/texts"]
+    assert str(done.out) not in (done.out / "release.json").read_text()  # nobody has to know this machine
+
+
+def listed(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for each in body["artifacts"]:
+        yield from (*each["files"], each["manifest"])
+    yield from body["files"]
+
+
+def test_every_file_is_listed_with_its_hash(done: Made) -> None:
+    body = read_release(done.out / "release.json")
+    said = {file["name"]: (file["bytes"], file["sha256"]) for file in listed(body)}
+    there = {path.relative_to(done.out).as_posix(): path for path in done.out.rglob("*") if path.is_file()}
+    assert said.keys() == there.keys() - {"release.json", "SHA256SUMS"}
+    for name, (nbytes, sha256) in said.items():
+        data = there[name].read_bytes()
+        assert (nbytes, sha256) == (len(data), hashlib.sha256(data).hexdigest()), name
+    roles = {file["name"]: file["role"] for file in body["files"]}
+    assert roles == {"LICENSE": "licence", "README.md": "card", "bom.cdx.json": "bom", "images/plot.svg": "other"}
+    checked = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=done.out, capture_output=True, text=True, check=True
+    )
+    assert len(checked.stdout.splitlines()) == len(there) - 1
+
+
+def test_the_same_folder_gives_the_same_bytes(made: Made) -> None:
+    released(made.out, "--eval", made.record)
+    first = contents(made.out)
+    assert released(made.out, "--eval", made.record)
+    assert contents(made.out) == first
+    released(made.out)  # what a release knows of quality and gates it keeps
+    assert contents(made.out) == first
+    other = made.out.parent / "elsewhere" / "with another name"
+    other.mkdir(parents=True)
+    for name, data in reversed(first.items()):
+        if name not in ALL:
+            (other / name).write_bytes(data)
+    released(other, "--eval", made.record)
+    assert contents(other) == first
+    found = quantkit("release", made.out, "--json").json["releases"][0]
+    assert {file["name"]: file["state"] for file in found["files"]} == dict.fromkeys(ALL, "same")
+
+
+def test_the_card_is_one_that_the_hub_reads(done: Made) -> None:
+    text = (done.out / "README.md").read_text()
+    data = ModelCard(text).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "gguf", "text-generation")
+    assert (data.base_model, data.to_dict()["base_model_relation"]) == ("org/src", "quantized")
+    assert (data.language, data.datasets) == (["en", "no"], ["org/texts", "other/texts"])
+    assert (data.to_dict()["quantized_by"], data.tags[0]) == ("me", "gguf")
+    assert "The base model is a finetune of [org/larger-model](https://huggingface.co/org/larger-model)" in text
+    assert "distilled from a larger one, as its card says" in text
+    assert "- First, to some of the traffic: `src-Q4_0`." in text
+    assert "- Roll back to: `src-Q8_0`, then `src-BF16`." in text
+    assert "- Not before `2026-12-06T00:00:00Z`." in text
+    assert "- Gates of `src-Q4_0`: kept kld\\<0.9" in text
+    assert text.count("not measured") == 3
+    for command in ("llama-cli -m src-Q4_0.gguf", "ollama create", "lms import --copy src-Q4_0.gguf"):
+        assert command in text
+    assert "trtllm-serve" not in text
+
+
+def test_the_bill_of_materials_is_valid(done: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = (done.out / "bom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data) is None
+    body = json.loads(data)
+    assert "timestamp" not in body["metadata"]
+    source, *models = body["components"]
+    assert source["purl"] == "pkg:huggingface/org/src"
+    assert [each["name"] for each in source["pedigree"]["ancestors"]] == ["org/larger-model"]
+    hashes = {file["name"]: file["hashes"][0]["content"] for file in source["components"]}
+    weights = hashlib.sha256((done.source / "model.safetensors").read_bytes()).hexdigest()
+    assert hashes["model.safetensors"] == weights
+    release = read_release(done.out / "release.json")
+    for model, each in zip(models, release["artifacts"], strict=True):
+        assert model["type"] == "machine-learning-model"
+        assert model["hashes"] == [{"alg": "SHA-256", "content": each["files"][0]["sha256"]}]
+        assert model["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+        assert model["pedigree"]["ancestors"][0]["name"] == "src"
+        metrics = model["modelCard"].get("quantitativeAnalysis", {}).get("performanceMetrics", [])
+        assert [float(one["value"]) for one in metrics] == (
+            [each["quality"][key]["value"] for key in ("kl", "top1_agreement", "perplexity_ratio")]
+            if each["quality"]
+            else []
+        )
+    assert "its quality was not measured" in models[2]["modelCard"]["considerations"]["technicalLimitations"]
+    broken = body | {"components": [source | {"type": "model"}]}
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(broken)) is not None  # the oracle looks
+
+
+def test_a_time_is_in_the_bill_where_the_environment_says_one(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1764417600")
+    released(made.out)
+    data = (made.out / "bom.cdx.json").read_text()
+    assert json.loads(data)["metadata"]["timestamp"] == "2025-11-29T12:00:00Z"
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data) is None
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    found = quantkit("release", made.out)
+    assert (found.status, "SOURCE_DATE_EPOCH" in found.stderr) == (2, True)
+
+
+def test_what_failed_its_gates_does_not_go_first(made: Made, failing: Callable[[str], Path]) -> None:
+    body = released(made.out, "--eval", failing("src-Q4_0"))
+    assert body["order"] == ["src-Q8_0", "src-BF16"]
+    small = body["artifacts"][0]
+    assert (small["role"], small["rollback_to"], small["gates"]["verdict"]) == ("other", "src-Q8_0", "failed")
+    assert "**failed** kld\\<0.9" in (made.out / "README.md").read_text()
+    for again in ((), ("--eval", failing("src-Q4_0"))):  # the release itself remembers
+        found = quantkit("release", made.out, "--primary", "src-Q4_0", *again)
+        assert (found.status, "did not keep its gates" in found.stderr) == (8, True)
+    (made.out / "src-Q8_0.manifest.json").unlink()
+    (made.out / "src-Q8_0.gguf").unlink()
+    found = quantkit("release", made.out, "--eval", failing("src-Q4_0"), "--require-gates")
+    assert (found.status, "nothing here can be primary" in found.stderr) == (8, True)
+    assert released(made.out, "--eval", made.record)["order"] == ["src-Q4_0", "src-BF16"]  # measured anew
+
+
+def test_what_goes_first_can_be_chosen(made: Made) -> None:
+    for name in ("src-Q8_0", "src-Q8_0.gguf"):
+        body = released(made.out, "--primary", name)
+        assert (body["order"], body["artifacts"][0]["role"]) == (["src-Q8_0", "src-BF16"], "other")
+    assert released(made.out, "--eval", made.record, "--require-gates")["order"] == ["src-Q4_0", "src-Q8_0"]
+    body = released(made.out, "--eval", made.record, "--require-gates")
+    assert body["baseline"]["kind"] == "source"
+    for status, said, options in (
+        (2, 'did you mean "src-Q8_0"', ("--primary", "src-Q8")),
+        (8, "judged by no gate", ("--primary", "src-BF16", "--require-gates")),
+        (2, "is no date", ("--not-before", "tomorrow")),
+        (2, "--adapter needs --against", ("--adapter", "x")),
+    ):
+        found = quantkit("release", made.out, *options)
+        assert (found.status, said in found.stderr) == (status, True), found.stderr
+
+
+def test_what_nobody_compared_is_listed_and_never_first(made: Made) -> None:
+    path = made.out / "src-Q4_0.manifest.json"
+    body = json.loads(path.read_text()) | {"checks": []}
+    body["seal"] = seal({key: value for key, value in body.items() if key != "seal"})
+    path.write_text(json.dumps(body))
+    (made.out / "SHA256SUMS").unlink()
+    found = quantkit("release", made.out)
+    assert (found.status, "listed as not verified" in found.stderr) == (0, True)
+    said = read_release(made.out / "release.json")
+    assert (said["order"], said["artifacts"][0]["verified"]) == (["src-Q8_0", "src-BF16"], False)
+    found = quantkit("release", made.out, "--primary", "src-Q4_0")
+    assert (found.status, "--no-verify" in found.stderr) == (7, True)
+    assert released(made.out, "--against", made.source)["order"] == made.labels
+
+
+def changed(made: Made) -> None:
+    path = made.out / "src-Q8_0.gguf"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def job(made: Made) -> None:
+    (made.out / ".quantkit-0123456789ab").mkdir()
+
+
+def stranger(made: Made) -> None:
+    shutil.copy(made.out / "src-Q4_0.gguf", made.out / "theirs.gguf")
+
+
+def link(made: Made) -> None:
+    (made.out / "link.txt").symlink_to("/etc/passwd")
+
+
+def key(made: Made) -> None:
+    (made.out / "id.pem").write_text("-----BEGIN EC PRIVATE KEY-----\nx\n-----END EC PRIVATE KEY-----\n")
+
+
+def other_source(made: Made) -> None:
+    path = made.out / "src-Q8_0.manifest.json"
+    body = json.loads(path.read_text())
+    [weights] = [file for file in body["source"]["files"] if file["name"] == "model.safetensors"]
+    weights["sha256"] = "0" * 64
+    path.write_text(json.dumps(body))
+
+
+def awkward(made: Made) -> None:
+    (made.out / "new\nline.txt").write_text("x")
+
+
+def readme(made: Made) -> None:
+    (made.out / "README.md").write_text("# mine\n")
+
+
+def release_json(made: Made) -> None:
+    (made.out / "release.json").write_text("{}")
+
+
+def bom(made: Made) -> None:
+    (made.out / "bom.cdx.json").write_text('{"bomFormat": "CycloneDX"}')
+
+
+def sums(made: Made) -> None:
+    (made.out / "SHA256SUMS").unlink()
+    (made.out / "SHA256SUMS").symlink_to("/etc/passwd")
+
+
+REFUSED = (
+    (changed, 7, "src-Q8_0 is not verified"), (job, 6, "not finished"), (stranger, 3, "theirs.gguf has no manifest"),
+    (link, 3, "link.txt is a link"), (key, 3, "is a private key"), (other_source, 3, "artifacts of different sources"),
+    (awkward, 3, "is no name for a file that others download"), (readme, 6, "written or edited by somebody"),
+    (release_json, 6, "written or edited by somebody"), (bom, 6, "written or edited by somebody"),
+    (sums, 6, "is not a checksum file"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "status", "said"), REFUSED, ids=lambda value: getattr(value, "__name__", None))
+def test_what_is_refused_leaves_the_folder_alone(
+    spoil: Callable[[Made], None], status: int, said: str, made: Made
+) -> None:
+    spoil(made)
+    before = contents(made.out)
+    for options in ((), ("--dry-run",)):
+        found = quantkit("release", made.out, *options)
+        assert (found.status, said in found.stderr) == (status, True), found.stderr
+    assert contents(made.out) == before
+
+
+def test_what_was_refused_can_be_meant(made: Made) -> None:
+    job(made), stranger(made), readme(made), release_json(made), bom(made)
+    options = ("--unfinished", "--include", "theirs.gguf", "--force")
+    body = released(made.out, *options)
+    assert [file["role"] for file in body["files"] if file["name"] == "theirs.gguf"] == ["other"]
+    assert body["order"] == made.labels
+    assert "theirs" not in json.dumps(body["artifacts"])
+    found = quantkit("release", made.out, "--unfinished", "--include", "their.gguf")
+    assert (found.status, 'did you mean "theirs.gguf"' in found.stderr) == (2, True)
+
+
+def test_a_dry_run_writes_nothing(made: Made) -> None:
+    before = contents(made.out)
+    found = quantkit("release", made.out, "--dry-run", "--json").json
+    require(found)
+    assert contents(made.out) == before
+    told = {file["name"]: (file["state"], file["bytes"]) for file in found["releases"][0]["files"]}
+    body = released(made.out)
+    assert told == {name: ("replaced" if name in before else "new", (made.out / name).stat().st_size) for name in ALL}
+    assert body["primary"] == found["releases"][0]["primary"]
+    lines = quantkit("release", made.out, "--dry-run").stdout.splitlines()
+    assert lines[1].split()[:2] == ["primary", "src-Q4_0"]
+    assert sum("would keep" in line for line in lines) == 4
+
+
+def test_a_checkpoint_is_released_and_verifies(kept: Made, tmp_path: Path) -> None:
+    out = tmp_path / "all"
+    assert quantkit("convert", kept.source, "--to", "fp8", "-o", out / "fp8", "--card", "-q").status == 0
+    assert quantkit("convert", kept.source, "--to", "w8a16", "-o", out / "own", "--no-verify", "-q").status == 0
+    found = quantkit("release", out / "own")  # its README.md is the source's, and part of it
+    assert (found.status, "convert again with --card" in found.stderr) == (6, True)
+    found = quantkit("release", out / "own", "--no-card")
+    assert (found.status, "--no-verify" in found.stderr) == (7, True)
+    assert quantkit("release", out, "--no-card").status == 7
+    assert not list(out.rglob("release.json"))  # of several folders all or none
+    found = quantkit("release", out, "--no-card", "--against", kept.source, "--json").json
+    assert [Path(each["folder"]).name for each in found["releases"]] == ["fp8", "own"]
+    for folder in (out / "fp8", out / "own"):
+        assert quantkit("verify", folder, "-q").status == 0
+        body = read_release(folder / "release.json")
+        assert (body["order"], body["license"]["ids"]) == ([folder.name], ["apache-2.0"])
+        assert {"vllm", "transformers"} <= {one["consumer"] for one in body["artifacts"][0]["consumers"] if one["ok"]}
+    released(out / "fp8")  # without its source: what its card said stays
+    text = (out / "fp8" / "README.md").read_text()
+    assert ModelCard(text).data.license == "apache-2.0"
+    assert "vllm serve" in text and "transformers import" in text and "llama-cli" not in text
+
+
+def test_verify_sees_a_whole_release(made: Made) -> None:
+    released(made.out, "--eval", made.record)
+    found = quantkit("verify", made.out, "--json").json
+    require(found)
+    assert [check["check"] for check in found["checks"]].count("files") == 3
+    for spoil, said in (
+        (lambda: (made.out / "more.txt").write_text("x"), "more.txt is not in release.json"),
+        (lambda: (made.out / "more.txt").unlink(), ""),
+        (lambda: (made.out / "bom.cdx.json").write_text("{}"), "bom.cdx.json is not the file"),
+        (lambda: (made.out / "bom.cdx.json").unlink(), "bom.cdx.json is not there"),
+    ):
+        spoil()
+        found = quantkit("verify", made.out)
+        assert (found.status, said in found.stderr) == (7 if said else 0, True), found.stdout
+    assert quantkit("release", made.out, "-q").status == 0
+    (made.out / "release.json").write_text((made.out / "release.json").read_text().replace("src-Q4_0", "src-Q8_0"))
+    found = quantkit("verify", made.out)
+    assert (found.status, "its seal is that of another text" in found.stderr) == (7, True)
