@@ -36,19 +36,19 @@ def verify(
     against: Path | str | None = None,
     adapters: Sequence[str] = (),
     options: VerifyOptions = STANDARD,
-    require_signature: Path | None = None,
+    signed_by: Path | None = None,
     emit: Sink = ignore,
 ) -> Verification:
     """Look at a published artifact, or at a folder of GGUF files with all that is in it. Without `against` nothing is
-    compared with a source; `adapters` are those that were merged into it. With `require_signature` the files have to be
-    signed with this public key.
+    compared with a source; `adapters` are those that were merged into it. With `signed_by` the files have to be
+    signed with the key of which it is the public part.
 
     Raises InputError for a file that does not parse, UnsupportedError for an engine that is unknown, or for an engine
     or the library of signatures where it is missing.
     """
     artifact = Path(artifact)
     require_path(artifact)
-    first = [] if require_signature is None or not artifact.exists() else [_signature(artifact, require_signature)]
+    first = [] if signed_by is None or not artifact.exists() else [_signature(artifact, signed_by)]
     if any(not check.ok for check in first):
         return Verification(tuple(first))  # what nobody signed is not opened
     if artifact.is_dir():

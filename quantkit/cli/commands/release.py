@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,48 +17,62 @@ from quantkit.cli.session import Session
 PASSWORD = "QUANTKIT_SIGN_PASSWORD"
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known besides the folder."""
+
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="SRC", help="Their source: compare with it, and take over its card."),
+    ] = None
+    adapter: options.Adapters = None
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option("--eval", metavar="FILE", help="What eval --json or --append wrote; repeatable."),
+    ] = None
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", metavar="ORG/NAME", help="The source's repository, if it is known.")
+    ] = None
+    quantized_by: Annotated[
+        str | None, typer.Option("--quantized-by", metavar="NAME", help="Who made them, for the front matter.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What goes first and when, what is in it, who signs it."""
+
+    primary: Annotated[
+        str | None,
+        typer.Option("--primary", metavar="NAME", help="First to deploy; default: the smallest that is good."),
+    ] = None
+    require_gates: Annotated[
+        bool, typer.Option("--require-gates", help="Nothing goes first, or back, that no gate judged.")
+    ] = False
+    not_before: Annotated[
+        str | None, typer.Option("--not-before", metavar="DATE", help="For deployers: not before this date (UTC).")
+    ] = None
+    sign_key: Annotated[
+        Path | None,
+        typer.Option("--sign-key", metavar="KEY.pem", help=f"Sign all files; its password is in ${PASSWORD}."),
+    ] = None
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="FILE", help="Also list this file, though no manifest does; repeatable."),
+    ] = None
+    card: Annotated[bool, typer.Option("--card/--no-card", help="Write README.md; without, it stays as it is.")] = True
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Leave unfinished work in the folder out, instead of refusing.")
+    ] = False
+
+
 def release(
     session: Session,
     paths: Annotated[
         list[Path], typer.Argument(metavar="FOLDER...", help="Folders of finished artifacts; each is a release.")
     ],
-    against: Annotated[
-        str | None,
-        typer.Option("--against", metavar="SRC", help="Their source: compare with it, and take over its card."),
-    ] = None,
-    adapter: options.Adapters = None,
-    measured: Annotated[
-        list[Path] | None,
-        typer.Option("--eval", metavar="FILE", help="What eval --json or --append wrote; repeatable."),
-    ] = None,
-    primary: Annotated[
-        str | None,
-        typer.Option("--primary", metavar="NAME", help="What goes first; default: the smallest that passed."),
-    ] = None,
-    require_gates: Annotated[
-        bool, typer.Option("--require-gates", help="Nothing goes first, or back, that no gate judged.")
-    ] = False,
-    not_before: Annotated[
-        str | None, typer.Option("--not-before", metavar="DATE", help="For deployers: not before this date (UTC).")
-    ] = None,
-    sign_key: Annotated[
-        Path | None,
-        typer.Option("--sign-key", metavar="KEY.pem", help=f"Sign all files; its password is in ${PASSWORD}."),
-    ] = None,
-    base_model: Annotated[
-        str | None, typer.Option("--base-model", metavar="ORG/NAME", help="The source's repository, if it is known.")
-    ] = None,
-    quantized_by: Annotated[
-        str | None, typer.Option("--quantized-by", metavar="NAME", help="Who made them, for the front matter.")
-    ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option("--include", metavar="FILE", help="Also list this file, though no manifest does; repeatable."),
-    ] = None,
-    card: Annotated[bool, typer.Option("--card/--no-card", help="Write README.md; without, it stays as it is.")] = True,
-    unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Leave unfinished work in the folder out, instead of refusing.")
-    ] = False,
+    known: Known,
+    wanted: Wanted,
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
@@ -69,19 +84,19 @@ def release(
 
     request = quantkit.ReleaseRequest(
         paths=tuple(paths),
-        against=against,
-        adapters=tuple(adapter or ()),
-        records=tuple(measured or ()),
-        quantized_by=quantized_by,
-        base_model=base_model,
-        primary=primary,
-        not_before=not_before,
-        include=tuple(include or ()),
-        require_gates=require_gates,
-        unfinished=unfinished,
-        card=card,
-        sign_key=sign_key,
-        password=None if sign_key is None else _password(sign_key),
+        against=known.against,
+        adapters=tuple(known.adapter or ()),
+        records=tuple(known.measured or ()),
+        quantized_by=known.quantized_by,
+        base_model=known.base_model,
+        primary=wanted.primary,
+        not_before=wanted.not_before,
+        include=tuple(wanted.include or ()),
+        require_gates=wanted.require_gates,
+        unfinished=wanted.unfinished,
+        card=wanted.card,
+        sign_key=wanted.sign_key,
+        password=None if wanted.sign_key is None else _password(wanted.sign_key),
         force=force,
         offline=session.settings.offline,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,17 +14,22 @@ from quantkit.cli.session import Session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from quantkit import Check
+    from quantkit import Check, Evaluation, Verification
 
+What = Annotated[
+    Path,
+    typer.Argument(metavar="ARTIFACT", help="A GGUF file (of a split one the first shard), a folder, a release."),
+]
+SignedBy = Annotated[
+    Path | None,
+    typer.Option("--require-signature", metavar="PUB.pem", help="Its folder must be signed with this key."),
+]
 MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 
 
 def verify(
     session: Session,
-    artifact: Annotated[
-        Path,
-        typer.Argument(metavar="ARTIFACT", help="A GGUF file (of a split one the first shard), a folder, a release."),
-    ],
+    artifact: What,
     against: Annotated[
         str | None, typer.Option("--against", metavar="SRC", help="The checkpoint it was made from.")
     ] = None,
@@ -43,10 +48,7 @@ def verify(
         typer.Option("--gate", metavar="GATE", help="Also measure on --data: 'kld<0.03', a profile; repeatable."),
     ] = None,
     data: Annotated[list[str] | None, typer.Option("--data", metavar="FILE", help="Text for gates; see eval.")] = None,
-    require_signature: Annotated[
-        Path | None,
-        typer.Option("--require-signature", metavar="PUB.pem", help="Its folder must be signed with this key."),
-    ] = None,
+    require_signature: SignedBy = None,
     threads: options.Threads = None,
     step_summary: options.StepSummary = True,
 ) -> None:
@@ -71,12 +73,7 @@ def verify(
         quantkit.require_text(request)
     asked = quantkit.VerifyOptions(engine, say, sample_rows, threads, offline, pre)
     seen = quantkit.verify(
-        artifact,
-        against=against,
-        adapters=adapters,
-        options=asked,
-        require_signature=require_signature,
-        emit=session.emit,
+        artifact, against=against, adapters=adapters, options=asked, signed_by=require_signature, emit=session.emit
     )
     lines = _lines(seen.checks)
     measured = quantkit.evaluate(request, emit=session.emit) if gate and seen.ok else None
@@ -84,13 +81,15 @@ def verify(
         if step_summary:
             quantkit.summarize_evaluation(measured, emit=session.emit)
         lines += [f"{'gate':<10} {MARKS[verdict.ok]:<12} {verdict.words}" for verdict in measured.artifacts[0].verdicts]
-    body = {"ok": seen.ok and (measured is None or measured.ok), "checks": seen.as_json()}
-    if measured is not None:
-        body["gates"] = [verdict.as_json() for verdict in measured.artifacts[0].verdicts]
-    session.result("quantkit.verify/1", body, lines)
+    session.result("quantkit.verify/1", _body(seen, measured), lines)
     seen.require(artifact)
     if measured is not None:
         measured.require()
+
+
+def _body(seen: Verification, measured: Evaluation | None) -> dict[str, Any]:
+    gates = {} if measured is None else {"gates": [verdict.as_json() for verdict in measured.artifacts[0].verdicts]}
+    return {"ok": seen.ok and (measured is None or measured.ok), "checks": seen.as_json(), **gates}
 
 
 def _require_needed(*pairs: tuple[str, object, str, object]) -> None:
