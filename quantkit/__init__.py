@@ -98,12 +98,12 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.pack import packed_names as packed_names
     from quantkit.pipeline.prepare import Prepared as Prepared
     from quantkit.pipeline.prepare import prepare as prepare
-    from quantkit.pipeline.push import Pushed as Pushed
-    from quantkit.pipeline.push import PushRequest as PushRequest
-    from quantkit.pipeline.push import push as push
     from quantkit.pipeline.publishing import Publishable as Publishable
     from quantkit.pipeline.publishing import publishable as publishable
     from quantkit.pipeline.publishing import require_publishable as require_publishable
+    from quantkit.pipeline.push import Pushed as Pushed
+    from quantkit.pipeline.push import PushRequest as PushRequest
+    from quantkit.pipeline.push import push as push
     from quantkit.pipeline.recommend import recommend as recommend
     from quantkit.pipeline.recommend_words import recommendation_lines as recommendation_lines
     from quantkit.pipeline.recommendation import Recommendation as Recommendation
