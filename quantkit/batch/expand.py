@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 from quantkit.batch.faults import Faults
@@ -61,15 +61,17 @@ class _Cell:
 
 def wishes_of(matrix: Matrix, idle: Idle, faults: Faults) -> list[Wish]:
     """All tasks of a matrix, models in the order of the file. What is wrong is added to `faults`."""
-    recipes = {entry.name: faults.tried(lambda to=entry.to: load_recipe(to)) for entry in matrix.recipes}  # type: ignore[misc]
-    idle = cache(idle)
+    there = [entry for entry in matrix.recipes if not entry.to.endswith(".toml") or Path(entry.to).exists()]
+    loaded = {to: faults.tried(partial(load_recipe, to)) for to in dict.fromkeys(entry.to for entry in there)}
+    recipes = {entry.name: loaded[entry.to] for entry in there}
+    asked = _remembered(idle)
     found: list[Wish] = []
     used: set[tuple[str, str]] = set()
     for model in matrix.models:
         cells = [
-            _cell(matrix, model, (entry, known), (idle, used, faults))
+            _cell(matrix, model, (entry, known), (asked, used, faults))
             for entry in matrix.recipes_of(model)
-            if (known := recipes[entry.name]) is not None
+            if (known := recipes.get(entry.name)) is not None
         ]
         found += _tasks(matrix, model, cells)
         if len(found) > MAX_TASKS:
@@ -81,9 +83,23 @@ def wishes_of(matrix: Matrix, idle: Idle, faults: Faults) -> list[Wish]:
     return found
 
 
-def _cell(
-    matrix: Matrix, model: Model, made: tuple[RecipeEntry, Recipe], shared: tuple[Idle, set[tuple[str, str]], Faults]
-) -> _Cell:
+Asked = Callable[[str, str, Recipe], str | None]
+Shared = tuple[Asked, set[tuple[str, str]], Faults]
+
+
+def _remembered(idle: Idle) -> Asked:
+    """The same, asked once for each option and recipe by its name."""
+    known: dict[tuple[str, str], str | None] = {}
+
+    def ask(key: str, to: str, recipe: Recipe) -> str | None:
+        if (key, to) not in known:
+            known[key, to] = idle(key, recipe)
+        return known[key, to]
+
+    return ask
+
+
+def _cell(matrix: Matrix, model: Model, made: tuple[RecipeEntry, Recipe], shared: Shared) -> _Cell:
     """The options of one pair. Defaults that a recipe has no use for are for others; those of its own must be used."""
     entry, recipe = made
     idle, used, faults = shared
@@ -94,7 +110,7 @@ def _cell(
     options = {**matrix.defaults, **entry.options, **model.options, **special}
     kept = {}
     for key, value in options.items():
-        why = idle(key, recipe) if key not in OF_OUTPUT and key != "offline" else None
+        why = idle(key, entry.to, recipe) if key not in OF_OUTPUT and key != "offline" else None
         if why is None and key == "engine" and recipe.mixture is None:
             why = "loads GGUF files; afterwards: quantkit verify OUT --engine torch"
         if why is None:

@@ -22,7 +22,7 @@ from quantkit.pipeline.batch_records import require_places, write_records
 from quantkit.pipeline.batch_result import BatchPlan, BatchResult, PlanRow, TaskRow
 from quantkit.pipeline.given import coerce, given_path, given_size
 from quantkit.pipeline.request import USES, WITH_TEXT
-from quantkit.recipes.recipe import Recipe
+from quantkit.recipes.recipe import Overrides, Recipe, override
 from quantkit.report.text import size
 from quantkit.storage import free_bytes
 from quantkit.units import counted, parse_size
@@ -86,9 +86,10 @@ def expand(request: BatchRequest, faults: Faults) -> Expanded:
 
 
 def idle(option: str, recipe: Recipe) -> str | None:
-    """Why a recipe has no use for an option, by its key; None where it has one."""
+    """Why a recipe has no use for an option, by its key; None where it has one. Text is of use wherever it would be."""
+    given = override(recipe, Overrides(text=True))
     for use in USES:
-        if use.field == option and not use.users(recipe):
+        if use.field == option and not use.users(given):
             return use.why
     text = option in (each.removeprefix("--").replace("-", "_") for each in WITH_TEXT)
     if text and idle("calib", recipe) is not None:

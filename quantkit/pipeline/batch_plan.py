@@ -4,10 +4,10 @@ for all of its tasks. No weight is read, and no text is run."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from itertools import groupby
 from math import prod
 from pathlib import Path
@@ -27,14 +27,14 @@ from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.estimate import making_bytes, making_seconds
 from quantkit.pipeline.gating import require_gateable
 from quantkit.pipeline.opening import open_wanted
-from quantkit.pipeline.prepare import encoder_beside, overrides_of, plan_options
+from quantkit.pipeline.prepare import encoder_beside, overrides_of, plan_options, without_text
 from quantkit.pipeline.request import Request, require_checkable, require_used
 from quantkit.pipeline.tune import tuning_of, with_target
 from quantkit.plan.base import Plan
 from quantkit.plan.describe import describe_source
 from quantkit.plan.make import make_plan
 from quantkit.plan.sizes import WALK_BYTES
-from quantkit.recipes.recipe import FEEDBACK, Recipe, override
+from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint
 from quantkit.tuning.target import Target
 from quantkit.units import parse_size
@@ -104,7 +104,10 @@ class _Opened:
 
     checkpoint: Checkpoint
     threads: int
+    plans: dict[object, Plan] = field(default_factory=dict)
+    first: dict[object, _Costs] = field(default_factory=dict)
     planned: dict[object, _Costs] = field(default_factory=dict)
+    encoders: dict[str, _Costs | None] = field(default_factory=dict)
     described: dict[str | None, Model] = field(default_factory=dict)
 
     def model(self, pre: str | None) -> Model:
@@ -112,28 +115,37 @@ class _Opened:
             self.described[pre] = describe_source(self.checkpoint, pre)
         return self.described[pre]
 
-    def costs(self, key: object, make: Any) -> _Costs:
-        """The costs of a plan that is made at most once."""
-        found = self.planned.get(key)
+    def costs(self, key: object, tokens: int, make: Callable[[], Plan]) -> _Costs:
+        """The costs of a plan that is made at most once, with so many tokens of text."""
+        found = self.planned.get((key, tokens))
         if found is None:
-            plan, tokens = make()
-            found = _costs(plan, self.threads, tokens)
+            plan = self.plans.get(key) or make()
+            found = replace(
+                self.first.get(key) or _costs(plan, self.threads, tokens),
+                memory_bytes=making_bytes(plan, self.threads, tokens or SAMPLES * SEQLEN),
+                seconds=making_seconds(plan, self.threads, tokens or SAMPLES * SEQLEN),
+            )
+            self.first.setdefault(key, found)
             if len(self.planned) < OFTEN:
-                self.planned[key] = found
+                self.plans[key] = plan
+                self.planned[key, tokens] = found
         return found
 
 
 def plan_tasks(wishes: Sequence[Wish], threads: int, faults: Faults, emit: Sink = ignore) -> list[PlannedTask]:
     """Plan all tasks, in their order, each with so many threads. What cannot be planned, and two tasks with one output,
     are added to `faults`."""
-    imatrix = cache(read_imatrix)
+    shared = _Shared(cache(read_imatrix))
     found: list[PlannedTask] = []
     for _, group in groupby(wishes, _opening):
-        found += _planned_model(list(group), threads, imatrix, emit)
-    told: set[int] = set()
+        found += _planned_model(list(group), threads, shared, emit)
+    told: set[tuple[str, str]] = set()
     for each in found:
-        if each.error is not None and id(each.error) not in told:  # of a model that cannot be opened: once
-            told.add(id(each.error))
+        if each.error is None:
+            continue
+        said = each.task.model, each.error.message
+        if said not in told:  # of a model that cannot be read: once
+            told.add(said)
             faults.add(_named(each.task, each.error))
     _require_own_outputs(found, faults)
     return found
@@ -147,9 +159,9 @@ def _opening(wish: Wish) -> tuple[object, ...]:
     return wish.source, wish.options.get("adapter"), wish.options.get("base"), adapter, turned
 
 
-def _planned_model(wishes: list[Wish], threads: int, imatrix: Any, emit: Sink) -> Iterator[PlannedTask]:
+def _planned_model(wishes: list[Wish], threads: int, shared: _Shared, emit: Sink) -> Iterator[PlannedTask]:
     """The tasks of one model, whose source is opened once."""
-    asked = [(wish, _tried(lambda wish=wish: _request(wish))) for wish in wishes]
+    asked = [(wish, _tried(partial(shared.request, wish))) for wish in wishes]
     first = next((request for _, request in asked if isinstance(request, Request)), None)
     opened: Checkpoint | QuantkitError | None = None
     if first is not None:
@@ -162,7 +174,7 @@ def _planned_model(wishes: list[Wish], threads: int, imatrix: Any, emit: Sink) -
             elif known is None:
                 yield PlannedTask(wish.task, error=opened if isinstance(opened, QuantkitError) else None)
             else:
-                planner = _Planner(wish, request, known, imatrix, emit)
+                planner = _Planner(wish, request, known, shared)
                 made = _tried(planner.planned)
                 yield PlannedTask(wish.task, error=made) if isinstance(made, QuantkitError) else made
     finally:
@@ -187,17 +199,36 @@ def request_of(wish: Wish) -> Request:
     return Request(source=wish.source, recipes=wish.to, **given)
 
 
-def _request(wish: Wish) -> Request:
-    """The same, looked at as convert looks at it before any work."""
-    request = request_of(wish)
-    options = wish.options
-    require_used(request, wish.recipes)
-    parse_consumers(request.consumers)
-    gates, data = (_texts(options.get(key, ())) for key in ("gate", "eval_data"))
-    require_gateable(gates, data, request.calib)
-    engine = options.get("engine")
-    require_checkable(None if engine is None else str(engine), wish.recipes, options.get("verify", True) is True)
-    return request
+@dataclass(frozen=True)
+class _Shared:
+    """What tasks of different models have in common: recipes with their options, and that those are in order."""
+
+    imatrix: Callable[[Path], Imatrix]
+    overridden: dict[tuple[str, Overrides], Recipe] = field(default_factory=dict)
+    looked_at: set[tuple[object, ...]] = field(default_factory=set)
+
+    def recipes(self, wish: Wish, request: Request) -> list[Recipe]:
+        """The recipes of a task with its options applied."""
+        run, found = overrides_of(request, None), []
+        for name, recipe in zip(wish.to, wish.recipes, strict=True):
+            if (name, run) not in self.overridden:
+                self.overridden[name, run] = override(recipe, run)
+            found.append(self.overridden[name, run])
+        return found
+
+    def request(self, wish: Wish) -> Request:
+        """The request of a task, looked at as convert looks at it before any work."""
+        request, options = request_of(wish), wish.options
+        same = (wish.to, tuple(sorted(options.items())))
+        if same not in self.looked_at:
+            require_used(request, self.recipes(wish, request))
+            parse_consumers(request.consumers)
+            gates, data = (_texts(options.get(key, ())) for key in ("gate", "eval_data"))
+            require_gateable(gates, data, request.calib)
+            engine, verify = options.get("engine"), options.get("verify", True) is True
+            require_checkable(None if engine is None else str(engine), wish.recipes, verify)
+            self.looked_at.add(same)
+        return request
 
 
 def _texts(value: Value) -> tuple[str, ...]:
@@ -211,8 +242,7 @@ class _Planner:
     wish: Wish
     request: Request
     opened: _Opened
-    imatrix: Any
-    emit: Sink
+    shared: _Shared
 
     def planned(self) -> PlannedTask:
         made = [(self._costs(recipe), recipe) for recipe in self._recipes]
@@ -239,21 +269,21 @@ class _Planner:
 
     @cached_property
     def _recipes(self) -> list[Recipe]:
-        found = [override(recipe, overrides_of(self.request, None)) for recipe in self.wish.recipes]
+        found = self.shared.recipes(self.wish, self.request)
         return [with_target(recipe, self._target) for recipe in found] if self._target else found
 
     def _costs(self, recipe: Recipe) -> _Costs:
         """What the plan of a recipe costs. Text changes no size: it is not read."""
         request, options = self.request, self.wish.options
         told = plan_options(request, None)
-        seen = (options.get(key) for key in ("pre", "imatrix", "for", "tp", "samples", "seqlen"))
+        seen = (options.get(key) for key in ("pre", "imatrix", "for", "tp"))
         key = (recipe.title, recipe.label, told, bool(request.calib), *seen)
 
-        def make() -> tuple[Plan, int]:
+        def make() -> Plan:
             chosen = recipe
             if request.calib and recipe.reads_importance:
                 chosen = replace(recipe, method=FEEDBACK)  # importance is of text, which is not run
-            weights: Imatrix | None = self.imatrix(request.imatrix) if request.imatrix else None
+            weights: Imatrix | None = self.shared.imatrix(request.imatrix) if request.imatrix else None
             plan = make_plan(
                 self.opened.checkpoint,
                 chosen,
@@ -261,24 +291,20 @@ class _Planner:
                 model=lambda: self.opened.model(request.pre),
                 imatrix=lambda: weights,
             )
+            if plan.needs_inputs and not request.calib:
+                raise without_text(recipe)
             require_loadable([plan], parse_consumers(request.consumers), request.tp)
-            return plan, (request.samples or SAMPLES) * (request.seqlen or SEQLEN) if request.calib else 0
+            return plan
 
-        return self.opened.costs(key, make)
+        tokens = (request.samples or SAMPLES) * (request.seqlen or SEQLEN) if request.calib else 0
+        return self.opened.costs(key, tokens, make)
 
     def _encoder(self) -> _Costs | None:
         request = self.request
-        found: list[tuple[Any, Plan]] = []
-
-        def make() -> tuple[Plan, int]:
-            return found[0][1], 0
-
-        key = ("encoder", request.mmproj)
-        if key not in self.opened.planned:
+        if request.mmproj not in self.opened.encoders:
             found = encoder_beside(request, self.opened.checkpoint, plan_options(request, None), ignore)[1]
-            if not found:
-                return None
-        return self.opened.costs(key, make)
+            self.opened.encoders[request.mmproj] = _costs(found[0][1], self.opened.threads, 0) if found else None
+        return self.opened.encoders[request.mmproj]
 
     def _size(self, costs: _Costs) -> int | None:
         """The bytes that a target gives, None where there is no target: which types that are is measured later."""

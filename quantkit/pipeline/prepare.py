@@ -264,7 +264,7 @@ def with_text(prepared: Prepared, emit: Sink) -> Prepared:
     What is refused is told at once: the others may take hours.
     """
     lacking = {
-        number: _without_text(recipe)
+        number: without_text(recipe)
         for number, (recipe, plan) in enumerate(zip(prepared.recipes, prepared.plans, strict=True))
         if plan.needs_inputs and not plan.calibrated
     }
@@ -283,7 +283,8 @@ def with_text(prepared: Prepared, emit: Sink) -> Prepared:
     )
 
 
-def _without_text(recipe: Recipe) -> RecipeError:
+def without_text(recipe: Recipe) -> RecipeError:
+    """The error for a recipe that is made with text, where none was given."""
     text = "give --calib default, or FILE with text like what the model will see"
     other = "a recipe without, such as w8a16" if recipe.mixture is None else "--method rtn, which needs none"
     spent = recipe.mixture is not None and recipe.mixture.allotment is not None  # on what types cost with this method
