@@ -144,10 +144,10 @@ def let_waiting_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def with_session(function: Callable[..., None], name: str | None = None) -> Callable[..., None]:
+def with_session(function: Callable[..., None], called: str | None = None) -> Callable[..., None]:
     """Make a Typer command of `function(session, ...)`.
 
-    `name` is what events call it, by default the function's. The session's own options (Settings) are added at the end.
+    `called` is what events call it, by default the function's. The session's own options (Settings) are added at the end.
     A parameter annotated with a dataclass becomes the options that the dataclass's annotated fields describe, so that
     commands share them without repeating them.
     """
@@ -164,7 +164,7 @@ def with_session(function: Callable[..., None], name: str | None = None) -> Call
     parameters += _options(Settings)
 
     def run(invocation: typer.Context, **values: Any) -> None:
-        with Session(_take(Settings, values), name or function.__name__, invocation.obj or ()) as session:
+        with Session(_take(Settings, values), called or function.__name__, invocation.obj or ()) as session:
             function(session, **{name: _take(group, values) for name, group in groups.items()}, **values)
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__

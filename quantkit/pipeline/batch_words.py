@@ -8,7 +8,7 @@ from quantkit.batch.place import Failure
 from quantkit.pipeline.batch_result import BatchPlan, BatchResult, TaskRow, counts
 from quantkit.pipeline.columns import plain
 from quantkit.report.junit import Case, junit
-from quantkit.report.text import cut, duration, size
+from quantkit.report.text import cut, duration, size, wrapped
 from quantkit.units import counted
 
 MOST = 500  # rows of a table in Markdown
@@ -27,17 +27,17 @@ def batch_plan_lines(plan: BatchPlan, width: int) -> list[str]:
     lines = columns(rows, heads, width, drop=(3, 4))
     for row in plan.rows:
         if row.planned.error is not None:
-            lines.append(f"  {row.planned.task.id}: error[{row.planned.error.code}]: {row.planned.error.message}")
+            said = f"{row.planned.task.id}: error[{row.planned.error.code}]: {row.planned.error.message}"
+            lines += wrapped(said, width, 2)
     states = ", ".join(f"{n} {state}" for state, n in counts([row.state for row in plan.rows]).items() if n)
-    lines += [
-        "",
-        f"{counted(len(plan.rows), 'task')}: {states}",
+    sums = (
         f"disk     {size(plan.left_bytes)} to write of {size(plan.nbytes)}, {size(plan.free_bytes)} free",
         f"memory   {size(plan.peak_bytes)} for the largest task, {size(plan.memory_bytes)} for all that run at once",
         f"time     about {duration(plan.seconds)} one after the other, {counted(plan.jobs, 'task')} at a time"
         f" with {counted(plan.threads, 'thread')}",
-    ]
-    return lines
+    )
+    folded = [line for each in sums for line in wrapped(each, width, 9)]
+    return [*lines, "", f"{counted(len(plan.rows), 'task')}: {states}", *folded]
 
 
 def batch_lines(result: BatchResult, width: int) -> list[str]:
@@ -53,8 +53,8 @@ def batch_lines(result: BatchResult, width: int) -> list[str]:
     if failed:
         lines += ["", "what failed, and why:"]
         for task, failure in failed:
-            lines.append(f"  {task}  exit {failure.exit}  error[{failure.code}]: {failure.message}")
-            lines += [f"    hint: {failure.hint}"] if failure.hint else []
+            lines += wrapped(f"{task}  exit {failure.exit}  error[{failure.code}]: {failure.message}", width, 4)
+            lines += wrapped(f"  hint: {failure.hint}", width, 4) if failure.hint else []
     states = ", ".join(f"{n} {state}" for state, n in result.as_json()["states"].items() if n)
     return [*lines, "", f"{counted(len(result.rows), 'task')}: {states}"]
 

@@ -179,3 +179,9 @@ def test_tokens_are_never_shown() -> None:
     outcome = quantkit("convert", "/no/hf_abcdefghijklmnopqrstuvwx", "--json")
     assert outcome.status == 3
     assert "hf_abcdefgh" not in outcome.stdout + outcome.stderr
+
+
+def test_events_call_a_command_by_its_name(tmp_path: Path) -> None:
+    """Not by that of one of its options."""
+    quantkit("inspect", TINY, "--events", tmp_path / "e.jsonl", "--quiet")
+    assert json.loads((tmp_path / "e.jsonl").read_text().splitlines()[0])["command"] == "inspect"
