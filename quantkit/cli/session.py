@@ -147,7 +147,7 @@ def let_waiting_threads_sleep() -> None:
 def with_session(function: Callable[..., None], called: str | None = None) -> Callable[..., None]:
     """Make a Typer command of `function(session, ...)`.
 
-    `called` is what events call it, by default the function's. The session's own options (Settings) are added at the end.
+    `called` is what events call it, by default the function's. The session's own options (Settings) come last.
     A parameter annotated with a dataclass becomes the options that the dataclass's annotated fields describe, so that
     commands share them without repeating them.
     """
