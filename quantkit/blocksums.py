@@ -18,6 +18,14 @@ MOST_BLOCKS = 1 << 19  # 4 MB of sums for a file of any size
 TOGETHER_BYTES = 256 << 10  # blocks that are summed at once: they stay in a core's cache
 
 
+def block_bytes(nbytes: int) -> int:
+    """How long the blocks of a file of `nbytes` bytes are."""
+    found = LEAST_BYTES
+    while nbytes > found * MOST_BLOCKS:
+        found *= 2
+    return found
+
+
 class BlockSums:
     """What each block of a file held when it was first read; 0 for one that was not read yet. Thread-safe.
 
@@ -26,9 +34,7 @@ class BlockSums:
     """
 
     def __init__(self, nbytes: int) -> None:
-        self.block = LEAST_BYTES
-        while nbytes > self.block * MOST_BLOCKS:
-            self.block *= 2
+        self.block = block_bytes(nbytes)
         self._sums = np.zeros(-(-nbytes // self.block), np.uint64)
         self._key = np.frombuffer(os.urandom(self.block), np.uint32)
         self._lock = threading.Lock()

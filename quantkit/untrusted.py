@@ -52,11 +52,20 @@ class Stamp:
     ctime_ns: int = 0  # which no program can put back
 
 
+class Kept(Protocol):
+    """What is kept of a file that has several readers, so that it is read once."""
+
+    def read(self, start: int, stop: int, fresh: Callable[[int, int], U8]) -> U8:
+        """Bytes [start, stop), of which `fresh` reads those that are not there."""
+        ...
+
+
 @dataclass
 class Watch:
-    """The sums of a file while it is watched, else None."""
+    """The sums of a file while it is watched, and what is kept of it while somebody does, else None."""
 
     sums: BlockSums | None = None
+    kept: Kept | None = None
 
 
 class Elsewhere(Protocol):
@@ -87,12 +96,24 @@ class InputFile:
 
     def read(self, start: int, stop: int) -> U8:
         """Bytes [start, stop) as uint8 that nobody else holds. Raises InputError if the file has them no more."""
+        self._require(start, stop)
+        kept = self.watched.kept
+        return self._compared(start, stop) if kept is None else kept.read(start, stop, self._compared)
+
+    def read_apart(self, start: int, stop: int) -> U8:
+        """The same from the file itself, whatever is kept of it."""
+        self._require(start, stop)
+        return self._compared(start, stop)
+
+    def _require(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.nbytes:
             raise InputError(
                 f"{shown(self.path)} has {self.nbytes:,} bytes, bytes {start:,} to {stop:,} were wanted",
                 path=str(self.path),
                 hint="the file is truncated: fetch it again",
             )
+
+    def _compared(self, start: int, stop: int) -> U8:
         sums = self.watched.sums
         if sums is None:
             return self._read(start, stop)

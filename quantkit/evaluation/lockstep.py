@@ -30,6 +30,7 @@ from quantkit.calibration.walk.threads import Workers
 from quantkit.calibration.walk.weights import locate
 from quantkit.errors import InputError, NonFiniteError
 from quantkit.evaluation.corpus import Batch, Corpus
+from quantkit.evaluation.memory import Memory
 from quantkit.evaluation.sides import Rounding, Side
 from quantkit.evaluation.weights import Sketch, sketch_block
 
@@ -46,7 +47,7 @@ class Walker:
     embedded: tuple[Embedded, ...]
     workers: Workers
     sketch: Sketch
-    slabs: dict[tuple[int, int], Tensor] | None = None  # rows of the head that stay in memory, where that is wanted
+    memory: Memory | None = None  # where its walk is kept, if that is wanted
 
     def at(self, index: int) -> bool:
         """Whether the hidden states are those after block `index`, once it was run."""

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from quantkit.calibration.walk.head import load_head
 from quantkit.calibration.walk.resident import Resident
+from quantkit.calibration.walk.weights import stored_type
 from quantkit.errors import NonFiniteError
 from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.lockstep import Walker, round_inputs
 from quantkit.evaluation.scores import F64, Scores
-from quantkit.evaluation.weights import Compared, Sketch, sketch_block, take_all
+from quantkit.evaluation.weights import Compared, Sketch, held, sketch_block, take_all
 
 ROWS = 4096  # of the head, read at once
 CHUNK = 512  # tokens that run at once
@@ -41,23 +42,32 @@ class Head:
         round_inputs(self.resident, walker.side)
         self._weights: Tensor | None = None
         self._range = (0, 0)
-        self.kept = walker.slabs
+        self.kept: dict[int, Tensor] | None = walker.memory.slabs if walker.memory else None  # by their first rows
         model: Any = self.resident.module
         head = model.get_output_embeddings()
         head.forward = partial(_one_slab, weakref.proxy(head), weakref.proxy(self))
 
     def load(self, start: int, stop: int) -> None:
         """Put rows [start, stop) of the vocabulary in the place of the whole matrix."""
-        kept = None if self.kept is None else self.kept.get((start, stop))
-        self._weights = self._read(start, stop) if kept is None else kept
+        kept = None if self.kept is None else self.kept.get(start)
+        if kept is not None and len(kept) >= stop - start:
+            self._weights = kept[: stop - start].float()
+        else:
+            self._weights = self._read(start, stop)
+            if self.kept is not None:
+                memory, stored = self.walker.memory, self._weights.to(self._stored)
+                self.kept[start] = stored if memory is None else held(memory, stored)
         self._range = (start, stop)
-        if self.kept is not None:
-            self.kept[start, stop] = self._weights
 
     def _read(self, start: int, stop: int) -> Tensor:
         source = self.linear.source
         ref = self.walker.model.checkpoint.ref(source.tensor)
         return torch.from_numpy(ref.read(source.start + start, source.start + stop))
+
+    @property
+    def _stored(self) -> torch.dtype:
+        """The type that holds the matrix in the fewest bytes."""
+        return stored_type(self.walker.model.checkpoint.tensors()[self.linear.source.tensor])
 
     def sketch(self) -> Sketch:
         """Of the rows at hand."""

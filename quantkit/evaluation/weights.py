@@ -20,6 +20,7 @@ from torch import Tensor
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.threads import Workers
 from quantkit.calibration.walk.weights import locate
+from quantkit.evaluation.memory import Memory
 from quantkit.evaluation.scores import WeightError
 from quantkit.evaluation.sides import ChangedCheckpoint
 from quantkit.qtypes import base
@@ -50,6 +51,14 @@ class Sketch:
     def add(self, name: str, tensor: str, matrix: Tensor, workers: Workers) -> None:
         self.rows[name] = sketched(matrix, workers)
         self.tensors[name] = tensor
+
+
+def held(memory: Memory, values: Tensor) -> Tensor:
+    """The same values where a memory has room for them."""
+    raw = values.contiguous().view(torch.uint8).reshape(-1)
+    place = torch.from_numpy(memory.room.new(raw.numel()))
+    place.copy_(raw)
+    return place.view(values.dtype).reshape(values.shape)
 
 
 def signs(cols: int) -> Tensor:

@@ -21,6 +21,7 @@ from quantkit.families.roles import Role
 from quantkit.filling.layers import layout_of, put_layer, require_scale, settings_of
 from quantkit.filling.reports import facts_of
 from quantkit.filling.shares import Share, key_of, shares_of
+from quantkit.filling.slabs import fill_the_rest_of
 from quantkit.filling.tables import embedding_rows, round_embedding, round_head
 from quantkit.filling.work import Work
 from quantkit.formats.containers.compressed_tensors_kv import pack_kv_scales
@@ -59,6 +60,7 @@ def round_blocks(work: Work, inputs: Inputs, scratch: Scratch | None = None) -> 
     model = open_calibration_model(work.checkpoint, inputs.spec, scratch)
     rows = _round_embedding(work, inputs, model, embedding, walker.hear) if embedding else None
     if last != -1:
+        work.beside.expect(None)
         inputs.walk(model, walker.visit, walker.hear, Going(last, work.plan.widened, rows))
 
 
@@ -93,12 +95,17 @@ class _Walker:
                 if unit.layout and unit.tensor.role is Role.OUTPUT and self.work.missing([unit]):
                     round_head(self.work, block, unit)
             return {}
+        self.work.beside.enter(index)
         shares = {u.name: found for u in units if u.layout and (found := shares_of(u, block.linears))}
         if self.work.missing(units):
             _Rounding(self.work, block, units, shares).round()
         else:
             restore(self.work, block, units, shares)
+        if self.work.beside.active and self.work.plan.rest == "slabs":
+            fill_the_rest_of(self.work, index)
         self._report(index, block)
+        self.work.beside.leave(index)
+        self.work.beside.expect(index + 1)
         return {}
 
     def hear(self, event: Event) -> None:

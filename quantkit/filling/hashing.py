@@ -88,7 +88,7 @@ class SourceHasher:
         digest = hashlib.sha256()
         for start in range(0, file.nbytes, READ_BYTES):
             stop = min(start + READ_BYTES, file.nbytes)
-            digest.update(file.opened.read(start, stop).data)
+            digest.update(file.opened.read_apart(start, stop).data)
             self._pace(stop - start)
         return digest.hexdigest()
 

@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from quantkit.errors import NumericError
 from quantkit.events import Resumed, TensorProgress
 from quantkit.families.linears import in_block
-from quantkit.filling.work import Facts, Work
+from quantkit.filling.work import Facts, Turns, Work, by_layer
 from quantkit.formats.containers.base import WriteLayout
 from quantkit.formats.containers.packed import PackedTensor
 from quantkit.methods import encodes
@@ -36,9 +37,11 @@ def announce_resume(work: Work) -> None:
 
 def round_plainly(work: Work) -> None:
     """Round every layer that is not finished, in the order of the plan, as its loader's own quantizer would."""
-    groups = [group for group in siblings(work.plan.rounded) if work.missing(group)]
+    rounded_units = by_layer(work.plan.rounded) if work.beside.active else work.plan.rounded
+    groups = [group for group in siblings(rounded_units) if work.missing(group)]
     finished = len(work.plan.rounded) - sum(map(len, groups))
     waiting: deque[tuple[tuple[Unit, ...], Future[list[Quantized]]]] = deque()
+    turns = Turns(work.beside, (unit for group in groups for unit in group), partial(_copy_with, work))
 
     def write_next() -> None:
         nonlocal finished
@@ -47,13 +50,15 @@ def round_plainly(work: Work) -> None:
             finished += 1
             put_layer(work, unit, quantized)
             _report(work, unit, finished)
+            turns.done(unit)
 
     with ThreadPoolExecutor(work.threads, thread_name_prefix="round") as pool:
         try:
             for group in groups:
                 if work.stop():
                     break
-                waiting.append((group, pool.submit(rounded, work.checkpoint, group, work.plan.method)))
+                turns.begin(group[0])
+                waiting.append((group, pool.submit(_rounded, work, group)))
                 if len(waiting) > work.threads:
                     write_next()
             while waiting:
@@ -63,6 +68,19 @@ def round_plainly(work: Work) -> None:
             raise
     if finished < len(work.plan.rounded):
         raise work.interrupted()
+
+
+def _rounded(work: Work, group: Sequence[Unit]) -> list[Quantized]:
+    with work.beside.reading(group[0].tensor.layer):
+        return rounded(work.checkpoint, group, work.plan.method)
+
+
+def _copy_with(work: Work, layer: int | None) -> None:
+    """What is copied of a layer, where another goes through the source beside."""
+    if work.beside.active and layer is not None:
+        for unit in work.plan.units:
+            if unit.copy and unit.tensor.layer == layer and work.missing([unit]):
+                work.copy(unit)
 
 
 def settings_of(method: MethodChoice) -> Settings:
@@ -134,11 +152,14 @@ def as_planned(unit: Unit, planned: PlannedTensor, made: PackedTensor) -> Packed
 
 def copy_the_rest(work: Work) -> None:
     """Copy what no layer and no block has written, one tensor at a time."""
-    for unit in work.plan.units:
-        if unit.copy and work.missing([unit]):
-            if work.stop():
-                raise work.interrupted()
-            work.copy(unit)
+    units = [unit for unit in work.plan.units if unit.copy and work.missing([unit])]
+    turns = Turns(work.beside, units)
+    for unit in by_layer(units) if work.beside.active else units:
+        if work.stop():
+            raise work.interrupted()
+        turns.begin(unit)
+        work.copy(unit)
+        turns.done(unit)
 
 
 def _report(work: Work, unit: Unit, finished: int) -> None:

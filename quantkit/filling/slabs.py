@@ -6,13 +6,13 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from quantkit.errors import NonFiniteError
 from quantkit.events import Resumed, TensorProgress
-from quantkit.filling.work import Work, interrupted
+from quantkit.filling.work import ALONE, Turns, Work, by_layer, interrupted
 from quantkit.plan.base import Unit
 from quantkit.plan.codes import read_codes
 from quantkit.plan.reading import Slab, cut, non_finite, order_rows, read_slab, read_stored, require_finite
@@ -68,14 +68,38 @@ def fill_the_rest(work: Work) -> None:
         raise failed[0]
 
 
+def fill_the_rest_of(work: Work, layer: int) -> None:
+    """Fill what is still missing of a layer, whose other units are written. Raises what `fill_slabs` does."""
+    writer = _Writer([replace(work, beside=ALONE)])
+    _write([work], writer, [n for n, u in enumerate(work.plan.units) if u.tensor.layer == layer and work.missing([u])])
+    if writer.failed:
+        raise writer.failed[0]
+
+
 def _fill(works: Sequence[Work], writer: _Writer) -> Mapping[int, NonFiniteError]:
     first = works[0]
     names = [unit.name for unit in first.plan.units]
     assert all([unit.name for unit in work.plan.units] == names for work in works)
+    numbers = list(range(len(names)))
+    if first.beside.active:
+        place = {unit.name: at for at, unit in enumerate(by_layer(first.plan.units))}
+        numbers.sort(key=lambda number: place[names[number]])
+    _write(works, writer, numbers)
+    if len(writer.failed) < len(works) and len(writer.finished) < len(names):
+        raise interrupted(len(writer.finished), len(names))
+    for index, work in enumerate(works):
+        if index not in writer.failed:
+            work.finish()
+    return writer.failed
+
+
+def _write(works: Sequence[Work], writer: _Writer, numbers: Sequence[int]) -> None:
+    """Write units by their numbers, in that order."""
+    first = works[0]
     waiting: deque[tuple[_Wanted, Future[_Encoded]]] = deque()
     with ThreadPoolExecutor(first.threads, thread_name_prefix="quantize") as pool:
         try:
-            for wanted in _pending(works, writer.failed):
+            for wanted in _pending(works, writer, numbers):
                 waiting.append((wanted, pool.submit(_encode, works, wanted)))
                 if len(waiting) > first.threads * (1 + QUEUED_SLABS):
                     writer.write(*_completed(waiting))
@@ -86,12 +110,6 @@ def _fill(works: Sequence[Work], writer: _Writer) -> Mapping[int, NonFiniteError
             raise
     for work in works:
         work.job.flush()
-    if len(writer.failed) < len(works) and len(writer.finished) < len(names):
-        raise interrupted(len(writer.finished), len(names))
-    for index, work in enumerate(works):
-        if index not in writer.failed:
-            work.finish()
-    return writer.failed
 
 
 def _completed(waiting: deque[tuple[_Wanted, Future[_Encoded]]]) -> tuple[_Wanted, _Encoded]:
@@ -99,11 +117,14 @@ def _completed(waiting: deque[tuple[_Wanted, Future[_Encoded]]]) -> tuple[_Wante
     return wanted, future.result()
 
 
-def _pending(works: Sequence[Work], failed: Mapping[int, NonFiniteError]) -> Iterator[_Wanted]:
-    """All slabs still to do, in plan order; none for works that have failed meanwhile."""
-    for index, unit in enumerate(works[0].plan.units):
+def _pending(works: Sequence[Work], writer: _Writer, numbers: Sequence[int]) -> Iterator[_Wanted]:
+    """All slabs still to do, in the order of `numbers`; none for works that have failed meanwhile."""
+    failed = writer.failed
+    for index in numbers:
+        unit = works[0].plan.units[index]
         if works[0].stop() or len(failed) == len(works):
             return
+        writer.turns.begin(unit)
         missing = tuple(i for i, work in enumerate(works) if i not in failed and work.missing([unit]))
         if not missing:
             yield _Wanted(index, Slab(0, 0, 0), True, ())
@@ -121,12 +142,14 @@ def _encode(works: Sequence[Work], wanted: _Wanted) -> _Encoded:
     by_type: dict[tuple[str, bool, str], _Rows | NonFiniteError] = {}
     for number in wanted.works:
         unit = works[number].plan.units[wanted.index]
-        kept = _kept(checkpoint, unit, wanted.slab)
+        with works[0].beside.reading(unit.tensor.layer):
+            kept = _kept(checkpoint, unit, wanted.slab)
         if kept is not None:
             encoded[number] = _Rows(kept)
             continue
         if values is None:
-            values = _read_finite(checkpoint, unit, wanted.slab)
+            with works[0].beside.reading(unit.tensor.layer):
+                values = _read_finite(checkpoint, unit, wanted.slab)
         importance = _importance(unit, wanted.slab)
         key = (unit.word, importance is not None, unit.grid)
         if importance is not None or key not in by_type:
@@ -204,6 +227,7 @@ class _Writer:
         self._done_bytes = 0
         self.finished: set[str] = set()
         self.failed: dict[int, NonFiniteError] = {}
+        self.turns = Turns(works[0].beside, works[0].plan.units)
 
     def write(self, wanted: _Wanted, encoded: _Encoded) -> None:
         for number, rows in encoded.items():
@@ -234,7 +258,9 @@ class _Writer:
             self._left[number] = Kept()
             self._written[number] = 0
             self._hashes[number] = hashlib.sha256()
-        self.finished.add(self._works[0].plan.units[wanted.index].name)
+        unit = self._works[0].plan.units[wanted.index]
+        self.finished.add(unit.name)
+        self.turns.done(unit)
 
     def _report(self, wanted: _Wanted) -> None:
         first = self._works[0]

@@ -27,13 +27,14 @@ from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, n
 from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
-from quantkit.filling.work import Work
+from quantkit.filling.work import ALONE, Beside, Work
 from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.card import require_cards, write_cards_of
 from quantkit.pipeline.difference import difference
 from quantkit.pipeline.gating import GATES, Gating, require_gateable
 from quantkit.pipeline.guard import guard, require_guarded, require_unbound
 from quantkit.pipeline.layout import laid_out
+from quantkit.pipeline.looks import engine_of, look, reading_once
 from quantkit.pipeline.modelfile import modelfiles_beside, require_modelfiles
 from quantkit.pipeline.output import Output
 from quantkit.pipeline.outputs import (
@@ -54,12 +55,10 @@ from quantkit.pipeline.prepare import Prepared, prepare, with_text
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.users import with_users
-from quantkit.pipeline.verify import verify_parts
 from quantkit.plan.base import Plan
 from quantkit.plan.grids import facts_of_grids, summary
 from quantkit.plan.sizes import plan_line
-from quantkit.quality.against import of_gguf, of_plan
-from quantkit.quality.checks.base import Verification, VerifyOptions
+from quantkit.quality.checks.base import Verification
 from quantkit.recipes.read import load_recipe
 from quantkit.report.manifest import Manifest, manifest_path
 from quantkit.report.text import size
@@ -67,9 +66,7 @@ from quantkit.storage import Job, PartFile, remove_job
 from quantkit.units import counted
 from quantkit.untrusted import shown
 
-NOTHING = Verification(())
 USUAL = Output()
-CONVERT_SAMPLE_ROWS = 64  # rows of each tensor that convert compares; `quantkit verify --against` compares all
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,8 @@ def _build(
             raise failed[min(failed)]
         if pending:
             try:
-                artifacts |= _run(prepared, pending, (output, gating), (emit, stop), failed)
+                with reading_once(prepared, [item.plan for item in pending], output, gating) as beside:
+                    artifacts |= _run(prepared, pending, (output, gating, beside), (emit, stop), failed)
             except InputError:
                 for item in pending:
                     if item.discards:
@@ -191,15 +189,15 @@ def _open(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Outpu
 def _run(
     prepared: Prepared,
     pending: Sequence[_Pending],
-    asked: tuple[Output, Gating | None],
+    asked: tuple[Output, Gating | None, Beside],
     listeners: tuple[Sink, Callable[[], bool]],
     failed: dict[int, QuantkitError],
 ) -> dict[int, Artifact]:
     """Fill the files of all jobs and publish them. Enters in `failed` what keeps single ones from being made."""
-    (output, gating), (emit, stop) = asked, listeners
+    (output, gating, beside), (emit, stop) = asked, listeners
     jobs = [(item.plan, item.job) for item in pending]
     failing: dict[int, QuantkitError] = {}
-    facts = fill_all(prepared, jobs, output.threads, listeners, failing)
+    facts = fill_all(prepared, jobs, output.threads, listeners, failing, beside)
     built = {}
     for index, item in enumerate(pending):
         if stop():
@@ -246,6 +244,7 @@ def fill_all(
     threads: int | None,
     listeners: tuple[Sink, Callable[[], bool]],
     failed: dict[int, QuantkitError],
+    beside: Beside = ALONE,
 ) -> dict[str, Any]:
     """Fill the files of all jobs: GGUF files in one read of the source, then one checkpoint after the other.
 
@@ -258,8 +257,12 @@ def fill_all(
     emit(StageStarted("quantize", source_bytes))
     checkpoint = prepared.checkpoint
     with SourceHasher(checkpoint.files()) as hasher:
-        works = [Work(checkpoint, plan, job, threads or core_count(), emit, stop, hasher.advance) for plan, job in jobs]
-        failed |= fill(works, prepared.calibration, prepared.require_coverage)
+        how = (threads or core_count(), emit, stop, hasher.advance, beside)
+        beside.begin()
+        failed |= fill(
+            [Work(checkpoint, p, job, *how) for p, job in jobs], prepared.calibration, prepared.require_coverage
+        )
+        beside.finish()
         if len(failed) == len(jobs):
             return {}
         hashes = hasher.result()
@@ -317,30 +320,6 @@ def quantize(
     return folders
 
 
-def look(
-    prepared: Prepared,
-    plan: Plan,
-    paths: Sequence[Path],
-    output: Output,
-    emit: Sink = ignore,
-    layers: Sequence[Mapping[str, Any]] = (),
-) -> Verification:
-    """Look at finished files, published or not, as `quantkit verify` does; `layers` is what methods noted of each."""
-    if not output.verify:
-        return NOTHING
-    if plan.is_checkpoint:  # whole layers, which are decoded faster than single rows; no engine of convert
-        against, options = of_plan(prepared.checkpoint, plan, layers), VerifyOptions(threads=output.threads)
-    else:
-        against = of_gguf(prepared.reference_of(plan), layers)
-        options = VerifyOptions(_engine(plan, output), None, CONVERT_SAMPLE_ROWS, output.threads)
-    return verify_parts(paths, plan, against, options, prepared.source_run, emit)
-
-
-def _engine(plan: Plan, output: Output) -> str | None:
-    """The engine that is asked about what a plan makes: an encoder alone is nothing to run."""
-    return None if plan.is_encoder else output.engine
-
-
 def standing(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Output, emit: Sink) -> Artifact | None:
     """The artifact that is there, if it is what would be made. Looks that are asked for now and were not then are
     taken, and entered in its manifest. Raises VerificationError for one that fails."""
@@ -356,7 +335,7 @@ def standing(prepared: Prepared, plan: Plan, targets: Sequence[Path], output: Ou
         emit(Warned("not-believed", f"{what}: its manifest is not of this user's making"))
         return None
     done = {check["check"] for check in artifact.manifest.facts["checks"] if check["ok"] is not False} - {GATES}
-    engine = _engine(plan, output)
+    engine = engine_of(plan, output)
     if output.verify and (not done or (engine and engine not in done)):
         seen = look(prepared, plan, targets, output, emit)
         if seen.checks:

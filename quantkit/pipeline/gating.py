@@ -18,6 +18,7 @@ from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates
 from quantkit.evaluation.memory import Memory
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished
+from quantkit.pipeline.alongside import Alongside
 from quantkit.pipeline.outputs import Artifact
 from quantkit.pipeline.prepare import Prepared
 from quantkit.pipeline.standing import record_checks
@@ -114,13 +115,23 @@ class Gating:
         named = {file.name: path for file, path in zip(plan.files, paths, strict=True)}
         with closing(self._opened(plan, named)) as made:
             side = self._side(plan, made, target)
-            memory = self.memory and self.memory.about(f"{self.prepared.origin.stat} {self.corpus.token_sha256}")
-            original = Side(source.name, source, served_rounding(source), memory=memory)  # as eval runs it
-            [scores] = measure(original, [side], self.corpus, threads=self.threads, emit=emit)
+            [scores] = measure(self._original(), [side], self.corpus, threads=self.threads, emit=emit)
         report = summarize(scores, self.corpus)
         nbytes = sum(path.stat().st_size for name, path in named.items() if name.endswith(WEIGHTS))
         subject = Subject(nbytes, sum(f.nbytes for f in source.files() if f.weights), report, scores, self.corpus)
         return Judged(side.name, nbytes, report, tuple(judge(self.gates, subject)), self.corpus)
+
+    def run_with(self, beside: Alongside) -> None:
+        """Have the original run beside the filling of files, unless its run is known."""
+        original = self._original()
+        if original.memory is not None and not original.memory.whole:
+            beside.run(original, self.corpus, self.threads)
+
+    def _original(self) -> Side:
+        """As eval runs it."""
+        source = self.prepared.checkpoint
+        memory = self.memory and self.memory.about(f"{self.prepared.origin.stat} {self.corpus.token_sha256}")
+        return Side(source.name, source, served_rounding(source), memory=memory)
 
     def _opened(self, plan: Plan, named: Mapping[str, Path]) -> Checkpoint:
         if plan.is_checkpoint:

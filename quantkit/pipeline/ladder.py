@@ -137,7 +137,7 @@ def walk_ladder(
     if dry_run:
         return Walk(tuple(steps))
     record = _Record(output.out / RECORD)
-    output = replace(output, memory=Memory())
+    output = replace(output, memory=Memory(folder=output.out))
     done: list[Step] = []
     for number, step in enumerate(steps):
         if step.why:

@@ -12,7 +12,7 @@ from quantkit.families.linears import source_of
 from quantkit.families.model import ModelTensor
 from quantkit.qtypes.floats import first_nonfinite
 from quantkit.source import Checkpoint
-from quantkit.tensors import F32, U8
+from quantkit.tensors import F32, U8, TensorRef
 
 TABLE_WEIGHTS = 1 << 24  # of a matrix over the vocabulary, where all its rows are rounded alike: 64 MiB of float32
 SLAB_WEIGHTS = 1 << 20  # 4 MB of float32: stays in a core's share of the cache, keeps memory flat
@@ -65,7 +65,7 @@ def read_stored(checkpoint: Checkpoint, tensor: ModelTensor, dtype: str, slab: S
 
     None where they are not stored as floats of `dtype` throughout, or something is added to them.
     """
-    pieces: list[U8] = []
+    wanted: list[tuple[TensorRef, int, int]] = []
     first = 0
     for part in tensor.parts:
         low, high = max(slab.start, first), min(slab.stop, first + part.rows)
@@ -76,8 +76,9 @@ def read_stored(checkpoint: Checkpoint, tensor: ModelTensor, dtype: str, slab: S
             ref = checkpoint.ref(source.tensor)
             if ref.info.dtype != dtype or ref.info.stored_as is not None:
                 return None
-            pieces.append(ref.read_packed(source.start + low - first, source.start + high - first))
+            wanted.append((ref, source.start + low - first, source.start + high - first))
         first += part.rows
+    pieces = [ref.read_packed(start, stop) for ref, start, stop in wanted]
     stored = pieces[0] if len(pieces) == 1 else np.concatenate([piece.reshape(-1) for piece in pieces])
     return stored.reshape(slab.stop - slab.start, -1)
 

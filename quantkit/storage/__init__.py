@@ -23,7 +23,7 @@ from quantkit.storage.files import (
 from quantkit.storage.job import Job, PublishedFile, open_job
 from quantkit.storage.journal import PartFile, Record
 from quantkit.storage.keys import user_key
-from quantkit.storage.scratch import Scratch, scratch_file, written_by
+from quantkit.storage.scratch import Room, Scratch, scratch_file, written_by
 
 __all__ = [
     "Job",
@@ -31,6 +31,7 @@ __all__ = [
     "PartFile",
     "PublishedFile",
     "Record",
+    "Room",
     "Scratch",
     "exists",
     "free_bytes",

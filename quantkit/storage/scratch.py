@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     U8 = NDArray[np.uint8]
 
 O_TMPFILE = getattr(os, "O_TMPFILE", 0)  # Linux only
+CHUNK_BYTES, ALIGNED = 16 << 20, 64  # small arrays share a file, each at a multiple
 NAMELESS_UNKNOWN = UNSUPPORTED | {errno.EISDIR, errno.ENOENT}  # open(2): what a kernel without O_TMPFILE says
 
 
@@ -59,6 +61,49 @@ class Scratch:
             mapped = reference()
             if mapped is not None:
                 mapped.madvise(mmap.MADV_DONTNEED)  # of a shared mapping this drops no data: the file has it
+
+
+class Room:
+    """Memory for arrays of `nbytes` bytes all together, and nameless files in `folder` for what is beyond. Of an array
+    that is dropped the memory is free again. Safe to share between threads."""
+
+    def __init__(self, nbytes: int, folder: Path | None = None) -> None:
+        self._left = nbytes
+        self._files = Scratch(0, folder)
+        self._chunk: U8 | None = None
+        self._at = 0
+        self._lock = threading.Lock()
+
+    def fits(self, nbytes: int) -> bool:
+        """Whether memory has so much left."""
+        return nbytes <= self._left
+
+    def new(self, nbytes: int) -> U8:
+        """A writable uint8 array (nbytes,), its values undefined. Raises ResourceError where neither memory nor disk
+        has so much, NotWritableError for the folder."""
+        import numpy as np
+
+        with self._lock:
+            if not self.fits(nbytes):
+                return self._in_file(nbytes)
+            self._left -= nbytes
+        made = np.empty(nbytes, np.uint8)
+        weakref.finalize(made, self._give_back, nbytes)
+        return made
+
+    def settle(self) -> None:
+        """Give back the memory that files occupy, as `Scratch.settle`."""
+        self._files.settle()
+
+    def _in_file(self, nbytes: int) -> U8:
+        if self._chunk is None or self._at + nbytes > len(self._chunk):
+            self._chunk, self._at = self._files.new(max(nbytes, CHUNK_BYTES)), 0
+        made = self._chunk[self._at : self._at + nbytes]
+        self._at += -(-nbytes // ALIGNED) * ALIGNED
+        return made
+
+    def _give_back(self, nbytes: int) -> None:
+        self._left += nbytes  # no lock: a finalizer may run while this thread holds it
 
 
 def scratch_file(folder: Path, nbytes: int, *, ops: Ops | None = None) -> mmap.mmap:

@@ -85,6 +85,13 @@ def check_numbers(made: Made, against: Against, options: VerifyOptions) -> Check
     return _with_gain(checked, against.noted)
 
 
+def read_ahead(against: Against, options: VerifyOptions) -> None:
+    """Read the rows of the source that `check_numbers` compares, for whoever keeps what is read."""
+    for tensor in against.weights:
+        for slab in _slabs(tensor, SLAB_WEIGHTS, options.sample_rows, against.moved):
+            read_slab(against.source, tensor, slab.start, slab.stop)
+
+
 def _carried(against: Against, held: Mapping[str, Held]) -> list[str]:
     """The weights that a GGUF file holds as the type whose codes the source has: none of them was rounded."""
     if against.reference is None:
