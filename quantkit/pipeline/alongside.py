@@ -52,6 +52,7 @@ class Alongside(Beside):
             self._once.expect(SPARE)
 
     def enter(self, layer: int | None) -> None:
+        self._once.settle()
         if layer is not None and self._ahead is not None:
             while self._ahead.done <= min(layer, self._ahead.count - 1):
                 with self._once.reading(self._ahead.done):

@@ -78,6 +78,10 @@ class Once:
         for file in self._files:
             file.drop(part)
 
+    def settle(self) -> None:
+        """Give back the memory that files occupy."""
+        self._room.settle()
+
     def place(self, part: Part, nbytes: int) -> U8 | None:
         """An array for bytes of a part, None where they are not kept. Layers are in memory whatever room there is."""
         if isinstance(part, int) or part == EDGE:

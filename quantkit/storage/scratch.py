@@ -72,7 +72,7 @@ class Room:
         self._files = Scratch(0, folder)
         self._chunk: U8 | None = None
         self._at = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may run in a thread that holds it
 
     def fits(self, nbytes: int) -> bool:
         """Whether memory has so much left."""
@@ -103,7 +103,8 @@ class Room:
         return made
 
     def _give_back(self, nbytes: int) -> None:
-        self._left += nbytes  # no lock: a finalizer may run while this thread holds it
+        with self._lock:
+            self._left += nbytes
 
 
 def scratch_file(folder: Path, nbytes: int, *, ops: Ops | None = None) -> mmap.mmap:
