@@ -9,7 +9,7 @@ from quantkit.calibration.text.templates import render_each
 from quantkit.ollama.asking import Ask
 from quantkit.ollama.header import Header
 from quantkit.ollama.modelfile import Modelfile, keeps, keeps_line
-from quantkit.ollama.stops import stops, structural_tokens
+from quantkit.ollama.stops import Stops, stops
 from quantkit.ollama.translate import Translation, translate
 
 # What `ollama create` sets a renderer of its own for (server/create.go, createModel), TEMPLATE or not.
@@ -40,21 +40,19 @@ def describe(
     """
     translation = translate(header.template, header.bos, render) if header.chat_template else None
     written = translation.template if translation else None
-    after = translation.after_replies() if translation else ()
-    before = translation.before_messages() if translation else ()
-    asked = stops(header, after, before) if not header.embeds else ()
+    asked = Stops(()) if header.embeds else stops(header, translation.shape if translation else None)
     system = translation.default_system if translation else ""
     modelfile = Modelfile(
         origin=origin,
         adapter=adapter,
         template=written,
         system=system if system and keeps(system) else None,
-        stops=tuple(stop for stop in asked if keeps_line(stop)),
+        stops=tuple(stop for stop in asked.texts if keeps_line(stop)),
         parameters={} if header.embeds else header.sampling,
         license=header.license if header.license and keeps(header.license) else None,
         said=tuple(_said(header, translation)),
     )
-    return Described(modelfile, translation, tuple(_notes(header, translation, before)))
+    return Described(modelfile, translation, tuple(_notes(header, translation, asked)))
 
 
 def _said(header: Header, translation: Translation | None) -> Iterator[str]:
@@ -64,7 +62,7 @@ def _said(header: Header, translation: Translation | None) -> Iterator[str]:
         yield f"The model takes up to {header.context:,} tokens; Ollama's own num_ctx is left as it is"
 
 
-def _notes(header: Header, translation: Translation | None, before: tuple[str, ...]) -> Iterator[str]:
+def _notes(header: Header, translation: Translation | None, asked: Stops) -> Iterator[str]:
     if translation is None:
         if not header.embeds and header.kind == "model":
             yield "the file has no chat template: Ollama passes prompts as they are"
@@ -79,5 +77,5 @@ def _notes(header: Header, translation: Translation | None, before: tuple[str, .
         word in header.chat_template for word in ("tools", "tool_call", "</think>")
     ):
         yield TOOLS
-    for token in structural_tokens(header, before):
+    for token in asked.structural:
         yield f'"{token}" ends generation by the file, and is no stop of its own: messages begin with it'

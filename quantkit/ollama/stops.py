@@ -7,31 +7,76 @@ takes those of the template of its own that is most alike, which have such token
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
+from quantkit.ollama.conversations import ASSISTANT, USER
 from quantkit.ollama.header import Header
+from quantkit.ollama.shape import END, START, Shape, leaves
 
 
-def stops(header: Header, after_replies: Sequence[str], before_messages: Sequence[str]) -> tuple[str, ...]:
-    """The stop texts: the special token that the chat template puts behind every reply, then those at which generation
-    ends by the file (eos, eot, eom).
+@dataclass(frozen=True)
+class Stops:
+    """`texts` are the stops; `structural` are tokens at which generation ends by the file, and messages begin."""
 
-    `after_replies` and `before_messages` are what the chat template puts there. A token that stands before messages is
-    a stop only if it is EOS and there is no other.
-    """
-    closing = [_first_special(text, header.special) for text in after_replies]
-    candidates = list(dict.fromkeys([*(token for token in closing if token), *header.ending]))
-    structural = {token for text in before_messages for token in header.special if token in text}
-    kept = tuple(token for token in candidates if token not in structural)
-    return kept or header.ending[:1]
+    texts: tuple[str, ...]
+    structural: tuple[str, ...] = ()
 
 
-def structural_tokens(header: Header, before_messages: Sequence[str]) -> tuple[str, ...]:
-    """The ending tokens of the file that are no stops, because messages begin with them."""
-    return tuple(token for token in header.ending if any(token in text for text in before_messages))
+def stops(header: Header, shape: Shape | None) -> Stops:
+    """The special token that the chat template puts behind every reply, then those at which generation ends by the file
+    (eos, eot, eom); these alone where there is no shape, or a reply has several parts. What stands before messages is
+    left out, unless there is nothing else than EOS."""
+    if shape is None:
+        return Stops(header.ending)
+    starts = tuple(text for (before, _), gap in shape.gaps.items() if before == START for text in leaves(gap))
+    opening = {token for text in starts for token in _leading(text, header.special)}
+    closing = [token for token in _closing(shape, header.special, starts) if token not in opening]
+    structural = opening | {token for text in _openings(shape, closing) for token in header.special if token in text}
+    ending = (*closing, *header.ending) if not _replies_in_parts(shape, header.special) else header.ending
+    kept = tuple(token for token in dict.fromkeys(ending) if token not in structural)
+    left_out = tuple(token for token in header.ending if token in structural)
+    return Stops(kept or header.ending[:1], left_out if kept else left_out[1:])
 
 
-def _first_special(text: str, special: Collection[str]) -> str:
-    """The special token that a text begins with after white space, the longest of several; "" for none."""
-    start = text.lstrip()
-    return max((token for token in special if start.startswith(token)), key=len, default="")
+def _replies_in_parts(shape: Shape, special: Collection[str]) -> bool:
+    """Whether a reply is more than its text: where the template goes on with special tokens behind what the model is
+    given, the model writes those itself, and what closes the text of a reply need not end it."""
+    given, before = _texts(shape, (USER, END)), _texts(shape, (USER, ASSISTANT))
+    more = (text[len(start) :] for text in before for start in given if text.startswith(start))
+    return any(token in text for text in more for token in special)
+
+
+def _leading(text: str, special: Collection[str]) -> Iterator[str]:
+    """The special tokens that a text begins with, one behind the other, white space aside."""
+    while token := _first(text, special):
+        yield token
+        text = text.lstrip()[len(token) :]
+
+
+def _first(text: str, special: Collection[str]) -> str:
+    """The special token that a text begins with, the longest of several; "" for none."""
+    text = text.lstrip()
+    return max((token for token in special if text.startswith(token)), key=len, default="")
+
+
+def _closing(shape: Shape, special: Collection[str], starts: Collection[str]) -> Iterator[str]:
+    """The special token that begins what stands behind a reply. One with nothing behind it that stands before a first
+    message, too, closes nothing: it opens the next message."""
+    for (before, _), gap in shape.gaps.items():
+        for text in leaves(gap) if before == ASSISTANT else ():
+            token = _first(text, special)
+            opens = text.strip() == token and any(token in start for start in starts)
+            if token and not opens:
+                yield token
+
+
+def _openings(shape: Shape, closing: Collection[str]) -> Iterator[str]:
+    """What stands before messages and replies, behind what closes the message before it, of the template's own too."""
+    for gap in shape.gaps.values():
+        for text in leaves(gap):
+            yield text[max((text.rfind(token) + len(token) for token in closing if token in text), default=0) :]
+
+
+def _texts(shape: Shape, pair: tuple[str, str]) -> tuple[str, ...]:
+    return leaves(shape.gaps[pair]) if pair in shape.gaps else ()

@@ -12,7 +12,7 @@ from quantkit.ollama.conversations import SYSTEM, USER, later_systems, marked, p
 from quantkit.ollama.emit import go_template
 from quantkit.ollama.gotemplate import parse
 from quantkit.ollama.proof import Proof, first_of_each_case, prove
-from quantkit.ollama.shape import END, START, Shape, ShapeError, leaves, recover
+from quantkit.ollama.shape import START, Shape, ShapeError, recover
 
 DATES = "they know 2026-11-29"
 CASES = {
@@ -41,21 +41,6 @@ class Translation:
     def default_system(self) -> str:
         """What the template has the system say where nobody does, "" for nothing."""
         return _default_system(self.shape) if self.shape is not None else ""
-
-    def after_replies(self) -> tuple[str, ...]:
-        """What the template puts behind a reply."""
-        if self.shape is None:
-            return ()
-        return tuple(
-            leaf for (before, _), gap in self.shape.gaps.items() if before == "assistant" for leaf in leaves(gap)
-        )
-
-    def before_messages(self) -> tuple[str, ...]:
-        """What the template puts before the first message, and before a reply."""
-        if self.shape is None:
-            return ()
-        pairs = [pair for pair in self.shape.gaps if pair[0] == START or pair in ((USER, END), (USER, "assistant"))]
-        return tuple(leaf for pair in pairs for leaf in leaves(self.shape.gaps[pair]))
 
 
 def translate(template: ChatTemplate, bos: str, render: Ask = render_each) -> Translation:

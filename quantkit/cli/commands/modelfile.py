@@ -32,7 +32,7 @@ def modelfile(
     if not session.settings.json:
         for each in made:
             session.note("\n".join(each.lines()))
-    lines = [each.text if dry_run else str(each.path) for each in made]
+    lines = [line for each in made for line in (each.text.splitlines() if dry_run else [str(each.path)])]
     session.result("quantkit.modelfile/1", {"modelfiles": [each.as_json() for each in made]}, lines)
 
 
