@@ -7,8 +7,9 @@ Reasons and alternatives may name {rows}, {cols}, {bits}, {group} of the layer, 
 
 from __future__ import annotations
 
-from quantkit.consumers.refusals_llama_cpp import RULES_OF_LLAMA_CPP, RULES_OF_OLLAMA
+from quantkit.consumers.refusals_llama_cpp import RULES_OF_LLAMA_CPP
 from quantkit.consumers.refusals_mlx import RULES_OF_LM_STUDIO, RULES_OF_MLX
+from quantkit.consumers.refusals_ollama import RULES_OF_OLLAMA
 from quantkit.consumers.refusals_tensorrt import RULES_OF_TENSORRT
 from quantkit.consumers.refusals_transformers import RULES_OF_TRANSFORMERS
 from quantkit.consumers.refusals_vllm import RULES_OF_SGLANG, RULES_OF_VLLM

@@ -1,4 +1,4 @@
-"""What the programs around llama.cpp refuse: its converter, and Ollama."""
+"""What the programs around llama.cpp refuse: its converter."""
 
 from __future__ import annotations
 
@@ -60,17 +60,5 @@ RULES_OF_LLAMA_CPP = (
         "llama.cpp", "nvfp4-inputs",
         shapes(lambda m, tp: m.stored_as(NVFP4) and m.cols % NVFP4_BLOCK > 0),
         "NVFP4 of GGUF has blocks of 64 weights, which rows of {cols:,} are not", "keep the layer as it is", CONVERTER,
-    ),
-)  # fmt: skip
-
-OLLAMA = "read: documentation of Ollama, import; ollama #5245"
-RULES_OF_OLLAMA = (
-    Rule(
-        "ollama", "safetensors", whole(lambda subject: subject.container not in ("gguf", "plain")),
-        "it imports GGUF files, and of safetensors only those whose weights are floats", GGUF_NEAREST, OLLAMA,
-    ),
-    Rule(
-        "ollama", "split", whole(lambda subject: subject.container == "gguf" and subject.files > 1),
-        "it takes a GGUF file in one piece, not {files} of them", "the same recipe without --split-max-size", OLLAMA,
     ),
 )  # fmt: skip

@@ -65,6 +65,12 @@ RULES_OF_LM_STUDIO = (
         "lmstudio", "macs", whole(lambda subject: subject.container == "mlx"),
         "it runs checkpoints of MLX on Macs only", "a GGUF file of its own (--to q4_k_m)", STUDIO, refuses=False,
     ),
+    Rule(
+        "lmstudio", "folders", whole(lambda subject: subject.container == "gguf"),
+        "it finds a file by two folders, PUBLISHER/MODEL/FILE.gguf, an encoder beside it",
+        "--layout lmstudio, or lms import", f"{STUDIO}, import models; lmstudio-js #387, bug tracker #356",
+        refuses=False,
+    ),
     *(
         replace(rule, consumer="lmstudio", source=STUDIO)
         for rule in RULES_OF_MLX if rule.name in ("experts", "experts-unlike", "kv-cache")

@@ -12,7 +12,8 @@ from quantkit.ollama.modelfile import Modelfile, keeps, keeps_line
 from quantkit.ollama.stops import Stops, stops
 from quantkit.ollama.translate import Translation, translate
 
-# What `ollama create` sets a renderer of its own for (server/create.go, createModel), TEMPLATE or not.
+# What `ollama create` sets a renderer of its own for (server/create.go, createModel), TEMPLATE or not: the same as in
+# consumers/refusals_ollama, which stands on this floor.
 RENDERED_BY_OLLAMA = frozenset({"gemma4", "laguna", "nemotron_h", "nemotron_h_moe", "nemotron_h_omni"})
 WITHOUT_TEMPLATE = (
     "Ollama 0.30 and later render conversations by the chat template in the file; older ones take the one of their own "

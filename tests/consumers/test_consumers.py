@@ -220,6 +220,13 @@ EXAMPLES = {
     "sglang/gguf": Example(gguf("q4_k"), model(W4A16)),
     "ollama/safetensors": Example(model(W4A16), gguf("q4_k")),
     "ollama/split": Example(replace(gguf("q4_k"), files=2), gguf("q4_k")),
+    "ollama/safetensors-architecture": Example(
+        model(PLAIN, architecture="Ernie4_5ForCausalLM"), model(PLAIN, architecture="LlamaForCausalLM")
+    ),
+    "ollama/gguf-type": Example(gguf("q6_k", "q2_0"), gguf("q6_k", "q2_k")),
+    "ollama/gguf-new-type": Example(gguf("bf16", "nvfp4"), gguf("bf16", "mxfp4")),
+    "ollama/rendered": Example(gguf("q4_k", architecture="gemma4"), gguf("q4_k", architecture="gemma3")),
+    "lmstudio/folders": Example(gguf("q4_k"), model(MLX4)),
     "lmstudio/safetensors": Example(model(W4A16), gguf("q4_k")),
     "llama.cpp/awq": Example(model(AWQ), model(GPTQ)),
     "llama.cpp/bitsandbytes": Example(model(BitsandbytesLayout(RowInt8())), model(W8A8)),
