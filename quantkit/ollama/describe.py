@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantkit.calibration.text.templates import render_each
 from quantkit.ollama.asking import Ask
@@ -40,6 +40,8 @@ def describe(
     why and what will happen.
     """
     translation = translate(header.template, header.bos, render) if header.chat_template else None
+    if translation and translation.template and not keeps(translation.template):
+        translation = replace(translation, template=None, why="a Modelfile cannot hold some of its characters")
     written = translation.template if translation else None
     asked = Stops(()) if header.embeds else stops(header, translation.shape if translation else None)
     system = translation.default_system if translation else ""
@@ -65,7 +67,9 @@ def _said(header: Header, translation: Translation | None) -> Iterator[str]:
 
 def _notes(header: Header, translation: Translation | None, asked: Stops) -> Iterator[str]:
     if translation is None:
-        if not header.embeds and header.kind == "model":
+        if header.unreadable:
+            yield f"no TEMPLATE: the chat template is not UTF-8; {WITHOUT_TEMPLATE}"
+        elif not header.embeds and header.kind == "model":
             yield "the file has no chat template: Ollama passes prompts as they are"
         return
     if translation.template is None:

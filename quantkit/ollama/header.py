@@ -30,7 +30,8 @@ SAMPLING = {
 @dataclass(frozen=True)
 class Header:
     """`kind` is general.type: "model", "adapter" or "mmproj". `tokens` are the texts of special tokens by kind ("eos"),
-    `special` those of all control and user-defined tokens, `adds_bos` whether the tokenizer puts BOS first."""
+    `special` those of all control and user-defined tokens, `adds_bos` whether the tokenizer puts BOS first. A chat
+    template that is not UTF-8 is `unreadable`, and left out."""
 
     kind: str
     architecture: str
@@ -43,6 +44,7 @@ class Header:
     license: str
     context: int | None
     embeds: bool
+    unreadable: bool = False
 
     @property
     def template(self) -> ChatTemplate:
@@ -79,6 +81,7 @@ def read_header(metadata: Sequence[KeyValue]) -> Header:
         license=_license(values),
         context=context if isinstance(context, int) and not isinstance(context, bool) else None,
         embeds=f"{architecture}.pooling_type" in values,
+        unreadable=isinstance(values.get(TEMPLATE_KEY), bytes),
     )
 
 

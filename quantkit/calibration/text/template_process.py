@@ -20,6 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)  # what strftime_now sees
 
+NOTHING_ELSE = {"tools": None, "documents": None}  # what transformers says where there are none
+
 # Templates mark what the model itself says by {% generation %} ... {% endgeneration %}, which is for training: the
 # text between the marks is kept.
 GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
@@ -67,13 +69,23 @@ def each(work: Mapping[str, Any]) -> list[dict[str, str]]:
             if clock not in parsed:
                 now = None if clock is None else datetime.fromisoformat(clock)
                 parsed[clock] = _environment(now).from_string(GENERATION.sub(_as_condition, work["template"]))
-            text = _rendered(parsed[clock], messages, {**work["tokens"], "add_generation_prompt": True}, left)
+            asked = {**work["tokens"], "add_generation_prompt": True}
+            text = _with_or_without(parsed[clock], messages, asked, left)
         except FAILURES as error:
             answers.append({"error": error.args[0] if isinstance(error, _Known) else type(error).__name__})
         else:
             left -= len(text)
             answers.append({"text": text})
     return answers
+
+
+def _with_or_without(template: Template, messages: Sequence[Any], asked: Mapping[str, Any], limit: int) -> str:
+    """The text where tools are None, as transformers has it; of a template that wants some, where there is no word of
+    them, as llama.cpp has it."""
+    try:
+        return _rendered(template, messages, {**NOTHING_ELSE, **asked}, limit)
+    except TypeError:
+        return _rendered(template, messages, asked, limit)
 
 
 def _answer(work: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +95,7 @@ def _answer(work: Mapping[str, Any]) -> dict[str, Any]:
     try:
         template = _environment().from_string(GENERATION.sub(_as_condition, work["template"]))
         for number, messages in enumerate(work["conversations"]):  # noqa: B007  (the error names it)
-            asked = {**work["tokens"], "add_generation_prompt": work.get("reply", False)}
+            asked = {**NOTHING_ELSE, **work["tokens"], "add_generation_prompt": work.get("reply", False)}
             texts.append(_rendered(template, messages, asked, left))
             left -= len(texts[-1])
     except FAILURES as error:
