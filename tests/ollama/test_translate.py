@@ -137,7 +137,8 @@ func main() {
 @pytest.mark.skipif(not REAL, reason="no published templates are at hand")
 def test_go_itself_renders_what_the_reader_here_does(tmp_path: Path) -> None:
     made = {each.name: translate(each.template, each.bos, in_process) for each in REAL if each.name not in REFUSED}
-    made |= {str(n): translated(source, bos_token="<s>") for n, source in enumerate((*STRANGE, *ODD_TEXTS))}
+    odd = {name: repeated(text) for name, text in ODD_TEXTS.items()}
+    made |= {name: translated(source, bos_token="<s>") for name, source in {**STRANGE, **odd}.items()}
     (tmp_path / "main.go").write_text(PROGRAM)
     jobs = [
         {
@@ -286,9 +287,13 @@ ODD_TEXTS = {
 }
 
 
+def repeated(text: str) -> str:
+    return "{% for m in messages %}" + text + "{% endfor %}"
+
+
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS.keys())
 def test_odd_texts_survive(text: str) -> None:
-    source = "{% for m in messages %}" + text + "{% endfor %}"
+    source = repeated(text)
     made = translated(source)
     for said in TALKS:
         assert ollama(made, said) == expected(ChatTemplate(source, {}), "", said)
