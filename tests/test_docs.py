@@ -195,6 +195,7 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         )
     yield "quantkit.released/1", quantkit("release", out, "--against", TINY, "--json").json
     yield "quantkit.release/1", json.loads((out / "release.json").read_text())
+    yield "quantkit.modelfile/1", quantkit("modelfile", out, "--json").json
     short = ["--prompt", 4, "--steps", 2, "--batch", 1, "--runs", 1, "--threads", 1]
     yield "quantkit.bench/1", quantkit("bench", file, *short, "--json").json
     yield "quantkit.report/1", quantkit("report", file, "--out", folder / "r.html", "--json").json

@@ -63,6 +63,7 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
     released = quantkit("release", out, "--json").json
     yield released
     yield json.loads((Path(released["releases"][0]["folder"]) / "release.json").read_text())
+    yield quantkit("modelfile", out / "q4_k_m,q8_0", "--dry-run", "--json").json
     yield quantkit("report", out / "gptq-w4g128", "--out", folder / "r.html", "--json").json
     yield quantkit("calibrate", TINY, "--data", text, *small, "-o", folder / "x.gguf", "--dry-run", "--json").json
     calibrate = quantkit("calibrate", TINY, "--data", text, *small, "-o", folder / "x.gguf", "--json").json
