@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.batch import batch_status as batch_status
     from quantkit.pipeline.batch import plan_batch as plan_batch
     from quantkit.pipeline.batch import run_batch as run_batch
+    from quantkit.pipeline.batch_emit import emit_batch as emit_batch
     from quantkit.pipeline.batch_result import BatchPlan as BatchPlan
     from quantkit.pipeline.batch_result import BatchResult as BatchResult
     from quantkit.pipeline.batch_words import batch_lines as batch_lines
@@ -152,6 +153,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
         "StageStarted", "TensorProgress", "Warned",
     ),
     "quantkit.pipeline.batch": ("BatchRequest", "batch_status", "plan_batch", "run_batch"),
+    "quantkit.pipeline.batch_emit": ("emit_batch",),
     "quantkit.pipeline.batch_result": ("BatchPlan", "BatchResult"),
     "quantkit.pipeline.batch_words": ("batch_lines", "batch_plan_lines"),
     "quantkit.pipeline.bench": ("BenchRequest", "Benchmark", "bench"),

@@ -41,6 +41,7 @@ EXTRAS = {
         ),
         Extra("llamacpp", "llama.cpp itself: bench, and --engine llama.cpp", (("xllamacpp", "xllamacpp"),)),
         Extra("data", "parquet files and hf:// data sets as text", (("datasets", "datasets"), ("pyarrow", "pyarrow"))),
+        Extra("batch", "batch --on dask", (("distributed", "distributed"), ("cryptography", "cryptography"))),
         Extra("eval", "eval --harness lm-eval", (("lm_eval", "lm-eval"),)),
         Extra(
             "sign",

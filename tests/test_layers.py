@@ -42,6 +42,8 @@ ONLY_IN = {
     "gguf": ("quality",),
     "xllamacpp": ("quality",),
     "lm_eval": ("evaluation/harness.py",),
+    "distributed": ("batch",),
+    "dask": ("batch",),
     "tokenizers": ("tokenizer",),
     "sentencepiece": ("tokenizer",),
     "jinja2": ("tokenizer", "calibration"),

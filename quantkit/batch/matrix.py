@@ -17,6 +17,7 @@ from typing import Any
 
 from quantkit.batch.faults import Faults
 from quantkit.batch.options import OPTIONS, SHIPPED_TEXT, WANTED, Options, Value, value_of
+from quantkit.batch.slurm_script import require_options
 from quantkit.errors import InputError, UsageError, did_you_mean
 from quantkit.recipes.scan import TooComplexError, require_simple
 from quantkit.source.spec import names_hub
@@ -27,7 +28,7 @@ MAX_BYTES = 16 << 20
 MAX_ENTRIES, MAX_VALUES = 100_000, 1_000_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,95}")
 HINT = "docs/batch.md lists the keys of a matrix; quantkit schemes --json-schema batch-matrix has them for editors"
-TOP = ("schema", "batch", "models", "recipes", "exclude", "overrides")
+TOP = ("schema", "batch", "models", "recipes", "exclude", "overrides", "slurm")
 OF_MODEL = ("name", "source", "extends", "template", "recipes")
 OF_RECIPE = ("name", "to", "extends", "template", "folder")
 
@@ -75,6 +76,7 @@ class Matrix:
     recipes: tuple[RecipeEntry, ...]
     exclude: tuple[Choice, ...] = ()
     overrides: tuple[Choice, ...] = ()
+    slurm: tuple[tuple[str, str], ...] = ()
 
     def recipes_of(self, model: Model) -> Iterator[RecipeEntry]:
         """What a model is made with, in the order of the file."""
@@ -154,7 +156,19 @@ class _Reader:
             recipes=tuple(entries),
             exclude=self.choices("exclude", body, (sources, entries)),
             overrides=self.choices("overrides", body, (sources, entries)),
+            slurm=self.slurm(body.get("slurm", {})),
         )
+
+    def slurm(self, given: object) -> tuple[tuple[str, str], ...]:
+        """Options of sbatch: text, or whole numbers."""
+        found = []
+        for key, value in self.table("slurm", given).items():
+            if type(value) is not int and not isinstance(value, str):
+                self.wrong(f"slurm.{key}", "expected a string or an integer")
+                continue
+            self.faults.tried(lambda option=(key, str(value)): require_options(dict([option])))  # type: ignore[misc]
+            found.append((key, str(value)))
+        return tuple(found)
 
     # --- tables -------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from quantkit.batch.task import Task
 
 # Each is a module of this package with a function `open_place(setup) -> Place`.
-PLACES = ("local",)
+PLACES = ("local", "dask", "slurm")
 DONE, SEVERAL, INTERRUPTED = 0, 10, 130
 
 

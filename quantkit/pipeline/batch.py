@@ -12,7 +12,8 @@ from quantkit.batch.expand import Wish, wishes_of
 from quantkit.batch.faults import Faults
 from quantkit.batch.ledger import Ledger, State, keys_of
 from quantkit.batch.matrix import Matrix, read_matrix
-from quantkit.batch.place import INTERRUPTED, PLACES, Outcome, Setup, open_place
+from quantkit.batch.place import INTERRUPTED, PLACES, Outcome, Place, Setup, open_place
+from quantkit.batch.slurm_script import job_scripts
 from quantkit.batch.task import Task
 from quantkit.batch.worker import Work, may_pass, run_task
 from quantkit.errors import ResourceError, UsageError, did_you_mean, require_choice
@@ -28,7 +29,7 @@ from quantkit.storage import free_bytes
 from quantkit.units import counted, parse_size
 from quantkit.untrusted import shown
 
-LOCAL = "local"
+LOCAL, SLURM = "local", "slurm"
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,11 @@ def plan_batch(request: BatchRequest, *, emit: Sink = ignore) -> BatchPlan:
     left = [row.planned for row in rows if row.state != "done"]
     lacking = Faults()
     memory, free = memory_here(_memory(request)), free_bytes(found.matrix.out)
-    _require_room(left, memory, found.matrix.out, lacking)
+    _require_room(left, memory if request.place == LOCAL else None, found.matrix.out, lacking)
     if not request.keep_going:
         faults.require_none()
-    return BatchPlan(found.matrix, tuple(rows), jobs, threads, memory, free, tuple(lacking.found))
+    scripts = job_scripts([each.task for each in left], setup_of(request, found)) if request.place == SLURM else ()
+    return BatchPlan(found.matrix, tuple(rows), jobs, threads, memory, free, tuple(lacking.found), tuple(scripts))
 
 
 def run_batch(
@@ -135,6 +137,7 @@ def run_batch(
     if request.task is not None:
         return _run_one(request, found, emit, stop)
     chosen = _chosen(request, found, failed_only)
+    place = open_place(request.place, setup_of(request, found)) if chosen else None  # not there: said before all work
     _, threads = jobs_here(request.jobs, request.threads, len(chosen))
     planned = _planned(found, chosen, threads, faults, emit)
     tasks = [needs_left(each) for each in planned]
@@ -144,7 +147,8 @@ def run_batch(
     for error in [*([] if request.keep_going else faults.found), *room.found]:
         room.add(error)
     room.require_none()
-    _run_all(request, found, tasks, emit, stop)
+    if place is not None:
+        _run_all(place, found, tasks, emit, stop)
     return _finished(request, found, time.monotonic() - start, stop(), emit)
 
 
@@ -199,10 +203,8 @@ def _require_room(planned: Sequence[PlannedTask], memory: int | None, out: Path,
         faults.add(ResourceError(what, path=str(out), hint="free some space, choose another out, or exclude some"))
 
 
-def _run_all(
-    request: BatchRequest, found: Expanded, tasks: Sequence[Task], emit: Sink, stop: Callable[[], bool]
-) -> None:
-    """Run tasks at the place of the request."""
+def _run_all(place: Place, found: Expanded, tasks: Sequence[Task], emit: Sink, stop: Callable[[], bool]) -> None:
+    """Run tasks at a place."""
     total, done = len(tasks), 0
 
     def report(outcome: Outcome) -> None:
@@ -217,9 +219,7 @@ def _run_all(
             )
         )
 
-    if not tasks:
-        return
-    open_place(request.place, setup_of(request, found)).run(tasks, report, stop)
+    place.run(tasks, report, stop)
 
 
 def setup_of(request: BatchRequest, found: Expanded) -> Setup:
@@ -234,7 +234,7 @@ def setup_of(request: BatchRequest, found: Expanded) -> Setup:
         force=request.force,
         offline=request.offline,
         address=request.address,
-        options=request.options,
+        options=(*(found.matrix.slurm if request.place == SLURM else ()), *request.options),
     )
 
 

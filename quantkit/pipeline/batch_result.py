@@ -44,7 +44,8 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What a matrix makes. `lacking` is why it cannot be run here: memory, disk."""
+    """What a matrix makes. `lacking` is why it cannot be run here: memory, disk. `scripts` are those of its jobs, of a
+    place that has some."""
 
     matrix: Matrix
     rows: tuple[PlanRow, ...]
@@ -53,6 +54,7 @@ class BatchPlan:
     memory_bytes: int
     free_bytes: int
     lacking: tuple[QuantkitError, ...] = ()
+    scripts: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -89,6 +91,7 @@ class BatchPlan:
             "jobs": self.jobs,
             "threads": self.threads,
             "seconds": round(self.seconds, 1),
+            "scripts": list(self.scripts),
         }
 
     def require(self) -> None:

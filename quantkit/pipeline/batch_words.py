@@ -37,7 +37,8 @@ def batch_plan_lines(plan: BatchPlan, width: int) -> list[str]:
         f" with {counted(plan.threads, 'thread')}",
     )
     folded = [line for each in sums for line in wrapped(each, width, 9)]
-    return [*lines, "", f"{counted(len(plan.rows), 'task')}: {states}", *folded]
+    scripts = [line for script in plan.scripts for line in ("", *script.splitlines())]
+    return [*lines, "", f"{counted(len(plan.rows), 'task')}: {states}", *folded, *scripts]
 
 
 def batch_lines(result: BatchResult, width: int) -> list[str]:

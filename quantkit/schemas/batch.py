@@ -86,6 +86,7 @@ class BatchPlan(TypedDict):
     jobs: int
     threads: int
     seconds: float
+    scripts: list[str]
 
 
 class BatchFile(TypedDict):
@@ -274,6 +275,35 @@ class MatrixOverride(MatrixOptions, total=False):
     recipe: str
 
 
+class MatrixSlurm(TypedDict, total=False):
+    """Options of sbatch, as quantkit.batch.slurm_script has them: equal by a test."""
+
+    account: str
+    clusters: str
+    comment: str
+    constraint: str
+    cpus_per_task: str | int
+    exclude: str
+    gres: str
+    mem: str | int
+    nice: str | int
+    nodelist: str
+    partition: str
+    qos: str
+    reservation: str
+    time: str | int
+    wckey: str
+
+
+class BatchFiles(TypedDict):
+    """Of batch emit: the text of the file, and where it was written; null for the standard output."""
+
+    kind: Literal["github", "gitlab", "kubernetes", "make"]
+    tasks: int
+    file: str | None
+    text: str
+
+
 class BatchMatrix(TypedDict):
     """A matrix of models and recipes."""
 
@@ -283,3 +313,4 @@ class BatchMatrix(TypedDict):
     batch: NotRequired[MatrixDefaults]
     exclude: NotRequired[list[MatrixChoice]]
     overrides: NotRequired[list[MatrixOverride]]
+    slurm: NotRequired[MatrixSlurm]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from quantkit.schemas.batch import Batch, BatchIndex, BatchPlan, BatchRecord
+from quantkit.schemas.batch import Batch, BatchFiles, BatchIndex, BatchPlan, BatchRecord
 from quantkit.schemas.bench import Bench
 from quantkit.schemas.calibration import Calibrate, Calibration
 from quantkit.schemas.catalogue import Doctor, Error, Fit, Recipe, Recipes, Schemes
@@ -326,6 +326,7 @@ OUTPUTS: dict[str, Any] = {
     "quantkit.doctor/1": Doctor,
     "quantkit.batch/1": Batch,
     "quantkit.batch_plan/1": BatchPlan,
+    "quantkit.batch_emit/1": BatchFiles,
     "quantkit.batch_task/1": BatchRecord,
     "quantkit.batch_index/1": BatchIndex,
     "quantkit.error/1": Error,

@@ -8,8 +8,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -118,6 +118,19 @@ def write_small(path: Path, data: bytes, *, overwrite: bool, ops: Ops | None = N
                 return
             else:
                 return
+
+
+@contextmanager
+def probe_file(folder: Path) -> Iterator[tuple[Path, str]]:
+    """A small file with a text that nobody else knows, for other machines to look for, while the context is open."""
+    text = os.urandom(16).hex()
+    path = folder / f".quantkit-{text[:16]}.probe"
+    write_small(path, text.encode(), overwrite=False)
+    try:
+        yield path, text
+    finally:
+        with explained(folder, 0):
+            Disk(from_environment()).remove(path)
 
 
 def require_small(path: Path, *, ops: Ops | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,11 +33,15 @@ class Where:
     """Where tasks run, and how many at a time."""
 
     on: Annotated[
-        str, typer.Option("--on", metavar="PLACE", help="local: processes of this machine.", rich_help_panel=PLACE)
-    ] = "local"
+        str,
+        typer.Option("--on", metavar="PLACE",
+                     help="local: processes of this machine; dask: workers of a scheduler; slurm: jobs of a cluster.",
+                     rich_help_panel=PLACE),
+    ] = "local"  # fmt: skip
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", "-j", min=1, metavar="N", help="Tasks at a time; default: cores, at most 4.",
+        typer.Option("--jobs", "--workers", "-j", min=1, metavar="N",
+                     help="Tasks at a time; default: cores, at most 4.",
                      rich_help_panel=PLACE),
     ] = None  # fmt: skip
     threads: Annotated[
@@ -50,6 +54,32 @@ class Where:
         typer.Option("--memory", metavar="SIZE", help="Of all tasks together; default: what is free now.",
                      rich_help_panel=PLACE),
     ] = None  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """The scheduler of --on dask."""
+
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", metavar="ADDRESS", rich_help_panel=PLACE,
+                     help="Of Dask: tcp://HOST:PORT or tls://HOST:PORT; default: one on this machine, for this run."),
+    ] = None  # fmt: skip
+    tls_ca: Annotated[
+        Path | None, typer.Option("--tls-ca", metavar="PEM", help="Who signs its certificate.", rich_help_panel=PLACE)
+    ] = None
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="PEM", help="The certificate to show.", rich_help_panel=PLACE)
+    ] = None
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="PEM", help="Its key.", rich_help_panel=PLACE)
+    ] = None
+
+    @property
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """The files that were given, as the place knows them."""
+        files = {"tls-ca": self.tls_ca, "tls-cert": self.tls_cert, "tls-key": self.tls_key}
+        return tuple((name, str(path)) for name, path in files.items() if path is not None)
 
 
 @dataclass(frozen=True)
@@ -80,6 +110,7 @@ def run_(
     session: Session,
     matrix: MatrixFile,
     where: Where,
+    scheduler: Scheduler,
     told: Told,
     keep_going: KeepGoing = False,
     task: Annotated[
@@ -98,7 +129,10 @@ def run_(
 
     Ends with 10 where some fail, and says which and why.
     """
-    request = _request(session, matrix, where, told, keep_going, task, recheck, force)
+    request = replace(
+        _request(session, matrix, where, told, keep_going, force),
+        task=task, recheck=recheck, address=scheduler.scheduler, options=scheduler.options,
+    )  # fmt: skip
     if dry_run:
         _plan(session, request)
     else:
@@ -109,13 +143,17 @@ def retry(
     session: Session,
     matrix: MatrixFile,
     where: Where,
+    scheduler: Scheduler,
     told: Told,
     keep_going: KeepGoing = False,
     force: options.Force = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """Run the tasks of a matrix that failed, and no others."""
-    request = _request(session, matrix, where, told, keep_going, force=force)
+    request = replace(
+        _request(session, matrix, where, told, keep_going, force),
+        address=scheduler.scheduler, options=scheduler.options,
+    )  # fmt: skip
     if dry_run:
         _plan(session, request)
     else:
@@ -130,14 +168,44 @@ def status(session: Session, matrix: MatrixFile) -> None:
     session.result("quantkit.batch/1", found.as_json(), quantkit.batch_lines(found, terminal_width()))
 
 
+def emit_(
+    session: Session,
+    matrix: MatrixFile,
+    kind: Annotated[
+        str, typer.Option("--for", metavar="KIND", help="kubernetes, github, gitlab or make.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="FILE", help="Default: the standard output.", rich_help_panel=options.OUTPUT
+        ),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="Tasks at a time.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Of each task.")] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="NAME", help="Of the container (kubernetes, gitlab).")
+    ] = None,
+    claim: Annotated[
+        str | None, typer.Option("--claim", metavar="NAME", help="The volume of all instances (kubernetes).")
+    ] = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Write a matrix as a file that makes others run its tasks, each as `quantkit batch run MATRIX --task ID`."""
+    import quantkit
+
+    request = _request(session, matrix, Where(jobs=jobs, threads=threads), force=force)
+    made = quantkit.emit_batch(request, kind, None if dry_run else out, image=image, claim=claim)
+    lines = made.text.splitlines() if made.file is None else [f"{made.file}: {made.tasks} tasks"]
+    session.result("quantkit.batch_emit/1", made.as_json(), lines)
+
+
 def _request(
     session: Session,
     matrix: Path,
     where: Where,
     told: Told = Told(),
     keep_going: bool = False,
-    task: str | None = None,
-    recheck: bool = False,
     force: bool = False,
 ) -> BatchRequest:
     import quantkit
@@ -148,10 +216,8 @@ def _request(
         jobs=where.jobs,
         threads=where.threads,
         memory=where.memory,
-        task=task,
         force=force,
         keep_going=keep_going,
-        recheck=recheck,
         offline=session.settings.offline,
         junit=told.junit,
         summary=told.step_summary,
@@ -185,6 +251,14 @@ COMMAND = Group(
         Command(plan_, 1, ("quantkit batch plan matrix.toml", "quantkit batch plan matrix.toml --json")),
         Command(run_, 2, ("quantkit batch run matrix.toml", "quantkit batch run matrix.toml --jobs 2 --junit out.xml")),
         Command(status, 3, ("quantkit batch status matrix.toml", "quantkit batch status matrix.toml --json")),
+        Command(
+            emit_,
+            5,
+            (
+                "quantkit batch emit matrix.toml --for make -o Makefile",
+                "quantkit batch emit matrix.toml --for kubernetes",
+            ),
+        ),
         Command(retry, 4, ("quantkit batch retry matrix.toml", "quantkit batch retry matrix.toml --jobs 1")),
     ),
 )

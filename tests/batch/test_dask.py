@@ -1,0 +1,255 @@
+"""Tasks on workers of Dask: lost workers, memory, schedulers that are not there, and who may talk to ours."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from batch.batches import Heard, artifacts, expanded, leftovers, matrix
+
+from quantkit.batch.ledger import Ledger
+from quantkit.batch.place import Outcome, Setup, open_place
+from quantkit.batch.task import Needs
+from quantkit.errors import InputError, NetworkError, QuantkitError, UnsupportedError, UsageError
+
+distributed = pytest.importorskip("distributed")
+dask_place = pytest.importorskip("quantkit.batch.dask")
+dask_task = pytest.importorskip("quantkit.batch.dask_task")
+psutil = pytest.importorskip("psutil")
+
+
+def setup(tmp_path: Path, **more: Any) -> Setup:
+    return Setup(tmp_path / "matrix.toml", tmp_path / "out", {}, **more)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_place, "CONNECT_S", 1.0)
+    monkeypatch.setattr(dask_place, "ANSWER_S", 2.0)
+
+
+# Before anything starts.
+
+
+def test_a_scheduler_that_is_not_there_is_said_first(tmp_path: Path, impatient: None) -> None:
+    start = time.monotonic()
+    with pytest.raises(NetworkError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9: ") as caught:
+        open_place("dask", setup(tmp_path, address="tcp://127.0.0.1:9"))
+    assert time.monotonic() - start < 10
+    assert "dask scheduler" in str(caught.value.hint)
+    assert not (tmp_path / "out").exists()
+
+
+def test_something_else_at_the_address_is_said_first(tmp_path: Path, impatient: None) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(NetworkError, match="no Dask scheduler"):
+        open_place("dask", setup(tmp_path, address=f"tcp://127.0.0.1:{server.getsockname()[1]}"))
+
+
+@pytest.mark.parametrize(
+    "address", ["", "node", "node:8786", "http://node:8786", "tcp://node", "tcp://:1", "tcp://node:0", "tcp://n:99999",
+                "tcp://n:x", "inproc://x:1", "tcp://"],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused(address: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no address of a Dask scheduler") as caught:
+        open_place("dask", setup(tmp_path, address=address))
+    assert "tcp://" in str(caught.value.hint)
+
+
+def test_tls_takes_three_files_that_are_there(tmp_path: Path) -> None:
+    pem = tmp_path / "x.pem"
+    pem.write_text("no certificate")
+    some = {"address": "tls://127.0.0.1:9"}
+    with pytest.raises(UsageError, match="--tls-cert, --tls-key"):
+        open_place("dask", setup(tmp_path, **some, options=(("tls-ca", str(pem)),)))
+    missing = (("tls-ca", str(pem)), ("tls-cert", str(pem)), ("tls-key", str(tmp_path / "none")))
+    with pytest.raises(InputError, match="--tls-key"):
+        open_place("dask", setup(tmp_path, **some, options=missing))
+    damaged = tuple((name, str(pem)) for name in ("tls-ca", "tls-cert", "tls-key"))
+    with pytest.raises(QuantkitError, match="TLS"):
+        open_place("dask", setup(tmp_path, **some, options=damaged))
+
+
+def seen(**other: Any) -> str:
+    facts = {"host": "node-3", "shares": True, "version": dask_place.__version__, "numerics": dask_place.NUMERICS}
+    return msgspec.json.encode(facts | other).decode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (seen(shares=False), InputError, "on node-3 does not see"),
+        (seen(version="0.0.1"), UnsupportedError, "has quantkit 0.0.1"),
+        (seen(numerics=99), UnsupportedError, "has quantkit"),
+        (ModuleNotFoundError("No module named 'quantkit'"), UnsupportedError, "cannot run quantkit"),
+    ],
+)
+def test_a_worker_that_would_do_something_else_is_said_first(
+    answer: object, error: type[QuantkitError], words: str, tmp_path: Path
+) -> None:
+    dask_place._require_same("tcp://n:1", seen(), setup(tmp_path))
+    with pytest.raises(error, match=words) as caught:
+        dask_place._require_same("tcp://n:1", answer, setup(tmp_path))
+    assert caught.value.hint
+
+
+def test_orders_are_text_and_nothing_else() -> None:
+    order = dask_task.Order("a", ("convert", "x"), "/out", "/batch", "key", 2)
+    assert msgspec.json.decode(order.encode(), type=dask_task.Order) == order
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(order.encode().replace('"key"', '"kez"', 1), type=dask_task.Order)
+    outcome = Outcome("a", -9, 1.5, "here", dask_place.Failure("killed", -9, "m", None))
+    assert dask_task.decode(dask_task.encode(outcome)) == outcome
+
+
+@pytest.mark.parametrize("other", [{"version": "0.0.1"}, {"batch": "/nowhere"}], ids=str)
+def test_a_worker_that_comes_later_looks_for_itself(other: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / ".quantkit-batch").mkdir()
+    facts = {"task": "a", "argv": ["convert"], "out": str(tmp_path), "batch": str(tmp_path), "key": "k", **other}
+    outcome = dask_task.decode(dask_task.run_order(msgspec.json.encode(facts).decode()))
+    assert (outcome.exit, outcome.error.code) == (4, "unsupported")
+    assert outcome.error.hint
+
+
+# On a cluster.
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A scheduler and two workers of one thread, as somebody else has started them."""
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 20}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50,
+            memory_limit="1GiB",
+        ) as found,
+    ):  # fmt: skip
+        yield found
+
+
+class Killer(threading.Thread):
+    """Kills workers by chance, with SIGKILL, until it is told to stop."""
+
+    def __init__(self, cluster: Any, dice: random.Random, most: int) -> None:
+        super().__init__(daemon=True)
+        self.cluster, self.dice, self.most, self.killed = cluster, dice, most, 0
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        while self.killed < self.most and not self.ended.wait(self.dice.uniform(1.0, 3.0)):
+            nanny = self.dice.choice(list(self.cluster.workers.values()))
+            with suppress(ProcessLookupError, AttributeError):
+                if nanny.pid:
+                    os.kill(nanny.pid, signal.SIGKILL)
+                    self.killed += 1
+
+
+@pytest.mark.slow
+def test_workers_are_killed_and_nothing_is_lost(cluster: Any, tmp_path: Path) -> None:
+    tasks, told = expanded(matrix(tmp_path, 5), place="dask", address=cluster.scheduler_address)
+    heard, killer = Heard(), Killer(cluster, random.Random(0), 3)
+
+    def begun() -> bool:
+        if not killer.is_alive() and not killer.killed:
+            killer.start()
+        return False
+
+    open_place("dask", told).run(tasks, heard, begun)
+    killer.ended.set()
+    killer.join()
+    assert heard.exits == dict.fromkeys([task.id for task in tasks], 0)
+    assert killer.killed >= 2
+    made = artifacts(tmp_path / "out")
+    assert len(made) == 5
+    assert len(set(made.values())) == 1, "the same bytes, whoever made them and however often it was begun"
+    assert not leftovers(tmp_path / "out")
+    ledger = Ledger(told.out)
+    states = {task.id: ledger.state(ledger.read(task.id), told.keys[task.id]) for task in tasks}
+    assert set(states.values()) == {"done"}
+
+
+@pytest.mark.slow
+def test_no_worker_is_given_more_than_it_has_and_a_stop_saves(cluster: Any, tmp_path: Path) -> None:
+    """Tasks of 0.6 of a worker's memory: one at a time on each, and one of twice its memory never begins."""
+    cluster.scale(1)
+    cluster.wait_for_workers(1)
+    tasks, told = expanded(matrix(tmp_path, 4), place="dask", address=cluster.scheduler_address)
+    room = 1 << 30
+    tasks = [replace(task, needs=Needs(memory_bytes=room * 6 // 10)) for task in tasks]
+    tasks[3] = replace(tasks[3], needs=Needs(memory_bytes=room * 2))
+    heard = Heard()
+    stopped: list[float] = []
+
+    def stop() -> bool:
+        if sum(outcome.ok for outcome in heard) >= 1 and not stopped:
+            stopped.append(time.monotonic())
+        return bool(stopped)
+
+    open_place("dask", told).run(tasks, heard, stop)
+    assert set(heard.exits) == {task.id for task in tasks}
+    assert heard.exits["m3.gguf"] == 5
+    assert heard[0].task == "m3.gguf", "what never fits is said before anything begins"
+    assert "no worker has more than" in heard[0].error.message  # type: ignore[union-attr]
+    others = [each.exit for each in heard if each.task != "m3.gguf"]
+    assert 0 in others
+    assert 130 in others
+    assert set(others) <= {0, 130}
+    assert time.monotonic() - stopped[0] < 30
+    again = Heard()
+    open_place("dask", told).run(tasks[:3], again, lambda: False)
+    assert set(again.exits.values()) == {0}
+    spans = []
+    for task in tasks[:3]:
+        record = Ledger(told.out).read(task.id)
+        assert record is not None
+        spans.append((record.time - record.seconds, record.time))
+    spans.sort()
+    assert all(end <= start + 0.2 for (_, end), (start, _) in pairwise(spans)), spans
+
+
+@pytest.mark.slow
+def test_a_cluster_of_our_own_listens_to_nobody_else(tmp_path: Path) -> None:
+    """Sockets on loopback alone, and a client without the certificate of this run gets no answer."""
+    tasks, told = expanded(matrix(tmp_path, 1), place="dask", jobs=1)
+    place = open_place("dask", told)
+    looked: list[set[str]] = []
+    refused: list[bool] = []
+
+    def stop() -> bool:
+        if not looked:
+            me = psutil.Process()
+            family = [me, *me.children(recursive=True)]
+            sockets = [each for one in family for each in one.net_connections(kind="inet") if each.status == "LISTEN"]
+            looked.append({each.laddr.ip for each in sockets})
+            ports = {each.laddr.port for each in me.net_connections(kind="inet") if each.status == "LISTEN"}
+            for address in (f"{kind}://127.0.0.1:{port}" for port in ports for kind in ("tcp", "tls")):
+                stranger = distributed.Security.temporary() if address.startswith("tls") else distributed.Security()
+                try:
+                    asyncio.run(asyncio.wait_for(dask_place._greet(address, stranger), 1.0))
+                    refused.append(False)
+                except (OSError, TimeoutError, ValueError, RuntimeError):
+                    refused.append(True)
+        return False
+
+    heard = Heard()
+    place.run(tasks, heard, stop)
+    assert heard.exits == {tasks[0].id: 0}
+    assert looked[0]
+    assert all(ip in ("127.0.0.1", "::1") for ip in looked[0]), looked
+    assert refused
+    assert all(refused)
