@@ -39,7 +39,12 @@ FOREIGN = {
     "--model-path",
     "--model",
     "--prompt",
-}
+    "--memory-limit",  # of Dask's workers
+    *(f"--{name}" for name in (  # of Slurm's commands
+        "allocations", "array", "chdir", "cpus-per-task", "format", "full", "job-name", "jobs", "me", "mem", "noheader",
+        "nodes", "ntasks", "open-mode", "output", "parsable", "requeue", "signal", "state",
+    )),
+}  # fmt: skip
 
 
 def texts(path: Path) -> list[tuple[int, str]]:
@@ -62,7 +67,10 @@ def texts(path: Path) -> list[tuple[int, str]]:
 
 
 def options_of(command: str) -> set[str]:
-    return {name for parameter in COMMANDS[command].params for name in (*parameter.opts, *parameter.secondary_opts)}
+    """The options of a command, of a group those of its members."""
+    members = [COMMANDS[command], *getattr(COMMANDS[command], "commands", {}).values()]
+    params = [parameter for member in members for parameter in member.params]
+    return {name for parameter in params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
 ALL_OPTIONS = set().union(*(options_of(command) for command in COMMANDS)) | {"--version", "--help"}

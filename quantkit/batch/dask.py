@@ -191,7 +191,7 @@ def _failed(error: BaseException | None) -> tuple[int, float, str, Failure]:
         what = f"its workers ended {LOST_AGAIN} times, the last one {error.last_worker.address}"
         return KILLED, 0.0, error.last_worker.address, Failure("killed", KILLED, what, "see why: memory, perhaps")
     what = f"{type(error).__name__}: {error}"
-    hint = "install the same quantkit on every worker"
+    hint = "install the same version of quantkit-cli on every worker"
     return BUG_EXIT, 0.0, where(), Failure("bug", BUG_EXIT, what[:500], hint)
 
 
