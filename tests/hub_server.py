@@ -33,7 +33,8 @@ class Request:
 
 @dataclass
 class HubState:
-    """What the stand-in holds: `commits` maps a commit to its files, `branches` a name to a commit.
+    """What the stand-in holds: `commits` maps a commit to its files, `branches` a name to a commit; `kind` may be
+    "datasets", too.
 
     `cut` names files whose connection breaks half-way, once each, `slow` files that come at 10 MB per second.
     `wrong` is how answers to ranges are wrong: "ignored", "shifted", "sized", "short", "long", "tagged", "packed",
@@ -51,6 +52,7 @@ class HubState:
     cut: set[str] = field(default_factory=set)
     slow: set[str] = field(default_factory=set)
     fail: dict[str, tuple[int, str]] = field(default_factory=dict)
+    kind: str = "models"
     wrong: str = ""
     busy: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     elsewhere: str = ""
@@ -110,10 +112,12 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.on_content_network and self.state.token and token != f"Bearer {self.state.token}":
             return self._send(401, {"X-Error-Message": "Invalid username or password."})
         repo = self.state.repo
-        if path.startswith(f"/api/models/{repo}"):
-            return self._interface(path.removeprefix(f"/api/models/{repo}").strip("/"))
-        if path.startswith(f"/{repo}/resolve/"):
-            return self._file(*path.removeprefix(f"/{repo}/resolve/").split("/", 1))
+        kind = self.state.kind
+        below = "" if kind == "models" else f"/{kind}"
+        if path.startswith(f"/api/{kind}/{repo}"):
+            return self._interface(path.removeprefix(f"/api/{kind}/{repo}").strip("/"))
+        if path.startswith(f"{below}/{repo}/resolve/"):
+            return self._file(*path.removeprefix(f"{below}/{repo}/resolve/").split("/", 1))
         return self._send(404, {"X-Error-Code": "RepoNotFound"})
 
     def _interface(self, rest: str) -> None:

@@ -28,8 +28,6 @@ from typing import Any
 from unittest import mock
 from urllib.parse import unquote, urlsplit
 
-from huggingface_hub import constants
-
 LARGE = (".gguf", ".safetensors")
 
 
@@ -324,7 +322,7 @@ def pushed_to(state: WriterState) -> Iterator[WriterState]:
     """Make the stand-in the Hub of this process, with its token in the environment."""
     with (
         serve_writer(state),
-        mock.patch.object(constants, "ENDPOINT", state.endpoint),
+        mock.patch("quantkit.source.hub_access.ENDPOINT", state.endpoint),
         mock.patch.dict(os.environ, {"HF_TOKEN": state.token}),
     ):
         yield state

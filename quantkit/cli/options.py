@@ -82,7 +82,8 @@ class Want:
     """What to make from what: the options of every command that plans."""
 
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A folder, hf://org/name[@revision], org/name or a .gguf file.")
+        str,
+        typer.Argument(metavar="SRC", help="A folder, hf://org/name[@revision][:FILE.gguf], org/name or a .gguf file."),
     ]
     to: Annotated[
         list[str] | None,

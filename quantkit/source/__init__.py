@@ -41,7 +41,8 @@ def open_source(
     headers: bool = False,
 ) -> Checkpoint:
     """Open a checkpoint: a folder, a `.gguf` file, `hf://org/name[@revision]`, an address on huggingface.co, or
-    `org/name` where no such path is; with `/FILE.gguf` behind the name one GGUF file of a repository.
+    `org/name` where no such path is; with `:FILE.gguf` behind the name one GGUF file of a repository, by its first
+    shard if it is split. A repository whose only weights are one such file needs no name of it.
 
     Linear layers that a checkpoint for servers stores quantized are there as the plain weights that they decode to.
     Where those cannot be decoded, `as_stored` takes the tensors as they are, with a warning.
@@ -66,10 +67,10 @@ def _open(spec: str, *, offline: bool, emit: Sink, as_stored: bool, headers: boo
     if model is None or (model.file and not names_hub(spec) and os.path.isdir(spec.partition("/")[0])):  # noqa: PTH112
         raise _no_such(spec)
     found, distant = _on_hub(model, offline=offline, emit=emit, headers=headers)
-    if model.file is None:
+    if found.suffix != ".gguf":
         return _open_folder(found, emit, as_stored, distant)
-    snapshot = found.parents[model.file.count("/")]
-    return replace(open_gguf(found, distant), repo=model.repo, commit=snapshot.name)
+    commit = next(folder.name for folder in found.parents if folder.parent.name == "snapshots")
+    return replace(open_gguf(found, distant), repo=model.repo, commit=commit)
 
 
 def _on_hub(model: HubModel, *, offline: bool, emit: Sink, headers: bool) -> tuple[Path, Mapping[Path, InputFile]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from quantkit.events import Sink, StageFinished, StageStarted
 from quantkit.report.text import size
 from quantkit.source.folder import locate
-from quantkit.source.hub import Snapshot, fetch_weights, require_cached, snapshot_of
+from quantkit.source.hub import Snapshot, fetch_weights, is_gguf, require_cached, snapshot_of
 from quantkit.source.hub_access import Hub
 from quantkit.source.ranges import Counter, Place, Ranged
 from quantkit.units import counted
@@ -41,7 +41,7 @@ def glance(repo: str, revision: str | None, hub: Hub, emit: Sink, *, file: str |
     hub = hub.known()
     snapshot, wanted = snapshot_of(repo, revision, hub, emit, file)
     folder = snapshot.folder.resolve()
-    path = folder if file is None else folder / file
+    path = folder / (file or wanted[0]) if is_gguf(wanted) else folder
     missing = [name for name in wanted if not (folder / name).exists()]
     for name in wanted:
         if name not in missing:

@@ -46,6 +46,8 @@ SIDE_PATTERNS = [*SIDE_FILES, *CARRIED, *PATTERNS]
 WORKERS = 4  # files at a time; one connection rarely fills the line
 COMMIT = re.compile(r"[0-9a-f]{40}")
 STAGE = "download"
+GGUF, OF_MODELS = ".gguf", (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+ENCODER = re.compile(r"(^|[/_.-])mmproj[/_.-]", re.IGNORECASE)  # goes with a model, and is none
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,16 @@ def fetch(repo: str, revision: str | None, hub: Hub, emit: Sink, *, file: str | 
     hub = hub.known()
     snapshot, wanted = snapshot_of(repo, revision, hub, emit, file)
     fetch_weights(snapshot, wanted, hub, emit)
-    if file is None:
+    if not is_gguf(wanted):
         return snapshot.folder
     for name in wanted:
         locate(snapshot.folder.resolve(), name)
-    return snapshot.folder.resolve() / file
+    return snapshot.folder.resolve() / (file or wanted[0])
+
+
+def is_gguf(wanted: Sequence[str]) -> bool:
+    """Whether files with weights are those of one GGUF model."""
+    return wanted[0].lower().endswith(GGUF)
 
 
 def snapshot_of(repo: str, revision: str | None, hub: Hub, emit: Sink, file: str | None) -> tuple[Snapshot, list[str]]:
@@ -84,7 +91,28 @@ def snapshot_of(repo: str, revision: str | None, hub: Hub, emit: Sink, file: str
     `fetch`."""
     with access(repo, revision, hub, emit):
         snapshot = _fetch_side_files(repo, revision, hub)
+        file = file or _only_gguf(snapshot, revision)
         return snapshot, _weights(snapshot) if file is None else _shards(snapshot, file)
+
+
+def _only_gguf(snapshot: Snapshot, revision: str | None) -> str | None:
+    """The GGUF file that is all the weights a repository has, of a split one the first shard; None where there are
+    others, or none. Raises UsageError, naming them, for several."""
+    names = sorted(snapshot.sizes or _names_in(snapshot.folder))
+    if any(name.endswith(OF_MODELS) for name in names):
+        return None
+    ggufs = [name for name in names if name.lower().endswith(GGUF) and not ENCODER.search(name)]
+    firsts = [name for name in ggufs if (match := SHARD_NAME.fullmatch(name)) is None or int(match["number"]) == 1]
+    if len(firsts) < 2:
+        return firsts[0] if firsts else None
+    spec = f"hf://{snapshot.repo}" + (f"@{revision}" if revision else "")
+    what = f"hf://{snapshot.repo} holds GGUF files of {len(firsts)} models: {listed(firsts, 12)}"
+    raise UsageError(what, hint=f"name one: {spec}:{shown(firsts[0])}")
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Names of the files in a snapshot folder, and in the folders in it."""
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
 
 
 def fetch_config(repo: str, revision: str | None, hub: Hub, emit: Sink) -> Path:
@@ -112,7 +140,7 @@ def _fetch_side_files(repo: str, revision: str | None, hub: Hub) -> Snapshot:
             endpoint=hub.endpoint,
             token=hub.token,
             local_files_only=hub.offline,
-            tqdm_class=partial(_Bar, lambda count: None),
+            tqdm_class=partial(Bar, lambda count: None),
         )
     commit = resolved.resolved
     try:
@@ -175,7 +203,7 @@ def _fetch_files(snapshot: Snapshot, wanted: Sequence[str], hub: Hub, emit: Sink
     require_cached(snapshot, missing, len(wanted), hub)
     sizes = snapshot.sizes or {}
     total = sum(sizes.get(name, 0) for name in missing)
-    _require_disk(total, folder)
+    require_disk(total, folder)
     start = time.monotonic()
     emit(StageStarted(STAGE, total, f"{snapshot.repo} at {snapshot.commit[:12]}, {len(missing)} files"))
     meter = Meter(STAGE, emit, missing, total)
@@ -207,18 +235,19 @@ def _fetch_file(snapshot: Snapshot, name: str, hub: Hub, meter: Meter) -> None:
             endpoint=hub.endpoint,
             token=hub.token,
             local_files_only=hub.offline,
-            tqdm_class=partial(_Bar, partial(meter.report, name)),
+            tqdm_class=partial(Bar, partial(meter.report, name)),
         )
 
 
-def _require_disk(nbytes: int, folder: Path) -> None:
+def require_disk(nbytes: int, folder: Path) -> None:
+    """Raise ResourceError where a folder has no room for so many bytes."""
     free = shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
     if nbytes > free:
         what = f"the download needs {nbytes:,} bytes, {free:,} are free at {shown(folder)}"
         raise ResourceError(what, path=str(folder), hint="free some space, or set HF_HUB_CACHE to another disk")
 
 
-class _Bar:
+class Bar:
     """What huggingface_hub takes for a tqdm bar. It may make two for one file (bytes sent, bytes written)."""
 
     def __init__(
@@ -228,7 +257,7 @@ class _Bar:
         self.total = total
         self.n = initial
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
-from huggingface_hub import constants
-from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
+from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE, is_offline_mode
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -51,8 +50,13 @@ class Hub:
     token: str | None = field(default=None, repr=False)
 
     def known(self) -> Hub:
-        """The same with its cache, and with what the environment says of being offline."""
-        return replace(self, offline=self.offline or is_offline_mode(), cache=self.cache or Path(HF_HUB_CACHE))
+        """The same with what the environment says of address, cache and being offline."""
+        return replace(
+            self,
+            offline=self.offline or is_offline_mode(),
+            endpoint=self.endpoint or ENDPOINT,
+            cache=self.cache or Path(HF_HUB_CACHE),
+        )
 
 
 @contextmanager
@@ -107,13 +111,14 @@ def clean(text: str, hub: Hub) -> str:
 def explain(error: Exception, repo: str, revision: str | None, hub: Hub) -> QuantkitError:
     """The error of quantkit for one of huggingface_hub."""
     what = f"hf://{repo}" + (f"@{revision}" if revision else "")
-    endpoint = clean(hub.endpoint or constants.ENDPOINT, hub)
+    endpoint = clean(hub.endpoint or ENDPOINT, hub)
     if isinstance(error, GatedRepoError):
         hint = f"accept its terms at {endpoint}/{repo}, then set HF_TOKEN or run: hf auth login"
         return NetworkError(f"{what} is gated: the Hub wants a login that has access", hint=hint)
     if isinstance(error, RepositoryNotFoundError):
         hint = "check the spelling; for a private repository set HF_TOKEN or run: hf auth login"
-        return UsageError(f"{endpoint} has no model repository {repo}, or it is private", hint=hint)
+        kind = "" if repo.startswith("datasets/") else "model repository "
+        return UsageError(f"{endpoint} has no {kind}{repo}, or it is private", hint=hint)
     if isinstance(error, RevisionNotFoundError):
         return UsageError(f"{repo} has no revision {revision}", hint=f"see {endpoint}/{repo}/tree/main")
     if isinstance(error, HfHubHTTPError):

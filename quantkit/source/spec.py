@@ -1,4 +1,5 @@
-"""What a user may write for a model of the Hub: `hf://org/name`, `org/name`, or an address pasted from a browser."""
+"""What a user may write for a model of the Hub: `hf://org/name[@revision][:FILE.gguf]`, `org/name`, or an address
+pasted from a browser."""
 
 from __future__ import annotations
 
@@ -22,9 +23,10 @@ ONE_FILE = re.compile(
     rf"(?P<repo>{NAME}/{NAME})(?:@(?P<before>refs/[a-z]+/[A-Za-z0-9._-]+|[A-Za-z0-9][A-Za-z0-9._-]*))?"
     rf"/(?P<file>{FILE})(?:@(?P<after>{REVISION}))?"
 )
+WITH_COLON = re.compile(rf"(?P<repo>{NAME}/{NAME})(?:@(?P<revision>{REVISION}))?:(?P<file>{FILE})")
 VIEWS = ("tree", "blob", "resolve", "raw", "commit")
 NO_MODELS = ("datasets", "spaces", "collections", "docs", "papers", "blog", "settings")
-HINT = "write hf://org/name, hf://org/name@revision, or hf://org/name/FILE.gguf"
+HINT = "write hf://org/name, hf://org/name@revision, or hf://org/name@revision:FILE.gguf"
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,30 @@ def parse_hub(spec: str) -> HubModel | None:
     bare = spec.removeprefix(PREFIX)
     if bare.startswith(tuple(f"{host}/" for host in HOSTS)):
         return _address(f"https://{bare}")
+    if spec.startswith(PREFIX) and bare.startswith(("datasets/", "spaces/")) and bare.count("/") > 1:
+        raise _no_model(bare.partition("/")[0], "name")
+    colon = WITH_COLON.fullmatch(bare)
+    if colon is not None:
+        return _checked(HubModel(colon["repo"], colon["revision"], colon["file"]))
+    _require_gguf(spec, bare)
     one = ONE_FILE.fullmatch(bare)
     if one is not None:
         return _checked(HubModel(one["repo"], one["before"] or one["after"], one["file"]))
     whole = WHOLE.fullmatch(bare)
     return None if whole is None else _checked(HubModel(whole["repo"], whole["revision"]))
+
+
+def _no_model(kind: str, what: str) -> UsageError:
+    hint = "text of a data set goes to --calib, --data or --eval-data" if kind == "datasets" else HINT
+    return UsageError(f"the {what} leads to {kind} of the Hub, not to a model", hint=hint)
+
+
+def _require_gguf(spec: str, bare: str) -> None:
+    """Raise UsageError for a file of a repository, behind a colon, that is none of weights to read."""
+    repo, colon, file = bare.partition(":")
+    if spec.startswith(PREFIX) and colon and WHOLE.fullmatch(repo):
+        what = f'"{shown(file)}" is no name of a GGUF file' if file else "no file is named behind the colon"
+        raise UsageError(f"{shown(spec)}: {what}", hint=f"a checkpoint is read whole: {PREFIX}{shown(repo)}")
 
 
 def _checked(model: HubModel) -> HubModel | None:
@@ -79,7 +100,7 @@ def _address(spec: str) -> HubModel | None:
         raise UsageError(what, hint="give a folder, a .gguf file, hf://org/name, or an address on huggingface.co")
     path = [unquote(part) for part in parts.path.split("/") if part]
     if path and path[0] in NO_MODELS:
-        raise UsageError(f"the address leads to {path[0]} of the Hub, not to a model", hint=HINT)
+        raise _no_model(path[0], "address")
     path = path[1:] if path[:1] == ["models"] else path
     repo, view, rest = "/".join(path[:2]), path[2:3], path[4:]
     revision = path[3] if len(path) > 3 and view[0] in VIEWS else None

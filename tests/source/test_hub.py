@@ -20,6 +20,7 @@ from quantkit.errors import InputError, NetworkError, ResourceError, UsageError
 from quantkit.events import Event, StageFinished, StageStarted, TensorProgress, Warned
 from quantkit.plan.carried import carried_files, carried_names
 from quantkit.source.folder import open_folder
+from quantkit.source.glance import glance
 from quantkit.source.hub import Hub, fetch
 
 REPO = "some-org/Model-1B"
@@ -304,9 +305,26 @@ def test_a_gguf_file_that_is_not_there(hub_state: HubState, hub: Hub) -> None:
     with pytest.raises(UsageError, match=r"has no model-Q4_K\.gguf") as caught:
         fetch(REPO, None, hub, print, file="model-Q4_K.gguf")
     assert "model-Q4_K_M.gguf" in str(caught.value.hint)
-    with pytest.raises(InputError, match="holds GGUF files") as hinted:
-        fetch(REPO, None, hub, print)
-    assert f"{REPO}/model-Q4_K_M.gguf" in str(hinted.value.hint)
+
+
+def test_a_repository_of_several_gguf_files_is_refused_with_their_names(hub_state: HubState, hub: Hub) -> None:
+    hub_state.commits[OLD] = {name: b"GGUF" for name in (*GGUF, "mmproj-F16.gguf", "README.md")}
+    with pytest.raises(
+        UsageError, match=r"2 models: big/model-Q8_0-00001-of-00002\.gguf, model-Q4_K_M\.gguf"
+    ) as caught:
+        fetch(REPO, "main", hub, print)
+    assert str(caught.value.hint) == f"name one: hf://{REPO}@main:big/model-Q8_0-00001-of-00002.gguf"
+    assert not [name for name in hub_state.fetched() if name.endswith(".gguf")]
+
+
+@pytest.mark.parametrize("names", [{"a-Q8_0.gguf"}, {f"x/a-0000{n}-of-00003.gguf" for n in (1, 2, 3)}])
+def test_a_repository_of_one_gguf_model_needs_no_name_of_it(names: set[str], hub_state: HubState, hub: Hub) -> None:
+    hub_state.commits[OLD] = {name: b"GGUF" for name in (*names, "mmproj-F16.gguf", "config.json")}
+    found = fetch(REPO, None, hub, print)
+    assert str(found).endswith(f"/{OLD}/{min(names)}")
+    assert {name for name in hub_state.fetched() if name.endswith(".gguf")} == names
+    assert fetch(REPO, None, replace(hub, offline=True), print) == found
+    assert glance(REPO, None, hub, print).path == found
 
 
 def test_an_index_that_names_other_files(hub_state: HubState, hub: Hub) -> None:

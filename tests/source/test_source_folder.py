@@ -738,6 +738,10 @@ ADDRESSES = {
     "https://huggingface.co/o/n/blob/main/n-Q4_K_M.gguf": ("o/n", "main", "n-Q4_K_M.gguf"),
     "https://huggingface.co/o/n/resolve/main/UD/n%20x.gguf?download=true": ("o/n", "main", "UD/n x.gguf"),
     "hf://o/n/x.gguf": ("o/n", None, "x.gguf"),
+    "hf://o/n:x.gguf": ("o/n", None, "x.gguf"),
+    "o/n:sub/x.gguf": ("o/n", None, "sub/x.gguf"),
+    "hf://o/n@v1.0:sub/x-00001-of-00002.gguf": ("o/n", "v1.0", "sub/x-00001-of-00002.gguf"),
+    f"hf://o/n@{REVISION}:x.gguf": ("o/n", REVISION, "x.gguf"),
     "o/n/sub/x-00001-of-00002.gguf": ("o/n", None, "sub/x-00001-of-00002.gguf"),
     "hf://o/n@main/x.gguf": ("o/n", "main", "x.gguf"),
     "hf://o/n/x.gguf@v2": ("o/n", "v2", "x.gguf"),
@@ -767,6 +771,13 @@ def test_addresses_of_the_hub(spec: str) -> None:
     ("https://[", "does not name"),
     ("hf://o/n/../x.gguf", "does not name"),
     ("hf://o/n/.x.gguf", "does not name"),
+    ("hf://datasets/o/n", "datasets of the Hub"),
+    ("hf://datasets/o/n:x.jsonl", "datasets of the Hub"),
+    ("hf://spaces/o/n", "spaces of the Hub"),
+    ("hf://o/n:", "no file is named"),
+    ("hf://o/n:model.safetensors", "no name of a GGUF file"),
+    ("hf://o/n@v1:../x.gguf", "no name of a GGUF file"),
+    ("hf://o/n:a/../x.gguf", "no name of a GGUF file"),
 ])  # fmt: skip
 def test_addresses_that_lead_elsewhere(spec: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:

@@ -9,15 +9,16 @@ import csv
 import hashlib
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from quantkit.calibration.text.hub_data import HUB, hub_file, hub_rows, needs_datasets
 from quantkit.calibration.text.samples import Texts, Tokens
 from quantkit.calibration.text.shipped import DEFAULT, data_path, shipped_rows
 from quantkit.calibration.text.templates import ChatTemplate, Conversation, read_chat_template, render
-from quantkit.errors import InputError, NetworkError, UsageError
+from quantkit.errors import InputError, UsageError
+from quantkit.events import Sink, ignore
 from quantkit.extras import require_installed
 from quantkit.jsontext import utf8
 from quantkit.source import Checkpoint
@@ -25,17 +26,12 @@ from quantkit.tokenizer.check import source_encoder
 from quantkit.untrusted import encodable, read_bounded, shown
 
 MAX_BYTES = 1 << 30  # of a file
-HUB_TEXT_BYTES = 64 << 20  # text taken from the start of a data set on the Hub
 MAX_ROWS = 10_000_000
 CSV_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 IMATRIX_SUFFIXES = (".dat", ".imatrix")
 COLUMNS = ("messages", "text")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-HUB, PARQUET = "hf://", ".parquet"
-DATASET = re.compile(
-    r"hf://(?:datasets/)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<config>[\w.-]+))?"
-    r"(?:@(?P<revision>[\w.-]+))?(?::(?P<split>[\w.\[\]%:-]+))?"
-)
+PARQUET = ".parquet"
 
 Row = Mapping[str, Any]
 
@@ -60,14 +56,14 @@ def model_tokens(checkpoint: Checkpoint, rows: int) -> Tokens:
 def require_readable(specs: Iterable[str]) -> None:
     """Raise UnsupportedError, before anything is opened, for data that an optional package reads which is missing."""
     for spec in specs:
-        for reads, package in ((spec.startswith(HUB), "datasets"), (spec.endswith(PARQUET), "pyarrow")):
+        for reads, package in ((needs_datasets(spec), "datasets"), (spec.endswith(PARQUET), "pyarrow")):
             if reads:
                 require_installed(f"reading {shown(spec)}", [package], instead="give plain text or JSON Lines")
                 break
 
 
-def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool = False) -> Texts:
-    """The documents of a file, of "hf://org/name[/config][@revision][:split]", or, for "default", of the shipped text.
+def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool = False, emit: Sink = ignore) -> Texts:
+    """The documents of a file, of a data set on the Hub (`hub_data`), or, for "default", of the shipped text.
 
     ".jsonl", ".ndjson" and ".json" hold one object per line (or one array of objects), ".parquet", ".csv" and ".tsv"
     columns, anything else is one document of UTF-8 text. Rows with `messages` are rendered with `template`; rows whose
@@ -75,14 +71,15 @@ def load_texts(spec: str, template: ChatTemplate | None = None, *, offline: bool
     file that is missing, empty, of the wrong kind or without these columns, or messages without a template;
     UnsupportedError where an optional package is missing; NetworkError when the Hub cannot be reached.
     """
-    if spec.startswith(HUB):
-        rows = list(_hub_rows(spec, offline=offline))
+    found = hub_file(spec, MAX_BYTES, offline=offline, emit=emit) if spec.startswith(HUB) else None
+    if found is None and spec.startswith(HUB):
+        streamed = hub_rows(spec, offline=offline)
         digest = hashlib.sha256()
-        for row in rows:
+        for row in streamed.rows:
             digest.update(json.dumps(row, sort_keys=True, ensure_ascii=True).encode())
-        return _texts(rows, spec, digest.hexdigest(), template)
-    path = data_path(spec)
-    name = utf8(path.name).decode()  # goes into records and files
+        return _texts(streamed.rows, streamed.name, digest.hexdigest(), template)
+    path = found.path if found else data_path(spec)
+    name = found.name if found else utf8(path.name).decode()  # goes into records and files
     data = read_bounded(path, MAX_BYTES)
     _require_text(path, data)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -232,39 +229,6 @@ def _parquet_rows(path: Path, data: bytes) -> list[Row]:
         message = f"{shown(path)} is not parquet that can be read: {shown(str(error), 100)}"
         raise InputError(message, path=str(path), hint="the file is damaged: fetch it again") from error
     return rows
-
-
-def _hub_rows(spec: str, *, offline: bool) -> Iterator[Row]:
-    """Rows from the start of a data set until their text has HUB_TEXT_BYTES characters. Runs none of its code."""
-    match = DATASET.fullmatch(spec)
-    if match is None:
-        hint = "hf://org/name, with /config, @revision or :split behind it"
-        raise UsageError(f"{shown(spec)} does not name a data set", key="data", hint=hint)
-    if offline:
-        raise NetworkError(f"{shown(spec)} would have to be fetched", hint="fetch it before, and give the file")
-    require_readable([spec])
-    import datasets
-
-    try:
-        found = datasets.load_dataset(
-            match["repo"],
-            match["config"],
-            split=match["split"] or "train",
-            revision=match["revision"],
-            streaming=True,
-        )
-        taken = 0
-        for row in found:
-            if taken >= HUB_TEXT_BYTES:
-                return
-            kept = {key: row[key] for key in ("messages", "text") if row.get(key) is not None} or dict(row)
-            taken += len(json.dumps(kept, default=str))
-            yield kept
-    except ValueError as error:  # no such configuration or split
-        raise UsageError(f"{shown(spec)}: {shown(str(error), 200)}", key="data", hint="name one of those") from error
-    except (datasets.exceptions.DatasetsError, OSError) as error:  # connection errors are OSErrors
-        message = f"{shown(spec)} cannot be read: {shown(str(error), 200)}"
-        raise NetworkError(message, hint="check the name and the connection; gated data needs HF_TOKEN") from error
 
 
 def _empty(name: str) -> NoReturn:

@@ -82,7 +82,7 @@ def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = 
     spec.check()
     require_runnable(checkpoint)
     template = read_chat_template(checkpoint)
-    texts = joined_texts([load_texts(name, template, offline=spec.offline) for name in spec.data])
+    texts = joined_texts([load_texts(name, template, offline=spec.offline, emit=emit) for name in spec.data])
     if texts.skipped:
         emit(Warned(SKIPPED, f"{texts.name}: {counted(texts.skipped, 'row', 'is', 'are')} left out: no text (null)"))
     tokens = model_tokens(checkpoint, embedding_rows(checkpoint))

@@ -50,7 +50,8 @@ class Serving:
 def recommend(
     session: Session,
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A folder, hf://org/name[@revision], org/name or a .gguf file.")
+        str,
+        typer.Argument(metavar="SRC", help="A folder, hf://org/name[@revision][:FILE.gguf], org/name or a .gguf file."),
     ],
     serving: Serving,
     workload: Annotated[
