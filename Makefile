@@ -23,7 +23,7 @@ SECONDS ?= 60
 SEED ?= 0
 FINDINGS ?= out/fuzz
 
-.PHONY: demo test test-oldest test-consumers quick check docs format fuzz bench reference clean
+.PHONY: demo environments test test-oldest test-consumers quick check docs format fuzz bench reference clean
 .DEFAULT_GOAL := demo
 
 # $(call environment,DIR): a virtual environment with PyTorch
@@ -75,6 +75,9 @@ test-oldest: $(VENV)/.installed
 	  "$$(sed -n 's/.*"\(transformers\)>=\(.*\)",/\1==\2.0/p' pyproject.toml)"
 	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -q -m "not slow" tests/calibration/test_cache_peaks.py \
 	  tests/calibration/test_blocks_families.py tests/calibration/test_settings.py
+
+# All that is installed and fetched, so that nothing waits for it later: `make -j2 environments` does two at a time.
+environments: $(VENV)/.installed $(CONSUMERS)/.installed reference
 
 quick: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "not slow and not reference"
