@@ -147,9 +147,10 @@ def run_batch(
     for error in [*([] if request.keep_going else faults.found), *room.found]:
         room.add(error)
     room.require_none()
-    if place is not None:
-        _run_all(place, found, tasks, emit, stop)
-    return _finished(request, found, time.monotonic() - start, stop(), emit)
+    stopped = place is not None and _run_all(place, found, tasks, emit, stop)
+    result = _result(found, time.monotonic() - start, stopped)
+    write_records(result, request.junit, request.summary, emit)
+    return result
 
 
 def batch_status(request: BatchRequest) -> BatchResult:
@@ -203,13 +204,14 @@ def _require_room(planned: Sequence[PlannedTask], memory: int | None, out: Path,
         faults.add(ResourceError(what, path=str(out), hint="free some space, choose another out, or exclude some"))
 
 
-def _run_all(place: Place, found: Expanded, tasks: Sequence[Task], emit: Sink, stop: Callable[[], bool]) -> None:
-    """Run tasks at a place."""
-    total, done = len(tasks), 0
+def _run_all(place: Place, found: Expanded, tasks: Sequence[Task], emit: Sink, stop: Callable[[], bool]) -> bool:
+    """Run tasks at a place. Whether it was stopped: here, or one of the tasks by somebody else."""
+    total, done, stopped = len(tasks), 0, False
 
     def report(outcome: Outcome) -> None:
-        nonlocal done
+        nonlocal done, stopped
         done += 1
+        stopped = stopped or outcome.exit == INTERRUPTED
         record = found.ledger.read(outcome.task)
         if record is None or record.exit != outcome.exit:  # a place that could not even begin it
             found.ledger.settle(outcome, found.keys[outcome.task], ())
@@ -220,6 +222,7 @@ def _run_all(place: Place, found: Expanded, tasks: Sequence[Task], emit: Sink, s
         )
 
     place.run(tasks, report, stop)
+    return stopped or stop()
 
 
 def setup_of(request: BatchRequest, found: Expanded) -> Setup:
@@ -258,7 +261,8 @@ def _run_one(request: BatchRequest, found: Expanded, emit: Sink, stop: Callable[
         outcome = run_task(work, stop)
         emit(TaskFinished(name, outcome.exit, round(outcome.seconds, 3), outcome.where, 1, 1, _words(outcome)))
     alone = replace(found, wishes=(wish,), keys={name: found.keys[name]})
-    return _result(alone, time.monotonic() - start, stop())
+    result = _result(alone, time.monotonic() - start, stop())
+    return replace(result, stopped=result.stopped or result.rows[0].state == "interrupted")
 
 
 def _result(found: Expanded, seconds: float, stopped: bool) -> BatchResult:
@@ -269,18 +273,6 @@ def _result(found: Expanded, seconds: float, stopped: bool) -> BatchResult:
         same = record is not None and record.key == found.keys[wish.task.id]
         rows.append(TaskRow(wish.task, state, record if same else None))
     return BatchResult(found.matrix, tuple(rows), round(seconds, 3), stopped)
-
-
-def _finished(request: BatchRequest, found: Expanded, seconds: float, stopped: bool, emit: Sink) -> BatchResult:
-    """The result, with its records written. A task that another process ended is as its record says."""
-    result = _result(
-        found,
-        seconds,
-        stopped
-        or any(row.record is not None and row.record.exit == INTERRUPTED for row in _result(found, 0.0, False).rows),
-    )
-    write_records(result, request.junit, request.summary, emit)
-    return result
 
 
 def _memory(request: BatchRequest) -> int | None:
