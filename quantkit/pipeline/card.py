@@ -16,6 +16,7 @@ from quantkit.pipeline.folder import Finished, manifests_in, require_finished
 from quantkit.pipeline.given import coerce, given_optional, given_paths
 from quantkit.pipeline.judged import Judged, gates_of, judged_in, measured_in, measured_of
 from quantkit.pipeline.loaded_by import loaders_of
+from quantkit.pipeline.modelfile import with_modelfile
 from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.report.card import CARD, Card, Measured, Variant, unchanged
 from quantkit.report.card_sections import Rollout
@@ -190,6 +191,7 @@ def _variant(artifact: Finished, known: Known, encoder: Path | None = None) -> V
         steps = steps_with_encoder(outputs, label, encoder, anywhere=True)
     if artifact.adapts:
         steps = adapter_steps(outputs[0])
+    steps = with_modelfile(artifact.first, steps)
     return Variant(
         label=label,
         files=files,

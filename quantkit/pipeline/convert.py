@@ -113,10 +113,11 @@ def convert(
             require_cards(output_paths(prepared, output.out), prepared.checkpoint, force=output.force)
         require_modelfiles(request, prepared.plans, output_paths(prepared, output.out), force=output.force)
         built = _build(prepared, output, gating, emit, stop)
-        if request.card:
-            write_cards_of([artifact.path for artifact in built], prepared.checkpoint, force=output.force)
         built = with_users(built, prepared.plans, request.tp, laid_out=output.layout is not None)
-        return modelfiles_beside(request, built, force=output.force, emit=emit)
+        built = modelfiles_beside(request, built, force=output.force, emit=emit)
+        if request.card:  # names the Modelfiles
+            write_cards_of([artifact.path for artifact in built], prepared.checkpoint, force=output.force)
+        return built
     finally:
         prepared.close()
 

@@ -19,7 +19,7 @@ from quantkit.pipeline.given import coerce, given_optional, given_paths
 from quantkit.pipeline.outputs import Artifact
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan
-from quantkit.report.next_steps import modelfile_step
+from quantkit.report.next_steps import NextStep, modelfile_step
 from quantkit.storage import read_sums, require_small, update_sums, write_small
 from quantkit.untrusted import read_bounded, require_path, shown
 
@@ -151,6 +151,15 @@ def modelfiles_beside(
             emit(Warned(CODE, note))
         artifacts.append(replace(artifact, modelfile=made.path))
     return tuple(artifacts)
+
+
+def with_modelfile(first: Path, steps: Sequence[NextStep]) -> tuple[NextStep, ...]:
+    """Commands for a file, that of Ollama with the Modelfile beside it, where one is for it."""
+    for path in (first.with_name(MODELFILE), first.with_name(f"{first.stem}.{MODELFILE}")):
+        if path.is_file() and path.stat().st_size <= MAX_MODELFILE and f"./{first.name}" in _origins(path):
+            given = modelfile_step(Path(path.name), first.stem)
+            return tuple(given if step.program == given.program else step for step in steps)
+    return tuple(steps)
 
 
 def _for_ollama(request: Request) -> bool:

@@ -54,7 +54,10 @@ LONG = "{% for a in range(99999) %}{% for b in range(9999) %}aaaaaaaaaaaaaaaa{% 
 DOUBLE = "{% set x = namespace(s='ab') %}{% for i in range(200) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s }}"
 
 
-@pytest.mark.parametrize("source", [CHATML, BLOCKS, MARKED], ids=["chatml", "blocks", "marked"])
+TOOLS = "{% if tools is not none %}{{ tools | length }}{% endif %}{{ documents is none }}" + CHATML
+
+
+@pytest.mark.parametrize("source", [CHATML, BLOCKS, MARKED, TOOLS], ids=["chatml", "blocks", "marked", "tools"])
 def test_text_is_what_transformers_renders(source: str) -> None:
     expected, _ = render_jinja_template([TALK], chat_template=source, **TOKENS)
     assert render(ChatTemplate(source, TOKENS), [TALK]) == expected

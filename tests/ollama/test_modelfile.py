@@ -124,6 +124,11 @@ def test_convert_says_so_before_any_work(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["Modelfile"]
 
 
+def test_a_card_names_it(copy: Path) -> None:
+    assert quantkit("card", copy).status == 0
+    assert "ollama create tiny-chat:q8_0 -f Modelfile && ollama run tiny-chat:q8_0" in (copy / "README.md").read_text()
+
+
 def test_a_dry_run_prints_it_and_writes_nothing(copy: Path) -> None:
     (copy / "Modelfile").unlink()
     before = sorted(path.name for path in copy.iterdir())
