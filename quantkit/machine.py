@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+from quantkit.platforms import resource
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 LIMITS = ("memory.max", "memory.limit_in_bytes")
@@ -21,8 +24,7 @@ def core_count() -> int:
 def memory_limit_bytes() -> int:
     """Memory this process may use: the machine's, or that of its control group or one around it if that is smaller."""
     said = [_read(folder / name).strip() for folder in _control_groups() for name in LIMITS]
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([machine, *(int(text) for text in said if text.isdigit())])
+    return min([_machine_bytes(), *(int(text) for text in said if text.isdigit())])
 
 
 def available_bytes() -> int:
@@ -63,8 +65,41 @@ def worker_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def peak_rss_bytes() -> int:
-    """Peak resident memory of this process."""
-    import resource
+    """Peak resident memory of this process; 0 where the system does not say."""
+    if resource is not None:
+        peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    used = _ProcessMemory(size=ctypes.sizeof(_ProcessMemory))
+    _ask_windows("GetCurrentProcess", "K32GetProcessMemoryInfo", used, used.size)
+    return int(used.peak)
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+
+def _machine_bytes() -> int:
+    """Memory of the machine; without end where the system does not say."""
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    status = _MachineMemory(size=ctypes.sizeof(_MachineMemory))
+    _ask_windows(None, "GlobalMemoryStatusEx", status)
+    return int(status.total) or sys.maxsize
+
+
+class _MachineMemory(ctypes.Structure):
+    """MEMORYSTATUSEX"""
+
+    _fields_ = (("size", ctypes.c_uint32), ("load", ctypes.c_uint32), ("total", ctypes.c_uint64),
+                ("others", ctypes.c_uint64 * 6))  # fmt: skip
+
+
+class _ProcessMemory(ctypes.Structure):
+    """PROCESS_MEMORY_COUNTERS"""
+
+    _fields_ = (("size", ctypes.c_uint32), ("faults", ctypes.c_uint32), ("peak", ctypes.c_size_t),
+                ("others", ctypes.c_size_t * 7))  # fmt: skip
+
+
+def _ask_windows(of: str | None, function: str, answer: ctypes.Structure, *more: int) -> None:
+    """Have a function of kernel32 fill in `answer`, about the handle that `of` gives; left as it is elsewhere."""
+    kernel = getattr(getattr(ctypes, "windll", None), "kernel32", None)
+    if kernel is not None:
+        about = [ctypes.c_void_p(getattr(kernel, of)())] if of else []
+        getattr(kernel, function)(*about, ctypes.byref(answer), *more)

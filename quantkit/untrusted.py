@@ -21,6 +21,7 @@ from quantkit.blocksums import BlockSums
 from quantkit.errors import InputError, QuantkitError, ResourceError
 from quantkit.jsontext import LongNumber
 from quantkit.placeholders import HEAD_BYTES, placeholder
+from quantkit.platforms import NO_WAIT, SAFE, open_unlinked, preadv
 from quantkit.tensors import U8
 
 SHOWN_CHARACTERS = 120
@@ -150,7 +151,7 @@ class InputFile:
         done = 0
         try:
             while done < out.size:
-                count = os.preadv(self.descriptor, [out.data[done : done + READ_BYTES]], start + done)
+                count = preadv(self.descriptor, [out.data[done : done + READ_BYTES]], start + done)
                 if count == 0:
                     self._raise_changed(f"it ends at byte {start + done:,} now")
                 done += count
@@ -218,9 +219,9 @@ def open_input(path: Path, *, follow: bool = True) -> InputFile:
     Raises InputError for a missing file, a folder, a pipe, a device or a socket, without blocking on any of them, and
     for a Git LFS pointer or a web page in the place of the file.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+    flags = os.O_RDONLY | SAFE | NO_WAIT
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, flags) if follow else open_unlinked(path, flags)
     except OSError as error:
         raise _reading_error(path, error) from error
     except ValueError as error:  # a NUL byte in the path

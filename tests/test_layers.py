@@ -17,7 +17,18 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # The floors, from the ground up: a module or package imports only from floors below its own.
 FLOORS = (
-    ("blocksums", "errors", "events", "filenames", "jsontext", "metadata", "placeholders", "tensors", "version"),
+    (
+        "blocksums",
+        "errors",
+        "events",
+        "filenames",
+        "jsontext",
+        "metadata",
+        "placeholders",
+        "platforms",
+        "tensors",
+        "version",
+    ),
     ("discovery", "extras", "machine", "patterns", "units"),
     ("qtypes", "storage", "untrusted"),
     ("formats", "families", "report"),

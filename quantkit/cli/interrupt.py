@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+
+from quantkit.platforms import interrupt
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_S = 3.0  # for what runs on in native code and in threads after an interrupt; work on disk survives any end
@@ -80,7 +81,7 @@ class Interrupts(_Handlers):
             self._hook(found)
         elif self._raising:
             self.asked = False
-            again = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
+            again = threading.Timer(0.01, interrupt)
             again.daemon = True
             again.start()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import resource
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from quantkit.cli.streams import write_result
 from quantkit.errors import ResourceError, UsageError
 from quantkit.events import Event, RunFailed, RunFinished, RunStarted
 from quantkit.jsontext import dump_json
+from quantkit.platforms import address_limit
 from quantkit.report.text import size
 from quantkit.version import __version__
 
@@ -127,8 +127,8 @@ def require_addresses() -> None:
 
     With a limit, its linear algebra gets one thread: it reserves tens of megabytes for each.
     """
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit == resource.RLIM_INFINITY:
+    limit = address_limit()
+    if limit is None:
         return
     if limit < LEAST_ADDRESSES:
         what = f"the limit on memory (ulimit -v) is {size(limit)}, quantkit needs {size(LEAST_ADDRESSES)} to start"

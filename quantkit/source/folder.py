@@ -17,6 +17,7 @@ from quantkit.events import Sink, Warned
 from quantkit.formats.containers.stored import SIDE_CONFIGS
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
+from quantkit.platforms import user_ids
 from quantkit.source import mistral
 from quantkit.source.base import MAX_SIDE_FILE_BYTES, SourceFile, StoredTensor, require_decodable
 from quantkit.source.nested import MAX_NESTED_BYTES, is_nested, is_nested_folder, list_nested
@@ -284,7 +285,8 @@ def _open(root: Path, name: str, linked: dict[str, Path] | None = None) -> Input
     file = open_input(target, follow=False)
     if root in target.parents or _is_blob(target):
         return file
-    if os.fstat(file.descriptor).st_uid not in {os.getuid(), os.geteuid()}:
+    mine = user_ids()
+    if mine is not None and os.fstat(file.descriptor).st_uid not in mine:
         file.close()
         what = f"{shown(root / name)} is a link to {shown(target)}, which belongs to another user"
         hint = "copy the file into the folder, or give the folder it lies in"

@@ -30,7 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantkit.errors import BusyError, NotWritableError
+from quantkit.platforms import MOVES_OPEN_FILES, is_administrator, is_mine, node_name, preadv
 from quantkit.storage.disk import Disk, File, Ops, anchored, is_at, is_own, look, mkdir, rename, rmdir
+from quantkit.storage.elsewhere import LockAlone
 from quantkit.storage.failures import explained, shown
 from quantkit.storage.faults import from_environment
 from quantkit.storage.lease import LEASE, TEMPORARY, Lease, sweep_candidates, take_lease
@@ -51,7 +53,7 @@ class JobFolder:
 
     file: File
     lock: File
-    lease: Lease
+    lease: Lease | LockAlone
 
     @property
     def path(self) -> Path:
@@ -64,6 +66,11 @@ class JobFolder:
 def is_ours(name: str) -> bool:
     """Whether quantkit gives this name to something in a job folder."""
     return OURS.fullmatch(name) is not None
+
+
+def goes(name: str) -> bool:
+    """Whether something in a job folder that is locked can be removed: not the lock, where open files stay."""
+    return is_ours(name) and (MOVES_OPEN_FILES or name != LOCK)
 
 
 @contextmanager
@@ -82,11 +89,15 @@ def locked_folder(disk: Disk, path: Path) -> Iterator[JobFolder]:
             with suppress(OSError):
                 sweep_candidates(disk, folder.file)
             folder.lease.release()
+            if not MOVES_OPEN_FILES:
+                folder.lock.close()
             _remove_lone_lock(disk, folder.file)
         with suppress(OSError):  # tidying must not hide why a job ends
             disk.run(path, rmdir, path)
         if folder is not None:
-            _close(folder.lock, folder.file)
+            if MOVES_OPEN_FILES:
+                folder.lock.close()
+            folder.file.close()
 
 
 def claim_run(disk: Disk, folder: JobFolder, *, fresh: bool = False) -> str:
@@ -121,12 +132,12 @@ def remove_job(path: Path, *, ops: Ops | None = None) -> None:
     with explained(path, 0):
         if path.is_dir() and not path.is_symlink():
             with locked_folder(disk, path):
-                disk.remove_tree(path, is_ours)
+                disk.remove_tree(path, goes)
 
 
 def _runs(folder: JobFolder) -> Iterator[str]:
     """Earlier runs: folders, not links to some."""
-    for name in os.listdir(folder.file.fd):  # noqa: PTH208 - of a descriptor
+    for name in folder.file.names():
         with suppress(FileNotFoundError):
             if RUN.fullmatch(name) and stat.S_ISDIR(look(folder / name).st_mode):
                 yield name
@@ -145,21 +156,21 @@ def _enter(disk: Disk, path: Path) -> JobFolder:
         try:
             lock = disk.open(anchored(folder, LOCK), os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:  # likewise
-            os.close(folder.fd)
+            folder.close()
             continue
         except BaseException:
-            os.close(folder.fd)
+            folder.close()
             raise
         if not is_own(lock):
             _close(lock, folder)
             raise not_ours(folder.path / LOCK)
         if not disk.lock(lock):
-            os.close(folder.fd)
+            folder.close()
             raise _busy(lock)
         if is_at(lock, lock.path) and is_at(folder, path):
             with suppress(OSError):  # a courtesy to whoever comes second
                 disk.run(lock.path, os.ftruncate, lock.fd, 0)
-                disk.write(lock, memoryview(f"{os.getpid()} {os.uname().nodename}\n".encode()), 0)
+                disk.write(lock, memoryview(f"{os.getpid()} {node_name()}\n".encode()), 0)
             lease = _turn(disk, folder, lock)
             if lease is not None:
                 return JobFolder(folder, lock, lease)
@@ -167,10 +178,10 @@ def _enter(disk: Disk, path: Path) -> JobFolder:
     raise BusyError(f"{shown(path)} keeps changing hands", hint="try again", path=shown(path))
 
 
-def _turn(disk: Disk, folder: File, lock: File) -> Lease | None:
+def _turn(disk: Disk, folder: File, lock: File) -> Lease | LockAlone | None:
     """The lease; None when the folder was removed meanwhile. Without it, nothing stays open that `_enter` closes."""
     try:
-        return take_lease(disk, folder)
+        return take_lease(disk, folder) if MOVES_OPEN_FILES else LockAlone()
     except FileNotFoundError:
         return None
     except BaseException:
@@ -181,13 +192,13 @@ def _turn(disk: Disk, folder: File, lock: File) -> Lease | None:
 
 def _remove_lone_lock(disk: Disk, folder: File) -> None:
     with suppress(OSError):  # tidying must not hide why a job ends
-        if os.listdir(folder.fd) == [LOCK]:  # noqa: PTH208 - of a descriptor
+        if folder.names() == [LOCK]:
             disk.remove(anchored(folder, LOCK))
 
 
 def _close(*files: File) -> None:
     for file in files:
-        os.close(file.fd)
+        file.close()
 
 
 def _open(disk: Disk, path: Path) -> File | None:
@@ -200,8 +211,8 @@ def _open(disk: Disk, path: Path) -> File | None:
         if error.errno in (errno.ENOTDIR, errno.ELOOP) and path.is_symlink():
             raise not_ours(path) from error
         raise
-    if os.fstat(file.fd).st_uid != os.geteuid() and os.geteuid() != 0:
-        os.close(file.fd)
+    if not is_mine(file.facts()) and not is_administrator():
+        file.close()
         raise not_ours(path)
     return file
 
@@ -214,8 +225,9 @@ def not_ours(path: Path) -> NotWritableError:
 
 
 def _busy(lock: File) -> BusyError:
-    pid, _, host = os.pread(lock.fd, HOLDER_BYTES, 0).strip().partition(b" ")
-    os.close(lock.fd)
+    said = memoryview(bytearray(HOLDER_BYTES))
+    pid, _, host = bytes(said[: preadv(lock.fd, [said], 0)]).strip().partition(b" ")
+    lock.close()
     holder = f"process {shown(pid)} on {shown(host)}" if pid and host else "another process"
     path = shown(lock.path.parent)
     message = f"{path} is in use by {holder}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import os
 import stat
@@ -19,11 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, TypeVarTuple
 
+from quantkit.platforms import DIRECTORY, FOLDERS_OPEN, NO_WAIT, NOFOLLOW, RENAME_REFUSES, SAFE, open_unlinked, preadv
+from quantkit.storage.elsewhere import fcntl, lock_byte, pwrite
+
 Args = TypeVarTuple("Args")
 Result = TypeVar("Result")
 
 BUFFER_BYTES = 1 << 20  # what is read stays in a core's cache until it is hashed
 RENAME_NOREPLACE, AT_FDCWD = 0x01, -100  # linux/fs.h, linux/fcntl.h
+NO_DESCRIPTOR = -1  # of a folder, where folders have none
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
 
 
@@ -40,10 +43,25 @@ def direct(call: Callable[[*Args], Result], *args: *Args) -> Result:
 
 @dataclass(frozen=True)
 class File:
-    """An open file descriptor and the path it was opened at, for messages."""
+    """An open file descriptor and the path it was opened at, for messages.
+
+    Of a folder it is NO_DESCRIPTOR where folders have none: what is in it is then reached by its path.
+    """
 
     fd: int
     path: Path
+
+    def close(self) -> None:
+        if self.fd != NO_DESCRIPTOR:
+            os.close(self.fd)
+
+    def names(self) -> list[str]:
+        """The names in a folder."""
+        return os.listdir(self.path if self.fd == NO_DESCRIPTOR else self.fd)  # noqa: PTH208
+
+    def facts(self) -> os.stat_result:
+        """What the system says of it."""
+        return look(self.path) if self.fd == NO_DESCRIPTOR else os.fstat(self.fd)
 
 
 class Anchored(type(Path())):  # type: ignore[misc]  # PosixPath, or what the system has
@@ -58,7 +76,7 @@ class Anchored(type(Path())):  # type: ignore[misc]  # PosixPath, or what the sy
 def anchored(folder: File, below: str) -> Path:
     """The path of something in an open folder; `below` is a name, or names of folders of our own and a name."""
     path = Anchored(folder.path / below)
-    path.folder, path.below = folder.fd, below
+    path.folder, path.below = None if folder.fd == NO_DESCRIPTOR else folder.fd, below
     return path
 
 
@@ -88,7 +106,7 @@ def rename_noreplace(source: Path, target: Path) -> None:
 
 
 def _libc_call(name: str, *args: object) -> None:
-    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None) if fcntl is not None else None
     if function is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     if function(*args) != 0:
@@ -101,7 +119,7 @@ def open_at(path: Path, flags: int) -> int:
     It does not wait for the other end of a pipe.
     """
     name, folder = _at(path)
-    return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666, dir_fd=folder)
+    return open_unlinked(name, flags | SAFE | NO_WAIT, folder)
 
 
 def unlink(path: Path) -> None:
@@ -155,7 +173,7 @@ def is_at(file: File, path: Path) -> bool:
         facts = look(path)
     except FileNotFoundError:
         return False
-    return os.path.samestat(facts, os.fstat(file.fd))
+    return os.path.samestat(facts, file.facts())
 
 
 def is_own(file: File) -> bool:
@@ -190,14 +208,18 @@ class Disk:
 
     def open_folder(self, path: Path) -> File:
         """Open a folder. Raises NotADirectoryError for anything else, a link to a folder included."""
+        if not FOLDERS_OPEN:
+            if not stat.S_ISDIR(self.run(path, look, path).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path))
+            return File(NO_DESCRIPTOR, path)
         if isinstance(path, Anchored):
-            return self.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        return File(self.run(path, os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC), path)
+            return self.open(path, os.O_RDONLY | DIRECTORY)
+        return File(self.run(path, os.open, path, os.O_RDONLY | DIRECTORY | NOFOLLOW | SAFE), path)
 
     def write(self, file: File, data: memoryview, offset: int) -> None:
         """Write all bytes at `offset`."""
         while data:
-            written = self.run(file.path, os.pwrite, file.fd, data, offset)
+            written = self.run(file.path, pwrite, file.fd, data, offset)
             data, offset = data[written:], offset + written
 
     def append(self, file: File, data: bytes) -> None:
@@ -209,7 +231,7 @@ class Disk:
         """Fill `buffer` from `offset`; returns the bytes read, fewer only at the end of the file."""
         done = 0
         while done < len(buffer):
-            count = self.run(file.path, os.preadv, file.fd, [buffer[done:]], offset + done)
+            count = self.run(file.path, preadv, file.fd, [buffer[done:]], offset + done)
             if count == 0:
                 break
             done += count
@@ -235,14 +257,18 @@ class Disk:
 
     def sync_folder(self, folder: Path) -> None:
         """Make the names in a folder durable; a no-op where folders cannot be synced."""
-        file = File(self.run(folder, os.open, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), folder)
+        if not FOLDERS_OPEN:
+            return
+        file = File(self.run(folder, os.open, folder, os.O_RDONLY | DIRECTORY | SAFE), folder)
         try:
             self.sync_open_folder(file)
         finally:
-            os.close(file.fd)
+            file.close()
 
     def sync_open_folder(self, folder: File) -> None:
         """Make the names in a folder that is held open durable."""
+        if folder.fd == NO_DESCRIPTOR:
+            return
         try:
             self.run(folder.path, os.fsync, folder.fd)
         except OSError as error:
@@ -262,7 +288,7 @@ class Disk:
 
         The disk works while the processor does, instead of at the final fsync, and a later read sees the disk.
         """
-        if sys.platform == "linux":
+        if hasattr(os, "posix_fadvise"):
             self.run(file.path, os.posix_fadvise, file.fd, offset, nbytes, os.POSIX_FADV_DONTNEED)
 
     def allocate(self, file: File, nbytes: int) -> None:
@@ -280,7 +306,10 @@ class Disk:
         True also where there are no locks to take: a lock saves work and waiting, nothing here is correct by it.
         """
         try:
-            self.run(file.path, fcntl.flock, file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is None:
+                self.run(file.path, lock_byte, file.fd)
+            else:
+                self.run(file.path, fcntl.flock, file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError:
@@ -308,7 +337,7 @@ class Disk:
             self.run(target, replace if isinstance(source, Anchored) else os.replace, source, target)
             return
         try:
-            self.run(target, rename_noreplace, source, target)
+            self.run(target, rename if RENAME_REFUSES else rename_noreplace, source, target)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
@@ -328,8 +357,8 @@ class Disk:
         """
         with suppress(FileNotFoundError), ExitStack() as held:
             folder = self.open_folder(path)
-            held.callback(os.close, folder.fd)
-            for name in sorted(os.listdir(folder.fd), reverse=True):  # noqa: PTH208 - of a descriptor
+            held.callback(folder.close)
+            for name in sorted(folder.names(), reverse=True):
                 if not ours(name):
                     continue
                 entry = anchored(folder, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +43,7 @@ def nearest_folder(path: Path) -> Path:
 
 def free_bytes(folder: Path) -> int:
     """Bytes that this user can still write at `folder`, which need not exist yet. Quotas are not seen."""
-    facts = os.statvfs(nearest_folder(folder.absolute()))
-    return facts.f_bavail * facts.f_frsize
+    return shutil.disk_usage(nearest_folder(folder.absolute())).free
 
 
 def explain(error: OSError, folder: Path, needed: int) -> QuantkitError:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import signal
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from quantkit.errors import UsageError
+from quantkit.platforms import FATAL
 from quantkit.storage.disk import Args, Ops, Result, direct
 
 VARIABLE = "QUANTKIT_FAULT"
@@ -37,7 +37,7 @@ class Fault:
         if self.kind == "tear" and call.__name__ in ("pwrite", "write"):
             call(*_halved(call, args))
         if self.kind in ("kill", "tear"):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), FATAL)
         number = getattr(errno, self.kind.upper())
         raise OSError(number, os.strerror(number))
 

@@ -9,11 +9,21 @@ import re
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from quantkit.errors import BusyError, ExistsError, InputError, NotWritableError, ResourceError
+from quantkit.platforms import (
+    DIRECTORY,
+    FOLDERS_OPEN,
+    MOVES_OPEN_FILES,
+    NO_WAIT,
+    SAFE,
+    allocated_bytes,
+    is_mine,
+    readv,
+)
 from quantkit.storage.disk import Anchored, Disk, File, Ops, is_own, look, open_at
 from quantkit.storage.failures import explained, free_bytes, shown
 from quantkit.storage.faults import from_environment
@@ -24,6 +34,7 @@ MAX_SUMS_BYTES = 64 << 20
 LOCK_SECONDS = 30.0
 ATTEMPTS = 5
 TEMPORARY = ".quantkit-{}.tmp"
+GUARD = ".quantkit-sums.lock"
 # Gone meanwhile, another user's, or a link, folder, socket or device.
 NO_STRAY = frozenset({errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV})
 STRAY = re.compile(r"\.quantkit-[0-9a-f]{16}\.tmp")
@@ -39,7 +50,7 @@ def preflight(folder: Path, needed: int) -> None:
     Raises ResourceError with the numbers.
     """
     with explained(folder, needed):
-        allocated = 0 if folder.is_symlink() else sum(p.lstat().st_blocks * 512 for p in folder.rglob("*"))
+        allocated = 0 if folder.is_symlink() else sum(allocated_bytes(p.lstat()) for p in folder.rglob("*"))
         missing, free = max(needed - allocated, 0), free_bytes(folder)
     if missing > free:
         place = shown(folder.parent)
@@ -54,10 +65,8 @@ def open_regular(path: Path) -> File:
     waiting for it.
     """
     try:
-        if isinstance(path, Anchored):
-            fd = open_at(path, os.O_RDONLY)
-        else:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        anchored = isinstance(path, Anchored)
+        fd = open_at(path, os.O_RDONLY) if anchored else os.open(path, os.O_RDONLY | SAFE | NO_WAIT)
     except OSError as error:
         raise InputError(f"cannot read {shown(path)}: {error.strerror}", path=shown(path)) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -75,7 +84,7 @@ def hash_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(READ_BYTES))
     try:
-        while count := os.readv(file.fd, [buffer]):
+        while count := readv(file.fd, [buffer]):
             digest.update(buffer[:count])
             if on_bytes is not None:
                 on_bytes(count)
@@ -181,7 +190,7 @@ def update_sums(
     path = folder / SUMS
     with explained(folder, sum(len(name) + 67 for name in entries)):
         disk.make_folders(folder)
-        guard = File(disk.run(folder, os.open, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), folder)
+        guard = _guard(disk, folder)
         try:
             _wait(disk, guard)
             before = _read_sums(path)
@@ -190,6 +199,16 @@ def update_sums(
                 write_small(path, after, overwrite=True, ops=disk.ops)
         finally:
             os.close(guard.fd)
+            if not FOLDERS_OPEN:
+                with suppress(OSError):  # another process waits for it
+                    disk.remove(guard.path)
+
+
+def _guard(disk: Disk, folder: Path) -> File:
+    """What is locked while SHA256SUMS is written: the folder; a file in it where folders cannot be opened."""
+    if FOLDERS_OPEN:
+        return File(disk.run(folder, os.open, folder, os.O_RDONLY | DIRECTORY | SAFE), folder)
+    return disk.open(folder / GUARD, os.O_RDWR | os.O_CREAT)
 
 
 def sums_after(folder: Path, entries: Mapping[str, str], *, drop: Collection[str] = ()) -> bytes:
@@ -200,15 +219,17 @@ def sums_after(folder: Path, entries: Mapping[str, str], *, drop: Collection[str
 
 def _write_beside(disk: Disk, path: Path, data: bytes, overwrite: bool) -> None:
     temporary = disk.open(path.parent / TEMPORARY.format(os.urandom(8).hex()), os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    try:
-        disk.lock(temporary)  # tells _sweep that this file is in use
-        disk.write(temporary, memoryview(data), 0)
-        disk.sync(temporary)
-        disk.move(temporary.path, path, overwrite=overwrite)
-        disk.sync_folder(path.parent)
-    finally:
-        os.close(temporary.fd)
-        disk.remove(temporary.path)
+    with ExitStack() as held:
+        held.callback(disk.remove, temporary.path)
+        with ExitStack() as opened:
+            opened.callback(os.close, temporary.fd)
+            disk.lock(temporary)  # tells _sweep that this file is in use
+            disk.write(temporary, memoryview(data), 0)
+            disk.sync(temporary)
+            if not MOVES_OPEN_FILES:
+                opened.close()
+            disk.move(temporary.path, path, overwrite=overwrite)
+            disk.sync_folder(path.parent)
 
 
 def write_through(disk: Disk, part: Path, path: Path, data: bytes) -> None:
@@ -240,10 +261,14 @@ def _sweep(disk: Disk, folder: Path) -> None:
                 continue
             raise
         try:
-            if is_own(stray) and os.fstat(stray.fd).st_uid == os.geteuid() and disk.lock(stray):
+            dead = is_own(stray) and is_mine(os.fstat(stray.fd)) and disk.lock(stray)
+            if dead and MOVES_OPEN_FILES:
                 disk.remove(path)
         finally:
             os.close(stray.fd)
+        if dead and not MOVES_OPEN_FILES:
+            with suppress(OSError):  # whoever writes it has it open, and it stays
+                disk.remove(path)
 
 
 def _wait(disk: Disk, guard: File) -> None:

@@ -13,17 +13,19 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from quantkit.errors import BusyError, ExistsError, QuantkitError, VerificationError
+from quantkit.platforms import MOVES_OPEN_FILES
 from quantkit.storage import journal
 from quantkit.storage.claim import (
     JOURNAL,
     JobFolder,
     claim_run,
-    is_ours,
+    goes,
     locked_folder,
     new_run,
     not_ours,
 )
 from quantkit.storage.disk import Disk, File, Ops, is_at, is_own, is_there, look
+from quantkit.storage.elsewhere import OpenFiles
 from quantkit.storage.failures import explained, shown
 from quantkit.storage.faults import from_environment
 from quantkit.storage.files import exists, holds, open_regular, preflight, write_through
@@ -119,6 +121,7 @@ class Job:
         self.records: Mapping[str, Record] = MappingProxyType(self._finished)
         self._key = b""
         self._closed = False
+        self._opened = OpenFiles()
         self._retired: tuple[str, ...] = ()
         self._resumable = is_there(self._within(JOURNAL))
         self._mutex = threading.Lock()
@@ -230,8 +233,10 @@ class Job:
     def discard(self) -> None:
         """Remove the job folder; to be called when everything it was for is published. Not that of another process."""
         if not self._closed and self._place.lease.is_held():
+            if not MOVES_OPEN_FILES:
+                self._opened.close_all()
             with self._explained():
-                self._disk.remove_tree(self.folder, is_ours)
+                self._disk.remove_tree(self.folder, goes)
         self.close()
 
     def close(self) -> None:
@@ -239,6 +244,7 @@ class Job:
         if self._closed:
             return
         self._closed = True
+        self._opened.close_all()
         if not self._resumable:
             with suppress(OSError):  # tidying must not hide why the job ends
                 self._disk.remove_tree(self._place / self._run)
@@ -260,9 +266,7 @@ class Job:
         return explained(self.folder, sum(f.nbytes for f in self._files))
 
     def _open(self, path: Path, flags: int) -> File:
-        file = self._disk.open(path, flags)
-        self._held.callback(os.close, file.fd)
-        return file
+        return self._opened.keep(self._disk.open(path, flags))
 
     def _within(self, name: str) -> Path:
         """The path of a file of this run. It leads nowhere once another process took the run over."""
@@ -291,6 +295,7 @@ class Job:
         history = journal.replay(bytes(log), digest, self._files, self._key)
         if history is None:
             if log:
+                self._opened.close(self._journal.fd)
                 self._disk.remove_tree(self._place / self._run)
                 self._run = new_run(self._disk, self._place)
                 self._journal = self._open_journal()
@@ -314,8 +319,7 @@ class Job:
             with placed(self._disk, self.folder.parent, move.target) as target:
                 if target is not None and holds(target, nbytes, move.sha256):
                     self._finished |= {r.tensor: r for r in records}
-                    file = open_regular(target)
-                    self._held.callback(os.close, file.fd)
+                    file = self._opened.keep(open_regular(target))
                     goal = PublishedFile(self.folder.parent / move.target, nbytes, move.sha256)
                     return _Part(file, nbytes, published=goal)
         file = self._open(path, os.O_RDWR | os.O_CREAT)
@@ -369,7 +373,7 @@ class Job:
         remove_all(self._disk, self.folder.parent, [name for name in self._retired if name not in kept])
 
     def _relative(self, goal: PublishedFile) -> str:
-        return os.path.relpath(goal.path, self.folder.parent)
+        return Path(os.path.relpath(goal.path, self.folder.parent)).as_posix()
 
     def _move(self, index: int, goal: PublishedFile, overwrite: bool) -> None:
         part, name = self._parts[index], self._relative(goal)
@@ -385,7 +389,11 @@ class Job:
                 raise ExistsError(what, path=path)
             if not there:
                 self._disk.append(self._journal, journal.move_line(Move(index, name, goal.sha256), self._key))
+                if not MOVES_OPEN_FILES:
+                    self._opened.close(part.file.fd)
                 self._rename(part.file.path, replace(goal, path=target), overwrite)
+                if not MOVES_OPEN_FILES:
+                    part = replace(part, file=self._opened.keep(open_regular(target)))
             self._disk.sync_name(target)
         self._parts[index] = replace(part, published=goal)
 

@@ -15,7 +15,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from quantkit.storage.disk import Disk
+from quantkit.platforms import NOFOLLOW, SAFE, is_mine, user_ids
+from quantkit.storage.disk import Disk, anchored, open_at
 from quantkit.storage.faults import from_environment
 
 KEY_BYTES = 32
@@ -29,13 +30,15 @@ def user_key() -> bytes:
 
 def _places() -> Iterator[Path]:
     """Folders that may keep the key, the best first."""
-    home = os.environ.get("HOME", "")
-    for variable, below in (("XDG_STATE_HOME", ".local/state"), ("XDG_CACHE_HOME", ".cache")):
+    home = os.environ.get("HOME") or os.environ.get("USERPROFILE", "")
+    folders = (("LOCALAPPDATA", "AppData/Local"),) if user_ids() is None else ()
+    for variable, below in (*folders, ("XDG_STATE_HOME", ".local/state"), ("XDG_CACHE_HOME", ".cache")):
         given = os.environ.get(variable, "")
         folder = Path(given) if given else Path(home) / below
         if folder.is_absolute() and (given or Path(home).is_dir()):
             yield folder / "quantkit"
-    yield Path("/tmp") / f"quantkit-{os.geteuid()}"
+    if user_ids() is not None:
+        yield Path("/tmp") / f"quantkit-{os.geteuid()}"
 
 
 @cache
@@ -57,18 +60,21 @@ def _key(places: tuple[Path, ...]) -> bytes:
 def _read(folder: Path) -> bytes | None:
     """The key in a folder, None where there is none that only this user could have put there."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        at = Disk().open_folder(folder)
         try:
-            fd = os.open(KEY_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+            fd = open_at(anchored(at, KEY_FILE), os.O_RDONLY)
             try:
-                facts = (os.fstat(at), os.fstat(fd))
-                mine = all(f.st_uid == os.geteuid() and not f.st_mode & 0o022 for f in facts)
-                private = stat.S_ISREG(facts[1].st_mode) and not facts[1].st_mode & 0o077
+                facts = (at.facts(), os.fstat(fd))
+                private = stat.S_ISREG(facts[1].st_mode)
+                mine = all(map(is_mine, facts))
+                if user_ids() is not None:  # else modes say nothing: the folder is one of the user's own
+                    mine = mine and not any(f.st_mode & 0o022 for f in facts)
+                    private = private and not facts[1].st_mode & 0o077
                 key = os.read(fd, KEY_BYTES + 1)
             finally:
                 os.close(fd)
         finally:
-            os.close(at)
+            at.close()
         return key if mine and private and len(key) == KEY_BYTES else None
     return None
 
@@ -80,13 +86,15 @@ def _make(folder: Path) -> None:
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)  # noqa: PTH102 - the mode must hold from the first moment
     temporary = folder / f"{KEY_FILE}.{os.urandom(8).hex()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW | SAFE, 0o600)
     try:
-        os.write(fd, os.urandom(KEY_BYTES))
-        os.fsync(fd)
+        try:
+            os.write(fd, os.urandom(KEY_BYTES))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
         with suppress(FileExistsError):
             disk.move(temporary, folder / KEY_FILE, overwrite=False)
     finally:
-        os.close(fd)
         with suppress(FileNotFoundError):
             temporary.unlink()

@@ -27,6 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from quantkit.errors import BusyError
+from quantkit.platforms import DIRECTORY, NO_WAIT, SAFE, open_unlinked
 from quantkit.storage.disk import UNSUPPORTED, Disk, File, anchored, is_at, look
 from quantkit.storage.failures import shown
 from quantkit.storage.owner import Owner, read_owner, this_process
@@ -100,7 +101,7 @@ def take_lease(disk: Disk, folder: File) -> Lease:
 
 def sweep_candidates(disk: Disk, folder: File) -> None:
     """Remove what killed processes left of leases that never were: only who has the turn may do so."""
-    for name in os.listdir(folder.fd):  # noqa: PTH208 - of a descriptor
+    for name in folder.names():
         if TEMPORARY.fullmatch(name):
             disk.remove(anchored(folder, name))
 
@@ -149,13 +150,13 @@ def _free_number(folder: File, now: float) -> int:
     if highest == 0:
         return 1
     try:
-        fd = os.open(_name(highest), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder.fd)
+        fd = open_unlinked(_name(highest), os.O_RDONLY | SAFE | NO_WAIT, folder.fd)
     except OSError:  # given back just now, or nothing that a process could hold
         return highest + 1
     try:
         facts, data = os.fstat(fd), b""
         if stat.S_ISREG(facts.st_mode):
-            data = os.pread(fd, MAX_BYTES, 0)
+            data = os.read(fd, MAX_BYTES)
     finally:
         os.close(fd)
     age, owner = now - facts.st_mtime, read_owner(data)
@@ -190,7 +191,7 @@ def _name(number: int) -> str:
 
 def _numbers(folder: File) -> list[int]:
     again = os.open(
-        ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder.fd
+        ".", os.O_RDONLY | DIRECTORY | SAFE, dir_fd=folder.fd
     )  # threads share the place in one
     try:
         return _numbers_of(os.listdir(again))  # noqa: PTH208

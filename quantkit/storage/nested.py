@@ -8,7 +8,6 @@ when the last one that an older artifact had there is gone.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,7 +53,7 @@ def placed(disk: Disk, root: Path, name: str, *, make: bool = False) -> Iterator
         yield None if file is None else anchored(file, leaf)
     finally:
         if file is not None:
-            os.close(file.fd)
+            file.close()
 
 
 def remove_all(disk: Disk, root: Path, names: Sequence[str]) -> None:
@@ -77,7 +76,7 @@ def _tidy(disk: Disk, folder: Path) -> None:
     try:
         disk.sync_open_folder(file)
     finally:
-        os.close(file.fd)
+        file.close()
     try:
         disk.run(folder, rmdir, folder)
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.errors import ResourceError
+from quantkit.platforms import TEMPORARY
 from quantkit.storage.disk import UNSUPPORTED, Disk, File, Ops
 from quantkit.storage.failures import explained, shown
 from quantkit.storage.faults import from_environment
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     U8 = NDArray[np.uint8]
 
+ZEROS = 1 << 20  # bytes of a write that allocates
 O_TMPFILE = getattr(os, "O_TMPFILE", 0)  # Linux only
 CHUNK_BYTES, ALIGNED = 16 << 20, 64  # small arrays share a file, each at a multiple
 NAMELESS_UNKNOWN = UNSUPPORTED | {errno.EISDIR, errno.ENOENT}  # open(2): what a kernel without O_TMPFILE says
@@ -59,7 +61,7 @@ class Scratch:
         """Give back the memory that mapped files occupy; what was written to them stays. Not while others use them."""
         for reference in self.maps:
             mapped = reference()
-            if mapped is not None:
+            if mapped is not None and hasattr(mapped, "madvise"):
                 mapped.madvise(mmap.MADV_DONTNEED)  # of a shared mapping this drops no data: the file has it
 
 
@@ -118,7 +120,11 @@ def scratch_file(folder: Path, nbytes: int, *, ops: Ops | None = None) -> mmap.m
         disk.make_folders(folder)
         file = _nameless(disk, folder.resolve())
         try:
-            disk.run(file.path, os.posix_fallocate, file.fd, 0, nbytes)
+            if hasattr(os, "posix_fallocate"):
+                disk.run(file.path, os.posix_fallocate, file.fd, 0, nbytes)
+            else:
+                for start in range(0, nbytes, ZEROS):
+                    disk.write(file, memoryview(bytes(min(ZEROS, nbytes - start))), start)
             return mmap.mmap(file.fd, nbytes)
         except ValueError as error:  # a file system that says yes and gives less
             message = f"{shown(folder)} cannot hold a file of {nbytes:,} bytes"
@@ -150,6 +156,8 @@ def _nameless(disk: Disk, folder: Path) -> File:
     except OSError as error:
         if error.errno not in NAMELESS_UNKNOWN:
             raise
-    file = disk.open(folder / f".quantkit-{os.urandom(8).hex()}.scratch", os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    disk.remove(file.path)
+    name = folder / f".quantkit-{os.urandom(8).hex()}.scratch"
+    file = disk.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | TEMPORARY)
+    if not TEMPORARY:
+        disk.remove(file.path)
     return file

@@ -7,8 +7,6 @@ so, or loops, does it in a child with little memory and time; the bytes that sur
 from __future__ import annotations
 
 import os
-import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from typing import Any
 import msgspec
 
 from quantkit.errors import InputError, ResourceError
+from quantkit.platforms import LIMITS_PROCESSES, OUT_OF_LIMITS, highest_address_limit
 from quantkit.tokenizer.pre_table import RECOGNIZED
 from quantkit.untrusted import shown
 
@@ -28,6 +27,7 @@ MEMORY_PER_BYTE = 40  # of the file: 262,144 tokens with 514,906 merges (20 MB) 
 CPU_SECONDS = 2
 CPU_SECONDS_PER_MB = 1  # such a file takes 2 s
 WALL_FACTOR = 50  # a loaded machine is slow, which is not the file's fault
+UNLIMITED_SECONDS = 60  # where only time can be limited, the time of the wall is all there is
 HINT = "fetch the tokenizer files again, or save the tokenizer again with transformers"
 PANIC = "PanicException"  # pyo3's, which cannot be imported and is no Exception
 
@@ -114,10 +114,9 @@ def try_tokenizer_json(data: bytes, name: str) -> None:
     command = [sys.executable, "-I", str(script), str(memory), str(seconds)]
     # Rust prints where it gave up, which can take longer than the rest.
     environment = {**os.environ, "RUST_BACKTRACE": "0"}
+    patience = WALL_FACTOR * seconds if LIMITS_PROCESSES else UNLIMITED_SECONDS
     try:
-        done = subprocess.run(
-            command, input=data, capture_output=True, timeout=WALL_FACTOR * seconds, check=False, env=environment
-        )
+        done = subprocess.run(command, input=data, capture_output=True, timeout=patience, check=False, env=environment)
     except subprocess.TimeoutExpired as error:
         raise _failed(name, f"does not come to an end in {error.timeout:.0f} s") from error
     if done.returncode == 0:
@@ -125,11 +124,11 @@ def try_tokenizer_json(data: bytes, name: str) -> None:
     said = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()] or [""]
     if done.returncode == 1:  # an exception, its words at the end
         raise _failed(name, f"rejects it: {shown(said[-1].partition(': ')[2] or said[-1])}")
-    _, allowed = resource.getrlimit(resource.RLIMIT_AS)
-    if 0 <= allowed < memory:
+    allowed = highest_address_limit()
+    if allowed is not None and allowed < memory:
         message = f"{name}: trying it takes up to {memory >> 20:,} MB, this process may use {allowed >> 20:,} MB"
         raise ResourceError(message, path=name, hint="raise the limit: ulimit -v unlimited")
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    if done.returncode in OUT_OF_LIMITS:
         raise _failed(name, f"takes more than {seconds} s to read it")
     raise _failed(name, f"dies of it within {memory >> 20:,} MB ({shown(said[0]) or done.returncode})")
 

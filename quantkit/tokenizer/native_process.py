@@ -7,8 +7,12 @@ with 0, or with what the library raises on stderr. It knows nothing of quantkit,
 from __future__ import annotations
 
 import os
-import resource
 import sys
+
+try:
+    import resource
+except ImportError:  # Windows: whoever started this process limits its time, and nothing else
+    resource = None  # type: ignore[assignment]
 
 TEXTS = (
     "a",
@@ -25,11 +29,12 @@ def main() -> int:
     os.environ["RAYON_NUM_THREADS"] = "1"
     import tokenizers  # before the limit: libraries reserve address space that they never use
 
-    limit(resource.RLIMIT_CORE, 0)
-    limit(resource.RLIMIT_FSIZE, 0)
-    limit(resource.RLIMIT_CPU, seconds)
-    if sys.platform == "linux":  # macOS counts address space that is only reserved
-        limit(resource.RLIMIT_AS, memory)
+    if resource is not None:
+        limit(resource.RLIMIT_CORE, 0)
+        limit(resource.RLIMIT_FSIZE, 0)
+        limit(resource.RLIMIT_CPU, seconds)
+        if sys.platform == "linux":  # macOS counts address space that is only reserved
+            limit(resource.RLIMIT_AS, memory)
     tokenizer = tokenizers.Tokenizer.from_buffer(data)
     tokenizer.no_truncation()
     tokenizer.no_padding()

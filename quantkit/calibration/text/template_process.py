@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,11 @@ from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+try:
+    import resource
+except ImportError:  # Windows: see templates.require_limits
+    resource = None  # type: ignore[assignment]
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)  # what strftime_now sees
 
@@ -39,13 +43,14 @@ class _Known(TemplateError):
 
 def main() -> int:
     """Render what stdin asks for; returns the exit status."""
-    _limit(resource.RLIMIT_FSIZE, 0, 0)
-    memory = int(sys.argv[1])
-    if sys.platform == "linux":  # macOS counts address space that is only reserved
-        _limit(resource.RLIMIT_AS, memory, memory)
+    if resource is not None:
+        _limit(resource.RLIMIT_FSIZE, 0, 0)
+        if sys.platform == "linux":  # macOS counts address space that is only reserved
+            _limit(resource.RLIMIT_AS, int(sys.argv[1]), int(sys.argv[1]))
     work = json.loads(sys.stdin.buffer.read())
-    seconds = int(work["cpu_seconds"])
-    _limit(resource.RLIMIT_CPU, seconds, seconds + 1)
+    if resource is not None:
+        seconds = int(work["cpu_seconds"])
+        _limit(resource.RLIMIT_CPU, seconds, seconds + 1)
     answer = {"each": each(work)} if "each" in work else _answer(work)
     sys.stdout.buffer.write(json.dumps(answer).encode())
     return 0

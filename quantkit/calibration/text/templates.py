@@ -8,19 +8,21 @@ templates need, in a process of its own that has little time, little memory, and
 from __future__ import annotations
 
 import json
-import signal
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantkit.errors import InputError
+from quantkit.errors import InputError, UnsupportedError
+from quantkit.platforms import LIMITS_PROCESSES, OUT_OF_LIMITS
 from quantkit.source import Checkpoint
 from quantkit.tokenizer.chat_template import MAX_TEMPLATE_BYTES, find_chat_templates
 from quantkit.tokenizer.files import TOKENIZER_CONFIG, read_object
 from quantkit.untrusted import shown
 
+TRUST = "QUANTKIT_TRUST_TEMPLATES"  # set where a template may run without limits of memory
 CPU_SECONDS = 2  # for the first conversation, which pays for starting and parsing
 CPU_SECONDS_PER_CONVERSATION = 0.02
 WALL_FACTOR, WALL_SECONDS = 10, 30  # a loaded machine is slow, which is not the template's fault
@@ -62,12 +64,22 @@ def read_chat_template(checkpoint: Checkpoint) -> ChatTemplate | None:
     return ChatTemplate(source, tokens)
 
 
+def require_limits() -> None:
+    """Raise UnsupportedError where nothing but time can be limited, and the user has not said that templates are
+    trusted: the sandbox keeps one from files and from everything else, but not from filling the memory."""
+    if not LIMITS_PROCESSES and not os.environ.get(TRUST):
+        what = "a chat template is a program of whoever made the model, and this system cannot limit its memory"
+        hint = f'give rendered text in a "text" column; or trust the template: set {TRUST}=1'
+        raise UnsupportedError(what, key="chat_template", hint=hint)
+
+
 def render(template: ChatTemplate, conversations: Sequence[Conversation], *, reply: bool = False) -> list[str]:
     """Each conversation as the text that the model was trained on; with `reply` up to where the model's reply begins.
 
     A conversation is a list of messages ({"role": ..., "content": ...}). What templates ask for the date gets a
     fixed one: equal data gives equal text on any day. Raises InputError when the template is too long, does not
-    parse, raises, or needs too much time or memory; the message names the conversation.
+    parse, raises, or needs too much time or memory; the message names the conversation. Raises UnsupportedError where
+    the system cannot limit what it takes, unless TRUST says that it is trusted.
     """
     work = _work(template, conversations) | {"reply": reply}
     answer = _run(work)
@@ -95,6 +107,7 @@ def _work(template: ChatTemplate, conversations: Sequence[Conversation]) -> dict
     if size > MAX_TEMPLATE_BYTES:
         message = f"the chat template has {size:,} bytes, at most {MAX_TEMPLATE_BYTES:,} are accepted"
         raise InputError(message, key="chat_template", hint="render the conversations yourself and give them as text")
+    require_limits()
     return {
         "template": template.source,
         "tokens": dict(template.tokens),
@@ -121,7 +134,7 @@ def _run(work: Mapping[str, Any]) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired as error:
         raise _failed(f"did not end within {error.timeout:.0f} s") from error
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    if done.returncode in OUT_OF_LIMITS:
         raise _failed(f"took more than {seconds} s or {MEMORY_BYTES >> 20} MB")
     if done.returncode != 0:
         raise _failed(f"ended its process with {done.returncode}")  # what it wrote may hold text

@@ -18,7 +18,6 @@ from __future__ import annotations
 import ctypes as c
 import json
 import os
-import resource
 import signal
 import struct
 import sys
@@ -26,6 +25,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 OUTPUT_BYTES = 1 << 26  # of the logits of one piece
 LONGEST, LEAST = 512, 16  # tokens of a piece
@@ -269,6 +273,8 @@ def peak_bytes() -> int:
         lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration, ValueError):
+        if resource is None:
+            return 0
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -304,7 +310,8 @@ def main() -> int:
     """Load a model and answer questions about it; returns the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):  # of a whole group: whoever started this process ends it
         signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     library, path, *numbers = sys.argv[1:]
     try:
         model = Model(library, path, *map(int, numbers))
