@@ -129,6 +129,20 @@ def _limit(which: int) -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+def may_run(pid: int) -> bool:
+    """Whether a process of this machine may still run: false only of one that is certainly gone. Windows does not say;
+    there, signal 0 ends a process."""
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def interrupt() -> None:
     """Interrupt the main thread of this process, as Ctrl-C does."""
     if sys.platform == "win32":  # where os.kill ends the process, whatever the signal

@@ -28,6 +28,7 @@ from quantkit.batch.options import OPTIONS, SHIPPED_TEXT
 from quantkit.batch.place import INTERRUPTED, Failure, Outcome
 from quantkit.errors import InputError
 from quantkit.jsontext import dump_json, utf8
+from quantkit.platforms import may_run
 from quantkit.source.spec import names_hub
 from quantkit.storage import write_small
 from quantkit.untrusted import parse_json_object, read_bounded
@@ -182,13 +183,7 @@ def alive(place: str) -> bool:
     host, _, pid = place.rpartition(":")
     if host != socket.gethostname() or not pid.isdigit():
         return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+    return may_run(int(pid))
 
 
 # --- whether a task is still the same -------------------------------------------------------------------------------

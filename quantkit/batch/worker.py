@@ -17,6 +17,7 @@ from quantkit.batch.ledger import Ledger, where
 from quantkit.batch.place import DONE, INTERRUPTED, SEVERAL, Failure, Outcome
 from quantkit.batch.task import Task
 from quantkit.events import never
+from quantkit.platforms import FATAL
 
 POLL_S = 0.2
 BUSY_WAIT_S = 600.0  # for another process that makes the same output: then its files are found
@@ -173,7 +174,7 @@ def _unsaid(exit_code: int, err: str) -> Failure:
     """Why a child ended that could not say it."""
     if exit_code < 0:
         name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else str(-exit_code)
-        oom = ", as the system does when memory runs out" if -exit_code == signal.SIGKILL else ""
+        oom = ", as the system does when memory runs out" if -exit_code == FATAL else ""
         return Failure(KILLED, exit_code, f"the process was ended by {name}{oom}", "run it again: it resumes")
     words = err.strip()[-TAIL:].splitlines() or ["it said nothing"]
     return Failure("bug", exit_code, f"exit {exit_code}: {words[-1]}", "run its command line by itself to see why")

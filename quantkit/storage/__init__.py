@@ -21,9 +21,10 @@ from quantkit.storage.files import (
     update_sums,
     write_small,
 )
-from quantkit.storage.job import Job, PublishedFile, open_job
+from quantkit.storage.job import Job, open_job
 from quantkit.storage.journal import PartFile, Record
 from quantkit.storage.keys import user_key
+from quantkit.storage.part import PublishedFile
 from quantkit.storage.scratch import Room, Scratch, scratch_file, written_by
 
 __all__ = [

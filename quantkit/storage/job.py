@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
@@ -32,6 +32,7 @@ from quantkit.storage.files import exists, holds, open_regular, preflight, write
 from quantkit.storage.journal import History, Move, PartFile, Record, Retirement
 from quantkit.storage.keys import user_key
 from quantkit.storage.nested import part_name, placed, remove_all, require_names
+from quantkit.storage.part import Part, PublishedFile
 from quantkit.storage.readback import read_back
 
 if TYPE_CHECKING:
@@ -43,29 +44,6 @@ SYNC_BYTES = 256 << 20
 SYNC_SECONDS = 10.0
 RESERVE_BYTES = 1 << 20  # for what is written besides the parts: journal, manifest, sums
 SLAB_BYTES = 1 << 20  # writes of this size and more are sent to the disk at once
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """A file at its final name."""
-
-    path: Path
-    nbytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class _Part:
-    """An open file of the job.
-
-    `written` are the ranges written in this run, kept where an earlier run may have left other bytes in between.
-    `published` is set once the file has its final name: it is not written any more.
-    """
-
-    file: File
-    nbytes: int
-    written: list[tuple[int, int]] | None = None
-    published: PublishedFile | None = None
 
 
 def open_job(
@@ -116,7 +94,7 @@ class Job:
         self._disk = disk
         self._files = tuple(files)
         self._held = held
-        self._parts: list[_Part] = []
+        self._parts: list[Part] = []
         self._finished: dict[str, Record] = {}
         self.records: Mapping[str, Record] = MappingProxyType(self._finished)
         self._key = b""
@@ -308,7 +286,7 @@ class Job:
         self._disk.sync_folder(self.folder / self._run)
         self._resumable = bool(self._finished or self._retired)
 
-    def _restore_part(self, index: int, history: History) -> _Part:
+    def _restore_part(self, index: int, history: History) -> Part:
         nbytes = self._files[index].nbytes
         path = self._within(part_name(index, self._files[index].name))
         records = [r for r in history.records.values() if r.file == index]
@@ -321,7 +299,7 @@ class Job:
                     self._finished |= {r.tensor: r for r in records}
                     file = self._opened.keep(open_regular(target))
                     goal = PublishedFile(self.folder.parent / move.target, nbytes, move.sha256)
-                    return _Part(file, nbytes, published=goal)
+                    return Part(file, nbytes, published=goal)
         file = self._open(path, os.O_RDWR | os.O_CREAT)
         if not is_own(file):
             raise not_ours(file.path)
@@ -329,7 +307,7 @@ class Job:
         kept = [r for r in records if self._disk.hash(file, r.offset, r.nbytes) == r.sha256]
         self._disk.allocate(file, nbytes)
         self._finished |= {r.tensor: r for r in kept}
-        return _Part(file, nbytes, written)
+        return Part(file, nbytes, written)
 
     def _pad(self, index: int) -> None:
         """Write zeros where neither a tensor lies nor this run has written: an earlier run may have left anything."""

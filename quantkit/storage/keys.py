@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from quantkit.platforms import NOFOLLOW, SAFE, is_mine, user_ids
+from quantkit.platforms import NOFOLLOW, SAFE, is_mine, user_ids, user_label
 from quantkit.storage.disk import Disk, anchored, open_at
 from quantkit.storage.faults import from_environment
 
@@ -38,7 +38,7 @@ def _places() -> Iterator[Path]:
         if folder.is_absolute() and (given or Path(home).is_dir()):
             yield folder / "quantkit"
     if user_ids() is not None:
-        yield Path("/tmp") / f"quantkit-{os.geteuid()}"
+        yield Path("/tmp") / f"quantkit-{user_label()}"
 
 
 @cache

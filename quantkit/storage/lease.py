@@ -190,9 +190,7 @@ def _name(number: int) -> str:
 
 
 def _numbers(folder: File) -> list[int]:
-    again = os.open(
-        ".", os.O_RDONLY | DIRECTORY | SAFE, dir_fd=folder.fd
-    )  # threads share the place in one
+    again = os.open(".", os.O_RDONLY | DIRECTORY | SAFE, dir_fd=folder.fd)  # threads share the place in one
     try:
         return _numbers_of(os.listdir(again))  # noqa: PTH208
     finally:

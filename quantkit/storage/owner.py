@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from quantkit.platforms import may_run
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 SPACE = Path("/proc/self/ns/pid")
@@ -41,7 +42,7 @@ class Owner:
     def has_ended(self) -> bool:
         """Whether the process is certainly gone; False for one that cannot be looked at from here."""
         here = this_process()
-        if sys.platform == "win32" or self.host != here.host or self.pid <= 0:  # there, signal 0 ends a process
+        if self.host != here.host or self.pid <= 0:
             return False
         if self.boot != here.boot:
             return bool(self.boot and here.boot) and self.host.partition(".")[0] not in NO_NAMES
@@ -49,13 +50,7 @@ class Owner:
             return False
         if self.started:
             return _started(self.pid) != self.started
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except (OSError, OverflowError):
-            return False
-        return False
+        return not may_run(self.pid)
 
 
 def this_process() -> Owner:

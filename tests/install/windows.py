@@ -24,23 +24,22 @@ from pathlib import Path
 from typing import Any
 
 import gguf  # noqa: F401 - libraries look at the system when they are imported: theirs is the real one
-import huggingface_hub._snapshot_download  # noqa: F401
+import huggingface_hub._snapshot_download
+import huggingface_hub.file_download
 import huggingface_hub.hf_api  # noqa: F401
-import huggingface_hub.file_download  # noqa: F401
 import jinja2.sandbox  # noqa: F401
 import numba  # noqa: F401
 import numpy as np
 import rich.console  # noqa: F401
 import safetensors.numpy  # noqa: F401
 import tokenizers  # noqa: F401
-import torch  # noqa: F401
 import typer  # noqa: F401
 
 GONE = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "posix", "pty", "syslog")
 CALLS = (
     "preadv", "pread", "pwrite", "readv", "writev", "pwritev", "geteuid", "getuid", "getgid", "getegid", "uname",
-    "sysconf", "statvfs", "fstatvfs", "posix_fallocate", "posix_fadvise", "sched_getaffinity", "fork", "mkfifo", "chown",
-    "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_DIRECTORY", "O_TMPFILE",
+    "sysconf", "statvfs", "fstatvfs", "posix_fallocate", "posix_fadvise", "sched_getaffinity", "mkfifo", "chown",
+    "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_DIRECTORY", "O_TMPFILE", "fork",
 )  # fmt: skip
 LK_NBLCK = 2
 
@@ -73,7 +72,7 @@ def take_away() -> None:
 def open_here(path: str | os.PathLike[str]) -> bool:
     """Whether this process has a file open."""
     there = os.path.realpath(path)
-    links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+    links = Path("/proc/self/fd").iterdir()
     return any(os.path.realpath(link) == there for link in links if os.path.lexists(link))
 
 
@@ -82,9 +81,9 @@ def without_descriptors(name: str, call: Callable[..., Any]) -> Callable[..., An
         folders = {k for k, v in options.items() if k.endswith("dir_fd") and v is not None}
         if folders:
             raise NotImplementedError(f"{folders} unavailable on this platform")
-        if name == "open" and os.path.isdir(args[0]):
+        if name == "open" and Path(args[0]).is_dir():
             raise PermissionError(errno.EACCES, "Permission denied", os.fspath(args[0]))
-        if name in ("rename", "replace", "unlink") and os.path.isfile(args[0]) and open_here(args[0]):
+        if name in ("rename", "replace", "unlink") and Path(args[0]).is_file() and open_here(args[0]):
             raise PermissionError(errno.EACCES, "it is being used by another process", os.fspath(args[0]))
         if name == "rename" and os.path.lexists(args[1]):
             raise FileExistsError(errno.EEXIST, "it exists already", os.fspath(args[1]))
@@ -143,18 +142,44 @@ def seams(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     work = json.load(sys.stdin)
+    if work.get("look"):
+        import torch  # noqa: F401 - as above
+    fork, wait, end = os.fork, os.waitpid, os.kill
     take_away()
+    # signals end a process of Windows at once
+    os.kill = lambda pid, number: end(pid, 9)  # type: ignore[assignment]
     from quantkit.cli.main import main as quantkit
 
-    answer: dict[str, Any] = {"outcomes": []}
+    answer: dict[str, Any] = {}
     if work.get("look"):
         answer["seams"] = seams(Path(work["look"]))
         answer["modules"] = every_module()
-    for command in work["commands"]:
+
+    def run(command: list[str]) -> dict[str, Any]:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = quantkit(command)
-        answer["outcomes"].append({"status": status, "stdout": out.getvalue(), "stderr": err.getvalue()})
+        return {"status": status, "stdout": out.getvalue(), "stderr": err.getvalue()}
+
+    def ended(command: list[str], fault: str = "") -> int:
+        """How a command ends in a process of its own: its exit status, or minus the signal."""
+        pid = fork()
+        if pid == 0:
+            os.environ |= {"QUANTKIT_FAULT": fault} if fault else {}
+            os._exit(run(command)["status"])
+        return os.waitstatus_to_exitcode(wait(pid, 0)[1])
+
+    answer["outcomes"] = [run(command) for command in work["commands"]]
+    if "kill" in work:
+        command = work["kill"]["command"]
+        answer["killed"] = [ended(command, f"kill:{at}") for at in work["kill"]["at"]]
+    if "busy" in work:
+        from quantkit.storage.claim import locked_folder
+        from quantkit.storage.disk import Disk
+
+        with locked_folder(Disk(), Path(work["busy"]["folder"])):
+            answer["busy"] = ended(work["busy"]["command"])
+        answer["free"] = ended(work["busy"]["command"])
     json.dump(answer, sys.stdout)
 
 

@@ -1,0 +1,31 @@
+"""The files of a job: open while they are made, and at their final names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantkit.storage.disk import File
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file at its final name."""
+
+    path: Path
+    nbytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """An open file of the job.
+
+    `written` are the ranges written in this run, kept where an earlier run may have left other bytes in between.
+    `published` is set once the file has its final name: it is not written any more.
+    """
+
+    file: File
+    nbytes: int
+    written: list[tuple[int, int]] | None = None
+    published: PublishedFile | None = None
