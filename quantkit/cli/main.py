@@ -78,8 +78,13 @@ def _command(arguments: list[str]) -> None:
     command = get_command(app)
     if COMPLETION in os.environ:
         command(prog_name="quantkit")
+    from quantkit.cli.configuration import CONFIGURATION, configure
+
+    found = configure(command, arguments)
     # Not command(...): Typer makes an exit code of KeyboardInterrupt, and ends the process when a pipe is closed
-    with command.make_context("quantkit", arguments or ["--help"], obj=tuple(arguments)) as context:
+    given = arguments or ["--help"]
+    with command.make_context("quantkit", given, obj=tuple(arguments), default_map=found.defaults) as context:
+        context.meta[CONFIGURATION] = found
         command.invoke(context)
     write_result("")  # help that is still in the buffer
 

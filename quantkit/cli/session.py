@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from quantkit.cli.configuration import CONFIGURATION, Configuration, Setting
 from quantkit.cli.failures import as_error, bug, error_body
 from quantkit.cli.options import OUTPUT
 from quantkit.cli.redaction import printable, redact
@@ -55,13 +56,23 @@ class Settings:
         Path | None, typer.Option("--events", help="Write every event as JSON Lines.", rich_help_panel=OUTPUT)
     ] = None
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.", rich_help_panel=OUTPUT)] = False
+    no_config: Annotated[
+        bool,
+        typer.Option("--no-config", help="Take no defaults from files and variables.", rich_help_panel=OUTPUT),
+    ] = False
 
 
 class Session:
     """Hands events to the terminal, the log and the events file; prints the result. A context: a run of a command."""
 
-    def __init__(self, settings: Settings, command: str, arguments: Sequence[str] = ()) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        command: str,
+        arguments: Sequence[str] = (),
+        configuration: Configuration | None = None,
+    ) -> None:
+        self.settings, self.configuration = settings, configuration or Configuration()
         self._command = command
         self._arguments = tuple(map(redact, arguments))
         self._start = time.monotonic()
@@ -164,13 +175,43 @@ def with_session(function: Callable[..., None], called: str | None = None) -> Ca
     parameters += _options(Settings)
 
     def run(invocation: typer.Context, **values: Any) -> None:
-        with Session(_take(Settings, values), called or function.__name__, invocation.obj or ()) as session:
+        configuration = invocation.meta.get(CONFIGURATION, Configuration())
+        used = configured(configuration, invocation)
+        given = (*(invocation.obj or ()), *(word for setting, words in used for word in words))
+        with Session(_take(Settings, values), called or function.__name__, given, configuration) as session:
+            for setting, _ in used:
+                session.note(f" config    {setting.words}")
             function(session, **{name: _take(group, values) for name, group in groups.items()}, **values)
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
+
+
+def configured(found: Configuration, invocation: typer.Context) -> list[tuple[Setting, tuple[str, ...]]]:
+    """The defaults that count in this invocation, and what stands for them on a command line: whoever reads the record
+    of a run sees all of its options."""
+    path: tuple[str, ...] = ()
+    context: Any = invocation
+    while context.parent is not None:
+        path, context = (context.info_name, *path), context.parent
+    used = []
+    for parameter in invocation.command.params:
+        source = invocation.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "DEFAULT_MAP":
+            option = max(parameter.opts, key=len)
+            setting = found.of(path, option.removeprefix("--").replace("-", "_"))
+            if setting is not None:
+                used.append((setting, _as_words(parameter, option, setting.value)))
+    return used
+
+
+def _as_words(parameter: Any, option: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, bool):
+        return (option,) if value else tuple(parameter.secondary_opts[:1])
+    values = value if isinstance(value, list) else [value]
+    return tuple(word for each in values for word in (option, str(each)))
 
 
 def _options(group: Any) -> list[inspect.Parameter]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.errors import ResourceError
-from quantkit.platforms import TEMPORARY
+from quantkit.platforms import FOLDERS_OPEN, TEMPORARY
 from quantkit.storage.disk import UNSUPPORTED, Disk, File, Ops
 from quantkit.storage.failures import explained, shown
 from quantkit.storage.faults import from_environment
@@ -138,6 +138,8 @@ def written_by(folder: Path, write: Callable[[Path], None]) -> bytes:
     and leaves nothing behind. Raises NotWritableError, ResourceError."""
     disk = Disk(from_environment())
     with explained(folder, 0):
+        if not FOLDERS_OPEN:  # Windows, where open files have no names of this kind either
+            return _written_beside(disk, folder, write)
         file = _nameless(disk, folder.resolve())
         try:
             write(Path(f"/dev/fd/{file.fd}"))
@@ -146,6 +148,15 @@ def written_by(folder: Path, write: Callable[[Path], None]) -> bytes:
                 return stream.read()
         finally:
             os.close(file.fd)
+
+
+def _written_beside(disk: Disk, folder: Path, write: Callable[[Path], None]) -> bytes:
+    path = folder / f".quantkit-{os.urandom(8).hex()}.scratch"
+    try:
+        write(path)
+        return path.read_bytes()
+    finally:
+        disk.remove(path)
 
 
 def _nameless(disk: Disk, folder: Path) -> File:

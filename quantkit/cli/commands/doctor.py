@@ -21,7 +21,10 @@ def doctor(
     """Show the machine, versions, disk, caches and unfinished jobs."""
     import quantkit
 
-    findings = quantkit.doctor(folder)
+    found = session.configuration
+    off = [quantkit.Finding("config", "off: --no-config, or QUANTKIT_NO_CONFIG")] if found.off else []
+    config = [quantkit.Finding("config", setting.words) for setting in found.settings]
+    findings = (*quantkit.doctor(folder), *off, *config)
     lines = [f"{MARKS[f.ok]:<8}{f.area:<14}{f.what}" for f in findings]
     session.result("quantkit.doctor/1", {"findings": [asdict(f) for f in findings]}, lines)
 
