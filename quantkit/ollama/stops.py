@@ -26,17 +26,19 @@ class Stops:
 def stops(header: Header, shape: Shape | None) -> Stops:
     """The special token that the chat template puts behind every reply, then those at which generation ends by the file
     (eos, eot, eom); these alone where there is no shape, or a reply has several parts. What stands before messages is
-    left out, unless there is nothing else than EOS."""
+    left out, unless there is nothing else than EOS. An EOS that is a word like others is no stop either: replies that
+    have it would be cut, and generation ends at it anyway."""
+    ends = tuple(token for token in header.ending if token in header.special or not header.special)
     if shape is None:
-        return Stops(header.ending)
+        return Stops(ends)
     starts = tuple(text for (before, _), gap in shape.gaps.items() if before == START for text in leaves(gap))
     opening = {token for text in starts for token in _leading(text, header.special)}
     closing = [token for token in _closing(shape, header.special, starts) if token not in opening]
     structural = opening | {token for text in _openings(shape, closing) for token in header.special if token in text}
-    ending = (*closing, *header.ending) if not _replies_in_parts(shape, header.special) else header.ending
+    ending = ends if _replies_in_parts(shape, header.special) else (*closing, *ends)
     kept = tuple(token for token in dict.fromkeys(ending) if token not in structural)
-    left_out = tuple(token for token in header.ending if token in structural)
-    return Stops(kept or header.ending[:1], left_out if kept else left_out[1:])
+    left_out = tuple(token for token in ends if token in structural)
+    return Stops(kept or ends[:1], left_out if kept else left_out[1:])
 
 
 def _replies_in_parts(shape: Shape, special: Collection[str]) -> bool:

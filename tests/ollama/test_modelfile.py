@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import string
 from pathlib import Path
@@ -17,6 +18,7 @@ from published import require
 from templates_at_hand import in_process
 
 from quantkit.cli.exits import exit_code
+from quantkit.cli.main import main
 from quantkit.consumers.refusals_ollama import RENDERED
 from quantkit.errors import ExistsError
 from quantkit.formats.gguf.file import read_gguf
@@ -103,6 +105,32 @@ def test_the_same_file_again_is_left_alone_and_what_a_kill_left_out_is_made_up(c
     assert (copy / "Modelfile").read_bytes() == data
 
 
+@pytest.mark.slow
+def test_killed_anywhere_it_is_whole_or_not_there(tmp_path: Path) -> None:
+    """At every point where the disk is touched; the same command makes up for the rest."""
+    out = tmp_path / "out"
+    assert quantkit("convert", TINY, "--to", "q4_0", "-o", out, "--no-verify").status == 0
+    golden = Path(shutil.copytree(out, tmp_path / "golden", copy_function=os.link))
+    assert quantkit("modelfile", golden).status == 0
+    wanted = [(golden / name).read_bytes() for name in ("Modelfile", "SHA256SUMS")]
+    killed = 0
+    for point in range(1, 100):
+        folder = Path(shutil.copytree(out, tmp_path / str(point), copy_function=os.link))
+        pid = os.fork()
+        if pid == 0:
+            os.environ["QUANTKIT_FAULT"] = f"kill:{point}"
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os._exit(main(["modelfile", str(folder), "--quiet"]))
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0:
+            break
+        killed += 1
+        assert not (folder / "Modelfile").exists() or (folder / "Modelfile").read_bytes() == wanted[0]
+        assert quantkit("modelfile", folder).status == 0
+        assert [(folder / name).read_bytes() for name in ("Modelfile", "SHA256SUMS")] == wanted
+        assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in golden.iterdir())
+    assert killed > 8
+
+
 def test_what_a_person_edited_is_not_replaced_without_force(copy: Path) -> None:
     path = copy / "Modelfile"
     data = path.read_bytes()
@@ -155,6 +183,7 @@ def test_an_encoder_beside_it_is_named_too(copy: Path) -> None:
     assert froms == ["./Tiny-Chat-Q8_0.gguf", "./mmproj-Tiny-F16.gguf"]
 
 
+@pytest.mark.slow
 def test_an_adapter_wants_its_model(tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "lora", weights_of(TINY))
     out = tmp_path / "out"
@@ -186,6 +215,11 @@ def test_mistakes_are_said(arrange, status: int, said: str, copy: Path) -> None:
     ran = quantkit("modelfile", arrange(copy))
     assert (ran.status, said in ran.stderr) == (status, True), ran.stderr
     assert "hint:" in ran.stderr
+
+
+def test_a_plan_says_that_there_will_be_one() -> None:
+    assert "a Modelfile for Ollama" in quantkit("plan", TINY, "--to", "q8_0", "--for", "ollama").stdout
+    assert "a Modelfile for Ollama" not in quantkit("plan", TINY, "--to", "q8_0", "--for", "lmstudio").stdout
 
 
 def test_a_file_in_parts_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -235,6 +269,12 @@ def test_structural_tokens_are_no_stops(made: Path) -> None:
     described = describe(swapped, ("./x.gguf",), render=in_process)
     assert described.modelfile.stops == ("</s>",)
     assert any('"<s>" ends generation' in note for note in described.notes)
+
+
+def test_words_are_no_stops(made: Path) -> None:
+    mine = header(made)
+    word = type(mine)(**{**vars(mine), "tokens": {**mine.tokens, "eos": "the"}, "chat_template": ""})
+    assert describe(word, ("./x.gguf",), render=in_process).modelfile.stops == ()
 
 
 def test_architectures_that_ollama_renders_are_those_of_the_table() -> None:

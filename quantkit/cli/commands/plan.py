@@ -69,13 +69,14 @@ class Show:
     fit_bytes: int | None = None
     tensors: bool = False
     fitting: tuple[Candidate, ...] = ()
+    modelfile: bool = False
 
 
 def show_plan(session: Session, request: Request, out: Path, show: Show | None = None) -> None:
     """Plan a request and print it."""
     import quantkit
 
-    show = show or Show()
+    show = replace(show or Show(), modelfile="ollama" in request.consumers)
     stem = out.stem if out.suffix == ".gguf" else None
     folder = out.parent if stem else out
     prepared = quantkit.prepare(request, stem, session.emit, headers=True)
@@ -131,7 +132,7 @@ def _lines(plan: Plan, found: Estimate, show: Show) -> list[str]:
     lines = [
         f"{plan.recipe}: {plan.architecture}, {count(report.weights)} weights",
         f"  source   {size(report.source_bytes)}",
-        *_file_lines(plan),
+        *_file_lines(plan, show),
         f"  size     {size(report.nbytes)}, {report.bits_per_weight:.2f} bits per weight,"
         f" {100 * report.ratio:.1f} % of the source",
         f"           codes {size(report.code_bytes)}, scales {size(report.scale_bytes)},"
@@ -150,11 +151,13 @@ def _lines(plan: Plan, found: Estimate, show: Show) -> list[str]:
     return [*lines, *_layer_lines(plan), *_fallback_lines(plan), *(_tensor_lines(plan) if show.tensors else ())]
 
 
-def _file_lines(plan: Plan) -> list[str]:
-    """Files of weights, and how much else there is."""
+def _file_lines(plan: Plan, show: Show) -> list[str]:
+    """Files of weights, and what else there is."""
     weights = [f for f in plan.files if f.name.endswith((".gguf", ".safetensors"))]
     others = [f for f in plan.files if f not in weights]
     lines = [f"  file     {f.name}  {f.nbytes:,} bytes" for f in weights]
+    if show.modelfile and not (plan.is_checkpoint or plan.is_encoder):
+        lines.append("           a Modelfile for Ollama, with the template in its terms if that can be proved")
     return (
         [*lines, f"           {len(others)} other files  {sum(f.nbytes for f in others):,} bytes"] if others else lines
     )
