@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,8 @@ from huggingface_hub.utils import _http
 
 from quantkit.errors import QuantkitError
 from quantkit.events import Event, Warned
+from quantkit.source import ranges
+from quantkit.source.glance import glance
 from quantkit.source.hub import Hub, fetch
 
 REPO, COMMIT = "org/model", "a" * 40
@@ -224,14 +227,23 @@ def no_network(table: dict[str, Any], http: ModuleType, seen: Seen) -> Iterator[
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(_http, "time", Clock(seen)))
+        stack.enter_context(mock.patch.object(ranges, "time", Clock(seen)))
         stack.enter_context(mock.patch.object(constants, "HF_HUB_DISABLE_XET", True))  # it has a client of its own
         _http.set_client_factory(client)
         stack.callback(_http.set_client_factory, _http.default_client_factory)
         yield
 
 
-def hub(file: str | None) -> Callable[[Path], tuple[m.Mutator, Callable[[bytes], object]]]:
-    """Fetching a checkpoint, or with `file` a GGUF file."""
+def _looked(hub: Hub, emit: Callable[[Event], None]) -> Path:
+    """What begins the files of a checkpoint, by ranges; all of it is read."""
+    found = glance(REPO, None, hub, emit)
+    for file in found.distant.values():
+        assert file.read(0, file.nbytes).nbytes == file.nbytes
+    return found.path
+
+
+def hub(file: str | None, *, headers: bool = False) -> Callable[[Path], tuple[m.Mutator, Callable[[bytes], object]]]:
+    """Fetching a checkpoint, or with `file` a GGUF file; or only the `headers` of its files."""
 
     def make(folder: Path) -> tuple[m.Mutator, Callable[[bytes], object]]:
         http: ModuleType = importlib.import_module(HTTPError.__module__.partition(".")[0])
@@ -243,7 +255,9 @@ def hub(file: str | None) -> Callable[[Path], tuple[m.Mutator, Callable[[bytes],
             seen = Seen()
             try:
                 with no_network(table, http, seen):
-                    found = fetch(REPO, None, Hub(endpoint=ENDPOINT, cache=cache, token=TOKEN), seen.hear, file=file)
+                    here = Hub(endpoint=ENDPOINT, cache=cache, token=TOKEN)
+                    looks = partial(_looked, here) if headers else partial(fetch, REPO, None, here, file=file)
+                    found = looks(emit=seen.hear)
             except QuantkitError as error:
                 assert TOKEN not in f"{error.message} {error.hint}", "the token is in the message"
                 raise

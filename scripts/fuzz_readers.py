@@ -40,7 +40,7 @@ from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.jsontext import dump_json
 from quantkit.patterns import PatternError, compile_glob, compile_search
-from quantkit.pipeline.verify import verify
+from quantkit.pipeline.verify_folder import verify
 from quantkit.recipes.read import load_recipe
 from quantkit.recipes.table import MAX_GLOB_LENGTH
 from quantkit.report.calibration_record import read_record
@@ -1012,4 +1012,5 @@ READERS = (
     Reader("gguf-source", gguf_source),
     Reader("hub", hub(None)),
     Reader("hub-gguf", hub("model-q4.gguf")),
+    Reader("hub-headers", hub(None, headers=True)),
 )

@@ -53,8 +53,8 @@ class Branch:
 class WriterState:
     """`repos` maps names to branches; `objects` is the storage. `busy` maps a part of a path to answers, status and
     headers, that come first. `cut` is after how many bytes of objects the storage hangs up. `before_commit` is called
-    before a commit is looked at; `lose` makes the answer to the next commit break. `elsewhere` maps a part of a path to
-    another server that the Hub redirects to.
+    before a commit is looked at; objects that are `held` are answered once `go_on` is set. `lose` makes the answer to
+    the next commit break. `elsewhere` maps a part of a path to another server that the Hub redirects to.
     """
 
     token: str = ""
@@ -66,6 +66,9 @@ class WriterState:
     busy: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
     cut: int | None = None
     ignored: frozenset[str] = frozenset()
+    held: set[str] = field(default_factory=set)
+    waiting: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
     before_commit: list[Callable[[], None]] = field(default_factory=list)
     lose: bool = False
     bad_card: bool = False
@@ -119,6 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         if self._is_busy():
             return
+        if urlsplit(self.path).path.strip("/") in self.state.held:
+            self.state.waiting.set()
+            self.state.go_on.wait(30)
         oid, _, part = urlsplit(self.path).path.strip("/").partition("/")
         if part:
             self.state.parts.setdefault(oid, {})[int(part)] = data

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -29,7 +28,7 @@ SECRET_NAMES = re.compile(
     r"|credentials(\..*)?|secrets?(\..*)?|token|stored_tokens|seal\.key|.*\.(pem|key|p12|pfx|jks|keystore|kdbx|ppk)",
     re.IGNORECASE,
 )
-PUBLIC_KEY = b"-----BEGIN PUBLIC KEY-----"
+PUBLIC = (b"-----BEGIN PUBLIC KEY-----", b"-----BEGIN CERTIFICATE-----")
 SECRETS = re.compile(
     rb"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}|\b(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-)[A-Za-z0-9_-]{20,}"
     rb"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
@@ -152,7 +151,7 @@ def _open(root: Path, name: str) -> InputFile:
 
 
 def _is_public_key(file: InputFile) -> bool:
-    return file.read(0, min(file.nbytes, len(PUBLIC_KEY))).tobytes() == PUBLIC_KEY
+    return file.read(0, min(file.nbytes, max(map(len, PUBLIC)))).tobytes().startswith(PUBLIC)
 
 
 def _require_no_secret(each: Outgoing) -> None:
@@ -169,7 +168,7 @@ def _require_no_secret(each: Outgoing) -> None:
 
 def _own_token(data: bytes) -> re.Match[bytes] | None:
     """The user's own token, whatever it looks like."""
-    token = os.environ.get("HF_TOKEN", "").strip()
-    with suppress(UnicodeEncodeError):
-        return re.search(re.escape(token.encode()), data) if len(token) >= 8 else None
-    return None
+    from huggingface_hub import get_token  # of the environment, or the stored login
+
+    token = (get_token() or "").encode("utf-8", "surrogateescape")
+    return re.search(re.escape(token), data) if len(token) >= 8 else None

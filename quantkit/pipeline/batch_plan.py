@@ -165,7 +165,7 @@ def _planned_model(wishes: list[Wish], threads: int, shared: _Shared, emit: Sink
     first = next((request for _, request in asked if isinstance(request, Request)), None)
     opened: Checkpoint | QuantkitError | None = None
     if first is not None:
-        opened = _tried(lambda: open_wanted(first, wishes[0].recipes, emit))
+        opened = _tried(lambda: open_wanted(first, wishes[0].recipes, emit, headers=True))
     try:
         known = _Opened(opened, threads) if opened is not None and not isinstance(opened, QuantkitError) else None
         for wish, request in asked:

@@ -63,7 +63,9 @@ def write_cards(request: CardRequest, emit: Sink = ignore) -> tuple[Path, ...]:
     folders = list(dict.fromkeys(folder for path in request.paths for folder in folders_of(path)))
     for folder in folders:
         require_card_place(folder, force=request.force)
-    source = open_source(request.against, offline=request.offline, emit=emit) if request.against else None
+    source = None
+    if request.against:
+        source = open_source(request.against, offline=request.offline, emit=emit, headers=True)
     try:
         if source is not None:
             inputs = [Path(file.path) for file in source.files()]

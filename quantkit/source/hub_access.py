@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
+from huggingface_hub import get_token
 from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE, is_offline_mode
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -103,7 +104,7 @@ def warnings_as_events(emit: Sink, hub: Hub) -> Iterator[None]:
 
 def clean(text: str, hub: Hub) -> str:
     """One printable line without tokens, passwords and signatures."""
-    for secret in filter(None, (hub.token, *map(os.environ.get, TOKEN_VARIABLES))):
+    for secret in filter(None, (hub.token, get_token(), *map(os.environ.get, TOKEN_VARIABLES))):
         text = text.replace(secret, "***")
     return shown(" ".join(QUERY.sub(r"\1?***", TOKEN.sub("***", text)).split()), 400)
 

@@ -6,16 +6,22 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 
 import pytest
 from commands import TINY, Outcome, quantkit
 from hub_writer import WriterState, pushed_to, serve_writer
+from huggingface_hub import constants
 from published import require
 
-from quantkit.hub import client, outgoing, repository
+from quantkit.hub import client, outgoing, repository, sending
 
 REPO, SPEC = "me/Tiny-GGUF", "hf://me/Tiny-GGUF"
 TOKEN = "hf_" + "CaNaRy0123456789" * 2
@@ -156,6 +162,82 @@ def test_a_run_that_was_stopped_goes_on(out: Path, state: WriterState, monkeypat
     assert state.stored() - before == large.stat().st_size
     assert files_of(out).items() <= state.content(REPO).items()
     assert len(state.commits) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_killed_goes_on(sign: signal.Signals, out: Path, state: WriterState, tmp_path: Path) -> None:
+    """In the middle of the second large file: the first is not sent again, and there is one commit."""
+    small, large = sorted(out.glob("*.gguf"), key=lambda path: path.name)
+    state.held = {hashlib.sha256(large.read_bytes()).hexdigest()}
+    told = {"HF_ENDPOINT": state.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
+    command = [sys.executable, "-m", "quantkit", "push", str(out), SPEC]
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=os.environ | told) as run:
+        assert state.waiting.wait(60)
+        while hashlib.sha256(small.read_bytes()).hexdigest() not in state.objects:
+            time.sleep(0.01)
+        run.send_signal(sign)
+        state.held.clear()
+        state.go_on.set()
+        said = "".join(run.communicate(timeout=30))
+    assert run.returncode == (130 if sign == signal.SIGINT else -sign)
+    assert TOKEN not in said
+    assert "Traceback" not in said
+    assert not state.commits
+    state.objects.pop(hashlib.sha256(large.read_bytes()).hexdigest(), None)  # as if it had been cut off
+    before = state.stored()
+    push(out, SPEC)
+    assert state.stored() - before == large.stat().st_size
+    assert len(state.commits) == 1
+
+
+def test_large_files_are_never_in_memory_as_a_whole(
+    out: Path, state: WriterState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = []
+    read = sending.Reading.read
+
+    def counted(self: sending.Reading, size: int | None = -1) -> bytes:
+        data = read(self, size)
+        pieces.append(len(data))
+        return data
+
+    monkeypatch.setattr(sending.Reading, "read", counted)
+    [file] = out.glob("*Q8_0.gguf")
+    push(file, SPEC)
+    assert max(pieces) <= 1 << 20 < file.stat().st_size
+
+
+def test_folders_in_the_folder_go_along(made: Path, out: Path, state: WriterState) -> None:
+    """Artifacts in them are judged as well; what a manifest there promises is compared."""
+    shutil.copytree(made / "checkpoint", out / "fp8")
+    push(out, SPEC)
+    assert files_of(out).items() <= state.content(REPO).items()
+    [card] = (out / "fp8").glob("tokenizer.json")
+    card.write_bytes(card.read_bytes() + b" ")
+    assert "not verified" in push(out, SPEC, status=7).stderr
+
+
+def test_public_keys_may_go(out: Path, state: WriterState) -> None:
+    (out / "sign.pem").write_text("-----BEGIN PUBLIC KEY-----\nabc\n-----END PUBLIC KEY-----\n")
+    push(out, SPEC)
+    assert "sign.pem" in state.content(REPO)
+
+
+def test_a_stored_login_is_used_and_never_sent_as_text(
+    out: Path, state: WriterState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = "a-token-of-no-known-form-0123"
+    state.token = odd
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "login").write_text(odd)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "login"))
+    (out / "notes.md").write_text(f"use {odd}")
+    assert odd not in push(out, SPEC, status=3).stderr
+    (out / "notes.md").unlink()
+    state.busy = {"/commit/": [(400, {"X-Error-Message": f"your token {odd} is odd"})]}
+    assert odd not in push(out, SPEC, status=9).stderr
+    push(out, SPEC)
 
 
 # --- what must not go ------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from fuzz_readers import READERS
 INPUTS = {
     "template-process": 60, "tokenizer-json": 120, "tokenizer-json-spm": 120, "tokenizer-config": 120,
     "special-tokens-map": 80, "added-tokens": 80, "texts-parquet": 150, "folder": 60, "folder-mistral": 60,
-    "folder-quantized": 60, "gguf-source": 60, "hub": 40, "hub-gguf": 40,
+    "folder-quantized": 60, "gguf-source": 60, "hub": 40, "hub-gguf": 40, "hub-headers": 40,
 }  # fmt: skip
 READER = {reader.name: reader for reader in READERS}
 
