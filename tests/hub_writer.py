@@ -72,6 +72,7 @@ class WriterState:
     before_commit: list[Callable[[], None]] = field(default_factory=list)
     lose: bool = False
     bad_card: bool = False
+    card_warnings: tuple[str, ...] = ()
     elsewhere: dict[str, str] = field(default_factory=dict)
     requests: list[Arrived] = field(default_factory=list)
     commits: list[dict[str, Any]] = field(default_factory=list)
@@ -171,7 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._create(json.loads(body))
         if path == "/api/validate-yaml":
             errors = [{"message": "license is unknown"}] if self.state.bad_card else []
-            return self._send(400 if errors else 200, {"errors": errors, "warnings": []})
+            told = [{"message": text} for text in self.state.card_warnings]
+            return self._send(400 if errors else 200, {"errors": errors, "warnings": told})
         if path.endswith(".git/info/lfs/objects/batch"):
             return self._batch(json.loads(body))
         if path.endswith("/verify"):

@@ -8,6 +8,7 @@ taken where nobody touched these files.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -173,7 +174,7 @@ class Repository:
         for each in todo:
             each.unchanged()
         try:
-            with warnings_as_events(self._emit, self._hub), answers():
+            with warnings_as_events(self._emit, self._hub), answers(), self._told():
                 made = self._api.create_commit(
                     goal.repo,
                     [each.operation for each in todo],
@@ -196,6 +197,18 @@ class Repository:
             ) from None
         except (HTTPError, OSError, ValueError) as error:
             raise self._explained(error) from None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What huggingface_hub warns of with Python's warnings (a card without licence) becomes events."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            try:
+                yield
+            finally:
+                for each in said:
+                    if issubclass(each.category, UserWarning):
+                        self._emit(Warned("hub", clean(str(each.message), self._hub)))
 
     @contextmanager
     def _requests(self) -> Iterator[None]:

@@ -457,6 +457,11 @@ def test_a_card_that_the_hub_refuses(out: Path, state: WriterState) -> None:
     assert "license is unknown" in done.stderr
 
 
+def test_what_the_hub_thinks_of_a_card_is_a_warning_of_ours(out: Path, state: WriterState) -> None:
+    state.card_warnings = ("empty or missing license",)
+    assert "warning[hub]: Warnings while validating metadata in README.md: - empty" in push(out, SPEC).stderr
+
+
 def test_a_gitignore_of_the_repository(out: Path, state: WriterState) -> None:
     [file] = out.glob("*Q4_0.gguf")
     state.ignored = frozenset({file.name})
