@@ -136,7 +136,7 @@ def _open(root: Path, name: str) -> InputFile:
         raise InputError(f"{shown(str(root))} is a work folder, no artifact", path=str(path), hint=hint)
     if name.lower().endswith(PICKLES):
         what = f"{shown(name)} is of a kind that can run code when it is loaded"
-        raise InputError(what, path=str(path), hint="take it out of the folder: quantkit publishes none")
+        raise InputError(what, path=str(path), hint="take it out of the folder: no file of this kind is published")
     if not name.isprintable() or "\\" in name:
         raise InputError(f"{shown(name)} is no name for a repository", path=str(path), hint="rename the file")
     target = Path(os.path.realpath(path))
