@@ -84,6 +84,13 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
         yield quantkit("push", folder / "packed", "hf://me/x", "--against", TINY, "--json").json
     short = ["--prompt", 4, "--steps", 2, "--batch", 1, "--runs", 1, "--threads", 1]
     yield quantkit("bench", packed["artifact"]["files"][0]["path"], "--against", TINY, *short, "--json").json
+    matrix = folder / "matrix.toml"
+    matrix.write_text(f'models = ["{TINY.resolve()}"]\nrecipes = ["bf16"]\n[batch]\nout = "batch"\n')
+    for command in ("plan", "run", "status"):
+        yield quantkit("batch", command, matrix, "--json", "--events", events).json
+    yield json.loads((folder / "batch" / "index.json").read_text())
+    for record in (folder / "batch" / ".quantkit-batch" / "tasks").iterdir():
+        yield json.loads(record.read_text())
     for what in (TINY, packed["artifact"]["files"][0]["path"], Path(first["files"][0]["path"]).parent):
         yield quantkit("inspect", what, "--json").json
     for command in (["schemes"], ["recipes"], ["recipes", "q4_0"], ["doctor"]):

@@ -268,7 +268,7 @@ class _Reader:
         given = self.text(where, table, "name")
         said = given or self.text(where, table, "to") or self.text(where, table, "source") or ""
         if given is None:
-            said = re.sub(r"\.(toml|gguf)$", "", said.rstrip("/").rpartition("/")[2].partition("@")[0])
+            said = re.sub(r"\.(toml|gguf)$", "", re.split(r"[/:]", said.rstrip("/").partition("@")[0])[-1])
         if not NAME.fullmatch(said):
             what = f'"{shown(said)}" is no name: letters, digits, . _ + and -' if said else "has no name"
             self.wrong(f"{where}.name", what, 'for example name = "my-model"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +17,15 @@ from quantkit.batch.place import INTERRUPTED, PLACES, Outcome, Place, Setup, ope
 from quantkit.batch.slurm_script import job_scripts
 from quantkit.batch.task import Task
 from quantkit.batch.worker import Work, may_pass, run_task
-from quantkit.errors import ResourceError, UsageError, did_you_mean, require_choice
+from quantkit.errors import UsageError, did_you_mean, require_choice
 from quantkit.events import Sink, StageFinished, StageStarted, TaskFinished, ignore, never
-from quantkit.pipeline.batch_plan import PlannedTask, needs_left, plan_tasks
+from quantkit.pipeline.batch_plan import PlannedTask, plan_tasks
 from quantkit.pipeline.batch_records import require_places, write_records
 from quantkit.pipeline.batch_result import BatchPlan, BatchResult, PlanRow, TaskRow
+from quantkit.pipeline.batch_room import needs_left, require_own_outputs, require_room
 from quantkit.pipeline.given import coerce, given_path, given_size
 from quantkit.pipeline.request import USES, WITH_TEXT
 from quantkit.recipes.recipe import Overrides, Recipe, override
-from quantkit.report.text import size
 from quantkit.storage import free_bytes
 from quantkit.units import counted, parse_size
 from quantkit.untrusted import shown
@@ -79,8 +80,7 @@ def expand(request: BatchRequest, faults: Faults) -> Expanded:
     wishes = tuple(wishes_of(matrix, idle, faults))
     keys = keys_of(wishes)
     if len(keys) < len(wishes):
-        names = [wish.task.id for wish in wishes]
-        twice = next(name for name in names if names.count(name) > 1)
+        [(twice, _)] = Counter(wish.task.id for wish in wishes).most_common(1)
         what = f"two tasks are called {twice}"
         faults.add(UsageError(what, path=str(matrix.path), hint="give models and recipes names of their own"))
     return Expanded(matrix, wishes, keys, Ledger(matrix.out))
@@ -107,13 +107,13 @@ def plan_batch(request: BatchRequest, *, emit: Sink = ignore) -> BatchPlan:
     found = expand(request, faults)
     faults.require_none()
     jobs, threads = jobs_here(request.jobs, request.threads, len(found.wishes))
-    planned = _planned(found, found.wishes, threads, faults, emit)
+    planned = _planned(found, found.wishes, threads, faults, emit, offline=request.offline)
     states = found.states()
     rows = [PlanRow(each, states[each.task.id]) for each in planned]
     left = [row.planned for row in rows if row.state != "done"]
     lacking = Faults()
     memory, free = memory_here(_memory(request)), free_bytes(found.matrix.out)
-    _require_room(left, memory if request.place == LOCAL else None, found.matrix.out, lacking)
+    require_room(left, memory if request.place == LOCAL else None, found.matrix.out, lacking)
     if not request.keep_going:
         faults.require_none()
     scripts = job_scripts([each.task for each in left], setup_of(request, found)) if request.place == SLURM else ()
@@ -139,11 +139,11 @@ def run_batch(
     chosen = _chosen(request, found, failed_only)
     place = open_place(request.place, setup_of(request, found)) if chosen else None  # not there: said before all work
     _, threads = jobs_here(request.jobs, request.threads, len(chosen))
-    planned = _planned(found, chosen, threads, faults, emit)
+    planned = _planned(found, chosen, threads, faults, emit, offline=request.offline)
     tasks = [needs_left(each) for each in planned]
     room = Faults()
     local = request.place == LOCAL
-    _require_room(planned, memory_here(_memory(request)) if local else None, found.matrix.out, room)
+    require_room(planned, memory_here(_memory(request)) if local else None, found.matrix.out, room)
     for error in [*([] if request.keep_going else faults.found), *room.found]:
         room.add(error)
     room.require_none()
@@ -161,10 +161,13 @@ def batch_status(request: BatchRequest) -> BatchResult:
     return _result(found, 0.0, False)
 
 
-def _planned(found: Expanded, wishes: Sequence[Wish], threads: int, faults: Faults, emit: Sink) -> list[PlannedTask]:
+def _planned(
+    found: Expanded, wishes: Sequence[Wish], threads: int, faults: Faults, emit: Sink, *, offline: bool
+) -> list[PlannedTask]:
     start = time.monotonic()
     emit(StageStarted("plan"))
-    planned = plan_tasks(wishes, threads, faults, emit)
+    planned = plan_tasks(wishes, threads, faults, emit, offline=offline)
+    require_own_outputs(planned, faults)
     done = len(found.wishes) - len(wishes)
     what = counted(len(planned), "task") + (f", {done} not to be begun" if done else "")
     emit(StageFinished("plan", time.monotonic() - start, what))
@@ -182,26 +185,6 @@ def _chosen(request: BatchRequest, found: Expanded, failed_only: bool) -> list[W
         if state == "failed" if failed_only else again:
             chosen.append(wish)
     return chosen
-
-
-def _require_room(planned: Sequence[PlannedTask], memory: int | None, out: Path, faults: Faults) -> None:
-    """Add to `faults` a task that needs more memory than there is, and a disk that does not hold all of them."""
-    tasks = [needs_left(each) for each in planned if each.error is None]
-    for task in tasks:
-        if memory is not None and task.needs.memory_bytes > memory:
-            what = f"{task.id}: needs {size(task.needs.memory_bytes)} of memory, {size(memory)} are there"
-            faults.add(ResourceError(what, hint="fewer --threads, a larger --memory, another machine, or exclude it"))
-    needed, free = sum(task.needs.disk_bytes for task in tasks), free_bytes(out)
-    if needed > free:
-        fit, left = 0, free
-        for task in sorted(tasks, key=lambda task: task.needs.disk_bytes):
-            left -= task.needs.disk_bytes
-            fit += left >= 0
-        what = (
-            f"not enough disk at {shown(out)}: {needed:,} bytes needed for {counted(len(tasks), 'task')}, {free:,} free"
-            f" ({needed - free:,} short): it holds {fit} of them"
-        )
-        faults.add(ResourceError(what, path=str(out), hint="free some space, choose another out, or exclude some"))
 
 
 def _run_all(place: Place, found: Expanded, tasks: Sequence[Task], emit: Sink, stop: Callable[[], bool]) -> bool:

@@ -19,7 +19,7 @@ from quantkit.batch.options import OF_OUTPUT, OPTIONS, Value
 from quantkit.batch.task import Needs, Task
 from quantkit.calibration.text.spec import SAMPLES, SEQLEN
 from quantkit.consumers import parse_consumers
-from quantkit.errors import QuantkitError, UsageError
+from quantkit.errors import QuantkitError
 from quantkit.events import Sink, ignore, never
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
@@ -38,7 +38,6 @@ from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint
 from quantkit.tuning.target import Target
 from quantkit.units import parse_size
-from quantkit.untrusted import shown
 
 GATE_SIDES = 3 * 4  # bytes of float32 for each weight of a block: the source's, the artifact's, and what is between
 OFTEN = 4096  # plans of a model that are remembered
@@ -110,6 +109,12 @@ class _Opened:
     encoders: dict[str, _Costs | None] = field(default_factory=dict)
     described: dict[str | None, Model] = field(default_factory=dict)
 
+    @cached_property
+    def download_bytes(self) -> int:
+        """Bytes of the source that are still on the Hub."""
+        files = self.checkpoint.files()
+        return sum(file.nbytes for file in files if file.opened is not None and file.opened.is_distant)
+
     def model(self, pre: str | None) -> Model:
         if pre not in self.described:
             self.described[pre] = describe_source(self.checkpoint, pre)
@@ -132,10 +137,14 @@ class _Opened:
         return found
 
 
-def plan_tasks(wishes: Sequence[Wish], threads: int, faults: Faults, emit: Sink = ignore) -> list[PlannedTask]:
-    """Plan all tasks, in their order, each with so many threads. What cannot be planned, and two tasks with one output,
-    are added to `faults`."""
-    shared = _Shared(cache(read_imatrix))
+def plan_tasks(
+    wishes: Sequence[Wish], threads: int, faults: Faults, emit: Sink = ignore, *, offline: bool = False
+) -> list[PlannedTask]:
+    """Plan all tasks, in their order, each with so many threads. What cannot be planned is added to `faults`.
+
+    Weights on the Hub stay there.
+    """
+    shared = _Shared(cache(read_imatrix), offline)
     found: list[PlannedTask] = []
     for _, group in groupby(wishes, _opening):
         found += _planned_model(list(group), threads, shared, emit)
@@ -147,7 +156,6 @@ def plan_tasks(wishes: Sequence[Wish], threads: int, faults: Faults, emit: Sink 
         if said not in told:  # of a model that cannot be read: once
             told.add(said)
             faults.add(_named(each.task, each.error))
-    _require_own_outputs(found, faults)
     return found
 
 
@@ -204,6 +212,7 @@ class _Shared:
     """What tasks of different models have in common: recipes with their options, and that those are in order."""
 
     imatrix: Callable[[Path], Imatrix]
+    offline: bool = False
     overridden: dict[tuple[str, Overrides], Recipe] = field(default_factory=dict)
     looked_at: set[tuple[object, ...]] = field(default_factory=set)
 
@@ -219,6 +228,7 @@ class _Shared:
     def request(self, wish: Wish) -> Request:
         """The request of a task, looked at as convert looks at it before any work."""
         request, options = request_of(wish), wish.options
+        request = replace(request, offline=True) if self.offline else request
         same = (wish.to, tuple(sorted(options.items())))
         if same not in self.looked_at:
             require_used(request, self.recipes(wish, request))
@@ -256,7 +266,7 @@ class _Planner:
         memory = max(each.memory_bytes for each in costs)
         if "gate" in self.wish.options:
             memory = max(memory, *(each.gate_bytes for each in costs))
-        needs = Needs(memory, sum(each.nbytes for each in artifacts))
+        needs = Needs(memory, sum(each.nbytes for each in artifacts), self.opened.download_bytes)
         paths = tuple(path for each in artifacts for path in each.paths)
         return PlannedTask(
             replace(task, outputs=paths, needs=needs), tuple(artifacts), sum(each.seconds for each in costs)
@@ -355,31 +365,3 @@ def _named(task: Task, error: QuantkitError) -> QuantkitError:
     told = copy(error)
     told.message = f"{task.id}: {error.message}"
     return told
-
-
-def _require_own_outputs(found: Sequence[PlannedTask], faults: Faults) -> None:
-    """No two tasks write one file, but for an encoder, which is the same whoever writes it."""
-    owners: dict[Path, tuple[str, str]] = {}
-    for each in found:
-        for made in each.artifacts:
-            for path in made.paths:
-                other, recipe = owners.setdefault(path, (each.task.id, made.recipe))
-                same = other == each.task.id and recipe == made.recipe
-                if not same and made.kind == "model":
-                    who = f"{other} and {each.task.id}" if other != each.task.id else f"two recipes of {other}"
-                    what = f"{who} would write one file: {shown(path)}"
-                    hint = "give one of the recipes a folder of its own: folder = ..., or another name"
-                    faults.add(UsageError(what, path=str(path), key="folder", hint=hint))
-
-
-def needs_left(planned: PlannedTask) -> Task:
-    """The task with the disk that it will still fill: what lies there as unfinished work is subtracted."""
-    task = planned.task
-    here = _allocated(task.out)
-    return replace(task, needs=replace(task.needs, disk_bytes=max(task.needs.disk_bytes - here, 0)))
-
-
-def _allocated(folder: Path) -> int:
-    """Bytes of unfinished work in a folder."""
-    jobs = list(folder.glob(".quantkit-*")) if folder.is_dir() else []
-    return sum(file.stat().st_blocks * 512 for job in jobs if job.is_dir() for file in job.rglob("*"))

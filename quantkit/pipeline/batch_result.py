@@ -13,6 +13,7 @@ from quantkit.batch.place import Failure
 from quantkit.batch.task import Task
 from quantkit.errors import BatchError, InterruptedRunError, QuantkitError
 from quantkit.pipeline.batch_plan import PlannedTask
+from quantkit.pipeline.batch_room import download_bytes
 from quantkit.report.shell import shell_word
 
 STATES: tuple[State, ...] = ("done", "failed", "interrupted", "running", "waiting")
@@ -83,6 +84,7 @@ class BatchPlan:
             "states": counts([row.state for row in self.rows]),
             "bytes": self.nbytes,
             "left_bytes": self.left_bytes,
+            "download_bytes": download_bytes([row.planned.task for row in self.rows if row.state != "done"]),
             "free_bytes": self.free_bytes,
             "fits_disk": self.left_bytes <= self.free_bytes,
             "peak_bytes": self.peak_bytes,

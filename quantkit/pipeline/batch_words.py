@@ -30,7 +30,9 @@ def batch_plan_lines(plan: BatchPlan, width: int) -> list[str]:
             said = f"{row.planned.task.id}: error[{row.planned.error.code}]: {row.planned.error.message}"
             lines += wrapped(said, width, 2)
     states = ", ".join(f"{n} {state}" for state, n in counts([row.state for row in plan.rows]).items() if n)
+    fetched = plan.as_json()["download_bytes"]
     sums = (
+        *([f"fetch    {size(fetched)} from the Hub"] if fetched else []),
         f"disk     {size(plan.left_bytes)} to write of {size(plan.nbytes)}, {size(plan.free_bytes)} free",
         f"memory   {size(plan.peak_bytes)} for the largest task, {size(plan.memory_bytes)} for all that run at once",
         f"time     about {duration(plan.seconds)} one after the other, {counted(plan.jobs, 'task')} at a time"

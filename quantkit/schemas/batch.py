@@ -78,6 +78,7 @@ class BatchPlan(TypedDict):
     states: States
     bytes: int
     left_bytes: int
+    download_bytes: int
     free_bytes: int
     fits_disk: bool
     peak_bytes: int

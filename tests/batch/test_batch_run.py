@@ -201,3 +201,26 @@ def test_one_task_alone_and_what_changes_is_made_again(tmp_path: Path) -> None:
         record.write_bytes(damaged)
         assert quantkit("batch", "status", path, "--json").json["states"]["waiting"] == 2
     assert hashes(out) == before
+
+
+@pytest.mark.slow
+def test_gates_are_measured_and_shown(tmp_path: Path) -> None:
+    """A gate that does not hold is exit 8 of its task alone; what was measured stands in index and page."""
+    held_out = Path(__file__).parents[1] / "data" / "held-out.jsonl"
+    recipes = '["q8_0", "f16", {to = "q2_k", folder = "strict", gate = "kld<0.0001"}]'
+    text = f'models = ["alpha"]\nrecipes = {recipes}\n[batch]\ngate = "kld<5"\neval_data = "{held_out}"\n'
+    run = quantkit("batch", "run", written(tmp_path, text))
+    assert run.status == 10
+    assert "exit 8  error[gate]" in run.stdout
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    figures = {each["recipe"]: (each["kl"], each["kl_error"], each["gates"]) for each in index["artifacts"]}
+    assert 0 <= figures["f16"][0] < figures["q8_0"][0] < 0.01
+    assert figures["q8_0"][1] > 0
+    assert figures["q8_0"][2] == ["kld<5"]
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<svg" in page
+    assert "kld&lt;0.0001" in page
+    # a failed gate does not pass by itself: run leaves it, and so does the exit code
+    record = records(tmp_path / "out")
+    assert quantkit("batch", "run", tmp_path / "matrix.toml").status == 10
+    assert records(tmp_path / "out") == record

@@ -7,7 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from commands import quantkit
+from commands import TINY, quantkit
+from hub_server import HubState, serve
 from hypothesis import given
 from hypothesis import strategies as st
 from matrices import written
@@ -22,6 +23,7 @@ from quantkit.errors import QuantkitError
 from quantkit.pipeline.batch import BatchRequest, expand, idle
 from quantkit.pipeline.batch_plan import request_of
 from quantkit.schemas.batch import MatrixOptions
+from quantkit.source.hub_access import Hub
 
 BASIC = 'models = ["alpha", "beta"]\nrecipes = ["q4_k_m", "q8_0", "fp8"]\n'
 TEXT = '{"text": "All work and no play."}\n'
@@ -253,7 +255,7 @@ def test_little_disk_and_little_memory_are_said_before(tmp_path: Path, monkeypat
     assert len(errors) == 4
     assert all("of memory" in each["message"] for each in errors)
     plan = quantkit("batch", "plan", path, "--json").json
-    for module in ("quantkit.pipeline.batch", "quantkit.batch.local"):
+    for module in ("quantkit.pipeline.batch", "quantkit.pipeline.batch_room", "quantkit.batch.local"):
         monkeypatch.setattr(f"{module}.free_bytes", lambda folder: plan["left_bytes"] // 2 + 1000)
     half = quantkit("batch", "run", path, "--json")
     assert half.status == 5
@@ -314,6 +316,65 @@ def test_slugs_are_fit_for_file_names(name: str) -> None:
 
 def test_options_of_the_output_are_none_of_the_request() -> None:
     assert {OPTIONS[key].known_as for key in OF_OUTPUT} == {"gates", "eval_data", "engine", "verify"}
+
+
+def test_names_that_give_one_id_are_refused(tmp_path: Path) -> None:
+    text = """
+    models = [{source = "alpha", name = "a.b"}, {source = "beta", name = "a"}]
+    recipes = [{to = "fp8", name = "c"}, {to = "fp8", name = "b.c"}]
+    """
+    said = quantkit("batch", "plan", written(tmp_path, text))
+    assert said.status == 2
+    assert "two tasks are called a.b.c" in said.stderr
+
+
+def test_headers_of_a_model_are_read_and_described_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For any number of its tasks; and a plan is made once, whatever text it is for."""
+    from quantkit.pipeline import batch_plan
+
+    counts: dict[str, int] = {}
+
+    def counted(name: str) -> None:
+        real = getattr(batch_plan, name)
+
+        def call(*given: object, **named: object) -> object:
+            counts[name] = counts.get(name, 0) + 1
+            return real(*given, **named)
+
+        monkeypatch.setattr(batch_plan, name, call)
+
+    for name in ("open_wanted", "describe_source", "make_plan"):
+        counted(name)
+    (tmp_path / "t.jsonl").write_text(TEXT)
+    recipes = "\n".join(
+        f'[[recipes]]\nto = "{to}"\nname = "{to}-{n}"\nfolder = "{to}-{n}"\nsamples = {n}'
+        for to in ("q4_k_m", "w4a16-awq") for n in range(1, 6)
+    )  # fmt: skip
+    path = written(tmp_path, f'models = ["alpha", "beta"]\n{recipes}\n[batch]\ncalib = "t.jsonl"\n')
+    plan = quantkit("batch", "plan", path, "--json").json
+    assert len(plan["tasks"]) == 20
+    assert counts == {"open_wanted": 2, "describe_source": 2, "make_plan": 4}
+    memory = {task["needs"]["memory_bytes"] for task in plan["tasks"] if "q4_k_m-" in task["id"]}
+    assert len(memory) > 1  # of the text, which differs
+
+
+REPO, COMMIT = "org/small", "a" * 40
+
+
+def test_models_of_the_hub_are_planned_by_their_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {file.name: file.read_bytes() for file in TINY.iterdir()}
+    large = frozenset({"model.safetensors"})
+    with serve(HubState(REPO, {COMMIT: files}, {"main": COMMIT}, large=large)) as state:
+        hub = Hub(endpoint=state.endpoint, cache=tmp_path / "cache")
+        monkeypatch.setattr(Hub, "known", lambda self, known=hub: known)
+        path = written(tmp_path, f'models = ["hf://{REPO}@main", "alpha"]\nrecipes = ["q4_0", "fp8"]\n')
+        plan = quantkit("batch", "plan", path, "--json")
+    assert plan.status == 0, plan.stderr
+    needs = {task["id"]: (task["needs"]["download_bytes"], task["bytes"]) for task in plan.json["tasks"]}
+    size = len(files["model.safetensors"])
+    assert needs["small.gguf"][0] == needs["small.fp8"][0] == plan.json["download_bytes"] == size
+    assert needs["alpha.fp8"] == (0, needs["small.fp8"][1] + len(files["metrics.json"]))  # which is not fetched
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 def test_status_and_expansion_open_no_model(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Whether there is room for the tasks of a batch: outputs of their own, memory, disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from quantkit.batch.faults import Faults
+from quantkit.batch.task import Task
+from quantkit.errors import ResourceError, UsageError
+from quantkit.pipeline.batch_plan import PlannedTask
+from quantkit.report.text import size
+from quantkit.storage import free_bytes
+from quantkit.units import counted
+from quantkit.untrusted import shown
+
+
+def require_room(planned: Sequence[PlannedTask], memory: int | None, out: Path, faults: Faults) -> None:
+    """Add to `faults` a task that needs more memory than there is, and a disk that does not hold all of them."""
+    tasks = [needs_left(each) for each in planned if each.error is None]
+    for task in tasks:
+        if memory is not None and task.needs.memory_bytes > memory:
+            what = f"{task.id}: needs {size(task.needs.memory_bytes)} of memory, {size(memory)} are there"
+            faults.add(ResourceError(what, hint="fewer --threads, a larger --memory, another machine, or exclude it"))
+    needed, free = sum(task.needs.disk_bytes for task in tasks), free_bytes(out)
+    fetched = download_bytes(tasks)
+    if fetched:
+        needed += _fetched_here(fetched, out, faults)
+    if needed > free:
+        fit, left = 0, free
+        for task in sorted(tasks, key=lambda task: task.needs.disk_bytes):
+            left -= task.needs.disk_bytes
+            fit += left >= 0
+        what = (
+            f"not enough disk at {shown(out)}: {needed:,} bytes needed for {counted(len(tasks), 'task')}, {free:,} free"
+            f" ({needed - free:,} short): it holds {fit} of them"
+        )
+        faults.add(ResourceError(what, path=str(out), hint="free some space, choose another out, or exclude some"))
+
+
+def download_bytes(tasks: Sequence[Task]) -> int:
+    """What all tasks fetch together: each model once."""
+    models: dict[str, int] = {}
+    for task in tasks:
+        models[task.model] = max(models.get(task.model, 0), task.needs.download_bytes)
+    return sum(models.values())
+
+
+def _fetched_here(nbytes: int, out: Path, faults: Faults) -> int:
+    """What of the bytes to fetch goes to the disk of `out`; where the cache has a disk of its own that does not hold
+    them, that is a fault."""
+    from quantkit.source.hub_access import Hub  # huggingface_hub: only where something is fetched
+
+    cache = Hub().known().cache or out
+    if _device(cache) == _device(out):
+        return nbytes
+    free = free_bytes(cache)
+    if nbytes > free:
+        what = f"not enough disk at {shown(cache)}: {nbytes:,} bytes to fetch, {free:,} free ({nbytes - free:,} short)"
+        faults.add(ResourceError(what, path=str(cache), hint="free some space, or set HF_HUB_CACHE to another disk"))
+    return 0
+
+
+def _device(folder: Path) -> int:
+    """The number of the disk that a folder is on, or would be."""
+    path = folder.absolute()
+    return next(each for each in (path, *path.parents) if each.exists()).stat().st_dev
+
+
+def require_own_outputs(found: Sequence[PlannedTask], faults: Faults) -> None:
+    """No two tasks write one file, but for an encoder, which is the same whoever writes it."""
+    owners: dict[Path, tuple[str, str]] = {}
+    for each in found:
+        for made in each.artifacts:
+            for path in made.paths:
+                other, recipe = owners.setdefault(path, (each.task.id, made.recipe))
+                same = other == each.task.id and recipe == made.recipe
+                if not same and made.kind == "model":
+                    who = f"{other} and {each.task.id}" if other != each.task.id else f"two recipes of {other}"
+                    what = f"{who} would write one file: {shown(path)}"
+                    hint = "give one of the recipes a folder of its own: folder = ..., or another name"
+                    faults.add(UsageError(what, path=str(path), key="folder", hint=hint))
+
+
+def needs_left(planned: PlannedTask) -> Task:
+    """The task with the disk that it will still fill: what lies there as unfinished work is subtracted."""
+    task = planned.task
+    here = _allocated(task.out)
+    return replace(task, needs=replace(task.needs, disk_bytes=max(task.needs.disk_bytes - here, 0)))
+
+
+def _allocated(folder: Path) -> int:
+    """Bytes of unfinished work in a folder."""
+    jobs = list(folder.glob(".quantkit-*")) if folder.is_dir() else []
+    return sum(file.stat().st_blocks * 512 for job in jobs if job.is_dir() for file in job.rglob("*"))
