@@ -10,20 +10,18 @@ from typing import Any
 
 from quantkit.errors import ExistsError, InputError, UsageError
 from quantkit.events import Sink, ignore
-from quantkit.families.known import gives_no_text
 from quantkit.pipeline.card_base import base_of
+from quantkit.pipeline.card_steps import Beside, steps_of
 from quantkit.pipeline.folder import Finished, manifests_in, require_finished
 from quantkit.pipeline.given import coerce, given_optional, given_paths
 from quantkit.pipeline.judged import Judged, gates_of, judged_in, measured_in, measured_of
-from quantkit.pipeline.loaded_by import loaders_of
-from quantkit.pipeline.modelfile import with_modelfile
 from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.report.card import CARD, Card, Measured, Variant, unchanged
 from quantkit.report.card_sections import Rollout
 from quantkit.report.html.markup import digits
 from quantkit.report.manifest import Manifest
 from quantkit.report.markdown import REPOSITORY, code, plain
-from quantkit.report.next_steps import NextStep, adapter_steps, next_steps, steps_with_encoder
+from quantkit.report.next_steps import NextStep
 from quantkit.report.shell import shell_word
 from quantkit.source import Checkpoint, open_source
 from quantkit.storage import require_small, write_small
@@ -165,8 +163,6 @@ def card_of(
     """What the card of artifacts of one source says; `rollout` where it is that of a release."""
     first = finished[0]
     known = measured_in(request.records), judged_in(request.records)
-    encoder = next((Path(one.first.name) for one in finished if one.encodes), None)
-    variants = tuple(_variant(one, known, encoder) for one in finished)
     if first.gguf:
         library = word = "gguf"
     else:
@@ -176,6 +172,12 @@ def card_of(
     base = base_of(first, source)
     if request.base_model is not None:
         base = replace(base, repo=request.base_model)
+    beside = Beside(
+        next((Path(one.first.name) for one in finished if one.encodes), None),
+        base.repo,
+        {} if rollout is None else rollout.modelfiles,
+    )
+    variants = tuple(_variant(one, known, steps_of(one, beside)) for one in finished)
     title = variants[0].label if len(variants) == 1 else f"{base.name} quantized"
     return Card(title, base, variants, library, kinds, request.quantized_by, rollout)
 
@@ -183,25 +185,16 @@ def card_of(
 Known = tuple[Mapping[str, Measured], Mapping[str, Sequence[Judged]]]
 
 
-def _variant(artifact: Finished, known: Known, encoder: Path | None = None) -> Variant:
-    """An artifact; an `encoder` beside it is named where models are run, and is nothing to run by itself."""
-    manifest, files, label = artifact.manifest, artifact.files, artifact.label
-    outputs = [Path(f.name) for f in files] if artifact.gguf else [Path(label)]
-    embeds = gives_no_text(manifest.facts["model"].get("family"))
-    steps = next_steps(outputs, label, loaders_of(artifact), anywhere=True, embeds=embeds)
-    if encoder is not None and artifact.gguf:
-        steps = steps_with_encoder(outputs, label, encoder, anywhere=True)
-    if artifact.adapts:
-        steps = adapter_steps(outputs[0])
-    steps = with_modelfile(artifact.first, steps)
+def _variant(artifact: Finished, known: Known, run: Sequence[NextStep]) -> Variant:
+    manifest = artifact.manifest
     return Variant(
-        label=label,
-        files=files,
+        label=artifact.label,
+        files=artifact.files,
         bits_per_weight=float(manifest.facts["size"]["bits_per_weight"]),
         measured=measured_of(artifact, known[0]),
         made=tuple(_made(manifest)),
         command=command(manifest),
-        run=() if artifact.encodes else _loaded(artifact, steps),
+        run=tuple(run),
         gates=tuple((gate.words, gate.ok) for gate in gates_of(artifact, known[1])),
     )
 
@@ -261,11 +254,3 @@ def _made(manifest: Manifest) -> Iterator[str]:
             detail = f" ({plain(str(check['detail']))})" if check.get("detail") else ""
             yield f"Checked: {plain(str(check.get('check')))}{detail}."
     yield f"Identity (plan and source hashes): {code(manifest.identity)}."
-
-
-def _loaded(artifact: Finished, steps: Sequence[NextStep]) -> tuple[NextStep, ...]:
-    """Of a GGUF file, the steps of those that load it: `next_steps` names all."""
-    loaders = loaders_of(artifact) if artifact.gguf else None
-    if loaders is None:
-        return tuple(steps)
-    return tuple(step for step in steps if step.program.replace("-", "") in loaders or step.program in loaders)

@@ -1,5 +1,6 @@
 """Releases: from a folder of finished artifacts what deployers, the Hub and auditors read of it.
 
+    X.Modelfile    for Ollama: see pipeline/modelfile
     README.md      for people and the Hub: the model card, see pipeline/card
     bom.cdx.json   for auditors: a bill of materials, see report/bom
     release.json   for programs that deploy: what goes first, what to roll back to, hashes, quality, gates, consumers
@@ -36,6 +37,7 @@ from quantkit.pipeline.release_files import (
     require_releasable,
     role_of,
 )
+from quantkit.pipeline.release_modelfiles import modelfiles_for
 from quantkit.pipeline.release_order import Order, names_of, order_of, utc
 from quantkit.pipeline.signing import (
     SIGNATURE,
@@ -237,10 +239,12 @@ def _composed(
     found, order, called = looked
     names, own = listing
     finished = [one.artifact for one in found]
-    signed = request.sign_key is not None
-    rollout = rollout_of(order, called, request.not_before, signed=signed or (folder / SIGNATURE).exists())
+    ollama = modelfiles_for(finished, force=request.force)
+    contents = {made.path.name: made.described.modelfile.encode() for made in ollama}
+    modelfiles = {made.file.name: made.path.name for made in ollama}
+    signed = request.sign_key is not None or (folder / SIGNATURE).exists()
+    rollout = rollout_of(order, called, request.not_before, modelfiles, signed=signed)
     card = card_of(finished, request.for_card, source, rollout)
-    contents: dict[str, bytes] = {}
     if request.card:
         contents[CARD] = card.encode()
     body = body_of(found, order, called, card, request.not_before)

@@ -11,7 +11,7 @@ from quantkit.pipeline.loaded_by import verdicts_of
 from quantkit.pipeline.publishing import Publishable
 from quantkit.pipeline.release_order import Order
 from quantkit.pipeline.signing import SIGNATURE
-from quantkit.report.card import Base, Card
+from quantkit.report.card import Base, Card, Measured
 from quantkit.report.card_sections import Rollout
 from quantkit.report.release import RELEASE
 from quantkit.storage import hash_file
@@ -22,7 +22,9 @@ VERDICTS = {True: "passed", False: "failed", None: "not judged"}
 Names = Mapping[Finished, str]
 
 
-def rollout_of(order: Order, names: Names, not_before: str | None, *, signed: bool) -> Rollout:
+def rollout_of(
+    order: Order, names: Names, not_before: str | None, modelfiles: Mapping[str, str], *, signed: bool
+) -> Rollout:
     """The order for people."""
     source = order.primary.manifest.source
     original = str(source.get("repo") or source["name"])
@@ -34,6 +36,7 @@ def rollout_of(order: Order, names: Names, not_before: str | None, *, signed: bo
         release=RELEASE,
         sums=SUMS,
         signature=SIGNATURE if signed else None,
+        modelfiles=modelfiles,
     )
 
 
@@ -64,7 +67,8 @@ def body_of(
         "baseline": _baseline(order, names, base),
         "not_before": not_before,
         "artifacts": [
-            _artifact(one, variant.measured, order, names) for one, variant in zip(found, card.variants, strict=True)
+            {**_artifact(one, order, names), "quality": _quality(variant.measured), "modelfile": _modelfile(one, card)}
+            for one, variant in zip(found, card.variants, strict=True)
         ],
         "files": [],
         "tool": {"name": "quantkit", "version": __version__},
@@ -77,7 +81,7 @@ def _baseline(order: Order, names: Names, base: Base) -> dict[str, Any]:
     return {"kind": "source", "name": base.name, "repo": base.repo, "commit": base.commit}
 
 
-def _artifact(one: Publishable, measured: Any, order: Order, names: Names) -> dict[str, Any]:
+def _artifact(one: Publishable, order: Order, names: Names) -> dict[str, Any]:
     artifact, manifest = one.artifact, one.artifact.manifest
     after = order.after(artifact)
     consumers = verdicts_of(artifact)
@@ -98,13 +102,20 @@ def _artifact(one: Publishable, measured: Any, order: Order, names: Names) -> di
         "manifest": {"name": where.name, "bytes": where.stat().st_size, "sha256": hash_file(where)},
         "verified": one.verified,
         "checks": list(_checks(one)),
-        "quality": None if measured is None else measured.as_json(),
         "gates": {"verdict": VERDICTS[one.gated], "judged": [gate.as_json() for gate in one.gates]},
         "consumers": None if consumers is None else [verdict_json(verdict) for verdict in consumers],
         "warnings": [
             {"code": str(each["code"]), "message": str(each["message"])} for each in manifest.facts["warnings"]
         ],
     }
+
+
+def _quality(measured: Measured | None) -> dict[str, Any] | None:
+    return None if measured is None else measured.as_json()
+
+
+def _modelfile(one: Publishable, card: Card) -> str | None:
+    return None if card.rollout is None else card.rollout.modelfiles.get(one.artifact.first.name)
 
 
 def _runs(artifact: Finished) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from quantkit.report.lineage import Ancestor
@@ -14,7 +14,8 @@ SIGNED = "quantkit verify . --require-signature PUBLIC-KEY.pem"
 @dataclass(frozen=True)
 class Rollout:
     """What a release says to deployers: what goes first, what comes back when it fails, the nearest first, and what all
-    are compared with. `sums` and `signature` are names of files."""
+    are compared with. `sums` and `signature` are names of files, `modelfiles` those for Ollama by the files they are
+    for."""
 
     primary: str
     fallbacks: tuple[str, ...]
@@ -23,6 +24,7 @@ class Rollout:
     release: str
     sums: str
     signature: str | None
+    modelfiles: Mapping[str, str]
 
 
 def gate_lines(judged: Sequence[tuple[str, Sequence[tuple[str, bool]]]]) -> Iterator[str]:

@@ -17,6 +17,12 @@ PYTHON = (
 
 
 PUBLISHER = "local"  # of models that nobody published
+PYTHON_GGUF = (
+    "from transformers import AutoModelForCausalLM as Model, AutoTokenizer as Tokenizer; "
+    'file = {{"gguf_file": {file}}}; words = Tokenizer.from_pretrained(".", **file); '
+    'asked = words("Hello", return_tensors="pt"); '
+    'print(words.decode(Model.from_pretrained(".", **file).generate(**asked, max_new_tokens=20)[0]))'
+)  # takes the packages gguf and accelerate
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,17 @@ def modelfile_step(modelfile: Path, name: str) -> NextStep:
     model = ollama_name(name)
     where = shell_word(_not_an_option(modelfile))
     return NextStep("ollama", f"ollama create {model} -f {where} && ollama run {model}")
+
+
+def gguf_in_python(file: Path, tokenizer: str | None) -> tuple[NextStep, ...]:
+    """A GGUF file in this folder given to what is made for checkpoints: vLLM, with the `tokenizer` of a repository,
+    and transformers."""
+    named = f" --tokenizer {shell_word(tokenizer)}" if tokenizer else ""
+    python = PYTHON_GGUF.format(file=_literal(file))
+    return (
+        NextStep("vllm", f"vllm serve {shell_word(f'./{file}')}{named}"),
+        NextStep("transformers", f"python -c {shell_word(python)}"),
+    )
 
 
 def folder_name(name: str) -> str:

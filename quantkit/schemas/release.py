@@ -95,6 +95,7 @@ class ReleasedArtifact(TypedDict):
     role: Literal["primary", "fallback", "encoder", "adapter", "other"]
     rollback_to: str | None
     encoder: str | None
+    modelfile: str | None
     bytes: int
     bits_per_weight: float
     files: list[ReleasedFile]

@@ -21,7 +21,8 @@ from released import Made
 from quantkit.report.release import read_release
 from quantkit.report.sealed import seal
 
-ALL = ("README.md", "bom.cdx.json", "release.json", "SHA256SUMS")
+MODELFILES = ("src-Q4_0.Modelfile", "src-Q8_0.Modelfile", "src-BF16.Modelfile")
+ALL = ("README.md", "bom.cdx.json", "release.json", "SHA256SUMS", *MODELFILES)
 
 
 def released(folder: Path, *options: object) -> dict[str, Any]:
@@ -101,7 +102,9 @@ def test_every_file_is_listed_with_its_hash(done: Made) -> None:
         data = there[name].read_bytes()
         assert (nbytes, sha256) == (len(data), hashlib.sha256(data).hexdigest()), name
     roles = {file["name"]: file["role"] for file in body["files"]}
-    assert roles == {"LICENSE": "licence", "README.md": "card", "bom.cdx.json": "bom", "images/plot.svg": "other"}
+    expected = {"LICENSE": "licence", "README.md": "card", "bom.cdx.json": "bom", "images/plot.svg": "other"}
+    assert roles == expected | dict.fromkeys(MODELFILES, "modelfile")
+    assert [each["modelfile"] for each in body["artifacts"]] == list(MODELFILES)
     checked = subprocess.run(
         ["sha256sum", "-c", "SHA256SUMS"], cwd=done.out, capture_output=True, text=True, check=True
     )
@@ -140,8 +143,14 @@ def test_the_card_is_one_that_the_hub_reads(done: Made) -> None:
     assert "- Not before `2026-12-06T00:00:00Z`." in text
     assert "- Gates of `src-Q4_0`: kept kld\\<0.9" in text
     assert text.count("not measured") == 3
-    for command in ("llama-cli -m src-Q4_0.gguf", "ollama create", "lms import --copy src-Q4_0.gguf"):
-        assert command in text
+    for command in (
+        "llama-cli -m src-Q4_0.gguf",
+        "ollama create src:q4_0 -f src-Q4_0.Modelfile && ollama run src:q4_0",
+        "lms import --copy src-Q4_0.gguf",
+        "vllm serve ./src-Q4_0.gguf --tokenizer org/src",
+        'file = {"gguf_file": "src-Q4_0.gguf"}',
+    ):
+        assert command in text, command
     assert "trtllm-serve" not in text
 
 
@@ -279,6 +288,10 @@ def bom(made: Made) -> None:
     (made.out / "bom.cdx.json").write_text('{"bomFormat": "CycloneDX"}')
 
 
+def modelfile(made: Made) -> None:
+    (made.out / "src-Q4_0.Modelfile").write_text("FROM mine\n")
+
+
 def sums(made: Made) -> None:
     (made.out / "SHA256SUMS").unlink()
     (made.out / "SHA256SUMS").symlink_to("/etc/passwd")
@@ -289,7 +302,7 @@ REFUSED = (
     (link, 3, "link.txt is a link"), (key, 3, "is a private key"), (other_source, 3, "artifacts of different sources"),
     (awkward, 3, "is no name for a file that others download"), (readme, 6, "written or edited by somebody"),
     (release_json, 6, "written or edited by somebody"), (bom, 6, "written or edited by somebody"),
-    (sums, 6, "is not a checksum file"),
+    (sums, 6, "is not a checksum file"), (modelfile, 6, "written or edited by somebody"),
 )  # fmt: skip
 
 
@@ -306,7 +319,7 @@ def test_what_is_refused_leaves_the_folder_alone(
 
 
 def test_what_was_refused_can_be_meant(made: Made) -> None:
-    job(made), stranger(made), readme(made), release_json(made), bom(made)
+    job(made), stranger(made), readme(made), release_json(made), bom(made), modelfile(made)
     options = ("--unfinished", "--include", "theirs.gguf", "--force")
     body = released(made.out, *options)
     assert [file["role"] for file in body["files"] if file["name"] == "theirs.gguf"] == ["other"]
@@ -327,7 +340,7 @@ def test_a_dry_run_writes_nothing(made: Made) -> None:
     assert body["primary"] == found["releases"][0]["primary"]
     lines = quantkit("release", made.out, "--dry-run").stdout.splitlines()
     assert lines[1].split()[:2] == ["primary", "src-Q4_0"]
-    assert sum("would keep" in line for line in lines) == 4
+    assert sum("would keep" in line for line in lines) == 7
 
 
 def test_a_checkpoint_is_released_and_verifies(kept: Made, tmp_path: Path) -> None:
