@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,11 +25,12 @@ from quantkit.report.markdown import REPOSITORY, code, plain
 from quantkit.report.next_steps import NextStep
 from quantkit.report.shell import shell_word
 from quantkit.source import Checkpoint, open_source
-from quantkit.storage import require_small, write_small
+from quantkit.storage import read_sums, require_small, update_sums, write_small
 from quantkit.units import counted
 from quantkit.untrusted import read_bounded, require_path, shown
 
 MAX_CARD = 1 << 20
+MAX_DEPTH = 3  # of folders of artifacts in the one that is named
 HINT = "move it away, or replace it with --force"
 
 
@@ -122,6 +124,8 @@ def write_card(folder: Path, request: CardRequest, source: Checkpoint | None) ->
     require_card_place(folder, force=request.force)
     data = card_of(finished, request, source).encode()
     write_small(folder / CARD, data, overwrite=True)
+    if CARD.encode() in (read_sums(folder) or {}):  # of a release: the line is true again
+        update_sums(folder, {CARD: hashlib.sha256(data).hexdigest()})
     return folder / CARD
 
 
@@ -149,12 +153,19 @@ def folders_of(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path.parent
         return
-    below = sorted(
-        each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".") and manifests_in(each)
-    )
+    below = list(_below(path, MAX_DEPTH))
     if manifests_in(path) or not below:
         yield path
     yield from below
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    """The folders with manifests in a folder, as batches make them: those of models, and of checkpoints in these."""
+    for each in sorted(folder.iterdir()):
+        if depth and each.is_dir() and not each.is_symlink() and not each.name.startswith("."):
+            if manifests_in(each):
+                yield each
+            yield from _below(each, depth - 1)
 
 
 def card_of(
@@ -168,7 +179,7 @@ def card_of(
     else:
         word = str(first.manifest.facts["model"].get("container", ""))
         library = "mlx" if word == "mlx" else "transformers"
-    kinds = tuple(tag for tag in (word, "quantized", "quantkit") if tag)
+    kinds = tuple(tag for tag in (word, "lora" if first.adapts else "quantized", "quantkit") if tag)
     base = base_of(first, source)
     if request.base_model is not None:
         base = replace(base, repo=request.base_model)

@@ -20,7 +20,7 @@ from quantkit.source import Checkpoint
 from quantkit.untrusted import read_bounded
 
 MAX_VALUES = 100  # of a list in a card
-OWN_TAGS = ("quantized", "quantkit")  # what quantkit's own cards add to those of the source
+OWN_TAGS = ("lora", "quantized", "quantkit")  # what quantkit's own cards add to those of the source
 HUB = re.compile(r"https?://huggingface\.co/(?:datasets/)?([^/\s]+/[^/\s]+)")
 
 

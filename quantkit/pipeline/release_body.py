@@ -27,7 +27,8 @@ def rollout_of(
 ) -> Rollout:
     """The order for people."""
     source = order.primary.manifest.source
-    original = str(source.get("repo") or source["name"])
+    base = source["adapters"][0].get("base") if order.primary.adapts else source.get("repo")
+    original = str(base or source["name"])
     return Rollout(
         primary=names[order.primary],
         fallbacks=tuple(names[one] for one in order.fallbacks),
@@ -78,7 +79,8 @@ def body_of(
 def _baseline(order: Order, names: Names, base: Base) -> dict[str, Any]:
     if order.baseline is not None:
         return {"kind": "artifact", "name": names[order.baseline], "repo": None, "commit": None}
-    return {"kind": "source", "name": base.name, "repo": base.repo, "commit": base.commit}
+    name = base.repo or base.name if order.primary.adapts else base.name  # without the adapter
+    return {"kind": "source", "name": name, "repo": base.repo, "commit": base.commit}
 
 
 def _artifact(one: Publishable, order: Order, names: Names) -> dict[str, Any]:

@@ -52,6 +52,9 @@ def order_of(found: Sequence[Publishable], names: Mapping[Finished, str], primar
     good = [one for one in models if one.ok and (one.gated or not gated)]
     if primary is not None:
         first = _named(found, names, primary)
+        if first not in models:
+            what = f"{shown(primary)} is no model by itself"
+            raise UsageError(what, key="primary", hint=f"one of {_named_models(models, names)}")
         first.require(gated=gated)
     elif not good:
         raise _nothing(models, gated=gated)
@@ -59,9 +62,7 @@ def order_of(found: Sequence[Publishable], names: Mapping[Finished, str], primar
         first = next((one for one in good if one.gated), good[0])
     later = [one for one in good if one.artifact.nbytes > first.artifact.nbytes]
     steps = tuple(one.artifact for one in (first, *later))
-    floats = [
-        step for step in steps if {str(t["type"]).lower() for t in step.manifest.facts["size"]["types"]} <= FLOATS
-    ]
+    floats = [one for one in steps if not one.adapts and _types(one) <= FLOATS]
     return Order(steps, floats[-1] if floats else None)
 
 
@@ -82,8 +83,12 @@ def _named(found: Sequence[Publishable], names: Mapping[Finished, str], primary:
         known |= {name: one for name in (names[one.artifact], *(file.name for file in one.artifact.files))}
     if primary not in known:
         what = f'--primary "{shown(primary)}" is no artifact of this folder{did_you_mean(primary, known)}'
-        raise UsageError(what, key="primary", hint=f"one of {', '.join(shown(names[one.artifact]) for one in found)}")
+        raise UsageError(what, key="primary", hint=f"one of {_named_models(_models(found), names)}")
     return known[primary]
+
+
+def _named_models(models: Sequence[Publishable], names: Mapping[Finished, str]) -> str:
+    return ", ".join(shown(names[one.artifact]) for one in models)
 
 
 def _nothing(models: Sequence[Publishable], *, gated: bool) -> QuantkitError:

@@ -16,13 +16,13 @@ STATES = {"new": "would write", "replaced": "would replace", "same": "would keep
 
 def release_lines(release: Release, *, dry_run: bool = False) -> list[str]:
     """In which order to deploy what, and the files that were written, or with `dry_run` would be."""
-    lines = [*_said(release.body)]
-    for file in release.files:
+    width = terminal_width()
+    lines = [part for line in _said(release.body) for part in _indented(line, width)]
+    for file in release.files:  # in one piece, however long: paths are for programs, too
         path = shown(release.folder / file.name)
         bytes_ = "" if file.nbytes is None else f" ({file.nbytes:,} bytes)"
         lines.append(f"{STATES[file.state]:<13} {path}{bytes_}" if dry_run else f"{file.state:<8} {path}")
-    width = terminal_width()
-    return [part for line in lines for part in _indented(line, width)]
+    return lines
 
 
 def _indented(line: str, width: int) -> list[str]:

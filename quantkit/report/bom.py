@@ -48,7 +48,7 @@ def encode_bom(release: Mapping[str, Any], timestamp: str | None) -> bytes:
                 "bom-ref": "release",
                 "name": release["name"],
                 **_licences(release),
-                "description": f"{release['model']['name']}, quantized",
+                "description": f"artifacts of {release['model']['name']}",
             },
         },
         "components": components,

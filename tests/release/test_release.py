@@ -384,3 +384,44 @@ def test_verify_sees_a_whole_release(made: Made) -> None:
     (made.out / "release.json").write_text((made.out / "release.json").read_text().replace("src-Q4_0", "src-Q8_0"))
     found = quantkit("verify", made.out)
     assert (found.status, "its seal is that of another text" in found.stderr) == (7, True)
+
+
+def test_folders_in_folders_are_releases_of_their_own(kept: Made, made: Made, tmp_path: Path) -> None:
+    """As a batch leaves them: GGUF files of a model in its folder, checkpoints in folders of that."""
+    out = tmp_path / "batch"
+    made.out.rename(tmp_path / "model")
+    out.mkdir()
+    (tmp_path / "model").rename(out / "model")
+    assert quantkit("convert", kept.source, "--to", "fp8", "-o", out / "model" / "fp8", "--card", "-q").status == 0
+    (out / "index.html").write_text("<html>")
+    (out / ".quantkit-batch").mkdir()
+    found = quantkit("release", out, "--json").json
+    assert [each["folder"] for each in found["releases"]] == [str(out / "model"), str(out / "model" / "fp8")]
+    names = {file["name"] for file in listed(read_release(out / "model" / "release.json"))}
+    assert not any("fp8" in name for name in names)
+    for folder in (out / "model", out / "model" / "fp8"):
+        assert quantkit("verify", folder, "-q").status == 0
+        assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=folder).returncode == 0
+
+
+def test_a_card_that_is_written_anew_keeps_its_line(made: Made) -> None:
+    released(made.out, "--quantized-by", "me")
+    assert quantkit("card", made.out, "-q").status == 0
+    assert "quantized_by" not in (made.out / "README.md").read_text()
+    assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=made.out).returncode == 0
+    found = quantkit("verify", made.out)
+    assert (found.status, "README.md is not the file that release.json says" in found.stderr) == (7, True)
+    assert quantkit("release", made.out, "-q").status == 0
+    assert quantkit("verify", made.out, "-q").status == 0
+
+
+def test_a_release_is_what_it_was_before_a_file_was_taken_away(made: Made) -> None:
+    """What a killed run leaves is no release that verifies, and the same command makes it one."""
+    released(made.out, "--eval", made.record)
+    whole = contents(made.out)
+    for name in ALL[1:4]:
+        (made.out / name).unlink()
+        if name != "SHA256SUMS":
+            assert quantkit("verify", made.out, "-q").status == (7 if name == "bom.cdx.json" else 0)
+        assert quantkit("release", made.out, "--eval", made.record, "-q").status == 0
+        assert contents(made.out) == whole
