@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from quantkit.cli.main import main
 
 # Programs of other projects, and what needs a network, a server or a display: named on pages, not run by tests.
@@ -119,5 +121,6 @@ def wrong_python(path: Path) -> Iterator[str]:
     source = "\n".join(text for language, text in blocks(path) if language == "pycon")
     test = doctest.DocTestParser().get_doctest(source, {}, path.name, str(path), 0)
     said: list[str] = []
-    doctest.DocTestRunner(optionflags=SAME).run(test, out=said.append)
+    with np.printoptions():  # what a page sets is its own
+        doctest.DocTestRunner(optionflags=SAME).run(test, out=said.append)
     yield from said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import sys
@@ -14,6 +16,7 @@ from examples import Example, blocks, examples, wrong, wrong_python
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts" / "docs"))
 
+from notebook_pages import cells  # noqa: E402
 from shapes import write_llama_8b  # noqa: E402
 
 PAGES = [path for path in sorted((ROOT / "docs").rglob("*.md")) if any(e.shown is not None for e in examples(path))]
@@ -52,6 +55,20 @@ def test_commands_say_what_the_page_shows(page: Path) -> None:
 @pytest.mark.parametrize("page", SESSIONS, ids=lambda path: path.relative_to(ROOT / "docs").as_posix())
 def test_python_says_what_the_page_shows(page: Path) -> None:
     assert list(wrong_python(page)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+def test_the_notebook_prints_what_it_shows() -> None:
+    """Cell by cell, in one namespace, without a kernel."""
+    namespace: dict[str, object] = {}
+    code = [cell for cell in cells() if cell.kind == "code"]
+    for cell in code:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            exec(cell.source, namespace)
+        assert said.getvalue() == cell.prints, cell.source
+    assert len(code) > 8
 
 
 def test_pages_with_examples_are_found() -> None:

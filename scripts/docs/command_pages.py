@@ -29,7 +29,7 @@ def command_pages() -> dict[str, str]:
         "One page for each command, with every option it has. What commands promise, and how they behave together, "
         "is in [the contract of the command line](../../cli.md).\n\n"
     )
-    return {f"{FOLDER}/index.md": MADE + head + table(("command", "what it does"), rows), **listed}
+    return {f"{FOLDER}/index.md": head + table(("command", "what it does"), rows) + MADE, **listed}
 
 
 def _page(name: str, command: Any) -> str:
@@ -45,11 +45,10 @@ def _page(name: str, command: Any) -> str:
         parts += ["## Arguments\n\n", table(("argument", "what it is"), rows)]
     for title, options in _groups(command).items():
         rows = [
-            (code(option.get_help_record(context)[0]), code(_default(option)), cell(option.help or ""))
-            for option in options
+            (code(option.get_help_record(context)[0]), cell(option.help or "") + _default(option)) for option in options
         ]
-        parts += [f"## {title}\n\n", table(("option", "default", "what it does"), rows)]
-    return MADE + "".join(parts) + _see_also(name)
+        parts += [f"## {title}\n\n", table(("option", "what it does"), rows)]
+    return "".join(parts) + _see_also(name) + MADE
 
 
 def _usage(argument: Any) -> str:
@@ -68,12 +67,11 @@ def _groups(command: Any) -> dict[str, list[Any]]:
 
 
 def _default(option: Any) -> str:
-    """What holds where the option is not given; "" where that is nothing."""
-    if isinstance(option.show_default, str):
-        return option.show_default
+    """What holds where the option is not given, as words behind its help; "" where that is nothing."""
+    value = option.show_default if isinstance(option.show_default, str) else option.default
     if option.is_flag:
-        return "" if not option.default else max(option.opts, key=len)
-    return "" if option.default in (None, (), []) else str(option.default)
+        value = max(option.opts, key=len) if option.default else ""
+    return "" if value in (None, "", (), []) else f" Default: {code(value)}."
 
 
 def _first_line(command: Any) -> str:

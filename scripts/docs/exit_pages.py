@@ -20,9 +20,13 @@ OTHERS = {
 
 def exit_pages() -> dict[str, str]:
     """One page: numbers for shells, codes for programs that read `--json`."""
-    meanings = {number: _first(cls) for cls, number in CODES.items()} | OTHERS
+    below = list(_below(QuantkitError))
+    meanings = {
+        number: " ".join(_first(cls) for cls in below if exit_code_of(cls) == number) for number in CODES.values()
+    }
+    meanings |= OTHERS
     numbers = [(code(number), cell(meanings[number])) for number in sorted(meanings)]
-    classes = sorted(_below(QuantkitError), key=lambda cls: (exit_code_of(cls), cls.code))
+    classes = sorted(below, key=lambda cls: (exit_code_of(cls), cls.code))
     errors = [
         (code(cls.code), code(exit_code_of(cls)), f"[`{cls.__name__}`](python.md#quantkit.{cls.__name__})",
          cell(_first(cls)))
@@ -38,7 +42,7 @@ def exit_pages() -> dict[str, str]:
         "[`quantkit.error/1`](json.md#quantkiterror1) on stdout, whose `code` is one of these. From Python each is an "
         "exception, with `message` and `hint`.\n\n" + table(("code", "exit", "exception", "what happened"), errors)
     )
-    return {"reference/exit-codes.md": MADE + text}
+    return {"reference/exit-codes.md": text + MADE}
 
 
 def exit_code_of(cls: type[QuantkitError]) -> int:
@@ -53,4 +57,5 @@ def _below(cls: type[QuantkitError]) -> Iterator[type[QuantkitError]]:
 
 
 def _first(cls: type[BaseException]) -> str:
-    return cleandoc(cls.__doc__ or "").split("\n\n")[0]
+    """The first sentence of a docstring."""
+    return " ".join(cleandoc(cls.__doc__ or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".") + "."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from command_pages import command_pages
-from diagrams import diagrams
+from diagrams import put_blocks
 from exit_pages import exit_pages
 from mkdocs.structure.files import File, Files
 from notebook_pages import notebook_pages
@@ -24,7 +24,7 @@ UNLISTED = "How-to"  # where a page goes that the navigation does not name
 def made() -> dict[str, str]:
     """Path below docs -> text, of everything that no file in docs holds."""
     found: dict[str, str] = {}
-    makers = (command_pages, recipe_pages, schema_pages, exit_pages, python_pages, diagrams, notebook_pages)
+    makers = (command_pages, recipe_pages, schema_pages, exit_pages, python_pages, notebook_pages)
     for make in makers:
         found |= make()
     return found
@@ -55,3 +55,8 @@ def on_files(files: Files, config: Any) -> Files:
     for path, text in made().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put pictures where a page asks for them."""
+    return put_blocks(markdown)

@@ -34,4 +34,4 @@ def python_pages() -> dict[str, str]:
         text += f"## {title}\n\n{said}\n\n" + "".join(f"::: quantkit.{name}\n\n" for name in names)
         for name in names:
             del left[name]
-    return {"reference/python.md": MADE + text}
+    return {"reference/python.md": text + MADE}

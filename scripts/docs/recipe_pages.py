@@ -31,7 +31,7 @@ def recipe_pages() -> dict[str, str]:
     groups = {"GGUF files": files, "Checkpoints for servers": servers, "Files of adapters": adapters}
     text += "".join(f"## {title}\n\n{_overview(listed)}" for title, listed in groups.items())
     text += "## One by one\n\n" + "".join(_section(recipe) for recipe in (*files, *servers, *adapters))
-    return {"reference/recipe-list.md": MADE + text}
+    return {"reference/recipe-list.md": text + MADE}
 
 
 def _size_of(recipe: Recipe) -> int:

@@ -15,7 +15,7 @@ def schema_pages() -> dict[str, str]:
     schemas = {name: json_schema(name) for name in schema_names()}
     files = {file_of(name): _text(schema) for name, schema in schemas.items()}
     index = {"schemas/index.json": _text({name: file_of(name).removeprefix("schemas/") for name in schemas})}
-    return {"reference/json.md": MADE + _page(schemas), **files, **index}
+    return {"reference/json.md": _page(schemas) + MADE, **files, **index}
 
 
 def file_of(name: str) -> str:
@@ -34,7 +34,7 @@ def _page(schemas: dict[str, dict[str, Any]]) -> str:
         "that it fits. The files below keep their addresses: within a version fields are only added, and a change "
         "that would break a reader is a new version, with a file of its own beside the old one. "
         "[schemas/index.json](../schemas/index.json) lists them for programs; offline `quantkit schemes "
-        "--json-schema NAME` prints the same bytes' worth, and `quantkit.json_schema(NAME)` returns it.\n\n"
+        "--json-schema NAME` prints the same, and `quantkit.json_schema(NAME)` returns it.\n\n"
         "Schemas of [recipe files](recipe-list.md) are at the end: an editor that completes TOML takes them.\n\n"
     )
     outputs = [name for name in schemas if name not in RECIPES]
@@ -43,15 +43,32 @@ def _page(schemas: dict[str, dict[str, Any]]) -> str:
 
 def _section(name: str, schema: dict[str, Any]) -> str:
     file = file_of(name)
-    kinds = schema.get("properties") or {}
-    required = set(schema.get("required", ()))
-    rows = [(code(key), cell(_kind(kind)), "" if key in required else "optional") for key, kind in kinds.items()]
     said = f"## {name}\n\n{schema['description']}\n\n[{file.removeprefix('schemas/')}](../{file})\n\n"
+    inner = schema.get("$defs", {})
     if "oneOf" in schema:
         names = [each["$ref"].rpartition("/")[2] for each in schema["oneOf"]]
-        rows = [(code(each), cell(schema["$defs"][each].get("description", "")), "") for each in names]
-        return said + table(("event", "what it is", ""), rows)
-    return said + table(("field", "is", ""), rows)
+        said += table(("event", "what it is"), [(code(n), cell(inner[n].get("description", ""))) for n in names])
+    else:
+        said += _fields(schema)
+    if not inner:
+        return said
+    within = "".join(
+        f"**{key}**: {cell(each.get('description', ''))}\n\n{_fields(each)}" for key, each in inner.items()
+    )
+    folded = "".join(f"    {line}".rstrip() + "\n" for line in within.splitlines())
+    return f'{said}??? note "Objects inside"\n\n{folded}\n'
+
+
+def _fields(schema: dict[str, Any]) -> str:
+    """The fields of an object as a table; what it may be where it has none."""
+    if "properties" not in schema:
+        return f"{cell(_kind(schema))}\n\n"
+    required = set(schema.get("required", ()))
+    rows = [
+        (code(key), cell(_kind(kind)) + ("" if key in required else ", may be missing"))
+        for key, kind in schema["properties"].items()
+    ]
+    return table(("field", "is"), rows)
 
 
 def _kind(kind: dict[str, Any]) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-MADE = "<!-- made from the code by scripts/docs: edit that -->\n\n"
+MADE = "\n<!-- made from the code by scripts/docs: edit that -->\n"  # at the end: a page begins with its title
 
 
 def cell(text: object) -> str:
     """Plain text as the cell of a table: one line, in which nothing is markup."""
     said = " ".join(str(text).split())
-    for sign in "\\|*_[]<>&":
+    for sign in "&\\|*_[]<>":  # the first is in what stands for the others
         said = said.replace(sign, f"&#{ord(sign)};")
     return said
 
 
 def code(text: object) -> str:
     """Text as code in the cell of a table, "" as nothing."""
-    said = str(text).replace("|", "&#124;").replace("<", "&lt;").replace("&#124;", "&#124;")
+    said = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")
     return f"<code>{said}</code>" if said else ""
 
 
