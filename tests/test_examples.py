@@ -38,8 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_held_out(path: Path) -> None:
     """Short texts of several kinds, so that measuring takes no time."""
-    documents = (TINY.parent / "held-out.jsonl").read_text(encoding="utf-8").splitlines()[:8]
-    texts = (json.loads(document)["text"][:1200] for document in documents)
+    documents = (TINY.parent / "held-out.jsonl").read_text(encoding="utf-8").splitlines()[:6]
+    texts = (json.loads(document)["text"][:700] for document in documents)
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
 
