@@ -46,6 +46,12 @@ def register(where: typer.Typer, command: Command, name: str) -> None:
 def group_app(group: Group) -> typer.Typer:
     """The application of a group."""
     found = typer.Typer(name=group.name, help=group.summary, cls=OrderedHelp, rich_markup_mode=None)
+
+    @found.callback(invoke_without_command=True)
+    def _alone(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+
     for member in sorted(group.members, key=lambda command: command.place):
         register(found, member, f"{group.name} {member.name}")
     return found
@@ -53,7 +59,7 @@ def group_app(group: Group) -> typer.Typer:
 
 for command in commands():
     if isinstance(command, Group):
-        app.add_typer(group_app(command), no_args_is_help=True)
+        app.add_typer(group_app(command))
     else:
         register(app, command, command.name)
 OrderedHelp.order = tuple(command.name for command in commands())

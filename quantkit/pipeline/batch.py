@@ -137,10 +137,12 @@ def run_batch(
     if request.task is not None:
         return _run_one(request, found, emit, stop)
     chosen = _chosen(request, found, failed_only)
-    place = open_place(request.place, setup_of(request, found)) if chosen else None  # not there: said before all work
+    place = (
+        open_place(request.place, setup_of(request, _of(found, chosen))) if chosen else None
+    )  # not there: said before all work
     _, threads = jobs_here(request.jobs, request.threads, len(chosen))
     planned = _planned(found, chosen, threads, faults, emit, offline=request.offline)
-    tasks = [needs_left(each) for each in planned]
+    tasks = needs_left(planned)
     room = Faults()
     local = request.place == LOCAL
     require_room(planned, memory_here(_memory(request)) if local else None, found.matrix.out, room)
@@ -243,9 +245,13 @@ def _run_one(request: BatchRequest, found: Expanded, emit: Sink, stop: Callable[
         work = Work(wish.task, found.ledger, found.keys[name], request.threads, request.force, request.offline)
         outcome = run_task(work, stop)
         emit(TaskFinished(name, outcome.exit, round(outcome.seconds, 3), outcome.where, 1, 1, _words(outcome)))
-    alone = replace(found, wishes=(wish,), keys={name: found.keys[name]})
-    result = _result(alone, time.monotonic() - start, stop())
+    result = _result(_of(found, [wish]), time.monotonic() - start, stop())
     return replace(result, stopped=result.stopped or result.rows[0].state == "interrupted")
+
+
+def _of(found: Expanded, wishes: Sequence[Wish]) -> Expanded:
+    """The same with some of the tasks."""
+    return replace(found, wishes=tuple(wishes), keys={wish.task.id: found.keys[wish.task.id] for wish in wishes})
 
 
 def _result(found: Expanded, seconds: float, stopped: bool) -> BatchResult:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from quantkit.batch.faults import Faults
 from quantkit.batch.task import Task
 from quantkit.errors import ResourceError, UsageError
-from quantkit.pipeline.batch_plan import PlannedTask
+from quantkit.pipeline.batch_plan import PlannedFiles, PlannedTask
 from quantkit.report.text import size
 from quantkit.storage import free_bytes
 from quantkit.units import counted
@@ -18,7 +20,7 @@ from quantkit.untrusted import shown
 
 def require_room(planned: Sequence[PlannedTask], memory: int | None, out: Path, faults: Faults) -> None:
     """Add to `faults` a task that needs more memory than there is, and a disk that does not hold all of them."""
-    tasks = [needs_left(each) for each in planned if each.error is None]
+    tasks = needs_left([each for each in planned if each.error is None])
     for task in tasks:
         if memory is not None and task.needs.memory_bytes > memory:
             what = f"{task.id}: needs {size(task.needs.memory_bytes)} of memory, {size(memory)} are there"
@@ -83,14 +85,37 @@ def require_own_outputs(found: Sequence[PlannedTask], faults: Faults) -> None:
                     faults.add(UsageError(what, path=str(path), key="folder", hint=hint))
 
 
-def needs_left(planned: PlannedTask) -> Task:
-    """The task with the disk that it will still fill: what lies there as unfinished work is subtracted."""
-    task = planned.task
-    here = _allocated(task.out)
-    return replace(task, needs=replace(task.needs, disk_bytes=max(task.needs.disk_bytes - here, 0)))
+def needs_left(planned: Sequence[PlannedTask]) -> list[Task]:
+    """The tasks with the disk that each will still fill: artifacts that are there, and what lies there as unfinished
+    work, are subtracted."""
+    unfinished: dict[Path, int] = {}
+    tasks = []
+    for each in planned:
+        task, out = each.task, each.task.out
+        left = task.needs.disk_bytes - sum(made.nbytes for made in each.artifacts if _is_there(made))
+        if out not in unfinished:
+            unfinished[out] = _allocated(out)
+        used = min(max(left, 0), unfinished[out])  # of tasks that share a folder the first
+        unfinished[out] -= used
+        tasks.append(replace(task, needs=replace(task.needs, disk_bytes=max(left, 0) - used)))
+    return tasks
+
+
+def _is_there(made: PlannedFiles) -> bool:
+    """Whether files of these names and sizes are there: they are found, or replaced one by one."""
+    try:
+        return sum(path.stat().st_size for path in made.paths) == made.nbytes
+    except OSError:
+        return False
 
 
 def _allocated(folder: Path) -> int:
     """Bytes of unfinished work in a folder."""
     jobs = list(folder.glob(".quantkit-*")) if folder.is_dir() else []
-    return sum(file.stat().st_blocks * 512 for job in jobs if job.is_dir() for file in job.rglob("*"))
+    found = 0
+    for job in jobs:
+        for file in job.rglob("*") if job.is_dir() else ():
+            with suppress(OSError):  # of another process, which goes on meanwhile
+                facts = file.lstat()
+                found += facts.st_blocks * 512 if stat.S_ISREG(facts.st_mode) else 0
+    return found
