@@ -143,7 +143,8 @@ def seams(folder: Path) -> dict[str, Any]:
 def main() -> None:
     work = json.load(sys.stdin)
     if work.get("look"):
-        import torch  # noqa: F401 - as above
+        import distributed  # noqa: F401 - as above
+        import torch  # noqa: F401
     fork, wait, end = os.fork, os.waitpid, os.kill
     take_away()
     # signals end a process of Windows at once
