@@ -28,6 +28,7 @@ WORDS = {"is", "has", "cannot", "can", "knows", "writes", "raises", "needs", "it
 FOREIGN = {
     "--chat-template",
     "--lora",
+    "--user-repo",
     "--merge",
     "--load-format",
     "--dtype",

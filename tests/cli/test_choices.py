@@ -23,6 +23,7 @@ TYPED: dict[str, tuple[str, str]] = {
     "--harness": ("lmeval", "lm-eval"),
     "--json-schema": ("convrt", "convert"),
     "--keep": ("attn_v=q8-0", "q8_0"),
+    "--layout": ("lmstudo", "lmstudio"),
     "--kv": ("q8-0", "q8_0"),
     "--memory": ("rtx4091", "rtx4090"),
     "--method": ("gtpq", "gptq"),
@@ -36,7 +37,8 @@ TYPED: dict[str, tuple[str, str]] = {
 }
 # Metavars of options that take something else than one of some names.
 FREE = {"FILE", "SRC", "DIR", "OUT", "WORK", "N", "TEXT", "SIZE", "NATS", "BITS", "PERCENT", "TOKENS", "N[,N...]", "D",
-        "FILE|SRC", "default|FILE", "golden|json|copy|FILE", "FILE|DIR", "ORG/NAME", "FILE.html", "NAMES"}  # fmt: skip
+        "FILE|SRC", "default|FILE", "golden|json|copy|FILE", "FILE|NAME", "FILE|DIR", "ORG/NAME",
+        "FILE.html", "NAMES"}  # fmt: skip
 NAMED = {("card", "--quantized-by")}  # a person
 # What else a command needs to get as far as its options.
 BEFORE: dict[str, list[object]] = {
