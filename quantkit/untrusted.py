@@ -74,6 +74,10 @@ class Elsewhere(Protocol):
 
     def read(self, start: int, stop: int) -> U8: ...
 
+    def settle(self) -> None:
+        """The header was read; whatever is read from now on are weights."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -137,6 +141,11 @@ class InputFile:
     def is_distant(self) -> bool:
         """Whether it lies on another machine."""
         return not isinstance(self.handle, FileIO)
+
+    def settle(self) -> None:
+        """Say that its header was read: whatever is read of a distant file from now on are weights."""
+        if not isinstance(self.handle, FileIO):
+            self.handle.settle()
 
     @property
     def descriptor(self) -> int:

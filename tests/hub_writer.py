@@ -54,7 +54,8 @@ class WriterState:
     """`repos` maps names to branches; `objects` is the storage. `busy` maps a part of a path to answers, status and
     headers, that come first. `cut` is after how many bytes of objects the storage hangs up. `before_commit` is called
     before a commit is looked at; objects that are `held` are answered once `go_on` is set. `lose` makes the answer to
-    the next commit break. `elsewhere` maps a part of a path to another server that the Hub redirects to.
+    the next commit break. `elsewhere` maps a part of a path to another server that the Hub redirects to,
+    and `verifier` is one that it sends whoever has uploaded an object to.
     """
 
     token: str = ""
@@ -74,6 +75,7 @@ class WriterState:
     bad_card: bool = False
     card_warnings: tuple[str, ...] = ()
     elsewhere: dict[str, str] = field(default_factory=dict)
+    verifier: str = ""
     requests: list[Arrived] = field(default_factory=list)
     commits: list[dict[str, Any]] = field(default_factory=list)
     endpoint: str = ""
@@ -243,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
                     "href": f"{self.state.storage}/complete",
                     "header": {"chunk_size": str(self.state.part_bytes), **parts},
                 }
-            verify = {"href": f"{self.state.endpoint}/lfs/verify"}
+            verify = {"href": f"{self.state.verifier or self.state.endpoint}/lfs/verify"}
             objects.append({**each, "authenticated": True, "actions": {"upload": upload, "verify": verify}})
         self._send(200, {"transfer": "basic", "objects": objects})
 

@@ -67,6 +67,15 @@ def _open(spec: str, *, offline: bool, emit: Sink, as_stored: bool, headers: boo
     if model is None or (model.file and not names_hub(spec) and os.path.isdir(spec.partition("/")[0])):  # noqa: PTH112
         raise _no_such(spec)
     found, distant = _on_hub(model, offline=offline, emit=emit, headers=headers)
+    opened = _opened_on_hub(model, found, distant, emit, as_stored)
+    for file in distant.values():
+        file.settle()
+    return opened
+
+
+def _opened_on_hub(
+    model: HubModel, found: Path, distant: Mapping[Path, InputFile], emit: Sink, as_stored: bool
+) -> Checkpoint:
     if found.suffix != ".gguf":
         return _open_folder(found, emit, as_stored, distant)
     commit = next(folder.name for folder in found.parents if folder.parent.name == "snapshots")

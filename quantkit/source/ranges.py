@@ -81,7 +81,8 @@ class _AgainError(Exception):
 
 
 class Ranged:
-    """The bytes of a file of the Hub. What is read from its start on is kept; beside that `LOOSE_BYTES` can be read.
+    """The bytes of a file of the Hub. What is read from its start on, until it is settled, is kept; beside that
+    `LOOSE_BYTES` can be read.
 
     Who reads more gets it from the file `whole`, which fetches it. Safe to share between threads.
     """
@@ -91,6 +92,7 @@ class Ranged:
         self._lock = threading.Lock()
         self._prefix = b""
         self._loose = 0
+        self._settled = False
         self._here: InputFile | None = None
         self._tags: dict[str, str] = {}
 
@@ -101,7 +103,7 @@ class Ranged:
 
     def _read(self, start: int, stop: int) -> U8:
         if self._here is None and stop > len(self._prefix):
-            if start <= len(self._prefix) and stop <= PREFIX_BYTES:
+            if not self._settled and start <= len(self._prefix) and stop <= PREFIX_BYTES:
                 first = min(self._place.nbytes, FIRST_BYTES) if not self._prefix else 0
                 self._prefix += self._fetch(len(self._prefix), max(stop, first))
             elif self._loose + stop - start <= LOOSE_BYTES:
@@ -112,6 +114,11 @@ class Ranged:
         if self._here is not None:
             return self._here.read(start, stop)
         return np.frombuffer(bytearray(self._prefix[start:stop]), np.uint8)
+
+    def settle(self) -> None:
+        """What begins the file was read: weights are not read as if they were a header."""
+        with self._lock:
+            self._settled = True
 
     def close(self) -> None:
         if self._here is not None:

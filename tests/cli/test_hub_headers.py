@@ -15,12 +15,18 @@ REPO, COMMIT = "docs/llama-tiny", "d" * 40
 SPEC = f"hf://{REPO}"
 TOKEN = "hf_CanaryCanaryCanaryCanary"
 WEIGHTS = "model.safetensors"
+FILE = "tiny-Q8_0.gguf"
+OF_GGUF = f"{SPEC}@main:sub/{FILE}"
 
 
 @pytest.fixture(scope="module")
-def state() -> Iterator[HubState]:
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubState]:
     files = {path.name: path.read_bytes() for path in TINY.iterdir() if path.is_file()}
-    state = HubState(REPO, {COMMIT: files}, {"main": COMMIT}, large=frozenset({WEIGHTS}), token=TOKEN)
+    out = tmp_path_factory.mktemp("gguf")
+    assert quantkit("convert", TINY, "--to", "q8_0", "-o", out / FILE, "--no-verify").status == 0
+    files |= {f"sub/{FILE}": (out / FILE).read_bytes()}
+    large = frozenset({WEIGHTS, f"sub/{FILE}"})
+    state = HubState(REPO, {COMMIT: files}, {"main": COMMIT}, large=large, token=TOKEN)
     with serve(state) as found:
         yield found
 
@@ -35,9 +41,14 @@ def done(state: HubState, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ["convert", SPEC, "--to", "q8_0", "--dry-run", "-o", folder / "out", "--json"],
         ["tune", SPEC, "--to", "q8_0", "--dry-run", "--json"],
         ["plan", SPEC, "--offline"],
+        ["inspect", OF_GGUF, "--json", "--quiet"],
+        ["plan", OF_GGUF, "--to", "q4_0", "--json", "--allow-requantize"],
     ]
     outcomes = run_apart(lines, state.endpoint, folder / "home", HF_TOKEN=TOKEN)
-    return {" ".join(map(str, line[:1] + line[2:3])): outcome for line, outcome in zip(lines, outcomes, strict=True)}
+    return {
+        " ".join(map(str, line[:1] + (line[2:3] if line[1] == SPEC else ["gguf"]))): outcome
+        for line, outcome in zip(lines, outcomes, strict=True)
+    }
 
 
 def test_plans_are_those_of_the_folder(done: dict[str, Outcome]) -> None:
@@ -55,6 +66,15 @@ def test_plans_are_those_of_the_folder(done: dict[str, Outcome]) -> None:
     )
     assert done["convert --to"].json["plans"]
     assert done["tune --to"].json["steps"]
+
+
+def test_one_gguf_file(done: dict[str, Outcome], state: HubState) -> None:
+    looked = done["inspect gguf"].json
+    assert looked["kind"] == "gguf"
+    assert looked["origin"]["commit"] == COMMIT
+    assert len(looked["tensors"]) == len(done["plan gguf"].json["plans"][0]["tensors"])
+    assert done["plan gguf"].json["source"] == {"kind": "gguf", "name": "tiny-Q8_0", "repo": REPO, "commit": COMMIT}
+    assert state.sent[f"sub/{FILE}"] == 2 * FIRST_BYTES
 
 
 def test_no_weights_were_fetched(

@@ -482,6 +482,13 @@ def test_the_token_does_not_follow_redirects(part: str, out: Path, state: Writer
     assert not [r for r in state.requests if r.storage and r.token]
 
 
+def test_the_token_goes_to_no_other_host_that_the_hub_names(out: Path, state: WriterState) -> None:
+    with serve_writer(WriterState()) as other:
+        state.verifier = other.endpoint
+        quantkit("push", next(out.glob("*Q4_0.gguf")), SPEC)
+        assert [request.token for request in other.requests] == [None]
+
+
 def test_the_bound_on_waiting_knows_both_headers() -> None:
     for headers, seconds in (({"ratelimit": '"api";r=0;t=299'}, 299), ({"retry-after": "7"}, 7), ({}, 0)):
         assert client.wait_of(SimpleNamespace(status_code=429, headers=headers)) == seconds
