@@ -21,7 +21,8 @@ from quantkit.errors import UsageError, did_you_mean
 
 FILE, PROJECT = "quantkit.toml", "pyproject.toml"
 PREFIX, OFF, NAMED = "QUANTKIT_", "QUANTKIT_NO_CONFIG", "QUANTKIT_CONFIG"
-NO_OPTIONS = frozenset({OFF, NAMED, "QUANTKIT_FAULT", "QUANTKIT_TRUST_TEMPLATES"})  # variables that are none
+# Variables that are none; the password of a key stands in the environment alone.
+NO_OPTIONS = frozenset({OFF, NAMED, "QUANTKIT_FAULT", "QUANTKIT_TRUST_TEMPLATES", "QUANTKIT_SIGN_PASSWORD"})
 SWITCH = "--no-config"
 CONFIGURATION = "quantkit.configuration"  # of the context of a command line
 MAX_BYTES, LONGEST = 1 << 20, 200

@@ -27,8 +27,8 @@ def rollout_of(
 ) -> Rollout:
     """The order for people."""
     source = order.primary.manifest.source
-    base = source["adapters"][0].get("base") if order.primary.adapts else source.get("repo")
-    original = str(base or source["name"])
+    bases = [each.get("base") for each in source.get("adapters") or ()] if order.primary.adapts else []
+    original = str(next(iter(bases), None) or source.get("repo") or source["name"])
     return Rollout(
         primary=names[order.primary],
         fallbacks=tuple(names[one] for one in order.fallbacks),

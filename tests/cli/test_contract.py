@@ -16,8 +16,20 @@ from quantkit import __version__, errors
 from quantkit.cli.exits import CODES, exit_code
 from quantkit.cli.redaction import printable
 
-COMMANDS = ("convert", "plan", "quantize", "pack", "verify", "eval", "inspect", "schemes", "recipes", "doctor")
-HEAVY = ("torch", "transformers", "numba", "gguf", "tokenizers", "huggingface_hub")
+COMMANDS = (
+    "convert",
+    "plan",
+    "quantize",
+    "pack",
+    "verify",
+    "release",
+    "eval",
+    "inspect",
+    "schemes",
+    "recipes",
+    "doctor",
+)
+HEAVY = ("torch", "transformers", "numba", "gguf", "tokenizers", "huggingface_hub", "model_signing")
 
 
 def subclasses(cls: type) -> set[type]:

@@ -109,20 +109,19 @@ def test_an_adapter_is_one_of_its_base(adapter: Path, tmp_path: Path) -> None:
 
 def test_an_encoder_goes_with_its_model(tmp_path: Path) -> None:
     source = tower_table.build("gemma3", tmp_path / "seeing")
-    made = ("convert", source, "--to", "q8_0,bf16", "-o", tmp_path / "out", "--pre", checkpoints.PRE, "-q")
+    made = ("convert", source, "--to", "q8_0", "-o", tmp_path / "out", "--pre", checkpoints.PRE, "-q")
     assert quantkit(*made).status == 0
     assert quantkit("release", tmp_path / "out", "-q").status == 0
     body = read_release(tmp_path / "out" / "release.json")
     found = {each["name"]: (each["role"], each["encoder"], each["modelfile"]) for each in body["artifacts"]}
     assert found == {
-        "gemma3-Q8_0": ("primary", "mmproj-gemma3-BF16", "gemma3-Q8_0.Modelfile"),
-        "gemma3-BF16": ("fallback", "mmproj-gemma3-BF16", "gemma3-BF16.Modelfile"),
+        "gemma3-Q8_0": ("primary", "mmproj-gemma3-BF16", "Modelfile"),
         "mmproj-gemma3-BF16": ("encoder", None, None),
     }
-    assert body["order"] == ["gemma3-Q8_0", "gemma3-BF16"]
-    assert {one["consumer"] for one in body["artifacts"][2]["consumers"]} == {"llama.cpp", "ollama", "lmstudio"}
+    assert body["order"] == ["gemma3-Q8_0"]
+    assert {one["consumer"] for one in body["artifacts"][1]["consumers"]} == {"llama.cpp", "ollama", "lmstudio"}
     text = (tmp_path / "out" / "README.md").read_text()
     assert "llama-mtmd-cli -m gemma3-Q8_0.gguf --mmproj mmproj-gemma3-BF16.gguf" in text
-    assert "FROM ./mmproj-gemma3-BF16.gguf" in (tmp_path / "out" / "gemma3-Q8_0.Modelfile").read_text()
+    assert "FROM ./mmproj-gemma3-BF16.gguf" in (tmp_path / "out" / "Modelfile").read_text()
     found = quantkit("release", tmp_path / "out", "--primary", "mmproj-gemma3-BF16")
     assert (found.status, "is no model by itself" in found.stderr) == (2, True), found.stderr

@@ -18,6 +18,9 @@ from huggingface_hub import ModelCard
 from published import require
 from released import Made
 
+from quantkit.pipeline.folder import finished_in
+from quantkit.pipeline.judged import gates_of, measured_of
+from quantkit.pipeline.verify_folder import _release
 from quantkit.report.release import read_release
 from quantkit.report.sealed import seal
 
@@ -238,7 +241,6 @@ def test_what_nobody_compared_is_listed_and_never_first(made: Made) -> None:
     assert (said["order"], said["artifacts"][0]["verified"]) == (["src-Q8_0", "src-BF16"], False)
     found = quantkit("release", made.out, "--primary", "src-Q4_0")
     assert (found.status, "--no-verify" in found.stderr) == (7, True)
-    assert released(made.out, "--against", made.source)["order"] == made.labels
 
 
 def changed(made: Made) -> None:
@@ -425,3 +427,30 @@ def test_a_release_is_what_it_was_before_a_file_was_taken_away(made: Made) -> No
             assert quantkit("verify", made.out, "-q").status == (7 if name == "bom.cdx.json" else 0)
         assert quantkit("release", made.out, "--eval", made.record, "-q").status == 0
         assert contents(made.out) == whole
+
+
+def spoiled(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The release with something else in the place of each of its parts."""
+    for other in (None, [], {}, "x", 3, [None], [[]], [{}], [{"name": "../../etc/passwd", "bytes": 1, "sha256": 2}]):
+        for key in ("artifacts", "files"):
+            yield body | {key: other}
+        for key in ("files", "manifest", "gates", "quality", "identity"):
+            yield body | {"artifacts": [each | {key: other} for each in body["artifacts"]]}
+    yield body | {"artifacts": [each | {"gates": {"judged": [{"gate": [], "ok": "no", "value": "x"}]}}
+                                for each in body["artifacts"]]}  # fmt: skip
+
+
+def test_a_hostile_release_is_no_bug(made: Made) -> None:
+    """With a right seal, which everybody can make."""
+    path = made.out / "release.json"
+    body = {key: value for key, value in released(made.out).items() if key != "seal"}
+    for path_of in made.out.glob("*.gguf"):  # what is in them is not the question here
+        if path_of.name != "src-Q4_0.gguf":
+            path_of.unlink()
+            path_of.with_name(f"{path_of.stem}.manifest.json").unlink()
+    for other in spoiled(body):
+        path.write_text(json.dumps(other | {"seal": seal(other)}))
+        assert next(iter(_release(made.out))).ok is False
+        [one] = finished_in(made.out)
+        gates_of(one, {})
+        measured_of(one, {})
