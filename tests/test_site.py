@@ -7,12 +7,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import quantkit
 from jsonschema import Draft202012Validator
+from typer.main import get_command
 
 pytest.importorskip("mkdocs")
 ROOT = Path(__file__).parent.parent
@@ -59,12 +62,25 @@ def test_every_page_of_docs_is_in_the_site(site: Path) -> None:
         assert f'href="{page}"' in home, f"{page} is not in the navigation"
 
 
+def leaves(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of every command that is no group."""
+    members = getattr(command, "commands", None)
+    if members is None:
+        yield words
+        return
+    for name, member in members.items():
+        yield from leaves(member, (*words, name))
+
+
 def test_every_command_and_option_has_its_place(site: Path) -> None:
-    for command in (command.name for command in app.registered_commands):
-        page = text_of(site / "reference" / "commands" / f"{command}.html")
-        said = quantkit(command, "--help").stdout
+    listed = list(leaves(get_command(app)))
+    assert len(listed) > 20
+    for words in listed:
+        page = text_of(site / "reference" / "commands" / f"{words[0]}.html")
+        assert f"quantkit {' '.join(words)}" in page
+        said = quantkit(*words, "--help").stdout
         for option in set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", said, re.MULTILINE)) - {"--help"}:
-            assert option in page, (command, option)
+            assert option in page, (words, option)
 
 
 def test_every_schema_is_published_as_the_package_has_it(site: Path) -> None:

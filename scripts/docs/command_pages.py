@@ -33,22 +33,41 @@ def command_pages() -> dict[str, str]:
 
 
 def _page(name: str, command: Any) -> str:
+    """A command; of a group each of its commands, one after the other."""
+    text = f"# quantkit {name}\n\n{paragraphs(command.help or '')}"
+    members = getattr(command, "commands", None)
+    if members:
+        rows = [
+            (f"[`quantkit {name} {each}`](#quantkit-{name}-{each})", cell(_first_line(members[each])))
+            for each in members
+        ]
+        text += table(("command", "what it does"), rows)
+        for each, member in members.items():
+            text += (
+                f"## quantkit {name} {each}\n\n{paragraphs(member.help or '')}{_body(f'{name} {each}', member, '###')}"
+            )
+    else:
+        text += _body(name, command, "##")
+    return text + _see_also(name) + MADE
+
+
+def _body(name: str, command: Any, level: str) -> str:
+    """Usage, examples, arguments and options, under headings of this level."""
     context = command.context_class(command, info_name=name)
     arguments = [p for p in command.params if p.param_type_name == "argument"]
-    usage = " ".join([f"quantkit {name} [OPTIONS]", *map(_usage, arguments)])
+    parts = [block(" ".join([f"quantkit {name} [OPTIONS]", *map(_usage, arguments)]), "text")]
     examples = (command.epilog or "").split("\n")[1:]
-    parts = [f"# quantkit {name}\n\n", paragraphs(command.help or ""), block(usage, "text")]
     if examples:
         parts += ["For example:\n\n", block("\n".join(f"$ {line}" for line in examples), "console")]
     if arguments:
         rows = [(code(p.metavar or p.name.upper()), cell(p.help or "")) for p in arguments]
-        parts += ["## Arguments\n\n", table(("argument", "what it is"), rows)]
+        parts += [f"{level} Arguments\n\n", table(("argument", "what it is"), rows)]
     for title, options in _groups(command).items():
         rows = [
             (code(option.get_help_record(context)[0]), cell(option.help or "") + _default(option)) for option in options
         ]
-        parts += [f"## {title}\n\n", table(("option", "what it does"), rows)]
-    return "".join(parts) + _see_also(name) + MADE
+        parts += [f"{level} {title}\n\n", table(("option", "what it does"), rows)]
+    return "".join(parts)
 
 
 def _usage(argument: Any) -> str:
@@ -84,8 +103,10 @@ def _see_also(name: str) -> str:
     titles = re.findall(r"^## (.+)$", CONTRACT.read_text(encoding="utf-8"), re.MULTILINE)
     if name in titles:
         links.append(f"[{name} in the contract](../../cli.md#{name})")
-    own = f"quantkit.{name}/1"
-    if own in schema_names():
+    if f"quantkit.{name}/1" in schema_names():
         links.append(f"[what `--json` prints](../json.md#quantkit{name}1)")
+    page = CONTRACT.with_name(f"{name}.md")
+    if page.is_file():
+        links.append(f"[more about {name}](../../{page.name})")
     links.append("[exit codes](../exit-codes.md)")
     return f"See also: {', '.join(links)}.\n"
