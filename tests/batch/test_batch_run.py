@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -201,6 +202,18 @@ def test_one_task_alone_and_what_changes_is_made_again(tmp_path: Path) -> None:
         record.write_bytes(damaged)
         assert quantkit("batch", "status", path, "--json").json["states"]["waiting"] == 2
     assert hashes(out) == before
+
+
+@pytest.mark.slow
+def test_a_child_takes_no_more_memory_than_planned(tmp_path: Path) -> None:
+    path = written(tmp_path, 'models = ["alpha"]\nrecipes = ["q4_k_m", "q6_k", "fp8"]\n')
+    plan = quantkit("batch", "plan", path, "--threads", 1, "--json").json
+    for task in plan["tasks"]:
+        words = [sys.executable, "-m", "quantkit", *task["command"].split()[1:], "--threads", "1", "--quiet"]
+        pid = os.posix_spawn(sys.executable, words, os.environ)
+        _, status, used = os.wait4(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert 0.5 * task["needs"]["memory_bytes"] < 1024 * used.ru_maxrss <= task["needs"]["memory_bytes"], task["id"]
 
 
 @pytest.mark.slow
