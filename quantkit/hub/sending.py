@@ -67,6 +67,11 @@ class Sent:
         if self.operation.upload_info.size != each.nbytes:
             raise InputError(f"{shown(each.name)} changed while it was read", path=str(each.file.path))
 
+    @property
+    def sent_bytes(self) -> int:
+        """What of it was sent, counted once however often an attempt failed; small files are looked at besides."""
+        return min(self.reading.moved, self.nbytes)
+
     def is_there(self, remote: Any) -> bool:
         """Whether a file of the repository's list has the same bytes."""
         if remote.lfs is not None:

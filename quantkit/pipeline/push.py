@@ -235,7 +235,7 @@ class _Push:
             self._upload(lacking)
             message = self.request.message or self._message()
             commit, address = self.repository.commit(head, lacking, message)
-            done = replace(told, commit=commit, address=address, sent_bytes=sum(each.reading.moved for each in lacking))
+            done = replace(told, commit=commit, address=address, sent_bytes=sum(each.sent_bytes for each in lacking))
             self.emit(StageFinished("push", 0.0, f"{size(done.sent_bytes)} sent, commit {commit[:12]}"))
             return done
 
@@ -281,7 +281,7 @@ class _Push:
         again = Meter("upload", self.emit, [each.name for each in lacking], total)
         for each in lacking:  # small files go with the commit
             each.reading.meter = again
-        moved = sum(each.reading.moved for each in lacking)
+        moved = sum(each.sent_bytes for each in lacking)
         self.emit(StageFinished("upload", time.monotonic() - start, f"{size(moved)} of {size(total)}"))
 
     def _told(self, head: Head, sent: Sequence[Sent], lacking: Sequence[Sent]) -> Pushed:
