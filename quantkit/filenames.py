@@ -43,3 +43,16 @@ def is_file_name(name: str) -> bool:
 def _may_be_below(name: str) -> bool:
     plain = name.isprintable() and not name.startswith((".", " ")) and not set(name) & {"/", "\\"}
     return plain and 0 < len(name) <= MOST_CHARACTERS and len(name.encode("utf-8", "replace")) <= MOST_BYTES
+
+
+DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
+
+
+def windows_refuses(name: str) -> str | None:
+    """Why Windows has no file of this name, or one that is none; None for a name that it takes."""
+    if name.partition(".")[0].rstrip(" ").lower() in DEVICES:
+        return "it is the name of a device"
+    if name.endswith((".", " ")) and name not in (".", ".."):
+        return "a dot or a space at its end is left out"
+    wrong = sorted({c for c in name if c in '<>:"|?*\\' or ord(c) < 32})
+    return f"it has {' '.join(map(repr, wrong))}" if wrong else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from quantkit.errors import ExistsError, InputError, NotWritableError, UsageError
 from quantkit.families.known import gives_no_text
-from quantkit.filenames import file_stem
+from quantkit.filenames import file_stem, windows_refuses
 from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG
@@ -185,6 +186,10 @@ def is_behind_link(path: Path, name: str) -> bool:
 def require_writable_names(paths: Sequence[Path]) -> None:
     """Raise NotWritableError for a path that the system does not even look up, such as one with too long a name."""
     for path in paths:
+        why = windows_refuses(path.name) if sys.platform == "win32" else None
+        if why:
+            what = f"cannot write {shown(path)}: {why}"
+            raise NotWritableError(what, path=str(path), hint="choose another output with -o")
         try:
             require_path(path)
         except InputError as error:

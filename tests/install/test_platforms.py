@@ -10,6 +10,7 @@ import ast
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from commands import TINY, Outcome, quantkit
 
 from quantkit.calibration.text import templates
 from quantkit.calibration.text.templates import ChatTemplate, render
-from quantkit.errors import UnsupportedError
+from quantkit.errors import NotWritableError, UnsupportedError
+from quantkit.filenames import windows_refuses
+from quantkit.pipeline import outputs
+from quantkit.pipeline.outputs import require_writable_names
 
 ROOT = Path(__file__).parents[2]
 NAME = "docs-llama-tiny-Q8_0.gguf"
@@ -108,6 +112,25 @@ def test_a_template_needs_limits_or_trust(monkeypatch: pytest.MonkeyPatch) -> No
     assert f"set {templates.TRUST}=1" in (caught.value.hint or "")
     monkeypatch.setenv(templates.TRUST, "1")
     assert render(template, talk) == ["Hello"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("con", "device"), ("NUL.gguf", "device"), ("Com1 .x", "device"), ("a.", "left out"), ("a ", "left out"),
+        ("a:b", "':'"),
+        ('a"<b', "'\"' '<'"), ("a\tb", "\\t"), ("console.gguf", None), ("com10", None), ("a b.gguf", None),
+        ("ä.gguf", None), ("..", None),
+    ],
+)  # fmt: skip
+def test_names_that_windows_has_not(
+    name: str, why: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = windows_refuses(name)
+    assert found is None if why is None else why in (found or "")
+    monkeypatch.setattr(outputs.sys, "platform", "win32")
+    with pytest.raises(NotWritableError) if why else nullcontext():
+        require_writable_names([tmp_path / name])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "quantkit").rglob("*.py")), ids=lambda path: path.name)
