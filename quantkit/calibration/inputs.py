@@ -88,6 +88,10 @@ class Inputs(Protocol):
         """Text of the same data that is not among the samples; None without any."""
         ...
 
+    def part(self, tokens: int) -> Inputs:
+        """The first samples, about so many tokens; statistics as they are."""
+        ...
+
     def halves(self) -> tuple[Samples, Samples] | None:
         """Text to learn inputs from, and other text to see what errors cost; None where there is no text any more."""
         ...
@@ -143,6 +147,10 @@ class Text:
         found, chosen = prepare_samples(checkpoint, spec), set(self.samples.record.ids)
         others = [number for number, id_ in enumerate(found.record.ids) if id_ not in chosen]
         return samples_of(found.tokens[others], found.record.name) if others else None
+
+    def part(self, tokens: int) -> Text:
+        """The first samples."""
+        return replace(self, samples=self.samples.cut(0, max(1, tokens // self.samples.tokens.shape[1])))
 
     def halves(self) -> tuple[Samples, Samples]:
         """The later samples and the first ones, those of gradients; a single sample is both."""
@@ -211,6 +219,10 @@ class Known:
     def unseen(self, checkpoint: Checkpoint) -> None:
         """A file of statistics holds no text."""
         return
+
+    def part(self, tokens: int) -> Known:
+        """A file of statistics is one whole."""
+        return self
 
     def halves(self) -> None:
         """It holds none of what it was made of, either."""

@@ -36,6 +36,7 @@ from quantkit.pipeline.guard import guard, require_guarded, require_unbound
 from quantkit.pipeline.layout import laid_out
 from quantkit.pipeline.looks import engine_of, look, reading_once
 from quantkit.pipeline.modelfile import modelfiles_beside, require_modelfiles
+from quantkit.pipeline.never_worse import never_worse
 from quantkit.pipeline.output import Output
 from quantkit.pipeline.outputs import (
     Artifact,
@@ -206,7 +207,9 @@ def _run(
         try:
             if index in failing:
                 raise failing[index]
+            found = never_worse(prepared, item.plan, item.job, output.threads, emit) if output.verify else None
             draft = draft_manifest(item.plan, {**facts, **own_facts(prepared, item.plan, item.job)})
+            draft = replace(draft, facts={**draft.facts, "guard": found}) if found else draft
             if kept := draft.facts.get("preserved"):
                 emit(StageFinished("preserve", 0.0, summary(kept)))
             draft = _guarded(prepared, item, with_hashes(draft, item.job), output.threads, emit)

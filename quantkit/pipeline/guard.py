@@ -58,7 +58,7 @@ def guard(prepared: Prepared, plan: Plan, paths: Sequence[Path], threads: int | 
 
     assert inputs is not None and prepared.model is not None
     text, fresh = _text(prepared, inputs)
-    corpus = _corpus(text)
+    corpus = corpus_of_samples(text)
     with closing(open_decoded(paths, prepared.checkpoint, prepared.model)) as made:
         sides = Side(prepared.checkpoint.name, prepared.checkpoint), Side(plan.files[0].name, made)
         [scores] = measure(sides[0], [sides[1]], corpus, threads=threads, emit=emit)
@@ -87,7 +87,7 @@ def _text(prepared: Prepared, inputs: Inputs) -> tuple[Samples, bool]:
     return halves[1], False
 
 
-def _corpus(samples: Samples) -> Corpus:
+def corpus_of_samples(samples: Samples) -> Corpus:
     """Windows of tokens as text to be compared on: each a document, every token behind another counts."""
     tokens, record = samples.tokens, samples.record
     count, seqlen = tokens.shape

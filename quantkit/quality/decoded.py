@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,6 +30,14 @@ from quantkit.untrusted import InputFile, open_input
 AGAIN = "convert again, and report it if it fails again"
 
 
+class Bytes(Protocol):
+    """A file, or what stands in its place."""
+
+    def read(self, start: int, stop: int) -> U8:
+        """Bytes [start, stop)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Piece:
     """Rows [start, stop) of a source tensor lie at `first` and after, before row order, in a tensor of the file."""
@@ -46,7 +54,7 @@ class DecodedTensor:
 
     info: TensorInfo
     pieces: tuple[Piece, ...]
-    stored: Mapping[str, tuple[InputFile, GGUFTensor]]
+    stored: Mapping[str, tuple[Bytes, GGUFTensor]]
     factors: Mapping[str, F32]
 
     def read(self, start: int, stop: int) -> F32:
@@ -98,7 +106,7 @@ class DecodedCheckpoint:
     source: Checkpoint
     model: Model
     shards: tuple[InputFile, ...]
-    stored: Mapping[str, tuple[InputFile, GGUFTensor]]
+    stored: Mapping[str, tuple[Bytes, GGUFTensor]]
     factors: Mapping[str, F32]
     kind: str = "memory"
 
@@ -179,7 +187,7 @@ def open_decoded(paths: Sequence[Path], source: Checkpoint, model: Model) -> Dec
     return DecodedCheckpoint(source, model, tuple(shards), stored, factors)
 
 
-def factors_in(stored: Mapping[str, tuple[InputFile, GGUFTensor]], model: Model) -> dict[str, F32]:
+def factors_in(stored: Mapping[str, tuple[Bytes, GGUFTensor]], model: Model) -> dict[str, F32]:
     """The factors of the model's matrices that have some in the file, and none in the source. Reads them."""
     names = {target.name for target in model.tensors}
     found = {}
@@ -195,7 +203,7 @@ def factors_in(stored: Mapping[str, tuple[InputFile, GGUFTensor]], model: Model)
     return found
 
 
-def _check_tensors(stored: Mapping[str, tuple[InputFile, GGUFTensor]], model: Model) -> None:
+def _check_tensors(stored: Mapping[str, tuple[Bytes, GGUFTensor]], model: Model) -> None:
     for target in model.tensors:
         found = stored.get(target.name)
         if found is None or found[1].shape != target.shape:

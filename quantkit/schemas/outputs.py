@@ -273,6 +273,18 @@ class StoredTensor(TypedDict):
     sha256: Sha256
 
 
+class Guard(TypedDict):
+    """A file with feedback beside the classic one on held-out text, nats per token: made minus classic is
+    `difference`."""
+
+    tokens: int
+    kld: float
+    classic_kld: float
+    difference: float
+    standard_error: float
+    kept: Literal["feedback", "classic"]
+
+
 class Manifest(TypedDict):
     """The manifest beside an artifact; method is of checkpoints, layers and calibration of calibrated ones."""
 
@@ -296,6 +308,7 @@ class Manifest(TypedDict):
     calibration: NotRequired[Any]
     layers: NotRequired[list[dict[str, Any]]]
     preserved: NotRequired[list[dict[str, Any]]]
+    guard: NotRequired[Guard]
 
 
 OUTPUTS: dict[str, Any] = {

@@ -1,0 +1,167 @@
+"""The guard of files with feedback: measured on held-out text beside the classic file, and never worse than that.
+
+The classic file has the same types, each tensor rounded by the encoder of its type with an importance matrix of the
+same text. It is made row by row as it is read, and never written, unless it turns out to be the better one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from quantkit.calibration.inputs import Inputs
+from quantkit.calibration.text.samples import Samples
+from quantkit.evaluation.figures import estimate
+from quantkit.evaluation.sides import Side
+from quantkit.events import Sink, StageFinished, StageStarted, Warned
+from quantkit.filling.slabs import encode_slab
+from quantkit.formats.gguf.imatrix import match_importance
+from quantkit.pipeline.guard import LEAST_TOKENS, corpus_of_samples
+from quantkit.pipeline.prepare import Prepared
+from quantkit.plan.base import Plan, Unit
+from quantkit.plan.reading import SLAB_WEIGHTS, Slab, cut
+from quantkit.qtypes import base
+from quantkit.quality.decoded import open_decoded
+from quantkit.source import Checkpoint
+from quantkit.storage import Job, Record
+from quantkit.tensors import U8
+from quantkit.units import counted
+
+STAGE = "guard"
+TOKENS = 4096  # of text that was not calibrated with, that both files are measured on
+IMPORTANCE_TOKENS = 8192  # of the calibration text, that the importance matrix is of
+FEEDBACK, CLASSIC = "feedback", "classic"
+FIGURES = ("tokens", "kld", "classic_kld", "difference", "standard_error")
+
+
+def never_worse(prepared: Prepared, plan: Plan, job: Job, threads: int | None, emit: Sink) -> Mapping[str, Any] | None:
+    """What the manifest says of the guard; None where none is made: without feedback, and without held-out text.
+
+    A file that does more damage than the classic one, by more than the standard error of the difference, becomes that:
+    its tensors are written anew. Raises what measuring raises.
+    """
+    inputs = prepared.calibration
+    if plan.way != "blocks" or plan.is_checkpoint or plan.is_encoder or inputs is None or prepared.model is None:
+        return None
+    known = _journalled(plan, job)
+    fresh = None if known else _held_out(prepared.checkpoint, inputs)
+    if known is None and fresh is None:
+        return None
+    emit(StageStarted(STAGE))
+    start = time.monotonic()
+    classic = _classic_units(prepared, plan, inputs, emit)
+    found = known or _measured(prepared, (plan, classic), job, (threads, fresh), emit)
+    worse = known is not None or found["difference"] > found["standard_error"]
+    if worse:
+        _write(prepared.checkpoint, classic, job, found)
+        what = f"{plan.files[0].name}: feedback does more damage than the classic encoding on held-out text"
+        emit(Warned("guard", f"{what}; the classic one is kept"))
+    emit(StageFinished(STAGE, time.monotonic() - start, _words(found, CLASSIC if worse else FEEDBACK)))
+    return {**found, "kept": CLASSIC if worse else FEEDBACK}
+
+
+def _words(found: Mapping[str, Any], kept: str) -> str:
+    ratio = f"{found['kld'] / found['classic_kld']:.2f} of" if found["classic_kld"] > 0 else "for"
+    return (
+        f"KL {found['kld']:.3g}, {ratio} the classic file's {found['classic_kld']:.3g}, on "
+        f"{counted(found['tokens'], 'token')} of held-out text: {kept} is kept"
+    )
+
+
+def _held_out(checkpoint: Checkpoint, inputs: Inputs) -> Samples | None:
+    """Text of the same data that nothing was calibrated with, None where too little is left."""
+    fresh = inputs.unseen(checkpoint)
+    if fresh is None or fresh.tokens.size < LEAST_TOKENS:
+        return None
+    count, seqlen = fresh.tokens.shape
+    return fresh.cut(0, min(count, max(1, TOKENS // seqlen)))
+
+
+def _classic_units(prepared: Prepared, plan: Plan, inputs: Inputs, emit: Sink) -> dict[str, Unit]:
+    """The rounded units of a plan with weights of importance, by name."""
+    assert prepared.model is not None
+    imatrix = inputs.part(IMPORTANCE_TOKENS).importance(prepared.checkpoint, prepared.model, emit)
+    shapes = {unit.name: unit.tensor.shape for unit in plan.rounded}
+    found, _ = match_importance(imatrix, shapes, {unit.name for unit in plan.units})
+    used = {unit.name for unit in plan.rounded if base.get(unit.word).uses_importance}
+    return {u.name: replace(u, importance=found.get(u.name) if u.name in used else None) for u in plan.rounded}
+
+
+def _measured(
+    prepared: Prepared,
+    asked: tuple[Plan, Mapping[str, Unit]],
+    job: Job,
+    how: tuple[int | None, Samples | None],
+    emit: Sink,
+) -> dict[str, Any]:
+    """The figures of both files on the same tokens."""
+    from quantkit.evaluation.measure import measure  # torch
+
+    (plan, units), (threads, fresh) = asked, how
+    assert prepared.model is not None and fresh is not None
+    source, corpus = prepared.checkpoint, corpus_of_samples(fresh)
+    with closing(open_decoded(job.paths, source, prepared.model)) as made:
+        encoded = {
+            name: (_Encoded(source, units[name], tensor.offset), tensor) if name in units else (file, tensor)
+            for name, (file, tensor) in made.stored.items()
+        }
+        sides = [Side(plan.files[0].name, made), Side(CLASSIC, replace(made, stored=encoded))]
+        ours, theirs = measure(Side(source.name, source), sides, corpus, threads=threads, emit=emit)
+    difference = estimate(ours.kl - theirs.kl, corpus.document.astype(np.int64))
+    figures = (corpus.tokens, float(ours.kl.mean()), float(theirs.kl.mean()), difference.value, difference.error or 0.0)
+    return dict(zip(FIGURES, figures, strict=True))
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A tensor of the file as the encoder of its type makes it of the source, in the place of the file's bytes."""
+
+    checkpoint: Checkpoint
+    unit: Unit
+    offset: int
+
+    def read(self, start: int, stop: int) -> U8:
+        """Bytes [start, stop) of the file, which are whole rows of the tensor."""
+        [planned], tensor = self.unit.outputs, self.unit.tensor
+        row_bytes = planned.nbytes // tensor.rows
+        first, last = (start - self.offset) // row_bytes, (stop - self.offset) // row_bytes
+        height = tensor.shape[-2] if len(tensor.shape) == 3 else tensor.rows
+        step = max(SLAB_WEIGHTS // tensor.cols // tensor.unit, 1) * tensor.unit
+        pieces = []
+        while first < last:
+            matrix = first // height
+            end = min(last, first + step, (matrix + 1) * height)
+            pieces.append(encode_slab(self.checkpoint, self.unit, Slab(first, end, matrix)).reshape(-1))
+            first = end
+        return np.concatenate(pieces) if pieces else np.empty(0, np.uint8)
+
+
+def _write(checkpoint: Checkpoint, units: Mapping[str, Unit], job: Job, found: Mapping[str, Any]) -> None:
+    """Put classic tensors in the place of those with feedback. The figures go into the journal: a run that is killed
+    here goes on without measuring what is neither."""
+    facts = {"method": "rtn", **{f"guard_{name}": value for name, value in found.items()}}
+    for unit in units.values():
+        [planned], digest, written = unit.outputs, hashlib.sha256(), 0
+        for slab in cut(unit.tensor):
+            data = np.ascontiguousarray(encode_slab(checkpoint, unit, slab)).reshape(-1)
+            job.write(planned.file, planned.offset + written, data)
+            digest.update(data.data)
+            written += data.nbytes
+        place = (planned.name, planned.file, planned.offset, planned.nbytes)
+        job.finish(Record(*place, digest.hexdigest(), facts))
+    job.flush()
+
+
+def _journalled(plan: Plan, job: Job) -> dict[str, Any] | None:
+    """The figures with which an earlier run began to write the classic tensors, None where none has."""
+    for unit in plan.rounded:
+        extra = job.records[unit.outputs[0].name].extra
+        if f"guard_{FIGURES[0]}" in extra:
+            return {name: extra[f"guard_{name}"] for name in FIGURES}
+    return None
