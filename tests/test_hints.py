@@ -37,6 +37,7 @@ FOREIGN = {
     "--tensor-type",
     "--tensor-parallel-size",
     "--copy",
+    "--tokenizer",
     "--model-path",
     "--model",
     "--prompt",

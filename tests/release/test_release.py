@@ -454,3 +454,30 @@ def test_a_hostile_release_is_no_bug(made: Made) -> None:
         [one] = finished_in(made.out)
         gates_of(one, {})
         measured_of(one, {})
+
+
+def test_what_converts_gates_measured_counts(made: Made) -> None:
+    """As convert --gate writes it into the manifest: the divergence, and each gate."""
+    measured = json.loads(made.record.read_text())
+    [each] = [one for one in measured["artifacts"] if one["name"].startswith("src-Q8_0")]
+    judged = {"check": "gates", "ok": True, "detail": "", "gates": each["gates"], "kl": each["kl"]}
+    path = made.out / "src-Q8_0.manifest.json"
+    body = json.loads(path.read_text())
+    body["checks"].append(judged | {"data": measured["data"]})
+    body["seal"] = seal({key: value for key, value in body.items() if key != "seal"})
+    path.write_text(json.dumps(body))
+    (made.out / "SHA256SUMS").unlink()
+    said = released(made.out)
+    assert said["order"] == ["src-Q8_0", "src-BF16"]  # the smallest that passed, not the smallest
+    one = said["artifacts"][1]
+    assert one["quality"] | {"kl": None} == {
+        "kl": None, "top1_agreement": None, "perplexity_ratio": None, "tokens": 300, "data": measured["data"]["name"],
+        "held_out": True, "reference": measured["reference"]["sha256"], "engine": None, "version": measured["version"],
+    }  # fmt: skip
+    assert one["quality"]["kl"] == each["kl"]
+    assert {gate["by"] for gate in one["gates"]["judged"]} == {"convert"}
+    row = next(
+        line for line in (made.out / "README.md").read_text().splitlines() if line.startswith("| `src-Q8_0.gguf`")
+    )
+    assert row.count("not measured") == 2
+    assert contents(made.out) == (released(made.out), contents(made.out))[1]
