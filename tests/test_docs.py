@@ -214,6 +214,8 @@ def answers(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     matrix = folder / "matrix.toml"
     matrix.write_text(f'models = ["{TINY.resolve()}"]\nrecipes = ["q8_0"]\n[batch]\nout = "batch"\nverify = false\n')
     yield "quantkit.batch_plan/1", quantkit("batch", "plan", matrix, "--json").json
+    emit = ["batch", "emit", matrix, "--for", "make", "-o", folder / "Makefile"]
+    yield "quantkit.batch_emit/1", quantkit(*emit, "--json").json
     yield "quantkit.batch/1", quantkit("batch", "run", matrix, "--json").json
     yield "quantkit.batch_index/1", json.loads((folder / "batch/index.json").read_text())
     [record] = (folder / "batch/.quantkit-batch/tasks").iterdir()

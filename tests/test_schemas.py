@@ -86,6 +86,7 @@ def outputs(folder: Path) -> Iterator[dict[str, Any]]:
     yield quantkit("bench", packed["artifact"]["files"][0]["path"], "--against", TINY, *short, "--json").json
     matrix = folder / "matrix.toml"
     matrix.write_text(f'models = ["{TINY.resolve()}"]\nrecipes = ["bf16"]\n[batch]\nout = "batch"\n')
+    yield quantkit("batch", "emit", matrix, "--for", "make", "-o", folder / "Makefile", "--json").json
     for command in ("plan", "run", "status"):
         yield quantkit("batch", command, matrix, "--json", "--events", events).json
     yield json.loads((folder / "batch" / "index.json").read_text())
