@@ -11,7 +11,7 @@ import asyncio
 import os
 import queue
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +39,7 @@ ANSWER_S = 30.0  # for workers to say what they see
 WAKE_S = 0.5
 SAVE_S = 60.0  # for tasks that were asked to save their work
 LOST_AGAIN = 3  # times that a task is given to another worker, after Dask itself has given up on it
+RESTART_S = 600  # for a worker of our own that ended to be back, before another one takes its place
 LOSSES = 20  # of workers under one task that Dask takes for bad luck, on a cluster of our own
 KILLED, NETWORK_EXIT, BUG_EXIT = -9, 9, 1
 LOOPBACK = "127.0.0.1"
@@ -47,9 +48,11 @@ TLS = ("tls-ca", "tls-cert", "tls-key")
 
 @dataclass(frozen=True)
 class Dask:
-    """Runs tasks on workers of Dask."""
+    """Runs tasks on workers of Dask. `work` is what they are asked to do: a function of an importable module, from the
+    text of an Order to that of an Outcome; None: dask_task.run_order."""
 
     setup: Setup
+    work: Callable[[str], str] | None = None
     name: str = "dask"
 
     def run(self, tasks: Sequence[Task], report: Report, stop: Stop) -> None:
@@ -60,7 +63,7 @@ class Dask:
         with ExitStack() as held:
             client = held.enter_context(connected(self.setup))
             room = require_workers(client, self.setup)
-            run = _Run(client, self.setup, report)
+            run = _Run(client, self.setup, report, self.work)
             held.callback(run.cancel)
             for task in tasks:
                 if stop():
@@ -75,15 +78,18 @@ class Dask:
 class _Run:
     """Futures of tasks, and what becomes of them."""
 
-    def __init__(self, client: Client, setup: Setup, report: Report) -> None:
+    def __init__(self, client: Client, setup: Setup, report: Report, work: Callable[[str], str] | None = None) -> None:
+        from quantkit.batch.dask_task import run_order
+
         self._client, self._setup, self._report = client, setup, report
+        self._work = work or run_order
         self._futures: dict[str, tuple[Task, Future, int]] = {}
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._mark = os.urandom(4).hex()  # two batches on one scheduler have tasks of the same name
 
     def submit(self, task: Task, attempt: int = 1) -> None:
         """Hand a task to the scheduler."""
-        from quantkit.batch.dask_task import MEMORY, Order, run_order
+        from quantkit.batch.dask_task import MEMORY, Order
 
         setup = self._setup
         batch = str(setup.out.absolute())
@@ -100,7 +106,7 @@ class _Run:
         )
         key = f"quantkit-{self._mark}-{attempt}-{task.id}"
         future = self._client.submit(
-            run_order, order.encode(), key=key, pure=False, resources={MEMORY: task.needs.memory_bytes}
+            self._work, order.encode(), key=key, pure=False, resources={MEMORY: task.needs.memory_bytes}
         )
         self._futures[key] = (task, future, attempt)
         future.add_done_callback(lambda done: self._ended.put(done.key))
@@ -116,9 +122,16 @@ class _Run:
             except queue.Empty:
                 if self._client.status not in ("running", "connecting"):
                     self._lost()
+                self._tend()
                 continue
             if key in self._futures:
                 self._settle(key)
+
+    def _tend(self) -> None:
+        """Replace workers of our own that are gone for good: without any, tasks would wait for ever."""
+        cluster = self._client.cluster
+        if self._setup.address is None and cluster is not None and len(cluster.worker_spec) < _workers(self._setup):
+            cluster.scale(_workers(self._setup))
 
     def cancel(self) -> None:
         """Let go of what is left: workers ask it to save its work."""
@@ -280,6 +293,7 @@ def _own_cluster(setup: Setup) -> Iterator[Client]:
 
     config = {
         "distributed.scheduler.allowed-failures": LOSSES,
+        "distributed.deploy.lost-worker-timeout": f"{RESTART_S}s",  # on a busy machine a worker is not back in 15 s
         "distributed.worker.memory.terminate": False,  # a worker is a few MB, and its task, a child, looks after itself
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
