@@ -20,12 +20,12 @@ import pytest
 from batch.batches import Heard, artifacts, expanded, leftovers, matrix
 
 from quantkit.batch.ledger import Ledger
-from quantkit.batch.place import Outcome, Setup, open_place
+from quantkit.batch.place import Failure, Outcome, Setup, open_place
 from quantkit.batch.task import Needs
 from quantkit.errors import InputError, NetworkError, QuantkitError, UnsupportedError, UsageError
 
 distributed = pytest.importorskip("distributed")
-dask_place = pytest.importorskip("quantkit.batch.dask")
+dask_cluster = pytest.importorskip("quantkit.batch.dask_cluster")
 dask_task = pytest.importorskip("quantkit.batch.dask_task")
 psutil = pytest.importorskip("psutil")
 
@@ -36,8 +36,8 @@ def setup(tmp_path: Path, **more: Any) -> Setup:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_place, "CONNECT_S", 1.0)
-    monkeypatch.setattr(dask_place, "ANSWER_S", 2.0)
+    monkeypatch.setattr(dask_cluster, "CONNECT_S", 1.0)
+    monkeypatch.setattr(dask_cluster, "ANSWER_S", 2.0)
 
 
 # Before anything starts.
@@ -84,7 +84,7 @@ def test_tls_takes_three_files_that_are_there(tmp_path: Path) -> None:
 
 
 def seen(**other: Any) -> str:
-    facts = {"host": "node-3", "shares": True, "version": dask_place.__version__, "numerics": dask_place.NUMERICS}
+    facts = {"host": "node-3", "shares": True, "version": dask_cluster.__version__, "numerics": dask_cluster.NUMERICS}
     return msgspec.json.encode(facts | other).decode()
 
 
@@ -100,9 +100,9 @@ def seen(**other: Any) -> str:
 def test_a_worker_that_would_do_something_else_is_said_first(
     answer: object, error: type[QuantkitError], words: str, tmp_path: Path
 ) -> None:
-    dask_place._require_same("tcp://n:1", seen(), setup(tmp_path))
+    dask_cluster._require_same("tcp://n:1", seen(), setup(tmp_path))
     with pytest.raises(error, match=words) as caught:
-        dask_place._require_same("tcp://n:1", answer, setup(tmp_path))
+        dask_cluster._require_same("tcp://n:1", answer, setup(tmp_path))
     assert caught.value.hint
 
 
@@ -111,7 +111,7 @@ def test_orders_are_text_and_nothing_else() -> None:
     assert msgspec.json.decode(order.encode(), type=dask_task.Order) == order
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(order.encode().replace('"key"', '"kez"', 1), type=dask_task.Order)
-    outcome = Outcome("a", -9, 1.5, "here", dask_place.Failure("killed", -9, "m", None))
+    outcome = Outcome("a", -9, 1.5, "here", Failure("killed", -9, "m", None))
     assert dask_task.decode(dask_task.encode(outcome)) == outcome
 
 
@@ -240,7 +240,7 @@ def test_a_cluster_of_our_own_listens_to_nobody_else(tmp_path: Path) -> None:
             for address in (f"{kind}://127.0.0.1:{port}" for port in ports for kind in ("tcp", "tls")):
                 stranger = distributed.Security.temporary() if address.startswith("tls") else distributed.Security()
                 try:
-                    asyncio.run(asyncio.wait_for(dask_place._greet(address, stranger), 1.0))
+                    asyncio.run(asyncio.wait_for(dask_cluster.greet(address, stranger), 1.0))
                     refused.append(False)
                 except (OSError, TimeoutError, ValueError, RuntimeError):
                     refused.append(True)
