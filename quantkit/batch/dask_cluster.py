@@ -54,7 +54,7 @@ def connected(setup: Setup) -> Iterator[Client]:
     try:
         asyncio.run(asyncio.wait_for(greet(setup.address, security), CONNECT_S))
         client = Client(setup.address, timeout=CONNECT_S, security=security, set_as_default=False)
-    except (OSError, TimeoutError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError, MemoryError, EOFError, OverflowError, LookupError) as error:
         what = f"no Dask scheduler answers at {setup.address}: {_reason(error)}"
         hint = "start one with `dask scheduler`, correct --scheduler, or leave it out for workers on this machine"
         raise NetworkError(what, hint=hint, key="scheduler") from error
@@ -127,7 +127,10 @@ def _reason(error: BaseException) -> str:
     """The deepest cause: Dask wraps it in its own words."""
     while error.__cause__ is not None:
         error = error.__cause__
-    words = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+    if isinstance(error, MemoryError | OverflowError):  # lengths that are none
+        return "what listens there speaks another language"
+    late = isinstance(error, TimeoutError | asyncio.CancelledError)
+    words = str(error) or ("no answer in time" if late else type(error).__name__)
     return words.strip().splitlines()[0]
 
 

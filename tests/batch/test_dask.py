@@ -6,6 +6,8 @@ import asyncio
 import os
 import random
 import signal
+import socket
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
@@ -53,10 +55,26 @@ def test_a_scheduler_that_is_not_there_is_said_first(tmp_path: Path, impatient: 
 
 
 def test_something_else_at_the_address_is_said_first(tmp_path: Path, impatient: None) -> None:
-    import socket
+    with socket.create_server(("127.0.0.1", 0)) as server:  # answers nothing
+        start = time.monotonic()
+        with pytest.raises(NetworkError, match="no answer in time"):
+            open_place("dask", setup(tmp_path, address=f"tcp://127.0.0.1:{server.getsockname()[1]}"))
+        assert time.monotonic() - start < 10
 
-    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(NetworkError, match="no Dask scheduler"):
-        open_place("dask", setup(tmp_path, address=f"tcp://127.0.0.1:{server.getsockname()[1]}"))
+
+class Greeting(socketserver.BaseRequestHandler):
+    """A server of another kind, which speaks first."""
+
+    def handle(self) -> None:
+        self.request.sendall(b"SSH-2.0-OpenSSH_9.0\r\n" * 40)
+
+
+def test_a_server_of_another_kind_is_no_scheduler(tmp_path: Path, impatient: None) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greeting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(NetworkError, match="speaks another language"):
+            open_place("dask", setup(tmp_path, address=f"tcp://127.0.0.1:{server.server_address[1]}"))
+        server.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -234,7 +252,10 @@ def test_a_cluster_of_our_own_listens_to_nobody_else(tmp_path: Path) -> None:
         if not looked:
             me = psutil.Process()
             family = [me, *me.children(recursive=True)]
-            sockets = [each for one in family for each in one.net_connections(kind="inet") if each.status == "LISTEN"]
+            sockets = []
+            for one in family:
+                with suppress(psutil.Error):  # ended meanwhile
+                    sockets += [each for each in one.net_connections(kind="inet") if each.status == "LISTEN"]
             looked.append({each.laddr.ip for each in sockets})
             ports = {each.laddr.port for each in me.net_connections(kind="inet") if each.status == "LISTEN"}
             for address in (f"{kind}://127.0.0.1:{port}" for port in ports for kind in ("tcp", "tls")):
@@ -242,7 +263,7 @@ def test_a_cluster_of_our_own_listens_to_nobody_else(tmp_path: Path) -> None:
                 try:
                     asyncio.run(asyncio.wait_for(dask_cluster.greet(address, stranger), 1.0))
                     refused.append(False)
-                except (OSError, TimeoutError, ValueError, RuntimeError):
+                except (OSError, TimeoutError, ValueError, RuntimeError, MemoryError):
                     refused.append(True)
         return False
 
