@@ -142,7 +142,7 @@ def require_workers(client: Client, setup: Setup) -> int:
     from quantkit.batch.dask_task import MEMORY, Room
 
     try:
-        client.wait_forworkers(1, timeout=ANSWER_S)
+        client.wait_for_workers(1, timeout=ANSWER_S)
     except TimeoutError as error:
         what = f"the scheduler {setup.address} has no workers"
         raise NetworkError(what, hint="start some: dask worker ADDRESS", key="scheduler") from error
