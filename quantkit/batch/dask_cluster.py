@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,9 +60,22 @@ def connected(setup: Setup) -> Iterator[Client]:
         hint = "start one with `dask scheduler`, correct --scheduler, or leave it out for workers on this machine"
         raise NetworkError(what, hint=hint, key="scheduler") from error
     try:
-        yield client
+        with _quiet():
+            yield client
     finally:
         client.close(timeout=CONNECT_S)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Dask logs: what matters of it, a scheduler that is gone, outcomes say."""
+    log = logging.getLogger("distributed")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 async def greet(address: str, security: Security) -> None:

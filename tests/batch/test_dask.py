@@ -240,6 +240,11 @@ def test_no_worker_is_given_more_than_it_has_and_a_stop_saves(cluster: Any, tmp_
     assert all(end <= start + 0.2 for (_, end), (start, _) in pairwise(spans)), spans
 
 
+def listening(process: Any) -> set[int]:
+    """The ports that a process listens on."""
+    return {each.laddr.port for each in process.net_connections(kind="inet") if each.status == "LISTEN"}
+
+
 @pytest.mark.slow
 def test_a_cluster_of_our_own_listens_to_nobody_else(tmp_path: Path) -> None:
     """Sockets on loopback alone, and a client without the certificate of this run gets no answer."""
@@ -247,6 +252,7 @@ def test_a_cluster_of_our_own_listens_to_nobody_else(tmp_path: Path) -> None:
     place = open_place("dask", told)
     looked: list[set[str]] = []
     refused: list[bool] = []
+    before = listening(psutil.Process())  # of other tests
 
     def stop() -> bool:
         if not looked:
@@ -257,7 +263,7 @@ def test_a_cluster_of_our_own_listens_to_nobody_else(tmp_path: Path) -> None:
                 with suppress(psutil.Error):  # ended meanwhile
                     sockets += [each for each in one.net_connections(kind="inet") if each.status == "LISTEN"]
             looked.append({each.laddr.ip for each in sockets})
-            ports = {each.laddr.port for each in me.net_connections(kind="inet") if each.status == "LISTEN"}
+            ports = listening(me) - before
             for address in (f"{kind}://127.0.0.1:{port}" for port in ports for kind in ("tcp", "tls")):
                 stranger = distributed.Security.temporary() if address.startswith("tls") else distributed.Security()
                 try:
@@ -274,3 +280,36 @@ def test_a_cluster_of_our_own_listens_to_nobody_else(tmp_path: Path) -> None:
     assert all(ip in ("127.0.0.1", "::1") for ip in looked[0]), looked
     assert refused
     assert all(refused)
+
+
+@pytest.mark.slow
+def test_tls_is_honoured_and_a_scheduler_that_dies_is_said(tmp_path: Path) -> None:
+    """With the files of the options, and without them nobody answers. What was not made is said."""
+    security = distributed.Security.temporary()
+    pems = {"tls-ca": security.tls_ca_file, "tls-cert": security.tls_client_cert, "tls-key": security.tls_client_key}
+    for name, text in pems.items():
+        (tmp_path / name).write_text(text)
+    options = tuple((name, str(tmp_path / name)) for name in pems)
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50,
+        security=security, protocol="tls://",
+    )  # fmt: skip
+    path, address = matrix(tmp_path / "batch", 3), cluster.scheduler_address
+    tasks, told = expanded(path, place="dask", address=address, options=options)
+    with pytest.raises(NetworkError, match="no Dask scheduler"):
+        open_place("dask", expanded(path, place="dask", address=address)[1])
+
+    def after(heard: Heard) -> None:
+        if len(heard) == 1:
+            threading.Thread(target=cluster.close, daemon=True).start()
+
+    heard = Heard(after)
+    open_place("dask", told).run(tasks, heard, lambda: False)
+    exits = heard.exits
+    assert set(exits) == {task.id for task in tasks}
+    assert heard[0].ok
+    assert 9 in exits.values()
+    assert set(exits.values()) <= {0, 9}
+    error = next(outcome.error for outcome in heard if outcome.exit == 9)
+    assert error is not None
+    assert f"{address} is gone" in error.message
