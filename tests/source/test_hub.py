@@ -319,7 +319,7 @@ def test_a_repository_of_several_gguf_files_is_refused_with_their_names(hub_stat
 
 @pytest.mark.parametrize("names", [{"a-Q8_0.gguf"}, {f"x/a-0000{n}-of-00003.gguf" for n in (1, 2, 3)}])
 def test_a_repository_of_one_gguf_model_needs_no_name_of_it(names: set[str], hub_state: HubState, hub: Hub) -> None:
-    hub_state.commits[OLD] = {name: b"GGUF" for name in (*names, "mmproj-F16.gguf", "config.json")}
+    hub_state.commits[OLD] = {name: name.encode() for name in (*names, "mmproj-F16.gguf", "config.json")}
     found = fetch(REPO, None, hub, print)
     assert str(found).endswith(f"/{OLD}/{min(names)}")
     assert {name for name in hub_state.fetched() if name.endswith(".gguf")} == names
