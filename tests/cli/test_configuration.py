@@ -126,7 +126,7 @@ WRONG = [
     ("[convert]\n\ncalb = 'a'", 'quantkit.toml:3: convert has no option calb; did you mean "calib"?'),
     ("[inspect]\ncalib = 'a'", "quantkit.toml:2: inspect has no option calib"),
     ("[batch]\nrum = 1", 'quantkit.toml:2: batch has no option rum; did you mean "run"?'),
-    ("[batch.run]\njobs = 'a'", "quantkit.toml:2: jobs = a: an integer is wanted"),
+    ("[batch.run]\nkeep-going = 'a'", "quantkit.toml:2: keep_going = a: true or false is wanted"),
     ("threads = 'a'", "quantkit.toml:1: threads = a: an integer is wanted"),
     ("threads = true", "quantkit.toml:1: threads = true: an integer is wanted"),
     ("threads = 0", "quantkit.toml:1: threads = 0: at least 1 is wanted"),
