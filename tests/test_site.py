@@ -10,10 +10,14 @@ import sys
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from commands import quantkit
+from examples import blocks
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from jsonschema import Draft202012Validator
 from typer.main import get_command
 
@@ -21,10 +25,13 @@ pytest.importorskip("mkdocs")
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts" / "docs"))
 
+import hooks  # noqa: E402
 from check_links import faults  # noqa: E402
+from diagrams import draw, read_block  # noqa: E402
 
 from quantkit.cli.app import app  # noqa: E402
 from quantkit.cli.exits import CODES  # noqa: E402
+from quantkit.qtypes import base  # noqa: E402
 from quantkit.recipes.read import adapter_recipe_names, recipe_names  # noqa: E402
 from quantkit.schemas import json_schema, schema_names  # noqa: E402
 
@@ -108,6 +115,54 @@ def test_every_public_name_is_documented(site: Path) -> None:
 
     page = (site / "reference" / "python.html").read_text(encoding="utf-8")
     assert [name for name in package._MODULES if f'id="quantkit.{name}"' not in page] == []
+
+
+# --- what pages say by hand ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["q4_0", "q4_k", "q5_k", "q6_k", "iq4_xs"])
+def test_pictures_of_blocks_show_what_ggml_stores(name: str) -> None:
+    """Sizes are those of the gguf package; fields those of the structs in ggml-common.h."""
+    block = read_block(name)
+    weights, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[name.upper()]]
+    assert (block.qtype.block, block.pieces[-1].stop) == (weights, nbytes)
+    assert sum(bits for piece in block.pieces for bits, _ in piece.holds.values()) == 8 * nbytes
+    fields = {"q4_0": ["d", "codes"], "q4_k": ["d", "dmin", "sc m", "codes"], "q6_k": ["codes", "codes", "sc", "d"],
+              "q5_k": ["d", "dmin", "sc m", "codes", "codes"], "iq4_xs": ["d", "sc", "codes"]}  # fmt: skip
+    assert [" ".join(piece.holds) for piece in block.pieces] == fields[name]
+    starts = {"q4_0": [0, 2], "q4_k": [0, 2, 4, 16], "q5_k": [0, 2, 4, 16, 48], "q6_k": [0, 128, 192, 208],
+              "iq4_xs": [0, 2, 8]}  # fmt: skip
+    assert [piece.start for piece in block.pieces] == starts[name]
+    assert f"{nbytes} bytes" in draw(block)
+
+
+def test_the_table_of_bits_is_that_of_the_types() -> None:
+    text = (ROOT / "docs" / "concepts" / "size.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    for name, *figures in rows:
+        qtype = base.get(name)
+        assert qtype.code_bytes is not None
+        scales = qtype.nbytes - qtype.code_bytes
+        found = [qtype.block, qtype.nbytes, qtype.code_bytes, scales, qtype.bits_per_weight]
+        assert [float(figure) for figure in figures] == found, name
+
+
+def test_the_workflow_of_the_page_fits_the_action() -> None:
+    [text] = [text for language, text in blocks(ROOT / "docs" / "tutorials" / "ci.md") if language == "yaml"]
+    inputs = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))["inputs"]
+    steps = yaml.safe_load(text)["jobs"]["quantize"]["steps"]
+    [given] = [step["with"] for step in steps if "quantkit@" in step.get("uses", "")]
+    assert set(given) <= set(inputs)
+    assert {name for name, each in inputs.items() if each.get("required")} <= set(given)
+
+
+def test_pages_that_the_navigation_does_not_name_are_in_it_all_the_same() -> None:
+    named = [{"Start": ["index.md"]}, {"How-to": ["how-to/index.md"]}, {"Reference": [{"Commands": []}]}]
+    listed = hooks.listed(hooks.on_config(SimpleNamespace(nav=named)).nav)
+    assert sorted(listed) == sorted(set(listed))
+    assert {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")} <= set(listed)
+    assert "reference/commands/convert.md" in listed
 
 
 # --- the check itself ------------------------------------------------------------------------------------------------
