@@ -10,6 +10,7 @@ from command_pages import command_pages
 from diagrams import put_blocks
 from exit_pages import exit_pages
 from mkdocs.structure.files import File, Files
+from mkdocs.utils import get_relative_url
 from notebook_pages import notebook_pages
 from python_pages import python_pages
 from recipe_pages import recipe_pages
@@ -17,6 +18,8 @@ from schema_pages import schema_pages
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+SHIM = "https://unpkg.com/iframe-worker/shim"  # which the theme would load for search without a server
+WORKER = "assets/worker.js"  # what does the same here
 UNLISTED = "How-to"  # where a page goes that the navigation does not name
 
 
@@ -60,3 +63,13 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put pictures where a page asks for them."""
     return put_blocks(markdown)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Load from the site what the theme loads from elsewhere."""
+    return output.replace(SHIM, get_relative_url(WORKER, page.url))
+
+
+def on_post_template(output_content: str, **_: Any) -> str:
+    """The same for pages that are no documents."""
+    return output_content.replace(SHIM, f"/{WORKER}")
