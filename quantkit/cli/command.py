@@ -34,7 +34,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Group:
-    """Commands under a name of their own: `quantkit NAME COMMAND`. `summary` is the help of the name."""
+    """Commands under a name of their own, as `quantkit batch plan`. `summary` is the help of the name."""
 
     name: str
     summary: str

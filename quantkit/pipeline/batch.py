@@ -103,6 +103,7 @@ def plan_batch(request: BatchRequest, *, emit: Sink = ignore) -> BatchPlan:
 
     Raises, all at once, what is wrong with the matrix, its models and recipes, and a disk or memory that is too small.
     """
+    require_choice("--on", request.place, PLACES)
     faults = Faults()
     found = expand(request, faults)
     faults.require_none()

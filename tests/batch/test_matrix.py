@@ -318,6 +318,22 @@ def test_options_of_the_output_are_none_of_the_request() -> None:
     assert {OPTIONS[key].known_as for key in OF_OUTPUT} == {"gates", "eval_data", "engine", "verify"}
 
 
+@pytest.mark.parametrize("words", [["plan"], ["run"], ["run", "--dry-run"], ["retry"]], ids=" ".join)
+def test_a_place_that_is_none_is_a_usage_error(words: list[str], tmp_path: Path) -> None:
+    said = quantkit("batch", *words, written(tmp_path, BASIC), "--on", "locl")
+    assert said.status == 2
+    assert '--on "locl" is unknown; did you mean "local"?' in said.stderr
+
+
+def test_bare_batch_shows_its_commands_and_a_wrong_one_the_nearest() -> None:
+    bare = quantkit("batch")
+    assert bare.status == 0
+    assert all(name in bare.stdout for name in ("plan", "run", "status", "retry"))
+    wrong = quantkit("batch", "rnu")
+    assert wrong.status == 2
+    assert "'run'" in wrong.stderr
+
+
 def test_names_that_give_one_id_are_refused(tmp_path: Path) -> None:
     text = """
     models = [{source = "alpha", name = "a.b"}, {source = "beta", name = "a"}]
