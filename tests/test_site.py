@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from quantkit.recipes.read import adapter_recipe_names, recipe_names  # noqa: E4
 from quantkit.schemas import json_schema, schema_names  # noqa: E402
 
 pytestmark = pytest.mark.slow
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,18 @@ def test_every_public_name_is_documented(site: Path) -> None:
 
     page = (site / "reference" / "python.html").read_text(encoding="utf-8")
     assert [name for name in package._MODULES if f'id="quantkit.{name}"' not in page] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+def test_search_finds_what_is_asked_without_a_server(site: Path, tmp_path: Path) -> None:
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+    where = (f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=15000", "--dump-dom")
+    shown = subprocess.run(
+        [str(CHROMIUM), *options, *where, f"{(site / 'index.html').as_uri()}?q=imatrix"],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert re.search(r"\d+ matching documents", shown.stdout)
+    assert "reference/commands/calibrate.html?h=imatrix" in shown.stdout
 
 
 # --- what pages say by hand ------------------------------------------------------------------------------------------
