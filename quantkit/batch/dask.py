@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import queue
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -131,10 +133,11 @@ class _Run:
         from distributed import KilledWorker
 
         task, future, attempt = self._futures.pop(key)
-        if future.status == "finished":
+        text = _result(future) if future.status == "finished" else None
+        if text is not None:
             from quantkit.batch.dask_task import decode
 
-            outcome = decode(future.result(timeout=ANSWER_S))
+            outcome = decode(text)
             self._report(replace(outcome, attempts=max(outcome.attempts, attempt)))
         elif future.status == "error":
             error = future.exception(timeout=ANSWER_S)
@@ -142,6 +145,10 @@ class _Run:
                 self.submit(task, attempt + 1)
             else:
                 self._report(Outcome(task.id, *_failed(error), attempts=attempt))
+        elif self._client.status == "running" and future.status != "cancelled":  # lost with its worker: done once more
+            self._futures[key] = (task, future, attempt)
+            future.add_done_callback(lambda done: self._ended.put(done.key))
+            return
         elif self._client.status == "running":  # somebody cancelled it at the scheduler
             failure = Failure("interrupted", INTERRUPTED, "cancelled at the scheduler", "run the same command again")
             self._report(Outcome(task.id, INTERRUPTED, 0.0, where(), failure, attempts=attempt))
@@ -175,6 +182,14 @@ class _Run:
             else:
                 failure = Failure("interrupted", INTERRUPTED, "interrupted", "run the same command again")
                 self._report(Outcome(each, INTERRUPTED, 0.0, where(), failure, attempts=attempt))
+
+
+def _result(future: Future) -> str | None:
+    """The result of a future that has ended; None where the worker that had it is gone."""
+    try:
+        return str(future.result(timeout=ANSWER_S))
+    except (OSError, TimeoutError, CancelledError, futures.CancelledError):
+        return None
 
 
 def _runs(ledger: Ledger, task: str, key: str) -> bool:

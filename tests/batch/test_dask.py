@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import random
 import signal
@@ -10,7 +11,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -23,7 +24,7 @@ from batch.batches import Heard, artifacts, expanded, leftovers, matrix
 
 from quantkit.batch.ledger import Ledger
 from quantkit.batch.place import Failure, Outcome, Setup, open_place
-from quantkit.batch.task import Needs
+from quantkit.batch.task import Needs, Task
 from quantkit.errors import InputError, NetworkError, QuantkitError, UnsupportedError, UsageError
 
 distributed = pytest.importorskip("distributed")
@@ -140,6 +141,41 @@ def test_a_worker_that_comes_later_looks_for_itself(other: dict[str, str], tmp_p
     outcome = dask_task.decode(dask_task.run_order(msgspec.json.encode(facts).decode()))
     assert (outcome.exit, outcome.error.code) == (4, "unsupported")
     assert outcome.error.hint
+
+
+class Lost:
+    """A future that was done when its worker was killed, with its result, and is done again later."""
+
+    key, status, asked = "k", "finished", 0
+
+    def result(self, timeout: float) -> str:
+        self.asked += 1
+        if self.asked == 1:
+            self.status = "pending"
+            raise distributed.comm.CommClosedError("the worker is gone")
+        return str(dask_task.encode(Outcome("a", 0, 1.0, "elsewhere")))
+
+    def add_done_callback(self, call: Callable[[Any], None]) -> None:
+        self.status = "finished"
+        call(self)
+
+    def release(self) -> None: ...
+
+
+def test_a_result_that_is_lost_with_its_worker_is_waited_for_again(tmp_path: Path) -> None:
+    """Between the end of a task and the reading of its outcome the worker may be killed."""
+
+    class Running:
+        status = "running"
+
+    heard = Heard()
+    run = importlib.import_module("quantkit.batch.dask")._Run(Running(), setup(tmp_path), heard)
+    future = Lost()
+    run._futures["k"] = (Task("a", "", (), (), tmp_path), future, 1)
+    run._ended.put("k")
+    run.wait(lambda: False)
+    assert heard.exits == {"a": 0}
+    assert future.asked == 2
 
 
 # On a cluster.
