@@ -38,8 +38,9 @@ TYPED: dict[str, tuple[str, str]] = {
 # Metavars of options that take something else than one of some names.
 FREE = {"FILE", "SRC", "DIR", "OUT", "WORK", "N", "TEXT", "SIZE", "NATS", "BITS", "PERCENT", "TOKENS", "N[,N...]", "D",
         "FILE|SRC", "default|FILE", "golden|json|copy|FILE", "FILE|NAME", "FILE|DIR", "ORG/NAME",
-        "FILE.html", "NAMES"}  # fmt: skip
-NAMED = {("card", "--quantized-by")}  # a person
+        "FILE.html", "NAMES", "PUB.pem", "KEY.pem", "DATE", "BRANCH"}  # fmt: skip
+# A person, or a file of the folder itself.
+NAMED = {("card", "--quantized-by"), ("release", "--quantized-by"), ("release", "--primary")}
 # What else a command needs to get as far as its options.
 BEFORE: dict[str, list[object]] = {
     "bench": ["m.gguf"],

@@ -57,7 +57,7 @@ def test_help_has_groups_defaults_choices_and_examples() -> None:
     assert "torch" not in text
     for command in ("convert", "plan", "calibrate", "quantize", "pack", "verify", "inspect", "recipes", "doctor"):
         examples = quantkit(command, "--help").stdout.partition("Examples:")[2]
-        assert examples.count(f"quantkit {command}") == 2
+        assert examples.count(f"quantkit {command}") >= 2
 
 
 def test_the_list_of_recipes_says_what_they_need() -> None:
