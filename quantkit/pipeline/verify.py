@@ -60,7 +60,8 @@ def verify_artifact(
     """Look at a published artifact by itself: see `verify_folder.verify`. Without `against` nothing is compared with a
     source; `adapters` are those that were merged into it.
 
-    Raises InputError for a file that does not parse, UnsupportedError for an engine that is unknown or missing.
+    Raises InputError for a file that does not parse, UsageError for an engine that is unknown, or that does not run
+    such an artifact or not without its source, UnsupportedError for one that is missing.
     """
     require_engine(options.engine, CHECKED, compared=against is not None)
     artifact, against = Path(artifact), None if against is None else os.fspath(against)
@@ -73,6 +74,9 @@ def verify_artifact(
         what = "a checkpoint folder" if checkpoint_like else "a GGUF file"
         other = TORCH if checkpoint_like else LLAMA_CPP
         raise UsageError(f"--engine {options.engine} does not load {what}", hint=f"use --engine {other}")
+    if options.engine and checkpoint_like and against is None:
+        what = f"--engine {options.engine} runs a checkpoint beside its source"
+        raise UsageError(what, hint="give the source with --against, or leave --engine out", key="engine")
     look = _checkpoint if checkpoint_like else _gguf
     if against is None:
         return look(folder, None, options, emit)

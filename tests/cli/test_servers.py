@@ -363,6 +363,14 @@ def test_verify_finds_weights_of_another_layer(built: dict[str, Path], tmp_path:
     assert "up_proj" in ran.stderr
 
 
+@pytest.mark.parametrize("engine", ["transformers", "torch"])
+def test_a_checkpoint_runs_beside_its_source_alone(engine: str, built: dict[str, Path]) -> None:
+    """Nothing is asked of an engine that nobody can ask: said, and not passed over."""
+    ran = quantkit("verify", built["fp8"], "--engine", engine)
+    assert ran.status == 2, ran.stdout
+    assert f"--engine {engine} runs a checkpoint beside its source" in ran.stderr and "--against" in ran.stderr
+
+
 @pytest.mark.parametrize("engine", ["llama.cpp", "torch"])
 def test_engines_load_what_they_load(engine: str, built: dict[str, Path], tmp_path: Path) -> None:
     artifact = built["fp8"]
