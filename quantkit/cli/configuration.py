@@ -133,7 +133,7 @@ def configure(root: Any, arguments: tuple[str, ...] | list[str]) -> Configuratio
         return Configuration(off=True)
     if not arguments or {"--help", "-h"} & {*arguments}:  # help helps, whatever a file says
         return Configuration()
-    path = _find(Path.cwd())
+    path = _find()
     variables = [name for name in os.environ if name.startswith(PREFIX) and name not in NO_OPTIONS]
     if path is None and not variables:
         return Configuration()
@@ -142,20 +142,25 @@ def configure(root: Any, arguments: tuple[str, ...] | list[str]) -> Configuratio
     return Configuration(tuple(settings), _defaults(settings, options))
 
 
-def _find(folder: Path) -> Path | None:
+def _find() -> Path | None:
     """The file: the one that QUANTKIT_CONFIG names, else the nearest in this folder or one around it, up to the root
     of the repository or the home. Outside of both only this folder is looked at: others may write above it."""
     named = os.environ.get(NAMED)
     if named:
-        if not Path(named).is_file():
+        if not os.path.isfile(named):  # noqa: PTH113 - Path raises for names that are too long, or not to be looked up
             raise UsageError(f"{NAMED}: {_shown(named)} is no file", hint="unset it, or name one", key=NAMED)
         return Path(named)
+    try:
+        folder = Path.cwd()
+    except FileNotFoundError:  # removed meanwhile
+        return None
+    home = os.path.expanduser("~")  # noqa: PTH111 - a user without one has none
     above = [folder, *folder.parents]
-    ends = [n for n, each in enumerate(above) if (each / ".git").exists() or each == Path.home()]
+    ends = [n for n, each in enumerate(above) if os.path.exists(each / ".git") or str(each) == home]  # noqa: PTH110
     for each in above[: ends[0] + 1 if ends else 1]:
-        if (each / FILE).is_file():
+        if os.path.isfile(each / FILE):  # noqa: PTH113
             return each / FILE
-        if (each / PROJECT).is_file() and "quantkit" in _tool(each / PROJECT):
+        if os.path.isfile(each / PROJECT) and "quantkit" in _tool(each / PROJECT):  # noqa: PTH113
             return each / PROJECT
     return None
 
@@ -175,8 +180,8 @@ def _text(path: Path) -> str:
 def _parsed(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(_text(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        what = f"{_shown(path)} is not TOML: {error}"
+    except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
+        what = f"{_shown(path)} is not TOML: {_shown(str(error))}"
         raise UsageError(what, path=str(path), hint=f"or run with {SWITCH}") from error
 
 
@@ -300,7 +305,8 @@ def _kind(parameter: Any) -> str:
 
 def _checked(value: Any, key: str, where: str, users: list[tuple[tuple[str, ...], Any]], folder: Path | None) -> Any:
     """A value as options take it, paths made those of `folder`. Raises UsageError for one of another type."""
-    if redact(str(value)) != str(value):
+    said = _flat(value)
+    if redact(said) != said:
         what = f"{where}: the value of {key} holds a secret, which no configuration does"
         raise UsageError(what, key=key, hint="take it out, and change it if others saw it")
     for _, parameter in users:
@@ -314,16 +320,23 @@ def _checked(value: Any, key: str, where: str, users: list[tuple[tuple[str, ...]
             "text": ("a string", isinstance(value, str)),
         }[kind]
         if not good:
-            raise UsageError(f"{where}: {key} = {_shown(_words(value))}: {wanted} is wanted", key=key)
+            raise UsageError(f"{where}: {key} = {_shown(said)}: {wanted} is wanted", key=key)
         least = parameter.min
         if least is not None and value < least:
             raise UsageError(f"{where}: {key} = {value}: at least {least} is wanted", key=key)
     kinds = {_kind(parameter) for _, parameter in users}
     if folder is not None and isinstance(value, str) and "path" in kinds:
-        value = str(folder / Path(value).expanduser())
+        value = str(folder / os.path.expanduser(value))  # noqa: PTH111 - "~" of no user is a name like others
     elif folder is not None and key in MAYBE_FILES and kinds <= {"text", "texts"}:
         value = [_placed(each, folder) for each in value] if isinstance(value, list) else _placed(value, folder)
     return value
+
+
+def _flat(value: Any) -> str:
+    """A value as text, a table of any depth by that word: none is one."""
+    if isinstance(value, list):
+        return ", ".join("a table" if isinstance(each, dict | list) else _words(each) for each in value)
+    return "a table" if isinstance(value, dict) else _words(value)
 
 
 def _texts(value: Any) -> bool:
@@ -333,7 +346,7 @@ def _texts(value: Any) -> bool:
 def _placed(text: str, folder: Path) -> str:
     """What may be the path of a file, made one of `folder` if it is that."""
     there = folder / text
-    return str(there) if "://" not in text and "\0" not in text and there.exists() else text
+    return str(there) if "://" not in text and os.path.exists(there) else text  # noqa: PTH110 - any text, any length
 
 
 def _defaults(settings: list[Setting], options: _Options) -> dict[str, Any]:

@@ -133,7 +133,9 @@ WRONG = [
     ("pure = 'yes'", "quantkit.toml:1: pure = yes: true or false is wanted"),
     ("target-bpw = 'x'", "quantkit.toml:1: target_bpw = x: a number is wanted"),
     ("keep = [1]", "quantkit.toml:1: keep = 1: a string or an array of strings is wanted"),
-    ("[convert.to]\na = 1", "quantkit.toml:1: to = {'a': 1}: a string or an array of strings is wanted"),
+    ("[convert.to]\na = 1", "quantkit.toml:1: to = a table: a string or an array of strings is wanted"),
+    ("[convert]\nto" + ".a" * 5000 + " = 1", "quantkit.toml: to = a table: a string or an array of strings is wanted"),
+    ("threads = " + "9" * 5000, "quantkit.toml is not TOML: Exceeds the limit"),
     ("imatrix = 3", "quantkit.toml:1: imatrix = 3: a string is wanted"),
     ("force = true", "quantkit.toml:1: force replaces what is there"),
     ("[eval]\nrun-code = true", "quantkit.toml:2: run-code runs code"),
@@ -145,7 +147,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), WRONG, ids=[text.splitlines()[-1] for text, _ in WRONG])
+@pytest.mark.parametrize(("text", "said"), WRONG, ids=[text.splitlines()[-1][:40] for text, _ in WRONG])
 def test_what_is_wrong_is_said_with_its_line(text: str, said: str, folder: Path) -> None:
     (folder / "quantkit.toml").write_text(text)
     found = quantkit("recipes")
@@ -166,6 +168,7 @@ def test_what_is_wrong_is_said_with_its_line(text: str, said: str, folder: Path)
         ("QUANTKIT_HF_TOKEN", "x", "hf_token looks like a secret"),
         ("QUANTKIT_FORCE", "1", "force replaces what is there"),
         ("QUANTKIT_CONFIG", "/no/such/file.toml", "is no file"),
+        ("QUANTKIT_CONFIG", "x" * 300, "is no file"),
     ],
 )
 def test_what_is_wrong_with_a_variable(
@@ -190,6 +193,20 @@ def test_damaged_files(folder: Path) -> None:
     assert quantkit("recipes").status == 2
     (folder / "quantkit.toml").write_text("a = " + "[" * 5000)
     assert quantkit("recipes").status == 2
+
+
+@pytest.mark.parametrize("line", [f'calib = "{"x" * 300}"', 'out = "~nobody-of-that-name/x"', "calib = 'a\\b'"])
+def test_values_that_are_no_paths_are_left_to_their_command(line: str, folder: Path) -> None:
+    (folder / "quantkit.toml").write_text(f"[convert]\n{line}\n")
+    found = quantkit("recipes")
+    assert found.status == 0, found.stderr
+
+
+def test_a_working_folder_that_is_gone_has_no_configuration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+    assert configure(ROOT, ["recipes"]).settings == ()
 
 
 def test_every_option_can_be_set_or_is_refused_by_name(folder: Path) -> None:
