@@ -22,7 +22,6 @@ from quantkit.consumers import parse_consumers
 from quantkit.errors import QuantkitError
 from quantkit.events import Sink, ignore, never
 from quantkit.families.model import Model
-from quantkit.families.roles import Role
 from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.estimate import making_bytes, making_seconds
@@ -41,9 +40,6 @@ from quantkit.tuning.target import Target
 from quantkit.units import parse_size
 
 GATE_SIDES = 3 * 4  # bytes of float32 for each weight of a block: the source's, the artifact's, and what is between
-# Beside what plans say of memory, measured with SmolLM2-135M (49,152 tokens: 364 MB where the plan says 214) and a
-# model of 2,048 tokens (209 and 185): the check of a finished file, and its tokenizer as two readers have it.
-CHECK_BYTES, TOKEN_BYTES = 32_000_000, 3300
 OFTEN = 4096  # plans of a model that are remembered
 
 
@@ -131,7 +127,7 @@ class _Opened:
             plan = self.plans.get(key) or make()
             found = replace(
                 self.first.get(key) or _costs(plan, self.threads, tokens),
-                memory_bytes=making_bytes(plan, self.threads, tokens or SAMPLES * SEQLEN) + _reserve(plan),
+                memory_bytes=making_bytes(plan, self.threads, tokens or SAMPLES * SEQLEN),
                 seconds=making_seconds(plan, self.threads, tokens or SAMPLES * SEQLEN),
             )
             self.first.setdefault(key, found)
@@ -358,15 +354,10 @@ def _costs(plan: Plan, threads: int, tokens: int) -> _Costs:
         names=tuple(file.name for file in plan.files),
         nbytes=plan.nbytes,
         weights=weights,
-        memory_bytes=making_bytes(plan, threads, tokens) + _reserve(plan),
+        memory_bytes=making_bytes(plan, threads, tokens),
         gate_bytes=WALK_BYTES + GATE_SIDES * max(blocks.values(), default=0),
         seconds=making_seconds(plan, threads, tokens),
     )
-
-
-def _reserve(plan: Plan) -> int:
-    tables = (unit.tensor.shape[0] for unit in plan.units if unit.tensor.role is Role.TOKEN_EMBD)
-    return CHECK_BYTES + (0 if plan.is_checkpoint else TOKEN_BYTES * max(tables, default=0))
 
 
 def _named(task: Task, error: QuantkitError) -> QuantkitError:
