@@ -80,11 +80,12 @@ class Slurm:
 
 @dataclass
 class _Job:
-    """An element of an array: the task that it runs, and when it was first missing from the queue."""
+    """An element of an array: the task that it runs, and when it was first missing from the queue. `before` is the time
+    of the task's record when it was submitted: another one is this job's, whatever the clock of its node says."""
 
     task: Task
     attempt: int
-    since: float
+    before: float | None
     gone: float | None = None
 
 
@@ -119,12 +120,13 @@ class _Run:
     def submit(self, tasks: Sequence[Task], attempt: int = 1) -> None:
         """Submit tasks as arrays, and write down which job is which before anything is waited for."""
         for array in arrays(tasks, self.setup) if tasks else ():
+            before = {task.id: self._time(task) for task in array.tasks}  # a job may end before sbatch has
             said = call(["sbatch", "--parsable", f"--output={log_pattern(self.folder)}", "--chdir=/"], array.script)
             number = said.strip().split(";")[0]
             if not JOB.fullmatch(number):
                 raise NetworkError(f"sbatch said {shown(said[:200])!r}, not the number of a job", hint="try it by hand")
             for index, task in enumerate(array.tasks):
-                self.jobs[f"{number}_{index}"] = _Job(task, attempt, time.time())
+                self.jobs[f"{number}_{index}"] = _Job(task, attempt, before[task.id])
             self._write_down()
 
     def look(self) -> None:
@@ -186,24 +188,33 @@ class _Run:
         failure = Failure("bug", 1, what, f"see the logs in {shown(self.folder)}")
         return Outcome(job.task.id, 1, 0.0, "slurm", failure), False
 
+    def _time(self, task: Task) -> float | None:
+        """When the record of a task was written, by the clock of whoever wrote it; None without one."""
+        found = self.ledger.read(task.id)
+        return None if found is None else found.time
+
     def _recorded(self, job: _Job) -> Outcome | None:
         """What the job itself has written down."""
         found = self.ledger.read(job.task.id)
         if found is None or found.exit is None or found.key != self.setup.keys[job.task.id]:
             return None
-        return found.outcome() if found.time >= job.since - 1 else None
+        return None if found.time == job.before else found.outcome()
 
     def _write_down(self) -> None:
         keys = self.setup.keys
-        body = {name: [job.task.id, keys[job.task.id], job.since] for name, job in self.jobs.items()}
+        body = {name: [job.task.id, keys[job.task.id], job.before] for name, job in self.jobs.items()}
         write_small(self.folder / "jobs.json", json.dumps({"jobs": body}).encode(), overwrite=True)
 
 
-def _submitted(path: Path) -> dict[str, tuple[str, str, float]]:
-    """Jobs of an earlier run: task, key, time. Nothing where the file is none of ours."""
+def _submitted(path: Path) -> dict[str, tuple[str, str, float | None]]:
+    """Jobs of an earlier run: task, key, and the time of the record that there was before. Nothing where the file is
+    none of ours."""
     try:
         body: Any = parse_json_object(read_bounded(path, MAX_BYTES), path).get("jobs")
-        return {str(name): (str(task), str(key), float(since)) for name, (task, key, since) in body.items()}
+        return {
+            str(name): (str(task), str(key), None if before is None else float(before))
+            for name, (task, key, before) in body.items()
+        }
     except (InputError, ValueError, TypeError, AttributeError):
         return {}
 

@@ -29,7 +29,7 @@ DEFAULT_CPUS = 4
 KEYS: Mapping[str, str] = {
     key: f"--{key.replace('_', '-')}"
     for key in (
-        "account", "clusters", "comment", "constraint", "cpus_per_task", "exclude", "gres", "mem", "nice", "nodelist",
+        "account", "comment", "constraint", "cpus_per_task", "exclude", "gres", "mem", "nice", "nodelist",
         "partition", "qos", "reservation", "time", "wckey",
     )
 }  # fmt: skip
@@ -104,7 +104,14 @@ def _script(tasks: Sequence[Task], mem: str, given: Mapping[str, str], setup: Se
         "--open-mode": "append",
         **{KEYS[key]: value for key, value in given.items() if key not in ("mem", "cpus_per_task")},
     }
-    options = ["--threads", f"{setup.threads or cpus}", *(["--force"] if setup.force else []), "--json", "--quiet"]
+    options = [
+        "--threads",
+        f"{setup.threads or cpus}",
+        *(["--force"] if setup.force else []),
+        "--json",
+        "--quiet",
+        "--no-step-summary",
+    ]
     command = [sys.executable, "-m", "quantkit", "batch", "run", str(setup.matrix.absolute()), *options]
     lines = ["#!/bin/sh", *(f"#SBATCH {name}={value}" for name, value in directives.items()), "#SBATCH --requeue", ""]
     return "\n".join(lines) + picked([task.id for task in tasks], "SLURM_ARRAY_TASK_ID", shlex.join(command))

@@ -280,7 +280,6 @@ class MatrixSlurm(TypedDict, total=False):
     """Options of sbatch, as quantkit.batch.slurm_script has them: equal by a test."""
 
     account: str
-    clusters: str
     comment: str
     constraint: str
     cpus_per_task: str | int

@@ -128,7 +128,7 @@ def test_jobs_of_a_run_that_was_killed_are_taken_over(cluster: Path, tmp_path: P
     (cluster / "ends.json").write_text(json.dumps({task.id: ["CANCELLED"] for task in tasks}))
     state = {"states": ["RUNNING", "RUNNING"], "directives": {}, "pids": {}}
     (cluster / "77.json").write_text(json.dumps(state))
-    first.jobs = {f"77_{n}": slurm._Job(task, 1, time.time()) for n, task in enumerate(tasks)}
+    first.jobs = {f"77_{n}": slurm._Job(task, 1, None) for n, task in enumerate(tasks)}
     first._write_down()
 
     def after(heard: list[Outcome]) -> None:
@@ -175,12 +175,15 @@ def test_without_accounts_the_record_of_a_job_is_enough(
     tasks, told = expanded(matrix(tmp_path, 1), place="slurm")
     (tmp_path / "tools" / "sacct").unlink()
     run_ = slurm._Run(told, Heard())
-    job = slurm._Job(tasks[0], 1, time.time())
-    Ledger(told.out).settle(Outcome(tasks[0].id, 0, 1.0, "node:1"), told.keys[tasks[0].id], ())
+    job = slurm._Job(tasks[0], 1, run_._time(tasks[0]))
+    real = time.time()
+    with monkeypatch.context() as node:
+        node.setattr(time, "time", lambda: real - 3600)  # its clock is an hour behind
+        Ledger(told.out).settle(Outcome(tasks[0].id, 0, 1.0, "node:1"), told.keys[tasks[0].id], ())
     end = run_._end(job, "")
     assert end is not None
     assert (end[0].exit, end[1]) == (0, False)
-    stale = slurm._Job(tasks[0], 1, time.time() + 100)
+    stale = slurm._Job(tasks[0], 2, run_._time(tasks[0]))
     assert run_._end(stale, "") is None, "a record of before says nothing of this job"
 
 
