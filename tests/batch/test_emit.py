@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from quantkit.batch.place import Setup
 from quantkit.batch.slurm_script import KEYS, arrays, ladder_gib, log_pattern
 from quantkit.batch.task import Needs, Task
 from quantkit.errors import QuantkitError, UsageError
+from quantkit.version import __version__
 
 GIB = 1 << 30
 HOSTILE = [
@@ -49,6 +51,21 @@ def vendored(name: str) -> Any:
 
 def test_every_kind_is_tried_here() -> None:
     assert set(kinds()) == {"github", "gitlab", "kubernetes", "make"}
+
+
+@pytest.mark.parametrize("kind", ["github", "gitlab"])
+@pytest.mark.parametrize(
+    ("words", "extras"),
+    [
+        ((), ""),
+        (("--calib=default",), "[calibrate]"),
+        (("--gate=assistant", "--eval-data=/x/held-out.parquet"), "[calibrate,data]"),
+        (("--engine=llama.cpp",), "[llamacpp]"),
+    ],
+)
+def test_what_is_installed_has_what_tasks_need(kind: str, words: tuple[str, ...], extras: str) -> None:
+    tasks = (TASKS[0], replace(TASKS[1], argv=("convert", "x", *words)))
+    assert f"pip install 'quantkit-cli{extras}=={__version__}'" in emit(kind, job(kind, tasks))
 
 
 @pytest.mark.parametrize(("kind", "schema"), [("github", "github-workflows"), ("gitlab", "gitlab-ci")])

@@ -18,6 +18,7 @@ from quantkit.errors import UsageError
 from quantkit.untrusted import shown
 from quantkit.version import __version__
 
+LLAMACPP = "llama.cpp"
 PLAIN = re.compile(r"[\w./@+,= -]+", re.ASCII)
 
 
@@ -37,8 +38,21 @@ class Job:
 
     @property
     def package(self) -> str:
-        """What pip is asked for."""
-        return f"quantkit-cli=={__version__}"
+        """What pip is asked for, with the extras that tasks need."""
+        extras = sorted({extra for task in self.tasks for word in task.argv for extra in _extras(word)})
+        named = f"[{','.join(extras)}]" if extras else ""
+        return f"quantkit-cli{named}=={__version__}"
+
+
+def _extras(word: str) -> Iterator[str]:
+    """The extras that an argument of convert needs."""
+    option, _, value = word.partition("=")
+    if option in ("--calib", "--gate") or (option == "--engine" and value != LLAMACPP):
+        yield "calibrate"
+    if option == "--engine" and value == LLAMACPP:
+        yield "llamacpp"
+    if option in ("--calib", "--eval-data") and (value.startswith("hf://") or value.endswith(".parquet")):
+        yield "data"
 
 
 def kinds() -> tuple[str, ...]:
