@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,6 +37,7 @@ from quantkit.untrusted import parse_json_object, read_bounded
 SCHEMA = "quantkit.batch_task/1"
 FOLDER = ".quantkit-batch"
 MAX_RECORD_BYTES = 16 << 20
+PID = re.compile(r"[0-9]{1,18}")
 MAX_FILES = 100_000  # of a source's folder that are looked at
 
 State = Literal["done", "failed", "interrupted", "running", "waiting"]
@@ -137,6 +139,10 @@ class Ledger:
             return False
         return all(_nbytes(self.out / name) == nbytes for name, nbytes, _ in made.files)
 
+    def what_stands(self, record: TaskRecord) -> TaskRecord:
+        """A record without artifacts that are gone, or others by now."""
+        return msgspec.structs.replace(record, artifacts=tuple(filter(self.stands, record.artifacts)))
+
     def made(self, artifacts: Iterable[Mapping[str, Any]]) -> tuple[Made, ...]:
         """Artifacts as convert prints them, as records have them."""
         return tuple(
@@ -181,7 +187,7 @@ def where() -> str:
 def alive(place: str) -> bool:
     """Whether the process that records name runs, as far as can be told: of another machine, it does."""
     host, _, pid = place.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
+    if host != socket.gethostname() or not PID.fullmatch(pid):
         return True
     return may_run(int(pid))
 

@@ -26,6 +26,7 @@ from quantkit.untrusted import read_bounded, shown
 SCHEMA = 1
 MAX_BYTES = 16 << 20
 MAX_ENTRIES, MAX_VALUES = 100_000, 1_000_000
+NUL = re.compile(r"\\(x00|u0000|U00000000)")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,95}")
 HINT = "docs/batch.md lists the keys of a matrix; quantkit schemes --json-schema batch-matrix has them for editors"
 TOP = ("schema", "batch", "models", "recipes", "exclude", "overrides", "slurm")
@@ -105,10 +106,21 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         text = raw.decode()
         require_simple(text, MAX_VALUES)
-        return tomllib.loads(text)
+        body = tomllib.loads(text)
     except (TooComplexError, ValueError, RecursionError) as error:
         what = f"{where}: not valid TOML: {shown(str(error))}"
         raise UsageError(what, path=str(path), hint=HINT) from error
+    if NUL.search(text) and any("\0" in each for each in _texts(body)):  # no argument and no path can have one
+        raise UsageError(f"{where}: a string holds the character NUL", path=str(path), hint="take it out")
+    return body
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All strings below a value."""
+    if isinstance(value, str):
+        yield value
+    for each in (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(each)
 
 
 @dataclass
@@ -150,7 +162,7 @@ class _Reader:
                 self.wrong(kind, "there are none")
         return Matrix(
             path=Path(os.path.abspath(self.path)),  # noqa: PTH100
-            out=Path(os.path.abspath(self.base / Path(out).expanduser())),  # noqa: PTH100
+            out=self.place(out),
             defaults=self.options("batch", batch),
             models=tuple(sources),
             recipes=tuple(entries),

@@ -20,7 +20,7 @@ from quantkit.batch.worker import Work, may_pass, run_task
 from quantkit.errors import UsageError, did_you_mean, require_choice
 from quantkit.events import Sink, StageFinished, StageStarted, TaskFinished, ignore, never
 from quantkit.pipeline.batch_plan import PlannedTask, plan_tasks
-from quantkit.pipeline.batch_records import require_places, write_records
+from quantkit.pipeline.batch_records import require_places, tell, write_records
 from quantkit.pipeline.batch_result import BatchPlan, BatchResult, PlanRow, TaskRow
 from quantkit.pipeline.batch_room import needs_left, require_own_outputs, require_room
 from quantkit.pipeline.given import coerce, given_path, given_size
@@ -98,10 +98,11 @@ def idle(option: str, recipe: Recipe) -> str | None:
     return None
 
 
-def plan_batch(request: BatchRequest, *, emit: Sink = ignore) -> BatchPlan:
+def plan_batch(request: BatchRequest, *, failed_only: bool = False, emit: Sink = ignore) -> BatchPlan:
     """What every task of a matrix makes, to the byte, what it takes, and which are done. Writes nothing.
 
-    Raises, all at once, what is wrong with the matrix, its models and recipes, and a disk or memory that is too small.
+    Room is asked for, and jobs are shown, of what `run_batch` with the same arguments would begin. Raises, all at once,
+    what is wrong with the matrix, its models and recipes, and a disk or memory that is too small.
     """
     require_choice("--on", request.place, PLACES)
     faults = Faults()
@@ -111,13 +112,15 @@ def plan_batch(request: BatchRequest, *, emit: Sink = ignore) -> BatchPlan:
     planned = _planned(found, found.wishes, threads, faults, emit, offline=request.offline)
     states = found.states()
     rows = [PlanRow(each, states[each.task.id]) for each in planned]
-    left = [row.planned for row in rows if row.state != "done"]
+    begun = {wish.task.id for wish in _chosen(request, found, failed_only)}
+    left = [each for each in planned if each.task.id in begun]
     lacking = Faults()
     memory, free = memory_here(_memory(request)), free_bytes(found.matrix.out)
     require_room(left, memory if request.place == LOCAL else None, found.matrix.out, lacking)
     if not request.keep_going:
         faults.require_none()
-    scripts = job_scripts([each.task for each in left], setup_of(request, found)) if request.place == SLURM else ()
+    jobs_of = request.place == SLURM and request.task is None  # one task is run here
+    scripts = job_scripts([each.task for each in left], setup_of(request, found)) if jobs_of else ()
     return BatchPlan(found.matrix, tuple(rows), jobs, threads, memory, free, tuple(lacking.found), tuple(scripts))
 
 
@@ -178,8 +181,11 @@ def _planned(
 
 
 def _chosen(request: BatchRequest, found: Expanded, failed_only: bool) -> list[Wish]:
-    """What is to be run: what is not done, and did not fail for good."""
+    """What is to be run: what is not done, and did not fail for good; of one task, that one."""
     chosen = []
+    if request.task is not None:
+        wish, state = _asked(request, found)
+        return [wish] if request.recheck or state != "done" else []
     for wish in found.wishes:
         record = found.ledger.read(wish.task.id)
         state = found.ledger.state(record, found.keys[wish.task.id])
@@ -198,9 +204,7 @@ def _run_all(place: Place, found: Expanded, tasks: Sequence[Task], emit: Sink, s
         nonlocal done, stopped
         done += 1
         stopped = stopped or outcome.exit == INTERRUPTED
-        record = found.ledger.read(outcome.task)
-        if record is None or record.exit != outcome.exit:  # a place that could not even begin it
-            found.ledger.settle(outcome, found.keys[outcome.task], ())
+        _require_record(found, outcome)
         emit(
             TaskFinished(
                 outcome.task, outcome.exit, round(outcome.seconds, 3), outcome.where, done, total, _words(outcome)
@@ -209,6 +213,16 @@ def _run_all(place: Place, found: Expanded, tasks: Sequence[Task], emit: Sink, s
 
     place.run(tasks, report, stop)
     return stopped or stop()
+
+
+def _require_record(found: Expanded, outcome: Outcome) -> None:
+    """Write down a failure that nobody has: a place could not even begin the task. What is done its own process has
+    written down, with what it made, also where that is not to be seen here yet."""
+    record, key = found.ledger.read(outcome.task), found.keys[outcome.task]
+    code = None if outcome.error is None else outcome.error.code
+    known = None if record is None else (record.key, record.exit, None if record.error is None else record.error.code)
+    if not outcome.ok and known != (key, outcome.exit, code):
+        found.ledger.settle(outcome, key, ())
 
 
 def setup_of(request: BatchRequest, found: Expanded) -> Setup:
@@ -235,19 +249,25 @@ def _words(outcome: Outcome) -> str:
 
 def _run_one(request: BatchRequest, found: Expanded, emit: Sink, stop: Callable[[], bool]) -> BatchResult:
     """Run the one task of a request here, as other machines are asked to. No index, no page: those are of the whole."""
-    start = time.monotonic()
-    name = str(request.task)
-    wish = next((wish for wish in found.wishes if wish.task.id == name), None)
-    if wish is None:
-        what = f'--task "{shown(name)}" is none of the matrix{did_you_mean(name, found.keys)}'
-        raise UsageError(what, key="task", hint=f"quantkit batch plan {shown(found.matrix.path)} lists them")
-    state = found.ledger.state(found.ledger.read(name), found.keys[name])
+    start, (wish, state) = time.monotonic(), _asked(request, found)
+    name = wish.task.id
     if request.recheck or state != "done":
         work = Work(wish.task, found.ledger, found.keys[name], request.threads, request.force, request.offline)
         outcome = run_task(work, stop)
         emit(TaskFinished(name, outcome.exit, round(outcome.seconds, 3), outcome.where, 1, 1, _words(outcome)))
     result = _result(_of(found, [wish]), time.monotonic() - start, stop())
+    tell(result, request.junit, request.summary, emit)
     return replace(result, stopped=result.stopped or result.rows[0].state == "interrupted")
+
+
+def _asked(request: BatchRequest, found: Expanded) -> tuple[Wish, State]:
+    """The one task of a request, and what is known of it. Raises UsageError for one that is none of the matrix."""
+    name = str(request.task)
+    wish = next((wish for wish in found.wishes if wish.task.id == name), None)
+    if wish is None:
+        what = f'--task "{shown(name)}" is none of the matrix{did_you_mean(name, found.keys)}'
+        raise UsageError(what, key="task", hint=f"quantkit batch plan {shown(found.matrix.path)} lists them")
+    return wish, found.ledger.state(found.ledger.read(name), found.keys[name])
 
 
 def _of(found: Expanded, wishes: Sequence[Wish]) -> Expanded:
@@ -260,8 +280,9 @@ def _result(found: Expanded, seconds: float, stopped: bool) -> BatchResult:
     for wish in found.wishes:
         record = found.ledger.read(wish.task.id)
         state = found.ledger.state(record, found.keys[wish.task.id])
-        same = record is not None and record.key == found.keys[wish.task.id]
-        rows.append(TaskRow(wish.task, state, record if same else None))
+        if record is not None and record.key != found.keys[wish.task.id]:
+            record = None
+        rows.append(TaskRow(wish.task, state, None if record is None else found.ledger.what_stands(record)))
     return BatchResult(found.matrix, tuple(rows), round(seconds, 3), stopped)
 
 

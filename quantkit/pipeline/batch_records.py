@@ -50,6 +50,11 @@ def write_records(result: BatchResult, junit: Path | None, summary: bool, emit: 
     write_small(out / INDEX, (dump_json(index, indent=1) + "\n").encode(), overwrite=True)
     update_sums(out, now, drop=before.keys() - now.keys())
     write_small(out / PAGE, render_batch(page_of(result)), overwrite=True)
+    tell(result, junit, summary, emit)
+
+
+def tell(result: BatchResult, junit: Path | None, summary: bool, emit: Sink) -> None:
+    """Write what CI asked for: of all tasks, or of the one that was run."""
     if junit is not None:
         write_small(junit, batch_junit(result).encode(), overwrite=True)
     if summary:
@@ -109,8 +114,14 @@ def _read_index(path: Path) -> dict[str, Any]:
 def _sums(index: dict[str, Any]) -> dict[str, str]:
     """The hashes of all files that an index lists."""
     found = {}
-    for artifact in index.get("artifacts", ()):
-        for file in artifact.get("files", ()) if isinstance(artifact, dict) else ():
+    for artifact in _entries(index, "artifacts"):
+        for file in _entries(artifact, "files"):
             if isinstance(file, dict) and isinstance(file.get("path"), str) and isinstance(file.get("sha256"), str):
                 found[file["path"]] = file["sha256"]
     return found
+
+
+def _entries(body: object, key: str) -> list[Any]:
+    """An array of an object that may be damaged; an empty one for anything else."""
+    found = body.get(key) if isinstance(body, dict) else None
+    return found if isinstance(found, list) else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ from matrices import written
 from quantkit.batch import local
 from quantkit.batch.faults import Faults
 from quantkit.batch.ledger import FOLDER, Ledger, TaskRecord, alive, where
-from quantkit.batch.place import Failure, Outcome
+from quantkit.batch.place import Failure, Outcome, Report
 from quantkit.batch.task import Needs, Task
 from quantkit.batch.worker import Work, command
-from quantkit.pipeline.batch import BatchRequest, expand
+from quantkit.pipeline import batch
+from quantkit.pipeline.batch import BatchRequest, expand, run_batch
 from quantkit.pipeline.batch_plan import PlannedFiles, PlannedTask
+from quantkit.pipeline.batch_records import _sums
 from quantkit.pipeline.batch_room import needs_left, require_own_outputs, require_room
 
 EXITS = {"passes": 9, "stays": 3, "several": 10, "stopped": 130, "killed": -9}
@@ -59,6 +62,9 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, lis
 )
 def test_which_tasks_are_begun(words: list[str], expected: set[str], recorded: tuple[Path, list[str]]) -> None:
     path, begun = recorded
+    shown = quantkit("batch", *words, path, "--on", "slurm", "--dry-run", "--json").json["scripts"]
+    lines = [line for script in shown for line in script.splitlines() if line.startswith("set -- ")]
+    assert sorted(" ".join(lines).replace("set --", "").replace("alpha.", "").split()) == sorted(expected)
     said = quantkit("batch", *words, path)
     assert said.status == 10
     assert sorted(begun) == sorted(expected)
@@ -89,10 +95,35 @@ def test_what_retry_leaves_does_not_decide_how_it_ends(
     assert quantkit("batch", "retry", path).status == 0
 
 
+class Refusing:
+    """A place that begins no task."""
+
+    name = "refusing"
+
+    def run(self, tasks: Sequence[Task], report: Report, stop: object) -> None:
+        for task in tasks:
+            report(Outcome(task.id, 9, 0.0, "here:3", Failure("network", 9, "gone")))
+
+
+def test_a_failure_that_only_the_place_knows_is_one_whatever_was_before(
+    recorded: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a record of other inputs ended with the same code."""
+    path, _ = recorded
+    found = expand(BatchRequest(path), Faults())
+    found.ledger.settle(Outcome("alpha.other", 9, 1.0, "here:1", Failure("network", 9, "before")), "another", ())
+    monkeypatch.setattr(batch, "open_place", lambda name, setup: Refusing())
+    result = run_batch(BatchRequest(path, recheck=True, summary=False))
+    assert {row.task.id.removeprefix("alpha.") for row in result.failed} == set(NAMES)
+    assert {row.failures[0].message for row in result.failed} >= {"gone"}
+
+
 def test_processes_are_told_from_their_names() -> None:
     assert alive(where())
     assert alive("another-machine:1")
     assert alive("nonsense")
+    assert alive(f"{where().rpartition(':')[0]}:{'9' * 5000}")
+    assert alive(f"{where().rpartition(':')[0]}:\u00b2")
     host = where().rpartition(":")[0]
     assert not alive(f"{host}:{2**22 + 1}")
 
@@ -147,3 +178,12 @@ def test_an_encoder_may_be_written_by_two_tasks_and_nothing_else(tmp_path: Path)
     assert faults.found == []
     require_own_outputs([one, PlannedTask(two.task, one.artifacts)], faults)
     assert len(faults.found) == 1
+
+
+@pytest.mark.parametrize(
+    "index",
+    [{"artifacts": None}, {"artifacts": 5}, {"artifacts": [1, None, {}, {"files": None}, {"files": [3, {"path": 1}]}]}],
+    ids=str,
+)
+def test_a_damaged_index_lists_nothing(index: dict[str, object]) -> None:
+    assert _sums(index) == {}

@@ -175,7 +175,10 @@ def test_failures_leave_the_others_and_are_told_and_retried(tmp_path: Path, monk
 
     first = records(out)["alpha.gguf"]["time"]
     (out / "beta" / "beta-BF16.gguf").unlink()
+    assert "alpha/alpha-F16.gguf" in (out / "SHA256SUMS").read_text()
+    (out / "alpha" / "alpha-F16.gguf").unlink()  # of a task that retry leaves
     assert quantkit("batch", "retry", path).status == 0
+    assert "alpha/alpha-F16.gguf" not in (out / "SHA256SUMS").read_text()
     assert records(out)["alpha.gguf"]["time"] == first
     assert "beta/beta-BF16.gguf" in (out / "SHA256SUMS").read_text()
 
@@ -185,10 +188,11 @@ def test_one_task_alone_and_what_changes_is_made_again(tmp_path: Path) -> None:
     wrong = quantkit("batch", "run", path, "--task", "beta.guff")
     assert wrong.status == 2
     assert 'did you mean "beta.gguf"' in wrong.stderr
-    alone = quantkit("batch", "run", path, "--task", "beta.gguf", "--json")
+    alone = quantkit("batch", "run", path, "--task", "beta.gguf", "--json", "--junit", tmp_path / "j.xml")
     assert alone.status == 0
     assert [task["id"] for task in alone.json["tasks"]] == ["beta.gguf"]
     require(alone.json)
+    assert [case.get("name") for case in ET.parse(tmp_path / "j.xml").getroot().iter("testcase")] == ["beta.gguf"]
     assert not (out / "index.json").exists()
     assert set(records(out)) == {"beta.gguf"}
     # a manifest that is gone: not done any more, and the command finds the files

@@ -20,6 +20,7 @@ from quantkit.batch.ledger import keys_of
 from quantkit.batch.matrix import read_matrix
 from quantkit.batch.options import OF_OUTPUT, OPTIONS, arguments
 from quantkit.errors import QuantkitError
+from quantkit.machine import core_count
 from quantkit.pipeline.batch import BatchRequest, expand, idle
 from quantkit.pipeline.batch_plan import request_of
 from quantkit.schemas.batch import MatrixOptions
@@ -205,6 +206,8 @@ WHOLE = [
     ("models = ['alpha'\n", 2, ["not valid TOML"]),
     ("x = " + "[" * 3000, 2, ["not valid TOML"]),
     ("\x00", 2, ["not valid TOML"]),
+    ("models = ['alpha']\nrecipes = ['q8_0']\n[batch]\nout = \"a\\u0000b\"\n", 2, ["NUL"]),
+    ('models = ["hf://org/x\\U00000000"]\nrecipes = ["q8_0"]\n', 2, ["NUL"]),
 ]  # fmt: skip
 
 
@@ -214,6 +217,11 @@ def test_matrices_that_make_no_sense_are_refused(text: str, status: int, words: 
     assert said.status == status, said.stderr
     assert all(word in said.stderr for word in words), said.stderr
     assert "Traceback" not in said.stderr
+
+
+def test_a_home_that_nobody_has_is_a_folder_of_that_name(tmp_path: Path) -> None:
+    path = written(tmp_path, BASIC + "[batch]\nout = '~nobody-of-that-name/x'\n")
+    assert read_matrix(path).out == tmp_path / "~nobody-of-that-name" / "x"
 
 
 def test_a_matrix_that_is_not_there_or_no_file(tmp_path: Path) -> None:
@@ -245,6 +253,13 @@ def test_a_model_that_cannot_be_read_is_one_fault_and_others_go_on_if_asked(tmp_
     assert "others" not in said.json["error"]
     kept = quantkit("batch", "plan", path, "--keep-going", "--json").json
     assert [bool(task["error"]) for task in kept["tasks"]] == [False, False, True, True]
+
+
+def test_a_task_needs_the_memory_that_its_plan_says(tmp_path: Path) -> None:
+    path = written(tmp_path, "models = ['alpha']\nrecipes = ['q4_k_m', 'fp8']\n")
+    for task in quantkit("batch", "plan", path, "--threads", core_count(), "--json").json["tasks"]:
+        [plan] = quantkit("plan", tmp_path / "alpha", "--to", task["recipes"][0], "--json").json["plans"]
+        assert task["needs"]["memory_bytes"] == plan["memory"]["peak_bytes"]
 
 
 def test_little_disk_and_little_memory_are_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

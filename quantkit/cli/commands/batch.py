@@ -155,7 +155,7 @@ def retry(
         address=scheduler.scheduler, options=scheduler.options,
     )  # fmt: skip
     if dry_run:
-        _plan(session, request)
+        _plan(session, request, failed_only=True)
     else:
         _run(session, request, failed_only=True)
 
@@ -224,10 +224,10 @@ def _request(
     )
 
 
-def _plan(session: Session, request: BatchRequest) -> None:
+def _plan(session: Session, request: BatchRequest, *, failed_only: bool = False) -> None:
     import quantkit
 
-    found = quantkit.plan_batch(request, emit=session.emit)
+    found = quantkit.plan_batch(request, failed_only=failed_only, emit=session.emit)
     if not (found.lacking and session.settings.json):  # one object: that of the error
         lines = quantkit.batch_plan_lines(found, terminal_width())
         session.result("quantkit.batch_plan/1", found.as_json(), lines)
