@@ -13,10 +13,11 @@ from quantkit.errors import ExistsError, InputError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.pipeline.card_base import base_of
 from quantkit.pipeline.card_steps import Beside, steps_of
-from quantkit.pipeline.folder import Finished, manifests_in, require_finished
+from quantkit.pipeline.folder import Finished, finished_in, manifests_in, require_finished
 from quantkit.pipeline.given import coerce, given_optional, given_paths
 from quantkit.pipeline.judged import Judged, gates_of, judged_in, measured_in, measured_of
 from quantkit.pipeline.outputs import refuse_inputs
+from quantkit.pipeline.taken_over import is_taken_over, record_of, with_own_card, write_over
 from quantkit.report.card import CARD, Card, Measured, Variant, unchanged
 from quantkit.report.card_sections import Rollout
 from quantkit.report.html.markup import digits
@@ -25,7 +26,7 @@ from quantkit.report.markdown import REPOSITORY, code, plain
 from quantkit.report.next_steps import NextStep
 from quantkit.report.shell import shell_word
 from quantkit.source import Checkpoint, open_source
-from quantkit.storage import read_sums, require_small, update_sums, write_small
+from quantkit.storage import read_sums, require_small, sums_after, update_sums, write_small
 from quantkit.units import counted
 from quantkit.untrusted import read_bounded, require_path, shown
 
@@ -90,7 +91,7 @@ def require_no_card(targets: Sequence[Path]) -> None:
     """Raise UsageError where the card of the source is one of the files that are written."""
     if any(target.name == CARD for target in targets):
         what = f"{CARD} is a file of the artifact, taken over from the source"
-        raise UsageError(what, key="card", hint="quantize again with --card, then pack with it")
+        raise UsageError(what, key="card", hint="pack without --card, then quantkit card")
 
 
 def write_cards_of(artifacts: Sequence[Path], checkpoint: Checkpoint | None, *, force: bool) -> None:
@@ -100,11 +101,11 @@ def write_cards_of(artifacts: Sequence[Path], checkpoint: Checkpoint | None, *, 
 
 
 def require_card_place(folder: Path, *, force: bool = False) -> None:
-    """Raise ExistsError for a README.md that is not a card as quantkit wrote it, unless `force`; NotWritableError for
-    a place that takes no file."""
+    """Raise ExistsError for a README.md that is neither a card as quantkit wrote it nor the source's, taken over with a
+    checkpoint, unless `force`; NotWritableError for a place that takes no file."""
     path = folder / CARD
     require_path(path)
-    if os.path.lexists(path) and not force and not _is_own(path):
+    if os.path.lexists(path) and not (force or _is_own(path) or is_taken_over(folder, finished_in(folder))):
         what = f"{shown(path)} is there and was written or edited by somebody"
         raise ExistsError(what, path=str(path), hint=HINT)
     if folder.is_dir():
@@ -120,23 +121,18 @@ def _is_own(path: Path) -> bool:
 def write_card(folder: Path, request: CardRequest, source: Checkpoint | None) -> Path:
     """The card of all artifacts of one folder; see `write_cards`."""
     finished = require_finished(folder)
-    require_no_part(folder, finished)
     require_card_place(folder, force=request.force)
+    finished = tuple(with_own_card(one) for one in finished)
     data = card_of(finished, request, source).encode()
+    manifests = {one.manifest_path.name: one.rewritten for one in finished if one.rewritten is not None}
+    if manifests:
+        sums = {one.manifest_path.name: record_of(one).sha256 for one in finished}
+        write_over(folder, {**manifests, CARD: data}, sums_after(folder, sums, drop=[CARD]))
+        return folder / CARD
     write_small(folder / CARD, data, overwrite=True)
     if CARD.encode() in (read_sums(folder) or {}):  # of a release: the line is true again
         update_sums(folder, {CARD: hashlib.sha256(data).hexdigest()})
     return folder / CARD
-
-
-def require_no_part(folder: Path, finished: Sequence[Finished]) -> None:
-    """Raise ExistsError where README.md is a file of an artifact, the source's card that was taken over: another one in
-    its place would damage the artifact."""
-    for artifact in finished:
-        if any(file.name == CARD for file in artifact.manifest.artifact):
-            what = f"{shown(folder / CARD)} is the source's and a file of the artifact, as its manifest says"
-            hint = "convert again with --card, into another folder or with --force"
-            raise ExistsError(what, path=str(folder / CARD), hint=hint)
 
 
 def _beside(files: Sequence[Path]) -> list[Path]:

@@ -8,14 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from quantkit.errors import QuantkitError
 from quantkit.families.model_card import MAX_BYTES, CardError, read_card
 from quantkit.formats.gguf.file import read_gguf
 from quantkit.metadata import KeyValue
 from quantkit.pipeline.folder import Finished
+from quantkit.pipeline.taken_over import is_taken_over
 from quantkit.report.card import CARD, Base, unchanged
 from quantkit.report.lineage import RELATIONS, Ancestor, trained_as
 from quantkit.report.markdown import REPOSITORY
+from quantkit.report.release import RELEASE, read_release
 from quantkit.source import Checkpoint
 from quantkit.untrusted import read_bounded
 
@@ -45,7 +49,20 @@ def base_of(artifact: Finished, source: Checkpoint | None) -> Base:
         return _said(base, _front_matter(source), "header" if source.kind == "gguf" else "card")
     if artifact.gguf:
         return _said(base, _of_header(read_gguf(artifact.first).metadata), "header")
-    return _said(base, _of_folder(artifact), "card")
+    base = _said(base, _of_folder(artifact), "card")
+    return replace(base, lineage=_lineage_in_release(artifact) or base.lineage)
+
+
+def _lineage_in_release(artifact: Finished) -> tuple[Ancestor, ...]:
+    """What the release.json beside an artifact says of what lies before it: its card has it in words alone."""
+    path = artifact.first.parent / RELEASE
+    try:
+        body = read_release(path) if path.is_file() else {"artifacts": []}
+        if artifact.manifest.identity in [each.get("identity") for each in body["artifacts"]]:
+            return msgspec.convert(body.get("lineage"), tuple[Ancestor, ...])
+    except (QuantkitError, msgspec.ValidationError):
+        pass
+    return ()
 
 
 def _front_matter(source: Checkpoint) -> Mapping[str, Any]:
@@ -82,7 +99,7 @@ def _of_folder(artifact: Finished) -> Mapping[str, Any]:
         card = read_card(data)
     except (QuantkitError, CardError):
         return {}
-    if any(file.name == CARD for file in artifact.manifest.artifact):
+    if is_taken_over(path.parent, [artifact]):
         return card
     if not unchanged(data):
         return {}

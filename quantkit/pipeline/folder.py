@@ -22,10 +22,12 @@ NO_MANIFEST = "give the folder that quantkit convert wrote into"
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """An artifact that is there with its manifest; `first` is its first file. Equal to itself alone."""
+    """An artifact that is there with its manifest; `first` is its first file, `rewritten` what its manifest
+    will be where a release writes it anew. Equal to itself alone."""
 
     first: Path
     manifest: Manifest
+    rewritten: bytes | None = None
 
     @property
     def gguf(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from quantkit.errors import ExistsError, InputError, NotWritableError, UsageError
 from quantkit.families.known import gives_no_text
+from quantkit.families.model_card import CARD_FILE
 from quantkit.filenames import file_stem, windows_refuses
 from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
@@ -26,13 +27,12 @@ from quantkit.report.next_steps import NextStep, adapter_steps, modelfile_step, 
 from quantkit.report.records import FileRecord
 from quantkit.report.sealed import SealedRecord, identity
 from quantkit.report.text import size
-from quantkit.storage import Job, PartFile, hash_file, open_job, require_sums
+from quantkit.storage import SUMS, Job, PartFile, hash_file, open_job, require_sums
 from quantkit.units import counted
 from quantkit.untrusted import listed, require_path, shown
 
 R = TypeVar("R", bound=SealedRecord)
 
-SUMS = "SHA256SUMS"
 # What may lie in a checkpoint's folder besides it: nothing that a loader reads because of its name.
 HARMLESS = re.compile(
     rf"\..*|{SUMS}|(.*\.)?Modelfile|release\.json|bom\.cdx\.json|model\.sig|.*\.manifest\.json"
@@ -297,6 +297,8 @@ def already_built(
     """
     if record is None or record.plan_digest != digest:
         return None
+    own = {file.name for file in record.replaced} & {CARD_FILE}  # a release put the artifact's own there
+    targets = [target for target, name in zip(targets, names_of(targets), strict=True) if name not in own]
     if not all(t.is_file() for t in targets) or any(map(is_behind_link, targets, names_of(targets))):
         return None
     sizes = [(name, t.stat().st_size) for name, t in zip(names_of(targets), targets, strict=True)]

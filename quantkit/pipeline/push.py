@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from quantkit.hub.repository import Head
     from quantkit.hub.sending import Sent
 
-SUMS = "SHA256SUMS"
 OF_MODELS = (".safetensors", ".bin", ".pt", ".pth")  # what a loader of checkpoints may take for its weights
 TARGET = "write hf://org/name; the branch with --revision"
 NEW, OTHER, THERE = "new", "other", "there"

@@ -23,10 +23,10 @@ from typing import Any
 
 from quantkit.errors import ExistsError, InputError, UsageError
 from quantkit.events import Sink, StageFinished, Warned, ignore
-from quantkit.pipeline.card import CardRequest, card_of, folders_of, require_card_place, require_no_part
+from quantkit.pipeline.card import CardRequest, card_of, folders_of, require_card_place
 from quantkit.pipeline.folder import Finished, require_finished
 from quantkit.pipeline.given import coerce, given_optional, given_paths, given_texts
-from quantkit.pipeline.outputs import SUMS, refuse_inputs
+from quantkit.pipeline.outputs import refuse_inputs
 from quantkit.pipeline.publishing import Publishable, publishable
 from quantkit.pipeline.release_body import body_of, rollout_of
 from quantkit.pipeline.release_files import (
@@ -47,13 +47,15 @@ from quantkit.pipeline.signing import (
     sign_folder,
     signed_names,
 )
+from quantkit.pipeline.taken_over import with_own_card, write_over
 from quantkit.quality.checks.base import VerifyOptions
 from quantkit.report.bom import BOM, encode_bom
 from quantkit.report.card import CARD
 from quantkit.report.records import FileRecord
 from quantkit.report.release import RELEASE, encode_release
+from quantkit.report.sealed import SUFFIX
 from quantkit.source import Checkpoint, open_source
-from quantkit.storage import hash_file, read_sums, sums_after, update_sums, write_small
+from quantkit.storage import SUMS, hash_file, read_sums, sums_after, update_sums, write_small
 from quantkit.untrusted import shown
 
 EPOCH = "SOURCE_DATE_EPOCH"
@@ -173,6 +175,11 @@ class _Prepared:
     warnings: tuple[tuple[str, str], ...]
     keeps_signature: bool
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether a manifest is among the files."""
+        return any(name.endswith(SUFFIX) for name in self.contents)
+
     def shown(self) -> Release:
         files = [ReleasedFile(name, self._state(name, data), len(data)) for name, data in self.contents.items()]
         if self.request.sign_key is not None:
@@ -191,10 +198,13 @@ class _Prepared:
 
     def write(self, emit: Sink) -> Release:
         done = self.shown()
-        for name, data in self.contents.items():
-            if name != SUMS:
+        contents = {name: data for name, data in self.contents.items() if name != SUMS}
+        if self.rewrites:
+            write_over(self.folder, contents, self.contents[SUMS])
+        else:
+            for name, data in contents.items():
                 write_small(self.folder / name, data, overwrite=True)
-        update_sums(self.folder, self.sums, drop=self.dropped)
+            update_sums(self.folder, self.sums, drop=self.dropped)
         if self.request.sign_key is not None:
             key, password = self.request.sign_key, self.request.password
             data = sign_folder(self.folder, key, password, self.left_out)
@@ -211,7 +221,6 @@ def _prepare(folder: Path, request: ReleaseRequest, source: Checkpoint | None, e
     finished = require_finished(folder)
     require_own_places(folder, force=request.force)
     if request.card:
-        require_no_part(folder, finished)
         require_card_place(folder, force=request.force)
     names, own = files_in(folder)
     require_releasable(folder, finished, names, request.include, unfinished=request.unfinished)
@@ -223,6 +232,8 @@ def _prepare(folder: Path, request: ReleaseRequest, source: Checkpoint | None, e
     for one in found:
         if not one.seen.ok:
             one.require()
+    if request.card:
+        found = tuple(replace(one, artifact=with_own_card(one.artifact)) for one in found)
     called = names_of([one.artifact for one in found])
     order = order_of(found, called, request.primary, gated=request.require_gates)
     return _composed(folder, request, (found, order, called), source, (names, own))
@@ -240,7 +251,8 @@ def _composed(
     names, own = listing
     finished = [one.artifact for one in found]
     ollama = modelfiles_for(finished, force=request.force)
-    contents = {made.path.name: made.described.modelfile.encode() for made in ollama}
+    contents = {one.manifest_path.name: one.rewritten for one in finished if one.rewritten is not None}
+    contents |= {made.path.name: made.described.modelfile.encode() for made in ollama}
     modelfiles = {made.file.name: made.path.name for made in ollama}
     signed = request.sign_key is not None or (folder / SIGNATURE).exists()
     rollout = rollout_of(order, called, request.not_before, modelfiles, signed=signed)
@@ -255,6 +267,8 @@ def _composed(
     listed = [file for file in others if file.name not in manifests]
     body["files"] = [{**file.as_json(), "role": role_of(file.name)} for file in listed]
     contents[RELEASE] = encode_release(body)
+    if request.card:  # behind what says the same of the source: killed in between, one of both is there to be read
+        contents[CARD] = contents.pop(CARD)
     sums = {file.name: file.sha256 for file in (*known.values(), *others)}
     sums[RELEASE] = hashlib.sha256(contents[RELEASE]).hexdigest()
     dropped = tuple(name for name in _summed(folder) if name not in sums)

@@ -11,13 +11,13 @@ from quantkit.pipeline.loaded_by import verdicts_of
 from quantkit.pipeline.publishing import Publishable
 from quantkit.pipeline.release_order import Order
 from quantkit.pipeline.signing import SIGNATURE
+from quantkit.pipeline.taken_over import record_of
 from quantkit.report.card import Base, Card, Measured
 from quantkit.report.card_sections import Rollout
 from quantkit.report.release import RELEASE
-from quantkit.storage import hash_file
+from quantkit.storage import SUMS
 from quantkit.version import __version__
 
-SUMS = "SHA256SUMS"
 VERDICTS = {True: "passed", False: "failed", None: "not judged"}
 Names = Mapping[Finished, str]
 
@@ -87,7 +87,6 @@ def _artifact(one: Publishable, order: Order, names: Names) -> dict[str, Any]:
     artifact, manifest = one.artifact, one.artifact.manifest
     after = order.after(artifact)
     consumers = verdicts_of(artifact)
-    where = artifact.manifest_path
     return {
         "name": names[artifact],
         "kind": artifact.kind,
@@ -101,7 +100,7 @@ def _artifact(one: Publishable, order: Order, names: Names) -> dict[str, Any]:
         "bytes": artifact.nbytes,
         "bits_per_weight": float(manifest.facts["size"]["bits_per_weight"]),
         "files": [file.as_json() for file in manifest.artifact],
-        "manifest": {"name": where.name, "bytes": where.stat().st_size, "sha256": hash_file(where)},
+        "manifest": record_of(artifact).as_json(),
         "verified": one.verified,
         "checks": list(_checks(one)),
         "gates": {"verdict": VERDICTS[one.gated], "judged": [gate.as_json() for gate in one.gates]},

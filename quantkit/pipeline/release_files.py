@@ -9,13 +9,12 @@ from pathlib import Path
 
 from quantkit.errors import BusyError, ExistsError, InputError, UsageError, did_you_mean
 from quantkit.pipeline.folder import WEIGHTS, Finished, jobs_in, manifests_in, unlisted
-from quantkit.pipeline.outputs import SUMS
 from quantkit.pipeline.signing import MAX_KEY, PRIVATE, SIGNATURE
 from quantkit.report.bom import BOM, is_own_bom
 from quantkit.report.card import CARD
 from quantkit.report.release import RELEASE, read_release
 from quantkit.report.sealed import SUFFIX
-from quantkit.storage import require_sums
+from quantkit.storage import SUMS, require_sums
 from quantkit.untrusted import listed, shown
 
 OWN = (CARD, BOM, RELEASE, SUMS, SIGNATURE)

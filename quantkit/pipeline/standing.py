@@ -45,6 +45,8 @@ def believed(prepared: Prepared, plan: Plan, artifact: Artifact) -> Artifact | N
     compared with the source. None where that fails."""
     if artifact.manifest.made_with(user_key()):
         return artifact
+    if artifact.manifest.replaced:
+        return None  # another user's, and no more what the plan says file by file
     if not made_from(plan, prepared.checkpoint, artifact.paths).ok:
         return None
     facts = {

@@ -16,7 +16,6 @@ from quantkit.errors import InputError
 from quantkit.events import Sink, ignore
 from quantkit.formats.gguf.file import shard_paths
 from quantkit.pipeline.folder import finished_in
-from quantkit.pipeline.outputs import SUMS
 from quantkit.pipeline.release_files import files_in
 from quantkit.pipeline.signing import SIGNATURE, check_signature
 from quantkit.pipeline.verify import verify_artifact
@@ -24,7 +23,7 @@ from quantkit.plan.carried import CONFIG
 from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
 from quantkit.report.manifest import find_manifest, read_manifest
 from quantkit.report.release import RELEASE, read_release
-from quantkit.storage import hash_file, read_sums
+from quantkit.storage import SUMS, hash_file, read_sums
 from quantkit.untrusted import listed, require_path, shown
 
 AGAIN = "release the folder again, or get it again from where it was published"

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from quantkit.errors import InputError
 from quantkit.filenames import is_file_name
-from quantkit.report.records import ManifestRecord, TensorRecord
+from quantkit.report.records import FileRecord, ManifestRecord, TensorRecord
 from quantkit.report.sealed import (
     MAX_RECORD_BYTES,
     MAX_RECORD_VALUES,
@@ -53,6 +55,10 @@ class Manifest(SealedRecord):
 
     def path(self, first: Path) -> Path:
         return manifest_path(first)
+
+    @property
+    def replaced(self) -> tuple[FileRecord, ...]:
+        return msgspec.convert(self.facts.get("replaced") or (), tuple[FileRecord, ...])
 
 
 def manifest_path(artifact: Path) -> Path:

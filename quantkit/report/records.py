@@ -186,6 +186,7 @@ class ManifestRecord(Struct, frozen=True, kw_only=True):
     calibration: dict[str, Any] | None = None
     layers: tuple[dict[str, Any], ...] | None = None
     preserved: tuple[dict[str, Any], ...] | None = None
+    replaced: tuple[FileRecord, ...] = ()
     seal: Sha256 | None = None
     own_seal: Sha256 | None = None
 

@@ -63,6 +63,11 @@ class SealedRecord(ABC):
         return identity(self.plan_digest, self.source_files)
 
     @property
+    def replaced(self) -> tuple[FileRecord, ...]:
+        """Files of the source that were taken over, and in whose place the artifact has its own now."""
+        return ()
+
+    @property
     def origin(self) -> dict[str, Any]:
         """The source and its files as JSON."""
         return {**self.source, "files": [f.as_json() for f in self.source_files]}

@@ -309,6 +309,7 @@ class Manifest(TypedDict):
     layers: NotRequired[list[dict[str, Any]]]
     preserved: NotRequired[list[dict[str, Any]]]
     guard: NotRequired[Guard]
+    replaced: NotRequired[list[File]]
 
 
 OUTPUTS: dict[str, Any] = {

@@ -9,12 +9,14 @@ from quantkit.storage.claim import remove_job
 from quantkit.storage.disk import Ops
 from quantkit.storage.failures import free_bytes
 from quantkit.storage.files import (
+    SUMS,
     exists,
     hash_file,
     open_log,
     preflight,
     probe_file,
     read_sums,
+    remove_sums,
     require_small,
     require_sums,
     sums_after,
@@ -28,6 +30,7 @@ from quantkit.storage.part import PublishedFile
 from quantkit.storage.scratch import Room, Scratch, scratch_file, written_by
 
 __all__ = [
+    "SUMS",
     "Job",
     "Ops",
     "PartFile",
@@ -44,6 +47,7 @@ __all__ = [
     "probe_file",
     "read_sums",
     "remove_job",
+    "remove_sums",
     "require_small",
     "require_sums",
     "scratch_file",

@@ -211,6 +211,14 @@ def _guard(disk: Disk, folder: Path) -> File:
     return disk.open(folder / GUARD, os.O_RDWR | os.O_CREAT)
 
 
+def remove_sums(folder: Path, *, ops: Ops | None = None) -> None:
+    """Remove folder/SHA256SUMS, durably, where there is one: what it says will not be so for a while."""
+    disk = Disk(ops or from_environment())
+    with explained(folder, 0):
+        disk.remove(folder / SUMS)
+        disk.sync_folder(folder)
+
+
 def sums_after(folder: Path, entries: Mapping[str, str], *, drop: Collection[str] = ()) -> bytes:
     """What `update_sums` would leave in folder/SHA256SUMS."""
     with explained(folder, 0):

@@ -18,11 +18,15 @@ from huggingface_hub import ModelCard
 from published import require
 from released import Made
 
+from quantkit.pipeline import taken_over
 from quantkit.pipeline.folder import finished_in
 from quantkit.pipeline.judged import gates_of, measured_of
+from quantkit.pipeline.release import ReleaseRequest, release
+from quantkit.pipeline.verify import verify_artifact
 from quantkit.pipeline.verify_folder import _release
 from quantkit.report.release import read_release
 from quantkit.report.sealed import seal
+from quantkit.storage import write_small
 
 MODELFILES = ("src-Q4_0.Modelfile", "src-Q8_0.Modelfile", "src-BF16.Modelfile")
 ALL = ("README.md", "bom.cdx.json", "release.json", "SHA256SUMS", *MODELFILES)
@@ -349,8 +353,6 @@ def test_a_checkpoint_is_released_and_verifies(kept: Made, tmp_path: Path) -> No
     out = tmp_path / "all"
     assert quantkit("convert", kept.source, "--to", "fp8", "-o", out / "fp8", "--card", "-q").status == 0
     assert quantkit("convert", kept.source, "--to", "w8a16", "-o", out / "own", "--no-verify", "-q").status == 0
-    found = quantkit("release", out / "own")  # its README.md is the source's, and part of it
-    assert (found.status, "convert again with --card" in found.stderr) == (6, True)
     found = quantkit("release", out / "own", "--no-card")
     assert (found.status, "--no-verify" in found.stderr) == (7, True)
     assert quantkit("release", out, "--no-card").status == 7
@@ -362,10 +364,74 @@ def test_a_checkpoint_is_released_and_verifies(kept: Made, tmp_path: Path) -> No
         body = read_release(folder / "release.json")
         assert (body["order"], body["license"]["ids"]) == ([folder.name], ["apache-2.0"])
         assert {"vllm", "transformers"} <= {one["consumer"] for one in body["artifacts"][0]["consumers"] if one["ok"]}
-    released(out / "fp8")  # without its source: what its card said stays
+    lineage = read_release(out / "fp8" / "release.json")["lineage"]
+    assert [step["name"] for step in lineage] == ["org/larger-model", "src"]
+    assert released(out / "fp8")["lineage"] == lineage  # without its source: what its card said stays
     text = (out / "fp8" / "README.md").read_text()
     assert ModelCard(text).data.license == "apache-2.0"
     assert "vllm serve" in text and "transformers import" in text and "llama-cli" not in text
+
+
+def test_a_release_puts_its_card_in_the_place_of_the_sources(
+    kept: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a checkpoint that was made without --card README.md is a file: then no more, as the manifest says. Killed
+    before or after any write the artifact verifies, and the same command comes to the same bytes."""
+    out = tmp_path / "fp8"
+    make = ("convert", kept.source, "--to", "fp8", "-o", out, "-q")
+    assert quantkit(*make).status == 0
+    before, manifest = contents(out), json.loads((out / "model.manifest.json").read_text())
+    assert before["README.md"] == (kept.source / "README.md").read_bytes()
+    told = quantkit("release", out, "--dry-run", "--json").json["releases"][0]["files"]
+    states = {file["name"]: (file["state"], file["bytes"]) for file in told}
+    assert contents(out) == before
+    body = released(out)
+    whole = contents(out)
+    assert states == {
+        name: ("replaced" if name in before else "new", len(data))
+        for name, data in whole.items()
+        if data != before.get(name)
+    }
+    after = json.loads(whole["model.manifest.json"])
+    require(after)
+    [card] = [file for file in manifest["artifact"] if file["name"] == "README.md"]
+    assert after["replaced"] == [card]
+    assert after["artifact"] == [file for file in manifest["artifact"] if file != card]
+    changed = {key for key in after if after[key] != manifest.get(key)}
+    assert changed == {"artifact", "size", "replaced", "seal", "own_seal"}
+    [one] = body["artifacts"]
+    assert (one["identity"], one["files"]) == (manifest["identity"], after["artifact"])
+    text = whole["README.md"].decode()
+    assert ModelCard(text).data.license == "apache-2.0" and "vllm serve ./fp8" in text and "FP8" in text.upper()
+    assert quantkit("verify", out, "--against", kept.source, "-q").status == 0
+    assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=out).returncode == 0
+    assert [each["built"] for each in quantkit(*make, "--json").json["artifacts"]] == [False]
+    assert contents(out) == whole
+    for writes in range(len(states)):
+        for path in out.iterdir():
+            path.unlink()
+        for name, data in before.items():
+            (out / name).write_bytes(data)
+        with monkeypatch.context() as patched:
+            patched.setattr(taken_over, "write_small", Dying(writes))
+            with pytest.raises(KeyboardInterrupt):
+                release(ReleaseRequest((out,)))
+        assert verify_artifact(out).ok, writes
+        assert quantkit("release", out, "-q").status == 0, writes
+        assert contents(out) == whole
+
+
+class Dying:
+    """Writes so many files, and dies before the next."""
+
+    def __init__(self, writes: int) -> None:
+        self.left = writes
+
+    def __call__(self, path: Path, data: bytes, *, overwrite: bool) -> None:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        write_small(path, data, overwrite=overwrite)
 
 
 def test_verify_sees_a_whole_release(made: Made) -> None:

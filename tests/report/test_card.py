@@ -200,15 +200,33 @@ def test_measurements_count_for_their_artifact_alone(made: Path, tmp_path: Path)
     assert front["license_link"] == "LICENSE"
 
 
-def test_the_sources_card_stays_where_it_is_part_of_an_artifact(made: Path, tmp_path: Path) -> None:
+def test_a_card_takes_the_place_of_the_sources(made: Path, tmp_path: Path) -> None:
     quiet = ("--no-verify", "-q")
     assert quantkit("convert", made / "src", "--to", "fp8", "-o", tmp_path / "fp8", *quiet).status == 0
     assert (tmp_path / "fp8" / "README.md").read_text() == SOURCE_CARD
-    found = quantkit("card", tmp_path / "fp8", "--force")
-    assert (found.status, "convert again with --card" in found.stderr) == (6, True)
+    manifest = tmp_path / "fp8" / "model.manifest.json"
+    before = manifest.read_bytes()
+    manifest.write_bytes(before.replace(b'"platform": "', b'"platform": "my '))
+    found = quantkit("card", tmp_path / "fp8")
+    assert (found.status, "was changed: its seal" in found.stderr) == (3, True)  # nobody else would notice any more
+    manifest.write_bytes(before)
+    (tmp_path / "fp8" / "README.md").write_text(f"{SOURCE_CARD}mine")
+    assert quantkit("card", tmp_path / "fp8").status == 6
+    (tmp_path / "fp8" / "README.md").write_text(SOURCE_CARD)
+    assert quantkit("card", tmp_path / "fp8", "-q").status == 0
+    text = (tmp_path / "fp8" / "README.md").read_text()
+    assert (
+        "Recipe `fp8`" in text
+        and "my licence" in text
+        and "README.md" not in (tmp_path / "fp8" / "SHA256SUMS").read_text()
+    )
+    assert quantkit("verify", tmp_path / "fp8", "--against", made / "src", "-q").status == 0
+    again = quantkit("convert", made / "src", "--to", "fp8", "-o", tmp_path / "fp8", *quiet, "--json")
+    assert [each["built"] for each in again.json["artifacts"]] == [False]
+    assert (tmp_path / "fp8" / "README.md").read_text() == text
     assert quantkit("quantize", made / "src", "--to", "fp8", "-o", tmp_path / "work", "-q").status == 0
     found = quantkit("pack", tmp_path / "work" / "FP8", "-o", tmp_path / "packed", "--card")
-    assert (found.status, "quantize again with --card" in found.stderr) == (2, True)
+    assert (found.status, "then quantkit card" in found.stderr) == (2, True)
     assert not (tmp_path / "packed").exists()
     assert quantkit("quantize", made / "src", "--to", "q8_0", "-o", tmp_path / "work", "--card", "-q").status == 0
     assert quantkit("pack", tmp_path / "work" / "Q8_0", "-o", tmp_path / "packed", "--card", "-q").status == 0
