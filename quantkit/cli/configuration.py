@@ -32,8 +32,11 @@ NEVER = {
     "no_config": "turns this off", "help": "is no setting", "version": "is no setting",
     "install_completion": "is no setting", "show_completion": "is no setting",
 }  # fmt: skip
-# Written to wherever they say: not for a file that came with somebody's repository.
-NOT_IN_FILES = frozenset({"log_file", "events", "append", "summary", "junit", "html"})
+# Not for a file that came with somebody's repository. What a scheduler of Dask answers is unpickled by its client.
+NOT_IN_FILES = {
+    **dict.fromkeys(("log_file", "events", "append", "summary", "junit", "html"), "is written to wherever it says"),
+    "scheduler": "can run code here", "tls_ca": "says who may run code here",
+}  # fmt: skip
 SECRET = re.compile(r"token|secret|passw|api_?key|credential|private_?key", re.IGNORECASE)
 SOUND = frozenset({"tokens", "prompt_tokens"})  # options that only look like secrets
 # Texts that may name files, or something else: those that do are of the folder of the file that names them.
@@ -237,7 +240,7 @@ def _of_table(
             continue
         key = _known(name, command, where, options)
         if key in NOT_IN_FILES:
-            what = f"{where}: {name} is written to wherever it says, and not taken from a file"
+            what = f"{where}: {name} {NOT_IN_FILES[key]}, and is not taken from a file"
             raise UsageError(what, key=name, hint="give it on the command line, or as a variable")
         yield Setting(command, key, _checked(value, key, where, options.users(command, key), place.path.parent), where)
 

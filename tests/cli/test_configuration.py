@@ -140,6 +140,8 @@ WRONG = [
     ("force = true", "quantkit.toml:1: force replaces what is there"),
     ("[eval]\nrun-code = true", "quantkit.toml:2: run-code runs code"),
     ("log-file = 'x'", "quantkit.toml:1: log-file is written to wherever it says"),
+    ("[batch.run]\nscheduler = 'tcp://x:1'", "quantkit.toml:2: scheduler can run code here"),
+    ("[batch.retry]\ntls-ca = 'x.pem'", "quantkit.toml:2: tls-ca says who may run code here"),
     ("x = [", "quantkit.toml is not TOML"),
     ("hf_token = 'x'", "quantkit.toml:1: hf_token looks like a secret"),
     ("[convert]\napi-key = 'x'", "quantkit.toml:2: api-key looks like a secret"),
@@ -213,7 +215,7 @@ def test_every_option_can_be_set_or_is_refused_by_name(folder: Path) -> None:
     """A registry of all options: each has a value that its file may have, and Typer takes it."""
     options = _Options(ROOT)
     assert {*NEVER} - {"help", "version", "install_completion", "show_completion"} <= options.keys
-    assert options.keys >= NOT_IN_FILES
+    assert options.keys >= set(NOT_IN_FILES)
     values = {"flag": "true", "texts": '["a"]', "whole": "7", "number": "7.5", "path": '"a"', "text": '"a"'}
     for command, known in options.of.items():
         table = ".".join(command)
