@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 NEEDS_TEXT = ("--calib", "--max-kld", "--target-size", "--target-bpw")
+NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[([^\]]*)\])?(\s*(?:[<>=!~@;].*)?)")
 EXTRAS = re.compile(r"[a-z][a-z0-9-]*(,[a-z][a-z0-9-]*)*")
 
 
@@ -49,12 +50,22 @@ def keys() -> int:
     options = [line.partition("=")[0] for line in lines("ARGS")]
     if given("GATES") or any(option in NEEDS_TEXT for option in options):
         names["calibrate"] = None
-    requirement = (given("PACKAGE") or str(ROOT)) + (f"[{','.join(names)}]" if names else "")
+    requirement = with_extras(given("PACKAGE") or str(ROOT), names)
     facts = [requirement, platform.python_version(), platform.machine()]
     if not given("PACKAGE"):
         facts.append((ROOT / "pyproject.toml").read_text("utf-8"))
     put({"requirement": requirement, "pip": hashlib.sha256("\0".join(facts).encode()).hexdigest()})
     return 0
+
+
+def with_extras(package: str, names: Mapping[str, None]) -> str:
+    """What pip is asked for, with more extras: behind the name of a package, and in front of its version; else, behind
+    a path."""
+    named = NAMED.fullmatch(package)
+    if named is None:
+        return package + (f"[{','.join(names)}]" if names else "")
+    extras = dict.fromkeys(filter(None, (named[2] or "").replace(" ", "").split(","))) | dict(names)
+    return named[1] + (f"[{','.join(extras)}]" if extras else "") + named[3]
 
 
 def commit() -> int:

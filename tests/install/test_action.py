@@ -176,6 +176,12 @@ def test_what_is_installed_and_the_key_of_its_cache(tmp_path: Path) -> None:
     assert (
         keys(tmp_path, ARGS="--calib\ndefault", PACKAGE="quantkit-cli")[1]["requirement"] == "quantkit-cli[calibrate]"
     )
+    pinned = keys(tmp_path, ARGS="--calib\ndefault", EXTRAS="data", PACKAGE="quantkit-cli[data, sign] == 1.2")[1]
+    assert pinned["requirement"] == "quantkit-cli[data,sign,calibrate] == 1.2"
+    for package in ("./dist/x.whl", "quantkit-cli==1.2"):
+        assert keys(tmp_path, PACKAGE=package)[1]["requirement"] == package
+    gated = keys(tmp_path, GATES="kld<1", PACKAGE="./dist/x.whl")[1]
+    assert gated["requirement"] == "./dist/x.whl[calibrate]"
     assert keys(tmp_path, EXTRAS="a]; evil")[0] == 2
     value = "x\nartifact<<y\nz"
     assert keys(tmp_path, PACKAGE=value)[1]["requirement"] == value, "one output, whatever is in it"
