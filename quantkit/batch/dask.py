@@ -226,11 +226,12 @@ def open_place(setup: Setup) -> Dask:
     """The workers of the scheduler at `setup.address`, or of this machine.
 
     Raises UnsupportedError without the package, UsageError for an address that is none, NetworkError, within ten
-    seconds, for a scheduler that is not there.
+    seconds, for a scheduler that is not there, or has no workers, InputError for workers that do not see the batch's
+    folder.
     """
     require_installed("--on dask", ("distributed", "cryptography"), key="on", instead="--on local")
     if setup.address is not None:
         require_address(setup.address)
-        with connected(setup):
-            pass
+        with connected(setup) as client:
+            require_workers(client, setup)
     return Dask(setup)

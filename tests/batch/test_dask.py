@@ -63,6 +63,14 @@ def test_something_else_at_the_address_is_said_first(tmp_path: Path, impatient: 
         assert time.monotonic() - start < 10
 
 
+def test_a_scheduler_without_workers_is_said_before_models_are_opened(tmp_path: Path, impatient: None) -> None:
+    with (
+        distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=50) as empty,
+        pytest.raises(NetworkError, match="has no workers"),
+    ):
+        open_place("dask", setup(tmp_path, address=empty.scheduler_address))
+
+
 class Greeting(socketserver.BaseRequestHandler):
     """A server of another kind, which speaks first."""
 
