@@ -12,7 +12,8 @@ A lease keeps two live processes from doing the same work; that nothing wrong is
 that was held up for so long that another one has its turn is fenced off: its run folder has another name by then
 (claim.py), so that it gives no file a name and writes no record.
 
-Ages are differences between two times that the file system gave: the clock of neither machine matters.
+Ages are differences between two times that the file system gave: where its server does, the clock of neither machine
+matters. Where the machine that writes does (Lustre), clocks that are two minutes apart make the lease mean nothing.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ def test_every_kind_is_tried_here() -> None:
     [
         ((), ""),
         (("--calib=default",), "[calibrate]"),
+        (("--max-kld=0.1",), "[calibrate]"),
         (("--gate=assistant", "--eval-data=/x/held-out.parquet"), "[calibrate,data]"),
         (("--engine=llama.cpp",), "[llamacpp]"),
     ],

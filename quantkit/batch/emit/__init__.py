@@ -19,6 +19,7 @@ from quantkit.untrusted import shown
 from quantkit.version import __version__
 
 LLAMACPP = "llama.cpp"
+TARGETS = ("--target-size", "--target-bpw", "--max-kld")  # what they choose is measured with text
 PLAIN = re.compile(r"[\w./@+,= -]+", re.ASCII)
 
 
@@ -47,7 +48,7 @@ class Job:
 def _extras(word: str) -> Iterator[str]:
     """The extras that an argument of convert needs."""
     option, _, value = word.partition("=")
-    if option in ("--calib", "--gate") or (option == "--engine" and value != LLAMACPP):
+    if option in ("--calib", "--gate", *TARGETS) or (option == "--engine" and value != LLAMACPP):
         yield "calibrate"
     if option == "--engine" and value == LLAMACPP:
         yield "llamacpp"
