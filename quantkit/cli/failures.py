@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from quantkit.cli.exits import exit_code
 from quantkit.cli.redaction import printable
-from quantkit.errors import InterruptedRunError, QuantkitError, ResourceError, UsageError
+from quantkit.errors import InputError, InterruptedRunError, QuantkitError, ResourceError, UsageError
 from quantkit.extras import extra_of, not_installed
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ STARVED = (
     "std::bad_alloc",
 )
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+UNREADABLE = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}  # of a path; who writes says so in words of its own
 
 
 def interrupted() -> InterruptedRunError:
@@ -56,6 +58,9 @@ def as_error(error: BaseException) -> QuantkitError | None:
     if isinstance(error, OSError) and error.errno in FULL:
         where = f" {error.filename}" if error.filename else ""
         return ResourceError(f"cannot write{where}: {error.strerror}", hint="free some space, or write elsewhere")
+    if isinstance(error, OSError) and error.errno in UNREADABLE and isinstance(error.filename, str | bytes):
+        path = os.fsdecode(error.filename)
+        return InputError(f"cannot read {path}: {error.strerror}", path=path, hint="check its permissions")
     return None
 
 

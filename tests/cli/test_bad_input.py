@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -581,3 +582,17 @@ def test_a_gguf_source_with_bad_weights(gguf_file: Path, tmp_path: Path) -> None
     refused(arguments, "non-finite", 3, words, tmp_path)
     os.truncate(tmp_path / "model.gguf", len(raw) - 33)
     refused(arguments, "input", 3, ("ends at byte",), tmp_path)
+
+
+@pytest.mark.parametrize("command", ["release", "card", "push"])
+def test_a_folder_that_cannot_be_read_is_no_bug(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "listdir", scandir)
+    found = quantkit(command, tmp_path / "out", *(["hf://a/b"] if command == "push" else []))
+    assert found.status == 3, found.stderr
+    assert "Permission denied" in found.stderr and str(tmp_path / "out") in found.stderr
+    assert "Traceback" not in found.stderr
