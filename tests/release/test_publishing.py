@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import quantkit
@@ -17,7 +18,11 @@ from quantkit.report.sealed import seal
 
 def without_checks(path: Path) -> None:
     """A manifest as convert --no-verify writes it."""
-    body = json.loads(path.read_text()) | {"checks": []}
+    with_checks(path, [])
+
+
+def with_checks(path: Path, checks: list[dict[str, Any]]) -> None:
+    body = json.loads(path.read_text()) | {"checks": checks}
     body["seal"] = seal({key: value for key, value in body.items() if key != "seal"})
     path.write_text(json.dumps(body))
 
@@ -76,6 +81,17 @@ def test_what_nobody_compared_with_its_source_is_not_verified(made: Made) -> Non
     assert one.ok, one.as_json()  # compared now
     with pytest.raises(InputError, match="does not exist"):
         publishable(made.out / "src-Q4_0.gguf", against=str(made.source / "none"))
+
+
+@pytest.mark.parametrize("figures", [{}, {"compared_tensors": 0}, {"compared_tensors": 7}], ids=str)
+def test_a_look_that_compared_nothing_is_none(figures: dict[str, Any], made: Made) -> None:
+    """It is neither good nor bad where no reader knows a type; where scales were moved, most weights are compared."""
+    numbers = {"check": "numbers", "ok": None, "detail": "nobody reads it back", **figures}
+    with_checks(made.out / "src-Q4_0.manifest.json", [{"check": "structure", "ok": True, "detail": ""}, numbers])
+    (made.out / "SHA256SUMS").unlink()
+    one, *_ = publishable(made.out / "src-Q4_0.gguf")
+    assert one.verified is (figures.get("compared_tensors") == 7)
+    assert one.verified or "nothing compared its numbers with its source: nobody reads it back" in str(one.unverified)
 
 
 def test_what_is_no_artifact_is_refused(made: Made, tmp_path: Path) -> None:
