@@ -38,7 +38,7 @@ from quantkit.pipeline.release_files import (
     role_of,
 )
 from quantkit.pipeline.release_modelfiles import modelfiles_for
-from quantkit.pipeline.release_order import Order, names_of, order_of, utc
+from quantkit.pipeline.release_order import Order, names_of, order_of, require_primary, utc
 from quantkit.pipeline.signing import (
     SIGNATURE,
     hint_of_key,
@@ -90,6 +90,7 @@ class ReleaseRequest:
             object.__setattr__(self, "not_before", utc(str(self.not_before)))
         if self.adapters and self.against is None:
             raise UsageError("--adapter needs --against", hint="give --against, or leave --adapter out", key="adapter")
+        _ = self.for_card  # raises for what its card cannot say
 
     @property
     def for_card(self) -> CardRequest:
@@ -139,6 +140,7 @@ def release(request: ReleaseRequest, *, dry_run: bool = False, emit: Sink = igno
     not pass its gates, BusyError for unfinished work, ExistsError for a file that somebody else wrote, InputError for
     what cannot be released: see `require_releasable`. With `dry_run` nothing is written.
     """
+    _timestamp()
     if request.sign_key is not None:
         require_key(request.sign_key, request.password)
     folders = list(dict.fromkeys(folder for path in request.paths for folder in folders_of(path)))
@@ -225,6 +227,8 @@ def _prepare(folder: Path, request: ReleaseRequest, source: Checkpoint | None, e
     names, own = files_in(folder)
     require_releasable(folder, finished, names, request.include, unfinished=request.unfinished)
     _require_key_outside(folder, request)
+    if request.primary is not None:
+        require_primary(finished, names_of(finished), request.primary)
     options = VerifyOptions(offline=request.offline)
     found = publishable(
         folder, against=request.against, adapters=request.adapters, records=request.records, options=options, emit=emit

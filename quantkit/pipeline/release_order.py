@@ -48,13 +48,11 @@ def order_of(found: Sequence[Publishable], names: Mapping[Finished, str], primar
     judged. Raises UsageError for a name that is none, and what `Publishable.require` raises: for a primary that is not
     verified, did not pass, or, where all have to be `gated`, was not judged; and where nothing can be primary.
     """
-    models = _models(found)
+    by_artifact = {one.artifact: one for one in found}
+    models = [by_artifact[one] for one in _models(list(by_artifact))]
     good = [one for one in models if one.ok and (one.gated or not gated)]
     if primary is not None:
-        first = _named(found, names, primary)
-        if first not in models:
-            what = f"{shown(primary)} is no model by itself"
-            raise UsageError(what, key="primary", hint=f"one of {_named_models(models, names)}")
+        first = by_artifact[require_primary(list(by_artifact), names, primary)]
         first.require(gated=gated)
     elif not good:
         raise _nothing(models, gated=gated)
@@ -70,25 +68,26 @@ def _types(one: Finished) -> set[str]:
     return {str(each["type"]).lower() for each in one.manifest.facts["size"]["types"]}
 
 
-def _models(found: Sequence[Publishable]) -> list[Publishable]:
+def _models(found: Sequence[Finished]) -> list[Finished]:
     """What can run by itself; where nothing can, adapters, else encoders. The smallest first."""
-    models = [one for one in found if not one.artifact.encodes and not one.artifact.adapts]
-    chosen = models or [one for one in found if not one.artifact.encodes] or list(found)
-    return sorted(chosen, key=lambda one: (one.artifact.nbytes, one.artifact.first.name))
+    models = [one for one in found if not one.encodes and not one.adapts]
+    chosen = models or [one for one in found if not one.encodes] or list(found)
+    return sorted(chosen, key=lambda one: (one.nbytes, one.first.name))
 
 
-def _named(found: Sequence[Publishable], names: Mapping[Finished, str], primary: str) -> Publishable:
-    known: dict[str, Publishable] = {}
+def require_primary(found: Sequence[Finished], names: Mapping[Finished, str], primary: str) -> Finished:
+    """The artifact of this name. Raises UsageError where there is none, or it is no model by itself."""
+    models = _models(found)
+    hint = f"one of {', '.join(shown(names[one]) for one in models)}"
+    known: dict[str, Finished] = {}
     for one in found:
-        known |= {name: one for name in (names[one.artifact], *(file.name for file in one.artifact.files))}
+        known |= {name: one for name in (names[one], *(file.name for file in one.files))}
     if primary not in known:
         what = f'--primary "{shown(primary)}" is no artifact of this folder{did_you_mean(primary, known)}'
-        raise UsageError(what, key="primary", hint=f"one of {_named_models(_models(found), names)}")
+        raise UsageError(what, key="primary", hint=hint)
+    if known[primary] not in models:
+        raise UsageError(f"{shown(primary)} is no model by itself", key="primary", hint=hint)
     return known[primary]
-
-
-def _named_models(models: Sequence[Publishable], names: Mapping[Finished, str]) -> str:
-    return ", ".join(shown(names[one.artifact]) for one in models)
 
 
 def _nothing(models: Sequence[Publishable], *, gated: bool) -> QuantkitError:

@@ -198,6 +198,7 @@ def test_a_time_is_in_the_bill_where_the_environment_says_one(made: Made, monkey
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     found = quantkit("release", made.out)
     assert (found.status, "SOURCE_DATE_EPOCH" in found.stderr) == (2, True)
+    assert "structure ok" not in found.stderr
 
 
 def test_what_failed_its_gates_does_not_go_first(made: Made, failing: Callable[[str], Path]) -> None:
@@ -228,9 +229,11 @@ def test_what_goes_first_can_be_chosen(made: Made) -> None:
         (8, "judged by no gate", ("--primary", "src-BF16", "--require-gates")),
         (2, "is no date", ("--not-before", "tomorrow")),
         (2, "--adapter needs --against", ("--adapter", "x")),
+        (2, "names no repository", ("--base-model", "x y")),
     ):
         found = quantkit("release", made.out, *options)
         assert (found.status, said in found.stderr) == (status, True), found.stderr
+        assert status != 2 or "structure ok" not in found.stderr, "said before terabytes are read"
 
 
 def test_what_nobody_compared_is_listed_and_never_first(made: Made) -> None:
