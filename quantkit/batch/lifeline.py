@@ -26,6 +26,7 @@ def wait_for_end(fd: int) -> None:
 
 if __name__ == "__main__":
     os.environ["QUANTKIT_NO_CONFIG"] = "1"  # a task is what its command line says
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make what they run in the background ignore it
     held = os.dup(0)  # the program itself gets an empty input
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)

@@ -28,6 +28,7 @@ TAIL = 4000  # characters of a child's last words
 LIFELINE = "quantkit.batch.lifeline"
 BUSY, NETWORK = "busy", 9
 KILLED = "killed"
+ASKED = (signal.SIGINT, signal.SIGTERM)
 PASSING = (5, 6, 9)  # exit codes of what may be otherwise later: resources, a busy output, the network
 
 
@@ -114,6 +115,8 @@ def _run_once(work: Work, stop: Callable[[], bool], now: Event) -> tuple[Outcome
     body = next((each for each in objects if each.get("schema") == "quantkit.convert/1"), {})
     failures = tuple(_failure(each, each.get("recipe", "")) for each in body.get("failures", ()))
     exit_code = child.returncode
+    if exit_code < 0 and (now.is_set() or (stop() and -exit_code in ASKED)):  # by us, and it was in no state to say so
+        return Outcome(name, INTERRUPTED, 0.0, place, _interrupted("interrupted: what it had finished is kept")), {}
     failed: Failure | None = None
     if exit_code != DONE:
         said = next((each["error"] for each in objects if each.get("schema") == "quantkit.error/1"), None)
@@ -187,5 +190,5 @@ def _busy(outcome: Outcome) -> bool:
     return outcome.error is not None and outcome.error.code == BUSY
 
 
-def _interrupted() -> Failure:
-    return Failure("interrupted", INTERRUPTED, "interrupted before it began", "run the same command again")
+def _interrupted(what: str = "interrupted before it began") -> Failure:
+    return Failure("interrupted", INTERRUPTED, what, "run the same command again")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from commands import quantkit
 from matrices import written
 from test_batch_run import hashes, records
 
-from quantkit.batch.ledger import Ledger, alive, where
+from quantkit.batch import lifeline
+from quantkit.batch.ledger import Ledger
 from quantkit.batch.place import Failure, Outcome
 from quantkit.batch.task import Task
 from quantkit.batch.worker import Work, may_pass, run_task
@@ -94,7 +96,6 @@ def test_a_killed_scheduler_leaves_nobody_behind_and_the_next_goes_on(
     until(lambda: not any(map(there, orphans)))
     assert {name: (told(out, name), records(out)[name]) for name in done} == before
     assert not list(out.rglob(".quantkit-????????????"))  # no work is left
-    assert all(alive(str(record["where"])) for record in records(out).values() if record["where"] == where())
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(expected: dict[str, str], tmp_path: Path) -> None:
@@ -175,6 +176,38 @@ def test_how_a_child_ended_is_said(
     assert work.ledger.state(record, "key") == "failed"
     assert work.ledger.state(record, "other") == "waiting"
     assert record.outcome().error == outcome.error
+
+
+@pytest.mark.parametrize("hard", [False, True], ids=["asked", "killed"])
+def test_a_child_that_is_stopped_before_it_can_say_so_was_interrupted(
+    hard: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it begins, or deaf to all but SIGKILL: neither is a failure, for what is interrupted goes on by itself."""
+    from quantkit.batch import worker
+
+    deaf = "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    program = f"import signal, time; {deaf if hard else '0'}; print(flush=True); time.sleep(60)"
+    monkeypatch.setattr(worker, "command", lambda work: [sys.executable, "-c", program])
+    monkeypatch.setattr(worker, "PATIENCE_S", 0.0)
+    now, asked = threading.Event(), threading.Event()
+    for event in (asked, now) if hard else (asked,):
+        threading.Timer(0.5, event.set).start()
+    work = work_of(tmp_path)
+    outcome = run_task(work, asked.is_set, now)
+    assert (outcome.exit, outcome.attempts) == (130, 1)
+    assert work.ledger.state(work.ledger.read("alpha.gguf"), "key") == "interrupted"
+
+
+def test_the_program_of_a_task_hears_ctrl_c_whatever_began_it() -> None:
+    """A shell makes what it runs in the background ignore SIGINT, and that is inherited."""
+    code = "import signal, runpy, sys; runpy.run_module = lambda *a, **b: print(signal.getsignal(signal.SIGINT))\n"
+    code += f"exec(compile(open({lifeline.__file__!r}).read(), 'x', 'exec'), {{'__name__': '__main__'}})"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and None,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        assert "default_int_handler" in child.stdout.read()
 
 
 def test_a_busy_output_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
