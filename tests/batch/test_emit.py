@@ -61,7 +61,7 @@ def test_every_kind_is_tried_here() -> None:
         (("--calib=default",), "[calibrate]"),
         (("--max-kld=0.1",), "[calibrate]"),
         (("--gate=assistant", "--eval-data=/x/held-out.parquet"), "[calibrate,data]"),
-        (("--engine=llama.cpp",), "[llamacpp]"),
+        (("--engine=llama.cpp",), "[calibrate,llamacpp]"),
     ],
 )
 def test_what_is_installed_has_what_tasks_need(kind: str, words: tuple[str, ...], extras: str) -> None:

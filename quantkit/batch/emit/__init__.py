@@ -19,7 +19,7 @@ from quantkit.untrusted import shown
 from quantkit.version import __version__
 
 LLAMACPP = "llama.cpp"
-TARGETS = ("--target-size", "--target-bpw", "--max-kld")  # what they choose is measured with text
+NEED_TEXT = ("--calib", "--gate", "--target-size", "--target-bpw", "--max-kld", "--engine")
 PLAIN = re.compile(r"[\w./@+,= -]+", re.ASCII)
 
 
@@ -48,7 +48,7 @@ class Job:
 def _extras(word: str) -> Iterator[str]:
     """The extras that an argument of convert needs."""
     option, _, value = word.partition("=")
-    if option in ("--calib", "--gate", *TARGETS) or (option == "--engine" and value != LLAMACPP):
+    if option in NEED_TEXT:
         yield "calibrate"
     if option == "--engine" and value == LLAMACPP:
         yield "llamacpp"
