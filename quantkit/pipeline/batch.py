@@ -173,11 +173,23 @@ def _planned(
     start = time.monotonic()
     emit(StageStarted("plan"))
     planned = plan_tasks(wishes, threads, faults, emit, offline=offline)
-    require_own_outputs(planned, faults)
+    require_own_outputs(planned, faults, _taken(found, wishes))
     done = len(found.wishes) - len(wishes)
     what = counted(len(planned), "task") + (f", {done} not to be begun" if done else "")
     emit(StageFinished("plan", time.monotonic() - start, what))
     return planned
+
+
+def _taken(found: Expanded, wishes: Sequence[Wish]) -> dict[Path, tuple[str, str]]:
+    """The files of tasks that are not among these, each with its task and recipe."""
+    begun = {wish.task.id for wish in wishes}
+    taken: dict[Path, tuple[str, str]] = {}
+    for name in found.keys.keys() - begun:
+        record = found.ledger.read(name)
+        if record is not None and record.key == found.keys[name]:
+            for made in found.ledger.what_stands(record).artifacts:
+                taken |= {found.matrix.out / path: (name, made.recipe) for path, _, _ in made.files}
+    return taken
 
 
 def _chosen(request: BatchRequest, found: Expanded, failed_only: bool) -> list[Wish]:

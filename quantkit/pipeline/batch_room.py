@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -70,9 +70,12 @@ def _device(folder: Path) -> int:
     return next(each for each in (path, *path.parents) if each.exists()).stat().st_dev
 
 
-def require_own_outputs(found: Sequence[PlannedTask], faults: Faults) -> None:
-    """No two tasks write one file, but for an encoder, which is the same whoever writes it."""
-    owners: dict[Path, tuple[str, str]] = {}
+def require_own_outputs(
+    found: Sequence[PlannedTask], faults: Faults, taken: Mapping[Path, tuple[str, str]] | None = None
+) -> None:
+    """No two tasks write one file, but for an encoder, which is the same whoever writes it. `taken` are files of tasks
+    that are not begun, each with its task and recipe."""
+    owners: dict[Path, tuple[str, str]] = dict(taken or {})
     for each in found:
         for made in each.artifacts:
             for path in made.paths:

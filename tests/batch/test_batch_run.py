@@ -208,6 +208,21 @@ def test_one_task_alone_and_what_changes_is_made_again(tmp_path: Path) -> None:
     assert hashes(out) == before
 
 
+def test_a_file_of_a_task_that_is_done_is_nobody_elses(tmp_path: Path) -> None:
+    """A recipe that comes to the matrix later must not make the file of one that is not begun any more."""
+    text = 'models = ["alpha"]\nrecipes = [{to = "bf16", name = "a"}%s]\n[batch]\nverify = false\n'
+    path = written(tmp_path, text % "")
+    assert quantkit("batch", "run", path).status == 0
+    path.write_text(text % ', {to = "bf16", name = "b", keep = "output=f16"}')
+    before = hashes(tmp_path / "out")
+    for force in ([], ["--force"]):
+        said = quantkit("batch", "run", path, *force)
+        assert said.status == 2
+        assert "would write one file" in said.stderr
+        assert "alpha.gguf" in said.stderr
+    assert hashes(tmp_path / "out") == before
+
+
 # Between the tests and a command: what a process is told of its peak includes that of the one it was forked from.
 PEAK = """import resource, subprocess, sys
 status = subprocess.call(sys.argv[1:])
