@@ -55,11 +55,11 @@ class CardRequest:
             raise UsageError(message, key="base_model", hint="for example org/name")
 
 
-def write_cards(request: CardRequest, emit: Sink = ignore) -> tuple[Path, ...]:
+def write_cards(request: CardRequest, emit: Sink = ignore, *, dry_run: bool = False) -> tuple[Path, ...]:
     """Write a card into every folder of artifacts that is named, or lies in a folder that is; the paths of the cards.
 
     A card that quantkit wrote and nobody edited is replaced, any other README.md only with `force`: ExistsError. Raises
-    InputError for a folder without manifests, NotWritableError, ResourceError.
+    InputError for a folder without manifests, NotWritableError, ResourceError. With `dry_run` nothing is written.
     """
     folders = list(dict.fromkeys(folder for path in request.paths for folder in folders_of(path)))
     for folder in folders:
@@ -71,7 +71,7 @@ def write_cards(request: CardRequest, emit: Sink = ignore) -> tuple[Path, ...]:
         if source is not None:
             inputs = [Path(file.path) for file in source.files()]
             refuse_inputs([folder / CARD for folder in folders], _beside(inputs), HINT)
-        written = [write_card(folder, request, source) for folder in folders]
+        written = [write_card(folder, request, source, dry_run=dry_run) for folder in folders]
     finally:
         if source is not None:
             source.close()
@@ -118,12 +118,14 @@ def _is_own(path: Path) -> bool:
     return unchanged(read_bounded(path, MAX_CARD))
 
 
-def write_card(folder: Path, request: CardRequest, source: Checkpoint | None) -> Path:
+def write_card(folder: Path, request: CardRequest, source: Checkpoint | None, *, dry_run: bool = False) -> Path:
     """The card of all artifacts of one folder; see `write_cards`."""
     finished = require_finished(folder)
     require_card_place(folder, force=request.force)
     finished = tuple(with_own_card(one) for one in finished)
     data = card_of(finished, request, source).encode()
+    if dry_run:
+        return folder / CARD
     manifests = {one.manifest_path.name: one.rewritten for one in finished if one.rewritten is not None}
     if manifests:
         sums = {one.manifest_path.name: record_of(one).sha256 for one in finished}

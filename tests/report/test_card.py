@@ -236,6 +236,9 @@ def test_a_card_takes_the_place_of_the_sources(made: Path, tmp_path: Path) -> No
 
 def test_a_folder_of_folders_gets_a_card_each(made: Path) -> None:
     (made / "all" / "fp8" / "README.md").unlink()
+    found = quantkit("card", made / "all", "--dry-run")
+    assert (found.status, found.stdout) == (0, f"would write {made / 'all' / 'fp8' / 'README.md'}\n")
+    assert not (made / "all" / "fp8" / "README.md").exists()
     found = quantkit("card", made / "all", "--json").json
     assert found["cards"] == [str(made / "all" / "fp8" / "README.md")]
     assert "not name it" in (made / "all" / "fp8" / "README.md").read_text()  # without its source nobody knows

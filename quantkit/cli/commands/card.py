@@ -32,6 +32,7 @@ def card(
         str | None, typer.Option("--quantized-by", metavar="NAME", help="Who made them, for the front matter.")
     ] = None,
     force: options.Force = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Write the model card of finished artifacts: README.md with variants, hashes, quality, licence, commands."""
     import quantkit
@@ -45,8 +46,9 @@ def card(
         force=force,
         offline=session.settings.offline,
     )
-    written = quantkit.write_cards(request, emit=session.emit)
-    session.result("quantkit.card/1", {"cards": [str(path) for path in written]}, [str(path) for path in written])
+    paths_of = [str(path) for path in quantkit.write_cards(request, emit=session.emit, dry_run=dry_run)]
+    lines = [f"would write {path}" for path in paths_of] if dry_run else paths_of
+    session.result("quantkit.card/1", {"cards": paths_of}, lines)
 
 
 COMMAND = Command(
