@@ -23,6 +23,9 @@ from quantkit.hub.outgoing import Gathered, gather
 from quantkit.pipeline.folder import NO_MANIFEST, Finished, manifests_in, unlisted
 from quantkit.pipeline.given import coerce, given_optional, given_paths, given_text
 from quantkit.pipeline.publishing import Publishable, publishable
+from quantkit.pipeline.signing import SIGNATURE, signed_names
+from quantkit.pipeline.verify_folder import release_check
+from quantkit.report.release import RELEASE
 from quantkit.report.text import size
 from quantkit.source.meter import Meter
 from quantkit.source.spec import parse_hub
@@ -222,6 +225,7 @@ class _Push:
             for each in self.gathered.files:
                 stack.enter_context(each.file.watch())
             sent = self._hashed(promised)
+            self._require_true({each.name: each.sha256 for each in sent})
             lacking = head.lacks(sent)
             self._warn_of_strangers(head)
             told = self._told(head, sent, lacking)
@@ -258,6 +262,21 @@ class _Push:
 
     def _artifacts(self, folder: Path) -> list[Finished]:
         return [one.artifact for one in judged(self.request, folder, self.emit)]
+
+    def _require_true(self, hashes: dict[str, str]) -> None:
+        """Raise VerificationError for a release.json or a signature that says what is no longer so."""
+        for folder in _folders(self.root) if self.request.source.is_dir() else ():
+            for check in release_check(folder):
+                if not check.ok:
+                    what = f"{shown(str(folder / RELEASE))} is no longer so: {check.detail}"
+                    raise VerificationError(what, path=str(folder / RELEASE), hint=check.hint)
+            below = folder.relative_to(self.root).as_posix()
+            prefix = "" if below == "." else f"{below}/"
+            other = [n for n, sha256 in _signed(folder).items() if hashes.get(prefix + n, sha256) != sha256]
+            if other:
+                what = f"{shown(str(folder / SIGNATURE))} signs another {shown(other[0])}"
+                hint = "release the folder again with --sign-key, or take the signature out of it"
+                raise VerificationError(what, path=str(folder / SIGNATURE), hint=hint)
 
     def _hashed(self, promised: dict[str, str]) -> list[Sent]:
         from quantkit.hub.sending import Sent
@@ -310,6 +329,14 @@ class _Push:
 
     def _message(self) -> str:
         return f"Add {self.root.resolve().name if self.request.source.is_dir() else self.request.source.stem}"
+
+
+def _signed(folder: Path) -> dict[str, str]:
+    """What the signature of a folder is over, by name; nothing without one, or one of another kind."""
+    try:
+        return signed_names(folder / SIGNATURE) if (folder / SIGNATURE).is_file() else {}
+    except InputError:
+        return {}
 
 
 def _require_listed(folder: Path, artifacts: Sequence[Finished], names: Sequence[str]) -> None:

@@ -51,7 +51,7 @@ def verify(
     if any(not check.ok for check in first):
         return Verification(tuple(first))  # what nobody signed is not opened
     if artifact.is_dir():
-        first += _release(artifact)
+        first += release_check(artifact)
     if not _holds_gguf(artifact):
         seen = verify_artifact(artifact, against=against, adapters=adapters, options=options, emit=emit)
         return replace(seen, checks=(*first, *seen.checks))
@@ -92,7 +92,7 @@ def _signature(artifact: Path, public_key: Path) -> Check:
     return check_signature(artifact.parent, public_key, names, whole=False)
 
 
-def _release(folder: Path) -> list[Check]:
+def release_check(folder: Path) -> list[Check]:
     """What the release.json of a folder says against what is there; nothing where there is none."""
     path = folder / RELEASE
     if not path.is_file():

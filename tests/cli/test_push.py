@@ -17,6 +17,8 @@ from types import SimpleNamespace
 
 import pytest
 from commands import TINY, Outcome, quantkit
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hub_writer import WriterState, pushed_to, serve_writer
 from huggingface_hub import constants
 from published import require
@@ -118,6 +120,29 @@ def test_a_checkpoint_beside_other_weights(made: Path, state: WriterState) -> No
     assert "warning[strangers]" in done.stderr
     assert {f["name"]: f["state"] for f in done.json["files"]}["config.json"] == "other"
     assert files_of(made / "checkpoint").items() <= state.content(REPO).items()
+
+
+def test_a_release_that_is_no_longer_so_stays(out: Path, state: WriterState, tmp_path: Path) -> None:
+    """Files that were added or written anew behind release.json, and behind the signature over it."""
+    made = ec.generate_private_key(ec.SECP256R1())
+    key = tmp_path / "key.pem"
+    key.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    assert quantkit("release", out, "--sign-key", key, "-q").status == 0
+    push(out, SPEC, "--dry-run")
+    first = (out / "model.sig").read_bytes()
+    (out / "notes.txt").write_text("later")
+    assert "notes.txt is not in release.json" in push(out, SPEC, status=7).stderr
+    (out / "notes.txt").unlink()
+    assert quantkit("card", out, "--quantized-by", "me", "-q").status == 0
+    assert "README.md is not the file that release.json says" in push(out, SPEC, status=7).stderr
+    assert quantkit("release", out, "--quantized-by", "me", "--sign-key", key, "-q").status == 0
+    signed = (out / "model.sig").read_bytes()
+    (out / "model.sig").write_bytes(first)
+    assert "model.sig signs another README.md" in push(out, SPEC, status=7).stderr
+    assert state.repos == {}
+    (out / "model.sig").write_bytes(signed)
+    push(out, SPEC)
+    assert state.content(REPO)["model.sig"] == signed
 
 
 def test_branches_and_requests(out: Path, state: WriterState) -> None:

@@ -23,7 +23,7 @@ from quantkit.pipeline.folder import finished_in
 from quantkit.pipeline.judged import gates_of, measured_of
 from quantkit.pipeline.release import ReleaseRequest, release
 from quantkit.pipeline.verify import verify_artifact
-from quantkit.pipeline.verify_folder import _release
+from quantkit.pipeline.verify_folder import release_check
 from quantkit.report.release import read_release
 from quantkit.report.sealed import seal
 from quantkit.storage import write_small
@@ -519,7 +519,7 @@ def test_a_hostile_release_is_no_bug(made: Made) -> None:
             path_of.with_name(f"{path_of.stem}.manifest.json").unlink()
     for other in spoiled(body):
         path.write_text(json.dumps(other | {"seal": seal(other)}))
-        assert next(iter(_release(made.out))).ok is False
+        assert next(iter(release_check(made.out))).ok is False
         [one] = finished_in(made.out)
         gates_of(one, {})
         measured_of(one, {})
