@@ -21,7 +21,7 @@ from quantkit.errors import InputError, UsageError, VerificationError
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore
 from quantkit.hub.outgoing import Gathered, gather
 from quantkit.pipeline.folder import NO_MANIFEST, Finished, manifests_in, unlisted
-from quantkit.pipeline.given import coerce, given_optional, given_paths, given_text
+from quantkit.pipeline.given import coerce, given_optional, given_paths, given_text, given_texts
 from quantkit.pipeline.publishing import Publishable, publishable
 from quantkit.pipeline.signing import SIGNATURE, signed_names
 from quantkit.pipeline.verify_folder import release_check
@@ -47,8 +47,9 @@ class PushRequest:
     """What to publish where. `source` is the folder of artifacts, or the GGUF file of one.
 
     `revision` is a branch, which is made where it is missing; `pr` asks the owners of the repository to take the
-    commit. `private` makes a new repository private. `against` is the source, to be compared with now. `gated` refuses
-    artifacts that no gate has judged; `records` are what eval printed of them.
+    commit. `private` makes a new repository private. `against` is the source, to be compared with now, with `adapters`
+    that were merged into it. `gated` refuses artifacts that no gate has judged; `records` are what eval printed of
+    them.
     """
 
     source: Path
@@ -58,13 +59,16 @@ class PushRequest:
     private: bool = False
     pr: bool = False
     against: str | None = None
+    adapters: tuple[str, ...] = ()
     gated: bool = False
     records: tuple[Path, ...] = ()
     offline: bool = False
 
     def __post_init__(self) -> None:
-        coerce(self, {"to": given_text, "against": given_optional, "records": given_paths})
+        coerce(self, {"to": given_text, "against": given_optional, "records": given_paths, "adapters": given_texts})
         object.__setattr__(self, "source", Path(self.source))
+        if self.adapters and self.against is None:
+            raise UsageError("--adapter needs --against", hint="give --against, or leave --adapter out", key="adapter")
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,8 @@ def push(request: PushRequest, *, dry_run: bool = False, emit: Sink = ignore) ->
 
 def judged(request: PushRequest, place: Path, emit: Sink) -> tuple[Publishable, ...]:
     """The artifacts of a folder, or that of a file. Raises what `Publishable.require` does for one that may not go."""
-    found = publishable(place, against=request.against, records=request.records, emit=emit)
+    against, adapters = request.against, request.adapters
+    found = publishable(place, against=against, adapters=adapters, records=request.records, emit=emit)
     for one in found:
         one.require(gated=request.gated)
     return found

@@ -16,6 +16,7 @@ from subprocess import PIPE
 from types import SimpleNamespace
 
 import pytest
+from adapters import Lora, make_adapter, weights_of
 from commands import TINY, Outcome, quantkit
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -332,6 +333,15 @@ def test_what_was_never_compared_is_refused(made: Path, state: WriterState) -> N
     push(made / "blind", SPEC, "--against", TINY, "--dry-run")
     assert "judged by no gate" in push(made / "files", SPEC, "--gated", status=8).stderr
     assert not state.commits
+
+
+def test_adapters_that_were_merged_are_part_of_the_source(state: WriterState, tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "tuned", weights_of(TINY), Lora(), base="org/base")
+    make = ("convert", TINY, "--adapter", adapter, "--to", "q8_0", "-o", tmp_path / "out", "--no-verify", "-q")
+    assert quantkit(*make).status == 0
+    assert "--adapter needs --against" in push(tmp_path / "out", SPEC, "--adapter", adapter, status=2).stderr
+    push(tmp_path / "out", SPEC, "--against", TINY, status=7)  # without it it is another model
+    push(tmp_path / "out", SPEC, "--against", TINY, "--adapter", adapter, "--dry-run")
 
 
 def test_bytes_that_change_after_they_were_hashed(

@@ -27,6 +27,7 @@ def push(
     against: Annotated[
         str | None, typer.Option("--against", metavar="SRC", help="Compare the artifacts with their source first.")
     ] = None,
+    adapter: options.Adapters = None,
     gated: Annotated[bool, typer.Option("--gated", help="Refuse artifacts that no gate has judged.")] = False,
     measured: Annotated[
         list[Path] | None,
@@ -45,6 +46,7 @@ def push(
         private=private,
         pr=pr,
         against=against,
+        adapters=tuple(adapter or ()),
         gated=gated,
         records=tuple(measured or ()),
         offline=session.settings.offline,
