@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from quantkit.batch.ledger import FOLDER
-from quantkit.batch.place import Setup
+from quantkit.batch.place import TLS, Setup
 from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageError
 from quantkit.machine import core_count
 from quantkit.qtypes import NUMERICS
@@ -30,7 +30,6 @@ WAKE_S = 0.5
 RESTART_S = 600  # for a worker of our own that ended to be back, before another one takes its place
 LOSSES = 20  # of workers under one task that Dask takes for bad luck, on a cluster of our own
 LOOPBACK = "127.0.0.1"
-TLS = ("tls-ca", "tls-cert", "tls-key")
 
 
 def require_address(address: str) -> None:

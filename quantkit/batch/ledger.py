@@ -215,7 +215,7 @@ def looks(name: str) -> str:
     if names_hub(name) or name == SHIPPED_TEXT:
         return ""
     path = Path(name)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 - Path raises for names that are too long
         return stamp(path)
     found: list[str] = []
     with suppress(OSError), os.scandir(path) as entries:

@@ -12,6 +12,7 @@ from quantkit.batch.task import Task
 
 # Each is a module of this package with a function `open_place(setup) -> Place`.
 PLACES = ("local", "dask", "slurm")
+TLS = ("tls-ca", "tls-cert", "tls-key")  # options of the place dask
 DONE, SEVERAL, INTERRUPTED = 0, 10, 130
 
 

@@ -13,14 +13,14 @@ from quantkit.batch.expand import Wish, wishes_of
 from quantkit.batch.faults import Faults
 from quantkit.batch.ledger import Ledger, State, keys_of
 from quantkit.batch.matrix import Matrix, read_matrix
-from quantkit.batch.place import INTERRUPTED, PLACES, Outcome, Place, Setup, open_place
+from quantkit.batch.place import INTERRUPTED, PLACES, TLS, Outcome, Place, Setup, open_place
 from quantkit.batch.slurm_script import job_scripts
 from quantkit.batch.task import Task
 from quantkit.batch.worker import Work, may_pass, run_task
 from quantkit.errors import UsageError, did_you_mean, require_choice
 from quantkit.events import Sink, StageFinished, StageStarted, TaskFinished, ignore, never
 from quantkit.pipeline.batch_plan import PlannedTask, plan_tasks
-from quantkit.pipeline.batch_records import require_places, tell, write_records
+from quantkit.pipeline.batch_records import look_at_places, require_places, tell, write_records
 from quantkit.pipeline.batch_result import BatchPlan, BatchResult, PlanRow, TaskRow
 from quantkit.pipeline.batch_room import needs_left, require_own_outputs, require_room
 from quantkit.pipeline.given import coerce, given_path, given_size
@@ -30,7 +30,7 @@ from quantkit.storage import free_bytes
 from quantkit.units import counted, parse_size
 from quantkit.untrusted import shown
 
-LOCAL, SLURM = "local", "slurm"
+LOCAL, DASK, SLURM = "local", "dask", "slurm"
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,11 @@ def plan_batch(request: BatchRequest, *, failed_only: bool = False, emit: Sink =
     Room is asked for, and jobs are shown, of what `run_batch` with the same arguments would begin. Raises, all at once,
     what is wrong with the matrix, its models and recipes, and a disk or memory that is too small.
     """
-    require_choice("--on", request.place, PLACES)
+    _require_place(request)
     faults = Faults()
     found = expand(request, faults)
     faults.require_none()
+    look_at_places(found.matrix, request.junit)
     jobs, threads = jobs_here(request.jobs, request.threads, len(found.wishes))
     planned = _planned(found, found.wishes, threads, faults, emit, offline=request.offline)
     states = found.states()
@@ -133,7 +134,7 @@ def run_batch(
     result says what became of each task; `require` raises BatchError where some failed.
     """
     start = time.monotonic()
-    require_choice("--on", request.place, PLACES)
+    _require_place(request)
     faults = Faults()
     found = expand(request, faults)
     faults.require_none()
@@ -165,6 +166,15 @@ def batch_status(request: BatchRequest) -> BatchResult:
     found = expand(request, faults)
     faults.require_none()
     return _result(found, 0.0, False)
+
+
+def _require_place(request: BatchRequest) -> None:
+    """Raise UsageError for a place that is none, and for what only the workers of a scheduler have a use for."""
+    require_choice("--on", request.place, PLACES)
+    idle = [*(["scheduler"] if request.address else []), *(key for key, _ in request.options if key in TLS)]
+    if idle and request.place != DASK:
+        what = f"--{idle[0]} is of --on {DASK}, this is --on {request.place}"
+        raise UsageError(what, hint=f"add --on {DASK}, or leave it out", key=idle[0])
 
 
 def _planned(

@@ -10,11 +10,12 @@ from typing import Any
 from quantkit.batch.emit import Job, emit, kinds
 from quantkit.batch.faults import Faults
 from quantkit.batch.task import Task
-from quantkit.errors import require_choice
+from quantkit.errors import UsageError, require_choice
 from quantkit.pipeline.batch import BatchRequest, expand, plan_batch
 from quantkit.storage import exists, write_small
 
 KUBERNETES = "kubernetes"
+IMAGES, CLAIMS = (KUBERNETES, "gitlab"), (KUBERNETES,)
 ABSOLUTE = (KUBERNETES, "make")  # those that run on this machine, or with its paths
 
 
@@ -41,6 +42,10 @@ def emit_batch(
     UsageError for what the kind cannot say, ExistsError where something else has the name `out`.
     """
     require_choice("--for", kind, kinds())
+    for option, value, users in (("image", image, IMAGES), ("claim", claim, CLAIMS)):
+        if value is not None and kind not in users:
+            what = f"--{option} is of {' and '.join(users)}, not of {kind}"
+            raise UsageError(what, hint=f"leave --{option} out", key=option)
     faults = Faults()
     found = expand(request, faults)
     faults.require_none()

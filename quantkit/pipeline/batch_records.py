@@ -28,17 +28,23 @@ MAX_INDEX_BYTES, MAX_INDEX_VALUES = 256 << 20, 1 << 23
 
 def require_places(matrix: Matrix, junit: Path | None) -> None:
     """Raise, before any work, NotWritableError for a folder that takes no records, ExistsError for files in their
-    places that are none of them."""
+    places that are none of them. Makes the folder."""
+    look_at_places(matrix, junit)
+    require_small(matrix.out / INDEX)
+    require_sums(matrix.out)
+    if junit is not None:
+        require_small(junit)
+
+
+def look_at_places(matrix: Matrix, junit: Path | None) -> None:
+    """The same, as far as it can be told without writing."""
     index, page = matrix.out / INDEX, matrix.out / PAGE
     for path, start, kind in ((index, INDEX_START, "index of a batch"), (page, START.encode(), "report of quantkit")):
         require_takes_file(path, "out")
         require_own_start(path, "out", start, kind)
-    require_small(index)
-    require_sums(matrix.out)
     if junit is not None:
         require_takes_file(junit, "--junit")
         require_own_start(junit, "--junit", b"<", "XML")
-        require_small(junit)
 
 
 def write_records(result: BatchResult, junit: Path | None, summary: bool, emit: Sink) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -67,7 +68,7 @@ def _fetched_here(nbytes: int, out: Path, faults: Faults) -> int:
 def _device(folder: Path) -> int:
     """The number of the disk that a folder is on, or would be."""
     path = folder.absolute()
-    return next(each for each in (path, *path.parents) if each.exists()).stat().st_dev
+    return next(each for each in (path, *path.parents) if os.path.exists(each)).stat().st_dev  # noqa: PTH110
 
 
 def require_own_outputs(
@@ -114,7 +115,7 @@ def _is_there(made: PlannedFiles) -> bool:
 
 def _allocated(folder: Path) -> int:
     """Bytes of unfinished work in a folder."""
-    jobs = list(folder.glob(".quantkit-*")) if folder.is_dir() else []
+    jobs = list(folder.glob(".quantkit-*")) if os.path.isdir(folder) else []  # noqa: PTH112 - names too long
     found = 0
     for job in jobs:
         for file in job.rglob("*") if job.is_dir() else ():

@@ -38,7 +38,8 @@ def shown(path: Path | str | bytes) -> str:
 
 def nearest_folder(path: Path) -> Path:
     """The deepest existing folder at or above `path`."""
-    return next((p for p in (path, *path.parents) if p.is_dir()), Path("/"))
+    above = (path, *path.parents)
+    return next((p for p in above if os.path.isdir(p)), Path("/"))  # noqa: PTH112 - Path raises for names too long
 
 
 def free_bytes(folder: Path) -> int:

@@ -263,6 +263,9 @@ def test_every_kind_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Mo
         assert "matrix.toml" in made.stdout
     body = yaml.safe_load(quantkit("batch", "emit", path, "--for", "kubernetes").stdout)
     assert body["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == "1Gi"
+    for kind, option in (("github", "--image"), ("make", "--image"), ("make", "--claim"), ("gitlab", "--claim")):
+        idle = quantkit("batch", "emit", path, "--for", kind, option, "x")
+        assert (idle.status, f"{option} is of kubernetes" in idle.stderr) == (2, True)
     wrong = quantkit("batch", "emit", path, "--for", "kuberntes")
     assert wrong.status == 2
     assert 'did you mean "kubernetes"?' in wrong.stderr

@@ -204,6 +204,9 @@ WHOLE = [
     ("models = ['alpha']\nrecipes = ['q8_0']\n[batch]\nmax_shard_size = '1GB'\n", 2, ["none of its recipes has a use"]),
     ("models = ['alpha']\nrecipes = ['w4a16']\n", 2, ["calib"]),
     ("models = ['alpha'\n", 2, ["not valid TOML"]),
+    (f"models = ['{'x' * 300}']\nrecipes = ['q8_0']\n", 2, ["does not exist"]),
+    (f"models = ['alpha']\nrecipes = ['q8_0']\n[batch]\nout = '{'x' * 300}'\n", 6, ["File name too long"]),
+    ("models = ['alpha']\nrecipes = ['q8_0']\n[batch]\nout = 'alpha/config.json'\n", 6, ["Not a directory"]),
     ("x = " + "[" * 3000, 2, ["not valid TOML"]),
     ("\x00", 2, ["not valid TOML"]),
     ("models = ['alpha']\nrecipes = ['q8_0']\n[batch]\nout = \"a\\u0000b\"\n", 2, ["NUL"]),
@@ -338,6 +341,16 @@ def test_a_place_that_is_none_is_a_usage_error(words: list[str], tmp_path: Path)
     said = quantkit("batch", *words, written(tmp_path, BASIC), "--on", "locl")
     assert said.status == 2
     assert '--on "locl" is unknown; did you mean "local"?' in said.stderr
+
+
+@pytest.mark.parametrize("place", ["local", "slurm"])
+@pytest.mark.parametrize("option", [("--scheduler", "tcp://node:8786"), ("--tls-ca", "ca.pem")], ids=str)
+def test_what_another_place_has_no_use_for_is_refused(option: tuple[str, str], place: str, tmp_path: Path) -> None:
+    """Not run here instead of there, without a word."""
+    for more in ([], ["--dry-run"]):
+        said = quantkit("batch", "run", written(tmp_path, BASIC), "--on", place, *option, *more)
+        assert said.status == 2
+        assert f"{option[0]} is of --on dask" in said.stderr
 
 
 def test_bare_batch_shows_its_commands_and_a_wrong_one_the_nearest() -> None:
