@@ -39,8 +39,11 @@ NOT_IN_FILES = {
 }  # fmt: skip
 SECRET = re.compile(r"token|secret|passw|api_?key|credential|private_?key", re.IGNORECASE)
 SOUND = frozenset({"tokens", "prompt_tokens"})  # options that only look like secrets
+SEVERAL = frozenset({"texts", "paths"})  # kinds of options that can be repeated
 # Texts that may name files, or something else: those that do are of the folder of the file that names them.
-MAYBE_FILES = frozenset({"calib", "eval_data", "data", "adapter", "base", "against", "to", "records", "prompts"})
+MAYBE_FILES = frozenset(
+    {"calib", "eval_data", "data", "adapter", "base", "against", "against_quantized", "to", "prompts"}
+)
 YES, NO = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 
@@ -286,7 +289,7 @@ def _read(text: str, users: list[tuple[tuple[str, ...], Any]]) -> Any:
     kinds = {_kind(parameter) for _, parameter in users}
     if kinds == {"flag"} and text.lower() in YES | NO:
         return text.lower() in YES
-    if "texts" in kinds:
+    if kinds & SEVERAL:
         lines = [line for line in text.splitlines() if line]
         return lines[0] if len(lines) == 1 else lines
     for kind, make in (("whole", int), ("number", float)):
@@ -302,7 +305,7 @@ def _kind(parameter: Any) -> str:
     if parameter.is_flag:
         return "flag"
     if parameter.multiple:
-        return "texts"
+        return "paths" if parameter.type_descriptor.annotation == list[Path] else "texts"
     return {int: "whole", float: "number", Path: "path"}.get(parameter.type_descriptor.annotation, "text")
 
 
@@ -317,6 +320,7 @@ def _checked(value: Any, key: str, where: str, users: list[tuple[tuple[str, ...]
         wanted, good = {
             "flag": ("true or false", isinstance(value, bool)),
             "texts": ("a string or an array of strings", _texts(value)),
+            "paths": ("a string or an array of strings", _texts(value)),
             "whole": ("an integer", type(value) is int),
             "number": ("a number", type(value) in (int, float)),
             "path": ("a string", isinstance(value, str)),
@@ -328,8 +332,8 @@ def _checked(value: Any, key: str, where: str, users: list[tuple[tuple[str, ...]
         if least is not None and value < least:
             raise UsageError(f"{where}: {key} = {value}: at least {least} is wanted", key=key)
     kinds = {_kind(parameter) for _, parameter in users}
-    if folder is not None and isinstance(value, str) and "path" in kinds:
-        value = str(folder / os.path.expanduser(value))  # noqa: PTH111 - "~" of no user is a name like others
+    if folder is not None and kinds & {"path", "paths"}:
+        value = [_beside(each, folder) for each in value] if isinstance(value, list) else _beside(value, folder)
     elif folder is not None and key in MAYBE_FILES and kinds <= {"text", "texts"}:
         value = [_placed(each, folder) for each in value] if isinstance(value, list) else _placed(value, folder)
     return value
@@ -344,6 +348,10 @@ def _flat(value: Any) -> str:
 
 def _texts(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+
+
+def _beside(path: str, folder: Path) -> str:
+    return str(folder / os.path.expanduser(path))  # noqa: PTH111 - "~" of no user is a name like others
 
 
 def _placed(text: str, folder: Path) -> str:

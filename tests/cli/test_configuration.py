@@ -90,6 +90,7 @@ def test_paths_are_of_the_file_that_names_them(folder: Path, monkeypatch: pytest
     (folder / "text.txt").write_text("Some text. " * 3000)
     (folder / "quantkit.toml").write_text(
         '[convert]\nout = "built"\ncalib = ["text.txt", "default"]\nimatrix = "x.gguf"\n'
+        '[release]\neval = ["measured.json", "~/more.json"]\n[recommend]\nrecords = "more.jsonl"\n'
     )
     (folder / "a").mkdir()
     monkeypatch.chdir(folder / "a")
@@ -98,6 +99,8 @@ def test_paths_are_of_the_file_that_names_them(folder: Path, monkeypatch: pytest
     assert found["convert"]["out"] == str(folder / "built")
     assert found["convert"]["imatrix"] == str(folder / "x.gguf")
     assert found["convert"]["calib"] == [str(folder / "text.txt"), "default"]
+    assert found["release"]["measured"] == [str(folder / "measured.json"), str(Path("~/more.json").expanduser())]
+    assert found["recommend"]["records"] == str(folder / "more.jsonl")
 
 
 def test_runs_record_it_and_doctor_shows_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +219,15 @@ def test_every_option_can_be_set_or_is_refused_by_name(folder: Path) -> None:
     options = _Options(ROOT)
     assert {*NEVER} - {"help", "version", "install_completion", "show_completion"} <= options.keys
     assert options.keys >= set(NOT_IN_FILES)
-    values = {"flag": "true", "texts": '["a"]', "whole": "7", "number": "7.5", "path": '"a"', "text": '"a"'}
+    values = {
+        "flag": "true",
+        "texts": '["a"]',
+        "paths": '["a"]',
+        "whole": "7",
+        "number": "7.5",
+        "path": '"a"',
+        "text": '"a"',
+    }
     for command, known in options.of.items():
         table = ".".join(command)
         lines = [
