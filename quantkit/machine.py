@@ -14,6 +14,8 @@ from quantkit.platforms import resource
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 LIMITS = ("memory.max", "memory.limit_in_bytes")
+USED = ("memory.current", "memory.usage_in_bytes")  # of the same versions
+CACHED = ("inactive_file", "active_file")  # what the system takes back when it is needed
 
 
 def core_count() -> int:
@@ -28,11 +30,22 @@ def memory_limit_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Memory that this machine could give a process now without taking it from others; all of it where the system does
-    not say."""
+    """Memory that this machine, and its control group, could give a process now without taking it from others; all of
+    it where the system does not say."""
     said = [line.split() for line in _read(Path("/proc/meminfo")).splitlines() if line.startswith("MemAvailable:")]
     known = [1024 * int(words[1]) for words in said if len(words) > 1 and words[1].isdigit()]
-    return min([memory_limit_bytes(), *known])
+    return min([memory_limit_bytes(), *known, *_left_in_groups()])
+
+
+def _left_in_groups() -> Iterator[int]:
+    """What each control group of this process has not used; pages of files count as not used."""
+    for folder in _control_groups():
+        for limit, usage in zip(LIMITS, USED, strict=True):
+            most, used = _read(folder / limit).strip(), _read(folder / usage).strip()
+            if most.isdigit() and used.isdigit():
+                facts = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines() if " " in line)
+                cached = sum(int(facts.get(f"total_{name}", facts.get(name, 0))) for name in CACHED)
+                yield max(int(most) - max(int(used) - cached, 0), 0)
 
 
 def _control_groups() -> Iterator[Path]:

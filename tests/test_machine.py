@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,34 @@ def test_memory_is_the_least_that_any_control_group_allows(
     monkeypatch.setattr(machine, "CONTROL_GROUPS", tmp_path)
     monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": MACHINE // 4096}[name])
     assert machine.memory_limit_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, 10 << 30),
+        ({"a/memory.max": "8", "a/memory.current": "6"}, 2 << 30),
+        ({"a/memory.max": "8", "a/memory.current": "6",
+          "a/memory.stat": "anon 1\ninactive_file 3\nactive_file 1"}, 6 << 30),
+        ({"a/memory.max": "8", "a/memory.current": "9"}, 0),
+        ({"a/memory.max": "max", "a/memory.current": "6", "memory.max": "7", "memory.current": "6"}, 1 << 30),
+        ({"memory/memory.limit_in_bytes": "9", "memory/memory.usage_in_bytes": "7",
+          "memory/memory.stat": "inactive_file 0\ntotal_inactive_file 1"}, 3 << 30),
+    ],
+)  # fmt: skip
+def test_memory_that_is_free_is_what_no_control_group_has_used(
+    said: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures are GiB. The machine has 10 to give."""
+    for name, text in said.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(re.sub(r"\d+", lambda found: str(int(found[0]) << 30), text))
+    system = {"/proc/self/cgroup": "0::/a", "/proc/meminfo": f"MemFree: 1 kB\nMemAvailable: {10 << 20} kB\n"}
+    read = machine._read
+    monkeypatch.setattr(machine, "_read", lambda p: system[str(p)] if str(p) in system else read(p))
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": MACHINE // 4096}[name])
+    assert machine.available_bytes() == expected
 
 
 @pytest.mark.parametrize("module", sorted((Path(machine.__file__).parent).rglob("*.py")), ids=lambda p: p.name)
