@@ -28,6 +28,7 @@ TOOLS = ("sbatch", "squeue", "scancel")
 ANSWER_S = 60.0  # for one of Slurm's commands
 POLL_S = 5.0
 SETTLE_S = 30.0  # for a record of a node to be seen here, and for sacct to know of an end
+SILENT_S = 600.0  # that Slurm may not answer while jobs run
 SAVE_S = 120.0  # for jobs that were asked to save their work
 ATTEMPTS = 3  # of jobs that the cluster ended
 MANY = 200  # ids on one command line
@@ -65,7 +66,8 @@ class Slurm:
 
     def run(self, tasks: Sequence[Task], report: Report, stop: Stop) -> None:
         """Submit all tasks and report what becomes of them. Once `stop` says so, jobs are cancelled: what runs saves
-        its work. Raises NetworkError when Slurm does not answer."""
+        its work. Raises NetworkError when Slurm takes no job, or does not answer for ten minutes: what was submitted
+        goes on, and the next run waits for it."""
         run = _Run(self.setup, report)
         waiting = run.adopt(tasks)
         run.submit(waiting)
@@ -94,6 +96,7 @@ class _Run:
     setup: Setup
     report: Report
     jobs: dict[str, _Job] = field(default_factory=dict)
+    silent: float | None = None  # since when Slurm does not answer
 
     @property
     def ledger(self) -> Ledger:
@@ -131,9 +134,16 @@ class _Run:
 
     def look(self) -> None:
         """See what has ended, report it, and submit again what the cluster ended."""
-        states = _queue(self.jobs)
-        over = [job for job in self.jobs if states.get(job) not in (WAITS | RUNS)]
-        facts = _accounting(over) if over else {}
+        try:
+            states = _queue(self.jobs)
+            over = [job for job in self.jobs if states.get(job) not in (WAITS | RUNS)]
+            facts = _accounting(over) if over else {}
+        except NetworkError:  # a controller that is busy, or begins anew; its jobs go on
+            self.silent = self.silent or time.monotonic()
+            if time.monotonic() - self.silent > SILENT_S:
+                raise
+            return
+        self.silent = None
         again: dict[int, list[Task]] = {}
         for name in over:
             job = self.jobs[name]

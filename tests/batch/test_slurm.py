@@ -147,6 +147,32 @@ def test_jobs_of_a_run_that_was_killed_are_taken_over(cluster: Path, tmp_path: P
     assert not calls(cluster, "sbatch") if (cluster / "calls").exists() else True
 
 
+@pytest.mark.parametrize("patience", [60.0, 0.0])
+def test_a_controller_that_is_away_for_a_while_is_asked_again(
+    patience: float, cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "SILENT_S", patience)
+    tasks, told = expanded(matrix(tmp_path, 1), place="slurm")
+    (cluster / "ends.json").write_text(json.dumps({tasks[0].id: ["OUT_OF_MEMORY"]}))
+    looked = iter(range(1000))
+
+    def stop() -> bool:
+        if (number := next(looked)) in (0, 6):
+            (cluster / "down").touch() if number == 0 else (cluster / "down").unlink()
+        return False
+
+    heard = Heard()
+    place = open_place("slurm", told)
+    if patience:
+        place.run(tasks, heard, stop)
+        assert heard.exits == {tasks[0].id: 5}
+        assert next(looked) > 6
+    else:
+        with pytest.raises(NetworkError, match="Unable to contact"):
+            place.run(tasks, heard, stop)
+        assert slurm._submitted(told.out / ".quantkit-batch" / "slurm" / "jobs.json"), "the next run waits for it"
+
+
 def test_no_slurm_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = matrix(tmp_path, 1)
     monkeypatch.setenv("PATH", str(tmp_path))
