@@ -393,7 +393,7 @@ def test_a_run_that_fails_in_its_first_block_leaves_nothing(data: Path, tmp_path
         (["-o", "x.bin"], "usage", 2, ['".bin"']),
         (["-o", "x.gguf", "--hessian"], "usage", 2, ["holds no Hessians"]),
         (["--data", "hf://nothing"], "usage", 2, ["does not name a data set"]),
-        (["--data", "hf://org/name", "--offline"], "network", 9, ["would have to be fetched"]),
+        (["--data", "hf://datasets/org/name:a.txt", "--offline"], "network", 9, ["hf://datasets/org/name"]),
         (["-o", "missing/../x.gguf/y.gguf"], "not-writable", 6, ["cannot write"]),
     ],
 )  # fmt: skip

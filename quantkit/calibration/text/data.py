@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quantkit.calibration.text.hub_data import HUB, hub_file, hub_rows, needs_datasets
+from quantkit.calibration.text.hub_data import HUB, hub_file, hub_rows, needs_datasets, require_name
 from quantkit.calibration.text.samples import Texts, Tokens
 from quantkit.calibration.text.shipped import DEFAULT, data_path, shipped_rows
 from quantkit.calibration.text.templates import ChatTemplate, Conversation, read_chat_template, render
@@ -54,8 +54,11 @@ def model_tokens(checkpoint: Checkpoint, rows: int) -> Tokens:
 
 
 def require_readable(specs: Iterable[str]) -> None:
-    """Raise UnsupportedError, before anything is opened, for data that an optional package reads which is missing."""
+    """Raise UnsupportedError, before anything is opened, for data that an optional package reads which is missing,
+    UsageError for a name that no data set can have."""
     for spec in specs:
+        if spec.startswith(HUB):
+            require_name(spec)
         for reads, package in ((needs_datasets(spec), "datasets"), (spec.endswith(PARQUET), "pyarrow")):
             if reads:
                 require_installed(f"reading {shown(spec)}", [package], instead="give plain text or JSON Lines")

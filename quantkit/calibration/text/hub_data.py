@@ -51,6 +51,19 @@ def needs_datasets(spec: str) -> bool:
     return spec.startswith(HUB) and (match is None or (match["file"] is not None and not _is_file(match["file"])))
 
 
+def require_name(spec: str) -> None:
+    """Raise UsageError for a name behind hf:// that no data set can have."""
+    if ONE_FILE.fullmatch(spec) is None:
+        _split(spec)
+
+
+def _split(spec: str) -> re.Match[str]:
+    match = SPLIT.fullmatch(spec)
+    if match is None:
+        raise UsageError(f"{shown(spec)} does not name a data set", key="data", hint=f"write {HINT}")
+    return match
+
+
 def _is_file(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
@@ -98,9 +111,7 @@ def hub_rows(spec: str, *, offline: bool) -> HubRows:
 
     Raises UsageError for a name that is none, UnsupportedError without the package datasets, NetworkError.
     """
-    match = SPLIT.fullmatch(spec)
-    if match is None:
-        raise UsageError(f"{shown(spec)} does not name a data set", key="data", hint=f"write {HINT}")
+    match = _split(spec)
     if offline:
         raise NetworkError(f"{shown(spec)} would have to be fetched", hint="fetch it before, and give the file")
     require_installed(f"reading {shown(spec)}", ["datasets"], instead="give plain text or JSON Lines")
