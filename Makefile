@@ -75,7 +75,7 @@ OLDEST := out/transformers-oldest
 test-oldest: $(VENV)/.installed
 	$(BIN)/pip install --quiet --upgrade --no-deps --target $(OLDEST) \
 	  "$$(sed -n 's/.*"\(transformers\)>=\(.*\)",/\1==\2.0/p' pyproject.toml)"
-	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -q -m "not slow" tests/calibration/test_cache_peaks.py \
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -q -n 2 -m "not slow" tests/calibration/test_cache_peaks.py \
 	  tests/calibration/test_blocks_families.py tests/calibration/test_settings.py
 
 # All that is installed and fetched, so that nothing waits for it later: `make -j2 environments` does two at a time.

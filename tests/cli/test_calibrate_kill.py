@@ -14,7 +14,7 @@ import pytest
 from commands import TINY
 from forks import Forks, operations, spread
 
-KILL_POINTS, OLDER_POINTS, FAULT_POINTS = 24, 6, 8
+KILL_POINTS, OLDER_POINTS, FAULT_POINTS = 16, 6, 6
 
 MODULES = (
     "torch", "transformers.models.llama.modeling_llama", "transformers.modeling_utils",
