@@ -1,9 +1,9 @@
 """The tune stage: up a ladder of recipes by size, each made and measured, until the first that passes the gates.
 
 Every step smaller than the winner was measured to fail: nothing is assumed of how quality follows size. A step is a
-conversion with gates, so that what fails is kept aside and what was killed goes on. It reads the source once, to make
-its artifact: the source's own run on the text is kept from the first step that is measured. What was measured is
-recorded beside the output, sealed with the user's key, and not measured again.
+conversion with gates, so that what fails is kept aside and what was killed goes on. It reads the source once: for its
+artifact, and for the source's own run on the text, which is kept from the first step that is measured. What was
+measured is recorded beside the output, sealed with the user's key, and not measured again.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from quantkit.pipeline.gating import GATES, require_gateable
 from quantkit.pipeline.output import Output
 from quantkit.pipeline.outputs import Artifact, job_folder, output_paths
 from quantkit.pipeline.prepare import Prepared, prepare
-from quantkit.pipeline.request import Request, language_model_alone
+from quantkit.pipeline.request import Request, language_model_alone, only_used
 from quantkit.plan.base import Plan
 from quantkit.plan.encoder import AUTO, encoder_type
+from quantkit.recipes.read import load_recipe
 from quantkit.report.sealed import own_seal
 from quantkit.report.text import size
 from quantkit.storage import remove_job, user_key, write_small
@@ -44,13 +45,14 @@ RECORD, SCHEMA, MAX_BYTES = ".quantkit-tune.json", "quantkit.tune-record/1", 4 <
 
 @dataclass(frozen=True)
 class Step:
-    """A recipe of the ladder: its planned size, and what became of it. `gates` are its verdicts, `why` says why it was
-    not measured."""
+    """A recipe of the ladder: its planned size, the request that makes it, and what became of it. `gates` are its
+    verdicts, `why` says why it was not measured."""
 
     recipe: str
     nbytes: int
     key: str
     folder: Path
+    request: Request
     gates: tuple[Mapping[str, Any], ...] = ()
     why: str = ""
     before: bool = False
@@ -143,7 +145,7 @@ def walk_ladder(
         if step.why:
             done.append(step)
             continue
-        tried, artifact = _tried(step, request, output, record, (emit, stop))
+        tried, artifact = _tried(step, output, record, (emit, stop))
         done.append(tried)
         emit(StageFinished("tune", 0.0, f"{tried.recipe} {size(tried.nbytes)}: {'passes' if tried.ok else 'fails'}"))
         if artifact is not None:
@@ -158,12 +160,19 @@ def walk_ladder(
 
 def _planned(request: Request, output: Output, budget: int | None, emit: Sink, *, headers: bool = False) -> list[Step]:
     """The ladder, smallest first. Raises what keeps every recipe from being planned."""
+    typed = {load_recipe(name).name: name for name in request.recipes}
     with prepare(language_model_alone(request, "tune"), None, emit, headers=headers) as prepared:
         if request.mmproj == AUTO and prepared.model is not None and encoder_type(prepared.checkpoint, AUTO):
             what = "the encoder is not written: convert with the recipe that wins makes it beside the language model"
             emit(Warned("no-mmproj", what))
         steps = [
-            Step(recipe.name, plan.nbytes, _key(prepared, plan, output, request), folder)
+            Step(
+                recipe.name,
+                plan.nbytes,
+                _key(prepared, plan, output, request),
+                folder,
+                language_model_alone(only_used(request, typed[recipe.name], recipe), "tune"),
+            )
             for recipe, plan, folder in zip(prepared.recipes, prepared.plans, _folders(prepared, output), strict=True)
         ]
         for name, error in prepared.refused:
@@ -214,17 +223,17 @@ def _plain(name: str) -> bool:
 
 
 def _tried(
-    step: Step, request: Request, output: Output, record: _Record, listeners: tuple[Sink, Callable[[], bool]]
+    step: Step, output: Output, record: _Record, listeners: tuple[Sink, Callable[[], bool]]
 ) -> tuple[Step, Artifact | None]:
     """A step that was made and measured, now or before, and what was published."""
     emit, stop = listeners
-    one, known = language_model_alone(replace(request, recipes=(step.recipe,)), "tune"), record.steps.get(step.key)
+    known = record.steps.get(step.key)
     if known is not None and not all(gate["ok"] for gate in known):
         return replace(step, gates=tuple(known), before=True), None
     if known is not None:  # it passed: the same bytes pass again
         output = replace(output, gates=(), eval_data=())
     try:
-        [artifact] = convert(one, output, emit=emit, stop=stop)
+        [artifact] = convert(step.request, output, emit=emit, stop=stop)
     except GateError as error:
         if error.judged is None:
             raise

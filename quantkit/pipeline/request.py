@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
 from quantkit.errors import UsageError, require_choice
@@ -193,6 +194,16 @@ def require_used(request: Request, recipes: Sequence[Recipe]) -> None:
         raise UsageError("--imatrix and --calib both give importance weights", hint="use one of them")
     if request.tp != 1 and not request.consumers:
         raise UsageError(f"--tp {request.tp}: for whom?", hint=f"for example --for vllm --tp {request.tp}", key="tp")
+
+
+def only_used(request: Request, name: str, recipe: Recipe) -> Request:
+    """The request for one of its recipes alone, `name` as it was typed and `recipe` as it was planned: without what
+    only the others have a use for."""
+    idle = {use.field for use in USES if use.some and not use.users(recipe)}
+    if "calib" in idle:
+        idle |= {_field(option) for option in WITH_TEXT}
+    plain: dict[str, Any] = {field: DEFAULTS[field] for field in idle}
+    return replace(request, recipes=(name,), **plain)
 
 
 def language_model_alone(request: Request, command: str) -> Request:

@@ -106,6 +106,19 @@ def test_killed_in_a_step_the_same_command_ends_with_the_same_file(
     assert not [path for path in out.glob(".quantkit-*") if path.is_dir()]
 
 
+@pytest.mark.slow
+def test_a_step_gets_the_options_that_its_recipe_uses_and_a_recipe_of_ones_own(text: Path, tmp_path: Path) -> None:
+    """Text is for the ladder: q8_0, which --method rtn leaves without a use for it, is a step like the others."""
+    mine = tmp_path / "mine.toml"
+    mine.write_text(quantkit("recipes", "show", "q4_0").stdout)
+    options = ("--method", "rtn", "--calib", TINY.parent / "calibration.jsonl", "--samples", 2, "--seqlen", 16)
+    found = quantkit(*tune(text, tmp_path / "out", f"{mine},q4_1,q8_0"), *options)
+    assert found.status == 0, found.stderr
+    assert [(step["recipe"], step["ok"]) for step in found.json["steps"]] == [
+        ("mine", False), ("q4_1", False), ("q8_0", True),
+    ]  # fmt: skip
+
+
 def test_two_ladders_are_one_too_many() -> None:
     found = quantkit("tune", TINY, "--to", "q8_0", "--servers", "--dry-run")
     assert (found.status, "--servers names the recipes" in found.stderr) == (2, True), found.stderr
