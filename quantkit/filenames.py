@@ -1,4 +1,4 @@
-"""Names of checkpoints as parts of file names, and which names stay in their folder."""
+"""Names of checkpoints as parts of file names, which names stay in their folder, and those that tell what is in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ PLAIN_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\0]{1,255}", re.DOTALL)
 MOST_CHARACTERS, MOST_BYTES = 100, 240
 ADDITIONAL = "additional_chat_templates/"  # the folder in which transformers keeps chat templates by name
 MAX_TEMPLATES = 64
+WEIGHTS = (".gguf", ".safetensors")  # ends of files that hold weights
+
+_JOB = re.compile(r"\.quantkit-[0-9a-f]{12}")
+
+
+def job_name(digest: str) -> str:
+    """The hidden folder of work that is not finished, beside what it makes; `digest` in hexadecimal."""
+    return f".quantkit-{digest[:12]}"
+
+
+def is_job(name: str) -> bool:
+    """Whether a folder of that name holds such work."""
+    return _JOB.fullmatch(name) is not None
 
 
 def file_stem(name: str) -> str:

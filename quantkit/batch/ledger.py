@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,15 +28,15 @@ from quantkit.batch.options import OPTIONS, SHIPPED_TEXT
 from quantkit.batch.place import INTERRUPTED, Failure, Outcome
 from quantkit.errors import InputError
 from quantkit.jsontext import dump_json, utf8
-from quantkit.platforms import may_run
+from quantkit.qtypes import NUMERICS
 from quantkit.source.spec import names_hub
 from quantkit.storage import write_small
+from quantkit.storage.owner import read_owner, this_process
 from quantkit.untrusted import parse_json_object, read_bounded
 
 SCHEMA = "quantkit.batch_task/1"
 FOLDER = ".quantkit-batch"
 MAX_RECORD_BYTES = 16 << 20
-PID = re.compile(r"[0-9]{1,18}")
 MAX_FILES = 100_000  # of a source's folder that are looked at
 
 State = Literal["done", "failed", "interrupted", "running", "waiting"]
@@ -64,7 +63,8 @@ class Made(msgspec.Struct, frozen=True):
 
 
 class TaskRecord(msgspec.Struct, frozen=True):
-    """What became of a task. `exit` is None while it runs, and stays so when whoever ran it was killed."""
+    """What became of a task. `exit` is None while it runs, and stays so when whoever ran it was killed; `owner` is that
+    process, as leases name them."""
 
     task: str
     key: str
@@ -76,6 +76,7 @@ class TaskRecord(msgspec.Struct, frozen=True):
     error: Failure | None = None
     failures: tuple[Failure, ...] = ()
     artifacts: tuple[Made, ...] = ()
+    owner: str = ""
 
     def outcome(self) -> Outcome:
         exit_code = 0 if self.exit is None else self.exit
@@ -106,7 +107,7 @@ class Ledger:
 
     def begin(self, task: str, key: str) -> None:
         """Say that this process runs a task now."""
-        self._write(TaskRecord(task, key, where(), time.time()))
+        self._write(TaskRecord(task, key, where(), time.time(), owner=this_process().encode().decode().strip()))
 
     def settle(self, outcome: Outcome, key: str, artifacts: Sequence[Made]) -> None:
         """Say what became of a task."""
@@ -126,7 +127,7 @@ class Ledger:
         if record is None or record.key != key:
             return "waiting"
         if record.exit is None:
-            return "running" if alive(record.where) else "interrupted"
+            return "interrupted" if has_ended(record.owner) else "running"
         if record.exit == INTERRUPTED:
             return "interrupted"
         if record.exit != 0:
@@ -184,26 +185,29 @@ def where() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def alive(place: str) -> bool:
-    """Whether the process that records name runs, as far as can be told: of another machine, it does."""
-    host, _, pid = place.rpartition(":")
-    if host != socket.gethostname() or not PID.fullmatch(pid):
-        return True
-    return may_run(int(pid))
+def has_ended(owner: str) -> bool:
+    """Whether the process that a record names is certainly gone: of another machine nobody knows."""
+    found = read_owner(utf8(owner))
+    return found is not None and found.has_ended
 
 
 # --- whether a task is still the same -------------------------------------------------------------------------------
 
 
 def keys_of(wishes: Iterable[Wish]) -> dict[str, str]:
-    """For each task, by its id, a hash of what decides its result: its command line, and the files that it reads as
-    they look now. Each file is looked at once."""
+    """For each task, by its id, a hash of what decides its result: its command line, how numbers are computed, and the
+    files that it reads as they look now. Each file is looked at once."""
     look = cache(looks)
     return {wish.task.id: _key(wish, look) for wish in wishes}
 
 
 def _key(wish: Wish, look: Callable[[str], str]) -> str:
-    lines = [*wish.task.argv, f"source {look(wish.source)}", *(f"to {look(to)}" for to in wish.to)]
+    lines = [
+        *wish.task.argv,
+        f"numerics {NUMERICS}",
+        f"source {look(wish.source)}",
+        *(f"to {look(to)}" for to in wish.to),
+    ]
     for key, value in wish.options.items():
         if OPTIONS[key].files:
             lines += [f"{key} {look(name)}" for name in (value if isinstance(value, tuple) else (str(value),))]

@@ -19,6 +19,7 @@ CONVERTED = frozenset({
     "Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration", "Qwen3_5ForConditionalGeneration",
     "Qwen3_5MoeForConditionalGeneration",
 })  # fmt: skip
+# What `ollama create` sets a renderer of its own for (server/create.go, createModel), TEMPLATE or not.
 RENDERED = frozenset({"gemma4", "laguna", "nemotron_h", "nemotron_h_moe", "nemotron_h_omni"})
 NEW_TYPES = frozenset({"nvfp4", "q1_0"})
 GGUF_NEAREST = "a GGUF file of its own (--to q4_k_m)"

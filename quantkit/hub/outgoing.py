@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from quantkit.errors import BusyError, InputError, QuantkitError
+from quantkit.filenames import WEIGHTS, is_job
 from quantkit.untrusted import InputFile, open_input, shown
 
 MAX_FILES, MAX_DEPTH = 10_000, 4
 SCANNED_BYTES = 64 << 20  # files up to this size are searched for secrets
-JOB = re.compile(r"\.quantkit-[0-9a-f]{12}")
 WORK = "work.json"  # of a folder of `quantkit quantize`
 KEPT_HIDDEN = frozenset({".gitattributes"})
-WEIGHTS = (".gguf", ".safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 UNFINISHED = (".part", ".incomplete", ".tmp", ".lock", ".swp", "~")
 SECRET_NAMES = re.compile(
@@ -111,7 +110,7 @@ def _walk(root: Path, below: PurePosixPath) -> Iterator[str]:
 
 
 def _require_plain_folder(root: Path, base: str, name: str) -> None:
-    if JOB.fullmatch(base):
+    if is_job(base):
         what = f"{shown(name)} is work that is not finished, or that a gate kept back"
         hint = "run the command that began it again, or remove that folder"
         raise BusyError(f"{shown(str(root))}: {what}", path=str(root / name), hint=hint)

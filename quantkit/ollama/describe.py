@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from quantkit.calibration.text.templates import render_each
+from quantkit.consumers.refusals_ollama import RENDERED
 from quantkit.ollama.asking import Ask
 from quantkit.ollama.header import Header
 from quantkit.ollama.modelfile import Modelfile, keeps, keeps_line
 from quantkit.ollama.stops import Stops, stops
 from quantkit.ollama.translate import Translation, translate
 
-# What `ollama create` sets a renderer of its own for (server/create.go, createModel), TEMPLATE or not: the same as in
-# consumers/refusals_ollama, which stands on this floor.
-RENDERED_BY_OLLAMA = frozenset({"gemma4", "laguna", "nemotron_h", "nemotron_h_moe", "nemotron_h_omni"})
 WITHOUT_TEMPLATE = (
     "Ollama 0.30 and later render conversations by the chat template in the file; older ones take the one of their own "
     "templates that is most alike, or pass prompts as they are"
@@ -76,7 +74,7 @@ def _notes(header: Header, translation: Translation | None, asked: Stops) -> Ite
         yield f"no TEMPLATE, the chat template cannot be put in Ollama's terms: {translation.why}"
         yield WITHOUT_TEMPLATE
     yield from translation.caveats
-    if translation.template is not None and header.architecture in RENDERED_BY_OLLAMA:
+    if translation.template is not None and header.architecture in RENDERED:
         yield f"Ollama renders conversations of {header.architecture} by code of its own, whatever TEMPLATE says"
     elif translation.template is not None and any(
         word in header.chat_template for word in ("tools", "tool_call", "</think>")

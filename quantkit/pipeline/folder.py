@@ -10,13 +10,12 @@ from functools import cached_property
 from pathlib import Path
 
 from quantkit.errors import InputError
+from quantkit.filenames import WEIGHTS, is_job
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest
 from quantkit.report.records import FileRecord
 from quantkit.report.sealed import SUFFIX
 from quantkit.untrusted import require_path, shown
 
-JOB = re.compile(r"\.quantkit-[0-9a-f]{12}")
-WEIGHTS = (".gguf", ".safetensors")
 NO_MANIFEST = "give the folder that quantkit convert wrote into"
 
 
@@ -108,7 +107,7 @@ def require_finished(folder: Path) -> tuple[Finished, ...]:
 def jobs_in(folder: Path) -> list[str]:
     """Names of the folders in which unfinished work is kept, in a folder."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if JOB.fullmatch(entry.name) and entry.is_dir())
+        return sorted(entry.name for entry in entries if is_job(entry.name) and entry.is_dir())
 
 
 def unlisted(folder: Path, finished: Sequence[Finished], names: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates
 from quantkit.evaluation.memory import Memory
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished
+from quantkit.filenames import WEIGHTS
 from quantkit.pipeline.alongside import Alongside
 from quantkit.pipeline.outputs import Artifact
 from quantkit.pipeline.prepare import Prepared
@@ -31,7 +32,6 @@ from quantkit.source.quantized import dequantized
 from quantkit.untrusted import shown
 
 GATES = "gates"
-WEIGHTS = (".gguf", ".safetensors")  # files whose bytes a gate on size counts
 KEPT = "what was made is kept, unpublished, and the same command with other gates goes on with it"
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from quantkit.errors import ExistsError, InputError, NotWritableError, UsageError
 from quantkit.families.known import gives_no_text
 from quantkit.families.model_card import CARD_FILE
-from quantkit.filenames import file_stem, windows_refuses
+from quantkit.filenames import file_stem, job_name, windows_refuses
 from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG
@@ -159,7 +159,7 @@ def output_stem(out: Path) -> str | None:
 
 def job_folder(target: Path, digest: str) -> Path:
     """The hidden folder beside `target` where the work with this digest is kept until it is finished."""
-    return target.parent / f".quantkit-{digest[:12]}"
+    return target.parent / job_name(digest)
 
 
 def open_plan_job(prepared: Prepared, plan: Plan, folder: Path, *, fresh: bool = False) -> Job:

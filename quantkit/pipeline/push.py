@@ -48,8 +48,8 @@ class PushRequest:
 
     `revision` is a branch, which is made where it is missing; `pr` asks the owners of the repository to take the
     commit. `private` makes a new repository private. `against` is the source, to be compared with now, with `adapters`
-    that were merged into it. `gated` refuses artifacts that no gate has judged; `records` are what eval printed of
-    them.
+    that were merged into it. `require_gates` refuses artifacts that no gate has judged; `records` are what eval
+    printed of them.
     """
 
     source: Path
@@ -60,7 +60,7 @@ class PushRequest:
     pr: bool = False
     against: str | None = None
     adapters: tuple[str, ...] = ()
-    gated: bool = False
+    require_gates: bool = False
     records: tuple[Path, ...] = ()
     offline: bool = False
 
@@ -165,7 +165,7 @@ def judged(request: PushRequest, place: Path, emit: Sink) -> tuple[Publishable, 
     against, adapters = request.against, request.adapters
     found = publishable(place, against=against, adapters=adapters, records=request.records, emit=emit)
     for one in found:
-        one.require(gated=request.gated)
+        one.require(gated=request.require_gates)
     return found
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from quantkit.errors import BusyError, ExistsError, InputError, UsageError, did_you_mean
-from quantkit.pipeline.folder import WEIGHTS, Finished, jobs_in, manifests_in, unlisted
+from quantkit.filenames import WEIGHTS
+from quantkit.pipeline.folder import Finished, jobs_in, manifests_in, unlisted
 from quantkit.pipeline.signing import MAX_KEY, PRIVATE, SIGNATURE
 from quantkit.report.bom import BOM, is_own_bom
 from quantkit.report.card import CARD

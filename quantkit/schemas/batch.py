@@ -191,6 +191,7 @@ class BatchRecord(TypedDict):
     error: BatchFailure | None
     failures: list[BatchFailure]
     artifacts: list[RecordArtifact]
+    owner: str
 
 
 # --- the matrix -------------------------------------------------------------------------------------------------------

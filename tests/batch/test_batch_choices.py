@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from matrices import written
 
 from quantkit.batch import local
 from quantkit.batch.faults import Faults
-from quantkit.batch.ledger import FOLDER, Ledger, TaskRecord, alive, where
+from quantkit.batch.ledger import FOLDER, Ledger, TaskRecord, has_ended
 from quantkit.batch.place import Failure, Outcome, Report
 from quantkit.batch.task import Needs, Task
 from quantkit.batch.worker import Work, command
@@ -20,6 +21,7 @@ from quantkit.pipeline.batch import BatchRequest, expand, run_batch
 from quantkit.pipeline.batch_plan import PlannedFiles, PlannedTask
 from quantkit.pipeline.batch_records import _sums
 from quantkit.pipeline.batch_room import needs_left, require_own_outputs, require_room
+from quantkit.storage.owner import this_process
 
 EXITS = {"passes": 9, "stays": 3, "several": 10, "stopped": 130, "killed": -9}
 NAMES = (*EXITS, "died", "runs", "new", "other")
@@ -36,10 +38,10 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, lis
         parts = (Failure("busy", 6, "m", recipe="r"),) if exit_code == 10 else ()
         outcome = Outcome(f"alpha.{name}", exit_code, 1.0, "here:1", Failure("x", exit_code, "m"), parts)
         found.ledger.settle(outcome, found.keys[f"alpha.{name}"], ())
-    for name, place in (("died", "nowhere:1"), ("runs", where()), ("other", "here:1")):
+    gone = replace(this_process(), started="1").encode().decode()
+    for name, owner in (("died", gone), ("runs", this_process().encode().decode()), ("other", gone)):
         key = "another" if name == "other" else found.keys[f"alpha.{name}"]
-        found.ledger._write(TaskRecord(f"alpha.{name}", key, place, 0.0))
-    monkeypatch.setattr("quantkit.batch.ledger.alive", lambda place: place == where())
+        found.ledger._write(TaskRecord(f"alpha.{name}", key, "here:1", 0.0, owner=owner))
     begun: list[str] = []
 
     def run(work: Work, stop: object, now: object) -> Outcome:
@@ -118,14 +120,24 @@ def test_a_failure_that_only_the_place_knows_is_one_whatever_was_before(
     assert {row.failures[0].message for row in result.failed} >= {"gone"}
 
 
-def test_processes_are_told_from_their_names() -> None:
-    assert alive(where())
-    assert alive("another-machine:1")
-    assert alive("nonsense")
-    assert alive(f"{where().rpartition(':')[0]}:{'9' * 5000}")
-    assert alive(f"{where().rpartition(':')[0]}:\u00b2")
-    host = where().rpartition(":")[0]
-    assert not alive(f"{host}:{2**22 + 1}")
+@pytest.mark.skipif(not this_process().started, reason="this system does not say when a process began")
+def test_processes_are_told_by_more_than_their_numbers() -> None:
+    here = this_process()
+    assert not has_ended(here.encode().decode())
+    assert has_ended(replace(here, started="1").encode().decode()), "the number was given again"
+    assert has_ended(replace(here, pid=2**22 + 1).encode().decode())
+    assert not has_ended(replace(here, host="another-machine", started="1").encode().decode())
+    for nonsense in ("", "nonsense", "{", here.encode().decode().replace(str(here.pid), "9" * 5000), "\udc80"):
+        assert not has_ended(nonsense)
+
+
+def test_what_computes_otherwise_is_not_done(recorded: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = recorded
+    before = expand(BatchRequest(path), Faults()).keys
+    monkeypatch.setattr("quantkit.batch.ledger.NUMERICS", 99)
+    after = expand(BatchRequest(path), Faults()).keys
+    assert before.keys() == after.keys()
+    assert not set(before.values()) & set(after.values())
 
 
 def test_what_a_child_is_told(tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def test_what_was_never_compared_is_refused(made: Path, state: WriterState) -> N
     done = push(made / "blind", SPEC, status=7)
     assert "--no-verify" in done.stderr
     push(made / "blind", SPEC, "--against", TINY, "--dry-run")
-    assert "judged by no gate" in push(made / "files", SPEC, "--gated", status=8).stderr
+    assert "judged by no gate" in push(made / "files", SPEC, "--require-gates", status=8).stderr
     assert not state.commits
 
 

@@ -19,12 +19,10 @@ from templates_at_hand import in_process
 
 from quantkit.cli.exits import exit_code
 from quantkit.cli.main import main
-from quantkit.consumers.refusals_ollama import RENDERED
 from quantkit.errors import ExistsError
 from quantkit.formats.gguf.file import read_gguf
 from quantkit.metadata import KeyValue
 from quantkit.ollama import Modelfile, ModelfileError, describe, parse_modelfile, read_header, unchanged
-from quantkit.ollama.describe import RENDERED_BY_OLLAMA
 from quantkit.ollama.modelfile import keeps, keeps_line
 
 EXISTS = exit_code(ExistsError("there"))
@@ -275,10 +273,6 @@ def test_words_are_no_stops(made: Path) -> None:
     mine = header(made)
     word = type(mine)(**{**vars(mine), "tokens": {**mine.tokens, "eos": "the"}, "chat_template": ""})
     assert describe(word, ("./x.gguf",), render=in_process).modelfile.stops == ()
-
-
-def test_architectures_that_ollama_renders_are_those_of_the_table() -> None:
-    assert RENDERED_BY_OLLAMA == RENDERED
 
 
 # --- the text ---------------------------------------------------------------------------------------------------------

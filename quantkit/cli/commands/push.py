@@ -28,7 +28,9 @@ def push(
         str | None, typer.Option("--against", metavar="SRC", help="Compare the artifacts with their source first.")
     ] = None,
     adapter: options.Adapters = None,
-    gated: Annotated[bool, typer.Option("--gated", help="Refuse artifacts that no gate has judged.")] = False,
+    require_gates: Annotated[
+        bool, typer.Option("--require-gates", help="Refuse artifacts that no gate has judged.")
+    ] = False,
     measured: Annotated[
         list[Path] | None,
         typer.Option("--eval", metavar="FILE", help="What eval --json or --append wrote of them; repeatable."),
@@ -47,7 +49,7 @@ def push(
         pr=pr,
         against=against,
         adapters=tuple(adapter or ()),
-        gated=gated,
+        require_gates=require_gates,
         records=tuple(measured or ()),
         offline=session.settings.offline,
     )
