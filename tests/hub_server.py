@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
+
+from two_ports import two_ports
 
 
 @dataclass(frozen=True)
@@ -187,28 +186,8 @@ def _sha1(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a client that hung up: some tests want it to."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
-
-
 @contextmanager
 def serve(state: HubState) -> Iterator[HubState]:
     """Serve `state` on two ports of 127.0.0.1 (Hub and content network) and fill in their addresses."""
-    servers = []
-    for content_network in (False, True):
-        server = _Server(("127.0.0.1", 0), partial(_Handler, state, content_network))
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-    state.endpoint = f"http://127.0.0.1:{servers[0].server_port}"
-    state.content_network = f"http://localhost:{servers[1].server_port}"
-    try:
+    with two_ports(_Handler, state) as (state.endpoint, state.content_network):
         yield state
-    finally:
-        for server in servers:
-            server.shutdown()
-            server.server_close()

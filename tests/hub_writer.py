@@ -17,16 +17,16 @@ import base64
 import hashlib
 import json
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from unittest import mock
 from urllib.parse import unquote, urlsplit
+
+from two_ports import two_ports
 
 LARGE = (".gguf", ".safetensors")
 
@@ -300,31 +300,11 @@ def _blob(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a client that hung up: some tests want it to."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
-
-
 @contextmanager
 def serve_writer(state: WriterState) -> Iterator[WriterState]:
     """Serve `state` on two ports of this machine, the Hub and its storage, and fill in their addresses."""
-    servers = []
-    for storage in (False, True):
-        server = _Server(("127.0.0.1", 0), partial(_Handler, state, storage))
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-    state.endpoint = f"http://127.0.0.1:{servers[0].server_port}"
-    state.storage = f"http://localhost:{servers[1].server_port}"
-    try:
+    with two_ports(_Handler, state) as (state.endpoint, state.storage):
         yield state
-    finally:
-        for server in servers:
-            server.shutdown()
-            server.server_close()
 
 
 @contextmanager
