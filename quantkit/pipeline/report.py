@@ -53,8 +53,8 @@ class ReportRequest:
         object.__setattr__(self, "out", Path(self.out))
 
 
-def write_report(request: ReportRequest) -> Written:
-    """Write one HTML file that shows all inputs.
+def write_report(request: ReportRequest, *, dry_run: bool = False) -> Written:
+    """Write one HTML file that shows all inputs; with `dry_run` nothing is written.
 
     A report that is there is replaced, and nothing else: ExistsError. Raises UsageError without inputs, InputError for
     one that is neither a record nor an artifact, NotWritableError, ResourceError.
@@ -65,7 +65,8 @@ def write_report(request: ReportRequest) -> Written:
     require_takes_file(request.out, "--out")
     refuse_inputs([request.out], inputs, "choose another name with --out")
     require_own_start(request.out, "--out", START.encode(), "report of quantkit")
-    require_small(request.out)
+    if not dry_run:
+        require_small(request.out)
     pages = [_page_of_input(path) for path in request.inputs]
     evaluations = tuple(body for page in pages for body in page.evaluations)
     history = tuple(line for page in pages for line in page.history)
@@ -73,7 +74,8 @@ def write_report(request: ReportRequest) -> Written:
     alone = tuple(each for page in pages for each in page.artifacts if each.identity not in known)
     page = replace(page_of(evaluations, history, request.title or _title(pages)), artifacts=alone)
     data = render(page)
-    write_small(request.out, data, overwrite=True)
+    if not dry_run:
+        write_small(request.out, data, overwrite=True)
     shown_artifacts = len(alone) + sum(len(body["artifacts"]) for body in evaluations)
     return Written(request.out, len(data), shown_artifacts, len(history))
 

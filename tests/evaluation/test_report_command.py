@@ -58,6 +58,9 @@ def test_records_show_the_same_again(made: Path, tmp_path: Path) -> None:
     assert out.read_bytes() == (made / "report.html").read_bytes()
     pretty = tmp_path / "pretty.json"
     pretty.write_text(json.dumps(json.loads((made / "measured.json").read_text().splitlines()[0]), indent=2))
+    shown = quantkit("report", made / "history.jsonl", "--out", out.parent / "new" / "r.html", "--dry-run")
+    assert (shown.status, shown.stdout) == (0, f"would write {out.parent / 'new' / 'r.html'}\n")
+    assert not (out.parent / "new").exists()
     assert quantkit("report", pretty, made / "history.jsonl", "--out", out).status == 0
     assert out.read_bytes() == (made / "report.html").read_bytes()
 
