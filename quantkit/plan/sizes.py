@@ -17,8 +17,9 @@ from quantkit.plan.reading import TABLE_WEIGHTS
 from quantkit.report.text import count, size
 
 # Resident memory of the interpreter, NumPy, numba and the compiled encoders, without any weight: a conversion of a
-# model of 3.7 M weights peaks at up to 166 MB (Python 3.11 on Linux x86-64).
-PROGRAM_BYTES = 165_000_000
+# model of 3.7 M weights peaks at up to 166 MB (Python 3.11 on Linux x86-64). The first conversion to a type on a
+# machine compiles its encoder, which took 60 to 85 MB more.
+PROGRAM_BYTES = 165_000_000 + 110_000_000
 # Of the check of a finished file, and of its tokenizer as two readers have it: SmolLM2-135M (49,152 tokens) peaks at
 # 364 MB, of which the program, headers and slabs are 214; a model of 2,048 tokens at 209, of which they are 185.
 CHECK_BYTES, TOKEN_BYTES = 32_000_000, 3300

@@ -117,4 +117,4 @@ def test_conversion_memory_does_not_grow_with_the_model() -> None:
         for model, checkpoint in (small, large)
     ]
     assert needed[0] == pytest.approx(needed[1], rel=0.01)
-    assert needed[1] < 700e6  # of which 128,256 tokens take 423
+    assert needed[1] < 810e6  # of which 128,256 tokens take 423, and the compiler 110
