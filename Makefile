@@ -19,6 +19,8 @@ MINILM := .reference/all-MiniLM-L6-v2
 # Real weights where `make reference` has fetched them, else the small model that is bundled.
 MODEL ?= $(if $(wildcard $(SMOLLM2)/.version),$(SMOLLM2),tests/data/docs-llama-tiny)
 SAY ?= $(if $(filter $(SMOLLM2),$(MODEL)),The capital of France is,The module provides)
+# Also where the shell forbids it: without compiled modules each of the tests' thousands of commands takes a second more.
+export PYTHONDONTWRITEBYTECODE :=
 SECONDS ?= 60
 SEED ?= 0
 FINDINGS ?= out/fuzz
