@@ -41,7 +41,7 @@ def put(outputs: Mapping[str, str]) -> None:
 
 
 def keys() -> int:
-    """What pip installs, and the key of its cache: the requirements and the Python decide what it downloads."""
+    """What pip installs, the folder of its cache, and its key: requirements and Python decide what it downloads."""
     extras = given("EXTRAS").replace(" ", "")
     if extras and not EXTRAS.fullmatch(extras):
         print("::error::extras: names with commas, such as calibrate,llamacpp")
@@ -54,8 +54,16 @@ def keys() -> int:
     facts = [requirement, platform.python_version(), platform.machine()]
     if not given("PACKAGE"):
         facts.append((ROOT / "pyproject.toml").read_text("utf-8"))
-    put({"requirement": requirement, "pip": hashlib.sha256("\0".join(facts).encode()).hexdigest()})
+    key = hashlib.sha256("\0".join(facts).encode()).hexdigest()
+    put({"requirement": requirement, "pip": key, "pip-cache": pip_cache()})
     return 0
+
+
+def pip_cache() -> str:
+    """The folder in which pip keeps downloads, which each system has elsewhere; "" where pip keeps none."""
+    asked = [sys.executable, "-m", "pip", "cache", "dir", "--disable-pip-version-check"]
+    done = subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def with_extras(package: str, names: Mapping[str, None]) -> str:

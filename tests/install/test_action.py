@@ -141,6 +141,7 @@ def test_a_conversion(tmp_path: Path) -> None:
     [python, pip] = runner.used
     assert python == ("actions/setup-python@v5", {"python-version": "3.11"})
     assert pip[1]["key"].startswith("Linux-quantkit-pip-3.11-")
+    assert pip[1]["path"] == runner.outputs["keys"]["pip-cache"]
     assert len(runner.outputs["keys"]["pip"]) == 64
     assert runner.outputs["commit"]["key"] == "", "a folder has no commit"
 
@@ -157,9 +158,10 @@ def test_failures_end_the_step_with_their_status(tmp_path: Path) -> None:
 def keys(tmp_path: Path, **inputs: str) -> tuple[int, dict[str, str]]:
     output = tmp_path / "out"
     output.write_text("")
+    told = {f"QK_{key}": value for key, value in inputs.items()}
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "action.py", "keys"],
-        env={"GITHUB_OUTPUT": str(output), **{f"QK_{key}": value for key, value in inputs.items()}},
+        env={"GITHUB_OUTPUT": str(output), "PIP_CACHE_DIR": str(tmp_path / "pip"), **told},
         capture_output=True,
         check=False,
     )
@@ -169,6 +171,8 @@ def keys(tmp_path: Path, **inputs: str) -> tuple[int, dict[str, str]]:
 def test_what_is_installed_and_the_key_of_its_cache(tmp_path: Path) -> None:
     plain = keys(tmp_path)[1]
     assert plain["requirement"] == str(ROOT)
+    assert plain["pip-cache"] == str(tmp_path / "pip"), "where pip itself keeps it, on any system"
+    assert not [step for step in STEPS if "~/.cache/pip" in str(step)], "of Linux alone"
     assert keys(tmp_path)[1] == plain
     gated = keys(tmp_path, GATES="kld<1", EXTRAS="data")[1]
     assert gated["requirement"] == f"{ROOT}[data,calibrate]"
