@@ -361,9 +361,9 @@ def _placed(text: str, folder: Path) -> str:
 
 
 def _defaults(settings: list[Setting], options: _Options) -> dict[str, Any]:
-    """Nested as commands are, by the names of parameters; later ones count, those of single commands most."""
+    """Nested as commands are, by the names of parameters. Settings come in rising precedence: the last one counts."""
     defaults: dict[str, Any] = {}
-    for setting in sorted(settings, key=lambda s: (s.origin.startswith(PREFIX), len(s.command))):
+    for setting in settings:
         for path, parameter in options.users(setting.command, setting.key):
             table = defaults
             for name in path:

@@ -53,6 +53,15 @@ def test_the_command_line_comes_first_then_variables_then_files(folder: Path, mo
     assert plan()[0] == ["q4_k_m"]
 
 
+def test_a_file_whose_name_begins_like_a_variable_is_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named relatively, its lines are QUANTKIT_ours.toml:2: a variable counts more all the same."""
+    (folder / "QUANTKIT_ours.toml").write_text('[plan]\nto = "q2_k"\n')
+    monkeypatch.setenv("QUANTKIT_CONFIG", "QUANTKIT_ours.toml")
+    assert plan()[0] == ["q2_k"]
+    monkeypatch.setenv("QUANTKIT_TO", "q5_0")
+    assert plan()[0] == ["q5_0"]
+
+
 def test_the_nearest_file_counts_up_to_the_root_of_the_repository(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
