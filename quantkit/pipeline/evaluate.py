@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +159,14 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All of a run. `reference` says which model was measured against, with the hashes of its files."""
+    """All of a run, which ended at `time` (UTC). `reference` says which model was measured against, with the hashes of
+    its files."""
 
     reference: dict[str, Any]
     data: dict[str, Any]
     artifacts: tuple[Evaluated, ...]
     seconds: float
+    time: str
 
     @property
     def ok(self) -> bool:
@@ -172,6 +175,7 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         return {
             "version": __version__,
+            "time": self.time,
             "reference": self.reference,
             "data": self.data,
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
@@ -240,7 +244,8 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
             facts = (artifact.nbytes, artifact.side.inputs if ran is None else f"as {ran.name} computes", made)
             recipe = str(artifact.manifest.recipe["name"]) if artifact.manifest else None
             results.append(Evaluated(path, *facts, report, verdicts, held, kinds, said, texts, recipe, figures, ran))
-    return Evaluation(reference, corpus.as_json(), tuple(results), time.monotonic() - started)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Evaluation(reference, corpus.as_json(), tuple(results), time.monotonic() - started, now)
 
 
 def require_text(request: EvalRequest, emit: Sink = ignore) -> None:

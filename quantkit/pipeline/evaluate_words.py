@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -202,12 +201,12 @@ def junit(evaluation: Evaluation) -> str:
     return suite("quantkit eval", cases, evaluation.seconds)
 
 
-def history_line(evaluation: Evaluation, artifact: Evaluated, now: str) -> dict[str, Any]:
+def history_line(evaluation: Evaluation, artifact: Evaluated) -> dict[str, Any]:
     """One measurement of one artifact, small: what a trend is drawn of."""
     report = artifact.report
     return {
         "schema": HISTORY,
-        "time": now,
+        "time": evaluation.time,
         "version": evaluation.as_json()["version"],
         "name": report.name,
         "recipe": artifact.recipe,
@@ -274,8 +273,7 @@ class Records:
         if self.summary is not None:
             _append(self.summary, markdown(evaluation))
         if self.history is not None:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            lines = [json.dumps(history_line(evaluation, one, now)) for one in evaluation.artifacts]
+            lines = [json.dumps(history_line(evaluation, one)) for one in evaluation.artifacts]
             _append(self.history, "".join(f"{line}\n" for line in lines))
         if self.html is not None:
             runs = read_records(self.history).history if self.history is not None else ()

@@ -70,26 +70,28 @@ def measured_of(one: Finished, measured: Mapping[str, Measured]) -> Measured | N
 
 
 def measured_in(records: Sequence[Path]) -> dict[str, Measured]:
-    """Identity of an artifact -> what was measured of it last."""
-    found: dict[str, Measured] = {}
+    """Identity of an artifact -> what was measured of it last: by time, then in the order that records are given in."""
+    found: list[tuple[str, str, Measured]] = []
     for path in records:
         page = read_records(path)
-        for line in sorted(page.history, key=lambda line: str(line["time"])):
+        for line in page.history:
             if line["identity"]:
-                found[line["identity"]] = Measured(
+                known = Measured(
                     line["kl"], line["top1_agreement"], line["perplexity_ratio"], line["tokens"],
                     "a text of hash " + line["data"][:16], line["reference"], line["version"], line.get("engine"),
                     line.get("held_out"),
                 )  # fmt: skip
+                found.append((str(line["time"]), line["identity"], known))
         for body in page.evaluations:
             for each in body["artifacts"]:
                 if each["identity"]:
                     ran = each["engine"]["name"] if each.get("engine") else None
-                    found[each["identity"]] = Measured(
+                    known = Measured(
                         each["kl"], each["top1_agreement"], each["perplexity_ratio"], each["tokens"],
                         body["data"]["name"], body["reference"]["sha256"], body["version"], ran, each["held_out"],
                     )  # fmt: skip
-    return found
+                    found.append((_time(body), each["identity"], known))
+    return {identity_: known for _, identity_, known in sorted(found, key=lambda one: one[0])}
 
 
 def _measured_by_convert(one: Finished) -> Iterator[Measured]:
@@ -123,23 +125,45 @@ def _by_convert(one: Finished) -> Iterator[Judged]:
 
 
 def judged_in(records: Sequence[Path]) -> dict[str, list[Judged]]:
-    """Identity of an artifact -> its gates. A run of a history counts where nothing of the same text came after it."""
-    found: dict[str, list[Judged]] = {}
-    last: dict[tuple[str, str], Mapping[str, Any]] = {}
+    """Identity of an artifact -> its gates. Of a gate that was judged more than once on the same text the newest
+    judgement counts; a run of a history where nothing of the same text came after it."""
+    gates: dict[tuple[str, ...], tuple[str, Judged]] = {}
+    runs: dict[tuple[str, str], Mapping[str, Any]] = {}
     for path in records:
         page = read_records(path)
         for body in page.evaluations:
-            for each in body["artifacts"]:
-                if each["identity"]:
-                    found.setdefault(each["identity"], []).extend(_judgements(each["gates"], "eval"))
-        for line in sorted(page.history, key=lambda line: str(line["time"])):
-            if line["identity"]:
-                last[line["identity"], line["data"]] = line
-    for (whose, data), line in last.items():
+            for each in (one for one in body["artifacts"] if one["identity"]):
+                text, time = _text_of(body, each), _time(body)
+                for judged in _judgements(each["gates"], "eval"):
+                    key = (each["identity"], judged.gate, *text)
+                    if key not in gates or gates[key][0] <= time:
+                        gates[key] = time, judged
+        for line in (one for one in page.history if one["identity"]):
+            key = line["identity"], line["data"]
+            if key not in runs or str(runs[key]["time"]) <= str(line["time"]):
+                runs[key] = line
+    found: dict[str, list[Judged]] = {}
+    for (whose, *_), (_, judged) in gates.items():
+        found.setdefault(whose, []).append(judged)
+    for (whose, data), line in runs.items():
         if not line["ok"]:
             how = f"{counted(line['tokens'], 'token')} of a text of hash {data[:16]}"
             found.setdefault(whose, []).append(Judged("gates of a run", False, "history", how=how))
     return found
+
+
+def _time(body: Mapping[str, Any]) -> str:
+    """When a measurement ended, by UTC; "", which is before all others, of one that does not say it."""
+    return str(body.get("time") or "")
+
+
+def _text_of(body: Mapping[str, Any], one: Mapping[str, Any]) -> tuple[str, ...]:
+    """What tells that two measurements asked the same: the original, the tokens, how they were cut, prompts, engine."""
+    data, engine, prompts = body["data"], one.get("engine"), one.get("prompts")
+    return (
+        body["reference"]["sha256"], data["token_sha256"], str(data["window"]), data["score"],
+        engine["name"] if engine else "", prompts["sha256"] if prompts else "",
+    )  # fmt: skip
 
 
 def _in_release(one: Finished) -> Iterator[Judged]:

@@ -269,9 +269,10 @@ class Data(TypedDict):
 
 
 class Eval(TypedDict):
-    """Of eval: how far each artifact is from the original, and what its gates say."""
+    """Of eval: how far each artifact is from the original, and what its gates say. `time` is when it ended, in UTC."""
 
     version: str
+    time: NotRequired[str]
     reference: Reference
     data: Data
     artifacts: list[Evaluated]

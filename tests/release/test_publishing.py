@@ -12,6 +12,7 @@ from commands import quantkit
 from released import Made
 
 from quantkit.errors import GateError, InputError, VerificationError
+from quantkit.pipeline.judged import measured_in
 from quantkit.pipeline.publishing import publishable, require_publishable
 from quantkit.report.sealed import seal
 
@@ -57,6 +58,44 @@ def test_a_failed_gate_is_in_the_way(made: Made, failing: Callable[[str], Path],
     later = line | {"time": "2026-01-02T00:00:00Z", "ok": True}
     history.write_text(f"{json.dumps(later)}\n{json.dumps(line)}\n")  # the later run of the same text counts
     assert require_publishable(made.out, records=[history])
+
+
+LATER = "2026-02-01T00:00:00+00:00"
+OTHERS: dict[str, dict[str, Any]] = {
+    "the same": {},
+    "another text": {"data": {"token_sha256": "2" * 64}},
+    "other windows": {"data": {"window": 32}},
+    "another original": {"reference": {"sha256": "3" * 64}},
+}
+
+
+@pytest.mark.parametrize("changed", OTHERS)
+@pytest.mark.parametrize("turned", [False, True], ids=["in order", "the newer one first"])
+def test_of_one_gate_on_one_text_the_newest_judgement_counts(
+    turned: bool, changed: str, made: Made, failing: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Whatever order records are given in. A failure on another text stays one, and one that was judged anew fails."""
+    old = failing("src-Q4_0")
+    old.write_text(json.dumps(json.loads(old.read_text()) | {"time": "2026-01-01T00:00:00+00:00"}))
+    body = json.loads(made.record.read_text())
+    assert body["time"], "what eval prints says when"
+    newer = tmp_path / "newer.json"
+    other = {key: body[key] | facts for key, facts in OTHERS[changed].items()}
+    newer.write_text(json.dumps(body | {"time": LATER} | other))
+    records = [newer, old] if turned else [old, newer]
+    assert publishable(made.out / "src-Q4_0.gguf", records=records)[0].ok is (changed == "the same")
+    old.write_text(json.dumps(json.loads(old.read_text()) | {"time": "2026-03-01T00:00:00+00:00"}))
+    assert not publishable(made.out / "src-Q4_0.gguf", records=records)[0].ok, "the failure is the newer one now"
+
+
+def test_what_was_measured_last_is_the_quality(made: Made, tmp_path: Path) -> None:
+    body = json.loads(made.record.read_text())
+    for path, time, value in ((tmp_path / "a", LATER, 0.5), (tmp_path / "b", "2026-01-01T00:00:00+00:00", 0.1)):
+        for each in body["artifacts"]:
+            each["kl"] = {"value": value, "standard_error": None, "low": None, "high": None}
+        path.write_text(json.dumps(body | {"time": time}))
+    found = measured_in([tmp_path / "a", tmp_path / "b"])
+    assert {known.kl["value"] for known in found.values()} == {0.5}
 
 
 def test_changed_bytes_are_in_the_way(made: Made) -> None:
