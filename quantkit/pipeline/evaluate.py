@@ -71,7 +71,6 @@ from quantkit.version import __version__
 STAGE = "evaluate"
 NOT_HELD_OUT, LONG_WINDOW, DAMAGED = "not-held-out", "long-window", "damaged-weights"
 
-
 COERCED: dict[str, Coercion] = {
     "artifacts": given_paths, "against": given_optional, "against_quantized": given_optional, "data": given_data,
     "gates": given_texts, "prompts": given_optional, "tasks": given_names, "adapters": given_texts,
@@ -159,8 +158,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All of a run, which ended at `time` (UTC). `reference` says which model was measured against, with the hashes of
-    its files."""
+    """All of a run; it ended at `time` (UTC). `reference` is the model measured against, with hashes of its files."""
 
     reference: dict[str, Any]
     data: dict[str, Any]

@@ -38,6 +38,8 @@ GUARD = ".quantkit-sums.lock"
 # Gone meanwhile, another user's, or a link, folder, socket or device.
 NO_STRAY = frozenset({errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV})
 STRAY = re.compile(r"\.quantkit-[0-9a-f]{16}\.tmp")
+PROBE = re.compile(r"\.quantkit-[0-9a-f]{16}\.probe")
+PROBE_S = 120.0  # longer than anybody waits for what others see
 
 _SUM_LINE = re.compile(rb"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
 _ESCAPES = {b"\\": b"\\\\", b"\n": b"\\n", b"\r": b"\\r"}  # coreutils sha256sum
@@ -131,15 +133,32 @@ def write_small(path: Path, data: bytes, *, overwrite: bool, ops: Ops | None = N
 
 @contextmanager
 def probe_file(folder: Path) -> Iterator[tuple[Path, str]]:
-    """A small file with a text that nobody else knows, for other machines to look for, while the context is open."""
+    """A small file with a text that nobody else knows, for other machines to look for, while the context is open.
+
+    It needs a name, so a killed process leaves it; the next probe takes away those that are too old to be in use, by
+    the clock of the file system.
+    """
     text = os.urandom(16).hex()
     path = folder / f".quantkit-{text[:16]}.probe"
     write_small(path, text.encode(), overwrite=False)
+    disk = Disk(from_environment())
     try:
+        _sweep_probes(disk, path)
         yield path, text
     finally:
         with explained(folder, 0):
-            Disk(from_environment()).remove(path)
+            disk.remove(path)
+
+
+def _sweep_probes(disk: Disk, own: Path) -> None:
+    """Remove probes that nobody asks for any more: much older than our own."""
+    with suppress(OSError):
+        now = look(own).st_mtime
+        for path in own.parent.iterdir():
+            if PROBE.fullmatch(path.name):
+                with suppress(OSError):  # gone meanwhile, or another user's
+                    if now - look(path).st_mtime > PROBE_S:
+                        disk.remove(path)
 
 
 def require_small(path: Path, *, ops: Ops | None = None) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from storage.scenario import lacking
 
 from quantkit.errors import BusyError, ExistsError, InputError, NotWritableError, ResourceError
-from quantkit.storage import free_bytes, hash_file, open_log, preflight, update_sums, write_small
+from quantkit.storage import free_bytes, hash_file, open_log, preflight, probe_file, update_sums, write_small
 from quantkit.storage.disk import Args, Result, direct
 from quantkit.storage.faults import Fault
+from quantkit.storage.files import PROBE_S
 
 # hash_file
 
@@ -39,6 +41,25 @@ def test_what_cannot_be_hashed(tmp_path: Path) -> None:
     for path in [tmp_path / "missing", tmp_path, tmp_path / "pipe", Path("/dev/zero")]:
         with pytest.raises(InputError, match="cannot read"):
             hash_file(path)
+
+
+# probe_file
+
+
+def test_a_probe_that_a_killed_process_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    """One that is in use stays, and so does what only looks like a probe."""
+    left, used = tmp_path / f".quantkit-{'0' * 16}.probe", tmp_path / f".quantkit-{'1' * 16}.probe"
+    folder, theirs = tmp_path / f".quantkit-{'2' * 16}.probe", tmp_path / "mine.probe"
+    folder.mkdir()
+    for path in (left, used, theirs):
+        path.write_text("0" * 32)
+    old = time.time() - 2 * PROBE_S
+    for path in (left, folder, theirs):
+        os.utime(path, (old, old))
+    with probe_file(tmp_path) as (path, text):
+        assert path.read_text() == text
+        assert not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {used.name, folder.name, theirs.name}
 
 
 # write_small
