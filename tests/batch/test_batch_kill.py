@@ -186,7 +186,8 @@ def test_a_child_that_is_stopped_before_it_can_say_so_was_interrupted(
     from quantkit.batch import worker
 
     deaf = "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)"
-    program = f"import signal, time; {deaf if hard else '0'}; print(flush=True); time.sleep(60)"
+    hears = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # also where the tests run in a background job
+    program = f"import signal, time; {deaf if hard else hears}; print(flush=True); time.sleep(60)"
     monkeypatch.setattr(worker, "command", lambda work: [sys.executable, "-c", program])
     monkeypatch.setattr(worker, "PATIENCE_S", 0.0)
     now, asked = threading.Event(), threading.Event()
