@@ -277,6 +277,21 @@ def deepseek_mtp(layer: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def hy3_mtp(layer: int = 4) -> dict[str, tuple[int, ...]]:
+    """The block after the last layer of a Hy3: a mixture as the others."""
+    block = f"model.layers.{layer}."
+    norms = ("input_layernorm", "post_attention_layernorm", "enorm", "hnorm", "final_layernorm")
+    found: dict[str, tuple[int, ...]] = {
+        **{f"{block}{norm}.weight": (256,) for norm in norms}, f"{block}eh_proj.weight": (256, 512),
+        **attention(block), **{f"{block}self_attn.{p}_norm.weight": (32,) for p in "qk"},
+        f"{block}mlp.router.gate.weight": (4, 256), f"{block}mlp.expert_bias": (4,),
+        **gated(f"{block}mlp.shared_mlp.", 256, 512),
+    }  # fmt: skip
+    for expert in range(4):
+        found |= gated(f"{block}mlp.experts.{expert}.", 256, 256)
+    return found
+
+
 def grovemoe_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     hidden, head, experts = config["hidden_size"], config["head_dim"], config["num_experts"]
     norms = {"self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)}
@@ -1130,6 +1145,28 @@ TABLE: dict[str, Entry] = {
             moe_intermediate_size=[256, 256], moe_topk=[2, 2], num_shared_expert=[1, 1]
         ),
     ),
+    **{
+        name: Entry(
+            "HYV3",
+            {**FOUR, "head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "num_shared_experts": 2,
+             "moe_intermediate_size": 256, "router_scaling_factor": 2.5},
+            edit=lambda config, count=count: config.update(route_norm=True, num_nextn_predict_layers=count),
+            further=hy3_mtp() if count else {},
+        )
+        for name, count in (("hy-3", 0), ("hy-3-mtp", 1))
+    },
+    **{
+        name: Entry(
+            "Laguna",
+            {**FOUR, "vocab_size": 401, "num_hidden_layers": 5, "head_dim": 32, "num_experts": 4, "gating": gating,
+             "num_experts_per_tok": 2, "moe_intermediate_size": 256, "shared_expert_intermediate_size": 256,
+             "num_attention_heads_per_layer": [8, 16, 16, 16, 8], "sliding_window": 64,
+             "layer_types": ["full_attention", *["sliding_attention"] * 3, "full_attention"],
+             "moe_routed_scaling_factor": 2.5},
+            words=("</assistant>",), edit=lambda config: config.update(bos_token_id=2, eos_token_id=[2, 400]),
+        )
+        for name, gating in (("laguna", True), ("laguna-by-channel", "per-element"))
+    },
     "santacoder": Entry(
         "GPTBigCode",
         {"vocab_size": 400, "n_embd": 256, "n_layer": 2, "n_head": 8, "n_positions": 512, "num_hidden_layers": 2,

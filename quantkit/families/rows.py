@@ -134,7 +134,8 @@ class TokenizerRules:
     `ids` are special tokens by kind that the files need not name, `named` those that are always the token of a text;
     `no_bos`: no BOS is added unless the files say so; `chat_end` ends a text where the vocabulary has it, whatever the
     files say; `end_key` is the key of config.json that has the id of what ends a text, and says that the first of
-    several ends in generation_config.json ends a turn.
+    several ends in generation_config.json ends a turn; `turn_end`: the first of several ends in config.json that is not
+    BOS ends a turn; `control` are texts of tokens that are control tokens, whatever the files call them.
 
     `pieces`: WordPiece and Unigram are read too; `counted`: the file says how many types of token the model tells
     apart; `framed`: BOS, EOS and SEP are put around texts where no file says otherwise; `gemma4`: the vocabulary is
@@ -152,6 +153,8 @@ class TokenizerRules:
     no_bos: bool = False
     chat_end: str | None = None
     end_key: str | None = None
+    turn_end: bool = False
+    control: tuple[str, ...] = ()
     pieces: bool = False
     world: bool = False
     counted: bool = False

@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
@@ -21,6 +20,7 @@ from quantkit.families.rows import TokenizerRules
 from quantkit.metadata import KeyValue
 from quantkit.tokenizer.bpe import added_tokens, byte_level_vocabulary, check_byte_level, is_byte_level_class
 from quantkit.tokenizer.chat_template import find_chat_templates
+from quantkit.tokenizer.family_tokens import suppressed, tokens_of_family, with_control
 from quantkit.tokenizer.files import (
     TEKKEN,
     TOKENIZER_CONFIG,
@@ -48,7 +48,6 @@ from quantkit.tokenizer.token_flags import FIRST_ONLY, changes_spaces, flag_warn
 from quantkit.tokenizer.unigram import UnigramTokenizer, parse_unigram, unigram_vocabulary
 from quantkit.tokenizer.vocabulary import TokenType, Vocabulary
 from quantkit.tokenizer.wordpiece import WordPieces, parse_wordpiece, wordpiece_vocabulary
-from quantkit.untrusted import parse_json_object
 
 __all__ = ["ReadFile", "Tokenizer", "read_tokenizer"]
 
@@ -66,7 +65,6 @@ KINDS = {
 OTHER_FILES = (
     "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "tokenizer.model.v3",
 )  # fmt: skip
-GENERATION = "generation_config.json"
 HASH_FORM = 1
 NO_TEMPLATE = f"{TEKKEN} says nothing of how chats are written, and there is no chat_template.jinja; none was written"
 NO_WORLD_TEMPLATE = (
@@ -139,7 +137,7 @@ def read_tokenizer(
     require_pre(pre)
     source = _open(read_file, config, rules)
     found = _read(source, rules, pre)
-    files, vocabulary = source.files, found.vocabulary
+    files, vocabulary = source.files, with_control(found.vocabulary, rules.control)
     special = _special_tokens(source, vocabulary, rules)
     infill = _infill_tokens(source, special, rules)
     templates = find_chat_templates(read_file, files.settings, names)
@@ -150,7 +148,7 @@ def read_tokenizer(
     prefix_first, prefix_last, prefix_warnings = _space_prefix(source, vocabulary, rules)
     said = (*special.metadata(), *templates.metadata(), *infill.metadata())
     first, last = _counted(vocabulary, config) if rules.counted else ((), ())
-    never = _suppressed(source, len(vocabulary.tokens)) if rules.suppressed else ()
+    never = suppressed(source.files, len(vocabulary.tokens)) if rules.suppressed else ()
     metadata = (*first, *prefix_first, *vocabulary.metadata(), *said, *prefix_last, *vocabulary.normal, *last, *never)
     kind = KINDS[vocabulary.model]
     return Tokenizer(
@@ -296,7 +294,7 @@ def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: TokenizerRul
     texts = {token.text: index for index, token in enumerate(vocabulary.tokens)}
     found = find_special_tokens(source.raw, files.settings, files.root_config, count, texts=texts)
     ids = {**special_map_tokens(files.special_map, files.settings, files.root_config, texts), **found.ids}
-    ids = _of_the_family(source, {**found.ids, **ids}, texts, rules)
+    ids = tokens_of_family(files, source.file, {**found.ids, **ids}, texts, rules)
     adds = {**(dict.fromkeys(("bos", "eos", "sep"), True) if rules.framed else {}), **found.adds}
     if rules.no_bos:
         adds.setdefault("bos", False)
@@ -313,44 +311,6 @@ def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: TokenizerRul
     if vocabulary.model == "llama" and source.model is None:
         adds.setdefault("bos", False)  # the same: llama.cpp puts a BOS before every SentencePiece text unless told
     return SpecialTokens(ids, adds, found.warnings)
-
-
-def _of_the_family(
-    source: _Source, ids: Mapping[str, int], texts: Mapping[str, int], rules: TokenizerRules
-) -> dict[str, int]:
-    """Special tokens by kind with what the family knows of them. Raises InputError for a token that it lacks."""
-    if absent := [text for text in rules.named.values() if text not in texts]:
-        message = f'the vocabulary has no token "{absent[0]}", which every model of its family has'
-        raise InputError(message, path=source.file, key="added_tokens", hint="is this the tokenizer of the model?")
-    found = {**{kind: texts[text] for kind, text in rules.named.items()}, **ids, **rules.ids}
-    if rules.chat_end is not None and rules.chat_end in texts and "eos" in found:
-        found["eos"] = texts[rules.chat_end]
-    if rules.end_key is not None:
-        said = source.files.root_config.get(rules.end_key)
-        if is_index(said, len(texts)):
-            found["eos"] = int(said)  # type: ignore[arg-type]
-        ends = _generation(source).get("eos_token_id")
-        if isinstance(ends, list) and len(ends) > 1 and is_index(ends[0], len(texts)):
-            found["eot"] = int(ends[0])
-    return found
-
-
-def _generation(source: _Source) -> Mapping[str, Any]:
-    """generation_config.json, {} where there is none that can be read."""
-    try:
-        return parse_json_object(source.files.read_file(GENERATION) or b"{}", Path(GENERATION))
-    except InputError:
-        return {}
-
-
-def _suppressed(source: _Source, count: int) -> tuple[KeyValue, ...]:
-    """The tokens that are never chosen. Raises InputError for what is no list of tokens."""
-    said = _generation(source).get("suppress_tokens")
-    if said is None:
-        return ()
-    if not isinstance(said, list) or not said or not all(is_index(index, count) for index in said):
-        raise bad(GENERATION, "suppress_tokens", said, f"ids below {count:,}")
-    return (KeyValue("tokenizer.ggml.suppress_tokens", "i32", tuple(said), array=True),)
 
 
 def _named_by_kind(vocabulary: Vocabulary) -> dict[str, int]:
