@@ -14,7 +14,7 @@ WIDTH = 64  # of every text model of the table
 # The side of an image that llama.cpp does not resize.
 SIDES = {
     "gemma3": 64, "qwen2vl": 112, "qwen25vl": 112, "qwen3vl": 112, "glm4v": 112, "mistral3": 96, "internvl": 64,
-    "llama4": 64,
+    "llama4": 64, "llava": 64, "llavasiglip": 64,
 }  # fmt: skip
 # Cosine with transformers. llama.cpp takes the tangent's approximation of GELU, or its quick one, where these have the
 # exact one; random weights are large, and what was a difference of 1e-3 grows from layer to layer.
@@ -55,7 +55,21 @@ def _features(name: str, model: Any, values: Any) -> Any:
         rows = _patches(values, side, {"patch": part.patch_size, "merge": part.spatial_merge_size})
         count = side // part.patch_size
         return model.model.get_image_features(rows, image_grid_thw=_tensor([[1, count, count]]))
+    if name == "llava":
+        return _class_token_last(model, values)
     return model.model.get_image_features(values)
+
+
+def _class_token_last(model: Any, values: Any) -> Any:
+    """As llama.cpp has it: the class token after the patches, while positions and outputs are counted as if it were the
+    first (github.com/ggml-org/llama.cpp/issues/25814)."""
+    import torch
+
+    tower = model.model.vision_tower
+    positions = tower.embeddings.position_embedding.weight
+    positions.data = torch.roll(positions.data, 1, 0)
+    seen = tower(values, output_hidden_states=True).hidden_states[model.config.vision_feature_layer][0]
+    return model.model.multi_modal_projector(torch.cat([seen[2:], seen[:1]]))
 
 
 def _tensor(values: Any) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import checkpoints
 from checkpoints import Variant
@@ -41,17 +42,24 @@ GEMMA4_SEEING = {
 PIXTRAL = {**VIT, "model_type": "pixtral", "head_dim": 16, "image_size": 128}
 BREAKING = {**TEXT, "model_type": "mistral", "vocab_size": 401}
 IMAGE_BREAK = {"v.token_embd.img_break": "the reference drops every tensor of the text model before it looks"}
+CLIP = {**VIT, "model_type": "clip_vision_model", "projection_dim": 32}
+LLAMA = {**TEXT, "model_type": "llama"}
+WAVES = {"a.position_embd.weight": 1e-4}  # sines of up to 1500, whose last bits depend on the exponential
+HEARING_OMNI = {**HEARING, "output_dim": 64}
 SEEN = {"image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 0.75, 0.625]}
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A checkpoint with an encoder: made by the class `model` of transformers.
+    """A checkpoint with an encoder: made by the class `model` of transformers, or of tensors of these `shapes` where
+    transformers has none, `model` being its architecture.
 
     `processor` is what preprocessor_config.json says, `files` lie beside it. `published` are other spellings of names,
     as a published checkpoint has them; what the reference reads is always spelled so. `edit` changes config.json.
     `adds` are tensors that the reference leaves out, and why; `renames` names that it gives to what they call otherwise
-    here. `words` are tokens of the vocabulary. `apart` is by how many units in the last place f32 values may differ.
+    here. `words` are tokens of the vocabulary. `apart` is by how many units in the last place f32 values may differ,
+    `near` by how much those of some tensors. `reference` says whether the reference can write it,
+    `refused` why llama.cpp does not load what it writes.
     """
 
     model: str
@@ -64,6 +72,31 @@ class Tower:
     renames: Mapping[str, str] = field(default_factory=dict)
     words: tuple[str, ...] = ()
     apart: int = 0
+    near: Mapping[str, float] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    reference: bool = True
+    refused: str | None = None
+
+
+def linear(name: str, rows: int, cols: int, bias: bool = True) -> dict[str, tuple[int, ...]]:
+    """The shapes of a linear."""
+    return {f"{name}.weight": (rows, cols), **({f"{name}.bias": (rows,)} if bias else {})}
+
+
+def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a layer norm."""
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def whisper_layers(count: int, k_bias: bool = False) -> dict[str, tuple[int, ...]]:
+    """The shapes of layers of HEARING."""
+    found: dict[str, tuple[int, ...]] = {}
+    for at in (f"layers.{number}." for number in range(count)):
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            found |= linear(f"{at}self_attn.{part}", 32, 32, bias=k_bias or part != "k_proj")
+        found |= linear(f"{at}fc1", 64, 32) | linear(f"{at}fc2", 32, 64)
+        found |= norm(f"{at}self_attn_layer_norm", 32) | norm(f"{at}final_layer_norm", 32)
+    return found
 
 
 WRAPPED = {r"^((?:model\.)?vision_tower\.)(?!vision_model)": r"\1vision_model."}
@@ -188,6 +221,93 @@ TABLE: dict[str, Tower] = {
         {"text_config": {**TEXT, "model_type": "qwen2"}, "audio_config": HEARING},
         processor={"feature_size": 16},
     ),
+    "llava": Tower(
+        "LlavaForConditionalGeneration", {"text_config": LLAMA, "vision_config": CLIP}, published=WRAPPED,
+        reference=False,
+    ),
+    "llavanext": Tower(
+        "LlavaNextForConditionalGeneration",
+        {"text_config": LLAMA, "vision_config": CLIP, "image_grid_pinpoints": [[64, 128], [128, 64], [128, 128]]},
+        published=WRAPPED, reference=False,
+    ),
+    "llavasiglip": Tower(
+        "LlavaForConditionalGeneration",
+        {
+            "text_config": LLAMA, "vision_config": {**VIT, "model_type": "siglip_vision_model"},
+            "vision_feature_layer": [-3, -1], "vision_feature_select_strategy": "full",
+        },
+        reference=False,
+    ),
+    "gemma4unified": Tower(
+        "Gemma4UnifiedForConditionalGeneration",
+        {
+            "text_config": GEMMA4,
+            "vision_config": {"mm_embed_dim": 48, "mm_posemb_size": 20, "output_proj_dims": 48},
+            "audio_config": {"audio_embed_dim": 640},
+        },
+    ),
+    "qwen25omni": Tower(
+        "Qwen2_5OmniForConditionalGeneration",
+        {
+            "enable_audio_output": False,
+            "thinker_config": {
+                "text_config": {**TEXT, "rope_scaling": MROPE}, "audio_config": HEARING_OMNI,
+                "vision_config": {
+                    **FOLDED, "depth": 4, "intermediate_size": 48, "out_hidden_size": 64,
+                    "fullatt_block_indexes": [1, 3], "window_size": 56,
+                },
+            },
+        },
+        edit=lambda config: config.update(architectures=["Qwen2_5OmniModel"]),
+        near=WAVES,
+    ),
+    "qwen3omni": Tower(
+        "Qwen3OmniMoeForConditionalGeneration",
+        {
+            "enable_audio_output": False,
+            "thinker_config": {
+                "text_config": {**TEXT, "rope_scaling": MROPE, "num_experts": 2, "num_experts_per_tok": 1,
+                                "moe_intermediate_size": 32, "rms_norm_eps": 2e-6},
+                "audio_config": {**HEARING_OMNI, "downsample_hidden_size": 24},
+                "vision_config": {
+                    **FOLDED, "intermediate_size": 48, "out_hidden_size": 64, "num_position_embeddings": 16,
+                    "deepstack_visual_indexes": [0, 2],
+                },
+            },
+        },
+        published={r"^thinker\.(model\.)?visual\.": "visual."},  # as thinker.visual the reference cannot read it
+        near=WAVES,
+        refused="it counts what feeds layers of the text model as width of images, and wants the same of sound",
+    ),
+    "qwen3asr": Tower(
+        "Qwen3ASRForConditionalGeneration",
+        {
+            "model_type": "qwen3_asr_published",
+            "thinker_config": {
+                "text_config": TEXT,
+                "audio_config": {**HEARING_OMNI, "encoder_layers": 4, "downsample_hidden_size": 24},
+            },
+        },
+        processor={"feature_size": 16},
+        near=WAVES,
+        shapes={
+            **{f"thinker.audio_tower.{name}": shape for name, shape in {
+                **whisper_layers(4, k_bias=True), "conv2d1.weight": (24, 1, 3, 3), "conv2d1.bias": (24,),
+                "conv2d2.weight": (24, 24, 3, 3), "conv2d2.bias": (24,), "conv2d3.weight": (24, 24, 3, 3),
+                "conv2d3.bias": (24,), "conv_out.weight": (32, 48), "proj1.weight": (32, 32), "proj1.bias": (32,),
+                "proj2.weight": (64, 32), "proj2.bias": (64,), "ln_post.weight": (32,), "ln_post.bias": (32,),
+            }.items()},
+            "thinker.model.embed_tokens.weight": (400, 64),
+        },
+    ),
+    "flamingo": Tower(
+        "AudioFlamingo3ForConditionalGeneration",
+        {"text_config": {**TEXT, "model_type": "qwen2"}, "audio_config": {
+            "num_mel_bins": 16, "max_source_positions": 1500, "hidden_size": 32, "num_hidden_layers": 3,
+            "num_attention_heads": 2, "intermediate_size": 128,
+        }},
+        processor={"feature_size": 16},
+    ),
     "voxtral": Tower(
         "VoxtralForConditionalGeneration",
         {
@@ -205,11 +325,34 @@ TABLE: dict[str, Tower] = {
 def build(name: str, folder: Path) -> Path:
     """Write the checkpoint as transformers saves it; NAME.published beside it, where that has other names."""
     entry = TABLE[name]
+    if entry.shapes:
+        return of_shapes(entry, folder / name)
     files = {"preprocessor_config.json": json.dumps(dict(entry.processor)), **entry.files}
     variant = Variant(entry.model, entry.config, bpe=True, words=entry.words, edit=entry.edit, files=files)
     out = checkpoints.build_variant(variant, folder / name, SPREAD)
     if entry.published:
         respelled(out, folder / f"{name}.published" / name, entry.published)
+    return out
+
+
+def of_shapes(entry: Tower, out: Path) -> Path:
+    """Write a checkpoint of random tensors with the configuration as it stands."""
+    import torch
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True)
+    random = torch.Generator().manual_seed(crc32(out.name.encode()))
+    tensors = {
+        name: (torch.randn(shape, generator=random) * SPREAD).to(torch.bfloat16) for name, shape in entry.shapes.items()
+    }
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    config = {"architectures": [entry.model], **json.loads(json.dumps(dict(entry.config)))}
+    if entry.edit:
+        entry.edit(config)
+    (out / "config.json").write_text(json.dumps(config))
+    (out / "preprocessor_config.json").write_text(json.dumps(dict(entry.processor)))
+    for file, text in entry.files.items():
+        (out / file).write_text(text)
     return out
 
 

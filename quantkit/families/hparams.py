@@ -23,7 +23,7 @@ CONFIG_HINT = "download the checkpoint's config.json again, or correct the value
 ALIASES = {"num_experts": "num_local_experts"}  # spelling in a configuration -> the one spelling used here
 
 # where a checkpoint that is more than a language model has the language model's part; the first one there counts
-NESTED = ("text_config", "llm_config", "lm_config", "language_config")
+NESTED = ("text_config", "llm_config", "lm_config", "language_config", "thinker_config.text_config")
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
 BY_LAYER = "by_layer"  # a derived list: for each block the numbers in which it differs from others
@@ -95,8 +95,16 @@ class Hparams:
 
 def nested_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The language model's own part of a parsed config.json, None where it has the keys at its root."""
-    found = (config.get(key) for key in NESTED)
-    return next((part for part in found if isinstance(part, Mapping)), None)
+    found = (part_of(config, path) for path in NESTED)
+    return next((part for part in found if part is not None), None)
+
+
+def part_of(config: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
+    """The object of a parsed config.json at a path of keys with dots between, None where there is none."""
+    found: object = config
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else None
 
 
 def merged(config: Mapping[str, Any]) -> dict[str, Any]:

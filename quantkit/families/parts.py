@@ -82,6 +82,42 @@ class Zeros:
 
 
 @dataclass(frozen=True)
+class Waves:
+    """Positions as Whisper has them, `cols` wide: row p holds sin(p * f), then cos(p * f), of cols / 2 frequencies f.
+
+    They fall evenly by ratio from 1 to 1 / 10000. Rounded to float32 where transformers does
+    (SinusoidsPositionEmbedding).
+    """
+
+    rows: int
+    cols: int
+
+    @property
+    def source(self) -> None:
+        return None
+
+    @property
+    def sources(self) -> tuple[Rows, ...]:
+        return ()
+
+    @property
+    def unit(self) -> int:
+        return 1
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return "waves", self.rows, self.cols
+
+    def read(self, ref: Open, start: int, stop: int) -> F32:
+        """Rows [start, stop), float32."""
+        half = self.cols // 2
+        step = -np.float32(np.log(10000) / (half - 1))
+        frequencies = np.exp((step * np.arange(half, dtype=np.float32)).astype(np.float64)).astype(np.float32)
+        angles = (np.arange(start, stop, dtype=np.float32)[:, None] * frequencies).astype(np.float64)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Made:
     """A matrix of the source (`region`, seen in `shape`) after steps that move its elements: `after` in shape.
 

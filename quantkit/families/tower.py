@@ -14,8 +14,8 @@ from typing import Any
 from quantkit.errors import InputError
 from quantkit.families import keys
 from quantkit.families.general import ReadFile
-from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.layers import Derive, block_count
+from quantkit.families.hparams import CONFIG_HINT, Hparams, part_of
+from quantkit.families.layers import TRUNK, Derive, trunk_of
 from quantkit.families.model import ModelTensor
 from quantkit.families.rows import Condition, Drop, Rename, Stack, T
 from quantkit.tensors import TensorInfo
@@ -40,8 +40,9 @@ class Tower:
     names of its layers, `stacks` further blocks. `spellings` bring other spellings of names into that of the rows,
     `text` those of the text model's names into that of its family.
 
-    `part` is where config.json has its numbers, `defaults` what transformers fills in there, `aliases` other spellings
-    of numbers; `derive` makes numbers from numbers. `numbered` gives blocks that are named by their place in a list of
+    `part` is where config.json has its numbers (a path with dots), `defaults` what transformers fills in there,
+    `aliases` other spellings of numbers; `derive` makes numbers from numbers. `runs` is the number of the layers that
+    are run; those after them are left out. `numbered` gives blocks that are named by their place in a list of
     config.json the number of their layer: the beginning of their names, and the list. `also` makes tensors from those
     of the text model. `sees` says that it reads images: a processor file has to say which values it expects.
     """
@@ -62,6 +63,7 @@ class Tower:
     spellings: tuple[Rename, ...] = ()
     text: tuple[Rename, ...] = ()
     stacks: tuple[Stack, ...] = ()
+    runs: str = TRUNK
     numbered: tuple[str, str] | None = None
     also: Also | None = None
     when: Condition | None = None
@@ -88,8 +90,8 @@ class Tower:
         `hidden` is the width of the text model, `processor` what `read_processor` found. Raises InputError for what is
         missing or no number.
         """
-        part = config.get(self.part)
-        if not isinstance(part, Mapping):
+        part = part_of(config, self.part)
+        if part is None:
             what = f"config.json: {self.part} is missing or no object"
             raise InputError(what, key=self.part, path="config.json", hint=CONFIG_HINT)
         renamed = {name: part[key] for key, name in self.aliases.items() if key in part}
@@ -109,7 +111,7 @@ class Standing:
     tower: Tower
     hparams: Hparams
     extra: None = None
-    skips_further: None = None
+    skips_further: str = "it is of a layer whose output is not used"
 
     @property
     def label(self) -> str:
@@ -124,8 +126,11 @@ class Standing:
         return self.tower.drop
 
     def all_stacks(self) -> tuple[Stack, ...]:
-        first = Stack(self.tower.source_block, self.tower.target_block, block_count, self.tower.block)
+        first = Stack(self.tower.source_block, self.tower.target_block, self._layers, self.tower.block)
         return (first, *self.tower.stacks)
+
+    def _layers(self, hparams: Hparams) -> int:
+        return hparams.count(self.tower.runs)
 
     def source_name(self, name: str, layers: int = 0) -> str:
         """The name that rows use: without "model.", in their spelling."""
@@ -143,7 +148,10 @@ class Standing:
         return f"{start}{listed[int(place)]}.{rest}"
 
     def is_skipped(self, name: str, hparams: Hparams) -> bool:
-        return False
+        """Whether a tensor, by the name that rows use, is of a layer that is not run."""
+        start = self.tower.source_block.partition("{}")[0]
+        number = name[len(start) :].partition(".")[0] if name.startswith(start) else ""
+        return number.isdecimal() and self._layers(hparams) <= int(number[:7]) < trunk_of(hparams)
 
 
 def layers_listed(hparams: Hparams, key: str) -> list[int]:

@@ -26,7 +26,7 @@ from quantkit.plan.encoder import describe_encoder, encoder_type, plan_encoder
 from quantkit.source import open_source
 from quantkit.storage import PartFile, open_job
 
-NAMES = pytest.mark.parametrize("name", TABLE)
+WRITTEN = [name for name, tower in TABLE.items() if tower.reference]
 EVERY_TYPE = {"gemma3", "qwen2audio"}
 
 
@@ -48,7 +48,7 @@ def reference(root: Path) -> Callable[[str, str], Path]:
     """What the reference converter makes of the encoder of a published checkpoint."""
     jobs = [
         [str(tower_table.published(name, root)), str(root / f"{name}.{kind}.gguf"), kind, "--mmproj"]
-        for name in TABLE
+        for name in WRITTEN
         for kind in types(name)
     ]
     script = Path(checkpoints.__file__).with_name("convert_reference.py")
@@ -74,8 +74,10 @@ def made(source: Path, kind: str, out: Path) -> Path:
     return path
 
 
-def equal(found: Any, expected: Any, apart: int) -> bool:
+def equal(found: Any, expected: Any, apart: int, near: float | None) -> bool:
     """Whether values are the same, but for the last bits of f32 where exponentials were taken."""
+    if near is not None:
+        return bool(np.abs(found - expected).max() <= near)
     if apart == 0 or found.dtype != np.float32:
         return np.array_equal(found, expected)
     return bool((np.abs(found.view(np.int32).astype(np.int64) - expected.view(np.int32)) <= apart).all())
@@ -97,7 +99,7 @@ def keys(reader: GGUFReader) -> dict[str, tuple[list[int], Any]]:
 
 
 @pytest.mark.reference
-@NAMES
+@pytest.mark.parametrize("name", WRITTEN)
 def test_the_file_is_that_of_the_reference(
     name: str, root: Path, reference: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
@@ -115,7 +117,8 @@ def test_the_file_is_that_of_the_reference(
                     continue
                 other = wanted[str(tensor.name)]
                 assert (tensor.tensor_type, list(tensor.shape)) == (other.tensor_type, list(other.shape)), tensor.name
-                assert equal(tensor.data, other.data, TABLE[name].apart), tensor.name
+                near = TABLE[name].near.get(str(tensor.name))
+                assert equal(tensor.data, other.data, TABLE[name].apart, near), tensor.name
             assert keys(found) == keys(expected)
 
 
@@ -130,7 +133,8 @@ def test_llama_cpp_sees_what_transformers_does(root: Path, tmp_path: Path) -> No
             "text": str(texts.get(name, texts["gemma3"])), "mmproj": str(made(root / name, "f32", tmp_path)),
             "pixels": str(tmp_path / f"{name}.npy"), "out": str(tmp_path / f"{name}.seen.npy"),
         })  # fmt: skip
-    for name in set(TABLE) - set(sights.SIDES):
+    loaded = {name for name, tower in TABLE.items() if tower.refused is None and name not in sights.SIDES}
+    for name in loaded:
         files = {"text": str(texts["gemma3"]), "mmproj": str(made(root / name, "f32", tmp_path))}
         jobs.append({**files, "out": str(tmp_path / f"{name}.json")})
     script = Path(checkpoints.__file__).parent / "oracles" / "mtmd.py"
@@ -142,9 +146,9 @@ def test_llama_cpp_sees_what_transformers_does(root: Path, tmp_path: Path) -> No
         assert found.shape == expected.shape, name
         cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
         assert cosine >= sights.LEAST[name], (name, cosine)
-    for name in set(TABLE) - set(sights.SIDES):
-        parts = [part for part in ("vision_config", "audio_config") if TABLE[name].config.get(part)]
-        senses = {"sees": "vision_config" in parts, "hears": "audio_config" in parts}
+    for name in loaded:
+        said = TABLE[name].config.get("thinker_config", TABLE[name].config)
+        senses = {"sees": "vision_config" in said, "hears": "audio_config" in said}
         assert json.loads((tmp_path / f"{name}.json").read_text()) == senses, name
 
 

@@ -48,6 +48,12 @@ def merger(source: str, first: str, second: str) -> tuple[T, ...]:
     ))  # fmt: skip
 
 
+KEYS = (
+    GELU,
+    keys.Key("vision.spatial_merge_size", "u32", "spatial_merge_size"),
+    keys.computed("vision.attention.layer_norm_epsilon", "f32", text_epsilon),
+    keys.computed("vision.is_deepstack_layers", "bool", deepstack),
+)
 QWEN3VL = Tower(
     name="qwen3vl_merger",
     hf=("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration", "Qwen3_5ForConditionalGeneration",
@@ -82,13 +88,7 @@ QWEN3VL = Tower(
     },
     aliases=NUMBERS,
     derive=(image_size,),
-    keys=vision_keys(
-        "qwen3vl_merger",
-        GELU,
-        keys.Key("vision.spatial_merge_size", "u32", "spatial_merge_size"),
-        keys.computed("vision.attention.layer_norm_epsilon", "f32", text_epsilon),
-        keys.computed("vision.is_deepstack_layers", "bool", deepstack),
-    ),
+    keys=vision_keys("qwen3vl_merger", *KEYS),
     text=INNER_TEXT,
 )  # fmt: skip
 

@@ -84,6 +84,7 @@ QWEN2VL = Tower(
 
     text=INNER_TEXT,
 )  # fmt: skip
+WINDOWED = (EPSILON, SILU, keys.computed("vision.n_wa_pattern", "u32", window_period))
 QWEN25VL = replace(
     QWEN2VL,
     name="qwen2.5vl_merger",
@@ -96,9 +97,7 @@ QWEN25VL = replace(
         "fullatt_block_indexes": [7, 15, 23, 31],
     },
     derive=(),
-    keys=vision_keys(
-        "qwen2.5vl_merger", EPSILON, SILU, keys.computed("vision.n_wa_pattern", "u32", window_period)
-    ),
+    keys=vision_keys("qwen2.5vl_merger", *WINDOWED),
 )  # fmt: skip
 
 TOWERS = (QWEN2VL, QWEN25VL)

@@ -1,4 +1,4 @@
-"""Qwen2-Audio and Voxtral: the encoder of Whisper, and a projector behind it."""
+"""Qwen2-Audio, Voxtral and Audio Flamingo 3: the encoder of Whisper, and a projector behind it."""
 
 from __future__ import annotations
 
@@ -30,25 +30,38 @@ def convolution(number: int, colours: str) -> tuple[T, ...]:
 
 def audio_keys(projector: str, *more: keys.KeyRow) -> tuple[keys.KeyRow, ...]:
     """The keys of every encoder of sound, and those of this one."""
+    return (constant("projector_type", "string", projector), *audio_numbers(), *more)
+
+
+def audio_numbers(before: str = "") -> tuple[keys.KeyRow, ...]:
+    """The keys of every encoder of sound but for the name of its projector; `before` stands before its numbers."""
     return (
-        constant("projector_type", "string", projector),
         constant("has_audio_encoder", "bool", True),
         keys.Key("audio.projection_dim", "u32", "projection_dim"),
-        keys.Key("audio.embedding_length", "u32", "hidden_size"),
-        keys.Key("audio.feed_forward_length", "u32", "intermediate_size"),
-        keys.Key("audio.block_count", "u32", "num_hidden_layers"),
-        keys.Key("audio.attention.head_count", "u32", "num_attention_heads"),
-        keys.Key("audio.num_mel_bins", "u32", "num_mel_bins"),
-        keys.Key("audio.attention.layer_norm_epsilon", "f32", "layer_norm_eps"),
-        *more,
+        keys.Key("audio.embedding_length", "u32", f"{before}hidden_size"),
+        keys.Key("audio.feed_forward_length", "u32", f"{before}intermediate_size"),
+        keys.Key("audio.block_count", "u32", f"{before}num_hidden_layers"),
+        keys.Key("audio.attention.head_count", "u32", f"{before}num_attention_heads"),
+        keys.Key("audio.num_mel_bins", "u32", f"{before}num_mel_bins"),
+        keys.Key("audio.attention.layer_norm_epsilon", "f32", f"{before}layer_norm_eps"),
     )
 
 
+CONVOLUTIONS = (*convolution(1, "num_mel_bins"), *convolution(2, "hidden_size"))
 WHISPER = (
-    *convolution(1, "num_mel_bins"),
-    *convolution(2, "hidden_size"),
+    *CONVOLUTIONS,
     T(f"{PREFIX}embed_positions.weight", "a.position_embd.weight", Role.POSITION, "max_source_positions hidden_size"),
     T(f"{PREFIX}layer_norm.weight", "a.post_ln.weight", Role.NORM, "hidden_size", bias="always"),
+)
+LAYER = (
+    T("self_attn_layer_norm.weight", "ln1.weight", Role.NORM, "hidden_size", bias="always"),
+    T("final_layer_norm.weight", "ln2.weight", Role.NORM, "hidden_size", bias="always"),
+    T("self_attn.q_proj.weight", "attn_q.weight", Role.ATTN_Q, "hidden_size hidden_size", bias="always"),
+    T("self_attn.k_proj.weight", "attn_k.weight", Role.ATTN_K, "hidden_size hidden_size"),
+    T("self_attn.v_proj.weight", "attn_v.weight", Role.ATTN_V, "hidden_size hidden_size", bias="always"),
+    T("self_attn.out_proj.weight", "attn_out.weight", Role.ATTN_OUTPUT, "hidden_size hidden_size", bias="always"),
+    T("fc1.weight", "ffn_up.weight", Role.FFN_UP, "intermediate_size hidden_size", bias="always"),
+    T("fc2.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size intermediate_size", bias="always"),
 )
 QWEN2A = Tower(
     name="qwen2a",
@@ -58,16 +71,7 @@ QWEN2A = Tower(
         *WHISPER,
         T(f"{PROJECTOR}linear.weight", "mm.a.fc.weight", Role.OTHER, "projection_dim hidden_size", bias="always"),
     ),
-    block=(
-        T("self_attn_layer_norm.weight", "ln1.weight", Role.NORM, "hidden_size", bias="always"),
-        T("final_layer_norm.weight", "ln2.weight", Role.NORM, "hidden_size", bias="always"),
-        T("self_attn.q_proj.weight", "attn_q.weight", Role.ATTN_Q, "hidden_size hidden_size", bias="always"),
-        T("self_attn.k_proj.weight", "attn_k.weight", Role.ATTN_K, "hidden_size hidden_size"),
-        T("self_attn.v_proj.weight", "attn_v.weight", Role.ATTN_V, "hidden_size hidden_size", bias="always"),
-        T("self_attn.out_proj.weight", "attn_out.weight", Role.ATTN_OUTPUT, "hidden_size hidden_size", bias="always"),
-        T("fc1.weight", "ffn_up.weight", Role.FFN_UP, "intermediate_size hidden_size", bias="always"),
-        T("fc2.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size intermediate_size", bias="always"),
-    ),
+    block=LAYER,
     source_block=f"{PREFIX}layers.{{}}.",
     target_block=AUDIO_BLOCK,
     part="audio_config",
@@ -80,18 +84,25 @@ QWEN2A = Tower(
     text=INNER_TEXT,
     sees=False,
 )  # fmt: skip
+LINEARS = (
+    T(f"{PROJECTOR}linear_1.weight", "mm.a.mlp.1.weight", Role.OTHER, "projection_dim read", bias=PRESENT),
+    T(f"{PROJECTOR}linear_2.weight", "mm.a.mlp.2.weight", Role.OTHER, "projection_dim projection_dim", bias=PRESENT),
+)
 VOXTRAL = replace(
     QWEN2A,
     name="voxtral",
     hf=("VoxtralForConditionalGeneration",),
-    outside=(
-        *WHISPER,
-        T(f"{PROJECTOR}linear_1.weight", "mm.a.mlp.1.weight", Role.OTHER, "projection_dim intermediate_size",
-          bias=PRESENT),
-        T(f"{PROJECTOR}linear_2.weight", "mm.a.mlp.2.weight", Role.OTHER, "projection_dim projection_dim",
-          bias=PRESENT),
-    ),
+    outside=(*WHISPER, *LINEARS),
+    derive=(lambda hparams: {"read": hparams.count("intermediate_size")},),
     keys=audio_keys("voxtral", constant("audio.projector.stack_factor", "u32", STACKED)),
-)  # fmt: skip
+)
+FLAMINGO = replace(
+    QWEN2A,
+    name="musicflamingo",
+    hf=("AudioFlamingo3ForConditionalGeneration",),
+    outside=(*(replace(t, stored="f32") if t.stored else t for t in WHISPER), *LINEARS),
+    derive=(lambda hparams: {"read": hparams.count("hidden_size")},),
+    keys=audio_keys("musicflamingo"),
+)
 
-TOWERS = (QWEN2A, VOXTRAL)
+TOWERS = (QWEN2A, VOXTRAL, FLAMINGO)
