@@ -1,12 +1,14 @@
 """The place `slurm`: tasks as elements of job arrays. See slurm_script.py for what is submitted.
 
 What became of a task its own record says, which the job leaves in the folder of the batch; where a job was ended before
-it could, what Slurm says of it. Jobs that an earlier run submitted and that are still in the queue are taken over.
+it could, what Slurm says of it. Jobs that an earlier run submitted and that are still in the queue are taken over: by
+their numbers, and where it was killed before it knew those, by a name that it wrote down before it asked for them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +20,7 @@ from typing import Any
 
 from quantkit.batch.ledger import FOLDER, Ledger, where
 from quantkit.batch.place import INTERRUPTED, Failure, Outcome, Report, Setup, Stop
-from quantkit.batch.slurm_script import arrays, log_pattern, require_options
+from quantkit.batch.slurm_script import JOB_NAME, arrays, log_pattern, require_options
 from quantkit.batch.task import Task
 from quantkit.errors import InputError, NetworkError, UnsupportedError
 from quantkit.storage import write_small
@@ -30,6 +32,7 @@ POLL_S = 5.0
 SETTLE_S = 30.0  # for a record of a node to be seen here, and for sacct to know of an end
 SILENT_S = 600.0  # that Slurm may not answer while jobs run
 SAVE_S = 120.0  # for jobs that were asked to save their work
+LATE_S = 60.0  # that an array may still be on its way to the queue, of a run that was killed
 ATTEMPTS = 3  # of jobs that the cluster ended
 MANY = 200  # ids on one command line
 MAX_BYTES = 64 << 20
@@ -69,8 +72,7 @@ class Slurm:
         its work. Raises NetworkError when Slurm takes no job, or does not answer for ten minutes: what was submitted
         goes on, and the next run waits for it."""
         run = _Run(self.setup, report)
-        waiting = run.adopt(tasks)
-        run.submit(waiting)
+        run.submit(run.adopt(tasks, stop))
         while run.jobs:
             if stop():
                 run.cancel(self.poll_s)
@@ -91,11 +93,27 @@ class _Job:
     gone: float | None = None
 
 
+Entry = tuple[str, str, float | None]  # of jobs.json: task, key, and the time of the record that there was before
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An array that sbatch was asked for at `time`: whether there is one of this name only the queue knows."""
+
+    time: float
+    entries: tuple[Entry, ...]
+
+
 @dataclass
 class _Run:
+    """`jobs` by their numbers, `asked` by names: both are in jobs.json before anything is waited for. `others` are in
+    the queue for tasks that are not of this run."""
+
     setup: Setup
     report: Report
     jobs: dict[str, _Job] = field(default_factory=dict)
+    asked: dict[str, _Asked] = field(default_factory=dict)
+    others: dict[str, Entry] = field(default_factory=dict)
     silent: float | None = None  # since when Slurm does not answer
 
     @property
@@ -106,30 +124,45 @@ class _Run:
     def folder(self) -> Path:
         return self.setup.out.absolute() / FOLDER / "slurm"
 
-    def adopt(self, tasks: Sequence[Task]) -> list[Task]:
-        """Take over what an earlier run has submitted and the queue still has; the tasks that are left."""
-        known = _submitted(self.folder / "jobs.json")
+    def adopt(self, tasks: Sequence[Task], stop: Stop) -> list[Task]:
+        """Take over what an earlier run has submitted and the queue still has; the tasks that are left, none when it
+        was stopped before it knew."""
+        known, asked = _submitted(self.folder / "jobs.json")
+        for name, array in asked.items():
+            known |= _found(name, array, stop)
+        self.asked = asked if asked and stop() else {}  # found or not, they are known by now
         states = _queue(known) if known else {}
         keys = self.setup.keys
-        named = {entry[0]: job for job, entry in known.items() if job in states and keys.get(entry[0]) == entry[1]}
+        there = {job: entry for job, entry in known.items() if job in states}
+        named = {entry[0]: job for job, entry in there.items() if keys.get(entry[0]) == entry[1]}
         left = []
         for task in tasks:
             if task.id in named:
-                self.jobs[named[task.id]] = _Job(task, 1, known[named[task.id]][2])
+                self.jobs[named[task.id]] = _Job(task, 1, there[named[task.id]][2])
             else:
                 left.append(task)
-        return left
+        self.others = {job: entry for job, entry in there.items() if job not in self.jobs}
+        if known or asked:
+            self._write_down()
+        return [] if self.asked else left
 
     def submit(self, tasks: Sequence[Task], attempt: int = 1) -> None:
-        """Submit tasks as arrays, and write down which job is which before anything is waited for."""
+        """Submit tasks as arrays, each written down by its name before and by its number after: killed in between, or
+        when sbatch does not answer, the next run finds in the queue whether there is one."""
         for array in arrays(tasks, self.setup) if tasks else ():
             before = {task.id: self._time(task) for task in array.tasks}  # a job may end before sbatch has
-            said = call(["sbatch", "--parsable", f"--output={log_pattern(self.folder)}", "--chdir=/"], array.script)
+            name = f"{JOB_NAME}-{os.urandom(8).hex()}"
+            entries = tuple((task.id, self.setup.keys[task.id], before[task.id]) for task in array.tasks)
+            self.asked[name] = _Asked(time.time(), entries)
+            self._write_down()
+            options = [f"--job-name={name}", f"--output={log_pattern(self.folder)}", "--chdir=/"]
+            said = call(["sbatch", "--parsable", *options], array.script)
             number = said.strip().split(";")[0]
             if not JOB.fullmatch(number):
                 raise NetworkError(f"sbatch said {shown(said[:200])!r}, not the number of a job", hint="try it by hand")
             for index, task in enumerate(array.tasks):
                 self.jobs[f"{number}_{index}"] = _Job(task, attempt, before[task.id])
+            del self.asked[name]
             self._write_down()
 
     def look(self) -> None:
@@ -212,21 +245,45 @@ class _Run:
 
     def _write_down(self) -> None:
         keys = self.setup.keys
-        body = {name: [job.task.id, keys[job.task.id], job.before] for name, job in self.jobs.items()}
-        write_small(self.folder / "jobs.json", json.dumps({"jobs": body}).encode(), overwrite=True)
+        body = {
+            "jobs": self.others
+            | {name: (job.task.id, keys[job.task.id], job.before) for name, job in self.jobs.items()},
+            "asked": {name: [array.time, array.entries] for name, array in self.asked.items()},
+        }
+        write_small(self.folder / "jobs.json", json.dumps(body).encode(), overwrite=True)
 
 
-def _submitted(path: Path) -> dict[str, tuple[str, str, float | None]]:
-    """Jobs of an earlier run: task, key, and the time of the record that there was before. Nothing where the file is
+def _submitted(path: Path) -> tuple[dict[str, Entry], dict[str, _Asked]]:
+    """Jobs of an earlier run by their numbers, and arrays of which it knew the name alone. Nothing where the file is
     none of ours."""
     try:
-        body: Any = parse_json_object(read_bounded(path, MAX_BYTES), path).get("jobs")
-        return {
-            str(name): (str(task), str(key), None if before is None else float(before))
-            for name, (task, key, before) in body.items()
+        body: Any = parse_json_object(read_bounded(path, MAX_BYTES), path)
+        jobs = {str(name): _entry(*entry) for name, entry in body["jobs"].items()}
+        asked = {
+            str(name): _Asked(float(when), tuple(_entry(*entry) for entry in entries))
+            for name, (when, entries) in body.get("asked", {}).items()
         }
-    except (InputError, ValueError, TypeError, AttributeError):
-        return {}
+    except (InputError, ValueError, TypeError, AttributeError, KeyError):
+        return {}, {}
+    return jobs, asked
+
+
+def _entry(task: object, key: object, before: Any) -> Entry:
+    return str(task), str(key), None if before is None else float(before)
+
+
+def _found(name: str, array: _Asked, stop: Stop) -> dict[str, Entry]:
+    """The jobs of an array by its name, as far as they are in the queue. Whoever asked for it may have been killed
+    while it was on its way: for a minute after that it is looked for."""
+    late = time.monotonic() + LATE_S - min(max(time.time() - array.time, 0.0), LATE_S)
+    while True:
+        said = call(["squeue", "--noheader", "--array", "--me", "--format=%i|%T", f"--name={name}"])
+        ids = [line.strip().partition("|")[0] for line in said.splitlines() if "|" in line]
+        if ids or stop() or time.monotonic() >= late:
+            break
+        _sleep(POLL_S, stop)
+    numbers = {each: each.rpartition("_")[2] for each in ids}
+    return {each: array.entries[int(n)] for each, n in numbers.items() if n.isdecimal() and int(n) < len(array.entries)}
 
 
 def _queue(jobs: Iterable[str]) -> dict[str, str]:

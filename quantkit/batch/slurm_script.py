@@ -18,6 +18,7 @@ from quantkit.batch.place import Setup
 from quantkit.batch.task import Task
 from quantkit.errors import UsageError, did_you_mean
 
+JOB_NAME = "quantkit"  # what is submitted has a name of its own behind it
 ARRAY = 1000  # elements: MaxArraySize is 1001 unless somebody has changed it
 GIB = 1 << 30
 OVERHEAD_BYTES = 1 << 29  # of the process that waits for the task's own
@@ -94,7 +95,7 @@ def _script(tasks: Sequence[Task], mem: str, given: Mapping[str, str], setup: Se
     limit = f"%{setup.jobs}" if setup.jobs else ""
     cpus = given.get("cpus_per_task") or str(setup.threads or DEFAULT_CPUS)
     directives = {
-        "--job-name": "quantkit",
+        "--job-name": JOB_NAME,
         "--array": f"0-{len(tasks) - 1}{limit}",
         "--nodes": "1",
         "--ntasks": "1",

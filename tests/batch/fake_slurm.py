@@ -2,7 +2,9 @@
 
 A job's script is really run, element by element, with what Slurm tells it. FAKE_SLURM is the folder of the cluster:
 NUMBER.json says what each element is: PENDING, RUNNING, or how it ended. `ends.json` there forces ends: {"task":
-["TIMEOUT", "COMPLETED"]} lets a task time out the first time that it is submitted. `down` there makes commands fail.
+["TIMEOUT", "COMPLETED"]} lets a task time out the first time that it is submitted. `down` there makes commands fail;
+`deaf` lets sbatch take an array and die with whoever called it ("killed" in it), or without an answer. Such an array
+stays in the queue; "late" puts it there a moment afterwards.
 """
 
 import json
@@ -36,13 +38,31 @@ def sbatch(options: dict[str, str], script: str) -> None:
     directives = dict(re.findall(r"^#SBATCH (--[\w-]+)=(.*)$", script, re.M))
     last = int(re.fullmatch(r"0-(\d+)(%\d+)?", directives["--array"])[1])
     number = str(1000 + len(list(CLUSTER.glob("[0-9]*.json"))))
-    write(CLUSTER / f"{number}.json", {"states": ["PENDING"] * (last + 1), "directives": directives, "pids": {}})
+    name = options.get("--job-name", directives["--job-name"])
+    body = {"states": ["PENDING"] * (last + 1), "directives": directives, "pids": {}, "name": name}
     (CLUSTER / f"{number}.sh").write_text(script)
+    if (CLUSTER / "deaf").exists():
+        deaf(number, body, (CLUSTER / "deaf").read_text())
+    write(CLUSTER / f"{number}.json", body)
     again = [sys.executable, "-S", __file__, "run", number, options["--output"], options["--chdir"]]
     subprocess.Popen(
         again, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
     )
     print(f"{number};cluster" if "--parsable" in options else f"Submitted batch job {number}")
+
+
+def deaf(number: str, body: dict, how: str) -> None:
+    body["states"] = ["RUNNING"] * len(body["states"])
+    if how == "late" and os.fork() == 0:
+        os.closerange(0, 3)
+        time.sleep(1)
+        write(CLUSTER / f"{number}.json", body)
+        os._exit(0)
+    if how != "late":
+        write(CLUSTER / f"{number}.json", body)
+    if how == "killed":
+        os.kill(os.getppid(), signal.SIGKILL)
+    sys.exit("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
 
 
 def run(number: str, output: str, cwd: str) -> None:
@@ -80,8 +100,11 @@ def script_words(number: str) -> list[str]:
 
 
 def squeue(options: dict[str, str]) -> None:
-    asked = options.get("--jobs", "").split(",")
     known = jobs()
+    if "--name" in options:
+        asked = [number for number, body in known.items() if body.get("name") == options["--name"]]
+    else:
+        asked = options.get("--jobs", "").split(",")
     if "--jobs" in options and not set(asked) & set(known):
         sys.exit("slurm_load_jobs error: Invalid job id specified")
     for number, body in known.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -147,6 +149,71 @@ def test_jobs_of_a_run_that_was_killed_are_taken_over(cluster: Path, tmp_path: P
     assert not calls(cluster, "sbatch") if (cluster / "calls").exists() else True
 
 
+@pytest.mark.parametrize("how", ["silent", "late", "killed"])
+def test_an_array_whose_number_nobody_knows_is_not_submitted_twice(
+    how: str, cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sbatch took it, and did not say so; or whoever asked was killed before it could hear. It is found by its name,
+    also where it comes into the queue a moment later."""
+    path = matrix(tmp_path, 2)
+    (cluster / "deaf").write_text(how)
+    if how == "killed":
+        again = [sys.executable, "-m", "quantkit", "batch", "run", path, "--on", "slurm", "--quiet"]
+        done = subprocess.run(again, capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    tasks, told = expanded(path, place="slurm")
+    if how != "killed":
+        with pytest.raises(NetworkError, match="timed out"):
+            open_place("slurm", told).run(tasks, Heard(), never)
+    (cluster / "deaf").unlink()
+    place = told.out / ".quantkit-batch" / "slurm" / "jobs.json"
+    looked = iter(range(1000))
+
+    def stop() -> bool:
+        known, asked = slurm._submitted(place)
+        if len(known) == 2 and not asked and next(looked) > 1:
+            [number] = [path for path in cluster.glob("[0-9]*.json")]
+            number.write_text(json.dumps(json.loads(number.read_text()) | {"states": ["OUT_OF_MEMORY"] * 2}))
+        return False
+
+    heard = Heard()
+    open_place("slurm", told).run(tasks, heard, stop)
+    assert heard.exits == dict.fromkeys((task.id for task in tasks), 5)
+    assert len(calls(cluster, "sbatch")) == 1
+
+
+def test_an_array_that_sbatch_never_took_is_submitted_again(
+    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "LATE_S", 0.2)
+    tasks, told = expanded(matrix(tmp_path, 1), place="slurm")
+    (cluster / "ends.json").write_text(json.dumps({tasks[0].id: ["OUT_OF_MEMORY"]}))
+    place = open_place("slurm", told)
+    (cluster / "down").touch()
+    with pytest.raises(NetworkError, match="Unable to contact"):
+        place.run(tasks, Heard(), never)
+    assert slurm._submitted(told.out / ".quantkit-batch" / "slurm" / "jobs.json")[1], "it may have one"
+    (cluster / "down").unlink()
+    heard = Heard()
+    place.run(tasks, heard, never)
+    assert heard.exits == {tasks[0].id: 5}
+    assert len(calls(cluster, "sbatch")) == 1
+    assert slurm._submitted(told.out / ".quantkit-batch" / "slurm" / "jobs.json") == ({}, {})
+
+
+def test_jobs_of_tasks_that_are_not_of_this_run_stay_known(cluster: Path, tmp_path: Path) -> None:
+    """As of `retry` while others are in the queue: the next run waits for them."""
+    tasks, told = expanded(matrix(tmp_path, 2), place="slurm")
+    first = slurm._Run(told, Heard())
+    (cluster / "77.json").write_text(json.dumps({"states": ["RUNNING"], "directives": {}, "pids": {}}))
+    first.jobs = {"77_0": slurm._Job(tasks[0], 1, None)}
+    first._write_down()
+    (cluster / "ends.json").write_text(json.dumps({tasks[1].id: ["OUT_OF_MEMORY"]}))
+    open_place("slurm", told).run(tasks[1:], Heard(), never)
+    known, _ = slurm._submitted(told.out / ".quantkit-batch" / "slurm" / "jobs.json")
+    assert {job: entry[0] for job, entry in known.items()} == {"77_0": tasks[0].id}
+
+
 @pytest.mark.parametrize("patience", [60.0, 0.0])
 def test_a_controller_that_is_away_for_a_while_is_asked_again(
     patience: float, cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -170,7 +237,7 @@ def test_a_controller_that_is_away_for_a_while_is_asked_again(
     else:
         with pytest.raises(NetworkError, match="Unable to contact"):
             place.run(tasks, heard, stop)
-        assert slurm._submitted(told.out / ".quantkit-batch" / "slurm" / "jobs.json"), "the next run waits for it"
+        assert slurm._submitted(told.out / ".quantkit-batch" / "slurm" / "jobs.json")[0], "the next run waits for it"
 
 
 def test_no_slurm_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
