@@ -246,16 +246,17 @@ def _place(file: Path, alone: bool, force: bool) -> Path:
     Raises ExistsError for one there that somebody else wrote or edited, unless `force`.
     """
     path = file.with_name(MODELFILE)
-    if not alone or (_is_own(path) and f"./{file.name}" not in _origins(path)):
+    if not alone or (is_own(path) and f"./{file.name}" not in _origins(path)):
         path = file.with_name(f"{file.stem}.{MODELFILE}")
     require_path(path)
-    if os.path.lexists(path) and not force and not _is_own(path):
+    if os.path.lexists(path) and not force and not is_own(path):
         what = f"{shown(path)} is there and was written or edited by somebody"
         raise ExistsError(what, path=str(path), hint=HINT)
     return path
 
 
-def _is_own(path: Path) -> bool:
+def is_own(path: Path) -> bool:
+    """Whether quantkit wrote a Modelfile, and nobody edited it."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_MODELFILE:
         return False
     return unchanged(read_bounded(path, MAX_MODELFILE))
@@ -268,6 +269,14 @@ def _origins(path: Path) -> list[str]:
     except ModelfileError:
         return []
     return [value for name, value in found if name in ("from", "adapter")]
+
+
+def missing_in(path: Path) -> str | None:
+    """The first file beside a Modelfile that it names and that is gone; None where none is, or it names no file."""
+    if path.stat().st_size > MAX_MODELFILE:
+        return None
+    names = [value.removeprefix("./") for value in _origins(path) if value.startswith("./")]
+    return next((name for name in names if not (path.parent / name).exists()), None)
 
 
 def _written(made: MadeModelfile, emit: Sink) -> MadeModelfile:

@@ -37,7 +37,7 @@ from quantkit.pipeline.release_files import (
     require_releasable,
     role_of,
 )
-from quantkit.pipeline.release_modelfiles import modelfiles_for
+from quantkit.pipeline.release_modelfiles import Orphans, modelfiles_for, orphans_in
 from quantkit.pipeline.release_order import Order, names_of, order_of, require_primary, utc
 from quantkit.pipeline.signing import (
     SIGNATURE,
@@ -55,7 +55,7 @@ from quantkit.report.records import FileRecord
 from quantkit.report.release import RELEASE, encode_release
 from quantkit.report.sealed import SUFFIX
 from quantkit.source import Checkpoint, open_source
-from quantkit.storage import SUMS, hash_file, read_sums, sums_after, update_sums, write_small
+from quantkit.storage import SUMS, hash_file, read_sums, remove_file, sums_after, update_sums, write_small
 from quantkit.untrusted import shown
 
 EPOCH = "SOURCE_DATE_EPOCH"
@@ -101,7 +101,8 @@ class ReleaseRequest:
 
 @dataclass(frozen=True)
 class ReleasedFile:
-    """A file of a release: "new", "replaced" or "same" as what was there; `nbytes` is None where nobody knows yet."""
+    """A file of a release: "new", "replaced" or "same" as what was there, or "removed"; `nbytes` is None where nobody
+    knows yet, or there is none."""
 
     name: str
     state: str
@@ -165,7 +166,8 @@ def _opened(request: ReleaseRequest, emit: Sink) -> Checkpoint | None:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Everything that will be written into a folder, in the order of writing; the signature is made last."""
+    """Everything that will be written into a folder, in the order of writing; the signature is made last. `dropped` are
+    lines of SHA256SUMS that go, `removed` files."""
 
     folder: Path
     request: ReleaseRequest
@@ -173,6 +175,7 @@ class _Prepared:
     contents: Mapping[str, bytes]
     sums: Mapping[str, str]
     dropped: tuple[str, ...]
+    removed: tuple[str, ...]
     left_out: tuple[str, ...]
     warnings: tuple[tuple[str, str], ...]
     keeps_signature: bool
@@ -184,6 +187,7 @@ class _Prepared:
 
     def shown(self) -> Release:
         files = [ReleasedFile(name, self._state(name, data), len(data)) for name, data in self.contents.items()]
+        files += [ReleasedFile(name, "removed", None) for name in self.removed]
         if self.request.sign_key is not None:
             state = "replaced" if (self.folder / SIGNATURE).exists() else "new"
             files.append(ReleasedFile(SIGNATURE, state, None))
@@ -207,6 +211,8 @@ class _Prepared:
             for name, data in contents.items():
                 write_small(self.folder / name, data, overwrite=True)
             update_sums(self.folder, self.sums, drop=self.dropped)
+        for name in self.removed:
+            remove_file(self.folder / name)
         if self.request.sign_key is not None:
             key, password = self.request.sign_key, self.request.password
             data = sign_folder(self.folder, key, password, self.left_out)
@@ -258,6 +264,8 @@ def _composed(
     contents = {one.manifest_path.name: one.rewritten for one in finished if one.rewritten is not None}
     contents |= {made.path.name: made.described.modelfile.encode() for made in ollama}
     modelfiles = {made.file.name: made.path.name for made in ollama}
+    orphans = orphans_in(folder, [name for name in names if name not in contents])
+    names = [name for name in names if name not in orphans.own]
     signed = request.sign_key is not None or (folder / SIGNATURE).exists()
     rollout = rollout_of(order, called, request.not_before, modelfiles, signed=signed)
     card = card_of(finished, request.for_card, source, rollout)
@@ -280,8 +288,9 @@ def _composed(
     signature = {**sums, SUMS: hashlib.sha256(contents[SUMS]).hexdigest()}
     keeps = _keeps_signature(folder, request, signature)
     hidden = sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
-    warnings = tuple(_warnings(found, order, called))
-    return _Prepared(folder, request, body, contents, sums, dropped, (*hidden, *own), warnings, keeps)
+    warnings = (*_warnings(found, order, called), *_of_orphans(orphans))
+    left_out = (*hidden, *own)
+    return _Prepared(folder, request, body, contents, sums, dropped, orphans.own, left_out, warnings, keeps)
 
 
 def _others(
@@ -347,3 +356,9 @@ def _warnings(found: Sequence[Publishable], order: Order, called: Mapping[Finish
             yield "gate-failed", f"{name} is listed with a failed gate, and in no order"
         elif one.artifact == order.primary and one.gated is None:
             yield "not-judged", f"{name} is primary, and no gate judged it: quantkit eval --gate, and --eval here"
+
+
+def _of_orphans(orphans: Orphans) -> Iterator[tuple[str, str]]:
+    for name, missing in orphans.edited:
+        what = f"{shown(name)} names {shown(missing)}, which is not here; it was edited, and stays in the release"
+        yield "modelfile", f"{what}: correct it, or move it away"

@@ -1,13 +1,16 @@
-"""The Modelfiles of a release: for every GGUF file that Ollama loads by the table of consumers."""
+"""The Modelfiles of a release: for every GGUF file that Ollama loads by the table of consumers, and of no other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from quantkit.families.known import gives_no_text
 from quantkit.pipeline.folder import Finished
 from quantkit.pipeline.loaded_by import loaders_of
-from quantkit.pipeline.modelfile import MadeModelfile, ModelfileRequest, write_modelfiles
+from quantkit.pipeline.modelfile import MadeModelfile, ModelfileRequest, is_own, missing_in, write_modelfiles
+from quantkit.pipeline.release_files import role_of
 
 
 def modelfiles_for(finished: Sequence[Finished], *, force: bool) -> tuple[MadeModelfile, ...]:
@@ -15,6 +18,23 @@ def modelfiles_for(finished: Sequence[Finished], *, force: bool) -> tuple[MadeMo
     written or edited by somebody, unless `force`."""
     files = tuple(one.first for one in finished if _runs_in_ollama(one))
     return write_modelfiles(ModelfileRequest(files, force=force), dry_run=True) if files else ()
+
+
+@dataclass(frozen=True)
+class Orphans:
+    """Modelfiles of files that are gone: those that quantkit wrote and nobody edited, which go as well, and the others
+    with the file that each names, which stay."""
+
+    own: tuple[str, ...]
+    edited: tuple[tuple[str, str], ...]
+
+
+def orphans_in(folder: Path, names: Sequence[str]) -> Orphans:
+    """Of the files of a folder the Modelfiles that name a file beside them that is not there."""
+    modelfiles = [name for name in names if role_of(name) == "modelfile"]
+    gone = [(name, missing) for name in modelfiles if (missing := missing_in(folder / name)) is not None]
+    own = tuple(name for name, _ in gone if is_own(folder / name))
+    return Orphans(own, tuple((name, missing) for name, missing in gone if name not in own))
 
 
 def _runs_in_ollama(one: Finished) -> bool:

@@ -11,7 +11,7 @@ from quantkit.report.text import size, terminal_width, wrapped
 from quantkit.untrusted import shown
 
 GATES = {"passed": "gates kept", "failed": "a gate FAILED", "not judged": "not judged"}
-STATES = {"new": "would write", "replaced": "would replace", "same": "would keep"}
+STATES = {"new": "would write", "replaced": "would replace", "same": "would keep", "removed": "would remove"}
 
 
 def release_lines(release: Release, *, dry_run: bool = False) -> list[str]:

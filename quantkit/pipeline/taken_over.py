@@ -18,7 +18,7 @@ from quantkit.errors import InputError
 from quantkit.pipeline.folder import Finished
 from quantkit.report.card import CARD
 from quantkit.report.records import FileRecord
-from quantkit.storage import SUMS, hash_file, remove_sums, user_key, write_small
+from quantkit.storage import SUMS, hash_file, remove_file, user_key, write_small
 from quantkit.untrusted import shown
 
 
@@ -76,7 +76,7 @@ def write_over(folder: Path, contents: Mapping[str, bytes], sums: bytes) -> None
     Killed anywhere, the artifact verifies, and the same command goes on: without SHA256SUMS nobody asks whether its
     lines are those of the old or the new manifest, and README.md is the source's as long as it is not the new one.
     """
-    remove_sums(folder)
+    remove_file(folder / SUMS)
     for name, data in contents.items():
         write_small(folder / name, data, overwrite=True)
     write_small(folder / SUMS, sums, overwrite=True)

@@ -173,7 +173,7 @@ class WrittenFile(TypedDict):
     not known before."""
 
     name: str
-    state: Literal["new", "replaced", "same"]
+    state: Literal["new", "replaced", "same", "removed"]
     bytes: int | None
 
 

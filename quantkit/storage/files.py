@@ -230,12 +230,12 @@ def _guard(disk: Disk, folder: Path) -> File:
     return disk.open(folder / GUARD, os.O_RDWR | os.O_CREAT)
 
 
-def remove_sums(folder: Path, *, ops: Ops | None = None) -> None:
-    """Remove folder/SHA256SUMS, durably, where there is one: what it says will not be so for a while."""
+def remove_file(path: Path, *, ops: Ops | None = None) -> None:
+    """Remove a file, durably, where there is one. Raises NotWritableError, ResourceError."""
     disk = Disk(ops or from_environment())
-    with explained(folder, 0):
-        disk.remove(folder / SUMS)
-        disk.sync_folder(folder)
+    with explained(path.parent, 0):
+        disk.remove(path)
+        disk.sync_folder(path.parent)
 
 
 def sums_after(folder: Path, entries: Mapping[str, str], *, drop: Collection[str] = ()) -> bytes:

@@ -217,6 +217,30 @@ def test_what_failed_its_gates_does_not_go_first(made: Made, failing: Callable[[
     assert released(made.out, "--eval", made.record)["order"] == ["src-Q4_0", "src-BF16"]  # measured anew
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_modelfile_of_a_file_that_is_gone_goes_too(edited: bool, made: Made) -> None:
+    """With its line in SHA256SUMS, and its place in release.json; one that somebody edited stays, and that is said."""
+    released(made.out)
+    orphan = made.out / "src-Q8_0.Modelfile"
+    if edited:
+        orphan.write_text(orphan.read_text() + "PARAMETER seed 1\n")
+    (made.out / "src-Q8_0.manifest.json").unlink()
+    (made.out / "src-Q8_0.gguf").unlink()
+    shown = quantkit("release", made.out, "--dry-run")
+    assert (f"would remove  {orphan}" in shown.stdout, orphan.exists()) == (not edited, True), shown.stdout
+    found = quantkit("release", made.out, "--json")
+    assert found.status == 0, found.stderr
+    require(found.json)
+    body = read_release(made.out / "release.json")
+    sums = [line.split("  ")[1] for line in (made.out / "SHA256SUMS").read_text().splitlines()]
+    there = (orphan.exists(), orphan.name in sums, orphan.name in {file["name"] for file in body["files"]})
+    assert there == (edited, edited, edited)
+    assert ("src-Q8_0.Modelfile names src-Q8_0.gguf, which is not here" in found.stderr) is edited
+    assert set(sums) == {path.name for path in made.out.iterdir()} - {"SHA256SUMS"}
+    assert release_check(made.out)[0].ok
+    subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=made.out, capture_output=True, check=True)
+
+
 def test_what_goes_first_can_be_chosen(made: Made) -> None:
     for name in ("src-Q8_0", "src-Q8_0.gguf"):
         body = released(made.out, "--primary", name)
