@@ -17,7 +17,15 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from quantkit.batch.dask_cluster import ANSWER_S, WAKE_S, connected, require_address, require_workers, workers
+from quantkit.batch.dask_cluster import (
+    ANSWER_S,
+    WAKE_S,
+    connected,
+    require_address,
+    require_workers,
+    room_of,
+    workers,
+)
 from quantkit.batch.ledger import Ledger, where
 from quantkit.batch.place import INTERRUPTED, Failure, Outcome, Report, Setup, Stop
 from quantkit.batch.task import Task
@@ -41,6 +49,7 @@ class Dask:
 
     setup: Setup
     work: Callable[[str], str] | None = None
+    room_bytes: int | None = None
     name: str = "dask"
 
     def run(self, tasks: Sequence[Task], report: Report, stop: Stop) -> None:
@@ -57,7 +66,7 @@ class Dask:
                 if stop():
                     break
                 if task.needs.memory_bytes > room:
-                    report(_too_large(task, room))
+                    report(_too_large(task, room))  # a worker that was larger is gone by now
                 else:
                     run.submit(task)
             run.wait(stop)
@@ -230,8 +239,8 @@ def open_place(setup: Setup) -> Dask:
     folder.
     """
     require_installed("--on dask", ("distributed", "cryptography"), key="on", instead="--on local")
-    if setup.address is not None:
-        require_address(setup.address)
-        with connected(setup) as client:
-            require_workers(client, setup)
-    return Dask(setup)
+    if setup.address is None:
+        return Dask(setup, room_bytes=room_of(setup))
+    require_address(setup.address)
+    with connected(setup) as client:
+        return Dask(setup, room_bytes=require_workers(client, setup))

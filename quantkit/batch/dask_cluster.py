@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from quantkit.batch.budget import memory_here
 from quantkit.batch.ledger import FOLDER
 from quantkit.batch.place import TLS, Setup
 from quantkit.errors import InputError, NetworkError, UnsupportedError, UsageError
@@ -160,16 +161,16 @@ def require_workers(client: Client, setup: Setup) -> int:
         what = f"the scheduler {setup.address} has no workers"
         raise NetworkError(what, hint="start some: dask worker ADDRESS", key="scheduler") from error
     _require_all_same(client, setup)
-    client.register_plugin(Room(_room(setup)))
+    client.register_plugin(Room(room_of(setup)))
     found: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
     return int(max((facts["resources"].get(MEMORY, 0) for facts in found.values()), default=0))
 
 
-def _room(setup: Setup) -> int | None:
-    """Bytes of each worker, where somebody says so."""
-    if setup.memory_bytes is None or setup.address is not None:
+def room_of(setup: Setup) -> int | None:
+    """Bytes of each worker, where somebody says so; on this machine its part of what the place `local` would take."""
+    if setup.address is not None:
         return setup.memory_bytes
-    return setup.memory_bytes // workers(setup)
+    return memory_here(setup.memory_bytes) // workers(setup)
 
 
 def _require_all_same(client: Client, setup: Setup) -> None:

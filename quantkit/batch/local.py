@@ -31,6 +31,10 @@ class Local:
     offline: bool = False
     name: str = "local"
 
+    @property
+    def room_bytes(self) -> int:
+        return self.budget.memory_bytes
+
     def run(self, tasks: Sequence[Task], report: Report, stop: Stop) -> None:
         """Run all tasks, as many at a time as fit. Once `stop` says so, what runs is asked to save its work.
 

@@ -79,6 +79,11 @@ class Place(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def room_bytes(self) -> int | None:
+        """Memory that one task may take; None where the place makes room as tasks ask for it."""
+        ...
+
     def run(self, tasks: Sequence[Task], report: Report, stop: Stop) -> None:
         """Run all tasks and report each outcome once, from the thread that called. Once `stop` says so nothing begins
         any more, and what runs is asked to save its work and end (its outcome then has exit 130)."""

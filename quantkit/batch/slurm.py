@@ -65,6 +65,7 @@ class Slurm:
 
     setup: Setup
     poll_s: float
+    room_bytes: None = None  # jobs ask for what they need
     name: str = "slurm"
 
     def run(self, tasks: Sequence[Task], report: Report, stop: Stop) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantkit.batch.budget import jobs_here, memory_here
+from quantkit.batch.dask_cluster import room_of
 from quantkit.batch.expand import Wish, wishes_of
 from quantkit.batch.faults import Faults
 from quantkit.batch.ledger import Ledger, State, keys_of
@@ -117,7 +118,7 @@ def plan_batch(request: BatchRequest, *, failed_only: bool = False, emit: Sink =
     left = [each for each in planned if each.task.id in begun]
     lacking = Faults()
     memory, free = memory_here(_memory(request)), free_bytes(found.matrix.out)
-    require_room(left, memory if request.place == LOCAL else None, found.matrix.out, lacking)
+    require_room(left, _room(request, found, begun, memory), found.matrix.out, lacking)
     if not request.keep_going:
         faults.require_none()
     jobs_of = request.place == SLURM and request.task is None  # one task is run here
@@ -149,8 +150,7 @@ def run_batch(
     planned = _planned(found, chosen, threads, faults, emit, offline=request.offline)
     tasks = needs_left(planned)
     room = Faults()
-    local = request.place == LOCAL
-    require_room(planned, memory_here(_memory(request)) if local else None, found.matrix.out, room)
+    require_room(planned, None if place is None else place.room_bytes, found.matrix.out, room)
     for error in [*([] if request.keep_going else faults.found), *room.found]:
         room.add(error)
     room.require_none()
@@ -166,6 +166,14 @@ def batch_status(request: BatchRequest) -> BatchResult:
     found = expand(request, faults)
     faults.require_none()
     return _result(found, 0.0, False)
+
+
+def _room(request: BatchRequest, found: Expanded, begun: set[str], memory: int) -> int | None:
+    """Memory that one task may take, as far as that is known without asking a scheduler; None where it is not."""
+    if request.place == DASK and request.address is None:
+        of_begun = [wish for wish in found.wishes if wish.task.id in begun]
+        return room_of(setup_of(request, _of(found, of_begun)))
+    return memory if request.place == LOCAL else None
 
 
 def _require_place(request: BatchRequest) -> None:

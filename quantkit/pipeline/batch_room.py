@@ -18,6 +18,8 @@ from quantkit.storage import free_bytes
 from quantkit.units import counted
 from quantkit.untrusted import shown
 
+TOO_LARGE = "fewer --threads or --jobs, a larger --memory, another machine or worker, or exclude it"
+
 
 def require_room(planned: Sequence[PlannedTask], memory: int | None, out: Path, faults: Faults) -> None:
     """Add to `faults` a task that needs more memory than there is, and a disk that does not hold all of them."""
@@ -25,7 +27,7 @@ def require_room(planned: Sequence[PlannedTask], memory: int | None, out: Path, 
     for task in tasks:
         if memory is not None and task.needs.memory_bytes > memory:
             what = f"{task.id}: needs {size(task.needs.memory_bytes)} of memory, {size(memory)} are there"
-            faults.add(ResourceError(what, hint="fewer --threads, a larger --memory, another machine, or exclude it"))
+            faults.add(ResourceError(what, hint=TOO_LARGE))
     needed, free = sum(task.needs.disk_bytes for task in tasks), free_bytes(out)
     fetched = download_bytes(tasks)
     if fetched:

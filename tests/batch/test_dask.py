@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import pytest
 from batch.batches import Heard, artifacts, expanded, leftovers, matrix
+from commands import quantkit
 
 from quantkit.batch.ledger import Ledger
 from quantkit.batch.place import Failure, Outcome, Setup, open_place
@@ -243,6 +244,24 @@ def test_workers_are_killed_and_nothing_is_lost(cluster: Any, tmp_path: Path) ->
     ledger = Ledger(told.out)
     states = {task.id: ledger.state(ledger.read(task.id), told.keys[task.id]) for task in tasks}
     assert set(states.values()) == {"done"}
+
+
+@pytest.mark.parametrize("command", ["run", "dry run", pytest.param("scheduler", marks=pytest.mark.slow)])
+def test_a_task_that_fits_no_worker_is_said_before_anything_begins(
+    command: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """As on this machine: exit 5 with all of them named, and no task is begun, nor is a cluster."""
+    path = matrix(tmp_path, 2)
+    more = {"run": [], "dry run": ["--dry-run"]}.get(command)
+    if more is None:
+        more = ["--scheduler", request.getfixturevalue("cluster").scheduler_address]
+    done = quantkit("batch", "run", path, "--on", "dask", "--workers", "2", "--memory", "8MB", *more, "--json")
+    assert done.status == 5, done.stderr
+    room = "8.00 MB" if command == "scheduler" else "4.00 MB"
+    said = [done.json["error"], *done.json["error"].get("others", ())]
+    assert [each["message"].partition(":")[0] for each in said] == ["m0.gguf", "m1.gguf"]
+    assert all(f"of memory, {room} are there" in each["message"] for each in said), said
+    assert not (tmp_path / "out" / ".quantkit-batch" / "tasks").exists()
 
 
 @pytest.mark.slow
