@@ -31,6 +31,18 @@ def exit_code(error: BaseException) -> int:
     return BUG
 
 
+def error_of(exit_code: int, code: str, message: str, hint: str | None) -> errors.QuantkitError:
+    """What another process ended with, as an error of ours; one that a signal ended lacked something."""
+    if exit_code < 0:
+        exit_code = CODES[errors.ResourceError]
+    kinds = (errors.UsageError, errors.InputError, errors.UnsupportedError, errors.ResourceError, errors.BusyError,
+             errors.VerificationError, errors.GateError, errors.NetworkError, errors.InterruptedRunError)  # fmt: skip
+    kind = next((kind for kind in kinds if CODES[kind] == exit_code), errors.QuantkitError)
+    found = kind(message, hint=hint)
+    found.code = code
+    return found
+
+
 def failures_json(failures: Mapping[str, errors.QuantkitError]) -> list[dict[str, Any]]:
     """What became of the recipes of a batch that failed, as `--json` says it."""
     return [

@@ -11,6 +11,7 @@ from quantkit.batch.ledger import Made, State, TaskRecord
 from quantkit.batch.matrix import Matrix
 from quantkit.batch.place import Failure
 from quantkit.batch.task import Task
+from quantkit.batch.worker import PASSING
 from quantkit.errors import BatchError, InterruptedRunError, QuantkitError
 from quantkit.pipeline.batch_plan import PlannedTask
 from quantkit.pipeline.batch_room import download_bytes
@@ -153,6 +154,13 @@ class BatchResult:
     @property
     def failed(self) -> tuple[TaskRow, ...]:
         return tuple(row for row in self.rows if row.state == "failed")
+
+    @property
+    def telling(self) -> Failure | None:
+        """Of all that failed what says whether another try may end otherwise: the first that may, else the first."""
+        failures = [each for row in self.failed for each in row.failures]
+        passing = (each for each in failures if each.exit < 0 or each.exit in PASSING)
+        return next(passing, failures[0] if failures else None)
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -172,6 +172,9 @@ def test_failures_leave_the_others_and_are_told_and_retried(tmp_path: Path, monk
     assert index["failed"][0]["task"] == "beta.gguf"
     assert "beta/beta-BF16.gguf" not in (out / "SHA256SUMS").read_text()
     assert "What failed" in (out / "index.html").read_text()
+    alone = quantkit("batch", "run", path, "--task", "beta.gguf", "--json")
+    assert (alone.status, alone.stdout.count("quantkit.error/1")) == (6, 1), "as its command line, not 10"
+    assert json.loads(alone.stdout.splitlines()[-1])["error"]["code"] == "exists"
 
     first = records(out)["alpha.gguf"]["time"]
     (out / "beta" / "beta-BF16.gguf").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from quantkit.batch.ledger import Made, TaskRecord
 from quantkit.batch.matrix import Matrix
 from quantkit.batch.place import Failure
 from quantkit.batch.task import Task
+from quantkit.cli.exits import error_of, exit_code
 from quantkit.errors import BatchError, InterruptedRunError
 from quantkit.pipeline.batch_records import index_of, page_of
 from quantkit.pipeline.batch_result import BatchResult, TaskRow
@@ -81,6 +83,22 @@ def test_pages_of_many_tasks_stay_small_and_say_so() -> None:
     assert len(index_of(found)["artifacts"]) == sum(row.state == "done" for row in found.rows)
     assert len(batch_markdown(found)) < 1_000_000  # what GitHub takes
     assert "The first 500 are shown" in batch_markdown(found)
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"), [((8,), 8), ((8, 6), 6), ((3, 8), 3), ((4, -9), -9), ((7, 9, 5), 9)], ids=str
+)
+def test_one_task_ends_as_its_command_line_did(codes: tuple[int, ...], told: int) -> None:
+    """Of several recipes that failed what may pass tells: whoever runs it by a server of jobs tries it again then."""
+    failures = tuple(Failure("x", code, f"ended with {code}", "h", f"r{code}") for code in codes)
+    task = Task("m.gguf", "m", ("r",), ("convert", "x"), Path())
+    record = TaskRecord(task.id, "k", "here:1", 0.0, 10, 1.0, 1, Failure("batch", 10, "some failed", "h"), failures)
+    found = replace(result(0), rows=(TaskRow(task, "failed", record),)).telling
+    assert found is not None
+    assert found.exit == told
+    error = error_of(found.exit, found.code, found.message, found.hint)
+    assert (exit_code(error), error.code) == (5 if told < 0 else told, "x")
+    assert result(1).telling is None
 
 
 def test_how_a_batch_ends() -> None:

@@ -13,6 +13,7 @@ import yaml
 from quantkit.batch.emit import Job
 from quantkit.batch.slurm_script import DEFAULT_CPUS, ladder_gib, picked
 from quantkit.batch.task import Task
+from quantkit.batch.worker import PASSING
 from quantkit.errors import UsageError
 from quantkit.untrusted import shown
 from quantkit.version import __version__
@@ -20,7 +21,14 @@ from quantkit.version import __version__
 MOST_BYTES = 100_000  # of names in one Job: an argument of a program ends at 128 KiB
 RETRIES = 3  # of one index: each goes on where the one before was
 AT_ONCE = 8
-SAID = (2, 10)  # exit codes of what quantkit itself has refused or tried again: another pod changes nothing
+FOR_GOOD = tuple(code for code in range(1, 10) if code not in PASSING)  # another pod would end with the same
+SAVE_S = 90  # between being asked to end and being killed: to save the work
+# The first rule that fits counts. A pod that lost its node, or gave it to another, is no try of its index.
+_NOT_ITS_FAULT = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+_FAILS_FOR_GOOD = {
+    "action": "FailIndex",
+    "onExitCodes": {"containerName": "quantkit", "operator": "In", "values": list(FOR_GOOD)},
+}
 IMAGE = re.compile(r"[a-z0-9][\w.:/@-]{0,254}", re.ASCII)
 CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
@@ -87,21 +95,11 @@ def _document(number: int, gib: int, tasks: Sequence[Task], asked: tuple[Job, st
             "completions": len(tasks),
             "parallelism": min(job.jobs or AT_ONCE, len(tasks)),
             "backoffLimitPerIndex": RETRIES,
-            "podFailurePolicy": {
-                "rules": [
-                    {
-                        "action": "FailIndex",
-                        "onExitCodes": {
-                            "containerName": "quantkit",
-                            "operator": "In",
-                            "values": list(SAID),
-                        },
-                    }
-                ]
-            },
+            "podFailurePolicy": {"rules": [_NOT_ITS_FAULT, _FAILS_FOR_GOOD]},
             "template": {
                 "spec": {
                     "restartPolicy": "Never",
+                    "terminationGracePeriodSeconds": SAVE_S,
                     "automountServiceAccountToken": False,
                     "containers": [container],
                     "volumes": [{"name": "batch", "persistentVolumeClaim": {"claimName": claim}}],

@@ -10,6 +10,7 @@ import typer
 
 from quantkit.cli import options
 from quantkit.cli.command import Command, Group
+from quantkit.cli.exits import error_of
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
 from quantkit.report.text import terminal_width
@@ -127,7 +128,7 @@ def run_(
 ) -> None:
     """Run the tasks of a matrix that are not done; killed anywhere, the same command goes on.
 
-    Ends with 10 where some fail, and says which and why.
+    Ends with 10 where some fail, and says which and why; with --task as the command line of that task did.
     """
     request = replace(
         _request(session, matrix, where, told, keep_going, force),
@@ -240,6 +241,9 @@ def _run(session: Session, request: BatchRequest, *, failed_only: bool) -> None:
     with StopSignal(session.note) as stop:
         found = quantkit.run_batch(request, failed_only=failed_only, emit=session.emit, stop=stop)
         session.result("quantkit.batch/1", found.as_json(), quantkit.batch_lines(found, terminal_width()))
+        failure = None if request.task is None or found.stopped else found.telling
+        if failure is not None:  # one task ends as its command line did: who runs many of them tells them apart by it
+            raise error_of(failure.exit, failure.code, failure.message, failure.hint)
         found.require()
 
 
