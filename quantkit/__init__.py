@@ -122,6 +122,7 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.signing import is_encrypted as is_encrypted
     from quantkit.pipeline.step_summary import summarize_conversion as summarize_conversion
     from quantkit.pipeline.step_summary import summarize_evaluation as summarize_evaluation
+    from quantkit.pipeline.verify_folder import require_gateable_artifact as require_gateable_artifact
     from quantkit.pipeline.verify_folder import verify as verify
     from quantkit.plan.base import Plan as Plan
     from quantkit.plan.sizes import ServingMemory as ServingMemory
@@ -190,7 +191,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.sensitivity": ("Measured", "plan_sensitivity", "sensitivity"),
     "quantkit.pipeline.signing": ("is_encrypted",),
     "quantkit.pipeline.step_summary": ("summarize_conversion", "summarize_evaluation"),
-    "quantkit.pipeline.verify_folder": ("verify",),
+    "quantkit.pipeline.verify_folder": ("require_gateable_artifact", "verify"),
     "quantkit.plan.base": ("Plan",),
     "quantkit.plan.sizes": ("ServingMemory", "SizeReport"),
     "quantkit.quality.checks.base": ("Check", "Verification", "VerifyOptions"),

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import InputError
+from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.formats.gguf.file import shard_paths
 from quantkit.pipeline.folder import finished_in
@@ -61,6 +61,15 @@ def verify(
         seen = verify_artifact(one.place, against=against, adapters=adapters, options=asked, emit=emit)
         checks += [replace(c, detail=f"{one.label}: {c.detail}".removesuffix(": ")) for c in seen.checks]
     return Verification(tuple(checks))
+
+
+def require_gateable_artifact(artifact: Path) -> None:
+    """Raise UsageError for a folder of GGUF files, whose gates are asked of one by one: before any of them is read."""
+    if _holds_gguf(artifact):
+        first = next(one.first for one in finished_in(artifact) if one.gguf)
+        what = f"--gate measures one artifact, and {shown(artifact)} is a folder of them"
+        hint = f"name one, {shown(first)}; or leave --gate out, and give all of them to quantkit eval --gate"
+        raise UsageError(what, path=str(artifact), key="gate", hint=hint)
 
 
 def _holds_gguf(folder: Path) -> bool:

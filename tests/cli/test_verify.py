@@ -55,6 +55,16 @@ def test_a_good_file_passes_every_look(artifact: Path) -> None:
     assert 15 < worst[0] < 30
 
 
+def test_gates_of_a_folder_of_files_are_refused_before_any_of_them_is_read(artifact: Path) -> None:
+    flip(artifact, artifact.stat().st_size - 1)  # to be found by whoever reads it
+    gates = ("--against", TINY, "--gate", "assistant", "--data", TINY.parent / "held-out.jsonl")
+    outcome = quantkit("verify", artifact.parent, *gates, "--json")
+    assert outcome.status == 2, outcome.stdout
+    error = outcome.json["error"]
+    assert "--gate measures one artifact" in error["message"]
+    assert str(artifact) in error["hint"]
+
+
 def test_without_a_source_it_says_what_it_did_not_check(artifact: Path) -> None:
     status, found = checks(artifact)
     assert status == 0

@@ -70,6 +70,7 @@ def verify(
         (artifact,), against, data=texts, gates=gates, pre=pre, threads=threads, offline=offline, adapters=adapters
     )
     if gate:
+        quantkit.require_gateable_artifact(artifact)
         quantkit.require_text(request)
     asked = quantkit.VerifyOptions(engine, say, sample_rows, threads, offline, pre)
     seen = quantkit.verify(
