@@ -87,13 +87,6 @@ def require_cards(groups: Sequence[Sequence[Path]], checkpoint: Checkpoint, *, f
         require_card_place(folder, force=force)
 
 
-def require_no_card(targets: Sequence[Path]) -> None:
-    """Raise UsageError where the card of the source is one of the files that are written."""
-    if any(target.name == CARD for target in targets):
-        what = f"{CARD} is a file of the artifact, taken over from the source"
-        raise UsageError(what, key="card", hint="pack without --card, then quantkit card")
-
-
 def write_cards_of(artifacts: Sequence[Path], checkpoint: Checkpoint | None, *, force: bool) -> None:
     """The cards of the folders of artifacts that were just made, named by their first files."""
     for folder in dict.fromkeys(path.parent for path in artifacts):

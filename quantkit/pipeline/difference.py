@@ -8,6 +8,7 @@ from quantkit import qtypes
 from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
 from quantkit.report.manifest import Manifest
+from quantkit.storage import user_key
 from quantkit.units import counted
 from quantkit.untrusted import shown
 from quantkit.version import __version__
@@ -20,6 +21,10 @@ def difference(older: Manifest | None, plan: Plan, prepared: Prepared) -> str:
     found = list(_known(older, plan, prepared))
     if found:
         return "; ".join(found)
+    if older.replaced and not older.made_with(user_key()):
+        card = shown(older.replaced[0].name)
+        made = f"one user made it and another released it, with a {card} of its own"
+        return f"{made}; what others say of an artifact is not believed"
     if older.plan_digest == plan.digest:
         return "the plan is the same: the source's weights or the files themselves were changed (quantkit verify tells)"
     return "the options, the calibration text or the importance weights differ"
@@ -36,8 +41,9 @@ def _known(older: Manifest, plan: Plan, prepared: Prepared) -> Iterator[str]:
     changed = sorted({(f.name, f.nbytes) for f in prepared.checkpoint.files()} ^ set(sizes.items()))
     if changed and there == here:
         yield f"the source's {shown(changed[0][0])} has another size"
-    if len(older.artifact) != len(plan.files) and recipe == plan.recipe:
-        yield f"{counted(len(older.artifact), 'file')} there, {len(plan.files)} now"
+    files = len(older.artifact) + len(older.replaced)
+    if files != len(plan.files) and recipe == plan.recipe:
+        yield f"{counted(files, 'file')} there, {len(plan.files)} now"
     tool = older.facts.get("tool")
     numerics, version = (tool.get("numerics"), tool.get("version")) if isinstance(tool, dict) else (None, None)
     if numerics != qtypes.NUMERICS:

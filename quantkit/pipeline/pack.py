@@ -19,7 +19,7 @@ from quantkit import qtypes
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore
 from quantkit.jsontext import dump_json
-from quantkit.pipeline.card import require_card_place, require_no_card, write_cards_of
+from quantkit.pipeline.card import require_card_place, write_cards_of
 from quantkit.pipeline.outputs import (
     Artifact,
     already_built,
@@ -211,12 +211,12 @@ def pack(work: Path, out: Path, *, force: bool = False, card: bool = False, emit
     An artifact that is there, of this user's making and what would be written, is left alone. Nothing else that an
     earlier run left counts: every byte is copied again, and compared where a file has its name already.
 
-    `card`: a model card is written beside it. Raises InputError when the folder is no finished work folder or its bytes
+    `card`: a model card is written beside it; that of the source, where the work folder has it among its files, gives
+    its place to it. Raises InputError when the folder is no finished work folder or its bytes
     are not what was written.
     """
     targets = packed_names(work, out)
     if card:
-        require_no_card(targets)
         require_card_place(targets[0].parent, force=force)
     artifact = _packed(work, targets, force, emit)
     if card:

@@ -225,13 +225,29 @@ def test_a_card_takes_the_place_of_the_sources(made: Path, tmp_path: Path) -> No
     assert [each["built"] for each in again.json["artifacts"]] == [False]
     assert (tmp_path / "fp8" / "README.md").read_text() == text
     assert quantkit("quantize", made / "src", "--to", "fp8", "-o", tmp_path / "work", "-q").status == 0
-    found = quantkit("pack", tmp_path / "work" / "FP8", "-o", tmp_path / "packed", "--card")
-    assert (found.status, "then quantkit card" in found.stderr) == (2, True)
-    assert not (tmp_path / "packed").exists()
+    for _ in range(2):  # the second time it is found as it is
+        assert quantkit("pack", tmp_path / "work" / "FP8", "-o", tmp_path / "p8", "--card", "-q").status == 0
+        assert "Recipe `fp8`" in (tmp_path / "p8" / "README.md").read_text()
+        assert quantkit("verify", tmp_path / "p8", "--against", made / "src", "-q").status == 0
     assert quantkit("quantize", made / "src", "--to", "q8_0", "-o", tmp_path / "work", "--card", "-q").status == 0
     assert quantkit("pack", tmp_path / "work" / "Q8_0", "-o", tmp_path / "packed", "--card", "-q").status == 0
     front = front_matter((tmp_path / "packed" / "README.md").read_bytes())
     assert (front["license"], front["license_name"], front["language"]) == ("other", "my licence", ["en", "no"])
+
+
+def test_what_another_user_released_stays_as_it_is(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Her manifest is not believed, and a release that she may have signed is not written over: exit 6 says so."""
+    make = ("convert", made / "src", "--to", "fp8", "-o", tmp_path / "fp8")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "maker"))
+    assert quantkit(*make, "-q").status == 0
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "publisher"))
+    assert quantkit("release", tmp_path / "fp8", "-q").status == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "fp8").iterdir()}
+    for user in ("maker", "publisher"):
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / user))
+        found = quantkit(*make)
+        assert (found.status, "another released it, with a README.md of its own" in found.stderr) == (6, True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "fp8").iterdir()} == before
 
 
 def test_a_folder_of_folders_gets_a_card_each(made: Path) -> None:
