@@ -7,6 +7,7 @@ Rows of all matrices have 256 weights or a multiple, so that every block fits.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -138,9 +139,9 @@ def mpt_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def gpt2_like(
-    config: Mapping[str, Any], linears: Mapping[str, tuple[int, ...]], biases: bool
+    config: Mapping[str, Any], linears: Mapping[str, tuple[int, ...]], biases: bool, turned: bool = False
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes under GPT-2's names."""
+    """Names and shapes under GPT-2's names; `turned` matrices are stored (in, out)."""
     hidden = config.get("n_embd", config.get("hidden_size"))
     parts = ("weight", "bias") if biases else ("weight",)
     found: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (config["vocab_size"], hidden)}
@@ -148,7 +149,8 @@ def gpt2_like(
         block = f"transformer.h.{layer}."
         found |= {f"{block}ln_{norm}.{part}": (hidden,) for norm in (1, 2) for part in parts}
         found |= {f"{block}{name}.weight": shape for name, shape in linears.items()}
-        found |= {f"{block}{name}.bias": shape[:1] for name, shape in linears.items() if biases}
+        outs = {name: shape[-1:] if turned else shape[:1] for name, shape in linears.items() if biases}
+        found |= {f"{block}{name}.bias": shape for name, shape in outs.items()}
     found |= {f"transformer.ln_f.{part}": (hidden,) for part in parts}
     return {**found, "lm_head.weight": (config["vocab_size"], hidden)}
 
@@ -289,6 +291,38 @@ def hy3_mtp(layer: int = 4) -> dict[str, tuple[int, ...]]:
     }  # fmt: skip
     for expert in range(4):
         found |= gated(f"{block}mlp.experts.{expert}.", 256, 256)
+    return found
+
+
+def spark_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    fused = {"self_attn.q_k_v_proj.weight": (512, 256), "self_attn.g_proj.weight": (8, 256)}
+    found = llama_shapes(config, extra=fused)
+    return {name: shape for name, shape in found.items() if not re.search(r"\.[qkv]_proj\.", name)}
+
+
+def maple_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    norms = {"self_attn.q_norm.weight": (32,), "self_attn.k_norm.weight": (32,)}
+    found = {name: shape for name, shape in llama_shapes(config, extra=norms).items() if ".mlp." not in name}
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.{layer}.mlp."
+        found[f"{block}gate.weight"] = (4, 256)
+        for expert in range(4):
+            found |= gated(f"{block}experts.{expert}.", 256, 256)
+    return found
+
+
+def openelm_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {
+        "transformer.token_embeddings.weight": (2048, 256), "transformer.norm.weight": (256,),
+    }  # fmt: skip
+    for layer, (heads, kv, inner) in enumerate(((8, 2, 256), (8, 4, 512), (16, 4, 768))):
+        block = f"transformer.layers.{layer}."
+        found |= {
+            f"{block}attn_norm.weight": (256,), f"{block}ffn_norm.weight": (256,),
+            f"{block}attn.qkv_proj.weight": (32 * (heads + 2 * kv), 256), f"{block}attn.q_norm.weight": (32,),
+            f"{block}attn.k_norm.weight": (32,), f"{block}attn.out_proj.weight": (256, 32 * heads),
+            f"{block}ffn.proj_1.weight": (2 * inner, 256), f"{block}ffn.proj_2.weight": (256, inner),
+        }  # fmt: skip
     return found
 
 
@@ -1167,6 +1201,47 @@ TABLE: dict[str, Entry] = {
         )
         for name, gating in (("laguna", True), ("laguna-by-channel", "per-element"))
     },
+    "spark-x2.5": Entry(
+        None,
+        own("Spark2_5ForCausalLM", "spark2_5", num_hidden_layers=4, head_dim=32, rms_norm_eps=1e-6, hidden_act="gelu",
+            gate_attn_act_mode="sigmoid", headwise_attn_output_gate=True, sliding_window=64,
+            layer_types=[*["sliding_attention"] * 3, "full_attention"], tie_word_embeddings=False,
+            rope_parameters={
+                "full_attention": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+            }),
+        shapes=spark_shapes,
+    ),
+    "maple": Entry(
+        None,
+        own("MapleForCausalLM", "maple", num_hidden_layers=4, head_dim=32, rms_norm_eps=1e-6, hidden_act="silu",
+            sliding_window=64, layer_types=[*["sliding_attention"] * 3, "full_attention"], moe_intermediate_size=256,
+            num_experts=4, num_experts_per_tok=2, num_shared_experts=0, norm_topk_prob=True,
+            nope_on_global_attention=True, rope_theta=1e6),
+        shapes=maple_shapes,
+    ),
+    "openelm": Entry(
+        None,
+        {"architectures": ["OpenELMForCausalLM"], "model_type": "openelm", "vocab_size": 2048, "model_dim": 256,
+         "num_transformer_layers": 3, "head_dim": 32, "num_query_heads": [8, 8, 16], "num_kv_heads": [2, 4, 4],
+         "ffn_multipliers": [1.0, 2.1, 2.9], "ffn_dim_divisor": 256, "max_context_length": 512,
+         "rope_freq_constant": 20000, "share_input_output_layers": True, "bos_token_id": 1, "eos_token_id": 2,
+         "num_hidden_layers": 3},
+        bpe=False, shapes=openelm_shapes,
+    ),
+    "jais": Entry(
+        None,
+        {"architectures": ["JAISLMHeadModel"], "model_type": "jais", "vocab_size": 400, "n_embd": 256, "n_layer": 2,
+         "n_head": 8, "n_inner": 512, "n_positions": 512, "layer_norm_epsilon": 1e-5, "activation_function": "swiglu",
+         "position_embedding_type": "alibi", "mup_embeddings_scale": 14.6, "mup_output_alpha": 2.2,
+         "mup_width_scale": 0.25, "bos_token_id": 1, "eos_token_id": 2, "num_hidden_layers": 2},
+        shapes=lambda config: gpt2_like(
+            config,
+            {"attn.c_attn": (256, 768), "attn.c_proj": (256, 256), "mlp.c_fc": (256, 512), "mlp.c_fc2": (256, 512),
+             "mlp.c_proj": (512, 256)},
+            biases=True, turned=True,
+        ),
+    ),
     "santacoder": Entry(
         "GPTBigCode",
         {"vocab_size": 400, "n_embd": 256, "n_layer": 2, "n_head": 8, "n_positions": 512, "num_hidden_layers": 2,
