@@ -469,6 +469,10 @@ GLM_LATENT = {
     "qk_rope_head_dim": 32, "v_head_dim": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
     "moe_intermediate_size": 256, "first_k_dense_replace": 1, "num_nextn_predict_layers": 0,
 }  # fmt: skip
+YOUTU = {
+    **SIZES, **HEADS, "kv_lora_rank": 256, "q_lora_rank": 256, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32,
+    "v_head_dim": 32,
+}  # fmt: skip
 
 
 def as_published_of_old(config: dict[str, Any]) -> None:
@@ -678,6 +682,7 @@ def granite_published(config: dict[str, Any]) -> None:
 
 
 TABLE: dict[str, Entry] = {
+    "youtu": Entry("Youtu", {**YOUTU, "pad_token_id": None}),  # the class takes its row of the embeddings for zeros
     "nemotron-h": Entry("NemotronH", {**NEMOTRON_H, "hybrid_override_pattern": "M-M*-"}, told=nemotron_published),
     "nemotron-h-published": Entry(
         "NemotronH", {**NEMOTRON_H, "hybrid_override_pattern": "M-M*-"}, edit=nemotron_published,
@@ -1252,17 +1257,22 @@ TABLE: dict[str, Entry] = {
 
 def build(name: str, folder: Path) -> Path:
     """Write the checkpoint `name` below `folder` and return its own folder, which bears the name."""
-    entry, out = TABLE[name], folder / name
-    if entry.model is not None:
+    return write(TABLE[name], folder / name)
+
+
+def write(entry: Entry, out: Path) -> Path:
+    """Write a checkpoint to `out`, which it returns."""
+    if entry.model is None:
+        _build_from_shapes(entry, out)
+    else:
         variant = Variant(
             entry.model, entry.config, bpe=entry.bpe, words=entry.words, edit=entry.edit, files=entry.files,
             further=entry.further,
         )  # fmt: skip
         checkpoints.build_variant(variant, out, SPREAD)
-        if entry.published:
-            _change(out / "model.safetensors", entry.published)
-        return out
-    return _build_from_shapes(entry, out)
+    if entry.published:
+        _change(out / "model.safetensors", entry.published)
+    return out
 
 
 def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -1273,7 +1283,7 @@ def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def _build_from_shapes(entry: Entry, out: Path) -> Path:
+def _build_from_shapes(entry: Entry, out: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -1282,10 +1292,13 @@ def _build_from_shapes(entry: Entry, out: Path) -> Path:
     random = torch.Generator().manual_seed(crc32(out.name.encode()))
     tensors = {
         name: (torch.randn(shape, generator=random) * SPREAD).to(torch.bfloat16)
-        for name, shape in entry.shapes(entry.config).items()
+        for name, shape in {**entry.shapes(entry.config), **entry.further}.items()
     }
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps(dict(entry.config)))
+    config = dict(entry.config)
+    if entry.edit:
+        entry.edit(config)
+    (out / "config.json").write_text(json.dumps(config))
     if entry.bpe:
         (out / "tokenizer.json").write_text(checkpoints.bpe_tokenizer(entry.words))
         (out / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
@@ -1294,4 +1307,3 @@ def _build_from_shapes(entry: Entry, out: Path) -> Path:
             shutil.copyfile(checkpoints.SENTENCEPIECE / file, out / file)
     for file, text in entry.files.items():
         (out / file).write_text(text)
-    return out

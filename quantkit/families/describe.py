@@ -13,7 +13,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.assumptions import engine_warnings, name_warnings, rotation_warnings
 from quantkit.families.cache import read_cache
 from quantkit.families.general import ReadFile, general_metadata
-from quantkit.families.heads import architecture_of, head_warnings, headed, without_head
+from quantkit.families.heads import architecture_of, first_named, head_warnings, headed, without_head
 from quantkit.families.hparams import Hparams, merged, nested_part
 from quantkit.families.keys import POOLING_TYPE, RANK, architecture_metadata
 from quantkit.families.known import known_families
@@ -24,6 +24,7 @@ from quantkit.families.no_engine import NO_ENGINE
 from quantkit.families.reranker import is_reranker, judging
 from quantkit.families.roles import Role
 from quantkit.families.rows import Family
+from quantkit.families.wrapped import WRAPPED
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
@@ -150,10 +151,13 @@ def find_family(config: Mapping[str, Any]) -> Named:
     """The family of a parsed config.json, and the architecture that decided it, as its name is with a head.
 
     By `architectures` (a nested `text_config`'s first), else by `model_type`; never by the name of the checkpoint.
-    What AutoModel and sentence-transformers save ("Qwen3Model") is what it is with a head ("Qwen3ForCausalLM").
+    What AutoModel and sentence-transformers save ("Qwen3Model") is what it is with a head ("Qwen3ForCausalLM"). Of a
+    model around a language model (`families.wrapped`) it is that of the latter, which reads the names of the former.
     Raises UnsupportedError naming the architecture and the nearest known ones, InputError if there is none.
     """
-    said, model_type = architecture_of(config), config.get("model_type")
+    outer = first_named(config)
+    around = WRAPPED.get(outer) if outer else None
+    said, model_type = around.inside if around else architecture_of(config), config.get("model_type")
     architecture = headed().get(said, said) if said else None
     if architecture is not None:
         rows = [family for family in known_families() if architecture in family.hf]
@@ -164,12 +168,11 @@ def find_family(config: Mapping[str, Any]) -> Named:
         if merged(config).get("use_bidirectional_attention") is True and not family.embeds:
             what = f'"{shown(said or str(model_type))}" attends in both directions, which llama.cpp does not here'
             raise UnsupportedError(what, key="use_bidirectional_attention", hint="use it with sentence-transformers")
-        return Named(family, architecture or family.hf[0])
+        return Named(around.around(family) if around else family, architecture or family.hf[0])
     wanted = architecture or model_type
     if not isinstance(wanted, str):
         message = "config.json names neither an architecture nor a model type"
         raise InputError(message, path="config.json", key="architectures", hint="is this a transformers checkpoint?")
-    outer = architecture_of({**config, "text_config": None})
     raise _unknown(wanted if outer in (None, wanted) else f"{outer} ({wanted})", "auto_map" in config)
 
 

@@ -33,11 +33,12 @@ def headed() -> Mapping[str, str]:
 
 def architecture_of(config: Mapping[str, Any]) -> str | None:
     """The first name in `architectures`, a nested `text_config`'s before the root's; None without one."""
-    inner, outer = (_first_named(each) for each in (nested_part(config) or {}, config))
+    inner, outer = (first_named(each) for each in (nested_part(config) or {}, config))
     return outer if outer in OWN_TEXT else inner or outer
 
 
-def _first_named(config: Mapping[str, Any]) -> str | None:
+def first_named(config: Mapping[str, Any]) -> str | None:
+    """The first name in `architectures` of this part of config.json alone; None without one."""
     names = config.get("architectures")
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
 

@@ -8,6 +8,7 @@ from quantkit.consumers import CONSUMERS
 from quantkit.families.known import known_families
 from quantkit.families.rows import Family
 from quantkit.families.towers import has_tower, known_towers
+from quantkit.families.wrapped import WRAPPED
 from quantkit.formats.containers import table
 from quantkit.methods import method_names, needs_hessian
 from quantkit.methods.transforms import transform_names
@@ -31,10 +32,11 @@ def schemes() -> dict[str, Any]:
 def _family(family: Family) -> dict[str, Any]:
     """What there is for a family: `calibrate` and `servers` hold where its layers can be run and rounded one by one."""
     served = family.unserved is None
+    around = [name for name, wrapped in WRAPPED.items() if wrapped.inside in family.hf]
     return {
         "name": family.name,
         "gguf": family.gguf,
-        "architectures": list(family.hf),
+        "architectures": [*family.hf, *around],
         "supports": {"gguf": True, "mmproj": has_tower(family), "calibrate": served, "servers": served},
         "why_not": family.unserved,
     }

@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3 (Kimi K2): keys and values from one compressed row for all heads."""
+"""DeepSeek V2 and V3 (Kimi K2), Youtu: keys and values from one compressed row for all heads."""
 
 from __future__ import annotations
 
@@ -127,6 +127,12 @@ SHARED = {
     "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
 }  # fmt: skip
 
+YOUTU = {  # without experts
+    **SHARED, "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 32,
+    "num_attention_heads": 16, "num_key_value_heads": 16, "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
 
 def sigmoid_or_softmax(hparams: Hparams) -> str | None:
     """Without a key for it, scores are softmaxed."""
@@ -161,7 +167,7 @@ def version(hparams: Hparams) -> Mapping[str, Any]:
 DEEPSEEK2 = Family(
     name="deepseek2",
     gguf="deepseek2",
-    hf=("DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM"),
+    hf=("DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM", "YoutuForCausalLM"),
     defaults={
         "deepseek_v3": {
             **SHARED, "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "num_hidden_layers": 61,
@@ -176,6 +182,8 @@ DEEPSEEK2 = Family(
             "rms_norm_eps": 1e-6, "num_local_experts": 64, "moe_intermediate_size": 1407, "n_shared_experts": 2,
             "routed_scaling_factor": 1.0, "first_k_dense_replace": 0, "norm_topk_prob": False,
         },
+        "youtu": YOUTU,
+        "youtu_vl": YOUTU,
     },
     outside=OUTSIDE,
     block=(

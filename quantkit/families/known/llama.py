@@ -13,6 +13,7 @@ from quantkit.families.rows import (
     MLP,
     NORMS,
     OUTSIDE,
+    OWN_CODE,
     Family,
     T,
     TokenizerRules,
@@ -23,7 +24,7 @@ from quantkit.families.rows import (
 LLAMA = Family(
     name="llama",
     gguf="llama",
-    hf=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"),
+    hf=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "VLlama3ForCausalLM"),  # the last in SmolVLM 2
     defaults={
         "llama": {
             "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -66,4 +67,18 @@ MIXTRAL = replace(
     folds=folds.MIXTURE,
 )  # fmt: skip
 
-FAMILIES = (LLAMA, MIXTRAL)
+IQUEST_CODER = replace(
+    LLAMA,
+    name="iquestcoder",
+    hf=("IQuestCoderForCausalLM",),
+    defaults={
+        "iquestcoder": {
+            "vocab_size": 76800, "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 80,
+            "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        },
+    },
+    unserved=OWN_CODE,
+)  # fmt: skip
+
+FAMILIES = (LLAMA, MIXTRAL, IQUEST_CODER)

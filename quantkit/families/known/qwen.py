@@ -11,8 +11,11 @@ from quantkit.families.rows import (
     MLP,
     NORMS,
     OUTSIDE,
+    OWN_CODE,
+    PRESENT,
     QK_NORMS,
     Family,
+    Rename,
     TokenizerRules,
     biased,
     experts,
@@ -78,4 +81,17 @@ QWEN3_MOE = replace(
     reranks=False,
 )  # fmt: skip
 
-FAMILIES = (QWEN2, QWEN3, QWEN3_MOE)
+KORMO = replace(  # in the graph of Qwen 2, whose biases may be missing
+    QWEN2,
+    name="kormo",
+    hf=("KORMoForCausalLM",),
+    defaults={"kormo": QWEN2.defaults["qwen2"]},
+    block=(*NORMS, *biased(ATTENTION, output=None, others=PRESENT), *MLP),
+    spellings=(
+        Rename(r"\.pre_attention_layernorm\.", ".input_layernorm."),
+        Rename(r"\.pre_mlp_layernorm\.", ".post_attention_layernorm."),
+    ),
+    unserved=OWN_CODE,
+)
+
+FAMILIES = (QWEN2, KORMO, QWEN3, QWEN3_MOE)

@@ -14,6 +14,7 @@ from quantkit.discovery import defined, modules
 from quantkit.families.describe import Named, find_family, inner_family
 from quantkit.families.rows import Family
 from quantkit.families.tower import Tower
+from quantkit.families.wrapped import WRAPPED
 
 PARTS = ("vision_config", "audio_config", "speech_config", "vision_encoder")  # of config.json, of a model with a tower
 
@@ -49,10 +50,12 @@ def text_family(config: Mapping[str, Any]) -> tuple[Named, Tower | None]:
 
 
 def unknown_part(config: Mapping[str, Any]) -> str | None:
-    """The part of config.json that says there is an encoder, where there is one that no tower serves."""
+    """What of config.json says that there is an encoder that no tower serves: a part, or the architecture."""
     if find_tower(config) is not None:
         return None
-    return next((part for part in PARTS if isinstance(config.get(part), Mapping) and config[part]), None)
+    architecture = _architecture(config)
+    said = next((part for part in PARTS if isinstance(config.get(part), Mapping) and config[part]), None)
+    return said or (architecture if architecture in WRAPPED else None)
 
 
 def has_tower(family: Family) -> bool:

@@ -1,0 +1,61 @@
+"""Models around a language model whose encoder of images or sound has no row here: the language model alone converts.
+
+A row says which architecture stands inside, which tensors are not its own, and how its names are spelled; all else is
+the family's. Names are those of the published checkpoints and of transformers; what llama.cpp's converter leaves out
+of the text model (conversion/base.py, `TextModel.filter_tensors`, October 2026) is left out here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from quantkit.families.rows import Drop, Family, Rename
+from quantkit.families.vit import INNER_TEXT
+
+REASON = "it is of no language model, and no row describes what it is of"
+UNSERVED = "what stands before its language model is not known here"
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """`inside` is the architecture of the language model, `owns` are the beginnings of the names of all other tensors,
+    without "model."; `text` brings the names of the language model into the spelling of its family."""
+
+    inside: str
+    owns: tuple[str, ...]
+    text: tuple[Rename, ...] = INNER_TEXT
+
+    def around(self, family: Family) -> Family:
+        """The family of the language model, as it reads this checkpoint."""
+        patterns = (f"{start}{own}*" for own in self.owns for start in ("", "model."))
+        return replace(
+            family,
+            spellings=(*self.text, *family.spellings),
+            drop=(*family.drop, *(Drop(pattern, REASON) for pattern in patterns)),
+            unserved=family.unserved or UNSERVED,
+        )
+
+
+LLAVA = ("vision_tower.", "mm_projector.")
+WRAPPED: Mapping[str, Wrapped] = {
+    "DotsOCRForCausalLM": Wrapped("Qwen2ForCausalLM", ("vision_tower.",)),
+    "GraniteSpeechForConditionalGeneration": Wrapped("GraniteForCausalLM", ("encoder.", "projector.")),
+    "GraniteSpeechPlusForConditionalGeneration": Wrapped("GraniteForCausalLM", ("encoder.", "projector.")),
+    "JanusForConditionalGeneration": Wrapped(
+        "LlamaForCausalLM",
+        ("vision_model.", "aligner.", "vqmodel.", "generation_embeddings.", "generation_aligner.", "generation_head."),
+    ),
+    "KimiK25ForConditionalGeneration": Wrapped("DeepseekV3ForCausalLM", LLAVA),
+    "KimiVLForConditionalGeneration": Wrapped("DeepseekV3ForCausalLM", ("vision_tower.", "multi_modal_projector.")),
+    "LightOnOCRForConditionalGeneration": Wrapped("Qwen3ForCausalLM", ("vision_encoder.", "vision_projection.")),
+    "LlavaStableLMEpochForCausalLM": Wrapped("StableLmForCausalLM", LLAVA),
+    "MiniCPMV4_6ForConditionalGeneration": Wrapped("Qwen3_5ForCausalLM", ("vision_tower.", "merger.")),
+    "Phi4ForCausalLMV": Wrapped("Phi3ForCausalLM", LLAVA),
+    "Sarashina2VisionForCausalLM": Wrapped(
+        "LlamaForCausalLM", ("visual.",), text=(Rename(r"^norm\.", "visual.norm."), Rename(r"^llm\.", ""))
+    ),
+    "Step3p7ForConditionalGeneration": Wrapped("Step3p5ForCausalLM", ("vision_model.", "vit_large_projector.")),
+    "StepVLForConditionalGeneration": Wrapped("Qwen3ForCausalLM", ("vision_model.", "vit_large_projector.")),
+    "YoutuVLForConditionalGeneration": Wrapped("YoutuForCausalLM", ("siglip2.", "merger.")),
+}

@@ -1,0 +1,164 @@
+"""One row for each architecture that is one of `family_table` under another name, or inside another model.
+
+Their files are compared with the reference's and no more: what is in them is tested there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from family_table import FOUR, SIZES, SPM, TABLE, YOUTU, Entry, llama_shapes, own
+
+VISION = {"hidden_size": 32, "num_hidden_layers": 1}
+DEEPSEEK = {
+    **YOUTU, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 256,
+    "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "num_nextn_predict_layers": 0,
+}  # fmt: skip
+
+
+def inside(
+    architecture: str, text: Entry, respell: Mapping[str, str], beside: tuple[str, ...], *, model_type: str,
+    part: str | None = "text_config", named: bool = False, **root: Any,
+) -> Entry:  # fmt: skip
+    """The language model `text` inside another one.
+
+    `respell` makes names of the latter of those of the former, `beside` are tensors that are none of a language model,
+    `part` is where config.json has its numbers, None for the root; `named` says that they name its architecture.
+    """
+
+    def edit(config: dict[str, Any]) -> None:
+        if text.edit:
+            text.edit(config)
+        numbers = {k: v for k, v in config.items() if k != "model_type"} if part is None else {part: dict(config)}
+        if part is not None and not named:
+            del numbers[part]["architectures"]
+        config.clear()
+        config.update({**numbers, "architectures": [architecture], "model_type": model_type, **root})
+
+    return replace(
+        text,
+        edit=edit,
+        published=respelled(respell, beside),
+        further={**text.further, **dict.fromkeys(beside, (32, 32))},
+    )
+
+
+def respelled(spellings: Mapping[str, str], keep: tuple[str, ...]) -> Callable[[dict[str, Any]], object]:
+    """Other names of tensors but those to keep, in place."""
+
+    def change(tensors: dict[str, Any]) -> None:
+        for old in set(tensors) - {*keep}:
+            new = old
+            for pattern, to in spellings.items():
+                new = re.sub(pattern, to, new)
+            tensors[new] = tensors.pop(old)
+
+    return change
+
+
+GPT2 = {"tokenizer_config.json": '{"tokenizer_class": "GPT2Tokenizer"}'}
+LLAMA = Entry("Llama", SPM, bpe=False)
+QWEN2 = Entry("Qwen2", SIZES)
+QWEN3 = Entry("Qwen3", {**SIZES, "head_dim": 32})
+LANGUAGE = {r"^(model|lm_head)\.": r"language_model.\1."}  # of transformers 4
+INNER = {r"^model\.": "model.language_model."}  # of transformers 5
+
+ALIASES: dict[str, Entry] = {
+    "iquest-coder": replace(LLAMA, edit=lambda config: config.update(
+        architectures=["IQuestCoderForCausalLM"], model_type="iquestcoder"
+    )),
+    "smolvlm2": inside(
+        "SmolVLMForConditionalGeneration", replace(LLAMA, edit=lambda config: config.update(
+            architectures=["VLlama3ForCausalLM"]
+        )),
+        {r"^model\.": "model.text_model."}, (), model_type="smolvlm", named=True,
+    ),
+    "kormo": Entry(
+        None, own("KORMoForCausalLM", "kormo", rms_norm_eps=1e-5, rope_theta=5e5),
+        shapes=lambda config: {
+            n.replace("input_", "pre_attention_").replace("post_attention_", "pre_mlp_"): s
+            for n, s in llama_shapes(config).items()
+        },
+    ),
+    "dots-ocr": inside(
+        "DotsOCRForCausalLM", QWEN2, {}, ("vision_tower.blocks.0.attn.qkv.weight",), model_type="dots_ocr", part=None,
+        vision_config=VISION,
+    ),
+    "audio-flamingo-3": inside(
+        "AudioFlamingo3ForConditionalGeneration", QWEN2, LANGUAGE,
+        ("audio_tower.conv1.weight", "multi_modal_projector.linear_1.weight"), model_type="audioflamingo3",
+    ),
+    **{
+        name: inside(
+            architecture, Entry("Granite", SPM, bpe=False), LANGUAGE,
+            ("encoder.layers.0.ff1.up_proj.weight", "projector.linear.weight"), model_type=name.replace("-", "_"),
+            named=True,
+        )
+        for name, architecture in (
+            ("granite-speech", "GraniteSpeechForConditionalGeneration"),
+            ("granite-speech-plus", "GraniteSpeechPlusForConditionalGeneration"),
+        )
+    },
+    "janus": inside(
+        "JanusForConditionalGeneration", LLAMA, INNER,
+        ("model.vision_model.encoder.layers.0.mlp.fc1.weight", "model.aligner.fc1.weight",
+         "model.vqmodel.quant_conv.weight", "model.generation_embeddings.weight",
+         "model.generation_aligner.fc1.weight", "model.generation_head.vision_head.weight"),
+        model_type="janus",
+    ),
+    "kimi-vl": inside(
+        "KimiVLForConditionalGeneration", Entry("DeepseekV3", DEEPSEEK), LANGUAGE,
+        ("vision_tower.encoder.blocks.0.wqkv.weight", "multi_modal_projector.linear_1.weight"),
+        model_type="kimi_vl", vision_config=VISION,
+    ),
+    "kimi-k2.5": inside(
+        "KimiK25ForConditionalGeneration", Entry("DeepseekV3", DEEPSEEK), LANGUAGE,
+        ("vision_tower.encoder.blocks.0.wqkv.weight", "mm_projector.proj.0.weight"),
+        model_type="kimi_k25", vision_config=VISION,
+    ),
+    "lighton-ocr": inside(
+        "LightOnOCRForConditionalGeneration", QWEN3, INNER,
+        ("model.vision_encoder.patch_conv.weight", "model.vision_projection.linear_1.weight"),
+        model_type="mistral3", named=True,
+    ),
+    "stablelm-llava": inside(
+        "LlavaStableLMEpochForCausalLM", Entry("StableLm", SIZES), {},
+        ("model.vision_tower.vision_tower.patch_embed.weight", "model.mm_projector.0.weight"),
+        model_type="llava_stablelm_epoch", part=None,
+    ),
+    "phi-4-vision": inside(
+        "Phi4ForCausalLMV", Entry("Phi3", SIZES, files=GPT2), {},
+        ("model.vision_tower.vision_tower.encoder.layers.0.mlp.fc1.weight", "model.mm_projector.0.weight"),
+        model_type="phi4-siglip", part=None,
+    ),
+    "sarashina2-vision": inside(
+        "Sarashina2VisionForCausalLM", LLAMA, {r"^(model|lm_head)\.": r"llm.\1."},
+        ("visual.blocks.0.attn.qkv.weight", "norm.weight"), model_type="sarashina2_vision",
+    ),
+    "step-3.7": inside(
+        "Step3p7ForConditionalGeneration", TABLE["step-3.5"], {},
+        ("vision_model.conv1.weight", "vit_large_projector.weight"), model_type="step3p7",
+    ),
+    "step3-vl": inside(
+        "StepVLForConditionalGeneration", QWEN3, {},
+        ("vision_model.transformer.resblocks.0.attn.in_proj_weight", "vit_large_projector.weight"),
+        model_type="step_robotics", vision_config=VISION,
+    ),
+    "youtu-vl": inside(
+        "YoutuVLForConditionalGeneration", TABLE["youtu"], {},
+        ("siglip2.vision_model.encoder.layers.0.mlp.fc1.weight", "merger.mlp.0.weight"), model_type="youtu_vl",
+        part=None,
+    ),
+    "minicpm-v-4.6": inside(
+        "MiniCPMV4_6ForConditionalGeneration", Entry("Qwen3_5", {
+            **FOUR, "head_dim": 32, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 64,
+            "linear_value_head_dim": 64, "mtp_num_hidden_layers": 0,
+        }),
+        INNER,
+        ("model.vision_tower.encoder.layers.0.mlp.fc1.weight", "model.merger.mlp.0.linear_1.weight"),
+        model_type="minicpmv4_6",
+    ),
+}  # fmt: skip
