@@ -88,8 +88,7 @@ ALIASES: dict[str, Entry] = {
         vision_config=VISION,
     ),
     "audio-flamingo-3": inside(
-        "AudioFlamingo3ForConditionalGeneration", QWEN2, LANGUAGE,
-        ("audio_tower.conv1.weight", "multi_modal_projector.linear_1.weight"), model_type="audioflamingo3",
+        "AudioFlamingo3ForConditionalGeneration", QWEN2, LANGUAGE, (), model_type="audioflamingo3"
     ),
     **{
         name: inside(
