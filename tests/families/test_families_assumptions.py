@@ -155,7 +155,8 @@ WITH_LISTS = {
     "mrope_section",
     "layer_types",
     "full_attn_idxs",
-, "num_query_heads"}  # which defaults do not have, and without which nothing is described
+    "num_query_heads",
+}  # which defaults do not have, and without which nothing is described
 
 
 @pytest.mark.parametrize("family", ROTATING, ids=lambda family: family.name)
