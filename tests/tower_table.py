@@ -46,6 +46,17 @@ CLIP = {**VIT, "model_type": "clip_vision_model", "projection_dim": 32}
 LLAMA = {**TEXT, "model_type": "llama"}
 WAVES = {"a.position_embd.weight": 1e-4}  # sines of up to 1500, whose last bits depend on the exponential
 HEARING_OMNI = {**HEARING, "output_dim": 64}
+ONE_LAYER = {**TEXT, "layer_types": ["full_attention"]}
+PIXELS = {"min_pixels": 256, "max_pixels": 16384}
+MOON = {
+    "model_type": "moonvit", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "patch_size": 14,
+    "num_attention_heads": 2, "init_pos_emb_height": 4, "init_pos_emb_width": 4, "merge_kernel_size": [2, 2],
+}  # fmt: skip
+MOON_25 = {
+    "vt_hidden_size": 128, "vt_intermediate_size": 64, "vt_num_hidden_layers": 3, "vt_num_attention_heads": 16,
+    "patch_size": 14, "init_pos_emb_height": 4, "init_pos_emb_width": 4, "init_pos_emb_time": 4,
+    "merge_kernel_size": [2, 2], "projector_ln_eps": 2e-5,
+}  # fmt: skip
 SEEN = {"image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 0.75, 0.625]}
 
 
@@ -100,6 +111,38 @@ def whisper_layers(count: int, k_bias: bool = False) -> dict[str, tuple[int, ...
 
 
 WRAPPED = {r"^((?:model\.)?vision_tower\.)(?!vision_model)": r"\1vision_model."}
+
+
+def moon(width: int = 32) -> dict[str, tuple[int, ...]]:
+    """The shapes of a MoonViT of three layers."""
+    at = "vision_tower."
+    found = {f"{at}patch_embed.proj.weight": (width, 3, 14, 14), f"{at}patch_embed.proj.bias": (width,)}
+    for block in (f"{at}encoder.blocks.{number}." for number in range(3)):
+        found |= norm(f"{block}norm0", width) | norm(f"{block}norm1", width) | linear(f"{block}wqkv", 3 * width, width)
+        found |= linear(f"{block}wo", width, width) | linear(f"{block}mlp.fc0", 64, width)
+        found |= linear(f"{block}mlp.fc1", width, 64)
+    return found | norm(f"{at}encoder.final_layernorm", width)
+
+
+def dots() -> dict[str, tuple[int, ...]]:
+    """The shapes of the tower of dots.ocr, of three layers."""
+    at = "vision_tower."
+    found: dict[str, tuple[int, ...]] = {
+        f"{at}patch_embed.patchifier.proj.weight": (32, 3, 16, 16), f"{at}patch_embed.patchifier.proj.bias": (32,),
+        f"{at}patch_embed.patchifier.norm.weight": (32,), f"{at}post_trunk_norm.weight": (32,),
+        **norm(f"{at}merger.ln_q", 32), **linear(f"{at}merger.mlp.0", 128, 128), **linear(f"{at}merger.mlp.2", 64, 128),
+    }  # fmt: skip
+    for block in (f"{at}blocks.{number}." for number in range(3)):
+        found |= {f"{block}norm1.weight": (32,), f"{block}norm2.weight": (32,)}
+        for name, rows, cols in (("attn.qkv", 96, 32), ("attn.proj", 32, 32), ("mlp.fc1", 64, 32), ("mlp.fc3", 64, 32)):
+            found |= linear(f"{block}{name}", rows, cols, bias=False)
+        found |= linear(f"{block}mlp.fc2", 32, 64, bias=False)
+    return found
+
+
+def named(architecture: str) -> Callable[[dict[str, Any]], object]:
+    """The architecture that the published config.json has."""
+    return lambda config: config.update(architectures=[architecture])
 
 
 def of_vision(**said: Any) -> Callable[[dict[str, Any]], object]:
@@ -258,7 +301,7 @@ TABLE: dict[str, Tower] = {
                 },
             },
         },
-        edit=lambda config: config.update(architectures=["Qwen2_5OmniModel"]),
+        edit=named("Qwen2_5OmniModel"),
         near=WAVES,
     ),
     "qwen3omni": Tower(
@@ -298,6 +341,104 @@ TABLE: dict[str, Tower] = {
                 "proj2.weight": (64, 32), "proj2.bias": (64,), "ln_post.weight": (32,), "ln_post.bias": (32,),
             }.items()},
             "thinker.model.embed_tokens.weight": (400, 64),
+        },
+    ),
+    "sarashina2": Tower(
+        "Qwen2VLForConditionalGeneration",
+        {
+            "text_config": {**TEXT, "rope_scaling": MROPE},
+            "vision_config": {**FOLDED, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
+        },
+        edit=named("Sarashina2VisionForCausalLM"),
+    ),
+    "exaone45": Tower(
+        "Exaone4_5_ForConditionalGeneration",
+        {
+            "text_config": {**ONE_LAYER, "model_type": "exaone4"},
+            "vision_config": {
+                **FOLDED, "depth": 4, "num_key_value_heads": 1, "intermediate_size": 48, "out_hidden_size": 64,
+                "fullatt_block_indexes": [1, 3], "window_size": 56,
+            },
+        },
+        processor={**SEEN, **PIXELS},
+    ),
+    "lightonocr": Tower(
+        "LightOnOcrForConditionalGeneration",
+        {"text_config": {**TEXT, "model_type": "qwen3"}, "vision_config": {**PIXTRAL, "hidden_act": "silu"}},
+        edit=named("LightOnOCRForConditionalGeneration"),
+    ),
+    "paddleocr": Tower(
+        "PaddleOCRVLForConditionalGeneration",
+        {"text_config": {**TEXT, "rope_scaling": MROPE}, "vision_config": VIT},
+        processor={**SEEN, **PIXELS},
+        edit=of_vision(architectures=["PaddleOCRVisionModel"]),
+    ),
+    "janus": Tower(
+        "JanusForConditionalGeneration",
+        {
+            "text_config": LLAMA, "vision_config": {**VIT, "projection_dim": 64, "mlp_ratio": 2.0},
+            "vq_config": {"embed_dim": 8, "num_embeddings": 16, "base_channels": 32, "channel_multiplier": [1],
+                          "num_res_blocks": 1, "image_token_embed_dim": 64, "projection_dim": 64},
+        },
+    ),
+    "hunyuanvl": Tower(
+        "HunYuanVLForConditionalGeneration",
+        {
+            "text_config": {**TEXT, "rope_parameters": {"rope_type": "dynamic", "factor": 1.0, "rope_theta": 10000.0,
+                                                        "alpha": 1000.0, "mrope_section": [2, 2, 2, 2]}},
+            "vision_config": {**{k: VIT[k] for k in VIT if k != "image_size"}, "max_image_size": 128,
+                              "out_hidden_size": 64, "text_hidden_size": 64, "max_vit_seq_len": 64},
+        },
+        processor={**SEEN, **PIXELS},
+    ),
+    "minicpmv": Tower(
+        "MiniCPMV4_6ForConditionalGeneration",
+        {"text_config": ONE_LAYER, "vision_config": VIT, "insert_layer_id": 1},
+        processor={**SEEN, "scale_resolution": 128},
+    ),
+    "minicpmv4x": Tower(
+        "MiniCPMV4_6ForConditionalGeneration",
+        {"text_config": ONE_LAYER, "vision_config": VIT, "insert_layer_id": 1},
+        processor={**SEEN, "downsample_mode": "4x"},
+    ),
+    "kimivl": Tower(
+        "KimiVLForConditionalGeneration",
+        {"model_type": "kimi_vl", "text_config": TEXT, "vision_config": MOON},
+        shapes={
+            **moon(), "vision_tower.patch_embed.pos_emb.weight": (4, 4, 32),
+            **norm("multi_modal_projector.pre_norm", 32),
+            **linear("multi_modal_projector.linear_1", 128, 128), **linear("multi_modal_projector.linear_2", 64, 128),
+        },
+    ),
+    "kimik25": Tower(
+        "KimiK25ForConditionalGeneration",
+        {"model_type": "kimi_k25_published", "text_config": TEXT, "vision_config": MOON_25},
+        shapes={
+            **moon(128), "vision_tower.patch_embed.pos_emb.weight": (4, 4, 128), **norm("mm_projector.pre_norm", 128),
+            **linear("mm_projector.proj.0", 512, 512), **linear("mm_projector.proj.2", 64, 512),
+        },
+    ),
+    "dotsocr": Tower(
+        "DotsOCRForCausalLM",
+        {
+            "model_type": "dots_ocr", **TEXT,
+            "vision_config": {**VIT, "rms_norm_eps": 2e-5, "spatial_merge_size": 2, "use_bias": False},
+        },
+        processor={**SEEN, **PIXELS},
+        shapes=dots(),
+    ),
+    "glmasr": Tower(
+        "GlmasrModel",
+        {"model_type": "Glmasr", "lm_config": {**TEXT, "model_type": "llama"}, "whisper_config": HEARING,
+         "merge_factor": 4},
+        processor={"feature_size": 16},
+        shapes={
+            **{f"audio_encoder.whisper.{name}": shape for name, shape in {
+                **whisper_layers(3), "conv1.weight": (32, 16, 3), "conv1.bias": (32,), "conv2.weight": (32, 32, 3),
+                "conv2.bias": (32,), "embed_positions.weight": (1500, 32),
+            }.items()},
+            **norm("audio_encoder.layer_norm", 32), **linear("audio_encoder.adapting.0", 128, 128),
+            **linear("audio_encoder.adapting.2", 64, 128), "audio_encoder.audio_bos_eos_token.weight": (2, 64),
         },
     ),
     "flamingo": Tower(

@@ -18,7 +18,7 @@ from quantkit.metadata import KeyValue
 from quantkit.untrusted import shown
 
 MAX_U32 = 2**32 - 1
-SHARED = ("diffusion.", "xielu.")
+SHARED = ("diffusion.", "xielu.", "vision.pos_emb_")
 MAX_ENTRIES = 1 << 16  # of a list in config.json that becomes an array
 
 
@@ -99,7 +99,7 @@ def architecture_metadata(architecture: str, entries: Iterable[KeyRow], hparams:
 
 
 def _full(architecture: str, key: str) -> str:
-    """The name in the file; some stand under a name that all share: of models that fill in masked tokens, of xIELU."""
+    """The name in the file; some stand under a name that all share (xIELU, masked tokens) or none (Kimi)."""
     return key if key.startswith(SHARED) else f"{architecture}.{key}"
 
 

@@ -99,11 +99,27 @@ def said_by_processor(key: str) -> Callable[[Hparams], Any]:
     return lambda hparams: tuple(hparams.values[SAID][key])
 
 
+def limit(which: str) -> Callable[[Hparams], int]:
+    """The fewest ("min") or most ("max") pixels to which an image is brought, as a processor file says it.
+
+    Raises InputError where none does.
+    """
+    key = f"{which}_pixels"
+    return lambda hparams: Hparams({key: hparams.values[SAID].get(key)}).count(key)
+
+
+PIXELS = (
+    keys.computed("vision.image_min_pixels", "u32", limit("min")),
+    keys.computed("vision.image_max_pixels", "u32", limit("max")),
+)
+
+
 def epsilon(key: str = "layer_norm_eps") -> keys.KeyRow:
     """What keeps norms from dividing by zero."""
     return keys.Key("vision.attention.layer_norm_epsilon", "f32", key)
 
 
+MERGED_SIDE = keys.Key("vision.spatial_merge_size", "u32", "spatial_merge_size")
 GELU, SILU = constant("use_gelu", "bool", True), constant("use_silu", "bool", True)
 ACTIVATIONS = {"gelu": GELU, "silu": SILU}
 

@@ -1,4 +1,4 @@
-"""Pixtral and Mistral Small 3: rotated positions in two dimensions, and a token that ends each row of patches.
+"""Pixtral, Mistral Small 3, LightOnOCR: positions rotated in two dimensions, a token that ends each row of patches.
 
 The reference leaves out the embedding of [IMG_BREAK] where the text model stands inside "language_model.", and
 llama.cpp then refuses the file; it is written here.
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError
-from quantkit.families import keys
 from quantkit.families.general import ReadFile
 from quantkit.families.hparams import Hparams
 from quantkit.families.model import ModelTensor, Rows
 from quantkit.families.parts import Made
 from quantkit.families.placements import rope_rows
 from quantkit.families.roles import Role
-from quantkit.families.rows import PRESENT, Condition, T
+from quantkit.families.rows import PRESENT, Condition, Rename, T
 from quantkit.families.tower import HALF, WHOLE, Tower
-from quantkit.families.vit import INNER_TEXT, KERNEL, activation, epsilon, vision_keys
+from quantkit.families.vit import INNER_TEXT, KERNEL, MERGED_SIDE, activation, epsilon, vision_keys
 from quantkit.tensors import TensorInfo
 
 BREAK, EMBEDDING = "[IMG_BREAK]", "embed_tokens.weight"
@@ -38,7 +38,7 @@ def is_pixtral(config: Mapping[str, Any]) -> bool:
 def merged_side(hparams: Hparams) -> Mapping[str, Any]:
     """How many patches of each side become one; the models of Mistral have a number for it, Pixtral has none."""
     config = hparams.values[WHOLE]
-    default = 2 if config.get("model_type") == "mistral3" else None
+    default = 2 if config.get("model_type") in {"mistral3", "lighton_ocr"} else None
     return {"spatial_merge_size": config.get("spatial_merge_size", default)}
 
 
@@ -111,12 +111,24 @@ PIXTRAL = Tower(
         "num_channels": 3, "image_size": 1024, "patch_size": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-5,
     },
     derive=(merged_side, head),
-    keys=vision_keys(
-        "pixtral", epsilon(), activation, keys.Key("vision.spatial_merge_size", "u32", "spatial_merge_size")
-    ),
+    keys=vision_keys("pixtral", epsilon(), activation, MERGED_SIDE),
     text=INNER_TEXT,
     also=image_break,
     when=Condition("its encoder is Pixtral's", is_pixtral),
 )  # fmt: skip
 
-TOWERS = (PIXTRAL,)
+LIGHTON = replace(
+    PIXTRAL,
+    name="lightonocr",
+    hf=("LightOnOCRForConditionalGeneration", "LightOnOcrForConditionalGeneration"),
+    owns=("vision_encoder.", "vision_projection."),
+    keys=vision_keys("lightonocr", epsilon(), activation, MERGED_SIDE),
+    spellings=(
+        Rename(r"^vision_encoder\.", "vision_tower."),
+        Rename(r"^vision_projection\.", "multi_modal_projector."),
+    ),
+    also=None,
+    when=None,
+)
+
+TOWERS = (PIXTRAL, LIGHTON)

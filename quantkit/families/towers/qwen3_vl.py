@@ -12,7 +12,7 @@ from quantkit.families.roles import Role
 from quantkit.families.rows import Stack, T, at, with_biases
 from quantkit.families.tower import WHOLE, Tower, layers_listed
 from quantkit.families.towers.qwen_vl import BLOCKS, MERGED, NORMS, NUMBERS, OUTPUT
-from quantkit.families.vit import GELU, INNER_TEXT, kernel_of_two, vision_keys
+from quantkit.families.vit import GELU, INNER_TEXT, MERGED_SIDE, kernel_of_two, vision_keys
 
 DEEP, LISTED = "visual.deepstack_merger_list.", "deepstack_visual_indexes"
 
@@ -50,7 +50,7 @@ def merger(source: str, first: str, second: str) -> tuple[T, ...]:
 
 KEYS = (
     GELU,
-    keys.Key("vision.spatial_merge_size", "u32", "spatial_merge_size"),
+    MERGED_SIDE,
     keys.computed("vision.attention.layer_norm_epsilon", "f32", text_epsilon),
     keys.computed("vision.is_deepstack_layers", "bool", deepstack),
 )

@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL: patches of two images at once, four of which become one."""
+"""Qwen2-VL, Qwen2.5-VL and Sarashina2.2 Vision: patches of two images at once, four of which become one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quantkit.errors import InputError
 from quantkit.families import keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.roles import Role
-from quantkit.families.rows import T, with_biases
+from quantkit.families.rows import Drop, Rename, T, with_biases
 from quantkit.families.tower import WHOLE, Tower, layers_listed
 from quantkit.families.vit import GATED, INNER_TEXT, SILU, kernel_of_two, split_attention, vision_keys
 
@@ -100,4 +100,12 @@ QWEN25VL = replace(
     keys=vision_keys("qwen2.5vl_merger", *WINDOWED),
 )  # fmt: skip
 
-TOWERS = (QWEN2VL, QWEN25VL)
+SARASHINA2 = replace(
+    QWEN2VL,
+    hf=("Sarashina2VisionForCausalLM",),
+    owns=("visual.", "norm."),
+    drop=(Drop("norm.*", "llama.cpp has no place for a norm behind the projector"),),
+    text=(Rename(r"^llm\.", ""),),
+)
+
+TOWERS = (QWEN2VL, QWEN25VL, SARASHINA2)
