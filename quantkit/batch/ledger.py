@@ -29,6 +29,7 @@ from quantkit.batch.place import INTERRUPTED, Failure, Outcome
 from quantkit.errors import InputError
 from quantkit.jsontext import dump_json, utf8
 from quantkit.qtypes import NUMERICS
+from quantkit.report.manifest import read_manifest
 from quantkit.source.spec import names_hub
 from quantkit.storage import write_small
 from quantkit.storage.owner import read_owner, this_process
@@ -44,7 +45,7 @@ State = Literal["done", "failed", "interrupted", "running", "waiting"]
 
 class Made(msgspec.Struct, frozen=True):
     """An artifact that a task made. Paths are relative to the folder of the batch; `stamp` is how its manifest looked
-    from outside then."""
+    from outside then, `commit` that of its source on the Hub."""
 
     recipe: str
     kind: str
@@ -56,6 +57,7 @@ class Made(msgspec.Struct, frozen=True):
     kl: float | None = None  # nats from the original, where gates asked
     kl_error: float | None = None
     gates: tuple[str, ...] = ()
+    commit: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -156,6 +158,7 @@ class Ledger:
                 bits_per_weight=float(each["size"]["bits_per_weight"]),
                 files=tuple((self._relative(f["path"]), int(f["bytes"]), str(f["sha256"])) for f in each["files"]),
                 **_measured(each["checks"]),
+                commit=_commit(Path(each["manifest"])),
             )
             for each in artifacts
         )
@@ -171,6 +174,14 @@ def _measured(checks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         return {}
     gates = tuple(str(gate["gate"]) for gate in judged["gates"])
     return {"kl": judged["kl"]["value"], "kl_error": judged["kl"]["standard_error"], "gates": gates}
+
+
+def _commit(manifest: Path) -> str | None:
+    """The commit of an artifact's source; None where it has none, or the manifest is gone by now."""
+    with suppress(InputError):
+        found = read_manifest(manifest).source.get("commit")
+        return None if found is None else str(found)
+    return None
 
 
 def as_json(record: TaskRecord) -> dict[str, Any]:

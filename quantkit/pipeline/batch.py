@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from quantkit.batch.slurm_script import job_scripts
 from quantkit.batch.task import Task
 from quantkit.batch.worker import Work, may_pass, run_task
 from quantkit.errors import UsageError, did_you_mean, require_choice
-from quantkit.events import Sink, StageFinished, StageStarted, TaskFinished, ignore, never
+from quantkit.events import Sink, StageFinished, StageStarted, TaskFinished, Warned, ignore, never
 from quantkit.pipeline.batch_plan import PlannedTask, plan_tasks
 from quantkit.pipeline.batch_records import look_at_places, require_places, tell, write_records
 from quantkit.pipeline.batch_result import BatchPlan, BatchResult, PlanRow, TaskRow
 from quantkit.pipeline.batch_room import needs_left, require_own_outputs, require_room
+from quantkit.pipeline.batch_sources import ask_now, is_on_hub, sources_of
 from quantkit.pipeline.given import coerce, given_path, given_size
 from quantkit.pipeline.request import USES, WITH_TEXT
 from quantkit.recipes.recipe import Overrides, Recipe, override
@@ -123,7 +124,10 @@ def plan_batch(request: BatchRequest, *, failed_only: bool = False, emit: Sink =
         faults.require_none()
     jobs_of = request.place == SLURM and request.task is None  # one task is run here
     scripts = job_scripts([each.task for each in left], setup_of(request, found)) if jobs_of else ()
-    return BatchPlan(found.matrix, tuple(rows), jobs, threads, memory, free, tuple(lacking.found), tuple(scripts))
+    sources = sources_of(found.wishes, found.ledger, found.keys, _commits(found.wishes, planned))
+    return BatchPlan(
+        found.matrix, tuple(rows), jobs, threads, memory, free, tuple(lacking.found), tuple(scripts), sources
+    )
 
 
 def run_batch(
@@ -154,8 +158,15 @@ def run_batch(
     for error in [*([] if request.keep_going else faults.found), *room.found]:
         room.add(error)
     room.require_none()
+    now = _commits(chosen, planned)
+    if not request.offline:
+        done = {wish.source for wish in found.wishes if is_on_hub(wish.source)} - now.keys()
+        now |= ask_now(sorted(done))
+    for each in sources_of(found.wishes, found.ledger, found.keys, now):
+        if each.older:
+            emit(Warned("moved", each.words))
     stopped = place is not None and _run_all(place, found, tasks, emit, stop)
-    result = _result(found, time.monotonic() - start, stopped)
+    result = _result(found, time.monotonic() - start, stopped, now)
     write_records(result, request.junit, request.summary, emit)
     return result
 
@@ -305,7 +316,13 @@ def _of(found: Expanded, wishes: Sequence[Wish]) -> Expanded:
     return replace(found, wishes=tuple(wishes), keys={wish.task.id: found.keys[wish.task.id] for wish in wishes})
 
 
-def _result(found: Expanded, seconds: float, stopped: bool) -> BatchResult:
+def _commits(wishes: Sequence[Wish], planned: Sequence[PlannedTask]) -> dict[str, str]:
+    """The commits at which models of the Hub were planned, by their sources."""
+    known = {each.task.id: each.commit for each in planned}
+    return {wish.source: commit for wish in wishes if (commit := known.get(wish.task.id))}
+
+
+def _result(found: Expanded, seconds: float, stopped: bool, now: Mapping[str, str] | None = None) -> BatchResult:
     rows = []
     for wish in found.wishes:
         record = found.ledger.read(wish.task.id)
@@ -313,7 +330,8 @@ def _result(found: Expanded, seconds: float, stopped: bool) -> BatchResult:
         if record is not None and record.key != found.keys[wish.task.id]:
             record = None
         rows.append(TaskRow(wish.task, state, None if record is None else found.ledger.what_stands(record)))
-    return BatchResult(found.matrix, tuple(rows), round(seconds, 3), stopped)
+    sources = sources_of(found.wishes, found.ledger, found.keys, now or {})
+    return BatchResult(found.matrix, tuple(rows), round(seconds, 3), stopped, sources)
 
 
 def _memory(request: BatchRequest) -> int | None:

@@ -23,6 +23,7 @@ from quantkit.errors import QuantkitError
 from quantkit.events import Sink, ignore, never
 from quantkit.families.model import Model
 from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
+from quantkit.pipeline.batch_sources import is_on_hub
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.estimate import making_bytes, making_seconds
 from quantkit.pipeline.gating import require_gateable
@@ -36,6 +37,7 @@ from quantkit.plan.make import make_plan
 from quantkit.plan.sizes import WALK_BYTES
 from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint
+from quantkit.source.spec import at_commit
 from quantkit.tuning.target import Target
 from quantkit.units import parse_size
 
@@ -71,12 +73,14 @@ class PlannedFiles:
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """A task with its outputs and needs. `error` is why it cannot be planned; then it has none."""
+    """A task with its outputs and needs; of a model of the Hub, whose `commit` is known now, its command line names
+    that. `error` is why it cannot be planned; then it has none."""
 
     task: Task
     artifacts: tuple[PlannedFiles, ...] = ()
     seconds: float = 0.0
     error: QuantkitError | None = None
+    commit: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -268,9 +272,13 @@ class _Planner:
             memory = max(memory, *(each.gate_bytes for each in costs))
         needs = Needs(memory, sum(each.nbytes for each in artifacts), self.opened.download_bytes)
         paths = tuple(path for each in artifacts for path in each.paths)
-        return PlannedTask(
-            replace(task, outputs=paths, needs=needs), tuple(artifacts), sum(each.seconds for each in costs)
-        )
+        commit = self.opened.checkpoint.commit if is_on_hub(self.wish.source) else None
+        if commit is not None:
+            source = at_commit(self.wish.source, commit)
+            argv = tuple(source if word == self.wish.source else word for word in task.argv)
+            task = replace(task, argv=argv)
+        task = replace(task, outputs=paths, needs=needs)
+        return PlannedTask(task, tuple(artifacts), sum(each.seconds for each in costs), commit=commit)
 
     @cached_property
     def _target(self) -> Target | None:

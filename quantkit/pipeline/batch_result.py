@@ -15,6 +15,7 @@ from quantkit.batch.worker import PASSING
 from quantkit.errors import BatchError, InterruptedRunError, QuantkitError
 from quantkit.pipeline.batch_plan import PlannedTask
 from quantkit.pipeline.batch_room import download_bytes
+from quantkit.pipeline.batch_sources import HubSource
 from quantkit.report.shell import shell_word
 
 STATES: tuple[State, ...] = ("done", "failed", "interrupted", "running", "waiting")
@@ -47,7 +48,7 @@ class PlanRow:
 @dataclass(frozen=True)
 class BatchPlan:
     """What a matrix makes. `lacking` is why it cannot be run here: memory, disk. `scripts` are those of its jobs, of a
-    place that has some."""
+    place that has some; `sources` its models of the Hub."""
 
     matrix: Matrix
     rows: tuple[PlanRow, ...]
@@ -57,6 +58,7 @@ class BatchPlan:
     free_bytes: int
     lacking: tuple[QuantkitError, ...] = ()
     scripts: tuple[str, ...] = ()
+    sources: tuple[HubSource, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -95,6 +97,7 @@ class BatchPlan:
             "threads": self.threads,
             "seconds": round(self.seconds, 1),
             "scripts": list(self.scripts),
+            "sources": [each.as_json() for each in self.sources],
         }
 
     def require(self) -> None:
@@ -150,6 +153,7 @@ class BatchResult:
     rows: tuple[TaskRow, ...]
     seconds: float
     stopped: bool = False
+    sources: tuple[HubSource, ...] = ()
 
     @property
     def failed(self) -> tuple[TaskRow, ...]:
@@ -169,6 +173,7 @@ class BatchResult:
             "states": counts([row.state for row in self.rows]),
             "seconds": self.seconds,
             "tasks": [row.as_json() for row in self.rows],
+            "sources": [each.as_json() for each in self.sources],
         }
 
     def require(self) -> None:
@@ -206,6 +211,7 @@ def made_json(made: Made) -> dict[str, Any]:
         "kl": made.kl,
         "kl_error": made.kl_error,
         "gates": list(made.gates),
+        "commit": made.commit,
     }
 
 

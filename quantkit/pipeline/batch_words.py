@@ -32,6 +32,7 @@ def batch_plan_lines(plan: BatchPlan, width: int) -> list[str]:
     states = ", ".join(f"{n} {state}" for state, n in counts([row.state for row in plan.rows]).items() if n)
     fetched = plan.as_json()["download_bytes"]
     sums = (
+        *(f"source   {each.words}" for each in plan.sources),
         *([f"fetch    {size(fetched)} from the Hub"] if fetched else []),
         f"disk     {size(plan.left_bytes)} to write of {size(plan.nbytes)}, {size(plan.free_bytes)} free",
         f"memory   {size(plan.peak_bytes)} for the largest task, {size(plan.memory_bytes)} for all that run at once",
@@ -59,7 +60,8 @@ def batch_lines(result: BatchResult, width: int) -> list[str]:
             lines += wrapped(f"{task}  exit {failure.exit}  error[{failure.code}]: {failure.message}", width, 4)
             lines += wrapped(f"  hint: {failure.hint}", width, 4) if failure.hint else []
     states = ", ".join(f"{n} {state}" for state, n in result.as_json()["states"].items() if n)
-    return [*lines, "", f"{counted(len(result.rows), 'task')}: {states}"]
+    sources = [line for each in result.sources for line in wrapped(f"source   {each.words}", width, 9)]
+    return [*lines, "", f"{counted(len(result.rows), 'task')}: {states}", *sources]
 
 
 def failure_rows(result: BatchResult) -> Iterator[tuple[str, Failure]]:

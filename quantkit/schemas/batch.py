@@ -69,6 +69,19 @@ class BatchPlanTask(TypedDict):
     error: PlanError | None
 
 
+class SourceMade(TypedDict):
+    task: str
+    commit: str
+
+
+class BatchSource(TypedDict):
+    """A model of the Hub: the commit that it is at, null where nobody asked, and those that artifacts were made of."""
+
+    source: str
+    commit: str | None
+    made: list[SourceMade]
+
+
 class BatchPlan(TypedDict):
     """Of batch plan: every task, and what all of them take."""
 
@@ -88,6 +101,7 @@ class BatchPlan(TypedDict):
     threads: int
     seconds: float
     scripts: list[str]
+    sources: list[BatchSource]
 
 
 class BatchFile(TypedDict):
@@ -111,6 +125,7 @@ class BatchArtifact(TypedDict):
     kl: float | None
     kl_error: float | None
     gates: list[str]
+    commit: str | None
 
 
 class BatchTask(TypedDict):
@@ -138,6 +153,7 @@ class Batch(TypedDict):
     states: States
     seconds: float
     tasks: list[BatchTask]
+    sources: list[BatchSource]
 
 
 class IndexArtifact(BatchArtifact):
@@ -176,6 +192,7 @@ class RecordArtifact(TypedDict):
     kl: float | None
     kl_error: float | None
     gates: list[str]
+    commit: str | None
 
 
 class BatchRecord(TypedDict):

@@ -22,7 +22,7 @@ from huggingface_hub import HfApi, get_cached_repo_tree, hf_hub_download, snapsh
 from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
 from quantkit.errors import NetworkError, ResourceError, UsageError
-from quantkit.events import Sink, StageFinished, StageStarted
+from quantkit.events import Sink, StageFinished, StageStarted, ignore
 from quantkit.formats.gguf.file import SHARD_NAME, shard_name
 from quantkit.source.adapter import WEIGHTS as ADAPTER
 from quantkit.source.adapter import holds_adapter
@@ -123,14 +123,24 @@ def fetch_config(repo: str, revision: str | None, hub: Hub, emit: Sink) -> Path:
     return locate(snapshot.folder.resolve(), "config.json")
 
 
-def _fetch_side_files(repo: str, revision: str | None, hub: Hub) -> Snapshot:
+def commit_of(repo: str, revision: str | None, hub: Hub) -> str:
+    """The commit that a revision of a model repository is now, the default branch if None. Raises as `fetch`."""
+    with access(repo, revision, hub, ignore):
+        return str(_resolved(repo, revision, hub).resolved)
+
+
+def _resolved(repo: str, revision: str | None, hub: Hub) -> Any:
+    """A revision with the commit that it is now, as huggingface_hub takes it."""
     api = HfApi(endpoint=hub.endpoint, token=hub.token)
     with answers():
-        resolved = api.resolve_revision(repo, revision=revision, cache_dir=hub.cache, local_files_only=hub.offline)
-    if not isinstance(resolved.resolved, str) or not COMMIT.fullmatch(
-        resolved.resolved
-    ):  # it becomes the name of a folder
-        raise ValueError(f'the Hub names the commit "{resolved.resolved}"')
+        found = api.resolve_revision(repo, revision=revision, cache_dir=hub.cache, local_files_only=hub.offline)
+    if not isinstance(found.resolved, str) or not COMMIT.fullmatch(found.resolved):  # it becomes the name of a folder
+        raise ValueError(f'the Hub names the commit "{found.resolved}"')
+    return found
+
+
+def _fetch_side_files(repo: str, revision: str | None, hub: Hub) -> Snapshot:
+    resolved = _resolved(repo, revision, hub)
     with answers():
         folder = snapshot_download(
             repo,

@@ -66,6 +66,12 @@ def parse_hub(spec: str) -> HubModel | None:
     return None if whole is None else _checked(HubModel(whole["repo"], whole["revision"]))
 
 
+def at_commit(spec: str, commit: str) -> str:
+    """A model of the Hub at one commit, whatever its revision will be; what names none as it is."""
+    found = parse_hub(spec)
+    return spec if found is None else f"{PREFIX}{found.repo}@{commit}" + (f":{found.file}" if found.file else "")
+
+
 def _no_model(kind: str, what: str) -> UsageError:
     hint = "text of a data set goes to --calib, --data or --eval-data" if kind == "datasets" else HINT
     return UsageError(f"the {what} leads to {kind} of the Hub, not to a model", hint=hint)

@@ -421,6 +421,43 @@ def test_models_of_the_hub_are_planned_by_their_headers(tmp_path: Path, monkeypa
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
+def test_a_model_of_the_hub_that_moves_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is begun names the commit that was planned; what was made of another one stays, and is told."""
+    files = {file.name: file.read_bytes() for file in TINY.iterdir()}
+    later = "b" * 40
+    commits = {COMMIT: files, later: files | {"generation_config.json": b'{"temperature": 0.5}'}}
+    state = HubState(REPO, commits, {"main": COMMIT}, large=frozenset({"model.safetensors"}))
+    with serve(state):
+        hub = Hub(endpoint=state.endpoint, cache=tmp_path / "cache")
+        monkeypatch.setattr(Hub, "known", lambda self, known=hub: known)
+        monkeypatch.setenv("HF_ENDPOINT", state.endpoint)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        text = f'models = ["hf://{REPO}"]\nrecipes = ["q4_0"%s]\n[batch]\nverify = false\n'
+        path = written(tmp_path, text % "")
+        [planned] = quantkit("batch", "plan", path, "--json").json["tasks"]
+        assert f"hf://{REPO}@{COMMIT} " in planned["command"]
+        done = quantkit("batch", "run", path, "--json")
+        assert (done.status, "warning[moved]" in done.stderr) == (0, False), done.stderr
+        manifest = json.loads((tmp_path / "out/small/small-Q4_0.manifest.json").read_text())
+        assert manifest["source"]["commit"] == COMMIT
+        made = [{"task": "small.gguf", "commit": COMMIT}]
+        assert done.json["sources"] == [{"source": f"hf://{REPO}", "commit": COMMIT, "made": made}]
+        state.branches["main"] = later
+        again = quantkit("batch", "run", path, "--json")
+        assert (again.status, again.json["states"]["done"]) == (0, 1)
+        assert f"warning[moved]: hf://{REPO} is at {later[:12]}; small.gguf of {COMMIT[:12]}" in again.stderr
+        asked = state.resolved()
+        status = quantkit("batch", "status", path)
+        assert f"hf://{REPO}, made of {COMMIT[:12]}" in status.stdout
+        assert state.resolved() == asked, "status asks nobody"
+        assert "moved" not in quantkit("batch", "run", path, "--offline").stderr
+        more = quantkit("batch", "plan", written(tmp_path, text % ', "fp8"'), "--json").json
+        assert [task["state"] for task in more["tasks"]] == ["done", "waiting"]
+        assert f"hf://{REPO}@{later} " in more["tasks"][1]["command"]
+        assert more["sources"] == [{"source": f"hf://{REPO}", "commit": later, "made": made}]
+    assert quantkit("batch", "run", written(tmp_path, text % "")).status == 0, "the Hub is gone: nothing is to be made"
+
+
 def test_status_and_expansion_open_no_model(tmp_path: Path) -> None:
     path = written(tmp_path, BASIC)
     for file in (tmp_path / "alpha").iterdir():
