@@ -57,6 +57,7 @@ class Made(msgspec.Struct, frozen=True):
     kl: float | None = None  # nats from the original, where gates asked
     kl_error: float | None = None
     gates: tuple[str, ...] = ()
+    data: str | None = None  # the hash of the tokens that it was measured on
     commit: str | None = None
 
     @property
@@ -173,7 +174,8 @@ def _measured(checks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     if judged is None:
         return {}
     gates = tuple(str(gate["gate"]) for gate in judged["gates"])
-    return {"kl": judged["kl"]["value"], "kl_error": judged["kl"]["standard_error"], "gates": gates}
+    figures = {"kl": judged["kl"]["value"], "kl_error": judged["kl"]["standard_error"], "gates": gates}
+    return {**figures, "data": judged["data"]["token_sha256"]}
 
 
 def _commit(manifest: Path) -> str | None:

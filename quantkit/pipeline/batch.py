@@ -20,6 +20,7 @@ from quantkit.batch.task import Task
 from quantkit.batch.worker import Work, may_pass, run_task
 from quantkit.errors import UsageError, did_you_mean, require_choice
 from quantkit.events import Sink, StageFinished, StageStarted, TaskFinished, Warned, ignore, never
+from quantkit.pipeline.batch_measured import measurements_in
 from quantkit.pipeline.batch_plan import PlannedTask, plan_tasks
 from quantkit.pipeline.batch_records import look_at_places, require_places, tell, write_records
 from quantkit.pipeline.batch_result import BatchPlan, BatchResult, PlanRow, TaskRow
@@ -330,8 +331,10 @@ def _result(found: Expanded, seconds: float, stopped: bool, now: Mapping[str, st
         if record is not None and record.key != found.keys[wish.task.id]:
             record = None
         rows.append(TaskRow(wish.task, state, None if record is None else found.ledger.what_stands(record)))
+    measured = measurements_in(found.matrix.out, [row.record for row in rows if row.record is not None])
+    rows = [row if row.record is None else replace(row, record=measured.of(row.record)) for row in rows]
     sources = sources_of(found.wishes, found.ledger, found.keys, now or {})
-    return BatchResult(found.matrix, tuple(rows), round(seconds, 3), stopped, sources)
+    return BatchResult(found.matrix, tuple(rows), round(seconds, 3), stopped, sources, measured.unread)
 
 
 def _memory(request: BatchRequest) -> int | None:

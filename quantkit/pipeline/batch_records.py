@@ -8,7 +8,7 @@ from typing import Any
 
 from quantkit.batch.matrix import Matrix
 from quantkit.errors import InputError
-from quantkit.events import Sink
+from quantkit.events import Sink, Warned
 from quantkit.jsontext import dump_json
 from quantkit.pipeline.batch_result import BatchResult, counts, made_json
 from quantkit.pipeline.batch_words import batch_junit, batch_markdown
@@ -51,6 +51,8 @@ def write_records(result: BatchResult, junit: Path | None, summary: bool, emit: 
     """Write index, checksums and page of a batch into its folder, and what CI asked for. What earlier runs listed and
     is no more goes from the checksums."""
     out = result.matrix.out
+    for why in result.unread:
+        emit(Warned("not-read", f"{why}: the index and the page are without it"))
     index = index_of(result)
     before, now = _sums(_read_index(out / INDEX)), _sums(index)
     write_small(out / INDEX, (dump_json(index, indent=1) + "\n").encode(), overwrite=True)
@@ -101,6 +103,7 @@ def page_of(result: BatchResult) -> BatchPage:
         ArtifactLine(
             row.task.model, each.recipe, os.path.dirname(each.manifest) or "." if len(each.files) > 3  # noqa: PTH120
             else each.files[0][0], each.nbytes, each.bits_per_weight, each.kl, each.kl_error, ", ".join(each.gates),
+            each.data or "",
         )
         for row in result.rows
         for each in row.made

@@ -147,13 +147,14 @@ class TaskRow:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of the tasks of a matrix."""
+    """What became of the tasks of a matrix. `unread` is why records of measurements beside artifacts were left out."""
 
     matrix: Matrix
     rows: tuple[TaskRow, ...]
     seconds: float
     stopped: bool = False
     sources: tuple[HubSource, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[TaskRow, ...]:
@@ -211,6 +212,7 @@ def made_json(made: Made) -> dict[str, Any]:
         "kl": made.kl,
         "kl_error": made.kl_error,
         "gates": list(made.gates),
+        "data": made.data,
         "commit": made.commit,
     }
 

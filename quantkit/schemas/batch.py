@@ -113,7 +113,8 @@ class BatchFile(TypedDict):
 
 
 class BatchArtifact(TypedDict):
-    """An artifact that was made. `kl` is its KL divergence in nats, where gates measured it."""
+    """An artifact that was made. `kl` is its KL divergence in nats, where gates or a record of eval beside it measured
+    it, on the tokens whose hash is `data`, with the engine behind that where one ran it."""
 
     recipe: str
     kind: Literal["model", "mmproj"]
@@ -125,6 +126,7 @@ class BatchArtifact(TypedDict):
     kl: float | None
     kl_error: float | None
     gates: list[str]
+    data: str | None
     commit: str | None
 
 
@@ -192,6 +194,7 @@ class RecordArtifact(TypedDict):
     kl: float | None
     kl_error: float | None
     gates: list[str]
+    data: str | None
     commit: str | None
 
 

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from commands import quantkit
+from commands import TINY, quantkit
 from matrices import written
 from published import require
 
@@ -117,6 +117,48 @@ def test_what_is_done_is_not_begun_again(made: Path) -> None:
     assert again.json["states"]["done"] == 3
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert {t["state"] for t in quantkit("batch", "plan", made / "matrix.toml", "--json").json["tasks"]} == {"done"}
+
+
+def test_what_eval_measured_later_is_in_the_index_and_on_the_page(made: Path) -> None:
+    """By the identity of the artifact, the newest of each; a record that cannot be read is said, and left out."""
+    out, path = made / "out", made / "matrix.toml"
+    files = sorted((out / "alpha").glob("*.gguf"))
+    text = ("--data", TINY.parent / "held-out.jsonl", "--tokens", 128, "--window", 64, "--gate", "kld<0.9")
+    measured = quantkit("eval", *files, "--against", made / "alpha", *text, "--json")
+    assert measured.status == 0, measured.stderr
+    first, later, broken = out / "first.eval.json", out / "alpha" / "nightly.eval.jsonl", out / "beta" / "x.eval.json"
+    first.write_text(measured.stdout)
+    broken.write_text("{}\n")
+    run = quantkit("batch", "run", path)
+    assert (run.status, "warning[not-read]" in run.stderr) == (0, True)
+    found = {each["identity"]: each for each in measured.json["artifacts"]}
+    index = json.loads((out / "index.json").read_text())
+    require(index)
+    listed = {each["identity"]: each for each in index["artifacts"]}
+    data = measured.json["data"]["token_sha256"]
+    for identity, each in found.items():
+        there = listed[identity]
+        assert (there["kl"], there["kl_error"]) == (each["kl"]["value"], each["kl"]["standard_error"])
+        assert (there["gates"], there["data"]) == (["kld<0.9"], data)
+    assert [each["kl"] for each in index["artifacts"] if each["identity"] not in found] == [None, None, None]
+    page = (out / "index.html").read_text()
+    assert f"alpha, measured on the text of hash {data[:16]}." in page
+    keys = ("name", "identity", "bytes", "tokens", "kl", "kl_quantiles", "perplexity", "perplexity_ratio",
+            "top1_agreement")  # fmt: skip
+    one = measured.json["artifacts"][0]
+    line = {
+        "schema": "quantkit.eval-history/1", "time": "2999-01-01T00:00:00+00:00", "version": "1", "reference": "0" * 64,
+        "data": "1" * 64, "ok": False, **{key: one[key] for key in keys}, "kl": one["kl"] | {"value": 0.25},
+    }  # fmt: skip
+    later.write_text(json.dumps(line | {"time": "2000-01-01T00:00:00+00:00"}) + "\n")
+    assert quantkit("batch", "status", path, "--json").json["tasks"][0]["artifacts"][0]["kl"] == one["kl"]["value"]
+    later.write_text(json.dumps(line) + "\n")
+    newest = quantkit("batch", "status", path, "--json").json["tasks"][0]["artifacts"][0]
+    assert (newest["kl"], newest["gates"]) == (0.25, ["a gate FAILED"])
+    for record in (first, later, broken):
+        record.unlink()
+    assert quantkit("batch", "run", path, "--quiet").status == 0
+    assert {each["kl"] for each in json.loads((out / "index.json").read_text())["artifacts"]} == {None}
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

@@ -1,4 +1,4 @@
-"""The page of a batch: what became of its tasks, sizes of all that was made, and quality where gates measured it."""
+"""The page of a batch: what became of its tasks, sizes of all that was made, and quality where that was measured."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from quantkit.report.text import duration, size
 from quantkit.units import counted
 
 ROWS = (4000, 1000, 200, 40)  # of a table: as many as the file has room for
+HASH = 16  # digits of a hash, for people
 MARKS = {"done": "✓", "failed": "✕"}
 
 
@@ -32,7 +33,8 @@ class TaskLine:
 
 @dataclass(frozen=True)
 class ArtifactLine:
-    """An artifact. `loss` is its KL divergence in nats, with the standard error; None where nobody measured it."""
+    """An artifact. `loss` is its KL divergence in nats, with the standard error; None where nobody measured it. `data`
+    tells on what: figures on other text cannot be compared."""
 
     model: str
     recipe: str
@@ -42,6 +44,7 @@ class ArtifactLine:
     loss: float | None = None
     error: float | None = None
     gates: str = ""
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,17 @@ def _verdict(page: BatchPage) -> Markup:
 
 
 def _qualities(page: BatchPage, rows: int) -> Iterator[Markup]:
-    """A chart for each model of which two artifacts or more were measured: models cannot be compared."""
-    measured = sorted((each for each in page.artifacts if each.loss is not None), key=lambda each: each.model)
+    """A chart for each model of which two artifacts or more were measured on one text: others cannot be compared."""
+    measured = sorted((each for each in page.artifacts if each.loss is not None), key=lambda e: (e.model, e.data))
     shown = 0
-    for model, group in groupby(measured, key=lambda each: each.model):
+    for (model, data), group in groupby(measured, key=lambda each: (each.model, each.data)):
         points = [
             (f"{each.recipe} ({each.path})", Point(each.nbytes, each.loss or 0.0, each.error, True)) for each in group
         ]
         if len(points) > 1 and shown < rows // 10:
             shown += 1
-            yield pareto(points, f"{model}, measured by its gates.")
+            where = f" on the text of hash {data[:HASH]}{data[64:]}" if data else ""
+            yield pareto(points, f"{model}, measured{where}.")
 
 
 def _loss(line: ArtifactLine) -> str:
