@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -19,3 +22,30 @@ os.environ["XDG_STATE_HOME"] = _STATE.name
 
 # Gates append to it where it is set, as in a run of CI: what tests judge is no verdict on the project.
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run tests that share a fixture of their module in one process, so that it is made once.
+
+    Those of other parameters of the fixture may run elsewhere; a test that names its group itself stays there.
+    """
+    for item in items:
+        shared = _shared_fixtures(item)
+        if shared and item.get_closest_marker("xdist_group") is None:
+            indices = item.callspec.indices if hasattr(item, "callspec") else {}
+            which = "-".join(f"{name}{indices[name]}" for name in shared if name in indices)
+            item.add_marker(pytest.mark.xdist_group(f"{item.location[0]}-{which}".rstrip("-")))
+
+
+def _shared_fixtures(item: pytest.Item) -> list[str]:
+    """Names of the fixtures behind a test that its own module makes once for several tests."""
+    known = getattr(item, "_fixtureinfo", None)
+    found = {name: definitions[-1] for name, definitions in known.name2fixturedefs.items()} if known else {}
+    module = item.nodeid.partition("::")[0]
+    return sorted(name for name, made in found.items() if made.scope != "function" and made.baseid == module)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there once all tests are known, a million objects, out of the collector's rounds."""
+    gc.freeze()
