@@ -465,15 +465,19 @@ TABLE: dict[str, Tower] = {
 
 def build(name: str, folder: Path) -> Path:
     """Write the checkpoint as transformers saves it; NAME.published beside it, where that has other names."""
-    entry = TABLE[name]
+    out = write(TABLE[name], folder / name)
+    if TABLE[name].published:
+        respelled(out, folder / f"{name}.published" / name, TABLE[name].published)
+    return out
+
+
+def write(entry: Tower, out: Path) -> Path:
+    """Write a checkpoint to the folder `out`."""
     if entry.shapes:
-        return of_shapes(entry, folder / name)
+        return of_shapes(entry, out)
     files = {"preprocessor_config.json": json.dumps(dict(entry.processor)), **entry.files}
     variant = Variant(entry.model, entry.config, bpe=True, words=entry.words, edit=entry.edit, files=files)
-    out = checkpoints.build_variant(variant, folder / name, SPREAD)
-    if entry.published:
-        respelled(out, folder / f"{name}.published" / name, entry.published)
-    return out
+    return checkpoints.build_variant(variant, out, SPREAD)
 
 
 def of_shapes(entry: Tower, out: Path) -> Path:

@@ -18,14 +18,14 @@ from quantkit.formats.containers.stored import SIDE_CONFIGS
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
 from quantkit.platforms import user_ids
-from quantkit.source import mistral
+from quantkit.source import mistral, mistral_images
 from quantkit.source.base import MAX_SIDE_FILE_BYTES, SourceFile, StoredTensor, require_decodable
 from quantkit.source.nested import MAX_NESTED_BYTES, is_nested, is_nested_folder, list_nested
 from quantkit.source.shards import CONSOLIDATED, INDEX, PARAMS, index_of, read_index, read_shards, stem_of, weight_files
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import InputFile, listed, open_input, parse_json_object, read_all, shown
 
-CONFIG = "config.json"
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 INDEX_SUFFIX = ".index.json"
 SHARD = ".safetensors"
 
@@ -150,7 +150,7 @@ def open_folder(
         found = FolderCheckpoint(name, repo, commit, config, root, stored, shards, sides)
         if stem == CONSOLIDATED:
             params = _object(sides[PARAMS])
-            found = replace(found, config=params) if as_stored else _translated(found, params, emit)
+            found = replace(found, config=params) if as_stored else _translated(found, params, names, emit)
     except QuantkitError:
         for file in (*sides.values(), *shards.values()):
             file.close()
@@ -185,7 +185,7 @@ def open_finished(files: Mapping[str, Path], name: str) -> FolderCheckpoint:
         raise
 
 
-def _translated(found: FolderCheckpoint, params: Mapping[str, Any], emit: Sink) -> FolderCheckpoint:
+def _translated(found: FolderCheckpoint, params: Mapping[str, Any], names: set[str], emit: Sink) -> FolderCheckpoint:
     """A folder in Mistral's own layout, seen as one that transformers saved."""
     config = mistral.config_of(params, next(iter(found.stored.values())).info.dtype, found.config)
     stored = mistral.renamed(found.stored, params)
@@ -193,6 +193,8 @@ def _translated(found: FolderCheckpoint, params: Mapping[str, Any], emit: Sink) 
     if warning is not None:
         emit(warning)
     made = {CONFIG: (dump_json(config, indent=2, carried=True) + "\n").encode()}
+    if PREPROCESSOR not in names and "vision_config" in config:
+        made[PREPROCESSOR] = (dump_json(mistral_images.VALUES, indent=2) + "\n").encode()
     versioned = mistral.tokenizer_file(found.sides)
     if versioned is not None:
         made[mistral.TOKENIZER] = read_all(found.sides[versioned], MAX_SIDE_FILE_BYTES)

@@ -2,6 +2,7 @@
 
     params.json  {"dim", "n_layers", "head_dim", "hidden_dim", "n_heads", "n_kv_heads", "norm_eps", "vocab_size",
                   "rope_theta", "sliding_window", "max_seq_len", "tied_embeddings", "moe", "yarn", "quantization", ...}
+                  and "vision_encoder" where it sees (source/mistral_images)
     weights      tok_embeddings.weight, layers.N.attention.wq.weight, layers.N.feed_forward.w1.weight, ...
                  in FP8 with layers.N.attention.wq.qscale_weight, one scale, and .qscale_act, that of its inputs
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.events import Warned
+from quantkit.source import mistral_images
 from quantkit.source.base import StoredTensor
 from quantkit.source.shards import PARAMS
 from quantkit.tensors import U8, TensorInfo
@@ -145,6 +147,11 @@ def config_of(params: Mapping[str, Any], dtype: str, own: Mapping[str, Any] | No
         given["quantization_config"] = _fp8(_section(params, "quantization", QUANTIZATION))
     rest = own if own is not None and own.get("architectures") == config["architectures"] else {}
     whole = {**config, **rest, **given, **{key: config[key] for key in HEADS}}
+    if params.get(mistral_images.PART) is not None:
+        part = _section(params, mistral_images.PART, mistral_images.KNOWN)
+        for key in mistral_images.NEEDED:
+            _count(part, key, f"{mistral_images.PART}.")
+        whole = mistral_images.with_encoder(dict(sorted(whole.items())), part)
     return dict(sorted(whole.items()))  # as transformers saves it
 
 
@@ -161,7 +168,7 @@ def context_warning(params: Mapping[str, Any], own: Mapping[str, Any] | None) ->
 
 def _require_known(params: Mapping[str, Any]) -> None:
     """Raise UnsupportedError for keys that say something of the model which is not translated."""
-    known = {*NAMED, *LIKE, *SHAPED, *RUNTIME, *PLAIN}
+    known = {*NAMED, *LIKE, *SHAPED, *RUNTIME, *PLAIN, mistral_images.PART}
     other = sorted(key for key, value in params.items() if key not in known and value not in (None, False, {}, []))
     other += sorted(key for key, values in PLAIN.items() if params.get(key) not in (None, *values))
     if other:
@@ -241,26 +248,37 @@ def head_rows(params: Mapping[str, Any]) -> int:
 def renamed(stored: Mapping[str, StoredTensor], params: Mapping[str, Any]) -> dict[str, StoredTensor]:
     """The tensors under the names of transformers, in the same order, rows of queries and keys in its order.
 
-    Raises UnsupportedError naming a tensor that has no counterpart (of vision encoders, adapters, other quantized
-    weights), InputError for queries and keys that are not made of heads.
+    Raises UnsupportedError naming a tensor that has no counterpart (of adapters, other quantized weights), InputError
+    for queries and keys that are not made of heads.
     """
     head = head_rows(params)
+    sees: Mapping[str, Any] = params.get(mistral_images.PART) or {}
     found: dict[str, StoredTensor] = {}
     for name, tensor in stored.items():
+        of_images = mistral_images.counterpart(name) if sees else None
+        if of_images is not None:
+            rows = sees["hidden_size"] // sees["num_attention_heads"]
+            found[of_images] = _in_order(name, tensor, of_images, rows)
+            continue
         scale = next((end for end in SCALES if name.endswith(end)), None) if params.get("quantization") else None
         new = _renamed(name if scale is None else name.removesuffix(scale) + ".weight")
         if scale is not None:
             new = new + SCALES[scale] if SCALES[scale][0] == "_" else new.removesuffix(".weight") + SCALES[scale]
-        info = TensorInfo(new, tensor.info.dtype, tensor.info.shape, tensor.info.nbytes)
-        if not name.endswith(ROTATED):
-            found[info.name] = StoredTensor(info, tensor.source, tensor.offset)
-            continue
-        if head % 2 or info.rows % head:
-            what = f'tensor "{name}" has {info.rows} rows, by head_dim of {PARAMS} heads have {head}'
-            hint = "the two are not of the same model, or heads cannot be rotated"
-            raise InputError(what, tensor=name, key="head_dim", path=PARAMS, hint=hint)
-        found[info.name] = PairedTensor(info, tensor.source, tensor.offset, head)
+        new = mistral_images.TEXT + new if sees else new
+        found[new] = _in_order(name, tensor, new, head)
     return found
+
+
+def _in_order(name: str, tensor: StoredTensor, new: str, head: int) -> StoredTensor:
+    """A tensor under its new name; queries and keys, of `head` rows a head, in the order of transformers."""
+    info = TensorInfo(new, tensor.info.dtype, tensor.info.shape, tensor.info.nbytes)
+    if not name.endswith(ROTATED):
+        return StoredTensor(info, tensor.source, tensor.offset)
+    if head % 2 or info.rows % head:
+        what = f'tensor "{name}" has {info.rows} rows, by head_dim of {PARAMS} heads have {head}'
+        hint = "the two are not of the same model, or heads cannot be rotated"
+        raise InputError(what, tensor=name, key="head_dim", path=PARAMS, hint=hint)
+    return PairedTensor(info, tensor.source, tensor.offset, head)
 
 
 def _renamed(name: str) -> str:

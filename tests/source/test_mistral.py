@@ -179,7 +179,7 @@ def test_rows_are_read_in_bounded_pieces(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 UNREAD: dict[str, tuple[dict[str, Any], type[QuantkitError], str]] = {
-    "vision": ({"vision_encoder": {"hidden_size": 8}}, UnsupportedError, "vision_encoder"),
+    "vision": ({"vision_encoder": {"hidden_size": 8}}, InputError, "vision_encoder.image_size"),
     "adapter": ({"lora": {"rank": 8}}, UnsupportedError, "lora"),
     "quantized": ({"quantization": {"qformat_weight": "nf4"}}, UnsupportedError, "quantization.qformat_weight"),
     "scales": ({"quantization": {"qformat_weight": "fp8_e4m3", "group": 8}}, UnsupportedError, "quantization.group"),
@@ -244,7 +244,7 @@ def test_tensors_without_a_counterpart_are_named(name: str, tmp_path: Path) -> N
 
 
 def test_inspect_shows_what_is_not_read(tmp_path: Path) -> None:
-    params = own_params(DENSE) | {"vision_encoder": {"hidden_size": 8}}
+    params = own_params(DENSE) | {"lora": {"rank": 8}}
     own = write_own(tmp_path / "m", tensors_of(DENSE), params)
     assert quantkit("plan", own, "--to", "bf16").status == 4
     seen = quantkit("inspect", own)

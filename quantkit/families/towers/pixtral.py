@@ -24,6 +24,10 @@ from quantkit.families.vit import INNER_TEXT, KERNEL, MERGED_SIDE, activation, e
 from quantkit.tensors import TensorInfo
 
 BREAK, EMBEDDING = "[IMG_BREAK]", "embed_tokens.weight"
+# files with a list of tokens: its name, and what a token calls its text and its id
+ELSEWHERE = (
+    ("tokenizer.json", "added_tokens", "content", "id"), ("tekken.json", "special_tokens", "token_str", "rank"),
+)  # fmt: skip
 MERGER = "multi_modal_projector.patch_merger.merging_layer.weight"
 SQUARE = "spatial_merge_size*spatial_merge_size"
 MISTRAL3 = "Mistral3ForConditionalGeneration"
@@ -59,15 +63,16 @@ def image_break(hparams: Hparams, tensors: Mapping[str, TensorInfo], read_file: 
 
 
 def _token(read_file: ReadFile) -> int | None:
-    """The id of the token: of tokenizer_config.json, else of tokenizer.json."""
+    """The id of the token: of tokenizer_config.json, else of tokenizer.json or tekken.json."""
     said = _parsed(read_file("tokenizer_config.json")).get("added_tokens_decoder")
     for number, token in said.items() if isinstance(said, dict) else ():
         if isinstance(token, dict) and token.get("content") == BREAK and str(number).isdecimal():
             return int(number)
-    added = _parsed(read_file("tokenizer.json")).get("added_tokens")
-    for token in added if isinstance(added, list) else ():
-        if isinstance(token, dict) and token.get("content") == BREAK and isinstance(token.get("id"), int):
-            return int(token["id"])
+    for file, part, text, number in ELSEWHERE:
+        added = _parsed(read_file(file)).get(part)
+        for token in added if isinstance(added, list) else ():
+            if isinstance(token, dict) and token.get(text) == BREAK and isinstance(token.get(number), int):
+                return int(token[number])
     return None
 
 
