@@ -55,3 +55,8 @@ MIXTURE = (
 )
 # of mixtures whose first layers are dense, and which have an expert for every token
 INNER = (MLP_OUT, EXPERT_OUT, SHARED_OUT)
+
+
+def mamba2(norm: str, mixer: str) -> tuple[Fold, Fold]:
+    """The folds of a Mamba 2 called `mixer` that reads `norm` alone, and whose own norm comes after its gate."""
+    return Fold(norm, (f"{mixer}.in_proj",), norm=True), Fold(f"{mixer}.norm", (f"{mixer}.out_proj",), norm=True)

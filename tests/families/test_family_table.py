@@ -211,7 +211,10 @@ def test_llama_cpp_computes_what_the_checkpoint_does(name: str, root: Path, conv
     assert np.median((np.exp(p) * (p - q)).sum(axis=1)) < SAME
 
 
-STAYS = re.compile(r"\.(gate|router\.layer)\.weight$|\.e_score_correction_bias$")
+STAYS = re.compile(
+    r"\.(gate|gate\.wg|router|router\.(gate|layer|proj)|x_proj|dt_proj|fc[12]_latent_proj)\.weight$"
+    r"|\.e_score_correction_bias$"
+)
 
 
 @pytest.mark.slow

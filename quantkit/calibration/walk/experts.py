@@ -1,8 +1,8 @@
 """Mixtures of experts as one linear per matrix.
 
 transformers stacks the experts of a block into two parameters and multiplies them in one call, where nothing can be
-seen of what a single expert gets. Here the stack becomes a list of experts, each with gate_proj, up_proj and
-down_proj: every matrix is a linear like any other, with inputs, statistics and weights of its own.
+seen of what a single expert gets. Here the stack becomes a list of experts, each with gate_proj (where it has a gate),
+up_proj and down_proj: every matrix is a linear like any other, with inputs, statistics and weights of its own.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from quantkit.errors import UnsupportedError
 
 def is_stack(module: Any) -> bool:
     """Whether a module holds the stacked matrices of a block's experts."""
-    return all(
-        isinstance(p := getattr(module, n, None), nn.Parameter) and p.ndim == 3 for n in ("gate_up_proj", "down_proj")
-    )
+    return any(_is_stacked(module, name) for name in ("gate_up_proj", "up_proj")) and _is_stacked(module, "down_proj")
+
+
+def _is_stacked(module: Any, name: str) -> bool:
+    parameter = getattr(module, name, None)
+    return isinstance(parameter, nn.Parameter) and parameter.ndim == 3
 
 
 def separate(block: nn.Module, name: str) -> None:
@@ -37,25 +40,36 @@ def separate(block: nn.Module, name: str) -> None:
 
 
 def _separated(stack: Any) -> nn.ModuleList:
-    count, fused, hidden = stack.gate_up_proj.shape
+    gated = _is_stacked(stack, "gate_up_proj")
+    count, hidden, inner = stack.down_proj.shape
     with torch.device("meta"):
-        separated = nn.ModuleList(_expert(hidden, fused // 2) for _ in range(count))
+        separated = nn.ModuleList(_expert(hidden, inner, gated) for _ in range(count))
+    widen = partial(_gated, stack._apply_gate) if gated else partial(_ungated, stack.act_fn)
     # not `separated` itself: a cycle would keep the block in memory after it is dropped
-    separated.forward = partial(_route, tuple(separated), stack._apply_gate)
+    separated.forward = partial(_route, tuple(separated), widen)
     return separated
 
 
-def _expert(hidden: int, inner: int) -> nn.Module:
+def _expert(hidden: int, inner: int, gated: bool) -> nn.Module:
     expert = nn.Module()
-    expert.gate_proj = nn.Linear(hidden, inner, bias=False)
+    if gated:
+        expert.gate_proj = nn.Linear(hidden, inner, bias=False)
     expert.up_proj = nn.Linear(hidden, inner, bias=False)
     expert.down_proj = nn.Linear(inner, hidden, bias=False)
     return expert
 
 
+def _gated(apply_gate: Callable[[Tensor], Tensor], expert: Any, given: Tensor) -> Tensor:
+    return apply_gate(torch.cat([expert.gate_proj(given), expert.up_proj(given)], dim=-1))
+
+
+def _ungated(activation: Callable[[Tensor], Tensor], expert: Any, given: Tensor) -> Tensor:
+    return activation(expert.up_proj(given))
+
+
 def _route(
     experts: Iterable[Any],
-    apply_gate: Callable[[Tensor], Tensor],
+    widen: Callable[[Any, Tensor], Tensor],
     hidden: Tensor,
     chosen: Tensor,
     shares: Tensor,
@@ -69,15 +83,13 @@ def _route(
     for number, expert in enumerate(experts):
         token, place = torch.where(chosen == number)
         given = hidden[token]
-        gated = apply_gate(torch.cat([expert.gate_proj(given), expert.up_proj(given)], dim=-1))
-        out = expert.down_proj(gated) * shares[token, place, None]
+        out = expert.down_proj(widen(expert, given)) * shares[token, place, None]
         total.index_add_(0, token, out.to(total.dtype))
     return total
 
 
 def _check_plain(stack: nn.Module, name: str) -> None:
     wanted = {
-        "has_gate": True,
         "has_bias": False,
         "is_transposed": False,
         "is_concatenated": True,

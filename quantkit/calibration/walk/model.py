@@ -103,7 +103,8 @@ class BlockModel:
 
     def _met(self, resident: Resident) -> Iterator[tuple[Linear, int]]:
         """The linears that a token goes through, one expert for all with the number that a token is given to."""
-        chosen = getattr(self.skeleton.model.config, "num_experts_per_tok", None) or 1
+        said = getattr(self.skeleton.model.config, "num_experts_per_tok", None) or 1
+        chosen = max(said) if isinstance(said, list) else said  # a number for each layer
         for linear in resident.linears.values():
             expert = expert_of(linear.name)
             if not expert:

@@ -303,9 +303,9 @@ def load_block(checkpoint: Checkpoint, skeleton: Skeleton, index: int, device: t
         message = f"config.json: block {index} takes {size:,} weights, the whole checkpoint has {total:,}"
         raise InputError(message, path="config.json", hint="config.json and the weights are not of the same model")
     separate(module, prefix.rstrip("."))
-    load_parameters(checkpoint, module, prefix, [name for name, _ in module.named_parameters()], device)
     load_buffers(checkpoint, module, prefix, device)
-    fill_buffers(skeleton, module, device)
+    fill_buffers(skeleton, module, device)  # before there are weights: some classes fill those along with buffers
+    load_parameters(checkpoint, module, prefix, [name for name, _ in module.named_parameters()], device)
     return module, prefix
 
 

@@ -23,6 +23,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
 
+GIVE_TUPLES = frozenset({"FalconH1DecoderLayer"})  # of one tensor, which the model takes the first of
 MAX_BUFFER = 1 << 24  # values of a buffer that is computed: rotary frequencies have about a hundred
 
 
@@ -66,7 +67,8 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     blocks = tuple(copy.deepcopy(layer) for layer in layers)
     calls = threading.local()
     for index, layer in enumerate(layers):
-        layer.forward = partial(_record, calls, index, index == len(blocks) - 1)
+        record = partial(_record, calls, index, index == len(blocks) - 1)
+        layer.forward = partial(_alone, record) if type(layer).__name__ in GIVE_TUPLES else record
     return Skeleton(model, blocks, calls)
 
 
@@ -152,6 +154,10 @@ def _record(calls: threading.local, index: int, last: bool, hidden: Tensor, *arg
     return injected
 
 
+def _alone(record: partial[Tensor], *args: Any, **kwargs: Any) -> tuple[Tensor]:
+    return (record(*args, **kwargs),)
+
+
 @dataclass(frozen=True)
 class Arguments:
     """What one block is called with besides its input."""
@@ -208,7 +214,20 @@ def fill_buffers(skeleton: Skeleton, root: nn.Module, device: torch.device) -> N
             blank = torch.empty_like(buffer, device=device)
             setattr(module, name, blank.fill_(torch.nan) if blank.is_floating_point() else blank.zero_())
         skeleton.model._init_weights(module)
+        if any(_is_unfilled(buffer) for name, buffer in module.named_buffers(recurse=False) if name in empty):
+            _fill_as_layer(skeleton, root)
         for name, buffer in module.named_buffers(recurse=False):
-            if name in empty and buffer.is_floating_point() and bool(buffer.isnan().any()):
+            if name in empty and _is_unfilled(buffer):
                 message = f"{type(skeleton.model).__name__}: buffer {name} of {type(module).__name__} has no value"
                 raise UnsupportedError(message, hint="quantize without calibration data")
+
+
+def _is_unfilled(buffer: Tensor) -> bool:
+    return buffer.is_floating_point() and bool(buffer.isnan().any())
+
+
+def _fill_as_layer(skeleton: Skeleton, block: nn.Module) -> None:
+    """Have the decoder fill what it fills in its layers, with `block` as the only one (Falcon-H1's multipliers)."""
+    decoder = copy.copy(skeleton.model.get_decoder())
+    decoder._modules = {"layers": nn.ModuleList([block])}
+    skeleton.model._init_weights(decoder)

@@ -96,23 +96,24 @@ def _spellings(parameter: str) -> Iterator[str]:
             inner = name.removeprefix("model.")
             yield f"model.language_model.{inner}"
             yield inner
+            yield f"backbone.{inner}"  # of state space models
 
 
 def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows | None:
-    """An expert's matrix inside a stack (experts, rows, cols); gate and up share one, gate first."""
+    """An expert's matrix inside a stack (experts, rows, cols); gate and up share one, gate first, where there is one."""
     match = EXPERT_MATRIX.fullmatch(parameter)
     if match is None:
         return None
     module, number, which = match[1], int(match[2]), match[3]
-    stack = f"{module}.down_proj" if which == "down" else f"{module}.gate_up_proj"
-    info = named(stack, tensors)
+    fused = None if which == "down" else named(f"{module}.gate_up_proj", tensors)
+    info = fused or named(f"{module}.{which}_proj", tensors)
     if info is None:
         return None
     rows, cols = shape
-    per_expert = rows if which == "down" else 2 * rows
+    per_expert = 2 * rows if fused else rows
     if len(info.shape) != 3 or info.shape[1:] != (per_expert, cols) or number >= info.shape[0]:
         raise _other_shape(parameter, (per_expert, cols), info)
-    start = number * per_expert + (rows if which == "up" else 0)
+    start = number * per_expert + (rows if fused and which == "up" else 0)
     return _checked(parameter, None, info, Rows(info.name, start, start + rows))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import before, from_
 from quantkit.families.placements import rope_freqs
@@ -18,7 +18,6 @@ from quantkit.families.rows import (
     MLP,
     OUTSIDE,
     QK_NORMS,
-    UNSERVED,
     Family,
     T,
     TokenizerRules,
@@ -93,8 +92,9 @@ AFMOE = Family(
     extra=rope_freqs,
     assumes=(assumptions.silu, scaled_embeddings, global_every_fourth, assumptions.yarn_temperature),
     graph=lambda hparams: {"mup_enabled": True, "global_attn_every_n_layers": 4},
+    computes=frozenset({"mup_enabled", "route_scale", "route_norm", "global_attn_every_n_layers", "score_func"}),
+    folds=(folds.VALUES, *folds.INNER),
     tokens=TokenizerRules(prefix_setting=True),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (AFMOE,)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.cohere import COHERE2, TIED
 from quantkit.families.layers import (
@@ -33,7 +33,6 @@ from quantkit.families.rows import (
     MLP,
     NORMS,
     OUTSIDE,
-    UNSERVED,
     T,
     at,
     experts,
@@ -184,8 +183,11 @@ COHERE2_MOE = replace(
     ),
     drop=(FREQUENCIES, TIED),
     assumes=(assumptions.silu, rotated_dense_layers, normalized_softmax),
-    folds=(),
-    unserved=UNSERVED,
+    folds=(folds.VALUES, *folds.INNER),
+    computes=COHERE2.computes | {
+        "expert_selection_fn", "prefix_dense_intermediate_size", "prefix_dense_sliding_window_pattern",
+        "shared_expert_combination_strategy",
+    },
 )  # fmt: skip
 
 FAMILIES = (COHERE2_MOE,)

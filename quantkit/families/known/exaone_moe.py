@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.exaone4 import EXAONE4
 from quantkit.families.layers import AFTER_TRUNK, IN_TRUNK, before, both, either, from_, further
@@ -17,7 +17,6 @@ from quantkit.families.rows import (
     MLP,
     NORMS,
     QK_NORMS,
-    UNSERVED,
     Rename,
     T,
     at,
@@ -93,8 +92,7 @@ EXAONE_MOE = replace(
         keys.no_rope_scaling,
     ),
     assumes=(assumptions.silu, assumptions.yarn_temperature, windows_by_period),
-    folds=(),
-    unserved=UNSERVED,
+    folds=(folds.VALUES, *folds.INNER),
 )  # fmt: skip
 
 FAMILIES = (EXAONE_MOE,)

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.mamba import SSM_KEYS, inner_sizes, mamba2, unclamped
 from quantkit.families.layers import flagged
 from quantkit.families.layouts import rows
 from quantkit.families.roles import Role
-from quantkit.families.rows import EMBEDDING, FREQUENCIES, HEAD, NORMS, UNSERVED, Drop, Family, T
+from quantkit.families.rows import EMBEDDING, FREQUENCIES, HEAD, NORMS, Drop, Family, T
 
 MULTIPLIERS = (
     "embedding_multiplier", "lm_head_multiplier", "key_multiplier", "attention_in_multiplier",
@@ -133,7 +133,13 @@ FALCON_H1 = Family(
     },
     derive=(multipliers, head_size, inner_sizes, own_head),
     assumes=(assumptions.silu, gated_before, unclamped),
-    unserved=UNSERVED,
+    computes=frozenset({*MULTIPLIERS, "mlp_multipliers", "ssm_multipliers"}),
+    folds=(
+        folds.Fold("input_layernorm", ("mamba.in_proj", *folds.QKV), norm=True),
+        folds.VALUES,
+        folds.Fold("pre_ff_layernorm", ("feed_forward.gate_proj", "feed_forward.up_proj"), norm=True),
+        folds.Fold("feed_forward.up_proj", ("feed_forward.down_proj",)),
+    ),
 )  # fmt: skip
 
 FAMILIES = (FALCON_H1,)

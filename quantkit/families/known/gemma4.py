@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.gemma import ENCODERS, FINAL_CAP, NORMS
 from quantkit.families.layers import (
@@ -37,7 +37,7 @@ from quantkit.families.rows import (
     FINAL_NORM,
     FREQUENCIES,
     HEAD,
-    UNSERVED,
+    Condition,
     Family,
     T,
     TokenizerRules,
@@ -192,10 +192,16 @@ def seen_by_all(hparams: Hparams) -> str | None:
     return "use_bidirectional_attention is all" if hparams.values.get("use_bidirectional_attention") == "all" else None
 
 
+def shares_between_layers(said: Mapping[str, Any]) -> bool:
+    """Whether layers are given vectors of each token, or keys and values of earlier layers."""
+    return bool(said.get("hidden_size_per_layer_input", 256) or said.get("num_kv_shared_layers"))
+
+
 GEMMA4 = Family(
     name="gemma4",
     gguf="gemma4",
     hf=("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
+    when=Condition("layers read only what the one before gives", lambda said: not shares_between_layers(said)),
     defaults={
         "gemma4_text": {
             "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
@@ -263,13 +269,26 @@ GEMMA4 = Family(
         numbers,
     ),
     assumes=(assumptions.gelu_tanh, seen_by_all),
+    computes=frozenset({
+        "attention_k_eq_v", "enable_moe_block", "hidden_size_per_layer_input", "num_kv_shared_layers", "top_k_experts",
+        "use_double_wide_mlp", "vocab_size_per_layer_input", "per_layer_config", "global_head_dim",
+        "num_global_key_value_heads",
+    }),
+    folds=(folds.MLP_OUT,),
     tokens=TokenizerRules(gemma4=True),
-    unserved=UNSERVED,
 )  # fmt: skip
+GEMMA4_E = replace(
+    GEMMA4,
+    name="gemma4_e",
+    when=Condition("layers read vectors of tokens, or what earlier ones keep", shares_between_layers),
+    folds=(),
+    unserved="its layers read vectors of each token and keys of earlier layers, and are run here one by one without",
+)
 
 GEMMA4_UNIFIED = replace(  # images and sound are read without an encoder
     GEMMA4,
     name="gemma4_unified",
+    when=None,
     hf=("Gemma4UnifiedForConditionalGeneration",),
     defaults={
         "gemma4_unified_text": {
@@ -282,4 +301,4 @@ GEMMA4_UNIFIED = replace(  # images and sound are read without an encoder
     tokens=TokenizerRules(gemma4=True, suppressed=True),
 )
 
-FAMILIES = (GEMMA4, GEMMA4_UNIFIED)
+FAMILIES = (GEMMA4, GEMMA4_E, GEMMA4_UNIFIED)

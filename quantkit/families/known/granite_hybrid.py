@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.granite import GRANITE, SCALES, head_lengths
 from quantkit.families.known.granite_moe import MIXTURE, SHARED, SHARED_EXPERT
@@ -19,7 +19,7 @@ from quantkit.families.known.mamba import SSM_KEYS, doubled, inner_sizes, mamba2
 from quantkit.families.layers import by_rule, every, first_said, flagged, kind, listed, not_
 from quantkit.families.placements import first_half, second_half
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, NORMS, UNSERVED, Condition, Family, T, at, rotated
+from quantkit.families.rows import ATTENTION, NORMS, Condition, Family, T, at, rotated
 
 MAMBA, FULL = "mamba", "attention"
 WORDS = {"mamba": MAMBA, "linear_attention": MAMBA, "attention": FULL, "full_attention": FULL}
@@ -111,8 +111,14 @@ GRANITE_HYBRID = Family(
         lambda hparams: {"context": hparams.count("max_position_embeddings" if turns(hparams) else "endless")},
     ),
     assumes=(assumptions.silu, doubled, unclamped),
+    computes=GRANITE.computes | {"position_embedding_type"},
+    folds=(
+        folds.ATTENTION_IN,
+        folds.VALUES,
+        *folds.mamba2("input_layernorm", "mamba"),
+        folds.Fold("shared_mlp.input_linear", ("shared_mlp.output_linear",)),
+    ),
     tokens=GRANITE.tokens,
-    unserved=UNSERVED,
 )  # fmt: skip
 GRANITE_4 = replace(
     GRANITE_HYBRID,

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.hunyuan import HUNYUAN, KEYS, QK_NORMS, frequencies
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, NORMS, UNSERVED, TokenizerRules, experts, shared_expert
+from quantkit.families.rows import ATTENTION, NORMS, TokenizerRules, experts, shared_expert
 
 SAME = ("moe_intermediate_size", "moe_topk", "num_shared_expert", "num_local_experts")  # a number, or one per layer
 ALPHA = 1000.0  # where config.json names none
@@ -78,9 +78,8 @@ HUNYUAN_MOE = replace(
         keys.Key("expert_shared_count", "u32", "num_shared_expert"),
     ),
     assumes=(assumptions.silu,),
-    folds=(),
+    folds=(folds.VALUES, folds.EXPERT_OUT, folds.Fold("mlp.shared_mlp.up_proj", ("mlp.shared_mlp.down_proj",))),
     tokens=TokenizerRules(),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (HUNYUAN_MOE,)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.mamba import mamba1
 from quantkit.families.layers import both, by_rule, flagged, kind, not_, of_period
@@ -18,7 +18,6 @@ from quantkit.families.rows import (
     HEAD,
     MLP,
     NORMS,
-    UNSERVED,
     Family,
     Rename,
     T,
@@ -94,7 +93,16 @@ JAMBA = Family(
     aliases={"mamba_d_state": "ssm_state", "mamba_d_conv": "ssm_conv"},
     derive=(by_rule(FULL, of_period("attn_layer_period", "attn_layer_offset"), MAMBA), sizes),
     assumes=(assumptions.silu,),
-    unserved=UNSERVED,
+    computes=frozenset({
+        "expert_layer_period", "expert_layer_offset", "attn_layer_period", "attn_layer_offset", "mamba_dt_rank",
+    }),
+    folds=(
+        folds.ATTENTION_IN,
+        folds.VALUES,
+        folds.Fold("input_layernorm", ("mamba.in_proj",), norm=True),
+        folds.Fold("feed_forward.up_proj", ("feed_forward.down_proj",)),
+        folds.Fold("feed_forward.experts.{}.up_proj", ("feed_forward.experts.{}.down_proj",), expert=True),
+    ),
 )  # fmt: skip
 
 FAMILIES = (JAMBA,)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.mamba import BACKBONE, SSM_KEYS, inner_sizes, mamba2, unclamped
 from quantkit.families.layers import (
@@ -26,7 +26,7 @@ from quantkit.families.layers import (
 from quantkit.families.layouts import stack
 from quantkit.families.placements import rope_rows
 from quantkit.families.roles import Role
-from quantkit.families.rows import PRESENT, UNSERVED, Condition, Family, Rename, T, at
+from quantkit.families.rows import PRESENT, Condition, Family, Rename, T, at
 
 MAMBA, ATTENTION, MLP, MOE = "mamba", "attention", "mlp", "moe"
 PATTERN, LIST = "hybrid_override_pattern", "layers_block_type"
@@ -144,7 +144,17 @@ NEMOTRON_H = Family(
         assumptions.activation("mamba_hidden_act", "silu", "swish"),
         unclamped,
     ),
-    unserved=UNSERVED,
+    computes=frozenset({
+        PATTERN, LIST, "layer_norm_epsilon", "mlp_hidden_act", "mamba_hidden_act", "mamba_head_dim", "mamba_num_heads",
+        "n_groups", "ssm_state_size", "conv_kernel", "chunk_size", "use_bias", "use_conv_bias", "expand", "time_step_min",
+        "moe_latent_size", "moe_shared_expert_intermediate_size",
+    }),
+    folds=(
+        *folds.mamba2("norm", "mixer"),
+        folds.Fold("norm", ("mixer.q_proj", "mixer.k_proj", "mixer.v_proj"), norm=True),
+        folds.Fold("mixer.v_proj", ("mixer.o_proj",), heads=True),
+        folds.Fold("norm", ("mixer.up_proj",), norm=True),
+    ),
 )  # fmt: skip
 
 INNER, OUTER = "moe_intermediate_size expert_hidden", "expert_hidden moe_intermediate_size"
@@ -209,6 +219,7 @@ NEMOTRON_H_MOE = replace(
         Rename(r"^mtp\.layers\.[01]\.", "backbone.layers.{}."),
     ),
     derive=(*NEMOTRON_H.derive[:-1], mixture_sizes),
+    folds=NEMOTRON_H.folds[:-1],
     seen=(further("backbone.layers.{}.eh_proj.weight", "num_nextn_predict_layers"),),
 )  # fmt: skip
 

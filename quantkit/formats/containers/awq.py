@@ -185,7 +185,7 @@ def read_config(config: Mapping[str, Any]) -> AWQLayout:
 def _config(written: Written) -> dict[str, Any]:
     layout = same_everywhere(written, "awq")
     assert isinstance(layout, AWQLayout)
-    return quantization_config(layout, exclude=(*written.plain, *written.beside))
+    return quantization_config(layout, exclude=written.skipped)
 
 
 def layouts(quantization: Mapping[str, Any]) -> LayoutOf:

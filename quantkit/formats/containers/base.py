@@ -85,6 +85,12 @@ class Written:
     damping: float = 0.01
     tensorrt: bool = False
 
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """What stays as it is, for loaders that compare names from their beginning: the model around a language model
+        has the other parts below "model." in memory, whatever the checkpoint's names are."""
+        return (*self.plain, *self.beside, *(f"model.{name}" for name in self.beside))
+
 
 def nothing(written: Written) -> dict[str, dict[str, Any]]:
     """`config` or `sides` of a container that has none."""

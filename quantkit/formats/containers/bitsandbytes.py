@@ -320,7 +320,7 @@ def read_config(config: Mapping[str, Any]) -> BitsandbytesLayout:
 def _config(written: Written) -> dict[str, Any]:
     layout = same_everywhere(written, "bitsandbytes")
     assert isinstance(layout, BitsandbytesLayout)
-    return quantization_config(layout, exclude=(*written.plain, *written.beside))
+    return quantization_config(layout, exclude=written.skipped)
 
 
 def layouts(quantization: Mapping[str, Any]) -> LayoutOf:

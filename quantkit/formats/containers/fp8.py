@@ -123,7 +123,7 @@ def read_config(config: Mapping[str, Any]) -> Float8:
 
 
 def _config(written: Written) -> dict[str, Any]:
-    return quantization_config(exclude=(*written.plain, *written.beside))
+    return quantization_config(exclude=written.skipped)
 
 
 def layouts(quantization: Mapping[str, Any]) -> LayoutOf:
