@@ -52,6 +52,8 @@ GGUF_TRANSFORMERS = frozenset({
     "deci", "minimax-m2",
 })  # fmt: skip
 
+ONLY_STACKED = frozenset({"Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"})
+
 RULES_OF_TRANSFORMERS = (
     Rule("transformers", "mlx", layers(MLX), MLX_REASON, MLX_NEAREST, f"run: {TRANSFORMERS}"),
     Rule(
@@ -89,6 +91,13 @@ RULES_OF_TRANSFORMERS = (
         "random weights, or it stops",
         "--to w4a16, --to mxfp4a16 or --to fp8, or keep experts as they are (--keep experts=bf16)",
         f"{GPTQMODEL}; bitsandbytes 0.50.2",
+    ),
+    Rule(
+        "transformers", "experts-named",
+        lambda subject, tp: experts(COMPRESSED)(subject, tp) if subject.architecture in ONLY_STACKED else None,
+        "it knows the experts of {architecture} by their stack alone, and leaves random weights where they come one by "
+        "one, as other servers want them",
+        "--keep experts=bf16", LOADED,
     ),
     Rule(
         "transformers", "experts-unlike",

@@ -164,6 +164,9 @@ EXAMPLES = {
     "transformers/fp8-ragged": Example(model(FP8Layout(), inner=4000), model(FP8Layout())),
     "transformers/fp8-block-inputs": Example(model(FP8_BLOCK, hidden=1000), model(FP8, hidden=1000)),
     "transformers/experts": Example(mixture(GPTQ, GPTQ), mixture(W4A16, W4A16)),
+    "transformers/experts-named": Example(
+        replace(mixture(W4A16), architecture="Gemma4ForCausalLM"), mixture(W4A16)
+    ),
     "transformers/experts-unlike": Example(mixture(FP8, None), mixture(FP8, FP8)),
     "transformers/experts-of-groups": Example(
         blocks_of_experts(W4A16, CompressedLayout(Integers(4, 64))), blocks_of_experts(W4A16, W4A16)

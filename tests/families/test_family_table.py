@@ -43,7 +43,11 @@ WITH_MORE_BITS = {
     "ffn_down_chexps.weight", "ffn_down_shexp.weight",
 }  # fmt: skip
 
-SERVED = [n for n, e in TABLE.items() if not find_family({"architectures": [e.architecture]}).family.unserved]
+SERVED = [
+    n
+    for n, e in TABLE.items()
+    if not find_family({**e.config, "architectures": [e.architecture]}).family.unserved
+]
 
 Made = Callable[[str], Path]
 
@@ -213,7 +217,7 @@ def test_llama_cpp_computes_what_the_checkpoint_does(name: str, root: Path, conv
 
 STAYS = re.compile(
     r"\.(gate|gate\.wg|router|router\.(gate|layer|proj)|x_proj|dt_proj|fc[12]_latent_proj)\.weight$"
-    r"|\.e_score_correction_bias$"
+    r"|\.(e_score_correction_bias|A_log)$"
 )
 
 
@@ -234,10 +238,14 @@ def test_its_layers_are_run_and_rounded_one_by_one(name: str, root: Path, tmp_pa
     made, given = (read_safetensors(f / "model.safetensors").tensors for f in (tmp_path / "out", root / name))
     packed = {n.removesuffix("_packed") for n in made if n.endswith("weight_packed")}
     config = json.loads((root / name / "config.json").read_text())
-    layers = config.get("text_config", config)["num_hidden_layers"]
-    linears = {n for n, i in given.items() if ".layers." in n and len(i.shape) == 2 and "vision" not in n}
+    config = config.get("text_config", config)
+    layers = len(config.get("layers_block_type") or range(config["num_hidden_layers"]))
+    inside = {n for n in given if ".layers." in n and "vision" not in n and not n.startswith("mtp.")}
+    linears = {n for n in inside if len(given[n].shape) == 2}
     further = {n for n in linears if int(n.partition(".layers.")[2].partition(".")[0]) >= layers}
-    assert packed == {n for n in linears - further if not STAYS.search(n)}
+    of_stacks = {n for n in packed if ".experts." in n and n not in given}
+    assert bool(of_stacks) == any(len(given[n].shape) == 3 for n in inside if ".experts." in n)
+    assert packed - of_stacks == {n for n in linears - further if not STAYS.search(n)}
     said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["ignore"]
     routers = {n.removesuffix(".weight") for n in linears - further if n.endswith(".weight") and STAYS.search(n)}
     assert routers <= set(said), "engines want to be told what stays"

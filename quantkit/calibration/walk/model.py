@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,14 +113,20 @@ class BlockModel:
 
     @property
     def head_size(self) -> int:
-        """Channels of an attention head, 0 for a model without."""
+        """Channels of an attention head, 0 for a model without; the largest where layers differ."""
         config = self.skeleton.model.config
         heads = getattr(config, "num_attention_heads", None)
-        return getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+        return largest_of_layers(config, "head_dim") or (config.hidden_size // heads if heads else 0)
 
     def fingerprint(self) -> str:
         """What tells this model from every other, see `settings.fingerprint`."""
         return fingerprint(self.checkpoint)
+
+
+def largest_of_layers(config: Any, name: str) -> int:
+    """The largest of a number that a configuration may have for each layer (Gemma 4's heads), 0 where it has none."""
+    layers = getattr(config, "per_layer_config", None) or [config]
+    return max(int(getattr(layer, name, None) or 0) for layer in layers)
 
 
 def open_model(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantkit.calibration.walk.model import CACHE_ARGUMENTS, BlockModel, read_embedding
+from quantkit.calibration.walk.model import CACHE_ARGUMENTS, BlockModel, largest_of_layers, read_embedding
 from quantkit.calibration.walk.skeleton import Arguments, Reached
 
 
@@ -29,7 +29,7 @@ def cache_token_bytes(model: BlockModel) -> int:
     """About how much memory the cache takes for one token of one sequence, float32; never less where attention keeps
     keys and values for all heads that it has of them."""
     config = model.skeleton.model.config
-    heads = int(getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 0)
+    heads = largest_of_layers(config, "num_key_value_heads") or largest_of_layers(config, "num_attention_heads")
     wider = int(getattr(config, "qk_nope_head_dim", None) or 0) + int(getattr(config, "qk_rope_head_dim", None) or 0)
     return 4 * model.count * heads * 2 * max(model.head_size, wider)
 
