@@ -28,9 +28,9 @@ LINEAR = frozenset({
     Role.ATTN_Q, Role.ATTN_K, Role.ATTN_V, Role.ATTN_QKV, Role.ATTN_KV_B, Role.ATTN_OUTPUT,
     Role.FFN_GATE, Role.FFN_UP, Role.FFN_DOWN, Role.FFN_GATE_UP,
 })  # fmt: skip
-# Of other roles, by the last word of their names: compressed queries, keys and values, a gate behind attention, and what
-# linear attention, state spaces and short convolutions read and give. Engines round these, and not the narrow ones beside
-# them.
+# Of other roles, by the last word of their names: compressed queries, keys and values, a gate behind attention, and
+# what linear attention, state spaces and short convolutions read and give. Engines round these, and not the narrow ones
+# beside them.
 FURTHER = frozenset({
     "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "gate_proj", "in_proj_qkv", "in_proj_z", "in_proj",
     "out_proj",

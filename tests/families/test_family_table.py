@@ -44,9 +44,7 @@ WITH_MORE_BITS = {
 }  # fmt: skip
 
 SERVED = [
-    n
-    for n, e in TABLE.items()
-    if not find_family({**e.config, "architectures": [e.architecture]}).family.unserved
+    n for n, e in TABLE.items() if not find_family({**e.config, "architectures": [e.architecture]}).family.unserved
 ]
 
 Made = Callable[[str], Path]

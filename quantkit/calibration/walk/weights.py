@@ -100,7 +100,7 @@ def _spellings(parameter: str) -> Iterator[str]:
 
 
 def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows | None:
-    """An expert's matrix inside a stack (experts, rows, cols); gate and up share one, gate first, where there is one."""
+    """An expert's matrix inside a stack (experts, rows, cols); gate and up share one, gate first, if there is one."""
     match = EXPERT_MATRIX.fullmatch(parameter)
     if match is None:
         return None

@@ -146,8 +146,8 @@ NEMOTRON_H = Family(
     ),
     computes=frozenset({
         PATTERN, LIST, "layer_norm_epsilon", "mlp_hidden_act", "mamba_hidden_act", "mamba_head_dim", "mamba_num_heads",
-        "n_groups", "ssm_state_size", "conv_kernel", "chunk_size", "use_bias", "use_conv_bias", "expand", "time_step_min",
-        "moe_latent_size", "moe_shared_expert_intermediate_size",
+        "n_groups", "ssm_state_size", "conv_kernel", "chunk_size", "use_bias", "use_conv_bias", "expand",
+        "time_step_min", "moe_latent_size", "moe_shared_expert_intermediate_size",
     }),
     folds=(
         *folds.mamba2("norm", "mixer"),
