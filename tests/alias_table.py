@@ -5,12 +5,13 @@ Their files are compared with the reference's and no more: what is in them is te
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from family_table import FOUR, SIZES, SPM, TABLE, YOUTU, Entry, llama_shapes, own
+from family_table import FOUR, QWEN_ROPE, SIZES, SPM, TABLE, YOUTU, Entry, llama_shapes, own
 
 VISION = {"hidden_size": 32, "num_hidden_layers": 1}
 DEEPSEEK = {
@@ -32,15 +33,20 @@ def inside(
     def edit(config: dict[str, Any]) -> None:
         if text.edit:
             text.edit(config)
-        numbers = {k: v for k, v in config.items() if k != "model_type"} if part is None else {part: dict(config)}
-        if part is not None and not named:
-            del numbers[part]["architectures"]
+        numbers = dict(config)
+        if part is None or not named:
+            del numbers["architectures"]
+        if part is None:
+            del numbers["model_type"]
+        for key in reversed(part.split(".") if part else ()):
+            numbers = {key: numbers}
         config.clear()
         config.update({**numbers, "architectures": [architecture], "model_type": model_type, **root})
 
     return replace(
         text,
         edit=edit,
+        told=None,
         published=respelled(respell, beside),
         further={**text.further, **dict.fromkeys(beside, (32, 32))},
     )
@@ -59,12 +65,30 @@ def respelled(spellings: Mapping[str, str], keep: tuple[str, ...]) -> Callable[[
     return change
 
 
+ENDED = json.dumps({
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "added_tokens_decoder": {"399": {"content": "<|im_end|>", "special": True}},
+})  # fmt: skip
+
+
+def without_head(tensors: dict[str, Any]) -> None:
+    """As AutoModel saves a model, in place."""
+    for name in list(tensors):
+        tensors[name.removeprefix("model.")] = tensors.pop(name)
+    tensors.pop("lm_head.weight", None)
+
+
 GPT2 = {"tokenizer_config.json": '{"tokenizer_class": "GPT2Tokenizer"}'}
 LLAMA = Entry("Llama", SPM, bpe=False)
 QWEN2 = Entry("Qwen2", SIZES)
 QWEN3 = Entry("Qwen3", {**SIZES, "head_dim": 32})
+POOLED = {
+    "modules.json": '[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]',
+    "1_Pooling/config.json": '{"pooling_mode_mean_tokens": true}',
+}  # fmt: skip
 LANGUAGE = {r"^(model|lm_head)\.": r"language_model.\1."}  # of transformers 4
 INNER = {r"^model\.": "model.language_model."}  # of transformers 5
+
 
 ALIASES: dict[str, Entry] = {
     "iquest-coder": replace(LLAMA, edit=lambda config: config.update(
@@ -75,6 +99,44 @@ ALIASES: dict[str, Entry] = {
             architectures=["VLlama3ForCausalLM"]
         )),
         {r"^model\.": "model.text_model."}, (), model_type="smolvlm", named=True,
+    ),
+    "lfm2-bidirectional": replace(
+        Entry("Lfm2", {
+            **FOUR, "block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention"] * 2,
+        }), files=POOLED, published=without_head, edit=lambda config: config.update(
+            architectures=["Lfm2BidirectionalModel"]
+        ),
+    ),
+    "jina-v5": Entry(
+        None, own("JinaEmbeddingsV5Model", "jina_embeddings_v5", head_dim=32, rms_norm_eps=1e-5, rope_theta=1e5),
+        files=POOLED,
+        shapes=lambda config: {
+            n.removeprefix("model."): s for n, s in llama_shapes(config).items() if n != "lm_head.weight"
+        },
+    ),
+    "umt5-without-head": Entry(
+        "UMT5Model",
+        {"vocab_size": 2048, "d_model": 256, "d_kv": 32, "d_ff": 512, "num_layers": 2, "num_heads": 8,
+         "num_hidden_layers": 2, "feed_forward_proj": "gated-gelu", "bos_token_id": 1, "eos_token_id": 2},
+        bpe=False,
+    ),
+    "nemotron-nano-vl": inside(
+        "NemotronH_Nano_VL_V2", TABLE["nemotron-h-published"], {"^": "language_model."},
+        ("vision_model.radio_model.model.blocks.0.attn.qkv.weight", "mlp1.1.weight"),
+        model_type="NemotronH_Nano_VL_V2", part="llm_config", named=True, vision_config=VISION,
+    ),
+    "qwen2.5-omni": inside(
+        "Qwen2_5OmniModel", replace(QWEN2, config={**SIZES, **QWEN_ROPE}), {"^": "thinker."},
+        ("talker.model.embed_tokens.weight", "token2wav.code2wav_bigvgan_model.conv_pre.weight",
+         "thinker.audio_tower.conv1.weight"), model_type="qwen2_5_omni_own", part="thinker_config.text_config",
+    ),
+    "qwen3-omni": inside(
+        "Qwen3OmniMoeForConditionalGeneration", Entry("Qwen3Moe", {
+            **SIZES, **QWEN_ROPE, "head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 256, "norm_topk_prob": True,
+        }, files={"tokenizer_config.json": ENDED}),
+        {"^": "thinker."}, ("talker.model.embed_tokens.weight", "code2wav.decoder.0.conv.weight"),
+        model_type="qwen3_omni_moe_own", part="thinker_config.text_config",
     ),
     "kormo": Entry(
         None, own("KORMoForCausalLM", "kormo", rms_norm_eps=1e-5, rope_theta=5e5),

@@ -340,6 +340,52 @@ def grovemoe_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def qwen3_moe_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, head, experts = config["hidden_size"], config["head_dim"], config["num_experts"]
+    norms = {f"self_attn.{p}_norm.weight": (head,) for p in "qk"}
+    found = {name: shape for name, shape in llama_shapes(config, extra=norms).items() if ".mlp." not in name}
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.{layer}.mlp."
+        found[f"{block}gate.weight"] = (experts, hidden)
+        for expert in range(experts):
+            found |= gated(f"{block}experts.{expert}.", hidden, config["moe_intermediate_size"])
+    return found
+
+
+def llada_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner = config["d_model"], config["mlp_hidden_size"]
+    linears = {name: (hidden, hidden) for name in ("q_proj", "k_proj", "v_proj", "attn_out")}
+    linears |= {"ff_proj": (inner, hidden), "up_proj": (inner, hidden), "ff_out": (hidden, inner)}
+    found: dict[str, tuple[int, ...]] = {f"model.transformer.{n}.weight": (400, hidden) for n in ("wte", "ff_out")}
+    for layer in range(config["n_layers"]):
+        block = f"model.transformer.blocks.{layer}."
+        found |= {f"{block}{norm}.weight": (hidden,) for norm in ("attn_norm", "ff_norm")}
+        found |= {f"{block}{name}.weight": shape for name, shape in linears.items()}
+    return {**found, "model.transformer.ln_f.weight": (hidden,)}
+
+
+def exaone_mtp() -> dict[str, tuple[int, ...]]:
+    """The block that predicts one token more of an EXAONE 4.5, and what stands around it."""
+    norms = ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")
+    found = {name: shape for name, shape in k_exaone_mtp().items() if "input_layernorm" not in name}
+    found["mtp.layers.0.post_feedforward_layernorm.weight"] = (256,)
+    return found | {f"mtp.{norm}.weight": (256,) for norm in norms}
+
+
+def glm_ocr_mtp() -> dict[str, tuple[int, ...]]:
+    """The block after the two layers of a GLM-OCR."""
+    block = "model.language_model.layers.2."
+    norms = (
+        "input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm", "enorm",
+        "hnorm", "shared_head.norm",
+    )  # fmt: skip
+    return {
+        **{f"{block}{norm}.weight": (256,) for norm in norms}, f"{block}eh_proj.weight": (256, 512),
+        f"{block}embed_tokens.weight": (408, 256), f"{block}shared_head.head.weight": (408, 256),
+        f"{block}mlp.gate_up_proj.weight": (1024, 256), f"{block}mlp.down_proj.weight": (256, 512), **attention(block),
+    }  # fmt: skip
+
+
 def arctic_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     hidden, inner, experts = config["hidden_size"], config["intermediate_size"], config["num_local_experts"]
     found = {name: shape for name, shape in llama_shapes(config).items() if ".mlp." not in name}
@@ -682,6 +728,66 @@ def granite_published(config: dict[str, Any]) -> None:
 
 
 TABLE: dict[str, Entry] = {
+    "paddleocr-vl": Entry(
+        "PaddleOCRVLForConditionalGeneration",
+        {"text_config": {**SPM, "head_dim": 32, "rope_parameters": {
+            "rope_type": "default", "rope_theta": 5e5, "mrope_section": [4, 6, 6]}},
+         "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                           "image_size": 28}},
+        bpe=False, files=SPACED,
+    ),
+    "hunyuan-vl": Entry(
+        "HunYuanVLForConditionalGeneration",
+        {"text_config": {**SIZES, **HEAD64, "rope_parameters": {
+            "rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 1000.0, "factor": 1.0,
+            "mrope_section": [8, 8, 8, 8]}},
+         "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                           "out_hidden_size": 256, "text_hidden_size": 256}},
+    ),
+    "exaone4.5": Entry(
+        "Exaone4_5_ForConditionalGeneration",
+        {"text_config": {**FOUR, "model_type": "exaone4", "sliding_window": None,
+                         "layer_types": ["full_attention"] * 4},
+         "vision_config": {**QWEN25_TOWER, "num_key_value_heads": 1}},
+        further=exaone_mtp(), edit=lambda config: config["text_config"].update(num_nextn_predict_layers=1),
+    ),
+    "glm-ocr": Entry(
+        "GlmOcrForConditionalGeneration",
+        {"text_config": {**GLM_TEXT, "head_dim": 32}, "vision_config": GLM_TOWER}, words=GLM_WORDS,
+        further=glm_ocr_mtp(), edit=lambda config: config["text_config"].update(num_nextn_predict_layers=1),
+    ),
+    "solar-open": Entry(
+        "SolarOpen",
+        {**SIZES, "vocab_size": 408, "head_dim": 32, "moe_intermediate_size": 256, "n_routed_experts": 4,
+         "num_experts_per_tok": 2, "n_shared_experts": 1},
+        words=("<|startoftext|>", "<unk>"),
+        edit=lambda config: config.update(first_k_dense_replace=0, intermediate_size=512, partial_rotary_factor=1.0),
+    ),
+    "deepseek-ocr": Entry(
+        None,
+        own("DeepseekOCRForCausalLM", "deepseek_vl_v2", num_key_value_heads=8, moe_intermediate_size=256,
+            n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=2, first_k_dense_replace=1, n_group=1,
+            topk_group=1, topk_method="greedy", use_mla=False, q_lora_rank=None, kv_lora_rank=None, qk_nope_head_dim=0,
+            qk_rope_head_dim=0, v_head_dim=0, vision_config={"width": {}}),
+        shapes=lambda config: deepseek_shapes(config) | dict.fromkeys(
+            ("model.sam_model.patch_embed.proj.weight", "model.vision_model.embeddings.class_embedding",
+             "model.projector.layers.weight", "model.image_newline", "model.view_seperator"), (32, 32)
+        ),
+    ),
+    "rnd1": Entry(
+        None,
+        own("RND1", "rnd1", head_dim=32, moe_intermediate_size=256, num_experts=4, num_experts_per_tok=2,
+            norm_topk_prob=True, rms_norm_eps=1e-6, rope_theta=1e6, mask_token_id=399),
+        shapes=qwen3_moe_shapes,
+    ),
+    "llada": Entry(
+        None,
+        {"architectures": ["LLaDAModelLM"], "model_type": "llada", "vocab_size": 400, "embedding_size": 400,
+         "d_model": 256, "hidden_size": 256, "n_heads": 8, "n_kv_heads": 8, "n_layers": 2, "num_hidden_layers": 2,
+         "mlp_hidden_size": 512, "max_sequence_length": 512, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+         "weight_tying": False, "mask_token_id": 399, "eos_token_id": 2},
+        shapes=llada_shapes,
+    ),
     "youtu": Entry("Youtu", {**YOUTU, "pad_token_id": None}),  # the class takes its row of the embeddings for zeros
     "nemotron-h": Entry("NemotronH", {**NEMOTRON_H, "hybrid_override_pattern": "M-M*-"}, told=nemotron_published),
     "nemotron-h-published": Entry(
@@ -1306,4 +1412,5 @@ def _build_from_shapes(entry: Entry, out: Path) -> None:
         for file in ("tokenizer.model", "tokenizer_config.json"):
             shutil.copyfile(checkpoints.SENTENCEPIECE / file, out / file)
     for file, text in entry.files.items():
+        (out / file).parent.mkdir(exist_ok=True)
         (out / file).write_text(text)

@@ -18,14 +18,7 @@ from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams, merged, nested_part, read_hparams
 from quantkit.families.layers import Derive, Layers, Seen, Told, block_count, every, trunk_of
 from quantkit.families.model import ModelTensor
-from quantkit.families.placements import (
-    Place,
-    expert,
-    gate_half,
-    rope_rows,
-    up_half,
-    whole,
-)
+from quantkit.families.placements import Place, expert, gate_half, rope_rows, up_half, whole
 from quantkit.families.roles import Role
 from quantkit.tensors import TensorInfo
 
@@ -132,15 +125,16 @@ class TokenizerRules:
     class of a vocab.json with merges.txt where tokenizer_config.json names none.
 
     `ids` are special tokens by kind that the files need not name, `named` those that are always the token of a text;
-    `no_bos`: no BOS is added unless the files say so; `chat_end` ends a text where the vocabulary has it, whatever the
-    files say; `end_key` is the key of config.json that has the id of what ends a text, and says that the first of
-    several ends in generation_config.json ends a turn; `turn_end`: the first of several ends in config.json that is not
-    BOS ends a turn; `control` are texts of tokens that are control tokens, whatever the files call them.
+    `no_bos`: no BOS is added unless the files say so, `adds_bos`: it is added whatever they say; `both_ends` is the
+    token that is BOS and EOS where the vocabulary has it, `chat_end` that which is EOS, whatever the files say;
+    `end_key` is the key of config.json that has the id of what ends a text, and says that the first of several ends in
+    generation_config.json ends a turn; `turn_end`: the first of several ends in config.json that is not BOS ends a
+    turn; `control` are texts of tokens that are control tokens, whatever the files call them.
 
     `pieces`: WordPiece and Unigram are read too; `counted`: the file says how many types of token the model tells
     apart; `framed`: BOS, EOS and SEP are put around texts where no file says otherwise; `gemma4`: the vocabulary is
     Gemma 4's kind; `suppressed`: generation_config.json names tokens that are never chosen. `world`: the vocabulary is
-    RWKV's, a file of its own.
+    RWKV's, a file of its own; `template` is how a chat is written where no file says it.
     """
 
     prefix_setting: bool = False
@@ -151,6 +145,8 @@ class TokenizerRules:
     ids: Mapping[str, int] = field(default_factory=dict)
     named: Mapping[str, str] = field(default_factory=dict)
     no_bos: bool = False
+    adds_bos: bool = False
+    both_ends: str | None = None
     chat_end: str | None = None
     end_key: str | None = None
     turn_end: bool = False
@@ -160,6 +156,7 @@ class TokenizerRules:
     counted: bool = False
     framed: bool = False
     gemma4: bool = False
+    template: str | None = None
     suppressed: bool = False
 
 

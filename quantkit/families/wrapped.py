@@ -51,6 +51,9 @@ WRAPPED: Mapping[str, Wrapped] = {
     "LightOnOCRForConditionalGeneration": Wrapped("Qwen3ForCausalLM", ("vision_encoder.", "vision_projection.")),
     "LlavaStableLMEpochForCausalLM": Wrapped("StableLmForCausalLM", LLAVA),
     "MiniCPMV4_6ForConditionalGeneration": Wrapped("Qwen3_5ForCausalLM", ("vision_tower.", "merger.")),
+    "NemotronH_Nano_VL_V2": Wrapped(
+        "NemotronHForCausalLM", ("vision_model.", "mlp1.", "sound_encoder.", "sound_projection.")
+    ),
     "Phi4ForCausalLMV": Wrapped("Phi3ForCausalLM", LLAVA),
     "Sarashina2VisionForCausalLM": Wrapped(
         "LlamaForCausalLM", ("visual.",), text=(Rename(r"^norm\.", "visual.norm."), Rename(r"^llm\.", ""))

@@ -48,12 +48,15 @@ class ChatTemplates:
         return (*named, *names, *default)
 
 
-def find_chat_templates(read_file: ReadFile, settings: Mapping[str, Json], names: Sequence[str]) -> ChatTemplates:
+def find_chat_templates(
+    read_file: ReadFile, settings: Mapping[str, Json], names: Sequence[str], otherwise: str | None = None
+) -> ChatTemplates:
     """Find the templates, as transformers 5 does: chat_template.jinja with additional_chat_templates/*.jinja wins over
     `chat_template` of tokenizer_config.json (a string or a list); chat_template.json, which is a processor's, comes
     last. A warning names what lost and differs.
 
-    `settings` is tokenizer_config.json, `names` are the names of the checkpoint's files. The reference
+    `settings` is tokenizer_config.json, `names` are the names of the checkpoint's files, `otherwise` is the template of
+    its family where no file has one. The reference
     (gguf-py/gguf/vocab.py) lets tokenizer_config.json win, also where it is null or empty, and reads no template
     without it. Raises InputError for broken files.
     """
@@ -67,7 +70,7 @@ def find_chat_templates(read_file: ReadFile, settings: Mapping[str, Json], names
         message = f"{' and '.join(lost)} has another template than {winner}, which was taken, as in transformers"
         warnings.append(("chat-template", message))
     named = {**({} if own else named), **_additional(read_file, names)}
-    default = texts[winner] if winner else default
+    default = texts[winner] if winner else default or otherwise
     shown_as = {"chat_template": default or "", **{f"chat_template.{name}": text for name, text in named.items()}}
     warnings += [warning for name, text in shown_as.items() for warning in look_at_template(name, text)]
     return ChatTemplates(default, named, tuple(warnings))

@@ -30,8 +30,10 @@ def tokens_of_family(
     found = {**{kind: texts[text] for kind, text in rules.named.items()}, **ids, **rules.ids}
     if rules.chat_end is not None and rules.chat_end in texts and "eos" in found:
         found["eos"] = texts[rules.chat_end]
+    if rules.both_ends is not None and rules.both_ends in texts:
+        found |= dict.fromkeys(("bos", "eos"), texts[rules.both_ends])
     if rules.end_key is not None:
-        said = files.root_config.get(rules.end_key)
+        said = files.config.get(rules.end_key)
         if is_index(said, len(texts)):
             found["eos"] = int(said)  # type: ignore[arg-type]
         ends = _generation(files).get("eos_token_id")

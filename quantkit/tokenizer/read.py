@@ -140,7 +140,7 @@ def read_tokenizer(
     files, vocabulary = source.files, with_control(found.vocabulary, rules.control)
     special = _special_tokens(source, vocabulary, rules)
     infill = _infill_tokens(source, special, rules)
-    templates = find_chat_templates(read_file, files.settings, names)
+    templates = find_chat_templates(read_file, files.settings, names, rules.template)
     if vocabulary.model == RWKV and not templates.default:
         templates = replace(templates, warnings=(*templates.warnings, ("chat-template", NO_WORLD_TEMPLATE)))
     if source.file == TEKKEN and not templates.default:
@@ -298,6 +298,8 @@ def _special_tokens(source: _Source, vocabulary: Vocabulary, rules: TokenizerRul
     adds = {**(dict.fromkeys(("bos", "eos", "sep"), True) if rules.framed else {}), **found.adds}
     if rules.no_bos:
         adds.setdefault("bos", False)
+    if rules.adds_bos:
+        adds["bos"] = True
     if rules.prefix_setting and files.vocab_size == GRANITE_ROWS:
         adds["bos"] = False
     if vocabulary.model == "gpt2" and LLAMA_CPP[vocabulary.pre].adds_bos:

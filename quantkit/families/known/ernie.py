@@ -1,4 +1,4 @@
-"""ERNIE 4.5, dense: a Llama whose rotation pairs lie side by side."""
+"""ERNIE 4.5, dense: a Llama whose rotation pairs lie side by side; that of PaddleOCR-VL, with three axes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from quantkit.families import keys
 from quantkit.families.known.llama import LLAMA
+from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.placements import first_half, part_of_keys, part_of_queries, part_of_values, second_half
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, MLP, NORMS, T, without_biases
+from quantkit.families.rows import ATTENTION, MLP, NORMS, UNSERVED, Drop, T, without_biases
 
 # Baidu's own checkpoints of the first days
 FUSED = (
@@ -41,4 +42,16 @@ ERNIE4_5 = replace(
     computes=frozenset({"use_bias"}),
 )  # fmt: skip
 
-FAMILIES = (ERNIE4_5,)
+PADDLEOCR = replace(
+    ERNIE4_5,
+    name="paddleocr",
+    gguf="paddleocr",
+    hf=("PaddleOCRVLForConditionalGeneration",),
+    defaults={"paddleocr_vl_text": ERNIE4_5.defaults["ernie4_5"]},
+    keys=(*keys.COMMON, keys.rope_sections()),
+    drop=(*ERNIE4_5.drop, *VISION, *(Drop(f"{p}*", VISION[0].reason) for p in ("mlp_AR.", "model.projector."))),
+    strip="language_model.",
+    unserved=UNSERVED,
+)
+
+FAMILIES = (ERNIE4_5, PADDLEOCR)

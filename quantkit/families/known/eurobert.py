@@ -25,7 +25,7 @@ from quantkit.families.rows import (
 EUROBERT = Family(
     name="eurobert",
     gguf="eurobert",
-    hf=("EuroBertModel", "EuroBertForMaskedLM"),
+    hf=("EuroBertModel", "EuroBertForMaskedLM", "JinaEmbeddingsV5Model"),
     defaults={
         "eurobert": {
             "vocab_size": 128256, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,

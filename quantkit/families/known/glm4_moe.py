@@ -1,6 +1,8 @@
-"""GLM-4.5 to 4.7: a mixture after dense layers, and a block that predicts one token more."""
+"""GLM-4.5 to 4.7: a mixture after dense layers, and a block that predicts one token more; Solar Open without either."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.layers import AFTER_TRUNK, before, flagged, from_, further
@@ -32,8 +34,14 @@ NEXT = at(AFTER_TRUNK, (  # what the blocks that predict further tokens have bes
         T("embed_tokens.weight", "nextn.embed_tokens.weight", Role.OTHER, "vocab_size hidden_size"),
     )),
 ))  # fmt: skip
+MIXTURE = (
+    *experts("moe_intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"),
+    T("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", Role.BIAS, "num_local_experts"),
+    *shared_expert("n_shared_experts*moe_intermediate_size", "mlp.shared_experts"),
+)
 SEEN = further("model.layers.{}.eh_proj.weight", FURTHER)
-TOKENS = TokenizerRules(named={"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"})
+END = "<|endoftext|>"
+TOKENS = TokenizerRules(named={"bos": "[gMASK]", "eot": "<|user|>", "unk": END, "eom": "<|observation|>"})
 
 GLM4_MOE = Family(
     name="glm4_moe",
@@ -56,11 +64,7 @@ GLM4_MOE = Family(
         *biased(ATTENTION, output=None, others="attention_bias"),
         *at(flagged("use_qk_norm"), QK_NORMS),
         *at(before(DENSE), MLP),
-        *at(from_(DENSE), (
-            *experts("moe_intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"),
-            T("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", Role.BIAS, "num_local_experts"),
-            *shared_expert("n_shared_experts*moe_intermediate_size", "mlp.shared_experts"),
-        )),
+        *at(from_(DENSE), MIXTURE),
         *NEXT,
     ),
     graph=lambda hparams: {"use_qk_norm": "blk.0.attn_q_norm.weight" in hparams.values["file.tensors"]},
@@ -85,4 +89,26 @@ GLM4_MOE = Family(
     tokens=TOKENS,
 )  # fmt: skip
 
-FAMILIES = (GLM4_MOE,)
+SOLAR_OPEN = replace(
+    GLM4_MOE,
+    name="solar_open",
+    hf=("SolarOpenForCausalLM",),
+    defaults={
+        "solar_open": {
+            "vocab_size": 196608, "hidden_size": 4096, "intermediate_size": None, "num_hidden_layers": 48,
+            "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5, "rope_theta": 1e6, "partial_rotary_factor": 1.0, "tie_word_embeddings": False,
+            "attention_bias": False, "num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 1280,
+            "n_shared_experts": 1, "routed_scaling_factor": 1.0, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+        },
+    },
+    block=(*GLM4_MOE.block[:2], *biased(ATTENTION, output=None, others="attention_bias"), *MIXTURE),
+    keys=(
+        *keys.without(GLM4_MOE.keys, "leading_dense_block_count", "nextn_predict_layers"),
+        keys.Key("leading_dense_block_count", "u32", DENSE, default=0),
+    ),
+    seen=(),
+    tokens=TokenizerRules(named={"bos": "<|startoftext|>", "eos": END, "eot": END, "unk": "<unk>"}),
+)  # fmt: skip
+
+FAMILIES = (GLM4_MOE, SOLAR_OPEN)

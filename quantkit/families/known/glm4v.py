@@ -1,4 +1,4 @@
-"""The language models of GLM-4.1V and GLM-4.5V: those of GLM-4 and GLM-4.5, with a position on three axes."""
+"""The language models of GLM-4.1V, GLM-OCR and GLM-4.5V: those of GLM-4 and GLM-4.5, with a position on three axes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from quantkit.errors import InputError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.glm import AFTER, GLM4, MLP
-from quantkit.families.known.glm4_moe import GLM4_MOE
+from quantkit.families.known.glm4_moe import FURTHER, GLM4_MOE, NEXT, SEEN
 from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.model import RowOrder
 from quantkit.families.placements import Placement, whole
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, FREQUENCIES, NORMS, biased
+from quantkit.families.rows import ATTENTION, FREQUENCIES, NORMS, UNSERVED, T, biased, without_biases
 from quantkit.tensors import TensorInfo
 
 
@@ -31,6 +31,13 @@ def halves(info: TensorInfo, hparams: Hparams) -> Placement:
 
 ONLY_OF_TEXT = {"use_qk_norm", "num_nextn_predict_layers"}  # which the class with a vision encoder does not have
 QUERIES_AND_KEYS = {Role.ATTN_Q, Role.ATTN_K}
+
+
+def halved(attention: tuple[T, ...]) -> tuple[T, ...]:
+    """The same attention with the rows of queries and keys so."""
+    return tuple(replace(t, place=halves) if t.role in QUERIES_AND_KEYS else t for t in attention)
+
+
 GLM4V = replace(
     GLM4,
     name="glm4v",
@@ -42,12 +49,7 @@ GLM4V = replace(
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
         },
     },
-    block=(
-        *NORMS,
-        *(replace(t, place=halves) if t.role in QUERIES_AND_KEYS else t for t in biased(ATTENTION, output=None)),
-        *MLP,
-        *AFTER,
-    ),
+    block=(*NORMS, *halved(biased(ATTENTION, output=None)), *MLP, *AFTER),
     keys=(*keys.COMMON, keys.rotated_part(0.5), keys.rope_sections()),
     drop=(FREQUENCIES, *VISION),
     strip="language_model.",
@@ -70,4 +72,23 @@ GLM4V_MOE = replace(
     inside={"Glm4vMoeModel": "Glm4vMoeForConditionalGeneration"},
 )  # fmt: skip
 
-FAMILIES = (GLM4V, GLM4V_MOE)
+GLM_OCR = replace(
+    GLM4V,
+    name="glm_ocr",
+    hf=("GlmOcrForConditionalGeneration",),
+    defaults={
+        "glm_ocr_text": {
+            "vocab_size": 59392, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16,
+            "num_attention_heads": 16, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        },
+    },
+    block=(*NORMS, *halved(without_biases(ATTENTION)), *MLP, *AFTER, *NEXT),
+    keys=(*GLM4V.keys, keys.Key("nextn_predict_layers", "u32", FURTHER)),
+    seen=(SEEN,),
+    inside={"GlmOcrModel": "GlmOcrForConditionalGeneration"},
+    folds=(),
+    unserved=UNSERVED,
+)  # fmt: skip
+
+FAMILIES = (GLM4V, GLM4V_MOE, GLM_OCR)

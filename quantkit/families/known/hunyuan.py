@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
+from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, FREQUENCIES, MLP, NORMS, OUTSIDE, Drop, Family, T, TokenizerRules
+from quantkit.families.rows import (
+    ATTENTION,
+    FREQUENCIES,
+    MLP,
+    NORMS,
+    OUTSIDE,
+    UNSERVED,
+    Drop,
+    Family,
+    T,
+    TokenizerRules,
+)
 from quantkit.metadata import KeyValue
 
 ALPHA = 50.0  # of a dense model whose config.json names none
@@ -76,4 +89,43 @@ HUNYUAN = Family(
     tokens=TokenizerRules(end_key="eod_token_id"),
 )  # fmt: skip
 
-FAMILIES = (HUNYUAN,)
+
+def sections(hparams: Hparams) -> list[int] | None:
+    """How many pairs of dimensions each axis of a position has, by the one or the other name; None for plain ones."""
+    for settings in (hparams.values.get("rope_scaling"), hparams.values.get("rope_parameters")):
+        if isinstance(settings, Mapping):
+            found = settings.get("xdrope_section", settings.get("mrope_section"))
+            if found is not None:
+                return list(found) if isinstance(found, (list, tuple)) else found
+    return None
+
+
+def axes(hparams: Hparams) -> Iterable[KeyValue]:
+    """What a rotation on several axes needs, which llama.cpp stretches by itself."""
+    said = Hparams({**hparams.values, "sections": sections(hparams)})
+    if said.values["sections"] is None:
+        return
+    yield KeyValue("rope.scaling.type", "string", "none")
+    for key in AXES:
+        yield from keys.number(key, said)
+
+
+AXES = (
+    keys.Key("rope.scaling.alpha", "f32", "rope_alpha"),
+    keys.Key("rope.scaling.factor", "f32", "rope_factor", default=1),
+    keys.Key("rope.scaling.original_context_length", "u32", "max_position_embeddings"),
+    keys.Key("rope.dimension_sections", "i32", "sections", array=True),
+)
+HUNYUAN_VL = replace(
+    HUNYUAN,
+    name="hunyuan_vl",
+    gguf="hunyuan_vl",
+    hf=("HunYuanVLForConditionalGeneration",),
+    defaults={"hunyuan_vl_text": {**HUNYUAN.defaults["hunyuan_v1_dense"], "tie_word_embeddings": True}},
+    keys=(*keys.SIZES, keys.RMS_EPSILON, *keys.HEAD_LENGTHS, keys.FREQUENCY_BASE, axes),
+    drop=(*HUNYUAN.drop, Drop("vit.*", VISION[0].reason), Drop("model.vit.*", VISION[0].reason)),
+    strip="language_model.",
+    unserved=UNSERVED,
+)
+
+FAMILIES = (HUNYUAN, HUNYUAN_VL)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.families import keys
+from quantkit.families import encoders, keys
 from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import before, first_said, from_, kind, listed, numbered
 from quantkit.families.layouts import squeeze, stack
 from quantkit.families.roles import Role
-from quantkit.families.rows import EMBEDDING, PRESENT, Family, T, at
+from quantkit.families.rows import EMBEDDING, PRESENT, Family, Rename, T, at
 
 CONV, ATTENTION = "conv", "full_attention"
 
@@ -102,6 +102,7 @@ LFM2 = Family(
     block=(*MIXERS, *gated("dense_width")),
     keys=KEYS,
     inside={"Lfm2Model": "Lfm2ForCausalLM"},
+    spellings=(Rename(r"^embedding_norm\.", "model.embedding_norm."),),
     aliases={"norm_eps": "rms_norm_eps", "tie_embedding": "tie_word_embeddings"},
     derive=(LISTED_OR_NUMBERED, adjusted_width),
     folds=(Fold("feed_forward.w3", ("feed_forward.w2",)),),
@@ -147,4 +148,19 @@ LFM2_MOE = replace(
     derive=(KINDS,),
 )  # fmt: skip
 
-FAMILIES = (LFM2, LFM2_MOE)
+LFM2_BIDIRECTIONAL = replace(
+    LFM2,
+    name="lfm2_bidirectional",
+    hf=("Lfm2BidirectionalModel",),
+    defaults={"lfm2_bidirectional": LFM2.defaults["lfm2"]},
+    outside=OUTSIDE[:2],
+    keys=(*KEYS, keys.both_ways, keys.POOLING_TYPE),
+    inside={},
+    folds=(),
+    graph=None,
+    back={},
+    embeds=True,
+    unserved=encoders.UNSERVED,
+)
+
+FAMILIES = (LFM2, LFM2_BIDIRECTIONAL, LFM2_MOE)

@@ -114,7 +114,7 @@ T5 = Family(
     graph=not_read("what scales the output stands in no key"),
     hf=(
         "T5ForConditionalGeneration", "T5WithLMHeadModel", "MT5ForConditionalGeneration",
-        "UMT5ForConditionalGeneration",
+        "UMT5ForConditionalGeneration", "UMT5Model",
     ),
     defaults={"t5": of_type(), "mt5": MULTILINGUAL, "umt5": MULTILINGUAL},
     outside=(
