@@ -14,8 +14,8 @@ SHIPPED_TEXT = "default"  # a name of --calib that is no file
 
 @dataclass(frozen=True)
 class Option:
-    """One option. `kind` is text, texts, whole, number or flag; the values of `files` are paths, of the matrix's
-    folder. `field` is what `Request` or `Output` calls it."""
+    """One option. `kind` is text, texts, whole, number, flag, or switch, which is also given to say no; the values of
+    `files` are paths, of the matrix's folder. `field` is what `Request` or `Output` calls it."""
 
     key: str
     kind: str
@@ -49,6 +49,7 @@ OPTIONS: dict[str, Option] = {
         *_of("text", "method", "max_shard_size", "device", "activations", "engine"),
         *_of("whole", "samples", "seqlen", "tp"),
         *_of("number", "target_bpw", "max_kld", "require_coverage"),
+        *_of("switch", "feedback_head", "feedback_embedding", "refit_norms"),
         *_of("flag", "allow_requantize", "pure", "preserve", "card", "verify", "offline"),
     )
 }
@@ -59,13 +60,14 @@ WANTED = {
     "whole": "an integer from 1",
     "number": "a number",
     "flag": "true or false",
+    "switch": "true or false",
 }
 
 
 def value_of(option: Option, given: object) -> Value | None:
     """The value of an option as TOML has it; None for one of another kind."""
     match option.kind:
-        case "flag":
+        case "flag" | "switch":
             return given if isinstance(given, bool) else None
         case "whole":
             return given if type(given) is int and 1 <= given < 1 << 53 else None
@@ -91,6 +93,8 @@ def arguments(options: Options) -> Iterator[str]:
         value = options[key]
         if key == "verify":
             yield from () if value else ("--no-verify",)
+        elif option.kind == "switch":
+            yield option.name if value else f"--no-{option.name.removeprefix('--')}"
         elif isinstance(value, bool):
             yield from (option.name,) if value else ()
         elif key == "for" and isinstance(value, tuple):

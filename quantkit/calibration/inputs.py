@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     See = Callable[[int, Block], Mapping[str, Any]]
     Rows = Callable[[NDArray[np.int64]], Tensor]
 
+JUDGED_TOKENS, LEAST_JUDGED = 1 << 12, 1 << 10  # that what was fitted to other text is judged by
 LEARNED_TOKENS = 3 << 14  # that inputs are learned from where only what types cost is asked: more change little
 
 
@@ -94,6 +95,10 @@ class Inputs(Protocol):
 
     def halves(self) -> tuple[Samples, Samples] | None:
         """Text to learn inputs from, and other text to see what errors cost; None where there is no text any more."""
+        ...
+
+    def apart(self) -> tuple[Samples, Samples, bool] | None:
+        """Text to fit to, text to judge by, and whether no document is in both; None where there is too little."""
         ...
 
 
@@ -158,6 +163,12 @@ class Text:
         first = min(max(1, FISHER_TOKENS // seqlen), max(1, count // 2))
         rest = range(first, min(count, first + max(1, LEARNED_TOKENS // seqlen))) or range(count)
         return self.samples.cut(rest.start, rest.stop), self.samples.cut(0, first)
+
+    def apart(self) -> tuple[Samples, Samples, bool] | None:
+        """A quarter of the samples, at most JUDGED_TOKENS, are to judge by; none where that is less than two."""
+        count, seqlen = self.samples.tokens.shape
+        last = min(count // 4, JUDGED_TOKENS // seqlen)
+        return self.samples.apart(last) if last > 1 and last * seqlen >= LEAST_JUDGED else None
 
     def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
         """Run the text through the model and sum up squares, as llama-imatrix does."""
@@ -226,6 +237,10 @@ class Known:
 
     def halves(self) -> None:
         """It holds none of what it was made of, either."""
+        return
+
+    def apart(self) -> None:
+        """Nor any to fit to."""
         return
 
     def walk(self, model: BlockModel, see: See, emit: Sink, going: Going = PLAINLY) -> None:

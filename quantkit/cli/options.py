@@ -193,6 +193,33 @@ class Want:
             rich_help_panel=TEXT,
         ),
     ] = None
+    feedback_head: Annotated[
+        bool | None,
+        typer.Option(
+            "--feedback-head/--no-feedback-head",
+            help="GGUF: round the output head with feedback, too.",
+            show_default="on",
+            rich_help_panel=TEXT,
+        ),
+    ] = None
+    feedback_embedding: Annotated[
+        bool | None,
+        typer.Option(
+            "--feedback-embedding/--no-feedback-embedding",
+            help="GGUF: round the token embedding with feedback, too.",
+            show_default="on",
+            rich_help_panel=TEXT,
+        ),
+    ] = None
+    refit_norms: Annotated[
+        bool | None,
+        typer.Option(
+            "--refit-norms/--no-refit-norms",
+            help="GGUF: fit norms to what feedback has rounded, where other text says that it helps.",
+            show_default="on",
+            rich_help_panel=TEXT,
+        ),
+    ] = None
     consumers: Annotated[
         str | None,
         typer.Option(
@@ -289,6 +316,9 @@ class Want:
             device=self.device,
             activations=self.activations,
             method=self.method,
+            feedback_head=self.feedback_head,
+            feedback_embedding=self.feedback_embedding,
+            refit_norms=self.refit_norms,
             consumers=(self.consumers or "",),
             tp=self.tp,
             threads=threads,

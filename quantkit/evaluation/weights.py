@@ -25,6 +25,7 @@ from quantkit.evaluation.scores import WeightError
 from quantkit.evaluation.sides import ChangedCheckpoint
 from quantkit.qtypes import base
 from quantkit.quality.decoded import DecodedCheckpoint
+from quantkit.quality.made_gguf import REFIT_FLOOR_DB
 from quantkit.quality.tensor_errors import floor_of_bits
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES
@@ -104,8 +105,10 @@ class Compared:
     def take(self, reference: Sketch, other: Sketch) -> None:
         """Compare what both have; pieces of one matrix may come one after the other."""
         for name, rows in reference.rows.items():
-            self._rows[name].append((*row_errors(rows, other.rows[name]), rows.shape[1] == 1))
-            self._tensors[name] = other.tensors[name]
+            tensor = self._tensors[name] = other.tensors[name]
+            vector = rows.shape[1] == 1
+            add = added(self._checkpoint, tensor) if vector else 0.0
+            self._rows[name].append((*row_errors(rows + add, other.rows[name] + add), vector))
 
     def found(self, moved: bool | None) -> tuple[WeightError, ...] | None:
         """All tensors, in the order in which they came, with what is wrong with those that are out of line.
@@ -156,6 +159,8 @@ def stored_as(checkpoint: Checkpoint, tensor: str) -> tuple[str, float, bool]:
         return ("changed", TENSOR, False) if tensor in checkpoint.changed else stored_as(checkpoint.source, tensor)
     if isinstance(checkpoint, DecodedCheckpoint):
         qtype = base.get(checkpoint.stored_type(tensor))
+        if checkpoint.moves(tensor):
+            return "f32, refitted", 10 ** (-REFIT_FLOOR_DB / 10), False
         if qtype.name.upper() in FLOAT_DTYPES:
             return qtype.name, PLAIN_FLOOR, False
         few = qtype.bits_per_weight < FEW_BITS
@@ -165,6 +170,13 @@ def stored_as(checkpoint: Checkpoint, tensor: str) -> tuple[str, float, bool]:
         return "float", PLAIN_FLOOR, False
     bits = float(info.stored_bits or 4)
     return info.stored_as, min(10 ** (-floor_of_bits(bits) / 10), TENSOR), bits < FEW_BITS
+
+
+def added(checkpoint: Checkpoint, tensor: str) -> float:
+    """What a side's file adds to the values of a vector: what is stored is compared."""
+    if isinstance(checkpoint, ChangedCheckpoint):
+        return 0.0 if tensor in checkpoint.changed else added(checkpoint.source, tensor)
+    return checkpoint.added(tensor) if isinstance(checkpoint, DecodedCheckpoint) else 0.0
 
 
 def take_all(compared: Sequence[Compared], sketches: Sequence[Sketch]) -> None:

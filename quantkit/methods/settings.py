@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
+REFIT_REACH = 0.1  # of its value, how far a norm may go that is fitted to rounded weights: nothing came near it
+
 Item = TypeVar("Item")
 
 Result = TypeVar("Result")

@@ -37,6 +37,7 @@ from quantkit.pipeline.layout import laid_out
 from quantkit.pipeline.looks import engine_of, look, reading_once
 from quantkit.pipeline.modelfile import modelfiles_beside, require_modelfiles
 from quantkit.pipeline.never_worse import never_worse
+from quantkit.pipeline.norms import norms_facts, refit_norms
 from quantkit.pipeline.output import Output
 from quantkit.pipeline.outputs import (
     Artifact,
@@ -207,6 +208,7 @@ def _run(
         try:
             if index in failing:
                 raise failing[index]
+            refit_norms(prepared, item.plan, item.job, emit, stop)
             found = never_worse(prepared, item.plan, item.job, output.threads, emit) if output.verify else None
             draft = draft_manifest(item.plan, {**facts, **own_facts(prepared, item.plan, item.job)})
             draft = replace(draft, facts={**draft.facts, "guard": found}) if found else draft
@@ -287,7 +289,8 @@ def fill_all(
 
 def own_facts(prepared: Prepared, plan: Plan, job: Job) -> dict[str, Any]:
     """What the manifest of this artifact says besides: text that was used, what became of each layer with it."""
-    return {**prepared.calibration_facts(plan), **layer_facts(plan, job), **facts_of_grids(plan, job.records)}
+    made = {**layer_facts(plan, job), **norms_facts(plan, job), **facts_of_grids(plan, job.records)}
+    return {**prepared.calibration_facts(plan), **made}
 
 
 def quantize(
@@ -317,6 +320,7 @@ def quantize(
         for number, ((plan, job), folder) in enumerate(zip(jobs, folders, strict=True)):
             if number in failed:
                 continue
+            refit_norms(prepared, plan, job, emit, stop)
             parts = [PartFile(f.name, f.nbytes) for f in plan.files]
             draft = draft_manifest(plan, {**facts, **own_facts(prepared, plan, job)})
             save_work(folder, prepared.job_digest(plan), parts, draft)

@@ -7,7 +7,15 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from quantkit.calibration.text.spec import SAMPLES, SEQLEN, fisher_tokens
+from quantkit.calibration.inputs import JUDGED_TOKENS
+from quantkit.calibration.text.spec import (
+    REFIT_KEPT_BYTES,
+    REFIT_STEP_TOKENS,
+    REFIT_STEPS,
+    SAMPLES,
+    SEQLEN,
+    fisher_tokens,
+)
 from quantkit.families.roles import Role
 from quantkit.filling.slabs import QUEUED_SLABS
 from quantkit.machine import core_count, memory_limit_bytes
@@ -96,8 +104,24 @@ def estimate(
 
 def making_bytes(plan: Plan, workers: int, tokens: int) -> int:
     """Estimated peak memory of making a plan's files with so many threads, and tokens of text where it needs any."""
-    activations = 4 * plan.shape.hidden * max(tokens, _backward_tokens(plan, tokens) * (plan.shape.layers + 2))
-    return conversion_memory_bytes(plan, Workshop(workers * (1 + QUEUED_SLABS) + 1, SLAB_WEIGHTS, workers, activations))
+    walked = 4 * plan.shape.hidden * max(tokens, _backward_tokens(plan, tokens) * (plan.shape.layers + 2))
+    held = max(walked, _refit_bytes(plan, tokens))
+    return conversion_memory_bytes(plan, Workshop(workers * (1 + QUEUED_SLABS) + 1, SLAB_WEIGHTS, workers, held))
+
+
+def _refit_bytes(plan: Plan, tokens: int) -> int:
+    """What fitting norms holds: the activations of both models, what blocks read in a step, blocks in float32 where
+    all of them fit."""
+    if not plan.refits:
+        return 0
+    blocks = 4 * sum(prod(unit.tensor.shape) for unit in plan.rounded if unit.tensor.layer is not None)
+    activations = 2 * _refit_tokens(tokens) + REFIT_STEP_TOKENS * (plan.shape.layers + 2)
+    return 4 * plan.shape.hidden * activations + (blocks if blocks <= REFIT_KEPT_BYTES else 0)
+
+
+def _refit_tokens(tokens: int) -> int:
+    """The tokens that norms are fitted to, of so many."""
+    return min(tokens, REFIT_STEPS * REFIT_STEP_TOKENS + JUDGED_TOKENS)
 
 
 def making_seconds(plan: Plan, workers: int, tokens: int) -> float:
@@ -112,6 +136,8 @@ def making_seconds(plan: Plan, workers: int, tokens: int) -> float:
     square = sum(unit.tensor.cols**2 for unit in plan.rounded)  # of each Hessian: a product with all tokens
     sweep = sum(unit.tensor.rows * unit.tensor.cols**2 for unit in plan.rounded)
     passes = WALK_PASSES * tokens + BACKWARD_PASSES * _backward_tokens(plan, tokens)
+    if plan.refits:
+        passes += BACKWARD_PASSES * REFIT_STEPS * REFIT_STEP_TOKENS + _refit_tokens(tokens)
     flops = passes * 2 * weights + square * tokens + sweep
     return WALK_START_SECONDS + flops * 1e-9 / (FLOPS_PER_NS * workers)
 
@@ -178,6 +204,7 @@ def _layers_json(plan: Plan) -> dict[str, Any]:
         "method": asdict(plan.method),
         "calibrated": plan.calibrated,
         "plain": list(plan.plain),
+        **({"refits": list(plan.refits)} if plan.refits else {}),
         "layers": [
             {"name": name, "type": unit.word, "shape": list(unit.tensor.shape), "bytes": unit.nbytes}
             for name, unit in _layers(plan)

@@ -84,13 +84,14 @@ def _held_out(checkpoint: Checkpoint, inputs: Inputs) -> Samples | None:
 
 
 def _classic_units(prepared: Prepared, plan: Plan, inputs: Inputs, emit: Sink) -> dict[str, Unit]:
-    """The rounded units of a plan with weights of importance, by name."""
+    """The rounded units of a plan with weights of importance, and the norms that may have moved, by name."""
     assert prepared.model is not None
     imatrix = inputs.part(IMPORTANCE_TOKENS).importance(prepared.checkpoint, prepared.model, emit)
     shapes = {unit.name: unit.tensor.shape for unit in plan.rounded}
     found, _ = match_importance(imatrix, shapes, {unit.name for unit in plan.units})
     used = {unit.name for unit in plan.rounded if base.get(unit.word).uses_importance}
-    return {u.name: replace(u, importance=found.get(u.name) if u.name in used else None) for u in plan.rounded}
+    rounded = {u.name: replace(u, importance=found.get(u.name) if u.name in used else None) for u in plan.rounded}
+    return {**rounded, **{unit.name: unit for unit in plan.units if unit.name in plan.refits}}
 
 
 def _measured(
@@ -156,6 +157,11 @@ def _write(checkpoint: Checkpoint, units: Mapping[str, Unit], job: Job, found: M
         place = (planned.name, planned.file, planned.offset, planned.nbytes)
         job.finish(Record(*place, digest.hexdigest(), facts))
     job.flush()
+
+
+def is_classic(plan: Plan, job: Job) -> bool:
+    """Whether an earlier run has begun to write the classic tensors."""
+    return _journalled(plan, job) is not None
 
 
 def _journalled(plan: Plan, job: Job) -> dict[str, Any] | None:

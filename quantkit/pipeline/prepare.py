@@ -340,6 +340,9 @@ def overrides_of(request: Request, tuning: Tuning | None) -> Overrides:
         pure=request.pure,
         preserve=request.preserve,
         method=request.method,
+        head=request.feedback_head,
+        embedding=request.feedback_embedding,
+        norms=request.refit_norms,
         text=bool(request.calib) or fed,
         on_fallback="error" if request.on_fallback == "error" else None,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
 from quantkit.errors import UsageError, require_choice
+from quantkit.methods import needs_hessian
 from quantkit.pipeline.given import (
     Coercion,
     coerce,
@@ -23,7 +24,7 @@ from quantkit.pipeline.given import (
 )
 from quantkit.plan.encoder import AUTO, ENCODER_CHOICES, NONE
 from quantkit.recipes.read import load_recipe
-from quantkit.recipes.recipe import Recipe
+from quantkit.recipes.recipe import SWITCHES, Recipe
 from quantkit.units import parse_size
 
 STATISTICS, TORCH, TRANSFORMERS = ".safetensors", "torch", "transformers"
@@ -57,6 +58,9 @@ class Request:
     activations: str = "auto"
     threads: int | None = None
     method: str | None = None
+    feedback_head: bool | None = None
+    feedback_embedding: bool | None = None
+    refit_norms: bool | None = None
     consumers: tuple[str, ...] = ()
     tp: int = 1
     max_shard_size: str | None = None
@@ -143,10 +147,16 @@ def reads_text(recipe: Recipe) -> bool:
     return recipe.reads_importance or recipe.needs_calibration
 
 
+def _feeds(recipe: Recipe) -> bool:
+    """Whether it makes GGUF files with feedback."""
+    return recipe.mixture is not None and needs_hessian(recipe.method.name)
+
+
 def _covered(recipe: Recipe) -> bool:
     return recipe.needs_calibration
 
 
+FEEDS = "is about GGUF files that are rounded with feedback: give --calib, and a recipe of such types"
 OF_MODELS = (
     "--keep", "--imatrix", "--output-type", "--embedding-type", "--preserve", "--pure", "--pre", "--mmproj",
 )  # fmt: skip
@@ -160,6 +170,7 @@ USES = (
     Use("--split-max-size", _gguf, "is for GGUF files; use --max-shard-size"),
     Use("--pre", _gguf, "is for GGUF files; checkpoints keep the tokenizer of the source"),
     Use("--mmproj", _gguf, "is for GGUF files; checkpoints keep their encoders as they are", some=True),
+    *(Use(f"--{option}", _feeds, FEEDS, some=True) for option in SWITCHES.values()),
     Use("--max-shard-size", _checkpoint, "is for checkpoints; use --split-max-size"),
     Use("--method", _rounds, "has nothing to round: all types are floats"),
     Use("--calib", reads_text, "needs no calibration: leave --calib out, or choose another recipe", some=True),

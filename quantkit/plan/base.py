@@ -103,6 +103,7 @@ class Plan:
 
     `metadata` is that of a GGUF file. `inputs` stands for the text or statistics that it is made with, "" without any,
     also where it `needs_inputs`; text is `widened` by random tokens where nothing but codes is stored of what is seen.
+    `refits` are norms whose values may move when all else is rounded, where text shows that it helps.
     `linears` are the linear layers of the blocks, rounded or not, `plain` names those that stay as they are and the
     head. `served_as` is the architecture by the name that consumers look for. `details` are what the manifest says of
     the model besides its family. `allocation` is what it says of types that were chosen for a budget. `kind` is that of
@@ -128,6 +129,7 @@ class Plan:
     method: MethodChoice | None = None
     needs_inputs: bool = False
     inputs: str = ""
+    refits: tuple[str, ...] = ()
     linears: tuple[ModelTensor, ...] = ()
     plain: tuple[str, ...] = ()
     kv_cache: bool = False

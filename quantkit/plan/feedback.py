@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,6 +19,7 @@ from quantkit.qtypes import base
 from quantkit.recipes.recipe import MethodChoice, Recipe
 
 METHOD_KEY = "quantkit.method"
+REFIT_KEY = "quantkit.refit"  # of a file whose norms may differ from the source's
 
 
 def with_layouts(drafts: Sequence[Unit], recipe: Recipe) -> list[Unit]:
@@ -51,14 +53,37 @@ def _is_linear(tensor: ModelTensor) -> bool:
     return len(tensor.shape) > 1 and not tensor.add and all(part.source is not None for part in tensor.parts)
 
 
-def metadata_of(method: MethodChoice | None) -> list[KeyValue]:
-    """What the file says of its method."""
-    return [] if method is None else [KeyValue("quantkit.method", "string", method.name)]
+def refits(units: Sequence[Unit], recipe: Recipe) -> tuple[str, ...]:
+    """The norms whose values may move when all else is rounded: vectors in float32, each of one tensor of the source,
+    of which nothing else is made."""
+    mixture = recipe.mixture
+    if mixture is None or not mixture.norms or all(unit.layout is None for unit in units):
+        return ()
+    uses = Counter(rows.tensor for unit in units for part in unit.tensor.parts for rows in part.sources)
+    return tuple(unit.name for unit in units if _moves(unit) and uses[unit.source.tensor] == 1)
 
 
-def identity(units: Sequence[Unit], method: MethodChoice | None, inputs: str) -> dict[str, Any]:
+def _moves(unit: Unit) -> bool:
+    tensor = unit.tensor
+    whole = len(tensor.parts) == 1 and tensor.parts[0].source is not None and tensor.parts[0].rows == tensor.rows
+    vector = len(tensor.shape) == 1 and tensor.name.endswith(".weight") and unit.word == "f32"
+    return tensor.role is Role.NORM and vector and whole
+
+
+def metadata_of(method: MethodChoice | None, refitted: Sequence[str] = ()) -> list[KeyValue]:
+    """What the file says of its method, and of norms that may be `refitted`."""
+    if method is None:
+        return []
+    norms = [KeyValue(REFIT_KEY, "string", "norms")] if refitted else []
+    return [KeyValue(METHOD_KEY, "string", method.name), *norms]
+
+
+def identity(
+    units: Sequence[Unit], method: MethodChoice | None, inputs: str, refitted: Sequence[str] = ()
+) -> dict[str, Any]:
     """What decides the bytes besides types and places; nothing where no method does."""
     if method is None:
         return {}
     rounded = [unit.name for unit in units if unit.layout is not None]
-    return {"method": asdict(method), "rounded": rounded, "calibration": inputs}
+    norms = {"refits": list(refitted)} if refitted else {}
+    return {"method": asdict(method), "rounded": rounded, "calibration": inputs, **norms}

@@ -24,7 +24,7 @@ from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanO
 from quantkit.plan.codes import carried, codes_of, with_factors
 from quantkit.plan.codes import file_type as file_type_of
 from quantkit.plan.codes import keys as keys_of_codes
-from quantkit.plan.feedback import identity, metadata_of, with_layouts
+from quantkit.plan.feedback import identity, metadata_of, refits, with_layouts
 from quantkit.plan.grids import grid_of
 from quantkit.plan.grids import keys as keys_of_grids
 from quantkit.plan.mixture import Choice, choose_types
@@ -68,17 +68,16 @@ def plan_gguf(
     sources = checkpoint.tensors()
     unquantized = {t.name: unquantized_type(t, sources) for t in model.tensors}
     choices = choose_types(model, recipe, unquantized, imatrix=bool(imatrix or method))
-    if recipe.on_fallback == "error":
-        _require_no_fallback(choices)
+    _require_fallbacks_allowed(choices, recipe)
     drafts = with_layouts(_drafts(model, choices, sources, options, preserve=recipe.mixture.preserve), recipe)
     if not options.allow_requantize:
         require_unquantized(drafts, unquantized, sources, graph_of(model))
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())
     _require_importance(drafts, importance, recipe)
     drafts = with_factors([replace(d, importance=importance.get(d.name)) for d in drafts], checkpoint)
-    chosen = [*keys_of_codes(drafts, sources), *keys_of_grids(drafts), *metadata_of(method)]
-    chosen = [*(imatrix.provenance() if imatrix else ()), *chosen]
-    metadata = _metadata(model, checkpoint, recipe, chosen, drafts)
+    moving = refits(drafts, recipe)
+    chosen = [*(imatrix.provenance() if imatrix else ()), *keys_of_codes(drafts, sources), *keys_of_grids(drafts)]
+    metadata = _metadata(model, checkpoint, recipe, [*chosen, *metadata_of(method, moving)], drafts)
     stem = options.stem or f"{file_stem(checkpoint.name)}-{recipe.title}"
     units, files = _lay_out(drafts, metadata, stem, options.split_bytes)
     return Plan(
@@ -90,13 +89,14 @@ def plan_gguf(
         method=method,
         needs_inputs=method is not None,
         inputs=inputs,
+        refits=moving,
         family=model.family,
         architecture=model.architecture,
         shape=model.shape,
         units=units,
         files=files,
         source_bytes=sum(u.source_bytes for u in units),
-        digest=_digest(units, _headers(files), identity(units, method, inputs)),
+        digest=_digest(units, _headers(files), identity(units, method, inputs, moving)),
         warnings=(*model.warnings, *notes, *source_notes(units, sources, model), *_warnings(units, allotment)),
         metadata=metadata,
         tokenizer_sha256=model.tokenizer_sha256,
@@ -167,9 +167,9 @@ def _stored_bytes(part: Rows, info: TensorInfo) -> int:
     return info.nbytes * (part.stop - part.start) // max(info.rows, 1)
 
 
-def _require_no_fallback(choices: Mapping[str, Choice]) -> None:
+def _require_fallbacks_allowed(choices: Mapping[str, Choice], recipe: Recipe) -> None:
     changed = [f"{name} {c.fallback_from} -> {c.qtype}" for name, c in choices.items() if c.fallback_from]
-    if changed:
+    if changed and recipe.on_fallback == "error":
         raise RecipeError(
             f"{len(changed)} of {len(choices)} tensors have rows that do not fit their type: {_some(changed)}",
             hint="accept the other types with --on-fallback report, or choose a type with blocks of 32 such as q8_0",

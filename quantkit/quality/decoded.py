@@ -21,6 +21,7 @@ from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
+from quantkit.quality.made_gguf import is_norm, is_refitted
 from quantkit.quality.tensor_errors import decode_gguf, undecodable
 from quantkit.source import Checkpoint
 from quantkit.source.base import SourceFile, close_shards, no_side_file, no_side_files, require_unchanged
@@ -101,13 +102,17 @@ class DecodedTensor:
 
 @dataclass(frozen=True)
 class DecodedCheckpoint:
-    """See `quantkit.source.Checkpoint`; tensors that are not in the file, which are left out on purpose, are gone."""
+    """See `quantkit.source.Checkpoint`; tensors that are not in the file, which are left out on purpose, are gone.
+
+    `refitted` says that norms may differ from the source's.
+    """
 
     source: Checkpoint
     model: Model
     shards: tuple[InputFile, ...]
     stored: Mapping[str, tuple[Bytes, GGUFTensor]]
     factors: Mapping[str, F32]
+    refitted: bool = False
     kind: str = "memory"
 
     @property
@@ -154,6 +159,15 @@ class DecodedCheckpoint:
         """The type in which the file holds (the first rows of) a source tensor."""
         return self.stored[self._pieces[name][0].target.name][1].qtype
 
+    def moves(self, name: str) -> bool:
+        """Whether the file says that a source tensor may differ from what it was made from: a norm."""
+        tensor = self.stored[self._pieces[name][0].target.name][1]
+        return self.refitted and is_norm(tensor)
+
+    def added(self, name: str) -> float:
+        """What the file adds to the values of a source tensor."""
+        return self._pieces[name][0].target.add
+
     def ref(self, name: str) -> DecodedTensor:
         return DecodedTensor(self._infos[name], self._pieces[name], self.stored, self.factors)
 
@@ -177,14 +191,15 @@ def open_decoded(paths: Sequence[Path], source: Checkpoint, model: Model) -> Dec
     try:
         for path in paths:
             shards.append(open_input(path))
-        stored = {tensor.name: (shard, tensor) for shard in shards for tensor in read_gguf(shard.path).tensors}
+        files = [read_gguf(shard.path) for shard in shards]
+        stored = {t.name: (shard, t) for shard, file in zip(shards, files, strict=True) for t in file.tensors}
         _check_tensors(stored, model)
         factors = factors_in(stored, model)
     except BaseException:
         for shard in shards:
             shard.close()
         raise
-    return DecodedCheckpoint(source, model, tuple(shards), stored, factors)
+    return DecodedCheckpoint(source, model, tuple(shards), stored, factors, is_refitted(files[0].metadata))
 
 
 def factors_in(stored: Mapping[str, tuple[Bytes, GGUFTensor]], model: Model) -> dict[str, F32]:

@@ -10,20 +10,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from math import log10
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from quantkit.errors import UnsupportedError
+from quantkit.families.roles import Role, role_of
 from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFFile, GGUFTensor, ggml_type
 from quantkit.metadata import KeyValue
+from quantkit.methods.settings import REFIT_REACH
+from quantkit.plan.feedback import REFIT_KEY
 from quantkit.qtypes import base
 from quantkit.quality.made import Held, Place, Span
 from quantkit.quality.tensor_errors import decode_gguf, floor_of_bits, undecodable
 from quantkit.tensors import F32
 from quantkit.untrusted import InputFile, open_input
+
+REFIT_FLOOR_DB = -20 * log10(REFIT_REACH) - 0.01  # of a norm all of whose channels went so far, rounded to float32
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,10 @@ class GGUFMade:
         return {t.name: (number, t) for number, file in enumerate(self.files) for t in file.tensors}
 
     def held(self) -> Mapping[str, Held]:
+        moved = is_refitted(self.metadata)
         return {
-            name: Held(t.qtype, t.shape, _floor(t), undecoded=_undecoded(t)) for name, (_, t) in self._tensors.items()
+            name: Held(t.qtype, t.shape, REFIT_FLOOR_DB if moved and is_norm(t) else _floor(t), undecoded=_undecoded(t))
+            for name, (_, t) in self._tensors.items()
         }
 
     def rows(self, name: str, start: int, stop: int) -> F32:
@@ -98,6 +106,17 @@ def open_gguf(paths: Sequence[Path]) -> Iterator[GGUFMade]:
         for file in opened:
             stack.callback(file.close)
         yield GGUFMade(files, opened)
+
+
+def is_refitted(metadata: Sequence[KeyValue]) -> bool:
+    """Whether a file says that its norms may differ from the source's."""
+    return any(entry.key == REFIT_KEY for entry in metadata)
+
+
+def is_norm(tensor: GGUFTensor) -> bool:
+    """Whether it may: the weights of a norm, in float32."""
+    vector = len(tensor.shape) == 1 and tensor.name.endswith(".weight")
+    return vector and tensor.qtype == "f32" and role_of(tensor.name) is Role.NORM
 
 
 def _padded(offset: int, alignment: int) -> int:

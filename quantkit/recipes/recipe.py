@@ -39,6 +39,9 @@ class MethodChoice:
 FEEDBACK = MethodChoice("gptq", order="within")
 """Rounds GGUF types with text. Spans stay together: their scales are searched for what feedback has made of them."""
 
+SWITCHES = {"head": "feedback-head", "embedding": "feedback-embedding", "norms": "refit-norms"}
+"""The options of what a mixture with feedback may leave out, by its fields."""
+
 
 @dataclass(frozen=True)
 class Allotment:
@@ -61,8 +64,9 @@ class GGUFMixture:
     one that takes over where its block does not divide a row. `needs_imatrix` lists types that must not be written
     without importance weights. `output_type` and `embedding_type` replace whatever the rules say for the output and the
     token embedding; `pure` gives every tensor the default type. `head` and `embedding` say that a method with inputs
-    rounds them, too, where they are quantized. `allotment` are types that a budget was spent on. With `preserve` a grid
-    or zeros that are there stay there. The source of an `adapter` is one, and no model.
+    rounds them, too, where they are quantized, `norms` that norms are then fitted to what it has rounded. `allotment`
+    are types that a budget was spent on. With `preserve` a grid or zeros that are there stay there. The source of an
+    `adapter` is one, and no model.
     """
 
     file_type: int
@@ -74,6 +78,7 @@ class GGUFMixture:
     pure: bool = False
     head: bool = True
     embedding: bool = True
+    norms: bool = True
     allotment: Allotment | None = None
     preserve: bool = False
     adapter: bool = False
@@ -165,8 +170,8 @@ class Overrides:
     """What the options of a run change in a recipe.
 
     `keep` are PATTERN=TYPE texts (see `parse_keep`), `method` is the name of another one; types, `pure` and `preserve`
-    are those of GGUFMixture. None leaves what the recipe says. With `text` GGUF types are rounded with feedback by
-    default.
+    are those of GGUFMixture, and so are `head`, `embedding` and `norms`. None leaves what the recipe says. With `text`
+    GGUF types are rounded with feedback by default.
     """
 
     keep: tuple[str, ...] = ()
@@ -175,6 +180,9 @@ class Overrides:
     pure: bool = False
     preserve: bool = False
     method: str | None = None
+    head: bool | None = None
+    embedding: bool | None = None
+    norms: bool | None = None
     text: bool = False
     on_fallback: OnFallback | None = None
 
@@ -202,6 +210,9 @@ def override(recipe: Recipe, run: Overrides) -> Recipe:
         changed |= {option: value for option, value in said.items() if value}
         changed |= {"pure": ""} if mixture.pure else {}
         changed |= {"preserve": ""} if mixture.preserve else {}
+        switched = _switched(mixture, run)
+        changed |= _switches(mixture, switched)
+        mixture = switched
     recipe = replace(recipe, mixture=mixture, keep=recipe.keep + kept)
     method = _method(recipe, run)
     if method != recipe.method:
@@ -215,6 +226,22 @@ def override(recipe: Recipe, run: Overrides) -> Recipe:
         overrides=changed,
         on_fallback=run.on_fallback or recipe.on_fallback,
     )
+
+
+def _switched(mixture: GGUFMixture, run: Overrides) -> GGUFMixture:
+    """With what options switch on or off."""
+    return replace(
+        mixture,
+        head=mixture.head if run.head is None else run.head,
+        embedding=mixture.embedding if run.embedding is None else run.embedding,
+        norms=mixture.norms if run.norms is None else run.norms,
+    )
+
+
+def _switches(before: GGUFMixture, after: GGUFMixture) -> dict[str, str]:
+    """The options that make of one mixture the other."""
+    turned = [name for name in SWITCHES if getattr(before, name) != getattr(after, name)]
+    return {f"{'' if getattr(after, name) else 'no-'}{SWITCHES[name]}": "" for name in turned}
 
 
 def _require_floats(kept: tuple[Keep, ...]) -> None:

@@ -249,6 +249,9 @@ class MatrixOptions(MatrixFor, total=False):
     target_bpw: float
     max_kld: float
     require_coverage: float
+    feedback_head: bool
+    feedback_embedding: bool
+    refit_norms: bool
     allow_requantize: bool
     pure: bool
     preserve: bool

@@ -179,7 +179,8 @@ class Layer(TypedDict):
 
 
 class OnePlan(TypedDict):
-    """The plan of a recipe; method, calibrated, plain and layers are of checkpoints."""
+    """The plan of a recipe; method, calibrated, plain and layers are of checkpoints. Of a GGUF file with feedback
+    refits names the norms that may be fitted to what is rounded."""
 
     recipe: str
     kind: Kind
@@ -199,6 +200,7 @@ class OnePlan(TypedDict):
     allocation: NotRequired[Allocation]
     calibrated: NotRequired[bool]
     plain: NotRequired[list[str]]
+    refits: NotRequired[list[str]]
     layers: NotRequired[list[Layer]]
 
 
@@ -285,6 +287,21 @@ class Guard(TypedDict):
     kept: Literal["feedback", "classic"]
 
 
+class Norms(TypedDict):
+    """Norms that may be fitted to what is rounded: whose values they have, and nats per token on text that was not
+    learned from, windows of other documents or at least others; or why nothing was fitted."""
+
+    tensors: int
+    kept: Literal["refitted", "source"]
+    why: NotRequired[str]
+    tokens: NotRequired[int]
+    judged_tokens: NotRequired[int]
+    other_documents: NotRequired[bool]
+    kld_before: NotRequired[float]
+    kld_after: NotRequired[float]
+    standard_error: NotRequired[float]
+
+
 class Manifest(TypedDict):
     """The manifest beside an artifact; method is of checkpoints, layers and calibration of calibrated ones."""
 
@@ -309,6 +326,7 @@ class Manifest(TypedDict):
     layers: NotRequired[list[dict[str, Any]]]
     preserved: NotRequired[list[dict[str, Any]]]
     guard: NotRequired[Guard]
+    norms: NotRequired[Norms]
     replaced: NotRequired[list[File]]
 
 

@@ -110,15 +110,18 @@ class DataRecord:
 
 @dataclass(frozen=True)
 class Samples:
-    """Windows of tokens, int32 (n, seqlen), at positions `start`, start + 1, ... of `record.ids`."""
+    """Windows of tokens, int32 (n, seqlen), at positions `start`, start + 1, ... of `record.ids`. `documents` are the
+    numbers of the first and the last document of which each holds something, () where nobody knows."""
 
     tokens: I32
     record: DataRecord
     start: int = 0
+    documents: tuple[tuple[int, int], ...] = ()
 
     def part(self, start: int, stop: int) -> Samples:
         """The samples at positions [start, stop) of these. Cut at multiples of 64 for bit-equal merges."""
-        return replace(self, tokens=self.tokens[start:stop], start=self.start + start)
+        documents = self.documents[start:stop]
+        return replace(self, tokens=self.tokens[start:stop], start=self.start + start, documents=documents)
 
     def cut(self, start: int, stop: int) -> Samples:
         """The samples at positions [start, stop) of these, with a record of their own: text by itself."""
@@ -130,7 +133,19 @@ class Samples:
             repeated=len(tokens) - len(np.unique(tokens, axis=0)),
             ids=self.record.ids[self.start + start : self.start + stop],
         )
-        return Samples(tokens, record)
+        return Samples(tokens, record, documents=self.documents[start:stop])
+
+    def apart(self, last: int) -> tuple[Samples, Samples, bool]:
+        """Windows to learn from, the `last` ones to judge by, and whether no document is in both: windows that share
+        one with the last are left out, unless that leaves less than half."""
+        count = len(self.tokens)
+        judged, before = self.cut(count - last, count), count - last
+        if self.documents:
+            first, _ = judged.documents[0]
+            others = sum(end < first for _, end in self.documents[:before])
+            if 2 * others >= count:
+                return self.cut(0, others), judged, True
+        return self.cut(0, before), judged, False
 
     def id_at(self, position: int) -> int:
         """The window number of a position counted from the first of these samples."""
@@ -173,6 +188,7 @@ def select_samples(
     chosen = cut[list(ids)]
     if tokens.bos is not None:
         chosen[:, 0] = tokens.bos
+    held = _documents([len(each) for each in encoded], ids, seqlen)
     record = DataRecord(
         name=texts.name,
         sha256=texts.sha256,
@@ -190,9 +206,9 @@ def select_samples(
         rendered=texts.rendered,
         ids=ids,
         parts=texts.parts,
-        seen=_seen(texts, [len(each) for each in encoded], ids, seqlen),
+        seen=_seen(texts, held),
     )
-    return Samples(chosen, record)
+    return Samples(chosen, record, documents=held)
 
 
 def fingerprint(document: str) -> str:
@@ -200,13 +216,18 @@ def fingerprint(document: str) -> str:
     return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _seen(texts: Texts, lengths: Sequence[int], ids: Sequence[int], seqlen: int) -> tuple[str, ...]:
-    """Fingerprints of the documents of which windows hold something; `lengths` are those of all in tokens."""
+def _documents(lengths: Sequence[int], ids: Sequence[int], seqlen: int) -> tuple[tuple[int, int], ...]:
+    """The first and the last document of which each window holds something; `lengths` are those of all in tokens."""
     ends = np.cumsum(lengths)
+    found = (np.searchsorted(ends, [window * seqlen, (window + 1) * seqlen - 1], "right") for window in ids)
+    return tuple((int(first), int(last)) for first, last in found)
+
+
+def _seen(texts: Texts, held: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """Fingerprints of the documents of which windows hold something, from the first to the last of each."""
     numbers: set[int] = set()
-    for window in ids:
-        first, last = np.searchsorted(ends, [window * seqlen, (window + 1) * seqlen - 1], "right")
-        numbers.update(range(int(first), int(last) + 1))
+    for first, last in held:
+        numbers.update(range(first, last + 1))
         if len(numbers) >= MAX_SEEN:
             break
     return tuple(sorted({fingerprint(texts.documents[number]) for number in sorted(numbers)[:MAX_SEEN]}))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SAMPLES, SEQLEN = 128, 512
 FISHER_TOKENS = 1 << 14  # of all the text that gradients are taken of: more change little
 FISHER_SHARE = 8  # tokens for each dimension of the gradients of an embedding: twice as many change little
+REFIT_STEPS, REFIT_STEP_TOKENS = 30, 2048  # that norms are fitted in: half the steps gain half, docs/benchmarks.md
+REFIT_KEPT_BYTES = 1 << 30  # of the file's blocks, which stay in memory meanwhile where they take no more
 DEVICES = ("cpu", "cuda")
 ACTIVATIONS = ("auto", "memory", "disk")
 STATISTICS = ".safetensors"  # the suffix of a file of them
