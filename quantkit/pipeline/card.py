@@ -251,6 +251,12 @@ def _made(manifest: Manifest) -> Iterator[str]:
     if isinstance(loss, Mapping) and isinstance(loss.get("kld"), int | float):
         held = "held out" if loss.get("held_out") else "that it was calibrated on"
         yield f"Measured while it was made: KL divergence {digits(loss['kld'])} nats on text {held}."
+    norms = facts.get("norms")
+    if isinstance(norms, Mapping) and norms.get("kept") == "refitted":
+        before, after = (norms.get(f"kld_{when}") for when in ("before", "after"))
+        if isinstance(before, int | float) and isinstance(after, int | float):
+            change = f"{digits(before)} to {digits(after)} nats on text that they were not fitted to"
+            yield f"Norms fitted to the rounded weights: KL divergence {change}."
     for check in facts.get("checks") or ():
         if isinstance(check, Mapping) and check.get("ok"):
             detail = f" ({plain(str(check['detail']))})" if check.get("detail") else ""

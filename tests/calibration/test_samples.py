@@ -146,3 +146,20 @@ def test_a_quarter_more_is_half_random_and_half_of_the_shipped_text(
     assert (wider.tokens == 7).all(1).sum() == others
     assert len(set(wider.record.ids)) == len(wider.tokens)
     assert wider.record.token_sha256 != with_random(samples, 50, random).record.token_sha256 or not others
+
+
+def test_windows_to_judge_by_share_no_document_with_the_others() -> None:
+    """Documents of 30 tokens in windows of 8: what holds something of the first judged document is left out."""
+    texts = Texts(tuple(" ".join(f"{number}" for _ in range(30)) for number in range(8)), "numbers", "0" * 64)
+    tokens = Tokens(lambda text: [int(word) for word in text.split()], 100)
+    samples = select_samples(texts, tokens, seqlen=8)
+    learned, judged, apart = samples.apart(7)
+    assert apart
+    assert len(judged.tokens) == 7
+    assert not set(learned.tokens.ravel()) & set(judged.tokens.ravel())
+    after = samples.tokens[len(learned.tokens)]
+    assert set(after) & set(judged.tokens.ravel()), "no more are left out than have to be"
+    one = replace(texts, documents=(" ".join(texts.documents),))
+    whole, last, apart = select_samples(one, tokens, seqlen=8).apart(7)
+    assert not apart, "of one document"
+    assert (len(whole.tokens), len(last.tokens)) == (23, 7)

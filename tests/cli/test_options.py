@@ -15,10 +15,12 @@ from quantkit.recipes.read import Recipe, load_recipe, recipe_names
 VALUES = {
     "imatrix": "x.gguf", "output_type": "q8_0", "embedding_type": "q8_0", "pure": True, "split_max_size": "1G",
     "pre": "llama-bpe", "max_shard_size": "1G", "method": "rtn", "calib": "text.jsonl", "samples": 4, "seqlen": 64,
-    "device": "cuda", "activations": "disk", "require_coverage": 50.0,
+    "device": "cuda", "activations": "disk", "require_coverage": 50.0, "feedback_head": False,
+    "feedback_embedding": False, "refit_norms": False,
 }  # fmt: skip
 # GGUF recipes whose types are chosen without importance weights; an imatrix they take, as llama-quantize does.
 WITHOUT_IMPORTANCE = {"q8_0", "f16", "bf16", "f32", "mxfp4_moe"}
+FED_BACK = {"feedback_head", "feedback_embedding", "refit_norms"}
 GGUF_ONLY = {"imatrix", "output_type", "embedding_type", "pure", "split_max_size", "pre"}
 
 
@@ -47,6 +49,7 @@ def test_every_option_with_every_recipe(name: str, option: str) -> None:
         "max_shard_size": not gguf,
         "method": name not in {"f16", "bf16", "f32"},
         "require_coverage": not gguf and recipe.needs_calibration,
+        **dict.fromkeys(FED_BACK, False),  # text alone makes recipes feed back
     }.get(option, reads_text)
     assert accepted(recipe, **given) == wanted
 

@@ -148,7 +148,13 @@ def _lines(plan: Plan, found: Estimate, show: Show) -> list[str]:
         lines.append(f"           {verdict} {size(show.fit_bytes)}")
     rows = [(t.qtype, str(t.tensors), count(t.weights), size(t.nbytes), size(t.scale_bytes)) for t in report.types]
     lines += ["", *("  " + line for line in table(rows, ("type", "tensors", "weights", "size", "of it scales")))]
-    return [*lines, *_layer_lines(plan), *_fallback_lines(plan), *(_tensor_lines(plan) if show.tensors else ())]
+    return [
+        *lines,
+        *_layer_lines(plan),
+        *_norm_lines(plan),
+        *_fallback_lines(plan),
+        *(_tensor_lines(plan) if show.tensors else ()),
+    ]
 
 
 def _file_lines(plan: Plan, show: Show) -> list[str]:
@@ -182,6 +188,14 @@ def _layer_lines(plan: Plan) -> list[str]:
         + (f", {len(kept)} stay as they are" if kept else ""),
     ]
     return lines + [f"    {name}" for name in kept[:SHOWN_FALLBACKS]]
+
+
+def _norm_lines(plan: Plan) -> list[str]:
+    """How many norms of a file with feedback may move."""
+    if not plan.refits:
+        return []
+    norms = counted(len(plan.refits), "norm", "is", "are")
+    return ["", f"  {norms} fitted to what is rounded, where other text says that it helps"]
 
 
 def _fallback_lines(plan: Plan) -> list[str]:
