@@ -148,13 +148,8 @@ def _lines(plan: Plan, found: Estimate, show: Show) -> list[str]:
         lines.append(f"           {verdict} {size(show.fit_bytes)}")
     rows = [(t.qtype, str(t.tensors), count(t.weights), size(t.nbytes), size(t.scale_bytes)) for t in report.types]
     lines += ["", *("  " + line for line in table(rows, ("type", "tensors", "weights", "size", "of it scales")))]
-    return [
-        *lines,
-        *_layer_lines(plan),
-        *_norm_lines(plan),
-        *_fallback_lines(plan),
-        *(_tensor_lines(plan) if show.tensors else ()),
-    ]
+    lines += [*_layer_lines(plan), *_norm_lines(plan), *_fallback_lines(plan)]
+    return [*lines, *(_tensor_lines(plan) if show.tensors else ())]
 
 
 def _file_lines(plan: Plan, show: Show) -> list[str]:
