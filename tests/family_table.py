@@ -521,6 +521,25 @@ YOUTU = {
 }  # fmt: skip
 
 
+def as_minimax_m3(config: dict[str, Any]) -> None:
+    """The language model's part of config.json as MiniMax writes it."""
+    text = config["text_config"]
+    names = {
+        "sparse_num_index_heads": "index_n_heads", "sparse_index_dim": "index_head_dim",
+        "sparse_topk_blocks": "index_topk_blocks", "sparse_block_size": "index_block_size",
+        "sparse_local_block": "index_local_blocks",
+    }  # fmt: skip
+    sparse = {theirs: text.pop(ours) for theirs, ours in names.items()}
+    del text["layer_types"], text["mlp_layer_types"]
+    text.update(
+        moe_layer_freq=[0, 1, 1, 1],
+        n_shared_experts=1,
+        scoring_func="sigmoid",
+        hidden_act="swigluoai",
+        sparse_attention_config={**sparse, "sparse_attention_freq": [0, 1, 1, 1]},
+    )
+
+
 def as_published_of_old(config: dict[str, Any]) -> None:
     """The language model's numbers at the root, as Qwen2-VL was published."""
     text = config.pop("text_config")
@@ -1312,6 +1331,23 @@ TABLE: dict[str, Entry] = {
         )
         for name, gating in (("laguna", True), ("laguna-by-channel", "per-element"))
     },
+    "minimax-m3": Entry(
+        "MiniMaxM3SparseForConditionalGeneration",
+        {"text_config": {
+            **FOUR, "head_dim": 64, "rotary_dim": 32, "intermediate_size": 256, "dense_intermediate_size": 512,
+            "shared_intermediate_size": 256, "num_local_experts": 4, "num_experts_per_tok": 2, "index_n_heads": 4,
+            "index_head_dim": 64, "index_block_size": 16, "index_topk_blocks": 3, "index_local_blocks": 1,
+            "mlp_layer_types": ["dense", *["sparse"] * 3],
+            "layer_types": ["full_attention", *["minimax_m3_sparse"] * 3],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5},
+         },
+         "vision_config": {
+            "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "image_size": 28, "patch_size": 14,
+         },
+         "projector_hidden_size": 32},
+        edit=as_minimax_m3,
+    ),
     "spark-x2.5": Entry(
         None,
         own("Spark2_5ForCausalLM", "spark2_5", num_hidden_layers=4, head_dim=32, rms_norm_eps=1e-6, hidden_act="gelu",

@@ -38,6 +38,7 @@ FIRST_TOKEN, LAST_TOKEN = 3, 397  # ids that every vocabulary here has and that 
 F32, BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.BF16
 VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")  # counted together
 NARROW = re.compile("time_mix_(?:[wva][012]|g[12]|lerp_fused|first|decay_w[12]).weight")  # of RWKV, never quantized
+KEPT = ("ffn_gate_inp", "position_embd", "ssm_conv1d", "indexer.q_proj", "indexer.k_proj")  # never quantized
 WITH_MORE_BITS = {
     "attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight", "ffn_down.weight", "ffn_down_exps.weight",
     "ffn_down_chexps.weight", "ffn_down_shexp.weight",
@@ -166,7 +167,7 @@ def expected_types(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     values = sum(name.endswith(VALUES) for name in tensors)
     for name, shape in sorted(tensors.items(), key=lambda tensor: (block_of(tensor[0]), tensor[0])):
         part = name.partition(".")[2].partition(".")[2] if name.startswith("blk.") else name
-        kept = "_norm." in name or any(kept in name for kept in ("ffn_gate_inp", "position_embd", "ssm_conv1d"))
+        kept = "_norm." in name or any(kept in name for kept in KEPT)
         kept = kept or NARROW.search(name) is not None
         kept |= any(kept in name for kept in ("per_layer_model_proj", "altup", "laurel"))
         if len(shape) < 2 or shape[0] == 1 or kept or not name.endswith("weight"):
