@@ -540,6 +540,24 @@ def as_minimax_m3(config: dict[str, Any]) -> None:
     )
 
 
+def as_tencent(tensors: dict[str, Any]) -> None:
+    """Names as Hy4 has them; transformers 5.24 saves others, which it does not load again."""
+    for name in list(tensors):
+        told = name.replace("model.hc_pre.hc_head.", "model.hc_head.")
+        told = re.sub(r"\.hc_pre\.(hc_\w+_layer)\.", r".\1.hc_pre.", told)
+        told = re.sub(r"(mlp\.(?:shared_experts\.)?)linear_gate", r"\1gate_proj", told)
+        tensors[told] = tensors.pop(name)
+
+
+def as_inclusion(config: dict[str, Any]) -> None:
+    """What config.json of Ling 3 says beside, or in other words."""
+    config.update(
+        architectures=["BailingMoeV3ForCausalLM"], no_kda_lora=True, gated_attention_proj_granularity_type="head_wise",
+        head_dim=config["linear_head_dim"], moe_shared_expert_intermediate_size=256, score_function="sigmoid",
+        num_experts=4, num_experts_per_tok=2, n_group=2, norm_topk_prob=True, num_shared_experts=1,
+    )  # fmt: skip
+
+
 def as_published_of_old(config: dict[str, Any]) -> None:
     """The language model's numbers at the root, as Qwen2-VL was published."""
     text = config.pop("text_config")
@@ -1347,6 +1365,23 @@ TABLE: dict[str, Entry] = {
          },
          "projector_hidden_size": 32},
         edit=as_minimax_m3,
+    ),
+    "hy-4": Entry(
+        "HYV4",
+        {**FOUR, "num_key_value_heads": 8, "kv_lora_rank": 256, "q_lora_rank": 256, "qk_nope_head_dim": 256,
+         "qk_rope_head_dim": 64, "v_head_dim": 64, "n_routed_experts": 4, "num_experts_per_tok": 2,
+         "n_shared_experts": 1, "moe_intermediate_size": 256, "index_head_dim": 128, "index_n_heads": 4,
+         "index_topk": 64, "hc_mult": 2, "swiglu_limit": 0.5, "indexer_types": ["full", "shared", "full", "shared"]},
+        edit=lambda config: config.update(first_k_dense_replace=1, enable_lm_head_fp32=True), published=as_tencent,
+        unlike="transformers 5.24 rotates halves of a head, llama.cpp pairs side by side; with pairs it is the same",
+    ),
+    "ling-3": Entry(
+        "BailingHybrid",
+        {**FOUR, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 128, "kv_lora_rank": 256,
+         "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nope_head_dim": 256, "num_experts": 4,
+         "num_experts_per_token": 2, "moe_intermediate_size": 256, "num_shared_experts": 1, "num_expert_group": 2,
+         "topk_group": 1, "first_k_dense_replace": 1, "layer_group_size": 2, "num_nextn_predict_layers": 0},
+        edit=as_inclusion,
     ),
     "spark-x2.5": Entry(
         None,

@@ -53,7 +53,10 @@ KEPT = frozenset({
     "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight", "altup_correct_coef.weight", "altup_predict_coef.weight",
     "indexer.proj.weight",
 })  # fmt: skip
-ROUNDED = frozenset({"indexer.proj.weight"})  # of those the ones that llama-quantize rounds all the same
+# Of those the ones that llama-quantize rounds all the same, and what some families keep.
+ROUNDED = frozenset({
+    "indexer.proj.weight", "hc_attn_fn.weight", "hc_ffn_fn.weight", "output_hc_fn.weight", "output.weight",
+})  # fmt: skip
 IN_BLOCK = re.compile(r"(?:(?:enc|dec)\.)?blk\.[0-9]+\.")
 
 
