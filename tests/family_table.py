@@ -44,7 +44,7 @@ class Entry:
     place; `files` lie beside it; `further` are shapes of tensors that transformers does not know. `differs` are keys in
     which the file is meant to differ from that of the reference, with the value. `unlike` says why its predictions are
     not compared. `told` makes of config.json what the reference is told in its place. `lacks` are keys that only the
-    file of the reference has.
+    file of the reference has, `apart` ends of the names of tensors whose values are meant to be others than there.
     """
 
     model: str | None
@@ -60,6 +60,7 @@ class Entry:
     further: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     told: Callable[[dict[str, Any]], object] | None = None
     lacks: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -824,6 +825,29 @@ TABLE: dict[str, Entry] = {
          "mlp_hidden_size": 512, "max_sequence_length": 512, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
          "weight_tying": False, "mask_token_id": 399, "eos_token_id": 2},
         shapes=llada_shapes,
+    ),
+    "granite-swa": Entry(
+        "GraniteSWA",
+        {**SPM, "num_hidden_layers": 4, "sliding_window": 64, "attention_multiplier": 0.2, "embedding_multiplier": 3.0,
+         "residual_multiplier": 0.4, "logits_scaling": 2.5},
+        bpe=False,
+    ),
+    "granite-swa-positions": Entry(
+        "GraniteSWA",
+        {**SPM, "num_hidden_layers": 4, "sliding_window": 64, "layer_rope_theta": [0.0, 10000.0, 10000.0, 10000.0],
+         "layer_types": ["full_attention", "full_attention", "sliding_attention", "sliding_attention"]},
+        bpe=False, edit=lambda config: config.update(no_rope_layers=[0, 1, 1, 1]),
+    ),
+    "granite-moe-swa": Entry(
+        "GraniteMoeSWA",
+        {**SPM, "num_hidden_layers": 4, "intermediate_size": 256, "num_local_experts": 4, "num_experts_per_tok": 2,
+         "shared_intermediate_size": 256, "sliding_window": 64},
+        bpe=False,
+    ),
+    "bamba": Entry(
+        "Bamba",
+        {**SIZES, **MAMBA2, "num_hidden_layers": 3, "attn_layer_indices": [1], "mamba_n_groups": 2},
+        edit=lambda config: config.update(attn_rotary_emb=16), apart=("attn_q.weight", "attn_k.weight"),
     ),
     "youtu": Entry("Youtu", {**YOUTU, "pad_token_id": None}),  # the class takes its row of the embeddings for zeros
     "nemotron-h": Entry("NemotronH", {**NEMOTRON_H, "hybrid_override_pattern": "M-M*-"}, told=nemotron_published),

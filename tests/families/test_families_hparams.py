@@ -19,7 +19,8 @@ SPELLINGS = {kind: {**ALIASES, **f.aliases} for f in known_families() for kind i
 # By the checkpoints: the class has no default, or counts what "auto" leaves to whoever reads it.
 ONLY_SAID = {
     "phimoe": {"original_max_position_embeddings"}, "falcon_h1": {"head_dim", "ssm_head_dim"},
-    "granitemoehybrid": {"ssm_head_dim"}, "jamba": {"mamba_dt_rank"}, "kimi_linear": {"first_k_dense_replace"},
+    "granitemoehybrid": {"ssm_head_dim"}, "bamba": {"ssm_head_dim"},
+    "jamba": {"mamba_dt_rank"}, "kimi_linear": {"first_k_dense_replace"},
 }  # fmt: skip
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 96}
 

@@ -25,8 +25,8 @@ MAMBA, FULL = "mamba", "attention"
 WORDS = {"mamba": MAMBA, "linear_attention": MAMBA, "attention": FULL, "full_attention": FULL}
 
 
-def sizes(hparams: Hparams) -> Mapping[str, Any]:
-    """What the layers have. Raises UnsupportedError for a mixer that is not twice as wide as the model."""
+def mixer_head(hparams: Hparams) -> int:
+    """The width of a head of a Mamba layer. Raises UnsupportedError for a mixer not twice as wide as the model."""
     heads, hidden = hparams.count("ssm_heads"), hparams.count("hidden_size")
     said = hparams.values.get("ssm_head_dim")
     head = 2 * hidden // heads if said in (None, "auto") else hparams.count("ssm_head_dim")
@@ -35,11 +35,16 @@ def sizes(hparams: Hparams) -> Mapping[str, Any]:
             f"the Mamba layers are {heads * head} wide, llama.cpp runs only those of twice hidden_size ({2 * hidden})"
         )
         raise UnsupportedError(what, key="mamba_n_heads", hint="run it with transformers")
+    return head
+
+
+def sizes(hparams: Hparams) -> Mapping[str, Any]:
+    """What the layers have. Raises UnsupportedError for a mixer that is not twice as wide as the model."""
     mixed = bool(hparams.number("num_local_experts"))
     shared = bool(hparams.number("shared_intermediate_size"))
     # of a model without experts the shared one is the MLP, and intermediate_size is of no use
     width = hparams.count("intermediate_size" if mixed else "shared_intermediate_size")
-    return {"ssm_head_dim": head, "mixed": mixed, "shares": mixed and shared, "width": width}
+    return {"ssm_head_dim": mixer_head(hparams), "mixed": mixed, "shares": mixed and shared, "width": width}
 
 
 def has_mamba(said: Mapping[str, Any]) -> bool:
@@ -62,6 +67,7 @@ DENSE = (
     T("shared_mlp.input_linear.weight", "ffn_up.weight", Role.FFN_UP, SHARED, second_half),
     T("shared_mlp.output_linear.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size shared_intermediate_size"),
 )
+FINETUNED = keys.computed("rope.scaling.finetuned", "bool", turns)  # by which llama.cpp knows whether to rotate
 KEYS = (
     *(entry for entry in keys.without(keys.LLAMA, "feed_forward_length") if entry not in keys.HEAD_LENGTHS),
     keys.Key("feed_forward_length", "u32", "width"),
@@ -70,7 +76,7 @@ KEYS = (
     keys.Key("expert_shared_feed_forward_length", "u32", "shared_intermediate_size", nonzero=True),
     *SSM_KEYS,
     keys.per_layer("attention.head_count_kv", "i32", "num_key_value_heads", kind(FULL)),
-    keys.computed("rope.scaling.finetuned", "bool", turns),
+    FINETUNED,
 )
 
 GRANITE_HYBRID = Family(

@@ -106,16 +106,15 @@ def axes(hparams: Hparams) -> Iterable[KeyValue]:
     if said.values["sections"] is None:
         return
     yield KeyValue("rope.scaling.type", "string", "none")
-    for key in AXES:
+    for key in (
+        keys.Key("rope.scaling.alpha", "f32", "rope_alpha"),
+        keys.Key("rope.scaling.factor", "f32", "rope_factor", default=1),
+        keys.Key("rope.scaling.original_context_length", "u32", "max_position_embeddings"),
+        keys.Key("rope.dimension_sections", "i32", "sections", array=True),
+    ):
         yield from keys.number(key, said)
 
 
-AXES = (
-    keys.Key("rope.scaling.alpha", "f32", "rope_alpha"),
-    keys.Key("rope.scaling.factor", "f32", "rope_factor", default=1),
-    keys.Key("rope.scaling.original_context_length", "u32", "max_position_embeddings"),
-    keys.Key("rope.dimension_sections", "i32", "sections", array=True),
-)
 HUNYUAN_VL = replace(
     HUNYUAN,
     name="hunyuan_vl",

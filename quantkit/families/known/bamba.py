@@ -1,0 +1,80 @@
+"""Bamba: layers of Mamba 2 and of attention, each with an MLP, in the graph of Granite 4.
+
+Source: conversion/granite.py of llama.cpp, October 2026. Differs from it in the rows of queries and keys: it turns
+whole heads as if all of them were rotated, where half of each is, and llama.cpp then computes something else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+
+from quantkit.families import keys
+from quantkit.families.hparams import Hparams
+from quantkit.families.known.granite_hybrid import FINETUNED, FULL, GRANITE_HYBRID, KEYS, MAMBA, mixer_head
+from quantkit.families.known.mamba import inner_sizes, mamba2
+from quantkit.families.layers import kind, numbered
+from quantkit.families.model import RowOrder
+from quantkit.families.placements import Placement, whole
+from quantkit.families.roles import Role
+from quantkit.families.rows import ATTENTION, MLP, NORMS, UNSERVED, Rename, at
+from quantkit.tensors import TensorInfo
+
+OTHERWISE = ("rope.dimension_count", "feed_forward_length", "attention.head_count_kv")
+PART = 0.5  # of a head that is rotated, in the class of transformers
+
+
+def rotated_dimensions(hparams: Hparams) -> int:
+    """The dimensions of a head that are rotated."""
+    said = hparams.number("attn_rotary_emb")
+    return int(hparams.count("head") * PART) if said is None else int(said)
+
+
+def part_turned(info: TensorInfo, hparams: Hparams) -> Placement:
+    """Rotation pairs side by side in the part of each head that is rotated; the rest stays."""
+    head, part = hparams.count("head"), rotated_dimensions(hparams)
+    pairs = chain.from_iterable((j, part // 2 + j) for j in range(part // 2))
+    return replace(whole(info, hparams), row_order=RowOrder("part", (*pairs, *range(part, head))))
+
+
+QK = {Role.ATTN_Q, Role.ATTN_K}
+BAMBA = replace(
+    GRANITE_HYBRID,
+    name="bamba",
+    hf=("BambaForCausalLM",),
+    when=None,
+    defaults={
+        "bamba": {
+            "vocab_size": 128000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 262144,
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "ssm_heads": 128,
+            "ssm_head_dim": None, "ssm_groups": 1, "ssm_state": 256, "ssm_conv": 4,
+        },
+    },
+    block=(
+        *NORMS,
+        *at(kind(MAMBA), mamba2("mamba", bias=None)),
+        *at(kind(FULL), tuple(replace(t, place=part_turned) if t.role in QK else t for t in ATTENTION)),
+        *MLP,
+    ),
+    keys=(
+        *(entry for entry in keys.without(KEYS, *OTHERWISE) if entry is not FINETUNED),
+        keys.Key("feed_forward_length", "u32", "intermediate_size"),
+        keys.computed("rope.dimension_count", "u32", rotated_dimensions),
+        keys.computed("rope.scaling.finetuned", "bool", lambda hparams: True),
+    ),
+    spellings=(
+        Rename(r"\.pre_ff_layernorm\.", ".post_attention_layernorm."),
+        Rename(r"\.feed_forward\.", ".mlp."),
+        Rename(r"^model\.final_layernorm\.", "model.norm."),
+    ),
+    derive=(
+        numbered("attn_layer_indices", FULL, MAMBA),
+        lambda hparams: {"ssm_head_dim": mixer_head(hparams)},
+        inner_sizes,
+    ),
+    folds=(),
+    unserved=UNSERVED,
+)  # fmt: skip
+
+FAMILIES = (BAMBA,)
