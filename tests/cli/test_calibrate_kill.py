@@ -23,8 +23,9 @@ MODULES = (
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    server = Forks([], *MODULES)
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    warm = tmp_path_factory.mktemp("warm")
+    server = Forks(["convert", str(TINY), "--to", "f32", "--quiet", "--no-verify", "-o", str(warm)], *MODULES)
     yield server
     server.close()
 

@@ -86,10 +86,10 @@ def read_rows(
 
 def _spellings(parameter: str) -> Iterator[str]:
     """The names a parameter may have in files, the likeliest first."""
-    spelled = [parameter]
+    spelled = {parameter: None}  # each once: what no pattern fits would double with every pattern
     for pattern, replacement in OLD_NAMES:
-        spelled += [pattern.sub(replacement, name) for name in spelled]
-    for name in dict.fromkeys(spelled):
+        spelled |= dict.fromkeys([pattern.sub(replacement, name) for name in spelled])
+    for name in spelled:
         yield name
         yield f"language_model.{name}"
         if name.startswith("model."):
