@@ -17,12 +17,12 @@ from typing import Any
 from quantkit.metadata import KeyValue
 from quantkit.tokenizer.facts import framing_problems, id_notes, id_problems, template_problems, token_problems
 from quantkit.tokenizer.files import ReadFile
-from quantkit.tokenizer.own import SourceTokenizer, open_source_tokenizer, source_encoder
+from quantkit.tokenizer.own import SourceTokenizer, open_source_tokenizer
 from quantkit.tokenizer.probe_choice import Chosen, LeftOut, choose
 from quantkit.tokenizer.rebuilt import Artifact, read_artifact, rebuild, rebuild_batches
 from quantkit.untrusted import shown
 
-__all__ = ["Comparison", "check_tokenizer", "comparable", "comparable_probes", "rebuild", "source_encoder"]
+__all__ = ["Comparison", "check_tokenizer", "comparable", "comparable_probes", "rebuild"]
 
 
 @dataclass(frozen=True)

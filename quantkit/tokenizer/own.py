@@ -107,9 +107,17 @@ class SourceTokenizer:
         """Whether the vocabulary spells bytes, not characters."""
         return self.kind == "BPE" and ((self.raw or {}).get("model") or {}).get("byte_fallback") is not True
 
+    def encoder(self, *, add_special: bool = True) -> Encoder:
+        """The ids of a text, special tokens in it included; with `add_special` also `first` and `last`."""
+        return one_by_one(self.encode, self.first, self.last) if add_special else one_by_one(self.encode)
+
 
 def open_source_tokenizer(read_file: ReadFile, config: Mapping[str, Any]) -> SourceTokenizer:
-    """Load the tokenizer of a checkpoint. Raises InputError where there is none, or a broken one."""
+    """Load the tokenizer of a checkpoint, which takes a second for 150,000 tokens.
+
+    sentencepiece is the truth for a tokenizer.model, the tokenizers library for a tokenizer.json. Raises InputError
+    where there is neither, or where they cannot be loaded.
+    """
     files = read_tokenizer_files(read_file, config, vocabulary_size(config))
     pieces = _sentencepiece_data(files)
     raw = read_object(read_file, TOKENIZER_JSON)
@@ -127,17 +135,6 @@ def open_source_tokenizer(read_file: ReadFile, config: Mapping[str, Any]) -> Sou
     if made is None:
         raise _no_files(read_file)
     return _from_json(made.data, made.raw, made.files)
-
-
-def source_encoder(read_file: ReadFile, config: Mapping[str, Any], *, add_special: bool = True) -> Encoder:
-    """The ids that the source's tokenizer gives, special tokens in the text included; with `add_special` also the
-    BOS and EOS that it adds by itself.
-
-    sentencepiece is the truth for a tokenizer.model, the tokenizers library for a tokenizer.json. Raises InputError
-    where there is neither, or where they cannot be loaded.
-    """
-    source = open_source_tokenizer(read_file, config)
-    return one_by_one(source.encode, source.first, source.last) if add_special else one_by_one(source.encode)
 
 
 def _sentencepiece_data(files: TokenizerFiles) -> bytes | None:

@@ -23,7 +23,8 @@ from quantkit.families.describe import find_family
 from quantkit.families.known import family_named
 from quantkit.formats.gguf.file import encode_header
 from quantkit.metadata import KeyValue
-from quantkit.tokenizer.check import check_tokenizer, rebuild, source_encoder
+from quantkit.tokenizer.check import check_tokenizer, rebuild
+from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.probes import probes
 from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 
@@ -172,7 +173,7 @@ def test_ids_of_strings_are_equal_three_ways(folder: Folder, loaded: Model) -> N
     strings = SLOW_STRINGS if folder.tokenizer.pre == "tekken" else STRINGS
     texts = [text for text in strings if not _unlike(folder, text)]
     assert len(texts) > len(strings) // 3
-    ours, rebuilt = source_encoder(folder.read_file, folder.config), rebuild(folder.tokenizer.metadata)
+    ours, rebuilt = open_source_tokenizer(folder.read_file, folder.config).encoder(), rebuild(folder.tokenizer.metadata)
     wrong = []
     for text in texts:
         theirs = folder.theirs(text)["input_ids"]
@@ -187,7 +188,7 @@ def test_ids_of_chats_are_equal(folder: Folder, loaded: Model) -> None:
         pytest.skip("it has no chat template")
     written = {entry.key: entry.value for entry in folder.tokenizer.metadata}
     assert written["tokenizer.chat_template"] == folder.theirs.chat_template
-    ours = source_encoder(folder.read_file, folder.config, add_special=False)
+    ours = open_source_tokenizer(folder.read_file, folder.config).encoder(add_special=False)
     wrong = []
     for chat in CHATS[: 4 if folder.tokenizer.pre == "tekken" else None]:
         text = folder.theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=len(chat) % 2 == 1)

@@ -11,7 +11,8 @@ from tokenizer_kinds import LEGACY_SPACES, Kind, added, dumped, kind
 from tokenizers import Tokenizer as Library
 
 from quantkit.errors import InputError
-from quantkit.tokenizer.check import check_tokenizer, rebuild, source_encoder
+from quantkit.tokenizer.check import check_tokenizer, rebuild
+from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.probes import probes
 from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 from quantkit.tokenizer.sentencepiece_model import Piece, SentencePieceModel, encode_sentencepiece, parse_sentencepiece
@@ -340,7 +341,7 @@ def test_pieces_that_contradict_the_specification_count(name: str) -> None:
     base = kind("llama_spm_model_only")
     made = base.but(tokenizer__model=CONTRADICTIONS[name](parse_sentencepiece(base.files["tokenizer.model"])))
     tokenizer = read(made)
-    expected, found = source_encoder(made.read_file, made.config), rebuild(tokenizer.metadata)
+    expected, found = open_source_tokenizer(made.read_file, made.config).encoder(), rebuild(tokenizer.metadata)
     texts = [text for text in probes()[:300] if "<s>" not in text]
     assert [text for text in texts if expected(text) != found(text)] == []
 
@@ -359,7 +360,7 @@ def test_special_pieces_beyond_the_embedding_are_left_out(kind_of_piece: TokenTy
         return
     tokenizer = read(made)
     assert texts_of(tokenizer) == texts_of(read(base))
-    expected, found = source_encoder(made.read_file, made.config), rebuild(tokenizer.metadata)
+    expected, found = open_source_tokenizer(made.read_file, made.config).encoder(), rebuild(tokenizer.metadata)
     assert expected("a <tool> b") == found("a <tool> b")
     assert messages(tokenizer, "tokenizer-added") == [
         'tokenizer.model: "<tool>" beyond the embedding\'s 2,048 rows; left out'
@@ -398,7 +399,7 @@ def test_a_bos_that_is_an_ordinary_piece(named: dict[str, str]) -> None:
     }
     found = check_tokenizer(tokenizer.metadata, made.read_file, made.config)
     assert found.ok, found
-    assert source_encoder(made.read_file, made.config)("hello")[0] == 1
+    assert open_source_tokenizer(made.read_file, made.config).encoder()("hello")[0] == 1
 
 
 _USUAL = {"bos_token": "<s>", "eos_token": "</s>"}

@@ -9,8 +9,9 @@ from oracles.ggml import ATTR_CONTROL, ATTR_USER_DEFINED, Model
 from tokenizer_kinds import Kind, dumped, kind
 from vocabulary_file import write_vocabulary
 
-from quantkit.tokenizer.check import check_tokenizer, comparable, source_encoder
+from quantkit.tokenizer.check import check_tokenizer, comparable
 from quantkit.tokenizer.llama_cpp_tokens import ENDS, INFILL, found_at_load
+from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.read import read_tokenizer
 from quantkit.tokenizer.vocabulary import TokenType
 
@@ -59,7 +60,7 @@ def test_probes_with_such_a_token_are_left_out_and_the_rest_agrees(tmp_path: Pat
     chosen = comparable(tokenizer.metadata, made.read_file, made.config)
     assert 0 < 2000 - len(chosen.texts) <= sum(count for _, count in chosen.left_out)
     assert any('"</s>"' in why for why, _ in chosen.left_out)
-    encode = source_encoder(made.read_file, made.config)
+    encode = open_source_tokenizer(made.read_file, made.config).encoder()
     with Model(write_vocabulary(tmp_path / "vocabulary.gguf", tokenizer.metadata), vocab_only=True) as model:
         found = [model.tokenize(text, add_special=True, parse_special=True) for text in chosen.texts]
         assert model.tokenize("a</s>b", parse_special=True) != encode("a</s>b")

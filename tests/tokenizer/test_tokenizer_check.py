@@ -13,7 +13,8 @@ from tokenizers import Tokenizer as Library
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.families.known import family_named
 from quantkit.metadata import KeyValue
-from quantkit.tokenizer.check import check_tokenizer, comparable_probes, rebuild, source_encoder
+from quantkit.tokenizer.check import check_tokenizer, comparable_probes, rebuild
+from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.probes import probes
 from quantkit.tokenizer.read import read_tokenizer
 
@@ -73,13 +74,13 @@ def test_a_vocabulary_that_is_not_the_sources_is_found(name: str) -> None:
 @pytest.mark.parametrize("base", ["llama_spm", "gemma2"])
 def test_the_source_of_a_sentencepiece_model_is_sentencepiece(base: str) -> None:
     made = kind(base)
-    encode = source_encoder(made.read_file, made.config, add_special=False)
+    encode = open_source_tokenizer(made.read_file, made.config).encoder(add_special=False)
     library = SentencePieceProcessor(model_proto=made.files["tokenizer.model"])
     plain = [text for text in probes() if "<" not in text and "[" not in text]
     assert len(plain) > 1000
     assert [text for text in plain if encode(text) != library.EncodeAsIds(text)] == []
     bos = library.bos_id()
-    assert source_encoder(made.read_file, made.config)("a") == [bos, *library.EncodeAsIds("a")]
+    assert open_source_tokenizer(made.read_file, made.config).encoder()("a") == [bos, *library.EncodeAsIds("a")]
     eos, start, end = library.IdToPiece(library.eos_id()), library.EncodeAsIds("a"), library.EncodeAsIds("b")
     assert encode(f"a{eos}b") == [*start, library.eos_id(), *end]
 
@@ -88,7 +89,7 @@ def test_the_source_of_a_sentencepiece_model_is_sentencepiece(base: str) -> None
 def test_the_source_of_a_tokenizer_json_is_the_tokenizers_library(base: str) -> None:
     made = kind(base)
     library = Library.from_str(made.files["tokenizer.json"].decode())
-    encode = source_encoder(made.read_file, made.config)
+    encode = open_source_tokenizer(made.read_file, made.config).encoder()
     assert [text for text in probes() if encode(text) != library.encode(text).ids] == []
 
 
@@ -96,7 +97,7 @@ def test_tokens_of_the_settings_alone_are_known_to_the_source() -> None:
     made = kind("phi4")
     settings = {**made.parsed("tokenizer_config.json"), "additional_special_tokens": ["<|late|>"]}
     made = made.but(tokenizer_config__json=dumped(settings))
-    encode = source_encoder(made.read_file, made.config)
+    encode = open_source_tokenizer(made.read_file, made.config).encoder()
     assert encode("a<|late|>b")[1] == 1505
     found = check_tokenizer(metadata(made), made.read_file, made.config)
     assert (found.ok, found.total) == (True, 2000), found
@@ -107,7 +108,8 @@ def test_the_longest_of_special_tokens_at_one_place_counts() -> None:
     raw = made.parsed("tokenizer.json")
     raw["added_tokens"] += [added(1505, "<x>"), added(1506, "<x>y"), added(1507, "<x")]
     made = made.but(tokenizer__json=dumped(raw))
-    encode, library = source_encoder(made.read_file, made.config), Library.from_str(dumped(raw).decode())
+    encode = open_source_tokenizer(made.read_file, made.config).encoder()
+    library = Library.from_str(dumped(raw).decode())
     for text in ("<x>y", "<x>z", "<xy", "a<x><x>y<x"):
         assert encode(text) == library.encode(text).ids
     assert encode("<x>y") == [1506]
@@ -195,7 +197,7 @@ def test_a_post_processor_that_drops_the_text_is_a_difference_and_no_crash() -> 
 def test_a_source_without_a_tokenizer_is_an_error() -> None:
     made = kind("phi4").but(tokenizer__json=None)
     with pytest.raises(QuantkitError, match="this folder has no tokenizer files"):
-        source_encoder(made.read_file, made.config)
+        open_source_tokenizer(made.read_file, made.config).encoder()
     made = made.but(vocab__json=b"{}")
     with pytest.raises(QuantkitError, match=r"but vocab\.json alone"):
-        source_encoder(made.read_file, made.config)
+        open_source_tokenizer(made.read_file, made.config).encoder()

@@ -12,7 +12,8 @@ from tokenizer_kinds import KINDS, Kind, added, dumped, kind, llama_spm, section
 from tokenizers import Tokenizer as Library
 from vocabulary_file import write_vocabulary
 
-from quantkit.tokenizer.check import check_tokenizer, comparable_probes, source_encoder
+from quantkit.tokenizer.check import check_tokenizer, comparable_probes
+from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.tokenizer.pre_table import LLAMA_CPP, RECOGNIZED, Recognized
 from quantkit.tokenizer.probes import probes
 from quantkit.tokenizer.read import Tokenizer, read_tokenizer
@@ -51,7 +52,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def assert_ids_equal(loaded: Loaded, texts: tuple[str, ...]) -> None:
-    encode = source_encoder(loaded.kind.read_file, loaded.kind.config)
+    encode = open_source_tokenizer(loaded.kind.read_file, loaded.kind.config).encoder()
     wrong = [(text, loaded.ids(text), encode(text)) for text in texts if loaded.ids(text) != encode(text)]
     assert not wrong, f"{len(wrong)} of {len(texts)}, first {wrong[0]}"
 
@@ -186,7 +187,7 @@ def test_u2581_in_text_is_a_space_to_sentencepiece_and_llama_cpp(tmp_path: Path)
 
 def test_text_that_nfc_changes_is_the_documented_difference(tmp_path: Path) -> None:
     loaded = load(kind("qwen2"), tmp_path)
-    encode = source_encoder(loaded.kind.read_file, loaded.kind.config)
+    encode = open_source_tokenizer(loaded.kind.read_file, loaded.kind.config).encoder()
     decomposed = "cafe\u0301"
     assert loaded.ids(decomposed) != encode(decomposed)
     assert loaded.ids("café") == encode("café")

@@ -22,7 +22,7 @@ from quantkit.events import Sink, ignore
 from quantkit.extras import require_installed
 from quantkit.jsontext import utf8
 from quantkit.source import Checkpoint
-from quantkit.tokenizer.check import source_encoder
+from quantkit.tokenizer.own import open_source_tokenizer
 from quantkit.untrusted import encodable, read_bounded, shown
 
 MAX_BYTES = 1 << 30  # of a file
@@ -42,9 +42,9 @@ def model_tokens(checkpoint: Checkpoint, rows: int) -> Tokens:
     A token that the tokenizer puts before every text is its BOS; a model without one gets its end-of-text token
     between documents. Raises InputError when there is no tokenizer.
     """
-    plain = source_encoder(checkpoint.read_file, checkpoint.config, add_special=False)
-    framed = source_encoder(checkpoint.read_file, checkpoint.config, add_special=True)
-    ids, whole = plain("a"), framed("a")
+    source = open_source_tokenizer(checkpoint.read_file, checkpoint.config)
+    plain = source.encoder(add_special=False)
+    ids, whole = plain("a"), source.encoder()("a")
     start = next(n for n in range(len(whole) + 1) if whole[n : n + len(ids)] == ids)
     end = checkpoint.config.get("eos_token_id")
     end = end[0] if isinstance(end, list) and end else end
