@@ -140,6 +140,46 @@ def dots() -> dict[str, tuple[int, ...]]:
     return found
 
 
+def siglip(at: str, patch: tuple[int, ...], positions: int | None) -> dict[str, tuple[int, ...]]:
+    """The shapes of a SigLIP of VIT."""
+    found: dict[str, tuple[int, ...]] = {
+        f"{at}embeddings.patch_embedding.weight": patch, f"{at}embeddings.patch_embedding.bias": (32,),
+    }  # fmt: skip
+    if positions is not None:
+        found[f"{at}embeddings.position_embedding.weight"] = (positions, 32)
+    for block in (f"{at}encoder.layers.{number}." for number in range(3)):
+        found |= norm(f"{block}layer_norm1", 32) | norm(f"{block}layer_norm2", 32)
+        found |= linear(f"{block}mlp.fc1", 64, 32) | linear(f"{block}mlp.fc2", 32, 64)
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            found |= linear(f"{block}self_attn.{part}", 32, 32)
+    return found | norm(f"{at}post_layernorm", 32)
+
+
+def deepseek_ocr() -> dict[str, tuple[int, ...]]:
+    """The shapes of both towers of DeepSeek-OCR."""
+    sam, clip = "model.sam_model.", "model.vision_model."
+    found: dict[str, tuple[int, ...]] = {
+        f"{sam}pos_embed": (1, 64, 64, 32), f"{sam}patch_embed.proj.weight": (32, 3, 16, 16),
+        f"{sam}patch_embed.proj.bias": (32,), f"{sam}neck.0.weight": (256, 32, 1, 1), **norm(f"{sam}neck.1", 256),
+        f"{sam}neck.2.weight": (256, 256, 3, 3), **norm(f"{sam}neck.3", 256), f"{sam}net_2.weight": (512, 256, 3, 3),
+        f"{sam}net_3.weight": (1024, 512, 3, 3), f"{clip}embeddings.class_embedding": (32,),
+        f"{clip}embeddings.patch_embedding.weight": (32, 3, 14, 14),
+        f"{clip}embeddings.position_embedding.weight": (257, 32), **norm(f"{clip}pre_layrnorm", 32),
+        **linear("model.projector.layers", 64, 1056), "model.image_newline": (64,), "model.view_seperator": (64,),
+        "model.embed_tokens.weight": (400, 64),
+    }  # fmt: skip
+    for block, reach in ((f"{sam}blocks.{number}.", 127 if number == 2 else 27) for number in range(3)):
+        found |= norm(f"{block}norm1", 32) | norm(f"{block}norm2", 32) | linear(f"{block}attn.qkv", 96, 32)
+        found |= linear(f"{block}attn.proj", 32, 32) | linear(f"{block}mlp.lin1", 128, 32)
+        found |= linear(f"{block}mlp.lin2", 32, 128)
+        found |= {f"{block}attn.rel_pos_{axis}": (reach, 16) for axis in "hw"}
+    for block in (f"{clip}transformer.layers.{number}." for number in range(4)):
+        found |= norm(f"{block}layer_norm1", 32) | norm(f"{block}layer_norm2", 32)
+        found |= linear(f"{block}self_attn.qkv_proj", 96, 32) | linear(f"{block}self_attn.out_proj", 32, 32)
+        found |= linear(f"{block}mlp.fc1", 128, 32) | linear(f"{block}mlp.fc2", 32, 128)
+    return found
+
+
 def named(architecture: str) -> Callable[[dict[str, Any]], object]:
     """The architecture that the published config.json has."""
     return lambda config: config.update(architectures=[architecture])
@@ -440,6 +480,69 @@ TABLE: dict[str, Tower] = {
             **norm("audio_encoder.layer_norm", 32), **linear("audio_encoder.adapting.0", 128, 128),
             **linear("audio_encoder.adapting.2", 64, 128), "audio_encoder.audio_bos_eos_token.weight": (2, 64),
         },
+    ),
+    "deepseekocr": Tower(
+        "DeepseekOCRForCausalLM",
+        {
+            "model_type": "deepseek_ocr_published", "language_config": TEXT,
+            "vision_config": {"image_size": 1024, "width": {
+                "clip-l-14-224": {"heads": 2, "image_size": 224, "layers": 4, "patch_size": 14, "width": 32},
+                "sam_vit_b": {"heads": 2, "layers": 3, "width": 32, "global_attn_indexes": [2]},
+            }},
+        },
+        shapes=deepseek_ocr(),
+        refused="CLIP reads what SAM gives, which is 1024 wide: with a CLIP of that width it loads",
+    ),
+    "phi4": Tower(
+        "Phi4ForCausalLMV",
+        {"model_type": "phi4_published", **TEXT, "vision_config": {**VIT, "model_type": "siglip2_published"}},
+        processor={**SEEN, "patch_size": 16, "min_num_patches": 4, "max_num_patches": 64},
+        shapes={
+            **siglip("model.vision_tower.vision_tower.vision_model.", (32, 768), 256),
+            **linear("model.mm_projector.0", 64, 32), **linear("model.mm_projector.2", 64, 64),
+        },
+    ),
+    "youtuvl": Tower(
+        "YoutuVLForConditionalGeneration",
+        {
+            "model_type": "youtu_published", **TEXT,
+            "vision_config": {**VIT, "window_size": 64, "fullatt_block_indexes": [2], "spatial_merge_size": 2},
+        },
+        shapes={
+            **siglip("siglip2.vision_model.", (32, 768), None), "merger.ln_q.weight": (32,),
+            **linear("merger.mlp.0", 128, 128), **linear("merger.mlp.2", 64, 128),
+        },
+    ),
+    "granite4vision": Tower(
+        "Granite4VisionForConditionalGeneration",
+        {
+            "text_config": {**TEXT, "num_hidden_layers": 8},
+            "vision_config": {**VIT, "hidden_size": 64, "num_hidden_layers": 6, "image_size": 128,
+                              "model_type": "siglip_vision_model"},
+            "qformer_config": {"hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 48,
+                               "encoder_hidden_size": 64, "num_hidden_layers": 1, "cross_attention_frequency": 1,
+                               "use_qformer_text_input": False, "model_type": "blip_2_qformer"},
+            "deepstack_layer_map": [[-2, 5], [1, 0]], "spatial_target_layers": [1, 2, 3, 7], "downsample_rate": "2/4",
+            "use_image_newline_parameter": True, "image_grid_pinpoints": [[64, 128], [128, 64]],
+        },
+        published=WRAPPED,
+        refused="its width is that of a text model of which it feeds so many layers",
+    ),
+    "granitespeech": Tower(
+        "GraniteSpeechPlusForConditionalGeneration",
+        {
+            "text_config": {**TEXT, "model_type": "granite"}, "window_size": 15, "downsample_rate": 5,
+            "encoder_config": {
+                "hidden_dim": 32, "num_layers": 3, "num_heads": 2, "dim_head": 16, "input_dim": 160, "output_dim": 10,
+                "feedforward_mult": 2, "context_size": 20, "conv_kernel_size": 15, "max_pos_emb": 24,
+                "cat_hidden_layers": [1],
+            },
+            "projector_config": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                                 "intermediate_size": 48, "encoder_hidden_size": 64, "cross_attention_frequency": 1,
+                                 "model_type": "blip_2_qformer"},
+        },
+        processor={"feature_size": 16},
+        renames={".conv_norm_var.": ".conv_norm."},  # which llama.cpp reads
     ),
     "flamingo": Tower(
         "AudioFlamingo3ForConditionalGeneration",

@@ -118,6 +118,46 @@ class Waves:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """A batch norm of fixed statistics as one vector: what inputs are multiplied by, with `shift` what is added then.
+
+    `norm` is the name of its tensors in the source, up to "weight", "bias", "running_mean" and "running_var"; it has
+    `rows` channels.
+    """
+
+    norm: str
+    rows: int
+    shift: bool
+    epsilon: float = 1e-5
+
+    @property
+    def source(self) -> None:
+        return None
+
+    @property
+    def sources(self) -> tuple[Rows, ...]:
+        names = ("weight", "running_var", "bias", "running_mean") if self.shift else ("weight", "running_var")
+        return tuple(Rows(f"{self.norm}{name}", 0, self.rows) for name in names)
+
+    @property
+    def unit(self) -> int:
+        return 1
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return "folded", self.norm, self.rows, self.shift, self.epsilon
+
+    def read(self, ref: Open, start: int, stop: int) -> F32:
+        """Rows [start, stop), float32."""
+        weight, var = (ref(f"{self.norm}{name}").read(start, stop) for name in ("weight", "running_var"))
+        scale: F32 = weight / np.sqrt(var + np.float32(self.epsilon))
+        if not self.shift:
+            return scale
+        bias, mean = (ref(f"{self.norm}{name}").read(start, stop) for name in ("bias", "running_mean"))
+        return np.asarray(bias - mean * scale, np.float32)
+
+
+@dataclass(frozen=True)
 class Made:
     """A matrix of the source (`region`, seen in `shape`) after steps that move its elements: `after` in shape.
 

@@ -43,8 +43,8 @@ class Tower:
     `part` is where config.json has its numbers (a path with dots), `defaults` what transformers fills in there,
     `aliases` other spellings of numbers; `derive` makes numbers from numbers. `runs` is the number of the layers that
     are run; those after them are left out. `numbered` gives blocks that are named by their place in a list of
-    config.json the number of their layer: the beginning of their names, and the list. `also` makes tensors from those
-    of the text model. `sees` says that it reads images: a processor file has to say which values it expects.
+    config.json the number of their layer: beginnings of their names, each with the list. `also` makes tensors from
+    any of the checkpoint. `sees` says that it reads images: a processor file has to say which values it expects.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Tower:
     text: tuple[Rename, ...] = ()
     stacks: tuple[Stack, ...] = ()
     runs: str = TRUNK
-    numbered: tuple[str, str] | None = None
+    numbered: tuple[tuple[str, str], ...] = ()
     also: Also | None = None
     when: Condition | None = None
     sees: bool = True
@@ -137,9 +137,9 @@ class Standing:
         return self._renumbered(self.tower.spelled(name, layers))
 
     def _renumbered(self, name: str) -> str:
-        if self.tower.numbered is None or not name.startswith(self.tower.numbered[0]):
+        start, key = next(((start, key) for start, key in self.tower.numbered if name.startswith(start)), ("", ""))
+        if not start:
             return name
-        start, key = self.tower.numbered
         place, _, rest = name[len(start) :].partition(".")
         listed = layers_listed(self.hparams, key)
         if not place.isdecimal() or int(place[:7]) >= len(listed):

@@ -80,7 +80,7 @@ QWEN3VL = Tower(
             *merger("", "fc1.weight", "fc2.weight"),
         ))),
     ),
-    numbered=(DEEP, LISTED),
+    numbered=((DEEP, LISTED),),
     defaults={
         "num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16,
         "num_channels": 3, "patch_size": 16, "spatial_merge_size": 2, "num_position_embeddings": 2304,
