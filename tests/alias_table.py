@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from family_table import FOUR, QWEN_ROPE, SIZES, SPM, TABLE, YOUTU, Entry, llama_shapes, own
+from family_table import FOUR, QWEN_ROPE, SIZES, SPM, TABLE, YOUTU, Entry, llama_shapes, mixture_shapes, own
 
 VISION = {"hidden_size": 32, "num_hidden_layers": 1}
 DEEPSEEK = {
@@ -65,6 +65,10 @@ def respelled(spellings: Mapping[str, str], keep: tuple[str, ...]) -> Callable[[
     return change
 
 
+TEMPLATED = json.dumps({
+    "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "for sound",
+    "added_tokens_decoder": {"399": {"content": "<|im_end|>", "special": True}},
+})  # fmt: skip
 ENDED = json.dumps({
     "tokenizer_class": "PreTrainedTokenizerFast",
     "added_tokens_decoder": {"399": {"content": "<|im_end|>", "special": True}},
@@ -76,6 +80,11 @@ def without_head(tensors: dict[str, Any]) -> None:
     for name in list(tensors):
         tensors[name.removeprefix("model.")] = tensors.pop(name)
     tensors.pop("lm_head.weight", None)
+
+
+def bias_in_full(tensors: dict[str, Any]) -> None:
+    """What corrects the choice of experts as float32, in place."""
+    tensors |= {name: tensor.float() for name, tensor in tensors.items() if name.endswith("expert_bias")}
 
 
 GPT2 = {"tokenizer_config.json": '{"tokenizer_class": "GPT2Tokenizer"}'}
@@ -137,6 +146,23 @@ ALIASES: dict[str, Entry] = {
         }, files={"tokenizer_config.json": ENDED}),
         {"^": "thinker."}, ("talker.model.embed_tokens.weight", "code2wav.decoder.0.conv.weight"),
         model_type="qwen3_omni_moe_own", part="thinker_config.text_config",
+    ),
+    **{
+        name: inside(
+            "Qwen3ASRForConditionalGeneration",
+            replace(QWEN3, config={**QWEN3.config, **QWEN_ROPE}, files={"tokenizer_config.json": TEMPLATED}),
+            respell, beside, model_type="qwen3_asr_own", part=part,
+        )
+        for name, respell, beside, part in (
+            ("qwen3-asr", {"^": "thinker."}, (), "thinker_config.text_config"),
+            ("qwen3-asr-hf", INNER, ("model.audio_tower.conv1.weight", "model.multi_modal_projector.linear_1.weight"),
+             "text_config"),
+        )
+    },
+    "sarvam": Entry(
+        None,
+        {**TABLE["ling-2.0"].config, "architectures": ["SarvamMoEForCausalLM"], "model_type": "sarvam_moe_own"},
+        shapes=lambda config: mixture_shapes(config, second=True), published=bias_in_full,
     ),
     "kormo": Entry(
         None, own("KORMoForCausalLM", "kormo", rms_norm_eps=1e-5, rope_theta=5e5),

@@ -649,6 +649,40 @@ def nemotron_mtp(width: int) -> dict[str, tuple[int, ...]]:
     }  # fmt: skip
 
 
+def puzzle_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, latent = config["hidden_size"], config["moe_latent_size"]
+    found: dict[str, tuple[int, ...]] = {"backbone.embeddings.weight": (400, hidden), "lm_head.weight": (400, hidden)}
+    for layer, block in enumerate(config["block_configs"]):
+        mixer = f"backbone.layers.{layer}.mixer."
+        found[f"backbone.layers.{layer}.norm.weight"] = (hidden,)
+        if block["block_type"] == "mamba":
+            found |= {
+                f"{mixer}in_proj.weight": (1096, hidden), f"{mixer}conv1d.weight": (576, 1, 4),
+                f"{mixer}conv1d.bias": (576,), f"{mixer}A_log": (8,), f"{mixer}D": (8,), f"{mixer}dt_bias": (8,),
+                f"{mixer}norm.weight": (512,), f"{mixer}out_proj.weight": (hidden, 512),
+            }  # fmt: skip
+        elif block["block_type"] == "attention":
+            shapes = {
+                "q_proj": (512, hidden),
+                "k_proj": (256, hidden),
+                "v_proj": (256, hidden),
+                "o_proj": (hidden, 512),
+            }
+            found |= {f"{mixer}{name}.weight": shape for name, shape in shapes.items()}
+        else:
+            inner = block["moe_intermediate_size"]
+            found |= {f"{mixer}gate.weight": (4, hidden), f"{mixer}gate.e_score_correction_bias": (4,)}
+            for number in range(4):
+                found |= {f"{mixer}experts.{number}.up_proj.weight": (inner, latent)}
+                found |= {f"{mixer}experts.{number}.down_proj.weight": (latent, inner)}
+            found |= {
+                f"{mixer}shared_experts.up_proj.weight": (512, hidden),
+                f"{mixer}shared_experts.down_proj.weight": (hidden, 512),
+                f"{mixer}fc1_latent_proj.weight": (latent, hidden), f"{mixer}fc2_latent_proj.weight": (hidden, latent),
+            }  # fmt: skip
+    return {**found, "backbone.norm_f.weight": (hidden,), "mtp.layers.0.eh_proj.weight": (hidden, 2 * hidden)}
+
+
 def nemotron_published(config: dict[str, Any]) -> None:
     """As NVIDIA published the dense models: a letter for each layer, and no word of experts."""
     letters = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
@@ -848,6 +882,20 @@ TABLE: dict[str, Entry] = {
         "Bamba",
         {**SIZES, **MAMBA2, "num_hidden_layers": 3, "attn_layer_indices": [1], "mamba_n_groups": 2},
         edit=lambda config: config.update(attn_rotary_emb=16), apart=("attn_q.weight", "attn_k.weight"),
+    ),
+    "nemotron-puzzle": Entry(
+        None,
+        {**own("NemotronHPuzzleForCausalLM", "nemotron_h_puzzle", head_dim=64, mamba_num_heads=8, mamba_head_dim=64,
+               n_groups=2, ssm_state_size=16, conv_kernel=4, n_routed_experts=4, n_shared_experts=1, n_group=1,
+               topk_group=1, moe_shared_expert_intermediate_size=512, moe_latent_size=512, norm_topk_prob=True,
+               routed_scaling_factor=2.5, layer_norm_epsilon=1e-5, norm_eps=1e-5, rope_theta=10000.0, hidden_act="silu",
+               num_hidden_layers=4, block_configs=[
+                   {"block_type": "mamba"},
+                   {"block_type": "moe", "moe_intermediate_size": 256, "num_experts_per_tok": 2},
+                   {"block_type": "attention"},
+                   {"block_type": "moe", "moe_intermediate_size": 512, "num_experts_per_tok": 1},
+               ])},
+        shapes=puzzle_shapes, told=lambda config: None,
     ),
     "youtu": Entry("Youtu", {**YOUTU, "pad_token_id": None}),  # the class takes its row of the embeddings for zeros
     "nemotron-h": Entry("NemotronH", {**NEMOTRON_H, "hybrid_override_pattern": "M-M*-"}, told=nemotron_published),

@@ -12,7 +12,7 @@ from quantkit.families.model import Part, Rows
 from quantkit.families.steps import Step, move
 from quantkit.tensors import F32, TensorRef
 
-MAPS = frozenset({"-exp", "unit", "softplus"})  # of values, without a number
+MAPS = frozenset({"-exp", "unit", "softplus", "centered"})  # of values, without a number
 SHORTEST = 1e-12  # torch.nn.functional.normalize divides by no less
 
 Open = Callable[[str], TensorRef]
@@ -203,7 +203,7 @@ class Made:
 @dataclass(frozen=True)
 class Mapped:
     """The values of another part, each changed: "-exp" (x becomes -exp(x)), "unit" (each row divided by its length),
-    "softplus" (log(1 + exp(x))), or "*" by `number`. In float32."""
+    "softplus" (log(1 + exp(x))), "centered" (without the mean of all), or "*" by `number`. In float32."""
 
     part: Part
     what: str
@@ -240,5 +240,7 @@ class Mapped:
             return unit
         if self.what == "softplus":
             return np.logaddexp(0, values.astype(np.float64)).astype(np.float32)
+        if self.what == "centered":
+            return values - np.float32(self.part.read(ref, 0, self.rows).mean(dtype=np.float64))
         assert self.what == "*", self.what
         return values * np.float32(self.number)

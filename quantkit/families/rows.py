@@ -41,11 +41,12 @@ class T:
     blocks where the row stands (`where`), unless the flag `unless` is set, or it is `optional`: then the tensors alone
     say whether it is there, but in the blocks `sure`, where it has to be. `add` is added to every value.
 
-    `value` is what else becomes of a value: "-exp" (x becomes -exp(x)), "unit" (of rows of length 1), "softplus", or
-    "*" and an expression to multiply by; of several, with spaces between, each is rounded to float32. Of a target that
-    is joined from several sources, or from ranges of one, `total` is the shape and `order` the place of this one's
-    rows. `f32` says whether it stays f32 where the name alone would say otherwise, `stored` of which type it is in
-    every file. Of values that are `limits` of others infinity is none. Outside blocks `where` is asked for block 0.
+    `value` is what else becomes of a value: "-exp" (x becomes -exp(x)), "unit" (of rows of length 1), "softplus",
+    "centered" (without the mean of all), or "*" and an expression to multiply by; of several, with spaces between, each
+    is rounded to float32. Of a target that is joined from several sources, or from ranges of one, `total` is the shape
+    and `order` the place of this one's rows. `f32` says whether it stays f32 where the name alone would say otherwise,
+    `stored` of which type it is in every file. Of values that are `limits` of others infinity is none. Outside blocks
+    `where` is asked for block 0.
     """
 
     source: str
@@ -134,7 +135,8 @@ class TokenizerRules:
     `pieces`: WordPiece and Unigram are read too; `counted`: the file says how many types of token the model tells
     apart; `framed`: BOS, EOS and SEP are put around texts where no file says otherwise; `gemma4`: the vocabulary is
     Gemma 4's kind; `suppressed`: generation_config.json names tokens that are never chosen. `world`: the vocabulary is
-    RWKV's, a file of its own; `template` is how a chat is written where no file says it.
+    RWKV's, a file of its own; `template` is how a chat is written where no file says it, or
+    whatever files say if it `wins`.
     """
 
     prefix_setting: bool = False
@@ -157,6 +159,7 @@ class TokenizerRules:
     framed: bool = False
     gemma4: bool = False
     template: str | None = None
+    template_wins: bool = False
     suppressed: bool = False
 
 

@@ -141,6 +141,8 @@ def read_tokenizer(
     special = _special_tokens(source, vocabulary, rules)
     infill = _infill_tokens(source, special, rules)
     templates = find_chat_templates(read_file, files.settings, names, rules.template)
+    if rules.template_wins:
+        templates = replace(templates, default=rules.template)
     if vocabulary.model == RWKV and not templates.default:
         templates = replace(templates, warnings=(*templates.warnings, ("chat-template", NO_WORLD_TEMPLATE)))
     if source.file == TEKKEN and not templates.default:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import UnsupportedError
@@ -103,6 +104,7 @@ BAILING_MOE = Family(
     assumes=(assumptions.silu,),
     unserved=OWN_CODE,
 )  # fmt: skip
+HALF = keys.rotated_part(0.5)
 BAILING_MOE2 = Family(
     name="bailing_moe2",
     gguf="bailingmoe2",
@@ -126,7 +128,7 @@ BAILING_MOE2 = Family(
         *keys.COMMON,
         *keys.ROUTED,
         *COUNTS,
-        keys.rotated_part(0.5),
+        HALF,
         keys.computed("expert_shared_feed_forward_length", "u32", shared_width),
         keys.Key("expert_weights_scale", "f32", "routed_scaling_factor"),
         keys.Key("nextn_predict_layers", "u32", "num_nextn_predict_layers"),
@@ -136,4 +138,26 @@ BAILING_MOE2 = Family(
     unserved=OWN_CODE,
 )  # fmt: skip
 
-FAMILIES = (BAILING_MOE, BAILING_MOE2)
+SARVAM_MOE = replace(
+    BAILING_MOE2,
+    name="sarvam_moe",
+    hf=("SarvamMoEForCausalLM", "modeling_sarvam_moe.SarvamMoEForCausalLM"),
+    defaults={
+        "sarvam_moe": {
+            "vocab_size": 262144, "hidden_size": 4096, "intermediate_size": 8192, "num_hidden_layers": 19,
+            "num_attention_heads": 64, "num_key_value_heads": 4, "head_dim": 64, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-6, "rope_theta": 8e6, "partial_rotary_factor": 1.0, "tie_word_embeddings": False,
+            "num_local_experts": 128, "num_experts_per_tok": 6, "moe_intermediate_size": 1024,
+            "num_shared_experts": 1, "first_k_dense_replace": 1, "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+        },
+    },
+    block=tuple(replace(t, value="centered") if t.role is Role.BIAS else t for t in BAILING_MOE2.block),
+    keys=(
+        *(row for row in BAILING_MOE2.keys if row is not HALF),
+        keys.Key("rope.dimension_count", "u32", "head"),
+    ),
+    aliases={"n_shared_experts": "num_shared_experts", "n_routed_experts": "num_local_experts"},
+)  # fmt: skip
+
+FAMILIES = (BAILING_MOE, BAILING_MOE2, SARVAM_MOE)

@@ -159,6 +159,17 @@ NEMOTRON_H = Family(
 
 INNER, OUTER = "moe_intermediate_size expert_hidden", "expert_hidden moe_intermediate_size"
 SHARED = "moe_shared_expert_intermediate_size"
+MIXTURE_KEYS = (
+    keys.Key("expert_count", "u32", "num_local_experts"),
+    keys.Key("expert_used_count", "u32", "num_experts_per_tok"),
+    *keys.ROUTED,
+    keys.Key("expert_feed_forward_length", "u32", "moe_intermediate_size"),
+    keys.Key("expert_shared_feed_forward_length", "u32", SHARED),
+    keys.Key("expert_shared_count", "u32", "n_shared_experts"),
+    keys.Key("expert_weights_norm", "bool", "norm_topk_prob"),
+    keys.Key("expert_weights_scale", "f32", "routed_scaling_factor"),
+    keys.Key("moe_latent_size", "u32", "moe_latent_size", nonzero=True),
+)
 NEMOTRON_H_MOE = replace(
     NEMOTRON_H,
     name="nemotron_h_moe",
@@ -200,15 +211,7 @@ NEMOTRON_H_MOE = replace(
     keys=(
         *KEYS,
         keys.per_layer("feed_forward_length", "i32", "moe_intermediate_size", either(kind(MOE), AFTER_TRUNK)),
-        keys.Key("expert_count", "u32", "num_local_experts"),
-        keys.Key("expert_used_count", "u32", "num_experts_per_tok"),
-        *keys.ROUTED,
-        keys.Key("expert_feed_forward_length", "u32", "moe_intermediate_size"),
-        keys.Key("expert_shared_feed_forward_length", "u32", SHARED),
-        keys.Key("expert_shared_count", "u32", "n_shared_experts"),
-        keys.Key("expert_weights_norm", "bool", "norm_topk_prob"),
-        keys.Key("expert_weights_scale", "f32", "routed_scaling_factor"),
-        keys.Key("moe_latent_size", "u32", "moe_latent_size", nonzero=True),
+        *MIXTURE_KEYS,
         keys.Key("nextn_predict_layers", "u32", "num_nextn_predict_layers", nonzero=True),
     ),
     spellings=(

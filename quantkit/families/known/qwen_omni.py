@@ -1,12 +1,12 @@
-"""The language models of Qwen2.5-Omni and Qwen3-Omni: those of Qwen2.5-VL and Qwen3-VL."""
+"""The language models of Qwen2.5-Omni, Qwen3-Omni and Qwen3-ASR: those of Qwen2.5-VL and Qwen3-VL."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from quantkit.families import keys
-from quantkit.families.known.qwen import QWEN3_MOE
-from quantkit.families.known.qwen_vl import QWEN2_NUMBERS, QWEN2_VL, QWEN3_VL_MOE
+from quantkit.families.known.qwen import QWEN3, QWEN3_MOE
+from quantkit.families.known.qwen_vl import DEEPSTACK, QWEN2_NUMBERS, QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from quantkit.families.rows import UNSERVED, Drop, Rename
 
 THINKER = (Rename(r"^thinker\.model\.(?:language_model\.)?", "model."), Rename(r"^thinker\.", ""))
@@ -17,6 +17,11 @@ OTHERS = (
     *(Drop(pattern, SPEECH) for pattern in ("talker.*", "token2wav.*", "code2wav.*")),
 )
 
+NO_DEEPSTACK = keys.computed(DEEPSTACK.name, "u32", lambda hparams: 0)
+PLAIN = (  # llama.cpp's, in the place of one for sound
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
+    "'\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 QWEN2_5_OMNI = replace(
     QWEN2_VL,
     name="qwen2_5_omni",
@@ -45,7 +50,7 @@ QWEN3_OMNI_MOE = replace(
         },
     },
     block=QWEN3_MOE.block,
-    keys=(*QWEN3_MOE.keys, keys.rope_sections(24, 20, 20), keys.computed("n_deepstack_layers", "u32", lambda _: 0)),
+    keys=(*QWEN3_MOE.keys, keys.rope_sections(24, 20, 20), NO_DEEPSTACK),
     drop=(*QWEN3_VL_MOE.drop, *OTHERS),
     spellings=THINKER,
     inside={},
@@ -54,4 +59,19 @@ QWEN3_OMNI_MOE = replace(
     tokens=replace(QWEN3_VL_MOE.tokens, both_ends="<|im_end|>"),
 )  # fmt: skip
 
-FAMILIES = (QWEN2_5_OMNI, QWEN3_OMNI_MOE)
+QWEN3_ASR = replace(
+    QWEN3_VL,
+    name="qwen3_asr",
+    hf=("Qwen3ASRForConditionalGeneration",),
+    defaults={"qwen3_asr_text": QWEN3.defaults["qwen3"]},
+    keys=(*keys.without(QWEN3_VL.keys, DEEPSTACK.name), NO_DEEPSTACK),
+    drop=(*QWEN3_VL.drop, *OTHERS, Drop("model.multi_modal_projector.*", ENCODER)),
+    spellings=THINKER,
+    inside={},
+    derive=(),
+    folds=(),
+    tokens=replace(QWEN3_VL.tokens, both_ends="<|im_end|>", template=PLAIN, template_wins=True),
+    unserved=UNSERVED,
+)
+
+FAMILIES = (QWEN2_5_OMNI, QWEN3_OMNI_MOE, QWEN3_ASR)
