@@ -155,6 +155,9 @@ class NetworkError(QuantkitError):
     code = "network"
 
 
+MOST_SAID = 5  # failures in one message: all of them stand in tables and records
+
+
 class BatchError(QuantkitError):
     """Some of several artifacts could not be made; the others were.
 
@@ -173,7 +176,8 @@ class BatchError(QuantkitError):
         hint: str | None = None,
     ) -> None:
         count = len(failures) + len(built)
-        what = "; ".join(f"{recipe}: {error.message}" for recipe, error in failures.items())
+        what = "; ".join(f"{recipe}: {error.message}" for recipe, error in [*failures.items()][:MOST_SAID])
+        what += f"; and {len(failures) - MOST_SAID} more" if len(failures) > MOST_SAID else ""
         first = next(iter(failures.values()))
         super().__init__(f"{len(failures)} of {count} {kind} failed: {what}", hint=hint or first.hint, path=first.path)
         self.failures = dict(failures)

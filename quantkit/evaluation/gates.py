@@ -230,7 +230,10 @@ def require_judgeable(gates: Sequence[Gate], corpus: Corpus, moved: Sequence[str
         message = (
             f"{counted(corpus.tokens, 'token')} of one window have no confidence bound, which {asked[0].text} asks"
         )
-        hint = f"give more text: of several documents, or longer than {counted(corpus.cut.window, 'token')}"
+        window, most = corpus.cut.window, corpus.cut.tokens
+        hint = f"give more text: of several documents, or longer than {counted(window, 'token')}"
+        if most is not None and most < 2 * window:
+            hint = f"take more of the text: --tokens {2 * window}, or a smaller --window"
         raise InputError(message, key="data", hint=hint)
     if moved and any(gate.metric.name == "damaged" for gate in gates):
         raise _on_purpose(moved[0])

@@ -106,6 +106,8 @@ def test_how_a_batch_ends() -> None:
     with pytest.raises(BatchError, match=r"1 of 3 tasks failed: m1\.r0: broken") as caught:
         result(3).require()
     assert caught.value.hint == "quantkit batch retry /some/matrix.toml begins those again"
+    with pytest.raises(BatchError, match=r"^267 of 1000 tasks failed: (\S+: broken; ){5}and 262 more$"):
+        result(1000).require()
     with pytest.raises(InterruptedRunError):
         result(3, stopped=True).require()
 

@@ -430,6 +430,15 @@ def test_text_that_was_calibrated_on_among_other_is_known(tmp_path: Path) -> Non
         assert (one["held_out"], one["calibration"][0]["seen_documents"]) == (True, 0)
 
 
+def test_too_few_tokens_of_much_text_are_told_from_too_little_text(made: Path, tmp_path: Path) -> None:
+    ask = ("eval", next(made.glob("*.gguf")), "--against", TINY, "--window", 16, "--gate", "kld<0.1")
+    few = quantkit(*ask, "--data", TINY.parent / "held-out.jsonl", "--tokens", 16)
+    assert (few.status, "take more of the text: --tokens 32" in few.stderr) == (3, True), few.stderr
+    (tmp_path / "short.txt").write_text("a few words")
+    short = quantkit(*ask, "--data", tmp_path / "short.txt")
+    assert (short.status, "give more text" in short.stderr) == (3, True), short.stderr
+
+
 def test_verify_refuses_text_for_gates_before_it_looks(made: Path, tmp_path: Path) -> None:
     """Bad data is known at once: the artifact is not even opened."""
     (tmp_path / "empty.jsonl").write_text("")
