@@ -17,6 +17,7 @@ from quantkit.pipeline.step_summary import append
 from quantkit.report.html.batch import ArtifactLine, BatchPage, TaskLine, render_batch
 from quantkit.report.html.page import START
 from quantkit.storage import require_small, require_sums, update_sums, write_small
+from quantkit.units import counted
 from quantkit.untrusted import parse_json_object, read_bounded
 from quantkit.version import __version__
 
@@ -108,7 +109,7 @@ def page_of(result: BatchResult) -> BatchPage:
         for row in result.rows
         for each in row.made
     )  # fmt: skip
-    title = f"{result.matrix.path.stem}: {len(result.rows)} tasks"
+    title = f"{result.matrix.path.stem}: {counted(len(result.rows), 'task')}"
     return BatchPage(title, counts([row.state for row in result.rows]), tasks, artifacts)
 
 

@@ -87,7 +87,7 @@ def require_own_outputs(
                 if not same and made.kind == "model":
                     who = f"{other} and {each.task.id}" if other != each.task.id else f"two recipes of {other}"
                     what = f"{who} would write one file: {shown(path)}"
-                    hint = "give one of the recipes a folder of its own: folder = ..., or another name"
+                    hint = "give one of the recipes a folder of its own: folder = ..."
                     faults.add(UsageError(what, path=str(path), key="folder", hint=hint))
 
 

@@ -100,6 +100,7 @@ def test_what_retry_leaves_does_not_decide_how_it_ends(
 class Refusing:
     """A place that begins no task."""
 
+    room_bytes = None
     name = "refusing"
 
     def run(self, tasks: Sequence[Task], report: Report, stop: object) -> None:

@@ -14,6 +14,7 @@ from quantkit.cli.exits import error_of
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
 from quantkit.report.text import terminal_width
+from quantkit.units import counted
 
 if TYPE_CHECKING:
     from quantkit.pipeline.batch import BatchRequest
@@ -197,7 +198,7 @@ def emit_(
 
     request = _request(session, matrix, Where(jobs=jobs, threads=threads), force=force)
     made = quantkit.emit_batch(request, kind, None if dry_run else out, image=image, claim=claim)
-    lines = made.text.splitlines() if made.file is None else [f"{made.file}: {made.tasks} tasks"]
+    lines = made.text.splitlines() if made.file is None else [f"{made.file}: {counted(made.tasks, 'task')}"]
     session.result("quantkit.batch_emit/1", made.as_json(), lines)
 
 
