@@ -227,14 +227,12 @@ def require_judgeable(gates: Sequence[Gate], corpus: Corpus, moved: Sequence[str
     damage to artifacts whose scales are known to be `moved` (their names)."""
     asked = [gate for gate in gates if gate.metric.needs == "bound"]
     if asked and clusters_of(corpus)[0].max() == 0:
-        message = (
-            f"{counted(corpus.tokens, 'token')} of one window have no confidence bound, which {asked[0].text} asks"
-        )
+        what = f"{counted(corpus.tokens, 'token')} of one window"
         window, most = corpus.cut.window, corpus.cut.tokens
         hint = f"give more text: of several documents, or longer than {counted(window, 'token')}"
         if most is not None and most < 2 * window:
             hint = f"take more of the text: --tokens {2 * window}, or a smaller --window"
-        raise InputError(message, key="data", hint=hint)
+        raise InputError(f"{what} have no confidence bound, which {asked[0].text} asks", key="data", hint=hint)
     if moved and any(gate.metric.name == "damaged" for gate in gates):
         raise _on_purpose(moved[0])
 
