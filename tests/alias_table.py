@@ -201,16 +201,28 @@ ALIASES: dict[str, Entry] = {
         ("vision_tower.encoder.blocks.0.wqkv.weight", "multi_modal_projector.linear_1.weight"),
         model_type="kimi_vl", vision_config=VISION,
     ),
-    "kimi-k2.5": inside(
-        "KimiK25ForConditionalGeneration", Entry("DeepseekV3", DEEPSEEK), LANGUAGE,
-        ("vision_tower.encoder.blocks.0.wqkv.weight", "mm_projector.proj.0.weight"),
-        model_type="kimi_k25", vision_config=VISION,
-    ),
-    "lighton-ocr": inside(
-        "LightOnOCRForConditionalGeneration", QWEN3, INNER,
-        ("model.vision_encoder.patch_conv.weight", "model.vision_projection.linear_1.weight"),
-        model_type="mistral3", named=True,
-    ),
+    **{
+        name: inside(
+            architecture, Entry("DeepseekV3", DEEPSEEK), respell,
+            ("vision_tower.encoder.blocks.0.wqkv.weight", "mm_projector.proj.0.weight"),
+            model_type="kimi_k25_own", named=True, vision_config=VISION,
+        )
+        for name, architecture, respell in (
+            ("kimi-k2.5", "KimiK25ForConditionalGeneration", LANGUAGE),
+            ("kimi-k2.5-as-saved", "Kimi_K25ForConditionalGeneration", INNER),
+        )
+    },
+    **{
+        name: inside(
+            architecture, QWEN3, INNER,
+            ("model.vision_encoder.patch_conv.weight", "model.vision_projection.linear_1.weight"),
+            model_type="mistral3", named=True,
+        )
+        for name, architecture in (
+            ("lighton-ocr", "LightOnOCRForConditionalGeneration"),
+            ("lighton-ocr-as-saved", "LightOnOcrForConditionalGeneration"),
+        )
+    },
     "stablelm-llava": inside(
         "LlavaStableLMEpochForCausalLM", Entry("StableLm", SIZES), {},
         ("model.vision_tower.vision_tower.patch_embed.weight", "model.mm_projector.0.weight"),

@@ -47,8 +47,10 @@ WRAPPED: Mapping[str, Wrapped] = {
         ("vision_model.", "aligner.", "vqmodel.", "generation_embeddings.", "generation_aligner.", "generation_head."),
     ),
     "KimiK25ForConditionalGeneration": Wrapped("DeepseekV3ForCausalLM", LLAVA),
+    "Kimi_K25ForConditionalGeneration": Wrapped("DeepseekV3ForCausalLM", LLAVA),  # as transformers calls it
     "KimiVLForConditionalGeneration": Wrapped("DeepseekV3ForCausalLM", ("vision_tower.", "multi_modal_projector.")),
     "LightOnOCRForConditionalGeneration": Wrapped("Qwen3ForCausalLM", ("vision_encoder.", "vision_projection.")),
+    "LightOnOcrForConditionalGeneration": Wrapped("Qwen3ForCausalLM", ("vision_encoder.", "vision_projection.")),
     "LlavaStableLMEpochForCausalLM": Wrapped("StableLmForCausalLM", LLAVA),
     "MiniCPMV4_6ForConditionalGeneration": Wrapped("Qwen3_5ForCausalLM", ("vision_tower.", "merger.")),
     "NemotronH_Nano_VL_V2": Wrapped(

@@ -159,6 +159,28 @@ def jina_shapes(config: Mapping[str, Any], *, code: bool = False) -> dict[str, t
     return found
 
 
+NEO: dict[str, Any] = {
+    **{key: value for key, value in SIZES.items() if key != "max_position_embeddings"}, "vocab_size": 320,
+    "architectures": ["NeoBERTLMHead"], "model_type": "neobert", "norm_eps": 1e-5, "max_length": 130,
+}  # fmt: skip
+
+
+def neobert_shapes(config: Mapping[str, Any], *, labels: int = 0) -> dict[str, tuple[int, ...]]:
+    hidden, inner = config["hidden_size"], int(2 * config["intermediate_size"] / 3)
+    found: dict[str, tuple[int, ...]] = {
+        "model.encoder.weight": (config["vocab_size"], hidden), "model.layer_norm.weight": (hidden,),
+    }  # fmt: skip
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.transformer_encoder.{layer}."
+        found |= {
+            f"{block}attention_norm.weight": (hidden,), f"{block}ffn_norm.weight": (hidden,),
+            f"{block}qkv.weight": (3 * hidden, hidden), f"{block}wo.weight": (hidden, hidden),
+            f"{block}ffn.w12.weight": (2 * inner, hidden), f"{block}ffn.w3.weight": (hidden, inner),
+        }  # fmt: skip
+    heads = {"dense": (hidden, hidden), "classifier": (labels, hidden)} if labels else {"decoder": (320, hidden)}
+    return {**found, **with_bias(heads)}
+
+
 ENCODERS: dict[str, Encoder] = {
     "bert-mean": Encoder("BertModel", BERT, "wordpiece", pooled("mean_tokens")),
     "bert-masked-lm": Encoder("BertForMaskedLM", BERT, "wordpiece"),
@@ -206,6 +228,15 @@ ENCODERS: dict[str, Encoder] = {
         "bpe",
         pooled("mean_tokens"),
         shapes=lambda config: jina_shapes(config, code=True),
+        raw=True,
+    ),
+    "neobert": Encoder("NeoBERTLMHead", NEO, "wordpiece", shapes=neobert_shapes, raw=True),
+    "neobert-labels": Encoder(
+        "NeoBERTForSequenceClassification",
+        {**NEO, **NAMES, "architectures": ["NeoBERTForSequenceClassification"]},
+        "wordpiece",
+        score=True,
+        shapes=lambda config: neobert_shapes(config, labels=3),
         raw=True,
     ),
     "eurobert": Encoder(
