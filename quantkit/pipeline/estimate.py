@@ -111,12 +111,13 @@ def making_bytes(plan: Plan, workers: int, tokens: int) -> int:
 
 def _refit_bytes(plan: Plan, tokens: int) -> int:
     """What fitting norms holds: the activations of both models, what blocks read in a step, blocks in float32 where
-    all of them fit."""
+    all of them fit, the file's head in float32 and the original's as it is stored."""
     if not plan.refits:
         return 0
     blocks = 4 * sum(prod(unit.tensor.shape) for unit in plan.rounded if unit.tensor.layer is not None)
     activations = 2 * _refit_tokens(tokens) + REFIT_STEP_TOKENS * (plan.shape.layers + 2)
-    return 4 * plan.shape.hidden * activations + (blocks if blocks <= REFIT_KEPT_BYTES else 0)
+    heads = (4 + 2) * plan.shape.vocab * plan.shape.hidden
+    return 4 * plan.shape.hidden * activations + heads + (blocks if blocks <= REFIT_KEPT_BYTES else 0)
 
 
 def _refit_tokens(tokens: int) -> int:
