@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quantkit.calibration.text.samples import DataRecord, Samples, samples_of, widened, widening
+from quantkit.calibration.text.samples import DataRecord, Samples, beside, samples_of, widened, widening
 from quantkit.calibration.text.spec import FISHER_TOKENS, CalibrationSpec, prepare_samples, shipped_samples
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
@@ -165,10 +165,14 @@ class Text:
         return self.samples.cut(rest.start, rest.stop), self.samples.cut(0, first)
 
     def apart(self) -> tuple[Samples, Samples, bool] | None:
-        """A quarter of the samples, at most JUDGED_TOKENS, are to judge by; none where that is less than two."""
+        """A quarter of the samples, at most JUDGED_TOKENS, are to judge by; with those to fit to goes the shipped text
+        that widens others. None where the quarter is less than two samples."""
         count, seqlen = self.samples.tokens.shape
         last = min(count // 4, JUDGED_TOKENS // seqlen)
-        return self.samples.apart(last) if last > 1 and last * seqlen >= LEAST_JUDGED else None
+        if last < 2 or last * seqlen < LEAST_JUDGED:
+            return None
+        learned, judged, others = self.samples.apart(last)
+        return (learned if self.shipped is None else beside(learned, self.shipped.tokens)), judged, others
 
     def importance(self, checkpoint: Checkpoint, model: Model, emit: Sink) -> Imatrix:
         """Run the text through the model and sum up squares, as llama-imatrix does."""
