@@ -1455,6 +1455,19 @@ TABLE: dict[str, Entry] = {
          "topk_group": 1, "first_k_dense_replace": 1, "layer_group_size": 2, "num_nextn_predict_layers": 0},
         edit=as_inclusion,
     ),
+    "qwen-3.8": Entry(
+        "Qwen4Exp",
+        {**FOUR, "head_dim": 64, "linear_key_head_dim": 64, "linear_value_head_dim": 64, "linear_num_key_heads": 2,
+         "linear_num_value_heads": 4, "moe_intermediate_size": 256, "shared_expert_intermediate_size": 256,
+         "num_experts": 4, "num_experts_per_tok": 2, "hc_count": 2, "hc_lowrank": 256, "ple_layer_ids": [2],
+         "ple_embed_dim": 256, "ngram_size": 3, "heads_per_ngram": 4, "ngram_vocab_size_base": 61,
+         "make_ngram_vocab_size_divisible_by": 8, "split_ngram_parts": 2, "indexer_n_heads": 2, "indexer_kv_heads": 1,
+         "indexer_head_dim": 64, "indexer_budget": 64, "indexer_compress_ratio": 8, "output_gate_type": "sigmoid",
+         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.5,
+                             "mrope_section": [6, 5, 5], "mrope_interleaved": True}},
+        # transformers calls full attention otherwise, and the reference takes it for attention without an indexer
+        told=lambda config: config.update(layer_types=[*["linear_attention"] * 3, "full_attention"]),
+    ),
     "spark-x2.5": Entry(
         None,
         own("Spark2_5ForCausalLM", "spark2_5", num_hidden_layers=4, head_dim=32, rms_norm_eps=1e-6, hidden_act="gelu",

@@ -241,5 +241,28 @@ class Told:
         return {self.name: found} if found else {}
 
 
+@dataclass(frozen=True)
+class ToldNumbers:
+    """Whole numbers that one tensor of int64 holds, and the file among its keys: `source` is the tensor's name as rows
+    have it, with "{}" for the layer, `name` that of the list of numbers.
+
+    Where headers alone are read there is no such list. Raises InputError for numbers below zero.
+    """
+
+    source: str
+    name: str
+
+    def __call__(self, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
+        start, _, end = self.source.partition("{}")
+        found = [info for name, info in tensors.items() if name.startswith(start) and name.endswith(end)]
+        values = found[0].values if found else None
+        if values is None:
+            return {}
+        if any(value < 0 for value in values):
+            message = f'tensor "{found[0].name}" has numbers below zero'
+            raise InputError(message, tensor=found[0].name, hint="config.json and the weights are not of one model")
+        return {self.name: list(values)}
+
+
 def _bad(key: str, what: str) -> InputError:
     return InputError(f"config.json: {key} {what}", key=key, path="config.json", hint=CONFIG_HINT)

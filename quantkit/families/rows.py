@@ -16,7 +16,7 @@ from typing import Any
 from quantkit.families import assumptions, keys
 from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams, merged, nested_part, read_hparams
-from quantkit.families.layers import Derive, Layers, Seen, Told, block_count, every, trunk_of
+from quantkit.families.layers import Derive, Layers, Seen, Told, ToldNumbers, block_count, every, trunk_of
 from quantkit.families.model import ModelTensor
 from quantkit.families.placements import Place, expert, gate_half, rope_rows, up_half, whole
 from quantkit.families.roles import Role
@@ -258,9 +258,10 @@ class Family:
         return hparams
 
     def is_told(self, info: TensorInfo) -> bool:
-        """Whether a tensor holds a number that the file has among its keys."""
-        told = {seen.source for seen in self.seen if isinstance(seen, Told)}
-        return info.elements == 1 and NUMBER.sub("{}", self.source_name(info.name)) in told
+        """Whether a tensor holds a number, or numbers, that the file has among its keys."""
+        kind, most = (ToldNumbers, keys.MAX_ENTRIES) if info.dtype == "I64" else (Told, 1)
+        told = {seen.source for seen in self.seen if isinstance(seen, kind)}
+        return 0 < info.elements <= most and NUMBER.sub("{}", self.source_name(info.name)) in told
 
     def is_skipped(self, name: str, hparams: Hparams) -> bool:
         """Whether a tensor, by the name that rows use, is of a block after the last layer that is left out."""

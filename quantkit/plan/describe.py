@@ -41,5 +41,7 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
 
 
 def _with_values(checkpoint: Checkpoint, info: TensorInfo) -> TensorInfo:
-    """A tensor of a few numbers, with them."""
-    return replace(info, values=tuple(checkpoint.ref(info.name).read(0, info.rows).reshape(-1).tolist()))
+    """A tensor of a few numbers, with them: whole ones as they are."""
+    ref = checkpoint.ref(info.name)
+    numbers = ref.read_packed(0, info.rows).view("<i8") if info.dtype == "I64" else ref.read(0, info.rows)
+    return replace(info, values=tuple(numbers.reshape(-1).tolist()))

@@ -211,11 +211,13 @@ def require_weights(info: TensorInfo, path: str) -> None:
 
 
 def require_decodable(info: TensorInfo, quantization: str | None) -> None:
-    """Raise UnsupportedError unless rows of this tensor can become float32.
+    """Raise UnsupportedError unless rows of this tensor can become float32, or it is a list of whole numbers.
 
     `quantization` names how the checkpoint says it is quantized, for the hint.
     """
     if info.dtype in FLOAT_DTYPES or (info.dtype in base.names() and len(info.shape) > 1):
+        return
+    if info.dtype == "I64" and len(info.shape) == 1:  # no weight: read as it is stored
         return
     if quantization is not None:
         hint = f"the checkpoint is already quantized ({shown(quantization)}): start from the original one"

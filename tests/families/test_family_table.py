@@ -39,6 +39,7 @@ F32, BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.BF16
 VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")  # counted together
 NARROW = re.compile("time_mix_(?:[wva][012]|g[12]|lerp_fused|first|decay_w[12]).weight")  # of RWKV, never quantized
 KEPT = ("ffn_gate_inp", "position_embd", "ssm_conv1d", "indexer.q_proj", "indexer.k_proj")  # never quantized
+UNEVEN = ("attn_k_b.weight", "ple_conv1d.weight", "per_layer_token_embd.weight")  # of few columns
 WITH_MORE_BITS = {
     "attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight", "ffn_down.weight", "ffn_down_exps.weight",
     "ffn_down_chexps.weight", "ffn_down_shexp.weight",
@@ -180,7 +181,8 @@ def expected_types(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         more = place < of // 8 or place >= 7 * of // 8 or (place - of // 8) % 3 == 2
         head = name == "output.weight" or (tied and name in {"token_embd.weight", "per_layer_token_embd.weight"})
         wanted = "q6_k" if head or (part in WITH_MORE_BITS and more) else "q4_k"
-        found[name] = wanted if shape[-1] % 256 == 0 else {"q6_k": "q8_0", "q4_k": "q5_0"}[wanted]
+        fallback = {"q6_k": "q8_0", "q4_k": "q5_0"}[wanted] if shape[-1] % 32 == 0 else "f16"
+        found[name] = wanted if shape[-1] % 256 == 0 else fallback
     return found
 
 
@@ -196,7 +198,7 @@ def test_the_types_are_those_of_llama_quantize(name: str, root: Path) -> None:
     [plan] = ran.json["plans"]
     tensors = {t["name"]: tuple(t["shape"]) for t in plan["tensors"]}
     uneven = {name for name, shape in tensors.items() if len(shape) > 1 and shape[-1] % 256}
-    assert {each["tensor"] for each in plan["fallbacks"]} == {n for n in uneven if n.endswith("attn_k_b.weight")}
+    assert {each["tensor"] for each in plan["fallbacks"]} == {n for n in uneven if n.endswith(UNEVEN)}
     found = {t["name"]: t["type"] for t in plan["tensors"]}
     assert {n: q for n, q in found.items() if q not in {"f32", "bf16"}} == expected_types(tensors)
 
