@@ -47,6 +47,9 @@ LLAMA = {**TEXT, "model_type": "llama"}
 WAVES = {"a.position_embd.weight": 1e-4}  # sines of up to 1500, whose last bits depend on the exponential
 HEARING_OMNI = {**HEARING, "output_dim": 64}
 ONE_LAYER = {**TEXT, "layer_types": ["full_attention"]}
+SILENT_GEMMA3N = {
+    "conf_num_hidden_layers": 2, "conf_num_attention_heads": 2, "input_feat_size": 16, "hidden_size": 32,
+}  # fmt: skip
 PIXELS = {"min_pixels": 256, "max_pixels": 16384}
 MOON = {
     "model_type": "moonvit", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "patch_size": 14,
@@ -69,8 +72,11 @@ class Tower:
     as a published checkpoint has them; what the reference reads is always spelled so. `edit` changes config.json.
     `adds` are tensors that the reference leaves out, and why; `renames` names that it gives to what they call otherwise
     here. `words` are tokens of the vocabulary. `apart` is by how many units in the last place f32 values may differ,
-    `near` by how much those of some tensors. `reference` says whether the reference can write it,
-    `refused` why llama.cpp does not load what it writes.
+    `near` by how much those of some tensors.
+
+    `reference` says whether the reference can write it. `lacks` are keys and tensors of its file that are left out,
+    `reshaped` tensors that have other axes in it (regular expressions). `loads` is the type of the file that llama.cpp
+    is given, `refused` why it does not load what is written.
     """
 
     model: str
@@ -86,7 +92,10 @@ class Tower:
     near: Mapping[str, float] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     reference: bool = True
+    loads: str = "f32"
     refused: str | None = None
+    lacks: str | None = None
+    reshaped: str | None = None
 
 
 def linear(name: str, rows: int, cols: int, bias: bool = True) -> dict[str, tuple[int, ...]]:
@@ -178,6 +187,43 @@ def deepseek_ocr() -> dict[str, tuple[int, ...]]:
         found |= linear(f"{block}self_attn.qkv_proj", 96, 32) | linear(f"{block}self_attn.out_proj", 32, 32)
         found |= linear(f"{block}mlp.fc1", 128, 32) | linear(f"{block}mlp.fc2", 32, 128)
     return found
+
+
+def mobilenet() -> dict[str, tuple[int, ...]]:
+    """The shapes of a MobileNet V5 with a block of each kind, and of a tensor of sound."""
+    net = "model.vision_tower.timm_model."
+    found: dict[str, tuple[int, ...]] = {
+        f"{net}conv_stem.conv.weight": (16, 3, 3, 3), f"{net}conv_stem.conv.bias": (16,),
+        f"{net}conv_stem.bn.weight": (16,), f"{net}msfa.ffn.pw_exp.conv.weight": (96, 88, 1, 1),
+        f"{net}msfa.ffn.pw_exp.bn.weight": (96,), f"{net}msfa.ffn.pw_proj.conv.weight": (64, 96, 1, 1),
+        f"{net}msfa.ffn.pw_proj.bn.weight": (64,), f"{net}msfa.norm.weight": (64,),
+        "model.embed_vision.embedding.weight": (8, 64), "model.embed_vision.hard_embedding_norm.weight": (64,),
+        "model.embed_vision.soft_embedding_norm.weight": (64,),
+        "model.embed_vision.embedding_projection.weight": (64, 64), "model.embed_audio.embedding.weight": (8, 32),
+    }  # fmt: skip
+    blocks: dict[str, dict[str, tuple[int, ...]]] = {
+        "0.0": {"conv_exp.weight": (32, 16, 3, 3), "bn1.weight": (32,), "conv_pwl.weight": (24, 32, 1, 1),
+                "bn2.weight": (24,)},
+        "1.0": {"dw_start.conv.weight": (24, 1, 3, 3), "dw_start.bn.weight": (24,), "dw_mid.conv.weight": (48, 1, 5, 5),
+                "dw_mid.bn.weight": (48,), **inverted(24, 48, 32)},
+        "1.1": inverted(32, 64, 32),
+        "2.0": {"dw_mid.conv.weight": (64, 1, 5, 5), "dw_mid.bn.weight": (64,), **inverted(32, 64, 40)},
+        "2.1": {"norm.weight": (40,), "attn.query.proj.weight": (128, 40, 1, 1), "attn.key.proj.weight": (64, 40, 1, 1),
+                "attn.key.down_conv.weight": (40, 1, 3, 3), "attn.key.norm.weight": (40,),
+                "attn.value.proj.weight": (64, 40, 1, 1), "attn.value.down_conv.weight": (40, 1, 3, 3),
+                "attn.value.norm.weight": (40,), "attn.output.proj.weight": (40, 128, 1, 1),
+                "layer_scale.gamma": (40,)},
+        "3.0": {"dw_mid.conv.weight": (80, 1, 5, 5), "dw_mid.bn.weight": (80,), **inverted(40, 80, 48)},
+    }  # fmt: skip
+    return found | {f"{net}blocks.{at}.{name}": size for at, those in blocks.items() for name, size in those.items()}
+
+
+def inverted(inside: int, wide: int, out: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of an inverted residual without its convolutions over places."""
+    return {
+        "pw_exp.conv.weight": (wide, inside, 1, 1), "pw_exp.bn.weight": (wide,),
+        "pw_proj.conv.weight": (out, wide, 1, 1), "pw_proj.bn.weight": (out,), "layer_scale.gamma": (out,),
+    }  # fmt: skip
 
 
 def named(architecture: str) -> Callable[[dict[str, Any]], object]:
@@ -543,6 +589,18 @@ TABLE: dict[str, Tower] = {
         },
         processor={"feature_size": 16},
         renames={".conv_norm_var.": ".conv_norm."},  # which llama.cpp reads
+    ),
+    "gemma3n": Tower(
+        "Gemma3nForConditionalGeneration",
+        {
+            "model_type": "gemma3n_published", "text_config": TEXT, "audio_config": SILENT_GEMMA3N,
+            "vision_config": {"hidden_size": 64, "vocab_size": 8, "model_type": "gemma3n_vision"},
+        },
+        processor={"size": {"height": 768, "width": 768}},
+        shapes=mobilenet(),
+        reshaped=r"layer_scale",
+        loads="f16",  # its convolutions over places take no f32
+        lacks=r"^clip\.(has_audio_encoder|audio\.)|^mm\.a\.|^a\.",
     ),
     "flamingo": Tower(
         "AudioFlamingo3ForConditionalGeneration",

@@ -44,6 +44,9 @@ def describe_tower(
         _require_values(processor, read_file)
     hparams = tower.numbers(config, _width(config), processor)
     own = {key: info for key, info in tensors.items() if tower.is_own(key)}
+    if tower.seen:
+        named = {tower.spelled(key): info for key, info in own.items()}
+        hparams = replace(hparams, values={**hparams.values, **tower.seen(hparams, named)})
     mapped, dropped = map_tensors(Standing(tower, hparams), hparams, own)
     also = tower.also(hparams, tensors, read_file) if tower.also else ()
     everything = tuple(_stored(tensor, qtype) for tensor in (*mapped, *also))

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TypeVar
 
 Number = TypeVar("Number", int, float)
+ANY = "*"  # of a row, in place of a shape: whatever the tensor has
 
 
 def evaluate(text: str, number: Callable[[str], Number]) -> Number:

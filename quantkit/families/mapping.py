@@ -11,7 +11,7 @@ from math import prod
 from typing import Protocol
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.expressions import evaluate
+from quantkit.families.expressions import ANY, evaluate
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import KINDS, trunk_of
 from quantkit.families.model import ModelTensor
@@ -262,7 +262,7 @@ def _check_number(info: TensorInfo, number: int, count: int, key: str) -> None:
 
 def _check_source(t: T, hparams: Hparams, info: TensorInfo) -> None:
     """Shape and dtype have to be what the configuration says."""
-    expected = tuple(hparams.size(axis) for axis in t.shape.split())
+    expected = info.shape if t.shape == ANY else tuple(hparams.size(axis) for axis in t.shape.split())
     if info.shape != expected:
         message = f'tensor "{info.name}" has shape {list(info.shape)}, config.json says {list(expected)} ({t.shape})'
         hint = "config.json and the weights are not of the same model"

@@ -34,7 +34,7 @@ class T:
 
     In a block's rows both names are relative to the block, and "{}" in `source` is the number of an expert, or of
     whatever `index` counts. `shape` names the source's axes by `Hparams` numbers or expressions of them
-    ("heads*(nope+v) hidden_size"), or is the number itself ("1 hidden_size").
+    ("heads*(nope+v) hidden_size"), or is the number itself ("1 hidden_size"), or ANY.
 
     `bias` says that a bias may go with the weight: the name of the configuration flag that makes it mandatory, ALWAYS,
     PRESENT where nothing but the tensors says so, or None for no bias at all. The tensor itself is mandatory in the

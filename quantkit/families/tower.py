@@ -15,7 +15,7 @@ from quantkit.errors import InputError
 from quantkit.families import keys
 from quantkit.families.general import ReadFile
 from quantkit.families.hparams import CONFIG_HINT, Hparams, part_of
-from quantkit.families.layers import TRUNK, Derive, trunk_of
+from quantkit.families.layers import TRUNK, Derive, Seen, trunk_of
 from quantkit.families.model import ModelTensor
 from quantkit.families.rows import Condition, Drop, Rename, Stack, T
 from quantkit.tensors import TensorInfo
@@ -43,7 +43,8 @@ class Tower:
     `part` is where config.json has its numbers (a path with dots), `defaults` what transformers fills in there,
     `aliases` other spellings of numbers; `derive` makes numbers from numbers. `runs` is the number of the layers that
     are run; those after them are left out. `numbered` gives blocks that are named by their place in a list of
-    config.json the number of their layer: beginnings of their names, each with the list. `also` makes tensors from
+    config.json the number of their layer: beginnings of their names, each with the list. `seen` gives numbers from the
+    tensors that are there (numbers, tensors by the names of rows -> numbers), `also` makes tensors from
     any of the checkpoint. `sees` says that it reads images: a processor file has to say which values it expects.
     """
 
@@ -65,6 +66,7 @@ class Tower:
     stacks: tuple[Stack, ...] = ()
     runs: str = TRUNK
     numbered: tuple[tuple[str, str], ...] = ()
+    seen: Seen | None = None
     also: Also | None = None
     when: Condition | None = None
     sees: bool = True

@@ -11,7 +11,7 @@ from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams, part_of
 from quantkit.families.layouts import lead
 from quantkit.families.roles import Role
 from quantkit.families.rows import Stack, T, with_biases
-from quantkit.families.tower import SAID, Tower, constant
+from quantkit.families.tower import SAID, Tower, constant, layers_listed
 from quantkit.families.towers.gemma3 import pooled
 from quantkit.families.vit import F32, GELU, INNER_TEXT, KERNEL, epsilon, patches, vision_keys
 
@@ -32,7 +32,7 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
     clip, sam = (Hparams(part or {}) for part in parts.values())
     width, heads, layers = (sam.count(key) for key in ("width", "heads", "layers"))
     grid = hparams.count("image_size") // PATCH
-    everywhere = sam.values.get("global_attn_indexes", [])
+    everywhere = layers_listed(Hparams({**sam.values, "num_hidden_layers": layers}), "global_attn_indexes")
     return {
         "hidden_size": clip.count("width"),
         "num_hidden_layers": clip.count("layers"),

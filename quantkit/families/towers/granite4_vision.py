@@ -7,7 +7,7 @@ from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.families import keys
-from quantkit.families.hparams import CONFIG_HINT, Hparams, nested_part
+from quantkit.families.hparams import CONFIG_HINT, Hparams, nested_part, part_of
 from quantkit.families.layers import Layers, block_count
 from quantkit.families.roles import Role
 from quantkit.families.rows import Stack, T, at, with_biases
@@ -44,10 +44,10 @@ def projectors(hparams: Hparams) -> Mapping[str, Any]:
     mapped = config.get("deepstack_layer_map") or []
     targets = config.get("spatial_target_layers") or []
     last = config.get("spatial_vision_layer", -1)
-    if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_layer, pair)) for pair in mapped):
+    if not isinstance(mapped, list) or not all(_is_list(pair) and len(pair) == 2 for pair in mapped):
         raise _bad("deepstack_layer_map", mapped)
-    if not all(map(_is_layer, targets)) or not _is_layer(last):
-        raise _bad("spatial_target_layers", targets)
+    if not _is_list([last]) or not _is_list(targets):
+        raise _bad("spatial_target_layers", [last, targets])
     found = [
         (read + layers * (read < 0), fed + text * (fed < 0), BY_LAYERS, number)
         for number, (read, fed) in enumerate(sorted(mapped))
@@ -62,12 +62,13 @@ def projectors(hparams: Hparams) -> Mapping[str, Any]:
         "offsets": tuple(entry[3] if entry[2] == BY_PLACE else -1 for entry in found),
         **{kind: [at for _, at in listed] for kind, listed in places.items()},
         "query_side": query, "window_side": window,
-        "former": Hparams({**(config.get("qformer_config") or {})}).values.get("intermediate_size", 3072),
+        "former": (part_of(config, "qformer_config") or {}).get("intermediate_size", 3072),
     }  # fmt: skip
 
 
-def _is_layer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_list(value: object) -> bool:
+    """Whether it is a list of numbers of layers, from either end."""
+    return isinstance(value, list) and all(type(one) is int and abs(one) < 1 << 14 for one in value)
 
 
 def _bad(key: str, value: object) -> InputError:

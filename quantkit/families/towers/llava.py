@@ -77,7 +77,7 @@ def layers_read(hparams: Hparams) -> Iterable[KeyValue]:
 def activation(hparams: Hparams) -> Iterable[KeyValue]:
     """The key of the activation, none for CLIP's own. Raises UnsupportedError for one that llama.cpp lacks."""
     said = hparams.values.get("hidden_act")
-    if said not in {QUICK, "gelu", TANH}:
+    if said not in (QUICK, "gelu", TANH):
         what = f"config.json: the encoder's hidden_act is {shown(str(said), 40)}"
         raise UnsupportedError(what, key="hidden_act", hint=f"llama.cpp knows {QUICK}, gelu and {TANH} there")
     return () if said == QUICK or isinstance(GELU, keys.Key) else GELU(hparams)

@@ -38,7 +38,7 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
     """
     said = hparams.values[SAID]
     mode = said.get("downsample_mode", "16x")
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         what = f"the processor's downsample_mode is {shown(str(mode), 40)}"
         raise UnsupportedError(what, key="downsample_mode", hint=f"known are {' and '.join(MODES)}")
     size = said.get("scale_resolution")

@@ -42,7 +42,7 @@ def is_pixtral(config: Mapping[str, Any]) -> bool:
 def merged_side(hparams: Hparams) -> Mapping[str, Any]:
     """How many patches of each side become one; the models of Mistral have a number for it, Pixtral has none."""
     config = hparams.values[WHOLE]
-    default = 2 if config.get("model_type") in {"mistral3", "lighton_ocr"} else None
+    default = 2 if config.get("model_type") in ("mistral3", "lighton_ocr") else None
     return {"spatial_merge_size": config.get("spatial_merge_size", default)}
 
 
