@@ -89,6 +89,7 @@ def bias_in_full(tensors: dict[str, Any]) -> None:
 
 GPT2 = {"tokenizer_config.json": '{"tokenizer_class": "GPT2Tokenizer"}'}
 LLAMA = Entry("Llama", SPM, bpe=False)
+LFM2 = Entry("Lfm2", {**FOUR, "block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention"] * 2})
 QWEN2 = Entry("Qwen2", SIZES)
 QWEN3 = Entry("Qwen3", {**SIZES, "head_dim": 32})
 POOLED = {
@@ -109,12 +110,16 @@ ALIASES: dict[str, Entry] = {
         )),
         {r"^model\.": "model.text_model."}, (), model_type="smolvlm", named=True,
     ),
+    "lfm2-audio": inside(
+        "Lfm2AudioForConditionalGeneration", LFM2, {"^model": "lfm"},
+        ("conformer.layers.0.conv.pointwise_conv1.weight", "audio_embedding.embedding.weight",
+         "audio_adapter.model.0.weight", "depth_embeddings.0.embedding.weight", "depth_linear.weight",
+         "depthformer.layers.0.operator.weight", "codebook_offsets"),
+        model_type="lfm2_audio", part="lfm", named=True,
+    ),
     "lfm2-bidirectional": replace(
-        Entry("Lfm2", {
-            **FOUR, "block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention"] * 2,
-        }), files=POOLED, published=without_head, edit=lambda config: config.update(
-            architectures=["Lfm2BidirectionalModel"]
-        ),
+        LFM2, files=POOLED, published=without_head,
+        edit=lambda config: config.update(architectures=["Lfm2BidirectionalModel"]),
     ),
     "jina-v5": Entry(
         None, own("JinaEmbeddingsV5Model", "jina_embeddings_v5", head_dim=32, rms_norm_eps=1e-5, rope_theta=1e5),

@@ -1,4 +1,4 @@
-"""Models around a language model whose encoder of images or sound has no row here: the language model alone converts.
+"""Models around a language model that say in config.json only what they are as a whole: what stands inside.
 
 A row says which architecture stands inside, which tensors are not its own, and how its names are spelled; all else is
 the family's. Names are those of the published checkpoints and of transformers; what llama.cpp's converter leaves out
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from quantkit.families.rows import Drop, Family, Rename
 from quantkit.families.vit import INNER_TEXT
 
-REASON = "it is of no language model, and no row describes what it is of"
-UNSERVED = "what stands before its language model is not known here"
+REASON = "it is of no language model"
+UNSERVED = "its language model stands inside another one, and is not run here"
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ WRAPPED: Mapping[str, Wrapped] = {
     "KimiK25ForConditionalGeneration": Wrapped("DeepseekV3ForCausalLM", LLAVA),
     "Kimi_K25ForConditionalGeneration": Wrapped("DeepseekV3ForCausalLM", LLAVA),  # as transformers calls it
     "KimiVLForConditionalGeneration": Wrapped("DeepseekV3ForCausalLM", ("vision_tower.", "multi_modal_projector.")),
+    "Lfm2AudioForConditionalGeneration": Wrapped(
+        "Lfm2ForCausalLM",
+        ("conformer.", "audio_", "depth_", "depthformer.", "codebook_offsets"),
+        text=(Rename(r"^lfm\.", "model."),),
+    ),
     "LightOnOCRForConditionalGeneration": Wrapped("Qwen3ForCausalLM", ("vision_encoder.", "vision_projection.")),
     "LightOnOcrForConditionalGeneration": Wrapped("Qwen3ForCausalLM", ("vision_encoder.", "vision_projection.")),
     "LlavaStableLMEpochForCausalLM": Wrapped("StableLmForCausalLM", LLAVA),
