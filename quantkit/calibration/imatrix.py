@@ -51,10 +51,15 @@ def _linears(tensor: ModelTensor, by_tensor: dict[str, list[tuple[Rows, str]]]) 
     found: dict[str, None] = {}
     for part in tensor.parts:
         source = part.source
-        if source is None:
-            return ()
+        if source is None:  # moved: of a stack that lies as (experts, in, out), gate and up read the same
+            held = by_tensor.get(part.sources[0].tensor, ()) if part.sources else ()
+            name = next((name for rows, name in held if rows.columns and rows.sources == part.sources), None)
+            if name is None:
+                return ()
+            found[name] = None
+            continue
         for rows, name in by_tensor.get(source.tensor, ()):
-            if rows.start <= source.start and source.stop <= rows.stop:
+            if rows.columns is None and rows.start <= source.start and source.stop <= rows.stop:
                 found[name] = None
     return tuple(found)
 

@@ -52,7 +52,10 @@ GGUF_TRANSFORMERS = frozenset({
     "deci", "minimax-m2",
 })  # fmt: skip
 
-ONLY_STACKED = frozenset({"Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"})
+ONLY_STACKED = frozenset({
+    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "Llama4ForCausalLM", "Llama4ForConditionalGeneration",
+    "Qwen3VLMoeForConditionalGeneration",
+})  # fmt: skip
 
 RULES_OF_TRANSFORMERS = (
     Rule("transformers", "mlx", layers(MLX), MLX_REASON, MLX_NEAREST, f"run: {TRANSFORMERS}"),

@@ -6,7 +6,7 @@ since loaders of quantized experts look for `experts.3.gate_proj`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,6 +20,7 @@ from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
 from quantkit.families.roles import Role
 from quantkit.families.rows import NUMBER, Family
+from quantkit.families.stacked import matrix_of, turned_modules
 from quantkit.families.towers import text_family
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
@@ -44,8 +45,8 @@ MAX_EXPERTS = 1 << 14  # the largest mixtures have some hundreds
 def source_of(linear: ModelTensor) -> Rows:
     """The rows of the one source tensor that a linear layer is made of."""
     [part] = linear.parts
-    assert part.source is not None, linear.name
-    return part.source
+    [rows] = part.sources
+    return rows
 
 
 def in_block(name: str) -> str:
@@ -77,7 +78,8 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     layers = trunk_of(hparams)
     after = [name for name in tensors if (family.layer_of(name, layers) or 0) >= layers]
     roles = roles_of(family, tensors, layers) | dict.fromkeys(after, Role.OTHER)
-    found = {name: tuple(_modules(info, roles[name])) for name, info in tensors.items() if name not in after}
+    turned = turned_modules(tensors)
+    found = {name: tuple(_modules(info, roles[name], turned)) for name, info in tensors.items() if name not in after}
     linears = [module for modules in found.values() for module in modules]
     rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
     dropped = [name for name in rest if any(fnmatchcase(name, drop.pattern) for drop in family.drop)]
@@ -127,8 +129,8 @@ def roles_of(family: Family, names: Iterable[str], layers: int = 0) -> dict[str,
     return {name: found[0].t.role if found else None for name, found in rows.items()}
 
 
-def _modules(info: TensorInfo, role: Role | None) -> Iterator[ModelTensor]:
-    """The linear layers that a tensor holds."""
+def _modules(info: TensorInfo, role: Role | None, turned: Set[str]) -> Iterator[ModelTensor]:
+    """The linear layers that a tensor holds. `turned` are modules whose stacks lie as (experts, in, out)."""
     leaf = info.name.removesuffix(WEIGHT).rpartition(".")[2]
     if len(info.shape) < 2 or (role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER)):
         return
@@ -143,17 +145,15 @@ def _modules(info: TensorInfo, role: Role | None) -> Iterator[ModelTensor]:
     if len(info.shape) != 3:
         what = f'"{shown(info.name)}" has the shape {list(info.shape)}, expected a matrix or a stack of them'
         raise InputError(what, tensor=info.name, hint="config.json and the weights are not of the same model")
-    count, rows_of_one, cols = info.shape
+    count = info.shape[0]
     stem, _, which = info.name.removesuffix(WEIGHT).rpartition(".")
     if which not in STACKS:
         return  # loaders know no names for its single matrices
     halves = {"gate_up_proj": (("gate_proj", Role.FFN_GATE), ("up_proj", Role.FFN_UP))}.get(which, ((which, role),))
-    height = rows_of_one // len(halves)
     if count > MAX_EXPERTS:
         message = f'tensor "{info.name}" holds {count:,} experts, at most {MAX_EXPERTS:,} are taken apart'
         raise InputError(message, tensor=info.name, hint="is config.json of this model?")
     for expert in range(count):
         for place, (name, of) in enumerate(halves):
-            start = expert * rows_of_one + place * height
-            source = Rows(info.name, start, start + height)
-            yield ModelTensor(f"{stem}.{expert}.{name}", of, (height, cols), (source,), layer, expert=expert)
+            source, shape = matrix_of(info, expert, (place, len(halves)), turned=stem in turned)
+            yield ModelTensor(f"{stem}.{expert}.{name}", of, shape, (source,), layer, expert=expert)

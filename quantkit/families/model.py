@@ -55,34 +55,40 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows [start, stop) of the source tensor called `tensor`."""
+    """Rows [start, stop) of the source tensor called `tensor`; or, of these rows, `columns` [first, last) as rows."""
 
     tensor: str
     start: int
     stop: int
+    columns: tuple[int, int] | None = None
 
     @property
     def rows(self) -> int:
-        return self.stop - self.start
+        first, last = self.columns or (self.start, self.stop)
+        return last - first
 
     @property
-    def source(self) -> Rows:
-        return self
+    def source(self) -> Rows | None:
+        return None if self.columns else self
 
     @property
     def sources(self) -> tuple[Rows, ...]:
-        return (self,)
+        return (Rows(self.tensor, self.start, self.stop),)
 
     @property
     def unit(self) -> int:
-        return 1
+        return self.rows if self.columns else 1
 
     @property
     def identity(self) -> tuple[object, ...]:
-        return self.tensor, self.start, self.stop
+        return self.tensor, self.start, self.stop, *(self.columns or ())
 
     def read(self, ref: Callable[[str], TensorRef], start: int, stop: int) -> F32:
-        return ref(self.tensor).read(self.start + start, self.start + stop)
+        if self.columns is None:
+            return ref(self.tensor).read(self.start + start, self.start + stop)
+        first = self.columns[0]
+        matrix = ref(self.tensor).read(self.start, self.stop)
+        return np.ascontiguousarray(matrix[:, first + start : first + stop].T)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,16 @@
-"""Experts that are stored as stacks of matrices lying as (in, out), where engines expect (out, in)."""
+"""Experts that are stored as stacks of matrices, some of them lying as (in, out), where engines expect (out, in)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from quantkit.families.layouts import rows, turn
+from quantkit.families.model import Rows
 from quantkit.families.roles import Role
 from quantkit.families.rows import T
+from quantkit.tensors import TensorInfo
+
+GATE_UP, DOWN = "gate_up_proj", "down_proj"
 
 
 def turned_stacks(module: str, width: str) -> tuple[T, ...]:
@@ -16,3 +22,36 @@ def turned_stacks(module: str, width: str) -> tuple[T, ...]:
         T(gate_up, "ffn_up_exps.weight", Role.FFN_UP, wide, turn >> rows(width, f"2*{width}")),
         T(down, "ffn_down_exps.weight", Role.FFN_DOWN, f"num_local_experts {width} hidden_size", turn),
     )
+
+
+def turned_modules(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
+    """The modules of experts whose two stacks lie as (experts, in, out), by their names."""
+    found = set()
+    for name, info in tensors.items():
+        bare = name.removesuffix(".weight")
+        down = tensors.get(name.replace(GATE_UP, DOWN)) if bare.endswith(GATE_UP) else None
+        if down is not None and lies_turned(info.shape, down.shape):
+            found.add(bare.removesuffix(f".{GATE_UP}"))
+    return frozenset(found)
+
+
+def lies_turned(gate_up: tuple[int, ...], down: tuple[int, ...]) -> bool:
+    """Whether stacks of these shapes lie as (experts, hidden, 2 * inner) and (experts, inner, hidden).
+
+    No shapes lie in both ways: gate and up are twice as many as what the other reads.
+    """
+    return len(gate_up) == len(down) == 3 and gate_up[1] == down[2] and gate_up[2] == 2 * down[1]
+
+
+def matrix_of(info: TensorInfo, expert: int, part: tuple[int, int], *, turned: bool) -> tuple[Rows, tuple[int, int]]:
+    """Where the matrix of one expert lies in a stack of which it is part (number, of how many), and its (out, in)."""
+    place, parts = part
+    _, height, width = info.shape
+    start = expert * height
+    if turned:
+        rows_of_it = width // parts
+        columns = (place * rows_of_it, (place + 1) * rows_of_it)
+        return Rows(info.name, start, start + height, columns), (rows_of_it, height)
+    rows_of_it = height // parts
+    start += place * rows_of_it
+    return Rows(info.name, start, start + rows_of_it), (rows_of_it, width)

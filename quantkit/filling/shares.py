@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantkit.families.model import Rows
+from quantkit.families.model import Part, Rows
 from quantkit.plan.base import Unit
 
 if TYPE_CHECKING:
@@ -41,11 +41,16 @@ def shares_of(unit: Unit, linears: Mapping[str, Linear]) -> tuple[Share, ...]:
     """The rows of linears that a unit's rows are, in their order; none where a row is no linear's."""
     found: list[Share] = []
     for part in unit.tensor.parts:
-        shares = [] if part.source is None else _of_rows(part.source, linears)
+        shares = _whole(part, linears) if part.source is None else _of_rows(part.source, linears)
         if not shares or sum(share.rows for share in shares) != part.rows:
             return ()
         found += shares
     return tuple(found)
+
+
+def _whole(part: Part, linears: Mapping[str, Linear]) -> list[Share]:
+    """The linear that is just this part, of columns."""
+    return [Share(name, 0, linear.rows) for name, linear in linears.items() if linear.source == part]
 
 
 def _of_rows(wanted: Rows, linears: Mapping[str, Linear]) -> list[Share]:
@@ -54,6 +59,6 @@ def _of_rows(wanted: Rows, linears: Mapping[str, Linear]) -> list[Share]:
     for name, linear in linears.items():
         source = linear.source
         start, stop = max(wanted.start, source.start), min(wanted.stop, source.stop)
-        if source.tensor == wanted.tensor and start < stop:
+        if source.tensor == wanted.tensor and source.columns is None and start < stop:
             found.append((start, Share(name, start - source.start, stop - source.start)))
     return [share for _, share in sorted(found, key=lambda one: one[0])]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantkit.errors import NonFiniteError
-from quantkit.families.linears import source_of
 from quantkit.families.model import ModelTensor
 from quantkit.qtypes.floats import first_nonfinite
 from quantkit.source import Checkpoint
@@ -136,7 +135,6 @@ def read_rows(checkpoint: Checkpoint, tensor: ModelTensor) -> F32:
 
 def read_weight(checkpoint: Checkpoint, linear: ModelTensor) -> F32:
     """The weight of a layer, float32 (rows, cols). Raises NonFiniteError."""
-    source = source_of(linear)
-    weight = checkpoint.ref(source.tensor).read(source.start, source.stop)
+    weight = read_slab(checkpoint, linear, 0, linear.rows)
     require_finite(linear, weight)
     return weight

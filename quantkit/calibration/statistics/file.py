@@ -135,9 +135,15 @@ def _facts(statistics: Statistics, grams: Mapping[str, tuple[bool, ...]]) -> str
             }
             for name in sorted(statistics.sites)
         ],
-        "linears": [asdict(statistics.linears[name]) for name in sorted(statistics.linears)],
+        "linears": [_linear_facts(statistics.linears[name]) for name in sorted(statistics.linears)],
     }
     return json.dumps(facts, sort_keys=True)
+
+
+def _linear_facts(linear: Linear) -> dict[str, Any]:
+    """`columns` are named where rows are columns of the source alone."""
+    facts = asdict(linear)
+    return {**facts, "source": {key: value for key, value in facts["source"].items() if value is not None}}
 
 
 def _part_facts(part: Part, gram: bool) -> dict[str, Any]:
@@ -246,8 +252,12 @@ def _parsed(
 
 def _linear(found: Mapping[str, Any]) -> Linear:
     said = found["source"]
-    rows = Rows(_word(said["tensor"]), _count(said["start"], least=0), _count(said["stop"]))
-    if set(said) != {"tensor", "start", "stop"} or rows.stop - rows.start != _count(found["rows"]):
+    columns = None
+    if "columns" in said:
+        first, last = said["columns"]
+        columns = _count(first, least=0), _count(last)
+    rows = Rows(_word(said["tensor"]), _count(said["start"], least=0), _count(said["stop"]), columns)
+    if set(said) - {"columns"} != {"tensor", "start", "stop"} or rows.rows != _count(found["rows"]):
         raise ValueError("the rows of a linear")
     return Linear(_word(found["name"]), rows, found["rows"], _count(found["cols"]))
 

@@ -7,7 +7,7 @@ up_proj and down_proj: every matrix is a linear like any other, with inputs, sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from quantkit.errors import UnsupportedError
+from quantkit.families.stacked import lies_turned
 
 
 def is_stack(module: Any) -> bool:
@@ -41,13 +42,22 @@ def separate(block: nn.Module, name: str) -> None:
 
 def _separated(stack: Any) -> nn.ModuleList:
     gated = _is_stacked(stack, "gate_up_proj")
-    count, hidden, inner = stack.down_proj.shape
+    turned = gated and lies_turned(stack.gate_up_proj.shape, stack.down_proj.shape)
+    count, hidden, inner = stack.down_proj.mT.shape if turned else stack.down_proj.shape
     with torch.device("meta"):
         separated = nn.ModuleList(_expert(hidden, inner, gated) for _ in range(count))
-    widen = partial(_gated, stack._apply_gate) if gated else partial(_ungated, stack.act_fn)
     # not `separated` itself: a cycle would keep the block in memory after it is dropped
+    if not hasattr(stack, "_apply_gate") and gated:
+        separated.forward = partial(_given_all, tuple(separated), partial(_gated, partial(_halves, stack.act_fn)))
+        return separated
+    widen = partial(_gated, stack._apply_gate) if gated else partial(_ungated, stack.act_fn)
     separated.forward = partial(_route, tuple(separated), widen)
     return separated
+
+
+def _halves(activation: Callable[[Tensor], Tensor], gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return up * activation(gate)
 
 
 def _expert(hidden: int, inner: int, gated: bool) -> nn.Module:
@@ -86,6 +96,16 @@ def _route(
         out = expert.down_proj(widen(expert, given)) * shares[token, place, None]
         total.index_add_(0, token, out.to(total.dtype))
     return total
+
+
+def _given_all(experts: Sequence[Any], widen: Callable[[Any, Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """hidden (experts * tokens, d): all tokens for each expert, zeros where it was not chosen (Llama4TextExperts)."""
+    found = []
+    for expert, given in zip(experts, hidden.chunk(len(experts)), strict=True):
+        chosen, out = given.any(dim=-1), torch.zeros_like(given)
+        out[chosen] = expert.down_proj(widen(expert, given[chosen]))
+        found.append(out)
+    return torch.cat(found)
 
 
 def _check_plain(stack: nn.Module, name: str) -> None:

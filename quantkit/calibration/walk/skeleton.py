@@ -44,7 +44,7 @@ class Skeleton:
 
     @property
     def layers(self) -> nn.ModuleList:
-        layers: nn.ModuleList = self.model.get_decoder().layers
+        layers: nn.ModuleList = decoder_of(self.model).layers
         return layers
 
     def name_of(self, module: nn.Module) -> str:
@@ -61,7 +61,7 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     kind, settings = model_settings(checkpoint.config, checkpoint.tensors())
     model = _build(kind, settings)
     model.eval()
-    layers = getattr(model.get_decoder(), "layers", None)
+    layers = getattr(decoder_of(model), "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise UnsupportedError(f"{type(model).__name__} has no list of blocks", hint="quantize without calibration")
     blocks = tuple(copy.deepcopy(layer) for layer in layers)
@@ -70,6 +70,12 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
         record = partial(_record, calls, index, index == len(blocks) - 1)
         layer.forward = partial(_alone, record) if type(layer).__name__ in GIVE_TUPLES else record
     return Skeleton(model, blocks, calls)
+
+
+def decoder_of(model: Any) -> Any:
+    """The model without its head, in its attribute `model` where the class does not find it (Llama 4)."""
+    found = model.get_decoder()
+    return model.model if found is model else found
 
 
 def _build(kind: str, settings: Mapping[str, Any]) -> Any:
@@ -174,7 +180,7 @@ def run_to_blocks(skeleton: Skeleton, ids: Tensor) -> tuple[Tensor, tuple[Argume
     calls = skeleton.calls
     calls.arguments, calls.inject, calls.hidden = {}, None, None
     with suppress(Reached):
-        skeleton.model.get_decoder()(input_ids=ids, use_cache=False)
+        decoder_of(skeleton.model)(input_ids=ids, use_cache=False)
     found = tuple(Arguments(*calls.arguments[index]) for index in range(len(skeleton.layers)))
     hidden: Tensor = calls.hidden
     calls.arguments, calls.hidden = {}, None
@@ -228,6 +234,6 @@ def _is_unfilled(buffer: Tensor) -> bool:
 
 def _fill_as_layer(skeleton: Skeleton, block: nn.Module) -> None:
     """Have the decoder fill what it fills in its layers, with `block` as the only one (Falcon-H1's multipliers)."""
-    decoder = copy.copy(skeleton.model.get_decoder())
+    decoder = copy.copy(decoder_of(skeleton.model))
     decoder._modules = {"layers": nn.ModuleList([block])}
     skeleton.model._init_weights(decoder)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from quantkit.calibration.walk.model import CACHE_ARGUMENTS, BlockModel, largest_of_layers, read_embedding
-from quantkit.calibration.walk.skeleton import Arguments, Reached
+from quantkit.calibration.walk.skeleton import Arguments, Reached, decoder_of
 
 
 def new_cache(model: BlockModel) -> Any:
@@ -42,7 +42,7 @@ def run_on(model: BlockModel, rows: Tensor, cache: Any) -> tuple[Tensor, tuple[A
     """
     calls = model.skeleton.calls
     calls.arguments, calls.inject, calls.hidden = {}, None, None
-    decoder = model.skeleton.model.get_decoder()
+    decoder = decoder_of(model.skeleton.model)
     with suppress(Reached):
         decoder(input_ids=rows, use_cache=True, **{_cache_argument(decoder): cache})
     found = tuple(Arguments(*calls.arguments[index]) for index in range(model.count))

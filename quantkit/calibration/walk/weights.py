@@ -15,6 +15,7 @@ import torch
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.model import Rows
 from quantkit.families.names import EXPERT_MATRIX
+from quantkit.families.stacked import DOWN, GATE_UP, lies_turned, matrix_of
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 
@@ -77,6 +78,8 @@ def read_rows(
     ref = checkpoint.ref(rows.tensor)
     count, cols = rows.stop - rows.start, ref.info.cols
     out = torch.empty((count, cols), dtype=dtype, device=device)
+    if rows.columns:
+        return torch.from_numpy(rows.read(checkpoint.ref, 0, rows.rows)).to(device, dtype)
     step = max(1, SLAB_WEIGHTS // cols)
     for start in range(0, count, step):
         stop = min(start + step, count)
@@ -100,21 +103,26 @@ def _spellings(parameter: str) -> Iterator[str]:
 
 
 def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows | None:
-    """An expert's matrix inside a stack (experts, rows, cols); gate and up share one, gate first, if there is one."""
+    """An expert's matrix inside a stack (experts, rows, cols), or (experts, cols, rows); gate and up share one, gate
+    first, if there is a gate."""
     match = EXPERT_MATRIX.fullmatch(parameter)
     if match is None:
         return None
     module, number, which = match[1], int(match[2]), match[3]
-    fused = None if which == "down" else named(f"{module}.gate_up_proj", tensors)
+    fused = None if which == "down" else named(f"{module}.{GATE_UP}", tensors)
     info = fused or named(f"{module}.{which}_proj", tensors)
     if info is None:
         return None
+    down = named(f"{module}.{DOWN}", tensors)
+    gate_up = named(f"{module}.{GATE_UP}", tensors)
+    turned = bool(gate_up and down and lies_turned(gate_up.shape, down.shape))
     rows, cols = shape
-    per_expert = 2 * rows if fused else rows
-    if len(info.shape) != 3 or info.shape[1:] != (per_expert, cols) or number >= info.shape[0]:
-        raise _other_shape(parameter, (per_expert, cols), info)
-    start = number * per_expert + (rows if fused and which == "up" else 0)
-    return _checked(parameter, None, info, Rows(info.name, start, start + rows))
+    lying = (2 * rows if fused else rows, cols)
+    lying = lying[::-1] if turned else lying
+    if len(info.shape) != 3 or info.shape[1:] != lying or number >= info.shape[0]:
+        raise _other_shape(parameter, lying, info)
+    place = (int(which == "up"), 2) if fused else (0, 1)
+    return _checked(parameter, None, info, matrix_of(info, number, place, turned=turned)[0])
 
 
 def _checked(parameter: str, shape: torch.Size | None, info: TensorInfo, rows: Rows) -> Rows:

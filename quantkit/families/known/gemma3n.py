@@ -24,6 +24,7 @@ from quantkit.families.parts import Zeros
 from quantkit.families.placements import Placement, vocabulary
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
+    ACROSS_LAYERS,
     ATTENTION,
     EMBEDDING,
     FINAL_NORM,
@@ -31,7 +32,6 @@ from quantkit.families.rows import (
     HEAD,
     MLP,
     QK_NORMS,
-    UNSERVED,
     Family,
     T,
     TokenizerRules,
@@ -226,7 +226,7 @@ GEMMA3N = Family(
     seen=(shared,),
     assumes=(assumptions.gelu_tanh, assumptions.windows_every(5), sizes_of_graph, fixed_layers),
     tokens=TokenizerRules(no_prefix=True),
-    unserved=UNSERVED,
+    unserved=ACROSS_LAYERS,
 )  # fmt: skip
 
 FAMILIES = (GEMMA3N,)

@@ -33,6 +33,7 @@ from quantkit.families.model import ModelTensor
 from quantkit.families.placements import constant, vocabulary
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
+    ACROSS_LAYERS,
     EMBEDDING,
     FINAL_NORM,
     FREQUENCIES,
@@ -282,7 +283,7 @@ GEMMA4_E = replace(
     name="gemma4_e",
     when=Condition("layers read vectors of tokens, or what earlier ones keep", shares_between_layers),
     folds=(),
-    unserved="its layers read vectors of each token and keys of earlier layers, and are run here one by one without",
+    unserved=ACROSS_LAYERS,
 )
 
 GEMMA4_UNIFIED = replace(  # images and sound are read without an encoder

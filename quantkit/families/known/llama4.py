@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import TRUNK, not_, of_period
 from quantkit.families.placements import rope_freqs
@@ -15,7 +15,6 @@ from quantkit.families.rows import (
     FREQUENCIES,
     NORMS,
     OUTSIDE,
-    UNSERVED,
     Drop,
     Family,
     T,
@@ -132,7 +131,14 @@ LLAMA4 = Family(
     extra=rope_freqs,
     derive=(widths,),
     assumes=(assumptions.silu, every_fourth, normalized_by_experts, tuned),
-    unserved=UNSERVED,
+    computes=frozenset({
+        "intermediate_size_mlp", STEP, "moe_layers", "no_rope_layers", "no_rope_layer_interval",
+        "attention_chunk_size", "attn_temperature_tuning", "attn_scale", "floor_scale",
+    }),
+    folds=(
+        folds.VALUES,
+        *(folds.Fold(f"{m}.up_proj", (f"{m}.down_proj",)) for m in (MODULE, f"{MODULE}.shared_expert")),
+    ),
 )  # fmt: skip
 
 FAMILIES = (LLAMA4,)

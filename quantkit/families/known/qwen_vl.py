@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.families import keys
+from quantkit.families import folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.qwen import QWEN2, QWEN3, QWEN3_MOE
 from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.layers import flagged, not_, turned
 from quantkit.families.rows import (
     FREQUENCIES,
-    UNSERVED,
     Rename,
     at,
     experts,
@@ -101,7 +100,7 @@ QWEN3_VL_MOE = replace(
     derive=(deepstack,),
     seen=(turned(TURNED, {GATE_UP: ("hidden_size", f"2*{WIDTH}"), DOWN: (WIDTH, "hidden_size")}),),
     assumes=QWEN3.assumes,
-    unserved=UNSERVED,
+    folds=(folds.VALUES, folds.EXPERT_OUT),
 )  # fmt: skip
 
 FAMILIES = (QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE)
