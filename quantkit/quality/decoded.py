@@ -16,7 +16,7 @@ import numpy as np
 
 from quantkit.errors import VerificationError
 from quantkit.families.factors import factor_of, of_rows
-from quantkit.families.model import Model, ModelTensor
+from quantkit.families.model import Model
 from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
@@ -24,6 +24,7 @@ from quantkit.qtypes import base
 from quantkit.quality.made_gguf import is_norm, is_refitted
 from quantkit.quality.tensor_errors import decode_gguf, undecodable
 from quantkit.source import Checkpoint
+from quantkit.source.backwards import Piece, RestoredTensor, is_undone, pieces_of
 from quantkit.source.base import SourceFile, close_shards, no_side_file, no_side_files, require_unchanged
 from quantkit.tensors import F32, U8, TensorInfo
 from quantkit.untrusted import InputFile, open_input
@@ -40,61 +41,31 @@ class Bytes(Protocol):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Rows [start, stop) of a source tensor lie at `first` and after, before row order, in a tensor of the file."""
-
-    start: int
-    stop: int
-    target: ModelTensor
-    first: int
-
-
-@dataclass(frozen=True)
-class DecodedTensor:
-    """A source tensor whose rows come from the file."""
+class Decoded:
+    """A tensor of the file, whose rows are `cols` wide, as the graph sees it: multiplied by the `factors` of its
+    matrices, if it has some."""
 
     info: TensorInfo
-    pieces: tuple[Piece, ...]
-    stored: Mapping[str, tuple[Bytes, GGUFTensor]]
-    factors: Mapping[str, F32]
+    file: Bytes
+    tensor: GGUFTensor
+    factors: F32 | None
 
     def read(self, start: int, stop: int) -> F32:
         """Rows [start, stop) as float32, shape (stop - start, cols). Raises InputError for a file that got shorter."""
-        out = np.zeros((stop - start, self.info.cols), np.float32)
-        for piece in self.pieces:
-            low, high = max(start, piece.start), min(stop, piece.stop)
-            if low < high:
-                offset = piece.first - piece.start
-                out[low - start : high - start] = self._rows(piece.target, low + offset, high + offset)
-        return out  # rows beyond the vocabulary have no token, and no place in the file
+        values = self._plain(start, stop)
+        return (
+            values if self.factors is None else values * of_rows(self.factors, self.info.rows, np.arange(start, stop))
+        )
 
     def read_packed(self, start: int, stop: int) -> U8:
         """Rows as float32 bytes."""
         return self.read(start, stop).view(np.uint8)
 
-    def _rows(self, target: ModelTensor, start: int, stop: int) -> F32:
-        """Rows [start, stop) of a tensor of the file in the order before its row order, without what was added."""
-        unit = len(target.row_order.order) if target.row_order else 1
-        low, high = start // unit * unit, -(-stop // unit) * unit
-        values = self._decoded(target, low, high)
-        if target.row_order:
-            place = np.argsort(target.row_order.order)  # row order[i] went to row i
-            values = values.reshape(-1, unit, values.shape[1])[:, place].reshape(values.shape)
-        values = values[start - low : stop - low]
-        return values - np.float32(target.add) if target.add else values
-
-    def _decoded(self, target: ModelTensor, start: int, stop: int) -> F32:
-        """Rows [start, stop) as the graph sees them: multiplied by the factor of their matrix, if it has one."""
-        values = self._plain(target, start, stop)
-        factors = self.factors.get(target.name)
-        return values if factors is None else values * of_rows(factors, target.rows, np.arange(start, stop))
-
-    def _plain(self, target: ModelTensor, start: int, stop: int) -> F32:
-        file, tensor = self.stored[target.name]
-        cols = target.cols
+    def _plain(self, start: int, stop: int) -> F32:
+        tensor, cols = self.tensor, self.info.cols
         row_bytes = base.get(tensor.qtype).row_bytes(cols)
         first = tensor.offset + start * row_bytes
-        raw = file.read(first, first + (stop - start) * row_bytes).reshape(-1, row_bytes)
+        raw = self.file.read(first, first + (stop - start) * row_bytes).reshape(-1, row_bytes)
         if undecodable(frozenset({tensor.qtype})) is None:
             return decode_gguf(raw, tensor.type_id).reshape(stop - start, cols)
         return base.get(tensor.qtype).decode(raw, cols).reshape(stop - start, cols)  # for want of another reader
@@ -137,15 +108,7 @@ class DecodedCheckpoint:
 
     @cached_property
     def _pieces(self) -> Mapping[str, tuple[Piece, ...]]:
-        found: dict[str, tuple[Piece, ...]] = {}
-        for target in self.model.tensors:
-            first = 0
-            for part in target.parts:
-                if source := part.source:
-                    piece = Piece(source.start, source.stop, target, first)
-                    found[source.tensor] = (*found.get(source.tensor, ()), piece)
-                first += part.rows
-        return found
+        return pieces_of(target for target in self.model.tensors if all(map(is_undone, target.parts)))
 
     @cached_property
     def _infos(self) -> Mapping[str, TensorInfo]:
@@ -168,8 +131,20 @@ class DecodedCheckpoint:
         """What the file adds to the values of a source tensor."""
         return self._pieces[name][0].target.add
 
-    def ref(self, name: str) -> DecodedTensor:
-        return DecodedTensor(self._infos[name], self._pieces[name], self.stored, self.factors)
+    def ref(self, name: str) -> RestoredTensor:
+        return self._refs[name]
+
+    @cached_property
+    def _refs(self) -> Mapping[str, RestoredTensor]:
+        targets = {target.name: target for target in self.model.tensors}
+
+        def open_target(name: str) -> Decoded:
+            target, (file, tensor) = targets[name], self.stored[name]
+            shape = (target.rows, target.cols)
+            info = TensorInfo(name, "F32", shape, 4 * target.rows * target.cols)
+            return Decoded(info, file, tensor, self.factors.get(name))
+
+        return {name: RestoredTensor(info, self._pieces[name], open_target) for name, info in self._infos.items()}
 
     def files(self) -> tuple[SourceFile, ...]:
         return ()

@@ -73,7 +73,7 @@ class RestoredTensor:
         out = np.zeros((stop - start, self.info.cols), np.float32)
         made = [piece for piece in self.pieces if _is_made(piece.part)]
         for piece in self.pieces:
-            if piece not in made:
+            if not _is_made(piece.part):
                 self._put(piece, out, start)
         regions = sorted({(piece.rows.start, piece.rows.stop) for piece in made})
         for low, high in regions:
@@ -124,6 +124,13 @@ class RestoredTensor:
         with self.kept.lock:
             self.kept.region, self.kept.values = region, (out, covered)
         return out, covered
+
+
+def is_undone(part: Part) -> bool:
+    """Whether what a part does to rows of the source can be taken back; constants come from no source."""
+    inner = part.part if isinstance(part, Mapped) else part
+    known = isinstance(inner, Rows | Every | Made) or not part.sources
+    return known and not (isinstance(part, Mapped) and part.what not in ("-exp", "*"))
 
 
 def _is_made(part: Part) -> bool:

@@ -75,11 +75,11 @@ def read_rows(
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Rows of a source tensor as a tensor of `shape` on `device`, read in slabs."""
+    if rows.columns:
+        return torch.from_numpy(rows.read(checkpoint.ref, 0, rows.rows)).to(device, dtype)
     ref = checkpoint.ref(rows.tensor)
     count, cols = rows.stop - rows.start, ref.info.cols
     out = torch.empty((count, cols), dtype=dtype, device=device)
-    if rows.columns:
-        return torch.from_numpy(rows.read(checkpoint.ref, 0, rows.rows)).to(device, dtype)
     step = max(1, SLAB_WEIGHTS // cols)
     for start in range(0, count, step):
         stop = min(start + step, count)
@@ -109,12 +109,11 @@ def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo
     if match is None:
         return None
     module, number, which = match[1], int(match[2]), match[3]
-    fused = None if which == "down" else named(f"{module}.{GATE_UP}", tensors)
+    gate_up, down = (named(f"{module}.{stack}", tensors) for stack in (GATE_UP, DOWN))
+    fused = None if which == "down" else gate_up
     info = fused or named(f"{module}.{which}_proj", tensors)
     if info is None:
         return None
-    down = named(f"{module}.{DOWN}", tensors)
-    gate_up = named(f"{module}.{GATE_UP}", tensors)
     turned = bool(gate_up and down and lies_turned(gate_up.shape, down.shape))
     rows, cols = shape
     lying = (2 * rows if fused else rows, cols)
