@@ -53,8 +53,7 @@ GGUF_TRANSFORMERS = frozenset({
 })  # fmt: skip
 
 ONLY_STACKED = frozenset({
-    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "Llama4ForCausalLM", "Llama4ForConditionalGeneration",
-    "Qwen3VLMoeForConditionalGeneration",
+    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration",
 })  # fmt: skip
 
 RULES_OF_TRANSFORMERS = (

@@ -29,7 +29,7 @@ class Piece:
     @property
     def rows(self) -> range:
         """The rows of the source that it has, of a part that moves whole matrices all of their region."""
-        part = self.part.part if isinstance(self.part, Mapped) else self.part
+        part = _of_source(self.part)
         if isinstance(part, Every):
             return range(part.start, part.stop, part.step)
         assert isinstance(part, Rows | Made), part
@@ -105,7 +105,10 @@ class RestoredTensor:
         )
         if piece.target.add:
             values = values - np.float32(piece.target.add)
-        return _unmapped(piece.part, values) if isinstance(piece.part, Mapped) else values
+        part = piece.part
+        while isinstance(part, Mapped):
+            values, part = _unmapped(part, values), part.part
+        return values
 
     def _region(self, region: tuple[int, int], pieces: list[Piece]) -> tuple[F32, Any]:
         """A matrix from all parts that were moved out of it, and which of its elements they are."""
@@ -116,7 +119,7 @@ class RestoredTensor:
         out, covered = np.zeros((rows, self.info.cols), np.float32), np.zeros((rows, self.info.cols), bool)
         for piece in pieces:
             values = self._undone(piece, 0, piece.part.rows)
-            part = piece.part.part if isinstance(piece.part, Mapped) else piece.part
+            part = _of_source(piece.part)
             assert isinstance(part, Made), part
             moved, mask = (x.reshape(out.shape) for x in moved_back(values.reshape(part.after), part.shape, part.steps))
             out[mask] = moved[mask]
@@ -128,13 +131,22 @@ class RestoredTensor:
 
 def is_undone(part: Part) -> bool:
     """Whether what a part does to rows of the source can be taken back; constants come from no source."""
-    inner = part.part if isinstance(part, Mapped) else part
-    known = isinstance(inner, Rows | Every | Made) or not part.sources
-    return known and not (isinstance(part, Mapped) and part.what not in ("-exp", "*"))
+    while isinstance(part, Mapped):
+        if part.what not in ("-exp", "*"):
+            return False
+        part = part.part
+    return isinstance(part, Rows | Every | Made) or not part.sources
+
+
+def _of_source(part: Part) -> Part:
+    """A part before its values are changed."""
+    while isinstance(part, Mapped):
+        part = part.part
+    return part
 
 
 def _is_made(part: Part) -> bool:
-    return isinstance(part.part if isinstance(part, Mapped) else part, Made)
+    return isinstance(_of_source(part), Made)
 
 
 def _rows_before_order(ref: TensorRef, target: ModelTensor, start: int, stop: int) -> F32:

@@ -28,7 +28,7 @@ LOADED = {
     "k-exaone": "w4a16", "cohere2-moe": "w4a16", "hunyuan-moe": "w4a16", "gemma4": "w8a8", "qwen3.5-moe": "fp8",
     "lfm2-moe": "w4a16", "qwen3-vl": "nf4",
 }  # fmt: skip
-NAMED = {"gemma4-moe": "w4a16"}  # whose experts transformers knows by their stack alone
+NAMED = {"gemma4-moe": "w4a16", "qwen3-vl-moe": "fp8"}  # whose experts transformers knows by their stack alone
 
 
 def load(folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
@@ -80,6 +80,19 @@ def test_the_loader_has_the_weights_that_quantkit_decodes(name: str, recipe: str
             round_inputs(expected, config, {})
             assert distance(found, expected(input_ids=ids).logits[0]) <= FLOAT32
     assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("recipe", ["w4a16", "fp8"])
+def test_experts_of_llama_4_become_linears_of_their_own(recipe: str, tmp_path: Path) -> None:
+    """Where weights are those of compressed-tensors, the loader itself takes its stacks apart."""
+    artifact, ok = made("llama4-interleaved", recipe, tmp_path)
+    assert ok
+    model, expected = load(artifact, torch.float32), decoded(artifact)
+    found = loaded_weights(model, artifact)
+    assert any(".experts.3.up_proj" in name for name in found)
+    assert [name for name, weight in found.items() if not same(weight, expected[name], exact=True)] == []
+    with torch.inference_mode():
+        assert model(input_ids=torch.arange(3, 40)[None]).logits.isfinite().all()
 
 
 @pytest.mark.parametrize(("name", "recipe"), NAMED.items())
