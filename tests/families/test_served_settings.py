@@ -24,7 +24,7 @@ IDLE = frozenset({
     "is_decoder", "num_labels", "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id",
     "pretraining_tp", "problem_type", "resid_pdrop", "residual_dropout", "embedding_dropout", "router_aux_loss_coef",
     "router_jitter_noise", "text_config", "use_cache", "use_return_dict", "video_token_id", "vision_config",
-    "num_logits_to_keep", "rescale_prenorm_residual", "time_step_floor", "time_step_max",
+    "num_logits_to_keep", "rescale_prenorm_residual", "return_dict", "time_step_floor", "time_step_max",
     "use_associative_scan", "use_mamba_kernels", "use_mambapy",
 })  # fmt: skip
 SERVED = [(family, kind) for family in known_families() if not family.unserved for kind in family.defaults]
