@@ -92,6 +92,7 @@ GLM4_MOE = Family(
 SOLAR_OPEN = replace(
     GLM4_MOE,
     name="solar_open",
+    folds=folds.INNER[1:],  # no layer is dense
     hf=("SolarOpenForCausalLM",),
     defaults={
         "solar_open": {
