@@ -16,7 +16,7 @@ import numpy as np
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.known.gemma import ENCODERS, FINAL_CAP, NORMS
+from quantkit.families.known.gemma import ACROSS_LAYERS, ENCODERS, FINAL_CAP, NORMS
 from quantkit.families.layers import KINDS, TRUNK, before, by_rule, first_said, from_, kind, listed, of_period
 from quantkit.families.layouts import stack
 from quantkit.families.model import ModelTensor, Rows
@@ -24,7 +24,6 @@ from quantkit.families.parts import Zeros
 from quantkit.families.placements import Placement, vocabulary
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
-    ACROSS_LAYERS,
     ATTENTION,
     EMBEDDING,
     FINAL_NORM,

@@ -13,7 +13,7 @@ from typing import Any
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.known.gemma import ENCODERS, FINAL_CAP, NORMS
+from quantkit.families.known.gemma import ACROSS_LAYERS, ENCODERS, FINAL_CAP, NORMS
 from quantkit.families.layers import (
     KINDS,
     TRUNK,
@@ -33,7 +33,6 @@ from quantkit.families.model import ModelTensor
 from quantkit.families.placements import constant, vocabulary
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
-    ACROSS_LAYERS,
     EMBEDDING,
     FINAL_NORM,
     FREQUENCIES,
