@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import prod
 
 from quantkit.families.hparams import Hparams
-from quantkit.families.layers import Told
+from quantkit.families.layers import Told, ToldNumbers
 from quantkit.families.mapping import rows_by_source
 from quantkit.families.rows import Family
 from quantkit.tensors import TensorInfo
@@ -17,6 +17,10 @@ def headers(family: Family, hparams: Hparams) -> Iterator[TensorInfo]:
     for told in family.seen:
         for layer in range(hparams.count("num_hidden_layers")) if isinstance(told, Told) else ():
             yield TensorInfo(told.source.format(layer), "BF16", (1,), 2, values=(0.5,))
+        if isinstance(told, ToldNumbers):
+            for layer in range(hparams.count("num_hidden_layers")):
+                if told.where(hparams, layer):
+                    yield TensorInfo(told.source.format(layer), "I64", (2,), 16, values=(1, 2))
     spelled: dict[str, str] = {}
     for key, rows in rows_by_source(family).items():
         for row in rows:

@@ -243,25 +243,30 @@ class Told:
 
 @dataclass(frozen=True)
 class ToldNumbers:
-    """Whole numbers that one tensor of int64 holds, and the file among its keys: `source` is the tensor's name as rows
-    have it, with "{}" for the layer, `name` that of the list of numbers.
+    """Whole numbers that a tensor of int64 holds, and the file among its keys: `source` is the tensor's name as rows
+    have it, with "{}" for the layer, `name` that of the list of numbers, `where` the one layer that has it, if any.
 
-    Where headers alone are read there is no such list. Raises InputError for numbers below zero.
+    Where headers alone are read there is no such list. Raises InputError for a missing tensor, and for numbers below
+    zero.
     """
 
     source: str
     name: str
+    where: Layers
 
     def __call__(self, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
-        start, _, end = self.source.partition("{}")
-        found = [info for name, info in tensors.items() if name.startswith(start) and name.endswith(end)]
-        values = found[0].values if found else None
-        if values is None:
+        layer = next((layer for layer in range(trunk_of(hparams)) if self.where(hparams, layer)), None)
+        if layer is None:
             return {}
+        name = self.source.format(layer)
+        if name not in tensors:
+            message = f'the checkpoint has no tensor "{name}", whose numbers the file has among its keys'
+            raise InputError(message, tensor=name, hint="is a shard missing, or config.json of another model?")
+        values = tensors[name].values or ()
         if any(value < 0 for value in values):
-            message = f'tensor "{found[0].name}" has numbers below zero'
-            raise InputError(message, tensor=found[0].name, hint="config.json and the weights are not of one model")
-        return {self.name: list(values)}
+            message = f'tensor "{name}" has numbers below zero'
+            raise InputError(message, tensor=name, hint="config.json and the weights are not of the same model")
+        return {self.name: list(values)} if values else {}
 
 
 def _bad(key: str, what: str) -> InputError:

@@ -58,7 +58,7 @@ from quantkit.untrusted import shown
 STREAMS, RANK, TABLED = "hc_count", "hc_lowrank", "ple_layers"
 ALL, INDEX_Q = f"{STREAMS}*hidden_size", "indexer_n_heads*indexer_head_dim"
 TABLE = "ple.ple_embedding."
-SHARD = f"model.layers.{{}}.{TABLE}ngram_embedding.{{}}.weight"
+SHARD = "model.ngram_embedding.{}.weight"
 
 
 def tables(hparams: Hparams) -> Mapping[str, Any]:
@@ -72,25 +72,24 @@ def tables(hparams: Hparams) -> Mapping[str, Any]:
         raise UnsupportedError(what, key="ple_layer_ids", hint="run it with transformers or vLLM")
     return {
         TABLED: [layer - 1 for layer in said], "has_table": bool(said),
+        "shard_rows": 1,  # until the tensors say how many
+        "table_width": hparams.size("ple_embed_dim//((ngram_size-1)*heads_per_ngram)") if said else None,
         "n_gram_end": ends[-1] if isinstance(ends, list) and ends else ends,
     }  # fmt: skip
 
 
 def table_size(hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
-    """How large the table and a shard of it are: config.json has the numbers that they are computed from."""
-    start, _, rest = SHARD.partition("{}")
-    middle, _, end = rest.partition("{}")
-    shards = [i for n, i in tensors.items() if n.startswith(start) and middle in n and n.endswith(end)]
-    if not shards:
-        return {}
-    return {
-        "table_rows": sum(info.rows for info in shards), "shard_rows": shards[0].rows, "table_width": shards[0].cols,
-    }  # fmt: skip
+    """How many rows a shard of the table has: all have as many."""
+    start, _, end = SHARD.partition("{}")
+    shards = (info for name, info in tensors.items() if name.startswith(start) and name.endswith(end))
+    first = next(shards, None)
+    return {} if first is None else {"shard_rows": first.rows}
 
 
 def shard(info: TensorInfo, hparams: Hparams) -> Placement:
     """Rows of the table, as many as one of its shards has."""
-    return Placement((hparams.count("table_rows"), info.cols), (Rows(info.name, 0, info.rows),))
+    height = hparams.count("split_ngram_parts") * info.rows
+    return Placement((height, info.cols), (Rows(info.name, 0, info.rows),))
 
 
 def has_table(hparams: Hparams, layer: int) -> bool:
@@ -214,7 +213,10 @@ QWEN4_EXP = Family(
         Drop("*mtp.*", "llama.cpp predicts no further tokens with this architecture"),
     ),
     strip="language_model.",
-    spellings=(Rename(r"\.ngram_embedding\.shard_([0-9]+)\.", r".ngram_embedding.\1."),),
+    spellings=(
+        Rename(r"^model\.layers\.[0-9]+\.ple\.ple_embedding\.ngram_embedding\.shard_([0-9]+)\.",
+               r"model.ngram_embedding.\1."),
+    ),
     derive=(
         first_said(
             "layer_types",
@@ -225,7 +227,10 @@ QWEN4_EXP = Family(
         lambda hparams: {"ple_embed_dim": hparams.values.get("ple_embed_dim") or hparams.count("hidden_size")},
         tables,
     ),
-    seen=(table_size, *(ToldNumbers(f"model.layers.{{}}.{TABLE}{source}", name) for name, source in NUMBERS.items())),
+    seen=(
+        table_size,
+        *(ToldNumbers(f"model.layers.{{}}.{TABLE}{source}", name, has_table) for name, source in NUMBERS.items()),
+    ),
     assumes=(assumptions.silu, sigmoid_gate),
     tokens=TokenizerRules(slow="Qwen2Tokenizer"),
     unserved=UNSERVED,
