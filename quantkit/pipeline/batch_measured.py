@@ -8,6 +8,7 @@ in the folder of the batch, and in those of its artifacts. A measurement is of t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from quantkit.batch.ledger import Made, TaskRecord
 from quantkit.errors import InputError
 from quantkit.pipeline.report import read_records
 
-PATTERNS = ("*.eval.json", "*.eval.jsonl")
+SUFFIXES = (".eval.json", ".eval.jsonl")
 MAX_RECORDS = 1000
 
 
@@ -71,8 +72,8 @@ def measurements_in(out: Path, records: Iterable[TaskRecord]) -> Measurements:
 
 def _named(folders: Iterable[Path]) -> Iterator[Path]:
     for folder in folders:
-        with suppress(OSError):
-            yield from (path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file())
+        with suppress(OSError), os.scandir(folder) as entries:
+            yield from (Path(entry.path) for entry in entries if entry.name.endswith(SUFFIXES) and entry.is_file())
 
 
 def _in(path: Path) -> Iterator[tuple[str, Measurement]]:
