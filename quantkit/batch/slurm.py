@@ -36,6 +36,7 @@ LATE_S = 60.0  # that an array may still be on its way to the queue, of a run th
 ATTEMPTS = 3  # of jobs that the cluster ended
 MANY = 200  # ids on one command line
 MAX_BYTES = 64 << 20
+UNHEARD = ("timed out", "zero bytes", "unexpected message")  # words of sbatch that asked, and does not know the answer
 JOB = re.compile(r"[0-9]+")
 WAITS = frozenset({
     "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "SUSPENDED",
@@ -157,7 +158,13 @@ class _Run:
             self.asked[name] = _Asked(time.time(), entries)
             self._write_down()
             options = [f"--job-name={name}", f"--output={log_pattern(self.folder)}", "--chdir=/"]
-            said = call(["sbatch", "--parsable", *options], array.script)
+            try:
+                said = call(["sbatch", "--parsable", *options], array.script)
+            except NetworkError as error:
+                if not any(word in error.message.lower() for word in UNHEARD):  # it was refused: nothing to look for
+                    del self.asked[name]
+                    self._write_down()
+                raise
             number = said.strip().split(";")[0]
             if not JOB.fullmatch(number):
                 raise NetworkError(f"sbatch said {shown(said[:200])!r}, not the number of a job", hint="try it by hand")

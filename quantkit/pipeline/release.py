@@ -221,7 +221,8 @@ class _Prepared:
             done = replace(done, files=files)
         for code, message in self.warnings:
             emit(Warned(code, message))
-        emit(StageFinished("release", 0.0, f"{shown(self.folder)}: {' · '.join(file.name for file in done.files)}"))
+        names = [file.name for file in done.files if file.name not in self.removed]
+        emit(StageFinished("release", 0.0, f"{shown(self.folder)}: {' · '.join(names)}"))
         return done
 
 

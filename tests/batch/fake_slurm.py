@@ -4,7 +4,7 @@ A job's script is really run, element by element, with what Slurm tells it. FAKE
 NUMBER.json says what each element is: PENDING, RUNNING, or how it ended. `ends.json` there forces ends: {"task":
 ["TIMEOUT", "COMPLETED"]} lets a task time out the first time that it is submitted. `down` there makes commands fail;
 `deaf` lets sbatch take an array and die with whoever called it ("killed" in it), or without an answer. Such an array
-stays in the queue; "late" puts it there a moment afterwards.
+stays in the queue; "late" puts it there a moment afterwards, "lost" never does.
 """
 
 import json
@@ -58,7 +58,7 @@ def deaf(number: str, body: dict, how: str) -> None:
         time.sleep(1)
         write(CLUSTER / f"{number}.json", body)
         os._exit(0)
-    if how != "late":
+    if how not in ("late", "lost"):
         write(CLUSTER / f"{number}.json", body)
     if how == "killed":
         os.kill(os.getppid(), signal.SIGKILL)

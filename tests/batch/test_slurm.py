@@ -182,23 +182,26 @@ def test_an_array_whose_number_nobody_knows_is_not_submitted_twice(
     assert len(calls(cluster, "sbatch")) == 1
 
 
+@pytest.mark.parametrize("how", ["refused", "lost"])
 def test_an_array_that_sbatch_never_took_is_submitted_again(
-    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm, "LATE_S", 0.2)
+    """At once where sbatch said so; where it did not hear an answer, once the queue had time to have it."""
+    monkeypatch.setattr(slurm, "LATE_S", 0.5)
     tasks, told = expanded(matrix(tmp_path, 1), place="slurm")
     (cluster / "ends.json").write_text(json.dumps({tasks[0].id: ["OUT_OF_MEMORY"]}))
-    place = open_place("slurm", told)
-    (cluster / "down").touch()
-    with pytest.raises(NetworkError, match="Unable to contact"):
+    place, jobs = open_place("slurm", told), told.out / ".quantkit-batch" / "slurm" / "jobs.json"
+    (cluster / ("down" if how == "refused" else "deaf")).write_text(how)
+    with pytest.raises(NetworkError, match="Unable to contact" if how == "refused" else "timed out"):
         place.run(tasks, Heard(), never)
-    assert slurm._submitted(told.out / ".quantkit-batch" / "slurm" / "jobs.json")[1], "it may have one"
-    (cluster / "down").unlink()
+    assert bool(slurm._submitted(jobs)[1]) is (how == "lost"), "it may have one"
+    (cluster / ("down" if how == "refused" else "deaf")).unlink()
     heard = Heard()
     place.run(tasks, heard, never)
     assert heard.exits == {tasks[0].id: 5}
-    assert len(calls(cluster, "sbatch")) == 1
-    assert slurm._submitted(told.out / ".quantkit-batch" / "slurm" / "jobs.json") == ({}, {})
+    assert slurm._submitted(jobs) == ({}, {})
+    named = [call for call in calls(cluster, "squeue") if any(word.startswith("--name=") for word in call)]
+    assert bool(named) is (how == "lost")
 
 
 def test_jobs_of_tasks_that_are_not_of_this_run_stay_known(cluster: Path, tmp_path: Path) -> None:
