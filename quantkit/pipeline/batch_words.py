@@ -8,7 +8,7 @@ from quantkit.batch.place import Failure
 from quantkit.pipeline.batch_result import BatchPlan, BatchResult, TaskRow, counts
 from quantkit.pipeline.columns import plain
 from quantkit.report.junit import Case, junit
-from quantkit.report.text import cut, duration, size, wrapped
+from quantkit.report.text import cut, cut_inside, duration, size, wrapped
 from quantkit.units import counted
 
 MOST = 500  # rows of a table in Markdown
@@ -72,7 +72,8 @@ def failure_rows(result: BatchResult) -> Iterator[tuple[str, Failure]]:
 
 
 def columns(rows: Sequence[tuple[str, ...]], heads: tuple[str, ...], width: int, drop: Sequence[int] = ()) -> list[str]:
-    """A table within `width`: columns to `drop` go, in that order, while it is too wide; then names are cut."""
+    """A table within `width`: columns to `drop` go, in that order, while it is too wide; then the first two are cut,
+    ids, which may begin alike, in the middle."""
     kept = list(range(len(heads)))
     whole = [heads, *rows]
 
@@ -88,13 +89,12 @@ def columns(rows: Sequence[tuple[str, ...]], heads: tuple[str, ...], width: int,
         if over > 0:
             widths[at] = max(widths[at] - over, 12)
     numbers = {at for at in kept if rows and all(row[at][:1].isdigit() or row[at][:1] in "-~" for row in rows)}
-    return [
-        "  ".join(
-            cut(row[at], widths[at]).rjust(widths[at]) if at in numbers else cut(row[at], widths[at]).ljust(widths[at])
-            for at in kept
-        ).rstrip()
-        for row in whole
-    ]
+
+    def cell(row: tuple[str, ...], at: int) -> str:
+        said = (cut_inside if at == 0 else cut)(row[at], widths[at])
+        return said.rjust(widths[at]) if at in numbers else said.ljust(widths[at])
+
+    return ["  ".join(cell(row, at) for at in kept).rstrip() for row in whole]
 
 
 def batch_markdown(result: BatchResult) -> str:

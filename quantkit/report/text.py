@@ -25,6 +25,14 @@ def cut(text: str, room: int) -> str:
     return text if len(text) <= room else f"{text[: max(room - 1, 0)]}…"
 
 
+def cut_inside(text: str, room: int) -> str:
+    """Text in at most `room` characters, its middle left out: names whose ends tell them apart."""
+    if len(text) <= room:
+        return text
+    end = max(room - 1, 0) // 2
+    return f"{text[: max(room - 1, 0) - end]}…{text[len(text) - end :]}"
+
+
 def size(nbytes: float) -> str:
     """Bytes with a decimal unit: 4920739232 -> "4.92 GB"."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -17,7 +17,7 @@ from quantkit.cli.exits import error_of, exit_code
 from quantkit.errors import BatchError, InterruptedRunError
 from quantkit.pipeline.batch_records import index_of, page_of
 from quantkit.pipeline.batch_result import BatchResult, TaskRow
-from quantkit.pipeline.batch_words import batch_junit, batch_lines, batch_markdown
+from quantkit.pipeline.batch_words import batch_junit, batch_lines, batch_markdown, columns
 from quantkit.report.html.batch import render_batch
 from quantkit.report.html.page import LIMIT
 
@@ -110,6 +110,17 @@ def test_how_a_batch_ends() -> None:
         result(1000).require()
     with pytest.raises(InterruptedRunError):
         result(3, stopped=True).require()
+
+
+@pytest.mark.parametrize("width", [33, 40, 60, 80])
+def test_ids_that_begin_alike_are_told_apart_in_narrow_tables(width: int) -> None:
+    rows = [(f"a-model-with-quite-a-long-name-of-{n}b.q{n}_k_m", f"q{n}_k_m", "done") for n in range(2, 7)]
+    lines = columns(rows, ("task", "recipe", "state"), width)
+    assert max(map(len, lines)) <= width
+    for line, (task, *_) in zip(lines[1:], rows, strict=True):
+        said = line.split()[0]
+        assert said == task or (said.endswith(task[-4:]) and said[:4] == task[:4] and "…" in said)
+    assert len({line.split()[0] for line in lines}) == 6
 
 
 @pytest.mark.parametrize("n", [1, 7])
