@@ -133,6 +133,15 @@ def moon(width: int = 32) -> dict[str, tuple[int, ...]]:
     return found | norm(f"{at}encoder.final_layernorm", width)
 
 
+def kimi_k25() -> dict[str, tuple[int, ...]]:
+    """The shapes of the tower of Kimi K2.5 as transformers saves it."""
+    return {
+        **{name.replace(".patch_embed.proj.", ".encoder.patch_embed.proj."): size for name, size in moon(128).items()},
+        "vision_tower.patch_embed.pos_emb.weight": (4, 4, 128), **norm("model.mm_projector.pre_norm", 128),
+        **linear("mm_projector.proj.0", 512, 512), **linear("mm_projector.proj.2", 64, 512),
+    }  # fmt: skip
+
+
 def dots() -> dict[str, tuple[int, ...]]:
     """The shapes of the tower of dots.ocr, of three layers."""
     at = "vision_tower."
@@ -499,10 +508,22 @@ TABLE: dict[str, Tower] = {
     "kimik25": Tower(
         "KimiK25ForConditionalGeneration",
         {"model_type": "kimi_k25_published", "text_config": TEXT, "vision_config": MOON_25},
-        shapes={
-            **moon(128), "vision_tower.patch_embed.pos_emb.weight": (4, 4, 128), **norm("mm_projector.pre_norm", 128),
-            **linear("mm_projector.proj.0", 512, 512), **linear("mm_projector.proj.2", 64, 512),
+        shapes=kimi_k25(),
+        published={
+            r"^vision_tower\.encoder\.patch_embed\.": "vision_tower.patch_embed.", r"^model\.mm_": "mm_",
         },
+    ),
+    "kimik25saved": Tower(
+        "Kimi_K25ForConditionalGeneration",
+        {
+            "model_type": "kimi_k25", "text_config": TEXT,
+            "vision_config": {
+                "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 16,
+                "patch_size": 14, "pos_emb_height": 4, "pos_emb_width": 4, "merge_kernel_size": [2, 2],
+            },
+        },
+        shapes=kimi_k25(),
+        reference=False,
     ),
     "dotsocr": Tower(
         "DotsOCRForCausalLM",

@@ -21,6 +21,7 @@ POSITIONS = "init_pos_emb_height init_pos_emb_width hidden_size"
 NAMES = {
     "vt_hidden_size": "hidden_size", "vt_intermediate_size": "intermediate_size",
     "vt_num_hidden_layers": "num_hidden_layers", "vt_num_attention_heads": "num_attention_heads",
+    **{f"pos_emb_{axis}": f"init_pos_emb_{axis}" for axis in ("height", "width", "time")},  # as transformers says it
 }  # fmt: skip
 
 
@@ -95,7 +96,7 @@ KIMIVL = Tower(
 KIMIK25 = replace(
     KIMIVL,
     name="kimik25",
-    hf=("KimiK25ForConditionalGeneration",),
+    hf=("KimiK25ForConditionalGeneration", "Kimi_K25ForConditionalGeneration"),
     owns=(TOWER, "mm_projector."),
     outside=(
         *outside("mm_projector.", "proj.0", "proj.2"),
@@ -118,6 +119,7 @@ KIMIK25 = replace(
         keys.computed("vision.image_min_pixels", "u32", fewest),
         keys.computed("vision.image_max_pixels", "u32", most),
     ),
+    spellings=(Rename(r"^vision_tower\.encoder\.patch_embed\.", f"{TOWER}patch_embed."),),  # as transformers saves it
 )
 
 TOWERS = (KIMIVL, KIMIK25)
