@@ -7,10 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.xdist_group("layers")  # one process parses the modules
 
 ROOT = Path(__file__).parent.parent / "quantkit"
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -79,17 +82,20 @@ COMPILERS = {"compiled", "kept", "inlined", "called", "intrinsic", "njit"}  # th
 
 @dataclass(frozen=True)
 class Source:
-    """One module: its path in the package and its tree."""
+    """One module: its path in the package and its tree, parsed when it is asked for."""
 
     name: str
-    tree: ast.Module
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse((ROOT / self.name).read_text("utf-8"))
 
     @property
     def part(self) -> str:
         return self.name.removesuffix(".py").partition("/")[0]
 
 
-SOURCES = [Source(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text("utf-8"))) for path in MODULES]
+SOURCES = [Source(path.relative_to(ROOT).as_posix()) for path in MODULES]
 each_module = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 
 

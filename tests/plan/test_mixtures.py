@@ -118,7 +118,8 @@ NEWER = {"q1_0", "q2_0"}  # presets of llama-quantize that the snapshots do not 
 
 
 def cases() -> list[tuple[str, str]]:
-    return [(model, recipe) for model in PUBLISHED for recipe in gguf_recipe_names() if recipe not in NEWER]
+    recipes = [recipe for recipe in gguf_recipe_names() if recipe not in NEWER]
+    return [(model, recipe) for model in PUBLISHED for recipe in recipes]
 
 
 @pytest.mark.reference

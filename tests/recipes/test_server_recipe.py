@@ -13,7 +13,8 @@ from quantkit.methods import method_names
 from quantkit.recipes.read import gguf_recipe_names, load_recipe, recipe_names
 from quantkit.recipes.recipe import MethodChoice, Overrides, Recipe, Weights, override
 
-SERVER = tuple(name for name in recipe_names() if name not in gguf_recipe_names())
+GGUF = gguf_recipe_names()
+SERVER = tuple(name for name in recipe_names() if name not in GGUF)
 HEAD = 'schema = 1\ncontainer = "gptq"\n'
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -118,7 +120,7 @@ def test_long_lines_are_read_in_pieces(name, tmp_path):
     assert np.array_equal(ref.read(0, rows), expected)
 
 
-def reshaped(tensors: dict[str, PackedTensor], name: str, shape: tuple[int, ...]) -> dict[str, PackedTensor]:
+def reshaped(tensors: Mapping[str, PackedTensor], name: str, shape: tuple[int, ...]) -> dict[str, PackedTensor]:
     tensor = tensors[name]
     return {**tensors, name: PackedTensor(Entry(name, tensor.entry.dtype, shape), tensor.data)}
 
@@ -142,7 +144,7 @@ def test_scales_of_other_shapes(name, part, shape, tmp_path):
 
 
 def test_one_scale_for_all_rows(tmp_path):
-    tensors = parts("int8-dynamic")
+    tensors = dict(parts("int8-dynamic"))
     codes = values_of(tensors[f"{UP}.weight"])
     tensors[f"{UP}.weight_scale"] = plain_tensor(f"{UP}.weight_scale", np.array([0.25], np.float32))
     found = read_all(damaged(tmp_path / "m", "int8-dynamic", tensors.values()))
@@ -180,10 +182,12 @@ def test_gptq_groups_of_unequal_size(bits, version, tmp_path):
 # Damage
 
 
-def parts(name: str) -> dict[str, PackedTensor]:
-    """The tensors of one module of a variant that its weight needs."""
+@cache
+def parts(name: str) -> Mapping[str, PackedTensor]:
+    """The tensors of one module of a variant that its weight needs: made once."""
     found = pack_module(VARIANTS[name], UP, round_weight(VARIANTS[name].layout, gaussian(256, 256)))
-    return {t.entry.name: t for t in found if not t.entry.name.endswith(("input_scale", "weight_format"))}
+    kept = {t.entry.name: t for t in found if not t.entry.name.endswith(("input_scale", "weight_format"))}
+    return MappingProxyType(kept)
 
 
 def damaged(folder: Path, name: str, tensors: Iterable[PackedTensor]) -> Path:
