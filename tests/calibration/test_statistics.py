@@ -149,6 +149,15 @@ def test_a_file_gives_back_every_bit(measured: Statistics, tmp_path: Path) -> No
     assert b"".join(encode_statistics(read).pieces) == (tmp_path / "s.qkc").read_bytes()
 
 
+def test_a_file_keeps_which_columns_of_the_source_a_linear_is(measured: Statistics, tmp_path: Path) -> None:
+    """An expert of a stack that lies as (experts, in, out): its rows are columns there."""
+    name, linear = next(iter(measured.linears.items()))
+    turned = replace(linear, source=Rows("stack", 8, 8 + linear.cols, (3, 3 + linear.rows)))
+    file = open_statistics(saved(replace(measured, linears={**measured.linears, name: turned}), tmp_path / "s.qkc"))
+    assert file.read().linears == {**measured.linears, name: turned}
+    file.close()
+
+
 def test_the_safetensors_package_reads_it(measured: Statistics, tmp_path: Path) -> None:
     path = saved(measured, tmp_path / "s.qkc")
     with safe_open(path, "pt") as file:

@@ -1,0 +1,36 @@
+"""Experts in stacks: each matrix is found as (out, in), however the stack lies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from quantkit.families.stacked import matrix_of, turned_modules
+from quantkit.source.memory import MemoryCheckpoint
+
+EXPERTS, HIDDEN, INNER = 3, 8, 6
+RNG = np.random.default_rng(7)
+GATE, UP = RNG.standard_normal((2, EXPERTS, INNER, HIDDEN)).astype(np.float32)
+DOWN = RNG.standard_normal((EXPERTS, HIDDEN, INNER)).astype(np.float32)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("suffix", ["", ".weight"])
+def test_the_matrices_of_a_stack_are_those_of_its_experts(turned: bool, suffix: str) -> None:
+    stacks = {"gate_up_proj": np.concatenate([GATE, UP], axis=1), "down_proj": DOWN}
+    stored = {
+        f"m.experts.{name}{suffix}": np.ascontiguousarray(np.swapaxes(stack, 1, 2)) if turned else stack
+        for name, stack in stacks.items()
+    }
+    checkpoint = MemoryCheckpoint({}, stored)
+    infos = checkpoint.tensors()
+    assert turned_modules(infos) == ({"m.experts"} if turned else set())
+    for stack, place, expected in (
+        ("gate_up_proj", (0, 2), GATE), ("gate_up_proj", (1, 2), UP), ("down_proj", (0, 1), DOWN),
+    ):  # fmt: skip
+        for expert in range(EXPERTS):
+            rows, shape = matrix_of(infos[f"m.experts.{stack}{suffix}"], expert, place, turned=turned)
+            assert shape == expected.shape[1:]
+            assert rows.rows == shape[0]
+            found = np.concatenate([rows.read(checkpoint.ref, 0, 2), rows.read(checkpoint.ref, 2, rows.rows)])
+            assert np.array_equal(found, expected[expert])
