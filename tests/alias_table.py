@@ -194,6 +194,19 @@ ALIASES: dict[str, Entry] = {
             ("granite-speech-plus", "GraniteSpeechPlusForConditionalGeneration"),
         )
     },
+    **{
+        name: inside(
+            architecture, replace(TABLE["deepseek-ocr"], edit=lambda config: config.update(
+                architectures=["DeepseekV2ForCausalLM"]
+            )),
+            {}, ("model.qwen2_model.model.model.layers.0.mlp.up_proj.weight",), model_type="deepseek_vl_v2",
+            part="language_config", named=True, **more,
+        )
+        for name, architecture, more in (
+            ("deepseek-ocr-2", "DeepseekOCR2ForCausalLM", {}),
+            ("unlimited-ocr", "UnlimitedOCRForCausalLM", {"sliding_window_size": 64}),
+        )
+    },
     "janus": inside(
         "JanusForConditionalGeneration", LLAMA, INNER,
         ("model.vision_model.encoder.layers.0.mlp.fc1.weight", "model.aligner.fc1.weight",

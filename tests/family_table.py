@@ -821,7 +821,9 @@ TABLE: dict[str, Entry] = {
         {"text_config": {**FOUR, "model_type": "exaone4", "sliding_window": None,
                          "layer_types": ["full_attention"] * 4},
          "vision_config": {**QWEN25_TOWER, "num_key_value_heads": 1}},
-        further=exaone_mtp(), edit=lambda config: config["text_config"].update(num_nextn_predict_layers=1),
+        further=exaone_mtp(), edit=lambda config: config["text_config"].update(
+            num_nextn_predict_layers=1, architectures=["Exaone4ForCausalLM"]
+        ),
     ),
     "glm-ocr": Entry(
         "GlmOcrForConditionalGeneration",

@@ -18,7 +18,10 @@ from quantkit.tensors import TensorInfo
 HEAD = "lm_head.weight"
 SUFFIX = "ForCausalLM"
 TIED = "tie_word_embeddings"
-OWN_TEXT = frozenset({"KimiK3ForConditionalGeneration"})  # whose part for text names an older architecture
+OWN_TEXT = frozenset({  # whose part for text names an older architecture
+    "KimiK3ForConditionalGeneration", "DeepseekOCRForCausalLM", "DeepseekOCR2ForCausalLM", "UnlimitedOCRForCausalLM",
+    "Exaone4_5_ForConditionalGeneration",
+})  # fmt: skip
 
 
 @cache

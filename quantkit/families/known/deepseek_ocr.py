@@ -18,7 +18,7 @@ DEEPSEEK_OCR = replace(
     DEEPSEEK2,
     name="deepseek_ocr",
     gguf="deepseek2-ocr",
-    hf=("DeepseekOCRForCausalLM", "UnlimitedOCRForCausalLM"),
+    hf=("DeepseekOCRForCausalLM", "DeepseekOCR2ForCausalLM", "UnlimitedOCRForCausalLM"),
     defaults={
         "deepseek_ocr": {
             "vocab_size": 129280, "hidden_size": 1280, "intermediate_size": 6848, "num_hidden_layers": 12,
