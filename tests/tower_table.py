@@ -235,6 +235,35 @@ def inverted(inside: int, wide: int, out: int) -> dict[str, tuple[int, ...]]:
     }  # fmt: skip
 
 
+def fast_conformer() -> dict[str, tuple[int, ...]]:
+    """The shapes of the encoder of an LFM2-Audio, of seven layers."""
+    found: dict[str, tuple[int, ...]] = {
+        **linear("conformer.pre_encode.out", 32, 256), **norm("audio_adapter.model.0", 32),
+        **linear("audio_adapter.model.1", 64, 32), **linear("audio_adapter.model.3", 64, 64),
+        "audio_embedding.embedding.weight": (4096, 64), "audio_embedding.embedding_norm.weight": (64,),
+        "audio_embedding.to_logits.weight": (64, 64), "depth_linear.weight": (8, 64), "codebook_offsets": (8,),
+    }  # fmt: skip
+    for number, inside in ((0, (1, 3, 3)), (2, (1, 3, 3)), (3, (16, 1, 1)), (5, (1, 3, 3)), (6, (16, 1, 1))):
+        found[f"conformer.pre_encode.conv.{number}.weight"] = (16, *inside)
+        found[f"conformer.pre_encode.conv.{number}.bias"] = (16,)
+    for at in (f"conformer.layers.{number}." for number in range(7)):
+        for name in ("feed_forward1", "self_att", "conv", "feed_forward2", "out"):
+            found |= norm(f"{at}norm_{name}", 32)
+        for half in "12":
+            found |= linear(f"{at}feed_forward{half}.linear1", 64, 32)
+            found |= linear(f"{at}feed_forward{half}.linear2", 32, 64)
+        for part in ("q", "k", "v", "out"):
+            found |= linear(f"{at}self_attn.linear_{part}", 32, 32)
+        found |= linear(f"{at}self_attn.linear_pos", 32, 32, bias=False)
+        found |= {f"{at}self_attn.pos_bias_{x}": (2, 16) for x in "uv"}
+        for name, shape in (("pointwise_conv1", (64, 32, 1)), ("depthwise_conv", (32, 1, 9)),
+                            ("pointwise_conv2", (32, 32, 1))):  # fmt: skip
+            found |= {f"{at}conv.{name}.weight": shape, f"{at}conv.{name}.bias": shape[:1]}
+        found |= {f"{at}conv.batch_norm.{name}": (32,) for name in ("weight", "bias", "running_mean")}
+        found |= {f"{at}conv.batch_norm.running_var": (32,), f"{at}conv.batch_norm.num_batches_tracked": (1,)}
+    return found
+
+
 def named(architecture: str) -> Callable[[dict[str, Any]], object]:
     """The architecture that the published config.json has."""
     return lambda config: config.update(architectures=[architecture])
@@ -623,6 +652,18 @@ TABLE: dict[str, Tower] = {
         loads="f16",  # its convolutions over places take no f32
         lacks=r"^clip\.(has_audio_encoder|audio\.)|^mm\.a\.|^a\.",
     ),
+    "lfm2audio": Tower(
+        "Lfm2AudioForConditionalGeneration",
+        {
+            "model_type": "lfm2_audio_published", "lfm": {**TEXT, "model_type": "lfm2"},
+            "encoder": {"d_model": 32, "n_layers": 7, "n_heads": 2, "feat_in": 128, "subsampling_conv_channels": 16,
+                        "ff_expansion_factor": 2, "conv_kernel_size": 9},
+        },
+        processor={"feature_size": 16},
+        shapes=fast_conformer(),
+        refused="its positions are 512 wide, whatever the model: with an encoder of that width it loads",
+        apart=32,  # torch's square root is not rounded to nearest, and shifts are what is left of two such numbers
+    ),
     "flamingo": Tower(
         "AudioFlamingo3ForConditionalGeneration",
         {"text_config": {**TEXT, "model_type": "qwen2"}, "audio_config": {
@@ -672,6 +713,7 @@ def of_shapes(entry: Tower, out: Path) -> Path:
     tensors = {
         name: (torch.randn(shape, generator=random) * SPREAD).to(torch.bfloat16) for name, shape in entry.shapes.items()
     }
+    tensors = {name: tensor.abs() if name.endswith("_var") else tensor for name, tensor in tensors.items()}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     config = {"architectures": [entry.model], **json.loads(json.dumps(dict(entry.config)))}
     if entry.edit:

@@ -58,18 +58,29 @@ def layers_of_former(hparams: Hparams) -> int:
 
 
 def norms(hparams: Hparams, tensors: Mapping[str, TensorInfo], read_file: ReadFile) -> tuple[ModelTensor, ...]:
-    """The batch norms, each of which becomes a scale and a shift. Raises InputError for one that is missing."""
-    found, inner = [], hparams.count("inner")
+    """The batch norms of all layers."""
     start = MODEL if any(name.startswith(MODEL + ENCODER) for name in tensors) else ""
+    return folded_norms(hparams, tensors, start + LAYERS, hparams.count("inner"))
+
+
+def folded_norms(
+    hparams: Hparams, tensors: Mapping[str, TensorInfo], layers: str, channels: int
+) -> tuple[ModelTensor, ...]:
+    """The batch norms of a conformer, each of which becomes a scale and a shift.
+
+    `layers` is what layers are called, with "{}" for the number. Raises InputError for one that is missing.
+    """
+    found = []
     for layer in range(hparams.count("num_hidden_layers")):
-        source = f"{start}{LAYERS.format(layer)}{NORM}"
+        source = f"{layers.format(layer)}{NORM}"
         for name in (f"{source}{statistic}" for statistic in STATISTICS):
-            if name not in tensors or tensors[name].shape != (inner,):
-                what = f'the checkpoint has no tensor "{name}" of {inner} numbers'
+            if name not in tensors or tensors[name].shape != (channels,):
+                what = f'the checkpoint has no tensor "{name}" of {channels} numbers'
                 raise InputError(what, tensor=name, hint="is a shard missing, or config.json of another model?")
         for shift, kind in ((False, "weight"), (True, "bias")):
             target = f"{AUDIO_BLOCK.format(layer)}conv_norm.{kind}"
-            found.append(ModelTensor(target, Role.NORM, (inner,), (Folded(source, inner, shift),), stored="f32"))
+            part = Folded(source, channels, shift)
+            found.append(ModelTensor(target, Role.NORM, (channels,), (part,), stored="f32"))
     return tuple(found)
 
 
