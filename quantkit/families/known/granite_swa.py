@@ -47,15 +47,12 @@ def _listed(hparams: Hparams, key: str) -> list[object]:
 def one_base(hparams: Hparams) -> str | None:
     """All layers that rotate positions have the same base."""
     said, base = hparams.values.get("layer_rope_theta"), hparams.number("rope_theta")
-    unlike = {theta for theta in said if theta not in (None, 0, base)} if isinstance(said, list) else set()
-    silent = isinstance(said, list) and any(not theta for theta in said) and not hparams.values.get("no_rope_layers")
-    if unlike:
+    bases = said if isinstance(said, list) else []
+    if any(theta not in (None, 0, base) for theta in bases):
         return f"layer_rope_theta has other bases than rope_theta {base:g}"
-    return (
-        "layer_rope_theta has layers without positions, and no_rope_layers, from which it knows, none"
-        if silent
-        else None
-    )
+    if not all(bases) and not hparams.values.get("no_rope_layers"):
+        return "layer_rope_theta has layers without positions, and no_rope_layers, from which it knows, none"
+    return None
 
 
 FUSED = "num_local_experts 2*intermediate_size hidden_size"
