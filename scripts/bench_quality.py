@@ -15,7 +15,7 @@ Printed is the mean KL divergence per token in nats from the original, its ratio
 --hardened repeats this for the same function with other numbers: channels between norms and linears, and between up
 and down projections, multiplied by log-normal factors (sigma 1), one in a hundred of them by another 50. --engine N
 runs the files in real llama.cpp as well, at the ends of N passages per text. --convert adds arguments to the run with
-feedback.
+feedback, as --convert=--no-refit-norms.
 
 Several --samples and --seeds make a grid: as many calibration windows, and the documents of the calibration text in
 another order for every seed but 0, so that other windows are taken. At the end it is said which of all cases did more

@@ -83,14 +83,14 @@ def test_what_norms_can_take_back_they_do(tmp_path: Path) -> None:
     """Projections that are too short by 3 % are made up for by longer norms, on windows that were not learned from."""
     source = open_source(str(build("llama-untied-gqa", tmp_path / "source", spread=0.3)))
     found = fitted(source, windows(400, count=10, seqlen=40))
-    assert (found.after < 0.8 * found.before).all(), "five steps of 0.003 at most, falling"
+    assert (found.after < 0.95 * found.before).all(), "five steps of 0.001 at most, falling"
     assert found.tokens == 8 * 40
     moved = []
     for name, values in found.values.items():
         factor = values / source.ref(name).read(0, len(values))[:, 0] - 1
         assert np.abs(factor).max() <= REFIT_REACH * 1.0001
         moved.append(factor.mean())
-    assert np.mean(moved) > 0.001
+    assert np.mean(moved) > 0.0003
 
 
 def test_any_number_of_threads_and_any_memory_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

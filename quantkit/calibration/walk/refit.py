@@ -42,7 +42,7 @@ from quantkit.calibration.walk.weights import locate
 from quantkit.methods.settings import REFIT_REACH
 from quantkit.tensors import F32
 
-RATE = 0.003  # of Adam, at the first step
+RATE = 0.001  # of Adam, at the first step: a larger one does harm where models are larger
 DECAYS = (0.9, 0.99)  # of the means of gradients and of their squares
 EPOCHS = 5  # that the text is seen, at most: with little text there are fewer steps
 TINY = 1e-12  # where a gradient is zero
