@@ -80,7 +80,7 @@ def _gguf_recipe(table: Table, empty: Recipe) -> Recipe:
         needs_imatrix=table.some_of("needs_imatrix", base.names()),
         head=method.get("head", bool) is not False,
         embedding=method.get("embedding", bool) is not False,
-        norms=method.get("norms", bool) is not False,
+        norms=method.get("norms", bool) is True,
         adapter=table.get("adapter", bool) or False,
     )
     chosen = _gguf_method(method) if method.values else empty.method

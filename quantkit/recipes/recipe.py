@@ -78,7 +78,7 @@ class GGUFMixture:
     pure: bool = False
     head: bool = True
     embedding: bool = True
-    norms: bool = True
+    norms: bool = False
     allotment: Allotment | None = None
     preserve: bool = False
     adapter: bool = False

@@ -200,42 +200,42 @@ def test_a_recipe_says_how(settings: str, outside: set[str], method: tuple[objec
 
 
 @pytest.mark.parametrize(
-    ("key", "option", "outside"),
+    ("key", "option", "outside", "usual"),
     [
-        ("head", "feedback-head", {"output"}),
-        ("embedding", "feedback-embedding", {"token"}),
-        ("norms", "refit-norms", set()),
+        ("head", "feedback-head", {"output"}, True),
+        ("embedding", "feedback-embedding", {"token"}, True),
+        ("norms", "refit-norms", set(), False),
     ],
 )
 def test_what_feedback_does_besides_blocks_is_switched(
-    key: str, option: str, outside: set[str], tmp_path: Path
+    key: str, option: str, outside: set[str], usual: bool, tmp_path: Path
 ) -> None:
     """By the recipe, and by options that have the last word: on and off, in plans and in the name of the recipe."""
     source, recipe = build("llama-untied-gqa", tmp_path / "source"), tmp_path / "mine.toml"
-    recipe.write_text(SETTINGS.replace("q4_k", "q4_0") + f"{key} = false")
+    recipe.write_text(SETTINGS.replace("q4_k", "q4_0") + f"{key} = {str(not usual).lower()}")
     digests = {}
     for name, options, on in (
-        ("q4_0", [], True),
+        ("q4_0", [], usual),
         ("q4_0", [f"--{option}"], True),
         ("q4_0", [f"--no-{option}"], False),
-        (recipe, [], False),
+        (recipe, [], not usual),
         (recipe, [f"--no-{option}"], False),
         (recipe, [f"--{option}"], True),
     ):
         [plan] = quantkit("plan", source, "--to", name, "--calib", TEXT, *SHORT, *options, "--json").json["plans"]
         rounded = {layer["name"].split(".")[-2].partition("_")[0] for layer in plan["layers"]} - {"attn", "ffn"}
         assert outside & rounded == (outside if on else set())
-        assert len(plan.get("refits", ())) == (0 if key == "norms" and not on else 5)
+        assert len(plan.get("refits", ())) == (5 if key == "norms" and on else 0)
         digests[(name, *options)] = plan["digest"]
-        changes = bool(options) and on is (name == recipe)
+        changes = bool(options) and on is (usual if name == recipe else not usual)
         assert (options[0] in plan["recipe"]) == changes if options else option not in plan["recipe"]
-    assert digests["q4_0",] == digests["q4_0", f"--{option}"]
-    assert digests["q4_0",] != digests["q4_0", f"--no-{option}"]
+    assert digests["q4_0",] == digests["q4_0", f"--{'' if usual else 'no-'}{option}"]
+    assert digests["q4_0",] != digests["q4_0", f"--{'no-' if usual else ''}{option}"]
 
 
 @pytest.mark.parametrize("options", [[], ["--calib", TEXT, *SHORT, "--method", "rtn"]])
 def test_switches_are_about_feedback(options: list[object]) -> None:
-    ran = quantkit("plan", TINY, "--to", "q4_0", *options, "--no-refit-norms")
+    ran = quantkit("plan", TINY, "--to", "q4_0", *options, "--refit-norms")
     assert ran.status == 2
     assert "rounded with feedback" in ran.stderr
 

@@ -37,8 +37,8 @@ def little() -> Iterator[None]:
         yield
 
 
-def convert(source: Path, out: Path, *more: object) -> Outcome:
-    return quantkit("convert", source, "--to", "q4_0", "-o", out / "made.gguf", *CALIB, *more)
+def convert(source: Path, out: Path, refit: str = "--refit-norms") -> Outcome:
+    return quantkit("convert", source, "--to", "q4_0", "-o", out / "made.gguf", *CALIB, refit)
 
 
 def norms(folder: Path) -> dict[str, bytes]:
@@ -183,7 +183,7 @@ def test_work_folders_are_packed_with_them(
     source: Path, fitted: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged(monkeypatch, -1.0)
-    assert quantkit("quantize", source, "--to", "q4_0", *CALIB, "-o", tmp_path / "work").status == 0
+    assert quantkit("quantize", source, "--to", "q4_0", *CALIB, "--refit-norms", "-o", tmp_path / "work").status == 0
     assert quantkit("pack", tmp_path / "work" / "Q4_0", "-o", tmp_path / "made.gguf").status == 0
     assert norms(tmp_path) == norms(fitted[0])
     assert said(tmp_path) == said(fitted[0])
