@@ -36,7 +36,8 @@ LATE_S = 60.0  # that an array may still be on its way to the queue, of a run th
 ATTEMPTS = 3  # of jobs that the cluster ended
 MANY = 200  # ids on one command line
 MAX_BYTES = 64 << 20
-UNHEARD = ("timed out", "zero bytes", "unexpected message")  # words of sbatch that asked, and does not know the answer
+# Words of sbatch that asked, and does not know the answer, or was ended by a signal before it could say.
+UNHEARD = ("timed out", "zero bytes", "unexpected message", "ended with -")
 JOB = re.compile(r"[0-9]+")
 WAITS = frozenset({
     "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "SUSPENDED",
@@ -327,7 +328,9 @@ def call(argv: Sequence[str], text: str | None = None, *, lenient: bool = False)
         done = subprocess.run(
             argv, input=text, capture_output=True, timeout=ANSWER_S, encoding="utf-8", errors="backslashreplace"
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise NetworkError(f"{argv[0]} timed out: no answer in {ANSWER_S:.0f} s", hint="is Slurm running?") from error
+    except OSError as error:
         raise NetworkError(f"{argv[0]} does not answer: {shown(str(error)[:200])}", hint="is Slurm running?") from error
     said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
     if done.returncode != 0 and not (lenient and "Invalid job id" in done.stderr):

@@ -3,8 +3,9 @@
 A job's script is really run, element by element, with what Slurm tells it. FAKE_SLURM is the folder of the cluster:
 NUMBER.json says what each element is: PENDING, RUNNING, or how it ended. `ends.json` there forces ends: {"task":
 ["TIMEOUT", "COMPLETED"]} lets a task time out the first time that it is submitted. `down` there makes commands fail;
-`deaf` lets sbatch take an array and die with whoever called it ("killed" in it), or without an answer. Such an array
-stays in the queue; "late" puts it there a moment afterwards, "lost" never does.
+`deaf` lets sbatch take an array and die with whoever called it ("killed" in it), or without an answer: by a signal with
+"ended", never with "hangs". Such an array stays in the queue; "late" puts it there a moment afterwards, "lost" never
+does.
 """
 
 import json
@@ -62,6 +63,10 @@ def deaf(number: str, body: dict, how: str) -> None:
         write(CLUSTER / f"{number}.json", body)
     if how == "killed":
         os.kill(os.getppid(), signal.SIGKILL)
+    if how == "ended":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "hangs":
+        time.sleep(60)
     sys.exit("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
 
 

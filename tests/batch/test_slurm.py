@@ -149,23 +149,27 @@ def test_jobs_of_a_run_that_was_killed_are_taken_over(cluster: Path, tmp_path: P
     assert not calls(cluster, "sbatch") if (cluster / "calls").exists() else True
 
 
-@pytest.mark.parametrize("how", ["silent", "late", "killed"])
+@pytest.mark.parametrize("how", ["silent", "late", "killed", "ended", "hangs"])
 def test_an_array_whose_number_nobody_knows_is_not_submitted_twice(
     how: str, cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """sbatch took it, and did not say so; or whoever asked was killed before it could hear. It is found by its name,
-    also where it comes into the queue a moment later."""
-    path = matrix(tmp_path, 2)
+    also where it comes into the queue a moment later, and however long the paths of its command line are."""
+    path = matrix(tmp_path / ("long" * 25), 2)
     (cluster / "deaf").write_text(how)
+    answer_s = slurm.ANSWER_S
+    if how == "hangs":
+        monkeypatch.setattr(slurm, "ANSWER_S", 3.0)
     if how == "killed":
         again = [sys.executable, "-m", "quantkit", "batch", "run", path, "--on", "slurm", "--quiet"]
         done = subprocess.run(again, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr
     tasks, told = expanded(path, place="slurm")
     if how != "killed":
-        with pytest.raises(NetworkError, match="timed out"):
+        with pytest.raises(NetworkError, match="ended with -9" if how == "ended" else "timed out"):
             open_place("slurm", told).run(tasks, Heard(), never)
     (cluster / "deaf").unlink()
+    monkeypatch.setattr(slurm, "ANSWER_S", answer_s)
     place = told.out / ".quantkit-batch" / "slurm" / "jobs.json"
     looked = iter(range(1000))
 
