@@ -209,7 +209,7 @@ def _run(
             if index in failing:
                 raise failing[index]
             refit_norms(prepared, item.plan, item.job, emit, stop)
-            found = never_worse(prepared, item.plan, item.job, output.threads, emit) if output.verify else None
+            found = never_worse(prepared, item.plan, item.job, output.threads, emit, measures=output.verify)
             draft = draft_manifest(item.plan, {**facts, **own_facts(prepared, item.plan, item.job)})
             draft = replace(draft, facts={**draft.facts, "guard": found}) if found else draft
             if kept := draft.facts.get("preserved"):

@@ -40,17 +40,20 @@ FEEDBACK, CLASSIC = "feedback", "classic"
 FIGURES = ("tokens", "kld", "classic_kld", "difference", "standard_error")
 
 
-def never_worse(prepared: Prepared, plan: Plan, job: Job, threads: int | None, emit: Sink) -> Mapping[str, Any] | None:
+def never_worse(
+    prepared: Prepared, plan: Plan, job: Job, threads: int | None, emit: Sink, *, measures: bool
+) -> Mapping[str, Any] | None:
     """What the manifest says of the guard; None where none is made: without feedback, and without held-out text.
 
     A file that does more damage than the classic one, by more than the standard error of the difference, becomes that:
-    its tensors are written anew. Raises what measuring raises.
+    its tensors are written anew. Without `measures` only a run that was killed while it wrote them is gone on with:
+    half of them is neither file. Raises what measuring raises.
     """
     inputs = prepared.calibration
     if plan.way != "blocks" or plan.is_checkpoint or plan.is_encoder or inputs is None or prepared.model is None:
         return None
     known = _journalled(plan, job)
-    fresh = None if known else _held_out(prepared.checkpoint, inputs)
+    fresh = _held_out(prepared.checkpoint, inputs) if measures and known is None else None
     if known is None and fresh is None:
         return None
     emit(StageStarted(STAGE))

@@ -48,21 +48,22 @@ def refit_norms(prepared: Prepared, plan: Plan, job: Job, emit: Sink, stop: Call
     They begin as the source has them, whatever is in the file: a run that is killed while they are written ends with
     the same bytes as any other. Raises InterruptedRunError between steps, and what running the model raises.
     """
-    known = _journalled(plan, job)
-    if not plan.refits or known or is_classic(plan, job):
+    if not plan.refits or _journalled(plan, job) or is_classic(plan, job):
         return
     assert prepared.calibration is not None
     text = prepared.calibration.apart()
     units = [unit for unit in plan.units if unit.name in plan.refits]
     if text is None:
-        _enter(units, job, {"kept": SOURCE, "why": "too little text"})
+        known = prepared.calibration.spec.reads_statistics
+        _enter(units, job, {"kept": SOURCE, "why": "statistics are no text" if known else "too little text"})
         return
     emit(StageStarted(STAGE))
     start = time.monotonic()
     learned, judged, apart = text
     found = _fitted(prepared, job, (learned, judged), units, (emit, stop))
-    if not np.isfinite(found.after).all():
+    if not np.isfinite(found.before + found.after).all():
         _enter(units, job, {"kept": SOURCE, "why": "no finite predictions"})
+        emit(StageFinished(STAGE, time.monotonic() - start, "no finite predictions: norms stay as they are"))
         return
     change = estimate(found.after - found.before, np.arange(len(found.before)))
     error = change.error or 0.0

@@ -179,6 +179,38 @@ def test_the_classic_file_has_the_norms_of_the_source(
     assert facts["kept"] == "source"
 
 
+def test_half_a_classic_file_is_never_published(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while classic tensors are written, and gone on with by a command that compares nothing any more."""
+    monkeypatch.setattr(never_worse, "LEAST_TOKENS", 1)
+    plain = "--no-refit-norms"
+    figures = dict.fromkeys(never_worse.FIGURES, 1.0) | {"tokens": 2048, "standard_error": 0.0}
+    monkeypatch.setattr(never_worse, "_measured", lambda *given: figures)
+    assert convert(source, tmp_path / "whole", plain).status == 0
+    with monkeypatch.context() as until:
+        finish, written = Job.finish, []
+
+        def killed(self: Job, record: Record) -> None:
+            written.extend([record.tensor] if "guard_kld" in record.extra else [])
+            if len(written) == 4:
+                raise KeyboardInterrupt
+            finish(self, record)
+
+        until.setattr(Job, "finish", killed)
+        assert convert(source, tmp_path / "killed", plain).status == 130
+    assert convert(source, tmp_path / "killed", plain, "--no-verify").status == 0
+    whole, resumed = (tmp_path / name / "made.gguf" for name in ("whole", "killed"))
+    assert resumed.read_bytes() == whole.read_bytes()
+    assert json.loads(resumed.with_name("made.manifest.json").read_text())["guard"]["kept"] == "classic"
+
+
+def test_statistics_leave_them_as_they_are(source: Path, tmp_path: Path) -> None:
+    """There is no text to fit them to, and that is said, not that it is too little."""
+    known = tmp_path / "known.safetensors"
+    assert quantkit("calibrate", source, "--data", *CALIB[1:], "-o", known).status == 0
+    assert quantkit("convert", source, "--to", "q4_0", "-o", tmp_path / "made.gguf", "--calib", known).status == 0
+    assert said(tmp_path) == {"tensors": 5, "kept": "source", "why": "statistics are no text"}
+
+
 def test_work_folders_are_packed_with_them(
     source: Path, fitted: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
