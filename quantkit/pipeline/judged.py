@@ -126,9 +126,9 @@ def _by_convert(one: Finished) -> Iterator[Judged]:
 
 def judged_in(records: Sequence[Path]) -> dict[str, list[Judged]]:
     """Identity of an artifact -> its gates. Of a gate that was judged more than once on the same text the newest
-    judgement counts; a run of a history where nothing of the same text came after it."""
+    judgement counts; a run of a history where nothing of the same original, text and engine came after it."""
     gates: dict[tuple[str, ...], tuple[str, Judged]] = {}
-    runs: dict[tuple[str, str], Mapping[str, Any]] = {}
+    runs: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for path in records:
         page = read_records(path)
         for body in page.evaluations:
@@ -139,13 +139,13 @@ def judged_in(records: Sequence[Path]) -> dict[str, list[Judged]]:
                     if key not in gates or gates[key][0] <= time:
                         gates[key] = time, judged
         for line in (one for one in page.history if one["identity"]):
-            key = line["identity"], line["data"]
+            key = line["identity"], line["data"], line["reference"], line.get("engine") or ""
             if key not in runs or str(runs[key]["time"]) <= str(line["time"]):
                 runs[key] = line
     found: dict[str, list[Judged]] = {}
     for (whose, *_), (_, judged) in gates.items():
         found.setdefault(whose, []).append(judged)
-    for (whose, data), line in runs.items():
+    for (whose, data, *_), line in runs.items():
         if not line["ok"]:
             how = f"{counted(line['tokens'], 'token')} of a text of hash {data[:16]}"
             found.setdefault(whose, []).append(Judged("gates of a run", False, "history", how=how))

@@ -58,6 +58,10 @@ def test_a_failed_gate_is_in_the_way(made: Made, failing: Callable[[str], Path],
     later = line | {"time": "2026-01-02T00:00:00Z", "ok": True}
     history.write_text(f"{json.dumps(later)}\n{json.dumps(line)}\n")  # the later run of the same text counts
     assert require_publishable(made.out, records=[history])
+    for other in ({"engine": "llama.cpp"}, {"reference": "2" * 64}):  # which says nothing of the run that failed
+        history.write_text(f"{json.dumps(line)}\n{json.dumps(later | other)}\n")
+        with pytest.raises(GateError, match="gates of a run"):
+            require_publishable(made.out, records=[history])
 
 
 LATER = "2026-02-01T00:00:00+00:00"
