@@ -19,6 +19,8 @@ import msgspec
 from quantkit.batch.ledger import Made, TaskRecord
 from quantkit.errors import InputError
 from quantkit.pipeline.report import read_records
+from quantkit.units import counted
+from quantkit.untrusted import shown
 
 SUFFIXES = (".eval.json", ".eval.jsonl")
 MAX_RECORDS = 1000
@@ -60,8 +62,10 @@ def measurements_in(out: Path, records: Iterable[TaskRecord]) -> Measurements:
     """All that was measured of the artifacts of a batch whose folder is `out`."""
     folders = {out, *((out / made.manifest).parent for record in records for made in record.artifacts)}
     found: list[tuple[str, Measurement]] = []
-    unread = []
-    for path in sorted(set(_named(folders)))[:MAX_RECORDS]:
+    paths = sorted(set(_named(folders)))
+    left = len(paths) - MAX_RECORDS
+    unread = [f"{shown(out)}: {counted(left, 'record')} of eval behind the first {MAX_RECORDS:,}"] if left > 0 else []
+    for path in paths[:MAX_RECORDS]:
         try:
             found += _in(path)
         except InputError as error:

@@ -16,6 +16,7 @@ from matrices import written
 from published import require
 
 from quantkit.batch.ledger import Ledger
+from quantkit.pipeline import batch_measured
 from quantkit.report.text import terminal_width
 
 # Floats need no compiler in the children, which begin in a second.
@@ -159,6 +160,15 @@ def test_what_eval_measured_later_is_in_the_index_and_on_the_page(made: Path) ->
         record.unlink()
     assert quantkit("batch", "run", path, "--quiet").status == 0
     assert {each["kl"] for each in json.loads((out / "index.json").read_text())["artifacts"]} == {None}
+
+
+def test_records_of_eval_beyond_the_most_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_measured, "MAX_RECORDS", 2)
+    for name in "abc":
+        (tmp_path / f"{name}.eval.json").write_text("{}\n")
+    first, *others = batch_measured.measurements_in(tmp_path, []).unread
+    assert "1 record of eval behind the first 2" in first
+    assert [name in said for name, said in zip("ab", others, strict=True)] == [True, True]
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
