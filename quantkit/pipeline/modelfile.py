@@ -276,7 +276,7 @@ def missing_in(path: Path) -> str | None:
     if path.stat().st_size > MAX_MODELFILE:
         return None
     names = [value.removeprefix("./") for value in _origins(path) if value.startswith("./")]
-    return next((name for name in names if not (path.parent / name).exists()), None)
+    return next((name for name in names if not os.path.exists(path.parent / name)), None)  # noqa: PTH110 - any text
 
 
 def _written(made: MadeModelfile, emit: Sink) -> MadeModelfile:

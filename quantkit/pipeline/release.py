@@ -265,7 +265,7 @@ def _composed(
     contents = {one.manifest_path.name: one.rewritten for one in finished if one.rewritten is not None}
     contents |= {made.path.name: made.described.modelfile.encode() for made in ollama}
     modelfiles = {made.file.name: made.path.name for made in ollama}
-    orphans = orphans_in(folder, [name for name in names if name not in contents])
+    orphans = orphans_in(folder, [name for name in names if name not in contents and name not in request.include])
     names = [name for name in names if name not in orphans.own]
     signed = request.sign_key is not None or (folder / SIGNATURE).exists()
     rollout = rollout_of(order, called, request.not_before, modelfiles, signed=signed)

@@ -217,6 +217,20 @@ def test_what_failed_its_gates_does_not_go_first(made: Made, failing: Callable[[
     assert released(made.out, "--eval", made.record)["order"] == ["src-Q4_0", "src-BF16"]  # measured anew
 
 
+def test_a_modelfile_that_is_asked_for_stays(made: Made) -> None:
+    """One that --include names, though its file is gone; one of a person may name what no file can be called."""
+    released(made.out)
+    orphan, theirs = made.out / "src-Q8_0.Modelfile", made.out / "mine.Modelfile"
+    (made.out / "src-Q8_0.manifest.json").unlink()
+    (made.out / "src-Q8_0.gguf").unlink()
+    theirs.write_text(f"FROM ./{'x' * 300}\n")
+    found = quantkit("release", made.out, "--include", orphan.name)
+    assert found.status == 0, found.stderr
+    assert orphan.exists()
+    assert theirs.exists()
+    assert "mine.Modelfile names xxx" in found.stderr
+
+
 @pytest.mark.parametrize("edited", [False, True])
 def test_a_modelfile_of_a_file_that_is_gone_goes_too(edited: bool, made: Made) -> None:
     """With its line in SHA256SUMS, and its place in release.json; one that somebody edited stays, and that is said."""
