@@ -195,12 +195,12 @@ def override(recipe: Recipe, run: Overrides) -> Recipe:
     """
     kept = tuple(parse_keep(text) for text in run.keep)
     changed = dict(recipe.overrides)
-    mixture = recipe.mixture
+    mixture = before = recipe.mixture
     if mixture is None:
         _require_floats(kept)
     else:
         mixture = replace(
-            mixture,
+            _switched(mixture, run),
             output_type=_option_type("--output-type", run.output_type) or mixture.output_type,
             embedding_type=_option_type("--embedding-type", run.embedding_type) or mixture.embedding_type,
             pure=run.pure or mixture.pure,
@@ -210,13 +210,12 @@ def override(recipe: Recipe, run: Overrides) -> Recipe:
         changed |= {option: value for option, value in said.items() if value}
         changed |= {"pure": ""} if mixture.pure else {}
         changed |= {"preserve": ""} if mixture.preserve else {}
-        switched = _switched(mixture, run)
-        changed |= _switches(mixture, switched)
-        mixture = switched
     recipe = replace(recipe, mixture=mixture, keep=recipe.keep + kept)
     method = _method(recipe, run)
     if method != recipe.method:
         changed["method"] = method.name
+    if before is not None and mixture is not None and needs_hessian(method.name):
+        changed |= _switches(before, mixture)
     if mixture is not None and mixture.preserve and needs_hessian(method.name):
         what = f"--preserve keeps the grid of the source, and {method.name} rounds to another one"
         raise UsageError(what, hint="leave out --calib, or give --method rtn")

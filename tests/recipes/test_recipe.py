@@ -311,6 +311,18 @@ def test_label_repeats_the_options() -> None:
     assert changed.label == "q4_k_m --keep a=q8_0 --keep b=f16 --output-type q6_k --embedding-type q8_0 --pure"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "told"), [("q4_k_m", True, True), ("q4_k_m", False, False), ("bf16", True, False)]
+)
+def test_switches_of_feedback_name_what_is_made_with_it(name: str, text: bool, told: bool) -> None:
+    """Of several recipes those that have no use for them are what they are without."""
+    run = Overrides(head=False, embedding=False, norms=False, text=text)
+    changed = override(load_recipe(name), run).overrides
+    assert {option for option in changed if option.startswith("no-")} == (
+        {"no-feedback-head", "no-feedback-embedding", "no-refit-norms"} if told else set()
+    )
+
+
 def test_override_without_options_changes_nothing() -> None:
     assert override(load_recipe("q4_k_m"), Overrides()) == load_recipe("q4_k_m")
 
