@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantkit.families.known import gives_no_text
 from quantkit.pipeline.folder import Finished
+from quantkit.pipeline.gives import output_of
 from quantkit.pipeline.loaded_by import verdicts_of
 from quantkit.pipeline.modelfile import with_modelfile
 from quantkit.report.next_steps import (
@@ -43,17 +43,17 @@ def steps_of(artifact: Finished, beside: Beside) -> tuple[NextStep, ...]:
         return adapter_steps(outputs[0])
     verdicts = verdicts_of(artifact)
     loaders = None if verdicts is None else {each.consumer: each.caveats for each in verdicts if each.ok}
-    embeds = gives_no_text(artifact.manifest.facts["model"].get("family"))
+    gives = output_of(artifact.manifest.facts["model"])
     if not artifact.gguf:
-        return next_steps(outputs, artifact.label, loaders, anywhere=True, embeds=embeds)
+        return next_steps(outputs, artifact.label, loaders, anywhere=True, gives=gives)
     if beside.encoder is not None:
         steps = steps_with_encoder(outputs, artifact.label, beside.encoder, anywhere=True)
     else:
-        steps = next_steps(outputs, artifact.label, loaders, anywhere=True, embeds=embeds)
+        steps = next_steps(outputs, artifact.label, loaders, anywhere=True, gives=gives)
     if loaders is None:
         return _with_modelfiles(steps, artifact, beside)
     kept = [step for step in steps if step.program.replace("-", "") in loaders or step.program in loaders]
-    plain = not embeds and beside.encoder is None and len(outputs) == 1
+    plain = gives == "text" and beside.encoder is None and len(outputs) == 1
     more = gguf_in_python(outputs[0], beside.repo) if plain else ()
     kept += [
         NextStep("; ".join((step.program, *loaders[step.program], *NEEDED.get(step.program, ()))), step.command)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quantkit.errors import ExistsError, InputError, NotWritableError, UsageError
-from quantkit.families.known import gives_no_text
 from quantkit.families.model_card import CARD_FILE
 from quantkit.filenames import file_stem, job_name, windows_refuses
+from quantkit.pipeline.gives import output_of
 from quantkit.pipeline.prepare import Prepared
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG
@@ -94,12 +94,12 @@ class Artifact:
             return ()  # goes with a language model, whose commands name it
         parts = re.sub(r"-\d{5}-of-\d{5}$", "", self.outputs[0].stem)
         name = parts if self.path.suffix == ".gguf" else self.outputs[0].absolute().name
-        embeds = gives_no_text(self.manifest.facts["model"].get("family"))
+        gives = output_of(self.manifest.facts["model"])
         if self.encoder is not None:
             return steps_with_encoder(self.outputs, name, self.encoder)
         if "adapter" in self.manifest.facts["model"]:
             return adapter_steps(self.outputs[0])
-        return next_steps(self.outputs, name, self.loaders, self.tp, embeds=embeds)
+        return next_steps(self.outputs, name, self.loaders, self.tp, gives=gives)
 
     def summary(self) -> str:
         """What a person wants to know: how large, how dense, of what types."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantkit.families.known import gives_no_text
 from quantkit.pipeline.folder import Finished
+from quantkit.pipeline.gives import output_of
 from quantkit.pipeline.loaded_by import loaders_of
 from quantkit.pipeline.modelfile import MadeModelfile, ModelfileRequest, is_own, missing_in, write_modelfiles
 from quantkit.pipeline.release_files import role_of
@@ -41,4 +41,4 @@ def _runs_in_ollama(one: Finished) -> bool:
     """Whether it is a language model in one file, which is what a Modelfile names."""
     if not one.gguf or one.encodes or one.adapts or len(one.manifest.artifact) > 1:
         return False
-    return not gives_no_text(one.manifest.facts["model"].get("family")) and "ollama" in (loaders_of(one) or ())
+    return output_of(one.manifest.facts["model"]) == "text" and "ollama" in (loaders_of(one) or ())

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
+from typing import Any
 
 from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.factors import graph_of
+from quantkit.families.keys import POOLING_TYPE
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.roles import Role
 from quantkit.filenames import file_stem
@@ -103,8 +105,15 @@ def plan_gguf(
         served_as=model.gguf_architecture,
         allocation=allotment.facts if allotment else {},
         kind=model.kind,
-        details={"adapter": "lora"} if recipe.mixture.adapter else {},
+        details={"adapter": "lora"} if recipe.mixture.adapter else _pooling(model, metadata),
     )
+
+
+def _pooling(model: Model, metadata: Sequence[KeyValue]) -> Mapping[str, Any]:
+    """What a manifest says of a model that pools: it gives vectors or scores and no text."""
+    key = f"{model.gguf_architecture}.{POOLING_TYPE.name}"
+    found = next((kv.value for kv in metadata if kv.key == key), None)
+    return {} if found is None else {POOLING_TYPE.name: found}
 
 
 def _headers(files: Sequence[PlannedFile]) -> list[tuple[int, str]]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from quantkit.report.shell import shell_word
 
@@ -15,6 +16,8 @@ PYTHON = (
     'from transformers import pipeline; print(pipeline("text-generation", model={model})("Hello")[0]["generated_text"])'
 )
 
+
+Output = Literal["text", "vectors", "scores"]
 
 PUBLISHER = "local"  # of models that nobody published
 PYTHON_GGUF = (
@@ -43,17 +46,18 @@ def next_steps(
     tp: int = 1,
     *,
     anywhere: bool = False,
-    embeds: bool = False,
+    gives: Output = "text",
 ) -> tuple[NextStep, ...]:
     """Commands for the programs that load `outputs`: GGUF files, in the order of their parts, or one folder.
 
     `name` is what Ollama is told to call it. `loaders` are the consumers that were found to load a checkpoint (None:
     those that load checkpoints at all), served on `tp` devices. Commands that work `anywhere` name no folder of this
-    machine: they are for the folder that holds the files. A model that `embeds` gives vectors or scores and no text.
+    machine: they are for the folder that holds the files. `gives` says whether the model writes text, or gives vectors
+    or scores.
     """
     if outputs[0].suffix == ".gguf":
         steps = _gguf_steps(outputs, name, anywhere)
-        return _embedding_steps(outputs[0], steps) if embeds else steps
+        return steps if gives == "text" else _textless_steps(outputs[0], steps, gives)
     folder = shell_word(str(outputs[0]) if outputs[0].is_absolute() else f"./{outputs[0]}")
     parallel = f" --tensor-parallel-size {tp}" if tp > 1 else ""
     python = PYTHON.format(model=_literal(outputs[0]))
@@ -125,10 +129,11 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
 
 
-def _embedding_steps(first: Path, steps: Sequence[NextStep]) -> tuple[NextStep, ...]:
+def _textless_steps(first: Path, steps: Sequence[NextStep], gives: Output) -> tuple[NextStep, ...]:
     """Those of a model that writes no text: nothing that starts a chat."""
-    embedding = NextStep("llama.cpp", f"llama-embedding -m {shell_word(_not_an_option(first))} -p Hello")
-    return (embedding, *(step for step in steps if step.program == "lm-studio"))
+    file = shell_word(_not_an_option(first))
+    command = f"llama-server -m {file} --reranking" if gives == "scores" else f"llama-embedding -m {file} -p Hello"
+    return (NextStep("llama.cpp", command), *(step for step in steps if step.program == "lm-studio"))
 
 
 def ollama_name(name: str) -> str:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import checkpoints
 import pytest
 from commands import TINY, quantkit
 
@@ -51,13 +52,32 @@ def test_names_for_ollama(name: str, wanted: str) -> None:
 
 
 def test_what_writes_no_text_is_not_asked_for_any() -> None:
-    steps = next_steps([Path("bert-F16.gguf")], "bert", embeds=True)
-    assert [step.command for step in steps] == [
-        "llama-embedding -m bert-F16.gguf -p Hello", "lms import --copy bert-F16.gguf",
-    ]  # fmt: skip
+    embedding, asked = (
+        [step.command for step in next_steps([Path("bert-F16.gguf")], "bert", gives=gives)]
+        for gives in ("vectors", "scores")
+    )
+    assert embedding == ["llama-embedding -m bert-F16.gguf -p Hello", "lms import --copy bert-F16.gguf"]
+    assert asked == ["llama-server -m bert-F16.gguf --reranking", "lms import --copy bert-F16.gguf"]
     writing_none = {family.name for family in known_families() if gives_no_text(family.name)}
     assert {"bert", "xlm_roberta_classifier", "modernbert", "modernbert_classifier", "t5_encoder"} <= writing_none
     assert not {"t5", "llama", "qwen3"} & writing_none
+
+
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [
+        ("Qwen3-Reranker-0.1B", "llama-server"), ("Qwen3-Embedding-0.1B", "llama-embedding"),
+        ("qwen3", "llama-cli"),
+    ],
+)  # fmt: skip
+def test_a_language_model_that_pools_writes_no_text(name: str, program: str, tmp_path: Path) -> None:
+    """Its family writes text: what it does stands in the file and in its manifest."""
+    folder = checkpoints.build(name, tmp_path)
+    made = quantkit("convert", folder, "--to", "f16", "-o", tmp_path / "out", "--no-verify", "--json")
+    assert made.status == 0, made.stderr
+    steps = {step["for"]: step["command"] for step in made.json["artifacts"][0]["next"]}
+    assert steps["llama.cpp"].split()[0] == program
+    assert ("ollama" in steps) is (program == "llama-cli")
 
 
 def test_only_programs_that_load_it_are_named() -> None:

@@ -1,0 +1,18 @@
+"""Whether a finished model writes text, or gives vectors or scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quantkit.families.keys import POOLING_TYPE, RANK
+from quantkit.families.known import gives_no_text
+from quantkit.report.next_steps import Output
+
+
+def output_of(model: Mapping[str, Any]) -> Output:
+    """What a model gives, by what its manifest says of it: its "family", and its "pooling_type" where it pools."""
+    pooling = model.get(POOLING_TYPE.name)
+    if pooling == RANK:
+        return "scores"
+    return "vectors" if pooling or gives_no_text(model.get("family")) else "text"
