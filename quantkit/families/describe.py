@@ -24,6 +24,7 @@ from quantkit.families.no_engine import NO_ENGINE
 from quantkit.families.reranker import is_reranker, judging
 from quantkit.families.roles import Role
 from quantkit.families.rows import Family
+from quantkit.families.unread import UNREAD
 from quantkit.families.wrapped import WRAPPED
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
@@ -208,9 +209,13 @@ def _unknown(wanted: str, code: bool) -> UnsupportedError:
     if wanted in NO_ENGINE:
         message = f"llama.cpp cannot run {wanted}: {NO_ENGINE[wanted]}"
         raise UnsupportedError(message, key="architectures", hint="run it with transformers, or choose another model")
+    if wanted in UNREAD:
+        message = f"llama.cpp's converter reads {wanted}, quantkit does not yet"
+        hint = "make a GGUF file in 16 bit with its convert_hf_to_gguf.py: quantkit quantizes that as any other"
+        raise UnsupportedError(message, key="architectures", hint=hint)
     known = [name for family in known_families() for name in family.hf]
     near = ", ".join(get_close_matches(wanted[:100], known, n=2, cutoff=0.0))
-    hint = f"known are {', '.join(family.name for family in known_families())}"
+    hint = "`quantkit schemes --families` lists what is known"
     if wanted.endswith("ForSequenceClassification"):
         hint = (
             "heads that classify are not read; of rerankers, give the Qwen3ForCausalLM checkpoint that Qwen published"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from described import describe_infos
+from reference import REFERENCE
 from row_headers import headers
 from test_families_errors import Infos, info, moe, tiny, without
 
@@ -18,6 +20,9 @@ from quantkit.families.known import known_families
 from quantkit.families.linears import outline
 from quantkit.families.names import block_of
 from quantkit.families.no_engine import NO_ENGINE
+from quantkit.families.towers import known_towers
+from quantkit.families.unread import UNREAD
+from quantkit.families.wrapped import WRAPPED
 from quantkit.metadata import KeyValue
 
 HEADS = [name for family in known_families() for name in family.hf if name.endswith("ForCausalLM")]
@@ -179,3 +184,26 @@ def test_what_llama_cpp_cannot_run_is_said(architecture: str) -> None:
     assert not any(architecture in family.hf for family in known_families())
     with pytest.raises(UnsupportedError, match=f"llama.cpp cannot run {architecture}: "):
         find_family({"architectures": [architecture]})
+
+
+@pytest.mark.parametrize("architecture", ["DeepseekV4ForCausalLM", "Eagle3DraftModel"])
+def test_what_is_not_read_yet_has_another_way(architecture: str) -> None:
+    """Not "the nearest known", which is another model: llama.cpp's own converter makes a file that is a source here."""
+    with pytest.raises(UnsupportedError, match=f"llama.cpp's converter reads {architecture}") as caught:
+        find_family({"architectures": [architecture]})
+    assert "convert_hf_to_gguf.py" in str(caught.value.hint)
+
+
+@pytest.mark.reference
+def test_every_name_that_the_converter_knows_is_read_or_said_not_to_be() -> None:
+    tables = ast.parse((REFERENCE / "conversion" / "__init__.py").read_text()).body
+    names = {
+        name
+        for table in tables
+        if isinstance(table, ast.AnnAssign) and table.value is not None
+        for name in ast.literal_eval(table.value)
+    }
+    read = {*headed(), *WRAPPED, *(name for family in known_families() for name in family.hf)}
+    read |= {name for tower in known_towers() for name in tower.hf}
+    assert len(names) > 250
+    assert names - read == UNREAD

@@ -12,8 +12,6 @@ from commands import quantkit
 from real_folders import REALITY, needs_reality, read_config, unclaimed
 from safetensors.numpy import save_file
 
-from quantkit.families.known import known_families
-
 
 @pytest.mark.parametrize("name", unclaimed())
 @pytest.mark.parametrize("weights", [True, False])
@@ -30,7 +28,7 @@ def test_an_unknown_family_is_the_first_thing_to_say(name: str, weights: bool, t
         seen = quantkit("plan", folder, "--to", recipe)
         assert seen.status == 4
         assert read_config(name)["architectures"][0] in seen.stderr
-        assert all(family.name in seen.stderr for family in known_families())
+        assert "quantkit schemes --families" in seen.stderr or "convert_hf_to_gguf.py" in seen.stderr
     if weights:
         shown = quantkit("inspect", folder, "--json")
         assert shown.status == 0, shown.stderr
