@@ -216,7 +216,7 @@ class Want:
         typer.Option(
             "--refit-norms/--no-refit-norms",
             help="GGUF: fit norms to what feedback has rounded, where other text says that it helps.",
-            show_default="on",
+            show_default="off",
             rich_help_panel=TEXT,
         ),
     ] = None

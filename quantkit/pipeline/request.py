@@ -177,7 +177,8 @@ USES = (
     Use("--require-coverage", _covered, "looks at no text", some=True),
 )  # fmt: skip
 WITH_TEXT = ("--samples", "--seqlen", "--device", "--activations", "--require-coverage")
-OF_TEXT_ALONE = ("--samples", "--seqlen", "--activations")  # statistics have been through the model already
+# Statistics have been through the model already, and hold neither gradients nor text.
+OF_TEXT_ALONE = ("--samples", "--seqlen", "--activations", "--feedback-embedding", "--refit-norms")
 DEFAULTS = {f.name: None if f.default is MISSING else f.default for f in fields(Request)}
 
 
@@ -198,7 +199,7 @@ def require_used(request: Request, recipes: Sequence[Recipe]) -> None:
             raise UsageError(message, hint="give --calib default, or FILE", key=_field(option))
     known = [name for name in request.calib if name.endswith(STATISTICS)]
     for option in OF_TEXT_ALONE:
-        if known and _given(request, _field(option)):
+        if known and _given(request, _field(option)) and getattr(request, _field(option)) is not False:
             message = f"{option} is about text, and {known[0]} holds statistics of text that was run before"
             raise UsageError(message, hint=f"leave {option} out", key=_field(option))
     if request.imatrix and request.calib:

@@ -10,6 +10,7 @@ from commands import TINY, quantkit
 from quantkit.errors import UsageError
 from quantkit.pipeline.request import USES, WITH_TEXT, Request, require_used
 from quantkit.recipes.read import Recipe, load_recipe, recipe_names
+from quantkit.recipes.recipe import Overrides, override
 
 # A value for each option, as a field of Request.
 VALUES = {
@@ -52,6 +53,15 @@ def test_every_option_with_every_recipe(name: str, option: str) -> None:
         **dict.fromkeys(FED_BACK, False),  # text alone makes recipes feed back
     }.get(option, reads_text)
     assert accepted(recipe, **given) == wanted
+
+
+@pytest.mark.parametrize("option", ["feedback_embedding", "refit_norms"])
+def test_statistics_are_no_text_for_what_takes_gradients(option: str) -> None:
+    """Asked for it is refused, where it would do nothing; what a recipe asks for may be switched off."""
+    recipe = override(load_recipe("q4_0"), Overrides(text=True))
+    for wanted in (True, False):
+        assert accepted(recipe, **{option: wanted}, calib="known.safetensors") is not wanted
+        assert accepted(recipe, **{option: wanted}, calib="text.jsonl")
 
 
 def test_the_table_names_options_that_exist() -> None:

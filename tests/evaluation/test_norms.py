@@ -37,8 +37,9 @@ def little() -> Iterator[None]:
         yield
 
 
-def convert(source: Path, out: Path, refit: str = "--refit-norms") -> Outcome:
-    return quantkit("convert", source, "--to", "q4_0", "-o", out / "made.gguf", *CALIB, refit)
+def convert(source: Path, out: Path, *options: str) -> Outcome:
+    given = options or ("--refit-norms",)
+    return quantkit("convert", source, "--to", "q4_0", "-o", out / "made.gguf", *CALIB, *given)
 
 
 def norms(folder: Path) -> dict[str, bytes]:
@@ -204,10 +205,11 @@ def test_half_a_classic_file_is_never_published(source: Path, tmp_path: Path, mo
 
 
 def test_statistics_leave_them_as_they_are(source: Path, tmp_path: Path) -> None:
-    """There is no text to fit them to, and that is said, not that it is too little."""
-    known = tmp_path / "known.safetensors"
+    """Where a recipe asks for it there is no text to fit them to, and that is said, not that it is too little."""
+    known, recipe = tmp_path / "known.safetensors", tmp_path / "mine.toml"
+    recipe.write_text('schema = 1\ntitle = "MINE"\n[default]\nqtype = "q4_0"\n[method]\nnorms = true\n')
     assert quantkit("calibrate", source, "--data", *CALIB[1:], "-o", known).status == 0
-    assert quantkit("convert", source, "--to", "q4_0", "-o", tmp_path / "made.gguf", "--calib", known).status == 0
+    assert quantkit("convert", source, "--to", recipe, "-o", tmp_path / "made.gguf", "--calib", known).status == 0
     assert said(tmp_path) == {"tensors": 5, "kept": "source", "why": "statistics are no text"}
 
 
