@@ -144,6 +144,18 @@ def last_of_interval(hparams: Hparams, layer: int) -> bool:
     return layer % every == every - 1
 
 
+BACK = {"attention.recurrent_layers": "file.recurrent"}
+
+
+def kinds_of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """Which layers are linear, by the file's list, and the size of a head of values."""
+    recurrent, value_dim = hparams.values.get("file.recurrent"), hparams.number("value_dim")
+    if not isinstance(recurrent, list) or value_dim is None:
+        return {}
+    kinds = [LINEAR if each else FULL for each in recurrent[: hparams.count("num_hidden_layers")]]
+    return {"layer_types": kinds, "linear_value_head_dim": int(value_dim) // hparams.count(VALUES)}
+
+
 LINEAR_SIZES = {
     "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False, "head_dim": 256,
     "max_position_embeddings": 32768, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
@@ -178,6 +190,8 @@ QWEN3_NEXT = Family(
         sizes,
     ),
     seen=(further("model.layers.{}.eh_proj.weight", "mtp_num_hidden_layers"),),
+    back=BACK,
+    graph=kinds_of_file,
     assumes=(assumptions.silu,),
     folds=MIXED,
     tokens=TokenizerRules(slow="Qwen2Tokenizer"),
