@@ -467,6 +467,17 @@ TABLE: dict[str, Tower] = {
             "thinker.model.embed_tokens.weight": (400, 64),
         },
     ),
+    "qwen3asr-saved": Tower(  # with other names, and without the thinker_config that the reference looks for
+        "Qwen3ASRForConditionalGeneration",
+        {
+            "text_config": {**TEXT, "model_type": "qwen3"},
+            "audio_config": {
+                "model_type": "qwen3_asr_encoder", **HEARING_OMNI, "encoder_layers": 4, "downsample_hidden_size": 24,
+            },
+        },
+        processor={"feature_size": 16},
+        reference=False,
+    ),
     "sarashina2": Tower(
         "Qwen2VLForConditionalGeneration",
         {

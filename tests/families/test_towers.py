@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import tower_table
 from commands import quantkit
 from gguf import GGUFReader
 from tower_table import TABLE
+from wrong_values import changed, places, wrong
 
 from quantkit.errors import QuantkitError
 from quantkit.families.describe_tower import describe_tower
@@ -27,7 +28,7 @@ from quantkit.families.towers import find_tower
 from quantkit.filling.slabs import fill_slabs
 from quantkit.filling.work import Work
 from quantkit.plan.base import STANDARD
-from quantkit.plan.encoder import describe_encoder, encoder_type, plan_encoder
+from quantkit.plan.encoder import describe_encoder, encoder_type, left_out, plan_encoder
 from quantkit.source import open_source
 from quantkit.storage import PartFile, open_job
 
@@ -142,23 +143,7 @@ def test_the_file_is_that_of_the_reference(
             assert keys(found) == {key: said for key, said in keys(expected).items() if not lacking(name, key)}
 
 
-WRONG = (None, "x", -1, 0, [], {}, True, 1e308, [[]], ["x"], 1.5, 10**12)
-
-
-def places(part: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of all values of an object, but for those of the language model."""
-    for key, value in part.items():
-        if key in {"text_config", "language_config", "lm_config", "architectures"}:
-            continue
-        yield (*path, key)
-        if isinstance(value, dict):
-            yield from places(value, (*path, key))
-
-
-def changed(whole: Any, path: tuple[str, ...], value: Any) -> Any:
-    """A copy of an object with another value at a path."""
-    inner = value if len(path) == 1 else changed(whole[path[0]], path[1:], value)
-    return {**whole, path[0]: inner}
+OTHERS = frozenset({"text_config", "language_config", "lm_config", "architectures"})  # of the language model
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -166,11 +151,13 @@ def test_a_wrong_value_is_refused_or_read(name: str, root: Path) -> None:
     """One at each place of config.json and of the processor's file, another in each of its neighbours."""
     with closing(open_source(str(root / name))) as checkpoint:
         tensors, processor = checkpoint.tensors(), dict(TABLE[name].processor)
-        cases = [(CONFIG, path) for path in places(checkpoint.config)] + [(PREPROCESSOR, (key,)) for key in processor]
+        cases = [(CONFIG, path) for path in places(checkpoint.config, OTHERS)] + [
+            (PREPROCESSOR, (key,)) for key in processor
+        ]
         for number, (file, path) in enumerate(cases, start=len(name)):
-            wrong = WRONG[5 * number % len(WRONG)]
-            config = changed(checkpoint.config, path, wrong) if file == CONFIG else checkpoint.config
-            said = json.dumps(changed(processor, path, wrong) if file == PREPROCESSOR else processor).encode()
+            value = wrong(number)
+            config = changed(checkpoint.config, path, value) if file == CONFIG else checkpoint.config
+            said = json.dumps(changed(processor, path, value) if file == PREPROCESSOR else processor).encode()
 
             def read(asked: str, said: bytes = said) -> bytes | None:
                 return said if asked == PREPROCESSOR else checkpoint.read_file(asked)
@@ -180,9 +167,22 @@ def test_a_wrong_value_is_refused_or_read(name: str, root: Path) -> None:
                 if tower is not None:
                     describe_tower(tensors, config, read, tower, name=name, qtype="f16")
             except QuantkitError as error:
-                assert error.hint, (path, wrong)
+                assert error.hint, (path, value)
             except Exception as error:
-                raise AssertionError(f"{file}: {path} = {wrong!r}") from error
+                raise AssertionError(f"{file}: {path} = {value!r}") from error
+
+
+def test_qwen3_asr_is_the_same_in_both_layouts(root: Path) -> None:
+    """Published inside a "thinker", saved by transformers without, the last two linears under names of their own."""
+    made = []
+    for name in ("qwen3asr", "qwen3asr-saved"):
+        with closing(open_source(str(root / name))) as checkpoint:
+            model = describe_encoder(checkpoint, "f16")
+            assert model is not None and not left_out(checkpoint)
+            tensors = {(tensor.name, tensor.shape, tensor.stored) for tensor in model.tensors}
+            made.append((tensors, [kv for kv in model.metadata if kv.key.startswith("clip.")]))
+    assert made[0] == made[1]
+    assert ("mm.a.mlp.2.weight", (64, 32), None) in made[1][0]
 
 
 @pytest.mark.slow

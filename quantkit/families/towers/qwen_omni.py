@@ -14,12 +14,12 @@ from quantkit.families.layouts import column, split
 from quantkit.families.model import ModelTensor
 from quantkit.families.parts import Waves
 from quantkit.families.roles import Role
-from quantkit.families.rows import Drop, Rename, Stack, T, with_biases
+from quantkit.families.rows import Condition, Drop, Rename, Stack, T, with_biases
 from quantkit.families.tower import AUDIO_BLOCK, WHOLE, Tower, constant
 from quantkit.families.towers.qwen3_vl import KEYS, QWEN3VL
 from quantkit.families.towers.qwen_vl import NORMS, OUTPUT, QWEN25VL, WINDOWED
-from quantkit.families.towers.whisper import CONVOLUTIONS, LAYER, NUMBERS, PREFIX, audio_numbers
-from quantkit.families.vit import GATED, vision_keys, vision_numbers
+from quantkit.families.towers.whisper import CONVOLUTIONS, LAYER, NUMBERS, PREFIX, PROJECTOR, audio_numbers
+from quantkit.families.vit import GATED, INNER_TEXT, vision_keys, vision_numbers
 from quantkit.tensors import TensorInfo
 
 HEARD = "a_"  # before the numbers of the encoder of sound
@@ -53,6 +53,11 @@ def rest(hparams: Hparams) -> Mapping[str, Any]:
 def beside(rows: tuple[T, ...]) -> tuple[T, ...]:
     """Rows of an encoder of sound that stands beside one of images."""
     return tuple(replace(t, shape=NAME.sub(rf"{HEARD}\g<0>", t.shape)) for t in rows)
+
+
+def has_thinker(config: Mapping[str, Any]) -> bool:
+    """Whether the parts of config.json stand inside another one, as they were published."""
+    return part_of(config, "thinker_config") is not None
 
 
 def layers_heard(hparams: Hparams) -> int:
@@ -152,7 +157,7 @@ QWEN3ASR = Tower(
     name="qwen3a",
     hf=("Qwen3ASRForConditionalGeneration",),
     part="thinker_config.audio_config",
-    owns=("thinker.audio_tower.",),
+    owns=("thinker.audio_tower.", "audio_tower.", PROJECTOR),
     outside=OUTSIDE_3,
     block=LAYER_3,
     source_block=LAYERS,
@@ -161,10 +166,17 @@ QWEN3ASR = Tower(
     aliases=NUMBERS,
     derive=(rest,),
     keys=(*audio_numbers(), constant("audio.projector_type", "string", "qwen3a")),
-    spellings=WITHIN,
+    spellings=(*WITHIN, Rename(r"^multi_modal_projector\.linear_", f"{PREFIX}proj")),
     text=TEXT,
     also=positions(""),
+    when=Condition("config.json has a thinker_config", has_thinker),
     sees=False,
 )
+QWEN3ASR_SAVED = replace(  # as transformers 5 saves it
+    QWEN3ASR,
+    part="audio_config",
+    text=INNER_TEXT,
+    when=Condition("config.json has no thinker_config", lambda config: not has_thinker(config)),
+)
 
-TOWERS = (QWEN25O, QWEN3O, QWEN3ASR)
+TOWERS = (QWEN25O, QWEN3O, QWEN3ASR, QWEN3ASR_SAVED)
