@@ -98,7 +98,7 @@ def _kinds(values: Mapping[str, Any], model_type: str, count: int) -> Sequence[s
     for name in LISTS:
         said = values.get(name)
         if isinstance(said, list) and len(said) >= count:
-            return [str(kind) if kind in WINDOWED or kind in STEADY else "full_attention" for kind in said[:count]]
+            return [kind if kind in WINDOWED or kind in STEADY else "full_attention" for kind in map(str, said[:count])]
     if values.get("use_sliding_window") is False:
         return ["full_attention"] * count
     every = next((_count(values, name) for name in PATTERNS if _count(values, name)), FULL_EVERY.get(model_type, 0))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import chain
 
+from quantkit.errors import InputError
 from quantkit.families import keys
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.granite_hybrid import FINETUNED, FULL, GRANITE_HYBRID, KEYS, MAMBA, mixer_head
 from quantkit.families.known.mamba import inner_sizes, mamba2
 from quantkit.families.layers import kind, numbered
@@ -21,13 +22,20 @@ from quantkit.families.rows import ATTENTION, MLP, NORMS, UNSERVED, Rename, at
 from quantkit.tensors import TensorInfo
 
 OTHERWISE = ("rope.dimension_count", "feed_forward_length", "attention.head_count_kv")
+ROTATED = "attn_rotary_emb"
 PART = 0.5  # of a head that is rotated, in the class of transformers
 
 
 def rotated_dimensions(hparams: Hparams) -> int:
-    """The dimensions of a head that are rotated."""
-    said = hparams.number("attn_rotary_emb")
-    return int(hparams.count("head") * PART) if said is None else int(said)
+    """The dimensions of a head that are rotated. Raises InputError for more than it has, and for an odd number."""
+    head = hparams.count("head")
+    if hparams.values.get(ROTATED) is None:
+        return int(head * PART)
+    said = hparams.count(ROTATED)
+    if said > head or said % 2:
+        what = f"config.json: {ROTATED} is {said}, expected an even number up to head_dim ({head})"
+        raise InputError(what, key=ROTATED, path="config.json", hint=CONFIG_HINT)
+    return said
 
 
 def part_turned(info: TensorInfo, hparams: Hparams) -> Placement:

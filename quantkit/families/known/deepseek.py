@@ -138,7 +138,7 @@ def sigmoid_or_softmax(hparams: Hparams) -> str | None:
     """Without a key for it, scores are softmaxed."""
     if hparams.values.get("scoring_func") is not None:
         return None
-    sigmoid = hparams.values.get("model_type") in {"deepseek_v3", "glm4_moe_lite"}
+    sigmoid = hparams.values.get("model_type") in ("deepseek_v3", "glm4_moe_lite")
     if hparams.count("num_hidden_layers") in (47, 48) and hparams.number("vocab_size") == 154880:
         return None  # by which llama.cpp knows GLM-4.7-Flash
     return "config.json has no scoring_func, and it takes softmax where a sigmoid is meant" if sigmoid else None

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from quantkit.errors import InputError
 from quantkit.families import assumptions, encoders, folds, keys
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import CONFIG_HINT, Hparams
+from quantkit.families.layers import TRUNK
 from quantkit.families.placements import vocabulary
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -59,7 +61,17 @@ FOLDS = (
     replace(folds.MLP_IN, producer="pre_feedforward_layernorm", centered=True),
     folds.MLP_OUT,
 )
+SHARING = "num_kv_shared_layers"  # of the same models
 FINAL_CAP = keys.Key("final_logit_softcapping", "f32", "final_logit_softcapping")
+
+
+def first_sharing(hparams: Hparams) -> int:
+    """The first layer that reads keys and values of an earlier one. Raises InputError for layers that are not there."""
+    count, shared = hparams.count(TRUNK), int(hparams.number(SHARING) or 0)
+    if not 0 <= shared < count:
+        what = f"config.json: {SHARING} is {shared}, expected less than the {count} layers"
+        raise InputError(what, key=SHARING, path="config.json", hint=CONFIG_HINT)
+    return count - shared
 
 
 def window(hparams: Hparams) -> Iterable[KeyValue]:

@@ -16,7 +16,7 @@ import numpy as np
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.known.gemma import ACROSS_LAYERS, ENCODERS, FINAL_CAP, NORMS
+from quantkit.families.known.gemma import ACROSS_LAYERS, ENCODERS, FINAL_CAP, NORMS, SHARING, first_sharing
 from quantkit.families.layers import KINDS, TRUNK, before, by_rule, first_said, from_, kind, listed, of_period
 from quantkit.families.layouts import stack
 from quantkit.families.model import ModelTensor, Rows
@@ -70,7 +70,7 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
         raise UnsupportedError(message, key=STREAMS, hint="is config.json of this model?")
     return {
         "widths": widths, "intermediate_size": widths[0], FURTHER: hparams.count(STREAMS) - 1, "sparsity": sparse,
-        FIRST_SHARED: count - int(hparams.number("num_kv_shared_layers") or 0), "layer_types": hparams.values[KINDS],
+        FIRST_SHARED: first_sharing(hparams), "layer_types": hparams.values[KINDS],
     }  # fmt: skip
 
 
@@ -173,7 +173,7 @@ GEMMA3N = Family(
             "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256, "max_position_embeddings": 32768,
             "rms_norm_eps": 1e-6, "rope_theta": 1e6, "rope_local_base_freq": 10000.0, "tie_word_embeddings": True,
             "sliding_window": 512, "final_logit_softcapping": 30.0, "vocab_size_per_layer_input": 262144,
-            PER_LAYER: 256, "altup_active_idx": 0, STREAMS: 4, "num_kv_shared_layers": 15, "laurel_rank": 64,
+            PER_LAYER: 256, "altup_active_idx": 0, STREAMS: 4, SHARING: 15, "laurel_rank": 64,
         },
     },
     outside=(
@@ -206,7 +206,7 @@ GEMMA3N = Family(
         keys.Key("altup.active_idx", "u32", "altup_active_idx"),
         keys.Key("altup.num_inputs", "u32", STREAMS),
         keys.Key("embedding_length_per_layer_input", "u32", PER_LAYER),
-        keys.Key("attention.shared_kv_layers", "u32", "num_kv_shared_layers"),
+        keys.Key("attention.shared_kv_layers", "u32", SHARING),
         sparsity,
         keys.per_layer("attention.sliding_window_pattern", "bool", "", kind(SLIDING)),
     ),

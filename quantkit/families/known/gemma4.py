@@ -13,7 +13,7 @@ from typing import Any
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.known.gemma import ACROSS_LAYERS, ENCODERS, FINAL_CAP, NORMS
+from quantkit.families.known.gemma import ACROSS_LAYERS, ENCODERS, FINAL_CAP, NORMS, SHARING, first_sharing
 from quantkit.families.layers import (
     KINDS,
     TRUNK,
@@ -56,7 +56,6 @@ PROPORTIONAL = "proportional"
 
 def numbers(hparams: Hparams) -> Mapping[str, Any]:
     """Heads of global layers, where sharing begins, how wide the MLPs are there, which dimensions are rotated."""
-    count, shared = hparams.count(TRUNK), int(hparams.number("num_kv_shared_layers") or 0)
     head, heads = of_full_layers(hparams, "head_dim"), of_full_layers(hparams, "num_key_value_heads")
     own = hparams.values.get("num_global_key_value_heads") if hparams.flag("attention_k_eq_v") else None
     heads = own if own is not None else heads
@@ -77,7 +76,7 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
         FULL_KV: full_kv,
         "num_global_key_value_heads": full_kv,
         "unlike_heads": heads is not None,
-        FIRST_SHARED: count - shared,
+        FIRST_SHARED: first_sharing(hparams),
         SHARED_WIDTH: wide * hparams.count("intermediate_size"),
         PER_LAYER: bool(hparams.number("hidden_size_per_layer_input")),
         "plain": not hparams.number("hidden_size_per_layer_input"),
@@ -95,13 +94,13 @@ def of_full_layers(hparams: Hparams, key: str) -> int | None:
     if not isinstance(config, Mapping):
         raise _unlike("expected an object")
     kinds = hparams.values[KINDS]
-    found: dict[str, set[Any]] = {SLIDING: set(), FULL: set()}
+    found: dict[str, list[Any]] = {SLIDING: [], FULL: []}
     for layer, name in enumerate(kinds):
         entry = config.get(str(layer))
-        found[name].add(entry.get(key) if isinstance(entry, Mapping) else None)
-    if len(found[FULL]) > 1 or found[SLIDING] - {None, hparams.values.get(key)}:
+        found[name].append(entry.get(key) if isinstance(entry, Mapping) else None)
+    said, otherwise = next(iter(found[FULL]), None), (None, hparams.values.get(key))
+    if any(one != said for one in found[FULL]) or any(one not in otherwise for one in found[SLIDING]):
         raise _unlike(f"gives layers of one kind unlike {key}")
-    said = next(iter(found[FULL]), None)
     return None if said is None else Hparams({key: said}).count(key)
 
 
@@ -194,7 +193,7 @@ def seen_by_all(hparams: Hparams) -> str | None:
 
 def shares_between_layers(said: Mapping[str, Any]) -> bool:
     """Whether layers are given vectors of each token, or keys and values of earlier layers."""
-    return bool(said.get("hidden_size_per_layer_input", 256) or said.get("num_kv_shared_layers"))
+    return bool(said.get("hidden_size_per_layer_input", 256) or said.get(SHARING))
 
 
 GEMMA4 = Family(
@@ -207,7 +206,7 @@ GEMMA4 = Family(
             "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
             "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
             "rms_norm_eps": 1e-6, "rope_theta": 1e6, "rope_local_base_freq": 10000.0, "tie_word_embeddings": True,
-            "sliding_window": 512, "hidden_size_per_layer_input": 256, "num_kv_shared_layers": 0,
+            "sliding_window": 512, "hidden_size_per_layer_input": 256, SHARING: 0,
             "hidden_activation": "gelu_pytorch_tanh",
         },
     },
@@ -244,7 +243,7 @@ GEMMA4 = Family(
         heads_of_blocks,
         FINAL_CAP,
         keys.SLIDING_WINDOW,
-        keys.Key("attention.shared_kv_layers", "u32", "num_kv_shared_layers"),
+        keys.Key("attention.shared_kv_layers", "u32", SHARING),
         keys.Key("embedding_length_per_layer_input", "u32", "hidden_size_per_layer_input", default=0),
         keys.per_layer("attention.sliding_window_pattern", "bool", "", kind(SLIDING)),
         keys.Key("attention.key_length", "u32", FULL_HEAD),
@@ -270,7 +269,7 @@ GEMMA4 = Family(
     ),
     assumes=(assumptions.gelu_tanh, seen_by_all),
     computes=frozenset({
-        "attention_k_eq_v", "enable_moe_block", "hidden_size_per_layer_input", "num_kv_shared_layers", "top_k_experts",
+        "attention_k_eq_v", "enable_moe_block", "hidden_size_per_layer_input", SHARING, "top_k_experts",
         "use_double_wide_mlp", "vocab_size_per_layer_input", "per_layer_config", "global_head_dim",
         "num_global_key_value_heads",
     }),

@@ -46,7 +46,7 @@ def _listed(hparams: Hparams, key: str) -> list[object]:
 
 def one_base(hparams: Hparams) -> str | None:
     """All layers that rotate positions have the same base."""
-    said, base = hparams.values.get("layer_rope_theta"), hparams.number("rope_theta")
+    said, base = hparams.values.get("layer_rope_theta"), hparams.required("rope_theta")
     bases = said if isinstance(said, list) else []
     if any(theta not in (None, 0, base) for theta in bases):
         return f"layer_rope_theta has other bases than rope_theta {base:g}"

@@ -87,12 +87,12 @@ def _bad(key: str, what: str) -> InputError:
 def activation(hparams: Hparams) -> object:
     """How a router's scores become weights: config.json says it, or transformers' sigmoid."""
     said = hparams.values.get("moe_router_activation_func", "sigmoid")
-    if said not in keys.GATING:
+    if not isinstance(said, str) or said not in keys.GATING:
         raise UnsupportedError(
             f"moe_router_activation_func is {str(said)[:40]!r}", key="moe_router_activation_func",
             hint=f"known: {', '.join(keys.GATING)}",
         )  # fmt: skip
-    return keys.GATING[str(said)]
+    return keys.GATING[said]
 
 
 def renormalized(hparams: Hparams) -> str | None:

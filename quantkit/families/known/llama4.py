@@ -47,7 +47,7 @@ def widths(hparams: Hparams) -> Mapping[str, Any]:
 def no_chunks(hparams: Hparams) -> object:
     """A window of 0 tells llama.cpp that all layers attend to everything."""
     types = hparams.values.get("layer_types")
-    return 0 if isinstance(types, list) and types and set(types) == {"full_attention"} else None
+    return 0 if isinstance(types, list) and types and all(each == "full_attention" for each in types) else None
 
 
 def every_fourth(hparams: Hparams) -> str | None:

@@ -109,7 +109,7 @@ def unclamped(hparams: Hparams) -> str | None:
 
 def one_epsilon(hparams: Hparams) -> str | None:
     """The norms inside a mixer of Falcon-Mamba have the epsilon of the others."""
-    inside, outside = hparams.number("mixer_rms_eps"), hparams.number("layer_norm_epsilon")
+    inside, outside = hparams.number("mixer_rms_eps"), hparams.required("layer_norm_epsilon")
     return None if inside in (None, outside) else f"mixer_rms_eps is {inside:g}, it takes {outside:g}"
 
 

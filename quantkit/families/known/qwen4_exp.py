@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from quantkit.errors import UnsupportedError
+from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.qwen3_next import (
     ATTENTION,
     FULL,
@@ -62,11 +62,16 @@ SHARD = "model.ngram_embedding.{}.weight"
 
 
 def tables(hparams: Hparams) -> Mapping[str, Any]:
-    """Which layers read a table of n-grams, counted from 0. Raises UnsupportedError for more than one.
+    """Which layers read a table of n-grams, counted from 0.
 
-    A text ends with the last of several ends: there n-grams begin anew.
+    A text ends with the last of several ends: there n-grams begin anew. Raises InputError for what are no numbers of
+    layers, from 1, UnsupportedError for more than one.
     """
     said, ends = hparams.values.get("ple_layer_ids") or [], hparams.values.get("eos_token_id")
+    trunk = hparams.count(TRUNK)
+    if not isinstance(said, list) or not all(type(layer) is int and 0 < layer <= trunk for layer in said):
+        what = f"config.json: ple_layer_ids is {shown(repr(said)[:80])}, expected numbers of layers, 1 to {trunk}"
+        raise InputError(what, key="ple_layer_ids", path="config.json", hint=CONFIG_HINT)
     if len(said) > 1:
         what = f"{len(said)} layers have tables of n-grams, llama.cpp's file has one table"
         raise UnsupportedError(what, key="ple_layer_ids", hint="run it with transformers or vLLM")
