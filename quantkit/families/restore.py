@@ -110,7 +110,8 @@ def restored_config(
 
 
 def _numbers(family: Family, said: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Numbers by the names of config.json: what keys hold, and null for what has a default and no key."""
+    """Numbers by the names of config.json: what keys hold, false for a flag that only has a key where it is set,
+    and null for what has a default and no key."""
     back = {**BACK, **family.back}
     for name, target in back.items():
         if name in said and not (isinstance(said[name], list) and name not in family.back):
@@ -124,6 +125,8 @@ def _numbers(family: Family, said: Mapping[str, Any], defaults: Mapping[str, Any
             continue
         if row.name in said:
             yield row.value, said[row.name]
+        elif row.kind == "bool" and row.nonzero:
+            yield row.value, False
         elif row.value in defaults and not row.nonzero and row.default is None:
             yield row.value, None
 

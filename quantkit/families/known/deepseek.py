@@ -144,11 +144,17 @@ def sigmoid_or_softmax(hparams: Hparams) -> str | None:
     return "config.json has no scoring_func, and it takes softmax where a sigmoid is meant" if sigmoid else None
 
 
-BACK = {"attention.value_length_mla": "v_head_dim", "attention.key_length_mla": "qk_head_dim"}
+BACK = {
+    "attention.value_length_mla": "v_head_dim", "attention.key_length_mla": "qk_head_dim",
+    "rope.scaling.yarn_log_multiplier": "file.log_multiplier",
+}  # fmt: skip
 
 
 def version(hparams: Hparams) -> Mapping[str, Any]:
-    """What a file says of its heads, as config.json has it; V3 scores by a sigmoid and corrects what it chooses by."""
+    """What a file says of its heads and of yarn's temperature, as config.json has it.
+
+    V3 scores by a sigmoid and corrects what it chooses by.
+    """
     whole, rotated = hparams.number("qk_head_dim"), hparams.number("qk_rope_head_dim")
     if whole is None or rotated is None:
         return {}
@@ -157,10 +163,10 @@ def version(hparams: Hparams) -> Mapping[str, Any]:
         "head_dim": int(rotated), "partial_rotary_factor": None,
     }  # fmt: skip
     if hparams.values.get("scoring_func") != "sigmoid":
-        found |= {
-            "architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "topk_method": "greedy",
-            "norm_topk_prob": hparams.flag("norm_topk_prob"),
-        }  # fmt: skip
+        found |= {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "topk_method": "greedy"}
+    tempered, scaling = hparams.number("file.log_multiplier"), hparams.values.get("rope_scaling")
+    if tempered is not None and isinstance(scaling, Mapping):  # both, so that scores are scaled and rotations are not
+        found["rope_scaling"] = {**scaling, "mscale": tempered / 0.1, "mscale_all_dim": tempered / 0.1}
     return found
 
 
