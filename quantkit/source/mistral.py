@@ -151,6 +151,8 @@ def config_of(params: Mapping[str, Any], dtype: str, own: Mapping[str, Any] | No
         part = _section(params, mistral_images.PART, mistral_images.KNOWN)
         for key in mistral_images.NEEDED:
             _count(part, key, f"{mistral_images.PART}.")
+        if part.get("mm_projector_id") not in mistral_images.PROJECTORS:
+            raise _bad(f"{mistral_images.PART}.mm_projector_id", part["mm_projector_id"], f'"{mistral_images.MERGER}"')
         whole = mistral_images.with_encoder(dict(sorted(whole.items())), part)
     return dict(sorted(whole.items()))  # as transformers saves it
 
@@ -274,7 +276,7 @@ def _in_order(name: str, tensor: StoredTensor, new: str, head: int) -> StoredTen
     info = TensorInfo(new, tensor.info.dtype, tensor.info.shape, tensor.info.nbytes)
     if not name.endswith(ROTATED):
         return StoredTensor(info, tensor.source, tensor.offset)
-    if head % 2 or info.rows % head:
+    if head < 2 or head % 2 or info.rows % head:
         what = f'tensor "{name}" has {info.rows} rows, by head_dim of {PARAMS} heads have {head}'
         hint = "the two are not of the same model, or heads cannot be rotated"
         raise InputError(what, tensor=name, key="head_dim", path=PARAMS, hint=hint)

@@ -28,6 +28,7 @@ KNOWN = (
     "mm_projector_id", "spatial_merge_size", "add_pre_mm_projector_layer_norm", "max_image_size",
 )  # fmt: skip
 MERGER = "patch_merge"
+PROJECTORS = (None, "", MERGER)
 TEXT = "language_model."
 VALUES = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],

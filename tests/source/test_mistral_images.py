@@ -146,6 +146,9 @@ def test_the_encoders_are_those_of_the_reference(tmp_path: Path) -> None:
 DAMAGED: dict[str, tuple[dict[str, Any], type[QuantkitError], str]] = {
     "no width": ({"hidden_size": None}, InputError, "vision_encoder.hidden_size"),
     "a text": ({"num_hidden_layers": "3"}, InputError, "vision_encoder.num_hidden_layers"),
+    "an unknown projector": ({"mm_projector_id": "resampler"}, InputError, "vision_encoder.mm_projector_id"),
+    "a list for a projector": ({"mm_projector_id": []}, InputError, "vision_encoder.mm_projector_id"),
+    "more heads than numbers": ({"num_attention_heads": 64}, InputError, "head_dim"),
     "another key": ({"window": 7}, UnsupportedError, "vision_encoder.window"),
 }
 

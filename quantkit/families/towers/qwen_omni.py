@@ -103,7 +103,7 @@ SEPARATE = tuple(
     T(f"attn.{x}.weight", f"attn_{x}.weight", role, "hidden_size hidden_size", bias="always")
     for x, role in (("q", Role.ATTN_Q), ("k", Role.ATTN_K), ("v", Role.ATTN_V))
 )
-OWNS = ("thinker.visual.", "thinker.audio_tower.", "thinker.model.visual.", "thinker.model.audio_tower.", "visual.")
+OWNS = tuple(f"{start}{own}" for start in ("", "thinker.", "thinker.model.") for own in ("visual.", PREFIX))
 
 QWEN25O = replace(
     QWEN25VL,
