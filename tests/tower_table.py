@@ -654,7 +654,8 @@ TABLE: dict[str, Tower] = {
     "gemma3n": Tower(
         "Gemma3nForConditionalGeneration",
         {
-            "model_type": "gemma3n_published", "text_config": TEXT, "audio_config": SILENT_GEMMA3N,
+            "model_type": "gemma3n_published", "audio_config": SILENT_GEMMA3N,
+            "text_config": {**TEXT, "num_kv_shared_layers": 0},
             "vision_config": {"hidden_size": 64, "vocab_size": 8, "model_type": "gemma3n_vision"},
         },
         processor={"size": {"height": 768, "width": 768}},

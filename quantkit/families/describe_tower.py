@@ -51,6 +51,7 @@ def describe_tower(
     also = tower.also(hparams, tensors, read_file) if tower.also else ()
     everything = tuple(_stored(tensor, qtype) for tensor in (*mapped, *also))
     general = general_metadata(name, config, read_file, everything, PREFIX)
+    lacking = (("encoder-part", f"{tower.lacks}: it is left out"),) if tower.lacks in dropped.values() else ()
     return Model(
         family=tower.name,
         architecture=_architecture(config),
@@ -63,7 +64,7 @@ def describe_tower(
             *architecture_metadata(TARGET, tower.keys, hparams),
         ),
         dropped=dropped,
-        warnings=general.warnings,
+        warnings=(*general.warnings, *lacking),
         kind="mmproj",
     )
 

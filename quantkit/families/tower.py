@@ -45,7 +45,8 @@ class Tower:
     are run; those after them are left out. `numbered` gives blocks that are named by their place in a list of
     config.json the number of their layer: beginnings of their names, each with the list. `seen` gives numbers from the
     tensors that are there (numbers, tensors by the names of rows -> numbers), `also` makes tensors from
-    any of the checkpoint. `sees` says that it reads images: a processor file has to say which values it expects.
+    any of the checkpoint. `lacks` is the reason of tensors in `drop` whose absence is told: the file cannot do what the
+    model can. `sees` says that it reads images: a processor file has to say which values it expects.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Tower:
     numbered: tuple[tuple[str, str], ...] = ()
     seen: Seen | None = None
     also: Also | None = None
+    lacks: str | None = None
     when: Condition | None = None
     sees: bool = True
 

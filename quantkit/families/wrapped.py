@@ -2,7 +2,8 @@
 
 A row says which architecture stands inside, which tensors are not its own, and how its names are spelled; all else is
 the family's. Names are those of the published checkpoints and of transformers; what llama.cpp's converter leaves out
-of the text model (conversion/base.py, `TextModel.filter_tensors`, October 2026) is left out here.
+of the text model (conversion/base.py, `TextModel.filter_tensors`, October 2026) is left out here. Where the encoder is
+a row of `families.towers`, its tensors are that file's before they are left out of this one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ UNSERVED = "its language model stands inside another one, and is not run here"
 @dataclass(frozen=True)
 class Wrapped:
     """`inside` is the architecture of the language model, `owns` are the beginnings of the names of all other tensors,
-    without "model."; `text` brings the names of the language model into the spelling of its family."""
+    without "model.", whether a tower knows them or not; `text` brings the names of the language model into the spelling
+    of its family."""
 
     inside: str
     owns: tuple[str, ...]

@@ -185,6 +185,25 @@ def test_qwen3_asr_is_the_same_in_both_layouts(root: Path) -> None:
     assert ("mm.a.mlp.2.weight", (64, 32), None) in made[1][0]
 
 
+def test_sound_that_is_left_out_is_told(root: Path) -> None:
+    told = {}
+    for name in ("gemma3n", "gemma3"):
+        with closing(open_source(str(root / name))) as checkpoint:
+            model = describe_encoder(checkpoint, "f16")
+            assert model is not None
+            told[name] = dict(model.warnings).get("encoder-part")
+    assert told == {"gemma3n": "llama.cpp has no encoder of this model's sound: it is left out", "gemma3": None}
+
+
+@pytest.mark.parametrize("name", ["qwen25omni", "qwen3omni"])
+def test_sound_beside_images_is_never_of_the_text_model(name: str) -> None:
+    """Wherever the thinker's tensors stand: one that is left out of both files would not be told."""
+    tower = find_tower({**TABLE[name].config, "architectures": [TABLE[name].model]})
+    assert tower is not None
+    starts = ("", "model.", "thinker.", "thinker.model.")
+    assert all(tower.is_own(f"{start}{part}.x") for start in starts for part in ("visual", "audio_tower"))
+
+
 @pytest.mark.slow
 def test_llama_cpp_sees_what_transformers_does(root: Path, tmp_path: Path) -> None:
     """Embeddings of a random image, in a process of their own; the reference's Llama 4 sees something else."""

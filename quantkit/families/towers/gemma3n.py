@@ -141,6 +141,7 @@ GEMMA3N = Tower(
     ),
     drop=(Drop("audio_tower.*", SILENT), Drop("embed_audio.*", SILENT)),
     text=INNER_TEXT,
+    lacks=SILENT,
     sees=False,
 )  # fmt: skip
 
