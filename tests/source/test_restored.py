@@ -83,7 +83,7 @@ MORE = (
     "refact", "exaone-3.5", "ling-lite", "ling-2.0", "llada-moe", "deepseek-moe", "arctic", "xverse", "baichuan",
     "trinity", "k-exaone", "santacoder", "deepseek-v2", "lfm2", "lfm2-moe", "glm4-moe", "falcon-groups", "bloom",
     "phi4", "phimoe", "hunyuan-moe", "qwen3-next", "qwen3.5", "qwen3.5-moe",
-    "deepseek-v3-yarn",
+    "deepseek-v3-yarn", "ministral3", "solar-open", "granite-swa", "deepseek-v3.2", "glm-4.7-flash", "youtu",
 )  # fmt: skip
 
 

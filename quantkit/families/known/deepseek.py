@@ -162,7 +162,9 @@ def version(hparams: Hparams) -> Mapping[str, Any]:
         "qk_nope_head_dim": int(whole - rotated), "num_key_value_heads": hparams.count("num_attention_heads"),
         "head_dim": int(rotated), "partial_rotary_factor": None,
     }  # fmt: skip
-    if hparams.values.get("scoring_func") != "sigmoid":
+    if hparams.values.get("num_local_experts") is None:
+        found |= {"architectures": ["YoutuForCausalLM"], "model_type": "youtu"}
+    elif hparams.values.get("scoring_func") != "sigmoid":
         found |= {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "topk_method": "greedy"}
     tempered, scaling = hparams.number("file.log_multiplier"), hparams.values.get("rope_scaling")
     if tempered is not None and isinstance(scaling, Mapping):  # both, so that scores are scaled and rotations are not

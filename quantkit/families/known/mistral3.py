@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.families import keys
@@ -28,6 +29,21 @@ def temperature(hparams: Hparams) -> Iterable[KeyValue]:
     yield KeyValue("attention.temperature_scale", "f32", scale)
 
 
+BACK = {
+    "attention.temperature_scale": "file.temperature", "rope.scaling.yarn_log_multiplier": "file.log_multiplier",
+}  # fmt: skip
+
+
+def temperature_of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """The rope settings of a file with a temperature, which is a Ministral 3."""
+    scale, scaling = hparams.number("file.temperature"), hparams.values.get("rope_scaling")
+    if scale is None or not isinstance(scaling, Mapping):
+        return {}
+    mscale = hparams.number("file.log_multiplier")
+    settings = {**scaling, "mscale": mscale, "mscale_all_dim": mscale, "llama_4_scaling_beta": scale}
+    return {"architectures": ["Ministral3ForCausalLM"], "rope_scaling": settings}
+
+
 MISTRAL3 = replace(
     LLAMA,
     name="mistral3",
@@ -41,6 +57,8 @@ MISTRAL3 = replace(
         },
     },
     keys=(*keys.LLAMA, temperature),
+    back=BACK,
+    graph=temperature_of_file,
     drop=(FREQUENCIES, *VISION),
     strip="language_model.",
 )  # fmt: skip
