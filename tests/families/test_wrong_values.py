@@ -57,6 +57,11 @@ REFUSED = {
     "no epsilon": ("falcon-mamba", {"layer_norm_epsilon": None}, "layer_norm_epsilon is missing"),
     "a layer that is not there": ("qwen-3.8", {"ple_layer_ids": [0]}, "ple_layer_ids is .0., expected numbers"),
     "layers that are no list": ("qwen-3.8", {"ple_layer_ids": "x"}, "ple_layer_ids is 'x'"),
+    "a gate of low rank": ("ling-3", {"no_kda_lora": False}, "no_kda_lora is False, llama.cpp has only True"),
+    "another function": ("jais", {"activation_function": "gelu"}, "activation_function is 'gelu'"),
+    "no word of a gate": ("spark-x2.5", {"headwise_attn_output_gate": None}, "headwise_attn_output_gate is None"),
+    "an expert of all": ("maple", {"num_shared_experts": 2}, "num_shared_experts is 2, llama.cpp has only 0"),
+    "no word of rotation": ("maple", {"nope_on_global_attention": None}, "nope_on_global_attention is None"),
     "a list for a function": ("kimi-linear", {"moe_router_activation_func": []}, "moe_router_activation_func is"),
 }  # fmt: skip
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.errors import UnsupportedError
 from quantkit.families import assumptions, keys
+from quantkit.families.fixed import require_only
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.bailing import EMBEDDING, without_further
 from quantkit.families.known.deepseek import ATTENTION as LATENT
@@ -35,7 +35,6 @@ from quantkit.families.rows import (
     shared_expert,
     without_biases,
 )
-from quantkit.untrusted import shown
 
 DENSE, GROUP = "first_k_dense_replace", "layer_group_size"
 SHARED_WIDTH, CONV = "moe_shared_expert_intermediate_size", "short_conv_kernel_size"
@@ -45,11 +44,7 @@ KNOWN = {"no_kda_lora": True, "kda_safe_gate": True, "gated_attention_proj_granu
 
 def checked(hparams: Hparams) -> Mapping[str, Any]:
     """The numbers of linear layers. Raises UnsupportedError for what the graph has no place for."""
-    for key, known in KNOWN.items():
-        said = hparams.values.get(key, known)
-        if said != known:
-            what = f"config.json: {key} is {shown(repr(said)[:80])}, llama.cpp has only {known!r}"
-            raise UnsupportedError(what, key=key, hint="this variant has no graph in llama.cpp")
+    require_only(hparams, KNOWN, silent=True)
     # transformers 5 means by head_dim what latent attention rotates, and has that of linear layers apart
     said = next((key for key in ("linear_head_dim", "head_dim") if hparams.values.get(key) is not None), None)
     shared = hparams.count("moe_intermediate_size") * hparams.count("n_shared_experts")

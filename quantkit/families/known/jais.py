@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.errors import UnsupportedError
 from quantkit.families import keys
+from quantkit.families.fixed import require_only
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.gpt_neox import GPT2, conv1d, norm
 from quantkit.families.roles import Role
 from quantkit.families.rows import OWN_CODE, Drop, T
-from quantkit.untrusted import shown
 
 STEEPEST = 8.0  # what slopes are made from: those of JAIS are made from the number of heads alone
 KNOWN = {"activation_function": "swiglu", "position_embedding_type": "alibi"}
@@ -26,11 +25,7 @@ def scales(hparams: Hparams) -> Mapping[str, Any]:
 
     Raises UnsupportedError for what the graph has no place for, InputError for a missing scale.
     """
-    for key, known in KNOWN.items():
-        said = hparams.values.get(key)
-        if said != known:
-            what = f"config.json: {key} is {shown(repr(said)[:80])}, llama.cpp has only {known!r}"
-            raise UnsupportedError(what, key=key, hint="this variant has no graph in llama.cpp")
+    require_only(hparams, KNOWN)
     embeddings = hparams.number("mup_embeddings_scale")
     alpha = hparams.number("mup_output_alpha")
     return {

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.errors import UnsupportedError
 from quantkit.families import assumptions, keys
+from quantkit.families.fixed import require_only
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import block_count, listed
 from quantkit.families.rows import (
@@ -23,7 +23,6 @@ from quantkit.families.rows import (
     experts,
     without_biases,
 )
-from quantkit.untrusted import shown
 
 WINDOW, FULL = "sliding_attention", "full_attention"
 LIMIT = 7.0  # modeling_maple.py has it, and config.json no word of it
@@ -31,11 +30,8 @@ LIMIT = 7.0  # modeling_maple.py has it, and config.json no word of it
 
 def checked(hparams: Hparams) -> Mapping[str, Any]:
     """Nothing. Raises UnsupportedError for what the graph has no place for."""
-    for key, known in (("num_shared_experts", 0), ("norm_topk_prob", True), ("nope_on_global_attention", True)):
-        said = hparams.values.get(key, None if key == "nope_on_global_attention" else known)
-        if said != known:
-            what = f"config.json: {key} is {shown(repr(said)[:80])}, llama.cpp has only {known!r}"
-            raise UnsupportedError(what, key=key, hint="this variant has no graph in llama.cpp")
+    require_only(hparams, {"num_shared_experts": 0, "norm_topk_prob": True}, silent=True)
+    require_only(hparams, {"nope_on_global_attention": True})
     return {}
 
 

@@ -8,25 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.errors import UnsupportedError
 from quantkit.families import keys
+from quantkit.families.fixed import require_only
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.laguna import part_in_windows
 from quantkit.families.layers import listed
 from quantkit.families.roles import Role
 from quantkit.families.rows import FREQUENCIES, MLP, NORMS, OUTSIDE, OWN_CODE, Family, T, without_biases
-from quantkit.untrusted import shown
 
 KNOWN = {"gate_attn_act_mode": "sigmoid", "headwise_attn_output_gate": True, "hidden_act": "gelu"}
 
 
 def checked(hparams: Hparams) -> Mapping[str, Any]:
     """Nothing. Raises UnsupportedError for what the graph has no place for."""
-    for key, known in KNOWN.items():
-        said = hparams.values.get(key)
-        if said != known:
-            what = f"config.json: {key} is {shown(repr(said)[:80])}, llama.cpp has only {known!r}"
-            raise UnsupportedError(what, key=key, hint="this variant has no graph in llama.cpp")
+    require_only(hparams, KNOWN)
     return {}
 
 
