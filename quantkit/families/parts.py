@@ -54,8 +54,8 @@ class Every:
 
 
 @dataclass(frozen=True)
-class Zeros:
-    """So many rows of zeros, `cols` wide: where an engine wants a tensor that the checkpoint need not have."""
+class _Made:
+    """So many rows, `cols` wide, of which nothing stands in the checkpoint."""
 
     rows: int
     cols: int
@@ -74,39 +74,23 @@ class Zeros:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        return "zeros", self.rows, self.cols
+        return type(self).__name__, self.rows, self.cols
+
+
+class Zeros(_Made):
+    """Rows of zeros: where an engine wants a tensor that the checkpoint need not have."""
 
     def read(self, ref: Open, start: int, stop: int) -> F32:
         """Rows [start, stop), float32."""
         return np.zeros((stop - start, self.cols), np.float32)
 
 
-@dataclass(frozen=True)
-class Waves:
-    """Positions as Whisper has them, `cols` wide: row p holds sin(p * f), then cos(p * f), of cols / 2 frequencies f.
+class Waves(_Made):
+    """Positions as Whisper has them: row p holds sin(p * f), then cos(p * f), of cols / 2 frequencies f.
 
     They fall evenly by ratio from 1 to 1 / 10000. Rounded to float32 where transformers does
     (SinusoidsPositionEmbedding).
     """
-
-    rows: int
-    cols: int
-
-    @property
-    def source(self) -> None:
-        return None
-
-    @property
-    def sources(self) -> tuple[Rows, ...]:
-        return ()
-
-    @property
-    def unit(self) -> int:
-        return 1
-
-    @property
-    def identity(self) -> tuple[object, ...]:
-        return "waves", self.rows, self.cols
 
     def read(self, ref: Open, start: int, stop: int) -> F32:
         """Rows [start, stop), float32."""
