@@ -18,6 +18,7 @@ from quantkit.families.expressions import is_name
 from quantkit.families.hparams import Hparams
 from quantkit.families.keys import GATING, FirstOf, Key
 from quantkit.families.known import known_families
+from quantkit.families.layers import BLOCKS, trunk_of
 from quantkit.families.mapping import Row, rows_by_source
 from quantkit.families.rows import ALWAYS, PRESENT, Family
 from quantkit.metadata import KeyValue
@@ -149,7 +150,8 @@ def _attention(said: Mapping[str, Any], numbers: Mapping[str, Any], defaults: Ma
         found["is_causal"] = False
     pattern = said.get("attention.sliding_window_pattern")
     if isinstance(pattern, list):
-        found["layer_types"] = ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
+        layers = pattern[: numbers.get("num_hidden_layers")]  # without those that predict further tokens
+        found["layer_types"] = ["sliding_attention" if windowed else "full_attention" for windowed in layers]
     scoring = {number: name for name, number in GATING.items()}.get(said.get("expert_gating_func", -1))
     if scoring is not None:
         found["scoring_func"] = scoring
@@ -211,7 +213,9 @@ def _special(metadata: Sequence[KeyValue]) -> dict[str, Any]:
     return {keys[kv.key]: kv.value for kv in metadata if kv.key in keys}
 
 
-def restored_tensors(family: Family, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+def restored_tensors(
+    family: Family, hparams: Hparams, metadata: Sequence[KeyValue], tensors: Mapping[str, TensorInfo]
+) -> dict[str, TensorInfo]:
     """The tensors of a checkpoint that give those of a file, in order, as float32.
 
     Of several ways in which a checkpoint may hold a tensor, the first of the family's rows counts. Raises InputError
@@ -219,6 +223,9 @@ def restored_tensors(family: Family, hparams: Hparams, tensors: Mapping[str, Ten
     """
     owner: dict[tuple[str, int], str] = {}
     found: dict[str, TensorInfo] = {}
+    layers = trunk_of(hparams)
+    claimed = next((kv.value for kv in metadata if kv.key == f"{family.gguf}.nextn_predict_layers"), 0)
+    hparams = Hparams({**hparams.values, BLOCKS: layers + (claimed if isinstance(claimed, int) else 0)})
     for rows in rows_by_source(family).values():
         for row in rows:
             for layer in _blocks(row, hparams):
@@ -226,7 +233,7 @@ def restored_tensors(family: Family, hparams: Hparams, tensors: Mapping[str, Ten
                 slot = (target, row.t.order if row.t.total is not None else 0)
                 if target not in tensors or owner.setdefault(slot, row.t.source) != row.t.source:
                     continue
-                for name in _names(row, layer, hparams):
+                for name in (family.spelled(name, layers) for name in _names(row, layer, hparams)):
                     shape = tuple(hparams.size(axis) for axis in row.t.shape.split())
                     found.setdefault(name, TensorInfo(name, "F32", shape, 4 * prod(shape)))
     return found

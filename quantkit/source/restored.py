@@ -152,7 +152,8 @@ def _as(family: Family, source: Checkpoint, values: Mapping[str, KeyValue]) -> t
     made |= _sides(values)
     made[CONFIG] = (dump_json(config, indent=2, carried=True) + "\n").encode()
     _require_family(family, config)
-    infos = restored_tensors(family, family.hparams(config), {n: i for n, i in tensors.items() if n not in constants})
+    rest = {name: info for name, info in tensors.items() if name not in constants}
+    infos = restored_tensors(family, family.hparams(config), source.metadata, rest)
     vocabulary = read_tokenizer(made.get, config, family.tokens, names=tuple(made))
     model = describe(infos, config, made.get, Named(family, family.hf[0]), vocabulary, name=source.name)
     _require_tensors(model, tensors, constants)

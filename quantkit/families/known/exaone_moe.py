@@ -71,11 +71,11 @@ EXAONE_MOE = replace(
     ),
     spellings=(
         Rename(r"mlp\.e_score_correction_bias$", "mlp.gate.e_score_correction_bias"),
-        Rename(r"^mtp\.layers\.([0-9]+)\.", "model.layers.{}."),
-        Rename(r"^mtp\.fc\.", "model.layers.{}.eh_proj."),
-        Rename(r"^mtp\.pre_fc_norm_embedding\.", "model.layers.{}.enorm."),
-        Rename(r"^mtp\.pre_fc_norm_hidden\.", "model.layers.{}.hnorm."),
-        Rename(r"^mtp\.norm\.", "model.layers.{}.shared_head.norm."),
+        Rename(r"^mtp\.layers\.([0-9]+)\.", "model.layers.{}.", "mtp.layers.{}."),
+        Rename(r"^mtp\.fc\.", "model.layers.{}.eh_proj.", "mtp.fc."),
+        Rename(r"^mtp\.pre_fc_norm_embedding\.", "model.layers.{}.enorm.", "mtp.pre_fc_norm_embedding."),
+        Rename(r"^mtp\.pre_fc_norm_hidden\.", "model.layers.{}.hnorm.", "mtp.pre_fc_norm_hidden."),
+        Rename(r"^mtp\.norm\.", "model.layers.{}.shared_head.norm.", "mtp.norm."),
     ),
     seen=(further("model.layers.{}.eh_proj.weight", FURTHER),),
     keys=(

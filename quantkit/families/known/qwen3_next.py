@@ -90,11 +90,11 @@ FURTHER = at(AFTER_TRUNK, (
     )),
 ))  # fmt: skip
 SPELLINGS = (
-    Rename(r"^(?:model\.)?mtp\.layers\.([0-9]+)\.", "model.layers.{}."),
-    Rename(r"^(?:model\.)?mtp\.fc\.", "model.layers.{}.eh_proj."),
-    Rename(r"^(?:model\.)?mtp\.pre_fc_norm_embedding\.", "model.layers.{}.enorm."),
-    Rename(r"^(?:model\.)?mtp\.pre_fc_norm_hidden\.", "model.layers.{}.hnorm."),
-    Rename(r"^(?:model\.)?mtp\.norm\.", "model.layers.{}.shared_head.norm."),
+    Rename(r"^(?:model\.)?mtp\.layers\.([0-9]+)\.", "model.layers.{}.", "mtp.layers.{}."),
+    Rename(r"^(?:model\.)?mtp\.fc\.", "model.layers.{}.eh_proj.", "mtp.fc."),
+    Rename(r"^(?:model\.)?mtp\.pre_fc_norm_embedding\.", "model.layers.{}.enorm.", "mtp.pre_fc_norm_embedding."),
+    Rename(r"^(?:model\.)?mtp\.pre_fc_norm_hidden\.", "model.layers.{}.hnorm.", "mtp.pre_fc_norm_hidden."),
+    Rename(r"^(?:model\.)?mtp\.norm\.", "model.layers.{}.shared_head.norm.", "mtp.norm."),
 )
 MIXTURE = (
     *experts("moe_intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"),
