@@ -21,6 +21,7 @@ from quantkit.families.known import known_families
 from quantkit.families.layers import BLOCKS, trunk_of
 from quantkit.families.mapping import Row, rows_by_source
 from quantkit.families.rows import ALWAYS, PRESENT, Family
+from quantkit.families.spellings import spelled
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 
@@ -233,7 +234,7 @@ def restored_tensors(
                 slot = (target, row.t.order if row.t.total is not None else 0)
                 if target not in tensors or owner.setdefault(slot, row.t.source) != row.t.source:
                     continue
-                for name in (family.spelled(name, layers) for name in _names(row, layer, hparams)):
+                for name in (spelled(family.spellings, name, layers) for name in _names(row, layer, hparams)):
                     shape = tuple(hparams.size(axis) for axis in row.t.shape.split())
                     found.setdefault(name, TensorInfo(name, "F32", shape, 4 * prod(shape)))
     return found

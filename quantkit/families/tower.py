@@ -17,7 +17,8 @@ from quantkit.families.general import ReadFile
 from quantkit.families.hparams import CONFIG_HINT, Hparams, part_of
 from quantkit.families.layers import TRUNK, Derive, Seen, trunk_of
 from quantkit.families.model import ModelTensor
-from quantkit.families.rows import Condition, Drop, Rename, Stack, T
+from quantkit.families.rows import Condition, Drop, Stack, T
+from quantkit.families.spellings import Rename
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
 

@@ -13,7 +13,8 @@ from quantkit.families import keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.layouts import Layout, columns, flat, fold, regroup, rows, split
 from quantkit.families.roles import Role
-from quantkit.families.rows import Drop, Rename, T, with_biases
+from quantkit.families.rows import Drop, T, with_biases
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import HALF, SAID, WHOLE, constant
 
 F32 = "f32"

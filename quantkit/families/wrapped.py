@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from quantkit.families.rows import Drop, Family, Rename
+from quantkit.families.rows import Drop, Family
+from quantkit.families.spellings import Rename
 from quantkit.families.vit import INNER_TEXT
 
 REASON = "it is of no language model"

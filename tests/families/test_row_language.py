@@ -47,7 +47,8 @@ from quantkit.families.model import Constant, ModelTensor
 from quantkit.families.parts import Mapped
 from quantkit.families.placements import expert, rope_freqs
 from quantkit.families.roles import Role
-from quantkit.families.rows import EMBEDDING, PRESENT, Condition, Family, Rename, Stack, T, at, optional
+from quantkit.families.rows import EMBEDDING, PRESENT, Condition, Family, Stack, T, at, optional
+from quantkit.families.spellings import Rename
 from quantkit.tensors import TensorInfo
 
 LETTERS = {"M": "mamba", "*": "attention"}

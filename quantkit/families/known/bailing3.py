@@ -28,13 +28,13 @@ from quantkit.families.rows import (
     NORMS,
     UNSERVED,
     Family,
-    Rename,
     T,
     at,
     experts,
     shared_expert,
     without_biases,
 )
+from quantkit.families.spellings import Rename
 
 DENSE, GROUP = "first_k_dense_replace", "layer_group_size"
 SHARED_WIDTH, CONV = "moe_shared_expert_intermediate_size", "short_conv_kernel_size"

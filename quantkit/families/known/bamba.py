@@ -18,7 +18,8 @@ from quantkit.families.layers import kind, numbered
 from quantkit.families.model import RowOrder
 from quantkit.families.placements import Placement, whole
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, MLP, NORMS, UNSERVED, Rename, at
+from quantkit.families.rows import ATTENTION, MLP, NORMS, UNSERVED, at
+from quantkit.families.spellings import Rename
 from quantkit.tensors import TensorInfo
 
 OTHERWISE = ("rope.dimension_count", "feed_forward_length", "attention.head_count_kv")

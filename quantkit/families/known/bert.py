@@ -11,7 +11,8 @@ from dataclasses import replace
 from quantkit.families import assumptions, encoders, keys
 from quantkit.families.encoders import LABELS, NO_HEAD
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, Drop, Family, Rename, T, TokenizerRules
+from quantkit.families.rows import ALWAYS, Drop, Family, T, TokenizerRules
+from quantkit.families.spellings import Rename
 
 WIDE = "hidden_size hidden_size"
 UP, DOWN = "intermediate_size hidden_size", "hidden_size intermediate_size"

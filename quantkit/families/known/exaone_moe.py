@@ -12,17 +12,8 @@ from quantkit.families.hparams import Hparams
 from quantkit.families.known.exaone4 import EXAONE4
 from quantkit.families.layers import AFTER_TRUNK, IN_TRUNK, before, both, either, from_, further
 from quantkit.families.roles import Role
-from quantkit.families.rows import (
-    ATTENTION,
-    MLP,
-    NORMS,
-    QK_NORMS,
-    Rename,
-    T,
-    at,
-    experts,
-    shared_expert,
-)
+from quantkit.families.rows import ATTENTION, MLP, NORMS, QK_NORMS, T, at, experts, shared_expert
+from quantkit.families.spellings import Rename
 
 DENSE, FURTHER, HIDDEN = "first_k_dense_replace", "num_nextn_predict_layers", "hidden_size"
 PERIOD, LETTERS = 4, "LLLG"

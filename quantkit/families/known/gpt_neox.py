@@ -10,7 +10,8 @@ from quantkit.families.hparams import Hparams
 from quantkit.families.layers import flagged, not_
 from quantkit.families.layouts import flat, fold, joined, regroup, rows, turn
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, PRESENT, UNSERVED, Drop, Family, Rename, T, at
+from quantkit.families.rows import ALWAYS, PRESENT, UNSERVED, Drop, Family, T, at
+from quantkit.families.spellings import Rename
 
 BUFFERS = (
     Drop("*.rotary_emb.inv_freq", "rotary frequencies are computed at run time"),

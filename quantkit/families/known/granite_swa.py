@@ -14,7 +14,8 @@ from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.granite import GRANITE
 from quantkit.families.layers import flagged
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, NORMS, UNSERVED, Rename, T, at, rotated
+from quantkit.families.rows import ATTENTION, NORMS, UNSERVED, T, at, rotated
+from quantkit.families.spellings import Rename
 from quantkit.metadata import KeyValue
 
 PERIOD, WINDOW = 4, "sliding_attention"  # of so many layers the first one attends to everything

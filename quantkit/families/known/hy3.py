@@ -21,12 +21,12 @@ from quantkit.families.rows import (
     QK_NORMS,
     UNSERVED,
     Family,
-    Rename,
     T,
     at,
     experts,
     shared_expert,
 )
+from quantkit.families.spellings import Rename
 
 DENSE, SPARSE = "dense", "sparse"
 ROUTER = "mlp.router.gate.weight"

@@ -12,18 +12,8 @@ from quantkit.families.known.mamba import mamba1
 from quantkit.families.layers import both, by_rule, flagged, kind, not_, of_period
 from quantkit.families.layouts import stack
 from quantkit.families.roles import Role
-from quantkit.families.rows import (
-    ATTENTION,
-    EMBEDDING,
-    HEAD,
-    MLP,
-    NORMS,
-    Family,
-    Rename,
-    T,
-    at,
-    without_biases,
-)
+from quantkit.families.rows import ATTENTION, EMBEDDING, HEAD, MLP, NORMS, Family, T, at, without_biases
+from quantkit.families.spellings import Rename
 
 MAMBA, FULL = "mamba", "attention"
 

@@ -14,19 +14,8 @@ from quantkit.families.known.deepseek import ATTENTION as LATENT
 from quantkit.families.layers import before, both, by_rule, first_said, flagged, from_, kind, listed, of_period
 from quantkit.families.layouts import lead
 from quantkit.families.roles import Role
-from quantkit.families.rows import (
-    MLP,
-    NORMS,
-    OUTSIDE,
-    UNSERVED,
-    Family,
-    Rename,
-    T,
-    at,
-    experts,
-    shared_expert,
-    without_biases,
-)
+from quantkit.families.rows import MLP, NORMS, OUTSIDE, UNSERVED, Family, T, at, experts, shared_expert, without_biases
+from quantkit.families.spellings import Rename
 
 LINEAR, FULL = "linear_attention", "full_attention"
 SECTION, LISTED, OTHERS = "linear_attn_config", "full_attn_layers", "kda_layers"

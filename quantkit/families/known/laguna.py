@@ -23,7 +23,6 @@ from quantkit.families.rows import (
     QK_NORMS,
     UNSERVED,
     Family,
-    Rename,
     T,
     TokenizerRules,
     at,
@@ -31,6 +30,7 @@ from quantkit.families.rows import (
     shared_expert,
     without_biases,
 )
+from quantkit.families.spellings import Rename
 from quantkit.untrusted import shown
 
 DENSE, SPARSE, SWA, FULL = "dense", "sparse", "sliding_attention", "full_attention"

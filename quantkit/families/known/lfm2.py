@@ -12,7 +12,8 @@ from quantkit.families.hparams import Hparams
 from quantkit.families.layers import before, first_said, from_, kind, listed, numbered
 from quantkit.families.layouts import squeeze, stack
 from quantkit.families.roles import Role
-from quantkit.families.rows import EMBEDDING, PRESENT, Family, Rename, T, at
+from quantkit.families.rows import EMBEDDING, PRESENT, Family, T, at
+from quantkit.families.spellings import Rename
 
 CONV, ATTENTION = "conv", "full_attention"
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from quantkit.families import keys
 from quantkit.families.known.llada_moe import unshifted
 from quantkit.families.known.llama import LLAMA
-from quantkit.families.rows import OWN_CODE, Rename, TokenizerRules, without_biases
+from quantkit.families.rows import OWN_CODE, TokenizerRules, without_biases
+from quantkit.families.spellings import Rename
 
 INSIDE = {
     "attn_norm": "input_layernorm", "ff_norm": "post_attention_layernorm", "q_proj": "self_attn.q_proj",

@@ -23,18 +23,8 @@ from quantkit.families.layers import (
     not_,
 )
 from quantkit.families.roles import Role
-from quantkit.families.rows import (
-    FREQUENCIES,
-    MLP,
-    NORMS,
-    OUTSIDE,
-    UNSERVED,
-    Family,
-    Rename,
-    T,
-    at,
-    experts,
-)
+from quantkit.families.rows import FREQUENCIES, MLP, NORMS, OUTSIDE, UNSERVED, Family, T, at, experts
+from quantkit.families.spellings import Rename
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
 

@@ -14,7 +14,8 @@ from quantkit.families import encoders, keys
 from quantkit.families.encoders import LABELS, NO_HEAD
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, Drop, Family, Rename, T, TokenizerRules
+from quantkit.families.rows import ALWAYS, Drop, Family, T, TokenizerRules
+from quantkit.families.spellings import Rename
 
 WIDE = "hidden_size hidden_size"
 POOLED = {"mean": 1, "cls": 2}  # llama.cpp's enum llama_pooling_type

@@ -26,7 +26,8 @@ from quantkit.families.layers import (
 from quantkit.families.layouts import stack
 from quantkit.families.placements import rope_rows
 from quantkit.families.roles import Role
-from quantkit.families.rows import PRESENT, Condition, Family, Rename, T, at
+from quantkit.families.rows import PRESENT, Condition, Family, T, at
+from quantkit.families.spellings import Rename
 
 MAMBA, ATTENTION, MLP, MOE = "mamba", "attention", "mlp", "moe"
 PATTERN, LIST = "hybrid_override_pattern", "layers_block_type"

@@ -11,7 +11,8 @@ from quantkit.families import encoders, keys
 from quantkit.families.encoders import LABELS, NO_HEAD
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, FREQUENCIES, Drop, Family, Rename, T, TokenizerRules
+from quantkit.families.rows import ALWAYS, FREQUENCIES, Drop, Family, T, TokenizerRules
+from quantkit.families.spellings import Rename
 
 CLS = 2  # llama.cpp's enum llama_pooling_type: an embedding is the vector of the first token, as the model card has it
 

@@ -17,7 +17,8 @@ from quantkit.families.known.bert import KEYS, SIZES
 from quantkit.families.layers import not_, of_period
 from quantkit.families.layouts import fold, turn
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, Condition, Drop, Family, Rename, T, TokenizerRules, at
+from quantkit.families.rows import ALWAYS, Condition, Drop, Family, T, TokenizerRules, at
+from quantkit.families.spellings import Rename
 from quantkit.untrusted import shown
 
 EVERY, EXPERTS = "moe_every_n_layers", "num_local_experts"

@@ -14,7 +14,8 @@ from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams
 from quantkit.families.layers import TRUNK
 from quantkit.families.placements import first_half, second_half
 from quantkit.families.roles import Role
-from quantkit.families.rows import OWN_CODE, QK_NORMS, Family, Rename, T
+from quantkit.families.rows import OWN_CODE, QK_NORMS, Family, T
+from quantkit.families.spellings import Rename
 from quantkit.untrusted import shown
 
 HEADS, KV_HEADS, WIDTH = "layer_heads", "layer_kv_heads", "layer_width"

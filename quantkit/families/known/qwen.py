@@ -15,11 +15,11 @@ from quantkit.families.rows import (
     PRESENT,
     QK_NORMS,
     Family,
-    Rename,
     TokenizerRules,
     biased,
     experts,
 )
+from quantkit.families.spellings import Rename
 
 QWEN2 = Family(
     name="qwen2",

@@ -32,7 +32,6 @@ from quantkit.families.rows import (
     QK_NORMS,
     Drop,
     Family,
-    Rename,
     T,
     TokenizerRules,
     at,
@@ -40,6 +39,7 @@ from quantkit.families.rows import (
     experts,
     shared_expert,
 )
+from quantkit.families.spellings import Rename
 
 LINEAR, FULL = "linear_attention", "full_attention"
 KEYS, VALUES, OF_KEY = "linear_num_key_heads", "linear_num_value_heads", "values_per_key"

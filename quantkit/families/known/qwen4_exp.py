@@ -45,12 +45,12 @@ from quantkit.families.rows import (
     UNSERVED,
     Drop,
     Family,
-    Rename,
     T,
     TokenizerRules,
     at,
     centered,
 )
+from quantkit.families.spellings import Rename
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown

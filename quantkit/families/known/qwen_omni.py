@@ -7,7 +7,8 @@ from dataclasses import replace
 from quantkit.families import keys
 from quantkit.families.known.qwen import QWEN3, QWEN3_MOE
 from quantkit.families.known.qwen_vl import DEEPSTACK, QWEN2_NUMBERS, QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
-from quantkit.families.rows import UNSERVED, Drop, Rename
+from quantkit.families.rows import UNSERVED, Drop
+from quantkit.families.spellings import Rename
 
 THINKER = (Rename(r"^thinker\.model\.(?:language_model\.)?", "model."), Rename(r"^thinker\.", ""))
 ENCODER = "the encoder belongs into a file of its own"

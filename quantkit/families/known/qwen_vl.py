@@ -11,12 +11,8 @@ from quantkit.families.hparams import Hparams
 from quantkit.families.known.qwen import QWEN2, QWEN3, QWEN3_MOE
 from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.layers import flagged, not_, turned
-from quantkit.families.rows import (
-    FREQUENCIES,
-    Rename,
-    at,
-    experts,
-)
+from quantkit.families.rows import FREQUENCIES, at, experts
+from quantkit.families.spellings import Rename
 from quantkit.families.stacked import turned_stacks
 
 DOWN = "model.layers.{}.mlp.experts.down_proj"

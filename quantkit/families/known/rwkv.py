@@ -16,7 +16,8 @@ from quantkit.families.known.mamba import ENDLESS, NO_ATTENTION
 from quantkit.families.layers import MAX_LAYERS, before, from_
 from quantkit.families.layouts import line, squeeze, turn
 from quantkit.families.roles import Role
-from quantkit.families.rows import OWN_CODE, Drop, Family, Rename, T, TokenizerRules, at, with_biases
+from quantkit.families.rows import OWN_CODE, Drop, Family, T, TokenizerRules, at, with_biases
+from quantkit.families.spellings import Rename
 
 # narrow matrices by the name of their width, and what that is where config.json does not say it
 RANKS = {

@@ -35,12 +35,12 @@ from quantkit.families.rows import (
     OWN_CODE,
     QK_NORMS,
     Family,
-    Rename,
     T,
     at,
     centered,
     optional,
 )
+from quantkit.families.spellings import Rename
 from quantkit.metadata import KeyValue
 from quantkit.untrusted import shown
 

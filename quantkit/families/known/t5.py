@@ -14,7 +14,8 @@ from quantkit.families.backwards import not_read
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import flagged, not_
 from quantkit.families.roles import Role
-from quantkit.families.rows import Drop, Family, Rename, Stack, T, TokenizerRules
+from quantkit.families.rows import Drop, Family, Stack, T, TokenizerRules
+from quantkit.families.spellings import Rename
 
 INNER, OUTER = "num_attention_heads*head_dim hidden_size", "hidden_size num_attention_heads*head_dim"
 UP, DOWN = "intermediate_size hidden_size", "hidden_size intermediate_size"

@@ -9,7 +9,8 @@ from quantkit.families import keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.layouts import columns, flat, fold, regroup
 from quantkit.families.roles import Role
-from quantkit.families.rows import Rename, T, with_biases
+from quantkit.families.rows import T, with_biases
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import WHOLE, Tower, constant
 from quantkit.families.towers.gemma4 import IMAGE
 from quantkit.families.vit import INNER_TEXT, vision_numbers

@@ -8,7 +8,8 @@ from quantkit.families import keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.layouts import line, rows
 from quantkit.families.roles import Role
-from quantkit.families.rows import Drop, Rename, T, with_biases
+from quantkit.families.rows import Drop, T, with_biases
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import WHOLE
 from quantkit.families.towers.whisper import PREFIX, QWEN2A, WHISPER, audio_keys
 from quantkit.families.vit import INNER_TEXT

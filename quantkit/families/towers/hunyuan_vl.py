@@ -5,7 +5,8 @@ from __future__ import annotations
 from quantkit.families.hparams import Hparams
 from quantkit.families.layouts import rows
 from quantkit.families.roles import Role
-from quantkit.families.rows import Rename, T, with_biases
+from quantkit.families.rows import T, with_biases
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import HALF, Tower
 from quantkit.families.vit import GELU, INNER_TEXT, KERNEL, MERGED_SIDE, PIXELS, epsilon, patches, vision_keys
 

@@ -8,7 +8,8 @@ from typing import Any
 from quantkit.families import keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
-from quantkit.families.rows import Rename, T
+from quantkit.families.rows import T
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import SAID, WHOLE, Tower
 from quantkit.families.vit import F32, GELU, SIGLIP_BLOCK, epsilon, patches, siglip_outside, vision_keys
 

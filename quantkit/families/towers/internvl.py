@@ -9,7 +9,8 @@ from quantkit.errors import InputError
 from quantkit.families import keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.roles import Role
-from quantkit.families.rows import PRESENT, Rename, T
+from quantkit.families.rows import PRESENT, T
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import WHOLE, Tower
 from quantkit.families.vit import INNER_TEXT, KERNEL, activation, epsilon, patches, split_attention, vision_keys
 

@@ -10,7 +10,8 @@ from quantkit.families import keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.layouts import column, flat, fold, joined, line, regroup, rows
 from quantkit.families.roles import Role
-from quantkit.families.rows import Rename, T, with_biases
+from quantkit.families.rows import T, with_biases
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import SAID, Tower
 from quantkit.families.vit import GELU, KERNEL, epsilon, split_attention, vision_keys
 

@@ -9,7 +9,8 @@ from quantkit.errors import InputError
 from quantkit.families import keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.roles import Role
-from quantkit.families.rows import Drop, Rename, T, with_biases
+from quantkit.families.rows import Drop, T, with_biases
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import Tower
 from quantkit.families.vit import INNER_TEXT, activation, epsilon, patches, vision_keys
 

@@ -6,7 +6,8 @@ from math import isqrt
 
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
-from quantkit.families.rows import Drop, Rename, T, with_biases
+from quantkit.families.rows import Drop, T, with_biases
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import Tower
 from quantkit.families.vit import (
     GELU,

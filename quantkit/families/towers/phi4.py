@@ -10,7 +10,8 @@ from quantkit.families import keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.layouts import split
 from quantkit.families.roles import Role
-from quantkit.families.rows import Drop, Rename, T
+from quantkit.families.rows import Drop, T
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import SAID, WHOLE, Tower
 from quantkit.families.vit import (
     COLOURS_FIRST,

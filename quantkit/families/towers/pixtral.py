@@ -18,7 +18,8 @@ from quantkit.families.model import ModelTensor, Rows
 from quantkit.families.parts import Made
 from quantkit.families.placements import rope_rows
 from quantkit.families.roles import Role
-from quantkit.families.rows import PRESENT, Condition, Rename, T
+from quantkit.families.rows import PRESENT, Condition, T
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import HALF, WHOLE, Tower
 from quantkit.families.vit import INNER_TEXT, KERNEL, MERGED_SIDE, activation, epsilon, vision_keys
 from quantkit.tensors import TensorInfo

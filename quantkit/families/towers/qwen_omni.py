@@ -14,7 +14,8 @@ from quantkit.families.layouts import column, split
 from quantkit.families.model import ModelTensor
 from quantkit.families.parts import Waves
 from quantkit.families.roles import Role
-from quantkit.families.rows import Condition, Drop, Rename, Stack, T, with_biases
+from quantkit.families.rows import Condition, Drop, Stack, T, with_biases
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import AUDIO_BLOCK, WHOLE, Tower, constant
 from quantkit.families.towers.qwen3_vl import KEYS, QWEN3VL
 from quantkit.families.towers.qwen_vl import NORMS, OUTPUT, QWEN25VL, WINDOWED

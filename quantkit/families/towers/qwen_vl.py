@@ -11,7 +11,8 @@ from quantkit.errors import InputError
 from quantkit.families import keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.roles import Role
-from quantkit.families.rows import Drop, Rename, T, with_biases
+from quantkit.families.rows import Drop, T, with_biases
+from quantkit.families.spellings import Rename
 from quantkit.families.tower import WHOLE, Tower, layers_listed
 from quantkit.families.vit import GATED, INNER_TEXT, SILU, kernel_of_two, split_attention, vision_keys
 

@@ -1,0 +1,45 @@
+"""Spellings of source names: brought into the one that rows have, and back into that of checkpoints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rename:
+    """A spelling of source names: what `pattern` (a regular expression) finds is replaced by `to`.
+
+    "{}" in `to` is the number of a block after the last layer: the pattern's first group counts them from 0. `back` is
+    how checkpoints spell what `to` begins, of blocks after the last layer: "{}" counts them from 0, without it only the
+    first is so called.
+    """
+
+    pattern: str
+    to: str
+    back: str | None = None
+
+    def apply(self, name: str, layers: int) -> str:
+        """The name as rows have it, of a model with so many layers."""
+
+        def replaced(found: re.Match[str]) -> str:
+            number = int(found[1]) if found.re.groups and found[1].isdecimal() else 0
+            return found.expand(self.to).replace("{}", str(layers + number))
+
+        return re.sub(self.pattern, replaced, name, count=1)
+
+    def undo(self, name: str, layers: int) -> str | None:
+        """The name that a checkpoint has for that of rows; None where it is not spelled so."""
+        start, _, end = self.to.partition("{}")
+        found = re.match(f"{re.escape(start)}([0-9]+){re.escape(end)}", name) if self.back is not None else None
+        number = int(found[1]) - layers if found else -1
+        if found is None or self.back is None or number < 0 or (number and "{}" not in self.back):
+            return None
+        return self.back.format(number) + name[found.end() :]
+
+
+def spelled(spellings: Sequence[Rename], name: str, layers: int) -> str:
+    """The name that a checkpoint has for one that rows use; of several spellings the last that has one counts."""
+    found = (spelling.undo(name, layers) for spelling in reversed(spellings))
+    return next((each for each in found if each is not None), name)
