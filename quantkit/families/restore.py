@@ -30,7 +30,7 @@ EMBEDDING, TYPES = "token_embd.weight", "token_types.weight"
 DERIVED = frozenset({"head", "tokens", "pooling_type", "q_rows", "kv_rows", "qkv_rows", "rope_dim"})
 OF_ROPE = "rope_"
 OF_THE_FILE = "file."  # names of numbers that families ask for, and that config.json has not
-TENSORS = "file.tensors"
+TENSORS, FACTORS = "file.tensors", "file.rope_freqs"
 
 # Keys that families compute, or write under several names -> the number of config.json.
 BACK = {
@@ -101,7 +101,9 @@ def restored_config(
     if numbers.get("sliding_window") == 0:
         numbers["sliding_window"] = None
     if family.graph is not None:
-        numbers |= family.graph(Hparams({**numbers, TENSORS: frozenset(tensors)}))
+        numbers |= family.graph(
+            Hparams({**numbers, TENSORS: frozenset(tensors), FACTORS: constants.get("rope_freqs.weight")})
+        )
     for spelling, name in family.aliases.items():
         if name in numbers:
             numbers.setdefault(spelling, numbers[name])

@@ -131,7 +131,8 @@ def restored(source: Checkpoint, emit: Sink = ignore) -> RestoredCheckpoint:
             what = f"{counted(len(whole.dropped), 'static scale')} of inputs (first {whole.dropped[0]})"
             emit(Warned("not-restored", f"files of the checkpoint do not say {what}"))
         return found
-    first = next((error for error in errors if error.key not in ("tensor", "shape")), errors[0])
+    others = ("tensor", "shape", "architecture", "architectures")  # of a family that the file is not of
+    first = next((error for error in errors if error.key not in others), errors[0])
     what = f"{shown(source.name)} cannot be turned back into a checkpoint: {first.message}"
     raise UnsupportedError(what, key=first.key, tensor=first.tensor, hint=AGAIN) from first
 

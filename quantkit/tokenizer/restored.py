@@ -4,6 +4,7 @@ gpt2    tokenizer.json: byte-level BPE, cut by the patterns that go with the nam
 llama   tokenizer.model as SentencePiece has it, and a tokenizer.json with byte fallback that splits alike
 bert    tokenizer.json: WordPiece
 t5      tokenizer.json: Unigram
+gemma4  tokenizer.json: pieces with byte fallback that merge in the order of the merges
 
 They split text as llama.cpp does with the file: what llama.cpp leaves out of the original (a normalizer before
 byte-level BPE) does not come back.
@@ -22,6 +23,7 @@ from quantkit.metadata import KeyValue
 from quantkit.tokenizer.bpe import byte_level_decoded
 from quantkit.tokenizer.chat_template import KEY, TEMPLATE_FILE
 from quantkit.tokenizer.files import TOKENIZER_CONFIG, TOKENIZER_JSON, TOKENIZER_MODEL
+from quantkit.tokenizer.gemma4 import GEMMA4, SHOWN
 from quantkit.tokenizer.llama_cpp_tokens import FOUND_IN_TEXT
 from quantkit.tokenizer.pre_table import EACH_DIGIT, GPT2_STEP, LLAMA_CPP, RECOGNIZED, Step
 from quantkit.tokenizer.rebuilt import Artifact, read_artifact, unigram_of, unknown_of
@@ -56,6 +58,8 @@ def restored_tokenizer(metadata: Sequence[KeyValue], context: int | None, *, phi
         raw = _wordpiece(artifact)
     elif model == "t5":
         raw = _unigram(artifact)
+    elif model == GEMMA4:
+        raw = _ranked_pieces(artifact)
     else:
         raw = _byte_level(artifact)
     files[TOKENIZER_JSON] = _json(raw)
@@ -79,6 +83,7 @@ def _raw(artifact: Artifact, model: Json, **sections: Any) -> Json:
 
 def _added(artifact: Artifact) -> Iterator[Json]:
     byte_level = artifact.values.get("model") == "gpt2"
+    shown_too = SHOWN if artifact.values.get("model") == GEMMA4 else frozenset[str]()
     for index, (text, kind) in enumerate(zip(artifact.tokens, artifact.kinds, strict=True)):
         if kind not in FOUND_IN_TEXT or (kind is TokenType.UNKNOWN and artifact.values.get("model") == "llama"):
             continue  # a tokenizer.model says by itself what is unknown
@@ -87,7 +92,7 @@ def _added(artifact: Artifact) -> Iterator[Json]:
         normalized = byte_level and byte_level_decoded(content) != content
         yield {
             "id": index, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
-            "normalized": normalized, "special": kind is not TokenType.USER_DEFINED,
+            "normalized": normalized, "special": kind is not TokenType.USER_DEFINED or content in shown_too,
         }  # fmt: skip
 
 
@@ -132,7 +137,6 @@ def _byte_level(artifact: Artifact) -> Json:
         for index, (text, kind) in enumerate(zip(artifact.tokens, artifact.kinds, strict=True))
         if kind is TokenType.NORMAL or (kind is TokenType.UNUSED and text != padding(index, 0.0).text)
     }
-    merges = [str(merge).partition(" ")[::2] for merge in artifact.values.get("merges") or ()]
     cuts = [_cut(step) for step in _steps_of(artifact.pre)]
     encoded = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     if cuts and cuts[-1]["type"] == "ByteLevel":  # its own pattern, and the encoding in one step
@@ -143,11 +147,15 @@ def _byte_level(artifact: Artifact) -> Json:
         {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": pre.whole_words,
-            "vocab": vocab, "merges": [list(pair) for pair in merges],
+            "vocab": vocab, "merges": _merges(artifact),
         },
         pre_tokenizer={"type": "Sequence", "pretokenizers": [*cuts, encoded]},
         decoder={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
     )  # fmt: skip
+
+
+def _merges(artifact: Artifact) -> list[list[str]]:
+    return [list(str(merge).partition(" ")[::2]) for merge in artifact.values.get("merges") or ()]
 
 
 def _steps_of(name: str) -> Sequence[Step]:
@@ -198,12 +206,35 @@ def _byte_fallback(artifact: Artifact, model: SentencePieceModel) -> Json:
     unknown = artifact.tokens[unknown_of(artifact)]
     prefix = [{"type": "Prepend", "prepend": SPACE}] if model.add_dummy_prefix else []
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if model.add_dummy_prefix else []
+    return _pieces(artifact, unknown, vocab, [[left, right] for _, _, left, right in merges], prefix, strip)
+
+
+def _ranked_pieces(artifact: Artifact) -> Json:
+    """Gemma 4's, whose merges are in the file."""
+    vocab = {
+        text: index
+        for index, (text, kind) in enumerate(zip(artifact.tokens, artifact.kinds, strict=True))
+        if kind is not TokenType.UNUSED or text != padding(index, 0.0).text
+    }
+    unknown = artifact.tokens[unknown_of(artifact)] if "unknown_token_id" in artifact.values else None
+    return _pieces(artifact, unknown, vocab, _merges(artifact), [], [])
+
+
+def _pieces(
+    artifact: Artifact,
+    unknown: str | None,
+    vocab: Mapping[str, int],
+    merges: list[list[str]],
+    prefix: list[Json],
+    strip: list[Json],
+) -> Json:
+    """Pieces with spaces written as U+2581; `prefix` is what is done to a text before that, `strip` after decoding."""
     return _raw(
         artifact,
         {
             "type": "BPE", "dropout": None, "unk_token": unknown, "continuing_subword_prefix": None,
             "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": TokenType.BYTE in artifact.kinds,
-            "ignore_merges": False, "vocab": vocab, "merges": [[left, right] for _, _, left, right in merges],
+            "ignore_merges": False, "vocab": vocab, "merges": merges,
         },
         normalizer={
             "type": "Sequence",

@@ -88,6 +88,7 @@ MORE = (
     "phi4", "phimoe", "hunyuan-moe", "qwen3-next", "qwen3.5", "qwen3.5-moe",
     "deepseek-v3-yarn", "ministral3", "solar-open", "granite-swa", "deepseek-v3.2", "glm-4.7-flash", "youtu",
     "qwen3.5-mtp", "qwen3-next-mtp", "glm4-moe-mtp", "glm-4.7-flash-next", "k-exaone-mtp", "deepseek-v3.2-mtp",
+    "gemma4", "gemma4-moe", "gemma4-e", "gemma4-unified",
 )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def keys_of(path: Path) -> dict[str, Any]:
     return {key: field.contents() for key, field in fields.items() if not key.startswith(OF_THE_FILE)}
 
 
-@pytest.mark.parametrize("name", ["llama-card", "qwen3"])
+@pytest.mark.parametrize("name", ["llama-card", "qwen3", "gemma4"])
 def test_there_and_back_and_there_again(name: str, tmp_path: Path) -> None:
     """GGUF -> checkpoint -> GGUF: the same tensors and keys; in between what transformers runs as the original."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -12,6 +12,7 @@ from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, folds, keys
+from quantkit.families.backwards import not_read
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.gemma import ACROSS_LAYERS, ENCODERS, FINAL_CAP, NORMS, SHARING, first_sharing
 from quantkit.families.layers import (
@@ -49,7 +50,8 @@ from quantkit.untrusted import shown
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 HEADS, HIDDEN, WIDTH, PER_LAYER = "num_attention_heads", "hidden_size", "moe_intermediate_size", "per_layer"
-FULL_HEAD, FULL_KV, FIRST_SHARED, SHARED_WIDTH = "full_head", "full_kv_heads", "first_shared", "shared_width"
+FULL_HEAD, FULL_KV, FIRST_SHARED = "global_head_dim", "num_global_key_value_heads", "first_shared"
+SHARED_WIDTH = "shared_width"
 FAR = 1e30  # a factor of a frequency that leaves its dimensions as they are
 PROPORTIONAL = "proportional"
 
@@ -57,7 +59,7 @@ PROPORTIONAL = "proportional"
 def numbers(hparams: Hparams) -> Mapping[str, Any]:
     """Heads of global layers, where sharing begins, how wide the MLPs are there, which dimensions are rotated."""
     head, heads = of_full_layers(hparams, "head_dim"), of_full_layers(hparams, "num_key_value_heads")
-    own = hparams.values.get("num_global_key_value_heads") if hparams.flag("attention_k_eq_v") else None
+    own = hparams.values.get(FULL_KV) if hparams.flag("attention_k_eq_v") else None
     heads = own if own is not None else heads
     rotation = str(hparams.values.get("rope_type", PROPORTIONAL))
     if rotation not in {PROPORTIONAL, "default"}:
@@ -66,20 +68,17 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
     part = hparams.number("rope_partial_factor") if rotation == PROPORTIONAL else 1.0
     wide = 2 if hparams.flag("use_double_wide_mlp") else 1
     kinds = hparams.values[KINDS]
-    full_head = hparams.values.get("global_head_dim") or head or 512
+    full_head = hparams.values.get(FULL_HEAD) or head or 512
     full_kv = heads if heads is not None else hparams.count("num_key_value_heads")
     return {
         KINDS: [*kinds[:-1], FULL],  # as transformers has it, whatever the list says
         "layer_types": [*kinds[:-1], FULL],
         FULL_HEAD: full_head,
-        "global_head_dim": full_head,
         FULL_KV: full_kv,
-        "num_global_key_value_heads": full_kv,
         "unlike_heads": heads is not None,
         FIRST_SHARED: first_sharing(hparams),
         SHARED_WIDTH: wide * hparams.count("intermediate_size"),
         PER_LAYER: bool(hparams.number("hidden_size_per_layer_input")),
-        "plain": not hparams.number("hidden_size_per_layer_input"),
         "rope_type": "default",
         "rotated_part": 0.25 if part is None else part,
     }  # fmt: skip
@@ -196,6 +195,38 @@ def shares_between_layers(said: Mapping[str, Any]) -> bool:
     return bool(said.get("hidden_size_per_layer_input", 256) or said.get(SHARING))
 
 
+BACK = {
+    "attention.key_length": FULL_HEAD, "attention.key_length_swa": "head_dim",
+    "attention.head_count_kv": "file.kv_heads", "feed_forward_length": "file.widths",
+}  # fmt: skip
+
+
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """What a file's lists and tensors say: heads and widths of each kind of layers, and how far they are rotated."""
+    values = hparams.values
+    kinds, tensors = values.get("layer_types") or [FULL], values["file.tensors"]
+    factors, rotation = values.get("file.rope_freqs") or (), values.get("rope_parameters") or {}
+    heads, widths = values.get("file.kv_heads"), values.get("file.widths")
+    found: dict[str, Any] = {}
+    if isinstance(heads, list) and len(heads) == len(kinds):
+        of_kind = dict(zip(kinds, heads, strict=True))
+        found = {"num_key_value_heads": of_kind.get(SLIDING, heads[0]), FULL_KV: of_kind.get(FULL)}
+    proportional = {"rope_type": PROPORTIONAL, "partial_rotary_factor": factors.count(1.0) / max(len(factors), 1)}
+    base = {"rope_theta": rotation.get("full_attention", {}).get("rope_theta")}
+    values_of = f"blk.{kinds.index(FULL) if FULL in kinds else 0}.attn_v.weight"
+    return {
+        "num_key_value_heads": heads,
+        "intermediate_size": widths[0] if isinstance(widths, list) and widths else widths,
+        "use_double_wide_mlp": isinstance(widths, list),
+        "attention_k_eq_v": values_of not in tensors,
+        "enable_moe_block": values.get("num_local_experts") is not None,
+        "vocab_size_per_layer_input": values.get("vocab_size"),
+        "partial_rotary_factor": None,
+        "rope_parameters": {**rotation, "full_attention": {**proportional, **base}},
+        **found,
+    }
+
+
 GEMMA4 = Family(
     name="gemma4",
     gguf="gemma4",
@@ -215,7 +246,7 @@ GEMMA4 = Family(
         FINAL_NORM,
         HEAD,
         *(
-            replace(t, source=f"model.{t.source}", unless="plain")
+            replace(t, source=f"model.{t.source}", where=flagged(PER_LAYER))
             for t in (
                 T("embed_tokens_per_layer.weight", "per_layer_token_embd.weight", Role.TOKEN_EMBD,
                   f"vocab_size {OF_ALL_LAYERS}", vocabulary),
@@ -261,6 +292,8 @@ GEMMA4 = Family(
     strip="language_model.",
     inside={"Gemma4TextModel": "Gemma4ForCausalLM", "Gemma4Model": "Gemma4ForConditionalGeneration"},
     extra=proportional,
+    back=BACK,
+    graph=of_file,
     aliases={"top_k_experts": "num_experts_per_tok"},
     derive=(
         first_said("layer_types", listed("layer_types", {SLIDING: SLIDING, FULL: FULL}),
@@ -297,6 +330,7 @@ GEMMA4_UNIFIED = replace(  # images and sound are read without an encoder
         },
     },
     inside={"Gemma4UnifiedModel": "Gemma4UnifiedForConditionalGeneration"},
+    graph=not_read("their language model is a Gemma 4"),
     tokens=TokenizerRules(gemma4=True, suppressed=True),
 )
 
