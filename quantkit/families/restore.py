@@ -7,7 +7,8 @@ name. What comes out is a proposal: whoever asks describes it as a checkpoint an
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
+from dataclasses import replace
+from math import floor, inf, pi, prod
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ SCALING = {  # key below rope.scaling -> the setting
     "yarn_ext_factor": "extrapolation_factor", "yarn_attn_factor": "attention_factor",
     "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow",
 }  # fmt: skip
-LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+LLAMA3_ORIGINAL, LOW, HIGH = 8192, 1.0, 4.0  # of the models that were published with it
+BASE = 10000.0  # of a rotation where no key has one
 
 
 def families_of(architecture: str) -> tuple[Family, ...]:
@@ -59,6 +61,25 @@ def families_of(architecture: str) -> tuple[Family, ...]:
     transformers runs."""
     found = [family for family in known_families() if family.gguf == architecture]
     return tuple(sorted(found, key=lambda family: (family.name != architecture, family.unserved is not None)))
+
+
+def by_itself(family: Family, values: Mapping[str, KeyValue]) -> tuple[Family, Mapping[str, KeyValue], list[str]]:
+    """The family, and the entries by key, of a language model that transformers has only behind an encoder; and the
+    keys that are left out, which say how images are read.
+
+    Text has the same position on all axes but the fourth, so that a rotation by axes is a plain one.
+    """
+    if family.alone is None:
+        return family, values, []
+    alone = next(each for each in known_families() if each.name == family.alone)
+    prefix, sections = f"{family.gguf}.", values.get(f"{family.gguf}.rope.dimension_sections")
+    left = [f"{prefix}n_deepstack_layers", *([sections.key] if sections and not any(sections.items()[3:]) else [])]
+    named = {
+        key: key if not key.startswith(prefix) else f"{alone.gguf}.{key.removeprefix(prefix)}"
+        for key in values
+        if key not in left
+    }
+    return alone, {new: replace(values[key], key=new) for key, new in named.items()}, [k for k in left if k in values]
 
 
 def plain(entry: KeyValue) -> Any:
@@ -125,7 +146,7 @@ def _numbers(family: Family, said: Mapping[str, Any], defaults: Mapping[str, Any
             yield row.places[0], said[row.name]
         if not isinstance(row, Key) or not is_name(row.value) or row.value in DERIVED:
             continue
-        if row.value.startswith(OF_ROPE):
+        if row.value.startswith(OF_ROPE) or row.name in family.back:
             continue
         if row.name in said:
             yield row.value, said[row.name]
@@ -186,8 +207,7 @@ def _rope(said: Mapping[str, Any], constants: Constants, numbers: Mapping[str, A
     kind = said.get("rope.scaling.type")
     settings = {to: said[f"rope.scaling.{key}"] for key, to in SCALING.items() if f"rope.scaling.{key}" in said}
     if "rope_freqs.weight" in constants:
-        factor = float(max(constants["rope_freqs.weight"]))
-        return {"rope_scaling": {"rope_type": "llama3", "factor": factor, **LLAMA3}}
+        return {"rope_scaling": _llama3(constants["rope_freqs.weight"], numbers.get("rope_theta"))}
     if "rope_factors_long.weight" in constants:
         factors = {
             f"{length}_factor": [float(str(np.float32(f))) for f in constants[f"rope_factors_{length}.weight"]]
@@ -202,6 +222,26 @@ def _rope(said: Mapping[str, Any], constants: Constants, numbers: Mapping[str, A
     if kind in (None, "none"):
         return {"rope_scaling": {"rope_type": "default", **more} if more else None}
     return {"rope_scaling": {"rope_type": kind, **settings, **more}}
+
+
+def _llama3(factors: Sequence[float], said: object) -> dict[str, Any]:
+    """The settings of llama3 scaling with these factors, by what of the wavelengths is kept, stretched, or between.
+
+    Between the two the original context length is known; where nothing lies there it is one that parts them alike.
+    """
+    most, base = max(factors), said if isinstance(said, float) and 0 < said < inf else BASE
+    waves = [2 * pi * base ** (number / len(factors)) for number in range(len(factors))]
+    between = [(wave, found) for wave, found in zip(waves, factors, strict=True) if 1 < found < most]
+    found = {"rope_type": "llama3", "factor": most, "low_freq_factor": LOW}
+    if between:
+        wave, factor = between[0]
+        smooth = (1 / factor - 1 / most) / (1 - 1 / most)
+        original = round(wave * (LOW + smooth * (HIGH - LOW)))
+        return {**found, "high_freq_factor": HIGH, "original_max_position_embeddings": original}
+    kept = max((wave for wave, factor in zip(waves, factors, strict=True) if factor == 1), default=0.0)
+    stretched = min((wave for wave, factor in zip(waves, factors, strict=True) if factor != 1), default=inf)
+    original = LLAMA3_ORIGINAL if kept < LLAMA3_ORIGINAL < stretched else floor(kept) + 1
+    return {**found, "high_freq_factor": LOW, "original_max_position_embeddings": original}
 
 
 def _without_zeros(values: list[Any]) -> list[Any]:
@@ -244,7 +284,7 @@ def restored_tensors(
 
 def _blocks(row: Row, hparams: Hparams) -> Iterator[int | None]:
     if row.stack is None:
-        yield None
+        yield from (None,) if row.t.where(hparams, 0) else ()
     else:
         yield from (layer for layer in range(row.stack.count(hparams)) if row.t.where(hparams, layer))
 

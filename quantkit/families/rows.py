@@ -165,7 +165,8 @@ class Family:
     nor written for servers, where it is not. `routers` is what loaders call its routers, "{}" for the layer,
     where those are linears of another name. `embeds` says that it gives vectors or scores and no text. `back` are keys
     that are computed here -> the number of config.json that a file's value is, where it is read backwards
-    (`families.restore`), `graph` gives numbers that no key holds, since llama.cpp takes them for granted.
+    (`families.restore`), `graph` gives numbers that no key holds, since llama.cpp takes them for granted. `alone` is
+    the family of its language model by itself, where transformers has it only behind an encoder.
     """
 
     name: str
@@ -197,6 +198,7 @@ class Family:
     routers: str | None = None
     back: Mapping[str, str] = field(default_factory=dict)
     graph: Callable[[Hparams], Mapping[str, Any]] | None = None
+    alone: str | None = None
 
     @property
     def label(self) -> str:

@@ -23,7 +23,7 @@ from quantkit.families.describe import POOLING, Named, describe, find_family
 from quantkit.families.general import CARD, RELATED, RELATED_KEYS, SAMPLING
 from quantkit.families.model import Constant, Model
 from quantkit.families.model_card import CARD_FILE
-from quantkit.families.restore import families_of, plain, restored_config, restored_tensors
+from quantkit.families.restore import by_itself, families_of, plain, restored_config, restored_tensors
 from quantkit.families.rows import Family
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
@@ -120,13 +120,17 @@ def restored(source: Checkpoint, emit: Sink = ignore) -> RestoredCheckpoint:
     whole = factored(source)
     errors: list[QuantkitError] = []
     for family in families:
+        language, entries, left = by_itself(family, values)
         try:
-            found, warnings = _as(family, whole, values)
+            found, warnings = _as(language, whole, entries)
         except (InputError, UnsupportedError) as error:
             errors.append(error)
             continue
         for code, message in warnings:
             emit(Warned(code, message))
+        if left:
+            what = f"the checkpoint is of the language model alone, which reads text alike: {listed(left)} are left out"
+            emit(Warned("not-restored", what))
         if whole.dropped:
             what = f"{counted(len(whole.dropped), 'static scale')} of inputs (first {whole.dropped[0]})"
             emit(Warned("not-restored", f"files of the checkpoint do not say {what}"))
@@ -142,19 +146,17 @@ Warnings = list[tuple[str, str]]
 
 def _as(family: Family, source: Checkpoint, values: Mapping[str, KeyValue]) -> tuple[RestoredCheckpoint, Warnings]:
     """The file as a checkpoint of a family. Raises UnsupportedError where that would not give the file."""
-    tensors = source.tensors()
+    tensors, metadata = source.tensors(), tuple(values.values())
     constants = {name: _numbers(source, name) for name in tensors if name.startswith(("rope_freqs", "rope_factors"))}
-    config = restored_config(family, source.metadata, tensors, constants)
+    config = restored_config(family, metadata, tensors, constants)
     config["torch_dtype"] = WORDS[_most(tensors)]
     context = config.get("max_position_embeddings")
-    made = dict(
-        restored_tokenizer(source.metadata, context if isinstance(context, int) else None, phi=family.tokens.phi)
-    )
+    made = dict(restored_tokenizer(metadata, context if isinstance(context, int) else None, phi=family.tokens.phi))
     made |= _sides(values)
     made[CONFIG] = (dump_json(config, indent=2, carried=True) + "\n").encode()
     _require_family(family, config)
     rest = {name: info for name, info in tensors.items() if name not in constants}
-    infos = restored_tensors(family, family.hparams(config), source.metadata, rest)
+    infos = restored_tensors(family, family.hparams(config), metadata, rest)
     vocabulary = read_tokenizer(made.get, config, family.tokens, names=tuple(made))
     model = describe(infos, config, made.get, Named(family, family.hf[0]), vocabulary, name=source.name)
     _require_tensors(model, tensors, constants)

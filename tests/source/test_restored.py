@@ -89,6 +89,7 @@ MORE = (
     "deepseek-v3-yarn", "ministral3", "solar-open", "granite-swa", "deepseek-v3.2", "glm-4.7-flash", "youtu",
     "qwen3.5-mtp", "qwen3-next-mtp", "glm4-moe-mtp", "glm-4.7-flash-next", "k-exaone-mtp", "deepseek-v3.2-mtp",
     "gemma4", "gemma4-moe", "gemma4-e", "gemma4-unified",
+    "llama4", "llama4-interleaved", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe",
 )  # fmt: skip
 
 
@@ -118,15 +119,16 @@ OWN_CODE = {name for name, entry in family_table.TABLE.items() if entry.model is
 @pytest.mark.parametrize("name", [name for name in (*FEW, *MORE) if name not in OWN_CODE and "Re" not in name])
 def test_transformers_predicts_what_the_original_predicts(name: str, tmp_path: Path) -> None:
     """Numbers that no key holds, too, are those of the graph: logits are equal to the last bit."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     base, file = converted(name, tmp_path)
     seen = quantkit("convert", file, "--to", "hf-f32", "-o", tmp_path / "back")
     assert seen.status == 0, seen.stderr
     ids = torch.tensor([[5, 77, 130, 9, 301, 44]])
+    of_base = AutoModelForImageTextToText if "-vl" in name else AutoModelForCausalLM
     logits = [
-        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(ids).logits
-        for path in (base, tmp_path / "back")
+        auto.from_pretrained(path, dtype=torch.float32)(ids).logits
+        for auto, path in ((of_base, base), (AutoModelForCausalLM, tmp_path / "back"))
     ]
     if "moe" in name:  # sums of experts are not always taken in the same order
         torch.testing.assert_close(*logits, rtol=0, atol=1e-6)

@@ -84,6 +84,19 @@ def tuned(hparams: Hparams) -> str | None:
     return None
 
 
+BACK = {
+    "feed_forward_length": "intermediate_size_mlp", "expert_feed_forward_length": "intermediate_size",
+    "attention.sliding_window": "file.window",
+}  # fmt: skip
+
+
+def of_text(hparams: Hparams) -> Mapping[str, Any]:
+    """What the graph takes for granted of a language model by itself."""
+    large, whole = hparams.number("num_local_experts") == LARGE, hparams.number("file.window") == 0
+    unchunked = {"attention_chunk_size": None, "layer_types": ["full_attention"] * hparams.count(TRUNK)}
+    return {"architectures": ["Llama4ForCausalLM"], "use_qk_norm": not large, **(unchunked if whole else {})}
+
+
 LLAMA4 = Family(
     name="llama4",
     gguf="llama4",
@@ -129,6 +142,8 @@ LLAMA4 = Family(
     strip="language_model.",
     inside={"Llama4Model": "Llama4ForConditionalGeneration", "Llama4TextModel": "Llama4ForCausalLM"},
     extra=rope_freqs,
+    back=BACK,
+    graph=of_text,
     derive=(widths,),
     assumes=(assumptions.silu, every_fourth, normalized_by_experts, tuned),
     computes=frozenset({

@@ -37,6 +37,7 @@ QWEN2_VL = replace(
     QWEN2,
     name="qwen2_vl",
     gguf="qwen2vl",
+    alone="qwen2",
     hf=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
     defaults=dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text"), QWEN2_NUMBERS),
     keys=(*keys.COMMON, keys.rope_sections()),
@@ -51,6 +52,7 @@ QWEN3_VL = replace(
     QWEN3,
     name="qwen3_vl",
     gguf="qwen3vl",
+    alone="qwen3",
     hf=("Qwen3VLForConditionalGeneration",),
     defaults={
         "qwen3_vl_text": {
@@ -74,6 +76,7 @@ QWEN3_VL_MOE = replace(
     QWEN3_MOE,
     name="qwen3_vl_moe",
     gguf="qwen3vlmoe",
+    alone="qwen3_moe",
     hf=("Qwen3VLMoeForConditionalGeneration",),
     defaults={
         "qwen3_vl_moe_text": {
