@@ -19,7 +19,7 @@ from quantkit.families.expressions import is_name
 from quantkit.families.hparams import Hparams
 from quantkit.families.keys import GATING, FirstOf, Key
 from quantkit.families.known import known_families
-from quantkit.families.layers import BLOCKS, trunk_of
+from quantkit.families.layers import BLOCKS, MAX_LAYERS, trunk_of
 from quantkit.families.mapping import Row, rows_by_source
 from quantkit.families.rows import ALWAYS, PRESENT, Family
 from quantkit.families.spellings import spelled
@@ -105,6 +105,9 @@ def restored_config(
         numbers["type_vocab_size"] = tensors[TYPES].rows
     layers = said.get("block_count")
     if isinstance(layers, int):
+        if layers > MAX_LAYERS:
+            message = f"block_count is {layers:,}, expected {MAX_LAYERS:,} at most"
+            raise InputError(message, key="block_count", hint="the file is damaged")
         numbers["num_hidden_layers"] = layers - int(said.get("nextn_predict_layers") or 0)
     numbers |= _attention(said, numbers, defaults)
     numbers |= _flags(family, tensors)

@@ -12,7 +12,7 @@ from typing import Any
 from quantkit.errors import InputError
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.known.mamba import SSM_KEYS, inner_sizes, mamba2, unclamped
+from quantkit.families.known.mamba import SSM_KEYS, inner_sizes, mamba2, mixer_of_file, unclamped
 from quantkit.families.layers import flagged
 from quantkit.families.layouts import rows
 from quantkit.families.roles import Role
@@ -87,6 +87,20 @@ def mixer() -> tuple[T, ...]:
     )
 
 
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """Everything is scaled already: all numbers are 1."""
+    normed = any(name.endswith(".ssm_norm.weight") for name in hparams.values["file.tensors"])
+    return {
+        **mixer_of_file(hparams),
+        **dict.fromkeys(MULTIPLIERS, 1.0),
+        "mlp_multipliers": [1.0] * len(OF_MLP),
+        "ssm_multipliers": [1.0] * len(OF_MIXER),
+        "mamba_d_ssm": hparams.values.get("ssm_inner"),
+        "mamba_rms_norm": normed,
+        "mamba_norm_before_gate": not normed,
+    }
+
+
 QUERIES = "*attention_in_multiplier"
 FALCON_H1 = Family(
     name="falcon_h1",
@@ -133,6 +147,7 @@ FALCON_H1 = Family(
     },
     derive=(multipliers, head_size, inner_sizes, own_head),
     assumes=(assumptions.silu, gated_before, unclamped),
+    graph=of_file,
     computes=frozenset({*MULTIPLIERS, "mlp_multipliers", "ssm_multipliers"}),
     folds=(
         folds.Fold("input_layernorm", ("mamba.in_proj", *folds.QKV), norm=True),

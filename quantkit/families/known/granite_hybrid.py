@@ -15,8 +15,8 @@ from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.granite import GRANITE, SCALES, head_lengths
 from quantkit.families.known.granite_moe import MIXTURE, SHARED, SHARED_EXPERT
-from quantkit.families.known.mamba import SSM_KEYS, doubled, inner_sizes, mamba2, unclamped
-from quantkit.families.layers import by_rule, every, first_said, flagged, kind, listed, not_
+from quantkit.families.known.mamba import SSM_KEYS, doubled, each_layer, inner_sizes, mamba2, mixer_of_file, unclamped
+from quantkit.families.layers import TRUNK, by_rule, every, first_said, flagged, kind, listed, not_
 from quantkit.families.placements import first_half, second_half
 from quantkit.families.roles import Role
 from quantkit.families.rows import ATTENTION, NORMS, Condition, Family, T, at, rotated
@@ -79,6 +79,28 @@ KEYS = (
     FINETUNED,
 )
 
+BACK = {
+    "attention.head_count_kv": "file.kv_heads", "feed_forward_length": "file.widths",
+    "context_length": "max_position_embeddings", "rope.scaling.finetuned": "file.turns",
+}  # fmt: skip
+
+
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """The kinds of layers by the file's heads of keys for each, and whether it has experts and rotates."""
+    count, width = hparams.count(TRUNK), hparams.number("file.widths")
+    heads = each_layer(hparams.values.get("file.kv_heads"), count)
+    experts = hparams.number("num_local_experts") or 0
+    return {
+        **mixer_of_file(hparams),
+        "layer_types": [FULL if head else MAMBA for head in heads],
+        "num_key_value_heads": max(heads),
+        "intermediate_size": int(width or 0),
+        "num_local_experts": int(experts),
+        "position_embedding_type": "rope" if hparams.flag("file.turns") else "nope",
+        **({} if experts else {"shared_intermediate_size": int(width or 0), "num_experts_per_tok": 0}),
+    }
+
+
 GRANITE_HYBRID = Family(
     name="granite_hybrid",
     gguf="granitehybrid",
@@ -118,6 +140,8 @@ GRANITE_HYBRID = Family(
     ),
     assumes=(assumptions.silu, doubled, unclamped),
     computes=GRANITE.computes | {"position_embedding_type"},
+    back=BACK,
+    graph=of_file,
     folds=(
         folds.ATTENTION_IN,
         folds.VALUES,

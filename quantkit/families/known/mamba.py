@@ -65,6 +65,23 @@ SSM_KEYS = (
     keys.Key("ssm.time_step_rank", "u32", "ssm_heads"),
     keys.Key("ssm.group_count", "u32", "ssm_groups"),
 )
+
+
+def mixer_of_file(hparams: Hparams, biased: str = "mamba_conv_bias") -> Mapping[str, Any]:
+    """What a file says of its Mamba 2 mixers, as config.json has it: the width of a head, and by the flag `biased`
+    whether convolutions have biases."""
+    inner, heads = hparams.number("ssm_inner"), hparams.number("ssm_heads")
+    has = any(name.endswith(".ssm_conv1d.bias") for name in hparams.values["file.tensors"])
+    return {"ssm_head_dim": int(inner // heads) if inner and heads else None, biased: has}
+
+
+def each_layer(said: object, count: int) -> list[int]:
+    """A number for each of `count` layers, of a file's list or of its one number for all; 0 where it says nothing."""
+    if isinstance(said, list):
+        return [*said[:count], *[0] * (count - len(said))]
+    return [said if isinstance(said, int) else 0] * count
+
+
 BACKBONE = (
     T("backbone.embeddings.weight", "token_embd.weight", Role.TOKEN_EMBD, "vocab_size hidden_size"),
     T("backbone.norm_f.weight", "output_norm.weight", Role.NORM, "hidden_size"),

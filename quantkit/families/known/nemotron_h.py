@@ -9,7 +9,7 @@ from typing import Any
 from quantkit.errors import InputError
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.known.mamba import BACKBONE, SSM_KEYS, inner_sizes, mamba2, unclamped
+from quantkit.families.known.mamba import BACKBONE, SSM_KEYS, each_layer, inner_sizes, mamba2, mixer_of_file, unclamped
 from quantkit.families.layers import (
     AFTER_TRUNK,
     KINDS,
@@ -89,6 +89,27 @@ KEYS = (
     *SSM_KEYS,
 )
 
+BACK = {
+    "attention.head_count_kv": "file.kv_heads", "feed_forward_length": "file.widths",
+    "expert_feed_forward_length": "moe_intermediate_size", "context_length": "max_position_embeddings",
+}  # fmt: skip
+
+
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """The kinds of layers by the file's heads of keys and widths for each, letters as NVIDIA writes them."""
+    values, count = hparams.values, hparams.count(TRUNK)
+    heads, widths = (each_layer(values.get(name), count) for name in ("file.kv_heads", "file.widths"))
+    wide = "-" if values.get("num_local_experts") is None else "E"
+    return {
+        **mixer_of_file(hparams, "use_conv_bias"),
+        PATTERN: "".join("*" if head else wide if width else "M" for head, width in zip(heads, widths, strict=True)),
+        "num_key_value_heads": max(heads),
+        "intermediate_size": max(widths),
+        "mlp_bias": any(name.endswith(".ffn_up.bias") for name in values["file.tensors"]),
+        "partial_rotary_factor": None,  # nothing is rotated
+    }
+
+
 NEMOTRON_H = Family(
     name="nemotron_h",
     gguf="nemotron_h",
@@ -140,6 +161,8 @@ NEMOTRON_H = Family(
         inner_sizes,
         lambda hparams: {"num_local_experts": None},  # transformers' class has a number of experts for every model
     ),
+    back=BACK,
+    graph=of_file,
     assumes=(
         assumptions.activation("mlp_hidden_act", "relu2"),
         assumptions.activation("mamba_hidden_act", "silu", "swish"),
@@ -159,7 +182,7 @@ NEMOTRON_H = Family(
 )  # fmt: skip
 
 INNER, OUTER = "moe_intermediate_size expert_hidden", "expert_hidden moe_intermediate_size"
-SHARED = "moe_shared_expert_intermediate_size"
+SHARED, BLOCK = "moe_shared_expert_intermediate_size", "backbone.layers.{}."
 MIXTURE_KEYS = (
     keys.Key("expert_count", "u32", "num_local_experts"),
     keys.Key("expert_used_count", "u32", "num_experts_per_tok"),
@@ -217,10 +240,14 @@ NEMOTRON_H_MOE = replace(
     ),
     spellings=(
         *NEMOTRON_H.spellings,
+        Rename(r"^mtp\.layers\.0\.", BLOCK, "mtp.layers.0."),
         # the block that predicts one token more is stored as two: attention, then experts
-        Rename(r"^mtp\.layers\.1\.norm\.", "backbone.layers.{}.post_attention_layernorm."),
-        Rename(r"^mtp\.layers\.1\.final_layernorm\.", "backbone.layers.{}.shared_head.norm."),
-        Rename(r"^mtp\.layers\.[01]\.", "backbone.layers.{}."),
+        Rename(r"^mtp\.layers\.1\.norm\.", f"{BLOCK}post_attention_layernorm.", "mtp.layers.1.norm."),
+        Rename(r"^mtp\.layers\.1\.final_layernorm\.", f"{BLOCK}shared_head.norm.", "mtp.layers.1.final_layernorm."),
+        *(
+            Rename(rf"^mtp\.layers\.1\.mixer\.{part}\.", f"{BLOCK}mixer.{part}.", f"mtp.layers.1.mixer.{part}.")
+            for part in ("gate", "experts", "shared_experts", "fc1_latent_proj", "fc2_latent_proj")
+        ),
     ),
     derive=(*NEMOTRON_H.derive[:-1], mixture_sizes),
     folds=NEMOTRON_H.folds[:-1],
