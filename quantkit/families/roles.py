@@ -77,6 +77,7 @@ def is_rounded(name: str) -> bool:
 # experts "ffn_up_exps" and the shared expert "ffn_up_shexp".
 _NAME_PARTS = (
     (".bias", Role.BIAS),
+    ("exp_probs_b", Role.BIAS),
     (".scale", Role.OTHER),
     ("_norm", Role.NORM),
     (".enorm.", Role.NORM),

@@ -301,7 +301,7 @@ def test_every_option_is_one_of_convert_and_of_its_request() -> None:
     documented = (Path(__file__).parents[2] / "docs" / "batch.md").read_text()
     assert all(f"`{key}`" in documented for key in OPTIONS)
     given = {
-        key: {"text": "x", "texts": ("x",), "whole": 2, "number": 1.5, "flag": True}[o.kind]
+        key: {"text": "x", "texts": ("x",), "whole": 2, "number": 1.5, "flag": True, "switch": True}[o.kind]
         for key, o in OPTIONS.items()
     }
     words = list(arguments(given))

@@ -174,6 +174,7 @@ def expected_types(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         kept |= any(kept in name for kept in ("per_layer_model_proj", "altup", "laurel"))
         if len(shape) < 2 or shape[0] == 1 or kept or not name.endswith("weight"):
             continue
+        part = part.removeprefix("hc_")  # llama-quantize looks for "ffn_down" anywhere in a name
         kind = "attn_v" if name.endswith(VALUES) else part[:8]
         place = counted[kind] if kind == "attn_v" or not mixed else block_of(name)
         counted[kind] += 1

@@ -64,7 +64,8 @@ def test_sixteen_bits_and_more() -> None:
 @pytest.mark.parametrize("group", [None, 128])
 def test_dynamic_scales(kind: str, group: int | None) -> None:
     values = inputs()[[0, 1, 3, 4]]  # by hand a row of zeros is divided by zero
-    assert torch.equal(_round_dynamic(values, group, kind == "int"), round_dynamic(values, kind, group))
+    [expected] = round_dynamic(values[None], kind, group)  # of two axes the loader's tokens have one scale
+    assert torch.equal(_round_dynamic(values, group, kind == "int"), expected)
     assert not _round_dynamic(inputs(), group, kind == "int")[2].any()
 
 

@@ -37,7 +37,7 @@ from quantkit.families.layers import (
 from quantkit.families.layouts import rows, squeeze
 from quantkit.families.model import Rows
 from quantkit.families.placements import Placement
-from quantkit.families.roles import Role
+from quantkit.families.roles import Role, role_of
 from quantkit.families.rows import (
     EMBEDDING,
     FREQUENCIES,
@@ -125,11 +125,15 @@ def told_numbers(name: str, kind: Literal["u64"], value: str) -> keys.KeyRow:
 
 
 def mixed(source: str, target: str) -> tuple[T, ...]:
-    """How streams become what a part of a block reads: a norm, and a matrix of low rank."""
+    """How streams become what a part of a block reads: a norm, and a matrix of low rank.
+
+    llama-quantize takes those of "hc_ffn" for parts of the feed-forward layer, by their names.
+    """
+    down, up = (f"{target}_{which}.weight" for which in ("down", "up"))
     return (
         *centered((T(f"{source}.hc_norm.weight", f"{target}_norm.weight", Role.NORM, ALL),)),
-        T(f"{source}.input_mix_weight_down.weight", f"{target}_down.weight", Role.OTHER, f"{RANK} {ALL}"),
-        T(f"{source}.input_mix_weight_up.weight", f"{target}_up.weight", Role.OTHER, f"{ALL} {RANK}"),
+        T(f"{source}.input_mix_weight_down.weight", down, role_of(down), f"{RANK} {ALL}"),
+        T(f"{source}.input_mix_weight_up.weight", up, role_of(up), f"{ALL} {RANK}"),
     )
 
 
