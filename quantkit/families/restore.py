@@ -27,6 +27,7 @@ from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 
 Constants = Mapping[str, Sequence[float]]
+BEHIND_ENCODER = "ForConditionalGeneration"  # an architecture with an encoder, which is in a file of its own
 EMBEDDING, TYPES = "token_embd.weight", "token_types.weight"
 DERIVED = frozenset({"head", "tokens", "pooling_type", "q_rows", "kv_rows", "qkv_rows", "rope_dim"})
 OF_ROPE = "rope_"
@@ -134,7 +135,8 @@ def restored_config(
     if "num_local_experts" in numbers:
         numbers.setdefault("num_experts", numbers["num_local_experts"])
     kept = {name: value for name, value in numbers.items() if not name.startswith(OF_THE_FILE)}
-    return {"architectures": [family.hf[0]], "model_type": model_type, **kept}
+    alone = (name for name in family.hf if not name.endswith(BEHIND_ENCODER))
+    return {"architectures": [next(alone, family.hf[0])], "model_type": model_type, **kept}
 
 
 def _numbers(family: Family, said: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

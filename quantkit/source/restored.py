@@ -23,7 +23,7 @@ from quantkit.families.describe import POOLING, Named, describe, find_family
 from quantkit.families.general import CARD, RELATED, RELATED_KEYS, SAMPLING
 from quantkit.families.model import Constant, Model
 from quantkit.families.model_card import CARD_FILE
-from quantkit.families.restore import by_itself, families_of, plain, restored_config, restored_tensors
+from quantkit.families.restore import BEHIND_ENCODER, by_itself, families_of, plain, restored_config, restored_tensors
 from quantkit.families.rows import Family
 from quantkit.jsontext import dump_json
 from quantkit.metadata import KeyValue
@@ -189,10 +189,13 @@ def _require_tied(model: Model, source: Checkpoint) -> None:
 
 
 def _require_family(family: Family, config: Mapping[str, Any]) -> None:
-    """Raise UnsupportedError where config.json would be read as that of another family."""
+    """Raise UnsupportedError where config.json would be read as that of another family, or asks for an encoder."""
     found = find_family(config).family
     if found is not family:
         what = f"its config.json would be that of family {found.name}, the file is of family {family.name}"
+        raise UnsupportedError(what, key="architectures", hint=AGAIN)
+    if str(config["architectures"][0]).endswith(BEHIND_ENCODER):
+        what = "transformers has its language model only behind an encoder, which is not in the file"
         raise UnsupportedError(what, key="architectures", hint=AGAIN)
 
 

@@ -92,7 +92,7 @@ MORE = (
     "gemma4", "gemma4-moe", "gemma4-e", "gemma4-unified",
     "llama4", "llama4-interleaved", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe",
     "granite-4-h", "granite-4-h-dense", "granite-4", "granite-4-moe", "granite-4-without-positions",
-    "falcon-h1", "falcon-h1-norm", "nemotron-h", "nemotron-3", "nemotron-3-latent-mtp",
+    "falcon-h1", "falcon-h1-norm", "nemotron-h", "nemotron-3", "nemotron-3-latent-mtp", "mamba2",
 )  # fmt: skip
 
 
@@ -214,7 +214,7 @@ def test_one_command_for_one_kind(tmp_path: Path) -> None:
     assert seen.status == 10 and "a command for each" in seen.stderr
 
 
-REFUSED = {"mpt": "clamp_kqv", "hy-3-mtp": "family hy_v3 gives"}
+REFUSED = {"mpt": "clamp_kqv", "hy-3-mtp": "family hy_v3 gives", "paddleocr-vl": "only behind an encoder"}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -91,10 +91,10 @@ BACK = {
 
 
 def of_text(hparams: Hparams) -> Mapping[str, Any]:
-    """What the graph takes for granted of a language model by itself."""
+    """What the graph takes for granted: norms by the number of experts, chunks where no window of 0 is said."""
     large, whole = hparams.number("num_local_experts") == LARGE, hparams.number("file.window") == 0
     unchunked = {"attention_chunk_size": None, "layer_types": ["full_attention"] * hparams.count(TRUNK)}
-    return {"architectures": ["Llama4ForCausalLM"], "use_qk_norm": not large, **(unchunked if whole else {})}
+    return {"use_qk_norm": not large, **(unchunked if whole else {})}
 
 
 LLAMA4 = Family(

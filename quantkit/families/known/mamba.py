@@ -169,6 +169,11 @@ def only_mamba(hparams: Hparams) -> Mapping[str, Any]:
     return {"max_position_embeddings": ENDLESS, "intermediate_size": None}
 
 
+def of_mamba2_file(hparams: Hparams) -> Mapping[str, Any]:
+    """The mixer's numbers, and how many times it is as wide as the model."""
+    return {**mixer_of_file(hparams, "use_conv_bias"), "expand": hparams.size("ssm_inner//hidden_size")}
+
+
 MAMBA2 = Family(
     name="mamba2",
     gguf="mamba2",
@@ -188,6 +193,7 @@ MAMBA2 = Family(
         "n_groups": "ssm_groups",
     },
     derive=(inner_sizes, only_mamba),
+    graph=of_mamba2_file,
     unserved=UNSERVED,
 )  # fmt: skip
 

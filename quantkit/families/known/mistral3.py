@@ -41,7 +41,7 @@ def temperature_of_file(hparams: Hparams) -> Mapping[str, Any]:
         return {}
     mscale = hparams.number("file.log_multiplier")
     settings = {**scaling, "mscale": mscale, "mscale_all_dim": mscale, "llama_4_scaling_beta": scale}
-    return {"architectures": ["Ministral3ForCausalLM"], "rope_scaling": settings}
+    return {"rope_scaling": settings}
 
 
 MISTRAL3 = replace(
