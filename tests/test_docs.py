@@ -110,7 +110,7 @@ def test_the_options_of_the_readme_work(my_model: Path) -> None:
 def test_every_option_in_the_docs_exists() -> None:
     texts = [help_of(command) for command in (*COMMANDS, *MEMBERS)]
     known = set(re.findall(r"--[a-z][a-z-]+", "".join(texts) + quantkit("--help").stdout))
-    foreign = {"--tensor-type", "--copy"}  # of llama-quantize, LM Studio
+    foreign = {"--tensor-type", "--copy", "--reranking"}  # of llama-quantize, LM Studio, llama-server
     for path in (ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "recipes.md"):
         said = {option for span in spans(path.read_text()) for option in re.findall(r"(?<!\S)--[a-z][a-z-]+", span)}
         assert said - foreign <= known, path.name
@@ -335,7 +335,7 @@ def test_the_settings_that_llama_cpp_ignores_are_those_of_the_code() -> None:
     said = {span for row in table for span in spans(" ".join(row))}
     own = {check for family in known_families() for check in family.assumes if check.__module__ != assumptions.__name__}
     code = inspect.getsource(assumptions) + "".join(map(inspect.getsource, own))
-    read = re.findall(r'(?:number|flag|get|_activation)\((?:hparams, )?"(\w+)"', code)
+    read = re.findall(r'(?:number|required|flag|get|_activation)\((?:hparams, )?"(\w+)"', code)
     read += re.findall(r'\("(\w+)", [\d.]+\)', code) + re.findall(r'"(\w+) is \{', code)
     looked_up = {"rope_type", "rope_factor", "max_position_embeddings", "num_hidden_layers", "hidden_size", "head"}
     # what is compared with, or where it stands: not what is ignored

@@ -22,7 +22,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 # Verbs of sentences about quantkit, which are no commands.
 WORDS = {"is", "has", "cannot", "can", "knows", "writes", "raises", "needs", "itself", "for", "error", "does", "read",
          "did", "makes", "gives", "tells", "prints", "reads", "was", "made", "import", "qtype", "probe",
-         "imports"}  # fmt: skip
+         "imports", "quantizes"}  # fmt: skip
 
 # Options of other programs that messages name: pip's, git's, those of engines and of llama.cpp's tools.
 FOREIGN = {
@@ -41,10 +41,12 @@ FOREIGN = {
     "--model-path",
     "--model",
     "--prompt",
+    "--reranking",
+    "--no-",  # what the opposite of an option begins with
     "--memory-limit",  # of Dask's workers
     *(f"--{name}" for name in (  # of Slurm's commands
-        "allocations", "array", "chdir", "cpus-per-task", "format", "full", "job-name", "jobs", "me", "mem", "noheader",
-        "nodes", "ntasks", "open-mode", "output", "parsable", "requeue", "signal", "state",
+        "allocations", "array", "chdir", "cpus-per-task", "format", "full", "job-name", "jobs", "me", "mem", "name",
+        "noheader", "nodes", "ntasks", "open-mode", "output", "parsable", "requeue", "signal", "state",
     )),
 }  # fmt: skip
 
