@@ -14,6 +14,7 @@ from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.families.expressions import evaluate, is_name
+from quantkit.untrusted import shown
 
 MAX_COUNT = 2**31 - 1  # GGUF stores counts as u32, llama.cpp reads many of them into int32
 MAX_NUMBER = float.fromhex("0x1.fffffep+127")  # the largest f32: metadata has no wider numbers
@@ -48,7 +49,7 @@ class Hparams:
         """A positive integer that has to be there. Raises InputError naming the key."""
         value = self.values.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_COUNT:
-            raise _bad(key, value, "a positive integer")
+            raise bad_value(key, value, "a positive integer")
         return value
 
     def size(self, axis: str) -> int:
@@ -60,7 +61,7 @@ class Hparams:
             return self.count(axis)
         found = evaluate(axis, self._at_least_zero)
         if not 0 < found <= MAX_COUNT:
-            raise _bad(axis, found, "a positive integer")
+            raise bad_value(axis, found, "a positive integer")
         return found
 
     def _at_least_zero(self, key: str) -> int:
@@ -72,14 +73,14 @@ class Hparams:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_NUMBER:
-            raise _bad(key, value, "a finite number")
+            raise bad_value(key, value, "a finite number")
         return float(value)
 
     def required(self, key: str) -> float:
         """A finite number that has to be there."""
         value = self.number(key)
         if value is None:
-            raise _bad(key, None, "a finite number")
+            raise bad_value(key, None, "a finite number")
         return value
 
     def flag(self, key: str) -> bool:
@@ -197,12 +198,13 @@ def _settings(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, Mapping):
-        raise _bad(key, found, "an object")
+        raise bad_value(key, found, "an object")
     return found
 
 
-def _bad(key: str, value: object, expected: str) -> InputError:
-    found = "missing" if value is None else repr(value)[:80]
+def bad_value(key: str, value: object, expected: str) -> InputError:
+    """The error for a value of config.json that is missing (None) or not what was expected."""
+    found = "missing" if value is None else shown(repr(value)[:80])
     return InputError(
         f"config.json: {key} is {found}, expected {expected}",
         key=key,

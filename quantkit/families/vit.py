@@ -37,9 +37,31 @@ GATED = (
     T("mlp.up_proj.weight", "ffn_up.weight", Role.FFN_UP, "intermediate_size hidden_size"),
     T("mlp.down_proj.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size intermediate_size"),
 )
+# Norms and attention as most transformers of text have them, too.
+PLAIN_ATTENTION = (
+    T("input_layernorm.weight", "ln1.weight", Role.NORM, "hidden_size"),
+    T("post_attention_layernorm.weight", "ln2.weight", Role.NORM, "hidden_size"),
+    T("self_attn.q_proj.weight", "attn_q.weight", Role.ATTN_Q, "hidden_size hidden_size"),
+    T("self_attn.k_proj.weight", "attn_k.weight", Role.ATTN_K, "hidden_size hidden_size"),
+    T("self_attn.v_proj.weight", "attn_v.weight", Role.ATTN_V, "hidden_size hidden_size"),
+    T("self_attn.o_proj.weight", "attn_out.weight", Role.ATTN_OUTPUT, "hidden_size hidden_size"),
+)
 KERNEL = "hidden_size num_channels patch_size patch_size"
 # The weights of a patch lie as (row, column, colour), and come to lie as (colour, row, column).
 COLOURS_FIRST = columns("patch_size*patch_size", "num_channels") >> split("num_channels", "patch_size*patch_size")
+
+
+def patch_table(prefix: str) -> tuple[T, ...]:
+    """How SigLIP 2 reads patches of any number: a linear layer, and a table of positions."""
+    own = f"{prefix}embeddings."
+    return (
+        T(f"{own}patch_embedding.weight", "v.patch_embd.weight", Role.OTHER,
+          "hidden_size num_channels*patch_size*patch_size", COLOURS_FIRST >> split("patch_size", "patch_size")),
+        T(f"{own}patch_embedding.bias", "v.patch_embd.bias", Role.BIAS, "hidden_size"),
+        T(f"{own}position_embedding.weight", "v.position_embd.weight", Role.POSITION, "num_patches hidden_size"),
+    )  # fmt: skip
+
+
 POOLING_HEAD = "the head that pools an image into one vector is not used"
 
 # The tower of SigLIP or CLIP stood inside a "vision_model." when most checkpoints were published; transformers 5 saves

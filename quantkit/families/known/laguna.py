@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.errors import InputError, UnsupportedError
+from quantkit.errors import UnsupportedError
 from quantkit.families import assumptions, keys
-from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams
+from quantkit.families.hparams import BY_LAYER, Hparams, bad_value
 from quantkit.families.known.glm5 import dense_first
 from quantkit.families.layers import TRUNK, kind, listed
 from quantkit.families.roles import Role
@@ -31,7 +31,6 @@ from quantkit.families.rows import (
     without_biases,
 )
 from quantkit.families.spellings import Rename
-from quantkit.untrusted import shown
 
 DENSE, SPARSE, SWA, FULL = "dense", "sparse", "sliding_attention", "full_attention"
 HEADS, PER_LAYER, GATES = "layer_heads", "num_attention_heads_per_layer", "gate_rows"
@@ -50,12 +49,12 @@ def unlike_layers(hparams: Hparams) -> Mapping[str, Any]:
     layers = []
     for key, found in ((PER_LAYER, said), ("gating_types", gates)):
         if not isinstance(found, list) or len(found) != trunk:
-            raise _bad(key, found, "a list with an entry for each layer")
+            raise bad_value(key, found, "a list with an entry for each layer")
     for count, gate in zip(said, gates, strict=True):
         heads = Hparams({PER_LAYER: count}).count(PER_LAYER)
         rows = {HEADWISE: heads, ELEMENTWISE: heads * head}.get(_gate(gate))
         if rows is None:
-            raise _bad("gating", gate, f'"{HEADWISE}" or "{ELEMENTWISE}"')
+            raise bad_value("gating", gate, f'"{HEADWISE}" or "{ELEMENTWISE}"')
         layers.append({HEADS: heads, "q_rows": heads * head, GATES: rows})
     return {BY_LAYER: layers}
 
@@ -73,11 +72,6 @@ def dense_layers(hparams: Hparams) -> Mapping[str, Any]:
         what = "llama.cpp runs layers without experts only before all with experts"
         raise UnsupportedError(what, key="mlp_layer_types", hint="run it with transformers or vLLM")
     return {"dense_layers": dense}
-
-
-def _bad(key: str, value: object, expected: str) -> InputError:
-    what = f"config.json: {key} is {shown(repr(value)[:80])}, expected {expected}"
-    return InputError(what, key=key, path="config.json", hint=CONFIG_HINT)
 
 
 def part_in_windows(hparams: Hparams) -> object:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.errors import InputError, UnsupportedError
+from quantkit.errors import UnsupportedError
 from quantkit.families import assumptions, keys
-from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams
+from quantkit.families.hparams import BY_LAYER, Hparams, bad_value
 from quantkit.families.known.gemma import VISION
 from quantkit.families.known.gpt_oss import clamped
 from quantkit.families.layers import TRUNK, before, flagged_layer, from_
@@ -33,7 +33,6 @@ from quantkit.families.rows import (
     shared_expert,
     without_biases,
 )
-from quantkit.untrusted import shown
 
 SECTION, CHOOSES, DENSE = "sparse_attention_config", "chooses", "dense_layers"
 # the number here -> its name in the section that the first checkpoints have
@@ -52,7 +51,7 @@ def sections(hparams: Hparams) -> Mapping[str, Any]:
     """
     said = hparams.values.get(SECTION)
     if said is not None and not isinstance(said, Mapping):
-        raise _bad(SECTION, said, "an object")
+        raise bad_value(SECTION, said, "an object")
     inside = said or {}
     found = {ours: inside[theirs] for ours, theirs in INDEX.items() if theirs in inside}
     trunk = hparams.count(TRUNK)
@@ -75,13 +74,8 @@ def _flags(said: Mapping[str, Any], numbers: str, words: str, word: str, trunk: 
     if found is None:
         return [otherwise] * trunk
     if not isinstance(found, list) or len(found) != trunk:
-        raise _bad(key, found, "a list with an entry for each layer")
+        raise bad_value(key, found, "a list with an entry for each layer")
     return [each == word if key == words else bool(each) for each in found]
-
-
-def _bad(key: str, value: object, expected: str) -> InputError:
-    what = f"config.json: {key} is {shown(repr(value)[:80])}, expected {expected}"
-    return InputError(what, key=key, path="config.json", hint=CONFIG_HINT)
 
 
 INDEXER = (

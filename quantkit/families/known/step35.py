@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from quantkit.errors import InputError, UnsupportedError
+from quantkit.errors import UnsupportedError
 from quantkit.families import keys
-from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams
+from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams, bad_value
 from quantkit.families.layers import (
     AFTER_TRUNK,
     IN_TRUNK,
@@ -66,7 +66,7 @@ def unlike_layers(hparams: Hparams) -> Mapping[str, Any]:
             raise UnsupportedError(message, key="partial_rotary_factors", hint=CONFIG_HINT)
     inside = hparams.values.get("attention_other_setting") or {}
     if not isinstance(inside, Mapping):
-        raise _bad("attention_other_setting", inside, "an object")
+        raise bad_value("attention_other_setting", inside, "an object")
     plain = {HEADS: hparams.count("num_attention_heads"), KV_HEADS: hparams.count("num_key_value_heads")}
     other = Hparams({"num_attention_heads": plain[HEADS], "num_attention_groups": plain[KV_HEADS], **inside})
     windowed = {HEADS: other.count("num_attention_heads"), KV_HEADS: other.count("num_attention_groups")}
@@ -87,7 +87,7 @@ def _filled(hparams: Hparams, key: str, blocks: int, otherwise: object) -> list[
     if said is None:
         said = []
     if not isinstance(said, list) or 0 < len(said) < hparams.count("num_hidden_layers"):
-        raise _bad(key, said, "a list with an entry for each layer")
+        raise bad_value(key, said, "a list with an entry for each layer")
     return [*said, *[otherwise] * (blocks - len(said))][:blocks]
 
 
@@ -98,13 +98,8 @@ def _mixtures(hparams: Hparams) -> set[int]:
         return set(range(hparams.count("num_hidden_layers")))
     parts = said.split(",") if isinstance(said, str) else []
     if not parts or len(parts) > MAX_LAYERS or not all(p.strip().isdecimal() and len(p.strip()) < 7 for p in parts):
-        raise _bad("moe_layers_enum", said, "numbers of layers with commas between")
+        raise bad_value("moe_layers_enum", said, "numbers of layers with commas between")
     return {int(part) for part in parts}
-
-
-def _bad(key: str, value: object, expected: str) -> InputError:
-    what = f"config.json: {key} is {shown(repr(value)[:80])}, expected {expected}"
-    return InputError(what, key=key, path="config.json", hint=CONFIG_HINT)
 
 
 def limits(name: str, kind: Literal["f32"], key: str) -> keys.KeyRow:
@@ -115,7 +110,7 @@ def limits(name: str, kind: Literal["f32"], key: str) -> keys.KeyRow:
         if said is None:
             return
         if not isinstance(said, list) or len(said) > MAX_LAYERS:
-            raise _bad(key, said, "a list of numbers")
+            raise bad_value(key, said, "a list of numbers")
         values = [0.0 if value is None else Hparams({key: value}).required(key) for value in said]
         yield KeyValue(name, kind, tuple([*values, *[0.0] * blocks][:blocks]), array=True)
 

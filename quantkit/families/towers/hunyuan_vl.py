@@ -8,7 +8,17 @@ from quantkit.families.roles import Role
 from quantkit.families.rows import T, with_biases
 from quantkit.families.spellings import Rename
 from quantkit.families.tower import HALF, Tower
-from quantkit.families.vit import GELU, INNER_TEXT, KERNEL, MERGED_SIDE, PIXELS, epsilon, patches, vision_keys
+from quantkit.families.vit import (
+    GELU,
+    INNER_TEXT,
+    KERNEL,
+    MERGED_SIDE,
+    PIXELS,
+    PLAIN_ATTENTION,
+    epsilon,
+    patches,
+    vision_keys,
+)
 
 TOWER, PERCEIVE = "vit.", "vit.perceive."
 MERGED = "spatial_merge_size*spatial_merge_size*hidden_size"
@@ -52,12 +62,7 @@ HUNYUANVL = Tower(
         T(f"{PERCEIVE}image_sep", "v.view_seperator", Role.OTHER, "projection_dim"),
     ),
     block=with_biases((
-        T("input_layernorm.weight", "ln1.weight", Role.NORM, "hidden_size"),
-        T("post_attention_layernorm.weight", "ln2.weight", Role.NORM, "hidden_size"),
-        T("self_attn.q_proj.weight", "attn_q.weight", Role.ATTN_Q, "hidden_size hidden_size"),
-        T("self_attn.k_proj.weight", "attn_k.weight", Role.ATTN_K, "hidden_size hidden_size"),
-        T("self_attn.v_proj.weight", "attn_v.weight", Role.ATTN_V, "hidden_size hidden_size"),
-        T("self_attn.o_proj.weight", "attn_out.weight", Role.ATTN_OUTPUT, "hidden_size hidden_size"),
+        *PLAIN_ATTENTION,
         T("mlp.dense_h_to_4h.weight", "ffn_up.weight", Role.FFN_UP, "intermediate_size hidden_size"),
         T("mlp.dense_4h_to_h.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size intermediate_size"),
     )),

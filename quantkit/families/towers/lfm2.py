@@ -7,18 +7,17 @@ from typing import Any
 
 from quantkit.families import keys
 from quantkit.families.hparams import Hparams
-from quantkit.families.layouts import split
 from quantkit.families.roles import Role
 from quantkit.families.rows import T
 from quantkit.families.tower import WHOLE, Tower
 from quantkit.families.vit import (
-    COLOURS_FIRST,
     GELU,
     INNER_TEXT,
     SIGLIP,
     SIGLIP_BLOCK,
     UNWRAPPED,
     epsilon,
+    patch_table,
     vision_keys,
     without_head,
 )
@@ -45,11 +44,7 @@ LFM2 = Tower(
     hf=("Lfm2VlForConditionalGeneration",),
     owns=(PREFIX, PROJECTOR),
     outside=(
-        T(f"{PREFIX}embeddings.patch_embedding.weight", "v.patch_embd.weight", Role.OTHER,
-          "hidden_size num_channels*patch_size*patch_size", COLOURS_FIRST >> split("patch_size", "patch_size")),
-        T(f"{PREFIX}embeddings.patch_embedding.bias", "v.patch_embd.bias", Role.BIAS, "hidden_size"),
-        T(f"{PREFIX}embeddings.position_embedding.weight", "v.position_embd.weight", Role.POSITION,
-          "num_patches hidden_size"),
+        *patch_table(PREFIX),
         T(f"{PREFIX}post_layernorm.weight", "v.post_ln.weight", Role.NORM, "hidden_size", bias="always"),
         T(f"{PROJECTOR}layer_norm.weight", "mm.input_norm.weight", Role.NORM,
           "downsample_factor*downsample_factor*hidden_size", bias="always", optional=True),

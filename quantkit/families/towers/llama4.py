@@ -12,7 +12,7 @@ from quantkit.families.roles import Role
 from quantkit.families.rows import Drop, T, with_biases
 from quantkit.families.spellings import Rename
 from quantkit.families.tower import Tower
-from quantkit.families.vit import INNER_TEXT, activation, epsilon, patches, vision_keys
+from quantkit.families.vit import INNER_TEXT, PLAIN_ATTENTION, activation, epsilon, patches, vision_keys
 
 PREFIX = "vision_model."
 
@@ -45,12 +45,7 @@ LLAMA4 = Tower(
           "projection_dim vision_output_dim"),
     ),
     block=with_biases((
-        T("input_layernorm.weight", "ln1.weight", Role.NORM, "hidden_size"),
-        T("post_attention_layernorm.weight", "ln2.weight", Role.NORM, "hidden_size"),
-        T("self_attn.q_proj.weight", "attn_q.weight", Role.ATTN_Q, "hidden_size hidden_size"),
-        T("self_attn.k_proj.weight", "attn_k.weight", Role.ATTN_K, "hidden_size hidden_size"),
-        T("self_attn.v_proj.weight", "attn_v.weight", Role.ATTN_V, "hidden_size hidden_size"),
-        T("self_attn.o_proj.weight", "attn_out.weight", Role.ATTN_OUTPUT, "hidden_size hidden_size"),
+        *PLAIN_ATTENTION,
         T("mlp.fc1.weight", "ffn_up.weight", Role.FFN_UP, "intermediate_size hidden_size"),
         T("mlp.fc2.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size intermediate_size"),
     )),

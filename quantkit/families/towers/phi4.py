@@ -8,19 +8,18 @@ from typing import Any
 
 from quantkit.families import keys
 from quantkit.families.hparams import Hparams
-from quantkit.families.layouts import split
 from quantkit.families.roles import Role
 from quantkit.families.rows import Drop, T
 from quantkit.families.spellings import Rename
 from quantkit.families.tower import SAID, WHOLE, Tower
 from quantkit.families.vit import (
-    COLOURS_FIRST,
     GELU,
     INNER_TEXT,
     SIGLIP,
     SIGLIP_BLOCK,
     UNWRAPPED,
     epsilon,
+    patch_table,
     vision_keys,
     without_head,
 )
@@ -46,11 +45,7 @@ PHI4 = Tower(
     hf=("Phi4ForCausalLMV",),
     owns=(PREFIX, PROJECTOR),
     outside=(
-        T(f"{PREFIX}embeddings.patch_embedding.weight", "v.patch_embd.weight", Role.OTHER,
-          "hidden_size num_channels*patch_size*patch_size", COLOURS_FIRST >> split("patch_size", "patch_size")),
-        T(f"{PREFIX}embeddings.patch_embedding.bias", "v.patch_embd.bias", Role.BIAS, "hidden_size"),
-        T(f"{PREFIX}embeddings.position_embedding.weight", "v.position_embd.weight", Role.POSITION,
-          "num_patches hidden_size"),
+        *patch_table(PREFIX),
         T(f"{PROJECTOR}0.weight", "mm.0.weight", Role.OTHER, "projection_dim hidden_size", bias="always"),
         T(f"{PROJECTOR}2.weight", "mm.2.weight", Role.OTHER, "projection_dim projection_dim", bias="always"),
     ),
