@@ -50,7 +50,7 @@ OPTIONS: dict[str, Option] = {
         *_of("whole", "samples", "seqlen", "tp"),
         *_of("number", "target_bpw", "max_kld", "require_coverage"),
         *_of("switch", "feedback_head", "feedback_embedding", "refit_norms"),
-        *_of("flag", "allow_requantize", "pure", "preserve", "card", "verify", "offline"),
+        *_of("flag", "allow_requantize", "allow_other_base", "pure", "preserve", "card", "verify", "offline"),
     )
 }
 OF_OUTPUT = ("gate", "eval_data", "engine", "verify")  # the others are of the request

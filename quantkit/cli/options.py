@@ -27,7 +27,16 @@ Adapters = Annotated[
     list[str] | None,
     typer.Option("--adapter", metavar="DIR", help="A LoRA adapter to merge into the weights first; repeatable."),
 ]
+AllowOtherBase = Annotated[
+    bool, typer.Option("--allow-other-base", help="Accept an adapter that was trained on a model of another name.")
+]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="A folder, or a file name ending in .gguf.")]
+Pre = Annotated[
+    str | None, typer.Option("--pre", metavar="NAME", help="The pre-tokenizer, where it is not recognized.")
+]
+Activations = Annotated[
+    str, typer.Option("--activations", metavar="auto|memory|disk", help="Where they lie between blocks.")
+]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, metavar="N", help="Worker threads; default: all cores.", rich_help_panel=RUN),
@@ -95,6 +104,7 @@ class Want:
         ),
     ] = None
     adapter: Adapters = None
+    allow_other_base: AllowOtherBase = False
     base: Annotated[
         str | None,
         typer.Option("--base", metavar="SRC", help="The model of an adapter that is the source (--to lora-f16)."),
@@ -330,6 +340,7 @@ class Want:
             sensitivity=self.sensitivity,
             card=self.card,
             adapters=tuple(self.adapter or ()),
+            allow_other_base=self.allow_other_base,
             base=self.base,
             mmproj=self.mmproj,
             offline=offline,

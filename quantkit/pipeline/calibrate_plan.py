@@ -26,12 +26,12 @@ from quantkit.families.names import text_block_of
 from quantkit.families.roles import FUSED
 from quantkit.families.rows import Family
 from quantkit.machine import memory_limit_bytes
-from quantkit.pipeline.opening import turned_back
 from quantkit.pipeline.outputs import job_folder, refuse_inputs, require_place
 from quantkit.plan.describe import describe_source
 from quantkit.report.calibration_record import record_path
 from quantkit.report.text import size
-from quantkit.source import Checkpoint, open_source
+from quantkit.source import Checkpoint, open_source, turned_back
+from quantkit.source.adapter_base import require_base
 from quantkit.source.identity import Origin
 from quantkit.storage import free_bytes
 from quantkit.tensors import TensorInfo
@@ -65,6 +65,7 @@ class CalibrateRequest:
     force: bool = False
     pre: str | None = None
     adapters: tuple[str, ...] = ()
+    allow_other_base: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ def plan_calibration(request: CalibrateRequest, emit: Sink = ignore, *, headers:
     opened = open_source(
         request.source, offline=request.spec.offline, emit=emit, adapters=request.adapters, headers=headers
     )
+    require_base(opened, emit, allow_other=request.allow_other_base)
     checkpoint = turned_back(opened, emit)
     try:
         sources = [Path(file.path) for file in checkpoint.files()]

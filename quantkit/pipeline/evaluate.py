@@ -61,7 +61,7 @@ from quantkit.pipeline.given import Coercion, coerce, given_data, given_names, g
 from quantkit.report.kinds import Stored, stored_kinds
 from quantkit.report.sealed import identity
 from quantkit.source import Checkpoint, open_source
-from quantkit.source.identity import Origin
+from quantkit.source.identity import Origin, stored_kind
 from quantkit.source.merged import MergedCheckpoint
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.units import counted
@@ -309,7 +309,7 @@ def _open_reference(request: EvalRequest, emit: Sink) -> Checkpoint:
 
 
 def _require_original(source: Checkpoint, spec: str, *, by_name: bool) -> None:
-    if source.kind == "gguf":
+    if stored_kind(source) == "gguf":
         hint = "give the Hugging Face checkpoint that it was made from"
         raise UnsupportedError(f"eval does not run {shown(source.name)}, a GGUF file, as the original", hint=hint)
     if _is_quantized(source) and not by_name:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantkit.errors import QuantkitError, UsageError
+from quantkit.errors import UsageError
 from quantkit.events import Sink
 from quantkit.pipeline.request import Request
 from quantkit.recipes.recipe import Recipe
-from quantkit.source import Checkpoint, open_source
+from quantkit.source import Checkpoint, open_source, turned_back
+from quantkit.source.adapter_base import require_base
 from quantkit.source.adapter_model import open_adapter_model
 
 
@@ -16,7 +17,7 @@ def open_wanted(request: Request, recipes: Sequence[Recipe], emit: Sink, *, head
     """Open the source: a model, with adapters merged into it, for recipes of adapters an adapter; for checkpoints a
     GGUF file is turned back into one. With `headers` weights of a repository of the Hub stay there.
 
-    Raises UsageError for recipes and options that do not go together, and what opening raises.
+    Raises UsageError for recipes and options that do not go together, and what opening and `require_base` raise.
     """
     of_adapters = [recipe.name for recipe in recipes if recipe.mixture is not None and recipe.mixture.adapter]
     if of_adapters and len(of_adapters) < len(recipes):
@@ -31,19 +32,7 @@ def open_wanted(request: Request, recipes: Sequence[Recipe], emit: Sink, *, head
     if of_adapters:
         return open_adapter_model(request.source, request.base, offline=request.offline, emit=emit)
     found = open_source(request.source, offline=request.offline, emit=emit, adapters=request.adapters, headers=headers)
+    require_base(found, emit, allow_other=request.allow_other_base)
     if all(recipe.mixture is None for recipe in recipes):
         return turned_back(found, emit)
     return found
-
-
-def turned_back(source: Checkpoint, emit: Sink) -> Checkpoint:
-    """A GGUF file as the checkpoint that it was made of, any other source as it is. Closes it where that fails."""
-    if source.kind != "gguf":
-        return source
-    from quantkit.source.restored import restored  # only for GGUF files
-
-    try:
-        return restored(source, emit)
-    except QuantkitError:
-        source.close()
-        raise

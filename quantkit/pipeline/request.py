@@ -71,6 +71,7 @@ class Request:
     sensitivity: Path | None = None
     card: bool = False
     adapters: tuple[str, ...] = ()
+    allow_other_base: bool = False
     base: str | None = None
     mmproj: str = AUTO
 

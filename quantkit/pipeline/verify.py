@@ -27,7 +27,6 @@ from quantkit.families.model import Model
 from quantkit.families.model_card import CARD_FILE
 from quantkit.formats.containers.stored import SIDE_CONFIGS
 from quantkit.formats.gguf.file import read_gguf, shard_paths
-from quantkit.pipeline.opening import turned_back
 from quantkit.pipeline.record_checks import Subject, check_making, check_record, wrong_making
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG, REPLACED, carried_names
@@ -42,7 +41,7 @@ from quantkit.quality.made_checkpoint import open_checkpoint
 from quantkit.quality.made_gguf import open_gguf
 from quantkit.quality.reference import Reference
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, find_manifest, read_manifest
-from quantkit.source import Checkpoint, open_source
+from quantkit.source import Checkpoint, open_source, turned_back
 from quantkit.source.folder import MAX_CONFIG_BYTES
 from quantkit.untrusted import read_bounded, require_path
 

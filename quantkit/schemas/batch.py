@@ -253,6 +253,7 @@ class MatrixOptions(MatrixFor, total=False):
     feedback_embedding: bool
     refit_norms: bool
     allow_requantize: bool
+    allow_other_base: bool
     pure: bool
     preserve: bool
     card: bool

@@ -17,7 +17,6 @@ from quantkit.errors import InputError, QuantkitError, UnsupportedError, UsageEr
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.describe import find_family
 from quantkit.source.adapter import Adapter, open_adapter
-from quantkit.source.adapter_config import told, unlike
 from quantkit.source.base import Checkpoint, SourceFile
 from quantkit.source.folder import CONFIG, MAX_CONFIG_BYTES, NOTHING, open_folder
 from quantkit.source.gguf import open_gguf
@@ -28,7 +27,7 @@ from quantkit.source.shards import PICKLES
 from quantkit.source.spec import HINT, HubModel, names_hub, parse_hub
 from quantkit.untrusted import InputFile, parse_json_object, read_bounded, shown
 
-__all__ = ["Checkpoint", "MemoryCheckpoint", "SourceFile", "open_source"]
+__all__ = ["Checkpoint", "MemoryCheckpoint", "SourceFile", "open_source", "turned_back"]
 
 
 def open_source(
@@ -48,7 +47,8 @@ def open_source(
     Where those cannot be decoded, `as_stored` takes the tensors as they are, with a warning.
     A repository of the Hub is fetched first (only what is needed); with `offline` only its cached copy is used. With
     `headers` its weights stay there, but for what begins each file: they are fetched when somebody reads them.
-    `adapters` are LoRA adapters, named in the same ways, that are merged into the weights in this order.
+    `adapters` are LoRA adapters, named in the same ways, that are merged into the weights in this order; a GGUF file is
+    turned back into a checkpoint for them.
     Raises InputError for a missing, damaged or hostile checkpoint, UnsupportedError for one in a layout that is not
     read, UsageError for a `spec` that is none of the above, NetworkError when the Hub fails.
     """
@@ -95,23 +95,31 @@ def _on_hub(model: HubModel, *, offline: bool, emit: Sink, headers: bool) -> tup
 
 
 def _merged(base: Checkpoint, specs: Sequence[str], *, offline: bool, emit: Sink) -> Checkpoint:
-    """The checkpoint with adapters merged into it. Closes it where that cannot be."""
+    """The checkpoint with adapters merged into it: of a GGUF file that which it was made of, whose tensors they name.
+    Closes it where that cannot be."""
+    base = turned_back(base, emit)
     opened: list[Adapter] = []
     try:
-        if base.kind == "gguf":
-            what = f"{shown(base.name)} is a GGUF file, and adapters name the tensors of its checkpoint"
-            hint = "give the checkpoint (convert FILE --to hf-f32 makes it); or llama.cpp the adapter beside it"
-            raise UnsupportedError(what, key="adapter", hint=hint)
         for spec in specs:
             opened.append(find_adapter(spec, offline=offline, emit=emit))
-            said, names = opened[-1].config.base, (base.repo, base.name)
-            if said is not None and unlike(said, names):
-                emit(Warned("adapter-base", told(said, names)))
         return merged_with(base, opened)
     except QuantkitError:
         base.close()
         for adapter in opened:
             adapter.close()
+        raise
+
+
+def turned_back(source: Checkpoint, emit: Sink) -> Checkpoint:
+    """A GGUF file as the checkpoint that it was made of, any other source as it is. Closes it where that fails."""
+    if source.kind != "gguf":
+        return source
+    from quantkit.source.restored import restored  # only for GGUF files
+
+    try:
+        return restored(source, emit)
+    except QuantkitError:
+        source.close()
         raise
 
 

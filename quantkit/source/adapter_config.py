@@ -12,7 +12,7 @@ from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.patterns import PatternError, compile_search
-from quantkit.untrusted import listed, shown
+from quantkit.untrusted import shown
 
 ADAPTER_CONFIG = "adapter_config.json"
 MAX_RANK = 1 << 14
@@ -133,15 +133,3 @@ def _bad(key: str, value: object, expected: str) -> InputError:
     found = "missing" if value is None else shown(repr(value), 80)
     what = f"{ADAPTER_CONFIG}: {key} is {found}, expected {expected}"
     return InputError(what, path=ADAPTER_CONFIG, key=key, hint=HINT)
-
-
-def unlike(base: str, names: tuple[str | None, ...]) -> bool:
-    """Whether what an adapter calls its base is none of these names of a model, compared by their last parts."""
-    said = base.rstrip("/").rpartition("/")[2].lower()
-    return said not in {name.rpartition("/")[2].lower() for name in names if name}
-
-
-def told(base: str, names: tuple[str | None, ...]) -> str:
-    """That an adapter was trained on another model, in words."""
-    there = listed([name for name in names if name])
-    return f"the adapter was trained on {shown(base)}, the source is called {there}: their names differ"

@@ -18,6 +18,12 @@ from quantkit.source.restored import RestoredCheckpoint
 from quantkit.storage import hash_file
 
 
+def stored_kind(found: Checkpoint) -> str:
+    """The kind of a source as it lies there, before it was turned back or merged with adapters."""
+    base = found.base if isinstance(found, MergedCheckpoint) else found
+    return base.source.kind if isinstance(base, RestoredCheckpoint) else base.kind
+
+
 @dataclass(frozen=True)
 class Origin:
     """A source as records name it, and as it looks now: asked once, however often it is used."""
@@ -27,8 +33,7 @@ class Origin:
     def facts(self) -> dict[str, Any]:
         """A record's word on the source."""
         found = self.checkpoint
-        kind = found.source.kind if isinstance(found, RestoredCheckpoint) else found.kind
-        said = {"kind": kind, "name": found.name, "repo": found.repo, "commit": found.commit}
+        said = {"kind": stored_kind(found), "name": found.name, "repo": found.repo, "commit": found.commit}
         adapters = found.adapters if isinstance(found, MergedCheckpoint) else ()
         if isinstance(found, AdapterCheckpoint):
             adapters = (found.adapter,)

@@ -25,6 +25,10 @@ def run(*arguments: object, code: int = 0) -> Any:
     return outcome
 
 
+def tensors(path: Path) -> dict[str, tuple[int, bytes]]:
+    return {t.name: (t.tensor_type, t.data.tobytes()) for t in GGUFReader(path).tensors}
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.build("llama-untied-gqa", tmp_path_factory.mktemp("base"))
@@ -58,8 +62,7 @@ def test_gguf_files_are_those_of_the_merged_checkpoint(base: Path, adapter: Path
     made, wanted = (sorted((tmp_path / name).glob("*.gguf")) for name in "ab")
     assert [path.name for path in made] == [f"{base.name}-tuned-{r}.gguf" for r in ("BF16", "F32", "Q4_K_M", "Q8_0")]
     for one, other in zip(made, wanted, strict=True):
-        a, b = ({t.name: (t.tensor_type, t.data.tobytes()) for t in GGUFReader(path).tensors} for path in (one, other))
-        assert a == b, one.name
+        assert tensors(one) == tensors(other), one.name
     manifest = json.loads((tmp_path / "a" / f"{base.name}-tuned-Q8_0.manifest.json").read_text())
     assert manifest["source"]["adapters"] == [
         {
@@ -104,7 +107,36 @@ def test_servers_and_calibration_see_merged_weights(base: Path, adapter: Path, p
     assert a == b
 
 
-def test_a_gguf_source_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
-    run("convert", str(base), "--to", "bf16", "-o", str(tmp_path))
-    failed = run("convert", str(next(tmp_path.glob("*.gguf"))), "--adapter", str(adapter), "--to", "q8_0", code=4)
-    assert "GGUF file" in failed.stderr
+def test_a_gguf_base_gives_what_its_checkpoint_gives(base: Path, adapter: Path, tmp_path: Path) -> None:
+    run("convert", str(base), "--to", "bf16", "-o", str(tmp_path / "base.gguf"))
+    run("convert", str(base), "--adapter", str(adapter), "--to", "q8_0", "-o", str(tmp_path / "wanted.gguf"))
+    merge = [str(tmp_path / "base.gguf"), "--adapter", str(adapter)]
+    run("convert", *merge, "--to", "q8_0", "-o", str(tmp_path / "merged.gguf"))
+    assert tensors(tmp_path / "merged.gguf") == tensors(tmp_path / "wanted.gguf")
+    source = json.loads((tmp_path / "merged.manifest.json").read_text())["source"]
+    assert (source["kind"], source["adapters"][0]["name"]) == ("gguf", "tuned")
+    run("verify", str(tmp_path / "merged.gguf"), "--against", *merge)
+    run("verify", str(tmp_path / "merged.gguf"), "--against", str(tmp_path / "base.gguf"), code=7)
+
+
+def test_a_gguf_base_of_few_bits_is_asked_for(base: Path, adapter: Path, tmp_path: Path) -> None:
+    run("convert", str(base), "--to", "q4_0", "-o", str(tmp_path / "base.gguf"))
+    merge = [str(tmp_path / "base.gguf"), "--adapter", str(adapter), "--to", "q8_0", "-o", str(tmp_path / "out.gguf")]
+    assert "--allow-requantize" in run("convert", *merge, code=4).stderr
+    run("convert", *merge, "--allow-requantize")
+    assert tensors(tmp_path / "out.gguf") != tensors(tmp_path / "base.gguf")
+
+
+def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
+    """The folder says a size, as names of models do, and the adapter a repository: two names of models."""
+    folder = tmp_path / "Small-1.1B-Instruct"
+    shutil.copytree(base, folder)
+    other = make_adapter(tmp_path / "lora", weights_of(base), base="org/Small-1.1B")
+    out = ["--to", "bf16", "-o", str(tmp_path / "out.gguf")]
+    failed = run("convert", str(folder), "--adapter", str(other), *out, code=3)
+    assert "trained on org/Small-1.1B, the source is Small-1.1B-Instruct" in failed.stderr
+    data = ["--data", str(tmp_path / "text.txt"), "-o", str(tmp_path / "x.dat")]
+    run("calibrate", str(folder), "--adapter", str(other), *data, code=3)
+    told = run("convert", str(folder), "--adapter", str(other), "--allow-other-base", *out)
+    assert "trained on org/Small-1.1B, the source is Small-1.1B-Instruct" in told.stderr
+    run("verify", str(tmp_path / "out.gguf"), "--against", str(folder), "--adapter", str(other))

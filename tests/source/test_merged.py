@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from adapters import Lora, make_adapter, merged, weights_of
 from commands import quantkit
 from safetensors.numpy import load_file, save_file
 
-from quantkit.errors import QuantkitError
-from quantkit.events import Event
+from quantkit.errors import InputError, QuantkitError
+from quantkit.events import Event, Warned
 from quantkit.source import open_source
+from quantkit.source.adapter_base import require_base
+from quantkit.source.merged import MergedCheckpoint
 
 KINDS: dict[str, tuple[str, tuple[Lora, ...]]] = {
     "plain": ("llama-untied-gqa", (Lora(),)),
@@ -186,13 +190,61 @@ def test_what_is_no_adapter_of_this_model_is_refused(case: str, bases: Callable[
     assert words in caught.value.message
 
 
-def test_another_base_is_told(bases: Callable[[str], Path], tmp_path: Path) -> None:
-    weights = weights_of(bases("llama-untied-gqa"))
-    for base, told in (("org/Other-7B", True), ("org/LLAMA-untied-GQA", False), ("/home/x/llama-untied-gqa/", False)):
-        folder = make_adapter(tmp_path / base.replace("/", "-"), weights, base=base)
-        heard: list[Event] = []
-        open_source(str(bases("llama-untied-gqa")), adapters=[str(folder)], emit=heard.append).close()
-        assert [event.code for event in heard if hasattr(event, "code")] == ["adapter-base"] * told
+SAME, OTHER, UNKNOWN = "same", "other", "unknown"
+NAMES = [  # what the adapter says, what the source is called, its repository, _name_or_path: what is known
+    ("org/Model-7B", "Model-7B", None, None, SAME),
+    ("org/Model-7B", "model_7b", None, None, SAME),
+    ("other/model-7b-hf", "Model-7B", "org/Model-7B", None, SAME),
+    ("unsloth/Model-7B-unsloth-bnb-4bit", "Model-7B", None, None, SAME),
+    ("unsloth/model-7b-bnb-4bit", "Meta-Model-7B", "meta-model/Meta-Model-7B", None, SAME),
+    ("org/Model-7B@main", "Model-7B", None, None, SAME),
+    ("/home/x/Model-7B/", "Model-7B", None, None, SAME),
+    ("C:\\models\\Model-7B", "Model-7B", None, None, SAME),
+    ("/cache/models--org--Model-7B/snapshots/0123", "m", "else/Model-7B", None, SAME),
+    ("org/Model-7B", "Model-7B-Q8_0", None, None, SAME),
+    ("org/Model-7B", "model", None, "org/Model-7B", SAME),
+    ("org/Model-7B", "Tuned-7B", None, "org/Model-7B", SAME),
+    ("gpt2", "gpt2", None, None, SAME),
+    ("org/Model-7B", "Model-7B-Instruct", None, None, OTHER),
+    ("org/Model-7B-v0.1", "Model-7B-v0.3", None, None, OTHER),
+    ("org/Model-7B", "Model-13B-Q4_K_M", None, None, OTHER),
+    ("org/Model-7B", "Model-7B", "org/Other-7B", None, OTHER),
+    ("org/Model-7B", "Tuned-7B", "org/Tuned-7B", "org/Model-7B", OTHER),
+    ("org/Model-7B", "model", None, "org/Other-7B", OTHER),
+    ("/cache/models--org--Model-7B/snapshots/0123", "m", "else/Other-7B", None, OTHER),
+    ("org/Model-7B", "model", None, None, UNKNOWN),
+    ("org/Model-7B", "model", None, "/home/x/Other-7B", UNKNOWN),
+    ("/home/x/mine", "Model-7B", "org/Model-7B", None, UNKNOWN),
+    ("./out/Model-7B", "Other-7B", None, None, UNKNOWN),
+    (None, "Model-7B", "org/Model-7B", None, UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(("said", "name", "repo", "config", "known"), NAMES)
+def test_another_base_is_refused_where_both_are_known(
+    said: str | None, name: str, repo: str | None, config: str | None, known: str, merged_model: MergedCheckpoint
+) -> None:
+    [adapter] = merged_model.adapters
+    base = replace(merged_model.base, name=name, repo=repo, config={"_name_or_path": config})
+    found = replace(merged_model, base=base, adapters=(replace(adapter, config=replace(adapter.config, base=said)),))
+    heard: list[Event] = []
+    if known == OTHER:
+        with pytest.raises(InputError, match="another model") as caught:
+            require_base(found, heard.append, allow_other=False)
+        assert "--allow-other-base" in (caught.value.hint or "")
+        assert heard == []
+        require_base(found, heard.append, allow_other=True)
+    else:
+        require_base(found, heard.append, allow_other=False)
+    assert [event.code for event in heard if isinstance(event, Warned)] == ["adapter-base"] * (known != SAME)
+
+
+@pytest.fixture
+def merged_model(bases: Callable[[str], Path], tmp_path: Path) -> Iterator[MergedCheckpoint]:
+    adapter = make_adapter(tmp_path / "adapter", weights_of(bases("llama-untied-gqa")))
+    with closing(open_source(str(bases("llama-untied-gqa")), adapters=[str(adapter)])) as found:
+        assert isinstance(found, MergedCheckpoint)
+        yield found
 
 
 def test_names_as_modules_have_them_in_memory(bases: Callable[[str], Path], tmp_path: Path) -> None:

@@ -36,17 +36,14 @@ def calibrate(
         bool | None, typer.Option("--hessian/--no-hessian", help="Products of columns too; default: in .safetensors.")
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where blocks run.")] = "cpu",
-    activations: Annotated[
-        str, typer.Option("--activations", metavar="auto|memory|disk", help="Where they lie between blocks.")
-    ] = "auto",
+    activations: options.Activations = "auto",
     require_coverage: Annotated[
         float | None,
         typer.Option("--require-coverage", metavar="PERCENT", help="Fail unless so many experts saw enough tokens."),
     ] = None,
-    pre: Annotated[
-        str | None, typer.Option("--pre", metavar="NAME", help="The pre-tokenizer, where it is not recognized.")
-    ] = None,
+    pre: options.Pre = None,
     adapter: options.Adapters = None,
+    allow_other_base: options.AllowOtherBase = False,
     threads: options.Threads = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -63,7 +60,9 @@ def calibrate(
         activations=activations,
         offline=session.settings.offline,
     )
-    request = quantkit.CalibrateRequest(source, spec, out, hessian, require_coverage, force, pre, tuple(adapter or ()))
+    request = quantkit.CalibrateRequest(
+        source, spec, out, hessian, require_coverage, force, pre, tuple(adapter or ()), allow_other_base
+    )
     if dry_run:
         plan = quantkit.plan_calibration(request, session.emit, headers=True)
         plan.checkpoint.close()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.session import Session
 from quantkit.report.text import terminal_width
@@ -73,9 +74,7 @@ def recommend(
     rules_only: Annotated[
         bool, typer.Option("--rules-only", help="Do not look for measurements beside the source.")
     ] = False,
-    pre: Annotated[
-        str | None, typer.Option("--pre", metavar="NAME", help="The pre-tokenizer, where it is not recognized.")
-    ] = None,
+    pre: options.Pre = None,
 ) -> None:
     """Say which recipe to take, and why; what to try when a gate fails; or not to quantize. Writes nothing.
 

@@ -36,9 +36,7 @@ class Running:
         int | None, typer.Option("--seqlen", min=2, metavar="N", help="Tokens in each.", show_default="512")
     ] = None
     device: Annotated[str, typer.Option("--device", metavar="cpu|cuda[:N]", help="Where blocks run.")] = "cpu"
-    activations: Annotated[
-        str, typer.Option("--activations", metavar="auto|memory|disk", help="Where they lie between blocks.")
-    ] = "auto"
+    activations: options.Activations = "auto"
 
 
 def sensitivity(
@@ -59,9 +57,7 @@ def sensitivity(
     method: Annotated[
         str | None, typer.Option("--method", metavar="NAME", help="How values are chosen: rtn, gptq.")
     ] = None,
-    pre: Annotated[
-        str | None, typer.Option("--pre", metavar="NAME", help="The pre-tokenizer, where it is not recognized.")
-    ] = None,
+    pre: options.Pre = None,
     everything: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     threads: options.Threads = None,
     force: options.Force = False,
