@@ -28,6 +28,7 @@ from quantkit.families.model_card import CARD_FILE
 from quantkit.formats.containers.stored import SIDE_CONFIGS
 from quantkit.formats.gguf.file import read_gguf, shard_paths
 from quantkit.pipeline.record_checks import Subject, check_making, check_record, wrong_making
+from quantkit.plan.adapter import is_adapter
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG, REPLACED, carried_names
 from quantkit.plan.describe import describe_source
@@ -42,6 +43,7 @@ from quantkit.quality.made_gguf import open_gguf
 from quantkit.quality.reference import Reference
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, find_manifest, read_manifest
 from quantkit.source import Checkpoint, open_source, turned_back
+from quantkit.source.adapter_model import open_adapter_model
 from quantkit.source.folder import MAX_CONFIG_BYTES
 from quantkit.untrusted import read_bounded, require_path
 
@@ -57,7 +59,7 @@ def verify_artifact(
     emit: Sink = ignore,
 ) -> Verification:
     """Look at a published artifact by itself: see `verify_folder.verify`. Without `against` nothing is compared with a
-    source; `adapters` are those that were merged into it.
+    source: of the file of an adapter that is the adapter; `adapters` are those that were merged into it.
 
     Raises InputError for a file that does not parse, UsageError for an engine that is unknown, or that does not run
     such an artifact or not without its source, UnsupportedError for one that is missing.
@@ -79,7 +81,17 @@ def verify_artifact(
     look = _checkpoint if checkpoint_like else _gguf
     if against is None:
         return look(folder, None, options, emit)
-    with closing(open_source(against, offline=options.offline, emit=emit, adapters=adapters)) as opened:
+    if not checkpoint_like and is_adapter(_entries(artifact)):
+        if adapters or options.engine:
+            what = f"{artifact.name} is an adapter: nothing is merged into it, and no engine runs it without its model"
+            raise UsageError(what, hint="leave --adapter and --engine out", key="adapter" if adapters else "engine")
+        opened: Checkpoint = open_adapter_model(against, options.base, offline=options.offline, emit=emit)
+    elif options.base is not None:
+        what = f"--base is for adapters, and {artifact.name} is a model"
+        raise UsageError(what, hint="leave --base out", key="base")
+    else:
+        opened = open_source(against, offline=options.offline, emit=emit, adapters=adapters)
+    with closing(opened):
         return look(folder, turned_back(opened, emit) if checkpoint_like else opened, options, emit)
 
 
@@ -139,10 +151,15 @@ def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emi
     return Verification((files, *_judged(seen, wrong, claims=not planned), *engine))
 
 
+def _entries(artifact: Path) -> dict[str, object]:
+    """The entries of a GGUF file by key."""
+    return {kv.key: kv.value for kv in read_gguf(artifact).metadata} if artifact.exists() else {}
+
+
 def _described(artifact: Path, source: Checkpoint, pre: str | None) -> Model:
     """What of the source a GGUF file holds: the language model, or its encoder. Raises UnsupportedError for the file of
     an encoder that the source has not."""
-    said = {kv.key: kv.value for kv in read_gguf(artifact).metadata} if artifact.exists() else {}
+    said = _entries(artifact)
     if not is_encoder(said):
         return describe_source(source, pre)
     found = describe_encoder(source, type_of_file(said))

@@ -33,6 +33,11 @@ TURN = (("turn", ()),)
 ROWS_BREAK = "is of a tensor whose rows do not stay whole in a GGUF file of this family"
 
 
+def is_adapter(metadata: Mapping[str, object]) -> bool:
+    """Whether the entries of a GGUF file are of an adapter's."""
+    return metadata.get("general.type") == "adapter"
+
+
 def describe_adapter(checkpoint: AdapterCheckpoint) -> Model:
     """The target of an adapter. Raises UnsupportedError naming what no GGUF adapter can hold, or what the family's rows
     do not carry through; InputError for what has no place in the base model."""

@@ -134,6 +134,29 @@ def _logits(model: Path, adapter: Path | None, texts: Sequence[Sequence[int]], o
     return np.load(out)
 
 
+@pytest.mark.parametrize(("key", "recipe"), [("llama-untied-gqa", "lora-q8_0"), ("qwen3-moe", "lora-f16")])
+def test_a_file_is_verified_against_its_adapter(key: str, recipe: str, tmp_path: Path) -> None:
+    made = _made({key: Case(key), "other": Case(key, Lora(seed=1, modules=ALL), name="other")}, tmp_path)
+    (adapter, base), (other, _) = made[key], made["other"]
+    assert quantkit("convert", adapter, "--to", recipe, "-o", tmp_path / "lora.gguf").status == 0
+    verify = ("verify", tmp_path / "lora.gguf", "--against")
+    seen = quantkit(*verify, adapter, "--json")
+    assert seen.status == 0, seen.stderr
+    checks = {check["check"]: check["ok"] for check in seen.json["checks"]}
+    assert checks == {"files": True, "structure": True, "tokenizer": True, "numbers": True}
+    adapter.joinpath("adapter_config.json").write_text(
+        adapter.joinpath("adapter_config.json").read_text().replace(str(base), "/gone")
+    )
+    (tmp_path / "lora.manifest.json").unlink()
+    assert quantkit(*verify, adapter, "--base", base).status == 0
+    seen = quantkit(*verify, other, "--base", base)
+    assert seen.status == 7 and "numbers" in seen.stderr
+    assert quantkit(*verify, base).status == 2  # holds no adapter
+    assert quantkit("verify", base, "--against", base, "--base", base).status == 2  # is no adapter
+    for option in (("--adapter", adapter), ("--engine", "llama.cpp")):
+        assert quantkit(*verify, adapter, "--base", base, *option).status == 2
+
+
 FAR: Any = {"spread": 0.2}
 RUN = {
     "scales": Case(

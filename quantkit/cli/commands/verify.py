@@ -24,6 +24,13 @@ SignedBy = Annotated[
     Path | None,
     typer.Option("--require-signature", metavar="PUB.pem", help="Its folder must be signed with this key."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="SRC", help="The model of the adapter that --against names; as given to convert."),
+]
+SampleRows = Annotated[
+    int | None, typer.Option("--sample-rows", min=1, help="Compare only about this many rows of each tensor.")
+]
 MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 
 
@@ -34,14 +41,13 @@ def verify(
         str | None, typer.Option("--against", metavar="SRC", help="The checkpoint it was made from.")
     ] = None,
     adapter: options.Adapters = None,
+    base: Base = None,
     engine: Annotated[
         str | None,
         typer.Option("--engine", metavar="llama.cpp|transformers|torch", help="Also run it: GGUF files, checkpoints."),
     ] = None,
     say: Annotated[str | None, typer.Option("--say", metavar="TEXT", help="Let the engine continue this text.")] = None,
-    sample_rows: Annotated[
-        int | None, typer.Option("--sample-rows", min=1, help="Compare only about this many rows of each tensor.")
-    ] = None,
+    sample_rows: SampleRows = None,
     pre: Annotated[str | None, typer.Option("--pre", metavar="NAME", help="As given to convert.")] = None,
     gate: Annotated[
         list[str] | None,
@@ -60,6 +66,7 @@ def verify(
         ("--sample-rows", sample_rows, "--against", against),
         ("--pre", pre, "--against", against),
         ("--adapter", adapter or None, "--against", against),
+        ("--base", base, "--against", against),
         ("--gate", gate or None, "--against", against),
         ("--gate", gate or None, "--data", data or None),
         ("--data", data or None, "--gate", gate or None),
@@ -72,7 +79,7 @@ def verify(
     if gate:
         quantkit.require_gateable_artifact(artifact)
         quantkit.require_text(request)
-    asked = quantkit.VerifyOptions(engine, say, sample_rows, threads, offline, pre)
+    asked = quantkit.VerifyOptions(engine, say, sample_rows, threads, offline, pre, base)
     seen = quantkit.verify(
         artifact, against=against, adapters=adapters, options=asked, signed_by=require_signature, emit=session.emit
     )

@@ -55,7 +55,7 @@ class Verification:
 @dataclass(frozen=True)
 class VerifyOptions:
     """How to look. `engine` is None or "llama.cpp"; `say` is a text for it to continue; `sample_rows` of each tensor
-    are compared, None for all."""
+    are compared, None for all. `base` is the model of an adapter, None for the one that it names."""
 
     engine: str | None = None
     say: str | None = None
@@ -63,6 +63,7 @@ class VerifyOptions:
     threads: int | None = None
     offline: bool = False
     pre: str | None = None
+    base: str | None = None
 
 
 STANDARD = VerifyOptions()
