@@ -1,6 +1,7 @@
 """Two models tensor by tensor: what only one has, types, shapes, stored bytes, and how far decoded values are apart.
 
-Two GGUF files, and two checkpoints in safetensors however quantized, are compared under their own names. A GGUF file
+Two GGUF files, and two checkpoints in safetensors however quantized, are compared under their own names: weights as
+they are decoded, with factors beside them worked in, and scales of activations as tensors of their own. A GGUF file
 and a checkpoint are compared under the names of the checkpoint, decoded and put back where they came from as
 `quality.decoded` does; tensors of the file that the checkpoint's family does not know stay under theirs.
 
@@ -20,6 +21,8 @@ import numpy as np
 
 from quantkit.errors import UnsupportedError
 from quantkit.evaluation.artifacts import stored_tensors
+from quantkit.families.factors import factor_of
+from quantkit.formats.containers.stored import NOT_WEIGHTS
 from quantkit.formats.gguf.reader import read_gguf
 from quantkit.machine import worker_pool
 from quantkit.plan.describe import describe_source
@@ -27,6 +30,7 @@ from quantkit.quality.decoded import DecodedCheckpoint, factors_in
 from quantkit.quality.tensor_errors import TensorError, compare
 from quantkit.source import Checkpoint
 from quantkit.source.base import StoredTensor
+from quantkit.source.factored import FactoredCheckpoint, factored
 from quantkit.source.gguf import GGUFCheckpoint
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.tensors import TensorInfo, TensorRef
@@ -123,18 +127,32 @@ def paired(a: Checkpoint, b: Checkpoint, pre: str | None = None) -> Iterator[Pai
 
 
 def _under_own_names(a: Checkpoint, b: Checkpoint) -> Pairs:
-    here, there = ({info.name: info for info in stored_tensors(each)} for each in (a, b))
+    one, two = (_with_factors(each) for each in (a, b))
+    here, there = ({info.name: info for info in (*stored_tensors(each), *_beside(each))} for each in (one, two))
     both = {}
     for name in (name for name in here if name in there):
-        one, two = _parts(a, name), _parts(b, name)
-        alike = _laid_out(one, a, name) == _laid_out(two, b, name)
+        parts = [_parts(each, name) for each in (one, two)]
+        alike = _laid_out(parts[0], one, name) == _laid_out(parts[1], two, name)
         sides = [
-            Sided(info[name], _values(each, name), parts if alike else None)
-            for info, each, parts in ((here, a, one), (there, b, two))
+            Sided(info[name], _values(each, name), found if alike else None)
+            for info, each, found in zip((here, there), (one, two), parts, strict=True)
         ]
         both[name] = (sides[0], sides[1])
     only_a = tuple(info for name, info in here.items() if name not in there)
     return Pairs(both, only_a, tuple(info for name, info in there.items() if name not in here))
+
+
+def _with_factors(checkpoint: Checkpoint) -> Checkpoint:
+    """A GGUF file whose weights are codes times factors, where it has some; scales of inputs stay tensors."""
+    return replace(factored(checkpoint), dropped=()) if isinstance(checkpoint, GGUFCheckpoint) else checkpoint
+
+
+def _beside(checkpoint: Checkpoint) -> Iterator[TensorInfo]:
+    """Scales of activations that a quantized checkpoint has beside its weights: no weight is made of them."""
+    if isinstance(checkpoint, QuantizedCheckpoint):
+        known = checkpoint.tensors()
+        stored = checkpoint.folder.tensors()
+        yield from (info for name, info in stored.items() if name.endswith(NOT_WEIGHTS) and name not in known)
 
 
 def _values(checkpoint: Checkpoint, name: str) -> TensorRef | None:
@@ -146,11 +164,14 @@ def _values(checkpoint: Checkpoint, name: str) -> TensorRef | None:
 
 def _parts(checkpoint: Checkpoint, name: str) -> tuple[StoredTensor, ...] | None:
     """The stored tensors that a tensor is made of; None where nothing of it is in a file of its own."""
-    if isinstance(checkpoint, GGUFCheckpoint):
-        return (checkpoint.stored[name],)
+    if isinstance(checkpoint, FactoredCheckpoint) and isinstance(checkpoint.base, GGUFCheckpoint):
+        names = (name, factor_of(name) if name in checkpoint.factors else None)
+        return tuple(checkpoint.base.stored[each] for each in names if each is not None)
     if isinstance(checkpoint, QuantizedCheckpoint) and name in checkpoint.modules:
         found = [checkpoint.folder.stored[part.name] for part in checkpoint.modules[name].outline.parts]
         return tuple(sorted(found, key=lambda each: each.info.name))
+    if isinstance(checkpoint, QuantizedCheckpoint) and name.endswith(NOT_WEIGHTS):
+        return (checkpoint.folder.stored[name],)
     ref = _values(checkpoint, name)
     return (ref,) if isinstance(ref, StoredTensor) else None
 
@@ -181,7 +202,7 @@ def _under_names_of(plain: Checkpoint, decoded: DecodedCheckpoint, gguf: GGUFChe
         size = sum(decoded.stored[piece.target.name][1].nbytes for piece in decoded.ref(name).pieces)
         here = replace(info, dtype=decoded.stored_type(name), nbytes=size)
         both[name] = (Sided(here, decoded.ref(name), None), Sided(there[name], _values(plain, name), None))
-    used = {target.name for target in decoded.model.tensors}
+    used = {target.name for target in decoded.model.tensors} | {factor_of(name) for name in decoded.factors}
     only_gguf = tuple(info for name, info in gguf.tensors().items() if name not in used)
     return Pairs(both, only_gguf, tuple(info for name, info in there.items() if name not in known))
 

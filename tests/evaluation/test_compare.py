@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coded_folder import modelopt_nvfp4
 from commands import TINY, quantkit
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from published import require
+from quantized_folder import VARIANTS, quantized_model
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from safetensors.torch import save_file as save_torch
 
 from quantkit.evaluation import comparison
 from quantkit.formats.gguf.file import read_gguf
@@ -236,3 +240,42 @@ def test_text_that_cannot_be_compared_is_refused(made: Path) -> None:
     assert (found.status, "--against SRC" in found.stderr) == (2, True)
     found = quantkit("compare", gguf(made, "Q4_0"), TINY, "--prompt", "")
     assert (found.status, "has no token to continue" in found.stderr) == (3, True)
+
+
+def test_factors_beside_codes_count_as_their_weights_do(tmp_path: Path) -> None:
+    """Codes that were carried over, times their factors, are what decoded weights are; another factor is another
+    weight, whatever the codes."""
+    source = modelopt_nvfp4(tmp_path / "nvfp4", layers=2)
+    for name, more in (("codes", ()), ("decoded", ("--allow-requantize",))):
+        done = quantkit("convert", source, "--to", "f32", *more, "-o", tmp_path / f"{name}.gguf", "--no-verify")
+        assert done.status == 0, done.stderr
+    found = compare(tmp_path / "codes.gguf", tmp_path / "decoded.gguf")["tensors"]
+    errors = {each["name"]: each["relative_error"] for each in found["differing"] if each["a"]["type"] == "nvfp4"}
+    assert len(errors) >= 14
+    assert max(errors.values()) < 1e-12  # products of two and of three numbers
+    assert found["only_b"] == []
+    assert found["only_a"] != []
+    assert all(name.endswith(".input_scale") for name in found["only_a"])
+    shutil.copy(tmp_path / "codes.gguf", tmp_path / "other.gguf")
+    changed = GGUFReader(tmp_path / "other.gguf", "r+")
+    for end, value in ((".scale", 2.0), (".input_scale", 3.0)):
+        next(t for t in changed.tensors if t.name == f"blk.1.attn_k{end}").data[:] *= value
+    changed.data.flush()
+    found = compare(tmp_path / "other.gguf", tmp_path / "codes.gguf")["tensors"]
+    errors = {each["name"]: (each["same_bytes"], each["relative_error"]) for each in found["differing"]}
+    assert errors == {"blk.1.attn_k.weight": (False, 1.0), "blk.1.attn_k.input_scale": (False, 4.0)}
+
+
+def test_scales_of_activations_are_compared_as_they_are(tmp_path: Path) -> None:
+    """No weight is made of them, and the model predicts otherwise with others."""
+    quantized_model(tmp_path / "a", VARIANTS["fp8-tensor-static"])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert compare(tmp_path / "a", tmp_path / "b")["equal"]
+    path, module = tmp_path / "b" / "model.safetensors", "model.layers.1.mlp.up_proj"
+    tensors = load_file(path)
+    for end in (".input_scale", ".weight_scale"):
+        tensors[module + end] *= 2
+    save_torch(tensors, path, {"format": "pt"})
+    found = compare(tmp_path / "b", tmp_path / "a")["tensors"]
+    errors = {each["name"]: each["relative_error"] for each in found["differing"]}
+    assert errors == {f"{module}.input_scale": 1.0, f"{module}.weight": 1.0}
