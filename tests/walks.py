@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import family_table
 import numpy as np
 import torch
 
@@ -21,6 +23,18 @@ def windows(vocabulary: int, count: int = 3, seqlen: int = 150, seed: int = 1) -
     """Random tokens."""
     shape = (count, seqlen)
     return samples_of(np.random.default_rng(seed).integers(0, vocabulary, shape).astype(np.int32))
+
+
+CARRYING = ("gemma4-e", "gemma3n")
+FOUR = {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
+
+
+def carrying(name: str, folder: Path) -> Path:
+    """A checkpoint of four blocks that hand on more than a hidden state."""
+    entry = family_table.TABLE[name]
+    sparse = {"activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0]} if name == "gemma3n" else {}
+    config = {**entry.config, **FOUR, **sparse}
+    return family_table.write(replace(entry, config=config, published=None), folder / name)
 
 
 def model_of(folder: Path, threads: int = 2) -> BlockModel:

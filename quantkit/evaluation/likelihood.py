@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from quantkit.calibration.text.samples import I32
-from quantkit.calibration.text.spec import text_setting
+from quantkit.calibration.text.spec import row_width
 from quantkit.evaluation.corpus import STEP, Piece, corpus_of
 from quantkit.evaluation.measure import measure
 from quantkit.evaluation.scores import F64, Likelihood
@@ -27,8 +27,8 @@ def likelihoods(
     Raises what `measure` raises.
     """
     found: list[list[Likelihood]] = [[] for _ in (reference, *others)]
-    hidden = max(text_setting(reference.checkpoint, "hidden_size"), 1)
-    room = int(SHARE * memory_limit_bytes()) // (4 * hidden * (1 + len(others)))
+    row = max(row_width(reference.checkpoint), 1)
+    room = int(SHARE * memory_limit_bytes()) // (4 * row * (1 + len(others)))
     for wave in _waves(pieces, room):
         corpus = corpus_of(wave, "continuations")
         scores = measure(reference, others, corpus, threads=threads, emit=emit)

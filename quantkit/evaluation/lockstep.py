@@ -55,7 +55,9 @@ class Walker:
 
     @property
     def hidden(self) -> tuple[Tensor, ...]:
-        return tuple(each.hidden for each in self.embedded)
+        """Hidden states, without what else is carried from block to block."""
+        carried = self.model.skeleton.carried
+        return tuple(each.hidden[..., : carried.width] if carried else each.hidden for each in self.embedded)
 
     def advance(self, index: int) -> str:
         """Run all batches through block `index`; its name. Raises NonFiniteError naming the side."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.assumptions import engine_warnings, name_warnings, rotation_warnings
-from quantkit.families.cache import read_cache
+from quantkit.families.cache import Cache, read_cache
 from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.heads import architecture_of, first_named, head_warnings, headed, without_head
 from quantkit.families.hparams import Hparams, merged, nested_part
@@ -285,6 +285,7 @@ def shape_of(hparams: Hparams) -> Shape:
     moe = hparams.number("num_local_experts") not in (None, 0)
     attention = hparams.values["num_attention_heads"] != 0
     kv_heads = hparams.count("num_key_value_heads") if attention else 0
+    cache = read_cache({**hparams.values, "num_key_value_heads": kv_heads}, str(hparams.values.get("model_type")))
     return Shape(
         layers=block_count(hparams),
         hidden=hparams.count("hidden_size"),
@@ -295,5 +296,15 @@ def shape_of(hparams: Hparams) -> Shape:
         experts_used=hparams.count("num_experts_per_tok") if moe else 0,
         vocab=hparams.count("vocab_size"),
         context=hparams.count("max_position_embeddings"),
-        cache=read_cache({**hparams.values, "num_key_value_heads": kv_heads}, str(hparams.values.get("model_type"))),
+        cache=cache,
+        handed_on=_handed_on(hparams, cache),
     )
+
+
+def _handed_on(hparams: Hparams, cache: Cache) -> int:
+    """Numbers that blocks hand on for a token: hidden states, vectors for the blocks, keys and values that are shared
+    by layers of each kind."""
+    streams, vector = (int(hparams.number(key) or 0) for key in ("altup_num_inputs", "hidden_size_per_layer_input"))
+    kinds = {layer.window is None: layer.rows for layer in cache.layers} if cache.shared else {}
+    shared = sum(heads * head for rows in kinds.values() for heads, head in rows)
+    return max(streams, 1) * hparams.count("hidden_size") + block_count(hparams) * vector + shared

@@ -10,7 +10,7 @@ import pytest
 import torch
 from checkpoints import build
 from transformers import AutoModelForCausalLM
-from walks import TINY, model_of, windows
+from walks import CARRYING, TINY, carrying, model_of, windows
 
 from quantkit.calibration.text import spec
 from quantkit.calibration.text.samples import Samples
@@ -51,6 +51,15 @@ def test_it_is_the_gradient_of_the_whole_model(name: str, tmp_path: Path) -> Non
     assert found.tokens == samples.tokens.size
     tied = found.tied().numpy()
     assert np.allclose(tied, fisher_ + weight * gram, atol=1e-3 * np.abs(tied).max())
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_gradients_come_back_through_all_that_blocks_hand_on(name: str, tmp_path: Path) -> None:
+    folder, samples = carrying(name, tmp_path), windows(390, count=3, seqlen=40)
+    found = downstream(model_of(folder), samples)
+    fisher_, gram, _ = in_one_piece(folder, samples)
+    for ours, theirs in ((found.embedding, fisher_), (found.head, gram)):
+        assert np.abs(ours.full().numpy() - theirs).max() < 1e-3 * np.abs(theirs).max()
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:

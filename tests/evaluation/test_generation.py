@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import build
 from commands import TINY
 from smollm2 import SMOLLM2
+from walks import CARRYING, carrying
 
 from quantkit.calibration.text.data import model_tokens
 from quantkit.calibration.text.spec import embedding_rows
@@ -79,6 +81,13 @@ def test_other_architectures_are_continued_as_transformers_does(name: str, tmp_p
     rows = open_source(str(path)).config["vocab_size"]
     prompts = [[(7 * n + 13 * at) % rows for at in range(length)] for n, length in enumerate((3, 9, 20, 70, 41))]
     assert continuations([side(path)], prompts, 12) == [by_transformers(path, prompts, 12)]
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_blocks_that_hand_on_more_than_a_hidden_state(name: str, tmp_path: Path) -> None:
+    folder = carrying(name, tmp_path)
+    prompts = [np.random.default_rng(seed).integers(3, 390, 9 + seed).tolist() for seed in range(3)]
+    assert continuations([side(folder)], prompts, 8) == [by_transformers(folder, prompts, 8)]
 
 
 def test_threads_waves_and_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ from quantkit.source import open_source
 
 # Of training, of generation, of images, or choices among kernels that give the same.
 IDLE = frozenset({
-    "add_cross_attention", "attention_dropout", "attn_pdrop", "bos_token_id", "classifier_dropout", "dtype",
+    "add_cross_attention", "altup_coef_clip", "attention_dropout", "attn_pdrop", "bos_token_id", "classifier_dropout",
+    "dtype",
     "embd_pdrop", "eos_token_id", "hidden_dropout", "image_token_id", "initializer_range", "input_jitter_noise",
     "is_decoder", "num_labels", "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id",
     "pretraining_tp", "problem_type", "resid_pdrop", "residual_dropout", "embedding_dropout", "router_aux_loss_coef",

@@ -15,6 +15,7 @@ from quantkit.calibration.text.templates import read_chat_template
 from quantkit.calibration.text.warnings import SKIPPED, data_warnings
 from quantkit.errors import InputError, UsageError, require_choice
 from quantkit.events import Sink, Warned, ignore
+from quantkit.families.describe import find_family, shape_of
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 from quantkit.units import counted
@@ -131,6 +132,12 @@ def embedding_rows(checkpoint: Checkpoint) -> int:
 def longest_context(checkpoint: Checkpoint) -> int:
     """The longest sequence that the model takes, in tokens; 0 where config.json does not say."""
     return max(text_setting(checkpoint, "max_position_embeddings"), 0)
+
+
+def row_width(checkpoint: Checkpoint) -> int:
+    """Numbers of a token between two blocks. Raises UnsupportedError for an unknown family."""
+    family, _ = find_family(checkpoint.config)
+    return shape_of(family.numbers(checkpoint.config, checkpoint.tensors())).row
 
 
 def text_setting(checkpoint: Checkpoint, key: str) -> int:

@@ -26,10 +26,10 @@ from quantkit.calibration.statistics.sums import Accumulator, Chunk, Gram, accum
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.text.spec import FISHER_TOKENS, fisher_tokens
 from quantkit.calibration.walk.head import LOGITS_BYTES, load_head, load_matrix
-from quantkit.calibration.walk.model import BlockModel, read_embedding, resident_block, token_rows
+from quantkit.calibration.walk.model import BlockModel, read_embedding, resident_block, started, token_rows
 from quantkit.calibration.walk.passes import chunk_samples
 from quantkit.calibration.walk.resident import Resident, Wanted
-from quantkit.calibration.walk.skeleton import Arguments, run_to_blocks, set_parameter
+from quantkit.calibration.walk.skeleton import Arguments, run_to_blocks
 from quantkit.calibration.walk.threads import Workers, workers
 from quantkit.errors import NonFiniteError
 from quantkit.events import BlockProgress, Sink, ignore
@@ -104,28 +104,22 @@ class _Passes:
 
     def __init__(self, model: BlockModel, samples: Samples, pool: Workers, emit: Sink, watch: Watch | None) -> None:
         self._model, self._pool, self._emit, self._watch = model, pool, emit, watch
-        rows = token_rows(samples)
+        self._rows = token_rows(samples)
         self._ids = torch.from_numpy(samples.tokens).long()
-        self._numbers = torch.searchsorted(torch.from_numpy(rows), self._ids)
-        embedding = model.skeleton.model.get_input_embeddings()
-        self._embedding = f"{model.skeleton.name_of(embedding)}.weight"
-        self._table = read_embedding(model, rows).to(model.device)
+        self._numbers = torch.searchsorted(torch.from_numpy(self._rows), self._ids)
+        self._table = read_embedding(model, self._rows)
         step = chunk_samples(self._ids.shape[1], model.device)
         self._chunks = [slice(first, min(first + step, len(self._ids))) for first in range(0, len(self._ids), step)]
         self._kept: list[Tensor] = []
         self._arguments: tuple[Arguments, ...] = ()
 
     def run(self) -> Downstream:
-        empty = self._model.skeleton.model.get_input_embeddings().weight
-        set_parameter(self._model.skeleton.model, self._embedding, self._table)
-        try:
+        with started(self._model, self._rows, self._table):
             self._forward()
             gradients, head, weight = self._from_head()
             for index in reversed(range(self._model.count)):
                 self._backward(index, gradients)
             embedding = self._at_embedding(gradients)
-        finally:
-            self._model.skeleton.model.get_input_embeddings().weight = empty
         return Downstream(embedding, head, weight, self._ids.numel())
 
     def _each(self, work: Callable[[slice], Result], name: str, number: int) -> list[Result]:

@@ -35,12 +35,12 @@ def load_head(model: BlockModel) -> Resident:
     embedding, head = skeleton.model.get_input_embeddings(), skeleton.model.get_output_embeddings()
     table, matrix = (f"{skeleton.name_of(module)}.weight" for module in (embedding, head))
     source = locate(table if head.weight is embedding.weight else matrix, head.weight.shape, model.checkpoint.tensors())
-    blocks = skeleton.name_of(skeleton.layers) + "."
-    names = [n for n, _ in skeleton.model.named_parameters() if n not in {table, matrix} and not n.startswith(blocks)]
-    load_parameters(model.checkpoint, skeleton.model, "", names, model.device)
+    load_parameters(model.checkpoint, skeleton.model, "", skeleton.around, model.device)
     fill_buffers(skeleton, skeleton.model, model.device)
     # the head is fed hidden states: one row is enough for the ids that the model's forward asks for
-    set_parameter(skeleton.model, table, torch.zeros(1, embedding.embedding_dim, device=model.device))
+    for each in skeleton.tables:
+        row = torch.zeros(1, each.embedding_dim, device=model.device)
+        set_parameter(skeleton.model, f"{skeleton.name_of(each)}.weight", row)
     read = partial(_read_slab, model.checkpoint, source, model.device)
     head.forward = partial(_in_slabs, weakref.proxy(head), read)  # a cycle would keep the matrix in memory
     linears = {matrix: Linear(matrix, source, *head.weight.shape)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from quantkit.calibration.walk.resident import (
     find_linears,
     kept_width,
     load_block,
+    load_parameters,
     observe,
     remember,
 )
@@ -182,26 +184,57 @@ def read_embedding(model: BlockModel, rows: NDArray[np.int64]) -> Tensor:
         message = f"token {bad} has no row in the embedding, which has {model.rows:,}"
         hint = "the tokenizer and the weights are not of the same model"
         raise InputError(message, key="vocab_size", hint=hint)
-    embedding = model.skeleton.model.get_input_embeddings()
-    name = model.skeleton.name_of(embedding) + ".weight"
-    source = locate(name, embedding.weight.shape, model.checkpoint.tensors())
+    return _read_table(model, model.skeleton.model.get_input_embeddings(), rows)
+
+
+def read_further(model: BlockModel, rows: NDArray[np.int64]) -> list[Tensor]:
+    """The same rows of the other tables that tokens are looked up in."""
+    return [_read_table(model, table, rows) for table in model.skeleton.tables[1:]]
+
+
+def _read_table(model: BlockModel, table: nn.Embedding, rows: NDArray[np.int64]) -> Tensor:
+    """Rows of what is looked up by tokens, float32 (len(rows), numbers). A token behind the end has the first row, as
+    tokens of images have in tables of vectors for the blocks."""
+    name = model.skeleton.name_of(table) + ".weight"
+    source = locate(name, table.weight.shape, model.checkpoint.tensors())
     ref = model.checkpoint.ref(source.tensor)
-    out = np.empty((len(rows), embedding.embedding_dim), np.float32)
-    cuts = np.flatnonzero(np.diff(rows) > GAP_ROWS) + 1
+    wanted = np.where(rows < table.num_embeddings, rows, 0)
+    out = np.empty((len(rows), table.embedding_dim), np.float32)
+    cuts = np.flatnonzero((np.diff(wanted) > GAP_ROWS) | (np.diff(wanted) < 0)) + 1
     for run in np.split(np.arange(len(rows)), cuts):
-        first, last = int(rows[run[0]]), int(rows[run[-1]])
-        out[run] = ref.read(first, last + 1)[rows[run] - first]
+        first, last = int(wanted[run[0]]), int(wanted[run[-1]])
+        out[run] = ref.read(first, last + 1)[wanted[run] - first]
     return torch.from_numpy(out)
+
+
+def load_start(model: BlockModel) -> None:
+    """Read what stands beside the blocks and is not there yet: part of it is used before the first of them."""
+    around = model.skeleton.model
+    missing = [name for name in model.skeleton.around if around.get_parameter(name).is_meta]
+    load_parameters(model.checkpoint, around, "", missing, model.device)
+
+
+@contextmanager
+def started(model: BlockModel, rows: NDArray[np.int64], table: Tensor) -> Iterator[None]:
+    """What the model reads before its first block is in memory: these rows of its tables, `table` for the embedding."""
+    load_start(model)
+    tables = model.skeleton.tables
+    empty = [each.weight for each in tables]
+    values = [table, *read_further(model, rows)]
+    for each, value in zip(tables, values, strict=True):
+        each.weight = nn.Parameter(value.to(model.device), requires_grad=False)
+    try:
+        yield
+    finally:
+        for each, weight in zip(tables, empty, strict=True):
+            each.weight = weight
 
 
 def embed(model: BlockModel, samples: Samples, table: Tensor, workers: Workers) -> Embedded:
     """Run the samples up to the first block. `table` holds the embedding rows that `token_rows` names, in order."""
     rows = token_rows(samples)
     ids = torch.from_numpy(np.searchsorted(rows, samples.tokens))  # row numbers in `table`
-    embedding = model.skeleton.model.get_input_embeddings()
-    empty = embedding.weight
-    embedding.weight = nn.Parameter(table.to(model.device), requires_grad=False)
-    try:
+    with started(model, rows, table):
         run = partial(run_to_blocks, model.skeleton)
         first, arguments = workers.map(run, [ids[:1].to(model.device)])[0]
         hidden = model.new_activations((*ids.shape, first.shape[-1]))
@@ -213,8 +246,6 @@ def embed(model: BlockModel, samples: Samples, table: Tensor, workers: Workers) 
         for start in range(0, len(ids), SETTLED_CHUNKS * step):
             workers.map(fill, range(start, min(start + SETTLED_CHUNKS * step, len(ids)), step))
             model.settle()
-    finally:
-        embedding.weight = empty
     return Embedded(hidden, arguments)
 
 
@@ -237,10 +268,7 @@ def _forward(module: nn.Module, local: threading.local, arguments: Arguments) ->
 
     def forward(hidden: Tensor) -> Tensor:
         cache = getattr(local, "cache", None)  # see passes.cache_peaks
-        kwargs = {**arguments.kwargs, cache_argument: cache} if cache is not None else arguments.kwargs
-        output = module(hidden, *arguments.args, **kwargs)
-        block_output: Tensor = output[0] if isinstance(output, tuple) else output
-        return block_output
+        return arguments.call(module, hidden, {} if cache is None else {cache_argument: cache})
 
     return forward
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quantkit.calibration.statistics.sums import Linear, Site
+from quantkit.calibration.walk.carried import STORES
 from quantkit.calibration.walk.experts import separate
 from quantkit.calibration.walk.skeleton import Skeleton, fill_buffers, set_parameter
 from quantkit.calibration.walk.weights import locate, named, read_rows
@@ -50,6 +51,8 @@ class Peaks:
     values: Tensor
 
 
+# A block runs it twice, with unlike inputs: it has no site of its own, and is never rounded with statistics.
+TWICE = "altup.modality_router"
 NOTHING = Wanted(frozenset(), only=False)
 
 Outputs = dict[str, Any]  # what linears gave for one chunk of samples, by name: tensors, or what routers give
@@ -165,7 +168,8 @@ Endings = dict[str, Ending]  # by class and path of the module; what one block h
 def remember(resident: Resident, endings: Endings) -> Resident:
     """Have the linears of a resident block give what they gave before, where a run knows it.
 
-    A module that ends in one of its linears, as attention does, goes on from there where that one's input is known.
+    A module that ends in one of its linears, as attention does, goes on from there where that one's input is known: not
+    one whose keys and values later blocks read.
     `endings` is filled with what runs show.
     """
     inside: dict[str, set[str]] = {}
@@ -174,7 +178,8 @@ def remember(resident: Resident, endings: Endings) -> Resident:
         module = resident.module.get_submodule(f"{path}.{leaf}".lstrip("."))
         # not the module itself: a cycle would keep the block in memory after it is dropped
         module.forward = partial(_recall, resident.local, name, ref(module))
-        if path and ".experts" not in path:
+        parent = resident.module.get_submodule(path)
+        if path and ".experts" not in path and not getattr(parent, STORES, False):
             inside.setdefault(path, set()).add(leaf)
     for path, leaves in inside.items():
         parent = resident.module.get_submodule(path)
@@ -286,6 +291,8 @@ def find_linears(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> dict
     found = {}
     for path, child in module.named_modules():
         weight = getattr(child, "weight", None)
+        if path.endswith(TWICE):
+            continue
         if any(True for _ in child.children()) or not isinstance(weight, nn.Parameter) or weight.ndim != 2:
             continue
         name = f"{prefix}{path}.weight"

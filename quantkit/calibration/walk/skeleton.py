@@ -8,22 +8,25 @@ differ from block to block), and applies its own final norm, head and soft caps 
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quantkit.calibration.walk.carried import VECTOR, Carried, carried_by
 from quantkit.calibration.walk.settings import model_settings
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
 
 GIVE_TUPLES = frozenset({"FalconH1DecoderLayer"})  # of one tensor, which the model takes the first of
+OF_BLOCKS = "embed_tokens_per_layer"
 MAX_BUFFER = 1 << 24  # values of a buffer that is computed: rotary frequencies have about a hundred
 
 
@@ -35,17 +38,34 @@ class Reached(Exception):
 class Skeleton:
     """The model on the meta device. `blocks` are its blocks, whose places in `model` recorders have taken.
 
-    `calls` holds, per thread, what the recorders saw and what they give back.
+    `calls` holds, per thread, what the recorders saw and what they give back; `carried` is what blocks hand on where
+    that is more than a hidden state.
     """
 
     model: Any
     blocks: tuple[nn.Module, ...]
     calls: threading.local
+    carried: Carried | None = None
 
     @property
     def layers(self) -> nn.ModuleList:
         layers: nn.ModuleList = decoder_of(self.model).layers
         return layers
+
+    @property
+    def tables(self) -> tuple[nn.Embedding, ...]:
+        """What is looked up by the ids of tokens: the embedding, and what gives vectors for the blocks."""
+        further = getattr(decoder_of(self.model), OF_BLOCKS, None)
+        embedding: nn.Embedding = self.model.get_input_embeddings()
+        return (embedding,) if further is None else (embedding, further)
+
+    @property
+    def around(self) -> tuple[str, ...]:
+        """The parameters beside the blocks, without the tables and the matrix of the head."""
+        large = [f"{self.name_of(module)}.weight" for module in (*self.tables, self.model.get_output_embeddings())]
+        blocks = self.name_of(self.layers) + "."
+        names = (name for name, _ in self.model.named_parameters())
+        return tuple(name for name in names if name not in large and not name.startswith(blocks))
 
     def name_of(self, module: nn.Module) -> str:
         name: str = next(name for name, m in self.model.named_modules() if m is module)
@@ -69,7 +89,7 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     for index, layer in enumerate(layers):
         record = partial(_record, calls, index, index == len(blocks) - 1)
         layer.forward = partial(_alone, record) if type(layer).__name__ in GIVE_TUPLES else record
-    return Skeleton(model, blocks, calls)
+    return Skeleton(model, blocks, calls, carried_by(decoder_of(model).config, blocks))
 
 
 def decoder_of(model: Any) -> Any:
@@ -166,31 +186,71 @@ def _alone(record: partial[Tensor], *args: Any, **kwargs: Any) -> tuple[Tensor]:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What one block is called with besides its input."""
+    """What block `index` is called with besides its input, which `carried` cuts where it is more than hidden states."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    carried: Carried | None = None
+    index: int = 0
+
+    def call(self, block: nn.Module, rows: Tensor, more: Mapping[str, Any]) -> Tensor:
+        """What the block gives for (batch, tokens, numbers); `more` comes before keywords that it is called with."""
+        if self.carried is not None:
+            called = partial(block, *self.args, **{**self.kwargs, **more})
+            return self.carried.through(self.index, called, rows)
+        output = block(rows, *self.args, **{**self.kwargs, **more})
+        given: Tensor = output[0] if isinstance(output, tuple) else output
+        return given
 
 
 def run_to_blocks(skeleton: Skeleton, ids: Tensor) -> tuple[Tensor, tuple[Arguments, ...]]:
     """ids (batch, seqlen) through embedding and whatever comes before the first block.
 
-    Returns its input (batch, seqlen, hidden) and every block's arguments. The embedding has to be in memory.
+    Returns its input (batch, seqlen, hidden), or all that is carried, and every block's arguments. What is read before
+    the blocks has to be in memory.
     """
+    hidden, found = record_calls(skeleton, ids, use_cache=False)
+    if skeleton.carried is None:
+        return hidden, found
+    vectors = [each.kwargs[VECTOR] for each in found] if skeleton.carried.vector else []
+    return skeleton.carried.pack(hidden, vectors), found
+
+
+def run_on_to_blocks(skeleton: Skeleton, ids: Tensor, **cache: Any) -> tuple[Tensor, tuple[Arguments, ...]]:
+    """The same for tokens behind those that a cache has seen. Its blocks are called as the model calls them, in their
+    order and each time anew: hidden states alone are carried from one to the next."""
+    hidden, found = record_calls(skeleton, ids, use_cache=True, **cache)
+    if skeleton.carried is None:
+        return hidden, found
+    alone = skeleton.carried.alone()
+    return alone.pack(hidden), tuple(replace(each, carried=alone) for each in found)
+
+
+def record_calls(skeleton: Skeleton, ids: Tensor, **settings: Any) -> tuple[Tensor, tuple[Arguments, ...]]:
+    """The input of the first block as the model has it, and every block's arguments."""
     calls = skeleton.calls
     calls.arguments, calls.inject, calls.hidden = {}, None, None
     with suppress(Reached):
-        decoder_of(skeleton.model)(input_ids=ids, use_cache=False)
-    found = tuple(Arguments(*calls.arguments[index]) for index in range(len(skeleton.layers)))
+        decoder_of(skeleton.model)(input_ids=ids, **settings)
+    found = tuple(_called(skeleton, index, *calls.arguments[index]) for index in range(len(skeleton.blocks)))
     hidden: Tensor = calls.hidden
     calls.arguments, calls.hidden = {}, None
     return hidden, found
 
 
+def _called(skeleton: Skeleton, index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+    """Arguments of a block, by their names where some of them are carried."""
+    if skeleton.carried is None:
+        return Arguments(args, kwargs)
+    names = list(inspect.signature(type(skeleton.blocks[index]).forward).parameters)[2:]  # after self and hidden states
+    return Arguments((), {**dict(zip(names, args, strict=False)), **kwargs}, skeleton.carried, index)
+
+
 def run_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:
     """Output of the last block (1, tokens, hidden) to logits (1, tokens, vocabulary): norm, head, soft cap."""
     calls = skeleton.calls
-    calls.arguments, calls.inject, calls.hidden = {}, hidden, None
+    given = hidden if skeleton.carried is None else skeleton.carried.hidden_of(hidden)
+    calls.arguments, calls.inject, calls.hidden = {}, given, None
     ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
     logits: Tensor = skeleton.model(input_ids=ids, use_cache=False).logits
     return logits
@@ -219,7 +279,7 @@ def fill_buffers(skeleton: Skeleton, root: nn.Module, device: torch.device) -> N
                 raise InputError(message, path="config.json", hint="download config.json again")
             blank = torch.empty_like(buffer, device=device)
             setattr(module, name, blank.fill_(torch.nan) if blank.is_floating_point() else blank.zero_())
-        skeleton.model._init_weights(module)
+        decoder_of(skeleton.model)._init_weights(module)
         if any(_is_unfilled(buffer) for name, buffer in module.named_buffers(recurse=False) if name in empty):
             _fill_as_layer(skeleton, root)
         for name, buffer in module.named_buffers(recurse=False):
@@ -236,4 +296,4 @@ def _fill_as_layer(skeleton: Skeleton, block: nn.Module) -> None:
     """Have the decoder fill what it fills in its layers, with `block` as the only one (Falcon-H1's multipliers)."""
     decoder = copy.copy(decoder_of(skeleton.model))
     decoder._modules = {"layers": nn.ModuleList([block])}
-    skeleton.model._init_weights(decoder)
+    decoder_of(skeleton.model)._init_weights(decoder)

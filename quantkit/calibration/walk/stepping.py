@@ -7,15 +7,21 @@ calls are what its code makes them.
 from __future__ import annotations
 
 import inspect
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantkit.calibration.walk.model import CACHE_ARGUMENTS, BlockModel, largest_of_layers, read_embedding
-from quantkit.calibration.walk.skeleton import Arguments, Reached, decoder_of
+from quantkit.calibration.walk.model import (
+    CACHE_ARGUMENTS,
+    BlockModel,
+    largest_of_layers,
+    load_start,
+    read_embedding,
+    read_further,
+)
+from quantkit.calibration.walk.skeleton import Arguments, decoder_of, run_on_to_blocks
 
 
 def new_cache(model: BlockModel) -> Any:
@@ -40,15 +46,8 @@ def run_on(model: BlockModel, rows: Tensor, cache: Any) -> tuple[Tensor, tuple[A
 
     `rows` int64 (n, tokens) are rows of the embedding's weight as it is at the moment, which has to be in memory.
     """
-    calls = model.skeleton.calls
-    calls.arguments, calls.inject, calls.hidden = {}, None, None
-    decoder = decoder_of(model.skeleton.model)
-    with suppress(Reached):
-        decoder(input_ids=rows, use_cache=True, **{_cache_argument(decoder): cache})
-    found = tuple(Arguments(*calls.arguments[index]) for index in range(model.count))
-    hidden: Tensor = calls.hidden
-    calls.arguments, calls.hidden = {}, None
-    return hidden, found
+    argument = _cache_argument(decoder_of(model.skeleton.model))
+    return run_on_to_blocks(model.skeleton, rows, **{argument: cache})
 
 
 def _cache_argument(decoder: nn.Module) -> str:
@@ -57,24 +56,29 @@ def _cache_argument(decoder: nn.Module) -> str:
 
 
 class Table:
-    """Rows of an embedding, read when a token first needs one and kept from then on."""
+    """Rows of the tables of tokens, read when a token first needs them and kept from then on."""
 
     def __init__(self, model: BlockModel) -> None:
         self._model = model
         self._places: dict[int, int] = {}
-        self._rows: list[Tensor] = []
-        self._empty = model.skeleton.model.get_input_embeddings().weight
+        self._tables = model.skeleton.tables
+        self._rows: list[list[Tensor]] = [[] for _ in self._tables]
+        self._empty = [table.weight for table in self._tables]
+        load_start(model)
 
     def hold(self, tokens: set[int]) -> None:
         """Have the rows of these tokens in the model. Raises InputError for a token without a row."""
         new = sorted(tokens - self._places.keys())
         if not new:
             return
-        embedding = self._model.skeleton.model.get_input_embeddings()
-        embedding.weight = self._empty  # by its shape the table is found
-        self._rows.append(read_embedding(self._model, np.array(new, np.int64)))
+        for table, empty in zip(self._tables, self._empty, strict=True):
+            table.weight = empty  # by its shape the table is found
+        wanted = np.array(new, np.int64)
+        found = read_embedding(self._model, wanted), *read_further(self._model, wanted)
+        for table, rows, values in zip(self._tables, self._rows, found, strict=True):
+            rows.append(values)
+            table.weight = nn.Parameter(torch.cat(rows).to(self._model.device), requires_grad=False)
         self._places.update({token: len(self._places) + at for at, token in enumerate(new)})
-        embedding.weight = nn.Parameter(torch.cat(self._rows).to(self._model.device), requires_grad=False)
 
     def rows(self, tokens: list[list[int]]) -> Tensor:
         """Where these tokens' rows are: int64 of the same shape."""

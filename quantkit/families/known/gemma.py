@@ -52,8 +52,6 @@ ENCODERS = (
         for tower in ("embed_vision", "audio_tower", "embed_audio")
     ),
 )
-# of the small models from Gemma 3n on
-ACROSS_LAYERS = "its layers read vectors of each token, or keys of earlier layers, besides what the one before gives"
 TIED = Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings")
 FOLDS = (
     replace(folds.ATTENTION_IN, centered=True),

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.known.gemma import ACROSS_LAYERS, ENCODERS, FINAL_CAP, NORMS, SHARING, first_sharing
+from quantkit.families.known.gemma import ENCODERS, FINAL_CAP, NORMS, SHARING, first_sharing
 from quantkit.families.layers import KINDS, TRUNK, before, by_rule, first_said, from_, kind, listed, of_period
 from quantkit.families.layouts import stack
 from quantkit.families.model import ModelTensor, Rows
@@ -224,8 +224,12 @@ GEMMA3N = Family(
     ),
     seen=(shared,),
     assumes=(assumptions.gelu_tanh, assumptions.windows_every(5), sizes_of_graph, fixed_layers),
+    computes=frozenset({
+        "activation_sparsity_pattern", "altup_active_idx", "altup_correct_scale", STREAMS, PER_LAYER, "laurel_rank",
+        SHARING, "vocab_size_per_layer_input",
+    }),
+    folds=(folds.MLP_OUT,),
     tokens=TokenizerRules(no_prefix=True),
-    unserved=ACROSS_LAYERS,
 )  # fmt: skip
 
 FAMILIES = (GEMMA3N,)

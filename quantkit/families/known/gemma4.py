@@ -14,7 +14,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.backwards import not_read
 from quantkit.families.hparams import CONFIG_HINT, Hparams
-from quantkit.families.known.gemma import ACROSS_LAYERS, ENCODERS, FINAL_CAP, NORMS, SHARING, first_sharing
+from quantkit.families.known.gemma import ENCODERS, FINAL_CAP, NORMS, SHARING, first_sharing
 from quantkit.families.layers import (
     KINDS,
     TRUNK,
@@ -313,8 +313,6 @@ GEMMA4_E = replace(
     GEMMA4,
     name="gemma4_e",
     when=Condition("layers read vectors of tokens, or what earlier ones keep", shares_between_layers),
-    folds=(),
-    unserved=ACROSS_LAYERS,
 )
 
 GEMMA4_UNIFIED = replace(  # images and sound are read without an encoder

@@ -1,0 +1,65 @@
+"""Blocks that hand on more than a hidden state: vectors of tokens, keys and values of earlier blocks, four streams."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from walks import CARRYING, carrying, logits_after, model_of, windows
+
+from quantkit.calibration.text.spec import row_width
+from quantkit.calibration.walk.carried import Carried
+from quantkit.calibration.walk.model import embed, read_embedding, token_rows
+from quantkit.calibration.walk.threads import workers
+from quantkit.calibration.walk.walk import BlockView
+
+KEPT = {"full": (2, 7, 2), "window": (1, 7, 4)}  # heads, tokens, channels of a head
+
+
+def test_a_row_holds_what_the_model_has() -> None:
+    carried = Carried(2, 3, blocks=2, vector=1, shared={"full": (2, 2), "window": (1, 4)})
+    hidden, vectors = torch.randn(2, 5, 7, 3), [torch.randn(5, 7, 1) for _ in range(2)]
+    keys = {kind: (torch.randn(5, *place), torch.randn(5, *place)) for kind, place in KEPT.items()}
+    rows = carried.pack(hidden, vectors)
+    assert rows.shape == (5, 7, carried.width + 2 + 2 * 4 + 2 * 4)
+
+    def first(streams: torch.Tensor, per_layer_input: torch.Tensor, shared_kv_states: dict) -> torch.Tensor:
+        assert torch.equal(streams, hidden)
+        assert torch.equal(per_layer_input, vectors[0])
+        assert not any(one.any() for both in shared_kv_states.values() for one in both)
+        shared_kv_states.update(keys)
+        return streams + 1
+
+    def second(streams: torch.Tensor, per_layer_input: torch.Tensor, shared_kv_states: dict) -> torch.Tensor:
+        assert torch.equal(streams, hidden + 1)
+        assert torch.equal(per_layer_input, vectors[1])
+        assert all(torch.equal(*pair) for kind in keys for pair in zip(shared_kv_states[kind], keys[kind], strict=True))
+        return streams
+
+    after = carried.through(1, second, carried.through(0, first, rows))
+    assert torch.equal(carried.hidden_of(after[..., : carried.width]), hidden + 1)
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_looking_at_a_block_changes_nothing(name: str, tmp_path: Path) -> None:
+    """Runs that stop early and go on where earlier ones stopped leave keys and values for later blocks all the same."""
+    folder, samples = carrying(name, tmp_path), windows(390, count=3, seqlen=70)
+
+    def look(index: int, block: BlockView) -> dict[str, torch.Tensor]:
+        for site in block.sites:
+            found = block.statistics(site.linears, hessian=True)
+            assert all((found.total(linear).squares > 0).any() for linear in site.linears)
+        return {}
+
+    seen, _ = logits_after(model_of(folder), samples, look)
+    plain, _ = logits_after(model_of(folder), samples)
+    assert (seen - plain).abs().max() <= 2e-5 * plain.abs().max()
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_it_is_known_how_much_there_is_for_a_token(name: str, tmp_path: Path) -> None:
+    model, samples = model_of(carrying(name, tmp_path)), windows(390, count=1, seqlen=5)
+    with workers(1, model.device) as pool:
+        embedded = embed(model, samples, read_embedding(model, token_rows(samples)), pool)
+    assert embedded.hidden.shape[-1] == row_width(model.checkpoint)
