@@ -53,7 +53,7 @@ def _linears(tensor: ModelTensor, by_tensor: dict[str, list[tuple[Rows, str]]]) 
         source = part.source
         if source is None:  # moved: of a stack that lies as (experts, in, out), gate and up read the same
             held = by_tensor.get(part.sources[0].tensor, ()) if part.sources else ()
-            name = next((name for rows, name in held if rows.columns and rows.sources == part.sources), None)
+            name = next((name for rows, name in held if rows.source is None and rows.sources == part.sources), None)
             if name is None:
                 return ()
             found[name] = None

@@ -29,6 +29,8 @@ NVFP4 = frozenset({"nvfp4-pack-quantized"})
 MXFP4 = frozenset({"mxfp4-pack-quantized"})
 COMPRESSED = PACKED | INT8 | FLOATS | NVFP4 | MXFP4
 
+WHOLE_STACKS = frozenset({"GptOssForCausalLM"})  # whose experts are never taken apart
+
 
 @dataclass(frozen=True)
 class Found:
@@ -69,6 +71,14 @@ def kept_experts(subject: Subject, tp: int) -> Found | None:
     if not any(layout.traits.format in COMPRESSED - FLOATS for layout in subject.layouts):
         return None
     return next((Found(m) for m in subject.modules if EXPERTS in m.name and m.layout is None), None)
+
+
+def float_experts(subject: Subject, tp: int) -> Found | None:
+    """An objection to experts that stay floats where other layers are rounded by bitsandbytes."""
+    if not any(module.stored_as(BITSANDBYTES) for module in subject.modules):
+        return None
+    kept = next((Found(m) for m in subject.modules if EXPERTS in m.name and m.layout is None), None)
+    return kept or (Found() if subject.architecture in WHOLE_STACKS else None)
 
 
 def unlike_experts(subject: Subject, tp: int) -> Found | None:

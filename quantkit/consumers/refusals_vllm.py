@@ -10,6 +10,7 @@ from quantkit.consumers.finders import (
     GPTQ,
     MLX,
     cut,
+    float_experts,
     fused,
     layers,
     uncut_heads,
@@ -114,6 +115,11 @@ RULES_OF_VLLM = (
         "vllm", "bitsandbytes-tp", cut(lambda m, tp: m.stored_as(BITSANDBYTES)),
         "weights that bitsandbytes has rounded are not cut for several devices", "--tp 1, or --to w4a16",
         "read: vLLM, bitsandbytes_loader.py, 2025; #13297",
+    ),
+    Rule(
+        "vllm", "bitsandbytes-experts", float_experts,
+        "with bitsandbytes it takes experts for rounded whatever the configuration says, and these are floats",
+        "--to w4a16 or --to fp8", "read: vLLM, bitsandbytes.py, get_quant_method, 2026",
     ),
     Rule("vllm", "tp-heads", uncut_heads, HEADS_REASON, LOWER, f"{VLLM}, verify_with_parallel_config"),
     Rule(

@@ -1,7 +1,8 @@
 """The linear layers of a checkpoint, under the names that loaders know: what a checkpoint for servers rounds.
 
 The tensors of such a checkpoint keep the names of the source. Experts that the source stacks become a module each,
-since loaders of quantized experts look for `experts.3.gate_proj`.
+since loaders of quantized experts look for `experts.3.gate_proj`. Stacks with biases (gpt-oss) stay as they are: there
+loaders know the stacks alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
 from quantkit.families.roles import Role
 from quantkit.families.rows import NUMBER, Family
-from quantkit.families.stacked import matrix_of, turned_modules
+from quantkit.families.stacked import biased_modules, matrix_of, turned_modules
 from quantkit.families.towers import text_family
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
@@ -78,8 +79,8 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     layers = trunk_of(hparams)
     after = [name for name in tensors if (family.layer_of(name, layers) or 0) >= layers]
     roles = roles_of(family, tensors, layers) | dict.fromkeys(after, Role.OTHER)
-    turned = turned_modules(tensors)
-    found = {name: tuple(_modules(info, roles[name], turned)) for name, info in tensors.items() if name not in after}
+    turned, whole = turned_modules(tensors), biased_modules(tensors)
+    found = {n: tuple(_modules(info, roles[n], turned, whole)) for n, info in tensors.items() if n not in after}
     linears = [module for modules in found.values() for module in modules]
     rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
     dropped = [name for name in rest if any(fnmatchcase(name, drop.pattern) for drop in family.drop)]
@@ -89,7 +90,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     head = next((n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.OUTPUT), None)
     staying = (name for name, role in roles.items() if role in STAYING and len(tensors[name].shape) > 1)
     renamed = [family.routers.format(layer) for layer in range(layers)] if family.routers else []
-    stay = (*(name.removesuffix(WEIGHT) for name in staying if not found.get(name)), *renamed)
+    stay = (*(name.removesuffix(WEIGHT) for name in staying if not found.get(name)), *renamed, *sorted(whole))
     return Model(
         family=family.name,
         architecture=architecture,
@@ -129,8 +130,9 @@ def roles_of(family: Family, names: Iterable[str], layers: int = 0) -> dict[str,
     return {name: found[0].t.role if found else None for name, found in rows.items()}
 
 
-def _modules(info: TensorInfo, role: Role | None, turned: Set[str]) -> Iterator[ModelTensor]:
-    """The linear layers that a tensor holds. `turned` are modules whose stacks lie as (experts, in, out)."""
+def _modules(info: TensorInfo, role: Role | None, turned: Set[str], whole: Set[str]) -> Iterator[ModelTensor]:
+    """The linear layers that a tensor holds. `turned` are modules whose stacks lie as (experts, in, out), `whole` those
+    whose stacks are not taken apart."""
     leaf = info.name.removesuffix(WEIGHT).rpartition(".")[2]
     if len(info.shape) < 2 or (role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER)):
         return
@@ -147,7 +149,7 @@ def _modules(info: TensorInfo, role: Role | None, turned: Set[str]) -> Iterator[
         raise InputError(what, tensor=info.name, hint="config.json and the weights are not of the same model")
     count = info.shape[0]
     stem, _, which = info.name.removesuffix(WEIGHT).rpartition(".")
-    if which not in STACKS:
+    if which not in STACKS or stem in whole:
         return  # loaders know no names for its single matrices
     halves = {"gate_up_proj": (("gate_proj", Role.FFN_GATE), ("up_proj", Role.FFN_UP))}.get(which, ((which, role),))
     if count > MAX_EXPERTS:

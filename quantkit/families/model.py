@@ -55,21 +55,20 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows [start, stop) of the source tensor called `tensor`; or, of these rows, `columns` [first, last) as rows."""
+    """Rows [start, stop) of the source tensor called `tensor`; or, of these rows, `columns` as rows."""
 
     tensor: str
     start: int
     stop: int
-    columns: tuple[int, int] | None = None
+    columns: range | None = None
 
     @property
     def rows(self) -> int:
-        first, last = self.columns or (self.start, self.stop)
-        return last - first
+        return self.stop - self.start if self.columns is None else len(self.columns)
 
     @property
     def source(self) -> Rows | None:
-        return None if self.columns else self
+        return self if self.columns is None else None
 
     @property
     def sources(self) -> tuple[Rows, ...]:
@@ -77,18 +76,19 @@ class Rows:
 
     @property
     def unit(self) -> int:
-        return self.rows if self.columns else 1
+        return 1 if self.columns is None else self.rows
 
     @property
     def identity(self) -> tuple[object, ...]:
-        return self.tensor, self.start, self.stop, *(self.columns or ())
+        columns = () if self.columns is None else (self.columns.start, self.columns.stop, self.columns.step)
+        return self.tensor, self.start, self.stop, *columns
 
     def read(self, ref: Callable[[str], TensorRef], start: int, stop: int) -> F32:
         if self.columns is None:
             return ref(self.tensor).read(self.start + start, self.start + stop)
-        first = self.columns[0]
+        wanted = self.columns[start:stop]
         matrix = ref(self.tensor).read(self.start, self.stop)
-        return np.ascontiguousarray(matrix[:, first + start : first + stop].T)
+        return np.ascontiguousarray(matrix[:, wanted.start : wanted.stop : wanted.step].T)
 
 
 @dataclass(frozen=True)

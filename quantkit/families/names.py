@@ -8,7 +8,7 @@ from collections.abc import Iterable
 EXPERTS = ".experts."
 EXPERT = re.compile(r"\.experts\.([0-9]{1,6})\.")
 # the name that transformers has in memory
-EXPERT_MATRIX = re.compile(r"(.*\.experts)\.([0-9]{1,6})\.(gate|up|down)_proj\.weight")
+EXPERT_MATRIX = re.compile(r"(.*\.experts)\.([0-9]{1,6})\.(gate|up|down)_proj\.(weight|bias)")
 
 BLOCK = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")  # models saved without their head have no "model." before it
 TEXT_BLOCK = re.compile(r"(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers\.([0-9]{1,6})\.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -182,6 +182,21 @@ class Made:
         whole = ref(self.tensor).read(self.region.start, self.region.stop).reshape(self.shape)
         cols = self.after[-1] if len(self.after) > 1 else 1
         return np.ascontiguousarray(move(whole, self.steps).reshape(self.rows, cols)[start:stop])
+
+
+def columns_of(part: Part) -> Rows | None:
+    """The columns of source rows that a part is, as the matrices of stacks that lie turned are; None for others."""
+    if not isinstance(part, Made) or len(part.shape) != 2 or part.steps[0][0] != "turn":
+        return None
+    columns = range(part.shape[1])
+    for name, numbers in part.steps[1:]:
+        if name == "rows":
+            columns = columns[slice(*numbers)]
+        elif name == "every":
+            columns = columns[slice(numbers[0], None, numbers[1])]
+        else:
+            return None
+    return replace(part.region, columns=columns)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Experts that are stored as stacks of matrices, some of them lying as (in, out), where engines expect (out, in)."""
+"""Experts that are stored as stacks of matrices, some of them lying as (in, out), where engines expect (out, in).
+
+Only gpt-oss has biases in its stacks, and only there do the columns of gate and up alternate.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from quantkit.families.rows import T
 from quantkit.tensors import TensorInfo
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
+BIAS = "_bias"
 
 
 def turned_stacks(module: str, width: str) -> tuple[T, ...]:
@@ -35,6 +39,12 @@ def turned_modules(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
     return frozenset(found)
 
 
+def biased_modules(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
+    """The modules of experts whose stacks have biases beside them, by their names."""
+    end = f".{GATE_UP}{BIAS}"
+    return frozenset(name.removesuffix(end) for name in tensors if name.endswith(end))
+
+
 def lies_turned(gate_up: tuple[int, ...], down: tuple[int, ...]) -> bool:
     """Whether stacks of these shapes lie as (experts, hidden, 2 * inner) and (experts, inner, hidden).
 
@@ -43,14 +53,19 @@ def lies_turned(gate_up: tuple[int, ...], down: tuple[int, ...]) -> bool:
     return len(gate_up) == len(down) == 3 and gate_up[1] == down[2] and gate_up[2] == 2 * down[1]
 
 
-def matrix_of(info: TensorInfo, expert: int, part: tuple[int, int], *, turned: bool) -> tuple[Rows, tuple[int, int]]:
-    """Where the matrix of one expert lies in a stack of which it is part (number, of how many), and its (out, in)."""
+def matrix_of(
+    info: TensorInfo, expert: int, part: tuple[int, int], *, turned: bool, alternating: bool = False
+) -> tuple[Rows, tuple[int, int]]:
+    """Where the matrix of one expert lies in a stack of which it is part (number, of how many), and its (out, in).
+
+    Parts lie one after the other, or `alternating` in the columns of a stack that is turned.
+    """
     place, parts = part
     _, height, width = info.shape
     start = expert * height
     if turned:
         rows_of_it = width // parts
-        columns = (place * rows_of_it, (place + 1) * rows_of_it)
+        columns = range(place, width, parts) if alternating else range(place * rows_of_it, (place + 1) * rows_of_it)
         return Rows(info.name, start, start + height, columns), (rows_of_it, height)
     rows_of_it = height // parts
     start += place * rows_of_it

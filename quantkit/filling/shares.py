@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantkit.families.model import Part, Rows
+from quantkit.families.parts import columns_of
 from quantkit.plan.base import Unit
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def shares_of(unit: Unit, linears: Mapping[str, Linear]) -> tuple[Share, ...]:
 
 def _whole(part: Part, linears: Mapping[str, Linear]) -> list[Share]:
     """The linear that is just this part, of columns."""
-    return [Share(name, 0, linear.rows) for name, linear in linears.items() if linear.source == part]
+    columns = columns_of(part) or part
+    return [Share(name, 0, linear.rows) for name, linear in linears.items() if linear.source == columns]
 
 
 def _of_rows(wanted: Rows, linears: Mapping[str, Linear]) -> list[Share]:

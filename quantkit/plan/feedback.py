@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from quantkit.families.linears import LINEAR
-from quantkit.families.model import ModelTensor
+from quantkit.families.model import ModelTensor, Part
+from quantkit.families.parts import columns_of
 from quantkit.families.roles import Role
 from quantkit.formats.gguf.layout import TypeLayout
 from quantkit.metadata import KeyValue
@@ -50,7 +51,11 @@ def is_embedding(tensor: ModelTensor) -> bool:
 
 
 def _is_linear(tensor: ModelTensor) -> bool:
-    return len(tensor.shape) > 1 and not tensor.add and all(part.source is not None for part in tensor.parts)
+    return len(tensor.shape) > 1 and not tensor.add and all(map(_of_linear, tensor.parts))
+
+
+def _of_linear(part: Part) -> bool:
+    return part.source is not None or columns_of(part) is not None
 
 
 def refits(units: Sequence[Unit], recipe: Recipe) -> tuple[str, ...]:

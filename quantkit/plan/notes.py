@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from quantkit.families.model import Model
+from quantkit.families.names import EXPERTS
 from quantkit.plan.base import Unit
 from quantkit.plan.dtypes import WORDS, Dtype
 from quantkit.recipes.recipe import Recipe
@@ -23,6 +24,13 @@ def notes(recipe: Recipe, found: Model, rounded: Sequence[Unit], *, calibrated: 
     if found.unknown:
         many = f"{len(found.unknown)} matrices inside blocks are unknown to family {found.family} and stay as they are"
         yield "unknown-tensors", f"{many}: {listed(sorted(found.unknown), 3)}"
+    stacks = [name for name in found.stay if f"{name}.".endswith(EXPERTS)]
+    if stacks:
+        what = "no loader takes single experts of stacks with biases: those of all layers stay floats"
+        yield (
+            "experts-stay",
+            f"{what} ({listed(stacks, 1)}); in GGUF files they are rounded (--to q4_k_m)",
+        )
     changed = [f"{unit.name} {unit.wanted} -> {unit.word}" for unit in rounded if unit.wanted]
     if changed:
         yield "fallback", f"{len(changed)} of {len(rounded)} layers take smaller groups: {listed(changed, 3)}"

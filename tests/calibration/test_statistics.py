@@ -149,10 +149,11 @@ def test_a_file_gives_back_every_bit(measured: Statistics, tmp_path: Path) -> No
     assert b"".join(encode_statistics(read).pieces) == (tmp_path / "s.qkc").read_bytes()
 
 
-def test_a_file_keeps_which_columns_of_the_source_a_linear_is(measured: Statistics, tmp_path: Path) -> None:
-    """An expert of a stack that lies as (experts, in, out): its rows are columns there."""
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_file_keeps_which_columns_of_the_source_a_linear_is(step: int, measured: Statistics, tmp_path: Path) -> None:
+    """An expert of a stack that lies as (experts, in, out): its rows are columns there, or every second one."""
     name, linear = next(iter(measured.linears.items()))
-    turned = replace(linear, source=Rows("stack", 8, 8 + linear.cols, (3, 3 + linear.rows)))
+    turned = replace(linear, source=Rows("stack", 8, 8 + linear.cols, range(3, 3 + step * linear.rows, step)))
     file = open_statistics(saved(replace(measured, linears={**measured.linears, name: turned}), tmp_path / "s.qkc"))
     assert file.read().linears == {**measured.linears, name: turned}
     file.close()

@@ -202,6 +202,9 @@ EXAMPLES = {
     "vllm/head": HEAD,
     "vllm/kv-cache": Example(model(AWQ, kv_cache=True), model(FP8Layout(), kv_cache=True)),
     "vllm/bitsandbytes-tp": Example(model(NF4), model(NF4), tp=2, accepted_tp=1),
+    "vllm/bitsandbytes-experts": Example(
+        replace(model(NF4), architecture="GptOssForCausalLM"), replace(model(FP8), architecture="GptOssForCausalLM")
+    ),
     "vllm/tp-heads": Example(RAGGED_HEADS, RAGGED_HEADS, tp=2, accepted_tp=1),
     "vllm/tp-key-heads": Example(
         replace(model(FP8, hidden=1536), heads=12, kv_heads=4),

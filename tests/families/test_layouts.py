@@ -32,7 +32,7 @@ from quantkit.families.layouts import (
     turn,
 )
 from quantkit.families.model import Constant, Rows
-from quantkit.families.parts import Every, Made, Mapped
+from quantkit.families.parts import Every, Made, Mapped, columns_of
 from quantkit.families.placements import Place, Placement
 from quantkit.tensors import TensorInfo
 
@@ -122,6 +122,28 @@ def test_a_part_names_the_rows_that_it_is_made_of(place: Place, x: F32, expected
         assert asked == [(source.start, source.stop) for source in part.sources]
         identities.add(part.identity)
     assert len(identities) == len(place(info(*x.shape), NUMBERS).parts)
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        (turn, [range(4)] * 2),
+        (turn >> rows("1", "b"), [range(1, 3)] * 2),
+        (turn >> every(1, 2), [range(1, 4, 2)] * 2),
+        (turn >> rows("0", "b") >> every(0, 2), [range(0, 3, 2)] * 2),
+        (turn >> every(1, 2) >> turn, [None] * 2),
+        (rows("0", "a"), [None] * 2),
+    ],
+)
+def test_turned_matrices_are_columns_of_source_rows(place: Place, expected: list[range | None]) -> None:
+    held = InMemory(S.reshape(6, 4))
+    for part, wanted in zip(place(info(2, 3, 4), NUMBERS).parts, expected, strict=True):
+        found = columns_of(part)
+        assert (found and found.columns) == wanted
+        if found is not None:
+            assert found.sources == part.sources
+            given, made = (one.read(lambda name: held, 1, part.rows) for one in (found, part))
+            assert np.array_equal(given, made)
 
 
 def test_one_matrix_of_a_stack_is_read_at_a_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -28,6 +29,15 @@ IDLE = frozenset({
     "num_logits_to_keep", "rescale_prenorm_residual", "return_dict", "time_step_floor", "time_step_max",
     "use_associative_scan", "use_mamba_kernels", "use_mambapy",
 })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def gpt_oss(tmp_path_factory):
+    checkpoint = open_source(str(checkpoints.build("gpt-oss", tmp_path_factory.mktemp("gpt-oss"))))
+    yield checkpoint
+    checkpoint.close()
+
+
 SERVED = [(family, kind) for family in known_families() if not family.unserved for kind in family.defaults]
 
 
@@ -61,6 +71,28 @@ def test_blocks_that_predict_further_tokens_stay(name, tmp_path):
     assert {m.layer for m in found.tensors} == set(range(layers))
     assert matrices <= set(found.stay)
     assert not any(m.name in matrices or m.name.startswith("mtp") for m in found.tensors)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "names"),
+    [
+        (
+            "w4a16",
+            "ignore",
+            {r"re:.*\.experts\..*", "model.layers.0.mlp.router"},
+        ),  # vLLM asks for ".experts.0.gate_proj"
+        ("gptq-w4g32", "dynamic", {r"-:.*\.experts.*"}),
+        ("awq-w4g128", "modules_to_not_convert", {"model.layers.3.mlp.experts", "model.layers.0.mlp.router"}),
+        ("fp8-native", "modules_to_not_convert", {"model.layers.3.mlp.experts", "model.layers.0.mlp.router"}),
+        ("nf4", "llm_int8_skip_modules", {"model.layers.3.mlp.experts", "model.layers.0.mlp.router"}),
+    ],
+)
+def test_experts_with_biases_are_left_alone_under_the_names_that_vllm_asks_for(recipe, key, names, gpt_oss):
+    plan = plan_checkpoint(gpt_oss, load_recipe(recipe))
+    assert {unit.name.rpartition(".")[0].rpartition(".")[2] for unit in plan.rounded} == {"self_attn"}
+    assert "experts-stay" in dict(plan.warnings)
+    [config] = [json.loads(file.header) for file in plan.files if file.name == "config.json"]
+    assert names <= set(config["quantization_config"][key])
 
 
 def test_narrow_projections_and_the_vision_tower_are_left_alone(tmp_path):

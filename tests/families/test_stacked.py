@@ -14,10 +14,11 @@ GATE, UP = RNG.standard_normal((2, EXPERTS, INNER, HIDDEN)).astype(np.float32)
 DOWN = RNG.standard_normal((EXPERTS, HIDDEN, INNER)).astype(np.float32)
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("turned", "alternating"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("suffix", ["", ".weight"])
-def test_the_matrices_of_a_stack_are_those_of_its_experts(turned: bool, suffix: str) -> None:
-    stacks = {"gate_up_proj": np.concatenate([GATE, UP], axis=1), "down_proj": DOWN}
+def test_the_matrices_of_a_stack_are_those_of_its_experts(turned: bool, alternating: bool, suffix: str) -> None:
+    both = np.stack([GATE, UP], axis=2).reshape(EXPERTS, -1, HIDDEN) if alternating else np.hstack([GATE, UP])
+    stacks = {"gate_up_proj": both, "down_proj": DOWN}
     stored = {
         f"m.experts.{name}{suffix}": np.ascontiguousarray(np.swapaxes(stack, 1, 2)) if turned else stack
         for name, stack in stacks.items()
@@ -29,7 +30,8 @@ def test_the_matrices_of_a_stack_are_those_of_its_experts(turned: bool, suffix: 
         ("gate_up_proj", (0, 2), GATE), ("gate_up_proj", (1, 2), UP), ("down_proj", (0, 1), DOWN),
     ):  # fmt: skip
         for expert in range(EXPERTS):
-            rows, shape = matrix_of(infos[f"m.experts.{stack}{suffix}"], expert, place, turned=turned)
+            info = infos[f"m.experts.{stack}{suffix}"]
+            rows, shape = matrix_of(info, expert, place, turned=turned, alternating=alternating)
             assert shape == expected.shape[1:]
             assert rows.rows == shape[0]
             found = np.concatenate([rows.read(checkpoint.ref, 0, 2), rows.read(checkpoint.ref, 2, rows.rows)])

@@ -192,6 +192,7 @@ FAMILY = {
     "granite-4-h-dense": "granite_hybrid",
     "falcon-h1": "falcon_h1",
     "nemotron-h": "nemotron_h",
+    "gpt-oss": "gpt_oss",
 }
 BIASED = {"phi-2", "stablelm", "starcoder2", "nemotron", "jais2"}  # norms
 

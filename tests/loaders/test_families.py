@@ -26,7 +26,7 @@ import quantkit
 LOADED = {
     "granite-4-h": "w4a16", "falcon-h1": "w4a16", "nemotron-3": "w4a16", "jamba": "fp8", "trinity": "w4a16",
     "k-exaone": "w4a16", "cohere2-moe": "w4a16", "hunyuan-moe": "w4a16", "gemma4": "w8a8", "qwen3.5-moe": "fp8",
-    "lfm2-moe": "w4a16", "qwen3-vl": "nf4", "gemma4-e": "w4a16", "gemma3n": "fp8",
+    "lfm2-moe": "w4a16", "qwen3-vl": "nf4", "gemma4-e": "w4a16", "gemma3n": "fp8", "gpt-oss": "w8a8",
 }  # fmt: skip
 NAMED = {"gemma4-moe": "w4a16", "qwen3-vl-moe": "fp8"}  # whose experts transformers knows by their stack alone
 

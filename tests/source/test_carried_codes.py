@@ -216,15 +216,17 @@ def test_an_option_that_names_a_tensor_decodes_it(published):
     assert types["blk.1.ffn_up_exps.weight"] == "mxfp4"
 
 
-def test_servers_are_refused_clearly(published):
-    """For the same reason with every option, and with a hint that works: see above, and below."""
+@pytest.mark.parametrize("recipe", ["w4a16", "fp8"])
+def test_servers_get_experts_as_floats_where_that_is_accepted(recipe, published):
     folder, _ = published
-    for recipe in ("w4a16", "fp8"):
-        for more in ((), ("--allow-requantize",)):
-            refused = quantkit("plan", folder, "--to", recipe, *more)
-            assert refused.status == 4
-            assert 'error[unsupported]: family "gpt_oss" is read for GGUF files' in refused.stderr
-            assert "convert MODEL --to bf16` works" in refused.stderr
+    refused = quantkit("plan", folder, "--to", recipe)
+    assert refused.status == 4
+    assert "the source is quantized already" in refused.stderr
+    planned = quantkit("plan", folder, "--to", recipe, "--allow-requantize", "--json")
+    assert "no loader takes single experts" in planned.stderr
+    types = {t["name"]: t["type"] for t in planned.json["plans"][0]["tensors"]}
+    assert {types[name] for name in types if ".experts." in name} == {"bf16"}
+    assert {types[name] for name in types if ".q_proj.weight" in name} != {"bf16"}
 
 
 def test_a_plain_checkpoint_is_made_of_it(published, tmp_path):

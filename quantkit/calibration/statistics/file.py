@@ -141,9 +141,11 @@ def _facts(statistics: Statistics, grams: Mapping[str, tuple[bool, ...]]) -> str
 
 
 def _linear_facts(linear: Linear) -> dict[str, Any]:
-    """`columns` are named where rows are columns of the source alone."""
-    facts = asdict(linear)
-    return {**facts, "source": {key: value for key, value in facts["source"].items() if value is not None}}
+    """`columns` are named where rows are columns of the source alone: the first, the one after the last, the step."""
+    facts, columns = asdict(linear), linear.source.columns
+    source = {key: value for key, value in facts["source"].items() if key != "columns"}
+    said = {} if columns is None else {"columns": [columns.start, columns.stop, columns.step]}
+    return {**facts, "source": {**source, **said}}
 
 
 def _part_facts(part: Part, gram: bool) -> dict[str, Any]:
@@ -254,8 +256,8 @@ def _linear(found: Mapping[str, Any]) -> Linear:
     said = found["source"]
     columns = None
     if "columns" in said:
-        first, last = said["columns"]
-        columns = _count(first, least=0), _count(last)
+        first, last, *step = said["columns"]
+        columns = range(_count(first, least=0), _count(last), *map(_count, step))
     rows = Rows(_word(said["tensor"]), _count(said["start"], least=0), _count(said["stop"]), columns)
     if set(said) - {"columns"} != {"tensor", "start", "stop"} or rows.rows != _count(found["rows"]):
         raise ValueError("the rows of a linear")

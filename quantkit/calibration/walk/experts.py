@@ -2,7 +2,8 @@
 
 transformers stacks the experts of a block into two parameters and multiplies them in one call, where nothing can be
 seen of what a single expert gets. Here the stack becomes a list of experts, each with gate_proj (where it has a gate),
-up_proj and down_proj: every matrix is a linear like any other, with inputs, statistics and weights of its own.
+up_proj and down_proj: every matrix is a linear like any other, with inputs, statistics and weights of its own. Stacks
+with biases are those of gpt-oss, whose gate and up alternate.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ def separate(block: nn.Module, name: str) -> None:
 
 
 def _separated(stack: Any) -> nn.ModuleList:
-    gated = _is_stacked(stack, "gate_up_proj")
+    gated, biased = _is_stacked(stack, "gate_up_proj"), getattr(stack, "has_bias", False)
     turned = gated and lies_turned(stack.gate_up_proj.shape, stack.down_proj.shape)
     count, hidden, inner = stack.down_proj.mT.shape if turned else stack.down_proj.shape
     with torch.device("meta"):
-        separated = nn.ModuleList(_expert(hidden, inner, gated) for _ in range(count))
+        separated = nn.ModuleList(_expert(hidden, inner, gated=gated, biased=biased) for _ in range(count))
     # not `separated` itself: a cycle would keep the block in memory after it is dropped
     if not hasattr(stack, "_apply_gate") and gated:
         separated.forward = partial(_given_all, tuple(separated), partial(_gated, partial(_halves, stack.act_fn)))
         return separated
-    widen = partial(_gated, stack._apply_gate) if gated else partial(_ungated, stack.act_fn)
+    widen = partial(_alternated if biased else _gated, stack._apply_gate) if gated else partial(_ungated, stack.act_fn)
     separated.forward = partial(_route, tuple(separated), widen)
     return separated
 
@@ -60,17 +61,21 @@ def _halves(activation: Callable[[Tensor], Tensor], gate_up: Tensor) -> Tensor:
     return up * activation(gate)
 
 
-def _expert(hidden: int, inner: int, gated: bool) -> nn.Module:
+def _expert(hidden: int, inner: int, *, gated: bool, biased: bool) -> nn.Module:
     expert = nn.Module()
     if gated:
-        expert.gate_proj = nn.Linear(hidden, inner, bias=False)
-    expert.up_proj = nn.Linear(hidden, inner, bias=False)
-    expert.down_proj = nn.Linear(inner, hidden, bias=False)
+        expert.gate_proj = nn.Linear(hidden, inner, bias=biased)
+    expert.up_proj = nn.Linear(hidden, inner, bias=biased)
+    expert.down_proj = nn.Linear(inner, hidden, bias=biased)
     return expert
 
 
 def _gated(apply_gate: Callable[[Tensor], Tensor], expert: Any, given: Tensor) -> Tensor:
     return apply_gate(torch.cat([expert.gate_proj(given), expert.up_proj(given)], dim=-1))
+
+
+def _alternated(apply_gate: Callable[[Tensor], Tensor], expert: Any, given: Tensor) -> Tensor:
+    return apply_gate(torch.stack([expert.gate_proj(given), expert.up_proj(given)], dim=-1).flatten(-2))
 
 
 def _ungated(activation: Callable[[Tensor], Tensor], expert: Any, given: Tensor) -> Tensor:
@@ -109,10 +114,10 @@ def _given_all(experts: Sequence[Any], widen: Callable[[Any, Tensor], Tensor], h
 
 
 def _check_plain(stack: nn.Module, name: str) -> None:
+    biased = getattr(stack, "has_bias", False)
     wanted = {
-        "has_bias": False,
-        "is_transposed": False,
-        "is_concatenated": True,
+        "is_transposed": biased,
+        "is_concatenated": not biased,
         "has_post_expert_norm": False,
     }
     for attribute, value in wanted.items():

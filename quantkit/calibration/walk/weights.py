@@ -15,7 +15,7 @@ import torch
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.model import Rows
 from quantkit.families.names import EXPERT_MATRIX
-from quantkit.families.stacked import DOWN, GATE_UP, lies_turned, matrix_of
+from quantkit.families.stacked import BIAS, DOWN, GATE_UP, lies_turned, matrix_of
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 
@@ -75,8 +75,8 @@ def read_rows(
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Rows of a source tensor as a tensor of `shape` on `device`, read in slabs."""
-    if rows.columns:
-        return torch.from_numpy(rows.read(checkpoint.ref, 0, rows.rows)).to(device, dtype)
+    if rows.columns is not None:
+        return torch.from_numpy(rows.read(checkpoint.ref, 0, rows.rows)).to(device, dtype).reshape(shape)
     ref = checkpoint.ref(rows.tensor)
     count, cols = rows.stop - rows.start, ref.info.cols
     out = torch.empty((count, cols), dtype=dtype, device=device)
@@ -103,14 +103,17 @@ def _spellings(parameter: str) -> Iterator[str]:
 
 
 def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows | None:
-    """An expert's matrix inside a stack (experts, rows, cols), or (experts, cols, rows); gate and up share one, gate
-    first, if there is a gate."""
+    """An expert's matrix inside a stack (experts, rows, cols), or (experts, cols, rows), or its bias in (experts,
+    rows); gate and up share one, gate first, if there is a gate."""
     match = EXPERT_MATRIX.fullmatch(parameter)
     if match is None:
         return None
     module, number, which = match[1], int(match[2]), match[3]
-    gate_up, down = (named(f"{module}.{stack}", tensors) for stack in (GATE_UP, DOWN))
+    gate_up, down, biases = (named(f"{module}.{stack}", tensors) for stack in (GATE_UP, DOWN, GATE_UP + BIAS))
     fused = None if which == "down" else gate_up
+    if match[4] == "bias":
+        info = biases if fused else named(f"{module}.{which}_proj{BIAS}", tensors)
+        return None if info is None else _bias(parameter, number, shape, info)
     info = fused or named(f"{module}.{which}_proj", tensors)
     if info is None:
         return None
@@ -121,7 +124,19 @@ def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo
     if len(info.shape) != 3 or info.shape[1:] != lying or number >= info.shape[0]:
         raise _other_shape(parameter, lying, info)
     place = (int(which == "up"), 2) if fused else (0, 1)
-    return _checked(parameter, None, info, matrix_of(info, number, place, turned=turned)[0])
+    found, _ = matrix_of(info, number, place, turned=turned, alternating=biases is not None)
+    return _checked(parameter, None, info, found)
+
+
+def _bias(parameter: str, number: int, shape: torch.Size, info: TensorInfo) -> Rows:
+    """An expert's bias in a stack of them, in which those of gate and up alternate."""
+    which = parameter.removesuffix(".bias").rpartition(".")[2]
+    parts = 1 if which == DOWN else 2
+    lying = (parts * shape[0],)
+    if info.shape[1:] != lying or number >= info.shape[0]:
+        raise _other_shape(parameter, lying, info)
+    columns = range(which == "up_proj", *lying, parts)
+    return _checked(parameter, None, info, Rows(info.name, number, number + 1, columns))
 
 
 def _checked(parameter: str, shape: torch.Size | None, info: TensorInfo, rows: Rows) -> Rows:

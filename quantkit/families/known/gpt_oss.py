@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.layouts import every, turn
 from quantkit.families.roles import Role
@@ -78,7 +78,7 @@ GPT_OSS = Family(
     ),
     drop=(FREQUENCIES,),
     assumes=(assumptions.yarn_temperature, alternating_windows, clamped, whole_bands),
-    unserved="its experts have biases, and gate and up in alternating columns: they are not taken apart here",
+    folds=(folds.ATTENTION_IN, folds.VALUES),  # loaders take no rounded experts, and these get no other scales then
 )  # fmt: skip
 
 FAMILIES = (GPT_OSS,)

@@ -21,6 +21,8 @@ from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, Scheme, Traits
 from quantkit.tensors import DTYPE_BYTES, U8, TensorInfo
 from quantkit.untrusted import shown
 
+EXPERTS = ".experts."
+
 
 class ReadLayout(Protocol):
     """How a layer is stored: `scheme` says what its codes are, `traits` what tables, engines and checks ask.
@@ -86,10 +88,20 @@ class Written:
     tensorrt: bool = False
 
     @property
+    def plain_experts(self) -> tuple[str, ...]:
+        """The modules of experts where all experts of the model stay as they are: vLLM runs each of these as one layer,
+        which it asks for by this name."""
+        if any(EXPERTS in name for name in self.layouts):
+            return ()
+        found = (f"{name}.".partition(EXPERTS) for name in self.plain)
+        return tuple(dict.fromkeys(f"{stem}{EXPERTS}".removesuffix(".") for stem, between, _ in found if between))
+
+    @property
     def skipped(self) -> tuple[str, ...]:
         """What stays as it is, for loaders that compare names from their beginning: the model around a language model
         has the other parts below "model." in memory, whatever the checkpoint's names are."""
-        return (*self.plain, *self.beside, *(f"model.{name}" for name in self.beside))
+        names = (*self.plain, *self.plain_experts, *self.beside, *(f"model.{name}" for name in self.beside))
+        return tuple(dict.fromkeys(names))
 
 
 def nothing(written: Written) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats.containers.base import DAMAGED, Container, LayoutOf, Reading, SaidLayout, Writing, Written
+from quantkit.formats.containers.base import (
+    DAMAGED,
+    EXPERTS,
+    Container,
+    LayoutOf,
+    Reading,
+    SaidLayout,
+    Writing,
+    Written,
+)
 from quantkit.formats.containers.base import section as as_section
 from quantkit.formats.containers.compressed_tensors_config import quantization_config, read_config
 from quantkit.formats.containers.compressed_tensors_layout import CompressedLayout, PresetLayout
@@ -24,7 +33,7 @@ from quantkit.qtypes.schemes.microscaling import MXFP4, NVFP4
 from quantkit.qtypes.schemes.minifloat import Float8
 from quantkit.untrusted import shown
 
-EXPERTS, ALL_EXPERTS = ".experts.", r"re:.*\.experts\..*"
+ALL_EXPERTS = r"re:.*\.experts\..*"
 
 
 def choose(weights: Weights, dtype: ScaleDtype) -> CompressedLayout:
@@ -59,7 +68,8 @@ def _config(written: Written) -> dict[str, Any]:
         if names:
             groups[tuple(sorted(names))] = layout
     groups[("Linear",)] = rare[-1]
-    ignore = (*written.plain, *(f"re:.*{name}.*" for name in written.beside))
+    stacks = (ALL_EXPERTS,) if written.plain_experts else ()  # of which vLLM asks by the names of single experts
+    ignore = (*written.plain, *stacks, *(f"re:.*{name}.*" for name in written.beside))
     return quantization_config(groups, ignore=ignore, kv_cache=written.kv_cache)
 
 

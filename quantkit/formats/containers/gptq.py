@@ -67,6 +67,7 @@ from quantkit.qtypes.schemes.base import ZERO, Quantized, ScaleDtype, Traits, gr
 from quantkit.qtypes.schemes.integers import Integers
 from quantkit.untrusted import shown
 
+PLAIN_EXPERTS = r"-:.*\.experts.*"  # by which vLLM leaves experts alone
 IN_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.(.*)")
 BITS = (2, 3, 4, 8)
 MULTIPLE = 32  # of both dimensions, in every packing kernel
@@ -300,7 +301,8 @@ def _config(written: Written) -> dict[str, Any]:
     layout = same_everywhere(written, "gptq")
     assert isinstance(layout, GPTQLayout)
     modules = _named_modules(written)
-    return quantization_config(layout, quantizer=written.writer, modules=modules, damping=written.damping)
+    said = quantization_config(layout, quantizer=written.writer, modules=modules, damping=written.damping)
+    return {**said, "dynamic": {PLAIN_EXPERTS: {}}} if written.plain_experts else said
 
 
 def _named_modules(written: Written) -> tuple[tuple[str, ...], ...] | None:
