@@ -9,10 +9,11 @@ there is no mistake here as well. Plain and slow; for the tensors of a layer, or
     packed integers  weight_packed  stream of codes along each row; weight_zero_point down each column, else the middle
                      of the range;                                                     weight_scale * (code - zero)
     int8             weight, weight_scale                                              weight_scale * code
-    float8           weight E4M3, weight_scale or weight_scale_inv for all, a row, or a tile of 128 x 128
+    float8           weight E4M3, weight_scale or weight_scale_inv for all, a row, or a tile of 128 x 128; DeepSeek V4:
+                     scale, which may be exponents of two, plus 127
     nvfp4            weight_packed (ModelOpt: weight) two E2M1 a byte, the first in the low half; E4M3 scales of 16,
                      divided by weight_global_scale (ModelOpt: times weight_scale_2)
-    mxfp4            the same in groups of 32; scales are exponents of two, plus 127
+    mxfp4            the same in groups of 32; scales are exponents of two, plus 127 (DeepSeek V4: weight, scale)
     bitsandbytes 4   weight two codes a byte, the first in the high half, along all rows; quant_map their values;
                      absmax of blocks, or a byte of nested_quant_map * nested_absmax of 256 blocks + nested_offset
     LLM.int8()       weight, SCB                                                       code * SCB / 127
@@ -40,7 +41,7 @@ from quantkit.untrusted import shown
 TILE = 128
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-INTEGERS = {"U8": "u1", "I8": "i1", "F8_E4M3": "u1", "I32": "<i4", "U32": "<u4", "I64": "<i8"}
+INTEGERS = {"U8": "u1", "I8": "i1", "F8_E4M3": "u1", "F8_E8M0": "u1", "I32": "<i4", "U32": "<u4", "I64": "<i8"}
 
 Numbers = NDArray[Any]
 Arrays = Mapping[str, Numbers]  # the tensors of a layer by the end of their names; floats as float32
@@ -101,6 +102,8 @@ def _decoder(dtypes: Mapping[str, str], traits: Traits) -> Decode | None:
         ("I8", "SCB"): _llm_int8,
         ("F8_E4M3", "weight_scale"): _float8,
         ("F8_E4M3", "weight_scale_inv"): _float8,
+        ("F8_E4M3", "scale"): _float8,
+        ("I8", "scale"): _float4,
     }
     found = (decode for (dtype, name), decode in by_tensors.items() if dtypes.get("weight") == dtype and name in dtypes)
     return next(found, None)
@@ -133,6 +136,11 @@ def _spread(scale: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
         return np.broadcast_to(scale.reshape(1, 1), shape)
     scale = scale.reshape(rows, -1)
     return np.repeat(scale, cols // scale.shape[1], axis=1)
+
+
+def _powers(exponents: Numbers) -> Numbers:
+    """Powers of two, float32, by their exponents plus 127; 255 is not a number."""
+    return np.where(exponents == 255, np.float32(np.nan), np.ldexp(np.float32(1), exponents.astype(np.int32) - 127))
 
 
 def _gptq(t: Arrays, traits: Traits) -> Numbers:
@@ -186,7 +194,8 @@ def _llm_int8(t: Arrays, traits: Traits) -> Numbers:
 def _float8(t: Arrays, traits: Traits) -> Numbers:
     numbers = E4M3[t["weight"]]
     rows, cols = numbers.shape
-    scale = t["weight_scale_inv"] if "weight_scale_inv" in t else t["weight_scale"]
+    scale = next(t[name] for name in ("weight_scale_inv", "weight_scale", "scale") if name in t)
+    scale = _powers(scale) if scale.dtype == np.uint8 else scale
     if traits.in_blocks and scale.size > 1:
         spread = np.repeat(np.repeat(scale, TILE, axis=0)[:rows], TILE, axis=1)[:, :cols]
     else:
@@ -196,16 +205,16 @@ def _float8(t: Arrays, traits: Traits) -> Numbers:
 
 
 def _float4(t: Arrays, traits: Traits) -> Numbers:
-    raw = t["weight_packed"] if "weight_packed" in t else t["weight"]
+    raw = (t["weight_packed"] if "weight_packed" in t else t["weight"]).view(np.uint8)
     numbers = np.empty((len(raw), raw.shape[1] * 2), np.float32)
     numbers[:, ::2], numbers[:, 1::2] = E2M1[raw & 15], E2M1[raw >> 4]
-    scale = t["weight_scale"]
+    scale = t["weight_scale"] if "weight_scale" in t else t["scale"]
     if "weight_scale_2" in t:
         scale = E4M3[scale] * t["weight_scale_2"].reshape(())
     elif "weight_global_scale" in t:
         scale = E4M3[scale] / t["weight_global_scale"].reshape(())
     else:
-        scale = np.where(scale == 255, np.float32(np.nan), np.ldexp(np.float32(1), scale.astype(np.int32) - 127))
+        scale = _powers(scale)
     weight: Numbers = numbers * _spread(scale, numbers.shape)
     return weight
 

@@ -166,6 +166,34 @@ def test_fp8_in_blocks_by_its_tensors(tmp_path):
     assert np.array_equal(weights(write(tmp_path, tensors, None, hf_quant_config=side))[f"{Q}.weight"], levels * spread)
 
 
+NATIVE_FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"}
+
+
+@pytest.mark.parametrize("name", ["scale", "weight_scale_inv"])
+def test_fp8_in_blocks_with_powers_of_two(name, tmp_path):
+    """DeepSeek V4's; a tensor that is called scale beside a plain weight, or beside none, is no scale of it."""
+    import torch
+
+    stored, levels = fp8((200, 300))
+    exponents = random(3).integers(110, 125, (2, 3), np.uint8)
+    plain = {f"{UP}.weight": np.ones((2, 4), np.float32), f"{UP}.scale": np.ones(3, np.float32), "hc.scale": np.ones(1)}
+    tensors = module(Q, {"weight": stored, name: torch.from_numpy(exponents).view(torch.float8_e8m0fnu)})
+    found = weights(write(tmp_path, {**tensors, **{n: t.astype(np.float32) for n, t in plain.items()}}, NATIVE_FP8))
+    spread = np.repeat(np.repeat(2.0 ** (exponents.astype(np.float32) - 127), 128, 0)[:200], 128, 1)[:, :300]
+    assert np.array_equal(found.pop(f"{Q}.weight"), levels * spread)
+    assert found.keys() == plain.keys()
+
+
+def test_fp4_of_deepseek_v4(tmp_path):
+    import torch
+
+    codes, exponents = random().integers(0, 16, (48, 64)), random(1).integers(110, 125, (48, 2), np.uint8)
+    raw = (codes[:, 0::2] | codes[:, 1::2] << 4).astype(np.uint8).view(np.int8)
+    tensors = module(Q, {"weight": raw, "scale": torch.from_numpy(exponents).view(torch.float8_e8m0fnu)})
+    values = E2M1[codes] * np.repeat(2.0 ** (exponents.astype(np.float64) - 127), 32, 1)
+    assert np.array_equal(weights(write(tmp_path, tensors, NATIVE_FP8))[f"{Q}.weight"], values)
+
+
 def mlx(rows: int, cols: int, bits: int, group: int, seed: int = 0) -> tuple[Arrays, NDArray[np.float32]]:
     """Affine integers of MLX, and W = scale * code + bias in float32."""
     codes = random(seed).integers(0, 1 << bits, (rows, cols))

@@ -15,7 +15,7 @@ from math import gcd, prod
 from typing import Any, Protocol
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats.containers.packed import FLOATS, WORD_BITS, Entry, PackedTensor, Tensors
+from quantkit.formats.containers.packed import SCALES, WORD_BITS, Entry, PackedTensor, Tensors
 from quantkit.formats.containers.weights import Weights
 from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, Scheme, Traits
 from quantkit.tensors import DTYPE_BYTES, U8, TensorInfo
@@ -141,7 +141,8 @@ class Reading:
     """How a container is read. layouts(said) gives the layout of each module from what `declared` found.
 
     `components` are the names below a module of what it is made of; longer ones come first where one ends another.
-    They come after `joint`: where that is no dot, the module is itself a tensor of a plain checkpoint.
+    They come after `joint`: where that is no dot, the module is itself a tensor of a plain checkpoint. `besides` are
+    those that mean something else in modules whose weight is no code.
     The rest tells a container whose configuration does not name it: by keys that only its writers use (`telling`),
     else by those that others use as well (`vague`); and where there is no configuration at all, by ends of names of
     tensors and what it would have said of them (`unsaid`), or who wrote them and what helps (`untold`).
@@ -149,6 +150,7 @@ class Reading:
 
     layouts: Callable[[Mapping[str, Any]], LayoutOf]
     components: tuple[str, ...]
+    besides: tuple[str, ...] = ()
     telling: tuple[str, ...] = ()
     vague: tuple[str, ...] = ()
     unsaid: tuple[tuple[str, Mapping[str, Any]], ...] = ()
@@ -285,7 +287,7 @@ class Headers:
 
         With `single` one scale may also stand for all.
         """
-        found = self.info(suffix, FLOATS)
+        found = self.info(suffix, SCALES)
         if prod(found.shape) == 1 and (single or expected == (1, 1)):
             return StoredPart(found.name, found.dtype, (1, 1))
         if [n for n in found.shape if n != 1] != [n for n in expected if n != 1]:

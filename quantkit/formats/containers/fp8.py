@@ -3,6 +3,8 @@
     .weight             F8_E4M3 [out, in]
     .weight_scale_inv   F32 [out / 128, in / 128], rounded up      W = weight * scale, in spite of the name
 
+DeepSeek V4 says the same of other tensors: see `scaled_powers`.
+
 transformers finds the size of blocks by dividing rows and columns by those of the scales. A weight of 192 rows with
 two rows of scales then has blocks of 96 and loads wrong without a word, so that such weights are never written.
 """
@@ -15,6 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from quantkit.errors import UnsupportedError
+from quantkit.formats.containers import scaled_powers
 from quantkit.formats.containers.base import (
     Container,
     Headers,
@@ -26,7 +29,7 @@ from quantkit.formats.containers.base import (
     section,
 )
 from quantkit.formats.containers.packed import (
-    FLOATS,
+    SCALES,
     Entry,
     PackedTensor,
     Tensors,
@@ -88,11 +91,13 @@ class FP8Layout:
         """The codes and grid of the linear layer `module`, blocks at the edges cut off. Raises InputError."""
         weight = take_matrix(tensors, f"{module}.weight", ("F8_E4M3",))
         rows, cols = weight.entry.shape
-        scale = take(tensors, f"{module}.weight_scale_inv", FLOATS, SCHEME.scale_shape(rows, cols))
+        scale = take(tensors, f"{module}.weight_scale_inv", SCALES, SCHEME.scale_shape(rows, cols))
         return Quantized(to_codes(values_of(weight)), SCHEME.grid(scales_of(scale), rows, cols))
 
     def outline(self, headers: Headers) -> StoredOutline:
         """The tensors of a layer."""
+        if headers.has(scaled_powers.SCALE):
+            return scaled_powers.outline(headers)
         return float8_outline(self, self.scheme, "weight_scale_inv", headers)
 
 
@@ -141,7 +146,8 @@ CONTAINER = Container(
     Writing(types=("fp8",), activations=("none", "dynamic"), choose=choose, config=section(_config)),
     Reading(
         layouts,
-        components=("weight_scale_inv", "weight_scale", "weight"),
+        components=("weight_scale_inv", "weight_scale", scaled_powers.SCALE, "weight"),
+        besides=(scaled_powers.SCALE,),
         telling=("weight_block_size", "activation_scheme"),
         unsaid=((".weight_scale_inv", {"quant_method": "fp8"}),),
     ),

@@ -27,6 +27,7 @@ Unsigned = NDArray[np.uint8]
 WORD_BITS = 32
 NUMPY_DTYPES = {"U8": "u1", "I8": "i1", "F8_E4M3": "u1", "I16": "<i2", "I32": "<i4", "U32": "<u4", "I64": "<i8"}
 FLOATS = ("F16", "BF16", "F32")
+SCALES = (*FLOATS, "F8_E8M0")  # the last are powers of two: an exponent, less 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +126,19 @@ def values_of(tensor: PackedTensor) -> NDArray[Any]:
 
 def scales_of(tensor: PackedTensor) -> F32:
     """The values of a tensor of scales. Raises InputError for one that is not a number."""
-    scales: F32 = values_of(tensor)
+    scales: F32 = _powers(tensor) if tensor.entry.dtype == "F8_E8M0" else values_of(tensor)
     finite = np.isfinite(scales)
     if not finite.all():
         index = int(np.argmin(finite))
         what = f'tensor "{shown(tensor.entry.name)}" holds {scales.flat[index]} at index {index}'
         raise InputError(what, tensor=tensor.entry.name, hint="the checkpoint is damaged: fetch it again")
     return scales
+
+
+def _powers(tensor: PackedTensor) -> F32:
+    """Powers of two by their exponents; 255 is not a number."""
+    exponents = tensor.data.reshape(tensor.entry.shape)
+    return np.where(exponents == 255, np.float32(np.nan), np.ldexp(np.float32(1), exponents.astype(np.int32) - 127))
 
 
 def word_count(count: int, bits: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from quantkit.errors import InputError
 from quantkit.formats.containers.base import DAMAGED, Headers, ReadLayout, StoredOutline, StoredPart
-from quantkit.formats.containers.packed import FLOATS, Tensors, scales_of, take, take_matrix, values_of
+from quantkit.formats.containers.packed import SCALES, Tensors, scales_of, take, take_matrix, values_of
 from quantkit.qtypes.base import Grid
 from quantkit.qtypes.schemes.base import Quantized, Traits
 from quantkit.qtypes.schemes.microscaling import LEVELS, NVFP4, SCALE
@@ -50,7 +50,7 @@ class ScaledFloat8:
         weight = take_matrix(tensors, f"{module}.weight", ("F8_E4M3",))
         rows, cols = weight.entry.shape
         shape = self.scheme.scale_shape(rows, cols)
-        found = scales_of(take(tensors, f"{module}.{self.scale}", FLOATS))
+        found = scales_of(take(tensors, f"{module}.{self.scale}", SCALES))
         if found.size != shape[0] * shape[1]:
             what = f'"{shown(module)}" has {found.size} scales, expected {shape[0]} x {shape[1]}'
             raise InputError(what, tensor=f"{module}.{self.scale}", hint="the checkpoint is damaged: fetch it again")
@@ -98,7 +98,7 @@ class ScaledFloats:
         """The tensors of a layer, and its exact layout."""
         weight = headers.info("weight", ("F8_E4M3", "U8"), 2)
         name = "weight_scale_inv" if headers.has("weight_scale_inv") else "weight_scale"
-        found = headers.info(name, FLOATS if weight.dtype == "F8_E4M3" else ("F8_E4M3",))
+        found = headers.info(name, SCALES if weight.dtype == "F8_E4M3" else ("F8_E4M3",))
         if weight.dtype == "U8":
             return _float4_outline(ModelOptFP4(self.wide), weight.shape, headers)
         row_wise = found.shape[:1] == weight.shape[:1] and prod(found.shape) == weight.shape[0]
@@ -131,7 +131,7 @@ def matrix_of_stack(info: TensorInfo, scale: TensorInfo) -> StoredOutline:
         exact = ScaledFloat8(Float8(strategy), "weight_scale")
         shape = exact.scheme.scale_shape(rows, cols)
         alike = [n for n in scale.shape if n != 1] == [n for n in (count, *shape) if n != 1]
-        if alike and scale.dtype in FLOATS and scale.shape[:1] == (count,):
+        if alike and scale.dtype in SCALES and scale.shape[:1] == (count,):
             tile = TILE if strategy == "block" else 1
             axis = None if strategy == "tensor" else 0
             parts = (

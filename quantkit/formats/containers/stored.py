@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.formats.containers.base import Headers, ReadLayout, StoredOutline, StoredPart
+from quantkit.formats.containers.base import Headers, Reading, ReadLayout, StoredOutline, StoredPart
 from quantkit.formats.containers.coded import coded_rows
 from quantkit.formats.containers.packed import Entry, PackedTensor, Tensors
 from quantkit.formats.containers.table import readings
@@ -206,6 +206,17 @@ class Stored:
     hidden: frozenset[str]
 
 
+def _component(name: str, method: Reading, tensors: Mapping[str, TensorInfo]) -> str | None:
+    """Which component of a module a tensor is, None for one that is of no quantized module."""
+    suffix = next((s for s in method.components if name.endswith(f"{method.joint}{s}")), None)
+    if suffix is None or (suffix == "weight" and tensors[name].dtype in FLOAT_DTYPES):
+        return None
+    if suffix in method.besides:
+        weight = tensors.get(method.weight(name.removesuffix(f"{method.joint}{suffix}")))
+        return None if weight is None or weight.dtype in FLOAT_DTYPES else suffix
+    return suffix
+
+
 def stored_modules(quantization: Mapping[str, Any], tensors: Mapping[str, TensorInfo], read: ReadSmall) -> Stored:
     """The modules that are stored quantized, by name, in the order of `tensors`.
 
@@ -217,9 +228,9 @@ def stored_modules(quantization: Mapping[str, Any], tensors: Mapping[str, Tensor
     layout_of = method.layouts(quantization)
     components: dict[str, list[str]] = {}
     hidden: set[str] = set()
-    for name, info in tensors.items():
-        suffix = next((s for s in method.components if name.endswith(f"{method.joint}{s}")), None)
-        if suffix is not None and not (suffix == "weight" and info.dtype in FLOAT_DTYPES):
+    for name in tensors:
+        suffix = _component(name, method, tensors)
+        if suffix is not None:
             components.setdefault(name.removesuffix(f"{method.joint}{suffix}"), []).append(name)
             hidden.add(name)
         elif name.rpartition(".")[2] in NOT_WEIGHTS:
