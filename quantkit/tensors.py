@@ -26,6 +26,8 @@ DTYPE_BYTES = {
 }  # fmt: skip
 
 FLOAT_DTYPES = frozenset({"F32", "F16", "BF16"})
+WHOLE_DTYPES = {"I32": "<i4", "I64": "<i8"}  # of tables; numpy's names
+MAX_WHOLE = 1 << 24  # up to here float32 has every whole number
 
 
 @dataclass(frozen=True)

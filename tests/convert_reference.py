@@ -20,7 +20,7 @@ sys.path[:0] = [str(REFERENCE), str(REFERENCE / "gguf-py")]
 
 import gguf  # noqa: E402
 import torch  # noqa: E402
-from conversion import ModelBase, ModelType, TextModel, get_model_architecture, get_model_class  # noqa: E402
+from conversion import LazyTorchTensor, ModelBase, ModelType, TextModel, get_model_architecture, get_model_class  # noqa: E402
 from gguf.tensor_mapping import TensorNameMap  # noqa: E402
 
 OUTTYPES = {
@@ -45,6 +45,25 @@ def baichuan_tensors(self: Any, data_torch: Any, name: str, bid: int | None) -> 
     return baichuan(self, data_torch, name, bid) if own else TextModel.modify_tensors(self, data_torch, name, bid)
 
 
+def plain_experts(self: Any, bid: int, proj: str, tensor_key: Any) -> list[str]:
+    """Experts of DeepSeek V4 as they are: the converter reads them in four bits alone."""
+    names = [f"layers.{bid}.ffn.experts.{n}.{proj}.weight" for n in range(self.hparams["n_routed_experts"])]
+    stacked = torch.stack([LazyTorchTensor.to_eager(self.model_tensors[name]()) for name in names])
+    kind = gguf.GGMLQuantizationType.BF16
+    self.gguf_writer.add_tensor(
+        self.format_tensor_name(tensor_key, bid), stacked.view(torch.int16).numpy().view("uint8"), raw_dtype=kind
+    )
+    return names
+
+
+packed_experts = get_model_class("DeepseekV4ForCausalLM")._write_mxfp4_expert_tensor
+
+
+def deepseek4_experts(self: Any, bid: int, proj: str, tensor_key: Any) -> list[str]:
+    packed = f"layers.{bid}.ffn.experts.0.{proj}.scale" in self.model_tensors
+    return (packed_experts if packed else plain_experts)(self, bid, proj, tensor_key)
+
+
 def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dict[str, Any] | None = None) -> None:
     TextModel.get_vocab_base_pre = own_pre if pre is None else lambda self, tokenizer: pre
     hparams = told or ModelBase.load_hparams(folder, is_mistral_format=False)
@@ -60,6 +79,8 @@ def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dic
         model_class.set_vocab = TextModel._set_vocab_sentencepiece if pieces else TextModel._set_vocab_gpt2
     if architecture == "BaichuanForCausalLM":
         model_class.modify_tensors = baichuan_tensors
+    if architecture == "DeepseekV4ForCausalLM":
+        model_class._write_mxfp4_expert_tensor = deepseek4_experts
     said = told
     for _ in range(3):
         try:

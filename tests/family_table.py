@@ -126,6 +126,33 @@ def own(architecture: str, model_type: str, **numbers: Any) -> dict[str, Any]:
 SPACED = {"tokenizer_config.json": '{"tokenizer_class": "LlamaTokenizer", "add_prefix_space": false}'}
 
 
+def as_deepseek4(config: dict[str, Any]) -> None:
+    """What DeepSeek says where transformers says it in other words."""
+    for key in ("layer_types", "compress_rates", "mlp_layer_types", "rope_parameters", "partial_rotary_factor"):
+        config.pop(key, None)
+    config.update(
+        compress_ratios=[0, 4, 128, 4, 0], num_hash_layers=1, qk_rope_head_dim=64, rope_theta=10000.0,
+        compress_rope_theta=160000.0, topk_method="noaux_tc",
+        rope_scaling={
+            "type": "yarn", "factor": 4, "original_max_position_embeddings": 128, "beta_fast": 32, "beta_slow": 1,
+        },
+    )  # fmt: skip
+
+
+def as_published4(tensors: dict[str, Any]) -> None:
+    """DeepSeek's own names of tensors, those that stay float32, and experts by token."""
+    import torch
+
+    for name in list(tensors):
+        own = name.removeprefix("model.").replace("embed_tokens", "embed").replace("hc_head.hc_", "hc_head_")
+        own = own.replace(".attn.norm.", ".attn.kv_norm.")
+        exact = any(part in own for part in ("hc_", ".ape", ".attn_sink"))
+        tensors[own] = tensors.pop(name).float() if exact else tensors.pop(name)
+    name = "layers.0.ffn.gate.tid2eid"
+    rows, chosen = tensors[name].shape
+    tensors[name] = torch.stack([(torch.arange(rows) + n) % 4 for n in range(chosen)], dim=1)
+
+
 def mpt_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     hidden = config["d_model"]
     found: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (config["vocab_size"], hidden)}
@@ -1237,6 +1264,16 @@ TABLE: dict[str, Entry] = {
          "n_shared_experts": 1, "moe_intermediate_size": 256, "n_group": 1, "topk_group": 1,
          "first_k_dense_replace": 1, "index_head_dim": 128, "index_n_heads": 4, "num_nextn_predict_layers": 1},
         further=deepseek_mtp(2), differs={"deepseek32.expert_gating_func": 2},
+    ),
+    "deepseek-v4": Entry(
+        "DeepseekV4",
+        {**FOUR, "head_dim": 256, "num_attention_heads": 4, "num_key_value_heads": 1, "q_lora_rank": 256,
+         "o_lora_rank": 256, "o_groups": 2, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
+         "moe_intermediate_size": 256, "index_head_dim": 128, "index_n_heads": 4, "index_topk": 8, "hc_mult": 4,
+         "hc_sinkhorn_iters": 4, "sliding_window": 64, "swiglu_limit": 0.5, "num_nextn_predict_layers": 1,
+         "compress_ratios": [0, 4, 128, 4, 0], "num_hash_layers": 1, "qk_rope_head_dim": 64},
+        edit=as_deepseek4, published=as_published4, lacks=("tokenizer.chat_template",),
+        further={"layers.0.ffn.gate.bias": (4,), "layers.0.ffn.gate.bias_vl": (4,), "mtp.0.norm.weight": (256,)},
     ),
     "grovemoe": Entry(
         None,

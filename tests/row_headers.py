@@ -35,4 +35,5 @@ def headers(family: Family, hparams: Hparams) -> Iterator[TensorInfo]:
                 shape = tuple(hparams.of_layer(layer).size(axis) for axis in t.shape.split())
                 for number in range(hparams.count(t.index)) if inner else [None]:
                     numbers = [n for n in (layer, number) if n is not None]
-                    yield TensorInfo(t.source.format(*numbers), "BF16", shape, 2 * prod(shape))
+                    dtype, size = ("I64", 8) if t.stored == "i32" else ("BF16", 2)
+                    yield TensorInfo(t.source.format(*numbers), dtype, shape, size * prod(shape))

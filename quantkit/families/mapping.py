@@ -19,7 +19,7 @@ from quantkit.families.parts import MAPS, Mapped
 from quantkit.families.placements import Placement
 from quantkit.families.roles import Role, stays_f32
 from quantkit.families.rows import ALWAYS, NUMBER, PRESENT, Drop, Stack, T
-from quantkit.tensors import FLOAT_DTYPES, TensorInfo
+from quantkit.tensors import FLOAT_DTYPES, WHOLE_DTYPES, TensorInfo
 from quantkit.untrusted import shown
 
 COMPARED = 200  # characters of an unknown name that are compared with known ones: the comparison is quadratic
@@ -267,8 +267,9 @@ def _check_source(t: T, hparams: Hparams, info: TensorInfo) -> None:
         message = f'tensor "{info.name}" has shape {list(info.shape)}, config.json says {list(expected)} ({t.shape})'
         hint = "config.json and the weights are not of the same model"
         raise InputError(message, tensor=info.name, hint=hint)
-    if info.dtype not in FLOAT_DTYPES:
-        known = ", ".join(sorted(FLOAT_DTYPES))
+    dtypes = WHOLE_DTYPES.keys() if t.stored == "i32" else FLOAT_DTYPES
+    if info.dtype not in dtypes:
+        known = ", ".join(sorted(dtypes))
         message = f'tensor "{info.name}" has dtype {info.dtype}, expected one of {known}'
         raise UnsupportedError(message, tensor=info.name, hint="use the checkpoint in its original precision")
 
@@ -276,11 +277,11 @@ def _check_source(t: T, hparams: Hparams, info: TensorInfo) -> None:
 def _reason(family: Rowed, table: RowTable, hparams: Hparams, tensor: str) -> str:
     """Why a tensor that no row names is left out. Raises UnsupportedError if there is no reason."""
     name = family.source_name(tensor, trunk_of(hparams))
-    if family.skips_further and family.is_skipped(name, hparams):
-        return family.skips_further
     for drop in family.drop:
         if fnmatchcase(name, drop.pattern) and (drop.when is None or hparams.flag(drop.when)):
             return drop.reason
+    if family.skips_further and family.is_skipped(name, hparams):
+        return family.skips_further
     known = [_filled(source, NUMBER.findall(name)) for source in table]
     near = get_close_matches(name[:COMPARED], known, n=1, cutoff=0.0)
     raise UnsupportedError(

@@ -56,6 +56,7 @@ KEPT = frozenset({
 # Of those the ones that llama-quantize rounds all the same, and what some families keep.
 ROUNDED = frozenset({
     "indexer.proj.weight", "hc_attn_fn.weight", "hc_ffn_fn.weight", "output_hc_fn.weight", "output.weight",
+    "attn_compressor_ape.weight", "indexer_compressor_ape.weight",
 })  # fmt: skip
 IN_BLOCK = re.compile(r"(?:(?:enc|dec)\.)?blk\.[0-9]+\.")
 
@@ -87,6 +88,7 @@ _NAME_PARTS = (
     ("position_embd.weight", Role.POSITION),
     ("token_types.weight", Role.POSITION),
     ("ffn_gate_inp", Role.ROUTER),
+    ("ffn_gate_tid2eid", Role.OTHER),
     ("attn_qkv.weight", Role.ATTN_QKV),
     ("attn_kv_b.weight", Role.ATTN_KV_B),
     ("attn_v.weight", Role.ATTN_V),

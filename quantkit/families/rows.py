@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from quantkit.families import assumptions, keys
@@ -90,11 +91,15 @@ class Condition:
 
 @dataclass(frozen=True)
 class Drop:
-    """Source tensors (a shell pattern) left out on purpose; only while the flag `when` is set, if it names one."""
+    """Source tensors (a shell pattern) left out on purpose; only while the flag `when` is set, if it names one.
+
+    `where` are the blocks in which this holds although a row of the same name stands in others.
+    """
 
     pattern: str
     reason: str
     when: str | None = None
+    where: Layers | None = None
 
 
 @dataclass(frozen=True)
@@ -247,7 +252,12 @@ class Family:
         return 0 < info.elements <= most and NUMBER.sub("{}", self.source_name(info.name)) in told
 
     def is_skipped(self, name: str, hparams: Hparams) -> bool:
-        """Whether a tensor, by the name that rows use, is of a block after the last layer that is left out."""
+        """Whether a tensor, by the name that rows use, is left out in its block: all of one after the last layer, or
+        what has a row in others."""
+        layer = self.layer_of(name)
+        wheres = (drop.where for drop in self.drop if drop.where and fnmatchcase(name, drop.pattern))
+        if layer is not None and any(where(hparams, layer) for where in wheres):
+            return True
         start = self.source_block.partition("{}")[0]
         if self.skips_further is None or not name.startswith(start):
             return False

@@ -9,7 +9,7 @@ UNREAD = frozenset({
     "BailingMoeV3VLForConditionalGeneration", "BitNetForCausalLM", "BitnetForCausalLM", "ChameleonForCausalLM",
     "ChameleonForConditionalGeneration", "ChatGLMForConditionalGeneration", "ChatGLMModel", "CogVLMForCausalLM",
     "DFlash2DraftModel", "DFlashDraftModel", "DSparkDraftModel", "DSparkSpeculator", "DeepseekV4DSparkModel",
-    "DeepseekV4ForCausalLM", "Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", "Dots3NoteTextForCausalLM",
+    "Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", "Dots3NoteTextForCausalLM",
     "Eagle3DraftModel", "Eagle3LlamaForCausalLM", "Eagle3Speculator", "Gemma4AssistantForCausalLM",
     "Gemma4DSparkModel", "Gemma4UnifiedAssistantForCausalLM", "Glm5NextForConditionalGeneration",
     "Glm5vForConditionalGeneration", "GraniteSwitchForCausalLM", "Grok1ForCausalLM", "GrokForCausalLM",

@@ -30,7 +30,7 @@ from quantkit.plan.feedback import identity, metadata_of, refits, with_layouts
 from quantkit.plan.grids import grid_of
 from quantkit.plan.grids import keys as keys_of_grids
 from quantkit.plan.mixture import Choice, choose_types
-from quantkit.plan.rounded_twice import FLOAT_TYPES, require_unquantized, source_notes
+from quantkit.plan.rounded_twice import UNROUNDED, require_unquantized, source_notes
 from quantkit.qtypes import base
 from quantkit.recipes.recipe import GGUF, Allotment, Recipe
 from quantkit.source import Checkpoint
@@ -187,7 +187,7 @@ def _require_fallbacks_allowed(choices: Mapping[str, Choice], recipe: Recipe) ->
 
 def _importance(drafts: Sequence[Unit], imatrix: Imatrix) -> tuple[dict[str, F32], tuple[tuple[str, str], ...]]:
     """The weights of the tensors whose type uses them. Sizes are checked for every tensor that is quantized."""
-    shapes = {d.name: d.tensor.shape for d in drafts if not d.copy and d.word not in FLOAT_TYPES}
+    shapes = {d.name: d.tensor.shape for d in drafts if not d.copy and d.word not in UNROUNDED}
     found, notes = match_importance(imatrix, shapes, {d.name for d in drafts})
     used = {d.name for d in drafts if base.get(d.word).uses_importance}
     return {name: weights for name, weights in found.items() if name in used}, notes

@@ -10,10 +10,12 @@ from quantkit.families.model import Model, ModelTensor
 from quantkit.plan.base import Unit
 from quantkit.plan.codes import Codes, codes_of
 from quantkit.plan.codes import notes as notes_on_codes
+from quantkit.qtypes.base import TABLES
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed
 
 FLOAT_TYPES = frozenset({"f32", "f16", "bf16"})
+UNROUNDED = FLOAT_TYPES | TABLES
 ENOUGH_BITS = 8  # of a weight in the source: rounding it once more costs little
 
 
@@ -35,7 +37,7 @@ def require_unquantized(
     for draft in drafts:
         decoded, bits = _stored_as(draft.tensor, sources)
         coded = coded or codes_of(draft.tensor, sources, graph)
-        again = draft.word not in FLOAT_TYPES if decoded else unquantized[draft.name] not in FLOAT_TYPES
+        again = draft.word not in UNROUNDED if decoded else unquantized[draft.name] not in UNROUNDED
         if again and not draft.copy and bits < ENOUGH_BITS:
             twice.append(f"{draft.name} {decoded or unquantized[draft.name]} -> {draft.word}")
     kept = f"--keep REGEX={coded.qtype} carries tensors over as they are; " if coded else ""
@@ -56,7 +58,7 @@ def _stored_as(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> tuple[
 
 def _twice(units: Sequence[Unit], sources: Mapping[str, TensorInfo]) -> list[TensorInfo]:
     """The weights that a checkpoint for servers stores in 8 bits and that are rounded once more."""
-    rounded = (u for u in units if u.word not in FLOAT_TYPES and not u.copy)
+    rounded = (u for u in units if u.word not in UNROUNDED and not u.copy)
     found = (sources[rows.tensor] for u in rounded for part in u.tensor.parts for rows in part.sources)
     return [info for info in found if (info.stored_bits or 0) >= ENOUGH_BITS]
 

@@ -22,6 +22,7 @@ from quantkit.tensors import F32, U8
 
 Codes = NDArray[np.int16]
 TOOLS = frozenset({"base", "compiling", "floats", "kept", "target"})
+TABLES = frozenset({"i32"})  # of tensors that are no weights
 
 
 @dataclass(frozen=True)
@@ -140,14 +141,20 @@ def as_blocks(w: F32, block: int) -> F32:
 
 @cache
 def names() -> tuple[str, ...]:
-    """Names of all types, in alphabetical order: the modules of this package, but for the tools that they share."""
-    return modules("quantkit.qtypes", TOOLS)
+    """Names of all types of weights, in alphabetical order: the modules of this package, but for tools and tables."""
+    return modules("quantkit.qtypes", TOOLS | TABLES)
+
+
+def is_known(name: str) -> bool:
+    """Whether there is a type called so, of weights or of tables."""
+    return name in names() or name in TABLES
 
 
 @cache
 def get(name: str) -> QuantType:
     """The type called `name`. Raises UnsupportedError with the nearest name."""
-    require_known("quantization type", name, names())
+    if name not in TABLES:
+        require_known("quantization type", name, names())
     qtype = defined("quantkit.qtypes", name, "TYPE")
     assert isinstance(qtype, QuantType)
     return qtype

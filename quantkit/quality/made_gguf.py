@@ -125,7 +125,7 @@ def _padded(offset: int, alignment: int) -> int:
 
 def _floor(tensor: GGUFTensor) -> float:
     """The floor of its type, or of its bits where quantkit has no such type."""
-    if tensor.qtype in base.names():
+    if base.is_known(tensor.qtype):
         return base.get(tensor.qtype).floor_db
     kind = ggml_type(tensor.type_id)
     return floor_of_bits(8 * kind.nbytes / kind.block) if kind else 0.0
@@ -133,7 +133,7 @@ def _floor(tensor: GGUFTensor) -> float:
 
 def _undecoded(tensor: GGUFTensor) -> str | None:
     """What the gguf package does not know of the type, in words; None where it decodes it."""
-    if tensor.qtype in base.names():
+    if base.is_known(tensor.qtype):
         return undecodable(frozenset({tensor.qtype}))
     kind = ggml_type(tensor.type_id)
     try:

@@ -92,6 +92,8 @@ def decode_gguf(raw: U8, gguf_type: int) -> F32:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
+    if gguf_type == GGMLQuantizationType.I32:
+        return raw.view("<i4").astype(np.float32)
     try:
         return np.asarray(dequantize(raw, GGMLQuantizationType(gguf_type)), dtype=np.float32)
     except (NotImplementedError, ValueError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
-from quantkit.tensors import DTYPE_BYTES, F32, FLOAT_DTYPES, U8, TensorInfo, TensorRef
+from quantkit.tensors import DTYPE_BYTES, F32, FLOAT_DTYPES, MAX_WHOLE, U8, WHOLE_DTYPES, TensorInfo, TensorRef
 from quantkit.untrusted import InputFile, shown
 
 MAX_SIDE_FILE_BYTES = 256 << 20
@@ -188,6 +188,8 @@ class StoredTensor:
     def read(self, start: int, stop: int) -> F32:
         """Rows [start, stop) as float32, shape (stop - start, cols), decoded exactly."""
         raw = self.read_packed(start, stop)
+        if self.info.dtype in WHOLE_DTYPES:
+            return self._whole(raw)
         if self.info.dtype not in FLOAT_DTYPES:
             return base.get(self.info.dtype).decode(raw, self.info.cols)
         from quantkit.qtypes.floats import to_float32  # numba: only once weights are read
@@ -195,6 +197,15 @@ class StoredTensor:
         out = np.empty((stop - start, self.info.cols), np.float32)
         to_float32(raw.reshape(-1), self.info.dtype, out)
         return out
+
+    def _whole(self, raw: U8) -> F32:
+        """Whole numbers. Raises InputError for one that float32 does not have."""
+        numbers = raw.view(WHOLE_DTYPES[self.info.dtype])
+        wrong = (numbers > MAX_WHOLE) | (numbers < -MAX_WHOLE)
+        if wrong.any():
+            what = f'tensor "{self.info.name}" holds {numbers[wrong][0]:,}, no number of a table'
+            raise InputError(what, tensor=self.info.name, hint="the checkpoint is damaged: fetch it again")
+        return numbers.astype(np.float32)
 
     def read_packed(self, start: int, stop: int) -> U8:
         """Rows [start, stop) as they are stored: uint8 (stop - start, row_bytes)."""
@@ -215,9 +226,9 @@ def require_decodable(info: TensorInfo, quantization: str | None) -> None:
 
     `quantization` names how the checkpoint says it is quantized, for the hint.
     """
-    if info.dtype in FLOAT_DTYPES or (info.dtype in base.names() and len(info.shape) > 1):
+    if info.dtype in FLOAT_DTYPES or (base.is_known(info.dtype) and len(info.shape) > 1):
         return
-    if info.dtype == "I64" and len(info.shape) == 1:  # no weight: read as it is stored
+    if info.dtype in WHOLE_DTYPES:  # no weight: a list or a table
         return
     if quantization is not None:
         hint = f"the checkpoint is already quantized ({shown(quantization)}): start from the original one"

@@ -187,7 +187,7 @@ def test_what_llama_cpp_cannot_run_is_said(architecture: str) -> None:
         find_family({"architectures": [architecture]})
 
 
-@pytest.mark.parametrize("architecture", ["DeepseekV4ForCausalLM", "Eagle3DraftModel"])
+@pytest.mark.parametrize("architecture", ["WavTokenizerDec", "PocketTTSModel"])
 def test_what_is_not_read_yet_has_another_way(architecture: str) -> None:
     """Not "the nearest known", which is another model: llama.cpp's own converter makes a file that is a source here."""
     with pytest.raises(UnsupportedError, match=f"llama.cpp's converter reads {architecture}") as caught:

@@ -42,7 +42,7 @@ def test_defaults_are_those_of_transformers(model_type: str, config: dict[str, A
     values = dict(read_hparams(config, DEFAULTS[model_type], spelled).values)
     expected = {spelled.get(key, key): value for key, value in transformers_config(model_type, config).items()}
     rope = expected.get("rope_parameters") or {}  # models with learned positions, or none, have none
-    full = rope.get("full_attention", rope)
+    full = rope.get("full_attention", rope.get("main", rope))
     if "rope_theta" in DEFAULTS[model_type]:
         assert values["rope_theta"] == full["rope_theta"]
         assert values["rope_theta_swa"] == rope.get("sliding_attention", {}).get("rope_theta")

@@ -484,7 +484,7 @@ def test_bad_weights(raw: bytes, message: str, tmp_path: Path) -> None:
     ("values", "config", "hint"),
     [
         (torch.zeros(2, 2, dtype=torch.float64), {}, "save the checkpoint in bfloat16"),
-        (torch.zeros(2, 2, dtype=torch.int64), {}, "save the checkpoint in bfloat16"),
+        (torch.zeros(2, 2, dtype=torch.int16), {}, "save the checkpoint in bfloat16"),
         (torch.zeros(2, 2).to(torch.float8_e4m3fn), {}, "BF16, F16 or F32"),
         (
             torch.zeros(2, 2, dtype=torch.uint8),
