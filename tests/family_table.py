@@ -28,6 +28,7 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
 SPM = {**SIZES, "vocab_size": 2048}
+UNGROUPED = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 8}  # of families without grouped queries
 YARN = {
     "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128,
@@ -164,6 +165,72 @@ def mpt_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             f"{block}ffn.up_proj.weight": (4 * hidden, hidden), f"{block}ffn.down_proj.weight": (hidden, 4 * hidden),
         }  # fmt: skip
     return {**found, "transformer.norm_f.weight": (hidden,)}
+
+
+def chatglm_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, head = config["hidden_size"], config["kv_channels"]
+    fused = (config["num_attention_heads"] + 2 * config["multi_query_group_num"]) * head
+    inner = config["ffn_hidden_size"]
+    found: dict[str, tuple[int, ...]] = {
+        "transformer.embedding.word_embeddings.weight": (config["padded_vocab_size"], hidden),
+        "transformer.rotary_pos_emb.inv_freq": (head // 4,),
+    }
+    for layer in range(config["num_layers"]):
+        block = f"transformer.encoder.layers.{layer}."
+        found |= {f"{block}{norm}_layernorm.weight": (hidden,) for norm in ("input", "post_attention")}
+        found |= {
+            f"{block}self_attention.query_key_value.weight": (fused, hidden),
+            f"{block}self_attention.query_key_value.bias": (fused,),
+            f"{block}self_attention.dense.weight": (hidden, hidden),
+            f"{block}mlp.dense_h_to_4h.weight": (2 * inner, hidden),
+            f"{block}mlp.dense_4h_to_h.weight": (hidden, inner),
+        }  # fmt: skip
+    return {
+        **found, "transformer.encoder.final_layernorm.weight": (hidden,),
+        "transformer.output_layer.weight": (config["padded_vocab_size"], hidden),
+    }  # fmt: skip
+
+
+def talkie_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    found: dict[str, tuple[int, ...]] = {
+        "model.embed.weight": (config["vocab_size"], hidden), "lm_head": (config["vocab_size"], hidden),
+        "lm_head_gain.w_g": (1,),
+    }  # fmt: skip
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.blocks.{layer}."
+        found |= {f"{block}attn.attn_{name}.weight": (hidden, hidden) for name in ("query", "key", "value", "resid")}
+        found |= {f"{block}mlp.mlp_{name}.weight": (inner, hidden) for name in ("gate", "linear")}
+        found |= {f"{block}{name}.a_g": (1,) for name in ("attn_gain", "mlp_gain", "embed_skip")}
+        found |= {
+            f"{block}mlp.mlp_resid.weight": (hidden, inner),
+            f"{block}attn.head_gain.head_g": (config["num_attention_heads"],),
+        }
+    return found
+
+
+def granite_switch_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner = config["hidden_size"], config["shared_intermediate_size"]
+    kv = config["num_key_value_heads"] * hidden // config["num_attention_heads"]
+    adapters, rank = config["num_adapters"], config["max_lora_rank"]
+    linears = {
+        "self_attn.qkv_proj": ((hidden, kv, kv), hidden), "self_attn.o_proj": ((hidden,), hidden),
+        "shared_mlp.input_linear": ((inner, inner), hidden), "shared_mlp.output_linear": ((hidden,), inner),
+    }  # fmt: skip
+    found: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config["vocab_size"], hidden), "model.norm.weight": (hidden,),
+        "lm_head.weight": (config["vocab_size"], hidden), "model.switch.adapter_token_ids": (adapters,),
+    }  # fmt: skip
+    for layer in range(config["num_hidden_layers"] - 1):
+        block = f"model.layers.{layer}."
+        found |= {f"{block}{norm}_layernorm.weight": (hidden,) for norm in ("input", "post_attention")}
+        for name, (outs, width) in linears.items():
+            found[f"{block}{name}.base_layer.weight"] = (sum(outs), width)
+            for number, out in enumerate(outs):
+                end = f"_slices.{number}" if len(outs) > 1 else ""
+                found[f"{block}{name}.lora_A{end}"] = (adapters, 1, rank, width)
+                found[f"{block}{name}.lora_B{end}"] = (adapters, 1, out, rank)
+    return found
 
 
 def gpt2_like(
@@ -1059,6 +1126,16 @@ TABLE: dict[str, Entry] = {
         "Glm", GLM_SIZES, words=GLM_WORDS,
         differs={"chatglm.context_length": 512, "chatglm.attention.layer_norm_rms_epsilon": 1.5625e-07},
     ),
+    "glm-4-chat": Entry(
+        None,
+        {"architectures": ["ChatGLMModel"], "model_type": "chatglm", "hidden_size": 256, "num_layers": 2,
+         "num_hidden_layers": 2, "num_attention_heads": 8, "kv_channels": 32, "multi_query_attention": True,
+         "multi_query_group_num": 2, "ffn_hidden_size": 512, "padded_vocab_size": 408, "seq_length": 512,
+         "layernorm_epsilon": 1.5625e-07, "rope_ratio": 500, "add_qkv_bias": True, "add_bias_linear": False,
+         "rmsnorm": True, "apply_residual_connection_post_layernorm": False, "tie_word_embeddings": False},
+        words=GLM_WORDS, shapes=chatglm_shapes,
+        told=lambda config: config.update(vocab_size=408),  # without it the reference stops
+    ),
     "glm-4-0414": Entry("Glm4", GLM_SIZES, words=GLM_WORDS),
     "hunyuan-dense": Entry(
         "HunYuanDenseV1", {**SIZES, **HEAD64, "eod_token_id": 5},
@@ -1507,6 +1584,33 @@ TABLE: dict[str, Entry] = {
         # transformers calls full attention otherwise, and the reference takes it for attention without an indexer
         told=lambda config: config.update(layer_types=[*["linear_attention"] * 3, "full_attention"]),
     ),
+    "granite-switch": Entry(
+        None,
+        own("GraniteSwitchForCausalLM", "granite_switch", num_hidden_layers=3, rms_norm_eps=1e-5, rope_theta=1e7,
+            shared_intermediate_size=512, num_local_experts=0, num_experts_per_tok=8, num_adapters=3, max_lora_rank=32,
+            adapter_token_ids=[390, 391, 392], adapter_substitute_token_ids=[5, 6, 7], tie_word_embeddings=True,
+            attention_multiplier=0.125, embedding_multiplier=6.0, residual_multiplier=0.5, logits_scaling=4.0),
+        shapes=granite_switch_shapes,
+        differs={"general.size_label": "2.3M"},  # the reference takes a file with adapters for one of an adapter
+    ),
+    "talkie": Entry(
+        None,
+        own("TalkieForCausalLM", "talkie", num_key_value_heads=8, head_dim=32, rope_theta=1e6),
+        shapes=talkie_shapes,
+    ),
+    **{
+        name: Entry(
+            "HrmText",
+            {**UNGROUPED, "head_dim": 32, "H_cycles": 2, "L_cycles": 1, "num_hidden_layers": 1,
+             "prefix_lm": False},
+            edit=edit,
+        )
+        for name, edit in (
+            ("hrm-text", None),
+            ("hrm-text-as-trained", lambda config: [config.pop(k) for k in ("num_layers_per_stack", "embedding_scale")]
+             and config.update(num_hidden_layers=1)),
+        )
+    },
     "spark-x2.5": Entry(
         None,
         own("Spark2_5ForCausalLM", "spark2_5", num_hidden_layers=4, head_dim=32, rms_norm_eps=1e-6, hidden_act="gelu",

@@ -1,6 +1,6 @@
 """Architectures that llama.cpp cannot run, so that there is no file to make of them.
 
-Its converter knows none of these names, and its graphs have no place for what they need (October 2026).
+Its converter knows none of these names, but for PLM, and its graphs have no place for what they need (October 2026).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ NO_ENGINE: Mapping[str, str] = {
     "OlmoHybridForCausalLM": HYBRID,
     "Phi4FlashForCausalLM": HYBRID,
     "xLSTMForCausalLM": "it has no graph for recurrent blocks of this kind",
+    "PLMForCausalLM": "its graph for PLM stops with an assertion where attention is fused, as it is by default",
     "PersimmonForCausalLM": "it has no graph for Persimmon any more",
     "FuyuForCausalLM": "it has no graph for Fuyu",
     "MllamaForConditionalGeneration": "it has no graph for text that attends to images in layers of their own",

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 UNREAD = frozenset({
     "BailingMoeV3VLForConditionalGeneration", "BitNetForCausalLM", "BitnetForCausalLM", "ChameleonForCausalLM",
-    "ChameleonForConditionalGeneration", "ChatGLMForConditionalGeneration", "ChatGLMModel", "CogVLMForCausalLM",
+    "ChameleonForConditionalGeneration", "CogVLMForCausalLM",
     "DFlash2DraftModel", "DFlashDraftModel", "DSparkDraftModel", "DSparkSpeculator", "DeepseekV4DSparkModel",
     "Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", "Dots3NoteTextForCausalLM",
     "Eagle3DraftModel", "Eagle3LlamaForCausalLM", "Eagle3Speculator", "Gemma4AssistantForCausalLM",
     "Gemma4DSparkModel", "Gemma4UnifiedAssistantForCausalLM", "Glm5NextForConditionalGeneration",
-    "Glm5vForConditionalGeneration", "GraniteSwitchForCausalLM", "Grok1ForCausalLM", "GrokForCausalLM",
-    "HrmTextForCausalLM", "KimiK3ForConditionalGeneration", "Lfm25AudioTokenizer", "Lfm2DSparkDraftModel",
+    "Glm5vForConditionalGeneration", "Grok1ForCausalLM", "GrokForCausalLM",
+    "KimiK3ForConditionalGeneration", "Lfm25AudioTokenizer", "Lfm2DSparkDraftModel",
     "LingDSparkModel", "LlamaForCausalLMEagle3", "MERaLiON2ForConditionalGeneration", "MambaLMHeadModel",
     "MiniMaxM1ForCausalLM", "MiniMaxText01ForCausalLM", "MuseGlimmerAssistantModel",
-    "MuseGlimmerForConditionalGeneration", "PLMForCausalLM", "PLaMo2ForCausalLM", "PLaMo3ForCausalLM",
+    "MuseGlimmerForConditionalGeneration", "PLaMo2ForCausalLM", "PLaMo3ForCausalLM",
     "Plamo2ForCausalLM", "Plamo3ForCausalLM", "PlamoForCausalLM", "PocketTTSModel", "Qwen3DSparkModel",
     "Qwen3TTSForConditionalGeneration", "RADIOModel", "RWKV6Qwen2ForCausalLM", "RuGPT3XLForCausalLM",
-    "RwkvHybridForCausalLM", "TalkieForCausalLM", "UltravoxModel", "WavTokenizerDec",
+    "RwkvHybridForCausalLM", "UltravoxModel", "WavTokenizerDec",
 })  # fmt: skip

@@ -16,6 +16,7 @@ from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.factors import graph_of
 from quantkit.families.keys import POOLING_TYPE
 from quantkit.families.model import Model, ModelTensor, Rows
+from quantkit.families.parts import Zeros
 from quantkit.families.roles import Role
 from quantkit.filenames import file_stem
 from quantkit.formats.gguf.file import TensorEntry, encode_header, shard_name, split_files, split_metadata
@@ -122,11 +123,14 @@ def _headers(files: Sequence[PlannedFile]) -> list[tuple[int, str]]:
 
 
 def unquantized_type(tensor: ModelTensor, sources: Mapping[str, TensorInfo]) -> str:
-    """The type of a tensor that is left alone: what its family says, else what all its parts have, else f32."""
+    """The type of a tensor that is left alone: what its family says, else what all its parts have, else f32.
+
+    Zeros are of any type.
+    """
     if tensor.stored is not None:
         return tensor.stored
     found = {sources[rows.tensor].dtype.lower() for part in tensor.parts for rows in part.sources}
-    found |= {"f32" for part in tensor.parts if not part.sources}
+    found |= {"f32" for part in tensor.parts if not part.sources and not isinstance(part, Zeros)}
     return found.pop() if len(found) == 1 else "f32"
 
 

@@ -52,12 +52,15 @@ def vocabulary_size(config: Mapping[str, Any]) -> Any:
 def said_or_default(config: Mapping[str, Any], key: str) -> Any:
     """A value of a parsed config.json, that of a nested text_config first, unchecked.
 
-    Where it says none, what transformers takes for the model type; None where that is not known.
+    A spelling of the family counts as the value. Where it says none, what transformers takes for the model type; None
+    where that is not known.
     """
     said = merged(config)
     family = family_of_type(said.get("model_type"))
-    default = family.defaults[str(said["model_type"])].get(key) if family else None
-    return said.get(key, default)
+    if key in said or family is None:
+        return said.get(key)
+    spelled = next((said[other] for other, name in family.aliases.items() if name == key and other in said), None)
+    return family.defaults[str(said["model_type"])].get(key) if spelled is None else spelled
 
 
 def folds_of(name: str) -> tuple[Fold, ...]:

@@ -1,0 +1,93 @@
+"""HRM-Text: two stacks of layers that a text goes through many times, a low one several times for each high one.
+
+A file has the layers of both stacks, the low one's first, and says how often each is gone through; its number of blocks
+is that of all passes, of which each has a cache of its own. Source: conversion/hrm_text.py of llama.cpp, October 2026.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quantkit.families import assumptions, keys
+from quantkit.families.hparams import Hparams
+from quantkit.families.layers import BLOCKS, TRUNK
+from quantkit.families.layouts import rows
+from quantkit.families.placements import first_half, second_half
+from quantkit.families.roles import Role
+from quantkit.families.rows import ATTENTION, FREQUENCIES, HEAD, MLP, UNSERVED, Family, T, without_biases
+from quantkit.families.spellings import Rename
+
+PER_STACK, FUSED = "num_layers_per_stack", "4*q_rows hidden_size"
+HIGH, LOW = "H_cycles", "L_cycles"
+
+
+def stacks(hparams: Hparams) -> Mapping[str, Any]:
+    """The layers of the low stack, of both, and of all passes. Keys have as many heads as queries.
+
+    What was trained says the layers of a stack in the place where transformers says those of all passes.
+    """
+    each = hparams.count(TRUNK if hparams.number(PER_STACK) is None else PER_STACK)
+    scale = hparams.number("embedding_scale")
+    heads = hparams.count("num_attention_heads")
+    return {
+        "num_key_value_heads": heads,
+        "kv_rows": heads * hparams.count("head"),
+        TRUNK: each,
+        BLOCKS: 2 * each,
+        PER_STACK: each,
+        "passes": each * hparams.count(HIGH) * (hparams.count(LOW) + 1),
+        "embedding_scale": 1 / hparams.required("initializer_range") if scale is None else scale,
+    }
+
+
+HRM_TEXT = Family(
+    name="hrm_text",
+    gguf="hrm_text",
+    hf=("HrmTextForCausalLM",),
+    defaults={
+        "hrm_text": {
+            "vocab_size": 151808, "hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 16,
+            "num_attention_heads": 12, "num_key_value_heads": None, "head_dim": 128, "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False, "initializer_range": 0.02,
+            HIGH: 2, LOW: 3, "prefix_lm": True,
+        },
+    },
+    source_block="model.L_module.layers.{}.",
+    outside=(
+        T("model.embed_tokens.weight", "token_embd.weight", Role.TOKEN_EMBD, "vocab_size hidden_size"),
+        HEAD,
+        T("model.z_L_init", "hrm.z_l_init", Role.OTHER, "hidden_size"),
+    ),
+    block=(
+        T("attn.gqkv_proj.weight", "attn_gate.weight", Role.OTHER, FUSED, rows("0", "q_rows")),
+        T("attn.gqkv_proj.weight", "attn_q.weight", Role.ATTN_Q, FUSED, rows("q_rows", "2*q_rows")),
+        T("attn.gqkv_proj.weight", "attn_k.weight", Role.ATTN_K, FUSED, rows("2*q_rows", "3*q_rows")),
+        T("attn.gqkv_proj.weight", "attn_v.weight", Role.ATTN_V, FUSED, rows("3*q_rows", "4*q_rows")),
+        T("self_attn.gate_proj.weight", "attn_gate.weight", Role.OTHER, "q_rows hidden_size"),
+        *without_biases(ATTENTION),
+        T("mlp.gate_up_proj.weight", "ffn_gate.weight", Role.FFN_GATE, "2*intermediate_size hidden_size", first_half),
+        T("mlp.gate_up_proj.weight", "ffn_up.weight", Role.FFN_UP, "2*intermediate_size hidden_size", second_half),
+        *without_biases(MLP),
+    ),
+    spellings=(
+        Rename(r"\.attn\.o_proj\.", ".self_attn.o_proj."),
+        Rename(r"^model\.H_module\.layers\.(\d+)\.", "model.L_module.layers.{}."),
+    ),
+    keys=(
+        keys.Key("block_count", "u32", "passes"),
+        *(entry for entry in keys.without(keys.COMMON, "attention.head_count_kv") if entry is not keys.blocks),
+        keys.Key("rope.dimension_count", "u32", "head"),
+        keys.Key("embedding_scale", "f32", "embedding_scale"),
+        keys.Key("hrm.layers_per_stack", "u32", PER_STACK),
+        keys.Key("hrm.h_cycles", "u32", HIGH),
+        keys.Key("hrm.l_cycles", "u32", LOW),
+        keys.Key("hrm.prefix_lm", "bool", "prefix_lm"),
+    ),
+    drop=(FREQUENCIES,),
+    derive=(stacks,),
+    assumes=(assumptions.silu,),
+    unserved=UNSERVED,
+)  # fmt: skip
+
+FAMILIES = (HRM_TEXT,)
