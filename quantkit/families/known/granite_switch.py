@@ -20,7 +20,7 @@ from quantkit.families.layouts import flat as side_by_side
 from quantkit.families.model import Rows
 from quantkit.families.parts import Zeros
 from quantkit.families.placements import Placement, first_half, rope_rows, second_half
-from quantkit.families.roles import Role
+from quantkit.families.roles import Role, role_of
 from quantkit.families.rows import EMBEDDING, FINAL_NORM, NORMS, OWN_CODE, Drop, T
 from quantkit.tensors import TensorInfo
 
@@ -66,8 +66,8 @@ def adapter(source: str, target: str, number: str, out: str, width: str) -> tupl
     first, second = (f"{source}.lora_{which}{f'_slices.{number}' if number else ''}" for which in "AB")
     place = rotated_behind_zeros if target in ("attn_q", "attn_k") else behind_zeros
     return (
-        T(first, f"{target}.lora_a", Role.OTHER, f"{COUNT} 1 {RANK} {width}", behind_zeros, f32=False),
-        T(second, f"{target}.lora_b", Role.OTHER, f"{COUNT} 1 {out} {RANK}", place, f32=False),
+        T(first, f"{target}.lora_a", role_of(f"{target}.lora_a"), f"{COUNT} 1 {RANK} {width}", behind_zeros, f32=False),
+        T(second, f"{target}.lora_b", role_of(f"{target}.lora_b"), f"{COUNT} 1 {out} {RANK}", place, f32=False),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantkit.families import assumptions, keys
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import Hparams, bad_value
 from quantkit.families.layers import BLOCKS, TRUNK
 from quantkit.families.layouts import rows
 from quantkit.families.placements import first_half, second_half
@@ -28,7 +28,6 @@ def stacks(hparams: Hparams) -> Mapping[str, Any]:
     What was trained says the layers of a stack in the place where transformers says those of all passes.
     """
     each = hparams.count(TRUNK if hparams.number(PER_STACK) is None else PER_STACK)
-    scale = hparams.number("embedding_scale")
     heads = hparams.count("num_attention_heads")
     return {
         "num_key_value_heads": heads,
@@ -37,8 +36,16 @@ def stacks(hparams: Hparams) -> Mapping[str, Any]:
         BLOCKS: 2 * each,
         PER_STACK: each,
         "passes": each * hparams.count(HIGH) * (hparams.count(LOW) + 1),
-        "embedding_scale": 1 / hparams.required("initializer_range") if scale is None else scale,
+        "embedding_scale": embedding_scale(hparams),
     }
+
+
+def embedding_scale(hparams: Hparams) -> float:
+    """What embeddings are multiplied by: the inverse of how wide they were at first, where nothing else is said."""
+    said, width = hparams.number("embedding_scale"), hparams.required("initializer_range")
+    if said is None and width <= 0:
+        raise bad_value("initializer_range", width, "a number above 0")
+    return 1 / width if said is None else said
 
 
 HRM_TEXT = Family(

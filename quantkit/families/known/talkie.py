@@ -51,8 +51,13 @@ TALKIE = Family(
     name="talkie",
     gguf="talkie",
     hf=("TalkieForCausalLM",),
-    defaults={"talkie": {"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False,
-                         "rope_theta": 10000.0}},
+    defaults={
+        "talkie": {
+            "vocab_size": 65540, "hidden_size": 5120, "intermediate_size": 13696, "num_hidden_layers": 40,
+            "num_attention_heads": 40, "num_key_value_heads": None, "head_dim": 128, "max_position_embeddings": 2048,
+            "rope_theta": 1000000.0, "tie_word_embeddings": False,
+        },
+    },
     source_block="model.blocks.{}.",
     spellings=(Rename(r"^lm_head$", "lm_head.weight"),),
     outside=(
