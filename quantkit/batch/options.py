@@ -49,7 +49,7 @@ OPTIONS: dict[str, Option] = {
         *_of("text", "method", "max_shard_size", "device", "activations", "engine"),
         *_of("whole", "samples", "seqlen", "tp"),
         *_of("number", "target_bpw", "max_kld", "require_coverage"),
-        *_of("switch", "feedback_head", "feedback_embedding", "refit_norms"),
+        *_of("switch", "feedback_head", "feedback_embedding", "even_columns", "refit_norms"),
         *_of("flag", "allow_requantize", "allow_other_base", "pure", "preserve", "card", "verify", "offline"),
     )
 }

@@ -221,6 +221,15 @@ class Want:
             rich_help_panel=TEXT,
         ),
     ] = None
+    even_columns: Annotated[
+        bool | None,
+        typer.Option(
+            "--even-columns/--no-even-columns",
+            help="GGUF: before feedback, even columns of weights that are far apart in length.",
+            show_default="on",
+            rich_help_panel=TEXT,
+        ),
+    ] = None
     refit_norms: Annotated[
         bool | None,
         typer.Option(
@@ -328,6 +337,7 @@ class Want:
             method=self.method,
             feedback_head=self.feedback_head,
             feedback_embedding=self.feedback_embedding,
+            even_columns=self.even_columns,
             refit_norms=self.refit_norms,
             consumers=(self.consumers or "",),
             tp=self.tp,

@@ -81,7 +81,8 @@ def _gguf(path: Path, source: Checkpoint, pre: str | None) -> Iterator[Artifact]
         raise InputError(what, path=str(path), tensor=error.tensor, hint=OTHER_MODEL) from error
     with closing(decoded):
         rows = next(t.shape[0] for t in model.tensors if t.name == EMBEDDING)
-        yield Artifact(Side(path.name, decoded, vocabulary=rows), paths, _bytes(paths), _manifest(find_manifest(path)))
+        side = Side(path.name, decoded, vocabulary=rows, moved=decoded.as_made() is not source)
+        yield Artifact(side, paths, _bytes(paths), _manifest(find_manifest(path)))
 
 
 def _require_header(path: Path, metadata: tuple[KeyValue, ...], source: Checkpoint, model: Model) -> None:

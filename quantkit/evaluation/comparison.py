@@ -3,7 +3,8 @@
 Two GGUF files, and two checkpoints in safetensors however quantized, are compared under their own names: weights as
 they are decoded, with factors beside them worked in, and scales of activations as tensors of their own. A GGUF file
 and a checkpoint are compared under the names of the checkpoint, decoded and put back where they came from as
-`quality.decoded` does; tensors of the file that the checkpoint's family does not know stay under theirs.
+`quality.decoded` does, with the checkpoint as the file was made of it (`source.evened`); tensors of the file that the
+checkpoint's family does not know stay under theirs.
 
 Weights are read in slabs of rows, a tensor per thread: memory does not grow with the model.
 """
@@ -27,6 +28,7 @@ from quantkit.formats.gguf.reader import read_gguf
 from quantkit.machine import worker_pool
 from quantkit.plan.describe import describe_source
 from quantkit.quality.decoded import DecodedCheckpoint, factors_in
+from quantkit.quality.made_gguf import is_fed_back
 from quantkit.quality.tensor_errors import TensorError, compare
 from quantkit.source import Checkpoint
 from quantkit.source.base import StoredTensor
@@ -118,11 +120,11 @@ def paired(a: Checkpoint, b: Checkpoint, pre: str | None = None) -> Iterator[Pai
         yield _under_own_names(a, b)
     elif isinstance(a, GGUFCheckpoint):
         with closing(_decoded(a, b, pre)) as decoded:
-            yield _under_names_of(b, decoded, a)
+            yield _under_names_of(decoded.as_made(), decoded, a)
     else:
         assert isinstance(b, GGUFCheckpoint)
         with closing(_decoded(b, a, pre)) as decoded:
-            turned = _under_names_of(a, decoded, b)
+            turned = _under_names_of(decoded.as_made(), decoded, b)
             yield Pairs({n: (y, x) for n, (x, y) in turned.both.items()}, turned.only_b, turned.only_a)
 
 
@@ -190,7 +192,8 @@ def _decoded(gguf: GGUFCheckpoint, other: Checkpoint, pre: str | None) -> Decode
     stored = {tensor.name: (shard, tensor) for shard in shards for tensor in read_gguf(shard.path).tensors}
     fitting = tuple(t for t in model.tensors if t.name in stored and stored[t.name][1].shape == t.shape)
     model = replace(model, tensors=fitting)
-    return DecodedCheckpoint(other, model, shards, stored, factors_in(stored, model))
+    fed_back = is_fed_back(gguf.metadata)
+    return DecodedCheckpoint(other, model, shards, stored, factors_in(stored, model), fed_back=fed_back)
 
 
 def _under_names_of(plain: Checkpoint, decoded: DecodedCheckpoint, gguf: GGUFCheckpoint) -> Pairs:

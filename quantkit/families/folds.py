@@ -32,6 +32,11 @@ class Fold:
         names = tuple(name.format(number) for name in self.consumers)
         return replace(self, producer=self.producer.format(number), consumers=names, expert=False)
 
+    def placed(self, prefix: str, experts: int) -> Fold:
+        """The fold in the block called `prefix`, which ends in a dot, with a consumer for each of its experts."""
+        names = (name.format(n) for name in self.consumers for n in (range(experts) if "{}" in name else [0]))
+        return replace(self, producer=prefix + self.producer, consumers=tuple(prefix + name for name in names))
+
 
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_UP = ("mlp.gate_proj", "mlp.up_proj")

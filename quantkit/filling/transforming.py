@@ -99,12 +99,12 @@ def _places(block: Block, schemes: Mapping[str, Scheme], sites: Sequence[Fold]) 
 
 
 def _place(block: Block, site: Fold, experts: int) -> _Place:
-    consumers = [c.format(n) for c in site.consumers for n in (range(experts) if "{}" in c else [0])]
-    bias = f"{block.name}.{site.producer}{BIAS}"
+    placed = site.placed(f"{block.name}.", experts)
+    bias = f"{placed.producer}{BIAS}"
     return _Place(
         site,
-        f"{block.name}.{site.producer}{WEIGHT}",
-        tuple(f"{block.name}.{consumer}{WEIGHT}" for consumer in consumers),
+        f"{placed.producer}{WEIGHT}",
+        tuple(f"{consumer}{WEIGHT}" for consumer in placed.consumers),
         bias if bias in block.parameters else None,
     )
 

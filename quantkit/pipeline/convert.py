@@ -208,8 +208,9 @@ def _run(
         try:
             if index in failing:
                 raise failing[index]
-            refit_norms(prepared, item.plan, item.job, emit, stop)
-            found = never_worse(prepared, item.plan, item.job, output.threads, emit, measures=output.verify)
+            read = prepared.reading(item.plan)
+            refit_norms(read, item.plan, item.job, emit, stop)
+            found = never_worse(read, item.plan, item.job, output.threads, emit, measures=output.verify)
             draft = draft_manifest(item.plan, {**facts, **own_facts(prepared, item.plan, item.job)})
             draft = replace(draft, facts={**draft.facts, "guard": found}) if found else draft
             if kept := draft.facts.get("preserved"):
@@ -262,11 +263,15 @@ def fill_all(
     source_bytes = prepared.plans[0].source_bytes
     emit(StageStarted("quantize", source_bytes))
     checkpoint = prepared.checkpoint
+    for plan, _ in jobs:
+        _say_evened(prepared, plan, emit)
     with SourceHasher(checkpoint.files()) as hasher:
         how = (threads or core_count(), emit, stop, hasher.advance, beside)
         beside.begin()
         failed |= fill(
-            [Work(checkpoint, p, job, *how) for p, job in jobs], prepared.calibration, prepared.require_coverage
+            [Work(prepared.reading(p).checkpoint, p, job, *how) for p, job in jobs],
+            prepared.calibration,
+            prepared.require_coverage,
         )
         beside.finish()
         if len(failed) == len(jobs):
@@ -287,9 +292,17 @@ def fill_all(
     }
 
 
+def _say_evened(prepared: Prepared, plan: Plan, emit: Sink) -> None:
+    """Tell of columns that a plan wants evened."""
+    for facts in prepared.evened_facts(plan).values():
+        what = f"{plan.files[0].name}: columns are far apart in length at {counted(facts['sites'], 'place')}"
+        emit(Warned("evened", f"{what}: they are evened first, which leaves the function as it is"))
+
+
 def own_facts(prepared: Prepared, plan: Plan, job: Job) -> dict[str, Any]:
     """What the manifest of this artifact says besides: text that was used, what became of each layer with it."""
     made = {**layer_facts(plan, job), **norms_facts(plan, job), **facts_of_grids(plan, job.records)}
+    made |= prepared.evened_facts(plan)
     return {**prepared.calibration_facts(plan), **made}
 
 
@@ -320,7 +333,7 @@ def quantize(
         for number, ((plan, job), folder) in enumerate(zip(jobs, folders, strict=True)):
             if number in failed:
                 continue
-            refit_norms(prepared, plan, job, emit, stop)
+            refit_norms(prepared.reading(plan), plan, job, emit, stop)
             parts = [PartFile(f.name, f.nbytes) for f in plan.files]
             draft = draft_manifest(plan, {**facts, **own_facts(prepared, plan, job)})
             save_work(folder, prepared.job_digest(plan), parts, draft)

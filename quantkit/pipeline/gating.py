@@ -80,7 +80,7 @@ class Gating:
         self.gates = gates
         self.threads, self.memory = asked.threads, asked.memory
         self.corpus: Corpus = read_corpus(prepared.checkpoint, asked.eval_data, Cutting(), offline=offline)
-        moved = [plan.recipe for plan in prepared.plans if _moves(plan)]
+        moved = [plan.recipe for plan in prepared.plans if self._moves(plan)]
         require_judgeable(gates, self.corpus, moved)
         for record in _run(prepared):
             if self.corpus.hashes & {record.sha256, *record.parts}:
@@ -140,14 +140,15 @@ class Gating:
 
     def _side(self, plan: Plan, made: Checkpoint, target: Path) -> Side:
         if plan.is_checkpoint:
-            return served_side(target.parent.resolve().name, made, _moves(plan))
+            return served_side(target.parent.resolve().name, made, self._moves(plan))
         tensors = self.prepared.reference.model.tensors
-        return Side(target.name, made, vocabulary=next(t.shape[0] for t in tensors if t.name == EMBEDDING))
+        rows = next(t.shape[0] for t in tensors if t.name == EMBEDDING)
+        return Side(target.name, made, vocabulary=rows, moved=self._moves(plan))
 
-
-def _moves(plan: Plan) -> bool:
-    """Whether scales are moved between layers, so that weights differ on purpose."""
-    return plan.method is not None and bool(plan.method.transform)
+    def _moves(self, plan: Plan) -> bool:
+        """Whether scales are moved between layers, so that weights differ on purpose."""
+        transformed = plan.method is not None and bool(plan.method.transform)
+        return transformed or self.prepared.reading(plan) is not self.prepared
 
 
 def require_gateable(gates: Sequence[str], data: Sequence[str], calib: Sequence[str]) -> tuple[Gate, ...]:

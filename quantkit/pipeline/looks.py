@@ -47,7 +47,7 @@ def _compared(
     if plan.is_checkpoint:  # whole layers, which are decoded faster than single rows; no engine of convert
         return of_plan(prepared.checkpoint, plan, layers), VerifyOptions(threads=output.threads)
     options = VerifyOptions(engine_of(plan, output), None, CONVERT_SAMPLE_ROWS, output.threads)
-    return of_gguf(prepared.reference_of(plan), layers), options
+    return of_gguf(prepared.reading(plan).reference_of(plan), layers), options
 
 
 def engine_of(plan: Plan, output: Output) -> str | None:

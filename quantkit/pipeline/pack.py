@@ -92,7 +92,7 @@ def draft_manifest(plan: Plan, facts: Mapping[str, Any]) -> Manifest:
             "timings": facts["timings"],
             **({"method": asdict(plan.method)} if plan.method else {}),
             **({"allocation": dict(plan.allocation)} if plan.allocation else {}),
-            **{key: facts[key] for key in ("calibration", "layers", "norms", "preserved") if key in facts},
+            **{key: facts[key] for key in ("calibration", "layers", "evened", "norms", "preserved") if key in facts},
         },
     )
 

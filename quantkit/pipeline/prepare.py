@@ -31,6 +31,7 @@ from quantkit.quality.reference import Reference
 from quantkit.recipes.read import load_recipe
 from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint
+from quantkit.source.evened import EvenedCheckpoint, evened
 from quantkit.source.identity import Origin
 from quantkit.tuning.choose import require_reachable
 from quantkit.units import counted, parse_size
@@ -86,6 +87,23 @@ class Prepared:
     def reference_of(self, plan: Plan) -> Reference:
         """The same for what a plan of a GGUF file makes: the model, or its encoder."""
         return Reference(self.checkpoint, self.encoder) if plan.is_encoder and self.encoder else self.reference
+
+    def reading(self, plan: Plan) -> Prepared:
+        """The same with the source as a plan reads it: with even columns where it wants that and they are far apart."""
+        return self._evened if plan.evens else self
+
+    @cached_property
+    def _evened(self) -> Prepared:
+        """Statistics are of the columns as they were: with these nothing is moved."""
+        if self.calibration is None or self.calibration.spec.reads_statistics or self.model is None:
+            return self
+        found = evened(self.checkpoint, self.model)
+        return self if found is None else replace(self, checkpoint=found)
+
+    def evened_facts(self, plan: Plan) -> dict[str, Any]:
+        """The manifest's word on columns that were evened for a plan: at how many places, and in how many tensors."""
+        read = self.reading(plan).checkpoint
+        return {"evened": read.facts()} if isinstance(read, EvenedCheckpoint) else {}
 
     @cached_property
     def source_run(self) -> SourceRun:
@@ -194,7 +212,7 @@ def _plan_all(
             first = planned(recipe)
             require_reachable(first, tuning.target)
             assert calibration is not None and tuning.stop is not None
-            known = measured(Subject(checkpoint, recipe, first, calibration), emit, tuning.stop)
+            known = measured(Subject(checkpoint, _or_raise(model), recipe, first, calibration), emit, tuning.stop)
         return tuned(recipe, tuning, known, planned)
 
     tried = [(recipe, _tried(partial(made_of, recipe))) for recipe in recipes]
@@ -342,6 +360,7 @@ def overrides_of(request: Request, tuning: Tuning | None) -> Overrides:
         method=request.method,
         head=request.feedback_head,
         embedding=request.feedback_embedding,
+        columns=request.even_columns,
         norms=request.refit_norms,
         text=bool(request.calib) or fed,
         on_fallback="error" if request.on_fallback == "error" else None,

@@ -60,6 +60,7 @@ class Request:
     method: str | None = None
     feedback_head: bool | None = None
     feedback_embedding: bool | None = None
+    even_columns: bool | None = None
     refit_norms: bool | None = None
     consumers: tuple[str, ...] = ()
     tp: int = 1
@@ -179,7 +180,7 @@ USES = (
 )  # fmt: skip
 WITH_TEXT = ("--samples", "--seqlen", "--device", "--activations", "--require-coverage")
 # Statistics have been through the model already, and hold neither gradients nor text.
-OF_TEXT_ALONE = ("--samples", "--seqlen", "--activations", "--feedback-embedding", "--refit-norms")
+OF_TEXT_ALONE = ("--samples", "--seqlen", "--activations", "--feedback-embedding", "--even-columns", "--refit-norms")
 DEFAULTS = {f.name: None if f.default is MISSING else f.default for f in fields(Request)}
 
 

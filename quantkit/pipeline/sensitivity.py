@@ -124,8 +124,8 @@ def _prepared(request: Request, emit: Sink, *, headers: bool = False) -> Prepare
 def _subject(prepared: Prepared, out: Path | None, force: bool, *, write: bool = True) -> Subject:
     """What is measured. Raises for an `out` that could not be written, which is tried only to `write`."""
     [recipe], [plan] = prepared.recipes, prepared.plans
-    assert prepared.calibration is not None
-    subject = Subject(prepared.checkpoint, recipe, plan, prepared.calibration)
+    assert prepared.calibration is not None and prepared.model is not None
+    subject = Subject(prepared.checkpoint, prepared.model, recipe, plan, prepared.calibration)
     if out is not None:
         refuse_inputs([out], prepared.inputs)
         _require_place(out, subject, force, write=write)

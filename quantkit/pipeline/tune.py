@@ -13,10 +13,12 @@ from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.text.spec import STATISTICS
 from quantkit.errors import InputError, RecipeError, UsageError
 from quantkit.events import Sink, StageFinished, StageStarted
+from quantkit.families.model import Model
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan
 from quantkit.recipes.recipe import Allotment, Recipe
 from quantkit.source import Checkpoint
+from quantkit.source.evened import evened
 from quantkit.source.identity import Origin
 from quantkit.tuning.candidates import candidates, nbytes_of
 from quantkit.tuning.choose import spend
@@ -144,9 +146,10 @@ def known_of(tuning: Tuning, recipe: Recipe, checkpoint: Checkpoint) -> Sensitiv
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a checkpoint, a plan of its recipe's own types, text, and who is told."""
+    """What is measured: a checkpoint, what it becomes in a GGUF file, a plan of its recipe's own types, and text."""
 
     checkpoint: Checkpoint
+    model: Model
     recipe: Recipe
     plan: Plan
     inputs: Inputs
@@ -164,7 +167,8 @@ def measured(subject: Subject, emit: Sink, stop: Callable[[], bool]) -> Sensitiv
         )
     )
     scratch = scratch_for(subject.inputs.spec, Path())
-    model = open_calibration_model(subject.checkpoint, subject.inputs.spec, scratch)
+    read = (evened(subject.checkpoint, subject.model) if subject.plan.evens else None) or subject.checkpoint
+    model = open_calibration_model(read, subject.inputs.spec, scratch)
     task = Task(model, subject.plan, candidates(subject.plan), learned, judged, subject.inputs.shipped)
     costs = measure(task, emit, stop)
     found = Sensitivity(**facts_of(subject), tensors=_records(subject.plan, costs))

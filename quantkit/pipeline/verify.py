@@ -36,6 +36,7 @@ from quantkit.plan.encoder import describe_encoder, is_encoder, type_of_file
 from quantkit.quality.against import REWRITTEN, Against, of_gguf, of_source
 from quantkit.quality.check import check
 from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
+from quantkit.quality.decoded import source_as_made
 from quantkit.quality.engines.llamacpp import LLAMA_CPP
 from quantkit.quality.made import Made, Place
 from quantkit.quality.made_checkpoint import open_checkpoint
@@ -137,7 +138,7 @@ def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emi
     require_path(path)
     manifest = read_manifest(path) if os.path.lexists(path) else None
     paths = shard_paths(artifact) if artifact.exists() else (artifact,)
-    reference = None if source is None else Reference(source, _described(artifact, source, options.pre))
+    reference = None if source is None else _reference(paths, source, _described(artifact, source, options.pre))
     files = _files(paths, path, manifest, source)
     with open_gguf(paths) as made:
         against = None if reference is None else _with_facts(of_gguf(reference), manifest)
@@ -154,6 +155,11 @@ def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emi
 def _entries(artifact: Path) -> dict[str, object]:
     """The entries of a GGUF file by key."""
     return {kv.key: kv.value for kv in read_gguf(artifact).metadata} if artifact.exists() else {}
+
+
+def _reference(paths: Sequence[Path], source: Checkpoint, model: Model) -> Reference:
+    """The source as the file at `paths` was made of it."""
+    return Reference(source_as_made(paths, source, model), model)
 
 
 def _described(artifact: Path, source: Checkpoint, pre: str | None) -> Model:

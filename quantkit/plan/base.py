@@ -103,7 +103,8 @@ class Plan:
 
     `metadata` is that of a GGUF file. `inputs` stands for the text or statistics that it is made with, "" without any,
     also where it `needs_inputs`; text is `widened` by random tokens where nothing but codes is stored of what is seen.
-    `refits` are norms whose values may move when all else is rounded, where text shows that it helps.
+    `evens` says that columns far apart in length are evened before they are rounded, `refits` are norms whose values
+    may move when all else is rounded, where text shows that it helps.
     `linears` are the linear layers of the blocks, rounded or not, `plain` names those that stay as they are and the
     head. `served_as` is the architecture by the name that consumers look for. `details` are what the manifest says of
     the model besides its family. `allocation` is what it says of types that were chosen for a budget. `kind` is that of
@@ -129,6 +130,7 @@ class Plan:
     method: MethodChoice | None = None
     needs_inputs: bool = False
     inputs: str = ""
+    evens: bool = False
     refits: tuple[str, ...] = ()
     linears: tuple[ModelTensor, ...] = ()
     plain: tuple[str, ...] = ()

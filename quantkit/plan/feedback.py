@@ -83,12 +83,11 @@ def metadata_of(method: MethodChoice | None, refitted: Sequence[str] = ()) -> li
     return [KeyValue("quantkit.method", "string", method.name), *norms]
 
 
-def identity(
-    units: Sequence[Unit], method: MethodChoice | None, inputs: str, refitted: Sequence[str] = ()
-) -> dict[str, Any]:
-    """What decides the bytes besides types and places; nothing where no method does."""
-    if method is None:
+def identity(units: Sequence[Unit], recipe: Recipe, inputs: str, refitted: Sequence[str] = ()) -> dict[str, Any]:
+    """What decides the bytes besides types and places; nothing where no method with inputs does."""
+    if not recipe.needs_calibration:
         return {}
     rounded = [unit.name for unit in units if unit.layout is not None]
+    columns = {} if recipe.mixture is None or recipe.mixture.columns else {"evens": False}
     norms = {"refits": list(refitted)} if refitted else {}
-    return {"method": asdict(method), "rounded": rounded, "calibration": inputs, **norms}
+    return {"method": asdict(recipe.method), "rounded": rounded, "calibration": inputs, **columns, **norms}

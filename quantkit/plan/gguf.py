@@ -62,9 +62,8 @@ def plan_gguf(
     The recipe's method rounds block by block with what `inputs`, a digest, stands for, if it needs any; otherwise the
     types' own encoders round, with an `imatrix` or without.
 
-    Raises RecipeError for a rule or --keep that matches nothing, for rows that fit no type where the recipe forbids
-    fallbacks, and where the recipe needs importance weights that are missing; UnsupportedError for a source that is
-    quantized already, without `allow_requantize`; InputError for an imatrix of another model.
+    Raises RecipeError for a rule or --keep that matches nothing, forbidden fallbacks and missing importance weights;
+    UnsupportedError for a quantized source, without `allow_requantize`; InputError for an imatrix of another model.
     """
     assert recipe.mixture is not None, recipe.container
     method, allotment = recipe.method if recipe.needs_calibration else None, recipe.mixture.allotment
@@ -92,6 +91,7 @@ def plan_gguf(
         method=method,
         needs_inputs=method is not None,
         inputs=inputs,
+        evens=method is not None and recipe.mixture.columns,
         refits=moving,
         family=model.family,
         architecture=model.architecture,
@@ -99,7 +99,7 @@ def plan_gguf(
         units=units,
         files=files,
         source_bytes=sum(u.source_bytes for u in units),
-        digest=_digest(units, _headers(files), identity(units, method, inputs, moving)),
+        digest=_digest(units, _headers(files), identity(units, recipe, inputs, moving)),
         warnings=(*model.warnings, *notes, *source_notes(units, sources, model), *_warnings(units, allotment)),
         metadata=metadata,
         tokenizer_sha256=model.tokenizer_sha256,

@@ -7,6 +7,7 @@ names. Its configuration is the source's: what runs on it is what the file shoul
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,18 +15,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from quantkit.errors import VerificationError
+from quantkit.errors import QuantkitError, VerificationError
 from quantkit.families.factors import factor_of, of_rows
 from quantkit.families.model import Model
 from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
-from quantkit.quality.made_gguf import is_norm, is_refitted
+from quantkit.quality.made_gguf import is_fed_back, is_norm, is_refitted
 from quantkit.quality.tensor_errors import decode_gguf, undecodable
 from quantkit.source import Checkpoint
 from quantkit.source.backwards import Piece, RestoredTensor, is_undone, pieces_of
 from quantkit.source.base import SourceFile, close_shards, no_side_file, no_side_files, require_unchanged
+from quantkit.source.evened import nearer
 from quantkit.tensors import F32, U8, TensorInfo
 from quantkit.untrusted import InputFile, open_input
 
@@ -75,7 +77,7 @@ class Decoded:
 class DecodedCheckpoint:
     """See `quantkit.source.Checkpoint`; tensors that are not in the file, which are left out on purpose, are gone.
 
-    `refitted` says that norms may differ from the source's.
+    `refitted` says that norms may differ from the source's, `fed_back` that feedback chose the weights.
     """
 
     source: Checkpoint
@@ -84,6 +86,7 @@ class DecodedCheckpoint:
     stored: Mapping[str, tuple[Bytes, GGUFTensor]]
     factors: Mapping[str, F32]
     refitted: bool = False
+    fed_back: bool = False
     kind: str = "memory"
 
     @property
@@ -131,6 +134,10 @@ class DecodedCheckpoint:
         """What the file adds to the values of a source tensor."""
         return self._pieces[name][0].target.add
 
+    def as_made(self) -> Checkpoint:
+        """The source as the file was made of it: with columns evened where it holds these."""
+        return nearer(self.source, self, self.model) if self.fed_back else self.source
+
     def ref(self, name: str) -> RestoredTensor:
         return self._refs[name]
 
@@ -174,7 +181,17 @@ def open_decoded(paths: Sequence[Path], source: Checkpoint, model: Model) -> Dec
         for shard in shards:
             shard.close()
         raise
-    return DecodedCheckpoint(source, model, tuple(shards), stored, factors, is_refitted(files[0].metadata))
+    said = files[0].metadata
+    return DecodedCheckpoint(source, model, tuple(shards), stored, factors, is_refitted(said), is_fed_back(said))
+
+
+def source_as_made(paths: Sequence[Path], source: Checkpoint, model: Model) -> Checkpoint:
+    """The same for files that may lack tensors, which is for others to say: then the source as it is."""
+    try:
+        with closing(open_decoded(paths, source, model)) as made:
+            return made.as_made()
+    except QuantkitError:
+        return source
 
 
 def factors_in(stored: Mapping[str, tuple[Bytes, GGUFTensor]], model: Model) -> dict[str, F32]:

@@ -22,7 +22,7 @@ from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFFile, GGUFTensor, ggml_type
 from quantkit.metadata import KeyValue
 from quantkit.methods.settings import REFIT_REACH
-from quantkit.plan.feedback import REFIT_KEY
+from quantkit.plan.feedback import METHOD_KEY, REFIT_KEY
 from quantkit.qtypes import base
 from quantkit.quality.made import Held, Place, Span
 from quantkit.quality.tensor_errors import decode_gguf, floor_of_bits, undecodable
@@ -111,6 +111,11 @@ def open_gguf(paths: Sequence[Path]) -> Iterator[GGUFMade]:
 def is_refitted(metadata: Sequence[KeyValue]) -> bool:
     """Whether a file says that its norms may differ from the source's."""
     return any(entry.key == REFIT_KEY for entry in metadata)
+
+
+def is_fed_back(metadata: Sequence[KeyValue]) -> bool:
+    """Whether a file says that its weights were chosen with what their inputs say."""
+    return any(entry.key == METHOD_KEY for entry in metadata)
 
 
 def is_norm(tensor: GGUFTensor) -> bool:

@@ -41,7 +41,7 @@ WEIGHT_KEYS = (
     "type", "bits", "group", "fallback", "symmetry", "granularity", "double", "version", "act_order", "activations",
 )  # fmt: skip
 METHOD_KEYS = ("name", "transform", "alpha", "damping", "order", "passes")
-GGUF_METHOD_KEYS = ("name", "damping", "order", "passes", "head", "embedding", "norms")
+GGUF_METHOD_KEYS = ("name", "damping", "order", "passes", "head", "embedding", "columns", "norms")
 
 
 def parse_recipe(table: Table, name: str) -> Recipe:
@@ -80,6 +80,7 @@ def _gguf_recipe(table: Table, empty: Recipe) -> Recipe:
         needs_imatrix=table.some_of("needs_imatrix", base.names()),
         head=method.get("head", bool) is not False,
         embedding=method.get("embedding", bool) is not False,
+        columns=method.get("columns", bool) is not False,
         norms=method.get("norms", bool) is True,
         adapter=table.get("adapter", bool) or False,
     )

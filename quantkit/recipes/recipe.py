@@ -39,7 +39,9 @@ class MethodChoice:
 FEEDBACK = MethodChoice("gptq", order="within")
 """Rounds GGUF types with text. Spans stay together: their scales are searched for what feedback has made of them."""
 
-SWITCHES = {"head": "feedback-head", "embedding": "feedback-embedding", "norms": "refit-norms"}
+SWITCHES = {
+    "head": "feedback-head", "embedding": "feedback-embedding", "columns": "even-columns", "norms": "refit-norms",
+}  # fmt: skip
 """The options of what a mixture with feedback may leave out, by its fields."""
 
 
@@ -64,9 +66,9 @@ class GGUFMixture:
     one that takes over where its block does not divide a row. `needs_imatrix` lists types that must not be written
     without importance weights. `output_type` and `embedding_type` replace whatever the rules say for the output and the
     token embedding; `pure` gives every tensor the default type. `head` and `embedding` say that a method with inputs
-    rounds them, too, where they are quantized, `norms` that norms are then fitted to what it has rounded. `allotment`
-    are types that a budget was spent on. With `preserve` a grid or zeros that are there stay there. The source of an
-    `adapter` is one, and no model.
+    rounds them, too, where they are quantized, `columns` that those far apart in length are evened before, `norms` that
+    norms are then fitted to what it has rounded. `allotment` are types that a budget was spent on. With `preserve` a
+    grid or zeros that are there stay there. The source of an `adapter` is one, and no model.
     """
 
     file_type: int
@@ -78,6 +80,7 @@ class GGUFMixture:
     pure: bool = False
     head: bool = True
     embedding: bool = True
+    columns: bool = True
     norms: bool = False
     allotment: Allotment | None = None
     preserve: bool = False
@@ -170,8 +173,8 @@ class Overrides:
     """What the options of a run change in a recipe.
 
     `keep` are PATTERN=TYPE texts (see `parse_keep`), `method` is the name of another one; types, `pure` and `preserve`
-    are those of GGUFMixture, and so are `head`, `embedding` and `norms`. None leaves what the recipe says. With `text`
-    GGUF types are rounded with feedback by default.
+    are those of GGUFMixture, and so are `head`, `embedding`, `columns` and `norms`. None leaves what the recipe says.
+    With `text` GGUF types are rounded with feedback by default.
     """
 
     keep: tuple[str, ...] = ()
@@ -182,6 +185,7 @@ class Overrides:
     method: str | None = None
     head: bool | None = None
     embedding: bool | None = None
+    columns: bool | None = None
     norms: bool | None = None
     text: bool = False
     on_fallback: OnFallback | None = None
@@ -233,6 +237,7 @@ def _switched(mixture: GGUFMixture, run: Overrides) -> GGUFMixture:
         mixture,
         head=mixture.head if run.head is None else run.head,
         embedding=mixture.embedding if run.embedding is None else run.embedding,
+        columns=mixture.columns if run.columns is None else run.columns,
         norms=mixture.norms if run.norms is None else run.norms,
     )
 

@@ -251,6 +251,7 @@ class MatrixOptions(MatrixFor, total=False):
     require_coverage: float
     feedback_head: bool
     feedback_embedding: bool
+    even_columns: bool
     refit_norms: bool
     allow_requantize: bool
     allow_other_base: bool

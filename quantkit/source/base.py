@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -139,6 +139,11 @@ class Over:
 
     def close(self) -> None:
         self.base.close()
+
+
+def as_float32(info: TensorInfo) -> TensorInfo:
+    """The tensor as weights are that a checkpoint over another one changes: not with that one's codes any more."""
+    return replace(info, dtype="F32", nbytes=4 * info.elements, coded=None)
 
 
 # What checkpoints in GGUF files have in common: methods of their classes.

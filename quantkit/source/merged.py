@@ -7,7 +7,7 @@ float64 in the order of the rank and rounded once, so that a row has the same bi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
@@ -18,7 +18,7 @@ from quantkit.families.layers import trunk_of
 from quantkit.families.towers import text_family
 from quantkit.qtypes.kept import kept
 from quantkit.source.adapter import WEIGHTS, Adapter, Change, no_place
-from quantkit.source.base import Checkpoint, Over, SourceFile, StoredTensor
+from quantkit.source.base import Checkpoint, Over, SourceFile, StoredTensor, as_float32
 from quantkit.tensors import F32, U8, TensorInfo, TensorRef
 from quantkit.untrusted import shown
 
@@ -221,13 +221,8 @@ def merged_with(base: Checkpoint, adapters: Sequence[Adapter]) -> MergedCheckpoi
             put(place, Instead(tensor))
         if homeless:
             raise no_place(homeless, shown(base.name))
-    infos = {name: _as_float32(info) if name in merges else info for name, info in tensors.items()}
+    infos = {name: as_float32(info) if name in merges else info for name, info in tensors.items()}
     return MergedCheckpoint(base, tuple(adapters), merges, infos)
-
-
-def _as_float32(info: TensorInfo) -> TensorInfo:
-    """The tensor as its merged weights are: not with the codes of the base model any more."""
-    return replace(info, dtype="F32", nbytes=4 * info.elements, coded=None)
 
 
 def _require_shape(info: TensorInfo, shape: tuple[int, ...], part: str) -> None:

@@ -1,0 +1,209 @@
+"""A checkpoint whose columns are of one length where they were far apart: the same function in numbers that round well.
+
+Blocks of quantization types share a scale among 32 columns or more. Where these differ in length by more than a grid
+has steps, the short ones become zeros, however large the inputs are that they read. So columns are divided by their
+lengths, which the norm or the rows before them are multiplied by. Lengths are those of some rows of all matrices of a
+site, each row counted alike; the lengths of rows and columns depend on each other, so that they are found in turns
+(Sinkhorn and Knopp). They are then the same for all checkpoints of one function whose channels were scaled.
+
+Factors are eighths of an octave: the same whatever the last bits of sums are, and of a factor 1 nothing is left.
+Everything above sees the evened weights alone, in float32, a slab of rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantkit.families.model import Model, Rows
+from quantkit.families.sites import Site, sites_of
+from quantkit.machine import core_count, worker_pool
+from quantkit.source.base import Checkpoint, Over, as_float32
+from quantkit.tensors import F32, U8, TensorInfo, TensorRef
+
+FAR = 0.6  # standard deviation of the logarithms of lengths: trained matrices have 0.04 to 0.3, single ones 0.56
+ROWS = 512  # read of the matrices of a site together where columns may be far apart
+GLANCE = 64  # before that: with these, lengths are a tenth off
+FEWEST = 4  # of each of them
+TURNS = 8  # after four the lengths change by less than a step
+STEPS = 8  # of factors in an octave
+MOST = 20.0  # octaves
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What rows [start, stop) of a tensor are multiplied by: each row by its own factor, each column by its own;
+    float64, None for 1. Values of a `centered` norm are distances from 1."""
+
+    start: int
+    stop: int
+    rows: F64 | None = None
+    columns: F64 | None = None
+    centered: bool = False
+
+    def apply(self, values: F64, first: int) -> None:
+        """Change what lies in these rows of `values` (n, cols), which begin at row `first` of the tensor."""
+        start, stop = max(self.start, first), min(self.stop, first + len(values))
+        if start >= stop:
+            return
+        found = values[start - first : stop - first]
+        found += float(self.centered)
+        if self.rows is not None:
+            found *= self.rows[start - self.start : stop - self.start, None]
+        if self.columns is not None:
+            found *= self.columns
+        found -= float(self.centered)
+
+
+@dataclass(frozen=True)
+class EvenedTensor:
+    """A tensor with factors, in their order. Reading is safe from several threads."""
+
+    info: TensorInfo
+    base: TensorRef
+    factors: tuple[Factors, ...]
+
+    def read(self, start: int, stop: int) -> F32:
+        """Rows [start, stop), float32 (stop - start, cols), rounded once."""
+        values = self.base.read(start, stop).astype(np.float64)
+        for each in self.factors:
+            each.apply(values, start)
+        return values.astype(np.float32)
+
+    def read_packed(self, start: int, stop: int) -> U8:
+        """The same as bytes of float32."""
+        return self.read(start, stop).view(np.uint8).reshape(stop - start, -1)
+
+
+@dataclass(frozen=True)
+class EvenedCheckpoint(Over):
+    """A checkpoint some of whose columns are evened. See `quantkit.source.Checkpoint`.
+
+    `factors` are by tensor; such tensors count as float32. `sites` is at how many places columns were far apart;
+    `furthest` has the columns that were so most.
+    """
+
+    factors: Mapping[str, tuple[Factors, ...]]
+    infos: Mapping[str, TensorInfo]
+    sites: int
+    furthest: Rows
+
+    def facts(self) -> dict[str, int]:
+        """A manifest's word on it."""
+        return {"sites": self.sites, "tensors": len(self.factors)}
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self.infos
+
+    def ref(self, name: str) -> TensorRef:
+        found = self.base.ref(name)
+        factors = self.factors.get(name)
+        return found if factors is None else EvenedTensor(self.infos[name], found, factors)
+
+
+def evened(base: Checkpoint, model: Model) -> EvenedCheckpoint | None:
+    """The checkpoint with even columns where they are far apart; None where they are so nowhere.
+
+    `model` is what it becomes in a GGUF file. Reads some rows of every matrix.
+    """
+    sites = sites_of(base.tensors(), base.config, model)
+    with worker_pool(core_count()) as pool:
+        far = [found for found in pool.map(partial(_far, base), sites) if found is not None]
+    if not far:
+        return None
+    factors: dict[str, tuple[Factors, ...]] = {}
+    for site, lengths, _ in far:
+        for rows, each in _moves(site, _steps(lengths)):
+            factors[rows.tensor] = (*factors.get(rows.tensor, ()), each)
+    infos = {name: as_float32(info) if name in factors else info for name, info in base.tensors().items()}
+    furthest, _, _ = max(far, key=lambda found: found[2])
+    return EvenedCheckpoint(base, factors, infos, len(far), furthest.consumers[0])
+
+
+def _far(base: Checkpoint, site: Site) -> tuple[Site, F64, float] | None:
+    """A site with the lengths of its columns and how far they are apart; None where they are not."""
+    for rows, least in ((GLANCE, FAR / 2), (ROWS, FAR)):
+        lengths = _lengths(_sample(base, site, rows), site.channel_of)
+        spread = 0.0 if lengths is None else float(np.log(lengths[lengths > 0]).std())
+        if spread <= least:
+            return None
+    assert lengths is not None
+    return site, lengths, spread
+
+
+def _steps(lengths: F64) -> F64:
+    """Lengths (channels,) as factors, 1 where there is none: whole steps, and no more than MOST octaves."""
+    octaves = np.log2(lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    factors: F64 = np.exp2(np.rint(np.clip(octaves, -MOST, MOST) * STEPS) / STEPS)
+    return factors
+
+
+def _picked(rows: Rows, count: int) -> list[int]:
+    """At most `count` of some rows, evenly spread."""
+    count = min(count, rows.rows)
+    return [rows.start + i * rows.rows // count for i in range(count)]
+
+
+def _moves(site: Site, factors: F64) -> Iterator[tuple[Rows, Factors]]:
+    """What factors (channels,) of a site do to its tensors."""
+    for rows in site.consumers:
+        yield rows, Factors(rows.start, rows.stop, columns=(1 / factors)[site.channel_of])
+    first = site.producer.stop - site.channels
+    yield site.producer, Factors(first, site.producer.stop, rows=factors, centered=site.centered)
+    if site.bias is not None:
+        yield site.bias, Factors(site.bias.stop - site.channels, site.bias.stop, rows=factors)
+
+
+def _sample(base: Checkpoint, site: Site, rows: int) -> F32:
+    """About `rows` rows of all consumers of a site, float32 (n, cols)."""
+    count = max(rows // len(site.consumers), FEWEST)
+    found = []
+    for consumer in site.consumers:
+        ref = base.ref(consumer.tensor)
+        found += [ref.read(row, row + 1) for row in _picked(consumer, count)]
+    return np.concatenate(found)
+
+
+def _lengths(sample: F32, channel_of: NDArray[np.int64]) -> F64 | None:
+    """Lengths of the columns that read each channel, float64 (channels,), of the geometric mean 1; 0 for a channel that
+    nothing reads. None for a sample that says nothing of them."""
+    squares = np.square(sample, dtype=np.float64)
+    if not np.isfinite(squares).all():
+        return None
+    share = np.zeros((int(channel_of.max()) + 1, 1))
+    np.add.at(share, channel_of, 1.0)
+    lengths = np.ones(len(share))
+    for _ in range(TURNS):
+        inside = squares / lengths[channel_of]
+        rows = inside.sum(axis=1, keepdims=True)
+        inside = np.divide(inside, rows, out=np.zeros_like(inside), where=rows > 0)
+        mean = np.bincount(channel_of, inside.sum(axis=0)) / share[:, 0]
+        read = mean > 0
+        if not read.any():
+            return None
+        lengths *= np.where(read, mean, 1.0) / np.exp(np.log(mean[read]).mean())
+    return np.where(read, np.sqrt(lengths), 0.0)
+
+
+def nearer(source: Checkpoint, made: Checkpoint, model: Model) -> Checkpoint:
+    """The source, or the source with even columns, whichever is nearer to a decoded artifact.
+
+    `made` gives the artifact's weights under the names of the source.
+    """
+    found = evened(source, model)
+    if found is None or found.furthest.tensor not in made.tensors():
+        return source
+    ref = made.ref(found.furthest.tensor)
+    apart = [0.0, 0.0]
+    for row in _picked(found.furthest, ROWS):
+        values = ref.read(row, row + 1).astype(np.float64)
+        for number, checkpoint in enumerate((found, source)):
+            expected = checkpoint.ref(found.furthest.tensor).read(row, row + 1)
+            apart[number] += float(np.square(values - expected).sum())
+    return found if apart[0] < apart[1] else source
