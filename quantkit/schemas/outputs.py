@@ -302,6 +302,13 @@ class Norms(TypedDict):
     standard_error: NotRequired[float]
 
 
+class Evened(TypedDict):
+    """At how many places columns were evened, and in how many tensors."""
+
+    sites: int
+    tensors: int
+
+
 class Manifest(TypedDict):
     """The manifest beside an artifact; method is of checkpoints, layers and calibration of calibrated ones."""
 
@@ -326,6 +333,7 @@ class Manifest(TypedDict):
     layers: NotRequired[list[dict[str, Any]]]
     preserved: NotRequired[list[dict[str, Any]]]
     guard: NotRequired[Guard]
+    evened: NotRequired[Evened]
     norms: NotRequired[Norms]
     replaced: NotRequired[list[File]]
 

@@ -204,6 +204,7 @@ def test_a_recipe_says_how(settings: str, outside: set[str], method: tuple[objec
     [
         ("head", "feedback-head", {"output"}, True),
         ("embedding", "feedback-embedding", {"token"}, True),
+        ("columns", "even-columns", set(), True),
         ("norms", "refit-norms", set(), False),
     ],
 )

@@ -17,11 +17,11 @@ VALUES = {
     "imatrix": "x.gguf", "output_type": "q8_0", "embedding_type": "q8_0", "pure": True, "split_max_size": "1G",
     "pre": "llama-bpe", "max_shard_size": "1G", "method": "rtn", "calib": "text.jsonl", "samples": 4, "seqlen": 64,
     "device": "cuda", "activations": "disk", "require_coverage": 50.0, "feedback_head": False,
-    "feedback_embedding": False, "refit_norms": False,
+    "feedback_embedding": False, "even_columns": False, "refit_norms": False,
 }  # fmt: skip
 # GGUF recipes whose types are chosen without importance weights; an imatrix they take, as llama-quantize does.
 WITHOUT_IMPORTANCE = {"q8_0", "f16", "bf16", "f32", "mxfp4_moe"}
-FED_BACK = {"feedback_head", "feedback_embedding", "refit_norms"}
+FED_BACK = {"feedback_head", "feedback_embedding", "even_columns", "refit_norms"}
 GGUF_ONLY = {"imatrix", "output_type", "embedding_type", "pure", "split_max_size", "pre"}
 
 
@@ -55,7 +55,7 @@ def test_every_option_with_every_recipe(name: str, option: str) -> None:
     assert accepted(recipe, **given) == wanted
 
 
-@pytest.mark.parametrize("option", ["feedback_embedding", "refit_norms"])
+@pytest.mark.parametrize("option", ["feedback_embedding", "even_columns", "refit_norms"])
 def test_statistics_are_no_text_for_what_takes_gradients(option: str) -> None:
     """Asked for it is refused, where it would do nothing; what a recipe asks for may be switched off."""
     recipe = override(load_recipe("q4_0"), Overrides(text=True))

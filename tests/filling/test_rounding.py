@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import build
+from folded import FAMILY
 from walks import TINY, logits_after, model_of, windows
 
 from quantkit.calibration.text.samples import Samples
@@ -175,25 +176,6 @@ def test_a_stage_reads_what_the_rounded_stages_before_it_give() -> None:
 TOLERANCE = 2e-4  # float32 weights rounded once more, through two blocks; largest logit 1
 
 
-FAMILY = {
-    "llama-untied-gqa": "llama",
-    "qwen2-tied": "qwen2",
-    "mixtral-4x1M": "mixtral",
-    "qwen3-moe": "qwen3_moe",
-    "qwen2-moe": "qwen2_moe",
-    "olmo2": "olmo2",
-    "gemma2": "gemma2",
-    "phi3": "phi3",
-    "phi-2": "phi2",
-    "stablelm": "stablelm",
-    "starcoder2": "starcoder2",
-    "nemotron": "nemotron",
-    "jais2": "jais2",
-    "granite-4-h-dense": "granite_hybrid",
-    "falcon-h1": "falcon_h1",
-    "nemotron-h": "nemotron_h",
-    "gpt-oss": "gpt_oss",
-}
 BIASED = {"phi-2", "stablelm", "starcoder2", "nemotron", "jais2"}  # norms
 
 

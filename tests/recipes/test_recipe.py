@@ -316,10 +316,10 @@ def test_label_repeats_the_options() -> None:
 )
 def test_switches_of_feedback_name_what_is_made_with_it(name: str, text: bool, told: bool) -> None:
     """Of several recipes those that have no use for them are what they are without."""
-    run = Overrides(head=False, embedding=False, norms=True, text=text)
+    run = Overrides(head=False, embedding=False, columns=False, norms=True, text=text)
     changed = override(load_recipe(name), run).overrides
     assert changed.keys() - {"method"} == (
-        {"no-feedback-head", "no-feedback-embedding", "refit-norms"} if told else set()
+        {"no-feedback-head", "no-feedback-embedding", "no-even-columns", "refit-norms"} if told else set()
     )
 
 
