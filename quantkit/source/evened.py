@@ -28,7 +28,7 @@ from quantkit.tensors import F32, U8, TensorInfo, TensorRef
 FAR = 0.6  # standard deviation of the logarithms of lengths: trained matrices have 0.04 to 0.3, single ones 0.56
 ROWS = 512  # read of the matrices of a site together where columns may be far apart
 GLANCE = 64  # before that: with these, lengths are a tenth off
-FEWEST = 4  # of each of them
+WEIGHTS = 1 << 22  # of these rows, at most
 TURNS = 8  # after four the lengths change by less than a step
 STEPS = 8  # of factors in an octave
 MOST = 20.0  # octaves
@@ -161,29 +161,31 @@ def _moves(site: Site, factors: F64) -> Iterator[tuple[Rows, Factors]]:
 
 
 def _sample(base: Checkpoint, site: Site, rows: int) -> F32:
-    """About `rows` rows of all consumers of a site, float32 (n, cols)."""
-    count = max(rows // len(site.consumers), FEWEST)
+    """At most `rows` rows of all consumers of a site, evenly spread, float32 (n, cols)."""
+    ends = np.cumsum([consumer.rows for consumer in site.consumers])
+    count = min(rows, max(WEIGHTS // len(site.channel_of), 1), int(ends[-1]))
     found = []
-    for consumer in site.consumers:
-        ref = base.ref(consumer.tensor)
-        found += [ref.read(row, row + 1) for row in _picked(consumer, count)]
+    for place in np.arange(count) * ends[-1] // count:
+        number = int(np.searchsorted(ends, place, side="right"))
+        consumer = site.consumers[number]
+        row = consumer.stop - int(ends[number] - place)
+        found.append(base.ref(consumer.tensor).read(row, row + 1))
     return np.concatenate(found)
 
 
 def _lengths(sample: F32, channel_of: NDArray[np.int64]) -> F64 | None:
     """Lengths of the columns that read each channel, float64 (channels,), of the geometric mean 1; 0 for a channel that
-    nothing reads. None for a sample that says nothing of them."""
-    squares = np.square(sample, dtype=np.float64)
+    nothing reads. None for a sample (n, cols) that says nothing of them; it is squared in place."""
+    squares = np.square(sample, out=sample)
     if not np.isfinite(squares).all():
         return None
-    share = np.zeros((int(channel_of.max()) + 1, 1))
-    np.add.at(share, channel_of, 1.0)
+    share = np.bincount(channel_of)
     lengths = np.ones(len(share))
     for _ in range(TURNS):
-        inside = squares / lengths[channel_of]
-        rows = inside.sum(axis=1, keepdims=True)
-        inside = np.divide(inside, rows, out=np.zeros_like(inside), where=rows > 0)
-        mean = np.bincount(channel_of, inside.sum(axis=0)) / share[:, 0]
+        inside = squares / lengths[channel_of].astype(np.float32)
+        rows = inside.sum(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+        np.divide(inside, rows, out=inside, where=rows > 0)
+        mean = np.bincount(channel_of, inside.sum(axis=0, dtype=np.float64)) / share
         read = mean > 0
         if not read.any():
             return None
