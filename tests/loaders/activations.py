@@ -29,11 +29,13 @@ def round_to(x: Tensor, scale: Tensor, kind: str) -> Tensor:
 def round_dynamic(x: Tensor, kind: str, group: int | None) -> Tensor:
     """Every token, or every `group` values of one, on a scale that its largest magnitude decides.
 
-    compressed-tensors 0.20 keeps the first two axes apart: of inputs (tokens, channels), which shared experts read, all
-    values then have one scale (quantization/utils/helpers.py, compute_dynamic_scales_and_zp). Engines have one a token.
+    compressed-tensors 0.20 keeps the first two axes apart: of inputs (tokens, channels), which shared experts read, and
+    of (batch, 1, tokens, channels), which latent attention does, all values of these then have one scale
+    (quantization/utils/helpers.py, compute_dynamic_scales_and_zp). Engines have one a token.
     """
-    if x.ndim == 2 and group is None:
-        return round_dynamic(x.flatten()[None, None], kind, None).reshape(x.shape)
+    if x.ndim != 3 and group is None:
+        apart = x.shape[:2] if x.ndim > 3 else (1, 1)
+        return round_dynamic(x.reshape(*apart, -1), kind, None).reshape(x.shape)
     blocks = x.unflatten(-1, (-1, group or x.shape[-1]))
     largest = blocks.abs().amax(dim=-1, keepdim=True)
     scale = largest / (LARGEST_FP8 if kind == "float" else 127.5)
