@@ -17,6 +17,7 @@ from zlib import crc32
 
 import checkpoints
 from checkpoints import Variant
+from own_shapes import kimi_k3_shapes
 from world import WORLD
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
@@ -46,6 +47,7 @@ class Entry:
     which the file is meant to differ from that of the reference, with the value. `unlike` says why its predictions are
     not compared. `told` makes of config.json what the reference is told in its place. `lacks` are keys that only the
     file of the reference has, `apart` ends of the names of tensors whose values are meant to be others than there.
+    `drafts` says that llama.cpp runs it beside another model alone.
     """
 
     model: str | None
@@ -62,6 +64,7 @@ class Entry:
     told: Callable[[dict[str, Any]], object] | None = None
     lacks: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
+    drafts: bool = False
 
     @property
     def architecture(self) -> str:
@@ -1351,6 +1354,31 @@ TABLE: dict[str, Entry] = {
          "compress_ratios": [0, 4, 128, 4, 0], "num_hash_layers": 1, "qk_rope_head_dim": 64},
         edit=as_deepseek4, published=as_published4, lacks=("tokenizer.chat_template",),
         further={"layers.0.ffn.gate.bias": (4,), "layers.0.ffn.gate.bias_vl": (4,), "mtp.0.norm.weight": (256,)},
+    ),
+    "gemma-4-assistant": Entry(
+        "Gemma4Assistant",
+        {"backbone_hidden_size": 512, "use_ordered_embeddings": True, "num_centroids": 4, "text_config": {
+            **GEMMA4, "model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0,
+        }},
+        bpe=False, drafts=True, unlike="it predicts from what a Gemma 4 computes",
+    ),
+    "kimi-k3": Entry(
+        None,
+        {"architectures": ["KimiK3ForConditionalGeneration"], "model_type": "kimi_k3", "text_config": {
+            **SIZES, "num_hidden_layers": 4, "architectures": ["KimiLinearForCausalLM"], "model_type": "kimi_linear",
+            "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 128, "q_lora_rank": 256,
+            "kv_lora_rank": 256, "qk_nope_head_dim": 256, "qk_rope_head_dim": 64, "v_head_dim": 128,
+            "mla_use_nope": True, "num_experts": 4, "num_experts_per_token": 2, "num_shared_experts": 1,
+            "moe_intermediate_size": 256, "routed_expert_hidden_size": 256, "first_k_dense_replace": 1,
+            "routed_scaling_factor": 2.5, "moe_renormalize": True, "moe_router_activation_func": "sigmoid",
+            "moe_layer_freq": 1, "num_expert_group": 1, "topk_group": 1, "hidden_act": "situ", "rms_norm_eps": 1e-6,
+            "activation_situ_beta": 1.5, "activation_situ_linear_beta": 2.0, "attn_res_block_size": 2,
+            "rope_theta": 10000.0, "tie_word_embeddings": False, "linear_attn_config": {
+                "full_attn_layers": [3], "kda_layers": [1, 2, 4], "head_dim": 256, "num_heads": 2,
+                "short_conv_kernel_size": 4, "gate_lower_bound": -5.0,
+            },
+        }},
+        shapes=kimi_k3_shapes, lacks=("tokenizer.chat_template",),
     ),
     "grovemoe": Entry(
         None,

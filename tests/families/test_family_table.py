@@ -207,6 +207,10 @@ def test_the_types_are_those_of_llama_quantize(name: str, root: Path) -> None:
 @NAMES
 def test_llama_cpp_computes_what_the_checkpoint_does(name: str, root: Path, converted: Made) -> None:
     path = the(converted(name), "f32")
+    if TABLE[name].drafts:
+        with ggml.Model(path) as loaded, pytest.raises(RuntimeError, match="cannot make a context"):
+            loaded.last_logits([3, 17, 40])
+        return
     if TABLE[name].model is None or TABLE[name].unlike:
         with ggml.Model(path) as loaded:  # it has every tensor and number that its architecture asks for
             assert np.isfinite(loaded.last_logits([3, 17, 40])).all()

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from described import Tokens, evaluate
-from family_table import FALCON_H1, GRANITE_H, KIMI_LINEAR, NEMOTRON_3, NEMOTRON_H, RWKV6, RWKV7, WITHOUT_EXPERTS
+from family_table import (
+    FALCON_H1,
+    GRANITE_H,
+    KIMI_LINEAR,
+    NEMOTRON_3,
+    NEMOTRON_H,
+    RWKV6,
+    RWKV7,
+    TABLE,
+    WITHOUT_EXPERTS,
+)
 from row_headers import headers
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
@@ -52,6 +62,15 @@ def renamed(tensors: Mapping[str, TensorInfo], old: str, new: str) -> dict[str, 
 
 def without(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("hidden_act", "silu"), ("moe_router_activation_func", "softmax"), ("mla_use_nope", False)]
+)
+def test_what_llama_cpp_does_not_compute_in_kimi_k3_is_refused(key: str, value: object) -> None:
+    config = {**TABLE["kimi-k3"].config, "text_config": {**TABLE["kimi-k3"].config["text_config"], key: value}}
+    with pytest.raises(UnsupportedError, match=f"{key} is {value!r}, llama.cpp computes"):
+        find_family(config).family.hparams(config)
 
 
 OF_CLASS = {"num_experts_per_tok": 2, "n_routed_experts": 8, "moe_intermediate_size": 7688, "norm_topk_prob": True}

@@ -31,7 +31,10 @@ def section(hparams: Hparams) -> Mapping[str, Any]:
         return {"one": 1}
     if not isinstance(said, Mapping):
         raise _bad(SECTION, "is no object")
-    names = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads", "short_conv_kernel_size": CONV}
+    names = {
+        "head_dim": "linear_head_dim", "num_heads": "linear_num_heads", "short_conv_kernel_size": CONV,
+        "gate_lower_bound": "gate_lower_bound",
+    }  # fmt: skip
     found = {"one": 1, **{names[key]: value for key, value in said.items() if key in names}}
     if hparams.values.get("layer_types") is not None or LISTED not in said:
         return found
