@@ -1,7 +1,9 @@
 """The guard of files with feedback: measured on held-out text beside the classic file, and never worse than that.
 
 The classic file has the same types, each tensor rounded by the encoder of its type with an importance matrix of the
-same text. It is made row by row as it is read, and never written, unless it turns out to be the better one.
+same text. It is made row by row as it is read, and never written, unless it turns out to be the better one. Half of
+the text is enough where the difference is beyond doubt, which the figures alone decide: any run of the same command
+measures the same tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import numpy as np
 
 from quantkit.calibration.inputs import Inputs
 from quantkit.calibration.text.samples import Samples
-from quantkit.evaluation.figures import estimate
+from quantkit.evaluation.figures import DOCUMENTS, estimate
+from quantkit.evaluation.scores import F64
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished, StageStarted, Warned
 from quantkit.filling.slabs import encode_slab
@@ -35,7 +38,9 @@ from quantkit.units import counted
 
 STAGE = "guard"
 TOKENS = 4096  # of text that was not calibrated with, that both files are measured on
-IMPORTANCE_TOKENS = 8192  # of the calibration text, that the importance matrix is of
+IMPORTANCE_TOKENS = 4096  # of the calibration text, that the importance matrix is of: more change little
+FIRST_TOKENS = 2048  # of TOKENS that are measured on first, in windows enough for a standard error
+BEYOND_DOUBT = 6.0  # standard errors of the difference: the rest of the text is then not needed
 FEEDBACK, CLASSIC = "feedback", "classic"
 FIGURES = ("tokens", "kld", "classic_kld", "difference", "standard_error")
 
@@ -109,17 +114,38 @@ def _measured(
 
     (plan, units), (threads, fresh) = asked, how
     assert prepared.model is not None and fresh is not None
-    source, corpus = prepared.checkpoint, corpus_of_samples(fresh)
+    source = prepared.checkpoint
+    ours: list[F64] = []
+    theirs: list[F64] = []
     with closing(open_decoded(job.paths, source, prepared.model)) as made:
         encoded = {
             name: (_Encoded(source, units[name], tensor.offset), tensor) if name in units else (file, tensor)
             for name, (file, tensor) in made.stored.items()
         }
         sides = [Side(plan.files[0].name, made), Side(CLASSIC, replace(made, stored=encoded))]
-        ours, theirs = measure(Side(source.name, source), sides, corpus, threads=threads, emit=emit)
-    difference = estimate(ours.kl - theirs.kl, corpus.document.astype(np.int64))
-    figures = (corpus.tokens, float(ours.kl.mean()), float(theirs.kl.mean()), difference.value, difference.error or 0.0)
-    return dict(zip(FIGURES, figures, strict=True))
+        for text in _in_turn(fresh):
+            scores = measure(Side(source.name, source), sides, corpus_of_samples(text), threads=threads, emit=emit)
+            for kept, found in zip((ours, theirs), scores, strict=True):
+                kept.append(found.kl.reshape(len(text.tokens), -1))
+            figures = _figures(np.concatenate(ours), np.concatenate(theirs))
+            if abs(figures["difference"]) > BEYOND_DOUBT * figures["standard_error"]:
+                break
+    return figures
+
+
+def _in_turn(text: Samples) -> tuple[Samples, ...]:
+    """The windows that are measured on first, and those that are where these leave doubt."""
+    count, seqlen = text.tokens.shape
+    first = max(DOCUMENTS, -(-FIRST_TOKENS // seqlen))
+    return (text,) if count <= first else (text.cut(0, first), text.cut(first, count))
+
+
+def _figures(ours: F64, theirs: F64) -> dict[str, Any]:
+    """FIGURES of the divergences of both files, (windows, tokens) each."""
+    windows = np.indices(ours.shape)[0].reshape(-1)
+    difference = estimate((ours - theirs).reshape(-1), windows)
+    found = (ours.size, float(ours.mean()), float(theirs.mean()), difference.value, difference.error or 0.0)
+    return dict(zip(FIGURES, found, strict=True))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from published import require
 
 from quantkit.filling import blocks
 from quantkit.formats.gguf.reader import read_gguf
+from quantkit.pipeline import never_worse
 from quantkit.storage import Job, Record
 
 CALIB = ("--calib", TINY.parent / "calibration.jsonl", "--samples", 2, "--seqlen", 64)
@@ -67,6 +68,18 @@ def test_the_better_file_is_kept_and_told(source: Path, classic: Path, tmp_path:
     told = quantkit("eval", classic / "made.gguf", "--against", source, *text, "--json").json["artifacts"][0]["kl"]
     assert said["classic_kld"] == pytest.approx(told["value"], rel=0.2)
     assert "guard" not in json.loads((classic / "made.manifest.json").read_text())
+
+
+@pytest.mark.slow
+def test_doubt_takes_all_of_the_text(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of it where the difference is far enough beyond its error: here it is, or it never is."""
+    tokens = []
+    for enough in (0.0, np.inf):
+        monkeypatch.setattr(never_worse, "BEYOND_DOUBT", enough)
+        assert convert(source, tmp_path / str(enough)).status == 0
+        tokens.append(guard(tmp_path / str(enough))["tokens"])
+    windows = never_worse.TOKENS // 64
+    assert tokens == [windows // 2 * 63, windows * 63]
 
 
 def damage(monkeypatch: pytest.MonkeyPatch) -> None:

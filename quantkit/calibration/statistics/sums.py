@@ -106,7 +106,7 @@ class Accumulator:
         if inputs.shape[0] == 0:
             return
         together = CACHED if inputs.device.type == "cpu" else inputs.shape[0]
-        first, *others = map(self._moments, inputs.split(together))
+        first, *others = map(self._moments, torch.split(inputs, together))
         squares, magnitudes, peaks = first
         for found in others:
             squares += found[0]
