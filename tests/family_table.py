@@ -46,7 +46,8 @@ class Entry:
     place; `files` lie beside it; `further` are shapes of tensors that transformers does not know. `differs` are keys in
     which the file is meant to differ from that of the reference, with the value. `unlike` says why its predictions are
     not compared. `told` makes of config.json what the reference is told in its place. `lacks` are keys that only the
-    file of the reference has, `apart` ends of the names of tensors whose values are meant to be others than there.
+    file of the reference has, `apart` ends of the names of tensors whose values are meant to be others than there,
+    `adds` a part of the names of tensors that the reference leaves out, so that llama.cpp does not load its file.
     `drafts` says that llama.cpp runs it beside another model alone.
     """
 
@@ -65,6 +66,7 @@ class Entry:
     lacks: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     drafts: bool = False
+    adds: str | None = None
 
     @property
     def architecture(self) -> str:
@@ -233,6 +235,23 @@ def granite_switch_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...
                 end = f"_slices.{number}" if len(outs) > 1 else ""
                 found[f"{block}{name}.lora_A{end}"] = (adapters, 1, rank, width)
                 found[f"{block}{name}.lora_B{end}"] = (adapters, 1, out, rank)
+    return found
+
+
+def rugpt3xl_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    plain = llama_shapes(config, norms=("weight", "bias"), bias=True)
+    found = {name: shape for name, shape in plain.items() if "gate_proj" not in name}
+    return {**found, "model.embed_positions.weight": (config["max_position_embeddings"], config["hidden_size"])}
+
+
+def cogvlm_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    found = {n: s for n, s in llama_shapes(config).items() if "self_attn" not in n and ".mlp." not in n}
+    for block in (f"model.layers.{layer}." for layer in range(config["num_hidden_layers"])):
+        for kind in ("language", "vision"):
+            found |= gated(f"{block}mlp.{kind}_mlp.", hidden, inner)
+            found[f"{block}self_attn.{kind}_expert_query_key_value.weight"] = (3 * hidden, hidden)
+            found[f"{block}self_attn.{kind}_expert_dense.weight"] = (hidden, hidden)
     return found
 
 
@@ -1620,6 +1639,27 @@ TABLE: dict[str, Entry] = {
             attention_multiplier=0.125, embedding_multiplier=6.0, residual_multiplier=0.5, logits_scaling=4.0),
         shapes=granite_switch_shapes,
         differs={"general.size_label": "2.3M"},  # the reference takes a file with adapters for one of an adapter
+    ),
+    "rugpt3xl": Entry(
+        None,
+        {**UNGROUPED, "architectures": ["RuGPT3XLForCausalLM"], "model_type": "rugpt3xl", "layer_norm_eps": 1e-5,
+         "hidden_act": "gelu_new", "sparse_mode": "none", "tie_word_embeddings": False},
+        shapes=rugpt3xl_shapes,
+    ),
+    "cogvlm": Entry(
+        None,
+        {**own("CogVLMForCausalLM", "cogvlm", vocab_size=2048, rms_norm_eps=1e-5, rope_theta=1e4), **HEADS},
+        bpe=False, shapes=cogvlm_shapes, adds=".vis_", differs={"general.size_label": "3.7M"},
+    ),
+    "muse-glimmer": Entry(
+        "MuseGlimmerForConditionalGeneration",
+        {"text_config": {**FOUR, "vocab_size": 401, "head_dim": 32, "sliding_window": 64},
+         "vision_config": {
+             "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "patch_size": 14, "pos_emb_height": 2, "pos_emb_width": 2,
+         },
+         "out_hidden_size": 128, "projector_hidden_size": 32},
+        words=("<|eot|>",),
     ),
     "talkie": Entry(
         None,

@@ -119,6 +119,23 @@ def whisper_layers(count: int, k_bias: bool = False) -> dict[str, tuple[int, ...
     return found
 
 
+def cogvlm() -> dict[str, tuple[int, ...]]:
+    """The shapes of CogVLM's tower of three layers."""
+    at, found = "model.vision.", {"model.vision.boi": (1, 1, 64), "model.vision.eoi": (1, 1, 64)}
+    for block in (f"{at}transformer.layers.{number}." for number in range(3)):
+        found |= norm(f"{block}input_layernorm", 32) | norm(f"{block}post_attention_layernorm", 32)
+        found |= linear(f"{block}attention.query_key_value", 96, 32) | linear(f"{block}attention.dense", 32, 32)
+        found |= linear(f"{block}mlp.fc1", 64, 32) | linear(f"{block}mlp.fc2", 32, 64)
+    patches, projector = f"{at}patch_embedding.", f"{at}linear_proj."
+    return {
+        **found, f"{patches}cls_embedding": (1, 32), f"{patches}position_embedding.weight": (17, 32),
+        f"{patches}proj.weight": (32, 3, 16, 16), f"{patches}proj.bias": (32,), **norm(f"{projector}norm1", 64),
+        **linear(f"{projector}linear_proj", 64, 32, bias=False), **linear(f"{projector}gate_proj", 96, 64, bias=False),
+        **linear(f"{projector}dense_h_to_4h", 96, 64, bias=False),
+        **linear(f"{projector}dense_4h_to_h", 64, 96, bias=False),
+    }  # fmt: skip
+
+
 WRAPPED = {r"^((?:model\.)?vision_tower\.)(?!vision_model)": r"\1vision_model."}
 
 
@@ -599,6 +616,26 @@ TABLE: dict[str, Tower] = {
         },
         shapes=deepseek_ocr(),
         refused="CLIP reads what SAM gives, which is 1024 wide: with a CLIP of that width it loads",
+    ),
+    "museglimmer": Tower(
+        "MuseGlimmerForConditionalGeneration",
+        {
+            "text_config": {**TEXT, "vocab_size": 401},
+            "vision_config": {
+                "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+                "patch_size": 14, "pos_emb_height": 4, "pos_emb_width": 4,
+            },
+            "out_hidden_size": 128, "projector_hidden_size": 48,
+        },
+        words=("<|eot|>",),
+    ),
+    "cogvlm": Tower(
+        "CogVLMForCausalLM",
+        {"model_type": "cogvlm", **TEXT, "num_key_value_heads": 4, "vision_config": {
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_heads": 2, "image_size": 64,
+            "patch_size": 16, "num_positions": 17, "in_channels": 3, "layer_norm_eps": 1e-6, "hidden_act": "gelu",
+        }},
+        shapes=cogvlm(),
     ),
     "phi4": Tower(
         "Phi4ForCausalLMV",

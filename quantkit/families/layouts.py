@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from quantkit.errors import InputError
 from quantkit.families.hparams import Hparams
 from quantkit.families.model import Part, Rows
-from quantkit.families.parts import Every, Made
+from quantkit.families.parts import Every, Made, Summed
 from quantkit.families.placements import Placement
 from quantkit.families.steps import KINDS, Step, move
 from quantkit.tensors import TensorInfo
@@ -182,6 +182,23 @@ class Joined:
 def joined(*layouts: Layout) -> Joined:
     """What several layouts take of one source, one below the other: matrices of the same width, or vectors."""
     return Joined(layouts)
+
+
+@dataclass(frozen=True)
+class Added:
+    """Layouts of one source, of one shape, whose values are added."""
+
+    layouts: tuple[Layout, ...]
+
+    def __call__(self, info: TensorInfo, hparams: Hparams) -> Placement:
+        placements = [layout(info, hparams) for layout in self.layouts]
+        parts = zip(*(placement.parts for placement in placements), strict=True)
+        return Placement(placements[0].shape, tuple(Summed(each) for each in parts))
+
+
+def summed(*layouts: Layout) -> Added:
+    """The sum of what several layouts take of one source: tensors of the same shape."""
+    return Added(layouts)
 
 
 def _step(name: str, *numbers: str) -> Layout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
+from math import lcm, prod
 
 import numpy as np
 
@@ -197,6 +197,40 @@ def columns_of(part: Part) -> Rows | None:
         else:
             return None
     return replace(part.region, columns=columns)
+
+
+@dataclass(frozen=True)
+class Summed:
+    """The values of several parts of one shape, added in their order. In float32."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.parts[0].rows
+
+    @property
+    def source(self) -> None:
+        return None
+
+    @property
+    def sources(self) -> tuple[Rows, ...]:
+        return tuple(rows for part in self.parts for rows in part.sources)
+
+    @property
+    def unit(self) -> int:
+        return lcm(*(part.unit for part in self.parts))
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return ("summed", *(part.identity for part in self.parts))
+
+    def read(self, ref: Open, start: int, stop: int) -> F32:
+        """Rows [start, stop), float32."""
+        first, *others = (part.read(ref, start, stop) for part in self.parts)
+        for other in others:
+            first = first + other
+        return first
 
 
 @dataclass(frozen=True)

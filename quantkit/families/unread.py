@@ -7,7 +7,7 @@ from __future__ import annotations
 
 UNREAD = frozenset({
     "BailingMoeV3VLForConditionalGeneration", "BitNetForCausalLM", "BitnetForCausalLM", "ChameleonForCausalLM",
-    "ChameleonForConditionalGeneration", "CogVLMForCausalLM",
+    "ChameleonForConditionalGeneration",
     "DFlash2DraftModel", "DFlashDraftModel", "DSparkDraftModel", "DSparkSpeculator", "DeepseekV4DSparkModel",
     "Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", "Dots3NoteTextForCausalLM",
     "Eagle3DraftModel", "Eagle3LlamaForCausalLM", "Eagle3Speculator",
@@ -16,8 +16,8 @@ UNREAD = frozenset({
     "Lfm25AudioTokenizer", "Lfm2DSparkDraftModel",
     "LingDSparkModel", "LlamaForCausalLMEagle3", "MERaLiON2ForConditionalGeneration", "MambaLMHeadModel",
     "MiniMaxM1ForCausalLM", "MiniMaxText01ForCausalLM", "MuseGlimmerAssistantModel",
-    "MuseGlimmerForConditionalGeneration", "PLaMo2ForCausalLM", "PLaMo3ForCausalLM",
+    "PLaMo2ForCausalLM", "PLaMo3ForCausalLM",
     "Plamo2ForCausalLM", "Plamo3ForCausalLM", "PlamoForCausalLM", "PocketTTSModel", "Qwen3DSparkModel",
-    "Qwen3TTSForConditionalGeneration", "RADIOModel", "RWKV6Qwen2ForCausalLM", "RuGPT3XLForCausalLM",
+    "Qwen3TTSForConditionalGeneration", "RADIOModel", "RWKV6Qwen2ForCausalLM",
     "RwkvHybridForCausalLM", "UltravoxModel", "WavTokenizerDec",
 })  # fmt: skip
