@@ -6,12 +6,12 @@ from the same ones, so that they cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from quantkit.errors import InputError
+from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
@@ -81,6 +81,19 @@ def of_period(period: str | int, place: str | int = 0) -> Layers:
         return layer % every_so_many == first % every_so_many
 
     return holds
+
+
+def period_of(layers: Collection[int], count: int) -> tuple[int, int]:
+    """The shortest period and the place by which `of_period` gives these of `count` layers; for none, a place behind
+    them. Raises UnsupportedError where no period does."""
+    if not layers:
+        return count + 1, count
+    place = min(layers)
+    for period in range(place + 1, count + 1):
+        if set(range(place, count, period)) == set(layers):
+            return period, place
+    what = f"{len(layers):,} of {count:,} layers, first {place}, follow no period"
+    raise UnsupportedError(what, key="layers", hint="start from the checkpoint that the file was made of")
 
 
 IN_TRUNK, AFTER_TRUNK = before(TRUNK), from_(TRUNK)  # AFTER_TRUNK: blocks that predict further tokens

@@ -6,20 +6,21 @@ whole heads as if all of them were rotated, where half of each is, and llama.cpp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.families import keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.granite_hybrid import FINETUNED, FULL, GRANITE_HYBRID, KEYS, MAMBA, mixer_head
-from quantkit.families.known.mamba import inner_sizes, mamba2
-from quantkit.families.layers import kind, numbered
+from quantkit.families.known.mamba import each_layer, inner_sizes, mamba2, mixer_of_file
+from quantkit.families.layers import TRUNK, kind, numbered
 from quantkit.families.model import RowOrder
 from quantkit.families.placements import Placement, whole
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, MLP, NORMS, UNSERVED, at
-from quantkit.families.spellings import Rename
+from quantkit.families.rows import ATTENTION, EMBEDDING, HEAD, MLP, NORMS, UNSERVED, T, at
 from quantkit.tensors import TensorInfo
 
 OTHERWISE = ("rope.dimension_count", "feed_forward_length", "attention.head_count_kv")
@@ -46,6 +47,18 @@ def part_turned(info: TensorInfo, hparams: Hparams) -> Placement:
     return replace(whole(info, hparams), row_order=RowOrder("part", (*pairs, *range(part, head))))
 
 
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """Which layers attend, by the file's heads of keys for each."""
+    heads = each_layer(hparams.values.get("file.kv_heads"), hparams.count(TRUNK))
+    found = mixer_of_file(hparams)
+    return {
+        **found,
+        "attn_layer_indices": [layer for layer, count in enumerate(heads) if count],
+        "num_key_value_heads": max(heads),
+        "mamba_d_head": found["ssm_head_dim"],
+    }
+
+
 QK = {Role.ATTN_Q, Role.ATTN_K}
 BAMBA = replace(
     GRANITE_HYBRID,
@@ -60,11 +73,13 @@ BAMBA = replace(
             "ssm_head_dim": None, "ssm_groups": 1, "ssm_state": 256, "ssm_conv": 4,
         },
     },
+    outside=(EMBEDDING, T("model.final_layernorm.weight", "output_norm.weight", Role.NORM, "hidden_size"), HEAD),
     block=(
-        *NORMS,
+        NORMS[0],
+        T("pre_ff_layernorm.weight", "ffn_norm.weight", Role.NORM, "hidden_size"),
         *at(kind(MAMBA), mamba2("mamba", bias=None)),
         *at(kind(FULL), tuple(replace(t, place=part_turned) if t.role in QK else t for t in ATTENTION)),
-        *MLP,
+        *(replace(t, source=t.source.replace("mlp.", "feed_forward.")) for t in MLP),
     ),
     keys=(
         *(entry for entry in keys.without(KEYS, *OTHERWISE) if entry is not FINETUNED),
@@ -72,16 +87,13 @@ BAMBA = replace(
         keys.computed("rope.dimension_count", "u32", rotated_dimensions),
         keys.computed("rope.scaling.finetuned", "bool", lambda hparams: True),
     ),
-    spellings=(
-        Rename(r"\.pre_ff_layernorm\.", ".post_attention_layernorm."),
-        Rename(r"\.feed_forward\.", ".mlp."),
-        Rename(r"^model\.final_layernorm\.", "model.norm."),
-    ),
     derive=(
         numbered("attn_layer_indices", FULL, MAMBA),
         lambda hparams: {"ssm_head_dim": mixer_head(hparams)},
         inner_sizes,
     ),
+    back={"attention.head_count_kv": "file.kv_heads", "rope.dimension_count": ROTATED},
+    graph=of_file,
     folds=(),
     unserved=UNSERVED,
 )  # fmt: skip

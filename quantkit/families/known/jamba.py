@@ -8,8 +8,8 @@ from typing import Any
 
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
-from quantkit.families.known.mamba import mamba1
-from quantkit.families.layers import both, by_rule, flagged, kind, not_, of_period
+from quantkit.families.known.mamba import each_layer, mamba1
+from quantkit.families.layers import TRUNK, both, by_rule, flagged, kind, not_, of_period, period_of
 from quantkit.families.layouts import stack
 from quantkit.families.roles import Role
 from quantkit.families.rows import ATTENTION, EMBEDDING, HEAD, MLP, NORMS, Family, T, at, without_biases
@@ -26,6 +26,24 @@ def sizes(hparams: Hparams) -> Mapping[str, Any]:
         "dt_rank": -(-hidden // 16) if rank in (None, "auto") else rank,
         "mixed": (hparams.number("num_local_experts") or 0) > 1,
     }  # fmt: skip
+
+
+BACK = {"attention.head_count_kv": "file.kv_heads", "ssm.time_step_rank": "mamba_dt_rank"}
+
+
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """Which layers are of which kind, by their tensors. Raises UnsupportedError for layers that no period gives."""
+    there, count = hparams.values["file.tensors"], hparams.count(TRUNK)
+    inner = hparams.number("ssm_inner")
+    found: dict[str, Any] = {
+        "num_key_value_heads": max(each_layer(hparams.values.get("file.kv_heads"), count)),
+        "mamba_expand": int(inner // hparams.count("hidden_size")) if inner else 0,
+        "mamba_conv_bias": any(name.endswith(".ssm_conv1d.bias") for name in there),
+    }
+    for kind_of, tensor in (("attn", "attn_q.weight"), ("expert", "ffn_gate_inp.weight")):
+        layers = [layer for layer in range(count) if f"blk.{layer}.{tensor}" in there]
+        found[f"{kind_of}_layer_period"], found[f"{kind_of}_layer_offset"] = period_of(layers, count)
+    return found
 
 
 NORMS_INSIDE = (
@@ -83,6 +101,8 @@ JAMBA = Family(
     aliases={"mamba_d_state": "ssm_state", "mamba_d_conv": "ssm_conv"},
     derive=(by_rule(FULL, of_period("attn_layer_period", "attn_layer_offset"), MAMBA), sizes),
     assumes=(assumptions.silu,),
+    back=BACK,
+    graph=of_file,
     computes=frozenset({
         "expert_layer_period", "expert_layer_offset", "attn_layer_period", "attn_layer_offset", "mamba_dt_rank",
     }),
