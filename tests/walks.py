@@ -25,15 +25,18 @@ def windows(vocabulary: int, count: int = 3, seqlen: int = 150, seed: int = 1) -
     return samples_of(np.random.default_rng(seed).integers(0, vocabulary, shape).astype(np.int32))
 
 
-CARRYING = ("gemma4-e", "gemma3n")
-FOUR = {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
+SHARING = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
+CARRYING = {
+    "gemma4-e": SHARING,
+    "gemma3n": {**SHARING, "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0]},
+    "glm-5": {"index_topk": 24, "indexer_types": ["full", "shared", "full", "shared"]},
+}
 
 
 def carrying(name: str, folder: Path) -> Path:
     """A checkpoint of four blocks that hand on more than a hidden state."""
     entry = family_table.TABLE[name]
-    sparse = {"activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0]} if name == "gemma3n" else {}
-    config = {**entry.config, **FOUR, **sparse}
+    config = {**entry.config, "num_hidden_layers": 4, **CARRYING[name]}
     return family_table.write(replace(entry, config=config, published=None), folder / name)
 
 

@@ -17,7 +17,7 @@ from quantkit.families.heads import architecture_of, first_named, head_warnings,
 from quantkit.families.hparams import Hparams, merged, nested_part
 from quantkit.families.keys import POOLING_TYPE, RANK, architecture_metadata
 from quantkit.families.known import known_families
-from quantkit.families.layers import block_count
+from quantkit.families.layers import KINDS, block_count
 from quantkit.families.mapping import map_tensors
 from quantkit.families.model import Model, Shape
 from quantkit.families.no_engine import NO_ENGINE
@@ -303,8 +303,9 @@ def shape_of(hparams: Hparams) -> Shape:
 
 def _handed_on(hparams: Hparams, cache: Cache) -> int:
     """Numbers that blocks hand on for a token: hidden states, vectors for the blocks, keys and values that are shared
-    by layers of each kind."""
+    by layers of each kind, and places of tokens that later layers attend to."""
     streams, vector = (int(hparams.number(key) or 0) for key in ("altup_num_inputs", "hidden_size_per_layer_input"))
     kinds = {layer.window is None: layer.rows for layer in cache.layers} if cache.shared else {}
     shared = sum(heads * head for rows in kinds.values() for heads, head in rows)
-    return max(streams, 1) * hparams.count("hidden_size") + block_count(hparams) * vector + shared
+    chosen = hparams.count("index_topk") if "shared" in hparams.values.get(KINDS, ()) else 0
+    return max(streams, 1) * hparams.count("hidden_size") + block_count(hparams) * vector + shared + chosen

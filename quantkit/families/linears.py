@@ -37,6 +37,7 @@ FURTHER = frozenset({
     "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "gate_proj", "in_proj_qkv", "in_proj_z", "in_proj",
     "out_proj",
 })  # fmt: skip
+INDEXER = ".indexer."  # chooses what attention reads: engines fuse what it is made of, and it is small
 WEIGHT = ".weight"
 STACKS = frozenset({"gate_up_proj", "up_proj", "down_proj"})
 STAYING = LINEAR | {Role.ROUTER, Role.OTHER}  # of matrices that are named where they are not rounded
@@ -134,7 +135,9 @@ def _modules(info: TensorInfo, role: Role | None, turned: Set[str], whole: Set[s
     """The linear layers that a tensor holds. `turned` are modules whose stacks lie as (experts, in, out), `whole` those
     whose stacks are not taken apart."""
     leaf = info.name.removesuffix(WEIGHT).rpartition(".")[2]
-    if len(info.shape) < 2 or (role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER)):
+    if role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER):
+        return
+    if len(info.shape) < 2 or INDEXER in info.name:
         return
     assert role is not None
     numbers = [int(number) for number in NUMBER.findall(info.name)]

@@ -18,24 +18,26 @@ KEPT = {"full": (2, 7, 2), "window": (1, 7, 4)}  # heads, tokens, channels of a 
 
 
 def test_a_row_holds_what_the_model_has() -> None:
-    carried = Carried(2, 3, blocks=2, vector=1, shared={"full": (2, 2), "window": (1, 4)})
+    carried = Carried(2, 3, blocks=2, vector=1, shared={"full": (2, 2), "window": (1, 4)}, chosen=3)
     hidden, vectors = torch.randn(2, 5, 7, 3), [torch.randn(5, 7, 1) for _ in range(2)]
     keys = {kind: (torch.randn(5, *place), torch.randn(5, *place)) for kind, place in KEPT.items()}
     rows = carried.pack(hidden, vectors)
-    assert rows.shape == (5, 7, carried.width + 2 + 2 * 4 + 2 * 4)
+    assert rows.shape == (5, 7, carried.width + 2 + 2 * 4 + 2 * 4 + 3)
+    places = torch.tensor([4, 2], dtype=torch.int32).expand(5, 7, 2)
 
-    def first(streams: torch.Tensor, per_layer_input: torch.Tensor, shared_kv_states: dict) -> torch.Tensor:
+    def first(streams, per_layer_input, shared_kv_states, prev_topk_indices):
         assert torch.equal(streams, hidden)
         assert torch.equal(per_layer_input, vectors[0])
         assert not any(one.any() for both in shared_kv_states.values() for one in both)
         shared_kv_states.update(keys)
-        return streams + 1
+        return streams + 1, places
 
-    def second(streams: torch.Tensor, per_layer_input: torch.Tensor, shared_kv_states: dict) -> torch.Tensor:
+    def second(streams, per_layer_input, shared_kv_states, prev_topk_indices):
         assert torch.equal(streams, hidden + 1)
         assert torch.equal(per_layer_input, vectors[1])
         assert all(torch.equal(*pair) for kind in keys for pair in zip(shared_kv_states[kind], keys[kind], strict=True))
-        return streams
+        assert torch.equal(prev_topk_indices, torch.tensor([4, 2, 4], dtype=torch.int32).expand(5, 7, 3))
+        return streams, places
 
     after = carried.through(1, second, carried.through(0, first, rows))
     assert torch.equal(carried.hidden_of(after[..., : carried.width]), hidden + 1)

@@ -228,7 +228,7 @@ def test_llama_cpp_computes_what_the_checkpoint_does(name: str, root: Path, conv
 STAYS = re.compile(
     r"\.(gate|gate\.wg|router|router\.(gate|layer|proj)|x_proj|dt_proj|fc[12]_latent_proj)\.weight$"
     r"|\.(altup\.\w+|laurel\.\w+|per_layer_input_gate|per_layer_projection)\.weight$"
-    r"|\.(e_score_correction_bias|A_log)$"
+    r"|\.(e_score_correction_bias|A_log)$|\.indexer\.\w+\.weight$"
 )
 
 

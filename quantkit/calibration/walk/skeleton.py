@@ -25,7 +25,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
 
-GIVE_TUPLES = frozenset({"FalconH1DecoderLayer"})  # of one tensor, which the model takes the first of
+GIVE_TUPLES = {"FalconH1DecoderLayer": 1, "GlmMoeDsaDecoderLayer": 2}  # of so many, of which the first goes on
 OF_BLOCKS = "embed_tokens_per_layer"
 MAX_BUFFER = 1 << 24  # values of a buffer that is computed: rotary frequencies have about a hundred
 
@@ -88,7 +88,8 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     calls = threading.local()
     for index, layer in enumerate(layers):
         record = partial(_record, calls, index, index == len(blocks) - 1)
-        layer.forward = partial(_alone, record) if type(layer).__name__ in GIVE_TUPLES else record
+        length = GIVE_TUPLES.get(type(layer).__name__)
+        layer.forward = record if length is None else partial(_first, record, length)
     return Skeleton(model, blocks, calls, carried_by(decoder_of(model).config, blocks))
 
 
@@ -180,8 +181,8 @@ def _record(calls: threading.local, index: int, last: bool, hidden: Tensor, *arg
     return injected
 
 
-def _alone(record: partial[Tensor], *args: Any, **kwargs: Any) -> tuple[Tensor]:
-    return (record(*args, **kwargs),)
+def _first(record: partial[Tensor], length: int, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+    return (record(*args, **kwargs), *[None] * (length - 1))
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def run_to_blocks(skeleton: Skeleton, ids: Tensor) -> tuple[Tensor, tuple[Argume
 
 def run_on_to_blocks(skeleton: Skeleton, ids: Tensor, **cache: Any) -> tuple[Tensor, tuple[Arguments, ...]]:
     """The same for tokens behind those that a cache has seen. Its blocks are called as the model calls them, in their
-    order and each time anew: hidden states alone are carried from one to the next."""
+    order and each time anew: what the model keeps for them itself is not carried from one to the next."""
     hidden, found = record_calls(skeleton, ids, use_cache=True, **cache)
     if skeleton.carried is None:
         return hidden, found

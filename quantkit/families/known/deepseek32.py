@@ -11,7 +11,7 @@ from quantkit.families import keys
 from quantkit.families.known.deepseek import DEEPSEEK2, KEYS, SHARED
 from quantkit.families.known.glm4_moe import FURTHER, NEXT, SEEN
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, UNSERVED, T
+from quantkit.families.rows import ALWAYS, T
 
 INDEXER = (
     T("self_attn.indexer.wk.weight", "indexer.attn_k.weight", Role.ATTN_K, "index_head_dim hidden_size"),
@@ -25,6 +25,7 @@ INDEXER_KEYS = (
     keys.Key("attention.indexer.key_length", "u32", "index_head_dim"),
     keys.Key("attention.indexer.top_k", "u32", "index_topk"),
 )
+OF_INDEXER = frozenset({"index_head_dim", "index_n_heads", "index_topk"})
 
 DEEPSEEK32 = replace(
     DEEPSEEK2,
@@ -51,7 +52,7 @@ DEEPSEEK32 = replace(
     ),
     skips_further=None,
     assumes=DEEPSEEK2.assumes[:1],
-    unserved=UNSERVED,
+    computes=OF_INDEXER,
 )  # fmt: skip
 
 FAMILIES = (DEEPSEEK32,)

@@ -13,10 +13,10 @@ from quantkit.errors import InputError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.deepseek import DEEPSEEK2, numbers
-from quantkit.families.known.deepseek32 import INDEXER, INDEXER_KEYS
+from quantkit.families.known.deepseek32 import INDEXER, INDEXER_KEYS, OF_INDEXER
 from quantkit.families.known.glm4_moe import FURTHER, NEXT, SEEN, TOKENS
 from quantkit.families.layers import TRUNK, Layers, kind, listed, not_
-from quantkit.families.rows import FREQUENCIES, UNSERVED, at, optional
+from quantkit.families.rows import FREQUENCIES, at, optional
 
 GLM4_FLASH = replace(
     DEEPSEEK2,
@@ -103,7 +103,7 @@ GLM_DSA = replace(
     ),
     derive=(numbers, indexer_types),
     assumes=(assumptions.silu,),
-    unserved=UNSERVED,
+    computes=OF_INDEXER | {"indexer_types", "index_topk_pattern", "index_topk_freq", "index_skip_topk_offset"},
 )  # fmt: skip
 
 FAMILIES = (GLM4_FLASH, GLM_DSA)
