@@ -182,12 +182,33 @@ def siglip(at: str, patch: tuple[int, ...], positions: int | None) -> dict[str, 
     }  # fmt: skip
     if positions is not None:
         found[f"{at}embeddings.position_embedding.weight"] = (positions, 32)
-    for block in (f"{at}encoder.layers.{number}." for number in range(3)):
-        found |= norm(f"{block}layer_norm1", 32) | norm(f"{block}layer_norm2", 32)
-        found |= linear(f"{block}mlp.fc1", 64, 32) | linear(f"{block}mlp.fc2", 32, 64)
+    return found | vit_layers(f"{at}encoder.", 32) | norm(f"{at}post_layernorm", 32)
+
+
+def vit_layers(at: str, width: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of three layers of a vision transformer as SigLIP and CLIP name them."""
+    found: dict[str, tuple[int, ...]] = {}
+    for block in (f"{at}layers.{number}." for number in range(3)):
+        found |= norm(f"{block}layer_norm1", width) | norm(f"{block}layer_norm2", width)
+        found |= linear(f"{block}mlp.fc1", 64, width) | linear(f"{block}mlp.fc2", width, 64)
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            found |= linear(f"{block}self_attn.{part}", 32, 32)
-    return found | norm(f"{at}post_layernorm", 32)
+            found |= linear(f"{block}self_attn.{part}", width, width)
+    return found
+
+
+def qwen_vit() -> dict[str, tuple[int, ...]]:
+    """The shapes of Qwen3-VL's tower of three layers, which feeds no layer of the text model."""
+    at = "model.visual."
+    found: dict[str, tuple[int, ...]] = {
+        f"{at}patch_embed.proj.weight": (32, 3, 2, 14, 14), f"{at}patch_embed.proj.bias": (32,),
+        f"{at}pos_embed.weight": (16, 32), **norm(f"{at}merger.norm", 32), **linear(f"{at}merger.linear_fc1", 128, 128),
+        **linear(f"{at}merger.linear_fc2", 64, 128),
+    }  # fmt: skip
+    for block in (f"{at}blocks.{number}." for number in range(3)):
+        found |= norm(f"{block}norm1", 32) | norm(f"{block}norm2", 32) | linear(f"{block}attn.qkv", 96, 32)
+        found |= linear(f"{block}attn.proj", 32, 32) | linear(f"{block}mlp.linear_fc1", 48, 32)
+        found |= linear(f"{block}mlp.linear_fc2", 32, 48)
+    return found
 
 
 def deepseek_ocr() -> dict[str, tuple[int, ...]]:
@@ -328,6 +349,20 @@ TABLE: dict[str, Tower] = {
             },
         },
     ),
+    **{
+        name: Tower(
+            architecture,
+            {
+                "model_type": f"{name}_published", "text_config": {**TEXT, "rms_norm_eps": 2e-6},
+                "vision_config": {**FOLDED, "intermediate_size": 48, "out_hidden_size": 64,
+                                  "num_position_embeddings": 16, "spatial_merge_size": 2},
+            },
+            shapes=qwen_vit(),
+        )
+        for name, architecture in (
+            ("qwen3.5", "Qwen3_5ForConditionalGeneration"), ("qwen3.8", "Qwen4ExpForConditionalGeneration"),
+        )
+    },
     "mistral3": Tower(
         "Mistral3ForConditionalGeneration",
         {"text_config": BREAKING, "vision_config": {**PIXTRAL, "hidden_act": "silu"}},
@@ -636,6 +671,21 @@ TABLE: dict[str, Tower] = {
             "patch_size": 16, "num_positions": 17, "in_channels": 3, "layer_norm_eps": 1e-6, "hidden_act": "gelu",
         }},
         shapes=cogvlm(),
+    ),
+    "minimaxm3": Tower(
+        "MiniMaxM3SparseForConditionalGeneration",
+        {
+            "model_type": "minimax_m3_published", "text_config": TEXT, "projector_hidden_size": 48,
+            "vision_config": {**VIT, "hidden_size": 160, "layer_norm_eps": 2e-5,
+                              "img_token_compression_config": {"spatial_merge_size": 2}},
+        },
+        shapes={
+            **vit_layers("vision_tower.vision_model.encoder.", 160),
+            **norm("vision_tower.vision_model.pre_layrnorm", 160),
+            "vision_tower.vision_model.embeddings.patch_embedding.weight": (160, 3, 2, 16, 16),
+            **linear("multi_modal_projector.linear_1", 48, 160), **linear("multi_modal_projector.linear_2", 64, 48),
+            **linear("patch_merge_mlp.linear_1", 48, 256), **linear("patch_merge_mlp.linear_2", 64, 48),
+        },
     ),
     "phi4": Tower(
         "Phi4ForCausalLMV",

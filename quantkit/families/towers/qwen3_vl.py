@@ -1,8 +1,9 @@
-"""Qwen3-VL and Qwen3.5: learned positions, and mergers that feed layers of the text model from inside the tower."""
+"""Qwen3-VL, Qwen3.5 and 3.8: learned positions, and mergers that feed layers of the text model from inside."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantkit.families import keys
@@ -56,8 +57,7 @@ KEYS = (
 )
 QWEN3VL = Tower(
     name="qwen3vl_merger",
-    hf=("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration", "Qwen3_5ForConditionalGeneration",
-        "Qwen3_5MoeForConditionalGeneration"),
+    hf=("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration"),
     owns=("visual.",),
     outside=(
         *kernel_of_two("visual.patch_embed.proj.weight"),
@@ -92,4 +92,11 @@ QWEN3VL = Tower(
     text=INNER_TEXT,
 )  # fmt: skip
 
-TOWERS = (QWEN3VL,)
+# of these config.json names no layers where the text model is fed by none
+QWEN3_5 = replace(
+    QWEN3VL,
+    hf=("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration", "Qwen4ExpForConditionalGeneration"),
+    defaults={**QWEN3VL.defaults, LISTED: []},
+)
+
+TOWERS = (QWEN3VL, QWEN3_5)
