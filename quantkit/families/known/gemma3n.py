@@ -103,23 +103,44 @@ def padded(info: TensorInfo, hparams: Hparams) -> Placement:
     return Placement((rows, info.cols), (Rows(info.name, 0, kept), *more))
 
 
-def sparsity(hparams: Hparams) -> Iterable[KeyValue]:
-    """How many standard deviations above the mean a value has to be to count, a number for each layer; -inf: all do.
+def deviations(share: float) -> float:
+    """How many standard deviations above the mean a value has to be to be none of this share; -inf: all are.
 
     As torch has it in float32: the square root of 2 times the inverse of the error function at 2 p - 1.
     """
+    scaled = np.float32(2) * np.float32(share) - np.float32(1)
+    inverse = np.float32(NormalDist().inv_cdf((float(scaled) + 1) / 2) / 2**0.5) if scaled > -1 else np.float32("-inf")
+    return float(inverse * np.float32(2**0.5))
+
+
+def sparsity(hparams: Hparams) -> Iterable[KeyValue]:
+    """By how many standard deviations the values that count stand out, a number for each layer."""
     found = []
     for value in hparams.values["sparsity"]:
         share = Hparams({"activation_sparsity_pattern": value}).required("activation_sparsity_pattern")
         if not 0 <= share < 1:
             what = f"config.json: activation_sparsity_pattern has {share:g}, expected 0 to 1"
             raise InputError(what, key="activation_sparsity_pattern", path="config.json", hint=CONFIG_HINT)
-        scaled = np.float32(2) * np.float32(share) - np.float32(1)
-        inverse = (
-            np.float32(NormalDist().inv_cdf((float(scaled) + 1) / 2) / 2**0.5) if scaled > -1 else np.float32("-inf")
-        )
-        found.append(float(inverse * np.float32(2**0.5)))
+        found.append(deviations(share))
     yield KeyValue("activation_sparsity_scale", "f32", tuple(found), array=True)
+
+
+def share_of(said: float) -> float:
+    """The share, in the fewest decimals, that gives a file's number of standard deviations."""
+    near = NormalDist().cdf(said)
+    shares = (round(near, digits) for digits in range(1, 10))
+    return next((share for share in shares if np.float32(deviations(share)) == np.float32(said)), near)
+
+
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """One width for all layers, and how sparse each is."""
+    values = hparams.values
+    widths, scales = values.get("file.widths"), values.get("file.sparsity")
+    return {
+        "intermediate_size": widths[0] if isinstance(widths, list) and widths else widths,
+        "activation_sparsity_pattern": [share_of(scale) for scale in scales] if isinstance(scales, list) else None,
+        "vocab_size_per_layer_input": values.get("vocab_size"),
+    }
 
 
 def sizes_of_graph(hparams: Hparams) -> str | None:
@@ -224,6 +245,8 @@ GEMMA3N = Family(
     ),
     seen=(shared,),
     assumes=(assumptions.gelu_tanh, assumptions.windows_every(5), sizes_of_graph, fixed_layers),
+    back={"feed_forward_length": "file.widths", "activation_sparsity_scale": "file.sparsity"},
+    graph=of_file,
     computes=frozenset({
         "activation_sparsity_pattern", "altup_active_idx", "altup_correct_scale", STREAMS, PER_LAYER, "laurel_rank",
         SHARING, "vocab_size_per_layer_input",
