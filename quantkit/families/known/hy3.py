@@ -5,12 +5,14 @@ Source: conversion/hunyuan.py of llama.cpp, October 2026.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.glm4_moe import FURTHER, NEXT, SEEN
-from quantkit.families.layers import AFTER_TRUNK, by_rule, either, first_said, kind, listed
+from quantkit.families.layers import AFTER_TRUNK, TRUNK, by_rule, either, first_said, kind, listed
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
     ATTENTION,
@@ -47,6 +49,16 @@ def leading(hparams: Hparams, layer: int) -> bool:
     return layer < (1 if said is None else said)
 
 
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """Which layers are dense, by their tensors, and how many experts the shared one stands for."""
+    there, count = hparams.values["file.tensors"], hparams.count(TRUNK)
+    width, shared = (hparams.number(key) for key in ("moe_intermediate_size", "file.shared_width"))
+    return {
+        "mlp_layer_types": [SPARSE if f"blk.{n}.ffn_gate_inp.weight" in there else DENSE for n in range(count)],
+        "num_shared_experts": int(shared // width) if shared and width else 0,
+    }
+
+
 HY3 = Family(
     name="hy_v3",
     gguf="hy_v3",
@@ -67,7 +79,7 @@ HY3 = Family(
         *QK_NORMS,
         *at(kind(DENSE), MLP),
         *at(either(kind(SPARSE), AFTER_TRUNK), MIXTURE),
-        *NEXT,
+        *(replace(t, source=t.source.replace("shared_head.norm.", "final_layernorm.")) for t in NEXT),
     ),
     keys=(
         *keys.COMMON,
@@ -84,7 +96,6 @@ HY3 = Family(
         Rename(r"\.mlp\.gate\.weight$", ".mlp.router.gate.weight"),
         Rename(r"\.mlp\.e_score_correction_bias$", ".mlp.expert_bias"),
         Rename(r"\.mlp\.shared_experts\.", ".mlp.shared_mlp."),
-        Rename(r"\.final_layernorm\.", ".shared_head.norm."),
     ),
     derive=(
         first_said(
@@ -94,6 +105,11 @@ HY3 = Family(
         ),
     ),
     seen=(SEEN,),
+    back={
+        "expert_shared_feed_forward_length": "file.shared_width", "expert_weights_scale": "router_scaling_factor",
+        "expert_weights_norm": "route_norm",
+    },
+    graph=of_file,
     assumes=(assumptions.silu, assumptions.yarn_temperature),
     unserved=UNSERVED,
 )  # fmt: skip
