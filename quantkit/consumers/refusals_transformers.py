@@ -11,8 +11,10 @@ from quantkit.consumers.finders import (
     GPTQ,
     INT8,
     MLX,
+    MXFP4,
     NATIVE_FP8,
     NVFP4,
+    PACKED,
     experts,
     fused,
     kept_experts,
@@ -53,7 +55,12 @@ GGUF_TRANSFORMERS = frozenset({
 })  # fmt: skip
 
 ONLY_STACKED = frozenset({
-    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration",
+    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "GraniteMoeSWAForCausalLM",
+    "Qwen3VLMoeForConditionalGeneration",
+})  # fmt: skip
+# Classes that initialize the weight of a linear of theirs by its name, before anything is loaded.
+INITIALIZING = frozenset({
+    "FalconForCausalLM", "FalconMambaForCausalLM", "GPTBigCodeForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM",
 })  # fmt: skip
 
 RULES_OF_TRANSFORMERS = (
@@ -100,6 +107,17 @@ RULES_OF_TRANSFORMERS = (
         "it knows the experts of {architecture} by their stack alone, and leaves random weights where they come one by "
         "one, as other servers want them",
         "--keep experts=bf16", LOADED,
+    ),
+    Rule(
+        "transformers", "initialized",
+        lambda subject, tp: layers(PACKED | MXFP4)(subject, tp) if subject.architecture in INITIALIZING else None,
+        "{architecture} initializes weights that packed layers do not have, and stops", "--to fp8", LOADED,
+    ),
+    Rule(
+        "transformers", "falcon-4-bit",
+        lambda subject, tp: layers(BITSANDBYTES)(subject, tp) if subject.architecture == "FalconForCausalLM" else None,
+        "{architecture} has linears of a class of its own, which bitsandbytes does not replace",
+        "--to fp8", f"run: {TRANSFORMERS}, bitsandbytes 0.50.2",
     ),
     Rule(
         "transformers", "experts-unlike",

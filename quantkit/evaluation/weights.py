@@ -19,7 +19,6 @@ from torch import Tensor
 
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.threads import Workers
-from quantkit.calibration.walk.weights import locate
 from quantkit.evaluation.memory import Memory
 from quantkit.evaluation.scores import WeightError
 from quantkit.evaluation.sides import ChangedCheckpoint
@@ -84,7 +83,7 @@ def sketch_block(resident: Resident, checkpoint: Checkpoint, workers: Workers) -
     for path, value in resident.module.named_parameters():
         name = resident.prefix + path
         if not value.is_meta and (resident.prefix or value.ndim == 1):
-            found.add(name, locate(name, value.shape, tensors).tensor, value.detach(), workers)
+            found.add(name, resident.source(name, tensors).tensor, value.detach(), workers)
     return found
 
 

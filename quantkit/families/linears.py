@@ -75,6 +75,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
         architecture = architecture_of(config) or inner
     if served:
         require_served(family, tensors)
+        require_packed(family)
     hparams = family.numbers(config, tensors)
     require_complete(family, without_head(config, hparams, tensors), tensors)
     layers = trunk_of(hparams)
@@ -119,6 +120,13 @@ def require_served(family: Family, tensors: Mapping[str, TensorInfo]) -> None:
         recipe = "bf16" if few else "q4_k_m"  # what is stored in few bits is rounded once more by option alone
         hint = f"`quantkit convert MODEL --to {recipe}` works; for its importance matrix use llama-imatrix"
         raise UnsupportedError(what, key=family.name, hint=hint)
+
+
+def require_packed(family: Family) -> None:
+    """Raise UnsupportedError for a family that is calibrated and written for servers in no form."""
+    if family.unpacked is not None:
+        what = f'family "{family.name}" is written for GGUF files only: {family.unpacked}'
+        raise UnsupportedError(what, key=family.name, hint="`quantkit convert MODEL --to q4_k_m` works")
 
 
 def roles_of(family: Family, names: Iterable[str], layers: int = 0) -> dict[str, Role | None]:

@@ -112,9 +112,10 @@ def _only_copied(checkpoint: Checkpoint, recipe: Recipe) -> bool:
     if recipe.weights.type == "f32" or isinstance(checkpoint, RestoredCheckpoint):
         return True
     try:
-        return find_family(checkpoint.config).family.unserved is not None
+        family = find_family(checkpoint.config).family
     except UnsupportedError:
         return text_family(checkpoint.config)[1] is not None  # the language model inside is of a family
+    return (family.unserved or family.unpacked) is not None
 
 
 def _require_plain(

@@ -167,6 +167,10 @@ EXAMPLES = {
     "transformers/experts-named": Example(
         replace(mixture(W4A16), architecture="Gemma4ForCausalLM"), mixture(W4A16)
     ),
+    "transformers/initialized": Example(
+        replace(model(W4A16), architecture="Mamba2ForCausalLM"), replace(model(FP8), architecture="Mamba2ForCausalLM")
+    ),
+    "transformers/falcon-4-bit": Example(replace(model(NF4), architecture="FalconForCausalLM"), model(NF4)),
     "transformers/experts-unlike": Example(mixture(FP8, None), mixture(FP8, FP8)),
     "transformers/experts-of-groups": Example(
         blocks_of_experts(W4A16, CompressedLayout(Integers(4, 64))), blocks_of_experts(W4A16, W4A16)

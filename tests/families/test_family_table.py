@@ -225,6 +225,7 @@ def test_llama_cpp_computes_what_the_checkpoint_does(name: str, root: Path, conv
     assert np.median((np.exp(p) * (p - q)).sum(axis=1)) < SAME
 
 
+IN_BLOCK = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 STAYS = re.compile(
     r"\.(gate|gate\.wg|router|router\.(gate|layer|proj)|x_proj|dt_proj|fc[12]_latent_proj)\.weight$"
     r"|\.(altup\.\w+|laurel\.\w+|per_layer_input_gate|per_layer_projection)\.weight$"
@@ -250,10 +251,11 @@ def test_its_layers_are_run_and_rounded_one_by_one(name: str, root: Path, tmp_pa
     packed = {n.removesuffix("_packed") for n in made if n.endswith("weight_packed")}
     config = json.loads((root / name / "config.json").read_text())
     config = config.get("text_config", config)
-    layers = len(config.get("layers_block_type") or range(config["num_hidden_layers"]))
-    inside = {n for n in given if ".layers." in n and "vision" not in n and not n.startswith("mtp.")}
+    counts = (config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config)
+    layers = len(config.get("layers_block_type") or range(next(counts)))
+    inside = {n for n in given if IN_BLOCK.search(n) and "vision" not in n and not n.startswith("mtp.")}
     linears = {n for n in inside if len(given[n].shape) == 2}
-    further = {n for n in linears if int(n.partition(".layers.")[2].partition(".")[0]) >= layers}
+    further = {n for n in linears if int(IN_BLOCK.search(n)[1]) >= layers}
     of_stacks = {n for n in packed if ".experts." in n and n not in given}
     assert bool(of_stacks) == any(len(given[n].shape) == 3 for n in inside if ".experts." in n)
     assert packed - of_stacks == {n for n in linears - further if not STAYS.search(n)}

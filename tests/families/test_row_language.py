@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import checkpoints
+import family_table
 import pytest
 from commands import TINY, quantkit
 from described import describe_infos
@@ -359,12 +360,12 @@ def test_a_family_for_gguf_alone_is_refused_elsewhere(family: Family) -> None:
 def test_the_refusal_is_said_by_the_commands(tmp_path: object) -> None:
     from pathlib import Path
 
-    folder = checkpoints.build("mamba", Path(str(tmp_path)))
+    folder = family_table.build("codeshell", Path(str(tmp_path)))
     text = TINY.parent / "calibration.jsonl"
     for command in (("plan", folder, "--to", "w4a16"), ("calibrate", folder, "--data", text, "-o", folder / "x.gguf")):
         ran = quantkit(*command)
         assert ran.status == 4, ran.stderr
-        assert 'family "mamba" is read for GGUF files' in ran.stderr
+        assert 'family "codeshell" is read for GGUF files' in ran.stderr
 
 
 @pytest.mark.parametrize("family", known_families(), ids=lambda family: family.name)

@@ -52,12 +52,17 @@ LOADED: dict[str, dict[str, str]] = {
     "qwen2_moe": {"qwen2-moe": "w4a16"}, "qwen2_vl": {"qwen2-vl": "w8a8", "qwen2.5-vl": "nf4"},
     "qwen3": {"qwen3": "fp8-native"}, "qwen3_5": {"qwen3.5": "w4a16"}, "qwen3_5_moe": {"qwen3.5-moe": "fp8"},
     "qwen3_moe": {"qwen3-moe": "fp8"}, "qwen3_next": {"qwen3-next": "fp8"}, "qwen3_vl": {"qwen3-vl": "nf4"},
+    "mamba": {"mamba": "fp8", "falcon-mamba": "nf4"}, "mamba2": {"mamba2": "fp8"}, "bamba": {"bamba": "w4a16"},
+    "granite_swa": {"granite-swa": "fp8"}, "bloom": {"bloom": "w4a16"},
+    "falcon": {"falcon": "w8a8", "falcon-groups": "fp8"}, "gpt_bigcode": {"santacoder": "fp8"},
+    "mpt": {"mpt": "w4a16"},
     "seed_oss": {"seed-oss": "nf4-double"}, "smollm3": {"smollm3": "gptq-w4g32"}, "solar_open": {"solar-open": "fp8"},
     "stablelm": {"stablelm": "int8"}, "starcoder2": {"starcoder2": "fp4"},
 }  # fmt: skip
 CASES = [(family, name, recipe) for family, rows in LOADED.items() for name, recipe in rows.items()]
-NAMED = {"gemma4-moe": "w4a16", "qwen3-vl-moe": "fp8"}  # whose experts transformers knows by their stack alone
-ELSEWHERE = {"llama4", "qwen3_vl_moe"}  # loaded by tests of their own, below
+# Whose experts transformers knows by their stack alone.
+NAMED = {"gemma4-moe": "w4a16", "granite-moe-swa": "w4a16", "qwen3-vl-moe": "fp8"}
+ELSEWHERE = {"llama4", "qwen3_vl_moe", "granite_moe_swa"}  # loaded by tests of their own, below
 NOT_RUN = {"qwen3_omni_moe"}  # whose class has no forward pass: thinker and talker are run by `generate` alone
 
 
@@ -116,7 +121,7 @@ def test_the_loader_has_the_weights_that_quantkit_decodes(family: str, name: str
 
 
 def test_every_family_that_is_served_is_loaded() -> None:
-    served = {family.name for family in known_families() if family.unserved is None}
+    served = {family.name for family in known_families() if not family.unserved and not family.unpacked}
     assert served == LOADED.keys() | ELSEWHERE | NOT_RUN
 
 
@@ -131,6 +136,26 @@ def test_experts_of_llama_4_become_linears_of_their_own(recipe: str, tmp_path: P
     assert [name for name, weight in found.items() if not same(weight, expected[name], exact=True)] == []
     with torch.inference_mode():
         assert model(input_ids=torch.arange(3, 40)[None]).logits.isfinite().all()
+
+
+# Classes that stop at layers whose weights are packed, or leave them as they were made.
+STOPPED = [
+    ("mamba", "w4a16"),
+    ("mamba2", "w4a16"),
+    ("mamba2", "mxfp4a16"),
+    ("falcon-mamba", "w4a16"),
+    ("santacoder", "w4a16"),
+    ("falcon-groups", "w4a16"),
+    ("falcon", "nf4"),
+]
+
+
+@pytest.mark.parametrize(("name", "recipe"), STOPPED)
+def test_classes_that_stop_are_known(name: str, recipe: str, tmp_path: Path) -> None:
+    artifact, ok = made(name, recipe, tmp_path)
+    assert not ok
+    with pytest.raises((AttributeError, RuntimeError)):
+        load(artifact, None)
 
 
 @pytest.mark.parametrize(("name", "recipe"), NAMED.items())

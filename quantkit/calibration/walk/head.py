@@ -22,6 +22,8 @@ from quantkit.families.model import Rows
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32
 
+# Models that bring hidden states to the type of the head's matrix.
+CASTING = frozenset({"FalconMambaForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM"})
 SLAB_ROWS = 8192  # rows of the matrix multiplied at once
 LOGITS_BYTES = 1 << 26  # of one call
 
@@ -51,7 +53,8 @@ def load_matrix(model: BlockModel, head: Resident) -> None:
     """Read the head's matrix, in its stored type, if it is not there yet."""
     (linear,) = head.linears.values()
     if head.parameter(linear.name).is_meta:
-        dtype = stored_type(model.checkpoint.tensors()[linear.source.tensor])
+        own = type(head.module).__name__ in CASTING
+        dtype = torch.float32 if own else stored_type(model.checkpoint.tensors()[linear.source.tensor])
         shape = torch.Size((linear.rows, linear.cols))
         set_parameter(head.module, linear.name, read_rows(model.checkpoint, linear.source, shape, model.device, dtype))
 

@@ -17,10 +17,12 @@ from quantkit.calibration.statistics.sums import Linear, Site
 from quantkit.calibration.walk.carried import STORES
 from quantkit.calibration.walk.experts import separate
 from quantkit.calibration.walk.skeleton import Skeleton, fill_buffers, set_parameter
+from quantkit.calibration.walk.turned import locate_in, turn
 from quantkit.calibration.walk.weights import locate, named, read_rows
 from quantkit.errors import InputError
 from quantkit.families.model import Rows
 from quantkit.source import Checkpoint
+from quantkit.tensors import TensorInfo
 
 
 class _Captured(Exception):
@@ -130,6 +132,10 @@ class Resident:
         except AttributeError as error:
             message = f'block {self.name} has no parameter "{name}"'
             raise InputError(message, tensor=name, hint="weights are replaced in the block they belong to") from error
+
+    def source(self, name: str, tensors: Mapping[str, TensorInfo]) -> Rows:
+        """Where a parameter lies in the source, by its full name."""
+        return locate_in(self.module, self.prefix, name.removeprefix(self.prefix), tensors)
 
     def sites(self, hidden: Tensor) -> tuple[Site, ...]:
         """Linears grouped by the tensor they read, in the order in which the block reads them.
@@ -296,7 +302,8 @@ def find_linears(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> dict
         if any(True for _ in child.children()) or not isinstance(weight, nn.Parameter) or weight.ndim != 2:
             continue
         name = f"{prefix}{path}.weight"
-        found[name] = Linear(name, locate(name, weight.shape, checkpoint.tensors()), *weight.shape)
+        source = locate_in(module, prefix, f"{path}.weight", checkpoint.tensors())
+        found[name] = Linear(name, source, *weight.shape)
     return found
 
 
@@ -310,6 +317,7 @@ def load_block(checkpoint: Checkpoint, skeleton: Skeleton, index: int, device: t
         message = f"config.json: block {index} takes {size:,} weights, the whole checkpoint has {total:,}"
         raise InputError(message, path="config.json", hint="config.json and the weights are not of the same model")
     separate(module, prefix.rstrip("."))
+    turn(module)
     load_buffers(checkpoint, module, prefix, device)
     fill_buffers(skeleton, module, device)  # before there are weights: some classes fill those along with buffers
     load_parameters(checkpoint, module, prefix, [name for name, _ in module.named_parameters()], device)
@@ -322,7 +330,7 @@ def load_parameters(
     """Read parameters of `module`, which are called prefix + name in the whole model."""
     for name in names:
         shape = module.get_parameter(name).shape
-        rows = locate(prefix + name, shape, checkpoint.tensors())
+        rows = locate_in(module, prefix, name, checkpoint.tensors())
         set_parameter(module, name, read_rows(checkpoint, rows, shape, device))
 
 

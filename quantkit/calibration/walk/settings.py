@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
@@ -25,6 +25,7 @@ from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.units import counted
 from quantkit.untrusted import shown
 
+LAYERS = "num_hidden_layers"
 VECTOR_VALUES = 64
 MAX_LAYERS = 1024  # blocks are built on the meta device, some milliseconds each; published models have up to 126
 EARLY_LONGROPE = frozenset({"su", "yarn"})  # what Phi-3 first called it; transformers 5.23 stumbles over the names
@@ -139,7 +140,8 @@ def _count_layers(
 ) -> int:
     """How many layers the tensors make; config.json has to say the same. Blocks after the last layer, which predict
     further tokens, are none."""
-    said = settings.get("num_hidden_layers")
+    key = next((key for key in (LAYERS, *_spelled(family, LAYERS)) if key in settings), LAYERS)
+    said = settings.get(key)
     layers = said if isinstance(said, int) and not isinstance(said, bool) and 0 < said <= MAX_LAYERS else 0
     numbers = {number for name in tensors if (number := family.layer_of(name, layers)) is not None}
     count = max(numbers, default=-1) + 1
@@ -149,15 +151,20 @@ def _count_layers(
     said = count if said is None else said
     if isinstance(said, bool) or said != count or not count:
         what = f"is {shown(str(said)[:100])}, the checkpoint has {counted(count, 'layer')}"
-        raise _contradiction("num_hidden_layers", what, "is a shard missing?")
+        raise _contradiction(key, what, "is a shard missing?")
     if len(numbers) != count:
         missing = next(number for number in range(count) if number not in numbers)
         what = f"is {count}, the checkpoint has no tensor of layer {missing}"
-        raise _contradiction("num_hidden_layers", what, "is a shard missing?")
+        raise _contradiction(key, what, "is a shard missing?")
     if count > MAX_LAYERS:
         message = f"the checkpoint has {count:,} layers, at most {MAX_LAYERS:,} can be run"
-        raise UnsupportedError(message, key="num_hidden_layers", hint="quantize without calibration data")
+        raise UnsupportedError(message, key=key, hint="quantize without calibration data")
     return count
+
+
+def _spelled(family: Family, name: str) -> Iterator[str]:
+    """What else a family's config.json calls a number."""
+    return (key for key, meant in family.aliases.items() if meant == name)
 
 
 def _check_experts(hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:

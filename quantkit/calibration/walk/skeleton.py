@@ -25,7 +25,13 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
 
-GIVE_TUPLES = {"FalconH1DecoderLayer": 1, "GlmMoeDsaDecoderLayer": 2}  # of so many, of which the first goes on
+# Blocks that give a tuple of so many, of which the first goes on.
+GIVE_TUPLES = {
+    "BambaDecoderLayer": 2, "BloomBlock": 2, "FalconDecoderLayer": 2, "FalconH1DecoderLayer": 1,
+    "GlmMoeDsaDecoderLayer": 2, "MptBlock": 2,
+}  # fmt: skip
+SLOPES = "alibi"  # Bloom's, one for each sequence and head: (sequences * heads, 1, tokens)
+BLOCKS = ("layers", "h", "blocks")
 OF_BLOCKS = "embed_tokens_per_layer"
 MAX_BUFFER = 1 << 24  # values of a buffer that is computed: rotary frequencies have about a hundred
 
@@ -49,7 +55,8 @@ class Skeleton:
 
     @property
     def layers(self) -> nn.ModuleList:
-        layers: nn.ModuleList = decoder_of(self.model).layers
+        layers = layers_of(self.model)
+        assert layers is not None, "build_skeleton has seen to it"
         return layers
 
     @property
@@ -81,8 +88,8 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     kind, settings = model_settings(checkpoint.config, checkpoint.tensors())
     model = _build(kind, settings)
     model.eval()
-    layers = getattr(decoder_of(model), "layers", None)
-    if not isinstance(layers, nn.ModuleList):
+    layers = layers_of(model)
+    if layers is None:
         raise UnsupportedError(f"{type(model).__name__} has no list of blocks", hint="quantize without calibration")
     blocks = tuple(copy.deepcopy(layer) for layer in layers)
     calls = threading.local()
@@ -97,6 +104,13 @@ def decoder_of(model: Any) -> Any:
     """The model without its head, in its attribute `model` where the class does not find it (Llama 4)."""
     found = model.get_decoder()
     return model.model if found is model else found
+
+
+def layers_of(model: Any) -> nn.ModuleList | None:
+    """The blocks of a model, under any of the names that classes give them."""
+    decoder = decoder_of(model)
+    lists = (getattr(decoder, name, None) for name in BLOCKS)
+    return next((found for found in lists if isinstance(found, nn.ModuleList)), None)
 
 
 def _build(kind: str, settings: Mapping[str, Any]) -> Any:
@@ -187,19 +201,24 @@ def _first(record: partial[Tensor], length: int, *args: Any, **kwargs: Any) -> t
 
 @dataclass(frozen=True)
 class Arguments:
-    """What block `index` is called with besides its input, which `carried` cuts where it is more than hidden states."""
+    """What block `index` is called with besides its input, which `carried` cuts where it is more than hidden states.
+    They were seen with `batch` sequences; those of any number have the same."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    batch: int = 1
     carried: Carried | None = None
     index: int = 0
 
     def call(self, block: nn.Module, rows: Tensor, more: Mapping[str, Any]) -> Tensor:
         """What the block gives for (batch, tokens, numbers); `more` comes before keywords that it is called with."""
+        kwargs = {**self.kwargs, **more}
+        slopes = kwargs.get(SLOPES)
+        if slopes is not None:
+            kwargs[SLOPES] = slopes[: len(slopes) // self.batch].repeat(len(rows), 1, 1)
         if self.carried is not None:
-            called = partial(block, *self.args, **{**self.kwargs, **more})
-            return self.carried.through(self.index, called, rows)
-        output = block(rows, *self.args, **{**self.kwargs, **more})
+            return self.carried.through(self.index, partial(block, *self.args, **kwargs), rows)
+        output = block(rows, *self.args, **kwargs)
         given: Tensor = output[0] if isinstance(output, tuple) else output
         return given
 
@@ -233,18 +252,18 @@ def record_calls(skeleton: Skeleton, ids: Tensor, **settings: Any) -> tuple[Tens
     calls.arguments, calls.inject, calls.hidden = {}, None, None
     with suppress(Reached):
         decoder_of(skeleton.model)(input_ids=ids, **settings)
-    found = tuple(_called(skeleton, index, *calls.arguments[index]) for index in range(len(skeleton.blocks)))
     hidden: Tensor = calls.hidden
+    found = tuple(_called(skeleton, index, len(ids), *calls.arguments[index]) for index in range(len(skeleton.blocks)))
     calls.arguments, calls.hidden = {}, None
     return hidden, found
 
 
-def _called(skeleton: Skeleton, index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+def _called(skeleton: Skeleton, index: int, batch: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
     """Arguments of a block, by their names where some of them are carried."""
     if skeleton.carried is None:
-        return Arguments(args, kwargs)
+        return Arguments(args, kwargs, batch)
     names = list(inspect.signature(type(skeleton.blocks[index]).forward).parameters)[2:]  # after self and hidden states
-    return Arguments((), {**dict(zip(names, args, strict=False)), **kwargs}, skeleton.carried, index)
+    return Arguments((), {**dict(zip(names, args, strict=False)), **kwargs}, batch, skeleton.carried, index)
 
 
 def run_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:

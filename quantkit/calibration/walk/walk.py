@@ -30,7 +30,6 @@ from quantkit.calibration.walk.reach import Far
 from quantkit.calibration.walk.resident import Outputs, Resident, input_of
 from quantkit.calibration.walk.skeleton import Arguments, set_parameter
 from quantkit.calibration.walk.threads import Workers, workers
-from quantkit.calibration.walk.weights import locate
 from quantkit.errors import InputError, NonFiniteError
 from quantkit.events import BlockProgress, Sink, TensorProgress, ignore
 from quantkit.tensors import F32
@@ -120,7 +119,7 @@ class BlockView:
     def stored_dtype(self, name: str) -> str:
         """The type of a parameter in the checkpoint: "BF16"."""
         tensors = self._walk.model.checkpoint.tensors()
-        return tensors[locate(name, self._resident.parameter(name).shape, tensors).tensor].dtype
+        return tensors[self._resident.source(name, tensors).tensor].dtype
 
     def weight(self, name: str) -> Tensor:
         """A parameter as it is now, on the model's device: read it, do not change it."""
@@ -193,8 +192,7 @@ class BlockView:
 
     def source_name(self, name: str) -> str:
         """The tensor of the checkpoint that holds a parameter."""
-        shape = self._resident.parameter(name).shape
-        return locate(name, shape, self._walk.model.checkpoint.tensors()).tensor
+        return self._resident.source(name, self._walk.model.checkpoint.tensors()).tensor
 
     def moved(self, linears: Sequence[str], scale: F32) -> None:
         """Scales were moved into these linears: the next run sees it."""

@@ -66,10 +66,15 @@ def _table_of_families(families: Sequence[Mapping[str, Any]]) -> list[str]:
         )
         for f in families
     ]
-    reasons = sorted({f["why_not"] for f in families if f["why_not"]})
-    names = {reason: ", ".join(f["name"] for f in families if f["why_not"] == reason) for reason in reasons}
+    lacking = [(_lacking(f["supports"]), f["why_not"], f["name"]) for f in families if f["why_not"]]
+    reasons = sorted({(what, why) for what, why, _ in lacking})
+    names = {reason: ", ".join(name for *said, name in lacking if tuple(said) == reason) for reason in reasons}
     head = ("family", "in GGUF", "GGUF", "mmproj", "calibrate", "servers", "architectures of config.json")
-    return [*table(rows, head), "", *(f"without calibrate and servers: {names[r]}: {r}" for r in reasons)]
+    return [*table(rows, head), "", *(f"without {what}: {names[what, why]}: {why}" for what, why in reasons)]
+
+
+def _lacking(supports: Mapping[str, bool]) -> str:
+    return "servers" if supports["calibrate"] else "calibrate and servers"
 
 
 def _table_of_encoders(encoders: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -20,7 +20,7 @@ from quantkit.families.layers import TRUNK, kind, numbered
 from quantkit.families.model import RowOrder
 from quantkit.families.placements import Placement, whole
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, EMBEDDING, HEAD, MLP, NORMS, UNSERVED, T, at
+from quantkit.families.rows import ATTENTION, EMBEDDING, HEAD, MLP, NORMS, T, at
 from quantkit.tensors import TensorInfo
 
 OTHERWISE = ("rope.dimension_count", "feed_forward_length", "attention.head_count_kv")
@@ -94,8 +94,8 @@ BAMBA = replace(
     ),
     back={"attention.head_count_kv": "file.kv_heads", "rope.dimension_count": ROTATED},
     graph=of_file,
+    computes=frozenset({"attn_layer_indices"}),
     folds=(),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (BAMBA,)

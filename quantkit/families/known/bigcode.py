@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quantkit.families import assumptions, keys
 from quantkit.families.roles import Role
-from quantkit.families.rows import UNSERVED, Drop, Family, T, with_biases
+from quantkit.families.rows import Drop, Family, T, with_biases
 
 BIGCODE = Family(
     name="gpt_bigcode",
@@ -43,8 +43,11 @@ BIGCODE = Family(
         keys.Key("attention.layer_norm_epsilon", "f32", "layer_norm_epsilon"),
     ),
     drop=(Drop("transformer.h.*.attn.bias", "the mask is made at run time"),),
+    computes=frozenset({
+        "n_embd", "n_head", "n_layer", "n_positions", "n_inner", "layer_norm_epsilon", "activation_function",
+        "multi_query", "scale_attn_weights", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32",
+    }),
     assumes=(assumptions.activation("activation_function", "gelu_pytorch_tanh", "gelu_new"),),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (BIGCODE,)

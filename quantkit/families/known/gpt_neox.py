@@ -10,7 +10,7 @@ from quantkit.families.hparams import Hparams
 from quantkit.families.layers import flagged, not_
 from quantkit.families.layouts import flat, fold, joined, regroup, rows, turn
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, PRESENT, UNSERVED, Drop, Family, T, at
+from quantkit.families.rows import ALWAYS, PRESENT, Drop, Family, T, at
 from quantkit.families.spellings import Rename
 
 BUFFERS = (
@@ -108,9 +108,12 @@ BLOOM = Family(
     ),
     keys=(*keys.SIZES, keys.Key("attention.layer_norm_epsilon", "f32", "layer_norm_epsilon")),
     aliases={"n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"},
+    computes=frozenset({
+        "n_embed", "n_layer", "n_head", "layer_norm_epsilon", "apply_residual_connection_post_layernorm",
+        "slow_but_exact", "pretraining_tp",
+    }),
     derive=(bloom_numbers,),
     back={"context_length": "seq_length"},
-    unserved=UNSERVED,
 )  # fmt: skip
 
 
@@ -164,8 +167,12 @@ GPT2 = Family(
         "n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
         "n_positions": "max_position_embeddings", "n_ctx": "max_position_embeddings",
     },
+    computes=frozenset({
+        "n_embd", "n_layer", "n_head", "n_positions", "n_inner", "layer_norm_epsilon", "activation_function",
+        "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn",
+    }),
     derive=(gpt2_numbers,),
-    unserved=UNSERVED,
+    unpacked="its matrices lie (in, out), and are packed for no loader here",
 )  # fmt: skip
 
 
@@ -240,10 +247,13 @@ FALCON = Family(
     aliases={
         "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_head_kv": "num_kv_heads",
     },
+    computes=frozenset({
+        "activation", "alibi", "bias", "ffn_hidden_size", "layer_norm_epsilon", "multi_query",
+        "new_decoder_architecture", "num_kv_heads", NORMS, "parallel_attn",
+    }),
     derive=(falcon_numbers,),
     back={"attention.head_count_kv": "num_kv_heads"},
     graph=which_falcon,
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (GPT_NEOX, BLOOM, GPT2, FALCON)

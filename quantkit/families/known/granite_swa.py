@@ -14,7 +14,7 @@ from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.granite import GRANITE
 from quantkit.families.layers import flagged
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, NORMS, UNSERVED, T, at, rotated
+from quantkit.families.rows import ATTENTION, NORMS, T, at, rotated
 from quantkit.families.spellings import Rename
 from quantkit.metadata import KeyValue
 
@@ -82,9 +82,9 @@ GRANITE_SWA = replace(
     },
     block=(*GRANITE.block, SINKS),
     keys=(*GRANITE.keys, keys.SLIDING_WINDOW, windows, rotating),
+    computes=GRANITE.computes | {"layer_rope_theta"},
     assumes=(*GRANITE.assumes, one_base),
     folds=(),
-    unserved=UNSERVED,
 )  # fmt: skip
 GRANITE_MOE_SWA = replace(
     GRANITE_SWA,

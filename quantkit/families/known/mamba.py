@@ -11,7 +11,6 @@ from quantkit.families.layouts import column, split, squeeze
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
     PRESENT,
-    UNSERVED,
     Family,
     T,
 )
@@ -97,6 +96,11 @@ RECURRENT_KEYS = (
     keys.Key("attention.layer_norm_rms_epsilon", "f32", "layer_norm_epsilon"),
 )
 
+COMPUTES = frozenset({
+    "state_size", "conv_kernel", "expand", "time_step_rank", "layer_norm_epsilon", "residual_in_fp32", "use_bias",
+    "use_conv_bias",
+})  # fmt: skip
+
 
 def mamba_sizes(hparams: Hparams) -> Mapping[str, Any]:
     """The numbers of a Mamba 1 that config.json may leave out."""
@@ -158,9 +162,9 @@ MAMBA = Family(
         keys.Key("ssm.time_step_rank", "u32", "dt_rank"),
         keys.computed("ssm.dt_b_c_rms", "bool", lambda hparams: hparams.values.get("model_type") == "falcon_mamba"),
     ),
+    computes=COMPUTES | {"intermediate_size", "mixer_rms_eps"},
     derive=(mamba_sizes,),
     assumes=(doubled, one_epsilon),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 
@@ -192,9 +196,9 @@ MAMBA2 = Family(
         "state_size": "ssm_state", "conv_kernel": "ssm_conv", "num_heads": "ssm_heads", "head_dim": "ssm_head_dim",
         "n_groups": "ssm_groups",
     },
+    computes=COMPUTES | {"num_heads", "n_groups", "chunk_size"},
     derive=(inner_sizes, only_mamba),
     graph=of_mamba2_file,
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (MAMBA, MAMBA2)

@@ -9,7 +9,7 @@ from quantkit.errors import InputError
 from quantkit.families import keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.roles import Role
-from quantkit.families.rows import UNSERVED, Drop, Family, T
+from quantkit.families.rows import Drop, Family, T
 from quantkit.untrusted import shown
 
 
@@ -45,6 +45,7 @@ MPT = Family(
         "d_model": "hidden_size", "n_heads": "num_attention_heads", "n_layers": "num_hidden_layers",
         "max_seq_len": "max_position_embeddings",
     },
+    computes=frozenset({"d_model", "n_heads", "n_layers", "max_seq_len", "attn_config", "layer_norm_epsilon"}),
     derive=(of_attention,),
     source_block="transformer.blocks.{}.",
     outside=(
@@ -68,7 +69,6 @@ MPT = Family(
         keys.Key("attention.max_alibi_bias", "f32", "slopes"),
     ),
     drop=(Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings"),),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (MPT,)

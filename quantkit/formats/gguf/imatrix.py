@@ -274,9 +274,9 @@ def match_importance(
             found[name] = np.ascontiguousarray(entry.importance().reshape(matrices, cols))
         elif entry is not None and name not in EMBEDDINGS:
             _wrong_model(imatrix, f"{name} has {entry.sums.size:,} values, expected {matrices * cols:,}", covered, name)
-    if shapes and not found:
-        _wrong_model(imatrix, f"it knows {listed(sorted(imatrix.entries), 2)}", covered, next(iter(shapes)))
     missing = [name for name in shapes if name not in found and name not in UNMEASURED]
+    if missing and not found:
+        _wrong_model(imatrix, f"it knows {listed(sorted(imatrix.entries), 2)}", covered, missing[0])
     foreign = [name for name in imatrix.entries if name not in known and name not in UNMEASURED]
     notes = []
     if missing:
