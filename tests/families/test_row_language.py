@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import checkpoints
 import family_table
 import pytest
 from commands import TINY, quantkit
@@ -355,6 +354,19 @@ def test_a_family_for_gguf_alone_is_refused_elsewhere(family: Family) -> None:
     for ask in (lambda: outline({}, config), lambda: model_settings(config, {})):
         with pytest.raises(UnsupportedError, match=f'family "{family.name}" is read for GGUF files'):
             ask()
+
+
+UNPACKED = [family for family in known_families() if family.unpacked and not family.unserved]
+
+
+@pytest.mark.parametrize("family", UNPACKED, ids=lambda family: family.name)
+def test_a_family_that_no_loader_has_packed_is_run_and_refused_for_servers(family: Family) -> None:
+    from quantkit.families.linears import outline, require_served
+
+    require_served(family, {})
+    config = {"architectures": [family.hf[0]], "model_type": next(iter(family.defaults))}
+    with pytest.raises(UnsupportedError, match=f'family "{family.name}" is written for GGUF files only'):
+        outline({}, config)
 
 
 def test_the_refusal_is_said_by_the_commands(tmp_path: object) -> None:
