@@ -64,6 +64,12 @@ def deepseek4_experts(self: Any, bid: int, proj: str, tensor_key: Any) -> list[s
     return (packed_experts if packed else plain_experts)(self, bid, proj, tensor_key)
 
 
+BITNET_NORMS = {
+    gguf.MODEL_TENSOR.ATTN_SUB_NORM: ("model.layers.{bid}.self_attn.attn_sub_norm",),
+    gguf.MODEL_TENSOR.FFN_SUB_NORM: ("model.layers.{bid}.mlp.ffn_sub_norm",),
+}
+
+
 def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dict[str, Any] | None = None) -> None:
     TextModel.get_vocab_base_pre = own_pre if pre is None else lambda self, tokenizer: pre
     hparams = told or ModelBase.load_hparams(folder, is_mistral_format=False)
@@ -74,6 +80,8 @@ def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dic
     architecture = get_model_architecture(hparams, ModelType.TEXT)
     model_class = get_model_class(architecture)
     TensorNameMap.block_mappings_cfg = dict(own_blocks)
+    if architecture == "BitNetForCausalLM":  # whose norms transformers calls otherwise than the first checkpoints
+        TensorNameMap.block_mappings_cfg |= BITNET_NORMS
     if architecture in VOCABULARY and not [*folder.glob("*.tiktoken")]:
         pieces = (folder / "tokenizer.model").is_file()
         model_class.set_vocab = TextModel._set_vocab_sentencepiece if pieces else TextModel._set_vocab_gpt2
@@ -81,6 +89,8 @@ def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dic
         model_class.modify_tensors = baichuan_tensors
     if architecture == "DeepseekV4ForCausalLM":
         model_class._write_mxfp4_expert_tensor = deepseek4_experts
+    if architecture == "MiniMaxText01ForCausalLM":  # it looks for tokens without embeddings in an index of shards
+        model_class._get_suppress_tokens = lambda self: None
     said = told
     for _ in range(3):
         try:

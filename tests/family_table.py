@@ -17,7 +17,7 @@ from zlib import crc32
 
 import checkpoints
 from checkpoints import Variant
-from own_shapes import kimi_k3_shapes
+from own_shapes import grok_1_shapes, grok_shapes, kimi_k3_shapes
 from world import WORLD
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
@@ -157,6 +157,30 @@ def as_published4(tensors: dict[str, Any]) -> None:
     name = "layers.0.ffn.gate.tid2eid"
     rows, chosen = tensors[name].shape
     tensors[name] = torch.stack([(torch.arange(rows) + n) % 4 for n in range(chosen)], dim=1)
+
+
+def of_two_values(tensors: dict[str, Any]) -> None:
+    """Linears of one magnitude, which rounding to three values leaves as they are."""
+    for name in [name for name in tensors if "_proj." in name]:
+        tensors[name] = tensors[name].sign() / 8
+
+
+CHAT = {"chat_template.jinja": "{% for m in messages %}{{ m['content'] }}{% endfor %}"}
+
+
+def without_decays(tensors: dict[str, Any]) -> None:
+    """MiniMax publishes no numbers that follow from others; transformers saves them rounded to bfloat16."""
+    for name in [name for name in tensors if name.endswith(("_decay", "slope_rate"))]:
+        del tensors[name]
+
+
+def as_minimax(config: dict[str, Any]) -> None:
+    """What MiniMax says beside what transformers says."""
+    config["architectures"] = ["MiniMaxText01ForCausalLM"]
+    config |= {"attn_type_list": [0] * 7 + [1], "rotary_dim": 32}
+    for part, name in (("full_attention", "full_attn"), ("linear_attention", "linear_attn"), ("mlp", "mlp")):
+        for which in ("alpha", "beta"):
+            config[f"layernorm_{part}_{which}"] = config[f"{name}_{which}_factor"]
 
 
 def mpt_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -1380,6 +1404,34 @@ TABLE: dict[str, Entry] = {
             **GEMMA4, "model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0,
         }},
         bpe=False, drafts=True, unlike="it predicts from what a Gemma 4 computes",
+    ),
+    "grok-2": Entry(
+        None,
+        own("GrokForCausalLM", "grok", num_local_experts=4, num_experts_per_tok=2, moe_intermediate_size=256,
+            rms_norm_eps=1e-5, rope_theta=1e6, attn_logit_softcapping=20.0, final_logit_softcapping=50.0,
+            embedding_multiplier_scale=1.5, output_multiplier_scale=0.5, attn_temperature_len=1024,
+            rope_type="original", scaling_factor=16.0, original_max_position_embeddings=8192, beta_fast=8, beta_slow=1,
+            extrapolation_factor=1.0, attn_factor=1.0, tie_word_embeddings=False),
+        shapes=grok_shapes, files=CHAT,
+    ),
+    "grok-1": Entry(
+        None,
+        own("Grok1ForCausalLM", "grok-1", rope_theta=10000.0, num_local_experts=4, num_experts_per_tok=2,
+            rms_norm_eps=1e-5,
+            embedding_multiplier_scale=1.5, output_multiplier_scale=0.5, attn_output_multiplier=0.25,
+            tie_word_embeddings=True),
+        shapes=grok_1_shapes, files=CHAT,
+    ),
+    "bitnet": Entry(
+        "BitNet", {**SPM, "hidden_act": "silu", "tie_word_embeddings": True, "rope_theta": 10000.0},
+        bpe=False, published=of_two_values,
+    ),
+    "minimax-01": Entry(
+        "MiniMax",
+        {**SIZES, "num_hidden_layers": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 256,
+         "head_dim": 32, "rms_norm_eps": 1e-6, "layer_types": [*["linear_attention"] * 7, "full_attention"],
+         **{f"{part}_alpha_factor": 1.5 for part in ("full_attn", "linear_attn", "mlp")}},
+        edit=as_minimax, published=without_decays, lacks=("tokenizer.chat_template",),
     ),
     "kimi-k3": Entry(
         None,

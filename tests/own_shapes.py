@@ -64,3 +64,52 @@ def _mlp(start: str, hidden: int, inner: int) -> Shapes:
         f"{start}gate_proj.weight": (inner, hidden), f"{start}up_proj.weight": (inner, hidden),
         f"{start}down_proj.weight": (hidden, inner),
     }  # fmt: skip
+
+
+def grok_shapes(config: Mapping[str, Any]) -> Shapes:
+    """Grok 2: an MLP beside the experts."""
+    hidden, count, inner = config["hidden_size"], config["num_local_experts"], config["moe_intermediate_size"]
+    found = _grok(config, "model.embed_tokens", "model.norm")
+    found["lm_head.weight"] = (config["vocab_size"], hidden)
+    for layer in range(config["num_hidden_layers"]):
+        block, moe = f"model.layers.{layer}.", f"model.layers.{layer}.block_sparse_moe."
+        found |= {f"{block}{n}.weight": (hidden,) for n in _NORMS} | _mlp(
+            f"{block}mlp.", hidden, config["intermediate_size"]
+        )
+        for name, rows in _heads(config).items():
+            found[f"{block}self_attn.{name}_proj.weight"] = rows
+        found[f"{moe}gate.weight"] = (count, hidden)
+        for number in range(count):
+            shapes = {"w1": (inner, hidden), "w3": (inner, hidden), "w2": (hidden, inner)}
+            found |= {f"{moe}experts.{number}.{name}.weight": shape for name, shape in shapes.items()}
+    return found
+
+
+_NORMS = ("pre_attn_norm", "post_attn_norm", "pre_moe_norm", "post_moe_norm")
+
+
+def _grok(config: Mapping[str, Any], embedding: str, norm: str) -> Shapes:
+    hidden = config["hidden_size"]
+    return {f"{embedding}.weight": (config["vocab_size"], hidden), f"{norm}.weight": (hidden,)}
+
+
+def _heads(config: Mapping[str, Any]) -> Shapes:
+    hidden, head = config["hidden_size"], config["hidden_size"] // config["num_attention_heads"]
+    narrow = config["num_key_value_heads"] * head
+    return {"q": (hidden, hidden), "k": (narrow, hidden), "v": (narrow, hidden), "o": (hidden, hidden)}
+
+
+def grok_1_shapes(config: Mapping[str, Any]) -> Shapes:
+    """Grok 1, whose experts come one after the other, and a router last."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    found = _grok(config, "transformer.in_out_embed", "transformer.rms_norm")
+    for layer in range(config["num_hidden_layers"]):
+        block = f"transformer.decoder_layer.{layer}."
+        for number in range(config["num_local_experts"]):
+            shapes = {"linear": (inner, hidden), "linear_v": (inner, hidden), "linear_1": (hidden, inner)}
+            found |= {f"{block}moe.{number}.{name}.weight": shape for name, shape in shapes.items()}
+        names = {"q": "query", "k": "key", "v": "value", "o": "linear"}
+        found |= {f"{block}multi_head_attention.{names[n]}.weight": s for n, s in _heads(config).items()}
+        found |= {f"{block}rms_norm{end}.weight": (hidden,) for end in ("", "_1", "_2", "_3")}
+        found[f"{block}router.weight"] = (config["num_local_experts"], hidden)
+    return found

@@ -12,7 +12,8 @@ from quantkit.families.model import Part, Rows
 from quantkit.families.steps import Step, move
 from quantkit.tensors import F32, TensorRef
 
-MAPS = frozenset({"-exp", "unit", "softplus", "centered"})  # of values, without a number
+MAPS = frozenset({"-exp", "unit", "softplus", "centered", "ternary"})  # of values, without a number
+LEAST_SCALE = 1e-5  # of a matrix of three values (BitNet)
 SHORTEST = 1e-12  # torch.nn.functional.normalize divides by no less
 
 Open = Callable[[str], TensorRef]
@@ -236,7 +237,8 @@ class Summed:
 @dataclass(frozen=True)
 class Mapped:
     """The values of another part, each changed: "-exp" (x becomes -exp(x)), "unit" (each row divided by its length),
-    "softplus" (log(1 + exp(x))), "centered" (without the mean of all), or "*" by `number`. In float32."""
+    "softplus" (log(1 + exp(x))), "centered" (without the mean of all), "ternary" (minus, zero or plus the mean of all
+    magnitudes, whichever is nearest), or "*" by `number`. In float32."""
 
     part: Part
     what: str
@@ -275,5 +277,10 @@ class Mapped:
             return np.logaddexp(0, values.astype(np.float64)).astype(np.float32)
         if self.what == "centered":
             return values - np.float32(self.part.read(ref, 0, self.rows).mean(dtype=np.float64))
+        if self.what == "ternary":
+            mean = np.abs(self.part.read(ref, 0, self.rows)).mean(dtype=np.float64)
+            inverse = np.float32(1) / np.float32(max(mean, LEAST_SCALE))
+            rounded: F32 = np.clip(np.rint(values * inverse), -1, 1) / inverse
+            return rounded
         assert self.what == "*", self.what
         return values * np.float32(self.number)

@@ -6,16 +6,16 @@ Source: the tables of conversion/__init__.py of llama.cpp, October 2026. A name 
 from __future__ import annotations
 
 UNREAD = frozenset({
-    "BailingMoeV3VLForConditionalGeneration", "BitNetForCausalLM", "BitnetForCausalLM", "ChameleonForCausalLM",
+    "BailingMoeV3VLForConditionalGeneration", "ChameleonForCausalLM",
     "ChameleonForConditionalGeneration",
     "DFlash2DraftModel", "DFlashDraftModel", "DSparkDraftModel", "DSparkSpeculator", "DeepseekV4DSparkModel",
     "Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", "Dots3NoteTextForCausalLM",
     "Eagle3DraftModel", "Eagle3LlamaForCausalLM", "Eagle3Speculator",
     "Gemma4DSparkModel", "Glm5NextForConditionalGeneration",
-    "Glm5vForConditionalGeneration", "Grok1ForCausalLM", "GrokForCausalLM",
+    "Glm5vForConditionalGeneration",
     "Lfm25AudioTokenizer", "Lfm2DSparkDraftModel",
     "LingDSparkModel", "LlamaForCausalLMEagle3", "MERaLiON2ForConditionalGeneration", "MambaLMHeadModel",
-    "MiniMaxM1ForCausalLM", "MiniMaxText01ForCausalLM", "MuseGlimmerAssistantModel",
+    "MuseGlimmerAssistantModel",
     "PLaMo2ForCausalLM", "PLaMo3ForCausalLM",
     "Plamo2ForCausalLM", "Plamo3ForCausalLM", "PlamoForCausalLM", "PocketTTSModel", "Qwen3DSparkModel",
     "Qwen3TTSForConditionalGeneration", "RADIOModel", "RWKV6Qwen2ForCausalLM",

@@ -73,6 +73,30 @@ def test_what_llama_cpp_does_not_compute_in_kimi_k3_is_refused(key: str, value: 
         find_family(config).family.hparams(config)
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value", "what"),
+    [
+        ("bitnet", "hidden_act", "relu2", 'hidden_act is "relu2", llama.cpp computes silu'),
+        ("bitnet", "tie_word_embeddings", False, "the output head is a matrix of its own"),
+        ("minimax-01", "layer_types", ["full_attention"] * 8, "other layers attend than the last of every 8"),
+        ("minimax-01", "mlp_alpha_factor", 2.5, "residuals are scaled by several numbers"),
+        ("minimax-01", "mlp_beta_factor", 2.5, "residuals are scaled by several numbers"),
+    ],
+)
+def test_what_llama_cpp_takes_for_granted_is_refused_otherwise(name: str, key: str, value: object, what: str) -> None:
+    entry = TABLE[name]
+    config = {**entry.config, "architectures": [entry.architecture], key: value}
+    with pytest.raises(UnsupportedError, match=what):
+        find_family(config).family.hparams(config)
+
+
+def test_norms_of_the_first_bitnet_are_those_of_transformers() -> None:
+    config = {**TABLE["bitnet"].config, "architectures": ["BitnetForCausalLM"]}
+    tensors = tensors_of(config)  # under the first names
+    again = renamed(renamed(tensors, "inner_attn_ln", "attn_sub_norm"), "ffn_layernorm", "ffn_sub_norm")
+    assert {t.name for t in model_of(config, tensors).tensors} == {t.name for t in model_of(config, again).tensors}
+
+
 OF_CLASS = {"num_experts_per_tok": 2, "n_routed_experts": 8, "moe_intermediate_size": 7688, "norm_topk_prob": True}
 LISTED = {
     **without(DENSE, "hybrid_override_pattern", "num_hidden_layers"), **OF_CLASS,
