@@ -44,6 +44,7 @@ LOADED: dict[str, dict[str, str]] = {
     "hunyuan_dense": {"hunyuan-dense": "w8a16"}, "hunyuan_moe": {"hunyuan-moe": "w4a16"},
     "jais2": {"jais2": "fp8-native"}, "jamba": {"jamba": "fp8"}, "lfm2": {"lfm2": "w8a8"},
     "lfm2_moe": {"lfm2-moe": "w4a16"}, "llama": {"llama-biases": "nvfp4a16"}, "mellum": {"mellum": "w4a16"},
+    "mimo2": {"mimo-v2": "fp8"},
     "minicpm3": {"minicpm3": "fp8"}, "minimax_m2": {"minimax-m2": "fp8"}, "mistral3": {"ministral3": "mxfp4a16"},
     "mixtral": {"mixtral-4x1M": "fp8"}, "nemotron": {"nemotron": "int8"}, "nemotron_h": {"nemotron-h": "w8a8"},
     "nemotron_h_moe": {"nemotron-3": "w4a16"}, "olmo": {"olmo": "nf4"}, "olmo2": {"olmo2": "gptq-w4g32"},

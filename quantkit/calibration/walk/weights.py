@@ -22,7 +22,7 @@ from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 SLAB_WEIGHTS = 1 << 24  # read at once: 64 MiB of float32
 
 # Name in memory -> name in files, one after the other (conversion_mapping.py of transformers 5): GPT-NeoX's head, the
-# routers of Phi, Granite and ERNIE, Granite's stacks, EXAONE's bias, Mixtral's mixtures and experts.
+# routers of Phi, Granite and ERNIE, Granite's stacks, MiMo's sinks, EXAONE's bias, Mixtral's mixtures and experts.
 OLD_NAMES = (
     (re.compile(r"^lm_head\."), "embed_out."),
     (re.compile(r"\.mlp\.router\."), ".block_sparse_moe.gate."),
@@ -30,6 +30,7 @@ OLD_NAMES = (
     (re.compile(r"\.block_sparse_moe\.experts\.gate_up_proj$"), ".block_sparse_moe.input_linear.weight"),
     (re.compile(r"\.block_sparse_moe\.experts\.down_proj$"), ".block_sparse_moe.output_linear.weight"),
     (re.compile(r"\.gate\.moe_statics\."), ".moe_statics."),
+    (re.compile(r"\.self_attn\.sinks$"), ".self_attn.attention_sink_bias"),
     (re.compile(r"\.gate\.e_score_correction_bias$"), ".e_score_correction_bias"),
     (re.compile(r"\.mlp\.(?=gate\.|experts\.|e_score_correction_bias)"), ".block_sparse_moe."),
     (re.compile(r"(\.experts\.\d+\.)gate_proj\."), r"\1w1."),

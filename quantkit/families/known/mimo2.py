@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams
 from quantkit.families.layers import (
     AFTER_TRUNK,
@@ -23,7 +23,7 @@ from quantkit.families.layers import (
     not_,
 )
 from quantkit.families.roles import Role
-from quantkit.families.rows import FREQUENCIES, MLP, NORMS, OUTSIDE, UNSERVED, Family, T, at, experts
+from quantkit.families.rows import FREQUENCIES, MLP, NORMS, OUTSIDE, Family, T, at, experts
 from quantkit.families.spellings import Rename
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
@@ -173,7 +173,8 @@ MIMO2 = Family(
     ),
     drop=(FREQUENCIES,),
     assumes=(assumptions.silu, assumptions.normalized_router, unscaled_experts, window_with_its_token),
-    unserved=UNSERVED,
+    computes=frozenset({"attention_value_scale", "sliding_window_size"}),
+    folds=(folds.ATTENTION_IN, *folds.INNER),
 )  # fmt: skip
 
 FAMILIES = (MIMO2,)
