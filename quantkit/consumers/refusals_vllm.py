@@ -9,6 +9,8 @@ from quantkit.consumers.finders import (
     EXPERTS,
     GPTQ,
     MLX,
+    Finder,
+    Found,
     cut,
     float_experts,
     fused,
@@ -36,6 +38,7 @@ from quantkit.consumers.row import (
     Rule,
     packed,
 )
+from quantkit.consumers.subject import Subject
 from quantkit.qtypes.schemes.minifloat import TILE
 
 VLLM = "read: vLLM, 2026"
@@ -45,6 +48,20 @@ GGUF_VLLM = frozenset({
     "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
     "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs",
 })  # fmt: skip
+# Models with mixers of Mamba 1, which are built as floats whatever the configuration says.
+MAMBA_1 = frozenset({"FalconMambaForCausalLM", "JambaForCausalLM", "MambaForCausalLM"})
+MIXERS = (".mixer.", ".mamba.")
+
+
+def mixers(architectures: frozenset[str]) -> Finder:
+    """An objection to the first rounded layer of a mixer, in models of these architectures."""
+
+    def find(subject: Subject, tp: int) -> Found | None:
+        rounded = (m for m in subject.modules if m.layout is not None and any(part in m.name for part in MIXERS))
+        return next(map(Found, rounded), None) if subject.architecture in architectures else None
+
+    return find
+
 
 RULES_OF_VLLM = (
     Rule("vllm", "mlx", layers(MLX), MLX_REASON, MLX_NEAREST, f"{VLLM}, quant_method of config.json"),
@@ -121,6 +138,11 @@ RULES_OF_VLLM = (
         "with bitsandbytes it takes experts for rounded whatever the configuration says, and these are floats",
         "--to w4a16 or --to fp8", "read: vLLM, bitsandbytes.py, get_quant_method, 2026",
     ),
+    Rule(
+        "vllm", "mamba-1", mixers(MAMBA_1),
+        "it builds the mixers of {architecture} as floats, whatever the configuration says",
+        "keep them as they are (--keep mixer=bf16, --keep mamba=bf16)", "read: vLLM, 2026, mamba_mixer.py",
+    ),
     Rule("vllm", "tp-heads", uncut_heads, HEADS_REASON, LOWER, f"{VLLM}, verify_with_parallel_config"),
     Rule(
         "vllm", "tp-key-heads", uncut_key_heads,
@@ -167,6 +189,11 @@ RULES_OF_SGLANG = (
         packed(lambda it: not it.symmetric or it.bits not in (4, 8) or it.group not in MARLIN_GROUPS),
         "of packed integers it takes symmetric ones of 4 or 8 bits, in groups of 32, 64 or 128 or with a scale per row",
         "--to w4a16", SGLANG,
+    ),
+    Rule(
+        "sglang", "mamba-1", mixers(frozenset({"MambaForCausalLM"})),
+        "it builds the mixers of {architecture} as floats, whatever the configuration says",
+        "keep them as they are (--keep mixer=bf16)", "read: SGLang, srt/models/mamba.py, 2026",
     ),
     *(replace(rule, consumer="sglang", source=SGLANG) for rule in RULES_OF_VLLM if rule.name in SHARED),
     Rule(

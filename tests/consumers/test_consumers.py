@@ -110,6 +110,13 @@ def partly_kept(layout) -> Subject:
     return replace(dense, modules=(*dense.modules, *mixture(None).modules))
 
 
+def mixers(architecture: str) -> Subject:
+    """A model whose first layer is of a mixer."""
+    made = model(W4A16, architecture=architecture)
+    first = replace(made.modules[0], name="model.layers.0.mamba.in_proj", role=Role.OTHER)
+    return replace(made, modules=(first, *made.modules[1:]))
+
+
 def gguf(*types: str, architecture: str = "llama") -> Subject:
     return Subject("gguf", architecture=architecture, file_types=types)
 
@@ -167,6 +174,8 @@ EXAMPLES = {
     "transformers/experts-named": Example(
         replace(mixture(W4A16), architecture="Gemma4ForCausalLM"), mixture(W4A16)
     ),
+    "vllm/mamba-1": Example(mixers("JambaForCausalLM"), mixers("BambaForCausalLM")),
+    "sglang/mamba-1": Example(mixers("MambaForCausalLM"), mixers("Mamba2ForCausalLM")),
     "transformers/initialized": Example(
         replace(model(W4A16), architecture="Mamba2ForCausalLM"), replace(model(FP8), architecture="Mamba2ForCausalLM")
     ),
