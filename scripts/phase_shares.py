@@ -91,7 +91,7 @@ class Hash:
 
 def main() -> None:
     source, recipe, out = sys.argv[1:]
-    app = importlib.import_module("quantkit.cli.app")
+    app = importlib.import_module("quantkit.cli.app").application("convert")
     convert = importlib.import_module("quantkit.pipeline.convert")
     request = importlib.import_module("quantkit.pipeline.request").Request(source, (recipe,))
     assert app

@@ -30,7 +30,7 @@ import hooks  # noqa: E402
 from check_links import faults  # noqa: E402
 from diagrams import draw, read_block  # noqa: E402
 
-from quantkit.cli.app import app  # noqa: E402
+from quantkit.cli.app import application  # noqa: E402
 from quantkit.cli.exits import CODES  # noqa: E402
 from quantkit.qtypes import base  # noqa: E402
 from quantkit.recipes.read import adapter_recipe_names, recipe_names  # noqa: E402
@@ -82,7 +82,7 @@ def leaves(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
 
 
 def test_every_command_and_option_has_its_place(site: Path) -> None:
-    listed = list(leaves(get_command(app)))
+    listed = list(leaves(get_command(application())))
     assert len(listed) > 20
     for words in listed:
         page = text_of(site / "reference" / "commands" / f"{words[0]}.html")

@@ -1,4 +1,4 @@
-"""The Typer application: the commands of quantkit/cli/commands, found by file name."""
+"""The Typer application: the commands of quantkit/cli/commands, found by file name, which is their name."""
 
 from __future__ import annotations
 
@@ -12,17 +12,30 @@ from quantkit.cli.session import with_session
 from quantkit.discovery import defined, modules
 from quantkit.version import __version__
 
-app = typer.Typer(
-    name="quantkit",
-    cls=OrderedHelp,
-    help="Turn a Hugging Face checkpoint into a quantized model that provably runs.",
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+PACKAGE = "quantkit.cli.commands"
 
 
-@app.callback()
+def application(name: str | None = None) -> typer.Typer:
+    """All commands; the one of this name alone if there is one: making all of them takes as long as a small command."""
+    app = typer.Typer(
+        name="quantkit",
+        cls=OrderedHelp,
+        help="Turn a Hugging Face checkpoint into a quantized model that provably runs.",
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    chosen = [defined(PACKAGE, name, "COMMAND")] if name in modules(PACKAGE) else commands()
+    for command in chosen:
+        if isinstance(command, Group):
+            app.add_typer(group_app(command))
+        else:
+            register(app, command, command.name)
+    OrderedHelp.order = tuple(command.name for command in chosen)
+    return app
+
+
 def _root(
     version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
 ) -> None:
@@ -33,8 +46,7 @@ def _root(
 
 def commands() -> list[Command | Group]:
     """All commands and groups of commands, in the order of the help."""
-    package = "quantkit.cli.commands"
-    return sorted((defined(package, name, "COMMAND") for name in modules(package)), key=lambda c: (c.place, c.name))
+    return sorted((defined(PACKAGE, name, "COMMAND") for name in modules(PACKAGE)), key=lambda c: (c.place, c.name))
 
 
 def register(where: typer.Typer, command: Command, name: str) -> None:
@@ -55,11 +67,3 @@ def group_app(group: Group) -> typer.Typer:
     for member in sorted(group.members, key=lambda command: command.place):
         register(found, member, f"{group.name} {member.name}")
     return found
-
-
-for command in commands():
-    if isinstance(command, Group):
-        app.add_typer(group_app(command))
-    else:
-        register(app, command, command.name)
-OrderedHelp.order = tuple(command.name for command in commands())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,9 +132,9 @@ def _key(parameter: Any) -> str | None:
 # --- from where -------------------------------------------------------------------------------------------------------
 
 
-def configure(root: Any, arguments: tuple[str, ...] | list[str]) -> Configuration:
-    """The defaults of this command line. Raises UsageError, naming file and line or variable, for what is unknown, of
-    another type, or a secret."""
+def configure(root: Callable[[], Any], arguments: tuple[str, ...] | list[str]) -> Configuration:
+    """The defaults of this command line; `root` gives all commands, where there is something to be read. Raises
+    UsageError, naming file and line or variable, for what is unknown, of another type, or a secret."""
     if SWITCH in arguments or os.environ.get(OFF):
         return Configuration(off=True)
     if not arguments or {"--help", "-h"} & {*arguments}:  # help helps, whatever a file says
@@ -143,7 +143,7 @@ def configure(root: Any, arguments: tuple[str, ...] | list[str]) -> Configuratio
     variables = [name for name in os.environ if name.startswith(PREFIX) and name not in NO_OPTIONS]
     if path is None and not variables:
         return Configuration()
-    options = _Options(root)
+    options = _Options(root())
     settings = [*(() if path is None else _of_file(path, options)), *_of_variables(sorted(variables), options)]
     return Configuration(tuple(settings), _defaults(settings, options))
 

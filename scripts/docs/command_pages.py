@@ -9,7 +9,7 @@ from typing import Any
 from typer.main import get_command
 from words import MADE, block, cell, code, paragraphs, table
 
-from quantkit.cli.app import app, commands
+from quantkit.cli.app import application, commands
 from quantkit.cli.help import FIRST
 from quantkit.schemas import schema_names
 
@@ -19,7 +19,7 @@ CONTRACT = Path(__file__).parents[2] / "docs" / "cli.md"
 
 def command_pages() -> dict[str, str]:
     """A page for each command, and one that lists them."""
-    program = get_command(app)
+    program = get_command(application())
     pages = {f"{FOLDER}/{name}.md": _page(name, command) for name, command in program.commands.items()}
     order = [command.name for command in commands()]
     rows = [(f"[`quantkit {name}`]({name}.md)", cell(_first_line(program.commands[name]))) for name in order]

@@ -9,11 +9,11 @@ import pytest
 from commands import TINY, quantkit
 from typer.main import get_command
 
-from quantkit.cli.app import app
+from quantkit.cli.app import application
 from quantkit.cli.configuration import NEVER, NOT_IN_FILES, _kind, _Options, configure
 from quantkit.errors import UsageError
 
-ROOT = get_command(app)
+ROOT = get_command(application())
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_paths_are_of_the_file_that_names_them(folder: Path, monkeypatch: pytest
     )
     (folder / "a").mkdir()
     monkeypatch.chdir(folder / "a")
-    found = configure(ROOT, ["convert"]).defaults
+    found = configure(lambda: ROOT, ["convert"]).defaults
     assert found is not None
     assert found["convert"]["out"] == str(folder / "built")
     assert found["convert"]["imatrix"] == str(folder / "x.gguf")
@@ -220,7 +220,7 @@ def test_a_working_folder_that_is_gone_has_no_configuration(folder: Path, monkey
     (folder / "gone").mkdir()
     monkeypatch.chdir(folder / "gone")
     (folder / "gone").rmdir()
-    assert configure(ROOT, ["recipes"]).settings == ()
+    assert configure(lambda: ROOT, ["recipes"]).settings == ()
 
 
 def test_every_option_can_be_set_or_is_refused_by_name(folder: Path) -> None:
@@ -245,8 +245,8 @@ def test_every_option_can_be_set_or_is_refused_by_name(folder: Path) -> None:
             if key not in NEVER and key not in NOT_IN_FILES
         ]
         (folder / "quantkit.toml").write_text("\n".join([f"[{table}]", *lines]))
-        found = configure(ROOT, [*command, "x"])
+        found = configure(lambda: ROOT, [*command, "x"])
         assert len(found.settings) == len(lines)
     (folder / "quantkit.toml").write_text("[doctor]\nforce = true\n")
     with pytest.raises(UsageError):
-        configure(ROOT, ["doctor"])
+        configure(lambda: ROOT, ["doctor"])
