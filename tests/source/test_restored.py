@@ -93,7 +93,7 @@ MORE = (
     "llama4", "llama4-interleaved", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe",
     "granite-4-h", "granite-4-h-dense", "granite-4", "granite-4-moe", "granite-4-without-positions",
     "falcon-h1", "falcon-h1-norm", "nemotron-h", "nemotron-3", "nemotron-3-latent-mtp", "mamba2",
-    "jamba", "bamba", "gemma3n", "hy-3", "hy-3-mtp",
+    "jamba", "bamba", "gemma3n", "hy-3", "hy-3-mtp", "kimi-linear",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.deepseek import ATTENTION as LATENT
+from quantkit.families.known.mamba import each_layer
 from quantkit.families.layers import before, both, by_rule, first_said, flagged, from_, kind, listed, of_period
 from quantkit.families.layouts import lead
 from quantkit.families.roles import Role
@@ -110,6 +111,29 @@ def without_positions(hparams: Hparams) -> str | None:
     return "mla_use_nope is false, it rotates nothing" if hparams.values.get("mla_use_nope") is False else None
 
 
+BACK = {
+    "attention.head_count_kv": "file.kv_heads", "attention.key_length": "file.key_length",
+    "attention.value_length": "head_dim", "attention.key_length_mla": "qk_head_dim",
+    "rope.dimension_count": "qk_rope_head_dim", "leading_dense_block_count": "first_k_dense_replace",
+}  # fmt: skip
+
+
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """The kinds of layers by the file's heads of keys for each, and the numbers that are one number in it."""
+    heads = each_layer(hparams.values.get("file.kv_heads"), hparams.count("num_hidden_layers"))
+    dense = hparams.count("first_k_dense_replace")
+    return {
+        "layer_types": [FULL if count else LINEAR for count in heads],
+        "mlp_layer_types": ["dense" if layer < dense else "sparse" for layer in range(len(heads))],
+        "num_key_value_heads": hparams.values.get("num_attention_heads"),
+        "linear_num_heads": hparams.values.get("num_attention_heads"),
+        "qk_nope_head_dim": hparams.count("qk_head_dim") - hparams.count("qk_rope_head_dim"),
+        "moe_router_activation_func": hparams.values.get("scoring_func"),
+        "mla_use_nope": True,
+        "partial_rotary_factor": None,
+    }
+
+
 ATTN = (("q", Role.ATTN_Q), ("k", Role.ATTN_K), ("v", Role.ATTN_V))
 DELTA = (
     *(T(f"self_attn.{n}_proj.weight", f"attn_{n}.weight", role, f"{KDA} hidden_size") for n, role in ATTN),
@@ -193,6 +217,8 @@ KIMI_LINEAR = Family(
         checked,
     ),
     assumes=(assumptions.silu, renormalized, ungrouped, every_layer, without_positions),
+    back=BACK,
+    graph=of_file,
     unserved=UNSERVED,
 )  # fmt: skip
 
