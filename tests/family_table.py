@@ -17,7 +17,7 @@ from zlib import crc32
 
 import checkpoints
 from checkpoints import Variant
-from own_shapes import grok_1_shapes, grok_shapes, kimi_k3_shapes
+from own_shapes import arwkv7_shapes, grok_1_shapes, grok_shapes, kimi_k3_shapes, rwkv6qwen2_shapes
 from world import WORLD
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
@@ -1433,6 +1433,21 @@ TABLE: dict[str, Entry] = {
          **{f"{part}_alpha_factor": 1.5 for part in ("full_attn", "linear_attn", "mlp")}},
         edit=as_minimax, published=without_decays, lacks=("tokenizer.chat_template",),
     ),
+    "qrwkv-6": Entry(
+        None,
+        own("RWKV6Qwen2ForCausalLM", "rwkv6qwen2", num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6,
+            tie_word_embeddings=False),
+        shapes=rwkv6qwen2_shapes,
+    ),
+    **{
+        name: Entry(
+            None,
+            own("RwkvHybridForCausalLM", "rwkv_hybrid", head_size=64, rms_norm_eps=1e-6, wkv_version=7,
+                wkv_has_gate=gated, tie_word_embeddings=False),
+            shapes=arwkv7_shapes,
+        )
+        for name, gated in (("arwkv-7", True), ("arwkv-7-ungated", False))
+    },
     "kimi-k3": Entry(
         None,
         {"architectures": ["KimiK3ForConditionalGeneration"], "model_type": "kimi_k3", "text_config": {

@@ -113,3 +113,47 @@ def grok_1_shapes(config: Mapping[str, Any]) -> Shapes:
         found |= {f"{block}rms_norm{end}.weight": (hidden,) for end in ("", "_1", "_2", "_3")}
         found[f"{block}router.weight"] = (config["num_local_experts"], hidden)
     return found
+
+
+def rwkv6qwen2_shapes(config: Mapping[str, Any]) -> Shapes:
+    """Qwen 2 with RWKV 6 in place of attention."""
+    hidden, rows = config["hidden_size"], config["vocab_size"]
+    found: Shapes = {"model.embed_tokens.weight": (rows, hidden), "lm_head.weight": (rows, hidden)}
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.{layer}."
+        found |= _qwen(block, config)
+        block += "self_attn."
+        found |= {f"{block}time_maa_{what}": (1, 1, hidden) for what in "xrkvwg"}
+        found |= {
+            f"{block}time_maa_w1": (hidden, 160), f"{block}time_maa_w2": (5, 32, hidden),
+            f"{block}time_decay": (1, 1, hidden), f"{block}time_decay_w1": (hidden, 64),
+            f"{block}time_decay_w2": (64, hidden), f"{block}gate.weight": (hidden, hidden),
+        }  # fmt: skip
+        for name, shape in _heads(config).items():
+            found[f"{block}{name}_proj.weight"] = shape
+            found |= {f"{block}{name}_proj.bias": shape[:1]} if name != "o" else {}
+    return {**found, "model.norm.weight": (hidden,)}
+
+
+def _qwen(block: str, config: Mapping[str, Any]) -> Shapes:
+    hidden = config["hidden_size"]
+    norms = {f"{block}{norm}.weight": (hidden,) for norm in ("input_layernorm", "post_attention_layernorm")}
+    return {**norms, **_mlp(f"{block}mlp.", hidden, config["intermediate_size"])}
+
+
+def arwkv7_shapes(config: Mapping[str, Any]) -> Shapes:
+    """Qwen 2 with RWKV 7 in place of attention."""
+    hidden, rows, head = config["hidden_size"], config["vocab_size"], config["head_size"]
+    found: Shapes = {"model.embed_tokens.weight": (rows, hidden), "lm_head.weight": (rows, hidden)}
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.{layer}."
+        found |= _qwen(block, config)
+        block += "self_attn.time_mixer."
+        found |= {f"{block}{name}": (1, 1, hidden) for name in ("k_k", "k_a", "w0", "a0", "v0")}
+        found |= {f"{block}x_{what}": (1, 1, hidden) for what in ("rwkvag" if config["wkv_has_gate"] else "rwkva")}
+        ranks = {"w": 64, "a": 64, "v": 32, **({"g": 128} if config["wkv_has_gate"] else {})}
+        for name, rank in ranks.items():
+            found |= {f"{block}{name}1": (hidden, rank), f"{block}{name}2": (rank, hidden)}
+        found[f"{block}r_k"] = (hidden // head, head)
+        found |= {f"{block}{n}.weight": (hidden, hidden) for n in ("receptance", "key", "value", "output")}
+    return {**found, "model.norm.weight": (hidden,)}

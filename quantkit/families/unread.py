@@ -18,6 +18,6 @@ UNREAD = frozenset({
     "MuseGlimmerAssistantModel",
     "PLaMo2ForCausalLM", "PLaMo3ForCausalLM",
     "Plamo2ForCausalLM", "Plamo3ForCausalLM", "PlamoForCausalLM", "PocketTTSModel", "Qwen3DSparkModel",
-    "Qwen3TTSForConditionalGeneration", "RADIOModel", "RWKV6Qwen2ForCausalLM",
-    "RwkvHybridForCausalLM", "UltravoxModel", "WavTokenizerDec",
+    "Qwen3TTSForConditionalGeneration", "RADIOModel",
+    "WavTokenizerDec",
 })  # fmt: skip

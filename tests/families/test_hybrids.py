@@ -81,6 +81,7 @@ def test_what_llama_cpp_does_not_compute_in_kimi_k3_is_refused(key: str, value: 
         ("minimax-01", "layer_types", ["full_attention"] * 8, "other layers attend than the last of every 8"),
         ("minimax-01", "mlp_alpha_factor", 2.5, "residuals are scaled by several numbers"),
         ("minimax-01", "mlp_beta_factor", 2.5, "residuals are scaled by several numbers"),
+        ("arwkv-7", "wkv_version", 6, "wkv_version is 6, llama.cpp runs 7"),
     ],
 )
 def test_what_llama_cpp_takes_for_granted_is_refused_otherwise(name: str, key: str, value: object, what: str) -> None:
