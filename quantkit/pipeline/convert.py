@@ -56,7 +56,7 @@ from quantkit.pipeline.pack import draft_manifest, layer_facts, publish, save_wo
 from quantkit.pipeline.prepare import Prepared, prepare, with_text
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
-from quantkit.pipeline.users import with_users
+from quantkit.pipeline.users import warn_of_no_loader, with_users
 from quantkit.plan.base import Plan
 from quantkit.plan.grids import facts_of_grids, summary
 from quantkit.plan.sizes import plan_line
@@ -116,6 +116,7 @@ def convert(
         require_modelfiles(request, prepared.plans, output_paths(prepared, output.out), force=output.force)
         built = _build(prepared, output, gating, emit, stop)
         built = with_users(built, prepared.plans, request.tp, laid_out=output.layout is not None)
+        warn_of_no_loader(built, prepared.plans, emit)
         built = modelfiles_beside(request, built, force=output.force, emit=emit)
         if request.card:  # names the Modelfiles
             write_cards_of([artifact.path for artifact in built], prepared.checkpoint, force=output.force)

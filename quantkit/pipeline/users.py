@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from quantkit.events import Sink, Warned
 from quantkit.pipeline.consumers import loaders
 from quantkit.pipeline.outputs import Artifact
 from quantkit.plan.base import Plan
@@ -28,3 +29,11 @@ def with_users(
         )
         for artifact, plan in made
     )
+
+
+def warn_of_no_loader(built: Sequence[Artifact], plans: Sequence[Plan], emit: Sink) -> None:
+    """Say of checkpoints for servers that no known consumer loads them, where that is so."""
+    for artifact, plan in zip(built, plans, strict=True):
+        if plan.is_checkpoint and plan.rounded and not artifact.loaders:
+            what = f"{plan.recipe}: none of the engines that are known here loads it, quantkit plan says why"
+            emit(Warned("no-loader", what))

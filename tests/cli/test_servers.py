@@ -528,3 +528,14 @@ def test_a_model_card_goes_along(tmp_path: Path) -> None:
     assert seen.status == 0, seen.stderr
     assert (tmp_path / "out" / "README.md").read_bytes() == (folder / "README.md").read_bytes()
     assert quantkit("verify", tmp_path / "out", "--against", folder).status == 0
+
+
+def test_what_no_engine_loads_is_said(tmp_path):
+    """Packed mixers of Mamba 1: transformers stops at them, and other servers build them as floats."""
+    folder = build("mamba", tmp_path)
+    packed = quantkit("convert", folder, "--to", "w4a16", "--method", "rtn", "-o", tmp_path / "packed")
+    assert packed.status == 0
+    assert "warning[no-loader]: w4a16: none of the engines that are known here loads it" in packed.stderr
+    floats = quantkit("convert", folder, "--to", "fp8", "-o", tmp_path / "floats")
+    assert floats.status == 0
+    assert "no-loader" not in floats.stderr
