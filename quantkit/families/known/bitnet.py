@@ -11,6 +11,7 @@ from typing import Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.families import keys
+from quantkit.families.backwards import not_read
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -73,6 +74,7 @@ BITNET = Family(
     ),
     derive=(checked,),
     tokens=TokenizerRules(),
+    graph=not_read("what was rounded to three values is not known any more"),
     unserved=UNSERVED,
 )  # fmt: skip
 

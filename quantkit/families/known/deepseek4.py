@@ -12,6 +12,7 @@ from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
+from quantkit.families.backwards import not_read
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.layers import KINDS, TRUNK, before, block_count, from_, kind
 from quantkit.families.placements import expert
@@ -230,6 +231,7 @@ DEEPSEEK4 = Family(
         Rename(r"\.attn\.norm\.", ".attn.kv_norm."),
     ),
     aliases={"n_routed_experts": "num_local_experts", "intermediate_size": "moe_intermediate_size"},
+    graph=not_read("tables of whole numbers stay behind"),
     derive=(numbers,),
     assumes=(assumptions.silu,),
     unserved=UNSERVED,

@@ -10,6 +10,7 @@ from typing import Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.families import assumptions, keys
+from quantkit.families.backwards import not_read
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import KINDS, TRUNK, by_rule, first_said, kind, listed, of_period
 from quantkit.families.roles import Role
@@ -104,6 +105,7 @@ MINIMAX_01 = Family(
         checked,
     ),
     assumes=(assumptions.silu,),
+    graph=not_read("one number in the file stands for several"),
     unserved=UNSERVED,
 )  # fmt: skip
 

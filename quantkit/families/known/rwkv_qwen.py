@@ -10,6 +10,7 @@ from typing import Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.families import assumptions, keys
+from quantkit.families.backwards import not_read
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.mamba import ENDLESS
 from quantkit.families.known.rwkv import HIDDEN, MIX, MIXED, SQUARE
@@ -102,6 +103,7 @@ RWKV6QWEN2 = Family(
     ),
     derive=(sizes,),
     assumes=(assumptions.silu,),
+    graph=not_read("transformers has no such model"),
     unserved=OWN_CODE,
 )  # fmt: skip
 
@@ -166,6 +168,7 @@ ARWKV7 = Family(
     drop=(Drop("*.time_mixer.v[012]", "the first layer has no values of an earlier one", where=before("one")),),
     derive=(sizes, of_seven),
     assumes=(assumptions.silu,),
+    graph=not_read("transformers has no such model"),
     unserved=OWN_CODE,
 )  # fmt: skip
 
