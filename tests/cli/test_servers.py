@@ -535,7 +535,7 @@ def test_what_no_engine_loads_is_said(tmp_path):
     folder = build("mamba", tmp_path)
     packed = quantkit("convert", folder, "--to", "w4a16", "--method", "rtn", "-o", tmp_path / "packed")
     assert packed.status == 0
-    assert "warning[no-loader]: w4a16: none of the engines that are known here loads it" in packed.stderr
+    assert "warning[no-loader]: w4a16 --method rtn: none of the engines that are known here loads it" in packed.stderr
     floats = quantkit("convert", folder, "--to", "fp8", "-o", tmp_path / "floats")
     assert floats.status == 0
     assert "no-loader" not in floats.stderr
