@@ -18,7 +18,7 @@ from quantkit.calibration.walk.carried import STORES
 from quantkit.calibration.walk.experts import separate
 from quantkit.calibration.walk.skeleton import Skeleton, fill_buffers, set_parameter
 from quantkit.calibration.walk.turned import locate_in, turn
-from quantkit.calibration.walk.weights import locate, named, read_rows
+from quantkit.calibration.walk.weights import joined, locate, named, read_rows
 from quantkit.errors import InputError
 from quantkit.families.model import Rows
 from quantkit.source import Checkpoint
@@ -134,8 +134,9 @@ class Resident:
             raise InputError(message, tensor=name, hint="weights are replaced in the block they belong to") from error
 
     def source(self, name: str, tensors: Mapping[str, TensorInfo]) -> Rows:
-        """Where a parameter lies in the source, by its full name."""
-        return locate_in(self.module, self.prefix, name.removeprefix(self.prefix), tensors)
+        """Where a parameter lies in the source, by its full name; of one in pieces, where the first of them does."""
+        pieces = joined(name, self.parameter(name).shape, tensors)
+        return pieces[0] if pieces else locate_in(self.module, self.prefix, name.removeprefix(self.prefix), tensors)
 
     def sites(self, hidden: Tensor) -> tuple[Site, ...]:
         """Linears grouped by the tensor they read, in the order in which the block reads them.
@@ -330,6 +331,11 @@ def load_parameters(
     """Read parameters of `module`, which are called prefix + name in the whole model."""
     for name in names:
         shape = module.get_parameter(name).shape
+        pieces = joined(prefix + name, shape, checkpoint.tensors())
+        if pieces:
+            read = [read_rows(checkpoint, one, torch.Size((one.rows, *shape[1:])), device) for one in pieces]
+            set_parameter(module, name, torch.cat(read))
+            continue
         rows = locate_in(module, prefix, name, checkpoint.tensors())
         set_parameter(module, name, read_rows(checkpoint, rows, shape, device))
 

@@ -19,10 +19,12 @@ from quantkit.families.stacked import BIAS, DOWN, GATE_UP, lies_turned, matrix_o
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 
+CONVOLUTION = "conv1d.weight"
 SLAB_WEIGHTS = 1 << 24  # read at once: 64 MiB of float32
 
 # Name in memory -> name in files, one after the other (conversion_mapping.py of transformers 5): GPT-NeoX's head, the
-# routers of Phi, Granite and ERNIE, Granite's stacks, MiMo's sinks, EXAONE's bias, Mixtral's mixtures and experts.
+# routers of Phi, Granite and ERNIE, Granite's stacks, MiMo's sinks, EXAONE's bias, Kimi's gate, Mixtral's mixtures and
+# experts.
 OLD_NAMES = (
     (re.compile(r"^lm_head\."), "embed_out."),
     (re.compile(r"\.mlp\.router\."), ".block_sparse_moe.gate."),
@@ -32,7 +34,8 @@ OLD_NAMES = (
     (re.compile(r"\.gate\.moe_statics\."), ".moe_statics."),
     (re.compile(r"\.self_attn\.sinks$"), ".self_attn.attention_sink_bias"),
     (re.compile(r"\.gate\.e_score_correction_bias$"), ".e_score_correction_bias"),
-    (re.compile(r"\.mlp\.(?=gate\.|experts\.|e_score_correction_bias)"), ".block_sparse_moe."),
+    (re.compile(r"\.forget_gate\."), "."),
+    (re.compile(r"\.mlp\."), ".block_sparse_moe."),
     (re.compile(r"(\.experts\.\d+\.)gate_proj\."), r"\1w1."),
     (re.compile(r"(\.experts\.\d+\.)down_proj\."), r"\1w2."),
     (re.compile(r"(\.experts\.\d+\.)up_proj\."), r"\1w3."),
@@ -54,6 +57,17 @@ def locate(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo])
     near = get_close_matches(parameter, list(tensors), 1)
     hint = f'the nearest name is "{near[0]}"; is a shard missing?' if near else "is a shard missing?"
     raise InputError(f'the checkpoint has no tensor "{parameter}"', tensor=parameter, hint=hint)
+
+
+def joined(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> tuple[Rows, ...]:
+    """The source rows of a parameter that files keep in pieces, one below the other, as Kimi's convolution of queries,
+    keys and values; () for one that they keep whole. Raises what `locate` does."""
+    stem = parameter.removesuffix(CONVOLUTION)
+    names = [f"{stem}{which}_{CONVOLUTION}" for which in "qkv"]
+    if stem == parameter or named(parameter, tensors) is not None or named(names[0], tensors) is None:
+        return ()
+    piece = torch.Size((shape[0] // len(names), *shape[1:]))
+    return tuple(locate(name, piece, tensors) for name in names)
 
 
 def named(parameter: str, tensors: Mapping[str, TensorInfo]) -> TensorInfo | None:

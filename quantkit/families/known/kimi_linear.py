@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.deepseek import ATTENTION as LATENT
 from quantkit.families.known.mamba import each_layer
 from quantkit.families.layers import before, both, by_rule, first_said, flagged, from_, kind, listed, of_period
 from quantkit.families.layouts import lead
 from quantkit.families.roles import Role
-from quantkit.families.rows import MLP, NORMS, OUTSIDE, UNSERVED, Family, T, at, experts, shared_expert, without_biases
+from quantkit.families.rows import MLP, NORMS, OUTSIDE, Family, T, at, experts, shared_expert, without_biases
 from quantkit.families.spellings import Rename
 
 LINEAR, FULL = "linear_attention", "full_attention"
@@ -219,7 +219,12 @@ KIMI_LINEAR = Family(
     assumes=(assumptions.silu, renormalized, ungrouped, every_layer, without_positions),
     back=BACK,
     graph=of_file,
-    unserved=UNSERVED,
+    computes=frozenset({
+        SECTION, "linear_head_dim", "linear_num_heads", CONV, "num_experts_per_token", "moe_renormalize",
+        "num_expert_group", "num_shared_experts", "model_max_length", "moe_router_activation_func",
+    }),
+    folds=folds.INNER,
+    unpacked="transformers stops where it joins the convolutions of a checkpoint that is quantized",
 )  # fmt: skip
 
 FAMILIES = (KIMI_LINEAR,)
