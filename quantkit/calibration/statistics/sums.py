@@ -25,7 +25,7 @@ from quantkit.errors import InputError, did_you_mean
 from quantkit.families.model import Rows
 
 SPAN = 64  # samples; a power of two, so that chunks divide it
-CACHED = 64  # tokens summed at once by a core, so that they stay in its cache: a third of the time
+CACHED = 64  # tokens summed at once by a core, so that they stay in its cache: less than half the time
 BAND = 256  # rows of a Gram matrix computed at once: larger ones waste work on the diagonal, smaller ones are slow
 
 
