@@ -681,6 +681,19 @@ def as_minimax_m3(config: dict[str, Any]) -> None:
     )
 
 
+def as_zai(config: dict[str, Any]) -> None:
+    """The language model's part of config.json as Z.ai writes it."""
+    text = config["text_config"]
+    names = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads",
+             "short_conv_kernel_size": "linear_conv_kernel_dim", "gate_lower_bound": "linear_lower_bound"}  # fmt: skip
+    kinds = ["full_attention" if kind == "indexed_attention" else kind for kind in text["layer_types"]]
+    text.update(
+        linear_attn_config={theirs: text.pop(ours) for theirs, ours in names.items()}, layer_types=kinds,
+        first_k_dense_replace=text["mlp_layer_types"].count("dense"), mla_use_nope=True, scoring_func="sigmoid",
+        num_nextn_predict_layers=0,
+    )  # fmt: skip
+
+
 def as_tencent(tensors: dict[str, Any]) -> None:
     """Names as Hy4 has them; transformers 5.24 saves others, which it does not load again."""
     for name in list(tensors):
@@ -1727,6 +1740,20 @@ TABLE: dict[str, Entry] = {
          },
          "out_hidden_size": 128, "projector_hidden_size": 32},
         words=("<|eot|>",),
+    ),
+    "glm-5.3-flash": Entry(
+        "Glm5NextForConditionalGeneration",
+        {"text_config": {
+            **FOUR, "vocab_size": 408, "num_key_value_heads": 8, "kv_lora_rank": 256, "q_lora_rank": 256,
+            "qk_nope_head_dim": 256, "v_head_dim": 64, "n_routed_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 256, "mlp_layer_types": ["dense", *["sparse"] * 3], "index_head_dim": 128,
+            "index_n_heads": 4, "index_topk": 96, "index_kpool": 8, "linear_head_dim": 128, "linear_num_heads": 8,
+            "swiglu_limit": 0.5,
+            "layer_types": ["linear_attention", "indexed_attention", "linear_attention", "indexed_attention"],
+         },
+         "vision_config": {"hidden_size": 32, "intermediate_size": 32, "depth": 1, "num_heads": 2,
+                           "out_hidden_size": 256, "projection_intermediate_size": 64}},
+        words=GLM_WORDS, edit=as_zai,
     ),
     "talkie": Entry(
         None,

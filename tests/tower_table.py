@@ -687,6 +687,22 @@ TABLE: dict[str, Tower] = {
             **linear("patch_merge_mlp.linear_1", 48, 256), **linear("patch_merge_mlp.linear_2", 64, 48),
         },
     ),
+    "glm5v": Tower(
+        "Glm5NextForConditionalGeneration",
+        {
+            "text_config": {
+                "vocab_size": 408, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
+                "num_attention_heads": 4, "num_key_value_heads": 4, "kv_lora_rank": 32, "q_lora_rank": 32,
+                "qk_nope_head_dim": 32, "v_head_dim": 16, "n_routed_experts": 2, "num_experts_per_tok": 1,
+                "moe_intermediate_size": 32, "mlp_layer_types": ["dense"], "layer_types": ["linear_attention"],
+                "linear_num_heads": 4, "linear_head_dim": 16, "pad_token_id": 0,
+            },
+            "vision_config": {**FOLDED, "intermediate_size": 48, "out_hidden_size": 64, "image_size": 56,
+                              "projection_intermediate_size": 40, "swiglu_limit": 7.0},
+        },
+        processor={**SEEN, "patch_size": 14, "merge_size": 2, "min_image_tokens": 4, "max_image_tokens": 64},
+        words=("[gMASK]", "<|user|>", "<|observation|>"),
+    ),
     "phi4": Tower(
         "Phi4ForCausalLMV",
         {"model_type": "phi4_published", **TEXT, "vision_config": {**VIT, "model_type": "siglip2_published"}},

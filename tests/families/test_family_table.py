@@ -40,6 +40,9 @@ VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")  # counted tog
 NARROW = re.compile("time_mix_(?:[wva][012]|g[12]|lerp_fused|first|decay_w[12]).weight")  # of RWKV, never quantized
 KEPT = ("ffn_gate_inp", "tid2eid", "position_embd", "ssm_conv1d", "indexer.q_proj", "indexer.k_proj")  # never quantized
 UNEVEN = ("attn_k_b.weight", "ple_conv1d.weight", "per_layer_token_embd.weight")  # of few columns
+GLM5_NEXT = re.compile(  # what llama-quantize does not round of this architecture
+    r"hc_|indexer\.(attn_q_b|attn_k|proj)|indexer_compressor|(ssm_([fg]_[ab]|beta)|attn_(kv_a_mqa|[kv]_b))\.weight"
+)
 WITH_MORE_BITS = {
     "attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight", "ffn_down.weight", "ffn_down_exps.weight",
     "ffn_down_chexps.weight", "ffn_down_shexp.weight",
@@ -162,7 +165,7 @@ def same(name: str, found: Any, expected: Any) -> bool:
     return bool((apart <= 1).all())
 
 
-def expected_types(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+def expected_types(tensors: Mapping[str, tuple[int, ...]], architecture: str) -> dict[str, str]:
     """Q4_K_M by llama-quantize's rules (llama-quant.cpp), for models of less than 70 B and not of 8 experts.
 
     Values are counted where they are; the rest is, too, unless there are experts: then the layer counts.
@@ -177,6 +180,8 @@ def expected_types(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         kept = "_norm." in name or any(kept in name for kept in KEPT)
         kept = kept or NARROW.search(name) is not None
         kept |= any(kept in name for kept in ("per_layer_model_proj", "altup", "laurel"))
+        glm5_next = architecture == "Glm5NextForConditionalGeneration"
+        kept |= glm5_next and GLM5_NEXT.search(name) is not None
         if len(shape) < 2 or shape[0] == 1 or kept or not name.endswith("weight"):
             continue
         # llama-quantize looks for "ffn_down" and "attn_qkv" anywhere in a name
@@ -188,7 +193,9 @@ def expected_types(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         more = place < of // 8 or place >= 7 * of // 8 or (place - of // 8) % 3 == 2
         head = name == "output.weight" or (tied and name in {"token_embd.weight", "per_layer_token_embd.weight"})
         wanted = "q6_k" if head or (part in WITH_MORE_BITS and more) else "q4_k"
-        fallback = {"q6_k": "q8_0", "q4_k": "q5_0"}[wanted] if shape[-1] % 32 == 0 else "f16"
+        if glm5_next and part in {"attn_q_a.weight", "attn_q_b.weight"}:
+            wanted = "q8_0"
+        fallback = {"q8_0": "q8_0", "q6_k": "q8_0", "q4_k": "q5_0"}[wanted] if shape[-1] % 32 == 0 else "f16"
         found[name] = wanted if shape[-1] % 256 == 0 else fallback
     return found
 
@@ -207,7 +214,9 @@ def test_the_types_are_those_of_llama_quantize(name: str, root: Path) -> None:
     uneven = {name for name, shape in tensors.items() if len(shape) > 1 and shape[-1] % 256}
     assert {each["tensor"] for each in plan["fallbacks"]} == {n for n in uneven if n.endswith(UNEVEN)}
     found = {t["name"]: t["type"] for t in plan["tensors"]}
-    assert {n: q for n, q in found.items() if q not in {"f32", "bf16", "i32"}} == expected_types(tensors)
+    assert {n: q for n, q in found.items() if q not in {"f32", "bf16", "i32"}} == expected_types(
+        tensors, TABLE[name].architecture
+    )
 
 
 @NAMES

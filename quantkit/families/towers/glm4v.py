@@ -1,17 +1,18 @@
-"""GLM-4.1V, GLM-4.5V and GLM-OCR: a gated tower, squares of whose patches a convolution makes one."""
+"""GLM-4.1V, GLM-4.5V, GLM-OCR and GLM-5.3-Flash: a gated tower, squares of whose patches a convolution makes one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantkit.families import keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import PRESENT, T
-from quantkit.families.tower import HALF, Tower
+from quantkit.families.tower import HALF, SAID, Tower
 from quantkit.families.towers.qwen_vl import BLOCKS, NORMS, NUMBERS
-from quantkit.families.vit import ACTIVATIONS, INNER_TEXT, epsilon, kernel_of_two, patches, vision_keys
+from quantkit.families.vit import ACTIVATIONS, INNER_TEXT, MERGED_SIDE, epsilon, kernel_of_two, patches, vision_keys
 from quantkit.metadata import KeyValue
 
 MERGER = "visual.merger."
@@ -72,4 +73,43 @@ GLM4V = Tower(
     text=INNER_TEXT,
 )  # fmt: skip
 
-TOWERS = (GLM4V,)
+
+def own_widths(hparams: Hparams) -> Mapping[str, Any]:
+    """The inner widths of layers and merger, each by its own name."""
+    return {
+        "inner": hparams.count("intermediate_size"), "merger_rows": hparams.count("projection_intermediate_size"),
+    }  # fmt: skip
+
+
+def pixels_of_tokens(which: str) -> Callable[[Hparams], int | None]:
+    """The fewest ("min") or most ("max") pixels of an image, which a processor file says in tokens, where it does."""
+
+    def pixels(hparams: Hparams) -> int | None:
+        said = Hparams(hparams.values[SAID])
+        key = f"{which}_image_tokens"
+        side = [
+            Hparams({"patch_size": 14, "merge_size": 2, **said.values}).count(k) for k in ("patch_size", "merge_size")
+        ]
+        return None if said.number(key) is None else said.count(key) * (side[0] * side[1]) ** 2
+
+    return pixels
+
+
+GLM5V = replace(
+    GLM4V,
+    name="glm5v",
+    hf=("Glm5NextForConditionalGeneration",),
+    defaults={
+        **GLM4V.defaults, "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
+        "out_hidden_size": 1536, "projection_intermediate_size": 10240, "swiglu_limit": 10.0,
+    },
+    derive=(patches, own_widths),
+    keys=vision_keys(
+        "glm5v", epsilon("rms_norm_eps"), activation, MERGED_SIDE,
+        keys.Key("vision.swiglu_clamp", "f32", "swiglu_limit"),
+        keys.computed("vision.image_min_pixels", "u32", pixels_of_tokens("min")),
+        keys.computed("vision.image_max_pixels", "u32", pixels_of_tokens("max")),
+    ),
+)  # fmt: skip
+
+TOWERS = (GLM4V, GLM5V)
