@@ -2,16 +2,16 @@
 
     python scripts/bench_methods.py MODEL --calibration C.jsonl --text held-out=H.jsonl --text other=O.jsonl
         [--llm-compressor PYTHON] [--auto-round PYTHON] [--recipes gptq-w4g128] [--methods [PART]] [--samples 128]
-        [--seqlen 256] [--windows 40] [--limit 1200] [--solver [q4_k,q2_k]]
+        [--seqlen 256] [--windows 40] [--group-size 128] [--limit 1200] [--solver [q4_k,q2_k]]
 
 Every contender writes a checkpoint in a process of its own, timed from start to end: `quantkit convert` with each of
-the recipes, llm-compressor's GPTQ and AutoRound's default (W4A16 in groups of 128, symmetric), each with the Python of
-an environment that has it. Calibration windows are chosen by quantkit and handed to the peers as token ids. All
-checkpoints are then read back by quantkit and compared with the original: mean KL divergence per token in nats, with
-its standard error over windows. With --methods, a table of methods by bits and group size follows, made in memory; PART
-chooses those whose name has it. With --solver, a table of what column feedback takes follows: nanoseconds of one core
-per weight of the first block's matrices for these types, all of it and its first sweep alone, beside a plain loop that
-rounds a column and adds its error to all that follow.
+the recipes, llm-compressor's GPTQ (4 bits, symmetric, in groups of --group-size) and AutoRound's default (W4A16 in
+groups of 128, symmetric), each with the Python of an environment that has it. Calibration windows are chosen by
+quantkit and handed to the peers as token ids. All checkpoints are then read back by quantkit and compared with the
+original: mean KL divergence per token in nats, with its standard error over windows. With --methods, a table of methods
+by bits and group size follows, made in memory; PART chooses those whose name has it. With --solver, a table of what
+column feedback takes follows: nanoseconds of one core per weight of the first block's matrices for these types, all of
+it and its first sweep alone, beside a plain loop that rounds a column and adds its error to all that follow.
 A contender that takes longer than --limit seconds is stopped, and its time is that limit.
 """
 
@@ -54,16 +54,19 @@ from quantkit.source import Checkpoint, open_source
 LLM_COMPRESSOR = """
 import sys
 import numpy as np
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import GPTQModifier
 from transformers import AutoModelForCausalLM
 
-source, windows, out = sys.argv[1:]
+source, windows, out, group = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
 ids = np.load(windows)
 data = Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": np.ones_like(ids).tolist()})
-recipe = GPTQModifier(targets="Linear", scheme="W4A16", ignore=["lm_head"])
+weights = QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=int(group))
+groups = {"group_0": QuantizationScheme(targets=["Linear"], weights=weights)}
+recipe = GPTQModifier(config_groups=groups, ignore=["lm_head"])
 oneshot(model=model, dataset=data, recipe=recipe, max_seq_length=ids.shape[1], num_calibration_samples=len(ids))
 model.save_pretrained(out, save_compressed=True)
 """
@@ -75,7 +78,7 @@ import torch
 from auto_round import AutoRound
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-source, windows, out = sys.argv[1:]
+source, windows, out, _ = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained(source)
 ids = torch.from_numpy(np.load(windows)).long()
@@ -261,7 +264,8 @@ def contenders(options: argparse.Namespace, work: Path) -> dict[str, list[str]]:
     peers = {"llm-compressor": (options.llm_compressor, LLM_COMPRESSOR), "auto-round": (options.auto_round, AUTO_ROUND)}
     for name, (python, code) in peers.items():
         if python:
-            commands[name] = [python, "-c", code, options.model, str(work / "windows.npy"), str(work / name)]
+            given = [options.model, str(work / "windows.npy"), str(work / name), str(options.group_size)]
+            commands[name] = [python, "-c", code, *given]
     return commands
 
 
@@ -278,6 +282,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--seqlen", type=int, default=256)
     parser.add_argument("--windows", type=int, default=40)
+    parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--limit", type=float, default=1200)
     return parser.parse_args()
 
