@@ -93,6 +93,8 @@ def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dic
         model_class._get_suppress_tokens = lambda self: None
     said = told
     for _ in range(3):
+        if hasattr(model_class, "lerp_weights"):
+            model_class.lerp_weights = {}  # it keeps those of the model before: converters are one process for each
         try:
             model_class(folder, OUTTYPES[outtype], output, hparams=said).write()
         except KeyError:  # transformers 5 renames what the converter reads; without it config.json is read as it is
