@@ -297,15 +297,15 @@ def shape_of(hparams: Hparams) -> Shape:
         vocab=hparams.count("vocab_size"),
         context=hparams.count("max_position_embeddings"),
         cache=cache,
-        handed_on=_handed_on(hparams, cache),
+        besides=_besides(hparams, cache),
     )
 
 
-def _handed_on(hparams: Hparams, cache: Cache) -> int:
-    """Numbers that blocks hand on for a token: hidden states, vectors for the blocks, keys and values that are shared
-    by layers of each kind, and places of tokens that later layers attend to."""
+def _besides(hparams: Hparams, cache: Cache) -> int:
+    """Numbers that blocks hand on for a token besides a hidden state: further ones, vectors for the blocks, keys and
+    values that are shared by layers of each kind, and places of tokens that later layers attend to."""
     streams, vector = (int(hparams.number(key) or 0) for key in ("altup_num_inputs", "hidden_size_per_layer_input"))
     kinds = {layer.window is None: layer.rows for layer in cache.layers} if cache.shared else {}
     shared = sum(heads * head for rows in kinds.values() for heads, head in rows)
     chosen = hparams.count("index_topk") if "shared" in hparams.values.get(KINDS, ()) else 0
-    return max(streams, 1) * hparams.count("hidden_size") + block_count(hparams) * vector + shared + chosen
+    return max(streams - 1, 0) * hparams.count("hidden_size") + block_count(hparams) * vector + shared + chosen

@@ -175,7 +175,7 @@ class ModelTensor:
 @dataclass(frozen=True)
 class Shape:
     """The numbers of an architecture that recipes and size estimates need. `cache` is what its layers keep of tokens,
-    None where only these numbers tell; `handed_on` are numbers of a token between two blocks, 0 for `hidden`."""
+    None where only these numbers tell; `besides` are numbers of a token between two blocks besides the hidden state."""
 
     layers: int
     hidden: int
@@ -187,12 +187,12 @@ class Shape:
     vocab: int = 0
     context: int = 0
     cache: Cache | None = None
-    handed_on: int = 0
+    besides: int = 0
 
     @property
     def row(self) -> int:
         """Numbers of a token between two blocks."""
-        return self.handed_on or self.hidden
+        return self.hidden + self.besides
 
 
 @dataclass(frozen=True)
