@@ -18,6 +18,8 @@ class Fold:
     A producer that is a norm scales its input channel by channel; `centered` norms store the distance from 1. Other
     producers are linears whose last rows make the channels: all rows, or the part of a fused one. `heads` says that
     a consumer reads every channel once per query head, `expert` that "{}" in the names stands for each expert's number.
+    A fold is there `when` this setting of config.json is on, `unless` that one is: others read the same then, or what
+    is read is cut off before.
     """
 
     producer: str
@@ -26,6 +28,8 @@ class Fold:
     centered: bool = False
     heads: bool = False
     expert: bool = False
+    when: str | None = None
+    unless: str | None = None
 
     def of_expert(self, number: int) -> Fold:
         """The fold of one expert, with its number in the names."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.folds import Fold
-from quantkit.families.known import family_named
-from quantkit.families.linears import WEIGHT, outline, source_of
+from quantkit.families.known import folds_of
+from quantkit.families.linears import WEIGHT, outline
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of, expert_of
 from quantkit.tensors import TensorInfo
@@ -54,14 +54,15 @@ def sites_of(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], model
         linears = outline(tensors, config).tensors
     except (UnsupportedError, InputError):
         return ()
-    finder = _Finder(tensors, {linear.name: source_of(linear) for linear in linears}, model.shape.head_dim)
-    found = [site for fold in _folds(linears, model.family) if (site := finder.site(fold)) is not None]
-    head = _head(model, finder) if family_named(model.family).folds else None
+    folds = folds_of(model.family, config)
+    finder = _Finder(tensors, {linear.name: _whole(linear) for linear in linears}, model.shape.head_dim)
+    found = [site for fold in _placed(linears, folds) if (site := finder.site(fold)) is not None]
+    head = _head(model, finder) if folds else None
     return (*found, *([head] if head else []))
 
 
-def _folds(linears: tuple[ModelTensor, ...], family: str) -> Iterator[Fold]:
-    """The folds of a family in every block, under the names of the checkpoint, one for each expert."""
+def _placed(linears: tuple[ModelTensor, ...], folds: tuple[Fold, ...]) -> Iterator[Fold]:
+    """Folds in every block, under the names of the checkpoint, one for each expert."""
     blocks: dict[str, list[str]] = {}
     for linear in linears:
         number, inside = block_of(linear.name)
@@ -69,17 +70,18 @@ def _folds(linears: tuple[ModelTensor, ...], family: str) -> Iterator[Fold]:
             blocks.setdefault(linear.name.removesuffix(inside), []).append(linear.name)
     for prefix, names in blocks.items():
         experts = 1 + max((number for name in names if (number := expert_of(name)) is not None), default=-1)
-        for fold in family_named(family).folds:
+        for fold in folds:
             for one in [fold.of_expert(number) for number in range(experts)] if fold.expert else [fold]:
                 yield one.placed(prefix, experts)
 
 
 @dataclass(frozen=True)
 class _Finder:
-    """The tensors of a checkpoint, the rows of its linears by their names, and the size of an attention head."""
+    """The tensors of a checkpoint, the rows of its linears by their names (None for one that does not lie row by row),
+    and the size of an attention head."""
 
     tensors: Mapping[str, TensorInfo]
-    linears: Mapping[str, Rows]
+    linears: Mapping[str, Rows | None]
     head: int
 
     def site(self, fold: Fold) -> Site | None:
@@ -99,7 +101,7 @@ class _Finder:
     def rows(self, module: str) -> Rows | None:
         """The rows of a module's weight, None where it has none that lies there row by row."""
         if module in self.linears:
-            return self.linears[module] if self.linears[module].columns is None else None
+            return self.linears[module]
         info = self.tensors.get(f"{module}{WEIGHT}")
         return None if info is None or len(info.shape) > 2 else Rows(info.name, 0, info.rows)
 
@@ -134,5 +136,5 @@ def _head(model: Model, finder: _Finder) -> Site | None:
 
 
 def _whole(tensor: ModelTensor) -> Rows | None:
-    """The source tensor that a tensor is, row by row."""
+    """The source rows that a tensor is, None for one that lies there otherwise."""
     return tensor.parts[0].source if len(tensor.parts) == 1 else None

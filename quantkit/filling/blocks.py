@@ -202,7 +202,8 @@ class _Rounding:
         method = self._method
         if method.transform is None:
             return None
-        return Moves(base.get(method.transform), folds_of(self.work.plan.family), method.alpha)
+        folds = folds_of(self.work.plan.family, self.work.checkpoint.config)
+        return Moves(base.get(method.transform), folds, method.alpha)
 
     def _input_peak(self, unit: Unit, linear: RoundedLinear, rounded: BlockRounded) -> float:
         """The largest magnitude of a layer's inputs; of an expert that no token reached, that of all others."""

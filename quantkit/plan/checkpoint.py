@@ -62,7 +62,7 @@ def plan_checkpoint(
     copied = decoded and _only_copied(checkpoint, recipe)
     found = outline(tensors, checkpoint.config, served=not copied)
     said = computed_in(checkpoint.config, found, tensors)
-    chosen = dict.fromkeys(found.tensors) if copied else _choose(recipe, found)
+    chosen = dict.fromkeys(found.tensors) if copied else _choose(recipe, found, checkpoint.config)
     dtype = served_in(said, (recipe.weights,) if copied else chosen.values())
     container = writing(recipe.container)
     fitted = fitting(recipe, chosen, mixed=container.mixed)
@@ -150,9 +150,9 @@ def _restored_note(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
     return (("restored", what + lost),)
 
 
-def _require_folds(family: str, transform: str) -> None:
+def _require_folds(family: str, config: Mapping[str, Any], transform: str) -> None:
     """Raise UnsupportedError where a transform would find no scales that it can move."""
-    folds = folds_of(family)
+    folds = folds_of(family, config)
     if not folds:
         what = f'{transform} moves scales from layer to layer, and in family "{family}" there is no place for them'
         raise UnsupportedError(what, key="method.transform", hint="use a recipe without a transform, such as w4a16")
@@ -161,13 +161,13 @@ def _require_folds(family: str, transform: str) -> None:
         raise UnsupportedError(what, key="method.transform", hint='use the transform "awq", or none')
 
 
-def _choose(recipe: Recipe, found: Model) -> dict[ModelTensor, Weights | None]:
+def _choose(recipe: Recipe, found: Model, config: Mapping[str, Any]) -> dict[ModelTensor, Weights | None]:
     """The weights of every linear layer, None where it stays as it is.
 
     Raises RecipeError for a rule without effect, UnsupportedError for a transform without.
     """
     if recipe.method.transform:
-        _require_folds(found.family, recipe.method.transform)
+        _require_folds(found.family, config, recipe.method.transform)
     chosen: dict[ModelTensor, Weights | None] = dict.fromkeys(found.tensors, recipe.weights)
     try:
         require_work((name for rule in recipe.rules for name in rule.names), len(found.tensors))

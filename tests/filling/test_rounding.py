@@ -19,7 +19,7 @@ from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.walk import walk
 from quantkit.calibration.walk.walk import BlockView, How, walk_blocks
 from quantkit.errors import InputError
-from quantkit.families.known import folds_of
+from quantkit.families.known import family_named, folds_of
 from quantkit.filling.rounding import BlockRounded, Rounding, round_block
 from quantkit.filling.transforming import Moves, transform_block
 from quantkit.methods import base
@@ -83,7 +83,7 @@ def test_any_number_of_threads_gives_the_same_bits(transform, mixture: Path) -> 
         (TINY, "llama", windows(2048, count=4, seqlen=100)),
         (mixture, "qwen3_moe", windows(400, count=4, seqlen=100)),
     ):
-        options = {"moves": transform and Moves(transform, folds_of(family))}
+        options = {"moves": transform and Moves(transform, folds_of(family, {}))}
         alone = rounded(folder, samples, everything(), 1, **options)
         assert same(alone, rounded(folder, samples, everything(), 2, **options))
         assert same(alone, rounded(folder, samples, everything(), 1, **options)), "and so does another run"
@@ -142,7 +142,7 @@ def test_what_is_kept_from_run_to_run_is_counted_and_spares_every_second_product
 @pytest.mark.parametrize("method", ["gptq", pytest.param("rtn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scheme", [Integers(4, 128), Integers(3, 32), Integers(4, 32, "asymmetric")], ids=str)
 def test_no_layer_loses_more_than_by_rounding_to_nearest(method: str, scheme: Integers) -> None:
-    moves = Moves(AWQ, folds_of("llama")) if method == "rtn" else None
+    moves = Moves(AWQ, folds_of("llama", {})) if method == "rtn" else None
     samples = windows(2048, count=4, seqlen=128)
     for block in rounded(TINY, samples, everything(scheme, method), moves=moves):
         assert len(block.linears) == 7
@@ -176,25 +176,26 @@ def test_a_stage_reads_what_the_rounded_stages_before_it_give() -> None:
 TOLERANCE = 2e-4  # float32 weights rounded once more, through two blocks; largest logit 1
 
 
-BIASED = {"phi-2", "stablelm", "starcoder2", "nemotron", "jais2"}  # norms
+BIASED = {"phi-2", "stablelm", "stablelm-parallel", "starcoder2", "nemotron", "jais2"}  # norms
 
 
 MOVED = [(name, AWQ) for name in FAMILY] + [
-    (name, SMOOTH) for name in FAMILY if name not in {"olmo2", "nemotron"}
-]  # no norm to move
+    (name, SMOOTH) for name, family in FAMILY.items() if any(fold.norm for fold in family_named(family).folds)
+]
 
 
 @pytest.mark.parametrize(("name", "transform"), MOVED, ids=[f"{name}-{transform.name}" for name, transform in MOVED])
 def test_transforms_change_weights_and_not_what_the_model_says(name: str, transform, tmp_path: Path) -> None:
     made = family_table.build if name in family_table.TABLE else build
     model, samples = model_of(made(name, tmp_path)), windows(400, count=2, seqlen=80)
+    folds = folds_of(FAMILY[name], model.checkpoint.config)
     changes: list[str] = []
 
     def visit(index: int, block: BlockView) -> Mapping[str, torch.Tensor]:
         if block.is_head:
             return {}
         schemes = {n: r.scheme for n, r in everything()(block).items()}
-        changed = transform_block(block, schemes, block.run, Moves(transform, folds_of(FAMILY[name])))
+        changed = transform_block(block, schemes, block.run, Moves(transform, folds))
         for parameter, values in changed.items():
             stored = torch.from_numpy(values)
             assert torch.equal(stored.bfloat16().float(), stored), parameter  # as the checkpoint will hold it
@@ -204,7 +205,7 @@ def test_transforms_change_weights_and_not_what_the_model_says(name: str, transf
 
     candidate, reference = logits_after(model, samples, visit, How(keep_reference=True))
     biased = any(name.endswith("norm.bias") for name in changes)
-    norms = [fold for fold in folds_of(FAMILY[name]) if fold.norm]
+    norms = [fold for fold in folds if fold.norm]
     assert biased == (name in BIASED and bool(norms))
     assert bool(changes) == bool(norms)  # others change what is rounded anyway
     assert (candidate - reference).abs().max() <= TOLERANCE * reference.abs().max()
@@ -215,7 +216,7 @@ def test_smoothquant_evens_out_what_activations_and_weights_reach() -> None:
     def visit(index: int, block: BlockView) -> Mapping[str, torch.Tensor]:
         if not block.is_head:
             schemes = dict.fromkeys(block.linears, Integers(8))
-            transform_block(block, schemes, block.run, Moves(SMOOTH, folds_of("llama")))
+            transform_block(block, schemes, block.run, Moves(SMOOTH, folds_of("llama", {})))
             name = next(n for n in block.linears if "gate_proj" in n)
             peaks = block.statistics([name]).total(name).peaks.numpy()
             largest = np.max(
@@ -260,7 +261,7 @@ def test_layers_outside_the_plan_stay_as_they_are() -> None:
     def plan(block: BlockView) -> Mapping[str, Rounding]:
         return {name: one for name, one in everything()(block).items() if "down_proj" in name}
 
-    for block in rounded(TINY, windows(2048, count=1, seqlen=64), plan, moves=Moves(AWQ, folds_of("llama"))):
+    for block in rounded(TINY, windows(2048, count=1, seqlen=64), plan, moves=Moves(AWQ, folds_of("llama", {}))):
         assert [name.split(".")[-2] for name in block.linears] == ["down_proj"]
         assert [name.split(".")[-2] for name in block.changed] == ["up_proj"]
 

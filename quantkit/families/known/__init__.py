@@ -63,13 +63,21 @@ def said_or_default(config: Mapping[str, Any], key: str) -> Any:
     return family.defaults[str(said["model_type"])].get(key) if spelled is None else spelled
 
 
-def folds_of(name: str) -> tuple[Fold, ...]:
-    """Where scales can be moved in the family called `name`, in the order in which a block computes.
+def folds_of(name: str, config: Mapping[str, Any]) -> tuple[Fold, ...]:
+    """Where scales can be moved in a checkpoint of the family called `name`, in the order in which a block computes.
 
-    Raises UnsupportedError for a family that is unknown, or in which none can be moved.
+    `config` is its parsed config.json, whose settings some folds depend on. Raises UnsupportedError for a family that
+    is unknown.
     """
-    folds = family_named(name).folds
-    if not folds:
-        what = f'no scales can be moved in family "{name}"'
-        raise UnsupportedError(what, hint="use a method without transform", key=name)
-    return folds
+    return tuple(fold for fold in family_named(name).folds if _is_there(fold, config))
+
+
+def _is_there(fold: Fold, config: Mapping[str, Any]) -> bool:
+    wanted, unwanted = (key is not None and _is_set(config, key) for key in (fold.when, fold.unless))
+    return not unwanted and (wanted or fold.when is None)
+
+
+def _is_set(config: Mapping[str, Any], key: str) -> bool:
+    """Whether a setting is on, or says something."""
+    value = said_or_default(config, key)
+    return value is not None and value is not False

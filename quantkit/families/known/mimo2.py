@@ -174,7 +174,7 @@ MIMO2 = Family(
     drop=(FREQUENCIES,),
     assumes=(assumptions.silu, assumptions.normalized_router, unscaled_experts, window_with_its_token),
     computes=frozenset({"attention_value_scale", "sliding_window_size"}),
-    folds=(folds.ATTENTION_IN, *folds.INNER),
+    folds=(folds.ATTENTION_IN, folds.MLP_OUT, folds.EXPERT_OUT),
 )  # fmt: skip
 
 FAMILIES = (MIMO2,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.rows import ATTENTION, EMBEDDING, FREQUENCIES, HEAD, MLP, Family, rotated
 
@@ -27,7 +29,8 @@ OLMO = Family(
     ),
     drop=(FREQUENCIES,),
     assumes=(assumptions.silu, assumptions.yarn_temperature),
-    folds=(folds.VALUES, folds.MLP_OUT),  # norms without weights take no scales
+    # norms without weights take no scales; values that are cut off at a number take none either
+    folds=(replace(folds.VALUES, unless="clip_qkv"), folds.MLP_OUT),
     computes=frozenset({"clip_qkv"}),
 )  # fmt: skip
 

@@ -83,7 +83,7 @@ OLMOE = Family(
     computes=frozenset({"clip_qkv"}),
     drop=(FREQUENCIES,),
     assumes=(assumptions.silu, assumptions.yarn_temperature, assumptions.plain_router, unclipped),
-    folds=folds.MIXTURE,
+    folds=(folds.ATTENTION_IN, replace(folds.VALUES, unless="clip_qkv"), *folds.MIXTURE[2:]),
 )  # fmt: skip
 
 FAMILIES = (OLMO3, OLMOE)
