@@ -8,7 +8,7 @@ bits; one that is not complete is done again as a whole, with the same result.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,6 +32,8 @@ from quantkit.plan.together import blocks, siblings
 from quantkit.qtypes.schemes.base import Quantized, ScaleDtype, joint, stacked
 from quantkit.recipes.recipe import MethodChoice
 from quantkit.tensors import F32
+from quantkit.units import counted
+from quantkit.untrusted import listed
 
 if TYPE_CHECKING:
     from quantkit.calibration.inputs import Rows
@@ -62,6 +64,7 @@ def round_blocks(work: Work, inputs: Inputs, scratch: Scratch | None = None) -> 
     if last != -1:
         work.beside.expect(None)
         inputs.walk(model, walker.visit, walker.hear, Going(last, work.plan.widened, rows))
+        walker.say_without()
 
 
 def _round_embedding(work: Work, inputs: Inputs, model: BlockModel, unit: Unit, emit: Sink) -> Rows | None:
@@ -80,10 +83,12 @@ def _round_embedding(work: Work, inputs: Inputs, model: BlockModel, unit: Unit, 
 
 @dataclass(frozen=True)
 class _Walker:
-    """What the walk asks at every block."""
+    """What the walk asks at every block. `without` fills with tensors that are no linears in
+    memory."""
 
     work: Work
     by_block: Mapping[int | None, tuple[Unit, ...]]
+    without: list[str] = field(default_factory=list)
 
     def visit(self, index: int, block: Block) -> Mapping[str, Any]:
         """Round the block, or put in its place what an earlier run made of it."""
@@ -97,6 +102,7 @@ class _Walker:
             return {}
         self.work.beside.enter(index)
         shares = {u.name: found for u in units if u.layout and (found := shares_of(u, block.linears))}
+        self.without.extend(u.name for u in units if u.layout and u.name not in shares)
         if self.work.missing(units):
             _Rounding(self.work, block, units, shares).round()
         else:
@@ -107,6 +113,12 @@ class _Walker:
         self.work.beside.leave(index)
         self.work.beside.expect(index + 1)
         return {}
+
+    def say_without(self) -> None:
+        """Tell of tensors that text does not reach, such as keys where a block takes those of one before it."""
+        if self.without:
+            what = counted(len(self.without), "tensor", "is no linear of its block", "are no linears of their blocks")
+            self.work.emit(Warned("no-inputs", f"{what}: rounded without text ({listed(self.without, 3)})"))
 
     def hear(self, event: Event) -> None:
         """Pass on how far a block is; the end of a block is reported here, with the bytes of the source."""
@@ -156,7 +168,6 @@ class _Rounding:
         """Write a layer; one that is no linear of the block's in memory as its encoder rounds it."""
         shares = self.shares.get(unit.name)
         if shares is None:
-            self.work.emit(Warned("no-inputs", f"{unit.name} is no linear of {self.block.name}: rounded without text"))
             put_layer(self.work, unit, layout_of(unit).scheme.encode(read_rows(self.work.checkpoint, unit.tensor)))
             return
         linears = [rounded.linears[key_of(self.block, share)] for share in shares]

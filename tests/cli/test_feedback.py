@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from checkpoints import build
 from commands import TINY, quantkit
+from safetensors.torch import load_file, save_file
+from walks import carrying
 
 from quantkit.calibration.statistics.file import open_statistics
 from quantkit.source import open_source
@@ -260,3 +262,19 @@ def test_statistics_leave_the_embedding_to_its_encoder(name: str, tmp_path: Path
     plain = converted(source, tmp_path / "plain.gguf", "--to", "q4_0")
     table, other = ({t["name"]: t["sha256"] for t in one["tensors"]}["token_embd.weight"] for one in (manifest, plain))
     assert table == other
+
+
+def test_keys_and_values_that_no_block_reads_are_told_of_at_once(tmp_path: Path) -> None:
+    """Google's checkpoints have them in blocks that take those of a block before them."""
+    source = carrying("gemma4-e", tmp_path)
+    path = source / "model.safetensors"
+    tensors = load_file(path)
+    for name in [name for name in tensors if "k_proj" in name or "v_proj" in name]:
+        number = int(name.split(".")[2])
+        tensors[name.replace(f".{number}.", f".{number + 2}.")] = tensors[name].clone()
+    save_file(tensors, path, {"format": "pt"})
+    options = ["--calib", TEXT, "--samples", 2, "--seqlen", 16, "--no-feedback-embedding", "--no-verify"]
+    ran = quantkit("convert", source, "--to", "q8_0", *options, "-o", tmp_path / "made.gguf")
+    assert ran.status == 0, ran.stderr
+    assert ran.stderr.count("no-inputs") == 1
+    assert "4 tensors are no linears of their blocks: rounded without text" in " ".join(ran.stderr.split())
