@@ -79,8 +79,8 @@ def metadata_of(method: MethodChoice | None, refitted: Sequence[str] = ()) -> li
     """What the file says of its method, and of norms that may be `refitted`."""
     if method is None:
         return []
-    norms = [KeyValue("quantkit.refit", "string", "norms")] if refitted else []
-    return [KeyValue("quantkit.method", "string", method.name), *norms]
+    norms = [KeyValue(REFIT_KEY, "string", "norms")] if refitted else []
+    return [KeyValue(METHOD_KEY, "string", method.name), *norms]
 
 
 def identity(units: Sequence[Unit], recipe: Recipe, inputs: str, refitted: Sequence[str] = ()) -> dict[str, Any]:
