@@ -91,10 +91,10 @@ class Hash:
 
 def main() -> None:
     source, recipe, out = sys.argv[1:]
-    app = importlib.import_module("quantkit.cli.app").application("convert")
+    command = importlib.import_module("quantkit.cli.app").program("convert")
     convert = importlib.import_module("quantkit.pipeline.convert")
     request = importlib.import_module("quantkit.pipeline.request").Request(source, (recipe,))
-    assert app
+    assert command
     spent["start"] = time.process_time()
     for phase, places in PHASES.items():
         for place in places:

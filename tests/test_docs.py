@@ -15,9 +15,8 @@ import pytest
 from commands import TINY, quantkit
 from examples import examples, wrong
 from hub_writer import WriterState, pushed_to
-from typer.main import get_command
 
-from quantkit.cli.app import application
+from quantkit.cli.app import program
 from quantkit.families import assumptions, general, keys
 from quantkit.families.known import known_families
 from quantkit.families.towers import known_towers
@@ -28,10 +27,10 @@ from quantkit.tokenizer import special_tokens
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-APP = application()
-COMMANDS = [command.name for command in APP.registered_commands]
-GROUPS = [group.typer_instance.info.name for group in APP.registered_groups]
-MEMBERS = [f"{name} {member}" for name in GROUPS for member in get_command(APP).commands[name].commands]
+PROGRAM = program().commands
+GROUPS = [name for name, command in PROGRAM.items() if hasattr(command, "commands")]
+COMMANDS = [name for name in PROGRAM if name not in GROUPS]
+MEMBERS = [f"{name} {member}" for name in GROUPS for member in PROGRAM[name].commands]
 
 
 def section(path: str, title: str) -> str:

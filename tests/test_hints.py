@@ -7,14 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
 
-from quantkit.cli.app import application
+from quantkit.cli.app import program
 
 ROOT = Path(__file__).parent.parent
 STYLES = ROOT / "quantkit" / "report" / "html" / "style.py"  # names of a style sheet begin like options
 SOURCES = sorted(path for path in (ROOT / "quantkit").rglob("*.py") if path != STYLES)
-COMMANDS = typer.main.get_command(application()).commands  # type: ignore[attr-defined]
+COMMANDS = program().commands
 QUOTED = re.compile(r"`quantkit ([^`]*)`")
 NAMED = re.compile(r"\bquantkit ([a-z]+)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")

@@ -20,7 +20,6 @@ from commands import quantkit
 from examples import blocks
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from jsonschema import Draft202012Validator
-from typer.main import get_command
 
 pytest.importorskip("mkdocs")
 ROOT = Path(__file__).parent.parent
@@ -30,7 +29,7 @@ import hooks  # noqa: E402
 from check_links import faults  # noqa: E402
 from diagrams import draw, read_block  # noqa: E402
 
-from quantkit.cli.app import application  # noqa: E402
+from quantkit.cli.app import program  # noqa: E402
 from quantkit.cli.exits import CODES  # noqa: E402
 from quantkit.qtypes import base  # noqa: E402
 from quantkit.recipes.read import adapter_recipe_names, recipe_names  # noqa: E402
@@ -82,7 +81,7 @@ def leaves(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
 
 
 def test_every_command_and_option_has_its_place(site: Path) -> None:
-    listed = list(leaves(get_command(application())))
+    listed = list(leaves(program()))
     assert len(listed) > 20
     for words in listed:
         page = text_of(site / "reference" / "commands" / f"{words[0]}.html")

@@ -1,13 +1,15 @@
-"""The Typer application: the commands of quantkit/cli/commands, found by file name, which is their name."""
+"""The program: the commands of quantkit/cli/commands, found by file name, which is their name."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from quantkit.cli.command import Command, Group
-from quantkit.cli.help import CommandHelp, OrderedHelp
+from quantkit.cli.help import CommandHelp
 from quantkit.cli.session import with_session
 from quantkit.discovery import defined, modules
 from quantkit.version import __version__
@@ -15,11 +17,11 @@ from quantkit.version import __version__
 PACKAGE = "quantkit.cli.commands"
 
 
-def application(name: str | None = None) -> typer.Typer:
-    """All commands; the one of this name alone if there is one: making all of them takes as long as a small command."""
+def program(name: str | None = None) -> TyperGroup:
+    """All commands in the order of the help; the one of this name alone if there is one: making all of them takes as
+    long as a small command."""
     app = typer.Typer(
         name="quantkit",
-        cls=OrderedHelp,
         help="Turn a Hugging Face checkpoint into a quantized model that provably runs.",
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -32,8 +34,10 @@ def application(name: str | None = None) -> typer.Typer:
             app.add_typer(group_app(command))
         else:
             register(app, command, command.name)
-    OrderedHelp.order = tuple(command.name for command in chosen)
-    return app
+    made = get_command(app)
+    assert isinstance(made, TyperGroup), "an application with a callback is a group"
+    made.commands = {command.name: made.commands[command.name] for command in chosen}  # Typer puts groups last
+    return made
 
 
 def _root(
@@ -57,7 +61,7 @@ def register(where: typer.Typer, command: Command, name: str) -> None:
 
 def group_app(group: Group) -> typer.Typer:
     """The application of a group."""
-    found = typer.Typer(name=group.name, help=group.summary, cls=OrderedHelp, rich_markup_mode=None)
+    found = typer.Typer(name=group.name, help=group.summary, rich_markup_mode=None)
 
     @found.callback(invoke_without_command=True)
     def _alone(context: typer.Context) -> None:

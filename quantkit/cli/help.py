@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from textwrap import wrap
-from typing import Any, ClassVar
+from typing import Any
 
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 FIRST = "Options"
 
@@ -36,14 +36,3 @@ class CommandHelp(TyperCommand):
             for example in examples:
                 lines = wrap(example, formatter.width - 6, break_long_words=False, break_on_hyphens=False)
                 formatter.write("  " + " \\\n    ".join(lines) + "\n")
-
-
-class OrderedHelp(TyperGroup):
-    """Commands in the order of their places, groups of commands among them."""
-
-    order: ClassVar[tuple[str, ...]] = ()
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Names in the order of the help."""
-        known = {name: at for at, name in enumerate(self.order)}
-        return sorted(super().list_commands(ctx), key=lambda name: known.get(name, len(known)))

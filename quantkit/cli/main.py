@@ -74,16 +74,14 @@ def _command(arguments: list[str]) -> None:
 
         write_result(f"quantkit {__version__}\n")
         return
-    from typer.main import get_command
-
-    from quantkit.cli.app import application
+    from quantkit.cli.app import program
 
     if COMPLETION in os.environ:
-        get_command(application())(prog_name="quantkit")
+        program()(prog_name="quantkit")
     from quantkit.cli.configuration import CONFIGURATION, configure
 
-    found = configure(lambda: get_command(application()), arguments)
-    command = get_command(application(arguments[0] if arguments else None))
+    found = configure(program, arguments)
+    command = program(arguments[0] if arguments else None)
     # Not command(...): Typer makes an exit code of KeyboardInterrupt, and ends the process when a pipe is closed
     given = arguments or ["--help"]
     with command.make_context("quantkit", given, obj=tuple(arguments), default_map=found.defaults) as context:

@@ -1,4 +1,4 @@
-"""The pages of the commands, from the Typer application: what `quantkit COMMAND --help` says, with links."""
+"""The pages of the commands, from the program itself: what `quantkit COMMAND --help` says, with links."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from typer.main import get_command
 from words import MADE, block, cell, code, paragraphs, table
 
-from quantkit.cli.app import application, commands
+from quantkit.cli.app import commands, program
 from quantkit.cli.help import FIRST
 from quantkit.schemas import schema_names
 
@@ -19,10 +18,10 @@ CONTRACT = Path(__file__).parents[2] / "docs" / "cli.md"
 
 def command_pages() -> dict[str, str]:
     """A page for each command, and one that lists them."""
-    program = get_command(application())
-    pages = {f"{FOLDER}/{name}.md": _page(name, command) for name, command in program.commands.items()}
+    root = program()
+    pages = {f"{FOLDER}/{name}.md": _page(name, command) for name, command in root.commands.items()}
     order = [command.name for command in commands()]
-    rows = [(f"[`quantkit {name}`]({name}.md)", cell(_first_line(program.commands[name]))) for name in order]
+    rows = [(f"[`quantkit {name}`]({name}.md)", cell(_first_line(root.commands[name]))) for name in order]
     listed = {f"{FOLDER}/{name}.md": pages[f"{FOLDER}/{name}.md"] for name in order}
     head = (
         "# Commands\n\n"

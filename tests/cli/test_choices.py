@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
 from commands import TINY, quantkit
 
-from quantkit.cli.app import application
+from quantkit.cli.app import program
 
 # What is typed, and what is meant; an option of two words gets the value behind what its first half needs.
 TYPED: dict[str, tuple[str, str]] = {
@@ -65,7 +64,7 @@ LATER = {("--pre", command) for command in ("bench", "calibrate", "compare", "ev
 def choosing() -> list[tuple[str, str]]:
     """All commands' options that choose by name."""
     found = []
-    for name, command in typer.main.get_command(application()).commands.items():  # type: ignore[attr-defined]
+    for name, command in program().commands.items():
         for option in command.params:
             if option.opts[0].startswith("-") and option.metavar and option.metavar not in FREE:
                 found.append((name, option.opts[0]))

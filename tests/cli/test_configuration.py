@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 from commands import TINY, quantkit
-from typer.main import get_command
 
-from quantkit.cli.app import application
+from quantkit.cli.app import program
 from quantkit.cli.configuration import NEVER, NOT_IN_FILES, _kind, _Options, configure
 from quantkit.errors import UsageError
 
-ROOT = get_command(application())
+ROOT = program()
 
 
 @pytest.fixture

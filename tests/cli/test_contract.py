@@ -13,6 +13,7 @@ import pytest
 from commands import TINY, quantkit
 
 from quantkit import __version__, errors
+from quantkit.cli.app import commands, program
 from quantkit.cli.exits import CODES, exit_code
 from quantkit.cli.redaction import printable
 
@@ -85,6 +86,11 @@ def test_a_conversion_that_keeps_floats_never_loads_the_compiler(tmp_path: Path)
     code = f"{run}; print(status, {{'numba', 'llvmlite', 'torch'}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "0 set()"
+
+
+def test_only_the_command_that_is_asked_for_is_made() -> None:
+    assert list(program("convert").commands) == ["convert"]
+    assert list(program("convrt").commands) == [command.name for command in commands()]
 
 
 def test_version() -> None:
