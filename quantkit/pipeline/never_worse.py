@@ -2,8 +2,8 @@
 
 The classic file has the same types, each tensor rounded by the encoder of its type with an importance matrix of the
 same text. It is made row by row as it is read, and never written, unless it turns out to be the better one. Half of
-the text is enough where the difference is beyond doubt, which the figures alone decide: any run of the same command
-measures the same tokens.
+the text, where that is windows enough, will do if the difference is beyond doubt, which the figures alone decide: any
+run of the same command measures the same tokens.
 """
 
 from __future__ import annotations
