@@ -70,6 +70,10 @@ def kept_experts(subject: Subject, tp: int) -> Found | None:
     """An objection to an expert that stays a float in a checkpoint of compressed-tensors with other layers than FP8."""
     if not any(layout.traits.format in COMPRESSED - FLOATS for layout in subject.layouts):
         return None
+    return _kept_expert(subject)
+
+
+def _kept_expert(subject: Subject) -> Found | None:
     return next((Found(m) for m in subject.modules if EXPERTS in m.name and m.layout is None), None)
 
 
@@ -77,8 +81,7 @@ def float_experts(subject: Subject, tp: int) -> Found | None:
     """An objection to experts that stay floats where other layers are rounded by bitsandbytes."""
     if not any(module.stored_as(BITSANDBYTES) for module in subject.modules):
         return None
-    kept = next((Found(m) for m in subject.modules if EXPERTS in m.name and m.layout is None), None)
-    return kept or (Found() if subject.architecture in WHOLE_STACKS else None)
+    return _kept_expert(subject) or (Found() if subject.architecture in WHOLE_STACKS else None)
 
 
 def unlike_experts(subject: Subject, tp: int) -> Found | None:
