@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from walks import CARRYING, carrying, logits_after, model_of, windows
+from walks import CARRYING, TINY, carrying, logits_after, model_of, windows
 
 from quantkit.calibration.text.spec import row_width
+from quantkit.calibration.walk import model as walk_model
 from quantkit.calibration.walk.carried import Carried
 from quantkit.calibration.walk.model import embed, read_embedding, token_rows
 from quantkit.calibration.walk.threads import workers
@@ -65,3 +68,17 @@ def test_it_is_known_how_much_there_is_for_a_token(name: str, tmp_path: Path) ->
     with workers(1, model.device) as pool:
         embedded = embed(model, samples, read_embedding(model, token_rows(samples)), pool)
     assert embedded.hidden.shape[-1] == row_width(model.checkpoint)
+
+
+def test_tables_are_read_a_slab_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However near the rows are to each other that text needs: a table of vectors may be larger than memory."""
+    model = model_of(TINY)
+    rows = np.arange(0, model.rows, 2)
+    whole = read_embedding(model, rows)
+    monkeypatch.setattr(walk_model, "SLAB_WEIGHTS", 1 << 12)
+    tracemalloc.start()
+    found = read_embedding(model, rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert torch.equal(found, whole)
+    assert peak < 1.5 * found.numel() * found.element_size()

@@ -31,7 +31,7 @@ from quantkit.calibration.walk.resident import (
 from quantkit.calibration.walk.settings import fingerprint
 from quantkit.calibration.walk.skeleton import Arguments, Skeleton, build_skeleton, fill_buffers, run_to_blocks
 from quantkit.calibration.walk.threads import Workers
-from quantkit.calibration.walk.weights import locate
+from quantkit.calibration.walk.weights import SLAB_WEIGHTS, locate
 from quantkit.errors import InputError, ResourceError, UsageError
 from quantkit.families.names import expert_of
 from quantkit.machine import core_count, memory_limit_bytes
@@ -193,14 +193,16 @@ def read_further(model: BlockModel, rows: NDArray[np.int64]) -> list[Tensor]:
 
 
 def _read_table(model: BlockModel, table: nn.Embedding, rows: NDArray[np.int64]) -> Tensor:
-    """Rows of what is looked up by tokens, float32 (len(rows), numbers). A token behind the end has the first row, as
-    tokens of images have in tables of vectors for the blocks."""
+    """Rows of what is looked up by tokens, float32 (len(rows), numbers), read in slabs. A token behind the end has the
+    first row, as tokens of images have in tables of vectors for the blocks."""
     name = model.skeleton.name_of(table) + ".weight"
     source = locate(name, table.weight.shape, model.checkpoint.tensors())
     ref = model.checkpoint.ref(source.tensor)
     wanted = np.where(rows < table.num_embeddings, rows, 0)
     out = np.empty((len(rows), table.embedding_dim), np.float32)
-    cuts = np.flatnonzero((np.diff(wanted) > GAP_ROWS) | (np.diff(wanted) < 0)) + 1
+    slab = max(SLAB_WEIGHTS // table.embedding_dim, 1)
+    gaps, crossed = np.diff(wanted), np.diff(wanted // slab) > 0
+    cuts = np.flatnonzero((gaps > GAP_ROWS) | (gaps < 0) | crossed) + 1
     for run in np.split(np.arange(len(rows)), cuts):
         first, last = int(wanted[run[0]]), int(wanted[run[-1]])
         out[run] = ref.read(first, last + 1)[wanted[run] - first]
