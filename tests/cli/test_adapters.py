@@ -86,7 +86,8 @@ def test_plan_verify_and_a_second_run(base: Path, adapter: Path, tmp_path: Path)
     run("verify", file, "--against", str(base), code=7)  # the base alone is another model
     run("verify", file, "--adapter", str(adapter), code=2)
     # another adapter is another artifact
-    other = make_adapter(tmp_path / "other" / "tuned", weights_of(base), Lora(rank=3, alpha=6.0, seed=9))
+    lora = Lora(rank=3, alpha=6.0, seed=9)
+    other = make_adapter(tmp_path / "other" / "tuned", weights_of(base), lora, base=base.name)
     run("convert", str(base), "--adapter", str(other), "--to", "q8_0", *out, code=6)
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -586,12 +587,14 @@ def test_a_gguf_source_with_bad_weights(gguf_file: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("command", ["release", "card", "push"])
 def test_a_folder_that_cannot_be_read_is_no_bug(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def scandir(path: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    def refuse(path: Any, *, listed: Callable[..., Any]) -> Any:
+        if str(tmp_path) in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
 
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr(os, "scandir", scandir)
-    monkeypatch.setattr(os, "listdir", scandir)
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, partial(refuse, listed=getattr(os, name)))
     found = quantkit(command, tmp_path / "out", *(["hf://a/b"] if command == "push" else []))
     assert found.status == 3, found.stderr
     assert "Permission denied" in found.stderr and str(tmp_path / "out") in found.stderr
