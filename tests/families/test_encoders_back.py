@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import encoder_table
+import family_table
 import pytest
 import torch
 from commands import quantkit
@@ -29,9 +30,10 @@ def test_encoders_are_turned_back(name: str, tmp_path: Path) -> None:
     assert torch.equal(*made)
 
 
-@pytest.mark.parametrize("name", ["t5"])
+@pytest.mark.parametrize("name", ["t5", "step-3.5"])
 def test_what_stands_in_no_key_is_refused(name: str, tmp_path: Path) -> None:
-    base = encoder_table.build(name, tmp_path)
+    base = (family_table if name in family_table.TABLE else encoder_table).build(name, tmp_path)
     assert quantkit("convert", base, "--to", "f32", "-o", tmp_path / "out", "--no-verify").status == 0
-    seen = quantkit("convert", tmp_path / "out" / f"{base.name}-F32.gguf", "--to", "hf-f32", "-o", tmp_path / "back")
+    [file] = (tmp_path / "out").glob("*.gguf")
+    seen = quantkit("convert", file, "--to", "hf-f32", "-o", tmp_path / "back")
     assert seen.status == 4 and "not read backwards" in seen.stderr

@@ -57,8 +57,8 @@ def _ratios_of_kinds(hparams: Hparams) -> object:
     of = {WINDOW: 0, SPARSE: 4, HEAVY: 128, **(rates if isinstance(rates, Mapping) else {})}
     if kinds is None:  # as transformers fills it in
         kinds = [SPARSE if layer > 2 and layer % 2 else HEAVY for layer in range(hparams.count(TRUNK))]
-    if not isinstance(kinds, list):
-        return kinds
+    if not isinstance(kinds, list) or len(kinds) < hparams.count(TRUNK):
+        raise _bad("layer_types", f"is {shown(repr(kinds)[:80])}, expected a word for each layer")
     unknown = next((word for word in kinds if not isinstance(word, str) or word not in of), None)
     if unknown is not None:
         raise _bad("layer_types", f"has {shown(repr(unknown)[:80])}, known are {', '.join(KIND_OF.values())}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from quantkit.errors import UnsupportedError
 from quantkit.families import keys
+from quantkit.families.backwards import not_read
 from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams, bad_value
 from quantkit.families.layers import (
     AFTER_TRUNK,
@@ -209,6 +210,7 @@ STEP35 = Family(
     ),
     drop=(FREQUENCIES,),
     extra=half_rotated,
+    graph=not_read("what differs from layer to layer is not put back into lists"),
     unserved=OWN_CODE,
 )  # fmt: skip
 
