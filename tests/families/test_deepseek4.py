@@ -122,6 +122,8 @@ def test_names_and_numbers_of_transformers_are_read_like_those_of_deepseek(plain
         ({"compress_ratios": [0, 4]}, "compress_ratios"),
         ({"compress_ratios": [0, 8, 4, 4]}, "llama.cpp compresses 0, 4, 128 tokens"),
         ({"compress_ratios": None, "layer_types": ["odd"] * 4}, "layer_types has 'odd'"),
+        ({"compress_ratios": [0, None, 4, 4]}, "compress_ratios has None"),
+        ({"compress_ratios": None, "layer_types": [None] * 4}, "layer_types has None"),
         ({"compress_ratios": None, "layer_types": "odd"}, "layer_types is 'odd'"),
         ({"compress_ratios": None, "layer_types": ["sliding_attention"]}, "layer_types is .*a word for each layer"),
         ({"mlp_layer_types": ["moe", "hash_moe", "moe", "moe"]}, "mlp_layer_types"),

@@ -91,6 +91,14 @@ def test_what_llama_cpp_takes_for_granted_is_refused_otherwise(name: str, key: s
         find_family(config).family.hparams(config)
 
 
+@pytest.mark.parametrize("listed", [[[1]] * 8, [2] * 8, ["1"] * 8])
+def test_kinds_of_layers_of_minimax_are_zeros_and_ones(listed: list[object]) -> None:
+    entry = TABLE["minimax-01"]
+    config = {**without(entry.config, "layer_types"), "architectures": [entry.architecture], "attn_type_list": listed}
+    with pytest.raises(InputError, match=r"attn_type_list is .*, expected 0 or 1 for each layer"):
+        find_family(config).family.hparams(config)
+
+
 def test_norms_of_the_first_bitnet_are_those_of_transformers() -> None:
     config = {**TABLE["bitnet"].config, "architectures": ["BitnetForCausalLM"]}
     tensors = tensors_of(config)  # under the first names

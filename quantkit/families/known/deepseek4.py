@@ -40,9 +40,9 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
     trunk = hparams.count(TRUNK)
     if not isinstance(ratios, list) or len(ratios) < trunk:
         raise _bad(RATIOS, f"is {shown(repr(ratios)[:80])}, expected a number for each of {trunk} layers")
-    other = next((ratio for ratio in ratios if type(ratio) is not int or ratio not in KIND_OF), None)
-    if other is not None:
-        what = f"{RATIOS} has {shown(repr(other)[:80])}, llama.cpp compresses {', '.join(map(str, KIND_OF))} tokens"
+    others = [ratio for ratio in ratios if type(ratio) is not int or ratio not in KIND_OF]
+    if others:
+        what = f"{RATIOS} has {shown(repr(others[0])[:80])}, llama.cpp compresses {', '.join(map(str, KIND_OF))} tokens"
         raise UnsupportedError(what, key=RATIOS, hint="run it with transformers or vLLM")
     return {
         RATIOS: ratios, KINDS: [KIND_OF[ratio] for ratio in ratios[:trunk]], HASHED: _hashed(hparams),
@@ -59,9 +59,9 @@ def _ratios_of_kinds(hparams: Hparams) -> object:
         kinds = [SPARSE if layer > 2 and layer % 2 else HEAVY for layer in range(hparams.count(TRUNK))]
     if not isinstance(kinds, list) or len(kinds) < hparams.count(TRUNK):
         raise _bad("layer_types", f"is {shown(repr(kinds)[:80])}, expected a word for each layer")
-    unknown = next((word for word in kinds if not isinstance(word, str) or word not in of), None)
-    if unknown is not None:
-        raise _bad("layer_types", f"has {shown(repr(unknown)[:80])}, known are {', '.join(KIND_OF.values())}")
+    unknown = [word for word in kinds if not isinstance(word, str) or word not in of]
+    if unknown:
+        raise _bad("layer_types", f"has {shown(repr(unknown[0])[:80])}, known are {', '.join(KIND_OF.values())}")
     return [of[word] for word in kinds]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from quantkit.errors import UnsupportedError
 from quantkit.families import assumptions, keys
 from quantkit.families.backwards import not_read
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import Hparams, bad_value
 from quantkit.families.layers import KINDS, TRUNK, by_rule, first_said, kind, listed, of_period
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -36,11 +36,13 @@ HINT = "run it with transformers or vLLM"
 
 
 def kinds(hparams: Hparams) -> Mapping[str, Any]:
-    """The kinds of layers as MiniMax says them: 1 for a layer that attends."""
+    """The kinds of layers as MiniMax says them: 1 for a layer that attends. Raises InputError for other numbers."""
     said = hparams.values.get("attn_type_list")
     if not isinstance(said, list) or hparams.values.get("layer_types") is not None:
         return {}
-    return {"layer_types": [{0: LINEAR, 1: FULL}.get(word, str(word)[:40]) for word in said]}
+    if any(word not in (0, 1) for word in said):
+        raise bad_value("attn_type_list", said, "0 or 1 for each layer")
+    return {"layer_types": [FULL if word else LINEAR for word in said]}
 
 
 def checked(hparams: Hparams) -> Mapping[str, Any]:
