@@ -239,6 +239,13 @@ def test_an_expert_gets_its_number():
     assert site.of_expert(7).consumers == ("mlp.experts.7.down_proj",)
 
 
+@pytest.mark.parametrize("family", ["olmo", "olmoe"])
+def test_values_that_are_clipped_take_no_scales(family):
+    for clip, moved in ((None, True), (8.0, False)):
+        config = {"model_type": family, "clip_qkv": clip}
+        assert any(fold.producer == "self_attn.v_proj" for fold in folds_of(family, config)) is moved
+
+
 def test_unknown_families_are_refused():
     with pytest.raises(UnsupportedError, match='did you mean "llama"'):
         folds_of("lama", {})
