@@ -23,4 +23,5 @@ FAMILY = {
     "falcon-h1": "falcon_h1",
     "nemotron-h": "nemotron_h",
     "gpt-oss": "gpt_oss",
+    "dbrx": "dbrx",
 }

@@ -29,7 +29,7 @@ NVFP4 = frozenset({"nvfp4-pack-quantized"})
 MXFP4 = frozenset({"mxfp4-pack-quantized"})
 COMPRESSED = PACKED | INT8 | FLOATS | NVFP4 | MXFP4
 
-WHOLE_STACKS = frozenset({"GptOssForCausalLM"})  # whose experts are never taken apart
+WHOLE_STACKS = frozenset({"DbrxForCausalLM", "GptOssForCausalLM"})  # whose experts are never taken apart
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The linear layers of a checkpoint, under the names that loaders know: what a checkpoint for servers rounds.
 
 The tensors of such a checkpoint keep the names of the source. Experts that the source stacks become a module each,
-since loaders of quantized experts look for `experts.3.gate_proj`. Stacks with biases (gpt-oss) stay as they are: there
-loaders know the stacks alone.
+since loaders of quantized experts look for `experts.3.gate_proj`. Stacks with biases (gpt-oss) and flat ones (DBRX)
+stay as they are: there loaders know the stacks alone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from quantkit.families.hparams import Hparams
 from quantkit.families.layers import block_count, trunk_of
 from quantkit.families.mapping import require_complete, rows_by_source, rows_of
 from quantkit.families.model import Model, ModelTensor, Rows
-from quantkit.families.names import block_of
+from quantkit.families.names import EXPERTS, block_of
 from quantkit.families.roles import Role
 from quantkit.families.rows import NUMBER, Family
-from quantkit.families.stacked import biased_modules, matrix_of, turned_modules
+from quantkit.families.stacked import biased_modules, flat_modules, matrix_of, turned_modules
 from quantkit.families.towers import text_family
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
@@ -81,7 +81,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     layers = trunk_of(hparams)
     after = [name for name in tensors if (family.layer_of(name, layers) or 0) >= layers]
     roles = roles_of(family, tensors, layers) | dict.fromkeys(after, Role.OTHER)
-    turned, whole = turned_modules(tensors), biased_modules(tensors)
+    turned, whole = turned_modules(tensors), biased_modules(tensors) | flat_modules(tensors)
     found = {n: tuple(_modules(info, roles[n], turned, whole)) for n, info in tensors.items() if n not in after}
     linears = [module for modules in found.values() for module in modules]
     rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
@@ -147,6 +147,8 @@ def _modules(info: TensorInfo, role: Role | None, turned: Set[str], whole: Set[s
         return
     if len(info.shape) < 2 or INDEXER in info.name:
         return
+    if f"{info.name.partition(EXPERTS)[0]}{EXPERTS}".removesuffix(".") in whole:
+        return  # loaders know no names for its single matrices
     assert role is not None
     numbers = [int(number) for number in NUMBER.findall(info.name)]
     layer = numbers[0] if numbers else 0
@@ -160,8 +162,8 @@ def _modules(info: TensorInfo, role: Role | None, turned: Set[str], whole: Set[s
         raise InputError(what, tensor=info.name, hint="config.json and the weights are not of the same model")
     count = info.shape[0]
     stem, _, which = info.name.removesuffix(WEIGHT).rpartition(".")
-    if which not in STACKS or stem in whole:
-        return  # loaders know no names for its single matrices
+    if which not in STACKS:
+        return  # nor for these
     halves = {"gate_up_proj": (("gate_proj", Role.FFN_GATE), ("up_proj", Role.FFN_UP))}.get(which, ((which, role),))
     if count > MAX_EXPERTS:
         message = f'tensor "{info.name}" holds {count:,} experts, at most {MAX_EXPERTS:,} are taken apart'

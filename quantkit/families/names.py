@@ -10,8 +10,12 @@ EXPERT = re.compile(r"\.experts\.([0-9]{1,6})\.")
 # the name that transformers has in memory
 EXPERT_MATRIX = re.compile(r"(.*\.experts)\.([0-9]{1,6})\.(gate|up|down)_proj\.(weight|bias)")
 
-BLOCK = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")  # models saved without their head have no "model." before it
-TEXT_BLOCK = re.compile(r"(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers\.([0-9]{1,6})\.")
+# Models saved without their head have no "model." or "transformer." before their blocks.
+OLD_BLOCKS = r"(?:transformer\.)?(?:h|blocks)"  # of GPT-2 and those after it
+BLOCK = re.compile(rf"(?:(?:^|\.)layers|^{OLD_BLOCKS})\.([0-9]{{1,6}})\.")
+TEXT_BLOCK = re.compile(
+    rf"(?:(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers|{OLD_BLOCKS})\.([0-9]{{1,6}})\."
+)
 
 
 def block_of(name: str) -> tuple[int | None, str]:

@@ -1,11 +1,13 @@
 """Experts that are stored as stacks of matrices, some of them lying as (in, out), where engines expect (out, in).
 
-Only gpt-oss has biases in its stacks, and only there do the columns of gate and up alternate.
+Only gpt-oss has biases in its stacks, and only there do the columns of gate and up alternate. DBRX has flat stacks,
+matrices of (experts * inner, hidden), in which what the others call "down" lies as (in, out).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from quantkit.families.layouts import rows, turn
 from quantkit.families.model import Rows
@@ -15,6 +17,7 @@ from quantkit.tensors import TensorInfo
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
 BIAS = "_bias"
+FLAT = {"gate": "mlp.w1", "up": "mlp.v1", "down": "mlp.w2"}  # of DBRX, below the module of its experts
 
 
 def turned_stacks(module: str, width: str) -> tuple[T, ...]:
@@ -45,6 +48,12 @@ def biased_modules(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
     return frozenset(name.removesuffix(end) for name in tensors if name.endswith(end))
 
 
+def flat_modules(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
+    """The modules of experts whose stacks are flat, by their names."""
+    end = f".{FLAT['up']}"
+    return frozenset(name.removesuffix(end) for name in tensors if name.endswith(end))
+
+
 def lies_turned(gate_up: tuple[int, ...], down: tuple[int, ...]) -> bool:
     """Whether stacks of these shapes lie as (experts, hidden, 2 * inner) and (experts, inner, hidden).
 
@@ -70,3 +79,9 @@ def matrix_of(
     rows_of_it = height // parts
     start += place * rows_of_it
     return Rows(info.name, start, start + rows_of_it), (rows_of_it, width)
+
+
+def matrix_of_flat(info: TensorInfo, expert: int, which: str, inner: int) -> tuple[Rows, tuple[int, int]]:
+    """Where one expert's "gate", "up" or "down" of this inner width lies in a flat stack, and its (out, in)."""
+    rows, cols = info.shape
+    return matrix_of(replace(info, shape=(rows // inner, inner, cols)), expert, (0, 1), turned=which == "down")

@@ -26,7 +26,7 @@ def notes(recipe: Recipe, found: Model, rounded: Sequence[Unit], *, calibrated: 
         yield "unknown-tensors", f"{many}: {listed(sorted(found.unknown), 3)}"
     stacks = [name for name in found.stay if f"{name}.".endswith(EXPERTS)]
     if stacks:
-        what = "no loader takes single experts of stacks with biases: those of all layers stay floats"
+        what = "no loader takes single experts of such stacks: those of all layers stay floats"
         yield (
             "experts-stay",
             f"{what} ({listed(stacks, 1)}); in GGUF files they are rounded (--to q4_k_m)",

@@ -241,7 +241,7 @@ IN_BLOCK = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 STAYS = re.compile(
     r"\.(gate|gate\.wg|router|router\.(gate|layer|proj)|x_proj|dt_proj|fc[12]_latent_proj)\.weight$"
     r"|\.(altup\.\w+|laurel\.\w+|per_layer_input_gate|per_layer_projection)\.weight$"
-    r"|\.(e_score_correction_bias|A_log)$|\.indexer\.\w+\.weight$"
+    r"|\.experts\.mlp\.(w1|v1|w2)$|\.(e_score_correction_bias|A_log)$|\.indexer\.\w+\.weight$"
 )
 
 

@@ -18,8 +18,14 @@ def test_blocks_of_the_language_model(prefix: str) -> None:
     assert block_of(name) == text_block_of(name) == (12, "self_attn.q_proj.weight")
 
 
+@pytest.mark.parametrize("prefix", ["h.", "blocks.", "transformer.h.", "transformer.blocks."])
+def test_blocks_of_models_since_gpt_2(prefix: str) -> None:
+    name = f"{prefix}3.mlp.c_fc.weight"
+    assert block_of(name) == text_block_of(name) == (3, "mlp.c_fc.weight")
+
+
 @pytest.mark.parametrize(
-    "name", ["model.norm.weight", "lm_head.weight", "model.layers.x.y", "mylayers.1.x", "layers.1"]
+    "name", ["model.norm.weight", "lm_head.weight", "model.layers.x.y", "mylayers.1.x", "layers.1", "visual.blocks.1.x"]
 )
 def test_outside_of_blocks(name: str) -> None:
     assert block_of(name) == text_block_of(name) == (None, "")

@@ -11,7 +11,8 @@ import checkpoints
 import family_table
 import pytest
 
-from quantkit.calibration.walk.settings import COMPUTES
+from quantkit.calibration.walk.settings import COMPUTES, model_settings
+from quantkit.consumers.finders import WHOLE_STACKS
 from quantkit.families.known import known_families
 from quantkit.families.linears import outline
 from quantkit.plan.checkpoint import plan_checkpoint
@@ -21,7 +22,7 @@ from quantkit.source import open_source
 # Of training, of generation, of images, or choices among kernels that give the same.
 IDLE = frozenset({
     "add_cross_attention", "altup_coef_clip", "attention_dropout", "attn_pdrop", "bos_token_id", "classifier_dropout",
-    "dtype", "embd_pdrop", "embedding_dropout", "eos_token_id", "hidden_dropout", "image_token_id",
+    "dtype", "emb_pdrop", "embd_pdrop", "embedding_dropout", "eos_token_id", "hidden_dropout", "image_token_id",
     "initializer_range", "input_jitter_noise", "is_decoder", "num_labels", "num_logits_to_keep", "output_attentions",
     "output_hidden_states", "output_router_logits", "pad_token_id", "pretraining_tp", "problem_type",
     "rescale_prenorm_residual", "resid_pdrop", "residual_dropout", "return_dict", "router_aux_loss_coef",
@@ -30,13 +31,6 @@ IDLE = frozenset({
     "use_associative_scan", "use_cache", "use_mamba_kernels", "use_mambapy", "use_return_dict", "video_token_id",
     "vision_config", "z_loss_coefficient",
 })  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def gpt_oss(tmp_path_factory):
-    checkpoint = open_source(str(checkpoints.build("gpt-oss", tmp_path_factory.mktemp("gpt-oss"))))
-    yield checkpoint
-    checkpoint.close()
 
 
 SERVED = [(family, kind) for family in known_families() if not family.unserved for kind in family.defaults]
@@ -74,26 +68,59 @@ def test_blocks_that_predict_further_tokens_stay(name, tmp_path):
     assert not any(m.name in matrices or m.name.startswith("mtp") for m in found.tensors)
 
 
+# Whose experts are known by their stacks alone: the name of their module, and of a router.
+STACKS = {
+    "gpt-oss": ("model.layers.1.mlp.experts", "model.layers.0.mlp.router"),
+    "dbrx": ("transformer.blocks.1.ffn.experts", "transformer.blocks.0.ffn.router.layer"),
+}
+
+
+@pytest.fixture(scope="module")
+def stacks(tmp_path_factory):
+    builds = {name: family_table.build if name in family_table.TABLE else checkpoints.build for name in STACKS}
+    folders = {name: build(name, tmp_path_factory.mktemp(name)) for name, build in builds.items()}
+    found = {name: open_source(str(folder)) for name, folder in folders.items()}
+    yield found
+    for checkpoint in found.values():
+        checkpoint.close()
+
+
+@pytest.mark.parametrize("name", STACKS)
 @pytest.mark.parametrize(
     ("recipe", "key", "names"),
     [
-        (
-            "w4a16",
-            "ignore",
-            {r"re:.*\.experts\..*", "model.layers.0.mlp.router"},
-        ),  # vLLM asks for ".experts.0.gate_proj"
+        ("w4a16", "ignore", {r"re:.*\.experts\..*", "ROUTER"}),  # vLLM asks for ".experts.0.gate_proj"
         ("gptq-w4g32", "dynamic", {r"-:.*\.experts.*"}),
-        ("awq-w4g128", "modules_to_not_convert", {"model.layers.3.mlp.experts", "model.layers.0.mlp.router"}),
-        ("fp8-native", "modules_to_not_convert", {"model.layers.3.mlp.experts", "model.layers.0.mlp.router"}),
-        ("nf4", "llm_int8_skip_modules", {"model.layers.3.mlp.experts", "model.layers.0.mlp.router"}),
+        ("awq-w4g128", "modules_to_not_convert", {"EXPERTS", "ROUTER"}),
+        ("fp8-native", "modules_to_not_convert", {"EXPERTS", "ROUTER"}),
+        ("nf4", "llm_int8_skip_modules", {"EXPERTS", "ROUTER"}),
     ],
 )
-def test_experts_with_biases_are_left_alone_under_the_names_that_vllm_asks_for(recipe, key, names, gpt_oss):
-    plan = plan_checkpoint(gpt_oss, load_recipe(recipe))
-    assert {unit.name.rpartition(".")[0].rpartition(".")[2] for unit in plan.rounded} == {"self_attn"}
+def test_whole_stacks_are_left_alone_under_the_names_that_vllm_asks_for(recipe, key, names, name, stacks):
+    experts, router = STACKS[name]
+    plan = plan_checkpoint(stacks[name], load_recipe(recipe))
+    assert {unit.name.rpartition(".")[0].rpartition(".")[2] for unit in plan.rounded} <= {"self_attn", "attn"}
     assert "experts-stay" in dict(plan.warnings)
+    assert WHOLE_STACKS.issuperset(stacks[name].config["architectures"])
     [config] = [json.loads(file.header) for file in plan.files if file.name == "config.json"]
-    assert names <= set(config["quantization_config"][key])
+    said = config["quantization_config"]
+    assert {{"EXPERTS": experts, "ROUTER": router}.get(each, each) for each in names} <= set(said[key])
+
+
+def test_routers_beside_rounded_layers_are_no_modules_of_gptq(stacks):
+    """Its readers replace the linears of a block that it names, or all: blocks of any name."""
+    plan = plan_checkpoint(stacks["dbrx"], load_recipe("gptq-w4g32"))
+    [config] = [json.loads(file.header) for file in plan.files if file.name == "config.json"]
+    said = config["quantization_config"]
+    assert said["block_name_to_quantize"] == "transformer.blocks"
+    assert said["modules_in_block_to_quantize"] == [["norm_attn_norm.attn.Wqkv"], ["norm_attn_norm.attn.out_proj"]]
+
+
+def test_the_base_of_rotary_embeddings_is_the_one_that_dbrx_was_published_with(stacks):
+    checkpoint = stacks["dbrx"]
+    config = {key: value for key, value in checkpoint.config.items() if key != "rope_parameters"}
+    _, settings = model_settings(config, checkpoint.tensors())
+    assert settings["rope_parameters"] == checkpoint.config["rope_parameters"]
 
 
 def test_narrow_projections_and_the_vision_tower_are_left_alone(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantkit.families.stacked import matrix_of, turned_modules
+from quantkit.families.stacked import FLAT, flat_modules, matrix_of, matrix_of_flat, turned_modules
 from quantkit.source.memory import MemoryCheckpoint
 
 EXPERTS, HIDDEN, INNER = 3, 8, 6
@@ -36,3 +36,17 @@ def test_the_matrices_of_a_stack_are_those_of_its_experts(turned: bool, alternat
             assert rows.rows == shape[0]
             found = np.concatenate([rows.read(checkpoint.ref, 0, 2), rows.read(checkpoint.ref, 2, rows.rows)])
             assert np.array_equal(found, expected[expert])
+
+
+def test_the_matrices_of_flat_stacks_are_those_of_its_experts() -> None:
+    wanted = {"gate": GATE, "up": UP, "down": DOWN}
+    lying = {"gate": GATE, "up": UP, "down": np.swapaxes(DOWN, 1, 2)}
+    stored = {f"m.experts.{FLAT[which]}": stack.reshape(-1, HIDDEN) for which, stack in lying.items()}
+    checkpoint = MemoryCheckpoint({}, stored)
+    infos = checkpoint.tensors()
+    assert flat_modules(infos) == {"m.experts"}
+    for which, expected in wanted.items():
+        for expert in range(EXPERTS):
+            rows, shape = matrix_of_flat(infos[f"m.experts.{FLAT[which]}"], expert, which, INNER)
+            assert shape == expected.shape[1:]
+            assert np.array_equal(rows.read(checkpoint.ref, 0, rows.rows), expected[expert])

@@ -23,7 +23,7 @@ from quantkit.recipes.recipe import FEEDBACK
 STACKS = {f"blk.0.ffn_{which}_exps.weight" for which in ("gate", "up", "down")}
 
 
-@pytest.mark.parametrize("name", ["gpt-oss", "llama4", "qwen3-vl-moe"])
+@pytest.mark.parametrize("name", ["gpt-oss", "llama4", "qwen3-vl-moe", "dbrx"])
 def test_rows_of_turned_stacks_are_those_of_the_experts_in_memory(name: str, tmp_path: Path) -> None:
     build = family_table.build if name in family_table.TABLE else checkpoints.build
     model = model_of(build(name, tmp_path))

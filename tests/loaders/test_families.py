@@ -29,7 +29,8 @@ from quantkit.families.known import known_families
 LOADED: dict[str, dict[str, str]] = {
     "afmoe": {"trinity": "w4a16"}, "apertus": {"apertus": "w8a8"}, "arcee": {"arcee": "nf4"},
     "chatglm": {"glm-4-hf": "w8a16"}, "cohere2": {"cohere2": "nvfp4a16"}, "cohere2_moe": {"cohere2-moe": "w4a16"},
-    "command_r": {"command-r": "mxfp4a16"}, "deepseek2": {"deepseek-v3": "fp8", "deepseek-v2": "fp8", "youtu": "w8a8"},
+    "command_r": {"command-r": "mxfp4a16"}, "dbrx": {"dbrx": "gptq-w4g32"},
+    "deepseek2": {"deepseek-v3": "fp8", "deepseek-v2": "fp8", "youtu": "w8a8"},
     "deepseek32": {"deepseek-v3.2": "w4a16"}, "glm_moe_dsa": {"glm-5": "w4a16"},
     "dots1": {"dots1": "w4a16"}, "ernie4_5": {"ernie4.5": "fp8-block"}, "ernie4_5_moe": {"ernie4.5-moe": "fp8"},
     "exaone4": {"exaone4": "int8"}, "exaone_moe": {"k-exaone": "w4a16"}, "falcon_h1": {"falcon-h1": "w4a16"},

@@ -3,7 +3,7 @@
 transformers stacks the experts of a block into two parameters and multiplies them in one call, where nothing can be
 seen of what a single expert gets. Here the stack becomes a list of experts, each with gate_proj (where it has a gate),
 up_proj and down_proj: every matrix is a linear like any other, with inputs, statistics and weights of its own. Stacks
-with biases are those of gpt-oss, whose gate and up alternate.
+with biases are those of gpt-oss, whose gate and up alternate; DBRX has flat ones.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from quantkit.errors import UnsupportedError
-from quantkit.families.stacked import lies_turned
+from quantkit.families.stacked import FLAT, lies_turned
 
 
 def is_stack(module: Any) -> bool:
     """Whether a module holds the stacked matrices of a block's experts."""
+    if _is_flat(module):
+        return True
     return any(_is_stacked(module, name) for name in ("gate_up_proj", "up_proj")) and _is_stacked(module, "down_proj")
+
+
+def _is_flat(module: Any) -> bool:
+    parameters = dict(module.named_parameters())
+    return all(name in parameters for name in FLAT.values())
 
 
 def _is_stacked(module: Any, name: str) -> bool:
@@ -42,11 +49,16 @@ def separate(block: nn.Module, name: str) -> None:
 
 
 def _separated(stack: Any) -> nn.ModuleList:
+    if _is_flat(stack):
+        separated = _experts(stack.num_experts, stack.hidden_size, stack.ffn_hidden_size, gated=True, biased=False)
+        separated.forward = partial(
+            _route, tuple(separated), partial(_gated, partial(_halves, stack.mlp.activation_fn))
+        )
+        return separated
     gated, biased = _is_stacked(stack, "gate_up_proj"), getattr(stack, "has_bias", False)
     turned = gated and lies_turned(stack.gate_up_proj.shape, stack.down_proj.shape)
     count, hidden, inner = stack.down_proj.mT.shape if turned else stack.down_proj.shape
-    with torch.device("meta"):
-        separated = nn.ModuleList(_expert(hidden, inner, gated=gated, biased=biased) for _ in range(count))
+    separated = _experts(count, hidden, inner, gated=gated, biased=biased)
     # not `separated` itself: a cycle would keep the block in memory after it is dropped
     if not hasattr(stack, "_apply_gate") and gated:
         separated.forward = partial(_given_all, tuple(separated), partial(_gated, partial(_halves, stack.act_fn)))
@@ -59,6 +71,11 @@ def _separated(stack: Any) -> nn.ModuleList:
 def _halves(activation: Callable[[Tensor], Tensor], gate_up: Tensor) -> Tensor:
     gate, up = gate_up.chunk(2, dim=-1)
     return up * activation(gate)
+
+
+def _experts(count: int, hidden: int, inner: int, *, gated: bool, biased: bool) -> nn.ModuleList:
+    with torch.device("meta"):
+        return nn.ModuleList(_expert(hidden, inner, gated=gated, biased=biased) for _ in range(count))
 
 
 def _expert(hidden: int, inner: int, *, gated: bool, biased: bool) -> nn.Module:
@@ -89,18 +106,19 @@ def _route(
     chosen: Tensor,
     shares: Tensor,
 ) -> Tensor:
-    """hidden (tokens, d) through the experts of `chosen` (tokens, k), weighted by `shares` (tokens, k).
+    """hidden (.., d), tokens in all, through the experts of `chosen` (tokens, k), weighted by `shares` (tokens, k).
 
     Experts in order, as the reference does without fused kernels (MixtralExperts.forward). One that no token chose
     runs on no tokens, so that it is seen.
     """
-    total = torch.zeros_like(hidden)
+    tokens = hidden.reshape(-1, hidden.shape[-1])
+    total = torch.zeros_like(tokens)
     for number, expert in enumerate(experts):
         token, place = torch.where(chosen == number)
-        given = hidden[token]
+        given = tokens[token]
         out = expert.down_proj(widen(expert, given)) * shares[token, place, None]
         total.index_add_(0, token, out.to(total.dtype))
-    return total
+    return total.reshape(hidden.shape)
 
 
 def _given_all(experts: Sequence[Any], widen: Callable[[Any, Tensor], Tensor], hidden: Tensor) -> Tensor:

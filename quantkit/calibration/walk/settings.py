@@ -97,6 +97,8 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
         name = rope.get("rope_type", rope.get("type"))
         early = isinstance(name, str) and name in EARLY_LONGROPE
         settings["rope_scaling"] = {**rope, "type": "longrope" if early else name}
+    if kind == "dbrx":  # transformers 5.24 takes no base from where published files say it
+        settings.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": hparams.number("rope_theta")})
     return kind, {**{key: _number(value) for key, value in settings.items()}, **NO_TOKENS}
 
 

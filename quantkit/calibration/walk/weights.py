@@ -15,7 +15,7 @@ import torch
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.model import Rows
 from quantkit.families.names import EXPERT_MATRIX
-from quantkit.families.stacked import BIAS, DOWN, GATE_UP, lies_turned, matrix_of
+from quantkit.families.stacked import BIAS, DOWN, FLAT, GATE_UP, lies_turned, matrix_of, matrix_of_flat
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 
@@ -131,7 +131,8 @@ def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo
         return None if info is None else _bias(parameter, number, shape, info)
     info = fused or named(f"{module}.{which}_proj", tensors)
     if info is None:
-        return None
+        flat = named(f"{module}.{FLAT[which]}", tensors)
+        return None if flat is None else _in_flat(parameter, number, which, shape, flat)
     turned = bool(gate_up and down and lies_turned(gate_up.shape, down.shape))
     rows, cols = shape
     lying = (2 * rows if fused else rows, cols)
@@ -140,6 +141,15 @@ def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo
         raise _other_shape(parameter, lying, info)
     place = (int(which == "up"), 2) if fused else (0, 1)
     found, _ = matrix_of(info, number, place, turned=turned, alternating=biases is not None)
+    return _checked(parameter, None, info, found)
+
+
+def _in_flat(parameter: str, number: int, which: str, shape: torch.Size, info: TensorInfo) -> Rows:
+    """An expert's matrix in a flat stack."""
+    inner, hidden = shape[::-1] if which == "down" else shape
+    found, _ = matrix_of_flat(info, number, which, inner)
+    if info.shape[1:] != (hidden,) or found.stop > info.rows:
+        raise _other_shape(parameter, (inner, hidden), info)
     return _checked(parameter, None, info, found)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.families import assumptions, keys
+from quantkit.families.folds import Fold
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.layouts import fold, turn
 from quantkit.families.roles import Role
-from quantkit.families.rows import HEAD, UNSERVED, Family, T
+from quantkit.families.rows import HEAD, Family, T
 from quantkit.untrusted import shown
 
 EXPERTS, WIDTH = "num_local_experts", "ffn_hidden_size"
@@ -103,7 +104,8 @@ DBRX = Family(
         keys.computed("attention.layer_norm_epsilon", "f32", lambda hparams: 1e-5),  # of the model's code
     ),
     assumes=(silu_by_name, weights_add_up, assumptions.yarn_temperature),
-    unserved=UNSERVED,
+    computes=frozenset({"d_model", "n_heads", "n_layers", "max_seq_len", *PARTS}),
+    folds=(Fold("norm_attn_norm.norm_1", ("norm_attn_norm.attn.Wqkv",), norm=True),),  # values are cut off
 )  # fmt: skip
 
 FAMILIES = (DBRX,)

@@ -68,7 +68,8 @@ from quantkit.qtypes.schemes.integers import Integers
 from quantkit.untrusted import shown
 
 PLAIN_EXPERTS = r"-:.*\.experts.*"  # by which vLLM leaves experts alone
-IN_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.(.*)")
+IN_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.\d+\.(.*)")
+BLOCKS = "transformer.blocks"  # of MPT and DBRX: a name that optimum does not look for by itself
 BITS = (2, 3, 4, 8)
 MULTIPLE = 32  # of both dimensions, in every packing kernel
 FORMATS = {"gptq": 1, "gptq_v2": 2}
@@ -302,7 +303,11 @@ def _config(written: Written) -> dict[str, Any]:
     assert isinstance(layout, GPTQLayout)
     modules = _named_modules(written)
     said = quantization_config(layout, quantizer=written.writer, modules=modules, damping=written.damping)
-    return {**said, "dynamic": {PLAIN_EXPERTS: {}}} if written.plain_experts else said
+    if written.plain_experts:
+        said["dynamic"] = {PLAIN_EXPERTS: {}}
+    if any(name.startswith(f"{BLOCKS}.") for name in written.layouts):
+        said["block_name_to_quantize"] = BLOCKS
+    return said
 
 
 def _named_modules(written: Written) -> tuple[tuple[str, ...], ...] | None:
