@@ -40,6 +40,11 @@ class Site:
     centered: bool = False
 
     @property
+    def rows(self) -> tuple[Rows, ...]:
+        """All that a factor of a channel changes."""
+        return (self.producer, *([self.bias] if self.bias else ()), *self.consumers)
+
+    @property
     def channels(self) -> int:
         return int(self.channel_of.max()) + 1
 

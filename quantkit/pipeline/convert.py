@@ -212,7 +212,7 @@ def _run(
             read = prepared.reading(item.plan)
             refit_norms(read, item.plan, item.job, emit, stop)
             found = never_worse(read, item.plan, item.job, output.threads, emit, measures=output.verify)
-            draft = draft_manifest(item.plan, {**facts, **own_facts(prepared, item.plan, item.job)})
+            draft = draft_manifest(item.plan, {**facts, **own_facts(prepared, item.plan, item.job, emit)})
             draft = replace(draft, facts={**draft.facts, "guard": found}) if found else draft
             if kept := draft.facts.get("preserved"):
                 emit(StageFinished("preserve", 0.0, summary(kept)))
@@ -264,8 +264,6 @@ def fill_all(
     source_bytes = prepared.plans[0].source_bytes
     emit(StageStarted("quantize", source_bytes))
     checkpoint = prepared.checkpoint
-    for plan, _ in jobs:
-        _say_evened(prepared, plan, emit)
     with SourceHasher(checkpoint.files()) as hasher:
         how = (threads or core_count(), emit, stop, hasher.advance, beside)
         beside.begin()
@@ -293,17 +291,20 @@ def fill_all(
     }
 
 
-def _say_evened(prepared: Prepared, plan: Plan, emit: Sink) -> None:
-    """Tell of columns that a plan wants evened."""
-    for facts in prepared.evened_facts(plan).values():
-        what = f"{plan.files[0].name}: columns are far apart in length at {counted(facts['sites'], 'place')}"
-        emit(Warned("evened", f"{what}: they are evened first, which leaves the function as it is"))
+def _evened_facts(prepared: Prepared, plan: Plan, emit: Sink) -> dict[str, Any]:
+    """The manifest's word on columns that were evened, which is told."""
+    facts = prepared.evened_facts(plan)
+    if not facts:
+        return {}
+    what = f"{plan.files[0].name}: columns were far apart in length at {counted(facts['sites'], 'place')}"
+    emit(Warned("evened", f"{what}: they were evened first, which leaves the function as it is"))
+    return {"evened": facts}
 
 
-def own_facts(prepared: Prepared, plan: Plan, job: Job) -> dict[str, Any]:
+def own_facts(prepared: Prepared, plan: Plan, job: Job, emit: Sink) -> dict[str, Any]:
     """What the manifest of this artifact says besides: text that was used, what became of each layer with it."""
     made = {**layer_facts(plan, job), **norms_facts(plan, job), **facts_of_grids(plan, job.records)}
-    made |= prepared.evened_facts(plan)
+    made |= _evened_facts(prepared, plan, emit)
     return {**prepared.calibration_facts(plan), **made}
 
 
@@ -336,7 +337,7 @@ def quantize(
                 continue
             refit_norms(prepared.reading(plan), plan, job, emit, stop)
             parts = [PartFile(f.name, f.nbytes) for f in plan.files]
-            draft = draft_manifest(plan, {**facts, **own_facts(prepared, plan, job)})
+            draft = draft_manifest(plan, {**facts, **own_facts(prepared, plan, job, emit)})
             save_work(folder, prepared.job_digest(plan), parts, draft)
     require_all(prepared, failed, [folder for number, folder in enumerate(folders) if number not in failed])
     return folders

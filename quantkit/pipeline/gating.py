@@ -80,7 +80,7 @@ class Gating:
         self.gates = gates
         self.threads, self.memory = asked.threads, asked.memory
         self.corpus: Corpus = read_corpus(prepared.checkpoint, asked.eval_data, Cutting(), offline=offline)
-        moved = [plan.recipe for plan in prepared.plans if self._moves(plan)]
+        moved = [plan.recipe for plan in prepared.plans if _moves(plan)]
         require_judgeable(gates, self.corpus, moved)
         for record in _run(prepared):
             if self.corpus.hashes & {record.sha256, *record.parts}:
@@ -115,7 +115,7 @@ class Gating:
         named = {file.name: path for file, path in zip(plan.files, paths, strict=True)}
         with closing(self._opened(plan, named)) as made:
             side = self._side(plan, made, target)
-            [scores] = measure(self._original(), [side], self.corpus, threads=self.threads, emit=emit)
+            [scores] = measure(self._original_of(plan), [side], self.corpus, threads=self.threads, emit=emit)
         report = summarize(scores, self.corpus)
         nbytes = sum(path.stat().st_size for name, path in named.items() if name.endswith(WEIGHTS))
         subject = Subject(nbytes, sum(f.nbytes for f in source.files() if f.weights), report, scores, self.corpus)
@@ -133,6 +133,13 @@ class Gating:
         memory = self.memory and self.memory.about(f"{self.prepared.origin.stat} {self.corpus.token_sha256}")
         return Side(source.name, source, served_rounding(source), memory=memory)
 
+    def _original_of(self, plan: Plan) -> Side:
+        """The same, with the weights that a plan has really rounded where its columns were evened."""
+        if not self.prepared.evened_facts(plan):
+            return self._original()
+        read = self.prepared.reading(plan).checkpoint
+        return Side(read.name, read)
+
     def _opened(self, plan: Plan, named: Mapping[str, Path]) -> Checkpoint:
         if plan.is_checkpoint:
             return dequantized(open_finished(named, plan.recipe))
@@ -140,15 +147,15 @@ class Gating:
 
     def _side(self, plan: Plan, made: Checkpoint, target: Path) -> Side:
         if plan.is_checkpoint:
-            return served_side(target.parent.resolve().name, made, self._moves(plan))
+            return served_side(target.parent.resolve().name, made, _moves(plan))
         tensors = self.prepared.reference.model.tensors
         rows = next(t.shape[0] for t in tensors if t.name == EMBEDDING)
-        return Side(target.name, made, vocabulary=rows, moved=self._moves(plan))
+        return Side(target.name, made, vocabulary=rows)
 
-    def _moves(self, plan: Plan) -> bool:
-        """Whether scales are moved between layers, so that weights differ on purpose."""
-        transformed = plan.method is not None and bool(plan.method.transform)
-        return transformed or self.prepared.reading(plan) is not self.prepared
+
+def _moves(plan: Plan) -> bool:
+    """Whether scales are moved between layers, so that weights differ on purpose."""
+    return plan.method is not None and bool(plan.method.transform)
 
 
 def require_gateable(gates: Sequence[str], data: Sequence[str], calib: Sequence[str]) -> tuple[Gate, ...]:

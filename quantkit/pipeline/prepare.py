@@ -97,13 +97,12 @@ class Prepared:
         """Statistics are of the columns as they were: with these nothing is moved."""
         if self.calibration is None or self.calibration.spec.reads_statistics or self.model is None:
             return self
-        found = evened(self.checkpoint, self.model)
-        return self if found is None else replace(self, checkpoint=found)
+        return replace(self, checkpoint=evened(self.checkpoint, self.model))
 
-    def evened_facts(self, plan: Plan) -> dict[str, Any]:
-        """The manifest's word on columns that were evened for a plan: at how many places, and in how many tensors."""
+    def evened_facts(self, plan: Plan) -> dict[str, int]:
+        """The manifest's word on columns that were evened for a plan, {} where none were. Looks at all of them."""
         read = self.reading(plan).checkpoint
-        return {"evened": read.facts()} if isinstance(read, EvenedCheckpoint) else {}
+        return read.facts() if isinstance(read, EvenedCheckpoint) else {}
 
     @cached_property
     def source_run(self) -> SourceRun:

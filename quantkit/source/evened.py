@@ -12,9 +12,10 @@ Everything above sees the evened weights alone, in float32, a slab of rows at a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,53 +82,74 @@ class EvenedTensor:
         return self.read(start, stop).view(np.uint8).reshape(stop - start, -1)
 
 
+Far = tuple[Site, F64, float]  # a site whose columns are far apart, their lengths, and how far
+
+
+class Looked:
+    """A site, and what was seen of its columns, once somebody has looked. Safe to share between threads."""
+
+    def __init__(self, base: Checkpoint, site: Site) -> None:
+        self.site = site
+        self._base = base
+        self._lock = Lock()
+        self._seen = False
+        self._far: Far | None = None
+
+    def far(self) -> Far | None:
+        """The site with the lengths of its columns and how far they are apart; None where they are not."""
+        with self._lock:
+            if not self._seen:
+                self._far, self._seen = _far(self._base, self.site), True
+            return self._far
+
+
 @dataclass(frozen=True)
 class EvenedCheckpoint(Over):
     """A checkpoint some of whose columns are evened. See `quantkit.source.Checkpoint`.
 
-    `factors` are by tensor; such tensors count as float32. `sites` is at how many places columns were far apart;
-    `furthest` has the columns that were so most.
+    What a tensor is multiplied by is found when one of its site is first opened, by the thread that does so. Tensors
+    are described as they are stored; those with factors are read as float32.
     """
 
-    factors: Mapping[str, tuple[Factors, ...]]
-    infos: Mapping[str, TensorInfo]
-    sites: int
-    furthest: Rows
+    sites: tuple[Looked, ...]
 
-    def facts(self) -> dict[str, int]:
-        """A manifest's word on it."""
-        return {"sites": self.sites, "tensors": len(self.factors)}
-
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        return self.infos
+    @cached_property
+    def _by_tensor(self) -> Mapping[str, Sequence[Looked]]:
+        found: dict[str, list[Looked]] = {}
+        for looked in self.sites:
+            for name in dict.fromkeys(rows.tensor for rows in looked.site.rows):
+                found.setdefault(name, []).append(looked)
+        return found
 
     def ref(self, name: str) -> TensorRef:
         found = self.base.ref(name)
-        factors = self.factors.get(name)
-        return found if factors is None else EvenedTensor(self.infos[name], found, factors)
+        far = [known for looked in self._by_tensor.get(name, ()) if (known := looked.far()) is not None]
+        moves = (move for site, lengths, _ in far for move in _moves(site, _steps(lengths)))
+        factors = tuple(each for rows, each in moves if rows.tensor == name)
+        return EvenedTensor(as_float32(found.info), found, factors) if factors else found
+
+    def far(self) -> tuple[Far, ...]:
+        """The sites whose columns are far apart. Looks at those that nobody has opened."""
+        with worker_pool(core_count()) as pool:
+            return tuple(found for found in pool.map(Looked.far, self.sites) if found is not None)
+
+    def facts(self) -> dict[str, int]:
+        """A manifest's word on it: at how many places columns are evened, and in how many tensors; {} for none."""
+        far = self.far()
+        names = {rows.tensor for site, _, _ in far for rows in site.rows}
+        return {"sites": len(far), "tensors": len(names)} if far else {}
 
 
-def evened(base: Checkpoint, model: Model) -> EvenedCheckpoint | None:
-    """The checkpoint with even columns where they are far apart; None where they are so nowhere.
+def evened(base: Checkpoint, model: Model) -> Checkpoint:
+    """The checkpoint with even columns where they are far apart. Reads nothing now, later some rows of every matrix.
 
-    `model` is what it becomes in a GGUF file. Reads some rows of every matrix.
+    `model` is what it becomes in a GGUF file. A checkpoint without a place for factors is returned as it is.
     """
     sites = sites_of(base.tensors(), base.config, model)
-    with worker_pool(core_count()) as pool:
-        far = [found for found in pool.map(partial(_far, base), sites) if found is not None]
-    if not far:
-        return None
-    factors: dict[str, tuple[Factors, ...]] = {}
-    for site, lengths, _ in far:
-        for rows, each in _moves(site, _steps(lengths)):
-            factors[rows.tensor] = (*factors.get(rows.tensor, ()), each)
-    infos = {name: as_float32(info) if name in factors else info for name, info in base.tensors().items()}
-    furthest, _, _ = max(far, key=lambda found: found[2])
-    return EvenedCheckpoint(base, factors, infos, len(far), furthest.consumers[0])
+    return EvenedCheckpoint(base, tuple(Looked(base, site) for site in sites)) if sites else base
 
 
-def _far(base: Checkpoint, site: Site) -> tuple[Site, F64, float] | None:
-    """A site with the lengths of its columns and how far they are apart; None where they are not."""
+def _far(base: Checkpoint, site: Site) -> Far | None:
     for rows, least in ((GLANCE, FAR / 2), (ROWS, FAR)):
         lengths = _lengths(_sample(base, site, rows), site.channel_of)
         spread = 0.0 if lengths is None else float(np.log(lengths[lengths > 0]).std())
@@ -196,16 +218,16 @@ def _lengths(sample: F32, channel_of: NDArray[np.int64]) -> F64 | None:
 def nearer(source: Checkpoint, made: Checkpoint, model: Model) -> Checkpoint:
     """The source, or the source with even columns, whichever is nearer to a decoded artifact.
 
-    `made` gives the artifact's weights under the names of the source.
+    `made` gives the artifact's weights under the names of the source. Looks at columns that are furthest apart.
     """
     found = evened(source, model)
-    if found is None or found.furthest.tensor not in made.tensors():
+    far = found.far() if isinstance(found, EvenedCheckpoint) else ()
+    rows = max(far, key=lambda one: one[2])[0].consumers[0] if far else None
+    if rows is None or rows.tensor not in made.tensors():
         return source
-    ref = made.ref(found.furthest.tensor)
-    apart = [0.0, 0.0]
-    for row in _picked(found.furthest, ROWS):
-        values = ref.read(row, row + 1).astype(np.float64)
-        for number, checkpoint in enumerate((found, source)):
-            expected = checkpoint.ref(found.furthest.tensor).read(row, row + 1)
-            apart[number] += float(np.square(values - expected).sum())
+    refs = [checkpoint.ref(rows.tensor) for checkpoint in (made, found, source)]
+    apart = np.zeros(2)
+    for row in _picked(rows, ROWS):
+        values, *expected = (ref.read(row, row + 1).astype(np.float64) for ref in refs)
+        apart += [np.square(values - one).sum() for one in expected]
     return found if apart[0] < apart[1] else source

@@ -28,7 +28,7 @@ def made(far: Path) -> Path:
     path = far.with_name("even.gguf")
     ran = quantkit("convert", far, *OPTIONS, "-o", path)
     assert ran.status == 0, ran.stderr
-    assert "columns are far apart in length at 16 places: they are evened first" in " ".join(ran.stderr.split())
+    assert "columns were far apart in length at 16 places: they were evened first" in " ".join(ran.stderr.split())
     return path
 
 
@@ -98,4 +98,4 @@ def test_it_does_a_fraction_of_the_damage(far: Path, made: Path, plain: Path) ->
     assert ran.status == 0, ran.stderr
     even, apart = ran.json["artifacts"]
     assert even["kl"]["value"] < 0.2 * apart["kl"]["value"]
-    assert (even["weights"], apart["weights"] is None) == (None, False)
+    assert even["weights"] is None and apart["weights"] is not None

@@ -60,9 +60,11 @@ def test_more_tokens_than_rows_are_refused_before_they_are_made(tmp_path: Path) 
 
 def test_more_experts_than_any_model_has() -> None:
     name = "model.layers.0.mlp.experts.down_proj"
-    assert len(list(_modules(TensorInfo(name, "BF16", (3, 4, 2), 48), Role.FFN_DOWN, turned=set()))) == 3
+    assert len(list(_modules(TensorInfo(name, "BF16", (3, 4, 2), 48), Role.FFN_DOWN, turned=set(), whole=set()))) == 3
     with pytest.raises(InputError, match="holds 1,000,000 experts"):
-        list(_modules(TensorInfo(name, "BF16", (1_000_000, 4, 2), 16_000_000), Role.FFN_DOWN, turned=set()))
+        list(
+            _modules(TensorInfo(name, "BF16", (1_000_000, 4, 2), 16_000_000), Role.FFN_DOWN, turned=set(), whole=set())
+        )
 
 
 def test_fields_that_nobody_knows_are_counted() -> None:

@@ -17,9 +17,13 @@ from scaled import described, scaled, weights
 from quantkit.families.sites import sites_of
 from quantkit.source import Checkpoint, MemoryCheckpoint
 from quantkit.source import evened as module
-from quantkit.source.evened import EvenedCheckpoint, evened, nearer
+from quantkit.source.evened import EvenedCheckpoint, EvenedTensor, evened, nearer
 
 CONTEXTS = [[1, 7, 3, 9], [1, 250, 40], [5]]
+
+
+def changed_in(found: Checkpoint) -> set[str]:
+    return {name for name in found.tensors() if isinstance(found.ref(name), EvenedTensor)}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,10 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_trained_weights_stay_as_they_are() -> None:
-    assert evened(*described(TINY)) is None
+    found = evened(*described(TINY))
+    assert isinstance(found, EvenedCheckpoint) and found.facts() == {}
+    assert all(np.array_equal(values, weights(found.base)[name]) for name, values in weights(found).items())
+    assert all(found.ref(name).info == info for name, info in found.tensors().items())
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -36,10 +43,11 @@ def test_the_function_stays(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     """Whichever sites a family has: all of them are evened here, and what the model predicts is as before."""
     source, model = described((family_table.build if name in family_table.TABLE else build)(name, tmp_path))
     monkeypatch.setattr(module, "FAR", -1.0)
-    found = evened(source, model)
-    assert found is not None and found.sites == len(sites_of(source.tensors(), source.config, model)) > 0
-    before = weights(source)
-    assert all((values != before[name]).any() for name, values in weights(found).items() if name in found.factors)
+    found, sites = evened(source, model), sites_of(source.tensors(), source.config, model)
+    assert isinstance(found, EvenedCheckpoint) and found.facts()["sites"] == len(sites) > 0
+    before, changed = weights(source), changed_in(found)
+    assert changed == {rows.tensor for site in sites for rows in site.rows}
+    assert all((values != before[name]).any() for name, values in weights(found).items() if name in changed)
     expected = next_token_logits(source, CONTEXTS)
     assert np.abs(next_token_logits(found, CONTEXTS) - expected).max() <= 1e-4 * np.abs(expected).max()
 
@@ -47,23 +55,21 @@ def test_the_function_stays(name: str, tmp_path: Path, monkeypatch: pytest.Monke
 def test_scales_that_a_checkpoint_came_with_are_gone(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is far apart is what it would be in the checkpoint without scales, but for half a step on both sides."""
     found = evened(*described(far))
-    assert found is not None and found.sites == 16 and found.facts() == {"sites": 16, "tensors": 36}
+    assert isinstance(found, EvenedCheckpoint) and found.facts() == {"sites": 16, "tensors": 36}
     monkeypatch.setattr(module, "FAR", -1.0)
-    plain = evened(*described(TINY))
-    assert plain is not None
+    plain, changed = evened(*described(TINY)), changed_in(found)
     ours, theirs, there = weights(found), weights(plain), weights(found.base)
-    for name in found.factors:
+    for name in changed:
         ratio = np.log2(np.abs(ours[name]) / np.abs(theirs[name]))[theirs[name] != 0]
         assert np.abs(ratio - np.median(ratio)).max() <= 4.1 / module.STEPS, name
         apart = np.log2(np.abs(there[name]) / np.abs(theirs[name]))[theirs[name] != 0]
         assert apart.std() > 8 * ratio.std(), name
-    assert all(np.array_equal(ours[n], there[n]) for n in ours if n not in found.factors)
+    assert all(np.array_equal(ours[n], there[n]) for n in ours if n not in changed)
 
 
 def test_rows_are_the_same_in_any_slab(far: Path) -> None:
     found = evened(*described(far))
-    assert found is not None
-    for name in found.factors:
+    for name in changed_in(found):
         ref = found.ref(name)
         whole = ref.read(0, ref.info.rows)
         assert ref.info.dtype == "F32" and ref.info.nbytes == whole.nbytes
@@ -75,7 +81,6 @@ def test_rows_are_the_same_in_any_slab(far: Path) -> None:
 def test_it_is_told_which_one_a_file_was_made_of(far: Path) -> None:
     source, model = described(far)
     found = evened(source, model)
-    assert found is not None
     for made, wanted in ((found, EvenedCheckpoint), (source, type(source))):
         damaged = {name: values * np.float32(1.07) for name, values in weights(made).items()}
         assert type(nearer(source, memory(source, damaged), model)) is wanted
