@@ -215,7 +215,7 @@ def test_one_command_for_one_kind(tmp_path: Path) -> None:
     assert seen.status == 10 and "a command for each" in seen.stderr
 
 
-REFUSED = {"mpt": "clamp_kqv", "hy-3-mtp": "family hy_v3 gives", "paddleocr-vl": "only behind an encoder"}
+REFUSED = {"mpt": "clamp_kqv", "paddleocr-vl": "only behind an encoder"}
 
 
 @pytest.mark.parametrize("name", REFUSED)

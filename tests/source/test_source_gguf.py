@@ -39,6 +39,7 @@ def random_tensor(type_id: int, name: str = "w") -> tuple[TensorEntry, bytes]:
     return TensorEntry(name, (ROWS, COLS), type_id, ROWS * COLS // stored.block * stored.nbytes), raw
 
 
+WHOLE = {np.int32: 26, np.int64: 27}
 DECODABLE = sorted(i for i, t in GGML_TYPES.items() if t.name in base.names() and base.get(t.name).gguf == i)
 
 
@@ -60,7 +61,17 @@ def test_types_are_decoded_as_the_gguf_package_does(type_id: int, tmp_path: Path
     assert (ref.info.dtype in FLOAT_DTYPES) == is_float
 
 
-@pytest.mark.parametrize("type_id", sorted(set(GGML_TYPES) - set(DECODABLE)), ids=lambda i: GGML_TYPES[i].name)
+@pytest.mark.parametrize("number", [np.int32, np.int64])
+def test_tables_of_whole_numbers_are_read(number: type, tmp_path: Path) -> None:
+    values = np.arange(-20, 4, dtype=number).reshape(4, 6)
+    entry = TensorEntry("w", values.shape, WHOLE[number], values.nbytes)
+    checkpoint = open_source(str(write_gguf(tmp_path / "m.gguf", METADATA, [(entry, values.tobytes())])))
+    assert np.array_equal(checkpoint.ref("w").read(1, 3), values[1:3])
+
+
+@pytest.mark.parametrize(
+    "type_id", sorted({*GGML_TYPES} - {*DECODABLE, *WHOLE.values()}), ids=lambda i: GGML_TYPES[i].name
+)
 def test_types_without_decoder_are_listed_but_not_read(type_id: int, tmp_path: Path) -> None:
     nbytes = ROWS * COLS // GGML_TYPES[type_id].block * GGML_TYPES[type_id].nbytes
     entry = TensorEntry("w", (ROWS, COLS), type_id, nbytes)
