@@ -32,6 +32,7 @@ from quantkit.consumers.row import (
     MIXED_REASON,
     MLX_NEAREST,
     MLX_REASON,
+    T5,
     ZERO_IN_V1,
     ZERO_NEAREST,
     ZERO_REASON,
@@ -62,6 +63,7 @@ ONLY_STACKED = frozenset({
 INITIALIZING = frozenset({
     "FalconForCausalLM", "FalconMambaForCausalLM", "GPTBigCodeForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM",
 })  # fmt: skip
+T5_STOPS = PACKED | MXFP4 | NVFP4 | GPTQ | AWQ
 
 RULES_OF_TRANSFORMERS = (
     Rule("transformers", "mlx", layers(MLX), MLX_REASON, MLX_NEAREST, f"run: {TRANSFORMERS}"),
@@ -112,6 +114,12 @@ RULES_OF_TRANSFORMERS = (
         "transformers", "initialized",
         lambda subject, tp: layers(PACKED | MXFP4)(subject, tp) if subject.architecture in INITIALIZING else None,
         "{architecture} initializes weights that packed layers do not have, and stops", "--to fp8", LOADED,
+    ),
+    Rule(
+        "transformers", "t5-packed",
+        lambda subject, tp: layers(T5_STOPS)(subject, tp) if subject.architecture in T5 else None,
+        "it stops at packed layers of {architecture}, whose weights it initializes before anything is loaded",
+        "--to nf4, --to int8, --to w8a8 or --to fp8", GPTQMODEL,
     ),
     Rule(
         "transformers", "falcon-4-bit",

@@ -35,6 +35,9 @@ from quantkit.consumers.row import (
     MLX_NEAREST,
     MLX_REASON,
     ROWS_REASON,
+    T5,
+    T5_NEAREST,
+    T5_REASON,
     Rule,
     packed,
 )
@@ -65,6 +68,10 @@ def mixers(architectures: frozenset[str]) -> Finder:
 
 RULES_OF_VLLM = (
     Rule("vllm", "mlx", layers(MLX), MLX_REASON, MLX_NEAREST, f"{VLLM}, quant_method of config.json"),
+    Rule(
+        "vllm", "t5", whole(lambda subject: subject.architecture in T5), T5_REASON, T5_NEAREST,
+        f"{VLLM}, models/registry.py; PR #24907, #31004",
+    ),
     Rule(
         "vllm", "gptq-bits", layers(GPTQ, lambda it: it.bits not in (4, 8)),
         "GPTQ goes through Marlin kernels, which have 4 and 8 bits, not {bits}",
@@ -176,7 +183,7 @@ RULES_OF_VLLM = (
 
 SGLANG = "read: SGLang, srt/layers/quantization, 2026"
 SHARED = (  # its loaders of these descend from vLLM's
-    "mlx", "mixed", "fused", "experts", "fp8-fused-blocks", "head", "kv-cache", "bitsandbytes-tp", "tp-heads",
+    "mlx", "t5", "mixed", "fused", "experts", "fp8-fused-blocks", "head", "kv-cache", "bitsandbytes-tp", "tp-heads",
     "tp-key-heads", "tp-rows", "tp-cols", "gguf-type",
 )  # fmt: skip
 RULES_OF_SGLANG = (

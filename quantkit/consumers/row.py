@@ -29,6 +29,15 @@ class Rule:
     checked_on: date = CHECKED
 
 
+# T5 and its kin, as config.json and general.architecture of GGUF call them.
+T5 = frozenset({
+    "T5ForConditionalGeneration", "T5WithLMHeadModel", "MT5ForConditionalGeneration", "UMT5ForConditionalGeneration",
+    "UMT5Model", "T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel", "t5", "t5encoder",
+})  # fmt: skip
+T5_REASON = "it has no model of {architecture}"
+T5_NEAREST = "another program (--for transformers)"
+
+
 def packed(test: Callable[[Traits], bool] = lambda traits: True) -> Finder:
     """An objection to integers without rounded activations."""
     return layers(PACKED, test)

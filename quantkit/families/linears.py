@@ -18,7 +18,11 @@ from quantkit.families.hparams import Hparams
 from quantkit.families.layers import block_count, trunk_of
 from quantkit.families.mapping import require_complete, rows_by_source, rows_of
 from quantkit.families.model import Model, ModelTensor, Rows
+<<<<<<< HEAD
 from quantkit.families.names import EXPERTS, block_of
+=======
+from quantkit.families.names import block_of, expert_of
+>>>>>>> db74ccf (Round T5 for servers without text, and say who loads it)
 from quantkit.families.roles import Role
 from quantkit.families.rows import NUMBER, Family
 from quantkit.families.stacked import biased_modules, flat_modules, matrix_of, turned_modules
@@ -35,8 +39,9 @@ LINEAR = frozenset({
 # beside them.
 FURTHER = frozenset({
     "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "gate_proj", "in_proj_qkv", "in_proj_z", "in_proj",
-    "out_proj",
+    "out_proj", "o",
 })  # fmt: skip
+FLOAT32 = ".DenseReluDense.wo."  # transformers computes with these of T5 in float32, whatever a checkpoint has
 INDEXER = ".indexer."  # chooses what attention reads: engines fuse what it is made of, and it is small
 WEIGHT = ".weight"
 STACKS = frozenset({"gate_up_proj", "up_proj", "down_proj"})
@@ -87,7 +92,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
     dropped = [name for name in rest if any(fnmatchcase(name, drop.pattern) for drop in family.drop)]
     others = [*dropped, *(name for name in after if family.layer_of(name) != family.layer_of(name, layers))]
-    beside = sorted({name.removeprefix("model.").partition(".")[0] for name in others} - {"lm_head"})
+    beside = sorted({_part_of(name) for name in others} - {_part_of(linear.name) for linear in linears} - {"lm_head"})
     unknown = [name for name in rest if name not in dropped and block_of(name)[0] is not None]
     head = next((n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.OUTPUT), None)
     staying = (name for name, role in roles.items() if role in STAYING and len(tensors[name].shape) > 1)
@@ -106,6 +111,11 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     )
 
 
+def _part_of(name: str) -> str:
+    """The outermost module that a tensor or module lies in."""
+    return name.removeprefix("model.").partition(".")[0]
+
+
 def further_blocks(family: Family, hparams: Hparams) -> int:
     """How many blocks may come after the last layer, to predict further tokens."""
     skipped = int(hparams.number("num_nextn_predict_layers") or 0) if family.skips_further else 0
@@ -119,6 +129,15 @@ def require_served(family: Family, tensors: Mapping[str, TensorInfo]) -> None:
         few = any(info.stored_as is not None and (info.stored_bits or 0) < 8 for info in tensors.values())
         recipe = "bf16" if few else "q4_k_m"  # what is stored in few bits is rounded once more by option alone
         hint = f"`quantkit convert MODEL --to {recipe}` works; for its importance matrix use llama-imatrix"
+        raise UnsupportedError(what, key=family.name, hint=hint)
+
+
+def require_walked(family: Family, tensors: Mapping[str, TensorInfo]) -> None:
+    """Raise UnsupportedError for a family through whose layers no text is run."""
+    require_served(family, tensors)
+    if family.unwalked is not None:
+        what = f'family "{family.name}" is rounded without calibration, and not run here: {family.unwalked}'
+        hint = "use --to nf4, int8, w8a8 or fp8; for the importance matrix of a GGUF file llama-imatrix"
         raise UnsupportedError(what, key=family.name, hint=hint)
 
 
@@ -145,7 +164,7 @@ def _modules(info: TensorInfo, role: Role | None, turned: Set[str], whole: Set[s
     leaf = info.name.removesuffix(WEIGHT).rpartition(".")[2]
     if role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER):
         return
-    if len(info.shape) < 2 or INDEXER in info.name:
+    if len(info.shape) < 2 or INDEXER in info.name or FLOAT32 in info.name:
         return
     if f"{info.name.partition(EXPERTS)[0]}{EXPERTS}".removesuffix(".") in whole:
         return  # loaders know no names for its single matrices
@@ -153,9 +172,8 @@ def _modules(info: TensorInfo, role: Role | None, turned: Set[str], whole: Set[s
     numbers = [int(number) for number in NUMBER.findall(info.name)]
     layer = numbers[0] if numbers else 0
     if len(info.shape) == 2:
-        expert = numbers[1] if len(numbers) > 1 else None
         rows = Rows(info.name, 0, info.rows)
-        yield ModelTensor(info.name.removesuffix(WEIGHT), role, info.shape, (rows,), layer, expert=expert)
+        yield ModelTensor(info.name.removesuffix(WEIGHT), role, info.shape, (rows,), layer, expert=expert_of(info.name))
         return
     if len(info.shape) != 3:
         what = f'"{shown(info.name)}" has the shape {list(info.shape)}, expected a matrix or a stack of them'

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantkit.families.keys import POOLING_TYPE, RANK
-from quantkit.families.known import gives_no_text
+from quantkit.families.known import answers, gives_no_text
 from quantkit.report.next_steps import Output
 
 
@@ -15,4 +15,6 @@ def output_of(model: Mapping[str, Any]) -> Output:
     pooling = model.get(POOLING_TYPE.name)
     if pooling == RANK:
         return "scores"
-    return "vectors" if pooling or gives_no_text(model.get("family")) else "text"
+    if pooling or gives_no_text(model.get("family")):
+        return "vectors"
+    return "answers" if answers(model.get("family")) else "text"

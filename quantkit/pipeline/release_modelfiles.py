@@ -41,4 +41,4 @@ def _runs_in_ollama(one: Finished) -> bool:
     """Whether it is a language model in one file, which is what a Modelfile names."""
     if not one.gguf or one.encodes or one.adapts or len(one.manifest.artifact) > 1:
         return False
-    return output_of(one.manifest.facts["model"]) == "text" and "ollama" in (loaders_of(one) or ())
+    return output_of(one.manifest.facts["model"]) in ("text", "answers") and "ollama" in (loaders_of(one) or ())

@@ -12,7 +12,7 @@ from quantkit import qtypes
 from quantkit.errors import RecipeError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.known import folds_of
-from quantkit.families.linears import in_block, outline, require_served, source_of
+from quantkit.families.linears import in_block, outline, require_served, require_walked, source_of
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
 from quantkit.families.roles import INPUTS, Role
@@ -58,7 +58,7 @@ def plan_checkpoint(
     """
     tensors = checkpoint.tensors()
     decoded = recipe.container == PLAIN
-    stored = _require_plain(checkpoint, tensors, decoded, options)
+    stored = _require_plain(checkpoint, tensors, recipe, options)
     copied = decoded and _only_copied(checkpoint, recipe)
     found = outline(tensors, checkpoint.config, served=not copied)
     said = computed_in(checkpoint.config, found, tensors)
@@ -119,18 +119,20 @@ def _only_copied(checkpoint: Checkpoint, recipe: Recipe) -> bool:
 
 
 def _require_plain(
-    checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], decoded: bool, options: PlanOptions
+    checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], recipe: Recipe, options: PlanOptions
 ) -> list[TensorInfo]:
     """The weights that the source stores quantized.
 
-    Raises UnsupportedError for fewer than 8 bits, unless they are only `decoded` or may be rounded once more; before
-    that for a family whose layers are not rounded at all.
+    Raises UnsupportedError for fewer than 8 bits, unless they are only decoded or may be rounded once more; before that
+    for a family whose layers are not rounded at all, or not with text.
     """
+    decoded = recipe.container == PLAIN
     if checkpoint.kind == "gguf":
         what = "a GGUF file is read backwards for checkpoints alone, not beside recipes for GGUF files"
         raise UnsupportedError(what, hint="use a command for each; or start from the checkpoint as it is on the Hub")
     if not decoded:
-        require_served(find_family(checkpoint.config).family, tensors)
+        require = require_walked if recipe.needs_calibration else require_served
+        require(find_family(checkpoint.config).family, tensors)
     stored = [info for info in tensors.values() if info.stored_as is not None]
     twice = sorted(info.name for info in stored if (info.stored_bits or 0) < ENOUGH_BITS)
     if twice and not decoded and not options.allow_requantize:

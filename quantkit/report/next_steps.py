@@ -15,9 +15,15 @@ from quantkit.report.shell import shell_word
 PYTHON = (
     'from transformers import pipeline; print(pipeline("text-generation", model={model})("Hello")[0]["generated_text"])'
 )
+PYTHON_ANSWER = (  # there is no pipeline for these
+    "from transformers import AutoModelForSeq2SeqLM as Model, AutoTokenizer as Tokenizer; at = {model}; "
+    'words = Tokenizer.from_pretrained(at); asked = words("Hello", return_tensors="pt").input_ids; '
+    "print(words.decode(Model.from_pretrained(at).generate(asked)[0]))"
+)
+PYTHON_VECTORS = 'from transformers import pipeline; print(pipeline("feature-extraction", model={model})("Hello"))'
 
 
-Output = Literal["text", "vectors", "scores"]
+Output = Literal["text", "answers", "vectors", "scores"]  # answers are texts of a decoder that reads an encoder
 
 PUBLISHER = "local"  # of models that nobody published
 PYTHON_GGUF = (
@@ -52,15 +58,16 @@ def next_steps(
 
     `name` is what Ollama is told to call it. `loaders` are the consumers that were found to load a checkpoint (None:
     those that load checkpoints at all), served on `tp` devices. Commands that work `anywhere` name no folder of this
-    machine: they are for the folder that holds the files. `gives` says whether the model writes text, or gives vectors
-    or scores.
+    machine: they are for the folder that holds the files. `gives` says whether the model writes text, alone or as an
+    answer to what its encoder has read, or gives vectors or scores.
     """
     if outputs[0].suffix == ".gguf":
         steps = _gguf_steps(outputs, name, anywhere)
-        return steps if gives == "text" else _textless_steps(outputs[0], steps, gives)
+        return steps if gives in ("text", "answers") else _textless_steps(outputs[0], steps, gives)
     folder = shell_word(str(outputs[0]) if outputs[0].is_absolute() else f"./{outputs[0]}")
     parallel = f" --tensor-parallel-size {tp}" if tp > 1 else ""
-    python = PYTHON.format(model=_literal(outputs[0]))
+    code = {"answers": PYTHON_ANSWER, "vectors": PYTHON_VECTORS}.get(gives, PYTHON)
+    python = code.format(model=_literal(outputs[0]))
     servers = (
         ("vllm", f"vllm serve {folder}{parallel}"),
         ("sglang", f"python -m sglang.launch_server --model-path {folder}{f' --tp {tp}' if tp > 1 else ''}"),

@@ -179,6 +179,16 @@ EXAMPLES = {
     "transformers/initialized": Example(
         replace(model(W4A16), architecture="Mamba2ForCausalLM"), replace(model(FP8), architecture="Mamba2ForCausalLM")
     ),
+    "transformers/t5-packed": Example(
+        model(W4A16, architecture="T5EncoderModel"), model(W8A8, architecture="T5EncoderModel")
+    ),
+    "vllm/t5": Example(gguf("q4_k", architecture="t5"), gguf("q4_k")),
+    "mlx/t5": Example(model(MLX4, architecture="MT5ForConditionalGeneration"), model(MLX4)),
+    "lmstudio/t5": Example(model(MLX4, architecture="T5EncoderModel"), gguf("q4_k", architecture="t5encoder")),
+    "tensorrt-llm/t5": Example(model(FP8, architecture="T5EncoderModel"), model(FP8)),
+    "tensorrt-llm/t5-rounded": Example(
+        model(FP8, architecture="T5ForConditionalGeneration"), model(PLAIN, architecture="T5ForConditionalGeneration")
+    ),
     "transformers/falcon-4-bit": Example(replace(model(NF4), architecture="FalconForCausalLM"), model(NF4)),
     "transformers/experts-unlike": Example(mixture(FP8, None), mixture(FP8, FP8)),
     "transformers/experts-of-groups": Example(

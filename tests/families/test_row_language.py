@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import encoder_table
 import family_table
 import pytest
 from commands import TINY, quantkit
@@ -369,10 +371,28 @@ def test_a_family_that_no_loader_has_packed_is_run_and_refused_for_servers(famil
         outline({}, config)
 
 
-def test_the_refusal_is_said_by_the_commands(tmp_path: object) -> None:
-    from pathlib import Path
+UNWALKED = [family for family in known_families() if family.unwalked]
 
-    folder = family_table.build("codeshell", Path(str(tmp_path)))
+
+@pytest.mark.parametrize("family", UNWALKED, ids=lambda family: family.name)
+def test_a_family_that_no_text_is_run_through_is_rounded_without(family: Family, tmp_path: Path) -> None:
+    assert not family.unserved
+    folder = encoder_table.build({"t5": "flan-t5", "t5_encoder": "t5-encoder"}[family.name], tmp_path)
+    text = TINY.parent / "calibration.jsonl"
+    for recipe in ("nf4", "int8", "w8a8", "fp8", "fp8-native", "q4_k_m"):
+        assert quantkit("plan", folder, "--to", recipe).status == 0
+    for command in (
+        ("plan", folder, "--to", "gptq-w4g32"), ("plan", folder, "--to", "w4a16-awq"),
+        ("calibrate", folder, "--data", text, "-o", tmp_path / "x.gguf"),
+    ):  # fmt: skip
+        ran = quantkit(*command)
+        assert ran.status == 4, ran.stderr
+        assert f'family "{family.name}" is rounded without calibration, and not run here: text goes' in ran.stderr
+        assert "use --to nf4, int8, w8a8 or fp8;" in ran.stderr
+
+
+def test_the_refusal_is_said_by_the_commands(tmp_path: Path) -> None:
+    folder = family_table.build("codeshell", tmp_path)
     text = TINY.parent / "calibration.jsonl"
     for command in (("plan", folder, "--to", "w4a16"), ("calibrate", folder, "--data", text, "-o", folder / "x.gguf")):
         ran = quantkit(*command)

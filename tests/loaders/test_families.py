@@ -10,12 +10,14 @@ import json
 from pathlib import Path
 
 import checkpoints
+import encoder_table
 import family_table
 import pytest
 import torch
 import transformers
 from activations import round_inputs
 from comparisons import FLOAT32, distance, same
+from encoder_table import ENCODERS
 from expected import decoded, quantization
 from loaders import computes_in_float32, loaded_weights
 from safetensors.torch import save_file
@@ -64,7 +66,7 @@ LOADED: dict[str, dict[str, str]] = {
 CASES = [(family, name, recipe) for family, rows in LOADED.items() for name, recipe in rows.items()]
 # Whose experts transformers knows by their stack alone.
 NAMED = {"gemma4-moe": "w4a16", "granite-moe-swa": "w4a16", "qwen3-vl-moe": "fp8"}
-ELSEWHERE = {"llama4", "qwen3_vl_moe", "granite_moe_swa"}  # loaded by tests of their own, below
+ELSEWHERE = {"llama4", "qwen3_vl_moe", "granite_moe_swa", "t5", "t5_encoder"}  # loaded by tests of their own, below
 NOT_RUN = {"qwen3_omni_moe"}  # whose class has no forward pass: thinker and talker are run by `generate` alone
 
 
@@ -87,7 +89,8 @@ def plain(artifact: Path, weights: dict[str, torch.Tensor], folder: Path) -> Pre
 
 def made(name: str, recipe: str, folder: Path) -> tuple[Path, bool]:
     """The artifact of a family's small checkpoint, and whether the table says that transformers loads it."""
-    build = family_table.build if name in family_table.TABLE else checkpoints.build
+    tables = {**dict.fromkeys(family_table.TABLE, family_table), **dict.fromkeys(ENCODERS, encoder_table)}
+    build = tables.get(name, checkpoints).build
     request = quantkit.Request(str(build(name, folder)), (recipe,), method="rtn")
     prepared = quantkit.prepare(request)
     [said] = [v for v in quantkit.consumer_verdicts(prepared.plans[0]) if v.consumer == "transformers"]
@@ -140,6 +143,37 @@ def test_experts_of_llama_4_become_linears_of_their_own(recipe: str, tmp_path: P
         assert model(input_ids=torch.arange(3, 40)[None]).logits.isfinite().all()
 
 
+# What T5 is given: both what its encoder reads, and what its decoder has said.
+T5_READS = {"input_ids": torch.arange(3, 43)[None], "decoder_input_ids": torch.arange(60, 43, -1)[None]}
+T5_LOADED = [
+    ("flan-t5", "w8a8"), ("flan-t5", "fp8-native"), ("flan-t5", "int8"), ("flan-t5", "nf4"), ("umt5", "fp8"),
+    ("t5-encoder", "w8a8"), ("t5-encoder", "int8"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "recipe"), T5_LOADED)
+def test_both_stacks_of_t5_are_what_quantkit_decodes(name: str, recipe: str, tmp_path: Path) -> None:
+    """Its `wo` are float32 in memory whatever a checkpoint has, and stay as they are; both stacks share embeddings."""
+    artifact, ok = made(name, recipe, tmp_path)
+    assert ok
+    model = load(artifact, torch.float32 if computes_in_float32(artifact) else None)
+    expected = plain(artifact, decoded(artifact), tmp_path / "plain")
+    reads = T5_READS if hasattr(model, "decoder") else {"input_ids": T5_READS["input_ids"]}
+    with torch.inference_mode():
+        if computes_in_float32(artifact):
+            model(**reads)  # the first pass decompresses
+            weights = {name: p for name, p in model.named_parameters() if not name.endswith("_scale")}
+        else:
+            weights = loaded_weights(model, artifact)
+        wanted, exact = dict(expected.named_parameters()), recipe != "int8"
+        assert [name for name, weight in weights.items() if not same(weight, wanted[name], exact=exact)] == []
+        assert {p.dtype for name, p in model.named_parameters() if name.endswith(".wo.weight")} == {torch.float32}
+        round_inputs(expected, quantization(artifact), {})
+        found, right = (m(**reads)[0][0].float() for m in (model, expected))
+    kernels = 0.05 if recipe in {"int8", "nf4"} else FLOAT32  # those of bitsandbytes compute in bfloat16
+    assert distance(found, right) <= kernels
+
+
 # Classes that stop at layers whose weights are packed, or leave them as they were made.
 STOPPED = [
     ("mamba", "w4a16"),
@@ -149,6 +183,10 @@ STOPPED = [
     ("santacoder", "w4a16"),
     ("falcon-groups", "w4a16"),
     ("falcon", "nf4"),
+    ("flan-t5", "w4a16"),
+    ("flan-t5", "mxfp4a16"),
+    ("flan-t5", "nvfp4a16"),
+    ("t5-encoder", "w8a16"),
 ]
 
 

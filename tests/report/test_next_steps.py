@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import checkpoints
+import encoder_table
 import pytest
 from commands import TINY, quantkit
 
@@ -84,6 +85,16 @@ def test_only_programs_that_load_it_are_named() -> None:
     assert [s.program for s in next_steps([Path("out")], "out", ("transformers",))] == ["transformers"]
     served = next_steps([Path("out")], "out", ("vllm",), tp=2)
     assert served[0].command == "vllm serve ./out --tensor-parallel-size 2"
+
+
+def test_an_encoder_is_run_by_what_has_a_use_for_it(tmp_path: Path) -> None:
+    for name, program in (("t5", "AutoModelForSeq2SeqLM"), ("t5-encoder", "feature-extraction")):
+        made = quantkit("convert", encoder_table.build(name, tmp_path), "--to", "fp8", "-o", tmp_path / "out", "--json")
+        assert made.status == 0, made.stderr
+        steps = {step["for"]: step["command"] for step in made.json["artifacts"][0]["next"]}
+        assert program in steps["transformers"]
+        assert not steps.keys() & {"vllm", "sglang"}
+        (tmp_path / "out").rename(tmp_path / f"{name}-fp8")
 
 
 def test_parts_are_imported_together(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, lacks_head, stored_head
 from quantkit.families.hparams import Hparams
-from quantkit.families.linears import further_blocks, require_served
+from quantkit.families.linears import further_blocks, require_walked
 from quantkit.families.mapping import check_shapes
 from quantkit.families.names import expert_of
 from quantkit.families.rows import Family
@@ -78,7 +78,7 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     UnsupportedError for an unknown family.
     """
     family, _ = find_family(config)
-    require_served(family, tensors)
+    require_walked(family, tensors)
     settings = _text_settings(config)
     kind = family.model_type(config)
     count = _count_layers(family, config, settings, tensors)

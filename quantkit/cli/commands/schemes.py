@@ -74,7 +74,7 @@ def _table_of_families(families: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _lacking(supports: Mapping[str, bool]) -> str:
-    return "servers" if supports["calibrate"] else "calibrate and servers"
+    return " and ".join(kind for kind in ("calibrate", "servers") if not supports[kind])
 
 
 def _table_of_encoders(encoders: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -15,6 +15,8 @@ from quantkit.families.folds import Fold
 from quantkit.families.hparams import merged
 from quantkit.families.rows import Family
 
+DECODER = "dec."  # where llama.cpp has the blocks that read an encoder
+
 
 @cache
 def known_families() -> tuple[Family, ...]:
@@ -34,6 +36,12 @@ def family_named(name: str) -> Family:
 def gives_no_text(name: object) -> bool:
     """Whether the family called `name` gives vectors or scores and no text."""
     return any(family.embeds for family in known_families() if family.name == name)
+
+
+def answers(name: object) -> bool:
+    """Whether the family called `name` has a decoder that reads what an encoder gives."""
+    found = (family for family in known_families() if family.name == name)
+    return any(stack.target.startswith(DECODER) for family in found for stack in family.stacks)
 
 
 def family_of_type(model_type: object) -> Family | None:

@@ -143,7 +143,7 @@ T5 = Family(
     },
     derive=(mlp_kind,),
     tokens=TokenizerRules(pieces=True),
-    unserved="a model with an encoder is neither calibrated nor written for servers here",
+    unwalked="text goes through decoders that read no encoder",
 )  # fmt: skip
 T5_ENCODER = replace(
     T5,
@@ -155,6 +155,7 @@ T5_ENCODER = replace(
     outside=T5.outside[:2],
     stacks=(ENCODER,),
     keys=(*SIZES, *ATTENTION),
+    unwalked="text goes through decoders alone",
     embeds=True,
     spellings=(Rename(r"^transformer\.", ""),),
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-TEXT = Path(__file__).parents[2] / "LICENSE"
+TEXT = Path(__file__).parents[1] / "LICENSE"
 SIZES: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 130,
@@ -65,6 +65,7 @@ T5 = {
     "vocab_size": 420, "d_model": 64, "d_kv": 12, "d_ff": 96, "num_layers": 2, "num_heads": 4,
     "relative_attention_num_buckets": 8, "decoder_start_token_id": 0,
 }  # fmt: skip
+IN_GROUPS = {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_decoder_layers": 3}  # whose rows are whole groups of 128
 
 
 EMBEDDING_GEMMA = {  # windows of four tokens to either side
@@ -250,7 +251,7 @@ ENCODERS: dict[str, Encoder] = {
     "eurobert-masked-lm": Encoder("EuroBertForMaskedLM", {**EURO, "num_key_value_heads": 4}, "bpe"),
     "t5-encoder": Encoder("T5EncoderModel", T5, "t5", pooled("mean_tokens")),
     "t5": Encoder("T5ForConditionalGeneration", {**T5, "tie_word_embeddings": False}, "t5"),
-    "flan-t5": Encoder("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, "t5"),
+    "flan-t5": Encoder("T5ForConditionalGeneration", {**T5, **IN_GROUPS, "feed_forward_proj": "gated-gelu"}, "t5"),
     "embedding-gemma": Encoder("Gemma3TextModel", EMBEDDING_GEMMA, "gemma", pooled("mean_tokens")),
     "umt5": Encoder("UMT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, "t5"),
 }
@@ -452,7 +453,7 @@ def gemma() -> dict[str, bytes]:
     """Gemma's tokenizer.model, which puts no space before a text."""
     from sentencepiece import sentencepiece_model_pb2
 
-    folder = Path(__file__).parents[1] / "data" / "docs-llama-tiny"
+    folder = Path(__file__).parent / "data" / "docs-llama-tiny"
     model = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
     model.normalizer_spec.add_dummy_prefix = False
     return {
