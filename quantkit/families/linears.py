@@ -18,11 +18,7 @@ from quantkit.families.hparams import Hparams
 from quantkit.families.layers import block_count, trunk_of
 from quantkit.families.mapping import require_complete, rows_by_source, rows_of
 from quantkit.families.model import Model, ModelTensor, Rows
-<<<<<<< HEAD
-from quantkit.families.names import EXPERTS, block_of
-=======
-from quantkit.families.names import block_of, expert_of
->>>>>>> db74ccf (Round T5 for servers without text, and say who loads it)
+from quantkit.families.names import EXPERTS, block_of, expert_of
 from quantkit.families.roles import Role
 from quantkit.families.rows import NUMBER, Family
 from quantkit.families.stacked import biased_modules, flat_modules, matrix_of, turned_modules

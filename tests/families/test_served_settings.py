@@ -33,23 +33,12 @@ IDLE = frozenset({
 })  # fmt: skip
 
 
-<<<<<<< HEAD
-SERVED = [(family, kind) for family in known_families() if not family.unserved for kind in family.defaults]
-=======
-@pytest.fixture(scope="module")
-def gpt_oss(tmp_path_factory):
-    checkpoint = open_source(str(checkpoints.build("gpt-oss", tmp_path_factory.mktemp("gpt-oss"))))
-    yield checkpoint
-    checkpoint.close()
-
-
 SERVED = [
     (family, kind)
     for family in known_families()
     if not (family.unserved or family.unwalked)
     for kind in family.defaults
 ]
->>>>>>> db74ccf (Round T5 for servers without text, and say who loads it)
 
 
 @pytest.mark.parametrize(("family", "kind"), SERVED, ids=[f"{family.name}-{kind}" for family, kind in SERVED])
