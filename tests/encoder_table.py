@@ -65,7 +65,7 @@ T5 = {
     "vocab_size": 420, "d_model": 64, "d_kv": 12, "d_ff": 96, "num_layers": 2, "num_heads": 4,
     "relative_attention_num_buckets": 8, "decoder_start_token_id": 0,
 }  # fmt: skip
-IN_GROUPS = {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_decoder_layers": 3}  # whose rows are whole groups of 128
+IN_GROUPS = {"d_model": 128, "d_kv": 32, "d_ff": 256}  # whose rows are whole groups of 128
 
 
 EMBEDDING_GEMMA = {  # windows of four tokens to either side
