@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -115,13 +116,21 @@ class _Finder:
         cols, rows = max(widths), producer.rows
         if len(widths) > 1:
             return None
-        column = np.arange(cols)
+        column = _numbers(cols)
         if not fold.heads:
             return column if cols == rows or (cols < rows and not fold.norm) else None
         values = rows if rows <= cols else (rows - cols) // 2  # a fused projection makes queries, keys and values
         if self.head <= 0 or values <= 0 or cols % self.head or values % self.head or cols % values:
             return None
         return column // self.head // (cols // values) * self.head + column % self.head
+
+
+@cache
+def _numbers(count: int) -> NDArray[np.int64]:
+    """0, 1, 2, ..: one array for the experts of all blocks."""
+    numbers = np.arange(count)
+    numbers.flags.writeable = False
+    return numbers
 
 
 def _head(model: Model, finder: _Finder) -> Site | None:
