@@ -7,7 +7,7 @@
 Trains nothing and downloads nothing: MODEL is a checkpoint folder of the Llama family. Every contender is a
 `quantkit convert` in a process of its own, timed from start to end with its peak resident memory: without text, with
 `--imatrix` (calibrated on the same tokens: what llama-quantize writes, byte for byte), and with `--calib`; types that
-are useless without importance are not made plain. The files must have the same types for the same tensors. They are
+are useless without importance are not made plain. The last two must have the same types for the same tensors. They are
 decoded to float32 by the gguf package and run by transformers over whole documents, each up to --context tokens.
 Printed is the mean KL divergence per token in nats from the original, its ratio to the imatrix file and, behind it, the
 95 % interval of a paired bootstrap over documents.
@@ -127,7 +127,7 @@ def make(case: Case, recipe: str, options: argparse.Namespace) -> dict[str, Made
         seconds, peak = run(["convert", model, "--to", recipe, *arguments, "-o", str(folder), "--quiet"], work / "log")
         made[name] = Made(next(folder.rglob("*.gguf")), seconds, peak)
     kinds = {name: {t.name: t.tensor_type for t in gguf.GGUFReader(one.file).tensors} for name, one in made.items()}
-    if any(one != kinds["imatrix"] for one in kinds.values()):
+    if kinds["feedback"] != kinds["imatrix"]:
         sys.exit(f"{recipe}: the files differ in their types")
     return made
 
