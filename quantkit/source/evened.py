@@ -12,7 +12,7 @@ Everything above sees the evened weights alone, in float32, a slab of rows at a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -62,26 +62,6 @@ class Factors:
         found -= float(self.centered)
 
 
-@dataclass(frozen=True)
-class EvenedTensor:
-    """A tensor with factors, in their order. Reading is safe from several threads."""
-
-    info: TensorInfo
-    base: TensorRef
-    factors: tuple[Factors, ...]
-
-    def read(self, start: int, stop: int) -> F32:
-        """Rows [start, stop), float32 (stop - start, cols), rounded once."""
-        values = self.base.read(start, stop).astype(np.float64)
-        for each in self.factors:
-            each.apply(values, start)
-        return values.astype(np.float32)
-
-    def read_packed(self, start: int, stop: int) -> U8:
-        """The same as bytes of float32."""
-        return self.read(start, stop).view(np.uint8).reshape(stop - start, -1)
-
-
 Far = tuple[Site, F64, float]  # a site whose columns are far apart, their lengths, and how far
 
 
@@ -104,32 +84,62 @@ class Looked:
 
 
 @dataclass(frozen=True)
+class EvenedTensor:
+    """A tensor of `sites`. What its rows are multiplied by is found when some are first read, by the thread that does
+    so. Reading is safe from several threads."""
+
+    base: TensorRef
+    sites: tuple[Looked, ...]
+
+    @property
+    def info(self) -> TensorInfo:
+        return as_float32(self.base.info)
+
+    @cached_property
+    def factors(self) -> tuple[Factors, ...]:
+        """In the order of the sites that are far apart."""
+        far = [found for looked in self.sites if (found := looked.far()) is not None]
+        moves = (move for site, lengths, _ in far for move in _moves(site, _steps(lengths)))
+        return tuple(each for rows, each in moves if rows.tensor == self.base.info.name)
+
+    def read(self, start: int, stop: int) -> F32:
+        """Rows [start, stop), float32 (stop - start, cols), rounded once."""
+        found = self.base.read(start, stop)
+        if not self.factors:
+            return found
+        values = found.astype(np.float64)
+        for each in self.factors:
+            each.apply(values, start)
+        return values.astype(np.float32)
+
+    def read_packed(self, start: int, stop: int) -> U8:
+        """The same as bytes of float32."""
+        return self.read(start, stop).view(np.uint8).reshape(stop - start, -1)
+
+
+@dataclass(frozen=True)
 class EvenedCheckpoint(Over):
     """A checkpoint some of whose columns are evened. See `quantkit.source.Checkpoint`.
 
-    What a tensor is multiplied by is found when one of its site is first opened, by the thread that does so. Tensors
-    are described as they are stored; those with factors are read as float32.
+    Tensors are described as they are stored; those of `sites` are read as float32.
     """
 
     sites: tuple[Looked, ...]
 
     @cached_property
-    def _by_tensor(self) -> Mapping[str, Sequence[Looked]]:
-        found: dict[str, list[Looked]] = {}
+    def _by_tensor(self) -> Mapping[str, tuple[Looked, ...]]:
+        found: dict[str, tuple[Looked, ...]] = {}
         for looked in self.sites:
             for name in dict.fromkeys(rows.tensor for rows in looked.site.rows):
-                found.setdefault(name, []).append(looked)
+                found[name] = (*found.get(name, ()), looked)
         return found
 
     def ref(self, name: str) -> TensorRef:
         found = self.base.ref(name)
-        far = [known for looked in self._by_tensor.get(name, ()) if (known := looked.far()) is not None]
-        moves = (move for site, lengths, _ in far for move in _moves(site, _steps(lengths)))
-        factors = tuple(each for rows, each in moves if rows.tensor == name)
-        return EvenedTensor(as_float32(found.info), found, factors) if factors else found
+        return EvenedTensor(found, self._by_tensor[name]) if name in self._by_tensor else found
 
     def far(self) -> tuple[Far, ...]:
-        """The sites whose columns are far apart. Looks at those that nobody has opened."""
+        """The sites whose columns are far apart. Looks at those of which nobody has read."""
         with worker_pool(core_count()) as pool:
             return tuple(found for found in pool.map(Looked.far, self.sites) if found is not None)
 
@@ -143,9 +153,12 @@ class EvenedCheckpoint(Over):
 def evened(base: Checkpoint, model: Model) -> Checkpoint:
     """The checkpoint with even columns where they are far apart. Reads nothing now, later some rows of every matrix.
 
-    `model` is what it becomes in a GGUF file. A checkpoint without a place for factors is returned as it is.
+    `model` is what it becomes in a GGUF file. Weights with codes of their own, which may be carried over, are left
+    alone. A checkpoint without a place for factors is returned as it is.
     """
-    sites = sites_of(base.tensors(), base.config, model)
+    infos = base.tensors()
+    found = sites_of(infos, base.config, model)
+    sites = [site for site in found if all(infos[rows.tensor].coded is None for rows in site.rows)]
     return EvenedCheckpoint(base, tuple(Looked(base, site) for site in sites)) if sites else base
 
 

@@ -122,8 +122,9 @@ def test_a_step_reads_each_byte_once(kind: str, tmp_path: Path, reads: Reads, mo
 def test_text_is_run_with_the_same_reads(
     recipe: str, room: int, most: int, tmp_path: Path, reads: Reads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a GGUF file with feedback the text goes there, back and there again: what memory holds is read once."""
+    """Of a GGUF file with feedback the text goes there, back and there again: what memory holds is read once. Of this
+    small model all is kept that tells how far apart its columns are."""
     monkeypatch.setattr(ladder, "Memory", lambda **how: Memory(room, **how))
     calib = ("--calib", few(tmp_path / "calib.jsonl", 2, 3), "--seqlen", 32, "--samples", 2)
     tune(TINY, recipe, tmp_path, *calib)
-    assert (reads.most(0), reads.share(0)) == (most, 1.0)
+    assert reads.share(0) == 1.0 and reads.most(0) <= most
