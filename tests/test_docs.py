@@ -20,7 +20,7 @@ from quantkit.cli.app import program
 from quantkit.families import assumptions, general, keys
 from quantkit.families.known import known_families
 from quantkit.families.towers import known_towers
-from quantkit.plan import grids
+from quantkit.plan import feedback, grids
 from quantkit.qtypes import base
 from quantkit.recipes.read import recipe_names
 from quantkit.tokenizer import special_tokens
@@ -314,7 +314,7 @@ def test_the_keys_of_the_file_are_those_of_a_plan() -> None:
             "formats/gguf/imatrix.py",
         )
     )
-    written = {grids.PRESERVE_KEY} | set(
+    written = {grids.PRESERVE_KEY, feedback.METHOD_KEY, feedback.REFIT_KEY} | set(
         re.findall(r'KeyValue\(\s*"((?:general|quantize|quantkit|split)\.[\w.]+)"', sources)
     )
     assert documented == written - {"general.type"}  # of an importance matrix, which is a GGUF file of its own
