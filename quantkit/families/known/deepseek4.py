@@ -14,6 +14,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
 from quantkit.families.backwards import not_read
 from quantkit.families.hparams import CONFIG_HINT, Hparams
+from quantkit.families.known.deepseek32 import INDEXER_KEYS
 from quantkit.families.layers import KINDS, TRUNK, before, block_count, from_, kind
 from quantkit.families.placements import expert
 from quantkit.families.roles import Role
@@ -207,9 +208,7 @@ DEEPSEEK4 = Family(
         keys.Key("expert_weights_norm", "bool", "norm_topk_prob"),
         keys.computed("swiglu_clamp_exp", "f32", limits),
         keys.computed("swiglu_clamp_shexp", "f32", limits),
-        keys.Key("attention.indexer.head_count", "u32", "index_n_heads"),
-        keys.Key("attention.indexer.key_length", "u32", "index_head_dim"),
-        keys.Key("attention.indexer.top_k", "u32", "index_topk"),
+        *INDEXER_KEYS,
         keys.Key("attention.output_group_count", "u32", "o_groups"),
         keys.Key("attention.output_lora_rank", "u32", "o_lora_rank"),
         keys.Key("attention.compress_ratios", "i32", RATIOS, array=True),
