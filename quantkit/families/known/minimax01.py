@@ -10,7 +10,6 @@ from typing import Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.families import assumptions, keys
-from quantkit.families.backwards import not_read
 from quantkit.families.hparams import Hparams, bad_value
 from quantkit.families.layers import KINDS, TRUNK, by_rule, first_said, kind, listed, of_period
 from quantkit.families.roles import Role
@@ -32,6 +31,7 @@ LINEAR, FULL = "linear_attention", "full_attention"
 EVERY = 8  # the last of so many layers attends, the others do not
 ALPHAS = tuple(f"{part}_alpha_factor" for part in ("full_attn", "linear_attn", "mlp"))
 BETAS = tuple(f"{part}_beta_factor" for part in ("full_attn", "linear_attn", "mlp"))
+SCALE = "file.residual_scale"
 HINT = "run it with transformers or vLLM"
 
 
@@ -59,6 +59,12 @@ def checked(hparams: Hparams) -> Mapping[str, Any]:
         what = "residuals are scaled by several numbers, llama.cpp's file has one"
         raise UnsupportedError(what, key=ALPHAS[0], hint=HINT)
     return {"residual": alphas.pop(), "rotary_dim": hparams.values.get("rotary_dim") or hparams.count("head")}
+
+
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """What the graph takes for granted of a file: one number for all residuals, and which layers attend."""
+    kinds_of = [FULL if n % EVERY == EVERY - 1 else LINEAR for n in range(hparams.count(TRUNK))]
+    return {**dict.fromkeys(ALPHAS, hparams.required(SCALE)), **dict.fromkeys(BETAS, 1.0), "layer_types": kinds_of}
 
 
 MINIMAX_01 = Family(
@@ -107,7 +113,8 @@ MINIMAX_01 = Family(
         checked,
     ),
     assumes=(assumptions.silu,),
-    graph=not_read("one number in the file stands for several"),
+    back={"residual_scale": SCALE},
+    graph=of_file,
     unserved=UNSERVED,
 )  # fmt: skip
 
