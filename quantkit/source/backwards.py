@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.families.model import ModelTensor, Part, Rows
-from quantkit.families.parts import Every, Made, Mapped
+from quantkit.families.parts import LEAST_SCALE, Every, Made, Mapped
 from quantkit.families.steps import KINDS, Step, move
 from quantkit.formats.containers.packed import Entry, packed
 from quantkit.tensors import F32, U8, TensorInfo, TensorRef
@@ -51,11 +51,13 @@ def pieces_of(tensors: Iterator[ModelTensor] | tuple[ModelTensor, ...]) -> dict[
 
 @dataclass
 class _Kept:
-    """The last matrix that was put together, which the next slab of rows is likely to want."""
+    """The last matrix that was put together, which the next slab of rows is likely to want, and of matrices of three
+    values, by their first rows, the share that is not zero."""
 
     lock: Any = field(default_factory=Lock)
     region: tuple[int, int] | None = None
     values: tuple[F32, Any] | None = None
+    shares: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,21 @@ class RestoredTensor:
             values = values - np.float32(piece.target.add)
         part = piece.part
         while isinstance(part, Mapped):
-            values, part = _unmapped(part, values), part.part
+            undone = _unscaled(values, self._share(piece)) if part.what == "ternary" else _unmapped(part, values)
+            values, part = undone, part.part
         return values
+
+    def _share(self, piece: Piece) -> float:
+        """The share of a matrix of three values that is not zero; 1 of one of zeros."""
+        with self.kept.lock:
+            known = self.kept.shares.get(piece.first)
+        if known is not None:
+            return known
+        sizes = np.abs(self.open_target(piece.target.name).read(piece.first, piece.first + piece.part.rows))
+        share = float(np.mean(sizes > sizes.max() / 2)) or 1.0
+        with self.kept.lock:
+            self.kept.shares[piece.first] = share
+        return share
 
     def _region(self, region: tuple[int, int], pieces: list[Piece]) -> tuple[F32, Any]:
         """A matrix from all parts that were moved out of it, and which of its elements they are."""
@@ -132,7 +147,7 @@ class RestoredTensor:
 def is_undone(part: Part) -> bool:
     """Whether what a part does to rows of the source can be taken back; constants come from no source."""
     while isinstance(part, Mapped):
-        if part.what not in ("-exp", "*"):
+        if part.what not in ("-exp", "*", "ternary"):
             return False
         part = part.part
     return isinstance(part, Rows | Every | Made) or not part.sources
@@ -170,6 +185,18 @@ def _unmapped(part: Mapped, values: F32) -> F32:
     number = np.float32(part.number)
     guess = (values.astype(np.float64) / np.float64(number)).astype(np.float32)
     return _origin(guess, values, lambda x: x * number)
+
+
+def _unscaled(values: F32, share: float) -> F32:
+    """Minus, zero or plus the mean of all magnitudes, as a matrix whose magnitudes have that mean: what rounding to
+    three values takes for its own result (BitNet rounds whenever it computes)."""
+
+    def forward(x: F32) -> F32:
+        means = np.maximum(np.abs(x, dtype=np.float64) * share, LEAST_SCALE).astype(np.float32)
+        rounded: F32 = np.sign(x) / (np.float32(1) / means)
+        return rounded
+
+    return _origin((values / np.float64(share)).astype(np.float32), values, forward)
 
 
 def _origin(guess: F32, values: F32, forward: Callable[[F32], F32]) -> F32:

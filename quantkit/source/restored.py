@@ -23,6 +23,7 @@ from quantkit.families.describe import POOLING, Named, describe, find_family
 from quantkit.families.general import CARD, RELATED, RELATED_KEYS, SAMPLING
 from quantkit.families.model import Constant, Model
 from quantkit.families.model_card import CARD_FILE
+from quantkit.families.parts import Mapped
 from quantkit.families.restore import BEHIND_ENCODER, by_itself, families_of, plain, restored_config, restored_tensors
 from quantkit.families.rows import Family
 from quantkit.jsontext import dump_json
@@ -167,8 +168,19 @@ def _as(family: Family, source: Checkpoint, values: Mapping[str, KeyValue]) -> t
         raise UnsupportedError(what, tensor=lost[0], hint=AGAIN)
     _require_tied(model, source)
     warnings = [*_require_keys(family, model, values), *(each for each in model.warnings if each[0] == ASSUMED)]
+    warnings += _three_valued(pieces)
     infos = {name: _stored(info, pieces[name], tensors) for name, info in infos.items()}
     return RestoredCheckpoint(source, config, infos, pieces, made), warnings
+
+
+def _three_valued(pieces: Mapping[str, Sequence[Piece]]) -> Warnings:
+    """A word on matrices that whoever runs the checkpoint has to round to three values, as the model was trained."""
+    parts = (piece.part for found in pieces.values() for piece in found)
+    if not any(isinstance(part, Mapped) and part.what == "ternary" for part in parts):
+        return []
+    what = "linears come back as what rounds to the three values of the file: transformers does so for a"
+    what += ' quantization_config of "bitnet" with linear_class "autobitlinear" and quantization_mode "online"'
+    return [("not-restored", what)]
 
 
 def _require_tied(model: Model, source: Checkpoint) -> None:

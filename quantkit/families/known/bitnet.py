@@ -11,7 +11,6 @@ from typing import Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.families import keys
-from quantkit.families.backwards import not_read
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -33,7 +32,7 @@ from quantkit.untrusted import shown
 
 
 def checked(hparams: Hparams) -> Mapping[str, Any]:
-    """Raises UnsupportedError for what llama.cpp's graph has no place for."""
+    """No numbers. Raises UnsupportedError for what llama.cpp's graph has no place for."""
     act = hparams.values.get("hidden_act")
     if act != "silu":
         what = f'hidden_act is "{shown(str(act))}", llama.cpp computes silu in BitNet'
@@ -41,13 +40,13 @@ def checked(hparams: Hparams) -> Mapping[str, Any]:
     if not hparams.flag("tie_word_embeddings"):
         what = "the output head is a matrix of its own, llama.cpp takes the embeddings in BitNet"
         raise UnsupportedError(what, key="tie_word_embeddings", hint="run it with transformers")
-    return {"unscaled": 1.0}
+    return {}
 
 
 BITNET = Family(
     name="bitnet",
     gguf="bitnet",
-    hf=("BitnetForCausalLM", "BitNetForCausalLM"),
+    hf=("BitNetForCausalLM", "BitnetForCausalLM"),
     defaults={
         "bitnet": {
             "vocab_size": 128256, "hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 30,
@@ -59,22 +58,22 @@ BITNET = Family(
     block=(
         *NORMS,
         *(replace(t, value="ternary") for t in without_biases((*ATTENTION, *MLP))),
-        T("self_attn.inner_attn_ln.weight", "attn_sub_norm.weight", Role.NORM, "hidden_size"),
-        T("mlp.ffn_layernorm.weight", "ffn_sub_norm.weight", Role.NORM, "intermediate_size"),
+        T("self_attn.attn_sub_norm.weight", "attn_sub_norm.weight", Role.NORM, "hidden_size"),
+        T("mlp.ffn_sub_norm.weight", "ffn_sub_norm.weight", Role.NORM, "intermediate_size"),
     ),
     keys=(
         *keys.COMMON,
         keys.computed("rope.scaling.type", "string", lambda hparams: "linear"),
-        keys.Key("rope.scaling.factor", "f32", "unscaled"),
+        keys.computed("rope.scaling.factor", "f32", lambda hparams: 1.0),
     ),
     drop=(FREQUENCIES, Drop("lm_head.weight", "the same values as the embeddings")),
-    spellings=(  # of transformers
-        Rename(r"\.attn_sub_norm\.", ".inner_attn_ln."),
-        Rename(r"\.ffn_sub_norm\.", ".ffn_layernorm."),
+    spellings=(  # of the first models
+        Rename(r"\.inner_attn_ln\.", ".attn_sub_norm."),
+        Rename(r"\.ffn_layernorm\.", ".ffn_sub_norm."),
     ),
     derive=(checked,),
     tokens=TokenizerRules(),
-    graph=not_read("what was rounded to three values is not known any more"),
+    graph=lambda hparams: {"hidden_act": "silu", "tie_word_embeddings": True},
     unserved=UNSERVED,
 )  # fmt: skip
 
