@@ -66,21 +66,16 @@ def families_of(architecture: str) -> tuple[Family, ...]:
 
 def by_itself(family: Family, values: Mapping[str, KeyValue]) -> tuple[Family, Mapping[str, KeyValue], list[str]]:
     """The family, and the entries by key, of a language model that transformers has only behind an encoder; and the
-    keys that are left out, which say how images are read.
-
-    Text has the same position on all axes but the fourth, so that a rotation by axes is a plain one.
-    """
+    keys that are left out, which say how images are read or positions on several axes."""
     if family.alone is None:
         return family, values, []
-    alone = next(each for each in known_families() if each.name == family.alone)
-    prefix, sections = f"{family.gguf}.", values.get(f"{family.gguf}.rope.dimension_sections")
-    left = [f"{prefix}n_deepstack_layers", *([sections.key] if sections and not any(sections.items()[3:]) else [])]
-    named = {
-        key: key if not key.startswith(prefix) else f"{alone.gguf}.{key.removeprefix(prefix)}"
-        for key in values
-        if key not in left
-    }
-    return alone, {new: replace(values[key], key=new) for key, new in named.items()}, [k for k in left if k in values]
+    alone = next(each for each in known_families() if each.name == family.alone.family)
+    prefix = f"{family.gguf}."
+    own = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+    kept = family.alone.entries(own)
+    others = {key: value for key, value in values.items() if not key.startswith(prefix)}
+    named = {f"{alone.gguf}.{key}": replace(value, key=f"{alone.gguf}.{key}") for key, value in kept.items()}
+    return alone, {**others, **named}, [prefix + key for key in own if key not in kept]
 
 
 def plain(entry: KeyValue) -> Any:

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from quantkit.families import assumptions, keys
+from quantkit.families.alone import Alone
 from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams, merged, nested_part, read_hparams
 from quantkit.families.layers import Derive, Layers, Seen, Told, ToldNumbers, block_count, every, trunk_of
@@ -171,8 +172,8 @@ class Family:
     other way round. `routers` is what loaders call its routers, "{}" for the layer, where those are linears of another
     name. `embeds` says that it gives vectors or scores and no text. `back` are keys that are computed here -> the
     number of config.json that a file's value is, where it is read backwards (`families.restore`), `graph` gives numbers
-    that no key holds, since llama.cpp takes them for granted. `alone` is the family of its language model by itself,
-    where transformers has it only behind an encoder.
+    that no key holds, since llama.cpp takes them for granted. `alone` says of what family its language model is by
+    itself, where transformers has it only behind an encoder.
     """
 
     name: str
@@ -206,7 +207,7 @@ class Family:
     routers: str | None = None
     back: Mapping[str, str] = field(default_factory=dict)
     graph: Callable[[Hparams], Mapping[str, Any]] | None = None
-    alone: str | None = None
+    alone: Alone | None = None
 
     @property
     def label(self) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, folds, keys
-from quantkit.families.hparams import CONFIG_HINT, Hparams
+from quantkit.families.alone import SECTIONS, Alone, Entries
+from quantkit.families.hparams import CONFIG_HINT, MAX_NUMBER, Hparams
 from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -26,6 +30,7 @@ from quantkit.metadata import KeyValue
 
 ALPHA = 50.0  # of a dense model whose config.json names none
 BASE, CONTEXTS, CONTEXT = 10000.0, (32 << 10, 256 << 10), 256 << 10  # of all models that were published
+ORIGINAL, BASE_KEY = "file.original_context", "rope.freq_base"
 
 QK_NORMS = (
     T("self_attn.query_layernorm.weight", "attn_q_norm.weight", Role.NORM, "head"),
@@ -47,6 +52,15 @@ def context(hparams: Hparams) -> Iterable[KeyValue]:
     return (KeyValue("context_length", "u32", CONTEXT),)
 
 
+def raised(base: float, alpha: float, head: int) -> float:
+    """The base of the rotation of heads of so many dimensions, stretched by alpha. Raises InputError for no base."""
+    found = base * alpha ** (head / (head - 2)) if alpha > 0 and head > 2 else 0.0
+    if not 0 < found <= MAX_NUMBER:
+        message = f"positions are stretched by alpha {alpha:g} in heads of {head}, which is no base"
+        raise InputError(message, key="alpha", hint=CONFIG_HINT)
+    return found
+
+
 def frequencies(otherwise: float) -> keys.KeyRow:
     """The base of the rotation, raised by alpha as the model's own code raises it at every length; `otherwise` is alpha
     where config.json names none."""
@@ -54,18 +68,30 @@ def frequencies(otherwise: float) -> keys.KeyRow:
     def entries(hparams: Hparams) -> Iterable[KeyValue]:
         theta = hparams.required("rope_theta")
         if not stretched(hparams):
-            yield KeyValue("rope.freq_base", "f32", theta)
+            yield KeyValue(BASE_KEY, "f32", theta)
             return
-        alpha, head = hparams.number("rope_alpha"), hparams.count("head")
-        if (alpha is not None and alpha <= 0) or head <= 2:
-            message = f"config.json: positions are stretched by alpha {alpha} in heads of {head}, which is no base"
-            raise InputError(message, key="alpha", path="config.json", hint=CONFIG_HINT)
-        yield KeyValue("rope.freq_base", "f32", theta * (otherwise if alpha is None else alpha) ** (head / (head - 2)))
+        alpha = hparams.number("rope_alpha")
+        stretched_base = raised(theta, otherwise if alpha is None else alpha, hparams.count("head"))
+        yield KeyValue(BASE_KEY, "f32", stretched_base)
         yield KeyValue("rope.scaling.type", "string", "none")
         yield KeyValue("rope.scaling.factor", "f32", 1.0)
         yield KeyValue("rope.scaling.original_context_length", "u32", CONTEXT)
 
     return entries
+
+
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """Alpha, by the base of a file whose positions are stretched: the shortest number that gives the base again."""
+    base, head = hparams.required("rope_theta"), hparams.count("head_dim")
+    if ORIGINAL not in hparams.values or base <= 0 or head <= 2:
+        return {}
+    alpha = (base / BASE) ** ((head - 2) / head)
+    shorter = (float(f"{alpha:.{digits}g}") for digits in range(1, 17))
+    found = next((each for each in shorter if np.float32(raised(BASE, each, head)) == np.float32(base)), alpha)
+    return {
+        "rope_theta": BASE, "max_position_embeddings": CONTEXT,
+        "rope_scaling": {"rope_type": "dynamic", "alpha": found, "factor": 1.0},
+    }  # fmt: skip
 
 
 KEYS = (*keys.without(keys.SIZES, "context_length"), context, keys.RMS_EPSILON, *keys.HEAD_LENGTHS)
@@ -87,6 +113,8 @@ HUNYUAN = Family(
     assumes=(assumptions.silu,),
     folds=folds.DENSE,
     tokens=TokenizerRules(end_key="eod_token_id"),
+    back={"rope.scaling.original_context_length": ORIGINAL},
+    graph=of_file,
 )  # fmt: skip
 
 
@@ -115,6 +143,19 @@ def axes(hparams: Hparams) -> Iterable[KeyValue]:
         yield from keys.number(key, said)
 
 
+def on_one_axis(entries: Entries) -> Entries:
+    """The entries of a file, by their keys without the architecture, as those of a dense model: a base that is
+    stretched already, and no axes, on all of which text has the same position."""
+    left = {SECTIONS, *(f"rope.scaling.{key}" for key in ("type", "alpha", "factor", "original_context_length"))}
+    kept = {key: entry for key, entry in entries.items() if key not in left}
+    keys_of = {"base": BASE_KEY, "alpha": "rope.scaling.alpha", "head": "attention.key_length"}
+    said = Hparams({name: entries[key].value for name, key in keys_of.items() if key in entries})
+    if "alpha" not in said.values:
+        return kept
+    base = raised(said.required("base"), said.required("alpha"), said.count("head"))
+    return {**kept, BASE_KEY: KeyValue(BASE_KEY, "f32", base)}
+
+
 HUNYUAN_VL = replace(
     HUNYUAN,
     name="hunyuan_vl",
@@ -125,6 +166,7 @@ HUNYUAN_VL = replace(
     drop=(*HUNYUAN.drop, Drop("vit.*", VISION[0].reason), Drop("model.vit.*", VISION[0].reason)),
     strip="language_model.",
     unserved=UNSERVED,
+    alone=Alone(HUNYUAN.name, on_one_axis),
 )
 
 FAMILIES = (HUNYUAN, HUNYUAN_VL)

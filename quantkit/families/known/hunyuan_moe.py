@@ -67,7 +67,7 @@ HUNYUAN_MOE = replace(
         *shared_expert("intermediate_size", "mlp.shared_mlp"),
     ),
     derive=(one_for_all,),
-    back={"expert_used_count": "moe_topk", "expert_shared_count": "num_shared_expert"},
+    back={**HUNYUAN.back, "expert_used_count": "moe_topk", "expert_shared_count": "num_shared_expert"},
     keys=(
         *KEYS,
         frequencies(ALPHA),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.families import folds, keys
+from quantkit.families.alone import Alone
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.qwen import QWEN2, QWEN3, QWEN3_MOE
 from quantkit.families.known.qwen3_next import VISION
@@ -37,7 +38,7 @@ QWEN2_VL = replace(
     QWEN2,
     name="qwen2_vl",
     gguf="qwen2vl",
-    alone="qwen2",
+    alone=Alone("qwen2"),
     hf=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
     defaults=dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text"), QWEN2_NUMBERS),
     keys=(*keys.COMMON, keys.rope_sections()),
@@ -52,7 +53,7 @@ QWEN3_VL = replace(
     QWEN3,
     name="qwen3_vl",
     gguf="qwen3vl",
-    alone="qwen3",
+    alone=Alone("qwen3"),
     hf=("Qwen3VLForConditionalGeneration",),
     defaults={
         "qwen3_vl_text": {
@@ -76,7 +77,7 @@ QWEN3_VL_MOE = replace(
     QWEN3_MOE,
     name="qwen3_vl_moe",
     gguf="qwen3vlmoe",
-    alone="qwen3_moe",
+    alone=Alone("qwen3_moe"),
     hf=("Qwen3VLMoeForConditionalGeneration",),
     defaults={
         "qwen3_vl_moe_text": {
