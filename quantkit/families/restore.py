@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import floor, inf, pi, prod
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from quantkit.errors import InputError
 from quantkit.families.assumptions import normalized_router
+from quantkit.families.backwards import llama3_settings
 from quantkit.families.expressions import is_name
 from quantkit.families.hparams import Hparams
 from quantkit.families.keys import GATING, FirstOf, Key
@@ -53,8 +54,6 @@ SCALING = {  # key below rope.scaling -> the setting
     "yarn_ext_factor": "extrapolation_factor", "yarn_attn_factor": "attention_factor",
     "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow",
 }  # fmt: skip
-LLAMA3_ORIGINAL, LOW, HIGH = 8192, 1.0, 4.0  # of the models that were published with it
-BASE = 10000.0  # of a rotation where no key has one
 
 
 def families_of(architecture: str) -> tuple[Family, ...]:
@@ -207,7 +206,7 @@ def _rope(said: Mapping[str, Any], constants: Constants, numbers: Mapping[str, A
     kind = said.get("rope.scaling.type")
     settings = {to: said[f"rope.scaling.{key}"] for key, to in SCALING.items() if f"rope.scaling.{key}" in said}
     if "rope_freqs.weight" in constants:
-        return {"rope_scaling": _llama3(constants["rope_freqs.weight"], numbers.get("rope_theta"))}
+        return {"rope_scaling": llama3_settings(constants["rope_freqs.weight"], numbers.get("rope_theta"))}
     if "rope_factors_long.weight" in constants:
         factors = {
             f"{length}_factor": [float(str(np.float32(f))) for f in constants[f"rope_factors_{length}.weight"]]
@@ -222,26 +221,6 @@ def _rope(said: Mapping[str, Any], constants: Constants, numbers: Mapping[str, A
     if kind in (None, "none"):
         return {"rope_scaling": {"rope_type": "default", **more} if more else None}
     return {"rope_scaling": {"rope_type": kind, **settings, **more}}
-
-
-def _llama3(factors: Sequence[float], said: object) -> dict[str, Any]:
-    """The settings of llama3 scaling with these factors, by what of the wavelengths is kept, stretched, or between.
-
-    Between the two the original context length is known; where nothing lies there it is one that parts them alike.
-    """
-    most, base = max(factors), said if isinstance(said, float) and 0 < said < inf else BASE
-    waves = [2 * pi * base ** (number / len(factors)) for number in range(len(factors))]
-    between = [(wave, found) for wave, found in zip(waves, factors, strict=True) if 1 < found < most]
-    found = {"rope_type": "llama3", "factor": most, "low_freq_factor": LOW}
-    if between:
-        wave, factor = between[0]
-        smooth = (1 / factor - 1 / most) / (1 - 1 / most)
-        original = round(wave * (LOW + smooth * (HIGH - LOW)))
-        return {**found, "high_freq_factor": HIGH, "original_max_position_embeddings": original}
-    kept = max((wave for wave, factor in zip(waves, factors, strict=True) if factor == 1), default=0.0)
-    stretched = min((wave for wave, factor in zip(waves, factors, strict=True) if factor != 1), default=inf)
-    original = LLAMA3_ORIGINAL if kept < LLAMA3_ORIGINAL < stretched else floor(kept) + 1
-    return {**found, "high_freq_factor": LOW, "original_max_position_embeddings": original}
 
 
 def _without_zeros(values: list[Any]) -> list[Any]:
@@ -277,7 +256,7 @@ def restored_tensors(
                 if target not in tensors or owner.setdefault(slot, row.t.source) != row.t.source:
                     continue
                 for name in (spelled(family.spellings, name, layers) for name in _names(row, layer, hparams)):
-                    shape = tuple(hparams.size(axis) for axis in row.t.shape.split())
+                    shape = tuple(hparams.of_layer(layer).size(axis) for axis in row.t.shape.split())
                     found.setdefault(name, TensorInfo(name, "F32", shape, 4 * prod(shape)))
     return found
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from quantkit.errors import UnsupportedError
 from quantkit.families import keys
-from quantkit.families.backwards import not_read
+from quantkit.families.backwards import llama3_settings
 from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams, bad_value
 from quantkit.families.layers import (
     AFTER_TRUNK,
@@ -48,6 +48,7 @@ from quantkit.untrusted import shown
 FURTHER, HIDDEN, WIDTH = "num_nextn_predict_layers", "hidden_size", "moe_intermediate_size"
 WINDOW, GLOBAL = "sliding_attention", "full_attention"
 HEADS, KV_HEADS, MIXED = "layer_heads", "layer_kv_heads", "is_mixture"
+FILE = {name: f"file.{name}" for name in (HEADS, KV_HEADS, "window", "swa", "dense")}  # what keys hold
 FRACTION = 0.5  # of a head that is rotated where a layer attends to everything; all of it in windows
 
 
@@ -130,6 +131,32 @@ def half_rotated(hparams: Hparams) -> tuple[ModelTensor, ...]:
     return (replace(found[0], shape=filled.shape, parts=(Constant(tuple(filled.tolist())),)),)
 
 
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """The lists of config.json, by those of a file and by the layers that have a router. Raises InputError for lists
+    that are none."""
+    trunk = hparams.count("num_hidden_layers")
+    window, heads, kv_heads = (hparams.values.get(FILE[name]) for name in ("window", HEADS, KV_HEADS))
+    for name, said in (("window", window), (HEADS, heads), (KV_HEADS, kv_heads)):
+        if not isinstance(said, list) or len(said) < trunk:
+            raise bad_value(name, said, "a list with an entry for each layer")
+    first, other = (next((n for n, flag in enumerate(window) if flag is which), 0) for which in (False, True))
+    bases = {False: hparams.required("rope_theta"), True: hparams.required(FILE["swa"])}
+    routed = (n for n in range(trunk) if f"blk.{n}.ffn_gate_inp.weight" in hparams.values["file.tensors"])
+    found = {
+        "num_attention_heads": heads[first], "num_key_value_heads": kv_heads[first],
+        "attention_other_setting": {"num_attention_heads": heads[other], "num_attention_groups": kv_heads[other]},
+        "layer_types": [WINDOW if flag else GLOBAL for flag in window],
+        "partial_rotary_factors": [1.0 if flag else FRACTION for flag in window],
+        "rope_theta": [bases[flag] for flag in window],
+        "moe_layers_enum": ",".join(map(str, routed)),
+        "moe_router_activation": hparams.values.get("scoring_func"),
+    }  # fmt: skip
+    factors = hparams.values["file.rope_freqs"]
+    if factors:
+        found["rope_scaling"] = llama3_settings(factors[: int(len(factors) * FRACTION)], bases[False])
+    return found
+
+
 IS_MIXED = flagged_layer(MIXED)
 ATTENTION = (
     T("self_attn.q_proj.weight", "attn_q.weight", Role.ATTN_Q, "q_rows hidden_size"),
@@ -177,17 +204,20 @@ STEP35 = Family(
             *centered((
                 T("enorm.weight", "nextn.enorm.weight", Role.NORM, HIDDEN),
                 T("hnorm.weight", "nextn.hnorm.weight", Role.NORM, HIDDEN),
-                *optional((T("shared_head.norm.weight", "nextn.shared_head_norm.weight", Role.NORM, HIDDEN),)),
+                *optional((
+                    T("transformer.shared_head.norm.weight", "nextn.shared_head_norm.weight", Role.NORM, HIDDEN),
+                )),
             )),
             *optional((
-                T("shared_head.head.weight", "nextn.shared_head_head.weight", Role.OTHER, "vocab_size hidden_size"),
+                T("transformer.shared_head.output.weight", "nextn.shared_head_head.weight", Role.OTHER,
+                  "vocab_size hidden_size"),
                 T("embed_tokens.weight", "nextn.embed_tokens.weight", Role.OTHER, "vocab_size hidden_size"),
             )),
         )),
     ),
     spellings=(
-        Rename(r"\.transformer\.shared_head\.", ".shared_head."),
-        Rename(r"shared_head\.output", "shared_head.head"),
+        Rename(r"(?<!\.transformer)\.shared_head\.", ".transformer.shared_head."),
+        Rename(r"shared_head\.head", "shared_head.output"),
     ),
     derive=(unlike_layers,),
     seen=(further("model.layers.{}.eh_proj.weight", FURTHER),),
@@ -210,7 +240,13 @@ STEP35 = Family(
     ),
     drop=(FREQUENCIES,),
     extra=half_rotated,
-    graph=not_read("what differs from layer to layer is not put back into lists"),
+    back={
+        "attention.head_count": FILE[HEADS], "attention.head_count_kv": FILE[KV_HEADS],
+        "attention.sliding_window_pattern": FILE["window"], "rope.freq_base_swa": FILE["swa"],
+        "leading_dense_block_count": FILE["dense"], "swiglu_clamp_exp": "swiglu_limits",
+        "swiglu_clamp_shexp": "swiglu_limits_shared",
+    },
+    graph=of_file,
     unserved=OWN_CODE,
 )  # fmt: skip
 
