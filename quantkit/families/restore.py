@@ -25,7 +25,7 @@ from quantkit.families.mapping import Row, rows_by_source
 from quantkit.families.rows import ALWAYS, PRESENT, Family
 from quantkit.families.spellings import spelled
 from quantkit.metadata import KeyValue
-from quantkit.tensors import TensorInfo
+from quantkit.tensors import DTYPE_BYTES, TensorInfo
 
 Constants = Mapping[str, Sequence[float]]
 BEHIND_ENCODER = "ForConditionalGeneration"  # an architecture with an encoder, which is in a file of its own
@@ -238,7 +238,7 @@ def _special(metadata: Sequence[KeyValue]) -> dict[str, Any]:
 def restored_tensors(
     family: Family, hparams: Hparams, metadata: Sequence[KeyValue], tensors: Mapping[str, TensorInfo]
 ) -> dict[str, TensorInfo]:
-    """The tensors of a checkpoint that give those of a file, in order, as float32.
+    """The tensors of a checkpoint that give those of a file, in order, as float32, tables of whole numbers as int64.
 
     Of several ways in which a checkpoint may hold a tensor, the first of the family's rows counts. Raises InputError
     for a number that is missing.
@@ -257,7 +257,8 @@ def restored_tensors(
                     continue
                 for name in (spelled(family.spellings, name, layers) for name in _names(row, layer, hparams)):
                     shape = tuple(hparams.of_layer(layer).size(axis) for axis in row.t.shape.split())
-                    found.setdefault(name, TensorInfo(name, "F32", shape, 4 * prod(shape)))
+                    dtype = "I64" if row.t.stored == "i32" else "F32"
+                    found.setdefault(name, TensorInfo(name, dtype, shape, DTYPE_BYTES[dtype] * prod(shape)))
     return found
 
 

@@ -13,7 +13,7 @@ class Rename:
 
     "{}" in `to` is the number of a block after the last layer: the pattern's first group counts them from 0. `back` is
     how checkpoints spell what `to` begins, of blocks after the last layer: "{}" counts them from 0, without it only the
-    first is so called.
+    first is so called. Without a number in `to` it is how they spell whatever begins so.
     """
 
     pattern: str
@@ -31,7 +31,9 @@ class Rename:
 
     def undo(self, name: str, layers: int) -> str | None:
         """The name that a checkpoint has for that of rows; None where it is not spelled so."""
-        start, _, end = self.to.partition("{}")
+        start, number_follows, end = self.to.partition("{}")
+        if self.back is not None and not number_follows:
+            return self.back + name.removeprefix(start) if name.startswith(start) else None
         found = re.match(f"{re.escape(start)}([0-9]+){re.escape(end)}", name) if self.back is not None else None
         number = int(found[1]) - layers if found else -1
         if found is None or self.back is None or number < 0 or (number and "{}" not in self.back):

@@ -227,7 +227,10 @@ def _most(tensors: Mapping[str, TensorInfo]) -> str:
 
 
 def _stored(info: TensorInfo, pieces: Sequence[Piece], tensors: Mapping[str, TensorInfo]) -> TensorInfo:
-    """The tensor with its type: that of the file where it is a float as it is there, else float32."""
+    """The tensor with its type: that of the file where it is a float as it is there, else float32; whole numbers as
+    they are."""
+    if info.dtype not in FLOAT_DTYPES:
+        return info
     kinds = {tensors[piece.target.name].dtype for piece in pieces}
     changed = any(piece.target.add or piece.part.source is None for piece in pieces)
     quantized = sorted(kinds - FLOAT_DTYPES)

@@ -12,7 +12,6 @@ from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
-from quantkit.families.backwards import not_read
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.deepseek32 import INDEXER_KEYS
 from quantkit.families.layers import KINDS, TRUNK, before, block_count, from_, kind
@@ -27,6 +26,7 @@ MIX = f"{STREAMS}*{STREAMS}+2*{STREAMS}"
 WINDOW, SPARSE, HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
 KIND_OF = {0: WINDOW, 4: SPARSE, 128: HEAVY}  # how many tokens become one -> the kind of a layer
 HASHES, CHOOSES = "hash_moe", "moe"
+CUT_OFF = "file.limits"
 FIRST_HASHED = 3  # as transformers fills it in
 
 
@@ -105,6 +105,12 @@ def _bad(key: str, what: str) -> InputError:
 def limits(hparams: Hparams) -> object:
     """What the gates of experts are cut off at, in each block."""
     return (hparams.required("swiglu_limit"),) * block_count(hparams)
+
+
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """One limit for all layers, of the list of a file; another list is one of another model."""
+    said = hparams.values.get(CUT_OFF)
+    return {"swiglu_limit": said[0] if isinstance(said, list) and said else said}
 
 
 def streams(source: str, target: str, rows: str, scales: int) -> tuple[T, ...]:
@@ -224,13 +230,16 @@ DEEPSEEK4 = Family(
         Drop("*.ffn.gate.bias", "layers with a table of tokens choose no experts by it", where=before(HASHED)),
         *(Drop(f"{part}*", "the language model alone is converted") for part in ("vision.", "aligner.", "image_")),
     ),
-    spellings=(  # of transformers 5
+    spellings=(
+        Rename(r"^(?=layers\.|norm\.)", "model.", back=""),
+        # of transformers 5
         Rename(r"^model\.embed_tokens\.", "embed."),
         Rename(r"^model\.hc_head\.hc_", "hc_head_"),
         Rename(r"\.attn\.norm\.", ".attn.kv_norm."),
     ),
     aliases={"n_routed_experts": "num_local_experts", "intermediate_size": "moe_intermediate_size"},
-    graph=not_read("tables of whole numbers stay behind"),
+    back={"swiglu_clamp_exp": CUT_OFF},
+    graph=of_file,
     derive=(numbers,),
     assumes=(assumptions.silu,),
     unserved=UNSERVED,
