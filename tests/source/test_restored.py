@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from commands import quantkit
 from gguf import GGUFReader
 
 from quantkit.errors import QuantkitError
+from quantkit.families.backwards import llama3_settings
+from quantkit.families.hparams import read_hparams
+from quantkit.families.placements import rope_freqs
 from quantkit.families.steps import move
 from quantkit.plan.describe import describe_source
 from quantkit.plan.reading import order_rows, read_slab
@@ -94,7 +98,9 @@ MORE = (
     "llama4", "llama4-interleaved", "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe",
     "granite-4-h", "granite-4-h-dense", "granite-4", "granite-4-moe", "granite-4-without-positions",
     "falcon-h1", "falcon-h1-norm", "nemotron-h", "nemotron-3", "nemotron-3-latent-mtp", "mamba2",
-    "jamba", "bamba", "gemma3n", "hy-3", "hy-3-mtp", "kimi-linear",
+    "jamba", "bamba", "gemma3n", "hy-3", "hy-3-mtp", "kimi-linear", "hunyuan-moe-stretched", "hunyuan-vl",
+    "minimax-01", "bitnet", "deepseek-v4", "step-3.5", "step-3.5-mtp", "grok-1", "grok-2", "qrwkv-6", "arwkv-7",
+    "arwkv-7-ungated",
 )  # fmt: skip
 
 
@@ -107,6 +113,43 @@ def test_files_are_turned_back(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", MORE)
 def test_further_files_are_turned_back(name: str, tmp_path: Path) -> None:
     turn_back(*converted(name, tmp_path))
+
+
+def test_three_values_are_those_that_rounding_finds_again(tmp_path: Path) -> None:
+    """BitNet, a third of whose values are zero: in float32 rounding moves the others by 2 units in the last place at most."""
+    base = family_table.write(replace(family_table.TABLE["bitnet"], published=None), tmp_path / "bitnet")
+    file = tmp_path / "bitnet.gguf"
+    assert quantkit("convert", base, "--to", "f32", "-o", file, "--no-verify").status == 0
+    with closing(open_source(str(file))) as made:
+        found = restored(made)
+        for target in describe_source(found).tensors:
+            values = read_slab(found, target, 0, target.rows).view(np.uint8).reshape(target.rows, -1)
+            ours = order_rows(target, values).view(np.float32)
+            there = made.ref(target.name).read(0, target.rows).reshape(ours.shape)
+            assert np.array_equal(ours == 0, there == 0), target.name
+            np.testing.assert_array_max_ulp(ours, there, maxulp=2)
+    seen = quantkit("convert", file, "--to", "hf-f32", "-o", tmp_path / "back")
+    assert (seen.status, "autobitlinear" in seen.stderr) == (0, True), seen.stderr
+
+
+LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("head", "base", "factor", "high", "original"),
+    [
+        (128, 5e5, 8.0, 4.0, 8192), (64, 5e5, 32.0, 4.0, 8192), (128, 5e6, 2.0, 32.0, 131072),
+        (64, 1e6, 16.0, 8.0, 4096), (32, 1e4, 4.0, 4.0, 256),
+    ],
+)  # fmt: skip
+def test_settings_of_llama3_follow_from_factors(
+    head: int, base: float, factor: float, high: float, original: int
+) -> None:
+    said = {**LLAMA3, "factor": factor, "high_freq_factor": high, "original_max_position_embeddings": original}
+    config = {"num_attention_heads": 1, "num_key_value_heads": 1, "hidden_size": head, "rope_theta": base}
+    [made] = rope_freqs(read_hparams({**config, "rope_scaling": said}, {}))
+    [factors] = [part.values().reshape(-1).tolist() for part in made.parts]
+    assert llama3_settings(factors, base) == said
 
 
 def test_two_rows_are_no_output_head(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from quantkit.families import keys
-from quantkit.families.backwards import not_read
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import (
@@ -114,7 +113,7 @@ GROK = Family(
             "expert_width": hparams.values.get("moe_intermediate_size") or hparams.values["intermediate_size"]
         },
     ),
-    graph=not_read("transformers has no such model"),
+    back={"attention.output_scale": "attn_output_multiplier"},
     unserved=OWN_CODE,
 )  # fmt: skip
 

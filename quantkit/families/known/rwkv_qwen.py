@@ -10,7 +10,6 @@ from typing import Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.families import assumptions, keys
-from quantkit.families.backwards import not_read
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.mamba import ENDLESS
 from quantkit.families.known.rwkv import HIDDEN, MIX, MIXED, SQUARE
@@ -22,6 +21,11 @@ from quantkit.families.rows import MLP, NORMS, OUTSIDE, OWN_CODE, PRESENT, Drop,
 DECAY, ICLR, RESIDUAL, GATE = 64, 64, 32, 128  # widths of the narrow matrices of ARWKV, which no file says
 ORDER = (3, 1, 2, 0, 4)  # receptance, key, value, decay, gate in the source; decay first and receptance fourth here
 GATED = "wkv_has_gate"
+HEAD_SIZE, KV_HEADS = "file.head_size", "file.kv_heads"
+BACK = {
+    "attention.head_count": "file.heads", "attention.head_count_kv": KV_HEADS, "wkv.head_size": HEAD_SIZE,
+    "time_mix_extra_dim": "lora_rank_tokenshift", "time_decay_extra_dim": "lora_rank_decay",
+}  # fmt: skip
 
 
 def sizes(hparams: Hparams) -> Mapping[str, Any]:
@@ -43,6 +47,18 @@ def of_seven(hparams: Hparams) -> Mapping[str, Any]:
     heads = hparams.count(HIDDEN) // hparams.count("head_size")
     ranks = {"decay": DECAY, "iclr": ICLR, "residual": RESIDUAL, "gate": GATE if hparams.flag(GATED) else 0}
     return {"rwkv_heads": heads, **ranks}
+
+
+def of_file(hparams: Hparams) -> Mapping[str, Any]:
+    """The heads of attention, which a file does not hold: as many as there are states."""
+    heads = hparams.count(HIDDEN) // hparams.count(HEAD_SIZE)
+    return {"num_attention_heads": heads, "num_key_value_heads": hparams.values.get(KV_HEADS) or heads}
+
+
+def of_file_of_seven(hparams: Hparams) -> Mapping[str, Any]:
+    """The same, and the version; whether there is a gate is said by the tensors."""
+    gated = "blk.0.time_mix_g1.weight" in hparams.values["file.tensors"]
+    return {**of_file(hparams), "head_size": hparams.values[HEAD_SIZE], "wkv_version": 7, GATED: gated}
 
 
 def chunks(source: str, target: str, shape: str, total: str, *, stacked: bool) -> tuple[T, ...]:
@@ -103,7 +119,8 @@ RWKV6QWEN2 = Family(
     ),
     derive=(sizes,),
     assumes=(assumptions.silu,),
-    graph=not_read("transformers has no such model"),
+    back=BACK,
+    graph=of_file,
     unserved=OWN_CODE,
 )  # fmt: skip
 
@@ -168,7 +185,8 @@ ARWKV7 = Family(
     drop=(Drop("*.time_mixer.v[012]", "the first layer has no values of an earlier one", where=before("one")),),
     derive=(sizes, of_seven),
     assumes=(assumptions.silu,),
-    graph=not_read("transformers has no such model"),
+    back=BACK,
+    graph=of_file_of_seven,
     unserved=OWN_CODE,
 )  # fmt: skip
 

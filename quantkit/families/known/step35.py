@@ -131,14 +131,18 @@ def half_rotated(hparams: Hparams) -> tuple[ModelTensor, ...]:
     return (replace(found[0], shape=filled.shape, parts=(Constant(tuple(filled.tolist())),)),)
 
 
+def _of_each(hparams: Hparams, name: str, trunk: int) -> list[Any]:
+    said = hparams.values.get(FILE[name])
+    if not isinstance(said, list) or len(said) < trunk:
+        raise bad_value(name, said, "a list with an entry for each layer")
+    return said
+
+
 def of_file(hparams: Hparams) -> Mapping[str, Any]:
     """The lists of config.json, by those of a file and by the layers that have a router. Raises InputError for lists
     that are none."""
     trunk = hparams.count("num_hidden_layers")
-    window, heads, kv_heads = (hparams.values.get(FILE[name]) for name in ("window", HEADS, KV_HEADS))
-    for name, said in (("window", window), (HEADS, heads), (KV_HEADS, kv_heads)):
-        if not isinstance(said, list) or len(said) < trunk:
-            raise bad_value(name, said, "a list with an entry for each layer")
+    window, heads, kv_heads = (_of_each(hparams, name, trunk) for name in ("window", HEADS, KV_HEADS))
     first, other = (next((n for n, flag in enumerate(window) if flag is which), 0) for which in (False, True))
     bases = {False: hparams.required("rope_theta"), True: hparams.required(FILE["swa"])}
     routed = (n for n in range(trunk) if f"blk.{n}.ffn_gate_inp.weight" in hparams.values["file.tensors"])
