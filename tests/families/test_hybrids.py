@@ -101,8 +101,8 @@ def test_kinds_of_layers_of_minimax_are_zeros_and_ones(listed: list[object]) -> 
 
 def test_norms_of_the_first_bitnet_are_those_of_transformers() -> None:
     config = {**TABLE["bitnet"].config, "architectures": ["BitnetForCausalLM"]}
-    tensors = tensors_of(config)  # under the first names
-    again = renamed(renamed(tensors, "inner_attn_ln", "attn_sub_norm"), "ffn_layernorm", "ffn_sub_norm")
+    tensors = tensors_of(config)
+    again = renamed(renamed(tensors, "attn_sub_norm", "inner_attn_ln"), "ffn_sub_norm", "ffn_layernorm")
     assert {t.name for t in model_of(config, tensors).tensors} == {t.name for t in model_of(config, again).tensors}
 
 

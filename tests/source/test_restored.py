@@ -116,7 +116,7 @@ def test_further_files_are_turned_back(name: str, tmp_path: Path) -> None:
 
 
 def test_three_values_are_those_that_rounding_finds_again(tmp_path: Path) -> None:
-    """BitNet, a third of whose values are zero: in float32 rounding moves the others by 2 units in the last place at most."""
+    """BitNet, a third of whose values are zero: the others move by 2 units in the last place of float32 at most."""
     base = family_table.write(replace(family_table.TABLE["bitnet"], published=None), tmp_path / "bitnet")
     file = tmp_path / "bitnet.gguf"
     assert quantkit("convert", base, "--to", "f32", "-o", file, "--no-verify").status == 0
