@@ -1733,7 +1733,8 @@ TABLE: dict[str, Entry] = {
     ),
     "muse-glimmer": Entry(
         "MuseGlimmerForConditionalGeneration",
-        {"text_config": {**FOUR, "vocab_size": 401, "head_dim": 32, "sliding_window": 64},
+        {"text_config": {**FOUR, "vocab_size": 401, "head_dim": 32, "sliding_window": 64,
+                         "final_logit_softcapping": 0.1},
          "vision_config": {
              "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
              "patch_size": 14, "pos_emb_height": 2, "pos_emb_width": 2,

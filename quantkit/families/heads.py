@@ -51,13 +51,15 @@ def lacks_head(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> 
     return architecture_of(config) in headed() and not any(name.endswith(HEAD) for name in tensors)
 
 
-def without_head(config: Mapping[str, Any], hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Hparams:
-    """The numbers of a checkpoint; of one that lacks its head, as if this were tied to the embeddings.
+def needs_no_head(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the head is the embeddings where no matrix is stored for it: the checkpoint lacks it, or config.json says
+    so at its root. What the part for the language model says counts only beside a root that says nothing."""
+    return lacks_head(config, tensors) or (config.get(TIED) is True and not stored_head(tensors))
 
-    So it is, too, where config.json says it at its root: what the part for the language model says counts only beside a
-    root that says nothing, or a matrix of its own.
-    """
-    if lacks_head(config, tensors) or (config.get(TIED) is True and not stored_head(tensors)):
+
+def without_head(config: Mapping[str, Any], hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Hparams:
+    """The numbers of a checkpoint; of one that needs no head, as if this were tied to the embeddings."""
+    if needs_no_head(config, tensors):
         return replace(hparams, values={**hparams.values, TIED: True})
     return hparams
 

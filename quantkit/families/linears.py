@@ -42,6 +42,8 @@ INDEXER = ".indexer."  # chooses what attention reads: engines fuse what it is m
 WEIGHT = ".weight"
 STACKS = frozenset({"gate_up_proj", "up_proj", "down_proj"})
 STAYING = LINEAR | {Role.ROUTER, Role.OTHER}  # of matrices that are named where they are not rounded
+THINKER = "thinker."
+HEADS = {"lm_head", f"{THINKER}lm_head"}
 MAX_EXPERTS = 1 << 14  # the largest mixtures have some hundreds
 
 
@@ -86,9 +88,11 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     found = {n: tuple(_modules(info, roles[n], turned, whole)) for n, info in tensors.items() if n not in after}
     linears = [module for modules in found.values() for module in modules]
     rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
-    dropped = [name for name in rest if any(fnmatchcase(name, drop.pattern) for drop in family.drop)]
+    drops = {n: [d for d in family.drop if fnmatchcase(family.source_name(n, layers), d.pattern)] for n in rest}
+    dropped = [name for name, reasons in drops.items() if reasons]
     others = [*dropped, *(name for name in after if family.layer_of(name) != family.layer_of(name, layers))]
-    beside = sorted({_part_of(name) for name in others} - {_part_of(linear.name) for linear in linears} - {"lm_head"})
+    in_memory = {drop.in_memory for reasons in drops.values() for drop in reasons if drop.in_memory}
+    beside = {_part_of(name) for name in others} - {_part_of(linear.name) for linear in linears} - HEADS
     unknown = [name for name in rest if name not in dropped and block_of(name)[0] is not None]
     head = next((n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.OUTPUT), None)
     staying = (name for name, role in roles.items() if role in STAYING and len(tensors[name].shape) > 1)
@@ -102,14 +106,15 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
         tensors=tuple(linears),
         head=head,
         stay=stay,
-        beside=tuple(beside),
+        beside=tuple(sorted(beside | in_memory)),
         unknown=tuple(unknown),
     )
 
 
 def _part_of(name: str) -> str:
-    """The outermost module that a tensor or module lies in."""
-    return name.removeprefix("model.").partition(".")[0]
+    """The outermost module that a tensor or module lies in, that in a thinker for one of Qwen Omni's."""
+    outer = THINKER if name.startswith(THINKER) else ""
+    return outer + name.removeprefix(outer).removeprefix("model.").partition(".")[0]
 
 
 def further_blocks(family: Family, hparams: Hparams) -> int:

@@ -94,13 +94,15 @@ class Condition:
 class Drop:
     """Source tensors (a shell pattern) left out on purpose; only while the flag `when` is set, if it names one.
 
-    `where` are the blocks in which this holds although a row of the same name stands in others.
+    `where` are the blocks in which this holds although a row of the same name stands in others, `in_memory` is what
+    transformers calls the part where that is no name of a file.
     """
 
     pattern: str
     reason: str
     when: str | None = None
     where: Layers | None = None
+    in_memory: str | None = None
 
 
 @dataclass(frozen=True)

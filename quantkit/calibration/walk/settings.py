@@ -14,8 +14,8 @@ from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
-from quantkit.families.heads import TIED, lacks_head, stored_head
-from quantkit.families.hparams import Hparams
+from quantkit.families.heads import TIED, needs_no_head, stored_head
+from quantkit.families.hparams import Hparams, nested_part
 from quantkit.families.linears import further_blocks, require_walked
 from quantkit.families.mapping import check_shapes
 from quantkit.families.names import expert_of
@@ -91,7 +91,7 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     settings = {key: value for key, value in settings.items() if key in COMPUTES | family.computes}
     if stored_head(tensors):
         settings[TIED] = False
-    elif lacks_head(config, tensors):
+    elif needs_no_head(config, tensors):
         settings[TIED] = True  # as families.heads has it
     if kind == "phi3" and isinstance(rope := settings.get("rope_scaling"), Mapping):
         name = rope.get("rope_type", rope.get("type"))
@@ -129,10 +129,10 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def _text_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's keys; a model with vision has them in `text_config`."""
-    nested = config.get("text_config")
-    settings = {str(key): value for key, value in (nested if isinstance(nested, Mapping) else config).items()}
-    if isinstance(nested, Mapping) and "tie_word_embeddings" in config:
+    """The language model's keys; a model that sees or hears has them in a part of its own."""
+    nested = nested_part(config)
+    settings = {str(key): value for key, value in (config if nested is None else nested).items()}
+    if nested is not None and "tie_word_embeddings" in config:
         settings.setdefault("tie_word_embeddings", config["tie_word_embeddings"])
     return settings
 

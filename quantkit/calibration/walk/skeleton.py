@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quantkit.calibration.walk.carried import VECTOR, Carried, carried_by
+from quantkit.calibration.walk.headed import KINDS, headed
 from quantkit.calibration.walk.settings import model_settings
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.source import Checkpoint
@@ -116,8 +117,9 @@ def layers_of(model: Any) -> nn.ModuleList | None:
 def _build(kind: str, settings: Mapping[str, Any]) -> Any:
     """The model's class on the meta device. Whatever transformers says about bad numbers becomes one error."""
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
+    kind = KINDS.get(kind, kind)
     if kind not in CONFIG_MAPPING:
         message = f'transformers does not know model_type "{shown(str(kind))}"'
         raise UnsupportedError(message, key="model_type", path="config.json", hint="update transformers")
@@ -126,7 +128,7 @@ def _build(kind: str, settings: Mapping[str, Any]) -> Any:
         config = text(**settings) if text else AutoConfig.for_model(kind, **settings)
         with torch.device("meta"):
             if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-                return Headed(AutoModel.from_config(config, dtype=torch.float32, attn_implementation="sdpa"))
+                return headed(config)
             return AutoModelForCausalLM.from_config(
                 config,
                 dtype=torch.float32,
@@ -145,41 +147,6 @@ def _build(kind: str, settings: Mapping[str, Any]) -> Any:
 def _fuses(config: Any, model: Any) -> bool:
     """Whether fused attention is right: not with soft caps, nor with sinks, which only the eager code has."""
     return getattr(config, "attn_logit_softcapping", None) is None and getattr(model, "_supports_sdpa", True)
-
-
-class Headed(nn.Module):
-    """A language model that transformers has only inside one with vision, with a head, as its own classes have it."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.model, self.config = inner, inner.config
-        embedding = inner.get_input_embeddings()
-        self.lm_head = nn.Linear(embedding.embedding_dim, embedding.num_embeddings, bias=False)
-        if self.config.tie_word_embeddings:
-            self.lm_head.weight = embedding.weight
-
-    def get_decoder(self) -> Any:
-        return self.model
-
-    def get_input_embeddings(self) -> Any:
-        return self.model.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def _init_weights(self, module: nn.Module) -> None:
-        self.model._init_weights(module)
-
-    def forward(self, input_ids: Tensor, use_cache: bool) -> Predicted:
-        """Logits of the ids."""
-        return Predicted(self.lm_head(self.model(input_ids=input_ids, use_cache=use_cache).last_hidden_state))
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What a model with a head gives."""
-
-    logits: Tensor
 
 
 def _record(calls: threading.local, index: int, last: bool, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -115,6 +115,8 @@ def _spellings(parameter: str) -> Iterator[str]:
             yield f"model.language_model.{inner}"
             yield inner
             yield f"backbone.{inner}"  # of state space models
+            yield f"thinker.model.language_model.{inner}"
+        yield f"thinker.{name}"
 
 
 def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows | None:

@@ -9,7 +9,7 @@ from quantkit.families.known.llama import LLAMA
 from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.placements import first_half, part_of_keys, part_of_queries, part_of_values, second_half
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, MLP, NORMS, UNSERVED, Drop, T, without_biases
+from quantkit.families.rows import ATTENTION, MLP, NORMS, Drop, T, without_biases
 
 # Baidu's own checkpoints of the first days
 FUSED = (
@@ -49,9 +49,13 @@ PADDLEOCR = replace(
     hf=("PaddleOCRVLForConditionalGeneration",),
     defaults={"paddleocr_vl_text": ERNIE4_5.defaults["ernie4_5"]},
     keys=(*keys.COMMON, keys.rope_sections()),
-    drop=(*ERNIE4_5.drop, *VISION, *(Drop(f"{p}*", VISION[0].reason) for p in ("mlp_AR.", "model.projector."))),
+    drop=(
+        *ERNIE4_5.drop,
+        *VISION,
+        Drop("mlp_AR.*", VISION[0].reason, in_memory="projector"),
+        Drop("model.projector.*", VISION[0].reason),
+    ),
     strip="language_model.",
-    unserved=UNSERVED,
 )
 
 FAMILIES = (ERNIE4_5, PADDLEOCR)

@@ -8,7 +8,6 @@ from quantkit.families import keys
 from quantkit.families.known.exaone4 import EXAONE4
 from quantkit.families.known.glm4_moe import FURTHER, NEXT, SEEN
 from quantkit.families.known.qwen3_next import SPELLINGS, VISION
-from quantkit.families.rows import UNSERVED
 
 EXAONE4_5 = replace(
     EXAONE4,
@@ -21,8 +20,6 @@ EXAONE4_5 = replace(
     strip="language_model.",
     spellings=SPELLINGS,
     seen=(SEEN,),
-    folds=(),
-    unserved=UNSERVED,
 )
 
 FAMILIES = (EXAONE4_5,)

@@ -14,7 +14,7 @@ from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.model import RowOrder
 from quantkit.families.placements import Placement, whole
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, FREQUENCIES, NORMS, UNSERVED, T, biased, without_biases
+from quantkit.families.rows import ATTENTION, FREQUENCIES, NORMS, T, biased, without_biases
 from quantkit.tensors import TensorInfo
 
 
@@ -87,8 +87,6 @@ GLM_OCR = replace(
     keys=(*GLM4V.keys, keys.Key("nextn_predict_layers", "u32", FURTHER)),
     seen=(SEEN,),
     inside={"GlmOcrModel": "GlmOcrForConditionalGeneration"},
-    folds=(),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (GLM4V, GLM4V_MOE, GLM_OCR)

@@ -20,7 +20,6 @@ from quantkit.families.rows import (
     MLP,
     NORMS,
     OUTSIDE,
-    UNSERVED,
     Drop,
     Family,
     T,
@@ -163,9 +162,11 @@ HUNYUAN_VL = replace(
     hf=("HunYuanVLForConditionalGeneration",),
     defaults={"hunyuan_vl_text": {**HUNYUAN.defaults["hunyuan_v1_dense"], "tie_word_embeddings": True}},
     keys=(*keys.SIZES, keys.RMS_EPSILON, *keys.HEAD_LENGTHS, keys.FREQUENCY_BASE, axes),
-    drop=(*HUNYUAN.drop, Drop("vit.*", VISION[0].reason), Drop("model.vit.*", VISION[0].reason)),
+    drop=(
+        *HUNYUAN.drop,
+        *(Drop(pattern, VISION[0].reason, in_memory="vision_tower") for pattern in ("vit.*", "model.vit.*")),
+    ),
     strip="language_model.",
-    unserved=UNSERVED,
     alone=Alone(HUNYUAN.name, on_one_axis),
 )
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
+from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import TRUNK
 from quantkit.families.model import Constant, ModelTensor
@@ -20,7 +21,7 @@ from quantkit.families.rows import (
     MLP,
     NORMS_AFTER,
     OUTSIDE,
-    UNSERVED,
+    Drop,
     Family,
     T,
     TokenizerRules,
@@ -29,6 +30,11 @@ from quantkit.families.rows import (
     without_biases,
 )
 
+VISION = tuple(
+    Drop(f"{start}{part}.*", "the vision encoder belongs into a file of its own")
+    for part in ("vision_tower", "vision_adapter", "vision_projection")
+    for start in ("", "model.")
+)
 WINDOW, FULL = "sliding_attention", "full_attention"
 
 
@@ -91,12 +97,18 @@ MUSE_GLIMMER = Family(
         keys.SLIDING_WINDOW,
         keys.windows,
     ),
-    drop=(FREQUENCIES,),
+    drop=(FREQUENCIES, *VISION),
     extra=scales,
     derive=(layer_types,),
     assumes=(assumptions.activation("hidden_activation", "silu"), unrotated),
+    folds=(
+        Fold("input_layernorm", (*folds.QKV, "self_attn.gate_proj"), norm=True, centered=True),
+        folds.VALUES,  # the gate weighs what attention gives channel by channel
+        Fold("pre_feedforward_layernorm", folds.GATE_UP, norm=True, centered=True),
+        folds.MLP_OUT,
+    ),
     tokens=TokenizerRules(named={"eot": "<|eot|>"}),
-    unserved=UNSERVED,
+    computes=frozenset({"layer_rope_theta", "output_multiplier", "post_norm_eps", "qk_scale_factor"}),
 )  # fmt: skip
 
 FAMILIES = (MUSE_GLIMMER,)

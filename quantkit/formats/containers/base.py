@@ -71,11 +71,11 @@ LayoutOf = Callable[[str], SaidLayout]  # of the module so called; raises for on
 class Written:
     """What a checkpoint holds, for its configuration.
 
-    `layouts` maps the names of rounded modules to their layouts; `plain` names the linear layers that stay as they
-    are, the head among them. `block` names the rounded linears of a block, relative to it, in groups that read the
-    same input, in the order of a forward pass. `beside` names parts of the model that are no part of the language
-    model, such as "vision_tower". `writer` is "name:version". `damping` is what GPTQ begins with. `tensorrt` says that
-    TensorRT-LLM reads it, too.
+    `layouts` maps the names of rounded modules to their layouts; `plain` names the linear layers that stay as they are,
+    the head among them. `block` names the rounded linears of a block, relative to it, in groups that read the same
+    input, in the order of a forward pass. `beside` names parts of the model that are no part of the language model,
+    such as "vision_tower" or "thinker.visual". `writer` is "name:version". `damping` is what GPTQ begins with.
+    `tensorrt` says that TensorRT-LLM reads it, too.
     """
 
     layouts: Mapping[str, WriteLayout]
@@ -100,8 +100,14 @@ class Written:
     def skipped(self) -> tuple[str, ...]:
         """What stays as it is, for loaders that compare names from their beginning: the model around a language model
         has the other parts below "model." in memory, whatever the checkpoint's names are."""
-        names = (*self.plain, *self.plain_experts, *self.beside, *(f"model.{name}" for name in self.beside))
+        names = (*self.plain, *self.plain_experts, *self.beside, *map(_below_model, self.beside))
         return tuple(dict.fromkeys(names))
+
+
+def _below_model(part: str) -> str:
+    """Where a part is in memory: below "model.", which the thinker of a Qwen Omni has of its own."""
+    outer, dot, inner = part.rpartition(".")
+    return f"{outer}{dot}model.{inner}"
 
 
 def nothing(written: Written) -> dict[str, dict[str, Any]]:

@@ -69,7 +69,7 @@ def _config(written: Written) -> dict[str, Any]:
             groups[tuple(sorted(names))] = layout
     groups[("Linear",)] = rare[-1]
     stacks = (ALL_EXPERTS,) if written.plain_experts else ()  # of which vLLM asks by the names of single experts
-    ignore = (*written.plain, *stacks, *(f"re:.*{name}.*" for name in written.beside))
+    ignore = (*written.plain, *stacks, *(f"re:.*{name.rpartition('.')[2]}.*" for name in written.beside))
     return quantization_config(groups, ignore=ignore, kv_cache=written.kv_cache)
 
 

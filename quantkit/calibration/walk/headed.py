@@ -1,0 +1,67 @@
+"""Language models that transformers has only inside one that sees or hears, with a head of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Model types of parts for text -> what transformers 5.24 makes of them.
+KINDS: Mapping[str, str] = {"exaone4_5_text": "exaone4", "qwen3_asr_text": "qwen3"}
+# Those whose classes AutoModel does not find.
+CLASSES: Mapping[str, str] = {
+    "paddleocr_vl_text": "PaddleOCRTextModel",
+    "qwen2_5_omni_text": "Qwen2_5OmniThinkerTextModel",
+    "qwen3_omni_moe_text": "Qwen3OmniMoeThinkerTextModel",
+}
+
+
+class Headed(nn.Module):
+    """A language model without a head, and the head that the class around it has."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.model, self.config = inner, inner.config
+        embedding = inner.get_input_embeddings()
+        self.lm_head = nn.Linear(embedding.embedding_dim, embedding.num_embeddings, bias=False)
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = embedding.weight
+
+    def get_decoder(self) -> Any:
+        return self.model
+
+    def get_input_embeddings(self) -> Any:
+        return self.model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def _init_weights(self, module: nn.Module) -> None:
+        self.model._init_weights(module)
+
+    def forward(self, input_ids: Tensor, use_cache: bool) -> Predicted:
+        """Logits of the ids; scaled and capped where the configuration says so, as Muse Glimmer's class does it."""
+        logits = self.lm_head(self.model(input_ids=input_ids, use_cache=use_cache).last_hidden_state)
+        logits = logits * getattr(self.config, "output_multiplier", 1.0)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return Predicted(logits if cap is None else torch.tanh(logits / cap) * cap)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a model with a head gives."""
+
+    logits: Tensor
+
+
+def headed(config: Any) -> Headed:
+    """The language model of a configuration, and its head, on the device of the context. Raises ValueError where
+    transformers has no such class."""
+    import transformers
+
+    name = CLASSES.get(config.model_type)
+    build = transformers.AutoModel.from_config if name is None else getattr(transformers, name)._from_config
+    return Headed(build(config, dtype=torch.float32, attn_implementation="sdpa"))
