@@ -29,6 +29,7 @@ SHARING = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full
 CARRYING = {
     "gemma4-e": SHARING,
     "gemma3n": {**SHARING, "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0]},
+    "qwen-3.8": {},
     "glm-5": {"index_topk": 24, "indexer_types": ["full", "shared", "full", "shared"]},
 }
 

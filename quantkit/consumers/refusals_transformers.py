@@ -63,6 +63,8 @@ ONLY_STACKED = frozenset({
 INITIALIZING = frozenset({
     "FalconForCausalLM", "FalconMambaForCausalLM", "GPTBigCodeForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM",
 })  # fmt: skip
+# Classes that have in one tensor what files have in several: convolutions, or shards of a table.
+JOINING = frozenset({"Qwen4ExpForCausalLM", "Qwen4ExpForConditionalGeneration"})
 T5_STOPS = PACKED | MXFP4 | NVFP4 | GPTQ | AWQ
 
 RULES_OF_TRANSFORMERS = (
@@ -114,6 +116,12 @@ RULES_OF_TRANSFORMERS = (
         "transformers", "initialized",
         lambda subject, tp: layers(PACKED | MXFP4)(subject, tp) if subject.architecture in INITIALIZING else None,
         "{architecture} initializes weights that packed layers do not have, and stops", "--to fp8", LOADED,
+    ),
+    Rule(
+        "transformers", "joined",
+        lambda subject, tp: layers(COMPRESSED - FLOATS)(subject, tp) if subject.architecture in JOINING else None,
+        "beside such layers it looks for packed pieces alone where it joins tensors of {architecture}, and stops",
+        "--to fp8 or --to fp8-native", LOADED,
     ),
     Rule(
         "transformers", "t5-packed",

@@ -199,10 +199,10 @@ def _decoded(gguf: GGUFCheckpoint, other: Checkpoint, pre: str | None) -> Decode
 def _under_names_of(plain: Checkpoint, decoded: DecodedCheckpoint, gguf: GGUFCheckpoint) -> Pairs:
     """(GGUF, checkpoint) for each tensor that came from the checkpoint; both may hold others."""
     there = {info.name: info for info in stored_tensors(plain)}
-    known = decoded.tensors()
+    known = {name: info for name, info in decoded.tensors().items() if decoded.holds(name)}
     both = {}
     for name, info in known.items():
-        size = sum(decoded.stored[piece.target.name][1].nbytes for piece in decoded.ref(name).pieces)
+        size = sum(decoded.stored[piece.target.name][1].nbytes for piece in decoded.restored(name).pieces)
         here = replace(info, dtype=decoded.stored_type(name), nbytes=size)
         both[name] = (Sided(here, decoded.ref(name), None), Sided(there[name], _values(plain, name), None))
     used = {target.name for target in decoded.model.tensors} | {factor_of(name) for name in decoded.factors}

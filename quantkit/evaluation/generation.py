@@ -192,7 +192,7 @@ class _Writer:
         def embed(group: _Group) -> None:
             if group.cache is None:
                 group.cache = new_cache(self.model)
-            group.hidden, group.arguments = run_on(self.model, self.table.rows(group.next), group.cache)
+            group.hidden, group.arguments = run_on(self.model, self.table.tokens(group.next), group.cache)
 
         def advance(group: _Group, block: Resident, index: int) -> None:
             assert group.hidden is not None

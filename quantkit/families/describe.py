@@ -31,6 +31,8 @@ from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
 
 # sentence-transformers' name of a pooling mode, or the flag that older files set -> llama.cpp's enum llama_pooling_type
+STREAMS = ("altup_num_inputs", "hc_count", "hc_mult")  # how many hidden states a token has
+LOOKED_UP = ("has_table", "num_hash_layers")  # of blocks that look something up by the ids of tokens
 POOLING = {
     "mean": 1, "pooling_mode_mean_tokens": 1,
     "cls": 2, "pooling_mode_cls_token": 2,
@@ -302,10 +304,14 @@ def shape_of(hparams: Hparams) -> Shape:
 
 
 def _besides(hparams: Hparams, cache: Cache) -> int:
-    """Numbers that blocks hand on for a token besides a hidden state: further ones, vectors for the blocks, keys and
-    values that are shared by layers of each kind, and places of tokens that later layers attend to."""
-    streams, vector = (int(hparams.number(key) or 0) for key in ("altup_num_inputs", "hidden_size_per_layer_input"))
+    """Numbers that blocks hand on for a token besides a hidden state: further ones, vectors for the blocks, its id,
+    keys and values that are shared by layers of each kind, and places of tokens that later layers attend to."""
+    streams = max(int(hparams.number(key) or 0) for key in STREAMS)
+    vector = int(hparams.number("hidden_size_per_layer_input") or 0)
     kinds = {layer.window is None: layer.rows for layer in cache.layers} if cache.shared else {}
     shared = sum(heads * head for rows in kinds.values() for heads, head in rows)
+    looked_up = any(hparams.values.get(key) for key in LOOKED_UP)
     chosen = hparams.count("index_topk") if "shared" in hparams.values.get(KINDS, ()) else 0
-    return max(streams - 1, 0) * hparams.count("hidden_size") + block_count(hparams) * vector + shared + chosen
+    return (
+        max(streams - 1, 0) * hparams.count("hidden_size") + block_count(hparams) * vector + looked_up + shared + chosen
+    )

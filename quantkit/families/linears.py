@@ -39,6 +39,7 @@ FURTHER = frozenset({
 })  # fmt: skip
 FLOAT32 = ".DenseReluDense.wo."  # transformers computes with these of T5 in float32, whatever a checkpoint has
 INDEXER = ".indexer."  # chooses what attention reads: engines fuse what it is made of, and it is small
+STREAMS = "_hyper_connection."  # mixes the streams of a token: small, and all that a block reads goes through it
 WEIGHT = ".weight"
 STACKS = frozenset({"gate_up_proj", "up_proj", "down_proj"})
 STAYING = LINEAR | {Role.ROUTER, Role.OTHER}  # of matrices that are named where they are not rounded
@@ -165,7 +166,7 @@ def _modules(info: TensorInfo, role: Role | None, turned: Set[str], whole: Set[s
     leaf = info.name.removesuffix(WEIGHT).rpartition(".")[2]
     if role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER):
         return
-    if len(info.shape) < 2 or INDEXER in info.name or FLOAT32 in info.name:
+    if len(info.shape) < 2 or any(part in info.name for part in (INDEXER, FLOAT32, STREAMS)):
         return
     if f"{info.name.partition(EXPERTS)[0]}{EXPERTS}".removesuffix(".") in whole:
         return  # loaders know no names for its single matrices

@@ -18,6 +18,7 @@ import numpy as np
 from quantkit.errors import QuantkitError, VerificationError
 from quantkit.families.factors import factor_of, of_rows
 from quantkit.families.model import Model
+from quantkit.families.towers import text_family
 from quantkit.formats.gguf.reader import read_gguf
 from quantkit.formats.gguf.types import GGUFTensor
 from quantkit.metadata import KeyValue
@@ -28,7 +29,7 @@ from quantkit.source import Checkpoint
 from quantkit.source.backwards import Piece, RestoredTensor, is_undone, pieces_of
 from quantkit.source.base import SourceFile, close_shards, no_side_file, no_side_files, require_unchanged
 from quantkit.source.evened import nearer
-from quantkit.tensors import F32, U8, TensorInfo
+from quantkit.tensors import F32, U8, TensorInfo, TensorRef
 from quantkit.untrusted import InputFile, open_input
 
 AGAIN = "convert again, and report it if it fails again"
@@ -76,6 +77,7 @@ class Decoded:
 @dataclass(frozen=True)
 class DecodedCheckpoint:
     """See `quantkit.source.Checkpoint`; tensors that are not in the file, which are left out on purpose, are gone.
+    Those whose numbers the file has among its keys are the source's.
 
     `refitted` says that norms may differ from the source's, `fed_back` that feedback chose the weights.
     """
@@ -118,27 +120,39 @@ class DecodedCheckpoint:
         infos = self.source.tensors()
         return {n: replace(infos[n], dtype="F32", nbytes=4 * infos[n].elements, stored_as=None) for n in self._pieces}
 
+    @cached_property
+    def _told(self) -> Mapping[str, TensorInfo]:
+        family = text_family(self.config)[0].family
+        return {name: info for name, info in self.source.tensors().items() if family.is_told(info)}
+
     def tensors(self) -> Mapping[str, TensorInfo]:
-        return self._infos
+        return {**self._told, **self._infos}
+
+    def holds(self, name: str) -> bool:
+        """Whether the file has a source tensor as such."""
+        return name in self._pieces
 
     def stored_type(self, name: str) -> str:
-        """The type in which the file holds (the first rows of) a source tensor."""
-        return self.stored[self._pieces[name][0].target.name][1].qtype
+        """The type in which the file holds (the first rows of) a source tensor; that of a key is f32."""
+        return self.stored[self._pieces[name][0].target.name][1].qtype if self.holds(name) else "f32"
 
     def moves(self, name: str) -> bool:
         """Whether the file says that a source tensor may differ from what it was made from: a norm."""
-        tensor = self.stored[self._pieces[name][0].target.name][1]
-        return self.refitted and is_norm(tensor)
+        return self.refitted and self.holds(name) and is_norm(self.stored[self._pieces[name][0].target.name][1])
 
     def added(self, name: str) -> float:
         """What the file adds to the values of a source tensor."""
-        return self._pieces[name][0].target.add
+        return self._pieces[name][0].target.add if self.holds(name) else 0.0
 
     def as_made(self) -> Checkpoint:
         """The source as the file was made of it: with columns evened where it holds these."""
         return nearer(self.source, self, self.model) if self.fed_back else self.source
 
-    def ref(self, name: str) -> RestoredTensor:
+    def ref(self, name: str) -> TensorRef:
+        return self.restored(name) if self.holds(name) else self.source.ref(name)
+
+    def restored(self, name: str) -> RestoredTensor:
+        """A source tensor that the file holds, made of it."""
         return self._refs[name]
 
     @cached_property

@@ -11,7 +11,7 @@ import torch
 from walks import CARRYING, TINY, carrying, logits_after, model_of, windows
 
 from quantkit.calibration.text.spec import row_width
-from quantkit.calibration.walk import model as walk_model
+from quantkit.calibration.walk import weights
 from quantkit.calibration.walk.carried import Carried
 from quantkit.calibration.walk.model import embed, read_embedding, token_rows
 from quantkit.calibration.walk.threads import workers
@@ -20,27 +20,32 @@ from quantkit.calibration.walk.walk import BlockView
 KEPT = {"full": (2, 7, 2), "window": (1, 7, 4)}  # heads, tokens, channels of a head
 
 
-def test_a_row_holds_what_the_model_has() -> None:
-    carried = Carried(2, 3, blocks=2, vector=1, shared={"full": (2, 2), "window": (1, 4)}, chosen=3)
-    hidden, vectors = torch.randn(2, 5, 7, 3), [torch.randn(5, 7, 1) for _ in range(2)]
+@pytest.mark.parametrize(("axis", "shape"), [(0, (2, 5, 7, 3)), (-2, (5, 7, 2, 3))])
+def test_a_row_holds_what_the_model_has(axis: int, shape: tuple[int, ...]) -> None:
+    shared = {"full": (2, 2), "window": (1, 4)}
+    carried = Carried(2, 3, blocks=2, vector=1, shared=shared, chosen=3, token="input_ids", axis=axis)
+    hidden, vectors = torch.randn(shape), [torch.randn(5, 7, 1) for _ in range(2)]
     keys = {kind: (torch.randn(5, *place), torch.randn(5, *place)) for kind, place in KEPT.items()}
-    rows = carried.pack(hidden, vectors)
-    assert rows.shape == (5, 7, carried.width + 2 + 2 * 4 + 2 * 4 + 3)
+    ids = torch.arange(35).reshape(5, 7) + (1 << 24) - 40
+    rows = carried.pack(hidden, ids, vectors)
+    assert rows.shape == (5, 7, carried.width + 2 + 1 + 2 * 4 + 2 * 4 + 3)
     places = torch.tensor([4, 2], dtype=torch.int32).expand(5, 7, 2)
 
-    def first(streams, per_layer_input, shared_kv_states, prev_topk_indices):
+    def first(streams, per_layer_input, input_ids, shared_kv_states, prev_topk_indices):
         assert torch.equal(streams, hidden)
         assert torch.equal(per_layer_input, vectors[0])
+        assert torch.equal(input_ids, ids)
         assert not any(one.any() for both in shared_kv_states.values() for one in both)
         shared_kv_states.update(keys)
         return streams + 1, places
 
-    def second(streams, per_layer_input, shared_kv_states, prev_topk_indices):
+    def second(streams, per_layer_input, input_ids, shared_kv_states, prev_topk_indices):
         assert torch.equal(streams, hidden + 1)
         assert torch.equal(per_layer_input, vectors[1])
+        assert torch.equal(input_ids, ids)
         assert all(torch.equal(*pair) for kind in keys for pair in zip(shared_kv_states[kind], keys[kind], strict=True))
         assert torch.equal(prev_topk_indices, torch.tensor([4, 2, 4], dtype=torch.int32).expand(5, 7, 3))
-        return streams, places
+        return streams, None  # the next block chooses for itself
 
     after = carried.through(1, second, carried.through(0, first, rows))
     assert torch.equal(carried.hidden_of(after[..., : carried.width]), hidden + 1)
@@ -75,7 +80,7 @@ def test_tables_are_read_a_slab_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
     model = model_of(TINY)
     rows = np.arange(0, model.rows, 2)
     whole = read_embedding(model, rows)
-    monkeypatch.setattr(walk_model, "SLAB_WEIGHTS", 1 << 12)
+    monkeypatch.setattr(weights, "SLAB_WEIGHTS", 1 << 12)
     tracemalloc.start()
     found = read_embedding(model, rows)
     _, peak = tracemalloc.get_traced_memory()

@@ -179,6 +179,10 @@ EXAMPLES = {
     "transformers/initialized": Example(
         replace(model(W4A16), architecture="Mamba2ForCausalLM"), replace(model(FP8), architecture="Mamba2ForCausalLM")
     ),
+    "transformers/joined": Example(
+        replace(mixture(W4A16), architecture="Qwen4ExpForCausalLM"),
+        replace(mixture(FP8), architecture="Qwen4ExpForCausalLM"),
+    ),
     "transformers/t5-packed": Example(
         model(W4A16, architecture="T5EncoderModel"), model(W8A8, architecture="T5EncoderModel")
     ),

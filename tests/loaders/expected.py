@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from quantkit.source import open_source
+from quantkit.tensors import WHOLE_DTYPES
 
 ACTIVATION_SCALES = (".input_scale", ".k_scale", ".v_scale")
 
@@ -24,13 +25,15 @@ def quantization(folder: Path) -> dict[str, Any]:
 
 
 def decoded(folder: Path) -> dict[str, Tensor]:
-    """Every weight of a checkpoint as float32, as quantkit reads it back."""
+    """Every weight of a checkpoint as float32, as quantkit reads it back, and tables of whole numbers as they are."""
     checkpoint = open_source(str(folder))
     try:
         weights = {}
         for name, info in checkpoint.tensors().items():
-            matrix = torch.from_numpy(checkpoint.ref(name).read(0, info.rows))
-            weights[name] = matrix.reshape(info.shape)
+            ref = checkpoint.ref(name)
+            whole = WHOLE_DTYPES.get(info.dtype)
+            rows = ref.read_packed(0, info.rows).view(whole) if whole else ref.read(0, info.rows)
+            weights[name] = torch.from_numpy(rows).reshape(info.shape)
         return weights
     finally:
         checkpoint.close()

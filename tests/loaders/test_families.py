@@ -64,7 +64,7 @@ LOADED: dict[str, dict[str, str]] = {
     "mamba": {"mamba": "fp8", "falcon-mamba": "nf4"}, "mamba2": {"mamba2": "fp8"}, "bamba": {"bamba": "w4a16"},
     "granite_swa": {"granite-swa": "fp8"}, "bloom": {"bloom": "w4a16"},
     "falcon": {"falcon": "w8a8", "falcon-groups": "fp8"}, "gpt_bigcode": {"santacoder": "fp8"},
-    "mpt": {"mpt": "w4a16"},
+    "mpt": {"mpt": "w4a16"}, "qwen4_exp": {"qwen-3.8": "fp8"},
     "seed_oss": {"seed-oss": "nf4-double"}, "smollm3": {"smollm3": "gptq-w4g32"}, "solar_open": {"solar-open": "fp8"},
     "stablelm": {"stablelm": "int8"}, "starcoder2": {"starcoder2": "fp4"},
 }  # fmt: skip
@@ -80,7 +80,11 @@ def load(folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     [name] = json.loads((folder / "config.json").read_text())["architectures"]
     options = {} if dtype is None else {"dtype": dtype}
     kind = getattr(transformers, name, AutoModelForCausalLM)  # some are published under names of their own code
-    return kind.from_pretrained(folder, attn_implementation="eager", **options).eval()
+    model = kind.from_pretrained(folder, attn_implementation="eager", **options).eval()
+    for parameter in model.parameters():  # beside rounded layers, what is joined from pieces keeps its type
+        if dtype is not None and parameter.dtype is torch.bfloat16:
+            parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def plain(artifact: Path, weights: dict[str, torch.Tensor], folder: Path) -> PreTrainedModel:
@@ -193,6 +197,7 @@ STOPPED = [
     ("flan-t5", "mxfp4a16"),
     ("flan-t5", "nvfp4a16"),
     ("t5-encoder", "w8a16"),
+    ("qwen-3.8", "w4a16"),
 ]
 
 

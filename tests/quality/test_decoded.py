@@ -9,8 +9,10 @@ import checkpoints
 import family_table
 import numpy as np
 import pytest
+from walks import logits_after, windows
 
 import quantkit
+from quantkit.calibration.walk.model import open_model
 from quantkit.quality.decoded import open_decoded
 
 # Rows regrouped and columns moved, -exp of them, numbers multiplied into weights, and stacks that are turned.
@@ -31,3 +33,22 @@ def test_every_tensor_of_the_source_comes_back(name: str, tmp_path: Path) -> Non
         for tensor, info in made.tensors().items():
             found, expected = (side.ref(tensor).read(0, info.rows) for side in (made, source))
             assert np.allclose(found, expected, rtol=PRODUCTS.get(name, 0), atol=0), tensor
+
+
+@pytest.mark.parametrize("name", ["apertus", "qwen-3.8"])
+def test_numbers_among_the_keys_of_a_file_are_those_of_the_source(name: str, tmp_path: Path) -> None:
+    """A model that computes with tensors of them runs on what the file holds."""
+    request = quantkit.Request(str(family_table.build(name, tmp_path)), ("q8_0",), pre=checkpoints.PRE)
+    quantkit.convert(request, quantkit.Output(tmp_path / "out.gguf", threads=1, verify=False))
+    prepared = quantkit.prepare(request)
+    source, model = prepared.checkpoint, prepared.model
+    assert model is not None
+    with closing(source), closing(open_decoded([tmp_path / "out.gguf"], source, model)) as made:
+        told = made.tensors().keys() & model.dropped.keys()
+        assert told
+        assert not any(made.holds(tensor) for tensor in told)
+        for tensor in told:
+            rows = source.tensors()[tensor].rows
+            assert np.array_equal(made.ref(tensor).read_packed(0, rows), source.ref(tensor).read_packed(0, rows))
+        found, _ = logits_after(open_model(made, threads=1), windows(390, count=1, seqlen=20))
+        assert found.isfinite().all()

@@ -29,7 +29,7 @@ from quantkit.calibration.walk.head import LOGITS_BYTES, load_head, load_matrix
 from quantkit.calibration.walk.model import BlockModel, read_embedding, resident_block, started, token_rows
 from quantkit.calibration.walk.passes import chunk_samples
 from quantkit.calibration.walk.resident import Resident, Wanted
-from quantkit.calibration.walk.skeleton import Arguments, run_to_blocks
+from quantkit.calibration.walk.skeleton import Arguments, Tokens, run_to_blocks
 from quantkit.calibration.walk.threads import Workers, workers
 from quantkit.errors import NonFiniteError
 from quantkit.events import BlockProgress, Sink, ignore
@@ -247,7 +247,8 @@ class _Passes:
         return into.sums.gram
 
     def _embedded(self, chunk: slice) -> tuple[Tensor, tuple[Arguments, ...]]:
-        return run_to_blocks(self._model.skeleton, self._numbers[chunk].to(self._model.device))
+        device = self._model.device
+        return run_to_blocks(self._model.skeleton, Tokens(self._ids[chunk].to(device), self._numbers[chunk].to(device)))
 
     def _block(self, index: int) -> Resident:
         return resident_block(self._model, index, self._arguments[index])

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,9 +28,16 @@ from quantkit.calibration.walk.resident import (
     remember,
 )
 from quantkit.calibration.walk.settings import fingerprint
-from quantkit.calibration.walk.skeleton import Arguments, Skeleton, build_skeleton, fill_buffers, run_to_blocks
+from quantkit.calibration.walk.skeleton import (
+    Arguments,
+    Skeleton,
+    Tokens,
+    build_skeleton,
+    fill_buffers,
+    run_to_blocks,
+)
 from quantkit.calibration.walk.threads import Workers
-from quantkit.calibration.walk.weights import SLAB_WEIGHTS, locate
+from quantkit.calibration.walk.weights import locate, read_some
 from quantkit.errors import InputError, ResourceError, UsageError
 from quantkit.families.names import expert_of
 from quantkit.machine import core_count, memory_limit_bytes
@@ -41,7 +47,6 @@ from quantkit.tensors import U8
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")  # of blocks: since transformers 5.24, and before
 SETTLED_CHUNKS = 16  # embedded before activations in files have to leave memory
-GAP_ROWS = 64  # embedding rows read along when fewer than this lie between two that are wanted
 
 Place = Callable[[int], U8]
 
@@ -197,16 +202,8 @@ def _read_table(model: BlockModel, table: nn.Embedding, rows: NDArray[np.int64])
     first row, as tokens of images have in tables of vectors for the blocks."""
     name = model.skeleton.name_of(table) + ".weight"
     source = locate(name, table.weight.shape, model.checkpoint.tensors())
-    ref = model.checkpoint.ref(source.tensor)
     wanted = np.where(rows < table.num_embeddings, rows, 0)
-    out = np.empty((len(rows), table.embedding_dim), np.float32)
-    slab = max(SLAB_WEIGHTS // table.embedding_dim, 1)
-    gaps, crossed = np.diff(wanted), np.diff(wanted // slab) > 0
-    cuts = np.flatnonzero((gaps > GAP_ROWS) | (gaps < 0) | crossed) + 1
-    for run in np.split(np.arange(len(rows)), cuts):
-        first, last = int(wanted[run[0]]), int(wanted[run[-1]])
-        out[run] = ref.read(first, last + 1)[wanted[run] - first]
-    return torch.from_numpy(out)
+    return torch.from_numpy(read_some(model.checkpoint.ref(source.tensor), wanted))
 
 
 def load_start(model: BlockModel) -> None:
@@ -235,15 +232,21 @@ def started(model: BlockModel, rows: NDArray[np.int64], table: Tensor) -> Iterat
 def embed(model: BlockModel, samples: Samples, table: Tensor, workers: Workers) -> Embedded:
     """Run the samples up to the first block. `table` holds the embedding rows that `token_rows` names, in order."""
     rows = token_rows(samples)
-    ids = torch.from_numpy(np.searchsorted(rows, samples.tokens))  # row numbers in `table`
+    ids = torch.from_numpy(samples.tokens).long()
+    numbers = torch.from_numpy(np.searchsorted(rows, samples.tokens))  # rows of `table`
+
+    def run(chunk: slice) -> tuple[Tensor, tuple[Arguments, ...]]:
+        tokens = Tokens(ids[chunk].to(model.device), numbers[chunk].to(model.device))
+        return run_to_blocks(model.skeleton, tokens)
+
     with started(model, rows, table):
-        run = partial(run_to_blocks, model.skeleton)
-        first, arguments = workers.map(run, [ids[:1].to(model.device)])[0]
+        first, arguments = workers.map(run, [slice(1)])[0]
         hidden = model.new_activations((*ids.shape, first.shape[-1]))
         step = chunk_samples(ids.shape[1], model.device)
 
         def fill(start: int) -> None:
-            hidden[start : start + step] = run(ids[start : start + step].to(model.device))[0].to(hidden.device)
+            chunk = slice(start, start + step)
+            hidden[chunk] = run(chunk)[0].to(hidden.device)
 
         for start in range(0, len(ids), SETTLED_CHUNKS * step):
             workers.map(fill, range(start, min(start + SETTLED_CHUNKS * step, len(ids)), step))

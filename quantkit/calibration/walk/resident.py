@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from quantkit.calibration.statistics.sums import Linear, Site
 from quantkit.calibration.walk.carried import STORES
 from quantkit.calibration.walk.experts import separate
+from quantkit.calibration.walk.lookups import look_up
 from quantkit.calibration.walk.skeleton import Skeleton, fill_buffers, set_parameter
 from quantkit.calibration.walk.turned import locate_in, turn
-from quantkit.calibration.walk.weights import joined, locate, named, read_rows
+from quantkit.calibration.walk.weights import joined, locate, named, read_rows, read_whole
 from quantkit.errors import InputError
 from quantkit.families.model import Rows
 from quantkit.source import Checkpoint
-from quantkit.tensors import TensorInfo
+from quantkit.tensors import WHOLE_DTYPES, TensorInfo
 
 
 class _Captured(Exception):
@@ -319,6 +320,7 @@ def load_block(checkpoint: Checkpoint, skeleton: Skeleton, index: int, device: t
         raise InputError(message, path="config.json", hint="config.json and the weights are not of the same model")
     separate(module, prefix.rstrip("."))
     turn(module)
+    look_up(module, prefix, checkpoint, device)
     load_buffers(checkpoint, module, prefix, device)
     fill_buffers(skeleton, module, device)  # before there are weights: some classes fill those along with buffers
     load_parameters(checkpoint, module, prefix, [name for name, _ in module.named_parameters()], device)
@@ -353,7 +355,10 @@ def load_buffers(checkpoint: Checkpoint, module: nn.Module, prefix: str, device:
                 locate(prefix + name, buffer.shape, held)
             continue
         parent, _, attribute = name.rpartition(".")
-        values = read_rows(checkpoint, Rows(info.name, 0, info.rows), buffer.shape, device)
+        if info.dtype in WHOLE_DTYPES:
+            values = read_whole(checkpoint, info, buffer, device)
+        else:
+            values = read_rows(checkpoint, Rows(info.name, 0, info.rows), buffer.shape, device)
         setattr(module.get_submodule(parent), attribute, values)
 
 

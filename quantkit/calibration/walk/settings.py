@@ -67,7 +67,8 @@ CONVOLVED = frozenset({
 })  # fmt: skip
 COMPUTES = SHAPES | ARITHMETIC | POSITIONS | MIXTURES | LATENTS | RECURRENT | CONVOLVED
 
-# Given to every class, whose own defaults may lie outside a small vocabulary (Phi-3: padding is 32000).
+# Given to every class that computes without, whose own defaults may lie outside a small vocabulary (Phi-3: padding is
+# 32000).
 NO_TOKENS: Mapping[str, None] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 
 
@@ -99,7 +100,7 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
         settings["rope_scaling"] = {**rope, "type": "longrope" if early else name}
     if kind == "dbrx":  # transformers 5.24 takes no base from where published files say it
         settings.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": hparams.number("rope_theta")})
-    return kind, {**{key: _number(value) for key, value in settings.items()}, **NO_TOKENS}
+    return kind, {**NO_TOKENS, **{key: _number(value) for key, value in settings.items()}}
 
 
 def _number(value: Any) -> Any:

@@ -29,9 +29,10 @@ from quantkit.untrusted import shown
 # Blocks that give a tuple of so many, of which the first goes on.
 GIVE_TUPLES = {
     "BambaDecoderLayer": 2, "BloomBlock": 2, "FalconDecoderLayer": 2, "FalconH1DecoderLayer": 1,
-    "GlmMoeDsaDecoderLayer": 2, "MptBlock": 2,
+    "Glm5NextTextDecoderLayer": 2, "GlmMoeDsaDecoderLayer": 2, "MptBlock": 2,
 }  # fmt: skip
 SLOPES = "alibi"  # Bloom's, one for each sequence and head: (sequences * heads, 1, tokens)
+ALONE = ("indexer", "compressor")  # of attention that looks at every sequence by itself
 BLOCKS = ("layers", "h", "blocks")
 OF_BLOCKS = "embed_tokens_per_layer"
 MAX_BUFFER = 1 << 24  # values of a buffer that is computed: rotary frequencies have about a hundred
@@ -169,13 +170,15 @@ def _first(record: partial[Tensor], length: int, *args: Any, **kwargs: Any) -> t
 @dataclass(frozen=True)
 class Arguments:
     """What block `index` is called with besides its input, which `carried` cuts where it is more than hidden states.
-    They were seen with `batch` sequences; those of any number have the same."""
+    They were seen with `batch` sequences; those of any number have the same. A block that looks at each `alone` is
+    given them for every sequence."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     batch: int = 1
     carried: Carried | None = None
     index: int = 0
+    alone: bool = False
 
     def call(self, block: nn.Module, rows: Tensor, more: Mapping[str, Any]) -> Tensor:
         """What the block gives for (batch, tokens, numbers); `more` comes before keywords that it is called with."""
@@ -183,6 +186,8 @@ class Arguments:
         slopes = kwargs.get(SLOPES)
         if slopes is not None:
             kwargs[SLOPES] = slopes[: len(slopes) // self.batch].repeat(len(rows), 1, 1)
+        if self.alone:
+            kwargs = {name: _for_each(value, len(rows)) for name, value in kwargs.items()}
         if self.carried is not None:
             return self.carried.through(self.index, partial(block, *self.args, **kwargs), rows)
         output = block(rows, *self.args, **kwargs)
@@ -190,47 +195,67 @@ class Arguments:
         return given
 
 
-def run_to_blocks(skeleton: Skeleton, ids: Tensor) -> tuple[Tensor, tuple[Arguments, ...]]:
-    """ids (batch, seqlen) through embedding and whatever comes before the first block.
+def _for_each(value: Any, count: int) -> Any:
+    """An argument that was seen with one sequence, for `count` of them; whatever is of no sequence stays."""
+    if isinstance(value, tuple):
+        return tuple(_for_each(one, count) for one in value)
+    if isinstance(value, Tensor) and value.ndim > 1 and len(value) == 1:
+        return value.expand(count, *value.shape[1:])
+    return value
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens (batch, seqlen): their ids, and the rows that they have in the tables in memory, which are shorter."""
+
+    ids: Tensor
+    rows: Tensor
+
+
+def run_to_blocks(skeleton: Skeleton, tokens: Tokens) -> tuple[Tensor, tuple[Arguments, ...]]:
+    """Tokens through embedding and whatever comes before the first block.
 
     Returns its input (batch, seqlen, hidden), or all that is carried, and every block's arguments. What is read before
     the blocks has to be in memory.
     """
-    hidden, found = record_calls(skeleton, ids, use_cache=False)
+    hidden, found = record_calls(skeleton, tokens.rows, use_cache=False)
     if skeleton.carried is None:
         return hidden, found
     vectors = [each.kwargs[VECTOR] for each in found] if skeleton.carried.vector else []
-    return skeleton.carried.pack(hidden, vectors), found
+    return skeleton.carried.pack(hidden, tokens.ids, vectors), found
 
 
-def run_on_to_blocks(skeleton: Skeleton, ids: Tensor, **cache: Any) -> tuple[Tensor, tuple[Arguments, ...]]:
+def run_on_to_blocks(skeleton: Skeleton, tokens: Tokens, **cache: Any) -> tuple[Tensor, tuple[Arguments, ...]]:
     """The same for tokens behind those that a cache has seen. Its blocks are called as the model calls them, in their
     order and each time anew: what the model keeps for them itself is not carried from one to the next."""
-    hidden, found = record_calls(skeleton, ids, use_cache=True, **cache)
+    hidden, found = record_calls(skeleton, tokens.rows, use_cache=True, **cache)
     if skeleton.carried is None:
         return hidden, found
     alone = skeleton.carried.alone()
-    return alone.pack(hidden), tuple(replace(each, carried=alone) for each in found)
+    return alone.pack(hidden, tokens.ids), tuple(replace(each, carried=alone) for each in found)
 
 
-def record_calls(skeleton: Skeleton, ids: Tensor, **settings: Any) -> tuple[Tensor, tuple[Arguments, ...]]:
+def record_calls(skeleton: Skeleton, rows: Tensor, **settings: Any) -> tuple[Tensor, tuple[Arguments, ...]]:
     """The input of the first block as the model has it, and every block's arguments."""
     calls = skeleton.calls
     calls.arguments, calls.inject, calls.hidden = {}, None, None
     with suppress(Reached):
-        decoder_of(skeleton.model)(input_ids=ids, **settings)
+        decoder_of(skeleton.model)(input_ids=rows, **settings)
     hidden: Tensor = calls.hidden
-    found = tuple(_called(skeleton, index, len(ids), *calls.arguments[index]) for index in range(len(skeleton.blocks)))
+    found = tuple(_called(skeleton, index, len(rows), *calls.arguments[index]) for index in range(len(skeleton.blocks)))
     calls.arguments, calls.hidden = {}, None
     return hidden, found
 
 
 def _called(skeleton: Skeleton, index: int, batch: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
     """Arguments of a block, by their names where some of them are carried."""
+    block = skeleton.blocks[index]
+    attention = getattr(block, "self_attn", None)
+    alone = batch == 1 and any(getattr(attention, name, None) is not None for name in ALONE)
     if skeleton.carried is None:
-        return Arguments(args, kwargs, batch)
-    names = list(inspect.signature(type(skeleton.blocks[index]).forward).parameters)[2:]  # after self and hidden states
-    return Arguments((), {**dict(zip(names, args, strict=False)), **kwargs}, batch, skeleton.carried, index)
+        return Arguments(args, kwargs, batch, alone=alone)
+    names = list(inspect.signature(type(block).forward).parameters)[2:]  # after self and hidden states
+    return Arguments((), {**dict(zip(names, args, strict=False)), **kwargs}, batch, skeleton.carried, index, alone)
 
 
 def run_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:

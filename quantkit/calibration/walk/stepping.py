@@ -21,7 +21,7 @@ from quantkit.calibration.walk.model import (
     read_embedding,
     read_further,
 )
-from quantkit.calibration.walk.skeleton import Arguments, decoder_of, run_on_to_blocks
+from quantkit.calibration.walk.skeleton import Arguments, Tokens, decoder_of, run_on_to_blocks
 
 
 def new_cache(model: BlockModel) -> Any:
@@ -40,14 +40,14 @@ def cache_token_bytes(model: BlockModel) -> int:
     return 4 * model.count * heads * 2 * max(model.head_size, wider)
 
 
-def run_on(model: BlockModel, rows: Tensor, cache: Any) -> tuple[Tensor, tuple[Arguments, ...]]:
+def run_on(model: BlockModel, tokens: Tokens, cache: Any) -> tuple[Tensor, tuple[Arguments, ...]]:
     """Tokens behind those that a cache has seen, up to the first block: its input (n, tokens, hidden), and what every
     block is called with, the cache included. The blocks have to be run with them before the next call.
 
-    `rows` int64 (n, tokens) are rows of the embedding's weight as it is at the moment, which has to be in memory.
+    The tables have to be in memory as `Table` has them when it gives the tokens.
     """
     argument = _cache_argument(decoder_of(model.skeleton.model))
-    return run_on_to_blocks(model.skeleton, rows, **{argument: cache})
+    return run_on_to_blocks(model.skeleton, tokens, **{argument: cache})
 
 
 def _cache_argument(decoder: nn.Module) -> str:
@@ -80,6 +80,6 @@ class Table:
             table.weight = nn.Parameter(torch.cat(rows).to(self._model.device), requires_grad=False)
         self._places.update({token: len(self._places) + at for at, token in enumerate(new)})
 
-    def rows(self, tokens: list[list[int]]) -> Tensor:
-        """Where these tokens' rows are: int64 of the same shape."""
-        return torch.tensor([[self._places[token] for token in row] for row in tokens])
+    def tokens(self, ids: list[list[int]]) -> Tokens:
+        """These tokens, whose rows are held."""
+        return Tokens(torch.tensor(ids), torch.tensor([[self._places[token] for token in row] for row in ids]))

@@ -10,17 +10,20 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.model import Rows
 from quantkit.families.names import EXPERT_MATRIX
 from quantkit.families.stacked import BIAS, DOWN, FLAT, GATE_UP, lies_turned, matrix_of, matrix_of_flat
 from quantkit.source import Checkpoint
-from quantkit.tensors import FLOAT_DTYPES, TensorInfo
+from quantkit.tensors import F32, FLOAT_DTYPES, WHOLE_DTYPES, TensorInfo, TensorRef
 
 CONVOLUTION = "conv1d.weight"
 SLAB_WEIGHTS = 1 << 24  # read at once: 64 MiB of float32
+GAP_ROWS = 64  # rows of a table read along when fewer than this lie between two that are wanted
 
 # Name in memory -> name in files, one after the other (conversion_mapping.py of transformers 5): GPT-NeoX's head, the
 # routers of Phi, Granite and ERNIE, Granite's stacks, MiMo's sinks, EXAONE's bias, Kimi's gate, Mixtral's mixtures and
@@ -100,6 +103,26 @@ def read_rows(
         stop = min(start + step, count)
         out[start:stop] = torch.from_numpy(ref.read(rows.start + start, rows.start + stop))
     return out.reshape(shape)
+
+
+def read_some(ref: TensorRef, wanted: NDArray[np.int64]) -> F32:
+    """Rows of a table, float32 (len(wanted), cols), in any order, read in slabs; the rest of it is not read."""
+    cols = ref.info.cols
+    out = np.empty((len(wanted), cols), np.float32)
+    slab = max(SLAB_WEIGHTS // cols, 1)
+    gaps, crossed = np.diff(wanted), np.diff(wanted // slab) > 0
+    cuts = np.flatnonzero((gaps > GAP_ROWS) | (gaps < 0) | crossed) + 1
+    for run in np.split(np.arange(len(wanted)), cuts):
+        first, last = int(wanted[run[0]]), int(wanted[run[-1]])
+        out[run] = ref.read(first, last + 1)[wanted[run] - first]
+    return out
+
+
+def read_whole(checkpoint: Checkpoint, info: TensorInfo, like: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """All of a tensor of whole numbers, with the shape and type of `like`."""
+    raw = checkpoint.ref(info.name).read_packed(0, info.rows)
+    numbers = raw.view(WHOLE_DTYPES[info.dtype]).astype(np.int64)
+    return torch.from_numpy(numbers).reshape(like.shape).to(device, like.dtype)
 
 
 def _spellings(parameter: str) -> Iterator[str]:

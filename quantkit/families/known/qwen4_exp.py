@@ -17,6 +17,7 @@ from quantkit.families.known.qwen3_next import (
     FULL,
     LINEAR,
     LINEAR_SIZES,
+    MIXED,
     MIXTURE,
     ORDERED,
     SSM_KEYS,
@@ -42,7 +43,6 @@ from quantkit.families.rows import (
     EMBEDDING,
     FREQUENCIES,
     HEAD,
-    UNSERVED,
     Drop,
     Family,
     T,
@@ -242,7 +242,13 @@ QWEN4_EXP = Family(
     ),
     assumes=(assumptions.silu, sigmoid_gate),
     tokens=TokenizerRules(slow="Qwen2Tokenizer"),
-    unserved=UNSERVED,
+    folds=MIXED,
+    computes=frozenset({
+        STREAMS, RANK, "ple_layer_ids", "ple_embed_dim", "ple_conv_kernel_size", "ngram_size", "heads_per_ngram",
+        "ngram_vocab_size_base", "make_ngram_vocab_size_divisible_by", "seed", "split_ngram_parts", "indexer_n_heads",
+        "indexer_kv_heads", "indexer_head_dim", "indexer_budget", "indexer_compress_ratio", "output_gate_type",
+        "eos_token_id",
+    }),
 )  # fmt: skip
 
 FAMILIES = (QWEN4_EXP,)
