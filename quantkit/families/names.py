@@ -12,7 +12,8 @@ EXPERT_MATRIX = re.compile(r"(.*\.experts)\.([0-9]{1,6})\.(gate|up|down)_proj\.(
 
 # Models saved without their head have no "model." or "transformer." before their blocks.
 OLD_BLOCKS = r"(?:transformer\.)?(?:h|blocks)"  # of GPT-2 and those after it
-BLOCK = re.compile(rf"(?:(?:^|\.)layers|^{OLD_BLOCKS})\.([0-9]{{1,6}})\.")
+ENCODER_BLOCKS = r"(?:\w+\.)?(?:encoder|transformer)\.layer"  # of BERT and its kin
+BLOCK = re.compile(rf"(?:(?:^|\.)layers|^{OLD_BLOCKS}|^{ENCODER_BLOCKS})\.([0-9]{{1,6}})\.")
 TEXT_BLOCK = re.compile(
     rf"(?:(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers|{OLD_BLOCKS})\.([0-9]{{1,6}})\."
 )

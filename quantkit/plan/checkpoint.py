@@ -278,10 +278,13 @@ def _written(rounded: Mapping[str, Unit], plain: tuple[str, ...], recipe: Recipe
 
 
 def _in_block(rounded: Mapping[str, Unit]) -> tuple[tuple[str, ...], ...]:
-    """Names of rounded layers relative to their block, in groups that read the same input, as a forward pass goes."""
+    """Names of rounded layers relative to their block, in groups that read the same input, as a forward pass goes;
+    those of other roles, as of mixers, come first and each by itself."""
     role_of = {in_block(unit.name): unit.tensor.role for unit in rounded.values()}
     groups = (tuple(name for role in site for name in role_of if role_of[name] is role) for site in INPUTS)
-    return tuple(group for group in groups if group)
+    sites = tuple(group for group in groups if group)
+    known = {name for group in sites for name in group}
+    return (*((name,) for name in role_of if name not in known), *sites)
 
 
 def _side_files(

@@ -68,8 +68,9 @@ from quantkit.qtypes.schemes.integers import Integers
 from quantkit.untrusted import shown
 
 PLAIN_EXPERTS = r"-:.*\.experts.*"  # by which vLLM leaves experts alone
-IN_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.\d+\.(.*)")
-BLOCKS = "transformer.blocks"  # of MPT and DBRX: a name that optimum does not look for by itself
+IN_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|(?:encoder|transformer)\.layer)\.\d+\.(.*)")
+# Names of blocks that optimum does not look for by itself: of MPT and DBRX, Mamba, BERT and its kin.
+BLOCKS = re.compile(r"(transformer\.blocks|backbone\.layers|(?:\w+\.)?(?:encoder|transformer)\.layer)\.\d+\.")
 BITS = (2, 3, 4, 8)
 MULTIPLE = 32  # of both dimensions, in every packing kernel
 FORMATS = {"gptq": 1, "gptq_v2": 2}
@@ -305,8 +306,8 @@ def _config(written: Written) -> dict[str, Any]:
     said = quantization_config(layout, quantizer=written.writer, modules=modules, damping=written.damping)
     if written.plain_experts:
         said["dynamic"] = {PLAIN_EXPERTS: {}}
-    if any(name.startswith(f"{BLOCKS}.") for name in written.layouts):
-        said["block_name_to_quantize"] = BLOCKS
+    if found := next(filter(None, map(BLOCKS.match, written.layouts)), None):
+        said["block_name_to_quantize"] = found[1]
     return said
 
 
