@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quantkit.consumers.finders import AWQ, EXPERTS, MLX, Found, experts, fused, layers, unlike, whole
-from quantkit.consumers.row import T5, T5_NEAREST, T5_REASON, Rule
+from quantkit.consumers.row import ENCODERS, T5, T5_NEAREST, T5_REASON, Rule
 from quantkit.consumers.subject import Subject
 
 RUN = "run: mlx 0.32.4, mlx-lm 0.32.2 on CPU"
@@ -33,6 +33,10 @@ RULES_OF_MLX = (
     Rule(
         "mlx", "t5", whole(lambda subject: subject.architecture in T5 and subject.container != "gguf"), T5_REASON,
         T5_NEAREST, "read: mlx-lm 0.32.2, models",
+    ),
+    Rule(
+        "mlx", "encoders", whole(lambda subject: subject.architecture in ENCODERS), T5_REASON, T5_NEAREST,
+        "read: mlx-lm 0.32.2, models",
     ),
     Rule(
         "mlx", "experts", unstacked,
@@ -77,6 +81,6 @@ RULES_OF_LM_STUDIO = (
     ),
     *(
         replace(rule, consumer="lmstudio", source=STUDIO)
-        for rule in RULES_OF_MLX if rule.name in ("t5", "experts", "experts-unlike", "kv-cache")
+        for rule in RULES_OF_MLX if rule.name in ("t5", "encoders", "experts", "experts-unlike", "kv-cache")
     ),
 )  # fmt: skip

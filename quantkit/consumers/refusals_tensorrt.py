@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from quantkit.consumers.finders import AWQ, BITSANDBYTES, GPTQ, INT8, MLX, NVFP4, layers, uncut_heads, whole
-from quantkit.consumers.row import HEADS_REASON, LOWER, MLX_REASON, T5, T5_NEAREST, T5_REASON, Rule, fp8, packed
+from quantkit.consumers.row import (
+    ENCODERS,
+    HEADS_REASON,
+    LOWER,
+    MLX_REASON,
+    T5,
+    T5_NEAREST,
+    T5_REASON,
+    Rule,
+    fp8,
+    packed,
+)
 
 TENSORRT = "read: TensorRT-LLM, _torch/model_config.py and models/quant_config_utils.py, 2026"
 FP8_NEAREST = "--to fp8, --to fp8-block or --to fp8-native"
 ENCODER_DECODERS = "read: documentation of TensorRT-LLM, models/encoder-decoder, 2026"
+ENCODING = frozenset({"BertForSequenceClassification"})
 RUNS = frozenset({"T5ForConditionalGeneration"})
 RULES_OF_TENSORRT = (
     Rule("tensorrt-llm", "mlx", layers(MLX), MLX_REASON, FP8_NEAREST, TENSORRT),
@@ -18,6 +30,10 @@ RULES_OF_TENSORRT = (
     Rule(
         "tensorrt-llm", "t5", whole(lambda subject: subject.architecture in T5 - RUNS), T5_REASON, T5_NEAREST,
         ENCODER_DECODERS,
+    ),
+    Rule(
+        "tensorrt-llm", "encoders", whole(lambda subject: subject.architecture in ENCODERS - ENCODING), T5_REASON,
+        T5_NEAREST, "read: TensorRT-LLM, _torch/models, 2026",
     ),
     Rule(
         "tensorrt-llm", "t5-rounded",

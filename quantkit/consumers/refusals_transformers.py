@@ -15,6 +15,7 @@ from quantkit.consumers.finders import (
     NATIVE_FP8,
     NVFP4,
     PACKED,
+    Found,
     experts,
     fused,
     kept_experts,
@@ -39,6 +40,7 @@ from quantkit.consumers.row import (
     Rule,
     packed,
 )
+from quantkit.consumers.subject import Subject
 from quantkit.qtypes.schemes.minifloat import TILE
 
 TRANSFORMERS = "transformers 5.23.0"
@@ -59,13 +61,23 @@ ONLY_STACKED = frozenset({
     "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "GraniteMoeSWAForCausalLM",
     "Qwen3VLMoeForConditionalGeneration",
 })  # fmt: skip
-# Classes that initialize the weight of a linear of theirs by its name, before anything is loaded.
-INITIALIZING = frozenset({
-    "FalconForCausalLM", "FalconMambaForCausalLM", "GPTBigCodeForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM",
-})  # fmt: skip
 # Classes that have in one tensor what files have in several: convolutions, or shards of a table.
 JOINING = frozenset({"Qwen4ExpForCausalLM", "Qwen4ExpForConditionalGeneration"})
-T5_STOPS = PACKED | MXFP4 | NVFP4 | GPTQ | AWQ
+# Classes that initialize weights of linears by their names before anything is loaded -> what those names end in.
+INITIALIZING = {
+    "FalconForCausalLM": "", "FalconMambaForCausalLM": "out_proj", "GPTBigCodeForCausalLM": "c_proj",
+    "Mamba2ForCausalLM": "out_proj", "MambaForCausalLM": "out_proj", "ModernBertModel": "", "ModernBertForMaskedLM": "",
+    "ModernBertForSequenceClassification": "",
+}  # fmt: skip
+WITHOUT_WEIGHT = PACKED | MXFP4 | NVFP4 | GPTQ | AWQ  # layers that have codes under another name
+
+
+def initialized(subject: Subject, tp: int) -> Found | None:
+    """An objection to a packed layer whose weight the class asks for."""
+    end = INITIALIZING.get(subject.architecture)
+    found = (m for m in subject.modules if m.stored_as(WITHOUT_WEIGHT))
+    return None if end is None else next((Found(m) for m in found if m.name.endswith(end)), None)
+
 
 RULES_OF_TRANSFORMERS = (
     Rule("transformers", "mlx", layers(MLX), MLX_REASON, MLX_NEAREST, f"run: {TRANSFORMERS}"),
@@ -113,9 +125,17 @@ RULES_OF_TRANSFORMERS = (
         "--keep experts=bf16", LOADED,
     ),
     Rule(
-        "transformers", "initialized",
-        lambda subject, tp: layers(PACKED | MXFP4)(subject, tp) if subject.architecture in INITIALIZING else None,
-        "{architecture} initializes weights that packed layers do not have, and stops", "--to fp8", LOADED,
+        "transformers", "falcon-4-bit",
+        lambda subject, tp: (
+            layers(BITSANDBYTES | GPTQ)(subject, tp) if subject.architecture == "FalconForCausalLM" else None
+        ),
+        "{architecture} has linears of a class of its own, which the loader of {container} does not replace",
+        "--to fp8", f"run: {TRANSFORMERS}, bitsandbytes 0.50.2, optimum 2.3.0, gptqmodel 7.6.0",
+    ),
+    Rule(
+        "transformers", "initialized", initialized,
+        "{architecture} initializes weights that packed layers do not have, and stops",
+        "--to fp8, or keep such layers as they are (--keep out_proj=bf16)", f"{LOADED}, optimum 2.3.0, gptqmodel 7.6.0",
     ),
     Rule(
         "transformers", "joined",
@@ -125,15 +145,9 @@ RULES_OF_TRANSFORMERS = (
     ),
     Rule(
         "transformers", "t5-packed",
-        lambda subject, tp: layers(T5_STOPS)(subject, tp) if subject.architecture in T5 else None,
+        lambda subject, tp: layers(WITHOUT_WEIGHT)(subject, tp) if subject.architecture in T5 else None,
         "it stops at packed layers of {architecture}, whose weights it initializes before anything is loaded",
         "--to nf4, --to int8, --to w8a8 or --to fp8", GPTQMODEL,
-    ),
-    Rule(
-        "transformers", "falcon-4-bit",
-        lambda subject, tp: layers(BITSANDBYTES)(subject, tp) if subject.architecture == "FalconForCausalLM" else None,
-        "{architecture} has linears of a class of its own, which bitsandbytes does not replace",
-        "--to fp8", f"run: {TRANSFORMERS}, bitsandbytes 0.50.2",
     ),
     Rule(
         "transformers", "experts-unlike",

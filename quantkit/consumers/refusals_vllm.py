@@ -25,6 +25,7 @@ from quantkit.consumers.finders import (
 )
 from quantkit.consumers.row import (
     COLS_REASON,
+    ENCODERS,
     HEAD,
     HEAD_NEAREST,
     HEADS_REASON,
@@ -38,6 +39,8 @@ from quantkit.consumers.row import (
     T5,
     T5_NEAREST,
     T5_REASON,
+    UNTRIED_NEAREST,
+    UNTRIED_REASON,
     Rule,
     packed,
 )
@@ -71,6 +74,10 @@ RULES_OF_VLLM = (
     Rule(
         "vllm", "t5", whole(lambda subject: subject.architecture in T5), T5_REASON, T5_NEAREST,
         f"{VLLM}, models/registry.py; PR #24907, #31004",
+    ),
+    Rule(
+        "vllm", "encoders", whole(lambda subject: subject.architecture in ENCODERS and subject.container != "plain"),
+        UNTRIED_REASON, UNTRIED_NEAREST, f"{VLLM}, models/registry.py, bert.py", refuses=False,
     ),
     Rule(
         "vllm", "gptq-bits", layers(GPTQ, lambda it: it.bits not in (4, 8)),
@@ -183,8 +190,8 @@ RULES_OF_VLLM = (
 
 SGLANG = "read: SGLang, srt/layers/quantization, 2026"
 SHARED = (  # its loaders of these descend from vLLM's
-    "mlx", "t5", "mixed", "fused", "experts", "fp8-fused-blocks", "head", "kv-cache", "bitsandbytes-tp", "tp-heads",
-    "tp-key-heads", "tp-rows", "tp-cols", "gguf-type",
+    "mlx", "t5", "encoders", "mixed", "fused", "experts", "fp8-fused-blocks", "head", "kv-cache", "bitsandbytes-tp",
+    "tp-heads", "tp-key-heads", "tp-rows", "tp-cols", "gguf-type",
 )  # fmt: skip
 RULES_OF_SGLANG = (
     Rule(

@@ -34,6 +34,13 @@ T5 = frozenset({
     "T5ForConditionalGeneration", "T5WithLMHeadModel", "MT5ForConditionalGeneration", "UMT5ForConditionalGeneration",
     "UMT5Model", "T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel", "t5", "t5encoder",
 })  # fmt: skip
+# Encoders that are rounded, as config.json calls them.
+ENCODERS = frozenset({
+    f"{kind}{head}" for kind in ("Bert", "DistilBert", "Roberta", "XLMRoberta", "ModernBert", "EuroBert")
+    for head in ("Model", "ForMaskedLM", "ForSequenceClassification")
+} | {"BertForPreTraining", "CamembertModel"})  # fmt: skip
+UNTRIED_REASON = "rounded encoders were not tried with it"
+UNTRIED_NEAREST = "--to hf-bf16"
 T5_REASON = "it has no model of {architecture}"
 T5_NEAREST = "another program (--for transformers)"
 

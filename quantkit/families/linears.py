@@ -20,7 +20,7 @@ from quantkit.families.mapping import require_complete, rows_by_source, rows_of
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import EXPERTS, block_of, expert_of
 from quantkit.families.roles import Role
-from quantkit.families.rows import NUMBER, Family
+from quantkit.families.rows import NUMBER, Drop, Family
 from quantkit.families.stacked import biased_modules, flat_modules, matrix_of, turned_modules
 from quantkit.families.towers import text_family
 from quantkit.tensors import TensorInfo
@@ -89,16 +89,22 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     found = {n: tuple(_modules(info, roles[n], turned, whole)) for n, info in tensors.items() if n not in after}
     linears = [module for modules in found.values() for module in modules]
     rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
-    drops = {n: [d for d in family.drop if fnmatchcase(family.source_name(n, layers), d.pattern)] for n in rest}
-    dropped = [name for name, reasons in drops.items() if reasons]
+    dropped = _dropped(family, layers, tensors, [name for name, role in roles.items() if role is None])
     others = [*dropped, *(name for name in after if family.layer_of(name) != family.layer_of(name, layers))]
-    in_memory = {drop.in_memory for reasons in drops.values() for drop in reasons if drop.in_memory}
-    beside = {_part_of(name) for name in others} - {_part_of(linear.name) for linear in linears} - HEADS
-    unknown = [name for name in rest if name not in dropped and block_of(name)[0] is not None]
+    in_memory = {drop.in_memory for reasons in dropped.values() for drop in reasons if drop.in_memory}
+    covered = {_part_of(linear.name) for linear in linears}
+    beside = {_part_of(name) for name in others if name.removesuffix(WEIGHT) not in HEADS} - covered
+    unknown = [name for name in rest if name.removesuffix(WEIGHT) not in dropped and block_of(name)[0] is not None]
     head = next((n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.OUTPUT), None)
     staying = (name for name, role in roles.items() if role in STAYING and len(tensors[name].shape) > 1)
     renamed = [family.routers.format(layer) for layer in range(layers)] if family.routers else []
-    stay = (*(name.removesuffix(WEIGHT) for name in staying if not found.get(name)), *renamed, *sorted(whole))
+    alone = [
+        *(name.removesuffix(WEIGHT) for name in staying if not found.get(name)),
+        *(name for name in dropped if _part_of(name) in covered),
+    ]
+    if family.embeds:  # loaded without its head, too, and then without what stands before names
+        alone = list(dict.fromkeys(spelled for name in alone for spelled in (name, family.source_name(name))))
+    stay = (*alone, *renamed, *sorted(whole))
     return Model(
         family=family.name,
         architecture=architecture,
@@ -110,6 +116,23 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
         beside=tuple(sorted(beside | in_memory)),
         unknown=tuple(unknown),
     )
+
+
+def _dropped(
+    family: Family, layers: int, tensors: Mapping[str, TensorInfo], names: Iterable[str]
+) -> dict[str, list[Drop]]:
+    """The modules that are left out on purpose, and why: those of matrices, and those with a bias alone, whose matrix
+    is that of another, as in heads of encoders."""
+    found: dict[str, list[Drop]] = {}
+    for name in names:
+        module, _, leaf = name.rpartition(".")
+        tied = leaf == "bias" and module + WEIGHT not in tensors
+        if tied or len(tensors[name].shape) > 1:
+            spelled = family.source_name(name, layers)
+            found[module if tied else name.removesuffix(WEIGHT)] = [
+                drop for drop in family.drop if fnmatchcase(spelled, drop.pattern)
+            ]
+    return {name: reasons for name, reasons in found.items() if reasons}
 
 
 def _part_of(name: str) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import encoder_table
 import pytest
 import torch
 from checkpoints import VARIANTS, Variant, build
@@ -54,6 +55,16 @@ def test_logits_equal_the_whole_models(name: str, tmp_path: Path) -> None:
     model = model_of(folder)
     samples = windows(400)
     found, _ = logits_after(model, samples)
+    with torch.no_grad():
+        expected = whole_model(folder)(input_ids=torch.from_numpy(samples.tokens).long()).logits
+    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+def test_vectors_of_an_encoder_equal_the_whole_models(tmp_path: Path) -> None:
+    """EmbeddingGemma attends in both directions; by its embeddings, as if they were a head."""
+    folder = encoder_table.build("embedding-gemma", tmp_path)
+    samples = windows(400)
+    found, _ = logits_after(model_of(folder), samples)
     with torch.no_grad():
         expected = whole_model(folder)(input_ids=torch.from_numpy(samples.tokens).long()).logits
     assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()

@@ -177,7 +177,7 @@ EXAMPLES = {
     "vllm/mamba-1": Example(mixers("JambaForCausalLM"), mixers("BambaForCausalLM")),
     "sglang/mamba-1": Example(mixers("MambaForCausalLM"), mixers("Mamba2ForCausalLM")),
     "transformers/initialized": Example(
-        replace(model(W4A16), architecture="Mamba2ForCausalLM"), replace(model(FP8), architecture="Mamba2ForCausalLM")
+        replace(model(W4A16), architecture="ModernBertModel"), replace(model(W4A16), architecture="Mamba2ForCausalLM")
     ),
     "transformers/joined": Example(
         replace(mixture(W4A16), architecture="Qwen4ExpForCausalLM"),
@@ -189,6 +189,11 @@ EXAMPLES = {
     "vllm/t5": Example(gguf("q4_k", architecture="t5"), gguf("q4_k")),
     "mlx/t5": Example(model(MLX4, architecture="MT5ForConditionalGeneration"), model(MLX4)),
     "lmstudio/t5": Example(model(MLX4, architecture="T5EncoderModel"), gguf("q4_k", architecture="t5encoder")),
+    "vllm/encoders": Example(model(FP8, architecture="BertModel"), model(PLAIN, architecture="BertModel")),
+    "sglang/encoders": Example(model(FP8, architecture="BertModel"), model(PLAIN, architecture="BertModel")),
+    "tensorrt-llm/encoders": Example(model(FP8, architecture="BertModel"), model(FP8)),
+    "mlx/encoders": Example(model(MLX4, architecture="EuroBertModel"), model(MLX4)),
+    "lmstudio/encoders": Example(model(MLX4, architecture="RobertaModel"), model(MLX4)),
     "tensorrt-llm/t5": Example(model(FP8, architecture="T5EncoderModel"), model(FP8)),
     "tensorrt-llm/t5-rounded": Example(
         model(FP8, architecture="T5ForConditionalGeneration"), model(PLAIN, architecture="T5ForConditionalGeneration")

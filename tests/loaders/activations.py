@@ -6,6 +6,7 @@ follows the definition of each format; the loader's result is compared with it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -57,19 +58,25 @@ def _before(function: partial[Tensor]) -> Any:
     return lambda _module, inputs: (function(inputs[0]),)
 
 
+def means(entry: str, name: str) -> bool:
+    """Whether an entry of what stays as it is, a name or a pattern, means a layer."""
+    return re.match(entry.removeprefix("re:"), name) is not None if entry.startswith("re:") else entry == name
+
+
 def round_inputs(model: PreTrainedModel, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
     """Round the inputs of the linear layers of `model` as `config`, a quantization_config, says."""
     plain = config.get("ignore") or config.get("llm_int8_skip_modules") or ()
-    layers = {n: module for n, module in model.named_modules() if isinstance(module, nn.Linear) and n not in plain}
+    linears = {n: module for n, module in model.named_modules() if isinstance(module, nn.Linear)}
+    layers = {n: module for n, module in linears.items() if not any(means(entry, n) for entry in plain)}
     if config["quant_method"] == "bitsandbytes" and config["load_in_8bit"]:
         for layer in layers.values():
             layer.register_forward_pre_hook(_before(partial(round_llm_int8, threshold=config["llm_int8_threshold"])))
     if config["quant_method"] != "compressed-tensors":
         return
-    [group] = config["config_groups"].values()
-    scheme = group["input_activations"]
-    if scheme is None:
+    schemes = [group["input_activations"] for group in config["config_groups"].values()]
+    if not any(schemes):
         return
+    [scheme] = schemes
     assert scheme["num_bits"] == 8
     assert scheme["symmetric"]
     for name, layer in layers.items():

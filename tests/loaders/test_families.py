@@ -17,9 +17,10 @@ import torch
 import transformers
 from activations import round_inputs
 from comparisons import FLOAT32, distance, same
-from encoder_table import ENCODERS
+from encoder_table import ENCODERS, Encoder
 from expected import decoded, quantization
 from loaders import computes_in_float32, loaded_weights
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -71,7 +72,11 @@ LOADED: dict[str, dict[str, str]] = {
 CASES = [(family, name, recipe) for family, rows in LOADED.items() for name, recipe in rows.items()]
 # Whose experts transformers knows by their stack alone.
 NAMED = {"gemma4-moe": "w4a16", "granite-moe-swa": "w4a16", "qwen3-vl-moe": "fp8"}
-ELSEWHERE = {"llama4", "qwen3_vl_moe", "granite_moe_swa", "t5", "t5_encoder"}  # loaded by tests of their own, below
+ELSEWHERE = {  # loaded by tests of their own, below
+    "llama4", "qwen3_vl_moe", "granite_moe_swa", "t5", "t5_encoder", "bert", "bert_classifier", "distilbert",
+    "distilbert_classifier", "roberta", "roberta_classifier", "xlm_roberta", "xlm_roberta_classifier", "modernbert",
+    "modernbert_classifier", "eurobert", "embedding_gemma",
+}  # fmt: skip
 NOT_RUN = {"qwen3_omni_moe"}  # whose class has no forward pass: thinker and talker are run by `generate` alone
 
 
@@ -96,11 +101,11 @@ def plain(artifact: Path, weights: dict[str, torch.Tensor], folder: Path) -> Pre
     return load(folder, torch.float32)
 
 
-def made(name: str, recipe: str, folder: Path) -> tuple[Path, bool]:
+def made(name: str, recipe: str, folder: Path, keep: tuple[str, ...] = ()) -> tuple[Path, bool]:
     """The artifact of a family's small checkpoint, and whether the table says that transformers loads it."""
     tables = {**dict.fromkeys(family_table.TABLE, family_table), **dict.fromkeys(ENCODERS, encoder_table)}
     build = tables.get(name, checkpoints).build
-    request = quantkit.Request(str(build(name, folder)), (recipe,), method="rtn")
+    request = quantkit.Request(str(build(name, folder)), (recipe,), method="rtn", keep=keep)
     prepared = quantkit.prepare(request)
     [said] = [v for v in quantkit.consumer_verdicts(prepared.plans[0]) if v.consumer == "transformers"]
     prepared.checkpoint.close()
@@ -184,6 +189,44 @@ def test_both_stacks_of_t5_are_what_quantkit_decodes(name: str, recipe: str, tmp
         assert distance(found, right) <= FLOAT32
 
 
+MASKED = "roberta-masked-lm", Encoder("RobertaForMaskedLM", encoder_table.ROBERTA, "bpe")  # not the reference's
+ENCODING = [
+    ("bert-mean", "fp8"), ("bert-masked-lm", "w4a16"), ("bert-reranker", "nvfp4a16"), ("bert-labels", "int8"),
+    ("distilbert", "w8a8"), ("roberta", "int8"), ("roberta-masked-lm", "w8a8"), ("roberta-reranker", "fp8-native"),
+    ("xlm-roberta", "w8a16"), ("xlm-roberta-reranker", "mxfp4a16"), ("modernbert", "w8a8"),
+    ("modernbert-masked-lm", "int8"), ("modernbert-reranker", "fp8"), ("eurobert", "fp8"),
+    ("eurobert-masked-lm", "w4a16"), ("embedding-gemma", "w4a16"), ("embedding-gemma", "fp8"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "recipe"), ENCODING)
+def test_encoders_are_what_quantkit_decodes(
+    name: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every parameter, so that heads are left alone; and what they compute: vectors, scores, labels."""
+    monkeypatch.setitem(ENCODERS, *MASKED)
+    artifact, ok = made(name, recipe, tmp_path)
+    assert ok
+    alike = computes_in_float32(artifact)
+    model = load(artifact, torch.float32 if alike else None)
+    expected = plain(artifact, decoded(artifact), tmp_path / "plain")
+    reads = {"input_ids": torch.arange(5, 45)[None]}
+    with torch.inference_mode():
+        rounded = {} if alike else loaded_weights(model, artifact)
+        model(**reads)  # the first pass of compressed-tensors decompresses
+        wanted = dict(expected.named_parameters())
+        weights = {**{n: p for n, p in model.named_parameters() if n in wanted}, **rounded}
+        assert weights.keys() == wanted.keys()
+        assert [
+            n for n, p in weights.items() if not same(p, wanted[n], exact=n not in rounded or recipe != "int8")
+        ] == []
+        round_inputs(expected, quantization(artifact), {})
+        found, right = (m(**reads)[0].float().flatten(0, -2) for m in (model, expected))
+    if alike:
+        assert (found - right).abs().max() <= FLOAT32 * right.abs().max()
+    assert torch.cosine_similarity(found, right, dim=-1).min() > 0.99  # kernels in bfloat16
+
+
 # Classes that stop at layers whose weights are packed, or leave them as they were made.
 STOPPED = [
     ("mamba", "w4a16"),
@@ -193,6 +236,11 @@ STOPPED = [
     ("santacoder", "w4a16"),
     ("falcon-groups", "w4a16"),
     ("falcon", "nf4"),
+    ("mamba", "gptq-w4g32"),
+    ("santacoder", "gptq-w4g32"),
+    ("modernbert", "w4a16"),
+    ("modernbert", "nvfp4a16"),
+    ("modernbert", "gptq-w4g32"),
     ("flan-t5", "w4a16"),
     ("flan-t5", "mxfp4a16"),
     ("flan-t5", "nvfp4a16"),
@@ -207,6 +255,37 @@ def test_classes_that_stop_are_known(name: str, recipe: str, tmp_path: Path) -> 
     assert not ok
     with pytest.raises((AttributeError, RuntimeError)):
         load(artifact, None)
+
+
+def packed_words(artifact: Path) -> set[str]:
+    """The names of a GPTQ checkpoint's codes."""
+    with safe_open(artifact / "model.safetensors", "pt") as file:
+        return {name for name in file.keys() if name.endswith(".qweight")}  # noqa: SIM118  not a dict
+
+
+# Layers that engines know by no role of attention or MLP, and blocks under names that optimum does not look for.
+GPTQ = {
+    "lfm2": (), "mamba": ("out_proj=bf16",), "falcon-mamba": ("out_proj=bf16",),
+    "bert-mean": (), "bert-masked-lm": (r"output\.dense=bf16",), "distilbert": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "keep"), GPTQ.items(), ids=GPTQ)
+def test_every_layer_of_gptq_is_replaced(name: str, keep: tuple[str, ...], tmp_path: Path) -> None:
+    """One that is not would keep the weights it was made with, without a word."""
+    artifact, ok = made(name, "gptq-w4g32", tmp_path, keep)
+    assert ok
+    model = load(artifact, None)
+    assert packed_words(artifact) <= model.state_dict().keys()
+    expected = dict(plain(artifact, decoded(artifact), tmp_path / "plain").named_parameters())
+    weights = {n: p for n, p in model.named_parameters() if n in expected}
+    assert [n for n, p in weights.items() if not same(p, expected[n], exact=True)] == []
+
+
+def test_linears_of_falcon_are_not_replaced(tmp_path: Path) -> None:
+    artifact, ok = made("falcon-groups", "gptq-w4g32", tmp_path)
+    assert not ok
+    assert not packed_words(artifact) & load(artifact, None).state_dict().keys()
 
 
 @pytest.mark.parametrize(("name", "recipe"), NAMED.items())

@@ -68,7 +68,7 @@ BERT = Family(
     derive=(encoders.positions(padding=False), encoders.labels, encoders.epsilon(1e-12)),
     assumes=(assumptions.gelu, encoders.absolute_positions),
     tokens=TokenizerRules(pieces=True, counted=True),
-    unserved=encoders.UNSERVED,
+    unwalked=encoders.UNWALKED,
     embeds=True,
 )
 BERT_CLASSIFIER = replace(

@@ -16,6 +16,7 @@ from quantkit.families.rows import (
     FREQUENCIES,
     MLP,
     NORMS,
+    OWN_CODE,
     Drop,
     Family,
     TokenizerRules,
@@ -47,7 +48,7 @@ EUROBERT = Family(
     drop=(FREQUENCIES, Drop("lm_head.*", encoders.NO_HEAD)),
     assumes=(assumptions.silu,),
     tokens=TokenizerRules(no_bos=True),
-    unserved=encoders.UNSERVED,
+    unwalked=encoders.UNWALKED,
     embeds=True,
 )  # fmt: skip
 LLAMA_EMBED = replace(
@@ -58,7 +59,7 @@ LLAMA_EMBED = replace(
     defaults={"llama_bidirec": {k: v for k, v in LLAMA.defaults["llama"].items() if k != "head_dim"}},
     outside=(EMBEDDING, FINAL_NORM),
     folds=(),
-    unserved=encoders.UNSERVED,
+    unserved=OWN_CODE,
     embeds=True,
 )
 

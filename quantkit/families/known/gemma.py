@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError
-from quantkit.families import assumptions, encoders, folds, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.layers import TRUNK
 from quantkit.families.placements import vocabulary
@@ -185,7 +185,6 @@ EMBEDDING_GEMMA = replace(
     keys=(*keys.COMMON, window, keys.POOLING_TYPE),
     when=Condition("config.json has use_bidirectional_attention true", reads_both_ways),
     graph=scaled_as_in_the_graph(assumptions.GEMMA3_27B_LAYERS, use_bidirectional_attention=True),
-    unserved=encoders.UNSERVED,
     embeds=True,
 )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantkit.families import assumptions
+from quantkit.families import assumptions, encoders
 from quantkit.families.known.bert import BERT, DOWN, HEADS, SIZES
 from quantkit.families.roles import Role
 from quantkit.families.rows import ALWAYS, Condition, T, optional
@@ -40,6 +40,8 @@ JINA_BERT_V2 = replace(
         T("layer_norm_2.weight", "layer_output_norm.weight", Role.NORM, "hidden_size", bias=ALWAYS),
     ),
     drop=HEADS,
+    unserved=encoders.OWN_VARIANT,
+    unwalked=None,
     assumes=(assumptions.gelu,),
 )  # fmt: skip
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.families import encoders, keys
+from quantkit.families import keys
 from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import before, first_said, from_, kind, listed, numbered
 from quantkit.families.layouts import squeeze, stack
 from quantkit.families.roles import Role
-from quantkit.families.rows import EMBEDDING, PRESENT, Family, T, at
+from quantkit.families.rows import EMBEDDING, OWN_CODE, PRESENT, Family, T, at
 from quantkit.families.spellings import Rename
 
 CONV, ATTENTION = "conv", "full_attention"
@@ -161,7 +161,7 @@ LFM2_BIDIRECTIONAL = replace(
     graph=None,
     back={},
     embeds=True,
-    unserved=encoders.UNSERVED,
+    unserved=OWN_CODE,
 )
 
 FAMILIES = (LFM2, LFM2_BIDIRECTIONAL, LFM2_MOE)

@@ -83,7 +83,7 @@ MODERN_BERT = Family(
     aliases={"global_rope_theta": "rope_theta", "local_rope_theta": "rope_local_base_freq"},
     derive=(encoders.positions(padding=False), encoders.labels, head_pooling, epsilon),
     tokens=TokenizerRules(framed=True),
-    unserved=encoders.UNSERVED,
+    unwalked=encoders.UNWALKED,
     embeds=True,
 )  # fmt: skip
 MODERN_BERT_CLASSIFIER = replace(

@@ -11,7 +11,7 @@ from quantkit.families import encoders, keys
 from quantkit.families.encoders import LABELS, NO_HEAD
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
-from quantkit.families.rows import ALWAYS, FREQUENCIES, Drop, Family, T, TokenizerRules
+from quantkit.families.rows import ALWAYS, FREQUENCIES, OWN_CODE, Drop, Family, T, TokenizerRules
 from quantkit.families.spellings import Rename
 
 CLS = 2  # llama.cpp's enum llama_pooling_type: an embedding is the vector of the first token, as the model card has it
@@ -56,7 +56,7 @@ NEOBERT = Family(
     spellings=(Rename(r"^model\.", ""),),
     derive=(encoders.positions(padding=False), encoders.labels, lambda hparams: {"inner": two_thirds(hparams)}),
     tokens=TokenizerRules(pieces=True, counted=True),
-    unserved=encoders.UNSERVED,
+    unserved=OWN_CODE,
     embeds=True,
 )  # fmt: skip
 

@@ -118,7 +118,8 @@ NOMIC_BERT = Family(
     ),
     assumes=(swiglu,),
     tokens=TokenizerRules(pieces=True, counted=True),
-    unserved=encoders.UNSERVED,
+    unserved="transformers does not read the config.json that it is published with, and takes its queries, keys and "
+    "values apart as it loads them",
     embeds=True,
 )  # fmt: skip
 NOMIC_BERT_MOE = replace(
@@ -151,6 +152,7 @@ NOMIC_BERT_MOE = replace(
     aliases={**NOMIC_BERT.aliases, "moe_top_k": "num_experts_per_tok"},
     drop=(*NOMIC_BERT.drop, Drop("*.mlp.experts.bias", "llama.cpp adds no bias to what a mixture gives")),
     assumes=(gelu, plain_mixture),
+    unserved=encoders.OWN_VARIANT,
 )  # fmt: skip
 
 FAMILIES = (NOMIC_BERT, NOMIC_BERT_MOE)
