@@ -5,13 +5,25 @@ Their files are compared with the reference's and no more: what is in them is te
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from family_table import FOUR, QWEN_ROPE, SIZES, SPM, TABLE, YOUTU, Entry, llama_shapes, mixture_shapes, own
+from family_table import (
+    ENDED,
+    FOUR,
+    QWEN_ROPE,
+    SIZES,
+    SPM,
+    TABLE,
+    TEMPLATED,
+    YOUTU,
+    Entry,
+    llama_shapes,
+    mixture_shapes,
+    own,
+)
 
 VISION = {"hidden_size": 32, "num_hidden_layers": 1}
 DEEPSEEK = {
@@ -63,16 +75,6 @@ def respelled(spellings: Mapping[str, str], keep: tuple[str, ...]) -> Callable[[
             tensors[new] = tensors.pop(old)
 
     return change
-
-
-TEMPLATED = json.dumps({
-    "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "for sound",
-    "added_tokens_decoder": {"399": {"content": "<|im_end|>", "special": True}},
-})  # fmt: skip
-ENDED = json.dumps({
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "added_tokens_decoder": {"399": {"content": "<|im_end|>", "special": True}},
-})  # fmt: skip
 
 
 def without_head(tensors: dict[str, Any]) -> None:

@@ -632,7 +632,19 @@ QWEN3_TOWER = {
     **TOWER, "out_hidden_size": 256, "intermediate_size": 32, "deepstack_visual_indexes": [1],
     "num_position_embeddings": 16,
 }  # fmt: skip
-QWEN3_VL_MOE = {
+TEMPLATED = json.dumps({
+    "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "for sound",
+    "added_tokens_decoder": {"399": {"content": "<|im_end|>", "special": True}},
+})  # fmt: skip
+ENDED = json.dumps({
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "added_tokens_decoder": {"399": {"content": "<|im_end|>", "special": True}},
+})  # fmt: skip
+OMNI_SOUND = {
+    "num_mel_bins": 16, "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64,
+    "output_dim": 256,
+}  # fmt: skip
+QWEN3_VL_MOE: dict[str, Any] = {
     "text_config": {
         **SIZES, **QWEN_ROPE, "head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 512,
     },
@@ -1112,6 +1124,25 @@ TABLE: dict[str, Entry] = {
         "Qwen3VLForConditionalGeneration",
         {"text_config": {**SIZES, **QWEN_ROPE, "head_dim": 32}, "vision_config": QWEN3_TOWER,
          "tie_word_embeddings": True},
+    ),
+    "qwen2.5-omni-saved": Entry(
+        "Qwen2_5OmniForConditionalGeneration",
+        {"enable_audio_output": False, "thinker_config": {
+            "text_config": {**SIZES, **QWEN_ROPE}, "audio_config": OMNI_SOUND, "vision_config": QWEN25_TOWER}},
+        edit=lambda config: config.update(architectures=["Qwen2_5OmniModel"]),
+    ),
+    "qwen3-omni-saved": Entry(
+        "Qwen3OmniMoeForConditionalGeneration",
+        {"enable_audio_output": False, "thinker_config": {
+            "text_config": {**QWEN3_VL_MOE["text_config"], "moe_intermediate_size": 256},
+            "audio_config": {**OMNI_SOUND, "downsample_hidden_size": 24}, "vision_config": QWEN3_TOWER}},
+        files={"tokenizer_config.json": ENDED},
+    ),
+    "qwen3-asr-saved": Entry(
+        "Qwen3ASRForConditionalGeneration",
+        {"text_config": {**SIZES, **QWEN_ROPE, "head_dim": 32},
+         "audio_config": {**OMNI_SOUND, "downsample_hidden_size": 24}, "pad_token_id": 0, "eos_token_id": 2},
+        files={"tokenizer_config.json": TEMPLATED},
     ),
     "gemma4": Entry("Gemma4", {**GEMMA4, "hidden_size_per_layer_input": 0}, bpe=False),
     "gemma4-unified": Entry(

@@ -69,6 +69,10 @@ INITIALIZING = {
     "Mamba2ForCausalLM": "out_proj", "MambaForCausalLM": "out_proj", "ModernBertModel": "", "ModernBertForMaskedLM": "",
     "ModernBertForSequenceClassification": "",
 }  # fmt: skip
+# Classes without a forward pass, whose thinker is run by `generate`.
+THINKING = frozenset({
+    "Qwen2_5OmniForConditionalGeneration", "Qwen2_5OmniModel", "Qwen3OmniMoeForConditionalGeneration",
+})  # fmt: skip
 WITHOUT_WEIGHT = PACKED | MXFP4 | NVFP4 | GPTQ | AWQ  # layers that have codes under another name
 
 
@@ -148,6 +152,12 @@ RULES_OF_TRANSFORMERS = (
         lambda subject, tp: layers(WITHOUT_WEIGHT)(subject, tp) if subject.architecture in T5 else None,
         "it stops at packed layers of {architecture}, whose weights it initializes before anything is loaded",
         "--to nf4, --to int8, --to w8a8 or --to fp8", GPTQMODEL,
+    ),
+    Rule(
+        "transformers", "thinker",
+        lambda subject, tp: layers(COMPRESSED)(subject, tp) if subject.architecture in THINKING else None,
+        "it decodes layers at the first pass of a whole model, and {architecture} has none: its thinker stops at them",
+        "--to nf4, --to int8 or --to fp8-native", LOADED,
     ),
     Rule(
         "transformers", "experts-unlike",

@@ -199,6 +199,9 @@ EXAMPLES = {
         model(FP8, architecture="T5ForConditionalGeneration"), model(PLAIN, architecture="T5ForConditionalGeneration")
     ),
     "transformers/falcon-4-bit": Example(replace(model(NF4), architecture="FalconForCausalLM"), model(NF4)),
+    "transformers/thinker": Example(
+        model(FP8, architecture="Qwen2_5OmniModel"), model(FP8Layout(), architecture="Qwen2_5OmniModel")
+    ),
     "transformers/experts-unlike": Example(mixture(FP8, None), mixture(FP8, FP8)),
     "transformers/experts-of-groups": Example(
         blocks_of_experts(W4A16, CompressedLayout(Integers(4, 64))), blocks_of_experts(W4A16, W4A16)

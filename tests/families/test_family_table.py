@@ -108,7 +108,8 @@ def told(name: str, root: Path) -> dict[str, Any] | None:
 
 
 def the(folder: Path, kind: str) -> Path:
-    [found] = [path for path in folder.glob("*.gguf") if kind in path.name.lower()]
+    models = (path for path in folder.glob("*.gguf") if not path.name.startswith("mmproj-"))
+    [found] = [path for path in models if kind in path.name.lower()]
     return found
 
 
@@ -209,7 +210,7 @@ def test_the_types_are_those_of_llama_quantize(name: str, root: Path) -> None:
     chosen = ["--pre", checkpoints.PRE] if TABLE[name].bpe else []
     ran = quantkit("plan", root / name, "--to", "q4_k_m", *chosen, "--json")
     assert ran.status == 0, ran.stderr
-    [plan] = ran.json["plans"]
+    [plan] = [plan for plan in ran.json["plans"] if plan["kind"] == "model"]
     tensors = {t["name"]: tuple(t["shape"]) for t in plan["tensors"]}
     uneven = {name for name, shape in tensors.items() if len(shape) > 1 and shape[-1] % 256}
     assert {each["tensor"] for each in plan["fallbacks"]} == {n for n in uneven if n.endswith(UNEVEN)}
@@ -237,6 +238,7 @@ def test_llama_cpp_computes_what_the_checkpoint_does(name: str, root: Path, conv
     assert np.median((np.exp(p) * (p - q)).sum(axis=1)) < SAME
 
 
+OF_ENCODERS = re.compile(r"vision|visual|audio|\bvit\.")
 IN_BLOCK = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 STAYS = re.compile(
     r"\.(gate|gate\.wg|router|router\.(gate|layer|proj)|x_proj|dt_proj|fc[12]_latent_proj)\.weight$"
@@ -266,12 +268,11 @@ def test_its_layers_are_run_and_rounded_one_by_one(name: str, root: Path, tmp_pa
     made, given = (read_safetensors(f / "model.safetensors").tensors for f in (tmp_path / "out", root / name))
     packed = {n.removesuffix("_packed") for n in made if n.endswith("weight_packed")}
     config = json.loads((root / name / "config.json").read_text())
+    config = config.get("thinker_config", config)
     config = config.get("text_config", config)
     counts = (config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config)
     layers = len(config.get("layers_block_type") or range(next(counts)))
-    inside = {
-        n for n in given if IN_BLOCK.search(n) and not re.search(r"vision|visual|\bvit\.", n) and ".mtp." not in f".{n}"
-    }
+    inside = {n for n in given if IN_BLOCK.search(n) and not OF_ENCODERS.search(n) and ".mtp." not in f".{n}"}
     linears = {n for n in inside if len(given[n].shape) == 2 and ".shard_" not in n}  # those are of a table
     further = {n for n in linears if int(IN_BLOCK.search(n)[1]) >= layers}
     of_stacks = {n for n in packed if ".experts." in n and n not in given}
@@ -308,11 +309,18 @@ def logits_of_transformers(folder: Path) -> Any:
         return np.stack([model(input_ids=torch.tensor([c])).logits[0, -1].numpy() for c in contexts()])
 
 
+THINKERS = {  # of classes without a forward pass
+    "Qwen2_5OmniModel": "Qwen2_5OmniThinkerForConditionalGeneration",
+    "Qwen3OmniMoeForConditionalGeneration": "Qwen3OmniMoeThinkerForConditionalGeneration",
+}
+
+
 def transformers_model(folder: Path) -> Any:
     """The checkpoint in float32, without fused attention."""
     import torch
     import transformers
 
     config = json.loads((folder / "config.json").read_text())
-    model_class = getattr(transformers, config["architectures"][0], transformers.AutoModelForCausalLM)
+    [name] = config["architectures"]
+    model_class = getattr(transformers, THINKERS.get(name, name), transformers.AutoModelForCausalLM)
     return model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()

@@ -128,12 +128,34 @@ def test_the_base_of_rotary_embeddings_is_the_one_that_dbrx_was_published_with(s
     assert settings["rope_parameters"] == checkpoint.config["rope_parameters"]
 
 
-def test_narrow_projections_and_the_vision_tower_are_left_alone(tmp_path):
+def test_narrow_projections_are_left_alone(tmp_path):
     with_linear_attention = open_source(str(checkpoints.build("qwen3.5", tmp_path)))
     plain = plan_checkpoint(with_linear_attention, load_recipe("fp8")).plain
     with_linear_attention.close()
     assert {"model.layers.0.linear_attn.in_proj_a", "model.layers.0.linear_attn.in_proj_b", "lm_head"} <= set(plain)
     assert "model.layers.0.linear_attn.in_proj_qkv" not in plain
-    checkpoint = open_source(str(family_table.build("qwen3-vl", tmp_path)))
-    assert outline(checkpoint.tensors(), checkpoint.config).beside == ("visual",)
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        ("qwen3-vl", ("visual",)),
+        ("paddleocr-vl", ("mlp_AR", "projector", "visual")),
+        ("hunyuan-vl", ("vision_tower", "vit")),
+        ("muse-glimmer", ("vision_adapter", "vision_projection", "vision_tower")),
+        ("qwen3-omni-saved", ("thinker.audio_tower", "thinker.visual")),
+    ],
+)
+def test_encoders_are_left_alone_under_the_names_of_files_and_of_memory(name, beside, tmp_path):
+    checkpoint = open_source(str(family_table.build(name, tmp_path)))
+    found = outline(checkpoint.tensors(), checkpoint.config)
+    plans = [plan_checkpoint(checkpoint, load_recipe(recipe)) for recipe in ("w8a16", "nf4")]
     checkpoint.close()
+    assert (found.beside, found.unknown) == (beside, ())
+    packed, named = (
+        json.loads(file.header)["quantization_config"] for p in plans for file in p.files if file.name == "config.json"
+    )
+    parts = {part.removeprefix("thinker.") for part in beside}
+    assert {f"re:.*{part}.*" for part in parts} <= set(packed["ignore"])  # vLLM has no thinkers
+    outer = "thinker." if "thinker." in beside[0] else ""
+    assert {f"{outer}model.{part}" for part in parts} <= set(named["llm_int8_skip_modules"])

@@ -16,6 +16,7 @@ from quantkit.calibration.text.warnings import SKIPPED, data_warnings
 from quantkit.errors import InputError, UsageError, require_choice
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.describe import find_family, shape_of
+from quantkit.families.hparams import nested_part
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 from quantkit.units import counted
@@ -142,6 +143,5 @@ def row_width(checkpoint: Checkpoint) -> int:
 
 def text_setting(checkpoint: Checkpoint, key: str) -> int:
     """An integer of the language model's part of config.json, 0 where there is none."""
-    nested = checkpoint.config.get("text_config")
-    found = nested.get(key) if isinstance(nested, dict) else checkpoint.config.get(key)
+    found = (nested_part(checkpoint.config) or checkpoint.config).get(key)
     return found if isinstance(found, int) and not isinstance(found, bool) else 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 from quantkit.families import keys
 from quantkit.families.known.qwen import QWEN3, QWEN3_MOE
 from quantkit.families.known.qwen_vl import DEEPSTACK, QWEN2_NUMBERS, QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
-from quantkit.families.rows import UNSERVED, Drop
+from quantkit.families.rows import Drop
 from quantkit.families.spellings import Rename
 
 THINKER = (Rename(r"^thinker\.model\.(?:language_model\.)?", "model."), Rename(r"^thinker\.", ""))
@@ -36,7 +36,6 @@ QWEN2_5_OMNI = replace(
     drop=(*QWEN2_VL.drop, *OTHERS),
     spellings=THINKER,
     inside={},
-    unserved=UNSERVED,
 )  # fmt: skip
 QWEN3_OMNI_MOE = replace(
     QWEN3_VL_MOE,
@@ -70,9 +69,7 @@ QWEN3_ASR = replace(
     spellings=THINKER,
     inside={},
     derive=(),
-    folds=(),
     tokens=replace(QWEN3_VL.tokens, both_ends="<|im_end|>", template=PLAIN, template_wins=True),
-    unserved=UNSERVED,
 )
 
 FAMILIES = (QWEN2_5_OMNI, QWEN3_OMNI_MOE, QWEN3_ASR)
