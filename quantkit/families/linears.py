@@ -34,8 +34,8 @@ LINEAR = frozenset({
 # what linear attention, state spaces and short convolutions read and give. Engines round these, and not the narrow ones
 # beside them.
 FURTHER = frozenset({
-    "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "gate_proj", "in_proj_qkv", "in_proj_z", "in_proj",
-    "out_proj", "o",
+    "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "gate_proj", "linear_gate", "output_gate",
+    "in_proj_qkv", "in_proj_z", "in_proj", "out_proj", "o",
 })  # fmt: skip
 FLOAT32 = ".DenseReluDense.wo."  # transformers computes with these of T5 in float32, whatever a checkpoint has
 INDEXER = ".indexer."  # chooses what attention reads: engines fuse what it is made of, and it is small
@@ -97,7 +97,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     unknown = [name for name in rest if name.removesuffix(WEIGHT) not in dropped and block_of(name)[0] is not None]
     head = next((n.removesuffix(WEIGHT) for n, role in roles.items() if role is Role.OUTPUT), None)
     staying = (name for name, role in roles.items() if role in STAYING and len(tensors[name].shape) > 1)
-    renamed = [family.routers.format(layer) for layer in range(layers)] if family.routers else []
+    renamed = [name.format(layer) for name in family.renamed for layer in range(layers)]
     alone = [
         *(name.removesuffix(WEIGHT) for name in staying if not found.get(name)),
         *(name for name in dropped if _part_of(name) in covered),

@@ -317,7 +317,7 @@ def _json(body: Mapping[str, Any]) -> bytes:
 
 def _head_names(head: str | None) -> tuple[str, ...]:
     """What loaders call the output head: its name in the checkpoint, and the one that transformers has for all."""
-    return (HEAD,) if head is None else (head,) if head.rpartition(".")[2] == HEAD else (head, HEAD)
+    return (HEAD,) if head in (None, HEAD) else (head, HEAD)
 
 
 def _core(recipe: Recipe, rounded: Sequence[Unit], inputs: str) -> str:

@@ -41,7 +41,7 @@ PHIMOE = replace(
         keys.Key("expert_used_count", "u32", "num_experts_per_tok"),
     ),
     folds=(folds.EXPERT_OUT,),
-    routers="model.layers.{}.mlp.router",
+    renamed=("model.layers.{}.mlp.router",),
     computes=frozenset({"lm_head_bias"}),
 )  # fmt: skip
 
