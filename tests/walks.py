@@ -30,6 +30,7 @@ CARRYING = {
     "gemma4-e": SHARING,
     "gemma3n": {**SHARING, "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0]},
     "qwen-3.8": {},
+    "hy-4": {},
     "glm-5": {"index_topk": 24, "indexer_types": ["full", "shared", "full", "shared"]},
 }
 
@@ -38,7 +39,8 @@ def carrying(name: str, folder: Path) -> Path:
     """A checkpoint of four blocks that hand on more than a hidden state."""
     entry = family_table.TABLE[name]
     config = {**entry.config, "num_hidden_layers": 4, **CARRYING[name]}
-    return family_table.write(replace(entry, config=config, published=None), folder / name)
+    published = entry.published if name == "hy-4" else None  # whose names transformers saves otherwise
+    return family_table.write(replace(entry, config=config, published=published), folder / name)
 
 
 def model_of(folder: Path, threads: int = 2) -> BlockModel:

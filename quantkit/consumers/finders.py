@@ -66,6 +66,11 @@ def experts(formats: frozenset[str], test: Callable[[Traits], bool] = lambda tra
     return find
 
 
+def gates(formats: frozenset[str]) -> Finder:
+    """An objection to the first gate of an MLP, not of an expert, that is stored so."""
+    return shapes(lambda m, tp: m.stored_as(formats) and m.role is Role.FFN_GATE and EXPERTS not in m.name)
+
+
 def kept_experts(subject: Subject, tp: int) -> Found | None:
     """An objection to an expert that stays a float in a checkpoint of compressed-tensors with other layers than FP8."""
     if not any(layout.traits.format in COMPRESSED - FLOATS for layout in subject.layouts):

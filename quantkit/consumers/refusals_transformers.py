@@ -18,6 +18,7 @@ from quantkit.consumers.finders import (
     Found,
     experts,
     fused,
+    gates,
     kept_experts,
     layers,
     shapes,
@@ -58,11 +59,14 @@ GGUF_TRANSFORMERS = frozenset({
 })  # fmt: skip
 
 ONLY_STACKED = frozenset({
-    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "GraniteMoeSWAForCausalLM",
+    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "GraniteMoeSWAForCausalLM", "HYV4ForCausalLM",
     "Qwen3VLMoeForConditionalGeneration",
 })  # fmt: skip
 # Classes that have in one tensor what files have in several: convolutions, or shards of a table.
 JOINING = frozenset({"Qwen4ExpForCausalLM", "Qwen4ExpForConditionalGeneration"})
+# Classes that join gate and up into one matrix as they are loaded.
+GATES_JOINED = frozenset({"MiniMaxM3SparseForCausalLM", "MiniMaxM3SparseForConditionalGeneration"})
+NOT_JOINED = PACKED | BITSANDBYTES | GPTQ | AWQ
 # Classes that initialize weights of linears by their names before anything is loaded -> what those names end in.
 INITIALIZING = {
     "FalconForCausalLM": "", "FalconMambaForCausalLM": "out_proj", "GPTBigCodeForCausalLM": "c_proj",
@@ -158,6 +162,13 @@ RULES_OF_TRANSFORMERS = (
         lambda subject, tp: layers(COMPRESSED)(subject, tp) if subject.architecture in THINKING else None,
         "it decodes layers at the first pass of a whole model, and {architecture} has none: its thinker stops at them",
         "--to nf4, --to int8 or --to fp8-native", LOADED,
+    ),
+    Rule(
+        "transformers", "gates-joined",
+        lambda subject, tp: gates(NOT_JOINED)(subject, tp) if subject.architecture in GATES_JOINED else None,
+        "it joins gate and up of {architecture} as they are loaded, not what packed layers have beside their weights, "
+        "and stops",
+        "--to fp8 or --to mxfp4a16", f"{LOADED}; bitsandbytes 0.50.2",
     ),
     Rule(
         "transformers", "experts-unlike",

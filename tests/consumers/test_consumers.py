@@ -202,6 +202,9 @@ EXAMPLES = {
     "transformers/thinker": Example(
         model(FP8, architecture="Qwen2_5OmniModel"), model(FP8Layout(), architecture="Qwen2_5OmniModel")
     ),
+    "transformers/gates-joined": Example(
+        model(W4A16, architecture="MiniMaxM3SparseForCausalLM"), model(FP8, architecture="MiniMaxM3SparseForCausalLM")
+    ),
     "transformers/experts-unlike": Example(mixture(FP8, None), mixture(FP8, FP8)),
     "transformers/experts-of-groups": Example(
         blocks_of_experts(W4A16, CompressedLayout(Integers(4, 64))), blocks_of_experts(W4A16, W4A16)

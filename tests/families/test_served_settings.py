@@ -13,6 +13,7 @@ import pytest
 
 from quantkit.calibration.walk.settings import COMPUTES, model_settings
 from quantkit.consumers.finders import WHOLE_STACKS
+from quantkit.errors import UnsupportedError
 from quantkit.families.known import known_families
 from quantkit.families.linears import outline
 from quantkit.plan.checkpoint import plan_checkpoint
@@ -126,6 +127,19 @@ def test_the_base_of_rotary_embeddings_is_the_one_that_dbrx_was_published_with(s
     config = {key: value for key, value in checkpoint.config.items() if key != "rope_parameters"}
     _, settings = model_settings(config, checkpoint.tensors())
     assert settings["rope_parameters"] == checkpoint.config["rope_parameters"]
+
+
+def test_what_minimax_says_in_words_of_its_own_reaches_the_class(tmp_path):
+    checkpoint = open_source(str(family_table.build("minimax-01", tmp_path)))
+    config, tensors = checkpoint.config, checkpoint.tensors()
+    own = {key: value for key, value in config.items() if not key.endswith("_factor") and key != "layer_types"}
+    kind, settings = model_settings(own, tensors)
+    assert (kind, settings) == model_settings(config, tensors)
+    assert settings["layer_types"][6:] == ["linear_attention", "full_attention"]
+    assert settings["mlp_alpha_factor"] == 1.5
+    with pytest.raises(UnsupportedError, match="rotates all 32 dimensions of a head, this model 16 of them"):
+        model_settings({**config, "rotary_dim": 16}, tensors)
+    checkpoint.close()
 
 
 def test_narrow_projections_are_left_alone(tmp_path):

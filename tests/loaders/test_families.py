@@ -48,11 +48,13 @@ LOADED: dict[str, dict[str, str]] = {
     "granite_4": {"granite-4": "nf4"}, "granite_4_moe": {"granite-4-moe": "w4a16"},
     "granite_hybrid": {"granite-4-h": "w4a16"}, "granite_moe": {"granite-moe": "fp8", "granite-moe-shared": "w4a16"},
     "hunyuan_dense": {"hunyuan-dense": "w8a16"}, "hunyuan_moe": {"hunyuan-moe": "w4a16"},
-    "hunyuan_vl": {"hunyuan-vl": "nf4"},
-    "jais2": {"jais2": "fp8-native"}, "jamba": {"jamba": "fp8"}, "lfm2": {"lfm2": "w8a8"},
+    "hunyuan_vl": {"hunyuan-vl": "nf4"}, "hy_v3": {"hy-3": "w4a16"},
+    "jais2": {"jais2": "fp8-native"}, "jamba": {"jamba": "fp8"}, "laguna": {"laguna": "fp8-native"},
+    "lfm2": {"lfm2": "w8a8"},
     "lfm2_moe": {"lfm2-moe": "w4a16"}, "llama": {"llama-biases": "nvfp4a16"}, "mellum": {"mellum": "w4a16"},
     "mimo2": {"mimo-v2": "fp8"},
-    "minicpm3": {"minicpm3": "fp8"}, "minimax_m2": {"minimax-m2": "fp8"}, "mistral3": {"ministral3": "mxfp4a16"},
+    "minicpm3": {"minicpm3": "fp8"}, "minimax_01": {"minimax-01": "w4a16"},
+    "minimax_m2": {"minimax-m2": "fp8"}, "minimax_m3": {"minimax-m3": "fp8"}, "mistral3": {"ministral3": "mxfp4a16"},
     "mixtral": {"mixtral-4x1M": "fp8"}, "nemotron": {"nemotron": "int8"}, "nemotron_h": {"nemotron-h": "w8a8"},
     "muse_glimmer": {"muse-glimmer": "fp8-native"}, "nemotron_h_moe": {"nemotron-3": "w4a16"},
     "olmo": {"olmo": "nf4"}, "olmo2": {"olmo2": "gptq-w4g32"},
@@ -73,9 +75,9 @@ LOADED: dict[str, dict[str, str]] = {
 }  # fmt: skip
 CASES = [(family, name, recipe) for family, rows in LOADED.items() for name, recipe in rows.items()]
 # Whose experts transformers knows by their stack alone.
-NAMED = {"gemma4-moe": "w4a16", "granite-moe-swa": "w4a16", "qwen3-vl-moe": "fp8"}
+NAMED = {"gemma4-moe": "w4a16", "granite-moe-swa": "w4a16", "hy-4": "fp8", "qwen3-vl-moe": "fp8"}
 ELSEWHERE = {  # loaded by tests of their own, below
-    "llama4", "qwen3_vl_moe", "granite_moe_swa", "t5", "t5_encoder", "bert", "bert_classifier", "distilbert",
+    "llama4", "qwen3_vl_moe", "granite_moe_swa", "hy_v4", "t5", "t5_encoder", "bert", "bert_classifier", "distilbert",
     "distilbert_classifier", "roberta", "roberta_classifier", "xlm_roberta", "xlm_roberta_classifier", "modernbert",
     "modernbert_classifier", "eurobert", "embedding_gemma",
 }  # fmt: skip
@@ -246,6 +248,7 @@ STOPPED = [
     ("modernbert", "w4a16"),
     ("modernbert", "nvfp4a16"),
     ("modernbert", "gptq-w4g32"),
+    ("minimax-m3", "w4a16"),
     ("flan-t5", "w4a16"),
     ("flan-t5", "mxfp4a16"),
     ("flan-t5", "nvfp4a16"),

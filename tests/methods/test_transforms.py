@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from quantkit.calibration.walk.weights import named
 from quantkit.errors import InputError, UnsupportedError, VerificationError
 from quantkit.families.folds import Fold
 from quantkit.families.known import folds_of, known_families
@@ -210,13 +211,6 @@ def test_channels_that_are_always_zero_are_smoothed_by_the_floor():
     fold(weights, scale)
 
 
-# In memory, transformers calls the experts of all mixtures alike; Mixtral's checkpoints have other names.
-MIXTRAL = {"mlp.gate": "block_sparse_moe.gate"} | {
-    f"mlp.experts.{{}}.{new}": f"block_sparse_moe.experts.{{}}.{old}"
-    for new, old in (("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2"))
-}
-
-
 WITHOUT = {  # fused matrices without a gate behind norms with biases; blocks whose places nobody has listed yet
     "gpt_neox", "bloom", "falcon", "gpt_bigcode", "mpt", "bamba", "mamba", "mamba2", "granite_swa", "granite_moe_swa",
 }  # fmt: skip
@@ -226,11 +220,11 @@ def test_every_family_has_sites_of_tensors_it_knows():
     for family in known_families():
         if family.unserved or family.unpacked or family.unwalked:  # no norms of its checkpoints could take scales
             continue
-        known = {tensor.source.removesuffix(".weight") for tensor in family.block}
+        known = {f"model.layers.0.{tensor.source.format(0)}": tensor for tensor in family.block}
         assert family.folds or family.name in WITHOUT
         for site in family.folds:
             for name in (site.producer, *site.consumers):
-                assert {name, MIXTRAL.get(name)} & known, (family.name, name)
+                assert named(f"model.layers.0.{name.format(0)}.weight", known), (family.name, name)
 
 
 def test_an_expert_gets_its_number():

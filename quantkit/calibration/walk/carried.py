@@ -4,8 +4,8 @@
     | streams * hidden           | blocks * vector         | 0 or 1 | 2 * width for each kind of them  | chosen        |
 
 The small models from Gemma 3n on have vectors, keys and values, DeepSeek V4 and Qwen 3.8 blocks that look something up
-by the token's id, GLM-5 the places of the tokens that a block has chosen to attend to, for the blocks behind it that
-choose none. Whatever is in the row goes through a walk like a hidden state: it is saved and put back with it, and
+by the token's id, GLM-5 and Hy4 the places of the tokens that a block has chosen to attend to, for the blocks behind it
+that choose none. Whatever is in the row goes through a walk like a hidden state: it is saved and put back with it, and
 gradients come back through it.
 """
 

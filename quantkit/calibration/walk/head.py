@@ -23,7 +23,7 @@ from quantkit.source import Checkpoint
 from quantkit.tensors import F32
 
 # Models that bring hidden states to the type of the head's matrix.
-CASTING = frozenset({"FalconMambaForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM"})
+CASTING = frozenset({"FalconMambaForCausalLM", "HYV4ForCausalLM", "Mamba2ForCausalLM", "MambaForCausalLM"})
 SLAB_ROWS = 8192  # rows of the matrix multiplied at once
 LOGITS_BYTES = 1 << 26  # of one call
 

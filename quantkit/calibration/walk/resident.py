@@ -6,6 +6,7 @@ import copy
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 from weakref import ReferenceType, ref
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from quantkit.calibration.statistics.sums import Linear, Site
 from quantkit.calibration.walk.carried import STORES
 from quantkit.calibration.walk.experts import separate
+from quantkit.calibration.walk.halves import part
 from quantkit.calibration.walk.lookups import look_up
-from quantkit.calibration.walk.skeleton import Skeleton, fill_buffers, set_parameter
+from quantkit.calibration.walk.skeleton import Skeleton, cache_class, fill_buffers, set_parameter
 from quantkit.calibration.walk.turned import locate_in, turn
 from quantkit.calibration.walk.weights import joined, locate, named, read_rows, read_whole
 from quantkit.errors import InputError
+from quantkit.families.describe import find_family
 from quantkit.families.model import Rows
 from quantkit.source import Checkpoint
 from quantkit.tensors import WHOLE_DTYPES, TensorInfo
@@ -110,15 +113,13 @@ class Resident:
 
         The run stops there.
         """
-        from transformers import DynamicCache
-
         found: list[Peaks] = []
 
         def update(keys: Tensor, values: Tensor, *place: Any, **settings: Any) -> None:
             found.append(Peaks(keys.abs().amax(), values.abs().amax()))
             raise _Captured
 
-        self.local.cache = DynamicCache()
+        self.local.cache = cache_class(self.module)()
         self.local.cache.update = update
         try:
             self.run(hidden)
@@ -319,6 +320,7 @@ def load_block(checkpoint: Checkpoint, skeleton: Skeleton, index: int, device: t
         message = f"config.json: block {index} takes {size:,} weights, the whole checkpoint has {total:,}"
         raise InputError(message, path="config.json", hint="config.json and the weights are not of the same model")
     separate(module, prefix.rstrip("."))
+    part(module, prefix, checkpoint.tensors())
     turn(module)
     look_up(module, prefix, checkpoint, device)
     load_buffers(checkpoint, module, prefix, device)
@@ -345,13 +347,14 @@ def load_parameters(
 def load_buffers(checkpoint: Checkpoint, module: nn.Module, prefix: str, device: torch.device) -> None:
     """Read those buffers of `module` that the checkpoint holds; others that are computed are left as they are.
 
-    Raises InputError for one that is part of the model and not there.
+    Raises InputError for one that is part of the model and not there, unless its family computes it.
     """
     held, saved = checkpoint.tensors(), module.state_dict().keys()
+    computed = [drop.pattern for drop in find_family(checkpoint.config).family.drop]
     for name, buffer in list(module.named_buffers()):
         info = named(prefix + name, held)
         if info is None or info.elements != buffer.numel():
-            if name in saved:
+            if name in saved and not any(fnmatchcase(prefix + name, pattern) for pattern in computed):
                 locate(prefix + name, buffer.shape, held)
             continue
         parent, _, attribute = name.rpartition(".")

@@ -16,6 +16,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, needs_no_head, stored_head
 from quantkit.families.hparams import Hparams, nested_part
+from quantkit.families.layers import KINDS
 from quantkit.families.linears import further_blocks, require_walked
 from quantkit.families.mapping import check_shapes
 from quantkit.families.names import expert_of
@@ -98,9 +99,22 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
         name = rope.get("rope_type", rope.get("type"))
         early = isinstance(name, str) and name in EARLY_LONGROPE
         settings["rope_scaling"] = {**rope, "type": "longrope" if early else name}
+    if kind == "minimax":
+        settings |= _of_minimax(family, hparams)
     if kind == "dbrx":  # transformers 5.24 takes no base from where published files say it
         settings.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": hparams.number("rope_theta")})
     return kind, {**NO_TOKENS, **{key: _number(value) for key, value in settings.items()}}
+
+
+def _of_minimax(family: Family, hparams: Hparams) -> dict[str, Any]:
+    """What MiniMax 01 says in words of its own. Raises UnsupportedError where transformers computes something else."""
+    rotated, head = hparams.count("rotary_dim"), hparams.count("head")
+    if rotated != head:
+        what = f"transformers rotates all {head} dimensions of a head, this model {rotated} of them"
+        hint = "use --to nf4, int8, w8a8 or fp8, or a GGUF type without calibration text"
+        raise UnsupportedError(f"config.json: {what}", key="rotary_dim", path="config.json", hint=hint)
+    said = {name: hparams.values[name] for name in family.aliases.values() if name in hparams.values}
+    return {**said, "layer_types": list(hparams.values[KINDS])}
 
 
 def _number(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,7 +30,7 @@ from quantkit.untrusted import shown
 # Blocks that give a tuple of so many, of which the first goes on.
 GIVE_TUPLES = {
     "BambaDecoderLayer": 2, "BloomBlock": 2, "FalconDecoderLayer": 2, "FalconH1DecoderLayer": 1,
-    "Glm5NextTextDecoderLayer": 2, "GlmMoeDsaDecoderLayer": 2, "MptBlock": 2,
+    "Glm5NextTextDecoderLayer": 2, "GlmMoeDsaDecoderLayer": 2, "HYV4DecoderLayer": 2, "MptBlock": 2,
 }  # fmt: skip
 SLOPES = "alibi"  # Bloom's, one for each sequence and head: (sequences * heads, 1, tokens)
 ALONE = ("indexer", "compressor")  # of attention that looks at every sequence by itself
@@ -113,6 +114,13 @@ def layers_of(model: Any) -> nn.ModuleList | None:
     decoder = decoder_of(model)
     lists = (getattr(decoder, name, None) for name in BLOCKS)
     return next((found for found in lists if isinstance(found, nn.ModuleList)), None)
+
+
+def cache_class(block: nn.Module) -> Any:
+    """The class of the caches that a block takes: MiniMax, whose linear attention keeps a state, has one of its own."""
+    from transformers import DynamicCache
+
+    return getattr(sys.modules[type(block).__module__], "MiniMaxCache", DynamicCache)
 
 
 def _build(kind: str, settings: Mapping[str, Any]) -> Any:

@@ -21,14 +21,13 @@ from quantkit.calibration.walk.model import (
     read_embedding,
     read_further,
 )
-from quantkit.calibration.walk.skeleton import Arguments, Tokens, decoder_of, run_on_to_blocks
+from quantkit.calibration.walk.skeleton import Arguments, Tokens, cache_class, decoder_of, run_on_to_blocks
 
 
 def new_cache(model: BlockModel) -> Any:
     """An empty cache for sequences of one length."""
-    from transformers import DynamicCache
-
-    return DynamicCache(config=model.skeleton.model.config)
+    kind, config = cache_class(model.skeleton.blocks[0]), model.skeleton.model.config
+    return kind(config=config) if "config" in inspect.signature(kind).parameters else kind()
 
 
 def cache_token_bytes(model: BlockModel) -> int:

@@ -26,8 +26,9 @@ SLAB_WEIGHTS = 1 << 24  # read at once: 64 MiB of float32
 GAP_ROWS = 64  # rows of a table read along when fewer than this lie between two that are wanted
 
 # Name in memory -> name in files, one after the other (conversion_mapping.py of transformers 5): GPT-NeoX's head, the
-# routers of Phi, Granite and ERNIE, Granite's stacks, MiMo's sinks, EXAONE's bias, Kimi's gate, Mixtral's mixtures and
-# experts.
+# routers of Phi, Granite and ERNIE, Granite's stacks, sinks of MiMo and Hy4, Hy4's gate and hyper-connections, MiniMax
+# M3's indexer, the biases of Laguna and EXAONE, router and bias of Hy3, experts for every token of Laguna and Hy3,
+# Kimi's gate, Mixtral's mixtures and experts.
 OLD_NAMES = (
     (re.compile(r"^lm_head\."), "embed_out."),
     (re.compile(r"\.mlp\.router\."), ".block_sparse_moe.gate."),
@@ -36,7 +37,18 @@ OLD_NAMES = (
     (re.compile(r"\.block_sparse_moe\.experts\.down_proj$"), ".block_sparse_moe.output_linear.weight"),
     (re.compile(r"\.gate\.moe_statics\."), ".moe_statics."),
     (re.compile(r"\.self_attn\.sinks$"), ".self_attn.attention_sink_bias"),
+    (re.compile(r"\.self_attn\.sinks$"), ".self_attn.learnable_sink_param"),
+    (re.compile(r"\.self_attn\.gate_proj\."), ".self_attn.linear_gate."),
+    (re.compile(r"\.attn_hc\."), ".hc_attn_layer.hc_pre.hc_"),
+    (re.compile(r"\.ffn_hc\."), ".hc_mlp_layer.hc_pre.hc_"),
+    (re.compile(r"\.hc_head\.hc_"), ".hc_head.hc_head_"),
+    (re.compile(r"\.self_attn\.indexer\.(?=[qk]_)"), ".self_attn.index_"),
+    (re.compile(r"\.gate\.e_score_correction_bias$"), ".experts.e_score_correction_bias"),
     (re.compile(r"\.gate\.e_score_correction_bias$"), ".e_score_correction_bias"),
+    (re.compile(r"\.mlp\.gate\.weight$"), ".mlp.router.gate.weight"),
+    (re.compile(r"\.mlp\.e_score_correction_bias$"), ".mlp.expert_bias"),
+    (re.compile(r"\.mlp\.shared_experts\."), ".mlp.shared_expert."),
+    (re.compile(r"\.mlp\.shared_experts\."), ".mlp.shared_mlp."),
     (re.compile(r"\.forget_gate\."), "."),
     (re.compile(r"\.mlp\."), ".block_sparse_moe."),
     (re.compile(r"(\.experts\.\d+\.)gate_proj\."), r"\1w1."),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.glm4_moe import FURTHER, NEXT, SEEN
 from quantkit.families.layers import AFTER_TRUNK, TRUNK, by_rule, either, first_said, kind, listed
@@ -21,7 +21,6 @@ from quantkit.families.rows import (
     NORMS,
     OUTSIDE,
     QK_NORMS,
-    UNSERVED,
     Family,
     T,
     at,
@@ -111,7 +110,8 @@ HY3 = Family(
     },
     graph=of_file,
     assumes=(assumptions.silu, assumptions.yarn_temperature),
-    unserved=UNSERVED,
+    computes=frozenset({"router_scaling_factor", "enable_moe_fp32_combine"}),
+    folds=(folds.ATTENTION_IN, folds.VALUES, *folds.INNER),
 )  # fmt: skip
 
 FAMILIES = (HY3,)

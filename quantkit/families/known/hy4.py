@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.deepseek import ATTENTION, KEYS, numbers
-from quantkit.families.known.deepseek32 import INDEXER, INDEXER_KEYS
+from quantkit.families.known.deepseek32 import INDEXER, INDEXER_KEYS, OF_INDEXER
 from quantkit.families.known.glm5 import INDEXED, SHARED, WHOLE, dense_first, indexer_types
 from quantkit.families.layers import TRUNK, before, block_count, flagged, from_, not_
 from quantkit.families.roles import Role
@@ -23,7 +23,6 @@ from quantkit.families.rows import (
     HEAD,
     MLP,
     NORMS,
-    UNSERVED,
     Drop,
     Family,
     T,
@@ -119,7 +118,8 @@ HY4 = Family(
     aliases={"n_routed_experts": "num_local_experts"},
     derive=(filled, numbers, indexer_types),
     assumes=(assumptions.silu, assumptions.yarn_temperature),
-    unserved=UNSERVED,
+    computes=OF_INDEXER | {"indexer_types", STREAMS, "hc_magnitude", "hc_eps", "learnable_sink_init"},
+    folds=(folds.MLP_OUT, folds.SHARED_OUT),  # what up gives is cut off in experts
 )  # fmt: skip
 
 FAMILIES = (HY4,)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import BY_LAYER, Hparams, bad_value
 from quantkit.families.known.glm5 import dense_first
 from quantkit.families.layers import TRUNK, kind, listed
@@ -21,7 +21,6 @@ from quantkit.families.rows import (
     NORMS,
     OUTSIDE,
     QK_NORMS,
-    UNSERVED,
     Family,
     T,
     TokenizerRules,
@@ -155,7 +154,15 @@ LAGUNA = Family(
     ),
     assumes=(assumptions.silu, assumptions.yarn_temperature, windows, uncapped),
     tokens=TokenizerRules(turn_end=True, control=("</assistant>",)),
-    unserved=UNSERVED,
+    computes=frozenset({
+        PER_LAYER, "gating", "moe_routed_scaling_factor", "moe_router_logit_softcapping",
+        "moe_apply_router_weight_on_input",
+    }),
+    folds=(
+        folds.Fold("input_layernorm", (*folds.QKV, "self_attn.g_proj"), norm=True),
+        folds.VALUES,
+        *folds.INNER,
+    ),
 )  # fmt: skip
 
 FAMILIES = (LAGUNA,)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams, bad_value
 from quantkit.families.layers import KINDS, TRUNK, by_rule, first_said, kind, listed, of_period
 from quantkit.families.roles import Role
@@ -18,7 +18,6 @@ from quantkit.families.rows import (
     FREQUENCIES,
     NORMS,
     OUTSIDE,
-    UNSERVED,
     Drop,
     Family,
     T,
@@ -115,7 +114,12 @@ MINIMAX_01 = Family(
     assumes=(assumptions.silu,),
     back={"residual_scale": SCALE},
     graph=of_file,
-    unserved=UNSERVED,
+    computes=frozenset({"block_size", *ALPHAS, *BETAS}),
+    folds=(  # none at the norms of blocks: residuals come from them, too
+        folds.VALUES,
+        folds.Fold("self_attn.norm", ("self_attn.out_proj",), norm=True),
+        folds.EXPERT_OUT,
+    ),
 )  # fmt: skip
 
 FAMILIES = (MINIMAX_01,)

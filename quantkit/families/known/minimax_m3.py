@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import UnsupportedError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import BY_LAYER, Hparams, bad_value
 from quantkit.families.known.gemma import VISION
 from quantkit.families.known.gpt_oss import clamped
@@ -23,7 +23,6 @@ from quantkit.families.rows import (
     NORMS,
     OUTSIDE,
     QK_NORMS,
-    UNSERVED,
     Drop,
     Family,
     T,
@@ -144,7 +143,17 @@ MINIMAX_M3 = Family(
     strip="language_model.",
     derive=(sections,),
     assumes=(clamped, assumptions.yarn_temperature),
-    unserved=UNSERVED,
+    computes=frozenset({SECTION, "moe_layer_freq", "dense_intermediate_size", "rotary_dim", *INDEX}),
+    renamed=tuple(
+        f"model.{inner}layers.{{}}.self_attn.indexer.{each}_proj" for inner in ("language_model.", "") for each in "qk"
+    ),
+    folds=(  # what up gives is cut off in every MLP
+        folds.Fold(
+            "input_layernorm", (*folds.QKV, "self_attn.indexer.q_proj", "self_attn.indexer.k_proj"), norm=True,
+            centered=True,
+        ),
+        folds.VALUES,
+    ),
 )  # fmt: skip
 
 FAMILIES = (MINIMAX_M3,)
