@@ -86,15 +86,15 @@ OMNI = {"Qwen2_5OmniModel": "Qwen2_5OmniForConditionalGeneration"}  # as config.
 
 def load(folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     """A checkpoint in the class that its config.json names, the thinker of one that speaks."""
-    [name] = json.loads((folder / "config.json").read_text())["architectures"]
+    [architecture] = json.loads((folder / "config.json").read_text())["architectures"]
     options = {} if dtype is None else {"dtype": dtype}
-    if name in OMNI:
+    if architecture in OMNI:
         torch.save({}, folder / "spk_dict.pt")  # voices, without which its class stops
     # some are published under names of their own code
-    kind = getattr(transformers, OMNI.get(name, name), AutoModelForCausalLM)
+    kind = getattr(transformers, OMNI.get(architecture, architecture), AutoModelForCausalLM)
     model = kind.from_pretrained(folder, attn_implementation="eager", **options).eval()
-    for parameter in model.parameters():  # beside rounded layers, what is joined from pieces keeps its type
-        if dtype is not None and parameter.dtype is torch.bfloat16:
+    for name, parameter in model.named_parameters():  # beside rounded layers, what is joined from pieces keeps its type
+        if dtype is not None and parameter.dtype is torch.bfloat16 and ".experts." not in name:  # these are decoded so
             parameter.data = parameter.data.to(dtype)
     return getattr(model, "thinker", model)
 
