@@ -77,6 +77,7 @@ INITIALIZING = {
 THINKING = frozenset({
     "Qwen2_5OmniForConditionalGeneration", "Qwen2_5OmniModel", "Qwen3OmniMoeForConditionalGeneration",
 })  # fmt: skip
+ASSISTANTS = frozenset({"Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM"})
 WITHOUT_WEIGHT = PACKED | MXFP4 | NVFP4 | GPTQ | AWQ  # layers that have codes under another name
 
 
@@ -150,6 +151,11 @@ RULES_OF_TRANSFORMERS = (
         lambda subject, tp: layers(COMPRESSED - FLOATS)(subject, tp) if subject.architecture in JOINING else None,
         "beside such layers it looks for packed pieces alone where it joins tensors of {architecture}, and stops",
         "--to fp8 or --to fp8-native", LOADED,
+    ),
+    Rule(
+        "transformers", "assistants", whole(lambda subject: subject.architecture in ASSISTANTS),
+        "releases before 5.24.0 make no {architecture}", "a newer release of transformers",
+        f"run: {TRANSFORMERS}; read: transformers 5.24.0, configuration_gemma4.py, kv_sharing_modes", refuses=False,
     ),
     Rule(
         "transformers", "t5-packed",

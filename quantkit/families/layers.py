@@ -22,6 +22,7 @@ Seen = Callable[[Hparams, Mapping[str, TensorInfo]], Mapping[str, Any]]
 
 KINDS = "layer_kinds"  # the derived list of the kinds of a model's layers
 TRUNK, BLOCKS = "num_hidden_layers", "blocks"
+TWO_STACKS = "two_stacks"  # the blocks behind the trunk are a second stack of layers
 MAX_LAYERS = 1 << 14
 
 
@@ -102,6 +103,11 @@ IN_TRUNK, AFTER_TRUNK = before(TRUNK), from_(TRUNK)  # AFTER_TRUNK: blocks that 
 def block_count(hparams: Hparams) -> int:
     """The blocks of the target: the layers, and those after them that predict further tokens."""
     return hparams.count(BLOCKS if BLOCKS in hparams.values else TRUNK)
+
+
+def layers_end(hparams: Hparams) -> int:
+    """Where blocks that predict further tokens begin: behind the trunk, or behind the second of `TWO_STACKS`."""
+    return block_count(hparams) if hparams.flag(TWO_STACKS) else trunk_of(hparams)
 
 
 def trunk_of(hparams: Hparams) -> int:

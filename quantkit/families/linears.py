@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.heads import architecture_of, without_head
 from quantkit.families.hparams import Hparams
-from quantkit.families.layers import block_count, trunk_of
+from quantkit.families.layers import block_count, layers_end, trunk_of
 from quantkit.families.mapping import require_complete, rows_by_source, rows_of
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import EXPERTS, block_of, expert_of
+from quantkit.families.pieces import pieces_of
 from quantkit.families.roles import Role
 from quantkit.families.rows import NUMBER, Drop, Family
 from quantkit.families.stacked import biased_modules, flat_modules, matrix_of, turned_modules
@@ -83,10 +85,11 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     hparams = family.numbers(config, tensors)
     require_complete(family, without_head(config, hparams, tensors), tensors)
     layers = trunk_of(hparams)
-    after = [name for name in tensors if (family.layer_of(name, layers) or 0) >= layers]
+    after = [name for name in tensors if (family.layer_of(name, layers) or 0) >= layers_end(hparams)]
     roles = roles_of(family, tensors, layers) | dict.fromkeys(after, Role.OTHER)
     turned, whole = turned_modules(tensors), biased_modules(tensors) | flat_modules(tensors)
-    found = {n: tuple(_modules(info, roles[n], turned, whole)) for n, info in tensors.items() if n not in after}
+    modules = partial(_modules, family, turned=turned, whole=whole)
+    found = {n: tuple(modules(info, roles[n])) for n, info in tensors.items() if n not in after}
     linears = [module for modules in found.values() for module in modules]
     rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
     dropped = _dropped(family, layers, tensors, [name for name, role in roles.items() if role is None])
@@ -152,8 +155,10 @@ def require_served(family: Family, tensors: Mapping[str, TensorInfo]) -> None:
     if family.unserved is not None:
         what = f'family "{family.name}" is read for GGUF files without calibration only: {family.unserved}'
         few = any(info.stored_as is not None and (info.stored_bits or 0) < 8 for info in tensors.values())
-        recipe = "bf16" if few else "q4_k_m"  # what is stored in few bits is rounded once more by option alone
-        hint = f"`quantkit convert MODEL --to {recipe}` works; for its importance matrix use llama-imatrix"
+        ternary = any(t.value == "ternary" for t in family.block)
+        recipe = "bf16" if few else "tq2_0" if ternary else "q4_k_m"  # few bits are rounded once more by option alone
+        imatrix = "" if ternary else "; for its importance matrix use llama-imatrix"
+        hint = f"`quantkit convert MODEL --to {recipe}` works{imatrix}"
         raise UnsupportedError(what, key=family.name, hint=hint)
 
 
@@ -183,10 +188,13 @@ def roles_of(family: Family, names: Iterable[str], layers: int = 0) -> dict[str,
     return {name: found[0].t.role if found else None for name, found in rows.items()}
 
 
-def _modules(info: TensorInfo, role: Role | None, turned: Set[str], whole: Set[str]) -> Iterator[ModelTensor]:
+def _modules(
+    family: Family, info: TensorInfo, role: Role | None, *, turned: Set[str], whole: Set[str]
+) -> Iterator[ModelTensor]:
     """The linear layers that a tensor holds. `turned` are modules whose stacks lie as (experts, in, out), `whole` those
     whose stacks are not taken apart."""
-    leaf = info.name.removesuffix(WEIGHT).rpartition(".")[2]
+    pieces = list(pieces_of(family.name, info))
+    leaf = pieces[0][0].rpartition(".")[2]
     if role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER):
         return
     if len(info.shape) < 2 or any(part in info.name for part in (INDEXER, FLOAT32, STREAMS)):
@@ -197,8 +205,10 @@ def _modules(info: TensorInfo, role: Role | None, turned: Set[str], whole: Set[s
     numbers = [int(number) for number in NUMBER.findall(info.name)]
     layer = numbers[0] if numbers else 0
     if len(info.shape) == 2:
-        rows = Rows(info.name, 0, info.rows)
-        yield ModelTensor(info.name.removesuffix(WEIGHT), role, info.shape, (rows,), layer, expert=expert_of(info.name))
+        for name, rows in pieces:
+            of = role if len(pieces) == 1 else roles_of(family, [name + WEIGHT])[name + WEIGHT]
+            assert of is not None, name
+            yield ModelTensor(name, of, (rows.rows, info.cols), (rows,), layer, expert=expert_of(info.name))
         return
     if len(info.shape) != 3:
         what = f'"{shown(info.name)}" has the shape {list(info.shape)}, expected a matrix or a stack of them'

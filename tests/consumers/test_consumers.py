@@ -183,6 +183,7 @@ EXAMPLES = {
         replace(mixture(W4A16), architecture="Qwen4ExpForCausalLM"),
         replace(mixture(FP8), architecture="Qwen4ExpForCausalLM"),
     ),
+    "transformers/assistants": Example(model(FP8, architecture="Gemma4AssistantForCausalLM"), model(FP8)),
     "transformers/t5-packed": Example(
         model(W4A16, architecture="T5EncoderModel"), model(W8A8, architecture="T5EncoderModel")
     ),

@@ -49,7 +49,10 @@ WITH_MORE_BITS = {
 }  # fmt: skip
 
 SERVED = [
-    n for n, e in TABLE.items() if not find_family({**e.config, "architectures": [e.architecture]}).family.unserved
+    n
+    for n, e in TABLE.items()
+    for family in (find_family({**e.config, "architectures": [e.architecture]}).family,)
+    if not (family.unserved or family.unwalked)
 ]
 UNPACKED = [
     n for n in SERVED if find_family({**TABLE[n].config, "architectures": [TABLE[n].architecture]}).family.unpacked

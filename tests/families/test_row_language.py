@@ -372,7 +372,10 @@ def test_a_family_that_no_loader_has_packed_is_run_and_refused_for_servers(famil
 
 
 # One family for each reason -> a checkpoint of its own.
-UNWALKED = {"t5": "flan-t5", "t5_encoder": "t5-encoder", "bert": "bert-mean"}
+UNWALKED = {
+    "t5": "flan-t5", "t5_encoder": "t5-encoder", "bert": "bert-mean", "hrm_text": "hrm-text",
+    "gemma4_assistant": "gemma-4-assistant",
+}  # fmt: skip
 
 
 def test_reasons_not_to_run_text_have_an_example_each() -> None:
@@ -383,7 +386,8 @@ def test_reasons_not_to_run_text_have_an_example_each() -> None:
 
 @pytest.mark.parametrize(("family", "name"), UNWALKED.items(), ids=UNWALKED)
 def test_a_family_that_no_text_is_run_through_is_rounded_without(family: str, name: str, tmp_path: Path) -> None:
-    folder = encoder_table.build(name, tmp_path)
+    table = encoder_table if name in encoder_table.ENCODERS else family_table
+    folder = table.build(name, tmp_path)
     text = TINY.parent / "calibration.jsonl"
     for recipe in ("nf4", "int8", "w8a8", "fp8", "fp8-native", "q4_k_m"):
         assert quantkit("plan", folder, "--to", recipe).status == 0
@@ -393,17 +397,19 @@ def test_a_family_that_no_text_is_run_through_is_rounded_without(family: str, na
     ):  # fmt: skip
         ran = quantkit(*command)
         assert ran.status == 4, ran.stderr
-        assert f'family "{family}" is rounded without calibration, and not run here: text goes' in ran.stderr
+        assert f'family "{family}" is rounded without calibration, and not run here: ' in ran.stderr
         assert "use --to nf4, int8, w8a8 or fp8;" in ran.stderr
 
 
-def test_the_refusal_is_said_by_the_commands(tmp_path: Path) -> None:
-    folder = family_table.build("codeshell", tmp_path)
+@pytest.mark.parametrize(("family", "instead"), [("codeshell", "q4_k_m"), ("bitnet", "tq2_0")])
+def test_the_refusal_is_said_by_the_commands(family: str, instead: str, tmp_path: Path) -> None:
+    folder = family_table.build(family, tmp_path)
     text = TINY.parent / "calibration.jsonl"
     for command in (("plan", folder, "--to", "w4a16"), ("calibrate", folder, "--data", text, "-o", folder / "x.gguf")):
         ran = quantkit(*command)
         assert ran.status == 4, ran.stderr
-        assert 'family "codeshell" is read for GGUF files' in ran.stderr
+        assert f'family "{family}" is read for GGUF files' in ran.stderr
+        assert f"--to {instead}` works" in ran.stderr
 
 
 @pytest.mark.parametrize("family", known_families(), ids=lambda family: family.name)

@@ -47,6 +47,7 @@ LOADED: dict[str, dict[str, str]] = {
     "gpt_neox": {"pythia": "fp8"}, "gpt_oss": {"gpt-oss": "w8a8"}, "granite": {"granite": "fp8"},
     "granite_4": {"granite-4": "nf4"}, "granite_4_moe": {"granite-4-moe": "w4a16"},
     "granite_hybrid": {"granite-4-h": "w4a16"}, "granite_moe": {"granite-moe": "fp8", "granite-moe-shared": "w4a16"},
+    "hrm_text": {"hrm-text": "w8a8", "hrm-text-as-trained": "w4a16"},
     "hunyuan_dense": {"hunyuan-dense": "w8a16"}, "hunyuan_moe": {"hunyuan-moe": "w4a16"},
     "hunyuan_vl": {"hunyuan-vl": "nf4"}, "hy_v3": {"hy-3": "w4a16"},
     "jais2": {"jais2": "fp8-native"}, "jamba": {"jamba": "fp8"}, "laguna": {"laguna": "fp8-native"},
@@ -79,7 +80,7 @@ NAMED = {"gemma4-moe": "w4a16", "granite-moe-swa": "w4a16", "hy-4": "fp8", "qwen
 ELSEWHERE = {  # loaded by tests of their own, below
     "llama4", "qwen3_vl_moe", "granite_moe_swa", "hy_v4", "t5", "t5_encoder", "bert", "bert_classifier", "distilbert",
     "distilbert_classifier", "roberta", "roberta_classifier", "xlm_roberta", "xlm_roberta_classifier", "modernbert",
-    "modernbert_classifier", "eurobert", "embedding_gemma",
+    "modernbert_classifier", "eurobert", "embedding_gemma", "gemma4_assistant",
 }  # fmt: skip
 OMNI = {"Qwen2_5OmniModel": "Qwen2_5OmniForConditionalGeneration"}  # as config.json calls it, and transformers
 
@@ -234,6 +235,45 @@ def test_encoders_are_what_quantkit_decodes(
     assert torch.cosine_similarity(found, right, dim=-1).min() > 0.99  # kernels in bfloat16
 
 
+@pytest.mark.parametrize("recipe", ["w8a8", "w4a16", "nf4"])
+def test_assistants_are_what_quantkit_decodes(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They read hidden states, keys and values of a large model: some that are made up."""
+    sharing = property(lambda self: ["reuse"] * self.num_hidden_layers)  # as 5.24.0 has it: 5.23.0 makes no such model
+    monkeypatch.setattr(transformers.Gemma4TextConfig, "kv_sharing_modes", sharing)
+    artifact, ok = made("gemma-4-assistant", recipe, tmp_path)
+    assert ok
+    alike = computes_in_float32(artifact)
+    model = load(artifact, torch.float32 if alike else None)
+    expected = plain(artifact, decoded(artifact), tmp_path / "plain")
+    drawn = torch.Generator().manual_seed(1)
+    heads = {layer.self_attn.layer_type: layer.self_attn for layer in expected.model.layers}
+    shared = {
+        kind: [torch.randn((1, 8 // one.num_key_value_groups, 9, one.head_dim), generator=drawn) for _ in range(2)]
+        for kind, one in heads.items()
+    }
+    hidden = torch.randn((1, 1, 2 * expected.config.backbone_hidden_size), generator=drawn)
+
+    def given(of: PreTrainedModel) -> torch.Tensor:
+        of.masked_embedding.centroid_intermediate_top_k = 2  # of the four clusters that there are
+        kind = of.pre_projection.weight.dtype
+        states = {name: tuple(one.to(kind) for one in pair) for name, pair in shared.items()}
+        output = of(inputs_embeds=hidden.to(kind), position_ids=torch.tensor([[8]]), shared_kv_states=states)
+        return torch.cat([output.last_hidden_state, output.logits], -1).float()
+
+    with torch.inference_mode():
+        rounded = {} if alike else loaded_weights(model, artifact)
+        given(model)  # the first pass of compressed-tensors decompresses
+        wanted = dict(expected.named_parameters())
+        weights = {**{n: p for n, p in model.named_parameters() if n in wanted}, **rounded}
+        assert weights.keys() == wanted.keys()
+        assert [name for name, weight in weights.items() if not same(weight, wanted[name], exact=True)] == []
+        round_inputs(expected, quantization(artifact), {})
+        found, right = given(model), given(expected)
+    assert found.isfinite().all()
+    if alike:
+        assert (found - right).abs().max() <= FLOAT32 * right.abs().max()
+
+
 # Classes that stop at layers whose weights are packed, or leave them as they were made.
 STOPPED = [
     ("mamba", "w4a16"),
@@ -275,6 +315,7 @@ def packed_words(artifact: Path) -> set[str]:
 GPTQ = {
     "lfm2": (), "mamba": ("out_proj=bf16",), "falcon-mamba": ("out_proj=bf16",),
     "bert-mean": (), "bert-masked-lm": (r"output\.dense=bf16",), "distilbert": (),
+    "hrm-text": (),
 }  # fmt: skip
 
 

@@ -20,7 +20,6 @@ from quantkit.families.rows import (
     FREQUENCIES,
     MLP,
     NORMS,
-    UNSERVED,
     Drop,
     Family,
     T,
@@ -74,7 +73,8 @@ BITNET = Family(
     derive=(checked,),
     tokens=TokenizerRules(),
     graph=lambda hparams: {"hidden_act": "silu", "tie_word_embeddings": True},
-    unserved=UNSERVED,
+    unserved="its weights have three values and a scale for each matrix, which GGUF holds in 2 bits (tq2_0): formats "
+    "of servers would be larger, and leave nothing for text to choose",
 )  # fmt: skip
 
 FAMILIES = (BITNET,)

@@ -17,7 +17,7 @@ from quantkit.families.known.gemma import SHARING
 from quantkit.families.known.gemma4 import FIRST_SHARED, GEMMA4
 from quantkit.families.layers import TRUNK
 from quantkit.families.roles import Role
-from quantkit.families.rows import UNSERVED, Drop, T
+from quantkit.families.rows import Drop, T
 
 BACKBONE = "backbone_hidden_size"
 
@@ -53,7 +53,7 @@ GEMMA4_ASSISTANT = replace(
     inside={},
     graph=not_read("they are parts of other models"),
     derive=(unshared, *GEMMA4.derive, shared),
-    unserved=UNSERVED,
+    unwalked="it reads hidden states, keys and values of a large Gemma 4, and nothing of text alone",
 )  # fmt: skip
 
 FAMILIES = (GEMMA4_ASSISTANT,)

@@ -11,11 +11,11 @@ from typing import Any
 
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import Hparams, bad_value
-from quantkit.families.layers import BLOCKS, TRUNK
+from quantkit.families.layers import BLOCKS, TRUNK, TWO_STACKS
 from quantkit.families.layouts import rows
 from quantkit.families.placements import first_half, second_half
 from quantkit.families.roles import Role
-from quantkit.families.rows import ATTENTION, FREQUENCIES, HEAD, MLP, UNSERVED, Family, T, without_biases
+from quantkit.families.rows import ATTENTION, FREQUENCIES, HEAD, MLP, Family, T, without_biases
 from quantkit.families.spellings import Rename
 
 PER_STACK, FUSED = "num_layers_per_stack", "4*q_rows hidden_size"
@@ -34,6 +34,7 @@ def stacks(hparams: Hparams) -> Mapping[str, Any]:
         "kv_rows": heads * hparams.count("head"),
         TRUNK: each,
         BLOCKS: 2 * each,
+        TWO_STACKS: True,
         PER_STACK: each,
         "passes": each * hparams.count(HIGH) * (hparams.count(LOW) + 1),
         "embedding_scale": embedding_scale(hparams),
@@ -94,7 +95,7 @@ HRM_TEXT = Family(
     drop=(FREQUENCIES,),
     derive=(stacks,),
     assumes=(assumptions.silu,),
-    unserved=UNSERVED,
+    unwalked="text goes through all of its layers many times, and what each reads comes from all the others",
 )  # fmt: skip
 
 FAMILIES = (HRM_TEXT,)

@@ -69,8 +69,11 @@ from quantkit.untrusted import shown
 
 PLAIN_EXPERTS = r"-:.*\.experts.*"  # by which vLLM leaves experts alone
 IN_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|(?:encoder|transformer)\.layer)\.\d+\.(.*)")
-# Names of blocks that optimum does not look for by itself: of MPT and DBRX, Mamba, BERT and its kin.
-BLOCKS = re.compile(r"(transformer\.blocks|backbone\.layers|(?:\w+\.)?(?:encoder|transformer)\.layer)\.\d+\.")
+# Names of blocks that optimum does not look for by itself: of MPT and DBRX, Mamba, BERT and its kin, and what the two
+# stacks of HRM-Text lie in.
+BLOCKS = re.compile(
+    r"(transformer\.blocks|backbone\.layers|(?:\w+\.)?(?:encoder|transformer)\.layer|model(?=\.[HL]_module\.layers))\."
+)
 BITS = (2, 3, 4, 8)
 MULTIPLE = 32  # of both dimensions, in every packing kernel
 FORMATS = {"gptq": 1, "gptq_v2": 2}
