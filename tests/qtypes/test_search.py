@@ -312,6 +312,16 @@ def test_weights_that_nothing_activates_may_lie_far_outside_the_grid(name):
     assert_ggml(name, w, importance)
 
 
+@pytest.mark.parametrize("name", ["q3_k", "q6_k", "q4_0", "q5_0"])
+@pytest.mark.parametrize("least", [0.99, 0.95, 0.6])
+def test_weights_near_the_largest_are_cut_off_as_in_the_reference(name, least):
+    """Of either sign, and between `least` and 1 of it: their codes are at the ends of the range, or beyond it."""
+    rng = np.random.default_rng(2)
+    w = (rng.uniform(least, 1, (8, 1024)) * rng.choice([-1, 1], (8, 1024))).astype(F32)
+    for importance in (None, rng.integers(0, 4, 1024).astype(F32)):
+        assert_ggml(name, w, importance)
+
+
 @pytest.mark.parametrize("name", SEARCHED)
 @pytest.mark.parametrize("case", ["1e-38", "1e-42", "mixed-exponents"])
 def test_denormals_make_infinite_inverses_and_the_same_bytes(name, case):
@@ -417,8 +427,8 @@ def test_compiled_code_does_not_outlive_the_sources_it_came_from(tmp_path):
     assert encode() == before, "from the cache"
     tiles = tmp_path / "quantkit" / "qtypes" / "search" / "tiles.py"
     source = tiles.read_text()
-    assert "absolute(v) > absolute(peak)" in source
-    tiles.write_text(source.replace("absolute(v) > absolute(peak)", "v > peak"))
+    assert "larger = magnitude > largest" in source
+    tiles.write_text(source.replace("larger = magnitude > largest", "larger = v > largest"))
     assert encode() != before
 
 

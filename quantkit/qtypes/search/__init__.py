@@ -12,7 +12,7 @@ Plain numpy at the surface, which imports the compiled loops beneath it when the
     compilation.py   how loops are compiled, and when the result may be used again
     lanes.py         vectors of float32 as numba values: one lane, one group
     tiles.py         groups arranged in lanes, their weights, ordered sums
-    signed.py        searches A and B: one signed scale
+    signed.py        search A: one signed scale; descent.py: search B, the same with codes changed one by one
     offset.py        search C: scale and minimum
     unsigned.py      search D: the scale of the scales
     codebook.py      the scale of codes that index a table of levels

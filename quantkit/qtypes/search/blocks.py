@@ -20,8 +20,9 @@ from quantkit.tensors import F32, U8
 F16 = NDArray[np.float16]
 F16_EXPONENT = 0x7C00
 
-# Weights in a slab. Smaller ones cost time in Python, larger ones in page faults.
-SLAB = 1 << 20
+# Weights in a slab. Smaller ones cost time in Python, larger ones in page faults: what 2 MB of scratch and more leave
+# free, the allocator gives back to the system after every slab.
+SLAB = 1 << 19
 
 
 @dataclass(frozen=True)

@@ -57,19 +57,19 @@ def search_signed(groups: Groups, top: int) -> tuple[F32, F32, F32]:
 
 def search_descent(groups: F32, top: int) -> F32:
     """Search B, for codes -top..top - 1 of groups (m, n): scale (m,)."""
-    from quantkit.qtypes.search import signed
+    from quantkit.qtypes.search import descent
 
     scale = np.empty(lanes(len(groups)), np.float32)
-    signed.search_descent(frozen(groups), top, scale, np.empty((0, 0), np.float32))
+    descent.search_descent(frozen(groups), top, scale)
     return scale[: len(groups)]
 
 
 def descent_codes(groups: F32, top: int) -> F32:
     """The codes (m, n) that search B leaves."""
-    from quantkit.qtypes.search import signed
+    from quantkit.qtypes.search import descent
 
     kept = np.empty(groups.shape, np.float32)
-    signed.search_descent(frozen(groups), top, np.empty(lanes(len(groups)), np.float32), kept)
+    descent.descent_codes(frozen(groups), top, kept)
     return kept
 
 

@@ -28,15 +28,15 @@ EPS = np.float32(1e-15)
 
 @called
 def load_tile(source, first, n, tile):  # type: ignore[no-untyped-def]
-    """Copy groups first .. first + WIDTH - 1 of flat `source`, n elements each, into `tile` (n, WIDTH).
+    """Copy as many groups of n elements of flat `source` as `tile` (n, lanes) has lanes, from group `first` on.
 
     After its last group the source starts over: importance does with every row, and what fills the lanes beyond the
     last group does not matter.
     """
-    starts = np.empty(WIDTH, np.int64)
+    starts = np.empty(tile.shape[1], np.int64)
     groups = source.size // n
     group = first % groups
-    for lane in range(WIDTH):
+    for lane in range(starts.size):
         starts[lane] = group * n
         group = group + 1 if group + 1 < groups else 0
     gather_tile(source, starts, n, tile)
@@ -44,13 +44,13 @@ def load_tile(source, first, n, tile):  # type: ignore[no-untyped-def]
 
 @called
 def gather_tile(source, starts, n, tile):  # type: ignore[no-untyped-def]
-    """Copy the n elements from each of WIDTH `starts` in flat `source` into `tile` (n, WIDTH)."""
-    whole = n - n % SIDE
+    """Copy the n elements from each of `starts` (lanes,) in flat `source` into `tile` (n, lanes)."""
+    whole, width = n - n % SIDE, tile.shape[1]
     for column in range(0, whole, SIDE):
-        for lane in range(0, WIDTH, SIDE):
-            transpose(source, starts[lane:], column, tile, column * WIDTH + lane, WIDTH)
+        for lane in range(0, width, SIDE):
+            transpose(source, starts[lane:], column, tile, column * width + lane, width)
     for i in range(whole, n):
-        for lane in range(WIDTH):
+        for lane in range(width):
             tile[i, lane] = source[starts[lane] + i]
 
 
@@ -120,9 +120,12 @@ def load_weighted(groups, importance, sigma2, how, first, x, weight):  # type: i
 def signed_peak(x):  # type: ignore[no-untyped-def]
     """The element of largest magnitude of each lane, the first of equals, with its sign."""
     peak = splat(ZERO, WIDTH)
+    largest = peak
     for i in range(x.shape[0]):
         v = load(x, i * WIDTH, WIDTH)
-        peak = select(absolute(v) > absolute(peak), v, peak)
+        magnitude = absolute(v)
+        larger = magnitude > largest
+        peak, largest = select(larger, v, peak), select(larger, magnitude, largest)
     return peak
 
 
