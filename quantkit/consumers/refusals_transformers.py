@@ -35,6 +35,7 @@ from quantkit.consumers.row import (
     MLX_NEAREST,
     MLX_REASON,
     T5,
+    T5_REASON,
     ZERO_IN_V1,
     ZERO_NEAREST,
     ZERO_REASON,
@@ -168,6 +169,10 @@ RULES_OF_TRANSFORMERS = (
         lambda subject, tp: layers(COMPRESSED)(subject, tp) if subject.architecture in THINKING else None,
         "it decodes layers at the first pass of a whole model, and {architecture} has none: its thinker stops at them",
         "--to nf4, --to int8 or --to fp8-native", LOADED,
+    ),
+    Rule(
+        "transformers", "puzzle", whole(lambda subject: subject.architecture == "NemotronHPuzzleForCausalLM"),
+        T5_REASON, "another program (--for vllm)", f"run: {TRANSFORMERS}",
     ),
     Rule(
         "transformers", "gates-joined",

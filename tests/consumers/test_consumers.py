@@ -203,6 +203,9 @@ EXAMPLES = {
     "transformers/thinker": Example(
         model(FP8, architecture="Qwen2_5OmniModel"), model(FP8Layout(), architecture="Qwen2_5OmniModel")
     ),
+    "transformers/puzzle": Example(
+        model(FP8, architecture="NemotronHPuzzleForCausalLM"), model(FP8, architecture="NemotronHForCausalLM")
+    ),
     "transformers/gates-joined": Example(
         model(W4A16, architecture="MiniMaxM3SparseForCausalLM"), model(FP8, architecture="MiniMaxM3SparseForCausalLM")
     ),

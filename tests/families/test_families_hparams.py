@@ -13,7 +13,8 @@ from quantkit.families.hparams import ALIASES, read_hparams
 from quantkit.families.known import known_families
 from quantkit.families.rows import OWN_CODE, Family
 
-OWN = {kind for family in known_families() if family.unserved == OWN_CODE for kind in family.defaults}
+OWN_FAMILIES = [family for family in known_families() if OWN_CODE in (family.unserved, family.unwalked)]
+OWN = {kind for family in OWN_FAMILIES for kind in family.defaults}
 DEFAULTS = {kind: values for f in known_families() for kind, values in f.defaults.items() if kind not in OWN}
 SPELLINGS = {kind: {**ALIASES, **f.aliases} for f in known_families() for kind in f.defaults}
 # By the checkpoints: the class has no default, or counts what "auto" leaves to whoever reads it.
@@ -60,7 +61,7 @@ def test_defaults_are_those_of_transformers(model_type: str, config: dict[str, A
     assert {key: values[key] for key in ours - made_up} == {key: expected[key] for key in ours - made_up}
 
 
-@pytest.mark.parametrize("family", [family for family in known_families() if family.unserved == OWN_CODE])
+@pytest.mark.parametrize("family", OWN_FAMILIES, ids=lambda family: family.name)
 def test_models_with_code_of_their_own_are_not_transformers(family: Family) -> None:
     import transformers
 

@@ -80,7 +80,7 @@ NAMED = {"gemma4-moe": "w4a16", "granite-moe-swa": "w4a16", "hy-4": "fp8", "qwen
 ELSEWHERE = {  # loaded by tests of their own, below
     "llama4", "qwen3_vl_moe", "granite_moe_swa", "hy_v4", "t5", "t5_encoder", "bert", "bert_classifier", "distilbert",
     "distilbert_classifier", "roberta", "roberta_classifier", "xlm_roberta", "xlm_roberta_classifier", "modernbert",
-    "modernbert_classifier", "eurobert", "embedding_gemma", "gemma4_assistant",
+    "modernbert_classifier", "eurobert", "embedding_gemma", "gemma4_assistant", "nemotron_puzzle",
 }  # fmt: skip
 OMNI = {"Qwen2_5OmniModel": "Qwen2_5OmniForConditionalGeneration"}  # as config.json calls it, and transformers
 
@@ -343,6 +343,13 @@ def test_thinkers_stop_at_what_a_pass_of_the_whole_model_decodes(name: str, reci
     assert not ok
     with torch.inference_mode(), pytest.raises((AttributeError, RuntimeError)):
         load(artifact, None)(input_ids=torch.arange(3, 40)[None])
+
+
+def test_a_model_that_transformers_does_not_have_is_known(tmp_path: Path) -> None:
+    artifact, ok = made("nemotron-puzzle", "fp8", tmp_path)
+    assert not ok
+    with pytest.raises(ValueError, match="nemotron_h_puzzle"):
+        load(artifact, None)
 
 
 @pytest.mark.parametrize(("name", "recipe"), NAMED.items())

@@ -12,7 +12,7 @@ from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams
 from quantkit.families.known.mamba import inner_sizes
 from quantkit.families.known.nemotron_h import KEYS, LIST, MIXTURE_KEYS, NEMOTRON_H_MOE, WORDS, mixture_sizes
 from quantkit.families.layers import KINDS, TRUNK, listed
-from quantkit.families.rows import UNSERVED, Drop
+from quantkit.families.rows import OWN_CODE, Drop
 
 BLOCKS, WIDTH, USED = "block_configs", "moe_intermediate_size", "num_experts_per_tok"
 
@@ -47,7 +47,7 @@ NEMOTRON_PUZZLE = replace(
             mixture_sizes),
     seen=(),
     folds=(),
-    unserved=UNSERVED,
+    unwalked=OWN_CODE,
 )  # fmt: skip
 
 FAMILIES = (NEMOTRON_PUZZLE,)
