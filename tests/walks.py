@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import family_table
 import numpy as np
 import torch
+import transformers
+from transformers import PreTrainedModel
 
 from quantkit.calibration.statistics.sums import Statistics, merge
 from quantkit.calibration.text.samples import Samples, samples_of
@@ -31,6 +34,11 @@ CARRYING = {
     "gemma3n": {**SHARING, "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0]},
     "qwen-3.8": {},
     "hy-4": {},
+    "glm-5.3-flash": {
+        "layer_types": ["linear_attention", *["indexed_attention"] * 2, "linear_attention"],
+        "index_topk": 24,
+        "indexer_types": ["full", "full", "shared", "full"],
+    },
     "glm-5": {"index_topk": 24, "indexer_types": ["full", "shared", "full", "shared"]},
 }
 
@@ -38,9 +46,17 @@ CARRYING = {
 def carrying(name: str, folder: Path) -> Path:
     """A checkpoint of four blocks that hand on more than a hidden state."""
     entry = family_table.TABLE[name]
-    config = {**entry.config, "num_hidden_layers": 4, **CARRYING[name]}
+    nested, numbers = entry.config.get("text_config"), {"num_hidden_layers": 4, **CARRYING[name]}
+    config = {**entry.config, **numbers} if nested is None else {**entry.config, "text_config": {**nested, **numbers}}
     published = entry.published if name == "hy-4" else None  # whose names transformers saves otherwise
     return family_table.write(replace(entry, config=config, published=published), folder / name)
+
+
+def whole_model(folder: Path) -> PreTrainedModel:
+    """A checkpoint in float32, in the class that its config.json names."""
+    [name] = json.loads((folder / "config.json").read_text())["architectures"]
+    kind = getattr(transformers, name, transformers.AutoModelForCausalLM)
+    return kind.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def model_of(folder: Path, threads: int = 2) -> BlockModel:

@@ -64,7 +64,10 @@ ONLY_STACKED = frozenset({
     "Qwen3VLMoeForConditionalGeneration",
 })  # fmt: skip
 # Classes that have in one tensor what files have in several: convolutions, or shards of a table.
-JOINING = frozenset({"Qwen4ExpForCausalLM", "Qwen4ExpForConditionalGeneration"})
+JOINING = frozenset({
+    "BailingHybridForCausalLM", "BailingMoeV3ForCausalLM", "Glm5NextForConditionalGeneration", "KimiLinearForCausalLM",
+    "Qwen4ExpForCausalLM", "Qwen4ExpForConditionalGeneration",
+})  # fmt: skip
 # Classes that join gate and up into one matrix as they are loaded.
 GATES_JOINED = frozenset({"MiniMaxM3SparseForCausalLM", "MiniMaxM3SparseForConditionalGeneration"})
 NOT_JOINED = PACKED | BITSANDBYTES | GPTQ | AWQ

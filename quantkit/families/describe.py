@@ -311,7 +311,13 @@ def _besides(hparams: Hparams, cache: Cache) -> int:
     kinds = {layer.window is None: layer.rows for layer in cache.layers} if cache.shared else {}
     shared = sum(heads * head for rows in kinds.values() for heads, head in rows)
     looked_up = any(hparams.values.get(key) for key in LOOKED_UP)
-    chosen = hparams.count("index_topk") if "shared" in hparams.values.get(KINDS, ()) else 0
-    return (
-        max(streams - 1, 0) * hparams.count("hidden_size") + block_count(hparams) * vector + looked_up + shared + chosen
-    )
+    given = max(streams - 1, 0) * hparams.count("hidden_size") + block_count(hparams) * vector + looked_up
+    return given + shared + _chosen(hparams)
+
+
+def _chosen(hparams: Hparams) -> int:
+    """How many places of tokens a layer hands on to those that choose none; of pools, and of the last one's tokens."""
+    if not any("shared" in (hparams.values.get(key) or ()) for key in (KINDS, "indexer_types")):
+        return 0
+    tail = int(hparams.number("index_kpool") or 1) - 1 if hparams.flag("index_kpool_always_select_tail") else 0
+    return hparams.count("index_topk") + tail

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import build
-from transformers import AutoModelForCausalLM
-from walks import CARRYING, TINY, carrying, model_of, windows
+from walks import CARRYING, TINY, carrying, model_of, whole_model, windows
 
 from quantkit.calibration.text import spec
 from quantkit.calibration.text.samples import Samples
@@ -21,7 +20,7 @@ from quantkit.errors import NonFiniteError
 
 def in_one_piece(folder: Path, samples: Samples) -> tuple[np.ndarray, np.ndarray, float]:
     """G, X^T X of the head and the mean square norm of gradients at the logits before any cap, with the same draws."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = whole_model(folder)
     kept: dict[str, torch.Tensor] = {}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     embedding.register_forward_hook(lambda module, args, out: kept.update(embedded=out.detach().requires_grad_()))
@@ -132,7 +131,7 @@ def test_a_watch_sees_the_gradient_of_every_weight(name: str, tmp_path: Path) ->
     folder, samples = build(name, tmp_path / "source") if name else TINY, windows(400, count=5, seqlen=40)
     watch = Gradients()
     found = downstream(model_of(folder), samples, watch=watch)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = whole_model(folder)
     for number, ids in enumerate(torch.from_numpy(samples.tokens).long()):
         log = torch.log_softmax(model(ids[None]).logits[0], -1)
         drawn = torch.Generator().manual_seed(SEED + number * len(ids))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import family_table
 import numpy as np
 import pytest
 import torch
@@ -111,6 +112,18 @@ def test_what_remains_is_what_the_model_computes_with() -> None:
     numbers = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 2, "rms_norm_eps": 1e-4}
     assert settings == {**numbers, **tokens}
     assert np.isfinite(settings["rms_norm_eps"])
+
+
+@pytest.mark.parametrize("limits", [[0.0] * 4, [0.0, 0.0, 7.0, None]])
+def test_limits_that_no_class_has_are_refused(limits: list[float | None], tmp_path: Path) -> None:
+    """Ling 3 cuts off the gates of experts in some layers, which transformers leaves out."""
+    checkpoint = open_source(str(family_table.build("ling-3", tmp_path)))
+    config = {**checkpoint.config, "expert_swiglu_limit_list": limits}
+    if any(limits):
+        with pytest.raises(UnsupportedError, match="expert_swiglu_limit_list cuts off the gates of experts"):
+            model_settings(config, checkpoint.tensors())
+    else:
+        assert model_settings(config, checkpoint.tensors()) == model_settings(checkpoint.config, checkpoint.tensors())
 
 
 def store_head(folder: Path, factor: float) -> None:

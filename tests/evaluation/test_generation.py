@@ -10,7 +10,7 @@ import torch
 from checkpoints import build
 from commands import TINY
 from smollm2 import SMOLLM2
-from walks import CARRYING, carrying
+from walks import CARRYING, carrying, whole_model
 
 from quantkit.calibration.text.data import model_tokens
 from quantkit.calibration.text.spec import embedding_rows
@@ -43,9 +43,9 @@ def tokens_of(path: Path) -> list[list[int]]:
 
 
 def by_transformers(path: Path, prompts: list[list[int]], tokens: int, end: int | None = None) -> list[list[int]]:
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    model = whole_model(path)
     plain = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=end, pad_token_id=0)
     found = []
     for prompt in prompts:

@@ -24,13 +24,13 @@ from quantkit.source import open_source
 IDLE = frozenset({
     "add_cross_attention", "altup_coef_clip", "attention_dropout", "attn_pdrop", "bos_token_id", "classifier_dropout",
     "dtype", "emb_pdrop", "embd_pdrop", "embedding_dropout", "eos_token_id", "hidden_dropout", "image_token_id",
-    "initializer_range", "input_jitter_noise", "is_decoder", "num_labels", "num_logits_to_keep", "output_attentions",
-    "output_hidden_states", "output_router_logits", "pad_token_id", "pretraining_tp", "problem_type",
-    "rescale_prenorm_residual", "resid_pdrop", "residual_dropout", "return_dict", "router_aux_loss_coef",
-    "router_jitter_noise", "summary_first_dropout", "summary_proj_to_labels", "summary_use_proj", "text_config",
-    "time_step_floor", "time_step_init_scheme", "time_step_max", "time_step_min", "time_step_scale",
-    "use_associative_scan", "use_cache", "use_mamba_kernels", "use_mambapy", "use_return_dict", "video_token_id",
-    "vision_config", "z_loss_coefficient",
+    "initializer_range", "input_jitter_noise", "is_decoder", "num_labels", "num_logits_to_keep",
+    "num_nextn_predict_layers", "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id",
+    "pretraining_tp", "problem_type", "rescale_prenorm_residual", "resid_pdrop", "residual_dropout", "return_dict",
+    "router_aux_loss_coef", "router_jitter_noise", "summary_first_dropout", "summary_proj_to_labels",
+    "summary_use_proj", "text_config", "time_step_floor", "time_step_init_scheme", "time_step_max", "time_step_min",
+    "time_step_scale", "use_associative_scan", "use_cache", "use_mamba_kernels", "use_mambapy", "use_return_dict",
+    "video_token_id", "vision_config", "z_loss_coefficient",
 })  # fmt: skip
 
 

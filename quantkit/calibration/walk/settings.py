@@ -68,6 +68,9 @@ CONVOLVED = frozenset({
 })  # fmt: skip
 COMPUTES = SHAPES | ARITHMETIC | POSITIONS | MIXTURES | LATENTS | RECURRENT | CONVOLVED
 
+# Where the gates of experts are cut off in each layer, which no class has in lists (Ling 3).
+LIMITS = ("expert_swiglu_limit_list", "share_expert_swiglu_limit_list")
+
 # Given to every class that computes without, whose own defaults may lie outside a small vocabulary (Phi-3: padding is
 # 32000).
 NO_TOKENS: Mapping[str, None] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
@@ -87,6 +90,7 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     hparams = family.numbers(config, tensors)
     check_shapes(family, hparams, tensors)
     _check_experts(hparams, tensors)
+    _require_no_limits(settings)
     types = settings.get("layer_types")
     if isinstance(types, list) and len(types) != count:
         raise _contradiction("layer_types", f"has {len(types):,} entries, the checkpoint has {counted(count, 'layer')}")
@@ -189,6 +193,14 @@ def _check_experts(hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:
     if numbers and hparams.count("num_local_experts") != max(numbers) + 1:
         said = hparams.count("num_local_experts")
         raise _contradiction("num_experts", f"is {said:,}, the checkpoint has {counted(max(numbers) + 1, 'expert')}")
+
+
+def _require_no_limits(settings: Mapping[str, Any]) -> None:
+    for key in LIMITS:
+        said = settings.get(key)
+        if isinstance(said, list) and any(said):
+            what = f"config.json: {key} cuts off the gates of experts, which transformers does not do in this model"
+            raise UnsupportedError(what, key=key, hint="quantize without calibration data")
 
 
 def _contradiction(key: str, what: str, hint: str | None = None) -> InputError:

@@ -28,7 +28,7 @@ GAP_ROWS = 64  # rows of a table read along when fewer than this lie between two
 # Name in memory -> name in files, one after the other (conversion_mapping.py of transformers 5): GPT-NeoX's head, the
 # routers of Phi, Granite and ERNIE, Granite's stacks, sinks of MiMo and Hy4, Hy4's gate and hyper-connections, MiniMax
 # M3's indexer, the biases of Laguna and EXAONE, router and bias of Hy3, experts for every token of Laguna and Hy3,
-# Kimi's gate, Mixtral's mixtures and experts.
+# Kimi's gate, Ling's embeddings, attention and bias, streams of DeepSeek and GLM, Mixtral's mixtures and experts.
 OLD_NAMES = (
     (re.compile(r"^lm_head\."), "embed_out."),
     (re.compile(r"\.mlp\.router\."), ".block_sparse_moe.gate."),
@@ -50,6 +50,11 @@ OLD_NAMES = (
     (re.compile(r"\.mlp\.shared_experts\."), ".mlp.shared_expert."),
     (re.compile(r"\.mlp\.shared_experts\."), ".mlp.shared_mlp."),
     (re.compile(r"\.forget_gate\."), "."),
+    (re.compile(r"^model\.embed_tokens\."), "model.word_embeddings."),
+    (re.compile(r"\.self_attn\."), ".attention."),
+    (re.compile(r"\.attention\.o_proj\."), ".attention.dense."),
+    (re.compile(r"\.gate\.e_score_correction_bias$"), ".gate.expert_bias"),
+    (re.compile(r"\.(attn|ffn)_hc\."), r".hc_\1_"),
     (re.compile(r"\.mlp\."), ".block_sparse_moe."),
     (re.compile(r"(\.experts\.\d+\.)gate_proj\."), r"\1w1."),
     (re.compile(r"(\.experts\.\d+\.)down_proj\."), r"\1w2."),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.fixed import require_only
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.bailing import EMBEDDING, without_further
@@ -26,7 +26,6 @@ from quantkit.families.rows import (
     HEAD,
     MLP,
     NORMS,
-    UNSERVED,
     Family,
     T,
     at,
@@ -147,7 +146,12 @@ BAILING_MOE3 = Family(
     },
     derive=(without_further, checked, by_rule(FULL, last_of_group, LINEAR)),
     assumes=(assumptions.silu, assumptions.yarn_temperature),
-    unserved=UNSERVED,
+    computes=frozenset({
+        "num_experts_per_token", "num_expert_group", "model_max_length", "moe_renormalize", "linear_head_dim", CONV,
+        GROUP, "kda_safe_gate", "kda_lower_bound",
+    }),
+    folds=folds.INNER,
+    renamed=tuple(f"model.layers.{{}}.self_attn.{name}" for name in ("forget_gate.f_proj", "b_proj", "g_proj")),
 )  # fmt: skip
 
 FAMILIES = (BAILING_MOE3,)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.fixed import require_only
 from quantkit.families.hparams import Hparams
 from quantkit.families.known.deepseek import ATTENTION as LATENT
@@ -19,6 +19,7 @@ from quantkit.families.known.deepseek32 import INDEXER, INDEXER_KEYS
 from quantkit.families.known.glm4_moe import FURTHER, NEXT, SEEN, TOKENS
 from quantkit.families.known.hy4 import MIXTURE, STREAMS, limits, streams
 from quantkit.families.known.kimi_linear import CONV, DELTA, FULL, LINEAR, SECTION, section
+from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.layers import (
     AFTER_TRUNK,
     TRUNK,
@@ -33,7 +34,7 @@ from quantkit.families.layers import (
     of_period,
 )
 from quantkit.families.roles import Role
-from quantkit.families.rows import FREQUENCIES, MLP, NORMS, OUTSIDE, UNSERVED, Family, T, at, without_biases
+from quantkit.families.rows import FREQUENCIES, MLP, NORMS, OUTSIDE, Family, T, at, without_biases
 
 DENSE, TYPES = "dense_layers", "indexer_types"
 KNOWN = {"mla_use_nope": True, "qk_rope_head_dim": 0, "mhc": True, STREAMS: 4}
@@ -137,7 +138,7 @@ GLM5_NEXT = Family(
         keys.computed("swiglu_clamp_exp", "f32", limits),
         keys.computed("swiglu_clamp_shexp", "f32", limits),
     ),
-    drop=(FREQUENCIES,),
+    drop=(FREQUENCIES, *VISION),
     # head_dim is that of what is rotated, of which there is nothing
     aliases={"n_routed_experts": "num_local_experts", "head_dim": "rotated_head_dim"},
     derive=(
@@ -148,7 +149,13 @@ GLM5_NEXT = Family(
     seen=(SEEN,),
     assumes=(assumptions.silu,),
     tokens=TOKENS,
-    unserved=UNSERVED,
+    computes=frozenset({
+        SECTION, "linear_head_dim", "linear_num_heads", "linear_lower_bound", STREAMS, "hc_eps", "hc_sinkhorn_iters",
+        TYPES, "index_topk_pattern", "index_topk_freq", "index_skip_topk_offset", "index_topk", "index_head_dim",
+        "index_n_heads", "index_kpool", "index_kpool_always_select_tail",
+    }),
+    folds=folds.INNER,
+    renamed=tuple(f"model.language_model.layers.{{}}.self_attn.forget_gate.f_{which}_proj" for which in "ab"),
 )  # fmt: skip
 
 FAMILIES = (GLM5_NEXT,)

@@ -224,7 +224,7 @@ KIMI_LINEAR = Family(
         "num_expert_group", "num_shared_experts", "model_max_length", "moe_router_activation_func",
     }),
     folds=folds.INNER,
-    unpacked="transformers stops where it joins the convolutions of a checkpoint that is quantized",
+    renamed=("model.layers.{}.mlp.gate", *(f"model.layers.{{}}.self_attn.forget_gate.f_{n}_proj" for n in "ab")),
 )  # fmt: skip
 
 FAMILIES = (KIMI_LINEAR,)
