@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import checkpoints
+import family_table
 import pytest
+from walks import model_of
 
 from quantkit.calibration.experts import named_rare, rare_experts, reached_percent, require_reached
+from quantkit.calibration.walk.known import NO_ARGUMENTS
+from quantkit.calibration.walk.model import resident_block
 from quantkit.errors import GateError
+from quantkit.families.names import expert_of
 
 
 def test_rare_is_below_a_tenth_of_an_even_share() -> None:
@@ -16,6 +24,18 @@ def test_rare_is_below_a_tenth_of_an_even_share() -> None:
 
 def test_percent_has_two_places_and_is_100_without_experts() -> None:
     assert [reached_percent(*each) for each in ((0, 0), (1, 3), (3, 3))] == [100.0, 66.67, 0.0]
+
+
+@pytest.mark.parametrize("name", ["mixtral-4x1M", "hunyuan-moe", "dbrx", "gemma4-moe"])
+def test_memory_is_counted_for_all_experts_that_a_token_is_given_to(name: str, tmp_path: Path) -> None:
+    """A number, a list of them, or a number under another name: two experts in each of these."""
+    model = model_of((family_table if name in family_table.TABLE else checkpoints).build(name, tmp_path))
+    block = resident_block(model, 0, NO_ARGUMENTS)
+    width = {0: 0, None: 0}
+    for linear in block.linears.values():
+        expert = expert_of(linear.name)
+        width[expert] = width.get(expert, 0) + linear.rows + linear.cols
+    assert model.token_bytes(block, 0) == 4 * (width[None] + 2 * width[0])
 
 
 @pytest.mark.parametrize("data", ["--data", "--calib text"])

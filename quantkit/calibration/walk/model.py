@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from quantkit.calibration.walk.skeleton import (
 from quantkit.calibration.walk.threads import Workers
 from quantkit.calibration.walk.weights import locate, read_some
 from quantkit.errors import InputError, ResourceError, UsageError
+from quantkit.families.describe import find_family, shape_of
 from quantkit.families.names import expert_of
 from quantkit.machine import core_count, memory_limit_bytes
 from quantkit.source import Checkpoint
@@ -111,12 +113,16 @@ class BlockModel:
 
     def _met(self, resident: Resident) -> Iterator[tuple[Linear, int]]:
         """The linears that a token goes through, one expert for all with the number that a token is given to."""
-        said = getattr(self.skeleton.model.config, "num_experts_per_tok", None) or 1
-        chosen = max(said) if isinstance(said, list) else said  # a number for each layer
         for linear in resident.linears.values():
             expert = expert_of(linear.name)
             if not expert:
-                yield linear, 1 if expert is None else chosen
+                yield linear, 1 if expert is None else self._chosen
+
+    @cached_property
+    def _chosen(self) -> int:
+        """How many experts a token is given to, whatever config.json calls that; the most where layers differ."""
+        family, _ = find_family(self.checkpoint.config)
+        return shape_of(family.numbers(self.checkpoint.config, self.checkpoint.tensors())).experts_used
 
     @property
     def head_size(self) -> int:
