@@ -644,6 +644,33 @@ OMNI_SOUND = {
     "num_mel_bins": 16, "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64,
     "output_dim": 256,
 }  # fmt: skip
+
+
+def as_ocr(architecture: str) -> Callable[[dict[str, Any]], object]:
+    """What the reference asks for: the names of published files, and numbers that transformers has in other words."""
+
+    def edit(config: dict[str, Any]) -> None:
+        config["architectures"] = [architecture]
+        config["text_config"] |= {
+            "architectures": ["DeepseekV2ForCausalLM"], "first_k_dense_replace": 1, "qk_rope_head_dim": 0,
+        }  # fmt: skip
+
+    return edit
+
+
+OCR_TEXT = {
+    **SIZES, **HEADS, "moe_intermediate_size": 256, "n_routed_experts": 4, "num_experts_per_tok": 2,
+    "n_shared_experts": 2, "mlp_layer_types": ["dense", "sparse"], "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+OCR_TOWER = {
+    "sam_config": {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 32, "output_channels": 16,
+        "global_attn_indexes": [0], "downsample_channels": [16, 32], "image_size": 64,
+    },
+    "encoder_config": {
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    },
+}  # fmt: skip
 QWEN3_VL_MOE: dict[str, Any] = {
     "text_config": {
         **SIZES, **QWEN_ROPE, "head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 512,
@@ -1012,6 +1039,15 @@ TABLE: dict[str, Entry] = {
             ("model.sam_model.patch_embed.proj.weight", "model.vision_model.embeddings.class_embedding",
              "model.projector.layers.weight", "model.image_newline", "model.view_seperator"), (32, 32)
         ),
+    ),
+    "deepseek-ocr-2-saved": Entry(
+        "DeepseekOcr2ForConditionalGeneration", {"text_config": OCR_TEXT, "vision_config": OCR_TOWER},
+        edit=as_ocr("DeepseekOCR2ForCausalLM"),
+    ),
+    "unlimited-ocr-saved": Entry(
+        "UnlimitedOcrForConditionalGeneration",
+        {"text_config": {**OCR_TEXT, "sliding_window": 64}, "vision_config": OCR_TOWER},
+        edit=as_ocr("UnlimitedOCRForCausalLM"),
     ),
     "rnd1": Entry(
         None,

@@ -34,6 +34,7 @@ LOADED: dict[str, dict[str, str]] = {
     "chatglm": {"glm-4-hf": "w8a16"}, "cohere2": {"cohere2": "nvfp4a16"}, "cohere2_moe": {"cohere2-moe": "w4a16"},
     "command_r": {"command-r": "mxfp4a16"}, "dbrx": {"dbrx": "gptq-w4g32"},
     "deepseek2": {"deepseek-v3": "fp8", "deepseek-v2": "fp8", "youtu": "w8a8"},
+    "deepseek_ocr": {"deepseek-ocr-2-saved": "w4a16", "unlimited-ocr-saved": "fp8"},
     "deepseek32": {"deepseek-v3.2": "w4a16"}, "glm_moe_dsa": {"glm-5": "w4a16"},
     "dots1": {"dots1": "w4a16"}, "ernie4_5": {"ernie4.5": "fp8-block"}, "ernie4_5_moe": {"ernie4.5-moe": "fp8"},
     "exaone4": {"exaone4": "int8"}, "exaone4_5": {"exaone4.5": "w8a8"}, "exaone_moe": {"k-exaone": "w4a16"},
@@ -83,17 +84,21 @@ ELSEWHERE = {  # loaded by tests of their own, below
     "distilbert_classifier", "roberta", "roberta_classifier", "xlm_roberta", "xlm_roberta_classifier", "modernbert",
     "modernbert_classifier", "eurobert", "embedding_gemma", "gemma4_assistant", "nemotron_puzzle",
 }  # fmt: skip
-OMNI = {"Qwen2_5OmniModel": "Qwen2_5OmniForConditionalGeneration"}  # as config.json calls it, and transformers
+OPENED = {  # as config.json calls a class, and transformers
+    "Qwen2_5OmniModel": "Qwen2_5OmniForConditionalGeneration",
+    "DeepseekOCR2ForCausalLM": "DeepseekOcr2ForConditionalGeneration",
+    "UnlimitedOCRForCausalLM": "UnlimitedOcrForConditionalGeneration",
+}
 
 
 def load(folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     """A checkpoint in the class that its config.json names, the thinker of one that speaks."""
     [architecture] = json.loads((folder / "config.json").read_text())["architectures"]
     options = {} if dtype is None else {"dtype": dtype}
-    if architecture in OMNI:
+    if architecture == "Qwen2_5OmniModel":
         torch.save({}, folder / "spk_dict.pt")  # voices, without which its class stops
     # some are published under names of their own code
-    kind = getattr(transformers, OMNI.get(architecture, architecture), AutoModelForCausalLM)
+    kind = getattr(transformers, OPENED.get(architecture, architecture), AutoModelForCausalLM)
     model = kind.from_pretrained(folder, attn_implementation="eager", **options).eval()
     for name, parameter in model.named_parameters():  # beside rounded layers, what is joined from pieces keeps its type
         if dtype is not None and parameter.dtype is torch.bfloat16 and ".experts." not in name:  # these are decoded so

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 # Model types of parts for text -> what transformers 5.24 makes of them.
-KINDS: Mapping[str, str] = {"exaone4_5_text": "exaone4", "qwen3_asr_text": "qwen3"}
+KINDS: Mapping[str, str] = {
+    "deepseek_ocr": "deepseek_ocr2_text", "exaone4_5_text": "exaone4", "qwen3_asr_text": "qwen3",
+}  # fmt: skip
 # Those whose classes AutoModel does not find.
 CLASSES: Mapping[str, str] = {
+    "deepseek_ocr2_text": "DeepseekOcr2TextModel",
     "paddleocr_vl_text": "PaddleOCRTextModel",
     "qwen2_5_omni_text": "Qwen2_5OmniThinkerTextModel",
     "qwen3_omni_moe_text": "Qwen3OmniMoeThinkerTextModel",

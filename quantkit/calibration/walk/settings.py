@@ -107,6 +107,8 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
         settings |= _of_minimax(family, hparams)
     if kind == "dbrx":  # transformers 5.24 takes no base from where published files say it
         settings.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": hparams.number("rope_theta")})
+    if kind == "deepseek_ocr":
+        settings["mlp_layer_types"] = _kinds_of_ocr(hparams)
     return kind, {**NO_TOKENS, **{key: _number(value) for key, value in settings.items()}}
 
 
@@ -119,6 +121,18 @@ def _of_minimax(family: Family, hparams: Hparams) -> dict[str, Any]:
         raise UnsupportedError(f"config.json: {what}", key="rotary_dim", path="config.json", hint=hint)
     said = {name: hparams.values[name] for name in family.aliases.values() if name in hparams.values}
     return {**said, "layer_types": list(hparams.values[KINDS])}
+
+
+def _kinds_of_ocr(hparams: Hparams) -> list[str]:
+    """The kinds of layers as transformers has them for the second DeepSeek-OCR, whose text is that of the first.
+
+    Raises UnsupportedError for weights of experts that add up to 1, which its class does not know.
+    """
+    if hparams.flag("norm_topk_prob"):
+        what = "transformers' class of DeepSeek-OCR does not bring the weights of experts to a sum of 1"
+        raise UnsupportedError(what, key="norm_topk_prob", hint="quantize without calibration data")
+    dense = hparams.count("dense_layers")
+    return ["dense" if layer < dense else "sparse" for layer in range(hparams.count("num_hidden_layers"))]
 
 
 def _number(value: Any) -> Any:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.known.deepseek import DEEPSEEK2, MIXTURE
 from quantkit.families.known.qwen3_next import VISION
 from quantkit.families.layers import before, both, from_
-from quantkit.families.rows import ATTENTION, MLP, NORMS, UNSERVED, Drop, TokenizerRules, at, without_biases
+from quantkit.families.rows import ATTENTION, MLP, NORMS, Drop, TokenizerRules, at, without_biases
 
-ENCODERS = (
-    "sam_model.", "vision_model.", "projector.", "qwen2_model.", "image_newline", "view_seperator",
-)  # fmt: skip
+TOWER = "vision_tower"  # as transformers calls what sees, whichever of both encoders of a version it is
+ENCODERS = {
+    "sam_model.": TOWER, "vision_model.": TOWER, "qwen2_model.": TOWER, "projector.": "multi_modal_projector",
+    "image_newline": None, "view_seperator": None,
+}  # fmt: skip
 
 DEEPSEEK_OCR = replace(
     DEEPSEEK2,
     name="deepseek_ocr",
     gguf="deepseek2-ocr",
-    hf=("DeepseekOCRForCausalLM", "DeepseekOCR2ForCausalLM", "UnlimitedOCRForCausalLM"),
+    hf=(
+        "DeepseekOCRForCausalLM", "DeepseekOCR2ForCausalLM", "UnlimitedOCRForCausalLM",
+        "DeepseekOcr2ForConditionalGeneration", "UnlimitedOcrForConditionalGeneration",
+    ),
     defaults={
         "deepseek_ocr": {
             "vocab_size": 129280, "hidden_size": 1280, "intermediate_size": 6848, "num_hidden_layers": 12,
@@ -50,12 +55,15 @@ DEEPSEEK_OCR = replace(
     graph=None,
     drop=(
         *DEEPSEEK2.drop,
-        *(Drop(f"{start}{own}*", VISION[0].reason) for own in ENCODERS for start in ("", "model.")),
+        *(
+            Drop(f"{start}{own}*", VISION[0].reason, in_memory=part)
+            for own, part in ENCODERS.items()
+            for start in ("", "model.")
+        ),
     ),
-    folds=(),
+    folds=(folds.ATTENTION_IN, folds.VALUES, *folds.INNER),
     assumes=(assumptions.silu,),
     tokens=TokenizerRules(template="{% for m in messages %}{{m['content']}}{% endfor %}"),
-    unserved=UNSERVED,
 )  # fmt: skip
 
 FAMILIES = (DEEPSEEK_OCR,)
