@@ -22,7 +22,6 @@ MAX_LABELS = 1 << 12
 DUMMY = ("LABEL_0", "LABEL_1")  # what transformers calls two labels that have no names
 NO_HEAD = "llama.cpp computes embeddings, for which this head is not used"
 OWN_VARIANT = "transformers has no such variant of this architecture, and the code of a checkpoint is never run"
-UNWALKED = "text goes through decoders alone, which read it from left to right"
 
 SIZES: tuple[keys.KeyRow, ...] = (
     keys.Key("block_count", "u32", "num_hidden_layers"),

@@ -10,7 +10,7 @@ import encoder_table
 import pytest
 import torch
 from checkpoints import VARIANTS, Variant, build
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 from walks import logits_after, model_of, statistics_of, windows
 
 from quantkit.calibration.walk.reach import SEED
@@ -61,13 +61,23 @@ def test_logits_equal_the_whole_models(name: str, tmp_path: Path) -> None:
     assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
-def test_vectors_of_an_encoder_equal_the_whole_models(tmp_path: Path) -> None:
-    """EmbeddingGemma attends in both directions; by its embeddings, as if they were a head."""
-    folder = encoder_table.build("embedding-gemma", tmp_path)
-    samples = windows(400)
+ENCODERS = (
+    "embedding-gemma", "bert-masked-lm", "bert-of-tensorflow", "distilbert", "xlm-roberta-reranker",
+    "eurobert-masked-lm", "modernbert-as-published",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_vectors_of_encoders_equal_the_whole_models(name: str, tmp_path: Path) -> None:
+    """They attend in both directions; what is compared are the products with their embeddings."""
+    folder = encoder_table.build(name, tmp_path)
+    samples = windows(300, count=3, seqlen=40)
+    samples.tokens[samples.tokens < 5] = 5  # padding has a position of its own in RoBERTa
     found, _ = logits_after(model_of(folder), samples)
+    whole = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
-        expected = whole_model(folder)(input_ids=torch.from_numpy(samples.tokens).long()).logits
+        vectors = whole(input_ids=torch.from_numpy(samples.tokens).long()).last_hidden_state
+        expected = vectors @ whole.get_input_embeddings().weight.T
     assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 

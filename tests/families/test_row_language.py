@@ -373,7 +373,7 @@ def test_a_family_that_no_loader_has_packed_is_run_and_refused_for_servers(famil
 
 # One family for each reason -> a checkpoint of its own.
 UNWALKED = {
-    "t5": "flan-t5", "t5_encoder": "t5-encoder", "bert": "bert-mean", "hrm_text": "hrm-text",
+    "t5": "flan-t5", "t5_encoder": "t5-encoder", "hrm_text": "hrm-text",
     "gemma4_assistant": "gemma-4-assistant",
     "nemotron_puzzle": "nemotron-puzzle",
 }  # fmt: skip

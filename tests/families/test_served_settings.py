@@ -22,6 +22,10 @@ from quantkit.source import open_source
 
 # Of training, of generation, of images, or choices among kernels that give the same.
 IDLE = frozenset({
+    "attention_probs_dropout_prob", "chunk_size_feed_forward", "classifier_activation", "classifier_bias",
+    "classifier_pooling", "decoder_bias", "deterministic_flash_attn", "dropout", "hidden_dropout_prob",
+    "initializer_cutoff_factor", "is_encoder_decoder", "mlp_dropout", "qa_dropout", "seq_classif_dropout",
+    "sparse_pred_ignore_index", "sparse_prediction",
     "add_cross_attention", "altup_coef_clip", "attention_dropout", "attn_pdrop", "bos_token_id", "classifier_dropout",
     "dtype", "emb_pdrop", "embd_pdrop", "embedding_dropout", "eos_token_id", "hidden_dropout", "image_token_id",
     "initializer_range", "input_jitter_noise", "is_decoder", "num_labels", "num_logits_to_keep",

@@ -1,4 +1,4 @@
-"""Language models that transformers has only inside one that sees or hears, with a head of their own."""
+"""Language models that transformers has only inside one that sees or hears, and encoders, with a head of their own."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ CLASSES: Mapping[str, str] = {
 
 
 class Headed(nn.Module):
-    """A language model without a head, and the head that the class around it has."""
+    """A language model without a head, and the head that the class around it has; an encoder and its embeddings."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
         self.model, self.config = inner, inner.config
+        if hasattr(inner, "pooler"):
+            inner.pooler = None  # reads the first token alone, and is not in every file
         embedding = inner.get_input_embeddings()
         self.lm_head = nn.Linear(embedding.embedding_dim, embedding.num_embeddings, bias=False)
         if self.config.tie_word_embeddings:

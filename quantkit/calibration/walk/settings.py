@@ -95,7 +95,9 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     if isinstance(types, list) and len(types) != count:
         raise _contradiction("layer_types", f"has {len(types):,} entries, the checkpoint has {counted(count, 'layer')}")
     settings = {key: value for key, value in settings.items() if key in COMPUTES | family.computes}
-    if stored_head(tensors):
+    if family.embeds:
+        settings[TIED] = True  # what it computes are vectors, whatever head the checkpoint has
+    elif stored_head(tensors):
         settings[TIED] = False
     elif needs_no_head(config, tensors):
         settings[TIED] = True  # as families.heads has it

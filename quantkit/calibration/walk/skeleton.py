@@ -24,6 +24,7 @@ from quantkit.calibration.walk.carried import VECTOR, Carried, carried_by
 from quantkit.calibration.walk.headed import KINDS, headed
 from quantkit.calibration.walk.settings import model_settings
 from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.describe import find_family
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
 
@@ -34,7 +35,8 @@ GIVE_TUPLES = {
 }  # fmt: skip
 SLOPES = "alibi"  # Bloom's, one for each sequence and head: (sequences * heads, 1, tokens)
 ALONE = ("indexer", "compressor")  # of attention that looks at every sequence by itself
-BLOCKS = ("layers", "h", "blocks")
+BLOCKS = ("layers", "h", "blocks", "layer")
+STACKS = ("encoder", "transformer")  # parts that the blocks of BERT and DistilBERT lie in
 OF_BLOCKS = "embed_tokens_per_layer"
 MAX_BUFFER = 1 << 24  # values of a buffer that is computed: rotary frequencies have about a hundred
 
@@ -89,7 +91,7 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     config.json that makes no sense.
     """
     kind, settings = model_settings(checkpoint.config, checkpoint.tensors())
-    model = _build(kind, settings)
+    model = _build(kind, settings, vectors=find_family(checkpoint.config)[0].embeds)
     model.eval()
     layers = layers_of(model)
     if layers is None:
@@ -100,7 +102,10 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
         record = partial(_record, calls, index, index == len(blocks) - 1)
         length = GIVE_TUPLES.get(type(layer).__name__)
         layer.forward = record if length is None else partial(_first, record, length)
-    return Skeleton(model, blocks, calls, carried_by(decoder_of(model).config, blocks))
+    skeleton = Skeleton(model, blocks, calls, carried_by(decoder_of(model).config, blocks))
+    for table in skeleton.tables:
+        table.padding_idx = None  # of the rows that are put in, which may be fewer
+    return skeleton
 
 
 def decoder_of(model: Any) -> Any:
@@ -112,7 +117,8 @@ def decoder_of(model: Any) -> Any:
 def layers_of(model: Any) -> nn.ModuleList | None:
     """The blocks of a model, under any of the names that classes give them."""
     decoder = decoder_of(model)
-    lists = (getattr(decoder, name, None) for name in BLOCKS)
+    places = (decoder, *(getattr(decoder, part, None) for part in STACKS))
+    lists = (getattr(place, name, None) for place in places for name in BLOCKS)
     return next((found for found in lists if isinstance(found, nn.ModuleList)), None)
 
 
@@ -123,8 +129,9 @@ def cache_class(block: nn.Module) -> Any:
     return getattr(sys.modules[type(block).__module__], "MiniMaxCache", DynamicCache)
 
 
-def _build(kind: str, settings: Mapping[str, Any]) -> Any:
-    """The model's class on the meta device. Whatever transformers says about bad numbers becomes one error."""
+def _build(kind: str, settings: Mapping[str, Any], *, vectors: bool) -> Any:
+    """The model's class on the meta device, without the head of an encoder that gives `vectors`. Whatever transformers
+    says about bad numbers becomes one error."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
@@ -136,7 +143,7 @@ def _build(kind: str, settings: Mapping[str, Any]) -> Any:
         text = CONFIG_MAPPING[kind].sub_configs.get("text_config")  # of a model with vision that says all at its root
         config = text(**settings) if text else AutoConfig.for_model(kind, **settings)
         with torch.device("meta"):
-            if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            if vectors or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
                 return headed(config)
             return AutoModelForCausalLM.from_config(
                 config,
@@ -248,11 +255,21 @@ def record_calls(skeleton: Skeleton, rows: Tensor, **settings: Any) -> tuple[Ten
     calls = skeleton.calls
     calls.arguments, calls.inject, calls.hidden = {}, None, None
     with suppress(Reached):
-        decoder_of(skeleton.model)(input_ids=rows, **settings)
+        decoder = decoder_of(skeleton.model)
+        decoder(input_ids=rows, **_positions(decoder, rows), **settings)
     hidden: Tensor = calls.hidden
     found = tuple(_called(skeleton, index, len(rows), *calls.arguments[index]) for index in range(len(skeleton.blocks)))
     calls.arguments, calls.hidden = {}, None
     return hidden, found
+
+
+def _positions(decoder: Any, rows: Tensor) -> dict[str, Tensor]:
+    """The positions that RoBERTa's class counts from the ids of tokens, for rows that are no such ids."""
+    embeddings: Any = getattr(decoder, "embeddings", None)
+    if not hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return {}
+    first = embeddings.padding_idx + 1
+    return {"position_ids": torch.arange(first, first + rows.shape[1], device=rows.device).unsqueeze(0)}
 
 
 def _called(skeleton: Skeleton, index: int, batch: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:

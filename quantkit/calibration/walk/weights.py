@@ -22,15 +22,19 @@ from quantkit.source import Checkpoint
 from quantkit.tensors import F32, FLOAT_DTYPES, WHOLE_DTYPES, TensorInfo, TensorRef
 
 CONVOLUTION = "conv1d.weight"
+PARTS = ("backbone", "bert", "distilbert", "roberta")  # of state space models, and of encoders with a head
 SLAB_WEIGHTS = 1 << 24  # read at once: 64 MiB of float32
 GAP_ROWS = 64  # rows of a table read along when fewer than this lie between two that are wanted
 
 # Name in memory -> name in files, one after the other (conversion_mapping.py of transformers 5): GPT-NeoX's head, the
 # routers of Phi, Granite and ERNIE, Granite's stacks, sinks of MiMo and Hy4, Hy4's gate and hyper-connections, MiniMax
 # M3's indexer, the biases of Laguna and EXAONE, router and bias of Hy3, experts for every token of Laguna and Hy3,
-# Kimi's gate, Ling's embeddings, attention and bias, streams of DeepSeek and GLM, Mixtral's mixtures and experts.
+# Kimi's gate, Ling's embeddings, attention and bias, streams of DeepSeek and GLM, Mixtral's mixtures and experts, and
+# BERT's norms of TensorFlow.
 OLD_NAMES = (
     (re.compile(r"^lm_head\."), "embed_out."),
+    (re.compile(r"\.LayerNorm\.weight$"), ".LayerNorm.gamma"),
+    (re.compile(r"\.LayerNorm\.bias$"), ".LayerNorm.beta"),
     (re.compile(r"\.mlp\.router\."), ".block_sparse_moe.gate."),
     (re.compile(r"\.block_sparse_moe\.router\."), ".block_sparse_moe.router.layer."),
     (re.compile(r"\.block_sparse_moe\.experts\.gate_up_proj$"), ".block_sparse_moe.input_linear.weight"),
@@ -154,7 +158,7 @@ def _spellings(parameter: str) -> Iterator[str]:
             inner = name.removeprefix("model.")
             yield f"model.language_model.{inner}"
             yield inner
-            yield f"backbone.{inner}"  # of state space models
+            yield from (f"{part}.{inner}" for part in PARTS)
             yield f"thinker.model.language_model.{inner}"
         yield f"thinker.{name}"
 

@@ -68,7 +68,7 @@ BERT = Family(
     derive=(encoders.positions(padding=False), encoders.labels, encoders.epsilon(1e-12)),
     assumes=(assumptions.gelu, encoders.absolute_positions),
     tokens=TokenizerRules(pieces=True, counted=True),
-    unwalked=encoders.UNWALKED,
+    computes=frozenset({"type_vocab_size", "layer_norm_eps"}),
     embeds=True,
 )
 BERT_CLASSIFIER = replace(
@@ -111,6 +111,7 @@ DISTILBERT = replace(
         "dim": "hidden_size", "n_heads": "num_attention_heads", "n_layers": "num_hidden_layers",
         "hidden_dim": "intermediate_size", "activation": "hidden_act",
     },
+    computes=frozenset({"dim", "n_heads", "n_layers", "hidden_dim", "activation", "sinusoidal_pos_embds"}),
 )  # fmt: skip
 DISTILBERT_CLASSIFIER = replace(
     DISTILBERT,
@@ -132,6 +133,7 @@ ROBERTA = replace(
     drop=(Drop("pooler.dense.*", NO_HEAD), Drop("lm_head.*", NO_HEAD), POSITIONS),
     spellings=(Rename(r"^roberta\.", ""), *OLD_NORMS),
     derive=(encoders.positions(padding=True), encoders.labels),
+    computes=BERT.computes | {"pad_token_id"},
     tokens=TokenizerRules(pieces=True, counted=True, slow="RobertaTokenizer"),
 )
 ROBERTA_CLASSIFIER = replace(

@@ -48,7 +48,6 @@ EUROBERT = Family(
     drop=(FREQUENCIES, Drop("lm_head.*", encoders.NO_HEAD)),
     assumes=(assumptions.silu,),
     tokens=TokenizerRules(no_bos=True),
-    unwalked=encoders.UNWALKED,
     embeds=True,
 )  # fmt: skip
 LLAMA_EMBED = replace(

@@ -41,7 +41,6 @@ JINA_BERT_V2 = replace(
     ),
     drop=HEADS,
     unserved=encoders.OWN_VARIANT,
-    unwalked=None,
     assumes=(assumptions.gelu,),
 )  # fmt: skip
 

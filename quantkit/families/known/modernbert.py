@@ -82,8 +82,10 @@ MODERN_BERT = Family(
     spellings=(Rename(r"^model\.", ""),),
     aliases={"global_rope_theta": "rope_theta", "local_rope_theta": "rope_local_base_freq"},
     derive=(encoders.positions(padding=False), encoders.labels, head_pooling, epsilon),
+    computes=frozenset({
+        "local_attention", "global_attn_every_n_layers", "global_rope_theta", "local_rope_theta", "norm_bias",
+    }),
     tokens=TokenizerRules(framed=True),
-    unwalked=encoders.UNWALKED,
     embeds=True,
 )  # fmt: skip
 MODERN_BERT_CLASSIFIER = replace(
