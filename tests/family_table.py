@@ -16,10 +16,20 @@ from typing import Any
 from zlib import crc32
 
 import checkpoints
+import plamo_lines
 from checkpoints import Variant
-from own_shapes import arwkv7_shapes, grok_1_shapes, grok_shapes, kimi_k3_shapes, rwkv6qwen2_shapes
+from own_shapes import (
+    arwkv7_shapes,
+    grok_1_shapes,
+    grok_shapes,
+    kimi_k3_shapes,
+    plamo2_shapes,
+    plamo3_shapes,
+    rwkv6qwen2_shapes,
+)
 from world import WORLD
 
+PLAMO = {plamo_lines.FILE: plamo_lines.lines(), "tokenizer_config.json": plamo_lines.SETTINGS}
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
 SPREAD = 0.15  # standard deviation of all weights: attention is far from uniform
 
@@ -48,7 +58,7 @@ class Entry:
     not compared. `told` makes of config.json what the reference is told in its place. `lacks` are keys that only the
     file of the reference has, `apart` ends of the names of tensors whose values are meant to be others than there,
     `adds` a part of the names of tensors that the reference leaves out, so that llama.cpp does not load its file.
-    `drafts` says that llama.cpp runs it beside another model alone.
+    `drafts` says that llama.cpp runs it beside another model alone, `endless` that it loads it and computes for ever.
     """
 
     model: str | None
@@ -66,6 +76,7 @@ class Entry:
     lacks: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     drafts: bool = False
+    endless: bool = False
     adds: str | None = None
 
     @property
@@ -1787,6 +1798,20 @@ TABLE: dict[str, Entry] = {
         shapes=granite_switch_shapes,
         differs={"general.size_label": "2.3M"},  # the reference takes a file with adapters for one of an adapter
     ),
+    "plamo-2": Entry(
+        None,
+        own("Plamo2ForCausalLM", "plamo2", num_hidden_layers=4, hidden_size_per_head=64, mamba_num_heads=4,
+            mamba_d_state=64, mamba_d_conv=4, mamba_step=2, mamba_enabled=True, rms_norm_eps=1e-6, rope_theta=1e4,
+            tie_word_embeddings=True),
+        bpe=False, shapes=plamo2_shapes, files=PLAMO, endless=True,
+    ),
+    "plamo-3": Entry(
+        None,
+        own("Plamo3ForCausalLM", "plamo3", num_hidden_layers=4, head_dim=64, rms_norm_eps=1e-6, rope_theta=1e6,
+            rope_local_theta=10000.0, window_size=64, sliding_window_pattern=4, rope_scaling_factor=4.0,
+            initial_context_length=128, tie_word_embeddings=False),
+        bpe=False, shapes=plamo3_shapes, files={**PLAMO, **CHAT},
+    ),
     "rugpt3xl": Entry(
         None,
         {**UNGROUPED, "architectures": ["RuGPT3XLForCausalLM"], "model_type": "rugpt3xl", "layer_norm_eps": 1e-5,
@@ -1937,7 +1962,7 @@ def _build_from_shapes(entry: Entry, out: Path) -> None:
     if entry.bpe:
         (out / "tokenizer.json").write_text(checkpoints.bpe_tokenizer(entry.words))
         (out / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
-    elif WORLD_FILE not in entry.files:
+    elif WORLD_FILE not in entry.files and plamo_lines.FILE not in entry.files:
         for file in ("tokenizer.model", "tokenizer_config.json"):
             shutil.copyfile(checkpoints.SENTENCEPIECE / file, out / file)
     for file, text in entry.files.items():

@@ -157,3 +157,58 @@ def arwkv7_shapes(config: Mapping[str, Any]) -> Shapes:
         found[f"{block}r_k"] = (hidden // head, head)
         found |= {f"{block}{n}.weight": (hidden, hidden) for n in ("receptance", "key", "value", "output")}
     return {**found, "model.norm.weight": (hidden,)}
+
+
+def _plamo(config: Mapping[str, Any]) -> Shapes:
+    """What PLaMo 2 and 3 share: all but what mixes tokens."""
+    hidden, inner, rows = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    found: Shapes = {"model.embed_tokens.weight": (rows, hidden), "model.norm.weight": (hidden,)}
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.layers.{layer}."
+        norms = ("pre_mixer_norm", "post_mixer_norm", "pre_mlp_norm", "post_mlp_norm")
+        found |= {f"{block}{norm}.weight": (hidden,) for norm in norms}
+        found |= {
+            f"{block}mlp.gate_up_proj.weight": (2 * inner, hidden),
+            f"{block}mlp.down_proj.weight": (hidden, inner),
+        }
+    return found if config["tie_word_embeddings"] else {**found, "lm_head.weight": (rows, hidden)}
+
+
+def _plamo_attention(mixer: str, config: Mapping[str, Any], width: int) -> Shapes:
+    heads, kv, hidden = config["num_attention_heads"], config["num_key_value_heads"], config["hidden_size"]
+    return {
+        f"{mixer}qkv_proj.weight": ((heads + 2 * kv) * width, hidden),
+        f"{mixer}o_proj.weight": (hidden, heads * width),
+    }
+
+
+def plamo2_shapes(config: Mapping[str, Any]) -> Shapes:
+    """Attention in every second layer, a Mamba of PLaMo's kind in the others."""
+    width, heads, state = config["hidden_size_per_head"], config["mamba_num_heads"], config["mamba_d_state"]
+    hidden, inner, steps = config["hidden_size"], heads * width, max(64, config["hidden_size"] // 16)
+    found = _plamo(config)
+    for layer in range(config["num_hidden_layers"]):
+        mixer = f"model.layers.layers.{layer}.mixer."
+        if layer % 2:
+            found |= _plamo_attention(mixer, config, width)
+            found |= {f"{mixer}q_weight": (config["num_attention_heads"], width)}
+            found |= {f"{mixer}k_weight": (config["num_key_value_heads"], width)}
+            continue
+        found |= {
+            f"{mixer}in_proj.weight": (2 * inner, hidden), f"{mixer}conv1d.weight": (inner, 1, config["mamba_d_conv"]),
+            f"{mixer}bcdt_proj.weight": (steps + 2 * state, inner), f"{mixer}dt_proj.weight": (heads, steps),
+            f"{mixer}dt_bias": (heads,), f"{mixer}A_log": (heads,), f"{mixer}D": (heads,),
+            f"{mixer}dt_norm_weight": (steps,), f"{mixer}B_norm_weight": (state,), f"{mixer}C_norm_weight": (state,),
+            f"{mixer}out_proj.weight": (hidden, inner),
+        }  # fmt: skip
+    return found
+
+
+def plamo3_shapes(config: Mapping[str, Any]) -> Shapes:
+    """Attention in all layers, with norms of queries and keys."""
+    width, found = config["head_dim"], _plamo(config)
+    for layer in range(config["num_hidden_layers"]):
+        mixer = f"model.layers.layers.{layer}.mixer."
+        found |= _plamo_attention(mixer, config, width)
+        found |= {f"{mixer}{name}_norm.weight": (width,) for name in "qk"}
+    return found

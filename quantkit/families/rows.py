@@ -123,9 +123,9 @@ class TokenizerRules:
 
     `pieces`: WordPiece and Unigram are read too; `counted`: the file says how many types of token the model tells
     apart; `framed`: BOS, EOS and SEP are put around texts where no file says otherwise; `gemma4`: the vocabulary is
-    Gemma 4's kind; `suppressed`: generation_config.json names tokens that are never chosen. `world`: the vocabulary is
-    RWKV's, a file of its own; `template` is how a chat is written where no file says it, or
-    whatever files say if it `wins`.
+    Gemma 4's kind; `own`: it is in a file of its own, of this kind ("rwkv", "plamo2"); `suppressed`:
+    generation_config.json names tokens that are never chosen. `template` is how a chat is written where no file says
+    it, or whatever files say if it `wins`.
     """
 
     prefix_setting: bool = False
@@ -143,7 +143,7 @@ class TokenizerRules:
     turn_end: bool = False
     control: tuple[str, ...] = ()
     pieces: bool = False
-    world: bool = False
+    own: str | None = None
     counted: bool = False
     framed: bool = False
     gemma4: bool = False

@@ -15,8 +15,7 @@ UNREAD = frozenset({
     "Lfm25AudioTokenizer", "Lfm2DSparkDraftModel",
     "LingDSparkModel", "LlamaForCausalLMEagle3", "MERaLiON2ForConditionalGeneration", "MambaLMHeadModel",
     "MuseGlimmerAssistantModel",
-    "PLaMo2ForCausalLM", "PLaMo3ForCausalLM",
-    "Plamo2ForCausalLM", "Plamo3ForCausalLM", "PlamoForCausalLM", "PocketTTSModel", "Qwen3DSparkModel",
+    "PlamoForCausalLM", "PocketTTSModel", "Qwen3DSparkModel",
     "Qwen3TTSForConditionalGeneration", "RADIOModel",
     "WavTokenizerDec",
 })  # fmt: skip

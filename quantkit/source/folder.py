@@ -33,13 +33,14 @@ SHARD = ".safetensors"
 SIDE_FILES = (
     CONFIG, INDEX, "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tekken.json",
-    "qwen.tiktoken", "hy.tiktoken", "tiktoken.model",
+    "qwen.tiktoken", "hy.tiktoken", "tiktoken.model", "tokenizer.jsonl",
     "chat_template.jinja", "chat_template.json", "modules.json", "README.md", *SIDE_CONFIGS,
 )  # fmt: skip
 
 # What else belongs to a model and goes along with it: processors, other tokenizers' files, licences, cards.
 CARRIED = re.compile(
-    r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}\.(json|txt|model|tiktoken|jinja|md|py|yaml|yml)|(LICENSE|NOTICE|USE_POLICY)[A-Za-z.]*"
+    r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}\.(json|txt|model|tiktoken|jinja|md|py|yaml|yml)|tokenizer\.jsonl"
+    r"|(LICENSE|NOTICE|USE_POLICY)[A-Za-z.]*"
 )
 
 BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

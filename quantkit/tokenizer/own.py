@@ -40,6 +40,7 @@ from quantkit.tokenizer.libraries import (
 from quantkit.tokenizer.listings import Listed, listed_tokens, token_text
 from quantkit.tokenizer.native import no_panic
 from quantkit.tokenizer.own_slow import dumped, tokenizer_json_of
+from quantkit.tokenizer.plamo import LINES, best_sum, read_lines
 from quantkit.tokenizer.rwkv import END, WORLD, longest_first, read_world, spelled
 from quantkit.tokenizer.sentencepiece_model import (
     SentencePieceModel,
@@ -49,7 +50,7 @@ from quantkit.tokenizer.sentencepiece_model import (
     parse_sentencepiece,
 )
 from quantkit.tokenizer.sources import open_tokenizer_json
-from quantkit.tokenizer.vocabulary import SPACE, TokenType
+from quantkit.tokenizer.vocabulary import SPACE, Token, TokenType
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
@@ -124,6 +125,9 @@ def open_source_tokenizer(read_file: ReadFile, config: Mapping[str, Any]) -> Sou
     world = read_world(files) if pieces is None and raw is None else None
     if world is not None:
         return _from_world(world, files)
+    lines = read_lines(files) if pieces is None and raw is None else None
+    if lines is not None:
+        return _from_lines(lines, files)
     if pieces is not None:
         return _from_pieces(pieces, raw, files)
     if raw is not None:
@@ -201,6 +205,20 @@ def _from_world(tokens: Sequence[bytes], files: TokenizerFiles) -> SourceTokeniz
     cut = cut_before(Finder({END: 0}).cut, encode)
     listed = (Listed(WORLD, END, 0, True),)
     return SourceTokenizer(files, vocabulary, cut, (), (), listed, {END: 0}, frozenset(), lambda text: True)
+
+
+def _from_lines(tokens: Sequence[Token], files: TokenizerFiles) -> SourceTokenizer:
+    """PLaMo's vocabulary, whose control tokens are found in text; none stands around it unless the settings say so."""
+    ids = {token.text: index for index, token in enumerate(tokens)}
+    special = {t.text: ids[t.text] for t in tokens if t.kind in (TokenType.CONTROL, TokenType.UNKNOWN)}
+    encode = cut_before(Finder(special).cut, best_sum(tokens))
+    listed = tuple(Listed(LINES, text, index, True) for text, index in special.items())
+    first, last = (
+        _named(kind, files.settings, ids, "", -1) if files.settings.get(f"add_{kind}_token") is True else ()
+        for kind in ("bos", "eos")
+    )
+    vocabulary = {index: token.text for index, token in enumerate(tokens)}
+    return SourceTokenizer(files, vocabulary, encode, first, last, listed, special, frozenset(), lambda text: True)
 
 
 def _require_rows(model: SentencePieceModel, rows: int) -> None:

@@ -37,9 +37,10 @@ from quantkit.tokenizer.files import (
 )
 from quantkit.tokenizer.gemma4 import GEMMA4, gemma4_vocabulary
 from quantkit.tokenizer.listed_tokens import of_one_model
+from quantkit.tokenizer.plamo import LINES, PLAMO, plamo_vocabulary
 from quantkit.tokenizer.pre import find_pre, require_pre
 from quantkit.tokenizer.pre_table import LLAMA_CPP
-from quantkit.tokenizer.rwkv import RWKV, WORLD, read_world, world_vocabulary
+from quantkit.tokenizer.rwkv import RWKV, WORLD, world_vocabulary
 from quantkit.tokenizer.sentencepiece_model import UNIGRAM, SentencePieceModel, is_tiktoken, parse_sentencepiece
 from quantkit.tokenizer.sources import open_tokenizer_json
 from quantkit.tokenizer.special_tokens import SpecialTokens, find_special_tokens, special_map_tokens
@@ -61,7 +62,9 @@ KINDS = {
     "t5": "unigram",
     GEMMA4: "spm by merges",
     RWKV: "longest match",
+    PLAMO: "best sum",
 }
+OWN_FILES = {RWKV: WORLD, PLAMO: LINES}
 OTHER_FILES = (
     "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "tokenizer.model.v3",
 )  # fmt: skip
@@ -166,8 +169,8 @@ def read_tokenizer(
 
 def _open(read_file: ReadFile, config: Mapping[str, Any], rules: TokenizerRules) -> _Source:
     files = read_tokenizer_files(read_file, config, vocabulary_size(config))
-    if rules.world:
-        return _Source(files, None, None, None, WORLD)
+    if rules.own is not None:
+        return _Source(files, None, None, None, OWN_FILES[rules.own])
     pieces = read_bytes(read_file, TOKENIZER_MODEL)
     tiktoken = pieces is not None and is_tiktoken(pieces)
     model = parse_sentencepiece(pieces) if pieces is not None and not tiktoken else None
@@ -183,12 +186,9 @@ def _open(read_file: ReadFile, config: Mapping[str, Any], rules: TokenizerRules)
 
 
 def _read(source: _Source, rules: TokenizerRules, pre: str | None) -> _Read:
-    if rules.world:
-        tokens = read_world(source.files)
-        if tokens is None:
-            message = f"the checkpoint has no {WORLD}"
-            raise InputError(message, path=WORLD, hint="copy the vocabulary of the original model here")
-        return _Read(_without_pre(world_vocabulary(tokens, source.files), pre), "default", {})
+    if rules.own is not None:
+        own = world_vocabulary if rules.own == RWKV else plamo_vocabulary
+        return _Read(_without_pre(own(source.files), pre), "default", {})
     if source.model is not None and not (rules.phi and is_byte_level_class(source.files.settings)):
         vocabulary = sentencepiece_vocabulary(source.model, source.files, source.raw, phi=rules.phi)
         flags = flags_beside_model(source.files, source.raw if of_one_model(source.raw, source.model) else None)

@@ -21,11 +21,12 @@ from quantkit.tokenizer.libraries import (
     one_by_one,
 )
 from quantkit.tokenizer.llama_cpp_tokens import FOUND_IN_TEXT, found_at_load
+from quantkit.tokenizer.plamo import best_sum
 from quantkit.tokenizer.pre_table import LLAMA_CPP
 from quantkit.tokenizer.rebuilt_pieces import rebuild_unigram, rebuild_wordpiece, unigram_model
 from quantkit.tokenizer.rwkv import rebuild_world
 from quantkit.tokenizer.sentencepiece_model import BPE, Piece, SentencePieceModel, encode_sentencepiece
-from quantkit.tokenizer.vocabulary import TokenType
+from quantkit.tokenizer.vocabulary import Token, TokenType
 from quantkit.untrusted import shown
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ GGML, TOKENIZER, NAME = "tokenizer.ggml.", "tokenizer.", "general.name"
 DEFAULT_IDS = {  # llama.cpp's, by model
     "llama": {"bos": 1, "eos": 2, "unk": 0}, "gpt2": {"bos": 11, "eos": 11},
     "bert": {"bos": 101, "sep": 102, "unk": 100, "pad": 0}, "t5": {"eos": 1, "unk": 2, "pad": 0},
-    "gemma4": {}, "rwkv": {},
+    "gemma4": {}, "rwkv": {}, "plamo2": {"bos": 1, "eos": 2, "unk": 0, "pad": 3},
 }  # fmt: skip
 WRITTEN = f"quantkit writes the vocabularies {', '.join(DEFAULT_IDS)}"
 KEEP_SPACES = frozenset({"<unk>", "<s>", "<|endoftext|>"})
@@ -134,6 +135,9 @@ def rebuild_batches(artifact: Artifact) -> BatchEncoder:
             encode = rebuild_gemma4(artifact.tokens, _merges(artifact.values, artifact.tokens), unknown)
         case "rwkv":
             encode = rebuild_world(artifact.tokens, artifact.kinds)
+        case "plamo2":
+            scores = _scores(artifact.values, len(artifact.tokens))
+            encode = best_sum([Token(*each) for each in zip(artifact.tokens, artifact.kinds, scores, strict=True)])
         case _:
             encode = _rebuild_bpe(artifact.values, artifact.tokens)
     return cut_before(Finder({**artifact.special, **artifact.found_at_load}).cut_longest_first, encode)

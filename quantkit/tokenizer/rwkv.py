@@ -67,9 +67,13 @@ def spelled(token: bytes) -> str:
     return repr(token)[2:-1]
 
 
-def world_vocabulary(tokens: Sequence[bytes], files: TokenizerFiles) -> Vocabulary:
+def world_vocabulary(files: TokenizerFiles) -> Vocabulary:
     """The vocabulary, padded to the rows of the embedding. Raises InputError for more tokens than rows, for two that
     are the same, and where a byte has no token: there is text then that cannot be split."""
+    tokens = read_world(files)
+    if tokens is None:
+        message = f"the checkpoint has no {WORLD}"
+        raise InputError(message, path=WORLD, hint="copy the vocabulary of the original model here")
     rows = len(tokens) + 1 if files.vocab_size is None else files.vocab_size
     if len(tokens) >= rows:
         what = f"{WORLD} has {len(tokens) + 1:,} tokens, the embedding has {rows:,} rows"

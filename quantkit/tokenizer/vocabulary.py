@@ -13,7 +13,7 @@ from quantkit.untrusted import shown
 SPACE = "▁"  # SentencePiece writes spaces as U+2581
 ADDED_SCORE = -1000.0  # the score the reference converter gives to added tokens
 PADDING_SCORE = -10000.0  # and to padding
-SCORED = ("llama", "t5", "gemma4")  # models that choose by scores, or have them all the same
+SCORED = ("llama", "t5", "gemma4", "plamo2")  # models that choose by scores, or have them all the same
 UNSPLIT = ("gemma4", "rwkv")  # models whose name says how text is split before
 
 
@@ -43,7 +43,8 @@ class Vocabulary:
 
     `model` is "llama" (SentencePiece-style: the best score merges first), "gpt2" (byte-level: merges by rank, inside
     the pieces that the pre-tokenizer `pre` makes), "bert" (WordPiece: the longest token first), "t5" (Unigram: the
-    best sum of scores) or "rwkv" (byte strings, the longest first). `tokens` is as long as the embedding has rows.
+    best sum of scores), "plamo2" (the same, of a vocabulary in a file of its own) or "rwkv" (byte strings, the longest
+    first). `tokens` is as long as the embedding has rows.
     `space_prefix` says whether a space is put before text; None leaves it to llama.cpp (which does it for "llama" and
     not for "gpt2"). `more` are entries of this model alone, `normal` those that say how text is changed before.
     """

@@ -39,7 +39,7 @@ F32, BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.BF16
 VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")  # counted together
 NARROW = re.compile("time_mix_(?:[wva][012]|g[12]|lerp_fused|first|decay_w[12]).weight")  # of RWKV, never quantized
 KEPT = ("ffn_gate_inp", "tid2eid", "position_embd", "ssm_conv1d", "indexer.q_proj", "indexer.k_proj")  # never quantized
-UNEVEN = ("attn_k_b.weight", "ple_conv1d.weight", "per_layer_token_embd.weight")  # of few columns
+UNEVEN = ("ssm_dt.weight", "attn_k_b.weight", "ple_conv1d.weight", "per_layer_token_embd.weight")  # of few columns
 GLM5_NEXT = re.compile(  # what llama-quantize does not round of this architecture
     r"hc_|indexer\.(attn_q_b|attn_k|proj)|indexer_compressor|(ssm_([fg]_[ab]|beta)|attn_(kv_a_mqa|[kv]_b))\.weight"
 )
@@ -220,6 +220,9 @@ def test_the_types_are_those_of_llama_quantize(name: str, root: Path) -> None:
 @NAMES
 def test_llama_cpp_computes_what_the_checkpoint_does(name: str, root: Path, converted: Made) -> None:
     path = the(converted(name), "f32")
+    if TABLE[name].endless:
+        with ggml.Model(path):  # it has every tensor that its architecture asks for
+            return
     if TABLE[name].drafts:
         with ggml.Model(path) as loaded, pytest.raises(RuntimeError, match="cannot make a context"):
             loaded.last_logits([3, 17, 40])

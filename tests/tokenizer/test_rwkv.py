@@ -21,7 +21,7 @@ from quantkit.tokenizer.probes import probes
 from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 
 FILE = "rwkv_vocab_v20230424.txt"
-RULES = TokenizerRules(world=True, ids={"bos": 0, "eos": 0}, named={"eot": "\\n\\n"})
+RULES = TokenizerRules(own="rwkv", ids={"bos": 0, "eos": 0}, named={"eot": "\\n\\n"})
 CONFIG = {"vocab_size": 300, "bos_token_id": 1, "eos_token_id": 2}
 
 

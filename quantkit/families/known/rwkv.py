@@ -126,7 +126,7 @@ RWKV7 = Family(
     spellings=(Rename(r"^model\.layers\.0\.attn\.v_lora\.", "unread.v_lora."),),
     derive=(sizes,),
     assumes=(assumptions.activation("hidden_act", "sqrelu", "relu2"), normalized),
-    tokens=TokenizerRules(world=True, ids={"bos": 0, "eos": 0}, named={"eot": "\\n\\n"}),
+    tokens=TokenizerRules(own="rwkv", ids={"bos": 0, "eos": 0}, named={"eot": "\\n\\n"}),
     unserved=OWN_CODE,
 )  # fmt: skip
 
