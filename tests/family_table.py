@@ -194,6 +194,20 @@ def as_minimax(config: dict[str, Any]) -> None:
             config[f"layernorm_{part}_{which}"] = config[f"{name}_{which}_factor"]
 
 
+IMAGE_TOKENS = {
+    "embed_dim": 32, "latent_channels": 32, "num_embeddings": 16, "base_channels": 32, "channel_multiplier": [1],
+    "num_res_blocks": 1, "resolution": 16,
+}  # fmt: skip
+# The tokens that stand for images, none of which is predicted: llama.cpp takes their ids for granted.
+CHAMELEON_IDS = {f"IMGIMG{''.join(chr(ord('A') + int(digit)) for digit in str(n))}Z": 4 + n for n in range(8192)}
+
+
+def of_one_shard(tensors: dict[str, Any]) -> None:
+    """All heads have the norm of the first, as those of one shard do."""
+    for name in [name for name in tensors if ".q_norm." in name or ".k_norm." in name]:
+        tensors[name] = tensors[name][:1].repeat(len(tensors[name]), 1).contiguous()
+
+
 def mpt_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     hidden = config["d_model"]
     found: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (config["vocab_size"], hidden)}
@@ -1798,6 +1812,15 @@ TABLE: dict[str, Entry] = {
         shapes=granite_switch_shapes,
         differs={"general.size_label": "2.3M"},  # the reference takes a file with adapters for one of an adapter
     ),
+    **{
+        name: Entry(
+            "ChameleonForConditionalGeneration",
+            {**SIZES, **HEADS, "vocab_size": 8448, "swin_norm": after,
+             "vq_config": IMAGE_TOKENS, "vocabulary_map": {"<image>": 8447}},
+            edit=lambda config: config["vocabulary_map"].update(CHAMELEON_IDS), published=of_one_shard,
+        )
+        for name, after in (("chameleon", False), ("chameleon-swin", True))
+    },
     "plamo-2": Entry(
         None,
         own("Plamo2ForCausalLM", "plamo2", num_hidden_layers=4, hidden_size_per_head=64, mamba_num_heads=4,

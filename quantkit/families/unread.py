@@ -6,8 +6,7 @@ Source: the tables of conversion/__init__.py of llama.cpp, October 2026. A name 
 from __future__ import annotations
 
 UNREAD = frozenset({
-    "BailingMoeV3VLForConditionalGeneration", "ChameleonForCausalLM",
-    "ChameleonForConditionalGeneration",
+    "BailingMoeV3VLForConditionalGeneration",
     "DFlash2DraftModel", "DFlashDraftModel", "DSparkDraftModel", "DSparkSpeculator", "DeepseekV4DSparkModel",
     "Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", "Dots3NoteTextForCausalLM",
     "Eagle3DraftModel", "Eagle3LlamaForCausalLM", "Eagle3Speculator",

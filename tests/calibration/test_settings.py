@@ -104,6 +104,16 @@ def test_layers_are_those_that_are_there(tensors, said: int, error, message: str
         model_settings({**CONFIG, "num_hidden_layers": said}, tensors)
 
 
+def test_slopes_are_made_for_no_more_positions_than_any_model_has() -> None:
+    tensors = {
+        "transformer.blocks.0.norm_1.weight": TensorInfo("transformer.blocks.0.norm_1.weight", "F32", (64,), 256)
+    }
+    config = {"architectures": ["MptForCausalLM"], "model_type": "mpt", "d_model": 64, "n_heads": 1, "n_layers": 1}
+    assert model_settings({**config, "max_seq_len": 65536}, tensors)[0] == "mpt"
+    with pytest.raises(InputError, match="max_seq_len is 2,147,483,647, at most 262,144 positions are run"):
+        model_settings({**config, "max_seq_len": (1 << 31) - 1}, tensors)
+
+
 def test_what_remains_is_what_the_model_computes_with() -> None:
     config = {**CONFIG, "num_hidden_layers": 2, "rms_norm_eps": 1e-4, **IDLE}
     kind, settings = model_settings(config, layers(range(2)))

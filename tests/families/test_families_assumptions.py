@@ -43,6 +43,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "Trinity": ("Afmoe", {"mup_enabled": True, "global_attn_every_n_layers": 4, "hidden_act": "silu"}),
     "K-EXAONE": ("ExaoneMoe", {"sliding_window": 128, "sliding_window_pattern": "LLLG"}),
     "North": ("Cohere2Moe", {"dense_layers": 1, "expert_selection_fn": "sigmoid", "norm_topk_prob": False}),
+    "MPT 7B": ("MPT", {"hidden_size": 256, "num_attention_heads": 4, "softmax_scale": None}),
     "Phi-4": ("Phi3", {"sliding_window": None, "max_position_embeddings": 16384}),
 }  # fmt: skip
 DIFFERENT: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -74,6 +75,7 @@ DIFFERENT: dict[str, tuple[str, dict[str, Any], str]] = {
     "sparsity": ("Gemma3n", {"activation_sparsity_pattern": [0.5] * 35}, "activation_sparsity_pattern is not 0.95"),
     "rank": ("Gemma3n", {"laurel_rank": 32}, "laurel_rank is 32, it takes 64"),
     "both ways": ("Gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention is all"),
+    "softmax scale": ("MPT", {"softmax_scale": 0.5}, "softmax_scale is 0.5, it scales scores by 0.0883883"),
     "yarn": ("Llama", {"rope_scaling": {**YARN, "attention_factor": 1.0}}, "yarn is 1, it takes 1.139"),
 }  # fmt: skip
 

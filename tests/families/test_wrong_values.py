@@ -62,6 +62,7 @@ REFUSED = {
     "no word of a gate": ("spark-x2.5", {"headwise_attn_output_gate": None}, "headwise_attn_output_gate is None"),
     "an expert of all": ("maple", {"num_shared_experts": 2}, "num_shared_experts is 2, llama.cpp has only 0"),
     "no word of rotation": ("maple", {"nope_on_global_attention": None}, "nope_on_global_attention is None"),
+    "a scale that is none": ("mpt", {"attn_config": {"softmax_scale": "x"}}, "softmax_scale is 'x', expected a finite"),
     "a list for a function": ("kimi-linear", {"moe_router_activation_func": []}, "moe_router_activation_func is"),
 }  # fmt: skip
 

@@ -29,6 +29,7 @@ from quantkit.untrusted import shown
 LAYERS = "num_hidden_layers"
 VECTOR_VALUES = 64
 MAX_LAYERS = 1024  # blocks are built on the meta device, some milliseconds each; published models have up to 126
+MAX_SLOPED = 1 << 18  # positions of MPT, which has a slope for each beforehand; published models have up to 65,536
 EARLY_LONGROPE = frozenset({"su", "yarn"})  # what Phi-3 first called it; transformers 5.23 stumbles over the names
 
 # Keys that families share, from configuration_*.py and modeling_*.py of transformers 5.24.
@@ -112,6 +113,13 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     if kind == "deepseek_ocr":
         settings["mlp_layer_types"] = _kinds_of_ocr(hparams)
     return kind, {**NO_TOKENS, **{key: _number(value) for key, value in settings.items()}}
+
+
+def _check_slopes(kind: str, hparams: Hparams) -> None:
+    """Raise InputError for a context of MPT that no model has: memory for all of it would be taken."""
+    if kind == "mpt" and hparams.count("max_position_embeddings") > MAX_SLOPED:
+        what = f"is {hparams.count('max_position_embeddings'):,}, at most {MAX_SLOPED:,} positions are run"
+        raise _contradiction("max_seq_len", what, "correct max_seq_len, or quantize without calibration data")
 
 
 def _of_minimax(family: Family, hparams: Hparams) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isclose
 from typing import Any
 
 from quantkit.errors import InputError
@@ -22,13 +23,20 @@ def of_attention(hparams: Hparams) -> Mapping[str, Any]:
     part = said or {}
     given = Hparams(part).count("kv_n_heads") if part.get("kv_n_heads") else None
     heads = given or hparams.count("num_attention_heads")
+    scale = Hparams(part).number("softmax_scale")
     slopes = part.get("alibi_bias_max", 8) if part.get("alibi", True) else 0
     head = hparams.count("head")
     rows = hparams.count("q_rows") + 2 * heads * head
     return {
         "said_kv_heads": given, "clip_qkv": part.get("clip_qkv"), "slopes": slopes,
-        "qkv_rows": rows, "num_key_value_heads": heads,
+        "qkv_rows": rows, "num_key_value_heads": heads, "softmax_scale": scale,
     }  # fmt: skip
+
+
+def scaled_by_heads(hparams: Hparams) -> str | None:
+    """Scores are divided by the root of the dimensions of a head."""
+    said, usual = hparams.number("softmax_scale"), hparams.count("head") ** -0.5
+    return None if said is None or isclose(said, usual) else f"softmax_scale is {said:g}, it scales scores by {usual:g}"
 
 
 MPT = Family(
@@ -68,6 +76,7 @@ MPT = Family(
         keys.Key("attention.clamp_kqv", "f32", "clip_qkv"),
         keys.Key("attention.max_alibi_bias", "f32", "slopes"),
     ),
+    assumes=(scaled_by_heads,),
     drop=(Drop("lm_head.weight", "the same values as the embeddings", when="tie_word_embeddings"),),
 )  # fmt: skip
 
