@@ -1818,6 +1818,7 @@ TABLE: dict[str, Entry] = {
             {**SIZES, **HEADS, "vocab_size": 8448, "swin_norm": after,
              "vq_config": IMAGE_TOKENS, "vocabulary_map": {"<image>": 8447}},
             edit=lambda config: config["vocabulary_map"].update(CHAMELEON_IDS), published=of_one_shard,
+            unlike="of norms after each part of a block" if after else None,
         )
         for name, after in (("chameleon", False), ("chameleon-swin", True))
     },
