@@ -91,6 +91,7 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     hparams = family.numbers(config, tensors)
     check_shapes(family, hparams, tensors)
     _check_experts(hparams, tensors)
+    _check_slopes(kind, hparams)
     _require_no_limits(settings)
     types = settings.get("layer_types")
     if isinstance(types, list) and len(types) != count:
