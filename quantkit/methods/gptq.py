@@ -66,7 +66,7 @@ def quantize(layer: Layer, target: Target, settings: Settings, run: Run) -> Roun
         sweep = Sweep(
             weight, target, settings, ready.factor, ready.columns.visited,
             whole=None if target.span else target.fit(weight, None),
-            static=settings.static or settings.order is Order.ACTIVATION,
+            static=settings.static or visiting(settings, target) is Order.ACTIVATION,
             damped=ready.damped,
             importance=_importance(layer, stored),
         )  # fmt: skip
@@ -80,8 +80,16 @@ def prepare(layer: Layer, target: Target, settings: Settings, run: Run) -> Prepa
     hessian = _hessian(layer, target)
     with single_threaded():
         diagonal = hessian.diagonal().to("cpu", torch.float32).numpy()
-        order = columns(settings.order, diagonal, *target.runs)
+        order = columns(visiting(settings, target), diagonal, *target.runs)
         return factor.prepare(hessian, order, settings, run, layer.name)
+
+
+def visiting(settings: Settings, target: Target) -> Order:
+    """The order that is set, or the one that loses least: a type whose blocks hold float16 units and codes of single
+    columns is fitted block by block, to the weights that feedback has made, all others at once."""
+    if settings.order is not None:
+        return settings.order
+    return Order.WITHIN if target.units is not None and target.vectors is None else Order.ACTIVATION
 
 
 def _importance(layer: Layer, stored: Indices) -> F32:

@@ -63,7 +63,8 @@ class Order(StrEnum):
 class Settings:
     """What a user may choose; a method uses what concerns it.
 
-    `damping` is the share of the Hessian's mean diagonal that is added to its diagonal. `static` fits all grids to
+    `damping` is the share of the Hessian's mean diagonal that is added to its diagonal. `order` is the target's own
+    where it is None: see `gptq.visiting`. `static` fits all grids to
     the original weights, not to those that feedback has changed (ACTIVATION always does). `shares` are the shares of
     a span's range that are tried where a target does not search by itself; the first must be 1. `passes` is how
     often coordinate descent goes over all scales and codes afterwards. `rounds` is how often the columns of a GGUF type
@@ -72,7 +73,7 @@ class Settings:
     """
 
     damping: float = 0.03
-    order: Order = Order.ACTIVATION
+    order: Order | None = None
     static: bool = False
     shares: tuple[float, ...] = tuple(1 - step / 40 for step in range(3))
     passes: int = 4

@@ -80,7 +80,9 @@ class QuantType:
     which vectors of levels a type has that is not `columnwise`, None where no method may choose them.
 
     encode(w, importance) -> (rows, cols // block * nbytes) uint8: the reference encoder, byte for byte.
-    fit(w, importance) -> Grid over the blocks of w in row-major order.
+    fit(w, importance) -> Grid over the blocks of w in row-major order, the one on which `encode` rounds.
+    search(w, prices) -> Grid likewise, better than that of `fit` where a method chooses the codes and knows what each
+    column costs, (cols,). None where `fit` is as good.
     pack(codes (n, block), grid) -> (n, nbytes) uint8.
     unpack(raw (n, nbytes)) -> (codes, grid), the exact inverse of pack.
     w is float32 (rows, cols) with cols a multiple of block, in any memory layout, and never changed; importance is
@@ -95,6 +97,7 @@ class QuantType:
     nbytes: int
     encode: Callable[[F32, F32 | None], U8]
     fit: Callable[[F32, F32 | None], Grid] = no_codes
+    search: Callable[[F32, F32], Grid] | None = None
     pack: Callable[[Codes, Grid], U8] = no_codes
     unpack: Callable[[U8], tuple[Codes, Grid]] = no_codes
     gguf: int | None = None

@@ -40,6 +40,11 @@ def fit(w: F32, importance: F32 | None) -> Grid:
     return blocks.fit(w, importance, ENCODER)
 
 
+def search(w: F32, prices: F32) -> Grid:
+    """Scales for codes that are chosen afterwards."""
+    return _grid(blocks.half(scales.search_ends(as_blocks(w, BLOCK), prices, LEVELS)))
+
+
 def pack(codes: Codes, grid: Grid) -> U8:
     """codes int16 (n, 32) to bytes (n, 18)."""
     raw = np.empty((len(codes), NBYTES), np.uint8)
@@ -79,6 +84,6 @@ def _grid(d: F16) -> Grid:
 UNITS = Units(Ladder("d"))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
-    name="iq4_nl", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=20,
+    name="iq4_nl", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, search=search, pack=pack, unpack=unpack, gguf=20,
     uses_importance=True, code_bytes=16, inputs="q8_0", floor_db=6.0, encode_ns=9.0, units=UNITS,
 )  # fmt: skip

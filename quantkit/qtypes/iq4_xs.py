@@ -39,6 +39,12 @@ def fit(w: F32, importance: F32 | None) -> Grid:
     return blocks.fit(w, importance, ENCODER)
 
 
+def search(w: F32, prices: F32) -> Grid:
+    """Scales for codes that are chosen afterwards."""
+    d, sc = superblocks.search_signed(w, prices, GROUP, LEVELS, (SCALE_LOW, SCALE_HIGH))
+    return superblocks.signed_grid(d, sc, (0, 15), LEVELS)
+
+
 def pack(codes: Codes, grid: Grid) -> U8:
     """codes int16 (n, 256) to bytes (n, 136)."""
     raw = np.empty((len(codes), NBYTES), np.uint8)
@@ -80,6 +86,6 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 UNITS = Units(Ladder("d", "sc", SCALE_LOW, SCALE_HIGH))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
-    name="iq4_xs", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=23,
+    name="iq4_xs", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, search=search, pack=pack, unpack=unpack, gguf=23,
     uses_importance=True, code_bytes=128, inputs="q8_k", floor_db=6.0, encode_ns=9.0, units=UNITS,
 )  # fmt: skip

@@ -19,7 +19,7 @@ import numpy as np
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, scales, superblocks
 from quantkit.qtypes.search.blocks import Encoder, read_half, write_half
-from quantkit.qtypes.search.groups import Groups, Weighting
+from quantkit.qtypes.search.groups import Groups, Weighting, whole_numbers
 from quantkit.qtypes.search.planes import Plane, SearchCodes, pack_planes, round_to_planes, unpack_planes
 from quantkit.qtypes.search.units import Ladder, Units
 from quantkit.tensors import F32, U8
@@ -40,6 +40,12 @@ def encode(w: F32, importance: F32 | None) -> U8:
 def fit(w: F32, importance: F32 | None) -> Grid:
     """The scales that `encode` stores."""
     return blocks.fit(w, importance, ENCODER)
+
+
+def search(w: F32, prices: F32) -> Grid:
+    """Scales for codes that are chosen afterwards."""
+    d, sc = superblocks.search_signed(w, prices, GROUP, whole_numbers(LOW, HIGH), (SCALE_LOW, SCALE_HIGH))
+    return superblocks.signed_grid(d, sc, (LOW, HIGH))
 
 
 def pack(codes: Codes, grid: Grid) -> U8:
@@ -102,6 +108,6 @@ def _search_weighted(weights: F32, importance: F32) -> tuple[Grid, SearchCodes]:
 UNITS = Units(Ladder("d", "sc", SCALE_LOW, SCALE_HIGH))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
-    name="q3_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=11,
+    name="q3_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, search=search, pack=pack, unpack=unpack, gguf=11,
     uses_importance=True, code_bytes=96, inputs="q8_k", encode_ns=8.0, units=UNITS,
 )  # fmt: skip

@@ -37,6 +37,11 @@ def fit(w: F32, importance: F32 | None) -> Grid:
     return blocks.fit(w, importance, ENCODER)
 
 
+def search(w: F32, prices: F32) -> Grid:
+    """Scales for codes that are chosen afterwards."""
+    return legacy.search_signed(w, prices, TOP)
+
+
 def pack(codes: Codes, grid: Grid) -> U8:
     """codes int16 (n, 32) to bytes (n, 18)."""
     raw = np.empty((len(codes), NBYTES), np.uint8)
@@ -57,6 +62,6 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 UNITS = Units(Ladder("d"))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
-    name="q4_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=2,
+    name="q4_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, search=search, pack=pack, unpack=unpack, gguf=2,
     uses_importance=True, code_bytes=16, inputs="q8_0", floor_db=6.0, units=UNITS,
 )  # fmt: skip

@@ -38,6 +38,11 @@ def fit(w: F32, importance: F32 | None) -> Grid:
     return blocks.fit(w, importance, ENCODER)
 
 
+def search(w: F32, prices: F32) -> Grid:
+    """Scales for codes that are chosen afterwards."""
+    return legacy.search_signed(w, prices, TOP)
+
+
 def pack(codes: Codes, grid: Grid) -> U8:
     """codes int16 (n, 32) to bytes (n, 22)."""
     raw = np.empty((len(codes), NBYTES), np.uint8)
@@ -58,6 +63,6 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 UNITS = Units(Ladder("d"))
 ENCODER = Encoder(BLOCK, NBYTES, _quantize)
 TYPE = QuantType(
-    name="q5_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=6,
+    name="q5_0", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, search=search, pack=pack, unpack=unpack, gguf=6,
     uses_importance=True, code_bytes=20, inputs="q8_0", floor_db=10.0, units=UNITS,
 )  # fmt: skip

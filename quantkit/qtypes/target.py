@@ -21,6 +21,8 @@ class Target:
     `by_row` says how a grid counts: one entry per row and its groups side by side (schemes), or one per span
     (quantization types). `columnwise` is False where codes of neighbouring columns are chosen together; `vectors` then
     says of which, None where only the type's own encoder can.
+    `search(w, prices)` is what methods that choose codes themselves use instead of `fit` where there is one: more
+    candidates, each column at its price (cols,).
     `searches` says that `fit` searches scales by itself, weighted by importance; where it does not, methods try
     smaller ranges themselves. `rescale(grid, factor)` multiplies the scales of a grid of the whole row, (n, g) as
     they are stored, by a factor of that shape, and rounds to what is stored; None where scales depend on one another.
@@ -31,6 +33,7 @@ class Target:
 
     fit: Callable[[F32, F32 | None], Grid]
     span: int
+    search: Callable[[F32, F32], Grid] | None = None
     by_row: bool = False
     columnwise: bool = True
     searches: bool = True
@@ -59,6 +62,6 @@ def type_target(qtype: QuantType) -> Target:
         return codes.reshape(w.shape), grid
 
     return Target(
-        qtype.fit, qtype.block, columnwise=qtype.columnwise, searches=qtype.uses_importance, units=qtype.units,
-        encode=encode, vectors=qtype.vectors,
+        qtype.fit, qtype.block, search=qtype.search, columnwise=qtype.columnwise, searches=qtype.uses_importance,
+        units=qtype.units, encode=encode, vectors=qtype.vectors,
     )  # fmt: skip

@@ -47,6 +47,8 @@ def fit_piece(columns: Piece, target: Target, settings: Settings) -> Grid:
     """The grid of a span: by the target's own search, or the share of its range that loses least."""
     w, importance = np.empty_like(columns.targets), np.empty_like(columns.pivots)
     w[:, columns.inside], importance[columns.inside] = columns.compensated, columns.pivots
+    if target.search is not None:
+        return target.search(w, importance)
     if target.searches:
         return target.fit(w, importance)
     best = target.fit(w, None)

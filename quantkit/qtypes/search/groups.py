@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
+
 from quantkit.tensors import F32
 
 
@@ -71,6 +73,11 @@ def frozen(array: F32) -> F32:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def whole_numbers(low: int, high: int) -> F32:
+    """All levels from `low` to `high`, as searches take them: the ends alone."""
+    return np.array([low, high], np.float32)
 
 
 def lanes(groups: int) -> int:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quantkit.qtypes.search.groups import Groups, OffsetScales, Steps, frozen, lanes
+from quantkit.qtypes.search.groups import Groups, OffsetScales, Steps, Weighting, frozen, lanes
 from quantkit.tensors import F32, U8
+
+# Where the largest weight of a group may lie, of the last level on its side: steps of a fortieth of an octave.
+SHARES = np.exp2(np.arange(-10, 15, dtype=np.float32) / 40).astype(np.float32)
 
 
 def square_sums(rows: F32) -> F32:
@@ -92,6 +95,20 @@ def search_levels(groups: Groups, levels: F32) -> F32:
     scale = np.empty(lanes(len(groups.x)), np.float32)
     codebook.search_levels(*_weighted(groups), levels, middles(levels), scale)
     return scale[: len(groups.x)]
+
+
+def search_ends(groups: F32, prices: F32, levels: F32) -> F32:
+    """Signed scales (m,) of groups whose codes index ascending `levels`, each column at its price (cols,).
+
+    Two levels are the ends of a range of whole numbers.
+    """
+    from quantkit.qtypes.search import ends
+
+    scale = np.empty(lanes(len(groups)), np.float32)
+    between = middles(levels) if len(levels) > 2 else np.empty(0, np.float32)
+    how = int(Weighting.PURE_IMPORTANCE)
+    ends.search_ends(frozen(groups), frozen(prices).reshape(-1), how, levels, between, SHARES, scale)
+    return scale[: len(groups)]
 
 
 def middles(levels: F32) -> F32:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantkit.qtypes.base import Grid
+from quantkit.qtypes.base import Grid, as_blocks
 from quantkit.qtypes.search import scales
 from quantkit.qtypes.search.blocks import F16, half, read_half, widened, write_half
 from quantkit.qtypes.search.groups import Groups, Steps, Weighting
@@ -57,6 +57,17 @@ def search_offset(blocks: F32, importance: F32 | None, search: OffsetSearch) -> 
         dmin, m = scales.search_unsigned(-found.minimum.reshape(shape), weight, search.scale_top)
     grid = offset_grid(half(d), half(dmin), sc, m, search.top)
     return grid, SearchCodes(found.iscale, found.origin)
+
+
+def search_signed(
+    w: F32, prices: F32, group: int, levels: F32, limits: tuple[int, int]
+) -> tuple[F16, NDArray[np.int8]]:
+    """For `QuantType.search` of groups with signed scales: d (b,), and the scales (b, groups) as whole numbers within
+    limits. Units are found as ggml's quantize_row_q3_K_impl does, each scale at the sum of its columns' prices."""
+    by_block = scales.search_ends(as_blocks(w, group), prices, levels).reshape(-1, BLOCK // group)
+    sums = np.tile(prices.reshape(-1, group).sum(axis=1), len(w)).reshape(by_block.shape)
+    d, factor, _ = scales.search_signed(Groups(by_block, Weighting.PURE_IMPORTANCE, sums), -limits[0])
+    return half(d), scales.nearest_codes(by_block, factor, *limits)
 
 
 def block_sigma2(blocks: F32, factor: int, groups: int) -> F32:
