@@ -41,8 +41,8 @@ def fit(w: F32, importance: F32 | None) -> Grid:
 
 
 def search(w: F32, prices: F32) -> Grid:
-    """Scales for codes that are chosen afterwards."""
-    return _grid(blocks.half(scales.search_ends(as_blocks(w, BLOCK), prices, LEVELS)))
+    """Scales for codes that are chosen afterwards, each column at its price (cols,)."""
+    return blocks.finite(_grid(blocks.half(scales.search_ends(as_blocks(w, BLOCK), prices, LEVELS))), BLOCK)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:

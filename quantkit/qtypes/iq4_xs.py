@@ -40,9 +40,9 @@ def fit(w: F32, importance: F32 | None) -> Grid:
 
 
 def search(w: F32, prices: F32) -> Grid:
-    """Scales for codes that are chosen afterwards."""
+    """Scales for codes that are chosen afterwards, each column at its price (cols,)."""
     d, sc = superblocks.search_signed(w, prices, GROUP, LEVELS, (SCALE_LOW, SCALE_HIGH))
-    return superblocks.signed_grid(d, sc, (0, 15), LEVELS)
+    return blocks.finite(superblocks.signed_grid(d, sc, (0, 15), LEVELS), BLOCK)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:

@@ -39,7 +39,7 @@ def fit(w: F32, importance: F32 | None) -> Grid:
 
 
 def search(w: F32, prices: F32) -> Grid:
-    """Scales for codes that are chosen afterwards."""
+    """Scales for codes that are chosen afterwards, each column at its price (cols,)."""
     return legacy.search_signed(w, prices, TOP)
 
 

@@ -44,9 +44,9 @@ def fit(w: F32, importance: F32 | None) -> Grid:
 
 
 def search(w: F32, prices: F32) -> Grid:
-    """Scales for codes that are chosen afterwards."""
+    """Scales for codes that are chosen afterwards, each column at its price (cols,)."""
     d, sc = superblocks.search_signed(w, prices, GROUP, whole_numbers(LOW, HIGH), (SCALE_LOW, SCALE_HIGH))
-    return superblocks.signed_grid(d, sc, (LOW, HIGH))
+    return blocks.finite(superblocks.signed_grid(d, sc, (LOW, HIGH)), BLOCK)
 
 
 def pack(codes: Codes, grid: Grid) -> U8:

@@ -46,7 +46,8 @@ def half(values: F32) -> F16:
     try:
         return to_f16(values).view(np.float16)
     except NonFiniteError:
-        return values.astype(np.float16)
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16)
 
 
 def widened(values: F16) -> F32:
@@ -110,11 +111,11 @@ def _slabs(w: F32, importance: F32 | None, encoder: Encoder, raw: U8) -> Iterato
     for start in range(0, max(rows, 1), step):
         stop = start + step
         grid = encoder.quantize(w[start:stop], importance, raw[start * per_row : stop * per_row])
-        _check_finite(grid, encoder.block, start * cols)
-        yield grid
+        yield finite(grid, encoder.block, start * cols)
 
 
-def _check_finite(grid: Grid, block: int, start: int) -> None:
+def finite(grid: Grid, block: int, start: int = 0) -> Grid:
+    """A grid of blocks of a flat array, from `start` on. Raises NonFiniteError where a scale is infinite or NaN."""
     for key, values in grid.fields.items():
         # All bits of the exponent set: infinite or NaN. numpy's isfinite is slow for float16.
         if values.dtype != np.float16 or ((values.view(np.uint16) & F16_EXPONENT) < F16_EXPONENT).all():
@@ -126,3 +127,4 @@ def _check_finite(grid: Grid, block: int, start: int) -> None:
             index=index,
             hint="keep this tensor in bf16 or f32",
         )
+    return grid

@@ -10,7 +10,7 @@ import numpy as np
 
 from quantkit.qtypes.base import Grid, as_blocks
 from quantkit.qtypes.search import scales
-from quantkit.qtypes.search.blocks import F16, half, widened, write_half
+from quantkit.qtypes.search.blocks import F16, finite, half, widened, write_half
 from quantkit.qtypes.search.groups import Groups, Weighting, whole_numbers
 from quantkit.qtypes.search.planes import Plane, SearchCodes, cut_to_planes, round_to_planes
 from quantkit.qtypes.search.superblocks import WEIGHTED_STEPS
@@ -39,7 +39,8 @@ def quantize_signed(rows: F32, importance: F32 | None, top: int, planes: tuple[P
 
 def search_signed(w: F32, prices: F32, top: int) -> Grid:
     """`QuantType.search` for codes -top..top - 1."""
-    return signed_grid(half(scales.search_ends(as_blocks(w, BLOCK), prices, whole_numbers(-top, top - 1))), top)
+    scale = scales.search_ends(as_blocks(w, BLOCK), prices, whole_numbers(-top, top - 1))
+    return finite(signed_grid(half(scale), top), BLOCK)
 
 
 def quantize_offset(rows: F32, importance: F32 | None, top: int, planes: tuple[Plane, ...], raw: U8) -> Grid:
