@@ -97,7 +97,6 @@ class QuantType:
     nbytes: int
     encode: Callable[[F32, F32 | None], U8]
     fit: Callable[[F32, F32 | None], Grid] = no_codes
-    search: Callable[[F32, F32], Grid] | None = None
     pack: Callable[[Codes, Grid], U8] = no_codes
     unpack: Callable[[U8], tuple[Codes, Grid]] = no_codes
     gguf: int | None = None
@@ -111,6 +110,7 @@ class QuantType:
     encode_ns: float = 1.0
     units: Units | None = None
     vectors: Vectors | None = None
+    search: Callable[[F32, F32], Grid] | None = None
 
     @property
     def bits_per_weight(self) -> float:

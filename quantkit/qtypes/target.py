@@ -33,7 +33,6 @@ class Target:
 
     fit: Callable[[F32, F32 | None], Grid]
     span: int
-    search: Callable[[F32, F32], Grid] | None = None
     by_row: bool = False
     columnwise: bool = True
     searches: bool = True
@@ -41,6 +40,7 @@ class Target:
     units: Units | None = None
     encode: Callable[[F32, F32 | None], tuple[Codes, Grid]] | None = None
     vectors: Vectors | None = None
+    search: Callable[[F32, F32], Grid] | None = None
 
     @property
     def feeds(self) -> bool:
