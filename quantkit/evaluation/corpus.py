@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import I32, Texts, Tokens, fingerprint, joined_texts, select_samples
-from quantkit.calibration.text.spec import embedding_rows
+from quantkit.calibration.text.spec import embedding_rows, window_length
 from quantkit.calibration.text.templates import read_chat_template
 from quantkit.errors import InputError, UsageError, require_choice
 from quantkit.source import Checkpoint
@@ -47,6 +47,12 @@ class Cutting:
         for name, value, least in (("window", self.window, 4), ("tokens", self.tokens, 4)):
             if value is not None and value < least:
                 raise UsageError(f"--{name} {value}", key=name, hint=f"{least} or more")
+
+
+def cutting(checkpoint: Checkpoint, window: int | None, score: str = ALL, tokens: int | None = TOKENS) -> Cutting:
+    """How text is cut for a model: into windows of WINDOW tokens where nothing else is asked for, or of as many as it
+    has positions for. Raises UsageError where more are asked for."""
+    return Cutting(window_length(checkpoint, window, WINDOW, "window"), score, tokens)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from quantkit.calibration.text.data import model_tokens
-from quantkit.calibration.text.spec import embedding_rows, longest_context
+from quantkit.calibration.text.spec import embedding_rows, last_position, longest_context
 from quantkit.errors import InputError, UnsupportedError, UsageError, did_you_mean
 from quantkit.evaluation.artifacts import text_of
 from quantkit.evaluation.corpus import Piece
@@ -153,7 +153,8 @@ class Together:
         self.text = text_of(source)
         self.ends = ending_tokens(source)
         self.prefix = _prefix(reference) or next(iter(sorted(self.ends)), self.tokens.bos or 0)
-        self.longest = longest_context(source) or CONTEXT
+        behind = 1 if last_position(source) else 0  # what is predicted last is run as well
+        self.longest = (longest_context(source) or CONTEXT) - behind
         self._known: dict[Any, list[Any]] = {}
 
     def loglikelihood(self, number: int, asked: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:

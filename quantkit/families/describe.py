@@ -30,9 +30,9 @@ from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
 
-# sentence-transformers' name of a pooling mode, or the flag that older files set -> llama.cpp's enum llama_pooling_type
 STREAMS = ("altup_num_inputs", "hc_count", "hc_mult")  # how many hidden states a token has
 LOOKED_UP = ("has_table", "num_hash_layers")  # of blocks that look something up by the ids of tokens
+# sentence-transformers' name of a pooling mode, or the flag that older files set -> llama.cpp's enum llama_pooling_type
 POOLING = {
     "mean": 1, "pooling_mode_mean_tokens": 1,
     "cls": 2, "pooling_mode_cls_token": 2,

@@ -28,7 +28,7 @@ from quantkit.evaluation.artifacts import (
     stored_tensors,
     text_of,
 )
-from quantkit.evaluation.corpus import ALL, TOKENS, WINDOW, Corpus, Cutting, read_corpus
+from quantkit.evaluation.corpus import ALL, TOKENS, WINDOW, Corpus, Cutting, cutting, read_corpus
 from quantkit.evaluation.figures import Report, summarize
 from quantkit.evaluation.gates import (
     Gate,
@@ -91,7 +91,7 @@ class EvalRequest:
     against: str | None = None
     against_quantized: str | None = None
     data: tuple[str, ...] = ()
-    window: int = WINDOW
+    window: int | None = None
     score: str = ALL
     tokens: int | None = TOKENS
     gates: tuple[str, ...] = ()
@@ -203,7 +203,7 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
     require_at_hand(request.tasks, request.task_options)
     with ExitStack() as stack:
         source = stack.enter_context(closing(_open_reference(request, emit)))
-        cut = Cutting(request.window, request.score, request.tokens)
+        cut = cutting(source, request.window, request.score, request.tokens)
         questions = asked(prompts, source, request.prompt_tokens) if prompts else None
         corpus = (
             read_corpus(source, request.data, cut, offline=request.offline)
@@ -251,7 +251,7 @@ def require_text(request: EvalRequest, emit: Sink = ignore) -> None:
     gates = parse_gates(request.gates)
     _require_sense(request, gates)
     with closing(_open_reference(request, emit)) as source:
-        cut = Cutting(request.window, request.score, request.tokens)
+        cut = cutting(source, request.window, request.score, request.tokens)
         require_judgeable(gates, read_corpus(source, request.data, cut, offline=request.offline))
 
 
@@ -278,7 +278,7 @@ def _require_sense(request: EvalRequest, gates: Sequence[Gate]) -> PromptSet | N
     if bool(request.against) == bool(request.against_quantized):
         what = "both --against and --against-quantized" if request.against else "no original to compare with"
         raise UsageError(what, key="against", hint="--against SRC: the checkpoint that the artifact was made from")
-    Cutting(request.window, request.score, request.tokens).check()
+    Cutting(WINDOW if request.window is None else request.window, request.score, request.tokens).check()
     require_engine(request.engine)
     require_readable(request.data)
     prompts = read_set(request.prompts or prompts_for(gates), request.prompt_tokens)
@@ -358,10 +358,10 @@ def _warnings(
     source: Checkpoint, corpus: Corpus, request: EvalRequest, held_out: Sequence[bool | None]
 ) -> Iterator[tuple[str, str]]:
     longest = longest_context(source)
-    if longest and request.window > longest:
+    if longest and corpus.cut.window > longest:
         yield (
             LONG_WINDOW,
-            f"windows of {counted(request.window, 'token')}, the model takes {longest:,}: give a smaller --window",
+            f"windows of {counted(corpus.cut.window, 'token')}, the model takes {longest:,}: give a smaller --window",
         )
     if None in held_out and DEFAULT in request.data:
         yield NOT_HELD_OUT, "no manifest says whether an artifact was calibrated on the shipped text (--data default)"
@@ -387,7 +387,7 @@ def _measured(
 
     began = time.monotonic()
     sides, threads = [artifact.side for artifact in opened], request.threads or core_count()
-    engines = openers(request.engine, opened, request.window, threads) if request.engine else ()
+    engines = openers(request.engine, opened, corpus.cut.window, threads) if request.engine else ()
     found = measure(original, sides, corpus, threads=threads, emit=emit, engines=engines)
     text = text_of(original.checkpoint)
     took = time.monotonic() - began

@@ -12,7 +12,7 @@ from quantkit.calibration.text.data import require_readable
 from quantkit.calibration.text.samples import DataRecord
 from quantkit.errors import GateError, UsageError
 from quantkit.evaluation.artifacts import EMBEDDING, served_rounding, served_side
-from quantkit.evaluation.corpus import Corpus, Cutting, read_corpus
+from quantkit.evaluation.corpus import Corpus, cutting, read_corpus
 from quantkit.evaluation.figures import Report, summarize
 from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_judgeable, require_measured
 from quantkit.evaluation.memory import Memory
@@ -79,7 +79,9 @@ class Gating:
         self.prepared = prepared
         self.gates = gates
         self.threads, self.memory = asked.threads, asked.memory
-        self.corpus: Corpus = read_corpus(prepared.checkpoint, asked.eval_data, Cutting(), offline=offline)
+        self.corpus: Corpus = read_corpus(
+            prepared.checkpoint, asked.eval_data, cutting(prepared.checkpoint, None), offline=offline
+        )
         moved = [plan.recipe for plan in prepared.plans if _moves(plan)]
         require_judgeable(gates, self.corpus, moved)
         for record in _run(prepared):

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, SEQLEN, CalibrationSpec
+from quantkit.calibration.text.spec import ACTIVATIONS, DEVICES, SAMPLES, CalibrationSpec
 from quantkit.errors import UsageError, require_choice
 from quantkit.methods import needs_hessian
 from quantkit.pipeline.given import (
@@ -92,7 +92,7 @@ class Request:
         return CalibrationSpec(
             data=self.calib,
             samples=self.samples or SAMPLES,
-            seqlen=self.seqlen or SEQLEN,
+            seqlen=self.seqlen,
             device=self.device,
             threads=self.threads,
             activations=self.activations,

@@ -7,14 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import encoder_table
+import family_table
 import pytest
 import torch
 from checkpoints import VARIANTS, Variant, build
 from transformers import AutoModel, AutoModelForCausalLM
 from walks import logits_after, model_of, statistics_of, windows
 
+from quantkit.calibration.text.samples import samples_of
+from quantkit.calibration.text.spec import last_position, window_length
 from quantkit.calibration.walk.reach import SEED
 from quantkit.families.describe import find_family
+from quantkit.families.encoders import CONTEXT
+from quantkit.families.hparams import Hparams
+from quantkit.families.known import known_families
+from quantkit.families.positions import last_position_of
+from quantkit.source import open_source
 
 # float32 in another order of summation, relative to the largest value
 TOLERANCE = 2e-5
@@ -59,6 +67,33 @@ def test_logits_equal_the_whole_models(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = whole_model(folder)(input_ids=torch.from_numpy(samples.tokens).long()).logits
     assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+def write_bounded(name: str, folder: Path) -> Path:
+    if name in encoder_table.ENCODERS:
+        return encoder_table.build(name, folder)
+    return build(name, folder) if name in VARIANTS else family_table.build(name, folder)
+
+
+BOUNDED = ("gpt2", "santacoder", "mpt", "bert-masked-lm", "distilbert", "roberta", "xlm-roberta")
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_window_of_all_positions_runs_and_no_longer_one(name: str, tmp_path: Path) -> None:
+    folder = write_bounded(name, tmp_path)
+    source = open_source(str(folder))
+    longest = window_length(source, None, 1 << 20, "seqlen")
+    assert longest == last_position(source) > 0
+    model, samples = model_of(folder), windows(300, count=1, seqlen=longest + 1)
+    assert logits_after(model, samples_of(samples.tokens[:, :-1]))[0].shape[1] == longest
+    with pytest.raises((IndexError, RuntimeError)):
+        logits_after(model, samples)
+
+
+def test_families_whose_positions_end_are_all_run_to_their_end() -> None:
+    ends = {family.name for family in known_families() if last_position_of(family, Hparams({CONTEXT: 1}))}
+    run = {"gpt2", "gpt_bigcode", "mpt", "bert", "distilbert", "roberta", "xlm_roberta", "rugpt3xl"}
+    assert {name.removesuffix("_classifier") for name in ends} == run
 
 
 ENCODERS = (

@@ -13,8 +13,18 @@ import pytest
 from walks import TINY
 
 from quantkit.calibration.inputs import open_calibration_model
-from quantkit.calibration.text.spec import ANY_TOKEN, CalibrationSpec, embedding_rows, longest_context, prepare_samples
+from quantkit.calibration.text.spec import (
+    ANY_TOKEN,
+    CalibrationSpec,
+    embedding_rows,
+    last_position,
+    longest_context,
+    prepare_samples,
+    shipped_samples,
+    window_length,
+)
 from quantkit.errors import InputError, UnsupportedError, UsageError
+from quantkit.evaluation.corpus import cutting
 from quantkit.events import Warned
 from quantkit.source import open_source
 from quantkit.source.memory import MemoryCheckpoint
@@ -107,20 +117,60 @@ def test_another_container_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "tensor", "rows", "context"),
+    ("config", "tensor", "rows"),
     [
-        ({"vocab_size": 9, "max_position_embeddings": 64}, "model.embed_tokens.weight", 7, 64),
-        ({"vocab_size": 9}, "model.language_model.embed_tokens.weight", 7, 0),
-        ({"vocab_size": 9, "text_config": {"vocab_size": 8}}, "wte.weight", 8, 0),
-        ({"vocab_size": 9}, "model.not_embed_tokens.weight", 9, 0),
-        ({"vocab_size": True}, "wte.weight", ANY_TOKEN, 0),
-        ({"vocab_size": -4}, "wte.weight", ANY_TOKEN, 0),
-        ({"text_config": {"max_position_embeddings": 32}}, "embed_tokens.weight", 7, 32),
+        ({"vocab_size": 9}, "model.embed_tokens.weight", 7),
+        ({"vocab_size": 9}, "model.language_model.embed_tokens.weight", 7),
+        ({"vocab_size": 9, "text_config": {"vocab_size": 8}}, "wte.weight", 8),
+        ({"vocab_size": 9}, "model.not_embed_tokens.weight", 9),
+        ({"vocab_size": True}, "wte.weight", ANY_TOKEN),
+        ({"vocab_size": -4}, "wte.weight", ANY_TOKEN),
     ],
 )
-def test_what_a_checkpoint_says_of_its_sizes(config: dict, tensor: str, rows: int, context: int) -> None:
-    checkpoint = MemoryCheckpoint(config, {tensor: np.zeros((7, 2), np.float32)})
-    assert (embedding_rows(checkpoint), longest_context(checkpoint)) == (rows, context)
+def test_rows_of_an_embedding(config: dict, tensor: str, rows: int) -> None:
+    assert embedding_rows(MemoryCheckpoint(config, {tensor: np.zeros((7, 2), np.float32)})) == rows
+
+
+SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1, "vocab_size": 9, "intermediate_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "context", "last"),
+    [
+        ("LlamaForCausalLM", {**SMALL, "max_position_embeddings": 64}, 64, 0),
+        ("LlamaForCausalLM", SMALL, 2048, 0),  # of its class
+        ("Gemma3ForConditionalGeneration", {"text_config": {**SMALL, "max_position_embeddings": 32}}, 32, 0),
+        ("MambaForCausalLM", SMALL, 1 << 20, 0),  # what llama.cpp is told
+        ("GPT2LMHeadModel", {"n_embd": 64, "n_head": 4, "n_layer": 1, "vocab_size": 9, "n_positions": 96}, 96, 96),
+        ("GPT2LMHeadModel", {"n_embd": 64, "n_head": 4, "n_layer": 1, "vocab_size": 9}, 1024, 1024),
+        ("MPTForCausalLM", {"d_model": 64, "n_heads": 4, "n_layers": 1, "vocab_size": 9, "max_seq_len": 128}, 128, 128),
+        ("BertModel", {**SMALL, "max_position_embeddings": 130}, 130, 130),
+        ("RobertaModel", {**SMALL, "max_position_embeddings": 130, "pad_token_id": 1}, 128, 128),
+    ],
+)
+def test_how_far_a_model_reads(architecture: str, config: dict, context: int, last: int) -> None:
+    checkpoint = MemoryCheckpoint({"architectures": [architecture], **config}, {"x": np.zeros((7, 2), np.float32)})
+    assert (longest_context(checkpoint), last_position(checkpoint)) == (context, last)
+    assert window_length(checkpoint, None, 512, "seqlen") == min(512, last or 512)
+    assert window_length(checkpoint, last or 512, 512, "seqlen") == (last or 512)
+    if last:
+        with pytest.raises(UsageError, match=rf"--seqlen {last + 1:,}: the model has {last:,} positions") as caught:
+            window_length(checkpoint, last + 1, 512, "seqlen")
+        assert f"--seqlen {last}" in (caught.value.hint or "")
+
+
+def test_windows_are_cut_to_the_positions_that_a_model_has(tmp_path: Path) -> None:
+    """Of calibration, and of what is measured; where as many as are asked for do not fit, nothing is run."""
+    config = {"architectures": ["GPT2LMHeadModel"], "n_embd": 64, "n_head": 4, "n_layer": 1, "n_positions": 96}
+    files = {"tokenizer.json": (TINY / "tokenizer.json").read_bytes()}
+    few = MemoryCheckpoint({**config, "vocab_size": 2048}, {"wte.weight": np.zeros((2048, 64), np.float32)}, files)
+    wanted = spec(tmp_path, SENTENCE * 100, seqlen=None, samples=9)
+    assert prepare_samples(few, wanted).tokens.shape[1] == 96
+    assert shipped_samples(few, wanted, 9).tokens.shape[1] == 96
+    assert cutting(few, None).window == 96
+    for cut in (lambda: prepare_samples(few, replace(wanted, seqlen=97)), lambda: cutting(few, 97)):
+        with pytest.raises(UsageError, match=r"--(seqlen|window) 97: the model has 96 positions"):
+            cut()
 
 
 def test_samples_need_no_torch(tmp_path: Path) -> None:

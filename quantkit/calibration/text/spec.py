@@ -6,7 +6,6 @@ CalibrationSpec -> prepare_samples -> Samples -> open_calibration_model -> walk_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from quantkit.calibration.text.data import load_texts, model_tokens, require_readable
 from quantkit.calibration.text.samples import Samples, joined_texts, select_samples, shipped_windows
@@ -16,13 +15,12 @@ from quantkit.calibration.text.warnings import SKIPPED, data_warnings
 from quantkit.errors import InputError, UsageError, require_choice
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.describe import find_family, shape_of
-from quantkit.families.hparams import nested_part
+from quantkit.families.hparams import Hparams, nested_part
+from quantkit.families.positions import context_of, last_position_of
+from quantkit.families.rows import Family
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 from quantkit.units import counted
-
-if TYPE_CHECKING:
-    pass
 
 # 128 windows of 512 tokens: the window that llama-imatrix cuts by default, so the same file gives both the same
 # tokens, and twice the tokens that MIN_TOKENS asks for. Time and activations grow with the product; longer
@@ -43,13 +41,14 @@ EMBEDDING = ".embed_tokens.weight"
 class CalibrationSpec:
     """The options of a calibration. `data` are files, "hf://" data sets or "default" (the shipped text), in order.
 
-    `samples` windows of `seqlen` tokens are run on `device`. `activations` says where they lie between blocks. What
-    decides the result is `data`, `samples`, `seqlen` and the kind of device; the rest only how it is reached.
+    `samples` windows of `seqlen` tokens (None: SEQLEN, or as many as the model has positions for) are run on `device`.
+    `activations` says where they lie between blocks. What decides the result is `data`, `samples`, `seqlen` and the
+    kind of device; the rest only how it is reached.
     """
 
     data: tuple[str, ...]
     samples: int = SAMPLES
-    seqlen: int = SEQLEN
+    seqlen: int | None = None
     device: str = "cpu"
     threads: int | None = None
     activations: str = "auto"
@@ -68,7 +67,7 @@ class CalibrationSpec:
                 "no calibration data", key="data", hint="default, or a file of text, JSON Lines or parquet"
             )
         for name, value, least in (("samples", self.samples, 1), ("seqlen", self.seqlen, 2)):
-            if value < least:
+            if value is not None and value < least:
                 raise UsageError(f"--{name} {value}", key=name, hint=f"{least} or more")
         for name, given, known in (("device", self.device, DEVICES), ("activations", self.activations, ACTIVATIONS)):
             require_choice(f"--{name}", given.partition(":")[0], known)
@@ -81,16 +80,18 @@ def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = 
     `record.digest` of what is returned stands for the tokens and the data that they come from. Warnings that the
     data alone justifies are emitted. Raises InputError for data that is missing, empty, of the wrong kind or shorter
     than one sequence, for a chat template that is missing or fails, and for tokens without an embedding row;
-    UsageError for options that make no sense; UnsupportedError for a GGUF source or a missing package; NetworkError.
+    UsageError for options that make no sense, a sequence that is longer than the model can read among them;
+    UnsupportedError for a GGUF source, an unknown family or a missing package; NetworkError.
     """
     spec.check()
     require_runnable(checkpoint)
+    seqlen = window_length(checkpoint, spec.seqlen, SEQLEN, "seqlen")
     template = read_chat_template(checkpoint)
     texts = joined_texts([load_texts(name, template, offline=spec.offline, emit=emit) for name in spec.data])
     if texts.skipped:
         emit(Warned(SKIPPED, f"{texts.name}: {counted(texts.skipped, 'row', 'is', 'are')} left out: no text (null)"))
     tokens = model_tokens(checkpoint, embedding_rows(checkpoint))
-    samples = select_samples(texts, tokens, seqlen=spec.seqlen, samples=spec.samples)
+    samples = select_samples(texts, tokens, seqlen=seqlen, samples=spec.samples)
     for code, message in data_warnings(samples.record, context=longest_context(checkpoint)):
         emit(Warned(code, message))
     return samples
@@ -106,8 +107,9 @@ def shipped_samples(checkpoint: Checkpoint, spec: CalibrationSpec, windows: int)
     if DEFAULT in spec.data or not count:
         return None
     tokens = model_tokens(checkpoint, embedding_rows(checkpoint))
+    seqlen = window_length(checkpoint, spec.seqlen, SEQLEN, "seqlen")
     try:
-        return select_samples(load_texts(DEFAULT), tokens, seqlen=spec.seqlen, samples=count)
+        return select_samples(load_texts(DEFAULT), tokens, seqlen=seqlen, samples=count)
     except InputError:
         return None
 
@@ -131,14 +133,41 @@ def embedding_rows(checkpoint: Checkpoint) -> int:
 
 
 def longest_context(checkpoint: Checkpoint) -> int:
-    """The longest sequence that the model takes, in tokens; 0 where config.json does not say."""
-    return max(text_setting(checkpoint, "max_position_embeddings"), 0)
+    """The longest sequence that the model is made for, in tokens; 0 where neither config.json nor its class says.
+
+    Raises UnsupportedError for an unknown family.
+    """
+    return context_of(_numbers(checkpoint)[1])
+
+
+def last_position(checkpoint: Checkpoint) -> int:
+    """How many tokens the model can read at most: as many as it has positions, where those are learned; 0 where any
+    number runs. Raises UnsupportedError for an unknown family."""
+    return last_position_of(*_numbers(checkpoint))
+
+
+def window_length(checkpoint: Checkpoint, given: int | None, usual: int, option: str) -> int:
+    """Tokens of a window: `given`, else `usual`, or fewer where the model has fewer positions.
+
+    Raises UsageError where fewer positions than the tokens that are asked for with --`option` are there.
+    """
+    most = last_position(checkpoint)
+    if given is None:
+        return min(usual, most) if most else usual
+    if most and given > most:
+        what = f"--{option} {given:,}: the model has {counted(most, 'position')}"
+        raise UsageError(what, key=option, hint=f"--{option} {most}, or leave it out")
+    return given
+
+
+def _numbers(checkpoint: Checkpoint) -> tuple[Family, Hparams]:
+    family, _ = find_family(checkpoint.config)
+    return family, family.numbers(checkpoint.config, checkpoint.tensors())
 
 
 def row_width(checkpoint: Checkpoint) -> int:
     """Numbers of a token between two blocks. Raises UnsupportedError for an unknown family."""
-    family, _ = find_family(checkpoint.config)
-    return shape_of(family.numbers(checkpoint.config, checkpoint.tensors())).row
+    return shape_of(_numbers(checkpoint)[1]).row
 
 
 def text_setting(checkpoint: Checkpoint, key: str) -> int:

@@ -54,7 +54,7 @@ def calibrate(
     spec = quantkit.CalibrationSpec(
         data=tuple(data),
         samples=quantkit.CalibrationSpec.samples if samples is None else samples,
-        seqlen=quantkit.CalibrationSpec.seqlen if seqlen is None else seqlen,
+        seqlen=seqlen,
         device=device,
         threads=threads,
         activations=activations,

@@ -28,8 +28,11 @@ class Text:
         typer.Option("--data", metavar="FILE", help="Text, JSON Lines, hf://; repeatable.", rich_help_panel=TEXT),
     ] = None
     window: Annotated[
-        int, typer.Option("--window", min=4, metavar="N", help="Tokens of a window.", rich_help_panel=TEXT)
-    ] = 512
+        int | None,
+        typer.Option(
+            "--window", min=4, metavar="N", help="Tokens of a window.", show_default="512", rich_help_panel=TEXT
+        ),
+    ] = None
     score: Annotated[
         str,
         typer.Option(
