@@ -20,7 +20,8 @@ from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import I32, Texts, Tokens, fingerprint, joined_texts, select_samples
 from quantkit.calibration.text.spec import embedding_rows, window_length
 from quantkit.calibration.text.templates import read_chat_template
-from quantkit.errors import InputError, UsageError, require_choice
+from quantkit.errors import InputError, UnsupportedError, UsageError, require_choice
+from quantkit.families.describe import find_family
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 from quantkit.units import counted
@@ -155,6 +156,18 @@ def corpus_of(pieces: Sequence[Piece], name: str) -> Corpus:
     return _corpus(windows, Texts(("",) * len(windows), name, digest), Tokens(lambda text: [], 0, None), cut)
 
 
+def require_predicting(checkpoint: Checkpoint) -> None:
+    """Raise UnsupportedError for a checkpoint that cannot be run, and for an encoder: it sees the tokens that it would
+    have to predict, and what it computes are vectors."""
+    require_runnable(checkpoint)
+    family, _ = find_family(checkpoint.config)
+    if family.embeds:
+        what = f'family "{family.name}" computes embeddings and predicts no text: no figure here is of it'
+        raise UnsupportedError(
+            what, key=family.name, hint="compare vectors of your own texts, as llama-embedding gives"
+        )
+
+
 def read_corpus(checkpoint: Checkpoint, data: Sequence[str], cut: Cutting, *, offline: bool = False) -> Corpus:
     """The windows that texts mean for the tokenizer of a checkpoint; reads no weights.
 
@@ -162,7 +175,7 @@ def read_corpus(checkpoint: Checkpoint, data: Sequence[str], cut: Cutting, *, of
     that is missing, empty or too short, UsageError, UnsupportedError for a checkpoint that cannot be run, NetworkError.
     """
     cut.check()
-    require_runnable(checkpoint)
+    require_predicting(checkpoint)
     if not data:
         raise UsageError("no text to measure on", key="data", hint="--data FILE: plain text or JSON Lines")
     template = read_chat_template(checkpoint)

@@ -12,7 +12,7 @@ from quantkit.calibration.text.spec import embedding_rows, longest_context
 from quantkit.errors import UsageError
 from quantkit.evaluation.answers import PromptReport, compare_answers
 from quantkit.evaluation.artifacts import text_of
-from quantkit.evaluation.corpus import Corpus, Cutting, cut_texts
+from quantkit.evaluation.corpus import Corpus, Cutting, cut_texts, require_predicting
 from quantkit.evaluation.gates import Gate
 from quantkit.evaluation.prompts import GOLDEN, Asked, PromptSet, asked_of, read_prompts
 from quantkit.evaluation.provable import fitting_set
@@ -23,7 +23,6 @@ from quantkit.machine import core_count
 from quantkit.pipeline.estimate import FLOPS_PER_NS
 from quantkit.report.text import duration
 from quantkit.source import Checkpoint
-from quantkit.source.base import require_runnable
 from quantkit.units import counted
 
 PROMPT_TOKENS = 64
@@ -45,7 +44,7 @@ def read_set(spec: str | None, length: int) -> PromptSet | None:
 
 def asked(prompts: PromptSet, source: Checkpoint, length: int) -> Asked:
     """Prompts as tokens of a model; reads no weights. Raises what `asked_of` raises."""
-    require_runnable(source)
+    require_predicting(source)
     tokens = model_tokens(source, embedding_rows(source))
     return asked_of(prompts, source, tokens, length, longest_context(source))
 

@@ -15,13 +15,17 @@ from transformers import AutoModel, AutoModelForCausalLM
 from walks import logits_after, model_of, statistics_of, windows
 
 from quantkit.calibration.text.samples import samples_of
-from quantkit.calibration.text.spec import last_position, window_length
+from quantkit.calibration.text.spec import last_position, row_width, window_length
+from quantkit.calibration.walk.head import load_head
 from quantkit.calibration.walk.reach import SEED
+from quantkit.errors import UnsupportedError
+from quantkit.evaluation.corpus import Cutting, read_corpus
 from quantkit.families.describe import find_family
 from quantkit.families.encoders import CONTEXT
 from quantkit.families.hparams import Hparams
 from quantkit.families.known import known_families
 from quantkit.families.positions import last_position_of
+from quantkit.pipeline.asking import text_of_prompts
 from quantkit.source import open_source
 
 # float32 in another order of summation, relative to the largest value
@@ -88,6 +92,28 @@ def test_a_window_of_all_positions_runs_and_no_longer_one(name: str, tmp_path: P
     assert logits_after(model, samples_of(samples.tokens[:, :-1]))[0].shape[1] == longest
     with pytest.raises((IndexError, RuntimeError)):
         logits_after(model, samples)
+    head = load_head(model)  # whose tokens are of any texts
+    hidden = torch.randn(1, longest + 3, row_width(source), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(head.run(hidden)[0][:, :longest], head.run(hidden[:, :longest])[0])
+
+
+def test_encoders_are_not_asked_what_they_predict(tmp_path: Path) -> None:
+    for name in ("bert-masked-lm", "embedding-gemma"):
+        source = open_source(str(encoder_table.build(name, tmp_path)))
+        with pytest.raises(UnsupportedError, match="computes embeddings and predicts no text"):
+            read_corpus(source, ("default",), Cutting())
+        with pytest.raises(UnsupportedError, match="computes embeddings and predicts no text"):
+            text_of_prompts(None, source, Cutting())
+
+
+def test_padding_of_a_class_counts_where_config_json_is_silent(tmp_path: Path) -> None:
+    folder = encoder_table.build("roberta", tmp_path)
+    samples = windows(300, count=1, seqlen=20)
+    said = logits_after(model_of(folder), samples)[0]
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("pad_token_id") == 1
+    (folder / "config.json").write_text(json.dumps(config))
+    assert torch.equal(logits_after(model_of(folder), samples)[0], said)
 
 
 def test_families_whose_positions_end_are_all_run_to_their_end() -> None:

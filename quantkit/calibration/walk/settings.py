@@ -72,8 +72,8 @@ COMPUTES = SHAPES | ARITHMETIC | POSITIONS | MIXTURES | LATENTS | RECURRENT | CO
 # Where the gates of experts are cut off in each layer, which no class has in lists (Ling 3).
 LIMITS = ("expert_swiglu_limit_list", "share_expert_swiglu_limit_list")
 
-# Given to every class that computes without, whose own defaults may lie outside a small vocabulary (Phi-3: padding is
-# 32000).
+# Given to every class of a family that computes without, whose own defaults may lie outside a small vocabulary (Phi-3:
+# padding is 32000).
 NO_TOKENS: Mapping[str, None] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 
 
@@ -113,7 +113,8 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
         settings.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": hparams.number("rope_theta")})
     if kind == "deepseek_ocr":
         settings["mlp_layer_types"] = _kinds_of_ocr(hparams)
-    return kind, {**NO_TOKENS, **{key: _number(value) for key, value in settings.items()}}
+    no_tokens = {key: value for key, value in NO_TOKENS.items() if key not in family.computes}
+    return kind, {**no_tokens, **{key: _number(value) for key, value in settings.items()}}
 
 
 def _check_slopes(kind: str, hparams: Hparams) -> None:

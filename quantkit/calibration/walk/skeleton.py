@@ -25,6 +25,7 @@ from quantkit.calibration.walk.headed import KINDS, headed
 from quantkit.calibration.walk.settings import model_settings
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
+from quantkit.families.positions import last_position_of
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
 
@@ -50,13 +51,14 @@ class Skeleton:
     """The model on the meta device. `blocks` are its blocks, whose places in `model` recorders have taken.
 
     `calls` holds, per thread, what the recorders saw and what they give back; `carried` is what blocks hand on where
-    that is more than a hidden state.
+    that is more than a hidden state. `positions` is how many tokens can be run at once, 0 for any number.
     """
 
     model: Any
     blocks: tuple[nn.Module, ...]
     calls: threading.local
     carried: Carried | None = None
+    positions: int = 0
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -91,7 +93,8 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     config.json that makes no sense.
     """
     kind, settings = model_settings(checkpoint.config, checkpoint.tensors())
-    model = _build(kind, settings, vectors=find_family(checkpoint.config)[0].embeds)
+    family, _ = find_family(checkpoint.config)
+    model = _build(kind, settings, vectors=family.embeds)
     model.eval()
     layers = layers_of(model)
     if layers is None:
@@ -102,7 +105,8 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
         record = partial(_record, calls, index, index == len(blocks) - 1)
         length = GIVE_TUPLES.get(type(layer).__name__)
         layer.forward = record if length is None else partial(_first, record, length)
-    skeleton = Skeleton(model, blocks, calls, carried_by(decoder_of(model).config, blocks))
+    positions = last_position_of(family, family.numbers(checkpoint.config, checkpoint.tensors()))
+    skeleton = Skeleton(model, blocks, calls, carried_by(decoder_of(model).config, blocks), positions)
     for table in skeleton.tables:
         table.padding_idx = None  # of the rows that are put in, which may be fewer
     return skeleton
@@ -284,7 +288,14 @@ def _called(skeleton: Skeleton, index: int, batch: int, args: tuple[Any, ...], k
 
 
 def run_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:
-    """Output of the last block (1, tokens, hidden) to logits (1, tokens, vocabulary): norm, head, soft cap."""
+    """Output of the last block (1, tokens, hidden) to logits (1, tokens, vocabulary): norm, head, soft cap. The tokens
+    need not be of one text, and may be more than the model has positions for."""
+    count = hidden.shape[1]
+    step = skeleton.positions or count
+    return torch.cat([_through_head(skeleton, hidden[:, at : at + step]) for at in range(0, count, step)], 1)
+
+
+def _through_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:
     calls = skeleton.calls
     given = hidden if skeleton.carried is None else skeleton.carried.hidden_of(hidden)
     calls.arguments, calls.inject, calls.hidden = {}, given, None
