@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from quantkit.errors import UnsupportedError
+from quantkit.families.hparams import NESTED, part_of
 from quantkit.families.linears import source_of
 from quantkit.families.model import Model
 from quantkit.formats.containers.packed import Entry
@@ -52,19 +53,24 @@ def plain_entry(info: TensorInfo, dtype: Dtype) -> Entry:
 
 
 def named_in(config: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
-    """config.json with this type, in the places where it names one, else in a new one."""
+    """config.json with this type wherever it names one, those of encoders included: their tensors have it, too. Where
+    nothing that loaders ask names one, the root does."""
     changed = _renamed(config, dtype)
-    if isinstance(config.get("text_config"), Mapping):
-        changed["text_config"] = _renamed(config["text_config"], dtype)
     if any(key in place for place in _places(changed) for key in KEYS):
         return changed
     return {**changed, "torch_dtype": WORDS[dtype]}
 
 
 def _renamed(place: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
-    return {key: WORDS[dtype] if key in KEYS else value for key, value in place.items()}
+    named = {key: WORDS[dtype] for key in KEYS if key in place}
+    inner = {key: _renamed(part, dtype) for key, part in place.items() if isinstance(part, Mapping)}
+    return {**place, **inner, **named}
 
 
 def _places(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    text = config.get("text_config")
-    return [config, text] if isinstance(text, Mapping) else [config]
+    """The root of config.json, and the parts on the way to that of the language model, which is the last."""
+    places = [config]
+    path = next((path for path in NESTED if part_of(config, path) is not None), None)
+    for key in path.split(".") if path else ():
+        places.append(places[-1][key])
+    return places

@@ -16,11 +16,13 @@ from llama_folder import shapes, store, weights, write
 
 from quantkit.cli.main import main
 from quantkit.errors import RecipeError, UnsupportedError
+from quantkit.families.hparams import NESTED, part_of
 from quantkit.families.linears import outline
 from quantkit.formats.containers.packed import as_stored
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.plan.base import Plan
 from quantkit.plan.checkpoint import plan_checkpoint
+from quantkit.plan.dtypes import KEYS, computed_in, named_in
 from quantkit.recipes.read import load_recipe, recipe_names
 from quantkit.report.manifest import read_manifest
 from quantkit.schemas import json_schema
@@ -216,6 +218,34 @@ def test_a_configuration_without_a_type_gets_one() -> None:
     spoken = replace(checkpoint, config=config | {"dtype": "torch.float32", "text_config": {"dtype": "float16"}})
     assert "torch_dtype" not in json.loads(planned("w8a16", spoken).files[-1].header)
     assert {u.outputs[0].dtype for u in planned("w8a16", spoken).units if u.copy} == {"F32"}
+
+
+@pytest.mark.parametrize("path", NESTED)
+def test_every_part_names_the_type_that_is_stored(path: str) -> None:
+    """Loaders make models of their own of parts: those on the way to the language model's, and encoders."""
+    *outer, inner = path.split(".")
+    config: dict[str, Any] = {
+        inner: {"torch_dtype": "float16", "rope_scaling": None},
+        "vision_config": {"dtype": "float32"},
+    }
+    for key in outer:
+        config = {key: config | {"torch_dtype": "float16"}}
+    named = named_in(config, "BF16")
+    part, place = part_of(named, path), part_of(named, ".".join(outer)) if outer else named
+    assert part == {"torch_dtype": "bfloat16", "rope_scaling": None}
+    assert place is not None
+    assert place["vision_config"] == {"dtype": "bfloat16"}
+    assert {key: word for key, word in place.items() if key in KEYS} == ({"torch_dtype": "bfloat16"} if outer else {})
+    assert named.keys() == config.keys()  # the root names none that it did not name
+
+
+def test_a_type_is_read_where_a_thinker_names_it() -> None:
+    config = LLAMA | SMOLLM
+    checkpoint = checkpoint_of(shapes(config), "float16")
+    found = outline(checkpoint.tensors(), config)
+    inside = {"thinker_config": {"dtype": "bfloat16", "text_config": config}}
+    assert computed_in(config, found, checkpoint.tensors()) == "F16"
+    assert computed_in(inside, found, checkpoint.tensors()) == "BF16"
 
 
 @pytest.mark.parametrize("recipe", [n for n in recipe_names() if load_recipe(n).mixture is None])
