@@ -14,6 +14,9 @@ CONFIG = "config.json"
 REPLACED = frozenset({CONFIG, INDEX, "quantize_config.json", "quant_config.json", "hf_quant_config.json"})
 OWN = (".manifest.json",)
 MAX_CARRIED_BYTES = 1 << 30  # they are held in memory; the largest tokenizers have 40 MB
+VOICES = "spk_dict.pt"  # a pickle
+# Classes of transformers that stop without a file that is never carried.
+WANTING = {"Qwen2_5OmniModel": VOICES, "Qwen2_5OmniForConditionalGeneration": VOICES}
 
 
 def carried_names(checkpoint: Checkpoint) -> list[str]:
@@ -24,6 +27,15 @@ def carried_names(checkpoint: Checkpoint) -> list[str]:
 
 def _taken_over(checkpoint: Checkpoint) -> list[str]:
     return [name for name in checkpoint.carried() if name not in REPLACED and not name.endswith(OWN)]
+
+
+def note_left_behind(architecture: str) -> Iterator[tuple[str, str]]:
+    """A note on a file that the source may have, the artifact never has, and transformers asks for."""
+    if name := WANTING.get(architecture):
+        what = (
+            f"{name} is a pickle, which is never read, and stays behind: transformers opens no {architecture} without"
+        )
+        yield "not-carried", f"{what}; copy it into the artifact's folder if you trust its source"
 
 
 def carried_files(checkpoint: Checkpoint, *, card: bool = False) -> Iterator[tuple[str, bytes]]:

@@ -28,7 +28,7 @@ from quantkit.methods.settings import DEFAULTS
 from quantkit.methods.transforms import only_into_norms
 from quantkit.patterns import PatternError, require_work
 from quantkit.plan.base import STANDARD, Plan, PlannedFile, PlannedTensor, PlanOptions, Unit
-from quantkit.plan.carried import CONFIG, carried_files
+from quantkit.plan.carried import CONFIG, carried_files, note_left_behind
 from quantkit.plan.dtypes import Dtype, computed_in, named_in, plain_entry, served_in
 from quantkit.plan.groups import fitting
 from quantkit.plan.notes import note_dtypes, note_low_bits, notes
@@ -90,6 +90,7 @@ def plan_checkpoint(
         digest=_digest(core, units, files),
         warnings=(
             *_restored_note(checkpoint),
+            *note_left_behind(found.architecture),
             *notes(recipe, found, tuple(rounded.values()), calibrated=bool(inputs)),
             *note_low_bits(tuple(rounded.values())),
             *note_dtypes(said, dtype, tensors, units, plain=decoded),

@@ -248,6 +248,22 @@ def test_a_type_is_read_where_a_thinker_names_it() -> None:
     assert computed_in(inside, found, checkpoint.tensors()) == "BF16"
 
 
+@pytest.mark.parametrize("architecture", ["Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"])
+def test_a_pickle_that_a_class_asks_for_is_said_to_stay_behind(architecture: str) -> None:
+    inner = {**LLAMA, **SMOLLM, "architectures": None, "model_type": "qwen2_5_omni_text"}
+    plain = shapes(inner)
+    biases = {
+        f"{name[:-6]}bias": size[:1]
+        for name, size in plain.items()
+        if name[:-7].endswith(("q_proj", "k_proj", "v_proj"))
+    }
+    named = {f"thinker.{name}": size for name, size in (plain | biases).items()}
+    config = {"architectures": [architecture], "thinker_config": {"text_config": inner}}
+    plan = planned("w8a16", replace(checkpoint_of(named), config=config))
+    assert "spk_dict.pt" in dict(plan.warnings)["not-carried"]
+    assert "not-carried" not in dict(planned("w8a16", llama(**SMOLLM)).warnings)
+
+
 @pytest.mark.parametrize("recipe", [n for n in recipe_names() if load_recipe(n).mixture is None])
 def test_low_bits_always_warn(recipe: str) -> None:
     found = load_recipe(recipe)
