@@ -46,6 +46,7 @@ from quantkit.consumers.subject import Subject
 from quantkit.qtypes.schemes.minifloat import TILE
 
 TRANSFORMERS = "transformers 5.23.0"
+ELSEWHERE = "another program (--for vllm)"
 LOADED = f"run: {TRANSFORMERS}, compressed-tensors 0.20.0"
 GPTQMODEL = f"run: {TRANSFORMERS}, optimum 2.3.0, gptqmodel 7.6.0"
 AWQ_GROUPS = (32, 64, 128)
@@ -81,6 +82,9 @@ INITIALIZING = {
 THINKING = frozenset({
     "Qwen2_5OmniForConditionalGeneration", "Qwen2_5OmniModel", "Qwen3OmniMoeForConditionalGeneration",
 })  # fmt: skip
+# Classes that code beside the weights makes, and it has not.
+ABSENT = frozenset({"DeepseekOCRForCausalLM", "NemotronHPuzzleForCausalLM"})
+PUBLISHED_ASR = "Qwen3ASRForConditionalGeneration", "thinker."  # and how its published names begin
 ASSISTANTS = frozenset({"Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM"})
 WITHOUT_WEIGHT = PACKED | MXFP4 | NVFP4 | GPTQ | AWQ  # layers that have codes under another name
 
@@ -90,6 +94,13 @@ def initialized(subject: Subject, tp: int) -> Found | None:
     end = INITIALIZING.get(subject.architecture)
     found = (m for m in subject.modules if m.stored_as(WITHOUT_WEIGHT))
     return None if end is None else next((Found(m) for m in found if m.name.endswith(end)), None)
+
+
+def published_asr(subject: Subject, tp: int) -> Found | None:
+    """An objection to a layer under the name that the class was published with, not that it is saved with."""
+    architecture, start = PUBLISHED_ASR
+    found = subject.modules if subject.architecture == architecture else ()
+    return next((Found(m) for m in found if m.name.startswith(start)), None)
 
 
 RULES_OF_TRANSFORMERS = (
@@ -174,8 +185,14 @@ RULES_OF_TRANSFORMERS = (
         "--to nf4, --to int8 or --to fp8-native", LOADED,
     ),
     Rule(
-        "transformers", "puzzle", whole(lambda subject: subject.architecture == "NemotronHPuzzleForCausalLM"),
-        T5_REASON, "another program (--for vllm)", f"run: {TRANSFORMERS}",
+        "transformers", "absent", whole(lambda subject: subject.architecture in ABSENT), T5_REASON, ELSEWHERE,
+        f"run: {TRANSFORMERS}",
+    ),
+    Rule(
+        "transformers", "thinker-names", published_asr,
+        "it knows {architecture} as it saves it: what is published in a thinker it does not find, in config.json "
+        "neither, and makes another model with random weights",
+        ELSEWHERE, f"run: {TRANSFORMERS}",
     ),
     Rule(
         "transformers", "gates-joined",

@@ -117,6 +117,11 @@ def mixers(architecture: str) -> Subject:
     return replace(made, modules=(first, *made.modules[1:]))
 
 
+def renamed(start: str, made: Subject) -> Subject:
+    """The same with a beginning before the names of its layers."""
+    return replace(made, modules=tuple(replace(m, name=start + m.name) for m in made.modules))
+
+
 def gguf(*types: str, architecture: str = "llama") -> Subject:
     return Subject("gguf", architecture=architecture, file_types=types)
 
@@ -203,8 +208,12 @@ EXAMPLES = {
     "transformers/thinker": Example(
         model(FP8, architecture="Qwen2_5OmniModel"), model(FP8Layout(), architecture="Qwen2_5OmniModel")
     ),
-    "transformers/puzzle": Example(
+    "transformers/absent": Example(
         model(FP8, architecture="NemotronHPuzzleForCausalLM"), model(FP8, architecture="NemotronHForCausalLM")
+    ),
+    "transformers/thinker-names": Example(
+        renamed("thinker.", model(FP8, architecture="Qwen3ASRForConditionalGeneration")),
+        model(FP8, architecture="Qwen3ASRForConditionalGeneration"),
     ),
     "transformers/gates-joined": Example(
         model(W4A16, architecture="MiniMaxM3SparseForCausalLM"), model(FP8, architecture="MiniMaxM3SparseForCausalLM")

@@ -20,9 +20,10 @@ from comparisons import FLOAT32, distance, same
 from encoder_table import ENCODERS, Encoder
 from expected import decoded, quantization
 from loaders import computes_in_float32, loaded_weights
+from published_layouts import as_deepseek, as_qwen
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import quantkit
 from quantkit.families.describe import find_family
@@ -119,7 +120,12 @@ def made(name: str, recipe: str, folder: Path, keep: tuple[str, ...] = ()) -> tu
     """The artifact of a family's small checkpoint, and whether the table says that transformers loads it."""
     tables = {**dict.fromkeys(family_table.TABLE, family_table), **dict.fromkeys(ENCODERS, encoder_table)}
     build = tables.get(name, checkpoints).build
-    request = quantkit.Request(str(build(name, folder)), (recipe,), method="rtn", keep=keep)
+    return made_of(build(name, folder), recipe, folder, keep)
+
+
+def made_of(source: Path, recipe: str, folder: Path, keep: tuple[str, ...] = ()) -> tuple[Path, bool]:
+    """The artifact of a checkpoint, likewise."""
+    request = quantkit.Request(str(source), (recipe,), method="rtn", keep=keep)
     prepared = quantkit.prepare(request)
     [said] = [v for v in quantkit.consumer_verdicts(prepared.plans[0]) if v.consumer == "transformers"]
     prepared.checkpoint.close()
@@ -356,6 +362,27 @@ def test_a_model_that_transformers_does_not_have_is_known(tmp_path: Path) -> Non
     assert not ok
     with pytest.raises(ValueError, match="nemotron_h_puzzle"):
         load(artifact, None)
+
+
+def test_the_first_deepseek_ocr_is_not_opened(tmp_path: Path) -> None:
+    source = as_deepseek(family_table.build("deepseek-ocr-2-saved", tmp_path), tmp_path / "published")
+    artifact, ok = made_of(source, "w8a16", tmp_path)
+    assert not ok
+    with pytest.raises(ValueError, match="deepseek_vl_v2"):
+        AutoConfig.from_pretrained(artifact)
+
+
+def test_a_published_thinker_of_asr_is_not_found(tmp_path: Path) -> None:
+    """Neither its numbers nor its names: what is made is a model of the default sizes, with random weights."""
+    source = as_qwen(family_table.build("qwen3-asr-saved", tmp_path), tmp_path / "published")
+    artifact, ok = made_of(source, "w8a16", tmp_path)
+    assert not ok
+    config = AutoConfig.from_pretrained(artifact)
+    assert config.thinker_config["text_config"]["hidden_size"] != config.text_config.hidden_size
+    with torch.device("meta"):
+        model = transformers.Qwen3ASRForConditionalGeneration(config)
+    with safe_open(artifact / "model.safetensors", "pt") as file:
+        assert model.state_dict().keys().isdisjoint(file.keys())
 
 
 @pytest.mark.parametrize(("name", "recipe"), NAMED.items())
