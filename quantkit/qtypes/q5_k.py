@@ -17,7 +17,7 @@ import numpy as np
 
 from quantkit.qtypes.base import Codes, Grid, QuantType, as_blocks
 from quantkit.qtypes.search import blocks, superblocks
-from quantkit.qtypes.search.blocks import Encoder
+from quantkit.qtypes.search.blocks import LARGE_SLAB, Encoder
 from quantkit.qtypes.search.groups import Steps, Weighting
 from quantkit.qtypes.search.planes import Plane, pack_planes, round_to_planes, unpack_planes
 from quantkit.qtypes.search.units import Ladder, Units
@@ -66,7 +66,7 @@ def _quantize(rows: F32, importance: F32 | None, raw: U8) -> Grid:
 
 
 UNITS = Units(Ladder("d", "sc", 0, 63), Ladder("dmin", "m", 0, 63, factor=-1))
-ENCODER = Encoder(BLOCK, NBYTES, _quantize)
+ENCODER = Encoder(BLOCK, NBYTES, _quantize, LARGE_SLAB)
 TYPE = QuantType(
     name="q5_k", block=BLOCK, nbytes=NBYTES, encode=encode, fit=fit, pack=pack, unpack=unpack, gguf=13,
     uses_importance=True, code_bytes=160, inputs="q8_k", floor_db=10.0, encode_ns=8.0, units=UNITS,

@@ -370,10 +370,10 @@ def test_rows_that_fill_no_tile(name, rows):
     assert_ggml(name, w, weights.importances(96)["spread"])
 
 
-@pytest.mark.parametrize("name", ["q4_0", "q3_k"])
+@pytest.mark.parametrize("name", ["q4_0", "q3_k", "q4_k"])
 def test_slabs_do_not_show(name):
     qtype = base.get(name)
-    rows = blocks.SLAB // 1024 + 5
+    rows = blocks.LARGE_SLAB // 1024 + 5
     w = weights.weights("gaussian", (rows, 1024))
     importance = weights.importances(1024)["smooth"]
     raw = qtype.encode(w, importance)
@@ -383,8 +383,8 @@ def test_slabs_do_not_show(name):
     assert np.array_equal(grid.scale, qtype.unpack(raw.reshape(-1, qtype.nbytes))[1].scale)
 
 
-def test_a_scale_too_large_in_the_second_slab_is_located():
-    rows = blocks.SLAB // 1024 + 5
+def test_a_scale_too_large_in_a_later_slab_is_located():
+    rows = blocks.LARGE_SLAB // 1024 + 5
     w = np.zeros((rows, 1024), F32)
     w[-2, 300] = 3e38
     for name, block in (("q4_0", 32), ("q4_k", 256)):

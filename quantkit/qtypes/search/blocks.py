@@ -20,9 +20,10 @@ from quantkit.tensors import F32, U8
 F16 = NDArray[np.float16]
 F16_EXPONENT = 0x7C00
 
-# Weights in a slab. Smaller ones cost time in Python, larger ones in page faults: what 2 MB of scratch and more leave
-# free, the allocator gives back to the system after every slab.
+# Weights in a slab. Smaller slabs cost time in Python, larger ones page faults: scratch memory of 2 MB and more goes
+# back to the system after every slab. Which is faster differs by type; docs/benchmarks.md has the measurements.
 SLAB = 1 << 19
+LARGE_SLAB = 1 << 20
 
 
 @dataclass(frozen=True)
