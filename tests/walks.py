@@ -34,6 +34,7 @@ CARRYING = {
     "gemma3n": {**SHARING, "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0]},
     "qwen-3.8": {},
     "hy-4": {},
+    "deepseek-v4": {},
     "glm-5.3-flash": {
         "layer_types": ["linear_attention", *["indexed_attention"] * 2, "linear_attention"],
         "index_topk": 24,
@@ -48,7 +49,7 @@ def carrying(name: str, folder: Path) -> Path:
     entry = family_table.TABLE[name]
     nested, numbers = entry.config.get("text_config"), {"num_hidden_layers": 4, **CARRYING[name]}
     config = {**entry.config, **numbers} if nested is None else {**entry.config, "text_config": {**nested, **numbers}}
-    published = entry.published if name == "hy-4" else None  # whose names transformers saves otherwise
+    published = entry.published if name in {"hy-4", "deepseek-v4"} else None  # whose names are saved otherwise
     return family_table.write(replace(entry, config=config, published=published), folder / name)
 
 

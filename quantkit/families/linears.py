@@ -37,11 +37,12 @@ LINEAR = frozenset({
 # beside them.
 FURTHER = frozenset({
     "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "gate_proj", "linear_gate", "output_gate",
-    "in_proj_qkv", "in_proj_z", "in_proj", "out_proj", "o",
+    "in_proj_qkv", "in_proj_z", "in_proj", "out_proj", "o", "wq_a", "wq_b", "wkv", "wo_b",
 })  # fmt: skip
 FLOAT32 = ".DenseReluDense.wo."  # transformers computes with these of T5 in float32, whatever a checkpoint has
 INDEXER = ".indexer."  # chooses what attention reads: engines fuse what it is made of, and it is small
 STREAMS = "_hyper_connection."  # mixes the streams of a token: small, and all that a block reads goes through it
+COMPRESSOR = ".compressor."  # makes one key of several tokens: loaders compute with it in float32
 WEIGHT = ".weight"
 STACKS = frozenset({"gate_up_proj", "up_proj", "down_proj"})
 STAYING = LINEAR | {Role.ROUTER, Role.OTHER}  # of matrices that are named where they are not rounded
@@ -197,7 +198,7 @@ def _modules(
     leaf = pieces[0][0].rpartition(".")[2]
     if role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER):
         return
-    if len(info.shape) < 2 or any(part in info.name for part in (INDEXER, FLOAT32, STREAMS)):
+    if len(info.shape) < 2 or any(part in info.name for part in (INDEXER, FLOAT32, STREAMS, COMPRESSOR)):
         return
     if f"{info.name.partition(EXPERTS)[0]}{EXPERTS}".removesuffix(".") in whole:
         return  # loaders know no names for its single matrices

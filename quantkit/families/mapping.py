@@ -245,8 +245,7 @@ def _placed(t: T, info: TensorInfo, hparams: Hparams, layer: int | None) -> Plac
 
     placement = t.place(info, hparams)
     for step in (t.value or "").split():
-        number = 1.0 if step in MAPS else float(evaluate(step.removeprefix("*"), number_of))
-        what = step if step in MAPS else "*"
+        what, number = (step, 1.0) if step in MAPS else (step[0], float(evaluate(step[1:], number_of)))
         placement = replace(placement, parts=tuple(Mapped(part, what, number) for part in placement.parts))
     if t.total is not None:
         placement = replace(placement, shape=tuple(hparams.size(axis) for axis in t.total.split()))

@@ -8,6 +8,7 @@ from math import lcm, prod
 
 import numpy as np
 
+from quantkit.errors import InputError
 from quantkit.families.model import Part, Rows
 from quantkit.families.steps import Step, move
 from quantkit.tensors import F32, TensorRef
@@ -238,7 +239,8 @@ class Summed:
 class Mapped:
     """The values of another part, each changed: "-exp" (x becomes -exp(x)), "unit" (each row divided by its length),
     "softplus" (log(1 + exp(x))), "centered" (without the mean of all), "ternary" (minus, zero or plus the mean of all
-    magnitudes, whichever is nearest), or "*" by `number`. In float32."""
+    magnitudes, whichever is nearest), or "*" by `number`; or "<": as they are, each from 0 on and below `number`. In
+    float32."""
 
     part: Part
     what: str
@@ -265,8 +267,11 @@ class Mapped:
         return (*self.part.identity, self.what, self.number)
 
     def read(self, ref: Open, start: int, stop: int) -> F32:
-        """Rows [start, stop), float32."""
+        """Rows [start, stop), float32. Raises InputError for a value that is not below `number`, where it has to be."""
         values = self.part.read(ref, start, stop)
+        if self.what == "<":
+            self._require_below(values)
+            return values
         if self.what == "-exp":
             return -np.exp(values.astype(np.float64)).astype(np.float32)
         if self.what == "unit":
@@ -284,3 +289,10 @@ class Mapped:
             return rounded
         assert self.what == "*", self.what
         return values * np.float32(self.number)
+
+    def _require_below(self, values: F32) -> None:
+        wrong = (values < 0) | (values >= self.number)
+        if wrong.any():
+            name = self.sources[0].tensor
+            what = f'tensor "{name}" holds {values[wrong][0]:.0f}, expected numbers from 0 to {self.number - 1:.0f}'
+            raise InputError(what, tensor=name, hint="config.json and the weights are not of the same model")

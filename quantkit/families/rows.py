@@ -45,11 +45,11 @@ class T:
     say whether it is there, but in the blocks `sure`, where it has to be. `add` is added to every value.
 
     `value` is what else becomes of a value: "-exp" (x becomes -exp(x)), "unit" (of rows of length 1), "softplus",
-    "centered" (without the mean of all), "ternary" (see `parts.Mapped`), or "*" and an expression to multiply by; of
-    several, with spaces between, each is rounded to float32. Of a target that is joined from several sources, or from
-    ranges of one, `total` is the shape and `order` the place of this one's rows. `f32` says whether it stays f32 where
-    the name alone would say otherwise, `stored` of which type it is in every file. Of values that are `limits` of
-    others infinity is none. Outside blocks `where` is asked for block 0.
+    "centered" (without the mean of all), "ternary" (see `parts.Mapped`), or "*" and an expression to multiply by, or
+    "<" and one that numbers of a table are below; of several, with spaces between, each is rounded to float32. Of a
+    target that is joined from several sources, or from ranges of one, `total` is the shape and `order` the place of
+    this one's rows. `f32` says whether it stays f32 where the name alone would say otherwise, `stored` of which type it
+    is in every file. Of values that are `limits` of others infinity is none; outside blocks `where` sees block 0.
     """
 
     source: str

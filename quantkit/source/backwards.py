@@ -147,7 +147,7 @@ class RestoredTensor:
 def is_undone(part: Part) -> bool:
     """Whether what a part does to rows of the source can be taken back; constants come from no source."""
     while isinstance(part, Mapped):
-        if part.what not in ("-exp", "*", "ternary"):
+        if part.what not in ("-exp", "*", "ternary", "<"):
             return False
         part = part.part
     return isinstance(part, Rows | Every | Made) or not part.sources
@@ -177,6 +177,8 @@ def _rows_before_order(ref: TensorRef, target: ModelTensor, start: int, stop: in
 
 def _unmapped(part: Mapped, values: F32) -> F32:
     """The values that a part has changed: of neighbours, the one that it changes to exactly what is there."""
+    if part.what == "<":
+        return values
     if part.what == "-exp":
         with np.errstate(divide="ignore", invalid="ignore"):
             guess = np.log(-values.astype(np.float64)).astype(np.float32)

@@ -100,11 +100,11 @@ def test_gradients_that_are_no_numbers_are_said(monkeypatch: pytest.MonkeyPatch)
 class Gradients:
     """A watch that adds up g^T x of every linear that it is shown: the gradient at its weight."""
 
-    def __init__(self) -> None:
+    def __init__(self, linears: tuple[str, ...]) -> None:
         self.found: dict[str, torch.Tensor] = {}
         self.read: dict[tuple[int, int], torch.Tensor] = {}
         self.embedded: list[torch.Tensor] = []
-        self._linears = [f"model.layers.{{}}.{name}.weight" for name in ("self_attn.v_proj", "mlp.down_proj")]
+        self._linears = [f"model.layers.{{}}.{name}.weight" for name in linears]
 
     def linears(self, index: int) -> frozenset[str]:
         return frozenset(name.format(index) for name in self._linears)
@@ -124,12 +124,20 @@ class Gradients:
         self.embedded.append(gradients)
 
 
-@pytest.mark.parametrize("name", ["gemma2", ""])
-def test_a_watch_sees_the_gradient_of_every_weight(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "linears"),
+    [
+        ("gemma2", ("self_attn.v_proj", "mlp.down_proj")),
+        ("", ("self_attn.v_proj", "mlp.down_proj")),
+        ("deepseek-v4", ("self_attn.o_a_proj", "self_attn.kv_proj")),
+    ],
+)
+def test_a_watch_sees_the_gradient_of_every_weight(name: str, linears: tuple[str, ...], tmp_path: Path) -> None:
     """Inputs and gradients multiplied are what transformers' model in one piece has as gradients of its weights: with
-    norms behind the last linear of a block, and without."""
-    folder, samples = build(name, tmp_path / "source") if name else TINY, windows(400, count=5, seqlen=40)
-    watch = Gradients()
+    norms behind the last linear of a block, without, and of a linear in groups of rows."""
+    make = carrying if name in CARRYING else build
+    folder, samples = make(name, tmp_path) if name else TINY, windows(390, count=5, seqlen=40)
+    watch = Gradients(linears)
     found = downstream(model_of(folder), samples, watch=watch)
     model = whole_model(folder)
     for number, ids in enumerate(torch.from_numpy(samples.tokens).long()):

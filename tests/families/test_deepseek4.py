@@ -116,6 +116,25 @@ def test_names_and_numbers_of_transformers_are_read_like_those_of_deepseek(plain
     assert all(np.array_equal(first[name][1], second[name][1]) for name in first)
 
 
+@pytest.mark.parametrize("number", [4, -1])
+def test_a_token_goes_to_no_expert_that_is_not_there(plain: Path, number: int, tmp_path: Path) -> None:
+    """Neither into a file nor through a block: the tensor and the number are named."""
+    from safetensors.torch import load_file, save_file
+    from walks import logits_after, model_of, windows
+
+    folder, name = tmp_path / NAME, "layers.0.ffn.gate.tid2eid"
+    shutil.copytree(plain, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name][7, 1] = number
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    what = f'tensor "{name}" holds {number}, expected numbers from 0 to 3'
+    ran = quantkit("convert", folder, "--to", "bf16", *PRE, "-o", tmp_path / "out.gguf")
+    assert (ran.status, what in ran.stderr, (tmp_path / "out.gguf").exists()) == (3, True, False), ran.stderr
+    with pytest.raises(InputError, match=what) as caught:
+        logits_after(model_of(folder), windows(390, count=1, seqlen=8))
+    assert caught.value.tensor == name
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [

@@ -239,13 +239,13 @@ def test_llama_cpp_computes_what_the_checkpoint_does(name: str, root: Path, conv
 
 
 OF_ENCODERS = re.compile(r"vision|visual|audio|sam_model|qwen2_model|\bvit\.")
-IN_BLOCK = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+IN_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 STAYS = re.compile(
     r"\.(gate|gate\.wg|router|router\.(gate|layer|proj)|x_proj|dt_proj|fc[12]_latent_proj)\.weight$"
     r"|\.(altup\.\w+|laurel\.\w+|per_layer_input_gate|per_layer_projection)\.weight$"
     r"|\.experts\.mlp\.(w1|v1|w2)$|\.(e_score_correction_bias|A_log|hc_fn)$|\.indexer\.\w+(\.weight)?$|\.hc_\w+_fn$"
     r"|_hyper_connection\.\w+\.weight$|\.ple\.[\w.]+\.weight$|\.(in_proj_[ab]|shared_expert_gate)\.weight$"
-    r"|\.([fg](_[ab])?_proj|b_proj|index_[qk]_proj)\.weight$"
+    r"|\.([fg](_[ab])?_proj|b_proj|index_[qk]_proj|wo_a|compressor\.\w+)\.weight$|\.(ape|tid2eid)$"
 )
 
 

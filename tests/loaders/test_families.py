@@ -73,7 +73,7 @@ LOADED: dict[str, dict[str, str]] = {
     "granite_swa": {"granite-swa": "fp8"}, "bloom": {"bloom": "w4a16"},
     "falcon": {"falcon": "w8a8", "falcon-groups": "fp8"}, "gpt_bigcode": {"santacoder": "fp8"},
     "mpt": {"mpt": "w4a16"}, "qwen4_exp": {"qwen-3.8": "fp8"}, "glm5_next": {"glm-5.3-flash": "fp8"},
-    "bailing_moe3": {"ling-3": "fp8"}, "kimi_linear": {"kimi-linear": "fp8"},
+    "bailing_moe3": {"ling-3": "fp8"}, "deepseek4": {"deepseek-v4": "fp8"}, "kimi_linear": {"kimi-linear": "fp8"},
     "seed_oss": {"seed-oss": "nf4-double"}, "smollm3": {"smollm3": "gptq-w4g32"}, "solar_open": {"solar-open": "fp8"},
     "stablelm": {"stablelm": "int8"}, "starcoder2": {"starcoder2": "fp4"},
 }  # fmt: skip

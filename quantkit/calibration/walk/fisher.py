@@ -205,7 +205,7 @@ class _Passes:
                 outputs = given.found
                 to = gradients[chunk].to(output.device)
                 found, *own = torch.autograd.grad(output, [hidden, *outputs.values()], to)
-            flat = {name: one.reshape(-1, one.shape[-1]) for name, one in zip(outputs, own, strict=True)}
+            flat = {n: _by_row(one, resident.linears[n].rows) for n, one in zip(outputs, own, strict=True)}
             # before the new gradients take the place of those that a linear at the end of the block has as its own
             result = watch.seen(len(hidden), inputs, flat) if watch else None
             gradients[chunk] = found.to(gradients.device)
@@ -255,6 +255,19 @@ class _Passes:
 
     def _new(self, hidden: int) -> Tensor:
         return self._model.new_activations((*self._ids.shape, hidden))
+
+
+def _by_row(gradient: Tensor, rows: int) -> Tensor:
+    """Gradients at what a linear gives, (tokens, rows), as many tokens as it reads.
+
+    Of one in groups of rows, each of which reads vectors of its own, a token counts once for each group, and has zeros
+    at the rows of the others.
+    """
+    width = gradient.shape[-1]
+    if width == rows:
+        return gradient.reshape(-1, rows)
+    own = torch.eye(rows // width, dtype=gradient.dtype, device=gradient.device).unsqueeze(-1)
+    return (gradient.reshape(-1, len(own), 1, width) * own).reshape(-1, rows)
 
 
 def _outputs_of(resident: Resident, linears: frozenset[str]) -> threading.local:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from quantkit.errors import InputError, UnsupportedError
+from quantkit.families.describe import find_family
+from quantkit.families.mapping import find_pieces
 from quantkit.families.model import Rows
 from quantkit.families.names import EXPERT_MATRIX
 from quantkit.families.stacked import BIAS, DOWN, FLAT, GATE_UP, lies_turned, matrix_of, matrix_of_flat
@@ -63,6 +66,32 @@ OLD_NAMES = (
     (re.compile(r"(\.experts\.\d+\.)gate_proj\."), r"\1w1."),
     (re.compile(r"(\.experts\.\d+\.)down_proj\."), r"\1w2."),
     (re.compile(r"(\.experts\.\d+\.)up_proj\."), r"\1w3."),
+)
+
+# The same for what DeepSeek V4 was published with: names that are others from the first to the last word.
+DEEPSEEK = (
+    (re.compile(r"^model\.embed_tokens\."), "embed."),
+    (re.compile(r"^lm_head\."), "head."),
+    (re.compile(r"^model\.hc_head\.hc_"), "hc_head_"),
+    (re.compile(r"^model\."), ""),
+    (re.compile(r"\.input_layernorm\."), ".attn_norm."),
+    (re.compile(r"\.post_attention_layernorm\."), ".ffn_norm."),
+    (re.compile(r"\.(attn|ffn)_hc\."), r".hc_\1_"),
+    (re.compile(r"\.self_attn\.sinks$"), ".attn.attn_sink"),
+    (re.compile(r"\.compressor\.indexer\.scorer\."), ".indexer."),
+    (re.compile(r"\.compressor\.indexer\.q_b_proj\."), ".indexer.wq_b."),
+    (re.compile(r"\.compressor\.indexer\."), ".indexer.compressor."),
+    (re.compile(r"\.compressor\.kv_norm\."), ".compressor.norm."),
+    (re.compile(r"\.position_bias$"), ".ape"),
+    (re.compile(r"\.compressor\.gate_proj\."), ".compressor.wgate."),
+    (re.compile(r"\.q_a_norm\."), ".q_norm."),
+    (re.compile(r"\.(q_a|q_b|kv|o_a|o_b)_proj\."), r".w\1."),
+    (re.compile(r"\.self_attn\."), ".attn."),
+    (re.compile(r"\.e_score_correction_bias$"), ".bias"),
+    (re.compile(r"\.gate_proj\."), ".w1."),
+    (re.compile(r"\.down_proj\."), ".w2."),
+    (re.compile(r"\.up_proj\."), ".w3."),
+    (re.compile(r"\.mlp\."), ".ffn."),
 )
 
 
@@ -140,7 +169,15 @@ def read_some(ref: TensorRef, wanted: NDArray[np.int64]) -> F32:
 
 
 def read_whole(checkpoint: Checkpoint, info: TensorInfo, like: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """All of a tensor of whole numbers, with the shape and type of `like`."""
+    """All of a tensor of whole numbers, with the shape and type of `like`.
+
+    Raises InputError for a number that its family's row does not allow.
+    """
+    family = find_family(checkpoint.config).family
+    hparams = family.numbers(checkpoint.config, checkpoint.tensors())
+    for piece in chain(*find_pieces(family, hparams, {info.name: info})[0].values()):
+        for part in piece.placement.parts:
+            part.read(checkpoint.ref, 0, part.rows)
     raw = checkpoint.ref(info.name).read_packed(0, info.rows)
     numbers = raw.view(WHOLE_DTYPES[info.dtype]).astype(np.int64)
     return torch.from_numpy(numbers).reshape(like.shape).to(device, like.dtype)
@@ -161,6 +198,11 @@ def _spellings(parameter: str) -> Iterator[str]:
             yield from (f"{part}.{inner}" for part in PARTS)
             yield f"thinker.model.language_model.{inner}"
         yield f"thinker.{name}"
+    published = parameter
+    for pattern, replacement in DEEPSEEK:
+        published = pattern.sub(replacement, published)
+    yield published
+    yield f"model.{published}"
 
 
 def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows | None:

@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.deepseek32 import INDEXER_KEYS
 from quantkit.families.layers import KINDS, TRUNK, before, block_count, from_, kind
 from quantkit.families.placements import expert
 from quantkit.families.roles import Role
-from quantkit.families.rows import UNSERVED, Drop, Family, T, at
+from quantkit.families.rows import Drop, Family, T, at
 from quantkit.families.spellings import Rename
 from quantkit.untrusted import shown
 
@@ -164,9 +164,16 @@ MIXTURE = (
     T("ffn.shared_experts.w2.weight", "ffn_down_shexp.weight", Role.FFN_DOWN, f"hidden_size {SHARED}"),
     *at(from_(HASHED), (T("ffn.gate.bias", "exp_probs_b.bias", Role.BIAS, "num_local_experts"),)),
     *at(before(HASHED), (
-        T("ffn.gate.tid2eid", "ffn_gate_tid2eid.weight", Role.OTHER, "vocab_size num_experts_per_tok", stored="i32"),
+        T("ffn.gate.tid2eid", "ffn_gate_tid2eid.weight", Role.OTHER, "vocab_size num_experts_per_tok", stored="i32",
+          value="<num_local_experts"),
     )),
     *(replace(IMAGES, where=where) for where in (before(HASHED), from_(HASHED))),
+)  # fmt: skip
+
+# What loaders call the matrices of attention that stay as they are.
+LEFT_ALONE = (
+    "o_a_proj", "compressor.kv_proj", "compressor.gate_proj",
+    *(f"compressor.indexer.{name}" for name in ("kv_proj", "gate_proj", "q_b_proj", "scorer.weights_proj")),
 )  # fmt: skip
 
 DEEPSEEK4 = Family(
@@ -242,7 +249,12 @@ DEEPSEEK4 = Family(
     graph=of_file,
     derive=(numbers,),
     assumes=(assumptions.silu,),
-    unserved=UNSERVED,
+    computes=frozenset({
+        STREAMS, "hc_sinkhorn_iters", "hc_eps", HASHED, RATIOS, "compress_rates", "compress_rope_theta", "o_groups",
+        "o_lora_rank", "index_n_heads", "index_head_dim", "index_topk", "scoring_func",
+    }),
+    folds=folds.INNER,
+    renamed=("model.layers.{}.mlp.gate", *(f"model.layers.{{}}.self_attn.{name}" for name in LEFT_ALONE)),
 )  # fmt: skip
 
 FAMILIES = (DEEPSEEK4,)
