@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from quantkit.consumers.finders import AWQ, BITSANDBYTES, COMPRESSED, GPTQ, MLX, MXFP4, NVFP4, layers, shapes, whole
-from quantkit.consumers.row import MIXED, MIXED_REASON, ZERO_IN_V1, ZERO_NEAREST, ZERO_REASON, Rule, fp8, packed
+from quantkit.consumers.finders import (
+    AWQ,
+    BITSANDBYTES,
+    COMPRESSED,
+    GPTQ,
+    MLX,
+    MXFP4,
+    NATIVE_FP8,
+    NVFP4,
+    layers,
+    shapes,
+    whole,
+)
+from quantkit.consumers.row import MIXED, MIXED_REASON, ZERO_IN_V1, ZERO_NEAREST, ZERO_REASON, Rule, fp8, packed, turned
 from quantkit.formats.containers.compressed_tensors_layout import STREAMED_BITS
 
 CONVERTER = "run: conversion/base.py of llama.cpp, October 2026"
@@ -15,6 +27,10 @@ RULES_OF_LLAMA_CPP = (
     Rule(
         "llama.cpp", "bitsandbytes", layers(BITSANDBYTES), "its converter does not read bitsandbytes",
         GGUF_NEAREST, CONVERTER,
+    ),
+    Rule(
+        "llama.cpp", "turned", turned(GPTQ | COMPRESSED | NATIVE_FP8),
+        "its converter turns each matrix of {architecture}, one that was stored rounded, too", GGUF_NEAREST, CONVERTER,
     ),
     Rule(
         "llama.cpp", "gptq-bits", layers(GPTQ, lambda it: it.bits == 3),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quantkit.consumers.finders import AWQ, EXPERTS, MLX, Found, experts, fused, layers, unlike, whole
-from quantkit.consumers.row import ENCODERS, T5, T5_NEAREST, T5_REASON, Rule
+from quantkit.consumers.row import ENCODERS, T5, T5_NEAREST, T5_REASON, Rule, turned
 from quantkit.consumers.subject import Subject
 
 RUN = "run: mlx 0.32.4, mlx-lm 0.32.2 on CPU"
@@ -37,6 +37,11 @@ RULES_OF_MLX = (
     Rule(
         "mlx", "encoders", whole(lambda subject: subject.architecture in ENCODERS), T5_REASON, T5_NEAREST,
         "read: mlx-lm 0.32.2, models",
+    ),
+    Rule(
+        "mlx", "turned", turned(MLX),
+        "it turns each matrix of {architecture} as it is loaded, one that is stored rounded, too, and stops",
+        "--to hf-bf16", RUN,
     ),
     Rule(
         "mlx", "experts", unstacked,
@@ -81,6 +86,6 @@ RULES_OF_LM_STUDIO = (
     ),
     *(
         replace(rule, consumer="lmstudio", source=STUDIO)
-        for rule in RULES_OF_MLX if rule.name in ("t5", "encoders", "experts", "experts-unlike", "kv-cache")
+        for rule in RULES_OF_MLX if rule.name in ("t5", "encoders", "turned", "experts", "experts-unlike", "kv-cache")
     ),
 )  # fmt: skip

@@ -11,6 +11,7 @@ from quantkit.consumers.row import (
     T5,
     T5_NEAREST,
     T5_REASON,
+    TURNED,
     Rule,
     fp8,
     packed,
@@ -34,6 +35,10 @@ RULES_OF_TENSORRT = (
     Rule(
         "tensorrt-llm", "encoders", whole(lambda subject: subject.architecture in ENCODERS - ENCODING), T5_REASON,
         T5_NEAREST, "read: TensorRT-LLM, _torch/models, 2026",
+    ),
+    Rule(
+        "tensorrt-llm", "turned", whole(lambda subject: subject.architecture in TURNED), T5_REASON, T5_NEAREST,
+        "read: TensorRT-LLM, _torch/models/_arch_index.py, 2026",
     ),
     Rule(
         "tensorrt-llm", "t5-rounded",

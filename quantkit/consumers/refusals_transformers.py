@@ -41,6 +41,7 @@ from quantkit.consumers.row import (
     ZERO_REASON,
     Rule,
     packed,
+    turned,
 )
 from quantkit.consumers.subject import Subject
 from quantkit.qtypes.schemes.minifloat import TILE
@@ -155,6 +156,17 @@ RULES_OF_TRANSFORMERS = (
         ),
         "{architecture} has linears of a class of its own, which the loader of {container} does not replace",
         "--to fp8", f"run: {TRANSFORMERS}, bitsandbytes 0.50.2, optimum 2.3.0, gptqmodel 7.6.0",
+    ),
+    Rule(
+        "transformers", "turned", turned(COMPRESSED | AWQ | NATIVE_FP8),
+        "{architecture} multiplies by modules of its own, in whose place the loader of {container} puts no rounded "
+        "layers: matrices stay as they were made, or it stops",
+        "--to nf4 or --to int8", f"{GPTQMODEL}, compressed-tensors 0.20.0",
+    ),
+    Rule(
+        "transformers", "turned-initialized", turned(GPTQ, "c_proj"),
+        "{architecture} initializes a weight that packed layers do not have, and stops",
+        "--to nf4 or --to int8, or keep such layers as they are (--keep c_proj=bf16)", GPTQMODEL,
     ),
     Rule(
         "transformers", "initialized", initialized,

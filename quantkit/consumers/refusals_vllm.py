@@ -7,8 +7,11 @@ from dataclasses import replace
 from quantkit.consumers.finders import (
     BITSANDBYTES,
     EXPERTS,
+    FLOATS,
     GPTQ,
+    INT8,
     MLX,
+    NATIVE_FP8,
     Finder,
     Found,
     cut,
@@ -43,6 +46,7 @@ from quantkit.consumers.row import (
     UNTRIED_REASON,
     Rule,
     packed,
+    turned,
 )
 from quantkit.consumers.subject import Subject
 from quantkit.qtypes.schemes.minifloat import TILE
@@ -56,6 +60,7 @@ GGUF_VLLM = frozenset({
 })  # fmt: skip
 # Models with mixers of Mamba 1, which are built as floats whatever the configuration says.
 MAMBA_1 = frozenset({"FalconMambaForCausalLM", "JambaForCausalLM", "MambaForCausalLM"})
+UNPACKED = BITSANDBYTES | FLOATS | INT8 | NATIVE_FP8  # layers whose codes are called like the weight
 MIXERS = (".mixer.", ".mamba.")
 
 
@@ -153,6 +158,11 @@ RULES_OF_VLLM = (
         "--to w4a16 or --to fp8", "read: vLLM, bitsandbytes.py, get_quant_method, 2026",
     ),
     Rule(
+        "vllm", "turned", turned(UNPACKED),
+        "it turns each matrix of {architecture} as it is loaded, one that is stored rounded, too",
+        "--to gptq-w4g128 or --to w4a16", "read: vLLM, gpt2.py, load_weights, 2025",
+    ),
+    Rule(
         "vllm", "mamba-1", mixers(MAMBA_1),
         "it builds the mixers of {architecture} as floats, whatever the configuration says",
         "keep them as they are (--keep mixer=bf16, --keep mamba=bf16)", "read: vLLM, 2026, mamba_mixer.py",
@@ -191,7 +201,7 @@ RULES_OF_VLLM = (
 SGLANG = "read: SGLang, srt/layers/quantization, 2026"
 SHARED = (  # its loaders of these descend from vLLM's
     "mlx", "t5", "encoders", "mixed", "fused", "experts", "fp8-fused-blocks", "head", "kv-cache", "bitsandbytes-tp",
-    "tp-heads", "tp-key-heads", "tp-rows", "tp-cols", "gguf-type",
+    "turned", "tp-heads", "tp-key-heads", "tp-rows", "tp-cols", "gguf-type",
 )  # fmt: skip
 RULES_OF_SGLANG = (
     Rule(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
-from quantkit.consumers.finders import FLOATS, GPTQ, PACKED, Finder, layers, whole
+from quantkit.consumers.finders import FLOATS, GPTQ, PACKED, Finder, layers, shapes, whole
 from quantkit.qtypes.schemes.base import Traits
 
 CHECKED = date(2026, 11, 21)
@@ -39,6 +39,8 @@ ENCODERS = frozenset({
     f"{kind}{head}" for kind in ("Bert", "DistilBert", "Roberta", "XLMRoberta", "ModernBert", "EuroBert")
     for head in ("Model", "ForMaskedLM", "ForSequenceClassification")
 } | {"BertForPreTraining", "CamembertModel"})  # fmt: skip
+# Whose matrices files have as (in, out).
+TURNED = frozenset({"GPT2LMHeadModel"})
 UNTRIED_REASON = "rounded encoders were not tried with it"
 UNTRIED_NEAREST = "--to hf-bf16"
 T5_REASON = "it has no model of {architecture}"
@@ -53,6 +55,12 @@ def packed(test: Callable[[Traits], bool] = lambda traits: True) -> Finder:
 def fp8(test: Callable[[Traits], bool]) -> Finder:
     """An objection to FP8 of compressed-tensors."""
     return layers(FLOATS, test)
+
+
+def turned(formats: frozenset[str], end: str = "") -> Finder:
+    """An objection to a rounded layer, of a name with this end, that plain files have as (in, out)."""
+    found = shapes(lambda m, tp: m.stored_as(formats) and m.name.endswith(end))
+    return lambda subject, tp: found(subject, tp) if subject.architecture in TURNED else None
 
 
 ZERO_IN_V1 = layers(GPTQ, lambda it: it.format == "gptq" and not it.symmetric and it.lowest_zero < 1)

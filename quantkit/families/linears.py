@@ -25,6 +25,7 @@ from quantkit.families.roles import Role
 from quantkit.families.rows import NUMBER, Drop, Family
 from quantkit.families.stacked import biased_modules, flat_modules, matrix_of, turned_modules
 from quantkit.families.towers import text_family
+from quantkit.families.turned import turned_matrices
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
 
@@ -82,13 +83,13 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
         architecture = architecture_of(config) or inner
     if served:
         require_served(family, tensors)
-        require_packed(family)
     hparams = family.numbers(config, tensors)
     require_complete(family, without_head(config, hparams, tensors), tensors)
     layers = trunk_of(hparams)
     after = [name for name in tensors if (family.layer_of(name, layers) or 0) >= layers_end(hparams)]
     roles = roles_of(family, tensors, layers) | dict.fromkeys(after, Role.OTHER)
-    turned, whole = turned_modules(tensors), biased_modules(tensors) | flat_modules(tensors)
+    turned = turned_modules(tensors) | turned_matrices(family, tensors, layers)
+    whole = biased_modules(tensors) | flat_modules(tensors)
     modules = partial(_modules, family, turned=turned, whole=whole)
     found = {n: tuple(modules(info, roles[n])) for n, info in tensors.items() if n not in after}
     linears = [module for modules in found.values() for module in modules]
@@ -172,13 +173,6 @@ def require_walked(family: Family, tensors: Mapping[str, TensorInfo]) -> None:
         raise UnsupportedError(what, key=family.name, hint=hint)
 
 
-def require_packed(family: Family) -> None:
-    """Raise UnsupportedError for a family that is calibrated and written for servers in no form."""
-    if family.unpacked is not None:
-        what = f'family "{family.name}" is written for GGUF files only: {family.unpacked}'
-        raise UnsupportedError(what, key=family.name, hint="`quantkit convert MODEL --to q4_k_m` works")
-
-
 def roles_of(family: Family, names: Iterable[str], layers: int = 0) -> dict[str, Role | None]:
     """What each tensor does; None where no row names it. Of several targets of a fused tensor, the first counts.
 
@@ -192,8 +186,8 @@ def roles_of(family: Family, names: Iterable[str], layers: int = 0) -> dict[str,
 def _modules(
     family: Family, info: TensorInfo, role: Role | None, *, turned: Set[str], whole: Set[str]
 ) -> Iterator[ModelTensor]:
-    """The linear layers that a tensor holds. `turned` are modules whose stacks lie as (experts, in, out), `whole` those
-    whose stacks are not taken apart."""
+    """The linear layers that a tensor holds. `turned` are modules whose matrices, or those of whose stacks, lie as
+    (in, out), `whole` those whose stacks are not taken apart."""
     pieces = list(pieces_of(family.name, info))
     leaf = pieces[0][0].rpartition(".")[2]
     if role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER):
@@ -205,6 +199,10 @@ def _modules(
     assert role is not None
     numbers = [int(number) for number in NUMBER.findall(info.name)]
     layer = numbers[0] if numbers else 0
+    if len(info.shape) == 2 and pieces[0][0] in turned:
+        rows = Rows(info.name, 0, info.rows, range(info.cols))
+        yield ModelTensor(pieces[0][0], role, (info.cols, info.rows), (rows,), layer)
+        return
     if len(info.shape) == 2:
         for name, rows in pieces:
             of = role if len(pieces) == 1 else roles_of(family, [name + WEIGHT])[name + WEIGHT]

@@ -170,12 +170,12 @@ class Family:
     names into this one, `aliases` those of numbers. `derive` makes numbers from numbers, in order; `seen` from the
     tensors that are there. `skips_further` says why blocks after the last layer that config.json counts as
     `num_nextn_predict_layers` are left out, where they are. `unserved` says why it is neither run by transformers here
-    nor written for servers, where it is not; `unpacked` why it is run, and not written for servers, `unwalked` why the
-    other way round. `renamed` is what loaders call linears that stay, "{}" for the layer, where that is no name of the
-    checkpoint. `embeds` says that it gives vectors or scores and no text. `back` are keys that are computed here -> the
-    number of config.json that a file's value is, where it is read backwards (`families.restore`), `graph` gives numbers
-    that no key holds, since llama.cpp takes them for granted. `alone` says of what family its language model is by
-    itself, where transformers has it only behind an encoder.
+    nor written for servers, where it is not; `unwalked` why it is written for servers, and not run. `renamed` is what
+    loaders call linears that stay, "{}" for the layer, where that is no name of the checkpoint. `embeds` says that it
+    gives vectors or scores and no text. `back` are keys that are computed here -> the number of config.json that a
+    file's value is, where it is read backwards (`families.restore`), `graph` gives numbers that no key holds, since
+    llama.cpp takes them for granted. `alone` says of what family its language model is by itself, where transformers
+    has it only behind an encoder.
     """
 
     name: str
@@ -203,7 +203,6 @@ class Family:
     seen: tuple[Seen, ...] = ()
     skips_further: str | None = None
     unserved: str | None = None
-    unpacked: str | None = None
     unwalked: str | None = None
     embeds: bool = False
     renamed: tuple[str, ...] = ()

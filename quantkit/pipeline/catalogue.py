@@ -33,14 +33,13 @@ def _family(family: Family) -> dict[str, Any]:
     """What there is for a family: `calibrate` holds where its layers can be run one by one, `servers` where they are
     packed, too."""
     run = family.unserved is None and family.unwalked is None
-    served = family.unserved is None and family.unpacked is None
     around = [name for name, wrapped in WRAPPED.items() if wrapped.inside in family.hf]
     return {
         "name": family.name,
         "gguf": family.gguf,
         "architectures": [*family.hf, *around],
-        "supports": {"gguf": True, "mmproj": has_tower(family), "calibrate": run, "servers": served},
-        "why_not": family.unserved or family.unpacked or family.unwalked,
+        "supports": {"gguf": True, "mmproj": has_tower(family), "calibrate": run, "servers": family.unserved is None},
+        "why_not": family.unserved or family.unwalked,
     }
 
 

@@ -17,6 +17,7 @@ from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import block_of
 from quantkit.families.roles import INPUTS, Role
 from quantkit.families.towers import text_family
+from quantkit.families.turned import turned_matrices
 from quantkit.formats.containers.base import Writing, Written
 from quantkit.formats.containers.compressed_tensors_kv import kv_cache_entries
 from quantkit.formats.containers.packed import Entry
@@ -116,7 +117,7 @@ def _only_copied(checkpoint: Checkpoint, recipe: Recipe) -> bool:
         family = find_family(checkpoint.config).family
     except UnsupportedError:
         return text_family(checkpoint.config)[1] is not None  # the language model inside is of a family
-    return (family.unserved or family.unpacked) is not None
+    return family.unserved is not None or bool(turned_matrices(family, checkpoint.tensors()))  # are left to lie so
 
 
 def _require_plain(

@@ -11,8 +11,10 @@ from quantkit.families.linears import outline, source_of
 from quantkit.families.model import ModelTensor, Rows
 from quantkit.families.names import EXPERTS
 from quantkit.families.roles import Role
+from quantkit.families.turned import turned_in
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import carried_names
+from quantkit.quality.made import Held
 from quantkit.quality.made_gguf import tokenizer_keys
 from quantkit.quality.reference import Reference
 from quantkit.source import Checkpoint
@@ -59,16 +61,20 @@ def of_plan(source: Checkpoint, plan: Plan, noted: Sequence[Mapping[str, Any]] =
     return Against(source, layers, carried_from(source), moved=moved, partly=True, noted=noted)
 
 
-def of_source(source: Checkpoint, held: Mapping[str, object]) -> Against:
-    """What any checkpoint of this source should hold: all of its weights. `held` are the names that it has.
+def of_source(source: Checkpoint, held: Mapping[str, Held]) -> Against:
+    """What any checkpoint of this source should hold: all of its weights. `held` says how it has them.
 
-    Stacks of experts may lie in it one by one.
+    Stacks of experts may lie in it one by one, and matrices as linear layers have them where they are rounded.
     """
     infos = source.tensors()
     weights: list[ModelTensor] = []
     stacks = [name for name in infos if name not in held and EXPERTS in name and not name.endswith(WEIGHT)]
+    turned = turned_in(source.config, infos)
     for name, info in infos.items():
-        if name not in stacks:
+        if name.removesuffix(WEIGHT) in turned and name in held and held[name].plain is None:
+            columns = Rows(name, 0, info.rows, range(info.cols))
+            weights.append(ModelTensor(name, Role.OTHER, (info.cols, info.rows), (columns,)))
+        elif name not in stacks:
             weights.append(ModelTensor(name, Role.OTHER, info.shape, (Rows(name, 0, info.rows),)))
     if stacks:
         try:

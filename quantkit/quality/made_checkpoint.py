@@ -148,9 +148,9 @@ class CheckpointMade:
             of, outline = module.layout.traits, module.outline
             dtypes = {part.name.removeprefix(f"{name}."): part.dtype for part in outline.parts}
             shape = (outline.rows, outline.cols)
-            if outline.stack is not None:
+            if outline.turned is not None:
                 found[module.weight] = Held(
-                    of.word, outline.stack, 0, undecoded=f"nobody else decodes {of.word} stacks"
+                    of.word, outline.turned, 0, undecoded=f"nobody else decodes {of.word} stacks"
                 )
                 continue
             found[f"{name}{WEIGHT}"] = Held(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import InputError, QuantkitError
+from quantkit.families.turned import turned_in
 from quantkit.formats.containers.base import StoredPart
 from quantkit.formats.containers.coded import coded_as
 from quantkit.formats.containers.packed import Entry, PackedTensor, packed
@@ -55,13 +56,15 @@ class DequantizedTensor:
         assert 0 <= start <= stop <= self.info.rows, (self.info.name, start, stop)
         if start == stop:
             return np.empty((0, self.info.cols), np.float32)
-        if self.module.outline.stack is not None:
+        if self.module.outline.turned is not None:
             return self._turned(start, stop)
         return self.module.decode(start, stop, self._read_part)
 
     def _turned(self, start: int, stop: int) -> F32:
-        """Rows of matrices that are stored turned."""
-        _, height, width = self.info.shape
+        """Rows of matrices that are stored turned; one that is no part of a stack is decoded whole for any of them."""
+        *stack, height, width = self.info.shape
+        if not stack:
+            return np.ascontiguousarray(self.module.decode(0, width, self._read_part)[:, start:stop].T)
         out = np.empty((stop - start, width), np.float32)
         for matrix in range(start // height, -(-stop // height)):
             first, last = max(start, matrix * height), min(stop, (matrix + 1) * height)
@@ -221,7 +224,8 @@ def _seen_plain(folder: FolderCheckpoint, quantization: Mapping[str, Any]) -> Qu
         )
 
     found = stored_modules(quantization, tensors, read)
-    modules = {module.weight: module for module in found.modules.values()}
+    turned = turned_in(folder.config, (module.weight for module in found.modules.values()))
+    modules = {m.weight: m.turned() if m.name in turned else m for m in found.modules.values()}
     owners = {part.name: module for module in modules.values() for part in module.outline.parts}
     dtype = _dtype(folder.config)
     stacks, beside = stacks_of(tensors)
@@ -250,7 +254,7 @@ def _seen_plain(folder: FolderCheckpoint, quantization: Mapping[str, Any]) -> Qu
 
 def _info(weight: str, dtype: str, module: StoredModule, tensors: Mapping[str, TensorInfo]) -> TensorInfo:
     nbytes = sum(tensors[part.name].nbytes for part in module.outline.parts)
-    shape = module.outline.stack or (module.outline.rows, module.outline.cols)
+    shape = module.outline.turned or (module.outline.rows, module.outline.cols)
     return TensorInfo(weight, dtype, shape, nbytes, module.summary, module.bits, coded=coded_as(module.outline))
 
 

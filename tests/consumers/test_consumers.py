@@ -122,6 +122,12 @@ def renamed(start: str, made: Subject) -> Subject:
     return replace(made, modules=tuple(replace(m, name=start + m.name) for m in made.modules))
 
 
+def gpt2(layout, changed=None) -> Subject:
+    """A model whose class has its matrices as (in, out), one of them called as there."""
+    made = model(layout, changed, architecture="GPT2LMHeadModel")
+    return replace(made, modules=tuple(replace(m, name=m.name.replace("o_proj", "c_proj")) for m in made.modules))
+
+
 def gguf(*types: str, architecture: str = "llama") -> Subject:
     return Subject("gguf", architecture=architecture, file_types=types)
 
@@ -192,6 +198,14 @@ EXAMPLES = {
     "transformers/t5-packed": Example(
         model(W4A16, architecture="T5EncoderModel"), model(W8A8, architecture="T5EncoderModel")
     ),
+    "transformers/turned": Example(gpt2(FP8), gpt2(NF4)),
+    "transformers/turned-initialized": Example(gpt2(GPTQ), gpt2(GPTQ, {Role.ATTN_OUTPUT: None})),
+    "vllm/turned": Example(gpt2(NF4), gpt2(W4A16)),
+    "sglang/turned": Example(gpt2(FP8), gpt2(GPTQ)),
+    "tensorrt-llm/turned": Example(gpt2(FP8), model(FP8)),
+    "llama.cpp/turned": Example(gpt2(GPTQ), model(GPTQ)),
+    "mlx/turned": Example(gpt2(MLX4), gpt2(AWQ)),
+    "lmstudio/turned": Example(gpt2(MLX4), model(MLX4)),
     "vllm/t5": Example(gguf("q4_k", architecture="t5"), gguf("q4_k")),
     "mlx/t5": Example(model(MLX4, architecture="MT5ForConditionalGeneration"), model(MLX4)),
     "lmstudio/t5": Example(model(MLX4, architecture="T5EncoderModel"), gguf("q4_k", architecture="t5encoder")),

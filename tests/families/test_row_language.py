@@ -358,19 +358,6 @@ def test_a_family_for_gguf_alone_is_refused_elsewhere(family: Family) -> None:
             ask()
 
 
-UNPACKED = [family for family in known_families() if family.unpacked and not family.unserved]
-
-
-@pytest.mark.parametrize("family", UNPACKED, ids=lambda family: family.name)
-def test_a_family_that_no_loader_has_packed_is_run_and_refused_for_servers(family: Family) -> None:
-    from quantkit.families.linears import outline, require_served
-
-    require_served(family, {})
-    config = {"architectures": [family.hf[0]], "model_type": next(iter(family.defaults))}
-    with pytest.raises(UnsupportedError, match=f'family "{family.name}" is written for GGUF files only'):
-        outline({}, config)
-
-
 # One family for each reason -> a checkpoint of its own.
 UNWALKED = {
     "t5": "flan-t5", "t5_encoder": "t5-encoder", "hrm_text": "hrm-text",

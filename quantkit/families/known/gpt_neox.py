@@ -172,7 +172,6 @@ GPT2 = Family(
         "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn",
     }),
     derive=(gpt2_numbers,),
-    unpacked="its matrices lie (in, out), and are packed for no loader here",
 )  # fmt: skip
 
 

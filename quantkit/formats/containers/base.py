@@ -225,8 +225,8 @@ class StoredPart:
 class StoredOutline:
     """The exact layout of a weight, which tensors may tell and a configuration not, its shape and its tensors.
 
-    `tile` rows share a scale whose index is rounded down. `stack` is the shape of a plain weight that is a stack of
-    matrices, each of which is stored turned: (count, cols, rows of one).
+    `tile` rows share a scale whose index is rounded down. `turned` is the shape of a plain weight whose matrices are
+    stored turned: (count, cols, rows of one) of a stack, (cols, rows) of one by itself.
     """
 
     layout: ReadLayout
@@ -234,7 +234,7 @@ class StoredOutline:
     cols: int
     parts: tuple[StoredPart, ...]
     tile: int = 1
-    stack: tuple[int, int, int] | None = None
+    turned: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

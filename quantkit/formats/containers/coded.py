@@ -30,7 +30,7 @@ def coded_as(outline: StoredOutline) -> Coded | None:
     if name is None or outline.cols % base.get(name).block:
         return None
     wide = getattr(outline.layout, "wide", False)
-    return Coded(name, turned=outline.stack is not None, factored=name == "nvfp4", wide=wide)
+    return Coded(name, turned=outline.turned is not None, factored=name == "nvfp4", wide=wide)
 
 
 def coded_rows(quantized: Quantized) -> U8:

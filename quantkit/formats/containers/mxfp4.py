@@ -60,7 +60,7 @@ class MXFP4Stack:
             StoredPart(f"{headers.module}_scales", "U8", (experts * rows, groups), 0),
         )
         cols = groups * self.scheme.group
-        return StoredOutline(self, experts * rows, cols, parts, stack=(experts, cols, rows))
+        return StoredOutline(self, experts * rows, cols, parts, turned=(experts, cols, rows))
 
 
 def layouts(quantization: Mapping[str, Any]) -> LayoutOf:

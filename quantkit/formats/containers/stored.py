@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, floor, lcm
 from typing import Any, TypeVar
@@ -118,6 +118,10 @@ class StoredModule:
         """Rows that can only be decoded together: they share a word or a block of codes."""
         shares = {part.per_row for part in self.outline.parts} - {Fraction(1, self.outline.tile)}
         return lcm(*(share.denominator for share in shares))
+
+    def turned(self) -> StoredModule:
+        """The same where a plain checkpoint has the weight as (cols, rows)."""
+        return replace(self, outline=replace(self.outline, turned=(self.outline.cols, self.outline.rows)))
 
     def decode(self, start: int, stop: int, read: ReadPart) -> F32:
         """Rows [start, stop) as float32 (stop - start, cols), contiguous: exactly what `Quantized.values` has there.
