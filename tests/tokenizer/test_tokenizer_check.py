@@ -181,7 +181,7 @@ def test_entries_that_contradict_themselves_are_input_errors(name: str) -> None:
 
 def test_vocabularies_that_cannot_be_rebuilt_are_unsupported() -> None:
     entries = metadata(kind("phi4"))
-    for key, value in (("model", "plamo2"), ("pre", "superbpe"), ("pre", "unheard-of")):
+    for key, value in (("model", "unheard-of"), ("pre", "superbpe"), ("pre", "unheard-of")):
         with pytest.raises(UnsupportedError, match="cannot be rebuilt"):
             rebuild(with_value(entries, key, lambda _, new=value: new))
 
