@@ -23,7 +23,7 @@ class Target:
     says of which, None where only the type's own encoder can.
     `search(w, prices)` is what methods that choose codes themselves use instead of `fit` where there is one: more
     candidates, each column at its price (cols,).
-    `searches` says that `fit` searches scales by itself, weighted by importance; where it does not, methods try
+    `weighs` says that `fit` searches scales by itself, weighted by importance; where it does not, methods try
     smaller ranges themselves. `rescale(grid, factor)` multiplies the scales of a grid of the whole row, (n, g) as
     they are stored, by a factor of that shape, and rounds to what is stored; None where scales depend on one another.
     `units` says how they do, None where they do not or nothing may change them.
@@ -35,7 +35,7 @@ class Target:
     span: int
     by_row: bool = False
     columnwise: bool = True
-    searches: bool = True
+    weighs: bool = True
     rescale: Callable[[Grid, F32], Grid] | None = None
     units: Units | None = None
     encode: Callable[[F32, F32 | None], tuple[Codes, Grid]] | None = None
@@ -62,6 +62,6 @@ def type_target(qtype: QuantType) -> Target:
         return codes.reshape(w.shape), grid
 
     return Target(
-        qtype.fit, qtype.block, search=qtype.search, columnwise=qtype.columnwise, searches=qtype.uses_importance,
+        qtype.fit, qtype.block, search=qtype.search, columnwise=qtype.columnwise, weighs=qtype.uses_importance,
         units=qtype.units, encode=encode, vectors=qtype.vectors,
     )  # fmt: skip

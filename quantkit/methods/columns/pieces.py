@@ -49,7 +49,7 @@ def fit_piece(columns: Piece, target: Target, settings: Settings) -> Grid:
     w[:, columns.inside], importance[columns.inside] = columns.compensated, columns.pivots
     if target.search is not None:
         return target.search(w, importance)
-    if target.searches:
+    if target.weighs:
         return target.fit(w, importance)
     best = target.fit(w, None)
     if len(settings.shares) == 1:

@@ -75,7 +75,7 @@ class Affine:
         def fit(w: F32, _: F32 | None) -> Grid:
             return self.fit(w)
 
-        return Target(fit, cols // group_count(cols, self.group), by_row=True, searches=False)
+        return Target(fit, cols // group_count(cols, self.group), by_row=True, weighs=False)
 
     def _steps(self, w: F32) -> tuple[F32, F32]:
         """Scale and bias of each group, float32 (rows, groups)."""

@@ -129,7 +129,7 @@ class Integers:
             return self.grid(grid.scale * factor, grid.fields.get(ZERO), cols)
 
         span = cols // group_count(cols, self.group)
-        return Target(fit, span, by_row=True, searches=False, rescale=rescale)
+        return Target(fit, span, by_row=True, weighs=False, rescale=rescale)
 
     def _fit_range(self, w: F32, groups: int, share: float) -> Grid:
         """The grid of `share` of the range of every group."""
