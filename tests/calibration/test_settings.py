@@ -10,6 +10,7 @@ import family_table
 import numpy as np
 import pytest
 import torch
+import transformers
 from checkpoints import PRE, build
 from commands import quantkit
 from safetensors.torch import load_file, save_file
@@ -124,6 +125,7 @@ def test_what_remains_is_what_the_model_computes_with() -> None:
     assert np.isfinite(settings["rms_norm_eps"])
 
 
+@pytest.mark.skipif(not hasattr(transformers, "BailingHybridForCausalLM"), reason="this transformers has no Ling 3")
 @pytest.mark.parametrize("limits", [[0.0] * 4, [0.0, 0.0, 7.0, None]])
 def test_limits_that_no_class_has_are_refused(limits: list[float | None], tmp_path: Path) -> None:
     """Ling 3 cuts off the gates of experts in some layers, which transformers leaves out."""
