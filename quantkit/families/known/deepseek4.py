@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families import assumptions, folds, keys
+from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.deepseek32 import INDEXER_KEYS
 from quantkit.families.layers import KINDS, TRUNK, before, block_count, from_, kind
@@ -253,7 +253,6 @@ DEEPSEEK4 = Family(
         STREAMS, "hc_sinkhorn_iters", "hc_eps", HASHED, RATIOS, "compress_rates", "compress_rope_theta", "o_groups",
         "o_lora_rank", "index_n_heads", "index_head_dim", "index_topk", "scoring_func",
     }),
-    folds=folds.INNER,
     renamed=("model.layers.{}.mlp.gate", *(f"model.layers.{{}}.self_attn.{name}" for name in LEFT_ALONE)),
 )  # fmt: skip
 
