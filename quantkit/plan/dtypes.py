@@ -20,6 +20,7 @@ from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 
 Dtype = ScaleDtype
 WORDS: dict[Dtype, str] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+PARTS_INSIDE = 4  # thinker_config.text_config is the deepest that names a type, two inside
 KEYS = ("dtype", "torch_dtype")  # of config.json, as transformers 5 and 4 call it
 DECODED_TO_BF16 = ("nvfp4", "mxfp4", "bf16")  # compressed-tensors decodes FP4 to nothing else
 LEFT_ALONE = ".inv_freq"  # no weights: loaders compute these anew
@@ -61,10 +62,11 @@ def named_in(config: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
     return {**changed, "torch_dtype": WORDS[dtype]}
 
 
-def _renamed(place: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
+def _renamed(place: Mapping[str, Any], dtype: Dtype, inside: int = PARTS_INSIDE) -> dict[str, Any]:
+    """A part of config.json and, so many times further inside, its own parts."""
     named = {key: WORDS[dtype] for key in KEYS if key in place}
-    inner = {key: _renamed(part, dtype) for key, part in place.items() if isinstance(part, Mapping)}
-    return {**place, **inner, **named}
+    parts = {key: part for key, part in place.items() if isinstance(part, Mapping)} if inside else {}
+    return {**place, **{key: _renamed(part, dtype, inside - 1) for key, part in parts.items()}, **named}
 
 
 def _places(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -239,6 +239,18 @@ def test_every_part_names_the_type_that_is_stored(path: str) -> None:
     assert named.keys() == config.keys()  # the root names none that it did not name
 
 
+def test_a_type_in_no_part_of_config_json_is_left_alone() -> None:
+    """However deep the mappings are in one another: as deep as a reader of JSON takes them."""
+    depth, deep = 900, {"dtype": "float32"}
+    for _ in range(depth):
+        deep = {"further": deep}
+    found = named_in({"dtype": "float32", "further": deep}, "BF16")
+    assert found["dtype"] == "bfloat16"
+    for _ in range(depth + 1):
+        found = found["further"]
+    assert found == {"dtype": "float32"}
+
+
 def test_a_type_is_read_where_a_thinker_names_it() -> None:
     config = LLAMA | SMOLLM
     checkpoint = checkpoint_of(shapes(config), "float16")
