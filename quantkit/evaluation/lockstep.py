@@ -27,7 +27,7 @@ from quantkit.calibration.walk.model import (
 from quantkit.calibration.walk.passes import Pass, advance
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.threads import Workers
-from quantkit.calibration.walk.weights import locate
+from quantkit.calibration.walk.weights import held_by, locate
 from quantkit.errors import InputError, NonFiniteError
 from quantkit.evaluation.corpus import Batch, Corpus
 from quantkit.evaluation.memory import Memory
@@ -83,7 +83,7 @@ def start(side: Side, corpus: Corpus, workers: Workers) -> Walker:
     samples = tuple(samples_of(batch.tokens) for batch in corpus.batches)
     embedding = model.skeleton.model.get_input_embeddings()
     name = model.skeleton.name_of(embedding) + ".weight"
-    source = locate(name, embedding.weight.shape, side.checkpoint.tensors()).tensor
+    source = locate(name, embedding.weight.shape, held_by(side.checkpoint)).tensor
     used = np.unique(np.concatenate([token_rows(each) for each in samples]))
     table = read_embedding(model, used)
     sketch = Sketch()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.threads import Workers
+from quantkit.calibration.walk.weights import held_by
 from quantkit.evaluation.memory import Memory
 from quantkit.evaluation.scores import WeightError
 from quantkit.evaluation.sides import ChangedCheckpoint
@@ -79,11 +80,11 @@ def sketched(matrix: Tensor, workers: Workers) -> Tensor:
 
 def sketch_block(resident: Resident, checkpoint: Checkpoint, workers: Workers) -> Sketch:
     """All parameters of a block that are in memory; of the head the norm, whose matrix never is."""
-    found, tensors = Sketch(), checkpoint.tensors()
+    found, held = Sketch(), held_by(checkpoint)
     for path, value in resident.module.named_parameters():
         name = resident.prefix + path
         if not value.is_meta and (resident.prefix or value.ndim == 1):
-            found.add(name, resident.source(name, tensors).tensor, value.detach(), workers)
+            found.add(name, resident.source(name, held).tensor, value.detach(), workers)
     return found
 
 

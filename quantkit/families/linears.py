@@ -20,7 +20,6 @@ from quantkit.families.layers import block_count, layers_end, trunk_of
 from quantkit.families.mapping import require_complete, rows_by_source, rows_of
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import EXPERTS, block_of, expert_of
-from quantkit.families.pieces import pieces_of
 from quantkit.families.roles import Role
 from quantkit.families.rows import NUMBER, Drop, Family
 from quantkit.families.stacked import biased_modules, flat_modules, matrix_of, turned_modules
@@ -188,7 +187,7 @@ def _modules(
 ) -> Iterator[ModelTensor]:
     """The linear layers that a tensor holds. `turned` are modules whose matrices, or those of whose stacks, lie as
     (in, out), `whole` those whose stacks are not taken apart."""
-    pieces = list(pieces_of(family.name, info))
+    pieces = list(family.published.pieces_of(info))
     leaf = pieces[0][0].rpartition(".")[2]
     if role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER):
         return

@@ -22,7 +22,7 @@ from quantkit.families.layers import Derive, Layers, Seen, Told, ToldNumbers, bl
 from quantkit.families.model import ModelTensor
 from quantkit.families.placements import Place, expert, gate_half, rope_rows, up_half, whole
 from quantkit.families.roles import Role
-from quantkit.families.spellings import Rename
+from quantkit.families.spellings import AS_IN_MEMORY, Published, Rename
 from quantkit.tensors import TensorInfo
 
 ALWAYS, PRESENT = "always", "present"
@@ -167,15 +167,15 @@ class Family:
 
     Of an architecture with several rows, each says `when` it is the one. `block` are the rows of its layers, called
     `source_block` in the source; `stacks` further ones with names of their own. `spellings` bring other spellings of
-    names into this one, `aliases` those of numbers. `derive` makes numbers from numbers, in order; `seen` from the
-    tensors that are there. `skips_further` says why blocks after the last layer that config.json counts as
-    `num_nextn_predict_layers` are left out, where they are. `unserved` says why it is neither run by transformers here
-    nor written for servers, where it is not; `unwalked` why it is written for servers, and not run. `renamed` is what
-    loaders call linears that stay, "{}" for the layer, where that is no name of the checkpoint. `embeds` says that it
-    gives vectors or scores and no text. `back` are keys that are computed here -> the number of config.json that a
-    file's value is, where it is read backwards (`families.restore`), `graph` gives numbers that no key holds, since
-    llama.cpp takes them for granted. `alone` says of what family its language model is by itself, where transformers
-    has it only behind an encoder.
+    names into this one, `aliases` those of numbers; `published` is how files spell what transformers has under other
+    names in memory. `derive` makes numbers from numbers, in order; `seen` from the tensors that are there.
+    `skips_further` says why blocks after the last layer that config.json counts as `num_nextn_predict_layers` are left
+    out, where they are. `unserved` says why it is neither run by transformers here nor written for servers, where it is
+    not; `unwalked` why it is written for servers, and not run. `renamed` is what loaders call linears that stay, "{}"
+    for the layer, where that is no name of the checkpoint. `embeds` says that it gives vectors or scores and no text.
+    `back` are keys that are computed here -> the number of config.json that a file's value is, where it is read
+    backwards (`families.restore`), `graph` gives numbers that no key holds, since llama.cpp takes them for granted.
+    `alone` says of what family its language model is by itself, where transformers has it only behind an encoder.
     """
 
     name: str
@@ -198,6 +198,7 @@ class Family:
     source_block: str = SOURCE_BLOCK
     stacks: tuple[Stack, ...] = ()
     spellings: tuple[Rename, ...] = ()
+    published: Published = AS_IN_MEMORY
     aliases: Mapping[str, str] = field(default_factory=dict)
     derive: tuple[Derive, ...] = ()
     seen: tuple[Seen, ...] = ()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from quantkit.families.model import Rows
+from quantkit.tensors import TensorInfo
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,41 @@ class Rename:
         if found is None or self.back is None or number < 0 or (number and "{}" not in self.back):
             return None
         return self.back.format(number) + name[found.end() :]
+
+
+@dataclass(frozen=True)
+class Published:
+    """How files were published, where transformers has other names in memory than files.
+
+    `names` are (regular expression, replacement) for a name in memory, one after the other. `pieces` are, by the end of
+    a module's name in files, those in memory that it becomes, one below the other, each of as many rows.
+    """
+
+    names: tuple[tuple[str, str], ...] = ()
+    pieces: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def spellings(self, parameter: str) -> Iterator[str]:
+        """The names that a parameter may have in files besides those of all families."""
+        if self.names:
+            found = parameter
+            for pattern, replacement in self.names:
+                found = re.sub(pattern, replacement, found)
+            yield found
+            yield f"model.{found}"
+
+    def pieces_of(self, info: TensorInfo) -> Iterator[tuple[str, Rows]]:
+        """The modules that a matrix becomes, by their names, and its rows; itself where it stays whole."""
+        module = info.name.removesuffix(".weight")
+        for end, names in self.pieces.items():
+            if module.endswith(f".{end}"):
+                step = info.rows // len(names)
+                for number, name in enumerate(names):
+                    yield module.removesuffix(end) + name, Rows(info.name, number * step, (number + 1) * step)
+                return
+        yield module, Rows(info.name, 0, info.rows)
+
+
+AS_IN_MEMORY = Published()
 
 
 def spelled(spellings: Sequence[Rename], name: str, layers: int) -> str:

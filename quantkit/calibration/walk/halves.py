@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from quantkit.calibration.walk.weights import named
-from quantkit.tensors import TensorInfo
+from quantkit.calibration.walk.weights import Held, named
 
 BOTH, GATE, UP = "gate_up_proj", "gate_proj", "up_proj"
 
 
-def part(block: nn.Module, prefix: str, tensors: Mapping[str, TensorInfo]) -> None:
+def part(block: nn.Module, prefix: str, held: Held) -> None:
     """Replace each joined matrix of `block` (on the meta device) whose gate has a tensor of its own by two linears.
 
     `prefix` is the name of the block with a dot behind it.
     """
     for path, module in list(block.named_modules()):
         both = getattr(module, BOTH, None)
-        if isinstance(both, nn.Linear) and named(f"{prefix}{path}.{GATE}.weight", tensors) is not None:
+        if isinstance(both, nn.Linear) and named(f"{prefix}{path}.{GATE}.weight", held) is not None:
             with torch.device("meta"):
                 gate, up = (
                     nn.Linear(both.in_features, both.out_features // 2, bias=both.bias is not None) for _ in "gu"

@@ -17,7 +17,7 @@ from quantkit.calibration.walk.model import BlockModel
 from quantkit.calibration.walk.resident import Resident, load_parameters, observe
 from quantkit.calibration.walk.skeleton import build_skeleton, fill_buffers, run_head, set_parameter
 from quantkit.calibration.walk.threads import Workers
-from quantkit.calibration.walk.weights import locate, read_rows, stored_type
+from quantkit.calibration.walk.weights import held_by, locate, read_rows, stored_type
 from quantkit.families.model import Rows
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32
@@ -36,7 +36,8 @@ def load_head(model: BlockModel) -> Resident:
     skeleton = build_skeleton(model.checkpoint)
     embedding, head = skeleton.model.get_input_embeddings(), skeleton.model.get_output_embeddings()
     table, matrix = (f"{skeleton.name_of(module)}.weight" for module in (embedding, head))
-    source = locate(table if head.weight is embedding.weight else matrix, head.weight.shape, model.checkpoint.tensors())
+    name = table if head.weight is embedding.weight else matrix
+    source = locate(name, head.weight.shape, held_by(model.checkpoint))
     load_parameters(model.checkpoint, skeleton.model, "", skeleton.around, model.device)
     fill_buffers(skeleton, skeleton.model, model.device)
     # the head is fed hidden states: one row is enough for the ids that the model's forward asks for

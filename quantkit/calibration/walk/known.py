@@ -22,6 +22,7 @@ from quantkit.calibration.walk.model import BlockModel, resident_block
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.skeleton import Arguments, set_parameter
 from quantkit.calibration.walk.threads import Workers, workers
+from quantkit.calibration.walk.weights import held_by
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.tensors import F32
 from quantkit.untrusted import shown
@@ -73,7 +74,7 @@ class KnownBlock:
         return self._model.checkpoint.tensors()[self.source_name(name)].dtype
 
     def source_name(self, name: str) -> str:
-        return self._resident.source(name, self._model.checkpoint.tensors()).tensor
+        return self._resident.source(name, held_by(self._model.checkpoint)).tensor
 
     def weight(self, name: str) -> Tensor:
         return self._resident.parameter(name).detach()

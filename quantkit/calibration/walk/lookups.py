@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantkit.calibration.walk.weights import locate, named, read_some
+from quantkit.calibration.walk.weights import held_by, locate, named, read_some
 from quantkit.errors import InputError
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, TensorInfo
@@ -54,11 +54,11 @@ def look_up(block: nn.Module, prefix: str, checkpoint: Checkpoint, device: torch
 
 
 def _shards(name: str, table: nn.Embedding, checkpoint: Checkpoint) -> tuple[TensorInfo, ...]:
-    tensors = checkpoint.tensors()
-    numbered = (named(f"{name}.shard_{number}.weight", tensors) for number in count())
+    held = held_by(checkpoint)
+    numbered = (named(f"{name}.shard_{number}.weight", held) for number in count())
     shards = tuple(info for info in takewhile(lambda info: info is not None, numbered) if info is not None)
     if not shards:
-        return (tensors[locate(f"{name}.weight", table.weight.shape, tensors).tensor],)
+        return (held.tensors[locate(f"{name}.weight", table.weight.shape, held).tensor],)
     rows = sum(info.rows for info in shards)
     if {info.shape for info in shards} != {shards[0].shape} or (rows, shards[0].cols) != tuple(table.weight.shape):
         message = f"{name} has {rows:,} rows of {shards[0].cols}, config.json says {list(table.weight.shape)}"

@@ -38,7 +38,7 @@ from quantkit.calibration.walk.skeleton import (
     run_to_blocks,
 )
 from quantkit.calibration.walk.threads import Workers
-from quantkit.calibration.walk.weights import locate, read_some
+from quantkit.calibration.walk.weights import held_by, locate, read_some
 from quantkit.errors import InputError, ResourceError, UsageError
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.names import expert_of
@@ -207,7 +207,7 @@ def _read_table(model: BlockModel, table: nn.Embedding, rows: NDArray[np.int64])
     """Rows of what is looked up by tokens, float32 (len(rows), numbers), read in slabs. A token behind the end has the
     first row, as tokens of images have in tables of vectors for the blocks."""
     name = model.skeleton.name_of(table) + ".weight"
-    source = locate(name, table.weight.shape, model.checkpoint.tensors())
+    source = locate(name, table.weight.shape, held_by(model.checkpoint))
     wanted = np.where(rows < table.num_embeddings, rows, 0)
     return torch.from_numpy(read_some(model.checkpoint.ref(source.tensor), wanted))
 

@@ -38,7 +38,7 @@ from quantkit.calibration.walk.passes import Pass, advance, chunk_samples
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.skeleton import Arguments, set_parameter
 from quantkit.calibration.walk.threads import Workers, workers
-from quantkit.calibration.walk.weights import locate
+from quantkit.calibration.walk.weights import held_by, locate
 from quantkit.methods.settings import REFIT_REACH
 from quantkit.tensors import F32
 
@@ -131,11 +131,11 @@ class _Blocks:
     def put(self, resident: Resident) -> Vectors:
         """Put the vectors into a block, or the head."""
         found: Vectors = {}
-        tensors = self.model.checkpoint.tensors()
+        held = held_by(self.model.checkpoint)
         for path, value in list(resident.module.named_parameters()):
             if value.ndim != 1 or value.is_meta:
                 continue
-            name = locate(resident.prefix + path, value.shape, tensors).tensor
+            name = locate(resident.prefix + path, value.shape, held).tensor
             if name in self.moving:
                 moving = self.moving[name]
                 set_parameter(resident.module, path, (moving.now() - moving.add).to(value.device))

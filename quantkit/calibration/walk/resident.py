@@ -21,12 +21,12 @@ from quantkit.calibration.walk.halves import part
 from quantkit.calibration.walk.lookups import look_up
 from quantkit.calibration.walk.skeleton import Skeleton, cache_class, fill_buffers, set_parameter
 from quantkit.calibration.walk.turned import locate_in, turn
-from quantkit.calibration.walk.weights import joined, locate, named, read_rows, read_whole
+from quantkit.calibration.walk.weights import Held, held_by, joined, locate, named, read_rows, read_whole
 from quantkit.errors import InputError
 from quantkit.families.describe import find_family
 from quantkit.families.model import Rows
 from quantkit.source import Checkpoint
-from quantkit.tensors import WHOLE_DTYPES, TensorInfo
+from quantkit.tensors import WHOLE_DTYPES
 
 
 class _Captured(Exception):
@@ -135,10 +135,10 @@ class Resident:
             message = f'block {self.name} has no parameter "{name}"'
             raise InputError(message, tensor=name, hint="weights are replaced in the block they belong to") from error
 
-    def source(self, name: str, tensors: Mapping[str, TensorInfo]) -> Rows:
+    def source(self, name: str, held: Held) -> Rows:
         """Where a parameter lies in the source, by its full name; of one in pieces, where the first of them does."""
-        pieces = joined(name, self.parameter(name).shape, tensors)
-        return pieces[0] if pieces else locate_in(self.module, self.prefix, name.removeprefix(self.prefix), tensors)
+        pieces = joined(name, self.parameter(name).shape, held)
+        return pieces[0] if pieces else locate_in(self.module, self.prefix, name.removeprefix(self.prefix), held)
 
     def sites(self, hidden: Tensor) -> tuple[Site, ...]:
         """Linears grouped by the tensor they read, in the order in which the block reads them.
@@ -297,7 +297,7 @@ def _note(local: threading.local, name: str, module: nn.Module, args: tuple[Any,
 
 def find_linears(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> dict[str, Linear]:
     """The modules without children that have a matrix called `weight`: projections, experts, routers."""
-    found = {}
+    found, held = {}, held_by(checkpoint)
     for path, child in module.named_modules():
         weight = getattr(child, "weight", None)
         if path.endswith(TWICE):
@@ -305,7 +305,7 @@ def find_linears(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> dict
         if any(True for _ in child.children()) or not isinstance(weight, nn.Parameter) or weight.ndim != 2:
             continue
         name = f"{prefix}{path}.weight"
-        source = locate_in(module, prefix, f"{path}.weight", checkpoint.tensors())
+        source = locate_in(module, prefix, f"{path}.weight", held)
         found[name] = Linear(name, source, *weight.shape)
     return found
 
@@ -320,7 +320,7 @@ def load_block(checkpoint: Checkpoint, skeleton: Skeleton, index: int, device: t
         message = f"config.json: block {index} takes {size:,} weights, the whole checkpoint has {total:,}"
         raise InputError(message, path="config.json", hint="config.json and the weights are not of the same model")
     separate(module, prefix.rstrip("."))
-    part(module, prefix, checkpoint.tensors())
+    part(module, prefix, held_by(checkpoint))
     turn(module)
     look_up(module, prefix, checkpoint, device)
     load_buffers(checkpoint, module, prefix, device)
@@ -333,14 +333,15 @@ def load_parameters(
     checkpoint: Checkpoint, module: nn.Module, prefix: str, names: Iterable[str], device: torch.device
 ) -> None:
     """Read parameters of `module`, which are called prefix + name in the whole model."""
+    held = held_by(checkpoint)
     for name in names:
         shape = module.get_parameter(name).shape
-        pieces = joined(prefix + name, shape, checkpoint.tensors())
+        pieces = joined(prefix + name, shape, held)
         if pieces:
             read = [read_rows(checkpoint, one, torch.Size((one.rows, *shape[1:])), device) for one in pieces]
             set_parameter(module, name, torch.cat(read))
             continue
-        rows = locate_in(module, prefix, name, checkpoint.tensors())
+        rows = locate_in(module, prefix, name, held)
         set_parameter(module, name, read_rows(checkpoint, rows, shape, device))
 
 
@@ -349,7 +350,7 @@ def load_buffers(checkpoint: Checkpoint, module: nn.Module, prefix: str, device:
 
     Raises InputError for one that is part of the model and not there, unless its family computes it.
     """
-    held, saved = checkpoint.tensors(), module.state_dict().keys()
+    held, saved = held_by(checkpoint), module.state_dict().keys()
     computed = [drop.pattern for drop in find_family(checkpoint.config).family.drop]
     for name, buffer in list(module.named_buffers()):
         info = named(prefix + name, held)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
-from quantkit.calibration.walk.weights import locate
+from quantkit.calibration.walk.weights import Held, locate
 from quantkit.families.model import Rows
-from quantkit.tensors import TensorInfo
 
 
 class Turned(nn.Linear):
@@ -27,7 +24,7 @@ def turn(block: nn.Module) -> None:
                 setattr(block.get_submodule(parent), name, Turned(module.nx, module.nf))
 
 
-def locate_in(block: nn.Module, prefix: str, name: str, tensors: Mapping[str, TensorInfo]) -> Rows:
+def locate_in(block: nn.Module, prefix: str, name: str, held: Held) -> Rows:
     """The source rows of the parameter `name` of a block, which is called prefix + name in the whole model.
 
     Raises what `locate` raises.
@@ -35,7 +32,7 @@ def locate_in(block: nn.Module, prefix: str, name: str, tensors: Mapping[str, Te
     path, _, attribute = name.rpartition(".")
     shape = block.get_parameter(name).shape
     if attribute != "weight" or not isinstance(block.get_submodule(path), Turned):
-        return locate(prefix + name, shape, tensors)
+        return locate(prefix + name, shape, held)
     rows, cols = shape
-    found = locate(prefix + name, torch.Size((cols, rows)), tensors)
+    found = locate(prefix + name, torch.Size((cols, rows)), held)
     return Rows(found.tensor, found.start, found.stop, range(rows))

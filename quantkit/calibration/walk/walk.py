@@ -30,6 +30,7 @@ from quantkit.calibration.walk.reach import Far
 from quantkit.calibration.walk.resident import Outputs, Resident, input_of
 from quantkit.calibration.walk.skeleton import Arguments, set_parameter
 from quantkit.calibration.walk.threads import Workers, workers
+from quantkit.calibration.walk.weights import held_by
 from quantkit.errors import InputError, NonFiniteError
 from quantkit.events import BlockProgress, Sink, TensorProgress, ignore
 from quantkit.tensors import F32
@@ -118,8 +119,7 @@ class BlockView:
 
     def stored_dtype(self, name: str) -> str:
         """The type of a parameter in the checkpoint: "BF16"."""
-        tensors = self._walk.model.checkpoint.tensors()
-        return tensors[self._resident.source(name, tensors).tensor].dtype
+        return self._walk.model.checkpoint.tensors()[self.source_name(name)].dtype
 
     def weight(self, name: str) -> Tensor:
         """A parameter as it is now, on the model's device: read it, do not change it."""
@@ -192,7 +192,7 @@ class BlockView:
 
     def source_name(self, name: str) -> str:
         """The tensor of the checkpoint that holds a parameter."""
-        return self._resident.source(name, self._walk.model.checkpoint.tensors()).tensor
+        return self._resident.source(name, held_by(self._walk.model.checkpoint)).tensor
 
     def moved(self, linears: Sequence[str], scale: F32) -> None:
         """Scales were moved into these linears: the next run sees it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
 
@@ -20,11 +21,12 @@ from quantkit.families.describe import find_family
 from quantkit.families.mapping import find_pieces
 from quantkit.families.model import Rows
 from quantkit.families.names import EXPERT_MATRIX
+from quantkit.families.spellings import AS_IN_MEMORY, Published
 from quantkit.families.stacked import BIAS, DOWN, FLAT, GATE_UP, lies_turned, matrix_of, matrix_of_flat
 from quantkit.source import Checkpoint
 from quantkit.tensors import F32, FLOAT_DTYPES, WHOLE_DTYPES, TensorInfo, TensorRef
 
-CONVOLUTION = "conv1d.weight"
+CONVOLUTION, WEIGHT = "conv1d.weight", ".weight"
 PARTS = ("backbone", "bert", "distilbert", "roberta")  # of state space models, and of encoders with a head
 SLAB_WEIGHTS = 1 << 24  # read at once: 64 MiB of float32
 GAP_ROWS = 64  # rows of a table read along when fewer than this lie between two that are wanted
@@ -68,64 +70,52 @@ OLD_NAMES = (
     (re.compile(r"(\.experts\.\d+\.)up_proj\."), r"\1w3."),
 )
 
-# The same for what DeepSeek V4 was published with: names that are others from the first to the last word.
-DEEPSEEK = (
-    (re.compile(r"^model\.embed_tokens\."), "embed."),
-    (re.compile(r"^lm_head\."), "head."),
-    (re.compile(r"^model\.hc_head\.hc_"), "hc_head_"),
-    (re.compile(r"^model\."), ""),
-    (re.compile(r"\.input_layernorm\."), ".attn_norm."),
-    (re.compile(r"\.post_attention_layernorm\."), ".ffn_norm."),
-    (re.compile(r"\.(attn|ffn)_hc\."), r".hc_\1_"),
-    (re.compile(r"\.self_attn\.sinks$"), ".attn.attn_sink"),
-    (re.compile(r"\.compressor\.indexer\.scorer\."), ".indexer."),
-    (re.compile(r"\.compressor\.indexer\.q_b_proj\."), ".indexer.wq_b."),
-    (re.compile(r"\.compressor\.indexer\."), ".indexer.compressor."),
-    (re.compile(r"\.compressor\.kv_norm\."), ".compressor.norm."),
-    (re.compile(r"\.position_bias$"), ".ape"),
-    (re.compile(r"\.compressor\.gate_proj\."), ".compressor.wgate."),
-    (re.compile(r"\.q_a_norm\."), ".q_norm."),
-    (re.compile(r"\.(q_a|q_b|kv|o_a|o_b)_proj\."), r".w\1."),
-    (re.compile(r"\.self_attn\."), ".attn."),
-    (re.compile(r"\.e_score_correction_bias$"), ".bias"),
-    (re.compile(r"\.gate_proj\."), ".w1."),
-    (re.compile(r"\.down_proj\."), ".w2."),
-    (re.compile(r"\.up_proj\."), ".w3."),
-    (re.compile(r"\.mlp\."), ".ffn."),
-)
+
+@dataclass(frozen=True)
+class Held:
+    """The tensors of a checkpoint by name, and how files of its family were published."""
+
+    tensors: Mapping[str, TensorInfo]
+    published: Published = AS_IN_MEMORY
 
 
-def locate(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows:
+def held_by(checkpoint: Checkpoint) -> Held:
+    """What a checkpoint holds. Raises UnsupportedError for an unknown family."""
+    return Held(checkpoint.tensors(), find_family(checkpoint.config).family.published)
+
+
+def locate(parameter: str, shape: torch.Size, held: Held) -> Rows:
     """The source rows of a parameter such as "model.layers.0.mlp.experts.3.up_proj.weight".
 
     Raises InputError when the checkpoint has no such tensor or one of another shape, UnsupportedError for a stored
     type that is not a float.
     """
-    info = named(parameter, tensors)
+    info = named(parameter, held)
     if info is not None:
         return _checked(parameter, shape, info, Rows(info.name, 0, info.rows))
-    stacked = _stacked(parameter, shape, tensors)
-    if stacked is not None:
-        return stacked
-    near = get_close_matches(parameter, list(tensors), 1)
+    inside = _piece(parameter, shape, held) or _stacked(parameter, shape, held)
+    if inside is not None:
+        return inside
+    near = get_close_matches(parameter, list(held.tensors), 1)
     hint = f'the nearest name is "{near[0]}"; is a shard missing?' if near else "is a shard missing?"
     raise InputError(f'the checkpoint has no tensor "{parameter}"', tensor=parameter, hint=hint)
 
 
-def joined(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> tuple[Rows, ...]:
+def joined(parameter: str, shape: torch.Size, held: Held) -> tuple[Rows, ...]:
     """The source rows of a parameter that files keep in pieces, one below the other, as Kimi's convolution of queries,
     keys and values; () for one that they keep whole. Raises what `locate` does."""
     stem = parameter.removesuffix(CONVOLUTION)
     names = [f"{stem}{which}_{CONVOLUTION}" for which in "qkv"]
-    if stem == parameter or named(parameter, tensors) is not None or named(names[0], tensors) is None:
+    if stem == parameter or named(parameter, held) is not None or named(names[0], held) is None:
         return ()
     piece = torch.Size((shape[0] // len(names), *shape[1:]))
-    return tuple(locate(name, piece, tensors) for name in names)
+    return tuple(locate(name, piece, held) for name in names)
 
 
-def named(parameter: str, tensors: Mapping[str, TensorInfo]) -> TensorInfo | None:
+def named(parameter: str, held: Held) -> TensorInfo | None:
     """The tensor that holds a parameter or buffer, under any of its names; None where there is none."""
-    return next((tensors[name] for name in _spellings(parameter) if name in tensors), None)
+    names = chain([parameter], held.published.spellings(parameter), _spellings(parameter))
+    return next((held.tensors[name] for name in names if name in held.tensors), None)
 
 
 def stored_type(info: TensorInfo) -> torch.dtype:
@@ -198,28 +188,35 @@ def _spellings(parameter: str) -> Iterator[str]:
             yield from (f"{part}.{inner}" for part in PARTS)
             yield f"thinker.model.language_model.{inner}"
         yield f"thinker.{name}"
-    published = parameter
-    for pattern, replacement in DEEPSEEK:
-        published = pattern.sub(replacement, published)
-    yield published
-    yield f"model.{published}"
 
 
-def _stacked(parameter: str, shape: torch.Size, tensors: Mapping[str, TensorInfo]) -> Rows | None:
+def _piece(parameter: str, shape: torch.Size, held: Held) -> Rows | None:
+    """A matrix that published files keep in one tensor with others, one below the other."""
+    module = parameter.removesuffix(WEIGHT)
+    for end, names in held.published.pieces.items():
+        for number, name in enumerate(names):
+            info = named(f"{module.removesuffix(name)}{end}{WEIGHT}", held) if module.endswith(f".{name}") else None
+            if info is not None:
+                whole = torch.Size((len(names) * shape[0], *shape[1:]))
+                return _checked(parameter, whole, info, Rows(info.name, number * shape[0], (number + 1) * shape[0]))
+    return None
+
+
+def _stacked(parameter: str, shape: torch.Size, held: Held) -> Rows | None:
     """An expert's matrix inside a stack (experts, rows, cols), or (experts, cols, rows), or its bias in (experts,
     rows); gate and up share one, gate first, if there is a gate."""
     match = EXPERT_MATRIX.fullmatch(parameter)
     if match is None:
         return None
     module, number, which = match[1], int(match[2]), match[3]
-    gate_up, down, biases = (named(f"{module}.{stack}", tensors) for stack in (GATE_UP, DOWN, GATE_UP + BIAS))
+    gate_up, down, biases = (named(f"{module}.{stack}", held) for stack in (GATE_UP, DOWN, GATE_UP + BIAS))
     fused = None if which == "down" else gate_up
     if match[4] == "bias":
-        info = biases if fused else named(f"{module}.{which}_proj{BIAS}", tensors)
+        info = biases if fused else named(f"{module}.{which}_proj{BIAS}", held)
         return None if info is None else _bias(parameter, number, shape, info)
-    info = fused or named(f"{module}.{which}_proj", tensors)
+    info = fused or named(f"{module}.{which}_proj", held)
     if info is None:
-        flat = named(f"{module}.{FLAT[which]}", tensors)
+        flat = named(f"{module}.{FLAT[which]}", held)
         return None if flat is None else _in_flat(parameter, number, which, shape, flat)
     turned = bool(gate_up and down and lies_turned(gate_up.shape, down.shape))
     rows, cols = shape

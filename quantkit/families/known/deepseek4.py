@@ -18,7 +18,7 @@ from quantkit.families.layers import KINDS, TRUNK, before, block_count, from_, k
 from quantkit.families.placements import expert
 from quantkit.families.roles import Role
 from quantkit.families.rows import Drop, Family, T, at
-from quantkit.families.spellings import Rename
+from quantkit.families.spellings import Published, Rename
 from quantkit.untrusted import shown
 
 STREAMS, HASHED, RATIOS = "hc_mult", "num_hash_layers", "compress_ratios"
@@ -176,6 +176,32 @@ LEFT_ALONE = (
     *(f"compressor.indexer.{name}" for name in ("kv_proj", "gate_proj", "q_b_proj", "scorer.weights_proj")),
 )  # fmt: skip
 
+# What transformers calls them in memory -> in files that were published, one after the other.
+PUBLISHED = (
+    (r"^model\.embed_tokens\.", "embed."),
+    (r"^lm_head\.", "head."),
+    (r"^model\.hc_head\.hc_", "hc_head_"),
+    (r"^model\.", ""),
+    (r"\.input_layernorm\.", ".attn_norm."),
+    (r"\.post_attention_layernorm\.", ".ffn_norm."),
+    (r"\.(attn|ffn)_hc\.", r".hc_\1_"),
+    (r"\.self_attn\.sinks$", ".attn.attn_sink"),
+    (r"\.compressor\.indexer\.scorer\.", ".indexer."),
+    (r"\.compressor\.indexer\.q_b_proj\.", ".indexer.wq_b."),
+    (r"\.compressor\.indexer\.", ".indexer.compressor."),
+    (r"\.compressor\.kv_norm\.", ".compressor.norm."),
+    (r"\.position_bias$", ".ape"),
+    (r"\.compressor\.gate_proj\.", ".compressor.wgate."),
+    (r"\.q_a_norm\.", ".q_norm."),
+    (r"\.(q_a|q_b|kv|o_a|o_b)_proj\.", r".w\1."),
+    (r"\.self_attn\.", ".attn."),
+    (r"\.e_score_correction_bias$", ".bias"),
+    (r"\.gate_proj\.", ".w1."),
+    (r"\.down_proj\.", ".w2."),
+    (r"\.up_proj\.", ".w3."),
+    (r"\.mlp\.", ".ffn."),
+)
+
 DEEPSEEK4 = Family(
     name="deepseek4",
     gguf="deepseek4",
@@ -254,6 +280,7 @@ DEEPSEEK4 = Family(
         "o_lora_rank", "index_n_heads", "index_head_dim", "index_topk", "scoring_func",
     }),
     renamed=("model.layers.{}.mlp.gate", *(f"model.layers.{{}}.self_attn.{name}" for name in LEFT_ALONE)),
+    published=Published(PUBLISHED),
 )  # fmt: skip
 
 FAMILIES = (DEEPSEEK4,)

@@ -16,10 +16,15 @@ from quantkit.families.layouts import rows
 from quantkit.families.placements import first_half, second_half
 from quantkit.families.roles import Role
 from quantkit.families.rows import ATTENTION, FREQUENCIES, HEAD, MLP, Family, T, without_biases
-from quantkit.families.spellings import Rename
+from quantkit.families.spellings import Published, Rename
 
 PER_STACK, FUSED = "num_layers_per_stack", "4*q_rows hidden_size"
 HIGH, LOW = "H_cycles", "L_cycles"
+PIECES = {  # conversion_mapping.py of transformers 5.24
+    "attn.gqkv_proj": ("self_attn.gate_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attn.o_proj": ("self_attn.o_proj",),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+}
 
 
 def stacks(hparams: Hparams) -> Mapping[str, Any]:
@@ -92,6 +97,7 @@ HRM_TEXT = Family(
         keys.Key("hrm.l_cycles", "u32", LOW),
         keys.Key("hrm.prefix_lm", "bool", "prefix_lm"),
     ),
+    published=Published(pieces=PIECES),
     drop=(FREQUENCIES,),
     derive=(stacks,),
     assumes=(assumptions.silu,),
