@@ -325,7 +325,6 @@ MLP = (
 
 
 OWN_CODE = "transformers has no such model, and the code of a checkpoint is never run"
-UNSERVED = "its layers are not run and rounded here one by one"  # of a family with blocks unlike each other
 
 
 def rotated(rows: tuple[T, ...]) -> tuple[T, ...]:

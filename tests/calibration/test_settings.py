@@ -138,6 +138,27 @@ def test_limits_that_no_class_has_are_refused(limits: list[float | None], tmp_pa
         assert model_settings(config, checkpoint.tensors()) == model_settings(checkpoint.config, checkpoint.tensors())
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (None, "vocabulary_map does not say which tokens stand for images"),
+        ({"<image>": 7}, "vocabulary_map does not say which tokens stand for images"),
+        ({"IMGIMGAZ": 8448}, "vocabulary_map.IMGIMGAZ is 8448, expected an id below 8,448"),
+        ({"IMGIMGAZ": [7]}, "vocabulary_map.IMGIMGAZ is \\[7\\], expected an id"),
+        ({"IMGIMGAZ": 7, "a": "x"}, None),
+    ],
+    ids=["none", "others", "beyond", "list", "one"],
+)
+def test_tokens_of_images_are_known(said: object, message: str | None, tmp_path: Path) -> None:
+    checkpoint = open_source(str(family_table.build("chameleon", tmp_path)))
+    config = {**checkpoint.config, "vocabulary_map": said}
+    if message is None:
+        assert model_settings(config, checkpoint.tensors())[1]["vocabulary_map"] == {"IMGIMGAZ": 7}
+    else:
+        with pytest.raises(InputError, match=message):
+            model_settings(config, checkpoint.tensors())
+
+
 def store_head(folder: Path, factor: float) -> None:
     """A head beside embeddings that config.json ties: the embeddings, upside down and scaled, or as they are."""
     path = folder / "model.safetensors"

@@ -44,6 +44,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "K-EXAONE": ("ExaoneMoe", {"sliding_window": 128, "sliding_window_pattern": "LLLG"}),
     "North": ("Cohere2Moe", {"dense_layers": 1, "expert_selection_fn": "sigmoid", "norm_topk_prob": False}),
     "MPT 7B": ("MPT", {"hidden_size": 256, "num_attention_heads": 4, "softmax_scale": None}),
+    "Chameleon": ("Chameleon", {"vocab_size": 65536, "vocabulary_map": {f"IMGIMG{n}": n for n in range(4, 8196)}}),
     "Phi-4": ("Phi3", {"sliding_window": None, "max_position_embeddings": 16384}),
 }  # fmt: skip
 DIFFERENT: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -52,6 +53,8 @@ DIFFERENT: dict[str, tuple[str, dict[str, Any], str]] = {
     "window switched on": ("Qwen3", {"use_sliding_window": True, "sliding_window": 9}, "sliding_window 9"),
     "unnormalized router": ("Qwen3Moe", {"norm_topk_prob": False}, "norm_topk_prob"),
     "router by default": ("Qwen3Moe", {}, "norm_topk_prob"),
+    "norms after": ("Chameleon", {"swin_norm": True}, "swin_norm is set"),
+    "images elsewhere": ("Chameleon", {"vocabulary_map": {"IMGIMGAZ": 7}}, "none of the tokens 4 to 8,195"),
     "activation": ("Llama", {"hidden_act": "gelu"}, 'hidden_act is "gelu", it computes silu'),
     "activation of Gemma": ("Gemma2", {**GEMMA2, "hidden_activation": "gelu"}, "computes gelu_pytorch_tanh"),
     "scale": ("Gemma2", {**GEMMA2, "query_pre_attn_scalar": 224}, "query_pre_attn_scalar is 224, it scales by 256"),

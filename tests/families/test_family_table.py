@@ -261,6 +261,9 @@ def test_its_layers_are_run_and_rounded_one_by_one(name: str, root: Path, tmp_pa
         found, _ = logits_after(model_of(root / name), samples)
         with torch.no_grad():
             expected = transformers_model(root / name)(input_ids=torch.from_numpy(samples.tokens).long()).logits
+        never = expected == torch.finfo(torch.float32).min  # predicted: tokens that stand for images
+        assert torch.equal(found[never], expected[never])
+        found, expected = found[~never], expected[~never]
         assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
     ran = quantkit("convert", root / name, "--to", "w8a16", "-o", tmp_path / "out")
     assert ran.status == 0, ran.stderr
@@ -272,7 +275,8 @@ def test_its_layers_are_run_and_rounded_one_by_one(name: str, root: Path, tmp_pa
     counts = (config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config)
     layers = len(config.get("layers_block_type") or range(next(counts)))
     inside = {n for n in given if IN_BLOCK.search(n) and not OF_ENCODERS.search(n) and ".mtp." not in f".{n}"}
-    linears = {n for n in inside if len(given[n].shape) == 2 and ".shard_" not in n}  # those are of a table
+    no_linears = (".shard_", ".q_norm.", ".k_norm.")  # of a table, and norms with a row for each head
+    linears = {n for n in inside if len(given[n].shape) == 2 and not any(part in n for part in no_linears)}
     further = {n for n in linears if int(IN_BLOCK.search(n)[1]) >= layers}
     of_stacks = {n for n in packed if ".experts." in n and n not in given}
     assert bool(of_stacks) == any(len(given[n].shape) == 3 for n in inside if ".experts." in n)

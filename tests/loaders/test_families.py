@@ -33,7 +33,8 @@ from quantkit.families.known import known_families
 # Served family -> its small checkpoints, each in one scheme: these go round.
 LOADED: dict[str, dict[str, str]] = {
     "afmoe": {"trinity": "w4a16"}, "apertus": {"apertus": "w8a8"}, "arcee": {"arcee": "nf4"},
-    "chatglm": {"glm-4-hf": "w8a16"}, "cohere2": {"cohere2": "nvfp4a16"}, "cohere2_moe": {"cohere2-moe": "w4a16"},
+    "chameleon": {"chameleon": "w4a16", "chameleon-swin": "w8a8"}, "chatglm": {"glm-4-hf": "w8a16"},
+    "cohere2": {"cohere2": "nvfp4a16"}, "cohere2_moe": {"cohere2-moe": "w4a16"},
     "command_r": {"command-r": "mxfp4a16"}, "dbrx": {"dbrx": "gptq-w4g32"},
     "deepseek2": {"deepseek-v3": "fp8", "deepseek-v2": "fp8", "youtu": "w8a8"},
     "deepseek_ocr": {"deepseek-ocr-2-saved": "w4a16", "unlimited-ocr-saved": "fp8"},
@@ -159,7 +160,9 @@ def test_the_loader_has_the_weights_that_quantkit_decodes(family: str, name: str
         found = model(input_ids=ids).logits[0].float()
         if recipe in {"fp8", "w8a8"}:  # experts of packed integers are decoded to bfloat16 before the type of the model
             round_inputs(expected, config, {})
-            assert distance(found, expected(input_ids=ids).logits[0]) <= FLOAT32
+            right = expected(input_ids=ids).logits[0]
+            told = right > torch.finfo(right.dtype).min  # no tokens that stand for images
+            assert distance(found[told], right[told]) <= FLOAT32
     assert found.isfinite().all()
 
 

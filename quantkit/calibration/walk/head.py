@@ -132,7 +132,7 @@ def _in_slabs(head: Any, read: Callable[[int, int], Tensor], hidden: Tensor) -> 
         stop = min(start + SLAB_ROWS, rows)
         slab = read(start, stop) if head.weight.is_meta else head.weight[start:stop].float()
         out[..., start:stop] = nn.functional.linear(hidden, slab)
-    return out if head.bias is None else out + head.bias
+    return out if head.bias is None else out + head.bias.to(out.device)
 
 
 def _read_slab(checkpoint: Checkpoint, source: Rows, device: torch.device, start: int, stop: int) -> Tensor:

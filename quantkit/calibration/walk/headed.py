@@ -20,20 +20,34 @@ CLASSES: Mapping[str, str] = {
     "qwen2_5_omni_text": "Qwen2_5OmniThinkerTextModel",
     "qwen3_omni_moe_text": "Qwen3OmniMoeThinkerTextModel",
 }
+# Parts that no logits go through: what reads the first token alone, and is not in every file; what makes tokens of
+# images.
+BESIDE = ("pooler", "vqmodel")
 
 
 class Headed(nn.Module):
-    """A language model without a head, and the head that the class around it has; an encoder and its embeddings."""
+    """A language model without a head, and the head that the class around it has; an encoder and its embeddings.
+
+    Tokens that stand for images (Chameleon) are never predicted: the head's bias, which no file has, takes their logits
+    to the lowest float32, as the class around it does with logits of a whole vocabulary.
+    """
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
         self.model, self.config = inner, inner.config
-        if hasattr(inner, "pooler"):
-            inner.pooler = None  # reads the first token alone, and is not in every file
+        for part in BESIDE:
+            if hasattr(inner, part):
+                setattr(inner, part, None)
         embedding = inner.get_input_embeddings()
         self.lm_head = nn.Linear(embedding.embedding_dim, embedding.num_embeddings, bias=False)
         if self.config.tie_word_embeddings:
             self.lm_head.weight = embedding.weight
+        if hasattr(inner, "vocabulary_mapping"):
+            bias = torch.zeros(embedding.num_embeddings, device="cpu")
+            bias[inner.vocabulary_mapping.image_tokens] = torch.finfo(bias.dtype).min
+            head: Any = self.lm_head
+            del head.bias
+            head.bias = bias  # no parameter
 
     def get_decoder(self) -> Any:
         return self.model

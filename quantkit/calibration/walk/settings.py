@@ -15,7 +15,7 @@ from typing import Any
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, needs_no_head, stored_head
-from quantkit.families.hparams import Hparams, nested_part
+from quantkit.families.hparams import CONFIG_HINT, Hparams, nested_part
 from quantkit.families.layers import KINDS
 from quantkit.families.linears import further_blocks, require_walked
 from quantkit.families.mapping import check_shapes
@@ -113,6 +113,10 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
         settings.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": hparams.number("rope_theta")})
     if kind == "deepseek_ocr":
         settings["mlp_layer_types"] = _kinds_of_ocr(hparams)
+    if kind == "chameleon":
+        settings["vocabulary_map"] = hparams.values["image_tokens"]  # which its class never predicts
+        if not settings["vocabulary_map"]:
+            raise _contradiction("vocabulary_map", "does not say which tokens stand for images", CONFIG_HINT)
     no_tokens = {key: value for key, value in NO_TOKENS.items() if key not in family.computes}
     return kind, {**no_tokens, **{key: _number(value) for key, value in settings.items()}}
 

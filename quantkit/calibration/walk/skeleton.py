@@ -31,8 +31,9 @@ from quantkit.untrusted import shown
 
 # Blocks that give a tuple of so many, of which the first goes on.
 GIVE_TUPLES = {
-    "BambaDecoderLayer": 2, "BloomBlock": 2, "FalconDecoderLayer": 2, "FalconH1DecoderLayer": 1,
-    "Glm5NextTextDecoderLayer": 2, "GlmMoeDsaDecoderLayer": 2, "HYV4DecoderLayer": 2, "MptBlock": 2,
+    "BambaDecoderLayer": 2, "BloomBlock": 2, "ChameleonDecoderLayer": 1, "ChameleonSwinDecoderLayer": 1,
+    "FalconDecoderLayer": 2, "FalconH1DecoderLayer": 1, "Glm5NextTextDecoderLayer": 2, "GlmMoeDsaDecoderLayer": 2,
+    "HYV4DecoderLayer": 2, "MptBlock": 2,
 }  # fmt: skip
 SLOPES = "alibi"  # Bloom's, one for each sequence and head: (sequences * heads, 1, tokens)
 ALONE = ("indexer", "compressor")  # of attention that looks at every sequence by itself
