@@ -17,7 +17,7 @@ from quantkit.batch.expand import Wish
 from quantkit.batch.faults import Faults
 from quantkit.batch.options import OF_OUTPUT, OPTIONS, Value
 from quantkit.batch.task import Needs, Task
-from quantkit.calibration.text.spec import SAMPLES, SEQLEN
+from quantkit.calibration.text.spec import SAMPLES, SEQLEN, CalibrationSpec, window_length
 from quantkit.consumers import parse_consumers
 from quantkit.errors import QuantkitError
 from quantkit.events import Sink, ignore, never
@@ -112,6 +112,7 @@ class _Opened:
     planned: dict[object, _Costs] = field(default_factory=dict)
     encoders: dict[str, _Costs | None] = field(default_factory=dict)
     described: dict[str | None, Model] = field(default_factory=dict)
+    windows: dict[int | None, int] = field(default_factory=dict)
 
     @cached_property
     def download_bytes(self) -> int:
@@ -123,6 +124,15 @@ class _Opened:
         if pre not in self.described:
             self.described[pre] = describe_source(self.checkpoint, pre)
         return self.described[pre]
+
+    def tokens(self, spec: CalibrationSpec | None) -> int:
+        """How many tokens of text are asked for, 0 without any. Raises UsageError for windows of more tokens than the
+        model has positions."""
+        if spec is None or spec.reads_statistics:
+            return 0
+        if spec.seqlen not in self.windows:
+            self.windows[spec.seqlen] = window_length(self.checkpoint, spec.seqlen, SEQLEN, "seqlen")
+        return spec.samples * self.windows[spec.seqlen]
 
     def costs(self, key: object, tokens: int, make: Callable[[], Plan]) -> _Costs:
         """The costs of a plan that is made at most once, with so many tokens of text."""
@@ -314,8 +324,7 @@ class _Planner:
             require_loadable([plan], parse_consumers(request.consumers), request.tp)
             return plan
 
-        tokens = (request.samples or SAMPLES) * (request.seqlen or SEQLEN) if request.calib else 0
-        return self.opened.costs(key, tokens, make)
+        return self.opened.costs(key, self.opened.tokens(request.calibration()), make)
 
     def _encoder(self) -> _Costs | None:
         request = self.request

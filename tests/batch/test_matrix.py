@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+import checkpoints
 import pytest
 from commands import TINY, quantkit
 from hub_server import HubState, serve
@@ -400,6 +402,21 @@ def test_headers_of_a_model_are_read_and_described_once(tmp_path: Path, monkeypa
     assert counts == {"open_wanted": 2, "describe_source": 2, "make_plan": 4}
     memory = {task["needs"]["memory_bytes"] for task in plan["tasks"] if "q4_k_m-" in task["id"]}
     assert len(memory) > 1  # of the text, which differs
+
+
+def test_windows_end_where_the_positions_of_a_model_do(tmp_path: Path) -> None:
+    variant = checkpoints.VARIANTS["gpt2"]
+    few = replace(variant, config={**variant.config, "n_positions": 128}, edit=None)
+    checkpoints.build_variant(few, tmp_path / "alpha")
+    (tmp_path / "t.jsonl").write_text(TEXT)
+    asked = f'models = ["alpha"]\nrecipes = ["q4_k_m"]\n[batch]\ncalib = "t.jsonl"\npre = "{checkpoints.PRE}"\n'
+    usual, given, longer = (
+        quantkit("batch", "plan", written(tmp_path, asked + line), "--json")
+        for line in ("", "seqlen = 128\n", "seqlen = 129\n")
+    )
+    assert usual.json["tasks"][0]["needs"] == given.json["tasks"][0]["needs"], usual.stderr
+    assert longer.status == 2
+    assert "--seqlen 129: the model has 128 positions" in longer.stderr
 
 
 REPO, COMMIT = "org/small", "a" * 40
