@@ -80,7 +80,9 @@ def test_what_llama_cpp_does_not_compute_in_kimi_k3_is_refused(key: str, value: 
         ("bitnet", "tie_word_embeddings", False, "the output head is a matrix of its own"),
         ("minimax-01", "layer_types", ["full_attention"] * 8, "other layers attend than the last of every 8"),
         ("minimax-01", "mlp_alpha_factor", 2.5, "residuals are scaled by several numbers"),
+        ("minimax-01", "mlp_alpha_factor", 0, "residuals are scaled by several numbers"),
         ("minimax-01", "mlp_beta_factor", 2.5, "residuals are scaled by several numbers"),
+        ("minimax-01", "mlp_beta_factor", 0, "residuals are scaled by several numbers"),
         ("arwkv-7", "wkv_version", 6, "wkv_version is 6, llama.cpp runs 7"),
     ],
 )
@@ -97,6 +99,13 @@ def test_kinds_of_layers_of_minimax_are_zeros_and_ones(listed: list[object]) -> 
     config = {**without(entry.config, "layer_types"), "architectures": [entry.architecture], "attn_type_list": listed}
     with pytest.raises(InputError, match=r"attn_type_list is .*, expected 0 or 1 for each layer"):
         find_family(config).family.hparams(config)
+
+
+def test_residuals_of_minimax_that_are_left_out_are_scaled_by_nothing() -> None:
+    entry = TABLE["minimax-01"]
+    alphas = dict.fromkeys(("full_attn_alpha_factor", "linear_attn_alpha_factor", "mlp_alpha_factor"), 0)
+    config = {**entry.config, "architectures": [entry.architecture], **alphas}
+    assert find_family(config).family.hparams(config).number("residual") == 0
 
 
 def test_norms_of_the_first_bitnet_are_those_of_transformers() -> None:

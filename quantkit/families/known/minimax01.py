@@ -53,11 +53,16 @@ def checked(hparams: Hparams) -> Mapping[str, Any]:
     if found != expected:
         what = f"other layers attend than the last of every {EVERY}, which llama.cpp takes for granted"
         raise UnsupportedError(what, key="attn_type_list", hint=HINT)
-    alphas, betas = ({hparams.number(name) or 1.0 for name in names} for names in (ALPHAS, BETAS))
+    alphas, betas = ({_factor(hparams, name) for name in names} for names in (ALPHAS, BETAS))
     if len(alphas) > 1 or betas != {1.0}:
         what = "residuals are scaled by several numbers, llama.cpp's file has one"
         raise UnsupportedError(what, key=ALPHAS[0], hint=HINT)
     return {"residual": alphas.pop(), "rotary_dim": hparams.values.get("rotary_dim") or hparams.count("head")}
+
+
+def _factor(hparams: Hparams, name: str) -> float:
+    said = hparams.number(name)
+    return 1.0 if said is None else said
 
 
 def of_file(hparams: Hparams) -> Mapping[str, Any]:
