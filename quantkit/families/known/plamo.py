@@ -1,7 +1,9 @@
 """PLaMo 2 and 3: norms around both parts of a block, queries, keys and values in one matrix, gate and up in another.
 
 PLaMo 2 attends in some layers and has a Mamba of its own kind in the others: a step for each head, and norms of steps
-and states. Source: conversion/plamo.py of llama.cpp, October 2026.
+and states. Source: conversion/plamo.py of llama.cpp, October 2026. Differs from it: all layers of PLaMo 2 have as many
+heads, where the converter says none of those that do not attend. From the first layer's llama.cpp takes how much of a
+head is rotated, and with none of it its rotation comes to no end; which layers attend it takes from the heads of keys.
 """
 
 from __future__ import annotations
@@ -49,11 +51,6 @@ def stretched(hparams: Hparams) -> Mapping[str, Any]:
         "rope_type": "yarn", "rope_factor": factor, "rope_original_context": context, "rope_beta_fast": 32.0,
         "rope_beta_slow": 1.0,
     }  # fmt: skip
-
-
-def endless(hparams: Hparams) -> str:
-    """What was seen of llama.cpp's graph: with heads in later layers alone its rotation comes to no end."""
-    return "nothing in builds of October 2026, whose rotation never ends where the first layer has no heads"
 
 
 AROUND = (
@@ -107,8 +104,7 @@ PLAMO2 = Family(
     ),
     keys=(
         keys.VOCAB_SIZE,
-        *keys.without(keys.SIZES, "attention.head_count", "attention.head_count_kv"),
-        keys.per_layer("attention.head_count", "i32", "num_attention_heads", kind(FULL)),
+        *keys.without(keys.SIZES, "attention.head_count_kv"),
         keys.per_layer("attention.head_count_kv", "i32", "num_key_value_heads", kind(FULL)),
         keys.RMS_EPSILON,
         *keys.HEAD_LENGTHS,
@@ -124,7 +120,7 @@ PLAMO2 = Family(
         "mamba_num_heads": "ssm_heads",
     },
     derive=(sizes,),
-    assumes=(assumptions.silu, endless),
+    assumes=(assumptions.silu,),
     tokens=TokenizerRules(own="plamo2", ids={"eot": 4}, named={"unk": UNKNOWN}),
     unserved=OWN_CODE,
 )  # fmt: skip
