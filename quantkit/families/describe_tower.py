@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.errors import InputError, QuantkitError
+from quantkit.families.assumptions import engine_warnings
 from quantkit.families.describe import inner_family
 from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.hparams import merged
@@ -64,7 +65,7 @@ def describe_tower(
             *architecture_metadata(TARGET, tower.keys, hparams),
         ),
         dropped=dropped,
-        warnings=(*general.warnings, *lacking),
+        warnings=(*general.warnings, *lacking, *engine_warnings(tower.assumes, hparams)),
         kind="mmproj",
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.families import keys
+from quantkit.families.assumptions import Assumption
 from quantkit.families.general import ReadFile
 from quantkit.families.hparams import CONFIG_HINT, Hparams, part_of
 from quantkit.families.layers import TRUNK, Derive, Seen, trunk_of
@@ -47,7 +48,8 @@ class Tower:
     config.json the number of their layer: beginnings of their names, each with the list. `seen` gives numbers from the
     tensors that are there (numbers, tensors by the names of rows -> numbers), `also` makes tensors from
     any of the checkpoint. `lacks` is the reason of tensors in `drop` whose absence is told: the file cannot do what the
-    model can. `sees` says that it reads images: a processor file has to say which values it expects.
+    model can. `sees` says that it reads images: a processor file has to say which values it expects. `assumes` is
+    what llama.cpp's graph takes for granted.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Tower:
     lacks: str | None = None
     when: Condition | None = None
     sees: bool = True
+    assumes: tuple[Assumption, ...] = ()
 
     def serves(self, config: Mapping[str, Any]) -> bool:
         """Whether config.json (parsed) is of a model with this tower."""

@@ -195,6 +195,18 @@ def test_sound_that_is_left_out_is_told(root: Path) -> None:
     assert told == {"gemma3n": "llama.cpp has no encoder of this model's sound: it is left out", "gemma3": None}
 
 
+def test_where_llama_cpp_does_not_see_what_the_model_does_it_is_told(root: Path) -> None:
+    told = {}
+    for name in ("llava", "llavasiglip", "qwen3omni", "qwen3vl"):
+        with closing(open_source(str(root / name))) as checkpoint:
+            model = describe_encoder(checkpoint, "f16")
+            assert model is not None
+            told[name] = [text for code, text in model.warnings if code == "engine-differs"]
+    assert "class token after the patches" in told["llava"].pop()
+    assert "do not load" in told["qwen3omni"].pop()
+    assert not any(told.values())
+
+
 @pytest.mark.parametrize("name", ["qwen25omni", "qwen3omni"])
 def test_sound_beside_images_is_never_of_the_text_model(name: str) -> None:
     """Wherever the thinker's tensors stand: one that is left out of both files would not be told."""

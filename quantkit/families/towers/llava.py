@@ -105,6 +105,14 @@ def _is_size(pair: object) -> bool:
     return isinstance(pair, list) and len(pair) == 2 and all(type(one) is int and 0 < one < 1 << 16 for one in pair)
 
 
+def class_token_last(hparams: Hparams) -> str:
+    """Seen with a small encoder and in the graph's source (tools/mtmd/models/llava.cpp)."""
+    return (
+        "it reads CLIP's class token after the patches and counts it as the first, so that a patch has the position of "
+        "the one before it (github.com/ggml-org/llama.cpp/issues/25814, builds of October 2026)"
+    )
+
+
 EMBEDDINGS = {
     CLIP: (
         T(f"{PREFIX}embeddings.class_embedding", "v.class_embd", Role.OTHER, "hidden_size"),
@@ -151,6 +159,7 @@ def llava(architecture: str, kind: str, more: tuple[T, ...] = ()) -> Tower:
         spellings=(UNWRAPPED,),
         text=INNER_TEXT,
         when=Condition(f"its encoder is {kind}", lambda config: _kind(config) == kind),
+        assumes=(class_token_last,) if kind == CLIP else (),
     )
 
 

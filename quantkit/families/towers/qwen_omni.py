@@ -17,7 +17,7 @@ from quantkit.families.roles import Role
 from quantkit.families.rows import Condition, Drop, Stack, T, with_biases
 from quantkit.families.spellings import Rename
 from quantkit.families.tower import AUDIO_BLOCK, WHOLE, Tower, constant
-from quantkit.families.towers.qwen3_vl import KEYS, QWEN3VL
+from quantkit.families.towers.qwen3_vl import KEYS, QWEN3VL, deepstack
 from quantkit.families.towers.qwen_vl import NORMS, OUTPUT, QWEN25VL, WINDOWED
 from quantkit.families.towers.whisper import CONVOLUTIONS, LAYER, NUMBERS, PREFIX, PROJECTOR, audio_numbers
 from quantkit.families.vit import GATED, INNER_TEXT, vision_keys, vision_numbers
@@ -106,6 +106,17 @@ SEPARATE = tuple(
 )
 OWNS = tuple(f"{start}{own}" for start in ("", "thinker.", "thinker.model.") for own in ("visual.", PREFIX))
 
+
+def one_width(hparams: Hparams) -> str | None:
+    """What llama.cpp asks of a file with both encoders (tools/mtmd/mtmd.cpp), and what its tests' file shows."""
+    if not any(deepstack(hparams)):
+        return None
+    return (
+        "nothing with the encoders' file, which builds of October 2026 do not load: they count what images feed layers "
+        "of the text model as width, and want sound as wide"
+    )
+
+
 QWEN25O = replace(
     QWEN25VL,
     name="qwen2.5o",
@@ -153,6 +164,7 @@ QWEN3O = replace(
     ),
     text=TEXT,
     also=positions(HEARD),
+    assumes=(one_width,),
 )
 QWEN3ASR = Tower(
     name="qwen3a",
