@@ -16,6 +16,7 @@ from typing import Any
 from zlib import crc32
 
 import checkpoints
+import engine_graphs
 import plamo_lines
 from checkpoints import Variant
 from own_shapes import (
@@ -46,6 +47,9 @@ YARN = {
     "beta_fast": 32.0, "beta_slow": 1.0,
 }  # fmt: skip
 FOUR = {**SIZES, "num_hidden_layers": 4}
+# Of indexers: what no head of theirs looks for scores 0, and which of such tokens are chosen nobody says. One in four
+# has that score with two heads, so that models choose differently; hardly one with so many.
+ENOUGH_HEADS = 16
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,11 @@ class Entry:
     `words` are tokens that its vocabulary needs; `edit` changes config.json afterwards, `published` the tensors, in
     place; `files` lie beside it; `further` are shapes of tensors that transformers does not know. `differs` are keys in
     which the file is meant to differ from that of the reference, with the value. `unlike` says why its predictions are
-    not compared. `told` makes of config.json what the reference is told in its place. `lacks` are keys that only the
-    file of the reference has, `apart` ends of the names of tensors whose values are meant to be others than there,
-    `adds` a part of the names of tensors that the reference leaves out, so that llama.cpp does not load its file.
-    `drafts` says that llama.cpp runs it beside another model alone, `endless` that it loads it and computes for ever.
+    not those of transformers, and `graph` puts what llama.cpp computes instead into a model of transformers, whose
+    predictions they are. `told` makes of config.json what the reference is told in its place. `lacks` are keys that
+    only the file of the reference has, `apart` ends of the names of tensors whose values are meant to be others than
+    there, `adds` a part of the names of tensors that the reference leaves out, so that llama.cpp does not load its
+    file. `drafts` says that llama.cpp runs it beside another model alone.
     """
 
     model: str | None
@@ -71,12 +76,12 @@ class Entry:
     files: Mapping[str, str] = field(default_factory=dict)
     differs: Mapping[str, Any] = field(default_factory=dict)
     unlike: str | None = None
+    graph: Callable[[Any, Any], None] | None = None
     further: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     told: Callable[[dict[str, Any]], object] | None = None
     lacks: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     drafts: bool = False
-    endless: bool = False
     adds: str | None = None
 
     @property
@@ -1208,7 +1213,7 @@ TABLE: dict[str, Entry] = {
     "gemma4": Entry("Gemma4", {**GEMMA4, "hidden_size_per_layer_input": 0}, bpe=False),
     "gemma4-unified": Entry(
         "Gemma4UnifiedForConditionalGeneration", {"text_config": GEMMA4}, bpe=False, edit=published_gemma4,
-        files={"generation_config.json": '{"suppress_tokens": [5, 7]}'}, unlike="it never chooses some tokens",
+        files={"generation_config.json": '{"suppress_tokens": [5, 7]}'},
     ),
     "gemma4-e": Entry(
         "Gemma4",
@@ -1240,7 +1245,7 @@ TABLE: dict[str, Entry] = {
         edit=lambda config: config.update(num_nextn_predict_layers=1),
     ),
     "glm-5": Entry(
-        "GlmMoeDsa", {**GLM_LATENT, "index_head_dim": 256, "index_n_heads": 2, "index_topk": 2048,
+        "GlmMoeDsa", {**GLM_LATENT, "index_head_dim": 128, "index_n_heads": ENOUGH_HEADS, "index_topk": 64,
                       "indexer_types": ["full", "shared"]},
         words=GLM_WORDS,
     ),
@@ -1299,7 +1304,8 @@ TABLE: dict[str, Entry] = {
     "jais2": Entry("Jais2", SIZES),
     "stablelm": Entry("StableLm", SIZES),
     "stablelm-parallel": Entry("StableLm", {**SIZES, "use_qkv_bias": True, "use_parallel_residual": True}),
-    "exaone4": Entry("Exaone4", {**FOUR, "sliding_window": 64}, unlike="windows are those of the model of 64 layers"),
+    "exaone4": Entry("Exaone4", {**FOUR, "sliding_window": 64}, unlike="windows are those of the model of 64 layers",
+                     graph=engine_graphs.no_windows),
     "exaone4-without-windows": Entry(
         "Exaone4", {**FOUR, "sliding_window": None, "layer_types": ["full_attention"] * 4}
     ),
@@ -1389,7 +1395,7 @@ TABLE: dict[str, Entry] = {
         bpe=False, edit=lambda config: config.update(
             architectures=["PhiMoEForCausalLM"], original_max_position_embeddings=512
         ),
-        unlike="transformers chooses experts with a margin of its own",
+        unlike="of norms, and of the weights of experts", graph=engine_graphs.phi_with_experts,
     ),
     "mpt": Entry(
         None,
@@ -1482,7 +1488,8 @@ TABLE: dict[str, Entry] = {
         {**FOUR, "num_key_value_heads": 8, "kv_lora_rank": 256, "q_lora_rank": 256, "qk_nope_head_dim": 256,
          "qk_rope_head_dim": 64, "v_head_dim": 64, "n_routed_experts": 4, "num_experts_per_tok": 2,
          "n_shared_experts": 1, "moe_intermediate_size": 256, "n_group": 1, "topk_group": 1,
-         "first_k_dense_replace": 1, "index_head_dim": 128, "index_n_heads": 4, "num_nextn_predict_layers": 0},
+         "first_k_dense_replace": 1, "index_head_dim": 128, "index_n_heads": ENOUGH_HEADS, "index_topk": 64,
+         "num_nextn_predict_layers": 0},
         edit=lambda config: config.update(scoring_func="sigmoid", topk_method="noaux_tc"),
     ),
     "deepseek-v3.2-mtp": Entry(
@@ -1777,10 +1784,10 @@ TABLE: dict[str, Entry] = {
         "HYV4",
         {**FOUR, "num_key_value_heads": 8, "kv_lora_rank": 256, "q_lora_rank": 256, "qk_nope_head_dim": 256,
          "qk_rope_head_dim": 64, "v_head_dim": 64, "n_routed_experts": 4, "num_experts_per_tok": 2,
-         "n_shared_experts": 1, "moe_intermediate_size": 256, "index_head_dim": 128, "index_n_heads": 4,
+         "n_shared_experts": 1, "moe_intermediate_size": 256, "index_head_dim": 128, "index_n_heads": ENOUGH_HEADS,
          "index_topk": 64, "hc_mult": 2, "swiglu_limit": 0.5, "indexer_types": ["full", "shared", "full", "shared"]},
         edit=lambda config: config.update(first_k_dense_replace=1, enable_lm_head_fp32=True), published=as_tencent,
-        unlike="transformers 5.24 rotates halves of a head, llama.cpp pairs side by side; with pairs it is the same",
+        unlike="transformers 5.24 rotates halves of a head", graph=engine_graphs.pairs_side_by_side,
     ),
     "ling-3": Entry(
         "BailingHybrid",
@@ -1818,7 +1825,8 @@ TABLE: dict[str, Entry] = {
             {**SIZES, **HEADS, "vocab_size": 8448, "swin_norm": after,
              "vq_config": IMAGE_TOKENS, "vocabulary_map": {"<image>": 8447}},
             edit=lambda config: config["vocabulary_map"].update(CHAMELEON_IDS), published=of_one_shard,
-            unlike="of norms after each part of a block" if after else None,
+            unlike="of what the MLP reads" if after else None,
+            graph=engine_graphs.mlp_without_residual if after else None,
         )
         for name, after in (("chameleon", False), ("chameleon-swin", True))
     },
@@ -1827,7 +1835,7 @@ TABLE: dict[str, Entry] = {
         own("Plamo2ForCausalLM", "plamo2", num_hidden_layers=4, hidden_size_per_head=64, mamba_num_heads=4,
             mamba_d_state=64, mamba_d_conv=4, mamba_step=2, mamba_enabled=True, rms_norm_eps=1e-6, rope_theta=1e4,
             tie_word_embeddings=True),
-        bpe=False, shapes=plamo2_shapes, files=PLAMO, endless=True,
+        bpe=False, shapes=plamo2_shapes, files=PLAMO, differs={"plamo2.attention.head_count": 8},
     ),
     "plamo-3": Entry(
         None,
@@ -1864,8 +1872,8 @@ TABLE: dict[str, Entry] = {
             **FOUR, "vocab_size": 408, "num_key_value_heads": 8, "kv_lora_rank": 256, "q_lora_rank": 256,
             "qk_nope_head_dim": 256, "v_head_dim": 64, "n_routed_experts": 4, "num_experts_per_tok": 2,
             "moe_intermediate_size": 256, "mlp_layer_types": ["dense", *["sparse"] * 3], "index_head_dim": 128,
-            "index_n_heads": 4, "index_topk": 96, "index_kpool": 8, "linear_head_dim": 128, "linear_num_heads": 8,
-            "swiglu_limit": 0.5,
+            "index_n_heads": ENOUGH_HEADS, "index_topk": 32, "index_kpool": 8, "linear_head_dim": 128,
+            "linear_num_heads": 8, "swiglu_limit": 0.5,
             "layer_types": ["linear_attention", "indexed_attention", "linear_attention", "indexed_attention"],
          },
          "vision_config": {"hidden_size": 32, "intermediate_size": 32, "depth": 1, "num_heads": 2,

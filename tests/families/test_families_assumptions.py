@@ -78,6 +78,9 @@ DIFFERENT: dict[str, tuple[str, dict[str, Any], str]] = {
     "sparsity": ("Gemma3n", {"activation_sparsity_pattern": [0.5] * 35}, "activation_sparsity_pattern is not 0.95"),
     "rank": ("Gemma3n", {"laurel_rank": 32}, "laurel_rank is 32, it takes 64"),
     "both ways": ("Gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention is all"),
+    "rotation": ("HYV4", {}, "transformers 5.24 rotates halves of a head"),
+    "norms and weights": ("PhiMoE", {}, "its norms take no mean away, and the weights of the two chosen experts"),
+    "what the MLP reads": ("Chameleon", {"swin_norm": True}, "without the residual"),
     "softmax scale": ("MPT", {"softmax_scale": 0.5}, "softmax_scale is 0.5, it scales scores by 0.0883883"),
     "yarn": ("Llama", {"rope_scaling": {**YARN, "attention_factor": 1.0}}, "yarn is 1, it takes 1.139"),
 }  # fmt: skip

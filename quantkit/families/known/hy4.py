@@ -46,6 +46,11 @@ def filled(hparams: Hparams) -> Mapping[str, Any]:
     return {"indexer_types": said, "mlp_layer_types": dense_first(hparams), **groups}
 
 
+def pairs(hparams: Hparams) -> str:
+    """Which of both the weights are made for, no published description says: files are as llama.cpp's converter's."""
+    return "it rotates dimensions side by side, where transformers 5.24 rotates halves of a head"
+
+
 def limits(hparams: Hparams) -> object:
     """What the gates of experts are cut off at in each block, where they are."""
     limit = hparams.number(LIMIT)
@@ -117,7 +122,7 @@ HY4 = Family(
     drop=(FREQUENCIES, Drop("model.mtp_layers.*", "llama.cpp predicts no further tokens with this architecture")),
     aliases={"n_routed_experts": "num_local_experts"},
     derive=(filled, numbers, indexer_types),
-    assumes=(assumptions.silu, assumptions.yarn_temperature),
+    assumes=(assumptions.silu, assumptions.yarn_temperature, pairs),
     computes=OF_INDEXER | {"indexer_types", STREAMS, "hc_magnitude", "hc_eps", "learnable_sink_init"},
     folds=(folds.MLP_OUT, folds.SHARED_OUT),  # what up gives is cut off in experts
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quantkit.families import folds, keys
+from quantkit.families.hparams import Hparams
 from quantkit.families.known.phi import PHI3
 from quantkit.families.rows import (
     ATTENTION,
@@ -15,6 +16,15 @@ from quantkit.families.rows import (
     experts,
     with_biases,
 )
+
+
+def norms_and_weights(hparams: Hparams) -> str:
+    """transformers has a softmax for each of the two choices, over experts whose scores are near."""
+    return (
+        "its norms take no mean away, and the weights of the two chosen experts add up to 1, where each is mostly 1 of "
+        "its own"
+    )
+
 
 PHIMOE = replace(
     PHI3,
@@ -40,6 +50,7 @@ PHIMOE = replace(
         keys.Key("expert_count", "u32", "num_local_experts"),
         keys.Key("expert_used_count", "u32", "num_experts_per_tok"),
     ),
+    assumes=(*PHI3.assumes, norms_and_weights),
     folds=(folds.EXPERT_OUT,),
     renamed=("model.layers.{}.mlp.router",),
     computes=frozenset({"lm_head_bias"}),
