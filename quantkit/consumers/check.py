@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from quantkit.consumers.finders import Found
+from quantkit.consumers.names import known_as
 from quantkit.consumers.refusals import RULES, Rule
 from quantkit.consumers.subject import Subject
 from quantkit.errors import UnsupportedError, UsageError, require_choice
@@ -108,6 +109,8 @@ def _facts(subject: Subject, tp: int, rule: Rule, found: Found) -> dict[str, obj
         "heads": subject.heads,
         "kv_heads": subject.kv_heads,
         "architecture": shown(subject.architecture),
+        "model_type": shown(subject.model_type or "none"),
+        "known": known_as(subject.architecture),
         "file_types": ", ".join(sorted(subject.file_types)),
     }
     module = found.module

@@ -26,7 +26,9 @@ from quantkit.consumers.finders import (
     unlike_experts,
     whole,
 )
+from quantkit.consumers.names import unopened
 from quantkit.consumers.row import (
+    GGUF_NEAREST,
     HEAD,
     HEAD_NEAREST,
     MIXED,
@@ -35,7 +37,6 @@ from quantkit.consumers.row import (
     MLX_NEAREST,
     MLX_REASON,
     T5,
-    T5_REASON,
     ZERO_IN_V1,
     ZERO_NEAREST,
     ZERO_REASON,
@@ -48,6 +49,7 @@ from quantkit.qtypes.schemes.minifloat import TILE
 
 TRANSFORMERS = "transformers 5.23.0"
 ELSEWHERE = "another program (--for vllm)"
+ABSENT_REASON = "it makes no {architecture} of the model type {model_type}"
 LOADED = f"run: {TRANSFORMERS}, compressed-tensors 0.20.0"
 GPTQMODEL = f"run: {TRANSFORMERS}, optimum 2.3.0, gptqmodel 7.6.0"
 AWQ_GROUPS = (32, 64, 128)
@@ -83,8 +85,6 @@ INITIALIZING = {
 THINKING = frozenset({
     "Qwen2_5OmniForConditionalGeneration", "Qwen2_5OmniModel", "Qwen3OmniMoeForConditionalGeneration",
 })  # fmt: skip
-# Classes that code beside the weights makes, and it has not.
-ABSENT = frozenset({"DeepseekOCRForCausalLM", "NemotronHPuzzleForCausalLM"})
 PUBLISHED_ASR = "Qwen3ASRForConditionalGeneration", "thinker."  # and how its published names begin
 ASSISTANTS = frozenset({"Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM"})
 WITHOUT_WEIGHT = PACKED | MXFP4 | NVFP4 | GPTQ | AWQ  # layers that have codes under another name
@@ -197,8 +197,10 @@ RULES_OF_TRANSFORMERS = (
         "--to nf4, --to int8 or --to fp8-native", LOADED,
     ),
     Rule(
-        "transformers", "absent", whole(lambda subject: subject.architecture in ABSENT), T5_REASON, ELSEWHERE,
-        f"run: {TRANSFORMERS}",
+        "transformers", "absent", unopened(by_vllm=True), ABSENT_REASON, ELSEWHERE, f"run: {TRANSFORMERS}",
+    ),
+    Rule(
+        "transformers", "absent-in-both", unopened(by_vllm=False), ABSENT_REASON, GGUF_NEAREST, f"run: {TRANSFORMERS}",
     ),
     Rule(
         "transformers", "thinker-names", published_asr,

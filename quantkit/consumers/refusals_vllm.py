@@ -26,9 +26,11 @@ from quantkit.consumers.finders import (
     unlike,
     whole,
 )
+from quantkit.consumers.names import unlisted
 from quantkit.consumers.row import (
     COLS_REASON,
     ENCODERS,
+    GGUF_NEAREST,
     HEAD,
     HEAD_NEAREST,
     HEADS_REASON,
@@ -79,6 +81,14 @@ RULES_OF_VLLM = (
     Rule(
         "vllm", "t5", whole(lambda subject: subject.architecture in T5), T5_REASON, T5_NEAREST,
         f"{VLLM}, models/registry.py; PR #24907, #31004",
+    ),
+    Rule(
+        "vllm", "named-otherwise", unlisted(renamed=True), "it finds no class called {architecture}",
+        "the name {known} for the class in config.json", f"{VLLM}, models/registry.py",
+    ),
+    Rule(
+        "vllm", "absent", unlisted(renamed=False), "it has no model of {architecture}, or has none any more",
+        GGUF_NEAREST, f"{VLLM}, models/registry.py: _PREVIOUSLY_SUPPORTED_MODELS; jina.py",
     ),
     Rule(
         "vllm", "encoders", whole(lambda subject: subject.architecture in ENCODERS and subject.container != "plain"),

@@ -38,12 +38,13 @@ T5 = frozenset({
 ENCODERS = frozenset({
     f"{kind}{head}" for kind in ("Bert", "DistilBert", "Roberta", "XLMRoberta", "ModernBert", "EuroBert")
     for head in ("Model", "ForMaskedLM", "ForSequenceClassification")
-} | {"BertForPreTraining", "CamembertModel"})  # fmt: skip
+} | {"BertForPreTraining", "CamembertModel", "JinaEmbeddingsV5Model"})  # fmt: skip
 # Whose matrices files have as (in, out).
 TURNED = frozenset({"GPT2LMHeadModel"})
 UNTRIED_REASON = "rounded encoders were not tried with it"
 UNTRIED_NEAREST = "--to hf-bf16"
 T5_REASON = "it has no model of {architecture}"
+GGUF_NEAREST = "a GGUF file (--to q8_0)"
 T5_NEAREST = "another program (--for transformers)"
 
 

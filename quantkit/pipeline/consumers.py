@@ -19,6 +19,7 @@ def subject_of(plan: Plan) -> Subject:
         container=plan.container,
         modules=tuple(Module(m.name, m.role, m.rows, m.cols, layouts.get(m.name)) for m in plan.linears),
         architecture=plan.served_as,
+        model_type=plan.model_type,
         kv_cache=plan.kv_cache,
         heads=plan.shape.heads,
         kv_heads=plan.shape.kv_heads,

@@ -61,6 +61,7 @@ def _subject(folder: Path, manifest: Manifest) -> Subject:
             container=str(manifest.facts["model"].get("container", "plain")),
             modules=tuple(modules),
             architecture=model.architecture,
+            model_type=str(made.config.get("model_type") or ""),
             head_quantized=model.head is not None and f"{model.head}.weight" in stored,
             kv_cache=any(t.name.endswith(".k_scale") for t in manifest.tensors),
             heads=model.shape.heads,

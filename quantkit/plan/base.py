@@ -106,7 +106,8 @@ class Plan:
     `evens` says that columns far apart in length are evened before they are rounded, `refits` are norms whose values
     may move when all else is rounded, where text shows that it helps.
     `linears` are the linear layers of the blocks, rounded or not, `plain` names those that stay as they are and the
-    head. `served_as` is the architecture by the name that consumers look for. `details` are what the manifest says of
+    head. `served_as` is the architecture by the name that consumers look for, `model_type` that of a
+    checkpoint's config.json. `details` are what the manifest says of
     the model besides its family. `allocation` is what it says of types that were chosen for a budget. `kind` is that of
     `families.model.Model`.
     """
@@ -136,6 +137,7 @@ class Plan:
     plain: tuple[str, ...] = ()
     kv_cache: bool = False
     served_as: str = ""
+    model_type: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     allocation: Mapping[str, Any] = field(default_factory=dict)
     kind: Literal["model", "mmproj"] = "model"

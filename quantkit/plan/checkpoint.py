@@ -105,6 +105,7 @@ def plan_checkpoint(
         plain=plain,
         kv_cache=recipe.kv_cache,
         served_as=found.architecture,
+        model_type=str(checkpoint.config.get("model_type") or ""),
         details={"container": recipe.container},
     )
 

@@ -223,7 +223,19 @@ EXAMPLES = {
         model(FP8, architecture="Qwen2_5OmniModel"), model(FP8Layout(), architecture="Qwen2_5OmniModel")
     ),
     "transformers/absent": Example(
-        model(FP8, architecture="NemotronHPuzzleForCausalLM"), model(FP8, architecture="NemotronHForCausalLM")
+        model(FP8, architecture="MiMoV2ForCausalLM", model_type="mimo_v2"),
+        model(FP8, architecture="MiMoV2ForCausalLM", model_type="mimo_v2_flash"),
+    ),
+    "transformers/absent-in-both": Example(
+        model(FP8, architecture="JinaEmbeddingsV5Model", model_type="jina_embeddings_v5"),
+        model(FP8, architecture="EuroBertModel", model_type="eurobert"),
+    ),
+    "vllm/named-otherwise": Example(
+        model(FP8, architecture="VLlama3ForCausalLM", model_type="llama"),
+        model(FP8, architecture="LLaMAForCausalLM", model_type="llama"),
+    ),
+    "vllm/absent": Example(
+        model(FP8, architecture="MiniMaxM1ForCausalLM"), model(FP8, architecture="MiMoV2ForCausalLM")
     ),
     "transformers/thinker-names": Example(
         renamed("thinker.", model(FP8, architecture="Qwen3ASRForConditionalGeneration")),

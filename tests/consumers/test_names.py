@@ -1,0 +1,32 @@
+"""Names of classes that transformers lacks: each that quantkit serves was decided about."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+from packaging.version import Version
+
+from quantkit.consumers.names import NAMES
+from quantkit.families.known import known_families
+
+SERVED = {name for family in known_families() if not family.unserved for name in family.hf}
+LOOKED_UP = Version("5.23")
+
+
+@pytest.mark.skipif(Version(transformers.__version__) < LOOKED_UP, reason="later versions were looked up")
+def test_every_name_that_is_served_is_known() -> None:
+    """transformers has the class, or the table says what opens it."""
+    assert SERVED - set(dir(transformers)) - NAMES.keys() == set()
+
+
+def test_no_name_is_there_for_nothing() -> None:
+    assert NAMES.keys() <= SERVED
+
+
+@pytest.mark.skipif(Version(transformers.__version__) < LOOKED_UP, reason="later versions were looked up")
+@pytest.mark.parametrize("name", NAMES)
+def test_model_types_and_classes_are_those_of_transformers(name: str) -> None:
+    said = NAMES[name]
+    assert name not in dir(transformers)
+    assert all(kind in transformers.CONFIG_MAPPING for kind in said.types)
+    assert not said.known or said.known in dir(transformers)
