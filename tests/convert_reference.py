@@ -1,10 +1,11 @@
 """Run llama.cpp's converter over many checkpoints in one process: its imports cost more than the conversions.
 
-Reads a JSON list of [folder, output, outtype, pre, told] from standard input and does for each what
+Reads a JSON list of [folder, output, outtype, pre, told, target] from standard input and does for each what
 `convert_hf_to_gguf.py folder --outfile output --outtype outtype` does. `pre` stands in for the name of the
 pre-tokenizer, which the converter knows only for published vocabularies; null leaves it to the converter, and
 "--mmproj" asks for the file of the encoder. `told`, if there is a fifth, is what it takes for config.json as it is,
-instead of what transformers makes of it.
+instead of what transformers makes of it; `target`, if there is a sixth, is the folder of the model that this one
+drafts for.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ BITNET_NORMS = {
 }
 
 
-def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dict[str, Any] | None = None) -> None:
+def convert(
+    folder: Path, output: Path, outtype: str, pre: str | None, told: dict[str, Any] | None = None,
+    target: str | None = None,
+) -> None:  # fmt: skip
     TextModel.get_vocab_base_pre = own_pre if pre is None else lambda self, tokenizer: pre
     hparams = told or ModelBase.load_hparams(folder, is_mistral_format=False)
     if pre == MMPROJ:
@@ -96,7 +100,8 @@ def convert(folder: Path, output: Path, outtype: str, pre: str | None, told: dic
         if hasattr(model_class, "lerp_weights"):
             model_class.lerp_weights = {}  # it keeps those of the model before: converters are one process for each
         try:
-            model_class(folder, OUTTYPES[outtype], output, hparams=said).write()
+            beside = Path(target) if target else None
+            model_class(folder, OUTTYPES[outtype], output, hparams=said, target_model_dir=beside).write()
         except KeyError:  # transformers 5 renames what the converter reads; without it config.json is read as it is
             said = json.loads((folder / "config.json").read_text())
         except AssertionError:  # it asks for the blocks that predict further tokens, unless told that there are none

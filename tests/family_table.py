@@ -19,6 +19,7 @@ import checkpoints
 import engine_graphs
 import plamo_lines
 from checkpoints import Variant
+from drafts import dflash_shapes, dspark_shapes, eagle3_shapes, with_tables
 from own_shapes import (
     arwkv7_shapes,
     grok_1_shapes,
@@ -46,6 +47,7 @@ YARN = {
     "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128,
     "beta_fast": 32.0, "beta_slow": 1.0,
 }  # fmt: skip
+OF_ANOTHER = "it predicts from what its target computes"
 FOUR = {**SIZES, "num_hidden_layers": 4}
 # Of indexers: what no head of theirs looks for scores 0, and which of such tokens are chosen nobody says. One in four
 # has that score with two heads, so that models choose differently; hardly one with so many.
@@ -63,7 +65,8 @@ class Entry:
     predictions they are. `told` makes of config.json what the reference is told in its place. `lacks` are keys that
     only the file of the reference has, `apart` ends of the names of tensors whose values are meant to be others than
     there, `adds` a part of the names of tensors that the reference leaves out, so that llama.cpp does not load its
-    file. `drafts` says that llama.cpp runs it beside another model alone.
+    file. `drafts` says that llama.cpp runs it beside another model alone, `target` names the entry of the one that
+    --base names.
     """
 
     model: str | None
@@ -82,6 +85,7 @@ class Entry:
     lacks: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     drafts: bool = False
+    target: str | None = None
     adds: str | None = None
 
     @property
@@ -89,7 +93,7 @@ class Entry:
         """What config.json calls it."""
         if self.model is None:
             return str(self.config["architectures"][0])
-        return self.model if self.model.endswith("Generation") else f"{self.model}ForCausalLM"
+        return self.model if self.model.endswith(("Generation", "AssistantModel")) else f"{self.model}ForCausalLM"
 
 
 def llama_shapes(
@@ -1516,6 +1520,70 @@ TABLE: dict[str, Entry] = {
             **GEMMA4, "model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0,
         }},
         bpe=False, drafts=True, unlike="it predicts from what a Gemma 4 computes",
+    ),
+    "eagle3": Entry(
+        None,
+        own("LlamaForCausalLMEagle3", "llama", num_hidden_layers=1, rms_norm_eps=1e-5, draft_vocab_size=128,
+            rope_theta=10000.0, tie_word_embeddings=False, hidden_act="silu", head_dim=64, norm_before_residual=True,
+            eagle_aux_hidden_state_layer_ids=[0, 1, 2]),
+        shapes=eagle3_shapes, published=with_tables, drafts=True, target="arcee", unlike=OF_ANOTHER,
+    ),
+    "eagle3-speculator": Entry(
+        None,
+        {"architectures": ["Eagle3Speculator"], "model_type": "speculator_model", "draft_vocab_size": 400,
+         "norm_before_fc": True, "transformer_layer_config": {
+             **SIZES, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 1,
+             "rms_norm_eps": 1e-5, "head_dim": 32, "rope_theta": 500000.0, "hidden_act": "silu", "rope_scaling": {
+                 "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                 "original_max_position_embeddings": 256}}},
+        shapes=lambda config: eagle3_shapes(config, "layers.0.", normed=True), target="spark-x2.5",
+        unlike=OF_ANOTHER,
+    ),
+    "dflash": Entry(
+        None,
+        own("DFlashDraftModel", "qwen3", head_dim=64, rms_norm_eps=1e-6, rope_theta=1e6, tie_word_embeddings=False,
+            hidden_act="silu", block_size=8, dflash_config={"mask_token_id": 7, "target_layer_ids": [0, 1]}),
+        shapes=dflash_shapes, drafts=True, target="arcee", unlike=OF_ANOTHER,
+    ),
+    "dflash-2": Entry(  # of a target that rotates by axes, with convolutions and a selector of candidates
+        None,
+        own("DFlash2DraftModel", "qwen3", head_dim=64, rms_norm_eps=1e-6, rope_theta=1e6, tie_word_embeddings=False,
+            hidden_act="silu", use_sliding_window=True, sliding_window=64, has_embed_tokens=False,
+            layer_types=["sliding_attention", "full_attention"], is_causal=True, dflash_config={
+                "mask_token_id": 7, "target_layer_ids": [0, 1], "conv_kernel_size": 4, "conv_group_size": 16,
+                "selector_rank": 256, "selector_top_k": 4, "attention_value_scale": 0.5, "output_multiplier": 0.25,
+                "final_logit_softcapping": 30.0, "input_embedding_scale": 16.0}),
+        shapes=lambda config: dflash_shapes(config, "model."),
+        further={
+            **{f"model.layers.{n}.{part}_conv.base_kernel": (2, 4, 256) for n in (0, 1)
+               for part in ("attention", "mlp")},
+            **{f"model.layers.{n}.{part}_conv.kernel_projection.weight": (128, 256) for n in (0, 1)
+               for part in ("attention", "mlp")},
+            **{f"model.layers.{n}.self_attn.sinks": (8,) for n in (0, 1)},
+            "model.embed_tokens.weight": (400, 256), "model.candidate_selector.hidden_projection.weight": (256, 256),
+            "model.candidate_selector.predecessor_codebook": (400, 256),
+            "model.candidate_selector.successor_codebook": (400, 256),
+        },
+        drafts=True, target="qwen3-vl", unlike=OF_ANOTHER,
+    ),
+    "muse-glimmer-assistant": Entry(
+        "MuseGlimmerAssistantModel",
+        {**{key: value for key, value in SIZES.items() if key != "vocab_size"}, "head_dim": 64, "sliding_window": 64,
+         "mask_token_id": 7, "target_layer_ids": [0, 1, 2]},
+        drafts=True, target="spark-x2.5", unlike=OF_ANOTHER,
+    ),
+    "dspark": Entry(
+        None,
+        own("Qwen3DSparkModel", "qwen3", head_dim=64, rms_norm_eps=1e-6, rope_theta=1e6, tie_word_embeddings=False,
+            hidden_act="silu", block_size=8, mask_token_id=7, target_layer_ids=[0, 1]),
+        shapes=dspark_shapes, drafts=True, target="arcee", unlike=OF_ANOTHER,
+    ),
+    "dspark-reduced": Entry(
+        None,
+        own("DSparkSpeculator", "qwen3", head_dim=64, rms_norm_eps=1e-6, rope_theta=1e6, tie_word_embeddings=False,
+            hidden_act="silu", draft_vocab_size=128, mask_token_id=7, aux_hidden_state_layer_ids=[1, 2]),
+        shapes=lambda config: dspark_shapes(config, embeds=False), published=with_tables, drafts=True, target="arcee",
+        unlike=OF_ANOTHER,
     ),
     "grok-2": Entry(
         None,

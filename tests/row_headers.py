@@ -20,7 +20,10 @@ def headers(family: Family, hparams: Hparams) -> Iterator[TensorInfo]:
         if isinstance(told, ToldNumbers):
             for layer in range(hparams.count("num_hidden_layers")):
                 if told.where(hparams, layer):
-                    yield TensorInfo(told.source.format(layer), "I64", (2,), 16, values=(1, 2))
+                    count = hparams.count(told.count) if told.count else 2
+                    yield TensorInfo(
+                        told.source.format(layer), "I64", (count,), 8 * count, values=tuple(range(1, count + 1))
+                    )
     spelled: dict[str, str] = {}
     for key, rows in rows_by_source(family).items():
         for row in rows:

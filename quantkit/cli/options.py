@@ -107,7 +107,7 @@ class Want:
     allow_other_base: AllowOtherBase = False
     base: Annotated[
         str | None,
-        typer.Option("--base", metavar="SRC", help="The model of an adapter that is the source (--to lora-f16)."),
+        typer.Option("--base", metavar="SRC", help="The model of the adapter or of the draft that is the source."),
     ] = None
     keep: Annotated[
         list[str] | None,

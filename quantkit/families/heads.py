@@ -20,7 +20,8 @@ SUFFIX = "ForCausalLM"
 TIED = "tie_word_embeddings"
 OWN_TEXT = frozenset({  # whose part for text names an older architecture
     "KimiK3ForConditionalGeneration", "DeepseekOCRForCausalLM", "DeepseekOCR2ForCausalLM", "UnlimitedOCRForCausalLM",
-    "Exaone4_5_ForConditionalGeneration",
+    "Exaone4_5_ForConditionalGeneration", "Eagle3Speculator", "Eagle3DraftModel", "DSparkDraftModel",
+    "DSparkSpeculator",
 })  # fmt: skip
 
 

@@ -24,7 +24,10 @@ CONFIG_HINT = "download the checkpoint's config.json again, or correct the value
 ALIASES = {"num_experts": "num_local_experts"}  # spelling in a configuration -> the one spelling used here
 
 # where a checkpoint that is more than a language model has the language model's part; the first one there counts
-NESTED = ("text_config", "llm_config", "lm_config", "language_config", "thinker_config.text_config", "lfm")
+NESTED = (
+    "text_config", "llm_config", "lm_config", "language_config", "thinker_config.text_config", "lfm",
+    "transformer_layer_config",
+)  # fmt: skip
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
 BY_LAYER = "by_layer"  # a derived list: for each block the numbers in which it differs from others

@@ -263,15 +263,17 @@ class Told:
 @dataclass(frozen=True)
 class ToldNumbers:
     """Whole numbers that a tensor of int64 holds, and the file among its keys: `source` is the tensor's name as rows
-    have it, with "{}" for the layer, `name` that of the list of numbers, `where` the one layer that has it, if any.
+    have it, with "{}" for the layer, `name` that of the list of numbers, `where` the one layer that has it, if any, and
+    `count` that of how many there are, where something says it.
 
-    Where headers alone are read there is no such list. Raises InputError for a missing tensor, and for numbers below
-    zero.
+    Where headers alone are read there is no such list. Raises InputError for a missing tensor, for numbers below zero,
+    and for more or fewer than there should be.
     """
 
     source: str
     name: str
     where: Layers
+    count: str | None = None
 
     def __call__(self, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
         layer = next((layer for layer in range(trunk_of(hparams)) if self.where(hparams, layer)), None)
@@ -281,7 +283,11 @@ class ToldNumbers:
         if name not in tensors:
             message = f'the checkpoint has no tensor "{name}", whose numbers the file has among its keys'
             raise InputError(message, tensor=name, hint="is a shard missing, or config.json of another model?")
-        values = tensors[name].values or ()
+        values, there = tensors[name].values or (), tensors[name].elements
+        if self.count is not None and there != hparams.count(self.count):
+            said = f"config.json says {hparams.count(self.count):,} ({self.count})"
+            message = f'tensor "{name}" has {there:,} numbers, {said}'
+            raise InputError(message, tensor=name, hint="config.json and the weights are not of the same model")
         if any(value < 0 for value in values):
             message = f'tensor "{name}" has numbers below zero'
             raise InputError(message, tensor=name, hint="config.json and the weights are not of the same model")

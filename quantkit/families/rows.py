@@ -175,7 +175,8 @@ class Family:
     for the layer, where that is no name of the checkpoint. `embeds` says that it gives vectors or scores and no text.
     `back` are keys that are computed here -> the number of config.json that a file's value is, where it is read
     backwards (`families.restore`), `graph` gives numbers that no key holds, since llama.cpp takes them for granted.
-    `alone` says of what family its language model is by itself, where transformers has it only behind an encoder.
+    `alone` says of what family its language model is by itself, where transformers has it only behind an encoder;
+    `drafts` that it drafts for another model, whose tokens it has (`families.drafts`).
     """
 
     name: str
@@ -210,6 +211,7 @@ class Family:
     back: Mapping[str, str] = field(default_factory=dict)
     graph: Callable[[Hparams], Mapping[str, Any]] | None = None
     alone: Alone | None = None
+    drafts: bool = False
 
     @property
     def label(self) -> str:

@@ -7,14 +7,9 @@ from __future__ import annotations
 
 UNREAD = frozenset({
     "BailingMoeV3VLForConditionalGeneration",
-    "DFlash2DraftModel", "DFlashDraftModel", "DSparkDraftModel", "DSparkSpeculator", "DeepseekV4DSparkModel",
+    "DeepseekV4DSparkModel",
     "Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", "Dots3NoteTextForCausalLM",
-    "Eagle3DraftModel", "Eagle3LlamaForCausalLM", "Eagle3Speculator",
     "Gemma4DSparkModel", "Glm5vForConditionalGeneration",
-    "Lfm25AudioTokenizer", "Lfm2DSparkDraftModel",
-    "LingDSparkModel", "LlamaForCausalLMEagle3", "MERaLiON2ForConditionalGeneration", "MambaLMHeadModel",
-    "MuseGlimmerAssistantModel",
-    "PlamoForCausalLM", "PocketTTSModel", "Qwen3DSparkModel",
-    "Qwen3TTSForConditionalGeneration", "RADIOModel",
-    "WavTokenizerDec",
+    "Lfm25AudioTokenizer", "MERaLiON2ForConditionalGeneration", "MambaLMHeadModel",
+    "PlamoForCausalLM", "PocketTTSModel", "Qwen3TTSForConditionalGeneration", "RADIOModel", "WavTokenizerDec",
 })  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whether a finished model writes text, or gives vectors or scores."""
+"""Whether a finished model writes text, or gives vectors, scores or drafts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantkit.families.keys import POOLING_TYPE, RANK
-from quantkit.families.known import answers, gives_no_text
+from quantkit.families.known import answers, drafts, gives_no_text
 from quantkit.report.next_steps import Output
 
 
@@ -17,4 +17,6 @@ def output_of(model: Mapping[str, Any]) -> Output:
         return "scores"
     if pooling or gives_no_text(model.get("family")):
         return "vectors"
+    if drafts(model.get("family")):
+        return "drafts"
     return "answers" if answers(model.get("family")) else "text"

@@ -11,11 +11,13 @@ from quantkit.recipes.recipe import Recipe
 from quantkit.source import Checkpoint, open_source, turned_back
 from quantkit.source.adapter_base import require_base
 from quantkit.source.adapter_model import open_adapter_model
+from quantkit.source.draft import open_draft
 
 
 def open_wanted(request: Request, recipes: Sequence[Recipe], emit: Sink, *, headers: bool = False) -> Checkpoint:
-    """Open the source: a model, with adapters merged into it, for recipes of adapters an adapter; for checkpoints a
-    GGUF file is turned back into one. With `headers` weights of a repository of the Hub stay there.
+    """Open the source: a model, with adapters merged into it, for recipes of adapters an adapter, beside its target a
+    draft; for checkpoints a GGUF file is turned back into one. With `headers` weights of a repository of the Hub stay
+    there.
 
     Raises UsageError for recipes and options that do not go together, and what opening and `require_base` raise.
     """
@@ -26,11 +28,10 @@ def open_wanted(request: Request, recipes: Sequence[Recipe], emit: Sink, *, head
     if of_adapters and request.adapters:
         what = f"{of_adapters[0]} writes the adapter that is the source, --adapter merges one into a model"
         raise UsageError(what, key="adapters", hint="leave --adapter out, or choose a recipe for models")
-    if not of_adapters and request.base is not None:
-        what = "--base names the model of an adapter that is the source, as for --to lora-f16"
-        raise UsageError(what, key="base", hint="leave --base out")
     if of_adapters:
         return open_adapter_model(request.source, request.base, offline=request.offline, emit=emit)
+    if request.base is not None:
+        return open_draft(request.source, request.base, offline=request.offline, emit=emit, adapters=request.adapters)
     found = open_source(request.source, offline=request.offline, emit=emit, adapters=request.adapters, headers=headers)
     require_base(found, emit, allow_other=request.allow_other_base)
     if all(recipe.mixture is None for recipe in recipes):

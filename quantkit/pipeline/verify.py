@@ -45,6 +45,7 @@ from quantkit.quality.reference import Reference
 from quantkit.report.manifest import CHECKPOINT_MANIFEST, Manifest, find_manifest, read_manifest
 from quantkit.source import Checkpoint, open_source, turned_back
 from quantkit.source.adapter_model import open_adapter_model
+from quantkit.source.draft import open_draft
 from quantkit.source.folder import MAX_CONFIG_BYTES
 from quantkit.untrusted import read_bounded, require_path
 
@@ -88,8 +89,7 @@ def verify_artifact(
             raise UsageError(what, hint="leave --adapter and --engine out", key="adapter" if adapters else "engine")
         opened: Checkpoint = open_adapter_model(against, options.base, offline=options.offline, emit=emit)
     elif options.base is not None:
-        what = f"--base is for adapters, and {artifact.name} is a model"
-        raise UsageError(what, hint="leave --base out", key="base")
+        opened = open_draft(against, options.base, offline=options.offline, emit=emit, adapters=adapters)
     else:
         opened = open_source(against, offline=options.offline, emit=emit, adapters=adapters)
     with closing(opened):

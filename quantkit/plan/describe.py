@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from quantkit.errors import UsageError
 from quantkit.families.describe import describe, require_fitting
 from quantkit.families.describe_gguf import describe_gguf
+from quantkit.families.drafts import MASK
 from quantkit.families.model import Model
+from quantkit.families.rows import Family
 from quantkit.families.towers import text_family
+from quantkit.metadata import KeyValue
 from quantkit.plan.adapter import describe_adapter
 from quantkit.source import Checkpoint
 from quantkit.source.adapter_model import AdapterCheckpoint
+from quantkit.source.draft import DraftCheckpoint
 from quantkit.tensors import TensorInfo
-from quantkit.tokenizer.read import read_tokenizer
+from quantkit.tokenizer.read import Tokenizer, read_tokenizer
+from quantkit.untrusted import shown
 
+MASK_KEY = "tokenizer.ggml.mask_token_id"
 BESIDE = "the encoder belongs into a file of its own (mmproj)"
 
 
@@ -31,13 +38,32 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
     named, tower = text_family(config)
     require_fitting(config, tensors)
     tensors = {n: _with_values(checkpoint, i) if named.family.is_told(i) else i for n, i in tensors.items()}
-    tokenizer = read_tokenizer(read_file, config, named.family.tokens, pre=pre, names=checkpoint.file_names())
+    tokenizer = _tokenizer(checkpoint, named.family, pre)
     if tower is None:
         return describe(tensors, config, read_file, named, tokenizer, name=checkpoint.name)
     text = {name: info for name, info in tensors.items() if not tower.is_own(name)}
     model = describe(text, config, read_file, named, tokenizer, name=checkpoint.name)
     beside = dict.fromkeys((name for name in tensors if name not in text), BESIDE)
     return replace(model, dropped={**model.dropped, **beside})
+
+
+def _tokenizer(checkpoint: Checkpoint, family: Family, pre: str | None) -> Tokenizer:
+    """The tokenizer of a checkpoint; of a draft that of its target, with the token that stands for what is drafted."""
+    if not family.drafts:
+        return read_tokenizer(
+            checkpoint.read_file, checkpoint.config, family.tokens, pre=pre, names=checkpoint.file_names()
+        )
+    if not isinstance(checkpoint, DraftCheckpoint):
+        what = f"{shown(checkpoint.name)} drafts for another model, whose tokenizer and layers the file has to name"
+        raise UsageError(what, key="base", hint="name that model: --base SRC")
+    target = checkpoint.target
+    rules = text_family(target.config)[0].family.tokens
+    found = read_tokenizer(target.read_file, target.config, rules, pre=pre, names=target.file_names())
+    mask = family.hparams(checkpoint.config).number(MASK)
+    if mask is None:
+        return found
+    others = (kv for kv in found.metadata if kv.key != MASK_KEY)
+    return replace(found, metadata=(*others, KeyValue(MASK_KEY, "u32", int(mask))))
 
 
 def _with_values(checkpoint: Checkpoint, info: TensorInfo) -> TensorInfo:

@@ -22,7 +22,7 @@ from quantkit.tensors import F32, U8
 
 Codes = NDArray[np.int16]
 TOOLS = frozenset({"base", "compiling", "floats", "kept", "target"})
-TABLES = frozenset({"i32"})  # of tensors that are no weights
+TABLES = frozenset({"i32", "i64"})  # of tensors that are no weights
 
 
 @dataclass(frozen=True)

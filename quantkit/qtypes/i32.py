@@ -16,11 +16,16 @@ from quantkit.tensors import F32, MAX_WHOLE, U8
 
 def encode(w: F32, importance: F32 | None) -> U8:
     """float32 (rows, cols) to bytes (rows, cols * 4). Raises InputError for what is no whole number up to 2^24."""
+    require_whole(w)
+    return w.astype("<i4").view(np.uint8).reshape(w.shape[0], w.shape[1] * 4)
+
+
+def require_whole(w: F32) -> None:
+    """Raise InputError unless all values are whole numbers that float32 has."""
     wrong = (w != np.rint(w)) | (np.abs(w) > MAX_WHOLE)
     if wrong.any():
         what = f"{w[wrong][0]:g} is no whole number up to {MAX_WHOLE:,}"
         raise InputError(what, hint="the checkpoint is damaged: fetch it again")
-    return w.astype("<i4").view(np.uint8).reshape(w.shape[0], w.shape[1] * 4)
 
 
 def widen(raw: U8) -> F32:

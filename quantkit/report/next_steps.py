@@ -23,7 +23,8 @@ PYTHON_ANSWER = (  # there is no pipeline for these
 PYTHON_VECTORS = 'from transformers import pipeline; print(pipeline("feature-extraction", model={model})("Hello"))'
 
 
-Output = Literal["text", "answers", "vectors", "scores"]  # answers are texts of a decoder that reads an encoder
+# answers are texts of a decoder that reads an encoder, drafts are for the model that is run
+Output = Literal["text", "answers", "vectors", "scores", "drafts"]
 
 PUBLISHER = "local"  # of models that nobody published
 PYTHON_GGUF = (
@@ -137,8 +138,10 @@ def folder_name(name: str) -> str:
 
 
 def _textless_steps(first: Path, steps: Sequence[NextStep], gives: Output) -> tuple[NextStep, ...]:
-    """Those of a model that writes no text: nothing that starts a chat."""
+    """Those of a model that writes no text: nothing that starts a chat. A draft runs beside its target alone."""
     file = shell_word(_not_an_option(first))
+    if gives == "drafts":
+        return (NextStep("llama.cpp", f"llama-server -m TARGET.gguf -md {file}"),)
     command = f"llama-server -m {file} --reranking" if gives == "scores" else f"llama-embedding -m {file} -p Hello"
     return (NextStep("llama.cpp", command), *(step for step in steps if step.program == "lm-studio"))
 

@@ -68,7 +68,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(root: Path) -> Made:
     """What llama.cpp's converter makes of a checkpoint, in the type that it finds there."""
     files = {name: root / f"{name}.reference.gguf" for name in TABLE}
-    jobs = [[str(root / name), str(path), "auto", pre(name), told(name, root)] for name, path in files.items()]
+    jobs = [
+        [str(root / name), str(path), "auto", pre(name), told(name, root), target and str(root / target)]
+        for name, path in files.items()
+        for target in [TABLE[name].target]
+    ]
     script = Path(checkpoints.__file__).with_name("convert_reference.py")
     done = subprocess.run([sys.executable, str(script)], input=json.dumps(jobs), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -82,12 +86,17 @@ def converted(root: Path) -> Made:
     @cache
     def convert(name: str) -> Path:
         out = root / f"{name}.out"
-        chosen = ["--pre", checkpoints.PRE] if TABLE[name].bpe else []
-        ran = quantkit("convert", root / name, "--to", "bf16,f32", "-o", out, *chosen, "--no-verify")
+        ran = quantkit("convert", root / name, "--to", "bf16,f32", "-o", out, *chosen(name, root), "--no-verify")
         assert ran.status == 0, ran.stderr
         return out
 
     return convert
+
+
+def chosen(name: str, root: Path) -> list[Any]:
+    """Options that an entry needs."""
+    target = TABLE[name].target
+    return [*(["--pre", checkpoints.PRE] if TABLE[name].bpe else []), *(["--base", root / target] if target else [])]
 
 
 def pre(name: str) -> str | None:
@@ -204,15 +213,14 @@ def block_of(name: str) -> int:
 
 @NAMES
 def test_the_types_are_those_of_llama_quantize(name: str, root: Path) -> None:
-    chosen = ["--pre", checkpoints.PRE] if TABLE[name].bpe else []
-    ran = quantkit("plan", root / name, "--to", "q4_k_m", *chosen, "--json")
+    ran = quantkit("plan", root / name, "--to", "q4_k_m", *chosen(name, root), "--json")
     assert ran.status == 0, ran.stderr
     [plan] = [plan for plan in ran.json["plans"] if plan["kind"] == "model"]
     tensors = {t["name"]: tuple(t["shape"]) for t in plan["tensors"]}
     uneven = {name for name, shape in tensors.items() if len(shape) > 1 and shape[-1] % 256}
     assert {each["tensor"] for each in plan["fallbacks"]} == {n for n in uneven if n.endswith(UNEVEN)}
     found = {t["name"]: t["type"] for t in plan["tensors"]}
-    assert {n: q for n, q in found.items() if q not in {"f32", "bf16", "i32"}} == expected_types(
+    assert {n: q for n, q in found.items() if q not in {"f32", "bf16", "i32", "i64"}} == expected_types(
         tensors, TABLE[name].architecture
     )
 

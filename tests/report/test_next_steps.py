@@ -53,10 +53,11 @@ def test_names_for_ollama(name: str, wanted: str) -> None:
 
 
 def test_what_writes_no_text_is_not_asked_for_any() -> None:
-    embedding, asked = (
+    embedding, asked, drafting = (
         [step.command for step in next_steps([Path("bert-F16.gguf")], "bert", gives=gives)]
-        for gives in ("vectors", "scores")
+        for gives in ("vectors", "scores", "drafts")
     )
+    assert drafting == ["llama-server -m TARGET.gguf -md bert-F16.gguf"]
     assert embedding == ["llama-embedding -m bert-F16.gguf -p Hello", "lms import --copy bert-F16.gguf"]
     assert asked == ["llama-server -m bert-F16.gguf --reranking", "lms import --copy bert-F16.gguf"]
     writing_none = {family.name for family in known_families() if gives_no_text(family.name)}

@@ -26,7 +26,9 @@ SignedBy = Annotated[
 ]
 Base = Annotated[
     str | None,
-    typer.Option("--base", metavar="SRC", help="The model of the adapter that --against names; as given to convert."),
+    typer.Option(
+        "--base", metavar="SRC", help="The model of the adapter or draft that --against names; as for convert."
+    ),
 ]
 SampleRows = Annotated[
     int | None, typer.Option("--sample-rows", min=1, help="Compare only about this many rows of each tensor.")

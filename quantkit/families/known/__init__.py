@@ -38,6 +38,11 @@ def gives_no_text(name: object) -> bool:
     return any(family.embeds for family in known_families() if family.name == name)
 
 
+def drafts(name: object) -> bool:
+    """Whether the family called `name` is a draft of another model."""
+    return any(family.drafts for family in known_families() if family.name == name)
+
+
 def answers(name: object) -> bool:
     """Whether the family called `name` has a decoder that reads what an encoder gives."""
     found = (family for family in known_families() if family.name == name)

@@ -1,0 +1,83 @@
+"""Drafts: small models that propose what another one may say next, from hidden states of that one.
+
+A draft has no tokenizer of its own: it is converted beside its target, the model that it drafts for, whose config.json
+says the rest of its numbers (`source.draft`). Source: conversion/llama.py and conversion/qwen.py of llama.cpp, October
+2026.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from quantkit.errors import InputError
+from quantkit.families.hparams import Hparams, bad_value
+from quantkit.families.layers import MAX_LAYERS, ToldNumbers
+from quantkit.families.model import Constant, ModelTensor
+from quantkit.families.roles import Role
+from quantkit.families.rows import Drop
+
+TARGET = "drafts_for"  # in config.json as a draft's families see it: what that of the target says
+DRAFTED, VOCABULARY, OFFSETS = "draft_vocab_size", "vocab_size", "draft_offsets"
+MASK = "draft_mask"  # the number of the token that stands for what is to be drafted
+UNSERVED = "it drafts for another model, from whose hidden states it computes"
+LEFT_OUT = (
+    Drop("t2d", "the table from draft to target says the same"),
+    Drop("d2t", "it is written as tokens of the target, not as distances to them"),
+)
+MIXED_UP = "the draft was made for another model: name its own with --base"
+
+
+def target_of(hparams: Hparams) -> Hparams | None:
+    """The numbers of the target's config.json, None where a draft is seen alone.
+
+    Raises InputError for a target with another vocabulary than the draft says.
+    """
+    told = hparams.values.get(TARGET)
+    if not isinstance(told, Mapping):
+        return None
+    target = Hparams(told)
+    tokens, own = target.count(VOCABULARY), hparams.count(VOCABULARY)
+    if tokens != own:
+        what = f"the draft is for a vocabulary of {own:,} tokens, that of the target has {tokens:,}"
+        raise InputError(what, key=VOCABULARY, path="config.json", hint=MIXED_UP)
+    return target
+
+
+def numbers_of_layers(values: object, key: str) -> list[int]:
+    """A list of numbers of layers. Raises InputError naming the key for anything else."""
+    if not (isinstance(values, list) and all(type(value) is int and 0 <= value < MAX_LAYERS for value in values)):
+        raise bad_value(key, values, "a list of numbers of layers")
+    return values
+
+
+def drafted(hparams: Hparams) -> Mapping[str, Any]:
+    """How many tokens can be drafted: those of the target, where nothing else is said."""
+    return {DRAFTED: hparams.count(DRAFTED if hparams.values.get(DRAFTED) else VOCABULARY)}
+
+
+def is_reduced(hparams: Hparams) -> bool:
+    """Whether a part of the target's tokens is drafted alone."""
+    return hparams.count(DRAFTED) < hparams.count(VOCABULARY)
+
+
+OFFSETS_SEEN = ToldNumbers("d2t", OFFSETS, lambda hparams, layer: layer == 0 and is_reduced(hparams), DRAFTED)
+
+
+def drafted_tokens(hparams: Hparams) -> tuple[ModelTensor, ...]:
+    """The tokens of the target that are drafted, in the order of the draft's head; nothing where all are.
+
+    Checkpoints say how far each is from its place. Raises InputError for tokens that stand there twice or that the
+    target has not.
+    """
+    if not is_reduced(hparams):
+        return ()
+    count, most = hparams.count(DRAFTED), hparams.count(VOCABULARY)
+    tokens = np.arange(count) + (hparams.values.get(OFFSETS) or 0)
+    if tokens.max() >= most or len(np.unique(tokens)) != count:
+        what = f'"d2t" has tokens twice, or some beyond the vocabulary of {most:,}'
+        raise InputError(what, tensor="d2t", hint="config.json and the weights are not of the same model")
+    table = Constant(tuple(map(float, tokens)))
+    return (ModelTensor("d2t", Role.OTHER, (count,), (table,), stored="i64"),)

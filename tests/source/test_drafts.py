@@ -1,0 +1,109 @@
+"""Drafts beside their targets: whose tokenizer they have, what they are refused for, and how they are run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import family_table
+import numpy as np
+import pytest
+from commands import quantkit
+from gguf import GGUFReader
+
+TARGET = "arcee"
+PRE = ("--pre", "qwen2")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drafts")
+    for name in (TARGET, "eagle3", "dspark-reduced"):
+        family_table.build(name, folder)
+    return folder
+
+
+def changed(root: Path, name: str, out: Path, config: Mapping[str, Any]) -> Path:
+    """The checkpoint `name` with other numbers in config.json."""
+    out.mkdir()
+    for file in (root / name).iterdir():
+        (out / file.name).symlink_to(file)
+    said = json.loads((root / name / "config.json").read_text())
+    (out / "config.json").unlink()
+    (out / "config.json").write_text(json.dumps({**said, **config}))
+    return out
+
+
+def test_a_draft_is_made_and_verified_beside_its_target(root: Path, tmp_path: Path) -> None:
+    beside = ("--base", root / TARGET, *PRE)
+    ran = quantkit("convert", root / "eagle3", "--to", "q8_0", *beside, "-o", tmp_path / "draft.gguf", "--json")
+    assert ran.status == 0, ran.stderr
+    [artifact] = ran.json["artifacts"]
+    assert [step["command"] for step in artifact["next"]] == [
+        f"llama-server -m TARGET.gguf -md {tmp_path / 'draft.gguf'}"
+    ]
+    made = GGUFReader(tmp_path / "draft.gguf")
+    [table] = [tensor for tensor in made.tensors if tensor.name == "d2t"]
+    assert np.array_equal(table.data, np.arange(128) * 3 + 1)
+    assert len(made.fields["tokenizer.ggml.tokens"].contents()) == 400
+    look = ("verify", tmp_path / "draft.gguf", "--against", root / "eagle3")
+    assert quantkit(*look, *beside).status == 0
+    assert quantkit(*look, *PRE).status == 2
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
+    "other-tokens": ("eagle3", {"vocab_size": 399}, 3, "the draft is for a vocabulary of 399 tokens"),
+    "two-layers": ("eagle3", {"num_hidden_layers": 2}, 4, "the draft has 2 layers"),
+    "table-of-others": ("eagle3", {"draft_vocab_size": 127}, 3, '"d2t" has 128 numbers'),
+    "no-layers": ("eagle3", {"eagle_aux_hidden_state_layer_ids": None}, 3, r"is \[2, 1, -1\], expected a list"),
+    "gated-head": ("dspark-reduced", {"markov_head_type": "gated"}, 4, 'Markov head of the kind "gated"'),
+    "pairs": ("dspark-reduced", {"rope_is_neox_style": False}, 4, "rope_is_neox_style is False"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", REFUSED)
+def test_what_no_file_can_say_is_refused(which: str, root: Path, tmp_path: Path) -> None:
+    name, config, status, message = REFUSED[which]
+    draft = changed(root, name, tmp_path / "draft", config)
+    ran = quantkit("plan", draft, "--base", root / TARGET, *PRE)
+    assert ran.status == status
+    assert re.search(message, ran.stderr)
+
+
+def test_layers_that_stand_where_nothing_looks_are_told(root: Path, tmp_path: Path) -> None:
+    config = {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 1, 1]}}
+    ran = quantkit("plan", changed(root, "eagle3", tmp_path / "draft", config), "--base", root / TARGET, *PRE)
+    assert "eagle_config reads layers [0, 1, 1] of the target, the file says [0, 1, 2]" in ran.stderr
+
+
+def test_a_draft_needs_its_target_and_nothing_else_has_one(root: Path, tmp_path: Path) -> None:
+    eagle, target = root / "eagle3", root / TARGET
+    alone = quantkit("plan", eagle)
+    assert alone.status == 2
+    assert "drafts for another model" in alone.stderr
+    assert "--base SRC" in alone.stderr
+    assert quantkit("plan", target, "--base", eagle).status == 2
+    assert quantkit("plan", eagle, "--base", target, "--adapter", eagle).status == 2
+    assert quantkit("convert", target, "--to", "bf16", *PRE, "-o", tmp_path / "t.gguf", "--no-verify").status == 0
+    of_file = quantkit("plan", eagle, "--base", tmp_path / "t.gguf")
+    assert of_file.status == 4
+    assert "t is a GGUF file" in of_file.stderr
+    masked = changed(root, "eagle3", tmp_path / "masked", {})
+    (masked / "mask_embedding.pt").write_bytes(b"\x80")
+    ran = quantkit("plan", masked, "--base", target, *PRE)
+    assert ran.status == 4
+    assert "mask_embedding.pt is a pickle" in ran.stderr
+
+
+def test_the_file_of_a_draft_is_not_turned_back(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "draft.gguf"
+    made = quantkit(
+        "convert", root / "eagle3", "--to", "bf16", "--base", root / TARGET, *PRE, "-o", file, "--no-verify"
+    )
+    assert made.status == 0, made.stderr
+    ran = quantkit("convert", file, "--to", "hf-bf16", "-o", tmp_path / "out")
+    assert ran.status == 4
+    assert 'architecture "eagle3" are not read backwards' in ran.stderr
