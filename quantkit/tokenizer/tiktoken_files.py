@@ -1,4 +1,4 @@
-"""Files of tiktoken ranks, as the tokenizer.json that says the same: Qwen 1, Hunyuan A13B, Kimi.
+"""Files of tiktoken ranks, as the tokenizer.json that says the same: Qwen 1, Hunyuan A13B, Kimi, GLM-4-9B.
 
     IQ== 0
     Ig== 1
@@ -19,13 +19,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantkit.tokenizer.bpe import byte_alphabet
-from quantkit.tokenizer.files import MAX_TOKENS, TokenizerFiles, bad, read_bytes, read_settings_added
-from quantkit.tokenizer.pre_table import KIMI
+from quantkit.tokenizer.files import (
+    MAX_TOKENS,
+    TOKENIZER_CONFIG,
+    TOKENIZER_MODEL,
+    TokenizerFiles,
+    bad,
+    read_bytes,
+    read_settings_added,
+)
+from quantkit.tokenizer.pre_table import CL100K, KIMI
 from quantkit.tokenizer.slow_files import QWEN2_PATTERN
 
 MAX_TOKEN_BYTES = 1 << 10  # the longest known one has 128
 CHARACTERS = {byte: character for character, byte in byte_alphabet().items()}
 QWEN_FILE, HUNYUAN_FILE, KIMI_FILE = "qwen.tiktoken", "hy.tiktoken", "tiktoken.model"
+GLM_CLASS = "ChatGLM4Tokenizer"  # whose ranks are in a tokenizer.model, as others' SentencePiece vocabularies are
 END = "<|endoftext|>"
 QWEN_FIRST, HUNYUAN_FIRST = (
     (END, "<|im_start|>", "<|im_end|>"),
@@ -38,13 +47,15 @@ KIMI_RESERVED = 256
 @dataclass(frozen=True)
 class Kind:
     """What a model's code says of its file: how text is split, whether it is normalized, and the special tokens from
-    the last rank on; `settings` are what tokenizer_config.json may leave out, `forced` what holds whatever it says."""
+    the last rank on; `settings` are what tokenizer_config.json may leave out, `forced` what holds whatever it says,
+    `only` the class that it has to name, where files of other models are called so, too."""
 
     pattern: str
     special: Callable[[TokenizerFiles, int], list[str]]
     normalized: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     forced: Mapping[str, Any] = field(default_factory=dict)
+    only: str | None = None
 
 
 def _then_extras(*first: str) -> Callable[[TokenizerFiles, int], list[str]]:
@@ -60,6 +71,16 @@ def _reserved(files: TokenizerFiles, ranks: int) -> list[str]:
     return [named.get(index, f"<|reserved_token_{index}|>") for index in range(ranks, stop)]
 
 
+def _listed(files: TokenizerFiles, ranks: int) -> list[str]:
+    """GLM-4's: those that tokenizer_config.json names. Raises InputError for one that is not behind the others."""
+    named = {token.index: token.content for token in read_settings_added(files.settings)}
+    stop = ranks + len(named)
+    missing = next((index for index in range(ranks, stop) if index not in named), None)
+    if missing is not None:
+        raise bad(TOKENIZER_CONFIG, "added_tokens_decoder", f"no token {missing}", f"all tokens from {ranks} on")
+    return [named[index] for index in range(ranks, stop)]
+
+
 KINDS = {
     QWEN_FILE: Kind(
         QWEN2_PATTERN, _then_extras(*QWEN_FIRST), normalized=True, forced={"unk_token": END},
@@ -70,6 +91,7 @@ KINDS = {
         settings={"eos_token": "<|eos|>", "pad_token": "<|pad|>"},
     ),
     KIMI_FILE: Kind(KIMI, _reserved, settings={"bos_token": "[BOS]", "eos_token": "[EOS]"}),
+    TOKENIZER_MODEL: Kind(CL100K[0], _listed, only=GLM_CLASS),
 }  # fmt: skip
 
 
@@ -79,14 +101,17 @@ def reader_of(file: str) -> Callable[[TokenizerFiles], dict[str, Any] | None]:
 
 
 def tokenizer_json_of_ranks(files: TokenizerFiles, file: str) -> dict[str, Any] | None:
-    """The tokenizer.json of a folder with such a file; None where there is none. Takes 4 s for 150,000 tokens.
+    """The tokenizer.json of a folder with such a file; None where there is none, or where it is another model's.
+
+    Takes 4 s for 150,000 tokens.
 
     Raises InputError naming the line for a file that is not what the format says.
     """
     data = read_bytes(files.read_file, file)
-    if data is None:
+    kind = KINDS[file]
+    if data is None or (kind.only is not None and files.settings.get("tokenizer_class") != kind.only):
         return None
-    ranks, kind = _ranks(data, file), KINDS[file]
+    ranks = _ranks(data, file)
     names = {token: "".join(CHARACTERS[byte] for byte in token) for token in ranks}
     special = kind.special(files, len(ranks))
     split = {"type": "Split", "pattern": {"Regex": kind.pattern}, "behavior": "Isolated", "invert": False}

@@ -17,7 +17,7 @@ from oracles.ggml import Model
 from reference import REFERENCE
 from vocabulary_file import write_vocabulary
 
-from quantkit.errors import InputError
+from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.known import family_named
 from quantkit.tokenizer.bpe import byte_alphabet
 from quantkit.tokenizer.check import check_tokenizer, rebuild
@@ -35,15 +35,27 @@ MOONSHOT = "|".join((  # as Moonshot publishes it
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
     r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+",
 ))  # fmt: skip
+GLM = (  # as Zhipu publishes it
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+GLM_SETTINGS = {
+    "tokenizer_class": "ChatGLM4Tokenizer",
+    "added_tokens_decoder": {
+        str(398 + n): {"content": text, "special": True}
+        for n, text in enumerate(("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|user|>"))
+    },
+}
 NAMED = {"[BOS]": 398, "[EOS]": 399, "<|im_end|>": 400}  # of Kimi's tokenizer_config.json
 FILES = {
     "qwen.tiktoken": ("qwen", SPLIT, "qwen2"), "hy.tiktoken": ("hunyuan_moe", SPLIT, "qwen2"),
-    "tiktoken.model": ("deepseek2", MOONSHOT, "kimi-k2"),
+    "tiktoken.model": ("deepseek2", MOONSHOT, "kimi-k2"), "tokenizer.model": ("chatglm3", GLM, "llama-bpe"),
 }  # fmt: skip
 KIMI_SETTINGS = {
     "tokenizer_class": "TikTokenTokenizer", "bos_token": "[BOS]", "eos_token": "[EOS]",
     "added_tokens_decoder": {str(i): {"content": text, "special": True} for text, i in NAMED.items()},
 }  # fmt: skip
+SETTINGS = {"tiktoken.model": KIMI_SETTINGS, "tokenizer.model": GLM_SETTINGS}
 
 
 @cache
@@ -60,7 +72,7 @@ def lines(tokens: dict[bytes, int]) -> bytes:
 
 
 def read(file: str, data: bytes, rows: int = 640) -> Tokenizer:
-    settings = KIMI_SETTINGS if file == "tiktoken.model" else {"tokenizer_class": "Own", "model_max_length": 8192}
+    settings = SETTINGS.get(file, {"tokenizer_class": "Own", "model_max_length": 8192})
     files = {file: data, "tokenizer_config.json": json.dumps(settings).encode()}
     return read_tokenizer(files.get, {"vocab_size": rows}, family_named(FILES[file][0]).tokens)
 
@@ -88,7 +100,7 @@ def test_text_is_split_as_tiktoken_splits_it(file: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_checks_of_a_conversion_hold(file: str) -> None:
-    settings = KIMI_SETTINGS if file == "tiktoken.model" else {"tokenizer_class": "Own"}
+    settings = SETTINGS.get(file, {"tokenizer_class": "Own"})
     files = {file: lines(ranks()), "tokenizer_config.json": json.dumps(settings).encode()}
     config = {"vocab_size": 640}
     made = read_tokenizer(files.get, config, family_named(FILES[file][0]).tokens)
@@ -114,7 +126,7 @@ def test_merges_are_those_of_the_converter() -> None:
 
 
 def test_special_tokens_are_those_of_each_model() -> None:
-    qwen, hunyuan, kimi = (values_of(read(file, lines(ranks()))) for file in FILES)
+    qwen, hunyuan, kimi, glm = (values_of(read(file, lines(ranks()))) for file in FILES)
     assert qwen["tokens"][398:402] == ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|extra_0|>")
     assert [qwen[f"{name}_token_id"] for name in ("bos", "eos", "unknown")] == [398] * 3
     assert hunyuan["tokens"][398:404] == (
@@ -123,6 +135,9 @@ def test_special_tokens_are_those_of_each_model() -> None:
     assert [hunyuan[f"{name}_token_id"] for name in ("bos", "eos", "padding")] == [400, 401, 402]
     assert kimi["tokens"][398:402] == ("[BOS]", "[EOS]", "<|im_end|>", "<|reserved_token_401|>")
     assert [kimi[f"{name}_token_id"] for name in ("bos", "eos")] == [398, 399]
+    assert glm["tokens"][398:405] == tuple(t["content"] for t in GLM_SETTINGS["added_tokens_decoder"].values())
+    assert [glm[f"{name}_token_id"] for name in ("eos", "eot", "unknown")] == [398, 404, 398]
+    assert set(glm["token_type"][405:]) == {5}
     for values in (qwen, hunyuan, kimi):
         assert set(values["token_type"][:398]) == {1}
         assert set(values["token_type"][398:600]) == {3}
@@ -142,3 +157,16 @@ def test_a_broken_file_is_named(change: Any, why: str) -> None:
     with pytest.raises(InputError, match=why) as caught:
         read("qwen.tiktoken", change(lines(ranks())))
     assert "qwen.tiktoken" in caught.value.message
+
+
+def test_ranks_that_no_code_is_known_of_are_named() -> None:
+    """A tokenizer.model of ranks is that of GLM-4 alone, and that one's tokens are all listed."""
+    listed = GLM_SETTINGS["added_tokens_decoder"]
+    fewer = {"tokenizer_class": "ChatGLM4Tokenizer", "added_tokens_decoder": {**listed, "410": listed["404"]}}
+    for settings, kind, why in (
+        ({"tokenizer_class": "Other"}, UnsupportedError, "does not say how text is split"),
+        (fewer, InputError, "no token 405"),
+    ):
+        files = {"tokenizer.model": lines(ranks()), "tokenizer_config.json": json.dumps(settings).encode()}
+        with pytest.raises(kind, match=why):
+            read_tokenizer(files.get, {"vocab_size": 640}, family_named("chatglm3").tokens)
