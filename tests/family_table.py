@@ -1528,6 +1528,12 @@ TABLE: dict[str, Entry] = {
             eagle_aux_hidden_state_layer_ids=[0, 1, 2]),
         shapes=eagle3_shapes, published=with_tables, drafts=True, target="arcee", unlike=OF_ANOTHER,
     ),
+    "eagle3-unnamed": Entry(  # all tokens of the target are drafted
+        None,
+        own("LlamaForCausalLM", "llama", num_hidden_layers=1, rms_norm_eps=1e-5, draft_vocab_size=400,
+            rope_theta=10000.0, tie_word_embeddings=False, hidden_act="silu", head_dim=64),
+        shapes=eagle3_shapes, drafts=True, target="spark-x2.5", unlike=OF_ANOTHER,
+    ),
     "eagle3-speculator": Entry(
         None,
         {"architectures": ["Eagle3Speculator"], "model_type": "speculator_model", "draft_vocab_size": 400,

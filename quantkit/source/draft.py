@@ -12,9 +12,9 @@ from quantkit.families.drafts import TARGET
 from quantkit.families.towers import text_family
 from quantkit.source import open_source
 from quantkit.source.base import Checkpoint, Over, SourceFile
+from quantkit.source.folder import MASK_FILE, FolderCheckpoint
+from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.untrusted import shown
-
-MASK_FILE = "mask_embedding.pt"
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def _require_draft(found: Checkpoint) -> None:
     if found.kind == "gguf" or not text_family(found.config)[0].family.drafts:
         what = f"--base names the model of an adapter (--to lora-f16) or of a draft, and {found.name} is neither"
         raise UsageError(what, key="base", hint="leave --base out")
-    if MASK_FILE in found.file_names():
+    folder = found.folder if isinstance(found, QuantizedCheckpoint) else found
+    if isinstance(folder, FolderCheckpoint) and (folder.root / MASK_FILE).exists():
         what = f"{MASK_FILE} is a pickle, which can run code and is never loaded, and the embeddings need what it holds"
         raise UnsupportedError(what, path=MASK_FILE, hint="convert it with llama.cpp's convert_hf_to_gguf.py")

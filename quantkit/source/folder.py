@@ -43,6 +43,7 @@ CARRIED = re.compile(
     r"|(LICENSE|NOTICE|USE_POLICY)[A-Za-z.]*"
 )
 
+MASK_FILE = "mask_embedding.pt"  # a pickle that some drafts need: seen, and never read
 BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 CACHED_REPO = re.compile(r"models--(?P<owner>[A-Za-z0-9._-]+?)--(?P<name>[A-Za-z0-9._-]+)")
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -27,7 +27,7 @@ from quantkit.formats.gguf.file import SHARD_NAME, shard_name
 from quantkit.source.adapter import WEIGHTS as ADAPTER
 from quantkit.source.adapter import holds_adapter
 from quantkit.source.adapter_config import ADAPTER_CONFIG
-from quantkit.source.folder import SIDE_FILES, locate
+from quantkit.source.folder import MASK_FILE, SIDE_FILES, locate
 from quantkit.source.hub_access import NO_ANSWER, access, answers
 from quantkit.source.hub_access import Hub as Hub
 from quantkit.source.meter import Meter
@@ -40,7 +40,7 @@ from quantkit.untrusted import listed, open_input, shown
 CARRIED = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "params.json",
     "config_sentence_transformers.json", "sentence_bert_config.json", "tokenizer.model.v*", index_of(CONSOLIDATED),
-    ADAPTER_CONFIG, "LICENSE*", "NOTICE*", "USE_POLICY*",
+    ADAPTER_CONFIG, MASK_FILE, "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
 SIDE_PATTERNS = [*SIDE_FILES, *CARRIED, *PATTERNS]
 WORKERS = 4  # files at a time; one connection rarely fills the line

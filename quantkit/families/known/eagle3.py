@@ -85,11 +85,10 @@ def tables(hparams: Hparams) -> tuple[ModelTensor, ...]:
 EAGLE3 = Family(
     name="eagle3",
     gguf="eagle3",
-    hf=("LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "Eagle3Speculator", "Eagle3DraftModel", "LlamaForCausalLM"),
+    hf=("LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "Eagle3Speculator", "Eagle3DraftModel"),
     defaults={
         "eagle3": {**LLAMA.defaults["llama"], "norm_before_residual": False, "norm_before_fc": False},
     },
-    when=Condition("config.json has draft_vocab_size", lambda said: said.get(DRAFTED) is not None),
     outside=(
         *optional((EMBEDDING,)),
         FINAL_NORM,
@@ -120,4 +119,12 @@ EAGLE3 = Family(
     drafts=True,
 )  # fmt: skip
 
-FAMILIES = (EAGLE3,)
+UNNAMED = replace(  # as the first of them are called
+    EAGLE3,
+    name="eagle3_llama",
+    hf=("LlamaForCausalLM",),
+    defaults={"eagle3_llama": EAGLE3.defaults["eagle3"]},
+    when=Condition("config.json has draft_vocab_size", lambda said: said.get(DRAFTED) is not None),
+)
+
+FAMILIES = (EAGLE3, UNNAMED)
