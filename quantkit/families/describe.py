@@ -176,6 +176,11 @@ def find_family(config: Mapping[str, Any]) -> Named:
     if not isinstance(wanted, str):
         message = "config.json names neither an architecture nor a model type"
         raise InputError(message, path="config.json", key="architectures", hint="is this a transformers checkpoint?")
+    if architecture is None:  # a model type of several parts, or of one family among many
+        alone = f'its model type "{shown(wanted)}" alone names no family'
+        what = f"config.json names no architecture, and {alone}, the nearest known: {_nearest(wanted)}"
+        hint = 'add the list of "architectures" to config.json that the model was published with'
+        raise UnsupportedError(what, key="architectures", hint=hint)
     raise _unknown(wanted if outer in (None, wanted) else f"{outer} ({wanted})", "auto_map" in config)
 
 
@@ -215,8 +220,6 @@ def _unknown(wanted: str, code: bool) -> UnsupportedError:
         message = f"llama.cpp's converter reads {wanted}, quantkit does not yet"
         hint = "make a GGUF file in 16 bit with its convert_hf_to_gguf.py: quantkit quantizes that as any other"
         raise UnsupportedError(message, key="architectures", hint=hint)
-    known = [name for family in known_families() for name in family.hf]
-    near = ", ".join(get_close_matches(wanted[:100], known, n=2, cutoff=0.0))
     hint = "`quantkit schemes --families` lists what is known"
     if wanted.endswith("ForSequenceClassification"):
         hint = (
@@ -224,8 +227,15 @@ def _unknown(wanted: str, code: bool) -> UnsupportedError:
         )
     more = "; the checkpoint's own code (auto_map) is never run" if code else ""
     return UnsupportedError(
-        f'unknown model family "{shown(wanted)}", the nearest known: {near}', key="architectures", hint=hint + more
+        f'unknown model family "{shown(wanted)}", the nearest known: {_nearest(wanted)}',
+        key="architectures",
+        hint=hint + more,
     )
+
+
+def _nearest(wanted: str) -> str:
+    known = [name for family in known_families() for name in family.hf]
+    return ", ".join(get_close_matches(wanted[:100], known, n=2, cutoff=0.0))
 
 
 def _check_unquantized(config: Mapping[str, Any]) -> None:

@@ -149,6 +149,10 @@ WRONG_CONFIGS: dict[str, tuple[Mapping[str, Any], type[QuantkitError], str]] = {
     "typo": ({"architectures": ["LlamaForCausalML"]}, UnsupportedError, '"LlamaForCausalML".*LlamaForCausalLM'),
     "unknown": ({"architectures": ["OlmambaForCausalLM"]}, UnsupportedError, '"OlmambaForCausalLM".*nearest known'),
     "unknown type": ({"model_type": "qwen3_last"}, UnsupportedError, '"qwen3_last".*Qwen3'),
+    "type of several parts": (
+        {"architectures": None, "model_type": "qwen2_5_vl", "text_config": {"model_type": "qwen2_5_vl_text"}},
+        UnsupportedError, 'names no architecture, and its model type "qwen2_5_vl" alone names no family',
+    ),
     "long": ({"architectures": ["L" * 10**6]}, UnsupportedError, "1,000,000 characters"),
     "nothing": ({}, InputError, "neither an architecture nor a model type"),
     "no names": ({"architectures": [], "model_type": 3}, InputError, "neither"),
