@@ -20,6 +20,7 @@ from family_table import (
     TEMPLATED,
     YOUTU,
     Entry,
+    as_inclusion,
     llama_shapes,
     mixture_shapes,
     own,
@@ -135,6 +136,13 @@ ALIASES: dict[str, Entry] = {
         {"vocab_size": 2048, "d_model": 256, "d_kv": 32, "d_ff": 512, "num_layers": 2, "num_heads": 8,
          "num_hidden_layers": 2, "feed_forward_proj": "gated-gelu", "bos_token_id": 1, "eos_token_id": 2},
         bpe=False,
+    ),
+    "ling-3-vl": inside(
+        "BailingMoeV3VLForConditionalGeneration", replace(TABLE["ling-3"], edit=lambda config: (
+            as_inclusion(config), config.update(mrope_section=[8, 12, 12])
+        )),
+        INNER, ("model.visual.blocks.0.attn.qkv.weight", "linear_proj.0.weight"), model_type="bailing_moe_v3_vl",
+        vision_config=VISION,
     ),
     "nemotron-nano-vl": inside(
         "NemotronH_Nano_VL_V2", TABLE["nemotron-h-published"], {"^": "language_model."},

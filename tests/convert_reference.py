@@ -65,6 +65,20 @@ def deepseek4_experts(self: Any, bid: int, proj: str, tensor_key: Any) -> list[s
     return (packed_experts if packed else plain_experts)(self, bid, proj, tensor_key)
 
 
+def narrow_heads(rows: bool) -> Any:
+    """What the converter does to queries (`rows`) or to what attention gives of PLaMo 1, of heads of any size: it asks
+    for those of 13 B."""
+
+    def shuffled(self: Any, weight: Any) -> Any:
+        width = self.hparams["hidden_size"]
+        parts = (8, 5, width // 40, width) if rows else (width, 8, 5, width // 40)
+        return weight.reshape(parts).permute((1, 0, 2, 3) if rows else (0, 2, 1, 3)).reshape(width, width)
+
+    return shuffled
+
+
+plamo = get_model_class("PlamoForCausalLM")
+plamo.shuffle_attn_q_weight, plamo.shuffle_attn_output_weight = narrow_heads(rows=True), narrow_heads(rows=False)
 BITNET_NORMS = {
     gguf.MODEL_TENSOR.ATTN_SUB_NORM: ("model.layers.{bid}.self_attn.attn_sub_norm",),
     gguf.MODEL_TENSOR.FFN_SUB_NORM: ("model.layers.{bid}.mlp.ffn_sub_norm",),

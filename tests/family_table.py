@@ -27,6 +27,7 @@ from own_shapes import (
     kimi_k3_shapes,
     plamo2_shapes,
     plamo3_shapes,
+    plamo_shapes,
     rwkv6qwen2_shapes,
 )
 from world import WORLD
@@ -1910,6 +1911,13 @@ TABLE: dict[str, Entry] = {
             mamba_d_state=64, mamba_d_conv=4, mamba_step=2, mamba_enabled=True, rms_norm_eps=1e-6, rope_theta=1e4,
             tie_word_embeddings=True),
         bpe=False, shapes=plamo2_shapes, files=PLAMO, differs={"plamo2.attention.head_count": 8},
+    ),
+    "plamo": Entry(  # its 40 heads, of fewer dimensions
+        None,
+        own("PlamoForCausalLM", "plamo", vocab_size=2048, hidden_size=1280, intermediate_size=256,
+            num_attention_heads=40, num_key_value_heads=40, n_shared_head=8, rms_norm_eps=1e-6,
+            tie_word_embeddings=False),
+        bpe=False, shapes=plamo_shapes,
     ),
     "plamo-3": Entry(
         None,

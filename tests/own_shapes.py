@@ -212,3 +212,19 @@ def plamo3_shapes(config: Mapping[str, Any]) -> Shapes:
         found |= _plamo_attention(mixer, config, width)
         found |= {f"{mixer}{name}_norm.weight": (width,) for name in "qk"}
     return found
+
+
+def plamo_shapes(config: Mapping[str, Any]) -> Shapes:
+    """PLaMo 1: one norm before attention and MLP, and as many heads of keys as queries have groups."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    kv = hidden // config["n_shared_head"]
+    found: Shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden), "model.norm.weight": (hidden,)}
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.layers.{layer}."
+        found |= {
+            f"{block}norm.weight": (hidden,), f"{block}self_attn.q_proj.weight": (hidden, hidden),
+            f"{block}self_attn.k_proj.weight": (kv, hidden), f"{block}self_attn.v_proj.weight": (kv, hidden),
+            f"{block}self_attn.o_proj.weight": (hidden, hidden), f"{block}mlp.gate_proj.weight": (inner, hidden),
+            f"{block}mlp.up_proj.weight": (inner, hidden), f"{block}mlp.down_proj.weight": (hidden, inner),
+        }  # fmt: skip
+    return {**found, "lm_head.weight": (config["vocab_size"], hidden)}

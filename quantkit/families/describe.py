@@ -218,8 +218,7 @@ def _unknown(wanted: str, code: bool) -> UnsupportedError:
         raise UnsupportedError(message, key="architectures", hint="run it with transformers, or choose another model")
     if wanted in UNREAD:
         message = f"llama.cpp's converter reads {wanted}, quantkit does not yet"
-        hint = "make a GGUF file in 16 bit with its convert_hf_to_gguf.py: quantkit quantizes that as any other"
-        raise UnsupportedError(message, key="architectures", hint=hint)
+        raise UnsupportedError(message, key="architectures", hint=UNREAD[wanted])
     hint = "`quantkit schemes --families` lists what is known"
     if wanted.endswith("ForSequenceClassification"):
         hint = (

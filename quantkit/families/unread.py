@@ -1,15 +1,28 @@
-"""Architectures that llama.cpp's converter reads and that have no row here.
+"""Architectures that llama.cpp's converter reads and that have no row here, and what to do instead.
 
 Source: the tables of conversion/__init__.py of llama.cpp, October 2026. A name leaves this list when a row claims it.
 """
 
 from __future__ import annotations
 
-UNREAD = frozenset({
-    "BailingMoeV3VLForConditionalGeneration",
-    "DeepseekV4DSparkModel",
-    "Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", "Dots3NoteTextForCausalLM",
-    "Gemma4DSparkModel", "Glm5vForConditionalGeneration",
-    "Lfm25AudioTokenizer", "MERaLiON2ForConditionalGeneration", "MambaLMHeadModel",
-    "PlamoForCausalLM", "PocketTTSModel", "Qwen3TTSForConditionalGeneration", "RADIOModel", "WavTokenizerDec",
-})  # fmt: skip
+from collections.abc import Mapping
+
+CONVERTER = "make a GGUF file in 16 bit with its convert_hf_to_gguf.py: quantkit quantizes that as any other"
+BESIDE = "make a GGUF file in 16 bit with its convert_hf_to_gguf.py --target-model-dir TARGET: quantkit quantizes that"
+MAMBA = "use the checkpoint as transformers saves it, of MambaForCausalLM (state-spaces/mamba-130m-hf)"
+
+UNREAD: Mapping[str, str] = {
+    "DeepseekV4DSparkModel": BESIDE,
+    "Dots3NoteForCausalLM": CONVERTER,
+    "Dots3NoteForConditionalGeneration": CONVERTER,
+    "Dots3NoteTextForCausalLM": CONVERTER,
+    "Gemma4DSparkModel": BESIDE,
+    "Glm5vForConditionalGeneration": CONVERTER,
+    "Lfm25AudioTokenizer": CONVERTER,
+    "MERaLiON2ForConditionalGeneration": CONVERTER,
+    "MambaLMHeadModel": MAMBA,
+    "PocketTTSModel": CONVERTER,
+    "Qwen3TTSForConditionalGeneration": CONVERTER,
+    "RADIOModel": "give the checkpoint of the model around it, such as NemotronH_Nano_VL_V2",
+    "WavTokenizerDec": CONVERTER,
+}

@@ -42,6 +42,7 @@ class Wrapped:
 
 LLAVA = ("vision_tower.", "mm_projector.")
 WRAPPED: Mapping[str, Wrapped] = {
+    "BailingMoeV3VLForConditionalGeneration": Wrapped("BailingMoeV3ForCausalLM", ("visual.", "linear_proj.")),
     "DotsOCRForCausalLM": Wrapped("Qwen2ForCausalLM", ("vision_tower.",)),
     "GraniteSpeechForConditionalGeneration": Wrapped("GraniteForCausalLM", ("encoder.", "projector.")),
     "GraniteSpeechPlusForConditionalGeneration": Wrapped("GraniteForCausalLM", ("encoder.", "projector.")),

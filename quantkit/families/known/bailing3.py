@@ -12,7 +12,7 @@ from typing import Any
 
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.fixed import require_only
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import Hparams, bad_value
 from quantkit.families.known.bailing import EMBEDDING, without_further
 from quantkit.families.known.deepseek import ATTENTION as LATENT
 from quantkit.families.known.kimi_linear import ATTN, FULL, KDA, LINEAR
@@ -41,6 +41,20 @@ WIDTH = 128  # dimensions of a head of linear layers where config.json is silent
 KNOWN = {"no_kda_lora": True, "kda_safe_gate": True, "gated_attention_proj_granularity_type": "head_wise"}
 
 
+def sections(hparams: Hparams) -> list[int] | None:
+    """How many pairs each axis of a position has, of the language model of a model that sees; None for any other.
+
+    Raises InputError where the pairs are not those that are rotated.
+    """
+    said = hparams.values.get("mrope_section")
+    if said is None:
+        return None
+    counts = isinstance(said, list) and len(said) >= 3 and all(type(n) is int and n >= 0 for n in said)
+    if not counts or 2 * sum(said[:3]) != hparams.number("qk_rope_head_dim"):
+        raise bad_value("mrope_section", said, "three counts of pairs, together half of qk_rope_head_dim")
+    return [*said[:3], 0]
+
+
 def checked(hparams: Hparams) -> Mapping[str, Any]:
     """The numbers of linear layers. Raises UnsupportedError for what the graph has no place for."""
     require_only(hparams, KNOWN, silent=True)
@@ -51,7 +65,7 @@ def checked(hparams: Hparams) -> Mapping[str, Any]:
         "linear_num_heads": hparams.count("num_attention_heads"), "one": 1,
         "linear_head_dim": WIDTH if said is None else hparams.count(said),
         "compressed": hparams.number("q_lora_rank") is not None,
-        SHARED_WIDTH: hparams.values.get(SHARED_WIDTH) or shared,
+        SHARED_WIDTH: hparams.values.get(SHARED_WIDTH) or shared, "sections": sections(hparams),
     }  # fmt: skip
 
 
@@ -129,6 +143,7 @@ BAILING_MOE3 = Family(
         keys.Key("expert_weights_norm", "bool", "norm_topk_prob"),
         limits("swiglu_clamp_exp", "f32", "expert_swiglu_limit_list"),
         limits("swiglu_clamp_shexp", "f32", "share_expert_swiglu_limit_list"),
+        keys.Key("rope.dimension_sections", "i32", "sections", array=True),
     ),
     drop=(FREQUENCIES,),
     # transformers 5 holds attention under the names of other families

@@ -1,4 +1,5 @@
-"""PLaMo 2 and 3: norms around both parts of a block, queries, keys and values in one matrix, gate and up in another.
+"""PLaMo 1, whose attention and MLP read the same norm, and PLaMo 2 and 3: norms around both parts of a block, queries,
+keys and values in one matrix, gate and up in another.
 
 PLaMo 2 attends in some layers and has a Mamba of its own kind in the others: a step for each head, and norms of steps
 and states. Source: conversion/plamo.py of llama.cpp, October 2026. Differs from it: all layers of PLaMo 2 have as many
@@ -16,9 +17,21 @@ from quantkit.errors import UnsupportedError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import KINDS, TRUNK, kind
-from quantkit.families.layouts import squeeze
+from quantkit.families.layouts import columns, regroup, squeeze
 from quantkit.families.roles import Role
-from quantkit.families.rows import EMBEDDING, FINAL_NORM, HEAD, OWN_CODE, Family, T, TokenizerRules, at
+from quantkit.families.rows import (
+    EMBEDDING,
+    FINAL_NORM,
+    FREQUENCIES,
+    HEAD,
+    MLP,
+    OWN_CODE,
+    Family,
+    T,
+    TokenizerRules,
+    at,
+    without_biases,
+)
 
 MAMBA, FULL = "mamba", "attention"
 INNER, STATE, STEPS = "ssm_inner", "ssm_state", "step_rank"
@@ -152,4 +165,55 @@ PLAMO3 = Family(
     unserved=OWN_CODE,
 )  # fmt: skip
 
-FAMILIES = (PLAMO2, PLAMO3)
+
+def shared_heads(hparams: Hparams) -> Mapping[str, Any]:
+    """As many heads of keys as queries of one group: config.json of PLaMo 1 says another number, which is unused.
+
+    Raises UnsupportedError for heads that are no whole groups.
+    """
+    heads, share = hparams.count("num_attention_heads"), hparams.count("n_shared_head")
+    if heads % share:
+        what = f"{heads} heads in groups of {share}: a part of a group has no place in llama.cpp's attention"
+        raise UnsupportedError(what, key="n_shared_head", hint="run it with the code of the checkpoint")
+    count = heads // share
+    return {"num_key_value_heads": count, "kv_rows": count * hparams.count("head"), "context": CONTEXT}
+
+
+CONTEXT = 4096  # which its config.json does not say
+PLAMO1 = Family(
+    name="plamo",
+    gguf="plamo",
+    hf=("PlamoForCausalLM",),
+    defaults={
+        "plamo": {
+            "vocab_size": 50432, "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40,
+            "num_attention_heads": 40, "num_key_value_heads": 5, "n_shared_head": 8, "max_position_embeddings": CONTEXT,
+            "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        },
+    },
+    outside=(EMBEDDING, FINAL_NORM, HEAD),
+    source_block="model.layers.layers.{}.",
+    block=(
+        T("norm.weight", "attn_norm.weight", Role.NORM, "hidden_size"),
+        # queries of one head of keys are apart by the number of these heads: in a file they lie side by side
+        T("self_attn.q_proj.weight", "attn_q.weight", Role.ATTN_Q, "q_rows hidden_size",
+          regroup("n_shared_head", "num_key_value_heads")),
+        T("self_attn.k_proj.weight", "attn_k.weight", Role.ATTN_K, "kv_rows hidden_size"),
+        T("self_attn.v_proj.weight", "attn_v.weight", Role.ATTN_V, "kv_rows hidden_size"),
+        T("self_attn.o_proj.weight", "attn_output.weight", Role.ATTN_OUTPUT, "hidden_size q_rows",
+          columns("n_shared_head", "num_key_value_heads")),
+        *without_biases(MLP),
+    ),
+    keys=(
+        keys.blocks,
+        keys.Key("context_length", "u32", "context"),
+        *keys.without(keys.SIZES, "context_length")[1:],
+        keys.RMS_EPSILON,
+    ),
+    drop=(FREQUENCIES,),
+    derive=(shared_heads,),
+    assumes=(assumptions.silu,),
+    unserved=OWN_CODE,
+)  # fmt: skip
+
+FAMILIES = (PLAMO1, PLAMO2, PLAMO3)
