@@ -40,6 +40,7 @@ CARRYING = {
         "index_topk": 24,
         "indexer_types": ["full", "full", "shared", "full"],
     },
+    "hrm-text": {"num_hidden_layers": 2, "L_cycles": 2, "L_bp_cycles": [2, 2]},
     "glm-5": {"index_topk": 24, "indexer_types": ["full", "shared", "full", "shared"]},
 }
 

@@ -64,9 +64,10 @@ def ran(side: Side, corpus: Corpus, threads: int, stage: str, emit: Sink = ignor
     """Run a corpus through a model, one block in memory. Raises what `walk_blocks` raises."""
     with workers(threads, torch.device("cpu")) as pool:
         walker = start(side, corpus, pool)
-        for index in range(walker.model.count):
+        count = len(walker.model.steps)
+        for index in range(count):
             name = walker.advance(index)
-            emit(BlockProgress(stage, name, index + 1, walker.model.count + 1, 1, 1))
+            emit(BlockProgress(stage, name, index + 1, count + 1, 1, 1))
     return Ran(walker, Head(walker))
 
 

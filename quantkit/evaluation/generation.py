@@ -207,7 +207,7 @@ class _Writer:
             self.pool.map(through, groups)
         else:
             self.pool.map(embed, groups)
-            for index in range(self.model.count):
+            for index in range(len(self.model.steps)):
                 block = self._block(index, groups[0].arguments[index])
                 self.pool.map(partial(advance, block=block, index=index), groups)
         for group in groups:
@@ -216,8 +216,12 @@ class _Writer:
             group.hidden = group.hidden[:, -1]
 
     def _block(self, index: int, arguments: Arguments) -> Resident:
-        block = resident_block(self.model, index, arguments)
-        round_inputs(block, self.side)
+        known = (self.blocks or {}).get(self.model.steps.index(self.model.steps[index]))
+        if known is not None:
+            block = called_with(known, arguments)
+        else:
+            block = resident_block(self.model, self.model.steps[index], arguments)
+            round_inputs(block, self.side)
         if self.blocks is not None:
             self.blocks[index] = block
         return block

@@ -17,11 +17,11 @@ from quantkit.calibration.text.samples import Samples, samples_of
 from quantkit.calibration.walk.model import (
     BlockModel,
     Embedded,
+    block_at,
     called_with,
     embed,
     open_model,
     read_embedding,
-    resident_block,
     token_rows,
 )
 from quantkit.calibration.walk.passes import Pass, advance
@@ -50,7 +50,7 @@ class Walker:
     memory: Memory | None = None  # where its walk is kept, if that is wanted
 
     def at(self, index: int) -> bool:
-        """Whether the hidden states are those after block `index`, once it was run."""
+        """Whether the hidden states are those after step `index`, once it was run."""
         return True
 
     @property
@@ -60,9 +60,10 @@ class Walker:
         return tuple(each.hidden[..., : carried.width] if carried else each.hidden for each in self.embedded)
 
     def advance(self, index: int) -> str:
-        """Run all batches through block `index`; its name. Raises NonFiniteError naming the side."""
-        resident = resident_block(self.model, index, self.embedded[0].arguments[index])
-        self.sketch = sketch_block(resident, self.side.checkpoint, self.workers)
+        """Run all batches through the block of step `index`; its name. Raises NonFiniteError naming the side."""
+        resident = block_at(self.model, index, self.embedded[0].arguments)
+        seen = self.model.steps[index] in self.model.steps[:index]
+        self.sketch = Sketch() if seen else sketch_block(resident, self.side.checkpoint, self.workers)
         round_inputs(resident, self.side)
         try:
             for samples, each in zip(self.samples, self.embedded, strict=True):
@@ -98,7 +99,7 @@ def start(side: Side, corpus: Corpus, workers: Workers) -> Walker:
 def require_alike(reference: Walker, other: Walker) -> None:
     """Raise InputError for models whose hidden states or vocabularies cannot be compared."""
     pairs = (
-        ("blocks", reference.model.count, other.model.count),
+        ("blocks", len(reference.model.steps), len(other.model.steps)),
         ("hidden channels", reference.hidden[0].shape[-1], other.hidden[0].shape[-1]),
         ("rows in the embedding", reference.model.rows, other.model.rows),
     )

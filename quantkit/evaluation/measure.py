@@ -55,7 +55,7 @@ def measure(
         for side in others:
             rest.append(start(side, corpus, pool))
             require_alike(first, rest[-1])
-        count, compared = first.model.count, [Compared(side.checkpoint) for side in others]
+        count, compared = len(first.model.steps), [Compared(side.checkpoint) for side in others]
         take_all(compared, [walker.sketch for walker in (first, *rest)])
         curves: list[list[tuple[str, float]]] = [[] for _ in rest]
         for index in range(count):

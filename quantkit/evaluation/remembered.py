@@ -32,7 +32,7 @@ class Recording(Walker):
         assert self.memory is not None
         name = super().advance(index)
         self.memory.steps.append((name, _held(self.memory, self.sketch)))
-        if index + 1 == self.model.count:
+        if index + 1 == len(self.model.steps):
             self.memory.embedded = self.embedded
         return name
 
@@ -42,14 +42,14 @@ class Replay(Walker):
     """The walk of an earlier measurement: its hidden states are those after the last block from the beginning on."""
 
     def advance(self, index: int) -> str:
-        """What was kept of block `index`; nothing is read or run."""
+        """What was kept of step `index`; nothing is read or run."""
         assert self.memory is not None
         name, self.sketch = self.memory.steps[index + 1]
         return name
 
     def at(self, index: int) -> bool:
-        """Whether the hidden states are those after block `index`."""
-        return index + 1 == self.model.count
+        """Whether the hidden states are those after step `index`."""
+        return index + 1 == len(self.model.steps)
 
 
 def begin(side: Side, corpus: Corpus, pool: Workers) -> Walker:
@@ -81,12 +81,12 @@ class Ahead:
         except BaseException:
             self._open.close()
             raise
-        self.done = 0  # blocks
+        self.done = 0  # steps
 
     @property
     def count(self) -> int:
-        """How many blocks there are."""
-        return self._walker.model.count
+        """How many steps there are, each through a block."""
+        return len(self._walker.model.steps)
 
     def advance(self) -> None:
         """Run the next block."""

@@ -17,7 +17,7 @@ from quantkit.families.heads import architecture_of, first_named, head_warnings,
 from quantkit.families.hparams import Hparams, merged, nested_part
 from quantkit.families.keys import POOLING_TYPE, RANK, architecture_metadata
 from quantkit.families.known import known_families
-from quantkit.families.layers import KINDS, block_count
+from quantkit.families.layers import HELD, KINDS, PASSES, STATES, block_count
 from quantkit.families.mapping import map_tensors
 from quantkit.families.model import Model, Shape
 from quantkit.families.no_engine import NO_ENGINE
@@ -30,7 +30,7 @@ from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
 
-STREAMS = ("altup_num_inputs", "hc_count", "hc_mult")  # how many hidden states a token has
+STREAMS = ("altup_num_inputs", "hc_count", "hc_mult", STATES)  # how many hidden states a token has
 LOOKED_UP = ("has_table", "num_hash_layers")  # of blocks that look something up by the ids of tokens
 # sentence-transformers' name of a pooling mode, or the flag that older files set -> llama.cpp's enum llama_pooling_type
 POOLING = {
@@ -309,6 +309,8 @@ def shape_of(hparams: Hparams) -> Shape:
         context=hparams.count("max_position_embeddings"),
         cache=cache,
         besides=_besides(hparams, cache),
+        passes=int(hparams.number(PASSES) or 0),
+        held=int(hparams.number(HELD) or 0) * hparams.count("hidden_size"),
     )
 
 

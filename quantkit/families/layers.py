@@ -23,6 +23,9 @@ Seen = Callable[[Hparams, Mapping[str, TensorInfo]], Mapping[str, Any]]
 KINDS = "layer_kinds"  # the derived list of the kinds of a model's layers
 TRUNK, BLOCKS = "num_hidden_layers", "blocks"
 TWO_STACKS = "two_stacks"  # the blocks behind the trunk are a second stack of layers
+PASSES = "passes"  # through layers, where a text goes through them more than once
+STATES = "states"  # hidden states of a token that are handed on there
+HELD = "held_states"  # those that a walk holds which sees every layer once
 MAX_LAYERS = 1 << 14
 
 

@@ -8,6 +8,7 @@ stay as they are: there loaders know the stacks alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family, shape_of
 from quantkit.families.heads import architecture_of, without_head
 from quantkit.families.hparams import Hparams
-from quantkit.families.layers import block_count, layers_end, trunk_of
+from quantkit.families.layers import TWO_STACKS, block_count, layers_end, trunk_of
 from quantkit.families.mapping import require_complete, rows_by_source, rows_of
 from quantkit.families.model import Model, ModelTensor, Rows
 from quantkit.families.names import EXPERTS, block_of, expert_of
@@ -92,6 +93,8 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     modules = partial(_modules, family, turned=turned, whole=whole)
     found = {n: tuple(modules(info, roles[n])) for n, info in tensors.items() if n not in after}
     linears = [module for modules in found.values() for module in modules]
+    if hparams.flag(TWO_STACKS):  # each of which counts from 0
+        linears = [replace(linear, layer=family.layer_of(linear.name + WEIGHT, layers)) for linear in linears]
     rest = [name for name, info in tensors.items() if roles[name] is None and len(info.shape) > 1]
     dropped = _dropped(family, layers, tensors, [name for name, role in roles.items() if role is None])
     others = [*dropped, *(name for name in after if family.layer_of(name) != family.layer_of(name, layers))]

@@ -175,7 +175,8 @@ class ModelTensor:
 @dataclass(frozen=True)
 class Shape:
     """The numbers of an architecture that recipes and size estimates need. `cache` is what its layers keep of tokens,
-    None where only these numbers tell; `besides` are numbers of a token between two blocks besides the hidden state."""
+    None where only these numbers tell; `besides` are numbers of a token between two blocks besides the hidden state. Of
+    a model in cycles `passes` are those through layers, and `held` numbers of a token that calibration holds."""
 
     layers: int
     hidden: int
@@ -188,11 +189,23 @@ class Shape:
     context: int = 0
     cache: Cache | None = None
     besides: int = 0
+    passes: int = 0
+    held: int = 0
 
     @property
     def row(self) -> int:
         """Numbers of a token between two blocks."""
         return self.hidden + self.besides
+
+    @property
+    def walked(self) -> int:
+        """Numbers of a token that calibration holds between two blocks."""
+        return self.held or self.row
+
+    @property
+    def steps(self) -> int:
+        """How many layers a text goes through, some of them more than once."""
+        return self.passes or self.layers
 
 
 @dataclass(frozen=True)

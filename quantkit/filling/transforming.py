@@ -95,6 +95,8 @@ def _places(block: Block, schemes: Mapping[str, Scheme], sites: Sequence[Fold]) 
             if rounded and {place.producer, *place.consumers} <= block.parameters:
                 vectors = {name for name in (place.bias, place.producer if one.norm else None) if name}
                 kept = {n for n in (place.producer, *place.consumers) if n not in schemes} | vectors
+                if not all(map(block.is_whole, kept)):
+                    continue  # rows of a tensor that is copied with all others in it
                 yield _Place(one, place.producer, place.consumers, place.bias, frozenset(kept))
 
 

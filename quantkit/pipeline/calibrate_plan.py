@@ -16,7 +16,7 @@ from typing import Any
 from quantkit.calibration.inputs import scratch_for
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.text.shipped import data_path
-from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples, row_width
+from quantkit.calibration.text.spec import CalibrationSpec, prepare_samples, walked_width
 from quantkit.errors import QuantkitError, UsageError
 from quantkit.events import Sink, Warned, ignore
 from quantkit.families.describe import find_family
@@ -117,7 +117,7 @@ class CalibratePlan:
 
     @property
     def activation_bytes(self) -> int:
-        return 4 * self.samples.tokens.size * row_width(self.checkpoint)
+        return 4 * self.samples.tokens.size * walked_width(self.checkpoint)
 
     @property
     def activations_on_disk(self) -> bool:

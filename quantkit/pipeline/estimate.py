@@ -104,7 +104,8 @@ def estimate(
 
 def making_bytes(plan: Plan, workers: int, tokens: int) -> int:
     """Estimated peak memory of making a plan's files with so many threads, and tokens of text where it needs any."""
-    walked = 4 * plan.shape.row * max(tokens, _backward_tokens(plan, tokens) * (plan.shape.layers + 2))
+    back = plan.shape.row * _backward_tokens(plan, tokens) * (plan.shape.steps + 2)
+    walked = 4 * max(plan.shape.walked * tokens, back)
     held = max(walked, _refit_bytes(plan, tokens))
     return conversion_memory_bytes(plan, Workshop(workers * (1 + QUEUED_SLABS) + 1, SLAB_WEIGHTS, workers, held))
 
@@ -115,7 +116,7 @@ def _refit_bytes(plan: Plan, tokens: int) -> int:
     if not plan.refits:
         return 0
     blocks = 4 * sum(prod(unit.tensor.shape) for unit in plan.rounded if unit.tensor.layer is not None)
-    activations = 2 * _refit_tokens(tokens) + REFIT_STEP_TOKENS * (plan.shape.layers + 2)
+    activations = 2 * _refit_tokens(tokens) + REFIT_STEP_TOKENS * (plan.shape.steps + 2)
     heads = (4 + 2) * plan.shape.vocab * plan.shape.hidden
     return 4 * plan.shape.row * activations + heads + (blocks if blocks <= REFIT_KEPT_BYTES else 0)
 

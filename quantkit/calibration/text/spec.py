@@ -170,6 +170,11 @@ def row_width(checkpoint: Checkpoint) -> int:
     return shape_of(_numbers(checkpoint)[1]).row
 
 
+def walked_width(checkpoint: Checkpoint) -> int:
+    """Numbers of a token that calibration holds between two blocks. Raises what `row_width` raises."""
+    return shape_of(_numbers(checkpoint)[1]).walked
+
+
 def text_setting(checkpoint: Checkpoint, key: str) -> int:
     """An integer of the language model's part of config.json, 0 where there is none."""
     found = (nested_part(checkpoint.config) or checkpoint.config).get(key)

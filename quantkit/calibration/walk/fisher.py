@@ -26,7 +26,7 @@ from quantkit.calibration.statistics.sums import Accumulator, Chunk, Gram, accum
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.text.spec import FISHER_TOKENS, fisher_tokens
 from quantkit.calibration.walk.head import LOGITS_BYTES, load_head, load_matrix
-from quantkit.calibration.walk.model import BlockModel, read_embedding, resident_block, started, token_rows
+from quantkit.calibration.walk.model import BlockModel, block_at, read_embedding, started, token_rows
 from quantkit.calibration.walk.passes import chunk_samples
 from quantkit.calibration.walk.resident import Resident, Wanted
 from quantkit.calibration.walk.skeleton import Arguments, Tokens, run_to_blocks
@@ -117,7 +117,7 @@ class _Passes:
         with started(self._model, self._rows, self._table):
             self._forward()
             gradients, head, weight = self._from_head()
-            for index in reversed(range(self._model.count)):
+            for index in reversed(range(len(self._model.steps))):
                 self._backward(index, gradients)
             embedding = self._at_embedding(gradients)
         return Downstream(embedding, head, weight, self._ids.numel())
@@ -129,7 +129,7 @@ class _Passes:
             wave = self._chunks[start : start + self._pool.count]
             results += self._pool.map(work, wave)
             self._model.settle()
-            self._emit(BlockProgress("blocks", name, number, self._model.count + 1, wave[-1].stop, len(self._ids)))
+            self._emit(BlockProgress("blocks", name, number, len(self._model.steps) + 1, wave[-1].stop, len(self._ids)))
         return results
 
     def _forward(self) -> None:
@@ -141,7 +141,7 @@ class _Passes:
 
         self._each(embed, EMBEDDING, 0)
         self._kept = [hidden]
-        for index in range(self._model.count):
+        for index in range(len(self._model.steps)):
             resident, read, given = self._block(index), self._kept[-1], self._new(first.shape[-1])
 
             def advance(chunk: slice, resident: Resident = resident, read: Tensor = read, to: Tensor = given) -> None:
@@ -251,7 +251,7 @@ class _Passes:
         return run_to_blocks(self._model.skeleton, Tokens(self._ids[chunk].to(device), self._numbers[chunk].to(device)))
 
     def _block(self, index: int) -> Resident:
-        return resident_block(self._model, index, self._arguments[index])
+        return block_at(self._model, index, self._arguments)
 
     def _new(self, hidden: int) -> Tensor:
         return self._model.new_activations((*self._ids.shape, hidden))

@@ -76,6 +76,9 @@ class KnownBlock:
     def source_name(self, name: str) -> str:
         return self._resident.source(name, held_by(self._model.checkpoint)).tensor
 
+    def is_whole(self, name: str) -> bool:
+        return self._resident.is_whole(name, held_by(self._model.checkpoint))
+
     def weight(self, name: str) -> Tensor:
         return self._resident.parameter(name).detach()
 

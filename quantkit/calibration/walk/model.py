@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from quantkit.calibration.statistics.sums import Linear
 from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.walk.cycles import Cycles
 from quantkit.calibration.walk.passes import CHUNK_TOKENS, chunk_samples
 from quantkit.calibration.walk.resident import (
     Endings,
@@ -88,6 +89,21 @@ class BlockModel:
     @property
     def count(self) -> int:
         return len(self.skeleton.blocks)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The numbers of the blocks that a text goes through, in that order: every block once, or in cycles."""
+        return self.skeleton.steps
+
+    @property
+    def cycles(self) -> Cycles | None:
+        """How a text goes through the blocks more than once; None where it does not."""
+        carried = self.skeleton.carried
+        return carried if isinstance(carried, Cycles) else None
+
+    def calls(self, index: int) -> int:
+        """How many times a block is run, or the head."""
+        return 1 if self.cycles is None or index == self.count else self.cycles.calls(index)
 
     @property
     def rows(self) -> int:
@@ -267,6 +283,11 @@ def resident_block(model: BlockModel, index: int, arguments: Arguments) -> Resid
     forward = _forward(module, local, arguments)
     resident = Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward, local)
     return remember(observe(resident), model.endings)
+
+
+def block_at(model: BlockModel, step: int, arguments: Sequence[Arguments]) -> Resident:
+    """The block of a step in memory, with the arguments that it is called with there."""
+    return resident_block(model, model.steps[step], arguments[step])
 
 
 def called_with(resident: Resident, arguments: Arguments) -> Resident:

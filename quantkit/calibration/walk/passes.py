@@ -26,7 +26,8 @@ INNER_BYTES = 1 << 29  # inner activations of all chunks in flight
 
 @dataclass(frozen=True)
 class Pass:
-    """A resident block and the activations it reads: `hidden` is float32 (n, seqlen, hidden) in host memory.
+    """A resident block and the activations it reads: `hidden` is float32 (n, seqlen, calls * hidden) in host memory,
+    side by side what each of several `calls` of the block reads, which it is given as sequences of their own.
 
     `token_bytes` estimates the inner activations of one token; `settle` is called when no chunk is in flight,
     `beat` with the number of samples that are through, and of all.
@@ -42,10 +43,22 @@ class Pass:
     settle: Callable[[], None]
     outputs: dict[tuple[int, int], Outputs] | None = None
     beat: Callable[[int, int], None] = lambda done, count: None
+    calls: int = 1
 
     def run(self, chunk: slice, wanted: Wanted = NOTHING) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What the block gives, None if it stopped early, as `hidden` has it, and what linears read."""
         known = None if self.outputs is None else self.outputs.setdefault((chunk.start, chunk.stop), {})
-        return self.resident.run(self.hidden[chunk].to(self.device), wanted, known)
+        output, inputs = self.resident.run(self.sequences(chunk), wanted, known)
+        if output is None or self.calls == 1:
+            return output, inputs
+        return output.reshape(-1, self.calls, *output.shape[1:]).transpose(1, 2).flatten(2), inputs
+
+    def sequences(self, chunk: slice) -> Tensor:
+        """What the block reads (sequences, seqlen, hidden), on the device: of each sample the calls in their order."""
+        hidden = self.hidden[chunk].to(self.device)
+        if self.calls == 1:
+            return hidden
+        return hidden.reshape(*hidden.shape[:2], self.calls, -1).transpose(1, 2).flatten(0, 1)
 
 
 def advance(work: Pass) -> None:
@@ -94,7 +107,7 @@ def cache_peaks(work: Pass) -> tuple[float, float] | None:
     """
     keys = values = 0.0
     for wave in _waves(work, slice(0, len(work.hidden))):
-        for found in work.workers.map(lambda chunk: work.resident.cached(work.hidden[chunk].to(work.device)), wave):
+        for found in work.workers.map(lambda chunk: work.resident.cached(work.sequences(chunk)), wave):
             if found is None:
                 return None
             keys, values = max(keys, float(found.keys)), max(values, float(found.values))
@@ -106,12 +119,12 @@ def cache_peaks(work: Pass) -> tuple[float, float] | None:
 def sites_of(work: Pass) -> tuple[Site, ...]:
     """The block's linears grouped by what they read, in the order of use: seen on the first chunk."""
     chunk = next(_chunks(work, slice(0, len(work.hidden))))
-    return work.workers.map(work.resident.sites, [work.hidden[chunk].to(work.device)])[0]
+    return work.workers.map(work.resident.sites, [work.sequences(chunk)])[0]
 
 
 def far_of(work: Pass, sites: Sequence[Site]) -> tuple[Far, ...]:
     """The block's sites that reach far: seen on the first sample."""
-    hidden = work.hidden[:1].to(work.device)
+    hidden = work.sequences(slice(1))
     return work.workers.map(lambda sample: far_sites(work.resident, sample, sites), [hidden])[0]
 
 
@@ -128,8 +141,9 @@ def _taken(work: Pass, chunk: slice, sought: Sought) -> Chunk:
 
 
 def _counts(work: Pass, chunk: slice, far: Sequence[Far]) -> dict[str, Tensor]:
-    seeds = range(work.samples.start + chunk.start, work.samples.start + chunk.stop)
-    return token_weights(work.resident, work.hidden[chunk].to(work.device), far, seeds)
+    samples = range(work.samples.start + chunk.start, work.samples.start + chunk.stop)
+    seeds = [sample for sample in samples for _ in range(work.calls)]
+    return token_weights(work.resident, work.sequences(chunk), far, seeds)
 
 
 def _replace(work: Pass, chunk: slice, wanted: Wanted) -> dict[str, Tensor]:
@@ -186,8 +200,7 @@ def _raise_non_finite(work: Pass, otherwise: str, tensor: str | None = None) -> 
 
 def _raise_if_non_finite(work: Pass, position: int) -> None:
     """Run one sample again and name the module whose output is the first that is not finite."""
-    hidden = work.hidden[position : position + 1].to(work.device)
-    path = first_non_finite(work.resident, hidden)
+    path = first_non_finite(work.resident, work.sequences(slice(position, position + 1)))
     if path is None:
         return
     block = work.resident.name

@@ -29,9 +29,9 @@ from quantkit.calibration.walk.head import LOGITS_BYTES, load_head, load_matrix
 from quantkit.calibration.walk.model import (
     BlockModel,
     Embedded,
+    block_at,
     embed,
     read_embedding,
-    resident_block,
     token_rows,
 )
 from quantkit.calibration.walk.passes import Pass, advance, chunk_samples
@@ -123,7 +123,7 @@ class _Blocks:
 
     def load(self, index: int) -> tuple[Resident, Vectors]:
         """A block, and its vectors among its parameters."""
-        resident = self.kept.get(index) or resident_block(self.model, index, self.arguments[index])
+        resident = self.kept.get(index) or block_at(self.model, index, self.arguments)
         if self.keeps:
             self.kept[index] = resident
         return resident, self.put(resident)
@@ -182,7 +182,7 @@ class _Fit:
 
     def run(self, beat: Callable[[int, int], None]) -> Refitted:
         before, batches = self._judge(), self._batches()
-        gradients, *kept = (self._new(len(batches[0])) for _ in range(self._file.count + 2))
+        gradients, *kept = (self._new(len(batches[0])) for _ in range(len(self._file.steps) + 2))
         for number, batch in enumerate(batches):
             beat(number, len(batches))
             for name, gradient in self._gradients(batch, kept, gradients).items():
@@ -205,8 +205,8 @@ class _Fit:
     def _outputs(self) -> Tensor:
         """What the original's head reads."""
         model, found = self._original, self._embedded(self._original)
-        for index in range(model.count):
-            self._advance(model, resident_block(model, index, found.arguments[index]), found.hidden)
+        for index in range(len(model.steps)):
+            self._advance(model, block_at(model, index, found.arguments), found.hidden)
         return found.hidden
 
     def _advance(self, model: BlockModel, resident: Resident, hidden: Tensor) -> None:
@@ -226,7 +226,7 @@ class _Fit:
         windows = range(self._learned, self._learned + self._judged)
         hidden = self._new(self._judged)
         hidden[:] = self._hidden[windows.start : windows.stop]
-        for index in range(self._file.count):
+        for index in range(len(self._file.steps)):
             self._advance(self._file, self._blocks.load(index)[0], hidden)
         sums = np.zeros(self._judged)
         for piece in self._at_head(windows, hidden):
@@ -239,13 +239,13 @@ class _Fit:
         back from block to block to `gradients`."""
         for row, window in enumerate(batch):
             kept[0][row] = self._hidden[window]
-        for index in range(self._file.count):
+        for index in range(len(self._file.steps)):
             kept[index + 1][:] = kept[index]
             self._advance(self._file, self._blocks.load(index)[0], kept[index + 1])
         sums = {name: torch.zeros_like(one.start, dtype=torch.float64) for name, one in self._moving.items()}
-        for piece in self._at_head(batch, kept[self._file.count], gradients):
+        for piece in self._at_head(batch, kept[len(self._file.steps)], gradients):
             _add(sums, piece.gradients)
-        for index in reversed(range(self._file.count)):
+        for index in reversed(range(len(self._file.steps))):
             for own in self._backward(index, kept[index], gradients):
                 _add(sums, own)
         return {name: (one / (len(batch) * self._hidden.shape[1])).float() for name, one in sums.items()}

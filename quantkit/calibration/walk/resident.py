@@ -140,6 +140,10 @@ class Resident:
         pieces = joined(name, self.parameter(name).shape, held)
         return pieces[0] if pieces else locate_in(self.module, self.prefix, name.removeprefix(self.prefix), held)
 
+    def is_whole(self, name: str, held: Held) -> bool:
+        """Whether a parameter is all of its tensor of the source, and not rows of one that others share."""
+        return self.parameter(name).numel() == held.tensors[self.source(name, held).tensor].elements
+
     def sites(self, hidden: Tensor) -> tuple[Site, ...]:
         """Linears grouped by the tensor they read, in the order in which the block reads them.
 

@@ -16,7 +16,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, needs_no_head, stored_head
 from quantkit.families.hparams import CONFIG_HINT, Hparams, nested_part
-from quantkit.families.layers import KINDS
+from quantkit.families.layers import KINDS, PASSES, TWO_STACKS, block_count, trunk_of
 from quantkit.families.linears import further_blocks, require_walked
 from quantkit.families.mapping import check_shapes
 from quantkit.families.names import expert_of
@@ -29,6 +29,7 @@ from quantkit.untrusted import shown
 LAYERS = "num_hidden_layers"
 VECTOR_VALUES = 64
 MAX_LAYERS = 1024  # blocks are built on the meta device, some milliseconds each; published models have up to 126
+MAX_PASSES = 1 << 12  # of all layers together, where text goes through them again and again; published: 128
 MAX_SLOPED = 1 << 18  # positions of MPT, which has a slope for each beforehand; published models have up to 65,536
 EARLY_LONGROPE = frozenset({"su", "yarn"})  # what Phi-3 first called it; transformers 5.23 stumbles over the names
 
@@ -87,11 +88,12 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     require_walked(family, tensors)
     settings = _text_settings(config)
     kind = family.model_type(config)
-    count = _count_layers(family, config, settings, tensors)
     hparams = family.numbers(config, tensors)
+    count = _count_layers(family, hparams, settings, tensors)
     check_shapes(family, hparams, tensors)
     _check_experts(hparams, tensors)
     _check_slopes(kind, hparams)
+    _check_passes(hparams)
     _require_no_limits(settings)
     types = settings.get("layer_types")
     if isinstance(types, list) and len(types) != count:
@@ -126,6 +128,14 @@ def _check_slopes(kind: str, hparams: Hparams) -> None:
     if kind == "mpt" and hparams.count("max_position_embeddings") > MAX_SLOPED:
         what = f"is {hparams.count('max_position_embeddings'):,}, at most {MAX_SLOPED:,} positions are run"
         raise _contradiction("max_seq_len", what, "correct max_seq_len, or quantize without calibration data")
+
+
+def _check_passes(hparams: Hparams) -> None:
+    """Raise InputError for a model that nobody would wait for: all that its layers are called with is held at once."""
+    passes = hparams.number(PASSES) or 0
+    if passes > MAX_PASSES:
+        what = f"and other cycles make {int(passes):,} passes through layers, at most {MAX_PASSES:,} are run"
+        raise _contradiction("H_cycles", what, "correct config.json, or quantize without calibration data")
 
 
 def _of_minimax(family: Family, hparams: Hparams) -> dict[str, Any]:
@@ -187,17 +197,18 @@ def _text_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count_layers(
-    family: Family, config: Mapping[str, Any], settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+    family: Family, hparams: Hparams, settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
 ) -> int:
     """How many layers the tensors make; config.json has to say the same. Blocks after the last layer, which predict
     further tokens, are none."""
     key = next((key for key in (LAYERS, *_spelled(family, LAYERS)) if key in settings), LAYERS)
-    said = settings.get(key)
+    said = block_count(hparams) if hparams.flag(TWO_STACKS) else settings.get(key)
     layers = said if isinstance(said, int) and not isinstance(said, bool) and 0 < said <= MAX_LAYERS else 0
-    numbers = {number for name in tensors if (number := family.layer_of(name, layers)) is not None}
+    trunk = trunk_of(hparams) if hparams.flag(TWO_STACKS) else layers
+    numbers = {number for name in tensors if (number := family.layer_of(name, trunk)) is not None}
     count = max(numbers, default=-1) + 1
     if 0 < layers < count:
-        count -= min(count - layers, further_blocks(family, family.numbers(config, tensors)))
+        count -= min(count - layers, further_blocks(family, hparams))
         numbers = {number for number in numbers if number < count}
     said = count if said is None else said
     if isinstance(said, bool) or said != count or not count:

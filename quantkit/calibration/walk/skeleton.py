@@ -11,7 +11,7 @@ import copy
 import inspect
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from quantkit.calibration.walk.carried import VECTOR, Carried, carried_by
+from quantkit.calibration.walk.cycles import Cycles, cycles_of, stacks_of
 from quantkit.calibration.walk.headed import KINDS, headed
 from quantkit.calibration.walk.settings import model_settings
 from quantkit.errors import InputError, UnsupportedError
@@ -49,7 +50,8 @@ class Reached(Exception):
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The model on the meta device. `blocks` are its blocks, whose places in `model` recorders have taken.
+    """The model on the meta device. `blocks` are its blocks, whose places in `model` recorders have taken, and `steps`
+    the numbers of those that a text goes through, in that order.
 
     `calls` holds, per thread, what the recorders saw and what they give back; `carried` is what blocks hand on where
     that is more than a hidden state. `positions` is how many tokens can be run at once, 0 for any number.
@@ -57,12 +59,13 @@ class Skeleton:
 
     model: Any
     blocks: tuple[nn.Module, ...]
+    steps: tuple[int, ...]
     calls: threading.local
-    carried: Carried | None = None
+    carried: Carried | Cycles | None = None
     positions: int = 0
 
     @property
-    def layers(self) -> nn.ModuleList:
+    def layers(self) -> Sequence[nn.Module]:
         layers = layers_of(self.model)
         assert layers is not None, "build_skeleton has seen to it"
         return layers
@@ -78,9 +81,9 @@ class Skeleton:
     def around(self) -> tuple[str, ...]:
         """The parameters beside the blocks, without the tables and the matrix of the head."""
         large = [f"{self.name_of(module)}.weight" for module in (*self.tables, self.model.get_output_embeddings())]
-        blocks = self.name_of(self.layers) + "."
-        names = (name for name, _ in self.model.named_parameters())
-        return tuple(name for name in names if name not in large and not name.startswith(blocks))
+        inside = {id(parameter) for layer in self.layers for parameter in layer.parameters()}
+        names = (name for name, parameter in self.model.named_parameters() if id(parameter) not in inside)
+        return tuple(name for name in names if name not in large)
 
     def name_of(self, module: nn.Module) -> str:
         name: str = next(name for name, m in self.model.named_modules() if m is module)
@@ -101,13 +104,16 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     if layers is None:
         raise UnsupportedError(f"{type(model).__name__} has no list of blocks", hint="quantize without calibration")
     blocks = tuple(copy.deepcopy(layer) for layer in layers)
+    cycles = cycles_of(decoder_of(model))
+    steps = cycles.steps if cycles else tuple(range(len(blocks)))
     calls = threading.local()
-    for index, layer in enumerate(layers):
-        record = partial(_record, calls, index, index == len(blocks) - 1)
+    for layer in layers:
+        record = partial(_record, calls, len(steps), cycles.begins if cycles else 0)
         length = GIVE_TUPLES.get(type(layer).__name__)
         layer.forward = record if length is None else partial(_first, record, length)
     positions = last_position_of(family, family.numbers(checkpoint.config, checkpoint.tensors()))
-    skeleton = Skeleton(model, blocks, calls, carried_by(decoder_of(model).config, blocks), positions)
+    carried = cycles or carried_by(decoder_of(model).config, blocks)
+    skeleton = Skeleton(model, blocks, steps, calls, carried, positions)
     for table in skeleton.tables:
         table.padding_idx = None  # of the rows that are put in, which may be fewer
     return skeleton
@@ -119,12 +125,15 @@ def decoder_of(model: Any) -> Any:
     return model.model if found is model else found
 
 
-def layers_of(model: Any) -> nn.ModuleList | None:
+def layers_of(model: Any) -> Sequence[nn.Module] | None:
     """The blocks of a model, under any of the names that classes give them."""
     decoder = decoder_of(model)
+    stacks = stacks_of(decoder)
+    if stacks is not None:
+        return stacks
     places = (decoder, *(getattr(decoder, part, None) for part in STACKS))
     lists = (getattr(place, name, None) for place in places for name in BLOCKS)
-    return next((found for found in lists if isinstance(found, nn.ModuleList)), None)
+    return next((tuple(found) for found in lists if isinstance(found, nn.ModuleList)), None)
 
 
 def cache_class(block: nn.Module) -> Any:
@@ -170,13 +179,14 @@ def _fuses(config: Any, model: Any) -> bool:
     return getattr(config, "attn_logit_softcapping", None) is None and getattr(model, "_supports_sdpa", True)
 
 
-def _record(calls: threading.local, index: int, last: bool, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Stands for a block: notes its arguments, passes its input on or gives what was put in."""
-    if index == 0:
+def _record(calls: threading.local, count: int, begins: int, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Stands for a block at one of `count` steps: notes its arguments; passes its input on, or zeros where the
+    embedding is seen at a later step; gives what was put in."""
+    if len(calls.arguments) == begins:
         calls.hidden = hidden
-    calls.arguments[index] = (args, kwargs)
-    if not last:
-        return hidden
+    calls.arguments.append((args, kwargs))
+    if len(calls.arguments) < count:
+        return torch.zeros_like(hidden) if begins else hidden
     if calls.inject is None:
         raise Reached
     injected: Tensor = calls.inject
@@ -189,14 +199,14 @@ def _first(record: partial[Tensor], length: int, *args: Any, **kwargs: Any) -> t
 
 @dataclass(frozen=True)
 class Arguments:
-    """What block `index` is called with besides its input, which `carried` cuts where it is more than hidden states.
-    They were seen with `batch` sequences; those of any number have the same. A block that looks at each `alone` is
-    given them for every sequence."""
+    """What the block of step `index` is called with besides its input, which `carried` cuts where it is more than
+    hidden states. They were seen with `batch` sequences; those of any number have the same. A block that looks at each
+    `alone` is given them for every sequence."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     batch: int = 1
-    carried: Carried | None = None
+    carried: Carried | Cycles | None = None
     index: int = 0
     alone: bool = False
 
@@ -258,13 +268,13 @@ def run_on_to_blocks(skeleton: Skeleton, tokens: Tokens, **cache: Any) -> tuple[
 def record_calls(skeleton: Skeleton, rows: Tensor, **settings: Any) -> tuple[Tensor, tuple[Arguments, ...]]:
     """The input of the first block as the model has it, and every block's arguments."""
     calls = skeleton.calls
-    calls.arguments, calls.inject, calls.hidden = {}, None, None
+    calls.arguments, calls.inject, calls.hidden = [], None, None
     with suppress(Reached):
         decoder = decoder_of(skeleton.model)
         decoder(input_ids=rows, **_positions(decoder, rows), **settings)
     hidden: Tensor = calls.hidden
-    found = tuple(_called(skeleton, index, len(rows), *calls.arguments[index]) for index in range(len(skeleton.blocks)))
-    calls.arguments, calls.hidden = {}, None
+    found = tuple(_called(skeleton, step, len(rows), *said) for step, said in enumerate(calls.arguments))
+    calls.arguments, calls.hidden = [], None
     return hidden, found
 
 
@@ -277,15 +287,15 @@ def _positions(decoder: Any, rows: Tensor) -> dict[str, Tensor]:
     return {"position_ids": torch.arange(first, first + rows.shape[1], device=rows.device).unsqueeze(0)}
 
 
-def _called(skeleton: Skeleton, index: int, batch: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+def _called(skeleton: Skeleton, step: int, batch: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
     """Arguments of a block, by their names where some of them are carried."""
-    block = skeleton.blocks[index]
+    block = skeleton.blocks[skeleton.steps[step]]
     attention = getattr(block, "self_attn", None)
     alone = batch == 1 and any(getattr(attention, name, None) is not None for name in ALONE)
     if skeleton.carried is None:
         return Arguments(args, kwargs, batch, alone=alone)
     names = list(inspect.signature(type(block).forward).parameters)[2:]  # after self and hidden states
-    return Arguments((), {**dict(zip(names, args, strict=False)), **kwargs}, batch, skeleton.carried, index, alone)
+    return Arguments((), {**dict(zip(names, args, strict=False)), **kwargs}, batch, skeleton.carried, step, alone)
 
 
 def run_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:
@@ -299,7 +309,7 @@ def run_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:
 def _through_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:
     calls = skeleton.calls
     given = hidden if skeleton.carried is None else skeleton.carried.hidden_of(hidden)
-    calls.arguments, calls.inject, calls.hidden = {}, given, None
+    calls.arguments, calls.inject, calls.hidden = [], given, None
     ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
     logits: Tensor = skeleton.model(input_ids=ids, use_cache=False).logits
     return logits

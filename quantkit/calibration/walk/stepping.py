@@ -36,7 +36,7 @@ def cache_token_bytes(model: BlockModel) -> int:
     config = model.skeleton.model.config
     heads = largest_of_layers(config, "num_key_value_heads") or largest_of_layers(config, "num_attention_heads")
     wider = int(getattr(config, "qk_nope_head_dim", None) or 0) + int(getattr(config, "qk_rope_head_dim", None) or 0)
-    return 4 * model.count * heads * 2 * max(model.head_size, wider)
+    return 4 * len(model.steps) * heads * 2 * max(model.head_size, wider)
 
 
 def run_on(model: BlockModel, tokens: Tokens, cache: Any) -> tuple[Tensor, tuple[Arguments, ...]]:

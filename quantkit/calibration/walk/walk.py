@@ -5,7 +5,8 @@
 
 Memory: one block in float32, the statistics that a visit asks for, the activations of all samples (float32, samples x
 seqlen x hidden; twice with `keep_reference`), and the inner activations of the chunks in flight (passes.INNER_BYTES).
-It does not grow with depth. The head's matrix is held in its stored type, and only for logits.
+It does not grow with depth. Of a model in cycles (`walk.cycles`) the activations are those of all calls of a block.
+The head's matrix is held in its stored type, and only for logits.
 
 Samples run in chunks whose size depends on the sequence length alone, each on one thread, and chunks are added up in
 their order: the same bits for any number of threads.
@@ -14,7 +15,7 @@ their order: the same bits for any number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,12 +25,13 @@ from torch import Tensor, nn
 from quantkit.calibration.statistics.sums import SPAN, Linear, Site, Statistics
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.walk.head import Logits, Stream, load_head, load_matrix, logits_at, read_logits
-from quantkit.calibration.walk.model import BlockModel, embed, read_embedding, resident_block, token_rows
+from quantkit.calibration.walk.model import BlockModel, Embedded, embed, read_embedding, resident_block, token_rows
 from quantkit.calibration.walk.passes import Pass, Sought, advance, cache_peaks, collect, far_of, sites_of
 from quantkit.calibration.walk.reach import Far
 from quantkit.calibration.walk.resident import Outputs, Resident, input_of
 from quantkit.calibration.walk.skeleton import Arguments, set_parameter
 from quantkit.calibration.walk.threads import Workers, workers
+from quantkit.calibration.walk.unrolled import Activations, Starts, between_stacks, starts_of
 from quantkit.calibration.walk.weights import held_by
 from quantkit.errors import InputError, NonFiniteError
 from quantkit.events import BlockProgress, Sink, TensorProgress, ignore
@@ -50,17 +52,6 @@ class Walk:
     fingerprint: str
     keep_reference: bool
     emit: Sink = ignore
-
-
-@dataclass
-class Activations:
-    """Inputs of the block at hand, float32 (n, seqlen, hidden).
-
-    `reference` is what the original weights give, None as long as it is the same.
-    """
-
-    candidate: Tensor
-    reference: Tensor | None = None
 
 
 class BlockView:
@@ -194,6 +185,10 @@ class BlockView:
         """The tensor of the checkpoint that holds a parameter."""
         return self._resident.source(name, held_by(self._walk.model.checkpoint)).tensor
 
+    def is_whole(self, name: str) -> bool:
+        """Whether a parameter has a tensor of the checkpoint for itself."""
+        return self._resident.is_whole(name, held_by(self._walk.model.checkpoint))
+
     def moved(self, linears: Sequence[str], scale: F32) -> None:
         """Scales were moved into these linears: the next run sees it."""
 
@@ -238,7 +233,8 @@ class BlockView:
     def _outputs_fit(self) -> bool:
         """Whether there is room for what runs of this block leave, so that they need not repeat each other."""
         n, seqlen, _ = self._activations.candidate.shape
-        return not self.is_head and n * seqlen * self._walk.model.kept_bytes(self._resident) <= OUTPUT_BYTES
+        size = self._walk.model.calls(self.index) * self._walk.model.kept_bytes(self._resident)
+        return not self.is_head and n * seqlen * size <= OUTPUT_BYTES
 
     def _forget(self, changed: Set[str]) -> None:
         """Drop what new parameters change: the outputs of these linears, and all that comes later."""
@@ -276,7 +272,8 @@ class BlockView:
 
     def _pass(self, hidden: Tensor) -> Pass:
         walk = self._walk
-        token_bytes = walk.model.token_bytes(self._resident, hidden.shape[1])
+        calls = walk.model.calls(self.index)
+        token_bytes = calls * walk.model.token_bytes(self._resident, hidden.shape[1])
         outputs = self._outputs if self._keeps_outputs and hidden is self._activations.candidate else None
         return Pass(
             self._resident,
@@ -288,6 +285,7 @@ class BlockView:
             walk.model.settle,
             outputs,
             self._beat,
+            calls,
         )
 
     def _beat(self, done: int, count: int) -> None:
@@ -349,6 +347,7 @@ def _visit_block(
 ) -> tuple[str, set[str]]:
     """Load a block, let it be visited, move the samples on; its name and source tensors. The block is gone after."""
     is_head = index == walk.model.count
+    between_stacks(walk.model, index, activations)
     resident = load_head(walk.model) if is_head else resident_block(walk.model, index, arguments[index])
     view = BlockView(walk, index, resident, activations)
     view.replace(visit(index, view))
@@ -357,12 +356,25 @@ def _visit_block(
 
 
 def _embedded(walk: Walk, table: Tensor | None) -> tuple[Activations, tuple[Arguments, ...]]:
+    """What the first block reads, and what each block is called with."""
     model, samples = walk.model, walk.samples
-    own = None
+    tables = [] if table is None else [table]
     if table is None or walk.keep_reference:
-        own = embed(model, samples, read_embedding(model, token_rows(samples)), walk.workers)
-    if table is None:
-        assert own is not None
-        return Activations(own.hidden), own.arguments
-    other = embed(model, samples, table, walk.workers)
-    return Activations(other.hidden, own.hidden if own else None), other.arguments
+        tables.append(read_embedding(model, token_rows(samples)))
+    found = [embed(model, samples, one, walk.workers) for one in tables]
+    arguments = found[0].arguments
+    if model.cycles is None:
+        return Activations(found[0].hidden, found[1].hidden if found[1:] else None), arguments
+    arguments = tuple(replace(arguments[model.steps.index(block)], carried=None) for block in range(model.count))
+    starts = [_starts(walk, each) for each in found]
+    high = tuple(each.high for each in starts)
+    return Activations(starts[0].low, starts[1].low if starts[1:] else None, high), arguments
+
+
+def _starts(walk: Walk, embedded: Embedded) -> Starts:
+    """What the passes of a model in cycles begin with."""
+
+    def beat(name: str, done: int, count: int) -> None:
+        walk.emit(BlockProgress("blocks", name, 0, walk.model.count + 1, done, count))
+
+    return starts_of(walk.model, walk.samples, embedded, walk.workers, beat)

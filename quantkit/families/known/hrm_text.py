@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.families import assumptions, keys
+from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams, bad_value
-from quantkit.families.layers import BLOCKS, TRUNK, TWO_STACKS
+from quantkit.families.layers import BLOCKS, HELD, PASSES, STATES, TRUNK, TWO_STACKS
 from quantkit.families.layouts import rows
 from quantkit.families.placements import first_half, second_half
 from quantkit.families.roles import Role
@@ -33,7 +33,7 @@ def stacks(hparams: Hparams) -> Mapping[str, Any]:
     What was trained says the layers of a stack in the place where transformers says those of all passes.
     """
     each = hparams.count(TRUNK if hparams.number(PER_STACK) is None else PER_STACK)
-    heads = hparams.count("num_attention_heads")
+    heads, high, low = (hparams.count(key) for key in ("num_attention_heads", HIGH, LOW))
     return {
         "num_key_value_heads": heads,
         "kv_rows": heads * hparams.count("head"),
@@ -41,7 +41,9 @@ def stacks(hparams: Hparams) -> Mapping[str, Any]:
         BLOCKS: 2 * each,
         TWO_STACKS: True,
         PER_STACK: each,
-        "passes": each * hparams.count(HIGH) * (hparams.count(LOW) + 1),
+        PASSES: each * high * (low + 1),
+        STATES: 2,
+        HELD: high * low + 2 * high + 2,
         "embedding_scale": embedding_scale(hparams),
     }
 
@@ -88,7 +90,7 @@ HRM_TEXT = Family(
         Rename(r"^model\.H_module\.layers\.(\d+)\.", "model.L_module.layers.{}."),
     ),
     keys=(
-        keys.Key("block_count", "u32", "passes"),
+        keys.Key("block_count", "u32", PASSES),
         *(entry for entry in keys.without(keys.COMMON, "attention.head_count_kv") if entry is not keys.blocks),
         keys.Key("rope.dimension_count", "u32", "head"),
         keys.Key("embedding_scale", "f32", "embedding_scale"),
@@ -101,7 +103,8 @@ HRM_TEXT = Family(
     drop=(FREQUENCIES,),
     derive=(stacks,),
     assumes=(assumptions.silu,),
-    unwalked="text goes through all of its layers many times, and what each reads comes from all the others",
+    folds=(folds.VALUES, folds.MLP_OUT),  # its norms have no weights
+    computes=frozenset({PER_STACK, HIGH, LOW, "embedding_scale", "initializer_range", "prefix_lm"}),
 )  # fmt: skip
 
 FAMILIES = (HRM_TEXT,)
