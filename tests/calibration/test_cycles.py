@@ -11,6 +11,7 @@ import family_table
 import pytest
 import torch
 import transformers
+from commands import TINY, quantkit
 from safetensors.torch import load_file, save_file
 from walks import logits_after, model_of, same_bits, statistics_of, whole_model, windows
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(
     not hasattr(transformers, "HrmTextForCausalLM"), reason="this transformers has no HRM-Text"
 )
 
-LAYERS, HIGH, LOW = 2, 2, 3
+LAYERS, HIGH, LOW = 2, 2, 2
 TOLERANCE = 2e-5  # float32 in another order of summation, relative to the largest value
 SAMPLES = windows(390, count=5, seqlen=30)
 FIRST_OF_HIGH = "model.H_module.layers.0.self_attn.q_proj.weight"
@@ -35,11 +36,11 @@ FIRST_OF_HIGH = "model.H_module.layers.0.self_attn.q_proj.weight"
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers a stack, whose low state does not begin with zeros."""
     entry = family_table.TABLE["hrm-text"]
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2, "num_hidden_layers": LAYERS}
+    sizes = {"hidden_size": 128, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": LAYERS}
     config = {**entry.config, **sizes, "H_cycles": HIGH, "L_cycles": LOW, "L_bp_cycles": [LOW] * HIGH}
 
     def begin(tensors: dict[str, Any]) -> None:
-        tensors["model.z_L_init"] = torch.randn(64, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+        tensors["model.z_L_init"] = torch.randn(128, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
 
     folder = tmp_path_factory.mktemp("cycles") / "hrm-text"
     return family_table.write(replace(entry, config=config, published=begin), folder)
@@ -86,11 +87,10 @@ def test_sums_are_those_of_all_passes(source: Path) -> None:
             assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max(), name
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_threads_change_no_bit(threads: int, source: Path) -> None:
-    many = windows(390, count=24, seqlen=100)  # three chunks
-    found, expected = (statistics_of(model_of(source, count), many) for count in (threads, 2))
-    assert same_bits(found, expected)
+def test_threads_change_no_bit(source: Path) -> None:
+    many = windows(390, count=9, seqlen=128)  # two chunks
+    one, three = (statistics_of(model_of(source, threads), many) for threads in (1, 3))
+    assert same_bits(one, three)
 
 
 def test_passes_start_from_the_original_and_go_through_what_is_rounded(source: Path, tmp_path: Path) -> None:
@@ -146,9 +146,28 @@ def test_measured_are_all_passes_of_what_was_made(source: Path, tmp_path: Path) 
     }
 
 
+def test_files_are_the_same_for_any_number_of_threads(source: Path, tmp_path: Path) -> None:
+    """Queries, keys and values are rows of one tensor, which stays as it was: no scales are moved into it."""
+    made = []
+    for threads in (1, 3):
+        out = tmp_path / str(threads)
+        ran = quantkit(
+            "convert", source, "--to", "w4a16-awq", "--keep", r"self_attn\.(q|k|v|gate)_proj=bf16",
+            "--calib", TINY.parent / "calibration.jsonl", "--samples", 1, "--seqlen", 32, "--threads", threads,
+            "-o", out,
+        )  # fmt: skip
+        assert ran.status == 0, ran.stderr
+        made.append((out / "model.safetensors").read_bytes())
+    assert made[0] == made[1]
+    held, given = (load_file(folder / "model.safetensors") for folder in (out, source))
+    kept = [name for name in given if name.endswith("gqkv_proj.weight")]
+    assert len(kept) == 2 * LAYERS
+    assert all(torch.equal(held[name], given[name]) for name in kept)
+
+
 def test_more_passes_than_anybody_waits_for_are_refused(source: Path, tmp_path: Path) -> None:
     folder = halved(source, tmp_path / "long", lambda name: False)
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace(f'"H_cycles": {HIGH}', '"H_cycles": 1000'))
-    with pytest.raises(InputError, match="8,000 passes through layers, at most 4,096 are run"):
+    with pytest.raises(InputError, match="6,000 passes through layers, at most 4,096 are run"):
         model_of(folder)
