@@ -20,8 +20,9 @@ from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import I32, Texts, Tokens, fingerprint, joined_texts, select_samples
 from quantkit.calibration.text.spec import embedding_rows, window_length
 from quantkit.calibration.text.templates import read_chat_template
-from quantkit.errors import InputError, UnsupportedError, UsageError, require_choice
+from quantkit.errors import InputError, UsageError, require_choice
 from quantkit.families.describe import find_family
+from quantkit.families.encoders import require_no_encoder
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 from quantkit.units import counted
@@ -161,11 +162,7 @@ def require_predicting(checkpoint: Checkpoint) -> None:
     have to predict, and what it computes are vectors."""
     require_runnable(checkpoint)
     family, _ = find_family(checkpoint.config)
-    if family.embeds:
-        what = f'family "{family.name}" computes embeddings and predicts no text: no figure here is of it'
-        raise UnsupportedError(
-            what, key=family.name, hint="compare vectors of your own texts, as llama-embedding gives"
-        )
+    require_no_encoder(family, "no figure here is of it", "compare vectors of your own texts, as llama-embedding gives")
 
 
 def read_corpus(checkpoint: Checkpoint, data: Sequence[str], cut: Cutting, *, offline: bool = False) -> Corpus:

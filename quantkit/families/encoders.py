@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from quantkit.errors import InputError
+from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.layers import Derive
 from quantkit.families.model import Rows
 from quantkit.families.placements import Placement
-from quantkit.families.rows import Condition
+from quantkit.families.rows import Condition, Family
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
@@ -104,6 +104,14 @@ def absolute_positions(hparams: Hparams) -> str | None:
     """Positions are learned, one vector each."""
     kind = hparams.values.get("position_embedding_type", "absolute")
     return None if kind == "absolute" else f"position_embedding_type is {shown(str(kind))}, it adds absolute ones"
+
+
+def require_no_encoder(family: Family, what: str, hint: str) -> None:
+    """Raise UnsupportedError for an encoder, which sees the tokens that it would have to predict: what it computes are
+    vectors. `what` says for what predictions are wanted."""
+    if family.embeds:
+        what = f'family "{family.name}" computes embeddings and predicts no text: {what}'
+        raise UnsupportedError(what, key=family.name, hint=hint)
 
 
 def tanh_before_labels(hparams: Hparams) -> str | None:

@@ -23,6 +23,7 @@ from quantkit.evaluation.figures import DOCUMENTS, estimate
 from quantkit.evaluation.scores import F64
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished, StageStarted, Warned
+from quantkit.families.known import family_named
 from quantkit.filling.slabs import encode_slab
 from quantkit.formats.gguf.imatrix import match_importance
 from quantkit.pipeline.guard import LEAST_TOKENS, corpus_of_samples
@@ -48,7 +49,8 @@ FIGURES = ("tokens", "kld", "classic_kld", "difference", "standard_error")
 def never_worse(
     prepared: Prepared, plan: Plan, job: Job, threads: int | None, emit: Sink, *, measures: bool
 ) -> Mapping[str, Any] | None:
-    """What the manifest says of the guard; None where none is made: without feedback, and without held-out text.
+    """What the manifest says of the guard; None where none is made: without feedback, without held-out text, and of
+    encoders, which predict nothing.
 
     A file that does more damage than the classic one, by more than the standard error of the difference, becomes that:
     its tensors are written anew. Without `measures` only a run that was killed while it wrote them is gone on with:
@@ -56,6 +58,8 @@ def never_worse(
     """
     inputs = prepared.calibration
     if plan.way != "blocks" or plan.is_checkpoint or plan.is_encoder or inputs is None or prepared.model is None:
+        return None
+    if family_named(plan.family).embeds:
         return None
     known = _journalled(plan, job)
     fresh = _held_out(prepared.checkpoint, inputs) if measures and known is None else None

@@ -21,7 +21,16 @@ from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.opening import open_wanted
 from quantkit.pipeline.request import Request, require_used
-from quantkit.pipeline.tune import Subject, Tuning, known_of, measured, tuned, tuning_of, with_target
+from quantkit.pipeline.tune import (
+    Subject,
+    Tuning,
+    known_of,
+    measured,
+    require_predictions,
+    tuned,
+    tuning_of,
+    with_target,
+)
 from quantkit.plan.base import STANDARD, Plan, PlanOptions
 from quantkit.plan.describe import describe_source
 from quantkit.plan.encoder import AUTO, describe_encoder, encoder_type, left_out, plan_encoder
@@ -183,7 +192,7 @@ def _plan_all(
     """Plan every recipe. Text is turned into samples, and run where a GGUF file wants importance weights of it, or
     types are chosen for a target."""
     recipes, tuning = wanted
-    calibration = _calibration(request, checkpoint, emit)
+    calibration = _calibration(request, checkpoint, wanted, emit)
     model = _tried(lambda: describe_source(checkpoint, request.pre)) if any(r.mixture for r in recipes) else None
     given = read_imatrix(request.imatrix) if request.imatrix else None
     made = None
@@ -341,8 +350,16 @@ def plan_options(request: Request, stem: str | None) -> PlanOptions:
     )
 
 
-def _calibration(request: Request, checkpoint: Checkpoint, emit: Sink) -> Inputs | None:
-    """The text or statistics that the request means, None where it names none."""
+def _calibration(
+    request: Request, checkpoint: Checkpoint, wanted: tuple[tuple[Recipe, ...], Tuning | None], emit: Sink
+) -> Inputs | None:
+    """The text or statistics that the request means, None where it names none. Raises UnsupportedError where what is
+    wanted goes by predictions of a model that makes none."""
+    recipes, tuning = wanted
+    if tuning is not None:
+        require_predictions(checkpoint, tuning.target.option)
+    if any(recipe.mixture and recipe.mixture.norms for recipe in recipes):
+        require_predictions(checkpoint, "--refit-norms")
     spec = request.calibration()
     return None if spec is None else open_inputs(checkpoint, spec, emit)
 

@@ -13,6 +13,8 @@ from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.text.spec import STATISTICS
 from quantkit.errors import InputError, RecipeError, UsageError
 from quantkit.events import Sink, StageFinished, StageStarted
+from quantkit.families.describe import find_family
+from quantkit.families.encoders import require_no_encoder
 from quantkit.families.model import Model
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan
@@ -79,6 +81,13 @@ def require_measurable(request: Request, recipe: Recipe) -> None:
         hint = "choose a recipe such as q4_k_m, whose types may change"
         raise UsageError(f"{recipe.name}: sensitivity {why}", hint=hint, key="recipes")
     _require_text(request, "sensitivity")
+
+
+def require_predictions(checkpoint: Checkpoint, option: str) -> None:
+    """Raise UnsupportedError for an encoder, whose types and norms cost nothing in nats per token."""
+    if checkpoint.kind != "gguf":
+        what = f"{option} goes by what a model predicts"
+        require_no_encoder(find_family(checkpoint.config).family, what, "leave it out; --fit chooses a recipe by size")
 
 
 def _require_text(request: Request, option: str) -> None:

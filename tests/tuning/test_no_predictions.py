@@ -1,0 +1,48 @@
+"""Encoders predict no text: nothing that goes by predictions is asked of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import encoder_table
+import pytest
+from commands import quantkit
+
+TEXT = Path(__file__).parents[2] / "LICENSE"
+FEW = ("--to", "q4_k_m", "--calib", TEXT, "--samples", 2, "--seqlen", 32)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encoder_table.build("bert-mean", tmp_path_factory.mktemp("bert"))
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "named"),
+    [
+        ("sensitivity", (), "sensitivity"),
+        ("sensitivity", ("--dry-run",), "sensitivity"),
+        ("convert", ("--target-size", "100KB"), "--target-size"),
+        ("convert", ("--target-bpw", 9), "--target-bpw"),
+        ("convert", ("--max-kld", 0.1), "--max-kld"),
+        ("convert", ("--refit-norms",), "--refit-norms"),
+        ("plan", ("--refit-norms",), "--refit-norms"),
+    ],
+)
+def test_what_goes_by_predictions_is_refused(
+    command: str, options: tuple[object, ...], named: str, bert: Path, tmp_path: Path
+) -> None:
+    place = ("-o", tmp_path / "out") if command == "convert" else ()
+    ran = quantkit(command, bert, *FEW, *options, *place)
+    assert ran.status == 4, ran.stderr
+    assert f'family "bert" computes embeddings and predicts no text: {named} goes by' in ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_guard_compares_what_it_predicts(bert: Path, tmp_path: Path) -> None:
+    """There is text enough that nothing was calibrated with."""
+    ran = quantkit("convert", bert, *FEW, "-o", tmp_path)
+    assert ran.status == 0, ran.stderr
+    [manifest] = tmp_path.glob("*.manifest.json")
+    assert "guard" not in json.loads(manifest.read_text())
