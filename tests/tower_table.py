@@ -211,24 +211,66 @@ def qwen_vit() -> dict[str, tuple[int, ...]]:
     return found
 
 
-def deepseek_ocr() -> dict[str, tuple[int, ...]]:
-    """The shapes of both towers of DeepSeek-OCR."""
-    sam, clip = "model.sam_model.", "model.vision_model."
+def sam(third: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of SAM with three layers, which gives vectors of `third` numbers."""
+    sam = "model.sam_model."
     found: dict[str, tuple[int, ...]] = {
         f"{sam}pos_embed": (1, 64, 64, 32), f"{sam}patch_embed.proj.weight": (32, 3, 16, 16),
         f"{sam}patch_embed.proj.bias": (32,), f"{sam}neck.0.weight": (256, 32, 1, 1), **norm(f"{sam}neck.1", 256),
         f"{sam}neck.2.weight": (256, 256, 3, 3), **norm(f"{sam}neck.3", 256), f"{sam}net_2.weight": (512, 256, 3, 3),
-        f"{sam}net_3.weight": (1024, 512, 3, 3), f"{clip}embeddings.class_embedding": (32,),
-        f"{clip}embeddings.patch_embedding.weight": (32, 3, 14, 14),
-        f"{clip}embeddings.position_embedding.weight": (257, 32), **norm(f"{clip}pre_layrnorm", 32),
-        **linear("model.projector.layers", 64, 1056), "model.image_newline": (64,), "model.view_seperator": (64,),
-        "model.embed_tokens.weight": (400, 64),
+        f"{sam}net_3.weight": (third, 512, 3, 3), "model.view_seperator": (64,), "model.embed_tokens.weight": (400, 64),
     }  # fmt: skip
     for block, reach in ((f"{sam}blocks.{number}.", 127 if number == 2 else 27) for number in range(3)):
         found |= norm(f"{block}norm1", 32) | norm(f"{block}norm2", 32) | linear(f"{block}attn.qkv", 96, 32)
         found |= linear(f"{block}attn.proj", 32, 32) | linear(f"{block}mlp.lin1", 128, 32)
         found |= linear(f"{block}mlp.lin2", 32, 128)
         found |= {f"{block}attn.rel_pos_{axis}": (reach, 16) for axis in "hw"}
+    return found
+
+
+def step3() -> dict[str, tuple[int, ...]]:
+    """The shapes of Step3-VL's tower of three layers."""
+    at = "vision_model."
+    found = {
+        f"{at}conv1.weight": (32, 3, 16, 16), f"{at}positional_embedding": (16, 32), **norm(f"{at}ln_pre", 32),
+        f"{at}vit_downsampler1.weight": (64, 32, 3, 3), f"{at}vit_downsampler1.bias": (64,),
+        f"{at}vit_downsampler2.weight": (128, 64, 3, 3), f"{at}vit_downsampler2.bias": (128,),
+        "vit_large_projector.weight": (64, 128),
+    }  # fmt: skip
+    for block in (f"{at}transformer.resblocks.{number}." for number in range(3)):
+        found |= norm(f"{block}ln_1", 32) | norm(f"{block}ln_2", 32) | linear(f"{block}attn.out_proj", 32, 32)
+        found |= linear(f"{block}mlp.c_fc", 64, 32) | linear(f"{block}mlp.c_proj", 32, 64)
+        found |= {f"{block}attn.in_proj_weight": (96, 32), f"{block}attn.in_proj_bias": (96,)}
+        found |= {f"{block}ls_{half}.gamma": (32,) for half in "12"}
+    return found
+
+
+def deepseek_ocr2() -> dict[str, tuple[int, ...]]:
+    """The shapes of both towers of DeepSeek-OCR 2."""
+    at = "model.qwen2_model."
+    found = {
+        **sam(28), f"{at}query_768.weight": (144, 28), f"{at}query_1024.weight": (256, 28),
+        f"{at}model.model.norm.weight": (28,), **linear("model.projector.layers", 64, 28),
+    }  # fmt: skip
+    for block in (f"{at}model.model.layers.{number}." for number in range(4)):
+        found |= {f"{block}input_layernorm.weight": (28,), f"{block}post_attention_layernorm.weight": (28,)}
+        for part, rows in (("q", 28), ("k", 4), ("v", 4)):
+            found |= linear(f"{block}self_attn.{part}_proj", rows, 28)
+        found |= linear(f"{block}self_attn.o_proj", 28, 28, bias=False)
+        for part, rows, cols in (("gate", 48, 28), ("up", 48, 28), ("down", 28, 48)):
+            found |= linear(f"{block}mlp.{part}_proj", rows, cols, bias=False)
+    return found
+
+
+def deepseek_ocr() -> dict[str, tuple[int, ...]]:
+    """The shapes of both towers of DeepSeek-OCR."""
+    clip = "model.vision_model."
+    found: dict[str, tuple[int, ...]] = {
+        **sam(1024), f"{clip}embeddings.class_embedding": (32,),
+        f"{clip}embeddings.patch_embedding.weight": (32, 3, 14, 14),
+        f"{clip}embeddings.position_embedding.weight": (257, 32), **norm(f"{clip}pre_layrnorm", 32),
+        **linear("model.projector.layers", 64, 1056), "model.image_newline": (64,),
+    }  # fmt: skip
     for block in (f"{clip}transformer.layers.{number}." for number in range(4)):
         found |= norm(f"{block}layer_norm1", 32) | norm(f"{block}layer_norm2", 32)
         found |= linear(f"{block}self_attn.qkv_proj", 96, 32) | linear(f"{block}self_attn.out_proj", 32, 32)
@@ -652,6 +694,29 @@ TABLE: dict[str, Tower] = {
         shapes=deepseek_ocr(),
         refused="CLIP reads what SAM gives, which is 1024 wide: with a CLIP of that width it loads",
     ),
+    "deepseekocr2": Tower(
+        "DeepseekOCR2ForCausalLM",
+        {
+            "model_type": "deepseek_ocr2_published", "language_config": TEXT,
+            "vision_config": {"image_size": 1024, "layers": 4, "intermediate_size": 48, "width": {
+                "qwen2-0-5b": {"dim": 28},
+                "sam_vit_b": {"heads": 2, "layers": 3, "width": 32, "global_attn_indexes": [2]},
+            }},
+        },
+        shapes=deepseek_ocr2(),
+    ),
+    "step3vl": Tower(
+        "StepVLForConditionalGeneration",
+        {
+            "model_type": "step_robotics_published", "text_config": TEXT, "understand_projector_stride": 2,
+            "vision_config": {
+                "model_type": "perception_encoder", "width": 32, "layers": 3, "heads": 2, "image_size": 64,
+                "patch_size": 16, "mlp_ratio": 2.0,
+            },
+        },
+        processor={},
+        shapes=step3(),
+    ),
     "museglimmer": Tower(
         "MuseGlimmerForConditionalGeneration",
         {
@@ -798,6 +863,35 @@ TABLE: dict[str, Tower] = {
         },
         processor={"feature_size": 16},
     ),
+}  # fmt: skip
+
+
+# Of a row, the architecture as published, and what transformers makes of its config.json; the tensors keep their names.
+SAVED: dict[str, tuple[str, dict[str, Any]]] = {
+    "deepseekocr": ("UnlimitedOCRForCausalLM", {
+        "architectures": ["UnlimitedOcrForConditionalGeneration"], "text_config": TEXT, "vision_config": {
+            "encoder_config": {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 4, "image_size": 224,
+                               "patch_size": 14, "intermediate_size": 128},
+            "sam_config": {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "image_size": 1024,
+                           "patch_size": 16, "global_attn_indexes": [2], "downsample_channels": [512, 1024]},
+        },
+    }),
+    "deepseekocr2": ("DeepseekOCR2ForCausalLM", {
+        "architectures": ["DeepseekOcr2ForConditionalGeneration"], "text_config": TEXT, "vision_config": {
+            "encoder_config": {"hidden_size": 28, "num_attention_heads": 14, "num_hidden_layers": 4,
+                               "num_key_value_heads": 2, "intermediate_size": 48},
+            "sam_config": {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "image_size": 1024,
+                           "patch_size": 16, "global_attn_indexes": [2], "downsample_channels": [512, 28]},
+        },
+    }),
+    "step3vl": ("Step3p7ForConditionalGeneration", {
+        "architectures": ["Step3p7ForConditionalGeneration"], "text_config": TEXT, "projector_bias": False,
+        "vision_config": {
+            "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64, "patch_size": 16,
+            "intermediate_size": 64, "mlp_ratio": 2.0, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+            "num_channels": 3,
+        },
+    }),
 }  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def describe_tower(
     Raises InputError for what is missing or contradicts itself, UnsupportedError for a tensor of the tower that no row
     describes.
     """
-    processor = read_processor(read_file)
+    processor = {**tower.expects, **read_processor(read_file)}
     if tower.sees:
         _require_values(processor, read_file)
     hparams = tower.numbers(config, _width(config), processor)

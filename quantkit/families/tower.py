@@ -48,8 +48,8 @@ class Tower:
     config.json the number of their layer: beginnings of their names, each with the list. `seen` gives numbers from the
     tensors that are there (numbers, tensors by the names of rows -> numbers), `also` makes tensors from
     any of the checkpoint. `lacks` is the reason of tensors in `drop` whose absence is told: the file cannot do what the
-    model can. `sees` says that it reads images: a processor file has to say which values it expects. `assumes` is
-    what llama.cpp's graph takes for granted.
+    model can. `sees` says that it reads images: a processor file has to say which values it expects, or `expects` does,
+    where those of the published models stand in their code. `assumes` is what llama.cpp's graph takes for granted.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Tower:
     when: Condition | None = None
     sees: bool = True
     assumes: tuple[Assumption, ...] = ()
+    expects: Mapping[str, Any] = field(default_factory=dict)
 
     def serves(self, config: Mapping[str, Any]) -> bool:
         """Whether config.json (parsed) is of a model with this tower."""

@@ -69,7 +69,7 @@ def left_out(checkpoint: Checkpoint) -> str | None:
         return f"config.json has an encoder ({part}) that none of the known projectors describes"
     if tower is None or not any(map(tower.is_own, checkpoint.tensors())):
         return None
-    if tower.sees and not has_processor(checkpoint.read_file):
+    if tower.sees and not tower.expects and not has_processor(checkpoint.read_file):
         return f"{PREPROCESSOR} is missing, without which its encoder ({tower.name}) cannot be written"
     return None
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from quantkit.filling.slabs import fill_slabs
 from quantkit.filling.work import Work
 from quantkit.plan.base import STANDARD
 from quantkit.plan.encoder import describe_encoder, encoder_type, left_out, plan_encoder
-from quantkit.source import open_source
+from quantkit.source import Checkpoint, open_source
 from quantkit.storage import PartFile, open_job
 
 WRITTEN = [name for name, tower in TABLE.items() if tower.reference]
@@ -183,6 +184,37 @@ def test_qwen3_asr_is_the_same_in_both_layouts(root: Path) -> None:
             made.append((tensors, [kv for kv in model.metadata if kv.key.startswith("clip.")]))
     assert made[0] == made[1]
     assert ("mm.a.mlp.2.weight", (64, 32), None) in made[1][0]
+
+
+def described(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The tensors and the keys of the encoder's own that a checkpoint has with another config.json."""
+    tower = find_tower(config)
+    assert tower is not None
+    model = describe_tower(checkpoint.tensors(), config, checkpoint.read_file, tower, name="x", qtype="f16")
+    return model.tensors, [kv for kv in model.metadata if kv.key.startswith("clip.")]
+
+
+@pytest.mark.parametrize("name", tower_table.SAVED)
+def test_the_numbers_that_transformers_saves_give_the_same_file(name: str, root: Path) -> None:
+    architecture, saved = tower_table.SAVED[name]
+    with closing(open_source(str(root / name))) as checkpoint:
+        published = {**checkpoint.config, "architectures": [architecture]}
+        assert described(checkpoint, saved) == described(checkpoint, published)
+
+
+def test_values_of_images_that_only_code_says_are_known(root: Path, tmp_path: Path) -> None:
+    """Step3-VL's processor is code, which no file of numbers accompanies; one that does wins."""
+    folder = tmp_path / "step3vl"
+    shutil.copytree(root / "step3vl", folder)
+    path = folder / PREPROCESSOR
+    for said, mean in (({}, [0.48145466, 0.4578275, 0.40821073]), ({"image_mean": [0.5, 0.25, 0.125]}, None)):
+        path.write_text(json.dumps(said)) if said else path.unlink()
+        with closing(open_source(str(folder))) as checkpoint:
+            assert left_out(checkpoint) is None
+            model = describe_encoder(checkpoint, "f16")
+            assert model is not None
+            [found] = [kv.value for kv in model.metadata if kv.key == "clip.vision.image_mean"]
+            assert list(found) == said.get("image_mean", mean)
 
 
 def test_sound_that_is_left_out_is_told(root: Path) -> None:

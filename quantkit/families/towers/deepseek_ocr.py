@@ -18,21 +18,39 @@ from quantkit.families.vit import F32, GELU, INNER_TEXT, KERNEL, epsilon, patche
 SAM, CLIP = "sam_model.", "vision_model."
 WINDOW = 14  # patches of a side that layers of SAM attend to, but for some
 PATCH = 16  # of SAM
-TILES = {"DeepseekOCRForCausalLM": 9, "UnlimitedOCRForCausalLM": 32}  # the most of an image
+TILES = {  # the most of an image
+    "DeepseekOCRForCausalLM": 9, "UnlimitedOCRForCausalLM": 32, "UnlimitedOcrForConditionalGeneration": 32,
+}  # fmt: skip
 CLIP_PART, SAM_PART = "width.clip-l-14-224", "width.sam_vit_b"
+SAVED = {CLIP_PART: "encoder_config", SAM_PART: "sam_config"}  # what transformers calls these parts, and their numbers
+NAMES = {"hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads"}
 
 
-def numbers(hparams: Hparams) -> Mapping[str, Any]:
-    """Those of both towers: of SAM with "s_" before them. Raises InputError for a part that is missing."""
-    parts = {path: part_of(hparams.values, path) for path in (CLIP_PART, SAM_PART)}
-    for path, part in parts.items():
-        if part is None:
-            what = f"config.json: vision_config.{path} is missing or no object"
-            raise InputError(what, key=path, path="config.json", hint=CONFIG_HINT)
-    clip, sam = (Hparams(part or {}) for part in parts.values())
+def said_of(hparams: Hparams, path: str) -> Hparams:
+    """The numbers of a tower, as published or as transformers saves them. Raises InputError where there are none."""
+    part = part_of(hparams.values, path) or part_of(hparams.values, SAVED[path])
+    if part is None:
+        what = f"config.json: vision_config.{path} is missing or no object"
+        raise InputError(what, key=path, path="config.json", hint=CONFIG_HINT)
+    return Hparams({NAMES.get(key, key): value for key, value in part.items()})
+
+
+def numbers_of_sam(hparams: Hparams, third: int) -> Mapping[str, Any]:
+    """Those of SAM, with "s_" before them; `third` is how wide what it gives is."""
+    sam = said_of(hparams, SAM_PART)
     width, heads, layers = (sam.count(key) for key in ("width", "heads", "layers"))
     grid = hparams.count("image_size") // PATCH
     everywhere = layers_listed(Hparams({**sam.values, "num_hidden_layers": layers}), "global_attn_indexes")
+    return {
+        "s_width": width, "s_heads": heads, "s_layers": layers, "s_grid": grid, "s_head": width // heads,
+        "s_first": 256, "s_second": 512, "s_third": third,
+        BY_LAYER: tuple({"s_reach": 2 * (grid if n in everywhere else WINDOW) - 1} for n in range(layers)),
+    }  # fmt: skip
+
+
+def numbers(hparams: Hparams) -> Mapping[str, Any]:
+    """Those of both towers. Raises InputError for a part that is missing."""
+    clip = said_of(hparams, CLIP_PART)
     return {
         "hidden_size": clip.count("width"),
         "num_hidden_layers": clip.count("layers"),
@@ -40,10 +58,8 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
         "patch_size": clip.count("patch_size"),
         "image_size": clip.count("image_size"),
         "intermediate_size": 4 * clip.count("heads"),  # as the reference writes it, which nothing reads
-        "s_width": width, "s_heads": heads, "s_layers": layers, "s_grid": grid, "s_head": width // heads,
-        "s_first": 256, "s_second": 512, "s_third": 1024,
-        BY_LAYER: tuple({"s_reach": 2 * (grid if n in everywhere else WINDOW) - 1} for n in range(layers)),
-    }  # fmt: skip
+        **numbers_of_sam(hparams, 1024),
+    }
 
 
 def layers_of_sam(hparams: Hparams) -> int:
@@ -56,6 +72,21 @@ def scale(hparams: Hparams) -> int | None:
     return pooled(Hparams({**hparams.values, SAID: {"image_seq_length": said}}))
 
 
+def keys_of_sam(tiles: int) -> tuple[keys.KeyRow, ...]:
+    """The keys of SAM, and of images that are cut into at most so many tiles."""
+    return (
+        epsilon(),
+        GELU,
+        keys.computed("vision.projector.scale_factor", "u32", scale),
+        keys.Key("vision.window_size", "u32", "window_size"),
+        constant("vision.preproc_min_tiles", "u32", 2),
+        constant("vision.preproc_max_tiles", "u32", tiles),
+        keys.Key("vision.sam.block_count", "u32", "s_layers"),
+        keys.Key("vision.sam.embedding_length", "u32", "s_width"),
+        keys.Key("vision.sam.head_count", "u32", "s_heads"),
+    )
+
+
 def ocr(architecture: str, tiles: int) -> Tower:
     """The tower of one of both architectures."""
     return Tower(
@@ -65,26 +96,15 @@ def ocr(architecture: str, tiles: int) -> Tower:
         outside=OUTSIDE,
         block=BLOCK,
         source_block=f"{CLIP}transformer.layers.{{}}.",
-        stacks=(Stack(f"{SAM}blocks.{{}}.", "v.sam.blk.{}.", layers_of_sam, SAM_BLOCK),),
-        defaults={"image_size": 1024, "num_channels": 3, "layer_norm_eps": 1e-6, "window_size": WINDOW},
+        stacks=SAM_STACK,
+        defaults=DEFAULTS,
         derive=(numbers, patches),
-        keys=vision_keys(
-            "deepseekocr",
-            epsilon(),
-            GELU,
-            keys.computed("vision.projector.scale_factor", "u32", scale),
-            keys.Key("vision.window_size", "u32", "window_size"),
-            constant("vision.preproc_min_tiles", "u32", 2),
-            constant("vision.preproc_max_tiles", "u32", tiles),
-            keys.Key("vision.sam.block_count", "u32", "s_layers"),
-            keys.Key("vision.sam.embedding_length", "u32", "s_width"),
-            keys.Key("vision.sam.head_count", "u32", "s_heads"),
-        ),
+        keys=vision_keys("deepseekocr", *keys_of_sam(tiles)),
         text=INNER_TEXT,
     )
 
 
-OUTSIDE = (
+SAM_OUTSIDE = (
     T(f"{SAM}pos_embed", "v.sam.pos_embd.weight", Role.OTHER, "1 s_grid s_grid s_width", stored=F32),
     T(f"{SAM}patch_embed.proj.weight", "v.sam.patch_embd.weight", Role.OTHER, f"s_width num_channels {PATCH} {PATCH}",
       bias="always"),
@@ -94,6 +114,9 @@ OUTSIDE = (
     T(f"{SAM}neck.3.weight", "v.sam.neck.3.weight", Role.NORM, "s_first", bias="always"),
     T(f"{SAM}net_2.weight", "v.sam.net_2.weight", Role.OTHER, "s_second s_first 3 3", stored=F32),
     T(f"{SAM}net_3.weight", "v.sam.net_3.weight", Role.OTHER, "s_third s_second 3 3", stored=F32),
+)  # fmt: skip
+OUTSIDE = (
+    *SAM_OUTSIDE,
     T(f"{CLIP}embeddings.class_embedding", "v.class_embd", Role.OTHER, "hidden_size"),
     T(f"{CLIP}embeddings.patch_embedding.weight", "v.patch_embd.weight", Role.OTHER, KERNEL, stored=F32),
     T(f"{CLIP}embeddings.position_embedding.weight", "v.position_embd.weight", Role.POSITION,
@@ -124,5 +147,7 @@ SAM_BLOCK = (
     T("attn.rel_pos_h", "attn.pos_h.weight", Role.OTHER, "s_reach s_head", stored=F32),
     T("attn.rel_pos_w", "attn.pos_w.weight", Role.OTHER, "s_reach s_head", stored=F32),
 )  # fmt: skip
+SAM_STACK = (Stack(f"{SAM}blocks.{{}}.", "v.sam.blk.{}.", layers_of_sam, SAM_BLOCK),)
+DEFAULTS: Mapping[str, Any] = {"image_size": 1024, "num_channels": 3, "layer_norm_eps": 1e-6, "window_size": WINDOW}
 
 TOWERS = tuple(ocr(architecture, tiles) for architecture, tiles in TILES.items())
