@@ -34,6 +34,10 @@ own_pre = TextModel.get_vocab_base_pre
 VOCABULARY = {
     "DeciLMForCausalLM", "DeepseekV32ForCausalLM", "HunYuanMoEV1ForCausalLM", "QWenLMHeadModel", "XverseForCausalLM",
 }  # fmt: skip
+RADIO = {
+    "hidden_size": "hidden_size", "intermediate_size": "intermediate_size", "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+}  # fmt: skip
 SIZED = {"Step3VLVisionModel"}
 own_blocks = dict(TensorNameMap.block_mappings_cfg)  # names of one architecture stay for all that follow
 
@@ -97,6 +101,9 @@ def without_assertions(encoder: Any) -> Any:
 def encoder_class(hparams: dict[str, Any]) -> Any:
     """The class that writes the encoder of a model with this config.json."""
     found = get_model_class(get_model_architecture(hparams, ModelType.MMPROJ), mmproj=True)
+    if found.__name__ == "NemotronNanoV2VLModel":  # it has the numbers of one published model
+        for name, key in RADIO.items():
+            setattr(found, f"_vit_{name}", hparams["vision_config"][key])
     return without_assertions(found) if found.__name__ in SIZED else found
 
 

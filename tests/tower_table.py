@@ -46,6 +46,7 @@ CLIP = {**VIT, "model_type": "clip_vision_model", "projection_dim": 32}
 LLAMA = {**TEXT, "model_type": "llama"}
 WAVES = {"a.position_embd.weight": 1e-4}  # sines of up to 1500, whose last bits depend on the exponential
 HEARING_OMNI = {**HEARING, "output_dim": 64}
+HYBRID = {**TEXT, "hybrid_override_pattern": "*"}
 ONE_LAYER = {**TEXT, "layer_types": ["full_attention"]}
 SILENT_GEMMA3N = {
     "conf_num_hidden_layers": 2, "conf_num_attention_heads": 2, "input_feat_size": 16, "hidden_size": 32,
@@ -225,6 +226,51 @@ def sam(third: int) -> dict[str, tuple[int, ...]]:
         found |= linear(f"{block}attn.proj", 32, 32) | linear(f"{block}mlp.lin1", 128, 32)
         found |= linear(f"{block}mlp.lin2", 32, 128)
         found |= {f"{block}attn.rel_pos_{axis}": (reach, 16) for axis in "hw"}
+    return found
+
+
+def radio(layers: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tower of a Nemotron Nano VL, of so many layers, with positions for 8 by 8 patches."""
+    at = "vision_model.radio_model."
+    found: dict[str, tuple[int, ...]] = {
+        f"{at}model.patch_generator.embedder.weight": (32, 768), f"{at}model.patch_generator.pos_embed": (1, 64, 32),
+        f"{at}model.patch_generator.cls_token.token": (10, 32), f"{at}summary_idxs": (2,),
+        f"{at}model.patch_generator.video_embedder.weight": (32, 1536), f"{at}input_conditioner.norm_mean": (3, 1, 1),
+        "mlp1.0.weight": (128,), "mlp1.1.weight": (48, 128), "mlp1.3.weight": (64, 48),
+    }  # fmt: skip
+    for block in (f"{at}model.blocks.{number}." for number in range(layers)):
+        found |= norm(f"{block}norm1", 32) | norm(f"{block}norm2", 32) | linear(f"{block}attn.qkv", 96, 32)
+        found |= linear(f"{block}attn.proj", 32, 32) | linear(f"{block}mlp.fc1", 64, 32)
+        found |= linear(f"{block}mlp.fc2", 32, 64)
+    return found
+
+
+def parakeet() -> dict[str, tuple[int, ...]]:
+    """The shapes of the encoder of sound of a Nemotron Omni, of two layers."""
+    at = "sound_encoder.encoder."
+    found: dict[str, tuple[int, ...]] = {
+        **linear(f"{at}subsampling.linear", 32, 16), "sound_projection.norm.weight": (32,),
+        **linear("sound_projection.linear1", 24, 32, bias=False),
+        **linear("sound_projection.linear2", 64, 24, bias=False),
+        f"{at}feature_extractor.featurizer.fb": (1, 16, 257), f"{at}feature_extractor.featurizer.window": (400,),
+    }  # fmt: skip
+    for number, inside in ((0, (1, 3, 3)), (2, (1, 3, 3)), (3, (8, 1, 1)), (5, (1, 3, 3)), (6, (8, 1, 1))):
+        found[f"{at}subsampling.layers.{number}.weight"] = (8, *inside)
+        found[f"{at}subsampling.layers.{number}.bias"] = (8,)
+    for block in (f"{at}layers.{number}." for number in range(2)):
+        for name in ("feed_forward1", "self_att", "conv", "feed_forward2", "out"):
+            found |= norm(f"{block}norm_{name}", 32)
+        for half in "12":
+            found |= linear(f"{block}feed_forward{half}.linear1", 64, 32, bias=False)
+            found |= linear(f"{block}feed_forward{half}.linear2", 32, 64, bias=False)
+        for part in ("q", "k", "v", "o", "relative_k"):
+            found |= linear(f"{block}self_attn.{part}_proj", 32, 32, bias=False)
+        found |= {f"{block}self_attn.bias_{x}": (2, 16) for x in "uv"}
+        for name, shape in (("pointwise_conv1", (64, 32, 1)), ("depthwise_conv", (32, 1, 9)),
+                            ("pointwise_conv2", (32, 32, 1))):  # fmt: skip
+            found |= {f"{block}conv.{name}.weight": shape, f"{block}conv.{name}.bias": shape[:1]}
+        found |= {f"{block}conv.norm.{name}": (32,) for name in ("weight", "bias", "running_mean", "running_var")}
+        found[f"{block}conv.norm.num_batches_tracked"] = (1,)
     return found
 
 
@@ -716,6 +762,31 @@ TABLE: dict[str, Tower] = {
         },
         processor={},
         shapes=step3(),
+    ),
+    "nemotronvl": Tower(
+        "NemotronH_Nano_VL_V2",
+        {
+            "model_type": "NemotronH_Nano_VL_V2", "llm_config": HYBRID, "force_image_size": 80, "downsample_ratio": 0.5,
+            "projector_hidden_size": 48,
+            "vision_config": {"architectures": ["RADIOModel"], "hidden_size": 32, "intermediate_size": 64,
+                              "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 16},
+        },
+        shapes=radio(4),
+    ),
+    "nemotronomni": Tower(
+        "NemotronH_Nano_Omni_Reasoning_V3",
+        {
+            "model_type": "NemotronH_Nano_Omni_Reasoning_V3", "llm_config": HYBRID, "force_image_size": 128,
+            "projector_hidden_size": 48,
+            "vision_config": {"architectures": ["RADIOModel"], "hidden_size": 32, "intermediate_size": 64,
+                              "num_hidden_layers": 7, "num_attention_heads": 2, "patch_size": 16},
+            "sound_config": {
+                "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "num_mel_bins": 16, "subsampling_factor": 8, "subsampling_conv_channels": 8, "conv_kernel_size": 9,
+                "projection_hidden_size": 24,
+            },
+        },
+        shapes={**radio(7), **parakeet()},
     ),
     "museglimmer": Tower(
         "MuseGlimmerForConditionalGeneration",

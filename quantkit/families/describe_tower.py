@@ -23,6 +23,7 @@ from quantkit.untrusted import parse_json_object
 PREFIX = "mmproj"
 LEFT_OUT = "the text model alone: --mmproj none"
 NESTED = {PREPROCESSOR: "media_proc_cfg", PROCESSOR: "image_processor"}  # part of the file that belongs to its root
+SPELLED = {"norm_mean": "image_mean", "norm_std": "image_std"}  # as files of Nemotron have it
 HALVED = (".patch_embd.weight", ".patch_merger.weight")
 
 
@@ -82,7 +83,7 @@ def read_processor(read_file: ReadFile) -> Mapping[str, Any]:
             said = parse_json_object(data, Path(file))
             inner = said.get(part)
             found |= {**said, **(inner if isinstance(inner, Mapping) else {})}
-    return found
+    return {**{SPELLED[key]: value for key, value in found.items() if key in SPELLED}, **found}
 
 
 def has_processor(read_file: ReadFile) -> bool:
