@@ -144,10 +144,32 @@ ALIASES: dict[str, Entry] = {
         INNER, ("model.visual.blocks.0.attn.qkv.weight", "linear_proj.0.weight"), model_type="bailing_moe_v3_vl",
         vision_config=VISION,
     ),
-    "nemotron-nano-vl": inside(
-        "NemotronH_Nano_VL_V2", TABLE["nemotron-h-published"], {"^": "language_model."},
-        ("vision_model.radio_model.model.blocks.0.attn.qkv.weight", "mlp1.1.weight"),
-        model_type="NemotronH_Nano_VL_V2", part="llm_config", named=True, vision_config=VISION,
+    **{
+        name: inside(
+            architecture, TABLE["nemotron-h-published"], {"^": "language_model."},
+            ("vision_model.radio_model.model.blocks.0.attn.qkv.weight", "mlp1.1.weight"),
+            model_type="nemotron_own", part="llm_config", named=True, vision_config=VISION,
+        )
+        for name, architecture in (
+            ("nemotron-nano-vl", "NemotronH_Nano_VL_V2"), ("nemotron-omni", "NemotronH_Nano_Omni_Reasoning_V3"),
+            ("nemotron-omni-as-saved", "NemotronH_Omni_Reasoning_V3"),
+        )
+    },
+    "glm-5v": inside(
+        "Glm5vForConditionalGeneration", TABLE["glm-5"], LANGUAGE,
+        ("vision_tower.encoder.blocks.0.wqkv.weight", "mm_projector.linear_1.weight"), model_type="glm5v_own",
+        named=True, vision_config=VISION, num_hidden_layers=2,  # which the reference reads at the root
+    ),
+    "glm-asr-as-saved": inside(
+        "GlmAsrForConditionalGeneration", LLAMA, LANGUAGE,
+        ("audio_tower.conv1.weight", "multi_modal_projector.linear_1.weight"), model_type="glmasr_own", named=True,
+        audio_config=VISION,
+    ),
+    "meralion-2": inside(
+        "MERaLiON2ForConditionalGeneration", Entry("Gemma2", {**SPM, "head_dim": 32}, bpe=False),
+        {"^": "text_decoder."},
+        ("speech_encoder.conv1.weight", "ln_speech.weight", "speech_audio_adapter.gate_proj.weight"),
+        model_type="meralion2_own", named=True, speech_config=VISION,
     ),
     "qwen2.5-omni": inside(
         "Qwen2_5OmniModel", replace(QWEN2, config={**SIZES, **QWEN_ROPE}), {"^": "thinker."},

@@ -107,6 +107,21 @@ def encoder_class(hparams: dict[str, Any]) -> Any:
     return without_assertions(found) if found.__name__ in SIZED else found
 
 
+def text_class(hparams: dict[str, Any], architecture: str) -> Any:
+    """The class that writes the language model of a model with this config.json."""
+    found = get_model_class(architecture)
+    if hparams["architectures"][0] == "MERaLiON2ForConditionalGeneration":  # whose encoder alone it reads by itself
+        own = found.filter_tensors
+
+        def filtered(cls: Any, item: tuple[str, Any]) -> tuple[str, Any] | None:
+            name, tensor = item
+            inner = name.removeprefix("text_decoder.")
+            return None if name.startswith(("speech_", "ln_speech.")) else own((inner, tensor))
+
+        found.filter_tensors = classmethod(filtered)
+    return found
+
+
 def convert(
     folder: Path, output: Path, outtype: str, pre: str | None, told: dict[str, Any] | None = None,
     target: str | None = None,
@@ -117,7 +132,7 @@ def convert(
         encoder_class(hparams)(folder, OUTTYPES[outtype], output, hparams=None).write()
         return
     architecture = get_model_architecture(hparams, ModelType.TEXT)
-    model_class = get_model_class(architecture)
+    model_class = text_class(hparams, architecture)
     TensorNameMap.block_mappings_cfg = dict(own_blocks)
     if architecture == "BitNetForCausalLM":  # whose norms transformers calls otherwise than the first checkpoints
         TensorNameMap.block_mappings_cfg |= BITNET_NORMS

@@ -274,6 +274,20 @@ def parakeet() -> dict[str, tuple[int, ...]]:
     return found
 
 
+def deepseek4() -> dict[str, tuple[int, ...]]:
+    """The shapes of DeepSeek V4's tower of three layers."""
+    found: dict[str, tuple[int, ...]] = {
+        **linear("vision.patch_embed.proj", 32, 588), "vision.norm.weight": (32,),
+        **linear("aligner.w1", 48, 128), **linear("aligner.w2", 64, 48),
+        **{f"image_{which}": (64,) for which in ("newline", "start", "end", "pad")},
+    }  # fmt: skip
+    for block in (f"vision.blocks.{number}." for number in range(3)):
+        found |= {f"{block}norm1.weight": (32,), f"{block}norm2.weight": (32,)}
+        for name, rows, cols in (("attn.wqkv", 96, 32), ("attn.wo", 32, 32), ("mlp.w1", 96, 32), ("mlp.w2", 32, 48)):
+            found |= linear(f"{block}{name}", rows, cols, bias=name == "attn.wo")
+    return found
+
+
 def step3() -> dict[str, tuple[int, ...]]:
     """The shapes of Step3-VL's tower of three layers."""
     at = "vision_model."
@@ -787,6 +801,53 @@ TABLE: dict[str, Tower] = {
             },
         },
         shapes={**radio(7), **parakeet()},
+    ),
+    "glm52v": Tower(
+        "Glm5vForConditionalGeneration",
+        {"model_type": "glm5v_published", "text_config": TEXT, "vision_config": MOON_25},
+        shapes={
+            **moon(128), "vision_tower.patch_embed.pos_emb.weight": (4, 4, 128), **norm("mm_projector.pre_norm", 128),
+            **linear("mm_projector.linear_1", 512, 512), **linear("mm_projector.linear_2", 64, 512),
+        },
+    ),
+    "deepseek4v": Tower(
+        "DeepseekV4ForCausalLM",
+        {
+            "model_type": "deepseek_v4_published", **TEXT, "vision_n_layers": 3, "vision_dim": 32, "vision_n_heads": 2,
+            "vision_inter_dim": 48, "vision_patch_size": 14, "vision_downsample_ratio": 2, "vision_min_pixels": 784,
+            "vision_max_n_token": 384, "vision_max_wh_ratio": 8,
+        },
+        processor={},
+        shapes=deepseek4(),
+    ),
+    "ling3vl": Tower(
+        "BailingMoeV3VLForConditionalGeneration",
+        {
+            "model_type": "bailing_moe_v3_vl_published", "text_config": {**TEXT, "rms_norm_eps": 2e-6},
+            "vision_config": {**FOLDED, "intermediate_size": 48, "out_hidden_size": 128, "disable_merger_proj": True,
+                              "num_position_embeddings": 16, "spatial_merge_size": 2},
+        },
+        shapes={
+            **{name: shape for name, shape in qwen_vit().items() if "linear_fc" not in name or ".mlp." in name},
+            **linear("linear_proj.0", 64, 128), **linear("linear_proj.2", 64, 64),
+        },
+    ),
+    "meralion": Tower(
+        "MERaLiON2ForConditionalGeneration",
+        {
+            "model_type": "meralion2_published", "text_config": {**TEXT, "model_type": "gemma2"},
+            "speech_config": {**HEARING, "encoder_layers": 4}, "speech_mlp_scale_factor": 5,
+        },
+        processor={"feature_size": 16},
+        shapes={
+            **{f"speech_encoder.{name}": shape for name, shape in {
+                **whisper_layers(4), "conv1.weight": (32, 16, 3), "conv1.bias": (32,), "conv2.weight": (32, 32, 3),
+                "conv2.bias": (32,), "embed_positions.weight": (1500, 32), **norm("layer_norm", 32),
+            }.items()},
+            **norm("ln_speech", 160), **linear("speech_audio_adapter.mlp_adapter.0", 48, 160),
+            **linear("speech_audio_adapter.gate_proj", 48, 48), **linear("speech_audio_adapter.pool_proj", 48, 48),
+            **linear("speech_audio_adapter.out_proj", 64, 48),
+        },
     ),
     "museglimmer": Tower(
         "MuseGlimmerForConditionalGeneration",

@@ -42,7 +42,8 @@ class Tower:
     names of its layers, `stacks` further blocks. `spellings` bring other spellings of names into that of the rows,
     `text` those of the text model's names into that of its family.
 
-    `part` is where config.json has its numbers (a path with dots), `defaults` what transformers fills in there,
+    `part` is where config.json has its numbers (a path with dots; None where they have no place of their own), and
+    `defaults` what transformers fills in there,
     `aliases` other spellings of numbers; `derive` makes numbers from numbers. `runs` is the number of the layers that
     are run; those after them are left out. `numbered` gives blocks that are named by their place in a list of
     config.json the number of their layer: beginnings of their names, each with the list. `seen` gives numbers from the
@@ -61,7 +62,7 @@ class Tower:
     keys: tuple[keys.KeyRow, ...]
     defaults: Mapping[str, Any]
     target_block: str = VISION_BLOCK
-    part: str = "vision_config"
+    part: str | None = "vision_config"
     aliases: Mapping[str, str] = field(default_factory=dict)
     derive: tuple[Derive, ...] = ()
     drop: tuple[Drop, ...] = ()
@@ -99,7 +100,7 @@ class Tower:
         `hidden` is the width of the text model, `processor` what `read_processor` found. Raises InputError for what is
         missing or no number.
         """
-        part = part_of(config, self.part)
+        part = part_of(config, self.part) if self.part else {}
         if part is None:
             what = f"config.json: {self.part} is missing or no object"
             raise InputError(what, key=self.part, path="config.json", hint=CONFIG_HINT)

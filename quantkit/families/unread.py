@@ -17,12 +17,9 @@ UNREAD: Mapping[str, str] = {
     "Dots3NoteForConditionalGeneration": CONVERTER,
     "Dots3NoteTextForCausalLM": CONVERTER,
     "Gemma4DSparkModel": BESIDE,
-    "Glm5vForConditionalGeneration": CONVERTER,
     "Lfm25AudioTokenizer": CONVERTER,
-    "MERaLiON2ForConditionalGeneration": CONVERTER,
     "MambaLMHeadModel": MAMBA,
     "PocketTTSModel": CONVERTER,
     "Qwen3TTSForConditionalGeneration": CONVERTER,
-    "RADIOModel": "give the checkpoint of the model around it, such as NemotronH_Nano_VL_V2",
     "WavTokenizerDec": CONVERTER,
 }

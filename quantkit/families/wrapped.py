@@ -41,9 +41,14 @@ class Wrapped:
 
 
 LLAVA = ("vision_tower.", "mm_projector.")
+NEMOTRON = Wrapped(
+    "NemotronHForCausalLM", ("vision_model.", "mlp1.", "vision_projector.", "sound_encoder.", "sound_projection.")
+)
 WRAPPED: Mapping[str, Wrapped] = {
     "BailingMoeV3VLForConditionalGeneration": Wrapped("BailingMoeV3ForCausalLM", ("visual.", "linear_proj.")),
     "DotsOCRForCausalLM": Wrapped("Qwen2ForCausalLM", ("vision_tower.",)),
+    "Glm5vForConditionalGeneration": Wrapped("GlmMoeDsaForCausalLM", LLAVA),
+    "GlmAsrForConditionalGeneration": Wrapped("LlamaForCausalLM", ("audio_tower.", "multi_modal_projector.")),
     "GraniteSpeechForConditionalGeneration": Wrapped("GraniteForCausalLM", ("encoder.", "projector.")),
     "GraniteSpeechPlusForConditionalGeneration": Wrapped("GraniteForCausalLM", ("encoder.", "projector.")),
     "JanusForConditionalGeneration": Wrapped(
@@ -62,9 +67,14 @@ WRAPPED: Mapping[str, Wrapped] = {
     "LightOnOcrForConditionalGeneration": Wrapped("Qwen3ForCausalLM", ("vision_encoder.", "vision_projection.")),
     "LlavaStableLMEpochForCausalLM": Wrapped("StableLmForCausalLM", LLAVA),
     "MiniCPMV4_6ForConditionalGeneration": Wrapped("Qwen3_5ForCausalLM", ("vision_tower.", "merger.")),
-    "NemotronH_Nano_VL_V2": Wrapped(
-        "NemotronHForCausalLM", ("vision_model.", "mlp1.", "sound_encoder.", "sound_projection.")
+    "MERaLiON2ForConditionalGeneration": Wrapped(
+        "Gemma2ForCausalLM",
+        ("speech_encoder.", "ln_speech.", "speech_audio_adapter."),
+        text=(Rename(r"^text_decoder\.", ""),),
     ),
+    "NemotronH_Nano_Omni_Reasoning_V3": NEMOTRON,
+    "NemotronH_Nano_VL_V2": NEMOTRON,
+    "NemotronH_Omni_Reasoning_V3": NEMOTRON,  # as transformers calls it
     "Phi4ForCausalLMV": Wrapped("Phi3ForCausalLM", LLAVA),
     "Sarashina2VisionForCausalLM": Wrapped(
         "LlamaForCausalLM", ("visual.",), text=(Rename(r"^norm\.", "visual.norm."), Rename(r"^llm\.", ""))

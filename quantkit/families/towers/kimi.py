@@ -1,4 +1,4 @@
-"""Kimi-VL and Kimi K2.5: MoonViT, squares of whose patches become one before two linears."""
+"""Kimi-VL, Kimi K2.5 and GLM 5V: MoonViT, squares of whose patches become one before two linears."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantkit.families.roles import Role
 from quantkit.families.rows import T, with_biases
 from quantkit.families.spellings import Rename
 from quantkit.families.tower import SAID, Tower
-from quantkit.families.vit import GELU, KERNEL, epsilon, split_attention, vision_keys
+from quantkit.families.vit import GELU, INNER_TEXT, KERNEL, epsilon, split_attention, vision_keys
 
 TOWER = "vision_tower."
 MERGED = "merge*merge*hidden_size"
@@ -122,5 +122,15 @@ KIMIK25 = replace(
     ),
     spellings=(Rename(r"^vision_tower\.encoder\.patch_embed\.", f"{TOWER}patch_embed."),),  # as transformers saves it
 )
+GLM5V = replace(
+    KIMIK25,
+    hf=("Glm5vForConditionalGeneration",),
+    spellings=(
+        *KIMIK25.spellings,
+        Rename(r"^mm_projector\.(?:proj\.)?linear_1\.", "mm_projector.proj.0."),
+        Rename(r"^mm_projector\.(?:proj\.)?linear_2\.", "mm_projector.proj.2."),
+    ),
+    text=INNER_TEXT,
+)
 
-TOWERS = (KIMIVL, KIMIK25)
+TOWERS = (KIMIVL, KIMIK25, GLM5V)

@@ -1,4 +1,4 @@
-"""Qwen3-VL, Qwen3.5 and 3.8: learned positions, and mergers that feed layers of the text model from inside."""
+"""Qwen3-VL, Qwen3.5 and 3.8, Ling 3 VL: learned positions, and mergers that feed layers of the text model."""
 
 from __future__ import annotations
 
@@ -49,10 +49,11 @@ def merger(source: str, first: str, second: str) -> tuple[T, ...]:
     ))  # fmt: skip
 
 
+EPSILON = keys.computed("vision.attention.layer_norm_epsilon", "f32", text_epsilon)
 KEYS = (
     GELU,
     MERGED_SIDE,
-    keys.computed("vision.attention.layer_norm_epsilon", "f32", text_epsilon),
+    EPSILON,
     keys.computed("vision.is_deepstack_layers", "bool", deepstack),
 )
 QWEN3VL = Tower(
@@ -98,5 +99,23 @@ QWEN3_5 = replace(
     hf=("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration", "Qwen4ExpForConditionalGeneration"),
     defaults={**QWEN3VL.defaults, LISTED: []},
 )
+# A norm alone merges patches; the two linears behind it stand outside of the tower.
+LING3VL = replace(
+    QWEN3VL,
+    name="ling3vl",
+    hf=("BailingMoeV3VLForConditionalGeneration",),
+    owns=("visual.", "linear_proj."),
+    outside=(
+        *kernel_of_two("visual.patch_embed.proj.weight"),
+        T("visual.patch_embed.proj.bias", "v.patch_embd.bias", Role.BIAS, "hidden_size", optional=True),
+        T("visual.pos_embed.weight", "v.position_embd.weight", Role.POSITION, "num_position_embeddings hidden_size"),
+        T("visual.merger.norm.weight", "mm.input_norm.weight", Role.NORM, "hidden_size", bias="always"),
+        T("linear_proj.0.weight", "mm.0.weight", Role.OTHER, f"projection_dim {MERGED}", bias="always"),
+        T("linear_proj.2.weight", "mm.2.weight", Role.OTHER, "projection_dim projection_dim", bias="always"),
+    ),
+    stacks=(),
+    numbered=(),
+    keys=vision_keys("ling3vl", GELU, MERGED_SIDE, EPSILON),
+)
 
-TOWERS = (QWEN3VL, QWEN3_5)
+TOWERS = (QWEN3VL, QWEN3_5, LING3VL)
