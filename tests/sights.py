@@ -14,7 +14,7 @@ WIDTH = 64  # of every text model of the table
 # The side of an image that llama.cpp does not resize.
 SIDES = {
     "gemma3": 64, "qwen2vl": 112, "qwen25vl": 112, "qwen3vl": 112, "glm4v": 112, "mistral3": 96, "internvl": 64,
-    "llama4": 64, "llava": 64, "llavasiglip": 64,
+    "llama4": 64, "llava": 64, "llavasiglip": 64, "step3vl": 64,
 }  # fmt: skip
 # Cosine with transformers. llama.cpp takes the tangent's approximation of GELU, or its quick one, where these have the
 # exact one; random weights are large, and what was a difference of 1e-3 grows from layer to layer.

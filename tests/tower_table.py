@@ -766,15 +766,14 @@ TABLE: dict[str, Tower] = {
         shapes=deepseek_ocr2(),
     ),
     "step3vl": Tower(
-        "StepVLForConditionalGeneration",
+        "Step3p7ForConditionalGeneration",
         {
-            "model_type": "step_robotics_published", "text_config": TEXT, "understand_projector_stride": 2,
+            "model_type": "step3p7", "text_config": {**TEXT, "model_type": "step3p5"}, "understand_projector_stride": 2,
             "vision_config": {
                 "model_type": "perception_encoder", "width": 32, "layers": 3, "heads": 2, "image_size": 64,
                 "patch_size": 16, "mlp_ratio": 2.0,
             },
         },
-        processor={},
         shapes=step3(),
     ),
     "nemotronvl": Tower(

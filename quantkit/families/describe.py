@@ -24,6 +24,7 @@ from quantkit.families.no_engine import NO_ENGINE
 from quantkit.families.reranker import is_reranker, judging
 from quantkit.families.roles import Role
 from quantkit.families.rows import Family
+from quantkit.families.uncarried import UNCARRIED
 from quantkit.families.unread import UNREAD
 from quantkit.families.wrapped import WRAPPED
 from quantkit.metadata import KeyValue
@@ -216,6 +217,10 @@ def _unknown(wanted: str, code: bool) -> UnsupportedError:
     if wanted in NO_ENGINE:
         message = f"llama.cpp cannot run {wanted}: {NO_ENGINE[wanted]}"
         raise UnsupportedError(message, key="architectures", hint="run it with transformers, or choose another model")
+    if wanted in UNCARRIED:
+        message = f"{wanted} is an encoder alone: {UNCARRIED[wanted].reason}"
+        hint = f"{UNCARRIED[wanted].instead}; convert the language model that config.json names as text_model_id"
+        raise UnsupportedError(message, key="architectures", hint=hint)
     if wanted in UNREAD:
         message = f"llama.cpp's converter reads {wanted}, quantkit does not yet"
         raise UnsupportedError(message, key="architectures", hint=UNREAD[wanted])

@@ -9,7 +9,7 @@ from quantkit.errors import UnsupportedError
 from quantkit.families.describe_tower import PREFIX, describe_tower, has_processor
 from quantkit.families.model import Model
 from quantkit.families.tower import PREPROCESSOR, TARGET, Tower
-from quantkit.families.towers import find_tower, known_towers, unknown_part
+from quantkit.families.towers import find_tower, known_towers, uncarried, unknown_part
 from quantkit.filenames import file_stem
 from quantkit.plan.base import Plan, PlanOptions
 from quantkit.plan.gguf import plan_gguf
@@ -43,9 +43,13 @@ def encoder_type(checkpoint: Checkpoint, asked: str) -> str | None:
     tower = _tower(checkpoint)
     if asked != AUTO:
         if asked != NONE and tower is None:
-            what = f"{checkpoint.name} has no encoder of images or sound that is known"
+            why = uncarried(checkpoint.config)
             known = ", ".join(sorted({tower.name for tower in known_towers()}))
-            raise UnsupportedError(what, key=PREFIX, hint=f"leave --mmproj out; known projectors: {known}")
+            what = f"{checkpoint.name} has no encoder of images or sound that is known"
+            hint = f"leave --mmproj out; known projectors: {known}"
+            if why is not None:
+                what, hint = f"the encoder of {checkpoint.name} is not written: {why.reason}", why.instead
+            raise UnsupportedError(what, key=PREFIX, hint=hint)
         return None if asked == NONE else asked
     if tower is None or left_out(checkpoint) or not any(map(tower.is_own, checkpoint.tensors())):
         return None
@@ -66,6 +70,9 @@ def left_out(checkpoint: Checkpoint) -> str | None:
         return None
     tower, part = find_tower(checkpoint.config), unknown_part(checkpoint.config)
     if part is not None:
+        why = uncarried(checkpoint.config)
+        if why is not None:
+            return f"its encoder is left out, since {why.reason} ({why.instead})"
         return f"config.json has an encoder ({part}) that none of the known projectors describes"
     if tower is None or not any(map(tower.is_own, checkpoint.tensors())):
         return None

@@ -21,6 +21,7 @@ from quantkit.families.linears import outline
 from quantkit.families.names import block_of
 from quantkit.families.no_engine import NO_ENGINE
 from quantkit.families.towers import known_towers
+from quantkit.families.uncarried import UNCARRIED
 from quantkit.families.unread import UNREAD
 from quantkit.families.wrapped import WRAPPED
 from quantkit.metadata import KeyValue
@@ -196,6 +197,13 @@ def test_what_is_not_read_yet_has_another_way(architecture: str) -> None:
     assert caught.value.hint == UNREAD[architecture]
 
 
+def test_an_encoder_alone_has_another_way() -> None:
+    with pytest.raises(UnsupportedError, match="UltravoxModel is an encoder alone") as caught:
+        find_family({"architectures": ["UltravoxModel"]})
+    assert "convert_hf_to_gguf.py --mmproj" in str(caught.value.hint)
+    assert "text_model_id" in str(caught.value.hint)
+
+
 @pytest.mark.reference
 def test_every_name_that_the_converter_knows_is_read_or_said_not_to_be() -> None:
     tables = ast.parse((REFERENCE / "conversion" / "__init__.py").read_text()).body
@@ -208,4 +216,4 @@ def test_every_name_that_the_converter_knows_is_read_or_said_not_to_be() -> None
     read = {*headed(), *WRAPPED, *(name for family in known_families() for name in family.hf)}
     read |= {name for tower in known_towers() for name in tower.hf}
     assert len(names) > 250
-    assert names - read - {*NO_ENGINE} == {*UNREAD}
+    assert names - read - {*NO_ENGINE, *UNCARRIED} == {*UNREAD}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -19,13 +20,16 @@ import sights
 import tower_table
 from commands import quantkit
 from gguf import GGUFReader
+from reference import REFERENCE
 from tower_table import TABLE
 from wrong_values import changed, places, wrong
 
-from quantkit.errors import QuantkitError
+from quantkit.errors import QuantkitError, UnsupportedError
 from quantkit.families.describe_tower import describe_tower
 from quantkit.families.tower import PREPROCESSOR
-from quantkit.families.towers import find_tower
+from quantkit.families.towers import find_tower, known_towers
+from quantkit.families.uncarried import UNCARRIED
+from quantkit.families.unread import UNREAD
 from quantkit.filling.slabs import fill_slabs
 from quantkit.filling.work import Work
 from quantkit.plan.base import STANDARD
@@ -35,7 +39,9 @@ from quantkit.storage import PartFile, open_job
 
 WRITTEN = [name for name, tower in TABLE.items() if tower.reference]
 CONFIG = "config.json"
-HEARING = ("audio_config", "whisper_config", "encoder_config")  # parts of config.json
+HEARD = {"num_mel_bins": 16}
+SEEING = ("vision_config", "vision_n_layers")  # of config.json: parts, and a number of layers
+HEARING = ("audio_config", "whisper_config", "encoder_config", "speech_config", "sound_config")
 EVERY_TYPE = {"gemma3", "qwen2audio"}
 
 
@@ -217,6 +223,30 @@ def test_values_of_images_that_only_code_says_are_known(root: Path, tmp_path: Pa
             assert list(found) == said.get("image_mean", mean)
 
 
+@pytest.mark.reference
+def test_every_encoder_that_the_converter_knows_is_written_or_said_not_to_be() -> None:
+    tables = ast.parse((REFERENCE / "conversion" / "__init__.py").read_text()).body
+    [table] = [t for t in tables if isinstance(t, ast.AnnAssign) and ast.unparse(t.target) == "MMPROJ_MODEL_MAP"]
+    names = ast.literal_eval(table.value or table.target)
+    assert len(names) > 60
+    assert not set(names) - {name for tower in known_towers() for name in tower.hf} - {*UNCARRIED, *UNREAD}
+
+
+@pytest.mark.parametrize("architecture", sorted(set(UNCARRIED) - {"UltravoxModel"}))
+def test_an_encoder_that_is_not_carried_is_told_with_the_reason(architecture: str, root: Path, tmp_path: Path) -> None:
+    """In place of "none of the known projectors", and what to do instead; one without a language model is refused."""
+    folder, why = tmp_path / "glmasr", UNCARRIED[architecture]
+    shutil.copytree(root / "glmasr", folder)
+    (folder / CONFIG).write_text(json.dumps({"architectures": [architecture], "audio_config": HEARD}))
+    with closing(open_source(str(folder))) as checkpoint:
+        told = left_out(checkpoint)
+        assert told is not None and why.reason in told and why.instead in told
+        assert encoder_type(checkpoint, "auto") is None
+        with pytest.raises(UnsupportedError, match=re.escape(why.reason)) as caught:
+            encoder_type(checkpoint, "f16")
+    assert caught.value.hint == why.instead
+
+
 def test_sound_that_is_left_out_is_told(root: Path) -> None:
     told = {}
     for name in ("gemma3n", "gemma3"):
@@ -275,7 +305,7 @@ def test_llama_cpp_sees_what_transformers_does(root: Path, tmp_path: Path) -> No
     for name in loaded:
         said = TABLE[name].config.get("thinker_config", TABLE[name].config)
         hears = TABLE[name].lacks is None and any(part in said for part in HEARING)
-        senses = {"sees": "vision_config" in said, "hears": hears}
+        senses = {"sees": any(part in said for part in SEEING), "hears": hears}
         assert json.loads((tmp_path / f"{name}.json").read_text()) == senses, name
 
 

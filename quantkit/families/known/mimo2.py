@@ -23,11 +23,12 @@ from quantkit.families.layers import (
     not_,
 )
 from quantkit.families.roles import Role
-from quantkit.families.rows import FREQUENCIES, MLP, NORMS, OUTSIDE, Family, T, at, experts
+from quantkit.families.rows import FREQUENCIES, MLP, NORMS, OUTSIDE, Drop, Family, T, at, experts
 from quantkit.families.spellings import Rename
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
 
+ENCODERS = "it sees or hears, and belongs into a file of its own"
 FURTHER, HIDDEN, WINDOW = "num_nextn_predict_layers", "hidden_size", "sliding_attention"
 KV_HEADS, IS_WINDOW, IS_MIXTURE, FUSED = "layer_kv_heads", "layer_window", "is_mixture", "fused_qkv"
 AFTER = 8  # blocks after the last layer that may be there; three are published
@@ -171,7 +172,10 @@ MIMO2 = Family(
         keys.Key("attention.value_scale", "f32", "attention_value_scale"),
         keys.Key("nextn_predict_layers", "u32", FURTHER, nonzero=True),
     ),
-    drop=(FREQUENCIES,),
+    drop=(
+        FREQUENCIES,
+        *(Drop(f"{part}*", ENCODERS) for part in ("visual.", "audio_encoder.", "speech_embeddings.")),
+    ),
     assumes=(assumptions.silu, assumptions.normalized_router, unscaled_experts, window_with_its_token),
     computes=frozenset({"attention_value_scale", "sliding_window_size"}),
     folds=(folds.ATTENTION_IN, folds.MLP_OUT, folds.EXPERT_OUT),

@@ -14,6 +14,7 @@ from quantkit.discovery import defined, modules
 from quantkit.families.describe import Named, find_family, inner_family
 from quantkit.families.rows import Family
 from quantkit.families.tower import Tower
+from quantkit.families.uncarried import UNCARRIED, Why
 from quantkit.families.wrapped import WRAPPED
 
 PARTS = ("vision_config", "audio_config", "speech_config", "vision_encoder")  # of config.json, of a model with a tower
@@ -56,6 +57,11 @@ def unknown_part(config: Mapping[str, Any]) -> str | None:
     architecture = _architecture(config)
     said = next((part for part in PARTS if isinstance(config.get(part), Mapping) and config[part]), None)
     return said or (architecture if architecture in WRAPPED else None)
+
+
+def uncarried(config: Mapping[str, Any]) -> Why | None:
+    """Why the encoder that config.json says is not written, where that is known."""
+    return UNCARRIED.get(_architecture(config) or "") if find_tower(config) is None else None
 
 
 def has_tower(family: Family) -> bool:
