@@ -21,6 +21,7 @@ UNCARRIED: Mapping[str, Why] = {
         " layout of transformers has neither",
         "take the checkpoint as it was first published, of architecture GlmasrModel",
     ),
+    "KimiK3ForConditionalGeneration": Why("llama.cpp has none for this model", "use it with the code of the model"),
     "MiMoV2ForCausalLM": Why(
         "that of its sound is in a folder of its own (audio_tokenizer), which is not read", CONVERTER
     ),

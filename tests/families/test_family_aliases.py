@@ -15,6 +15,7 @@ from alias_table import ALIASES
 from commands import quantkit
 from test_family_table import require_same
 
+from quantkit.errors import InputError
 from quantkit.families.describe import find_family
 from quantkit.families.towers import find_tower, unknown_part
 from quantkit.families.wrapped import WRAPPED
@@ -63,3 +64,11 @@ def test_every_model_around_a_language_model_has_a_row(root: Path) -> None:
         if config["architectures"][0] in WRAPPED:
             assert unknown_part(config) or find_tower(config)
             assert find_family(config).family.unserved
+
+
+@pytest.mark.parametrize("said", [[16, 8], [16, 8, 9], [16, 24, -8], "16 8 8", 32])
+def test_sections_that_are_not_of_its_rotations_are_refused(said: object, root: Path) -> None:
+    config = json.loads((root / "ling-3-vl" / "config.json").read_text())
+    config["text_config"]["mrope_section"] = said
+    with pytest.raises(InputError, match=r"mrope_section is .*, expected three numbers whose sum is 32"):
+        find_family(config).family.hparams(config)

@@ -25,7 +25,7 @@ from tower_table import TABLE
 from wrong_values import changed, places, wrong
 
 from quantkit.errors import QuantkitError, UnsupportedError
-from quantkit.families.describe_tower import describe_tower
+from quantkit.families.describe_tower import describe_tower, read_processor
 from quantkit.families.tower import PREPROCESSOR
 from quantkit.families.towers import find_tower, known_towers
 from quantkit.families.uncarried import UNCARRIED
@@ -221,6 +221,28 @@ def test_values_of_images_that_only_code_says_are_known(root: Path, tmp_path: Pa
             assert model is not None
             [found] = [kv.value for kv in model.metadata if kv.key == "clip.vision.image_mean"]
             assert list(found) == said.get("image_mean", mean)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("step3vl", ("understand_projector_stride",), 4), ("step3vl", ("vision_config", "hidden_act"), "gelu"),
+        ("deepseek4v", ("vision_max_n_token",), 512), ("deepseek4v", ("vision_max_wh_ratio",), 4),
+    ],
+)  # fmt: skip
+def test_what_llama_cpp_has_another_number_for_is_refused(
+    name: str, path: tuple[str, ...], value: object, root: Path
+) -> None:
+    with closing(open_source(str(root / name))) as checkpoint:
+        with pytest.raises(UnsupportedError, match=f"is {value!r}, llama.cpp") as caught:
+            described(checkpoint, changed(checkpoint.config, path, value))
+        assert caught.value.hint
+
+
+def test_processors_of_nemotron_spell_values_of_images_otherwise() -> None:
+    for said, mean in (({"norm_mean": [0.5]}, [0.5]), ({"norm_mean": [0.5], "image_mean": [0.25]}, [0.25])):
+        processor = json.dumps(said).encode()
+        assert read_processor({PREPROCESSOR: processor}.get)["image_mean"] == mean
 
 
 @pytest.mark.reference
