@@ -218,9 +218,8 @@ def _unknown(wanted: str, code: bool) -> UnsupportedError:
         message = f"llama.cpp cannot run {wanted}: {NO_ENGINE[wanted]}"
         raise UnsupportedError(message, key="architectures", hint="run it with transformers, or choose another model")
     if wanted in UNCARRIED:
-        message = f"{wanted} is an encoder alone: {UNCARRIED[wanted].reason}"
-        hint = f"{UNCARRIED[wanted].instead}; convert the language model that config.json names as text_model_id"
-        raise UnsupportedError(message, key="architectures", hint=hint)
+        message = f"{wanted} is an encoder: {UNCARRIED[wanted].reason}"
+        raise UnsupportedError(message, key="architectures", hint=UNCARRIED[wanted].instead)
     if wanted in UNREAD:
         message = f"llama.cpp's converter reads {wanted}, quantkit does not yet"
         raise UnsupportedError(message, key="architectures", hint=UNREAD[wanted])

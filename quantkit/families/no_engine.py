@@ -29,7 +29,6 @@ NO_ENGINE: Mapping[str, str] = {
     "Phi4FlashForCausalLM": HYBRID,
     "xLSTMForCausalLM": "it has no graph for recurrent blocks of this kind",
     "PLMForCausalLM": "its graph for PLM stops with an assertion where attention is fused, as it is by default",
-    "RADIOModel": "it sees, and has no language model beside it",
     "PersimmonForCausalLM": "it has no graph for Persimmon any more",
     "FuyuForCausalLM": "it has no graph for Fuyu",
     "MllamaForConditionalGeneration": "it has no graph for text that attends to images in layers of their own",

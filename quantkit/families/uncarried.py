@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+ALONE = "one is written beside a language model, and this checkpoint has none"
 CONVERTER = "llama.cpp's convert_hf_to_gguf.py --mmproj writes it"
 
 
@@ -25,5 +26,6 @@ UNCARRIED: Mapping[str, Why] = {
     "MiMoV2ForCausalLM": Why(
         "that of its sound is in a folder of its own (audio_tokenizer), which is not read", CONVERTER
     ),
-    "UltravoxModel": Why("an encoder is written beside a language model, and this checkpoint has none", CONVERTER),
+    "RADIOModel": Why(ALONE, "give the checkpoint of the model around it, such as NemotronH_Nano_VL_V2"),
+    "UltravoxModel": Why(ALONE, f"{CONVERTER}; convert the language model that config.json names as text_model_id"),
 }

@@ -21,7 +21,7 @@ from quantkit.families.linears import outline
 from quantkit.families.names import block_of
 from quantkit.families.no_engine import NO_ENGINE
 from quantkit.families.towers import known_towers
-from quantkit.families.uncarried import UNCARRIED
+from quantkit.families.uncarried import ALONE, UNCARRIED
 from quantkit.families.unread import UNREAD
 from quantkit.families.wrapped import WRAPPED
 from quantkit.metadata import KeyValue
@@ -197,11 +197,11 @@ def test_what_is_not_read_yet_has_another_way(architecture: str) -> None:
     assert caught.value.hint == UNREAD[architecture]
 
 
-def test_an_encoder_alone_has_another_way() -> None:
-    with pytest.raises(UnsupportedError, match="UltravoxModel is an encoder alone") as caught:
-        find_family({"architectures": ["UltravoxModel"]})
-    assert "convert_hf_to_gguf.py --mmproj" in str(caught.value.hint)
-    assert "text_model_id" in str(caught.value.hint)
+@pytest.mark.parametrize("architecture", [name for name, why in UNCARRIED.items() if why.reason == ALONE])
+def test_an_encoder_alone_has_another_way(architecture: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"{architecture} is an encoder: ") as caught:
+        find_family({"architectures": [architecture]})
+    assert caught.value.hint == UNCARRIED[architecture].instead
 
 
 @pytest.mark.reference

@@ -28,7 +28,7 @@ from quantkit.errors import QuantkitError, UnsupportedError
 from quantkit.families.describe_tower import describe_tower, read_processor
 from quantkit.families.tower import PREPROCESSOR
 from quantkit.families.towers import find_tower, known_towers
-from quantkit.families.uncarried import UNCARRIED
+from quantkit.families.uncarried import ALONE, UNCARRIED
 from quantkit.families.unread import UNREAD
 from quantkit.filling.slabs import fill_slabs
 from quantkit.filling.work import Work
@@ -254,7 +254,7 @@ def test_every_encoder_that_the_converter_knows_is_written_or_said_not_to_be() -
     assert not set(names) - {name for tower in known_towers() for name in tower.hf} - {*UNCARRIED, *UNREAD}
 
 
-@pytest.mark.parametrize("architecture", sorted(set(UNCARRIED) - {"UltravoxModel"}))
+@pytest.mark.parametrize("architecture", [name for name, why in UNCARRIED.items() if why.reason != ALONE])
 def test_an_encoder_that_is_not_carried_is_told_with_the_reason(architecture: str, root: Path, tmp_path: Path) -> None:
     """In place of "none of the known projectors", and what to do instead; one without a language model is refused."""
     folder, why = tmp_path / "glmasr", UNCARRIED[architecture]
