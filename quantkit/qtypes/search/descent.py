@@ -3,8 +3,12 @@
 Codes are -top..top - 1, weights x*x. The names of the sums are the reference's: slx = sum w*x*l, sl2 = sum w*l*l. A
 sweep proposes for every element the code that fits best with the others held, and takes it where the fit improves.
 
-Four of five groups have their best codes at once, which is seen without dividing (see `_sure`). The others wait until
-they fill a tile for sweeps: a sweep is one long chain of sums and divisions, so it takes WIDE groups side by side.
+Four of five groups have their best codes at once, and three of five of the others after one sweep, which is seen
+without dividing (see `_sure`). A sweep is one long chain of sums and divisions, so it takes WIDE groups side by side;
+those that have their best codes then leave their lanes to others.
+
+Groups in lanes are tiles x (n, lanes) of weights and terms (n, lanes), w*x*l, and a state (n + 2, lanes): the codes,
+slx and sl2.
 """
 
 from __future__ import annotations
@@ -16,14 +20,14 @@ from quantkit.qtypes.search.groups import WIDTH
 from quantkit.qtypes.search.lanes import absolute, first_lane, lane_bits, load, nearest, select, splat, store, whole
 from quantkit.qtypes.search.tiles import EPS, INFINITY, ZERO, gather_tile, load_tile, signed_peak
 
-WIDE = 64  # groups of a tile that is swept
+WIDE = 64  # groups that are swept at once
 SWEEPS = 5
 # A sum that is larger has terms that are rounded by the last bit of their mantissa, not by the end of float32's range.
 TINY = np.float32(1e-30)
 
 
-@inlined
-def _first_codes(x, top, terms, codes):  # type: ignore[no-untyped-def]
+@called
+def _first_codes(x, codes, top, terms):  # type: ignore[no-untyped-def]
     """Store clip(nearest(-top / peak * x)) and w*x*l; return the peak and the sums.
 
     No value of a finite group is beyond the range by more than its rounding, so that only the upper end cuts off. In
@@ -46,8 +50,25 @@ def _first_codes(x, top, terms, codes):  # type: ignore[no-untyped-def]
     return peak, slx, sl2
 
 
+@called
+def _any_codes(x, codes, top, peak):  # type: ignore[no-untyped-def]
+    """The codes and sums of `_first_codes` for groups of any kind: infinities and NaN are as in the reference."""
+    low, high = splat(np.float32(-top), WIDTH), splat(np.float32(top - 1), WIDTH)
+    iscale = low / peak
+    slx, sl2 = splat(ZERO, WIDTH), splat(ZERO, WIDTH)
+    for i in range(x.shape[0]):
+        v = load(x, i * WIDTH, WIDTH)
+        q = nearest(iscale * v)
+        q = select(q < low, low, q)
+        q = select(q > high, high, q)
+        store(codes, i * WIDTH, q)
+        slx = slx + v * v * v * q
+        sl2 = sl2 + v * v * q * q
+    return slx, sl2
+
+
 @inlined
-def _sure(x, terms, codes, top, slx, sl2):  # type: ignore[no-untyped-def]
+def _sure(x, codes, top, terms, sums, width):  # type: ignore[no-untyped-def]
     """Lanes in which a sweep surely changes nothing.
 
     With rest = slx - term, the proposal x * (sl2 - w*q*q) / rest is q + (x * sl2 / slx - q) * slx / rest. It is within
@@ -55,123 +76,145 @@ def _sure(x, terms, codes, top, slx, sl2):  # type: ignore[no-untyped-def]
     rounding adds, and keeps rest above 0.002 * slx. What is proposed beyond the range is cut off: the last code again.
     Where slx is not positive no proposal is made: all terms have its sign, and so has what is left without one.
     """
-    zero, infinity = splat(ZERO, WIDTH), splat(INFINITY, WIDTH)
-    low, high = splat(np.float32(-top), WIDTH), splat(np.float32(top - 1), WIDTH)
-    ratio, share = sl2 / slx, splat(np.float32(0.499), WIDTH) / slx
-    sure = (slx > splat(TINY, WIDTH)) & (slx < infinity) & (sl2 < infinity)
+    slx, sl2 = sums
+    zero, infinity = splat(ZERO, width), splat(INFINITY, width)
+    low, high = splat(np.float32(-top), width), splat(np.float32(top - 1), width)
+    ratio, share = sl2 / slx, splat(np.float32(0.499), width) / slx
+    sure = (slx > splat(TINY, width)) & (slx < infinity) & (sl2 < infinity)
     for i in range(x.shape[0]):
-        proposed = load(x, i * WIDTH, WIDTH) * ratio
+        proposed = load(x, i * width, width) * ratio
         proposed = select(proposed < low, low, proposed)
         proposed = select(proposed > high, high, proposed)
-        away = absolute(proposed - load(codes, i * WIDTH, WIDTH)) + share * load(terms, i * WIDTH, WIDTH)
-        sure = sure & (away < splat(np.float32(0.498), WIDTH))
+        away = absolute(proposed - load(codes, i * width, width)) + share * load(terms, i * width, width)
+        sure = sure & (away < splat(np.float32(0.498), width))
     return sure | (slx < zero) | (slx == zero)
 
 
-@inlined
-def _nearest_codes(x, top, codes):  # type: ignore[no-untyped-def]
-    """What `_first_codes` does, for WIDE groups of any kind: infinities and NaN are as in the reference."""
-    low, high = splat(np.float32(-top), WIDE), splat(np.float32(top - 1), WIDE)
-    peak, largest = splat(ZERO, WIDE), splat(ZERO, WIDE)
-    for i in range(x.shape[0]):
-        v = load(x, i * WIDE, WIDE)
-        larger = absolute(v) > largest
-        peak, largest = select(larger, v, peak), select(larger, absolute(v), largest)
-    iscale = low / peak
-    slx, sl2 = splat(ZERO, WIDE), splat(ZERO, WIDE)
-    for i in range(x.shape[0]):
-        v = load(x, i * WIDE, WIDE)
-        q = nearest(iscale * v)
-        q = select(q < low, low, q)
-        q = select(q > high, high, q)
-        store(codes, i * WIDE, q)
-        slx = slx + v * v * v * q
-        sl2 = sl2 + v * v * q * q
-    return peak, slx, sl2
+@called
+def _first_look(x, state, terms, top, scale, first):  # type: ignore[no-untyped-def]
+    """First codes and sums of WIDTH groups, to their state, and the scales that follow from these.
+
+    Returns the lanes that need sweeps, as bits; the others are done.
+    """
+    n, zero = x.shape[0], splat(ZERO, WIDTH)
+    peak, slx, sl2 = _first_codes(x, state, top, terms)
+    if lane_bits(slx != slx) != np.uint64(0):
+        slx, sl2 = _any_codes(x, state, top, peak)
+    store(state, n * WIDTH, slx)
+    store(state, (n + 1) * WIDTH, sl2)
+    empty = absolute(peak) < splat(EPS, WIDTH)
+    store(scale, first, select(empty, zero, select(sl2 > zero, slx / sl2, zero)))
+    return lane_bits(~(_sure(x, state, top, terms, (slx, sl2), WIDTH) | empty))
 
 
-@inlined
-def _sweep(x, codes, top, slx, sl2):  # type: ignore[no-untyped-def]
-    """Change the codes one by one where that improves the fit; return the sums of the changed codes."""
+@called
+def _sweep(x, state, terms, top):  # type: ignore[no-untyped-def]
+    """Change the codes of WIDE groups one by one where that improves the fit.
+
+    Returns, as bits, the lanes in which another sweep would change nothing.
+    """
+    n = x.shape[0]
     low, high, zero = splat(np.float32(-top), WIDE), splat(np.float32(top - 1), WIDE), splat(ZERO, WIDE)
-    for i in range(x.shape[0]):
+    before, before2 = load(state, n * WIDE, WIDE), load(state, (n + 1) * WIDE, WIDE)
+    slx, sl2 = before, before2
+    for i in range(n):
         v = load(x, i * WIDE, WIDE)
-        q = load(codes, i * WIDE, WIDE)
+        q = load(state, i * WIDE, WIDE)
         w = v * v
-        rest = slx - w * v * q
+        term = w * v * q
+        rest = slx - term
         rest2 = sl2 - w * q * q
         new = nearest(v * rest2 / rest)
         new = select(new < low, low, new)
         new = select(new > high, high, new)
-        new_slx = rest + w * v * new
+        new_term = w * v * new
+        new_slx = rest + new_term
         new_sl2 = rest2 + w * new * new
         better = (rest > zero) & (new != q) & (new_sl2 > zero)
         better = better & (new_slx * new_slx * sl2 > slx * slx * new_sl2)
-        store(codes, i * WIDE, select(better, new, q))
+        store(state, i * WIDE, select(better, new, q))
+        store(terms, i * WIDE, select(better, new_term, term))
         slx, sl2 = select(better, new_slx, slx), select(better, new_sl2, sl2)
-    return slx, sl2
+    store(state, n * WIDE, slx)
+    store(state, (n + 1) * WIDE, sl2)
+    same = (slx == before) & (sl2 == before2)
+    return lane_bits(same | _sure(x, state, top, terms, (slx, sl2), WIDE))
+
+
+@inlined
+def _move(source, lane, width, target, to):  # type: ignore[no-untyped-def]
+    """Copy the state of a group from a lane of `width` to one of WIDE."""
+    for i in range(source.shape[0]):
+        store(target, i * WIDE + to, load(source, i * width + lane, 1))
 
 
 @called
-def _descend(x, top, codes, scales):  # type: ignore[no-untyped-def]
-    """First codes and all sweeps for a tile (n, WIDE); scales (WIDE,) and codes are filled in.
+def _sweep_and_leave(flat, x, state, terms, top, owners, waiting, scale):  # type: ignore[no-untyped-def]
+    """Sweep the first `waiting` lanes once; groups that are done leave, the others move up. Returns how many are left.
 
-    A lane in which a sweep changes nothing never changes again, so lanes that finish early need no mask.
+    owners (2, WIDE): where each lane's group starts in `flat`, and how many sweeps it may still have.
     """
-    peak, slx, sl2 = _nearest_codes(x, top, codes)
-    for _ in range(SWEEPS):
-        before, before2 = slx, sl2
-        slx, sl2 = _sweep(x, codes, top, slx, sl2)
-        if lane_bits((slx != before) | (sl2 != before2)) == 0:
-            break
-    empty, zero = absolute(peak) < splat(EPS, WIDE), splat(ZERO, WIDE)
-    store(scales, 0, select(empty, zero, select(sl2 > zero, slx / sl2, zero)))
+    n = x.shape[0]
+    gather_tile(flat, owners[0], n, x)
+    done, stay = _sweep(x, state, terms, top), 0
+    for lane in range(waiting):
+        owners[1, lane] -= 1
+        if (done >> np.uint64(lane)) & np.uint64(1) or owners[1, lane] == 0:
+            slx, sl2 = state[n, lane], state[n + 1, lane]
+            scale[owners[0, lane] // n] = slx / sl2 if sl2 > ZERO else ZERO
+            continue
+        if stay < lane:
+            _move(state, lane, WIDE, state, stay)
+            owners[0, stay], owners[1, stay] = owners[0, lane], owners[1, lane]
+        stay += 1
+    return stay
 
 
 @compiled
 def search_descent(groups, top, scale):  # type: ignore[no-untyped-def]
     """Search B of groups (m, n): least squares with weights x*x, then sweeps; scale (lanes,), 0 where all is zero."""
     count, n = groups.shape
+    flat, starts = groups.reshape(-1), np.empty(WIDTH, np.int64)
     x, terms = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
-    codes = np.empty((n, WIDTH), np.float32)
-    wide, wide_codes = np.empty((n, WIDE), np.float32), np.empty((n, WIDE), np.float32)
-    queue, waiting = np.empty(WIDE + WIDTH, np.int64), 0
-    starts, found = np.empty(WIDE, np.int64), np.empty(WIDE, np.float32)
-    zero = splat(ZERO, WIDTH)
+    state = np.empty((n + 2, WIDTH), np.float32)
+    wide_x, wide_terms = np.zeros((n, WIDE), np.float32), np.empty((n, WIDE), np.float32)
+    wide = np.zeros((n + 2, WIDE), np.float32)
+    owners, waiting = np.zeros((2, WIDE), np.int64), 0
     for first in range(0, count, WIDTH):
-        load_tile(groups.reshape(-1), first, n, x)
-        peak, slx, sl2 = _first_codes(x, top, terms, codes)
-        empty = absolute(peak) < splat(EPS, WIDTH)
-        waits = lane_bits(~(_sure(x, terms, codes, top, slx, sl2) | empty))
-        store(scale, first, select(empty, zero, select(sl2 > zero, slx / sl2, zero)))
+        for lane in range(WIDTH):
+            starts[lane] = min((first + lane) * n, flat.size - n)
+        gather_tile(flat, starts, n, x)
+        waits = _first_look(x, state, terms, top, scale, first)
         while waits != np.uint64(0):
-            # lanes beyond the last group hold the first ones again: searching them twice gives the same
-            queue[waiting] = (first + first_lane(waits)) % count
+            lane = first_lane(waits)
             waits &= waits - np.uint64(1)
+            _move(state, lane, WIDTH, wide, waiting)
+            owners[0, waiting], owners[1, waiting] = starts[lane], SWEEPS
             waiting += 1
-        last = first + WIDTH >= count
-        while waiting >= WIDE or (last and waiting > 0):
-            used = min(waiting, WIDE)
-            waiting -= used
-            for lane in range(WIDE):
-                starts[lane] = queue[waiting + min(lane, used - 1)] * n
-            gather_tile(groups.reshape(-1), starts, n, wide)
-            _descend(wide, top, wide_codes, found)
-            for lane in range(used):
-                scale[queue[waiting + lane]] = found[lane]
+            while waiting == WIDE:
+                waiting = _sweep_and_leave(flat, wide_x, wide, wide_terms, top, owners, waiting, scale)
+    while waiting > 0:
+        waiting = _sweep_and_leave(flat, wide_x, wide, wide_terms, top, owners, waiting, scale)
 
 
 @compiled
 def descent_codes(groups, top, kept):  # type: ignore[no-untyped-def]
     """The codes that search B leaves, to kept (m, n): those of a group that counts as zero are all -top."""
     count, n = groups.shape
-    x, codes, scales = np.empty((n, WIDE), np.float32), np.empty((n, WIDE), np.float32), np.empty(WIDE, np.float32)
-    for first in range(0, count, WIDE):
+    x, terms = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH), np.float32)
+    state = np.empty((n + 2, WIDTH), np.float32)
+    wide_x, wide_terms = np.zeros((n, WIDE), np.float32), np.empty((n, WIDE), np.float32)
+    wide = np.zeros((n + 2, WIDE), np.float32)
+    scale = np.empty(WIDTH, np.float32)
+    for first in range(0, count, WIDTH):
         load_tile(groups.reshape(-1), first, n, x)
-        _descend(x, top, codes, scales)
-        for lane in range(min(WIDE, count - first)):
+        _first_look(x, state, terms, top, scale, 0)
+        wide_x[:, :WIDTH], wide[:, :WIDTH] = x, state
+        for _ in range(SWEEPS):
+            _sweep(wide_x, wide, wide_terms, top)
+        for lane in range(min(WIDTH, count - first)):
             empty = True
             for i in range(n):
                 empty = empty and not abs(x[i, lane]) >= EPS
             for i in range(n):
-                kept[first + lane, i] = np.float32(-top) if empty else codes[i, lane]
+                kept[first + lane, i] = np.float32(-top) if empty else wide[i, lane]
