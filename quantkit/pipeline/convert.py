@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import (
     OF_ONE,
@@ -24,21 +24,18 @@ from quantkit.errors import (
 from quantkit.evaluation.engine_check import CHECKED
 from quantkit.evaluation.opening import require_engine
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, never
-from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.filling.fill import fill
 from quantkit.filling.hashing import SourceHasher, require_published
 from quantkit.filling.work import ALONE, Beside, Work
 from quantkit.machine import core_count, worker_pool
-from quantkit.pipeline.card import require_cards, write_cards_of
 from quantkit.pipeline.difference import difference
-from quantkit.pipeline.gating import GATES, Gating, require_gateable
 from quantkit.pipeline.guard import guard, require_guarded, require_unbound
 from quantkit.pipeline.layout import laid_out
 from quantkit.pipeline.looks import engine_of, look, reading_once
-from quantkit.pipeline.modelfile import modelfiles_beside, require_modelfiles
 from quantkit.pipeline.never_worse import never_worse
 from quantkit.pipeline.norms import norms_facts, refit_norms
-from quantkit.pipeline.output import Output
+from quantkit.pipeline.optional import gating_of, require_gates, require_texts, write_texts
+from quantkit.pipeline.output import GATES, Output
 from quantkit.pipeline.outputs import (
     Artifact,
     already_built,
@@ -67,6 +64,9 @@ from quantkit.report.text import size
 from quantkit.storage import Job, PartFile, remove_job
 from quantkit.units import counted
 from quantkit.untrusted import shown
+
+if TYPE_CHECKING:
+    from quantkit.pipeline.gating import Gating
 
 USUAL = Output()
 
@@ -99,28 +99,21 @@ def convert(
     require_engine(output.engine, CHECKED)
     recipes = [load_recipe(name) for name in request.recipes]
     require_checkable(output.engine, recipes, output.verify)
-    gates = require_gateable(output.gates, output.eval_data, request.calib)
-    if gates:
-        require_installed("--gate", RUN_MODELS, key="gate")
+    gates = require_gates(request, output)
     output = replace(output, out=laid_out(output.layout, request.source, recipes, output.out))
     start = time.monotonic()
     emit(StageStarted("plan"))
     prepared = prepare(request, output_stem(output.out), emit, stop)
     emit(StageFinished("plan", time.monotonic() - start, "\n           ".join(map(plan_line, prepared.plans))))
     try:
-        gating = Gating(prepared, gates, output, request.offline) if gates else None
+        gating = gating_of(gates, request, prepared, output)
         prepared = with_text(prepared, emit)
         require_guarded(prepared)
-        if request.card:
-            require_cards(output_paths(prepared, output.out), prepared.checkpoint, force=output.force)
-        require_modelfiles(request, prepared.plans, output_paths(prepared, output.out), force=output.force)
+        require_texts(request, prepared, output)
         built = _build(prepared, output, gating, emit, stop)
         built = with_users(built, prepared.plans, request.tp, laid_out=output.layout is not None)
         warn_of_no_loader(built, prepared.plans, emit)
-        built = modelfiles_beside(request, built, force=output.force, emit=emit)
-        if request.card:  # names the Modelfiles
-            write_cards_of([artifact.path for artifact in built], prepared.checkpoint, force=output.force)
-        return built
+        return write_texts(request, prepared, built, output, emit)
     finally:
         prepared.close()
 

@@ -20,6 +20,7 @@ from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished
 from quantkit.filenames import WEIGHTS
 from quantkit.pipeline.alongside import Alongside
+from quantkit.pipeline.output import GATES
 from quantkit.pipeline.outputs import Artifact
 from quantkit.pipeline.prepare import Prepared
 from quantkit.pipeline.standing import record_checks
@@ -31,7 +32,6 @@ from quantkit.source.folder import open_finished
 from quantkit.source.quantized import dequantized
 from quantkit.untrusted import shown
 
-GATES = "gates"
 KEPT = "what was made is kept, unpublished, and the same command with other gates goes on with it"
 
 

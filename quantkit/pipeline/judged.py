@@ -12,6 +12,7 @@ import msgspec
 
 from quantkit.errors import QuantkitError
 from quantkit.pipeline.folder import Finished
+from quantkit.pipeline.output import GATES
 from quantkit.pipeline.report import read_records
 from quantkit.report.card import Measured
 from quantkit.report.release import RELEASE, read_release
@@ -19,8 +20,6 @@ from quantkit.report.sealed import identity
 from quantkit.schemas.evaluation import Estimate
 from quantkit.schemas.release import Quality
 from quantkit.units import counted
-
-GATES = "gates"
 
 
 @dataclass(frozen=True)

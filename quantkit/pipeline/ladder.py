@@ -26,8 +26,8 @@ from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.jsontext import dump_json
 from quantkit.pipeline.advice import ladder_for
 from quantkit.pipeline.convert import convert
-from quantkit.pipeline.gating import GATES, require_gateable
-from quantkit.pipeline.output import Output
+from quantkit.pipeline.gating import require_gateable
+from quantkit.pipeline.output import GATES, Output
 from quantkit.pipeline.outputs import Artifact, job_folder, output_paths
 from quantkit.pipeline.prepare import Prepared, prepare
 from quantkit.pipeline.request import Request, language_model_alone, only_used

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.events import Sink, ignore
 from quantkit.filling.work import ALONE, Beside
 from quantkit.pipeline.alongside import Alongside
-from quantkit.pipeline.gating import Gating
 from quantkit.pipeline.output import Output
 from quantkit.pipeline.prepare import Prepared
 from quantkit.pipeline.verify import verify_parts
@@ -20,6 +19,9 @@ from quantkit.quality.against import Against, of_gguf, of_plan
 from quantkit.quality.checks.base import Verification, VerifyOptions
 from quantkit.quality.checks.numbers import read_ahead
 from quantkit.source.once import Once
+
+if TYPE_CHECKING:
+    from quantkit.pipeline.gating import Gating
 
 NOTHING = Verification(())
 CONVERT_SAMPLE_ROWS = 64  # rows of each tensor that convert compares; `quantkit verify --against` compares all

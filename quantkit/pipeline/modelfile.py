@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.consumers import parse_consumers
 from quantkit.errors import ExistsError, InputError, UnsupportedError, UsageError
 from quantkit.events import Published, Sink, Warned, ignore
 from quantkit.formats.gguf.file import SHARD_NAME, read_gguf
@@ -17,7 +16,6 @@ from quantkit.ollama import Described, Header, ModelfileError, describe, parse_m
 from quantkit.ollama.modelfile import keeps_line
 from quantkit.pipeline.given import coerce, given_optional, given_paths
 from quantkit.pipeline.outputs import Artifact
-from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan
 from quantkit.report.next_steps import NextStep, modelfile_step
 from quantkit.storage import read_sums, require_small, update_sums, write_small
@@ -111,13 +109,9 @@ def write_modelfiles(
     return tuple(_written(made, emit) for made in planned)
 
 
-def require_modelfiles(
-    request: Request, plans: Sequence[Plan], groups: Sequence[Sequence[Path]], *, force: bool
-) -> None:
+def require_modelfiles(plans: Sequence[Plan], groups: Sequence[Sequence[Path]], *, force: bool) -> None:
     """Raise, before any work for Ollama, what keeps Modelfiles from being written beside the GGUF models of these
     plans, whose files are `groups`."""
-    if not _for_ollama(request):
-        return
     pairs = zip(plans, groups, strict=True)
     files = [targets[0] for plan, targets in pairs if not (plan.is_checkpoint or plan.is_encoder)]
     for file in files:
@@ -126,13 +120,9 @@ def require_modelfiles(
             require_small(path)
 
 
-def modelfiles_beside(
-    request: Request, built: Sequence[Artifact], *, force: bool, emit: Sink = ignore
-) -> tuple[Artifact, ...]:
-    """The artifacts of a request; if it was for Ollama, with the Modelfiles of those that are GGUF models, which are
-    written. What they cannot say is a warning."""
-    if not _for_ollama(request):
-        return tuple(built)
+def modelfiles_beside(built: Sequence[Artifact], *, force: bool, emit: Sink = ignore) -> tuple[Artifact, ...]:
+    """The artifacts of a request for Ollama, with the Modelfiles of those that are GGUF models, which are written.
+    What they cannot say is a warning."""
     files = [artifact for artifact in built if _is_model(artifact)]
     artifacts = []
     for artifact in built:
@@ -160,10 +150,6 @@ def with_modelfile(first: Path, steps: Sequence[NextStep]) -> tuple[NextStep, ..
             given = modelfile_step(Path(path.name), first.stem)
             return tuple(given if step.program == given.program else step for step in steps)
     return tuple(steps)
-
-
-def _for_ollama(request: Request) -> bool:
-    return "ollama" in parse_consumers(request.consumers)
 
 
 def _is_model(artifact: Artifact) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 from quantkit.evaluation.memory import Memory
 from quantkit.pipeline.given import coerce, given_data, given_texts
 
+GATES = "gates"  # the check of a manifest that says how they were judged
+
 
 @dataclass(frozen=True)
 class Output:

@@ -19,7 +19,6 @@ from quantkit import qtypes
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Published, Sink, ignore
 from quantkit.jsontext import dump_json
-from quantkit.pipeline.card import require_card_place, write_cards_of
 from quantkit.pipeline.outputs import (
     Artifact,
     already_built,
@@ -216,11 +215,13 @@ def pack(work: Path, out: Path, *, force: bool = False, card: bool = False, emit
     are not what was written.
     """
     targets = packed_names(work, out)
-    if card:
-        require_card_place(targets[0].parent, force=force)
+    if not card:
+        return _packed(work, targets, force, emit)
+    from quantkit.pipeline.card import require_card_place, write_cards_of  # convert, which packs, seldom needs them
+
+    require_card_place(targets[0].parent, force=force)
     artifact = _packed(work, targets, force, emit)
-    if card:
-        write_cards_of([artifact.path], None, force=force)
+    write_cards_of([artifact.path], None, force=force)
     return artifact
 
 

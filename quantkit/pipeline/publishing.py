@@ -18,7 +18,8 @@ from typing import Any
 from quantkit.errors import GateError, InputError, VerificationError
 from quantkit.events import Sink, StageFinished, ignore
 from quantkit.pipeline.folder import NO_MANIFEST, Finished, finished_in, require_finished
-from quantkit.pipeline.judged import GATES, Judged, gates_of, judged_in
+from quantkit.pipeline.judged import Judged, gates_of, judged_in
+from quantkit.pipeline.output import GATES
 from quantkit.pipeline.verify import verify_artifact
 from quantkit.quality.checks.base import STANDARD, Check, Verification, VerifyOptions
 from quantkit.untrusted import listed, require_path, shown
