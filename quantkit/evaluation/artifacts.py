@@ -53,9 +53,11 @@ class Artifact:
 
 
 @contextmanager
-def opened_artifact(path: Path, source: Checkpoint, *, pre: str | None = None) -> Iterator[Artifact]:
+def opened_artifact(
+    path: Path, source: Checkpoint, *, pre: str | None = None, threads: int | None = None
+) -> Iterator[Artifact]:
     """A GGUF file (of a split one the first shard) or the folder of a checkpoint, beside the source that it was made
-    from; `pre` is the pre-tokenizer that convert was told.
+    from; `pre` is the pre-tokenizer that convert was told, `threads` look for columns that were evened.
 
     Raises InputError for what does not exist, does not parse or is of another model, UnsupportedError for a type or
     container that is not decoded.
@@ -64,13 +66,13 @@ def opened_artifact(path: Path, source: Checkpoint, *, pre: str | None = None) -
     if not path.exists():
         raise InputError(f"{shown(path)} does not exist", path=str(path), hint="check the path")
     folder = path.parent if path.suffix == SHARD else path
-    look = _checkpoint if folder.is_dir() else _gguf
-    with look(folder, source, pre) as artifact:
+    opened = _checkpoint(folder, source, pre) if folder.is_dir() else _gguf(folder, source, pre, threads)
+    with opened as artifact:
         yield artifact
 
 
 @contextmanager
-def _gguf(path: Path, source: Checkpoint, pre: str | None) -> Iterator[Artifact]:
+def _gguf(path: Path, source: Checkpoint, pre: str | None, threads: int | None) -> Iterator[Artifact]:
     paths = shard_paths(path)
     model = describe_source(source, pre)
     _require_header(path, read_gguf(paths[0]).metadata, source, model)
@@ -81,7 +83,7 @@ def _gguf(path: Path, source: Checkpoint, pre: str | None) -> Iterator[Artifact]
         raise InputError(what, path=str(path), tensor=error.tensor, hint=OTHER_MODEL) from error
     with closing(decoded):
         rows = next(t.shape[0] for t in model.tensors if t.name == EMBEDDING)
-        side = Side(path.name, decoded, vocabulary=rows, moved=decoded.as_made() is not source)
+        side = Side(path.name, decoded, vocabulary=rows, moved=decoded.as_made(threads) is not source)
         yield Artifact(side, paths, _bytes(paths), _manifest(find_manifest(path)))
 
 

@@ -111,7 +111,7 @@ class Pairs:
 
 
 @contextmanager
-def paired(a: Checkpoint, b: Checkpoint, pre: str | None = None) -> Iterator[Pairs]:
+def paired(a: Checkpoint, b: Checkpoint, pre: str | None = None, threads: int | None = None) -> Iterator[Pairs]:
     """The tensors of two models beside each other, readable while the context is.
 
     Raises UnsupportedError and InputError where a GGUF file stands beside a checkpoint that no family describes.
@@ -120,11 +120,11 @@ def paired(a: Checkpoint, b: Checkpoint, pre: str | None = None) -> Iterator[Pai
         yield _under_own_names(a, b)
     elif isinstance(a, GGUFCheckpoint):
         with closing(_decoded(a, b, pre)) as decoded:
-            yield _under_names_of(decoded.as_made(), decoded, a)
+            yield _under_names_of(decoded.as_made(threads), decoded, a)
     else:
         assert isinstance(b, GGUFCheckpoint)
         with closing(_decoded(b, a, pre)) as decoded:
-            turned = _under_names_of(decoded.as_made(), decoded, b)
+            turned = _under_names_of(decoded.as_made(threads), decoded, b)
             yield Pairs({n: (y, x) for n, (x, y) in turned.both.items()}, turned.only_b, turned.only_a)
 
 

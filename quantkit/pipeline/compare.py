@@ -186,7 +186,7 @@ def compare(request: CompareRequest, emit: Sink = ignore) -> Compared:
     with (
         closing(open_source(request.a, offline=request.offline, emit=emit)) as a,
         closing(open_source(request.b, offline=request.offline, emit=emit)) as b,
-        paired(a, b, request.pre) as pairs,
+        paired(a, b, request.pre, request.threads) as pairs,
     ):
         both = _differences(pairs, request.threads, emit)
         keys = tuple(_keys(a, b, request.pre))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,9 +211,8 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
             if request.data
             else text_of_prompts(questions, source, cut)
         )
-        opened = _told_apart(
-            (path, stack.enter_context(opened_artifact(path, source, pre=request.pre))) for path in request.artifacts
-        )
+        look = partial(opened_artifact, source=source, pre=request.pre, threads=request.threads)
+        opened = _told_apart((path, stack.enter_context(look(path))) for path in request.artifacts)
         require_judgeable(gates, corpus, [a.side.name for a in opened.values() if a.side.moved])
         reference = _identified(source, emit)
         hashes = frozenset(f["sha256"] for f in reference["files"] if f["weights"])

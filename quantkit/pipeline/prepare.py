@@ -106,7 +106,7 @@ class Prepared:
         """Statistics are of the columns as they were: with these nothing is moved."""
         if self.calibration is None or self.calibration.spec.reads_statistics or self.model is None:
             return self
-        return replace(self, checkpoint=evened(self.checkpoint, self.model))
+        return replace(self, checkpoint=evened(self.checkpoint, self.model, self.calibration.spec.threads))
 
     def evened_facts(self, plan: Plan) -> dict[str, int]:
         """The manifest's word on columns that were evened for a plan, {} where none were. Looks at all of them."""

@@ -176,7 +176,11 @@ def measured(subject: Subject, emit: Sink, stop: Callable[[], bool]) -> Sensitiv
         )
     )
     scratch = scratch_for(subject.inputs.spec, Path())
-    read = evened(subject.checkpoint, subject.model) if subject.plan.evens else subject.checkpoint
+    read = (
+        evened(subject.checkpoint, subject.model, subject.inputs.spec.threads)
+        if subject.plan.evens
+        else subject.checkpoint
+    )
     model = open_calibration_model(read, subject.inputs.spec, scratch)
     task = Task(model, subject.plan, candidates(subject.plan), learned, judged, subject.inputs.shipped)
     costs = measure(task, emit, stop)

@@ -144,9 +144,9 @@ class DecodedCheckpoint:
         """What the file adds to the values of a source tensor."""
         return self._pieces[name][0].target.add if self.holds(name) else 0.0
 
-    def as_made(self) -> Checkpoint:
-        """The source as the file was made of it: with columns evened where it holds these."""
-        return nearer(self.source, self, self.model) if self.fed_back else self.source
+    def as_made(self, threads: int | None = None) -> Checkpoint:
+        """The source as the file was made of it: with columns evened where it holds these, which `threads` look for."""
+        return nearer(self.source, self, self.model, threads) if self.fed_back else self.source
 
     def ref(self, name: str) -> TensorRef:
         return self.restored(name) if self.holds(name) else self.source.ref(name)

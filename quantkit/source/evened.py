@@ -121,10 +121,12 @@ class EvenedTensor:
 class EvenedCheckpoint(Over):
     """A checkpoint some of whose columns are evened. See `quantkit.source.Checkpoint`.
 
-    Tensors are described as they are stored; those of `sites` are read as float32.
+    Tensors are described as they are stored; those of `sites` are read as float32. `threads` look at columns, None for
+    as many as there are cores; what they find does not depend on it.
     """
 
     sites: tuple[Looked, ...]
+    threads: int | None = None
 
     @cached_property
     def _by_tensor(self) -> Mapping[str, tuple[Looked, ...]]:
@@ -140,7 +142,7 @@ class EvenedCheckpoint(Over):
 
     def far(self) -> tuple[Far, ...]:
         """The sites whose columns are far apart. Looks at those of which nobody has read."""
-        with worker_pool(core_count()) as pool:
+        with worker_pool(self.threads or core_count()) as pool:
             return tuple(found for found in pool.map(Looked.far, self.sites) if found is not None)
 
     def facts(self) -> dict[str, int]:
@@ -150,16 +152,16 @@ class EvenedCheckpoint(Over):
         return {"sites": len(far), "tensors": len(names)} if far else {}
 
 
-def evened(base: Checkpoint, model: Model) -> Checkpoint:
+def evened(base: Checkpoint, model: Model, threads: int | None = None) -> Checkpoint:
     """The checkpoint with even columns where they are far apart. Reads nothing now, later some rows of every matrix.
 
-    `model` is what it becomes in a GGUF file. Weights with codes of their own, which may be carried over, are left
-    alone. A checkpoint without a place for factors is returned as it is.
+    `model` is what it becomes in a GGUF file; `threads` are those of `EvenedCheckpoint`. Weights with their own codes,
+    which may be carried over, are left alone. A checkpoint without a place for factors is returned as it is.
     """
     infos = base.tensors()
     found = sites_of(infos, base.config, model)
     sites = [site for site in found if all(infos[rows.tensor].coded is None for rows in site.rows)]
-    return EvenedCheckpoint(base, tuple(Looked(base, site) for site in sites)) if sites else base
+    return EvenedCheckpoint(base, tuple(Looked(base, site) for site in sites), threads) if sites else base
 
 
 def _far(base: Checkpoint, site: Site) -> Far | None:
@@ -228,12 +230,12 @@ def _lengths(sample: F32, channel_of: NDArray[np.int64]) -> F64 | None:
     return np.where(read, np.sqrt(lengths), 0.0)
 
 
-def nearer(source: Checkpoint, made: Checkpoint, model: Model) -> Checkpoint:
+def nearer(source: Checkpoint, made: Checkpoint, model: Model, threads: int | None = None) -> Checkpoint:
     """The source, or the source with even columns, whichever is nearer to a decoded artifact.
 
     `made` gives the artifact's weights under the names of the source. Looks at columns that are furthest apart.
     """
-    found = evened(source, model)
+    found = evened(source, model, threads)
     far = found.far() if isinstance(found, EvenedCheckpoint) else ()
     rows = max(far, key=lambda one: one[2])[0].consumers[0] if far else None
     if rows is None or rows.tensor not in made.tensors():

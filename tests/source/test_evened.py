@@ -79,6 +79,16 @@ def test_rows_are_the_same_in_any_slab(far: Path) -> None:
         assert np.array_equal(ref.read_packed(3, 9).view(np.float32), whole[3:9])
 
 
+def test_it_looks_with_as_many_threads_as_it_is_told(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = evened(*described(far)).far()
+    assert expected
+    monkeypatch.setattr(module, "core_count", lambda: pytest.fail("asked for cores"))
+    for threads in (1, 2, 3):
+        found = evened(*described(far), threads).far()
+        assert [(site.producer, spread) for site, _, spread in found] == [(s.producer, one) for s, _, one in expected]
+        assert all(np.array_equal(ours, theirs) for (_, ours, _), (_, theirs, _) in zip(found, expected, strict=True))
+
+
 def test_it_is_told_which_one_a_file_was_made_of(far: Path) -> None:
     source, model = described(far)
     found = evened(source, model)
