@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
+from quantkit.families.names import expert_of
 from quantkit.formats.safetensors.reader import parse_safetensors
 from quantkit.source.base import StoredTensor, require_weights
 from quantkit.tensors import TensorInfo
@@ -142,15 +143,15 @@ def read_shards(
 ) -> dict[str, StoredTensor]:
     """All tensors of the open shards, in the order of shards and of their data.
 
-    Raises InputError naming tensors that occur twice, are empty, or are not where the index says.
+    Raises InputError naming tensors that occur twice, are empty, or are not where the index says, UnsupportedError for
+    experts that are cut into several files.
     """
     stored: dict[str, StoredTensor] = {}
     shard_of: dict[str, str] = {}
     for shard, file in shards.items():
         for name, entry in parse_safetensors(file).tensors.items():
             if name in stored:
-                what = f'tensor "{name}" is in {shown(shard_of[name])} and in {shown(shard)}'
-                raise InputError(what, path=str(file.path), tensor=name, hint="one of the files does not belong here")
+                raise _twice(name, shard_of[name], shard, str(file.path))
             info = TensorInfo(name, entry.dtype, entry.shape, entry.stop - entry.start)
             require_weights(info, shard)
             stored[name], shard_of[name] = StoredTensor(info, file, entry.start), shard
@@ -160,6 +161,16 @@ def read_shards(
     if index is not None:
         _require_agreement(index, shard_of, name_of_index)
     return stored
+
+
+def _twice(name: str, first: str, second: str, path: str) -> QuantkitError:
+    """The error for a tensor that two shards hold. Grok 2 was published with each expert in a part for every device;
+    no reference says how the others of its tensors lie in such files (llama.cpp's converter keeps the last part)."""
+    what = f'tensor "{name}" is in {shown(first)} and in {shown(second)}'
+    if expert_of(name) is None:
+        return InputError(what, path=path, tensor=name, hint="one of the files does not belong here")
+    hint = "give a checkpoint with whole experts; or is it there twice, and one of the files does not belong here?"
+    return UnsupportedError(f"{what}: experts that are cut for several devices are not read", tensor=name, hint=hint)
 
 
 def _require_agreement(index: Mapping[str, str], shard_of: Mapping[str, str], name_of_index: str) -> None:

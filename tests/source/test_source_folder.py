@@ -229,6 +229,16 @@ def test_a_tensor_may_be_named_once(tmp_path: Path) -> None:
     assert error.tensor == "a"
 
 
+def test_experts_that_are_cut_into_several_files_are_refused(tmp_path: Path) -> None:
+    name = "model.layers.0.block_sparse_moe.experts.3.w1.weight"
+    (tmp_path / "config.json").write_text("{}")
+    for part in ("model-1", "model-2"):
+        (tmp_path / f"{part}.safetensors").write_bytes(whole(**{name: [1]}))
+    with pytest.raises(UnsupportedError, match="experts that are cut for several devices are not read") as caught:
+        open_source(str(tmp_path))
+    assert caught.value.tensor == name
+
+
 def test_a_single_file_beside_an_index_of_others(tmp_path: Path) -> None:
     path = sharded(tmp_path)
     (path / "model.safetensors").write_bytes(whole(a=[1]))
