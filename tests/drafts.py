@@ -24,7 +24,7 @@ def eagle3_shapes(config: Mapping[str, Any], block: str = "midlayer.", normed: b
         **{f"{block}{name}.weight": shape for name, shape in linears.items()},
         **{f"{block}{name}.weight": (hidden,) for name in norms},
         "norm.weight": (hidden,), "lm_head.weight": (tokens, hidden), "fc.weight": (hidden, 3 * hidden),
-        **({"input_norm.weight": (3 * hidden,), "embed_tokens.weight": (said["vocab_size"], hidden)} if normed else {}),
+        **({"input_norm.weight": (3 * hidden,)} if normed else {}),
     }  # fmt: skip
 
 

@@ -1543,7 +1543,7 @@ TABLE: dict[str, Entry] = {
              "rms_norm_eps": 1e-5, "head_dim": 32, "rope_theta": 500000.0, "hidden_act": "silu", "rope_scaling": {
                  "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                  "original_max_position_embeddings": 256}}},
-        shapes=lambda config: eagle3_shapes(config, "layers.0.", normed=True), target="spark-x2.5",
+        shapes=lambda config: eagle3_shapes(config, "layers.0.", normed=True), drafts=True, target="spark-x2.5",
         unlike=OF_ANOTHER,
     ),
     "dflash": Entry(
