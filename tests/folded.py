@@ -25,3 +25,14 @@ FAMILY = {
     "gpt-oss": "gpt_oss",
     "dbrx": "dbrx",
 }
+# What is run in both directions, or stored turned round: scales move, and columns are not evened.
+MOVED = {
+    **FAMILY,
+    "gpt2": "gpt2",
+    "chameleon": "chameleon",
+    "chameleon-swin": "chameleon",
+    "bert-mean": "bert",
+    "distilbert": "distilbert",
+    "modernbert": "modernbert",
+    "eurobert": "eurobert",
+}

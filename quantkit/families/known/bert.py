@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from quantkit.families import assumptions, encoders, keys
 from quantkit.families.encoders import LABELS, NO_HEAD
+from quantkit.families.folds import Fold
 from quantkit.families.roles import Role
 from quantkit.families.rows import ALWAYS, Drop, Family, T, TokenizerRules
 from quantkit.families.spellings import Rename
@@ -69,6 +70,7 @@ BERT = Family(
     assumes=(assumptions.gelu, encoders.absolute_positions),
     tokens=TokenizerRules(pieces=True, counted=True),
     computes=frozenset({"type_vocab_size", "layer_norm_eps"}),
+    folds=(Fold("attention.self.value", ("attention.output.dense",), heads=True),),  # what norms give is added to, too
     embeds=True,
 )
 BERT_CLASSIFIER = replace(
@@ -112,6 +114,7 @@ DISTILBERT = replace(
         "hidden_dim": "intermediate_size", "activation": "hidden_act",
     },
     computes=frozenset({"dim", "n_heads", "n_layers", "hidden_dim", "activation", "sinusoidal_pos_embds"}),
+    folds=(Fold("attention.v_lin", ("attention.out_lin",), heads=True),),
 )  # fmt: skip
 DISTILBERT_CLASSIFIER = replace(
     DISTILBERT,

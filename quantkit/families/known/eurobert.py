@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantkit.families import assumptions, encoders, keys
+from quantkit.families import assumptions, encoders, folds, keys
 from quantkit.families.known.llama import LLAMA
 from quantkit.families.rows import (
     ATTENTION,
@@ -47,6 +47,7 @@ EUROBERT = Family(
     ),
     drop=(FREQUENCIES, Drop("lm_head.*", encoders.NO_HEAD)),
     assumes=(assumptions.silu,),
+    folds=folds.DENSE,
     tokens=TokenizerRules(no_bos=True),
     embeds=True,
 )  # fmt: skip

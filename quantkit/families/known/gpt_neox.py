@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantkit.families import keys
+from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams
 from quantkit.families.layers import flagged, not_
 from quantkit.families.layouts import flat, fold, joined, regroup, rows, turn
@@ -172,6 +173,8 @@ GPT2 = Family(
         "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn",
     }),
     derive=(gpt2_numbers,),
+    # not what values make: c_attn may stay as it is, and lies (in, out) in files
+    folds=(Fold("ln_1", ("attn.c_attn",), norm=True), Fold("ln_2", ("mlp.c_fc",), norm=True)),
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from quantkit.families import encoders, keys
 from quantkit.families.encoders import LABELS, NO_HEAD
+from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import ALWAYS, Drop, Family, T, TokenizerRules
@@ -85,6 +86,12 @@ MODERN_BERT = Family(
     computes=frozenset({
         "local_attention", "global_attn_every_n_layers", "global_rope_theta", "local_rope_theta", "norm_bias",
     }),
+    folds=(
+        Fold("attn_norm", ("attn.Wqkv",), norm=True),
+        Fold("attn.Wqkv", ("attn.Wo",), heads=True),
+        Fold("mlp_norm", ("mlp.Wi",), norm=True),
+        Fold("mlp.Wi", ("mlp.Wo",)),  # the gate's nonlinearity is in the first half of its rows
+    ),
     tokens=TokenizerRules(framed=True),
     embeds=True,
 )  # fmt: skip
