@@ -329,7 +329,7 @@ class _Planner:
     def _encoder(self) -> _Costs | None:
         request = self.request
         if request.mmproj not in self.opened.encoders:
-            found = encoder_beside(request, self.opened.checkpoint, plan_options(request, None), ignore)[1]
+            found = encoder_beside(request, self.opened.checkpoint, plan_options(request, None))[1]
             self.opened.encoders[request.mmproj] = _costs(found[0][1], self.opened.threads, 0) if found else None
         return self.opened.encoders[request.mmproj]
 

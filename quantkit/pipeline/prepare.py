@@ -40,6 +40,7 @@ from quantkit.quality.reference import Reference
 from quantkit.recipes.read import load_recipe
 from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint
+from quantkit.source.adapter_model import AdapterCheckpoint
 from quantkit.source.evened import EvenedCheckpoint, evened
 from quantkit.source.identity import Origin
 from quantkit.tuning.choose import require_reachable
@@ -193,7 +194,7 @@ def _plan_all(
     types are chosen for a target."""
     recipes, tuning = wanted
     calibration = _calibration(request, checkpoint, wanted, emit)
-    model = _tried(lambda: describe_source(checkpoint, request.pre)) if any(r.mixture for r in recipes) else None
+    model = _tried(lambda: _described(request, checkpoint)) if any(r.mixture for r in recipes) else None
     given = read_imatrix(request.imatrix) if request.imatrix else None
     made = None
     if calibration is not None and isinstance(model, Model) and any(r.reads_importance for r in recipes):
@@ -229,7 +230,7 @@ def _plan_all(
     if not good:
         raise refused[0][1]
     models = any(recipe.mixture and not recipe.mixture.adapter for recipe, _ in good)
-    encoder, beside = encoder_beside(request, checkpoint, options, emit) if models else (None, [])
+    encoder, beside = encoder_beside(request, checkpoint, options) if models else (None, [])
     good += beside
     return Prepared(
         checkpoint=checkpoint,
@@ -244,16 +245,24 @@ def _plan_all(
     )
 
 
+def _described(request: Request, checkpoint: Checkpoint) -> Model:
+    """The model of GGUF files, with a note on an encoder that is left out although nobody said so."""
+    model = describe_source(checkpoint, request.pre)
+    adapter = isinstance(checkpoint, AdapterCheckpoint)
+    why = left_out(checkpoint) if request.mmproj == AUTO and not adapter else None
+    if why is None:
+        return model
+    what = f"{why}: the text model alone is written, without {counted(len(model.dropped), 'tensor')}"
+    return replace(model, warnings=(*model.warnings, ("no-mmproj", what)))
+
+
 def encoder_beside(
-    request: Request, checkpoint: Checkpoint, options: PlanOptions, emit: Sink
+    request: Request, checkpoint: Checkpoint, options: PlanOptions
 ) -> tuple[Model | None, list[tuple[Recipe, Plan]]]:
     """The encoder that is written beside the model, its recipe and plan; None and [] where there is none, or none is
-    wanted. One that is left out although nobody said so is told."""
+    wanted."""
     qtype = encoder_type(checkpoint, request.mmproj)
     if qtype is None:
-        why = left_out(checkpoint) if request.mmproj == AUTO else None
-        if why:
-            emit(Warned("no-mmproj", f"{why}: the text model alone is written"))
         return None, []
     try:
         described = describe_encoder(checkpoint, qtype)

@@ -16,6 +16,7 @@ from commands import quantkit
 from gguf import GGUFReader
 
 from quantkit import Request, candidates
+from quantkit.formats.safetensors.reader import read_safetensors
 
 PRE = ("--pre", checkpoints.PRE)
 PROCESSOR = "preprocessor_config.json"
@@ -143,7 +144,12 @@ def test_without_processor_files_the_text_model_is_made_and_told(copy: Path, tmp
     ran = converted(copy, tmp_path / "out", "--json")
     assert ran.status == 0
     assert len(ran.json["artifacts"]) == 1
-    assert f"warning[no-mmproj]: {PROCESSOR} is missing" in ran.stderr
+    assert ran.stderr.count(f"warning[no-mmproj]: {PROCESSOR} is missing") == 1
+    [kept] = (tmp_path / "out").glob("*.manifest.json")
+    said = {each["code"]: each["message"] for each in json.loads(kept.read_text())["warnings"]}
+    names = [name for file in copy.glob("*.safetensors") for name in read_safetensors(file).tensors]
+    beside = sum("vision_tower." in name or "multi_modal_projector." in name for name in names)
+    assert said["no-mmproj"].endswith(f"the text model alone is written, without {beside} tensors")
     asked = converted(copy, tmp_path / "asked", "--mmproj", "f16")
     assert asked.status == 3
     assert f"no {PROCESSOR}" in asked.stderr
