@@ -140,7 +140,8 @@ def test_any_number_of_threads_gives_the_same_bytes(
 def test_every_family_is_rounded_with_its_inputs(name: str, recipe: str, tmp_path: Path) -> None:
     """Experts in stacks, fused projections, rows that fit no K type, biases, a norm before the head."""
     source, out = build(name, tmp_path / "source"), tmp_path / "out.gguf"
-    manifest = converted(source, out, "--to", recipe, "--calib", TEXT, *SHORT)
+    # Random weights are not measured: which of two files predicts them better is chance.
+    manifest = converted(source, out, "--to", recipe, "--calib", TEXT, *SHORT, "--no-verify")
     layers = {layer["name"]: layer for layer in manifest["layers"]}
     quantized = {t["name"] for t in manifest["tensors"] if t["type"] not in ("f32", "f16", "bf16")}
     assert quantized == layers.keys(), "the head and the embedding among them"
