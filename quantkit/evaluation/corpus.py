@@ -20,9 +20,10 @@ from quantkit.calibration.text.data import load_texts, model_tokens
 from quantkit.calibration.text.samples import I32, Texts, Tokens, fingerprint, joined_texts, select_samples
 from quantkit.calibration.text.spec import embedding_rows, window_length
 from quantkit.calibration.text.templates import read_chat_template
-from quantkit.errors import InputError, UsageError, require_choice
+from quantkit.errors import InputError, UnsupportedError, UsageError, require_choice
 from quantkit.families.describe import find_family
 from quantkit.families.encoders import require_no_encoder
+from quantkit.families.layers import DECODING
 from quantkit.source import Checkpoint
 from quantkit.source.base import require_runnable
 from quantkit.units import counted
@@ -165,6 +166,18 @@ def require_predicting(checkpoint: Checkpoint) -> None:
     require_no_encoder(family, "no figure here is of it", "compare vectors of your own texts, as llama-embedding gives")
 
 
+def require_continuing(checkpoint: Checkpoint, which: str) -> None:
+    """The same, and for a decoder that reads an encoder: what it says does not continue a text. `which` says what asks
+    for that."""
+    require_predicting(checkpoint)
+    family, _ = find_family(checkpoint.config)
+    if family.hparams(checkpoint.config).number(DECODING):
+        what = (
+            f'{which}: family "{family.name}" has a decoder that answers what an encoder reads, and continues no text'
+        )
+        raise UnsupportedError(what, key=family.name, hint="measure it with --data, which gives half of a text to each")
+
+
 def read_corpus(checkpoint: Checkpoint, data: Sequence[str], cut: Cutting, *, offline: bool = False) -> Corpus:
     """The windows that texts mean for the tokenizer of a checkpoint; reads no weights.
 
@@ -181,8 +194,10 @@ def read_corpus(checkpoint: Checkpoint, data: Sequence[str], cut: Cutting, *, of
 
 
 def cut_texts(texts: Texts, tokens: Tokens, cut: Cutting) -> Corpus:
-    """Texts as windows. Raises InputError where not one prediction counts, or a token has no embedding row."""
-    found = _by_document(texts, tokens, cut) if cut.score == ALL else _of_stream(texts, tokens, cut)
+    """Texts as windows: of one stream, too, where an encoder reads half of each, and whatever the decoder predicts
+    counts. Raises InputError where not one prediction counts, or a token has no embedding row."""
+    alone = cut.score == ALL and tokens.middle is None
+    found = _by_document(texts, tokens, cut) if alone else _of_stream(texts, tokens, cut)
     chosen = _chosen(found, cut.tokens)
     if not chosen:
         what = f"{texts.name} has too little text: no window of it has a token to predict"

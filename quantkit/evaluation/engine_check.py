@@ -173,6 +173,9 @@ def check_llama_cpp(paths: Sequence[Path], run: SourceRun | None, options: Verif
             return Check(LLAMA_CPP, False, detail, data)
         if run.model and any(t.name.startswith(JUDGE) for t in run.model.tensors):
             return Check(LLAMA_CPP, True, f"{tokens.detail}; a reranker predicts no tokens", data)
+        if run.model and run.model.shape.decoding:
+            what = "what its decoder answers to an encoder is not asked here"
+            return Check(LLAMA_CPP, True, f"{tokens.detail}; {what}", data)
         found = _compared(engine, paths, run, threads, emit)
     return replace(found, detail=f"{tokens.detail}, {found.detail}", data={**data, **found.data})
 

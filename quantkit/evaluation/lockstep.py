@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantkit.calibration.text.samples import Samples, samples_of
@@ -24,12 +25,13 @@ from quantkit.calibration.walk.model import (
     read_embedding,
     token_rows,
 )
+from quantkit.calibration.walk.paired import Paired
 from quantkit.calibration.walk.passes import Pass, advance
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.threads import Workers
 from quantkit.calibration.walk.weights import held_by, locate
 from quantkit.errors import InputError, NonFiniteError
-from quantkit.evaluation.corpus import Batch, Corpus
+from quantkit.evaluation.corpus import Corpus
 from quantkit.evaluation.memory import Memory
 from quantkit.evaluation.sides import Rounding, Side
 from quantkit.evaluation.weights import Sketch, sketch_block
@@ -122,22 +124,25 @@ def _rounded(rounding: Rounding, module: nn.Module, args: tuple[Tensor, ...]) ->
     return (rounding(args[0]), *args[1:])
 
 
-def hidden_errors(reference: Walker, others: Sequence[Walker], corpus: Corpus) -> list[float]:
-    """How far each is from the reference after the block at hand: the root of the mean, over the tokens at which a
-    prediction counts, of |h - h'|^2 / |h|^2. Tokens count alike, so that the few of great length decide nothing."""
+def hidden_errors(reference: Walker, others: Sequence[Walker], corpus: Corpus, index: int) -> list[float]:
+    """How far each is from the reference after block `index`: the root of the mean, over the tokens at which a
+    prediction counts, of |h - h'|^2 / |h|^2. Tokens count alike, so that the few of great length decide nothing. Of an
+    encoder whose decoder predicts, it is that over the tokens that the encoder reads."""
     found = []
     for other in others:
         parts: list[tuple[float, int]] = []
         for batch, ours, theirs in zip(corpus.batches, reference.hidden, other.hidden, strict=True):
-            parts += reference.workers.map(_part(batch, ours, theirs), range(0, len(batch.tokens), ROWS_TOGETHER))
+            carried = reference.model.skeleton.carried
+            scored = carried.counted(index, batch.scored) if isinstance(carried, Paired) else batch.scored
+            parts += reference.workers.map(_part(scored, ours, theirs), range(0, len(scored), ROWS_TOGETHER))
         found.append((sum(part for part, _ in parts) / max(sum(count for _, count in parts), 1)) ** 0.5)
     return found
 
 
-def _part(batch: Batch, ours: Tensor, theirs: Tensor) -> Callable[[int], tuple[float, int]]:
+def _part(counted: NDArray[np.bool_], ours: Tensor, theirs: Tensor) -> Callable[[int], tuple[float, int]]:
     def part(first: int) -> tuple[float, int]:
         rows = slice(first, first + ROWS_TOGETHER)
-        scored = torch.from_numpy(np.ascontiguousarray(batch.scored[rows]))
+        scored = torch.from_numpy(np.ascontiguousarray(counted[rows]))
         here, there = ours[rows][scored].double(), theirs[rows][scored].double()
         energy = here.square().sum(-1)
         noise = (here - there).square().sum(-1)

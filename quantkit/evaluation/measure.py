@@ -64,7 +64,7 @@ def measure(
                 emit(BlockProgress(STAGE, name, index + 1, count + 1, number + 1, 1 + len(rest)))
             take_all(compared, [walker.sketch for walker in (first, *rest)])
             if first.at(index):
-                for curve, error in zip(curves, hidden_errors(first, rest, corpus), strict=True):
+                for curve, error in zip(curves, hidden_errors(first, rest, corpus, index), strict=True):
                     curve.append((name, error))
 
         def beat(done: int, of: int) -> None:

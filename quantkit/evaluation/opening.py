@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import UsageError, require_choice
 from quantkit.evaluation.artifacts import Artifact
+from quantkit.evaluation.corpus import require_continuing
 from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.quality.engines.llamacpp import CONTEXT, LLAMA_CPP, PACKAGE, LlamaCpp, require_llamacpp
 from quantkit.quality.engines.transformers import TRANSFORMERS, Transformers
@@ -51,6 +52,7 @@ def _opener(engine: str, artifact: Artifact, window: int, threads: int) -> Calla
             f"--engine {engine} does not load {shown(artifact.side.name)}, {what}", hint=hint, key="engine"
         )
     if gguf:
+        require_continuing(artifact.side.checkpoint, f"--engine {LLAMA_CPP}")
         return partial(LlamaCpp, first, threads, context=max(window, CONTEXT))
     return partial(Transformers, first.parent, threads, stored_quantization(artifact.side.checkpoint))
 

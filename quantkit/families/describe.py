@@ -17,7 +17,7 @@ from quantkit.families.heads import architecture_of, first_named, head_warnings,
 from quantkit.families.hparams import Hparams, merged, nested_part
 from quantkit.families.keys import POOLING_TYPE, RANK, architecture_metadata
 from quantkit.families.known import known_families
-from quantkit.families.layers import HELD, KINDS, PASSES, STATES, block_count
+from quantkit.families.layers import DECODING, HELD, KINDS, PASSES, STATES, block_count
 from quantkit.families.mapping import map_tensors
 from quantkit.families.model import Model, Shape
 from quantkit.families.no_engine import NO_ENGINE
@@ -315,6 +315,7 @@ def shape_of(hparams: Hparams) -> Shape:
         besides=_besides(hparams, cache),
         passes=int(hparams.number(PASSES) or 0),
         held=int(hparams.number(HELD) or 0) * hparams.count("hidden_size"),
+        decoding=int(hparams.number(DECODING) or 0),
     )
 
 

@@ -20,7 +20,7 @@ from quantkit.families.hparams import Hparams
 from quantkit.families.layers import TWO_STACKS, block_count, layers_end, trunk_of
 from quantkit.families.mapping import require_complete, rows_by_source, rows_of
 from quantkit.families.model import Model, ModelTensor, Rows
-from quantkit.families.names import EXPERTS, block_of, expert_of
+from quantkit.families.names import EXPERTS, block_of, expert_of, first_of_stack
 from quantkit.families.roles import Role
 from quantkit.families.rows import NUMBER, Drop, Family
 from quantkit.families.stacked import biased_modules, flat_modules, matrix_of, turned_modules
@@ -90,7 +90,9 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     roles = roles_of(family, tensors, layers) | dict.fromkeys(after, Role.OTHER)
     turned = turned_modules(tensors) | turned_matrices(family, tensors, layers)
     whole = biased_modules(tensors) | flat_modules(tensors)
-    modules = partial(_modules, family, turned=turned, whole=whole)
+    begun = {stack.source.partition("{}")[0]: stack.before(hparams) for stack in family.stacks}
+    before = {start: count for start, count in begun.items() if count}
+    modules = partial(_modules, family, turned=turned, whole=whole, before=before)
     found = {n: tuple(modules(info, roles[n])) for n, info in tensors.items() if n not in after}
     linears = [module for modules in found.values() for module in modules]
     if hparams.flag(TWO_STACKS):  # each of which counts from 0
@@ -122,6 +124,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
         stay=stay,
         beside=tuple(sorted(beside | in_memory)),
         unknown=tuple(unknown),
+        before=before,
     )
 
 
@@ -186,10 +189,16 @@ def roles_of(family: Family, names: Iterable[str], layers: int = 0) -> dict[str,
 
 
 def _modules(
-    family: Family, info: TensorInfo, role: Role | None, *, turned: Set[str], whole: Set[str]
+    family: Family,
+    info: TensorInfo,
+    role: Role | None,
+    *,
+    turned: Set[str],
+    whole: Set[str],
+    before: Mapping[str, int],
 ) -> Iterator[ModelTensor]:
     """The linear layers that a tensor holds. `turned` are modules whose matrices, or those of whose stacks, lie as
-    (in, out), `whole` those whose stacks are not taken apart."""
+    (in, out), `whole` those whose stacks are not taken apart; `before` is that of a Model."""
     pieces = list(family.published.pieces_of(info))
     leaf = pieces[0][0].rpartition(".")[2]
     if role not in LINEAR and (role is not Role.OTHER or leaf not in FURTHER):
@@ -200,7 +209,7 @@ def _modules(
         return  # loaders know no names for its single matrices
     assert role is not None
     numbers = [int(number) for number in NUMBER.findall(info.name)]
-    layer = numbers[0] if numbers else 0
+    layer = first_of_stack(info.name, before) + (numbers[0] if numbers else 0)
     if len(info.shape) == 2 and pieces[0][0] in turned:
         rows = Rows(info.name, 0, info.rows, range(info.cols))
         yield ModelTensor(pieces[0][0], role, (info.cols, info.rows), (rows,), layer)

@@ -79,17 +79,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Piece:
-    """What a source tensor gives to a target: everything, or one expert's slice (`index`)."""
+    """What a source tensor gives to a target: everything, or one expert's slice (`index`). `layer` counts the blocks of
+    its stack, `before` those that text goes through before these."""
 
     row: Row
     layer: int | None
     index: int
     source: TensorInfo
     placement: Placement
+    before: int = 0
 
     @property
     def target(self) -> str:
         return self.row.t.target.format(self.layer)
+
+    @property
+    def block(self) -> int | None:
+        """The number of its block among all that text goes through, None outside."""
+        return None if self.layer is None else self.before + self.layer
 
 
 RowTable = Mapping[str, tuple[Row, ...]]
@@ -227,7 +234,8 @@ def _pieces(table: RowTable, name: str, hparams: Hparams, info: TensorInfo) -> I
         _check_source(row.t, own, info)
         placed = True
         placement = _placed(row.t, info, own, layer)
-        yield Piece(row, layer, inner[-1] if inner else row.t.order, info, placement)
+        before = row.stack.before(hparams) if row.stack else 0
+        yield Piece(row, layer, inner[-1] if inner else row.t.order, info, placement, before)
     if elsewhere is not None and not placed:
         kinds = hparams.values.get(KINDS, ())
         of = f' (of kind "{kinds[elsewhere]}")' if elsewhere < len(kinds) else ""
@@ -344,7 +352,7 @@ def _join(pieces: list[Piece]) -> ModelTensor:
         role=t.role,
         shape=placement.shape,
         parts=tuple(part for piece in ordered for part in piece.placement.parts),
-        layer=ordered[0].layer,
+        layer=ordered[0].block,
         row_order=placement.row_order,
         add=t.add,
         limits=t.limits,

@@ -176,7 +176,8 @@ class ModelTensor:
 class Shape:
     """The numbers of an architecture that recipes and size estimates need. `cache` is what its layers keep of tokens,
     None where only these numbers tell; `besides` are numbers of a token between two blocks besides the hidden state. Of
-    a model in cycles `passes` are those through layers, and `held` numbers of a token that calibration holds."""
+    a model in cycles `passes` are those through layers, and `held` numbers of a token that calibration holds;
+    `decoding` are layers of a decoder that come after the others, which are those of an encoder then."""
 
     layers: int
     hidden: int
@@ -191,6 +192,12 @@ class Shape:
     besides: int = 0
     passes: int = 0
     held: int = 0
+    decoding: int = 0
+
+    @property
+    def blocks(self) -> int:
+        """The blocks that text goes through."""
+        return self.layers + self.decoding
 
     @property
     def row(self) -> int:
@@ -205,7 +212,7 @@ class Shape:
     @property
     def steps(self) -> int:
         """How many layers a text goes through, some of them more than once."""
-        return self.passes or self.layers
+        return self.passes or self.blocks
 
 
 @dataclass(frozen=True)
@@ -220,7 +227,8 @@ class Model:
     Of a model whose tensors keep the names of the source, `head` is the output head's module where it has a matrix of
     its own, `stay` are matrices in blocks that are never rounded (routers, narrow projections, blocks after the last
     layer), `beside` names the parts of the checkpoint that the family leaves out, such as "vision_tower", and `unknown`
-    are matrices inside blocks that no row of the family names: all of these are carried over.
+    are matrices inside blocks that no row of the family names: all of these are carried over. `before` says how many
+    blocks text goes through before those of a further stack, by how its names begin: each stack counts from 0.
 
     `kind` says what its GGUF file is: a language model, or an encoder of images or sound that goes with one.
     """
@@ -238,4 +246,5 @@ class Model:
     stay: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    before: Mapping[str, int] = field(default_factory=dict)
     kind: Literal["model", "mmproj"] = "model"

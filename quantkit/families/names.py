@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 EXPERTS = ".experts."
 EXPERT = re.compile(r"\.experts\.([0-9]{1,6})\.")
@@ -13,9 +13,10 @@ EXPERT_MATRIX = re.compile(r"(.*\.experts)\.([0-9]{1,6})\.(gate|up|down)_proj\.(
 # Models saved without their head have no "model." or "transformer." before their blocks.
 OLD_BLOCKS = r"(?:transformer\.)?(?:h|blocks)"  # of GPT-2 and those after it
 ENCODER_BLOCKS = r"(?:\w+\.)?(?:encoder|transformer)\.layer"  # of BERT and its kin
-BLOCK = re.compile(rf"(?:(?:^|\.)layers|^{OLD_BLOCKS}|^{ENCODER_BLOCKS})\.([0-9]{{1,6}})\.")
+STACKS = r"(?:\w+\.)?(?:encoder|decoder)\.block"  # of T5, each of which counts from 0
+BLOCK = re.compile(rf"(?:(?:^|\.)layers|^{OLD_BLOCKS}|^{ENCODER_BLOCKS}|^{STACKS})\.([0-9]{{1,6}})\.")
 TEXT_BLOCK = re.compile(
-    rf"(?:(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers|{OLD_BLOCKS})\.([0-9]{{1,6}})\."
+    rf"(?:(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers|{OLD_BLOCKS}|{STACKS})\.([0-9]{{1,6}})\."
 )
 
 
@@ -26,6 +27,12 @@ def block_of(name: str) -> tuple[int | None, str]:
     """
     found = BLOCK.search(name)
     return (int(found[1]), name[found.end() :]) if found else (None, "")
+
+
+def first_of_stack(name: str, before: Mapping[str, int]) -> int:
+    """How many blocks text goes through before the first of the stack that a tensor lies in: `before` says it of
+    stacks that are not the first, by how their names begin."""
+    return next((count for start, count in before.items() if name.startswith(start)), 0)
 
 
 def text_block_of(name: str) -> tuple[int | None, str]:

@@ -74,12 +74,13 @@ class T:
 
 @dataclass(frozen=True)
 class Stack:
-    """Rows of many blocks alike: both names with "{}" for the number of a block, and the number that counts blocks."""
+    """Rows of many blocks alike: names with "{}" for a block's number, how many there are, and how many come before."""
 
     source: str
     target: str
     count: Callable[[Hparams], int]
     rows: tuple[T, ...]
+    before: Callable[[Hparams], int] = lambda hparams: 0
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,7 @@ class Family:
     where that is not NAMEModel for NAMEForCausalLM. `extra` makes the tensors that come from the configuration.
     `assumes` are what llama.cpp takes for granted of it. `folds` say where scales can be moved, `tokens` how its
     tokenizer is read. `computes` are keys of config.json, beside those that families share
-    (`calibration.walk.settings`), that the model computes with. `reranks` says that some of its checkpoints are
-    rerankers (`families.reranker`).
+    (`calibration.walk.settings`), that the model computes with; `reranks`: some are rerankers (`families.reranker`).
 
     Of an architecture with several rows, each says `when` it is the one. `block` are the rows of its layers, called
     `source_block` in the source; `stacks` further ones with names of their own. `spellings` bring other spellings of

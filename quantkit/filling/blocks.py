@@ -50,8 +50,8 @@ def round_blocks(work: Work, inputs: Inputs, scratch: Scratch | None = None) -> 
     """Round every block that is not finished. Raises InterruptedRunError between blocks, and what calibration raises,
     naming block and module; the journal keeps what is finished."""
     by_block = blocks(work.plan)
-    layers = range(work.plan.shape.layers)  # a vision tower may have more: its tensors are copied afterwards
-    last: int | None = max((number for number in layers if work.missing(by_block.get(number, ()))), default=-1)
+    layers = range(work.plan.shape.blocks)  # a vision tower may have more: its tensors are copied afterwards
+    last: int | None = max((n for n, units in by_block.items() if n in layers and work.missing(units)), default=-1)
     outside = [unit for unit in by_block.get(None, ()) if unit.layout is not None]
     if work.missing(unit for unit in outside if unit.tensor.role is Role.OUTPUT):
         last = None  # the head comes after all blocks
@@ -123,15 +123,15 @@ class _Walker:
     def hear(self, event: Event) -> None:
         """Pass on how far a block is; the end of a block is reported here, with the bytes of the source."""
         if isinstance(event, BlockProgress):
-            self.work.emit(replace(event, stage="quantize", count=self.work.plan.shape.layers))
+            self.work.emit(replace(event, stage="quantize", count=self.work.plan.shape.blocks))
 
     def _report(self, index: int, block: Block) -> None:
         plan = self.work.plan
-        done = plan.source_bytes * (index + 1) // plan.shape.layers
+        done = plan.source_bytes * (index + 1) // plan.shape.blocks
         self.work.advance(done)
         kind = "+".join(sorted({unit.word for unit in plan.rounded if unit.tensor.layer == index}))
         self.work.emit(
-            TensorProgress("quantize", block.name, kind, index + 1, plan.shape.layers, done, plan.source_bytes)
+            TensorProgress("quantize", block.name, kind, index + 1, plan.shape.blocks, done, plan.source_bytes)
         )
 
 

@@ -50,7 +50,7 @@ def round_head(work: Work, block: Block, unit: Unit) -> None:
     assert sums.gram is not None
     weighed = importance_of(sums) if layout_of(unit).traits.weighed else None
     round_table(work, unit, TableInputs(sums.gram.full(), weighed, sums.tokens), block.run)
-    done, count = work.plan.source_bytes, work.plan.shape.layers
+    done, count = work.plan.source_bytes, work.plan.shape.blocks
     work.emit(TensorProgress("quantize", block.name, unit.word, count, count, done, done))
 
 
@@ -61,7 +61,7 @@ def round_embedding(work: Work, unit: Unit, found: Downstream, *, tied: bool) ->
     hessian = found.tied() if tied else found.embedding.full()
     with workers(work.threads, hessian.device) as pool:
         round_table(work, unit, TableInputs(hessian, None, found.tokens), pool.map, embedding_damping(tied))
-    work.emit(TensorProgress("quantize", unit.name, unit.word, 0, work.plan.shape.layers, 0, work.plan.source_bytes))
+    work.emit(TensorProgress("quantize", unit.name, unit.word, 0, work.plan.shape.blocks, 0, work.plan.source_bytes))
 
 
 def embedding_damping(tied: bool) -> float:

@@ -12,7 +12,7 @@ from quantkit.calibration.text.spec import embedding_rows, longest_context
 from quantkit.errors import UsageError
 from quantkit.evaluation.answers import PromptReport, compare_answers
 from quantkit.evaluation.artifacts import text_of
-from quantkit.evaluation.corpus import Corpus, Cutting, cut_texts, require_predicting
+from quantkit.evaluation.corpus import Corpus, Cutting, cut_texts, require_continuing
 from quantkit.evaluation.gates import Gate
 from quantkit.evaluation.prompts import GOLDEN, Asked, PromptSet, asked_of, read_prompts
 from quantkit.evaluation.provable import fitting_set
@@ -44,7 +44,7 @@ def read_set(spec: str | None, length: int) -> PromptSet | None:
 
 def asked(prompts: PromptSet, source: Checkpoint, length: int) -> Asked:
     """Prompts as tokens of a model; reads no weights. Raises what `asked_of` raises."""
-    require_predicting(source)
+    require_continuing(source, "prompts")
     tokens = model_tokens(source, embedding_rows(source))
     return asked_of(prompts, source, tokens, length, longest_context(source))
 

@@ -223,17 +223,17 @@ def kind_of(request: CalibrateRequest) -> Kind:
 
 def largest_block_weights(tensors: Mapping[str, TensorInfo]) -> int:
     """Weights of the block that has the most."""
-    found: dict[int, int] = defaultdict(int)
+    found: dict[str, int] = defaultdict(int)
     for name, info in tensors.items():
-        layer = text_block_of(name)[0]
+        layer, inside = text_block_of(name)
         if layer is not None:
-            found[layer] += info.elements
+            found[name.removesuffix(inside)] += info.elements
     return max(found.values(), default=0)
 
 
-def statistics_bytes(family: Family, tensors: Mapping[str, TensorInfo], *, hessian: bool) -> dict[int, int]:
-    """About how many bytes the sums of each block take: one site for each input that matrices share."""
-    sites: dict[int, dict[tuple[str, object], tuple[int, int]]] = defaultdict(dict)
+def statistics_bytes(family: Family, tensors: Mapping[str, TensorInfo], *, hessian: bool) -> dict[str, int]:
+    """About how many bytes the sums of each block, by its name, take: one site for each input that matrices share."""
+    sites: dict[str, dict[tuple[str, object], tuple[int, int]]] = defaultdict(dict)
     for name, role in roles_of(family, tensors).items():
         info = tensors[name]
         layer, inside = text_block_of(name)
@@ -241,10 +241,10 @@ def statistics_bytes(family: Family, tensors: Mapping[str, TensorInfo], *, hessi
             continue
         module, _, last = inside.removesuffix(".weight").rpartition(".")
         matrices = info.shape[0] if len(info.shape) == 3 else 1
-        sites[layer][module, last if role is None else FUSED.get(role, last)] = matrices, info.cols
+        sites[name.removesuffix(inside)][module, last if role is None else FUSED.get(role, last)] = matrices, info.cols
     return {
-        layer: sum(matrices * _site_bytes(cols, hessian) for matrices, cols in found.values())
-        for layer, found in sites.items()
+        block: sum(matrices * _site_bytes(cols, hessian) for matrices, cols in found.values())
+        for block, found in sites.items()
     }
 
 

@@ -29,17 +29,9 @@ from quantkit.evaluation.artifacts import (
     stored_tensors,
     text_of,
 )
-from quantkit.evaluation.corpus import ALL, TOKENS, WINDOW, Corpus, Cutting, cutting, read_corpus
+from quantkit.evaluation.corpus import ALL, TOKENS, WINDOW, Corpus, Cutting, cutting, read_corpus, require_continuing
 from quantkit.evaluation.figures import Report, summarize
-from quantkit.evaluation.gates import (
-    Gate,
-    Subject,
-    Verdict,
-    judge,
-    parse_gates,
-    require_judgeable,
-    require_measured,
-)
+from quantkit.evaluation.gates import Gate, Subject, Verdict, judge, parse_gates, require_judgeable, require_measured
 from quantkit.evaluation.opening import openers, require_engine
 from quantkit.evaluation.prompts import PromptSet
 from quantkit.evaluation.sides import Side
@@ -205,6 +197,8 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
     with ExitStack() as stack:
         source = stack.enter_context(closing(_open_reference(request, emit)))
         cut = cutting(source, request.window, request.score, request.tokens)
+        if request.tasks:
+            require_continuing(source, f"--harness {request.harness}")
         questions = asked(prompts, source, request.prompt_tokens) if prompts else None
         corpus = (
             read_corpus(source, request.data, cut, offline=request.offline)
@@ -242,8 +236,8 @@ def evaluate(request: EvalRequest, emit: Sink = ignore) -> Evaluation:
             facts = (artifact.nbytes, artifact.side.inputs if ran is None else f"as {ran.name} computes", made)
             recipe = str(artifact.manifest.recipe["name"]) if artifact.manifest else None
             results.append(Evaluated(path, *facts, report, verdicts, held, kinds, said, texts, recipe, figures, ran))
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Evaluation(reference, corpus.as_json(), tuple(results), time.monotonic() - started, now)
+    took, now = time.monotonic() - started, datetime.now(UTC).isoformat(timespec="seconds")
+    return Evaluation(reference, corpus.as_json(), tuple(results), took, now)
 
 
 def require_text(request: EvalRequest, emit: Sink = ignore) -> None:

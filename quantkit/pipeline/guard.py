@@ -92,15 +92,15 @@ def corpus_of_samples(samples: Samples) -> Corpus:
     tokens, record = samples.tokens, samples.record
     count, seqlen = tokens.shape
     scored = np.ones(tokens.shape, bool)
-    scored[:, -1] = False
-    row, position = (part.reshape(-1).astype(np.int32) for part in np.indices((count, seqlen - 1)))
+    scored[:, : samples.first] = scored[:, -1] = False
+    row, position = (part.astype(np.int32) for part in np.nonzero(scored))
     return Corpus(
         batches=(Batch(tokens, scored, np.arange(count, dtype=np.int32)),),
         batch=np.zeros(len(row), np.int32),
         row=row,
         window=row,
         position=position,
-        target=tokens[:, 1:].reshape(-1).astype(np.int32),
+        target=tokens[row, position + 1].astype(np.int32),
         document=row,
         name=record.name,
         sha256=record.sha256,

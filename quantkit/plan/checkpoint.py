@@ -14,7 +14,7 @@ from quantkit.families.describe import find_family
 from quantkit.families.known import folds_of
 from quantkit.families.linears import in_block, outline, require_served, require_walked, source_of
 from quantkit.families.model import Model, ModelTensor, Rows
-from quantkit.families.names import block_of
+from quantkit.families.names import block_of, first_of_stack
 from quantkit.families.roles import INPUTS, Role
 from quantkit.families.towers import text_family
 from quantkit.families.turned import turned_matrices
@@ -179,7 +179,7 @@ def _choose(recipe: Recipe, found: Model, config: Mapping[str, Any]) -> dict[Mod
     except PatternError as error:
         raise RecipeError(f"{recipe.name}: {error}", hint="choose by roles and layers, too") from error
     for rule in recipe.rules:
-        admitted = [m for m in found.tensors if rule.admits(_subject(m, found.shape.layers))]
+        admitted = [m for m in found.tensors if rule.admits(_subject(m, found.shape.blocks))]
         if not admitted and not rule.optional:
             hint = "remove the rule, or set strict = false in the recipe"
             raise RecipeError(f"{rule.where} matches no layer of this model", hint=hint, key="rule")
@@ -238,6 +238,9 @@ def _drafts(
     A weight's place is taken by what its module becomes; with `kv_cache` the scales of keys and values follow the
     projections they belong to. What is not rounded is stored as `dtype`.
     """
+    if kv_cache and found.shape.decoding:
+        what = f"scales of cached keys and values: no server takes them for {found.architecture}"
+        raise UnsupportedError(what, hint="--to fp8", key="kv_cache")
     by_source: dict[str, list[ModelTensor]] = {}
     for module in found.tensors:
         by_source.setdefault(source_of(module).tensor, []).append(module)
@@ -247,7 +250,9 @@ def _drafts(
         if units and len(units) < len(members):
             what = f'"{shown(name)}" holds several layers, and only some of them are rounded'
             raise UnsupportedError(what, tensor=name, hint="round or keep all experts of a layer")
-        layer = members[0].layer if members else block_of(name)[0]
+        inside, _ = block_of(name)
+        layer = inside if inside is None else inside + first_of_stack(name, found.before)
+        layer = members[0].layer if members else layer
         yield from units or [_beside(plain_entry(info, dtype), Role.OTHER, layer, info)]
         attention = members[0].name.rpartition(".")[0] if members else ""
         if kv_cache and members and members[0].role in VALUES and not attention.endswith(UNCACHED):

@@ -20,6 +20,7 @@ from quantkit.qtypes import base
 from quantkit.recipes.recipe import MethodChoice, Recipe
 
 METHOD_KEY = "quantkit.method"
+OUTPUT_OF_T5 = "attn_o.weight"  # counted among no kind by llama-quantize
 REFIT_KEY = "quantkit.refit"  # of a file whose norms may differ from the source's
 
 
@@ -39,7 +40,7 @@ def with_layouts(drafts: Sequence[Unit], recipe: Recipe) -> list[Unit]:
 def _has_inputs(draft: Unit) -> bool:
     """Whether a tensor is quantized and made of rows of linears of the blocks, or is the head or the embedding."""
     tensor = draft.tensor
-    inside = tensor.layer is not None and tensor.role in LINEAR
+    inside = tensor.layer is not None and (tensor.role in LINEAR or tensor.name.endswith(OUTPUT_OF_T5))
     place = inside or tensor.role is Role.OUTPUT or is_embedding(tensor)
     return place and _is_linear(tensor) and base.get(draft.word).widen is None
 

@@ -165,13 +165,13 @@ class _Chooser:
     def _subject(self, tensor: ModelTensor) -> Subject:
         """Count the tensor and place it among its kind. With experts the layer is the place: blocks may mix."""
         kind = _COUNTED.get(tensor.role)
-        index, count, counted = tensor.layer, self._facts.blocks, None
+        index, count, counted = tensor.layer, self._model.shape.blocks, None
         if kind is not None:
             if kind == "attn_v" or self._facts.experts <= 1 or tensor.layer is None:
                 index = self._reached[kind]
             counted = self._reached[kind]
             self._reached[kind] += 1
-            count = self._total[kind] if kind == "attn_v" else count
+            count = self._total[kind] if kind == "attn_v" else self._facts.blocks
         return Subject(
             name=tensor.name,
             role=Role.OUTPUT if self._tied and tensor.role is Role.TOKEN_EMBD else tensor.role,

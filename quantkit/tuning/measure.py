@@ -121,10 +121,14 @@ class _Measuring:
         rows = likely_rows(_counts(task.judged, task.model.rows), TABLE_ROWS)
         self._head = next((_Table(u, rows) for u in units if is_head(u, task.plan)), None)
         self._embedding = next((_Table(u, rows) for u in units if u.tensor.role is Role.TOKEN_EMBD), None)
-        tokens = task.judged.tokens.size
+        tokens, (windows, seqlen) = task.judged.tokens.size, task.judged.tokens.shape
+        self._predictions = windows * (seqlen - task.model.skeleton.predicts_from(seqlen))
         if self._head is not None:
             self._read = task.model.new_activations((tokens, self._head.unit.tensor.cols))
             self._variances = torch.empty((tokens, len(rows.rows)))
+            if self._predictions < tokens:  # nothing is predicted at the others
+                self._read.zero_()
+                self._variances.zero_()
         self._embedded: list[Tensor] = []
         self._walked, self._passes = 0, 0
 
@@ -241,7 +245,7 @@ class _Measuring:
         """Add up what a block's probes saw, and forget them."""
         for number, probe in enumerate(self._probes.pop(index, ())):
             mine = [one[number] for one in results if number in one]
-            cost = probe.cost(mine, self._task.judged.tokens.size)
+            cost = probe.cost(mine, self._predictions)
             self.costs[probe.unit] = self.costs.get(probe.unit, np.zeros(len(cost))) + cost
 
     def embedding(self, gradients: Tensor) -> None:
@@ -263,7 +267,7 @@ class _Measuring:
                 self._put(embedding, self._of_embedding(pool, embedding, found))
 
     def _put(self, table: _Table, squares: F64) -> None:
-        self.costs[table.unit.name] = squares / (2 * self._task.judged.tokens.size)
+        self.costs[table.unit.name] = squares / (2 * self._predictions)
 
     def _of_embedding(self, pool: Workers, table: _Table, found: Downstream) -> F64:
         """Rounded by the gradients of one half of the samples, judged by those of the other, both ways."""

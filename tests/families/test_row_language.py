@@ -360,7 +360,6 @@ def test_a_family_for_gguf_alone_is_refused_elsewhere(family: Family) -> None:
 
 # One family for each reason -> a checkpoint of its own.
 UNWALKED = {
-    "t5": "flan-t5", "t5_encoder": "t5-encoder",
     "gemma4_assistant": "gemma-4-assistant",
     "nemotron_puzzle": "nemotron-puzzle",
 }  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 from activations import round_inputs
+from artifacts import CALIBRATION
 from comparisons import FLOAT32, distance, same
 from encoder_table import ENCODERS, Encoder
 from expected import decoded, quantization
@@ -29,6 +30,10 @@ from transformers.pytorch_utils import Conv1D
 import quantkit
 from quantkit.families.describe import find_family
 from quantkit.families.known import known_families
+from quantkit.recipes.read import load_recipe
+from quantkit.recipes.recipe import Overrides, override
+
+TEXT = {"calib": (CALIBRATION[1],), "samples": 4, "seqlen": 32}
 
 # Served family -> its small checkpoints, each in one scheme: these go round.
 LOADED: dict[str, dict[str, str]] = {
@@ -128,7 +133,8 @@ def made(name: str, recipe: str, folder: Path, keep: tuple[str, ...] = ()) -> tu
 
 def made_of(source: Path, recipe: str, folder: Path, keep: tuple[str, ...] = ()) -> tuple[Path, bool]:
     """The artifact of a checkpoint, likewise."""
-    request = quantkit.Request(str(source), (recipe,), method="rtn", keep=keep)
+    text = TEXT if override(load_recipe(recipe), Overrides(method="rtn")).needs_calibration else {}
+    request = quantkit.Request(str(source), (recipe,), method="rtn", keep=keep, **text)
     prepared = quantkit.prepare(request)
     [said] = [v for v in quantkit.consumer_verdicts(prepared.plans[0]) if v.consumer == "transformers"]
     prepared.checkpoint.close()
@@ -188,7 +194,7 @@ def test_experts_of_llama_4_become_linears_of_their_own(recipe: str, tmp_path: P
 T5_READS = {"input_ids": torch.arange(3, 43)[None], "decoder_input_ids": torch.arange(60, 43, -1)[None]}
 T5_LOADED = [
     ("flan-t5", "w8a8"), ("flan-t5", "fp8-native"), ("flan-t5", "int8"), ("flan-t5", "nf4"), ("umt5", "fp8"),
-    ("t5-encoder", "w8a8"), ("t5-encoder", "int8"),
+    ("t5-encoder", "w8a8"), ("t5-encoder", "int8"), ("flan-t5", "w8a8-smooth"), ("t5-encoder", "w8a8-smooth"),
 ]  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from quantkit.calibration.text.templates import ChatTemplate, Conversation, read
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.extras import require_installed
+from quantkit.families.describe import find_family
+from quantkit.families.layers import DECODING
 from quantkit.jsontext import utf8
 from quantkit.source import Checkpoint
 from quantkit.tokenizer.own import open_source_tokenizer
@@ -50,7 +52,17 @@ def model_tokens(checkpoint: Checkpoint, rows: int) -> Tokens:
     end = end[0] if isinstance(end, list) and end else end
     separator = end if isinstance(end, int) and not isinstance(end, bool) and 0 <= end < rows else None
     chat = read_chat_template(checkpoint) is not None
-    return Tokens(plain, rows, whole[0] if start else None, separator, chat)
+    return Tokens(plain, rows, whole[0] if start else None, separator, chat, _middle(checkpoint, separator))
+
+
+def _middle(checkpoint: Checkpoint, end: int | None) -> tuple[int, int] | None:
+    """What ends a source and begins a target, as transformers puts them; None for a model that has no decoder beside
+    an encoder."""
+    hparams = find_family(checkpoint.config).family.hparams(checkpoint.config)
+    if not hparams.number(DECODING):
+        return None
+    start = int(hparams.required("decoder_start_token_id"))
+    return start if end is None else end, start
 
 
 def require_readable(specs: Iterable[str]) -> None:

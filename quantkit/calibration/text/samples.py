@@ -56,7 +56,8 @@ class Tokens:
 
     `bos` is put before every document and at the start of every window, None for models that have none; then
     `separator` (the end-of-text token, if there is one) stands between documents. `size` is the number of embedding
-    rows. `chat` says that the model comes with a chat template.
+    rows. `chat` says that the model comes with a chat template. `middle` is what ends the source and what begins the
+    target of a model with an encoder and a decoder, None for others.
     """
 
     encode: Encoder
@@ -64,6 +65,7 @@ class Tokens:
     bos: int | None = None
     separator: int | None = None
     chat: bool = False
+    middle: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,19 @@ class DataRecord:
 @dataclass(frozen=True)
 class Samples:
     """Windows of tokens, int32 (n, seqlen), at positions `start`, start + 1, ... of `record.ids`. `documents` are the
-    numbers of the first and the last document of which each holds something, () where nobody knows."""
+    numbers of the first and the last document of which each holds something, () where nobody knows. `middle` is that
+    of the model's tokens: then the first half of a window is read by an encoder, the other by a decoder."""
 
     tokens: I32
     record: DataRecord
     start: int = 0
     documents: tuple[tuple[int, int], ...] = ()
+    middle: tuple[int, int] | None = None
+
+    @property
+    def first(self) -> int:
+        """The first token of a window whose prediction counts: a decoder's, where an encoder reads what is before."""
+        return 0 if self.middle is None else source_length(self.tokens.shape[1])
 
     def part(self, start: int, stop: int) -> Samples:
         """The samples at positions [start, stop) of these. Cut at multiples of 64 for bit-equal merges."""
@@ -133,7 +142,7 @@ class Samples:
             repeated=len(tokens) - len(np.unique(tokens, axis=0)),
             ids=self.record.ids[self.start + start : self.start + stop],
         )
-        return Samples(tokens, record, documents=self.documents[start:stop])
+        return Samples(tokens, record, documents=self.documents[start:stop], middle=self.middle)
 
     def apart(self, last: int) -> tuple[Samples, Samples, bool]:
         """Windows to learn from, the `last` ones to judge by, and whether no document is in both: windows that share
@@ -166,6 +175,7 @@ def select_samples(
     All documents form one stream, each after `bos` (unless it begins with it, as chat templates write it) or between
     separators; windows are consecutive pieces of the stream, a rest shorter than one is left out, and `bos` replaces
     the first token of every window. This is how llama-imatrix cuts a file, so the same file gives the same tokens.
+    Where an encoder reads the first half of a window, and a decoder the other, `middle` replaces the tokens there.
     Chosen are the windows whose number has the smallest SHA-256 of (seed, number); they keep their order.
     Raises InputError when there is not one window, or a token has no embedding; `option` is the name of `seqlen`.
     """
@@ -188,6 +198,7 @@ def select_samples(
     chosen = cut[list(ids)]
     if tokens.bos is not None:
         chosen[:, 0] = tokens.bos
+    chosen = _parted(chosen, tokens.middle)
     held = _documents([len(each) for each in encoded], ids, seqlen)
     record = DataRecord(
         name=texts.name,
@@ -208,7 +219,21 @@ def select_samples(
         parts=texts.parts,
         seen=_seen(texts, held),
     )
-    return Samples(chosen, record, documents=held)
+    return Samples(chosen, record, documents=held, middle=tokens.middle)
+
+
+def source_length(seqlen: int) -> int:
+    """How many tokens of a window an encoder reads: the decoder reads as many, or one more."""
+    return seqlen // 2
+
+
+def _parted(windows: I32, middle: tuple[int, int] | None) -> I32:
+    """Windows with the tokens that end a source and begin a target, in the place of two of the text."""
+    if middle is None:
+        return windows
+    parted, at = windows.copy(), source_length(windows.shape[1])
+    parted[:, at - 1 : at + 1] = middle
+    return parted
 
 
 def fingerprint(document: str) -> str:
@@ -268,7 +293,7 @@ def with_random(samples: Samples, size: int, count: int) -> Samples:
     windows = drawn.astype(np.int32).reshape(count, seqlen)
     if samples.record.bos is not None:
         windows[:, 0] = samples.record.bos
-    return beside(samples, windows)
+    return beside(samples, _parted(windows, samples.middle))
 
 
 def beside(samples: Samples, windows: I32) -> Samples:
@@ -282,7 +307,7 @@ def beside(samples: Samples, windows: I32) -> Samples:
         token_sha256=_token_sha256(tokens),
         ids=numbers,
     )
-    return Samples(tokens, record)
+    return Samples(tokens, record, middle=samples.middle)
 
 
 def samples_of(windows: I32, name: str = "tokens") -> Samples:

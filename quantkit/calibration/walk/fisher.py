@@ -161,7 +161,9 @@ class _Passes:
         gradients = self._new(read.shape[-1])
         step = max(1, LOGITS_BYTES // (4 * linear.rows))
         count, seqlen = self._ids.shape
-        tasks = [(sample, start) for sample in range(count) for start in range(0, seqlen, step)]
+        begin = self._model.skeleton.predicts_from(seqlen)
+        gradients[:, :begin] = 0
+        tasks = [(sample, start) for sample in range(count) for start in range(begin, seqlen, step)]
         into = Accumulator(linear.cols, gram=True, device=self._model.device)
         local = threading.local()
 
@@ -187,7 +189,7 @@ class _Passes:
                 squares += square
             self._model.settle()
         assert into.sums.gram is not None
-        return gradients, into.sums.gram, float(squares) / self._ids.numel()
+        return gradients, into.sums.gram, float(squares) / (count * (seqlen - begin))
 
     def _backward(self, index: int, gradients: Tensor) -> None:
         """Gradients at what a block gives become those at what it reads."""
@@ -224,13 +226,14 @@ class _Passes:
         local = threading.local()
 
         def leaf(module: nn.Module, args: object, output: Tensor) -> None:
-            local.given = output.requires_grad_()
+            local.given.append(output.requires_grad_())
 
         def back(chunk: slice) -> Tensor:
+            local.given = []  # what is looked up of a source, and of a target behind it
             with torch.enable_grad():
                 hidden, _ = self._embedded(chunk)
-                (gradient,) = torch.autograd.grad(hidden, local.given, gradients[chunk].to(hidden.device))
-            flat: Tensor = gradient.reshape(-1, gradient.shape[-1])
+                found = torch.autograd.grad(hidden, local.given, gradients[chunk].to(hidden.device))
+            flat: Tensor = torch.cat(found, 1).reshape(-1, found[0].shape[-1])
             return flat
 
         hook = self._model.skeleton.model.get_input_embeddings().register_forward_hook(leaf)

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 KINDS: Mapping[str, str] = {
     "deepseek_ocr": "deepseek_ocr2_text", "exaone4_5_text": "exaone4", "qwen3_asr_text": "qwen3",
 }  # fmt: skip
-# Those whose classes AutoModel does not find.
+# Those whose classes AutoModel does not find, or finds with a decoder.
 CLASSES: Mapping[str, str] = {
     "deepseek_ocr2_text": "DeepseekOcr2TextModel",
+    "mt5": "MT5EncoderModel",
     "paddleocr_vl_text": "PaddleOCRTextModel",
     "qwen2_5_omni_text": "Qwen2_5OmniThinkerTextModel",
     "qwen3_omni_moe_text": "Qwen3OmniMoeThinkerTextModel",
+    "t5": "T5EncoderModel",
+    "umt5": "UMT5EncoderModel",
 }
 # Parts that no logits go through: what reads the first token alone, and is not in every file; what makes tokens of
 # images.
@@ -83,4 +86,11 @@ def headed(config: Any) -> Headed:
 
     name = CLASSES.get(config.model_type)
     build = transformers.AutoModel.from_config if name is None else getattr(transformers, name)._from_config
-    return Headed(build(config, dtype=torch.float32, attn_implementation="sdpa"))
+    return Headed(one_table(build(config, dtype=torch.float32, attn_implementation="sdpa")))
+
+
+def one_table(model: Any) -> Any:
+    """A model that looks up tokens in one module, where T5 has tables for each stack beside that of all."""
+    if hasattr(model, "shared"):
+        model.set_input_embeddings(model.shared)
+    return model

@@ -281,7 +281,8 @@ def resident_block(model: BlockModel, index: int, arguments: Arguments) -> Resid
     module, prefix = load_block(model.checkpoint, model.skeleton, index, model.device)
     local = threading.local()
     forward = _forward(module, local, arguments)
-    resident = Resident(prefix, module, find_linears(model.checkpoint, module, prefix), forward, local)
+    linears = find_linears(model.checkpoint, module, prefix)
+    resident = Resident(prefix, module, linears, forward, local, arguments.last)
     return remember(observe(resident), model.endings)
 
 

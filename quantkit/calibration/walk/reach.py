@@ -51,10 +51,9 @@ def far_sites(resident: Resident, hidden: Tensor, sites: Sequence[Site]) -> tupl
         output, traced = resident.trace(hidden.detach().requires_grad_(), frozenset(names))
         assert output is not None
         known = [name for name in names if name in traced.outputs and traced.outputs[name].requires_grad]
-        noise = _noise(output[:, -1], SEED)
-        found = torch.autograd.grad(
-            (output[:, -1] * noise).sum(), [traced.outputs[name] for name in known], allow_unused=True
-        )
+        last = output[:, resident.last(hidden.shape[1])]
+        noise = _noise(last, SEED)
+        found = torch.autograd.grad((last * noise).sum(), [traced.outputs[name] for name in known], allow_unused=True)
     reaching = {name for name, one in zip(known, found, strict=True) if one is not None and _earlier(one, hidden)}
     far, ends = [], None
     for site in reversed(sites):
@@ -76,34 +75,37 @@ def token_weights(resident: Resident, hidden: Tensor, far: Sequence[Far], seeds:
     wanted = Wanted(frozenset(ends) | {one.site.name for one in far}, only=True)
     with torch.enable_grad():
         _, traced = resident.trace(hidden.detach().requires_grad_(), frozenset(names), wanted)
-        total = hidden.new_zeros(())
+        gradients: dict[str, Tensor | None] = {}
         for name in sorted(ends):
-            given = traced.inputs[name].reshape(*hidden.shape[:2], -1)
+            given = traced.inputs[name].reshape(len(hidden), -1)
             noise = torch.stack([_noise(one, SEED + seed) for one, seed in zip(given, seeds, strict=True)])
-            total = total + (given * noise).sum()
-        known = [name for name in names if name in traced.outputs]
-        found = torch.autograd.grad(total, [traced.outputs[name] for name in known], allow_unused=True)
-    gradients = dict(zip(known, found, strict=True))
+            known = [n for one in far if one.ends.name == name for n in one.site.linears if n in traced.outputs]
+            outputs = [traced.outputs[n] for n in known]
+            found = torch.autograd.grad((given * noise).sum(), outputs, allow_unused=True, retain_graph=len(ends) > 1)
+            gradients |= zip(known, found, strict=True)
     return {one.site.name: _counts(one.site, traced.inputs[one.site.name], gradients, hidden) for one in far}
 
 
 def _counts(site: Site, inputs: Tensor, gradients: Mapping[str, Tensor | None], hidden: Tensor) -> Tensor:
-    """1 + c w for all tokens, (tokens,). In float64: squares of small gradients leave no room for c in float32."""
-    n, seqlen = hidden.shape[:2]
-    weights = hidden.new_zeros((n, seqlen), dtype=torch.float64)
+    """1 + c w for all tokens that the site reads, (tokens,). In float64: squares of small gradients leave no room for c
+    in float32."""
+    n = len(hidden)
+    energy = inputs.detach().reshape(n, inputs.numel() // (n * site.cols), -1).to(torch.float64).square().sum(-1)
+    weights = torch.zeros_like(energy)
     for name in site.linears:
         gradient = gradients.get(name)
         if gradient is not None:
-            weights += gradient.reshape(n, seqlen, -1).to(torch.float64).square().sum(-1)
-    energy = inputs.detach().reshape(n, seqlen, -1).to(torch.float64).square().sum(-1)
+            weights += gradient.reshape(*energy.shape, -1).to(torch.float64).square().sum(-1)
     weighed = (weights * energy).sum(1, keepdim=True)
     ratio = torch.where(weighed > 0, energy.sum(1, keepdim=True) / weighed, torch.zeros_like(weighed))
     return (1 + ratio * weights).to(hidden.dtype).reshape(-1)
 
 
 def _earlier(gradient: Tensor, hidden: Tensor) -> bool:
-    """Whether a gradient, of the last token's output, is there at earlier tokens."""
-    squares = gradient.reshape(*hidden.shape[:2], -1).square().sum((0, 2))
+    """Whether a gradient, of the last token's output, is there at earlier tokens. The linear gives (n, tokens, rows),
+    where a block has an encoder's tokens and a decoder's not as many as `hidden`."""
+    tokens = gradient.shape[1] if gradient.shape[:1] == hidden.shape[:1] and gradient.ndim == 3 else hidden.shape[1]
+    squares = gradient.reshape(len(hidden), tokens, -1).square().sum((0, 2))
     return bool(squares[:-1].sum() > NEGLIGIBLE * squares[-1])
 
 

@@ -174,6 +174,7 @@ class _Fit:
         self._expected = self._outputs()
         found = self._embedded(self._file)
         self._hidden = found.hidden
+        self._begin = self._file.skeleton.predicts_from(found.hidden.shape[1])
         size = 4 * sum(value.numel() for block in self._file.skeleton.blocks for value in block.parameters())
         self._blocks = _Blocks(self._file, self._moving, found.arguments, size <= REFIT_KEPT_BYTES)
         self._heads = load_head(self._original), load_head(self._file)
@@ -190,6 +191,11 @@ class _Fit:
         values = {name: one.now().numpy() for name, one in self._moving.items()}
         windows = {window for batch in batches for window in batch}
         return Refitted(values, before, self._judge(), len(windows) * self._samples.tokens.shape[1])
+
+    @property
+    def _predicted(self) -> int:
+        """How many predictions of a window count."""
+        return int(self._hidden.shape[1]) - self._begin
 
     def _unmoved(self, name: str, add: float) -> _Moving:
         ref = self._original.checkpoint.ref(name)
@@ -231,7 +237,7 @@ class _Fit:
         sums = np.zeros(self._judged)
         for piece in self._at_head(windows, hidden):
             sums[piece.row] += piece.divergence
-        found: F64 = sums / hidden.shape[1]
+        found: F64 = sums / self._predicted
         return found
 
     def _gradients(self, batch: Sequence[int], kept: Sequence[Tensor], gradients: Tensor) -> dict[str, Tensor]:
@@ -248,7 +254,7 @@ class _Fit:
         for index in reversed(range(len(self._file.steps))):
             for own in self._backward(index, kept[index], gradients):
                 _add(sums, own)
-        return {name: (one / (len(batch) * self._hidden.shape[1])).float() for name, one in sums.items()}
+        return {name: (one / (len(batch) * self._predicted)).float() for name, one in sums.items()}
 
     def _at_head(self, windows: Sequence[int], read: Tensor, gradients: Tensor | None = None) -> Iterator[_Piece]:
         """How far the file's predictions are from the original's, from what its head reads (windows, seqlen, hidden);
@@ -271,8 +277,10 @@ class _Fit:
             gradients[row, place] = found.to(gradients.device)
             return _Piece(row, float(apart.detach()), _present(vectors, own))
 
-        seqlen = read.shape[1]
-        return self._waves(piece, [(row, start) for row in range(len(windows)) for start in range(0, seqlen, step)])
+        if gradients is not None:
+            gradients[:, : self._begin] = 0
+        starts = range(self._begin, read.shape[1], step)
+        return self._waves(piece, [(row, start) for row in range(len(windows)) for start in starts])
 
     def _log(self, head: Resident, hidden: Tensor) -> Tensor:
         """Logarithms of what a head predicts, (tokens, vocabulary)."""

@@ -71,7 +71,7 @@ class Resident:
     `prefix` is its name ("model.layers.3."), put before the names of parameters inside `module`. `forward` takes
     float32 (batch, seqlen, hidden) and returns the block's output. `local` holds, per thread, the inputs of linears
     and the outputs that earlier runs have left while it runs, and as `cache` what stands for the key/value cache where
-    one is wanted.
+    one is wanted. `last` says which of seqlen tokens is the last that the block makes anew.
     """
 
     prefix: str
@@ -79,6 +79,7 @@ class Resident:
     linears: Mapping[str, Linear]
     forward: Callable[[Tensor], Tensor]
     local: threading.local = field(default_factory=threading.local)
+    last: Callable[[int], int] = lambda seqlen: seqlen - 1
 
     @property
     def name(self) -> str:

@@ -9,24 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, needs_no_head, stored_head
 from quantkit.families.hparams import CONFIG_HINT, Hparams, nested_part
-from quantkit.families.layers import KINDS, PASSES, TWO_STACKS, block_count, trunk_of
+from quantkit.families.layers import DECODING, KINDS, PASSES, TWO_STACKS, block_count, trunk_of
 from quantkit.families.linears import further_blocks, require_walked
 from quantkit.families.mapping import check_shapes
 from quantkit.families.names import expert_of
-from quantkit.families.rows import Family
+from quantkit.families.rows import Family, Stack
 from quantkit.source import Checkpoint
 from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.units import counted
 from quantkit.untrusted import shown
 
-LAYERS = "num_hidden_layers"
+LAYERS, DECODER_LAYERS = "num_hidden_layers", "num_decoder_layers"
 VECTOR_VALUES = 64
 MAX_LAYERS = 1024  # blocks are built on the meta device, some milliseconds each; published models have up to 126
 MAX_PASSES = 1 << 12  # of all layers together, where text goes through them again and again; published: 128
@@ -101,6 +101,8 @@ def model_settings(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo])
     settings = {key: value for key, value in settings.items() if key in COMPUTES | family.computes}
     if family.embeds:
         settings[TIED] = True  # what it computes are vectors, whatever head the checkpoint has
+    elif hparams.number(DECODING):
+        pass  # it says whether outputs are scaled, and nothing of the head
     elif stored_head(tensors):
         settings[TIED] = False
     elif needs_no_head(config, tensors):
@@ -199,8 +201,11 @@ def _text_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def _count_layers(
     family: Family, hparams: Hparams, settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
 ) -> int:
-    """How many layers the tensors make; config.json has to say the same. Blocks after the last layer, which predict
-    further tokens, are none."""
+    """How many layers the tensors make, those of the first where there are several stacks; config.json has to say the
+    same. Blocks after the last layer, which predict further tokens, are none."""
+    if family.stacks:
+        first, *_ = [_count_stack(family, stack, hparams, tensors) for stack in family.stacks]
+        return first
     key = next((key for key in (LAYERS, *_spelled(family, LAYERS)) if key in settings), LAYERS)
     said = block_count(hparams) if hparams.flag(TWO_STACKS) else settings.get(key)
     layers = said if isinstance(said, int) and not isinstance(said, bool) and 0 < said <= MAX_LAYERS else 0
@@ -210,7 +215,23 @@ def _count_layers(
     if 0 < layers < count:
         count -= min(count - layers, further_blocks(family, hparams))
         numbers = {number for number in numbers if number < count}
-    said = count if said is None else said
+    _require_whole(key, count if said is None else said, numbers, count)
+    return count
+
+
+def _count_stack(family: Family, stack: Stack, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> int:
+    """The same for a stack with names of its own, of which config.json says how many layers it has."""
+    begin = stack.source.partition("{}")[0]
+    inside = (name[len(begin) :] for name in map(family.source_name, tensors) if name.startswith(begin))
+    numbers = {int(text) for name in inside if (text := name.partition(".")[0]).isdecimal() and len(text) < 7}
+    key = DECODER_LAYERS if stack.before(hparams) else next(_spelled(family, LAYERS), LAYERS)
+    count = max(numbers, default=-1) + 1
+    _require_whole(key, stack.count(hparams), numbers, count)
+    return count
+
+
+def _require_whole(key: str, said: object, numbers: Set[int], count: int) -> None:
+    """Raise InputError for layers that are not those of config.json, or not all there, UnsupportedError for too many"""
     if isinstance(said, bool) or said != count or not count:
         what = f"is {shown(str(said)[:100])}, the checkpoint has {counted(count, 'layer')}"
         raise _contradiction(key, what, "is a shard missing?")
@@ -221,7 +242,6 @@ def _count_layers(
     if count > MAX_LAYERS:
         message = f"the checkpoint has {count:,} layers, at most {MAX_LAYERS:,} can be run"
         raise UnsupportedError(message, key=key, hint="quantize without calibration data")
-    return count
 
 
 def _spelled(family: Family, name: str) -> Iterator[str]:

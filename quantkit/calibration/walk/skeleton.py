@@ -20,12 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantkit.calibration.text.samples import source_length
 from quantkit.calibration.walk.carried import VECTOR, Carried, carried_by
 from quantkit.calibration.walk.cycles import Cycles, cycles_of, stacks_of
-from quantkit.calibration.walk.headed import KINDS, headed
+from quantkit.calibration.walk.headed import KINDS, headed, one_table
+from quantkit.calibration.walk.lookups import look_up
+from quantkit.calibration.walk.paired import SHARING, Paired, ask, is_paired, paired, predicted, with_distances
 from quantkit.calibration.walk.settings import model_settings
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
+from quantkit.families.heads import stored_head
 from quantkit.families.positions import last_position_of
 from quantkit.source import Checkpoint
 from quantkit.untrusted import shown
@@ -38,7 +42,7 @@ GIVE_TUPLES = {
 }  # fmt: skip
 SLOPES = "alibi"  # Bloom's, one for each sequence and head: (sequences * heads, 1, tokens)
 ALONE = ("indexer", "compressor")  # of attention that looks at every sequence by itself
-BLOCKS = ("layers", "h", "blocks", "layer")
+BLOCKS = ("layers", "h", "blocks", "layer", "block")
 STACKS = ("encoder", "transformer")  # parts that the blocks of BERT and DistilBERT lie in
 OF_BLOCKS = "embed_tokens_per_layer"
 MAX_BUFFER = 1 << 24  # values of a buffer that is computed: rotary frequencies have about a hundred
@@ -61,7 +65,7 @@ class Skeleton:
     blocks: tuple[nn.Module, ...]
     steps: tuple[int, ...]
     calls: threading.local
-    carried: Carried | Cycles | None = None
+    carried: Carried | Cycles | Paired | None = None
     positions: int = 0
 
     @property
@@ -69,6 +73,10 @@ class Skeleton:
         layers = layers_of(self.model)
         assert layers is not None, "build_skeleton has seen to it"
         return layers
+
+    def predicts_from(self, seqlen: int) -> int:
+        """The first token of a window at which something is predicted: a decoder's, where an encoder reads the rest."""
+        return source_length(seqlen) if isinstance(self.carried, Paired) else 0
 
     @property
     def tables(self) -> tuple[nn.Embedding, ...]:
@@ -103,17 +111,26 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     layers = layers_of(model)
     if layers is None:
         raise UnsupportedError(f"{type(model).__name__} has no list of blocks", hint="quantize without calibration")
+    if is_paired(model) and stored_head(checkpoint.tensors()):
+        model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))  # tied whatever config.json says
     blocks = tuple(copy.deepcopy(layer) for layer in layers)
     cycles = cycles_of(decoder_of(model))
     steps = cycles.steps if cycles else tuple(range(len(blocks)))
+    pair = paired(model) if is_paired(model) else None
+    begins = pair.begins if pair else (cycles.begins if cycles else 0,)
     calls = threading.local()
-    for layer in layers:
-        record = partial(_record, calls, len(steps), cycles.begins if cycles else 0)
-        length = GIVE_TUPLES.get(type(layer).__name__)
-        layer.forward = record if length is None else partial(_first, record, length)
     positions = last_position_of(family, family.numbers(checkpoint.config, checkpoint.tensors()))
-    carried = cycles or carried_by(decoder_of(model).config, blocks)
+    carried = pair or cycles or carried_by(decoder_of(model).config, blocks)
     skeleton = Skeleton(model, blocks, steps, calls, carried, positions)
+    for index, layer in enumerate(layers):
+        record = partial(_record, calls, len(steps), begins)
+        length, first = GIVE_TUPLES.get(type(layer).__name__), layers[max(n for n in (0, *begins) if n <= index)]
+        if type(layer).__name__ in SHARING:
+            if layer is first:
+                look_up(layer, f"{skeleton.name_of(layer)}.", checkpoint, torch.device("cpu"))
+            layer.forward = with_distances(record, first.get_submodule("layer.0.SelfAttention"))
+        else:
+            layer.forward = record if length is None else partial(_first, record, length)
     for table in skeleton.tables:
         table.padding_idx = None  # of the rows that are put in, which may be fewer
     return skeleton
@@ -127,6 +144,8 @@ def decoder_of(model: Any) -> Any:
 
 def layers_of(model: Any) -> Sequence[nn.Module] | None:
     """The blocks of a model, under any of the names that classes give them."""
+    if is_paired(model):
+        return *model.encoder.block, *model.decoder.block
     decoder = decoder_of(model)
     stacks = stacks_of(decoder)
     if stacks is not None:
@@ -147,7 +166,14 @@ def _build(kind: str, settings: Mapping[str, Any], *, vectors: bool) -> Any:
     """The model's class on the meta device, without the head of an encoder that gives `vectors`. Whatever transformers
     says about bad numbers becomes one error."""
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+    from transformers import (
+        CONFIG_MAPPING,
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+    )
 
     kind = KINDS.get(kind, kind)
     if kind not in CONFIG_MAPPING:
@@ -157,6 +183,10 @@ def _build(kind: str, settings: Mapping[str, Any], *, vectors: bool) -> Any:
         text = CONFIG_MAPPING[kind].sub_configs.get("text_config")  # of a model with vision that says all at its root
         config = text(**settings) if text else AutoConfig.for_model(kind, **settings)
         with torch.device("meta"):
+            if not vectors and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+                return one_table(
+                    AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+                )
             if vectors or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
                 return headed(config)
             return AutoModelForCausalLM.from_config(
@@ -179,14 +209,16 @@ def _fuses(config: Any, model: Any) -> bool:
     return getattr(config, "attn_logit_softcapping", None) is None and getattr(model, "_supports_sdpa", True)
 
 
-def _record(calls: threading.local, count: int, begins: int, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _record(
+    calls: threading.local, count: int, begins: tuple[int, ...], hidden: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
     """Stands for a block at one of `count` steps: notes its arguments; passes its input on, or zeros where the
-    embedding is seen at a later step; gives what was put in."""
-    if len(calls.arguments) == begins:
-        calls.hidden = hidden
+    embedding is seen at a later step; gives what was put in. At `begins` embeddings are seen."""
+    if len(calls.arguments) in begins:
+        calls.hidden.append(hidden)
     calls.arguments.append((args, kwargs))
     if len(calls.arguments) < count:
-        return torch.zeros_like(hidden) if begins else hidden
+        return hidden if 0 in begins else torch.zeros_like(hidden)
     if calls.inject is None:
         raise Reached
     injected: Tensor = calls.inject
@@ -206,7 +238,7 @@ class Arguments:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     batch: int = 1
-    carried: Carried | Cycles | None = None
+    carried: Carried | Cycles | Paired | None = None
     index: int = 0
     alone: bool = False
 
@@ -223,6 +255,10 @@ class Arguments:
         output = block(rows, *self.args, **kwargs)
         given: Tensor = output[0] if isinstance(output, tuple) else output
         return given
+
+    def last(self, seqlen: int) -> int:
+        """The last of the tokens that the block makes anew."""
+        return self.carried.last(self.index, seqlen) if isinstance(self.carried, Paired) else seqlen - 1
 
 
 def _for_each(value: Any, count: int) -> Any:
@@ -268,14 +304,21 @@ def run_on_to_blocks(skeleton: Skeleton, tokens: Tokens, **cache: Any) -> tuple[
 def record_calls(skeleton: Skeleton, rows: Tensor, **settings: Any) -> tuple[Tensor, tuple[Arguments, ...]]:
     """The input of the first block as the model has it, and every block's arguments."""
     calls = skeleton.calls
-    calls.arguments, calls.inject, calls.hidden = [], None, None
+    calls.arguments, calls.inject, calls.hidden = [], None, []
     with suppress(Reached):
-        decoder = decoder_of(skeleton.model)
-        decoder(input_ids=rows, **_positions(decoder, rows), **settings)
-    hidden: Tensor = calls.hidden
+        _ask(skeleton.model, rows, **settings)
+    hidden: Tensor = calls.hidden[0] if len(calls.hidden) == 1 else torch.cat(calls.hidden, 1)
     found = tuple(_called(skeleton, step, len(rows), *said) for step, said in enumerate(calls.arguments))
-    calls.arguments, calls.hidden = [], None
+    calls.arguments, calls.hidden = [], []
     return hidden, found
+
+
+def _ask(model: Any, rows: Tensor, **settings: Any) -> None:
+    if is_paired(model):
+        ask(model, rows, **settings)
+    else:
+        decoder = decoder_of(model)
+        decoder(input_ids=rows, **_positions(decoder, rows), **settings)
 
 
 def _positions(decoder: Any, rows: Tensor) -> dict[str, Tensor]:
@@ -309,8 +352,11 @@ def run_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:
 def _through_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:
     calls = skeleton.calls
     given = hidden if skeleton.carried is None else skeleton.carried.hidden_of(hidden)
-    calls.arguments, calls.inject, calls.hidden = [], given, None
+    calls.arguments, calls.inject, calls.hidden = [], given, []
     ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+    if isinstance(skeleton.carried, Paired):
+        calls.arguments = [((), {})] * skeleton.carried.encoding  # of blocks that are not asked
+        return predicted(skeleton.model, given, ids)
     logits: Tensor = skeleton.model(input_ids=ids, use_cache=False).logits
     return logits
 

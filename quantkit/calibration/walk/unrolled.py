@@ -33,6 +33,12 @@ class Activations:
     reference: Tensor | None = None
     high: tuple[Tensor, ...] = ()
 
+    def behind(self, first: int) -> Activations:
+        """Those of the tokens from `first` on, where they are."""
+        if not first:
+            return self
+        return Activations(self.candidate[:, first:], None if self.reference is None else self.reference[:, first:])
+
 
 @dataclass(frozen=True)
 class Starts:

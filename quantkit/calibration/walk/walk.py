@@ -349,6 +349,8 @@ def _visit_block(
     is_head = index == walk.model.count
     between_stacks(walk.model, index, activations)
     resident = load_head(walk.model) if is_head else resident_block(walk.model, index, arguments[index])
+    if is_head:
+        activations = activations.behind(walk.model.skeleton.predicts_from(activations.candidate.shape[1]))
     view = BlockView(walk, index, resident, activations)
     view.replace(visit(index, view))
     view.leave()

@@ -11,8 +11,9 @@ from typing import Any
 
 from quantkit.families import encoders, keys
 from quantkit.families.backwards import not_read
+from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams
-from quantkit.families.layers import flagged, not_
+from quantkit.families.layers import DECODING, flagged, not_
 from quantkit.families.roles import Role
 from quantkit.families.rows import Drop, Family, Stack, T, TokenizerRules
 from quantkit.families.spellings import Rename
@@ -64,7 +65,8 @@ CROSS = (
     *attention("layer.1.EncDecAttention", "cross_"),
 )
 ENCODER = Stack("encoder.block.{}.", "enc.blk.{}.", lambda h: h.count("num_hidden_layers"), (*SELF, *mlp("layer.1")))
-DECODER = Stack("decoder.block.{}.", "dec.blk.{}.", lambda h: h.count(DECODER_LAYERS), (*SELF, *CROSS, *mlp("layer.2")))
+DECODER = Stack("decoder.block.{}.", "dec.blk.{}.", lambda h: h.count(DECODER_LAYERS), (*SELF, *CROSS, *mlp("layer.2")),
+                before=lambda h: h.count("num_hidden_layers"))  # fmt: skip
 EMBEDDING = T("shared.weight", "token_embd.weight", Role.TOKEN_EMBD, "vocab_size hidden_size")
 SIZES: tuple[keys.KeyRow, ...] = (
     keys.Key("context_length", "u32", "n_positions", default=512),
@@ -81,16 +83,41 @@ ATTENTION: tuple[keys.KeyRow, ...] = (
 )
 
 
+def mlp_folds(layer: str) -> tuple[Fold, ...]:
+    """Where scales can be moved in the MLP of a block: the second part of an encoder's, the third of a decoder's."""
+    module = f"{layer}.DenseReluDense"
+    return (
+        Fold(f"{layer}.layer_norm", (f"{module}.wi_0", f"{module}.wi_1"), norm=True),
+        Fold(f"{layer}.layer_norm", (f"{module}.wi",), norm=True),
+        Fold(f"{module}.wi_1", (f"{module}.wo",)),
+    )
+
+
+ENCODER_FOLDS = (
+    Fold("layer.0.layer_norm", tuple(f"layer.0.SelfAttention.{which}" for which in "qkv"), norm=True),
+    Fold("layer.0.SelfAttention.v", ("layer.0.SelfAttention.o",)),
+    *mlp_folds("layer.1"),
+)
+FOLDS = (  # keys and values of the encoder are read in all blocks of the decoder: none has those
+    *ENCODER_FOLDS,
+    Fold("layer.1.layer_norm", ("layer.1.EncDecAttention.q",), norm=True),
+    Fold("layer.1.EncDecAttention.v", ("layer.1.EncDecAttention.o",)),
+    *mlp_folds("layer.2"),
+)
+
+
 def mlp_kind(hparams: Hparams) -> Mapping[str, Any]:
-    """Whether the MLPs have a gate, and as many layers of the decoder as config.json says."""
+    """Whether the MLPs have a gate, and the context that the model was made for: its distances go on for ever."""
     gated = str(hparams.values.get("feed_forward_proj")).startswith("gated-")
-    decoder = hparams.values.get(DECODER_LAYERS)
-    return {
-        "is_gated_act": gated,
-        DECODER_LAYERS: hparams.count("num_hidden_layers") if decoder is None else decoder,
-        "max_position_embeddings": hparams.values.get("n_positions", 512),
-        "decoder_start_token_id": hparams.values.get("decoder_start_token_id", 0),
-    }
+    return {"is_gated_act": gated, "max_position_embeddings": hparams.values.get("n_positions", 512)}
+
+
+def decoder(hparams: Hparams) -> Mapping[str, Any]:
+    """As many layers of the decoder as config.json says, and the token that it starts with."""
+    said = hparams.values.get(DECODER_LAYERS)
+    count = hparams.count("num_hidden_layers") if said is None else said
+    start = hparams.values.get("decoder_start_token_id", 0)
+    return {DECODER_LAYERS: count, DECODING: count, "decoder_start_token_id": start}
 
 
 def of_type(**values: Any) -> dict[str, Any]:
@@ -141,9 +168,13 @@ T5 = Family(
         "d_model": "hidden_size", "d_kv": "head_dim", "d_ff": "intermediate_size", "num_layers": "num_hidden_layers",
         "num_heads": "num_attention_heads",
     },
-    derive=(mlp_kind,),
+    derive=(mlp_kind, decoder),
     tokens=TokenizerRules(pieces=True),
-    unwalked="text goes through decoders that read no encoder",
+    computes=frozenset({
+        "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "relative_attention_num_buckets",
+        "relative_attention_max_distance", "layer_norm_epsilon", "feed_forward_proj", "scale_decoder_outputs",
+    }),
+    folds=FOLDS,
 )  # fmt: skip
 T5_ENCODER = replace(
     T5,
@@ -155,7 +186,8 @@ T5_ENCODER = replace(
     outside=T5.outside[:2],
     stacks=(ENCODER,),
     keys=(*SIZES, *ATTENTION),
-    unwalked="text goes through decoders alone",
+    derive=(mlp_kind,),
+    folds=ENCODER_FOLDS,
     embeds=True,
     spellings=(Rename(r"^transformer\.", ""),),
 )

@@ -36,12 +36,14 @@ class Transformers:
         self.version, self.path, self.threads = str(transformers.__version__), folder, threads
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
-        load = transformers.AutoModelForCausalLM.from_pretrained
         options: dict[str, Any] = {"dtype": torch.float32 if self.exact else "auto"}
+        place = {"local_files_only": True, "trust_remote_code": False}
         try:
-            self._model = load(
-                os.fspath(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, **options
-            ).eval()
+            config = transformers.AutoConfig.from_pretrained(os.fspath(folder), **place)
+            alone = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+            self._paired = not alone and bool(getattr(config, "is_encoder_decoder", False))
+            kind = transformers.AutoModelForSeq2SeqLM if self._paired else transformers.AutoModelForCausalLM
+            self._model = kind.from_pretrained(os.fspath(folder), use_safetensors=True, **place, **options).eval()
         except ImportError as error:
             what = f"transformers does not load {shown(folder.name)} without another package: {_words(error)}"
             raise UnsupportedError(what, hint="install the package that it names", key=method or None) from error
@@ -56,14 +58,20 @@ class Transformers:
         self._model = None
 
     def logits(self, tokens: Sequence[int], places: Sequence[int]) -> Iterator[F32]:
-        """Logits of what follows the tokens at `places`: float32 (n, vocabulary), in one piece."""
+        """Logits of what follows the tokens at `places`: float32 (n, vocabulary), in one piece. An encoder
+        reads what is before the first of the places."""
         import torch
 
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
             with torch.inference_mode():
-                found = self._model(torch.tensor([list(tokens)]), use_cache=False).logits[0, list(places)]
+                ids, begin = torch.tensor([list(tokens)]), places[0] if self._paired else 0
+                given = (
+                    {"input_ids": ids[:, :begin], "decoder_input_ids": ids[:, begin:]} if begin else {"input_ids": ids}
+                )
+                logits = self._model(**given, use_cache=False).logits
+                found = logits[0, [place - begin for place in places]]
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             what = f"transformers does not run {shown(self.path.name)} here: {_words(error)}"
             raise UnsupportedError(what, hint="its kernels may need a GPU", key=TRANSFORMERS) from error
