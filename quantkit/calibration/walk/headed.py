@@ -94,3 +94,12 @@ def one_table(model: Any) -> Any:
     if hasattr(model, "shared"):
         model.set_input_embeddings(model.shared)
     return model
+
+
+def positions_of(decoder: Any, rows: Tensor) -> dict[str, Tensor]:
+    """The positions that RoBERTa's class counts from the ids of tokens, for rows that are no such ids."""
+    embeddings: Any = getattr(decoder, "embeddings", None)
+    if not hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return {}
+    first = embeddings.padding_idx + 1
+    return {"position_ids": torch.arange(first, first + rows.shape[1], device=rows.device).unsqueeze(0)}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from quantkit.calibration.text.samples import source_length
 from quantkit.calibration.walk.carried import VECTOR, Carried, carried_by
 from quantkit.calibration.walk.cycles import Cycles, cycles_of, stacks_of
-from quantkit.calibration.walk.headed import KINDS, headed, one_table
+from quantkit.calibration.walk.headed import KINDS, headed, one_table, positions_of
 from quantkit.calibration.walk.lookups import look_up
 from quantkit.calibration.walk.paired import SHARING, Paired, ask, is_paired, paired, predicted, with_distances
 from quantkit.calibration.walk.settings import model_settings
@@ -318,16 +318,7 @@ def _ask(model: Any, rows: Tensor, **settings: Any) -> None:
         ask(model, rows, **settings)
     else:
         decoder = decoder_of(model)
-        decoder(input_ids=rows, **_positions(decoder, rows), **settings)
-
-
-def _positions(decoder: Any, rows: Tensor) -> dict[str, Tensor]:
-    """The positions that RoBERTa's class counts from the ids of tokens, for rows that are no such ids."""
-    embeddings: Any = getattr(decoder, "embeddings", None)
-    if not hasattr(embeddings, "create_position_ids_from_input_ids"):
-        return {}
-    first = embeddings.padding_idx + 1
-    return {"position_ids": torch.arange(first, first + rows.shape[1], device=rows.device).unsqueeze(0)}
+        decoder(input_ids=rows, **positions_of(decoder, rows), **settings)
 
 
 def _called(skeleton: Skeleton, step: int, batch: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
