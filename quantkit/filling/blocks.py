@@ -51,7 +51,8 @@ def round_blocks(work: Work, inputs: Inputs, scratch: Scratch | None = None) -> 
     naming block and module; the journal keeps what is finished."""
     by_block = blocks(work.plan)
     layers = range(work.plan.shape.blocks)  # a vision tower may have more: its tensors are copied afterwards
-    last: int | None = max((n for n, units in by_block.items() if n in layers and work.missing(units)), default=-1)
+    unfinished = (n for n, units in by_block.items() if n is not None and n in layers and work.missing(units))
+    last: int | None = max(unfinished, default=-1)
     outside = [unit for unit in by_block.get(None, ()) if unit.layout is not None]
     if work.missing(unit for unit in outside if unit.tensor.role is Role.OUTPUT):
         last = None  # the head comes after all blocks
