@@ -89,9 +89,7 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
     after = [name for name in tensors if (family.layer_of(name, layers) or 0) >= layers_end(hparams)]
     roles = roles_of(family, tensors, layers) | dict.fromkeys(after, Role.OTHER)
     turned = turned_modules(tensors) | turned_matrices(family, tensors, layers)
-    whole = biased_modules(tensors) | flat_modules(tensors)
-    begun = {stack.source.partition("{}")[0]: stack.before(hparams) for stack in family.stacks}
-    before = {start: count for start, count in begun.items() if count}
+    whole, before = biased_modules(tensors) | flat_modules(tensors), _before(family, hparams)
     modules = partial(_modules, family, turned=turned, whole=whole, before=before)
     found = {n: tuple(modules(info, roles[n])) for n, info in tensors.items() if n not in after}
     linears = [module for modules in found.values() for module in modules]
@@ -126,6 +124,12 @@ def outline(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], *, ser
         unknown=tuple(unknown),
         before=before,
     )
+
+
+def _before(family: Family, hparams: Hparams) -> dict[str, int]:
+    """How many blocks come before those of further stacks, by how names of these begin."""
+    begun = {stack.source.partition("{}")[0]: stack.before(hparams) for stack in family.stacks}
+    return {start: count for start, count in begun.items() if count}
 
 
 def _dropped(
