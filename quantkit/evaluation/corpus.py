@@ -175,7 +175,8 @@ def require_continuing(checkpoint: Checkpoint, which: str) -> None:
         what = (
             f'{which}: family "{family.name}" has a decoder that answers what an encoder reads, and continues no text'
         )
-        raise UnsupportedError(what, key=family.name, hint="measure it with --data, which gives half of a text to each")
+        hint = "leave that out and measure it with --data, which gives half of a text to each"
+        raise UnsupportedError(what, key=family.name, hint=hint)
 
 
 def read_corpus(checkpoint: Checkpoint, data: Sequence[str], cut: Cutting, *, offline: bool = False) -> Corpus:

@@ -27,6 +27,7 @@ from quantkit.pipeline.tune import (
     known_of,
     measured,
     require_predictions,
+    require_priced,
     tuned,
     tuning_of,
     with_target,
@@ -366,7 +367,7 @@ def _calibration(
     wanted goes by predictions of a model that makes none."""
     recipes, tuning = wanted
     if tuning is not None:
-        require_predictions(checkpoint, tuning.target.option)
+        require_priced(checkpoint, tuning.target.option)
     if any(recipe.mixture and recipe.mixture.norms for recipe in recipes):
         require_predictions(checkpoint, "--refit-norms")
     spec = request.calibration()

@@ -15,7 +15,7 @@ from quantkit.pipeline.estimate import estimate
 from quantkit.pipeline.outputs import refuse_inputs, require_writable_names
 from quantkit.pipeline.prepare import Prepared, prepare
 from quantkit.pipeline.request import Request, language_model_alone
-from quantkit.pipeline.tune import Subject, facts_of, measured, require_measurable, require_predictions
+from quantkit.pipeline.tune import Subject, facts_of, measured, require_measurable, require_priced
 from quantkit.recipes.read import load_recipe
 from quantkit.report.text import duration, size
 from quantkit.storage import exists, hash_file, require_small, write_small
@@ -123,7 +123,7 @@ def _prepared(request: Request, emit: Sink, *, headers: bool = False) -> Prepare
 
 def _subject(prepared: Prepared, out: Path | None, force: bool, *, write: bool = True) -> Subject:
     """What is measured. Raises for an `out` that could not be written, which is tried only to `write`."""
-    require_predictions(prepared.checkpoint, "sensitivity")
+    require_priced(prepared.checkpoint, "sensitivity")
     [recipe], [plan] = prepared.recipes, prepared.plans
     assert prepared.calibration is not None and prepared.model is not None
     subject = Subject(prepared.checkpoint, prepared.model, recipe, plan, prepared.calibration)

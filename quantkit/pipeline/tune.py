@@ -11,10 +11,11 @@ from typing import Any
 from quantkit.calibration.inputs import Inputs, open_calibration_model, scratch_for
 from quantkit.calibration.text.samples import Samples
 from quantkit.calibration.text.spec import STATISTICS
-from quantkit.errors import InputError, RecipeError, UsageError
+from quantkit.errors import InputError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Sink, StageFinished, StageStarted
 from quantkit.families.describe import find_family
 from quantkit.families.encoders import require_no_encoder
+from quantkit.families.layers import PASSES
 from quantkit.families.model import Model
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan
@@ -88,6 +89,14 @@ def require_predictions(checkpoint: Checkpoint, option: str) -> None:
     if checkpoint.kind != "gguf":
         what = f"{option} goes by what a model predicts"
         require_no_encoder(find_family(checkpoint.config).family, what, "leave it out; --fit chooses a recipe by size")
+
+
+def require_priced(checkpoint: Checkpoint, option: str) -> None:
+    """The same, and for a model in cycles: what its types cost is not measured."""
+    require_predictions(checkpoint, option)
+    if checkpoint.kind != "gguf" and find_family(checkpoint.config).family.hparams(checkpoint.config).number(PASSES):
+        what = f"{option}: what types cost is measured of layers that text goes through once, not again and again"
+        raise UnsupportedError(what, hint="use convert with a type, such as --to q4_k_m", key=option)
 
 
 def _require_text(request: Request, option: str) -> None:

@@ -26,7 +26,7 @@ from quantkit.calibration.walk.fisher import Downstream, downstream
 from quantkit.calibration.walk.model import BlockModel, read_embedding
 from quantkit.calibration.walk.threads import Workers, workers
 from quantkit.calibration.walk.walk import BlockView, walk_blocks
-from quantkit.errors import InterruptedRunError, UnsupportedError
+from quantkit.errors import InterruptedRunError
 from quantkit.events import BlockProgress, Event, Sink, TensorProgress
 from quantkit.families.names import any_expert, expert_of
 from quantkit.families.roles import Role
@@ -78,12 +78,8 @@ Costs = dict[str, dict[str, float]]
 def measure(task: Task, emit: Sink, stop: Callable[[], bool]) -> Costs:
     """Nats per token by tensor and type; a tensor that is no linear of a block in memory is left out.
 
-    Raises UnsupportedError for a model in cycles, InterruptedRunError between blocks, and what walks and methods raise,
-    naming block and module.
+    Raises InterruptedRunError between blocks, and what walks and methods raise, naming block and module.
     """
-    if task.model.cycles is not None:
-        what = "what a type costs is measured of layers that text goes through once, not again and again"
-        raise UnsupportedError(what, hint="use convert with a type, such as --to q4_k_m", key="tune")
     run = _Measuring(task, emit, stop)
     samples = widened(task.learned, task.model.rows, task.shipped) if task.plan.widened else task.learned
     walk_blocks(task.model, samples, run.visit, run.hear)

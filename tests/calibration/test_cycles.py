@@ -171,3 +171,13 @@ def test_more_passes_than_anybody_waits_for_are_refused(source: Path, tmp_path: 
     (folder / "config.json").write_text(config.replace(f'"H_cycles": {HIGH}', '"H_cycles": 1000'))
     with pytest.raises(InputError, match="6,000 passes through layers, at most 4,096 are run"):
         model_of(folder)
+
+
+@pytest.mark.parametrize("command", ["sensitivity", "convert"])
+def test_what_types_cost_is_not_asked(command: str, source: Path, tmp_path: Path) -> None:
+    target = ("--target-bpw", "5") if command == "convert" else ()
+    text = ("--calib", TINY.parent / "calibration.jsonl", "--samples", 4, "--seqlen", 32)
+    ran = quantkit(command, source, "--to", "q4_k_m", *target, *text, "-o", tmp_path / "out")
+    assert ran.status == 4
+    option = "--target-bpw" if target else command
+    assert f"{option}: what types cost is measured of layers that text goes through once" in ran.stderr
