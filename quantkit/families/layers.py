@@ -26,6 +26,7 @@ TWO_STACKS = "two_stacks"  # the blocks behind the trunk are a second stack of l
 PASSES = "passes"  # through layers, where a text goes through them more than once
 STATES = "states"  # hidden states of a token that are handed on there
 HELD = "held_states"  # those that a walk holds which sees every layer once
+DECODER_LAYERS = "num_decoder_layers"
 DECODING = "decoding_blocks"  # of a decoder that reads what the trunk, an encoder, gives
 MAX_LAYERS = 1 << 14
 

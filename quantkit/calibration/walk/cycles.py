@@ -53,9 +53,9 @@ class Cycles:
         return (*(*low,) * self.low, *high) * self.high
 
     @property
-    def begins(self) -> int:
+    def begins(self) -> tuple[int, ...]:
         """The step before which the embedding is seen: the first of the high stack, where the low one gives zeros."""
-        return self.low * self.layers
+        return (self.low * self.layers,)
 
     def calls(self, block: int) -> int:
         """How many times a block is run."""

@@ -16,7 +16,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, needs_no_head, stored_head
 from quantkit.families.hparams import CONFIG_HINT, Hparams, nested_part
-from quantkit.families.layers import DECODING, KINDS, PASSES, TWO_STACKS, block_count, trunk_of
+from quantkit.families.layers import DECODER_LAYERS, DECODING, KINDS, PASSES, TWO_STACKS, block_count, trunk_of
 from quantkit.families.linears import further_blocks, require_walked
 from quantkit.families.mapping import check_shapes
 from quantkit.families.names import expert_of
@@ -26,7 +26,7 @@ from quantkit.tensors import FLOAT_DTYPES, TensorInfo
 from quantkit.units import counted
 from quantkit.untrusted import shown
 
-LAYERS, DECODER_LAYERS = "num_hidden_layers", "num_decoder_layers"
+LAYERS = "num_hidden_layers"
 VECTOR_VALUES = 64
 MAX_LAYERS = 1024  # blocks are built on the meta device, some milliseconds each; published models have up to 126
 MAX_PASSES = 1 << 12  # of all layers together, where text goes through them again and again; published: 128

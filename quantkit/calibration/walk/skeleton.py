@@ -114,13 +114,12 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     if is_paired(model) and stored_head(checkpoint.tensors()):
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))  # tied whatever config.json says
     blocks = tuple(copy.deepcopy(layer) for layer in layers)
-    cycles = cycles_of(decoder_of(model))
-    steps = cycles.steps if cycles else tuple(range(len(blocks)))
-    pair = paired(model) if is_paired(model) else None
-    begins = pair.begins if pair else (cycles.begins if cycles else 0,)
+    own = paired(model) if is_paired(model) else cycles_of(decoder_of(model))
+    steps = own.steps if isinstance(own, Cycles) else tuple(range(len(blocks)))
+    begins = own.begins if own else (0,)
     calls = threading.local()
     positions = last_position_of(family, family.numbers(checkpoint.config, checkpoint.tensors()))
-    carried = pair or cycles or carried_by(decoder_of(model).config, blocks)
+    carried = own or carried_by(decoder_of(model).config, blocks)
     skeleton = Skeleton(model, blocks, steps, calls, carried, positions)
     for index, layer in enumerate(layers):
         record = partial(_record, calls, len(steps), begins)

@@ -13,7 +13,7 @@ from quantkit.families import encoders, keys
 from quantkit.families.backwards import not_read
 from quantkit.families.folds import Fold
 from quantkit.families.hparams import Hparams
-from quantkit.families.layers import DECODING, flagged, not_
+from quantkit.families.layers import DECODER_LAYERS, DECODING, flagged, not_
 from quantkit.families.roles import Role
 from quantkit.families.rows import Drop, Family, Stack, T, TokenizerRules
 from quantkit.families.spellings import Rename
@@ -23,7 +23,6 @@ UP, DOWN = "intermediate_size hidden_size", "hidden_size intermediate_size"
 DISTANCES = "relative_attention_num_buckets num_attention_heads"
 SHARED = "token_embd.weight is made of shared.weight, which has the same values"
 GATED = flagged("is_gated_act")
-DECODER_LAYERS = "num_decoder_layers"
 
 
 def attention(module: str, prefix: str) -> tuple[T, ...]:
@@ -171,7 +170,7 @@ T5 = Family(
     derive=(mlp_kind, decoder),
     tokens=TokenizerRules(pieces=True),
     computes=frozenset({
-        "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "relative_attention_num_buckets",
+        "d_model", "d_kv", "d_ff", "num_layers", DECODER_LAYERS, "num_heads", "relative_attention_num_buckets",
         "relative_attention_max_distance", "layer_norm_epsilon", "feed_forward_proj", "scale_decoder_outputs",
     }),
     folds=FOLDS,
