@@ -18,7 +18,7 @@ from quantkit.families.hparams import Hparams, merged, nested_part
 from quantkit.families.keys import POOLING_TYPE, RANK, architecture_metadata
 from quantkit.families.known import known_families
 from quantkit.families.layers import DECODING, HELD, KINDS, PASSES, STATES, block_count
-from quantkit.families.mapping import map_tensors
+from quantkit.families.mapping import loss_warnings, map_tensors
 from quantkit.families.model import Model, Shape
 from quantkit.families.no_engine import NO_ENGINE
 from quantkit.families.reranker import is_reranker, judging
@@ -111,6 +111,7 @@ def describe(
         dropped=dropped,
         warnings=(
             *warnings,
+            *loss_warnings(family, dropped),
             *engine_warnings(family.assumes, hparams),
             *(rotation_warnings(hparams, written, factors=stretched) if family.rotates else ()),
             *name_warnings(family.gguf, (*general.metadata, *vocabulary.metadata)),

@@ -13,7 +13,7 @@ from quantkit.families.describe import inner_family
 from quantkit.families.general import ReadFile, general_metadata
 from quantkit.families.hparams import merged
 from quantkit.families.keys import architecture_metadata
-from quantkit.families.mapping import map_tensors
+from quantkit.families.mapping import loss_warnings, map_tensors
 from quantkit.families.model import Model, ModelTensor, Shape
 from quantkit.families.tower import HALF, PREPROCESSOR, PROCESSOR, TARGET, Standing, Tower
 from quantkit.metadata import KeyValue
@@ -49,11 +49,11 @@ def describe_tower(
     if tower.seen:
         named = {tower.spelled(key): info for key, info in own.items()}
         hparams = replace(hparams, values={**hparams.values, **tower.seen(hparams, named)})
-    mapped, dropped = map_tensors(Standing(tower, hparams), hparams, own)
+    standing = Standing(tower, hparams)
+    mapped, dropped = map_tensors(standing, hparams, own)
     also = tower.also(hparams, tensors, read_file) if tower.also else ()
     everything = tuple(_stored(tensor, qtype) for tensor in (*mapped, *also))
     general = general_metadata(name, config, read_file, everything, PREFIX)
-    lacking = (("encoder-part", f"{tower.lacks}: it is left out"),) if tower.lacks in dropped.values() else ()
     return Model(
         family=tower.name,
         architecture=_architecture(config),
@@ -66,7 +66,7 @@ def describe_tower(
             *architecture_metadata(TARGET, tower.keys, hparams),
         ),
         dropped=dropped,
-        warnings=(*general.warnings, *lacking, *engine_warnings(tower.assumes, hparams)),
+        warnings=(*general.warnings, *loss_warnings(standing, dropped), *engine_warnings(tower.assumes, hparams)),
         kind="mmproj",
     )
 

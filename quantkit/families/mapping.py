@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -20,6 +21,7 @@ from quantkit.families.placements import Placement
 from quantkit.families.roles import Role, stays_f32
 from quantkit.families.rows import ALWAYS, NUMBER, PRESENT, Drop, Stack, T
 from quantkit.tensors import FLOAT_DTYPES, WHOLE_DTYPES, TensorInfo
+from quantkit.units import counted
 from quantkit.untrusted import shown
 
 COMPARED = 200  # characters of an unknown name that are compared with known ones: the comparison is quadratic
@@ -170,6 +172,14 @@ def left_out(family: Rowed, hparams: Hparams, name: str) -> str | None:
         return _reason(family, rows_by_source(family), hparams, name)
     except UnsupportedError:
         return None
+
+
+def loss_warnings(family: Rowed, dropped: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """A warning for each reason of `dropped` tensors (as `map_tensors` says them) with which the model does what no
+    file does."""
+    counts = Counter(dropped.values())
+    reasons = dict.fromkeys(drop.reason for drop in family.drop if drop.told and drop.reason in counts)
+    return tuple(("part-left-out", f"{why}: {counted(counts[why], 'tensor')} left out") for why in reasons)
 
 
 def require_complete(family: Rowed, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> None:

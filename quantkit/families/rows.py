@@ -96,7 +96,7 @@ class Drop:
     """Source tensors (a shell pattern) left out on purpose; only while the flag `when` is set, if it names one.
 
     `where` are the blocks in which this holds although a row of the same name stands in others, `in_memory` is what
-    transformers calls the part where that is no name of a file.
+    transformers calls the part where that is no name of a file; `told`: the model does with them what no file does.
     """
 
     pattern: str
@@ -104,6 +104,7 @@ class Drop:
     when: str | None = None
     where: Layers | None = None
     in_memory: str | None = None
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -324,7 +325,6 @@ MLP = (
     T("mlp.up_proj.weight", "ffn_up.weight", Role.FFN_UP, "intermediate_size hidden_size", bias="mlp_bias"),
     T("mlp.down_proj.weight", "ffn_down.weight", Role.FFN_DOWN, "hidden_size intermediate_size", bias="mlp_bias"),
 )
-
 
 OWN_CODE = "transformers has no such model, and the code of a checkpoint is never run"
 

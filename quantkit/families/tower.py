@@ -43,14 +43,13 @@ class Tower:
     `text` those of the text model's names into that of its family.
 
     `part` is where config.json has its numbers (a path with dots; None where they have no place of their own), and
-    `defaults` what transformers fills in there,
-    `aliases` other spellings of numbers; `derive` makes numbers from numbers. `runs` is the number of the layers that
-    are run; those after them are left out. `numbered` gives blocks that are named by their place in a list of
-    config.json the number of their layer: beginnings of their names, each with the list. `seen` gives numbers from the
-    tensors that are there (numbers, tensors by the names of rows -> numbers), `also` makes tensors from
-    any of the checkpoint. `lacks` is the reason of tensors in `drop` whose absence is told: the file cannot do what the
-    model can. `sees` says that it reads images: a processor file has to say which values it expects, or `expects` does,
-    where those of the published models stand in their code. `assumes` is what llama.cpp's graph takes for granted.
+    `defaults` what transformers fills in there, `aliases` other spellings of numbers; `derive` makes numbers from
+    numbers. `runs` is the number of the layers that are run; those after them are left out. `numbered` gives blocks
+    that are named by their place in a list of config.json the number of their layer: beginnings of their names, each
+    with the list. `seen` gives numbers from the tensors that are there (numbers, tensors by the names of rows ->
+    numbers), `also` makes tensors from any of the checkpoint. `sees` says that it reads images: a processor file has to
+    say which values it expects, or `expects` does, where those of the published models stand in their code. `assumes`
+    is what llama.cpp's graph takes for granted.
     """
 
     name: str
@@ -73,7 +72,6 @@ class Tower:
     numbered: tuple[tuple[str, str], ...] = ()
     seen: Seen | None = None
     also: Also | None = None
-    lacks: str | None = None
     when: Condition | None = None
     sees: bool = True
     assumes: tuple[Assumption, ...] = ()

@@ -53,7 +53,8 @@ class Fact:
 class Inspection:
     """Header facts. The type of a tensor says how it is stored.
 
-    `origin` is the provenance from a manifest or from quantkit's own keys, {} without either.
+    `origin` is the provenance from a manifest, with the warnings of when it was made, or from quantkit's own keys; {}
+    without either.
     """
 
     kind: str
@@ -124,7 +125,9 @@ def _origin(path: Path, metadata: Sequence[KeyValue]) -> dict[str, Any]:
         manifest = None
     if manifest is None:
         return keys
-    return {**keys, "source": dict(manifest.source), "recipe": dict(manifest.recipe), "identity": manifest.identity}
+    facts = {"source": dict(manifest.source), "recipe": dict(manifest.recipe), "identity": manifest.identity}
+    said = manifest.facts.get("warnings")
+    return {**keys, **facts, **({"warnings": said} if said else {})}
 
 
 def _kind(kv: KeyValue) -> str:

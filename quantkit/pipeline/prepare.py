@@ -253,8 +253,7 @@ def _described(request: Request, checkpoint: Checkpoint) -> Model:
     why = left_out(checkpoint) if request.mmproj == AUTO and not adapter else None
     if why is None:
         return model
-    what = f"{why}: the text model alone is written, without {counted(len(model.dropped), 'tensor')}"
-    return replace(model, warnings=(*model.warnings, ("no-mmproj", what)))
+    return replace(model, warnings=(*model.warnings, ("no-mmproj", f"{why}: the text model alone is written")))
 
 
 def encoder_beside(

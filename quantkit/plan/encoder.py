@@ -17,6 +17,7 @@ from quantkit.recipes.read import load_recipe
 from quantkit.recipes.recipe import Recipe
 from quantkit.source import Checkpoint
 from quantkit.tensors import TensorInfo
+from quantkit.units import counted
 
 AUTO, NONE = "auto", "none"
 ENCODER_CHOICES = (AUTO, NONE, "f16", "bf16", "f32", "q8_0")
@@ -74,10 +75,10 @@ def left_out(checkpoint: Checkpoint) -> str | None:
         if why is not None:
             return f"its encoder is left out, since {why.reason} ({why.instead})"
         return f"config.json has an encoder ({part}) that none of the known projectors describes"
-    if tower is None or not any(map(tower.is_own, checkpoint.tensors())):
-        return None
-    if tower.sees and not tower.expects and not has_processor(checkpoint.read_file):
-        return f"{PREPROCESSOR} is missing, without which its encoder ({tower.name}) cannot be written"
+    own = sum(map(tower.is_own, checkpoint.tensors())) if tower else 0
+    if tower and own and tower.sees and not tower.expects and not has_processor(checkpoint.read_file):
+        what = f"{tower.name}, {counted(own, 'tensor')}"
+        return f"{PREPROCESSOR} is missing, without which its encoder ({what}) cannot be written"
     return None
 
 

@@ -145,11 +145,15 @@ def test_without_processor_files_the_text_model_is_made_and_told(copy: Path, tmp
     assert ran.status == 0
     assert len(ran.json["artifacts"]) == 1
     assert ran.stderr.count(f"warning[no-mmproj]: {PROCESSOR} is missing") == 1
+    assert "part-left-out" not in ran.stderr
     [kept] = (tmp_path / "out").glob("*.manifest.json")
     said = {each["code"]: each["message"] for each in json.loads(kept.read_text())["warnings"]}
     names = [name for file in copy.glob("*.safetensors") for name in read_safetensors(file).tensors]
     beside = sum("vision_tower." in name or "multi_modal_projector." in name for name in names)
-    assert said["no-mmproj"].endswith(f"the text model alone is written, without {beside} tensors")
+    assert f"its encoder (gemma3, {beside} tensors) cannot be written" in said["no-mmproj"]
+    [file] = (tmp_path / "out").glob("*.gguf")
+    looked = quantkit("inspect", file, "--json").json["origin"]["warnings"]
+    assert {each["code"]: each["message"] for each in looked} == said
     asked = converted(copy, tmp_path / "asked", "--mmproj", "f16")
     assert asked.status == 3
     assert f"no {PROCESSOR}" in asked.stderr

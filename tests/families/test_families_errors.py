@@ -12,11 +12,13 @@ import pytest
 from described import describe_infos
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from row_headers import headers
 
 from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.describe_gguf import describe_gguf
 from quantkit.families.known import known_families
+from quantkit.families.rows import Family
 from quantkit.metadata import KeyValue
 from quantkit.tensors import TensorInfo
 
@@ -187,6 +189,23 @@ def test_own_code_of_a_checkpoint_is_never_run_and_the_user_is_told() -> None:
     with pytest.raises(UnsupportedError) as caught:
         find_family({"architectures": ["OwnForCausalLM"], "auto_map": {}})
     assert "never run" in str(caught.value.hint)
+
+
+TOLD = [family for family in known_families() if any(drop.told for drop in family.drop)]
+
+
+@pytest.mark.parametrize("family", TOLD, ids=[family.name for family in TOLD])
+def test_what_no_file_does_is_told_with_how_much_it_is(family: Family) -> None:
+    rope = {"rope_type": "default", "mrope_section": [16, 24, 24]}
+    model_type = next(iter(family.defaults))
+    config = {"architectures": [family.hf[0]], "model_type": model_type, "num_hidden_layers": 1, "rope_scaling": rope}
+    infos = {info.name: info for info in headers(family, family.hparams(config))}
+    patterns = [drop.pattern for drop in family.drop if drop.told]
+    lost = [info(pattern.replace("*", f"{n}.weight"), 2, 2) for pattern in patterns for n in range(2)]
+    whole = {**infos, **{one.name: one for one in lost}}
+    bare, told = (dict(describe_infos(held, config).warnings).get("part-left-out", "") for held in (infos, whole))
+    assert bare == ""
+    assert told.startswith("llama.cpp ") and told.endswith(f": {len(lost)} tensors left out")
 
 
 def test_a_family_is_found_by_its_model_type_where_no_architecture_is_named() -> None:

@@ -269,14 +269,18 @@ def test_an_encoder_that_is_not_carried_is_told_with_the_reason(architecture: st
     assert caught.value.hint == why.instead
 
 
-def test_sound_that_is_left_out_is_told(root: Path) -> None:
+def test_what_no_file_does_is_told(root: Path) -> None:
     told = {}
-    for name in ("gemma3n", "gemma3"):
+    for name in ("gemma3n", "gemma3", "nemotronvl", "nemotronomni"):
         with closing(open_source(str(root / name))) as checkpoint:
             model = describe_encoder(checkpoint, "f16")
             assert model is not None
-            told[name] = dict(model.warnings).get("encoder-part")
-    assert told == {"gemma3n": "llama.cpp has no encoder of this model's sound: it is left out", "gemma3": None}
+            told[name] = dict(model.warnings).get("part-left-out")
+    films = "llama.cpp reads no films with this model: 1 tensor left out"
+    assert told == {
+        "gemma3n": "llama.cpp has no encoder of this model's sound: 1 tensor left out",
+        "gemma3": None, "nemotronvl": films, "nemotronomni": films,
+    }  # fmt: skip
 
 
 def test_where_llama_cpp_does_not_see_what_the_model_does_it_is_told(root: Path) -> None:

@@ -72,7 +72,7 @@ CHAMELEON = Family(
         *MLP,
     ),
     keys=(*keys.COMMON, keys.Key(SWIN, "bool", SWIN)),
-    drop=(FREQUENCIES, Drop("model.vqmodel.*", "llama.cpp reads no images with Chameleon")),
+    drop=(FREQUENCIES, Drop("model.vqmodel.*", "llama.cpp reads no images with Chameleon", told=True)),
     derive=(images,),
     assumes=(assumptions.silu, norms_before, images_elsewhere),
     folds=tuple(replace(fold, unless=SWIN) if fold.norm else fold for fold in folds.DENSE),

@@ -12,10 +12,10 @@ from quantkit.families.spellings import Rename
 
 THINKER = (Rename(r"^thinker\.model\.(?:language_model\.)?", "model."), Rename(r"^thinker\.", ""))
 ENCODER = "the encoder belongs into a file of its own"
-SPEECH = "what speaks is no language model, and llama.cpp has no place for it here"
+SPEECH = "llama.cpp has no place for what speaks"
 OTHERS = (
     *(Drop(pattern, ENCODER) for pattern in ("visual.*", "model.visual.*", "audio_tower.*", "model.audio_tower.*")),
-    *(Drop(pattern, SPEECH) for pattern in ("talker.*", "token2wav.*", "code2wav.*")),
+    *(Drop(pattern, SPEECH, told=True) for pattern in ("talker.*", "token2wav.*", "code2wav.*")),
 )
 
 NO_DEEPSTACK = keys.computed(DEEPSTACK.name, "u32", lambda hparams: 0)

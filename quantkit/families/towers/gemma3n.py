@@ -139,9 +139,8 @@ GEMMA3N = Tower(
         constant("vision.projector_type", "string", "gemma3nv"),
         keys.Key("vision.attention.layer_norm_epsilon", "f32", "layer_norm_eps"),
     ),
-    drop=(Drop("audio_tower.*", SILENT), Drop("embed_audio.*", SILENT)),
+    drop=(Drop("audio_tower.*", SILENT, told=True), Drop("embed_audio.*", SILENT, told=True)),
     text=INNER_TEXT,
-    lacks=SILENT,
     sees=False,
 )  # fmt: skip
 

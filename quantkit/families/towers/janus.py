@@ -14,7 +14,7 @@ from quantkit.families.towers.glm4v import activation
 from quantkit.families.vit import INNER_TEXT, SIGLIP, SIGLIP_BLOCK, epsilon, patches, siglip_outside, vision_keys
 
 PREFIX, ALIGNER = "vision_model.", "aligner."
-MAKES = "it makes images, which llama.cpp does not"
+MAKES = "llama.cpp makes no images"
 
 
 def inner(hparams: Hparams) -> Mapping[str, Any]:
@@ -46,7 +46,7 @@ JANUS = Tower(
     },
     derive=(patches, inner),
     keys=vision_keys("janus_pro", epsilon(), activation),
-    drop=(Drop("vqmodel.*", MAKES), Drop("generation_*", MAKES)),
+    drop=(Drop("vqmodel.*", MAKES, told=True), Drop("generation_*", MAKES, told=True)),
     text=INNER_TEXT,
 )  # fmt: skip
 

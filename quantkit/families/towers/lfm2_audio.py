@@ -26,7 +26,7 @@ NAMES = {
     "d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
     "feat_in": "num_mel_bins", "subsampling_conv_channels": "channels",
 }  # fmt: skip
-MAKES = "it makes sound, which llama.cpp does not"
+MAKES = "llama.cpp makes no sound with this model"
 
 
 def numbers(hparams: Hparams) -> Mapping[str, Any]:
@@ -109,8 +109,8 @@ LFM2_AUDIO = Tower(
         Drop(f"conformer.layers.*.{NORM}num_batches_tracked", "it counts batches of training"),
         Drop(f"conformer.layers.*.{NORM}*", "the four vectors of a batch norm become two"),
         Drop("audio_loss_weight*", "it is of training"),
-        Drop("codebook_*", MAKES),
-        Drop("depth*", MAKES),
+        Drop("codebook_*", MAKES, told=True),
+        Drop("depth*", MAKES, told=True),
     ),
     also=norms,
     sees=False,

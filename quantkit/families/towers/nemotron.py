@@ -164,7 +164,7 @@ NEMOTRON = Tower(
     drop=(
         Drop(f"{RADIO}input_conditioner.*", "images are brought to these values before"),
         Drop(f"{RADIO}summary_idxs", "what sums up an image is not used"),
-        Drop(f"{PATCHES}video_embedder.*", "llama.cpp reads no films here"),
+        Drop(f"{PATCHES}video_embedder.*", "llama.cpp reads no films with this model", told=True),
         Drop(f"{SOUND}layers.*.conv.norm.num_batches_tracked", "it counts batches of training"),
     ),
     text=INNER_TEXT,
