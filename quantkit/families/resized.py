@@ -75,7 +75,7 @@ def resized(side: str) -> Place:
 
     def place(info: TensorInfo, hparams: Hparams) -> Placement:
         before, after = isqrt(info.rows), hparams.size(side)
-        if before**2 != info.rows or len(info.shape) != 3:
+        if before**2 != info.rows or len(info.shape) != 3 or info.shape[0] != 1:
             what = f'tensor "{info.name}" of shape {list(info.shape)} is no square of positions'
             raise InputError(what, tensor=info.name, hint="is it of another model than config.json?")
         if before == after:

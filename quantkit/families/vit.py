@@ -10,7 +10,7 @@ from typing import Any
 
 from quantkit.errors import UnsupportedError
 from quantkit.families import keys
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import MAX_COUNT, Hparams, bad_value
 from quantkit.families.layouts import Layout, columns, flat, fold, regroup, rows, split
 from quantkit.families.roles import Role
 from quantkit.families.rows import Drop, T, with_biases
@@ -161,6 +161,15 @@ def activation(hparams: Hparams) -> Any:
 def root(key: str, otherwise: Any = None) -> Callable[[Hparams], Any]:
     """A value of the root of config.json."""
     return lambda hparams: hparams.values[WHOLE].get(key, otherwise)
+
+
+def side_merged(key: str, hparams: Hparams) -> int:
+    """The side of squares of patches that become one, by what is left of a side. Raises InputError for what is no part
+    of 1."""
+    ratio = hparams.required(key)
+    if not 1 / MAX_COUNT <= ratio <= 1:
+        raise bad_value(key, ratio, "a part of 1")
+    return int(1 / ratio)
 
 
 def time_slice(which: int) -> Layout:

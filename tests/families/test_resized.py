@@ -15,8 +15,8 @@ from quantkit.tensors import TensorInfo
 WIDTH = 32
 
 
-def info(places: int) -> TensorInfo:
-    return TensorInfo("t", "F32", (1, places, WIDTH), places * WIDTH * 4)
+def info(places: int, grids: int = 1) -> TensorInfo:
+    return TensorInfo("t", "F32", (grids, places, WIDTH), grids * places * WIDTH * 4)
 
 
 @pytest.mark.parametrize(("before", "after"), [(8, 5), (4, 7), (9, 1), (1, 3), (128, 32)])
@@ -43,3 +43,5 @@ def test_one_of_this_size_is_streamed_as_it_lies() -> None:
 def test_what_is_no_square_is_refused() -> None:
     with pytest.raises(InputError, match=r"\[1, 15, 32\] is no square of positions"):
         resized("side")(info(15), Hparams({"side": 2}))
+    with pytest.raises(InputError, match=r"\[4, 4, 32\] is no square of positions"):  # 16 rows all the same
+        resized("side")(info(4, grids=4), Hparams({"side": 4}))

@@ -24,7 +24,7 @@ from reference import REFERENCE
 from tower_table import TABLE
 from wrong_values import changed, places, wrong
 
-from quantkit.errors import QuantkitError, UnsupportedError
+from quantkit.errors import InputError, QuantkitError, UnsupportedError
 from quantkit.families.describe_tower import describe_tower, read_processor
 from quantkit.families.tower import PREPROCESSOR
 from quantkit.families.towers import find_tower, known_towers
@@ -281,6 +281,14 @@ def test_what_no_file_does_is_told(root: Path) -> None:
         "gemma3n": "llama.cpp has no encoder of this model's sound: 1 tensor left out",
         "gemma3": None, "nemotronvl": films, "nemotronomni": films,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("ratio", [0, -0.5, 1.5, 1e-310])
+def test_what_is_left_of_a_side_is_a_part_of_it(ratio: float, root: Path) -> None:
+    with closing(open_source(str(root / "nemotronvl"))) as checkpoint:
+        changed = {**checkpoint.config, "downsample_ratio": ratio}
+        with pytest.raises(InputError, match=r"downsample_ratio is .* expected a part of 1"):
+            described(checkpoint, changed)
 
 
 def test_where_llama_cpp_does_not_see_what_the_model_does_it_is_told(root: Path) -> None:

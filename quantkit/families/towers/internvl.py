@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.errors import InputError
 from quantkit.families import keys
-from quantkit.families.hparams import CONFIG_HINT, Hparams
+from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import PRESENT, T
 from quantkit.families.spellings import Rename
 from quantkit.families.tower import WHOLE, Tower
-from quantkit.families.vit import INNER_TEXT, KERNEL, activation, epsilon, patches, split_attention, vision_keys
+from quantkit.families.vit import (
+    INNER_TEXT,
+    KERNEL,
+    activation,
+    epsilon,
+    patches,
+    side_merged,
+    split_attention,
+    vision_keys,
+)
 
 TOWER, PROJECTOR = "vision_model.", "mlp1."
 # as transformers has it -> as it was published
@@ -44,11 +52,7 @@ def square(hparams: Hparams) -> Mapping[str, Any]:
 
 def shuffled(hparams: Hparams) -> Mapping[str, Any]:
     """The side of the squares of patches that become one. Raises InputError without it."""
-    ratio = Hparams({"downsample_ratio": hparams.values[WHOLE].get("downsample_ratio")}).number("downsample_ratio")
-    if ratio is None or not 0 < ratio <= 1:
-        what = f"config.json: downsample_ratio is {ratio}, expected a part of 1"
-        raise InputError(what, key="downsample_ratio", path="config.json", hint=CONFIG_HINT)
-    return {"side": int(1.0 / ratio)}
+    return {"side": side_merged("downsample_ratio", Hparams(hparams.values[WHOLE]))}
 
 
 def tiles(key: str) -> Any:

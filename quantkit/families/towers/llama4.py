@@ -5,25 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quantkit.errors import InputError
 from quantkit.families import keys
-from quantkit.families.hparams import CONFIG_HINT, Hparams
+from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import Drop, T, with_biases
 from quantkit.families.spellings import Rename
 from quantkit.families.tower import Tower
-from quantkit.families.vit import INNER_TEXT, PLAIN_ATTENTION, activation, epsilon, patches, vision_keys
+from quantkit.families.vit import INNER_TEXT, PLAIN_ATTENTION, activation, epsilon, patches, side_merged, vision_keys
 
 PREFIX = "vision_model."
 
 
 def shuffled(hparams: Hparams) -> Mapping[str, Any]:
     """How many patches of a side become one. Raises InputError for what is no part of 1."""
-    ratio = hparams.required("pixel_shuffle_ratio")
-    if not 0 < ratio <= 1:
-        what = f"config.json: pixel_shuffle_ratio is {ratio}, expected a part of 1"
-        raise InputError(what, key="pixel_shuffle_ratio", path="config.json", hint=CONFIG_HINT)
-    return {"side": int(1.0 / ratio)}
+    return {"side": side_merged("pixel_shuffle_ratio", hparams)}
 
 
 LLAMA4 = Tower(

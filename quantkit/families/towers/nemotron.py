@@ -16,7 +16,7 @@ from quantkit.families.rows import PRESENT, Condition, Drop, Stack, T, with_bias
 from quantkit.families.tower import AUDIO_BLOCK, WHOLE, Tower, constant
 from quantkit.families.towers.qwen_omni import HEARD, layers_heard, rest
 from quantkit.families.towers.whisper import audio_numbers
-from quantkit.families.vit import F32, GELU, INNER_TEXT, epsilon, root, vision_keys, vision_numbers
+from quantkit.families.vit import F32, GELU, INNER_TEXT, epsilon, root, side_merged, vision_keys, vision_numbers
 
 RADIO, SOUND, PROJECTOR = "vision_model.radio_model.", "sound_encoder.encoder.", "sound_projection."
 PATCHES = f"{RADIO}model.patch_generator."
@@ -55,7 +55,7 @@ def numbers(hparams: Hparams) -> Mapping[str, Any]:
         "side": side // hparams.count("patch_size"),
         "intermediate_size": inner,
         "projected": said.count("projector_hidden_size"),
-        "merge": int(1 / (said.required("downsample_ratio") or 1)),
+        "merge": side_merged("downsample_ratio", said),
     }
 
 
