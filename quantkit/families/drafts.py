@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import InputError
-from quantkit.families.hparams import Hparams, bad_value
-from quantkit.families.layers import MAX_LAYERS, ToldNumbers
+from quantkit.families.hparams import MAX_LAYERS, Hparams, bad_value
+from quantkit.families.layers import ToldNumbers
 from quantkit.families.model import Constant, ModelTensor
 from quantkit.families.roles import Role
 from quantkit.families.rows import Drop

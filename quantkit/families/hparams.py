@@ -17,6 +17,8 @@ from quantkit.families.expressions import evaluate, is_name
 from quantkit.untrusted import shown
 
 MAX_COUNT = 2**31 - 1  # GGUF stores counts as u32, llama.cpp reads many of them into int32
+MAX_LAYERS = 1 << 14  # something is made for each
+LAYERS = "num_hidden_layers"
 MAX_NUMBER = float.fromhex("0x1.fffffep+127")  # the largest f32: metadata has no wider numbers
 
 CONFIG_HINT = "download the checkpoint's config.json again, or correct the value"
@@ -49,10 +51,12 @@ class Hparams:
     values: Mapping[str, Any]
 
     def count(self, key: str) -> int:
-        """A positive integer that has to be there. Raises InputError naming the key."""
+        """A positive integer that has to be there, of layers MAX_LAYERS at most. Raises InputError naming the key."""
         value = self.values.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_COUNT:
             raise bad_value(key, value, "a positive integer")
+        if key == LAYERS and value > MAX_LAYERS:
+            raise bad_value(key, value, f"{MAX_LAYERS:,} at most")
         return value
 
     def size(self, axis: str) -> int:

@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Any
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.hparams import CONFIG_HINT, Hparams
+from quantkit.families.hparams import CONFIG_HINT, LAYERS, MAX_LAYERS, Hparams
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import shown
 
@@ -21,14 +21,13 @@ Derive = Callable[[Hparams], Mapping[str, Any]]
 Seen = Callable[[Hparams, Mapping[str, TensorInfo]], Mapping[str, Any]]
 
 KINDS = "layer_kinds"  # the derived list of the kinds of a model's layers
-TRUNK, BLOCKS = "num_hidden_layers", "blocks"
+TRUNK, BLOCKS = LAYERS, "blocks"
 TWO_STACKS = "two_stacks"  # the blocks behind the trunk are a second stack of layers
 PASSES = "passes"  # through layers, where a text goes through them more than once
 STATES = "states"  # hidden states of a token that are handed on there
 HELD = "held_states"  # those that a walk holds which sees every layer once
 DECODER_LAYERS = "num_decoder_layers"
 DECODING = "decoding_blocks"  # of a decoder that reads what the trunk, an encoder, gives
-MAX_LAYERS = 1 << 14
 
 
 def every(hparams: Hparams, layer: int) -> bool:
@@ -173,10 +172,7 @@ def by_rule(name: str, where: Layers, otherwise: str) -> Derive:
     """Layers of kind `name` where `where` holds, of kind `otherwise` elsewhere."""
 
     def derive(hparams: Hparams) -> Mapping[str, Any]:
-        count = hparams.count(TRUNK)
-        if count > MAX_LAYERS:
-            raise _bad(TRUNK, f"is {count:,}, expected {MAX_LAYERS:,} at most")
-        return {KINDS: [name if where(hparams, layer) else otherwise for layer in range(count)]}
+        return {KINDS: [name if where(hparams, layer) else otherwise for layer in range(hparams.count(TRUNK))]}
 
     return derive
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.expressions import ANY, evaluate
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import CONFIG_HINT, MAX_LAYERS, Hparams
 from quantkit.families.layers import KINDS, trunk_of
 from quantkit.families.model import ModelTensor
 from quantkit.families.parts import MAPS, Mapped
@@ -322,7 +322,7 @@ def _check_complete(table: RowTable, hparams: Hparams, found: Mapping[str, list[
         for row in rows:
             if row.t.unless is not None and hparams.flag(row.t.unless):
                 continue
-            blocks = range(row.stack.count(hparams)) if row.stack else [None]
+            blocks = range(_count_of(row.stack, hparams)) if row.stack else [None]
             pieces = {
                 layer: found.get(row.t.target.format(layer), []) for layer in blocks if row.t.where(hparams, layer or 0)
             }
@@ -331,6 +331,15 @@ def _check_complete(table: RowTable, hparams: Hparams, found: Mapping[str, list[
             for layer in pieces:
                 if layer in sure or (layer in others and any(pieces[other] for other in others)):
                     _check_found(row, layer, pieces[layer])
+
+
+def _count_of(stack: Stack, hparams: Hparams) -> int:
+    """How many blocks a stack has. Raises InputError for more than MAX_LAYERS."""
+    count = stack.count(hparams)
+    if count > MAX_LAYERS:
+        what = f'config.json says {count:,} blocks "{stack.source.rstrip(".")}", expected {MAX_LAYERS:,} at most'
+        raise InputError(what, path="config.json", hint=CONFIG_HINT)
+    return count
 
 
 def _check_found(row: Row, layer: int | None, pieces: list[Piece]) -> None:

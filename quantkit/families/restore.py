@@ -17,10 +17,10 @@ from quantkit.errors import InputError
 from quantkit.families.assumptions import normalized_router
 from quantkit.families.backwards import llama3_settings
 from quantkit.families.expressions import is_name
-from quantkit.families.hparams import Hparams
+from quantkit.families.hparams import MAX_LAYERS, Hparams
 from quantkit.families.keys import GATING, FirstOf, Key
 from quantkit.families.known import known_families
-from quantkit.families.layers import BLOCKS, MAX_LAYERS, trunk_of
+from quantkit.families.layers import BLOCKS, trunk_of
 from quantkit.families.mapping import Row, rows_by_source
 from quantkit.families.rows import ALWAYS, PRESENT, Family
 from quantkit.families.spellings import spelled

@@ -13,8 +13,9 @@ import checkpoints
 import llama_folder as llama
 import pytest
 from commands import quantkit
+from described import describe_infos
 
-from quantkit.errors import InputError
+from quantkit.errors import InputError, QuantkitError
 from quantkit.families.known import known_families
 from quantkit.families.linears import _modules
 from quantkit.families.roles import Role
@@ -57,6 +58,18 @@ def test_more_tokens_than_rows_are_refused_before_they_are_made(tmp_path: Path) 
     assert time.process_time() - start < 2
     assert outcome.status == 3
     assert "vocab_size is 4194304, the largest tensor has 2,048 rows" in outcome.stderr
+
+
+def test_more_layers_than_any_model_has_are_refused_before_something_is_made_for_each() -> None:
+    claim = {"num_hidden_layers": 2**31 - 1}
+    start = time.process_time()
+    with pytest.raises(InputError, match="num_hidden_layers is 2147483647, expected 16,384 at most"):
+        describe_infos({}, {"architectures": ["LlamaForCausalLM"], **claim})
+    for family in known_families():
+        for model_type in family.defaults:
+            with pytest.raises(QuantkitError):
+                describe_infos({}, {"architectures": [family.hf[0]], "model_type": model_type, **claim})
+    assert time.process_time() - start < 5
 
 
 def test_more_experts_than_any_model_has() -> None:

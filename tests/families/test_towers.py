@@ -286,9 +286,23 @@ def test_what_no_file_does_is_told(root: Path) -> None:
 @pytest.mark.parametrize("ratio", [0, -0.5, 1.5, 1e-310])
 def test_what_is_left_of_a_side_is_a_part_of_it(ratio: float, root: Path) -> None:
     with closing(open_source(str(root / "nemotronvl"))) as checkpoint:
-        changed = {**checkpoint.config, "downsample_ratio": ratio}
+        said = changed(checkpoint.config, ("downsample_ratio",), ratio)
         with pytest.raises(InputError, match=r"downsample_ratio is .* expected a part of 1"):
-            described(checkpoint, changed)
+            described(checkpoint, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("step3vl", ("vision_config", "layers")), ("nemotronomni", ("sound_config", "num_hidden_layers")),
+        ("deepseekocr", ("vision_config", "width", "sam_vit_b", "layers")),
+    ],
+)  # fmt: skip
+def test_more_layers_than_any_encoder_has_are_refused(name: str, path: tuple[str, ...], root: Path) -> None:
+    with closing(open_source(str(root / name))) as checkpoint:
+        claim = changed(checkpoint.config, path, 2**31 - 1)
+        with pytest.raises(InputError, match="expected 16,384 at most"):
+            described(checkpoint, claim)
 
 
 def test_where_llama_cpp_does_not_see_what_the_model_does_it_is_told(root: Path) -> None:

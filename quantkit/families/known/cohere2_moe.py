@@ -17,7 +17,6 @@ from quantkit.families.known.cohere import COHERE2, TIED
 from quantkit.families.layers import (
     AFTER_TRUNK,
     KINDS,
-    MAX_LAYERS,
     before,
     by_rule,
     first_said,
@@ -67,9 +66,7 @@ def attention_kinds(hparams: Hparams) -> Mapping[str, Any]:
     if said is None:
         count, dense = hparams.count("num_hidden_layers"), int(hparams.number("first_k_dense_replace") or 0)
         first, then = hparams.count("prefix_dense_sliding_window_pattern"), hparams.count("sliding_window_pattern")
-        periods = [
-            (layer, first) if layer < dense else (layer - dense, then) for layer in range(min(count, MAX_LAYERS))
-        ]
+        periods = [(layer, first) if layer < dense else (layer - dense, then) for layer in range(count)]
         return {"layer_types": [WINDOW if (place + 1) % period else GLOBAL for place, period in periods]}
     listed("layer_types", {WINDOW: WINDOW, GLOBAL: GLOBAL})(hparams)
     return {}

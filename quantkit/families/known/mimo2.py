@@ -15,7 +15,6 @@ from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams
 from quantkit.families.layers import (
     AFTER_TRUNK,
     IN_TRUNK,
-    MAX_LAYERS,
     both,
     flagged,
     flagged_layer,
@@ -45,7 +44,7 @@ def unlike_layers(hparams: Hparams) -> Mapping[str, Any]:
     if other is not None:
         message = f"{other} is {shown(str(hparams.values[other]))}, {SAME[other]} is {hparams.values[SAME[other]]}"
         raise UnsupportedError(message, key=other, hint="llama.cpp knows heads of one size alone")
-    count = min(hparams.count("num_hidden_layers"), MAX_LAYERS)
+    count = hparams.count("num_hidden_layers")
     windows = _flags(hparams, count, ("hybrid_layer_pattern", 1), ("layer_types", WINDOW))
     windows = windows or [bool(layer and (layer + 1) % 6) for layer in range(count)]
     mixtures = _flags(hparams, count, ("moe_layer_freq", 1), ("mlp_layer_types", "sparse"))

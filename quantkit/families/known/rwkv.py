@@ -13,7 +13,7 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families import assumptions, keys
 from quantkit.families.hparams import CONFIG_HINT, Hparams
 from quantkit.families.known.mamba import ENDLESS, NO_ATTENTION
-from quantkit.families.layers import MAX_LAYERS, before, from_
+from quantkit.families.layers import before, from_
 from quantkit.families.layouts import line, squeeze, turn
 from quantkit.families.roles import Role
 from quantkit.families.rows import OWN_CODE, Drop, Family, T, TokenizerRules, at, with_biases
@@ -140,9 +140,9 @@ def sizes_of_6(hparams: Hparams) -> Mapping[str, Any]:
     hidden, blocks = hparams.count(HIDDEN), hparams.count("num_hidden_layers")
     inner, large = hparams.values.get("intermediate_size"), hidden == 4096
     every = int(hparams.number("rescale_every") or 0)
-    if every < 0 or blocks > MAX_LAYERS:
-        key, said = ("rescale_every", every) if every < 0 else ("num_hidden_layers", blocks)
-        raise InputError(f"config.json: {key} is {said}", key=key, path="config.json", hint=CONFIG_HINT)
+    if every < 0:
+        what = f"config.json: rescale_every is {every}"
+        raise InputError(what, key="rescale_every", path="config.json", hint=CONFIG_HINT)
     return {
         "endless": ENDLESS, "max_position_embeddings": ENDLESS, "zero": 0,
         "intermediate_size": int(hidden * 3.5 // 32 * 32) if inner is None else inner,

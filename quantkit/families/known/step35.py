@@ -14,11 +14,10 @@ import numpy as np
 from quantkit.errors import UnsupportedError
 from quantkit.families import keys
 from quantkit.families.backwards import llama3_settings
-from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams, bad_value
+from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, MAX_LAYERS, Hparams, bad_value
 from quantkit.families.layers import (
     AFTER_TRUNK,
     IN_TRUNK,
-    MAX_LAYERS,
     block_count,
     both,
     flagged_layer,

@@ -7,7 +7,7 @@ from typing import Any
 
 from quantkit.errors import InputError
 from quantkit.families import keys
-from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, Hparams, part_of
+from quantkit.families.hparams import BY_LAYER, CONFIG_HINT, LAYERS, Hparams, part_of
 from quantkit.families.layouts import lead
 from quantkit.families.roles import Role
 from quantkit.families.rows import Stack, T, with_biases
@@ -38,9 +38,10 @@ def said_of(hparams: Hparams, path: str) -> Hparams:
 def numbers_of_sam(hparams: Hparams, third: int) -> Mapping[str, Any]:
     """Those of SAM, with "s_" before them; `third` is how wide what it gives is."""
     sam = said_of(hparams, SAM_PART)
-    width, heads, layers = (sam.count(key) for key in ("width", "heads", "layers"))
-    grid = hparams.count("image_size") // PATCH
-    everywhere = layers_listed(Hparams({**sam.values, "num_hidden_layers": layers}), "global_attn_indexes")
+    width, heads = sam.count("width"), sam.count("heads")
+    named = Hparams({**sam.values, LAYERS: sam.values.get("layers")})
+    grid, layers = hparams.count("image_size") // PATCH, named.count(LAYERS)
+    everywhere = layers_listed(named, "global_attn_indexes")
     return {
         "s_width": width, "s_heads": heads, "s_layers": layers, "s_grid": grid, "s_head": width // heads,
         "s_first": 256, "s_second": 512, "s_third": third,
