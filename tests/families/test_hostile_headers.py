@@ -77,7 +77,7 @@ def test_more_experts_than_any_model_has() -> None:
 
     def held(experts: int) -> int:
         info = TensorInfo("model.layers.0.mlp.experts.down_proj", "BF16", (experts, 4, 2), experts * 16)
-        return len(list(_modules(family, info, Role.FFN_DOWN, turned=set(), whole=set())))
+        return len(list(_modules(family, info, Role.FFN_DOWN, turned=set(), whole=set(), before={})))
 
     assert held(3) == 3
     with pytest.raises(InputError, match="holds 1,000,000 experts"):
