@@ -369,6 +369,8 @@ def _calibration(
         require_priced(checkpoint, tuning.target.option)
     if any(recipe.mixture and recipe.mixture.norms for recipe in recipes):
         require_predictions(checkpoint, "--refit-norms")
+    if request.feedback_embedding:
+        require_predictions(checkpoint, "--feedback-embedding")
     spec = request.calibration()
     return None if spec is None else open_inputs(checkpoint, spec, emit)
 

@@ -85,7 +85,7 @@ def require_measurable(request: Request, recipe: Recipe) -> None:
 
 
 def require_predictions(checkpoint: Checkpoint, option: str) -> None:
-    """Raise UnsupportedError for an encoder, whose types and norms cost nothing in nats per token."""
+    """Raise UnsupportedError for an encoder, in which no error costs anything in nats per token."""
     if checkpoint.kind != "gguf":
         what = f"{option} goes by what a model predicts"
         require_no_encoder(find_family(checkpoint.config).family, what, "leave it out; --fit chooses a recipe by size")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import encoder_table
 import pytest
@@ -28,6 +29,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("convert", ("--max-kld", 0.1), "--max-kld"),
         ("convert", ("--refit-norms",), "--refit-norms"),
         ("plan", ("--refit-norms",), "--refit-norms"),
+        ("convert", ("--feedback-embedding",), "--feedback-embedding"),
     ],
 )
 def test_what_goes_by_predictions_is_refused(
@@ -40,9 +42,20 @@ def test_what_goes_by_predictions_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_no_guard_compares_what_it_predicts(bert: Path, tmp_path: Path) -> None:
-    """There is text enough that nothing was calibrated with."""
-    ran = quantkit("convert", bert, *FEW, "-o", tmp_path)
+def test_neither_guard_nor_embedding_goes_by_what_it_predicts(bert: Path, tmp_path: Path) -> None:
+    """There is text enough that nothing was calibrated with; the embedding is as its type's encoder makes it."""
+    made = [converted(bert, tmp_path / "text", *FEW), converted(bert, tmp_path / "plain", *FEW[:2], "--no-verify")]
+    assert "guard" not in made[0]
+    assert "token_embd.weight" not in [layer["name"] for layer in made[0]["layers"]]
+    assert len(made[0]["layers"]) == 12
+    with_text, plain = ({t["name"]: t["sha256"] for t in manifest["tensors"]} for manifest in made)
+    assert with_text["token_embd.weight"] == plain["token_embd.weight"]
+    assert with_text["blk.0.ffn_up.weight"] != plain["blk.0.ffn_up.weight"]
+
+
+def converted(source: Path, out: Path, *options: object) -> Any:
+    """The manifest of what convert makes."""
+    ran = quantkit("convert", source, *options, "-o", out)
     assert ran.status == 0, ran.stderr
-    [manifest] = tmp_path.glob("*.manifest.json")
-    assert "guard" not in json.loads(manifest.read_text())
+    [manifest] = out.glob("*.manifest.json")
+    return json.loads(manifest.read_text())
