@@ -138,7 +138,7 @@ def _gguf(artifact: Path, source: Checkpoint | None, options: VerifyOptions, emi
     require_path(path)
     manifest = read_manifest(path) if os.path.lexists(path) else None
     paths = shard_paths(artifact) if artifact.exists() else (artifact,)
-    reference = None if source is None else _reference(paths, source, _described(artifact, source, options.pre))
+    reference = None if source is None else _reference(paths, source, options)
     files = _files(paths, path, manifest, source)
     with open_gguf(paths) as made:
         against = None if reference is None else _with_facts(of_gguf(reference), manifest)
@@ -157,9 +157,10 @@ def _entries(artifact: Path) -> dict[str, object]:
     return {kv.key: kv.value for kv in read_gguf(artifact).metadata} if artifact.exists() else {}
 
 
-def _reference(paths: Sequence[Path], source: Checkpoint, model: Model) -> Reference:
-    """The source as the file at `paths` was made of it."""
-    return Reference(source_as_made(paths, source, model), model)
+def _reference(paths: Sequence[Path], source: Checkpoint, options: VerifyOptions) -> Reference:
+    """The source as the file at `paths`, which is named by the first of them, was made of it."""
+    model = _described(paths[0], source, options.pre)
+    return Reference(source_as_made(paths, source, model, options.threads), model)
 
 
 def _described(artifact: Path, source: Checkpoint, pre: str | None) -> Model:

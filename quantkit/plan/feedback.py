@@ -9,7 +9,7 @@ from typing import Any
 
 from quantkit.families.known import gives_no_text
 from quantkit.families.linears import LINEAR
-from quantkit.families.model import ModelTensor, Part
+from quantkit.families.model import Model, ModelTensor, Part
 from quantkit.families.parts import columns_of
 from quantkit.families.roles import Role
 from quantkit.formats.gguf.layout import TypeLayout
@@ -25,15 +25,15 @@ OUTPUT_OF_T5 = "attn_o.weight"  # counted among no kind by llama-quantize
 REFIT_KEY = "quantkit.refit"  # of a file whose norms may differ from the source's
 
 
-def with_layouts(drafts: Sequence[Unit], recipe: Recipe, family: str) -> list[Unit]:
-    """The tensors of a model of `family`, those that a method with inputs rounds with their layout.
+def with_layouts(model: Model, drafts: Sequence[Unit], recipe: Recipe) -> list[Unit]:
+    """The tensors of a model, those that a method with inputs rounds with their layout.
 
     What errors of an embedding cost is seen in what the model predicts: one of a model that gives no text has none.
     """
     mixture = recipe.mixture
     if mixture is None or not needs_hessian(recipe.method.name):
         return list(drafts)
-    spared = {Role.OUTPUT: not mixture.head, Role.TOKEN_EMBD: not mixture.embedding or gives_no_text(family)}
+    spared = {Role.OUTPUT: not mixture.head, Role.TOKEN_EMBD: not mixture.embedding or gives_no_text(model.family)}
 
     def chosen(draft: Unit) -> bool:
         return not draft.copy and not spared.get(draft.tensor.role, False) and _has_inputs(draft)

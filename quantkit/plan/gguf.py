@@ -71,8 +71,7 @@ def plan_gguf(
     unquantized = {t.name: unquantized_type(t, sources) for t in model.tensors}
     choices = choose_types(model, recipe, unquantized, imatrix=bool(imatrix or method))
     _require_fallbacks_allowed(choices, recipe)
-    drafts = _drafts(model, choices, sources, options, preserve=recipe.mixture.preserve)
-    drafts = with_layouts(drafts, recipe, model.family)
+    drafts = with_layouts(model, _drafts(model, choices, sources, options, preserve=recipe.mixture.preserve), recipe)
     if not options.allow_requantize:
         require_unquantized(drafts, unquantized, sources, graph_of(model))
     importance, notes = _importance(drafts, imatrix) if imatrix else ({}, ())

@@ -199,11 +199,12 @@ def open_decoded(paths: Sequence[Path], source: Checkpoint, model: Model) -> Dec
     return DecodedCheckpoint(source, model, tuple(shards), stored, factors, is_refitted(said), is_fed_back(said))
 
 
-def source_as_made(paths: Sequence[Path], source: Checkpoint, model: Model) -> Checkpoint:
-    """The same for files that may lack tensors, which is for others to say: then the source as it is."""
+def source_as_made(paths: Sequence[Path], source: Checkpoint, model: Model, threads: int | None = None) -> Checkpoint:
+    """The source as files were made of it, which may lack tensors, as is for others to say: then the source as it is.
+    See `DecodedCheckpoint.as_made`."""
     try:
         with closing(open_decoded(paths, source, model)) as made:
-            return made.as_made()
+            return made.as_made(threads)
     except QuantkitError:
         return source
 
