@@ -39,10 +39,8 @@ class Transformers:
         options: dict[str, Any] = {"dtype": torch.float32 if self.exact else "auto"}
         place = {"local_files_only": True, "trust_remote_code": False}
         try:
-            config = transformers.AutoConfig.from_pretrained(os.fspath(folder), **place)
-            alone = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-            self._paired = not alone and bool(getattr(config, "is_encoder_decoder", False))
-            kind = transformers.AutoModelForSeq2SeqLM if self._paired else transformers.AutoModelForCausalLM
+            kind = _opens(transformers.AutoConfig.from_pretrained(os.fspath(folder), **place))
+            self._paired = kind is transformers.AutoModelForSeq2SeqLM
             self._model = kind.from_pretrained(os.fspath(folder), use_safetensors=True, **place, **options).eval()
         except ImportError as error:
             what = f"transformers does not load {shown(folder.name)} without another package: {_words(error)}"
@@ -78,6 +76,19 @@ class Transformers:
         finally:
             torch.set_num_threads(before)
         yield found.float().numpy()
+
+
+def _opens(config: Any) -> Any:
+    """The class of transformers that opens a configuration: that of language models where it knows it as one, else of
+    decoders that read an encoder, or of models that see, which predict text as well (Chameleon, Mistral 3)."""
+    import transformers
+
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM
+    if getattr(config, "is_encoder_decoder", False):
+        return transformers.AutoModelForSeq2SeqLM
+    seeing = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return transformers.AutoModelForImageTextToText if seeing else transformers.AutoModelForCausalLM
 
 
 def _words(error: BaseException) -> str:
