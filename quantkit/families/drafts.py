@@ -7,21 +7,21 @@ says the rest of its numbers (`source.draft`). Source: conversion/llama.py and c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from quantkit.errors import InputError
 from quantkit.families.hparams import MAX_LAYERS, Hparams, bad_value
-from quantkit.families.layers import ToldNumbers
+from quantkit.families.layers import TRUNK, ToldNumbers
 from quantkit.families.model import Constant, ModelTensor
 from quantkit.families.roles import Role
 from quantkit.families.rows import Drop
 
 TARGET = "drafts_for"  # in config.json as a draft's families see it: what that of the target says
 DRAFTED, VOCABULARY, OFFSETS = "draft_vocab_size", "vocab_size", "draft_offsets"
-MASK = "draft_mask"  # the number of the token that stands for what is to be drafted
+MASK = "mask_token_id"  # the number of the token that stands for what is to be drafted
 UNSERVED = "it drafts for another model, from whose hidden states it computes"
 LEFT_OUT = (
     Drop("t2d", "the table from draft to target says the same"),
@@ -30,15 +30,17 @@ LEFT_OUT = (
 MIXED_UP = "the draft was made for another model: name its own with --base"
 
 
-def target_of(hparams: Hparams) -> Hparams | None:
-    """The numbers of the target's config.json, None where a draft is seen alone.
-
-    Raises InputError for a target with another vocabulary than the draft says.
-    """
+def any_target_of(hparams: Hparams) -> Hparams | None:
+    """The numbers of the target's config.json, None where a draft is seen alone."""
     told = hparams.values.get(TARGET)
-    if not isinstance(told, Mapping):
+    return Hparams(told) if isinstance(told, Mapping) else None
+
+
+def target_of(hparams: Hparams) -> Hparams | None:
+    """The same of a draft that says how many tokens there are. Raises InputError for a target with others."""
+    target = any_target_of(hparams)
+    if target is None:
         return None
-    target = Hparams(told)
     tokens, own = target.count(VOCABULARY), hparams.count(VOCABULARY)
     if tokens != own:
         what = f"the draft is for a vocabulary of {own:,} tokens, that of the target has {tokens:,}"
@@ -48,9 +50,36 @@ def target_of(hparams: Hparams) -> Hparams | None:
 
 def numbers_of_layers(values: object, key: str) -> list[int]:
     """A list of numbers of layers. Raises InputError naming the key for anything else."""
-    if not (isinstance(values, list) and all(type(value) is int and 0 <= value < MAX_LAYERS for value in values)):
+    good = isinstance(values, list) and all(type(value) is int and 0 <= value < MAX_LAYERS for value in values)
+    if not (good and values):
         raise bad_value(key, values, "a list of numbers of layers")
     return values
+
+
+def require_states(target: Hparams | None, layers: Sequence[int], width: int, key: str) -> None:
+    """Raise InputError naming the key where a target has not the hidden states that a draft reads: what goes into the
+    layers of these numbers and comes out of the last, each of so many numbers. None: no target is known."""
+    if target is None:
+        return
+    count, hidden = target.count(TRUNK), target.count("hidden_size")
+    what = None
+    if max(layers) > count:
+        what = f"the draft reads layers {layers} of its target, this one has {count}"
+    elif width != hidden:
+        what = f"the draft reads hidden states of {width:,} numbers, those of the target have {hidden:,}"
+    if what is not None:
+        raise InputError(what, key=key, path="config.json", hint=MIXED_UP)
+
+
+def mask_token(hparams: Hparams) -> int | None:
+    """The number of the token that stands for what is to be drafted, None where there is none.
+
+    Raises InputError for what is no token of the vocabulary.
+    """
+    value = hparams.values.get(MASK)
+    if value is not None and not (type(value) is int and 0 <= value < hparams.count(VOCABULARY)):
+        raise bad_value(MASK, value, f"a token of the vocabulary of {hparams.count(VOCABULARY):,}")
+    return value
 
 
 def drafted(hparams: Hparams) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ STATES = "states"  # hidden states of a token that are handed on there
 HELD = "held_states"  # those that a walk holds which sees every layer once
 DECODER_LAYERS = "num_decoder_layers"
 DECODING = "decoding_blocks"  # of a decoder that reads what the trunk, an encoder, gives
+TOLD_DTYPE, MAX_TOLD = "I64", 1 << 16  # of a tensor that is a list of whole numbers
 
 
 def every(hparams: Hparams, layer: int) -> bool:
@@ -243,6 +244,10 @@ class Told:
     source: str
     name: str
 
+    def reads(self, info: TensorInfo) -> bool:
+        """Whether the number of a tensor is looked at."""
+        return info.dtype != TOLD_DTYPE and info.elements == 1
+
     def __call__(self, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
         found: list[float] = []
         for layer in range(trunk_of(hparams)):
@@ -268,13 +273,17 @@ class ToldNumbers:
     `count` that of how many there are, where something says it.
 
     Where headers alone are read there is no such list. Raises InputError for a missing tensor, for numbers below zero,
-    and for more or fewer than there should be.
+    and for more or fewer than there should be, UnsupportedError for a tensor whose numbers are not looked at.
     """
 
     source: str
     name: str
     where: Layers
     count: str | None = None
+
+    def reads(self, info: TensorInfo) -> bool:
+        """Whether the numbers of a tensor are looked at."""
+        return info.dtype == TOLD_DTYPE and 0 < info.elements <= MAX_TOLD
 
     def __call__(self, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
         layer = next((layer for layer in range(trunk_of(hparams)) if self.where(hparams, layer)), None)
@@ -289,6 +298,9 @@ class ToldNumbers:
             said = f"config.json says {hparams.count(self.count):,} ({self.count})"
             message = f'tensor "{name}" has {there:,} numbers, {said}'
             raise InputError(message, tensor=name, hint="config.json and the weights are not of the same model")
+        if not self.reads(tensors[name]):
+            message = f'tensor "{name}" is {there:,} numbers of {tensors[name].dtype}'
+            raise UnsupportedError(message, tensor=name, hint=f"save it as {TOLD_DTYPE}, of up to {MAX_TOLD:,} numbers")
         if any(value < 0 for value in values):
             message = f'tensor "{name}" has numbers below zero'
             raise InputError(message, tensor=name, hint="config.json and the weights are not of the same model")

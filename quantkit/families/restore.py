@@ -59,7 +59,7 @@ SCALING = {  # key below rope.scaling -> the setting
 def families_of(architecture: str) -> tuple[Family, ...]:
     """The families whose files are of an architecture of llama.cpp: first the one that bears its name, then those that
     transformers runs. None of a draft's, which has no tokenizer of its own."""
-    found = [family for family in known_families() if family.gguf == architecture and not family.drafts]
+    found = [family for family in known_families() if family.gguf == architecture and not family.borrows]
     return tuple(sorted(found, key=lambda family: (family.name != architecture, family.unserved is not None)))
 
 

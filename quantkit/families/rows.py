@@ -177,7 +177,7 @@ class Family:
     `back` are keys that are computed here -> the number of config.json that a file's value is, where it is read
     backwards (`families.restore`), `graph` gives numbers that no key holds, since llama.cpp takes them for granted.
     `alone` says of what family its language model is by itself, where transformers has it only behind an encoder;
-    `drafts` that it drafts for another model, whose tokens it has (`families.drafts`).
+    `drafts` that it drafts for another model, `borrows` that it has that one's tokens (`families.drafts`).
     """
 
     name: str
@@ -213,6 +213,7 @@ class Family:
     graph: Callable[[Hparams], Mapping[str, Any]] | None = None
     alone: Alone | None = None
     drafts: bool = False
+    borrows: bool = False
 
     @property
     def label(self) -> str:
@@ -256,9 +257,8 @@ class Family:
 
     def is_told(self, info: TensorInfo) -> bool:
         """Whether a tensor holds a number, or numbers, that the file has among its keys."""
-        kind, most = (ToldNumbers, keys.MAX_ENTRIES) if info.dtype == "I64" else (Told, 1)
-        told = {seen.source for seen in self.seen if isinstance(seen, kind)}
-        return 0 < info.elements <= most and NUMBER.sub("{}", self.source_name(info.name)) in told
+        told = {seen.source for seen in self.seen if isinstance(seen, Told | ToldNumbers) and seen.reads(info)}
+        return bool(told) and NUMBER.sub("{}", self.source_name(info.name)) in told
 
     def is_skipped(self, name: str, hparams: Hparams) -> bool:
         """Whether a tensor, by the name that rows use, is left out in its block: all of one after the last layer, or

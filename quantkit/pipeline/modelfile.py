@@ -11,6 +11,7 @@ from typing import Any
 
 from quantkit.errors import ExistsError, InputError, UnsupportedError, UsageError
 from quantkit.events import Published, Sink, Warned, ignore
+from quantkit.families.known import drafts
 from quantkit.formats.gguf.file import SHARD_NAME, read_gguf
 from quantkit.ollama import Described, Header, ModelfileError, describe, parse_modelfile, read_header, unchanged
 from quantkit.ollama.modelfile import keeps_line
@@ -96,7 +97,8 @@ def write_modelfiles(
     The chat template in the file is put in Ollama's terms and proved by rendering both on conversations; one for which
     that fails leaves TEMPLATE out, and a note says why. A Modelfile that quantkit wrote and nobody edited is replaced,
     any other file in its place only with `force`: ExistsError. Raises InputError for files that are none,
-    UnsupportedError for one in parts, UsageError for an adapter without a base, NotWritableError, ResourceError.
+    UnsupportedError for one in parts, UsageError for an adapter without a base and for a draft, NotWritableError,
+    ResourceError.
     """
     files = list(dict.fromkeys(file for path in request.paths for file in _files(path)))
     alone = {file.parent: sum(other.parent == file.parent for other in files) == 1 for file in files}
@@ -131,7 +133,7 @@ def modelfiles_beside(built: Sequence[Artifact], *, force: bool, emit: Sink = ig
             continue
         try:
             described = _described(artifact.path, artifact.encoder, None)
-        except UsageError as error:  # an adapter, of whose base nobody knows the name
+        except UsageError as error:  # an adapter, of whose base nobody knows the name, or a draft
             emit(Warned(CODE, f"no Modelfile for {artifact.path.name}: {error.message}; {error.hint}"))
             artifacts.append(artifact)
             continue
@@ -167,11 +169,7 @@ def _files(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    found = [
-        file
-        for file in sorted(path.glob("*.gguf"))
-        if not _is_encoder(file) and _header(file).kind in ("model", "adapter")
-    ]
+    found = [file for file in sorted(path.glob("*.gguf")) if not _is_encoder(file) and _is_run(_header(file))]
     if not found:
         hint = "give the folder that quantkit convert wrote a GGUF file into, or the file"
         raise InputError(f"{shown(path)} holds no GGUF file of a model", path=str(path), hint=hint)
@@ -188,6 +186,11 @@ def _encoder_beside(file: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
+def _is_run(header: Header) -> bool:
+    """Whether a file is a model, or an adapter of one, that is run by itself."""
+    return header.kind in ("model", "adapter") and not drafts(header.architecture)
+
+
 def _header(file: Path) -> Header:
     return read_header(read_gguf(file).metadata)
 
@@ -200,6 +203,9 @@ def _described(file: Path, encoder: Path | None, base: str | None) -> Described:
     if header.kind == "mmproj":
         hint = "give the language model that it goes with"
         raise InputError(f"{shown(file)} is an encoder and no model by itself", path=str(file), hint=hint)
+    if drafts(header.architecture):
+        hint = "give the model that it drafts for"
+        raise UsageError(f"{shown(file)} is a draft and no model by itself", hint=hint)
     if header.kind not in ("model", "adapter"):
         what = f"{shown(file)} holds no model: its general.type is {shown(header.kind)}"
         raise InputError(what, path=str(file), hint="give a GGUF file of a model")

@@ -31,7 +31,9 @@ def open_wanted(request: Request, recipes: Sequence[Recipe], emit: Sink, *, head
     if of_adapters:
         return open_adapter_model(request.source, request.base, offline=request.offline, emit=emit)
     if request.base is not None:
-        return open_draft(request.source, request.base, offline=request.offline, emit=emit, adapters=request.adapters)
+        return open_draft(
+            request.source, request.base, offline=request.offline, emit=emit, adapters=request.adapters, headers=headers
+        )
     found = open_source(request.source, offline=request.offline, emit=emit, adapters=request.adapters, headers=headers)
     require_base(found, emit, allow_other=request.allow_other_base)
     if all(recipe.mixture is None for recipe in recipes):

@@ -171,6 +171,7 @@ USES = (
     Use("--pure", _gguf, "is for GGUF files; this recipe has no mixture"),
     Use("--split-max-size", _gguf, "is for GGUF files; use --max-shard-size"),
     Use("--pre", _gguf, "is for GGUF files; checkpoints keep the tokenizer of the source"),
+    Use("--base", _gguf, "is for GGUF files, which name what a draft or an adapter belongs to"),
     Use("--mmproj", _gguf, "is for GGUF files; checkpoints keep their encoders as they are", some=True),
     *(Use(f"--{option}", _feeds, FEEDS, some=True) for option in SWITCHES.values()),
     Use("--max-shard-size", _checkpoint, "is for checkpoints; use --split-max-size"),

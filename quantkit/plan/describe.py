@@ -7,7 +7,7 @@ from dataclasses import replace
 from quantkit.errors import UsageError
 from quantkit.families.describe import describe, require_fitting
 from quantkit.families.describe_gguf import describe_gguf
-from quantkit.families.drafts import MASK
+from quantkit.families.drafts import mask_token
 from quantkit.families.model import Model
 from quantkit.families.rows import Family
 from quantkit.families.towers import text_family
@@ -48,22 +48,23 @@ def describe_source(checkpoint: Checkpoint, pre: str | None = None) -> Model:
 
 
 def _tokenizer(checkpoint: Checkpoint, family: Family, pre: str | None) -> Tokenizer:
-    """The tokenizer of a checkpoint; of a draft that of its target, with the token that stands for what is drafted."""
-    if not family.drafts:
+    """The tokenizer of a checkpoint; of a draft that borrows its target's that one, with the token that stands for what
+    is drafted."""
+    if not family.borrows:
         return read_tokenizer(
             checkpoint.read_file, checkpoint.config, family.tokens, pre=pre, names=checkpoint.file_names()
         )
     if not isinstance(checkpoint, DraftCheckpoint):
         what = f"{shown(checkpoint.name)} drafts for another model, whose tokenizer and layers the file has to name"
-        raise UsageError(what, key="base", hint="name that model: --base SRC")
+        raise UsageError(what, key="base", hint="name that model: --base SRC, as convert, plan and verify take it")
     target = checkpoint.target
     rules = text_family(target.config)[0].family.tokens
     found = read_tokenizer(target.read_file, target.config, rules, pre=pre, names=target.file_names())
-    mask = family.hparams(checkpoint.config).number(MASK)
+    mask = mask_token(family.hparams(checkpoint.config))
     if mask is None:
         return found
     others = (kv for kv in found.metadata if kv.key != MASK_KEY)
-    return replace(found, metadata=(*others, KeyValue(MASK_KEY, "u32", int(mask))))
+    return replace(found, metadata=(*others, KeyValue(MASK_KEY, "u32", mask)))
 
 
 def _with_values(checkpoint: Checkpoint, info: TensorInfo) -> TensorInfo:

@@ -60,11 +60,13 @@ def next_steps(
     `name` is what Ollama is told to call it. `loaders` are the consumers that were found to load a checkpoint (None:
     those that load checkpoints at all), served on `tp` devices. Commands that work `anywhere` name no folder of this
     machine: they are for the folder that holds the files. `gives` says whether the model writes text, alone or as an
-    answer to what its encoder has read, or gives vectors or scores.
+    answer to what its encoder has read, or gives vectors, scores or drafts: for folders of these there are no commands.
     """
     if outputs[0].suffix == ".gguf":
         steps = _gguf_steps(outputs, name, anywhere)
         return steps if gives in ("text", "answers") else _textless_steps(outputs[0], steps, gives)
+    if gives == "drafts":
+        return ()
     folder = shell_word(str(outputs[0]) if outputs[0].is_absolute() else f"./{outputs[0]}")
     parallel = f" --tensor-parallel-size {tp}" if tp > 1 else ""
     code = {"answers": PYTHON_ANSWER, "vectors": PYTHON_VECTORS}.get(gives, PYTHON)

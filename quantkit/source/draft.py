@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quantkit.errors import QuantkitError, UnsupportedError, UsageError
+from quantkit.errors import UnsupportedError, UsageError
 from quantkit.events import Sink, ignore
 from quantkit.families.drafts import TARGET
 from quantkit.families.towers import text_family
@@ -46,35 +47,45 @@ class DraftCheckpoint(Over):
 
 
 def open_draft(
-    spec: str, target: str, *, offline: bool = False, emit: Sink = ignore, adapters: Sequence[str] = ()
+    spec: str,
+    target: str,
+    *,
+    offline: bool = False,
+    emit: Sink = ignore,
+    adapters: Sequence[str] = (),
+    headers: bool = False,
 ) -> DraftCheckpoint:
-    """Open a draft and its target, each as `open_source` does; of the target no weight is read or fetched.
+    """Open a draft and its target, each as `open_source` does; of the target no weight is read or fetched, with
+    `headers` none of the draft is fetched either before it is read.
 
-    Raises what that raises, UsageError for a source that is no draft and for adapters, which are merged into none,
-    UnsupportedError for a target that is a GGUF file, and for a draft with a pickle of numbers that its embeddings
-    need.
+    Raises what that raises, UsageError for a source that is no draft, for a target that is one, and for adapters, which
+    are merged into none, UnsupportedError for a target that is a GGUF file, and for a draft with a pickle of numbers
+    that its embeddings need.
     """
     if adapters:
         what = "--base names the target of a draft, and no adapter is merged into a draft"
         raise UsageError(what, key="adapters", hint="leave --base or --adapter out")
-    draft = open_source(spec, offline=offline, emit=emit)
-    try:
+    with ExitStack() as opened:
+        draft = opened.enter_context(closing(open_source(spec, offline=offline, emit=emit, headers=headers)))
         _require_draft(draft)
-        beside = open_source(target, offline=offline, emit=emit, headers=True)
-    except QuantkitError:
-        draft.close()
-        raise
-    if beside.kind == "gguf":
-        draft.close()
-        beside.close()
-        what = f"{shown(beside.name)} is a GGUF file: what a draft needs of its target stands in the checkpoint"
-        raise UnsupportedError(what, key="base", hint="give the folder or the repository of that model: --base SRC")
+        beside = opened.enter_context(closing(open_source(target, offline=offline, emit=emit, headers=True)))
+        _require_target(beside)
+        opened.pop_all()
     return DraftCheckpoint(draft, beside)
 
 
+def _require_target(found: Checkpoint) -> None:
+    if found.kind == "gguf":
+        what = f"{shown(found.name)} is a GGUF file: what a draft needs of its target stands in the checkpoint"
+        raise UnsupportedError(what, key="base", hint="give the folder or the repository of that model: --base SRC")
+    if text_family(found.config)[0].family.drafts:
+        what = f"{shown(found.name)} is a draft itself, and no model that another one drafts for"
+        raise UsageError(what, key="base", hint="give the model that runs beside the draft: --base SRC")
+
+
 def _require_draft(found: Checkpoint) -> None:
-    if found.kind == "gguf" or not text_family(found.config)[0].family.drafts:
-        what = f"--base names the model of an adapter (--to lora-f16) or of a draft, and {found.name} is neither"
+    if found.kind == "gguf" or not text_family(found.config)[0].family.borrows:
+        what = f"--base names the model of an adapter (--to lora-f16) or of a draft, and {shown(found.name)} is neither"
         raise UsageError(what, key="base", hint="leave --base out")
     folder = found.folder if isinstance(found, QuantizedCheckpoint) else found
     if isinstance(folder, FolderCheckpoint) and (folder.root / MASK_FILE).exists():

@@ -21,7 +21,7 @@ PRE = ("--pre", "qwen2")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drafts")
-    for name in (TARGET, "eagle3", "dspark-reduced"):
+    for name in (TARGET, "eagle3", "dflash", "dspark-reduced", "gemma-4-assistant"):
         family_table.build(name, folder)
     return folder
 
@@ -60,6 +60,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "table-of-others": ("eagle3", {"draft_vocab_size": 127}, 3, '"d2t" has 128 numbers'),
     "no-layers": ("eagle3", {"eagle_aux_hidden_state_layer_ids": None}, 3, r"is \[2, 1, -1\], expected a list"),
     "gated-head": ("dspark-reduced", {"markov_head_type": "gated"}, 4, 'Markov head of the kind "gated"'),
+    "deep": ("eagle3", {"eagle_aux_hidden_state_layer_ids": [0, 1, 3]}, 3, r"reads layers \[0, 1, 3\] of its target"),
+    "wide": ("eagle3", {"target_hidden_size": 512}, 3, "hidden states of 512 numbers, those of the target have 256"),
+    "deep-behind": ("dflash", {"dflash_config": {"target_layer_ids": [0, 2]}}, 3, r"reads layers \[1, 3\]"),
+    "no-layers-behind": ("dflash", {"dflash_config": {"mask_token_id": 7}}, 3, "target_layer_ids is missing"),
+    "no-token": (
+        "dflash", {"dflash_config": {"target_layer_ids": [0, 1], "mask_token_id": 400}}, 3, "mask_token_id is 400",
+    ),
     "pairs": ("dspark-reduced", {"rope_is_neox_style": False}, 4, "rope_is_neox_style is False"),
 }  # fmt: skip
 
@@ -71,6 +78,44 @@ def test_what_no_file_can_say_is_refused(which: str, root: Path, tmp_path: Path)
     ran = quantkit("plan", draft, "--base", root / TARGET, *PRE)
     assert ran.status == status
     assert re.search(message, ran.stderr)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_a_table_of_another_type_is_not_taken_for_none(dtype: str, root: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    draft = changed(root, "eagle3", tmp_path / "draft", {})
+    tensors = load_file(draft / "model.safetensors")
+    (draft / "model.safetensors").unlink()
+    save_file({**tensors, "d2t": tensors["d2t"].to(getattr(torch, dtype))}, draft / "model.safetensors")
+    ran = quantkit("plan", draft, "--base", root / TARGET, *PRE)
+    assert ran.status == 4
+    assert 'tensor "d2t" is 128 numbers of' in ran.stderr
+
+
+def test_an_empty_part_of_config_is_none(root: Path, tmp_path: Path) -> None:
+    draft = changed(root, "dspark-reduced", tmp_path / "draft", {"dflash_config": None})
+    file = tmp_path / "draft.gguf"
+    ran = quantkit("convert", draft, "--to", "bf16", "--base", root / TARGET, *PRE, "-o", file, "--no-verify")
+    assert ran.status == 0, ran.stderr
+    fields = GGUFReader(file).fields
+    assert fields["tokenizer.ggml.mask_token_id"].contents() == 7
+    assert fields["dflash.target_layers"].contents() == [1, 2]
+
+
+def test_drafts_are_run_beside_their_targets_alone(root: Path, tmp_path: Path) -> None:
+    source, file = root / "gemma-4-assistant", tmp_path / "draft.gguf"
+    made = quantkit("convert", source, "--to", "q8_0", "--for", "ollama", "-o", file, "--no-verify", "--json")
+    assert made.status == 0, made.stderr
+    assert [step["command"] for step in made.json["artifacts"][0]["next"]] == [
+        f"llama-server -m TARGET.gguf -md {file}"
+    ]
+    assert "draft.gguf is a draft and no model by itself" in made.stderr
+    assert quantkit("modelfile", file).status == 2
+    assert quantkit("modelfile", tmp_path).status == 3
+    folder = quantkit("convert", source, "--to", "hf-bf16", "-o", tmp_path / "out", "--no-verify", "--json")
+    assert folder.json["artifacts"][0]["next"] == []
 
 
 def test_layers_that_stand_where_nothing_looks_are_told(root: Path, tmp_path: Path) -> None:
@@ -87,6 +132,12 @@ def test_a_draft_needs_its_target_and_nothing_else_has_one(root: Path, tmp_path:
     assert "--base SRC" in alone.stderr
     assert quantkit("plan", target, "--base", eagle).status == 2
     assert quantkit("plan", eagle, "--base", target, "--adapter", eagle).status == 2
+    of_draft = quantkit("plan", eagle, "--base", root / "dflash")
+    assert of_draft.status == 2
+    assert "dflash is a draft itself" in of_draft.stderr
+    plain = quantkit("plan", eagle, "--to", "hf-bf16", "--base", target)
+    assert plain.status == 2
+    assert "hf-bf16: --base is for GGUF files" in plain.stderr
     assert quantkit("convert", target, "--to", "bf16", *PRE, "-o", tmp_path / "t.gguf", "--no-verify").status == 0
     of_file = quantkit("plan", eagle, "--base", tmp_path / "t.gguf")
     assert of_file.status == 4

@@ -39,8 +39,8 @@ def gives_no_text(name: object) -> bool:
 
 
 def drafts(name: object) -> bool:
-    """Whether the family called `name` is a draft of another model."""
-    return any(family.drafts for family in known_families() if family.name == name)
+    """Whether the family, or the architecture of GGUF files, called `name` is a draft of another model."""
+    return any(family.drafts for family in known_families() if name in (family.name, family.gguf))
 
 
 def answers(name: object) -> bool:

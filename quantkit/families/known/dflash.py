@@ -18,13 +18,14 @@ from quantkit.families.drafts import (
     LEFT_OUT,
     MASK,
     OFFSETS_SEEN,
-    TARGET,
     UNSERVED,
     VOCABULARY,
+    any_target_of,
     drafted,
     drafted_tokens,
     is_reduced,
     numbers_of_layers,
+    require_states,
     target_of,
 )
 from quantkit.families.expressions import ANY
@@ -58,28 +59,32 @@ BLOCK, LAYERS, WINDOW, CAUSAL = "block_size", "target_layers", "draft_window", "
 SECTIONS, WITHOUT_OWN, SHARED_HEAD = "target_sections", "without_own_embeddings", "shares_head"
 READ, BEHIND = "target_layer_ids", "aux_hidden_state_layer_ids"
 SURE, ANCHORED = "has_confidence_head", "sample_from_anchor"
+SOFTCAP = "final_logit_softcapping"
 NUMBERS = {  # in dflash_config, or beside it
     "conv_kernel_size": "conv_kernel_size", "conv_group_size": "conv_group_size", "selector_rank": "selector_rank",
     "selector_top_k": "selector_top_k", "attention_value_scale": "value_scale", "output_multiplier": "logit_scale",
-    "final_logit_softcapping": "softcap", "input_embedding_scale": "embedding_scale",
+    SOFTCAP: SOFTCAP, "input_embedding_scale": "embedding_scale",
 }  # fmt: skip
-OUTER = ("output_multiplier", "final_logit_softcapping", "input_embedding_scale")
+OUTER = ("output_multiplier", SOFTCAP, "input_embedding_scale")
 
 
 def of_draft(hparams: Hparams) -> Mapping[str, Any]:
     """The numbers of `dflash_config`, and which layers of the target are read: one behind each that is named.
 
-    Raises UnsupportedError for rotation pairs that lie side by side.
+    Raises UnsupportedError for rotation pairs that lie side by side, InputError for hidden states that the target has
+    not.
     """
     require_only(hparams, {"rope_is_neox_style": True}, silent=True)
     said = hparams.values
-    own = said.get(OWN) or {}
+    nested = said.get(OWN)
+    own = {} if nested is None else nested
     if not isinstance(own, Mapping):
         raise bad_value(OWN, own, "an object")
-    named = numbers_of_layers(own.get(READ, said.get(READ)) or [], READ)
-    layers = [layer + 1 for layer in named]
-    if OWN not in said and said.get(BEHIND) is not None:
-        layers = numbers_of_layers(said[BEHIND], BEHIND)
+    if nested is None and said.get(BEHIND) is not None:
+        layers, key = numbers_of_layers(said[BEHIND], BEHIND), BEHIND
+    else:
+        layers, key = [layer + 1 for layer in numbers_of_layers(own.get(READ, said.get(READ)), READ)], READ
+    require_states(target_of(hparams), layers, hparams.count("hidden_size"), key)
     causal = said.get("is_causal") if said.get("is_causal") is not None else own.get("causal")
     windowed = said.get("use_sliding_window") or own.get("use_swa")
     window = own.get("swa_window_size") or said.get("sliding_window")
@@ -87,7 +92,7 @@ def of_draft(hparams: Hparams) -> Mapping[str, Any]:
     return {
         **{name: own.get(key, said.get(key) if key in OUTER else None) for key, name in NUMBERS.items()},
         BLOCK: own.get(BLOCK, said.get(BLOCK, 16)), LAYERS: layers, CAUSAL: causal,
-        MASK: own.get("mask_token_id", None if OWN in said else said.get("mask_token_id")),
+        MASK: said.get(MASK) if nested is None else own.get(MASK),
         "sliding_window": window if windowed else None, "layer_types": everywhere,
         WITHOUT_OWN: said.get("has_embed_tokens") is False, SECTIONS: _sections(hparams),
         "states": len(layers) * hparams.count("hidden_size"),
@@ -110,7 +115,7 @@ def rotated_part(hparams: Hparams) -> Iterable[KeyValue]:
 
 def softcap(hparams: Hparams) -> float | None:
     """What caps the scores of tokens, if anything does."""
-    value = hparams.number("softcap")
+    value = hparams.number(SOFTCAP)
     return value if value is not None and value > 0 else None
 
 
@@ -188,6 +193,7 @@ DFLASH = Family(
     assumes=(assumptions.silu, assumptions.yarn_temperature),
     unserved=UNSERVED,
     drafts=True,
+    borrows=True,
 )  # fmt: skip
 
 
@@ -242,8 +248,8 @@ def layer_types(hparams: Hparams) -> Mapping[str, Any]:
 
 def of_muse(hparams: Hparams) -> Mapping[str, Any]:
     """The vocabulary is the target's, and config.json has all numbers at its root."""
-    target = hparams.values.get(TARGET)
-    tokens = {} if target is None else {VOCABULARY: target[VOCABULARY]}
+    target = any_target_of(hparams)
+    tokens = {} if target is None else {VOCABULARY: target.count(VOCABULARY)}
     return {**tokens, "use_sliding_window": bool(hparams.values.get("sliding_window"))}
 
 

@@ -20,6 +20,7 @@ from quantkit.families.drafts import (
     drafted,
     drafted_tokens,
     numbers_of_layers,
+    require_states,
     target_of,
 )
 from quantkit.families.hparams import Hparams
@@ -55,7 +56,8 @@ BESIDE = tuple(  # of what comes from the target and the embedding, side by side
 def of_target(hparams: Hparams) -> Mapping[str, Any]:
     """Which layers of the target are read, and how wide they are: of a draft seen alone, as wide as its own.
 
-    Raises UnsupportedError for a draft of more blocks than one, InputError for layers that are no numbers of any.
+    Raises UnsupportedError for a draft of more blocks than one, InputError for layers that are no numbers of any, and
+    for hidden states that the target has not.
     """
     if hparams.count(TRUNK) != 1:
         what = f"the draft has {hparams.count(TRUNK)} layers, llama.cpp's graph of EAGLE-3 has one"
@@ -64,6 +66,7 @@ def of_target(hparams: Hparams) -> Mapping[str, Any]:
     count = target.count(TRUNK) if target else LEAST_LAYERS
     layers = numbers_of_layers(hparams.values.get(SAID) or [2, count // 2, count - 3], SAID)
     width = hparams.count(WIDTH) if hparams.values.get(WIDTH) else (target or hparams).count("hidden_size")
+    require_states(target, layers, width, SAID)
     return {LAYERS: layers, WIDTH: width, JOINED: len(layers) * width}
 
 
@@ -117,6 +120,7 @@ EAGLE3 = Family(
     assumes=(assumptions.silu, assumptions.yarn_temperature, layers_said),
     unserved=UNSERVED,
     drafts=True,
+    borrows=True,
 )  # fmt: skip
 
 UNNAMED = replace(  # as the first of them are called

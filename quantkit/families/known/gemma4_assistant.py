@@ -53,6 +53,7 @@ GEMMA4_ASSISTANT = replace(
     inside={},
     graph=not_read("they are parts of other models"),
     derive=(unshared, *GEMMA4.derive, shared),
+    drafts=True,
     unwalked="it reads hidden states, keys and values of a large Gemma 4, and nothing of text alone",
 )  # fmt: skip
 
