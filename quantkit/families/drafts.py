@@ -50,8 +50,7 @@ def target_of(hparams: Hparams) -> Hparams | None:
 
 def numbers_of_layers(values: object, key: str) -> list[int]:
     """A list of numbers of layers. Raises InputError naming the key for anything else."""
-    good = isinstance(values, list) and all(type(value) is int and 0 <= value < MAX_LAYERS for value in values)
-    if not (good and values):
+    if not (isinstance(values, list) and values and all(type(n) is int and 0 <= n < MAX_LAYERS for n in values)):
         raise bad_value(key, values, "a list of numbers of layers")
     return values
 
