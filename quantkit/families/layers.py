@@ -22,6 +22,7 @@ Seen = Callable[[Hparams, Mapping[str, TensorInfo]], Mapping[str, Any]]
 
 KINDS = "layer_kinds"  # the derived list of the kinds of a model's layers
 TRUNK, BLOCKS = LAYERS, "blocks"
+PER_STACK = "num_layers_per_stack"
 TWO_STACKS = "two_stacks"  # the blocks behind the trunk are a second stack of layers
 PASSES = "passes"  # through layers, where a text goes through them more than once
 STATES = "states"  # hidden states of a token that are handed on there

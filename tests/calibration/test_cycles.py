@@ -173,6 +173,17 @@ def test_more_passes_than_anybody_waits_for_are_refused(source: Path, tmp_path: 
         model_of(folder)
 
 
+@pytest.mark.parametrize("said", [1, 3])
+def test_layers_that_config_json_does_not_say_are_named_as_it_counts_them(
+    said: int, source: Path, tmp_path: Path
+) -> None:
+    folder, key = halved(source, tmp_path / "other", lambda name: False), "num_layers_per_stack"
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace(f'"{key}": {LAYERS}', f'"{key}": {said}'))
+    with pytest.raises(InputError, match=f"config.json: {key} is {said}, the checkpoint has 2 layers"):
+        model_of(folder)
+
+
 @pytest.mark.parametrize("command", ["sensitivity", "convert"])
 def test_what_types_cost_is_not_asked(command: str, source: Path, tmp_path: Path) -> None:
     target = ("--target-bpw", "5") if command == "convert" else ()

@@ -16,7 +16,16 @@ from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
 from quantkit.families.heads import TIED, needs_no_head, stored_head
 from quantkit.families.hparams import CONFIG_HINT, Hparams, nested_part
-from quantkit.families.layers import DECODER_LAYERS, DECODING, KINDS, PASSES, TWO_STACKS, block_count, trunk_of
+from quantkit.families.layers import (
+    DECODER_LAYERS,
+    DECODING,
+    KINDS,
+    PASSES,
+    PER_STACK,
+    TWO_STACKS,
+    block_count,
+    trunk_of,
+)
 from quantkit.families.linears import further_blocks, require_walked
 from quantkit.families.mapping import check_shapes
 from quantkit.families.names import expert_of
@@ -206,17 +215,30 @@ def _count_layers(
     if family.stacks:
         first, *_ = [_count_stack(family, stack, hparams, tensors) for stack in family.stacks]
         return first
+    if hparams.flag(TWO_STACKS):
+        return _count_both(family, hparams, settings, tensors)
     key = next((key for key in (LAYERS, *_spelled(family, LAYERS)) if key in settings), LAYERS)
-    said = block_count(hparams) if hparams.flag(TWO_STACKS) else settings.get(key)
+    said = settings.get(key)
     layers = said if isinstance(said, int) and not isinstance(said, bool) and 0 < said <= MAX_LAYERS else 0
-    trunk = trunk_of(hparams) if hparams.flag(TWO_STACKS) else layers
-    numbers = {number for name in tensors if (number := family.layer_of(name, trunk)) is not None}
+    numbers = {number for name in tensors if (number := family.layer_of(name, layers)) is not None}
     count = max(numbers, default=-1) + 1
     if 0 < layers < count:
         count -= min(count - layers, further_blocks(family, hparams))
         numbers = {number for number in numbers if number < count}
     _require_whole(key, count if said is None else said, numbers, count)
     return count
+
+
+def _count_both(
+    family: Family, hparams: Hparams, settings: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+) -> int:
+    """The layers of two stacks together, which have as many each and are numbered one after the other."""
+    each = trunk_of(hparams)
+    numbers = {number for name in tensors if (number := family.layer_of(name, each)) is not None}
+    first = {number for number in numbers if number < each}
+    for found in (first, {number - each for number in numbers - first}):
+        _require_whole(PER_STACK if PER_STACK in settings else LAYERS, each, found, max(found, default=-1) + 1)
+    return block_count(hparams)
 
 
 def _count_stack(family: Family, stack: Stack, hparams: Hparams, tensors: Mapping[str, TensorInfo]) -> int:

@@ -11,14 +11,14 @@ from typing import Any
 
 from quantkit.families import assumptions, folds, keys
 from quantkit.families.hparams import Hparams, bad_value
-from quantkit.families.layers import BLOCKS, HELD, PASSES, STATES, TRUNK, TWO_STACKS
+from quantkit.families.layers import BLOCKS, HELD, PASSES, PER_STACK, STATES, TRUNK, TWO_STACKS
 from quantkit.families.layouts import rows
 from quantkit.families.placements import first_half, second_half
 from quantkit.families.roles import Role
 from quantkit.families.rows import ATTENTION, FREQUENCIES, HEAD, MLP, Family, T, without_biases
 from quantkit.families.spellings import Published, Rename
 
-PER_STACK, FUSED = "num_layers_per_stack", "4*q_rows hidden_size"
+FUSED = "4*q_rows hidden_size"
 HIGH, LOW = "H_cycles", "L_cycles"
 PIECES = {  # conversion_mapping.py of transformers 5.24
     "attn.gqkv_proj": ("self_attn.gate_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
