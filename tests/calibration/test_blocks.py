@@ -343,7 +343,7 @@ def memory_checkpoint(folder: Path, **config: object) -> MemoryCheckpoint:
         ({"head_dim": 10**7}, InputError, "has shape"),
         ({"vocab_size": 10**9}, InputError, "has shape"),
         ({"layer_types": ["full_attention"] * 10**6}, InputError, "layer_types has 1,000,000 entries"),
-        ({"hidden_act": "no_such_act"}, InputError, "config.json"),
+        ({"hidden_act": "no_such_act"}, InputError, "config.json: transformers does not know 'no_such_act'"),
         ({"hidden_size": 128}, InputError, "has shape"),
         ({"intermediate_size": 10**7}, InputError, "has shape"),
         ({"rope_parameters": {"rope_type": "odd"}}, InputError, "config.json"),

@@ -199,7 +199,8 @@ def _build(kind: str, settings: Mapping[str, Any], *, vectors: bool) -> Any:
         StrictDataclassError,
     ) as error:  # fmt: skip
         reason = next(reversed(str(error).strip().splitlines()), type(error).__name__)
-        message = f"config.json: {shown(reason, 200)}"
+        what = "transformers does not know " if isinstance(error, KeyError) else ""  # such errors say a name alone
+        message = f"config.json: {what}{shown(reason, 200)}"
         raise InputError(message, path="config.json", hint="download config.json again") from error
 
 
