@@ -23,6 +23,7 @@ ONLY_SAID = {
     "granitemoehybrid": {"ssm_head_dim"}, "bamba": {"ssm_head_dim"},
     "jamba": {"mamba_dt_rank"}, "kimi_linear": {"first_k_dense_replace"},
     "hrm_text": {"num_hidden_layers"},  # transformers says the layers of all passes
+    "muse_glimmer_assistant": {"vocab_size"},  # it is the target's
 }  # fmt: skip
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 96}
 

@@ -26,6 +26,7 @@ IDLE = frozenset({
     "classifier_pooling", "decoder_bias", "deterministic_flash_attn", "dropout", "hidden_dropout_prob",
     "initializer_cutoff_factor", "is_encoder_decoder", "mlp_dropout", "qa_dropout", "seq_classif_dropout",
     "sparse_pred_ignore_index", "sparse_prediction",
+    "L_bp_cycles", "decoder_start_token_id", "dropout_rate", "initializer_factor", "model_parallel_size", "vq_config",
     "add_cross_attention", "altup_coef_clip", "attention_dropout", "attn_pdrop", "bos_token_id", "classifier_dropout",
     "dtype", "emb_pdrop", "embd_pdrop", "embedding_dropout", "eos_token_id", "hidden_dropout", "image_token_id",
     "initializer_range", "input_jitter_noise", "is_decoder", "num_labels", "num_logits_to_keep",

@@ -76,7 +76,7 @@ CHAMELEON = Family(
     derive=(images,),
     assumes=(assumptions.silu, norms_before, images_elsewhere),
     folds=tuple(replace(fold, unless=SWIN) if fold.norm else fold for fold in folds.DENSE),
-    computes=frozenset({SWIN}),
+    computes=frozenset({SWIN, "vocabulary_map"}),
     graph=not_read("transformers has the language model only beside what makes tokens of images"),
 )  # fmt: skip
 

@@ -90,7 +90,9 @@ EAGLE3 = Family(
     gguf="eagle3",
     hf=("LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "Eagle3Speculator", "Eagle3DraftModel"),
     defaults={
-        "eagle3": {**LLAMA.defaults["llama"], "norm_before_residual": False, "norm_before_fc": False},
+        "eagle3": {
+            **LLAMA.defaults["llama"], "num_hidden_layers": 1, "norm_before_residual": False, "norm_before_fc": False,
+        },
     },
     outside=(
         *optional((EMBEDDING,)),
@@ -127,7 +129,6 @@ UNNAMED = replace(  # as the first of them are called
     EAGLE3,
     name="eagle3_llama",
     hf=("LlamaForCausalLM",),
-    defaults={"eagle3_llama": EAGLE3.defaults["eagle3"]},
     when=Condition("config.json has draft_vocab_size", lambda said: said.get(DRAFTED) is not None),
 )
 
