@@ -33,6 +33,7 @@ FOREIGN = {
     "--dtype",
     "--upgrade",
     "--force-reinstall",
+    "--target-model-dir",
     "--tensor-type",
     "--tensor-parallel-size",
     "--copy",
