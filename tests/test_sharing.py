@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 FILE = "tests/test_sharing.py"
@@ -40,3 +42,11 @@ def test_a_named_group_stays(request: pytest.FixtureRequest, shared: str) -> Non
 
 def test_what_shares_nothing_has_no_group(request: pytest.FixtureRequest) -> None:
     assert group(request) is None
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["tests", "loaders"])
+def test_no_two_modules_that_run_together_have_one_name(apart: bool) -> None:
+    """pytest imports modules by their file's name; those of tests/loaders run by themselves."""
+    tests = Path(__file__).parent
+    names = [path.name for path in tests.rglob("test_*.py") if ("loaders" in path.parts) is apart]
+    assert sorted(set(names)) == sorted(names)
