@@ -164,6 +164,7 @@ WITH_LISTS = {
     "layer_types",
     "full_attn_idxs",
     "num_query_heads",
+    "target_layer_ids",  # of drafts
     "hidden_act",  # of BitNet's class, which llama.cpp does not compute
 }  # which defaults do not have, and without which nothing is described
 
