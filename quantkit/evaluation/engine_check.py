@@ -22,6 +22,7 @@ import numpy as np
 from quantkit.evaluation.opening import TORCH, open_transformers
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageStarted, ignore
+from quantkit.families.known import gives_no_text
 from quantkit.families.model import Model
 from quantkit.formats.gguf.file import read_gguf
 from quantkit.machine import core_count
@@ -173,6 +174,10 @@ def check_llama_cpp(paths: Sequence[Path], run: SourceRun | None, options: Verif
             return Check(LLAMA_CPP, False, detail, data)
         if run.model and any(t.name.startswith(JUDGE) for t in run.model.tensors):
             return Check(LLAMA_CPP, True, f"{tokens.detail}; a reranker predicts no tokens", data)
+        if run.model and gives_no_text(run.model.family):
+            return Check(
+                LLAMA_CPP, True, f"{tokens.detail}; an encoder predicts no tokens, its vectors are not compared", data
+            )
         if run.model and run.model.shape.decoding:
             what = "what its decoder answers to an encoder is not asked here"
             return Check(LLAMA_CPP, True, f"{tokens.detail}; {what}", data)

@@ -59,3 +59,11 @@ def converted(source: Path, out: Path, *options: object) -> Any:
     assert ran.status == 0, ran.stderr
     [manifest] = out.glob("*.manifest.json")
     return json.loads(manifest.read_text())
+
+
+def test_llama_cpp_is_asked_for_tokens_alone(bert: Path, tmp_path: Path) -> None:
+    """What it gives for a token of an encoder is no prediction of the next one."""
+    manifest = converted(bert, tmp_path / "out", "--to", "q8_0", "--engine", "llama.cpp")
+    [check] = [each for each in manifest["checks"] if each["check"] == "llama.cpp"]
+    assert check["ok"] is True
+    assert "an encoder predicts no tokens" in check["detail"]
