@@ -172,17 +172,21 @@ def check_llama_cpp(paths: Sequence[Path], run: SourceRun | None, options: Verif
         if wrong := tokens.wrong:
             detail = f"{len(wrong)} of {counted(tokens.total, 'probe')} get other tokens, first {wrong[0]!r}"
             return Check(LLAMA_CPP, False, detail, data)
-        if run.model and any(t.name.startswith(JUDGE) for t in run.model.tensors):
-            return Check(LLAMA_CPP, True, f"{tokens.detail}; a reranker predicts no tokens", data)
-        if run.model and gives_no_text(run.model.family):
-            return Check(
-                LLAMA_CPP, True, f"{tokens.detail}; an encoder predicts no tokens, its vectors are not compared", data
-            )
-        if run.model and run.model.shape.decoding:
-            what = "what its decoder answers to an encoder is not asked here"
-            return Check(LLAMA_CPP, True, f"{tokens.detail}; {what}", data)
+        if why := _asked_alone(run.model):
+            return Check(LLAMA_CPP, True, f"{tokens.detail}; {why}", data)
         found = _compared(engine, paths, run, threads, emit)
     return replace(found, detail=f"{tokens.detail}, {found.detail}", data={**data, **found.data})
+
+
+def _asked_alone(model: Model | None) -> str | None:
+    """Why llama.cpp is asked for a model's tokens alone; None where what it predicts is compared, too."""
+    if model is None:
+        return None
+    if any(tensor.name.startswith(JUDGE) for tensor in model.tensors):
+        return "a reranker predicts no tokens"
+    if gives_no_text(model.family):
+        return "an encoder predicts no tokens, its vectors are not compared"
+    return "what its decoder answers to an encoder is not asked here" if model.shape.decoding else None
 
 
 def _compared(engine: LlamaCpp, paths: Sequence[Path], run: SourceRun, threads: int, emit: Sink) -> Check:

@@ -163,6 +163,11 @@ def root(key: str, otherwise: Any = None) -> Callable[[Hparams], Any]:
     return lambda hparams: hparams.values[WHOLE].get(key, otherwise)
 
 
+def root_count(key: str, otherwise: int) -> Callable[[Hparams], Mapping[str, int]]:
+    """A count at the root of config.json, for numbers under its own name. Raises InputError for what is none."""
+    return lambda hparams: {key: Hparams({key: root(key, otherwise)(hparams)}).count(key)}
+
+
 def side_merged(key: str, hparams: Hparams) -> int:
     """The side of squares of patches that become one, by what is left of a side. Raises InputError for what is no part
     of 1."""

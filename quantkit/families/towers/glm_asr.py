@@ -5,23 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quantkit.families import keys
-from quantkit.families.hparams import Hparams
 from quantkit.families.layouts import line, rows
 from quantkit.families.roles import Role
 from quantkit.families.rows import Drop, T, with_biases
 from quantkit.families.spellings import Rename
-from quantkit.families.tower import WHOLE
 from quantkit.families.towers.whisper import PREFIX, QWEN2A, WHISPER, audio_keys
-from quantkit.families.vit import INNER_TEXT
+from quantkit.families.vit import INNER_TEXT, root_count
 
 ADAPTER = "audio_encoder."
 BOTH_ENDS = f"{ADAPTER}audio_bos_eos_token.weight"
-
-
-def merged(hparams: Hparams) -> dict[str, int]:
-    """How many frames become one."""
-    said = Hparams({"merge_factor": hparams.values[WHOLE].get("merge_factor", 4)})
-    return {"merge_factor": said.count("merge_factor")}
 
 
 GLM_ASR = replace(
@@ -41,7 +33,7 @@ GLM_ASR = replace(
         T(BOTH_ENDS, "v.eoi", Role.OTHER, "2 projection_dim", rows("1", "2") >> line),
     ),
     part="whisper_config",
-    derive=(merged,),
+    derive=(root_count("merge_factor", 4),),
     keys=audio_keys("glma", keys.Key("audio.projector.stack_factor", "u32", "merge_factor")),
     drop=(Drop(f"{ADAPTER}proj.*", "it is not used"),),
     spellings=(Rename(r"^audio_encoder\.whisper\.", PREFIX),),

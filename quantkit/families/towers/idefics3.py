@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from quantkit.families import keys
 from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import T
 from quantkit.families.spellings import Rename
-from quantkit.families.tower import SAID, WHOLE, Tower
-from quantkit.families.vit import F32, GELU, SIGLIP_BLOCK, epsilon, patches, siglip_outside, vision_keys
+from quantkit.families.tower import SAID, Tower
+from quantkit.families.vit import F32, GELU, SIGLIP_BLOCK, epsilon, patches, root_count, siglip_outside, vision_keys
 
 PREFIX = "vision_model."
-
-
-def scale(hparams: Hparams) -> Mapping[str, Any]:
-    """The side of the squares."""
-    return {"scale_factor": hparams.values[WHOLE].get("scale_factor", 2)}
 
 
 def longest_edge(hparams: Hparams) -> int:
@@ -43,7 +37,7 @@ IDEFICS3 = Tower(
         "hidden_size": 1152, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 16,
         "num_channels": 3, "image_size": 224, "patch_size": 32, "layer_norm_eps": 1e-6,
     },
-    derive=(scale, patches),
+    derive=(root_count("scale_factor", 2), patches),
     keys=vision_keys(
         "idefics3",
         epsilon(),

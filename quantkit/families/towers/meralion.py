@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from quantkit.families import keys
 from quantkit.families.expressions import ANY
-from quantkit.families.hparams import Hparams
 from quantkit.families.roles import Role
 from quantkit.families.rows import T, with_biases
 from quantkit.families.spellings import Rename
-from quantkit.families.tower import WHOLE
 from quantkit.families.towers.whisper import PREFIX, QWEN2A, WHISPER, audio_keys
+from quantkit.families.vit import root_count
 
 ADAPTER = "speech_audio_adapter."
-
-
-def stacked(hparams: Hparams) -> Mapping[str, Any]:
-    """How many frames become one, and how wide they are together."""
-    said = Hparams({"speech_mlp_scale_factor": hparams.values[WHOLE].get("speech_mlp_scale_factor", 15)})
-    return {"stacked": said.count("speech_mlp_scale_factor")}
+STACKED = "speech_mlp_scale_factor"  # how many frames become one
 
 
 MERALION = replace(
@@ -32,7 +24,7 @@ MERALION = replace(
     outside=(
         *WHISPER,
         *with_biases((
-            T("ln_speech.weight", "mm.a.norm_pre.weight", Role.NORM, "stacked*hidden_size"),
+            T("ln_speech.weight", "mm.a.norm_pre.weight", Role.NORM, f"{STACKED}*hidden_size"),
             T(f"{ADAPTER}mlp_adapter.0.weight", "mm.a.mlp.0.weight", Role.OTHER, ANY),
             T(f"{ADAPTER}gate_proj.weight", "mm.a.mlp.1.weight", Role.OTHER, ANY),
             T(f"{ADAPTER}pool_proj.weight", "mm.a.mlp.2.weight", Role.OTHER, ANY),
@@ -40,8 +32,8 @@ MERALION = replace(
         )),
     ),
     part="speech_config",
-    derive=(stacked,),
-    keys=audio_keys("meralion", keys.Key("audio.projector.stack_factor", "u32", "stacked")),
+    derive=(root_count(STACKED, 15),),
+    keys=audio_keys("meralion", keys.Key("audio.projector.stack_factor", "u32", STACKED)),
     spellings=(Rename(r"^speech_encoder\.", PREFIX),),
     text=(Rename(r"^text_decoder\.", ""),),
 )  # fmt: skip
