@@ -44,7 +44,7 @@ from quantkit.consumers.row import (
     packed,
     turned,
 )
-from quantkit.consumers.subject import Subject
+from quantkit.consumers.subject import Module, Subject
 from quantkit.qtypes.schemes.minifloat import TILE
 
 TRANSFORMERS = "transformers 5.23.0"
@@ -74,6 +74,11 @@ JOINING = frozenset({
 })  # fmt: skip
 # Classes that join gate and up into one matrix as they are loaded.
 GATES_JOINED = frozenset({"MiniMaxM3SparseForCausalLM", "MiniMaxM3SparseForConditionalGeneration"})
+# Classes that take joined matrices apart as they are loaded, of an encoder of images, too.
+TAKING_APART = frozenset({
+    "HrmTextForCausalLM", "UnlimitedOCRForCausalLM", "UnlimitedOcrForConditionalGeneration",
+})  # fmt: skip
+CPU_ROWS, CPU_COLS = 32, 64  # of which bitsandbytes' kernels for 4 bits on CPUs want multiples
 NOT_JOINED = PACKED | BITSANDBYTES | GPTQ | AWQ
 # Classes that initialize weights of linears by their names before anything is loaded -> what those names end in.
 INITIALIZING = {
@@ -102,6 +107,11 @@ def published_asr(subject: Subject, tp: int) -> Found | None:
     architecture, start = PUBLISHED_ASR
     found = subject.modules if subject.architecture == architecture else ()
     return next((Found(m) for m in found if m.name.startswith(start)), None)
+
+
+def ragged(module: Module) -> bool:
+    """Whether a matrix is of another shape than bitsandbytes' kernels for 4 bits on CPUs take."""
+    return module.rows % CPU_ROWS > 0 or module.cols % CPU_COLS > 0
 
 
 RULES_OF_TRANSFORMERS = (
@@ -195,6 +205,26 @@ RULES_OF_TRANSFORMERS = (
         lambda subject, tp: layers(COMPRESSED)(subject, tp) if subject.architecture in THINKING else None,
         "it decodes layers at the first pass of a whole model, and {architecture} has none: its thinker stops at them",
         "--to nf4, --to int8 or --to fp8-native", LOADED,
+    ),
+    Rule(
+        "transformers", "thinker-blocks",
+        lambda subject, tp: layers(GPTQ)(subject, tp) if subject.architecture in THINKING else None,
+        "its loader of {container} finds no blocks in the thinker of {architecture}, and stops",
+        "--to nf4, --to int8 or --to fp8-native", GPTQMODEL,
+    ),
+    Rule(
+        "transformers", "taken-apart",
+        lambda subject, tp: layers(NATIVE_FP8)(subject, tp) if subject.architecture in TAKING_APART else None,
+        "it takes matrices of {architecture} apart as they are loaded, not what native FP8 has beside them, and stops",
+        "--to fp8", f"run: {TRANSFORMERS}",
+    ),
+    Rule(
+        "transformers", "4-bit-on-cpus",
+        shapes(lambda m, tp: m.stored_as(BITSANDBYTES) and m.traits.bits == 4 and ragged(m)),
+        "on CPUs bitsandbytes decodes rows of {cols:,} weights, no multiple of 64, to other values without a word, or "
+        "stops at {rows:,} outputs, no multiple of 32",
+        "a GPU, --to int8, or keep such layers as they are (--keep)", f"run: {TRANSFORMERS}, bitsandbytes 0.50.2",
+        refuses=False,
     ),
     Rule(
         "transformers", "absent", unopened(by_vllm=True), ABSENT_REASON, ELSEWHERE, f"run: {TRANSFORMERS}",

@@ -241,6 +241,13 @@ EXAMPLES = {
         renamed("thinker.", model(FP8, architecture="Qwen3ASRForConditionalGeneration")),
         model(FP8, architecture="Qwen3ASRForConditionalGeneration"),
     ),
+    "transformers/thinker-blocks": Example(
+        model(GPTQ, architecture="Qwen2_5OmniModel"), model(NF4, architecture="Qwen2_5OmniModel")
+    ),
+    "transformers/taken-apart": Example(
+        model(NATIVE, architecture="HrmTextForCausalLM"), model(FP8, architecture="HrmTextForCausalLM")
+    ),
+    "transformers/4-bit-on-cpus": Example(model(NF4, inner=4096 + 32), model(NF4)),
     "transformers/gates-joined": Example(
         model(W4A16, architecture="MiniMaxM3SparseForCausalLM"), model(FP8, architecture="MiniMaxM3SparseForCausalLM")
     ),

@@ -29,6 +29,12 @@ from loaders import examine
 torch.set_num_threads(1)  # the tests run in two processes
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-scheme", action="store_true", help="load every family in every scheme, not in one: seven minutes"
+    )
+
+
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The artifact of a recipe, and of options besides, written when it is first asked for."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from expected import quantization
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTQConfig, PreTrainedModel
@@ -36,7 +38,10 @@ class Loaded:
 
 
 def load(folder: Path, **options: Any) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", **options).eval()
+    """In the class that its config.json names: those of models that see are no language models to transformers."""
+    [architecture] = json.loads((folder / "config.json").read_text())["architectures"]
+    kind = getattr(transformers, architecture, AutoModelForCausalLM)
+    return kind.from_pretrained(folder, device_map="cpu", **options).eval()
 
 
 def run(model: PreTrainedModel, folder: Path) -> Run:

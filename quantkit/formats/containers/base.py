@@ -8,9 +8,12 @@ its own axis. To read, for any of these tensors a row of the weight takes a fixe
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import gcd, prod
 from typing import Any, Protocol
 
@@ -22,6 +25,8 @@ from quantkit.tensors import DTYPE_BYTES, U8, TensorInfo
 from quantkit.untrusted import shown
 
 EXPERTS = ".experts."
+# A module of a block: its place from the list of blocks on, and its name inside the block.
+IN_BLOCK = re.compile(r"(?:^|\.)(?P<place>(?:layers|h|blocks|(?:encoder|transformer)\.layer)\.\d+\.(?P<inside>.*))")
 
 
 class ReadLayout(Protocol):
@@ -96,11 +101,24 @@ class Written:
         found = (f"{name}.".partition(EXPERTS) for name in self.plain)
         return tuple(dict.fromkeys(f"{stem}{EXPERTS}".removesuffix(".") for stem, between, _ in found if between))
 
+    def place(self, module: str) -> str | None:
+        """A layer's name from the list of blocks on, where loaders need it: in the model around a language model blocks
+        lie elsewhere in memory than in the files, and from loader to loader. None where that would mean a rounded layer
+        of another stack, too."""
+        found = IN_BLOCK.search(module) if self.beside else None
+        return found["place"] if found and self._rounded[found["place"]] == (module in self.layouts) else None
+
+    @cached_property
+    def _rounded(self) -> Counter[str]:
+        return Counter(found["place"] for name in self.layouts if (found := IN_BLOCK.search(name)))
+
     @property
     def skipped(self) -> tuple[str, ...]:
-        """What stays as it is, for loaders that compare names from their beginning: the model around a language model
-        has the other parts below "model." in memory, whatever the checkpoint's names are."""
-        names = (*self.plain, *self.plain_experts, *self.beside, *map(_below_model, self.beside))
+        """What stays as it is, for loaders that compare names from their beginning or to their end: the model around a
+        language model has the other parts below "model." in memory, and the blocks elsewhere, whatever the checkpoint's
+        names are."""
+        places = filter(None, map(self.place, self.plain))
+        names = (*self.plain, *places, *self.plain_experts, *self.beside, *map(_below_model, self.beside))
         return tuple(dict.fromkeys(names))
 
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.formats.containers.base import (
     DAMAGED,
+    IN_BLOCK,
     Container,
     Headers,
     LayoutOf,
@@ -68,7 +69,6 @@ from quantkit.qtypes.schemes.integers import Integers
 from quantkit.untrusted import shown
 
 PLAIN_EXPERTS = r"-:.*\.experts.*"  # by which vLLM leaves experts alone
-IN_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|(?:encoder|transformer)\.layer)\.\d+\.(.*)")
 # Names of blocks that optimum does not look for by itself: of MPT and DBRX, Mamba, BERT and its kin, and what the two
 # stacks of HRM-Text lie in.
 BLOCKS = re.compile(
@@ -320,7 +320,7 @@ def _named_modules(written: Written) -> tuple[tuple[str, ...], ...] | None:
     Readers replace the layers whose names end in one of these. A name inside a block stands for all blocks, so that
     where the blocks differ every layer is given in full.
     """
-    plain = {found[1] for name in written.plain if (found := IN_BLOCK.search(name))}
+    plain = {found["inside"] for name in written.plain if (found := IN_BLOCK.search(name))}
     if not plain:
         return None
     everywhere = not plain.intersection(name for group in written.block for name in group)
