@@ -17,23 +17,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from quantkit.evaluation.engine_vectors import compare_vectors, why_no_vectors
 from quantkit.evaluation.opening import TORCH, open_transformers
 from quantkit.evaluation.sides import Side
+from quantkit.evaluation.source_run import ARITHMETIC, STAGE, SourceRun, as_ggml, run_side, say_cost, upper, why_unread
 from quantkit.events import Sink, StageStarted, ignore
 from quantkit.families.known import gives_no_text
 from quantkit.families.model import Model
-from quantkit.formats.gguf.file import read_gguf
 from quantkit.machine import core_count
 from quantkit.quality.checks.base import Check, VerifyOptions
 from quantkit.quality.checks.tokenizer import compare_tokens
-from quantkit.quality.decoded import DecodedCheckpoint, open_decoded
-from quantkit.quality.engines.llamacpp import CONTEXT, LLAMA_CPP, LlamaCpp
+from quantkit.quality.decoded import open_decoded
+from quantkit.quality.engines.llamacpp import LLAMA_CPP, LlamaCpp
 from quantkit.quality.engines.transformers import TRANSFORMERS
 from quantkit.quality.headers import differing_numbers
-from quantkit.quality.tensor_errors import undecodable
-from quantkit.report.text import count, duration
 from quantkit.source import Checkpoint
 from quantkit.source.quantized import QuantizedCheckpoint
 from quantkit.units import counted
@@ -42,86 +39,23 @@ if TYPE_CHECKING:
     from quantkit.evaluation.corpus import Corpus
     from quantkit.evaluation.engines import Engine, Ran
     from quantkit.evaluation.scores import F64
-    from quantkit.evaluation.sides import Rounding
 
 CHECKED = (LLAMA_CPP, TRANSFORMERS, TORCH)
-STAGE = "verify"
 SAID_TOKENS = 24
 JUDGE = "cls."  # tensors of a reranker
-EMBEDDING, LONG_FACTORS = "token_embd.weight", "rope_factors_long.weight"
-FLOPS_PER_NS = 30.0  # of float32 products on one core, and of an engine's
+EMBEDDING = "token_embd.weight"
 
 # KL divergence in nats of an engine from our run of the same weights, the upper quartile of the predictions: an
 # undecided router of a mixture sends single tokens elsewhere. SAME is what a cache in float16 and products in another
 # order cost. Beyond it rounded inputs may explain ARITHMETIC times what they cost in our own run: on files of 14
 # types of two models llama.cpp was at 0.9 to 1.1 times that where 8 bits count (docs/numerics.md).
 SAME = 5e-4
-ARITHMETIC = 2.0
 # What a loader that computes in bfloat16 or float16 may differ by. The eight bits of a bfloat16 are no fewer than those
 # of rounded inputs, which cost SmolLM2-135M 0.005: four times that.
 SIXTEEN_BITS = 0.02
 # The same for a checkpoint whose loader rounds inputs: SmolLM2-135M loses 0.02 to 0.1 by it, one whose scales of
 # inputs are wrong, or whose inputs do not fit 8 bits, 1 and more.
 ROUNDED_INPUTS = 0.3
-
-
-class SourceRun:
-    """A source, the text of the check, and once it has run what it predicts: for all artifacts of a run."""
-
-    def __init__(self, checkpoint: Checkpoint, model: Model | None = None) -> None:
-        self.checkpoint = checkpoint
-        self.model = model
-        self._corpus: Corpus | None = None
-        self._ran: Ran | None = None
-        self._engine: Engine | None = None
-
-    @property
-    def runs_here(self) -> bool:
-        """Whether the model can be run by our own code; a GGUF source runs in llama.cpp only."""
-        return self.checkpoint.kind != "gguf"
-
-    @property
-    def weights(self) -> int:
-        return sum(info.elements for info in self.checkpoint.tensors().values())
-
-    @property
-    def has_run(self) -> bool:
-        return self._ran is not None or self._engine is not None
-
-    def corpus(self, engine: LlamaCpp | None = None) -> Corpus:
-        """The text; a GGUF source's tokens are those of the engine."""
-        from quantkit.evaluation.sample import checked_text, padded, text_by_engine
-
-        if self._corpus is None and self.runs_here:
-            self._corpus = padded(checked_text(self.checkpoint), _least_tokens(self.model))
-        elif self._corpus is None:
-            assert engine is not None
-            self._corpus = text_by_engine(engine.tokenize, engine.vocabulary, engine.weights)
-        return self._corpus
-
-    def ran(self, threads: int, emit: Sink) -> Ran:
-        """The source behind its last block."""
-        from quantkit.evaluation.artifacts import served_rounding
-
-        if self._ran is None:
-            assert self._corpus is not None
-            side = Side(self.checkpoint.name, self.checkpoint, served_rounding(self.checkpoint))
-            self._ran = _run(side, self._corpus, threads, emit)
-        return self._ran
-
-    def engine(self, threads: int) -> Engine:
-        """A GGUF source in llama.cpp."""
-        from quantkit.evaluation.sample import Recorded
-
-        if self._engine is None:
-            [first, *_] = [f for f in self.checkpoint.files() if f.weights]
-            self._engine = Recorded(LlamaCpp(Path(first.path), threads), {})
-        return self._engine
-
-    def close(self) -> None:
-        """End the engine, if there is one."""
-        if self._engine is not None:
-            self._engine.close()
 
 
 @dataclass(frozen=True)
@@ -172,28 +106,31 @@ def check_llama_cpp(paths: Sequence[Path], run: SourceRun | None, options: Verif
         if wrong := tokens.wrong:
             detail = f"{len(wrong)} of {counted(tokens.total, 'probe')} get other tokens, first {wrong[0]!r}"
             return Check(LLAMA_CPP, False, detail, data)
-        if why := _asked_alone(run.model):
+        predicts = _predicts(run.model)
+        if why := _asked_alone(run, predicts):
             return Check(LLAMA_CPP, True, f"{tokens.detail}; {why}", data)
-        found = _compared(engine, paths, run, threads, emit)
+        found = (_compared if predicts else compare_vectors)(engine, paths, run, threads, emit)
     return replace(found, detail=f"{tokens.detail}, {found.detail}", data={**data, **found.data})
 
 
-def _asked_alone(model: Model | None) -> str | None:
-    """Why llama.cpp is asked for a model's tokens alone; None where what it predicts is compared, too."""
-    if model is None:
-        return None
-    if any(tensor.name.startswith(JUDGE) for tensor in model.tensors):
-        return "a reranker predicts no tokens"
-    if gives_no_text(model.family):
-        return "an encoder predicts no tokens, its vectors are not compared"
-    return "what its decoder answers to an encoder is not asked here" if model.shape.decoding else None
+def _predicts(model: Model | None) -> bool:
+    """Whether a file predicts the next token, and does not give vectors or judge."""
+    return model is None or not (gives_no_text(model.family) or any(t.name.startswith(JUDGE) for t in model.tensors))
+
+
+def _asked_alone(run: SourceRun, predicts: bool) -> str | None:
+    """Why llama.cpp is asked for a model's tokens alone; None where what it makes of them is compared, too."""
+    if not predicts:
+        return why_no_vectors(run)
+    decoding = run.model is not None and run.model.shape.decoding
+    return "what its decoder answers to an encoder is not asked here" if decoding else None
 
 
 def _compared(engine: LlamaCpp, paths: Sequence[Path], run: SourceRun, threads: int, emit: Sink) -> Check:
     """The distributions of an engine that has the right tokens."""
     corpus = run.corpus(engine)
     if not run.runs_here:
-        _say_cost(corpus, engine.weights, 1 if run.has_run else 2, threads, emit)
+        say_cost(corpus, engine.weights, 1 if run.has_run else 2, threads, emit)
         from quantkit.evaluation.engines import compare
 
         told, [kl] = compare(corpus, [], [run.engine(threads), engine], [(0, 1)], threads)
@@ -202,37 +139,29 @@ def _compared(engine: LlamaCpp, paths: Sequence[Path], run: SourceRun, threads: 
     assert run.model is not None
     if wrong := differing_numbers(paths[0], run.model):
         return Check(LLAMA_CPP, False, wrong)
-    stored = frozenset(t.qtype for path in paths for t in read_gguf(path).tensors)
-    unread = undecodable(stored)
-    _say_cost(corpus, run.weights, (1 if run.has_run else 2) if unread else (3 if run.has_run else 4), threads, emit)
+    unread = why_unread(paths)
+    say_cost(corpus, run.weights, (1 if run.has_run else 2) if unread else (3 if run.has_run else 4), threads, emit)
     if unread:
         far, _ = _measured(engine, [], run, threads, emit)
         why = f"not compared with its own weights, because {unread}"
         return Check(LLAMA_CPP, None, f"{why}; {far.words}", far.as_json())
     with closing(open_decoded(paths, run.checkpoint, run.model)) as decoded:
         rows = next(t.shape[0] for t in run.model.tensors if t.name == EMBEDDING)
-        own = _run(Side("own run", decoded, vocabulary=rows), corpus, threads, emit)
+        own = run_side(Side("own run", decoded, vocabulary=rows), corpus, threads, emit)
         far, near = _measured(engine, [own], run, threads, emit)
 
         def rounded() -> Ran:
-            return _run(Side("rounded inputs", decoded, as_ggml(decoded), vocabulary=rows), corpus, threads, emit)
+            return run_side(Side("rounded inputs", decoded, as_ggml(decoded), vocabulary=rows), corpus, threads, emit)
 
         return _judged(near, lambda: _cost_of(own, rounded(), corpus, threads), far)
 
 
-def as_ggml(decoded: DecodedCheckpoint) -> Callable[[str], Rounding | None]:
-    """How llama.cpp rounds the inputs of layers, for the types of the file."""
-    from quantkit.quality.inputs import ggml_rounding
-
-    return lambda tensor: ggml_rounding(decoded.stored_type(tensor))
-
-
 def _judged(near: F64, arithmetic: Callable[[], F64], far: _Distance) -> Check:
     """Whether an engine computes what a file says: `near` is its divergence from our run of the same weights."""
-    found, limit = _upper(near), SAME
+    found, limit = upper(near), SAME
     data = {**far.as_json(), "own_kl": found, "own_kl_max": float(near.max())}
     if found > SAME:
-        cost = _upper(arithmetic())
+        cost = upper(arithmetic())
         limit = max(SAME, ARITHMETIC * cost)
         data["arithmetic_kl"] = cost
     data["own_kl_limit"] = limit
@@ -240,10 +169,6 @@ def _judged(near: F64, arithmetic: Callable[[], F64], far: _Distance) -> Check:
     if not found <= limit:
         return Check(LLAMA_CPP, False, f"llama.cpp computes something else than the file says: {own}", data)
     return Check(LLAMA_CPP, True, f"{own}; {far.words}", data)
-
-
-def _upper(kl: F64) -> float:
-    return float(np.quantile(kl, 0.75))
 
 
 def _measured(engine: Engine, own: Sequence[Ran], run: SourceRun, threads: int, emit: Sink) -> tuple[_Distance, F64]:
@@ -263,38 +188,11 @@ def _cost_of(own: Ran, rounded: Ran, corpus: Corpus, threads: int) -> F64:
     return kl
 
 
-def _run(side: Side, corpus: Corpus, threads: int, emit: Sink) -> Ran:
-    from quantkit.evaluation.engines import ran  # torch: only once everything else is in order
-
-    return ran(side, corpus, threads, STAGE, emit)
-
-
 def _distance(kl: F64, agree: Any, corpus: Corpus) -> _Distance:
     from quantkit.evaluation.figures import clusters_of, estimate
 
     found = estimate(kl, clusters_of(corpus)[0])
     return _Distance(found.value, found.error or 0.0, float(kl.max()), float(agree.mean()), corpus.tokens, corpus.name)
-
-
-def _say_cost(corpus: Corpus, weights: int, runs: int, threads: int, emit: Sink) -> None:
-    """Say, before it is done, what will be run and about how long that takes."""
-    tokens = sum(batch.tokens.size for batch in corpus.batches)
-    seconds = 2 * weights * tokens * runs * 1e-9 / (FLOPS_PER_NS * threads)
-    what = (
-        f"{counted(corpus.tokens, 'token')} of the {corpus.name} "
-        f"text, {counted(runs, 'run')} of {count(weights)} weights"
-    )
-    emit(StageStarted(STAGE, detail=f"{what}, about {duration(max(seconds, 1.0))}"))
-
-
-def _least_tokens(model: Model | None) -> int:
-    """How long a sequence has to be for the rope factors that llama.cpp takes: it chooses them by its own context."""
-    if model is None:
-        return 1
-    values = {kv.key: kv.items()[0] for kv in model.metadata if kv.key.endswith("rope.scaling.original_context_length")}
-    original = next(iter(values.values()), CONTEXT)
-    chosen = any(t.name == LONG_FACTORS for t in model.tensors) and isinstance(original, int) and original < CONTEXT
-    return int(original) + 1 if chosen else 1
 
 
 def check_served(made: Checkpoint, run: SourceRun, options: VerifyOptions, emit: Sink = ignore) -> Check:
@@ -312,10 +210,10 @@ def check_served(made: Checkpoint, run: SourceRun, options: VerifyOptions, emit:
     rounding = served_rounding(made)
     modules = made.modules if isinstance(made, QuantizedCheckpoint) else {}
     rounded = sum(rounding(name) is not None for name in modules)
-    _say_cost(corpus, run.weights, 2 + bool(rounded) + bool(loaded), threads, emit)
-    models = [run.ran(threads, emit), _run(Side("weights", made), corpus, threads, emit)]
+    say_cost(corpus, run.weights, 2 + bool(rounded) + bool(loaded), threads, emit)
+    models = [run.ran(threads, emit), run_side(Side("weights", made), corpus, threads, emit)]
     if rounded:
-        models.append(_run(Side("as served", made, rounding), corpus, threads, emit))
+        models.append(run_side(Side("as served", made, rounding), corpus, threads, emit))
     served = len(models) - 1
     last = served + bool(loaded)
     pairs = [(0, last), (0, 1), (1, served), (served, last)]
@@ -329,7 +227,7 @@ def check_served(made: Checkpoint, run: SourceRun, options: VerifyOptions, emit:
         data |= {"engine": TRANSFORMERS, "engine_version": loaded.version}
         plain = SAME if loaded.exact else SIXTEEN_BITS
         loaded.close()
-        return _loaded_right(kl[3], max(plain, ARITHMETIC * _upper(kl[2])), far, data)
+        return _loaded_right(kl[3], max(plain, ARITHMETIC * upper(kl[2])), far, data)
     if not rounded:
         return Check(TORCH, True, far.words, data)
     detail = f"inputs of {counted(rounded, 'layer')} rounded, which costs KL {cost:.2g}"
@@ -341,7 +239,7 @@ def check_served(made: Checkpoint, run: SourceRun, options: VerifyOptions, emit:
 
 def _loaded_right(near: F64, limit: float, far: _Distance, data: dict[str, Any]) -> Check:
     """Whether transformers computes what a checkpoint says."""
-    found = _upper(near)
+    found = upper(near)
     data = {**data, "own_kl": found, "own_kl_max": float(near.max()), "own_kl_limit": limit}
     own = f"KL {found:.2g} to what its weights give, of which at most {limit:.2g} is arithmetic"
     if not found <= limit:

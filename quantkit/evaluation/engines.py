@@ -62,13 +62,19 @@ class Predicted:
 
 def ran(side: Side, corpus: Corpus, threads: int, stage: str, emit: Sink = ignore) -> Ran:
     """Run a corpus through a model, one block in memory. Raises what `walk_blocks` raises."""
+    walker = walked(side, corpus, threads, stage, emit)
+    return Ran(walker, Head(walker))
+
+
+def walked(side: Side, corpus: Corpus, threads: int, stage: str, emit: Sink = ignore) -> Walker:
+    """The same, without the head that predicts."""
     with workers(threads, torch.device("cpu")) as pool:
         walker = start(side, corpus, pool)
         count = len(walker.model.steps)
         for index in range(count):
             name = walker.advance(index)
             emit(BlockProgress(stage, name, index + 1, count + 1, 1, 1))
-    return Ran(walker, Head(walker))
+    return walker
 
 
 def compare(
@@ -159,11 +165,16 @@ def _parts(corpus: Corpus, engines: Sequence[Engine], rows: int) -> Iterator[tup
         yield slice(start, corpus.tokens), [np.concatenate(one) for one in zip(*found, strict=True)]
 
 
+def windows(corpus: Corpus) -> Iterator[slice]:
+    """The predictions of each window."""
+    edges = np.flatnonzero(np.diff(corpus.window, prepend=-1))
+    yield from map(slice, edges, [*edges[1:], corpus.tokens])
+
+
 def _logits(corpus: Corpus, engine: Engine) -> Iterator[F32]:
     """An engine's logits of all predictions, window by window; what follows the last prediction is not run."""
-    edges = np.flatnonzero(np.diff(corpus.window, prepend=-1))
-    for first, last in zip(edges, [*edges[1:], corpus.tokens], strict=True):
-        places = corpus.position[first:last]
+    for part in windows(corpus):
+        first, places = part.start, corpus.position[part]
         tokens = corpus.batches[corpus.batch[first]].tokens[corpus.row[first], : places[-1] + 1]
         yield from engine.logits(tokens.tolist(), places.tolist())
 

@@ -12,7 +12,7 @@ from quantkit.calibration.inputs import Inputs, open_inputs
 from quantkit.calibration.text.shipped import data_path
 from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
-from quantkit.evaluation.engine_check import SourceRun
+from quantkit.evaluation.source_run import SourceRun
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.families.describe_tower import LEFT_OUT

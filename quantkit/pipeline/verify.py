@@ -20,8 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantkit.errors import InputError, UnsupportedError, UsageError
-from quantkit.evaluation.engine_check import CHECKED, SourceRun, check_llama_cpp, check_served
+from quantkit.evaluation.engine_check import CHECKED, check_llama_cpp, check_served
 from quantkit.evaluation.opening import TORCH, require_engine
+from quantkit.evaluation.source_run import SourceRun
 from quantkit.events import Sink, ignore
 from quantkit.families.model import Model
 from quantkit.families.model_card import CARD_FILE

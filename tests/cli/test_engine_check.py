@@ -19,7 +19,8 @@ import pytest
 from checkpoints import VARIANTS, Variant
 from commands import quantkit
 
-from quantkit.evaluation.engine_check import SourceRun, check_llama_cpp
+from quantkit.evaluation.engine_check import check_llama_cpp
+from quantkit.evaluation.source_run import SourceRun
 from quantkit.events import BlockProgress, Event, StageStarted
 from quantkit.families.model import Model
 from quantkit.families.roles import Role

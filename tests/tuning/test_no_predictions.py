@@ -61,9 +61,10 @@ def converted(source: Path, out: Path, *options: object) -> Any:
     return json.loads(manifest.read_text())
 
 
-def test_llama_cpp_is_asked_for_tokens_alone(bert: Path, tmp_path: Path) -> None:
+def test_llama_cpp_is_asked_for_vectors(bert: Path, tmp_path: Path) -> None:
     """What it gives for a token of an encoder is no prediction of the next one."""
     manifest = converted(bert, tmp_path / "out", "--to", "q8_0", "--engine", "llama.cpp")
     [check] = [each for each in manifest["checks"] if each["check"] == "llama.cpp"]
     assert check["ok"] is True
-    assert "an encoder predicts no tokens" in check["detail"]
+    assert "to the vectors that its weights give" in check["detail"]
+    assert "kl_mean" not in check

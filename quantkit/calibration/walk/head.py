@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from quantkit.calibration.statistics.sums import Linear
 from quantkit.calibration.walk.model import BlockModel
 from quantkit.calibration.walk.resident import Resident, load_parameters, observe
-from quantkit.calibration.walk.skeleton import build_skeleton, fill_buffers, run_head, set_parameter
+from quantkit.calibration.walk.skeleton import Skeleton, build_skeleton, fill_buffers, run_head, set_parameter
 from quantkit.calibration.walk.threads import Workers
 from quantkit.calibration.walk.weights import held_by, locate, read_rows, stored_type
 from quantkit.families.model import Rows
@@ -38,16 +38,33 @@ def load_head(model: BlockModel) -> Resident:
     table, matrix = (f"{skeleton.name_of(module)}.weight" for module in (embedding, head))
     name = table if head.weight is embedding.weight else matrix
     source = locate(name, head.weight.shape, held_by(model.checkpoint))
+    _load_end(model, skeleton)
+    read = partial(_read_slab, model.checkpoint, source, model.device)
+    head.forward = partial(_in_slabs, weakref.proxy(head), read)  # a cycle would keep the matrix in memory
+    linears = {matrix: Linear(matrix, source, *head.weight.shape)}
+    return observe(Resident("", skeleton.model, linears, partial(run_head, skeleton)))
+
+
+def load_norm(model: BlockModel) -> Resident:
+    """What makes a model's vectors (1, tokens, hidden) of what the last block gives: all of the head but its matrix."""
+    skeleton = build_skeleton(model.checkpoint)
+    _load_end(model, skeleton)
+    skeleton.model.get_output_embeddings().forward = _as_given
+    return observe(Resident("", skeleton.model, {}, partial(run_head, skeleton)))
+
+
+def _load_end(model: BlockModel, skeleton: Skeleton) -> None:
+    """Have in memory what is behind the last block, without the head's matrix."""
     load_parameters(model.checkpoint, skeleton.model, "", skeleton.around, model.device)
     fill_buffers(skeleton, skeleton.model, model.device)
     # the head is fed hidden states: one row is enough for the ids that the model's forward asks for
     for each in skeleton.tables:
         row = torch.zeros(1, each.embedding_dim, device=model.device)
         set_parameter(skeleton.model, f"{skeleton.name_of(each)}.weight", row)
-    read = partial(_read_slab, model.checkpoint, source, model.device)
-    head.forward = partial(_in_slabs, weakref.proxy(head), read)  # a cycle would keep the matrix in memory
-    linears = {matrix: Linear(matrix, source, *head.weight.shape)}
-    return observe(Resident("", skeleton.model, linears, partial(run_head, skeleton)))
+
+
+def _as_given(hidden: Tensor) -> Tensor:
+    return hidden
 
 
 def load_matrix(model: BlockModel, head: Resident) -> None:

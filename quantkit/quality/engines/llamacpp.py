@@ -94,6 +94,14 @@ class LlamaCpp:
         while "rows" in (head := self._answer(what)):
             yield head, self._read(int(head["bytes"]), what)
 
+    def vectors(self, tokens: Sequence[int]) -> F32:
+        """What the last block gives for each token of a text, behind its norm: float32 (n, width), not pooled."""
+        what = f"gives no vectors of {len(tokens):,} tokens"
+        self._ask({"op": "vectors", "tokens": [int(t) for t in tokens]})
+        head = self._answer(what)
+        found: F32 = np.frombuffer(self._read(int(head["bytes"]), what), np.float32).reshape(head["rows"], -1)
+        return found
+
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`, with the file's own BOS/EOS rules and special tokens recognized unless not `special`."""
         self._ask({"op": "tokenize", "text": text, "special": special})

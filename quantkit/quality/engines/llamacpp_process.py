@@ -9,6 +9,7 @@ Requests come on stdin, answers go to stdout, each a length (4 bytes, little end
 
     {"op": "tokenize", "text", "special"}           {"tokens"}
     {"op": "logits", "tokens", "places"}            {"rows", "bytes"} and float32 (rows, vocabulary); {"done"}
+    {"op": "vectors", "tokens"}                     {"rows", "bytes"} and float32 (rows, width)
     {"op": "continue", "tokens", "count"}           {"text"}
     {"op": "speed", "tokens", "steps", "sequences"} {"prompt_seconds", "step_seconds", "peak_bytes"}
 """
@@ -34,6 +35,7 @@ except ImportError:  # Windows
 OUTPUT_BYTES = 1 << 26  # of the logits of one piece
 LONGEST, LEAST = 512, 16  # tokens of a piece
 LOG_LINES = 20
+EACH = 0  # enum llama_pooling_type: a vector for each token
 WARNING = 3  # enum ggml_log_level: warnings and errors are 3 and 4
 LOG = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
 
@@ -99,15 +101,33 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "llama_get_memory": (PTR, PTR),
     "llama_memory_clear": (None, PTR, FLAG),
     "llama_decode": (INT, PTR, Batch),
+    "llama_encode": (INT, PTR, Batch),
+    "llama_model_has_encoder": (FLAG, PTR),
     "llama_synchronize": (None, PTR),
     "llama_get_logits_ith": (c.POINTER(c.c_float), PTR, INT),
+    "llama_set_embeddings": (None, PTR, FLAG),
+    "llama_pooling_type": (c.c_int, PTR),
+    "llama_get_embeddings_ith": (c.POINTER(c.c_float), PTR, INT),
     "llama_tokenize": (INT, PTR, TEXT, INT, PTR, INT, FLAG, FLAG),
     "llama_token_to_piece": (INT, PTR, INT, TEXT, INT, INT, FLAG),
 }
 
 
+ELSEWHERE = "its parameters lie elsewhere than llama.h says"
+
+
 class Refused(Exception):
     """What llama.cpp does not do, in its words."""
+
+
+def not_pooled(params: ContextParams) -> None:
+    """Have a context give a vector for each token, whatever the file says: the kind of pooling is the second of the
+    fields that llama.h sets to -1 (what the file says), behind the scaling of rotary positions."""
+    fields = (c.c_int32 * (len(params.rest) // 4)).from_buffer(params, ContextParams.rest.offset)
+    unset = [at for at, value in enumerate(fields) if value == -1]
+    if len(unset) < 2:
+        raise Refused(ELSEWHERE)
+    fields[unset[1]] = EACH
 
 
 class Model:
@@ -133,21 +153,25 @@ class Model:
         self._vocab = self._so.llama_model_get_vocab(self._model)
         self.vocabulary = int(self._so.llama_vocab_n_tokens(self._vocab))
         self.piece = min(context, LONGEST, max(LEAST, OUTPUT_BYTES // (4 * self.vocabulary)))
-        self._context = self._open(context, sequences)
-        self._so.llama_set_n_threads(self._context, threads, threads)
+        self._threads, self._longest = threads, context
+        self._giving: Any = None  # the context that gives vectors
+        self._context = self._open(context * sequences, sequences, max(self.piece, sequences))
 
-    def _open(self, context: int, sequences: int) -> Any:
+    def _open(self, tokens: int, sequences: int, batch: int, *, predicts: bool = True) -> Any:
         params = self._so.llama_context_default_params()
         if params.n_seq_max != 1 or params.n_batch < params.n_ubatch:
-            raise Refused("its parameters lie elsewhere than llama.h says")
-        batch = max(self.piece, sequences)
-        params.n_ctx, params.n_seq_max = context * sequences, sequences
+            raise Refused(ELSEWHERE)
+        params.n_ctx, params.n_seq_max = tokens, sequences
         params.n_batch = params.n_ubatch = batch
+        if not predicts:
+            not_pooled(params)
         found = self._so.llama_init_from_model(self._model, params)
         if not found:
             raise Refused(self._why("it makes no context for the model"))
-        if self._so.llama_n_batch(found) != batch or self._so.llama_n_ctx(found) < context * sequences:
-            raise Refused("its parameters lie elsewhere than llama.h says")
+        other = not predicts and self._so.llama_pooling_type(found) != EACH
+        if other or self._so.llama_n_batch(found) != batch or self._so.llama_n_ctx(found) < tokens:
+            raise Refused(ELSEWHERE)
+        self._so.llama_set_n_threads(found, self._threads, self._threads)
         return found
 
     def _hear(self, level: int, text: bytes, _data: object) -> None:
@@ -164,6 +188,12 @@ class Model:
 
     def decode(self, tokens: Sequence[int], first: int, owners: Sequence[int], wanted: Sequence[bool]) -> None:
         """Run tokens: each of `owners` gets them from position `first` on, or one each where there are several."""
+        self._run("llama_decode", self._context, tokens, first, owners, wanted)
+
+    def _run(
+        self, function: str, context: Any, tokens: Sequence[int], first: int, owners: Sequence[int],
+        wanted: Sequence[bool],
+    ) -> None:  # fmt: skip
         count = len(tokens)
         places = range(first, first + count) if len(owners) == 1 else [first] * count
         ids = [(c.c_int32 * 1)(owner) for owner in (owners if len(owners) > 1 else list(owners) * count)]
@@ -172,21 +202,40 @@ class Model:
             count, (c.c_int32 * count)(*tokens), None, (c.c_int32 * count)(*places), (c.c_int32 * count)(*[1] * count),
             pointers, (c.c_int8 * count)(*wanted),
         )  # fmt: skip
-        status = self._so.llama_decode(self._context, batch)
-        self._so.llama_synchronize(self._context)
+        status = getattr(self._so, function)(context, batch)
+        self._so.llama_synchronize(context)
         if status:
-            raise Refused(self._why(f"llama_decode gives {status} for {count} tokens at position {first}"))
+            raise Refused(self._why(f"{function} gives {status} for {count} tokens at position {first}"))
 
     def forget(self) -> None:
         """Clear the cache of keys and values."""
-        self._so.llama_memory_clear(self._so.llama_get_memory(self._context), False)
+        self._clear(self._context)
+
+    def _clear(self, context: Any) -> None:
+        self._so.llama_memory_clear(self._so.llama_get_memory(context), False)
 
     def row(self, index: int) -> memoryview:
         """The logits of a token of the last batch, float32 (vocabulary,), as bytes that the next batch overwrites."""
-        found = self._so.llama_get_logits_ith(self._context, index)
+        return self._floats(
+            self._so.llama_get_logits_ith(self._context, index), self.vocabulary, f"logits of token {index}"
+        )
+
+    def vectors(self, tokens: Sequence[int]) -> list[memoryview]:
+        """What a text becomes, which is run as a whole: float32 (width,) for each token, as `row` gives them."""
+        if self._giving is None:
+            self._giving = self._open(self._longest, 1, self._longest, predicts=False)
+            self._so.llama_set_embeddings(self._giving, True)
+        self._clear(self._giving)
+        alone = self._so.llama_model_has_encoder(self._model)  # T5's, which looks back only where it decodes
+        function = "llama_encode" if alone else "llama_decode"
+        self._run(function, self._giving, tokens, 0, [0], [True] * len(tokens))
+        width, one = int(self._so.llama_model_n_embd(self._model)), self._so.llama_get_embeddings_ith
+        return [self._floats(one(self._giving, at), width, f"vector of token {at}") for at in range(len(tokens))]
+
+    def _floats(self, found: Any, count: int, what: str) -> memoryview:
         if not found:
-            raise Refused(self._why(f"it has no logits of token {index}"))
-        values = (c.c_float * self.vocabulary).from_address(c.addressof(found.contents))
+            raise Refused(self._why(f"it has no {what}"))
+        values = (c.c_float * count).from_address(c.addressof(found.contents))
         return memoryview(values).cast("B")
 
     def tokenize(self, text: str, special: bool) -> list[int]:
@@ -224,6 +273,12 @@ def logits(model: Model, request: dict[str, Any], send: Callable[..., None]) -> 
         if rows:
             send({"rows": len(rows), "bytes": 4 * model.vocabulary * len(rows)}, rows)
     send({"done": True})
+
+
+def vectors(model: Model, request: dict[str, Any], send: Callable[..., None]) -> None:
+    """What a text becomes."""
+    rows = model.vectors(request["tokens"])
+    send({"rows": len(rows), "bytes": sum(row.nbytes for row in rows)}, rows)
 
 
 def go_on(model: Model, request: dict[str, Any], send: Callable[..., None]) -> None:
@@ -295,7 +350,7 @@ def requests() -> Any:
 
 def serve(model: Model) -> None:
     """Answer requests until there are no more."""
-    work = {"logits": logits, "continue": go_on, "speed": speed}
+    work = {"logits": logits, "vectors": vectors, "continue": go_on, "speed": speed}
     for request in requests():
         try:
             if request["op"] == "tokenize":

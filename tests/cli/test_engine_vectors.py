@@ -1,0 +1,105 @@
+"""The engine check of models that predict nothing: the vectors that llama.cpp makes of tokens, on small random encoders
+(`encoder_table`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import encoder_table
+import pytest
+from commands import quantkit
+
+from quantkit.evaluation.engine_check import check_llama_cpp
+from quantkit.evaluation.source_run import SourceRun
+from quantkit.families.model import Model, Rows
+from quantkit.pipeline import prepare
+from quantkit.plan.describe import describe_source
+from quantkit.quality.checks.base import Check, VerifyOptions
+from quantkit.source import open_source
+
+OPTIONS = VerifyOptions(engine="llama.cpp", threads=2)
+PRE = {"bpe": "roberta-bpe", "modern": "modern-bert"}
+# a kind of positions each: learned, learned behind the padding, rotary in windows, distances, rotary in Gemma's
+QUICK = (("bert-mean", "f32"), ("roberta-reranker", "q8_0"), ("modernbert", "q8_0"), ("t5-encoder", "f32"))
+SLOW = (("embedding-gemma", "q8_0"), ("xlm-roberta", "f32"), ("distilbert", "q8_0"), ("eurobert", "f32"))
+CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+
+
+def pre(name: str) -> str | None:
+    return PRE.get(encoder_table.ENCODERS[name].tokenizer)
+
+
+def checked(name: str, recipe: str, folder: Path) -> Check:
+    """What the check says of a file of this encoder."""
+    source = encoder_table.build(name, folder)
+    named = ["--pre", pre(name)] if pre(name) else []
+    made = quantkit("convert", source, "-o", folder / "made.gguf", "--to", recipe, *named, "--no-verify")
+    assert made.status == 0, made.stderr
+    with closing(open_source(str(source))) as opened:
+        run = SourceRun(opened, prepare.describe_source(opened, pre(name)))
+        return check_llama_cpp([folder / "made.gguf"], run, OPTIONS)
+
+
+@pytest.mark.parametrize(("name", "recipe"), CASES)
+def test_sound_files_pass(name: str, recipe: str, tmp_path: Path) -> None:
+    found = checked(name, recipe, tmp_path)
+    assert found.ok, found.detail
+    assert found.data["contexts"] > 500
+    if recipe == "f32":
+        assert found.data["own_turned"] < 1e-5 < found.data["own_turned_limit"]
+        assert found.data["turned_mean"] < 2e-5
+    else:  # inputs rounded to 8 bits: measured in our run, and seen in the engine to the same extent
+        assert 1e-5 < found.data["own_turned"] < found.data["own_turned_limit"]
+        assert found.data["own_turned"] < 1.3 * found.data.get("arithmetic_turned", 1)
+        assert found.data["turned_mean"] > found.data["own_turned"]
+
+
+def test_of_what_does_not_run_here_tokens_alone_are_asked(tmp_path: Path) -> None:
+    found = checked("jina-bert-v2", "q8_0", tmp_path)
+    assert found.ok
+    assert "its vectors are not compared, for it does not run here" in found.detail
+    assert "turned_mean" not in found.data
+
+
+# Mistakes of a writer that believes something wrong: the check shares none of it but the names.
+def other_names(model: Model) -> Model:
+    names = {"blk.0.attn_q.weight": "blk.0.attn_v.weight", "blk.0.attn_v.weight": "blk.0.attn_q.weight"}
+    return replace(model, tensors=tuple(replace(t, name=names.get(t.name, t.name)) for t in model.tensors))
+
+
+def other_positions(model: Model) -> Model:
+    """The rows of the padding are taken, too, as if a text began there."""
+
+    def moved(rows: Rows) -> Rows:
+        return replace(rows, start=0, stop=rows.stop - rows.start)
+
+    return replace(
+        model,
+        tensors=tuple(
+            replace(t, parts=tuple(moved(part) for part in t.parts if isinstance(part, Rows)))
+            if t.name == "position_embd.weight"
+            else t
+            for t in model.tensors
+        ),
+    )
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("bert-mean", other_names), ("roberta", other_positions)])
+def test_mistakes_of_the_writer_fail(
+    name: str, wrong: Callable[[Model], Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "describe_source", lambda source, pre=None: wrong(describe_source(source, pre)))
+    found = checked(name, "q8_0", tmp_path)
+    assert found.ok is False, found.detail
+    assert found.data["own_turned"] > 2 * found.data["own_turned_limit"]
+
+
+def test_a_file_as_a_source_is_asked_for_tokens_alone(tmp_path: Path) -> None:
+    source = encoder_table.build("bert-mean", tmp_path)
+    assert quantkit("convert", source, "-o", tmp_path / "a.gguf", "--to", "f32", "--no-verify").status == 0
+    made = quantkit("convert", tmp_path / "a.gguf", "-o", tmp_path / "b.gguf", "--to", "q8_0", "--engine", "llama.cpp")
+    assert made.status == 0, made.stderr
+    assert "its vectors are not compared with those of a GGUF file" in made.stderr
