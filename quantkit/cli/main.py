@@ -6,24 +6,23 @@ is imported here comes late, too: an interrupt may come at any time, and an impo
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from quantkit.cli import interpreter
 from quantkit.errors import QuantkitError
 
 SCHEMA = "quantkit.error/1"
 BROKEN_PIPE, INTERRUPTED = 141, 130
-OBJECTS = 20_000  # new ones between two looks for cycles: at Python's own 700 these take a tenth of a start
 COMPLETION = "_QUANTKIT_COMPLETE"  # set by the shell when it asks what could come next
 
 
 def run() -> NoReturn:
     """Console-script entry. Ends the process at once: threads of an interrupted command are not waited for."""
     arguments = sys.argv[1:]
-    gc.set_threshold(OBJECTS)
+    interpreter.begin()
     try:
         from quantkit.cli.streams import occupy_standard_descriptors
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from quantkit.cli import interpreter
 from quantkit.cli.configuration import CONFIGURATION, Configuration, Setting
 from quantkit.cli.failures import as_error, bug, error_body
 from quantkit.cli.options import OUTPUT
@@ -23,7 +24,7 @@ from quantkit.cli.redaction import printable, redact
 from quantkit.cli.render import Talk
 from quantkit.cli.streams import write_result
 from quantkit.errors import ResourceError, UsageError
-from quantkit.events import Event, RunFailed, RunFinished, RunStarted
+from quantkit.events import BlockProgress, Event, RunFailed, RunFinished, RunStarted, TensorProgress
 from quantkit.jsontext import dump_json
 from quantkit.platforms import address_limit
 from quantkit.report.text import size
@@ -109,6 +110,8 @@ class Session:
                 file.close()
 
     def emit(self, event: Event) -> None:
+        if isinstance(event, (TensorProgress, BlockProgress)):
+            interpreter.settle()
         self._talk.event(event)
         for file in self._files:
             file(event)

@@ -8,10 +8,20 @@ from typing import Any
 
 from numba import njit
 from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 
 
 class KeptCache(FunctionCache):  # type: ignore[misc]  # numba offers no other way
-    """Numba's cache, which is a help and no more: what cannot be written or read back is compiled again."""
+    """Numba's cache, which is a help and no more: what cannot be written or read back is compiled again.
+
+    Reading machine code needs numba's runtime, and nothing of what compiling needs: a hundred modules about everything
+    that a loop might call, which the compiler imports by itself where there is no code on the disk.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
     @contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:
