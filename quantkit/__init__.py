@@ -97,8 +97,8 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from quantkit.pipeline.outputs import Artifact as Artifact
     from quantkit.pipeline.pack import pack as pack
     from quantkit.pipeline.pack import packed_names as packed_names
-    from quantkit.pipeline.prepare import Prepared as Prepared
     from quantkit.pipeline.prepare import prepare as prepare
+    from quantkit.pipeline.prepared import Prepared as Prepared
     from quantkit.pipeline.publishing import Publishable as Publishable
     from quantkit.pipeline.publishing import publishable as publishable
     from quantkit.pipeline.publishing import require_publishable as require_publishable
@@ -178,7 +178,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quantkit.pipeline.output": ("Output",),
     "quantkit.pipeline.outputs": ("Artifact",),
     "quantkit.pipeline.pack": ("pack", "packed_names"),
-    "quantkit.pipeline.prepare": ("Prepared", "prepare"),
+    "quantkit.pipeline.prepare": ("prepare",),
+    "quantkit.pipeline.prepared": ("Prepared",),
     "quantkit.pipeline.push": ("PushRequest", "Pushed", "push"),
     "quantkit.pipeline.publishing": ("Publishable", "publishable", "require_publishable"),
     "quantkit.pipeline.recommend": ("recommend",),

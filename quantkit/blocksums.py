@@ -30,7 +30,9 @@ class BlockSums:
     """What each block of a file held when it was first read; 0 for one that was not read yet. Thread-safe.
 
     The sums are NH, the universal hash of UMAC (RFC 4418), under a key that is another for each file and run: two
-    blocks that differ have one sum with a probability of 2**-32, whoever chose them without the key.
+    blocks that differ have one sum with a probability of 2**-32, whoever chose them without the key. What is added to
+    NH here leaves its proof as it is: in each pair it depends on the second word alone, and the proof takes the key of
+    that word as given where second words differ, and else the second words are the same.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -77,7 +79,8 @@ class BlockSums:
         high: NDArray[np.uint64],
         found: NDArray[np.uint64],
     ) -> None:
-        """found[i] = sum over pairs (a, b) of 32-bit words of block i: (a + key) * (b + key), modulo 2**64.
+        """found[i] = sum over pairs (a, b) of 32-bit words of block i: (a + key) * (b + key) + 2**32 * (b + key)**2,
+        modulo 2**64; NH is the first product alone, which would have to be freed of the second.
 
         `low` and `high` are room for so many blocks: allocating it anew costs more than the arithmetic.
         """
@@ -85,6 +88,5 @@ class BlockSums:
         np.add(blocks, self._key, out=low)
         pairs = low.view(np.uint64)
         np.right_shift(pairs, np.uint64(32), out=high)
-        np.bitwise_and(pairs, np.uint64(0xFFFFFFFF), out=pairs)
         np.multiply(high, pairs, out=high)
         np.add.reduce(high, axis=1, out=found)

@@ -1,4 +1,7 @@
-"""SHA-256 of the source files, taken while they are being quantized so that each page comes from the disk once."""
+"""SHA-256 of the source files, taken while they are being quantized so that each page comes from the disk once.
+
+Planning a conversion is Python on one core: hashing begins beside it, on another.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ class _StoppedError(Exception):
 class SourceHasher:
     """Hashes files in order on one thread, at most LEAD_BYTES ahead of what `advance` was told.
 
-    Use as a context manager; `result` waits for the remaining files. Meanwhile the files are watched: what the hash is
-    of and what others read from them is the same, or InputError is raised.
+    Use as a context manager, or `close` it; `result` waits for the remaining files. Meanwhile the files are watched:
+    what the hash is of and what others read from them is the same, or InputError is raised.
     """
 
     def __init__(self, files: Sequence[SourceFile]) -> None:
@@ -57,6 +60,10 @@ class SourceHasher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop hashing and watching; what is not hashed by then has no result. May be called again."""
         with self._condition:
             self._stopped = True
             self._condition.notify_all()

@@ -28,7 +28,8 @@ from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.estimate import making_bytes, making_seconds
 from quantkit.pipeline.gating import require_gateable
 from quantkit.pipeline.opening import open_wanted
-from quantkit.pipeline.prepare import encoder_beside, overrides_of, plan_options, without_text
+from quantkit.pipeline.prepare import encoder_beside, overrides_of, plan_options
+from quantkit.pipeline.prepared import without_text
 from quantkit.pipeline.request import Request, require_checkable, require_used
 from quantkit.pipeline.tune import tuning_of, with_target
 from quantkit.plan.base import Plan

@@ -25,7 +25,7 @@ from quantkit.evaluation.engine_check import CHECKED
 from quantkit.evaluation.opening import require_engine
 from quantkit.events import Sink, StageFinished, StageStarted, Warned, ignore, never
 from quantkit.filling.fill import fill
-from quantkit.filling.hashing import SourceHasher, require_published
+from quantkit.filling.hashing import require_published
 from quantkit.filling.work import ALONE, Beside, Work
 from quantkit.machine import core_count, worker_pool
 from quantkit.pipeline.difference import difference
@@ -50,7 +50,8 @@ from quantkit.pipeline.outputs import (
     to_retire,
 )
 from quantkit.pipeline.pack import draft_manifest, layer_facts, publish, save_work, with_hashes
-from quantkit.pipeline.prepare import Prepared, prepare, with_text
+from quantkit.pipeline.prepare import prepare
+from quantkit.pipeline.prepared import Prepared, with_text
 from quantkit.pipeline.request import Request, require_checkable
 from quantkit.pipeline.standing import believed, record_checks
 from quantkit.pipeline.users import warn_of_no_loader, with_users
@@ -103,9 +104,9 @@ def convert(
     output = replace(output, out=laid_out(output.layout, request.source, recipes, output.out))
     start = time.monotonic()
     emit(StageStarted("plan"))
-    prepared = prepare(request, output_stem(output.out), emit, stop)
-    emit(StageFinished("plan", time.monotonic() - start, "\n           ".join(map(plan_line, prepared.plans))))
+    prepared = prepare(request, output_stem(output.out), emit, stop, hashing=True)
     try:
+        emit(StageFinished("plan", time.monotonic() - start, "\n           ".join(map(plan_line, prepared.plans))))
         gating = gating_of(gates, request, prepared, output)
         prepared = with_text(prepared, emit)
         require_guarded(prepared)
@@ -257,7 +258,7 @@ def fill_all(
     source_bytes = prepared.plans[0].source_bytes
     emit(StageStarted("quantize", source_bytes))
     checkpoint = prepared.checkpoint
-    with SourceHasher(checkpoint.files()) as hasher:
+    with prepared.hashing() as hasher:
         how = (threads or core_count(), emit, stop, hasher.advance, beside)
         beside.begin()
         failed |= fill(
@@ -315,11 +316,11 @@ def quantize(
     `paranoid`: what an earlier run finished does not count.
     """
     require_unbound(request.max_kld)
-    prepared = with_text(prepare(request, None, emit, stop), emit)
+    prepared = with_text(prepare(request, None, emit, stop, hashing=True), emit)
     failed: dict[int, QuantkitError] = {}
     folders = tuple(work / recipe.title for recipe in prepared.recipes)
     with ExitStack() as stack:
-        stack.callback(prepared.checkpoint.close)
+        stack.callback(prepared.close)
         jobs = [
             (plan, stack.enter_context(open_plan_job(prepared, plan, folder, fresh=paranoid)))
             for plan, folder in zip(prepared.plans, folders, strict=True)

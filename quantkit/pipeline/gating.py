@@ -22,7 +22,7 @@ from quantkit.filenames import WEIGHTS
 from quantkit.pipeline.alongside import Alongside
 from quantkit.pipeline.output import GATES
 from quantkit.pipeline.outputs import Artifact
-from quantkit.pipeline.prepare import Prepared
+from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.standing import record_checks
 from quantkit.plan.base import Plan
 from quantkit.quality.checks.base import Check, Verification

@@ -16,7 +16,7 @@ from quantkit.evaluation.corpus import Batch, Corpus, Cutting
 from quantkit.evaluation.figures import estimate
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished
-from quantkit.pipeline.prepare import Prepared
+from quantkit.pipeline.prepared import Prepared
 from quantkit.plan.base import Plan
 from quantkit.quality.decoded import open_decoded
 from quantkit.tuning.target import below

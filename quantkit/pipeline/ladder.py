@@ -29,7 +29,8 @@ from quantkit.pipeline.convert import convert
 from quantkit.pipeline.gating import require_gateable
 from quantkit.pipeline.output import GATES, Output
 from quantkit.pipeline.outputs import Artifact, job_folder, output_paths
-from quantkit.pipeline.prepare import Prepared, prepare
+from quantkit.pipeline.prepare import prepare
+from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.request import Request, language_model_alone, only_used
 from quantkit.plan.base import Plan
 from quantkit.plan.encoder import AUTO, encoder_type

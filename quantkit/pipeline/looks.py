@@ -12,7 +12,7 @@ from quantkit.events import Sink, ignore
 from quantkit.filling.work import ALONE, Beside
 from quantkit.pipeline.alongside import Alongside
 from quantkit.pipeline.output import Output
-from quantkit.pipeline.prepare import Prepared
+from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.verify import verify_parts
 from quantkit.plan.base import Plan
 from quantkit.quality.against import Against, of_gguf, of_plan

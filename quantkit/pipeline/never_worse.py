@@ -27,7 +27,7 @@ from quantkit.families.known import family_named
 from quantkit.filling.slabs import encode_slab
 from quantkit.formats.gguf.imatrix import match_importance
 from quantkit.pipeline.guard import LEAST_TOKENS, corpus_of_samples
-from quantkit.pipeline.prepare import Prepared
+from quantkit.pipeline.prepared import Prepared
 from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import SLAB_WEIGHTS, Slab, cut
 from quantkit.qtypes import base

@@ -22,7 +22,7 @@ from quantkit.errors import InterruptedRunError
 from quantkit.evaluation.figures import estimate
 from quantkit.events import BlockProgress, Sink, StageFinished, StageStarted
 from quantkit.pipeline.never_worse import is_classic
-from quantkit.pipeline.prepare import Prepared
+from quantkit.pipeline.prepared import Prepared
 from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import order_rows
 from quantkit.quality.decoded import open_decoded

@@ -9,7 +9,7 @@ from quantkit.events import Sink
 from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.pipeline.output import Output
 from quantkit.pipeline.outputs import Artifact, output_paths
-from quantkit.pipeline.prepare import Prepared
+from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.request import Request
 
 if TYPE_CHECKING:

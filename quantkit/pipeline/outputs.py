@@ -19,7 +19,7 @@ from quantkit.errors import ExistsError, InputError, NotWritableError, UsageErro
 from quantkit.families.model_card import CARD_FILE
 from quantkit.filenames import file_stem, job_name, windows_refuses
 from quantkit.pipeline.gives import output_of
-from quantkit.pipeline.prepare import Prepared
+from quantkit.pipeline.prepared import Prepared
 from quantkit.plan.base import Plan
 from quantkit.plan.carried import CONFIG
 from quantkit.report.manifest import Manifest, manifest_path, read_manifest

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from quantkit.calibration.inputs import Inputs, open_inputs
 from quantkit.calibration.text.shipped import data_path
 from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
-from quantkit.evaluation.source_run import SourceRun
 from quantkit.events import Event, Sink, Warned, ignore
 from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.families.describe_tower import LEFT_OUT
 from quantkit.families.model import Model
+from quantkit.filling.hashing import SourceHasher
 from quantkit.formats.gguf.imatrix import Imatrix, read_imatrix
 from quantkit.pipeline.consumers import require_loadable
 from quantkit.pipeline.opening import open_wanted
+from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.request import Request, require_used
 from quantkit.pipeline.tune import (
     Subject,
@@ -37,106 +39,14 @@ from quantkit.plan.describe import describe_source
 from quantkit.plan.encoder import AUTO, describe_encoder, encoder_type, left_out, plan_encoder
 from quantkit.plan.grids import looked_at
 from quantkit.plan.make import make_plan
-from quantkit.quality.reference import Reference
 from quantkit.recipes.read import load_recipe
 from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint
 from quantkit.source.adapter_model import AdapterCheckpoint
-from quantkit.source.evened import EvenedCheckpoint, evened
-from quantkit.source.identity import Origin
 from quantkit.tuning.choose import require_reachable
 from quantkit.units import counted, parse_size
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An open source and one plan per recipe that can be made of it, in the order asked for.
-
-    `model` is None where no GGUF file is planned, `calibration` where no text was given. `inputs` are all files that
-    are read: no output may be one of them. `refused` are recipes of several that cannot be planned, and why. `encoder`
-    is what is written beside the model, with the last of the recipes and plans; None where nothing is.
-    """
-
-    checkpoint: Checkpoint
-    model: Model | None
-    recipes: tuple[Recipe, ...]
-    plans: tuple[Plan, ...]
-    calibration: Inputs | None = None
-    require_coverage: float | None = None
-    inputs: tuple[Path, ...] = ()
-    refused: tuple[tuple[str, QuantkitError], ...] = ()
-    encoder: Model | None = None
-
-    def __repr__(self) -> str:
-        return f"Prepared({self.checkpoint.name!r}, {', '.join(map(repr, self.plans))})"
-
-    def __enter__(self) -> Prepared:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the source, and an engine that runs it."""
-        if "source_run" in self.__dict__:
-            self.source_run.close()
-        self.checkpoint.close()
-
-    @property
-    def several(self) -> bool:
-        """Whether more than one recipe was asked for: each then has its own fate."""
-        return sum(not plan.is_encoder for plan in self.plans) + len(self.refused) > 1
-
-    @cached_property
-    def reference(self) -> Reference:
-        """The source with what was found out about it: for all artifacts."""
-        assert self.model is not None
-        return Reference(self.checkpoint, self.model)
-
-    def reference_of(self, plan: Plan) -> Reference:
-        """The same for what a plan of a GGUF file makes: the model, or its encoder."""
-        return Reference(self.checkpoint, self.encoder) if plan.is_encoder and self.encoder else self.reference
-
-    def reading(self, plan: Plan) -> Prepared:
-        """The same with the source as a plan reads it: with even columns where it wants that and they are far apart."""
-        return self._evened if plan.evens else self
-
-    @cached_property
-    def _evened(self) -> Prepared:
-        """Statistics are of the columns as they were: with these nothing is moved."""
-        if self.calibration is None or self.calibration.spec.reads_statistics or self.model is None:
-            return self
-        return replace(self, checkpoint=evened(self.checkpoint, self.model, self.calibration.spec.threads))
-
-    def evened_facts(self, plan: Plan) -> dict[str, int]:
-        """The manifest's word on columns that were evened for a plan, {} where none were. Looks at all of them."""
-        read = self.reading(plan).checkpoint
-        return read.facts() if isinstance(read, EvenedCheckpoint) else {}
-
-    @cached_property
-    def source_run(self) -> SourceRun:
-        """The source as engines are compared with it: it runs once for all artifacts."""
-        return SourceRun(self.checkpoint, self.model)
-
-    @cached_property
-    def origin(self) -> Origin:
-        """What records say of the source."""
-        return Origin(self.checkpoint)
-
-    def job_digest(self, chosen: Plan) -> str:
-        """Identity of the work at hand: the plan, and the source as it is now."""
-        return self.origin.job_digest(chosen.digest)
-
-    @property
-    def calibration_tokens(self) -> int:
-        return sum(record.tokens for record in self.calibration.records) if self.calibration else 0
-
-    def calibration_facts(self, chosen: Plan) -> dict[str, Any]:
-        """The manifest's word on the text or the statistics that a plan makes use of."""
-        used = chosen.calibrated or any(unit.importance is not None for unit in chosen.units)
-        return {"calibration": self.calibration.facts(chosen.widened)} if self.calibration and used else {}
 
 
 def prepare(
@@ -146,10 +56,12 @@ def prepare(
     stop: Callable[[], bool] | None = None,
     *,
     headers: bool = False,
+    hashing: bool = False,
 ) -> Prepared:
     """Plan a request. `stem` names the output files (without ".gguf"), by default after source and recipe. Types for a
     target are measured where that is needed, until `stop` says so; without it such a request is refused. With `headers`
-    weights of a repository of the Hub stay there: for plans that nothing is made of.
+    weights of a repository of the Hub stay there: for plans that nothing is made of. With `hashing` the source is
+    hashed from the moment it is open: for plans that something is made of at once.
 
     Raises what is wrong with the recipes first, then with the source: nothing is opened for a typo. What is wrong with
     one of several recipes for this source is in `Prepared.refused`; it is raised where none can be planned.
@@ -172,12 +84,12 @@ def prepare(
             said.add(event.code)
         emit(event)
 
-    checkpoint = open_wanted(request, recipes, hear, headers=headers)
-    try:
-        prepared = _plan_all(request, checkpoint, (recipes, tuning), stem, emit)
-    except QuantkitError:
-        checkpoint.close()
-        raise
+    with ExitStack() as held:
+        checkpoint = open_wanted(request, recipes, hear, headers=headers)
+        held.callback(checkpoint.close)
+        hasher = held.enter_context(SourceHasher(checkpoint.files())) if hashing else None
+        prepared = replace(_plan_all(request, checkpoint, (recipes, tuning), stem, emit), hasher=hasher)
+        held.pop_all()
     for code, message in dict.fromkeys(warning for p in prepared.plans for warning in p.warnings):
         if code not in said:
             emit(Warned(code, message))
@@ -291,40 +203,6 @@ def _or_raise(found: T | QuantkitError | None) -> T:
         raise found
     assert found is not None
     return found
-
-
-def with_text(prepared: Prepared, emit: Sink) -> Prepared:
-    """Refuse recipes that are made with text where none was given. Raises RecipeError where no other is left.
-
-    What is refused is told at once: the others may take hours.
-    """
-    lacking = {
-        number: without_text(recipe)
-        for number, (recipe, plan) in enumerate(zip(prepared.recipes, prepared.plans, strict=True))
-        if plan.needs_inputs and not plan.calibrated
-    }
-    left = [number for number in range(len(prepared.plans)) if number not in lacking]
-    refused = (*prepared.refused, *((prepared.recipes[number].name, lacking[number]) for number in lacking))
-    if all(prepared.plans[number].is_encoder for number in left):
-        prepared.checkpoint.close()
-        raise refused[0][1]
-    for name, error in refused:
-        emit(Warned("refused", error.message if name in error.message else f"{name}: {error.message}"))
-    return replace(
-        prepared,
-        recipes=tuple(prepared.recipes[number] for number in left),
-        plans=tuple(prepared.plans[number] for number in left),
-        refused=refused,
-    )
-
-
-def without_text(recipe: Recipe) -> RecipeError:
-    """The error for a recipe that is made with text, where none was given."""
-    text = "give --calib default, or FILE with text like what the model will see"
-    other = "a recipe without, such as w8a16" if recipe.mixture is None else "--method rtn, which needs none"
-    spent = recipe.mixture is not None and recipe.mixture.allotment is not None  # on what types cost with this method
-    hint = text if spent else f"{text}; or {other}"
-    return RecipeError(f"{recipe.name} needs calibration text", key="calib", hint=hint)
 
 
 def _inputs(request: Request, checkpoint: Checkpoint) -> tuple[Path, ...]:

@@ -13,7 +13,8 @@ from quantkit.events import Published, Sink, ignore, never
 from quantkit.extras import RUN_MODELS, require_installed
 from quantkit.pipeline.estimate import estimate
 from quantkit.pipeline.outputs import refuse_inputs, require_writable_names
-from quantkit.pipeline.prepare import Prepared, prepare
+from quantkit.pipeline.prepare import prepare
+from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.request import Request, language_model_alone
 from quantkit.pipeline.tune import Subject, facts_of, measured, require_measurable, require_priced
 from quantkit.recipes.read import load_recipe

@@ -25,7 +25,7 @@ from quantkit.formats.containers.packed import Entry, PackedTensor
 from quantkit.formats.safetensors.reader import read_safetensors
 from quantkit.pipeline.outputs import Artifact
 from quantkit.pipeline.pack import draft_manifest, write_record
-from quantkit.pipeline.prepare import Prepared
+from quantkit.pipeline.prepared import Prepared
 from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import Slab, cut
 from quantkit.plan.together import siblings

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import llama_folder
 import numpy as np
@@ -14,6 +16,10 @@ import quantkit
 from quantkit.blocksums import LEAST_BYTES, BlockSums
 from quantkit.errors import InputError, InterruptedRunError
 from quantkit.events import Event, StageStarted, TensorProgress
+from quantkit.families.model import Model
+from quantkit.filling.hashing import SourceHasher
+from quantkit.plan.describe import describe_source
+from quantkit.source import SourceFile
 from quantkit.untrusted import open_input
 
 WEIGHTS = "model.safetensors"
@@ -88,6 +94,39 @@ def test_what_was_hashed_is_what_was_quantized(model: Path, tmp_path: Path, monk
         quantkit.convert(quantkit.Request(str(model), recipes=("q8_0",)), output, emit=hear)
 
 
+def test_the_source_is_hashed_while_the_plan_is_made(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a change after that is noticed, whatever times of files say."""
+    monkeypatch.setattr("quantkit.untrusted.InputFile.unchanged", lambda self: None)
+    hashed, whole = threading.Event(), SourceHasher._hash
+
+    def hashing(self: SourceHasher, file: SourceFile) -> str:
+        found = whole(self, file)
+        hashed.set()
+        return found
+
+    def described(*given: Any) -> Model:
+        assert hashed.wait(20)
+        rewrite(model / WEIGHTS)
+        return describe_source(*given)
+
+    monkeypatch.setattr(SourceHasher, "_hash", hashing)
+    monkeypatch.setattr("quantkit.pipeline.prepare.describe_source", described)
+    with pytest.raises(InputError, match="read before are others now"):
+        quantkit.convert(quantkit.Request(str(model), recipes=("bf16",)), quantkit.Output(out=tmp_path / "out"))
+
+
+def test_nothing_is_hashed_for_a_plan_that_fails(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def described(*given: Any) -> Model:
+        raise InputError("no model")
+
+    monkeypatch.setattr("quantkit.pipeline.prepare.describe_source", described)
+    with pytest.raises(InputError, match="no model"):
+        quantkit.convert(quantkit.Request(str(model), recipes=("bf16",)))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hash")]
+
+
 @pytest.mark.parametrize("nbytes", [1, LEAST_BYTES - 1, LEAST_BYTES, 3 * LEAST_BYTES + 5])
 def test_every_byte_that_is_read_twice_is_compared(nbytes: int, tmp_path: Path) -> None:
     path = tmp_path / "file"
@@ -120,10 +159,11 @@ def test_the_sums_of_any_file_fit_into_memory() -> None:
 
 
 def nh(data: bytes, key: np.ndarray) -> int:
-    """The sum of a block as RFC 4418 defines it (one iteration of NH), but for the pairing of the words."""
+    """The sum of a block as RFC 4418 defines it (one iteration of NH), but for the pairing of the words and squares of
+    the second ones."""
     words = np.frombuffer(data.ljust(key.nbytes, b"\0"), "<u4").tolist()
     keyed = [(word + k) % 2**32 for word, k in zip(words, key.tolist(), strict=True)]
-    return sum(a * b for a, b in zip(keyed[::2], keyed[1::2], strict=True)) % 2**64 or 1
+    return sum(a * b + 2**32 * b * b for a, b in zip(keyed[::2], keyed[1::2], strict=True)) % 2**64 or 1
 
 
 @pytest.mark.parametrize("nbytes", [1, 7, LEAST_BYTES, 17 * LEAST_BYTES, 33 * LEAST_BYTES + 5])

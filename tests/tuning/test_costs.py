@@ -14,7 +14,8 @@ from quantkit.calibration.inputs import open_calibration_model
 from quantkit.calibration.walk.walk import BlockView, How
 from quantkit.errors import InterruptedRunError
 from quantkit.events import BlockProgress, Event, Sink, TensorProgress, ignore, never
-from quantkit.pipeline.prepare import Prepared, prepare
+from quantkit.pipeline.prepare import prepare
+from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.request import Request
 from quantkit.qtypes import base
 from quantkit.tuning.measure import Costs, Task, measure
