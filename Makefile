@@ -28,19 +28,20 @@ FINDINGS ?= out/fuzz
 .PHONY: demo environments test test-oldest test-consumers quick check docs format fuzz bench reference clean
 .DEFAULT_GOAL := demo
 
-# $(call environment,DIR): a virtual environment with PyTorch
+# $(call environment,DIR): a virtual environment with PyTorch. Of what is installed a tenth is ever imported, and is
+# compiled then: compiling all takes a minute for each environment.
 define environment
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "quantkit needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@if [ -n "$(TORCH)" ]; then $(1)/bin/pip install --quiet "$(TORCH)"; else \
-	  $(1)/bin/pip install --quiet "torch==$(TORCH_VERSION)+cpu" 2>/dev/null || \
-	  $(1)/bin/pip install --quiet "torch==$(TORCH_VERSION)"; fi
+	$(1)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --upgrade pip
+	@if [ -n "$(TORCH)" ]; then $(1)/bin/pip install --quiet --no-compile "$(TORCH)"; else \
+	  $(1)/bin/pip install --quiet --no-compile "torch==$(TORCH_VERSION)+cpu" 2>/dev/null || \
+	  $(1)/bin/pip install --quiet --no-compile "torch==$(TORCH_VERSION)"; fi
 endef
 
 $(VENV)/.installed: pyproject.toml
 	$(call environment,$(VENV))
-	$(BIN)/pip install --quiet -e '.[dev,llamacpp]'
+	$(BIN)/pip install --quiet --no-compile -e '.[dev,llamacpp]'
 	touch $@
 
 demo: $(VENV)/.installed
@@ -65,8 +66,8 @@ test: $(VENV)/.installed reference
 # The libraries that load checkpoints for servers, in an environment of their own: their versions are pinned.
 $(CONSUMERS)/.installed: pyproject.toml tests/loaders/requirements.txt tests/loaders/requirements-gptqmodel.txt
 	$(call environment,$(CONSUMERS))
-	$(CONSUMERS)/bin/pip install --quiet -e '.[calibrate]' -r tests/loaders/requirements.txt
-	$(CONSUMERS)/bin/pip install --quiet --no-deps --require-hashes -r tests/loaders/requirements-gptqmodel.txt
+	$(CONSUMERS)/bin/pip install --quiet --no-compile -e '.[calibrate]' -r tests/loaders/requirements.txt
+	$(CONSUMERS)/bin/pip install --quiet --no-compile --no-deps --require-hashes -r tests/loaders/requirements-gptqmodel.txt
 	touch $@
 
 test-consumers: $(CONSUMERS)/.installed reference
@@ -74,14 +75,17 @@ test-consumers: $(CONSUMERS)/.installed reference
 
 # The oldest transformers that pyproject.toml allows, laid over the environment: `test` runs the newest.
 OLDEST := out/transformers-oldest
-test-oldest: $(VENV)/.installed
-	$(BIN)/pip install --quiet --upgrade --no-deps --target $(OLDEST) \
+$(OLDEST)/.installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-compile --upgrade --no-deps --target $(OLDEST) \
 	  "$$(sed -n 's/.*"\(transformers\)>=\(.*\)",/\1==\2.0/p' pyproject.toml)"
+	touch $@
+
+test-oldest: $(OLDEST)/.installed
 	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -q -n 2 -m "not slow" tests/calibration/test_cache_peaks.py \
 	  tests/calibration/test_blocks_families.py tests/calibration/test_settings.py
 
 # All that is installed and fetched, so that nothing waits for it later: `make -j2 environments` does two at a time.
-environments: $(VENV)/.installed $(CONSUMERS)/.installed reference
+environments: $(VENV)/.installed $(CONSUMERS)/.installed $(OLDEST)/.installed reference
 
 quick: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "not slow and not reference"
