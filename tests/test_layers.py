@@ -90,13 +90,16 @@ class Source:
     def tree(self) -> ast.Module:
         return ast.parse((ROOT / self.name).read_text("utf-8"))
 
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        return list(ast.walk(self.tree))
+
     @property
     def part(self) -> str:
         return self.name.removesuffix(".py").partition("/")[0]
 
 
 SOURCES = [Source(path.relative_to(ROOT).as_posix()) for path in MODULES]
-each_module = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -118,7 +121,7 @@ NAMES = {".".join(Path("quantkit", source.name).with_suffix("").parts).removesuf
 def known_modules(source: Source) -> set[str]:
     """The modules of quantkit that a module imports: also inside functions, and for type checkers only."""
     found = set()
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -132,12 +135,14 @@ def part_of(module: str) -> str:
     return [*module.split("."), "__init__"][1]
 
 
-@each_module
-def test_imports_point_down(source: Source) -> None:
-    assert source.part in FLOOR, f"give {source.part} a floor"
-    for name in known_modules(source):
-        part = part_of(name)
-        assert part == source.part or FLOOR[part] < FLOOR[source.part], f"{source.name} may not know {name}"
+def test_imports_point_down() -> None:
+    known = [(source, name, part_of(name)) for source in SOURCES for name in known_modules(source)]
+    wrong = [
+        f"{source.name} may not know {name}"
+        for source, name, part in known
+        if part != source.part and FLOOR[part] >= FLOOR[source.part]
+    ]
+    assert wrong == []
 
 
 def test_no_two_files_need_each_other() -> None:
@@ -162,7 +167,7 @@ def test_only_containers_know_their_layouts_and_schemes() -> None:
     for source in SOURCES:
         if source.name.startswith(("formats/containers/", "formats/gguf/layout", "qtypes/schemes/")):
             continue
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(CONTAINERS_AND_SCHEMES):
                 classes = {a.name for a in node.names if a.name in SCHEMES or a.name.endswith("Layout")} - PROTOCOLS
                 assert not classes, f"{source.name}:{node.lineno}: {classes}"
@@ -171,7 +176,7 @@ def test_only_containers_know_their_layouts_and_schemes() -> None:
 def test_nobody_asks_which_kind_of_recipe_or_plan() -> None:
     """There is one of each: what differs is a field of it."""
     for source in SOURCES:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
                 asked = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
                 assert not asked & {"Plan", "Unit", "Recipe", "Rule", "Weights"}, f"{source.name}:{node.lineno}"
@@ -181,11 +186,15 @@ def test_floors_name_what_exists() -> None:
     assert set(FLOOR) == {source.part for source in SOURCES}
 
 
-@each_module
-def test_libraries_stay_where_they_belong(source: Source) -> None:
-    for line, name in imports(source.tree):
-        allowed = ONLY_IN.get(name.partition(".")[0])
-        assert allowed is None or source.part in allowed or source.name in allowed, f"{source.name}:{line}: {name}"
+def test_libraries_stay_where_they_belong() -> None:
+    wrong = [
+        f"{source.name}:{line}: {name}"
+        for source in SOURCES
+        for line, name in imports(source.tree)
+        for allowed in [ONLY_IN.get(name.partition(".")[0])]
+        if allowed is not None and source.part not in allowed and source.name not in allowed
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("module", ["quantkit", "quantkit.cli.main", "quantkit.storage", "quantkit.methods.settings"])
@@ -270,10 +279,9 @@ def reads(mode: ast.expr | None, *modes: str) -> bool:
     return mode is None or (isinstance(mode, ast.Constant) and mode.value in modes)
 
 
-@each_module
-def test_only_storage_writes(source: Source) -> None:
-    if source.part != "storage":
-        assert list(writes(source.tree)) == []
+def test_only_storage_writes() -> None:
+    others = [source for source in SOURCES if source.part != "storage"]
+    assert [f"{source.name}, {found}" for source in others for found in writes(source.tree)] == []
 
 
 @pytest.mark.parametrize(
@@ -318,36 +326,53 @@ CHILD_PROCESSES = {
 }  # their output is read by the process that started it
 
 
-@each_module
-def test_only_the_command_line_talks(source: Source) -> None:
-    if source.part == "cli" or source.name in CHILD_PROCESSES:
-        return
-    for node in ast.walk(source.tree):
-        name = ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
-        assert name not in ("print", "sys.stdout", "sys.stderr", "warnings.warn"), (
-            f"{source.name}:{node.lineno}: {name}"
-        )
+def test_only_the_command_line_talks() -> None:
+    silent = [source for source in SOURCES if source.part != "cli" and source.name not in CHILD_PROCESSES]
+    assert [f"{source.name}:{node.lineno}" for source in silent for node in source.nodes if talks(node)] == []
 
 
-@each_module
-def test_nothing_is_caught_by_accident(source: Source) -> None:
+def talks(node: ast.AST) -> bool:
+    """Whether a node is `print`, a standard stream or `warnings.warn`."""
+    if isinstance(node, ast.Attribute):
+        owner = node.value.id if isinstance(node.value, ast.Name) else ""
+        return f"{owner}.{node.attr}" in ("sys.stdout", "sys.stderr", "warnings.warn")
+    return isinstance(node, ast.Name) and node.id == "print"
+
+
+def test_nothing_is_caught_by_accident() -> None:
     """A handler names what it expects; one for everything must raise again. cli/main.py is where errors end."""
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.ExceptHandler) and source.name != "cli/main.py":
-            caught = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)} if node.type else {"BaseException"}
-            raises = isinstance(node.body[-1], ast.Raise)
-            assert raises or not caught & {"Exception", "BaseException"}, f"{source.name}:{node.lineno}"
+    wrong = [
+        f"{source.name}:{node.lineno}"
+        for source in SOURCES
+        for node in source.nodes
+        if isinstance(node, ast.ExceptHandler) and source.name != "cli/main.py" and swallows(node)
+    ]
+    assert wrong == []
 
 
-@each_module
-def test_modules_and_functions_stay_small(source: Source) -> None:
+def swallows(handler: ast.ExceptHandler) -> bool:
+    """Whether a handler takes every exception and does not end with raising one."""
+    kind = handler.type
+    caught = {n.id for n in ast.walk(kind) if isinstance(n, ast.Name)} if kind else {"BaseException"}
+    return not isinstance(handler.body[-1], ast.Raise) and bool(caught & {"Exception", "BaseException"})
+
+
+def test_modules_and_functions_stay_small() -> None:
+    assert [fault for source in SOURCES for fault in too_large(source)] == []
+
+
+def too_large(source: Source) -> Iterator[str]:
+    """What of a module is longer, or takes more parameters, than the house allows."""
     lines = len((ROOT / source.name).read_text("utf-8").splitlines())
-    assert lines <= MODULE_LINES or source.name in DATA_TABLES, f"{source.name}: {lines} lines"
-    for node in ast.walk(source.tree):
+    if lines > MODULE_LINES and source.name not in DATA_TABLES:
+        yield f"{source.name}: {lines} lines"
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             place = f"{source.name}:{node.name}"
-            assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES, f"{place}: too long"
-            assert parameters(node) <= PARAMETERS or takes_many(source, node), f"{place}: {parameters(node)} parameters"
+            if (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES:
+                yield f"{place}: too long"
+            if parameters(node) > PARAMETERS and not takes_many(source, node):
+                yield f"{place}: {parameters(node)} parameters"
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
