@@ -11,7 +11,7 @@ from pathlib import Path
 
 # Runs commands in forked children of a process that has imported everything, so that hundreds of runs take seconds.
 SERVER = """
-import os, sys, json
+import gc, os, sys, json
 from quantkit.cli.main import main
 import numpy, numba, gguf, quantkit.pipeline.convert
 for module in sys.argv[2:]:
@@ -19,6 +19,9 @@ for module in sys.argv[2:]:
 warm = json.loads(sys.argv[1])
 if warm:
     main(warm)  # loads the compiled encoders; never one that runs torch, whose threads do not survive a fork
+os.fsync = os.fstat  # as in tests/conftest.py: who is killed loses nothing that the system has
+gc.collect()
+gc.freeze()  # a child whose collector walks what was imported copies each page of it: half of the time of a run
 for line in sys.stdin:
     fault, arguments = json.loads(line)
     pid = os.fork()

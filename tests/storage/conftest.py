@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posix
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,14 @@ from pathlib import Path
 import pytest
 
 MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def flushed() -> Iterator[None]:
+    """What is flushed goes to the disk here, and in processes that these tests fork."""
+    elsewhere, os.fsync = os.fsync, posix.fsync
+    yield
+    os.fsync = elsewhere
 
 
 @pytest.fixture(scope="session")
