@@ -6,7 +6,9 @@ import hashlib
 import json
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -31,12 +33,19 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@cache
+def source_weights() -> dict[str, Any]:
+    """The tiny model as published: name to torch tensor."""
+    from safetensors.torch import load_file
+
+    return load_file(TINY / "model.safetensors")
+
+
 def source_tensor(name: str) -> np.ndarray:
     """A tensor of the tiny model by GGUF name, as ggml sees it: float32, query and key rows in rope order."""
     import torch
-    from safetensors.torch import load_file
 
-    weights = load_file(TINY / "model.safetensors")
+    weights = source_weights()
     if name == "token_embd.weight":
         return weights["model.embed_tokens.weight"].to(torch.float32).numpy()
     if name == "output_norm.weight":
