@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from quantkit.version import __version__
 PACKAGE = "quantkit.cli.commands"
 
 
+@cache
 def program(name: str | None = None) -> TyperGroup:
     """All commands in the order of the help; the one of this name alone if there is one: making all of them takes as
     long as a small command."""
