@@ -34,6 +34,10 @@ MAX_UNKNOWN = 1000  # fields besides pieces and their settings: the library writ
 
 PIECE_TYPES = {int(kind): kind for kind in TokenType}  # enum ModelProto.SentencePiece.Type
 
+# A piece as the library writes it
+TEXT, SCORE, FLOAT = b"\x0a", b"\x15", struct.Struct("<f")
+PIECE_TYPE = {b"": TokenType.NORMAL, **{bytes([0x18, number]): kind for number, kind in PIECE_TYPES.items()}}
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -74,7 +78,8 @@ def parse_sentencepiece(data: bytes) -> SentencePieceModel:
         if number == 1:
             if len(pieces) == MAX_TOKENS:
                 raise _broken(f"more than {MAX_TOKENS:,} pieces")
-            pieces.append(_piece(_message(value, "pieces"), len(pieces)))
+            piece = _message(value, "pieces")
+            pieces.append(_usual_piece(piece) or _piece(piece, len(pieces)))
         elif number == 2:
             trainer.update(_fields(_message(value, "trainer_spec"), "trainer_spec"))
         elif number == 3:
@@ -215,6 +220,25 @@ def _flag(spec: dict[int, Value], number: int, *, default: bool) -> bool:
     return bool(_integer(spec.get(number, default), f"field {number}"))
 
 
+def _usual_piece(data: bytes) -> Piece | None:
+    """A piece as the library writes nearly all: a short text, its score, and the type of one that is not ordinary.
+
+    None for any other, and for what is wrong, which `_piece` names. It takes a third of the time.
+    """
+    after = 2 + data[1] if data[:1] == TEXT and len(data) > 1 else 0
+    if not 2 < after < 2 + 0x80 or data[after : after + 1] != SCORE:
+        return None
+    kind = PIECE_TYPE.get(data[after + 5 :])
+    try:
+        text = data[2:after].decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    if kind is None or len(data) < after + 5:
+        return None
+    (score,) = FLOAT.unpack_from(data, after + 1)
+    return Piece(text, score, kind) if math.isfinite(score) else None
+
+
 def _piece(data: bytes, index: int) -> Piece:
     where = f"pieces[{index}]"
     found = dict(_fields(data, where))
@@ -239,6 +263,8 @@ def _piece(data: bytes, index: int) -> Piece:
 def _check_pieces(pieces: list[Piece]) -> None:
     if not pieces:
         raise _broken("it has no pieces")
+    if len({piece.text for piece in pieces}) == len(pieces):
+        return
     seen: dict[str, int] = {}
     for index, piece in enumerate(pieces):
         if seen.setdefault(piece.text, index) != index:
