@@ -6,6 +6,7 @@ Recipes may come from strangers: they are data only, and files are bounded.
 from __future__ import annotations
 
 import tomllib
+from functools import cache
 from pathlib import Path
 
 from quantkit.errors import InputError, RecipeError
@@ -55,8 +56,9 @@ def by_alias() -> dict[str, str]:
     return {alias: name for name in recipe_names() for alias in read_shipped(f"{name}.toml").strings("aliases")}
 
 
+@cache
 def read_shipped(name: str) -> Table:
-    """A file of the folder of shipped recipes."""
+    """A file of the folder of shipped recipes, read once: a command asks for some of them several times."""
     return read_table(recipes_folder() / name, f"recipes/{name}")
 
 
