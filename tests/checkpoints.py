@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -611,6 +612,7 @@ GEMMA4_SETTINGS = {
 }  # fmt: skip
 
 
+@cache
 def gemma4_tokenizer() -> str:
     """A tokenizer.json of Gemma 4's kind with 640 tokens: pieces and bytes, merged by rank, runs of line breaks."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -636,6 +638,7 @@ def gemma4_tokenizer() -> str:
     return tokenizer.to_str()
 
 
+@cache
 def bpe_tokenizer(words: tuple[str, ...] = ()) -> str:
     """A byte-level tokenizer.json with 398 tokens, two added ones and `words`, trained on the licence text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers

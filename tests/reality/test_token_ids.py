@@ -24,7 +24,7 @@ from quantkit.families.known import family_named
 from quantkit.formats.gguf.file import encode_header
 from quantkit.metadata import KeyValue
 from quantkit.tokenizer.check import check_tokenizer, rebuild
-from quantkit.tokenizer.own import open_source_tokenizer
+from quantkit.tokenizer.own import SourceTokenizer, open_source_tokenizer
 from quantkit.tokenizer.probes import probes
 from quantkit.tokenizer.read import Tokenizer, read_tokenizer
 
@@ -71,6 +71,10 @@ class Folder:
     def tokenizer(self) -> Tokenizer:
         names = sorted(path.name for path in self.path.iterdir())
         return read_tokenizer(self.read_file, self.config, find_family(self.config)[0].tokens, names=names)
+
+    @cached_property
+    def source(self) -> SourceTokenizer:
+        return open_source_tokenizer(self.read_file, self.config)
 
     @cached_property
     def theirs(self) -> Any:
@@ -173,7 +177,7 @@ def test_ids_of_strings_are_equal_three_ways(folder: Folder, loaded: Model) -> N
     strings = SLOW_STRINGS if folder.tokenizer.pre == "tekken" else STRINGS
     texts = [text for text in strings if not _unlike(folder, text)]
     assert len(texts) > len(strings) // 3
-    ours, rebuilt = open_source_tokenizer(folder.read_file, folder.config).encoder(), rebuild(folder.tokenizer.metadata)
+    ours, rebuilt = folder.source.encoder(), rebuild(folder.tokenizer.metadata)
     wrong = []
     for text in texts:
         theirs = folder.theirs(text)["input_ids"]
@@ -188,7 +192,7 @@ def test_ids_of_chats_are_equal(folder: Folder, loaded: Model) -> None:
         pytest.skip("it has no chat template")
     written = {entry.key: entry.value for entry in folder.tokenizer.metadata}
     assert written["tokenizer.chat_template"] == folder.theirs.chat_template
-    ours = open_source_tokenizer(folder.read_file, folder.config).encoder(add_special=False)
+    ours = folder.source.encoder(add_special=False)
     wrong = []
     for chat in CHATS[: 4 if folder.tokenizer.pre == "tekken" else None]:
         text = folder.theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=len(chat) % 2 == 1)
