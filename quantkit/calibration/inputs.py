@@ -9,8 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quantkit.calibration.text.samples import DataRecord, Samples, beside, samples_of, widened, widening
-from quantkit.calibration.text.spec import FISHER_TOKENS, CalibrationSpec, prepare_samples, shipped_samples
+from quantkit.calibration.text.samples import DataRecord, Samples, beside, widened, widening
+from quantkit.calibration.text.spec import (
+    FISHER_TOKENS,
+    CalibrationSpec,
+    prepare_samples,
+    shipped_beside,
+    shipped_samples,
+)
 from quantkit.errors import InputError, UsageError
 from quantkit.events import Sink
 from quantkit.families.model import Model
@@ -89,6 +95,10 @@ class Inputs(Protocol):
         """Text of the same data that is not among the samples; None without any."""
         ...
 
+    def elsewhere(self, checkpoint: Checkpoint) -> Samples | None:
+        """Text of other kinds, which nothing was calibrated with; None where there is none."""
+        ...
+
     def part(self, tokens: int) -> Inputs:
         """The first samples, about so many tokens; statistics as they are."""
         ...
@@ -151,7 +161,11 @@ class Text:
         spec = replace(self.spec, samples=count + max(1, FISHER_TOKENS // seqlen))
         found, chosen = prepare_samples(checkpoint, spec), set(self.samples.record.ids)
         others = [number for number, id_ in enumerate(found.record.ids) if id_ not in chosen]
-        return samples_of(found.tokens[others], found.record.name) if others else None
+        return found.chosen(others) if others else None
+
+    def elsewhere(self, checkpoint: Checkpoint) -> Samples | None:
+        """Windows of the shipped text that share no document with those that widen this one."""
+        return shipped_beside(checkpoint, self.spec, self.shipped)
 
     def part(self, tokens: int) -> Text:
         """The first samples."""
@@ -233,6 +247,10 @@ class Known:
 
     def unseen(self, checkpoint: Checkpoint) -> None:
         """A file of statistics holds no text."""
+        return
+
+    def elsewhere(self, checkpoint: Checkpoint) -> None:
+        """What it would be other than is not known, either."""
         return
 
     def part(self, tokens: int) -> Known:

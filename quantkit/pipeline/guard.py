@@ -54,27 +54,39 @@ def guard(prepared: Prepared, plan: Plan, paths: Sequence[Path], threads: int | 
     bound, inputs = bound_of(plan), prepared.calibration
     if bound is None:
         return plan.allocation
-    from quantkit.evaluation.measure import measure  # torch
-
     assert inputs is not None and prepared.model is not None
     text, fresh = _text(prepared, inputs)
-    corpus = corpus_of_samples(text)
     with closing(open_decoded(paths, prepared.checkpoint, prepared.model)) as made:
         sides = Side(prepared.checkpoint.name, prepared.checkpoint), Side(plan.files[0].name, made)
-        [scores] = measure(sides[0], [sides[1]], corpus, threads=threads, emit=emit)
-    found = estimate(scores.kl, corpus.document.astype(np.int64))
-    predicted = float(plan.allocation["predicted_kld"])
-    which = "text that it was not calibrated with" if fresh else "text that it was calibrated with"
-    said = (
-        f"KL {found.value:.3g} nats per token on "
-        f"{counted(corpus.tokens, 'token')} of {which}, {predicted:.3g} predicted"
-    )
-    if found.value > bound:
-        right = bound * SAFETY * predicted / found.value
-        raise GateError(f"{OPTION} {bound:g}: the file has a {said}", hint=f"{OPTION} {below(right)}", key=OPTION)
+        found = _lost(sides, text, threads, emit)
+        predicted = float(plan.allocation["predicted_kld"])
+        which = "text like that of --calib that it was not" if fresh else "text that it was"
+        said = f"{_words(found, predicted)} on {counted(found['tokens'], 'token')} of {which} calibrated with"
+        if found["kld"] > bound:
+            right = bound * SAFETY * predicted / found["kld"]
+            raise GateError(f"{OPTION} {bound:g}: the file has a {said}", hint=f"{OPTION} {below(right)}", key=OPTION)
+        measured = {**found, "held_out": fresh}
+        elsewhere, expected = inputs.elsewhere(prepared.checkpoint), plan.allocation.get("elsewhere")
+        if elsewhere is not None and expected is not None:
+            measured["elsewhere"] = other = _lost(sides, elsewhere, threads, emit)
+            tokens = counted(other["tokens"], "token")
+            said += f"; {_words(other, float(expected['predicted_kld']))} on {tokens} of text of other kinds"
     emit(StageFinished("measure", 0.0, said))
-    measured = {"tokens": corpus.tokens, "held_out": fresh, "kld": found.value, "standard_error": found.error}
     return {**plan.allocation, "measured": measured}
+
+
+def _lost(sides: tuple[Side, Side], text: Samples, threads: int | None, emit: Sink) -> dict[str, Any]:
+    """Tokens, and the KL divergence of the second side from the first on a text."""
+    from quantkit.evaluation.measure import measure  # torch
+
+    corpus = corpus_of_samples(text)
+    [scores] = measure(sides[0], [sides[1]], corpus, threads=threads, emit=emit)
+    found = estimate(scores.kl, corpus.document.astype(np.int64))
+    return {"tokens": corpus.tokens, "kld": found.value, "standard_error": found.error}
+
+
+def _words(found: Mapping[str, Any], predicted: float) -> str:
+    return f"KL {found['kld']:.3g} nats per token ({predicted:.3g} predicted)"
 
 
 def _text(prepared: Prepared, inputs: Inputs) -> tuple[Samples, bool]:

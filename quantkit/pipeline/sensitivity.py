@@ -70,6 +70,7 @@ class SensitivityPlan:
     types: int
     learned_tokens: int
     judged_tokens: int
+    elsewhere_tokens: int
     memory_bytes: int
     seconds: float
     out: Path | None
@@ -81,6 +82,7 @@ class SensitivityPlan:
     def lines(self) -> list[str]:
         """For people."""
         text = f"{counted(self.learned_tokens, 'token')} forward, {self.judged_tokens:,} there and back"
+        text += f", and {self.elsewhere_tokens:,} of text of other kinds" if self.elsewhere_tokens else ""
         return [
             (
                 f"{self.recipe}: {counted(self.types, 'type')} of "
@@ -100,7 +102,8 @@ def plan_sensitivity(
     with _prepared(request, emit, headers=True) as prepared:
         subject = _subject(prepared, out, force, write=False)
         facts, types = facts_of(subject), candidates(subject.plan)
-        tokens = facts["learned_tokens"] + 2 * facts["judged_tokens"]
+        elsewhere = facts["elsewhere"]["tokens"] if facts["elsewhere"] else 0
+        tokens = facts["learned_tokens"] + 2 * (facts["judged_tokens"] + elsewhere)
         costs = estimate(subject.plan, threads=request.threads, tokens=tokens)
         return SensitivityPlan(
             recipe=subject.recipe.name,
@@ -109,6 +112,7 @@ def plan_sensitivity(
             types=sum(map(len, types.values())),
             learned_tokens=facts["learned_tokens"],
             judged_tokens=facts["judged_tokens"],
+            elsewhere_tokens=elsewhere,
             memory_bytes=costs.memory_bytes,
             seconds=costs.seconds,
             out=out,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantkit.calibration.inputs import Inputs, open_calibration_model, scratch_for
-from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.text.samples import DataRecord, Samples
 from quantkit.calibration.text.spec import STATISTICS
 from quantkit.errors import InputError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Sink, StageFinished, StageStarted
@@ -20,6 +21,7 @@ from quantkit.families.model import Model
 from quantkit.pipeline.request import Request
 from quantkit.plan.base import Plan
 from quantkit.recipes.recipe import Allotment, Recipe
+from quantkit.report.predicted import predicted_words
 from quantkit.source import Checkpoint
 from quantkit.source.evened import evened
 from quantkit.source.identity import Origin
@@ -29,6 +31,9 @@ from quantkit.tuning.record import CostRecord, OptionRecord, Sensitivity, read_s
 from quantkit.tuning.target import Target, parse_target
 from quantkit.units import counted
 from quantkit.untrusted import shown
+
+if TYPE_CHECKING:
+    from quantkit.tuning.judging import Judged
 
 STAGE = "sensitivity"
 MEASURE = "quantkit sensitivity SRC --calib default --out S.json, then --sensitivity S.json"
@@ -172,6 +177,11 @@ class Subject:
     plan: Plan
     inputs: Inputs
 
+    @cached_property
+    def elsewhere(self) -> Samples | None:
+        """Text of other kinds than that of the inputs."""
+        return self.inputs.elsewhere(self.checkpoint)
+
 
 def measured(subject: Subject, emit: Sink, stop: Callable[[], bool]) -> Sensitivity:
     """Run the text, forward and back. Raises UsageError for statistics in the place of text, and what walks raise."""
@@ -179,11 +189,8 @@ def measured(subject: Subject, emit: Sink, stop: Callable[[], bool]) -> Sensitiv
 
     learned, judged = _halves(subject.inputs)
     start = time.monotonic()
-    emit(
-        StageStarted(
-            STAGE, 0, f"{counted(learned.tokens.size, 'token')} forward, {judged.tokens.size:,} there and back"
-        )
-    )
+    back = judged.tokens.size + (0 if subject.elsewhere is None else subject.elsewhere.tokens.size)
+    emit(StageStarted(STAGE, 0, f"{counted(learned.tokens.size, 'token')} forward, {back:,} there and back"))
     scratch = scratch_for(subject.inputs.spec, Path())
     read = (
         evened(subject.checkpoint, subject.model, subject.inputs.spec.threads)
@@ -191,13 +198,17 @@ def measured(subject: Subject, emit: Sink, stop: Callable[[], bool]) -> Sensitiv
         else subject.checkpoint
     )
     model = open_calibration_model(read, subject.inputs.spec, scratch)
-    task = Task(model, subject.plan, candidates(subject.plan), learned, judged, subject.inputs.shipped)
-    costs = measure(task, emit, stop)
-    found = Sensitivity(**facts_of(subject), tensors=_records(subject.plan, costs))
-    detail = (
-        f"{counted(len(found.tensors), 'tensor')} · {found.recipe} is predicted to lose {found.kld:.3g} nats per token"
+    types, shipped = candidates(subject.plan), subject.inputs.shipped
+    own, *others = measure(Task(model, subject.plan, types, learned, judged, shipped, subject.elsewhere), emit, stop)
+    elsewhere = others[0] if others else None
+    found = Sensitivity(
+        **facts_of(subject),
+        tensors=_records(subject.plan, own, elsewhere),
+        standard_error=own.error,
+        elsewhere_standard_error=None if elsewhere is None else elsewhere.error,
     )
-    emit(StageFinished(STAGE, time.monotonic() - start, detail))
+    said = f"{found.recipe} is predicted to lose {predicted_words(found.of_recipe)}"
+    emit(StageFinished(STAGE, time.monotonic() - start, f"{counted(len(found.tensors), 'tensor')} · {said}"))
     return found
 
 
@@ -206,12 +217,14 @@ def facts_of(subject: Subject) -> dict[str, Any]:
     from quantkit.calibration.walk.settings import fingerprint
 
     learned, judged = _halves(subject.inputs)
+    [record] = subject.inputs.records
     return {
         "model": fingerprint(subject.checkpoint),
         "source": Origin(subject.checkpoint).facts(),
         "recipe": subject.recipe.name,
         "method": subject.recipe.method.name,
-        "calibration": _facts(subject.inputs),
+        "calibration": _facts(record),
+        "elsewhere": None if subject.elsewhere is None else _facts(subject.elsewhere.record),
         "learned_tokens": learned.tokens.size,
         "judged_tokens": judged.tokens.size,
     }
@@ -224,14 +237,15 @@ def _halves(inputs: Inputs) -> tuple[Samples, Samples]:
     return halves
 
 
-def _facts(inputs: Inputs) -> dict[str, object]:
+def _facts(record: DataRecord) -> dict[str, object]:
     """Which text it was, without the numbers of its windows."""
-    [record] = inputs.records
     facts = asdict(record)
     return {key: facts[key] for key in ("name", "sha256", "seqlen", "tokens", "token_sha256")}
 
 
-def _records(plan: Plan, costs: dict[str, dict[str, float]]) -> tuple[CostRecord, ...]:
+def _records(plan: Plan, own: Judged, elsewhere: Judged | None) -> tuple[CostRecord, ...]:
+    """The costs on the text of the calibration, and on other text where there is some."""
+    others = {} if elsewhere is None else elsewhere.costs
     return tuple(
         CostRecord(
             unit.name,
@@ -239,8 +253,11 @@ def _records(plan: Plan, costs: dict[str, dict[str, float]]) -> tuple[CostRecord
             unit.tensor.layer,
             unit.tensor.shape,
             unit.word,
-            tuple(OptionRecord(name, nbytes_of(unit, name), kld) for name, kld in costs[unit.name].items()),
+            tuple(
+                OptionRecord(name, nbytes_of(unit, name), kld, others.get(unit.name, {}).get(name))
+                for name, kld in own.costs[unit.name].items()
+            ),
         )
         for unit in plan.units
-        if unit.name in costs
+        if unit.name in own.costs
     )

@@ -14,6 +14,7 @@ from quantkit.families.model import ModelTensor, Shape
 from quantkit.families.roles import Role
 from quantkit.plan.base import Plan, Unit
 from quantkit.plan.reading import TABLE_WEIGHTS
+from quantkit.report.predicted import predicted_words
 from quantkit.report.text import count, size
 
 # Resident memory of the interpreter, NumPy, numba and the compiled encoders, without any weight: a conversion of a
@@ -128,11 +129,12 @@ def _type_size(word: str, units: Sequence[Unit]) -> TypeSize:
 
 
 def plan_line(plan: Plan) -> str:
-    """A plan in one line: architecture, weights, and size before and after."""
+    """A plan in one line: architecture, weights, size before and after, and what chosen types are predicted to lose."""
     report = size_report(plan)
+    lost = f" · predicted KL {predicted_words(plan.allocation)}" if plan.allocation else ""
     return (
         f"{plan.architecture} · {count(report.weights)} weights · {size(report.source_bytes)} → "
-        f"{plan.recipe} {size(report.nbytes)} ({report.bits_per_weight:.2f} bits per weight)"
+        f"{plan.recipe} {size(report.nbytes)} ({report.bits_per_weight:.2f} bits per weight){lost}"
     )
 
 

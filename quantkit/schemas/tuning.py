@@ -13,6 +13,12 @@ class TypeCost(TypedDict):
     kld: float
 
 
+class JudgedCost(TypeCost):
+    """The same, and what it adds on text of other kinds, where that was measured."""
+
+    elsewhere: NotRequired[float]
+
+
 class Allotted(TypeCost):
     """The type that a tensor was given, its share of all that is predicted to be lost, and the types beside it."""
 
@@ -22,6 +28,23 @@ class Allotted(TypeCost):
     larger: TypeCost | None
 
 
+class Elsewhere(TypedDict):
+    """Text of other kinds than that of the calibration, which what types cost was judged by as well."""
+
+    name: str
+    sha256: str
+    seqlen: int
+    tokens: int
+    token_sha256: str
+
+
+class PredictedElsewhere(Elsewhere):
+    """The same, and what is predicted to be lost there."""
+
+    predicted_kld: float
+    standard_error: float | None
+
+
 class OfPreset(TypedDict):
     """The same of the recipe's own types."""
 
@@ -29,24 +52,34 @@ class OfPreset(TypedDict):
     predicted_kld: float
 
 
-class MeasuredLoss(TypedDict):
-    """What a file really loses, where it has a bound; `held_out` says whether it was calibrated on other text."""
+class Loss(TypedDict):
+    """What a file really loses on a text."""
 
     tokens: int
-    held_out: bool
     kld: float
     standard_error: float | None
 
 
+class MeasuredLoss(Loss):
+    """The same where it has a bound; `held_out` says whether it was calibrated on other text, `elsewhere` is what it
+    loses on text of other kinds."""
+
+    held_out: bool
+    elsewhere: NotRequired[Loss]
+
+
 class Allocation(TypedDict):
-    """What a target was spent on; bytes are those of the tensors whose types were free."""
+    """What a target was spent on; bytes are those of the tensors whose types were free. What is predicted holds for
+    text like that of the calibration; its standard error is over parts of that text."""
 
     target: dict[str, str]
     predicted_kld: float
+    standard_error: float | None
+    calibration: dict[str, Any]
+    elsewhere: NotRequired[PredictedElsewhere]
     tensor_bytes: int
     preset: OfPreset
     sensitivity: str
-    calibration: dict[str, Any]
     tensors: list[Allotted]
     measured: NotRequired[MeasuredLoss]
 
@@ -59,7 +92,7 @@ class TensorCost(TypedDict):
     layer: int | None
     shape: list[int]
     type: str
-    options: list[TypeCost]
+    options: list[JudgedCost]
 
 
 class Sensitivity(TypedDict):
@@ -73,6 +106,9 @@ class Sensitivity(TypedDict):
     learned_tokens: int
     judged_tokens: int
     tensors: list[TensorCost]
+    standard_error: NotRequired[float]
+    elsewhere: NotRequired[Elsewhere]
+    elsewhere_standard_error: NotRequired[float]
     seal: str
 
 
@@ -85,6 +121,7 @@ class SensitivityPlan(TypedDict):
     types: int
     learned_tokens: int
     judged_tokens: int
+    elsewhere_tokens: int
     memory_bytes: int
     seconds: float
     would_write: str | None

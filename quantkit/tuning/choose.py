@@ -26,13 +26,14 @@ SHOWN = 3  # names in a warning
 class Spent:
     """What a target was spent on. `chosen` are the types of the tensors that were free, `preset` those of the recipe.
 
-    `fixed_kld` is what tensors cost whose type an option has fixed, without those `unpriced`, whose type was not
-    measured.
+    `fixed` are the types of tensors that an option has fixed, and `fixed_kld` what they cost, without those `unpriced`,
+    whose type was not measured.
     """
 
     chosen: Chosen
     preset: Mapping[str, Option]
     fronts: Fronts
+    fixed: Mapping[str, str]
     fixed_kld: float
     unpriced: tuple[Unit, ...] = ()
     low_head: str | None = None
@@ -101,7 +102,7 @@ def _fronts(plan: Plan, known: Sensitivity) -> Spent:
 
     Raises RecipeError where the recipe gives free tensors types that were not measured.
     """
-    pad, fronts, fixed, unpriced = _alignment(plan), {}, 0.0, []
+    pad, fronts, fixed, unpriced = _alignment(plan), {}, {}, []
     legal = candidates(plan)
     for unit in plan.units:
         cost = known.by_name.get(unit.name)
@@ -119,10 +120,11 @@ def _fronts(plan: Plan, known: Sensitivity) -> Spent:
                 if name in cost.by_type
             ]
         else:
-            fixed += cost.by_type[unit.word].kld
+            fixed[unit.name] = unit.word
     words = {unit.name: unit.word for unit in plan.units}
     preset = {name: next(o for o in options if o.type == words[name]) for name, options in fronts.items()}
-    return Spent({}, preset, fronts, fixed, tuple(unpriced))
+    kld = float(sum(known.by_name[name].by_type[word].kld for name, word in fixed.items()))
+    return Spent({}, preset, fronts, fixed, kld, tuple(unpriced))
 
 
 def _unmeasured(unit: Unit, known: Sensitivity) -> RecipeError:
@@ -188,11 +190,10 @@ def _allotment(spent: Spent, known: Sensitivity, target: Target) -> Allotment:
         )
     facts: dict[str, Any] = {
         "target": {"option": target.option, "value": target.text},
-        "predicted_kld": spent.kld,
+        **known.predicted({**spent.fixed, **{name: one.type for name, one in spent.chosen.items()}}, spent.kld),
         "tensor_bytes": total_bytes(spent.chosen),
         "preset": {"tensor_bytes": total_bytes(spent.preset), "predicted_kld": spent.preset_kld},
         "sensitivity": known.digest,
-        "calibration": known.calibration,
         "tensors": tensors,
     }
     return Allotment(types, facts, _warnings(spent))

@@ -164,21 +164,21 @@ def likely_rows(counts: F64, count: int) -> TableRows:
 
 
 def looked_up(errors: F32, table: TableRows, tokens: NDArray[np.int32], gradients: Tensor) -> F64:
-    """The sum over samples and rows of (sum over a row's tokens of g e)^2 by type, (types,), for an embedding.
+    """The sum over rows of (sum over a row's tokens of g e)^2 by sample and type, (samples, types), for an embedding.
 
     `tokens` are (samples, seqlen), gradients (samples * seqlen, hidden) at what they were looked up for.
     """
-    found = np.zeros(len(errors))
+    found = np.zeros((len(tokens), len(errors)))
     flat = gradients.numpy().reshape(*tokens.shape, -1)
     place = {int(row): k for k, row in enumerate(table.rows)}
-    for ids, own in zip(tokens, flat, strict=True):
+    for sample, ids, own in zip(found, tokens, flat, strict=True):
         sums: dict[int, F64] = {}
         for token, gradient in zip(ids, own, strict=True):
             k = place.get(int(token))
             if k is not None:
                 sums[k] = sums.get(k, np.zeros(own.shape[1])) + gradient
         for k, total in sums.items():
-            found += np.square(errors[:, k] @ total) / table.chances[k]
+            sample += np.square(errors[:, k] @ total) / table.chances[k]
     return found
 
 

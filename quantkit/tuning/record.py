@@ -26,12 +26,14 @@ HINT = "the file is damaged or of another version: measure again with quantkit s
 Nats = Annotated[float, Meta(ge=0, le=1e9)]
 
 
-class OptionRecord(Struct, frozen=True, rename={"nbytes": "bytes"}):
-    """A type, the bytes that the tensor takes with it, and the KL divergence that it adds, in nats per token."""
+class OptionRecord(Struct, frozen=True, rename={"nbytes": "bytes"}, omit_defaults=True):
+    """A type, the bytes that the tensor takes with it, and the KL divergence that it adds, in nats per token: on text
+    like that of the calibration, and `elsewhere`, where that was measured."""
 
     type: Name
     nbytes: Count
     kld: Nats
+    elsewhere: Nats | None = None
 
 
 class CostRecord(Struct, frozen=True, dict=True):
@@ -49,10 +51,12 @@ class CostRecord(Struct, frozen=True, dict=True):
         return {option.type: option for option in self.options}
 
 
-class Sensitivity(Struct, frozen=True, dict=True):
+class Sensitivity(Struct, frozen=True, dict=True, omit_defaults=True):
     """Costs by tensor. `model` is the fingerprint of the model, `source` its name, for people. `method` chose values.
 
-    `calibration` says which text it was, `learned_tokens` of it gave inputs and `judged_tokens` were judged by.
+    `calibration` says which text it was, `learned_tokens` of it gave inputs and `judged_tokens` were judged by;
+    `elsewhere` is text of other kinds that was judged by as well. Standard errors are those of the sums over the types
+    of the recipe, over parts of either text.
     """
 
     model: Sha256
@@ -63,6 +67,9 @@ class Sensitivity(Struct, frozen=True, dict=True):
     learned_tokens: Positive
     judged_tokens: Positive
     tensors: tuple[CostRecord, ...]
+    standard_error: Nats | None = None
+    elsewhere: dict[str, Any] | None = None
+    elsewhere_standard_error: Nats | None = None
 
     @cached_property
     def by_name(self) -> Mapping[str, CostRecord]:
@@ -72,6 +79,26 @@ class Sensitivity(Struct, frozen=True, dict=True):
     def kld(self) -> float:
         """What is predicted of the types of the recipe, all tensors together."""
         return float(sum(cost.by_type[cost.type].kld for cost in self.tensors))
+
+    def predicted(self, types: Mapping[str, str], kld: float) -> dict[str, Any]:
+        """What is said of these types by tensor, which cost `kld` on text like that of the calibration, as plain JSON.
+
+        Standard errors are those of the recipe's own types as shares: what they are of is the text, and all types are
+        judged by the same.
+        """
+        facts = {"predicted_kld": kld, "standard_error": _scaled(self.standard_error, kld, self.kld)}
+        if self.elsewhere is None:
+            return {**facts, "calibration": self.calibration}
+        own = sum(cost.by_type[cost.type].elsewhere or 0.0 for cost in self.tensors)
+        found = sum(self.by_name[name].by_type[one].elsewhere or 0.0 for name, one in types.items())
+        error = _scaled(self.elsewhere_standard_error, found, own)
+        elsewhere = {**self.elsewhere, "predicted_kld": float(found), "standard_error": error}
+        return {**facts, "calibration": self.calibration, "elsewhere": elsewhere}
+
+    @property
+    def of_recipe(self) -> dict[str, Any]:
+        """The same of the types of the recipe."""
+        return self.predicted({cost.name: cost.type for cost in self.tensors}, self.kld)
 
     @cached_property
     def as_json(self) -> dict[str, Any]:
@@ -103,7 +130,13 @@ def read_sensitivity(path: Path) -> Sensitivity:
         if unknown or len(cost.by_type) < len(cost.options) or cost.type not in cost.by_type:
             what = f'"{shown(unknown[0])}" is no type' if unknown else "its types are not one each, its own among them"
             raise _damaged(path, "tensors", f"{shown(cost.name)}: {what}")
+        if any((option.elsewhere is None) is not (found.elsewhere is None) for option in cost.options):
+            raise _damaged(path, "elsewhere", f"{shown(cost.name)}: its costs on other text are not those of one text")
     return found
+
+
+def _scaled(error: float | None, value: float, of: float) -> float | None:
+    return None if error is None or of <= 0 else error * value / of
 
 
 def _damaged(path: Path, key: str, what: str) -> InputError:

@@ -20,6 +20,7 @@ from quantkit.calibration.text.spec import (
     last_position,
     longest_context,
     prepare_samples,
+    shipped_beside,
     shipped_samples,
     window_length,
 )
@@ -171,6 +172,22 @@ def test_windows_are_cut_to_the_positions_that_a_model_has(tmp_path: Path) -> No
     for cut in (lambda: prepare_samples(few, replace(wanted, seqlen=97)), lambda: cutting(few, 97)):
         with pytest.raises(UsageError, match=r"--(seqlen|window) 97: the model has 96 positions"):
             cut()
+
+
+@pytest.mark.parametrize("samples", [1, 128, 2048])
+def test_text_of_other_kinds_shares_no_document_with_what_widens(samples: int, tmp_path: Path) -> None:
+    """However much of the shipped text that is; of the shipped text itself there is none."""
+    checkpoint, wanted = open_source(str(TINY)), spec(tmp_path, SENTENCE, seqlen=128)
+    widening = shipped_samples(checkpoint, wanted, samples)
+    found = shipped_beside(checkpoint, wanted, widening)
+    assert found is not None
+    assert 4096 <= found.tokens.size <= 8192
+    taken = {n for a, b in (widening.documents if widening else ()) for n in range(a, b + 1)}
+    own = [set(range(a, b + 1)) for a, b in found.documents]
+    assert not taken & set().union(*own)
+    assert len(set().union(*own)) > 30, "from all over it"
+    assert len(set(found.record.ids)) == len(found.tokens)
+    assert shipped_beside(checkpoint, replace(wanted, data=("default",)), None) is None
 
 
 def test_samples_need_no_torch(tmp_path: Path) -> None:

@@ -110,6 +110,19 @@ def test_given_windows_are_taken_as_they_are() -> None:
     assert samples.record.digest != samples_of(windows + 1).record.digest
 
 
+@pytest.mark.parametrize("middle", [None, (3, 4)])
+def test_chosen_windows_are_text_by_themselves(middle: tuple[int, int] | None) -> None:
+    """Of these, and of a part of them; what is read by an encoder stays that."""
+    samples = select_samples(TEXTS, replace(TOKENS, middle=middle), seqlen=8)
+    found = samples.part(1, len(samples.tokens)).chosen([0, 2])
+    assert np.array_equal(found.tokens, samples.tokens[[1, 3]])
+    assert found.record.ids == (samples.record.ids[1], samples.record.ids[3])
+    assert found.documents == (samples.documents[1], samples.documents[3])
+    assert found.record.tokens == 16
+    assert found.first == samples.first == (0 if middle is None else 4)
+    assert found.record.token_sha256 == samples_of(found.tokens).record.token_sha256
+
+
 @pytest.mark.parametrize("bos", [None, 1])
 def test_random_windows_come_behind_and_say_a_little_of_everything(bos: int | None) -> None:
     samples = select_samples(TEXTS, replace(TOKENS, bos=bos), seqlen=8)

@@ -26,6 +26,7 @@ from quantkit.tuning.record import CostRecord, OptionRecord, Sensitivity, read_s
 
 TEXT = TINY.parent / "calibration.jsonl"
 HASH = "0" * 64
+ELSEWHERE = 1.25  # times what types cost on text like that of the calibration
 TEXTS = 12  # documents: a few thousand tokens
 
 
@@ -38,15 +39,18 @@ def made_up(source: Path, *, method: str = "rtn", recipe: str = "q4_k_m") -> Sen
     units = {unit.name: unit for unit in plan.units}
     for name, types in candidates(plan).items():
         price = 10 ** rng.normal() * (100 if "ffn_down" in name else 1)
+        losses = {one: float(price * 4 ** -base.get(one).bits_per_weight) for one in types}
         options = tuple(
-            OptionRecord(one, nbytes_of(units[name], one), float(price * 4 ** -base.get(one).bits_per_weight))
-            for one in types
+            OptionRecord(one, nbytes_of(units[name], one), kld, ELSEWHERE * kld) for one, kld in losses.items()
         )
         unit = units[name]
         tensors.append(
             CostRecord(name, str(unit.tensor.role), unit.tensor.layer, unit.tensor.shape, unit.word, options)
         )
-    return Sensitivity(model, {"name": source.name}, recipe, method, {"name": "x"}, 64, 64, tuple(tensors))
+    text = {"name": "x"}
+    return Sensitivity(
+        model, {"name": source.name}, recipe, method, text, 64, 64, tuple(tensors), 1e-6, {"name": "y"}, 3e-6
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +83,45 @@ def test_the_whole_file_lands_below_the_target(bits: float, costs: Path) -> None
     for one in allocation["tensors"]:
         assert by_name[one["name"]]["type"] == one["type"]
         assert "% of the predicted KL" in by_name[one["name"]]["reason"]
+
+
+def test_what_is_predicted_says_for_which_text(costs: Path) -> None:
+    """Free types and fixed ones; errors as shares of the recipe's own types. Files that know no other text say so."""
+    known, options = read_sensitivity(costs), ("--target-bpw", 5, "--keep", "ffn_up=q3_k")
+    allocation = planned(costs, *options)["allocation"]
+    elsewhere, kld = allocation["elsewhere"], allocation["predicted_kld"]
+    assert elsewhere["predicted_kld"] == pytest.approx(ELSEWHERE * kld)
+    assert allocation["standard_error"] == pytest.approx(1e-6 * kld / known.kld)
+    assert elsewhere["standard_error"] == pytest.approx(3e-6 * kld / known.kld)
+    said = quantkit("plan", TINY, "--sensitivity", costs, *options).stdout
+    own, other = f"{kld:.3g} ± {allocation['standard_error']:.2g}", f"{elsewhere['predicted_kld']:.3g} ± "
+    assert f"predicted KL {own} nats per token on text like x, {other}" in " ".join(said.split())
+
+
+def test_costs_of_one_text_alone_are_read_and_spent(costs: Path, tmp_path: Path) -> None:
+    """As they were written before there were two; their seal is what it was."""
+    path = tmp_path / "old.json"
+    body = without_elsewhere(json.loads(costs.read_text()))
+    path.write_text(json.dumps(body))
+    assert read_sensitivity(path).digest == body["seal"]
+    assert read_sensitivity(path).encode() == (json.dumps(body, indent=1) + "\n").encode()
+    old, new = (planned(one, "--target-bpw", 5)["allocation"] for one in (path, costs))
+    assert "elsewhere" not in old
+    assert old["standard_error"] is None
+    assert old["tensors"] == new["tensors"]
+    said = quantkit("plan", TINY, "--sensitivity", path, "--target-bpw", 5).stdout
+    assert f"{old['predicted_kld']:.3g} nats per token on text like x alone" in " ".join(said.split())
+
+
+def without_elsewhere(body: dict[str, Any]) -> dict[str, Any]:
+    from quantkit.report.sealed import seal
+
+    for name in ("seal", "elsewhere", "standard_error", "elsewhere_standard_error"):
+        del body[name]
+    for tensor in body["tensors"]:
+        for option in tensor["options"]:
+            del option["elsewhere"]
+    return {**body, "seal": seal(body)}
 
 
 def test_more_bytes_lose_less_and_go_where_they_matter(costs: Path) -> None:
@@ -191,6 +234,10 @@ def test_a_bound_is_measured_before_the_file_gets_its_name(costs: Path, tmp_path
     assert measured["held_out"] is True
     assert 2048 <= measured["tokens"] + 64 < 16_384
     assert measured["tokens"] % 63 == 0
+    other = measured["elsewhere"]
+    assert other["tokens"] % 63 == 0
+    assert measured["kld"] < other["kld"] < 3 * measured["kld"], "text that the model was not made for"
+    assert "of text of other kinds" in ran.stderr
     ran = quantkit("quantize", TINY, *text, "--max-kld", bound, "--sensitivity", careful, "-o", tmp_path / "work")
     assert (ran.status, "convert" in ran.stderr) == (2, True)
     ran = quantkit("convert", TINY, "--method", "rtn", "--max-kld", bound, "--sensitivity", careful, "-o", out)
@@ -329,6 +376,8 @@ def test_costs_of_another_model_or_method_are_refused(costs: Path, tmp_path: Pat
         lambda body: body["tensors"].append(body["tensors"][0]),
         lambda body: body["tensors"][0].update(type="iq1_s"),
         lambda body: body["tensors"][0].update(options=[]),
+        lambda body: body["tensors"][0]["options"][0].pop("elsewhere"),
+        lambda body: body.pop("elsewhere"),
         lambda body: body.pop("model"),
     ],
 )

@@ -39,6 +39,7 @@ def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(tmp_path: Path
     require(found.json)
     assert (found.json["tensors"], found.json["would_write"]) == (29, str(out))
     assert (found.json["learned_tokens"], found.json["judged_tokens"]) == (16, 16)
+    assert found.json["elsewhere_tokens"] == 0, "the text is the shipped one"
     assert not list(tmp_path.iterdir())
     out.parent.mkdir()
     out.write_text("else")

@@ -51,10 +51,10 @@ def test_an_embedding_counts_each_row_in_each_sample() -> None:
     tokens = rng.integers(0, 12, (3, 30)).astype(np.int32)
     gradients = rng.standard_normal((3, 30, 8))
     errors = rng.standard_normal((2, 12, 8)).astype(np.float32)
-    expected = np.zeros(2)
-    for ids, g in zip(tokens, gradients, strict=True):
+    expected = np.zeros((3, 2))
+    for sample, ids, g in zip(expected, tokens, gradients, strict=True):
         for row in range(12):
-            expected += np.square(errors[:, row] @ g[ids == row].sum(0))
+            sample += np.square(errors[:, row] @ g[ids == row].sum(0))
     table = likely_rows(np.ones(12), 12)
     assert looked_up(errors, table, tokens, torch.from_numpy(gradients)) == pytest.approx(expected, rel=1e-5)
 

@@ -18,11 +18,15 @@ from quantkit.pipeline.prepare import prepare
 from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.request import Request
 from quantkit.qtypes import base
-from quantkit.tuning.measure import Costs, Task, measure
+from quantkit.tuning.judging import Judged
+from quantkit.tuning.measure import Task, measure
 
 TEXT = TINY.parent / "calibration.jsonl"
 LINEARS = {"blk.1.ffn_up.weight": "mlp.up_proj", "blk.2.ffn_down.weight": "mlp.down_proj"}
 TABLE = "token_embd.weight"
+Costs = Mapping[str, Mapping[str, float]]
+Types = Mapping[str, tuple[str, ...]]
+OTHERS = 16  # windows of text of other kinds
 TYPES = dict.fromkeys((*LINEARS, TABLE), ("q3_k", "q6_k"))
 
 
@@ -31,18 +35,28 @@ def prepared(method: str | None) -> Prepared:
     return prepare(Request(str(TINY), calib=(str(TEXT),), samples=24, seqlen=128, method=method, threads=2))
 
 
-def costs_of(method: str | None, threads: int = 2, emit: Sink = ignore) -> Costs:
+def costs_of(method: str | None, threads: int = 2, emit: Sink = ignore) -> tuple[Judged, ...]:
     found = prepared(method)
     assert found.calibration is not None
-    halves = found.calibration.halves()
-    assert halves is not None
+    halves, elsewhere = found.calibration.halves(), found.calibration.elsewhere(found.checkpoint)
+    assert halves is not None and elsewhere is not None
     model = open_calibration_model(found.checkpoint, Request(str(TINY), calib=("x",), threads=threads).calibration())
-    return measure(Task(model, found.plans[0], TYPES, *halves), emit, never)
+    return measure(Task(model, found.plans[0], types_of(found), *halves, None, elsewhere.cut(0, OTHERS)), emit, never)
+
+
+def types_of(found: Prepared) -> Types:
+    """TYPES, and the plan's own type of each tensor."""
+    own = {unit.name: unit.word for unit in found.plans[0].units}
+    return {name: tuple(dict.fromkeys((*types, own[name]))) for name, types in TYPES.items()}
 
 
 @cache
-def measured(method: str | None) -> Costs:
+def judged(method: str | None) -> tuple[Judged, ...]:
     return costs_of(method)
+
+
+def measured(method: str | None) -> Costs:
+    return judged(method)[0].costs
 
 
 def true_cost(name: str, qtype: str) -> float:
@@ -85,16 +99,42 @@ def test_larger_types_cost_less_and_feedback_less_than_encoders() -> None:
         assert fed[name]["q3_k"] < plain[name]["q3_k"]
 
 
+def test_text_of_other_kinds_is_judged_by_what_was_rounded_for_the_first() -> None:
+    """An embedding that is rounded by gradients of the very text that judges it would look better than it is."""
+    found = prepared(None)
+    assert found.calibration is not None
+    learned, _ = found.calibration.halves() or ()
+    elsewhere = found.calibration.elsewhere(found.checkpoint)
+    assert elsewhere is not None
+    model = open_calibration_model(found.checkpoint, found.calibration.spec)
+    types = {TABLE: TYPES[TABLE]}
+    [alone] = measure(Task(model, found.plans[0], types, learned, elsewhere.cut(0, OTHERS)), ignore, never)
+    own, other = judged(None)
+    for kind in TYPES[TABLE]:
+        assert other.costs[TABLE][kind] > 1.05 * alone.costs[TABLE][kind]
+    assert own.costs.keys() == other.costs.keys()
+
+
+def test_the_standard_error_is_that_of_parts_of_the_text() -> None:
+    """Some percent, of a few thousand tokens; text of one part has none."""
+    words = {unit.name: unit.word for unit in prepared(None).plans[0].units}
+    for one in judged(None):
+        total = sum(one.costs[name][words[name]] for name in TYPES)
+        assert one.error is not None
+        assert 0.005 * total < one.error < 0.3 * total
+
+
 def test_any_number_of_threads_measures_the_same_and_tells_how_far_it_is() -> None:
     """Blocks go there, and there and back again: the bar is full at the end, not before the way back."""
     heard: list[Event] = []
-    assert costs_of(None, threads=1, emit=heard.append) == measured(None)
+    assert costs_of(None, threads=1, emit=heard.append) == judged(None)
     bars = [(e.tensor, e.done_bytes / e.total_bytes) for e in heard if isinstance(e, TensorProgress)]
     names = [f"model.layers.{index}" for index in range(4)]
-    assert [name for name, _ in bars] == [*names, "head", "embedding", *names, *names[::-1]]
+    assert [name for name, _ in bars] == [*names, "head", *2 * ["embedding", *names, *names[::-1]]]
     shares = [share for _, share in bars]
     assert shares == sorted(shares)
     assert shares[4] < 0.7
+    assert shares[13] == pytest.approx((shares[4] + 1) / 2, abs=0.01), "the way of the first text is half of both"
     assert shares[-1] == 1.0
     assert {(e.block, e.index) for e in heard if isinstance(e, BlockProgress)} >= set(
         zip(names, range(1, 5), strict=True)

@@ -134,15 +134,20 @@ class Samples:
 
     def cut(self, start: int, stop: int) -> Samples:
         """The samples at positions [start, stop) of these, with a record of their own: text by itself."""
-        tokens = self.tokens[start:stop]
+        return self.chosen(range(len(self.tokens))[start:stop])
+
+    def chosen(self, positions: Sequence[int]) -> Samples:
+        """The samples at these positions of these, with a record of their own."""
+        tokens = self.tokens[list(positions)]
         record = replace(
             self.record,
             tokens=tokens.size,
             token_sha256=_token_sha256(tokens),
             repeated=len(tokens) - len(np.unique(tokens, axis=0)),
-            ids=self.record.ids[self.start + start : self.start + stop],
+            ids=tuple(self.id_at(position) for position in positions),
         )
-        return Samples(tokens, record, documents=self.documents[start:stop], middle=self.middle)
+        documents = tuple(self.documents[position] for position in positions) if self.documents else ()
+        return Samples(tokens, record, documents=documents, middle=self.middle)
 
     def apart(self, last: int) -> tuple[Samples, Samples, bool]:
         """Windows to learn from, the `last` ones to judge by, and whether no document is in both: windows that share

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from quantkit.calibration.text.data import load_texts, model_tokens, require_readable
 from quantkit.calibration.text.samples import Samples, joined_texts, select_samples, shipped_windows
 from quantkit.calibration.text.shipped import DEFAULT
@@ -27,6 +29,7 @@ from quantkit.units import counted
 # windows teach long contexts, and are worth their time only with documents that fill them.
 SAMPLES, SEQLEN = 128, 512
 FISHER_TOKENS = 1 << 14  # of all the text that gradients are taken of: more change little
+ELSEWHERE_TOKENS = 1 << 13  # of text of other kinds that what types cost is judged by, too
 FISHER_SHARE = 8  # tokens for each dimension of the gradients of an embedding: twice as many change little
 REFIT_STEPS, REFIT_STEP_TOKENS = 30, 2048  # that norms are fitted in: half the steps gain half, docs/benchmarks.md
 REFIT_KEPT_BYTES = 1 << 30  # of the file's blocks, which stay in memory meanwhile where they take no more
@@ -104,7 +107,11 @@ def shipped_samples(checkpoint: Checkpoint, spec: CalibrationSpec, windows: int)
     tokens of it that have no embedding.
     """
     count = shipped_windows(windows)
-    if DEFAULT in spec.data or not count:
+    return _shipped(checkpoint, spec, count) if count else None
+
+
+def _shipped(checkpoint: Checkpoint, spec: CalibrationSpec, count: int | None) -> Samples | None:
+    if DEFAULT in spec.data:
         return None
     tokens = model_tokens(checkpoint, embedding_rows(checkpoint))
     seqlen = window_length(checkpoint, spec.seqlen, SEQLEN, "seqlen")
@@ -112,6 +119,19 @@ def shipped_samples(checkpoint: Checkpoint, spec: CalibrationSpec, windows: int)
         return select_samples(load_texts(DEFAULT), tokens, seqlen=seqlen, samples=count)
     except InputError:
         return None
+
+
+def shipped_beside(checkpoint: Checkpoint, spec: CalibrationSpec, known: Samples | None) -> Samples | None:
+    """Windows of the shipped text, about ELSEWHERE_TOKENS from all over it, that share no document with those `known`:
+    text of many kinds that nothing was calibrated with. None where there is none left, where it is among the data, and
+    where it cannot be run."""
+    found = _shipped(checkpoint, spec, None)
+    if found is None:
+        return None
+    taken = {number for first, last in (known.documents if known else ()) for number in range(first, last + 1)}
+    others = [k for k, (first, last) in enumerate(found.documents) if taken.isdisjoint(range(first, last + 1))]
+    count = min(len(others), max(1, ELSEWHERE_TOKENS // found.tokens.shape[1]))
+    return found.chosen([others[int(place)] for place in np.linspace(0, len(others) - 1, count)]) if others else None
 
 
 def fisher_tokens(hidden: int, *, tied: bool) -> int:

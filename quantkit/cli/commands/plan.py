@@ -13,7 +13,8 @@ from quantkit.cli.command import Command
 from quantkit.cli.exits import failures_json
 from quantkit.cli.session import Session
 from quantkit.errors import BatchError, ResourceError
-from quantkit.report.text import count, duration, size, table
+from quantkit.report.predicted import predicted_words
+from quantkit.report.text import count, duration, size, table, terminal_width, wrapped
 from quantkit.units import counted
 
 if TYPE_CHECKING:
@@ -143,6 +144,9 @@ def _lines(plan: Plan, found: Estimate, show: Show) -> list[str]:
         f"  serving  {size(found.serving.nbytes)} with {counted(show.context, 'token')} of {show.kv_type} cache"
         f" ({size(found.serving.weight_bytes)} + {size(found.serving.kv_bytes)})",
     ]
+    if plan.allocation:
+        lost = f"  loss     predicted KL {predicted_words(plan.allocation)}"
+        lines += wrapped(lost, terminal_width(), 11)
     if show.fit_bytes is not None:
         verdict = "fits in" if found.fits_serving(show.fit_bytes) else "DOES NOT FIT in"
         lines.append(f"           {verdict} {size(show.fit_bytes)}")

@@ -14,6 +14,7 @@ from quantkit.cli import options
 from quantkit.cli.command import Command
 from quantkit.cli.interrupt import StopSignal
 from quantkit.cli.session import Session
+from quantkit.report.predicted import predicted_words
 from quantkit.report.text import count, cut, table, terminal_width, wrapped
 from quantkit.units import counted
 
@@ -97,7 +98,9 @@ def ranking(found: Sensitivity, shown: int, width: int) -> list[str]:
     ordered = sorted(found.tensors, key=lambda cost: -cost.by_type[cost.type].kld)
     types = list(dict.fromkeys(option.type for cost in found.tensors for option in cost.options))
     total = found.kld or 1.0
-    head = f"{found.recipe}: predicted KL {found.kld:.3g} nats per token; share of each tensor, and what types cost it"
+    head = (
+        f"{found.recipe}: predicted KL {predicted_words(found.of_recipe)}; share of each tensor, and what types cost it"
+    )
     own = [(cost.name, cost.type, f"{100 * cost.by_type[cost.type].kld / total:.1f} %") for cost in ordered[:shown]]
     others = [
         tuple(f"{cost.by_type[name].kld:.1e}" if name in cost.by_type else "-" for name in types)

@@ -1,0 +1,241 @@
+"""What errors of weights cost a text: what it reads, and the gradients of its likelihood, on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantkit.calibration.statistics.sums import Accumulator, Chunk, accumulate
+from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.walk.fisher import Downstream
+from quantkit.calibration.walk.model import BlockModel, read_embedding
+from quantkit.calibration.walk.passes import chunk_samples
+from quantkit.calibration.walk.threads import Workers, workers
+from quantkit.families.names import expert_of
+from quantkit.filling.tables import embedding_damping
+from quantkit.methods.base import Layer
+from quantkit.plan.base import Unit
+from quantkit.tensors import F32
+from quantkit.tuning.probes import F64, Probe, Rounder, TableRows, looked_up, predicted
+
+EMBEDDING = "embedding"
+CHUNK = 1024  # tokens of what is looked at together outside blocks
+
+
+@dataclass
+class Table:
+    """What is known of a matrix over the vocabulary, the head or the embedding: its rows, and for a head that stands
+    alone their errors (types, rows, cols)."""
+
+    unit: Unit
+    rows: TableRows
+    errors: F32 | None = None
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """What there is to judge: types by tensor, the plan's own `words` among them, probes by block, head and embedding,
+    which are the same table where they are one matrix."""
+
+    rounder: Rounder
+    types: Mapping[str, Sequence[str]]
+    words: Mapping[str, str]
+    head: Table | None
+    embedding: Table | None
+    probes: dict[int, list[Probe]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Nats per token by tensor and type. `error` is the standard error, over parts of the text, of the sum that the
+    plan's own types cost; None for text of one part."""
+
+    costs: dict[str, dict[str, float]]
+    error: float | None
+
+
+class Judging:
+    """Watches one text go there and back (`calibration.walk.fisher`), and adds up what it costs."""
+
+    def __init__(self, model: BlockModel, rounded: Rounded, text: Samples, require: Callable[[], None]) -> None:
+        self._model, self._rounded, self._text, self._require = model, rounded, text, require
+        self._by_linear: dict[str, list[tuple[int, Probe]]] = {}
+        self._costs: dict[str, F64] = {}
+        windows, seqlen = text.tokens.shape
+        scored = seqlen - model.skeleton.predicts_from(seqlen)
+        self._predictions = windows * scored
+        self._starts = np.arange(0, windows, chunk_samples(seqlen, model.device))
+        self._own = np.zeros(len(self._starts))  # what the plan's types cost the samples of each chunk
+        if rounded.head is not None:
+            self._read = model.new_activations((text.tokens.size, rounded.head.unit.tensor.cols))
+            self._variances = torch.empty((text.tokens.size, len(rounded.head.rows.rows)))
+            if scored < seqlen:  # nothing is predicted at the others
+                self._read.zero_()
+                self._variances.zero_()
+        self._embedded: list[Tensor] = []
+
+    # --- a Watch ------------------------------------------------------------------------------------------------------
+
+    def linears(self, index: int) -> frozenset[str]:
+        """The linears of a block that have probes."""
+        self._require()
+        self._by_linear = {}
+        for number, probe in enumerate(self._rounded.probes.get(index, ())):
+            self._by_linear.setdefault(probe.share.linear, []).append((number, probe))
+        return frozenset(self._by_linear)
+
+    def head(self, place: tuple[int, int], inputs: Tensor, log: Tensor) -> None:
+        """Keep what the head reads, and p (1 - p) of its chosen rows."""
+        if self._rounded.head is None:
+            return
+        rows = torch.from_numpy(self._rounded.head.rows.rows).to(log.device)
+        chances = log[:, rows].exp()
+        start = place[0] * self._text.tokens.shape[1] + place[1]
+        self._read[start : start + len(inputs)] = inputs.cpu()
+        self._variances[start : start + len(inputs)] = (chances * (1 - chances)).cpu()
+
+    def seen(self, samples: int, inputs: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[int, Any]:
+        """What each probe's errors do to these samples. Experts read tokens of any of them, which is as right, and
+        says less."""
+        found: dict[int, Any] = {}
+        for name, probes in self._by_linear.items():
+            if name not in gradients or not len(gradients[name]):
+                continue
+            read = inputs[name].detach()
+            parts = samples if expert_of(name) is None and len(read) % samples == 0 else 1
+            found |= {number: probe.squares(read, gradients[name], parts) for number, probe in probes}
+        return found
+
+    def add(self, index: int, results: Sequence[dict[int, Any]]) -> None:
+        """Add up what a block's probes saw."""
+        for number, probe in enumerate(self._rounded.probes.get(index, ())):
+            mine = {chunk: one[number] for chunk, one in enumerate(results) if number in one}
+            cost = probe.cost(list(mine.values()), self._predictions)
+            squares = np.zeros((len(results), len(cost)))
+            for chunk, (own, _) in mine.items():
+                squares[chunk] = own.numpy()
+            self._put(probe.unit, cost, squares)
+
+    def embedding(self, gradients: Tensor) -> None:
+        """Keep gradients at what the embedding gives."""
+        if self._rounded.embedding is not None:
+            self._embedded.append(gradients.cpu())
+
+    # --- what lies outside blocks -------------------------------------------------------------------------------------
+
+    def judged(self, found: Downstream, fitted: Tensor | None) -> Judged:
+        """All costs, those of the head and of the embedding, or of the one matrix that is both, among them. The
+        embedding is rounded with the Hessian `fitted`; without one by the gradients of one half of this text and
+        judged by those of the other, both ways."""
+        head, embedding = self._rounded.head, self._rounded.embedding
+        with workers(self._model.threads, self._model.device) as pool:
+            if head is not None and head.errors is not None:
+                self._put_table(head, self._of_head(pool, head, head.errors, slice(0, len(self._text.tokens))))
+            if embedding is not None:
+                self._put_table(embedding, self._of_embedding(pool, embedding, found, fitted))
+        costs = {
+            name: dict(zip(self._rounded.types[name], map(float, one), strict=True))
+            for name, one in sorted(self._costs.items())
+        }
+        return Judged(costs, self._error())
+
+    def hessian(self, found: Downstream) -> Tensor | None:
+        """What the embedding is rounded with by the gradients of all samples, float32 (hidden, hidden); None without
+        feedback."""
+        table = self._rounded.embedding
+        if table is None or table.unit.layout is None:
+            return None
+        with workers(self._model.threads, self._model.device) as pool:
+            return self._hessian(pool, found, slice(None))
+
+    def _hessian(self, pool: Workers, found: Downstream, samples: slice) -> Tensor:
+        own = self._gradients()[samples]
+        hessian = _gram(pool, own, self._model.device)
+        if self._tied:
+            hessian.add_(found.head.full(), alpha=found.weight * len(own) / len(self._text.tokens))
+        return hessian
+
+    @property
+    def _tied(self) -> bool:
+        head, embedding = self._rounded.head, self._rounded.embedding
+        return head is not None and embedding is not None and head.unit is embedding.unit
+
+    def _gradients(self) -> Tensor:
+        """At what the embedding gives, (samples, seqlen, hidden)."""
+        return torch.cat(self._embedded).reshape(*self._text.tokens.shape, -1)
+
+    def _put_table(self, table: Table, squares: F64) -> None:
+        """`squares` are sums over the tokens of each sample, (samples, types)."""
+        chunks = np.add.reduceat(squares, self._starts, axis=0)
+        self._put(table.unit.name, squares.sum(0) / (2 * self._predictions), chunks)
+
+    def _put(self, name: str, cost: F64, squares: F64) -> None:
+        """A tensor's costs by type, and the shares that chunks have in them as `squares` (chunks, types) are."""
+        self._costs[name] = self._costs.get(name, np.zeros(len(cost))) + cost
+        if self._rounded.words[name] in self._rounded.types[name]:
+            number = self._rounded.types[name].index(self._rounded.words[name])
+            total = float(squares[:, number].sum())
+            if total > 0:
+                self._own += cost[number] * squares[:, number] / total
+
+    def _error(self) -> float | None:
+        """That of the mean over tokens, from chunks as clusters."""
+        count = len(self._starts)
+        if count < 2:
+            return None
+        sizes = np.diff([*self._starts, len(self._text.tokens)]) / len(self._text.tokens)
+        residuals = self._own - self._own.sum() * sizes
+        return sqrt(count / (count - 1) * float(residuals @ residuals))
+
+    def _of_embedding(self, pool: Workers, table: Table, found: Downstream, fitted: Tensor | None) -> F64:
+        count = len(self._text.tokens)
+        if fitted is not None:
+            return self._of_rows(pool, table, fitted, slice(0, count))
+        half, everything = count // 2, slice(0, count)
+        folds = [(slice(0, half), slice(half, count)), (slice(half, count), slice(0, half))]
+        total = np.zeros((count, len(self._rounded.types[table.unit.name])))
+        for learned, judged in folds if half else [(everything, everything)]:
+            hessian = self._hessian(pool, found, learned) if table.unit.layout else None
+            total[judged] = self._of_rows(pool, table, hessian, judged)
+        return total
+
+    def _of_rows(self, pool: Workers, table: Table, hessian: Tensor | None, samples: slice) -> F64:
+        """What rows of the embedding, rounded with this Hessian, cost some samples, (samples, types)."""
+        name = table.unit.name
+        weight = read_embedding(self._model, table.rows.rows).numpy()
+        damping = embedding_damping(self._tied)
+        errors = self._rounded.rounder.errors(
+            Layer(name, weight, hessian), self._rounded.types[name], pool.map, damping
+        )
+        total = looked_up(errors, table.rows, self._text.tokens[samples], self._gradients()[samples])
+        return total + self._of_head(pool, table, errors, samples) if self._tied else total
+
+    def _of_head(self, pool: Workers, table: Table, errors: F32, samples: slice) -> F64:
+        """What errors of rows of the head cost some samples, (samples, types)."""
+        seqlen, given = self._text.tokens.shape[1], torch.from_numpy(errors)
+
+        def of_sample(sample: int) -> F64:
+            total = np.zeros(len(errors))
+            for start in range(sample * seqlen, (sample + 1) * seqlen, CHUNK):
+                piece = slice(start, min(start + CHUNK, (sample + 1) * seqlen))
+                squares = predicted(given, self._read[piece], self._variances[piece])
+                total += (squares / table.rows.chances).sum(axis=1)
+            return total
+
+        return np.stack(pool.map(of_sample, range(*samples.indices(len(self._text.tokens)))))
+
+
+def _gram(pool: Workers, gradients: Tensor, device: torch.device) -> Tensor:
+    """The sum of g g^T over all gradients, float32 (hidden, hidden), the same for any number of threads."""
+    flat = gradients.reshape(-1, gradients.shape[-1])
+    into = Accumulator(flat.shape[1], gram=True, device=device)
+    for start in range(0, len(flat), CHUNK):
+        accumulate({EMBEDDING: into}, [Chunk({EMBEDDING: flat[start : start + CHUNK].to(device)})], pool)
+    assert into.sums.gram is not None
+    return into.sums.gram.full()
