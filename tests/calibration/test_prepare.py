@@ -177,7 +177,7 @@ def test_windows_are_cut_to_the_positions_that_a_model_has(tmp_path: Path) -> No
 @pytest.mark.parametrize("samples", [1, 128, 2048])
 def test_text_of_other_kinds_shares_no_document_with_what_widens(samples: int, tmp_path: Path) -> None:
     """However much of the shipped text that is; of the shipped text itself there is none."""
-    checkpoint, wanted = open_source(str(TINY)), spec(tmp_path, SENTENCE, seqlen=128)
+    checkpoint, wanted = open_source(str(TINY)), spec(tmp_path, SENTENCE, seqlen=128, samples=999)
     widening = shipped_samples(checkpoint, wanted, samples)
     found = shipped_beside(checkpoint, wanted, widening)
     assert found is not None
@@ -187,6 +187,8 @@ def test_text_of_other_kinds_shares_no_document_with_what_widens(samples: int, t
     assert not taken & set().union(*own)
     assert len(set().union(*own)) > 30, "from all over it"
     assert len(set(found.record.ids)) == len(found.tokens)
+    few = shipped_beside(checkpoint, replace(wanted, samples=9), widening)
+    assert few is not None and len(few.tokens) == 3
     assert shipped_beside(checkpoint, replace(wanted, data=("default",)), None) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from walks import TINY, logits_after
 
 from quantkit.calibration.inputs import open_calibration_model
+from quantkit.calibration.text.samples import Samples
+from quantkit.calibration.text.spec import shipped_beside
 from quantkit.calibration.walk.walk import BlockView, How
 from quantkit.errors import InterruptedRunError
 from quantkit.events import BlockProgress, Event, Sink, TensorProgress, ignore, never
@@ -38,10 +41,18 @@ def prepared(method: str | None) -> Prepared:
 def costs_of(method: str | None, threads: int = 2, emit: Sink = ignore) -> tuple[Judged, ...]:
     found = prepared(method)
     assert found.calibration is not None
-    halves, elsewhere = found.calibration.halves(), found.calibration.elsewhere(found.checkpoint)
-    assert halves is not None and elsewhere is not None
+    halves = found.calibration.halves()
+    assert halves is not None
     model = open_calibration_model(found.checkpoint, Request(str(TINY), calib=("x",), threads=threads).calibration())
-    return measure(Task(model, found.plans[0], types_of(found), *halves, None, elsewhere.cut(0, OTHERS)), emit, never)
+    return measure(Task(model, found.plans[0], types_of(found), *halves, None, elsewhere_of(found)), emit, never)
+
+
+def elsewhere_of(found: Prepared) -> Samples:
+    """Text of other kinds, of more than one part."""
+    assert found.calibration is not None
+    samples = shipped_beside(found.checkpoint, replace(found.calibration.spec, samples=4 * OTHERS), None)
+    assert samples is not None
+    return samples
 
 
 def types_of(found: Prepared) -> Types:
@@ -104,11 +115,9 @@ def test_text_of_other_kinds_is_judged_by_what_was_rounded_for_the_first() -> No
     found = prepared(None)
     assert found.calibration is not None
     learned, _ = found.calibration.halves() or ()
-    elsewhere = found.calibration.elsewhere(found.checkpoint)
-    assert elsewhere is not None
     model = open_calibration_model(found.checkpoint, found.calibration.spec)
     types = {TABLE: TYPES[TABLE]}
-    [alone] = measure(Task(model, found.plans[0], types, learned, elsewhere.cut(0, OTHERS)), ignore, never)
+    [alone] = measure(Task(model, found.plans[0], types, learned, elsewhere_of(found)), ignore, never)
     own, other = judged(None)
     for kind in TYPES[TABLE]:
         assert other.costs[TABLE][kind] > 1.05 * alone.costs[TABLE][kind]

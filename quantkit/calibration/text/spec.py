@@ -122,15 +122,15 @@ def _shipped(checkpoint: Checkpoint, spec: CalibrationSpec, count: int | None) -
 
 
 def shipped_beside(checkpoint: Checkpoint, spec: CalibrationSpec, known: Samples | None) -> Samples | None:
-    """Windows of the shipped text, about ELSEWHERE_TOKENS from all over it, that share no document with those `known`:
-    text of many kinds that nothing was calibrated with. None where there is none left, where it is among the data, and
-    where it cannot be run."""
+    """Windows of the shipped text, from all over it, that share no document with those `known`: text of many kinds that
+    nothing was calibrated with, a quarter as many windows as of the data and at most ELSEWHERE_TOKENS. None where there
+    is none left, where it is among the data, and where it cannot be run."""
     found = _shipped(checkpoint, spec, None)
     if found is None:
         return None
     taken = {number for first, last in (known.documents if known else ()) for number in range(first, last + 1)}
     others = [k for k, (first, last) in enumerate(found.documents) if taken.isdisjoint(range(first, last + 1))]
-    count = min(len(others), max(1, ELSEWHERE_TOKENS // found.tokens.shape[1]))
+    count = min(len(others), -(-spec.samples // 4), max(1, ELSEWHERE_TOKENS // found.tokens.shape[1]))
     return found.chosen([others[int(place)] for place in np.linspace(0, len(others) - 1, count)]) if others else None
 
 
