@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantkit.calibration.text.samples import Samples, samples_of
+from quantkit.calibration.walk.handing import HandedOn, all_of
 from quantkit.calibration.walk.model import (
     BlockModel,
     Embedded,
@@ -25,7 +26,6 @@ from quantkit.calibration.walk.model import (
     read_embedding,
     token_rows,
 )
-from quantkit.calibration.walk.paired import Paired
 from quantkit.calibration.walk.passes import Pass, advance
 from quantkit.calibration.walk.resident import Resident
 from quantkit.calibration.walk.threads import Workers
@@ -132,11 +132,22 @@ def hidden_errors(reference: Walker, others: Sequence[Walker], corpus: Corpus, i
     for other in others:
         parts: list[tuple[float, int]] = []
         for batch, ours, theirs in zip(corpus.batches, reference.hidden, other.hidden, strict=True):
-            carried = reference.model.skeleton.carried
-            scored = carried.counted(index, batch.scored) if isinstance(carried, Paired) else batch.scored
-            parts += reference.workers.map(_part(scored, ours, theirs), range(0, len(scored), ROWS_TOGETHER))
+            counted = _counted(reference.model.skeleton.carried, index, batch.scored)
+            parts += reference.workers.map(_part(counted, ours, theirs), range(0, len(counted), ROWS_TOGETHER))
         found.append((sum(part for part, _ in parts) / max(sum(count for _, count in parts), 1)) ** 0.5)
     return found
+
+
+def _counted(carried: HandedOn | None, index: int, scored: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The tokens (n, seqlen) that count after step `index`, where those at which `scored` predictions are made do: of
+    an encoder, behind whose tokens there are others, all that it reads."""
+    seqlen = scored.shape[1]
+    made = all_of(seqlen) if carried is None else carried.anew(index, seqlen)
+    if made.stop == seqlen:
+        return scored
+    read = np.zeros_like(scored)
+    read[:, made] = True
+    return read
 
 
 def _part(counted: NDArray[np.bool_], ours: Tensor, theirs: Tensor) -> Callable[[int], tuple[float, int]]:

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantkit.calibration.walk.handing import all_of
+
 VECTOR, SHARED, CHOSEN = "per_layer_input", "shared_kv_states", "prev_topk_indices"  # what blocks call them
 TOKENS = ("ple_input_ids", "input_ids")  # the same of ids
 STORES = "store_full_length_kv"  # of attention whose keys and values later blocks may read
@@ -87,6 +89,10 @@ class Carried:
             places = given[1].to(flat)
             later += [places, places[..., :1].expand(*places.shape[:-1], self.chosen - places.shape[-1])]
         return torch.cat([flat, rows[..., self.width : self._kept], *later], -1)
+
+    def anew(self, index: int, seqlen: int) -> slice:
+        """Every token."""
+        return all_of(seqlen)
 
     @property
     def _kept(self) -> int:

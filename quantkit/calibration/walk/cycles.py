@@ -26,6 +26,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from quantkit.calibration.walk.handing import all_of
+
 STACKS = ("L_module", "H_module")  # low and high
 
 
@@ -86,6 +88,10 @@ class Cycles:
         made = self.made(number, given)
         again = self.is_low(number) and self.is_low(number + 1)
         return torch.cat([made + stays, stays if again else made], -1)
+
+    def anew(self, index: int, seqlen: int) -> slice:
+        """Every token."""
+        return all_of(seqlen)
 
     def made(self, number: int, given: Tensor) -> Tensor:
         """The state that a pass makes of what its last layer gave."""

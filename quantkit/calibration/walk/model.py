@@ -98,8 +98,7 @@ class BlockModel:
     @property
     def cycles(self) -> Cycles | None:
         """How a text goes through the blocks more than once; None where it does not."""
-        carried = self.skeleton.carried
-        return carried if isinstance(carried, Cycles) else None
+        return self.skeleton.cycles
 
     def calls(self, index: int) -> int:
         """How many times a block is run, or the head."""

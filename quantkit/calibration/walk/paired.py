@@ -10,14 +10,12 @@ of blocks, and activations are as large as those of any other model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantkit.calibration.text.samples import source_length
@@ -45,7 +43,7 @@ class Paired:
         """The same: the model keeps nothing of it itself."""
         return self
 
-    def pack(self, hidden: Tensor, tokens: Tensor, vectors: Any = ()) -> Tensor:
+    def pack(self, hidden: Tensor, tokens: Tensor, vectors: Sequence[Tensor] = ()) -> Tensor:
         """The rows before the first block: embeddings of source and target (batch, tokens, width)."""
         return hidden
 
@@ -62,18 +60,10 @@ class Paired:
         made = _first(block(source))
         return torch.cat([self.norm(made) if index == self.encoding - 1 else made, target], 1)
 
-    def last(self, index: int, seqlen: int) -> int:
-        """The last of the tokens that block `index` makes anew."""
-        return (source_length(seqlen) if index < self.encoding else seqlen) - 1
-
-    def counted(self, index: int, scored: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The tokens (n, seqlen) that count after block `index`, where those at which `scored` predictions are made do:
-        after a block of the encoder all that it reads."""
-        if index >= self.encoding:
-            return scored
-        read = np.zeros_like(scored)
-        read[:, : source_length(scored.shape[1])] = True
-        return read
+    def anew(self, index: int, seqlen: int) -> slice:
+        """The source in the encoder, the target in the decoder."""
+        at = source_length(seqlen)
+        return slice(0, at) if index < self.encoding else slice(at, seqlen)
 
 
 def is_paired(model: Any) -> bool:

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantkit.calibration.text.samples import source_length
-from quantkit.calibration.walk.carried import VECTOR, Carried, carried_by
+from quantkit.calibration.walk.carried import VECTOR, carried_by
 from quantkit.calibration.walk.cycles import Cycles, cycles_of, stacks_of
+from quantkit.calibration.walk.handing import HandedOn, all_of
 from quantkit.calibration.walk.headed import KINDS, headed, one_table, positions_of
 from quantkit.calibration.walk.lookups import look_up
-from quantkit.calibration.walk.paired import SHARING, Paired, ask, is_paired, paired, predicted, with_distances
+from quantkit.calibration.walk.paired import SHARING, ask, is_paired, paired, predicted, with_distances
 from quantkit.calibration.walk.settings import model_settings
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.families.describe import find_family
@@ -58,14 +58,16 @@ class Skeleton:
     the numbers of those that a text goes through, in that order.
 
     `calls` holds, per thread, what the recorders saw and what they give back; `carried` is what blocks hand on where
-    that is more than a hidden state. `positions` is how many tokens can be run at once, 0 for any number.
+    that is more than a hidden state, `cycles` how a text goes through them more than once. `positions` is how many
+    tokens can be run at once, 0 for any number.
     """
 
     model: Any
     blocks: tuple[nn.Module, ...]
     steps: tuple[int, ...]
     calls: threading.local
-    carried: Carried | Cycles | Paired | None = None
+    carried: HandedOn | None = None
+    cycles: Cycles | None = None
     positions: int = 0
 
     @property
@@ -76,7 +78,7 @@ class Skeleton:
 
     def predicts_from(self, seqlen: int) -> int:
         """The first token of a window at which something is predicted: a decoder's, where an encoder reads the rest."""
-        return source_length(seqlen) if isinstance(self.carried, Paired) else 0
+        return 0 if self.carried is None else self.carried.anew(len(self.steps) - 1, seqlen).start
 
     @property
     def tables(self) -> tuple[nn.Embedding, ...]:
@@ -114,13 +116,14 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     if is_paired(model) and stored_head(checkpoint.tensors()):
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))  # tied whatever config.json says
     blocks = tuple(copy.deepcopy(layer) for layer in layers)
-    own = paired(model) if is_paired(model) else cycles_of(decoder_of(model))
-    steps = own.steps if isinstance(own, Cycles) else tuple(range(len(blocks)))
+    cycles = None if is_paired(model) else cycles_of(decoder_of(model))
+    own = paired(model) if is_paired(model) else cycles
+    steps = cycles.steps if cycles else tuple(range(len(blocks)))
     begins = own.begins if own else (0,)
     calls = threading.local()
     positions = last_position_of(family, family.numbers(checkpoint.config, checkpoint.tensors()))
     carried = own or carried_by(decoder_of(model).config, blocks)
-    skeleton = Skeleton(model, blocks, steps, calls, carried, positions)
+    skeleton = Skeleton(model, blocks, steps, calls, carried, cycles, positions)
     for index, layer in enumerate(layers):
         record = partial(_record, calls, len(steps), begins)
         length, first = GIVE_TUPLES.get(type(layer).__name__), layers[max(n for n in (0, *begins) if n <= index)]
@@ -238,7 +241,7 @@ class Arguments:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     batch: int = 1
-    carried: Carried | Cycles | Paired | None = None
+    carried: HandedOn | None = None
     index: int = 0
     alone: bool = False
 
@@ -258,7 +261,8 @@ class Arguments:
 
     def last(self, seqlen: int) -> int:
         """The last of the tokens that the block makes anew."""
-        return self.carried.last(self.index, seqlen) if isinstance(self.carried, Paired) else seqlen - 1
+        made = all_of(seqlen) if self.carried is None else self.carried.anew(self.index, seqlen)
+        return int(made.stop) - 1
 
 
 def _for_each(value: Any, count: int) -> Any:
@@ -345,8 +349,8 @@ def _through_head(skeleton: Skeleton, hidden: Tensor) -> Tensor:
     given = hidden if skeleton.carried is None else skeleton.carried.hidden_of(hidden)
     calls.arguments, calls.inject, calls.hidden = [], given, []
     ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-    if isinstance(skeleton.carried, Paired):
-        calls.arguments = [((), {})] * skeleton.carried.encoding  # of blocks that are not asked
+    if is_paired(skeleton.model):
+        calls.arguments = [((), {})] * len(skeleton.model.encoder.block)  # of blocks that are not asked
         return predicted(skeleton.model, given, ids)
     logits: Tensor = skeleton.model(input_ids=ids, use_cache=False).logits
     return logits
