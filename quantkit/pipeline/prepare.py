@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from quantkit.calibration.inputs import Inputs, open_inputs
 from quantkit.calibration.text.shipped import data_path
+from quantkit.calibration.walk.settings import model_settings
 from quantkit.consumers import parse_consumers
 from quantkit.errors import InputError, QuantkitError, RecipeError, UnsupportedError, UsageError
 from quantkit.events import Event, Sink, Warned, ignore
@@ -123,6 +124,8 @@ def _plan_all(
 
         described = partial(_or_raise, model)
         chosen = make_plan(checkpoint, recipe, options, model=described, imatrix=importance, inputs=digest)
+        if chosen.calibrated:
+            model_settings(checkpoint.config, checkpoint.tensors())  # raises for what no text is run through
         require_loadable([chosen], consumers, request.tp)
         return looked_at(chosen, checkpoint) if recipe.mixture and recipe.mixture.preserve else chosen
 

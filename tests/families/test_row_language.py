@@ -381,6 +381,7 @@ def test_a_family_that_no_text_is_run_through_is_rounded_without(family: str, na
         assert quantkit("plan", folder, "--to", recipe).status == 0
     for command in (
         ("plan", folder, "--to", "gptq-w4g32"), ("plan", folder, "--to", "w4a16-awq"),
+        ("plan", folder, "--to", "q4_k_m", "--calib", text),
         ("calibrate", folder, "--data", text, "-o", tmp_path / "x.gguf"),
     ):  # fmt: skip
         ran = quantkit(*command)
@@ -394,7 +395,10 @@ def test_a_family_that_no_text_is_run_through_is_rounded_without(family: str, na
 def test_the_refusal_is_said_by_the_commands(family: str, instead: str, tmp_path: Path) -> None:
     folder = family_table.build(family, tmp_path)
     text = TINY.parent / "calibration.jsonl"
-    for command in (("plan", folder, "--to", "w4a16"), ("calibrate", folder, "--data", text, "-o", folder / "x.gguf")):
+    for command in (
+        ("plan", folder, "--to", "w4a16"), ("plan", folder, "--to", "q4_0", "--calib", text),
+        ("calibrate", folder, "--data", text, "-o", folder / "x.gguf"),
+    ):  # fmt: skip
         ran = quantkit(*command)
         assert ran.status == 4, ran.stderr
         assert f'family "{family}" is read for GGUF files' in ran.stderr

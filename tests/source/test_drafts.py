@@ -54,6 +54,18 @@ def test_a_draft_is_made_and_verified_beside_its_target(root: Path, tmp_path: Pa
     assert quantkit(*look, *PRE).status == 2
 
 
+@pytest.mark.parametrize("command", ["plan", "convert"])
+@pytest.mark.parametrize("method", ["gptq", "rtn"])
+def test_no_text_is_run_through_a_draft(root: Path, tmp_path: Path, command: str, method: str) -> None:
+    text = Path(__file__).parents[1] / "data" / "calibration.jsonl"
+    place = () if command == "plan" else ("-o", tmp_path / "draft.gguf")
+    given = ("--base", root / TARGET, *PRE, "--calib", text, "--method", method)
+    ran = quantkit(command, root / "eagle3", "--to", "q4_0", *given, *place)
+    assert ran.status == 4, ran.stderr
+    assert 'family "eagle3" is read for GGUF files without calibration only' in ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
 REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "other-tokens": ("eagle3", {"vocab_size": 399}, 3, "the draft is for a vocabulary of 399 tokens"),
     "two-layers": ("eagle3", {"num_hidden_layers": 2}, 4, "the draft has 2 layers"),
