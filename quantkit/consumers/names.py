@@ -1,39 +1,47 @@
 """Names of classes in config.json that transformers has not: what opens them all the same.
 
 transformers chooses the class by the model type, and never asks for the name; vLLM goes by the name, and knows some
-that transformers does not have. Sources: transformers 5.23.0, models/auto; vLLM, 2026, models/registry.py.
+that transformers does not have. Sources: transformers 5.23.0, models/auto; vLLM, 2026, models/registry.py (the names of
+MPT, RW and StableLMEpoch: in a version of this year, with MiMoV2ForCausalLM; not among what was removed up to 0.26.0).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from quantkit.consumers.finders import Finder, Found
 from quantkit.consumers.subject import Subject
+
+Opened = Literal["text", "sights", "sounds"]
 
 
 @dataclass(frozen=True)
 class Name:
     """A name that transformers lacks. It opens checkpoints of the model types `types`, as the class `known` ("" where
-    it has none for what is published under the name); `vllm` says that vLLM's registry has the name."""
+    it has none for what is published under the name), with the loader of models that write `text`, that see
+    (AutoModelForImageTextToText), or that hear and speak; `vllm` says that vLLM's registry has the name."""
 
     types: tuple[str, ...] = ()
     known: str = ""
     vllm: bool = False
+    opened: Opened = "text"
 
 
 NAMES: Mapping[str, Name] = {
     "BailingMoeV3ForCausalLM": Name(("bailing_hybrid",), "BailingHybridForCausalLM", vllm=True),
-    "ChameleonForCausalLM": Name(("chameleon",), "ChameleonForConditionalGeneration"),
+    "ChameleonForCausalLM": Name(("chameleon",), "ChameleonForConditionalGeneration", opened="sights"),
     "DeepseekOCRForCausalLM": Name(vllm=True),
-    "DeepseekOCR2ForCausalLM": Name(("deepseek_ocr2",), "DeepseekOcr2ForConditionalGeneration", vllm=True),
+    "DeepseekOCR2ForCausalLM": Name(
+        ("deepseek_ocr2",), "DeepseekOcr2ForConditionalGeneration", vllm=True, opened="sights"
+    ),
     "Ernie4_5_ForCausalLM": Name(("ernie4_5",), "Ernie4_5ForCausalLM"),
     "ExaoneMoEForCausalLM": Name(("exaone_moe",), "ExaoneMoeForCausalLM"),
     "JinaEmbeddingsV5Model": Name(),  # vLLM's class of this name is a Qwen3, not a EuroBERT
     "LFM2ForCausalLM": Name(("lfm2",), "Lfm2ForCausalLM"),
     "LLaMAForCausalLM": Name(("llama",), "LlamaForCausalLM", vllm=True),
-    "MPTForCausalLM": Name(("mpt",), "MptForCausalLM"),
+    "MPTForCausalLM": Name(("mpt",), "MptForCausalLM", vllm=True),
     "MiMoV2ForCausalLM": Name(("mimo_v2_flash",), "MiMoV2FlashForCausalLM", vllm=True),
     "MiniMaxM1ForCausalLM": Name(("minimax",)),  # in vLLM up to 0.23.0, as the next
     "MiniMaxText01ForCausalLM": Name(("minimax",)),
@@ -41,13 +49,29 @@ NAMES: Mapping[str, Name] = {
     "NemotronHPuzzleForCausalLM": Name(vllm=True),
     "OLMoForCausalLM": Name(("olmo",), "OlmoForCausalLM"),
     "PhiMoEForCausalLM": Name(("phimoe",), "PhimoeForCausalLM", vllm=True),
-    "Qwen2_5OmniModel": Name(("qwen2_5_omni",), "Qwen2_5OmniForConditionalGeneration", vllm=True),
-    "RWForCausalLM": Name(("falcon",), "FalconForCausalLM"),
-    "StableLMEpochForCausalLM": Name(("stablelm",), "StableLmForCausalLM"),
+    "Qwen2_5OmniModel": Name(("qwen2_5_omni",), "Qwen2_5OmniForConditionalGeneration", vllm=True, opened="sounds"),
+    "RWForCausalLM": Name(("falcon",), "FalconForCausalLM", vllm=True),
+    "StableLMEpochForCausalLM": Name(("stablelm",), "StableLmForCausalLM", vllm=True),
     "T5WithLMHeadModel": Name(("t5", "mt5", "umt5"), "T5ForConditionalGeneration"),
-    "UnlimitedOCRForCausalLM": Name(("unlimited_ocr",), "UnlimitedOcrForConditionalGeneration", vllm=True),
+    "UnlimitedOCRForCausalLM": Name(
+        ("unlimited_ocr",), "UnlimitedOcrForConditionalGeneration", vllm=True, opened="sights"
+    ),
     "VLlama3ForCausalLM": Name(("llama",), "LlamaForCausalLM"),
 }
+
+
+# Drafts whose class transformers has not; that of a model type, a whole language model, is none of them.
+DRAFTS = frozenset({
+    "DFlash2DraftModel", "DFlashDraftModel", "DSparkDraftModel", "DSparkSpeculator", "Eagle3DraftModel",
+    "Eagle3LlamaForCausalLM", "Eagle3Speculator", "Lfm2DSparkDraftModel", "LingDSparkModel", "LlamaForCausalLMEagle3",
+    "Qwen3DSparkModel",
+})  # fmt: skip
+
+
+def opened_as(architecture: object) -> Opened:
+    """What loader of transformers opens the class of a name: of most that of models that write text."""
+    found = NAMES.get(str(architecture))
+    return "text" if found is None else found.opened
 
 
 def known_as(architecture: str) -> str:

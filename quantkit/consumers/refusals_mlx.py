@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quantkit.consumers.finders import AWQ, EXPERTS, MLX, Found, experts, fused, layers, unlike, whole
-from quantkit.consumers.row import ENCODERS, T5, T5_NEAREST, T5_REASON, Rule, turned
+from quantkit.consumers.row import (
+    DRAFT_NEAREST,
+    DRAFT_REASON,
+    DRAFTING,
+    ENCODERS,
+    T5,
+    T5_NEAREST,
+    T5_REASON,
+    Rule,
+    turned,
+)
 from quantkit.consumers.subject import Subject
 
 RUN = "run: mlx 0.32.4, mlx-lm 0.32.2 on CPU"
@@ -37,6 +47,10 @@ RULES_OF_MLX = (
     Rule(
         "mlx", "encoders", whole(lambda subject: subject.architecture in ENCODERS), T5_REASON, T5_NEAREST,
         "read: mlx-lm 0.32.2, models",
+    ),
+    Rule(
+        "mlx", "drafts", DRAFTING, DRAFT_REASON, DRAFT_NEAREST, "read: mlx-lm 0.32.2, models, which has none of them",
+        refuses=False,
     ),
     Rule(
         "mlx", "turned", turned(MLX),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from quantkit.consumers.finders import AWQ, BITSANDBYTES, GPTQ, INT8, MLX, NVFP4, layers, uncut_heads, whole
 from quantkit.consumers.row import (
+    DRAFT_NEAREST,
+    DRAFT_REASON,
+    DRAFTING,
     ENCODERS,
     HEADS_REASON,
     LOWER,
@@ -35,6 +38,9 @@ RULES_OF_TENSORRT = (
     Rule(
         "tensorrt-llm", "encoders", whole(lambda subject: subject.architecture in ENCODERS - ENCODING), T5_REASON,
         T5_NEAREST, "read: TensorRT-LLM, _torch/models, 2026",
+    ),
+    Rule(
+        "tensorrt-llm", "drafts", DRAFTING, DRAFT_REASON, DRAFT_NEAREST, TENSORRT, refuses=False,
     ),
     Rule(
         "tensorrt-llm", "turned", whole(lambda subject: subject.architecture in TURNED), T5_REASON, T5_NEAREST,

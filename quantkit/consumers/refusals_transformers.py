@@ -28,6 +28,8 @@ from quantkit.consumers.finders import (
 )
 from quantkit.consumers.names import unopened
 from quantkit.consumers.row import (
+    DRAFT_NEAREST,
+    DRAFTING,
     GGUF_NEAREST,
     HEAD,
     HEAD_NEAREST,
@@ -231,6 +233,12 @@ RULES_OF_TRANSFORMERS = (
     ),
     Rule(
         "transformers", "absent-in-both", unopened(by_vllm=False), ABSENT_REASON, GGUF_NEAREST, f"run: {TRANSFORMERS}",
+    ),
+    Rule(
+        "transformers", "drafts", DRAFTING,
+        "it has no {architecture}: of the model type {model_type} it makes a whole model, with random weights where a "
+        "draft has its own, or stops",
+        DRAFT_NEAREST, "run: transformers 5.24.0, drafts of the types llama and qwen3",
     ),
     Rule(
         "transformers", "thinker-names", published_asr,

@@ -29,6 +29,9 @@ from quantkit.consumers.finders import (
 from quantkit.consumers.names import unlisted
 from quantkit.consumers.row import (
     COLS_REASON,
+    DRAFT_NEAREST,
+    DRAFT_REASON,
+    DRAFTING,
     ENCODERS,
     GGUF_NEAREST,
     HEAD,
@@ -93,6 +96,12 @@ RULES_OF_VLLM = (
     Rule(
         "vllm", "encoders", whole(lambda subject: subject.architecture in ENCODERS and subject.container != "plain"),
         UNTRIED_REASON, UNTRIED_NEAREST, f"{VLLM}, models/registry.py, bert.py", refuses=False,
+    ),
+    Rule(
+        "vllm", "drafts", DRAFTING, DRAFT_REASON, DRAFT_NEAREST,
+        f"{VLLM}, models/registry.py: _SPECULATIVE_DECODING_MODELS, which has Eagle3LlamaForCausalLM, "
+        "LlamaForCausalLMEagle3 and DFlashDraftModel",
+        refuses=False,
     ),
     Rule(
         "vllm", "gptq-bits", layers(GPTQ, lambda it: it.bits not in (4, 8)),
@@ -210,8 +219,8 @@ RULES_OF_VLLM = (
 
 SGLANG = "read: SGLang, srt/layers/quantization, 2026"
 SHARED = (  # its loaders of these descend from vLLM's
-    "mlx", "t5", "encoders", "mixed", "fused", "experts", "fp8-fused-blocks", "head", "kv-cache", "bitsandbytes-tp",
-    "turned", "tp-heads", "tp-key-heads", "tp-rows", "tp-cols", "gguf-type",
+    "mlx", "t5", "encoders", "drafts", "mixed", "fused", "experts", "fp8-fused-blocks", "head", "kv-cache",
+    "bitsandbytes-tp", "turned", "tp-heads", "tp-key-heads", "tp-rows", "tp-cols", "gguf-type",
 )  # fmt: skip
 RULES_OF_SGLANG = (
     Rule(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from quantkit.consumers.finders import FLOATS, GPTQ, PACKED, Finder, layers, shapes, whole
+from quantkit.consumers.names import DRAFTS
 from quantkit.qtypes.schemes.base import Traits
 
 CHECKED = date(2026, 11, 21)
@@ -44,8 +45,13 @@ TURNED = frozenset({"GPT2LMHeadModel"})
 UNTRIED_REASON = "rounded encoders were not tried with it"
 UNTRIED_NEAREST = "--to hf-bf16"
 T5_REASON = "it has no model of {architecture}"
+DRAFT_REASON = "a draft runs beside its target alone, which was not tried with it"
+DRAFT_NEAREST = "a GGUF file beside its target (--to q8_0 --base TARGET)"
 GGUF_NEAREST = "a GGUF file (--to q8_0)"
 T5_NEAREST = "another program (--for transformers)"
+
+
+DRAFTING = whole(lambda subject: subject.architecture in DRAFTS)
 
 
 def packed(test: Callable[[Traits], bool] = lambda traits: True) -> Finder:

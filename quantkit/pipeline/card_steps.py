@@ -53,7 +53,7 @@ def steps_of(artifact: Finished, beside: Beside) -> tuple[NextStep, ...]:
     if loaders is None:
         return _with_modelfiles(steps, artifact, beside)
     kept = [step for step in steps if step.program.replace("-", "") in loaders or step.program in loaders]
-    plain = gives == "text" and beside.encoder is None and len(outputs) == 1
+    plain = gives in ("text", "sights", "sounds") and beside.encoder is None and len(outputs) == 1
     more = gguf_in_python(outputs[0], beside.repo) if plain else ()
     kept += [
         NextStep("; ".join((step.program, *loaders[step.program], *NEEDED.get(step.program, ()))), step.command)

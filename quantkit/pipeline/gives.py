@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from quantkit.consumers.names import opened_as
 from quantkit.families.keys import POOLING_TYPE, RANK
 from quantkit.families.known import answers, drafts, gives_no_text
 from quantkit.report.next_steps import Output
@@ -19,4 +20,4 @@ def output_of(model: Mapping[str, Any]) -> Output:
         return "vectors"
     if drafts(model.get("family")):
         return "drafts"
-    return "answers" if answers(model.get("family")) else "text"
+    return "answers" if answers(model.get("family")) else opened_as(model.get("architecture"))

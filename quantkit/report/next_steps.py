@@ -20,11 +20,18 @@ PYTHON_ANSWER = (  # there is no pipeline for these
     'words = Tokenizer.from_pretrained(at); asked = words("Hello", return_tensors="pt").input_ids; '
     "print(words.decode(Model.from_pretrained(at).generate(asked)[0]))"
 )
+PYTHON_SIGHTS = (  # where the name of the class in config.json is none of transformers'
+    "from transformers import AutoModelForImageTextToText as Model, AutoTokenizer as Tokenizer; at = {model}; "
+    'words = Tokenizer.from_pretrained(at); asked = words("Hello", return_tensors="pt").input_ids; '
+    "print(words.decode(Model.from_pretrained(at).generate(asked, max_new_tokens=20)[0]))"
+)
 PYTHON_VECTORS = 'from transformers import pipeline; print(pipeline("feature-extraction", model={model})("Hello"))'
 
 
-# answers are texts of a decoder that reads an encoder, drafts are for the model that is run
-Output = Literal["text", "answers", "vectors", "scores", "drafts"]
+# answers are texts of a decoder that reads an encoder, drafts are for the model that is run; sights and sounds are
+# texts, too, of what transformers opens with other loaders than that of language models
+Output = Literal["text", "sights", "sounds", "answers", "vectors", "scores", "drafts"]
+WRITING = ("text", "sights", "sounds", "answers")
 
 PUBLISHER = "local"  # of models that nobody published
 PYTHON_GGUF = (
@@ -64,12 +71,12 @@ def next_steps(
     """
     if outputs[0].suffix == ".gguf":
         steps = _gguf_steps(outputs, name, anywhere)
-        return steps if gives in ("text", "answers") else _textless_steps(outputs[0], steps, gives)
+        return steps if gives in WRITING else _textless_steps(outputs[0], steps, gives)
     if gives == "drafts":
         return ()
     folder = shell_word(str(outputs[0]) if outputs[0].is_absolute() else f"./{outputs[0]}")
     parallel = f" --tensor-parallel-size {tp}" if tp > 1 else ""
-    code = {"answers": PYTHON_ANSWER, "vectors": PYTHON_VECTORS}.get(gives, PYTHON)
+    code = {"answers": PYTHON_ANSWER, "vectors": PYTHON_VECTORS, "sights": PYTHON_SIGHTS}.get(gives, PYTHON)
     python = code.format(model=_literal(outputs[0]))
     servers = (
         ("vllm", f"vllm serve {folder}{parallel}"),
@@ -79,7 +86,8 @@ def next_steps(
         ("mlx", f"mlx_lm.generate --model {folder} --prompt Hello"),
     )
     shown = ("vllm", "transformers") if loaders is None else loaders
-    return tuple(NextStep(program, command) for program, command in servers if program in shown)
+    unsaid = "transformers" if gives == "sounds" else ""  # no pipeline opens them
+    return tuple(NextStep(name, command) for name, command in servers if name in shown and name != unsaid)
 
 
 def steps_with_encoder(

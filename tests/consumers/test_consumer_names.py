@@ -6,7 +6,7 @@ import pytest
 import transformers
 from packaging.version import Version
 
-from quantkit.consumers.names import NAMES
+from quantkit.consumers.names import DRAFTS, NAMES
 from quantkit.families.known import known_families
 
 SERVED = {name for family in known_families() if not family.unserved for name in family.hf}
@@ -17,6 +17,25 @@ LOOKED_UP = Version("5.23")
 def test_every_name_that_is_served_is_known() -> None:
     """transformers has the class, or the table says what opens it."""
     assert SERVED - set(dir(transformers)) - NAMES.keys() == set()
+
+
+@pytest.mark.skipif(Version(transformers.__version__) < LOOKED_UP, reason="later versions were looked up")
+def test_every_draft_that_transformers_lacks_is_known() -> None:
+    names = {name for family in known_families() if family.drafts for name in family.hf}
+    assert names - set(dir(transformers)) == DRAFTS | (names & NAMES.keys())
+
+
+@pytest.mark.skipif(Version(transformers.__version__) < LOOKED_UP, reason="later versions were looked up")
+@pytest.mark.parametrize("name", NAMES)
+def test_what_loader_opens_a_name_is_said(name: str) -> None:
+    """Its own name finds no class: the loader of its model type alone opens it."""
+    from transformers.models.auto import modeling_auto as auto
+
+    writing = {*auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}
+    seeing = auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    for kind in NAMES[name].types:
+        opened = "text" if kind in writing else "sights" if kind in seeing else "sounds"
+        assert NAMES[name].opened == opened, kind
 
 
 def test_no_name_is_there_for_nothing() -> None:

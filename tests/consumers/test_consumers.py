@@ -237,6 +237,13 @@ EXAMPLES = {
     "vllm/absent": Example(
         model(FP8, architecture="MiniMaxM1ForCausalLM"), model(FP8, architecture="MiMoV2ForCausalLM")
     ),
+    **{
+        f"{consumer}/drafts": Example(
+            model(PLAIN, architecture="LlamaForCausalLMEagle3", model_type="llama"),
+            model(PLAIN, architecture="LlamaForCausalLM", model_type="llama"),
+        )
+        for consumer in ("transformers", "vllm", "mlx", "tensorrt-llm")
+    },
     "transformers/thinker-names": Example(
         renamed("thinker.", model(FP8, architecture="Qwen3ASRForConditionalGeneration")),
         model(FP8, architecture="Qwen3ASRForConditionalGeneration"),

@@ -16,6 +16,7 @@ import pytest
 from commands import TINY, quantkit
 
 from quantkit.families.known import gives_no_text, known_families
+from quantkit.pipeline.gives import output_of
 from quantkit.report.next_steps import next_steps, ollama_name
 
 BASH = shutil.which("bash")
@@ -80,6 +81,20 @@ def test_a_language_model_that_pools_writes_no_text(name: str, program: str, tmp
     steps = {step["for"]: step["command"] for step in made.json["artifacts"][0]["next"]}
     assert steps["llama.cpp"].split()[0] == program
     assert ("ollama" in steps) is (program == "llama-cli")
+
+
+def test_a_name_that_transformers_lacks_is_opened_by_the_loader_of_its_type() -> None:
+    """`pipeline` finds a class by its name where the model type is none of a language model."""
+    for name, opened, said in (
+        ("ChameleonForCausalLM", "sights", "AutoModelForImageTextToText"), ("MptForCausalLM", "text", "pipeline"),
+        ("ChameleonForConditionalGeneration", "text", "pipeline"),
+    ):  # fmt: skip
+        assert output_of({"family": "any", "architecture": name}) == opened
+        [step] = next_steps([Path("out")], "out", ("transformers",), gives=opened)
+        assert said in step.command
+    assert output_of({"family": "any", "architecture": "Qwen2_5OmniModel"}) == "sounds"
+    assert [s.program for s in next_steps([Path("out")], "out", gives="sounds")] == ["vllm"]
+    assert len(next_steps([Path("a.gguf")], "a", gives="sights")) == len(next_steps([Path("a.gguf")], "a")) == 3
 
 
 def test_only_programs_that_load_it_are_named() -> None:
