@@ -14,6 +14,7 @@ from quantkit.errors import InputError
 from quantkit.events import Sink, ignore
 from quantkit.formats.gguf.file import GGUFFile, parse_gguf, read_gguf, shard_paths
 from quantkit.metadata import KeyValue
+from quantkit.plan.encoder import parts_beside
 from quantkit.report.manifest import manifest_path, read_manifest
 from quantkit.source import open_source
 from quantkit.source.quantized import QuantizedCheckpoint
@@ -53,8 +54,8 @@ class Fact:
 class Inspection:
     """Header facts. The type of a tensor says how it is stored.
 
-    `origin` is the provenance from a manifest, with the warnings of when it was made, or from quantkit's own keys; {}
-    without either.
+    `origin` is the provenance from a manifest, with the warnings of when it was made, or from quantkit's own keys; of a
+    checkpoint its place on the Hub, with what the GGUF file of its language model would lack as warnings; {} without.
     """
 
     kind: str
@@ -102,7 +103,9 @@ def inspect(spec: Path | str, *, offline: bool = False, emit: Sink = ignore) -> 
     if isinstance(checkpoint, QuantizedCheckpoint):
         section = "quantization_config"
         facts += tuple(_fact(f"{section}.{k}", _type(v), v) for k, v in checkpoint.quantization.items())
-    origin = {"repo": checkpoint.repo, "commit": checkpoint.commit} if checkpoint.repo else {}
+    origin: dict[str, Any] = {"repo": checkpoint.repo, "commit": checkpoint.commit} if checkpoint.repo else {}
+    beside = [{"code": code, "message": message} for code, message in parts_beside(checkpoint)]
+    origin |= {"warnings": beside} if beside else {}
     checkpoint.close()
     return Inspection("checkpoint", checkpoint.name, sum(t.nbytes for t in tensors), facts, tensors, origin)
 

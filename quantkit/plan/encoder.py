@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from quantkit.errors import UnsupportedError
+from quantkit.errors import QuantkitError, UnsupportedError
 from quantkit.families.describe_tower import PREFIX, describe_tower, has_processor
+from quantkit.families.mapping import find_pieces, loss_warnings
+from quantkit.families.mapping import left_out as reason_for
 from quantkit.families.model import Model
 from quantkit.families.tower import PREPROCESSOR, TARGET, Tower
-from quantkit.families.towers import find_tower, known_towers, uncarried, unknown_part
+from quantkit.families.towers import find_tower, known_towers, text_family, uncarried, unknown_part
 from quantkit.filenames import file_stem
 from quantkit.plan.base import Plan, PlanOptions
 from quantkit.plan.gguf import plan_gguf
@@ -80,6 +82,27 @@ def left_out(checkpoint: Checkpoint) -> str | None:
         what = f"{tower.name}, {counted(own, 'tensor')}"
         return f"{PREPROCESSOR} is missing, without which its encoder ({what}) cannot be written"
     return None
+
+
+def parts_beside(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
+    """What the GGUF file of a language model would lack of a checkpoint, as plans warn of it, and an encoder that gets
+    a file of its own: codes and sentences, from headers alone. () for what is no model that is known."""
+    try:
+        named, tower = text_family(checkpoint.config)
+        tensors = checkpoint.tensors()
+        text = {name: info for name, info in tensors.items() if tower is None or not tower.is_own(name)}
+        hparams = named.family.numbers(checkpoint.config, text)
+        _, unknown = find_pieces(named.family, hparams, text)
+        reasons = {name: why for name in unknown if (why := reason_for(named.family, hparams, name)) is not None}
+        found = loss_warnings(named.family, reasons)
+        why = left_out(checkpoint)
+    except QuantkitError:
+        return ()
+    if why is not None:
+        return (*found, ("no-mmproj", f"{why}: the text model alone is written"))
+    own = 0 if tower is None else len(tensors) - len(text)
+    beside = f"the encoder ({tower.name}, {counted(own, 'tensor')}) gets a file of its own" if tower and own else ""
+    return (*found, ("encoder", beside)) if beside else found
 
 
 def first_type(tensors: Mapping[str, TensorInfo], tower: Tower) -> str:

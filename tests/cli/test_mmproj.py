@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -159,6 +160,20 @@ def test_without_processor_files_the_text_model_is_made_and_told(copy: Path, tmp
     assert f"no {PROCESSOR}" in asked.stderr
     assert "--mmproj none" in asked.stderr
     assert not (tmp_path / "asked").exists()
+
+
+def test_inspect_says_what_a_conversion_leaves_out(copy: Path) -> None:
+    """As plans do: an encoder that gets a file of its own, and one that cannot be written."""
+    [beside] = quantkit("inspect", copy, "--json").json["origin"]["warnings"]
+    assert beside["code"] == "encoder"
+    assert re.fullmatch(r"the encoder \(gemma3, \d+ tensors\) gets a file of its own", beside["message"])
+    (copy / PROCESSOR).unlink()
+    said = quantkit("inspect", copy, "--json").json["origin"]["warnings"]
+    planned = quantkit("plan", copy, "--to", "q8_0", "--json").json["plans"][0]["warnings"]
+    assert said == [each for each in planned if each["code"] == "no-mmproj"] != []
+    assert f"warning[no-mmproj]: {said[0]['message']}" in quantkit("inspect", copy).stdout.splitlines()
+    (copy / "config.json").write_text('{"architectures": ["NobodyKnowsIt"]}')
+    assert quantkit("inspect", copy, "--json").json["origin"] == {}
 
 
 def test_an_encoder_that_nobody_knows_is_named(copy: Path, tmp_path: Path) -> None:

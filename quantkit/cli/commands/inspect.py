@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -35,7 +36,7 @@ def inspect(
         *(f"{key} = {value}  ({kind})" for key, kind, value in seen.metadata),
     ]
     if seen.origin:
-        lines += ["", *(f"{key}: {value}" for key, value in seen.origin.items())]
+        lines += ["", *_said(seen.origin)]
     if tensors:
         rows = [(t.name, t.dtype, "x".join(map(str, t.shape)), f"{t.nbytes}") for t in seen.tensors]
         lines += ["", *table(rows, ("tensor", "type", "shape", "bytes"))]
@@ -50,6 +51,15 @@ def inspect(
         "origin": dict(seen.origin),
     }
     session.result("quantkit.inspect/1", data, lines)
+
+
+def _said(origin: Mapping[str, Any]) -> Iterator[str]:
+    """Provenance in lines, and warnings, one each."""
+    for key, value in origin.items():
+        if key == "warnings":
+            yield from (f"warning[{each['code']}]: {each['message']}" for each in value)
+        else:
+            yield f"{key}: {value}"
 
 
 COMMAND = Command(
