@@ -114,8 +114,6 @@ def _plan_all(
     if calibration is not None and isinstance(model, Model) and any(r.reads_importance for r in recipes):
         made = _tried(partial(calibration.importance, checkpoint, model, emit))
     digest = calibration.digest if calibration else ""
-    consumers = parse_consumers(request.consumers)
-
     options = plan_options(request, stem)
 
     def planned(recipe: Recipe) -> Plan:
@@ -124,9 +122,7 @@ def _plan_all(
 
         described = partial(_or_raise, model)
         chosen = make_plan(checkpoint, recipe, options, model=described, imatrix=importance, inputs=digest)
-        if chosen.calibrated:
-            model_settings(checkpoint.config, checkpoint.tensors())  # raises for what no text is run through
-        require_loadable([chosen], consumers, request.tp)
+        _require_useful(chosen, checkpoint, request)
         return looked_at(chosen, checkpoint) if recipe.mixture and recipe.mixture.preserve else chosen
 
     def made_of(recipe: Recipe) -> tuple[Recipe, Plan]:
@@ -159,6 +155,14 @@ def _plan_all(
         refused=refused,
         encoder=encoder,
     )
+
+
+def _require_useful(plan: Plan, checkpoint: Checkpoint, request: Request) -> None:
+    """Raise what keeps a plan from being carried out with text, and UnsupportedError where a consumer that is named
+    does not load what is made."""
+    if plan.calibrated:
+        model_settings(checkpoint.config, checkpoint.tensors())
+    require_loadable([plan], parse_consumers(request.consumers), request.tp)
 
 
 def _described(request: Request, checkpoint: Checkpoint) -> Model:
