@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,20 @@ def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("statistics") / "tiny.safetensors"
     assert quantkit("calibrate", TINY, "--data", TEXT, "--samples", 32, "--seqlen", 64, "-o", path).status == 0
     return path
+
+
+@pytest.fixture(scope="module")
+def by_threads(statistics: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool, int], str]:
+    """SHA-256 of a file made with text, or with statistics that are known, by a number of threads."""
+
+    @cache
+    def made(known: bool, threads: int) -> str:
+        out = tmp_path_factory.mktemp("threads") / "out.gguf"
+        text = [statistics] if known else [TEXT, *SHORT]
+        converted(TINY, out, "--to", "q3_k_m", "--calib", *text, "--threads", threads)
+        return hashlib.sha256(out.read_bytes()).hexdigest()
+
+    return made
 
 
 def converted(source: Path, out: Path, *options: object) -> dict[str, Any]:
@@ -115,15 +131,9 @@ def test_types_that_store_points_say_whether_feedback_or_their_encoder_chose_the
 @pytest.mark.parametrize("threads", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("known", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["text", "statistics"])
 def test_any_number_of_threads_gives_the_same_bytes(
-    known: bool, threads: int, statistics: Path, tmp_path: Path
+    known: bool, threads: int, by_threads: Callable[[bool, int], str]
 ) -> None:
-    text = [statistics] if known else [TEXT, *SHORT]
-    found = set()
-    for number in (2, threads):
-        out = tmp_path / str(number) / "out.gguf"
-        converted(TINY, out, "--to", "q3_k_m", "--calib", *text, "--threads", number)
-        found.add(hashlib.sha256(out.read_bytes()).hexdigest())
-    assert len(found) == 1
+    assert by_threads(known, threads) == by_threads(known, 2)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ def read(files: Files, config: Mapping[str, Any]) -> Tokenizer:
     return read_tokenizer(files.get, config, ENCODER)
 
 
-def agree(files: Files, config: Mapping[str, Any], folder: Path, least: int) -> None:
-    """At least `least` texts, and all words, get the source's ids in llama.cpp and rebuilt from the entries."""
+def agree(files: Files, config: Mapping[str, Any], folder: Path, least: int) -> Tokenizer:
+    """What was read; at least `least` texts, and all words, get the source's ids in llama.cpp and rebuilt from it."""
     tokenizer = read(files, config)
     source, chosen = open_source_tokenizer(files.get, config), comparable(tokenizer.metadata, files.get, config)
     texts = (*chosen.texts, *chosen.words[:2000])
@@ -47,6 +47,7 @@ def agree(files: Files, config: Mapping[str, Any], folder: Path, least: int) -> 
     compared = check_tokenizer(tokenizer.metadata, files.get, config)
     assert compared.ok, (compared.difference, compared.problems)
     assert compared.total == len(chosen.texts)
+    return tokenizer
 
 
 @needs_reality
@@ -65,8 +66,7 @@ def test_xlm_roberta_splits_as_published(tmp_path: Path) -> None:
     said = {entry.key: entry for entry in read_gguf(XLM).metadata}
     files = xlm_files(said)
     config = {"model_type": "xlm-roberta", "vocab_size": 250048, "type_vocab_size": 1}
-    agree(files, config, tmp_path, 1850)
-    written = {entry.key: entry for entry in read(files, config).metadata}
+    written = {entry.key: entry for entry in agree(files, config, tmp_path, 1850).metadata}
     for key in ("scores", "token_type", "precompiled_charsmap", "remove_extra_whitespaces", "add_space_prefix"):
         name = f"tokenizer.ggml.{key}"
         assert list(written[name].items()) == list(said[name].items())
