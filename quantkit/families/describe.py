@@ -280,7 +280,12 @@ def _pooling(read_file: ReadFile) -> int | None:
     paths = _modules(read_file, "Pooling")
     if not paths or not re.fullmatch(r"\w[\w.-]*", paths[0]):
         return None
-    pooling = _parsed(read_file(f"{paths[0]}/config.json"), dict)
+    said = read_file(f"{paths[0]}/config.json")
+    if said is None:
+        what = f"{paths[0]}/config.json is missing, which says how vectors are pooled: modules.json names it"
+        hint = "fetch the folders inside the checkpoint's, too"
+        raise InputError(what, path=f"{paths[0]}/config.json", hint=hint)
+    pooling = _parsed(said, dict)
     for key, value in POOLING.items():
         if pooling.get(key) is True or pooling.get("pooling_mode") == key:
             return value

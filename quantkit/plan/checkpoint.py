@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from quantkit import qtypes
-from quantkit.errors import RecipeError, UnsupportedError
+from quantkit.errors import RecipeError, UnsupportedError, UsageError
 from quantkit.families.describe import find_family
 from quantkit.families.known import folds_of
 from quantkit.families.linears import in_block, outline, require_served, require_walked, source_of
@@ -38,6 +38,7 @@ from quantkit.recipes.recipe import Recipe
 from quantkit.recipes.rules import Keep, Subject
 from quantkit.source import Checkpoint
 from quantkit.source.restored import RestoredCheckpoint
+from quantkit.source.shards import MAX_SHARDS
 from quantkit.tensors import TensorInfo
 from quantkit.untrusted import listed, shown
 from quantkit.version import __version__
@@ -73,7 +74,7 @@ def plan_checkpoint(
     drafts = list(_drafts(tensors, rounded, found, dtype, kv_cache=recipe.kv_cache))
     core = _core(recipe, tuple(rounded.values()), inputs)
     making = {"quantkit.recipe": utf8(recipe.label).decode(), "quantkit.plan": core}
-    shards = split_shards([t.entry for draft in drafts for t in draft.outputs], options.shard_bytes, making)
+    shards = _sharded(drafts, options.shard_bytes, making)
     written = replace(_written(rounded, plain, recipe), beside=found.beside, tensorrt=options.tensorrt)
     sides = _side_files(checkpoint, named_in(checkpoint.config, dtype), shards, written, container, options.card)
     files = (*(PlannedFile(s.name, s.header.data, s.header.nbytes) for s in shards), *sides)
@@ -119,6 +120,17 @@ def _only_copied(checkpoint: Checkpoint, recipe: Recipe) -> bool:
     except UnsupportedError:
         return text_family(checkpoint.config)[1] is not None  # the language model inside is of a family
     return family.unserved is not None or bool(turned_matrices(family, checkpoint.tensors()))  # are left to lie so
+
+
+def _sharded(drafts: Sequence[Unit], limit: int, making: Mapping[str, str]) -> tuple[Shard, ...]:
+    """The shards of all tensors. Raises UsageError for more of them than checkpoints are read in."""
+    tensors = [tensor for draft in drafts for tensor in draft.outputs]
+    shards = split_shards([tensor.entry for tensor in tensors], limit, making)
+    if len(shards) > MAX_SHARDS:
+        what = f"{len(shards):,} shards, of which at most {MAX_SHARDS:,} are read again"
+        least = -(-sum(tensor.nbytes for tensor in tensors) // (MAX_SHARDS << 30)) + 1  # they are not filled evenly
+        raise UsageError(what, key="max_shard_size", hint=f"larger ones: --max-shard-size {least}GiB")
+    return shards
 
 
 def _require_plain(

@@ -14,7 +14,7 @@ from row_headers import headers
 from test_families_errors import Infos, info, moe, tiny, without
 
 from quantkit.errors import InputError, UnsupportedError
-from quantkit.families.describe import find_family
+from quantkit.families.describe import _pooling, find_family
 from quantkit.families.heads import headed
 from quantkit.families.known import known_families
 from quantkit.families.linears import outline
@@ -60,6 +60,15 @@ def test_others_that_read_both_ways_are_refused(architecture: str) -> None:
     for config in ({"use_bidirectional_attention": True}, {"text_config": {"use_bidirectional_attention": True}}):
         with pytest.raises(UnsupportedError, match=r"both directions|no families match"):
             find_family({"architectures": [architecture], **config})
+
+
+def test_a_file_that_says_how_vectors_are_pooled_is_missed() -> None:
+    """Folders inside a checkpoint's are often not fetched with it."""
+    modules = json.dumps([{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]).encode()
+    with pytest.raises(InputError, match=r"1_Pooling/config\.json is missing, which says how vectors are pooled"):
+        _pooling({"modules.json": modules}.get)
+    for said, kind in ((b'{"pooling_mode": "cls"}', 2), (b'{"pooling_mode_lasttoken": true}', 3)):
+        assert _pooling({"modules.json": modules, "1_Pooling/config.json": said}.get) == kind
 
 
 def test_matrices_after_pooling_are_told_of() -> None:

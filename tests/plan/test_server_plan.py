@@ -15,12 +15,13 @@ from headers import checkpoint_of
 from llama_folder import shapes, store, weights, write
 
 from quantkit.cli.main import main
-from quantkit.errors import RecipeError, UnsupportedError
+from quantkit.errors import RecipeError, UnsupportedError, UsageError
 from quantkit.families.hparams import NESTED, part_of
 from quantkit.families.linears import outline
 from quantkit.formats.containers.packed import as_stored
 from quantkit.formats.safetensors.reader import read_safetensors
-from quantkit.plan.base import Plan
+from quantkit.plan import checkpoint as planner
+from quantkit.plan.base import STANDARD, Plan
 from quantkit.plan.checkpoint import plan_checkpoint
 from quantkit.plan.dtypes import KEYS, computed_in, named_in
 from quantkit.recipes.read import load_recipe, recipe_names
@@ -35,6 +36,19 @@ LLAMA: dict[str, Any] = {
     "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
 }  # fmt: skip
 FALLING = [name for name in recipe_names() if load_recipe(name).weights.fallback]
+
+
+def test_no_more_shards_are_planned_than_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, options = llama(**SMOLLM), replace(STANDARD, shard_bytes=1 << 20)
+    shards = [f for f in plan_checkpoint(source, load_recipe("fp8"), options).files if f.name.endswith(".safetensors")]
+    monkeypatch.setattr(planner, "MAX_SHARDS", len(shards))
+    assert plan_checkpoint(source, load_recipe("fp8"), options)
+    monkeypatch.setattr(planner, "MAX_SHARDS", len(shards) - 1)
+    with pytest.raises(
+        UsageError, match=f"{len(shards)} shards, of which at most {len(shards) - 1} are read"
+    ) as caught:
+        plan_checkpoint(source, load_recipe("fp8"), options)
+    assert "--max-shard-size" in (caught.value.hint or "")
 
 
 def llama(**sizes: int) -> MemoryCheckpoint:
