@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from quantkit.calibration.inputs import Inputs, scratch_for
 from quantkit.errors import OF_ONE, QuantkitError
-from quantkit.filling.blocks import round_blocks
-from quantkit.filling.coverage import check_experts, check_ranks
 from quantkit.filling.layers import announce_resume, copy_the_rest, round_plainly
 from quantkit.filling.slabs import fill_slabs, fill_the_rest
 from quantkit.filling.work import Work
@@ -45,6 +43,9 @@ def _fill_layers(work: Work, inputs: Inputs | None, coverage: float | None) -> N
     """Layers first, with inputs or without, then everything else."""
     announce_resume(work)
     if work.plan.way == "blocks":
+        from quantkit.filling.blocks import round_blocks  # for files made with text alone
+        from quantkit.filling.coverage import check_experts, check_ranks
+
         assert inputs is not None, work.plan.recipe
         round_blocks(work, inputs, scratch_for(inputs.spec, work.job.folder))
         check_ranks(work)

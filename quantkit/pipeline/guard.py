@@ -13,7 +13,6 @@ from quantkit.calibration.inputs import Inputs
 from quantkit.calibration.text.samples import Samples
 from quantkit.errors import GateError, UsageError
 from quantkit.evaluation.corpus import Batch, Corpus, Cutting
-from quantkit.evaluation.figures import estimate
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished
 from quantkit.pipeline.prepared import Prepared
@@ -77,6 +76,7 @@ def guard(prepared: Prepared, plan: Plan, paths: Sequence[Path], threads: int | 
 
 def _lost(sides: tuple[Side, Side], text: Samples, threads: int | None, emit: Sink) -> dict[str, Any]:
     """Tokens, and the KL divergence of the second side from the first on a text."""
+    from quantkit.evaluation.figures import estimate  # for files with a bound alone
     from quantkit.evaluation.measure import measure  # torch
 
     corpus = corpus_of_samples(text)

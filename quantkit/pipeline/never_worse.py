@@ -13,14 +13,12 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantkit.calibration.inputs import Inputs
 from quantkit.calibration.text.samples import Samples
-from quantkit.evaluation.figures import DOCUMENTS, estimate
-from quantkit.evaluation.scores import F64
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageFinished, StageStarted, Warned
 from quantkit.families.known import family_named
@@ -36,6 +34,9 @@ from quantkit.source import Checkpoint
 from quantkit.storage import Job, Record
 from quantkit.tensors import U8
 from quantkit.units import counted
+
+if TYPE_CHECKING:
+    from quantkit.evaluation.scores import F64
 
 STAGE = "guard"
 TOKENS = 4096  # of text that was not calibrated with, that both files are measured on
@@ -139,6 +140,8 @@ def _measured(
 
 def _in_turn(text: Samples) -> tuple[Samples, ...]:
     """The windows that are measured on first, and those that are where these leave doubt."""
+    from quantkit.evaluation.figures import DOCUMENTS  # for files with feedback alone
+
     count, seqlen = text.tokens.shape
     first = max(DOCUMENTS, -(-FIRST_TOKENS // seqlen))
     return (text,) if count <= first else (text.cut(0, first), text.cut(first, count))
@@ -146,6 +149,8 @@ def _in_turn(text: Samples) -> tuple[Samples, ...]:
 
 def _figures(ours: F64, theirs: F64) -> dict[str, Any]:
     """FIGURES of the divergences of both files, (windows, tokens) each."""
+    from quantkit.evaluation.figures import estimate
+
     windows = np.indices(ours.shape)[0].reshape(-1)
     difference = estimate((ours - theirs).reshape(-1), windows)
     found = (ours.size, float(ours.mean()), float(theirs.mean()), difference.value, difference.error or 0.0)

@@ -19,7 +19,6 @@ import numpy as np
 from quantkit.calibration.inputs import open_calibration_model, scratch_for
 from quantkit.calibration.text.samples import Samples
 from quantkit.errors import InterruptedRunError
-from quantkit.evaluation.figures import estimate
 from quantkit.events import BlockProgress, Sink, StageFinished, StageStarted
 from quantkit.pipeline.never_worse import is_classic
 from quantkit.pipeline.prepared import Prepared
@@ -65,6 +64,8 @@ def refit_norms(prepared: Prepared, plan: Plan, job: Job, emit: Sink, stop: Call
         _enter(units, job, {"kept": SOURCE, "why": "no finite predictions"})
         emit(StageFinished(STAGE, time.monotonic() - start, "no finite predictions: norms stay as they are"))
         return
+    from quantkit.evaluation.figures import estimate  # for fitted norms alone
+
     change = estimate(found.after - found.before, np.arange(len(found.before)))
     error = change.error or 0.0
     better = change.value < -error
