@@ -175,6 +175,13 @@ T5 = Family(
     }),
     folds=FOLDS,
 )  # fmt: skip
+
+
+def other_in_the_server(hparams: Hparams) -> str | None:
+    """llama_encode of llama.h gives the vectors of transformers, llama-server others (xllamacpp 2026.10)."""
+    return "llama-server gives other vectors than this encoder; programs that call llama_encode give its own"
+
+
 T5_ENCODER = replace(
     T5,
     name="t5_encoder",
@@ -187,6 +194,7 @@ T5_ENCODER = replace(
     keys=(*SIZES, *ATTENTION),
     derive=(mlp_kind,),
     folds=ENCODER_FOLDS,
+    assumes=(*T5.assumes, other_in_the_server),
     embeds=True,
     spellings=(Rename(r"^transformer\.", ""),),
 )
