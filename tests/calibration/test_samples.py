@@ -145,9 +145,9 @@ def test_random_windows_come_behind_and_say_a_little_of_everything(bos: int | No
 
 
 @pytest.mark.parametrize(("windows", "shipped", "random", "others"), [
-    (128, 16, 16, 16), (128, 3, 29, 3), (128, None, 32, 0), (9, 1, 2, 1), (4, 1, 1, 0), (1, 1, 1, 0),
+    (128, 60, 16, 48), (128, 16, 16, 16), (128, 3, 29, 3), (128, None, 32, 0), (9, 4, 2, 3), (4, 1, 1, 1), (2, 1, 1, 0),
 ])  # fmt: skip
-def test_a_quarter_more_is_half_random_and_half_of_the_shipped_text(
+def test_half_as_many_more_are_random_tokens_and_the_shipped_text(
     windows: int, shipped: int | None, random: int, others: int
 ) -> None:
     samples = samples_of(np.zeros((windows, 8), np.int32))

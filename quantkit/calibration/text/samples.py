@@ -18,7 +18,9 @@ from quantkit.units import counted
 I32 = NDArray[np.int32]
 
 MAX_SEEN = 4096  # fingerprints in a record
-WIDER = 0.25  # of the windows, more of something else: docs/benchmarks.md, feedback inside K-quant blocks
+# Of the windows, more of something else: random tokens, the shipped text, and both together at least
+# (docs/benchmarks.md, a real model).
+RANDOM, SHIPPED, WIDER = 0.125, 0.375, 0.25
 Encoder = Callable[[str], list[int]]
 
 
@@ -264,8 +266,8 @@ def _seen(texts: Texts, held: Sequence[tuple[int, int]]) -> tuple[str, ...]:
 
 
 def widened(samples: Samples, size: int, shipped: Samples | None) -> Samples:
-    """These samples and, behind them, a quarter as many windows of what they may lack: random tokens and, where it is
-    not among the samples, the shipped text, half and half.
+    """These samples and, behind them, half as many windows of what they may lack: a quarter of these of random tokens
+    and the others of the shipped text. Where that is among the samples, a quarter as many, of random tokens alone.
 
     Text of one kind leaves out most of what a model can read, and errors that are fed back gather where it is silent.
     """
@@ -276,14 +278,13 @@ def widened(samples: Samples, size: int, shipped: Samples | None) -> Samples:
 
 def widening(windows: int, shipped: Samples | None) -> tuple[int, int]:
     """How many windows of random tokens and of the shipped text, as far as there are some, go behind some of text."""
-    more = math.ceil(windows * WIDER)
     others = 0 if shipped is None else min(shipped_windows(windows), len(shipped.tokens))
-    return more - others, others
+    return max(math.ceil(windows * RANDOM), math.ceil(windows * WIDER) - others), others
 
 
 def shipped_windows(windows: int) -> int:
     """How many windows of the shipped text go behind some of other text."""
-    return math.ceil(windows * WIDER) // 2
+    return int(windows * SHIPPED)
 
 
 def with_random(samples: Samples, size: int, count: int) -> Samples:

@@ -29,6 +29,7 @@ from quantkit.units import counted
 # windows teach long contexts, and are worth their time only with documents that fill them.
 SAMPLES, SEQLEN = 128, 512
 FISHER_TOKENS = 1 << 14  # of all the text that gradients are taken of: more change little
+WIDENING_TOKENS = 1 << 15  # of the shipped text that widens other text
 ELSEWHERE_TOKENS = 1 << 13  # of text of other kinds that what types cost is judged by, too
 FISHER_SHARE = 8  # tokens for each dimension of the gradients of an embedding: twice as many change little
 REFIT_STEPS, REFIT_STEP_TOKENS = 30, 2048  # that norms are fitted in: half the steps gain half, docs/benchmarks.md
@@ -101,12 +102,14 @@ def prepare_samples(checkpoint: Checkpoint, spec: CalibrationSpec, emit: Sink = 
 
 
 def shipped_samples(checkpoint: Checkpoint, spec: CalibrationSpec, windows: int) -> Samples | None:
-    """Windows of the shipped text to go behind so many of other text, conversations written as plain dialogue.
+    """Windows of the shipped text to go behind so many of other text, conversations written as plain dialogue; at most
+    WIDENING_TOKENS, so that most of it is left to judge by.
 
     None where it is among the data, and where it cannot be run: it is shorter than a window, or the tokenizer makes
     tokens of it that have no embedding.
     """
-    count = shipped_windows(windows)
+    seqlen = window_length(checkpoint, spec.seqlen, SEQLEN, "seqlen")
+    count = min(shipped_windows(windows), WIDENING_TOKENS // seqlen)
     return _shipped(checkpoint, spec, count) if count else None
 
 
