@@ -117,9 +117,15 @@ class Written:
         """What stays as it is, for loaders that compare names from their beginning or to their end: the model around a
         language model has the other parts below "model." in memory, and the blocks elsewhere, whatever the checkpoint's
         names are."""
-        places = filter(None, map(self.place, self.plain))
-        names = (*self.plain, *places, *self.plain_experts, *self.beside, *map(_below_model, self.beside))
-        return tuple(dict.fromkeys(names))
+        experts, beside = self.plain_experts, map(_below_model, self.beside)
+        return tuple(dict.fromkeys((*self.plain, *self.places, *experts, *self.beside, *beside)))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The places of layers that stay as they are, where they have one; experts as one where all of them stay."""
+        experts = self.plain_experts
+        names = (*(name for name in self.plain if not experts or EXPERTS not in name), *experts)
+        return tuple(dict.fromkeys(filter(None, map(self.place, names))))
 
 
 def _below_model(part: str) -> str:

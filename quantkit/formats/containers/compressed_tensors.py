@@ -67,19 +67,19 @@ def _config(written: Written) -> dict[str, Any]:
     for layout in rare[:-1]:
         names = [n for n in by_layout[layout] if EXPERTS not in n or not groups]
         if names:
-            groups[tuple(sorted(_target(name, written) for name in names))] = layout
+            targets = (_wherever(place) if (place := written.place(name)) else name for name in names)
+            groups[tuple(sorted(targets))] = layout
     groups[("Linear",)] = rare[-1]
     stacks = (ALL_EXPERTS,) if written.plain_experts else ()  # of which vLLM asks by the names of single experts
-    plain = tuple(_target(name, written) for name in written.plain)
-    ignore = (*plain, *stacks, *(f"re:.*{name.rpartition('.')[2]}.*" for name in written.beside))
+    beside = (f"re:.*{name.rpartition('.')[2]}.*" for name in written.beside)
+    ignore = (*written.plain, *map(_wherever, written.places), *stacks, *beside)
     return quantization_config(groups, ignore=ignore, kv_cache=written.kv_cache)
 
 
-def _target(module: str, written: Written) -> str:
-    """What means this layer, wherever it lies in memory. Parts beside the language model are named by `ignore`, which
-    counts first."""
-    place = written.place(module)
-    return rf"re:(?:.*\.)?{re.escape(place)}$" if place else module
+def _wherever(place: str) -> str:
+    """What means a layer wherever its blocks lie in memory. Parts beside the language model are named by `ignore`,
+    which counts first."""
+    return rf"re:(?:.*\.)?{re.escape(place)}$"
 
 
 def _sides(written: Written) -> dict[str, dict[str, Any]]:
