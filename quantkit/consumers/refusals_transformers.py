@@ -229,6 +229,12 @@ RULES_OF_TRANSFORMERS = (
         refuses=False,
     ),
     Rule(
+        "transformers", "8-bit-on-cpus",
+        shapes(lambda m, tp: m.stored_as(BITSANDBYTES) and m.traits.bits == 8 and m.name.endswith(".kv_b_proj")),
+        "on CPUs bitsandbytes stops at kv_b_proj, whose inputs have an axis more than it takes", "a GPU, or --to w8a16",
+        f"run: {TRANSFORMERS}, bitsandbytes 0.50.2", refuses=False,
+    ),
+    Rule(
         "transformers", "absent", unopened(by_vllm=True), ABSENT_REASON, ELSEWHERE, f"run: {TRANSFORMERS}",
     ),
     Rule(

@@ -117,6 +117,13 @@ def mixers(architecture: str) -> Subject:
     return replace(made, modules=(first, *made.modules[1:]))
 
 
+def latent(layout) -> Subject:
+    """A model that keeps keys and values as one narrow vector for all heads."""
+    made = model(layout)
+    first = replace(made.modules[0], name="model.layers.0.self_attn.kv_b_proj", role=Role.OTHER)
+    return replace(made, modules=(first, *made.modules[1:]))
+
+
 def renamed(start: str, made: Subject) -> Subject:
     """The same with a beginning before the names of its layers."""
     return replace(made, modules=tuple(replace(m, name=start + m.name) for m in made.modules))
@@ -255,6 +262,7 @@ EXAMPLES = {
         model(NATIVE, architecture="HrmTextForCausalLM"), model(FP8, architecture="HrmTextForCausalLM")
     ),
     "transformers/4-bit-on-cpus": Example(model(NF4, inner=4096 + 32), model(NF4)),
+    "transformers/8-bit-on-cpus": Example(latent(BitsandbytesLayout(RowInt8())), latent(NF4)),
     "transformers/gates-joined": Example(
         model(W4A16, architecture="MiniMaxM3SparseForCausalLM"), model(FP8, architecture="MiniMaxM3SparseForCausalLM")
     ),
