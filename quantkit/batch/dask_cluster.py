@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from quantkit.storage import probe_file
 from quantkit.version import __version__
 
 if TYPE_CHECKING:
-    from distributed import Client, Security
+    from distributed import Client, LocalCluster, Security
 
 CONNECT_S = 10.0
 ANSWER_S = 30.0  # for workers to say what they see
@@ -107,8 +107,19 @@ def _own_cluster(setup: Setup) -> Iterator[Client]:
             n_workers=workers(setup), threads_per_worker=1, host=LOOPBACK, dashboard_address=None,
             security=Security.temporary(), protocol="tls://", silence_logs=50,
         )  # fmt: skip
-        with cluster, Client(cluster, set_as_default=False) as client:
+        with _closed(cluster), Client(cluster, set_as_default=False) as client:
             yield client
+
+
+@contextmanager
+def _closed(cluster: LocalCluster) -> Iterator[None]:
+    """Close a cluster at the end. Where a worker died before its cluster has read that it came, Dask 2026.8 fails on
+    the missing name, and says so when all has ended."""
+    try:
+        yield
+    finally:
+        with suppress(KeyError):
+            cluster.close()
 
 
 def _security(setup: Setup) -> Security:

@@ -12,7 +12,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -190,19 +190,36 @@ def test_a_result_that_is_lost_with_its_worker_is_waited_for_again(tmp_path: Pat
 # On a cluster.
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A scheduler and two workers of one thread, as somebody else has started them."""
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A scheduler and workers of one thread (two, or as many as the test says), as somebody else has started them.
+
+    Where a worker dies before its cluster has read that it came, Dask 2026.8 fails on the missing name and says so at
+    the end of its ``close``, when all has ended: a fault of its bookkeeping, which none of this asks.
+    """
     import dask
 
     with (
+        suppress(KeyError),
         dask.config.set({"distributed.scheduler.allowed-failures": 20}),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50,
-            memory_limit="1GiB",
+            n_workers=getattr(request, "param", 2), threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
+            silence_logs=50, memory_limit="1GiB",
         ) as found,
     ):  # fmt: skip
         yield found
+
+
+@pytest.mark.parametrize(("raised", "seen"), [(KeyError, False), (OSError, True)])
+def test_a_worker_that_died_young_is_no_error_at_the_end(raised: type[Exception], seen: bool) -> None:
+    """Of our own cluster, in the same way as above."""
+
+    class Closing:
+        def close(self) -> None:
+            raise raised("tcp://127.0.0.1:1")
+
+    with pytest.raises(raised) if seen else nullcontext(), dask_cluster._closed(Closing()):
+        pass
 
 
 class Killer(threading.Thread):
@@ -265,10 +282,9 @@ def test_a_task_that_fits_no_worker_is_said_before_anything_begins(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("cluster", [1], indirect=True)
 def test_no_worker_is_given_more_than_it_has_and_a_stop_saves(cluster: Any, tmp_path: Path) -> None:
     """Tasks of 0.6 of a worker's memory: one at a time on each, and one of twice its memory never begins."""
-    cluster.scale(1)
-    cluster.wait_for_workers(1)
     tasks, told = expanded(matrix(tmp_path, 4), place="dask", address=cluster.scheduler_address)
     room = 1 << 30
     tasks = [replace(task, needs=Needs(memory_bytes=room * 6 // 10)) for task in tasks]
