@@ -11,6 +11,7 @@ import importlib
 import json
 import random
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -247,10 +248,11 @@ def hub(file: str | None, *, headers: bool = False) -> Callable[[Path], tuple[m.
 
     def make(folder: Path) -> tuple[m.Mutator, Callable[[bytes], object]]:
         http: ModuleType = importlib.import_module(HTTPError.__module__.partition(".")[0])
-        cache = folder / "cache"
 
         def read(data: bytes) -> object:
-            shutil.rmtree(cache, ignore_errors=True)
+            for old in folder.iterdir():
+                shutil.rmtree(old, ignore_errors=True)
+            cache = Path(tempfile.mkdtemp(dir=folder))  # huggingface_hub remembers lists of files by folder
             table = json.loads(data)
             seen = Seen()
             try:
@@ -264,7 +266,7 @@ def hub(file: str | None, *, headers: bool = False) -> Callable[[Path], tuple[m.
             finally:
                 seen.require_sane()
             assert cache.resolve() in found.resolve().parents, "outside of the cache"
-            assert [path.name for path in folder.iterdir()] == ["cache"], "files outside of the cache"
+            assert [*folder.iterdir()] == [cache], "files outside of the cache"
             return found
 
         return mutate, read

@@ -60,10 +60,13 @@ def test_pieces_of_a_text_are_the_text(tmp_path: Path) -> None:
         assert two == pytest.approx(whole[[2, 5]], abs=CACHE)
 
 
-def test_a_process_that_dies_is_an_error(tmp_path: Path) -> None:
-    """llama.cpp ends its process where an assertion fails: not ours."""
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_process_that_dies_is_an_error(tmp_path: Path, gone: bool) -> None:
+    """llama.cpp ends its process where an assertion fails: not ours. What was to be told it then is left behind."""
     with closing(LlamaCpp(converted(tmp_path, "f32"), 1)) as engine:
         engine._process.kill()
+        if gone:
+            engine._process.wait()
         with pytest.raises(VerificationError, match=r"llama\.cpp (is gone|does not tokenize a text): it ended with -9"):
             engine.tokenize("a")
 

@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -161,5 +162,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
-            with stream:
-                pass
+            with suppress(BrokenPipeError):  # of what it was not told any more
+                stream.close()
