@@ -7,11 +7,17 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from numba import njit
-from numba.core.caching import FunctionCache
+from numba.core import caching
 from numba.core.runtime import rtsys
 
+# What numba raises where it unpickles a damaged file of its cache: that may ask for anything by any name.
+DAMAGED = (
+    caching.pickle.UnpicklingError, ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError,
+    MemoryError, NameError, RuntimeError, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
 
-class KeptCache(FunctionCache):  # type: ignore[misc]  # numba offers no other way
+
+class KeptCache(caching.FunctionCache):  # type: ignore[misc]  # numba offers no other way
     """Numba's cache, which is a help and no more: what cannot be written or read back is compiled again.
 
     Reading machine code needs numba's runtime, and nothing of what compiling needs: a hundred modules about everything
@@ -25,8 +31,14 @@ class KeptCache(FunctionCache):  # type: ignore[misc]  # numba offers no other w
 
     @contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:
-        with suppress(OSError, EOFError, ValueError):
+        """Around each reading and each writing. What a damaged index says is forgotten, or it would stay damaged."""
+        try:
             yield
+        except OSError:
+            return
+        except DAMAGED:
+            with suppress(OSError):
+                self._cache_file.flush()
 
 
 def keep(dispatcher: Any, function: Callable[..., Any], cache: type[KeptCache] = KeptCache) -> Any:

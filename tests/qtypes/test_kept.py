@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,37 @@ def test_code_that_is_read_back_needs_nothing_of_what_compiling_needs(
 ) -> None:
     """A hundred modules that the compiler imports: a tenth of a second."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-
-    def widened() -> list[str]:
-        return subprocess.run([sys.executable, "-c", READ], check=True, capture_output=True, text=True).stdout.split()
-
     compiled, read = widened(), widened()
     assert compiled[0] == read[0]
     assert (compiled[1], read[1]) == ("True", "False")
+
+
+def widened() -> list[str]:
+    """The sum of some widened numbers, and whether they were widened by code that was compiled just now."""
+    return subprocess.run([sys.executable, "-c", READ], check=True, capture_output=True, text=True).stdout.split()
+
+
+DAMAGED: dict[str, Callable[[bytes], bytes]] = {
+    "nothing": lambda kept: b"",
+    "zeros": lambda kept: bytes(len(kept)),  # after a power cut
+    "a-half": lambda kept: kept[: len(kept) // 2],
+    "a-name-of-no-module": lambda kept: b"cno_such_module\nname\n.",
+}
+
+
+@pytest.mark.parametrize(("suffix", "how"), [
+    ("nbi", "zeros"), ("nbc", "a-half"),
+    *(pytest.param(suffix, how, marks=pytest.mark.slow) for suffix in ("nbi", "nbc") for how in DAMAGED),
+])  # fmt: skip
+def test_code_in_a_damaged_file_is_compiled_and_kept_again(
+    suffix: str, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    expected = widened()[0]
+    [path] = tmp_path.rglob(f"*.{suffix}")
+    path.write_bytes(DAMAGED[how](path.read_bytes()))
+    assert widened() == [expected, "True"]
+    assert widened() == [expected, "False"]
 
 
 def test_doctor_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
