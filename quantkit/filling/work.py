@@ -34,7 +34,7 @@ class Beside:
     active = False
 
     def begin(self) -> None:
-        """Before anything is read; the source is watched from here on."""
+        """Before anything is read to be filled in; the source is watched."""
 
     def enter(self, layer: int | None) -> None:
         """Before what of a layer is planned, None: outside of all, is filled."""

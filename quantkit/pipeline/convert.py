@@ -316,11 +316,10 @@ def quantize(
     `paranoid`: what an earlier run finished does not count.
     """
     require_unbound(request.max_kld)
-    prepared = with_text(prepare(request, None, emit, stop, hashing=True), emit)
     failed: dict[int, QuantkitError] = {}
-    folders = tuple(work / recipe.title for recipe in prepared.recipes)
     with ExitStack() as stack:
-        stack.callback(prepared.close)
+        prepared = with_text(stack.enter_context(prepare(request, None, emit, stop, hashing=True)), emit)
+        folders = tuple(work / recipe.title for recipe in prepared.recipes)
         jobs = [
             (plan, stack.enter_context(open_plan_job(prepared, plan, folder, fresh=paranoid)))
             for plan, folder in zip(prepared.plans, folders, strict=True)

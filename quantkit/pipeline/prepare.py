@@ -90,10 +90,10 @@ def prepare(
         held.callback(checkpoint.close)
         hasher = held.enter_context(SourceHasher(checkpoint.files())) if hashing else None
         prepared = replace(_plan_all(request, checkpoint, (recipes, tuning), stem, emit), hasher=hasher)
+        for code, message in dict.fromkeys(warning for p in prepared.plans for warning in p.warnings):
+            if code not in said:
+                emit(Warned(code, message))
         held.pop_all()
-    for code, message in dict.fromkeys(warning for p in prepared.plans for warning in p.warnings):
-        if code not in said:
-            emit(Warned(code, message))
     return prepared
 
 

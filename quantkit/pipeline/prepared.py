@@ -140,7 +140,6 @@ def with_text(prepared: Prepared, emit: Sink) -> Prepared:
     left = [number for number in range(len(prepared.plans)) if number not in lacking]
     refused = (*prepared.refused, *((prepared.recipes[number].name, lacking[number]) for number in lacking))
     if all(prepared.plans[number].is_encoder for number in left):
-        prepared.close()
         raise refused[0][1]
     for name, error in refused:
         emit(Warned("refused", error.message if name in error.message else f"{name}: {error.message}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 
 import quantkit
 from quantkit.blocksums import LEAST_BYTES, BlockSums
-from quantkit.errors import InputError, InterruptedRunError
-from quantkit.events import Event, StageStarted, TensorProgress
+from quantkit.errors import InputError, InterruptedRunError, RecipeError
+from quantkit.events import Event, StageStarted, TensorProgress, Warned
 from quantkit.families.model import Model
 from quantkit.filling.hashing import SourceHasher
 from quantkit.plan.describe import describe_source
@@ -124,7 +125,29 @@ def test_nothing_is_hashed_for_a_plan_that_fails(model: Path, monkeypatch: pytes
     monkeypatch.setattr("quantkit.pipeline.prepare.describe_source", described)
     with pytest.raises(InputError, match="no model"):
         quantkit.convert(quantkit.Request(str(model), recipes=("bf16",)))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hash")]
+    assert not hashing_threads()
+
+
+@pytest.mark.parametrize("code", ["needs-calibration", "refused", ""])
+@pytest.mark.parametrize("make", [quantkit.convert, quantkit.quantize])
+def test_nothing_is_hashed_once_a_listener_or_a_lack_of_text_has_ended_it(
+    make: Callable[..., object], code: str, model: Path, tmp_path: Path
+) -> None:
+    """Of two recipes the one that wants text is told of, of one alone it is an error."""
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Warned) and event.code == code:
+            raise InterruptedError(code)
+
+    request = quantkit.Request(str(model), recipes=("w4a16", "bf16") if code else ("w4a16",))
+    place = quantkit.Output(out=tmp_path / "out") if make is quantkit.convert else tmp_path / "out"
+    with pytest.raises(InterruptedError if code else RecipeError, match=code or "needs calibration text"):
+        make(request, place, emit=hear)
+    assert not hashing_threads()
+
+
+def hashing_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("hash")]
 
 
 @pytest.mark.parametrize("nbytes", [1, LEAST_BYTES - 1, LEAST_BYTES, 3 * LEAST_BYTES + 5])
