@@ -102,7 +102,7 @@ def plan_sensitivity(
     with _prepared(request, emit, headers=True) as prepared:
         subject = _subject(prepared, out, force, write=False)
         facts, types = facts_of(subject), candidates(subject.plan)
-        elsewhere = facts["elsewhere"]["tokens"] if facts["elsewhere"] else 0
+        elsewhere = facts["elsewhere"].tokens if facts["elsewhere"] else 0
         tokens = facts["learned_tokens"] + 2 * (facts["judged_tokens"] + elsewhere)
         costs = estimate(subject.plan, threads=request.threads, tokens=tokens)
         return SensitivityPlan(

@@ -27,7 +27,7 @@ from quantkit.source.evened import evened
 from quantkit.source.identity import Origin
 from quantkit.tuning.candidates import candidates, nbytes_of
 from quantkit.tuning.choose import spend
-from quantkit.tuning.record import CostRecord, OptionRecord, Sensitivity, read_sensitivity
+from quantkit.tuning.record import CostRecord, OptionRecord, Sensitivity, TextRecord, read_sensitivity
 from quantkit.tuning.target import Target, parse_target
 from quantkit.units import counted
 from quantkit.untrusted import shown
@@ -224,7 +224,7 @@ def facts_of(subject: Subject) -> dict[str, Any]:
         "recipe": subject.recipe.name,
         "method": subject.recipe.method.name,
         "calibration": _facts(record),
-        "elsewhere": None if subject.elsewhere is None else _facts(subject.elsewhere.record),
+        "elsewhere": None if subject.elsewhere is None else TextRecord(**_facts(subject.elsewhere.record)),
         "learned_tokens": learned.tokens.size,
         "judged_tokens": judged.tokens.size,
     }
@@ -237,7 +237,7 @@ def _halves(inputs: Inputs) -> tuple[Samples, Samples]:
     return halves
 
 
-def _facts(record: DataRecord) -> dict[str, object]:
+def _facts(record: DataRecord) -> dict[str, Any]:
     """Which text it was, without the numbers of its windows."""
     facts = asdict(record)
     return {key: facts[key] for key in ("name", "sha256", "seqlen", "tokens", "token_sha256")}

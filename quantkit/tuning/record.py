@@ -26,6 +26,16 @@ HINT = "the file is damaged or of another version: measure again with quantkit s
 Nats = Annotated[float, Meta(ge=0, le=1e9)]
 
 
+class TextRecord(Struct, frozen=True):
+    """Which text it was, without the numbers of its windows: its tokens, and hashes of both."""
+
+    name: Name
+    sha256: Sha256
+    seqlen: Positive
+    tokens: Positive
+    token_sha256: Sha256
+
+
 class OptionRecord(Struct, frozen=True, rename={"nbytes": "bytes"}, omit_defaults=True):
     """A type, the bytes that the tensor takes with it, and the KL divergence that it adds, in nats per token: on text
     like that of the calibration, and `elsewhere`, where that was measured."""
@@ -68,7 +78,7 @@ class Sensitivity(Struct, frozen=True, dict=True, omit_defaults=True):
     judged_tokens: Positive
     tensors: tuple[CostRecord, ...]
     standard_error: Nats | None = None
-    elsewhere: dict[str, Any] | None = None
+    elsewhere: TextRecord | None = None
     elsewhere_standard_error: Nats | None = None
 
     @cached_property
@@ -92,7 +102,7 @@ class Sensitivity(Struct, frozen=True, dict=True, omit_defaults=True):
         own = sum(cost.by_type[cost.type].elsewhere or 0.0 for cost in self.tensors)
         found = sum(self.by_name[name].by_type[one].elsewhere or 0.0 for name, one in types.items())
         error = _scaled(self.elsewhere_standard_error, found, own)
-        elsewhere = {**self.elsewhere, "predicted_kld": float(found), "standard_error": error}
+        elsewhere = {**msgspec.to_builtins(self.elsewhere), "predicted_kld": float(found), "standard_error": error}
         return {**facts, "calibration": self.calibration, "elsewhere": elsewhere}
 
     @property

@@ -22,7 +22,7 @@ from quantkit.pipeline.prepare import prepare
 from quantkit.pipeline.request import Request
 from quantkit.qtypes import base
 from quantkit.tuning.candidates import candidates, nbytes_of
-from quantkit.tuning.record import CostRecord, OptionRecord, Sensitivity, read_sensitivity
+from quantkit.tuning.record import CostRecord, OptionRecord, Sensitivity, TextRecord, read_sensitivity
 
 TEXT = TINY.parent / "calibration.jsonl"
 HASH = "0" * 64
@@ -47,10 +47,8 @@ def made_up(source: Path, *, method: str = "rtn", recipe: str = "q4_k_m") -> Sen
         tensors.append(
             CostRecord(name, str(unit.tensor.role), unit.tensor.layer, unit.tensor.shape, unit.word, options)
         )
-    text = {"name": "x"}
-    return Sensitivity(
-        model, {"name": source.name}, recipe, method, text, 64, 64, tuple(tensors), 1e-6, {"name": "y"}, 3e-6
-    )
+    text, other = {"name": "x"}, TextRecord("y", HASH, 64, 64, HASH)
+    return Sensitivity(model, {"name": source.name}, recipe, method, text, 64, 64, tuple(tensors), 1e-6, other, 3e-6)
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +376,8 @@ def test_costs_of_another_model_or_method_are_refused(costs: Path, tmp_path: Pat
         lambda body: body["tensors"][0].update(options=[]),
         lambda body: body["tensors"][0]["options"][0].pop("elsewhere"),
         lambda body: body.pop("elsewhere"),
+        lambda body: body["elsewhere"].pop("tokens"),
+        lambda body: body["elsewhere"].update(name=["y"]),
         lambda body: body.pop("model"),
     ],
 )

@@ -126,8 +126,8 @@ def _shipped(checkpoint: Checkpoint, spec: CalibrationSpec, count: int | None) -
 
 def shipped_beside(checkpoint: Checkpoint, spec: CalibrationSpec, known: Samples | None) -> Samples | None:
     """Windows of the shipped text, from all over it, that share no document with those `known`: text of many kinds that
-    nothing was calibrated with, a quarter as many windows as of the data and at most ELSEWHERE_TOKENS. None where there
-    is none left, where it is among the data, and where it cannot be run."""
+    nothing was calibrated with, a quarter of the windows that `spec` asks for and at most ELSEWHERE_TOKENS. None where
+    there is none left, where it is among the data, and where it cannot be run."""
     found = _shipped(checkpoint, spec, None)
     if found is None:
         return None
