@@ -174,7 +174,7 @@ class ManifestRecord(Struct, frozen=True, kw_only=True):
     artifact: tuple[FileRecord, ...]
     tokenizer_sha256: Sha256 | None
     tool: ToolRecord
-    model: dict[str, str]
+    model: dict[str, str | int]
     size: SizeRecord
     checks: tuple[CheckRecord, ...]
     warnings: tuple[WarningRecord, ...]

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import encoder_table
 import gguf
 import numpy as np
 import pytest
@@ -189,6 +190,18 @@ def test_the_same_command_again_finds_it_built(tmp_path: Path) -> None:
     assert again.stdout == first.stdout
     assert f"already built (sha256 {sha256(path)})" in again.stderr
     assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+@pytest.mark.parametrize("name", ["bert-mean", "xlm-roberta"])
+def test_files_of_models_that_pool_are_found_again_and_verify(name: str, tmp_path: Path) -> None:
+    """Their manifests say how they pool, which is a number."""
+    command = ("convert", encoder_table.build(name, tmp_path), "--to", "f32", "-o", tmp_path / "out")
+    first, again = quantkit(*command), quantkit(*command)
+    assert (first.status, again.status, again.stdout) == (0, 0, first.stdout), again.stderr
+    assert "already built" in again.stderr
+    path = Path(first.stdout.strip())
+    assert read_manifest(path.with_suffix(".manifest.json")).facts["model"]["pooling_type"] > 0
+    assert quantkit("verify", path).status == 0
 
 
 def test_an_output_that_differs_is_refused_and_untouched(tmp_path: Path) -> None:
