@@ -19,7 +19,7 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from quantkit.errors import InputError, UnsupportedError, UsageError
+from quantkit.errors import InputError, NonFiniteError, UnsupportedError, UsageError
 from quantkit.evaluation.engine_check import CHECKED, check_llama_cpp, check_served
 from quantkit.evaluation.opening import TORCH, require_engine
 from quantkit.evaluation.source_run import SourceRun
@@ -126,11 +126,17 @@ def verify_parts(
 
 
 def _in_engine(made: Made, run: SourceRun | None, options: VerifyOptions, emit: Sink) -> tuple[Check, ...]:
-    """What the engine that was asked for makes of an artifact."""
-    if options.engine == LLAMA_CPP:
-        return (check_llama_cpp(made.paths, run, options, emit),)
-    if options.engine and run is not None and made.served is not None:
-        return (check_served(made.served, run, options, emit),)
+    """What the engine that was asked for makes of an artifact; values that are no numbers are a look that failed,
+    beside those that tell which weights are damaged."""
+    if options.engine is None:
+        return ()
+    try:
+        if options.engine == LLAMA_CPP:
+            return (check_llama_cpp(made.paths, run, options, emit),)
+        if run is not None and made.served is not None:
+            return (check_served(made.served, run, options, emit),)
+    except NonFiniteError as error:
+        return (Check(options.engine, False, error.message),)
     return ()
 
 

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import encoder_table
+import gguf
 import pytest
 from commands import quantkit
 
@@ -95,6 +98,20 @@ def test_mistakes_of_the_writer_fail(
     found = checked(name, "q8_0", tmp_path)
     assert found.ok is False, found.detail
     assert found.data["own_turned"] > 2 * found.data["own_turned_limit"]
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    """The command as a whole: what cannot be run is a look that fails, beside the one that says which tensor."""
+    source, path = encoder_table.build("bert-mean", tmp_path), tmp_path / "made.gguf"
+    assert quantkit("convert", source, "-o", path, "--to", "q8_0", "--no-verify").status == 0
+    data = bytearray(path.read_bytes())
+    [at] = [t.data_offset for t in gguf.GGUFReader(path).tensors if t.name == "token_embd_norm.weight"]
+    data[at : at + 4] = struct.pack("<f", math.nan)
+    path.write_bytes(bytes(data))
+    outcome = quantkit("verify", path, "--against", source, "--engine", "llama.cpp")
+    assert outcome.status == 7, outcome.stderr
+    assert "worst token_embd_norm.weight" in outcome.stderr
+    assert "llama.cpp: llama.cpp: vectors that are no numbers" in outcome.stderr
 
 
 def test_what_runs_the_encoder_of_t5_otherwise_is_told(tmp_path: Path) -> None:
