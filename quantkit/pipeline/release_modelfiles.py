@@ -11,6 +11,7 @@ from quantkit.pipeline.gives import output_of
 from quantkit.pipeline.loaded_by import loaders_of
 from quantkit.pipeline.modelfile import MadeModelfile, ModelfileRequest, is_own, missing_in, write_modelfiles
 from quantkit.pipeline.release_files import role_of
+from quantkit.report.next_steps import WRITING
 
 
 def modelfiles_for(finished: Sequence[Finished], *, force: bool) -> tuple[MadeModelfile, ...]:
@@ -41,4 +42,4 @@ def _runs_in_ollama(one: Finished) -> bool:
     """Whether it is a language model in one file, which is what a Modelfile names."""
     if not one.gguf or one.encodes or one.adapts or len(one.manifest.artifact) > 1:
         return False
-    return output_of(one.manifest.facts["model"]) in ("text", "answers") and "ollama" in (loaders_of(one) or ())
+    return output_of(one.manifest.facts["model"]) in WRITING and "ollama" in (loaders_of(one) or ())
