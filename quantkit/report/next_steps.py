@@ -25,12 +25,19 @@ PYTHON_SIGHTS = (  # where the name of the class in config.json is none of trans
     'words = Tokenizer.from_pretrained(at); asked = words("Hello", return_tensors="pt").input_ids; '
     "print(words.decode(Model.from_pretrained(at).generate(asked, max_new_tokens=20)[0]))"
 )
+PYTHON_SCORES = 'from transformers import pipeline; print(pipeline("text-classification", model={model})("Hello"))'
 PYTHON_VECTORS = 'from transformers import pipeline; print(pipeline("feature-extraction", model={model})("Hello"))'
 
 
 # answers are texts of a decoder that reads an encoder, drafts are for the model that is run; sights and sounds are
 # texts, too, of what transformers opens with other loaders than that of language models
 Output = Literal["text", "sights", "sounds", "answers", "vectors", "scores", "drafts"]
+PYTHON_BY_OUTPUT: dict[Output, str] = {
+    "answers": PYTHON_ANSWER,
+    "vectors": PYTHON_VECTORS,
+    "scores": PYTHON_SCORES,
+    "sights": PYTHON_SIGHTS,
+}
 WRITING = ("text", "sights", "sounds", "answers")
 
 PUBLISHER = "local"  # of models that nobody published
@@ -76,7 +83,7 @@ def next_steps(
         return ()
     folder = shell_word(str(outputs[0]) if outputs[0].is_absolute() else f"./{outputs[0]}")
     parallel = f" --tensor-parallel-size {tp}" if tp > 1 else ""
-    code = {"answers": PYTHON_ANSWER, "vectors": PYTHON_VECTORS, "sights": PYTHON_SIGHTS}.get(gives, PYTHON)
+    code = PYTHON_BY_OUTPUT.get(gives, PYTHON)
     python = code.format(model=_literal(outputs[0]))
     servers = (
         ("vllm", f"vllm serve {folder}{parallel}"),

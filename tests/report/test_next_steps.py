@@ -66,6 +66,15 @@ def test_what_writes_no_text_is_not_asked_for_any() -> None:
     assert not {"t5", "llama", "qwen3"} & writing_none
 
 
+def test_what_judges_is_asked_for_scores() -> None:
+    """Families with a head of classes, whose files do not say how they pool; and what transformers says of one."""
+    told = {family.name for family in known_families() if output_of({"family": family.name}) == "scores"}
+    assert {"bert_classifier", "xlm_roberta_classifier", "modernbert_classifier", "neobert_classifier"} <= told
+    assert all(name.endswith("_classifier") for name in told)
+    [step] = next_steps([Path("out")], "m", ("transformers",), gives="scores")
+    assert "text-classification" in step.command
+
+
 @pytest.mark.parametrize(
     ("name", "program"),
     [

@@ -15,6 +15,7 @@ from quantkit.families.folds import Fold
 from quantkit.families.hparams import merged
 from quantkit.families.rows import Family
 
+CLASSES = "cls.output.weight"  # where llama.cpp has the head of a classifier or reranker
 DECODER = "dec."  # where llama.cpp has the blocks that read an encoder
 
 
@@ -36,6 +37,12 @@ def family_named(name: str) -> Family:
 def gives_no_text(name: object) -> bool:
     """Whether the family called `name` gives vectors or scores and no text."""
     return any(family.embeds for family in known_families() if family.name == name)
+
+
+def judges(name: object) -> bool:
+    """Whether the family called `name` ends in a head of classes, whose numbers are scores."""
+    found = (family for family in known_families() if family.name == name)
+    return any(row.target == CLASSES for family in found for row in family.outside)
 
 
 def drafts(name: object) -> bool:
