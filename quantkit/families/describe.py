@@ -262,7 +262,7 @@ def _hparams(
 
 def _modules(read_file: ReadFile, kind: str) -> list[str]:
     """The folders of the modules of a kind that sentence-transformers' modules.json lists."""
-    modules = _parsed(read_file("modules.json"), list)
+    modules = _parsed("modules.json", read_file("modules.json"), list)
     return [str(m.get("path")) for m in modules if isinstance(m, dict) and str(m.get("type")).endswith(kind)]
 
 
@@ -285,7 +285,7 @@ def _pooling(read_file: ReadFile) -> int | None:
         what = f"{paths[0]}/config.json is missing, which says how vectors are pooled: modules.json names it"
         hint = "fetch the folders inside the checkpoint's, too"
         raise InputError(what, path=f"{paths[0]}/config.json", hint=hint)
-    pooling = _parsed(said, dict)
+    pooling = _parsed(f"{paths[0]}/config.json", said, dict)
     for key, value in POOLING.items():
         if pooling.get(key) is True or pooling.get("pooling_mode") == key:
             return value
@@ -293,12 +293,19 @@ def _pooling(read_file: ReadFile) -> int | None:
     raise UnsupportedError(message, path=f"{paths[0]}/config.json", hint="known: mean, cls, lasttoken")
 
 
-def _parsed(data: bytes | None, kind: type) -> Any:
-    try:
-        parsed = json.loads(data or b"null")
-    except (ValueError, RecursionError):
+def _parsed(name: str, data: bytes | None, kind: type) -> Any:
+    """What the file `name` holds, an empty `kind` where there is none. Raises InputError for anything but JSON of this
+    kind: a model that pools otherwise than it says gives other vectors."""
+    if data is None:
         return kind()
-    return parsed if isinstance(parsed, kind) else kind()
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, kind):
+        what = f"{name}: no JSON {'list' if kind is list else 'object'}, and it says how vectors are pooled"
+        raise InputError(what, path=name, hint="the file is damaged: fetch it again")
+    return parsed
 
 
 def shape_of(hparams: Hparams) -> Shape:

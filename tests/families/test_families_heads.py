@@ -71,6 +71,16 @@ def test_a_file_that_says_how_vectors_are_pooled_is_missed() -> None:
         assert _pooling({"modules.json": modules, "1_Pooling/config.json": said}.get) == kind
 
 
+@pytest.mark.parametrize("damaged", [b"", b"{", b"\xff", b"null", b"7", b"[" * 5000])
+def test_a_damaged_file_that_says_how_vectors_are_pooled_is_refused(damaged: bytes) -> None:
+    """It was taken for a model that does not pool, or pools in a way that nobody knows."""
+    modules = json.dumps([{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]).encode()
+    with pytest.raises(InputError, match=r"modules\.json: no JSON list"):
+        _pooling({"modules.json": damaged}.get)
+    with pytest.raises(InputError, match=r"1_Pooling/config\.json: no JSON object"):
+        _pooling({"modules.json": modules, "1_Pooling/config.json": damaged}.get)
+
+
 def test_matrices_after_pooling_are_told_of() -> None:
     """sentence-transformers' Dense modules stay out, as llama.cpp's converter leaves them."""
     config = {"architectures": ["Gemma3TextModel"], "use_bidirectional_attention": True, "num_hidden_layers": 6,
