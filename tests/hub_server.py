@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from two_ports import two_ports
@@ -184,6 +186,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _sha1(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()
+
+
+def new_cache(folder: Path) -> Path:
+    """A folder in this one for a cache of the Hub, with another name each time: huggingface_hub remembers lists of
+    files by the name, and pytest gives those of folders that it has removed again."""
+    return Path(tempfile.mkdtemp(prefix="cache-", dir=folder))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hub_server import HubState, serve
+from hub_server import HubState, new_cache, serve
 
 from quantkit.calibration.text import data as data_module
 from quantkit.calibration.text.data import load_texts, require_readable
@@ -29,7 +29,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubState]
     commits = {COMMIT: files, NEWER: {"only.jsonl": LINES}}
     with serve(HubState(REPO, commits, {"main": COMMIT, "v2": NEWER}, kind="datasets")) as found:
         monkeypatch.setattr("quantkit.source.hub_access.ENDPOINT", found.endpoint)
-        monkeypatch.setattr("quantkit.source.hub_access.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("quantkit.source.hub_access.HF_HUB_CACHE", str(new_cache(tmp_path)))
         yield found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf_bytes import ARRAY, STRING, Parts, array, entry, info, string
-from hub_server import HubState, serve
+from hub_server import HubState, new_cache, serve
 from safetensors.numpy import save
 
 from quantkit.errors import InputError, NetworkError, QuantkitError
@@ -54,7 +54,7 @@ def state() -> Iterator[HubState]:
 @pytest.fixture
 def hub(state: HubState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr(ranges, "WAIT_S", 0.01)
-    return Hub(endpoint=state.endpoint, cache=tmp_path / "cache")
+    return Hub(endpoint=state.endpoint, cache=new_cache(tmp_path))
 
 
 def header_bytes(data: bytes) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import HubState, serve
+from hub_server import HubState, new_cache, serve
 from safetensors.numpy import save
 
 from quantkit.errors import InputError, NetworkError, ResourceError, UsageError
@@ -75,7 +75,7 @@ def hub_state() -> Iterator[HubState]:
 
 @pytest.fixture
 def hub(hub_state: HubState, tmp_path: Path) -> Hub:
-    return Hub(endpoint=hub_state.endpoint, cache=tmp_path / "cache")
+    return Hub(endpoint=hub_state.endpoint, cache=new_cache(tmp_path))
 
 
 def files_in(folder: Path) -> set[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import quantkit
-from hub_server import HubState, serve
+from hub_server import HubState, new_cache, serve
 from llama_folder import TOKENIZER, Stored, encode, store
 from mistral_folder import own_name, own_params, own_rows, shapes, write_own, write_sparse
 from real_folders import REALITY, needs_reality, read_config
@@ -373,7 +373,7 @@ def hub_state(tmp_path: Path) -> Iterator[HubState]:
 
 
 def test_it_is_fetched_from_the_hub(hub_state: HubState, tmp_path: Path) -> None:
-    folder = fetch(REPO, None, Hub(endpoint=hub_state.endpoint, cache=tmp_path / "cache"), lambda event: None)
+    folder = fetch(REPO, None, Hub(endpoint=hub_state.endpoint, cache=new_cache(tmp_path)), lambda event: None)
     assert {path.name for path in folder.iterdir()} == set(hub_state.commits["a" * 40]) - {"pytorch_model.bin"}
     source = open_source(str(folder))
     assert set(source.tensors()) == set(shapes(DENSE))
