@@ -1,4 +1,4 @@
-"""From a request to plans: open the source, describe it, read the recipes, plan. No weight is read."""
+"""From a request to plans: open the source, describe it, read the recipes, plan. No weight is looked at."""
 
 from __future__ import annotations
 
