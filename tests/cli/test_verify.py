@@ -7,6 +7,7 @@ import random
 import shutil
 from pathlib import Path
 
+import checkpoints
 import gguf
 import pytest
 from commands import TINY, quantkit
@@ -179,3 +180,13 @@ def test_values_that_are_no_numbers_are_found(artifact: Path) -> None:
     assert "1 tensor is far from the source, worst blk.1.attn_q.weight" in str(found["numbers"]["detail"])
     assert found["numbers"]["worst"][0] == {"tensor": "blk.1.attn_q.weight", "type": "q4_k", "snr_db": None}  # type: ignore[index]
     assert "no number" in quantkit("verify", artifact, "--against", TINY).stdout
+
+
+def test_a_pre_tokenizer_that_was_named_is_asked_for_again(tmp_path: Path) -> None:
+    source = checkpoints.build("qwen3", tmp_path)
+    made = quantkit("convert", source, "--to", "q8_0", "--pre", checkpoints.PRE, "-o", tmp_path / "out")
+    assert made.status == 0, made.stderr
+    again = ("verify", made.stdout.strip(), "--against", source)
+    unnamed = quantkit(*again, "--json")
+    assert (unnamed.status, "--pre" in unnamed.json["error"]["hint"]) == (7, True)
+    assert quantkit(*again, "--pre", checkpoints.PRE).status == 0

@@ -22,6 +22,7 @@ from quantkit.tokenizer.rebuilt import NAME, read_artifact
 from quantkit.units import counted
 from quantkit.untrusted import listed
 
+PRE = "tokenizer.ggml.pre"
 MAX_PROBLEMS = 20  # in JSON
 MAX_WORDS = 500  # an engine is asked over a socket, one text at a time
 
@@ -129,8 +130,12 @@ def _failed(wrong: Sequence[str], found: Mapping[str, object], kind: str) -> Che
         return Check("tokenizer", False, f"{listed(missing, 3)} is missing, which the source has", hint=hint)
     if not wrong:
         return None
-    copied = "give the source that it was made from with --against, or copy the file from there"
-    return Check("tokenizer", False, f"{wrong[0]} is not what the source has", hint=copied if kind == "files" else "")
+    hint = (
+        "give the source that it was made from with --against, or copy the file from there" if kind == "files" else ""
+    )
+    if wrong == [PRE]:
+        hint = "give the --pre that convert was given, if it was"
+    return Check("tokenizer", False, f"{wrong[0]} is not what the source has", hint=hint)
 
 
 def _detail(compared: Comparison) -> str:
