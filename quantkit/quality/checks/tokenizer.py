@@ -130,11 +130,9 @@ def _failed(wrong: Sequence[str], found: Mapping[str, object], kind: str) -> Che
         return Check("tokenizer", False, f"{listed(missing, 3)} is missing, which the source has", hint=hint)
     if not wrong:
         return None
-    hint = (
-        "give the source that it was made from with --against, or copy the file from there" if kind == "files" else ""
-    )
-    if wrong == [PRE]:
-        hint = "give the --pre that convert was given, if it was"
+    hint = "give the --pre that convert was given, if it was" if wrong == [PRE] else ""
+    if kind == "files":
+        hint = "give the source that it was made from with --against, or copy the file from there"
     return Check("tokenizer", False, f"{wrong[0]} is not what the source has", hint=hint)
 
 
