@@ -11,16 +11,17 @@ artifact at hand, by another run of ours with inputs rounded likewise. docs/nume
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantkit.evaluation.engine_judgement import ARITHMETIC, Measure, judged, upper
 from quantkit.evaluation.engine_vectors import compare_vectors, why_no_vectors
 from quantkit.evaluation.opening import TORCH, open_transformers
 from quantkit.evaluation.sides import Side
-from quantkit.evaluation.source_run import ARITHMETIC, STAGE, SourceRun, as_ggml, run_side, say_cost, upper, why_unread
+from quantkit.evaluation.source_run import STAGE, SourceRun, as_ggml, run_side, say_cost, why_unread
 from quantkit.events import Sink, StageStarted, ignore
 from quantkit.families.known import gives_no_text
 from quantkit.families.model import Model
@@ -46,10 +47,10 @@ JUDGE = "cls."  # tensors of a reranker
 EMBEDDING = "token_embd.weight"
 
 # KL divergence in nats of an engine from our run of the same weights, the upper quartile of the predictions: an
-# undecided router of a mixture sends single tokens elsewhere. SAME is what a cache in float16 and products in another
+# undecided router of a mixture sends single tokens elsewhere. `same` is what a cache in float16 and products in another
 # order cost. Beyond it rounded inputs may explain ARITHMETIC times what they cost in our own run: on files of 14
 # types of two models llama.cpp was at 0.9 to 1.1 times that where 8 bits count (docs/numerics.md).
-SAME = 5e-4
+DIVERGENCE = Measure("kl", "KL", "what its weights give", same=5e-4)
 # What a loader that computes in bfloat16 or float16 may differ by. The eight bits of a bfloat16 are no fewer than those
 # of rounded inputs, which cost SmolLM2-135M 0.005: four times that.
 SIXTEEN_BITS = 0.02
@@ -153,22 +154,7 @@ def _compared(engine: LlamaCpp, paths: Sequence[Path], run: SourceRun, threads: 
         def rounded() -> Ran:
             return run_side(Side("rounded inputs", decoded, as_ggml(decoded), vocabulary=rows), corpus, threads, emit)
 
-        return _judged(near, lambda: _cost_of(own, rounded(), corpus, threads), far)
-
-
-def _judged(near: F64, arithmetic: Callable[[], F64], far: _Distance) -> Check:
-    """Whether an engine computes what a file says: `near` is its divergence from our run of the same weights."""
-    found, limit = upper(near), SAME
-    data = {**far.as_json(), "own_kl": found, "own_kl_max": float(near.max())}
-    if found > SAME:
-        cost = upper(arithmetic())
-        limit = max(SAME, ARITHMETIC * cost)
-        data["arithmetic_kl"] = cost
-    data["own_kl_limit"] = limit
-    own = f"KL {found:.2g} to what its weights give, of which at most {limit:.2g} is arithmetic"
-    if not found <= limit:
-        return Check(LLAMA_CPP, False, f"llama.cpp computes something else than the file says: {own}", data)
-    return Check(LLAMA_CPP, True, f"{own}; {far.words}", data)
+        return judged(DIVERGENCE, near, lambda: _cost_of(own, rounded(), corpus, threads), far)
 
 
 def _measured(engine: Engine, own: Sequence[Ran], run: SourceRun, threads: int, emit: Sink) -> tuple[_Distance, F64]:
@@ -225,7 +211,7 @@ def check_served(made: Checkpoint, run: SourceRun, options: VerifyOptions, emit:
         data |= {"inputs_kl": cost, "inputs_kl_limit": ROUNDED_INPUTS}
     if loaded is not None:
         data |= {"engine": TRANSFORMERS, "engine_version": loaded.version}
-        plain = SAME if loaded.exact else SIXTEEN_BITS
+        plain = DIVERGENCE.same if loaded.exact else SIXTEEN_BITS
         loaded.close()
         return _loaded_right(kl[3], max(plain, ARITHMETIC * upper(kl[2])), far, data)
     if not rounded:

@@ -5,7 +5,7 @@ The same two questions as `engine_check` asks of predictions, with 1 - cosine of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantkit.errors import UnsupportedError
+from quantkit.evaluation.engine_judgement import Measure, judged
 from quantkit.evaluation.sides import Side
-from quantkit.evaluation.source_run import ARITHMETIC, STAGE, SourceRun, as_ggml, say_cost, upper, why_unread
+from quantkit.evaluation.source_run import STAGE, SourceRun, as_ggml, say_cost, why_unread
 from quantkit.events import Sink
 from quantkit.families.describe import find_family
 from quantkit.families.linears import require_walked
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from quantkit.evaluation.scores import F64
     from quantkit.tensors import F32
 
-# 1 - cosine of llama.cpp's vectors and of our run of the same weights, the upper quartile of the tokens. SAME is what
+# 1 - cosine of llama.cpp's vectors and of our run of the same weights, the upper quartile of the tokens. `same` is what
 # GELU from a table in float16 and products in another order may cost; beyond it rounded inputs may explain ARITHMETIC
 # times what they cost in our own run (docs/numerics.md).
-SAME = 1e-4
+TURNED = Measure("turned", "1 - cosine", "the vectors that its weights give", same=1e-4)
 
 
 @dataclass(frozen=True)
@@ -94,22 +95,7 @@ def compare_vectors(engine: LlamaCpp, paths: Sequence[Path], run: SourceRun, thr
 
         own = vectors(Side("own run", decoded))
         rounded = Side("rounded inputs", decoded, as_ggml(decoded))
-        return _judged(turned(found, own), lambda: turned(vectors(rounded), own), far)
-
-
-def _judged(near: F64, arithmetic: Callable[[], F64], far: _Distance) -> Check:
-    """Whether an engine computes what a file says: `near` is how its vectors are turned from our run's."""
-    found, limit = upper(near), SAME
-    data = {**far.as_json(), "own_turned": found, "own_turned_max": float(near.max())}
-    if found > SAME:
-        cost = upper(arithmetic())
-        limit = max(SAME, ARITHMETIC * cost)
-        data["arithmetic_turned"] = cost
-    data["own_turned_limit"] = limit
-    own = f"1 - cosine {found:.2g} to the vectors that its weights give, of which at most {limit:.2g} is arithmetic"
-    if not found <= limit:
-        return Check(LLAMA_CPP, False, f"llama.cpp computes something else than the file says: {own}", data)
-    return Check(LLAMA_CPP, True, f"{own}; {far.words}", data)
+        return judged(TURNED, turned(found, own), lambda: turned(vectors(rounded), own), far)
 
 
 def _distance(values: F64, corpus: Corpus) -> _Distance:

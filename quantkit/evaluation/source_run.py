@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageStarted
 from quantkit.families.model import Model
@@ -22,13 +20,11 @@ from quantkit.units import counted
 if TYPE_CHECKING:
     from quantkit.evaluation.corpus import Corpus
     from quantkit.evaluation.engines import Engine, Ran
-    from quantkit.evaluation.scores import F64
     from quantkit.evaluation.sides import Rounding
     from quantkit.tensors import F32
 
 STAGE = "verify"
 LONG_FACTORS = "rope_factors_long.weight"
-ARITHMETIC = 2.0  # times what rounded inputs cost in our own run an engine may be from that
 FLOPS_PER_NS = 30.0  # of float32 products on one core, and of an engine's
 
 
@@ -116,11 +112,6 @@ def as_ggml(decoded: DecodedCheckpoint) -> Callable[[str], Rounding | None]:
     from quantkit.quality.inputs import ggml_rounding
 
     return lambda tensor: ggml_rounding(decoded.stored_type(tensor))
-
-
-def upper(distances: F64) -> float:
-    """The upper quartile: single tokens go elsewhere where a router of a mixture is undecided."""
-    return float(np.quantile(distances, 0.75))
 
 
 def why_unread(paths: Sequence[Path]) -> str | None:
