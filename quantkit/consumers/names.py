@@ -60,14 +60,6 @@ NAMES: Mapping[str, Name] = {
 }
 
 
-# Drafts whose class transformers has not; that of a model type, a whole language model, is none of them.
-DRAFTS = frozenset({
-    "DFlash2DraftModel", "DFlashDraftModel", "DSparkDraftModel", "DSparkSpeculator", "Eagle3DraftModel",
-    "Eagle3LlamaForCausalLM", "Eagle3Speculator", "Lfm2DSparkDraftModel", "LingDSparkModel", "LlamaForCausalLMEagle3",
-    "Qwen3DSparkModel",
-})  # fmt: skip
-
-
 def opened_as(architecture: object) -> Opened:
     """What loader of transformers opens the class of a name: of most that of models that write text."""
     found = NAMES.get(str(architecture))

@@ -8,12 +8,12 @@ from quantkit.consumers.finders import AWQ, EXPERTS, MLX, Found, experts, fused,
 from quantkit.consumers.row import (
     DRAFT_NEAREST,
     DRAFT_REASON,
-    DRAFTING,
     ENCODERS,
     T5,
     T5_NEAREST,
     T5_REASON,
     Rule,
+    drafting,
     turned,
 )
 from quantkit.consumers.subject import Subject
@@ -49,7 +49,7 @@ RULES_OF_MLX = (
         "read: mlx-lm 0.32.2, models",
     ),
     Rule(
-        "mlx", "drafts", DRAFTING, DRAFT_REASON, DRAFT_NEAREST, "read: mlx-lm 0.32.2, models, which has none of them",
+        "mlx", "drafts", drafting(), DRAFT_REASON, DRAFT_NEAREST, "read: mlx-lm 0.32.2, models, which has none of them",
         refuses=False,
     ),
     Rule(

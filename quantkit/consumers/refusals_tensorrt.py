@@ -6,7 +6,6 @@ from quantkit.consumers.finders import AWQ, BITSANDBYTES, GPTQ, INT8, MLX, NVFP4
 from quantkit.consumers.row import (
     DRAFT_NEAREST,
     DRAFT_REASON,
-    DRAFTING,
     ENCODERS,
     HEADS_REASON,
     LOWER,
@@ -16,6 +15,7 @@ from quantkit.consumers.row import (
     T5_REASON,
     TURNED,
     Rule,
+    drafting,
     fp8,
     packed,
 )
@@ -40,7 +40,7 @@ RULES_OF_TENSORRT = (
         T5_NEAREST, "read: TensorRT-LLM, _torch/models, 2026",
     ),
     Rule(
-        "tensorrt-llm", "drafts", DRAFTING, DRAFT_REASON, DRAFT_NEAREST, TENSORRT, refuses=False,
+        "tensorrt-llm", "drafts", drafting(), DRAFT_REASON, DRAFT_NEAREST, TENSORRT, refuses=False,
     ),
     Rule(
         "tensorrt-llm", "turned", whole(lambda subject: subject.architecture in TURNED), T5_REASON, T5_NEAREST,

@@ -29,7 +29,6 @@ from quantkit.consumers.finders import (
 from quantkit.consumers.names import unopened
 from quantkit.consumers.row import (
     DRAFT_NEAREST,
-    DRAFTING,
     GGUF_NEAREST,
     HEAD,
     HEAD_NEAREST,
@@ -43,6 +42,7 @@ from quantkit.consumers.row import (
     ZERO_NEAREST,
     ZERO_REASON,
     Rule,
+    drafting,
     packed,
     turned,
 )
@@ -94,6 +94,7 @@ THINKING = frozenset({
 })  # fmt: skip
 PUBLISHED_ASR = "Qwen3ASRForConditionalGeneration", "thinker."  # and how its published names begin
 ASSISTANTS = frozenset({"Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM"})
+TYPES_OF_DRAFTS = frozenset({"gemma4_assistant", "gemma4_unified_assistant", "muse_glimmer_assistant"})
 WITHOUT_WEIGHT = PACKED | MXFP4 | NVFP4 | GPTQ | AWQ  # layers that have codes under another name
 
 
@@ -241,9 +242,9 @@ RULES_OF_TRANSFORMERS = (
         "transformers", "absent-in-both", unopened(by_vllm=False), ABSENT_REASON, GGUF_NEAREST, f"run: {TRANSFORMERS}",
     ),
     Rule(
-        "transformers", "drafts", DRAFTING,
-        "it has no {architecture}: of the model type {model_type} it makes a whole model, with random weights where a "
-        "draft has its own, or stops",
+        "transformers", "drafts", drafting(lambda subject: subject.model_type not in TYPES_OF_DRAFTS),
+        "it makes drafts of a few model types alone, and of the type {model_type} a whole model, with random weights "
+        "where a draft has its own, or stops",
         DRAFT_NEAREST, "run: transformers 5.24.0, drafts of the types llama and qwen3",
     ),
     Rule(

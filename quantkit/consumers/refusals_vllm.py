@@ -31,7 +31,6 @@ from quantkit.consumers.row import (
     COLS_REASON,
     DRAFT_NEAREST,
     DRAFT_REASON,
-    DRAFTING,
     ENCODERS,
     GGUF_NEAREST,
     HEAD,
@@ -50,6 +49,7 @@ from quantkit.consumers.row import (
     UNTRIED_NEAREST,
     UNTRIED_REASON,
     Rule,
+    drafting,
     packed,
     turned,
 )
@@ -98,7 +98,7 @@ RULES_OF_VLLM = (
         UNTRIED_REASON, UNTRIED_NEAREST, f"{VLLM}, models/registry.py, bert.py", refuses=False,
     ),
     Rule(
-        "vllm", "drafts", DRAFTING, DRAFT_REASON, DRAFT_NEAREST,
+        "vllm", "drafts", drafting(), DRAFT_REASON, DRAFT_NEAREST,
         f"{VLLM}, models/registry.py: _SPECULATIVE_DECODING_MODELS, which has Eagle3LlamaForCausalLM, "
         "LlamaForCausalLMEagle3 and DFlashDraftModel",
         refuses=False,

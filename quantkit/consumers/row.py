@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from quantkit.consumers.finders import FLOATS, GPTQ, PACKED, Finder, layers, shapes, whole
-from quantkit.consumers.names import DRAFTS
+from quantkit.consumers.subject import Subject
 from quantkit.qtypes.schemes.base import Traits
 
 CHECKED = date(2026, 11, 21)
@@ -51,7 +51,9 @@ GGUF_NEAREST = "a GGUF file (--to q8_0)"
 T5_NEAREST = "another program (--for transformers)"
 
 
-DRAFTING = whole(lambda subject: subject.architecture in DRAFTS)
+def drafting(test: Callable[[Subject], bool] = lambda subject: True) -> Finder:
+    """An objection to a checkpoint of a draft."""
+    return whole(lambda subject: subject.drafts and subject.container != "gguf" and test(subject))
 
 
 def packed(test: Callable[[Traits], bool] = lambda traits: True) -> Finder:

@@ -39,14 +39,15 @@ class Subject:
 
     `modules` are all linear layers of the blocks, also those that stay as they are; a GGUF file has none but
     `file_types`, the names of its tensors' types. `architecture` is general.architecture of GGUF, of a checkpoint the
-    class that config.json names, beside its `model_type`. Counts of heads are 0 where unknown; `files` counts those
-    that hold weights.
+    class that config.json names, beside its `model_type`; `drafts` says that its family is one of drafts. Counts of
+    heads are 0 where unknown; `files` counts those that hold weights.
     """
 
     container: str
     modules: tuple[Module, ...] = ()
     architecture: str = ""
     model_type: str = ""
+    drafts: bool = False
     head_quantized: bool = False
     kv_cache: bool = False
     heads: int = 0

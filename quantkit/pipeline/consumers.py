@@ -7,6 +7,7 @@ from typing import Any
 
 from quantkit.consumers import CONSUMERS, Module, Subject, Verdict, require_consumers, verdicts
 from quantkit.errors import UnsupportedError
+from quantkit.families.known import drafts
 from quantkit.plan.base import Plan
 
 ENCODER_READERS = ("llama.cpp", "ollama", "lmstudio")
@@ -20,6 +21,7 @@ def subject_of(plan: Plan) -> Subject:
         modules=tuple(Module(m.name, m.role, m.rows, m.cols, layouts.get(m.name)) for m in plan.linears),
         architecture=plan.served_as,
         model_type=plan.model_type,
+        drafts=drafts(plan.family),
         kv_cache=plan.kv_cache,
         heads=plan.shape.heads,
         kv_heads=plan.shape.kv_heads,

@@ -8,6 +8,7 @@ from typing import cast
 
 from quantkit.consumers import CONSUMERS, Module, Subject, Verdict, verdicts
 from quantkit.errors import QuantkitError
+from quantkit.families.known import drafts
 from quantkit.families.linears import outline
 from quantkit.formats.containers.base import WriteLayout
 from quantkit.formats.gguf.file import read_gguf
@@ -50,7 +51,7 @@ def _gguf_subject(first: Path, manifest: Manifest) -> Subject:
 
 def _subject(folder: Path, manifest: Manifest) -> Subject:
     with closing(open_source(str(folder))) as made:
-        model = outline(made.tensors(), made.config)
+        model = outline(made.tensors(), made.config, served=False)  # it is made: of any family
         stored = made.modules if isinstance(made, QuantizedCheckpoint) else {}
         modules = []
         for linear in model.tensors:
@@ -62,6 +63,7 @@ def _subject(folder: Path, manifest: Manifest) -> Subject:
             modules=tuple(modules),
             architecture=model.architecture,
             model_type=str(made.config.get("model_type") or ""),
+            drafts=drafts(model.family),
             head_quantized=model.head is not None and f"{model.head}.weight" in stored,
             kv_cache=any(t.name.endswith(".k_scale") for t in manifest.tensors),
             heads=model.shape.heads,

@@ -6,7 +6,8 @@ import pytest
 import transformers
 from packaging.version import Version
 
-from quantkit.consumers.names import DRAFTS, NAMES
+from quantkit.consumers.names import NAMES
+from quantkit.consumers.refusals_transformers import TYPES_OF_DRAFTS
 from quantkit.families.known import known_families
 
 SERVED = {name for family in known_families() if not family.unserved for name in family.hf}
@@ -20,9 +21,9 @@ def test_every_name_that_is_served_is_known() -> None:
 
 
 @pytest.mark.skipif(Version(transformers.__version__) < LOOKED_UP, reason="later versions were looked up")
-def test_every_draft_that_transformers_lacks_is_known() -> None:
-    names = {name for family in known_families() if family.drafts for name in family.hf}
-    assert names - set(dir(transformers)) == DRAFTS | (names & NAMES.keys())
+def test_of_what_types_transformers_makes_drafts_is_known() -> None:
+    types = {kind for family in known_families() if family.drafts for kind in family.defaults}
+    assert types & set(transformers.CONFIG_MAPPING) <= TYPES_OF_DRAFTS <= set(transformers.CONFIG_MAPPING)
 
 
 @pytest.mark.skipif(Version(transformers.__version__) < LOOKED_UP, reason="later versions were looked up")

@@ -246,7 +246,7 @@ EXAMPLES = {
     ),
     **{
         f"{consumer}/drafts": Example(
-            model(PLAIN, architecture="LlamaForCausalLMEagle3", model_type="llama"),
+            model(PLAIN, architecture="LlamaForCausalLM", model_type="llama", drafts=True),
             model(PLAIN, architecture="LlamaForCausalLM", model_type="llama"),
         )
         for consumer in ("transformers", "vllm", "mlx", "tensorrt-llm")

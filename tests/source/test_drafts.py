@@ -14,6 +14,9 @@ import pytest
 from commands import quantkit
 from gguf import GGUFReader
 
+from quantkit.pipeline.folder import finished_in
+from quantkit.pipeline.loaded_by import verdicts_of
+
 TARGET = "arcee"
 PRE = ("--pre", "qwen2")
 
@@ -128,6 +131,22 @@ def test_drafts_are_run_beside_their_targets_alone(root: Path, tmp_path: Path) -
     assert quantkit("modelfile", tmp_path).status == 3
     folder = quantkit("convert", source, "--to", "hf-bf16", "-o", tmp_path / "out", "--no-verify", "--json")
     assert folder.json["artifacts"][0]["next"] == []
+
+
+@pytest.mark.parametrize("name", [name for name, entry in family_table.TABLE.items() if entry.drafts])
+def test_a_draft_is_known_by_its_family_and_not_by_the_name_of_a_class(name: str, tmp_path: Path) -> None:
+    """transformers makes those of model types of their own."""
+    [planned] = quantkit("plan", family_table.build(name, tmp_path), "--to", "hf-bf16", "--json").json["plans"]
+    said = {verdict["consumer"]: verdict for verdict in planned["consumers"]}
+    assert said["transformers"].get("rule") == ("drafts" if family_table.TABLE[name].model is None else None)
+    assert "a draft runs beside its target alone" in " ".join(said["vllm"]["caveats"])
+
+
+def test_a_draft_that_is_made_is_known_as_well(tmp_path: Path) -> None:
+    source, out = family_table.build("eagle3-unnamed", tmp_path), tmp_path / "made"
+    assert quantkit("convert", source, "--to", "hf-bf16", "-o", out, "--no-verify").status == 0
+    [made] = finished_in(out)
+    assert {verdict.consumer: verdict.rule for verdict in verdicts_of(made) or ()}["transformers"] == "drafts"
 
 
 def test_layers_that_stand_where_nothing_looks_are_told(root: Path, tmp_path: Path) -> None:
