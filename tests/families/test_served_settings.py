@@ -178,3 +178,30 @@ def test_encoders_are_left_alone_under_the_names_of_files_and_of_memory(name, be
     assert {f"re:.*{part}.*" for part in parts} <= set(packed["ignore"])  # vLLM has no thinkers
     outer = "thinker." if "thinker." in beside[0] else ""
     assert {f"{outer}model.{part}" for part in parts} <= set(named["llm_int8_skip_modules"])
+
+
+@pytest.mark.parametrize("how", ["keep = true", "weights = { bits = 8 }"])
+def test_experts_of_a_block_that_are_all_alike_are_one_pattern_wherever_they_lie(how, tmp_path):
+    """And not one for each of thousands: of so many patterns our own reader takes no checkpoint."""
+    file = tmp_path / "one.toml"
+    file.write_text(
+        'schema = 1\ncontainer = "compressed-tensors"\n[weights]\nbits = 4\ngroup = 128\n'
+        f'[[rule]]\nnames = ["*.layers.0.mlp.experts.*"]\n{how}\n'
+    )
+    checkpoint = open_source(str(family_table.build("qwen3-vl-moe", tmp_path)))
+    plan = plan_checkpoint(checkpoint, load_recipe(str(file)))
+    checkpoint.close()
+    [config] = [json.loads(file.header) for file in plan.files if file.name == "config.json"]
+    said = config["quantization_config"]
+    named = said["ignore"] if how == "keep = true" else said["config_groups"]["group_0"]["targets"]
+    assert len(named) == len(set(named))
+    [pattern] = [name for name in named if name.startswith("re:") and "experts" in name]
+
+    def means(module):
+        return bool(re.match(pattern.removeprefix("re:"), module))
+
+    inside = [f"experts.{number}.{part}_proj" for number in range(4) for part in ("gate", "up", "down")]
+    for start in ("model.language_model.layers", "language_model.model.layers", "model.layers", "layers"):
+        assert all(means(f"{start}.0.mlp.{name}") for name in ("experts", *inside))
+        others = ("1.mlp.experts", "10.mlp.experts", "0.mlp.gate", "0.mlp.experts_gate", "0.self_attn.q_proj")
+        assert not any(means(f"{start}.{name}") for name in (*others, *(f"1.mlp.{name}" for name in inside)))

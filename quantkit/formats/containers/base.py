@@ -92,25 +92,40 @@ class Written:
     damping: float = 0.01
     tensorrt: bool = False
 
+    @cached_property
+    def alike(self) -> Mapping[str, WriteLayout | None]:
+        """The modules of experts that are all stored alike, and how; None where they stay as they are."""
+        found: dict[str, set[WriteLayout | None]] = {}
+        for name, layout in (*((name, None) for name in self.plain), *self.layouts.items()):
+            if of := experts_of(name):
+                found.setdefault(of, set()).add(layout)
+        return {of: layouts.pop() for of, layouts in found.items() if len(layouts) == 1}
+
     @property
     def plain_experts(self) -> tuple[str, ...]:
-        """The modules of experts where all experts of the model stay as they are: vLLM runs each of these as one layer,
-        which it asks for by this name."""
-        if any(EXPERTS in name for name in self.layouts):
-            return ()
-        found = (f"{name}.".partition(EXPERTS) for name in self.plain)
-        return tuple(dict.fromkeys(f"{stem}{EXPERTS}".removesuffix(".") for stem, between, _ in found if between))
+        """The modules of experts that stay as they are, all of a block: vLLM runs each of these as one layer, which it
+        asks for by this name."""
+        return tuple(of for of, layout in self.alike.items() if layout is None)
+
+    @property
+    def keeps_experts(self) -> bool:
+        """Whether there are experts, and all of the model stay as they are."""
+        return bool(self.plain_experts) and not any(EXPERTS in name for name in self.layouts)
 
     def place(self, module: str) -> str | None:
         """A layer's name from the list of blocks on, where loaders need it: in the model around a language model blocks
-        lie elsewhere in memory than in the files, and from loader to loader. None where that would mean a rounded layer
-        of another stack, too."""
-        found = IN_BLOCK.search(module) if self.beside else None
+        lie elsewhere in memory than in the files, and from loader to loader. Of experts that are all stored alike it is
+        that of their module. None where that would mean a rounded layer of another stack, too."""
+        of = experts_of(module)
+        name = of if of in self.alike else module
+        found = IN_BLOCK.search(name) if self.beside else None
         return found["place"] if found and self._rounded[found["place"]] == (module in self.layouts) else None
 
     @cached_property
     def _rounded(self) -> Counter[str]:
-        return Counter(found["place"] for name in self.layouts if (found := IN_BLOCK.search(name)))
+        """How many rounded layers, and modules of such experts, have a place."""
+        names = dict.fromkeys((*self.layouts, *filter(None, map(experts_of, self.layouts))))
+        return Counter(found["place"] for name in names if (found := IN_BLOCK.search(name)))
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -122,10 +137,14 @@ class Written:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """The places of layers that stay as they are, where they have one; experts as one where all of them stay."""
-        experts = self.plain_experts
-        names = (*(name for name in self.plain if not experts or EXPERTS not in name), *experts)
-        return tuple(dict.fromkeys(filter(None, map(self.place, names))))
+        """The places of layers that stay as they are, where they have one."""
+        return tuple(dict.fromkeys(filter(None, map(self.place, self.plain))))
+
+
+def experts_of(module: str) -> str:
+    """The module of the experts that a layer is of, or that it is itself; "" for any other."""
+    stem, between, _ = f"{module}.".partition(EXPERTS)
+    return f"{stem}{between}".removesuffix(".") if between else ""
 
 
 def _below_model(part: str) -> str:

@@ -19,6 +19,7 @@ from quantkit.formats.containers.base import (
     SaidLayout,
     Writing,
     Written,
+    experts_of,
 )
 from quantkit.formats.containers.base import section as as_section
 from quantkit.formats.containers.compressed_tensors_config import quantization_config, read_config
@@ -68,18 +69,19 @@ def _config(written: Written) -> dict[str, Any]:
         names = [n for n in by_layout[layout] if EXPERTS not in n or not groups]
         if names:
             targets = (_wherever(place) if (place := written.place(name)) else name for name in names)
-            groups[tuple(sorted(targets))] = layout
+            groups[tuple(sorted(set(targets)))] = layout
     groups[("Linear",)] = rare[-1]
-    stacks = (ALL_EXPERTS,) if written.plain_experts else ()  # of which vLLM asks by the names of single experts
+    stacks = (ALL_EXPERTS,) if written.keeps_experts else ()  # of which vLLM asks by the names of single experts
     beside = (f"re:.*{name.rpartition('.')[2]}.*" for name in written.beside)
     ignore = (*written.plain, *map(_wherever, written.places), *stacks, *beside)
     return quantization_config(groups, ignore=ignore, kv_cache=written.kv_cache)
 
 
 def _wherever(place: str) -> str:
-    """What means a layer wherever its blocks lie in memory. Parts beside the language model are named by `ignore`,
-    which counts first."""
-    return rf"re:(?:.*\.)?{re.escape(place)}$"
+    """What means a layer wherever its blocks lie in memory, and all that is in the experts of a block. Parts beside the
+    language model are named by `ignore`, which counts first."""
+    within = r"(?:\..*)?" if experts_of(place) == place else ""
+    return rf"re:(?:.*\.)?{re.escape(place)}{within}$"
 
 
 def _sides(written: Written) -> dict[str, dict[str, Any]]:

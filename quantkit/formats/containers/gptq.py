@@ -307,7 +307,7 @@ def _config(written: Written) -> dict[str, Any]:
     assert isinstance(layout, GPTQLayout)
     modules = _named_modules(written)
     said = quantization_config(layout, quantizer=written.writer, modules=modules, damping=written.damping)
-    if written.plain_experts:
+    if written.keeps_experts:
         said["dynamic"] = {PLAIN_EXPERTS: {}}
     if found := next(filter(None, map(BLOCKS.match, written.layouts)), None):
         said["block_name_to_quantize"] = found[1]
