@@ -18,6 +18,7 @@ from quantkit.events import Sink, StageFinished
 from quantkit.pipeline.prepared import Prepared
 from quantkit.plan.base import Plan
 from quantkit.quality.decoded import open_decoded
+from quantkit.report.predicted import text_words
 from quantkit.tuning.target import below
 from quantkit.units import counted
 
@@ -55,38 +56,50 @@ def guard(prepared: Prepared, plan: Plan, paths: Sequence[Path], threads: int | 
         return plan.allocation
     assert inputs is not None and prepared.model is not None
     text, fresh = _text(prepared, inputs)
+    known, predicted = plan.allocation["calibration"], float(plan.allocation["predicted_kld"])
+    like = _is_of(known, text)
     with closing(open_decoded(paths, prepared.checkpoint, prepared.model)) as made:
         sides = Side(prepared.checkpoint.name, prepared.checkpoint), Side(plan.files[0].name, made)
         found = _lost(sides, text, threads, emit)
-        predicted = float(plan.allocation["predicted_kld"])
         which = "text like that of --calib that it was not" if fresh else "text that it was"
-        said = f"{_words(found, predicted)} on {counted(found['tokens'], 'token')} of {which} calibrated with"
+        said = _words(found, f"{which} calibrated with", predicted if like else None)
+        if not like:
+            said += f"; {predicted:.3g} was predicted for {text_words(known)}"
         if found["kld"] > bound:
-            right = bound * SAFETY * predicted / found["kld"]
-            raise GateError(f"{OPTION} {bound:g}: the file has a {said}", hint=f"{OPTION} {below(right)}", key=OPTION)
+            hint = "leave --sensitivity out, so that what types cost is measured on the text of --calib"
+            hint = f"{OPTION} {below(bound * SAFETY * predicted / found['kld'])}" if like else hint
+            raise GateError(f"{OPTION} {bound:g}: the file has a {said}", hint=hint, key=OPTION)
         measured = {**found, "held_out": fresh}
         elsewhere, expected = inputs.elsewhere(prepared.checkpoint), plan.allocation.get("elsewhere")
         if elsewhere is not None and expected is not None:
             measured["elsewhere"] = other = _lost(sides, elsewhere, threads, emit)
-            tokens = counted(other["tokens"], "token")
-            said += f"; {_words(other, float(expected['predicted_kld']))} on {tokens} of text of other kinds"
+            value = float(expected["predicted_kld"]) if _is_of(expected, elsewhere) else None
+            said += f"; {_words(other, 'text of other kinds', value)}"
     emit(StageFinished("measure", 0.0, said))
     return {**plan.allocation, "measured": measured}
 
 
+def _is_of(known: Mapping[str, Any], text: Samples) -> bool:
+    """Whether a prediction is of the data that a text is of; `known` says of which it is."""
+    return known.get("sha256") == text.record.sha256
+
+
 def _lost(sides: tuple[Side, Side], text: Samples, threads: int | None, emit: Sink) -> dict[str, Any]:
-    """Tokens, and the KL divergence of the second side from the first on a text."""
+    """Which text it is, its tokens, and the KL divergence of the second side from the first on it."""
     from quantkit.evaluation.figures import estimate  # for files with a bound alone
     from quantkit.evaluation.measure import measure  # torch
 
     corpus = corpus_of_samples(text)
     [scores] = measure(sides[0], [sides[1]], corpus, threads=threads, emit=emit)
     found = estimate(scores.kl, corpus.document.astype(np.int64))
-    return {"tokens": corpus.tokens, "kld": found.value, "standard_error": found.error}
+    said = {"name": corpus.name, "sha256": corpus.sha256, "tokens": corpus.tokens}
+    return {**said, "kld": found.value, "standard_error": found.error}
 
 
-def _words(found: Mapping[str, Any], predicted: float) -> str:
-    return f"KL {found['kld']:.3g} nats per token ({predicted:.3g} predicted)"
+def _words(found: Mapping[str, Any], which: str, predicted: float | None) -> str:
+    """What a file loses, beside what was predicted where that is of the same text, and on which text."""
+    beside = "" if predicted is None else f" ({predicted:.3g} predicted)"
+    return f"KL {found['kld']:.3g} nats per token{beside} on {counted(found['tokens'], 'token')} of {which}"
 
 
 def _text(prepared: Prepared, inputs: Inputs) -> tuple[Samples, bool]:

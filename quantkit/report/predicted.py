@@ -7,6 +7,8 @@ from typing import Any
 
 from quantkit.untrusted import shown
 
+SHIPPED = "default"  # the name of the text that ships with quantkit, which is of many kinds
+
 
 def predicted_words(facts: Mapping[str, Any]) -> str:
     """ "0.000178 ± 4.7e-06 nats per token on text like a.jsonl, 0.00024 ± 8e-06 on text of other kinds".
@@ -15,9 +17,18 @@ def predicted_words(facts: Mapping[str, Any]) -> str:
     with the same of text of other kinds, where that was measured.
     """
     known, elsewhere = facts.get("calibration") or {}, facts.get("elsewhere")
-    name = f"like {shown(str(known['name']))}" if "name" in known else "that it was measured on"
-    own = f"{_figure(facts)} nats per token on text {name}"
-    return f"{own}, {_figure(elsewhere)} on text of other kinds" if elsewhere else f"{own} alone"
+    own = f"{_figure(facts)} nats per token on {text_words(known)}"
+    if elsewhere:
+        return f"{own}, {_figure(elsewhere)} on text of other kinds"
+    return own if known.get("name") == SHIPPED else f"{own}; text of other kinds was not measured"
+
+
+def text_words(known: Mapping[str, Any]) -> str:
+    """What a prediction holds for, by the `calibration` of an allocation or of costs: "text like a.jsonl"."""
+    if "name" not in known:
+        return "text like what it was measured on"
+    name = str(known["name"])
+    return "text like the shipped one, of many kinds" if name == SHIPPED else f"text like {shown(name)}"
 
 
 def _figure(facts: Mapping[str, Any]) -> str:

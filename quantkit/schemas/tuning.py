@@ -53,8 +53,10 @@ class OfPreset(TypedDict):
 
 
 class Loss(TypedDict):
-    """What a file really loses on a text."""
+    """What a file really loses on a text: its name, and the hash of its data, as a prediction has them."""
 
+    name: NotRequired[str]
+    sha256: NotRequired[str]
     tokens: int
     kld: float
     standard_error: float | None

@@ -3,6 +3,7 @@ in tests/tuning."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import signal
@@ -108,7 +109,8 @@ def test_costs_of_one_text_alone_are_read_and_spent(costs: Path, tmp_path: Path)
     assert old["standard_error"] is None
     assert old["tensors"] == new["tensors"]
     said = quantkit("plan", TINY, "--sensitivity", path, "--target-bpw", 5).stdout
-    assert f"{old['predicted_kld']:.3g} nats per token on text like x alone" in " ".join(said.split())
+    words = f"{old['predicted_kld']:.3g} nats per token on text like x; text of other kinds was not measured"
+    assert words in " ".join(said.split())
 
 
 def without_elsewhere(body: dict[str, Any]) -> dict[str, Any]:
@@ -200,9 +202,10 @@ def test_overrides_are_left_alone(costs: Path) -> None:
     assert not {"token_embd.weight"} & {one["name"] for one in plan["allocation"]["tensors"]}
 
 
-def with_costs(path: Path, costs: Path, factor: float) -> Path:
-    """The same costs times a factor, the seal made anew."""
-    known = read_sensitivity(costs)
+def with_costs(path: Path, costs: Path, factor: float, text: Path) -> Path:
+    """The same costs times a factor, as of this text, the seal made anew."""
+    calibration = {"name": text.name, "sha256": hashlib.sha256(text.read_bytes()).hexdigest()}
+    known = msgspec.structs.replace(read_sensitivity(costs), calibration=calibration)
     tensors = tuple(
         msgspec.structs.replace(
             cost, options=tuple(msgspec.structs.replace(o, kld=o.kld * factor) for o in cost.options)
@@ -213,21 +216,29 @@ def with_costs(path: Path, costs: Path, factor: float) -> Path:
     return path
 
 
+def some_text(folder: Path, documents: int) -> Path:
+    (folder / "text.jsonl").write_text("".join(TEXT.read_text().splitlines(keepends=True)[:documents]))
+    return folder / "text.jsonl"
+
+
 def test_a_bound_is_measured_before_the_file_gets_its_name(costs: Path, tmp_path: Path) -> None:
     """Costs that promise too much are found out, and leave nothing; those that promise too little are kept."""
-    (tmp_path / "text.jsonl").write_text("".join(TEXT.read_text().splitlines(keepends=True)[:TEXTS]))
-    text = ["--calib", tmp_path / "text.jsonl", "--samples", 4, "--seqlen", 64, "--method", "rtn"]
+    file = some_text(tmp_path, TEXTS)
+    text = ["--calib", file, "--samples", 4, "--seqlen", 64, "--method", "rtn"]
     out, bound = tmp_path / "out", 0.004
-    promising = with_costs(tmp_path / "promising.json", costs, 1e-4)
+    promising = with_costs(tmp_path / "promising.json", costs, 1e-4, file)
     command = ["convert", TINY, "--to", "q4_k_m", *text, "--max-kld", bound, "-o", out, "--json"]
     ran = quantkit(*command, "--sensitivity", promising)
     assert ran.status == 8, ran.stderr
     assert "hint: --max-kld" in ran.stderr
     assert not list(out.iterdir())
-    careful = costs
+    careful = with_costs(tmp_path / "careful.json", costs, 1, file)
     ran = quantkit(*command, "--sensitivity", careful)
     assert ran.status == 0, ran.stderr
-    measured = json.loads(Path(ran.json["artifacts"][0]["manifest"]).read_text())["allocation"]["measured"]
+    allocation = json.loads(Path(ran.json["artifacts"][0]["manifest"]).read_text())["allocation"]
+    measured = allocation["measured"]
+    assert measured["sha256"] == allocation["calibration"]["sha256"]
+    assert f"({allocation['predicted_kld']:.3g} predicted) on " in ran.stderr
     assert 0 < measured["kld"] <= bound
     assert measured["held_out"] is True
     assert 2048 <= measured["tokens"] + 64 < 16_384
@@ -240,6 +251,26 @@ def test_a_bound_is_measured_before_the_file_gets_its_name(costs: Path, tmp_path
     assert (ran.status, "convert" in ran.stderr) == (2, True)
     ran = quantkit("convert", TINY, "--method", "rtn", "--max-kld", bound, "--sensitivity", careful, "-o", out)
     assert (ran.status, "--calib default" in ran.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1.0])
+def test_costs_of_another_text_are_not_compared_with_what_is_measured(
+    factor: float, costs: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"text": "words"}\n')
+    known = with_costs(tmp_path / "other.json", costs, factor, other)
+    text = ["--calib", some_text(tmp_path, 2), "--samples", 2, "--seqlen", 64, "--method", "rtn"]
+    command = ["convert", TINY, "--to", "q4_k_m", *text, "--max-kld", 0.004, "--sensitivity", known]
+    ran = quantkit(*command, "-o", tmp_path / "out", "--json")
+    assert "predicted)" not in ran.stderr
+    assert "was predicted for text like other.jsonl" in ran.stderr
+    assert ran.status == (8 if factor < 1 else 0), ran.stderr
+    assert ("hint: leave --sensitivity out" in ran.stderr) is (factor < 1)
+    if factor == 1:
+        allocation = json.loads(Path(ran.json["artifacts"][0]["manifest"]).read_text())["allocation"]
+        assert (allocation["calibration"]["name"], allocation["measured"]["name"]) == ("other.jsonl", "text.jsonl")
+        assert allocation["measured"]["sha256"] != allocation["calibration"]["sha256"]
 
 
 REFUSED = {
