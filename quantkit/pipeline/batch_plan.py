@@ -36,6 +36,7 @@ from quantkit.plan.base import Plan
 from quantkit.plan.describe import describe_source
 from quantkit.plan.make import make_plan
 from quantkit.plan.sizes import WALK_BYTES
+from quantkit.recipes.read import require_distinct
 from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint
 from quantkit.source.spec import at_commit
@@ -246,6 +247,7 @@ class _Shared:
         request = replace(request, offline=True) if self.offline else request
         same = (wish.to, tuple(sorted(options.items())))
         if same not in self.looked_at:
+            require_distinct(wish.to, wish.recipes)
             require_used(request, self.recipes(wish, request))
             parse_consumers(request.consumers)
             gates, data = (_texts(options.get(key, ())) for key in ("gate", "eval_data"))

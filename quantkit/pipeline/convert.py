@@ -59,7 +59,7 @@ from quantkit.plan.base import Plan
 from quantkit.plan.grids import facts_of_grids, summary
 from quantkit.plan.sizes import plan_line
 from quantkit.quality.checks.base import Verification
-from quantkit.recipes.read import load_recipe
+from quantkit.recipes.read import load_recipes
 from quantkit.report.manifest import Manifest, manifest_path
 from quantkit.report.text import size
 from quantkit.storage import Job, PartFile, remove_job
@@ -98,7 +98,7 @@ def convert(
     Of several recipes each has its own fate: when one fails the others are made, and BatchError says which.
     """
     require_engine(output.engine, CHECKED)
-    recipes = [load_recipe(name) for name in request.recipes]
+    recipes = load_recipes(request.recipes)
     require_checkable(output.engine, recipes, output.verify)
     gates = require_gates(request, output)
     output = replace(output, out=laid_out(output.layout, request.source, recipes, output.out))

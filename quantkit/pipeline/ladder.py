@@ -34,7 +34,7 @@ from quantkit.pipeline.prepared import Prepared
 from quantkit.pipeline.request import Request, language_model_alone, only_used
 from quantkit.plan.base import Plan
 from quantkit.plan.encoder import AUTO, encoder_type
-from quantkit.recipes.read import load_recipe
+from quantkit.recipes.read import load_recipes
 from quantkit.report.sealed import own_seal
 from quantkit.report.text import size
 from quantkit.storage import remove_job, user_key, write_small
@@ -161,7 +161,8 @@ def walk_ladder(
 
 def _planned(request: Request, output: Output, budget: int | None, emit: Sink, *, headers: bool = False) -> list[Step]:
     """The ladder, smallest first. Raises what keeps every recipe from being planned."""
-    typed = {load_recipe(name).name: name for name in request.recipes}
+    found = load_recipes(request.recipes)
+    typed = {recipe.name: name for name, recipe in zip(request.recipes, found, strict=True)}
     with prepare(language_model_alone(request, "tune"), None, emit, headers=headers) as prepared:
         if request.mmproj == AUTO and prepared.model is not None and encoder_type(prepared.checkpoint, AUTO):
             what = "the encoder is not written: convert with the recipe that wins makes it beside the language model"

@@ -144,9 +144,12 @@ def output_paths(prepared: Prepared, out: Path) -> list[tuple[Path, ...]]:
             if prepared.several:
                 within = folder / f"{file_stem(prepared.checkpoint.name)}-{recipe.title}"
         paths.append(tuple(within / file.name for file in chosen.files))
-    names = [path for group in paths for path in group]
-    if len(set(names)) < len(names):
-        raise UsageError("two recipes would write the same file", hint="give each recipe file its own title")
+    writes: dict[Path, str] = {}
+    for recipe, targets in zip(prepared.recipes, paths, strict=True):
+        if both := writes.keys() & targets:
+            what = f"recipes {shown(writes[min(both)])} and {shown(recipe.name)} would both write {shown(min(both))}"
+            raise UsageError(what, hint="give each recipe file its own title", key="to")
+        writes |= dict.fromkeys(targets, recipe.name)
     for targets in paths:
         require_place(targets, manifest_path(targets[0]))
     return paths

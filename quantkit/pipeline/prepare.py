@@ -40,7 +40,7 @@ from quantkit.plan.describe import describe_source
 from quantkit.plan.encoder import AUTO, describe_encoder, encoder_type, left_out, plan_encoder
 from quantkit.plan.grids import looked_at
 from quantkit.plan.make import make_plan
-from quantkit.recipes.read import load_recipe
+from quantkit.recipes.read import load_recipes
 from quantkit.recipes.recipe import FEEDBACK, Overrides, Recipe, override
 from quantkit.source import Checkpoint
 from quantkit.source.adapter_model import AdapterCheckpoint
@@ -67,7 +67,7 @@ def prepare(
     Raises what is wrong with the recipes first, then with the source: nothing is opened for a typo. What is wrong with
     one of several recipes for this source is in `Prepared.refused`; it is raised where none can be planned.
     """
-    asked = [load_recipe(name) for name in request.recipes]
+    asked = load_recipes(request.recipes)
     tuning = tuning_of(request, asked, stop)
     recipes = tuple(override(recipe, overrides_of(request, tuning)) for recipe in asked)
     require_used(request, recipes)

@@ -189,6 +189,7 @@ WHOLE = [
     ("models = ['alpha']\nrecipes = ['q4_km']\n", 2, ['did you mean "q4_k_m"']),
     ("models = ['alpha']\nrecipes = ['none.toml']\n", 3, ["none.toml"]),
     ("models = ['alpha', 'alpha']\nrecipes = ['q8_0']\n", 2, ["is there already"]),
+    ("models = ['alpha']\nrecipes = ['q4_k', 'q4_k_m']\n", 2, ["are the same recipe, q4_k_m"]),
     ("models = ['alpha', {source = 'beta', name = 'ALPHA'}]\nrecipes = ['q8_0']\n", 2, ["is there already"]),
     ("models = [{name = 'x'}]\nrecipes = ['q8_0']\n", 2, ["models[0].source", "is missing"]),
     ("models = [{source = 'alpha', name = '../x'}]\nrecipes = ['q8_0']\n", 2, ["is no name"]),

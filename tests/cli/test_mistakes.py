@@ -42,6 +42,37 @@ def test_an_unknown_recipe_gets_three_names_and_not_all(name: str) -> None:
     assert len(set(recipe_names()) & set(outcome.stderr.replace(",", " ").replace(";", " ").split())) <= 4
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("q8_0,q8_0", '"q8_0" is named twice'),
+        ("bf16,q4_k_m,Q4_K_M", '"q4_k_m" and "Q4_K_M" are the same recipe, q4_k_m'),
+        ("awq,awq-w4g128", '"awq" and "awq-w4g128" are the same recipe, awq-w4g128'),
+        ("mine.toml,./mine.toml", '"mine.toml" and "./mine.toml" are the same recipe, mine'),
+    ],
+)
+@pytest.mark.parametrize("command", ["convert", "plan"])
+def test_a_recipe_that_is_named_twice_is_told_before_any_work(
+    command: str, names: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text('schema = 1\n[default]\nqtype = "q8_0"\n')
+    outcome = quantkit(command, TINY, "--to", names)
+    assert outcome.status == 2
+    assert words in outcome.stderr
+    assert outcome.stderr.endswith("hint: name each recipe once\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+
+
+def test_recipes_that_would_write_the_same_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('schema = 1\ntitle = "Q8_0"\n[default]\nqtype = "q8_0"\n')
+    outcome = quantkit("convert", TINY, "--to", f"q8_0,{tmp_path / 'mine.toml'}", "-o", tmp_path)
+    assert outcome.status == 2
+    assert "recipes q8_0 and mine would both write " in outcome.stderr
+    assert "-Q8_0.gguf" in outcome.stderr
+    assert "hint: give each recipe file its own title" in outcome.stderr
+
+
 def test_bare_and_short() -> None:
     bare = quantkit()
     assert (bare.status, bare.stderr) == (0, "")
