@@ -29,12 +29,13 @@ class Far(Protocol):
 @dataclass(frozen=True)
 class Measure:
     """A distance of two runs: `key` in records, `words` before and `of` behind its figure. Up to `same` is what caches
-    in float16, tables and products in another order may cost."""
+    in float16, tables and products in another order may cost, and `arithmetic` times what rounded inputs cost."""
 
     key: str
     words: str
     of: str
     same: float
+    arithmetic: float = ARITHMETIC
 
 
 def upper(distances: F64) -> float:
@@ -49,7 +50,7 @@ def judged(measure: Measure, near: F64, arithmetic: Callable[[], F64], far: Far)
     data = {**far.as_json(), f"own_{measure.key}": found, f"own_{measure.key}_max": float(near.max())}
     if found > measure.same:
         cost = upper(arithmetic())
-        limit = max(measure.same, ARITHMETIC * cost)
+        limit = max(measure.same, measure.arithmetic * cost)
         data[f"arithmetic_{measure.key}"] = cost
     data[f"own_{measure.key}_limit"] = limit
     own = f"{measure.words} {found:.2g} to {measure.of}, of which at most {limit:.2g} is arithmetic"

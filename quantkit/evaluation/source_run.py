@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.evaluation.sides import Side
 from quantkit.events import Sink, StageStarted
+from quantkit.families.known import CLASSES
 from quantkit.families.model import Model
 from quantkit.formats.gguf.file import read_gguf
 from quantkit.quality.decoded import DecodedCheckpoint
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from quantkit.evaluation.corpus import Corpus
     from quantkit.evaluation.engines import Engine, Ran
     from quantkit.evaluation.sides import Rounding
-    from quantkit.tensors import F32
+    from quantkit.evaluation.vectors import Given
 
 STAGE = "verify"
 LONG_FACTORS = "rope_factors_long.weight"
@@ -37,7 +38,7 @@ class SourceRun:
         self._corpus: Corpus | None = None
         self._ran: Ran | None = None
         self._engine: Engine | None = None
-        self._vectors: F32 | None = None
+        self._given: Given | None = None
 
     @property
     def runs_here(self) -> bool:
@@ -50,7 +51,7 @@ class SourceRun:
 
     @property
     def has_run(self) -> bool:
-        return any(found is not None for found in (self._ran, self._engine, self._vectors))
+        return any(found is not None for found in (self._ran, self._engine, self._given))
 
     def corpus(self, engine: LlamaCpp | None = None) -> Corpus:
         """The text; a GGUF source's tokens are those of the engine."""
@@ -70,14 +71,20 @@ class SourceRun:
             self._ran = run_side(self._side, self._corpus, threads, emit)
         return self._ran
 
-    def vectors(self, threads: int, emit: Sink) -> F32:
-        """What the source makes of the tokens, float32 (t, hidden)."""
-        from quantkit.evaluation.vectors import own_vectors
+    def given(self, threads: int, emit: Sink) -> Given:
+        """What the source makes of the tokens: vectors, and scores where its head gives any."""
+        from quantkit.evaluation.vectors import own_given
 
-        if self._vectors is None:
+        if self._given is None:
             assert self._corpus is not None
-            self._vectors = own_vectors(self._side, self._corpus, threads, STAGE, emit)
-        return self._vectors
+            self._given = own_given(self._side, self._corpus, self.labels, threads, STAGE, emit)
+        return self._given
+
+    @property
+    def labels(self) -> int:
+        """How many scores the head of a classifier or reranker gives; 0 without one."""
+        tensors = () if self.model is None else self.model.tensors
+        return next((tensor.shape[0] for tensor in tensors if tensor.name == CLASSES), 0)
 
     @property
     def _side(self) -> Side:

@@ -1,5 +1,5 @@
-"""The engine check of models that predict nothing: the vectors that llama.cpp makes of tokens, on small random encoders
-(`encoder_table`)."""
+"""The engine check of models that predict nothing: vectors that llama.cpp makes of tokens, and scores that heads
+of classes make of texts, on small random encoders (`encoder_table`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import checkpoints
 import encoder_table
 import gguf
 import pytest
@@ -26,8 +27,11 @@ from quantkit.source import open_source
 OPTIONS = VerifyOptions(engine="llama.cpp", threads=2)
 PRE = {"bpe": "roberta-bpe", "modern": "modern-bert"}
 # a kind of positions each: learned, learned behind the padding, rotary in windows, distances, rotary in Gemma's
-QUICK = (("bert-mean", "f32"), ("roberta-reranker", "q8_0"), ("modernbert", "q8_0"), ("t5-encoder", "f32"))
-SLOW = (("embedding-gemma", "q8_0"), ("xlm-roberta", "f32"), ("distilbert", "q8_0"), ("eurobert", "f32"))
+QUICK = (("bert-labels", "f32"), ("roberta-reranker", "q8_0"), ("modernbert", "q8_0"), ("t5-encoder", "f32"))
+SLOW = (
+    ("embedding-gemma", "q8_0"), ("xlm-roberta", "f32"), ("distilbert", "q8_0"), ("eurobert", "f32"),
+    ("bert-mean", "f32"), ("bert-labels", "q8_0"), ("xlm-roberta-reranker", "q8_0"), ("modernbert-reranker", "q8_0"),
+)  # fmt: skip
 CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 
@@ -58,6 +62,24 @@ def test_sound_files_pass(name: str, recipe: str, tmp_path: Path) -> None:
         assert 1e-5 < found.data["own_turned"] < found.data["own_turned_limit"]
         assert found.data["own_turned"] < 1.3 * found.data.get("arithmetic_turned", 1)
         assert found.data["turned_mean"] > found.data["own_turned"]
+    assert ("own_moved" in found.data) is encoder_table.ENCODERS[name].score
+    if "own_moved" in found.data:
+        assert "to the scores that its weights give" in found.detail
+        assert found.data["windows"] >= 4
+        if recipe == "f32":
+            assert found.data["own_moved"] < 1e-3
+        else:
+            assert found.data["own_moved"] < 2 * found.data["arithmetic_moved"]
+
+
+def test_scores_of_a_language_model_that_judges_are_not_compared(tmp_path: Path) -> None:
+    """Two rows of its output head, whose softmax llama.cpp gives: it is said."""
+    source, path = checkpoints.build("a-reranker-by-its-card", tmp_path), tmp_path / "made.gguf"
+    assert quantkit("convert", source, "-o", path, "--to", "f32", "--pre", "qwen2", "--no-verify").status == 0
+    ran = quantkit("verify", path, "--against", source, "--pre", "qwen2", "--engine", "llama.cpp")
+    assert ran.status == 0, ran.stderr
+    assert "1 - cosine" in ran.stdout
+    assert "its scores are not compared" in ran.stdout
 
 
 def test_of_what_does_not_run_here_tokens_alone_are_asked(tmp_path: Path) -> None:
@@ -90,6 +112,23 @@ def other_positions(model: Model) -> Model:
     )
 
 
+def other_labels(model: Model) -> Model:
+    """The rows of the head's last matrix lie in another order than the names of labels."""
+
+    def turned(rows: Rows) -> tuple[Rows, ...]:
+        return tuple(Rows(rows.tensor, row, row + 1) for row in reversed(range(rows.start, rows.stop)))
+
+    return replace(
+        model,
+        tensors=tuple(
+            replace(t, parts=tuple(row for part in t.parts if isinstance(part, Rows) for row in turned(part)))
+            if t.name == "cls.output.weight"
+            else t
+            for t in model.tensors
+        ),
+    )
+
+
 @pytest.mark.parametrize(("name", "wrong"), [("bert-mean", other_names), ("roberta", other_positions)])
 def test_mistakes_of_the_writer_fail(
     name: str, wrong: Callable[[Model], Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,6 +137,15 @@ def test_mistakes_of_the_writer_fail(
     found = checked(name, "q8_0", tmp_path)
     assert found.ok is False, found.detail
     assert found.data["own_turned"] > 2 * found.data["own_turned_limit"]
+
+
+def test_a_head_that_is_written_wrong_fails_by_its_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "describe_source", lambda source, pre=None: other_labels(describe_source(source, pre)))
+    found = checked("bert-labels", "q8_0", tmp_path)
+    assert found.ok is False, found.detail
+    assert "to the scores that its weights give" in found.detail
+    assert found.data["own_turned"] < found.data["own_turned_limit"]
+    assert found.data["own_moved"] > 2 * found.data["own_moved_limit"]
 
 
 def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:

@@ -97,8 +97,16 @@ class LlamaCpp:
 
     def vectors(self, tokens: Sequence[int]) -> F32:
         """What the last block gives for each token of a text, behind its norm: float32 (n, width), not pooled."""
-        what = f"gives no vectors of {len(tokens):,} tokens"
-        self._ask({"op": "vectors", "tokens": [int(t) for t in tokens]})
+        return self._given("vectors", tokens)
+
+    def scores(self, tokens: Sequence[int]) -> F32:
+        """What the head of a classifier or reranker makes of a text: float32 (labels,)."""
+        found: F32 = self._given("scores", tokens)[0]
+        return found
+
+    def _given(self, op: str, tokens: Sequence[int]) -> F32:
+        what = f"gives no {op} of {len(tokens):,} tokens"
+        self._ask({"op": op, "tokens": [int(t) for t in tokens]})
         head = self._answer(what)
         found: F32 = np.frombuffer(self._read(int(head["bytes"]), what), np.float32).reshape(head["rows"], -1)
         return found

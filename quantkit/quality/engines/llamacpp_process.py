@@ -10,6 +10,7 @@ Requests come on stdin, answers go to stdout, each a length (4 bytes, little end
     {"op": "tokenize", "text", "special"}           {"tokens"}
     {"op": "logits", "tokens", "places"}            {"rows", "bytes"} and float32 (rows, vocabulary); {"done"}
     {"op": "vectors", "tokens"}                     {"rows", "bytes"} and float32 (rows, width)
+    {"op": "scores", "tokens"}                      {"rows", "bytes"} and float32 (rows, labels), of one row
     {"op": "continue", "tokens", "count"}           {"text"}
     {"op": "speed", "tokens", "steps", "sequences"} {"prompt_seconds", "step_seconds", "peak_bytes"}
 """
@@ -35,7 +36,7 @@ except ImportError:  # Windows
 OUTPUT_BYTES = 1 << 26  # of the logits of one piece
 LONGEST, LEAST = 512, 16  # tokens of a piece
 LOG_LINES = 20
-EACH = 0  # enum llama_pooling_type: a vector for each token
+EACH, RANK = 0, 4  # enum llama_pooling_type: a vector for each token, or what a head of classes makes of all
 WARNING = 3  # enum ggml_log_level: warnings and errors are 3 and 4
 LOG = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
 
@@ -92,6 +93,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "llama_model_get_vocab": (PTR, PTR),
     "llama_model_n_params": (c.c_uint64, PTR),
     "llama_model_n_embd": (INT, PTR),
+    "llama_model_n_cls_out": (NUM, PTR),
     "llama_vocab_n_tokens": (INT, PTR),
     "llama_vocab_is_eog": (FLAG, PTR, INT),
     "llama_set_n_threads": (None, PTR, INT, INT),
@@ -108,6 +110,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "llama_set_embeddings": (None, PTR, FLAG),
     "llama_pooling_type": (c.c_int, PTR),
     "llama_get_embeddings_ith": (c.POINTER(c.c_float), PTR, INT),
+    "llama_get_embeddings_seq": (c.POINTER(c.c_float), PTR, INT),
     "llama_tokenize": (INT, PTR, TEXT, INT, PTR, INT, FLAG, FLAG),
     "llama_token_to_piece": (INT, PTR, INT, TEXT, INT, INT, FLAG),
 }
@@ -120,14 +123,14 @@ class Refused(Exception):
     """What llama.cpp does not do, in its words."""
 
 
-def not_pooled(params: ContextParams) -> None:
-    """Have a context give a vector for each token, whatever the file says: the kind of pooling is the second of the
-    fields that llama.h sets to -1 (what the file says), behind the scaling of rotary positions."""
+def pooled(params: ContextParams, kind: int) -> None:
+    """Have a context pool vectors in this way, whatever the file says: the kind of pooling is the second of the fields
+    that llama.h sets to -1 (what the file says), behind the scaling of rotary positions."""
     fields = (c.c_int32 * (len(params.rest) // 4)).from_buffer(params, ContextParams.rest.offset)
     unset = [at for at, value in enumerate(fields) if value == -1]
     if len(unset) < 2:
         raise Refused(ELSEWHERE)
-    fields[unset[1]] = EACH
+    fields[unset[1]] = kind
 
 
 class Model:
@@ -154,21 +157,22 @@ class Model:
         self.vocabulary = int(self._so.llama_vocab_n_tokens(self._vocab))
         self.piece = min(context, LONGEST, max(LEAST, OUTPUT_BYTES // (4 * self.vocabulary)))
         self._threads, self._longest = threads, context
-        self._giving: Any = None  # the context that gives vectors
+        self._giving: dict[int, Any] = {}  # contexts that give vectors, by how these are pooled
         self._context = self._open(context * sequences, sequences, max(self.piece, sequences))
 
-    def _open(self, tokens: int, sequences: int, batch: int, *, predicts: bool = True) -> Any:
+    def _open(self, tokens: int, sequences: int, batch: int, *, pooling: int | None = None) -> Any:
+        """A context, of tokens that are predicted or of vectors that are pooled."""
         params = self._so.llama_context_default_params()
         if params.n_seq_max != 1 or params.n_batch < params.n_ubatch:
             raise Refused(ELSEWHERE)
         params.n_ctx, params.n_seq_max = tokens, sequences
         params.n_batch = params.n_ubatch = batch
-        if not predicts:
-            not_pooled(params)
+        if pooling is not None:
+            pooled(params, pooling)
         found = self._so.llama_init_from_model(self._model, params)
         if not found:
             raise Refused(self._why("it makes no context for the model"))
-        other = not predicts and self._so.llama_pooling_type(found) != EACH
+        other = pooling is not None and self._so.llama_pooling_type(found) != pooling
         if other or self._so.llama_n_batch(found) != batch or self._so.llama_n_ctx(found) < tokens:
             raise Refused(ELSEWHERE)
         self._so.llama_set_n_threads(found, self._threads, self._threads)
@@ -222,15 +226,27 @@ class Model:
 
     def vectors(self, tokens: Sequence[int]) -> list[memoryview]:
         """What a text becomes, which is run as a whole: float32 (width,) for each token, as `row` gives them."""
-        if self._giving is None:
-            self._giving = self._open(self._longest, 1, self._longest, predicts=False)
-            self._so.llama_set_embeddings(self._giving, True)
-        self._clear(self._giving)
+        context = self._given(tokens, EACH)
+        width, one = int(self._so.llama_model_n_embd(self._model)), self._so.llama_get_embeddings_ith
+        return [self._floats(one(context, at), width, f"vector of token {at}") for at in range(len(tokens))]
+
+    def scores(self, tokens: Sequence[int]) -> list[memoryview]:
+        """What the head of classes makes of a text: float32 (labels,), likewise."""
+        context = self._given(tokens, RANK)
+        labels = int(self._so.llama_model_n_cls_out(self._model))
+        return [self._floats(self._so.llama_get_embeddings_seq(context, 0), labels, "scores")]
+
+    def _given(self, tokens: Sequence[int], pooling: int) -> Any:
+        """The context that has run a text as a whole, and pools its vectors so."""
+        if pooling not in self._giving:
+            self._giving[pooling] = self._open(self._longest, 1, self._longest, pooling=pooling)
+            self._so.llama_set_embeddings(self._giving[pooling], True)
+        context = self._giving[pooling]
+        self._clear(context)
         alone = self._so.llama_model_has_encoder(self._model)  # T5's, which looks back only where it decodes
         function = "llama_encode" if alone else "llama_decode"
-        self._run(function, self._giving, tokens, 0, [0], [True] * len(tokens))
-        width, one = int(self._so.llama_model_n_embd(self._model)), self._so.llama_get_embeddings_ith
-        return [self._floats(one(self._giving, at), width, f"vector of token {at}") for at in range(len(tokens))]
+        self._run(function, context, tokens, 0, [0], [True] * len(tokens))
+        return context
 
     def _floats(self, found: Any, count: int, what: str) -> memoryview:
         if not found:
@@ -275,9 +291,9 @@ def logits(model: Model, request: dict[str, Any], send: Callable[..., None]) -> 
     send({"done": True})
 
 
-def vectors(model: Model, request: dict[str, Any], send: Callable[..., None]) -> None:
-    """What a text becomes."""
-    rows = model.vectors(request["tokens"])
+def given(model: Model, request: dict[str, Any], send: Callable[..., None]) -> None:
+    """What a text becomes: its vectors, or its scores."""
+    rows = (model.vectors if request["op"] == "vectors" else model.scores)(request["tokens"])
     send({"rows": len(rows), "bytes": sum(row.nbytes for row in rows)}, rows)
 
 
@@ -350,7 +366,7 @@ def requests() -> Any:
 
 def serve(model: Model) -> None:
     """Answer requests until there are no more."""
-    work = {"logits": logits, "vectors": vectors, "continue": go_on, "speed": speed}
+    work = {"logits": logits, "vectors": given, "scores": given, "continue": go_on, "speed": speed}
     for request in requests():
         try:
             if request["op"] == "tokenize":
