@@ -122,5 +122,5 @@ def wrong_python(path: Path) -> Iterator[str]:
     test = doctest.DocTestParser().get_doctest(source, {}, path.name, str(path), 0)
     said: list[str] = []
     with np.printoptions():  # what a page sets is its own
-        doctest.DocTestRunner(optionflags=SAME).run(test, out=said.append)
+        doctest.DocTestRunner(verbose=False, optionflags=SAME).run(test, out=said.append)
     yield from said
