@@ -111,7 +111,7 @@ class Prepared:
     @cached_property
     def origin(self) -> Origin:
         """What records say of the source."""
-        return Origin(self.checkpoint)
+        return Origin(self.checkpoint, self.hasher.result if self.hasher else None)
 
     def job_digest(self, chosen: Plan) -> str:
         """Identity of the work at hand: the plan, and the source as it is now."""

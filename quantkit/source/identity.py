@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +26,11 @@ def stored_kind(found: Checkpoint) -> str:
 
 @dataclass(frozen=True)
 class Origin:
-    """A source as records name it, and as it looks now: asked once, however often it is used."""
+    """A source as records name it, and as it looks now: asked once, however often it is used. `hashing` waits for the
+    hashes of its files, by name, where they are in the making."""
 
     checkpoint: Checkpoint
+    hashing: Callable[[], Mapping[str, str]] | None = None
 
     def facts(self) -> dict[str, Any]:
         """A record's word on the source."""
@@ -41,8 +43,9 @@ class Origin:
 
     @cached_property
     def files(self) -> tuple[FileRecord, ...]:
-        """All source files with hashes. Reads every byte of them."""
-        return self.records({f.name: hash_file(Path(f.path)) for f in self.checkpoint.files()})
+        """All source files with hashes. Reads every byte of them that nobody has read for this."""
+        made = self.hashing() if self.hashing else {f.name: hash_file(Path(f.path)) for f in self.checkpoint.files()}
+        return self.records(made)
 
     def records(self, hashes: Mapping[str, str]) -> tuple[FileRecord, ...]:
         """Known hashes of the source files as records, by name."""

@@ -181,6 +181,21 @@ def test_stdout_is_the_path_and_stderr_the_talk(tmp_path: Path) -> None:
     assert quiet.stderr == ""
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux counts what a process reads")
+def test_what_is_built_already_is_found_with_one_look_at_each_byte(tmp_path: Path) -> None:
+    """The hash that began with the source is the one that is compared."""
+
+    def read_bytes() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    command = ("convert", TINY, "--to", "q8_0", "-o", tmp_path, "--no-verify")
+    made = Path(quantkit(*command).stdout.strip())
+    before = read_bytes()
+    assert "already built" in quantkit(*command).stderr
+    files = sum(path.stat().st_size for path in (*TINY.iterdir(), made))
+    assert files <= read_bytes() - before < files + 1_000_000
+
+
 def test_the_same_command_again_finds_it_built(tmp_path: Path) -> None:
     first = quantkit("convert", TINY, "--to", "q8_0", "-o", tmp_path)
     path = Path(first.stdout.strip())
