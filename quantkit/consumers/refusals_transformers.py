@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from quantkit.consumers.finders import (
     AWQ,
     BITSANDBYTES,
@@ -65,10 +67,15 @@ GGUF_TRANSFORMERS = frozenset({
     "deci", "minimax-m2",
 })  # fmt: skip
 
-ONLY_STACKED = frozenset({
-    "Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "GraniteMoeSWAForCausalLM", "HYV4ForCausalLM",
-    "Qwen3VLMoeForConditionalGeneration",
-})  # fmt: skip
+# Classes that know experts by their stack alone -> the formats whose loaders do not take it apart, either.
+ONLY_STACKED: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(
+        ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "GraniteMoeSWAForCausalLM", "HYV4ForCausalLM",
+         "Qwen3VLMoeForConditionalGeneration"),
+        COMPRESSED | NATIVE_FP8,
+    ),
+    **dict.fromkeys(("Llama4ForCausalLM", "Llama4ForConditionalGeneration"), NATIVE_FP8),
+}  # fmt: skip
 # Classes that have in one tensor what files have in several: convolutions, or shards of a table.
 JOINING = frozenset({
     "BailingHybridForCausalLM", "BailingMoeV3ForCausalLM", "Glm5NextForConditionalGeneration", "KimiLinearForCausalLM",
@@ -157,7 +164,7 @@ RULES_OF_TRANSFORMERS = (
     ),
     Rule(
         "transformers", "experts-named",
-        lambda subject, tp: experts(COMPRESSED)(subject, tp) if subject.architecture in ONLY_STACKED else None,
+        lambda subject, tp: experts(ONLY_STACKED.get(subject.architecture, frozenset()))(subject, tp),
         "it knows the experts of {architecture} by their stack alone, and leaves random weights where they come one by "
         "one, as other servers want them",
         "--keep experts=bf16", LOADED,

@@ -190,7 +190,7 @@ EXAMPLES = {
     "transformers/fp8-block-inputs": Example(model(FP8_BLOCK, hidden=1000), model(FP8, hidden=1000)),
     "transformers/experts": Example(mixture(GPTQ, GPTQ), mixture(W4A16, W4A16)),
     "transformers/experts-named": Example(
-        replace(mixture(W4A16), architecture="Gemma4ForCausalLM"), mixture(W4A16)
+        replace(mixture(NATIVE), architecture="Gemma4ForCausalLM"), mixture(NATIVE)
     ),
     "vllm/mamba-1": Example(mixers("JambaForCausalLM"), mixers("BambaForCausalLM")),
     "sglang/mamba-1": Example(mixers("MambaForCausalLM"), mixers("Mamba2ForCausalLM")),

@@ -91,7 +91,11 @@ SCHEMES = (
     "w4a16", "w8a16", "w8a8", "fp8", "fp8-block", "fp8-native", "nvfp4a16", "mxfp4a16", "nf4", "int8", "gptq-w4g32",
 )  # fmt: skip
 # Whose experts transformers knows by their stack alone.
-NAMED = {"gemma4-moe": "w4a16", "granite-moe-swa": "w4a16", "hy-4": "fp8", "qwen3-vl-moe": "fp8"}
+NAMED = (
+    ("gemma4-moe", "w4a16"), ("gemma4-moe", "fp8-native"), ("granite-moe-swa", "w4a16"),
+    ("granite-moe-swa", "fp8-native"), ("hy-4", "fp8"), ("qwen3-vl-moe", "fp8"), ("qwen3-vl-moe", "fp8-native"),
+    ("llama4-interleaved", "fp8-native"),
+)  # fmt: skip
 ELSEWHERE = {  # loaded by tests of their own, below
     "llama4", "qwen3_vl_moe", "granite_moe_swa", "hy_v4", "t5", "t5_encoder", "bert", "bert_classifier", "distilbert",
     "distilbert_classifier", "roberta", "roberta_classifier", "xlm_roberta", "xlm_roberta_classifier", "modernbert",
@@ -453,7 +457,7 @@ def test_a_published_thinker_of_asr_is_not_found(tmp_path: Path) -> None:
         assert model.state_dict().keys().isdisjoint(file.keys())
 
 
-@pytest.mark.parametrize(("name", "recipe"), NAMED.items())
+@pytest.mark.parametrize(("name", "recipe"), NAMED)
 def test_experts_that_are_known_by_their_stack_alone_are_not_found(name: str, recipe: str, tmp_path: Path) -> None:
     artifact, said = made(name, recipe, tmp_path)
     assert not said.ok
