@@ -27,6 +27,7 @@ DTYPE_BYTES = {
 
 FLOAT_DTYPES = frozenset({"F32", "F16", "BF16"})
 WHOLE_DTYPES = {"I32": "<i4", "I64": "<i8"}  # of tables; numpy's names
+COUNTED_DTYPES = {**WHOLE_DTYPES, "BOOL": "?"}  # of all that is no weight: masks, too
 MAX_WHOLE = 1 << 24  # up to here float32 has every whole number
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from quantkit.errors import InputError, UnsupportedError
 from quantkit.metadata import KeyValue
 from quantkit.qtypes import base
-from quantkit.tensors import DTYPE_BYTES, F32, FLOAT_DTYPES, MAX_WHOLE, U8, WHOLE_DTYPES, TensorInfo, TensorRef
+from quantkit.tensors import COUNTED_DTYPES, DTYPE_BYTES, F32, FLOAT_DTYPES, MAX_WHOLE, U8, TensorInfo, TensorRef
 from quantkit.untrusted import InputFile, shown
 
 MAX_SIDE_FILE_BYTES = 256 << 20
@@ -193,7 +193,7 @@ class StoredTensor:
     def read(self, start: int, stop: int) -> F32:
         """Rows [start, stop) as float32, shape (stop - start, cols), decoded exactly."""
         raw = self.read_packed(start, stop)
-        if self.info.dtype in WHOLE_DTYPES:
+        if self.info.dtype in COUNTED_DTYPES:
             return self._whole(raw)
         if self.info.dtype not in FLOAT_DTYPES:
             return base.get(self.info.dtype).decode(raw, self.info.cols)
@@ -205,7 +205,7 @@ class StoredTensor:
 
     def _whole(self, raw: U8) -> F32:
         """Whole numbers. Raises InputError for one that float32 does not have."""
-        numbers = raw.view(WHOLE_DTYPES[self.info.dtype])
+        numbers = raw.view(COUNTED_DTYPES[self.info.dtype])
         wrong = (numbers > MAX_WHOLE) | (numbers < -MAX_WHOLE)
         if wrong.any():
             what = f'tensor "{self.info.name}" holds {numbers[wrong][0]:,}, no number of a table'
@@ -227,13 +227,14 @@ def require_weights(info: TensorInfo, path: str) -> None:
 
 
 def require_decodable(info: TensorInfo, quantization: str | None) -> None:
-    """Raise UnsupportedError unless rows of this tensor can become float32, or it is a list of whole numbers.
+    """Raise UnsupportedError unless rows of this tensor can become float32, or it is a list of whole numbers or
+    flags.
 
     `quantization` names how the checkpoint says it is quantized, for the hint.
     """
     if info.dtype in FLOAT_DTYPES or (base.is_known(info.dtype) and len(info.shape) > 1):
         return
-    if info.dtype in WHOLE_DTYPES:  # no weight: a list or a table
+    if info.dtype in COUNTED_DTYPES:  # no weight: a list, a table or a mask
         return
     if quantization is not None:
         hint = f"the checkpoint is already quantized ({shown(quantization)}): start from the original one"

@@ -142,3 +142,18 @@ def test_what_lies_beside_the_language_model_stays(recipe: tuple[object, ...], t
     assert beside
     assert all(after[name].dtype == before[name].dtype for name in beside)
     assert quantkit("verify", out, "--against", source).status == 0
+
+
+def test_masks_that_older_checkpoints_hold_are_carried_over(tmp_path: Path) -> None:
+    """Flags, as Pythia has them in every layer: no weight, and nothing to be rounded."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    source, out = build("pythia", tmp_path / "source"), tmp_path / "out"
+    weights, mask = load_file(source / "model.safetensors"), torch.ones(1, 1, 32, 32, dtype=torch.bool).tril()
+    masks = {f"gpt_neox.layers.{layer}.attention.bias": mask.clone() for layer in (0, 1)}
+    save_file({**weights, **masks}, source / "model.safetensors", metadata={"format": "pt"})
+    assert quantkit("convert", source, "--to", "w8a16", "-o", out).status == 0
+    made = load_file(out / "model.safetensors")
+    assert all(made[name].equal(mask) for name in masks)
+    assert quantkit("verify", out, "--against", source).status == 0

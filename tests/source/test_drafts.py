@@ -149,6 +149,20 @@ def test_a_draft_that_is_made_is_known_as_well(tmp_path: Path) -> None:
     assert {verdict.consumer: verdict.rule for verdict in verdicts_of(made) or ()}["transformers"] == "drafts"
 
 
+@pytest.mark.parametrize("recipe", ["hf-bf16", "hf-f16"])
+def test_the_tables_of_a_draft_are_carried_over(recipe: str, root: Path, tmp_path: Path) -> None:
+    """Flags as well, which nothing is rounded to."""
+    from safetensors.torch import load_file
+
+    out = tmp_path / "out"
+    assert quantkit("convert", root / "eagle3", "--to", recipe, "-o", out).status == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (root / "eagle3", out))
+    for name in ("t2d", "d2t"):
+        assert after[name].dtype == before[name].dtype
+        assert after[name].equal(before[name])
+    assert quantkit("verify", out, "--against", root / "eagle3").status == 0
+
+
 def test_layers_that_stand_where_nothing_looks_are_told(root: Path, tmp_path: Path) -> None:
     config = {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 1, 1]}}
     ran = quantkit("plan", changed(root, "eagle3", tmp_path / "draft", config), "--base", root / TARGET, *PRE)

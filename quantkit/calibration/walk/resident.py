@@ -26,7 +26,7 @@ from quantkit.errors import InputError
 from quantkit.families.describe import find_family
 from quantkit.families.model import Rows
 from quantkit.source import Checkpoint
-from quantkit.tensors import WHOLE_DTYPES
+from quantkit.tensors import COUNTED_DTYPES
 
 
 class _Captured(Exception):
@@ -364,7 +364,7 @@ def load_buffers(checkpoint: Checkpoint, module: nn.Module, prefix: str, device:
                 locate(prefix + name, buffer.shape, held)
             continue
         parent, _, attribute = name.rpartition(".")
-        if info.dtype in WHOLE_DTYPES:
+        if info.dtype in COUNTED_DTYPES:
             values = read_whole(checkpoint, info, buffer, device)
         else:
             values = read_rows(checkpoint, Rows(info.name, 0, info.rows), buffer.shape, device)

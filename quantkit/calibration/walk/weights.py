@@ -24,7 +24,7 @@ from quantkit.families.names import EXPERT_MATRIX
 from quantkit.families.spellings import AS_IN_MEMORY, Published
 from quantkit.families.stacked import BIAS, DOWN, FLAT, GATE_UP, lies_turned, matrix_of, matrix_of_flat
 from quantkit.source import Checkpoint
-from quantkit.tensors import F32, FLOAT_DTYPES, WHOLE_DTYPES, TensorInfo, TensorRef
+from quantkit.tensors import COUNTED_DTYPES, F32, FLOAT_DTYPES, TensorInfo, TensorRef
 
 CONVOLUTION, WEIGHT = "conv1d.weight", ".weight"
 PARTS = ("backbone", "bert", "distilbert", "roberta")  # of state space models, and of encoders with a head
@@ -169,7 +169,7 @@ def read_whole(checkpoint: Checkpoint, info: TensorInfo, like: torch.Tensor, dev
         for part in piece.placement.parts:
             part.read(checkpoint.ref, 0, part.rows)
     raw = checkpoint.ref(info.name).read_packed(0, info.rows)
-    numbers = raw.view(WHOLE_DTYPES[info.dtype]).astype(np.int64)
+    numbers = raw.view(COUNTED_DTYPES[info.dtype]).astype(np.int64)
     return torch.from_numpy(numbers).reshape(like.shape).to(device, like.dtype)
 
 
