@@ -22,7 +22,18 @@ from quantkit.filling.tables import embedding_damping
 from quantkit.methods.base import Layer
 from quantkit.plan.base import Unit
 from quantkit.tensors import F32
-from quantkit.tuning.probes import F64, Probe, Rounder, TableRows, looked_up, predicted
+from quantkit.tuning.probes import (
+    F64,
+    TABLE_ROWS,
+    Probe,
+    Rounder,
+    TableRows,
+    likely_rows,
+    looked_at,
+    looked_up,
+    mixed,
+    predicted,
+)
 
 EMBEDDING = "embedding"
 CHUNK = 1024  # tokens of what is looked at together outside blocks
@@ -30,8 +41,8 @@ CHUNK = 1024  # tokens of what is looked at together outside blocks
 
 @dataclass
 class Table:
-    """What is known of a matrix over the vocabulary, the head or the embedding: its rows, and for a head that stands
-    alone their errors (types, rows, cols)."""
+    """What is known of a matrix over the vocabulary, the head or the embedding: rows that the head is judged by, and
+    where it stands alone their errors (types, rows, cols)."""
 
     unit: Unit
     rows: TableRows
@@ -206,15 +217,19 @@ class Judging:
         return total
 
     def _of_rows(self, pool: Workers, table: Table, hessian: Tensor | None, samples: slice) -> F64:
-        """What rows of the embedding, rounded with this Hessian, cost some samples, (samples, types)."""
-        name = table.unit.name
-        weight = read_embedding(self._model, table.rows.rows).numpy()
-        damping = embedding_damping(self._tied)
-        errors = self._rounded.rounder.errors(
-            Layer(name, weight, hessian), self._rounded.types[name], pool.map, damping
-        )
-        total = looked_up(errors, table.rows, self._text.tokens[samples], self._gradients()[samples])
-        return total + self._of_head(pool, table, errors, samples) if self._tied else total
+        """What rows of the embedding, rounded with this Hessian, cost some samples, (samples, types). Those that are
+        looked up are chosen by what they are expected to cost: one that is there once may cost more than all others."""
+        tokens, gradients = self._text.tokens[samples], self._gradients()[samples]
+        rows, squares = looked_at(tokens, gradients)
+        weight = read_embedding(self._model, rows).numpy()
+        some = likely_rows(mixed(squares * np.square(weight, dtype=np.float64).sum(1)), TABLE_ROWS)
+        rows, weight = rows[some.rows], weight[some.rows]
+        if self._tied:
+            weight = np.concatenate([weight, read_embedding(self._model, table.rows.rows).numpy()])
+        layer, types = Layer(table.unit.name, weight, hessian), self._rounded.types[table.unit.name]
+        errors = self._rounded.rounder.errors(layer, types, pool.map, embedding_damping(self._tied))
+        total = looked_up(errors[:, : len(rows)], TableRows(rows, some.chances), tokens, gradients)
+        return total + self._of_head(pool, table, errors[:, len(rows) :], samples) if self._tied else total
 
     def _of_head(self, pool: Workers, table: Table, errors: F32, samples: slice) -> F64:
         """What errors of rows of the head cost some samples, (samples, types)."""

@@ -43,12 +43,12 @@ from quantkit.tuning.probes import (
     Probe,
     Rounder,
     likely_rows,
+    mixed,
     sampled,
 )
 
 STAGE = "sensitivity"
 BACK = 0.5  # of the time that the first walk takes, the ways there and back do: about, for a bar
-TAIL = 0.25  # of the chances of rows of the vocabulary goes to all alike: those that the text has not, too
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,7 @@ class _Rounding:
 def _counts(texts: Sequence[Samples], rows: int) -> F64:
     """How often each row of the vocabulary is there, each text counted alike, and a little for those that are not."""
     shares = [np.bincount(text.tokens.reshape(-1), minlength=rows) / text.tokens.size for text in texts]
-    found: F64 = (1 - TAIL) * np.mean(shares, 0) + TAIL / rows
-    return found
+    return mixed(np.mean(shares, 0))
 
 
 def _spread(count: int, wanted: int) -> list[int]:

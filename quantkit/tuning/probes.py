@@ -35,6 +35,7 @@ F64 = NDArray[np.float64]
 ROWS = 64  # of a weight of a block
 EXPERTS, EXPERT_ROWS = 8, 16  # of a stack of experts: so many of them, and so many rows of each
 TABLE_ROWS = 256  # of a matrix over the vocabulary
+TAIL = 0.25  # of the chances of rows of the vocabulary goes to all alike: those that a text has not, too
 SEED = 0x5EED
 
 
@@ -144,6 +145,13 @@ class TableRows:
     chances: F64
 
 
+def mixed(shares: F64) -> F64:
+    """Shares of rows, which need not sum to one, with a little for all alike."""
+    total = float(shares.sum())
+    found: F64 = (1 - TAIL) * shares / (total or 1.0) + TAIL / len(shares)
+    return found
+
+
 def likely_rows(counts: F64, count: int) -> TableRows:
     """Rows chosen with chances in proportion to their counts, those for certain whose share is large."""
     chances = np.zeros(len(counts))
@@ -161,6 +169,19 @@ def likely_rows(counts: F64, count: int) -> TableRows:
     drawn = np.floor(ends + 0.5) > np.floor(np.concatenate([[0.0], ends[:-1]]) + 0.5)
     rows = np.flatnonzero(certain | (drawn & ~certain))
     return TableRows(rows, chances[rows])
+
+
+def looked_at(tokens: NDArray[np.int32], gradients: Tensor) -> tuple[Rows, F64]:
+    """The rows of an embedding that tokens (samples, seqlen) look up, ascending, and for each the sum over samples of
+    the squared norm of the gradients (samples, seqlen, hidden) of its tokens together: what its errors are weighed by.
+    """
+    rows, places = np.unique(tokens, return_inverse=True)
+    found = np.zeros(len(rows))
+    for own, gradient in zip(places.reshape(tokens.shape), gradients, strict=True):
+        there, numbers = np.unique(own, return_inverse=True)
+        sums = gradient.new_zeros((len(there), gradient.shape[1])).index_add_(0, torch.from_numpy(numbers), gradient)
+        found[there] += sums.to(torch.float64).square().sum(1).numpy()
+    return rows.astype(np.int64), found
 
 
 def looked_up(errors: F32, table: TableRows, tokens: NDArray[np.int32], gradients: Tensor) -> F64:

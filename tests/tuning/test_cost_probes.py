@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quantkit.filling.shares import Share
-from quantkit.tuning.probes import Probe, likely_rows, looked_up, predicted, sampled
+from quantkit.tuning.probes import Probe, TableRows, likely_rows, looked_at, looked_up, mixed, predicted, sampled
 
 
 @pytest.mark.parametrize("count", [1, 7, 64, 200])
@@ -57,6 +57,25 @@ def test_an_embedding_counts_each_row_in_each_sample() -> None:
             sample += np.square(errors[:, row] @ g[ids == row].sum(0))
     table = likely_rows(np.ones(12), 12)
     assert looked_up(errors, table, tokens, torch.from_numpy(gradients)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_few_rows_of_an_embedding_chosen_by_their_gradients_tell_of_all() -> None:
+    """Of a thousand rows that are looked up once, some cost a hundred times as much as others: no number of occurrences
+    knows which."""
+    rng = np.random.default_rng(5)
+    tokens = np.stack([rng.permutation(2000)[:500] for _ in range(2)]).astype(np.int32)
+    gradients = rng.standard_normal((2, 500, 8)) * np.exp(2 * rng.standard_normal((2, 500, 1)))
+    errors, given = rng.standard_normal((1, 2000, 8)).astype(np.float32), torch.from_numpy(gradients)
+    everything = looked_up(errors, likely_rows(np.ones(2000), 2000), tokens, given).sum()
+    rows, squares = looked_at(tokens, given)
+    assert rows.tolist() == sorted({*tokens.ravel().tolist()})
+    both = np.flatnonzero(tokens[1] == tokens[0, 3])
+    expected = sum(np.square(g).sum() for g in (gradients[0, 3], *gradients[1, both]))
+    assert squares[rows == tokens[0, 3]] == pytest.approx(expected)
+    some = likely_rows(mixed(squares), 100)
+    found = looked_up(errors[:, rows[some.rows]], TableRows(rows[some.rows], some.chances), tokens, given).sum()
+    assert found == pytest.approx(everything, rel=0.15)
+    assert mixed(np.zeros(4)).tolist() == [0.0625] * 4
 
 
 def test_a_head_weighs_rows_by_what_it_predicts() -> None:
