@@ -348,7 +348,7 @@ def test_types_that_were_not_measured_are_told(costs: Path) -> None:
 
 def test_the_bound_of_a_hint_can_be_kept(costs: Path, tmp_path: Path) -> None:
     for factor in (1.0, 1.3, 1.7):
-        path = with_costs(tmp_path / "costs.json", costs, factor)
+        path = with_costs(tmp_path / "costs.json", costs, factor, TEXT)
         ran = quantkit("plan", TINY, "--sensitivity", path, "--max-kld", "1e-30")
         bound = re.search(r"hint: --max-kld (\S+),", ran.stderr)
         assert bound
